@@ -1,0 +1,264 @@
+"""What a user may say: every section and field of a run's YAML, with its unit, its default and what it means.
+
+Frozen and strict: text is not a number, an unknown key is an error. Where Megatron owns a concept the field has
+Megatron's spelling. What *follows* from a configuration (steps, stages, memory) is not here but in `harness.plan`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+PositiveInt = Annotated[int, Field(ge=1)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+FilePath = Annotated[Path, Field(strict=False)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: frozen, no unknown keys, no silent type conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class RunConfig(Section):
+    """The run as a whole."""
+
+    name: Name
+    """Name of the run; its directory is `runs/<name>` unless `--run-dir` says otherwise."""
+    seed: NonNegativeInt = 1234
+    """Seeds the initial weights and the order of the data. Two runs with equal seeds see equal samples."""
+    stop_at_step: PositiveInt | None = None
+    """Leave after this step with exit code 0; the schedule still aims at the end of the last phase."""
+
+
+class RopeScalingConfig(Section):
+    """How rotary frequencies are stretched for sequences longer than the base was chosen for."""
+
+    type: Literal["linear", "ntk", "llama3"]
+    """`linear` divides positions by `factor`; `ntk` raises the base by factor^(d/(d-2)); `llama3` stretches only low frequencies."""
+    factor: PositiveFloat
+    """By how much the context grows."""
+    low_freq_factor: PositiveFloat = 1.0
+    """`llama3` only: wavelengths longer than `original_max_position_embeddings / low_freq_factor` are fully stretched."""
+    high_freq_factor: PositiveFloat = 4.0
+    """`llama3` only: wavelengths shorter than `original_max_position_embeddings / high_freq_factor` are left alone."""
+    original_max_position_embeddings: PositiveInt = 8192
+    """`llama3` only: the sequence length before stretching, in tokens."""
+
+
+class ModelConfig(Section):
+    """A decoder-only transformer."""
+
+    num_layers: PositiveInt
+    """Transformer layers in the whole model."""
+    hidden_size: PositiveInt
+    """Width of the residual stream."""
+    num_attention_heads: PositiveInt
+    """Query heads."""
+    num_query_groups: PositiveInt | None = None
+    """Key/value heads; fewer than query heads is GQA, 1 is MQA. Default: as many as query heads."""
+    kv_channels: PositiveInt | None = None
+    """Size of one head. Default: hidden_size / num_attention_heads."""
+    ffn_hidden_size: PositiveInt
+    """Inner width of the MLP (of the gate and of the up projection each, if gated)."""
+    vocab_size: PositiveInt
+    """True vocabulary size: token ids are 0 … vocab_size - 1."""
+    vocab_size_multiple_of: PositiveInt = 128
+    """The embedding is padded to a multiple of this, whatever the layout. Padded rows are never predicted or trained."""
+    normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
+    """Normalization before attention, before the MLP and at the end."""
+    norm_epsilon: PositiveFloat = 1e-5
+    """Added to the variance in every normalization."""
+    activation: Literal["swiglu", "geglu", "gelu"] = "swiglu"
+    """Activation of the MLP; the first two are gated."""
+    untie_embeddings_and_output_weights: bool = True
+    """Whether the output layer has its own weights. Small models gain by tying (false)."""
+    add_bias_linear: bool = False
+    """Bias in the attention projection and the MLP (GPT-2 style)."""
+    add_qkv_bias: bool = False
+    """Bias in the query, key and value projections only (Qwen2)."""
+    qk_layernorm: bool = False
+    """Normalize queries and keys per head before the rotation (Qwen3)."""
+    rotary_base: PositiveFloat = 10000.0
+    """Base of the rotary position embedding (theta)."""
+    rope_scaling: RopeScalingConfig | None = None
+    """Stretching of the rotary frequencies. Default: none."""
+    init_method_std: PositiveFloat = 0.02
+    """Standard deviation of the initial weights; projections back into the residual stream get std / sqrt(2 · num_layers)."""
+    z_loss_coefficient: NonNegativeFloat = 0.0
+    """Weight of log²Z of the output softmax (PaLM uses 1e-4). It is trained on, but not part of the reported loss."""
+
+    @property
+    def head_size(self) -> int:
+        """Size of one attention head."""
+        return self.kv_channels or self.hidden_size // self.num_attention_heads
+
+    @property
+    def query_groups(self) -> int:
+        """Number of key/value heads."""
+        return self.num_query_groups or self.num_attention_heads
+
+    @property
+    def gated(self) -> bool:
+        """Whether the MLP has a gate projection."""
+        return self.activation in ("swiglu", "geglu")
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding: vocab_size rounded up, the same under every layout."""
+        multiple = self.vocab_size_multiple_of
+        return (self.vocab_size + multiple - 1) // multiple * multiple
+
+
+class ParallelConfig(Section):
+    """How the model and the batch are cut over the ranks. Nothing here changes what is learnt."""
+
+    tensor_model_parallel_size: PositiveInt = 1
+    """Ranks that share every layer (keep within a node)."""
+    pipeline_model_parallel_size: PositiveInt = 1
+    """Ranks that hold consecutive stages of layers."""
+    virtual_pipeline_model_parallel_size: PositiveInt | None = None
+    """Model chunks per pipeline rank (interleaved schedule); needs pipeline_model_parallel_size > 1."""
+    context_parallel_size: PositiveInt = 1
+    """Ranks that share one sequence; needs Transformer Engine."""
+    data_parallel_size: PositiveInt | None = None
+    """Copies of the model. Default: what is left of the world size."""
+    sequence_parallel: bool = False
+    """Share norms and residuals along the sequence within the tensor-parallel group."""
+    num_layers_in_first_pipeline_stage: PositiveInt | None = None
+    """Layers of the first stage, where stages are to be uneven. The rest is shared out evenly."""
+    num_layers_in_last_pipeline_stage: PositiveInt | None = None
+    """Layers of the last stage, where stages are to be uneven. The rest is shared out evenly."""
+    micro_batch_size: PositiveInt = 1
+    """Samples that one rank computes at once."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Which activations are recomputed in the backward pass: none, core attention, or whole layers."""
+
+
+class ChannelConfig(Section):
+    """A named source of documents with a loss of its own."""
+
+    path: FilePath
+    """A channel folder with `parts.jsonl`, or the prefix of one `.bin/.idx` pair made by Megatron-LM or datatrove."""
+    validation_path: FilePath | None = None
+    """Held-out documents in the same form. Default: a share of the first part (`evaluation.held_out_share`)."""
+
+
+class DataConfig(Section):
+    """Where the tokens are."""
+
+    tokenizer: FilePath | None = None
+    """Tokenizer that made the data (SentencePiece `.model` or `tokenizer.json`): its hash and size are checked, it is kept with the run."""
+    channels: dict[Name, ChannelConfig] = Field(min_length=1)
+    """The channels, by name."""
+    reset_at_document_borders: bool = False
+    """Tokens attend only within their own document, and positions count from its start."""
+    num_prefetch_batches: PositiveInt = 2
+    """Batches prepared ahead of the step that uses them."""
+
+
+class ScheduleConfig(Section):
+    """The learning rate over a phase, as a share of the peak."""
+
+    style: Literal["cosine", "linear", "constant", "wsd", "inverse_square_root"] = "cosine"
+    """Shape after warm-up. `wsd` is constant until the last `decay_share` of the phase."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps of linear rise from 0 to the peak."""
+    min_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """Learning rate at the end of the decay, as a share of the peak."""
+    decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """`wsd` only: share of the phase's steps in the final decay."""
+    decay_style: Literal["linear", "cosine", "one_minus_sqrt"] = "one_minus_sqrt"
+    """`wsd` only: shape of the final decay."""
+
+
+class PhaseConfig(Section):
+    """A stretch of the run with one blend, one sequence length and one schedule. Give `train_tokens` or `train_steps`."""
+
+    name: Name
+    """Name of the phase, as it appears in metrics and events."""
+    train_tokens: PositiveInt | None = None
+    """Length in tokens, rounded up to whole steps."""
+    train_steps: PositiveInt | None = None
+    """Length in steps."""
+    seq_length: PositiveInt
+    """Tokens in one sample."""
+    global_batch_size: PositiveInt
+    """Samples in one step, over all ranks."""
+    blend: dict[Name, PositiveFloat] = Field(min_length=1)
+    """Weight of every channel that is used; the weights need not add up to 1."""
+    schedule: ScheduleConfig = ScheduleConfig()
+    """Learning rate over the phase."""
+
+
+class OptimizerConfig(Section):
+    """AdamW, sharded over data-parallel ranks."""
+
+    learning_rate: PositiveFloat
+    """Peak learning rate."""
+    weight_decay: NonNegativeFloat = 0.1
+    """Decoupled weight decay; not applied to biases and norms."""
+    adam_beta1: Share = 0.9
+    """Decay of the first moment."""
+    adam_beta2: Share = 0.95
+    """Decay of the second moment."""
+    adam_eps: PositiveFloat = 1e-8
+    """Added to the denominator."""
+    clip_grad: NonNegativeFloat = 1.0
+    """Largest L2 norm of the whole gradient; 0 does not clip."""
+
+
+class PrecisionConfig(Section):
+    """Number formats. Master weights, gradients and moments are fp32 in both."""
+
+    dtype: Literal["bf16", "fp32"] = "bf16"
+    """Format of weights and activations in forward and backward."""
+
+
+class CheckpointConfig(Section):
+    """When the state is saved."""
+
+    save_every_steps: PositiveInt | None = None
+    """Save after every so many steps. Default: at the end, and on signals, only."""
+
+
+class EvaluationConfig(Section):
+    """Held-out loss of every channel."""
+
+    every_steps: PositiveInt | None = None
+    """Evaluate after every so many steps, and at the end. Default: never."""
+    num_samples_per_channel: PositiveInt = 64
+    """Held-out samples of each channel, the same ones every time."""
+    held_out_share: Share = 0.01
+    """Share of the documents of each channel's first part that is held out from training, where it has no `validation_path`."""
+
+
+class LoggingConfig(Section):
+    """What is shown, and how often. `metrics.jsonl` always has every step."""
+
+    console_every_steps: PositiveInt = 1
+    """Steps between two console lines."""
+    tensorboard: bool = True
+    """Also write TensorBoard event files."""
+
+
+class Config(Section):
+    """One complete run."""
+
+    run: RunConfig
+    model: ModelConfig
+    parallel: ParallelConfig = ParallelConfig()
+    data: DataConfig
+    phases: tuple[PhaseConfig, ...] = Field(min_length=1, strict=False)
+    """Phases in order. One phase is supported in this version."""
+    optimizer: OptimizerConfig
+    precision: PrecisionConfig = PrecisionConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    logging: LoggingConfig = LoggingConfig()
