@@ -1,0 +1,212 @@
+"""Builds the model out of megatron-core: transformer configuration, layer specification, data-parallel wrapping."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, cast
+
+import torch
+from torch.nn import functional
+
+from harness.config.schema import Config, ModelConfig
+from harness.model import initial_weights
+from harness.model.attention import SdpaCoreAttention
+from harness.model.cross_entropy import VocabularyShard, cross_entropy
+from harness.model.norm import LayerNorm, RMSNorm
+from harness.model.rotary import Rotation
+from harness.parallel import cpu
+from harness.parallel.ranks import Ranks
+from harness.plan.plan import Plan
+
+cpu.prepare()
+
+from megatron.core import parallel_state  # noqa: E402 (the CPU must be prepared first)
+from megatron.core.distributed import (  # noqa: E402
+    DistributedDataParallel,
+    DistributedDataParallelConfig,
+)
+from megatron.core.models.gpt import GPTModel  # noqa: E402
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
+from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes  # noqa: E402
+from megatron.core.transformer import TransformerConfig  # noqa: E402
+from megatron.core.transformer.transformer_block import (  # noqa: E402
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset  # noqa: E402
+
+_ACTIVATIONS = {"swiglu": functional.silu, "geglu": functional.gelu, "gelu": functional.gelu}
+
+
+class LanguageModel(GPTModel):  # type: ignore[misc]
+    """Megatron's GPT model with the cross-entropy that knows the true vocabulary."""
+
+    def __init__(self, *, model: ModelConfig, ranks: Ranks, **arguments: Any) -> None:  # noqa: ANN401 (Megatron's)
+        super().__init__(**arguments)
+        columns = model.padded_vocab_size // ranks.tp.size
+        first = ranks.tp.rank * columns
+        self._z_loss_coefficient = model.z_loss_coefficient
+        self._shard = VocabularyShard(
+            first_id=first,
+            num_true=min(columns, model.vocab_size - first),
+            group=self.pg_collection.tp if ranks.tp.size > 1 else None,
+        )
+
+    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy per token `[B, S]` from labels `[B, S]` and this rank's logits `[S, B, V]`."""
+        loss_SB = cross_entropy(logits, labels.T.contiguous(), self._shard, self._z_loss_coefficient)
+        return loss_SB.T.contiguous()
+
+
+def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) -> list[DistributedDataParallel]:
+    """This rank's model chunks (one, or one per virtual stage), with initial weights, wrapped for data parallelism.
+
+    Every rank must call it.
+    """
+    transformer = transformer_config(config, plan, device)
+    chunks = []
+    for virtual_stage in range(plan.layout.virtual_pipeline):
+        stage = virtual_stage if plan.layout.virtual_pipeline > 1 else None
+        chunk = _chunk(config, transformer, ranks, stage).to(device)
+        initial_weights.fill(
+            chunk.named_parameters(),
+            config.model,
+            seed=config.run.seed,
+            first_layer=get_transformer_layer_offset(transformer, vp_stage=stage),
+            tp=ranks.tp,
+        )
+        _mark_cuts(chunk, config.model, ranks)
+        chunks.append(chunk)
+    wrapped = [
+        DistributedDataParallel(
+            config=transformer, ddp_config=_ddp_config(device), module=chunk, disable_bucketing=index > 0
+        )
+        for index, chunk in enumerate(chunks)
+    ]
+    _connect_overlap(transformer, wrapped, device)
+    return wrapped
+
+
+def transformer_config(config: Config, plan: Plan, device: torch.device) -> TransformerConfig:
+    """Megatron's view of the model and its layout."""
+    model, parallel = config.model, config.parallel
+    on_gpu = device.type == "cuda"
+    dtype = torch.bfloat16 if config.precision.dtype == "bf16" else torch.float32
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.query_groups,
+        kv_channels=model.head_size,
+        ffn_hidden_size=model.ffn_hidden_size,
+        normalization=model.normalization,
+        layernorm_epsilon=model.norm_epsilon,
+        gated_linear_unit=model.gated,
+        activation_func=_ACTIVATIONS[model.activation],
+        add_bias_linear=model.add_bias_linear,
+        add_qkv_bias=model.add_qkv_bias,
+        qk_layernorm=model.qk_layernorm,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        tensor_model_parallel_size=plan.layout.tensor,
+        pipeline_model_parallel_size=plan.layout.pipeline,
+        virtual_pipeline_model_parallel_size=plan.layout.virtual_pipeline if plan.layout.virtual_pipeline > 1 else None,
+        context_parallel_size=plan.layout.context,
+        sequence_parallel=parallel.sequence_parallel,
+        num_layers_in_first_pipeline_stage=parallel.num_layers_in_first_pipeline_stage,
+        num_layers_in_last_pipeline_stage=parallel.num_layers_in_last_pipeline_stage,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype is torch.bfloat16,
+        # Gradients are sums over tokens; the step divides them by the exact number of tokens of the global batch.
+        calculate_per_token_loss=True,
+        # Weights are filled by harness.model.initial_weights.
+        perform_initialization=False,
+        use_cpu_initialization=not on_gpu,
+        gradient_accumulation_fusion=False,
+        masked_softmax_fusion=False,
+        persist_layer_norm=False,
+        bias_dropout_fusion=on_gpu,
+        bias_activation_fusion=on_gpu and model.activation != "geglu",
+        overlap_p2p_comm=on_gpu and plan.layout.virtual_pipeline > 1,
+        batch_p2p_comm=not (on_gpu and plan.layout.virtual_pipeline > 1),
+        batch_p2p_sync=False,
+        deallocate_pipeline_outputs=True,
+        **_recompute(parallel.recompute),
+    )
+
+
+def _recompute(kind: str) -> dict[str, Any]:
+    if kind == "none":
+        return {}
+    if kind == "selective":
+        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+
+
+def _chunk(config: Config, transformer: TransformerConfig, ranks: Ranks, virtual_stage: int | None) -> LanguageModel:
+    model = config.model
+    return LanguageModel(
+        model=model,
+        ranks=ranks,
+        config=transformer,
+        transformer_layer_spec=_block_spec(model, transformer, virtual_stage),
+        vocab_size=model.padded_vocab_size,
+        max_sequence_length=config.phases[0].seq_length,
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=virtual_stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=virtual_stage),
+        parallel_output=True,
+        share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
+        position_embedding_type="none",  # the rotation happens in SdpaCoreAttention
+        vp_stage=virtual_stage,
+    )
+
+
+def _block_spec(
+    model: ModelConfig, transformer: TransformerConfig, virtual_stage: int | None
+) -> TransformerBlockSubmodules:
+    """Megatron's own layer, with our norms and core attention in the places where its fallbacks are slow or refuse."""
+    norm = RMSNorm if model.normalization == "RMSNorm" else LayerNorm
+    layer = get_gpt_layer_local_spec(qk_layernorm=model.qk_layernorm, normalization=model.normalization)
+    layer.submodules.input_layernorm = norm
+    layer.submodules.pre_mlp_layernorm = norm
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = functools.partial(SdpaCoreAttention, rotation=Rotation(model))
+    if model.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = norm
+    num_layers = get_num_layers_to_build(transformer, vp_stage=virtual_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
+
+
+def _mark_cuts(chunk: LanguageModel, model: ModelConfig, ranks: Ranks) -> None:
+    """Tells Megatron which parameters are cut over tensor-parallel ranks, so that norms count each element once.
+
+    Megatron does this while it initializes weights itself, which is switched off here.
+    """
+    for name, parameter in chunk.named_parameters():
+        dim = initial_weights.cut_of(name, model).dim
+        if dim is not None and ranks.tp.size > 1 and not hasattr(parameter, "tensor_model_parallel"):
+            set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=dim, stride=1)
+
+
+def _ddp_config(device: torch.device) -> DistributedDataParallelConfig:
+    on_gpu = device.type == "cuda"
+    return DistributedDataParallelConfig(
+        grad_reduce_in_fp32=True,
+        use_distributed_optimizer=True,
+        overlap_grad_reduce=on_gpu,
+        overlap_param_gather=on_gpu,
+    )
+
+
+def _connect_overlap(
+    transformer: TransformerConfig, chunks: list[DistributedDataParallel], device: torch.device
+) -> None:
+    """Lets the pipeline schedule start reductions early and wait for parameters late (only worth it on a GPU)."""
+    if device.type != "cuda":
+        return
+    several = len(chunks) > 1
+    no_sync = [chunk.no_sync for chunk in chunks]
+    transformer.no_sync_func = no_sync if several else no_sync[0]
+    if several:
+        transformer.param_sync_func = [cast(Any, chunk.start_param_sync) for chunk in chunks]

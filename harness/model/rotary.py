@@ -1,0 +1,72 @@
+"""Rotary position embedding: frequencies, their stretching for long contexts, and the rotation.
+
+Shapes: S sequence, B micro batch, N heads, D head size. Halves are rotated against each other (as in Llama and
+Hugging Face), not neighbouring pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from harness.config.schema import ModelConfig, RopeScalingConfig
+
+
+def frequencies(head_size: int, base: float, scaling: RopeScalingConfig | None) -> torch.Tensor:
+    """Angle per position of each rotated pair: `[D/2]`, fp32 on the CPU.
+
+    Sources: RoFormer (base), position interpolation (`linear`), NTK-aware scaling (`ntk`), Llama 3.1 (`llama3`).
+    """
+    if scaling is not None and scaling.type == "ntk":
+        base = base * scaling.factor ** (head_size / (head_size - 2))
+    exponents = torch.arange(0, head_size, 2, device="cpu", dtype=torch.int64).float() / head_size
+    plain = 1.0 / (base**exponents)
+    if scaling is None or scaling.type == "ntk":
+        return plain
+    if scaling.type == "linear":
+        return plain / scaling.factor
+    return _stretch_low_frequencies(plain, scaling)
+
+
+def _stretch_low_frequencies(plain: torch.Tensor, scaling: RopeScalingConfig) -> torch.Tensor:
+    """Llama 3.1's rule: long wavelengths divided by the factor, short ones kept, a linear blend in between."""
+    turns = scaling.original_max_position_embeddings * plain / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return (1 - smooth) * plain / scaling.factor + smooth * plain
+
+
+class Rotation:
+    """Rotates queries and keys by their positions; cosines and sines are made once per length and device."""
+
+    def __init__(self, model: ModelConfig) -> None:
+        self._frequencies = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
+        self._tables: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._compiled: Callable[..., torch.Tensor] | None = None
+
+    def __call__(self, x_SBND: torch.Tensor) -> torch.Tensor:
+        """The rotated tensor: same shape and dtype, position = index along S."""
+        cos, sin = self._table(x_SBND.size(0), x_SBND.device)
+        if x_SBND.device.type == "cuda":
+            if self._compiled is None:
+                # One kernel instead of about ten; static shapes, because dynamic ones were measured to be slow.
+                self._compiled = torch.compile(rotate, dynamic=False)
+            return self._compiled(x_SBND, cos, sin)
+        return rotate(x_SBND, cos, sin)
+
+    def _table(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        key = (length, device)
+        if key not in self._tables:
+            positions = torch.arange(length, device="cpu", dtype=torch.float32)
+            angles = torch.outer(positions, self._frequencies)[:, None, None, :]
+            self._tables[key] = (angles.cos().to(device), angles.sin().to(device))
+        return self._tables[key]
+
+
+def rotate(x_SBND: torch.Tensor, cos_S11d: torch.Tensor, sin_S11d: torch.Tensor) -> torch.Tensor:
+    """Rotates the first half of D against the second, in fp32; `d` is D/2."""
+    first, second = x_SBND.float().chunk(2, dim=-1)
+    rotated = torch.cat((first * cos_S11d - second * sin_S11d, second * cos_S11d + first * sin_S11d), dim=-1)
+    return rotated.to(x_SBND.dtype)

@@ -1,0 +1,42 @@
+"""How the ranks agree: the few collectives that the harness itself calls."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+Group = dist.ProcessGroup
+
+
+def sum_over(tensor: torch.Tensor, group: Group | None = None) -> torch.Tensor:
+    """Sums the tensor in place over the group (default: all ranks) and returns it. Every rank must call it."""
+    dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=group)
+    return tensor
+
+
+def max_over(tensor: torch.Tensor, group: Group | None = None) -> torch.Tensor:
+    """Takes the elementwise maximum in place over the group and returns it. Every rank of the group must call it."""
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)
+    return tensor
+
+
+def from_rank_0(value: T) -> T:
+    """Rank 0's value, on every rank. Every rank must call it; the others' `value` is ignored."""
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def gathered(value: T) -> list[T]:
+    """Every rank's value, in rank order, on every rank. Every rank must call it."""
+    values: list[T] = [value] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def barrier() -> None:
+    """Waits until every rank is here."""
+    dist.barrier()

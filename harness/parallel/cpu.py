@@ -1,0 +1,111 @@
+"""Makes megatron-core run on a machine without a GPU, by answering its CUDA questions with the CPU.
+
+Megatron asks torch.cuda for the current device, the memory in use, streams and random generators, and writes
+`device="cuda"` into factory calls. Nothing of Megatron is replaced: it is the questions that are answered.
+Only `prepare()` changes anything, only on machines without a GPU, and only once per process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+_CPU = torch.device("cpu")
+_CUDA_TYPE_NAMES = {
+    torch.float32: "torch.cuda.FloatTensor",
+    torch.bfloat16: "torch.cuda.BFloat16Tensor",
+    torch.float16: "torch.cuda.HalfTensor",
+}
+
+
+class _InertStream:
+    """Stands in for a CUDA stream: on a CPU everything is already in order."""
+
+    def __init__(self, *_args: object, **_kwargs: object) -> None:
+        self.device = _CPU
+
+    def wait_stream(self, _other: object) -> None:
+        """Nothing to wait for."""
+
+    def wait_event(self, _event: object) -> None:
+        """Nothing to wait for."""
+
+    def record_event(self, _event: object = None) -> None:
+        """Nothing to record."""
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+
+class _CudaMeansCpu(TorchFunctionMode):
+    """Maps every `cuda` device in a torch call to the CPU.
+
+    `Tensor.type()` without arguments answers with the CUDA name, because Megatron's optimizers sort parameters by it.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:  # noqa: ANN401 (whatever the torch call returns)
+        kwargs = kwargs or {}
+        if func is torch.Tensor.cuda:
+            return args[0]
+        if func is torch.Tensor.type and len(args) == 1 and not kwargs and args[0].dtype in _CUDA_TYPE_NAMES:
+            return _CUDA_TYPE_NAMES[args[0].dtype]
+        if "device" in kwargs and _is_cuda(kwargs["device"]):
+            kwargs = {**kwargs, "device": _CPU}
+        if func is torch.Tensor.to and len(args) > 1 and _is_cuda(args[1]):
+            args = (args[0], _CPU, *args[2:])
+        return func(*args, **kwargs)
+
+
+def _is_cuda(device: object) -> bool:
+    if isinstance(device, str):
+        return device.startswith("cuda")
+    return isinstance(device, torch.device) and device.type == "cuda"
+
+
+@contextlib.contextmanager
+def _stream_context(_stream: object) -> Iterator[None]:
+    yield
+
+
+def _answer(value: object) -> Callable[..., object]:
+    """A new function that ignores its arguments (torch's compiler wants every torch.cuda function to be distinct)."""
+    return lambda *_args, **_kwargs: value
+
+
+_prepared: list[TorchFunctionMode] = []
+
+
+def prepare() -> None:
+    """Answers Megatron's CUDA questions with the CPU. Does nothing where there is a GPU, or when called again.
+
+    Must be called before `megatron.core` is imported.
+    """
+    if torch.cuda.is_available() or _prepared:
+        return
+    cuda: Any = torch.cuda
+    cuda.current_device = _answer(_CPU)
+    for name in ("synchronize", "set_device", "empty_cache", "ipc_collect"):
+        setattr(cuda, name, _answer(None))
+    for name in ("memory_allocated", "max_memory_allocated", "memory_reserved"):
+        setattr(cuda, name, _answer(0))
+    cuda.manual_seed = lambda seed: torch.manual_seed(seed)
+    cuda.get_rng_state = cuda.random.get_rng_state = lambda *_args, **_kwargs: torch.get_rng_state()
+    cuda.set_rng_state = cuda.random.set_rng_state = lambda state, *_args, **_kwargs: torch.set_rng_state(state)
+    cuda.Stream = _InertStream
+    cuda.current_stream = lambda *_args: _InertStream()
+    cuda.default_stream = lambda *_args: _InertStream()
+    cuda.stream = _stream_context
+
+    mode = _CudaMeansCpu()
+    mode.__enter__()
+    _prepared.append(mode)
+
+    from megatron.core.tensor_parallel import random as megatron_random
+
+    megatron_random._set_cuda_rng_state = lambda state, *_args, **_kwargs: torch.set_rng_state(state)

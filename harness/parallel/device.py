@@ -1,0 +1,25 @@
+"""Which device this process computes on, and what is known about it."""
+
+from __future__ import annotations
+
+import torch
+
+
+def select(local_rank: int) -> torch.device:
+    """The GPU of this local rank, or the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(local_rank)
+    return torch.device("cuda", local_rank)
+
+
+def name(device: torch.device) -> str:
+    """The device's name as its maker spells it, `cpu` for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def peak_memory_gib(device: torch.device) -> float | None:
+    """Largest memory allocated on the GPU since the process began, in GiB; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.max_memory_allocated(device) / 2**30

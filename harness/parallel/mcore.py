@@ -1,0 +1,66 @@
+"""Starts and ends megatron-core's parallel groups for one layout."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from harness.parallel import cpu
+from harness.parallel.ranks import Place, Ranks
+from harness.plan.layouts import Layout
+
+cpu.prepare()
+
+from megatron.core import parallel_state, tensor_parallel  # noqa: E402 (the CPU must be prepared first)
+
+
+def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_method: str = "env://") -> Ranks:
+    """Joins the world of `layout.world_size` processes and builds the parallel groups. Every rank must call it.
+
+    Args:
+        layout: Sizes of the process grid.
+        rank: Global rank of this process.
+        device: Where this process computes; decides between NCCL and gloo.
+        seed: Seeds Megatron's random trackers, which nothing in a step draws from.
+        init_method: Where the processes meet: the environment as torchrun sets it, or an address.
+    """
+    if not dist.is_initialized():
+        dist.init_process_group(
+            backend="nccl" if device.type == "cuda" else "gloo",
+            init_method=init_method,
+            rank=rank,
+            world_size=layout.world_size,
+            timeout=timedelta(minutes=30),
+            device_id=device if device.type == "cuda" else None,
+        )
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=layout.tensor,
+        pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
+        context_parallel_size=layout.context,
+    )
+    tensor_parallel.model_parallel_cuda_manual_seed(seed)
+    return Ranks(
+        world=Place(rank=dist.get_rank(), size=dist.get_world_size()),
+        tp=Place(
+            rank=parallel_state.get_tensor_model_parallel_rank(),
+            size=parallel_state.get_tensor_model_parallel_world_size(),
+        ),
+        pp=Place(
+            rank=parallel_state.get_pipeline_model_parallel_rank(),
+            size=parallel_state.get_pipeline_model_parallel_world_size(),
+        ),
+        dp=Place(rank=parallel_state.get_data_parallel_rank(), size=parallel_state.get_data_parallel_world_size()),
+        cp=Place(
+            rank=parallel_state.get_context_parallel_rank(),
+            size=parallel_state.get_context_parallel_world_size(),
+        ),
+    )
+
+
+def end() -> None:
+    """Leaves all groups, so that the process may start another layout. Every rank must call it."""
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
