@@ -1,13 +1,20 @@
-"""How a model is cut over ranks: the layout, its rules, and the nearest legal values where one is broken."""
+"""How a model is cut over ranks: the process grid, and the layers of every pipeline stage."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harness.config.schema import Config
+from harness.errors import ConfigError
+from harness.plan import layout_rules
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Sizes of the process grid. `virtual_pipeline` is the number of model chunks per pipeline rank (1: not interleaved)."""
+    """Sizes of the process grid.
+
+    `virtual_pipeline` is the number of model chunks per pipeline rank (1: not interleaved).
+    """
 
     tensor: int
     pipeline: int
@@ -19,3 +26,56 @@ class Layout:
     def world_size(self) -> int:
         """Ranks that the layout needs."""
         return self.tensor * self.pipeline * self.context * self.data
+
+
+def make_layout(config: Config, world_size: int) -> Layout:
+    """Return the process grid that `world_size` ranks form.
+
+    Raises:
+        ConfigError: with all problems of `layout_problems`, if there are any.
+    """
+    if problems := layout_problems(config, world_size):
+        raise ConfigError(problems)
+    parallel = config.parallel
+    return Layout(
+        tensor=parallel.tensor_model_parallel_size,
+        pipeline=parallel.pipeline_model_parallel_size,
+        virtual_pipeline=parallel.virtual_pipeline_model_parallel_size or 1,
+        context=parallel.context_parallel_size,
+        data=world_size // layout_rules.ranks_per_copy(config),
+    )
+
+
+def layout_problems(config: Config, world_size: int) -> list[str]:
+    """Name every rule that `config` on `world_size` ranks breaks, with the numbers and the nearest legal values."""
+    return [
+        *layout_rules.world_size_problems(config, world_size),
+        *layout_rules.tensor_problems(config),
+        *layout_rules.pipeline_problems(config),
+        *layout_rules.sequence_problems(config),
+        *layout_rules.batch_problems(config, world_size),
+    ]
+
+
+def smallest_world_size(config: Config) -> int:
+    """Ranks that the parallel section needs: one copy of the model, or `data_parallel_size` of them."""
+    return layout_rules.ranks_per_copy(config) * (config.parallel.data_parallel_size or 1)
+
+
+def layers_per_stage(config: Config) -> tuple[tuple[int, ...], ...]:
+    """Layers by [virtual chunk][pipeline rank], in the order in which a token passes them.
+
+    Chunk c of rank r starts at layer `c * (num_layers / chunks) + r * layers_per_chunk`; uneven first and last stages
+    leave equal shares to the ranks between them (Megatron-Core: `get_num_layers_to_build`,
+    `get_transformer_layer_offset`). The configuration must pass `layout_problems`.
+    """
+    parallel = config.parallel
+    num_stages = parallel.pipeline_model_parallel_size
+    num_chunks = parallel.virtual_pipeline_model_parallel_size or 1
+    first, last = parallel.num_layers_in_first_pipeline_stage, parallel.num_layers_in_last_pipeline_stage
+    if first is None and last is None:
+        return ((config.model.num_layers // (num_stages * num_chunks),) * num_stages,) * num_chunks
+    num_even = num_stages - (first is not None) - (last is not None)
+    num_left = config.model.num_layers - (first or 0) - (last or 0)
+    even = (num_left // num_even,) * num_even if num_even else ()
+    return ((*((first,) if first else ()), *even, *((last,) if last else ())),)

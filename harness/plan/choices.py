@@ -1,0 +1,94 @@
+"""Which layouts a number of GPUs allows for a model, the most promising first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.config.schema import Config, ParallelConfig
+from harness.plan.layouts import Layout, layout_problems, make_layout
+from harness.plan.memory import MemoryEstimate, heaviest_rank
+
+RULE_OF_THUMB = (
+    "what fits comes first, then no recomputation, then the least splitting; "
+    "tensor parallelism stays within a node, and a pipeline is charged for its bubble"
+)
+_TENSOR_COST = 0.04
+"""Share of the step that doubling the tensor-parallel size is charged with. A guess within a node, to order by."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayoutChoice:
+    """A legal layout with the settings that go with it."""
+
+    layout: Layout
+    sequence_parallel: bool
+    recompute: Literal["none", "selective", "full"]
+    memory: MemoryEstimate
+    """Of the heaviest rank."""
+    fits: bool
+    bubble: float
+    """Share of a step that a pipeline rank waits."""
+
+
+def legal_layouts(config: Config, num_gpus: int, memory_gib: float = 79, gpus_per_node: int = 8) -> list[LayoutChoice]:
+    """List the layouts of `config` on `num_gpus` GPUs, best guess first (see `RULE_OF_THUMB`).
+
+    Micro-batch size and context parallelism are taken as given; stages are even and not interleaved. Recomputation of
+    whole layers is listed only where the layout does not fit without it.
+    """
+    choices = []
+    for tensor in range(1, min(num_gpus, gpus_per_node) + 1):
+        for pipeline in range(1, config.model.num_layers + 1):
+            candidate = _with_sizes(config, tensor, pipeline)
+            if tensor * pipeline > num_gpus or layout_problems(candidate, num_gpus):
+                continue
+            choice = _choice(candidate, num_gpus, memory_gib)
+            choices.append(choice)
+            if not choice.fits and config.parallel.recompute != "full":
+                choices.append(_choice(_with_full_recompute(candidate), num_gpus, memory_gib))
+    return sorted(choices, key=_order)
+
+
+def pipeline_bubble(layout: Layout, num_microbatches: int) -> float:
+    """Share of a step that a pipeline rank waits: `(p - 1) / (m * v + p - 1)`."""
+    waiting = layout.pipeline - 1
+    return waiting / (num_microbatches * layout.virtual_pipeline + waiting)
+
+
+def _order(choice: LayoutChoice) -> tuple[bool, bool, int, float]:
+    layout = choice.layout
+    splits = layout.tensor * layout.pipeline * layout.context
+    cost = choice.bubble + _TENSOR_COST * math.log2(layout.tensor)
+    return (not choice.fits, choice.recompute == "full", splits, cost)
+
+
+def _choice(config: Config, num_gpus: int, memory_gib: float) -> LayoutChoice:
+    layout = make_layout(config, num_gpus)
+    memory = heaviest_rank(config, layout)
+    fewest = min(phase.global_batch_size for phase in config.phases) // (config.parallel.micro_batch_size * layout.data)
+    return LayoutChoice(
+        layout=layout,
+        sequence_parallel=config.parallel.sequence_parallel,
+        recompute=config.parallel.recompute,
+        memory=memory,
+        fits=memory.fits(memory_gib),
+        bubble=pipeline_bubble(layout, fewest),
+    )
+
+
+def _with_sizes(config: Config, tensor: int, pipeline: int) -> Config:
+    parallel = ParallelConfig(
+        tensor_model_parallel_size=tensor,
+        pipeline_model_parallel_size=pipeline,
+        context_parallel_size=config.parallel.context_parallel_size,
+        sequence_parallel=tensor > 1,
+        micro_batch_size=config.parallel.micro_batch_size,
+        recompute=config.parallel.recompute,
+    )
+    return config.model_copy(update={"parallel": parallel})
+
+
+def _with_full_recompute(config: Config) -> Config:
+    return config.model_copy(update={"parallel": config.parallel.model_copy(update={"recompute": "full"})})

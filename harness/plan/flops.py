@@ -1,0 +1,65 @@
+"""Floating-point operations per trained token, and what share of a GPU's peak they are.
+
+The headline convention (model FLOPs): a multiply-add counts 2, forward and backward together cost three times the
+forward, so every weight that a token is multiplied with costs 6 per token. With h hidden size, a heads and g query
+groups of size d, f MLP width, L layers, V true vocabulary, s sequence length:
+
+    linear    = 6 * (L * (2*h*a*d + 2*h*g*d + 3*h*f) + V*h)      (2*h*f if the MLP is not gated)
+    attention = 6 * L * s * a * d                                (scores and values; causal: half of the full square)
+
+Not counted: the embedding lookup, padded vocabulary rows, norms, activations, the optimizer, and anything recomputed.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from harness.config.schema import ModelConfig
+from harness.plan.gpus import find_gpu
+from harness.plan.parameters import matmul_parameters_per_layer
+
+CONVENTION = "forward + backward, causal attention counted once, true vocabulary, no recompute"
+
+
+def flops_per_token(model: ModelConfig, seq_length: int) -> int:
+    """Model FLOPs per token, forward and backward, causal attention: the numerator of the headline MFU."""
+    return 3 * (_forward_linear(model) + _forward_attention(model, seq_length))
+
+
+def flops_per_token_full_attention(model: ModelConfig, seq_length: int) -> int:
+    """Model FLOPs per token with attention over the full square, as many published MFU numbers count it."""
+    return 3 * (_forward_linear(model) + 2 * _forward_attention(model, seq_length))
+
+
+def hardware_flops_per_token(
+    model: ModelConfig, seq_length: int, recompute: Literal["none", "selective", "full"]
+) -> int:
+    """FLOPs per token that the hardware executes: the numerator of HFU, causal attention.
+
+    Flash attention computes the scores again in backward (5 matrix products against 2 in forward). `selective`
+    runs the core attention once more, `full` the whole forward of every layer, but not the output layer.
+    """
+    attention = _forward_attention(model, seq_length)
+    executed = 3 * _forward_linear(model) + attention * 7 // 2
+    if recompute == "selective":
+        return executed + attention
+    if recompute == "full":
+        return executed + attention + 2 * model.num_layers * matmul_parameters_per_layer(model)
+    return executed
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Peak dense bf16 FLOP/s of a GPU by the name that torch reports, or None where it is not known."""
+    gpu = find_gpu(device_name)
+    return gpu.peak_flops if gpu else None
+
+
+def _forward_linear(model: ModelConfig) -> int:
+    """Forward FLOPs per token of all weight products, the output layer included."""
+    layers = model.num_layers * matmul_parameters_per_layer(model)
+    return 2 * (layers + model.vocab_size * model.hidden_size)
+
+
+def _forward_attention(model: ModelConfig, seq_length: int) -> int:
+    """Forward FLOPs per token of scores and values under a causal mask (half of `4 * L * s * a * d`)."""
+    return 2 * model.num_layers * seq_length * model.num_attention_heads * model.head_size

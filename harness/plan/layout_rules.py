@@ -1,0 +1,202 @@
+"""The rules that a layout must keep, one function each, with the nearest legal values where one is broken.
+
+Every function returns one message per broken rule: what is wrong, the given numbers, what to use instead.
+"""
+
+from __future__ import annotations
+
+import math
+
+from harness.config.schema import Config
+from harness.plan.nearest import nearest, nearest_divisors, nearest_multiples, one_of
+
+_PROMISE = "(no layer is ever dropped to make it fit)"
+
+
+def ranks_per_copy(config: Config) -> int:
+    """Ranks that hold one copy of the model: tensor x pipeline x context."""
+    parallel = config.parallel
+    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
+
+
+def legal_tensor_sizes(config: Config) -> list[int]:
+    """Tensor-parallel sizes that split heads, query groups, MLP and vocabulary without remainder."""
+    model = config.model
+    whole = math.gcd(model.num_attention_heads, model.query_groups, model.ffn_hidden_size, model.padded_vocab_size)
+    return [
+        size for size in range(1, whole + 1) if whole % size == 0 and not _leaves_a_rank_without_tokens(config, size)
+    ]
+
+
+def _leaves_a_rank_without_tokens(config: Config, tensor_size: int) -> bool:
+    """Whether the last tensor-parallel rank would hold padded vocabulary rows only."""
+    padding = config.model.padded_vocab_size - config.model.vocab_size
+    return padding * tensor_size >= config.model.padded_vocab_size
+
+
+def world_size_problems(config: Config, world_size: int) -> list[str]:
+    """The world size is tensor x pipeline x context x data."""
+    parallel = config.parallel
+    copy = ranks_per_copy(config)
+    product = (
+        f"tensor {parallel.tensor_model_parallel_size} x pipeline {parallel.pipeline_model_parallel_size} "
+        f"x context {parallel.context_parallel_size}"
+    )
+    if parallel.data_parallel_size is not None:
+        needed = copy * parallel.data_parallel_size
+        if needed == world_size:
+            return []
+        return [
+            f"world size {world_size} is not {product} x data {parallel.data_parallel_size} = {needed}: "
+            f"start {needed} ranks, or leave data_parallel_size out"
+        ]
+    if world_size % copy == 0:
+        return []
+    return [
+        f"world size {world_size} is not a multiple of {product} = {copy}: "
+        f"start {one_of(nearest_multiples(copy, world_size))} ranks, or change the parallel sizes"
+    ]
+
+
+def tensor_problems(config: Config) -> list[str]:
+    """Tensor parallelism splits heads, query groups, MLP and vocabulary evenly, and every rank has a true token."""
+    model, size = config.model, config.parallel.tensor_model_parallel_size
+    advice = f"use {one_of(nearest(legal_tensor_sizes(config), size))}"
+    numbers = {
+        "num_attention_heads": model.num_attention_heads,
+        "num_query_groups": model.query_groups,
+        "ffn_hidden_size": model.ffn_hidden_size,
+        "padded vocabulary size": model.padded_vocab_size,
+    }
+    problems = [
+        f"{name} {number} is not divisible by tensor_model_parallel_size {size}: {advice}"
+        for name, number in numbers.items()
+        if number % size
+    ]
+    if model.padded_vocab_size % size == 0 and _leaves_a_rank_without_tokens(config, size):
+        problems.append(
+            f"vocab_size {model.vocab_size} padded to {model.padded_vocab_size} leaves the last of "
+            f"{size} tensor-parallel ranks without a single token: {advice}, or a smaller vocab_size_multiple_of"
+        )
+    return problems
+
+
+def pipeline_problems(config: Config) -> list[str]:
+    """Every pipeline stage and chunk gets the same number of layers, unless uneven ends are asked for."""
+    parallel = config.parallel
+    num_stages = parallel.pipeline_model_parallel_size
+    num_chunks = parallel.virtual_pipeline_model_parallel_size or 1
+    uneven = parallel.num_layers_in_first_pipeline_stage or parallel.num_layers_in_last_pipeline_stage
+    if uneven and num_stages == 1:
+        return [
+            "num_layers_in_first/last_pipeline_stage is given, but pipeline_model_parallel_size is 1: "
+            "leave it out, or use more than one stage"
+        ]
+    if num_chunks > 1 and num_stages == 1:
+        return [
+            f"virtual_pipeline_model_parallel_size {num_chunks} needs more than one stage, but "
+            "pipeline_model_parallel_size is 1: leave it out, or use more than one stage"
+        ]
+    if uneven and num_chunks > 1:
+        return [
+            f"virtual_pipeline_model_parallel_size {num_chunks} cannot be combined with uneven stages "
+            "(num_layers_in_first/last_pipeline_stage): leave one of them out"
+        ]
+    return _uneven_stage_problems(config) if uneven else _even_stage_problems(config)
+
+
+def _even_stage_problems(config: Config) -> list[str]:
+    num_layers = config.model.num_layers
+    num_stages = config.parallel.pipeline_model_parallel_size
+    num_chunks = config.parallel.virtual_pipeline_model_parallel_size or 1
+    if num_layers % (num_stages * num_chunks) == 0:
+        return []
+    if num_layers % num_stages == 0:
+        legal = nearest_divisors(num_layers // num_stages, num_chunks)
+        return [
+            f"num_layers {num_layers} is not divisible by pipeline_model_parallel_size {num_stages} x "
+            f"virtual_pipeline_model_parallel_size {num_chunks} = {num_stages * num_chunks}: use {one_of(legal)} "
+            f"virtual chunks {_PROMISE}"
+        ]
+    uneven = "" if num_chunks > 1 else ", or num_layers_in_first_pipeline_stage or num_layers_in_last_pipeline_stage"
+    return [
+        f"num_layers {num_layers} is not divisible by pipeline_model_parallel_size {num_stages}: "
+        f"use {one_of(nearest_divisors(num_layers, num_stages))} stages{uneven} {_PROMISE}"
+    ]
+
+
+def _uneven_stage_problems(config: Config) -> list[str]:
+    parallel, num_layers = config.parallel, config.model.num_layers
+    first, last = parallel.num_layers_in_first_pipeline_stage, parallel.num_layers_in_last_pipeline_stage
+    num_even = parallel.pipeline_model_parallel_size - (first is not None) - (last is not None)
+    num_left = num_layers - (first or 0) - (last or 0)
+    if _shares_out(num_left, num_even):
+        return []
+    # Where both ends are given, the first is kept and the last is what has to change.
+    name, given, kept = ("last", last, first or 0) if last is not None else ("first", first or 0, 0)
+    legal = [size for size in range(1, num_layers) if _shares_out(num_layers - kept - size, num_even)]
+    stated = " and ".join(f"{size} in the {end} stage" for end, size in (("first", first), ("last", last)) if size)
+    advice = (
+        f"num_layers_in_{name}_pipeline_stage {one_of(nearest(legal, given))}"
+        if legal
+        else "smaller ends or fewer stages"
+    )
+    return [
+        f"num_layers {num_layers} with {stated} leaves {num_left} layers for {num_even} other stages, "
+        f"which cannot be shared out evenly: use {advice} {_PROMISE}"
+    ]
+
+
+def _shares_out(num_layers: int, num_stages: int) -> bool:
+    """Whether every one of `num_stages` gets the same number of layers, at least one, and none is left."""
+    if num_stages == 0:
+        return num_layers == 0
+    return num_layers > 0 and num_layers % num_stages == 0
+
+
+def sequence_problems(config: Config) -> list[str]:
+    """Ranks that share a sequence get equal pieces of it."""
+    parallel = config.parallel
+    tensor, context = parallel.tensor_model_parallel_size, parallel.context_parallel_size
+    if parallel.sequence_parallel and tensor == 1:
+        return ["sequence_parallel needs tensor_model_parallel_size above 1 (given: 1): set sequence_parallel to false"]
+    # Context parallelism deals each rank two pieces of the sequence, so that causal work is even.
+    rules = []
+    if context > 1:
+        rules.append((2 * context, f"2 x context_parallel_size {context}"))
+    if parallel.sequence_parallel:
+        by_context = f" x context_parallel_size {context}" if context > 1 else ""
+        rules.append((tensor * context, f"tensor_model_parallel_size {tensor}{by_context} (sequence_parallel)"))
+    step = math.lcm(*(divisor for divisor, _ in rules))
+    return [
+        f"seq_length {phase.seq_length} of phase {phase.name} is not divisible by {words}: "
+        f"use {one_of(nearest_multiples(step, phase.seq_length))}"
+        for phase in config.phases
+        for divisor, words in rules
+        if phase.seq_length % divisor
+    ]
+
+
+def batch_problems(config: Config, world_size: int) -> list[str]:
+    """Every copy of the model gets the same number of whole micro-batches, interleaved ones in rounds of stages."""
+    parallel = config.parallel
+    copies, left_over = divmod(world_size, ranks_per_copy(config))
+    data = parallel.data_parallel_size or (0 if left_over else copies)
+    if data == 0:
+        return []  # the world size is wrong, so that the number of copies is not known
+    once = parallel.micro_batch_size * data
+    words = f"micro_batch_size {parallel.micro_batch_size} x data-parallel size {data} = {once}"
+    num_stages = parallel.pipeline_model_parallel_size
+    interleaved = (parallel.virtual_pipeline_model_parallel_size or 1) > 1 and num_stages > 1
+    problems = []
+    for phase in config.phases:
+        size = phase.global_batch_size
+        legal = one_of(nearest_multiples(once * num_stages if interleaved else once, size))
+        if size % once:
+            problems.append(f"global_batch_size {size} of phase {phase.name} is not divisible by {words}: use {legal}")
+        elif interleaved and size // once % num_stages:
+            problems.append(
+                f"global_batch_size {size} of phase {phase.name} makes {size // once} micro-batches ({words}), but the "
+                f"interleaved pipeline needs a multiple of pipeline_model_parallel_size {num_stages}: use {legal}"
+            )
+    return problems
