@@ -1,0 +1,148 @@
+"""What people see while training: one line every few steps, and on a terminal a progress bar below the lines."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, TextIO
+
+from harness.metrics import names
+from harness.metrics.record import StepRecord
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+_STEPS_REMEMBERED = 100
+
+
+class Console:
+    """Writes lines to a stream. It never fails: a closed or full stream loses lines, not the training."""
+
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        train_steps: int,
+        resume_step: int,
+        channels: Iterable[str],
+        clock: Callable[[], float],
+    ) -> None:
+        """Opens the console.
+
+        Args:
+            stream: Where lines go; the bar appears only if it is a terminal.
+            train_steps: Step at which training ends.
+            resume_step: Last step that was done before this launch.
+            channels: Order in which channels are shown.
+            clock: Seconds since 1970.
+        """
+        self._stream = stream
+        self._train_steps = train_steps
+        self._channels = tuple(channels)
+        self._clock = clock
+        self._done: deque[tuple[int, float]] = deque([(resume_step, clock())], maxlen=_STEPS_REMEMBERED)
+        self._bar = _bar(stream, train_steps, resume_step) if stream.isatty() else None
+
+    def advance(self, step: int) -> None:
+        """Notes that a step is done, for the bar and the time left."""
+        if step <= self._done[-1][0]:  # rewound: times from before say nothing about the steps to come
+            self._done.clear()
+        self._done.append((step, self._clock()))
+        if self._bar is not None:
+            bar, task = self._bar
+            bar.update(task, completed=step, left=_left_text(self.seconds_left()))
+
+    def seconds_left(self) -> float | None:
+        """Time until the last step at the recent pace, saves and evaluations included; None before the first step."""
+        (first_step, first_time), (last_step, last_time) = self._done[0], self._done[-1]
+        if last_step == first_step:
+            return None
+        return (last_time - first_time) / (last_step - first_step) * (self._train_steps - last_step)
+
+    def show_step(self, record: StepRecord) -> None:
+        """Writes the line of a step."""
+        self.show(step_line(record, self._train_steps, self._channels, self.seconds_left()))
+
+    def show_evaluation(self, record: StepRecord) -> None:
+        """Writes the line of an evaluation."""
+        self.show(evaluation_line(record, self._channels))
+
+    def show(self, text: str) -> None:
+        """Writes text of the caller, as it is."""
+        with suppress(OSError, ValueError):  # ValueError: the stream was closed
+            if self._bar is not None:
+                self._bar[0].console.print(text, markup=False, highlight=False, soft_wrap=True)
+            else:
+                self._stream.write(text + "\n")
+                self._stream.flush()
+
+    def close(self) -> None:
+        """Takes the bar off the terminal."""
+        if self._bar is not None:
+            with suppress(OSError, ValueError):
+                self._bar[0].stop()
+
+
+def step_line(record: StepRecord, train_steps: int, channels: tuple[str, ...], seconds_left: float | None) -> str:
+    """One line about a step; what is not known is left out."""
+    width = len(str(train_steps))
+    losses = [(channel, names.lm_loss_of(channel), ".4f") for channel in channels]
+    fields = [
+        ("loss", names.LM_LOSS, ".4f"),
+        *losses,
+        ("grad", names.GRAD_NORM, ".3f"),
+        ("lr", names.LEARNING_RATE, ".3e"),
+        ("time", names.STEP_TIME_S, ".3f"),
+        ("tok/s/gpu", names.TOKENS_PER_SECOND_PER_GPU, ",.0f"),
+        ("TFLOP/s", names.TFLOPS_PER_GPU, ",.1f"),
+        ("MFU%", names.MFU_PCT, ".1f"),
+        ("GiB", names.MEMORY_GIB, ".1f"),
+    ]
+    texts = [f"{label} {record.values[name]:{form}}" for label, name, form in fields if name in record.values]
+    if record.values.get(names.SKIPPED):
+        texts.insert(0, "NOT APPLIED")
+    if seconds_left is not None:
+        texts.append(f"left {_left_text(seconds_left)}")
+    return "  ".join([f"step {record.step:>{width}}/{train_steps}", *texts])
+
+
+def evaluation_line(record: StepRecord, channels: tuple[str, ...]) -> str:
+    """One line about the held-out losses in a record."""
+    texts = []
+    for channel in channels:
+        loss = record.values.get(names.valid_lm_loss_of(channel))
+        bits = record.values.get(names.valid_bits_per_byte_of(channel))
+        if loss is not None:
+            texts.append(f"{channel} {loss:.4f}" + ("" if bits is None else f" ({bits:.3f} bits/byte)"))
+    return "  ".join([f"held-out loss at step {record.step}:", *texts])
+
+
+def has_evaluation(record: StepRecord) -> bool:
+    """Whether the record carries held-out losses."""
+    return any(name.startswith(names.valid_lm_loss_of("")) for name in record.values)
+
+
+def _left_text(seconds: float | None) -> str:
+    """`4:05`, `1:02:03` or `3d 04:00`."""
+    if seconds is None or not math.isfinite(seconds):
+        return "?"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days}d {hour:02d}:{minute:02d}"
+    return f"{hour}:{minute:02d}:{second:02d}" if hour else f"{minute}:{second:02d}"
+
+
+def _bar(stream: TextIO, train_steps: int, resume_step: int) -> tuple[Progress, TaskID]:
+    """A running bar on the stream. Rich is imported only here: it costs a tenth of a second."""
+    from rich.console import Console as Terminal
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left {task.fields[left]}"))
+    bar = Progress(*columns, console=Terminal(file=stream), refresh_per_second=2)
+    task = bar.add_task("steps", total=train_steps, completed=resume_step, left="?")
+    bar.start()
+    return bar, task

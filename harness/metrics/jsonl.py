@@ -1,0 +1,97 @@
+"""Lines appended to a file that stays readable whatever happens: a crash, a full disk, a file system that goes away."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+MAX_WAITING_LINES = 10_000
+
+
+class AppendFile(Protocol):
+    """What `JsonLines` needs of an open file."""
+
+    def write(self, data: bytes, /) -> int | None:
+        """Writes at the end; returns how many bytes were taken."""
+
+    def close(self) -> None:
+        """Closes the file."""
+
+
+OpenFile = Callable[[Path], AppendFile]
+
+
+def open_unbuffered(path: Path) -> AppendFile:
+    """Opens a file for appending, without a buffer: a line that was written is in the file."""
+    return path.open("ab", buffering=0)
+
+
+class JsonLines:
+    """Appends lines to a file. Lines that the disk did not take wait, and are written before the next ones."""
+
+    def __init__(self, path: Path, open_file: OpenFile = open_unbuffered) -> None:
+        self.path = path
+        self._open_file = open_file
+        self._file: AppendFile | None = None
+        self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING_LINES)
+
+    @property
+    def num_waiting(self) -> int:
+        """Lines that could not be written yet; of more than `MAX_WAITING_LINES` the oldest are given up."""
+        return len(self._waiting)
+
+    def append(self, line: str) -> None:
+        """Writes the waiting lines and this one.
+
+        Raises:
+            OSError: The file did not take them all; what is left waits for the next call.
+        """
+        self._waiting.append(line.encode())
+        self.write_waiting()
+
+    def write_waiting(self) -> None:
+        """Writes the waiting lines; raises OSError like `append`."""
+        try:
+            if self._file is None:
+                self._file = self._open_file(self.path)
+                if not _ends_with_newline(self.path):  # a crash or a full disk left half a line
+                    write_whole(self._file, b"\n")
+            while self._waiting:
+                write_whole(self._file, self._waiting[0])
+                self._waiting.popleft()
+        except OSError:
+            self._abandon_file()
+            raise
+
+    def close(self) -> None:
+        """Closes the file; lines that still wait are lost."""
+        self._abandon_file()
+
+    def _abandon_file(self) -> None:
+        """Closes the file, so that the next write opens it anew and ends what may now be a half line."""
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # nothing is buffered, so nothing is lost
+                file.close()
+
+
+def write_whole(file: AppendFile, data: bytes) -> None:
+    """Writes all of the data; a disk that takes only some of it raises OSError like one that takes none."""
+    if file.write(data) != len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def _ends_with_newline(path: Path) -> bool:
+    """Whether the file is empty or its last byte ends a line."""
+    if not path.exists():
+        return True
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

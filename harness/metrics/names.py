@@ -1,0 +1,54 @@
+"""Every metric name, once: the keys of `metrics.jsonl`, the TensorBoard tags, and what the watcher looks up."""
+
+from __future__ import annotations
+
+LM_LOSS = "train/lm_loss"
+"""Mean next-token cross-entropy of the step over all channels, in nats."""
+GRAD_NORM = "optim/grad_norm"
+"""L2 norm of the whole gradient before clipping."""
+LEARNING_RATE = "optim/learning_rate"
+SKIPPED = "optim/skipped"
+"""1 if the step was not applied, otherwise 0."""
+STEP_TIME_S = "perf/step_time_s"
+TOKENS_PER_SECOND_PER_GPU = "perf/tokens_per_second_per_gpu"
+TFLOPS_PER_GPU = "perf/tflops_per_gpu"
+"""Model FLOPs (causal attention counted once) per second and GPU, in 1e12."""
+MFU_PCT = "perf/mfu_pct"
+MEMORY_GIB = "perf/memory_gib"
+BATCH_HASH = "data/batch_hash"
+"""Hash of the step's sample identities; 16 hex digits in `metrics.jsonl`, not a TensorBoard tag."""
+
+_VALID_LM_LOSS = "valid/lm_loss"
+_VALID_BITS_PER_BYTE = "valid/bits_per_byte"
+
+
+def lm_loss_of(channel: str) -> str:
+    """Loss of one channel in the step, in nats; absent where the channel had no token."""
+    return f"{LM_LOSS}/{channel}"
+
+
+def tokens_of(channel: str) -> str:
+    """Unmasked tokens of one channel in the step."""
+    return f"train/tokens/{channel}"
+
+
+def epochs_of(channel: str) -> str:
+    """How often the channel has been gone through since the run began."""
+    return f"data/epochs/{channel}"
+
+
+def valid_lm_loss_of(channel: str) -> str:
+    """Loss of one channel's held-out samples, in nats."""
+    return f"{_VALID_LM_LOSS}/{channel}"
+
+
+def valid_bits_per_byte_of(channel: str) -> str:
+    """Held-out loss of one channel in bits per byte of text."""
+    return f"{_VALID_BITS_PER_BYTE}/{channel}"
+
+
+def channel_of(name: str) -> str | None:
+    """The channel in a per-channel name, None where the name has none."""
+    prefixes = (lm_loss_of(""), tokens_of(""), epochs_of(""), valid_lm_loss_of(""), valid_bits_per_byte_of(""))
+    found = (name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix))
+    return next(found, None) or None

@@ -1,0 +1,122 @@
+"""The record of one step and its form in `metrics.jsonl`, written and read.
+
+A line is one JSON object. `attempt`, `step`, `time`, `phase`, `consumed_samples`, `consumed_tokens` and
+`data/batch_hash` (16 hex digits) are always there; every other key is a metric. A number that is NaN or infinite is
+written as null, and the line then also has `"nonfinite": true`. Numbers have as many digits as it takes to read the
+same float back, so that equal losses are equal lines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.metrics import names
+
+_NONFINITE = "nonfinite"
+_NOT_VALUES = frozenset(
+    ("attempt", "step", "time", "phase", "consumed_samples", "consumed_tokens", names.BATCH_HASH, _NONFINITE)
+)
+_KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), .*\}\n?')
+_SUPERSEDED = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """Everything known about one step, as plain numbers."""
+
+    attempt: int
+    step: int
+    time: float
+    """Seconds since 1970."""
+    phase: str
+    consumed_samples: int
+    consumed_tokens: int
+    batch_hash: int
+    """Unsigned, 64 bits."""
+    values: Mapping[str, float]
+    """Metrics by name (`harness.metrics.names`). What is not known is absent."""
+
+
+def to_json_line(record: StepRecord) -> str:
+    """The record as a line, with its line end."""
+    fields: dict[str, object] = {
+        "attempt": record.attempt,
+        "step": record.step,
+        "time": round(record.time, 3),
+        "phase": record.phase,
+        "consumed_samples": record.consumed_samples,
+        "consumed_tokens": record.consumed_tokens,
+    }
+    fields |= {name: value if math.isfinite(value) else None for name, value in record.values.items()}
+    fields[names.BATCH_HASH] = f"{record.batch_hash:016x}"
+    if not all(map(math.isfinite, record.values.values())):
+        fields[_NONFINITE] = True
+    return json.dumps(fields, allow_nan=False) + "\n"
+
+
+def from_json_line(line: str | bytes) -> StepRecord | None:
+    """The record of a line, None where the line is not a whole record (the writer died in the middle of it).
+
+    A null reads as NaN.
+    """
+    try:
+        fields = json.loads(line)
+        return StepRecord(
+            attempt=int(fields["attempt"]),
+            step=int(fields["step"]),
+            time=float(fields["time"]),
+            phase=str(fields["phase"]),
+            consumed_samples=int(fields["consumed_samples"]),
+            consumed_tokens=int(fields["consumed_tokens"]),
+            batch_hash=int(fields[names.BATCH_HASH], 16),
+            values={
+                name: math.nan if value is None else value for name, value in fields.items() if name not in _NOT_VALUES
+            },
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def read_records(path: Path) -> Iterator[StepRecord]:
+    """The effective records of a `metrics.jsonl`, by rising step: what training did, all rewinds taken into account.
+
+    A line counts unless a later line has the same or an earlier step (training was rewound to before it) or an earlier
+    line has a later attempt. Half lines are passed over. The file is read twice and never held in memory.
+    """
+    effective_steps = _effective_steps(path)
+    with path.open("rb") as lines:
+        for line, step in zip(lines, effective_steps, strict=False):  # the file may have grown in between
+            if step != _SUPERSEDED and (record := from_json_line(line)) is not None:
+                yield record
+
+
+def _effective_steps(path: Path) -> array[int]:
+    """The step of every line of the file that counts, `_SUPERSEDED` for one that does not."""
+    steps = array("q")
+    latest_attempt = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            attempt, step = _key_of(line)
+            steps.append(step if attempt >= latest_attempt else _SUPERSEDED)
+            latest_attempt = max(latest_attempt, attempt)
+    lowest_later_step = math.inf
+    for index in range(len(steps) - 1, -1, -1):
+        if steps[index] >= lowest_later_step:
+            steps[index] = _SUPERSEDED
+        elif steps[index] != _SUPERSEDED:
+            lowest_later_step = steps[index]
+    return steps
+
+
+def _key_of(line: bytes) -> tuple[int, int]:
+    """(attempt, step) of a line without parsing all of it; the step is `_SUPERSEDED` where the line is not whole."""
+    if match := _KEY.fullmatch(line):
+        return int(match[1]), int(match[2])
+    record = from_json_line(line)
+    return (record.attempt, record.step) if record else (0, _SUPERSEDED)

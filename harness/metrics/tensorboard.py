@@ -1,0 +1,78 @@
+"""The metrics as TensorBoard event files, written without torch and without tensorflow.
+
+Only the message types and the record framing of the `tensorboard` package are used: its own file writer looks for
+tensorflow and writes from a thread in which a full disk would be an unhandled exception.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.metrics.jsonl import write_whole
+
+_FILE_VERSION = "brain.Event:2"
+
+
+class EventFile:
+    """One new event file in the run's TensorBoard folder."""
+
+    def __init__(self, folder: Path, *, purge_step: int, clock: Callable[[], float]) -> None:
+        """Opens the file.
+
+        Args:
+            folder: Where event files are; it is made if missing.
+            purge_step: Steps from this one on, written by earlier launches, are no longer shown.
+            clock: Seconds since 1970.
+
+        Raises:
+            ImportError: The `tensorboard` package is not installed.
+            OSError: The file cannot be written.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary, self._frame = Event, Summary, RecordWriter
+        folder.mkdir(parents=True, exist_ok=True)
+        self._file = _free_path(folder, clock()).open("xb", buffering=0)
+        # The purge is heeded only in a file that declared its version before it.
+        self._write(Event(wall_time=clock(), step=purge_step, file_version=_FILE_VERSION))
+        self._write(Event(wall_time=clock(), step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+
+    def add(self, step: int, time: float, values: Mapping[str, float]) -> None:
+        """Writes one point of every metric.
+
+        Raises:
+            OSError: The disk is full or gone; the points are lost, the file stays readable.
+        """
+        value_type = self._summary.Value
+        points = [value_type(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(self._event(wall_time=time, step=step, summary=self._summary(value=points)))
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+    def _write(self, event: Any) -> None:  # noqa: ANN401  (the package has no types)
+        framed = io.BytesIO()
+        self._frame(framed).write(event.SerializeToString())
+        end = self._file.tell()
+        try:
+            write_whole(self._file, framed.getvalue())
+        except OSError:
+            self._file.truncate(end)  # readers stop for good at half a record
+            self._file.seek(end)
+            raise
+
+
+def _free_path(folder: Path, now: float) -> Path:
+    """A name that TensorBoard recognizes (it contains `tfevents`), sorts after earlier launches, and is not taken."""
+    stem = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}"
+    paths = (folder / f"{stem}.{number}" for number in itertools.count())
+    return next(path for path in paths if not path.exists())

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.metrics.tensorboard import EventFile
+
+pytest.importorskip("tensorboard")
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard itself shows of a folder, read in a process of its own (it warns, and looks for tensorflow)."""
+    program = """
+import json, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+shown = EventAccumulator(sys.argv[1]).Reload()
+tags = shown.Tags()["scalars"]
+json.dump({tag: [[point.step, point.value] for point in shown.Scalars(tag)] for tag in tags}, sys.stdout)
+"""
+    import json
+
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
+    return {tag: [(step, value) for step, value in points] for tag, points in json.loads(done.stdout).items()}
+
+
+def test_tensorboard_shows_the_names_and_hides_the_points_that_a_resume_took_back(tmp_path: Path) -> None:
+    times = itertools.count(1_700_000_000)
+    clock = lambda: float(next(times))  # noqa: E731
+    first = EventFile(tmp_path, purge_step=1, clock=clock)
+    for step in range(1, 6):
+        first.add(step, float(step), {"train/lm_loss": float(step), "train/lm_loss/zh": 2.0})
+    first.close()
+    second = EventFile(tmp_path, purge_step=4, clock=clock)
+    second.add(4, 6.0, {"train/lm_loss": 40.0})
+    second.close()
+    assert scalars(tmp_path) == {
+        "train/lm_loss": [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)],
+        "train/lm_loss/zh": [(1, 2.0), (2, 2.0), (3, 2.0)],
+    }
+
+
+def test_two_launches_in_one_second_do_not_share_a_file(tmp_path: Path) -> None:
+    files = [EventFile(tmp_path, purge_step=1, clock=lambda: 5.0) for _ in range(2)]
+    for file in files:
+        file.close()
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2
+
+
+def test_half_a_record_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = EventFile(tmp_path, purge_step=1, clock=lambda: 5.0)
+    file.add(1, 5.0, {"a": 1.0})
+
+    def half(target: object, data: bytes) -> None:
+        target.write(data[:10])  # type: ignore[attr-defined]
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk_is_full:
+        disk_is_full.setattr("harness.metrics.tensorboard.write_whole", half)
+        with pytest.raises(OSError, match="No space left"):
+            file.add(2, 6.0, {"a": 2.0})
+    file.add(3, 7.0, {"a": 3.0})
+    file.close()
+    assert scalars(tmp_path) == {"a": [(1, 1.0), (3, 3.0)]}
