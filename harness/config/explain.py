@@ -1,0 +1,157 @@
+"""Pydantic's findings about a configuration, in words that say what was given, what is allowed and what to write."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic_core import ErrorDetails
+
+from harness.config.problems import Location, Problem, closest, did_you_mean, dotted, shortened
+from harness.config.scalars import Unreadable, read_plain
+from harness.config.schema import Config
+
+_KEY_MARK = "[key]"
+_NAME_RULE = "letters, digits, '_', '-' and '.', starting with a letter or digit"
+
+_WANTED = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be a section of keys and values",
+    "float_type": "must be a number",
+    "int_type": "must be a whole number",
+    "model_type": "must be a section of keys and values",
+    "path_type": "must be a path",
+    "string_type": "must be text",
+    "tuple_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "string_pattern_mismatch": f"must be a name of {_NAME_RULE}",
+    "string_too_long": "must have at most {max_length} characters",
+    "too_short": "must have at least {min_length} entry",
+}
+
+
+def explain(error: ErrorDetails) -> Problem | None:
+    """A problem in the user's words; None for one that another problem already explains."""
+    location: Location = tuple(part for part in error["loc"] if part != _KEY_MARK)
+    given = error["input"]
+    if isinstance(given, Unreadable):
+        return None
+    if error["type"] == "too_short" and given:
+        return None  # pydantic counts only the right entries; the wrong ones have problems of their own
+    if error["type"] == "missing":
+        return Problem(location, _missing_text(location))
+    if error["type"] == "extra_forbidden":
+        return Problem(location, _unknown_key_text(location))
+    wanted = _WANTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+    return Problem(location, f"{wanted}, given {_shown(given)}{_hint(error, given)}")
+
+
+def _missing_text(location: Location) -> str:
+    parent, section = _section_at(location[:-1]), _section_at(location)
+    meaning = section.__doc__ if section else None
+    if parent and not meaning:
+        meaning = parent.model_fields[str(location[-1])].description
+    return f"is missing: {meaning.split('. ')[0].rstrip('.')}" if meaning else "is missing"
+
+
+def _unknown_key_text(location: Location) -> str:
+    """Suggests, in this order: the same key elsewhere, a similar key here, a similar key elsewhere; else all keys."""
+    key = str(location[-1])
+    section = _section_at(location[:-1])
+    here = tuple(section.model_fields) if section else ()
+    places = _places_of_keys()
+    if key in places:
+        return f"unknown key; did you mean {' or '.join(places[key])}?"
+    if similar := closest(key, here):
+        return f"unknown key; did you mean '{similar}'?"
+    if similar := closest(key, places):
+        return f"unknown key; did you mean {' or '.join(places[similar])}?"
+    return f"unknown key; allowed: {', '.join(here)}"
+
+
+def _hint(error: ErrorDetails, given: object) -> str:
+    """What to write instead, where that can be told."""
+    kind = error["type"]
+    if kind == "int_type" and isinstance(given, float) and given.is_integer() and abs(given) < 2**63:
+        return f"; write {int(given)}"
+    if kind in ("int_type", "float_type", "bool_type") and isinstance(given, str):
+        value = read_plain(given)
+        wanted = {"int_type": int, "float_type": int | float, "bool_type": bool}[kind]
+        return "; remove the quotes" if isinstance(value, wanted) else ""
+    if kind in ("string_type", "path_type") and isinstance(given, bool | int | float):
+        return "; put it in quotes"
+    if kind in ("model_type", "dict_type") and given is None:
+        return "; give its keys, or remove it"
+    if kind == "literal_error" and isinstance(given, str):
+        return did_you_mean(given, error.get("ctx", {}).get("expected", "").split("'")[1::2])
+    return ""
+
+
+def _shown(value: object) -> str:
+    """A given value as it would be written in YAML, with its kind where that is the point."""
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text '{shortened(value)}'"
+    if isinstance(value, Mapping):
+        return "a section" if value else "an empty section"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return str(value)
+
+
+def _section_at(location: Location) -> type[BaseModel] | None:
+    """The section of the schema to which a location leads, None where it leads to none."""
+    kind: Any = Config
+    for part in location:
+        kind = _entry_kind(kind, part)
+    return kind if _is_section(kind) else None
+
+
+def _entry_kind(kind: Any, part: str | int) -> Any:  # noqa: ANN401 (type annotations have no type)
+    """The type of what stands under a key of a section, of a mapping, or in a list."""
+    if _is_section(kind):
+        field = kind.model_fields.get(part)
+        return _without_none(field.annotation) if field else None
+    if get_origin(kind) in (dict, tuple):
+        return get_args(kind)[1 if get_origin(kind) is dict else 0]
+    return None
+
+
+def _without_none(kind: Any) -> Any:  # noqa: ANN401 (type annotations have no type)
+    if get_origin(kind) in (Union, types.UnionType):
+        return next(option for option in get_args(kind) if option is not types.NoneType)
+    return kind
+
+
+def _is_section(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+@cache
+def _places_of_keys() -> dict[str, list[str]]:
+    """Every key of the schema with the dotted places where it is allowed."""
+    places: dict[str, list[str]] = {}
+    for location in _schema_locations(Config, ()):
+        places.setdefault(str(location[-1]), []).append(dotted(location))
+    return places
+
+
+def _schema_locations(kind: Any, location: Location) -> Iterator[Location]:  # noqa: ANN401
+    if _is_section(kind):
+        for name in kind.model_fields:
+            yield (*location, name)
+            yield from _schema_locations(_entry_kind(kind, name), (*location, name))
+    elif get_origin(kind) is dict:
+        yield from _schema_locations(get_args(kind)[1], (*location, "<name>"))
+    elif get_origin(kind) is tuple:
+        yield from _schema_locations(get_args(kind)[0], (*location, 0))
