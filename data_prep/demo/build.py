@@ -1,0 +1,187 @@
+"""Makes the demo's tokenizer and its three channels out of real text, in seconds and always the same.
+
+Chinese and English ship beside this file (SOURCES.md says where they are from); code is the standard library of the
+Python that runs. Everything lies under one folder:
+
+    OUT/text/code.jsonl              the code documents
+    OUT/tokenizer.model              SentencePiece BPE, 4,096 ids
+    OUT/channels/{zh,en,code}/       channels, made as by `harness data tokenize`
+    OUT/demo.json                    what all this was made from; written last
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import platform
+import shutil
+import sysconfig
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import xxhash
+from rich.console import Console
+
+from data_prep.indexed_writer import PARTS_FILE, write_whole
+from data_prep.progress import shown_progress
+from data_prep.tokenize import ChannelJob, tokenize_channel
+from harness.data.tokenizer import Tokenizer, open_tokenizer
+from harness.errors import DataError, UsageError
+
+CHANNELS = ("zh", "en", "code")
+MARKER = "demo.json"
+SHIPPED = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """Sizes of the demo."""
+
+    vocab_size: int = 4096
+    sample_characters: int = 400_000
+    """Characters of each channel that the tokenizer is trained on."""
+    character_coverage: float = 0.985
+    """Share of the sample's characters that get an id; the rare rest is spelt in bytes. Leaves room for merges."""
+    code_bytes: int = 1_500_000
+    """Size of the code channel."""
+    max_module_bytes: int = 48_000
+    """Longer modules of the standard library are left out, so that none fills the channel."""
+
+
+def build_demo(out: Path, say: Callable[[str], None], settings: DemoSettings | None = None) -> None:
+    """Makes what is missing under `out`; returns at once if everything is there.
+
+    Raises:
+        UsageError: `out` holds files of the same names that are not the demo's.
+        DataError: the running Python has no readable standard library, or the disk is full.
+    """
+    settings = settings or DemoSettings()
+    description = describe_demo(settings)
+    if read_marker(out) == description and _is_complete(out):
+        say(f"{out}: the demo's tokenizer and channels are there already")
+        return
+    _clear_older_demo(out)
+    code = out / "text" / "code.jsonl"
+    inputs = {"zh": SHIPPED / "zh.jsonl.gz", "en": SHIPPED / "en.jsonl.gz", "code": code}
+    code.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(code, _to_jsonl(standard_library_documents(settings)))
+
+    model = out / "tokenizer.model"
+    write_whole(model, train_tokenizer(list(_sample(list(inputs.values()), settings.sample_characters)), settings))
+    tokenizer = open_tokenizer(model)
+    say(f"{model}: SentencePiece BPE, {tokenizer.vocab_size:,} ids")
+    for channel in CHANNELS:
+        say(_make_channel(inputs[channel], out / "channels" / channel, tokenizer))
+    write_whole(out / MARKER, json.dumps(description, indent=1).encode() + b"\n")
+
+
+def _is_complete(out: Path) -> bool:
+    channels = (out / "channels" / channel / PARTS_FILE for channel in CHANNELS)
+    return (out / "tokenizer.model").exists() and all(parts.exists() for parts in channels)
+
+
+def describe_demo(settings: DemoSettings) -> dict[str, object]:
+    """Everything that the demo's data depend on."""
+    shipped = {name: xxhash.xxh3_64_hexdigest((SHIPPED / name).read_bytes()) for name in ("zh.jsonl.gz", "en.jsonl.gz")}
+    return {"python": platform.python_version(), "text": shipped, "settings": asdict(settings)}
+
+
+def read_marker(out: Path) -> object:
+    """What the demo under `out` was made from; None if there is none that is whole."""
+    try:
+        return json.loads((out / MARKER).read_bytes())
+    except (OSError, ValueError):
+        return None
+
+
+def standard_library_documents(settings: DemoSettings) -> Iterator[str]:
+    """Yields modules of the running Python's standard library, in the order of their names.
+
+    Raises:
+        DataError: there are no source files (a stripped-down Python).
+    """
+    folder = Path(sysconfig.get_path("stdlib"))
+    total_bytes = 0
+    for file in sorted(folder.glob("*.py")):
+        content = file.read_bytes()
+        if not content or len(content) > settings.max_module_bytes or total_bytes >= settings.code_bytes:
+            continue
+        total_bytes += len(content)
+        yield content.decode("utf-8")
+    if total_bytes == 0:
+        raise DataError(
+            f"{folder} has no source files of Python's standard library, from which the demo takes its code. "
+            "Use a complete Python (3.11 or later)."
+        )
+
+
+def train_tokenizer(sample: list[str], settings: DemoSettings) -> bytes:
+    """Trains the demo's SentencePiece model; equal samples give equal bytes.
+
+    Text comes back from it byte for byte: no normalization, no space put in front, unknown characters in bytes.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sample),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=settings.vocab_size,
+        character_coverage=settings.character_coverage,
+        byte_fallback=True,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        max_sentence_length=1 << 20,
+        unk_id=0,
+        bos_id=-1,
+        pad_id=-1,
+        eos_id=1,
+        eos_piece="<|endoftext|>",
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+def _clear_older_demo(out: Path) -> None:
+    """Takes away a demo made from other text or settings; never touches what is not the demo's."""
+    if (out / MARKER).exists():
+        (out / MARKER).unlink()
+        for channel in CHANNELS:
+            shutil.rmtree(out / "channels" / channel, ignore_errors=True)
+    elif (out / "channels").exists() and not (out / "text" / "code.jsonl").exists():
+        raise UsageError(
+            f"{out} holds channels that are not the demo's (no {MARKER}). They stay as they are: "
+            "give another folder, as in `python -m data_prep.demo .demo`."
+        )
+
+
+def _make_channel(source: Path, folder: Path, tokenizer: Tokenizer) -> str:
+    job = ChannelJob(inputs=[source], folder=folder)
+    console = Console(stderr=True)
+    with shown_progress(f"tokenize {folder.name}", source.stat().st_size, console) as progress:
+        result = tokenize_channel(job, tokenizer, progress)
+    return result.summary(folder)
+
+
+def _to_jsonl(documents: Iterator[str]) -> bytes:
+    return b"".join(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n" for text in documents)
+
+
+def _sample(files: list[Path], characters: int) -> Iterator[str]:
+    """Yields documents from the beginning of each file until it has given this many characters."""
+    for file in files:
+        taken = 0
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:
+            for line in lines:
+                if taken >= characters:
+                    break
+                text = json.loads(line)["text"]
+                taken += len(text)
+                yield text
