@@ -1,0 +1,102 @@
+"""Batches: the tensors of one micro-batch, made from rows of tokens.
+
+B: samples in the micro-batch, S: seq_length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """One micro-batch."""
+
+    tokens_BS: Tensor
+    """Inputs, int64."""
+    labels_BS: Tensor
+    """The token after each input, int64."""
+    loss_mask_BS: Tensor
+    """1 where the label counts, float32. It does not count in padding, nor, with reset at document borders, where the
+    label is the first token of the next document: nothing that the model may look at foretells it."""
+    channel_ids_B: Tensor
+    """Channel of each sample, int64."""
+    segment_ids_BS: Tensor | None
+    """With reset at document borders: the number of the document within the sample, int32, from 0. Tokens attend
+    within it."""
+    position_ids_BS: Tensor
+    """Place of each token, int64: in its document with reset, else in its sample. A document that began in an earlier
+    sample begins anew at 0."""
+
+    def pinned(self) -> Batch:
+        """The same in page-locked memory, from where a GPU copies without waiting."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def to(self, device: torch.device) -> Batch:
+        """The same on a device; the copy of pinned memory runs beside the computation."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return Batch(
+            tokens_BS=change(self.tokens_BS),
+            labels_BS=change(self.labels_BS),
+            loss_mask_BS=change(self.loss_mask_BS),
+            channel_ids_B=change(self.channel_ids_B),
+            segment_ids_BS=None if self.segment_ids_BS is None else change(self.segment_ids_BS),
+            position_ids_BS=change(self.position_ids_BS),
+        )
+
+
+def collate(
+    rows: npt.NDArray[np.int64],
+    tokens_by_document: Sequence[Sequence[int]],
+    channel_ids: npt.NDArray[np.int64],
+    *,
+    reset_at_document_borders: bool,
+) -> Batch:
+    """Make a batch of token rows.
+
+    Args:
+        rows: Tokens, [B, S + 1]; what follows the documents of a row is padding.
+        tokens_by_document: For each row, how many of its tokens each document gave, in order.
+        channel_ids: Channel of each row, [B].
+        reset_at_document_borders: Whether documents are kept apart.
+    """
+    batch_size, width = rows.shape
+    loss_mask = np.ones((batch_size, width - 1), dtype=np.float32)
+    for row, counts in enumerate(tokens_by_document):
+        loss_mask[row, max(0, sum(counts) - 1) :] = 0
+    segments, positions = None, np.broadcast_to(np.arange(width - 1), loss_mask.shape)
+    if reset_at_document_borders:
+        wide = np.stack([_segments(counts, width) for counts in tokens_by_document])
+        loss_mask *= wide[:, 1:] == wide[:, :-1]
+        segments = wide[:, :-1]
+        positions = positions - np.maximum.accumulate(np.where(_begins(segments), positions, 0), axis=1)
+    tokens_and_labels = torch.from_numpy(rows)
+    return Batch(
+        tokens_BS=tokens_and_labels[:, :-1].contiguous(),
+        labels_BS=tokens_and_labels[:, 1:].contiguous(),
+        loss_mask_BS=torch.from_numpy(loss_mask),
+        channel_ids_B=torch.from_numpy(channel_ids),
+        segment_ids_BS=None if segments is None else torch.from_numpy(np.ascontiguousarray(segments)),
+        position_ids_BS=torch.from_numpy(np.ascontiguousarray(positions)),
+    )
+
+
+def _segments(counts: Sequence[int], width: int) -> npt.NDArray[np.int32]:
+    """Document numbers of one row, [width]; padding is one more document."""
+    padded = [*counts, width - sum(counts)]
+    return np.repeat(np.arange(len(padded), dtype=np.int32), padded)
+
+
+def _begins(segments: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
+    """Where a new document begins, [B, S]."""
+    begins = np.ones(segments.shape, dtype=np.bool_)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return begins

@@ -1,0 +1,122 @@
+"""Which channel sample k comes from: a periodic table in which every channel keeps its share at all times.
+
+The table is an earliest-deadline schedule of Tijdeman's solution to the chairman assignment problem (R. Tijdeman,
+*The chairman assignment problem*, Discrete Mathematics 32, 1980): with m channels of shares s_c, after any number n
+of samples the count of each channel differs from n·s_c by at most 1 - 1/(2m - 2). Sample i of a channel may therefore
+come at slot n as soon as n·s_c ≥ i + 1/(2m - 2), and must have come before n·s_c exceeds i + 1 - 1/(2m - 2); taking
+the earliest deadline first meets every deadline, because some schedule does.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+
+import numpy as np
+import numpy.typing as npt
+
+MAX_PERIOD = 65536
+"""Longest table. Shares that need a longer one are rounded to 65,536ths."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Blend:
+    """The table: sample k is slot k mod `period`. Channels are numbered in the order of `names`."""
+
+    names: tuple[str, ...]
+    samples_per_period: tuple[int, ...]
+    """By channel. Divided by `period` this is the share that is kept."""
+    is_rounded: bool
+    """Whether the shares had to be rounded to 65,536ths."""
+    channel_by_slot: npt.NDArray[np.int64]
+    ordinal_by_slot: npt.NDArray[np.int64]
+    """How many earlier slots of the period belong to the same channel."""
+
+    @property
+    def period(self) -> int:
+        """Slots in the table."""
+        return len(self.channel_by_slot)
+
+    def channel_of(self, k: int) -> tuple[int, int]:
+        """Channel of sample k, and which of the channel's samples it is (both from 0)."""
+        periods, slot = divmod(k, self.period)
+        channel = int(self.channel_by_slot[slot])
+        return channel, periods * self.samples_per_period[channel] + int(self.ordinal_by_slot[slot])
+
+    def channels_of(self, positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """`channel_of` for many samples at once: channels [n] and positions within the channels [n]."""
+        periods, slots = np.divmod(positions, self.period)
+        channels = self.channel_by_slot[slots]
+        per_period = np.asarray(self.samples_per_period, dtype=np.int64)
+        return channels, periods * per_period[channels] + self.ordinal_by_slot[slots]
+
+    def counts(self, num_samples: int) -> tuple[int, ...]:
+        """How many of the first `num_samples` samples each channel has."""
+        periods, slots = divmod(num_samples, self.period)
+        begun = np.bincount(self.channel_by_slot[:slots], minlength=len(self.names)).tolist()
+        return tuple(periods * full + part for full, part in zip(self.samples_per_period, begun, strict=True))
+
+
+def make_blend(shares: Mapping[str, Fraction]) -> Blend:
+    """Build the table. The order of `shares` numbers the channels but does not change which samples are taken.
+
+    Raises:
+        ValueError: A share is not positive, or they do not add up to 1.
+    """
+    if any(share <= 0 for share in shares.values()) or sum(shares.values()) != 1:
+        raise ValueError(f"the shares of a blend must be positive and add up to 1, not {dict(shares)}")
+    period = lcm(*(share.denominator for share in shares.values()))
+    is_rounded = period > MAX_PERIOD
+    counts = _rounded(shares) if is_rounded else {name: int(share * period) for name, share in shares.items()}
+    names = tuple(shares)
+    channel_by_slot = np.array([names.index(name) for name in _schedule(counts)], dtype=np.int64)
+    ordinal_by_slot = np.zeros_like(channel_by_slot)
+    for channel in range(len(names)):
+        slots = np.flatnonzero(channel_by_slot == channel)
+        ordinal_by_slot[slots] = np.arange(len(slots))
+    return Blend(
+        names=names,
+        samples_per_period=tuple(counts[name] for name in names),
+        is_rounded=is_rounded,
+        channel_by_slot=channel_by_slot,
+        ordinal_by_slot=ordinal_by_slot,
+    )
+
+
+def _rounded(shares: Mapping[str, Fraction]) -> dict[str, int]:
+    """Whole numbers that add up to `MAX_PERIOD`: largest remainders first, ties by name, none below one."""
+    counts = {name: max(1, int(share * MAX_PERIOD)) for name, share in shares.items()}
+    missing = MAX_PERIOD - sum(counts.values())
+    by_need = sorted(shares, key=lambda name: (counts[name] - shares[name] * MAX_PERIOD, name))
+    for name in by_need[: max(0, missing)]:
+        counts[name] += 1
+    for _ in range(-missing):  # many tiny shares were raised to one: the largest pay for them
+        counts[max(counts, key=lambda name: (counts[name], name))] -= 1
+    return counts
+
+
+def _schedule(counts: Mapping[str, int]) -> list[str]:
+    """One period of the table, as channel names."""
+    period = sum(counts.values())
+    if len(counts) == 1:
+        return list(counts) * period
+    w = 2 * len(counts) - 2
+    jobs = sorted(
+        (-(-period * (1 + w * i) // (w * count)), period * (w - 1 + w * i) // (w * count) + 1, name)
+        for name, count in counts.items()
+        for i in range(count)
+    )
+    table: list[str] = []
+    open_jobs: list[tuple[int, str]] = []
+    released = 0
+    for slot in range(1, period + 1):
+        while released < period and jobs[released][0] <= slot:
+            heapq.heappush(open_jobs, jobs[released][1:])
+            released += 1
+        deadline, name = heapq.heappop(open_jobs)
+        assert slot <= deadline, f"slot {slot} of the blend {dict(counts)} came after its deadline {deadline}"
+        table.append(name)
+    return table

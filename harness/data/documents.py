@@ -1,0 +1,82 @@
+"""Where each document of a part lies in its `.bin`, checked against the size of the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.errors import DataError
+
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DocumentTable:
+    """Lengths and places of the documents of one part. The arrays may be views of the mapped `.idx` file."""
+
+    lengths: npt.NDArray[np.integer]
+    """Tokens of each document, [D]."""
+    byte_offsets: npt.NDArray[np.int64]
+    """First byte of each document in the `.bin`, [D]."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class IndexArrays:
+    """The three arrays of an `.idx` file, as they stand in it."""
+
+    sequence_lengths: npt.NDArray[np.int32]
+    sequence_pointers: npt.NDArray[np.int64]
+    document_indices: npt.NDArray[np.int64]
+
+
+def document_table(idx_path: Path, arrays: IndexArrays, token_bytes: int, bin_bytes: int) -> DocumentTable:
+    """Check the arrays of an index against its `.bin` and find the documents.
+
+    Raises:
+        DataError: A length is negative, a pointer is not where the lengths before it end, the sequences do not fill the
+            `.bin`, or the document borders do not rise from 0 to the number of sequences.
+    """
+    _check_sequences(idx_path, arrays, token_bytes, bin_bytes)
+    borders = arrays.document_indices
+    num_sequences = len(arrays.sequence_lengths)
+    if len(borders) == 0 or borders[0] != 0 or borders[-1] != num_sequences or np.any(borders[1:] < borders[:-1]):
+        raise DataError(
+            f"{idx_path} is damaged: its document borders do not rise from 0 to its {num_sequences} sequences. "
+            "Make the part again."
+        )
+    if len(borders) == num_sequences + 1 and not np.any(borders[1:] == borders[:-1]):
+        return DocumentTable(lengths=arrays.sequence_lengths, byte_offsets=arrays.sequence_pointers)
+    byte_borders = np.append(arrays.sequence_pointers, bin_bytes)[borders]
+    return DocumentTable(lengths=np.diff(byte_borders) // token_bytes, byte_offsets=byte_borders[:-1])
+
+
+def _check_sequences(idx_path: Path, arrays: IndexArrays, token_bytes: int, bin_bytes: int) -> None:
+    """In blocks, so that a part of many documents needs no second copy of its index."""
+    end = 0
+    for start in range(0, len(arrays.sequence_lengths), _BLOCK):
+        lengths = arrays.sequence_lengths[start : start + _BLOCK]
+        pointers = arrays.sequence_pointers[start : start + _BLOCK]
+        if lengths.min() < 0:
+            found = int(np.argmax(lengths < 0))
+            raise DataError(
+                f"{idx_path} is damaged: sequence {start + found} has length {lengths[found]}. Make the part again."
+            )
+        ends = end + np.cumsum(lengths, dtype=np.int64) * token_bytes
+        expected = ends - lengths.astype(np.int64) * token_bytes
+        if not np.array_equal(pointers, expected):
+            found = int(np.argmax(pointers != expected))
+            raise DataError(
+                f"{idx_path} is damaged: sequence {start + found} begins at byte {pointers[found]}, but the "
+                "sequences before it "
+                f"end at byte {expected[found]}. Make the part again."
+            )
+        end = int(ends[-1])
+    if end != bin_bytes:
+        raise DataError(
+            f"{idx_path.with_suffix('.bin')} is not what its index says: the sequences in {idx_path.name} make "
+            f"{end} bytes, "
+            f"the file has {bin_bytes}. Copy or make the part again."
+        )

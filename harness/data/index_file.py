@@ -1,0 +1,111 @@
+r"""The header of an `.idx` file: what it says about the `.bin` file beside it.
+
+Layout, little-endian, without padding; S sequences, D documents (`IndexHeader.num_indices` is D + 1):
+
+    offset  size       content
+    0       9          magic `MMIDIDX\x00\x00`
+    9       8          version, uint64: 1
+    17      1          code of the token type, uint8 (see `TOKEN_TYPES`)
+    18      8          S, uint64
+    26      8          D + 1, uint64
+    34      4 S        tokens of each sequence, int32
+    34+4S   8 S        byte offset of each sequence in the `.bin`, int64
+    34+12S  8 (D + 1)  number of the first sequence of each document, then S, int64
+
+Megatron-LM and datatrove write one sequence for each document; a document of several sequences is allowed. The `.bin`
+is the tokens of all sequences end to end, and nothing else.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import DataError
+
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+_HEADER = struct.Struct("<9sQBQQ")
+
+
+@dataclass(frozen=True)
+class TokenType:
+    """A number format for token ids. It holds ids below `num_ids`."""
+
+    name: str
+    num_bytes: int
+    num_ids: int
+
+
+TOKEN_TYPES = {
+    1: TokenType("uint8", 1, 1 << 8),
+    2: TokenType("int8", 1, 1 << 7),
+    3: TokenType("int16", 2, 1 << 15),
+    4: TokenType("int32", 4, 1 << 31),
+    5: TokenType("int64", 8, 1 << 63),
+    8: TokenType("uint16", 2, 1 << 16),
+}
+"""The type codes that can hold token ids; 6 and 7 are float64 and float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexHeader:
+    """The first 34 bytes of an `.idx` file."""
+
+    token_type: TokenType
+    num_sequences: int
+    num_indices: int
+    """Document indices in the file: one more than there are documents."""
+
+    @property
+    def num_documents(self) -> int:
+        """Documents in the part."""
+        return self.num_indices - 1
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the whole `.idx` file."""
+        return _HEADER.size + 12 * self.num_sequences + 8 * self.num_indices
+
+
+def read_index_header(path: Path) -> IndexHeader:
+    """Read the header of an `.idx` file and hold it against the size of the file.
+
+    Raises:
+        DataError: The file is missing, no index, of another version or token type, or its size is not what it says.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEADER.size)
+        found_bytes = path.stat().st_size
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path}: {error.strerror or error}. Make the part again, or correct the path."
+        ) from error
+    if len(head) < _HEADER.size:
+        raise DataError(
+            f"{path} is truncated: found {len(head)} bytes, its header alone has {_HEADER.size}. Make the part again."
+        )
+    magic, version, code, num_sequences, num_indices = _HEADER.unpack(head)
+    if magic != MAGIC or version != VERSION:
+        raise DataError(
+            f"{path} is no index of a .bin file: it begins with {magic!r}, version {version}; "
+            f"expected {MAGIC!r}, version {VERSION}. Make the part again with `harness data tokenize`, "
+            "Megatron-LM or datatrove."
+        )
+    if code not in TOKEN_TYPES:
+        allowed = ", ".join(f"{known} ({kind.name})" for known, kind in TOKEN_TYPES.items())
+        raise DataError(f"{path} has token type code {code}; allowed are {allowed}. Make the part again.")
+    if num_indices == 0:
+        raise DataError(
+            f"{path} is damaged: its header says 0 document borders; there is at least 1. Make the part again."
+        )
+    header = IndexHeader(token_type=TOKEN_TYPES[code], num_sequences=num_sequences, num_indices=num_indices)
+    if found_bytes != header.file_bytes:
+        raise DataError(
+            f"{path} is truncated or altered: its header says {num_sequences} sequences and "
+            f"{header.num_documents} documents, "
+            f"which makes {header.file_bytes} bytes; found {found_bytes}. Make the part again."
+        )
+    return header

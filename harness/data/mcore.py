@@ -1,0 +1,59 @@
+"""Opening a part with Megatron-Core, and reading tokens from it."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+from harness.data.documents import IndexArrays, document_table
+from harness.data.parts import Part, check_header
+from harness.errors import DataError
+
+
+class MappedPart:
+    """A part whose files are mapped into memory.
+
+    The files are checked first, because Megatron would only assert, or read beyond the end. It closes the map when the
+    dataset is collected, whoever still views it, so everything that leaves this object is a copy.
+    """
+
+    def __init__(self, part: Part, vocab_size: int) -> None:
+        """Map the files.
+
+        Raises:
+            DataError: The files do not fit each other, the channel or the vocabulary.
+        """
+        header = check_header(part, vocab_size)
+        if part.bin_bytes == 0:
+            raise DataError(f"{part.bin_path} is empty: its documents have no tokens. Make the part again.")
+        try:
+            self._dataset = IndexedDataset(str(part.prefix), multimodal=False, mmap=True)
+        except OSError as error:
+            raise DataError(f"cannot map {part.prefix}.bin/.idx: {error.strerror or error}. Try again.") from error
+        index = self._dataset.index
+        self._token_bytes = header.token_type.num_bytes
+        table = document_table(
+            part.idx_path,
+            IndexArrays(
+                sequence_lengths=index.sequence_lengths,
+                sequence_pointers=index.sequence_pointers,
+                document_indices=index.document_indices,
+            ),
+            self._token_bytes,
+            part.bin_bytes,
+        )
+        self.part = part
+        self._lengths = table.lengths
+        self._byte_offsets = table.byte_offsets
+        self._read_bytes = self._dataset.bin_reader.read
+        self._token_type = index.dtype
+
+    def document_lengths(self) -> npt.NDArray[np.integer]:
+        """Tokens of each document, [num_documents]."""
+        return self._lengths.copy()
+
+    def read(self, document: int, first_token: int, out: npt.NDArray[np.int64]) -> None:
+        """Copy the tokens of a document from `first_token` on into `out`."""
+        offset = int(self._byte_offsets[document]) + first_token * self._token_bytes
+        out[:] = self._read_bytes(self._token_type, len(out), offset)

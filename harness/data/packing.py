@@ -1,0 +1,105 @@
+"""Documents laid end to end in a given order, and the stretches of tokens cut from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.data.parts import Part
+from harness.data.shuffle import ItemNumbers
+from harness.errors import DataError
+
+
+class OpenPart(Protocol):
+    """A part whose index has been read (see `harness.data.mcore`)."""
+
+    part: Part
+
+    def document_lengths(self) -> npt.NDArray[np.integer]:
+        """Tokens of each document, [num_documents]."""
+        ...
+
+    def read(self, document: int, first_token: int, out: npt.NDArray[np.int64]) -> None:
+        """Copy the tokens of a document from `first_token` on into `out`."""
+        ...
+
+
+class PartOpener(Protocol):
+    """Opens a part and checks it, for a vocabulary of so many ids."""
+
+    def __call__(self, part: Part, vocab_size: int) -> OpenPart:
+        """Raises `DataError` where the files are damaged or do not fit."""
+        ...
+
+
+@dataclass(frozen=True)
+class DocumentSpan:
+    """`num_tokens` tokens of a document from `first_token` on; documents are numbered within their part."""
+
+    document: int
+    first_token: int
+    num_tokens: int
+
+
+class PackedDocuments:
+    """Documents of one part end to end, as one long row of tokens."""
+
+    def __init__(self, part: OpenPart, documents: ItemNumbers) -> None:
+        """Lay the documents, given by their numbers in the part, end to end."""
+        self._part = part
+        self._documents = documents
+        self._ends = np.cumsum(part.document_lengths()[documents], dtype=np.int64)
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the row."""
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def spans(self, start: int, num_tokens: int) -> list[DocumentSpan]:
+        """The documents under tokens `start … start + num_tokens - 1` of the row, in order."""
+        stop = start + num_tokens
+        first = int(self._ends.searchsorted(start, side="right"))
+        last = int(self._ends.searchsorted(stop, side="left"))
+        documents = self._documents[first : last + 1].tolist()
+        ends = self._ends[first : last + 1].tolist()
+        offset = start - int(self._ends[first - 1]) if first else start
+        spans = []
+        for document, end in zip(documents, ends, strict=True):
+            length = min(end, stop) - start
+            if length:
+                spans.append(DocumentSpan(document, offset, length))
+            start, offset = start + length, 0
+        return spans
+
+    def read(self, start: int, out: npt.NDArray[np.int64], vocab_size: int) -> list[int]:
+        """Copy tokens from `start` on into `out` until it is full; return how many of them each document gave.
+
+        Raises:
+            DataError: A token id lies outside the vocabulary.
+        """
+        spans = self.spans(start, len(out))
+        filled = 0
+        for span in spans:
+            self._part.read(span.document, span.first_token, out[filled : filled + span.num_tokens])
+            filled += span.num_tokens
+        assert filled == len(out), f"token {start + len(out)} lies beyond the {self.num_tokens} tokens laid out"
+        if out.view(np.uint64).max(initial=0) >= vocab_size:  # negative ids are huge as unsigned numbers
+            raise self._foreign_token(spans, out, vocab_size)
+        return [span.num_tokens for span in spans]
+
+    def _foreign_token(self, spans: list[DocumentSpan], tokens: npt.NDArray[np.int64], vocab_size: int) -> DataError:
+        foreign = int(np.argmax((tokens < 0) | (tokens >= vocab_size)))
+        begin = 0
+        for span in spans:
+            if foreign < begin + span.num_tokens:
+                return DataError(
+                    f"token {span.first_token + foreign - begin} of document {span.document} in "
+                    f"{self._part.part.bin_path} has id {int(tokens[foreign])}; the vocabulary has ids 0 … "
+                    f"{vocab_size - 1} "
+                    "(`model.vocab_size`). The data was made with another tokenizer, or is damaged: tokenize it again."
+                )
+            begin += span.num_tokens
+        raise AssertionError("the documents of a sample are shorter than the sample")

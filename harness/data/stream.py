@@ -1,0 +1,153 @@
+"""The training data of one rank: from a cursor to the micro-batches of the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+
+import numpy as np
+import torch
+
+from harness.data.batch import Batch, collate
+from harness.data.channels import Channel
+from harness.data.cursor import Cursor, Positions, rank_positions
+from harness.data.mcore import MappedPart
+from harness.data.order import SampleAddress
+from harness.data.packing import DocumentSpan
+from harness.data.prefetch import Prefetcher
+from harness.data.recipe import Recipe
+from harness.data.samples import LocatedSamples, SampleOrder
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchShape:
+    """How the global batch is cut for this rank. Nothing here changes which samples a step has."""
+
+    global_batch_size: int
+    micro_batch_size: int
+    dp_rank: int
+    dp_size: int
+    reads_tokens: bool = True
+    """False on pipeline stages between the first and the last: without reset at document borders they need no
+    tensors."""
+    pin_memory: bool = False
+    """Put the tensors into page-locked memory (needs a GPU)."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepData:
+    """The data of one step on one rank."""
+
+    micro_batches: tuple[Batch, ...]
+    """In the order in which they are computed; empty on a stage that reads no tokens."""
+    batch_hash: int
+    """64-bit hash of the identities of the whole global batch, in order: equal on all ranks and under any layout."""
+    positions: Positions
+    """Positions of the whole global batch in the sample order, int64 [global_batch_size]."""
+    next_cursor: Cursor
+    """The cursor behind this step."""
+
+
+class TrainingStream:
+    """Makes steps of data from cursors, the following ones ahead of time. It has no place of its own: ask for any."""
+
+    def __init__(
+        self, channels: Sequence[Channel], recipe: Recipe, shape: BatchShape, *, num_prefetch_batches: int = 2
+    ) -> None:
+        """Open the sample order.
+
+        Raises:
+            DataError: A channel is missing, damaged, or too small for one sample.
+        """
+        self.order = SampleOrder(channels, recipe, MappedPart)
+        self._recipe = recipe
+        self._shape = shape
+        self._makes_batches = shape.reads_tokens or recipe.reset_at_document_borders
+        begin_thread = partial(torch.cuda.set_device, torch.cuda.current_device()) if shape.pin_memory else _nothing
+        self._steps = Prefetcher(self._prepare, self._following, num_prefetch_batches, begin_thread)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names by channel id: the order of the recipe's shares."""
+        return self.order.channel_names
+
+    def step(self, cursor: Cursor) -> StepData:
+        """The data of the step that begins at `cursor`.
+
+        Raises:
+            DataError: A part whose turn has come is damaged, or a token id lies outside the vocabulary.
+        """
+        return self._steps.get(cursor)
+
+    def peek_hash(self, cursor: Cursor) -> int:
+        """The `batch_hash` that the step at `cursor` has, without reading tokens."""
+        positions, _ = self._take(cursor)
+        return self.order.batch_hash(self.order.locate(positions))
+
+    def addresses(self, positions: Positions) -> list[SampleAddress]:
+        """Channel, part, epoch and index of samples of the run."""
+        return self.order.addresses(self.order.locate(positions))
+
+    def documents(self, position: int) -> list[DocumentSpan]:
+        """The pieces of documents that sample `position` of the run is made of."""
+        return self.order.documents_of(self.order.locate(np.array([position])))[0]
+
+    def epochs(self, cursor: Cursor) -> dict[str, float]:
+        """How often each channel has been passed through up to the cursor, samples jumped over included."""
+        return self.order.epochs(cursor.next_position)
+
+    def close(self) -> None:
+        """Stop the prefetch thread."""
+        self._steps.close()
+
+    def __enter__(self) -> TrainingStream:
+        """The stream; it is closed at the end of the `with` block."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the stream."""
+        self.close()
+
+    def _take(self, cursor: Cursor) -> tuple[Positions, Cursor]:
+        return cursor.take(self._shape.global_batch_size, self._recipe.seq_length)
+
+    def _following(self, cursor: Cursor) -> Cursor:
+        return self._take(cursor)[1]
+
+    def _prepare(self, cursor: Cursor) -> StepData:
+        positions, next_cursor = self._take(cursor)
+        samples = self.order.locate(positions)
+        shape = self._shape
+        micro_batches: tuple[Batch, ...] = ()
+        if self._makes_batches:
+            mine = rank_positions(
+                np.arange(len(positions)),
+                dp_rank=shape.dp_rank,
+                dp_size=shape.dp_size,
+                micro_batch_size=shape.micro_batch_size,
+            )
+            micro_batches = tuple(self._micro_batch(samples[chosen]) for chosen in mine)
+        return StepData(
+            micro_batches=micro_batches,
+            batch_hash=self.order.batch_hash(samples),
+            positions=positions,
+            next_cursor=next_cursor,
+        )
+
+    def _micro_batch(self, samples: LocatedSamples) -> Batch:
+        rows = np.empty((len(samples), self._recipe.seq_length + 1), dtype=np.int64)
+        batch = collate(
+            rows,
+            self.order.read(samples, out=rows),
+            samples.channels,
+            reset_at_document_borders=self._recipe.reset_at_document_borders,
+        )
+        return batch.pinned() if self._shape.pin_memory else batch
+
+
+def _nothing() -> None:
+    """Begin a thread that needs no preparation."""

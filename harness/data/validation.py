@@ -1,0 +1,115 @@
+"""Held-out samples of a channel: the same ones every time, each exactly once, under any layout.
+
+They come from the channel's `validation_path`, or from the documents at the end of its first part, end to end and
+unshuffled. All held-out tokens are used: the last sample of a part may be shorter than the others and is padded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from harness.data.batch import Batch, collate
+from harness.data.channels import Channel
+from harness.data.mcore import MappedPart
+from harness.data.order import num_held_out_documents
+from harness.data.packing import PackedDocuments
+from harness.data.parts import Part
+from harness.data.recipe import Recipe
+from harness.errors import DataError
+
+
+@dataclass(frozen=True)
+class _HeldOutSample:
+    """`num_tokens` tokens from `start` on, at most seq_length + 1."""
+
+    packed: PackedDocuments
+    start: int
+    num_tokens: int
+
+
+class ValidationSet:
+    """Held-out samples of one channel."""
+
+    def __init__(
+        self, channel_name: str, channel_id: int, samples: Sequence[_HeldOutSample], num_requested: int, recipe: Recipe
+    ) -> None:
+        """Use `open_validation` instead."""
+        self.channel_name = channel_name
+        self.num_requested = num_requested
+        self._channel_id = channel_id
+        self._samples = samples
+        self._recipe = recipe
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in the set: those asked for, or as many as there are."""
+        return len(self._samples)
+
+    @property
+    def num_targets(self) -> int:
+        """Tokens that the model predicts in one evaluation (fewer with reset at document borders)."""
+        return sum(sample.num_tokens - 1 for sample in self._samples)
+
+    def num_micro_batches(self, dp_size: int, micro_batch_size: int) -> int:
+        """Micro-batches that each data-parallel rank computes, the same on all of them."""
+        return -(-self.num_samples // (dp_size * micro_batch_size))
+
+    def micro_batches(self, dp_rank: int, dp_size: int, micro_batch_size: int) -> Iterator[Batch]:
+        """This rank's micro-batches. Where samples run out, rows whose loss mask is 0 fill the last ones.
+
+        Raises:
+            DataError: A token id lies outside the vocabulary.
+        """
+        for number in range(self.num_micro_batches(dp_size, micro_batch_size)):
+            first = (number * dp_size + dp_rank) * micro_batch_size
+            yield self._micro_batch(self._samples[first : first + micro_batch_size], micro_batch_size)
+
+    def _micro_batch(self, samples: Sequence[_HeldOutSample], micro_batch_size: int) -> Batch:
+        rows = np.zeros((micro_batch_size, self._recipe.seq_length + 1), dtype=np.int64)
+        tokens_by_document: list[list[int]] = [[] for _ in range(micro_batch_size)]
+        for row, sample in enumerate(samples):
+            try:
+                counts = sample.packed.read(sample.start, rows[row, : sample.num_tokens], self._recipe.vocab_size)
+            except DataError as error:
+                raise DataError(f"channel {self.channel_name} (validation): {error}") from None
+            tokens_by_document[row] = counts
+        return collate(
+            rows,
+            tokens_by_document,
+            np.full(micro_batch_size, self._channel_id, dtype=np.int64),
+            reset_at_document_borders=self._recipe.reset_at_document_borders,
+        )
+
+
+def open_validation(channel: Channel, channel_id: int, recipe: Recipe, num_samples: int) -> ValidationSet | None:
+    """The first `num_samples` held-out samples of a channel, or None if nothing is held out.
+
+    Raises:
+        DataError: A part with held-out documents is damaged.
+    """
+    samples: list[_HeldOutSample] = []
+    if channel.validation_parts is not None:
+        for part in channel.validation_parts:
+            if len(samples) < num_samples and part.num_tokens > 1:
+                samples += _cut(channel, part, part.num_documents, recipe, num_samples - len(samples))
+    else:
+        num_held_out = num_held_out_documents(channel, recipe.held_out_share)
+        if num_held_out:
+            samples = _cut(channel, channel.parts[0], num_held_out, recipe, num_samples)
+    return ValidationSet(channel.name, channel_id, samples, num_samples, recipe) if samples else None
+
+
+def _cut(channel: Channel, part: Part, num_documents: int, recipe: Recipe, limit: int) -> list[_HeldOutSample]:
+    """The last `num_documents` documents of a part as samples, at most `limit` of them."""
+    try:
+        opened = MappedPart(part, recipe.vocab_size)
+    except DataError as error:
+        raise DataError(f"channel {channel.name} (validation): {error}") from error
+    packed = PackedDocuments(opened, np.arange(part.num_documents - num_documents, part.num_documents))
+    return [
+        _HeldOutSample(packed, start, min(recipe.seq_length + 1, packed.num_tokens - start))
+        for start in range(0, packed.num_tokens - 1, recipe.seq_length)[:limit]
+    ]
