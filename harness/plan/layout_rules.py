@@ -50,7 +50,7 @@ def world_size_problems(config: Config, world_size: int) -> list[str]:
             f"world size {world_size} is not {product} x data {parallel.data_parallel_size} = {needed}: "
             f"start {needed} ranks, or leave data_parallel_size out"
         ]
-    if world_size % copy == 0:
+    if world_size > 0 and world_size % copy == 0:
         return []
     return [
         f"world size {world_size} is not a multiple of {product} = {copy}: "
@@ -64,7 +64,7 @@ def tensor_problems(config: Config) -> list[str]:
     advice = f"use {one_of(nearest(legal_tensor_sizes(config), size))}"
     numbers = {
         "num_attention_heads": model.num_attention_heads,
-        "num_query_groups": model.query_groups,
+        **({"num_query_groups": model.num_query_groups} if model.num_query_groups else {}),
         "ffn_hidden_size": model.ffn_hidden_size,
         "padded vocabulary size": model.padded_vocab_size,
     }
@@ -84,19 +84,8 @@ def tensor_problems(config: Config) -> list[str]:
 def pipeline_problems(config: Config) -> list[str]:
     """Every pipeline stage and chunk gets the same number of layers, unless uneven ends are asked for."""
     parallel = config.parallel
-    num_stages = parallel.pipeline_model_parallel_size
     num_chunks = parallel.virtual_pipeline_model_parallel_size or 1
     uneven = parallel.num_layers_in_first_pipeline_stage or parallel.num_layers_in_last_pipeline_stage
-    if uneven and num_stages == 1:
-        return [
-            "num_layers_in_first/last_pipeline_stage is given, but pipeline_model_parallel_size is 1: "
-            "leave it out, or use more than one stage"
-        ]
-    if num_chunks > 1 and num_stages == 1:
-        return [
-            f"virtual_pipeline_model_parallel_size {num_chunks} needs more than one stage, but "
-            "pipeline_model_parallel_size is 1: leave it out, or use more than one stage"
-        ]
     if uneven and num_chunks > 1:
         return [
             f"virtual_pipeline_model_parallel_size {num_chunks} cannot be combined with uneven stages "
@@ -158,8 +147,6 @@ def sequence_problems(config: Config) -> list[str]:
     """Ranks that share a sequence get equal pieces of it."""
     parallel = config.parallel
     tensor, context = parallel.tensor_model_parallel_size, parallel.context_parallel_size
-    if parallel.sequence_parallel and tensor == 1:
-        return ["sequence_parallel needs tensor_model_parallel_size above 1 (given: 1): set sequence_parallel to false"]
     # Context parallelism deals each rank two pieces of the sequence, so that causal work is even.
     rules = []
     if context > 1:
@@ -183,7 +170,7 @@ def batch_problems(config: Config, world_size: int) -> list[str]:
     copies, left_over = divmod(world_size, ranks_per_copy(config))
     data = parallel.data_parallel_size or (0 if left_over else copies)
     if data == 0:
-        return []  # the world size is wrong, so that the number of copies is not known
+        return []  # the world size is wrong, so the number of copies is not known
     once = parallel.micro_batch_size * data
     words = f"micro_batch_size {parallel.micro_batch_size} x data-parallel size {data} = {once}"
     num_stages = parallel.pipeline_model_parallel_size

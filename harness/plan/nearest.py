@@ -21,8 +21,8 @@ def nearest_divisors(whole: int, given: int) -> list[int]:
 def nearest_multiples(unit: int, given: int) -> list[int]:
     """Return the positive multiples of `unit` next to `given`."""
     below = (given - 1) // unit * unit
-    above = (given // unit + 1) * unit
-    return [below, above] if below else [above]
+    above = max(0, given // unit) * unit + unit
+    return [below, above] if below > 0 else [above]
 
 
 def one_of(numbers: list[int]) -> str:

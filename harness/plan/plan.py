@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from harness.config.schema import Config, ModelConfig, PhaseConfig
-from harness.errors import ConfigError
 from harness.plan.flops import flops_per_token
-from harness.plan.layouts import Layout, layers_per_stage, layout_problems, make_layout
+from harness.plan.layouts import Layout, layers_per_stage, make_layout
 from harness.plan.parameters import count_parameters
 
 
@@ -62,10 +61,8 @@ def make_plan(config: Config, world_size: int) -> Plan:
     """Derive the plan of a run on `world_size` ranks.
 
     Raises:
-        ConfigError: with every broken rule of the layout and of the phases.
+        ConfigError: with every broken rule of the layout.
     """
-    if problems := [*layout_problems(config, world_size), *phase_problems(config)]:
-        raise ConfigError(problems)
     layout = make_layout(config, world_size)
     samples_at_once = config.parallel.micro_batch_size * layout.data
     phases: list[PhasePlan] = []
@@ -80,23 +77,6 @@ def make_plan(config: Config, world_size: int) -> Plan:
         train_steps=phases[-1].last_step,
         num_parameters=count_parameters(config.model).total,
     )
-
-
-def phase_problems(config: Config) -> list[str]:
-    """Name every phase whose length is not stated exactly once, or whose warm-up does not end within it."""
-    problems = []
-    for phase in config.phases:
-        if (phase.train_tokens is None) == (phase.train_steps is None):
-            given = "neither" if phase.train_steps is None else "both"
-            problems.append(f"phase {phase.name}: give train_tokens or train_steps (given: {given})")
-            continue
-        train_steps = _train_steps(phase)
-        if phase.schedule.warmup_steps >= train_steps:
-            problems.append(
-                f"phase {phase.name}: warmup_steps {phase.schedule.warmup_steps} must end before the phase, "
-                f"which has {train_steps} steps: use at most {train_steps - 1}, or make the phase longer"
-            )
-    return problems
 
 
 def exact_shares(weights: dict[str, float]) -> dict[str, Fraction]:
@@ -123,5 +103,5 @@ def _train_steps(phase: PhaseConfig) -> int:
     """Length in steps; a length in tokens is rounded up to whole steps."""
     if phase.train_steps is not None:
         return phase.train_steps
-    assert phase.train_tokens is not None, "checked by phase_problems"
+    assert phase.train_tokens is not None, "a phase without a length is refused by harness.config.validate"
     return -(-phase.train_tokens // (phase.global_batch_size * phase.seq_length))
