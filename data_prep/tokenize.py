@@ -198,7 +198,7 @@ def _check_input(job: ChannelJob, totals: Totals, num_done: int) -> None:
     """Refuses to finish a channel whose input is not to be believed. Called before the last part becomes valid."""
     if totals.rejected_share > job.max_rejected_share:
         raise DataError(
-            f"{totals.rejected:,} of {totals.lines:,} lines ({totals.rejected_share:.2%}) are no documents, allowed are "
+            f"{totals.rejected:,} of {totals.lines:,} lines ({totals.rejected_share:.2%}) are no documents; allowed: "
             f"{job.max_rejected_share:.2%}. {job.folder / REJECTED_FILE} says which and why. Mend the input and delete "
             "the channel folder, or run the same command with a larger --max-rejected-share to go on as it is."
         )

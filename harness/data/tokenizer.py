@@ -95,6 +95,8 @@ class SentencePieceTokenizer:
     def __init__(self, path: Path, content: bytes) -> None:
         library = _import_library("sentencepiece", path)
         try:
+            if not content:  # the library takes nothing for "no model yet"
+                raise OSError("the file is empty")
             self._processor = library.SentencePieceProcessor(model_proto=content)
         except (OSError, RuntimeError) as error:
             raise DataError(
