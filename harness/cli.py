@@ -1,0 +1,265 @@
+"""The `harness` command: its verbs, each of which imports its module only when it is called."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import json
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from harness.errors import EXIT_INTERNAL, EXIT_USAGE, HarnessError
+
+EXIT_INTERRUPTED = 130
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class VerbGroup(click.Group):
+    """Suggests the closest verb for one that does not exist; imports verbs of other packages when they are needed."""
+
+    elsewhere: Mapping[str, str] = {}
+    """Verbs that other packages define: name to `module:attribute`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Without a verb the help is shown, but a script that forgot the verb must not take that for success."""
+        if not args:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(EXIT_USAGE)
+        return super().parse_args(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the verbs, in the order of the help."""
+        return [*self.commands, *self.elsewhere]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb of that name."""
+        if cmd_name not in self.elsewhere:
+            return super().get_command(ctx, cmd_name)
+        module, attribute = self.elsewhere[cmd_name].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb that the arguments start with."""
+        verbs = self.list_commands(ctx)
+        if args[0].startswith("-") or args[0] in verbs:
+            return super().resolve_command(ctx, args)
+        close = difflib.get_close_matches(args[0], verbs, n=1)
+        advice = f"Did you mean '{close[0]}'?" if close else f"Verbs: {', '.join(verbs)}."
+        raise click.UsageError(f"There is no verb '{args[0]}'. {advice}", ctx)
+
+
+class DataGroup(VerbGroup):
+    """The verbs of `harness data`."""
+
+    elsewhere: Mapping[str, str] = {"tokenize": "data_prep.cli:tokenize"}
+
+
+CONFIG = click.argument("config", type=click.Path(path_type=Path))
+RUN_DIR = click.argument("run_dir", type=click.Path(path_type=Path))
+
+
+def set_option(function: Function) -> Function:
+    """`--set KEY=VALUE`, any number of times."""
+    words = "Override one value, for example model.num_layers=4 or phases.0.seq_length=64. May be given repeatedly."
+    return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=words)(function)
+
+
+@click.group(cls=VerbGroup)
+@click.version_option(package_name="harness")
+def root() -> None:
+    """Pretrain language models with Megatron-Core: a run is a folder, described by one YAML.
+
+    \b
+    Start here:
+      harness doctor                               what this machine has
+      harness plan model_configs/tiny.yaml         what would be trained, and where it fits
+      harness train model_configs/tiny.yaml        train it
+      harness signal runs/tiny save-and-stop       leave, to go on later
+    """
+
+
+@root.command()
+@CONFIG
+@click.option("--run-dir", type=click.Path(path_type=Path), help="Directory of the run. Default: runs/<run.name>.")
+@set_option
+@click.option(
+    "--resume",
+    type=click.Choice(["auto", "must", "never"]),
+    default="auto",
+    show_default=True,
+    help="Go on from the newest good checkpoint if there is one (auto), or refuse without one (must), or start anew.",
+)
+def train(config: Path, run_dir: Path | None, overrides: tuple[str, ...], resume: str) -> int:
+    """Train the run that the YAML file CONFIG describes.
+
+    Under torchrun or srun it uses their ranks; started alone it starts the workers that the layout needs.
+
+    \b
+    Examples:
+      harness train model_configs/tiny.yaml
+      harness train model_configs/tiny.yaml --set optimizer.learning_rate=1e-3 --run-dir runs/tiny-lr1e-3
+      torchrun --nproc-per-node 8 -m harness.cli train model_configs/llama3-8b.yaml
+    \b
+    Exit codes:
+      0 finished   64 wrong configuration   65 bad data or checkpoint   70 internal error
+      75 stopped before the end, start it again   76 stopped, a person must look   77 stopped by a person
+    """
+    from harness.config.load import load_config
+    from harness.launch.local import train as start
+    from harness.run_dir import RunDir
+
+    # Read here although the workers read it again: what is wrong is said once, before anything starts.
+    name = load_config(config, overrides).run.name
+    return start(config, run_dir or RunDir.of_run(name).root, overrides, resume)
+
+
+@root.command()
+@CONFIG
+@click.option(
+    "--gpus", "num_gpus", type=click.IntRange(min=1), help="GPUs in all. Default: as few as the layout needs."
+)
+@click.option("--gpu", help="Kind of GPU, for memory and speed. Default: h100.")
+@set_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def plan(config: Path, num_gpus: int | None, gpu: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show what follows from CONFIG, and which layouts are legal.
+
+    Parameters, layers of every stage, steps, FLOPs, memory, learning rate.
+
+    \b
+    Examples:
+      harness plan model_configs/tiny.yaml
+      harness plan model_configs/llama3-8b.yaml --gpus 64 --gpu h100
+      harness plan model_configs/tiny.yaml --set parallel.tensor_model_parallel_size=4 --json
+    """
+    from harness.config.load import load_config
+    from harness.plan.report import print_plan
+
+    print_plan(load_config(config, overrides), num_gpus, gpu, as_json)
+
+
+@root.command()
+@RUN_DIR
+@click.argument("order", type=click.Choice(["save", "stop", "save-and-stop"]))
+@click.option("--reason", default="", help="Why; it is kept with the order and in the run's events.")
+@click.option("--wait", is_flag=True, help="Wait until the order was carried out, and say what came of it.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    help="Seconds to wait at most.",
+)
+def signal(run_dir: Path, order: str, reason: str, wait: bool, timeout_s: float) -> None:
+    """Give an order to the run that trains in RUN_DIR.
+
+    It takes effect at the end of the step: save goes on afterwards; stop leaves without saving; save-and-stop saves and leaves, to be resumed.
+    `touch RUN_DIR/signals/save` does the same.
+
+    \b
+    Examples:
+      harness signal runs/tiny save --wait
+      harness signal runs/tiny save-and-stop --reason "maintenance at noon"
+    """
+    from harness.run_dir import RunDir
+    from harness.signals.drop import drop, wait_for
+    from harness.signals.order import OrderKind
+
+    file = drop(RunDir(run_dir), OrderKind(order), reason)
+    if wait:
+        outcome = wait_for(RunDir(run_dir), file, timeout_s=timeout_s)
+        click.echo("\n".join(f"{name}: {value}" for name, value in outcome.items()))
+    else:
+        click.echo(f"ordered: {file}")
+
+
+@root.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def doctor(as_json: bool) -> int:
+    """Show what this machine has, lacks, or has wrong for training.
+
+    Leaves with 64 if something is wrong, with 0 if at most something optional is missing.
+
+    \b
+    Examples:
+      harness doctor
+      harness doctor --json | jq .findings
+    """
+    from harness.doctor import report
+    from harness.doctor.facts import gather
+    from harness.doctor.findings import findings
+
+    found = findings(gather(Path.cwd()))
+    if as_json:
+        click.echo(report.as_json(found))
+    elif sys.stdout.isatty():
+        report.show_table(found)
+    else:
+        click.echo(report.as_lines(found))
+    return 0 if report.is_healthy(found) else EXIT_USAGE
+
+
+@root.command()
+def schema() -> None:
+    """Print the JSON Schema of a configuration, for editors.
+
+    \b
+    Example:
+      harness schema > config.schema.json
+    """
+    from harness.config.schema import Config
+
+    click.echo(json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False))
+
+
+@root.group(cls=DataGroup)
+def data() -> None:
+    """Prepare data: from text to channels.
+
+    \b
+    Example:
+      harness data tokenize corpus/zh/ --tokenizer tokenizer.model --channel zh --output data
+    """
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Carry out one command line and return its exit code; what goes wrong is told on standard error."""
+    try:
+        code = root.main(list(arguments), prog_name="harness", standalone_mode=False)
+    except click.ClickException as error:
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        advice = f" (see '{context.command_path} --help')" if context else ""
+        return _complain(f"{error.format_message()}{advice}", EXIT_USAGE)
+    except HarnessError as error:
+        return _complain(str(error), error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except Exception:  # noqa: BLE001 (whatever it is, it is a bug, and its exit code must say so)
+        traceback.print_exc()
+        return EXIT_INTERNAL
+    return code if isinstance(code, int) else 0
+
+
+def main() -> NoReturn:
+    """Entry point of the `harness` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def _complain(text: str, exit_code: int) -> int:
+    click.echo(f"harness: error: {text}", err=True)
+    return exit_code
+
+
+if __name__ == "__main__":
+    main()

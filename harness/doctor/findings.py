@@ -1,0 +1,129 @@
+"""What the facts of a machine mean for training, by line: ok, missing (what one loses), wrong (what to do)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.doctor.facts import Facts
+
+_GIB = 1 << 30
+_LOWEST_FREE_DISK_BYTES = 10 * _GIB
+_INSTALL_TRAIN = "pip install 'harness[train]'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of the report. `missing` is optional, `wrong` is not."""
+
+    name: str
+    state: Literal["ok", "missing", "wrong"]
+    found: str
+    advice: str = ""
+
+
+def findings(facts: Facts) -> list[Finding]:
+    """All lines, in the order in which a person would check."""
+    return [
+        _python(facts),
+        _torch(facts),
+        _megatron(facts),
+        *_cuda(facts),
+        _gpus(facts),
+        _transformer_engine(facts),
+        _apex(facts),
+        *_machine(facts),
+    ]
+
+
+def _python(facts: Facts) -> Finding:
+    found = f"{'.'.join(map(str, facts.python))} ({facts.executable})"
+    if facts.python < (3, 11):
+        return Finding(name="Python", state="wrong", found=found, advice="use Python 3.11 or newer")
+    return Finding(name="Python", state="ok", found=found)
+
+
+def _torch(facts: Facts) -> Finding:
+    version = facts.versions.get("torch")
+    if version is None:
+        advice = f"no training here (plan, signal and schema work without it): {_INSTALL_TRAIN}"
+        return Finding(name="torch", state="missing", found="not installed", advice=advice)
+    if error := facts.errors.get("torch") or facts.errors.get("probe"):
+        return Finding(name="torch", state="wrong", found=f"{version}: {error}", advice="install it again")
+    return Finding(name="torch", state="ok", found=version)
+
+
+def _megatron(facts: Facts) -> Finding:
+    version, wanted = facts.versions.get("megatron-core"), "0.16.1" if facts.python < (3, 12) else "0.19"
+    if version is None:
+        advice = f"no training here: {_INSTALL_TRAIN}"
+        return Finding(name="megatron-core", state="missing", found="not installed", advice=advice)
+    if error := facts.errors.get("megatron.core"):
+        return Finding(name="megatron-core", state="wrong", found=f"{version}: {error}", advice="install it again")
+    if version != wanted and not version.startswith(f"{wanted}."):
+        advice = f"tested with {wanted} on this Python: {_INSTALL_TRAIN}"
+        return Finding(name="megatron-core", state="wrong", found=version, advice=advice)
+    return Finding(name="megatron-core", state="ok", found=version)
+
+
+def _cuda(facts: Facts) -> Iterator[Finding]:
+    advice = "this torch was built without it: training runs on the CPU only"
+    cudnn = str(facts.cudnn) if facts.cudnn else None
+    for name, version in (("CUDA", facts.cuda), ("cuDNN", cudnn), ("NCCL", facts.nccl)):
+        if version:
+            yield Finding(name=name, state="ok", found=version)
+        else:
+            yield Finding(name=name, state="missing", found="none", advice=advice if "torch" in facts.versions else "")
+
+
+def _gpus(facts: Facts) -> Finding:
+    if facts.gpus:
+        kinds: dict[str, int] = {}
+        for gpu in facts.gpus:
+            kind = f"{gpu.name}, {gpu.memory_bytes // _GIB} GiB"
+            kinds[kind] = kinds.get(kind, 0) + 1
+        return Finding(name="GPUs", state="ok", found="; ".join(f"{count} x {kind}" for kind, count in kinds.items()))
+    if facts.cuda:
+        advice = "torch has CUDA but sees no GPU: is nvidia-smi happy, and is this a GPU node?"
+        return Finding(name="GPUs", state="missing", found="none", advice=advice)
+    return Finding(name="GPUs", state="missing", found="none", advice="CPU processes are for trying out and for tests")
+
+
+def _transformer_engine(facts: Facts) -> Finding:
+    name, version = "Transformer Engine", facts.versions.get("transformer-engine")
+    if version is None:
+        advice = "no context parallelism; attention and fused kernels come from torch"
+        return Finding(name=name, state="missing", found="not installed", advice=advice)
+    if error := facts.errors.get("transformer_engine.pytorch"):
+        advice = "build it against the installed torch, or uninstall it"
+        return Finding(name=name, state="wrong", found=f"{version}: {error}", advice=advice)
+    return Finding(name=name, state="ok", found=version)
+
+
+def _apex(facts: Facts) -> Finding:
+    version = facts.versions.get("apex")
+    if version is None:
+        advice = "fused kernels come from torch instead; nothing else is lost"
+        return Finding(name="apex", state="missing", found="not installed", advice=advice)
+    if not facts.apex_is_nvidias:
+        advice = (
+            "pip uninstall apex. PyPI's `apex` is an unrelated toolkit for the Pyramid web framework; "
+            "NVIDIA's Apex is built from github.com/NVIDIA/apex, and is optional"
+        )
+        return Finding(
+            name="apex", state="wrong", found=f"{version}, not NVIDIA's Apex (no CUDA kernels)", advice=advice
+        )
+    return Finding(name="apex", state="ok", found=version)
+
+
+def _machine(facts: Facts) -> Iterator[Finding]:
+    yield Finding(name="CPU cores", state="ok", found=str(facts.num_cpu_cores))
+    yield Finding(name="memory", state="ok", found=f"{facts.memory_bytes / _GIB:.1f} GiB")
+    free = f"{facts.disk_free_bytes / _GIB:.1f} GiB free in {facts.folder}"
+    found = f"{free} ({facts.file_system})" if facts.file_system else free
+    if facts.disk_free_bytes < _LOWEST_FREE_DISK_BYTES:
+        advice = "too little for checkpoints (14 bytes per parameter each): free some, or give --run-dir elsewhere"
+        yield Finding(name="disk", state="wrong", found=found, advice=advice)
+    else:
+        yield Finding(name="disk", state="ok", found=found)

@@ -1,0 +1,45 @@
+"""The findings as a table on a terminal, as lines in a pipe, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from harness.doctor.findings import Finding
+
+_COLOURS = {"ok": "green", "missing": "yellow", "wrong": "bold red"}
+
+
+def as_json(found: Sequence[Finding]) -> str:
+    """`{"healthy": …, "findings": [{"name", "state", "found", "advice"}, …]}`."""
+    lines = [asdict(finding) for finding in found]
+    return json.dumps({"healthy": is_healthy(found), "findings": lines}, indent=2, ensure_ascii=False)
+
+
+def as_lines(found: Sequence[Finding]) -> str:
+    """One line per finding, for pipes and logs."""
+    width = max(len(finding.name) for finding in found)
+    return "\n".join(f"{each.name:<{width}}  {each.state:<7}  {_explained(each)}" for each in found)
+
+
+def show_table(found: Sequence[Finding]) -> None:
+    """Draw the findings on a terminal."""
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
+    for finding in found:
+        state = Text(finding.state, style=_COLOURS[finding.state])
+        table.add_row(Text(finding.name, style="bold"), state, Text(_explained(finding)))
+    Console().print(table)
+
+
+def is_healthy(found: Sequence[Finding]) -> bool:
+    """Whether nothing is wrong; something optional may be missing."""
+    return all(finding.state != "wrong" for finding in found)
+
+
+def _explained(finding: Finding) -> str:
+    return f"{finding.found} - {finding.advice}" if finding.advice else finding.found
