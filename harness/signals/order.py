@@ -1,0 +1,99 @@
+"""An order to a running job, and the two forms in which people and programs write one.
+
+- An empty file named after the kind: `save`, `stop` or `save-and-stop`. Text in it is taken as the reason.
+- A JSON file `<anything>.json`: `{"kind": "save", "reason": "before the maintenance"}`; the reason may be left out.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_REASON_LENGTH = 1000
+
+
+class OrderKind(StrEnum):
+    """What can be ordered."""
+
+    SAVE = "save"
+    """Save a checkpoint and go on."""
+    STOP = "stop"
+    """Leave at the end of this step without saving."""
+    SAVE_AND_STOP = "save-and-stop"
+    """Save a checkpoint, then leave."""
+
+
+KINDS = ", ".join(OrderKind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """One order, as all ranks get it."""
+
+    kind: OrderKind
+    reason: str
+    """Why, in the words of whoever gave it; may be empty."""
+    source: str
+    """Name of the order's file, or of the operating system's signal (`SIGTERM`)."""
+    id: str
+    """Tells apart orders of one source, as `save` may be ordered again and again."""
+
+
+class UnreadableOrderError(ValueError):
+    """A file that is no order; the text says why."""
+
+
+def is_order_name(name: str) -> bool:
+    """Whether a file of this name can be an order."""
+    return name in tuple(OrderKind) or name.endswith(".json")
+
+
+def parse_order(name: str, content: bytes, order_id: str) -> Order:
+    """The order in a file.
+
+    Raises:
+        UnreadableOrderError: The name is no order's name, or the JSON is broken, incomplete or of an unknown kind.
+    """
+    if name in tuple(OrderKind):
+        return Order(
+            kind=OrderKind(name), reason=_printable(content.decode(errors="replace")), source=name, id=order_id
+        )
+    if not name.endswith(".json"):
+        raise UnreadableOrderError(f"{name!r} is no order; {_advice(name)}")
+    fields = _parse_object(content)
+    kind, reason = fields.get("kind"), fields.get("reason", "")
+    if not isinstance(kind, str) or kind not in tuple(OrderKind):
+        raise UnreadableOrderError(f'"kind" is {_shown(kind)}; allowed: {KINDS}')
+    if not isinstance(reason, str):
+        raise UnreadableOrderError(f'"reason" is {_shown(reason)}; it must be text')
+    if unknown := sorted(fields.keys() - {"kind", "reason"}):
+        raise UnreadableOrderError(f'unknown key {_shown(unknown[0])}; allowed: "kind", "reason"')
+    return Order(kind=OrderKind(kind), reason=_printable(reason), source=name, id=order_id)
+
+
+def _parse_object(content: bytes) -> dict[str, object]:
+    try:
+        fields = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UnreadableOrderError(f"not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise UnreadableOrderError('not a JSON object; write {"kind": "save", "reason": "…"}')
+    return fields
+
+
+def _advice(name: str) -> str:
+    allowed = f"an order is an empty file named after its kind ({KINDS}) or a file `….json`"
+    similar = difflib.get_close_matches(name, list(OrderKind), n=1)
+    return f"{allowed}; did you mean `{similar[0]}`?" if similar else allowed
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _printable(text: str) -> str:
+    """The text on one line without control characters: it is shown on terminals and written to logs."""
+    return "".join(letter if letter.isprintable() else " " for letter in text.strip())[:MAX_REASON_LENGTH]

@@ -1,0 +1,61 @@
+"""Reads a file only if it is what it should be: a small regular file that belongs to this user and to no other name."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class RefusedFileError(ValueError):
+    """A file that is not read; the text says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnFile:
+    """What was in a file."""
+
+    content: bytes
+    changed_ns: int
+    """Time of the last change, in nanoseconds since 1970."""
+
+
+def read_own_file(path: Path, *, max_bytes: int) -> OwnFile:
+    """Reads a file that anybody may have put there.
+
+    It is examined by name first, because merely opening a pipe or a device can have effects, and again once it is open,
+    because it may have been exchanged in between.
+
+    Raises:
+        RefusedFileError: It is something else than a regular file of this user, is larger, or cannot be read.
+        FileNotFoundError: It is gone.
+    """
+    try:
+        _require_own(path.lstat())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:  # noqa: PTH123  (a path cannot carry these flags)
+            status = os.fstat(descriptor)
+            _require_own(status)
+            content = file.read(max_bytes + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RefusedFileError(f"cannot be read: {error.strerror}") from None
+    if len(content) > max_bytes:
+        raise RefusedFileError(f"larger than {max_bytes >> 10} KiB; an order is a line or two")
+    return OwnFile(content=content, changed_ns=status.st_mtime_ns)
+
+
+def _require_own(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise RefusedFileError(f"a {_type_of(status.st_mode)}, not a regular file")
+    if status.st_uid != os.geteuid():
+        raise RefusedFileError(f"belongs to user {status.st_uid}; orders come from the user who trains")
+    if status.st_nlink > 1:
+        raise RefusedFileError("a second name of another file (a hard link); write a file of its own")
+
+
+def _type_of(mode: int) -> str:
+    kinds = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "directory", stat.S_IFIFO: "named pipe"}
+    return kinds.get(stat.S_IFMT(mode), "device or socket")
