@@ -1,0 +1,76 @@
+"""Which checkpoint a run goes on from, and which ones were passed over for it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint, Entry, entries_in, newest_first
+from harness.checkpoint.manifest import Health
+from harness.checkpoint.verify import verify
+from harness.errors import CheckpointError
+
+Resume = Literal["auto", "must", "never"]
+CLEAN_ONLY: tuple[Health, ...] = ("clean",)
+
+
+class PassedOver(NamedTuple):
+    """A folder that was looked at and not taken."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What to resume from (None: start anew), and what was passed over for it, newest first."""
+
+    entry: Checkpoint | None
+    passed_over: tuple[PassedOver, ...]
+
+
+def choose(folder: Path, resume: Resume, *, deep: bool = False, healths: Collection[Health] = CLEAN_ONLY) -> Choice:
+    """The newest checkpoint in a folder that verifies and has one of `healths`; abandoned ones are never taken.
+
+    Newest is the one of the latest attempt, then of the highest step. `auto` starts anew only where there are no
+    checkpoints, or abandoned ones only: to lose all progress is for a person to order. `never` looks at nothing.
+
+    Raises:
+        CheckpointError: `must` found none, or `auto` found some of which none can be used. Lists all with reasons.
+    """
+    if resume == "never":
+        return Choice(entry=None, passed_over=())
+    passed_over: list[PassedOver] = []
+    progress_would_be_lost = False
+    for entry in newest_first(entries_in(folder)):
+        objection = _objection(entry, deep, healths)
+        if objection is None and isinstance(entry, Checkpoint):
+            return Choice(entry=entry, passed_over=tuple(passed_over))
+        passed_over.append(PassedOver(entry.path, str(objection)))
+        progress_would_be_lost |= isinstance(entry, BrokenCheckpoint) or entry.manifest.health != "abandoned"
+    if progress_would_be_lost or resume == "must":
+        raise CheckpointError(_none_usable(folder, passed_over))
+    return Choice(entry=None, passed_over=tuple(passed_over))
+
+
+def _objection(entry: Entry, deep: bool, healths: Collection[Health]) -> str | None:
+    if isinstance(entry, BrokenCheckpoint):
+        return entry.problem
+    health = entry.manifest.health
+    if health == "abandoned" or health not in healths:
+        return f"it is {health}"
+    problems = verify(entry.path, deep)
+    shown = problems[:3] + ([f"{len(problems) - 3} more problems"] if len(problems) > 3 else [])
+    return "; ".join(shown) or None
+
+
+def _none_usable(folder: Path, passed_over: Sequence[PassedOver]) -> str:
+    if not passed_over:
+        return f"There is no checkpoint in {folder}. Give --resume auto to start anew."
+    lines = "\n".join(f"  {path.name}: {reason}" for path, reason in passed_over)
+    return (
+        f"No checkpoint in {folder} can be resumed from:\n{lines}\n"
+        "Restore one of them, or give --resume never to start anew."
+    )
