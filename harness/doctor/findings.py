@@ -123,7 +123,7 @@ def _machine(facts: Facts) -> Iterator[Finding]:
     free = f"{facts.disk_free_bytes / _GIB:.1f} GiB free in {facts.folder}"
     found = f"{free} ({facts.file_system})" if facts.file_system else free
     if facts.disk_free_bytes < _LOWEST_FREE_DISK_BYTES:
-        advice = "too little for checkpoints (14 bytes per parameter each): free some, or give --run-dir elsewhere"
+        advice = "too little for checkpoints: free some, or give --run-dir elsewhere"
         yield Finding(name="disk", state="wrong", found=found, advice=advice)
     else:
         yield Finding(name="disk", state="ok", found=found)

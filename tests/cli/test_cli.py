@@ -1,0 +1,204 @@
+"""The command line: verbs, help, messages, exit codes, and what it does not import."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import click
+import pytest
+
+from harness import cli
+from harness.config.schema import Config
+from harness.errors import EXIT_BAD_DATA, EXIT_INTERNAL, EXIT_USAGE, DataError
+from harness.signals.order import OrderKind
+
+CONFIG = """\
+run: {name: small}
+model: {num_layers: 4, hidden_size: 64, num_attention_heads: 8, ffn_hidden_size: 128, vocab_size: 1000}
+data: {channels: {zh: {path: data/zh}}}
+phases: [{name: main, train_steps: 10, seq_length: 32, global_batch_size: 8, blend: {zh: 1}}]
+optimizer: {learning_rate: 3e-4}
+"""
+
+VERBS = list(cli.root.commands)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "small.yaml"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
+    """Stands for the launcher: what it was called with."""
+    calls: list[tuple[object, ...]] = []
+    launcher = ModuleType("harness.launch.local")
+    launcher.train = lambda *arguments: calls.append(arguments) or 75  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "harness.launch.local", launcher)
+    return calls
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([verb, "--help"]) == 0
+    assert re.search(rf"Examples?:\n +(harness|touch) {verb}", capsys.readouterr().out)
+
+
+def test_help_names_every_verb_with_a_whole_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["--help"]) == 0
+    help_text = capsys.readouterr().out
+    assert all(re.search(rf"^  {verb} .*\.$", help_text, re.MULTILINE) for verb in VERBS)
+    assert "..." not in help_text.split("Commands:")[1]
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """What `harness --help` costs, measured by what it imports instead of by a clock."""
+    program = (
+        "import sys; from harness.cli import run; code = run(['--help']);"
+        "print(code, sorted({name.split('.')[0] for name in sys.modules}), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    code, imported = done.stderr.split(" ", 1)
+    assert code == "0"
+    heavy = {"torch", "numpy", "pydantic", "pydantic_core", "rich", "yaml", "megatron"}
+    assert not heavy & set(json.loads(imported.replace("'", '"')))
+
+
+def test_without_a_verb_help_is_shown_but_it_is_no_success(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run([]) == EXIT_USAGE
+    assert "Usage: harness" in capsys.readouterr().err
+    assert cli.run(["data"]) == EXIT_USAGE
+    assert "Usage: harness data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "There is no verb 'trian'. Did you mean 'train'? (see 'harness --help')"),
+        (["zzz"], f"There is no verb 'zzz'. Verbs: {', '.join(VERBS)}. (see 'harness --help')"),
+        (["data", "tokenise"], "There is no verb 'tokenise'. Did you mean 'tokenize'? (see 'harness data --help')"),
+        (["train"], "Missing argument 'CONFIG'. (see 'harness train --help')"),
+        (["plan", "x.yaml"], "1 problem in the configuration:\n  x.yaml: there is no such file"),
+    ],
+)
+def test_wrong_usage_is_one_message_and_64(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(arguments) == EXIT_USAGE
+    assert capsys.readouterr().err == f"harness: error: {message}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["train", "c.yaml", "--resume", "maybe"], "--resume"),
+        (["plan", "c.yaml", "--gpus", "0"], "--gpus"),
+        (["plan", "c.yaml", "--gpsu", "1"], "--gpsu"),
+        (["signal", "run", "sav"], "'save', 'stop', 'save-and-stop'"),
+    ],
+)
+def test_wrong_options_are_named(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == EXIT_USAGE
+    message = capsys.readouterr().err
+    assert message.startswith("harness: error: ") and named in message
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def command() -> None:
+        raise error
+
+    return command
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "told"),
+    [
+        (DataError("part-00003.bin is truncated"), EXIT_BAD_DATA, "harness: error: part-00003.bin is truncated\n"),
+        (KeyboardInterrupt(), 130, "\n"),
+        (click.Abort(), 130, ""),
+    ],
+)
+def test_errors_have_their_exit_code_and_no_traceback(
+    error: BaseException,
+    exit_code: int,
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(cli.root.commands, "fail", click.Command("fail", callback=raising(error)))
+    assert cli.run(["fail"]) == exit_code
+    assert capsys.readouterr().err == told
+
+
+def test_a_bug_shows_its_traceback_and_leaves_with_70(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(cli.root.commands, "fail", click.Command("fail", callback=raising(ZeroDivisionError("oops"))))
+    assert cli.run(["fail"]) == EXIT_INTERNAL
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback") and told.endswith("ZeroDivisionError: oops\n")
+
+
+def test_main_leaves_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["harness", "trian"])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == EXIT_USAGE
+
+
+def test_train_hands_over_and_returns_the_launchers_exit_code(config: Path, started: list[tuple[object, ...]]) -> None:
+    assert cli.run(["train", str(config), "--set", "run.seed=1", "--set", "run.name=b", "--resume", "must"]) == 75
+    assert started == [(config, Path("runs/b"), ("run.seed=1", "run.name=b"), "must")]
+
+
+def test_train_takes_the_run_directory_that_is_given(config: Path, started: list[tuple[object, ...]]) -> None:
+    cli.run(["train", str(config), "--run-dir", "elsewhere/x"])
+    assert started == [(config, Path("elsewhere/x"), (), "auto")]
+
+
+def test_train_starts_nothing_with_a_wrong_configuration(
+    config: Path, started: list[tuple[object, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.run(["train", str(config), "--set", "model.num_layers=0"]) == EXIT_USAGE
+    assert "--set model.num_layers=0: model.num_layers: must be at least 1, given 0" in capsys.readouterr().err
+    assert started == []
+
+
+def test_plan_prints_json(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["plan", str(config), "--gpus", "2", "--gpu", "h100", "--json"]) == 0
+    assert isinstance(json.loads(capsys.readouterr().out), dict)
+
+
+def test_schema_is_the_schema_of_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == Config.model_json_schema()
+
+
+def test_signal_offers_exactly_the_orders_there_are() -> None:
+    (argument,) = (each for each in cli.root.commands["signal"].params if each.name == "order")
+    assert isinstance(argument.type, click.Choice)
+    assert list(argument.type.choices) == [str(kind) for kind in OrderKind]
+
+
+def test_signal_drops_an_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    assert cli.run(["signal", str(tmp_path), "save", "--reason", "noon"]) == 0
+    (order,) = (tmp_path / "signals").glob("*.json")
+    assert json.loads(order.read_text()) == {"kind": "save", "reason": "noon"}
+    assert capsys.readouterr().out == f"ordered: {order}\n"
+
+
+def test_signal_needs_a_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["signal", str(tmp_path), "save"]) == EXIT_USAGE
+    assert f"harness: error: {tmp_path} is no run directory" in capsys.readouterr().err
