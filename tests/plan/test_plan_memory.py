@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.config.schema import Config
+from harness.plan.choices import legal_layouts, pipeline_bubble
+from harness.plan.flops import peak_flops
+from harness.plan.gpus import GPUS, find_gpu
+from harness.plan.layouts import Layout, make_layout
+from harness.plan.memory import GIB, estimate_memory, heaviest_rank, layers_in_flight
+from harness.plan.parameters import count_parameters
+
+MakeConfig = Callable[..., Config]
+
+LLAMA_7B = {
+    "num_layers": 32,
+    "hidden_size": 4096,
+    "num_attention_heads": 32,
+    "num_query_groups": None,
+    "ffn_hidden_size": 11008,
+}
+
+
+def layout(pipeline: int, virtual: int = 1) -> Layout:
+    return Layout(tensor=1, pipeline=pipeline, virtual_pipeline=virtual, context=1, data=1)
+
+
+def test_one_rank_holds_weights_gradients_and_state_of_every_parameter(make_config: MakeConfig) -> None:
+    config = make_config(model=LLAMA_7B)
+    parameters = count_parameters(config.model).padded_total
+    (bf16,) = estimate_memory(config, make_layout(config, 1))
+    assert (bf16.weights_bytes, bf16.gradients_bytes) == (2 * parameters, 4 * parameters)
+    assert bf16.optimizer_bytes == 12 * parameters
+    (fp32,) = estimate_memory(make_config(model=LLAMA_7B, precision="fp32"), make_layout(config, 1))
+    assert (fp32.weights_bytes, fp32.gradients_bytes) == (4 * parameters, 4 * parameters)
+    assert fp32.optimizer_bytes == 8 * parameters
+    assert fp32.activations_bytes == 2 * bf16.activations_bytes
+
+
+def test_activations_are_those_of_flash_attention(make_config: MakeConfig) -> None:
+    config = make_config(model=LLAMA_7B)
+    (estimate,) = estimate_memory(config, make_layout(config, 1))
+    numbers_per_token_and_layer = 4 * 4096 + 4 * 4096 + 3 * 11008
+    assert estimate.activations_bytes == 2 * 2048 * 32 * numbers_per_token_and_layer
+    assert estimate.logits_bytes == 2048 * 32000 * (2 + 4)
+
+
+def test_the_optimizer_state_is_shared_over_data_and_context_ranks(make_config: MakeConfig) -> None:
+    config = make_config(model=LLAMA_7B, parallel={"context_parallel_size": 2})
+    one, four = (estimate_memory(config, make_layout(config, size))[0] for size in (2, 8))
+    assert one.optimizer_bytes == pytest.approx(12 * count_parameters(config.model).padded_total / 2)
+    assert four.optimizer_bytes == pytest.approx(one.optimizer_bytes / 4)
+    alone = estimate_memory(make_config(model=LLAMA_7B), layout(1))[0]
+    assert one.activations_bytes == alone.activations_bytes / 2
+
+
+def test_sequence_parallelism_splits_all_activations(make_config: MakeConfig) -> None:
+    parallel = {"tensor_model_parallel_size": 4}
+    alone = estimate_memory(make_config(model=LLAMA_7B), layout(1))[0].activations_bytes
+    split = make_config(model=LLAMA_7B, parallel={**parallel, "sequence_parallel": True})
+    assert estimate_memory(split, make_layout(split, 4))[0].activations_bytes == alone / 4
+    partly = make_config(model=LLAMA_7B, parallel=parallel)
+    stream = 2 * 2048 * 32 * 4 * 4096
+    assert estimate_memory(partly, make_layout(partly, 4))[0].activations_bytes == stream + (alone - stream) / 4
+
+
+def test_full_recomputation_keeps_the_input_of_every_layer_and_one_layer(make_config: MakeConfig) -> None:
+    config = make_config(model=LLAMA_7B, parallel={"recompute": "full"})
+    one_layer = 4 * 4096 + 4 * 4096 + 3 * 11008
+    assert estimate_memory(config, layout(1))[0].activations_bytes == 2 * 2048 * (32 * 4096 + one_layer)
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "virtual", "sizes", "microbatches", "expected"),
+    [
+        (1, 1, ((32,),), 8, [32]),
+        (4, 1, ((8, 8, 8, 8),), 8, [32, 24, 16, 8]),
+        (4, 1, ((8, 8, 8, 8),), 2, [16, 16, 16, 8]),
+        (4, 1, ((5, 9, 9, 9),), 8, [20, 27, 18, 9]),
+        # Warm-up of 2 * (4 - rank - 1) + (2 - 1) * 4 chunks, and the one being computed.
+        (4, 2, ((4, 4, 4, 4),) * 2, 8, [44, 36, 28, 20]),
+        (4, 2, ((4, 4, 4, 4),) * 2, 4, [32, 32, 28, 20]),
+    ],
+)
+def test_layers_in_flight(
+    pipeline: int, virtual: int, sizes: tuple[tuple[int, ...], ...], microbatches: int, expected: list[int]
+) -> None:
+    found = [layers_in_flight(layout(pipeline, virtual), sizes, rank, microbatches) for rank in range(pipeline)]
+    assert found == expected
+
+
+def test_the_heaviest_rank_is_found_where_it_is(make_config: MakeConfig) -> None:
+    parallel = {"pipeline_model_parallel_size": 2}
+    even = make_config(model=LLAMA_7B, parallel=parallel)
+    assert heaviest_rank(even, make_layout(even, 2)).pipeline_rank == 0
+    large_last = make_config(model=LLAMA_7B, parallel={**parallel, "num_layers_in_first_pipeline_stage": 4})
+    assert heaviest_rank(large_last, make_layout(large_last, 2)).pipeline_rank == 1
+
+
+def test_the_estimate_leaves_room_for_what_it_does_not_count(make_config: MakeConfig) -> None:
+    config = make_config(model=LLAMA_7B)
+    memory = heaviest_rank(config, make_layout(config, 1))
+    parts = memory.weights_bytes + memory.gradients_bytes + memory.optimizer_bytes
+    assert memory.total_bytes == parts + memory.activations_bytes + memory.logits_bytes
+    needed = memory.total_bytes / GIB / 0.9
+    assert memory.fits(needed * 1.001)
+    assert not memory.fits(needed * 0.999)
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA H100 NVL", "h100-nvl"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA B200", "b200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100 80GB PCIe", "a100"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+    ],
+)
+def test_a_gpu_is_found_by_the_name_that_torch_reports(name: str, label: str) -> None:
+    gpu = find_gpu(name)
+    assert gpu is not None
+    assert gpu.label == label
+    assert peak_flops(name) == gpu.peak_flops
+
+
+def test_every_gpu_is_found_by_its_own_label() -> None:
+    assert [find_gpu(gpu.label) for gpu in GPUS] == list(GPUS)
+
+
+@pytest.mark.parametrize("name", ["Tesla T4", "cpu", "", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "H1000"])
+def test_an_unknown_gpu_or_a_slice_of_one_has_no_peak(name: str) -> None:
+    assert find_gpu(name) is None
+    assert peak_flops(name) is None
+
+
+def test_peaks_of_the_common_gpus() -> None:
+    peaks = {"a100": 312e12, "h100": 989e12, "h100-pcie": 756e12, "h200": 989e12, "b200": 2250e12, "l40s": 362e12}
+    assert {label: peak_flops(label) for label in peaks} == peaks
+
+
+def test_what_fits_unsplit_is_not_split(make_config: MakeConfig) -> None:
+    best = legal_layouts(make_config(), 8)[0]
+    assert best.layout == Layout(tensor=1, pipeline=1, virtual_pipeline=1, context=1, data=8)
+    assert best.fits
+    assert not best.sequence_parallel
+
+
+def test_a_model_is_split_no_more_than_its_memory_needs(make_config: MakeConfig) -> None:
+    model = {**LLAMA_7B, "num_layers": 40, "hidden_size": 5120, "num_attention_heads": 40, "ffn_hidden_size": 13824}
+    choices = legal_layouts(make_config(model=model), 64)
+    best = choices[0]
+    assert best.fits
+    assert best.recompute == "none"
+    assert best.layout.tensor * best.layout.pipeline == 2
+    order = [(not choice.fits, choice.recompute == "full") for choice in choices]
+    assert order == sorted(order)
+    assert any(not choice.fits for choice in choices)
+    assert all(choice.layout.world_size == 64 and choice.layout.tensor <= 8 for choice in choices)
+
+
+def test_recomputation_is_offered_where_nothing_fits_without(make_config: MakeConfig) -> None:
+    config = make_config(model=LLAMA_7B, phase={"seq_length": 65536, "global_batch_size": 8})
+    best = legal_layouts(config, 1, memory_gib=200)[0]
+    assert (best.fits, best.recompute) == (True, "full")
+
+
+def test_tensor_parallelism_stays_within_a_node(make_config: MakeConfig) -> None:
+    sizes = {choice.layout.tensor for choice in legal_layouts(make_config(), 16, gpus_per_node=4)}
+    assert sizes == {1, 2, 4}
+
+
+def test_no_legal_layout_gives_an_empty_list(make_config: MakeConfig) -> None:
+    assert legal_layouts(make_config(phase={"global_batch_size": 1}), 7) == []
+
+
+def test_the_bubble_of_a_pipeline() -> None:
+    assert pipeline_bubble(layout(1), 8) == 0
+    assert pipeline_bubble(layout(4), 9) == pytest.approx(3 / 12)
+    assert pipeline_bubble(layout(4, virtual=3), 9) == pytest.approx(3 / 30)
