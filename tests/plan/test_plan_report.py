@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness.config.schema import Config
+from harness.errors import ConfigError, UsageError
+from harness.plan.plan import make_plan
+from harness.plan.report import plan_text, print_plan, sketch
+
+MakeConfig = Callable[..., Config]
+
+UNEVEN_BLEND = {"blend": {"zh": 3, "en": 1}, "schedule": {"style": "cosine", "warmup_steps": 20}}
+
+
+@pytest.fixture
+def config(make_config: MakeConfig) -> Config:
+    return make_config(
+        model={"vocab_size": 31900},
+        parallel={"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 4},
+        phase=UNEVEN_BLEND,
+    )
+
+
+def lines_of(text: str) -> dict[str, str]:
+    """Rows of the report by label."""
+    rows = (line.strip().split("  ", maxsplit=1) for line in text.splitlines())
+    return {row[0]: row[1].strip() for row in rows if len(row) == 2}
+
+
+def test_plan_text_states_every_derived_number(config: Config) -> None:
+    rows = lines_of(plan_text(config, make_plan(config, 16)))
+    assert rows["parameters"] == "426,107,904 (426M)"
+    assert rows["vocabulary"] == "31,900, padded to 32,000 (204,800 padding parameters)"
+    assert rows["ranks"] == "16 = tensor 2 x pipeline 4 x context 1 x data 2"
+    assert rows["layers per stage"] == "8 8 8 8"
+    assert rows["steps"] == "100 (from step 1)"
+    assert rows["tokens"] == "13,107,200 (13.1M)"
+    assert rows["batch"] == (
+        "64 samples x 2,048 = 131,072 tokens (131K) a step, 32 micro-batches per rank, pipeline bubble 9 %"
+    )
+    assert rows["channel zh"] == "75.00 % = 9.83M tokens"
+    assert rows["channel en"] == "25.00 % = 3.28M tokens"
+    assert rows["learning rate"] == (
+        "1.5e-05 at 1, 0.0003 at 20, 0.000297 at 25, 0.000217 at 50, 9e-05 at 75, 3e-05 at 100"
+    )
+    assert rows["FLOPs per token"].startswith("2.763e+09 (causal; ")
+    assert rows["total"].endswith("on pipeline rank 0")
+
+
+def test_plan_text_is_plain_text(config: Config) -> None:
+    text = plan_text(config, make_plan(config, 16))
+    assert text.endswith("\n")
+    assert "[" not in text
+    assert "\x1b" not in text
+    headings = [line for line in text.splitlines() if line and not line.startswith(" ")]
+    assert headings == ["Model", "Layout", "Phase main", "Memory on the heaviest rank (estimate)"]
+
+
+def test_plan_text_names_chunks_and_what_context_parallelism_needs(make_config: MakeConfig) -> None:
+    config = make_config(
+        parallel={
+            "pipeline_model_parallel_size": 2,
+            "virtual_pipeline_model_parallel_size": 4,
+            "context_parallel_size": 2,
+        }
+    )
+    rows = lines_of(plan_text(config, make_plan(config, 4)))
+    assert rows["virtual chunks"] == "4 per pipeline rank (interleaved)"
+    assert rows["layers per stage"] == "4 4 | 4 4 | 4 4 | 4 4"
+    assert rows["note"] == "context parallelism needs Transformer Engine on every rank"
+
+
+def test_the_printed_plan_adds_time_and_legal_layouts(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(config, 16, "a100", as_json=False)
+    shown = capsys.readouterr().out
+    assert "on a100 at 40 % MFU" in shown
+    assert "Legal layouts on 16 GPUs, best guess first" in shown
+    assert "fits 79 GiB" in shown
+
+
+def test_the_json_holds_the_same_numbers(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(config, 16, "NVIDIA H100 80GB HBM3", as_json=True)
+    record: dict[str, Any] = json.loads(capsys.readouterr().out)
+    plan = make_plan(config, 16)
+    assert (record["legal"], record["problems"]) == (True, [])
+    assert record["model"]["num_parameters"] == plan.num_parameters
+    assert record["layout"]["layers_per_stage"] == [[8, 8, 8, 8]]
+    phase = record["phases"][0]
+    assert phase["flops_per_token"] == plan.phases[0].flops_per_token
+    assert phase["channels"]["zh"] == {"share": 0.75, "train_tokens": 9830400}
+    assert phase["learning_rate"][-1] == {"step": 100, "value": pytest.approx(3e-5)}
+    flops = plan.phases[0].flops_per_token * plan.phases[0].train_tokens
+    assert record["time"]["seconds"] == pytest.approx(flops / (16 * 989e12 * 0.4))
+    assert record["legal_layouts"][0]["data_parallel_size"] == 16
+
+
+def test_without_a_number_of_gpus_the_smallest_is_planned(config: Config, capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(config, None, None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["layout"]["world_size"] == 8
+
+
+def test_fp32_has_no_estimate_of_time(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    print_plan(make_config(precision="fp32"), 1, None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["time"] is None
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_broken_layout_is_refused_after_the_legal_ones_are_shown(
+    config: Config, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    with pytest.raises(ConfigError, match="world size 4 is not a multiple of") as caught:
+        print_plan(config, 4, None, as_json)
+    shown = capsys.readouterr().out
+    if as_json:
+        record = json.loads(shown)
+        assert (record["legal"], record["problems"]) == (False, caught.value.problems)
+        assert record["legal_layouts"]
+        assert "phases" not in record
+    else:
+        assert "426,107,904" in shown
+        assert "Legal layouts on 4 GPUs" in shown
+        assert "Phase" not in shown
+
+
+def test_no_legal_layout_is_said(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    config = make_config(phase={"global_batch_size": 1})
+    with pytest.raises(ConfigError, match="global_batch_size 1 of phase main"):
+        print_plan(config, 7, None, as_json=False)
+    assert "none with even stages: change the number of GPUs, the batch or the model" in capsys.readouterr().out
+
+
+def test_an_unknown_gpu_is_refused_with_the_known_ones(config: Config) -> None:
+    with pytest.raises(
+        UsageError, match=r"GPU 'gtx' is not known: use one of b200, .*, or the name that torch reports"
+    ):
+        print_plan(config, 8, "gtx", as_json=False)
+
+
+def test_a_sketch_is_scaled_to_its_largest_value() -> None:
+    assert sketch([0.0, 1.0, 2.0, 4.0, 8.0]) == " ▁▂▄█"
+    assert sketch([0.0, 0.0]) == "  "

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.config.load import load_config
+from harness.plan.gpus import find_gpu
+from harness.plan.memory import heaviest_rank
+from harness.plan.plan import make_plan
+
+MODEL_CONFIGS = Path(__file__).parent.parent / "model_configs"
+
+# Parameters of the released weights. MiniMind2's are published as 26M and 104M only; these are what its code builds.
+PUBLISHED_PARAMETERS = {
+    "minimind2_small": 25_829_888,
+    "minimind2": 104_030_976,
+    "llama_7b": 6_738_415_616,
+    "llama_13b": 13_015_864_320,
+    "llama_33b": 32_528_943_616,
+    "llama_65b": 65_285_660_672,
+    "llama3_8b": 8_030_261_248,
+    "llama3.2_1b": 1_235_814_400,
+    "qwen2.5_7b": 7_615_616_512,
+    "internlm2_1.8b": 1_889_110_016,
+    "internlm2_7b": 7_737_708_544,
+    "internlm2_20b": 19_861_149_696,
+}
+LLAMA_STEPS = {"llama_7b": 238_419, "llama_13b": 238_419, "llama_33b": 333_787, "llama_65b": 333_787}
+
+FILES = sorted(MODEL_CONFIGS.glob("*.yaml"))
+
+
+def planned_gpus(path: Path) -> int:
+    """The number of GPUs in the command that stands at the top of every file."""
+    head = "".join(line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[0] == "#")
+    command = re.search(rf"harness plan model_configs/{re.escape(path.name)} --gpus (\d+)", head)
+    assert command, f"{path.name} does not say how to plan it"
+    return int(command[1])
+
+
+def test_every_published_model_has_a_file_and_every_file_a_test() -> None:
+    assert {path.stem for path in FILES} == {"tiny", *PUBLISHED_PARAMETERS}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_configuration_is_a_complete_legal_run(path: Path) -> None:
+    config = load_config(path)
+    plan = make_plan(config, planned_gpus(path))
+    assert config.run.name == path.stem
+    assert plan.num_parameters == PUBLISHED_PARAMETERS.get(path.stem, plan.num_parameters)
+    assert plan.train_steps == LLAMA_STEPS.get(path.stem, plan.train_steps)
+    assert set(config.phases[0].blend) == set(config.data.channels)
+    assert config.checkpoint.save_every_steps is not None
+    assert config.evaluation.every_steps is not None
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_layout_fits_the_gpus_it_is_meant_for(path: Path) -> None:
+    config = load_config(path)
+    layout = make_plan(config, planned_gpus(path)).layout
+    gpu = find_gpu("a100")
+    assert gpu is not None
+    assert heaviest_rank(config, layout).fits(gpu.memory_gib)
+    assert layout.tensor <= 8
+
+
+def test_the_demo_trains_at_two_by_two_on_three_channels_in_fp32() -> None:
+    config = load_config(MODEL_CONFIGS / "tiny.yaml")
+    plan = make_plan(config, 4)
+    assert (plan.layout.tensor, plan.layout.pipeline, plan.layout.data) == (2, 2, 1)
+    assert config.precision.dtype == "fp32"
+    assert {name: str(share) for name, share in plan.phases[0].shares.items()} == {
+        "zh": "2/5",
+        "en": "2/5",
+        "code": "1/5",
+    }
+    assert {name: str(channel.path) for name, channel in config.data.channels.items()} == {
+        name: f".demo/channels/{name}" for name in ("zh", "en", "code")
+    }
+    assert plan.train_steps == 300
+    assert config.model.padded_vocab_size == 4096
