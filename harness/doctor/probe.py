@@ -36,7 +36,7 @@ def _imported(name: str, errors: dict[str, str]) -> Any:  # noqa: ANN401 (a modu
 
 def _torch_facts(torch: Any) -> dict[str, Any]:  # noqa: ANN401
     has_gpu = torch.cuda.is_available()
-    nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available() and torch.cuda.nccl.version()
+    nccl = torch.cuda.nccl.version() if torch.version.cuda else None
     properties = [
         torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count() if has_gpu else 0)
     ]

@@ -1,0 +1,102 @@
+"""Rules for source text, each a function from a syntax tree to the lines that break it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+Breach = tuple[int, str]
+"""Line, and what is wrong there."""
+
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+
+_UNSAFE_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal"}
+_UNSAFE_CALLS = {
+    "eval",
+    "exec",
+    "os.system",
+    "os.popen",
+    "yaml.load",
+    "yaml.load_all",
+    "yaml.full_load",
+    "yaml.unsafe_load",
+    "subprocess.getoutput",
+    "subprocess.getstatusoutput",
+}
+_UNSAFE_KEYWORDS = {("shell", True), ("weights_only", False), ("allow_pickle", True)}
+
+
+def imports_megatron(tree: ast.AST) -> Iterator[Breach]:
+    """Megatron is imported at all."""
+    yield from _imports_of(tree, "megatron")
+
+
+def imports_other_than_core(tree: ast.AST) -> Iterator[Breach]:
+    """Something of Megatron other than `megatron.core` is imported."""
+    for line, name in _imports_of(tree, "megatron"):
+        if not f"{name}.".startswith("megatron.core."):
+            yield line, name
+
+
+def uses_torch_distributed(tree: ast.AST) -> Iterator[Breach]:
+    """`torch.distributed` is imported or reached through `torch`."""
+    yield from _imports_of(tree, "torch.distributed")
+    yield from _names_below(tree, "torch.distributed")
+
+
+def reads_environment(tree: ast.AST) -> Iterator[Breach]:
+    """Environment variables are read or set."""
+    for name in ("os.environ", "os.environb", "os.getenv", "os.getenvb", "os.putenv", "os.unsetenv"):
+        yield from _imports_of(tree, name)
+        yield from _names_below(tree, name)
+
+
+def is_unsafe(tree: ast.AST) -> Iterator[Breach]:
+    """Data could run as code."""
+    for module in _UNSAFE_MODULES:
+        yield from _imports_of(tree, module)
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        if (name := ast.unparse(node.func)) in _UNSAFE_CALLS:
+            yield node.lineno, f"{name}()"
+        for keyword in node.keywords:
+            if isinstance(keyword.value, ast.Constant) and (keyword.arg, keyword.value.value) in _UNSAFE_KEYWORDS:
+                yield node.lineno, f"{keyword.arg}={keyword.value.value}"
+
+
+def has_long_function(tree: ast.AST) -> Iterator[Breach]:
+    """A function has more than `MAX_FUNCTION_LINES` lines."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            if length > MAX_FUNCTION_LINES:
+                yield node.lineno, f"{node.name} has {length} lines"
+
+
+def asserts_without_message(tree: ast.AST) -> Iterator[Breach]:
+    """An `assert` does not say what it asserts."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert) and node.msg is None:
+            yield node.lineno, ast.unparse(node)
+
+
+def _imports_of(tree: ast.AST, module: str) -> Iterator[Breach]:
+    """Imports of a module or of anything below it, by full name."""
+    for node in ast.walk(tree):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            if name == module or name.startswith(f"{module}."):
+                yield node.lineno, name
+
+
+def _names_below(tree: ast.AST, dotted: str) -> Iterator[Breach]:
+    """Uses of `a.b`, as itself or on the way to `a.b.c`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == dotted:
+            yield node.lineno, dotted

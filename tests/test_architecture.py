@@ -1,0 +1,158 @@
+"""The rules of the architecture, held against the source text and against what is imported at run time."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import source_rules
+from source_rules import MAX_FILE_LINES, Breach
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("harness", "data_prep")
+SOURCES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+LIGHT = ("errors", "run_dir", "config", "plan", "metrics", "signals", "watch", "launch", "doctor", "cli")
+HEAVY = {"torch", "numpy", "megatron", "transformer_engine"}
+FORBIDDEN_NAMES = [
+    "utils",
+    "util",
+    "helper",
+    "helpers",
+    "common",
+    "misc",
+    "manager",
+    "handler",
+    "processor",
+    "info",
+    "tmp",
+    "new",
+    "base",
+]
+
+Rule = Callable[[ast.AST], Iterator[Breach]]
+
+
+def is_mcore(path: Path) -> bool:
+    """Whether a file is one of those that may know Megatron."""
+    return path.name == "mcore.py" or path == Path("harness/parallel/cpu.py")
+
+
+def is_parallel(path: Path) -> bool:
+    """Whether a file may know about processes."""
+    return path.is_relative_to("harness/parallel")
+
+
+def nowhere(path: Path) -> bool:
+    """A rule without exceptions."""
+    return False
+
+
+RULES: list[tuple[Rule, Callable[[Path], bool]]] = [
+    (source_rules.imports_megatron, is_mcore),
+    (source_rules.imports_other_than_core, nowhere),
+    (source_rules.uses_torch_distributed, lambda path: is_parallel(path) or is_mcore(path)),
+    (source_rules.reads_environment, lambda path: is_parallel(path) or path == Path("harness/run_dir.py")),
+    (source_rules.is_unsafe, nowhere),
+    (source_rules.has_long_function, nowhere),
+    (source_rules.asserts_without_message, nowhere),
+]
+
+
+@pytest.mark.parametrize(("rule", "is_allowed"), RULES, ids=[rule.__name__ for rule, _ in RULES])
+def test_source_keeps_the_rule(rule: Rule, is_allowed: Callable[[Path], bool]) -> None:
+    breaches = [
+        f"{path}:{line}: {what}"
+        for path in SOURCES
+        if not is_allowed(path)
+        for line, what in rule(ast.parse((ROOT / path).read_text()))
+    ]
+    assert breaches == [], f"{rule.__name__}: {rule.__doc__}"
+
+
+@pytest.mark.parametrize(
+    ("rule", "text", "what"),
+    [
+        (source_rules.imports_megatron, "import megatron.core", "megatron.core"),
+        (source_rules.imports_megatron, "def f():\n    from megatron import core", "megatron.core"),
+        (source_rules.imports_other_than_core, "from megatron.training import get_args", "megatron.training.get_args"),
+        (source_rules.imports_other_than_core, "import megatron.corex", "megatron.corex"),
+        (source_rules.uses_torch_distributed, "import torch.distributed as dist", "torch.distributed"),
+        (source_rules.uses_torch_distributed, "from torch import distributed", "torch.distributed"),
+        (source_rules.uses_torch_distributed, "torch.distributed.barrier()", "torch.distributed"),
+        (source_rules.reads_environment, "x = os.environ['RANK']", "os.environ"),
+        (source_rules.reads_environment, "from os import getenv", "os.getenv"),
+        (source_rules.is_unsafe, "import pickle", "pickle"),
+        (source_rules.is_unsafe, "eval('1')", "eval()"),
+        (source_rules.is_unsafe, "subprocess.run(x, shell=True)", "shell=True"),
+        (source_rules.is_unsafe, "yaml.load(x, Loader=y)", "yaml.load()"),
+        (source_rules.is_unsafe, "torch.load(x, weights_only=False)", "weights_only=False"),
+        (source_rules.has_long_function, "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
+        (source_rules.asserts_without_message, "assert x", "assert x"),
+    ],
+)
+def test_rules_see_what_they_forbid(rule: Rule, text: str, what: str) -> None:
+    assert [breach[1] for breach in rule(ast.parse(text))] == [what]
+
+
+@pytest.mark.parametrize(
+    ("rule", "text"),
+    [
+        (source_rules.imports_other_than_core, "from megatron.core import parallel_state"),
+        (source_rules.uses_torch_distributed, "torch.distributions.Normal(0, 1)"),
+        (source_rules.is_unsafe, "model.eval(); torch.load(x, weights_only=True); yaml.safe_load(y)"),
+        (source_rules.has_long_function, "def f():\n" + "    x = 1\n" * 59),
+        (source_rules.asserts_without_message, "assert x, 'x holds'"),
+    ],
+)
+def test_rules_let_the_rest_pass(rule: Rule, text: str) -> None:
+    assert list(rule(ast.parse(text))) == []
+
+
+def test_imports_point_down() -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "import importlinter.cli as c; raise SystemExit(c.lint_imports(no_cache=True, no_logo=True))",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_light_modules_import_nothing_heavy(name: str) -> None:
+    """Every module of the package is imported in one fresh process; the first that brings something heavy is named."""
+    modules = [path for path in SOURCES if path.parts[:2] in (("harness", name), ("harness", f"{name}.py"))]
+    dotted = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in modules]
+    assert dotted, f"there is no harness.{name}"
+    program = (
+        "import importlib, sys\n"
+        f"for name in {dotted}:\n"
+        "    importlib.import_module(name)\n"
+        f"    heavy = {HEAVY} & set(sys.modules)\n"
+        "    if heavy: sys.exit(f'{name} imports {sorted(heavy)}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_init_files_are_empty() -> None:
+    assert [str(path) for path in SOURCES if path.name == "__init__.py" and (ROOT / path).read_text()] == []
+
+
+def test_files_are_short() -> None:
+    lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path in SOURCES}
+    assert {path: length for path, length in lengths.items() if length > MAX_FILE_LINES} == {}
+
+
+def test_modules_are_named_for_what_they_do() -> None:
+    assert [str(path) for path in SOURCES if path.stem in FORBIDDEN_NAMES or path.parent.name in FORBIDDEN_NAMES] == []
+
+
+def test_every_folder_with_sources_is_a_package() -> None:
+    assert [str(path.parent) for path in SOURCES if not (ROOT / path.parent / "__init__.py").is_file()] == []
