@@ -120,7 +120,7 @@ def _print_choices(console: Console, world_size: int, device: Gpu, choices: list
             f"{100 * choice.bubble:.0f} %",
         )
     console.print(table)
-    console.print(f"  [dim]rule of thumb: {RULE_OF_THUMB}[/dim]", highlight=False)
+    console.print(f"  [dim]rule of thumb: {RULE_OF_THUMB}[/dim]", highlight=False, soft_wrap=True)
 
 
 def _sections(config: Config, record: dict[str, Any], plan: Plan) -> list[tuple[str, list[Row]]]:
