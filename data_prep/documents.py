@@ -10,13 +10,15 @@ from __future__ import annotations
 import glob
 import gzip
 import importlib
+import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO, cast
 
+from data_prep.zstandard_file import ZstandardFile
 from harness.errors import DataError, UsageError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -90,8 +92,10 @@ def read_records(file: Path, text_key: str, max_line_bytes: int = MAX_LINE_BYTES
         UsageError: the file is zstandard and the package is not installed.
     """
     line = 0
+    decompressed, damage = _decompression(file)
+    unreadable: tuple[type[Exception], ...] = (OSError, EOFError, *damage)
     try:
-        with file.open("rb") as raw, _decompressed(file, raw) as stream:
+        with file.open("rb") as raw, decompressed(raw) as stream:
             while content := stream.readline(max_line_bytes + 1):
                 line += 1
                 parsed: str | Rejection
@@ -101,7 +105,7 @@ def read_records(file: Path, text_key: str, max_line_bytes: int = MAX_LINE_BYTES
                 else:
                     parsed = parse_line(content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content, text_key)
                 yield Record(file, line, parsed, raw.tell())
-    except _stream_errors(file) as error:
+    except unreadable as error:
         raise DataError(
             f"{file}: cannot be read on after line {line} ({error}). The file is damaged or cut short: fetch or "
             "compress it again."
@@ -147,9 +151,10 @@ def _skip_to_line_end(stream: IO[bytes], piece_bytes: int) -> None:
             return
 
 
-def _decompressed(file: Path, raw: BinaryIO) -> IO[bytes]:
+def _decompression(file: Path) -> tuple[Callable[[BinaryIO], IO[bytes]], tuple[type[Exception], ...]]:
+    """How to read a file of this kind, and the exceptions (beyond I/O errors) with which damage shows itself."""
     if file.suffix == ".gz":
-        return cast("IO[bytes]", gzip.open(raw, "rb"))
+        return lambda raw: cast("IO[bytes]", gzip.open(raw, "rb")), (zlib.error,)
     if file.suffix == ".zst":
         try:
             zstandard = importlib.import_module("zstandard")
@@ -158,13 +163,6 @@ def _decompressed(file: Path, raw: BinaryIO) -> IO[bytes]:
                 f"{file}: reading it needs the Python package zstandard, which is not installed. "
                 "Install it, or pack the file with gzip."
             ) from error
-        return cast("IO[bytes]", zstandard.open(raw, "rb"))
-    return raw
-
-
-def _stream_errors(file: Path) -> tuple[type[Exception], ...]:
-    """Exceptions with which a damaged file of this kind shows itself."""
-    errors: tuple[type[Exception], ...] = (OSError, EOFError, zlib.error)
-    if file.suffix == ".zst":
-        errors += (importlib.import_module("zstandard").ZstdError,)
-    return errors
+        start_frame = zstandard.ZstdDecompressor().decompressobj
+        return lambda raw: io.BufferedReader(ZstandardFile(raw, start_frame)), (zstandard.ZstdError,)
+    return lambda raw: raw, ()
