@@ -108,7 +108,7 @@ def train(config: Path, run_dir: Path | None, overrides: tuple[str, ...], resume
     Examples:
       harness train model_configs/tiny.yaml
       harness train model_configs/tiny.yaml --set optimizer.learning_rate=1e-3 --run-dir runs/tiny-lr1e-3
-      torchrun --nproc-per-node 8 -m harness.cli train model_configs/llama3-8b.yaml
+      torchrun --nproc-per-node 8 -m harness.cli train model_configs/llama3_8b.yaml
     \b
     Exit codes:
       0 finished   64 wrong configuration   65 bad data or checkpoint   70 internal error
@@ -139,7 +139,7 @@ def plan(config: Path, num_gpus: int | None, gpu: str | None, overrides: tuple[s
     \b
     Examples:
       harness plan model_configs/tiny.yaml
-      harness plan model_configs/llama3-8b.yaml --gpus 64 --gpu h100
+      harness plan model_configs/llama3_8b.yaml --gpus 64 --gpu h100
       harness plan model_configs/tiny.yaml --set parallel.tensor_model_parallel_size=4 --json
     """
     from harness.config.load import load_config

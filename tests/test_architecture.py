@@ -18,21 +18,8 @@ SOURCES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROO
 
 LIGHT = ("errors", "run_dir", "config", "plan", "metrics", "signals", "watch", "launch", "doctor", "cli")
 HEAVY = {"torch", "numpy", "megatron", "transformer_engine"}
-FORBIDDEN_NAMES = [
-    "utils",
-    "util",
-    "helper",
-    "helpers",
-    "common",
-    "misc",
-    "manager",
-    "handler",
-    "processor",
-    "info",
-    "tmp",
-    "new",
-    "base",
-]
+FORBIDDEN_NAMES = {"utils", "util", "helper", "helpers", "common", "misc", "manager", "handler", "processor"}
+FORBIDDEN_NAMES |= {"info", "tmp", "new", "base"}
 
 Rule = Callable[[ast.AST], Iterator[Breach]]
 

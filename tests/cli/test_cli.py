@@ -24,6 +24,7 @@ phases: [{name: main, train_steps: 10, seq_length: 32, global_batch_size: 8, ble
 optimizer: {learning_rate: 3e-4}
 """
 
+ROOT = Path(__file__).parents[2]
 VERBS = list(cli.root.commands)
 
 
@@ -47,7 +48,10 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[object, ...]]:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run([verb, "--help"]) == 0
-    assert re.search(rf"Examples?:\n +(harness|touch) {verb}", capsys.readouterr().out)
+    help_text = capsys.readouterr().out
+    assert re.search(rf"Examples?:\n +harness {verb}", help_text)
+    configs = re.findall(r"model_configs/\S+", help_text)
+    assert [name for name in configs if not (ROOT / name).is_file()] == []
 
 
 def test_help_names_every_verb_with_a_whole_sentence(capsys: pytest.CaptureFixture[str]) -> None:
