@@ -52,7 +52,7 @@ def sample_manifest(step: int, **changes: object) -> Manifest:
         "save_seconds": 1.5,
         "cursor": {"samples": 8 * step, "channels": {"zh": [step, 0.5], "en": [1, None]}},
         "optimizer_norms": {"exp_avg": 0.25, "exp_avg_sq": 0.125},
-        "last_losses": tuple((step - 2 + k, 2.5 - k / 8) for k in range(2)),
+        "last_losses": ((max(step - 1, 0), 2.5), (step, 2.375)),
         "fingerprint": FINGERPRINT,
     }
     return Manifest(**(values | changes))

@@ -93,7 +93,7 @@ class Disk:
             self.scenario.prepare(store)
         self.count += 1
         copy = self.folder / str(self.count)
-        shutil.copytree(template, copy)
+        shutil.copytree(template, copy, copy_function=os.link)  # quick; nothing changes a file in place
         return store_in(copy)
 
 
