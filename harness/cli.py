@@ -164,8 +164,8 @@ def plan(config: Path, num_gpus: int | None, gpu: str | None, overrides: tuple[s
 def signal(run_dir: Path, order: str, reason: str, wait: bool, timeout_s: float) -> None:
     """Give an order to the run that trains in RUN_DIR.
 
-    It takes effect at the end of the step: save goes on afterwards; stop leaves without saving; save-and-stop saves and leaves, to be resumed.
-    `touch RUN_DIR/signals/save` does the same.
+    It takes effect at the end of the step. save goes on afterwards; stop leaves without saving; save-and-stop saves
+    and leaves, to be resumed. `touch RUN_DIR/signals/save` does the same.
 
     \b
     Examples:

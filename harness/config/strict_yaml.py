@@ -1,7 +1,7 @@
 """YAML text to plain values with the origin of each, refusing everything that surprises: the strict half of YAML 1.2.
 
 Refused: two equal keys, anchors, aliases, merge keys, tags, directives, a second document, control characters,
-nesting deeper than 32, more than 1 MiB, and the spellings of numbers named in `harness.config.scalars`.
+nesting deeper than 32, more than 10,000 values, more than 1 MiB, and the numbers that `harness.config.scalars` refuses.
 Keys are always text. Events are read one at a time, so that a hostile file stops where it becomes hostile.
 """
 
@@ -20,6 +20,7 @@ from harness.errors import ConfigError
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
+MAX_VALUES = 10_000
 
 Value = Scalar | Unreadable | list["Value"] | dict[str, "Value"]
 
@@ -89,6 +90,8 @@ class _Builder:
             self._refuse(event, "anchors (&) and aliases (*) are not allowed; write the value out")
         if event.tag is not None:
             self._refuse(event, f"the tag {shortened(event.tag)} is not allowed; remove it")
+        if len(self.document.origins) > MAX_VALUES:
+            self._refuse(event, f"more than {MAX_VALUES} values; this is not a configuration")
         if isinstance(event, yaml.ScalarEvent):
             return self._scalar(event, location)
         if len(location) >= MAX_DEPTH:

@@ -103,6 +103,12 @@ def test_nesting_of_32_levels_is_read() -> None:
     assert parse_file_text("[" * 32 + "]" * 32, "f").value is not None
 
 
+def test_too_many_values_are_refused() -> None:
+    with pytest.raises(ConfigError, match="f:10000:3: more than 10000 values; this is not a configuration"):
+        parse_file_text("- 1\n" * 10_000, "f")
+    assert len(parse_file_text("- 1\n" * 9_999, "f").origins) == 10_000
+
+
 def test_overrides_are_named_instead_of_a_place() -> None:
     assert set(parse_override_text("{a: [1]}", "--set x").origins.values()) == {Origin("--set x")}
     with pytest.raises(ConfigError) as caught:
