@@ -72,7 +72,7 @@ def collate(
     loss_mask = np.ones((batch_size, width - 1), dtype=np.float32)
     for row, counts in enumerate(tokens_by_document):
         loss_mask[row, max(0, sum(counts) - 1) :] = 0
-    segments, positions = None, np.broadcast_to(np.arange(width - 1), loss_mask.shape)
+    segments, positions = None, np.tile(np.arange(width - 1), (batch_size, 1))
     if reset_at_document_borders:
         wide = np.stack([_segments(counts, width) for counts in tokens_by_document])
         loss_mask *= wide[:, 1:] == wide[:, :-1]
@@ -85,7 +85,7 @@ def collate(
         loss_mask_BS=torch.from_numpy(loss_mask),
         channel_ids_B=torch.from_numpy(channel_ids),
         segment_ids_BS=None if segments is None else torch.from_numpy(np.ascontiguousarray(segments)),
-        position_ids_BS=torch.from_numpy(np.ascontiguousarray(positions)),
+        position_ids_BS=torch.from_numpy(positions),
     )
 
 

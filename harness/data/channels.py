@@ -5,7 +5,7 @@ line for each finished part, in the order in which the parts are used:
 
     {"prefix": "part-00007", "tokens": 81920, "documents": 312, "bin_bytes": 163840, "xxh3": "0f3a…16 digits…"}
 
-It is only ever appended to. A last line that is not whole yet is being written: its part does not exist yet.
+It is only ever appended to. A last line without its newline is being written: its part does not exist yet.
 """
 
 from __future__ import annotations
@@ -48,12 +48,6 @@ def open_channel(name: str, config: ChannelConfig) -> Channel:
     """
     validation = None if config.validation_path is None else _open_parts(f"{name} (validation)", config.validation_path)
     return Channel(name=name, parts=_open_parts(name, config.path), validation_parts=validation)
-
-
-def part_line(part: Part) -> str:
-    """The line of `parts.jsonl` for a finished part, with its newline."""
-    values = (part.name, part.num_tokens, part.num_documents, part.bin_bytes, part.xxh3)
-    return json.dumps(dict(zip(_KEYS, values, strict=True))) + "\n"
 
 
 def _open_parts(channel: str, path: Path) -> tuple[Part, ...]:
@@ -101,29 +95,23 @@ def _read_parts(channel: str, path: Path) -> tuple[Part, ...]:
         content = path.read_bytes()
     except OSError as error:
         raise DataError(f"channel {channel}: cannot read {path}: {error.strerror or error}.") from error
+    *lines, unfinished = content.split(b"\n")
     parts: dict[str, Part] = {}
     offset = 0
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    for number, line in enumerate(lines, start=1):
         place = f"{path}:{number} (byte {offset})"
-        whole = offset + len(line) < len(content)
-        offset += len(line) + 1
-        if not whole and not _is_object(line):
-            break  # empty after the last newline, or half a line: a writer is at work
         part = _parse_line(line, path.parent, place)
         if part.name in parts:
             raise DataError(f"{place}: part {part.name} is listed twice. Remove one of the two lines.")
         check_files(part)
         parts[part.name] = part
+        offset += len(line) + 1
     if not parts:
-        raise DataError(f"channel {channel}: {path} lists no finished part. Wait for the first part, or make one.")
+        half = " (its one line has no newline yet)" if unfinished else ""
+        raise DataError(
+            f"channel {channel}: {path} lists no finished part{half}. Wait for the first part, or make one."
+        )
     return tuple(parts.values())
-
-
-def _is_object(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except (ValueError, RecursionError):
-        return False
 
 
 def _parse_line(line: bytes, folder: Path, place: str) -> Part:

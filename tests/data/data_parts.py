@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import torch
 import xxhash
 
-from harness.data.channels import Channel, part_line
+from harness.data.channels import Channel
 from harness.data.parts import Part
 
 with warnings.catch_warnings():
@@ -23,15 +23,15 @@ Documents = list[npt.NDArray[np.int64]]
 
 
 def random_documents(num_documents: int, seed: int = 0, longest: int = 40) -> Documents:
-    random = np.random.default_rng(seed)
-    return [random.integers(0, VOCAB_SIZE, size=random.integers(1, longest)) for _ in range(num_documents)]
+    random = np.random.RandomState(seed)  # its numbers never change, unlike those of numpy's newer generators
+    return [random.randint(0, VOCAB_SIZE, size=random.randint(1, longest)) for _ in range(num_documents)]
 
 
 def write_part(prefix: Path, documents: Sequence[npt.NDArray[np.int64]], dtype: type = np.uint16) -> Part:
     prefix.parent.mkdir(parents=True, exist_ok=True)
     builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=dtype)
     for document in documents:
-        builder.add_document(torch.from_numpy(document), [len(document)])
+        builder.add_document(document, [len(document)])
     builder.finalize(f"{prefix}.idx")
     content = Path(f"{prefix}.bin").read_bytes()
     return Part(
@@ -42,6 +42,11 @@ def write_part(prefix: Path, documents: Sequence[npt.NDArray[np.int64]], dtype: 
         bin_bytes=len(content),
         xxh3=xxhash.xxh3_64_hexdigest(content),
     )
+
+
+def part_line(part: Part) -> str:
+    values = {"prefix": part.name, "tokens": part.num_tokens, "documents": part.num_documents}
+    return json.dumps({**values, "bin_bytes": part.bin_bytes, "xxh3": part.xxh3}) + "\n"
 
 
 def write_channel(folder: Path, parts: Sequence[Sequence[npt.NDArray[np.int64]]]) -> Channel:

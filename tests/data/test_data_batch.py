@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from harness.data.batch import collate
+
+ROWS = np.array([[1, 2, 3, 4, 5, 6, 7], [9, 8, 7, 6, 0, 0, 0], [0, 0, 0, 0, 0, 0, 0]])
+COUNTS = [[2, 1, 4], [4], []]
+
+
+def test_labels_are_the_tokens_moved_by_one() -> None:
+    batch = collate(ROWS, COUNTS, np.array([2, 0, 1]), reset_at_document_borders=False)
+    assert batch.tokens_BS.tolist() == ROWS[:, :-1].tolist()
+    assert batch.labels_BS.tolist() == ROWS[:, 1:].tolist()
+    assert batch.tokens_BS.is_contiguous()
+    assert batch.labels_BS.is_contiguous()
+    assert batch.loss_mask_BS.tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0], [0] * 6]
+    assert batch.channel_ids_B.tolist() == [2, 0, 1]
+    assert batch.segment_ids_BS is None
+    assert batch.position_ids_BS.tolist() == [list(range(6))] * 3
+
+
+def test_reset_keeps_documents_apart() -> None:
+    batch = collate(ROWS, COUNTS, np.array([2, 0, 1]), reset_at_document_borders=True)
+    assert batch.segment_ids_BS is not None
+    assert batch.segment_ids_BS.tolist() == [[0, 0, 1, 2, 2, 2], [0, 0, 0, 0, 1, 1], [0] * 6]
+    assert batch.position_ids_BS.tolist() == [[0, 1, 0, 0, 1, 2], [0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 4, 5]]
+    assert batch.loss_mask_BS.tolist() == [[1, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0] * 6]
+
+
+def test_number_formats() -> None:
+    batch = collate(ROWS, COUNTS, np.array([2, 0, 1]), reset_at_document_borders=True)
+    assert batch.segment_ids_BS is not None
+    assert [batch.tokens_BS.dtype, batch.labels_BS.dtype, batch.channel_ids_B.dtype] == [torch.int64] * 3
+    assert [batch.loss_mask_BS.dtype, batch.segment_ids_BS.dtype] == [torch.float32, torch.int32]
+    assert batch.position_ids_BS.dtype == torch.int64
+
+
+def test_moving_a_batch_moves_every_tensor() -> None:
+    batch = collate(ROWS, COUNTS, np.array([2, 0, 1]), reset_at_document_borders=True).to(torch.device("meta"))
+    assert batch.segment_ids_BS is not None
+    assert {tensor.device.type for tensor in vars(batch).values()} == {"meta"}
