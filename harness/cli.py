@@ -114,13 +114,9 @@ def train(config: Path, run_dir: Path | None, overrides: tuple[str, ...], resume
       0 finished   64 wrong configuration   65 bad data or checkpoint   70 internal error
       75 stopped before the end, start it again   76 stopped, a person must look   77 stopped by a person
     """
-    from harness.config.load import load_config
     from harness.launch.local import train as start
-    from harness.run_dir import RunDir
 
-    # Read here although the workers read it again: what is wrong is said once, before anything starts.
-    name = load_config(config, overrides).run.name
-    return start(config, run_dir or RunDir.of_run(name).root, overrides, resume)
+    return start(config, run_dir, overrides, resume)
 
 
 @root.command()

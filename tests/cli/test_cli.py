@@ -163,7 +163,7 @@ def test_main_leaves_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_train_hands_over_and_returns_the_launchers_exit_code(config: Path, started: list[tuple[object, ...]]) -> None:
     assert cli.run(["train", str(config), "--set", "run.seed=1", "--set", "run.name=b", "--resume", "must"]) == 75
-    assert started == [(config, Path("runs/b"), ("run.seed=1", "run.name=b"), "must")]
+    assert started == [(config, None, ("run.seed=1", "run.name=b"), "must")]
 
 
 def test_train_takes_the_run_directory_that_is_given(config: Path, started: list[tuple[object, ...]]) -> None:
@@ -172,11 +172,12 @@ def test_train_takes_the_run_directory_that_is_given(config: Path, started: list
 
 
 def test_train_starts_nothing_with_a_wrong_configuration(
-    config: Path, started: list[tuple[object, ...]], capsys: pytest.CaptureFixture[str]
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert cli.run(["train", str(config), "--set", "model.num_layers=0"]) == EXIT_USAGE
     assert "--set model.num_layers=0: model.num_layers: must be at least 1, given 0" in capsys.readouterr().err
-    assert started == []
+    assert list(tmp_path.iterdir()) == [config]
 
 
 def test_plan_prints_json(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
