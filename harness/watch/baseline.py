@@ -1,0 +1,176 @@
+"""What one noisy curve should do next, and how far from it is far: level, slope, scale and tails from past values only.
+
+Three level-and-slope filters of different speed run side by side; the one whose recent forecasts were best speaks. In
+early training, where the loss falls steeply, that is a fast one; later a slow one, which is less noisy. Every update is
+clipped (Huber), so that an outlier moves nothing by more than an ordinary value would.
+
+Residuals are weighted by the square root of the tokens behind a value: a channel with 4 % of its usual tokens in a step
+may be five times further off before it is called strange.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+GAINS = (0.05, 0.15, 0.4)
+"""Share of a surprise that each filter takes into its level; the slope takes gain² / 4 (critically damped)."""
+_SCALE_GAIN = 1 / 64
+"""Memory of each filter's mean absolute residual, which also decides who speaks."""
+_LONG_SCALE_GAIN = 1 / 400
+"""Memory of the steady scale: 400 values know the noise to 2.5 %, 64 to 6 %."""
+_SCALE_TRUST = 1.12
+"""The steady scale may differ from the recent one by this factor, no more: noise may change."""
+_YOUNG = 8.0
+"""While young, a memory spans 1 / 8 of the values seen: the first, steep part of a run is soon forgotten."""
+YOUNG_VALUES = 20
+"""So many values after a start are taken as they are, without clipping: nothing is known yet."""
+LEAST_SIGMA = 5e-4
+"""Nats. A curve is never thought to be less noisy than this (16 M tokens per step have about 3e-3)."""
+_HUBER = 2.0
+"""Residuals beyond so many scales move level and slope as if they were here."""
+_SCALE_CLIP = 2.5
+"""Residuals beyond so many scales count as so many in the scale."""
+_MEAN_ABSOLUTE = 0.7939
+"""E[min(|z|, 2.5)] of a standard normal z: turns a clipped mean absolute residual into a standard deviation."""
+_BETTER = 0.97
+"""A filter takes over only if its residuals are this much smaller."""
+_SLOPE_KEPT = 0.97
+"""What is left of the slope per value while the curve is off its baseline and nothing is learnt."""
+_TAIL_STARTS = 2.5
+"""Residuals beyond so many scales are the tail."""
+_TAIL_SHARE, _TAIL_EXCESS = 0.0065, 0.34
+"""A normal curve's tail: share of values beyond 2.5 scales on one side, and how far beyond on average."""
+_TAIL_SHARE_GAIN, _TAIL_EXCESS_GAIN, _TAIL_CAP = 1 / 1000, 1 / 64, 5.0
+UP, DOWN = 1, -1
+
+
+@dataclass(slots=True)
+class Filter:
+    """A level with a slope per value, and the size of its residuals."""
+
+    gain: float
+    level: float = 0.0
+    slope: float = 0.0
+    spread: float = 0.0
+    """Clipped mean absolute residual, in nats times the square root of tokens."""
+
+    def learn(self, value: float, root_weight: float, share: float, spread_gain: float, clip: float) -> float:
+        """Take one value in, with `share` (0 … 1) of the usual gain; returns its weighted absolute residual.
+
+        `clip` widens the limits beyond which a residual counts as if it were there.
+        """
+        forecast = self.level + self.slope
+        residual = value - forecast
+        size = abs(residual) * root_weight
+        sigma = max(self.spread / _MEAN_ABSOLUTE, LEAST_SIGMA * root_weight)
+        limit = clip * _HUBER * sigma
+        step = (residual if size <= limit else math.copysign(limit / root_weight, residual)) * share
+        gain = self.gain
+        self.level = forecast + gain * step
+        self.slope += 0.25 * gain * gain * step
+        cap = clip * _SCALE_CLIP * sigma
+        self.spread += spread_gain * ((size if size < cap else cap) - self.spread)
+        return size
+
+
+@dataclass(slots=True)
+class Tail:
+    """How heavy one side of the noise is: an exponential tail beyond 2.5 scales."""
+
+    share: float = _TAIL_SHARE
+    excess: float = _TAIL_EXCESS
+
+    def learn(self, z: float) -> None:
+        """Take one standardized residual in (positive: towards this side)."""
+        beyond = z > _TAIL_STARTS
+        self.share += _TAIL_SHARE_GAIN * (beyond - self.share)
+        if beyond:
+            self.excess += _TAIL_EXCESS_GAIN * (min(z - _TAIL_STARTS, _TAIL_CAP) - self.excess)
+
+    def exceeded_once_in(self, num_values: float) -> float:
+        """The size that one value in `num_values` exceeds if the tail goes on as it began."""
+        return _TAIL_STARTS + self.excess * math.log(max(1.0, self.share * num_values))
+
+
+@dataclass(slots=True)
+class Baseline:
+    """Forecast, scale and tails of one curve. Call `judge`, then exactly one of `learn` and `hold`."""
+
+    filters: list[Filter] = field(default_factory=lambda: [Filter(gain) for gain in GAINS])
+    speaker: int = len(GAINS) - 1
+    """Index of the filter whose forecast counts."""
+    num_values: int = 0
+    """Values learnt since the start or the last `relearn`."""
+    long_spread: float = 0.0
+    """Clipped mean absolute residual of the forecasts that counted, long memory."""
+    mean_weight: float = 0.0
+    """Usual number of tokens behind a value."""
+    up: Tail = field(default_factory=Tail)
+    down: Tail = field(default_factory=Tail)
+    residual: float = 0.0
+    """Last judged value minus its forecast, in nats."""
+    sigma: float = 0.0
+    """Standard deviation expected of the last judged value, in nats."""
+
+    @property
+    def forecast(self) -> float:
+        """What the next value should be."""
+        speaker = self.filters[self.speaker]
+        return speaker.level + speaker.slope
+
+    def judge(self, value: float, weight: float) -> float:
+        """How many standard deviations `value`, backed by `weight` tokens, is off; sets `residual` and `sigma`."""
+        speaker = self.filters[self.speaker]
+        recent = speaker.spread
+        spread = min(max(self.long_spread, recent / _SCALE_TRUST), recent * _SCALE_TRUST)
+        self.residual = value - (speaker.level + speaker.slope)
+        self.sigma = max(spread / (_MEAN_ABSOLUTE * math.sqrt(weight)), LEAST_SIGMA)
+        return self.residual / self.sigma if self.num_values > 1 else 0.0
+
+    def learn(self, value: float, weight: float, z: float) -> None:
+        """Take in an ordinary value, `z` being what `judge` said of it."""
+        self.num_values += 1
+        if self.num_values <= 2:
+            self._start(value, weight)
+            return
+        root_weight = math.sqrt(weight)
+        share = min(1.0, weight / self.mean_weight)
+        self.mean_weight += (weight - self.mean_weight) / min(self.num_values, 200)
+        young = _YOUNG / (self.num_values + _YOUNG)
+        spread_gain = max(_SCALE_GAIN, young)
+        clip = 1.0 if self.num_values > YOUNG_VALUES else math.inf
+        speaker = self.filters[self.speaker]
+        for each in self.filters:
+            size = each.learn(value, root_weight, share, spread_gain, clip)
+            if each is speaker:
+                cap = clip * _SCALE_CLIP * max(self.long_spread / _MEAN_ABSOLUTE, LEAST_SIGMA * root_weight)
+                self.long_spread += max(_LONG_SCALE_GAIN, young) * (min(size, cap) - self.long_spread)
+        limit = speaker.spread * _BETTER
+        for index, each in enumerate(self.filters):
+            if each.spread < limit:
+                self.speaker, limit = index, each.spread
+        self.up.learn(z)
+        self.down.learn(-z)
+
+    def hold(self) -> None:
+        """Let a strange value pass without learning from it; the trend goes on and fades."""
+        for each in self.filters:
+            each.level += each.slope
+            each.slope *= _SLOPE_KEPT
+
+    def relearn(self, level: float | None = None) -> None:
+        """Forget the trend and trust new values quickly, from `level` on if it is given; the scale is a first guess."""
+        self.num_values = min(self.num_values, int(_YOUNG))
+        for each in self.filters:
+            each.slope = 0.0
+            if level is not None:
+                each.level = level
+        self.speaker = len(GAINS) - 1
+
+    def _start(self, value: float, weight: float) -> None:
+        """The first two values: a level, and a first idea of the scale."""
+        spread = abs(value - self.filters[0].level) * math.sqrt(weight) if self.num_values == 2 else 0.0
+        for each in self.filters:
+            each.level, each.slope, each.spread = value, 0.0, spread
+        self.long_spread, self.mean_weight = spread, weight

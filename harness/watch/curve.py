@@ -1,0 +1,127 @@
+"""One curve watched at three speeds: value by value, in blocks of 16 and in blocks of 128.
+
+A fall that takes thirty steps, or a rise that takes a thousand, is never strange from one value to the next. The mean
+of a block has a quarter (an eleventh) of the noise and sixteen (128) times the move, so that the same rule sees it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from harness.watch.series import Series, SeriesSettings
+from harness.watch.verdict import OpenEpisode, Verdict
+
+VALUE_SETTINGS = SeriesSettings()
+BLOCK_SETTINGS = SeriesSettings(
+    one_alarm_in=1e6,
+    ordinary_values=2,
+    accept_after_values=12,
+    start_after_values=12,
+    pile_limit=1e9,  # blocks are few: two of four are soon enough
+)
+"""Blocks of 16: what they see is suspect, then confirmed, like single values."""
+DRIFT_SETTINGS = replace(BLOCK_SETTINGS, accept_after_values=4)
+"""Blocks of 128: what they see is drift."""
+_VALUES_PER_BLOCK, _VALUES_PER_DRIFT_BLOCK = 16, 128
+_CLIP = 4.0
+"""Single values count in a block's mean as if they were at most so many standard deviations off."""
+
+
+@dataclass(slots=True)
+class Block:
+    """Values being gathered, and the series of the means so far."""
+
+    size: int
+    series: Series
+    num_values: int = 0
+    weighted_sum: float = 0.0
+    weight: float = 0.0
+
+    def add(self, step: int, value: float, weight: float, settings: SeriesSettings) -> list[Verdict]:
+        """Takes a value in; a block that is full is judged."""
+        self.num_values += 1
+        self.weighted_sum += value * weight
+        self.weight += weight
+        if self.num_values < self.size:
+            return []
+        mean, block_weight = self.weighted_sum / self.weight, self.weight
+        self.clear()
+        return self.series.observe(step, mean, block_weight, settings)
+
+    def clear(self) -> None:
+        """Drops the values gathered so far."""
+        self.num_values, self.weighted_sum, self.weight = 0, 0.0, 0.0
+
+    def relearn(self, level: float | None) -> None:
+        """Drops what was gathered and learns the series' level anew."""
+        self.clear()
+        self.series.relearn(level)
+
+
+@dataclass(slots=True)
+class Curve:
+    """The watched state of one curve at every speed. A slower one looks only while the faster ones see nothing."""
+
+    values: Series
+    blocks: Block
+    drift: Block
+
+    @classmethod
+    def of(cls, channel: str) -> Curve:
+        """A curve of which nothing is known yet."""
+        return cls(
+            values=Series(channel),
+            blocks=Block(_VALUES_PER_BLOCK, Series(channel)),
+            drift=Block(_VALUES_PER_DRIFT_BLOCK, Series(channel)),
+        )
+
+    def observe(
+        self, step: int, value: float, weight: float, settings: SeriesSettings, witnessed: bool = False
+    ) -> list[Verdict]:
+        """Judges one finite value at every speed; returns what became true with it."""
+        fast = self.values
+        was_open = fast.episode is not None
+        verdicts = fast.observe(step, value, weight, settings, witnessed)
+        if fast.episode is not None:
+            return verdicts
+        baseline = fast.baseline
+        if was_open and verdicts[-1].kind == "confirmed":  # the new level was accepted
+            self.blocks.relearn(baseline.forecast)
+            self.drift.relearn(baseline.forecast)
+            return verdicts
+        excess = abs(baseline.residual) - _CLIP * baseline.sigma
+        if excess > 0 and baseline.num_values >= settings.start_after_values:
+            value -= excess if baseline.residual > 0 else -excess
+        return verdicts + self._observe_blocks(step, value, weight)
+
+    def open_episodes(self) -> list[OpenEpisode]:
+        """What is off now, by value or by block; drift is not an episode."""
+        episodes = (self.values.open_episode(), self.blocks.series.open_episode())
+        return [episode for episode in episodes if episode is not None]
+
+    def forget_episodes(self) -> None:
+        """Drops what is open and half gathered: the run went back to an earlier step."""
+        self.values.forget_episode()
+        for block in (self.blocks, self.drift):
+            block.clear()
+            block.series.forget_episode()
+
+    def relearn(self) -> None:
+        """Re-baselines: something was changed on purpose."""
+        self.values.relearn()
+        self.blocks.relearn(None)
+        self.drift.relearn(None)
+
+    def _observe_blocks(self, step: int, value: float, weight: float) -> list[Verdict]:
+        """Lets the slower speeds look at a value that was not strange by itself."""
+        slow = self.blocks.series
+        was_open = slow.episode is not None
+        verdicts = self.blocks.add(step, value, weight, BLOCK_SETTINGS)
+        if slow.episode is not None:
+            self.drift.clear()
+            return verdicts
+        if was_open and verdicts and verdicts[-1].kind == "confirmed":
+            self.drift.relearn(slow.baseline.forecast)
+            return verdicts
+        drifts = self.drift.add(step, value, weight, DRIFT_SETTINGS)
+        return verdicts + [replace(drift, kind="drift") for drift in drifts if drift.kind == "suspect"]

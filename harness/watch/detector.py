@@ -1,0 +1,221 @@
+"""Finds spikes, falls and drift in the losses of a run: one record in, verdicts out.
+
+The total and every channel are curves of their own (`harness.watch.curve`). Two things are done before they look:
+
+* The total is corrected for the mix. With n_c / n the channel's share of this step's tokens, r_c its usual share and
+  l_c the forecast of its loss, `total - Σ (n_c / n - r_c) · l_c` moves when losses move and not when the blend does.
+* The logarithm of the gradient norm is a witness. It often jumps some steps before the loss (BLOOM-176B: four); for
+  four records after its jump the losses are suspect at 80 % of their threshold. It never alarms by itself.
+
+A planned change (phase, jump of the learning rate or of the batch size) makes every curve learn its level anew instead
+of alarming; after a resume only what was open is forgotten, because the loss should go on where it was.
+
+The detector's state is JSON (`save`, `restore`): floats come back exactly, so that a restarted detector says what an
+uninterrupted one would have said.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from pydantic import TypeAdapter
+
+from harness.watch.curve import VALUE_SETTINGS, Curve
+from harness.watch.series import Series, SeriesSettings
+from harness.watch.verdict import TOTAL, OpenEpisode, Verdict
+
+CHANNEL_SETTINGS = replace(VALUE_SETTINGS, most_threshold=12.0)
+"""A channel may have few documents in a step, and then its tails are heavy."""
+WITNESS_SETTINGS = replace(VALUE_SETTINGS, most_threshold=12.0, least_jump_nats=0.3)
+"""The logarithm of the gradient norm: a jump is at least a third up."""
+_WITNESS_RECORDS = 4
+_PLANNED_RATIO = 1.3
+"""Learning rate and batch size change by more than this from one record to the next only on purpose."""
+_LEARN_SHARES_RECORDS = 32
+"""The usual shares of the channels are the mean over so many records after a start or a planned change."""
+_LEAST_TOKENS_SHARE = 0.2
+"""A channel-step with less than this share of its usual tokens is not judged."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossRecord:
+    """What the detector needs of one logged step. What is not known is None or absent."""
+
+    step: int
+    loss: float | None
+    """Token-weighted mean over the global batch, in nats."""
+    channels: Mapping[str, float] = field(default_factory=dict)
+    """Loss of each channel that had tokens."""
+    tokens: Mapping[str, float] = field(default_factory=dict)
+    """Tokens of each channel."""
+    grad_norm: float | None = None
+    learning_rate: float | None = None
+    phase: str | None = None
+    attempt: int = 0
+
+
+@dataclass(slots=True)
+class DetectorState:
+    """Everything the detector remembers."""
+
+    curves: dict[str, Curve] = field(default_factory=dict)
+    witness: Series = field(default_factory=lambda: Series("grad_norm"))
+    usual_shares: dict[str, float] = field(default_factory=dict)
+    num_shares: int = 0
+    not_finite: list[str] = field(default_factory=list)
+    """Curves whose last value was not finite: said once, until they are finite again."""
+    step: int | None = None
+    attempt: int = 0
+    phase: str | None = None
+    learning_rate: float | None = None
+    tokens: float = 0.0
+
+
+_STATE = TypeAdapter(DetectorState)
+_FORMAT = 1
+
+
+class Detector:
+    """Watches the losses of one run. Feed it every record, in the order in which training wrote them."""
+
+    def __init__(
+        self, total_settings: SeriesSettings = VALUE_SETTINGS, channel_settings: SeriesSettings = CHANNEL_SETTINGS
+    ) -> None:
+        self._total_settings = total_settings
+        self._channel_settings = channel_settings
+        self._state = DetectorState()
+
+    def save(self) -> str:
+        """The state as one line of JSON."""
+        return json.dumps({"format": _FORMAT, "state": _STATE.dump_python(self._state)}, allow_nan=False)
+
+    def restore(self, text: str) -> None:
+        """Goes on from a saved state.
+
+        Raises:
+            ValueError: The text is not a state that this version wrote.
+        """
+        document = json.loads(text)
+        if not isinstance(document, dict) or document.get("format") != _FORMAT:
+            raise ValueError(f"not the state of a detector of format {_FORMAT}")
+        self._state = _STATE.validate_python(document["state"])
+
+    def observe(self, record: LossRecord) -> list[Verdict]:
+        """Judges one record; returns what became true with it, usually nothing."""
+        state = self._state
+        tokens = float(sum(record.tokens.values()))
+        self._notice_changes(record, tokens)
+        verdicts: list[Verdict] = []
+        witnessed = self._ask_witness(record)
+        total = record.loss
+        if total is not None and math.isfinite(total) and record.channels:
+            total -= self._mix_excess(record, tokens)
+        for channel, loss in record.channels.items():
+            weight = record.tokens.get(channel, 1.0)
+            verdicts += self._judge(channel, loss, weight, record.step, self._channel_settings, witnessed)
+        if total is not None:
+            verdicts += self._judge(TOTAL, total, tokens or 1.0, record.step, self._total_settings, witnessed)
+        state.step = record.step
+        return verdicts
+
+    def rebaseline(self) -> None:
+        """Learns every level anew: something was changed on purpose. Called by itself for what the records show."""
+        state = self._state
+        for curve in state.curves.values():
+            curve.relearn()
+        state.witness.relearn()
+        state.num_shares = 0
+
+    def open_episodes(self) -> list[OpenEpisode]:
+        """What is off its baseline now, the total last."""
+        return [episode for curve in self._state.curves.values() for episode in curve.open_episodes()]
+
+    def _judge(
+        self, channel: str, loss: float, weight: float, step: int, settings: SeriesSettings, witnessed: bool
+    ) -> list[Verdict]:
+        """Judges the loss of one channel or of the total."""
+        state = self._state
+        if not math.isfinite(loss):
+            if channel in state.not_finite:
+                return []
+            state.not_finite.append(channel)
+            return [_non_finite(channel, step)]
+        if state.not_finite and channel in state.not_finite:
+            state.not_finite.remove(channel)
+        curve = state.curves.get(channel)
+        if curve is None:
+            curve = state.curves[channel] = Curve.of(channel)
+        if weight < _LEAST_TOKENS_SHARE * curve.values.baseline.mean_weight:
+            return []
+        return curve.observe(step, loss, weight, settings, witnessed)
+
+    def _ask_witness(self, record: LossRecord) -> bool:
+        """Whether the gradient norm jumped up within the last records."""
+        norm = record.grad_norm
+        if norm is None or norm <= 0.0:
+            return False
+        if not math.isfinite(norm):
+            return True
+        witness = self._state.witness
+        witness.observe(record.step, math.log(norm), 1.0, WITNESS_SETTINGS)
+        if witness.baseline.num_values < WITNESS_SETTINGS.start_after_values:
+            return False
+        largest = max(witness.recent_z[-_WITNESS_RECORDS:])
+        return largest >= WITNESS_SETTINGS.least_threshold and largest >= witness.threshold(1, WITNESS_SETTINGS)
+
+    def _mix_excess(self, record: LossRecord, tokens: float) -> float:
+        """By how much the total is higher only because this step's channels are not mixed as usual."""
+        if tokens <= 0.0:
+            return 0.0
+        state = self._state
+        shares = {channel: record.tokens.get(channel, 0.0) / tokens for channel in record.channels}
+        if state.num_shares < _LEARN_SHARES_RECORDS:
+            state.num_shares += 1
+            for channel in shares.keys() | state.usual_shares.keys():
+                usual = state.usual_shares.get(channel, 0.0)
+                state.usual_shares[channel] = usual + (shares.get(channel, 0.0) - usual) / state.num_shares
+        excess = 0.0
+        for channel in sorted(shares.keys() | state.usual_shares.keys()):
+            curve = state.curves.get(channel)
+            level = record.channels.get(channel) if curve is None else curve.values.baseline.forecast
+            if level is not None and math.isfinite(level):
+                excess += (shares.get(channel, 0.0) - state.usual_shares.get(channel, 0.0)) * level
+        return excess
+
+    def _notice_changes(self, record: LossRecord, tokens: float) -> None:
+        """Re-baselines after a planned change; forgets what was open after a resume."""
+        state = self._state
+        if state.step is not None:
+            changed = (
+                (record.phase is not None and state.phase is not None and record.phase != state.phase)
+                or _jumped(state.learning_rate, record.learning_rate)
+                or _jumped(state.tokens, tokens)
+            )
+            if changed:
+                self.rebaseline()
+            elif record.attempt != state.attempt or record.step <= state.step:
+                for curve in state.curves.values():
+                    curve.forget_episodes()
+                state.witness.forget_episode()
+        state.attempt = record.attempt
+        state.tokens = tokens
+        if record.phase is not None:
+            state.phase = record.phase
+        if record.learning_rate is not None:
+            state.learning_rate = record.learning_rate
+
+
+def _jumped(before: float | None, now: float | None) -> bool:
+    """Whether a setting changed by more than a schedule would change it."""
+    if not before or not now or before < 0.0 or now < 0.0:
+        return False
+    return now > before * _PLANNED_RATIO or before > now * _PLANNED_RATIO
+
+
+def _non_finite(channel: str, step: int) -> Verdict:
+    return Verdict(
+        kind="non-finite", channel=channel, direction="up", step=step, start=step, end=step, z=0.0, height=0.0
+    )

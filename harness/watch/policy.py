@@ -1,0 +1,265 @@
+"""From what the detector sees to at most one action: a pure function and its inputs.
+
+Of 71 spikes in seven real runs all healed by themselves within 65 steps, so a spike alone is left in peace, however
+high. What is rolled back is what lasts, what is not finite, what comes right after a resume, and what evidence traces
+to dirty documents. The samples around the onset are then skipped, 200 steps of them first and more if it comes again
+(PaLM skipped 200 to 500 batches, GLM-130B 200).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.watch.verdict import ALARMS, OpenEpisode, Verdict
+
+Health = Literal["clean", "suspect", "abandoned"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings:
+    """When to act, and how far back."""
+
+    action: Literal["alert", "rollback"] = "alert"
+    """`alert` tells people and orders nothing that changes the run."""
+    persist_steps: int = 100
+    """An episode that is still open, and still off, so many steps after its start does not heal by itself."""
+    persist_z: float = 4.0
+    """Still off: the median of its last eight values is beyond so many standard deviations."""
+    rollback_margin_steps: int = 100
+    """The checkpoint to return to is at least so many steps older than the onset."""
+    skip_steps: int = 200
+    """Steps whose samples are skipped at the first rollback of a place; doubled at every further one."""
+    most_skip_steps: int = 500
+    """Never skip more than this at once."""
+    skip_lead_steps: int = 50
+    """So many of the skipped steps lie before the onset."""
+    max_rollbacks: int = 3
+    """At most so many rollbacks …"""
+    budget_steps: int = 10_000
+    """… within so many steps; then a person is needed."""
+    cool_down_steps: int = 50
+    """No second rollback within so many steps, unless the run went wrong right after the resume."""
+    verify_steps: int = 20
+    """After a resume so many steps are watched closely: a rise seen twice is reason enough to go back further."""
+    same_place_steps: int = 300
+    """Onsets closer than this are the same place."""
+    repeat_learning_rate_factor: float = 0.7
+    """The learning rate is multiplied by this when a place without dirty documents comes again; 1 leaves it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KnownCheckpoint:
+    """A checkpoint that could be returned to."""
+
+    step: int
+    health: Health
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastRollback:
+    """A rollback that was made."""
+
+    at_step: int
+    """The step that training had reached."""
+    start: int
+    """First step of the episode that caused it."""
+    to_step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """Everything the policy looks at, after one more step."""
+
+    step: int
+    consumed_samples: int
+    """Samples that the run had gone through after this step."""
+    global_batch_size: int
+    verdicts: tuple[Verdict, ...] = ()
+    """What the detector said at this step."""
+    episodes: tuple[OpenEpisode, ...] = ()
+    """What is open after it."""
+    checkpoints: tuple[KnownCheckpoint, ...] = ()
+    rollbacks: tuple[PastRollback, ...] = ()
+    """Of this run, oldest first."""
+    resumed_after_step: int | None = None
+    """The step from which the newest launch or rollback went on."""
+    handled_starts: frozenset[int] = frozenset()
+    """Starts of the episodes that an alert, a rollback or a stop was already made for."""
+    dirty_starts: frozenset[int] = frozenset()
+    """Starts of the episodes whose evidence points to dirty documents."""
+
+
+@dataclass(frozen=True)
+class KeepTraining:
+    """Nothing to do."""
+
+
+@dataclass(frozen=True)
+class AskEvidence:
+    """Have the samples behind these steps written down."""
+
+    first_step: int
+    last_step: int
+
+
+@dataclass(frozen=True)
+class Alert:
+    """Tell people; the run goes on."""
+
+    text: str
+    start: int
+    """First step of the episode it is about."""
+
+
+@dataclass(frozen=True)
+class Rollback:
+    """Return to a checkpoint and never train on some samples."""
+
+    to_step: int
+    skip_from_sample: int
+    """First skipped sample."""
+    skip_to_sample: int
+    """First sample after the skipped ones."""
+    learning_rate_factor: float
+    """1 keeps the learning rate."""
+    reason: str
+    start: int
+    """First step of the episode it is about."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Leave with exit code 76: a person is needed."""
+
+    reason: str
+    start: int
+    """First step of the episode it is about."""
+
+
+Action = KeepTraining | AskEvidence | Alert | Rollback | Stop
+
+
+@dataclass(frozen=True)
+class _Cause:
+    """Why a rollback is needed."""
+
+    text: str
+    start: int
+    end: int
+    dirty: bool
+    after_resume: bool = False
+
+
+def decide(situation: Situation, settings: PolicySettings) -> Action:
+    """The one thing to do after this step."""
+    cause = _cause_of_rollback(situation, settings)
+    if cause is not None:
+        action = _roll_back(cause, situation, settings)
+        if settings.action == "rollback" or isinstance(action, KeepTraining):
+            return action
+        return Alert(f"{cause.text}. With `watch.action: rollback` the watcher would {_in_words(action)}", cause.start)
+    for verdict in situation.verdicts:
+        if verdict.kind == "confirmed" and verdict.start not in situation.handled_starts:
+            return AskEvidence(verdict.start, verdict.end)
+    for verdict in situation.verdicts:
+        if verdict.kind == "drift":
+            return Alert(_described(verdict, "drifts"), verdict.start)
+    return KeepTraining()
+
+
+def checkpoints_to_suspect(
+    checkpoints: Iterable[KnownCheckpoint], verdicts: Iterable[Verdict], settings: PolicySettings
+) -> tuple[int, ...]:
+    """Steps of the clean checkpoints that were saved in, or less than the margin after, something suspect."""
+    alarms = [verdict for verdict in verdicts if verdict.kind in ALARMS]
+    return tuple(
+        checkpoint.step
+        for checkpoint in checkpoints
+        if checkpoint.health == "clean"
+        and any(a.start <= checkpoint.step <= a.end + settings.rollback_margin_steps for a in alarms)
+    )
+
+
+def _cause_of_rollback(situation: Situation, settings: PolicySettings) -> _Cause | None:
+    """The first reason to go back that was not acted upon yet."""
+    for verdict in situation.verdicts:
+        if verdict.kind == "non-finite" and verdict.start not in situation.handled_starts:
+            text = f"loss of {verdict.channel} is not finite at step {verdict.step}"
+            return _Cause(text, verdict.start, verdict.end, dirty=verdict.start in situation.dirty_starts)
+    for episode in situation.episodes:
+        if not episode.confirmed or episode.start in situation.handled_starts:
+            continue
+        dirty = episode.start in situation.dirty_starts
+        moved = f"loss of {episode.channel} went {episode.direction} at step {episode.start}"
+        if _after_resume(episode, situation, settings):
+            return _Cause(f"{moved}, right after a resume", episode.start, episode.end, dirty, after_resume=True)
+        if dirty:
+            return _Cause(f"{moved}, on dirty documents", episode.start, episode.end, dirty)
+        if situation.step - episode.start >= settings.persist_steps and _still_off(episode, settings):
+            return _Cause(f"{moved} and has not come back", episode.start, episode.end, dirty)
+    return None
+
+
+def _after_resume(episode: OpenEpisode, situation: Situation, settings: PolicySettings) -> bool:
+    resumed = situation.resumed_after_step
+    return (
+        resumed is not None and episode.direction == "up" and resumed < episode.start <= resumed + settings.verify_steps
+    )
+
+
+def _still_off(episode: OpenEpisode, settings: PolicySettings) -> bool:
+    off = episode.recent_z if episode.direction == "up" else -episode.recent_z
+    return off >= settings.persist_z
+
+
+def _roll_back(cause: _Cause, situation: Situation, settings: PolicySettings) -> Action:
+    """The rollback that the cause asks for, or why there is none."""
+    past = situation.rollbacks
+    if past and not cause.after_resume and situation.step - past[-1].to_step < settings.cool_down_steps:
+        return KeepTraining()
+    num_recent = sum(rollback.at_step > situation.step - settings.budget_steps for rollback in past)
+    if num_recent >= settings.max_rollbacks:
+        budget = f"{settings.max_rollbacks} rollbacks in {settings.budget_steps} steps"
+        return Stop(f"{cause.text}; the budget of {budget} is used up", cause.start)
+    repeats = [rollback for rollback in past if abs(rollback.start - cause.start) <= settings.same_place_steps]
+    latest = cause.start - settings.rollback_margin_steps
+    if cause.after_resume and situation.resumed_after_step is not None:
+        latest = min(latest, situation.resumed_after_step - 1)
+    targets = [each.step for each in situation.checkpoints if each.health == "clean" and each.step <= latest]
+    if not targets:
+        return Stop(f"{cause.text}; there is no clean checkpoint at or before step {latest}", cause.start)
+    first, last = _skipped_steps(cause, max(targets), len(repeats), settings)
+    return Rollback(
+        to_step=max(targets),
+        skip_from_sample=_samples_before(first, situation),
+        skip_to_sample=_samples_before(last + 1, situation),
+        learning_rate_factor=settings.repeat_learning_rate_factor if repeats and not cause.dirty else 1.0,
+        reason=cause.text,
+        start=cause.start,
+    )
+
+
+def _skipped_steps(cause: _Cause, to_step: int, num_repeats: int, settings: PolicySettings) -> tuple[int, int]:
+    """First and last step whose samples are skipped."""
+    num_steps = min(settings.skip_steps * 2**num_repeats, settings.most_skip_steps)
+    first = max(cause.start - settings.skip_lead_steps, to_step + 1)
+    last = max(first + num_steps - 1, min(cause.end, first + settings.most_skip_steps - 1))
+    return first, last
+
+
+def _samples_before(step: int, situation: Situation) -> int:
+    """Samples that the run goes through before a step; the batch size is taken as that of now."""
+    return max(0, situation.consumed_samples - (situation.step - step + 1) * situation.global_batch_size)
+
+
+def _in_words(action: Action) -> str:
+    if isinstance(action, Rollback):
+        num_samples = action.skip_to_sample - action.skip_from_sample
+        return f"return to step {action.to_step} and skip {num_samples} samples."
+    return "stop the run for a person."
+
+
+def _described(verdict: Verdict, verb: str) -> str:
+    return f"loss of {verdict.channel} {verb} {verdict.direction}: {verdict.height:+.3f} nats at step {verdict.step}."

@@ -1,0 +1,241 @@
+"""Recorded losses of a run as the detector's records: `metrics.jsonl`, CSV (also gzipped) and TensorBoard event files.
+
+A CSV has a header with `step` and `loss`, and may have `grad_norm`, `lr`, `loss/<channel>` and `tokens/<channel>`; the
+names of `harness.metrics.names` and Megatron-LM's TensorBoard tags are understood too. A CSV without a loss over all
+channels is read as losses of channels: every other column is one.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from harness.errors import DataError
+from harness.metrics import names
+from harness.watch.detector import LossRecord
+from harness.watch.event_file import read_scalars
+
+_FIELDS = {
+    "step": "step",
+    "attempt": "attempt",
+    names.LM_LOSS: "loss",
+    "loss": "loss",
+    "lm loss": "loss",
+    names.GRAD_NORM: "grad_norm",
+    "grad_norm": "grad_norm",
+    "grad-norm": "grad_norm",
+    names.LEARNING_RATE: "learning_rate",
+    "lr": "learning_rate",
+    "learning-rate": "learning_rate",
+}
+"""What a column or a tag is called in a `LossRecord`."""
+_CHANNEL_PREFIXES = {
+    names.lm_loss_of(""): "channels",
+    "loss/": "channels",
+    names.tokens_of(""): "tokens",
+    "tokens/": "tokens",
+}
+_EVENT_FILE_MARK = "tfevents"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a number goes: a field of `LossRecord`, and the channel if the field is per channel."""
+
+    field: str
+    channel: str | None = None
+
+
+def curve_name(path: Path) -> str:
+    """The file name up to the first dot; of a run's folder or its `metrics.jsonl`, the folder's name."""
+    return path.name.split(".", 1)[0]
+
+
+def read_recording(path: Path) -> Iterator[LossRecord]:
+    """The records of a file, or of a run's folder, in the order in which they were written.
+
+    Raises:
+        DataError: The file is of no known kind, or something in it is not what it should be.
+    """
+    if path.is_dir():
+        return read_recording(_inside(path))
+    if _EVENT_FILE_MARK in path.name:
+        return _read_event_file(path)
+    name = path.name.removesuffix(".gz")
+    if name.endswith(".csv"):
+        return _read_csv(path)
+    if name.endswith(".jsonl"):
+        return _read_jsonl(path)
+    raise DataError(
+        f"{path}: not a recording of losses. Allowed are metrics.jsonl, .csv, .csv.gz, TensorBoard event files "
+        f"(events.out.tfevents…) and run directories; rename the file if it is one of these."
+    )
+
+
+def _inside(folder: Path) -> Path:
+    """The recording in a folder: `metrics.jsonl`, or the only event file."""
+    if (folder / "metrics.jsonl").is_file():
+        return folder / "metrics.jsonl"
+    event_files = sorted(path for path in folder.iterdir() if _EVENT_FILE_MARK in path.name)
+    if len(event_files) == 1:
+        return event_files[0]
+    raise DataError(
+        f"{folder}: found no metrics.jsonl and {len(event_files)} TensorBoard event files in this folder. "
+        f"Give a run directory, a folder with one event file, or the files themselves."
+    )
+
+
+def _open_text(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", newline="")
+    return path.open(encoding="utf-8", newline="")
+
+
+def _place_of(name: str) -> Place | None:
+    """Where a column or a tag goes, None where the detector has no use for it."""
+    if name in _FIELDS:
+        return Place(_FIELDS[name])
+    for prefix, field in _CHANNEL_PREFIXES.items():
+        if name.startswith(prefix) and len(name) > len(prefix):
+            return Place(field, name.removeprefix(prefix))
+    return None
+
+
+def _read_csv(path: Path) -> Iterator[LossRecord]:
+    try:
+        with _open_text(path) as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            yield from _records_of_rows(rows, _columns(path, header), path)
+    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(
+            f"{path}: cannot be read as CSV: {error}. Give a text file, or a gzipped one ending in .gz."
+        ) from error
+
+
+def _columns(path: Path, header: list[str]) -> dict[int, Place]:
+    """Where the columns of a CSV go."""
+    columns = {index: place for index, name in enumerate(header) if (place := _place_of(name.strip()))}
+    fields = {place.field for place in columns.values()}
+    if "loss" not in fields and "channels" not in fields:
+        columns |= {i: Place("channels", name.strip()) for i, name in enumerate(header) if i not in columns}
+        fields |= {place.field for place in columns.values()}
+    if not {"step"} < fields or not fields & {"loss", "channels"}:
+        raise DataError(
+            f"{path}: the first line has the columns {', '.join(header) or '(none)'}. A recording needs at least "
+            f"step,loss; allowed besides are grad_norm, lr, loss/<channel> and tokens/<channel>. Rename the columns."
+        )
+    return columns
+
+
+def _records_of_rows(rows: Iterable[list[str]], columns: dict[int, Place], path: Path) -> Iterator[LossRecord]:
+    plain = {place.field: index for index, place in columns.items() if place.channel is None}
+    per_channel = [(index, place) for index, place in columns.items() if place.channel is not None]
+    step, loss = plain["step"], plain.get("loss", -1)
+    norm, rate = plain.get("grad_norm", -1), plain.get("learning_rate", -1)
+    for number, row in enumerate(rows, start=2):
+        if not row:
+            continue
+        try:
+            channels, tokens = _channels_of_row(row, per_channel)
+            yield LossRecord(
+                step=int(float(row[step])),
+                loss=float(row[loss]) if loss >= 0 and row[loss] else None,
+                channels=channels,
+                tokens=tokens,
+                grad_norm=float(row[norm]) if norm >= 0 and row[norm] else None,
+                learning_rate=float(row[rate]) if rate >= 0 and row[rate] else None,
+            )
+        except (ValueError, IndexError, OverflowError) as error:
+            raise DataError(
+                f"{path}:{number}: {','.join(row)!r} is not a row of numbers ({error}). Allowed are numbers, "
+                f"nan, inf and empty cells, as many as there are columns. Correct or remove the line."
+            ) from error
+
+
+def _channels_of_row(row: list[str], per_channel: list[tuple[int, Place]]) -> tuple[dict[str, float], dict[str, float]]:
+    channels: dict[str, float] = {}
+    tokens: dict[str, float] = {}
+    for index, place in per_channel:
+        if row[index] and place.channel:
+            number = float(row[index])
+            if place.field == "channels":
+                channels[place.channel] = number
+            elif 0.0 < number < math.inf:
+                tokens[place.channel] = number
+    return channels, tokens
+
+
+def _read_jsonl(path: Path) -> Iterator[LossRecord]:
+    """Lines that are not whole records are passed over: the writer may have died in the middle of one."""
+    places: dict[str, Place | None] = {}
+    try:
+        with _open_text(path) as lines:
+            for line in lines:
+                try:
+                    fields = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(fields, dict) and (record := _record_of(fields, places)):
+                    yield record
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as lines of JSON: {error}. Give a metrics.jsonl.") from error
+
+
+def _record_of(fields: dict[str, object], places: dict[str, Place | None]) -> LossRecord | None:
+    """The record of named numbers; None where there is no step or no loss. A null is a number that was not finite."""
+    plain: dict[str, float] = {}
+    channels: dict[str, float] = {}
+    tokens: dict[str, float] = {}
+    for name, value in fields.items():
+        if name not in places:
+            places[name] = _place_of(name)
+        place = places[name]
+        if place is None or not (value is None or isinstance(value, int | float)):
+            continue
+        number = math.nan if value is None else float(value)
+        if place.channel is None:
+            plain[place.field] = number
+        elif place.field == "channels":
+            channels[place.channel] = number
+        elif 0.0 < number < math.inf:
+            tokens[place.channel] = number
+    if not math.isfinite(plain.get("step", math.nan)) or not ("loss" in plain or channels):
+        return None
+    phase = fields.get("phase")
+    return LossRecord(
+        step=int(plain["step"]),
+        loss=plain.get("loss"),
+        channels=channels,
+        tokens=tokens,
+        grad_norm=plain.get("grad_norm"),
+        learning_rate=plain.get("learning_rate"),
+        phase=phase if isinstance(phase, str) else None,
+        attempt=int(plain.get("attempt", 0)),
+    )
+
+
+def _read_event_file(path: Path) -> Iterator[LossRecord]:
+    """Scalars of one step stand together, whatever their order."""
+    places: dict[str, Place | None] = {}
+    fields: dict[str, object] = {}
+    try:
+        for scalar in read_scalars(path):
+            if fields and fields["step"] != scalar.step:
+                if record := _record_of(fields, places):
+                    yield record
+                fields = {}
+            fields["step"] = scalar.step
+            fields[scalar.tag] = scalar.value
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: cannot be read as a TensorBoard event file: {error}. Give the file as it was written."
+        ) from error
+    if fields and (record := _record_of(fields, places)):
+        yield record

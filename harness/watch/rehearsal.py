@@ -1,0 +1,162 @@
+"""The detector and the policy over one recorded curve: what they would have said and done.
+
+The recorded run goes on as it did whatever the policy orders; checkpoints are imagined every 500 steps.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from harness.watch.detector import Detector, LossRecord
+from harness.watch.policy import (
+    KnownCheckpoint,
+    PastRollback,
+    PolicySettings,
+    Rollback,
+    Situation,
+    Stop,
+    checkpoints_to_suspect,
+    decide,
+)
+from harness.watch.score import Label
+from harness.watch.verdict import ALARMS, OpenEpisode, Verdict
+
+_SAVE_EVERY_STEPS = 500
+_NUM_REMEMBERED = 100
+_POLICY = PolicySettings(action="rollback")
+
+
+@dataclass(frozen=True)
+class WouldAct:
+    """A rollback or a stop that would have been ordered."""
+
+    step: int
+    """The step that training had reached."""
+    start: int
+    """First step of the episode that caused it."""
+    reason: str
+    to_step: int | None = None
+    """The checkpoint to return to; None where the run would have been stopped for a person."""
+    skip_from_step: int = 0
+    skip_to_step: int = 0
+    """First step after the skipped ones."""
+
+    def cost_steps(self, labels: Sequence[Label]) -> int:
+        """Training lost: from onset to order if an event that lasts was the cause, else what is redone and skipped."""
+        needed = any(e.start <= self.start <= e.end and e.end - e.start >= _POLICY.persist_steps for e in labels)
+        if needed:
+            return self.step - self.start
+        if self.to_step is None:
+            return 0
+        return self.step - self.to_step + self.skip_to_step - self.skip_from_step
+
+
+@dataclass
+class Rehearsal:
+    """Everything said and done over one curve, and the curve."""
+
+    verdicts: list[Verdict] = field(default_factory=list)
+    actions: list[WouldAct] = field(default_factory=list)
+    steps: array[int] = field(default_factory=lambda: array("q"))
+    """Every logged step."""
+    losses: array[float] = field(default_factory=lambda: array("d"))
+    """Loss over all channels at those steps, NaN where there was none."""
+
+
+def rehearse(records: Iterable[LossRecord]) -> Rehearsal:
+    """Feeds a recording to a fresh detector and, where something is off, to the policy."""
+    detector, imagined, result = Detector(), _ImaginedRun(), Rehearsal()
+    observe, note_step, note_loss, advance = (
+        detector.observe,
+        result.steps.append,
+        result.losses.append,
+        imagined.advance,
+    )
+    episodes: list[OpenEpisode] = []
+    for record in records:
+        verdicts = observe(record)
+        note_step(record.step)
+        note_loss(math.nan if record.loss is None else record.loss)
+        advance(record)
+        if verdicts or episodes:
+            result.verdicts += verdicts
+            episodes = detector.open_episodes()
+            if action := imagined.ask_policy(verdicts, episodes):
+                result.actions.append(action)
+    result.verdicts += [_unfinished(episode) for episode in episodes]
+    return result
+
+
+def _unfinished(episode: OpenEpisode) -> Verdict:
+    """An episode that was still open at the end of the recording, with its true end."""
+    return Verdict(
+        kind="confirmed" if episode.confirmed else "suspect",
+        channel=episode.channel,
+        direction=episode.direction,
+        step=episode.end,
+        start=episode.start,
+        end=episode.end,
+        z=episode.peak_z,
+        height=0.0,
+    )
+
+
+class _ImaginedRun:
+    """The history that the policy looks at, grown along a recording."""
+
+    def __init__(self) -> None:
+        self._situation = Situation(step=0, consumed_samples=0, global_batch_size=1)
+        self._checkpoints: deque[KnownCheckpoint] = deque(maxlen=_NUM_REMEMBERED)
+        self._alarms: deque[Verdict] = deque(maxlen=_NUM_REMEMBERED)
+        self._step: int | None = None
+        self._next_save = 0
+        self._attempt = 0
+
+    def advance(self, record: LossRecord) -> None:
+        """Takes one step: saves when it is time, and notices a resume."""
+        before, self._step = self._step, record.step
+        if before is not None and (record.attempt != self._attempt or record.step <= before):
+            self._situation = replace(self._situation, resumed_after_step=record.step - 1)
+            while self._checkpoints and self._checkpoints[-1].step >= record.step:
+                self._checkpoints.pop()
+            self._next_save = record.step
+        self._attempt = record.attempt
+        if record.step >= self._next_save:
+            self._checkpoints.append(KnownCheckpoint(step=record.step, health="clean"))
+            self._next_save = record.step - record.step % _SAVE_EVERY_STEPS + _SAVE_EVERY_STEPS
+
+    def ask_policy(self, verdicts: list[Verdict], episodes: list[OpenEpisode]) -> WouldAct | None:
+        """The rollback or the stop that the policy would order now; remembers it."""
+        step = self._step
+        assert step is not None, "a step was taken"
+        self._alarms += [verdict for verdict in verdicts if verdict.kind in ALARMS]
+        suspect = checkpoints_to_suspect(self._checkpoints, self._alarms, _POLICY)
+        self._situation = replace(
+            self._situation,
+            step=step,
+            consumed_samples=step,
+            verdicts=tuple(verdicts),
+            episodes=tuple(episodes),
+            checkpoints=tuple(each for each in self._checkpoints if each.step not in suspect),
+        )
+        action = decide(self._situation, _POLICY)
+        if not isinstance(action, Rollback | Stop):
+            return None
+        handled = self._situation.handled_starts | {action.start}
+        self._situation = replace(self._situation, handled_starts=handled)
+        if isinstance(action, Stop):
+            return WouldAct(step=step, start=action.start, reason=action.reason)
+        past = PastRollback(at_step=step, start=action.start, to_step=action.to_step)
+        self._situation = replace(self._situation, rollbacks=(*self._situation.rollbacks, past)[-_NUM_REMEMBERED:])
+        return WouldAct(
+            step=step,
+            start=action.start,
+            reason=action.reason,
+            to_step=action.to_step,
+            skip_from_step=action.skip_from_sample + 1,
+            skip_to_step=action.skip_to_sample + 1,
+        )

@@ -1,0 +1,129 @@
+"""`harness replay`: recorded curves through detector and policy, printed as a table, as JSON, or drawn."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import click
+
+from harness.errors import UsageError
+from harness.watch.recordings import curve_name, read_recording
+from harness.watch.rehearsal import Rehearsal, rehearse
+from harness.watch.score import Label, Score, read_labels, score_curve
+from harness.watch.verdict import ALARMS
+
+Labels = Mapping[str, Sequence[Label]]
+
+
+def run_replay(files: Sequence[Path], labels: Path | None, as_json: bool, plot: Path | None) -> None:
+    """Replays the files and prints what was found.
+
+    Raises:
+        UsageError: Two files have the same name up to the first dot, or `plot` is wanted without matplotlib.
+        DataError: A file cannot be read.
+    """
+    by_name = _name_curves(files)
+    known = read_labels(labels) if labels is not None else None
+    rehearsals = {name: rehearse(read_recording(path)) for name, path in by_name.items()}
+    if plot is not None:
+        from harness.watch.plot import draw
+
+        draw(rehearsals, known or {}, plot)
+    if as_json:
+        click.echo(json.dumps(as_document(rehearsals, known), allow_nan=False))
+    else:
+        click.echo(as_table(rehearsals, known))
+
+
+def as_document(rehearsals: Mapping[str, Rehearsal], labels: Labels | None) -> dict[str, object]:
+    """What `--json` prints; `pooled` is there only with labels."""
+    curves = {
+        name: {
+            "events": [
+                {"start": v.start, "end": v.end, "direction": v.direction, "verdict": v.kind, "channel": v.channel}
+                for v in rehearsal.verdicts
+            ],
+            "rollbacks": [
+                {
+                    "step": action.step,
+                    "to_step": action.to_step,
+                    "skip_from_step": action.skip_from_step,
+                    "skip_to_step": action.skip_to_step,
+                    "reason": action.reason,
+                }
+                for action in rehearsal.actions
+                if action.to_step is not None
+            ],
+        }
+        for name, rehearsal in rehearsals.items()
+    }
+    document: dict[str, object] = {"curves": curves}
+    if labels is not None:
+        document["pooled"] = pooled(rehearsals, labels).summary()
+    return document
+
+
+def pooled(rehearsals: Mapping[str, Rehearsal], labels: Labels) -> Score:
+    """The counts of all curves together. A curve without labels is a curve without events."""
+    total = Score()
+    for name, rehearsal in rehearsals.items():
+        total.add(score_of(rehearsal, labels.get(name, ())))
+    return total
+
+
+def score_of(rehearsal: Rehearsal, labels: Sequence[Label]) -> Score:
+    """The counts of one curve."""
+    score = score_curve(rehearsal.verdicts, labels, rehearsal.steps)
+    score.wasted_steps = sum(action.cost_steps(labels) for action in rehearsal.actions)
+    return score
+
+
+def as_table(rehearsals: Mapping[str, Rehearsal], labels: Labels | None) -> str:
+    """What is printed for people: a line per curve, the alarms below it, and the pooled score."""
+    lines = []
+    for name, rehearsal in rehearsals.items():
+        kinds = Counter(verdict.kind for verdict in rehearsal.verdicts)
+        counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing strange"
+        lines.append(f"{name}: {len(rehearsal.steps):,} logged steps: {counts}")
+        lines += [
+            f"  step {v.step}: {v.kind} {v.direction} in {v.channel} since step {v.start}: "
+            f"{v.height:+.3f} nats, {v.z:+.1f} sigma"
+            for v in rehearsal.verdicts
+            if v.kind in ALARMS or v.kind == "drift"
+        ]
+        for action in rehearsal.actions:
+            target = (
+                "stop for a person"
+                if action.to_step is None
+                else (
+                    f"return to step {action.to_step}, skip steps {action.skip_from_step} to {action.skip_to_step - 1}"
+                )
+            )
+            lines.append(f"  step {action.step}: would {target}: {action.reason}")
+    if labels is not None:
+        lines.append("pooled")
+        lines += [f"  {key}: {_number(value)}" for key, value in pooled(rehearsals, labels).summary().items()]
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if isinstance(value, float) else f"{value:,}"
+
+
+def _name_curves(files: Sequence[Path]) -> dict[str, Path]:
+    """The files by the name of their curve."""
+    by_name: dict[str, Path] = {}
+    for path in files:
+        name = curve_name(path)
+        if name in by_name:
+            raise UsageError(
+                f"{by_name[name]} and {path}: both are the curve {name!r}, the file name up to the first dot. "
+                f"Names must differ; rename one, or replay them one after the other."
+            )
+        by_name[name] = path
+    return by_name

@@ -1,0 +1,166 @@
+"""How good verdicts are, measured against labelled events.
+
+An event is found when an alarm (suspect or stronger) overlaps it, with one logged step of slack on either side; its
+delay runs from its labelled start to the first such alarm. Alarms within 50 steps of each other are one episode; an
+episode outside every event is a false alarm, and a false confirmed if it was confirmed. The first 1,500 steps count for
+nothing. Rates are per 100,000 logged steps outside events.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.errors import DataError
+from harness.watch.verdict import ALARMS, Direction, Verdict
+
+UNSCORED_STEPS = 1500
+MERGE_STEPS = 50
+
+
+@dataclass(frozen=True)
+class Label:
+    """An event that a person, or an offline rule, saw in a curve."""
+
+    direction: Direction
+    start: int
+    end: int
+
+
+@dataclass
+class Alarm:
+    """An episode of alarms."""
+
+    start: int
+    end: int
+    confirmed: bool
+
+
+@dataclass
+class Score:
+    """Counts of one curve, or of several pooled."""
+
+    found: list[tuple[Label, int | None]] = field(default_factory=list)
+    """Every event with its delay in steps; None where it was not found."""
+    num_episodes: int = 0
+    num_false: int = 0
+    num_false_confirmed: int = 0
+    num_quiet: int = 0
+    """Logged steps outside events."""
+    wasted_steps: int = 0
+
+    def add(self, other: Score) -> None:
+        """Pools another curve's counts."""
+        self.found += other.found
+        self.num_episodes += other.num_episodes
+        self.num_false += other.num_false
+        self.num_false_confirmed += other.num_false_confirmed
+        self.num_quiet += other.num_quiet
+        self.wasted_steps += other.wasted_steps
+
+    def summary(self) -> dict[str, float | int | None]:
+        """The pooled numbers of `harness replay --json`; None where there is nothing to divide by."""
+        delays = sorted(delay for _, delay in self.found if delay is not None)
+        return {
+            "recall": self._recall(self.found),
+            "recall_up": self._recall([pair for pair in self.found if pair[0].direction == "up"]),
+            "recall_down": self._recall([pair for pair in self.found if pair[0].direction == "down"]),
+            "recall_persistent": self._recall([pair for pair in self.found if pair[0].end > pair[0].start]),
+            "precision": _share(self.num_episodes - self.num_false, self.num_episodes),
+            "delay_p50_steps": _quantile(delays, 0.5),
+            "delay_p90_steps": _quantile(delays, 0.9),
+            "false_alarms_per_100k": _share(1e5 * self.num_false, self.num_quiet),
+            "false_confirmed_per_100k": _share(1e5 * self.num_false_confirmed, self.num_quiet),
+            "wasted_steps": self.wasted_steps,
+        }
+
+    @staticmethod
+    def _recall(pairs: list[tuple[Label, int | None]]) -> float | None:
+        return _share(sum(delay is not None for _, delay in pairs), len(pairs))
+
+
+def read_labels(path: Path) -> dict[str, list[Label]]:
+    """Labelled events by curve, from a CSV with at least the columns `curve,direction,start,end`.
+
+    Raises:
+        DataError: A column is missing or a cell is not what it should be.
+    """
+    labels: dict[str, list[Label]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        if missing := {"curve", "direction", "start", "end"} - set(rows.fieldnames or ()):
+            raise DataError(
+                f"{path}: the labels have no column {', '.join(sorted(missing))}; the first line is "
+                f"{','.join(rows.fieldnames or ())!r}. Needed are curve,direction,start,end."
+            )
+        for number, row in enumerate(rows, start=2):
+            try:
+                direction: Direction = {"up": "up", "down": "down"}[row["direction"]]  # type: ignore[assignment]
+                label = Label(direction, int(row["start"]), int(row["end"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(
+                    f"{path}:{number}: {','.join(str(cell) for cell in row.values())!r} is not a label. The "
+                    f"direction is up or down, start and end are steps. Correct the line."
+                ) from error
+            labels.setdefault(row["curve"], []).append(label)
+    return labels
+
+
+def merged_alarms(verdicts: Iterable[Verdict]) -> list[Alarm]:
+    """Alarms in order, those within 50 steps of each other made one."""
+    alarms: list[Alarm] = []
+    for verdict in sorted((v for v in verdicts if v.kind in ALARMS), key=lambda v: v.start):
+        strong = verdict.kind != "suspect"
+        if alarms and verdict.start - alarms[-1].end <= MERGE_STEPS:
+            alarms[-1].end = max(alarms[-1].end, verdict.end)
+            alarms[-1].confirmed |= strong
+        else:
+            alarms.append(Alarm(verdict.start, verdict.end, strong))
+    return alarms
+
+
+def score_curve(verdicts: Sequence[Verdict], labels: Sequence[Label], steps: Sequence[int]) -> Score:
+    """The counts of one curve whose logged steps are `steps`."""
+    score = Score()
+    slack = _usual_interval(steps)
+    alarms = [verdict for verdict in verdicts if verdict.kind in ALARMS]
+    for label in labels:
+        if label.start <= UNSCORED_STEPS:
+            continue
+        starts = [a.start for a in alarms if a.start <= label.end + slack and a.end >= label.start - slack]
+        score.found.append((label, max(0, min(starts) - label.start) if starts else None))
+    for episode in merged_alarms(verdicts):
+        if episode.end <= UNSCORED_STEPS:
+            continue
+        touches = any(episode.start <= label.end + slack and episode.end >= label.start - slack for label in labels)
+        if touches and episode.start <= UNSCORED_STEPS:
+            continue
+        score.num_episodes += 1
+        score.num_false += not touches
+        score.num_false_confirmed += episode.confirmed and not touches
+    score.num_quiet = _num_quiet(steps, labels)
+    return score
+
+
+def _num_quiet(steps: Sequence[int], labels: Sequence[Label]) -> int:
+    scored = [step for step in steps if step > UNSCORED_STEPS]
+    return len(scored) - sum(sum(label.start <= step <= label.end for step in scored) for label in labels)
+
+
+def _usual_interval(steps: Sequence[int]) -> int:
+    """Steps between two logged steps."""
+    tail = steps[-1001:]
+    gaps = sorted(b - a for a, b in zip(tail, tail[1:], strict=False) if b > a)
+    return gaps[len(gaps) // 2] if gaps else 1
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole else None
+
+
+def _quantile(ordered: Sequence[int], share: float) -> int | None:
+    """The smallest value that at least `share` of them do not exceed."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None

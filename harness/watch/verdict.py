@@ -1,0 +1,52 @@
+"""What the detector says: verdicts, and the episodes they belong to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["up", "down"]
+Kind = Literal["benign", "drift", "suspect", "confirmed", "non-finite"]
+
+TOTAL = "total"
+"""The channel name of the loss over all channels."""
+ALARMS: tuple[Kind, ...] = ("suspect", "confirmed", "non-finite")
+"""Verdicts of suspect or stronger."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One thing said about one curve, once, at the step that made it true."""
+
+    kind: Kind
+    """`suspect` (seen once), `confirmed` (seen again), `benign` (gone by itself), `drift` (slow), `non-finite`."""
+    channel: str
+    """A channel, or `TOTAL`."""
+    direction: Direction
+    step: int
+    """The step at which it was said."""
+    start: int
+    """First step of the episode."""
+    end: int
+    """Last step so far at which the curve was off."""
+    z: float
+    """Largest size so far, in standard deviations of the noise; signed. 0 where the loss was not finite."""
+    height: float
+    """Largest distance from the forecast so far, in nats; signed. 0 where the loss was not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenEpisode:
+    """A curve that is off its baseline now: what the policy sees at every step until it closes."""
+
+    channel: str
+    direction: Direction
+    confirmed: bool
+    start: int
+    """First step of the episode."""
+    end: int
+    """Last step at which the curve was off."""
+    peak_z: float
+    """Largest size so far, signed."""
+    recent_z: float
+    """Median size of the last eight values, signed."""
