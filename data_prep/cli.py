@@ -1,4 +1,5 @@
 """The `harness data` commands."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
 
@@ -53,7 +54,7 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     append_eod: bool,
     max_rejected_share: float,
 ) -> None:
-    r"""Make a channel out of JSONL files: tokens in numbered parts, in the order of the documents.
+    """Make a channel out of JSONL files: tokens in numbered parts, in the order of the documents.
 
     IN are files, folders or patterns: .jsonl, .jsonl.gz or .jsonl.zst, one JSON object with a text per line.
 
@@ -93,7 +94,8 @@ def tokenize(  # noqa: PLR0913 - one argument per option
         append_end_of_document=append_eod,
         max_rejected_share=max_rejected_share,
     )
+    opened = open_tokenizer(tokenizer)
     total_bytes = sum(file.stat().st_size for file in job.inputs)
     with shown_progress(f"tokenize {channel}", total_bytes, Console(stderr=True)) as progress:
-        result = tokenize_channel(job, open_tokenizer(tokenizer), progress)
+        result = tokenize_channel(job, opened, progress)
     click.echo(result.summary(job.folder))

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -119,6 +118,7 @@ class _ChannelWriter:
         return self._finished_tokens + (self._part.num_tokens if self._part else 0)
 
     def add(self, documents: list[str]) -> None:
+        """Writes some documents, opening and finishing parts as they fill up."""
         for ids in self._tokenizer.encode_documents(documents):
             if self._part is None:
                 self._part = PartWriter(self._job.folder, self.num_parts, self._dtype)
@@ -137,6 +137,7 @@ class _ChannelWriter:
         self._finished_tokens += part.tokens
 
     def close(self) -> None:
+        """Lets go of an unfinished part."""
         if self._part is not None:
             self._part.close()
 
@@ -146,8 +147,9 @@ def _write_channel(job: ChannelJob, writer: _ChannelWriter, progress: Progress) 
     num_done = writer.num_documents
     with (job.folder / REJECTED_FILE).open("w", encoding="utf-8") as rejected_file:
         documents = _accepted_documents(job, totals, rejected_file)
-        for batch in _batches(islice(documents, num_done, None)):
-            writer.add([document.text for document in batch])
+        for batch in _batches(documents):
+            first = totals.documents - len(batch)
+            writer.add([document.text for document in batch[max(0, num_done - first) :]])
             totals.tokens = writer.num_tokens
             progress(totals, batch[-1].bytes_read)
     _check_input(job, totals, num_done)

@@ -13,6 +13,8 @@ import pytest
 
 from data_prep.tokenize import ChannelJob, ChannelResult, tokenize_channel
 from data_prep.totals import Totals
+from harness.config.schema import ChannelConfig
+from harness.data.channels import open_channel
 from harness.data.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 
@@ -63,6 +65,14 @@ def test_channel_is_the_documents_in_order(job: ChannelJob, tokenizer: Tokenizer
     assert result.totals == Totals(
         lines=300, documents=300, tokens=sum(map(len, documents)), characters=sum(map(len, poems))
     )
+
+
+def test_training_opens_the_channel(job: ChannelJob, tokenizer: Tokenizer) -> None:
+    result = make(job, tokenizer)
+    channel = open_channel("zh", ChannelConfig(path=job.folder))
+    assert len(channel.parts) == result.num_parts
+    assert sum(part.num_tokens for part in channel.parts) == result.totals.tokens
+    assert sum(part.num_documents for part in channel.parts) == 300
 
 
 def test_parts_end_with_the_document_that_fills_them(job: ChannelJob, tokenizer: Tokenizer) -> None:
