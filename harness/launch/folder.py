@@ -1,0 +1,90 @@
+"""The folder of one launch, and the run's `config.yaml`.
+
+```
+launches/0001/config.yaml       the configuration of this launch, with every default and override written out
+              launch.json       when, where and by what command it was started
+              rank_00003.log    what this rank wrote (rank 0 writes to the terminal)
+```
+
+`<run>/config.yaml` is the configuration of the newest launch; those of earlier launches are in their folders. A launch
+may differ from the one before it: the trainer compares what it resumes with what it is given, goes on where only
+`parallel`, `logging`, `checkpoint` or `evaluation` differ, and refuses where another model would come out. Nothing here
+is written unless the caller holds the run's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.config.load import dump_config, load_config
+from harness.config.schema import Config
+from harness.errors import ConfigError, UsageError
+from harness.run_dir import RunDir
+
+
+def make_run(run_dir: RunDir) -> None:
+    """Makes the run's directory and the folders in it, where they are missing.
+
+    Raises:
+        UsageError: A file is in the way, or the file system does not allow it.
+    """
+    try:
+        run_dir.make_folders()
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the run directory {run_dir.root}: {error.strerror} ({error.filename}); "
+            "choose another one with --run-dir"
+        ) from None
+
+
+def open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object]) -> Path:
+    """Makes the next launch's folder and puts the configuration in place. The caller holds the run's lock.
+
+    Args:
+        run_dir: The run; its folders exist.
+        config: The configuration of this launch.
+        facts: Written to `launch.json`, beside the time, the host and the command.
+
+    Returns:
+        The folder.
+    """
+    folder = run_dir.launch(run_dir.next_launch_number())
+    folder.mkdir(parents=True)
+    text = dump_config(config)
+    (folder / "config.yaml").write_text(text)
+    launch = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "working_directory": str(Path.cwd()),
+        "command": sys.argv,
+        **facts,
+    }
+    (folder / "launch.json").write_text(json.dumps(launch, indent=2, default=str) + "\n")
+    _replace(run_dir.config, text)
+    return folder
+
+
+def changed_sections(run_dir: RunDir, config: Config) -> list[str]:
+    """The sections in which a configuration differs from the run's previous launch; none if there was none to read."""
+    try:
+        before = load_config(run_dir.config)
+    except ConfigError:  # the first launch, or one by a version with other fields
+        return []
+    return [section for section in type(config).model_fields if getattr(before, section) != getattr(config, section)]
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole: it has its old content or its new one, whatever happens."""
+    written = path.with_name(f"{path.name}.tmp")
+    with written.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    written.rename(path)

@@ -1,0 +1,122 @@
+"""From a YAML to training on this machine: as one rank of a world that exists, or by starting the workers of one."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from harness.config.load import load_config
+from harness.config.schema import Config
+from harness.errors import ConfigError
+from harness.launch.folder import changed_sections, make_run, open_launch
+from harness.launch.machine import count_cores, count_gpus, free_port
+from harness.launch.workers import WorkerStart, run_workers
+from harness.parallel.environment import ProcessRanks, job_id, read_ranks, worker_environment
+from harness.plan.layout_rules import ranks_per_copy
+from harness.plan.plan import make_plan
+from harness.run_dir import RunDir
+from harness.signals.lock import RunLock
+
+WORKER = (sys.executable, "-u", "-X", "faulthandler", "-m", "harness.train.worker")
+_TRAINER = "harness.train.main"
+
+
+def train(
+    config_path: Path,
+    run_dir: Path | None,
+    overrides: tuple[str, ...],
+    resume: str,
+    worker_command: Sequence[str] = WORKER,
+) -> int:
+    """Trains, and returns the exit code.
+
+    Under torchrun or srun this process is one of their ranks. Started alone it starts the local workers that the layout
+    needs: one per GPU, or processes on the CPU where there is none. Workers read `<run>/config.yaml`.
+
+    Args:
+        config_path: The YAML.
+        run_dir: The run's directory. Default: `runs/<run.name>`.
+        overrides: `key.sub=value`, which win over the YAML.
+        resume: `auto`, `must` or `never`.
+        worker_command: What a worker is started with, before `--run-dir DIR --resume RESUME`.
+
+    Raises:
+        ConfigError: The configuration is wrong, or does not fit this machine. Nothing was started.
+        RunInUseError: Another process trains in the run's directory. Nothing was changed there.
+    """
+    config = load_config(config_path, overrides)
+    run = RunDir(run_dir) if run_dir is not None else RunDir.of_run(config.run.name)
+    ranks = read_ranks()
+    if ranks is not None:
+        return _train_as(ranks, config, run, resume)
+    num_gpus = count_gpus()
+    world_size = local_world_size(config, num_gpus)
+    make_plan(config, world_size)
+    with _locked(run) as lock:
+        folder = _open_launch(run, config, lock, {"world_size": world_size, "resume": resume})
+        command = (*worker_command, "--run-dir", str(run.root), "--resume", resume)
+        starts = _worker_starts(command, world_size, folder, on_gpu=num_gpus > 0)
+        descriptors = () if lock.descriptor is None else (lock.descriptor,)
+        return run_workers(starts, pass_descriptors=descriptors)
+
+
+def local_world_size(config: Config, num_gpus: int) -> int:
+    """How many workers a configuration needs on a machine with so many GPUs (0: on the CPU).
+
+    Raises:
+        ConfigError: It needs more GPUs than there are.
+    """
+    copy = ranks_per_copy(config)
+    copies = config.parallel.data_parallel_size
+    if num_gpus == 0:
+        return copy * (copies or 1)
+    needed = copy * (copies or 1)
+    if needed > num_gpus:
+        raise ConfigError(
+            [
+                f"parallel: the layout needs {needed} GPUs, this machine offers {num_gpus}; choose smaller parallel "
+                "sizes, or start it on several nodes with torchrun or srun"
+            ]
+        )
+    return needed if copies else num_gpus
+
+
+def _train_as(ranks: ProcessRanks, config: Config, run: RunDir, resume: str) -> int:
+    """Trains as one rank of a world that torchrun or srun started; rank 0 writes the launch's folder."""
+    make_plan(config, ranks.world_size)
+    # By name, like the workers of `train`: the launcher starts the trainer but does not depend on it.
+    trainer: Callable[[Config, RunDir, str], int] = importlib.import_module(_TRAINER).main
+    if ranks.rank != 0:
+        return trainer(config, run, resume)
+    with _locked(run) as lock:
+        _open_launch(run, config, lock, {"world_size": ranks.world_size, "resume": resume})
+        return trainer(config, run, resume)
+
+
+def _locked(run: RunDir) -> RunLock:
+    """The lock of the run, whose folders are made if missing."""
+    make_run(run)
+    return RunLock(run, job_id())
+
+
+def _open_launch(run: RunDir, config: Config, lock: RunLock, facts: Mapping[str, object]) -> Path:
+    if lock.unprotected_reason:
+        sys.stderr.write(f"warning: {lock.unprotected_reason}: make sure that nobody else trains there\n")
+    if changed := changed_sections(run, config):
+        sys.stderr.write(f"the configuration differs from the previous launch in: {', '.join(changed)}\n")
+    return open_launch(run, config, {**facts, "job_id": job_id()})
+
+
+def _worker_starts(command: Sequence[str], world_size: int, folder: Path, *, on_gpu: bool) -> list[WorkerStart]:
+    """One start per rank; all but rank 0 write to a log."""
+    port = free_port()
+    num_threads = max(1, count_cores() // world_size)
+    starts = []
+    for rank in range(world_size):
+        ranks = ProcessRanks(rank=rank, world_size=world_size, local_rank=rank, local_world_size=world_size)
+        environment = worker_environment(ranks, master_port=port, num_threads=num_threads, on_gpu=on_gpu)
+        log = None if rank == 0 else folder / f"rank_{rank:05d}.log"
+        starts.append(WorkerStart(command=command, environment=environment, log=log))
+    return starts

@@ -1,0 +1,224 @@
+"""Starts the workers of a run on this machine, passes signals on to them, and ends them all when one of them fails."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import EXIT_INTERNAL, EXIT_STOPPED_BY_PERSON
+from harness.launch.exits import WorkerExit, culprit
+
+FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+_HELD_BACK = (*FORWARDED, signal.SIGHUP, signal.SIGCHLD)
+_LOOK_EVERY_S = 1.0
+_NUM_LAST_LINES = 30
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long workers may take to leave."""
+
+    after_failure_s: float = 5.0
+    """After another one failed: they wait for it in a collective and can do no more than write what they know."""
+    after_finish_s: float = 600.0
+    """After another one left as agreed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStart:
+    """What is needed to start one worker."""
+
+    command: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path | None
+    """Where its output goes; None: to the terminal."""
+
+
+def run_workers(
+    starts: Sequence[WorkerStart],
+    *,
+    pass_descriptors: Sequence[int] = (),
+    patience: Patience | None = None,
+    say: Callable[[str], None] | None = None,
+) -> int:
+    """Runs workers, one per rank in order of rank, until all have ended, and returns the exit code of the whole.
+
+    SIGTERM, SIGUSR1, SIGUSR2 and SIGINT go to every worker, SIGHUP (a closed terminal) as SIGTERM; a second SIGINT
+    kills them. Signals are held back in a worker until it lets them through (`SignalFlags.install`), so that none is
+    lost, or deadly, while it starts. If this process dies, its workers get SIGTERM. Call it from the main thread.
+
+    Args:
+        starts: The workers.
+        pass_descriptors: Open files that workers inherit, such as the run's lock.
+        patience: How long workers may take to leave.
+        say: Shows a line to people. Default: writes it to standard error.
+
+    Returns:
+        That of the first worker that failed; that of rank 0 if none failed.
+    """
+    with _held_back() as watched, ExitStack() as logs:
+        workers = Workers(watched, patience or Patience(), say or _to_stderr)
+        try:
+            for start in starts:
+                workers.start(start, pass_descriptors, logs)
+            return workers.watch()
+        finally:
+            workers.kill()
+
+
+class Workers:
+    """The workers of one launch."""
+
+    def __init__(self, watched: Sequence[signal.Signals], patience: Patience, say: Callable[[str], None]) -> None:
+        self._watched = watched
+        self._patience = patience
+        self._say = say
+        self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._logs: list[Path | None] = []
+        self._ends: dict[int, WorkerExit] = {}
+        self._failure: WorkerExit | None = None
+        self._interrupted = False
+        self._killed_by_person = False
+        self._kill_at: float | None = None
+
+    def start(self, start: WorkerStart, pass_descriptors: Sequence[int], logs: ExitStack) -> None:
+        """Starts the worker of the next rank."""
+        output = None if start.log is None else logs.enter_context(start.log.open("ab"))
+        launcher = os.getpid()
+        self._running[len(self._logs)] = subprocess.Popen(
+            start.command,
+            env=start.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=pass_descriptors,
+            process_group=0,  # a terminal's Ctrl-C goes to this process only, which passes it on
+            preexec_fn=lambda: _prepare_worker(launcher),
+        )
+        self._logs.append(start.log)
+
+    def watch(self) -> int:
+        """Waits until all workers have ended."""
+        while self._running:
+            self._pass_on(signal.sigtimedwait(self._watched, self._wait_s()))
+            self._note_ends()
+            if self._kill_at is not None and time.monotonic() >= self._kill_at:
+                self._give_up()
+        return self._exit_code()
+
+    def kill(self) -> None:
+        """Kills the workers that still run, and waits until they are gone."""
+        for worker in self._running.values():
+            worker.kill()
+        for worker in self._running.values():
+            worker.wait()
+        self._running.clear()
+
+    def _wait_s(self) -> float:
+        if self._kill_at is None:
+            return _LOOK_EVERY_S
+        return min(_LOOK_EVERY_S, max(0.0, self._kill_at - time.monotonic()))
+
+    def _pass_on(self, received: signal.struct_siginfo | None) -> None:
+        if received is None or received.si_signo == signal.SIGCHLD:
+            return
+        if received.si_signo == signal.SIGINT:
+            if self._interrupted:
+                self._say("interrupted again: all workers are killed, what was not saved is lost")
+                self._killed_by_person = True
+                self._send(signal.SIGKILL)
+                return
+            self._interrupted = True
+            self._say("interrupted: saving and stopping at the end of the step; interrupt again to kill")
+        self._send(signal.SIGTERM if received.si_signo == signal.SIGHUP else received.si_signo)
+
+    def _send(self, number: int) -> None:
+        for worker in self._running.values():
+            worker.send_signal(number)
+
+    def _note_ends(self) -> None:
+        """Takes note of the workers that ended, and sets the others a time limit."""
+        ended = [
+            WorkerExit(rank=rank, return_code=code)
+            for rank, worker in self._running.items()
+            if (code := worker.poll()) is not None
+        ]
+        for end in ended:
+            self._ends[end.rank] = end
+            del self._running[end.rank]
+        if self._failure is None and not self._killed_by_person and (failure := culprit(ended)) is not None:
+            self._failure = failure
+            self._report(failure)
+            self._send(signal.SIGTERM)
+            self._kill_at = time.monotonic() + self._patience.after_failure_s
+        elif ended and self._kill_at is None:
+            self._kill_at = time.monotonic() + self._patience.after_finish_s
+
+    def _give_up(self) -> None:
+        """Kills what still runs after its time limit; if nothing else had failed, that is the failure."""
+        ranks = ", ".join(map(str, self._running))
+        if self._failure is None:
+            self._failure = WorkerExit(rank=min(self._running), return_code=EXIT_INTERNAL)
+            self._say(f"killed: rank {ranks}, still running {self._patience.after_finish_s:g} s after others had left")
+        else:
+            self._say(f"killed: rank {ranks}, still running after {self._failure}")
+        self._send(signal.SIGKILL)
+        self._kill_at = None
+
+    def _report(self, failure: WorkerExit) -> None:
+        log = self._logs[failure.rank]
+        self._say(f"error: {failure}" + ("" if log is None else f"; the end of {log}:"))
+        for line in _last_lines(log):
+            self._say(f"  {line}")
+
+    def _exit_code(self) -> int:
+        if self._killed_by_person:
+            return EXIT_STOPPED_BY_PERSON
+        return (self._failure or self._ends[0]).exit_code
+
+
+@contextmanager
+def _held_back() -> Iterator[list[signal.Signals]]:
+    """Blocks signals, so that they are received one by one with `sigtimedwait`, and are blocked in workers too.
+
+    Gives those to be received: not what this process was told to ignore, such as SIGHUP by nohup, for `sigtimedwait`
+    would receive that as well.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
+    watched = [number for number in _HELD_BACK if signal.getsignal(number) != signal.SIG_IGN]
+    try:
+        yield watched
+    finally:
+        while signal.sigtimedwait(watched, 0) is not None:
+            pass  # meant for workers that are gone
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _prepare_worker(launcher: int) -> None:
+    """In the worker, before its program starts: SIGTERM if the launcher dies; only forwarded signals are held back."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_HELD_BACK) - set(FORWARDED))
+    if os.getppid() != launcher:  # it died before it could be noticed
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _last_lines(log: Path | None) -> list[str]:
+    if log is None:
+        return []
+    with log.open(errors="replace") as lines:
+        return [line.rstrip("\n") for line in deque(lines, _NUM_LAST_LINES)]
+
+
+def _to_stderr(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()

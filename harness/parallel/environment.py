@@ -1,0 +1,132 @@
+"""The environment variables by which a process learns its rank, and by which a launcher tells it. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from harness.errors import UsageError
+
+_STALE_PREFIXES = ("TORCHELASTIC_",)
+_STALE_NAMES = ("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessRanks:
+    """A process's place in the world, before any group exists."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+
+
+def read_ranks(environ: Mapping[str, str] | None = None) -> ProcessRanks | None:
+    """The ranks that torchrun (RANK, WORLD_SIZE …) or srun (SLURM_PROCID …) gave this process; None if started alone.
+
+    A batch script or an interactive shell under Slurm also has SLURM_PROCID and SLURM_NTASKS; only a task of a job step
+    with several tasks counts. Steps are taken to have as many tasks on every node.
+
+    Raises:
+        UsageError: The variables contradict each other, or do not say where the ranks meet.
+    """
+    environ = os.environ if environ is None else environ
+    if "RANK" in environ and "WORLD_SIZE" in environ:
+        ranks = _torchrun_ranks(environ)
+    elif _is_slurm_task(environ):
+        ranks = _slurm_ranks(environ)
+    else:
+        return None
+    if not 0 <= ranks.rank < ranks.world_size:
+        raise UsageError(
+            f"this process is told to be rank {ranks.rank} of {ranks.world_size}; ranks are 0 to world size - 1, "
+            "check RANK and WORLD_SIZE"
+        )
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environ]:
+        raise UsageError(
+            f"this process is rank {ranks.rank} of {ranks.world_size}, but {' and '.join(missing)} are not set; "
+            "set them to the host of rank 0 and a free port of it, so that the ranks find each other"
+        )
+    return ranks
+
+
+def worker_environment(
+    ranks: ProcessRanks, *, master_port: int, num_threads: int, on_gpu: bool, environ: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The environment of a worker on this machine: everything that is set here, its ranks, and what it may use.
+
+    Args:
+        ranks: The worker's ranks.
+        master_port: Port on which rank 0 listens.
+        num_threads: Threads per worker for computing on the CPU, unless the user has set OMP_NUM_THREADS.
+        on_gpu: Whether workers compute on GPUs. If not, gloo talks over the loopback device, which works without a
+            name service, unless the user has chosen a device.
+        environ: What is set here. Default: this process's environment.
+    """
+    environ = os.environ if environ is None else environ
+    inherited = {name: value for name, value in environ.items() if not _is_stale(name)}
+    defaults = {"OMP_NUM_THREADS": str(num_threads)}
+    if not on_gpu:
+        defaults["GLOO_SOCKET_IFNAME"] = "lo"
+    return (
+        defaults
+        | inherited
+        | {
+            "RANK": str(ranks.rank),
+            "WORLD_SIZE": str(ranks.world_size),
+            "LOCAL_RANK": str(ranks.local_rank),
+            "LOCAL_WORLD_SIZE": str(ranks.local_world_size),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": str(master_port),
+        }
+    )
+
+
+def job_id(environ: Mapping[str, str] | None = None) -> str | None:
+    """Number of the Slurm job that this process runs in, None outside of one."""
+    return (os.environ if environ is None else environ).get("SLURM_JOB_ID")
+
+
+def _torchrun_ranks(environ: Mapping[str, str]) -> ProcessRanks:
+    rank, world_size = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
+    local_world_size = _number(environ, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environ else world_size
+    local_rank = _number(environ, "LOCAL_RANK") if "LOCAL_RANK" in environ else rank % max(1, local_world_size)
+    return ProcessRanks(rank=rank, world_size=world_size, local_rank=local_rank, local_world_size=local_world_size)
+
+
+def _is_slurm_task(environ: Mapping[str, str]) -> bool:
+    if "SLURM_PROCID" not in environ or "SLURM_STEP_ID" not in environ:
+        return False
+    return _slurm_tasks(environ) > 1
+
+
+def _slurm_tasks(environ: Mapping[str, str]) -> int:
+    names = ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS")
+    return next((_number(environ, name) for name in names if name in environ), 1)
+
+
+def _slurm_ranks(environ: Mapping[str, str]) -> ProcessRanks:
+    world_size = _slurm_tasks(environ)
+    per_node = re.match(r"[0-9]+", environ.get("SLURM_STEP_TASKS_PER_NODE", ""))  # such as 8(x4)
+    return ProcessRanks(
+        rank=_number(environ, "SLURM_PROCID"),
+        world_size=world_size,
+        local_rank=_number(environ, "SLURM_LOCALID"),
+        local_world_size=int(per_node[0]) if per_node else world_size,
+    )
+
+
+def _number(environ: Mapping[str, str], name: str) -> int:
+    text = environ.get(name, "")
+    if not text.isdecimal():
+        raise UsageError(
+            f"the environment variable {name} is {text!r}; it must be a whole number, or not be set at all"
+        )
+    return int(text)
+
+
+def _is_stale(name: str) -> bool:
+    """Whether a variable of an outer torchrun would mislead a worker that this launcher starts."""
+    return name.startswith(_STALE_PREFIXES) or name in _STALE_NAMES
