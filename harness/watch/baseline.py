@@ -62,13 +62,16 @@ class Filter:
         """
         forecast = self.level + self.slope
         residual = value - forecast
-        size = abs(residual) * root_weight
-        sigma = max(self.spread / _MEAN_ABSOLUTE, LEAST_SIGMA * root_weight)
+        size = (residual if residual > 0.0 else -residual) * root_weight
+        sigma = self.spread / _MEAN_ABSOLUTE
+        if sigma < LEAST_SIGMA * root_weight:
+            sigma = LEAST_SIGMA * root_weight
         limit = clip * _HUBER * sigma
-        step = (residual if size <= limit else math.copysign(limit / root_weight, residual)) * share
-        gain = self.gain
-        self.level = forecast + gain * step
-        self.slope += 0.25 * gain * gain * step
+        if size > limit:
+            residual *= limit / size
+        step = self.gain * share * residual
+        self.level = forecast + step
+        self.slope += 0.25 * self.gain * step
         cap = clip * _SCALE_CLIP * sigma
         self.spread += spread_gain * ((size if size < cap else cap) - self.spread)
         return size
@@ -82,11 +85,9 @@ class Tail:
     excess: float = _TAIL_EXCESS
 
     def learn(self, z: float) -> None:
-        """Take one standardized residual in (positive: towards this side)."""
-        beyond = z > _TAIL_STARTS
-        self.share += _TAIL_SHARE_GAIN * (beyond - self.share)
-        if beyond:
-            self.excess += _TAIL_EXCESS_GAIN * (min(z - _TAIL_STARTS, _TAIL_CAP) - self.excess)
+        """Take in one standardized residual beyond the start of this tail."""
+        self.share += _TAIL_SHARE_GAIN
+        self.excess += _TAIL_EXCESS_GAIN * (min(z - _TAIL_STARTS, _TAIL_CAP) - self.excess)
 
     def exceeded_once_in(self, num_values: float) -> float:
         """The size that one value in `num_values` exceeds if the tail goes on as it began."""
@@ -123,10 +124,15 @@ class Baseline:
         """How many standard deviations `value`, backed by `weight` tokens, is off; sets `residual` and `sigma`."""
         speaker = self.filters[self.speaker]
         recent = speaker.spread
-        spread = min(max(self.long_spread, recent / _SCALE_TRUST), recent * _SCALE_TRUST)
-        self.residual = value - (speaker.level + speaker.slope)
-        self.sigma = max(spread / (_MEAN_ABSOLUTE * math.sqrt(weight)), LEAST_SIGMA)
-        return self.residual / self.sigma if self.num_values > 1 else 0.0
+        spread = self.long_spread
+        if spread > recent * _SCALE_TRUST:
+            spread = recent * _SCALE_TRUST
+        elif spread < recent / _SCALE_TRUST:
+            spread = recent / _SCALE_TRUST
+        sigma = spread / (_MEAN_ABSOLUTE * math.sqrt(weight))
+        self.sigma = sigma = sigma if sigma > LEAST_SIGMA else LEAST_SIGMA
+        self.residual = residual = value - (speaker.level + speaker.slope)
+        return residual / sigma if self.num_values > 1 else 0.0
 
     def learn(self, value: float, weight: float, z: float) -> None:
         """Take in an ordinary value, `z` being what `judge` said of it."""
@@ -135,23 +141,33 @@ class Baseline:
             self._start(value, weight)
             return
         root_weight = math.sqrt(weight)
-        share = min(1.0, weight / self.mean_weight)
-        self.mean_weight += (weight - self.mean_weight) / min(self.num_values, 200)
+        share = 1.0 if weight >= self.mean_weight else weight / self.mean_weight
+        self.mean_weight += (weight - self.mean_weight) / (self.num_values if self.num_values < 200 else 200)
         young = _YOUNG / (self.num_values + _YOUNG)
-        spread_gain = max(_SCALE_GAIN, young)
+        spread_gain = young if young > _SCALE_GAIN else _SCALE_GAIN
         clip = 1.0 if self.num_values > YOUNG_VALUES else math.inf
         speaker = self.filters[self.speaker]
-        for each in self.filters:
+        best, limit = self.speaker, math.inf
+        for index, each in enumerate(self.filters):
             size = each.learn(value, root_weight, share, spread_gain, clip)
             if each is speaker:
-                cap = clip * _SCALE_CLIP * max(self.long_spread / _MEAN_ABSOLUTE, LEAST_SIGMA * root_weight)
-                self.long_spread += max(_LONG_SCALE_GAIN, young) * (min(size, cap) - self.long_spread)
-        limit = speaker.spread * _BETTER
-        for index, each in enumerate(self.filters):
-            if each.spread < limit:
-                self.speaker, limit = index, each.spread
-        self.up.learn(z)
-        self.down.learn(-z)
+                self._learn_long_spread(size, root_weight, young, clip)
+            elif each.spread < limit:
+                best, limit = index, each.spread
+        if limit < speaker.spread * _BETTER:
+            self.speaker = best
+        self.up.share *= 1.0 - _TAIL_SHARE_GAIN
+        self.down.share *= 1.0 - _TAIL_SHARE_GAIN
+        if z > _TAIL_STARTS:
+            self.up.learn(z)
+        elif z < -_TAIL_STARTS:
+            self.down.learn(-z)
+
+    def _learn_long_spread(self, size: float, root_weight: float, young: float, clip: float) -> None:
+        """Take the residual of the forecast that counted into the steady scale."""
+        cap = clip * _SCALE_CLIP * max(self.long_spread / _MEAN_ABSOLUTE, LEAST_SIGMA * root_weight)
+        gain = young if young > _LONG_SCALE_GAIN else _LONG_SCALE_GAIN
+        self.long_spread += gain * ((size if size < cap else cap) - self.long_spread)
 
     def hold(self) -> None:
         """Let a strange value pass without learning from it; the trend goes on and fades."""

@@ -7,6 +7,7 @@ of a block has a quarter (an eleventh) of the noise and sixteen (128) times the 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from harness.watch.series import Series, SeriesSettings
 from harness.watch.verdict import OpenEpisode, Verdict
@@ -22,9 +23,16 @@ BLOCK_SETTINGS = SeriesSettings(
 """Blocks of 16: what they see is suspect, then confirmed, like single values."""
 DRIFT_SETTINGS = replace(BLOCK_SETTINGS, accept_after_values=4)
 """Blocks of 128: what they see is drift."""
-_VALUES_PER_BLOCK, _VALUES_PER_DRIFT_BLOCK = 16, 128
+_VALUES_PER_BLOCK, _BLOCKS_PER_DRIFT_BLOCK = 16, 8
 _CLIP = 4.0
 """Single values count in a block's mean as if they were at most so many standard deviations off."""
+
+
+class Mean(NamedTuple):
+    """The mean of a block and the tokens behind it."""
+
+    value: float
+    weight: float
 
 
 @dataclass(slots=True)
@@ -37,16 +45,16 @@ class Block:
     weighted_sum: float = 0.0
     weight: float = 0.0
 
-    def add(self, step: int, value: float, weight: float, settings: SeriesSettings) -> list[Verdict]:
-        """Takes a value in; a block that is full is judged."""
+    def add(self, value: float, weight: float) -> Mean | None:
+        """Takes a value in; the mean when the block is full."""
         self.num_values += 1
         self.weighted_sum += value * weight
         self.weight += weight
         if self.num_values < self.size:
-            return []
-        mean, block_weight = self.weighted_sum / self.weight, self.weight
+            return None
+        mean = Mean(self.weighted_sum / self.weight, self.weight)
         self.clear()
-        return self.series.observe(step, mean, block_weight, settings)
+        return mean
 
     def clear(self) -> None:
         """Drops the values gathered so far."""
@@ -72,7 +80,7 @@ class Curve:
         return cls(
             values=Series(channel),
             blocks=Block(_VALUES_PER_BLOCK, Series(channel)),
-            drift=Block(_VALUES_PER_DRIFT_BLOCK, Series(channel)),
+            drift=Block(_BLOCKS_PER_DRIFT_BLOCK, Series(channel)),
         )
 
     def observe(
@@ -92,7 +100,8 @@ class Curve:
         excess = abs(baseline.residual) - _CLIP * baseline.sigma
         if excess > 0 and baseline.num_values >= settings.start_after_values:
             value -= excess if baseline.residual > 0 else -excess
-        return verdicts + self._observe_blocks(step, value, weight)
+        of_blocks = self._observe_blocks(step, value, weight)
+        return verdicts + of_blocks if of_blocks else verdicts
 
     def open_episodes(self) -> list[OpenEpisode]:
         """What is off now, by value or by block; drift is not an episode."""
@@ -116,12 +125,18 @@ class Curve:
         """Lets the slower speeds look at a value that was not strange by itself."""
         slow = self.blocks.series
         was_open = slow.episode is not None
-        verdicts = self.blocks.add(step, value, weight, BLOCK_SETTINGS)
+        block = self.blocks.add(value, weight)
+        if block is None:
+            return []
+        verdicts = slow.observe(step, block.value, block.weight, BLOCK_SETTINGS)
         if slow.episode is not None:
             self.drift.clear()
             return verdicts
-        if was_open and verdicts and verdicts[-1].kind == "confirmed":
+        if was_open and verdicts[-1].kind == "confirmed":
             self.drift.relearn(slow.baseline.forecast)
             return verdicts
-        drifts = self.drift.add(step, value, weight, DRIFT_SETTINGS)
+        long_block = self.drift.add(block.value, block.weight)
+        if long_block is None:
+            return verdicts
+        drifts = self.drift.series.observe(step, long_block.value, long_block.weight, DRIFT_SETTINGS)
         return verdicts + [replace(drift, kind="drift") for drift in drifts if drift.kind == "suspect"]
