@@ -1,0 +1,233 @@
+"""Scores the spike detector on recorded curves, beside rules that public trainers use.
+
+    python benchmarks/detector.py [CURVES_FOLDER]
+
+The folder holds `*.csv.gz` and `labels.csv` (default: `tests/watch/curves`). The rules are written from descriptions of
+what the trainers compute, at the thresholds that they ship. Prints two Markdown tables: events found and false alarms,
+and the share of jumps found that were added to quiet curves.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from harness.watch.detector import LossRecord
+from harness.watch.recordings import curve_name, read_recording
+from harness.watch.rehearsal import rehearse
+from harness.watch.score import Label, Score, read_labels, score_curve
+from harness.watch.verdict import TOTAL, Verdict
+
+_FOLDER = Path(__file__).parent.parent / "tests" / "watch" / "curves"
+_NOT_SCORED = ("excerpt", "validation")
+"""Curves too short to have a score."""
+_FAMILIES = ("mixtral", "gpt3", "gpt2", "pythia", "modded-nanogpt")
+_JUMPS_NATS = (0.1, 0.15, 0.2, 0.3, 0.5)
+_JUMP_EVERY = 400
+_MOST_RECORDS_WITH_JUMPS = 40_000
+_QUIET = ("gpt3-15b-b", "gpt2-124m-a", "pythia-160m")
+
+Curve = Sequence[LossRecord]
+FindVerdicts = Callable[[Curve], list[Verdict]]
+
+
+class Window:
+    """Mean and standard deviation of the last values."""
+
+    def __init__(self, size: int) -> None:
+        self._values: deque[float] = deque(maxlen=size)
+        self._sum = self._squares = 0.0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def add(self, value: float) -> None:
+        """Takes a value in, and the oldest out if the window is full."""
+        if len(self._values) == self._values.maxlen:
+            oldest = self._values[0]
+            self._sum -= oldest
+            self._squares -= oldest * oldest
+        self._values.append(value)
+        self._sum += value
+        self._squares += value * value
+
+    @property
+    def mean(self) -> float:
+        """Mean of the values in the window."""
+        return self._sum / len(self._values)
+
+    def z(self, value: float) -> float:
+        """How many standard deviations a value is above the mean."""
+        variance = self._squares / len(self._values) - self.mean**2
+        return (value - self.mean) / math.sqrt(max(variance, 1e-12))
+
+
+def megatron(curve: Curve) -> Iterable[int]:
+    """Megatron-LM's rerun state machine: ten times the largest of the first 100 losses."""
+    largest = max((_loss(record) for record in curve[:100]), default=math.inf)
+    return (record.step for record in curve[100:] if _loss(record) >= 10 * largest)
+
+
+def internevo(curve: Curve) -> Iterable[int]:
+    """InternEvo's monitor: 1.5 times the loss before."""
+    return (b.step for a, b in zip(curve, curve[1:], strict=False) if _loss(b) > 1.5 * _loss(a))
+
+
+def flagscale(curve: Curve) -> Iterable[int]:
+    """FlagScale's detector: 20 % above the last good loss, which a spike does not replace; after a warm-up."""
+    good = math.inf
+    for record in curve[100:]:
+        if _loss(record) >= 1.2 * good:
+            yield record.step
+        else:
+            good = _loss(record)
+
+
+def llm_foundry(curve: Curve) -> Iterable[int]:
+    """llm-foundry's callback: more than four losses in a row of twice the mean of the window (5 % of the run)."""
+    window = Window(max(100, len(curve) // 20))
+    in_a_row = 0
+    for record in curve:
+        high = len(window) >= 100 and _loss(record) >= 2 * window.mean
+        in_a_row = in_a_row + 1 if high else 0
+        if in_a_row > 4:
+            yield record.step
+        window.add(_loss(record))
+
+
+def olmo_core(curve: Curve) -> Iterable[int]:
+    """OLMo-core's step skipper: loss or gradient norm 6 standard deviations above the mean of the 128 before."""
+    losses, norms = Window(128), Window(128)
+    for record in curve:
+        norm = record.grad_norm
+        if len(losses) >= 64 and (losses.z(_loss(record)) > 6 or (norm is not None and norms.z(norm) > 6)):
+            yield record.step
+        losses.add(_loss(record))
+        if norm is not None:
+            norms.add(norm)
+
+
+def llm_c(curve: Curve) -> Iterable[int]:
+    """llm.c's outlier detector: 7 standard deviations, the value itself being one of the 128."""
+    losses, norms = Window(128), Window(128)
+    for record in curve:
+        losses.add(_loss(record))
+        norm = record.grad_norm
+        if norm is not None:
+            norms.add(norm)
+        if len(losses) == 128 and (losses.z(_loss(record)) > 7 or (norm is not None and norms.z(norm) > 7)):
+            yield record.step
+
+
+def harness(curve: Curve) -> list[Verdict]:
+    """This project's detector."""
+    return rehearse(curve).verdicts
+
+
+def _of_rule(rule: Callable[[Curve], Iterable[int]]) -> FindVerdicts:
+    """A published rule as verdicts: every alarm is a suspect of one step."""
+
+    def find(curve: Curve) -> list[Verdict]:
+        return [
+            Verdict(kind="suspect", channel=TOTAL, direction="up", step=step, start=step, end=step, z=0.0, height=0.0)
+            for step in rule(curve)
+        ]
+
+    return find
+
+
+RULES: dict[str, FindVerdicts] = {
+    "Megatron-LM, 10 × largest of the first 100": _of_rule(megatron),
+    "InternEvo, 1.5 × the loss before": _of_rule(internevo),
+    "FlagScale, last good loss + 20 %": _of_rule(flagscale),
+    "llm-foundry, 2 × window mean, 5 in a row": _of_rule(llm_foundry),
+    "OLMo-core, 128 steps, 6 sigma": _of_rule(olmo_core),
+    "llm.c, 128 steps, 7 sigma": _of_rule(llm_c),
+    "**harness**": harness,
+}
+
+
+@dataclass
+class Row:
+    """What one rule scored."""
+
+    pooled: Score = field(default_factory=Score)
+    by_family: dict[str, Score] = field(default_factory=lambda: {family: Score() for family in _FAMILIES})
+
+    def add(self, name: str, verdicts: list[Verdict], labels: Sequence[Label], steps: Sequence[int]) -> None:
+        """Counts one curve in."""
+        for family, score in self.by_family.items():
+            if name.startswith(family):
+                score.add(score_curve(verdicts, labels, steps))
+        self.pooled.add(score_curve(verdicts, labels, steps))
+
+
+def _loss(record: LossRecord) -> float:
+    return math.nan if record.loss is None else record.loss
+
+
+def scored_curves(folder: Path) -> dict[str, Curve]:
+    """The curves of a folder that are long enough to be scored."""
+    paths = sorted(folder.glob("*.csv.gz"))
+    return {
+        curve_name(path): list(read_recording(path)) for path in paths if not any(w in path.name for w in _NOT_SCORED)
+    }
+
+
+def event_table(curves: dict[str, Curve], labels: dict[str, list[Label]]) -> list[str]:
+    """Events found by family, and alarms outside events."""
+    lines = [
+        f"| rule | {' | '.join(_FAMILIES)} | false alarms / 100k | false confirmed / 100k | delay, median (90 %) |",
+        "|---|" + "---|" * (len(_FAMILIES) + 3),
+    ]
+    for title, find in RULES.items():
+        row = Row()
+        for name, curve in curves.items():
+            row.add(name, find(curve), labels.get(name, ()), [record.step for record in curve])
+        summary = row.pooled.summary()
+        cells = [
+            f"{sum(delay is not None for _, delay in score.found)}/{len(score.found)}, {score.num_false} false"
+            for score in row.by_family.values()
+        ]
+        lines.append(
+            f"| {title} | {' | '.join(cells)} | {summary['false_alarms_per_100k']:.2f} | "
+            f"{summary['false_confirmed_per_100k']:.2f} | {summary['delay_p50_steps']} ({summary['delay_p90_steps']}) |"
+        )
+    return lines
+
+
+def jump_table(curves: dict[str, Curve]) -> list[str]:
+    """Share of one-step jumps found that were added to quiet curves, by height."""
+    quiet = {name: curves[name][:_MOST_RECORDS_WITH_JUMPS] for name in _QUIET if name in curves}
+    lines = [
+        f"| rule | {' | '.join(f'{name}, +{height} nats' for name in quiet for height in _JUMPS_NATS)} |",
+        "|---|" + "---|" * (len(quiet) * len(_JUMPS_NATS)),
+    ]
+    for title, find in RULES.items():
+        shares = [_share_of_jumps_found(curve, height, find) for curve in quiet.values() for height in _JUMPS_NATS]
+        lines.append(f"| {title} | {' | '.join(f'{share:.0%}' for share in shares)} |")
+    return lines
+
+
+def _share_of_jumps_found(curve: Curve, height: float, find: FindVerdicts) -> float:
+    places = range(2000, len(curve), _JUMP_EVERY)
+    with_jumps = list(curve)
+    for place in places:
+        with_jumps[place] = replace(curve[place], loss=_loss(curve[place]) + height)
+    alarmed = {verdict.start for verdict in find(with_jumps) if verdict.kind == "suspect"}
+    return sum(curve[place].step in alarmed for place in places) / len(places)
+
+
+def main(folder: Path) -> None:
+    """Prints both tables."""
+    curves = scored_curves(folder)
+    labels = read_labels(folder / "labels.csv")
+    sys.stdout.write("\n".join([*event_table(curves, labels), "", *jump_table(curves), ""]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else _FOLDER)
