@@ -203,11 +203,13 @@ def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path: Path) -> None:
     try:
         with launcher(tmp_path, LISTENS) as process:
             process.send_signal(signal.SIGHUP)
+            process.send_signal(signal.SIGUSR1)
+            wait_until(lambda: orders(tmp_path, 0) != [])
             process.send_signal(signal.SIGUSR2)
             assert process.wait(timeout=60) == 75
     finally:
         signal.signal(signal.SIGHUP, before)
-    assert orders(tmp_path, 0) == ["SIGUSR2"]
+    assert orders(tmp_path, 0) == ["SIGUSR1", "SIGUSR2"]
 
 
 def test_a_second_interrupt_kills_at_once(tmp_path: Path) -> None:

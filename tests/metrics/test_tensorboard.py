@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import os
 import subprocess
 import sys
@@ -23,8 +24,6 @@ shown = EventAccumulator(sys.argv[1]).Reload()
 tags = shown.Tags()["scalars"]
 json.dump({tag: [[point.step, point.value] for point in shown.Scalars(tag)] for tag in tags}, sys.stdout)
 """
-    import json
-
     done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
     return {tag: [(step, value) for step, value in points] for tag, points in json.loads(done.stdout).items()}
 
@@ -55,6 +54,8 @@ def test_two_launches_in_one_second_do_not_share_a_file(tmp_path: Path) -> None:
 def test_half_a_record_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = EventFile(tmp_path, purge_step=1, clock=lambda: 5.0)
     file.add(1, 5.0, {"a": 1.0})
+    (path,) = tmp_path.iterdir()
+    size = path.stat().st_size
 
     def half(target: object, data: bytes) -> None:
         target.write(data[:10])  # type: ignore[attr-defined]
@@ -64,6 +65,7 @@ def test_half_a_record_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
         disk_is_full.setattr("harness.metrics.tensorboard.write_whole", half)
         with pytest.raises(OSError, match="No space left"):
             file.add(2, 6.0, {"a": 2.0})
+    assert path.stat().st_size == size
     file.add(3, 7.0, {"a": 3.0})
     file.close()
     assert scalars(tmp_path) == {"a": [(1, 1.0), (3, 3.0)]}
