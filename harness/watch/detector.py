@@ -114,10 +114,10 @@ class Detector:
         if total is not None and math.isfinite(total) and record.channels:
             total -= self._mix_excess(record, tokens)
         for channel, loss in record.channels.items():
-            weight = record.tokens.get(channel, 1.0)
+            weight = record.tokens.get(channel, 0.0)
             verdicts += self._judge(channel, loss, weight, record.step, self._channel_settings, witnessed)
         if total is not None:
-            verdicts += self._judge(TOTAL, total, tokens or 1.0, record.step, self._total_settings, witnessed)
+            verdicts += self._judge(TOTAL, total, tokens, record.step, self._total_settings, witnessed)
         state.step = record.step
         return verdicts
 
@@ -148,7 +148,10 @@ class Detector:
         curve = state.curves.get(channel)
         if curve is None:
             curve = state.curves[channel] = Curve.of(channel)
-        if weight < _LEAST_TOKENS_SHARE * curve.values.baseline.mean_weight:
+        usual_weight = curve.values.baseline.mean_weight
+        if weight <= 0.0:  # not known: as many as usual
+            weight = usual_weight or 1.0
+        if weight < _LEAST_TOKENS_SHARE * usual_weight:
             return []
         return curve.observe(step, loss, weight, settings, witnessed)
 

@@ -86,7 +86,7 @@ class Situation:
     resumed_after_step: int | None = None
     """The step from which the newest launch or rollback went on."""
     handled_starts: frozenset[int] = frozenset()
-    """Starts of the episodes that an alert, a rollback or a stop was already made for."""
+    """Starts of the episodes that an alert, a rollback or a stop was already made for, since the newest resume."""
     dirty_starts: frozenset[int] = frozenset()
     """Starts of the episodes whose evidence points to dirty documents."""
 
@@ -159,7 +159,9 @@ def decide(situation: Situation, settings: PolicySettings) -> Action:
         action = _roll_back(cause, situation, settings)
         if settings.action == "rollback" or isinstance(action, KeepTraining):
             return action
-        return Alert(f"{cause.text}. With `watch.action: rollback` the watcher would {_in_words(action)}", cause.start)
+        return Alert(
+            f"{action.reason}. With `watch.action: rollback` the watcher would {_in_words(action)}", cause.start
+        )
     for verdict in situation.verdicts:
         if verdict.kind == "confirmed" and verdict.start not in situation.handled_starts:
             return AskEvidence(verdict.start, verdict.end)
@@ -214,7 +216,7 @@ def _still_off(episode: OpenEpisode, settings: PolicySettings) -> bool:
     return off >= settings.persist_z
 
 
-def _roll_back(cause: _Cause, situation: Situation, settings: PolicySettings) -> Action:
+def _roll_back(cause: _Cause, situation: Situation, settings: PolicySettings) -> Rollback | Stop | KeepTraining:
     """The rollback that the cause asks for, or why there is none."""
     past = situation.rollbacks
     if past and not cause.after_resume and situation.step - past[-1].to_step < settings.cool_down_steps:
@@ -254,7 +256,7 @@ def _samples_before(step: int, situation: Situation) -> int:
     return max(0, situation.consumed_samples - (situation.step - step + 1) * situation.global_batch_size)
 
 
-def _in_words(action: Action) -> str:
+def _in_words(action: Rollback | Stop) -> str:
     if isinstance(action, Rollback):
         num_samples = action.skip_to_sample - action.skip_from_sample
         return f"return to step {action.to_step} and skip {num_samples} samples."

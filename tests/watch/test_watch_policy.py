@@ -1,0 +1,178 @@
+"""The policy as a table: situation in, action out."""
+
+from dataclasses import replace
+
+import pytest
+
+from harness.watch.policy import (
+    Action,
+    Alert,
+    AskEvidence,
+    KeepTraining,
+    KnownCheckpoint,
+    PastRollback,
+    PolicySettings,
+    Rollback,
+    Situation,
+    Stop,
+    checkpoints_to_suspect,
+    decide,
+)
+from harness.watch.verdict import Direction, Kind, OpenEpisode, Verdict
+
+SETTINGS = PolicySettings(action="rollback")
+START = 10_000
+
+
+def verdict(kind: Kind, step: int = START, end: int | None = None) -> Verdict:
+    return Verdict(
+        kind=kind, channel="code", direction="up", step=step, start=step, end=end or step, z=20.0, height=0.4
+    )
+
+
+def episode(
+    direction: Direction = "up", recent_z: float = 9.0, confirmed: bool = True, start: int = START
+) -> OpenEpisode:
+    return OpenEpisode(
+        channel="code",
+        direction=direction,
+        confirmed=confirmed,
+        start=start,
+        end=start + 90,
+        peak_z=2 * recent_z,
+        recent_z=recent_z,
+    )
+
+
+CHECKPOINTS = tuple(KnownCheckpoint(step=step, health="clean") for step in range(500, START + 1, 500))
+QUIET = Situation(step=START + 100, consumed_samples=(START + 100) * 64, global_batch_size=64, checkpoints=CHECKPOINTS)
+LASTING = replace(QUIET, episodes=(episode(),))
+BACK = Rollback(
+    to_step=9500,
+    skip_from_sample=(START - 50 - 1) * 64,
+    skip_to_sample=(START + 149) * 64,
+    learning_rate_factor=1.0,
+    reason="loss of code went up at step 10000 and has not come back",
+    start=START,
+)
+
+
+def past(at_step: int, start: int = 3000, to_step: int | None = None) -> PastRollback:
+    return PastRollback(at_step=at_step, start=start, to_step=at_step - 600 if to_step is None else to_step)
+
+
+@pytest.mark.parametrize(
+    ("situation", "expected"),
+    [
+        (QUIET, KeepTraining()),
+        (replace(QUIET, verdicts=(verdict("suspect"),)), KeepTraining()),
+        (replace(QUIET, verdicts=(verdict("benign"),)), KeepTraining()),
+        (replace(QUIET, verdicts=(verdict("confirmed", end=START + 3),)), AskEvidence(START, START + 3)),
+        (LASTING, BACK),
+        (replace(LASTING, step=START + 99), KeepTraining()),
+        (replace(LASTING, episodes=(episode(recent_z=3.9),)), KeepTraining()),
+        (replace(LASTING, episodes=(episode(confirmed=False),)), KeepTraining()),
+        (replace(LASTING, handled_starts=frozenset({START})), KeepTraining()),
+        (
+            replace(LASTING, episodes=(episode("down", recent_z=-9.0),)),
+            replace(BACK, reason="loss of code went down at step 10000 and has not come back"),
+        ),
+        (replace(LASTING, episodes=(episode("down", recent_z=9.0),)), KeepTraining()),
+        (
+            replace(LASTING, checkpoints=(*CHECKPOINTS[:-2], KnownCheckpoint(step=9500, health="suspect"))),
+            replace(BACK, to_step=9000),
+        ),
+        (
+            replace(LASTING, checkpoints=(KnownCheckpoint(step=9950, health="clean"),)),
+            Stop(f"{BACK.reason}; there is no clean checkpoint at or before step 9900", START),
+        ),
+        (replace(LASTING, rollbacks=(past(10_060, to_step=10_055),)), KeepTraining()),
+        (replace(LASTING, rollbacks=(past(10_060, to_step=9000),)), BACK),
+        (
+            replace(LASTING, rollbacks=(past(500), past(2000), past(4000), past(6000))),
+            Stop(f"{BACK.reason}; the budget of 3 rollbacks in 10000 steps is used up", START),
+        ),
+        (replace(LASTING, rollbacks=(past(20), past(50), past(4000))), BACK),
+        (
+            replace(LASTING, rollbacks=(past(9_900, start=9_800, to_step=9000),)),
+            replace(BACK, skip_to_sample=(START - 51 + 400) * 64, learning_rate_factor=0.7),
+        ),
+        (
+            replace(
+                LASTING,
+                rollbacks=(past(9_900, start=9_800, to_step=9000), past(9_950, start=9_900, to_step=9000)),
+                dirty_starts=frozenset({START}),
+            ),
+            replace(
+                BACK,
+                skip_to_sample=(START - 51 + 500) * 64,
+                reason="loss of code went up at step 10000, on dirty documents",
+            ),
+        ),
+    ],
+)
+def test_decisions(situation: Situation, expected: Action) -> None:
+    assert decide(situation, SETTINGS) == expected
+
+
+def test_dirty_documents_are_reason_enough_without_waiting() -> None:
+    situation = replace(LASTING, step=START + 3, consumed_samples=(START + 3) * 64, dirty_starts=frozenset({START}))
+    action = decide(situation, SETTINGS)
+    assert isinstance(action, Rollback)
+    assert action.reason == "loss of code went up at step 10000, on dirty documents"
+
+
+def test_a_loss_that_is_not_finite_is_rolled_back_at_once() -> None:
+    situation = replace(QUIET, step=START, consumed_samples=START * 64, verdicts=(verdict("non-finite"),))
+    action = decide(situation, SETTINGS)
+    assert isinstance(action, Rollback)
+    assert (action.to_step, action.reason) == (9500, "loss of code is not finite at step 10000")
+
+
+def test_a_rise_right_after_a_resume_goes_one_checkpoint_further_back() -> None:
+    situation = replace(
+        QUIET,
+        step=9503,
+        consumed_samples=9503 * 64,
+        episodes=(episode(start=9502),),
+        rollbacks=(past(10_100, start=START, to_step=9500),),
+        resumed_after_step=9500,
+    )
+    action = decide(situation, SETTINGS)
+    assert isinstance(action, Rollback)
+    assert (action.to_step, action.reason) == (9000, "loss of code went up at step 9502, right after a resume")
+    falling = replace(situation, episodes=(episode("down", recent_z=-9.0, start=9502),))
+    assert decide(falling, SETTINGS) == KeepTraining()
+
+
+def test_alert_mode_only_tells_what_it_would_do() -> None:
+    assert decide(LASTING, PolicySettings()) == Alert(
+        "loss of code went up at step 10000 and has not come back. With `watch.action: rollback` the watcher would "
+        "return to step 9500 and skip 12800 samples.",
+        START,
+    )
+    nowhere = replace(LASTING, checkpoints=())
+    assert decide(nowhere, PolicySettings()) == Alert(
+        "loss of code went up at step 10000 and has not come back; there is no clean checkpoint at or before step 9900. "
+        "With `watch.action: rollback` the watcher would stop the run for a person.",
+        START,
+    )
+
+
+def test_drift_is_told() -> None:
+    situation = replace(QUIET, verdicts=(verdict("drift"),))
+    assert decide(situation, SETTINGS) == Alert("loss of code drifts up: +0.400 nats at step 10000.", START)
+
+
+def test_skipped_samples_never_lie_before_the_checkpoint() -> None:
+    settings = replace(SETTINGS, rollback_margin_steps=0, skip_lead_steps=2000)
+    action = decide(LASTING, settings)
+    assert isinstance(action, Rollback)
+    assert (action.to_step, action.skip_from_sample) == (10_000, 10_000 * 64)
+
+
+def test_checkpoints_in_and_shortly_after_an_alarm_become_suspect() -> None:
+    known = [KnownCheckpoint(step=step, health="clean") for step in (9500, 10_000, 10_100, 10_150, 10_500)]
+    known.append(KnownCheckpoint(step=10_050, health="abandoned"))
+    alarm = verdict("suspect", step=10_000, end=10_020)
+    assert checkpoints_to_suspect(known, [alarm, verdict("drift", 9500)], SETTINGS) == (10_000, 10_100)
