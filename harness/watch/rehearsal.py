@@ -87,7 +87,9 @@ def rehearse(records: Iterable[LossRecord]) -> Rehearsal:
             episodes = detector.open_episodes()
             if action := imagined.ask_policy(verdicts, episodes):
                 result.actions.append(action)
-    result.verdicts += [_unfinished(episode) for episode in episodes]
+    said = {(verdict.channel, verdict.start, verdict.end) for verdict in result.verdicts}
+    unfinished = [each for each in episodes if (each.channel, each.start, each.end) not in said]
+    result.verdicts += [_unfinished(episode) for episode in unfinished]
     return result
 
 

@@ -153,8 +153,8 @@ def test_alert_mode_only_tells_what_it_would_do() -> None:
     )
     nowhere = replace(LASTING, checkpoints=())
     assert decide(nowhere, PolicySettings()) == Alert(
-        "loss of code went up at step 10000 and has not come back; there is no clean checkpoint at or before step 9900. "
-        "With `watch.action: rollback` the watcher would stop the run for a person.",
+        "loss of code went up at step 10000 and has not come back; there is no clean checkpoint at or before step "
+        "9900. With `watch.action: rollback` the watcher would stop the run for a person.",
         START,
     )
 
