@@ -1,9 +1,10 @@
-"""Where each document of a part lies in its `.bin`, checked against the size of the file."""
+"""The documents of a part: where each lies in the `.bin`, checked against the size of the file."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +12,14 @@ import numpy.typing as npt
 from harness.errors import DataError
 
 _BLOCK = 1 << 20
+
+
+class DocumentSpan(NamedTuple):
+    """`num_tokens` tokens of a document from `first_token` on; documents are numbered within their part."""
+
+    document: int
+    first_token: int
+    num_tokens: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from harness.data.documents import IndexArrays, document_table
+from harness.data.documents import DocumentSpan, IndexArrays, document_table
 from harness.data.parts import Part, check_header
 from harness.errors import DataError
 
@@ -49,11 +51,16 @@ class MappedPart:
         self._read_bytes = self._dataset.bin_reader.read
         self._token_type = index.dtype
 
-    def document_lengths(self) -> npt.NDArray[np.integer]:
-        """Tokens of each document, [num_documents]."""
-        return self._lengths.copy()
+    def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+        """Tokens of the documents with these numbers, [len(documents)]."""
+        lengths: npt.NDArray[np.integer] = self._lengths[documents]  # a copy, as the index is an array
+        return lengths
 
-    def read(self, document: int, first_token: int, out: npt.NDArray[np.int64]) -> None:
-        """Copy the tokens of a document from `first_token` on into `out`."""
-        offset = int(self._byte_offsets[document]) + first_token * self._token_bytes
-        out[:] = self._read_bytes(self._token_type, len(out), offset)
+    def read(self, spans: Sequence[DocumentSpan], out: npt.NDArray[np.int64]) -> None:
+        """Copy the tokens of pieces of documents into `out`, end to end."""
+        byte_offsets = self._byte_offsets[[span.document for span in spans]].tolist()
+        begin = 0
+        for (_, first_token, num_tokens), byte_offset in zip(spans, byte_offsets, strict=True):
+            place = byte_offset + first_token * self._token_bytes
+            out[begin : begin + num_tokens] = self._read_bytes(self._token_type, num_tokens, place)
+            begin += num_tokens

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil
@@ -20,7 +22,9 @@ import numpy.typing as npt
 import xxhash
 
 from harness.data.channels import Channel
-from harness.data.packing import DocumentSpan, OpenPart, PackedDocuments, PartOpener
+from harness.data.documents import DocumentSpan
+from harness.data.packing import OpenPart, PackedDocuments, PartOpener
+from harness.data.parts import check_token_width
 from harness.data.recipe import Recipe
 from harness.data.shuffle import ItemNumbers, permutation, shuffle_key
 from harness.errors import DataError
@@ -70,13 +74,16 @@ class ChannelOrder:
         """Count the samples of every part; opens the first part if documents of it are held out.
 
         Raises:
-            DataError: The first part is damaged, or no part holds a whole sample.
+            DataError: A part cannot hold the vocabulary, the first is damaged, or none holds a whole sample.
         """
         self.channel = channel
         self._recipe = recipe
         self._open_part = open_part
         self._recent: OrderedDict[tuple[int, int], _PartOrder] = OrderedDict()
         self._lock = threading.Lock()
+        with _named(channel):
+            for part in channel.parts:
+                check_token_width(part, recipe.vocab_size)
         self._num_held_out = num_held_out_documents(channel, recipe.held_out_share)
         tokens = np.array([part.num_tokens for part in channel.parts], dtype=np.int64)
         tokens[0] -= self._held_out_tokens()
@@ -105,8 +112,10 @@ class ChannelOrder:
         parts = np.searchsorted(self._part_ends, places, side="right")
         places = places - np.where(parts > 0, self._part_ends[parts - 1], 0)
         indices = np.empty_like(positions)
-        for epoch, part in np.unique(np.stack([epochs, parts], axis=1), axis=0).tolist():
-            chosen = (epochs == epoch) & (parts == part)
+        turns = epochs * len(self._part_ends) + parts
+        for turn in np.unique(turns).tolist():
+            epoch, part = divmod(turn, len(self._part_ends))
+            chosen = turns == turn
             indices[chosen] = self._part_order(part, epoch).samples[places[chosen]]
         return ChannelSamples(parts=parts.astype(np.int64), epochs=epochs, indices=indices)
 
@@ -127,10 +136,8 @@ class ChannelOrder:
             DataError: A token id lies outside the vocabulary.
         """
         packed = self._part_order(part, epoch).packed
-        try:
+        with _named(self.channel):
             return packed.read(index * self._recipe.seq_length, out, self._recipe.vocab_size)
-        except DataError as error:
-            raise DataError(f"channel {self.channel.name}: {error}") from None
 
     def _part_order(self, part: int, epoch: int) -> _PartOrder:
         with self._lock:
@@ -151,13 +158,21 @@ class ChannelOrder:
         )
 
     def _open(self, part: int) -> OpenPart:
-        try:
+        with _named(self.channel):
             return self._open_part(self.channel.parts[part], self._recipe.vocab_size)
-        except DataError as error:
-            raise DataError(f"channel {self.channel.name}: {error}") from error
 
     def _held_out_tokens(self) -> int:
         if self._num_held_out == 0:
             return 0
-        lengths = self._open(0).document_lengths()
-        return int(lengths[len(lengths) - self._num_held_out :].sum(dtype=np.int64))
+        num_documents = self.channel.parts[0].num_documents
+        held_out = np.arange(num_documents - self._num_held_out, num_documents)
+        return int(self._open(0).lengths_of(held_out).sum(dtype=np.int64))
+
+
+@contextmanager
+def _named(channel: Channel) -> Iterator[None]:
+    """Put the channel's name in front of what is wrong with its data."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"channel {channel.name}: {error}") from error

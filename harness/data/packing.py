@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.data.documents import DocumentSpan
 from harness.data.parts import Part
 from harness.data.shuffle import ItemNumbers
 from harness.errors import DataError
@@ -18,12 +19,12 @@ class OpenPart(Protocol):
 
     part: Part
 
-    def document_lengths(self) -> npt.NDArray[np.integer]:
-        """Tokens of each document, [num_documents]."""
+    def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+        """Tokens of the documents with these numbers, [len(documents)]."""
         ...
 
-    def read(self, document: int, first_token: int, out: npt.NDArray[np.int64]) -> None:
-        """Copy the tokens of a document from `first_token` on into `out`."""
+    def read(self, spans: Sequence[DocumentSpan], out: npt.NDArray[np.int64]) -> None:
+        """Copy the tokens of pieces of documents into `out`, end to end."""
         ...
 
 
@@ -35,15 +36,6 @@ class PartOpener(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class DocumentSpan:
-    """`num_tokens` tokens of a document from `first_token` on; documents are numbered within their part."""
-
-    document: int
-    first_token: int
-    num_tokens: int
-
-
 class PackedDocuments:
     """Documents of one part end to end, as one long row of tokens."""
 
@@ -51,7 +43,7 @@ class PackedDocuments:
         """Lay the documents, given by their numbers in the part, end to end."""
         self._part = part
         self._documents = documents
-        self._ends = np.cumsum(part.document_lengths()[documents], dtype=np.int64)
+        self._ends = np.cumsum(part.lengths_of(documents), dtype=np.int64)
 
     @property
     def num_tokens(self) -> int:
@@ -80,12 +72,9 @@ class PackedDocuments:
         Raises:
             DataError: A token id lies outside the vocabulary.
         """
+        assert start + len(out) <= self.num_tokens, f"tokens beyond the {self.num_tokens} laid out were asked for"
         spans = self.spans(start, len(out))
-        filled = 0
-        for span in spans:
-            self._part.read(span.document, span.first_token, out[filled : filled + span.num_tokens])
-            filled += span.num_tokens
-        assert filled == len(out), f"token {start + len(out)} lies beyond the {self.num_tokens} tokens laid out"
+        self._part.read(spans, out)
         if out.view(np.uint64).max(initial=0) >= vocab_size:  # negative ids are huge as unsigned numbers
             raise self._foreign_token(spans, out, vocab_size)
         return [span.num_tokens for span in spans]

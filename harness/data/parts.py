@@ -83,6 +83,21 @@ def check_token_type(path: Path, header: IndexHeader, vocab_size: int) -> None:
         )
 
 
+def check_token_width(part: Part, vocab_size: int) -> None:
+    """Check by arithmetic alone that the part's tokens are wide enough: a late part shall not stop a run after days.
+
+    Raises:
+        DataError: The `.bin` is no whole number of bytes for each token, or too few for the vocabulary.
+    """
+    width, rest = divmod(part.bin_bytes, max(1, part.num_tokens))
+    if part.num_tokens and (rest or 256**width < vocab_size):
+        raise DataError(
+            f"{part.bin_path} has {part.bin_bytes} bytes for {part.num_tokens} tokens: no whole number for each, or too "
+            f"few for the {vocab_size} ids of the vocabulary (`model.vocab_size`). The data was made with another "
+            "tokenizer, or the part is damaged: make it again."
+        )
+
+
 def check_header(part: Part, vocab_size: int) -> IndexHeader:
     """Hold the header of the part's `.idx` against its `.bin`, its line in `parts.jsonl` and the vocabulary.
 

@@ -12,8 +12,9 @@ import xxhash
 from harness.data.blend import make_blend
 from harness.data.channels import Channel
 from harness.data.cursor import Positions
+from harness.data.documents import DocumentSpan
 from harness.data.order import ChannelOrder, SampleAddress
-from harness.data.packing import DocumentSpan, PartOpener
+from harness.data.packing import PartOpener
 from harness.data.recipe import Recipe
 from harness.errors import DataError
 

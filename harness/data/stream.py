@@ -13,9 +13,9 @@ import torch
 from harness.data.batch import Batch, collate
 from harness.data.channels import Channel
 from harness.data.cursor import Cursor, Positions, rank_positions
+from harness.data.documents import DocumentSpan
 from harness.data.mcore import MappedPart
 from harness.data.order import SampleAddress
-from harness.data.packing import DocumentSpan
 from harness.data.prefetch import Prefetcher
 from harness.data.recipe import Recipe
 from harness.data.samples import LocatedSamples, SampleOrder

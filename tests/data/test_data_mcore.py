@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from data_parts import VOCAB_SIZE, IndexedDatasetBuilder, random_documents, write_part
 
-from harness.data.documents import IndexArrays, document_table
+from harness.data.documents import DocumentSpan, IndexArrays, document_table
 from harness.data.mcore import MappedPart
 from harness.data.parts import Part
 from harness.errors import DataError
@@ -25,10 +25,10 @@ def overwrite(path: Path, offset: int, content: bytes) -> None:
 def test_tokens_are_those_of_the_documents(tmp_path: Path, dtype: type) -> None:
     documents = random_documents(20)
     part = MappedPart(write_part(tmp_path / "part", documents, dtype), VOCAB_SIZE)
-    assert part.document_lengths().tolist() == [len(document) for document in documents]
+    assert part.lengths_of(np.arange(20)).tolist() == [len(document) for document in documents]
     for number, document in enumerate(documents):
         tokens = np.empty(len(document) - 1, dtype=np.int64)
-        part.read(number, 1, tokens)
+        part.read([DocumentSpan(number, 1, len(tokens))], tokens)
         assert np.array_equal(tokens, document[1:])
 
 
@@ -41,14 +41,14 @@ def test_document_of_several_sequences_and_empty_documents(tmp_path: Path) -> No
     listed = Part(prefix=tmp_path / "part", name="part", num_tokens=9, num_documents=3, bin_bytes=18, xxh3=None)
     part = MappedPart(listed, VOCAB_SIZE)
     tokens = np.empty(4, dtype=np.int64)
-    part.read(2, 0, tokens)
-    assert part.document_lengths().tolist() == [5, 0, 4]
+    part.read([DocumentSpan(2, 0, 4)], tokens)
+    assert part.lengths_of(np.arange(3)).tolist() == [5, 0, 4]
     assert tokens.tolist() == [5, 6, 7, 8]
 
 
 def test_lengths_outlive_the_part(tmp_path: Path) -> None:
     documents = random_documents(20)
-    lengths = MappedPart(write_part(tmp_path / "part", documents), VOCAB_SIZE).document_lengths()
+    lengths = MappedPart(write_part(tmp_path / "part", documents), VOCAB_SIZE).lengths_of(np.arange(20))
     assert lengths.sum() == sum(map(len, documents))  # a view of the closed map would end the process
 
 

@@ -165,6 +165,16 @@ def test_everything_held_out(tmp_path: Path) -> None:
         ChannelOrder(channel, replace(RECIPE, held_out_share=0.01), MappedPart)
 
 
+@pytest.mark.parametrize(("bin_bytes", "vocab_size"), [(100, 257), (201, 300), (200, 65537)])
+def test_late_part_of_another_token_type_is_refused_at_once(tmp_path: Path, bin_bytes: int, vocab_size: int) -> None:
+    channel = write_channel(tmp_path / "zh", [random_documents(30)])
+    late = replace(channel.parts[0], num_tokens=100, bin_bytes=bin_bytes, prefix=tmp_path / "part-00009")
+    message = rf"part-00009.bin has {bin_bytes} bytes for 100 tokens: no whole number for each, or too few for the {vocab_size} ids"
+    wide = replace(channel.parts[0], bin_bytes=8 * channel.parts[0].num_tokens)
+    with pytest.raises(DataError, match=f"channel zh: .*{message}"):
+        ChannelOrder(replace(channel, parts=(wide, late)), replace(RECIPE, vocab_size=vocab_size), MappedPart)
+
+
 def test_damage_of_a_part_is_told_at_its_turn_with_the_channel(tmp_path: Path) -> None:
     channel = write_channel(tmp_path / "zh", [random_documents(30, seed) for seed in range(2)])
     channel.parts[1].idx_path.write_bytes(b"broken")
