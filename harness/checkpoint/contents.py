@@ -85,7 +85,7 @@ def _file_record(path: Path, sync: bool, progress: Progress) -> FileRecord:
             # Any descriptor of a file flushes all of it, whoever wrote it on this machine or handed it to the server.
             os.fsync(file.fileno())
         digest = xxhash.xxh3_64()
-        buffer = memoryview(bytearray(_CHUNK_BYTES))
+        buffer = memoryview(bytearray(min(_CHUNK_BYTES, os.fstat(file.fileno()).st_size + 1)))
         size = 0
         while count := file.readinto(buffer):
             digest.update(buffer[:count])

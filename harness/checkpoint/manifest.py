@@ -23,7 +23,7 @@ from harness.plan.layouts import Layout
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION: Final = 1
 MAX_MANIFEST_BYTES = 64 * 1024**2
-"""A manifest is refused above this size; one of 100,000 files has a quarter of it."""
+"""A manifest is refused above this size; one of 100,000 files has an eighth of it."""
 MAX_LOSSES = 50
 MAX_NAME_LENGTH = 512
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\\]")

@@ -13,7 +13,7 @@ import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -80,7 +80,9 @@ class Tracer:
 @contextmanager
 def traced(act: Act) -> Iterator[Tracer]:
     tracer = Tracer(act)
-    with mock.patch.multiple(os, **{name: _replacement(tracer, name) for name in CALLS}):
+    with ExitStack() as stack:
+        for name in CALLS:
+            stack.enter_context(mock.patch.object(os, name, _replacement(tracer, name)))
         yield tracer
 
 
@@ -96,8 +98,8 @@ def recorded(operation: Callable[[], object]) -> Tracer:
     return tracer
 
 
-def killed_at(number: int, when: Literal["before", "after"], operation: Callable[[], object]) -> int:
-    """Run in a child that is killed around its n-th disk call; a `write` killed after it has written half of its data.
+def killed_at(number: int, when: Literal["before", "within"], operation: Callable[[], object]) -> int:
+    """Run in a child that is killed before its n-th disk call, or within it: when a `write` has written half its data.
 
     Returns -9 if it was killed, 0 if it ended before that, `REFUSED` if it gave up.
     """
@@ -105,11 +107,10 @@ def killed_at(number: int, when: Literal["before", "after"], operation: Callable
     def act(count: int, call: Call, perform: Callable[[], object]) -> object:
         if count != number:
             return perform()
-        try:
-            if when == "after":
-                perform() if call.name != "write" else _half_write(call)
-        finally:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if when == "within":
+            _half_write(call)
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError("a killed process went on")
 
     return in_child(lambda: _run_traced(act, operation))
 

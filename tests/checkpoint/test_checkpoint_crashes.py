@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import pytest
@@ -23,7 +24,7 @@ from harness.checkpoint.store import CheckpointStore
 from harness.checkpoint.verify import verify
 from harness.errors import HarnessError, SaveFailedError
 
-WHEN: tuple[Literal["before", "after"], ...] = ("before", "after")
+WHEN: tuple[Literal["before", "within"], ...] = ("before", "within")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EMFILE)
 
 
@@ -98,13 +99,21 @@ class Disk:
 
 
 @pytest.fixture
-def disk(scenario: Scenario, tmp_path: Path) -> Disk:
-    return Disk(scenario, tmp_path)
+def quick_folder(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is one: the campaign makes thousands of small files."""
+    memory = Path("/dev/shm")
+    with TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else tmp_path) as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def disk(scenario: Scenario, quick_folder: Path) -> Disk:
+    return Disk(scenario, quick_folder)
 
 
 def assert_sound(store: CheckpointStore, allowed: set[tuple[int, int]]) -> None:
     """One of `allowed` is chosen, and nothing that is named like a checkpoint is less than one."""
-    choice = store.choose("must", deep=True)
+    choice = store.choose("must")
     assert choice.entry is not None
     assert (choice.entry.step, choice.entry.manifest.attempt) in allowed
     for entry in store.list():
@@ -119,6 +128,7 @@ def assert_recovers(store: CheckpointStore) -> None:
     choice = store.choose("must", deep=True)
     assert choice.entry is not None
     assert choice.entry.step == 40
+    assert choice.passed_over == ()
     assert {entry.path for entry in store.list()} == set(store.run_dir.checkpoints.iterdir())
 
 
@@ -130,26 +140,26 @@ def test_the_operation_does_what_the_scenario_says(scenario: Scenario, disk: Dis
 
 
 def test_killed_at_every_disk_call(scenario: Scenario, disk: Disk) -> None:
-    num_calls = len(recorded(scenario.operation(disk.fresh())).calls)
-    for number in range(1, num_calls + 1):
-        for when in WHEN:
+    calls = recorded(scenario.operation(disk.fresh())).calls
+    for number, call in enumerate(calls, start=1):
+        for when in WHEN if call.name == "write" else WHEN[:1]:
             store = disk.fresh()
             assert killed_at(number, when, scenario.operation(store)) == -9
             assert_sound(store, {scenario.before, scenario.after})
             assert_recovers(store)
-    assert killed_at(num_calls + 1, "before", scenario.operation(disk.fresh())) == 0
+    assert killed_at(len(calls) + 1, "before", scenario.operation(disk.fresh())) == 0
 
 
-@pytest.mark.parametrize("scenario", [SCENARIOS[1], SCENARIOS[4]], indirect=True)
+@pytest.mark.parametrize("scenario", [SCENARIOS[1], SCENARIOS[4]], ids=lambda scenario: scenario.name, indirect=True)
 def test_killed_again_while_recovering(scenario: Scenario, disk: Disk) -> None:
     num_calls = len(recorded(scenario.operation(disk.fresh())).calls)
-    for number in range(2, num_calls + 1, 11):
+    for number in range(3, num_calls + 1, 13):
         status, again = -9, 0
         while status == -9:
             again += 1
             store = disk.fresh()
-            killed_at(number, "after", scenario.operation(store))
-            status = killed_at(again, "after", store.clean_partials)
+            killed_at(number, "before", scenario.operation(store))
+            status = killed_at(again, "before", store.clean_partials)
             assert_sound(store, {scenario.before, scenario.after})
             assert_recovers(store)
         assert status == 0
@@ -212,7 +222,7 @@ def test_a_failed_publish_leaves_no_partial(tmp_path: Path) -> None:
     assert verify(published, deep=True) == []
 
 
-def test_power_cut_after_every_disk_call(scenario: Scenario, disk: Disk, tmp_path: Path) -> None:
+def test_power_cut_after_every_disk_call(scenario: Scenario, disk: Disk, quick_folder: Path) -> None:
     store = disk.fresh()
     root = store.run_dir.root
     model = DiskModel(root)
@@ -221,7 +231,7 @@ def test_power_cut_after_every_disk_call(scenario: Scenario, disk: Disk, tmp_pat
     for number, call in enumerate(calls):
         model.apply(call)
         for trial, luck in enumerate((None, chance, chance, chance, chance)):
-            survivors = store_in(tmp_path / f"cut_{number}_{trial}")
+            survivors = store_in(quick_folder / f"cut_{number}_{trial}")
             survivors.run_dir.checkpoints.rmdir()
             model.write_survivors(survivors.run_dir.root, luck)
             allowed = {scenario.after} if number == len(calls) - 1 else {scenario.before, scenario.after}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from checkpoint_samples import published_manifest, sample_manifest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -228,12 +228,14 @@ json_values = st.recursive(
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), json_values))
 def test_every_cursor_survives(cursor: dict[str, Any]) -> None:
     manifest = published_manifest(1, cursor=cursor, saved_at=datetime(2026, 1, 1, 0, 0, 0, 5, tzinfo=UTC))
     assert parse_manifest(manifest_text(manifest).encode()) == manifest
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.binary(max_size=200), st.integers(0, len(TEXT)))
 def test_no_input_does_anything_but_refuse(inserted: bytes, place: int) -> None:
     content = TEXT.encode()

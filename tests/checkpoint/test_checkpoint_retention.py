@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from checkpoint_samples import published_manifest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint, Entry
@@ -17,8 +17,8 @@ def entry(step: int, **changes: object) -> Checkpoint:
     return Checkpoint(path=Path(f"step_{step}"), step=step, copy=1, manifest=published_manifest(step, **changes))
 
 
-def deleted(entries: list[Entry], in_use: tuple[Path, ...] = (), **policy: int) -> list[int]:
-    return [found.step for found in to_delete(entries, RetentionPolicy(**policy), in_use)]  # type: ignore[arg-type]
+def deleted(entries: list[Entry], policy: RetentionPolicy, in_use: tuple[Path, ...] = ()) -> list[int]:
+    return [found.step for found in to_delete(entries, policy, in_use)]
 
 
 FIVE: list[Entry] = [entry(step) for step in (10, 20, 30, 40, 50)]
@@ -39,16 +39,16 @@ FIVE: list[Entry] = [entry(step) for step in (10, 20, 30, 40, 50)]
     ],
 )
 def test_what_is_deleted(entries: list[Entry], policy: dict[str, int], steps: list[int]) -> None:
-    assert deleted(entries, **policy) == steps
+    assert deleted(entries, RetentionPolicy(**policy)) == steps
 
 
 def test_what_is_in_use_stays() -> None:
-    assert deleted(FIVE, in_use=(Path("step_20"),), keep_last=1) == [10, 30, 40]
+    assert deleted(FIVE, RetentionPolicy(keep_last=1), (Path("step_20"),)) == [10, 30, 40]
 
 
 def test_broken_ones_are_left_to_a_person() -> None:
     broken = BrokenCheckpoint(path=Path("step_5"), step=5, copy=1, problem="manifest.json is missing")
-    assert deleted([broken, *FIVE], keep_last=4) == [10]
+    assert deleted([broken, *FIVE], RetentionPolicy(keep_last=4)) == [10]
 
 
 def test_keeping_none_is_a_bug() -> None:
@@ -56,6 +56,7 @@ def test_keeping_none_is_a_bug() -> None:
         to_delete(FIVE, RetentionPolicy(keep_last=0))
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(
         st.tuples(st.integers(1, 30), st.sampled_from(["clean", "suspect", "abandoned"]), st.booleans()),
@@ -65,8 +66,8 @@ def test_keeping_none_is_a_bug() -> None:
 )
 def test_the_newest_clean_one_always_stays(items: list[tuple[int, str, bool]], keep_last: int) -> None:
     entries: list[Entry] = [entry(step, health=health, pinned=pinned) for step, health, pinned in items]
-    gone = deleted(entries, keep_last=keep_last)
+    gone = deleted(entries, RetentionPolicy(keep_last=keep_last))
     clean = [step for step, health, _ in items if health == "clean"]
     assert not clean or max(clean) not in gone
     assert not {step for step, _, pinned in items if pinned} & set(gone)
-    assert gone == deleted(list(reversed(entries)), keep_last=keep_last)
+    assert gone == deleted(list(reversed(entries)), RetentionPolicy(keep_last=keep_last))
