@@ -1,4 +1,4 @@
-"""Sums and counts of the loss per channel, kept on the device.
+"""Sums and counts of the loss per sample and per channel, kept on the device.
 
 Shapes: S sequence, B micro batch, C channels.
 """
@@ -8,14 +8,19 @@ from __future__ import annotations
 import torch
 
 
-def channel_sums(
-    loss_BS: torch.Tensor, loss_mask_BS: torch.Tensor, channel_ids_B: torch.Tensor, num_channels: int
-) -> torch.Tensor:
-    """Loss sum (nats) and token count of every channel: `[2, C]`, fp64.
+def per_sample_sums(loss_BS: torch.Tensor, loss_mask_BS: torch.Tensor) -> torch.Tensor:
+    """Loss sum (nats) and token count of every sample: `[B, 2]`, fp64.
 
-    A product with a one-hot matrix, because adding by index is not deterministic on a GPU. fp64, so that the sums of
-    a whole global batch are exact whatever the order in which ranks and micro-batches are added.
+    fp64, so that sums over a global batch do not depend on how ranks and micro-batches are added up.
     """
-    per_sample_B2 = torch.stack(((loss_BS * loss_mask_BS).sum(dim=1), loss_mask_BS.sum(dim=1)), dim=1)
-    one_hot_CB = torch.arange(num_channels, device=channel_ids_B.device)[:, None] == channel_ids_B[None, :]
-    return (one_hot_CB.double() @ per_sample_B2.double()).T
+    return torch.stack(((loss_BS * loss_mask_BS).double().sum(dim=1), loss_mask_BS.double().sum(dim=1)), dim=1)
+
+
+def by_channel(per_sample_B2: torch.Tensor, channel_ids_B: torch.Tensor, num_channels: int) -> torch.Tensor:
+    """Loss sum and token count of every channel: `[2, C]`, fp64.
+
+    A selection by mask, not an addition by index: the latter is not deterministic on a GPU, and a product with a
+    one-hot matrix would spread a sample's NaN over every channel.
+    """
+    is_channel_CB1 = (torch.arange(num_channels, device=channel_ids_B.device)[:, None] == channel_ids_B)[..., None]
+    return torch.where(is_channel_CB1, per_sample_B2, torch.zeros_like(per_sample_B2)).sum(dim=1).T

@@ -128,12 +128,23 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         persist_layer_norm=False,
         bias_dropout_fusion=on_gpu,
         bias_activation_fusion=on_gpu and model.activation != "geglu",
-        overlap_p2p_comm=on_gpu and plan.layout.virtual_pipeline > 1,
-        batch_p2p_comm=not (on_gpu and plan.layout.virtual_pipeline > 1),
-        batch_p2p_sync=False,
-        deallocate_pipeline_outputs=True,
+        **_communication(interleaved=plan.layout.virtual_pipeline > 1, on_gpu=on_gpu),
         **_recompute(parallel.recompute),
     )
+
+
+def _communication(*, interleaved: bool, on_gpu: bool) -> dict[str, Any]:
+    """How pipeline stages send.
+
+    Interleaved stages of two pipeline ranks send both ways between one pair, where batched sends would be mixed up.
+    Over gloo a send reads its tensor later, so it is waited for and its tensor is kept.
+    """
+    return {
+        "overlap_p2p_comm": on_gpu and interleaved,
+        "batch_p2p_comm": not interleaved,
+        "batch_p2p_sync": False,
+        "deallocate_pipeline_outputs": on_gpu,
+    }
 
 
 def _recompute(kind: str) -> dict[str, Any]:

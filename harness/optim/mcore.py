@@ -1,0 +1,116 @@
+"""Megatron's distributed optimizer, stepped in two halves so that a step can be refused after its gradients are known."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.config.schema import Config
+from harness.optim.adamw import AdamW
+from harness.parallel import collectives, cpu
+
+cpu.prepare()
+
+import megatron.core.optimizer as megatron_optimizer  # noqa: E402 (the CPU must be prepared first)
+from megatron.core.optimizer import OptimizerConfig, distrib_optimizer, get_megatron_optimizer  # noqa: E402
+from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate  # noqa: E402
+from megatron.core.transformer.module import param_is_not_shared  # noqa: E402
+
+
+class Optimizer:
+    """AdamW sharded over data-parallel ranks, over all model chunks of this rank."""
+
+    def __init__(self, config: Config, chunks: list[nn.Module]) -> None:
+        _use_own_adam_where_megatron_has_none()
+        settings = config.optimizer
+        self.megatron: Any = get_megatron_optimizer(
+            OptimizerConfig(
+                optimizer="adam",
+                lr=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+                adam_beta1=settings.adam_beta1,
+                adam_beta2=settings.adam_beta2,
+                adam_eps=settings.adam_eps,
+                clip_grad=settings.clip_grad,
+                bf16=config.precision.dtype == "bf16",
+                params_dtype=torch.bfloat16 if config.precision.dtype == "bf16" else torch.float32,
+                use_distributed_optimizer=True,
+            ),
+            chunks,
+        )
+        self._clip_grad = settings.clip_grad
+        self._grad_norm = torch.zeros(())
+
+    def zero_grad(self) -> None:
+        """Forgets the parameters' gradients; the chunks' gradient buffers are zeroed by their owner."""
+        self.megatron.zero_grad()
+
+    @torch.no_grad()
+    def prepare(self) -> float:
+        """Moves the reduced gradients to where the update reads them and returns their L2 norm before clipping.
+
+        Waits for the device. Every rank must call it.
+        """
+        self.megatron.prepare_grads()
+        self._grad_norm = self._norm()
+        return float(self._grad_norm.item())
+
+    @torch.no_grad()
+    def update(self, learning_rate: float) -> None:
+        """Clips the prepared gradients and steps. Every rank must call it."""
+        for group in self.megatron.param_groups:
+            group["lr"] = learning_rate
+        self._clip()
+        self.megatron.step_with_ready_grads()
+
+    def state_norms(self) -> dict[str, float]:
+        """L2 norm of each kind of optimizer state over the whole model. Every rank must call it."""
+        names = ("exp_avg", "exp_avg_sq")
+        totals = torch.zeros(len(names), dtype=torch.float64, device=torch.cuda.current_device())
+        for part in self._parts():
+            for parameter, state in part.optimizer.state.items():
+                if _counts_once(parameter) and all(name in state for name in names):
+                    totals += torch.stack([state[name].double().square().sum() for name in names])
+        collectives.sum_over(totals)
+        return {name: math.sqrt(value) for name, value in zip(names, totals.tolist(), strict=True)}
+
+    def _parts(self) -> list[Any]:
+        return [part for part in self.megatron.chained_optimizers if not part.is_stub_optimizer]
+
+    def _norm(self) -> torch.Tensor:
+        """One fused kernel and one reduction, instead of Megatron's copy to the host per tensor."""
+        gradients = [g for part in self._parts() for g in part.get_main_grads_for_grad_norm()]
+        square_sum = torch.zeros((), dtype=torch.float32, device=torch.cuda.current_device())
+        if gradients:
+            square_sum += torch.stack(torch._foreach_norm(gradients)).square().sum()
+        return collectives.sum_over(square_sum, self.megatron.get_grad_stats_parallel_group()).sqrt()
+
+    def _clip(self) -> None:
+        if self._clip_grad == 0.0:
+            return
+        divisor = ((self._grad_norm + 1e-6) / self._clip_grad).clamp(min=1.0)
+        for part in self._parts():
+            if isinstance(part.optimizer, AdamW):
+                part.optimizer.gradient_divisor = divisor
+            else:
+                gradients = [p.grad for p in part.get_parameters() if p.grad is not None]
+                torch._foreach_div_(gradients, divisor)
+
+
+def _counts_once(parameter: torch.Tensor) -> bool:
+    """Whether this rank is the one that counts the parameter: other ranks may hold copies."""
+    return bool(param_is_not_shared(parameter) and param_is_not_tensor_parallel_duplicate(parameter))
+
+
+def _use_own_adam_where_megatron_has_none() -> None:
+    """Names our AdamW to Megatron as its Adam, unless Transformer Engine or apex gave it one."""
+    if megatron_optimizer.USING_PYTORCH_OPTIMIZER:
+        megatron_optimizer.Adam = AdamW
+        megatron_optimizer.USING_PYTORCH_OPTIMIZER = False
+        distrib_optimizer.Adam = AdamW
+        # Only these two decide where checkpoints look for the step: in the parameter group, as apex keeps it.
+        distrib_optimizer.HAVE_APEX_OR_TE = True
+        distrib_optimizer.USING_APEX_OPTIMIZER = True

@@ -1,0 +1,143 @@
+"""Runs a step's micro-batches through megatron-core's pipeline schedule, and reduces what the step is about.
+
+One reduction over all ranks carries the loss sum and the token count of every channel together with the ranks' flags
+(an order is waiting, a signal arrived). It takes the place of the reduction with which Megatron counts tokens.
+
+Shapes: B micro batch, S sequence, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from harness.data.batch import Batch
+from harness.model.loss import by_channel, per_sample_sums
+from harness.parallel import collectives, cpu
+from harness.parallel.ranks import Ranks
+
+cpu.prepare()
+
+from megatron.core.distributed import finalize_model_grads  # noqa: E402 (the CPU must be prepared first)
+from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
+from megatron.core.utils import get_model_config  # noqa: E402
+
+
+@dataclass(frozen=True, kw_only=True)
+class Totals:
+    """Sums over the whole global batch, equal on every rank."""
+
+    loss_sums: tuple[float, ...]
+    """Summed loss of every channel, in nats."""
+    num_tokens: tuple[float, ...]
+    """Tokens that counted, by channel."""
+    flags: tuple[float, ...]
+    """How many ranks raised each flag."""
+
+
+class Pipeline:
+    """This rank's model chunks, driven by Megatron's schedule for the layout."""
+
+    def __init__(self, chunks: list[Any], ranks: Ranks, num_channels: int, micro_batch_size: int) -> None:
+        self.chunks = chunks
+        self._ranks = ranks
+        self._num_channels = num_channels
+        self._micro_batch_size = micro_batch_size
+        self._config = get_model_config(chunks[0])
+        self._config.finalize_model_grads_func = self._finalize
+        self._device = torch.device(torch.cuda.current_device())
+        self._per_sample: list[torch.Tensor] = []
+        self._sums = torch.zeros(2, num_channels, dtype=torch.float64, device=self._device)
+        self._flags: Sequence[bool] = ()
+        self._expected_tokens = 1
+        self._totals: Totals | None = None
+
+    def forward_backward(self, micro_batches: list[Batch], *, expected_tokens: int, flags: Sequence[bool]) -> Totals:
+        """Forward and backward of one step; leaves the mean gradient over all tokens in the gradient buffers.
+
+        Every rank must call it.
+
+        Args:
+            micro_batches: This data-parallel rank's micro-batches.
+            expected_tokens: Tokens of the global batch if none is masked.
+            flags: What this rank wants the others to know.
+        """
+        for chunk in self.chunks:
+            chunk.zero_grad_buffer()
+        self._begin(expected_tokens, flags)
+        self._run(micro_batches, forward_only=False)
+        assert self._totals is not None, "the schedule did not finalize the gradients"
+        return self._totals
+
+    @torch.no_grad()
+    def forward(self, micro_batches: list[Batch], *, flags: Sequence[bool]) -> Totals:
+        """Loss without gradients. Every rank must call it."""
+        self._begin(1, flags)
+        for chunk in self.chunks:
+            chunk.eval()
+        self._run(micro_batches, forward_only=True)
+        for chunk in self.chunks:
+            chunk.train()
+        return self._reduce()
+
+    def last_sample_losses(self) -> list[tuple[float, float]]:
+        """(summed loss, tokens) of every sample of this rank's last micro-batches, in order; empty off the last stage."""
+        if not self._ranks.counts_loss:
+            return []
+        return [(loss, tokens) for part in self._per_sample for loss, tokens in part.tolist()]
+
+    def _begin(self, expected_tokens: int, flags: Sequence[bool]) -> None:
+        self._totals = None
+        self._sums.zero_()
+        self._per_sample.clear()
+        self._flags = flags
+        self._expected_tokens = expected_tokens
+
+    def _run(self, micro_batches: list[Batch], *, forward_only: bool) -> None:
+        schedule = get_forward_backward_func()
+        iterators = [iter(micro_batches) for _ in self.chunks]
+        schedule(
+            forward_step_func=self._forward_step,
+            data_iterator=iterators if len(self.chunks) > 1 else iterators[0],
+            model=self.chunks,
+            num_microbatches=len(micro_batches),
+            seq_length=micro_batches[0].seq_length,
+            micro_batch_size=self._micro_batch_size,
+            forward_only=forward_only,
+        )
+
+    def _forward_step(self, batches: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Any]:  # noqa: ANN401
+        batch = next(batches).to(self._device)
+        output = model(batch.tokens_BS, None, batch.segment_ids_BS, labels=batch.labels_BS)
+        return output, lambda loss_BS: self._loss(loss_BS, batch)
+
+    def _loss(self, loss_BS: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
+        """The scalar that is differentiated: summed loss over expected tokens (Megatron multiplies by nothing)."""
+        per_sample_B2 = per_sample_sums(loss_BS.detach(), batch.loss_mask_BS)
+        self._per_sample.append(per_sample_B2)
+        if self._ranks.counts_loss:
+            self._sums += by_channel(per_sample_B2, batch.channel_ids_B, self._num_channels)
+        scalar = (loss_BS * batch.loss_mask_BS).sum() / self._expected_tokens
+        return scalar, torch.zeros((), dtype=torch.int, device=self._device), {}
+
+    def _finalize(self, chunks: list[Any], _num_tokens: object, **arguments: Any) -> None:  # noqa: ANN401 (Megatron's)
+        """Megatron's end of a backward pass, with our reduction in the place of its count of tokens."""
+        finalize_model_grads(chunks, None, **arguments)
+        self._totals = self._reduce()
+        counted = sum(self._totals.num_tokens)
+        if counted not in (0, self._expected_tokens):
+            for chunk in chunks:
+                chunk.scale_gradients(self._expected_tokens / counted)
+
+    def _reduce(self) -> Totals:
+        own = torch.tensor([float(flag) for flag in self._flags], dtype=torch.float64, device=self._device)
+        everything = collectives.sum_over(torch.cat((self._sums.flatten(), own))).tolist()
+        count = self._num_channels
+        return Totals(
+            loss_sums=tuple(everything[:count]),
+            num_tokens=tuple(everything[count : 2 * count]),
+            flags=tuple(everything[2 * count :]),
+        )

@@ -1,0 +1,95 @@
+"""A few processes that are started once and run jobs under one layout after the other.
+
+Starting Python, torch and Megatron costs more than the jobs, so tests share the processes; every job starts its own
+process group of as many ranks as its layout needs and ends it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import tempfile
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Callable
+
+Job = Callable[..., Any]
+"""Called as `job(rank, world_size, init_method, *arguments)` in every process of the job; must be importable."""
+
+TIMEOUT_S = 240
+
+
+class JobFailedError(AssertionError):
+    """A process of the job raised; its traceback is the message."""
+
+
+class Pool:
+    """`size` processes; `run` starts a job on the first few of them and returns what each returned, in rank order."""
+
+    def __init__(self, size: int = 4) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._numbers = itertools.count()
+        self._size = size
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._workers = []
+        for _ in range(self._size):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs,))
+            process.start()
+            theirs.close()
+            self._workers.append((process, ours))
+
+    def run(self, job: Job, world_size: int, *arguments: Any) -> list[Any]:
+        init_method = f"file://{self._folder.name}/rendezvous-{next(self._numbers)}"
+        connections = [connection for _, connection in self._workers[:world_size]]
+        for rank, connection in enumerate(connections):
+            connection.send((job, rank, world_size, init_method, arguments))
+        answers = [self._receive(connection) for connection in connections]
+        for failed, answer in answers:
+            if failed:
+                self.close()
+                self._folder = tempfile.TemporaryDirectory()
+                self._start()  # the others may hang in a collective
+                raise JobFailedError(answer)
+        return [answer for _, answer in answers]
+
+    def _receive(self, connection: Connection) -> tuple[bool, Any]:
+        if not connection.poll(TIMEOUT_S):
+            return True, f"no answer within {TIMEOUT_S} s"
+        try:
+            return connection.recv()
+        except EOFError:
+            return True, "the process died"
+
+    def close(self) -> None:
+        for process, connection in self._workers:
+            process.kill()
+            process.join()
+            connection.close()
+        self._folder.cleanup()
+
+
+def _work(connection: Connection) -> None:
+    import warnings
+
+    warnings.simplefilter("ignore")
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        try:
+            job, rank, world_size, init_method, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send((False, job(rank, world_size, init_method, *arguments)))
+        except BaseException:
+            connection.send((True, f"rank {rank}:\n{traceback.format_exc()}"))
+
+
+def shared_folder(tmp_path: Path) -> str:
+    return str(tmp_path)
