@@ -78,14 +78,12 @@ def _check_sequences(idx_path: Path, arrays: IndexArrays, token_bytes: int, bin_
         if not np.array_equal(pointers, expected):
             found = int(np.argmax(pointers != expected))
             raise DataError(
-                f"{idx_path} is damaged: sequence {start + found} begins at byte {pointers[found]}, but the "
-                "sequences before it "
-                f"end at byte {expected[found]}. Make the part again."
+                f"{idx_path} is damaged: sequence {start + found} begins at byte {pointers[found]}, "
+                f"but the sequences before it end at byte {expected[found]}. Make the part again."
             )
         end = int(ends[-1])
     if end != bin_bytes:
         raise DataError(
-            f"{idx_path.with_suffix('.bin')} is not what its index says: the sequences in {idx_path.name} make "
-            f"{end} bytes, "
-            f"the file has {bin_bytes}. Copy or make the part again."
+            f"{idx_path.with_suffix('.bin')} is not what its index says: the sequences in {idx_path.name} "
+            f"make {end} bytes, the file has {bin_bytes}. Copy or make the part again."
         )

@@ -104,8 +104,7 @@ def read_index_header(path: Path) -> IndexHeader:
     header = IndexHeader(token_type=TOKEN_TYPES[code], num_sequences=num_sequences, num_indices=num_indices)
     if found_bytes != header.file_bytes:
         raise DataError(
-            f"{path} is truncated or altered: its header says {num_sequences} sequences and "
-            f"{header.num_documents} documents, "
-            f"which makes {header.file_bytes} bytes; found {found_bytes}. Make the part again."
+            f"{path} is truncated or altered: its header says {num_sequences} sequences "
+            f"and {header.num_documents} documents, which makes {header.file_bytes} bytes; found {found_bytes}. Make the part again."
         )
     return header

@@ -86,9 +86,9 @@ class PackedDocuments:
             if foreign < begin + span.num_tokens:
                 return DataError(
                     f"token {span.first_token + foreign - begin} of document {span.document} in "
-                    f"{self._part.part.bin_path} has id {int(tokens[foreign])}; the vocabulary has ids 0 … "
-                    f"{vocab_size - 1} "
-                    "(`model.vocab_size`). The data was made with another tokenizer, or is damaged: tokenize it again."
+                    f"{self._part.part.bin_path} has id {int(tokens[foreign])}; the vocabulary has ids "
+                    f"0 … {vocab_size - 1} (`model.vocab_size`). The data was made with another tokenizer, or is "
+                    "damaged: tokenize it again."
                 )
             begin += span.num_tokens
         raise AssertionError("the documents of a sample are shorter than the sample")

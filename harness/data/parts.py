@@ -76,10 +76,9 @@ def check_token_type(path: Path, header: IndexHeader, vocab_size: int) -> None:
     kind = header.token_type
     if kind.num_ids < vocab_size:
         raise DataError(
-            f"{path} holds tokens as {kind.name}, which ends at id {kind.num_ids - 1}, but the vocabulary has "
-            f"{vocab_size} ids "
-            "(`model.vocab_size`). The data was made with another tokenizer: tokenize it again, or correct the "
-            "vocabulary size."
+            f"{path} holds tokens as {kind.name}, which ends at id {kind.num_ids - 1}, but the vocabulary "
+            f"has {vocab_size} ids (`model.vocab_size`). The data was made with another tokenizer: tokenize it again, "
+            "or correct the vocabulary size."
         )
 
 
@@ -92,8 +91,8 @@ def check_token_width(part: Part, vocab_size: int) -> None:
     width, rest = divmod(part.bin_bytes, max(1, part.num_tokens))
     if part.num_tokens and (rest or 256**width < vocab_size):
         raise DataError(
-            f"{part.bin_path} has {part.bin_bytes} bytes for {part.num_tokens} tokens: no whole number for each, or too "
-            f"few for the {vocab_size} ids of the vocabulary (`model.vocab_size`). The data was made with another "
+            f"{part.bin_path} has {part.bin_bytes} bytes for {part.num_tokens} tokens: no whole number for each, or "
+            f"too few for the {vocab_size} ids of the vocabulary (`model.vocab_size`). The data was made with another "
             "tokenizer, or the part is damaged: make it again."
         )
 
@@ -110,9 +109,8 @@ def check_header(part: Part, vocab_size: int) -> IndexHeader:
     expected = part.num_tokens * header.token_type.num_bytes
     if expected != part.bin_bytes:
         raise DataError(
-            f"{part.bin_path}: {part.num_tokens} tokens of {header.token_type.name} make {expected} bytes, "
-            f"found {part.bin_bytes}. "
-            f"{part.idx_path.name} and the .bin are not from the same part: make the part again."
+            f"{part.bin_path}: {part.num_tokens} tokens of {header.token_type.name} make {expected} "
+            f"bytes, found {part.bin_bytes}. {part.idx_path.name} and the .bin are not from the same part: make the part again."
         )
     if header.num_documents != part.num_documents:
         raise DataError(

@@ -55,9 +55,8 @@ class SampleOrder:
         missing = [name for name in recipe.shares if name not in by_name]
         if missing:
             raise DataError(
-                f"the blend uses channel {missing[0]}, which is not open; open channels: "
-                f"{', '.join(by_name) or 'none'}. "
-                "List it under `data.channels`."
+                f"the blend uses channel {missing[0]}, which is not open; open "
+                f"channels: {', '.join(by_name) or 'none'}. List it under `data.channels`."
             )
         self.recipe = recipe
         self.blend = make_blend(recipe.shares)

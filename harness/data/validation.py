@@ -39,7 +39,7 @@ class ValidationSet:
         """Use `open_validation` instead."""
         self.channel_name = channel_name
         self.num_requested = num_requested
-        self._channel_id = channel_id
+        self.channel_id = channel_id
         self._samples = samples
         self._recipe = recipe
 
@@ -79,7 +79,7 @@ class ValidationSet:
         return collate(
             rows,
             tokens_by_document,
-            np.full(micro_batch_size, self._channel_id, dtype=np.int64),
+            np.full(micro_batch_size, self.channel_id, dtype=np.int64),
             reset_at_document_borders=self._recipe.reset_at_document_borders,
         )
 

@@ -169,7 +169,10 @@ def test_everything_held_out(tmp_path: Path) -> None:
 def test_late_part_of_another_token_type_is_refused_at_once(tmp_path: Path, bin_bytes: int, vocab_size: int) -> None:
     channel = write_channel(tmp_path / "zh", [random_documents(30)])
     late = replace(channel.parts[0], num_tokens=100, bin_bytes=bin_bytes, prefix=tmp_path / "part-00009")
-    message = rf"part-00009.bin has {bin_bytes} bytes for 100 tokens: no whole number for each, or too few for the {vocab_size} ids"
+    message = (
+        rf"part-00009.bin has {bin_bytes} bytes for 100 tokens: no whole number for each, or too few for the "
+        rf"{vocab_size} ids of the vocabulary"
+    )
     wide = replace(channel.parts[0], bin_bytes=8 * channel.parts[0].num_tokens)
     with pytest.raises(DataError, match=f"channel zh: .*{message}"):
         ChannelOrder(replace(channel, parts=(wide, late)), replace(RECIPE, vocab_size=vocab_size), MappedPart)
