@@ -122,5 +122,6 @@ def _plausible(cursor: Cursor) -> bool:
 def _unreadable(values: object) -> str:
     return (
         f"the cursor of the checkpoint is unreadable: {str(values)[:200]}. Expected consumed_samples, "
-        "consumed_tokens and next_position as whole numbers and skip_windows as sorted pairs. Resume from another checkpoint."
+        "consumed_tokens and next_position as whole numbers and skip_windows as sorted pairs. "
+        "Resume from another checkpoint."
     )

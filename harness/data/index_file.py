@@ -105,6 +105,7 @@ def read_index_header(path: Path) -> IndexHeader:
     if found_bytes != header.file_bytes:
         raise DataError(
             f"{path} is truncated or altered: its header says {num_sequences} sequences "
-            f"and {header.num_documents} documents, which makes {header.file_bytes} bytes; found {found_bytes}. Make the part again."
+            f"and {header.num_documents} documents, which makes {header.file_bytes} bytes; "
+            f"found {found_bytes}. Make the part again."
         )
     return header

@@ -109,8 +109,8 @@ def check_header(part: Part, vocab_size: int) -> IndexHeader:
     expected = part.num_tokens * header.token_type.num_bytes
     if expected != part.bin_bytes:
         raise DataError(
-            f"{part.bin_path}: {part.num_tokens} tokens of {header.token_type.name} make {expected} "
-            f"bytes, found {part.bin_bytes}. {part.idx_path.name} and the .bin are not from the same part: make the part again."
+            f"{part.bin_path}: {part.num_tokens} tokens of {header.token_type.name} make {expected} bytes, "
+            f"found {part.bin_bytes}. {part.idx_path.name} and the .bin are not from the same part: make it again."
         )
     if header.num_documents != part.num_documents:
         raise DataError(
