@@ -92,8 +92,8 @@ class ChannelOrder:
         if self.num_samples == 0:
             raise DataError(
                 f"channel {channel.name}: no part holds one sample of {recipe.seq_length + 1} tokens (`seq_length` "
-                f"+ 1); the largest has {tokens.max()} tokens to train on, {self._num_held_out} documents are held out. "
-                "Add data, or lower `seq_length` or `evaluation.held_out_share`."
+                f"+ 1); the largest has {tokens.max()} tokens to train on, {self._num_held_out} documents are held "
+                "out. Add data, or lower `seq_length` or `evaluation.held_out_share`."
             )
 
     @property
