@@ -58,6 +58,12 @@ class VerbGroup(click.Group):
         raise click.UsageError(f"There is no verb '{args[0]}'. {advice}", ctx)
 
 
+class RootGroup(VerbGroup):
+    """The verbs of `harness` that other packages define."""
+
+    elsewhere: Mapping[str, str] = {"replay": "harness.watch.cli:replay"}
+
+
 class DataGroup(VerbGroup):
     """The verbs of `harness data`."""
 
@@ -74,7 +80,7 @@ def set_option(function: Function) -> Function:
     return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=words)(function)
 
 
-@click.group(cls=VerbGroup)
+@click.group(cls=RootGroup)
 @click.version_option(package_name="harness")
 def root() -> None:
     """Pretrain language models with Megatron-Core: a run is a folder, described by one YAML.

@@ -5,13 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.checkpoint.api import CheckpointException
+
 from harness.errors import CheckpointError
 from harness.parallel import cpu
 
 cpu.prepare()
 
 from megatron.core import dist_checkpointing  # noqa: E402 (the CPU must be prepared first)
+from megatron.core.dist_checkpointing.core import CheckpointingException  # noqa: E402
 from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
+
+WRITE_ERRORS = (OSError, CheckpointException, CheckpointingException)
+"""What `save` raises when the disk refuses, on every rank."""
 
 # Every parameter's state in the parameter's own shape, so that any layout can load it.
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}

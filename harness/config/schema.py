@@ -41,11 +41,13 @@ class RopeScalingConfig(Section):
     """How rotary frequencies are stretched for sequences longer than the base was chosen for."""
 
     type: Literal["linear", "ntk", "llama3"]
-    """`linear` divides positions by `factor`; `ntk` raises the base by factor^(d/(d-2)); `llama3` stretches only low frequencies."""
+    """`linear` divides positions by `factor`; `ntk` raises the base by factor^(d/(d-2)); `llama3` stretches only low
+    frequencies."""
     factor: PositiveFloat
     """By how much the context grows."""
     low_freq_factor: PositiveFloat = 1.0
-    """`llama3` only: wavelengths longer than `original_max_position_embeddings / low_freq_factor` are fully stretched."""
+    """`llama3` only: wavelengths longer than `original_max_position_embeddings / low_freq_factor` are fully
+    stretched."""
     high_freq_factor: PositiveFloat = 4.0
     """`llama3` only: wavelengths shorter than `original_max_position_embeddings / high_freq_factor` are left alone."""
     original_max_position_embeddings: PositiveInt = 8192
@@ -70,7 +72,8 @@ class ModelConfig(Section):
     vocab_size: PositiveInt
     """True vocabulary size: token ids are 0 … vocab_size - 1."""
     vocab_size_multiple_of: PositiveInt = 128
-    """The embedding is padded to a multiple of this, whatever the layout. Padded rows are never predicted or trained."""
+    """The embedding is padded to a multiple of this, whatever the layout. Padded rows are never predicted or
+    trained."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
     """Normalization before attention, before the MLP and at the end."""
     norm_epsilon: PositiveFloat = 1e-5
@@ -90,7 +93,8 @@ class ModelConfig(Section):
     rope_scaling: RopeScalingConfig | None = None
     """Stretching of the rotary frequencies. Default: none."""
     init_method_std: PositiveFloat = 0.02
-    """Standard deviation of the initial weights; projections back into the residual stream get std / sqrt(2 · num_layers)."""
+    """Standard deviation of the initial weights; projections back into the residual stream get std / sqrt(2 ·
+    num_layers)."""
     z_loss_coefficient: NonNegativeFloat = 0.0
     """Weight of log²Z of the output softmax (PaLM uses 1e-4). It is trained on, but not part of the reported loss."""
 
@@ -154,7 +158,8 @@ class DataConfig(Section):
     """Where the tokens are."""
 
     tokenizer: FilePath | None = None
-    """Tokenizer that made the data (SentencePiece `.model` or `tokenizer.json`): its hash and size are checked, it is kept with the run."""
+    """Tokenizer that made the data (SentencePiece `.model` or `tokenizer.json`): its hash and size are checked, it is
+    kept with the run."""
     channels: dict[Name, ChannelConfig] = Field(min_length=1)
     """The channels, by name."""
     reset_at_document_borders: bool = False
@@ -179,7 +184,7 @@ class ScheduleConfig(Section):
 
 
 class PhaseConfig(Section):
-    """A stretch of the run with one blend, one sequence length and one schedule. Give `train_tokens` or `train_steps`."""
+    """A stretch of the run with one blend, one sequence length, one schedule, and `train_tokens` or `train_steps`."""
 
     name: Name
     """Name of the phase, as it appears in metrics and events."""
@@ -236,7 +241,8 @@ class EvaluationConfig(Section):
     num_samples_per_channel: PositiveInt = 64
     """Held-out samples of each channel, the same ones every time."""
     held_out_share: Share = 0.01
-    """Share of the documents of each channel's first part that is held out from training, where it has no `validation_path`."""
+    """Share of the documents of each channel's first part that is held out from training, where it has no
+    `validation_path`."""
 
 
 class LoggingConfig(Section):

@@ -24,6 +24,7 @@ _NOT_VALUES = frozenset(
 )
 _KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), .*\}\n?')
 _SUPERSEDED = -1
+_TAIL_BYTES = 1024**2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,3 +121,17 @@ def _key_of(line: bytes) -> tuple[int, int]:
         return int(match[1]), int(match[2])
     record = from_json_line(line)
     return (record.attempt, record.step) if record else (0, _SUPERSEDED)
+
+
+def last_key(path: Path) -> tuple[int, int] | None:
+    """(attempt, step) of the last whole line, None where there is none. Reads only the end of the file."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            lines = file.read().splitlines()
+    except FileNotFoundError:
+        return None
+    for line in reversed(lines):
+        if (record := from_json_line(line)) is not None:
+            return record.attempt, record.step
+    return None

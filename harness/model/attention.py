@@ -25,7 +25,9 @@ class SdpaCoreAttention(nn.Module):
     every layer. The arguments after `rotation` are Megatron's; those that do not matter here are ignored.
     """
 
-    def __init__(self, *, rotation: Rotation, softmax_scale: float | None = None, **_megatron_arguments: object) -> None:
+    def __init__(
+        self, *, rotation: Rotation, softmax_scale: float | None = None, **_megatron_arguments: object
+    ) -> None:
         super().__init__()
         self.rotation = rotation
         self.softmax_scale = softmax_scale

@@ -42,8 +42,9 @@ def cross_entropy(
     Destroys the logits in the backward pass. With a z-loss (PaLM: coefficient · log²Z) the gradient contains it,
     the returned value does not: it stays comparable between runs.
     """
-    loss = _CrossEntropy.apply(logits_SBV, labels_SB, shard, z_loss_coefficient)
-    return loss  # type: ignore[no-any-return]
+    loss = _CrossEntropy.apply(logits_SBV, labels_SB, shard, z_loss_coefficient)  # type: ignore[no-untyped-call]
+    assert isinstance(loss, torch.Tensor), "the cross-entropy is a tensor"
+    return loss
 
 
 class _CrossEntropy(torch.autograd.Function):
@@ -73,7 +74,7 @@ class _CrossEntropy(torch.autograd.Function):
         return (log_sum_R - target_R).view(labels_SB.shape)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient_SB: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:  # noqa: ANN401
         logits_RV, shard = ctx.logits_RV, ctx.shard
         ctx.logits_RV = None

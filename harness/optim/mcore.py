@@ -1,4 +1,4 @@
-"""Megatron's distributed optimizer, stepped in two halves so that a step can be refused after its gradients are known."""
+"""Megatron's distributed optimizer, stepped in two halves: a step can be refused when its gradients are known."""
 
 from __future__ import annotations
 
@@ -65,6 +65,11 @@ class Optimizer:
             group["lr"] = learning_rate
         self._clip()
         self.megatron.step_with_ready_grads()
+
+    def gradient_is_finite(self) -> bool:
+        """Whether this rank's share of the prepared gradients is finite."""
+        gradients = [p.grad for part in self._parts() for p in part.get_parameters() if p.grad is not None]
+        return all(bool(norm.isfinite()) for norm in torch._foreach_norm(gradients)) if gradients else True
 
     def state_norms(self) -> dict[str, float]:
         """L2 norm of each kind of optimizer state over the whole model. Every rank must call it."""

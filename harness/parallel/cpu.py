@@ -103,7 +103,7 @@ def prepare() -> None:
     cuda.stream = _stream_context
 
     mode = _CudaMeansCpu()
-    mode.__enter__()
+    mode.__enter__()  # type: ignore[no-untyped-call]  # for the rest of the process
     _prepared.append(mode)
 
     from megatron.core.tensor_parallel import random as megatron_random

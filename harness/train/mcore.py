@@ -41,11 +41,14 @@ class Totals:
 class Pipeline:
     """This rank's model chunks, driven by Megatron's schedule for the layout."""
 
-    def __init__(self, chunks: list[Any], ranks: Ranks, num_channels: int, micro_batch_size: int) -> None:
+    def __init__(
+        self, chunks: list[Any], ranks: Ranks, *, num_channels: int, micro_batch_size: int, seq_length: int
+    ) -> None:
         self.chunks = chunks
         self._ranks = ranks
         self._num_channels = num_channels
-        self._micro_batch_size = micro_batch_size
+        self.micro_batch_size = micro_batch_size
+        self._seq_length = seq_length
         self._config = get_model_config(chunks[0])
         self._config.finalize_model_grads_func = self._finalize
         self._device = torch.device(torch.cuda.current_device())
@@ -55,13 +58,15 @@ class Pipeline:
         self._expected_tokens = 1
         self._totals: Totals | None = None
 
-    def forward_backward(self, micro_batches: list[Batch], *, expected_tokens: int, flags: Sequence[bool]) -> Totals:
+    def forward_backward(
+        self, micro_batches: Sequence[Batch | None], *, expected_tokens: int, flags: Sequence[bool]
+    ) -> Totals:
         """Forward and backward of one step; leaves the mean gradient over all tokens in the gradient buffers.
 
         Every rank must call it.
 
         Args:
-            micro_batches: This data-parallel rank's micro-batches.
+            micro_batches: This data-parallel rank's micro-batches; None each on a stage that reads no tokens.
             expected_tokens: Tokens of the global batch if none is masked.
             flags: What this rank wants the others to know.
         """
@@ -73,7 +78,7 @@ class Pipeline:
         return self._totals
 
     @torch.no_grad()
-    def forward(self, micro_batches: list[Batch], *, flags: Sequence[bool]) -> Totals:
+    def forward(self, micro_batches: Sequence[Batch | None], *, flags: Sequence[bool]) -> Totals:
         """Loss without gradients. Every rank must call it."""
         self._begin(1, flags)
         for chunk in self.chunks:
@@ -84,7 +89,7 @@ class Pipeline:
         return self._reduce()
 
     def last_sample_losses(self) -> list[tuple[float, float]]:
-        """(summed loss, tokens) of every sample of this rank's last micro-batches, in order; empty off the last stage."""
+        """(summed loss, tokens) of every sample of the last micro-batches, in order; empty off the last stage."""
         if not self._ranks.counts_loss:
             return []
         return [(loss, tokens) for part in self._per_sample for loss, tokens in part.tolist()]
@@ -96,7 +101,7 @@ class Pipeline:
         self._flags = flags
         self._expected_tokens = expected_tokens
 
-    def _run(self, micro_batches: list[Batch], *, forward_only: bool) -> None:
+    def _run(self, micro_batches: Sequence[Batch | None], *, forward_only: bool) -> None:
         schedule = get_forward_backward_func()
         iterators = [iter(micro_batches) for _ in self.chunks]
         schedule(
@@ -104,13 +109,16 @@ class Pipeline:
             data_iterator=iterators if len(self.chunks) > 1 else iterators[0],
             model=self.chunks,
             num_microbatches=len(micro_batches),
-            seq_length=micro_batches[0].seq_length,
-            micro_batch_size=self._micro_batch_size,
+            seq_length=self._seq_length,
+            micro_batch_size=self.micro_batch_size,
             forward_only=forward_only,
         )
 
-    def _forward_step(self, batches: Iterator[Batch], model: Any) -> tuple[torch.Tensor, Any]:  # noqa: ANN401
-        batch = next(batches).to(self._device)
+    def _forward_step(self, batches: Iterator[Batch | None], model: Any) -> tuple[torch.Tensor, Any]:  # noqa: ANN401
+        waiting = next(batches)
+        if waiting is None:
+            return model(None, None, None), None
+        batch = waiting.to(self._device)
         output = model(batch.tokens_BS, None, batch.segment_ids_BS, labels=batch.labels_BS)
         return output, lambda loss_BS: self._loss(loss_BS, batch)
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.config.schema import ScheduleConfig
-from harness.optim.schedule import learning_rate
+from harness.plan.schedule import learning_rate
 
 PEAK = 3e-4
 

@@ -1,0 +1,50 @@
+"""The story of a run: open it, then step, decide, record, save, until it ends or is told to stop."""
+
+from __future__ import annotations
+
+from harness.checkpoint.choice import Resume
+from harness.config.schema import Config
+from harness.run_dir import RunDir
+from harness.train.decide import decide
+from harness.train.evaluate import evaluate
+from harness.train.evidence import write_evidence
+from harness.train.opening import open_run
+from harness.train.report import leave, record
+from harness.train.run import Run
+from harness.train.saving import save
+from harness.train.state import TrainState
+from harness.train.step import take_step
+from harness.train.world import World
+
+
+def main(config: Config, run_dir: RunDir, resume: Resume, world: World | None = None) -> int:
+    """Trains as one rank of the world, and returns the exit code."""
+    with open_run(config, run_dir, resume, world or World.from_environment()) as (run, state):
+        return train(run, state)
+
+
+def train(run: Run, state: TrainState) -> int:
+    """From the given state to the end. Every rank runs it, and every rank decides the same at every step."""
+    orders = run.orders.before_first_step()
+    decision = decide(run.milestones, state, orders)
+    while True:
+        if decision.save:
+            state = save(run, state)
+        run.orders.acknowledge(orders, state)
+        if decision.exit_code is not None:
+            return leave(run, state, decision)
+
+        result = take_step(run, state)
+        state = state.after_step(cursor=result.next_cursor, learning_rate=result.learning_rate, loss=result.loss)
+        if not result.finite:
+            write_evidence(run, state, result)
+        orders = run.orders.agree(result.totals.flags)
+        decision = decide(run.milestones, state, orders, finite=result.finite)
+        evaluation = None
+        if decision.evaluate:
+            evaluation = evaluate(
+                run.pipeline, run.data.held_out, run.ranks, run.phase.num_microbatches, run.orders.flags
+            )
+            orders += run.orders.agree(evaluation.flags)
+            decision = decide(run.milestones, state, orders)
+        record(run, state, result, evaluation)

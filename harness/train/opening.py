@@ -1,0 +1,177 @@
+"""Opens a run: introduces its parts to each other, and puts them into the state to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from harness.checkpoint import mcore as checkpoint_files
+from harness.checkpoint.choice import Resume
+from harness.checkpoint.compare import require_same
+from harness.checkpoint.entries import Checkpoint
+from harness.checkpoint.store import CheckpointStore
+from harness.config.schema import Config
+from harness.errors import CheckpointError
+from harness.metrics.record import last_key
+from harness.metrics.recorder import Recorder
+from harness.model.mcore import build_model
+from harness.optim.mcore import Optimizer
+from harness.parallel import collectives
+from harness.parallel import mcore as parallel
+from harness.parallel.ranks import Ranks
+from harness.plan.plan import Plan, make_plan
+from harness.plan.report import plan_text
+from harness.run_dir import RunDir
+from harness.signals.lock import RunLock
+from harness.signals.os_signals import SignalFlags
+from harness.train.data import RunData, open_data
+from harness.train.decide import Milestones
+from harness.train.mcore import Pipeline
+from harness.train.orders import Orders
+from harness.train.run import Run
+from harness.train.state import TrainState
+from harness.train.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What rank 0 found in the run directory; all ranks go on from it."""
+
+    entry: Checkpoint | None
+    passed_over: tuple[str, ...]
+    attempt: int
+
+    @property
+    def step(self) -> int:
+        return self.entry.step if self.entry else 0
+
+
+@contextmanager
+def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> Iterator[tuple[Run, TrainState]]:
+    """The run and the state to go on from. Every rank must enter it; everything is closed at the end.
+
+    Raises:
+        RunInUseError: Another process trains in this run directory.
+        DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
+        CheckpointError: There are checkpoints but none can be used, or it belongs to another model or other data.
+    """
+    plan = make_plan(config, world.size)
+    with ExitStack() as closing:
+        signals = SignalFlags()
+        signals.install()
+        closing.callback(signals.restore)
+        ranks = parallel.start(
+            plan.layout, rank=world.rank, device=world.device, seed=config.run.seed, init_method=world.init_method
+        )
+        closing.callback(parallel.end)
+        store = CheckpointStore(run_dir)
+        start = _agree_on_start(run_dir, store, resume, ranks, closing)
+        recorded = start.entry.manifest.fingerprint if start.entry else None
+        data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", recorded=recorded)
+        closing.callback(data.stream.close)
+        if recorded is not None:
+            require_same(recorded, data.fingerprint)
+        recorder = _open_recorder(config, plan, run_dir, data, start, closing) if ranks.is_writer else None
+        chunks = build_model(config, plan, ranks, world.device)
+        run = Run(
+            config=config,
+            plan=plan,
+            run_dir=run_dir,
+            ranks=ranks,
+            device=world.device,
+            milestones=Milestones.of(config, plan.train_steps),
+            pipeline=Pipeline(
+                chunks,
+                ranks,
+                num_channels=len(data.stream.channel_names),
+                micro_batch_size=config.parallel.micro_batch_size,
+                seq_length=plan.phases[0].seq_length,
+            ),
+            optimizer=Optimizer(config, list(chunks)),
+            data=data,
+            store=store,
+            orders=Orders(run_dir, ranks, signals, world.device),
+            recorder=recorder,
+        )
+        yield run, _restore(run, start)
+
+
+def _agree_on_start(
+    run_dir: RunDir, store: CheckpointStore, resume: Resume, ranks: Ranks, closing: ExitStack
+) -> _Start:
+    """Rank 0 locks the run directory and looks for what to go on from; the others hear of it."""
+    start = None
+    if ranks.is_writer:
+        run_dir.root.mkdir(parents=True, exist_ok=True)
+        closing.enter_context(RunLock(run_dir))
+        store.clean_partials()
+        choice = store.choose(resume, deep=True, healths=("clean", "suspect"))
+        start = _Start(
+            entry=choice.entry,
+            passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
+            attempt=_attempt(run_dir, choice.entry),
+        )
+    start = collectives.from_rank_0(start)
+    assert start is not None, "rank 0 always sends a start"
+    return start
+
+
+def _attempt(run_dir: RunDir, entry: Checkpoint | None) -> int:
+    """The attempt to go on in: a new one if steps were recorded that are now done again."""
+    recorded = last_key(run_dir.metrics)
+    resumed = (entry.manifest.attempt, entry.step) if entry else (0, 0)
+    if recorded is None or recorded == resumed:
+        return resumed[0]
+    return max(recorded[0], resumed[0]) + 1
+
+
+def _open_recorder(
+    config: Config, plan: Plan, run_dir: RunDir, data: RunData, start: _Start, closing: ExitStack
+) -> Recorder:
+    run_dir.plan.write_text(plan_text(config, plan))
+    recorder = Recorder(
+        run_dir,
+        config.logging,
+        train_steps=plan.train_steps,
+        channels=data.stream.channel_names,
+        resume_step=start.step,
+    )
+    closing.callback(recorder.close)
+    for text in start.passed_over:
+        recorder.event("passed-over", attempt=start.attempt, step=start.step, reason=text)
+        recorder.message(f"warning: {text}")
+    if start.entry is None:
+        recorder.message(f"starting {config.run.name} anew in {run_dir.root}, seed {config.run.seed}")
+    else:
+        recorder.message(f"resuming {config.run.name} from {start.entry.path} (step {start.step})")
+    return recorder
+
+
+def _restore(run: Run, start: _Start) -> TrainState:
+    """Loads the checkpoint and makes sure that what follows is what would have followed. Every rank must call it."""
+    if start.entry is None:
+        state = TrainState(attempt=start.attempt)
+        kind, fields = "started", {}
+    else:
+        manifest = start.entry.manifest
+        state = TrainState.from_checkpoint(start.entry.path, manifest, attempt=start.attempt)
+        _require_same_next_batch(run, state, manifest.next_batch_hash)
+        checkpoint_files.load(start.entry.path, run.pipeline.chunks, run.optimizer.megatron)
+        kind, fields = "resumed", {"path": str(start.entry.path)}
+    if run.recorder is not None:
+        run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
+    return state
+
+
+def _require_same_next_batch(run: Run, state: TrainState, promised: str | None) -> None:
+    if promised is None:
+        return
+    found = f"{run.data.stream.peek_hash(state.cursor):016x}"
+    # Another batch size makes other batches out of the same samples: that is allowed.
+    same_batch_size = run.phase.global_batch_size * state.step == state.cursor.consumed_samples
+    if found != promised and same_batch_size:
+        raise CheckpointError(
+            f"the next batch has the hash {found}, but the checkpoint of step {state.step} promised {promised}: the "
+            "order of the data has changed. Use the version of harness that wrote the checkpoint, or start a new run."
+        )

@@ -1,0 +1,61 @@
+"""Orders from files and signals, the same on every rank at the same step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from harness.parallel import collectives
+from harness.parallel.ranks import Ranks
+from harness.run_dir import RunDir
+from harness.signals.mailbox import Mailbox
+from harness.signals.order import Order, OrderKind
+from harness.signals.os_signals import SignalFlags
+from harness.train.state import TrainState
+
+
+class Orders:
+    """Rank 0 looks into the mailbox; every rank may have received a signal; all ranks hear of both.
+
+    News travel as flags in a reduction that the step makes anyway. Only when a flag is raised do the ranks exchange
+    the orders themselves.
+    """
+
+    def __init__(self, run_dir: RunDir, ranks: Ranks, signals: SignalFlags, device: torch.device) -> None:
+        self._mailbox = Mailbox(run_dir) if ranks.is_writer else None
+        self._signals = signals
+        self._device = device
+        self._waiting: list[Order] = []
+
+    def flags(self) -> tuple[bool, ...]:
+        """What this rank wants the others to know: an order waits, or a signal arrived."""
+        if self._mailbox is not None:
+            self._waiting += self._mailbox.poll()
+        return (bool(self._waiting), *self._signals.take_flags())
+
+    def before_first_step(self) -> list[Order]:
+        """The orders that came before training began. Every rank must call it."""
+        flags = torch.tensor([float(flag) for flag in self.flags()], device=self._device)
+        return self.agree(collectives.sum_over(flags).tolist())
+
+    def agree(self, summed_flags: Sequence[float]) -> list[Order]:
+        """The orders behind the flags that the ranks raised, in the same order on every rank.
+
+        Every rank must call it with the same sums. Costs nothing unless a flag is raised.
+        """
+        if not any(summed_flags):
+            return []
+        arrived = [count > 0 for count in summed_flags[1:]]
+        orders, self._waiting = self._waiting + self._signals.orders_from(arrived), []
+        return collectives.from_rank_0(orders)
+
+    def acknowledge(self, orders: Sequence[Order], state: TrainState) -> None:
+        """Files the orders as done, with what came of them."""
+        if self._mailbox is None:
+            return
+        for order in orders:
+            outcome: dict[str, object] = {"step": state.step, "attempt": state.attempt}
+            if order.kind is not OrderKind.STOP:
+                outcome |= {"saved": state.is_saved, "path": state.checkpoint, "seconds": state.save_seconds}
+            self._mailbox.acknowledge(order, outcome)

@@ -1,0 +1,48 @@
+"""Everything that one rank of a run holds while it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from harness.checkpoint.store import CheckpointStore
+from harness.config.schema import Config
+from harness.metrics.recorder import Recorder
+from harness.optim.mcore import Optimizer
+from harness.parallel.ranks import Ranks
+from harness.plan.plan import PhasePlan, Plan
+from harness.run_dir import RunDir
+from harness.train.data import RunData
+from harness.train.decide import Milestones
+from harness.train.mcore import Pipeline
+from harness.train.orders import Orders
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The parts of a run, introduced to each other by `harness.train.opening`."""
+
+    config: Config
+    plan: Plan
+    run_dir: RunDir
+    ranks: Ranks
+    device: torch.device
+    milestones: Milestones
+    pipeline: Pipeline
+    optimizer: Optimizer
+    data: RunData
+    store: CheckpointStore
+    orders: Orders
+    recorder: Recorder | None
+    """Only global rank 0 has one."""
+
+    @property
+    def phase(self) -> PhasePlan:
+        """The phase that is trained (this version has one)."""
+        return self.plan.phases[0]
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Channel names, by channel id."""
+        return self.data.stream.channel_names

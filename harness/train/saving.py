@@ -1,0 +1,125 @@
+"""Checkpoints written by all ranks together and published by one."""
+
+from __future__ import annotations
+
+import platform
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import xxhash
+
+from harness.checkpoint import mcore
+from harness.checkpoint.manifest import Manifest, Versions
+from harness.config.load import dump_config
+from harness.config.schema import Config
+from harness.errors import SaveFailedError
+from harness.parallel import collectives
+from harness.train.run import Run
+from harness.train.state import TrainState
+
+
+def save(run: Run, state: TrainState) -> TrainState:
+    """Saves the state as a checkpoint and returns it with the outcome. Every rank must call it.
+
+    A save that fails is an event, not an end: older checkpoints are untouched, and training can go on.
+    """
+    started = time.perf_counter()
+    partial, problem = collectives.from_rank_0(_begin(run, state))
+    path = None
+    if partial is not None:
+        problem = _first(collectives.gathered(_write(run, partial)))
+        norms = run.optimizer.state_norms()
+        if problem is None:
+            path, problem = collectives.from_rank_0(_publish(run, state, partial, norms, started))
+    seconds = round(time.perf_counter() - started, 3)
+    state = state.after_save(path, seconds)
+    _report(run, state, problem)
+    return state
+
+
+def config_hash(config: Config) -> str:
+    """Hash of the configuration as it is written to the run directory."""
+    return xxhash.xxh3_64_hexdigest(dump_config(config).encode())
+
+
+def estimated_bytes(run: Run) -> int:
+    """Size of a checkpoint: weights, and fp32 master weights with two moments."""
+    weight_bytes = 2 if run.config.precision.dtype == "bf16" else 4
+    return run.plan.num_parameters * (weight_bytes + 12)
+
+
+def _begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
+    if not run.ranks.is_writer:
+        return None, None
+    try:
+        return run.store.begin(state.step, estimated_bytes=estimated_bytes(run)), None
+    except SaveFailedError as error:
+        return None, str(error)
+
+
+def _write(run: Run, partial: Path) -> str | None:
+    """Writes this rank's share; what went wrong is returned, so that all ranks can hear of it."""
+    try:
+        mcore.save(partial, run.pipeline.chunks, run.optimizer.megatron)
+    except mcore.WRITE_ERRORS as error:
+        return str(error) or type(error).__name__
+    return None
+
+
+def _publish(
+    run: Run, state: TrainState, partial: Path, norms: dict[str, float], started: float
+) -> tuple[Path | None, str | None]:
+    if not run.ranks.is_writer:
+        return None, None
+    try:
+        return run.store.publish(partial, _manifest(run, state, norms, time.perf_counter() - started)), None
+    except SaveFailedError as error:
+        return None, str(error)
+
+
+def _manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: float) -> Manifest:
+    finished = state.step >= run.plan.train_steps
+    return Manifest(
+        step=state.step,
+        attempt=state.attempt,
+        parent=state.saved,
+        health="clean",
+        config_hash=config_hash(run.config),
+        versions=Versions(
+            harness=version("harness"),
+            megatron_core=version("megatron-core"),
+            torch=version("torch"),
+            python=platform.python_version(),
+        ),
+        layout=run.plan.layout,
+        consumed_samples=state.cursor.consumed_samples,
+        consumed_tokens=state.cursor.consumed_tokens,
+        learning_rate=state.learning_rate,
+        next_batch_hash=None if finished else f"{run.data.stream.peek_hash(state.cursor):016x}",
+        saved_at=datetime.now(UTC),
+        save_seconds=round(written_s, 3),
+        cursor=state.cursor.to_json(),
+        optimizer_norms=norms,
+        last_losses=state.last_losses,
+        fingerprint=run.data.fingerprint,
+    )
+
+
+def _first(problems: list[str | None]) -> str | None:
+    found = [f"rank {rank}: {problem}" for rank, problem in enumerate(problems) if problem]
+    return found[0] if found else None
+
+
+def _report(run: Run, state: TrainState, problem: str | None) -> None:
+    if run.recorder is None:
+        return
+    if problem is None:
+        run.recorder.event(
+            "saved", attempt=state.attempt, step=state.step, path=state.checkpoint, seconds=state.save_seconds
+        )
+        run.recorder.message(f"saved {state.checkpoint} in {state.save_seconds} s")
+    else:
+        run.recorder.event("save-failed", attempt=state.attempt, step=state.step, reason=problem)
+        run.recorder.message(f"warning: the checkpoint of step {state.step} was not saved: {problem}")

@@ -1,0 +1,44 @@
+"""One rank of a run as a process: `python -m harness.train.worker --run-dir DIR --resume auto`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+import warnings
+from pathlib import Path
+
+from harness.config.load import load_config
+from harness.errors import EXIT_INTERNAL, HarnessError
+from harness.run_dir import RunDir
+
+
+def work() -> int:
+    """Trains as the environment and the arguments say, and returns the exit code."""
+    parser = argparse.ArgumentParser(description="One rank of a run; `harness train` starts it.")
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--resume", choices=("auto", "must", "never"), default="auto")
+    arguments = parser.parse_args()
+    _silence_libraries()
+    run_dir = RunDir(arguments.run_dir)
+    try:
+        from harness.train.main import main
+
+        return main(load_config(run_dir.config), run_dir, arguments.resume)
+    except HarnessError as error:
+        sys.stderr.write(f"harness: error: {error}\n")
+        return error.exit_code
+    except Exception:  # noqa: BLE001 (the last line of defence: any bug becomes exit code 70)
+        traceback.print_exc()
+        return EXIT_INTERNAL
+
+
+def _silence_libraries() -> None:
+    """Drops warnings that no user of harness can act on; `harness doctor` names missing packages where it belongs."""
+    warnings.filterwarnings("ignore", module=r"megatron\..*")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
+
+
+if __name__ == "__main__":
+    sys.exit(work())
