@@ -1,0 +1,51 @@
+# Everything a developer or a first user needs. Each target makes its environment by itself.
+#
+#   make demo     train a small model on real text, see the loss of every channel, save
+#   make test     all tests
+#   make check    style, types, layers
+#   make gpu      equivalence tests and benchmark on the GPU of this machine
+#   make bench    how fast, against named peers, measured in one run
+#
+# Another Python: PYTHON=python3.12 make test (its environment lives beside the first one).
+
+PYTHON ?= python3
+NAME := $(notdir $(PYTHON))
+VENV := .venv$(if $(filter-out python3,$(NAME)),-$(NAME))
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test check gpu bench clean
+
+demo: $(READY)
+	$(BIN)/python -m data_prep.demo
+	$(BIN)/harness train model_configs/tiny.yaml
+	$(BIN)/python -m data_prep.demo.closing runs/tiny
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu tests/gpu
+	$(BIN)/python -m benchmarks.gpu
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.detector
+
+clean:
+	rm -rf .venv .venv-* .demo runs/tiny
+
+# The environment: made once, made again when what it consists of changes.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"harness needs Python 3.11 or newer, $(PYTHON) is {v.major}.{v.minor}; try PYTHON=python3.12 make …")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,data,convert,plot,dev]'
+	touch $@
