@@ -87,7 +87,8 @@ class Optimizer:
 
     def _norm(self) -> torch.Tensor:
         """One fused kernel and one reduction, instead of Megatron's copy to the host per tensor."""
-        gradients = [g for part in self._parts() for g in part.get_main_grads_for_grad_norm()]
+        parameters = [p for part in self._parts() for p in part.get_parameters()]
+        gradients = [p.grad for p in parameters if p.grad is not None and _counts_once(p)]
         square_sum = torch.zeros((), dtype=torch.float32, device=torch.cuda.current_device())
         if gradients:
             square_sum += torch.stack(torch._foreach_norm(gradients)).square().sum()
