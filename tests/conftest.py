@@ -1,6 +1,20 @@
-"""Hypothesis draws the same examples on every run, so that a failure is seen by everybody."""
+"""What all tests share: the same drawn examples for everybody, and one pool of processes."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
+from pool import Pool
 
 settings.register_profile("same-everywhere", derandomize=True, deadline=None)
 settings.load_profile("same-everywhere")
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[Pool]:
+    """Four processes for everything that needs Megatron: they are started when the first test asks for them."""
+    processes = Pool(4)
+    yield processes
+    processes.close()

@@ -96,8 +96,8 @@ def fill(
             shape[cut.dim] *= tp.size
         generator = torch.Generator(device=parameter.device)
         generator.manual_seed(xxhash.xxh3_64_intdigest(f"{seed}/{name}".encode()) >> 1)
-        whole = torch.empty(shape, dtype=torch.float32, device=parameter.device)
-        whole.normal_(0.0, deviation, generator=generator)
-        if name in (EMBEDDING, OUTPUT):
-            whole[model.vocab_size :] = 0
+        whole = torch.zeros(shape, dtype=torch.float32, device=parameter.device)
+        # Only true tokens are drawn, so that padding the vocabulary changes nothing but rows of zeros.
+        drawn = whole[: model.vocab_size] if name in (EMBEDDING, OUTPUT) else whole
+        drawn.normal_(0.0, deviation, generator=generator)
         parameter.copy_(part_of(whole, cut, tp))

@@ -13,7 +13,7 @@ from harness.train.decide import Decision
 from harness.train.evaluate import Evaluation
 from harness.train.run import Run
 from harness.train.state import TrainState
-from harness.train.step import StepResult
+from harness.train.step import StepResult, channel_losses
 
 
 def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluation | None) -> None:
@@ -48,12 +48,9 @@ def leave(run: Run, state: TrainState, decision: Decision) -> int:
 
 def _losses(run: Run, result: StepResult) -> dict[str, float]:
     values = {names.LM_LOSS: result.loss}
-    for channel, loss_sum, num_tokens in zip(
-        run.channels, result.totals.loss_sums, result.totals.num_tokens, strict=True
-    ):
-        if num_tokens:
-            values[names.lm_loss_of(channel)] = loss_sum / num_tokens
-            values[names.tokens_of(channel)] = num_tokens
+    for number, loss in channel_losses(result.totals).items():
+        values[names.lm_loss_of(run.channels[number])] = loss
+        values[names.tokens_of(run.channels[number])] = result.totals.num_tokens[number]
     values[names.GRAD_NORM] = result.grad_norm
     values[names.LEARNING_RATE] = result.learning_rate
     values[names.SKIPPED] = 0.0 if result.finite else 1.0

@@ -67,6 +67,19 @@ def take_step(run: Run, state: TrainState) -> StepResult:
 
 
 def mean_loss(totals: Totals) -> float:
-    """The channels' sums over the channels' tokens: exactly the token-weighted mean of the channels' losses."""
-    num_tokens = sum(totals.num_tokens)
-    return sum(totals.loss_sums) / num_tokens if num_tokens else math.nan
+    """The token-weighted mean of the channels' losses.
+
+    Made of the channels' losses as they are recorded, and rounded once, so that whoever reads the record finds exactly
+    the same number: `math.fsum(loss * tokens) / math.fsum(tokens)`.
+    """
+    num_tokens = math.fsum(totals.num_tokens)
+    if not num_tokens:
+        return math.nan
+    weighted = (loss * totals.num_tokens[channel] for channel, loss in channel_losses(totals).items())
+    return math.fsum(weighted) / num_tokens
+
+
+def channel_losses(totals: Totals) -> dict[int, float]:
+    """Mean loss of every channel that had a token, by channel number, in nats."""
+    pairs = enumerate(zip(totals.loss_sums, totals.num_tokens, strict=True))
+    return {channel: loss_sum / num_tokens for channel, (loss_sum, num_tokens) in pairs if num_tokens}

@@ -1,0 +1,137 @@
+"""A small run for the tests of the trainer: its data, its configuration, and what it recorded."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import worlds
+from pool import Pool
+
+from harness.config.schema import Config
+from harness.metrics.record import StepRecord, read_records
+from harness.run_dir import RunDir
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Megatron warns of every optional package that is missing
+    from megatron.core.datasets.indexed_dataset import IndexedDatasetBuilder
+
+VOCAB_SIZE = 1000
+CHANNELS = ("zh", "en", "code")
+NUM_STEPS = 50
+"""Length of the base run; other layouts stop earlier, on the same schedule."""
+
+_VALUES: dict[str, Any] = {
+    "run": {"name": "small", "seed": 7},
+    "model": {
+        "num_layers": 4,
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_query_groups": 2,
+        "ffn_hidden_size": 96,
+        "vocab_size": VOCAB_SIZE,
+        "untie_embeddings_and_output_weights": False,
+    },
+    "phases": [
+        {
+            "name": "main",
+            "train_steps": NUM_STEPS,
+            "seq_length": 32,
+            "global_batch_size": 8,
+            # Eight samples a step: code is in about every second step.
+            "blend": {"zh": 8, "en": 6, "code": 1},
+            "schedule": {"style": "cosine", "warmup_steps": 4},
+        }
+    ],
+    "optimizer": {"learning_rate": 5e-3},
+    "precision": {"dtype": "fp32"},
+    "logging": {"tensorboard": False},
+}
+
+
+class Grid(NamedTuple):
+    """How a run is laid out."""
+
+    tp: int = 1
+    pp: int = 1
+    vp: int = 1
+    dp: int = 1
+    sequence_parallel: bool = False
+    first_stage: int | None = None
+    micro_batch_size: int = 1
+
+    @property
+    def world_size(self) -> int:
+        return self.tp * self.pp * self.dp
+
+    def settings(self) -> dict[str, Any]:
+        return {
+            "tensor_model_parallel_size": self.tp,
+            "pipeline_model_parallel_size": self.pp,
+            "virtual_pipeline_model_parallel_size": self.vp if self.vp > 1 else None,
+            "data_parallel_size": self.dp,
+            "sequence_parallel": self.sequence_parallel,
+            "num_layers_in_first_pipeline_stage": self.first_stage,
+            "micro_batch_size": self.micro_batch_size,
+        }
+
+
+def write_corpus(folder: Path, longest: int = 90) -> Path:
+    """Three channels of documents that can be learnt: a token follows from the one before, but for a little chance."""
+    for number, name in enumerate(CHANNELS):
+        random = np.random.RandomState(number)  # its numbers never change, unlike those of numpy's newer generators
+        documents = [_document(number, random.randint(1, longest + 1), random) for _ in range(300)]
+        write_documents(folder / name, documents)
+    return folder
+
+
+def _document(channel: int, length: int, random: np.random.RandomState) -> list[int]:
+    tokens = [int(random.randint(VOCAB_SIZE))]
+    while len(tokens) < length:
+        tokens.append((5 * tokens[-1] + 17 * channel + int(random.randint(3))) % VOCAB_SIZE)
+    return tokens
+
+
+def write_documents(prefix: Path, documents: list[list[int]]) -> None:
+    prefix.parent.mkdir(parents=True, exist_ok=True)
+    builder = IndexedDatasetBuilder(f"{prefix}.bin", dtype=np.uint16)
+    for document in documents:
+        builder.add_document(np.array(document), [len(document)])
+    builder.finalize(f"{prefix}.idx")
+
+
+def small_config(corpus: Path, grid: Grid | None = None, changes: Mapping[str, Any] | None = None) -> Config:
+    """The small run on a corpus, laid out as the grid says, with `changes` by dotted name (`model.num_layers`)."""
+    values = copy.deepcopy(_VALUES)
+    values["data"] = {"channels": {name: {"path": corpus / name} for name in CHANNELS}}
+    values["parallel"] = (grid or Grid()).settings()
+    for place, value in (changes or {}).items():
+        *sections, key = place.split(".")
+        target = values
+        for section in sections:
+            target = target[0] if isinstance(target, list) else target
+            target = target.setdefault(section, {})
+        (target[0] if isinstance(target, list) else target)[key] = value
+    return Config.model_validate(values)
+
+
+def launch(pool: Pool, config: Config, run_dir: Path, resume: str = "auto") -> None:
+    """Runs a whole launch on as many processes as the configuration's layout needs; it must finish well."""
+    parallel = config.parallel
+    world_size = (
+        parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * (parallel.data_parallel_size or 1)
+    )
+    assert pool.run(worlds.train, world_size, config, run_dir, resume) == [0] * world_size
+
+
+def records(run_dir: Path) -> list[StepRecord]:
+    return list(read_records(RunDir(run_dir).metrics))
+
+
+def column(run_dir: Path, name: str) -> list[float]:
+    """A metric of every step that has it."""
+    return [record.values[name] for record in records(run_dir) if name in record.values]

@@ -1,0 +1,93 @@
+"""Jobs for the pool: functions that run as one rank of a world. Everything that needs Megatron happens here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a job imports what it needs when it runs: the test process stays free of Megatron
+    from harness.config.schema import Config
+
+
+def train(rank: int, world_size: int, init_method: str, config: Config, run_dir: Path, resume: str) -> int:
+    """A whole launch of `harness train`; the exit code."""
+    import torch
+
+    from harness.run_dir import RunDir
+    from harness.train.main import main
+    from harness.train.world import World
+
+    world = World(rank=rank, size=world_size, device=torch.device("cpu"), init_method=init_method)
+    return main(config, RunDir(run_dir), resume, world)
+
+
+def steps(
+    rank: int, world_size: int, init_method: str, config: Config, run_dir: Path, num_steps: int
+) -> list[tuple[float, float]]:
+    """Loss and gradient norm of the first steps of a run that nothing is saved of."""
+    import torch
+
+    from harness.run_dir import RunDir
+    from harness.train.opening import open_run
+    from harness.train.step import take_step
+    from harness.train.world import World
+
+    world = World(rank=rank, size=world_size, device=torch.device("cpu"), init_method=init_method)
+    found = []
+    with open_run(config, RunDir(run_dir), "never", world) as (run, state):
+        for _ in range(num_steps):
+            result = take_step(run, state)
+            state = state.after_step(cursor=result.next_cursor, learning_rate=result.learning_rate, loss=result.loss)
+            found.append((result.loss, result.grad_norm))
+    return found
+
+
+def reshard(rank: int, world_size: int, init_method: str, config: Config, run_dir: Path, to: Path) -> int:
+    """Loads the newest checkpoint of a run and writes what was loaded to another folder; the step."""
+    import torch
+
+    from harness.checkpoint import mcore
+    from harness.parallel import collectives
+    from harness.run_dir import RunDir
+    from harness.train.opening import open_run
+    from harness.train.world import World
+
+    world = World(rank=rank, size=world_size, device=torch.device("cpu"), init_method=init_method)
+    with open_run(config, RunDir(run_dir), "must", world) as (run, state):
+        if rank == 0:
+            to.mkdir()
+        collectives.barrier()
+        mcore.save(to, run.pipeline.chunks, run.optimizer.megatron)
+        return state.step
+
+
+def initial_weights(rank: int, world_size: int, init_method: str, config: Config) -> dict[str, Any]:
+    """The weights that a run starts with, as numpy arrays by Megatron's names (on one rank: the whole model)."""
+    import torch
+
+    from harness.model.mcore import build_model
+    from harness.parallel import mcore as parallel
+    from harness.plan.plan import make_plan
+
+    plan = make_plan(config, world_size)
+    device = torch.device("cpu")
+    ranks = parallel.start(plan.layout, rank=rank, device=device, seed=config.run.seed, init_method=init_method)
+    try:
+        (chunk,) = build_model(config, plan, ranks, device)
+        return {name: weight.detach().numpy().copy() for name, weight in chunk.module.named_parameters()}
+    finally:
+        parallel.end()
+
+
+def checkpoint_tensors(rank: int, world_size: int, init_method: str, folder: Path) -> dict[str, Any]:
+    """Every tensor of a checkpoint, whole, as numpy arrays; and the optimizer's groups under `groups`."""
+    import torch
+    from megatron.core import dist_checkpointing
+
+    torch.distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=world_size)
+    try:
+        tensors = dist_checkpointing.load_plain_tensors(str(folder))
+        plain = {name: tensor.numpy() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+        return plain | {"groups": dist_checkpointing.load_common_state_dict(str(folder))["optimizer"]}
+    finally:
+        torch.distributed.destroy_process_group()
