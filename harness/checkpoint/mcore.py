@@ -1,23 +1,36 @@
-"""Model and optimizer to and from megatron-core's distributed checkpoint format, independent of the layout."""
+"""Model and optimizer to and from megatron-core's distributed checkpoint format, independent of the layout.
+
+Megatron writes three small files on rank 0 only (`common.pt`, `.metadata`, `metadata.json`) while the other ranks wait
+in a collective. An error there would leave them waiting: `_Strategy` holds it back until all ranks can hear of it.
+"""
 
 from __future__ import annotations
 
+import queue
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
-from harness.errors import CheckpointError
-from harness.parallel import cpu
+from harness.errors import CheckpointError, SaveFailedError
+from harness.parallel import collectives, cpu
 
 cpu.prepare()
 
 from megatron.core import dist_checkpointing  # noqa: E402 (the CPU must be prepared first)
-from megatron.core.dist_checkpointing.core import CheckpointingException  # noqa: E402
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config  # noqa: E402
+from megatron.core.dist_checkpointing.strategies import base, common, filesystem_async  # noqa: E402
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy  # noqa: E402
 from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
 
-WRITE_ERRORS = (OSError, CheckpointException, CheckpointingException)
-"""What `save` raises when the disk refuses, on every rank."""
+_FORMAT = ("torch_dist", 1)
+_DISK_ERRORS = (OSError, RuntimeError)
+"""What a full or failing disk raises; torch's own writer raises RuntimeError."""
+_WRAPPING = re.compile(r"^(Worker failure: )?(\[Errno [0-9]+\] )?")
 
 # Every parameter's state in the parameter's own shape, so that any layout can load it.
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
@@ -30,9 +43,14 @@ def save(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
         directory: An empty directory on a file system that all ranks share.
         chunks: This rank's model chunks.
         optimizer: Megatron's optimizer.
+
+    Raises:
+        SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
     """
     state = _sharded_state(chunks, optimizer, is_loading=False)
-    dist_checkpointing.save(state, str(directory), content_metadata=_SHARDING)
+    # Results of writers that we wait for need no queue between processes, which is a process to start and to lose.
+    filesystem_async._results_queue = queue.Queue()
+    dist_checkpointing.save(state, str(directory), sharded_strategy=_Strategy(), content_metadata=_SHARDING)
 
 
 def load(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: ANN401 (Megatron's types)
@@ -70,3 +88,43 @@ def _sharded_state(chunks: list[Any], optimizer: Any, *, is_loading: bool) -> di
     }
     state["optimizer"] = optimizer.sharded_state_dict(dict(state), is_loading=is_loading, metadata=dict(_SHARDING))
     return state
+
+
+class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron has no types
+    """Megatron's way of writing, but every rank does its part of every collective before an error is raised on all."""
+
+    def __init__(self) -> None:
+        super().__init__(*_FORMAT)
+        self._problems: list[str] = []
+        if hasattr(common, "TorchCommonSaveStrategy"):  # until 0.16; later versions write no common.pt
+            strategy = common.TorchCommonSaveStrategy("torch", 1)
+            strategy.save_common = partial(self._attempt, strategy.save_common)
+            base.register_default_strategy(base.StrategyAction.SAVE_COMMON, "torch", 1, strategy)
+
+    def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str) -> None:
+        """Called by Megatron in the middle of its own `save`, after `common.pt`."""
+        try:
+            super().save(sharded_state_dict, checkpoint_dir)
+        except CheckpointException as failed:  # raised on every rank; only the first knows of whom
+            self._problems += [f"rank {rank}: {_cause(error)}" for rank, (error, _) in sorted(failed.failures.items())]
+        if dist.get_rank() == 0:  # Megatron does it again and would not survive a refusal; now there is room for it
+            self._attempt(save_config, CheckpointingConfig(*_FORMAT), checkpoint_dir)
+        problems = [problem for of_rank in collectives.gathered(self._problems) for problem in of_rank]
+        if problems:
+            raise SaveFailedError("; ".join(dict.fromkeys(problems)))
+
+    def _get_save_and_finalize_callbacks(self, writer: Any, *arguments: Any) -> Any:  # noqa: ANN401
+        """Called by Megatron with the writer that will write `.metadata` on rank 0."""
+        writer.finish = partial(self._attempt, writer.finish)
+        return super()._get_save_and_finalize_callbacks(writer, *arguments)
+
+    def _attempt(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
+        try:
+            write(*arguments)
+        except _DISK_ERRORS as error:
+            self._problems.append(f"rank {dist.get_rank()}: {_cause(error)}")
+
+
+def _cause(error: BaseException) -> str:
+    """What the disk said, without what the libraries put around it."""
+    return _WRAPPING.sub("", str(error)) or type(error).__name__

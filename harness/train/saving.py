@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -29,9 +30,9 @@ def save(run: Run, state: TrainState) -> TrainState:
     partial, problem = collectives.from_rank_0(_begin(run, state))
     path = None
     if partial is not None:
-        problem = _first(collectives.gathered(_write(run, partial)))
-        norms = run.optimizer.state_norms()
+        problem = _write(run, state, partial)
         if problem is None:
+            norms = run.optimizer.state_norms()
             path, problem = collectives.from_rank_0(_publish(run, state, partial, norms, started))
     seconds = round(time.perf_counter() - started, 3)
     state = state.after_save(path, seconds)
@@ -59,12 +60,18 @@ def _begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
         return None, str(error)
 
 
-def _write(run: Run, partial: Path) -> str | None:
-    """Writes this rank's share; what went wrong is returned, so that all ranks can hear of it."""
+def _write(run: Run, state: TrainState, partial: Path) -> str | None:
+    """Writes this rank's share, and returns what went wrong on any rank: the same on all."""
     try:
         mcore.save(partial, run.pipeline.chunks, run.optimizer.megatron)
-    except mcore.WRITE_ERRORS as error:
-        return str(error) or type(error).__name__
+    except SaveFailedError as error:
+        if run.ranks.is_writer:
+            with suppress(SaveFailedError):  # what cannot be removed now is removed by the next save or start
+                run.store.clean_partials()
+        return (
+            f"The checkpoint of step {state.step} was not saved: {error}. Older checkpoints are untouched. Make "
+            f"room in {partial.parent}, or check its file system."
+        )
     return None
 
 
@@ -107,11 +114,6 @@ def _manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: f
     )
 
 
-def _first(problems: list[str | None]) -> str | None:
-    found = [f"rank {rank}: {problem}" for rank, problem in enumerate(problems) if problem]
-    return found[0] if found else None
-
-
 def _report(run: Run, state: TrainState, problem: str | None) -> None:
     if run.recorder is None:
         return
@@ -122,4 +124,4 @@ def _report(run: Run, state: TrainState, problem: str | None) -> None:
         run.recorder.message(f"saved {state.checkpoint} in {state.save_seconds} s")
     else:
         run.recorder.event("save-failed", attempt=state.attempt, step=state.step, reason=problem)
-        run.recorder.message(f"warning: the checkpoint of step {state.step} was not saved: {problem}")
+        run.recorder.message(f"warning: {problem}")
