@@ -18,6 +18,9 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
 FilePath = Annotated[Path, Field(strict=False)]
+Word = Annotated[str, Field(pattern=r"^[!-,.-~][!-~]*$")]
+"""Printable text without spaces that cannot be taken for a flag."""
+SLURM_TIME = r"^([0-9]+|[0-9]+:[0-9]{1,2}(:[0-9]{1,2})?|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2})$"
 
 
 class Section(BaseModel):
@@ -254,6 +257,47 @@ class LoggingConfig(Section):
     """Also write TensorBoard event files."""
 
 
+class LaunchConfig(Section):
+    """How `harness launch` asks Slurm for nodes. Nothing here changes what is learnt."""
+
+    partition: Word | None = None
+    """Partition to queue in. Default: the cluster's."""
+    account: Word | None = None
+    """Account that is charged. Default: the user's."""
+    nodes: PositiveInt | None = None
+    """Nodes, unless `--nodes` says otherwise."""
+    gpus_per_node: NonNegativeInt = 8
+    """GPUs asked for on every node; 0 asks for none and computes on CPUs."""
+    workers_per_node: PositiveInt | None = None
+    """Ranks on every node. Default: one per GPU, one on a node without."""
+    time_limit: Annotated[str, Field(pattern=SLURM_TIME)] = "24:00:00"
+    """Longest time of one launch, in Slurm's spelling: `minutes`, `hours:minutes:seconds`,
+    `days-hours:minutes:seconds`. The run goes on in the next launch."""
+    signal_lead_s: Annotated[int, Field(ge=1, le=65535)] = 600
+    """Seconds before the time limit at which the run is told to save and leave: more than a step and a save take. Slurm
+    may tell it up to 60 s earlier."""
+    whole_nodes: bool = True
+    """Ask for nodes that no other job uses."""
+    python: Word | None = None
+    """Python interpreter on the nodes (within the container, if one is named). Default: the one of `harness launch`."""
+    environment_file: FilePath | None = None
+    """Shell file that every job sources first, on the first node: modules to load, NCCL settings."""
+    container_image: Word | None = None
+    """Image that pyxis/enroot starts on every node: a `.sqsh` file or the name of an image in a registry."""
+    container_mounts: tuple[Word, ...] = Field(default=(), strict=False)
+    """Mounts of the container besides the run directory and the working directory, as `source:target`."""
+    sbatch_flags: tuple[Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[ -~]+)?$")], ...] = Field(
+        default=(), strict=False
+    )
+    """Further flags for sbatch, such as `--qos=high`."""
+    max_failures_without_progress: PositiveInt = 3
+    """Launches in a row that may fail without a newer checkpoint; then the job stops and a person has to look."""
+    max_launches_without_progress: PositiveInt = 20
+    """Launches in a row without a newer checkpoint, preempted ones among them; then the job stops."""
+    check_nodes: bool = True
+    """Look at every node before training: devices, versions, clocks, the shared file system, an all-reduce."""
+
+
 class Config(Section):
     """One complete run."""
 
@@ -268,3 +312,4 @@ class Config(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
+    launch: LaunchConfig = LaunchConfig()

@@ -43,19 +43,20 @@ def make_run(run_dir: RunDir) -> None:
         ) from None
 
 
-def open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object]) -> Path:
+def open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], prepared: Path | None = None) -> Path:
     """Makes the next launch's folder and puts the configuration in place. The caller holds the run's lock.
 
     Args:
         run_dir: The run; its folders exist.
         config: The configuration of this launch.
         facts: Written to `launch.json`, beside the time, the host and the command.
+        prepared: The folder, where `harness launch` made it before the job was queued.
 
     Returns:
         The folder.
     """
-    folder = run_dir.launch(run_dir.next_launch_number())
-    folder.mkdir(parents=True)
+    folder = prepared or run_dir.launch(run_dir.next_launch_number())
+    folder.mkdir(parents=True, exist_ok=prepared is not None)
     text = dump_config(config)
     (folder / "config.yaml").write_text(text)
     launch = {

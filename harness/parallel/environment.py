@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from harness.errors import UsageError
 
+LOOPBACK = "127.0.0.1"
 _STALE_PREFIXES = ("TORCHELASTIC_",)
 _STALE_NAMES = ("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE")
 
@@ -53,7 +54,13 @@ def read_ranks(environ: Mapping[str, str] | None = None) -> ProcessRanks | None:
 
 
 def worker_environment(
-    ranks: ProcessRanks, *, master_port: int, num_threads: int, on_gpu: bool, environ: Mapping[str, str] | None = None
+    ranks: ProcessRanks,
+    *,
+    master_port: int,
+    num_threads: int,
+    on_gpu: bool,
+    master_address: str = LOOPBACK,
+    environ: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """The environment of a worker on this machine: everything that is set here, its ranks, and what it may use.
 
@@ -61,14 +68,15 @@ def worker_environment(
         ranks: The worker's ranks.
         master_port: Port on which rank 0 listens.
         num_threads: Threads per worker for computing on the CPU, unless the user has set OMP_NUM_THREADS.
-        on_gpu: Whether workers compute on GPUs. If not, gloo talks over the loopback device, which works without a
-            name service, unless the user has chosen a device.
+        on_gpu: Whether workers compute on GPUs. If not, and all of them are on this machine, gloo talks over the loopback
+            device, which works without a name service, unless the user has chosen a device.
+        master_address: Host of rank 0.
         environ: What is set here. Default: this process's environment.
     """
     environ = os.environ if environ is None else environ
     inherited = {name: value for name, value in environ.items() if not _is_stale(name)}
     defaults = {"OMP_NUM_THREADS": str(num_threads)}
-    if not on_gpu:
+    if not on_gpu and master_address == LOOPBACK:
         defaults["GLOO_SOCKET_IFNAME"] = "lo"
     return (
         defaults
@@ -78,9 +86,36 @@ def worker_environment(
             "WORLD_SIZE": str(ranks.world_size),
             "LOCAL_RANK": str(ranks.local_rank),
             "LOCAL_WORLD_SIZE": str(ranks.local_world_size),
-            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_ADDR": master_address,
             "MASTER_PORT": str(master_port),
         }
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodePlace:
+    """This node's place among the nodes of a job step with one task a node, and where the ranks meet."""
+
+    index: int
+    count: int
+    master_address: str
+    master_port: int
+
+
+def read_node(environ: Mapping[str, str] | None = None) -> NodePlace:
+    """The place that srun gave this task, and the meeting point that the batch script chose.
+
+    Raises:
+        UsageError: A variable is missing or no number.
+    """
+    environ = os.environ if environ is None else environ
+    if not environ.get("MASTER_ADDR"):
+        raise UsageError("MASTER_ADDR is not set; slurm/train.sbatch sets it to the first node of the job")
+    return NodePlace(
+        index=_number(environ, "SLURM_NODEID"),
+        count=_number(environ, "SLURM_STEP_NUM_NODES"),
+        master_address=environ["MASTER_ADDR"],
+        master_port=_number(environ, "MASTER_PORT"),
     )
 
 
