@@ -42,6 +42,7 @@ class Optimizer:
             chunks,
         )
         self._clip_grad = settings.clip_grad
+        self._weight_decay = settings.weight_decay
         self._grad_norm = torch.zeros(())
 
     def zero_grad(self) -> None:
@@ -63,6 +64,8 @@ class Optimizer:
         """Clips the prepared gradients and steps. Every rank must call it."""
         for group in self.megatron.param_groups:
             group["lr"] = learning_rate
+            # Megatron marks norms and biases with the factor 0, and leaves it to its scheduler to apply it.
+            group["weight_decay"] = self._weight_decay * group["wd_mult"]
         self._clip()
         self.megatron.step_with_ready_grads()
 
