@@ -70,6 +70,18 @@ class DataGroup(VerbGroup):
     elsewhere: Mapping[str, str] = {"tokenize": "data_prep.cli:tokenize"}
 
 
+class CheckpointGroup(VerbGroup):
+    """The verbs of `harness checkpoint`."""
+
+    elsewhere: Mapping[str, str] = {
+        "list": "harness.checkpoint.cli:list_checkpoints",
+        "verify": "harness.checkpoint.cli:verify",
+        "pin": "harness.checkpoint.cli:pin",
+        "unpin": "harness.checkpoint.cli:unpin",
+        "prune": "harness.checkpoint.cli:prune",
+    }
+
+
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
 RUN_DIR = click.argument("run_dir", type=click.Path(path_type=Path))
 
@@ -232,6 +244,16 @@ def data() -> None:
     \b
     Example:
       harness data tokenize corpus/zh/ --tokenizer tokenizer.model --channel zh --output data
+    """
+
+
+@root.group(cls=CheckpointGroup)
+def checkpoint() -> None:
+    """Look after the checkpoints of a run.
+
+    \b
+    Example:
+      harness checkpoint list runs/tiny
     """
 
 
