@@ -18,7 +18,8 @@ from harness.errors import (
 
 AGREED_EXITS = frozenset((EXIT_FINISHED, EXIT_REQUEUE, EXIT_NEEDS_PERSON, EXIT_STOPPED_BY_PERSON))
 """Exit codes with which all ranks leave together, because they agreed to."""
-_ERROR_EXITS = frozenset((EXIT_USAGE, EXIT_BAD_DATA, EXIT_INTERNAL))
+ERROR_EXITS = frozenset((EXIT_USAGE, EXIT_BAD_DATA, EXIT_INTERNAL))
+"""Exit codes of a rank that failed by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class WorkerExit:
     @property
     def exit_code(self) -> int:
         """The exit code of `harness train` that stands for it."""
-        known = self.return_code in AGREED_EXITS or self.return_code in _ERROR_EXITS
+        known = self.return_code in AGREED_EXITS or self.return_code in ERROR_EXITS
         return self.return_code if known else EXIT_INTERNAL
 
     def __str__(self) -> str:

@@ -68,7 +68,7 @@ def worker_environment(
         ranks: The worker's ranks.
         master_port: Port on which rank 0 listens.
         num_threads: Threads per worker for computing on the CPU, unless the user has set OMP_NUM_THREADS.
-        on_gpu: Whether workers compute on GPUs. If not, and all of them are on this machine, gloo talks over the loopback
+        on_gpu: Whether workers compute on GPUs. If not, and all are on this machine, gloo talks over the loopback
             device, which works without a name service, unless the user has chosen a device.
         master_address: Host of rank 0.
         environ: What is set here. Default: this process's environment.

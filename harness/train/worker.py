@@ -19,13 +19,14 @@ def work() -> int:
     parser = argparse.ArgumentParser(description="One rank of a run; `harness train` starts it.")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--resume", choices=("auto", "must", "never"), default="auto")
+    parser.add_argument("--config", type=Path, help="Default: config.yaml in the run directory.")
     arguments = parser.parse_args()
     _silence_libraries()
     run_dir = RunDir(arguments.run_dir)
     try:
         from harness.train.main import main
 
-        return main(load_config(run_dir.config), run_dir, arguments.resume)
+        return main(load_config(arguments.config or run_dir.config), run_dir, arguments.resume)
     except HarnessError as error:
         sys.stderr.write(f"harness: error: {error}\n")
         return error.exit_code

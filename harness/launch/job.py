@@ -1,0 +1,181 @@
+"""What the batch script asks for before and after training: `python -m harness.launch.job begin|end …`.
+
+`begin RUN_DIR SUBMISSION` opens the folder of this start and prints its path. `end RUN_DIR LAUNCH EXIT_CODE` writes
+down how it ended, says what is decided, and leaves with 75 if the job is to be requeued, otherwise with the launch's
+code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.config.load import load_config
+from harness.config.schema import Config
+from harness.errors import (
+    EXIT_FINISHED,
+    EXIT_INTERNAL,
+    EXIT_NEEDS_PERSON,
+    EXIT_REQUEUE,
+    HarnessError,
+    RunInUseError,
+    UsageError,
+)
+from harness.launch.exits import AGREED_EXITS, ERROR_EXITS
+from harness.launch.folder import open_launch
+from harness.launch.ledger import (
+    ENDED,
+    LAUNCH,
+    SUBMISSION,
+    NodeEnd,
+    history,
+    newest_checkpoint,
+    node_ends,
+    read_json,
+    write_json,
+)
+from harness.launch.resume import Action, Limits, Verdict, decide_resume
+from harness.parallel.environment import job_id
+from harness.run_dir import RunDir
+from harness.signals.lock import RunLock
+
+LOCK_PATIENCE_S = 120.0
+"""How long the workers of the previous start may take to die before the run counts as in use."""
+
+
+def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] = time.sleep) -> Path:
+    """Opens the folder of this start: the submission's own the first time, the next one after a requeue.
+
+    Raises:
+        RunInUseError: Another process trains in this run directory.
+        UsageError: The submission is not there.
+        HarnessError: The job was requeued from outside again and again, and nothing new was saved.
+    """
+    asked = read_json(submission / SUBMISSION)
+    if asked is None:
+        raise UsageError(f"there is no {SUBMISSION} in {submission}; submit the run with `harness launch CONFIG`")
+    config = load_config(submission / "config.yaml")
+    job = str(job_id())
+    earlier = history(run_dir, job)
+    if earlier and (verdict := decide_resume(earlier, _limits(config))).action is Action.STOP:
+        _tell(run_dir, verdict, EXIT_NEEDS_PERSON)
+        raise HarnessError(f"the job was requeued from outside, but is not started again: {verdict.reason}")
+    with _locked(run_dir, job, sleep):
+        for stale in run_dir.signals.glob("slurm-*.json"):  # meant for a start that is over
+            stale.unlink(missing_ok=True)
+        facts = {
+            "job_id": job,
+            "submission": submission.name,
+            "world_size": asked["nodes"] * asked["workers_per_node"],
+            "workers_per_node": asked["workers_per_node"],
+            "newest_checkpoint": list(newest_checkpoint(run_dir)),
+        }
+        prepared = None if (submission / LAUNCH).exists() else submission
+        return open_launch(run_dir, config, facts, prepared)
+
+
+def end(run_dir: RunDir, launch: Path, srun_code: int) -> int:
+    """Writes down how a launch ended and what is decided, and returns the exit code for the batch script.
+
+    Args:
+        run_dir: The run.
+        launch: The folder of the launch.
+        srun_code: Exit code of srun: the highest of all nodes, or 128 and a signal.
+    """
+    config = load_config(launch / "config.yaml")
+    exit_code = agreed_code(node_ends(launch), srun_code)
+    ended: dict[str, object] = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exit_code": exit_code}
+    write_json(launch / ENDED, ended)
+    verdict = decide_resume(history(run_dir, str(job_id())), _limits(config))
+    decided = {"action": verdict.action, "alert": verdict.alert, "reason": verdict.reason}
+    write_json(launch / ENDED, {**ended, **decided})
+    _tell(run_dir, verdict, exit_code)
+    if verdict.action is Action.REQUEUE:
+        return EXIT_REQUEUE
+    return exit_code if exit_code != EXIT_REQUEUE else EXIT_NEEDS_PERSON
+
+
+def agreed_code(ends: Sequence[NodeEnd], srun_code: int) -> int:
+    """The exit code of a launch out of what its nodes wrote down and what srun says.
+
+    The ranks agree on leaving, but nodes leave at slightly different moments, and srun kills those that come after a
+    code that is not 0. So a code that only an agreement can explain counts for all; then an error that says what it is.
+    """
+    codes = [node.exit_code for node in ends]
+    agreed = [code for code in codes if code in AGREED_EXITS]
+    named = [code for code in codes if code in ERROR_EXITS and code != EXIT_INTERNAL]
+    internal = [code for code in codes if code == EXIT_INTERNAL]
+    return [*agreed, *named, *internal, srun_code][0]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Carries out one command line of the batch script."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    opening = verbs.add_parser("begin")
+    opening.add_argument("run_dir", type=Path)
+    opening.add_argument("submission", type=Path)
+    closing = verbs.add_parser("end")
+    closing.add_argument("run_dir", type=Path)
+    closing.add_argument("launch", type=Path)
+    closing.add_argument("exit_code", type=int)
+    given = parser.parse_args(arguments)
+    try:
+        if given.verb == "end":
+            return end(RunDir(given.run_dir), given.launch, given.exit_code)
+        sys.stdout.write(f"{begin(RunDir(given.run_dir), given.submission)}\n")
+    except HarnessError as error:
+        sys.stderr.write(f"harness: error: {error}\n")
+        return error.exit_code
+    return EXIT_FINISHED
+
+
+def _limits(config: Config) -> Limits:
+    return Limits(
+        max_failures=config.launch.max_failures_without_progress,
+        max_launches=config.launch.max_launches_without_progress,
+    )
+
+
+@contextmanager
+def _locked(run_dir: RunDir, job: str, sleep: Callable[[float], None]) -> Iterator[None]:
+    """Holds the lock of the run; waits for workers of an earlier start that are still dying."""
+    deadline = time.monotonic() + LOCK_PATIENCE_S
+    lock = RunLock(run_dir, job)
+    while True:
+        try:
+            lock.acquire()
+            break
+        except RunInUseError:
+            if time.monotonic() >= deadline:
+                raise
+            sleep(2.0)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _tell(run_dir: RunDir, verdict: Verdict, exit_code: int) -> None:
+    """Says what was decided: to the batch log, and in the run's events, where the watcher sees it."""
+    sys.stderr.write(f"{verdict.action}: {verdict.reason} (exit code {exit_code})\n")
+    event = {
+        "time": round(time.time(), 3),
+        "kind": "launch-ended",
+        "job_id": job_id(),
+        "exit_code": exit_code,
+        "action": verdict.action,
+        "alert": verdict.alert,
+        "reason": verdict.reason,
+    }
+    with run_dir.events.open("a") as events:
+        events.write(json.dumps(event) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,84 @@
+"""The one task of a job step on each node: starts the node's workers and waits for them.
+
+`python -m harness.launch.node RUN_DIR LAUNCH` takes the place of torchrun, which would turn every exit code into 1,
+pass no SIGUSR1 and SIGUSR2 on, and kill workers 30 s after SIGTERM.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.errors import HarnessError, UsageError
+from harness.launch.ledger import LAUNCH, NodeEnd, read_json, write_node_end
+from harness.launch.local import WORKER
+from harness.launch.machine import count_cores, count_gpus
+from harness.launch.workers import WorkerStart, run_workers
+from harness.parallel.environment import NodePlace, ProcessRanks, read_node, worker_environment
+from harness.run_dir import RunDir
+
+
+def run_node(run_dir: RunDir, launch: Path, place: NodePlace, worker_command: Sequence[str] = WORKER) -> int:
+    """Runs the workers of this node until all have ended, writes down how, and returns the exit code.
+
+    Raises:
+        UsageError: The launch does not say how many workers a node has, or there are fewer GPUs than workers.
+    """
+    num_workers = (read_json(launch / LAUNCH) or {}).get("workers_per_node")
+    if not isinstance(num_workers, int):
+        raise UsageError(f"{launch / LAUNCH} does not say how many workers a node has; was the job begun?")
+    num_gpus = count_gpus()
+    if 0 < num_gpus < num_workers:
+        raise UsageError(
+            f"{socket.gethostname()} offers {num_gpus} GPUs for {num_workers} workers; "
+            f"give `--gpus-per-node {num_gpus}`, or look for GPUs that are lost (`nvidia-smi`)"
+        )
+    config = launch / "config.yaml"
+    command = (*worker_command, "--run-dir", str(run_dir.root), "--resume", "auto", "--config", str(config))
+    starts = [_start(command, place, rank, num_workers, launch, num_gpus > 0) for rank in range(num_workers)]
+    code = run_workers(starts)
+    write_node_end(launch, place.index, NodeEnd(host=socket.gethostname(), exit_code=code))
+    return code
+
+
+def _start(
+    command: Sequence[str], place: NodePlace, local_rank: int, num_workers: int, launch: Path, on_gpu: bool
+) -> WorkerStart:
+    """The start of one worker; all but rank 0 write to a log of their own."""
+    rank = place.index * num_workers + local_rank
+    ranks = ProcessRanks(
+        rank=rank,
+        world_size=place.count * num_workers,
+        local_rank=local_rank,
+        local_world_size=num_workers,
+    )
+    environment = worker_environment(
+        ranks,
+        master_address=place.master_address,
+        master_port=place.master_port,
+        num_threads=max(1, count_cores() // num_workers),
+        on_gpu=on_gpu,
+    )
+    return WorkerStart(
+        command=command, environment=environment, log=None if rank == 0 else launch / f"rank_{rank:05d}.log"
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs one node of a launch."""
+    parser = argparse.ArgumentParser(description="One node of a launch; slurm/train.sbatch starts it on every node.")
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("launch", type=Path)
+    given = parser.parse_args(arguments)
+    try:
+        return run_node(RunDir(given.run_dir), given.launch, read_node())
+    except HarnessError as error:
+        sys.stderr.write(f"harness: error: {error}\n")
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
