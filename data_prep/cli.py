@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from data_prep.long_documents import LongDocuments
 
 CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -37,6 +41,23 @@ CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
     help="Whether the tokenizer's end-of-document token is put after every document.",
 )
 @click.option(
+    "--max-document-tokens",
+    type=click.IntRange(min=2),
+    help="Longest document, its end-of-document token included; what becomes of longer ones says --long-documents.",
+)
+@click.option(
+    "--long-documents",
+    type=click.Choice(["split", "drop", "keep"]),
+    help="Documents over --max-document-tokens are cut into documents of that length [default], or left out.",
+)
+@click.option(
+    "--encoder",
+    type=click.Choice(["auto", "reference", "fastokens", "gigatoken"]),
+    default="auto",
+    show_default=True,
+    help="Library that encodes; a fast one must give the reference's ids on a sample of the input, or is not used.",
+)
+@click.option(
     "--max-rejected-share",
     type=click.FloatRange(0, 1),
     default=0.01,
@@ -52,11 +73,15 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     text_key: str,
     tokens_per_part: int,
     append_eod: bool,
+    max_document_tokens: int | None,
+    long_documents: LongDocuments | None,
+    encoder: str,
     max_rejected_share: float,
 ) -> None:
-    """Make a channel out of JSONL files: tokens in numbered parts, in the order of the documents.
+    """Make a channel out of text: tokens in numbered parts, in the order of the documents.
 
-    IN are files, folders or patterns: .jsonl, .jsonl.gz or .jsonl.zst, one JSON object with a text per line.
+    IN are files, folders, patterns or fsspec addresses (s3://bucket/zh/*.jsonl.gz): .jsonl, .jsonl.gz or .jsonl.zst
+    with one JSON object with a text per line, or .parquet with a column of texts.
 
     \b
     Example:
@@ -66,6 +91,7 @@ def tokenize(  # noqa: PLR0913 - one argument per option
       data/zh/parts.jsonl                         one line per finished part
       data/zh/rejected.jsonl                      lines that are no documents, and why
       data/zh/source.json                         what the channel was made from
+      data/zh/resume.jsonl                        where in the input each part ends
     and a configuration names it with
       data: {channels: {zh: {path: data/zh}}}
 
@@ -81,7 +107,8 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     # Imported here so that --help stays instant.
     from rich.console import Console
 
-    from data_prep.documents import find_inputs
+    from data_prep.choose_encoder import choose_encoder, sample_documents
+    from data_prep.input_files import file_bytes, find_inputs
     from data_prep.progress import shown_progress
     from data_prep.tokenize import ChannelJob, tokenize_channel
     from harness.data.tokenizer import open_tokenizer
@@ -92,10 +119,25 @@ def tokenize(  # noqa: PLR0913 - one argument per option
         text_key=text_key,
         tokens_per_part=tokens_per_part,
         append_end_of_document=append_eod,
+        max_document_tokens=max_document_tokens,
+        long_documents=_long_documents(max_document_tokens, long_documents),
         max_rejected_share=max_rejected_share,
     )
     opened = open_tokenizer(tokenizer)
-    total_bytes = sum(file.stat().st_size for file in job.inputs)
+    chosen = choose_encoder(opened, sample_documents(job.inputs, text_key) if encoder != "reference" else [], encoder)
+    for note in chosen.notes:
+        click.echo(f"tokenize {channel}: {note}", err=True)
+    total_bytes = sum(file_bytes(file) for file in job.inputs)
     with shown_progress(f"tokenize {channel}", total_bytes, Console(stderr=True)) as progress:
-        result = tokenize_channel(job, opened, progress)
+        result = tokenize_channel(job, opened, progress, chosen.encoder)
     click.echo(result.summary(job.folder))
+
+
+def _long_documents(max_document_tokens: int | None, long_documents: LongDocuments | None) -> LongDocuments:
+    if max_document_tokens is None:
+        if long_documents in ("split", "drop"):
+            raise UsageError(
+                f"--long-documents {long_documents} needs a length: give --max-document-tokens, for example 32768."
+            )
+        return "keep"
+    return long_documents or "split"

@@ -1,31 +1,30 @@
-"""Reads documents out of JSONL files in order, and says of every line that is not one why.
+"""Reads documents out of files in order, and says of every line (or row) that is not one why.
 
 A line is one JSON object whose text key holds the document. Files may be plain (`.jsonl`), gzip (`.jsonl.gz`) or
-zstandard (`.jsonl.zst`, where the package is installed). A bad line is a record with a reason, never an exception; a
-damaged compressed file is an error, because nobody knows how much is missing.
+zstandard (`.jsonl.zst`, where the package is installed); Parquet has a module of its own. A bad line is a record with a
+reason, never an exception; a damaged compressed file is an error, because nobody knows how much is missing.
 """
 
 from __future__ import annotations
 
-import glob
 import gzip
 import importlib
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO, NamedTuple, cast
 
+from data_prep.input_files import InputFile, open_bytes
 from data_prep.zstandard_file import ZstandardFile
 from harness.errors import DataError, UsageError
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is rejected unread: memory stays bounded, and no honest document is as long as that."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+TAIL_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,80 +35,103 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class Place:
+    """A border between two lines of a file, to go on reading from."""
+
+    line: int = 0
+    """Lines (or rows) before it."""
+    byte: int = 0
+    """Plain bytes before it (0 in a Parquet file)."""
+    before: str = ""
+    """Up to 64 of the plain bytes before it, in hexadecimal: they must still be there."""
+
+
+BEGINNING = Place()
+
+
+class Record(NamedTuple):
     """One line of an input file: a document, or the reason why it is none."""
 
-    file: Path
+    file: InputFile
     line: int
-    """Line number in the file, 1-based."""
+    """Line (or row) number in the file, 1-based."""
     content: str | Rejection
     """The document, or why there is none."""
     file_bytes_read: int
     """Bytes of the file on disk (compressed, if it is) that have been read when this line is reached."""
+    end_byte: int
+    """Plain bytes of the file up to the end of this line."""
+    tail: bytes
+    """The last bytes of the line."""
+
+    @property
+    def end(self) -> Place:
+        """The border behind this line."""
+        return Place(self.line, self.end_byte, self.tail.hex())
 
 
-def find_inputs(arguments: Sequence[str]) -> list[Path]:
-    """Files that the arguments (files, folders, glob patterns) name; folders are searched in depth, in sorted order.
-
-    Raises:
-        UsageError: an argument names nothing, a file of another kind, or a file that another argument names too.
-    """
-    files: list[Path] = []
-    for argument in arguments:
-        found = _find_one(argument)
-        if not found:
-            raise UsageError(
-                f"no input at {argument}: no such file, or no {', '.join(SUFFIXES)} file in the folder or under the "
-                "pattern. Check the path."
-            )
-        files.extend(found)
-    seen: set[Path] = set()
-    for file in files:
-        if file.resolve() in seen:
-            raise UsageError(f"input {file} is named twice: its documents would be doubled. Name every file once.")
-        seen.add(file.resolve())
-    return files
-
-
-def _find_one(argument: str) -> list[Path]:
-    path = Path(argument)
-    if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
-    if path.is_file():
-        if not path.name.endswith(SUFFIXES):
-            raise UsageError(f"input {path}: the name must end in one of {', '.join(SUFFIXES)}.")
-        return [path]
-    # Path.glob takes no absolute patterns, glob.glob does.
-    matches = (Path(match) for match in glob.glob(argument, recursive=True))  # noqa: PTH207
-    return sorted(match for match in matches if match.is_file() and match.name.endswith(SUFFIXES))
-
-
-def read_records(file: Path, text_key: str, max_line_bytes: int = MAX_LINE_BYTES) -> Iterator[Record]:
-    """Yields one record per line of a file.
+def read_records(
+    file: InputFile, text_key: str, max_line_bytes: int = MAX_LINE_BYTES, start: Place = BEGINNING
+) -> Generator[Record, None, None]:
+    """Yields one record per line of a file, from `start` on.
 
     Raises:
-        DataError: the file cannot be read to its end (damaged or truncated compression, I/O error).
-        UsageError: the file is zstandard and the package is not installed.
+        DataError: the file cannot be read to its end (damaged or truncated compression, I/O error), or is not the one
+            in which `start` was found.
+        UsageError: the file is zstandard or Parquet and the package is not installed.
     """
-    line = 0
+    if file.suffix == ".parquet":
+        from data_prep.parquet import read_rows
+
+        for row in read_rows(file, text_key, start.line):
+            content = check_text(row.content) if isinstance(row.content, str) else Rejection(row.content.reason)
+            yield Record(file, row.number, content, row.file_bytes_read, 0, b"")
+        return
+    yield from _read_lines(file, text_key, max_line_bytes, start)
+
+
+def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Place) -> Iterator[Record]:
+    line, end_byte = start.line, start.byte
     decompressed, damage = _decompression(file)
     unreadable: tuple[type[Exception], ...] = (OSError, EOFError, *damage)
     try:
-        with file.open("rb") as raw, decompressed(raw) as stream:
+        with open_bytes(file) as raw, decompressed(raw) as stream:
+            _go_to(stream, start, file)
             while content := stream.readline(max_line_bytes + 1):
                 line += 1
+                end_byte += len(content)
                 parsed: str | Rejection
                 if len(content) > max_line_bytes and not content.endswith(b"\n"):
-                    _skip_to_line_end(stream, max_line_bytes)
+                    end_byte += _skip_to_line_end(stream, max_line_bytes)
                     parsed = Rejection(f"longer than {max_line_bytes} bytes")
+                    content = b""
                 else:
                     parsed = parse_line(content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content, text_key)
-                yield Record(file, line, parsed, raw.tell())
+                yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:])
     except unreadable as error:
         raise DataError(
             f"{file}: cannot be read on after line {line} ({error}). The file is damaged or cut short: fetch or "
             "compress it again."
         ) from error
+
+
+def _go_to(stream: IO[bytes], start: Place, file: InputFile) -> None:
+    """Moves to a place, by seeking in a plain file and by reading in a compressed one.
+
+    Raises:
+        DataError: other bytes than then stand before the place.
+    """
+    before = bytes.fromhex(start.before)
+    skipped = start.byte - len(before)
+    if stream.seekable():
+        stream.seek(skipped)
+    while not stream.seekable() and skipped > 0 and (piece := stream.read(min(skipped, 1 << 20))):
+        skipped -= len(piece)
+    if stream.read(len(before)) != before:
+        raise DataError(
+            f"{file}: byte {start.byte} is no longer the end of line {start.line}, where the interrupted call was. "
+            "The input was changed: delete the channel folder to make it anew."
+        )
 
 
 def parse_line(content: bytes, text_key: str) -> str | Rejection:
@@ -118,7 +140,7 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
         line = content.decode("utf-8")
     except UnicodeDecodeError as error:
         return Rejection(f"not UTF-8 (byte 0x{content[error.start]:02x} at position {error.start})")
-    if not line.strip():
+    if not line or line.isspace():
         return Rejection("empty line")
     try:
         value = json.loads(line)
@@ -131,11 +153,12 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
     text = value.get(text_key)
     if not isinstance(text, str):
         return Rejection(f"no key {text_key!r}" if text_key not in value else f"{text_key!r} is not text")
-    return _check_text(text)
+    return check_text(text)
 
 
-def _check_text(text: str) -> str | Rejection:
-    if not text.strip():
+def check_text(text: str) -> str | Rejection:
+    """The text, if there is something in it that can be written as UTF-8; else why not."""
+    if not text or text.isspace():
         return Rejection("empty text")
     try:
         text.encode("utf-8")
@@ -145,13 +168,16 @@ def _check_text(text: str) -> str | Rejection:
     return text
 
 
-def _skip_to_line_end(stream: IO[bytes], piece_bytes: int) -> None:
+def _skip_to_line_end(stream: IO[bytes], piece_bytes: int) -> int:
+    skipped = 0
     while piece := stream.readline(piece_bytes):
+        skipped += len(piece)
         if piece.endswith(b"\n"):
-            return
+            break
+    return skipped
 
 
-def _decompression(file: Path) -> tuple[Callable[[BinaryIO], IO[bytes]], tuple[type[Exception], ...]]:
+def _decompression(file: InputFile) -> tuple[Callable[[BinaryIO], IO[bytes]], tuple[type[Exception], ...]]:
     """How to read a file of this kind, and the exceptions (beyond I/O errors) with which damage shows itself."""
     if file.suffix == ".gz":
         return lambda raw: cast("IO[bytes]", gzip.open(raw, "rb")), (zlib.error,)

@@ -44,6 +44,7 @@ MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 DTYPE_CODES = {"uint16": 8, "int32": 4}
 MAX_UINT16_VOCABULARY = 65_536
+MAX_ID = {"uint16": 2**16 - 1, "int32": 2**31 - 1}
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,16 @@ class PartWriter:
         self._hash.update(content)
         self._binary.write(content)
         self._lengths.append(len(ids))
+        self.num_tokens += len(ids)
+
+    def add_documents(self, ids: NDArray[np.integer], lengths: NDArray[np.int64]) -> None:
+        """Appends documents whose ids lie back to back; `lengths` are the tokens of each."""
+        if ids.size and int(ids.max()) > MAX_ID[self._dtype.name]:
+            raise OverflowError(f"id {int(ids.max())} does not fit {self._dtype.name}")
+        content = ids.astype(self._dtype).data.cast("B")
+        self._hash.update(content)
+        self._binary.write(content)
+        self._lengths.frombytes(lengths.astype(np.int32).tobytes())
         self.num_tokens += len(ids)
 
     def finish(self) -> FinishedPart:

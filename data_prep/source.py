@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from data_prep.indexed_writer import PARTS_FILE, read_finished_parts, write_whole
+from data_prep.input_files import InputFile, file_bytes
 from data_prep.totals import Totals
 from harness.errors import DataError, UsageError
 
@@ -31,11 +32,14 @@ class Source:
     end_of_document_id: int | None
     """Token appended to every document; None where none is."""
     tokens_per_part: int
+    max_document_tokens: int | None = None
+    """Length above which a document is split or dropped; None where any length is kept."""
+    long_documents: str = "keep"
 
 
-def input_identity(files: list[Path]) -> tuple[tuple[str, int], ...]:
+def input_identity(files: Sequence[InputFile]) -> tuple[tuple[str, int], ...]:
     """Name and size of each file."""
-    return tuple((file.name, file.stat().st_size) for file in files)
+    return tuple((file.name, file_bytes(file)) for file in files)
 
 
 def open_source(folder: Path, source: Source) -> Totals | None:

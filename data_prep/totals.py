@@ -17,6 +17,10 @@ class Totals:
     """Tokens written, the end-of-document tokens included."""
     characters: int = 0
     """Unicode characters of the documents."""
+    split: int = 0
+    """Documents that were longer than allowed and were cut into several."""
+    dropped: int = 0
+    """Documents that were longer than allowed and were left out."""
 
     @property
     def rejected_share(self) -> float:

@@ -44,6 +44,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int]) -> str:
         """The text of some ids; control symbols are left out."""
 
+    def control_symbols(self) -> list[str]:
+        """How the control symbols are spelt. Where that stands in a document, it is text."""
+
     def bytes_per_token(self) -> NDArray[np.int64]:
         """UTF-8 bytes that each id stands for, shape [vocab_size]; control symbols stand for 0.
 
@@ -117,6 +120,11 @@ class SentencePieceTokenizer:
         """See `Tokenizer`."""
         return str(self._processor.decode([int(i) for i in ids]))
 
+    def control_symbols(self) -> list[str]:
+        """See `Tokenizer`."""
+        processor = self._processor
+        return [str(processor.id_to_piece(i)) for i in range(self.vocab_size) if processor.is_control(i)]
+
     def bytes_per_token(self) -> NDArray[np.int64]:
         """See `Tokenizer`."""
         return np.array([self._bytes_of(i) for i in range(self.vocab_size)], dtype=np.int64)
@@ -172,6 +180,11 @@ class HuggingFaceTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer`."""
         return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+
+    def control_symbols(self) -> list[str]:
+        """See `Tokenizer`."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return [str(token.content) for token in added if token.special]
 
     def bytes_per_token(self) -> NDArray[np.int64]:
         """See `Tokenizer`.

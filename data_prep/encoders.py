@@ -1,0 +1,120 @@
+"""Encodes many documents at once into one flat array of ids: by the reference library, or by a faster one.
+
+Text is always plain text: what looks like a control symbol is spelt out, as `harness.data.tokenizer` does. The fast
+libraries are trusted only after `data_prep.choose_encoder` has compared them with the reference.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedDocuments:
+    """Token ids of some documents, back to back, without end-of-document tokens."""
+
+    ids: NDArray[np.uint32]
+    """[number of tokens]"""
+    lengths: NDArray[np.int64]
+    """Tokens of each document, [number of documents]."""
+
+
+class Encoder(Protocol):
+    """Turns documents into ids; uses all cores."""
+
+    name: str
+    """The library, as it is shown to the user."""
+
+    def encode(self, documents: list[str]) -> EncodedDocuments:
+        """The ids of every document, in order."""
+
+
+class ReferenceEncoder:
+    """The tokenizer's own library: slow, and right by definition."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.name = "reference"
+        self._tokenizer = tokenizer
+
+    def encode(self, documents: list[str]) -> EncodedDocuments:
+        """See `Encoder`."""
+        encoded = self._tokenizer.encode_documents(documents)
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        ids = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.uint32, count=int(lengths.sum()))
+        return EncodedDocuments(ids, lengths)
+
+
+class FastokensEncoder:
+    """The package fastokens: byte-level BPE."""
+
+    name = "fastokens"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        library = importlib.import_module("fastokens")
+        self._tokenizer = library.Tokenizer.from_json_str(_plain_description(tokenizer.path))
+
+    def encode(self, documents: list[str]) -> EncodedDocuments:
+        """See `Encoder`."""
+        ids, borders = self._tokenizer.encode_batch_flat(documents, split_special_tokens=True)
+        ends = np.frombuffer(borders, dtype="<u8").astype(np.int64)
+        return EncodedDocuments(np.frombuffer(ids, dtype="<u4"), ends[1:] - ends[:-1])
+
+
+class GigatokenEncoder:
+    """The package gigatoken: SentencePiece BPE with byte fallback, and byte-level BPE."""
+
+    name = "gigatoken"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        library = importlib.import_module("gigatoken")
+        if tokenizer.path.suffix == ".model":
+            reader = importlib.import_module("gigatoken._load.sentencepiece")
+            description = reader.sentencepiece_to_tokenizer_json(tokenizer.path.read_bytes())
+        else:
+            description = tokenizer.path.read_text(encoding="utf-8")
+        self._tokenizer = library.Tokenizer.from_json(_without_control_symbols(description))
+
+    def encode(self, documents: list[str]) -> EncodedDocuments:
+        """See `Encoder`."""
+        rows = self._tokenizer.encode_batch(documents).layout
+        borders = np.asarray(rows.offsets.data).astype(np.int64)
+        ids = np.asarray(rows.content.data)[borders[0] : borders[-1]]
+        return EncodedDocuments(ids, borders[1:] - borders[:-1])
+
+
+FAST_ENCODERS: Mapping[str, Callable[[Tokenizer], Encoder]] = {
+    "fastokens": FastokensEncoder,
+    "gigatoken": GigatokenEncoder,
+}
+
+
+def candidates(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Names of the fast encoders worth trying for this kind of tokenizer, best first."""
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        return ("gigatoken",)
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return ("fastokens", "gigatoken")
+    return ()
+
+
+def _plain_description(path: Path) -> str:
+    """A tokenizer.json without the settings of whoever saved it: a corpus is neither cut nor padded."""
+    description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return json.dumps(description | {"truncation": None, "padding": None}, ensure_ascii=False)
+
+
+def _without_control_symbols(description: str) -> str:
+    content: dict[str, Any] = json.loads(description)
+    content["added_tokens"] = [token for token in content.get("added_tokens", []) if not token.get("special")]
+    return json.dumps(content | {"truncation": None, "padding": None}, ensure_ascii=False)

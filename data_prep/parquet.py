@@ -1,0 +1,109 @@
+"""Reads the rows of one text column of a Parquet file, a few thousand at a time."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from data_prep.input_files import InputFile, file_bytes, open_bytes
+from harness.errors import DataError, UsageError
+
+ROWS_AT_ONCE = 1024
+
+
+class NoText(NamedTuple):
+    """Why a row holds no document."""
+
+    reason: str
+
+
+class Row(NamedTuple):
+    """One row of a Parquet file."""
+
+    number: int
+    """1-based."""
+    content: str | NoText
+    file_bytes_read: int
+    """Bytes of the file that stand for the rows so far (in proportion: Parquet keeps columns apart)."""
+
+
+def read_rows(file: InputFile, column: str, skip_rows: int = 0) -> Iterator[Row]:
+    """Yields the rows of a column of text, from row `skip_rows` (0-based) on; row groups before it are not read.
+
+    Raises:
+        DataError: the file is damaged, or has no column of text of that name.
+        UsageError: the package pyarrow is not installed.
+    """
+    arrow, parquet = _libraries(file)
+    total_bytes = file_bytes(file)
+    try:
+        with open_bytes(file) as raw:
+            table = parquet.ParquetFile(raw)
+            _check_column(arrow, table.schema_arrow, column, file)
+            num_rows = table.metadata.num_rows
+            group, number = _first_group(table.metadata, skip_rows)
+            groups = list(range(group, table.metadata.num_row_groups))
+            for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=[column]):
+                for value in _as_bytes(arrow, batch.column(0)):
+                    number += 1
+                    if number > skip_rows:
+                        yield Row(number, _decoded(value, column), total_bytes * number // num_rows)
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{file}: cannot be read ({error}). The file is no Parquet, damaged or cut short: fetch it again."
+        ) from error
+
+
+def _libraries(file: InputFile) -> tuple[Any, Any]:
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise UsageError(
+            f"{file}: reading Parquet needs the Python package pyarrow, which is not installed. Install the project "
+            "with its `data-fast` extra, or write the text as .jsonl.gz."
+        ) from error
+
+
+def _check_column(arrow: Any, schema: Any, column: str, file: InputFile) -> None:  # noqa: ANN401 - pyarrow has no types
+    if column not in schema.names:
+        raise DataError(
+            f"{file}: there is no column {column!r}; its columns are {', '.join(schema.names)}. "
+            "Name the one that holds the text with --text-key."
+        )
+    kind = schema.field(column).type
+    values = kind.value_type if arrow.types.is_dictionary(kind) else kind
+    kinds = arrow.types
+    if not any(f(values) for f in (kinds.is_string, kinds.is_large_string, kinds.is_binary, kinds.is_large_binary)):
+        raise DataError(
+            f"{file}: column {column!r} holds {kind}, not text. Name the one that holds the text with --text-key."
+        )
+
+
+def _first_group(metadata: Any, skip_rows: int) -> tuple[int, int]:  # noqa: ANN401
+    """The row group in which the rows after `skip_rows` begin, and the number of rows before that group."""
+    before = 0
+    for group in range(metadata.num_row_groups):
+        rows = metadata.row_group(group).num_rows
+        if before + rows > skip_rows:
+            return group, before
+        before += rows
+    return int(metadata.num_row_groups), before
+
+
+def _as_bytes(arrow: Any, values: Any) -> list[bytes | None]:  # noqa: ANN401
+    """Values as bytes: pyarrow would give up a whole batch for one row that is not UTF-8."""
+    if arrow.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    large = arrow.types.is_large_string(values.type) or arrow.types.is_large_binary(values.type)
+    result: list[bytes | None] = values.cast(arrow.large_binary() if large else arrow.binary()).to_pylist()
+    return result
+
+
+def _decoded(value: bytes | None, column: str) -> str | NoText:
+    if value is None:
+        return NoText(f"{column!r} is not text")
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return NoText(f"not UTF-8 (byte 0x{value[error.start]:02x} at position {error.start})")
