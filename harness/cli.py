@@ -61,7 +61,10 @@ class VerbGroup(click.Group):
 class RootGroup(VerbGroup):
     """The verbs of `harness` that other packages define."""
 
-    elsewhere: Mapping[str, str] = {"replay": "harness.watch.cli:replay"}
+    elsewhere: Mapping[str, str] = {
+        "launch": "harness.launch.cli:launch",
+        "replay": "harness.watch.cli:replay",
+    }
 
 
 class DataGroup(VerbGroup):

@@ -1,0 +1,50 @@
+"""The commands `harness launch`, `harness status`, `harness diagnose` and `harness preflight`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("config", type=_PATH)
+@click.option("--nodes", type=click.IntRange(min=1), help="Nodes (launch.nodes).")
+@click.option(
+    "--gpus-per-node", type=click.IntRange(min=0), help="GPUs on every node, 0 for CPUs (launch.gpus_per_node)."
+)
+@click.option("--time", "time_limit", help="Time limit of one launch, such as 24:00:00 (launch.time_limit).")
+@click.option("--partition", help="Partition (launch.partition).")
+@click.option("--account", help="Account that is charged (launch.account).")
+@click.option("--dependency", metavar="TYPE:JOB", help="Start after another job, such as afterany:4711.")
+@click.option("--run-dir", type=_PATH, help="Directory of the run. Default: runs/<run.name>.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value. May be repeated.")
+@click.option("--dry-run", is_flag=True, help="Check everything, print the command and the script, queue nothing.")
+def launch(
+    config: Path,
+    run_dir: Path | None,
+    overrides: tuple[str, ...],
+    dependency: str | None,
+    dry_run: bool,
+    **settings: int | str | None,
+) -> None:
+    r"""Queue the run that CONFIG describes as a Slurm job that comes back by itself until it is done.
+
+    Everything that can be checked here is checked first. After time limits, preemption, dead nodes and failures the job
+    is requeued and resumes at the last checkpoint; it stops when the run is finished, when a person stops it, or when
+    nothing new is saved any more. Defaults come from the section launch of CONFIG.
+
+    \b
+    Examples:
+      harness launch model_configs/llama3_8b.yaml --nodes 16
+      harness launch model_configs/llama3_8b.yaml --nodes 16 --time 2-00:00:00 --partition long --dry-run
+    """
+    from harness.launch.submission import SOURCE, Options
+    from harness.launch.submission import launch as queue
+
+    given = [f'launch.{name}="{value}"' for name, value in settings.items() if isinstance(value, str)]
+    given += [f"launch.{name}={value}" for name, value in settings.items() if isinstance(value, int)]
+    options = Options(run_dir=run_dir, dependency=dependency, dry_run=dry_run)
+    queue(config, (*overrides, *given), options, click.echo, SOURCE / "slurm")

@@ -1,0 +1,250 @@
+"""What can be found wrong with a run on a login node, before it waits in a queue for hours."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config.schema import Config
+from harness.errors import ConfigError
+from harness.launch.slurm import flag_problems, seconds_of
+from harness.metrics.names import STEP_TIME_S
+from harness.metrics.record import read_records
+from harness.plan.plan import Plan, make_plan
+from harness.run_dir import RunDir
+from harness.signals.lock import owner_of
+
+NUM_CHECKPOINTS = 2
+"""Checkpoints for which there must be room at the start: one that is kept and one that is written."""
+LEAD_FACTOR = 1.5
+"""The lead time should be so many times the longest step and the longest save that were seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What was found."""
+
+    errors: tuple[str, ...]
+    """Reasons not to queue the job."""
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be launched."""
+
+    config: Config
+    run_dir: RunDir
+    nodes: int
+    after_another: bool
+    """Whether the job waits for another one, which may train in the same directory now."""
+
+    @property
+    def workers_per_node(self) -> int:
+        """Ranks on every node."""
+        return workers_per_node(self.config)
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in all."""
+        return self.nodes * self.workers_per_node
+
+
+Check = Callable[[Request], Iterator[str]]
+
+
+def workers_per_node(config: Config) -> int:
+    """Ranks on every node: one per GPU unless the configuration says otherwise."""
+    return config.launch.workers_per_node or config.launch.gpus_per_node or 1
+
+
+def check_request(request: Request) -> Findings:
+    """Everything that is wrong with a request, not only the first."""
+    return Findings(
+        errors=tuple(problem for check in _ERRORS for problem in check(request)),
+        warnings=tuple(problem for check in _WARNINGS for problem in check(request)),
+    )
+
+
+def _layout(request: Request) -> Iterator[str]:
+    try:
+        make_plan(request.config, request.world_size)
+    except ConfigError as error:
+        yield f"the layout does not fit {request.nodes} nodes with {request.workers_per_node} ranks each:"
+        yield from error.problems
+
+
+def _workers(request: Request) -> Iterator[str]:
+    gpus, workers = request.config.launch.gpus_per_node, request.workers_per_node
+    if 0 < gpus < workers:
+        yield f"launch.workers_per_node is {workers}, but there are {gpus} GPUs on a node; at most one worker a GPU"
+
+
+def _tokenizer(request: Request) -> Iterator[str]:
+    path = request.config.data.tokenizer
+    if path is not None and not _is_readable(path):
+        yield f"data.tokenizer: {path} cannot be read; give the file that made the data"
+
+
+def _channels(request: Request) -> Iterator[str]:
+    config = request.config
+    for name in dict.fromkeys(name for phase in config.phases for name in phase.blend):
+        channel = config.data.channels[name]
+        for path in filter(None, (channel.path, channel.validation_path)):
+            yield from (f"data.channels.{name}: {problem}" for problem in _channel_problems(path))
+
+
+def _channel_problems(path: Path) -> Iterator[str]:
+    """What is wrong with the files of a channel, as far as their names and sizes tell."""
+    listed = path / "parts.jsonl"
+    if not listed.exists():
+        missing = [str(file) for suffix in (".bin", ".idx") if not _is_readable(file := Path(f"{path}{suffix}"))]
+        if missing:
+            yield f"there is no {listed}, and {' and '.join(missing)} cannot be read; make them with `harness data`"
+        return
+    try:
+        parts = [json.loads(line) for line in listed.read_bytes().split(b"\n")[:-1]]
+        sizes = {path / part["prefix"]: int(part["bin_bytes"]) for part in parts}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield f"{listed} cannot be read: {error}"
+        return
+    if not sizes:
+        yield f"{listed} lists no part"
+    for prefix, num_bytes in sizes.items():
+        binary, index = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
+        if not _is_readable(index) or not _is_readable(binary):
+            yield f"{binary} or {index} cannot be read, but {listed} lists the part"
+        elif binary.stat().st_size != num_bytes:
+            yield f"{binary} has {binary.stat().st_size} bytes, {listed} says {num_bytes}; was it copied whole?"
+
+
+def _job_files(request: Request) -> Iterator[str]:
+    settings = request.config.launch
+    if settings.environment_file is not None and not _is_readable(settings.environment_file):
+        yield f"launch.environment_file: {settings.environment_file} cannot be read"
+    image = settings.container_image
+    if (
+        image is not None
+        and (image.startswith(("/", "./")) or image.endswith(".sqsh"))
+        and not _is_readable(Path(image))
+    ):
+        yield f"launch.container_image: {image} cannot be read; give a .sqsh file or the name of an image in a registry"
+
+
+def _flags(request: Request) -> Iterator[str]:
+    yield from flag_problems(request.config.launch.sbatch_flags)
+
+
+def _time(request: Request) -> Iterator[str]:
+    settings = request.config.launch
+    if seconds_of(settings.time_limit) <= settings.signal_lead_s:
+        yield (
+            f"launch.signal_lead_s is {settings.signal_lead_s}, but launch.time_limit {settings.time_limit} is only "
+            f"{seconds_of(settings.time_limit)} s; the run would be told to stop at once"
+        )
+
+
+def _run_directory(request: Request) -> Iterator[str]:
+    root = request.run_dir.root
+    existing = next(path for path in (root, *root.parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield f"the run directory {root} cannot be made: {existing} is not writable; choose another one with --run-dir"
+    elif not request.after_another and (owner := owner_of(request.run_dir)) is not None:
+        yield (
+            f"{root} is in use: {owner} trains there; wait for it, or queue behind it with "
+            "--dependency=afterany:JOB, or choose another directory with --run-dir"
+        )
+
+
+def _free_space(request: Request) -> Iterator[str]:
+    root = request.run_dir.root
+    existing = next(path for path in (root, *root.parents) if path.exists())
+    needed = NUM_CHECKPOINTS * _checkpoint_bytes(request)
+    status = os.statvfs(existing)
+    free = status.f_bavail * status.f_frsize
+    if free < needed:
+        yield (
+            f"only {free / 2**30:,.1f} GiB are free in {existing}, but {NUM_CHECKPOINTS} checkpoints take about "
+            f"{needed / 2**30:,.1f} GiB; make room, or choose another directory with --run-dir"
+        )
+
+
+def _lead_time(request: Request) -> Iterator[str]:
+    """Whether the run has the time to save, going by its earlier launches."""
+    run_dir, lead_s = request.run_dir, request.config.launch.signal_lead_s
+    if not run_dir.metrics.is_file():
+        return
+    step_s = max((record.values.get(STEP_TIME_S, 0.0) for record in read_records(run_dir.metrics)), default=0.0)
+    save_s = max(_save_seconds(run_dir), default=0.0)
+    wanted = LEAD_FACTOR * (step_s + save_s)
+    if lead_s < wanted:
+        yield (
+            f"launch.signal_lead_s is {lead_s}, but the longest step took {step_s:.1f} s and the longest save "
+            f"{save_s:.1f} s; take at least {wanted:.0f}, or the time limit may come before the save is done"
+        )
+
+
+def _waiting_orders(request: Request) -> Iterator[str]:
+    folder = request.run_dir.signals
+    names = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
+    orders = [name for name in names if not name.endswith(".tmp") and not name.startswith("slurm-")]
+    if orders:
+        yield f"orders wait in {folder} and take effect at the start: {', '.join(orders)}; remove what is not meant"
+
+
+def _spanning_groups(request: Request) -> Iterator[str]:
+    parallel = request.config.parallel
+    if parallel.tensor_model_parallel_size > request.workers_per_node:
+        yield (
+            f"parallel.tensor_model_parallel_size {parallel.tensor_model_parallel_size} spans nodes of "
+            f"{request.workers_per_node} ranks: every layer then waits for the network between nodes"
+        )
+
+
+def _checkpoint_bytes(request: Request) -> int:
+    """Weights, and fp32 master weights with two moments."""
+    weight_bytes = 2 if request.config.precision.dtype == "bf16" else 4
+    return _parameters(request) * (weight_bytes + 12)
+
+
+def _parameters(request: Request) -> int:
+    try:
+        plan: Plan = make_plan(request.config, request.world_size)
+    except ConfigError:  # told by another check
+        return 0
+    return plan.num_parameters
+
+
+def _save_seconds(run_dir: RunDir) -> Iterator[float]:
+    if not run_dir.events.is_file():
+        return
+    with run_dir.events.open("rb") as events:
+        for line in events:
+            if b'"saved"' not in line:
+                continue
+            try:
+                event = json.loads(line)
+                yield float(event["seconds"])
+            except (ValueError, KeyError, TypeError):
+                continue
+
+
+def _is_readable(path: Path) -> bool:
+    return path.is_file() and os.access(path, os.R_OK)
+
+
+_ERRORS: tuple[Check, ...] = (
+    _layout,
+    _workers,
+    _tokenizer,
+    _channels,
+    _job_files,
+    _flags,
+    _time,
+    _run_directory,
+    _free_space,
+)
+_WARNINGS: tuple[Check, ...] = (_lead_time, _waiting_orders, _spanning_groups)

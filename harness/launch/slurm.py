@@ -1,0 +1,142 @@
+"""The sbatch command of a run, as a list of arguments (never a shell's line), and what Slurm answers."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.config.schema import LaunchConfig
+from harness.errors import UsageError
+
+PASSED_ON = ("HOME", "LANG", "LOGNAME", "PATH", "USER")
+"""Variables of the login shell that a job gets. The rest would make runs depend on who submits them."""
+
+_PATIENCE_S = 120.0
+_TIME = re.compile(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]+))?(?::([0-9]+))?")
+_OWN_FLAGS = {
+    "--array": "a run is one job; for several runs call `harness launch` once for each configuration",
+    "--account": "set launch.account",
+    "--chdir": "call `harness launch` in the directory that paths in the configuration are relative to",
+    "--dependency": "give --dependency to `harness launch`",
+    "--export": "set variables in launch.environment_file",
+    "--gpus-per-node": "set launch.gpus_per_node",
+    "--job-name": "set run.name",
+    "--no-requeue": "the run must come back by itself",
+    "--nodes": "set launch.nodes",
+    "--ntasks": "set launch.workers_per_node",
+    "--ntasks-per-node": "set launch.workers_per_node",
+    "--output": "the logs are in the run's directory",
+    "--partition": "set launch.partition",
+    "--signal": "set launch.signal_lead_s",
+    "--time": "set launch.time_limit",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be queued."""
+
+    name: str
+    run_dir: Path
+    """Absolute."""
+    submission: Path
+    """The folder of the submission in the run's `launches`. Absolute."""
+    working_directory: Path
+    """What paths in the configuration are relative to. Absolute."""
+    settings: LaunchConfig
+    nodes: int
+    python: str
+    slurm_dir: Path
+    """Folder of the batch scripts."""
+    dependency: str | None = None
+
+
+def sbatch_command(job: Job) -> list[str]:
+    """The command that queues the job."""
+    settings = job.settings
+    flags = {
+        "job-name": job.name,
+        "nodes": job.nodes,
+        "ntasks-per-node": 1,
+        "gpus-per-node": settings.gpus_per_node or None,
+        "time": settings.time_limit,
+        "signal": f"B:USR2@{settings.signal_lead_s}",
+        "partition": settings.partition,
+        "account": settings.account,
+        "dependency": job.dependency,
+        "open-mode": "append",
+        "output": job.run_dir / "launches" / "job_%j.log",
+        "chdir": job.working_directory,
+        "export": ",".join(PASSED_ON),
+    }
+    return [
+        "sbatch",
+        "--parsable",
+        "--requeue",
+        *(["--exclusive"] if settings.whole_nodes else []),
+        *(f"--{name}={value}" for name, value in flags.items() if value is not None),
+        *settings.sbatch_flags,
+        str(job.slurm_dir / "train.sbatch"),
+        str(job.run_dir),
+        str(job.submission),
+        job.python,
+        str(job.slurm_dir),
+        "" if settings.environment_file is None else str(job.working_directory / settings.environment_file),
+        settings.container_image or "",
+        _mounts(job),
+    ]
+
+
+def flag_problems(flags: Sequence[str]) -> list[str]:
+    """What is wrong with `launch.sbatch_flags`: flags that harness sets itself."""
+    names = (flag.partition("=")[0] for flag in flags)
+    return [f"launch.sbatch_flags: {name} is not allowed: {_OWN_FLAGS[name]}" for name in names if name in _OWN_FLAGS]
+
+
+def seconds_of(time_limit: str) -> int:
+    """The seconds of a time limit in Slurm's spelling; a bare number is minutes, with days it is hours."""
+    match = _TIME.fullmatch(time_limit)
+    assert match is not None, f"the configuration lets no time limit {time_limit!r} through"
+    days, *parts = (None if part is None else int(part) for part in match.groups())
+    first, second, third = parts
+    assert first is not None, "the pattern has a first number"
+    if days is not None:
+        return ((days * 24 + first) * 60 + (second or 0)) * 60 + (third or 0)
+    if third is None:
+        return first * 60 + (second or 0)
+    return (first * 60 + (second or 0)) * 60 + third
+
+
+def submit(command: Sequence[str]) -> str:
+    """Queues a job and returns its number.
+
+    Raises:
+        UsageError: Slurm is not here, or refused the job.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+    except FileNotFoundError:
+        raise UsageError(
+            "there is no `sbatch` here; call `harness launch` on a login node of the cluster, or `harness train` to "
+            "train on this machine"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise UsageError(
+            f"Slurm did not answer within {_PATIENCE_S:g} s; look with `squeue --me` whether the job was queued"
+        ) from None
+    job_id = done.stdout.strip().partition(";")[0]
+    if done.returncode != 0 or not job_id.isdecimal():
+        said = (done.stderr.strip() or done.stdout.strip()).removeprefix("sbatch: ")
+        raise UsageError(f"Slurm refused the job: {said}")
+    return job_id
+
+
+def _mounts(job: Job) -> str:
+    """What the container sees: the run, the working directory, the source tree of harness, and what was asked for."""
+    if job.settings.container_image is None:
+        return ""
+    folders = dict.fromkeys((job.run_dir, job.working_directory, job.slurm_dir.parent))
+    return ",".join([*(f"{folder}:{folder}" for folder in folders), *job.settings.container_mounts])

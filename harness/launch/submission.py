@@ -1,0 +1,146 @@
+"""`harness launch`: looks at everything that can be looked at here, then queues the run as one job."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import harness.launch as here
+from harness.config.load import dump_config, load_config
+from harness.config.schema import Config
+from harness.errors import ConfigError, UsageError
+from harness.launch.folder import make_run
+from harness.launch.ledger import SUBMISSION, write_json
+from harness.launch.preflight import Request, check_request, workers_per_node
+from harness.launch.slurm import Job, sbatch_command, submit
+from harness.run_dir import RunDir
+
+SOURCE = Path(here.__path__[0]).parents[1]
+"""The source tree that this package was installed from, where the batch scripts are."""
+_GIT_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line says besides the configuration."""
+
+    run_dir: Path | None = None
+    """Default: `runs/<run.name>`."""
+    dependency: str | None = None
+    """Passed on to Slurm, such as `afterany:4711`."""
+    dry_run: bool = False
+
+
+def launch(
+    config_path: Path, overrides: tuple[str, ...], options: Options, say: Callable[[str], None], slurm_dir: Path
+) -> str | None:
+    """Checks the run, queues it and returns the job's number; None for a dry run, which changes nothing.
+
+    Args:
+        config_path: The YAML.
+        overrides: `key.sub=value`, which win over the YAML.
+        options: What else was given.
+        say: Shows a line to people.
+        slurm_dir: Folder of the batch scripts.
+
+    Raises:
+        ConfigError: Something is wrong with the run. Nothing was queued or written.
+        UsageError: Slurm is not here or refused the job, or the batch scripts are missing.
+    """
+    config = load_config(config_path, overrides)
+    root = options.run_dir if options.run_dir is not None else RunDir.of_run(config.run.name).root
+    run_dir = RunDir(root.absolute())
+    request = _request(config, run_dir, after_another=options.dependency is not None)
+    findings = check_request(request)
+    for warning in findings.warnings:
+        say(f"warning: {warning}")
+    if findings.errors:
+        raise ConfigError(list(findings.errors))
+    script = slurm_dir / "train.sbatch"
+    if not script.is_file():
+        raise UsageError(f"there is no {script}; install harness from its source tree (`pip install -e .`)")
+    folder = run_dir.launch(run_dir.next_launch_number())
+    command = sbatch_command(_job(request, folder, options, slurm_dir))
+    if options.dry_run:
+        say(f"{shlex.join(command)}\n\n{script.read_text()}")
+        return None
+    return _queue(request, folder, command, say)
+
+
+def _request(config: Config, run_dir: RunDir, *, after_another: bool) -> Request:
+    if config.launch.nodes is None:
+        raise ConfigError(["launch.nodes is not set; give --nodes N, or set it in the configuration"])
+    return Request(config=config, run_dir=run_dir, nodes=config.launch.nodes, after_another=after_another)
+
+
+def _job(request: Request, folder: Path, options: Options, slurm_dir: Path) -> Job:
+    settings = request.config.launch
+    return Job(
+        name=request.config.run.name,
+        run_dir=request.run_dir.root,
+        submission=folder,
+        working_directory=Path.cwd(),
+        settings=settings,
+        nodes=request.nodes,
+        python=settings.python or sys.executable,
+        slurm_dir=slurm_dir,
+        dependency=options.dependency,
+    )
+
+
+def _queue(request: Request, folder: Path, command: list[str], say: Callable[[str], None]) -> str:
+    """Writes the submission's folder, queues the job, and notes its number. A refused job leaves no folder."""
+    make_run(request.run_dir)
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump_config(request.config))
+    submission: dict[str, object] = {
+        "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": socket.gethostname(),
+        "command": command,
+        "nodes": request.nodes,
+        "workers_per_node": workers_per_node(request.config),
+        "git": _git_state(folder),
+    }
+    write_json(folder / SUBMISSION, submission)
+    try:
+        job_id = submit(command)
+    except UsageError:
+        shutil.rmtree(folder)
+        raise
+    write_json(folder / SUBMISSION, {**submission, "job_id": job_id})
+    say(f"queued job {job_id}: {request.nodes} nodes, {request.world_size} ranks")
+    say(f"run: {request.run_dir.root}")
+    say(f"log: {request.run_dir.launches / f'job_{job_id}.log'}")
+    return job_id
+
+
+def _git_state(folder: Path) -> dict[str, object] | None:
+    """Commit of the source tree; what differs from it goes to `git.diff` in the folder. None outside of git."""
+    commit = _git("rev-parse", "HEAD")
+    if commit is None:
+        return None
+    changes = _git("diff", "HEAD") or ""
+    (folder / "git.diff").write_text(changes)
+    return {"source": str(SOURCE), "commit": commit.strip(), "changed": bool(changes)}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ("git", "-C", str(SOURCE), *arguments),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_GIT_PATIENCE_S,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout
