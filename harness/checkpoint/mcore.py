@@ -47,6 +47,7 @@ def save(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
     Raises:
         SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
     """
+    _complete_parameters(chunks)
     state = _sharded_state(chunks, optimizer, is_loading=False)
     # Results of writers that we wait for need no queue between processes, which is a process to start and to lose.
     filesystem_async._results_queue = queue.Queue()
@@ -75,6 +76,13 @@ def load(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
         if unknown:
             raise CheckpointError(f"{directory} does not fit the model: {unknown[:5]}.")
     optimizer.load_state_dict(loaded["optimizer"])
+
+
+def _complete_parameters(chunks: list[Any]) -> None:
+    """Gathers the parameters that other ranks have updated, where the next forward pass would have done it."""
+    for chunk in chunks:
+        if chunk.ddp_config.overlap_param_gather:
+            chunk.start_param_sync(force_sync=True)
 
 
 def _model_key(index: int) -> str:

@@ -1,22 +1,23 @@
 """Cross-entropy over a vocabulary that is cut over tensor-parallel ranks, without an fp32 copy of the logits.
 
 Rows are worked through in chunks. The forward pass keeps one number per row (log of the sum of exponentials); the
-backward pass turns the logits themselves into their gradient. So the extra memory is one chunk, whatever the size of
-the vocabulary. Columns beyond the true vocabulary take part in nothing: they can be neither predicted nor trained.
+backward pass turns the logits themselves into their gradient. So the extra memory is at most one chunk, whatever the
+size of the vocabulary; on a GPU the forward pass is one kernel that reads the logits, the backward pass one that
+rewrites them, and there is none. Columns beyond the true vocabulary take part in nothing: they can be neither predicted
+nor trained.
 
 Shapes: S sequence, B micro batch, R rows (S·B), V columns of this rank.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
 
+from harness.model.fusion import on_device
 from harness.parallel import collectives
 
 _CHUNK_BYTES = {"cuda": 512 * 2**20, "cpu": 8 * 2**20}
@@ -62,7 +63,7 @@ class _CrossEntropy(torch.autograd.Function):
         columns_R = columns_R.clamp(0, shard.num_true - 1)
         log_sum_R = torch.empty(logits_RV.size(0), dtype=torch.float32, device=logits_RV.device)
         target_R = torch.empty_like(log_sum_R)
-        forward_chunk = _on_device(_forward_chunk, logits_RV.device)
+        forward_chunk = on_device(forward_rows, logits_RV.device)
         for rows in _chunks(logits_RV):
             log_sum_R[rows], target_R[rows] = forward_chunk(logits_RV[rows, : shard.num_true], columns_R[rows])
         target_R = target_R * is_mine_R
@@ -81,32 +82,49 @@ class _CrossEntropy(torch.autograd.Function):
         gradient_R = gradient_SB.reshape(-1)
         softmax_weight_R = gradient_R * (1 + 2 * ctx.z_loss_coefficient * ctx.log_sum_R)
         target_weight_R = gradient_R * ctx.is_mine_R
-        backward_chunk = _on_device(_backward_chunk, logits_RV.device)
+        on_gpu = logits_RV.device.type == "cuda"
+        backward_chunk = on_device(backward_rows_in_one_pass if on_gpu else backward_rows, logits_RV.device)
         for rows in _chunks(logits_RV):
-            chunk = logits_RV[rows, : shard.num_true]
-            chunk.copy_(
-                backward_chunk(
-                    chunk, ctx.log_sum_R[rows], softmax_weight_R[rows], target_weight_R[rows], ctx.columns_R[rows]
-                )
+            backward_chunk(
+                logits_RV[rows, : shard.num_true],
+                ctx.log_sum_R[rows],
+                softmax_weight_R[rows],
+                target_weight_R[rows],
+                ctx.columns_R[rows],
             )
         logits_RV[:, shard.num_true :] = 0
         return logits_RV.view(*gradient_SB.shape, -1), None, None, None
 
 
-def _forward_chunk(logits_RV: torch.Tensor, columns_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def forward_rows(logits_RV: torch.Tensor, columns_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log of the sum of exponentials, and the logit of the label's column, of every row: fp32, `[R]` each."""
     logits_RV = logits_RV.float()
     return logits_RV.logsumexp(dim=-1), logits_RV.gather(1, columns_R[:, None]).squeeze(1)
 
 
-def _backward_chunk(
+def backward_rows(
     logits_RV: torch.Tensor,
     log_sum_R: torch.Tensor,
     softmax_weight_R: torch.Tensor,
     target_weight_R: torch.Tensor,
     columns_R: torch.Tensor,
-) -> torch.Tensor:
+) -> None:
+    """Replaces logits by their gradient: softmax times one weight, less the other weight in the label's column."""
+    gradient = (logits_RV.float() - log_sum_R[:, None]).exp_().mul_(softmax_weight_R[:, None])
+    logits_RV.copy_(gradient.scatter_add_(1, columns_R[:, None], -target_weight_R[:, None]))
+
+
+def backward_rows_in_one_pass(
+    logits_RV: torch.Tensor,
+    log_sum_R: torch.Tensor,
+    softmax_weight_R: torch.Tensor,
+    target_weight_R: torch.Tensor,
+    columns_R: torch.Tensor,
+) -> None:
+    """The same, written element by element, so that it compiles to one kernel without an intermediate tensor."""
+    is_label_RV = torch.arange(logits_RV.size(1), device=logits_RV.device) == columns_R[:, None]
     gradient = (logits_RV.float() - log_sum_R[:, None]).exp() * softmax_weight_R[:, None]
-    return gradient.scatter_add(1, columns_R[:, None], -target_weight_R[:, None]).to(logits_RV.dtype)
+    logits_RV.copy_(gradient - torch.where(is_label_RV, target_weight_R[:, None], 0.0))
 
 
 def _log_sum_over(log_sum_R: torch.Tensor, group: collectives.Group) -> torch.Tensor:
@@ -116,18 +134,12 @@ def _log_sum_over(log_sum_R: torch.Tensor, group: collectives.Group) -> torch.Te
 
 
 def _chunks(logits_RV: torch.Tensor) -> list[slice]:
-    """Equal chunks of rows (equal, so that the compiled kernels see one shape) of bounded fp32 size."""
+    """Chunks of rows of bounded fp32 size: equal ones where the rows allow it, so that compiled kernels see one shape.
+
+    Rows without a useful divisor (a large prime) get a smaller last chunk, and one more kernel.
+    """
     rows, columns = logits_RV.shape
-    limit = max(1, _CHUNK_BYTES[logits_RV.device.type] // (4 * columns))
-    size = next(size for size in range(min(limit, rows), 0, -1) if rows % size == 0)
+    limit = min(max(1, _CHUNK_BYTES[logits_RV.device.type] // (4 * columns)), rows)
+    divisors = (size for size in range(limit, limit // 2, -1) if rows % size == 0)
+    size = next(divisors, limit)
     return [slice(start, start + size) for start in range(0, rows, size)]
-
-
-@functools.cache
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False)
-
-
-def _on_device(function: Callable[..., Any], device: torch.device) -> Callable[..., Any]:
-    """The function itself on a CPU; one fused kernel of it on a GPU."""
-    return _compiled(function) if device.type == "cuda" else function

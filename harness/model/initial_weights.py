@@ -45,6 +45,8 @@ def whole_name(name: str, first_layer: int, model: ModelConfig) -> str:
 
 def cut_of(name: str, model: ModelConfig) -> Cut:
     """How Megatron cuts the parameter of that name."""
+    if _is_norm(name):
+        return Cut(dim=None)
     if name in (EMBEDDING, OUTPUT) or ".linear_qkv." in name:
         return Cut(dim=0)
     if ".linear_fc1." in name:
@@ -56,11 +58,16 @@ def cut_of(name: str, model: ModelConfig) -> Cut:
 
 def standard_deviation(name: str, model: ModelConfig) -> float | None:
     """Standard deviation of a matrix's normal distribution; None for norms (ones) and biases (zeros)."""
-    if name.endswith(".bias") or "layernorm" in name:
+    if name.endswith("bias") or _is_norm(name):
         return None
     if name.endswith((".linear_proj.weight", ".linear_fc2.weight")):
         return model.init_method_std / math.sqrt(2 * model.num_layers)  # GPT-2's scaling of residual projections
     return model.init_method_std
+
+
+def _is_norm(name: str) -> bool:
+    """Whether it belongs to a norm; Transformer Engine's are part of the product behind them (`layer_norm_weight`)."""
+    return "layernorm" in name or ".layer_norm_" in name
 
 
 def part_of(whole: torch.Tensor, cut: Cut, tp: Place) -> torch.Tensor:
@@ -88,7 +95,7 @@ def fill(
         name = whole_name(local_name, first_layer, model)
         deviation = standard_deviation(name, model)
         if deviation is None:
-            parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
+            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
             continue
         cut = cut_of(name, model)
         shape = list(parameter.shape)

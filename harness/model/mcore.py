@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, cast
 
 import torch
@@ -10,10 +9,9 @@ from torch.nn import functional
 
 from harness.config.schema import Config, ModelConfig
 from harness.model import initial_weights
-from harness.model.attention import SdpaCoreAttention
+from harness.model.attention import causal_segments
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
-from harness.model.norm import LayerNorm, RMSNorm
-from harness.model.rotary import Rotation
+from harness.model.layer.mcore import block_spec
 from harness.parallel import cpu
 from harness.parallel.ranks import Ranks
 from harness.plan.plan import Plan
@@ -26,20 +24,15 @@ from megatron.core.distributed import (  # noqa: E402
     DistributedDataParallelConfig,
 )
 from megatron.core.models.gpt import GPTModel  # noqa: E402
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
-from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes  # noqa: E402
+from megatron.core.tensor_parallel import layers  # noqa: E402
 from megatron.core.transformer import TransformerConfig  # noqa: E402
-from megatron.core.transformer.transformer_block import (  # noqa: E402
-    TransformerBlockSubmodules,
-    get_num_layers_to_build,
-)
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset  # noqa: E402
 
 _ACTIVATIONS = {"swiglu": functional.silu, "geglu": functional.gelu, "gelu": functional.gelu}
 
 
 class LanguageModel(GPTModel):  # type: ignore[misc]
-    """Megatron's GPT model with the cross-entropy that knows the true vocabulary."""
+    """Megatron's GPT model with the cross-entropy that knows the true vocabulary, and masks made of documents."""
 
     def __init__(self, *, model: ModelConfig, ranks: Ranks, **arguments: Any) -> None:  # noqa: ANN401 (Megatron's)
         super().__init__(**arguments)
@@ -51,6 +44,21 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
             num_true=min(columns, model.vocab_size - first),
             group=self.pg_collection.tp if ranks.tp.size > 1 else None,
         )
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+        segment_ids_BS: torch.Tensor | None,
+        **arguments: Any,  # noqa: ANN401 (Megatron's)
+    ) -> torch.Tensor:
+        """Megatron's forward pass, with the document number of every token in the place of an attention mask.
+
+        The mask is made once for all layers. None attends across document borders.
+        """
+        mask = None if segment_ids_BS is None else causal_segments(segment_ids_BS)
+        output: torch.Tensor = super().forward(input_ids, position_ids, mask, **arguments)
+        return output
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Cross-entropy per token `[B, S]` from labels `[B, S]` and this rank's logits `[S, B, V]`."""
@@ -67,7 +75,7 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
     chunks = []
     for virtual_stage in range(plan.layout.virtual_pipeline):
         stage = virtual_stage if plan.layout.virtual_pipeline > 1 else None
-        chunk = _chunk(config, transformer, ranks, stage).to(device)
+        chunk = _chunk(config, transformer, ranks, stage, device).to(device)
         initial_weights.fill(
             chunk.named_parameters(),
             config.model,
@@ -77,14 +85,7 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
         )
         _mark_cuts(chunk, config.model, ranks)
         chunks.append(chunk)
-    wrapped = [
-        DistributedDataParallel(
-            config=transformer, ddp_config=_ddp_config(device), module=chunk, disable_bucketing=index > 0
-        )
-        for index, chunk in enumerate(chunks)
-    ]
-    _connect_overlap(transformer, wrapped, device)
-    return wrapped
+    return _wrap(chunks, transformer, overlap=_overlaps(ranks, device))
 
 
 def transformer_config(config: Config, plan: Plan, device: torch.device) -> TransformerConfig:
@@ -123,11 +124,14 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         # Weights are filled by harness.model.initial_weights.
         perform_initialization=False,
         use_cpu_initialization=not on_gpu,
-        gradient_accumulation_fusion=False,
+        # apex's kernel, or one that harness.model.fused_weight_gradient registered.
+        gradient_accumulation_fusion=on_gpu and layers._grad_accum_fusion_available,
         masked_softmax_fusion=False,
         persist_layer_norm=False,
-        bias_dropout_fusion=on_gpu,
-        bias_activation_fusion=on_gpu and model.activation != "geglu",
+        # Without dropout the residual is one addition: nothing to fuse.
+        bias_dropout_fusion=False,
+        # The name stands for "the layer specification brings an activation": ours, see harness.model.activation.
+        use_te_activation_func=True,
         **_communication(interleaved=plan.layout.virtual_pipeline > 1, on_gpu=on_gpu),
         **_recompute(parallel.recompute),
     )
@@ -155,38 +159,24 @@ def _recompute(kind: str) -> dict[str, Any]:
     return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
-def _chunk(config: Config, transformer: TransformerConfig, ranks: Ranks, virtual_stage: int | None) -> LanguageModel:
+def _chunk(
+    config: Config, transformer: TransformerConfig, ranks: Ranks, virtual_stage: int | None, device: torch.device
+) -> LanguageModel:
     model = config.model
     return LanguageModel(
         model=model,
         ranks=ranks,
         config=transformer,
-        transformer_layer_spec=_block_spec(model, transformer, virtual_stage),
+        transformer_layer_spec=block_spec(config, transformer, ranks, virtual_stage, device),
         vocab_size=model.padded_vocab_size,
         max_sequence_length=config.phases[0].seq_length,
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=virtual_stage),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=virtual_stage),
         parallel_output=True,
         share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
-        position_embedding_type="none",  # the rotation happens in SdpaCoreAttention
+        position_embedding_type="none",  # the rotation happens in the core attention
         vp_stage=virtual_stage,
     )
-
-
-def _block_spec(
-    model: ModelConfig, transformer: TransformerConfig, virtual_stage: int | None
-) -> TransformerBlockSubmodules:
-    """Megatron's own layer, with our norms and core attention in the places where its fallbacks are slow or refuse."""
-    norm = RMSNorm if model.normalization == "RMSNorm" else LayerNorm
-    layer = get_gpt_layer_local_spec(qk_layernorm=model.qk_layernorm, normalization=model.normalization)
-    layer.submodules.input_layernorm = norm
-    layer.submodules.pre_mlp_layernorm = norm
-    attention = layer.submodules.self_attention.submodules
-    attention.core_attention = functools.partial(SdpaCoreAttention, rotation=Rotation(model))
-    if model.qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = norm
-    num_layers = get_num_layers_to_build(transformer, vp_stage=virtual_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
 
 
 def _mark_cuts(chunk: LanguageModel, model: ModelConfig, ranks: Ranks) -> None:
@@ -197,27 +187,43 @@ def _mark_cuts(chunk: LanguageModel, model: ModelConfig, ranks: Ranks) -> None:
     for name, parameter in chunk.named_parameters():
         dim = initial_weights.cut_of(name, model).dim
         if dim is not None and ranks.tp.size > 1 and not hasattr(parameter, "tensor_model_parallel"):
-            set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=dim, stride=1)
+            layers.set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=dim, stride=1)
 
 
-def _ddp_config(device: torch.device) -> DistributedDataParallelConfig:
-    on_gpu = device.type == "cuda"
-    return DistributedDataParallelConfig(
-        grad_reduce_in_fp32=True,
-        use_distributed_optimizer=True,
-        overlap_grad_reduce=on_gpu,
-        overlap_param_gather=on_gpu,
-    )
+def _overlaps(ranks: Ranks, device: torch.device) -> bool:
+    """Whether gradients are reduced and parameters gathered beside the computation: where several GPUs share them."""
+    return device.type == "cuda" and ranks.dp.size * ranks.cp.size > 1
 
 
-def _connect_overlap(
-    transformer: TransformerConfig, chunks: list[DistributedDataParallel], device: torch.device
-) -> None:
-    """Lets the pipeline schedule start reductions early and wait for parameters late (only worth it on a GPU)."""
-    if device.type != "cuda":
-        return
+def _wrap(
+    chunks: list[LanguageModel], transformer: TransformerConfig, *, overlap: bool
+) -> list[DistributedDataParallel]:
+    """Megatron's data parallelism around the chunks, and with overlap what its schedules need to know.
+
+    With overlap, the parameters of other ranks are stale between an update and the forward pass that gathers them:
+    whoever reads parameters in between (a checkpoint) must gather them first.
+    """
     several = len(chunks) > 1
-    no_sync = [chunk.no_sync for chunk in chunks]
-    transformer.no_sync_func = no_sync if several else no_sync[0]
-    if several:
-        transformer.param_sync_func = [cast(Any, chunk.start_param_sync) for chunk in chunks]
+    wrapped = [
+        DistributedDataParallel(
+            config=transformer,
+            ddp_config=DistributedDataParallelConfig(
+                grad_reduce_in_fp32=True,
+                use_distributed_optimizer=True,
+                overlap_grad_reduce=overlap,
+                overlap_param_gather=overlap,
+                # Interleaved stages: the schedule gathers each chunk ahead of its turn, its layers do not.
+                align_param_gather=overlap and several,
+            ),
+            module=chunk,
+            disable_bucketing=index > 0,
+        )
+        for index, chunk in enumerate(chunks)
+    ]
+    if overlap:
+        # Only the last micro-batch of a step reduces; the others add to the gradient buffers.
+        no_sync = [chunk.no_sync for chunk in wrapped]
+        transformer.no_sync_func = no_sync if several else no_sync[0]
+        if several:
+            transformer.param_sync_func = [cast(Any, chunk.start_param_sync) for chunk in wrapped]
+    return wrapped

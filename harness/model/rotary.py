@@ -7,11 +7,13 @@ Hugging Face), not neighbouring pairs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 
 from harness.config.schema import ModelConfig, RopeScalingConfig
+from harness.model import context
+from harness.model.fusion import on_device
+from harness.parallel.ranks import Place
 
 
 def frequencies(head_size: int, base: float, scaling: RopeScalingConfig | None) -> torch.Tensor:
@@ -41,25 +43,20 @@ def _stretch_low_frequencies(plain: torch.Tensor, scaling: RopeScalingConfig) ->
 class Rotation:
     """Rotates queries and keys by their positions; cosines and sines are made once per length and device."""
 
-    def __init__(self, model: ModelConfig) -> None:
+    def __init__(self, model: ModelConfig, cp: Place = context.WHOLE) -> None:
         self._frequencies = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
+        self._cp = cp
         self._tables: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
-        self._compiled: Callable[..., torch.Tensor] | None = None
 
     def __call__(self, x_SBND: torch.Tensor) -> torch.Tensor:
-        """The rotated tensor: same shape and dtype, position = index along S."""
+        """The rotated tensor: same shape and dtype; S are the tokens of the sequence that this rank holds."""
         cos, sin = self._table(x_SBND.size(0), x_SBND.device)
-        if x_SBND.device.type == "cuda":
-            if self._compiled is None:
-                # One kernel instead of about ten; static shapes, because dynamic ones were measured to be slow.
-                self._compiled = torch.compile(rotate, dynamic=False)
-            return self._compiled(x_SBND, cos, sin)
-        return rotate(x_SBND, cos, sin)
+        return on_device(rotate, x_SBND.device)(x_SBND, cos, sin)
 
     def _table(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         key = (length, device)
         if key not in self._tables:
-            positions = torch.arange(length, device="cpu", dtype=torch.float32)
+            positions = context.positions(length, self._cp).float()
             angles = torch.outer(positions, self._frequencies)[:, None, None, :]
             self._tables[key] = (angles.cos().to(device), angles.sin().to(device))
         return self._tables[key]

@@ -9,12 +9,13 @@ Shapes: B micro batch, S sequence, C channels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from harness.data.batch import Batch
+from harness.model.context import own_part
 from harness.model.loss import by_channel, per_sample_sums
 from harness.parallel import collectives, cpu
 from harness.parallel.ranks import Ranks
@@ -118,9 +119,23 @@ class Pipeline:
         waiting = next(batches)
         if waiting is None:
             return model(None, None, None), None
-        batch = waiting.to(self._device)
+        batch = self._own_part(waiting.to(self._device))
         output = model(batch.tokens_BS, None, batch.segment_ids_BS, labels=batch.labels_BS)
         return output, lambda loss_BS: self._loss(loss_BS, batch)
+
+    def _own_part(self, batch: Batch) -> Batch:
+        """What this rank computes of a batch: with context parallelism, its two slices of every sequence.
+
+        Each context-parallel rank counts the loss of its own tokens, so sums over all ranks count every token once.
+        Document numbers are not cut: context parallelism goes without reset at document borders.
+        """
+        cp = self._ranks.cp
+        return replace(
+            batch,
+            tokens_BS=own_part(batch.tokens_BS, cp),
+            labels_BS=own_part(batch.labels_BS, cp),
+            loss_mask_BS=own_part(batch.loss_mask_BS, cp),
+        )
 
     def _loss(self, loss_BS: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
         """The scalar that is differentiated: summed loss over expected tokens (Megatron multiplies by nothing)."""

@@ -1,0 +1,46 @@
+"""The activation of the MLP: one kernel forward and one backward on a GPU.
+
+Shapes: the last dimension is the MLP's width, twice for gated ones: first the gate, then what it is multiplied with.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from harness.model.fusion import on_device
+
+
+def swiglu(x: torch.Tensor) -> torch.Tensor:
+    """SiLU of the gate times the rest (Shazeer 2020)."""
+    gate, rest = x.chunk(2, dim=-1)
+    return functional.silu(gate) * rest
+
+
+def geglu(x: torch.Tensor) -> torch.Tensor:
+    """GELU of the gate times the rest (Shazeer 2020)."""
+    gate, rest = x.chunk(2, dim=-1)
+    return functional.gelu(gate) * rest
+
+
+def gelu(x: torch.Tensor) -> torch.Tensor:
+    """GELU, exact."""
+    return functional.gelu(x)
+
+
+_FUNCTIONS = {"swiglu": swiglu, "geglu": geglu, "gelu": gelu}
+
+
+class Activation:
+    """An activation in the place where Megatron builds Transformer Engine's.
+
+    Megatron's own fused SwiGLU is compiled for changing shapes as soon as it sees a second one. No module, because it
+    has nothing to save: Megatron would ask a module for the state of a checkpoint.
+    """
+
+    def __init__(self, *, kind: str, config: object = None) -> None:
+        self._function = _FUNCTIONS[kind]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Activates; halves the last dimension if gated."""
+        return on_device(self._function, x.device)(x)

@@ -1,0 +1,90 @@
+"""The transformer layer: Megatron's, with our parts where its fallbacks are slow or refuse, or Transformer Engine's.
+
+Both rotate queries and keys in front of the core attention, by the same `Rotation`, and both have the same activation.
+Their checkpoints have the same keys, so a run may go on with the other one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from harness.config.schema import Config, ModelConfig
+from harness.model.activation import Activation
+from harness.model.attention import SdpaCoreAttention, rotated
+from harness.model.norm import LayerNorm, RMSNorm
+from harness.model.rotary import Rotation
+from harness.parallel import cpu
+from harness.parallel.ranks import Ranks
+
+cpu.prepare()
+
+from megatron.core.models.gpt.gpt_layer_specs import (  # noqa: E402 (the CPU must be prepared first)
+    HAVE_TE,
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer import TransformerConfig  # noqa: E402
+from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
+from megatron.core.transformer.transformer_block import (  # noqa: E402
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+
+
+def block_spec(
+    config: Config, transformer: TransformerConfig, ranks: Ranks, virtual_stage: int | None, device: torch.device
+) -> TransformerBlockSubmodules:
+    """The layers of one model chunk, and the norm behind the last one."""
+    rotation = Rotation(config.model, ranks.cp)
+    if uses_transformer_engine(config, device):
+        layer, norm = _transformer_engine_layer(config, rotation)
+    else:
+        layer, norm = _own_layer(config.model, rotation)
+    layer.submodules.mlp.submodules.activation_func = ModuleSpec(
+        module=Activation, params={"kind": config.model.activation}
+    )
+    num_layers = get_num_layers_to_build(transformer, vp_stage=virtual_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
+
+
+def uses_transformer_engine(config: Config, device: torch.device) -> bool:
+    """Whether layers are made of Transformer Engine's modules: on a GPU, where it is installed, in bf16.
+
+    Its fast attention knows no fp32.
+    """
+    return bool(HAVE_TE) and device.type == "cuda" and config.precision.dtype == "bf16"
+
+
+def _own_layer(model: ModelConfig, rotation: Rotation) -> tuple[ModuleSpec, type[Any]]:
+    norm = RMSNorm if model.normalization == "RMSNorm" else LayerNorm
+    layer = get_gpt_layer_local_spec(qk_layernorm=model.qk_layernorm, normalization=model.normalization)
+    layer.submodules.input_layernorm = norm
+    layer.submodules.pre_mlp_layernorm = norm
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = _own_attention(rotation)
+    if model.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = norm
+    return layer, norm
+
+
+def _transformer_engine_layer(config: Config, rotation: Rotation) -> tuple[ModuleSpec, type[Any]]:
+    """Transformer Engine's layer.
+
+    With reset at document borders it has our attention: Transformer Engine takes an arbitrary mask only in its unfused
+    kernels.
+    """
+    from megatron.core.extensions.transformer_engine import TENorm
+
+    layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.model.qk_layernorm)
+    attention = layer.submodules.self_attention.submodules
+    if config.data.reset_at_document_borders:
+        attention.core_attention = _own_attention(rotation)
+    else:
+        attention.core_attention = rotated(attention.core_attention, rotation)
+    return layer, TENorm
+
+
+def _own_attention(rotation: Rotation) -> ModuleSpec:
+    return ModuleSpec(module=SdpaCoreAttention, params={"rotation": rotation})
