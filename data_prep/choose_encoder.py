@@ -11,16 +11,14 @@ from itertools import islice
 
 import numpy as np
 
-from data_prep.documents import read_records
-from data_prep.encoders import FAST_ENCODERS, Encoder, ReferenceEncoder, candidates
-from data_prep.input_files import InputFile
+from data_prep.encoders import FAST_ENCODERS, EncodedDocuments, Encoder, ReferenceEncoder, candidates
+from data_prep.spot_check import SpotChecked
 from harness.data.tokenizer import Tokenizer
 from harness.errors import UsageError
 
 AUTO = "auto"
 REFERENCE = "reference"
 SAMPLE_CHARACTERS = 1_000_000
-SAMPLE_FILES = 32
 MAX_PROBED_SYMBOLS = 200
 PROBES = (
     "",
@@ -78,32 +76,16 @@ def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AU
         except Exception as error:  # noqa: BLE001 - these libraries raise plain exceptions for a tokenizer they cannot read
             notes.append(f"{name} is not used: it cannot read this tokenizer ({_first_line(error)})")
             continue
-        difference = _difference(documents, expected.lengths, expected.ids, found.lengths, found.ids)
+        difference = _difference(documents, expected, found)
         if difference is None:
             characters = sum(map(len, sample))
             notes.append(
                 f"encoder {name}: gave the reference's ids on {len(sample):,} documents "
                 f"({characters:,} characters) of this input"
             )
-            return ChosenEncoder(encoder, tuple(notes))
+            return ChosenEncoder(SpotChecked(encoder, reference), tuple(notes))
         notes.append(f"{name} is not used: it differs from the reference in {difference}")
     return ChosenEncoder(reference, (*notes, "encoder: the tokenizer's own library"))
-
-
-def sample_documents(files: Sequence[InputFile], text_key: str) -> list[str]:
-    """The first documents of files spread evenly over the input, a million characters in all."""
-    chosen = [files[i * len(files) // min(len(files), SAMPLE_FILES)] for i in range(min(len(files), SAMPLE_FILES))]
-    budget = SAMPLE_CHARACTERS // max(1, len(chosen))
-    return [text for file in chosen for text in _first_documents(file, text_key, budget)]
-
-
-def _first_documents(file: InputFile, text_key: str, characters: int) -> Iterator[str]:
-    for record in read_records(file, text_key):
-        if characters <= 0:
-            return
-        if isinstance(record.content, str):
-            characters -= len(record.content)
-            yield record.content[:SAMPLE_CHARACTERS]
 
 
 def _documents_with_symbols(tokenizer: Tokenizer, sample: Sequence[str]) -> Iterator[str]:
@@ -113,22 +95,17 @@ def _documents_with_symbols(tokenizer: Tokenizer, sample: Sequence[str]) -> Iter
         yield f"{surroundings}{symbol}{symbol} {surroundings}"
 
 
-def _difference(
-    documents: Sequence[str],
-    expected_lengths: np.ndarray,
-    expected_ids: np.ndarray,
-    found_lengths: np.ndarray,
-    found_ids: np.ndarray,
-) -> str | None:
+def _difference(documents: Sequence[str], expected: EncodedDocuments, found: EncodedDocuments) -> str | None:
     """Where two encodings of the same documents part, in words; None where they do not."""
-    if np.array_equal(expected_lengths, found_lengths) and np.array_equal(expected_ids, found_ids):
+    if len(expected.lengths) != len(found.lengths):
+        return f"the number of documents: {len(found.lengths)} instead of {len(expected.lengths)}"
+    if np.array_equal(expected.lengths, found.lengths) and np.array_equal(expected.ids, found.ids):
         return None
-    if len(expected_lengths) != len(found_lengths):
-        return f"the number of documents: {len(found_lengths)} instead of {len(expected_lengths)}"
-    common = min(len(expected_ids), len(found_ids))
-    unequal = np.flatnonzero(expected_ids[:common] != found_ids[:common])
+    common = min(len(expected.ids), len(found.ids))
+    unequal = np.flatnonzero(expected.ids[:common] != found.ids[:common])
     first = int(unequal[0]) if len(unequal) else common
-    number = min(int(np.searchsorted(np.cumsum(expected_lengths), first, side="right")), len(documents) - 1)
+    ends = np.cumsum(expected.lengths)
+    number = min(int(np.searchsorted(ends, first, side="right")), len(documents) - 1)
     return f"document {number + 1} of the sample, which begins {documents[number][:40]!r}"
 
 

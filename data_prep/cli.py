@@ -107,9 +107,10 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     # Imported here so that --help stays instant.
     from rich.console import Console
 
-    from data_prep.choose_encoder import choose_encoder, sample_documents
+    from data_prep.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
     from data_prep.input_files import file_bytes, find_inputs
     from data_prep.progress import shown_progress
+    from data_prep.sample import sample_documents
     from data_prep.tokenize import ChannelJob, tokenize_channel
     from harness.data.tokenizer import open_tokenizer
 
@@ -124,7 +125,8 @@ def tokenize(  # noqa: PLR0913 - one argument per option
         max_rejected_share=max_rejected_share,
     )
     opened = open_tokenizer(tokenizer)
-    chosen = choose_encoder(opened, sample_documents(job.inputs, text_key) if encoder != "reference" else [], encoder)
+    sample = sample_documents(job.inputs, text_key, SAMPLE_CHARACTERS) if encoder != "reference" else []
+    chosen = choose_encoder(opened, sample, encoder)
     for note in chosen.notes:
         click.echo(f"tokenize {channel}: {note}", err=True)
     total_bytes = sum(file_bytes(file) for file in job.inputs)

@@ -50,9 +50,22 @@ def read_rows(file: InputFile, column: str, skip_rows: int = 0) -> Iterator[Row]
                     if number > skip_rows:
                         yield Row(number, _decoded(value, column), total_bytes * number // num_rows)
     except (arrow.ArrowException, OSError) as error:
-        raise DataError(
-            f"{file}: cannot be read ({error}). The file is no Parquet, damaged or cut short: fetch it again."
-        ) from error
+        raise DataError(_damaged(file, error)) from error
+
+
+def count_rows(file: InputFile) -> int:
+    """Rows of the file, as its end says.
+
+    Raises:
+        DataError: the file is damaged.
+        UsageError: the package pyarrow is not installed.
+    """
+    arrow, parquet = _libraries(file)
+    try:
+        with open_bytes(file) as raw:
+            return int(parquet.ParquetFile(raw).metadata.num_rows)
+    except (arrow.ArrowException, OSError) as error:
+        raise DataError(_damaged(file, error)) from error
 
 
 def _libraries(file: InputFile) -> tuple[Any, Any]:
@@ -63,6 +76,10 @@ def _libraries(file: InputFile) -> tuple[Any, Any]:
             f"{file}: reading Parquet needs the Python package pyarrow, which is not installed. Install the project "
             "with its `data-fast` extra, or write the text as .jsonl.gz."
         ) from error
+
+
+def _damaged(file: InputFile, error: Exception) -> str:
+    return f"{file}: cannot be read ({error}). The file is no Parquet, damaged or cut short: fetch it again."
 
 
 def _check_column(arrow: Any, schema: Any, column: str, file: InputFile) -> None:  # noqa: ANN401 - pyarrow has no types
