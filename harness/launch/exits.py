@@ -20,6 +20,8 @@ AGREED_EXITS = frozenset((EXIT_FINISHED, EXIT_REQUEUE, EXIT_NEEDS_PERSON, EXIT_S
 """Exit codes with which all ranks leave together, because they agreed to."""
 ERROR_EXITS = frozenset((EXIT_USAGE, EXIT_BAD_DATA, EXIT_INTERNAL))
 """Exit codes of a rank that failed by itself."""
+TOLD_EXITS = frozenset((EXIT_USAGE, EXIT_BAD_DATA))
+"""Exit codes of a rank that has said why in one message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +54,7 @@ class WorkerExit:
 
 
 def culprit(ended: Sequence[WorkerExit]) -> WorkerExit | None:
-    """Of workers that ended at the same moment, the one whose failure explains the others'; None if none failed.
+    """Of workers that ended one because of another, the one whose failure explains the others'; None if none failed.
 
     A worker that was killed takes its neighbours' connections with it, and an error that has an exit code of its own
     says more than an internal one, which may be no more than a lost connection.

@@ -54,7 +54,20 @@ def open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], pr
 
     Returns:
         The folder.
+
+    Raises:
+        UsageError: The disk refuses, for instance because it is full.
     """
+    try:
+        return _open_launch(run_dir, config, facts, prepared)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to the run directory {run_dir.root}: {error.strerror or error}. Nothing was started; make "
+            "room there, or choose another one with --run-dir"
+        ) from None
+
+
+def _open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], prepared: Path | None) -> Path:
     folder = prepared or run_dir.launch(run_dir.next_launch_number())
     folder.mkdir(parents=True, exist_ok=prepared is not None)
     text = dump_config(config)
@@ -72,13 +85,35 @@ def open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], pr
     return folder
 
 
-def changed_sections(run_dir: RunDir, config: Config) -> list[str]:
-    """The sections in which a configuration differs from the run's previous launch; none if there was none to read."""
+def changes(run_dir: RunDir, config: Config) -> list[str]:
+    """The fields in which a configuration differs from the run's previous launch; none if there was none to read."""
     try:
         before = load_config(run_dir.config)
     except ConfigError:  # the first launch, or one by a version with other fields
         return []
-    return [section for section in type(config).model_fields if getattr(before, section) != getattr(config, section)]
+    old, now = _fields(before.model_dump(mode="json")), _fields(config.model_dump(mode="json"))
+    return [
+        f"{name}: {_shown(old, name)}, now {_shown(now, name)}"
+        for name in [*old, *(name for name in now if name not in old)]
+        if old.get(name) != now.get(name)
+    ]
+
+
+def _fields(value: object, place: str = "") -> dict[str, object]:
+    """Every number and text in nested mappings and lists, by its place: `phases.0.seq_length`."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    else:
+        return {place: value}
+    return {
+        name: field for key, item in items for name, field in _fields(item, f"{place}.{key}" if place else key).items()
+    }
+
+
+def _shown(fields: Mapping[str, object], name: str) -> str:
+    return json.dumps(fields[name], ensure_ascii=False) if name in fields else "absent"
 
 
 def _replace(path: Path, text: str) -> None:

@@ -10,9 +10,9 @@ from pathlib import Path
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import ConfigError
-from harness.launch.folder import changed_sections, make_run, open_launch
+from harness.launch.folder import changes, make_run, open_launch
 from harness.launch.machine import count_cores, count_gpus, free_port
-from harness.launch.workers import WorkerStart, run_workers
+from harness.launch.workers import WorkerStart, run_workers, tell
 from harness.parallel.environment import ProcessRanks, job_id, read_ranks, worker_environment
 from harness.plan.layout_rules import ranks_per_copy
 from harness.plan.plan import make_plan
@@ -57,6 +57,7 @@ def train(
     with _locked(run) as lock:
         folder = _open_launch(run, config, lock, {"world_size": world_size, "resume": resume})
         command = (*worker_command, "--run-dir", str(run.root), "--resume", resume)
+        tell(f"starting {config.run.name} in {run.root}: {_workers_text(world_size, num_gpus)}")
         starts = _worker_starts(command, world_size, folder, on_gpu=num_gpus > 0)
         descriptors = () if lock.descriptor is None else (lock.descriptor,)
         return run_workers(starts, pass_descriptors=descriptors)
@@ -83,6 +84,11 @@ def local_world_size(config: Config, num_gpus: int) -> int:
     return needed if copies else num_gpus
 
 
+def _workers_text(world_size: int, num_gpus: int) -> str:
+    workers = "1 process" if world_size == 1 else f"{world_size} processes"
+    return f"{workers}, {'one GPU each' if num_gpus else 'on the CPU'}"
+
+
 def _train_as(ranks: ProcessRanks, config: Config, run: RunDir, resume: str) -> int:
     """Trains as one rank of a world that torchrun or srun started; rank 0 writes the launch's folder."""
     make_plan(config, ranks.world_size)
@@ -103,9 +109,11 @@ def _locked(run: RunDir) -> RunLock:
 
 def _open_launch(run: RunDir, config: Config, lock: RunLock, facts: Mapping[str, object]) -> Path:
     if lock.unprotected_reason:
-        sys.stderr.write(f"warning: {lock.unprotected_reason}: make sure that nobody else trains there\n")
-    if changed := changed_sections(run, config):
-        sys.stderr.write(f"the configuration differs from the previous launch in: {', '.join(changed)}\n")
+        tell(f"warning: {lock.unprotected_reason}: make sure that nobody else trains there")
+    if changed := changes(run, config):
+        tell("the configuration differs from the previous launch:")
+    for line in changed:
+        tell(f"  {line}")
     return open_launch(run, config, {**facts, "job_id": job_id()})
 
 

@@ -10,12 +10,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import EXIT_INTERNAL, EXIT_STOPPED_BY_PERSON
-from harness.launch.exits import WorkerExit, culprit
+from harness.launch.exits import TOLD_EXITS, WorkerExit, culprit
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _HELD_BACK = (*FORWARDED, signal.SIGHUP, signal.SIGCHLD)
@@ -64,10 +64,10 @@ def run_workers(
         say: Shows a line to people. Default: writes it to standard error.
 
     Returns:
-        That of the first worker that failed; that of rank 0 if none failed.
+        That of the failure that explains the others (`culprit`); that of the lowest rank if none failed.
     """
     with _held_back() as watched, ExitStack() as logs:
-        workers = Workers(watched, patience or Patience(), say or _to_stderr)
+        workers = Workers(watched, patience or Patience(), say or tell)
         try:
             for start in starts:
                 workers.start(start, pass_descriptors, logs)
@@ -84,18 +84,22 @@ class Workers:
         self._patience = patience
         self._say = say
         self._running: dict[int, subprocess.Popen[bytes]] = {}
-        self._logs: list[Path | None] = []
+        self._logs: dict[int, Path | None] = {}
         self._ends: dict[int, WorkerExit] = {}
-        self._failure: WorkerExit | None = None
+        """How workers ended by themselves."""
+        self._failing = False
+        self._gave_up = False
+        self._reported = False
         self._interrupted = False
         self._killed_by_person = False
         self._kill_at: float | None = None
 
     def start(self, start: WorkerStart, pass_descriptors: Sequence[int], logs: ExitStack) -> None:
-        """Starts the worker of the next rank."""
+        """Starts a worker. Its rank is the one it is told, or the number of workers before it."""
+        rank = int(start.environment.get("RANK", len(self._logs)))
         output = None if start.log is None else logs.enter_context(start.log.open("ab"))
         launcher = os.getpid()
-        self._running[len(self._logs)] = subprocess.Popen(
+        self._running[rank] = subprocess.Popen(
             start.command,
             env=start.environment,
             stdin=subprocess.DEVNULL,
@@ -105,7 +109,7 @@ class Workers:
             process_group=0,  # a terminal's Ctrl-C goes to this process only, which passes it on
             preexec_fn=lambda: _prepare_worker(launcher),
         )
-        self._logs.append(start.log)
+        self._logs[rank] = start.log
 
     def watch(self) -> int:
         """Waits until all workers have ended."""
@@ -114,6 +118,7 @@ class Workers:
             self._note_ends()
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 self._give_up()
+        self._report()
         return self._exit_code()
 
     def kill(self) -> None:
@@ -154,37 +159,58 @@ class Workers:
             if (code := worker.poll()) is not None
         ]
         for end in ended:
-            self._ends[end.rank] = end
             del self._running[end.rank]
-        if self._failure is None and not self._killed_by_person and (failure := culprit(ended)) is not None:
-            self._failure = failure
-            self._report(failure)
+            if not self._is_our_doing(end):
+                self._ends[end.rank] = end
+        if not self._failing and any(end.failed for end in ended):
+            self._failing = True
             self._send(signal.SIGTERM)
             self._kill_at = time.monotonic() + self._patience.after_failure_s
-        elif ended and self._kill_at is None:
+        elif ended and self._kill_at is None and not self._gave_up:
             self._kill_at = time.monotonic() + self._patience.after_finish_s
+
+    def _is_our_doing(self, end: WorkerExit) -> bool:
+        """Whether a worker ended by a signal that it was sent because others had failed."""
+        return self._gave_up or (self._failing and end.return_code == -signal.SIGTERM)
 
     def _give_up(self) -> None:
         """Kills what still runs after its time limit; if nothing else had failed, that is the failure."""
+        self._report()
         ranks = ", ".join(map(str, self._running))
-        if self._failure is None:
-            self._failure = WorkerExit(rank=min(self._running), return_code=EXIT_INTERNAL)
+        if (failure := self._failure()) is None:
+            first = min(self._running)
+            self._ends[first] = WorkerExit(rank=first, return_code=EXIT_INTERNAL)
+            self._reported = True
             self._say(f"killed: rank {ranks}, still running {self._patience.after_finish_s:g} s after others had left")
         else:
-            self._say(f"killed: rank {ranks}, still running after {self._failure}")
+            self._say(f"killed: rank {ranks}, still running after {failure}")
+        self._gave_up = True
         self._send(signal.SIGKILL)
         self._kill_at = None
 
-    def _report(self, failure: WorkerExit) -> None:
+    def _failure(self) -> WorkerExit | None:
+        return None if self._killed_by_person else culprit(list(self._ends.values()))
+
+    def _report(self) -> None:
+        """Tells what failed, once, and only when all who could say more about it have ended or had their time."""
+        failure = self._failure()
+        if failure is None or self._reported or self._was_told(failure):
+            return
+        self._reported = True
         log = self._logs[failure.rank]
         self._say(f"error: {failure}" + ("" if log is None else f"; the end of {log}:"))
         for line in _last_lines(log):
             self._say(f"  {line}")
 
+    def _was_told(self, failure: WorkerExit) -> bool:
+        """Whether a worker that writes to the terminal left with the same error, and so has told it there."""
+        alike = [rank for rank, end in self._ends.items() if end.return_code == failure.return_code]
+        return failure.return_code in TOLD_EXITS and any(self._logs[rank] is None for rank in alike)
+
     def _exit_code(self) -> int:
         if self._killed_by_person:
             return EXIT_STOPPED_BY_PERSON
-        return (self._failure or self._ends[0]).exit_code
+        return (self._failure() or self._ends[min(self._ends)]).exit_code
 
 
 @contextmanager
@@ -219,6 +245,8 @@ def _last_lines(log: Path | None) -> list[str]:
         return [line.rstrip("\n") for line in deque(lines, _NUM_LAST_LINES)]
 
 
-def _to_stderr(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+def tell(text: str) -> None:
+    """Shows a line to people, on standard error."""
+    with suppress(OSError, ValueError):  # a closed terminal must not end the training
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from harness.config.load import load_config
+from harness.config.schema import Config
 from harness.errors import UsageError
-from harness.launch.folder import changed_sections, make_run, open_launch
+from harness.launch.folder import changes, make_run, open_launch
 from harness.run_dir import RunDir
 
 TINY = Path(__file__).parents[2] / "model_configs" / "tiny.yaml"
@@ -17,11 +18,11 @@ def test_every_launch_keeps_its_configuration_and_the_newest_is_the_runs(tmp_pat
     run = RunDir(tmp_path / "run")
     make_run(run)
     first, second = load_config(TINY), load_config(TINY, ["parallel.tensor_model_parallel_size=1"])
-    assert changed_sections(run, first) == []
+    assert changes(run, first) == []
     assert open_launch(run, first, {"world_size": 4}) == run.launch(1)
     assert load_config(run.config) == first
-    assert changed_sections(run, first) == []
-    assert changed_sections(run, second) == ["parallel"]
+    assert changes(run, first) == []
+    assert changes(run, second) == ["parallel.tensor_model_parallel_size: 2, now 1"]
     assert open_launch(run, second, {"world_size": 2}) == run.launch(2)
     assert load_config(run.config) == second
     assert load_config(run.launch(1) / "config.yaml") == first
@@ -37,7 +38,7 @@ def test_an_unreadable_earlier_configuration_is_replaced(tmp_path: Path) -> None
     make_run(run)
     run.config.write_text("a: [")
     config = load_config(TINY)
-    assert changed_sections(run, config) == []
+    assert changes(run, config) == []
     open_launch(run, config, {})
     assert load_config(run.config) == config
 
@@ -46,3 +47,24 @@ def test_a_run_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) ->
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"cannot make the run directory .*file/run: Not a directory .*--run-dir"):
         make_run(RunDir(tmp_path / "file" / "run"))
+
+
+def test_added_and_removed_fields_are_named(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    make_run(run)
+    open_launch(run, load_config(TINY), {})
+    fewer = load_config(TINY).model_dump(mode="json")
+    del fewer["phases"][0]["blend"]["code"]
+    assert changes(run, Config.model_validate(fewer)) == ["phases.0.blend.code: 2.0, now absent"]
+
+
+def test_a_disk_that_takes_nothing_is_a_clear_error(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    make_run(run)
+    run.launches.rmdir()
+    run.launches.touch()
+    text = (
+        rf"cannot write to the run directory {tmp_path}: Not a directory. Nothing was started; make room there, or .*"
+    )
+    with pytest.raises(UsageError, match=text):
+        open_launch(run, load_config(TINY), {})

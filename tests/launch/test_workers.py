@@ -142,9 +142,38 @@ def test_without_a_log_output_goes_to_the_terminal(capfd: pytest.CaptureFixture[
     start = WorkerStart(command=[sys.executable, "-c", "print('shown')"], environment={}, log=None)
     assert run_workers([start]) == 0
     assert capfd.readouterr().out == "shown\n"
-    start = WorkerStart(command=[sys.executable, "-c", leaves_with(65)], environment={}, log=None)
-    assert run_workers([start]) == 65
-    assert capfd.readouterr().err == "error: rank 0 left with exit code 65\n"
+    start = WorkerStart(command=[sys.executable, "-c", leaves_with(70)], environment={}, log=None)
+    assert run_workers([start]) == 70
+    assert capfd.readouterr().err == "error: rank 0 left with exit code 70\n"
+
+
+def test_an_error_that_was_told_on_the_terminal_is_not_told_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tells = f"import sys; sys.stderr.write('harness: error: no data\\n'); {leaves_with(65)}"
+    on_terminal = WorkerStart(command=[sys.executable, "-c", tells], environment={}, log=None)
+    elsewhere = WorkerStart(command=[sys.executable, "-c", tells], environment={}, log=tmp_path / "1.log")
+    assert run_workers([on_terminal, elsewhere]) == 65
+    assert capfd.readouterr().err == "harness: error: no data\n"
+
+
+def test_a_lost_connection_does_not_hide_the_error_behind_it(tmp_path: Path) -> None:
+    waits_then_tells = f"import time; time.sleep(0.1); print('harness: error: no data'); {leaves_with(65)}"
+    exit_code, said = run(tmp_path, leaves_with(70), waits_then_tells, patience=Patience(after_failure_s=20))
+    assert exit_code == 65
+    assert said == [
+        f"error: rank 1 left with exit code 65; the end of {tmp_path / '1.log'}:",
+        "  harness: error: no data",
+    ]
+
+
+def test_workers_of_another_node_have_the_ranks_they_are_told(tmp_path: Path) -> None:
+    start = WorkerStart(
+        command=[sys.executable, "-c", leaves_with(70)], environment={"RANK": "9"}, log=tmp_path / "9.log"
+    )
+    said: list[str] = []
+    assert run_workers([start], say=said.append) == 70
+    assert said == [f"error: rank 9 left with exit code 70; the end of {tmp_path / '9.log'}:"]
 
 
 def test_workers_inherit_the_files_they_are_passed_and_their_environment_and_no_input(tmp_path: Path) -> None:
