@@ -16,6 +16,7 @@ from harness.config.schema import (
     ModelConfig,
     ParallelConfig,
     PhaseConfig,
+    PrecisionConfig,
     RopeScalingConfig,
     RunConfig,
     ScheduleConfig,
@@ -92,6 +93,21 @@ def _parallel_problems(parallel: ParallelConfig) -> Iterator[Problem]:
     for name in needing:
         yield Problem(
             (*_PARALLEL, name), "needs pipeline_model_parallel_size greater than 1; set it, or leave this out"
+        )
+
+
+def _context_problems(parallel: ParallelConfig, data: DataConfig, precision: PrecisionConfig) -> Iterator[Problem]:
+    """Transformer Engine shares a sequence in its fused attention only: bf16, and causal over the whole sample."""
+    size = parallel.context_parallel_size
+    if size > 1 and data.reset_at_document_borders:
+        yield Problem(
+            ("data", "reset_at_document_borders"),
+            f"cannot be combined with context_parallel_size {size}; set one of them back (false, or 1)",
+        )
+    if size > 1 and precision.dtype != "bf16":
+        yield Problem(
+            ("precision", "dtype"),
+            f"must be bf16 with context_parallel_size {size}, given {precision.dtype}; or take context_parallel_size 1",
         )
 
 
@@ -184,6 +200,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), _head_problems),
     (("model",), _rope_problems),
     (("parallel",), _parallel_problems),
+    (("parallel", "data", "precision"), _context_problems),
     (("data", "phases"), _blend_problems),
     (("phases",), _phase_problems),
     (("run", "phases"), _stop_problems),

@@ -12,7 +12,9 @@ from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.launch.folder import changes, make_run, open_launch
 from harness.launch.machine import count_cores, count_gpus, free_port
+from harness.launch.requirements import require_installed
 from harness.launch.workers import WorkerStart, run_workers, tell
+from harness.parallel import gpu_environment
 from harness.parallel.environment import ProcessRanks, job_id, read_ranks, worker_environment
 from harness.plan.layout_rules import ranks_per_copy
 from harness.plan.plan import make_plan
@@ -52,6 +54,7 @@ def train(
     if ranks is not None:
         return _train_as(ranks, config, run, resume)
     num_gpus = count_gpus()
+    require_installed(config, num_gpus=num_gpus)
     world_size = local_world_size(config, num_gpus)
     make_plan(config, world_size)
     with _locked(run) as lock:
@@ -92,6 +95,8 @@ def _workers_text(world_size: int, num_gpus: int) -> str:
 def _train_as(ranks: ProcessRanks, config: Config, run: RunDir, resume: str) -> int:
     """Trains as one rank of a world that torchrun or srun started; rank 0 writes the launch's folder."""
     make_plan(config, ranks.world_size)
+    require_installed(config)
+    gpu_environment.settle(config.parallel)
     # By name, like the workers of `train`: the launcher starts the trainer but does not depend on it.
     trainer: Callable[[Config, RunDir, str], int] = importlib.import_module(_TRAINER).main
     if ranks.rank != 0:

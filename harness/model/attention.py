@@ -38,6 +38,13 @@ def slow_kernels(cudnn_version: int | None, capability: tuple[int, int]) -> str 
     )
 
 
+def slow_kernels_on(device: torch.device) -> str | None:
+    """Why attention would be slow on this device (see `slow_kernels`); None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return slow_kernels(torch.backends.cudnn.version(), torch.cuda.get_device_capability(device))
+
+
 def _spelled(cudnn_version: int) -> str:
     return f"{cudnn_version // 10000}.{cudnn_version // 100 % 100}.{cudnn_version % 100}"
 

@@ -24,9 +24,11 @@ def work() -> int:
     _silence_libraries()
     run_dir = RunDir(arguments.run_dir)
     try:
-        from harness.train.main import main
+        config = load_config(arguments.config or run_dir.config)
+        gpu_environment.settle(config.parallel)
+        from harness.train.main import main  # imports torch, which reads the environment
 
-        return main(load_config(arguments.config or run_dir.config), run_dir, arguments.resume)
+        return main(config, run_dir, arguments.resume)
     except HarnessError as error:
         sys.stderr.write(f"harness: error: {error}\n")
         return error.exit_code

@@ -83,6 +83,15 @@ REFUSED = [
         f"parallel.num_layers_in_last_pipeline_stage: {NEEDS_STAGES}",
     ),
     (
+        ("parallel.context_parallel_size=2", "data.reset_at_document_borders=true"),
+        "data.reset_at_document_borders: cannot be combined with context_parallel_size 2; "
+        "set one of them back (false, or 1)",
+    ),
+    (
+        ("parallel.context_parallel_size=2", "precision.dtype=fp32"),
+        "precision.dtype: must be bf16 with context_parallel_size 2, given fp32; or take context_parallel_size 1",
+    ),
+    (
         ("phases.0.blend={zh: 1, enn: 1}",),
         "phases.0.blend.enn: is no channel of data.channels; did you mean 'en'? (channels: zh, en)",
     ),

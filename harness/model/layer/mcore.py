@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from harness.config.schema import Config, ModelConfig
+from harness.errors import ConfigError
 from harness.model.activation import Activation
 from harness.model.attention import SdpaCoreAttention, rotated
 from harness.model.norm import LayerNorm, RMSNorm
@@ -36,10 +37,22 @@ from megatron.core.transformer.transformer_block import (  # noqa: E402
 def block_spec(
     config: Config, transformer: TransformerConfig, ranks: Ranks, virtual_stage: int | None, device: torch.device
 ) -> TransformerBlockSubmodules:
-    """The layers of one model chunk, and the norm behind the last one."""
+    """The layers of one model chunk, and the norm behind the last one.
+
+    Raises:
+        ConfigError: Ranks are to share sequences, but Transformer Engine is missing or cannot be imported.
+    """
     rotation = Rotation(config.model, ranks.cp)
     if uses_transformer_engine(config, device):
         layer, norm = _transformer_engine_layer(config, rotation)
+    elif ranks.cp.size > 1:
+        raise ConfigError(
+            [
+                f"parallel.context_parallel_size: {ranks.cp.size} ranks are to share a sequence, which needs GPUs and "
+                "Transformer Engine, but it cannot be imported here; see `harness doctor`, or take "
+                "context_parallel_size 1"
+            ]
+        )
     else:
         layer, norm = _own_layer(config.model, rotation)
     layer.submodules.mlp.submodules.activation_func = ModuleSpec(

@@ -1,0 +1,36 @@
+"""What a configuration needs that may not be installed, found out before anything is started. Imports no torch."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from harness.config.schema import Config
+from harness.errors import ConfigError
+
+TRANSFORMER_ENGINE = "transformer_engine"
+
+
+def require_installed(config: Config, *, num_gpus: int | None = None, module: str = TRANSFORMER_ENGINE) -> None:
+    """Makes sure that what the configuration needs is there.
+
+    Args:
+        config: The configuration.
+        num_gpus: GPUs of this machine; None where they are not known.
+        module: What Transformer Engine is imported as.
+
+    Raises:
+        ConfigError: Context parallelism is asked for without Transformer Engine, or without a GPU.
+    """
+    size = config.parallel.context_parallel_size
+    if size == 1:
+        return
+    given = f"parallel.context_parallel_size: {size} ranks are to share a sequence"
+    if importlib.util.find_spec(module) is None:
+        raise ConfigError(
+            [
+                f"{given}, which needs Transformer Engine, and that is not installed; on a machine with GPUs: "
+                "pip install 'harness[transformer-engine]', or take context_parallel_size 1"
+            ]
+        )
+    if num_gpus == 0:
+        raise ConfigError([f"{given}, which needs GPUs, and this machine has none; take context_parallel_size 1"])

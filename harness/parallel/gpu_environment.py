@@ -1,0 +1,26 @@
+"""What CUDA and torch read from the environment when the GPU is first used. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import MutableMapping
+
+from harness.config.schema import ParallelConfig
+
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+def settle(parallel: ParallelConfig, environ: MutableMapping[str, str] | None = None) -> None:
+    """Sets what the layout is fastest with, unless the user has set it. To be called before torch is imported.
+
+    Args:
+        parallel: The layout.
+        environ: Where to set it. Default: this process's environment.
+    """
+    environ = os.environ if environ is None else environ
+    if not any(name in environ for name in _ALLOCATOR):
+        # Large blocks grow instead of being kept apart: less memory is lost between allocations.
+        environ[_ALLOCATOR[0]] = "expandable_segments:True"
+    if parallel.tensor_model_parallel_size > 1 or parallel.context_parallel_size > 1:
+        # One queue for all kernels: Megatron starts a collective before the product that hides it, and means it.
+        environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
