@@ -15,6 +15,7 @@ from harness.config.schema import Config
 from harness.errors import CheckpointError
 from harness.metrics.record import last_key
 from harness.metrics.recorder import Recorder
+from harness.model import attention
 from harness.model.mcore import build_model
 from harness.optim.mcore import Optimizer
 from harness.parallel import collectives
@@ -73,6 +74,8 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         if recorded is not None:
             require_same(recorded, data.fingerprint)
         recorder = _open_recorder(config, plan, run_dir, data, start, closing) if ranks.is_writer else None
+        if recorder is not None and (problem := attention.slow_kernels_on(world.device)):
+            recorder.message(f"warning: {problem}")
         chunks = build_model(config, plan, ranks, world.device)
         run = Run(
             config=config,
