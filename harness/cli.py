@@ -62,6 +62,7 @@ class RootGroup(VerbGroup):
     """The verbs of `harness` that other packages define."""
 
     elsewhere: Mapping[str, str] = {
+        "convert": "checkpoint_tools.cli:convert",
         "launch": "harness.launch.cli:launch",
         "replay": "harness.watch.cli:replay",
     }

@@ -62,20 +62,48 @@ def load(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
     Raises:
         CheckpointError: The checkpoint lacks something that the model needs.
     """
-    state = _sharded_state(chunks, optimizer, is_loading=True)
-    loaded, missing, _ = dist_checkpointing.load(state, str(directory), strict=StrictHandling.RETURN_ALL)
-    needed = sorted(key for key in missing if "_extra_state" not in key)
-    if needed:
+    loaded = _read(directory, _sharded_state(chunks, optimizer, is_loading=True))
+    _fill(directory, chunks, loaded)
+    optimizer.load_state_dict(loaded["optimizer"])
+
+
+def load_weights(directory: Path, chunks: list[Any]) -> None:
+    """Reads the model alone, for a checkpoint that has no optimizer state. Every rank must call it.
+
+    The optimizer must be told: it keeps weights of its own. The directory must have been verified, as for `load`.
+
+    Raises:
+        CheckpointError: The checkpoint lacks something that the model needs.
+    """
+    _fill(directory, chunks, _read(directory, _model_state(chunks), unused="optimizer."))
+
+
+def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) -> dict[str, Any]:
+    """What the checkpoint has for the state; entries of the checkpoint may stay unused if they begin with `unused`."""
+    strict = StrictHandling.RETURN_ALL
+    loaded, without_place, absent = dist_checkpointing.load(state, str(directory), strict=strict)
+    lacking = sorted(key for key in absent if "_extra_state" not in key)
+    if lacking:
         raise CheckpointError(
-            f"{directory} lacks {len(needed)} entries that this model needs, first {needed[:5]}. "
+            f"{directory} lacks {len(lacking)} entries that this model needs, first {lacking[:5]}. "
             "It was saved by a different model; name another checkpoint or another configuration."
         )
+    left = sorted(key for key in without_place if "_extra_state" not in key)
+    left = [key for key in left if unused is None or not key.startswith(unused)]
+    if left:
+        raise CheckpointError(
+            f"{directory} has {len(left)} entries for which this model has no place, first {left[:5]}. "
+            "It was saved by a different model; name another checkpoint or another configuration."
+        )
+    return dict(loaded)
+
+
+def _fill(directory: Path, chunks: list[Any], loaded: dict[str, Any]) -> None:
     for index, chunk in enumerate(chunks):
         wrong = chunk.module.load_state_dict(loaded[_model_key(index)], strict=False)
         unknown = [key for key in (*wrong.missing_keys, *wrong.unexpected_keys) if "_extra_state" not in key]
         if unknown:
             raise CheckpointError(f"{directory} does not fit the model: {unknown[:5]}.")
-    optimizer.load_state_dict(loaded["optimizer"])
 
 
 def _complete_parameters(chunks: list[Any]) -> None:
@@ -89,11 +117,15 @@ def _model_key(index: int) -> str:
     return f"model{index}"
 
 
-def _sharded_state(chunks: list[Any], optimizer: Any, *, is_loading: bool) -> dict[str, Any]:  # noqa: ANN401
-    state: dict[str, Any] = {
+def _model_state(chunks: list[Any]) -> dict[str, Any]:
+    return {
         _model_key(index): chunk.module.sharded_state_dict(metadata=dict(_SHARDING))
         for index, chunk in enumerate(chunks)
     }
+
+
+def _sharded_state(chunks: list[Any], optimizer: Any, *, is_loading: bool) -> dict[str, Any]:  # noqa: ANN401
+    state = _model_state(chunks)
     state["optimizer"] = optimizer.sharded_state_dict(dict(state), is_loading=is_loading, metadata=dict(_SHARDING))
     return state
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from harness.checkpoint import mcore as checkpoint_files
 from harness.checkpoint.choice import Resume
@@ -72,7 +73,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", recorded=recorded)
         closing.callback(data.stream.close)
         if recorded is not None:
-            require_same(recorded, data.fingerprint)
+            require_same(recorded, _promised(recorded, data.fingerprint))
         recorder = _open_recorder(config, plan, run_dir, data, start, closing) if ranks.is_writer else None
         if recorder is not None and (problem := attention.slow_kernels_on(world.device)):
             recorder.message(f"warning: {problem}")
@@ -160,11 +161,20 @@ def _restore(run: Run, start: _Start) -> TrainState:
         manifest = start.entry.manifest
         state = TrainState.from_checkpoint(start.entry.path, manifest, attempt=start.attempt)
         _require_same_next_batch(run, state, manifest.next_batch_hash)
-        checkpoint_files.load(start.entry.path, run.pipeline.chunks, run.optimizer.megatron)
+        if manifest.optimizer_norms:
+            checkpoint_files.load(start.entry.path, run.pipeline.chunks, run.optimizer.megatron)
+        else:  # converted from another format: weights only, the optimizer begins with moments of zero
+            checkpoint_files.load_weights(start.entry.path, run.pipeline.chunks)
+            run.optimizer.megatron.reload_model_params()
         kind, fields = "resumed", {"path": str(start.entry.path)}
     if run.recorder is not None:
         run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
     return state
+
+
+def _promised(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a checkpoint can be held against: one that was converted has seen no data, and maybe no tokenizer."""
+    return found if "data" in recorded else {key: value for key, value in found.items() if key in recorded}
 
 
 def _require_same_next_batch(run: Run, state: TrainState, promised: str | None) -> None:

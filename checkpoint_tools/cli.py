@@ -1,0 +1,80 @@
+"""The `harness convert` commands."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.errors import UsageError
+
+_FORMATS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(MB|GB)")
+_PATH = click.Path(path_type=Path)
+
+
+@click.group()
+def convert() -> None:
+    """Checkpoints to Hugging Face models and back, proven to compute the same, without a GPU.
+
+    \b
+    Example:
+      harness convert to-hf runs/tiny/checkpoints/step_0000300 exported/tiny
+    """
+
+
+@convert.command(name="to-hf")
+@click.argument("checkpoint", type=_PATH)
+@click.argument("out", type=_PATH)
+@click.option(
+    "--family", help="Write this family. Default: the first of llama, qwen2, qwen3 that can express the model."
+)
+@click.option("--dtype", type=click.Choice(list(_FORMATS)), help="Number format to write. Default: the checkpoint's.")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Size of a file, such as 500MB or 5GB.")
+@click.option("--tokenizer", type=_PATH, help="Tokenizer to put beside the weights. Default: the run's.")
+@click.option("--without-tokenizer", is_flag=True, help="Write no tokenizer.")
+@click.option("--hashes/--no-hashes", default=True, show_default=True, help="Verify the content of every file first.")
+@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Files written at once.")
+@click.option("--proof-layers", type=click.IntRange(min=1), help="Compare the first so many layers only.")
+def to_hf(checkpoint: Path, out: Path, dtype: str | None, max_shard_size: str, workers: int, **options: Any) -> None:  # noqa: ANN401
+    """Convert CHECKPOINT into a Hugging Face model's folder OUT.
+
+    The architecture comes from the checkpoint. OUT is there only after the proof: every tensor written once, shapes as
+    transformers wants them, and logits through megatron-core and transformers equal in fp32. An interrupted conversion
+    goes on where it was.
+
+    \b
+    Examples:
+      harness convert to-hf runs/tiny/checkpoints/step_0000300 exported/tiny
+      harness convert to-hf runs/7b/checkpoints/step_0100000 exported/7b --dtype bf16 --max-shard-size 5GB
+    """
+    import torch
+
+    from checkpoint_tools.progress import shown, speed
+    from checkpoint_tools.to_hf import ToHf
+    from checkpoint_tools.to_hf import convert as run
+
+    job = ToHf(
+        checkpoint=checkpoint,
+        out=out,
+        dtype=getattr(torch, _FORMATS[dtype]) if dtype else None,
+        max_shard_bytes=_bytes(max_shard_size),
+        num_workers=workers,
+        **options,
+    )
+    done = run(job, shown)
+    click.echo(
+        f"{done.out}: {done.family.architecture}, {done.num_tensors} tensors, {done.num_bytes / 1e9:.3f} GB "
+        f"in {done.seconds:.1f} s ({speed(done.num_bytes, done.seconds)})"
+    )
+    click.echo(f"proven: {done.proof.summary()}")
+
+
+def _bytes(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"--max-shard-size {text!r} is no size. Write a number with MB or GB, such as 5GB.")
+    return int(float(match[1]) * {"MB": 10**6, "GB": 10**9}[match[2]])

@@ -1,0 +1,83 @@
+"""What a family of Hugging Face models is: a table of tensors, and what its `config.json` may say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from checkpoint_tools.layout import UNCHANGED, Fusion
+from harness.config.schema import ModelConfig
+
+Fields = dict[str, Any]
+"""A `config.json`."""
+Judge = Callable[[str, torch.Tensor, ModelConfig], dict[str, torch.Tensor]]
+
+
+def always(model: ModelConfig) -> bool:
+    """A tensor that every model of the family has."""
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """A rule for one layer: what is read, what is written."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    fusion: Fusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One tensor of ours, and those of theirs with the same numbers. `{}` stands for the layer."""
+
+    ours: str
+    theirs: tuple[str, ...]
+    fusion: Fusion = UNCHANGED
+    when: Callable[[ModelConfig], bool] = always
+    """Which models have it."""
+
+    def of_layer(self, layer: int) -> Move:
+        """The rule for one layer."""
+        theirs = tuple(name.replace("{}", str(layer)) for name in self.theirs)
+        return Move(ours=self.ours.replace("{}", str(layer)), theirs=theirs, fusion=self.fusion)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family. Everything about it is in this table; nothing else knows its name."""
+
+    model_type: str
+    """`model_type` in `config.json`."""
+    architecture: str
+    """Class in transformers."""
+    rules: tuple[Rule, ...]
+    fields: Mapping[str, str]
+    """Key of `config.json` to field of our model."""
+    required: Callable[[ModelConfig], Mapping[str, object]] = field(default=lambda model: {})
+    """Fields of our model that the family cannot have otherwise."""
+    fixed: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
+    """Keys that change the function, and the only values that are known here; the first one is written."""
+    ignored: tuple[str, ...] = ()
+    """Further keys that do not change the function."""
+    defaults: Mapping[str, object] = field(default_factory=dict)
+    """What the family's class takes where `config.json` does not say."""
+    has_bias_keys: bool = False
+    """Whether `attention_bias` and `mlp_bias` say if there are biases."""
+    written_as: str | None = None
+    """The family whose files are written instead, where transformers does not know this one."""
+    judge: Judge | None = None
+    """Their tensor as Llama's tensors, where transformers does not know this family."""
+
+    def moves(self, model: ModelConfig) -> Iterator[Move]:
+        """Every tensor of a model, layer by layer."""
+        rules = [rule for rule in self.rules if rule.when(model)]
+        first = next((number for number, rule in enumerate(rules) if "{}" in rule.ours), len(rules))
+        last = first + sum("{}" in rule.ours for rule in rules)
+        yield from (rule.of_layer(0) for rule in rules[:first])
+        for layer in range(model.num_layers):
+            yield from (rule.of_layer(layer) for rule in rules[first:last])
+        yield from (rule.of_layer(0) for rule in rules[last:])

@@ -1,0 +1,81 @@
+"""InternLM2: Llama with a fused projection `wqkv [G·(N/G + 2)·D, H]` and names of its own.
+
+The released code reads `wqkv` as, for each group, its queries, then its key, then its value. That is Megatron's own
+order, so the tensor moves unchanged. transformers does not know the family (its class is code in the model's folder,
+which is never run): `as_llama` takes a model apart by the released code's indexing, and Llama's class judges it.
+"""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from checkpoint_tools.families.family import Family, Rule
+from checkpoint_tools.families.llama_like import FIELDS, has_own_output
+from checkpoint_tools.layout import GATE_UP, VOCABULARY
+from harness.config.schema import ModelConfig
+
+_OURS = "decoder.layers.{}."
+_THEIRS = "model.layers.{}."
+
+_RULES = (
+    Rule(ours="embedding.word_embeddings.weight", theirs=("model.tok_embeddings.weight",), fusion=VOCABULARY),
+    Rule(
+        ours=f"{_OURS}self_attention.linear_qkv.layer_norm_weight",
+        theirs=(f"{_THEIRS}attention_norm.weight",),
+    ),
+    Rule(ours=f"{_OURS}self_attention.linear_qkv.weight", theirs=(f"{_THEIRS}attention.wqkv.weight",)),
+    Rule(ours=f"{_OURS}self_attention.linear_proj.weight", theirs=(f"{_THEIRS}attention.wo.weight",)),
+    Rule(ours=f"{_OURS}mlp.linear_fc1.layer_norm_weight", theirs=(f"{_THEIRS}ffn_norm.weight",)),
+    Rule(
+        ours=f"{_OURS}mlp.linear_fc1.weight",
+        theirs=(f"{_THEIRS}feed_forward.w1.weight", f"{_THEIRS}feed_forward.w3.weight"),
+        fusion=GATE_UP,
+    ),
+    Rule(ours=f"{_OURS}mlp.linear_fc2.weight", theirs=(f"{_THEIRS}feed_forward.w2.weight",)),
+    Rule(ours="decoder.final_layernorm.weight", theirs=("model.norm.weight",)),
+    Rule(ours="output_layer.weight", theirs=("output.weight",), fusion=VOCABULARY, when=has_own_output),
+)
+
+_LLAMA_NAMES = {
+    "tok_embeddings": "embed_tokens",
+    "attention_norm": "input_layernorm",
+    "attention.wo": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "feed_forward.w2": "mlp.down_proj",
+}
+_LLAMA_NAME = re.compile("|".join(re.escape(name) for name in _LLAMA_NAMES))
+
+
+def as_llama(name: str, tensor: torch.Tensor, model: ModelConfig) -> dict[str, torch.Tensor]:
+    """One tensor of InternLM2 as Llama's tensors."""
+    if name == "output.weight":
+        return {"lm_head.weight": tensor}
+    if not name.endswith("attention.wqkv.weight"):
+        return {_LLAMA_NAME.sub(lambda match: _LLAMA_NAMES[match[0]], name): tensor}
+    width = tensor.size(1)
+    by_group = tensor.view(model.query_groups, -1, model.head_size, width)
+    parts = {"q": by_group[:, :-2], "k": by_group[:, -2], "v": by_group[:, -1]}
+    stem = name.replace("attention.wqkv.weight", "self_attn.{}_proj.weight")
+    return {stem.format(part): rows.reshape(-1, width) for part, rows in parts.items()}
+
+
+INTERNLM2 = Family(
+    model_type="internlm2",
+    architecture="InternLM2ForCausalLM",
+    rules=_RULES,
+    fields={key: name for key, name in FIELDS.items() if key != "head_dim"},
+    required=lambda model: {
+        "qk_layernorm": False,
+        "add_qkv_bias": False,
+        "add_bias_linear": False,
+        "head_size": model.hidden_size // model.num_attention_heads,
+    },
+    fixed={"hidden_act": ("silu",), "bias": (False,)},
+    defaults={"bias": True},
+    ignored=("attn_implementation",),
+    judge=as_llama,
+)

@@ -1,0 +1,16 @@
+"""Qwen2 and Qwen2.5: Llama with biases of queries, keys and values."""
+
+from __future__ import annotations
+
+from checkpoint_tools.families.family import Family
+from checkpoint_tools.families.llama_like import FIELDS, RULES
+
+QWEN2 = Family(
+    model_type="qwen2",
+    architecture="Qwen2ForCausalLM",
+    rules=RULES,
+    fields=FIELDS,
+    required=lambda model: {"qk_layernorm": False, "add_qkv_bias": True, "add_bias_linear": False},
+    fixed={"hidden_act": ("silu",), "use_sliding_window": (False,)},
+    ignored=("sliding_window", "max_window_layers"),
+)

@@ -1,0 +1,45 @@
+"""The families by name, and which of them a model is written as."""
+
+from __future__ import annotations
+
+from checkpoint_tools.families.family import Family
+from checkpoint_tools.families.internlm2 import INTERNLM2
+from checkpoint_tools.families.llama import LLAMA
+from checkpoint_tools.families.minimind import MINIMIND
+from checkpoint_tools.families.mistral import MISTRAL
+from checkpoint_tools.families.qwen2 import QWEN2
+from checkpoint_tools.families.qwen3 import QWEN3
+from harness.config.schema import ModelConfig
+from harness.errors import UsageError
+
+FAMILIES = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, INTERNLM2, MINIMIND)}
+_WRITTEN = tuple(name for name, family in FAMILIES.items() if family.written_as is None)
+_BY_FEATURES = ("llama", "qwen2", "qwen3")
+"""Tried in this order where no family is named."""
+_NEVER = {"normalization": "RMSNorm", "activation": "swiglu"}
+
+
+def family_for_writing(model: ModelConfig, wanted: str | None) -> Family:
+    """The family that a model is written as: the one that is wanted, or the first that can express it.
+
+    Raises:
+        UsageError: no family, or not the wanted one, can express the model. Names every feature that stands against it.
+    """
+    if wanted is not None and wanted not in _WRITTEN:
+        raise UsageError(f"There is no family {wanted!r} to write. Families: {', '.join(_WRITTEN)}.")
+    names = _BY_FEATURES if wanted is None else (wanted,)
+    objections = {name: _objections(model, FAMILIES[name]) for name in names}
+    for name, found in objections.items():
+        if not found:
+            return FAMILIES[name]
+    lines = "\n".join(f"  {name}: {'; '.join(found)}" for name, found in objections.items())
+    raise UsageError(f"This model cannot be written as a Hugging Face model:\n{lines}")
+
+
+def _objections(model: ModelConfig, family: Family) -> list[str]:
+    needed = {**_NEVER, **family.required(model)}
+    return [
+        f"model.{name} is {getattr(model, name)}, the family has {value}"
+        for name, value in needed.items()
+        if getattr(model, name) != value
+    ]

@@ -1,0 +1,83 @@
+"""How fused tensors are split into Hugging Face's and joined again: pure functions on tensors.
+
+Shapes: H hidden, N query heads, G query groups (key/value heads), D head size, F inner width of the MLP, V true
+vocabulary, P padded vocabulary. A bias has the same leading dimension and no H. Every function works on `meta` tensors
+too, which is how shapes are planned.
+
+Megatron's fused query-key-value projection is `[G·(N/G + 2)·D, H]`: for each group its queries, then its key, then its
+value. The gated first projection is `[2·F, H]`: the gate, then the up projection. Both are in this order in a
+checkpoint, whatever the tensor-parallel size that wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from harness.config.schema import ModelConfig
+
+Split = Callable[[torch.Tensor, ModelConfig], tuple[torch.Tensor, ...]]
+Join = Callable[[Sequence[torch.Tensor], ModelConfig], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fusion:
+    """One tensor of ours as several of theirs: `split` and `join` undo each other exactly."""
+
+    split: Split
+    join: Join
+
+
+def split_qkv(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """`[G·(N/G + 2)·D, H]` to queries `[N·D, H]`, keys `[G·D, H]`, values `[G·D, H]`."""
+    groups, size, rest = model.query_groups, model.head_size, fused.shape[1:]
+    queries = model.num_attention_heads // groups
+    by_group = fused.reshape(groups, queries + 2, size, *rest)
+    parts = torch.tensor_split(by_group, [queries, queries + 1], dim=1)
+    return tuple(part.reshape(-1, *rest) for part in parts)
+
+
+def join_qkv(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
+    """The inverse of `split_qkv`."""
+    groups, size = model.query_groups, model.head_size
+    by_group = [part.reshape(groups, -1, size, *part.shape[1:]) for part in parts]
+    return torch.cat(by_group, dim=1).reshape(-1, *parts[0].shape[1:])
+
+
+def split_gate_up(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """`[2·F, H]` to gate `[F, H]` and up `[F, H]`."""
+    return torch.tensor_split(fused, 2)
+
+
+def join_gate_up(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
+    """The inverse of `split_gate_up`."""
+    return torch.cat(tuple(parts))
+
+
+def cut_vocabulary(padded: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """`[P, H]` to `[V, H]`: the padding is never predicted or trained."""
+    return (padded[: model.vocab_size],)
+
+
+def pad_vocabulary(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
+    """`[V, H]` to `[P, H]`, with zeros as at the start of a training."""
+    (rows,) = parts
+    padding = rows.new_zeros(model.padded_vocab_size - rows.size(0), *rows.shape[1:])
+    return torch.cat((rows, padding))
+
+
+def _same(tensor: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    return (tensor,)
+
+
+def _only(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
+    (tensor,) = parts
+    return tensor
+
+
+UNCHANGED = Fusion(split=_same, join=_only)
+QKV = Fusion(split=split_qkv, join=join_qkv)
+GATE_UP = Fusion(split=split_gate_up, join=join_gate_up)
+VOCABULARY = Fusion(split=cut_vocabulary, join=pad_vocabulary)

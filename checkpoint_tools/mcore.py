@@ -1,0 +1,96 @@
+"""Our side of the proof: the model through megatron-core on one process, loaded by Megatron's own reader."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.config.schema import (
+    ChannelConfig,
+    Config,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PhaseConfig,
+    PrecisionConfig,
+    RunConfig,
+)
+from harness.parallel import device as devices
+from harness.plan.layouts import Layout
+from harness.plan.plan import make_plan
+
+_ALONE = Layout(tensor=1, pipeline=1, virtual_pipeline=1, context=1, data=1)
+
+
+def trace(directory: Path, model: ModelConfig, tokens_BS: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """What the model of a checkpoint computes, in fp32 with weights rounded to `dtype`: fp32 `[B, S, …]` on the CPU."""
+    with _world() as ranks:
+        config = _config(model, tokens_BS.size(1))
+        from harness.checkpoint import mcore as checkpoint_files
+        from harness.model.mcore import build_model
+
+        chunks = build_model(config, make_plan(config, 1), ranks, devices.select(0))
+        checkpoint_files.load_weights(directory, chunks)
+        built = chunks[0].module.eval()
+        with torch.no_grad():
+            for parameter in built.parameters():
+                parameter.copy_(parameter.to(dtype))
+            return _trace(built, tokens_BS, model)
+
+
+def _trace(built: Any, tokens_BS: torch.Tensor, model: ModelConfig) -> dict[str, torch.Tensor]:  # noqa: ANN401
+    kept: dict[str, torch.Tensor] = {}
+    places = {"embedding": built.embedding}
+    places |= {f"layer {number}": layer for number, layer in enumerate(built.decoder.layers)}
+    places["final norm"] = built.decoder.final_layernorm
+    hooks = [module.register_forward_hook(_keep(kept, name)) for name, module in places.items()]
+    device = next(built.parameters()).device
+    logits_BSV = built(tokens_BS.to(device), None, None)
+    kept["logits"] = logits_BSV[..., : model.vocab_size].float().cpu()
+    for hook in hooks:
+        hook.remove()
+    return {name: kept[name] for name in (*places, "logits")}
+
+
+def _keep(kept: dict[str, torch.Tensor], name: str) -> Callable[..., None]:
+    def keep(_module: object, _inputs: object, output: Any) -> None:  # noqa: ANN401 (a tensor, or a tuple with it)
+        hidden_SBH = output[0] if isinstance(output, tuple) else output
+        kept[name] = hidden_SBH.detach().transpose(0, 1).float().cpu()
+
+    return keep
+
+
+def _config(model: ModelConfig, seq_length: int) -> Config:
+    """A run of that model on one process; nothing of it but the model matters."""
+    phase = PhaseConfig(name="proof", train_steps=1, seq_length=seq_length, global_batch_size=1, blend={"none": 1.0})
+    return Config(
+        run=RunConfig(name="proof"),
+        model=model,
+        data=DataConfig(channels={"none": ChannelConfig(path=Path("none"))}),
+        phases=(phase,),
+        optimizer=OptimizerConfig(learning_rate=1.0),
+        precision=PrecisionConfig(dtype="fp32"),
+    )
+
+
+@contextmanager
+def _world() -> Iterator[Any]:
+    """A world of this process alone, left at the end."""
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="harness-proof-") as folder:
+        warnings.filterwarnings("ignore", module=r"megatron\..*")
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        from harness.parallel import mcore as parallel
+
+        ranks = parallel.start(
+            _ALONE, rank=0, device=devices.select(0), seed=0, init_method=f"file://{folder}/rendezvous"
+        )
+        try:
+            yield ranks
+        finally:
+            parallel.end()

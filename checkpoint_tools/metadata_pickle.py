@@ -1,0 +1,109 @@
+"""The one place that knows pickle: reads a torch checkpoint's `.metadata` without running anything, and writes one.
+
+The file is a pickle of torch's own records (`torch.distributed.checkpoint.metadata`). Unpickling calls whatever a file
+names, so here every allowed name stands for an inert record that only keeps what it was given, and every other name
+ends the reading. No class of torch, nor of anybody else, is ever looked up.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle  # the architecture's test allows it in this file only
+from pathlib import Path
+from typing import Any
+
+from harness.checkpoint.durable import open_regular
+from harness.errors import CheckpointError
+
+MAX_METADATA_BYTES = 2 * 1024**3
+"""A larger file is refused: one of 16,384 ranks and 1,000 tensors has less."""
+
+_RECORDS = {
+    "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
+    "torch.distributed.checkpoint.metadata": (
+        "BytesStorageMetadata",
+        "ChunkStorageMetadata",
+        "Metadata",
+        "MetadataIndex",
+        "StorageMeta",
+        "TensorProperties",
+        "TensorStorageMetadata",
+        "_MEM_FORMAT_ENCODING",
+    ),
+    "torch.distributed.checkpoint.planner": ("SavePlan", "TensorWriteData", "WriteItem", "WriteItemType"),
+}
+_DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+_PATHS = ("PosixPath", "PurePosixPath", "Path")
+
+
+class Inert:
+    """A record of the file: the name of its class, and what it would have been made of."""
+
+    kind = ""
+
+    def __init__(self, *arguments: object) -> None:
+        self.arguments = arguments
+        self.state: Any = None
+
+    def __setstate__(self, state: object) -> None:
+        """Keeps the state, whatever it is."""
+        self.state = state
+
+
+def _record(name: str) -> type[Inert]:
+    return type(name, (Inert,), {"kind": name})
+
+
+_KNOWN: dict[tuple[str, str], object] = {
+    **{(module, name): _record(name) for module, names in _RECORDS.items() for name in names},
+    **{("torch", name): name for name in _DTYPES},
+    **{(module, name): _record("Path") for module in ("pathlib", "pathlib._local") for name in _PATHS},
+    ("torch", "Size"): tuple,
+    ("torch.serialization", "_get_layout"): str,
+    ("collections", "OrderedDict"): dict,
+}
+
+
+class _InertUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 (pickle's signature)
+        """What stands for a name in the file."""
+        if (module, name) not in _KNOWN:
+            raise CheckpointError(
+                f"its .metadata names {ascii(f'{module}.{name}')[1:-1][:120]}, which is no part of a checkpoint's "
+                "index. Nothing of it was run. Do not use this checkpoint before you know who wrote it"
+            )
+        return _KNOWN[module, name]
+
+    def persistent_load(self, pid: object) -> Any:  # noqa: ANN401 (pickle's signature)
+        """Such references have no place here."""
+        raise CheckpointError("its .metadata refers to something outside of the file")
+
+
+def read_inert(path: Path) -> Inert:
+    """The records of a `.metadata` file.
+
+    Raises:
+        CheckpointError: the file cannot be read, is too large, is no such pickle, or names what is not allowed.
+    """
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            content = file.read(MAX_METADATA_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"its .metadata cannot be read: {error.strerror}") from error
+    if len(content) > MAX_METADATA_BYTES:
+        raise CheckpointError(f"its .metadata is larger than {MAX_METADATA_BYTES // 1024**3} GiB")
+    try:
+        loaded = _InertUnpickler(io.BytesIO(content)).load()
+    except CheckpointError:
+        raise
+    except Exception as error:  # noqa: BLE001 (a damaged pickle may raise anything)
+        raise CheckpointError(f"its .metadata is damaged: {type(error).__name__}") from error
+    if not isinstance(loaded, Inert) or loaded.kind != "Metadata":
+        raise CheckpointError("its .metadata is no index of a checkpoint")
+    return loaded
+
+
+def write_records(path: Path, records: object) -> None:
+    """Writes torch's own records as a `.metadata` file."""
+    path.write_bytes(pickle.dumps(records))

@@ -1,0 +1,111 @@
+"""The weights of one of our checkpoints by the name that each has in a single-rank model, layer by layer.
+
+A checkpoint stacks equal parameters of all layers (`decoder.layers.mlp.linear_fc2.weight`, `[L, …]`) or numbers them
+(`decoder.layers.3.mlp.linear_fc2.weight`), which depends on Megatron's version; here they are always numbered.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from checkpoint_tools.torch_dist import DTYPES, Shape, StoredTensor, read_index, read_region
+from harness.checkpoint.manifest import Manifest
+from harness.checkpoint.verify import verify_before_load
+from harness.config.schema import ModelConfig
+from harness.errors import CheckpointError
+
+_STACK = "decoder.layers."
+_NUMBERED = re.compile(r"decoder\.layers\.[0-9]+\.")
+_NOT_WEIGHTS = ("optimizer.", "rng_state", "rerun_state")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    stored: StoredTensor
+    layer: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OurTensors:
+    """A verified checkpoint, opened for reading one tensor at a time; safe to use from several threads."""
+
+    path: Path
+    manifest: Manifest
+    model: ModelConfig
+    places: Mapping[str, _Place]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all weights."""
+        return tuple(self.places)
+
+    def shape(self, name: str) -> Shape:
+        """Shape of a weight."""
+        place = self.places[name]
+        return place.stored.shape if place.layer is None else place.stored.shape[1:]
+
+    def dtype(self, name: str) -> torch.dtype:
+        """Number format of a weight."""
+        return DTYPES[self.places[name].stored.dtype]
+
+    def read(self, name: str) -> torch.Tensor:
+        """A weight, whole."""
+        place = self.places[name]
+        shape = place.stored.shape
+        if place.layer is None:
+            return read_region(self.path, place.stored, (0,) * len(shape), shape)
+        offsets = (place.layer, *(0 for _ in shape[1:]))
+        return read_region(self.path, place.stored, offsets, (1, *shape[1:]))[0]
+
+
+def open_checkpoint(path: Path, *, hashes: bool = True) -> OurTensors:
+    """Opens a checkpoint after it was verified: sizes and small files always, with `hashes` the content of all files.
+
+    Raises:
+        CheckpointError: it does not verify, or holds no model that this version knows.
+    """
+    manifest = verify_before_load(path, deep=hashes)
+    model = model_of(manifest, path)
+    return OurTensors(path=path, manifest=manifest, model=model, places=_places(read_index(path), model, path))
+
+
+def model_of(manifest: Manifest, path: Path) -> ModelConfig:
+    """The model of a checkpoint, from its manifest.
+
+    Raises:
+        CheckpointError: the manifest describes none that this version knows.
+    """
+    fields = manifest.fingerprint.get("model")
+    try:
+        return ModelConfig.model_validate(fields)
+    except ValueError as error:
+        problem = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"Checkpoint {path} does not say what model it holds, or one of another version of harness: {problem}"
+        ) from error
+
+
+def _places(index: Mapping[str, StoredTensor], model: ModelConfig, path: Path) -> dict[str, _Place]:
+    places: dict[str, _Place] = {}
+    for name, stored in index.items():
+        if name.startswith(_NOT_WEIGHTS):
+            continue
+        if stored.dtype not in DTYPES:
+            raise CheckpointError(f"Checkpoint {path}: {name} is {stored.dtype}, weights must be {', '.join(DTYPES)}.")
+        if not name.startswith(_STACK) or _NUMBERED.match(name):
+            places[name] = _Place(stored=stored, layer=None)
+            continue
+        if not stored.shape or stored.shape[0] != model.num_layers:
+            raise CheckpointError(
+                f"Checkpoint {path}: {name} has the shape {list(stored.shape)}, its manifest says {model.num_layers} "
+                "layers."
+            )
+        rest = name.removeprefix(_STACK)
+        for layer in range(model.num_layers):
+            places[f"{_STACK}{layer}.{rest}"] = _Place(stored=stored, layer=layer)
+    return places

@@ -1,0 +1,165 @@
+"""The weights and the settings of a Hugging Face model's folder, read without running anything that lies there.
+
+Only `config.json`, `*.safetensors` and its index are opened: no pickles, no code, no links out of the folder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from checkpoint_tools.families.config_json import family_of, model_from
+from checkpoint_tools.families.family import Family, Fields
+from checkpoint_tools.torch_dist import Shape
+from harness.checkpoint.durable import open_regular
+from harness.config.schema import ModelConfig
+from harness.errors import CheckpointError
+
+MAX_JSON_BYTES = 64 * 1024**2
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}\.safetensors")
+_LFS = b"version https://git-lfs"
+_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TheirTensors:
+    """A Hugging Face model's folder, opened for reading one tensor at a time."""
+
+    path: Path
+    fields: Fields
+    family: Family
+    model: ModelConfig
+    files: Mapping[str, str]
+    """Name of the file that holds each tensor."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all tensors."""
+        return tuple(self.files)
+
+    def read(self, name: str) -> torch.Tensor:
+        """A tensor, whole.
+
+        Raises:
+            CheckpointError: there is none of that name, or the file is damaged.
+        """
+        if name not in self.files:
+            raise CheckpointError(f"{self.path} has no tensor {name}, which its config.json promises.")
+        with _opened(self.path / self.files[name]) as file:
+            tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+    def described(self, name: str) -> tuple[Shape, torch.dtype]:
+        """Shape and number format of a tensor, without reading it.
+
+        Raises:
+            CheckpointError: as `read`, and for number formats that are no weights.
+        """
+        if name not in self.files:
+            raise CheckpointError(f"{self.path} has no tensor {name}, which its config.json promises.")
+        with _opened(self.path / self.files[name]) as file:
+            part = file.get_slice(name)
+            shape, kind = tuple(part.get_shape()), str(part.get_dtype())
+        if kind not in _DTYPES:
+            raise CheckpointError(f"{self.path}: {name} is {kind}; weights must be {', '.join(_DTYPES)}.")
+        return shape, _DTYPES[kind]
+
+
+def open_model(path: Path) -> TheirTensors:
+    """Opens a Hugging Face model's folder.
+
+    Raises:
+        CheckpointError: something is missing or damaged, or the model has a feature that is not known here.
+    """
+    fields = read_json(path / "config.json")
+    family = family_of(fields)
+    return TheirTensors(path=path, fields=fields, family=family, model=model_from(fields, family), files=_files(path))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object out of a JSON file.
+
+    Raises:
+        CheckpointError: it is missing, too large, or no JSON object.
+    """
+    try:
+        with open_checked(path) as file:
+            content = file.read(MAX_JSON_BYTES + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
+    if len(content) > MAX_JSON_BYTES:
+        raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES // 1024**2} MiB.")
+    try:
+        fields = json.loads(content, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not valid JSON: {error}.") from None
+    if not isinstance(fields, dict):
+        raise CheckpointError(f"{path} holds no JSON object.")
+    return fields
+
+
+@contextmanager
+def open_checked(path: Path) -> Iterator[Any]:
+    """A regular file, opened for reading bytes; links are refused."""
+    import os
+
+    with os.fdopen(open_regular(path), "rb") as file:
+        yield file
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return result
+
+
+def _files(path: Path) -> dict[str, str]:
+    if not (path / INDEX_NAME).exists():
+        if not (path / SINGLE_NAME).exists():
+            pickles = sorted(file.name for file in path.glob("*.bin"))
+            hint = f" ({pickles[0]} is a pickle, which is never read: save it as safetensors)" if pickles else ""
+            raise CheckpointError(f"{path} has neither {SINGLE_NAME} nor {INDEX_NAME}{hint}.")
+        with _opened(path / SINGLE_NAME) as file:
+            return dict.fromkeys(file.keys(), SINGLE_NAME)
+    named = read_json(path / INDEX_NAME).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise CheckpointError(f"{path / INDEX_NAME} has no weight_map.")
+    for name in set(named.values()):
+        if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
+            raise CheckpointError(f"{path / INDEX_NAME} names the file {ascii(name)[:80]}, which is not allowed.")
+    found: dict[str, str] = {}
+    for shard in sorted(set(named.values())):
+        with _opened(path / shard) as file:
+            for tensor in file.keys():  # noqa: SIM118 (no mapping)
+                if tensor in found:
+                    raise CheckpointError(f"{path}: {tensor} is in {found[tensor]} and in {shard}.")
+                found[tensor] = shard
+    if wrong := sorted(name for name in {*found, *named} if found.get(name) != named.get(name)):
+        raise CheckpointError(f"{path}: index and files differ on {len(wrong)} tensors, first {wrong[0]}.")
+    return found
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with open_checked(path) as file:
+            start = file.read(len(_LFS))
+        if start == _LFS:
+            raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: fetch it with `git lfs pull`.")
+        with safe_open(path, framework="pt", device="cpu") as opened:
+            yield opened
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except SafetensorError as error:
+        raise CheckpointError(f"{path} is damaged or truncated: {error}.") from error

@@ -1,0 +1,173 @@
+"""A checkpoint to a Hugging Face model: read in place, written file by file, proven, then renamed."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+import xxhash
+
+from checkpoint_tools import output_folder
+from checkpoint_tools.conversion_plan import Shard, plan_shards, require_complete
+from checkpoint_tools.families.config_json import fields_for
+from checkpoint_tools.families.family import Family
+from checkpoint_tools.families.registry import family_for_writing
+from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
+from checkpoint_tools.progress import Progress
+from checkpoint_tools.proof import Proof, prove
+from checkpoint_tools.safetensors_file import SafetensorsWriter
+from checkpoint_tools.their_tensors import INDEX_NAME
+from checkpoint_tools.tokenizer_files import TokenizerFiles, find_tokenizer
+from harness.checkpoint.durable import replace_file
+from harness.checkpoint.manifest import manifest_text
+
+NUM_WORKERS = 4
+"""Files written at once; each needs the memory of one tensor and its copy."""
+
+ShowProgress = Callable[[str, int], AbstractContextManager[Progress]]
+"""Opens a display for a title and a number of bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToHf:
+    """What is asked for."""
+
+    checkpoint: Path
+    out: Path
+    family: str | None = None
+    """The family to write; None: by the features of the model."""
+    dtype: torch.dtype | None = None
+    """Number format to write; None: the checkpoint's."""
+    max_shard_bytes: int = 5 * 10**9
+    tokenizer: Path | None = None
+    """The tokenizer to put beside the weights; None: the run's."""
+    without_tokenizer: bool = False
+    hashes: bool = True
+    """Whether the content of all files of the checkpoint is verified, not only sizes and small files."""
+    num_workers: int = NUM_WORKERS
+    proof_layers: int | None = None
+    """Layers that are compared; None: as many as fit into memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """What was done."""
+
+    out: Path
+    family: Family
+    num_tensors: int
+    num_bytes: int
+    seconds: float
+    """Reading and writing the weights, without verification and proof."""
+    proof: Proof
+
+
+def convert(job: ToHf, show: ShowProgress) -> Converted:
+    """Converts and proves; OUT is there only if all of it went well.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged, or the result is not the same model.
+        UsageError: no family can express the model, OUT exists, or the tokenizer is not found.
+    """
+    ours = open_checkpoint(job.checkpoint, hashes=job.hashes)
+    family = family_for_writing(ours.model, job.family)
+    require_complete(ours.names, (move.ours for move in family.moves(ours.model)), f"Checkpoint {ours.path}")
+    shards = plan_shards(
+        family, ours.model, lambda name: (ours.shape(name), ours.dtype(name)), job.dtype, job.max_shard_bytes
+    )
+    tokenizer = None if job.without_tokenizer else find_tokenizer(ours, job.tokenizer)
+    record = _record(ours, family, shards, job)
+    partial = output_folder.begin(job.out, record)
+    _write_settings(partial, ours, family, tokenizer, shards)
+    started = time.perf_counter()
+    num_bytes = sum(shard.num_bytes for shard in shards)
+    with show("convert", num_bytes) as progress:
+        write_shards(partial, ours, shards, job.num_workers, progress)
+    seconds = time.perf_counter() - started
+    proof = prove(ours, partial, num_layers=job.proof_layers)
+    output_folder.publish(partial, job.out, {**record, "proof": proof.as_json()})
+    return Converted(
+        out=job.out,
+        family=family,
+        num_tensors=sum(len(shard.entries) for shard in shards),
+        num_bytes=num_bytes,
+        seconds=seconds,
+        proof=proof,
+    )
+
+
+def write_shards(folder: Path, ours: OurTensors, shards: Sequence[Shard], num_workers: int, progress: Progress) -> None:
+    """Writes the files that are not there yet, several at once; every tensor of each file exactly once."""
+
+    def write(shard: Shard) -> None:
+        path = folder / shard.name
+        if not path.exists():
+            _write_shard(path, ours, shard, progress)
+        else:
+            progress(shard.num_bytes)
+
+    with ThreadPoolExecutor(max_workers=max(1, min(num_workers, len(shards)))) as pool:
+        for done in [pool.submit(write, shard) for shard in shards]:
+            done.result()
+
+
+def _write_shard(path: Path, ours: OurTensors, shard: Shard, progress: Progress) -> None:
+    with SafetensorsWriter(path, shard.entries) as file:
+        for written in shard.written:
+            tensor = ours.read(written.move.ours)
+            parts = written.move.fusion.split(tensor, ours.model)
+            for entry, part in zip(written.entries, parts, strict=True):
+                file.write(entry.name, part.to(entry.dtype))
+            progress(written.num_bytes)
+
+
+def _record(ours: OurTensors, family: Family, shards: Sequence[Shard], job: ToHf) -> dict[str, object]:
+    """What is converted into what: an interrupted conversion is gone on with only if all of it is the same."""
+    formats = sorted({str(entry.dtype).removeprefix("torch.") for shard in shards for entry in shard.entries})
+    return {
+        "converted": "to-hf",
+        "checkpoint": ours.path.name,
+        "manifest_xxh3": xxhash.xxh3_64_hexdigest(manifest_text(ours.manifest).encode()),
+        "step": ours.manifest.step,
+        "family": family.model_type,
+        "formats": formats,
+        "max_shard_bytes": job.max_shard_bytes,
+        "harness": version("harness"),
+    }
+
+
+def _write_settings(
+    folder: Path, ours: OurTensors, family: Family, tokenizer: TokenizerFiles | None, shards: Sequence[Shard]
+) -> None:
+    """`config.json`, `generation_config.json`, the index of the weights, and the tokenizer's files."""
+    ids = tokenizer.special_ids if tokenizer else {}
+    formats = {entry.dtype for shard in shards for entry in shard.entries}
+    # The name of transformers 4, which 5 reads too.
+    widest = str(max(formats, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
+    fields = fields_for(ours.model, family, {**_lengths(ours), **ids, "torch_dtype": widest})
+    _write_json(folder / "config.json", fields)
+    _write_json(folder / "generation_config.json", {**ids, "do_sample": False})
+    if len(shards) > 1:
+        files = {entry.name: shard.name for shard in shards for entry in shard.entries}
+        total = sum(shard.num_bytes for shard in shards)
+        _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": files})
+    if tokenizer is not None:
+        for name, content in tokenizer.files.items():
+            replace_file(folder / name, content)
+
+
+def _lengths(ours: OurTensors) -> dict[str, object]:
+    data = ours.manifest.fingerprint.get("data")
+    length = data.get("seq_length") if isinstance(data, dict) else None
+    return {"max_position_embeddings": length} if isinstance(length, int) else {}
+
+
+def _write_json(path: Path, fields: dict[str, object]) -> None:
+    replace_file(path, (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode())

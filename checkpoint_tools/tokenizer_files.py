@@ -1,0 +1,84 @@
+"""The tokenizer of a checkpoint as files for a Hugging Face model's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from checkpoint_tools.our_tensors import OurTensors
+from harness.config.load import load_config
+from harness.data.tokenizer import Tokenizer, open_tokenizer
+from harness.errors import CheckpointError, HarnessError, UsageError
+
+SOURCE_FOLDER = "source"
+"""Folder of a run that holds what `from-hf` kept of the model it began from."""
+BESIDE = (
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+)
+"""Files that describe a tokenizer.json further; they are copied unread."""
+_ADVICE = "Name it with --tokenizer, or give --without-tokenizer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFiles:
+    """What is put beside the weights."""
+
+    files: Mapping[str, bytes]
+    special_ids: dict[str, object] = field(default_factory=dict)
+    """Keys for `config.json`."""
+
+
+def find_tokenizer(ours: OurTensors, named: Path | None) -> TokenizerFiles | None:
+    """The tokenizer that a checkpoint was trained with; None if it was trained without one and none was named.
+
+    Raises:
+        UsageError: it is not where the run had it.
+        CheckpointError: it is another one than the checkpoint was trained with.
+    """
+    recorded = ours.manifest.fingerprint.get("tokenizer")
+    if not isinstance(recorded, dict) and named is None:
+        return None
+    path = named or _path_in_run(ours.path)
+    if path is None:
+        raise UsageError(f"The tokenizer of {ours.path} is not known: there is no readable config.yaml. {_ADVICE}.")
+    try:
+        tokenizer = open_tokenizer(path)
+    except HarnessError as error:
+        raise UsageError(f"The tokenizer of {ours.path} cannot be opened: {error} {_ADVICE}.") from error
+    if isinstance(recorded, dict) and tokenizer.hash != recorded.get("xxh3"):
+        raise CheckpointError(
+            f"{tokenizer.path} has the hash {tokenizer.hash}, but {ours.path} was trained with a tokenizer of hash "
+            f"{recorded.get('xxh3')}. {_ADVICE}."
+        )
+    return TokenizerFiles(files=_files(tokenizer), special_ids=_special_ids(tokenizer))
+
+
+def _path_in_run(checkpoint: Path) -> Path | None:
+    """`data.tokenizer` of the run that a checkpoint lies in, or what `from-hf` kept."""
+    run = checkpoint.resolve().parent.parent
+    try:
+        configured = load_config(run / "config.yaml").data.tokenizer
+    except (HarnessError, OSError):
+        configured = None
+    kept = run / SOURCE_FOLDER
+    return configured or (kept if kept.is_dir() else None)
+
+
+def _files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    content = tokenizer.path.read_bytes()
+    if tokenizer.path.suffix == ".model":
+        settings = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": False}
+        return {"tokenizer.model": content, "tokenizer_config.json": (json.dumps(settings, indent=2) + "\n").encode()}
+    beside = [tokenizer.path.with_name(name) for name in BESIDE]
+    return {"tokenizer.json": content, **{path.name: path.read_bytes() for path in beside if path.is_file()}}
+
+
+def _special_ids(tokenizer: Tokenizer) -> dict[str, object]:
+    return {"bos_token_id": None, "eos_token_id": tokenizer.end_of_document_id}

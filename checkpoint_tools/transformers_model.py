@@ -1,0 +1,174 @@
+"""The judge: what transformers makes of a model's folder. Nothing of the folder is run, and no hub is asked."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from checkpoint_tools.families.config_json import fields_for
+from checkpoint_tools.families.family import Fields
+from checkpoint_tools.families.registry import FAMILIES
+from checkpoint_tools.their_tensors import TheirTensors
+from harness.config.schema import ModelConfig
+from harness.errors import CheckpointError, UsageError
+from harness.model.rotary import frequencies
+
+OLDEST_TRANSFORMERS = (5, 3)
+"""Older versions run code out of a `config.json` (CVE-2026-4372)."""
+_NOT_SETTINGS = ("model_type", "auto_map", "architectures", "transformers_version", "_name_or_path", "torch_dtype")
+
+
+def require_shapes(theirs: TheirTensors) -> None:
+    """Every tensor of the model that transformers would build is there, of the same shape, and nothing else is.
+
+    Raises:
+        CheckpointError: the folder does not hold that model.
+    """
+    with torch.device("meta"):
+        wanted = _class("AutoModelForCausalLM").from_config(_config(theirs, None)).state_dict()
+    if not theirs.model.untie_embeddings_and_output_weights:
+        wanted.pop("lm_head.weight", None)
+    found: dict[str, tuple[int, ...]] = {}
+    for name in theirs.names:
+        shape, dtype = theirs.described(name)
+        for own, part in _judged(theirs, name, torch.empty(shape, dtype=dtype, device="meta")).items():
+            found[own] = tuple(part.shape)
+    problems = [
+        f"{name}: {found.get(name, 'missing')}, transformers wants {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if found.get(name) != tuple(tensor.shape)
+    ]
+    problems += [f"{name}: transformers knows no such tensor" for name in found if name not in wanted]
+    if problems:
+        raise CheckpointError(f"{theirs.path} is not the model of its config.json:\n  " + "\n  ".join(problems[:10]))
+
+
+def require_frequencies(theirs: TheirTensors, model: ModelConfig, bound: float) -> None:
+    """The rotary frequencies of transformers are ours.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    small: Fields = {"vocab_size": 8, "intermediate_size": 8}
+    judge = _class("AutoModelForCausalLM").from_config(_config(theirs, 1, small))
+    theirs_d = next(buffer for name, buffer in judge.named_buffers() if name.endswith("rotary_emb.inv_freq"))
+    ours_d = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
+    if ours_d.shape != theirs_d.shape or not torch.allclose(ours_d, theirs_d.cpu().float(), rtol=bound, atol=0.0):
+        raise CheckpointError(
+            f"{theirs.path} rotates by other frequencies than the checkpoint: rope_theta or rope_scaling of its "
+            "config.json are not those of the model."
+        )
+
+
+def trace(theirs: TheirTensors, tokens_BS: torch.Tensor, num_layers: int) -> dict[str, torch.Tensor]:
+    """What the first layers of the model compute, through transformers in fp32."""
+    model = load(theirs, num_layers)
+    kept: dict[str, torch.Tensor] = {}
+    places = {"embedding": "model.embed_tokens"}
+    places |= {f"layer {layer}": f"model.layers.{layer}" for layer in range(num_layers)}
+    places["final norm"] = "model.norm"
+    hooks = [model.get_submodule(path).register_forward_hook(_keep(kept, name)) for name, path in places.items()]
+    with torch.no_grad():
+        kept["logits"] = model(input_ids=tokens_BS, use_cache=False).logits.float()
+    for hook in hooks:
+        hook.remove()
+    return {name: kept[name] for name in (*places, "logits")}
+
+
+def load(theirs: TheirTensors, num_layers: int | None = None) -> Any:  # noqa: ANN401 (a model of transformers)
+    """The model as transformers loads it, in fp32 on the CPU, or its first layers.
+
+    Raises:
+        CheckpointError: transformers misses something, or finds something that it does not know.
+    """
+    config = _config(theirs, num_layers)
+    if theirs.family.judge is not None:
+        return _load_through_llama(theirs, config)
+    with _quiet():
+        model, report = _class("AutoModelForCausalLM").from_pretrained(
+            theirs.path,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    if missing := sorted([*report["missing_keys"], *map(str, report["mismatched_keys"])]):
+        raise CheckpointError(f"transformers misses tensors in {theirs.path}: {missing[:5]}.")
+    return model.eval()
+
+
+def _load_through_llama(theirs: TheirTensors, config: Any) -> nn.Module:  # noqa: ANN401
+    model: nn.Module = _class("AutoModelForCausalLM").from_config(config, attn_implementation="eager")
+    own = model.state_dict()
+    loaded: set[str] = set()
+    for name in theirs.names:
+        for key, tensor in _judged(theirs, name, theirs.read(name)).items():
+            if key in own:
+                own[key].copy_(tensor)
+                loaded.add(key)
+    tied = set() if theirs.model.untie_embeddings_and_output_weights else {"lm_head.weight"}
+    if missing := sorted(set(own) - loaded - tied):
+        raise CheckpointError(f"{theirs.path} lacks tensors: {missing[:5]}.")
+    return model.float().eval()
+
+
+def _judged(theirs: TheirTensors, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+    judge = theirs.family.judge
+    return {name: tensor} if judge is None else judge(name, tensor, theirs.model)
+
+
+def _config(theirs: TheirTensors, num_layers: int | None, changes: Fields | None = None) -> Any:  # noqa: ANN401
+    """The configuration out of the keys that `families.config_json` let pass, never out of the folder's code."""
+    family, fields = theirs.family, theirs.fields
+    if family.judge is not None:
+        family, fields = FAMILIES["llama"], fields_for(theirs.model, FAMILIES["llama"], {})
+    settings = {key: value for key, value in fields.items() if key not in _NOT_SETTINGS}
+    settings["rope_scaling"] = dict(settings.get("rope_scaling") or {}) or None
+    settings["dtype"] = torch.float32
+    if num_layers is not None:
+        settings["num_hidden_layers"] = num_layers
+        settings.pop("layer_types", None)
+    return _class("AutoConfig").for_model(family.model_type, **{**settings, **(changes or {})})
+
+
+def _keep(kept: dict[str, torch.Tensor], name: str) -> Callable[..., None]:
+    def keep(_module: nn.Module, _inputs: object, output: Any) -> None:  # noqa: ANN401 (a tensor, or a tuple with it)
+        kept[name] = (output[0] if isinstance(output, tuple) else output).detach().float()
+
+    return keep
+
+
+def _class(name: str) -> Any:  # noqa: ANN401 (a class of transformers)
+    try:
+        library = importlib.import_module("transformers")
+    except ImportError as error:
+        raise UsageError(
+            "A conversion is proven by transformers, which is not installed. Install the project with its `convert` "
+            "extra."
+        ) from error
+    if tuple(int(part) for part in library.__version__.split(".")[:2]) < OLDEST_TRANSFORMERS:
+        raise UsageError(
+            f"transformers {library.__version__} may run code out of a config.json (CVE-2026-4372). Install 5.3 or "
+            "newer."
+        )
+    return getattr(library, name)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' bars and its list of the layers that a shorter model leaves out."""
+    logging = importlib.import_module("transformers.utils.logging")
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
