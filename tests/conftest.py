@@ -18,3 +18,7 @@ def pool() -> Iterator[Pool]:
     processes = Pool(4)
     yield processes
     processes.close()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="write the golden values anew instead of comparing")

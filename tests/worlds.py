@@ -91,3 +91,19 @@ def checkpoint_tensors(rank: int, world_size: int, init_method: str, folder: Pat
         return plain | {"groups": dist_checkpointing.load_common_state_dict(str(folder))["optimizer"]}
     finally:
         torch.distributed.destroy_process_group()
+
+
+def differing_tensors(rank: int, world_size: int, init_method: str, first: Path, second: Path) -> dict[str, float]:
+    """What differs between two checkpoints in any bit: largest differences by name (infinite where one is missing)."""
+    import numpy as np
+
+    one = checkpoint_tensors(rank, world_size, f"{init_method}-a", first)
+    other = checkpoint_tensors(rank, world_size, f"{init_method}-b", second)
+    found = {"groups": np.inf} if one.pop("groups") != other.pop("groups") else {}
+    found |= dict.fromkeys(set(one) ^ set(other), np.inf)
+    for name in set(one) & set(other):
+        if one[name].shape != other[name].shape:
+            found[name] = np.inf
+        elif one[name].tobytes() != other[name].tobytes():
+            found[name] = float(np.abs(one[name] - other[name]).max())
+    return found

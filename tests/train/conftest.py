@@ -24,7 +24,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def base_run(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All 50 steps on one rank, saved and evaluated every 10 steps."""
     run_dir = tmp_path_factory.mktemp("runs") / "base"
-    launch(pool, small_config(corpus, Grid(), {"checkpoint.save_every_steps": 10, **_EVALUATION}), run_dir)
+    launch(pool, small_config(corpus, Grid(), {"checkpoint.save_every_steps": 10, **EVALUATION}), run_dir)
     return run_dir
 
 
@@ -37,10 +37,10 @@ def layout_run(pool: Pool, corpus: Path, base_run: Path, tmp_path_factory: pytes
     def run(grid: Grid) -> Path:
         if grid not in made:
             made[grid] = folder / f"layout-{len(made)}"
-            launch(pool, small_config(corpus, grid, {"run.stop_at_step": LAYOUT_STEPS, **_EVALUATION}), made[grid])
+            launch(pool, small_config(corpus, grid, {"run.stop_at_step": LAYOUT_STEPS, **EVALUATION}), made[grid])
         return made[grid]
 
     return run
 
 
-_EVALUATION = {"evaluation.every_steps": 10, "evaluation.num_samples_per_channel": 8}
+EVALUATION = {"evaluation.every_steps": 10, "evaluation.num_samples_per_channel": 8}

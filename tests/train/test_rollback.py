@@ -1,0 +1,127 @@
+"""A rollback returns to a checkpoint and skips for good: the run is then, bit for bit, one that never saw the data."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import worlds
+from pool import Pool
+from small_run import Grid, column, launch, records, small_config
+
+from harness.checkpoint.store import CheckpointStore
+from harness.data.cursor import Cursor
+from harness.run_dir import RunDir
+from harness.train.rollback import positions_of_steps
+
+SAVING = {"checkpoint.save_every_steps": 2}
+WINDOW = [32, 48]
+"""Positions of the samples of steps 5 and 6 (eight a step)."""
+LAST = 10
+
+
+def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
+    lines = RunDir(run_dir).events.read_text().splitlines()
+    return [event for line in lines if (event := json.loads(line))["kind"] == kind]
+
+
+def order(run_dir: Path, **fields: object) -> Path:
+    file = RunDir(run_dir).signals / "back.json"
+    file.write_text(json.dumps({"kind": "rollback", **fields}))
+    return file
+
+
+def healths(run_dir: Path) -> dict[str, str]:
+    return {entry.path.name: entry.manifest.health for entry in CheckpointStore(RunDir(run_dir)).list()}  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="module")
+def told_from_the_start(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("told")
+    changes = {"run.stop_at_step": LAST, "data.skip_windows": [WINDOW], **SAVING}
+    launch(pool, small_config(corpus, Grid(), changes), run_dir, "never")
+    return run_dir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("skip", [{"skip_samples": WINDOW}, {"skip_steps": [5, 6]}], ids=["samples", "steps"])
+def test_rollback_equals_a_run_that_was_told(
+    skip: dict[str, Any], pool: Pool, corpus: Path, told_from_the_start: Path, tmp_path: Path
+) -> None:
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), tmp_path, "never")
+    order(tmp_path, to_step=4, reason="garbled", **skip)
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": LAST, **SAVING}), tmp_path, "must")
+
+    for name in ("train/lm_loss", "optim/grad_norm", "optim/learning_rate"):
+        assert column(tmp_path, name) == column(told_from_the_start, name)
+    assert [r.batch_hash for r in records(tmp_path)] == [r.batch_hash for r in records(told_from_the_start)]
+    newest = [CheckpointStore(RunDir(run_dir)).choose("must").entry for run_dir in (tmp_path, told_from_the_start)]
+    assert pool.run(worlds.differing_tensors, 1, *(entry.path for entry in newest if entry))[0] == {}
+
+    assert [record.attempt for record in records(tmp_path)] == [0] * 4 + [1] * 6
+    (event,) = events(tmp_path, "rollback")
+    assert (event["from_step"], event["step"], event["attempt"]) == (8, 4, 1)
+    assert event["skip_windows"] == [WINDOW]
+    found = healths(tmp_path)
+    assert {name for name, health in found.items() if health == "abandoned"} == {"step_0000006", "step_0000008"}
+    assert found["step_0000004.2"] == "clean"
+    (done,) = (RunDir(tmp_path).signals_done).glob("back-*.json")
+    assert json.loads(done.read_text())["step"] == 4
+
+
+@pytest.mark.slow
+def test_an_order_is_carried_out_once_though_a_crash_hid_that_it_was(pool: Pool, corpus: Path, tmp_path: Path) -> None:
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 6, **SAVING}), tmp_path, "never")
+    file = order(tmp_path, to_step=2, skip_steps=[3, 3], learning_rate_factor=0.5, adam_betas=[0.8, 0.9], for_steps=2)
+    content = file.read_text()
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 5, **SAVING}), tmp_path, "must")
+    file.write_text(content)  # as if the acknowledgement had been lost
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 6, **SAVING}), tmp_path, "must")
+    assert len(events(tmp_path, "rollback")) == 1
+    assert len(events(tmp_path, "rollback-done")) == 1
+    assert not file.exists()
+
+    plain = {step: rate for step, rate in enumerate(reference_rates(corpus), start=1)}
+    rates = {r.step: r.values["optim/learning_rate"] for r in records(tmp_path)}
+    assert rates[3] == plain[3] / 2
+    assert rates[4] == plain[4] / 2
+    assert rates[5] == plain[5]
+
+
+@pytest.mark.slow
+def test_an_impossible_order_changes_nothing(pool: Pool, corpus: Path, tmp_path: Path) -> None:
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 2, **SAVING}), tmp_path, "never")
+    order(tmp_path, to_step=17)
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 4, **SAVING}), tmp_path, "must")
+    (event,) = events(tmp_path, "rollback-refused")
+    assert "asked for step 17, this line has steps 2 (clean)" in event["reason"]
+    assert [record.attempt for record in records(tmp_path)] == [0] * 4
+    assert not math.isnan(records(tmp_path)[-1].values["train/lm_loss"])
+
+
+def reference_rates(corpus: Path) -> list[float]:
+    from harness.plan.schedule import learning_rate
+
+    config = small_config(corpus)
+    phase = config.phases[0]
+    assert phase.train_steps is not None
+    peak = config.optimizer.learning_rate
+    return [learning_rate(phase.schedule, peak, step, phase.train_steps) for step in range(1, 11)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "window"),
+    [((5, 6), (32, 48)), ((1, 6), (32, 48)), ((7, 7), (48, 56)), ((2, 3), (32, 32))],
+    ids=["ahead", "partly behind", "later", "behind"],
+)
+def test_positions_of_steps(steps: tuple[int, int], window: tuple[int, int]) -> None:
+    _, cursor = Cursor().take(32, 16)
+    assert positions_of_steps(cursor, 4, steps, 8, 16) == window
+
+
+def test_positions_of_steps_around_an_earlier_window() -> None:
+    cursor = Cursor(skip_windows=((10, 20),))
+    assert positions_of_steps(cursor, 0, (2, 2), 8, 16) == (8, 26)
