@@ -91,6 +91,25 @@ class Versions(Record):
     python: Text
 
 
+class RollbackRecord(Record):
+    """The rollback that a checkpoint was saved after."""
+
+    order: Text
+    """Fingerprint of the order: found again after a crash, it is not carried out twice."""
+    from_step: Count
+    """Step at which the run was when it was rolled back."""
+    reason: str = Field(max_length=1000)
+
+
+class Adjustment(Record):
+    """A change of the optimizer that ends by itself."""
+
+    learning_rate_factor: NonNegative
+    adam_betas: tuple[float, float] | None
+    until_step: Count
+    """Last step to which it applies."""
+
+
 class Manifest(Record):
     """One checkpoint: what it is, where it comes from, and what its files must be."""
 
@@ -121,6 +140,10 @@ class Manifest(Record):
     """L2 norm of each optimizer state over the whole model."""
     last_losses: tuple[tuple[Count, Finite], ...] = Field(max_length=MAX_LOSSES)
     """The last steps and their `train/lm_loss`, oldest first."""
+    rollback: RollbackRecord | None = None
+    """Given in the checkpoint that a rollback saves as its first act."""
+    adjustment: Adjustment | None = None
+    """What a rollback changed for some steps, while it lasts."""
     fingerprint: JsonObject
     """What the weights depend on: model, data and tokenizer, compared field by field at resume."""
     files: dict[FileName, FileRecord] = {}

@@ -17,6 +17,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
+SkipWindow = Annotated[tuple[NonNegativeInt, NonNegativeInt], Field(strict=False)]
 FilePath = Annotated[Path, Field(strict=False)]
 Word = Annotated[str, Field(pattern=r"^[!-,.-~][!-~]*$")]
 """Printable text without spaces that cannot be taken for a flag."""
@@ -167,6 +168,8 @@ class DataConfig(Section):
     """The channels, by name."""
     reset_at_document_borders: bool = False
     """Tokens attend only within their own document, and positions count from its start."""
+    skip_windows: tuple[SkipWindow, ...] = Field(default=(), strict=False)
+    """Positions [start, stop) in the run's sample order that are never trained on. A rollback enters its own."""
     num_prefetch_batches: PositiveInt = 2
     """Batches prepared ahead of the step that uses them."""
 
@@ -234,6 +237,11 @@ class CheckpointConfig(Section):
 
     save_every_steps: PositiveInt | None = None
     """Save after every so many steps. Default: at the end, and on signals, only."""
+    keep_last: PositiveInt | None = None
+    """After a save, remove all but the newest so many checkpoints (never pinned ones, nor the newest clean one).
+    Default: all stay."""
+    keep_every_steps: PositiveInt | None = None
+    """With `keep_last`: checkpoints of every so many steps stay for good."""
 
 
 class EvaluationConfig(Section):

@@ -42,6 +42,7 @@ class Optimizer:
             chunks,
         )
         self._clip_grad = settings.clip_grad
+        self._betas = (settings.adam_beta1, settings.adam_beta2)
         self._weight_decay = settings.weight_decay
         self._grad_norm = torch.zeros(())
 
@@ -60,10 +61,14 @@ class Optimizer:
         return float(self._grad_norm.item())
 
     @torch.no_grad()
-    def update(self, learning_rate: float) -> None:
-        """Clips the prepared gradients and steps. Every rank must call it."""
+    def update(self, learning_rate: float, betas: tuple[float, float] | None = None) -> None:
+        """Clips the prepared gradients and steps, with other betas than the configuration's if given.
+
+        Every rank must call it.
+        """
         for group in self.megatron.param_groups:
             group["lr"] = learning_rate
+            group["betas"] = betas or self._betas
             # Megatron marks norms and biases with the factor 0, and leaves it to its scheduler to apply it.
             group["weight_decay"] = self._weight_decay * group["wd_mult"]
         self._clip()

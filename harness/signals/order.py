@@ -2,6 +2,7 @@
 
 - An empty file named after the kind: `save`, `stop` or `save-and-stop`. Text in it is taken as the reason.
 - A JSON file `<anything>.json`: `{"kind": "save", "reason": "before the maintenance"}`; the reason may be left out.
+  A rollback has more fields (see `harness.signals.rollback_request`) and only this form.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import difflib
 import json
 from dataclasses import dataclass
 from enum import StrEnum
+
+import xxhash
+
+from harness.signals.rollback_request import KEYS, RollbackRequest, UnreadableRequestError, parse_request
 
 MAX_REASON_LENGTH = 1000
 
@@ -23,9 +28,13 @@ class OrderKind(StrEnum):
     """Leave at the end of this step without saving."""
     SAVE_AND_STOP = "save-and-stop"
     """Save a checkpoint, then leave."""
+    ROLLBACK = "rollback"
+    """Return to an earlier checkpoint, and skip samples."""
 
 
 KINDS = ", ".join(OrderKind)
+PLAIN_KINDS = (OrderKind.SAVE, OrderKind.STOP, OrderKind.SAVE_AND_STOP)
+"""What an empty file can order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +48,10 @@ class Order:
     """Name of the order's file, or of the operating system's signal (`SIGTERM`)."""
     id: str
     """Tells apart orders of one source, as `save` may be ordered again and again."""
+    rollback: RollbackRequest | None = None
+    """What a rollback asks for."""
+    fingerprint: str = ""
+    """Hash of name and content of the order's file: the same order found again after a crash has the same one."""
 
 
 class UnreadableOrderError(ValueError):
@@ -47,7 +60,7 @@ class UnreadableOrderError(ValueError):
 
 def is_order_name(name: str) -> bool:
     """Whether a file of this name can be an order."""
-    return name in tuple(OrderKind) or name.endswith(".json")
+    return name in PLAIN_KINDS or name.endswith(".json")
 
 
 def parse_order(name: str, content: bytes, order_id: str) -> Order:
@@ -56,7 +69,7 @@ def parse_order(name: str, content: bytes, order_id: str) -> Order:
     Raises:
         UnreadableOrderError: The name is no order's name, or the JSON is broken, incomplete or of an unknown kind.
     """
-    if name in tuple(OrderKind):
+    if name in PLAIN_KINDS:
         return Order(
             kind=OrderKind(name), reason=_printable(content.decode(errors="replace")), source=name, id=order_id
         )
@@ -68,9 +81,22 @@ def parse_order(name: str, content: bytes, order_id: str) -> Order:
         raise UnreadableOrderError(f'"kind" is {_shown(kind)}; allowed: {KINDS}')
     if not isinstance(reason, str):
         raise UnreadableOrderError(f'"reason" is {_shown(reason)}; it must be text')
-    if unknown := sorted(fields.keys() - {"kind", "reason"}):
-        raise UnreadableOrderError(f'unknown key {_shown(unknown[0])}; allowed: "kind", "reason"')
-    return Order(kind=OrderKind(kind), reason=_printable(reason), source=name, id=order_id)
+    allowed = ("kind", "reason", *(KEYS if kind == OrderKind.ROLLBACK else ()))
+    if unknown := sorted(fields.keys() - set(allowed)):
+        names = ", ".join(f'"{key}"' for key in allowed)
+        raise UnreadableOrderError(f"unknown key {_shown(unknown[0])}; allowed: {names}")
+    try:
+        request = parse_request(fields) if kind == OrderKind.ROLLBACK else None
+    except UnreadableRequestError as error:
+        raise UnreadableOrderError(str(error)) from None
+    return Order(
+        kind=OrderKind(kind),
+        reason=_printable(reason),
+        source=name,
+        id=order_id,
+        rollback=request,
+        fingerprint=xxhash.xxh3_64_hexdigest(name.encode() + b"/" + content),
+    )
 
 
 def _parse_object(content: bytes) -> dict[str, object]:
@@ -84,8 +110,8 @@ def _parse_object(content: bytes) -> dict[str, object]:
 
 
 def _advice(name: str) -> str:
-    allowed = f"an order is an empty file named after its kind ({KINDS}) or a file `….json`"
-    similar = difflib.get_close_matches(name, list(OrderKind), n=1)
+    allowed = f"an order is an empty file named after its kind ({', '.join(PLAIN_KINDS)}) or a file `….json`"
+    similar = difflib.get_close_matches(name, list(PLAIN_KINDS), n=1)
     return f"{allowed}; did you mean `{similar[0]}`?" if similar else allowed
 
 

@@ -25,6 +25,8 @@ class Milestones:
 
     last_step: int
     """Where this launch ends by itself."""
+    train_steps: int
+    """Where the run ends."""
     save_every_steps: int | None
     evaluate_every_steps: int | None
 
@@ -33,6 +35,7 @@ class Milestones:
         """The milestones of a configuration whose phases have `train_steps` steps."""
         return Milestones(
             last_step=min(train_steps, config.run.stop_at_step or train_steps),
+            train_steps=train_steps,
             save_every_steps=config.checkpoint.save_every_steps,
             evaluate_every_steps=config.evaluation.every_steps,
         )
@@ -40,7 +43,7 @@ class Milestones:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What happens before the next step, in this order: evaluate, save, leave."""
+    """What happens before the next step, in this order: evaluate, roll back or save, leave."""
 
     evaluate: bool = False
     save: bool = False
@@ -48,6 +51,8 @@ class Decision:
     """None: go on."""
     reason: str = ""
     """Why the run leaves."""
+    rollback: Order | None = None
+    """An order to return to an earlier checkpoint. Nothing else happens then."""
 
 
 def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *, finite: bool = True) -> Decision:
@@ -74,8 +79,12 @@ def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *
     )
     if OrderKind.STOP in kinds:
         return Decision(save=save_ordered and save, exit_code=EXIT_STOPPED_BY_PERSON, reason=_why(orders))
+    rollbacks = [order for order in orders if order.kind is OrderKind.ROLLBACK]
+    if rollbacks:
+        return Decision(rollback=rollbacks[-1])
     if finished:
-        return Decision(evaluate=evaluate, save=save, exit_code=EXIT_FINISHED, reason="all steps are done")
+        reason = "all steps are done" if state.step >= milestones.train_steps else "run.stop_at_step is reached"
+        return Decision(evaluate=evaluate, save=save, exit_code=EXIT_FINISHED, reason=reason)
     if OrderKind.SAVE_AND_STOP in kinds:
         return Decision(save=save, exit_code=EXIT_REQUEUE, reason=_why(orders))
     if state.num_failed_saves >= MAX_FAILED_SAVES:

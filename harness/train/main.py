@@ -10,6 +10,7 @@ from harness.train.evaluate import evaluate
 from harness.train.evidence import write_evidence
 from harness.train.opening import open_run
 from harness.train.report import leave, record
+from harness.train.rollback import roll_back
 from harness.train.run import Run
 from harness.train.saving import save
 from harness.train.state import TrainState
@@ -28,6 +29,8 @@ def train(run: Run, state: TrainState) -> int:
     orders = run.orders.before_first_step()
     decision = decide(run.milestones, state, orders)
     while True:
+        if decision.rollback is not None:
+            state = roll_back(run, state, decision.rollback)
         if decision.save:
             state = save(run, state)
         run.orders.acknowledge(orders, state)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,13 +13,14 @@ from harness.checkpoint.compare import require_same
 from harness.checkpoint.entries import Checkpoint
 from harness.checkpoint.store import CheckpointStore
 from harness.config.schema import Config
-from harness.errors import CheckpointError
+from harness.data.cursor import Cursor
+from harness.errors import CheckpointError, UsageError
 from harness.metrics.record import last_key
 from harness.metrics.recorder import Recorder
 from harness.model import attention
 from harness.model.mcore import build_model
 from harness.optim.mcore import Optimizer
-from harness.parallel import collectives
+from harness.parallel import collectives, device
 from harness.parallel import mcore as parallel
 from harness.parallel.ranks import Ranks
 from harness.plan.plan import Plan, make_plan
@@ -27,10 +28,12 @@ from harness.plan.report import plan_text
 from harness.run_dir import RunDir
 from harness.signals.lock import RunLock
 from harness.signals.os_signals import SignalFlags
+from harness.train.agreement import heard_by_all
 from harness.train.data import RunData, open_data
 from harness.train.decide import Milestones
 from harness.train.mcore import Pipeline
 from harness.train.orders import Orders
+from harness.train.report import introduction
 from harness.train.run import Run
 from harness.train.state import TrainState
 from harness.train.world import World
@@ -68,13 +71,19 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         )
         closing.callback(parallel.end)
         store = CheckpointStore(run_dir)
-        start = _agree_on_start(run_dir, store, resume, ranks, closing)
+        with heard_by_all(ranks):
+            found = _find_start(run_dir, store, resume, closing) if ranks.is_writer else None
+        start = collectives.from_rank_0(found)
+        assert start is not None, "rank 0 always finds a start"
         recorded = start.entry.manifest.fingerprint if start.entry else None
-        data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", recorded=recorded)
+        with heard_by_all(ranks):
+            data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", recorded=recorded)
         closing.callback(data.stream.close)
         if recorded is not None:
             require_same(recorded, _promised(recorded, data.fingerprint))
-        recorder = _open_recorder(config, plan, run_dir, data, start, closing) if ranks.is_writer else None
+        recorder = None
+        if ranks.is_writer:
+            recorder = _open_recorder(config, plan, run_dir, data, start, device.name(world.device), closing)
         if recorder is not None and (problem := attention.slow_kernels_on(world.device)):
             recorder.message(f"warning: {problem}")
         chunks = build_model(config, plan, ranks, world.device)
@@ -101,24 +110,23 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         yield run, _restore(run, start)
 
 
-def _agree_on_start(
-    run_dir: RunDir, store: CheckpointStore, resume: Resume, ranks: Ranks, closing: ExitStack
-) -> _Start:
-    """Rank 0 locks the run directory and looks for what to go on from; the others hear of it."""
-    start = None
-    if ranks.is_writer:
-        run_dir.root.mkdir(parents=True, exist_ok=True)
-        closing.enter_context(RunLock(run_dir))
-        store.clean_partials()
-        choice = store.choose(resume, deep=True, healths=("clean", "suspect"))
-        start = _Start(
-            entry=choice.entry,
-            passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
-            attempt=_attempt(run_dir, choice.entry),
-        )
-    start = collectives.from_rank_0(start)
-    assert start is not None, "rank 0 always sends a start"
-    return start
+def _find_start(run_dir: RunDir, store: CheckpointStore, resume: Resume, closing: ExitStack) -> _Start:
+    """Locks the run directory and looks for what to go on from."""
+    try:
+        run_dir.make_folders()
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the run directory {run_dir.root}: {error.strerror} ({error.filename}); "
+            "choose another one with --run-dir"
+        ) from None
+    closing.enter_context(RunLock(run_dir))
+    store.clean_partials()
+    choice = store.choose(resume, deep=True, healths=("clean", "suspect"))
+    return _Start(
+        entry=choice.entry,
+        passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
+        attempt=_attempt(run_dir, choice.entry),
+    )
 
 
 def _attempt(run_dir: RunDir, entry: Checkpoint | None) -> int:
@@ -131,9 +139,10 @@ def _attempt(run_dir: RunDir, entry: Checkpoint | None) -> int:
 
 
 def _open_recorder(
-    config: Config, plan: Plan, run_dir: RunDir, data: RunData, start: _Start, closing: ExitStack
+    config: Config, plan: Plan, run_dir: RunDir, data: RunData, start: _Start, device_name: str, closing: ExitStack
 ) -> Recorder:
-    run_dir.plan.write_text(plan_text(config, plan))
+    with suppress(OSError):  # for people; a full disk is told by the recorder
+        run_dir.plan.write_text(plan_text(config, plan))
     recorder = Recorder(
         run_dir,
         config.logging,
@@ -149,18 +158,22 @@ def _open_recorder(
         recorder.message(f"starting {config.run.name} anew in {run_dir.root}, seed {config.run.seed}")
     else:
         recorder.message(f"resuming {config.run.name} from {start.entry.path} (step {start.step})")
+    for text in introduction(config, plan, data.fingerprint["data"], device_name):
+        recorder.message(text)
     return recorder
 
 
 def _restore(run: Run, start: _Start) -> TrainState:
     """Loads the checkpoint and makes sure that what follows is what would have followed. Every rank must call it."""
     if start.entry is None:
-        state = TrainState(attempt=start.attempt)
+        state = TrainState(attempt=start.attempt, cursor=Cursor(skip_windows=run.config.data.skip_windows))
         kind, fields = "started", {}
     else:
         manifest = start.entry.manifest
-        state = TrainState.from_checkpoint(start.entry.path, manifest, attempt=start.attempt)
-        _require_same_next_batch(run, state, manifest.next_batch_hash)
+        state = TrainState.from_checkpoint(start.entry.path, manifest, attempt=start.attempt, is_saved=True)
+        state = state.skipping(run.config.data.skip_windows)
+        with heard_by_all(run.ranks):
+            _require_same_next_batch(run, state, manifest.next_batch_hash)
         if manifest.optimizer_norms:
             checkpoint_files.load(start.entry.path, run.pipeline.chunks, run.optimizer.megatron)
         else:  # converted from another format: weights only, the optimizer begins with moments of zero

@@ -13,9 +13,11 @@ import xxhash
 
 from harness.checkpoint import mcore
 from harness.checkpoint.manifest import Manifest, Versions
+from harness.checkpoint.retention import RetentionPolicy, to_delete
+from harness.checkpoint.verify import verify
 from harness.config.load import dump_config
 from harness.config.schema import Config
-from harness.errors import SaveFailedError
+from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives
 from harness.train.run import Run
 from harness.train.state import TrainState
@@ -35,8 +37,10 @@ def save(run: Run, state: TrainState) -> TrainState:
             norms = run.optimizer.state_norms()
             path, problem = collectives.from_rank_0(_publish(run, state, partial, norms, started))
     seconds = round(time.perf_counter() - started, 3)
-    state = state.after_save(path, seconds)
+    state = state.after_save(path, problem, seconds)
     _report(run, state, problem)
+    if path is not None:
+        _prune(run, path)
     return state
 
 
@@ -110,8 +114,26 @@ def _manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: f
         cursor=state.cursor.to_json(),
         optimizer_norms=norms,
         last_losses=state.last_losses,
+        rollback=state.rollback,
+        adjustment=state.adjustment,
         fingerprint=run.data.fingerprint,
     )
+
+
+def _prune(run: Run, saved: Path) -> None:
+    """Removes the checkpoints that the retention lets go, now that a newer one is there."""
+    settings = run.config.checkpoint
+    if not run.ranks.is_writer or settings.keep_last is None:
+        return
+    policy = RetentionPolicy(keep_last=settings.keep_last, keep_every_steps=settings.keep_every_steps)
+    if verify(saved):  # sizes; the hashes were taken a moment ago
+        return
+    for entry in to_delete(run.store.list(), policy, in_use=(saved,)):
+        try:
+            run.store.remove(entry)
+        except CheckpointError as error:
+            assert run.recorder is not None, "the writer has a recorder"
+            run.recorder.message(f"warning: {error}")
 
 
 def _report(run: Run, state: TrainState, problem: str | None) -> None:

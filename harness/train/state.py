@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.checkpoint.manifest import MAX_LOSSES, Manifest, Parent
+from harness.checkpoint.manifest import MAX_LOSSES, Adjustment, Manifest, Parent, RollbackRecord
 from harness.data.cursor import Cursor
 
 
@@ -29,29 +30,53 @@ class TrainState:
     """Path of that checkpoint."""
     save_seconds: float | None = None
     """How long the last save of this launch took."""
+    is_saved: bool = False
+    """Whether a checkpoint of exactly this state exists."""
+    save_problem: str | None = None
+    """Why the last save of this launch failed, if it did."""
     num_failed_saves: int = 0
     """Saves that failed since one succeeded."""
-
-    @property
-    def is_saved(self) -> bool:
-        """Whether a checkpoint of exactly this state exists."""
-        return self.saved == Parent(step=self.step, attempt=self.attempt)
+    rollback: RollbackRecord | None = None
+    """The rollback that led to exactly this state, until the next step."""
+    adjustment: Adjustment | None = None
+    """What a rollback changed for some steps."""
 
     def after_step(self, *, cursor: Cursor, learning_rate: float, loss: float) -> TrainState:
         """The state one step later."""
         losses = (*self.last_losses, (self.step + 1, loss))[-MAX_LOSSES:]
-        return replace(self, step=self.step + 1, cursor=cursor, learning_rate=learning_rate, last_losses=losses)
+        adjustment = self.adjustment if self.adjustment and self.adjustment.until_step > self.step + 1 else None
+        return replace(
+            self,
+            step=self.step + 1,
+            is_saved=False,
+            cursor=cursor,
+            learning_rate=learning_rate,
+            last_losses=losses,
+            rollback=None,
+            adjustment=adjustment,
+        )
 
-    def after_save(self, path: Path | None, seconds: float) -> TrainState:
-        """The state after an attempt to save it, which gave a checkpoint or None."""
+    def after_save(self, path: Path | None, problem: str | None, seconds: float) -> TrainState:
+        """The state after an attempt to save it, which gave a checkpoint or a problem."""
+        tried = replace(self, save_seconds=seconds, save_problem=problem)
         if path is None:
-            return replace(self, save_seconds=seconds, num_failed_saves=self.num_failed_saves + 1)
+            return replace(tried, num_failed_saves=self.num_failed_saves + 1)
         saved = Parent(step=self.step, attempt=self.attempt)
-        return replace(self, saved=saved, checkpoint=str(path), save_seconds=seconds, num_failed_saves=0)
+        return replace(tried, saved=saved, checkpoint=str(path), is_saved=True, num_failed_saves=0)
+
+    def skipping(self, windows: Iterable[tuple[int, int]]) -> TrainState:
+        """The state with more samples never to be trained on from here on."""
+        cursor = self.cursor
+        for start, stop in windows:
+            cursor = cursor.with_skip_window(start, stop)
+        return replace(self, cursor=cursor)
 
     @staticmethod
-    def from_checkpoint(path: Path, manifest: Manifest, *, attempt: int) -> TrainState:
-        """The state that a checkpoint holds, in the attempt that goes on from it."""
+    def from_checkpoint(path: Path, manifest: Manifest, *, attempt: int, is_saved: bool = False) -> TrainState:
+        """The state that a checkpoint holds, in the attempt that goes on from it.
+
+        `is_saved` if that is all, and nothing else will be changed in it.
+        """
         return TrainState(
             step=manifest.step,
             attempt=attempt,
@@ -59,5 +84,8 @@ class TrainState:
             learning_rate=manifest.learning_rate,
             last_losses=manifest.last_losses,
             checkpoint=str(path),
+            is_saved=is_saved,
             saved=Parent(step=manifest.step, attempt=manifest.attempt),
+            rollback=manifest.rollback,
+            adjustment=manifest.adjustment,
         )

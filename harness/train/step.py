@@ -42,7 +42,8 @@ def take_step(run: Run, state: TrainState) -> StepResult:
     """Trains step `state.step + 1`. Every rank must call it."""
     started = time.perf_counter()
     phase = run.phase
-    rate = learning_rate(
+    factor = state.adjustment.learning_rate_factor if state.adjustment else 1.0
+    rate = factor * learning_rate(
         run.config.phases[0].schedule, run.config.optimizer.learning_rate, state.step + 1, phase.train_steps
     )
     data = run.data.stream.step(state.cursor)
@@ -55,7 +56,7 @@ def take_step(run: Run, state: TrainState) -> StepResult:
     loss = mean_loss(totals)
     grad_norm = run.optimizer.prepare()
     if math.isfinite(loss) and math.isfinite(grad_norm):
-        run.optimizer.update(rate)
+        run.optimizer.update(rate, state.adjustment.adam_betas if state.adjustment else None)
     return StepResult(
         totals=totals,
         loss=loss,

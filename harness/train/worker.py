@@ -11,6 +11,7 @@ from pathlib import Path
 
 from harness.config.load import load_config
 from harness.errors import EXIT_INTERNAL, HarnessError
+from harness.parallel import gpu_environment
 from harness.run_dir import RunDir
 
 

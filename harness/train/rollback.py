@@ -1,0 +1,136 @@
+"""Returns a running job to an earlier checkpoint, without restarting its processes, and skips samples for good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from harness.checkpoint import mcore as checkpoint_files
+from harness.checkpoint.entries import Checkpoint
+from harness.checkpoint.lineage import Target, left_behind, line_of, rollback_target
+from harness.checkpoint.manifest import Adjustment, RollbackRecord
+from harness.checkpoint.verify import verify_before_load
+from harness.data.cursor import Cursor
+from harness.errors import CheckpointError
+from harness.parallel import collectives
+from harness.signals.order import Order
+from harness.signals.rollback_request import RollbackRequest
+from harness.train.run import Run
+from harness.train.saving import save
+from harness.train.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Way:
+    """What rank 0 found out about a rollback; all ranks act on it."""
+
+    target: Checkpoint | None = None
+    problem: str | None = None
+    """Why it cannot be done."""
+    was_done: bool = False
+    """It was carried out before a crash kept it from being acknowledged."""
+
+
+def roll_back(run: Run, state: TrainState, order: Order) -> TrainState:
+    """Carries out a rollback order. Every rank must call it.
+
+    Model, optimizer, schedule and cursor return; the skip window is entered in the cursor; the new state is saved at
+    once, in a new attempt, before the checkpoints after the target become `abandoned`. So a crash at any moment leaves
+    either the state before the order, which is then found again and carried out, or the state after it.
+
+    An order that cannot be carried out is reported and changes nothing.
+    """
+    request = order.rollback
+    assert request is not None, "a rollback order says what it asks for"
+    way = collectives.from_rank_0(_find_way(run, state, order, request) if run.ranks.is_writer else _Way())
+    if way.was_done:
+        _say(run, state, "rollback-done", f"the rollback by {order.source} was carried out before", order=order.source)
+        return state
+    if way.target is None:
+        text = f"warning: the rollback by {order.source} was not carried out: {way.problem}"
+        _say(run, state, "rollback-refused", text, order=order.source, reason=way.problem)
+        return state
+    rolled_back = _returned(run, state, way.target, order, request)
+    checkpoint_files.load(way.target.path, run.pipeline.chunks, run.optimizer.megatron)
+    rolled_back = save(run, rolled_back)
+    if run.ranks.is_writer and rolled_back.is_saved:
+        _abandon(run, state, way.target)
+    _say(
+        run,
+        rolled_back,
+        "rollback",
+        f"rolled back from step {state.step} to {way.target.path}; skipping {list(rolled_back.cursor.skip_windows)}",
+        order=order.source,
+        reason=order.reason,
+        from_step=state.step,
+        from_attempt=state.attempt,
+        skip_windows=rolled_back.cursor.skip_windows,
+    )
+    return rolled_back
+
+
+def _find_way(run: Run, state: TrainState, order: Order, request: RollbackRequest) -> _Way:
+    entries = run.store.list()
+    done = any(
+        entry.manifest.rollback is not None and entry.manifest.rollback.order == order.fingerprint
+        for entry in line_of(entries, state.saved)
+    )
+    if done:
+        return _Way(was_done=True)
+    try:
+        target = rollback_target(entries, state.saved, Target(to_step=request.to_step, before_step=request.before_step))
+        verify_before_load(target.path, deep=True)
+    except CheckpointError as error:
+        return _Way(problem=str(error))
+    return _Way(target=target)
+
+
+def _returned(run: Run, state: TrainState, target: Checkpoint, order: Order, request: RollbackRequest) -> TrainState:
+    """The state of the target in a new attempt, with everything that the order adds."""
+    restored = TrainState.from_checkpoint(target.path, target.manifest, attempt=state.attempt + 1)
+    restored = restored.skipping(state.cursor.skip_windows)
+    skipped = request.skip_samples
+    if request.skip_steps is not None:
+        batch = run.phase.global_batch_size
+        skipped = positions_of_steps(restored.cursor, restored.step, request.skip_steps, batch, run.phase.seq_length)
+    if skipped is not None:
+        restored = restored.skipping([skipped])
+    adjustment = None
+    if request.for_steps is not None:
+        adjustment = Adjustment(
+            learning_rate_factor=request.learning_rate_factor,
+            adam_betas=request.adam_betas,
+            until_step=restored.step + request.for_steps,
+        )
+    return replace(
+        restored,
+        adjustment=adjustment,
+        rollback=RollbackRecord(order=order.fingerprint, from_step=state.step, reason=order.reason),
+    )
+
+
+def positions_of_steps(
+    cursor: Cursor, step: int, steps: tuple[int, int], global_batch_size: int, seq_length: int
+) -> tuple[int, int]:
+    """Positions [start, stop) of the samples that steps `first … last` take, counted from a cursor behind `step`.
+
+    Steps up to `step` are behind the cursor and are not part of it.
+    """
+    first, last = max(steps[0], step + 1), steps[1]
+    start = stop = cursor.next_position
+    for number in range(step + 1, last + 1):
+        positions, cursor = cursor.take(global_batch_size, seq_length)
+        if number == first:
+            start = int(positions[0])
+        stop = int(positions[-1]) + 1
+    return start, max(start, stop)
+
+
+def _abandon(run: Run, state: TrainState, target: Checkpoint) -> None:
+    for entry in left_behind(run.store.list(), state.saved, target):
+        run.store.amend(entry, health="abandoned")
+
+
+def _say(run: Run, state: TrainState, kind: str, text: str, **fields: object) -> None:
+    if run.recorder is not None:
+        run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
+        run.recorder.message(text)
