@@ -104,7 +104,7 @@ def _find_remote(address: str) -> list[InputFile]:
     try:
         if system.isfile(path):
             _check_suffix(address)
-            return [RemoteFile(address)]
+            return [RemoteFile(system.unstrip_protocol(path))]
         names = system.find(path) if system.isdir(path) else system.glob(path)
         found = sorted(name for name in names if name.endswith(SUFFIXES) and system.isfile(name))
         return [RemoteFile(system.unstrip_protocol(name)) for name in found]

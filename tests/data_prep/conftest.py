@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import data_prep.demo
 from data_prep.demo.build import DemoSettings, train_tokenizer
@@ -32,3 +34,21 @@ def model_file(poems: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pa
 @pytest.fixture(scope="session")
 def tokenizer(model_file: Path) -> Tokenizer:
     return open_tokenizer(model_file)
+
+
+@pytest.fixture(scope="session")
+def json_file(poems: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE tokenizer.json that splits as GPT-2 does, with two control symbols."""
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=900,
+        special_tokens=["<|endoftext|>", "<|im_start|>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(poems, trainer)
+    file = tmp_path_factory.mktemp("byte_level") / "tokenizer.json"
+    tokenizer.save(str(file))
+    return file

@@ -73,3 +73,22 @@ def test_help_has_an_example_and_loads_nothing_heavy() -> None:
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "harness data tokenize corpus/zh/ --tokenizer tokenizer.model --channel zh --output data" in output
     assert output.endswith("\nset()\n")
+
+
+def test_the_encoder_is_said_and_long_documents_are_cut(corpus: Path, model_file: Path) -> None:
+    result = call(corpus, model_file, "--max-rejected-share", "0.05", "--max-document-tokens", "40")
+    assert "too long: " in result.stdout
+    assert "tokenize zh: encoder" in result.stderr
+    source = json.loads((corpus.parent / "data" / "zh" / "source.json").read_text())
+    assert (source["max_document_tokens"], source["long_documents"]) == (40, "split")
+
+
+def test_the_reference_says_nothing_of_itself(corpus: Path, model_file: Path) -> None:
+    result = call(corpus, model_file, "--max-rejected-share", "0.05", "--encoder", "reference")
+    assert (result.exception, result.stderr) == (None, "")
+
+
+def test_long_documents_need_a_length(corpus: Path, model_file: Path) -> None:
+    error = call(corpus, model_file, "--long-documents", "drop").exception
+    assert isinstance(error, UsageError)
+    assert "--long-documents drop needs a length: give --max-document-tokens" in str(error)

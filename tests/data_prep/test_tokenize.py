@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.choose_encoder import choose_encoder
 from data_prep.tokenize import ChannelJob, ChannelResult, tokenize_channel
 from data_prep.totals import Totals
 from harness.config.schema import ChannelConfig
@@ -20,7 +21,7 @@ from harness.errors import DataError, UsageError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Megatron warns of every optional package that is missing
-    from megatron.core.datasets.indexed_dataset import IndexedDataset
+    from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
 
 def silent(totals: Totals, bytes_read: int) -> None:
@@ -165,6 +166,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import data_prep.indexed_writer as indexed_writer
+from data_prep.choose_encoder import choose_encoder
 from data_prep.tokenize import ChannelJob, tokenize_channel
 from harness.data.tokenizer import open_tokenizer
 
@@ -276,3 +278,145 @@ def test_progress_counts_up_to_the_whole_input(job: ChannelJob, model_file: Path
         job, open_tokenizer(model_file), lambda totals, bytes_read: seen.append((totals.documents, bytes_read))
     )
     assert seen[-1] == (300, sum(file.stat().st_size for file in job.inputs))
+
+
+RANDOMLY_KILLED = """
+import os, sys, threading
+from pathlib import Path
+from data_prep import tokenize
+from data_prep.choose_encoder import choose_encoder
+from data_prep.tokenize import ChannelJob, tokenize_channel
+from harness.data.tokenizer import open_tokenizer
+import data_prep.reader, signal
+
+folder, model, events, *inputs = sys.argv[1:]
+data_prep.reader.BATCH_DOCUMENTS = 7
+left = int(events)
+watched = ("open", "os.rename", "os.truncate", "os.remove")
+
+def count_down(event, arguments):
+    global left
+    if event in watched and folder in str(arguments):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+job = ChannelJob(
+    inputs=[Path(file) for file in inputs], folder=Path(folder), tokens_per_part=3000,
+    max_document_tokens=40, long_documents="split",
+)
+tokenizer = open_tokenizer(Path(model))
+sys.addaudithook(count_down)
+tokenize_channel(job, tokenizer, lambda totals, bytes_read: None)
+"""
+
+
+def test_killed_again_and_again_at_any_file_operation(
+    job: ChannelJob, tokenizer: Tokenizer, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.reader.BATCH_DOCUMENTS", 7)
+    job = replace(job, max_document_tokens=40, long_documents="split")
+    with job.inputs[0].open("a") as file:  # type: ignore[union-attr]
+        file.write("\nnot JSON\n")
+    job = replace(job, max_rejected_share=0.01)
+    whole = replace(job, folder=tmp_path / "whole" / "zh")
+    totals = make(whole, tokenizer).totals
+    assert totals.split > 20 and totals.rejected == 2
+    num_kills = 0
+    for events in (1, 3, 9, 14, 2, 11, 17, 5, 13, 8, 21, 4, 19, 7, 16, 10, 23, 6, 12, 15):
+        command = [sys.executable, "-c", RANDOMLY_KILLED, str(job.folder), str(model_file), str(events)]
+        process = subprocess.run([*command, *map(str, job.inputs)], check=False, timeout=120)
+        num_kills += process.returncode == -signal.SIGKILL
+    assert num_kills >= 5
+    assert make(job, tokenizer).totals == totals
+    assert content_of(job.folder) == content_of(whole.folder)
+
+
+def test_long_documents_are_split_or_dropped(job: ChannelJob, tokenizer: Tokenizer, poems: list[str]) -> None:
+    make(job, tokenizer)
+    kept = read_channel(job.folder)
+    for long_documents in ("split", "drop"):
+        folder = job.folder.with_name(long_documents)
+        changed = replace(job, folder=folder, max_document_tokens=50, long_documents=long_documents)  # type: ignore[arg-type]
+        result = make(changed, tokenizer)
+        documents = read_channel(folder)
+        assert max(map(len, documents)) <= 50
+        num_long = sum(len(document) > 50 for document in kept)
+        if long_documents == "drop":
+            assert documents == [document for document in kept if len(document) <= 50]
+            assert (result.totals.split, result.totals.dropped) == (0, num_long)
+        else:
+            end = tokenizer.end_of_document_id
+            assert {document[-1] for document in documents} == {end}
+            flat = [token for document in documents for token in document if token != end]
+            assert flat == [token for document in kept for token in document[:-1]]
+            assert (result.totals.split, result.totals.dropped) == (num_long, 0)
+        assert f"too long: {result.totals.split} documents split, {result.totals.dropped} dropped" in result.summary(
+            folder
+        )
+        assert result.totals.documents == 300
+
+
+def test_nothing_left_is_an_error(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    file = write_lines(tmp_path / "a.jsonl", {"text": "many more tokens than two"})
+    job = ChannelJob(inputs=[file], folder=tmp_path / "c", max_document_tokens=2, long_documents="drop")
+    with pytest.raises(
+        DataError, match=r"no document is left .* all 1 are longer than --max-document-tokens 2\. Raise"
+    ):
+        make(job, tokenizer)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl.gz", ".jsonl.zst", ".parquet"])
+def test_any_kind_of_file_gives_the_same_bytes(
+    tmp_path: Path, poems: list[str], tokenizer: Tokenizer, suffix: str
+) -> None:
+    plain = write_lines(tmp_path / "a.jsonl", *({"text": poem} for poem in poems))
+    other = tmp_path / f"b{suffix}"
+    if suffix == ".parquet":
+        arrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(arrow.table({"text": poems}), other, row_group_size=50)
+    elif suffix == ".jsonl.zst":
+        other.write_bytes(pytest.importorskip("zstandard").compress(plain.read_bytes()))
+    else:
+        other.write_bytes(gzip.compress(plain.read_bytes()))
+    for file in (plain, other):
+        make(ChannelJob(inputs=[file], folder=tmp_path / file.stem, tokens_per_part=3000), tokenizer)
+    ours, theirs = content_of(tmp_path / "a"), content_of(tmp_path / other.stem)
+    parts = [name for name in ours if name.startswith("part")]
+    assert len(parts) > 10
+    assert [ours[name] for name in parts] == [theirs[name] for name in parts]
+
+
+@pytest.mark.parametrize(
+    ("encoder", "file"),
+    [("reference", "json_file"), ("fastokens", "json_file"), ("gigatoken", "json_file"), ("gigatoken", "model_file")],
+)
+def test_files_are_those_of_megatrons_preprocessing(
+    tmp_path: Path, poems: list[str], encoder: str, file: str, request: pytest.FixtureRequest
+) -> None:
+    """Megatron-LM's recipe: encode each line, append eod, add_document; one .bin/.idx for the whole input."""
+    if encoder != "reference":
+        pytest.importorskip(encoder)
+    reference = open_tokenizer(request.getfixturevalue(file))
+    builder = IndexedDatasetBuilder(str(tmp_path / "theirs.bin"), dtype=DType.optimal_dtype(reference.vocab_size))
+    for poem in poems:
+        ids = [*reference.encode_documents([poem])[0], reference.end_of_document_id]
+        builder.add_document(ids, [len(ids)])
+    builder.finalize(str(tmp_path / "theirs.idx"))
+    lines = write_lines(tmp_path / "a.jsonl", *({"text": poem} for poem in poems))
+    chosen = choose_encoder(reference, poems, encoder)
+    assert chosen.encoder.name == encoder
+    tokenize_channel(ChannelJob(inputs=[lines], folder=tmp_path / "ours"), reference, silent, chosen.encoder)
+    for suffix in (".bin", ".idx"):
+        assert (tmp_path / f"ours/part-00000{suffix}").read_bytes() == (tmp_path / f"theirs{suffix}").read_bytes()
+
+
+def test_resuming_without_the_place_is_refused(job: ChannelJob, tokenizer: Tokenizer) -> None:
+    make(job, tokenizer)
+    source = json.loads((job.folder / "source.json").read_text())
+    (job.folder / "source.json").write_text(json.dumps(source | {"finished": None}))
+    (job.folder / "resume.jsonl").write_text("{}\n")
+    with pytest.raises(
+        DataError, match=r"resume\.jsonl: it does not say where in the input part-\d+ ends .*Delete the"
+    ):
+        make(job, tokenizer)
