@@ -60,7 +60,7 @@ def train(
     with _locked(run) as lock:
         folder = _open_launch(run, config, lock, {"world_size": world_size, "resume": resume})
         command = (*worker_command, "--run-dir", str(run.root), "--resume", resume)
-        tell(f"starting {config.run.name} in {run.root}: {_workers_text(world_size, num_gpus)}")
+        tell(f"{run.root}: starting {_workers_text(world_size, num_gpus)}")
         starts = _worker_starts(command, world_size, folder, on_gpu=num_gpus > 0)
         descriptors = () if lock.descriptor is None else (lock.descriptor,)
         return run_workers(starts, pass_descriptors=descriptors)
@@ -89,7 +89,7 @@ def local_world_size(config: Config, num_gpus: int) -> int:
 
 def _workers_text(world_size: int, num_gpus: int) -> str:
     workers = "1 process" if world_size == 1 else f"{world_size} processes"
-    return f"{workers}, {'one GPU each' if num_gpus else 'on the CPU'}"
+    return f"{workers} {'with a GPU each' if num_gpus else 'on the CPU'}"
 
 
 def _train_as(ranks: ProcessRanks, config: Config, run: RunDir, resume: str) -> int:

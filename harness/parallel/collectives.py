@@ -37,6 +37,13 @@ def gathered(value: T) -> list[T]:
     return values
 
 
+def is_lost_connection(error: BaseException) -> bool:
+    """Whether a collective failed because another rank is gone, or does not answer."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and "gloo" in str(error)
+
+
 def barrier() -> None:
     """Waits until every rank is here."""
     dist.barrier()

@@ -49,18 +49,19 @@ def wait_for(run_dir: RunDir, order: Path, *, timeout_s: float, poll_s: float = 
 
     Raises:
         UsageError: The run rejected the order.
+        HarnessError: The run could not save, as the order asks.
         HarnessError: Nobody trains there, or the run did not answer in time. The order stays where it is.
     """
     deadline = time.monotonic() + timeout_s
     while True:
         if (outcome := _outcome(run_dir, order)) is not None:
-            return outcome
+            return _require_saved(outcome)
         reason = run_dir.signals_rejected / f"{order.name}.reason"
         if reason.exists():
             raise UsageError(f"the run rejected the order {order.name}: {reason.read_text().strip()}")
         if not _seems_to_train(run_dir):
             if (outcome := _outcome(run_dir, order)) is not None:  # it acknowledged and left in between
-                return outcome
+                return _require_saved(outcome)
             raise HarnessError(
                 f"nobody seems to train in {run_dir.root}: the order waits in {order} and takes effect when training "
                 "is started; remove the file to withdraw it"
@@ -83,6 +84,15 @@ def _outcome(run_dir: RunDir, order: Path) -> dict[str, object] | None:
         if "source" in outcome:  # in the moment of acknowledgement the order itself lies there
             return dict(outcome)
     return None
+
+
+def _require_saved(outcome: dict[str, object]) -> dict[str, object]:
+    if outcome.get("saved") is False:
+        raise HarnessError(
+            f"the run has heard the order but saved nothing at step {outcome.get('step')}: {outcome.get('problem')}. "
+            f"The last checkpoint is {outcome.get('last_checkpoint')}."
+        )
+    return outcome
 
 
 def _seems_to_train(run_dir: RunDir) -> bool:

@@ -35,7 +35,11 @@ class SignalFlags:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
 
     def restore(self) -> None:
-        """Puts the earlier handlers back."""
+        """Holds the signals back again and puts the earlier handlers back.
+
+        A process that leaves with an exit code of its own is not to die of a signal that comes late.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         while self._before:
             number, handler = self._before.popitem()
             signal.signal(number, handler)
@@ -47,6 +51,12 @@ class SignalFlags:
             if arrived:  # one that arrives just now must not be wiped out
                 self._arrived[number] = False
         return taken
+
+    def forget(self, flags: Sequence[bool]) -> None:
+        """Drops what arrived of these signals meanwhile: ranks that were sent one together may see it steps apart."""
+        for number, agreed in zip(HANDLED_SIGNALS, flags, strict=True):
+            if agreed:
+                self._arrived[number] = False
 
     def orders_from(self, flags: Sequence[bool]) -> list[Order]:
         """The orders that signals stand for; the flags may be those of all ranks combined."""

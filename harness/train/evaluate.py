@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -15,7 +15,9 @@ from harness.data.batch import Batch
 from harness.data.validation import ValidationSet
 from harness.metrics import names
 from harness.parallel.ranks import Ranks
+from harness.signals.order import Order, OrderKind
 from harness.train.mcore import Pipeline, Totals
+from harness.train.orders import Orders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +34,9 @@ class Evaluation:
     """What an evaluation found. Equal on every rank."""
 
     values: dict[str, float]
-    """Metrics by name; empty if it was interrupted."""
-    flags: tuple[float, ...]
-    """Flags that ranks raised meanwhile; any of them ends the evaluation early."""
+    """Metrics by name; empty if an order to stop ended it early."""
+    orders: list[Order]
+    """What was ordered meanwhile."""
 
 
 def evaluate(
@@ -42,22 +44,25 @@ def evaluate(
     held_out: HeldOut | None,
     ranks: Ranks,
     num_microbatches: int,
-    flags: Callable[[], Sequence[bool]],
+    orders: Orders,
 ) -> Evaluation:
     """Loss of all held-out samples. Every rank must call it.
 
     Works through the samples in steps of `num_microbatches`, like training, so that an order is heard about as soon.
+    One to stop ends it; one to save waits until it is through, for the state to be saved does not change meanwhile.
     """
+    arrived: list[Order] = []
     if held_out is None:
-        return Evaluation(values={}, flags=())
+        return Evaluation(values={}, orders=arrived)
     batches = _micro_batches(held_out, ranks, pipeline.micro_batch_size)
     sums: list[Totals] = []
     while chunk := list(islice(batches, num_microbatches)):
         chunk += [_masked(chunk[-1])] * (num_microbatches - len(chunk))
-        sums.append(pipeline.forward(chunk, flags=flags()))
-        if any(sums[-1].flags):
-            return Evaluation(values={}, flags=sums[-1].flags)
-    return Evaluation(values=_values(held_out, sums), flags=sums[-1].flags if sums else ())
+        sums.append(pipeline.forward(chunk, flags=orders.flags()))
+        arrived += orders.agree(sums[-1].flags)
+        if any(order.kind is not OrderKind.SAVE for order in arrived):
+            return Evaluation(values={}, orders=arrived)
+    return Evaluation(values=_values(held_out, sums), orders=arrived)
 
 
 def count_bytes(held_out: ValidationSet, bytes_per_token: npt.NDArray[np.int64]) -> int:

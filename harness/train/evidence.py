@@ -27,8 +27,11 @@ def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
         return
     step = state.step
     path = run.run_dir.evidence(step)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(finding) + "\n" for finding in findings))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(finding) + "\n" for finding in findings))
+    except OSError as error:  # the rest is told all the same
+        run.recorder.message(f"warning: cannot write {path}: {error.strerror or error}")
     channels = sorted({str(finding["channel"]) for finding in findings if "channel" in finding})
     ranks = sorted({finding["rank"] for finding in findings}, key=str)
     run.recorder.event(

@@ -45,9 +45,7 @@ def train(run: Run, state: TrainState) -> int:
         decision = decide(run.milestones, state, orders, finite=result.finite)
         evaluation = None
         if decision.evaluate:
-            evaluation = evaluate(
-                run.pipeline, run.data.held_out, run.ranks, run.phase.num_microbatches, run.orders.flags
-            )
-            orders += run.orders.agree(evaluation.flags)
+            evaluation = evaluate(run.pipeline, run.data.held_out, run.ranks, run.phase.num_microbatches, run.orders)
+            orders += evaluation.orders
             decision = decide(run.milestones, state, orders)
         record(run, state, result, evaluation)

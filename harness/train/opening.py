@@ -20,9 +20,8 @@ from harness.metrics.recorder import Recorder
 from harness.model import attention
 from harness.model.mcore import build_model
 from harness.optim.mcore import Optimizer
-from harness.parallel import collectives, device
+from harness.parallel import collectives
 from harness.parallel import mcore as parallel
-from harness.parallel.ranks import Ranks
 from harness.plan.plan import Plan, make_plan
 from harness.plan.report import plan_text
 from harness.run_dir import RunDir
@@ -83,7 +82,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             require_same(recorded, _promised(recorded, data.fingerprint))
         recorder = None
         if ranks.is_writer:
-            recorder = _open_recorder(config, plan, run_dir, data, start, device.name(world.device), closing)
+            recorder = _open_recorder(config, plan, run_dir, data, start, closing)
         if recorder is not None and (problem := attention.slow_kernels_on(world.device)):
             recorder.message(f"warning: {problem}")
         chunks = build_model(config, plan, ranks, world.device)
@@ -139,7 +138,7 @@ def _attempt(run_dir: RunDir, entry: Checkpoint | None) -> int:
 
 
 def _open_recorder(
-    config: Config, plan: Plan, run_dir: RunDir, data: RunData, start: _Start, device_name: str, closing: ExitStack
+    config: Config, plan: Plan, run_dir: RunDir, data: RunData, start: _Start, closing: ExitStack
 ) -> Recorder:
     with suppress(OSError):  # for people; a full disk is told by the recorder
         run_dir.plan.write_text(plan_text(config, plan))
@@ -158,8 +157,6 @@ def _open_recorder(
         recorder.message(f"starting {config.run.name} anew in {run_dir.root}, seed {config.run.seed}")
     else:
         recorder.message(f"resuming {config.run.name} from {start.entry.path} (step {start.step})")
-    for text in introduction(config, plan, data.fingerprint["data"], device_name):
-        recorder.message(text)
     return recorder
 
 
@@ -182,6 +179,8 @@ def _restore(run: Run, start: _Start) -> TrainState:
         kind, fields = "resumed", {"path": str(start.entry.path)}
     if run.recorder is not None:
         run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
+        for text in introduction(run):
+            run.recorder.message(text)
     return state
 
 

@@ -47,6 +47,7 @@ class Orders:
         if not any(summed_flags):
             return []
         arrived = [count > 0 for count in summed_flags[1:]]
+        self._signals.forget(arrived)
         orders, self._waiting = self._waiting + self._signals.orders_from(arrived), []
         return collectives.from_rank_0(orders)
 
@@ -57,5 +58,14 @@ class Orders:
         for order in orders:
             outcome: dict[str, object] = {"step": state.step, "attempt": state.attempt}
             if order.kind is not OrderKind.STOP:
-                outcome |= {"saved": state.is_saved, "path": state.checkpoint, "seconds": state.save_seconds}
+                outcome |= _what_was_saved(state)
             self._mailbox.acknowledge(order, outcome)
+
+
+def _what_was_saved(state: TrainState) -> dict[str, object]:
+    if state.is_saved:
+        return {"saved": True, "path": state.checkpoint, "seconds": state.save_seconds}
+    problem = state.save_problem or "the last step was not finite"
+    if state.step == 0:
+        problem = "no step was done yet"
+    return {"saved": False, "problem": problem, "last_checkpoint": state.checkpoint}

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import time
 
-from harness.errors import EXIT_INTERNAL
+from harness.errors import (
+    EXIT_FINISHED,
+    EXIT_INTERNAL,
+    EXIT_NEEDS_PERSON,
+    EXIT_REQUEUE,
+    EXIT_STOPPED_BY_PERSON,
+)
 from harness.metrics import names
 from harness.metrics.record import StepRecord
 from harness.parallel import device
@@ -14,6 +20,24 @@ from harness.train.evaluate import Evaluation
 from harness.train.run import Run
 from harness.train.state import TrainState
 from harness.train.step import StepResult, channel_losses
+
+
+def introduction(run: Run) -> list[str]:
+    """What people are told before the first step: the model, the layout, the data, and how to steer the run."""
+    plan, phase, layout = run.plan, run.phase, run.plan.layout
+    channels = run.data.fingerprint["data"]["channels"]
+    data = ", ".join(
+        f"{name} {100 * float(share):.3g} % ({sum(part['tokens'] for part in channels[name]['parts']):,} tokens)"
+        for name, share in phase.shares.items()
+    )
+    return [
+        f"model: {plan.num_parameters:,} parameters, {run.config.model.num_layers} layers, "
+        f"{run.config.precision.dtype}; {run.ranks.world.size} x {device.name(run.device)}: tensor {layout.tensor}, "
+        f"pipeline {layout.pipeline}, data {layout.data}",
+        f"data: {data}",
+        f"plan: {plan.train_steps:,} steps of {phase.global_batch_size:,} samples of {phase.seq_length:,} tokens; "
+        f"to save or stop in between: touch {run.run_dir.signals}/save (or stop, save-and-stop)",
+    ]
 
 
 def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluation | None) -> None:
@@ -42,8 +66,31 @@ def leave(run: Run, state: TrainState, decision: Decision) -> int:
         exit_code = EXIT_INTERNAL
     if run.recorder is not None:
         run.recorder.event("exit", attempt=state.attempt, step=state.step, exit_code=exit_code, reason=decision.reason)
-        run.recorder.message(f"leaving after step {state.step}: {decision.reason} (exit code {exit_code})")
+        run.recorder.message(_last_line(run, state, decision, exit_code))
     return exit_code
+
+
+_OUTCOMES = {
+    EXIT_FINISHED: "finished",
+    EXIT_REQUEUE: "stopped, start it again to go on",
+    EXIT_STOPPED_BY_PERSON: "stopped, start it again to go on",
+    EXIT_NEEDS_PERSON: "stopped, a person must look",
+    EXIT_INTERNAL: "error: ended, but the last save failed",
+}
+
+
+def _last_line(run: Run, state: TrainState, decision: Decision, exit_code: int) -> str:
+    if state.saved is None:
+        kept = "no checkpoint was saved"
+    elif state.is_saved:
+        kept = f"saved in {state.checkpoint}"
+    else:
+        kept = f"saved up to step {state.saved.step} in {state.checkpoint}"
+    loss = f", loss {state.last_losses[-1][1]:.4f}" if state.last_losses else ""
+    return (
+        f"{_OUTCOMES[exit_code]} (exit code {exit_code}): step {state.step} of {run.plan.train_steps}{loss}: "
+        f"{decision.reason}; {kept}"
+    )
 
 
 def _losses(run: Run, result: StepResult) -> dict[str, float]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import logging
+import os
+import signal
 import sys
 import traceback
 import warnings
@@ -14,6 +17,8 @@ from harness.errors import EXIT_INTERNAL, HarnessError
 from harness.parallel import gpu_environment
 from harness.run_dir import RunDir
 
+_PR_SET_PDEATHSIG = 1
+
 
 def work() -> int:
     """Trains as the environment and the arguments say, and returns the exit code."""
@@ -23,6 +28,7 @@ def work() -> int:
     parser.add_argument("--config", type=Path, help="Default: config.yaml in the run directory.")
     arguments = parser.parse_args()
     _silence_libraries()
+    _take_children_along()
     run_dir = RunDir(arguments.run_dir)
     try:
         config = load_config(arguments.config or run_dir.config)
@@ -33,9 +39,20 @@ def work() -> int:
     except HarnessError as error:
         sys.stderr.write(f"harness: error: {error}\n")
         return error.exit_code
-    except Exception:  # noqa: BLE001 (the last line of defence: any bug becomes exit code 70)
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 (the last line of defence: any bug becomes exit code 70)
+        from harness.parallel.collectives import is_lost_connection
+
+        if is_lost_connection(error):  # the rank that ended first has more to say
+            sys.stderr.write(f"harness: error: the connection to another rank, which ended, was lost: {error}\n")
+        else:
+            traceback.print_exc()
         return EXIT_INTERNAL
+
+
+def _take_children_along() -> None:
+    """Forked writers of a checkpoint die with their worker, instead of writing on and holding the run's lock."""
+    libc = ctypes.CDLL(None)
+    os.register_at_fork(after_in_child=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
 
 
 def _silence_libraries() -> None:

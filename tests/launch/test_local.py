@@ -91,7 +91,7 @@ def test_the_default_directory_is_named_after_the_run(tmp_path: Path, monkeypatc
 
 def test_the_exit_code_is_the_workers(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert train(TINY, tmp_path, ONE_COPY, "auto", worker("raise SystemExit(75)")) == 75
-    assert capfd.readouterr().err == f"starting tiny in {tmp_path}: 1 process, on the CPU\n"
+    assert capfd.readouterr().err == f"{tmp_path}: starting 1 process on the CPU\n"
     assert train(TINY, tmp_path, ONE_COPY, "auto", worker("raise SystemExit(70)")) == 70
     assert capfd.readouterr().err.splitlines()[1:] == ["error: rank 0 left with exit code 70"]
 
