@@ -48,3 +48,41 @@ def launch(
     given += [f"launch.{name}={value}" for name, value in settings.items() if isinstance(value, int)]
     options = Options(run_dir=run_dir, dependency=dependency, dry_run=dry_run)
     queue(config, (*overrides, *given), options, click.echo, SOURCE / "slurm")
+
+
+@click.command()
+@click.argument("run_dir", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def status(run_dir: Path, as_json: bool) -> None:
+    r"""Show where the run in RUN_DIR is: state, step, speed, time left, job, last events.
+
+    Reads files only, so that it answers on a login node.
+
+    \b
+    Examples:
+      harness status runs/tiny
+      harness status runs/tiny --json | jq .time_left_s
+    """
+    import json
+    from dataclasses import asdict
+
+    from harness.launch.status import status_of, status_text
+    from harness.run_dir import RunDir
+
+    found = status_of(RunDir(run_dir))
+    click.echo(json.dumps(asdict(found), indent=2) if as_json else status_text(found))
+
+
+@click.command()
+@click.argument("run_dir", type=_PATH)
+def diagnose(run_dir: Path) -> None:
+    r"""Say which ranks hold the run in RUN_DIR up: where they are, in which step and phase, and since when.
+
+    \b
+    Example:
+      harness diagnose runs/tiny
+    """
+    from harness.launch.diagnosis import diagnosis_text
+    from harness.run_dir import RunDir
+
+    click.echo(diagnosis_text(RunDir(run_dir)))

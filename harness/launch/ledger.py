@@ -99,7 +99,7 @@ def history(run_dir: RunDir, job_id: str) -> list[LaunchEnd]:
     """
     started = [record for record in launches(run_dir) if record.launch is not None and record.job_id == job_id]
     before = [_progress_before(record) for record in started]
-    after = [*before[1:], newest_checkpoint(run_dir)]
+    after = [*before, newest_checkpoint(run_dir)][1:]
     return [
         LaunchEnd(exit_code=None if record.ended is None else record.ended.get("exit_code"), progressed=later > earlier)
         for record, earlier, later in zip(started, before, after, strict=True)

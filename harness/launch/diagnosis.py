@@ -1,0 +1,135 @@
+"""`harness diagnose`: which ranks hold the others up, where they are, and what there is to look at."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from harness.errors import UsageError
+from harness.launch.ledger import LaunchRecord, launches
+from harness.metrics.heartbeat import WRITE_EVERY_S, Beat, Phase, read_beats
+from harness.run_dir import RunDir
+
+QUIET_AFTER_S = 6 * WRITE_EVERY_S
+"""A rank that has said nothing for so long is stopped, dead, or cut off from the file system."""
+SLOW_FACTOR = 2.0
+SLOW_AT_LEAST_S = 10.0
+"""A rank is slow at reading data if it has waited `SLOW_FACTOR` times the median, and at least so many seconds more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What the heartbeats of a launch say."""
+
+    missing: tuple[int, ...]
+    """Ranks that never gave a sign of life."""
+    quiet: tuple[Beat, ...]
+    """Ranks that gave none for `QUIET_AFTER_S`."""
+    behind: tuple[Beat, ...]
+    """Ranks that are alive but have not come as far as the rest."""
+    slow_readers: tuple[Beat, ...]
+    beats: tuple[Beat, ...]
+
+    @property
+    def is_well(self) -> bool:
+        """Whether nothing stands out."""
+        return not (self.missing or self.quiet or self.behind or self.slow_readers)
+
+
+def diagnose(beats: Sequence[Beat], world_size: int, now: float) -> Diagnosis:
+    """Who holds the others up (pure).
+
+    In a hang everybody waits for the ranks that have come least far; these are looked for among the living, too,
+    because a rank that waits in a collective goes on giving signs of life.
+
+    Args:
+        beats: The last beat of every rank of the launch.
+        world_size: Ranks of the launch.
+        now: Seconds since 1970.
+    """
+    active = [beat for beat in beats if beat.phase is not Phase.LEFT]
+    quiet = [beat for beat in active if now - beat.time > QUIET_AFTER_S]
+    living = [beat for beat in active if beat not in quiet]
+    front = max((beat.position for beat in active), default=(0, 0))
+    waited = [beat.spent_s.get(Phase.DATA, 0.0) for beat in active]
+    usual = median(waited) if waited else 0.0
+    return Diagnosis(
+        missing=tuple(sorted(set(range(world_size)) - {beat.rank for beat in beats})),
+        quiet=tuple(quiet),
+        behind=tuple(beat for beat in living if beat.position < front and now - beat.since > QUIET_AFTER_S),
+        slow_readers=tuple(
+            beat
+            for beat in active
+            if beat.spent_s.get(Phase.DATA, 0.0) > max(SLOW_FACTOR * usual, usual + SLOW_AT_LEAST_S)
+        ),
+        beats=tuple(beats),
+    )
+
+
+def diagnosis_text(run_dir: RunDir, now: float | None = None) -> str:
+    """What is known about the run's last launch, for people.
+
+    Raises:
+        UsageError: The run was never started.
+    """
+    now = time.time() if now is None else now
+    started = [record for record in launches(run_dir) if record.launch is not None]
+    if not started:
+        raise UsageError(
+            f"no launch of {run_dir.root} has started; give the directory that training printed at its start, "
+            "such as runs/NAME"
+        )
+    launch = started[-1]
+    begun = (launch.folder / "launch.json").stat().st_mtime
+    beats = [beat for beat in read_beats(run_dir) if beat.time >= begun - QUIET_AFTER_S]
+    world_size = int((launch.launch or {}).get("world_size", len(beats)))
+    lines = [f"launch {launch.number}: {len(beats)} of {world_size} ranks have given a sign of life"]
+    lines += _lines(diagnose(beats, world_size, now), now)
+    return "\n".join([*lines, *_dumps(launch)])
+
+
+def _lines(found: Diagnosis, now: float) -> list[str]:
+    lines = []
+    if found.missing:
+        lines.append(f"never heard of: rank {_ranks(found.missing)}; their nodes did not start, see node_*.log")
+    lines += [
+        f"quiet for {now - beat.time:.0f} s: {_place(beat)}; the process is stopped or dead, or its node is cut off"
+        for beat in found.quiet
+    ]
+    lines += [f"behind: {_place(beat)} since {now - beat.since:.0f} s" for beat in found.behind]
+    lines += [
+        f"slow at reading data: {_place(beat)}, {beat.spent_s[Phase.DATA]:.0f} s in all; look at its file system"
+        for beat in found.slow_readers
+    ]
+    active = [beat for beat in found.beats if beat.phase is not Phase.LEFT]
+    front = max(active, key=lambda beat: beat.position, default=None)
+    if front is not None:
+        lines.append(f"the furthest: {_place(front)} since {now - front.since:.0f} s")
+    if found.is_well:
+        lines.append("nothing stands out" if active else "all ranks have left")
+    return lines
+
+
+def _place(beat: Beat) -> str:
+    return f"rank {beat.rank} on {beat.host} (process {beat.pid}), step {beat.step}, {beat.phase}"
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    """Ranks for people, runs of them shortened: `0-7, 12`."""
+    starts = [rank for rank in ranks if rank - 1 not in ranks]
+    ends = [rank for rank in ranks if rank + 1 not in ranks]
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def _dumps(launch: LaunchRecord) -> list[str]:
+    """What else there is to look at."""
+    recorder = launch.folder / "flight_recorder"
+    dumps = sorted(recorder.glob("rank_*")) if recorder.is_dir() else []
+    stacks = sorted(launch.folder.glob("stacks_*"))
+    lines = [f"stacks: {path}" for path in stacks]
+    if dumps:
+        lines.append(f"last collectives of {len(dumps)} ranks: torchfrtrace --prefix rank_ {recorder}")
+    return [*lines, f"logs: {Path(launch.folder)}/node_*.log, rank_*.log"]

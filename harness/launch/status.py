@@ -1,0 +1,195 @@
+"""`harness status`: where a run is, from its files alone, so that a login node can tell."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from harness.config.load import load_config
+from harness.errors import ConfigError, UsageError
+from harness.launch.ledger import LaunchRecord, launches
+from harness.launch.resume import Action
+from harness.metrics.heartbeat import WRITE_EVERY_S, read_beats
+from harness.metrics.names import LM_LOSS
+from harness.metrics.record import StepRecord, from_json_line
+from harness.plan.plan import make_plan
+from harness.run_dir import RunDir
+from harness.signals.lock import owner_of
+
+FRESH_S = 6 * WRITE_EVERY_S
+"""A run whose last sign of life is not older trains, on whatever host."""
+NUM_EVENTS = 5
+_TAIL_BYTES = 256 * 1024
+_EXIT_STATES = {
+    0: "finished",
+    75: "stopped, to be continued",
+    76: "stopped, a person must look",
+    77: "stopped by a person",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Where a run is."""
+
+    run: str
+    state: str
+    reason: str | None
+    """Why it is in this state, where that is known."""
+    job_id: str | None
+    launch: int | None
+    step: int | None
+    train_steps: int | None
+    loss: float | None
+    step_time_s: float | None
+    tokens_per_second: float | None
+    time_left_s: float | None
+    log: str | None
+    events: tuple[Mapping[str, Any], ...]
+
+
+def status_of(run_dir: RunDir, now: float | None = None) -> Status:
+    """Where the run is.
+
+    Raises:
+        UsageError: There is no such run.
+    """
+    now = time.time() if now is None else now
+    known = launches(run_dir)
+    if not known:
+        raise UsageError(
+            f"{run_dir.root} is no run directory: nothing was launched there; give the directory that training "
+            "printed at its start, such as runs/NAME"
+        )
+    events = _events(run_dir.events)
+    records = _records(run_dir.metrics)
+    state, reason = _state(run_dir, known, events, now)
+    started = [record for record in known if record.launch is not None]
+    train_steps = _train_steps(run_dir, started)
+    step_s = _step_seconds(records)
+    last = records[-1] if records else None
+    tokens = (last.consumed_tokens - records[-2].consumed_tokens) if last and len(records) > 1 else None
+    return Status(
+        run=str(run_dir.root),
+        state=state,
+        reason=reason,
+        job_id=known[-1].job_id,
+        launch=started[-1].number if started else None,
+        step=last.step if last else None,
+        train_steps=train_steps,
+        loss=last.values.get(LM_LOSS) if last else None,
+        step_time_s=step_s,
+        tokens_per_second=tokens / step_s if tokens is not None and step_s else None,
+        time_left_s=(train_steps - last.step) * step_s if last and train_steps and step_s else None,
+        log=_log(run_dir, known[-1]),
+        events=tuple(events[-NUM_EVENTS:]),
+    )
+
+
+def status_text(status: Status) -> str:
+    """The status for people."""
+    fields: list[tuple[str, str | None]] = [
+        ("run", status.run),
+        ("state", status.state + (f": {status.reason}" if status.reason else "")),
+        ("job", status.job_id),
+        ("launch", None if status.launch is None else str(status.launch)),
+        ("step", None if status.step is None else f"{status.step:,} of {status.train_steps or 0:,}"),
+        ("loss", None if status.loss is None else f"{status.loss:.4f}"),
+        ("speed", _speed(status)),
+        ("time left", None if status.time_left_s is None else str(timedelta(seconds=round(status.time_left_s)))),
+        ("log", status.log),
+    ]
+    lines = [f"{name:<10} {value}" for name, value in fields if value is not None]
+    return "\n".join([*lines, *(f"{'event':<10} {_event_text(event)}" for event in status.events)])
+
+
+def _state(
+    run_dir: RunDir, known: Sequence[LaunchRecord], events: Sequence[Mapping[str, Any]], now: float
+) -> tuple[str, str | None]:
+    """The state, and why."""
+    last = known[-1]
+    if (owner := owner_of(run_dir)) is not None:
+        return "training", str(owner)
+    if last.launch is None:
+        return "queued", None
+    if last.ended is not None:
+        requeued = last.ended.get("action") == Action.REQUEUE
+        return ("requeued" if requeued else "stopped"), last.ended.get("reason")
+    begun = (last.folder / "launch.json").stat().st_mtime
+    exits = [event for event in events if event.get("kind") == "exit" and event.get("time", 0) >= begun]
+    if exits:
+        return _EXIT_STATES.get(exits[-1].get("exit_code", -1), "failed"), exits[-1].get("reason")
+    if any(beat.time >= max(begun, now - FRESH_S) for beat in read_beats(run_dir)):
+        return "training", None
+    return "gone", "it was killed, or its node is: it left no word"
+
+
+def _train_steps(run_dir: RunDir, started: Sequence[LaunchRecord]) -> int | None:
+    world_size = (started[-1].launch or {}).get("world_size") if started else None
+    try:
+        config = load_config(run_dir.config)
+        steps = make_plan(config, int(world_size)).train_steps if world_size else None
+    except ConfigError:  # written by another version
+        return None
+    return steps if steps is None else min(steps, config.run.stop_at_step or steps)
+
+
+def _step_seconds(records: Sequence[StepRecord]) -> float | None:
+    """Median time from one record to the next: what a step takes with all that belongs to it."""
+    gaps = [
+        later.time - earlier.time
+        for earlier, later in zip(records, records[1:], strict=False)
+        if (later.attempt, later.step) == (earlier.attempt, earlier.step + 1)
+    ]
+    return median(gaps) if gaps else None
+
+
+def _records(path: Path) -> list[StepRecord]:
+    return [record for line in _last_lines(path) if (record := from_json_line(line)) is not None]
+
+
+def _events(path: Path) -> list[Mapping[str, Any]]:
+    found: list[Mapping[str, Any]] = []
+    for line in _last_lines(path):
+        try:
+            event = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(event, dict):
+            found.append(event)
+    return found
+
+
+def _last_lines(path: Path) -> list[bytes]:
+    """The lines in the last part of a file; none if there is no such file."""
+    try:
+        with path.open("rb") as file:
+            start = max(0, path.stat().st_size - _TAIL_BYTES)
+            file.seek(start)
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    return lines[1:] if start else lines
+
+
+def _log(run_dir: RunDir, last: LaunchRecord) -> str | None:
+    path = run_dir.launches / f"job_{last.job_id}.log"
+    return str(path) if path.exists() else None
+
+
+def _speed(status: Status) -> str | None:
+    if status.step_time_s is None or status.tokens_per_second is None:
+        return None
+    return f"{status.step_time_s:.2f} s a step, {status.tokens_per_second:,.0f} tokens/s"
+
+
+def _event_text(event: Mapping[str, Any]) -> str:
+    moment = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.get("time", 0)))
+    rest = ", ".join(f"{name} {value}" for name, value in event.items() if name not in ("time", "kind", "attempt"))
+    return f"{moment} {event.get('kind')}: {rest}"

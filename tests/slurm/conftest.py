@@ -1,0 +1,17 @@
+"""The Slurm that the tests of this folder share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from cluster import INSTALL, Cluster, missing_programs
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Two nodes on this machine, or a skip that says what is missing."""
+    if missing := missing_programs():
+        pytest.skip(f"no Slurm here: {', '.join(missing)} not found; install it with `{INSTALL}`")
+    with Cluster(tmp_path_factory.mktemp("slurm")) as running:
+        yield running
