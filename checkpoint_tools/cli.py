@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.errors import UsageError
+from harness.errors import EXIT_BAD_DATA, UsageError
+
+if TYPE_CHECKING:
+    from checkpoint_tools.to_hf import Converted
 
 _FORMATS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(MB|GB)")
@@ -53,7 +56,7 @@ def to_hf(checkpoint: Path, out: Path, dtype: str | None, max_shard_size: str, w
     """
     import torch
 
-    from checkpoint_tools.progress import shown, speed
+    from checkpoint_tools.progress import shown
     from checkpoint_tools.to_hf import ToHf
     from checkpoint_tools.to_hf import convert as run
 
@@ -65,7 +68,58 @@ def to_hf(checkpoint: Path, out: Path, dtype: str | None, max_shard_size: str, w
         num_workers=workers,
         **options,
     )
-    done = run(job, shown)
+    _report(run(job, shown))
+
+
+@convert.command(name="from-hf")
+@click.argument("model", type=_PATH)
+@click.argument("out", type=_PATH)
+@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Files written at once.")
+@click.option("--proof-layers", type=click.IntRange(min=1), help="Compare the first so many layers only.")
+def from_hf(model: Path, out: Path, workers: int, proof_layers: int | None) -> None:
+    """Convert the Hugging Face model in the folder MODEL into a run directory OUT to go on training from.
+
+    The architecture comes from config.json; a feature that is not known is refused by name. Only safetensors are read,
+    and no code of the folder is run.
+
+    \b
+    Example:
+      harness convert from-hf models/Qwen2.5-7B runs/continued
+      harness train continued.yaml --run-dir runs/continued --resume must
+    where continued.yaml has the model section of runs/continued/model.yaml.
+    """
+    from checkpoint_tools.from_hf import convert as run
+    from checkpoint_tools.progress import shown
+
+    _report(run(model, out, shown, num_workers=workers, proof_layers=proof_layers))
+
+
+@convert.command()
+@click.argument("a", type=_PATH)
+@click.argument("b", type=_PATH)
+@click.option("--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference.")
+def check(a: Path, b: Path, tolerance: float) -> int:
+    """Compare two models tensor by tensor; each is a checkpoint or a Hugging Face model's folder.
+
+    Leaves with 0 if they are the same, with 65 if they differ.
+
+    \b
+    Example:
+      harness convert check runs/tiny/checkpoints/step_0000300 exported/tiny
+    """
+    from checkpoint_tools.compare_models import differences, open_either
+
+    one, other = open_either(a), open_either(b)
+    found = differences(one, other, tolerance=tolerance)
+    for difference in found:
+        click.echo(f"{difference.name}: {difference.what}")
+    click.echo(f"{len(one.names)} tensors compared, {len(found)} differences")
+    return EXIT_BAD_DATA if found else 0
+
+
+def _report(done: Converted) -> None:
+    from checkpoint_tools.progress import speed
+
     click.echo(
         f"{done.out}: {done.family.architecture}, {done.num_tensors} tensors, {done.num_bytes / 1e9:.3f} GB "
         f"in {done.seconds:.1f} s ({speed(done.num_bytes, done.seconds)})"

@@ -84,6 +84,7 @@ def _world() -> Iterator[Any]:
     """A world of this process alone, left at the end."""
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="harness-proof-") as folder:
         warnings.filterwarnings("ignore", module=r"megatron\..*")
+        warnings.filterwarnings("ignore", message=r"Transformer Engine and Apex are not installed")
         warnings.filterwarnings("ignore", category=FutureWarning)
         from harness.parallel import mcore as parallel
 

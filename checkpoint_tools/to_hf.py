@@ -23,8 +23,8 @@ from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
 from checkpoint_tools.progress import Progress
 from checkpoint_tools.proof import Proof, prove
 from checkpoint_tools.safetensors_file import SafetensorsWriter
-from checkpoint_tools.their_tensors import INDEX_NAME
-from checkpoint_tools.tokenizer_files import TokenizerFiles, find_tokenizer
+from checkpoint_tools.their_tensors import INDEX_NAME, read_json
+from checkpoint_tools.tokenizer_files import SOURCE_FOLDER, TokenizerFiles, find_tokenizer
 from harness.checkpoint.durable import replace_file
 from harness.checkpoint.manifest import manifest_text
 
@@ -147,11 +147,12 @@ def _write_settings(
     folder: Path, ours: OurTensors, family: Family, tokenizer: TokenizerFiles | None, shards: Sequence[Shard]
 ) -> None:
     """`config.json`, `generation_config.json`, the index of the weights, and the tokenizer's files."""
-    ids = tokenizer.special_ids if tokenizer else {}
+    extras = {**(tokenizer.special_ids if tokenizer else {}), **_kept_settings(ours)}
+    ids = {key: value for key, value in extras.items() if key.endswith("_token_id")}
     formats = {entry.dtype for shard in shards for entry in shard.entries}
     # The name of transformers 4, which 5 reads too.
     widest = str(max(formats, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
-    fields = fields_for(ours.model, family, {**_lengths(ours), **ids, "torch_dtype": widest})
+    fields = fields_for(ours.model, family, {**extras, "torch_dtype": widest})
     _write_json(folder / "config.json", fields)
     _write_json(folder / "generation_config.json", {**ids, "do_sample": False})
     if len(shards) > 1:
@@ -163,10 +164,17 @@ def _write_settings(
             replace_file(folder / name, content)
 
 
-def _lengths(ours: OurTensors) -> dict[str, object]:
+def _kept_settings(ours: OurTensors) -> dict[str, object]:
+    """What does not change the function: the special ids of the model that training began from, and the lengths."""
+    source = ours.path.resolve().parent.parent / SOURCE_FOLDER / "config.json"
+    kept = read_json(source) if source.is_file() else {}
+    settings: dict[str, object] = {
+        key: kept[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in kept
+    }
     data = ours.manifest.fingerprint.get("data")
-    length = data.get("seq_length") if isinstance(data, dict) else None
-    return {"max_position_embeddings": length} if isinstance(length, int) else {}
+    lengths = [kept.get("max_position_embeddings"), data.get("seq_length") if isinstance(data, dict) else None]
+    known = [length for length in lengths if isinstance(length, int)]
+    return {**settings, "max_position_embeddings": max(known)} if known else settings
 
 
 def _write_json(path: Path, fields: dict[str, object]) -> None:

@@ -1,0 +1,111 @@
+"""Compares two models tensor by tensor, each a checkpoint of ours or a Hugging Face model's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from checkpoint_tools.conversion_plan import require_complete
+from checkpoint_tools.our_tensors import open_checkpoint
+from checkpoint_tools.progress import Progress, silent
+from checkpoint_tools.their_tensors import open_model
+from harness.checkpoint.manifest import MANIFEST_NAME
+from harness.config.schema import ModelConfig
+from harness.errors import CheckpointError
+
+_NOT_COMPUTED = {"init_method_std", "z_loss_coefficient", "vocab_size_multiple_of", "num_query_groups", "kv_channels"}
+"""Fields of a model that matter in training only, or that are compared as what follows from them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenModel:
+    """A model whose tensors are read by our names, the vocabulary without padding."""
+
+    path: Path
+    model: ModelConfig
+    names: tuple[str, ...]
+    read: Callable[[str], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """What differs: a field of the model, or a tensor."""
+
+    name: str
+    what: str
+
+
+def open_either(path: Path) -> OpenModel:
+    """A checkpoint (a folder with a manifest) or a Hugging Face model's folder (with a config.json).
+
+    Raises:
+        CheckpointError: it is neither, or damaged.
+    """
+    if (path / MANIFEST_NAME).is_file():
+        ours = open_checkpoint(path, hashes=False)
+
+        def read_ours(name: str) -> torch.Tensor:
+            return _cut(name, ours.read(name), ours.model)
+
+        return OpenModel(path=path, model=ours.model, names=ours.names, read=read_ours)
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{path} is no model: it has neither {MANIFEST_NAME} nor config.json.")
+    theirs = open_model(path)
+    moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
+
+    def read_theirs(name: str) -> torch.Tensor:
+        move = moves[name]
+        joined = move.fusion.join([theirs.read(part) for part in move.theirs], theirs.model)
+        return _cut(name, joined, theirs.model)
+
+    return OpenModel(path=path, model=theirs.model, names=tuple(moves), read=read_theirs)
+
+
+def differences(a: OpenModel, b: OpenModel, *, tolerance: float = 0.0, progress: Progress = silent) -> list[Difference]:
+    """What differs between two models, fields first.
+
+    Args:
+        a: One model.
+        b: The other.
+        tolerance: Largest absolute difference of a number that counts as equal; 0 wants equal bits.
+        progress: Hears of the bytes of `a` that were compared.
+
+    Raises:
+        CheckpointError: one of them has tensors that the other has not.
+    """
+    found = [
+        Difference(name=f"model.{name}", what=f"{value} and {_fields(b.model)[name]}")
+        for name, value in _fields(a.model).items()
+        if value != _fields(b.model)[name]
+    ]
+    require_complete(b.names, a.names, str(b.path))
+    for name in a.names:
+        one, other = a.read(name), b.read(name)
+        if (what := _difference(one, other, tolerance)) is not None:
+            found.append(Difference(name=name, what=what))
+        progress(one.numel() * one.itemsize)
+    return found
+
+
+def _difference(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> str | None:
+    if one.shape != other.shape:
+        return f"shapes {list(one.shape)} and {list(other.shape)}"
+    if one.dtype == other.dtype and torch.equal(one, other):
+        return None
+    largest = float((one.float() - other.float()).abs().max())
+    if one.dtype == other.dtype or tolerance > 0:
+        return f"largest difference {largest:.3g}" if not largest <= tolerance else None
+    return f"formats {one.dtype} and {other.dtype}, largest difference {largest:.3g}"
+
+
+def _fields(model: ModelConfig) -> Mapping[str, object]:
+    fields = {name: value for name, value in model.model_dump().items() if name not in _NOT_COMPUTED}
+    return {**fields, "query_groups": model.query_groups, "head_size": model.head_size}
+
+
+def _cut(name: str, tensor: torch.Tensor, model: ModelConfig) -> torch.Tensor:
+    is_vocabulary = name in ("embedding.word_embeddings.weight", "output_layer.weight")
+    return tensor[: model.vocab_size] if is_vocabulary else tensor

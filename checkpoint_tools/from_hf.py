@@ -1,0 +1,139 @@
+"""A Hugging Face model to a run that begins from its weights: a checkpoint of step 0 without optimizer state.
+
+```
+OUT/checkpoints/step_0000000/    the weights; `harness train CONFIG --run-dir OUT --resume must` goes on from them
+    model.yaml                   the `model` section that CONFIG must have
+    source/                      config.json and tokenizer of the model, unchanged
+    conversion.json              what was converted, and the proof
+```
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+import yaml
+
+from checkpoint_tools import output_folder
+from checkpoint_tools.checkpoint_writer import write_checkpoint
+from checkpoint_tools.conversion_plan import require_complete
+from checkpoint_tools.families.family import Move
+from checkpoint_tools.our_tensors import open_checkpoint
+from checkpoint_tools.proof import prove
+from checkpoint_tools.their_tensors import TheirTensors, open_model
+from checkpoint_tools.to_hf import Converted, ShowProgress
+from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER
+from harness.checkpoint.manifest import Manifest, Versions
+from harness.checkpoint.store import CheckpointStore
+from harness.data.cursor import Cursor
+from harness.data.tokenizer import open_tokenizer
+from harness.plan.layouts import Layout
+from harness.run_dir import RunDir
+
+_KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
+
+
+def convert(
+    folder: Path, out: Path, show: ShowProgress, *, num_workers: int = 4, proof_layers: int | None = None
+) -> Converted:
+    """Converts and proves; OUT is there only if all of it went well.
+
+    Raises:
+        CheckpointError: the folder is damaged, has a feature that is not known, or the result is not the same model.
+        UsageError: OUT exists.
+    """
+    theirs = open_model(folder)
+    moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
+    tied = () if theirs.model.untie_embeddings_and_output_weights else ("lm_head.weight", "output.weight")
+    have = [name for name in theirs.names if name not in tied and not name.endswith("rotary_emb.inv_freq")]
+    require_complete(have, (name for move in moves.values() for name in move.theirs), str(folder))
+    record: dict[str, object] = {
+        "converted": "from-hf",
+        "model": folder.resolve().name,
+        "config_xxh3": xxhash.xxh3_64_hexdigest((folder / "config.json").read_bytes()),
+        "family": theirs.family.model_type,
+        "harness": version("harness"),
+    }
+    partial = output_folder.begin(out, record)
+    store = CheckpointStore(RunDir(partial))
+    started = time.perf_counter()
+    target = store.begin(0)
+    num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
+    with show("convert", num_bytes) as progress:
+        write_checkpoint(
+            target,
+            theirs.model,
+            list(moves),
+            lambda name: _joined(theirs, moves[name]),
+            num_workers=num_workers,
+            progress=progress,
+        )
+    seconds = time.perf_counter() - started
+    path = store.publish(target, _manifest(theirs, seconds))
+    _keep_settings(theirs, partial)
+    proof = prove(open_checkpoint(path, hashes=False), folder, num_layers=proof_layers)
+    output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
+    return Converted(
+        out=out, family=theirs.family, num_tensors=len(have), num_bytes=num_bytes, seconds=seconds, proof=proof
+    )
+
+
+def _joined(theirs: TheirTensors, move: Move) -> torch.Tensor:
+    return move.fusion.join([theirs.read(name) for name in move.theirs], theirs.model)
+
+
+def _manifest(theirs: TheirTensors, seconds: float) -> Manifest:
+    model = theirs.model.model_dump(mode="json")
+    return Manifest(
+        step=0,
+        attempt=0,
+        parent=None,
+        health="clean",
+        config_hash=xxhash.xxh3_64_hexdigest(repr(model).encode()),
+        versions=Versions(
+            harness=version("harness"),
+            megatron_core=version("megatron-core"),
+            torch=version("torch"),
+            python=platform.python_version(),
+        ),
+        layout=Layout(tensor=1, pipeline=1, virtual_pipeline=1, context=1, data=1),
+        consumed_samples=0,
+        consumed_tokens=0,
+        learning_rate=0.0,
+        next_batch_hash=None,
+        saved_at=datetime.now(UTC),
+        save_seconds=round(seconds, 3),
+        cursor=Cursor().to_json(),
+        optimizer_norms={},
+        last_losses=(),
+        fingerprint={"model": model, **_tokenizer_fingerprint(theirs.path)},
+    )
+
+
+def _tokenizer_fingerprint(folder: Path) -> dict[str, Any]:
+    """What a run must find in its own tokenizer; nothing if the model brings none."""
+    for name in _TOKENIZERS:
+        if (folder / name).is_file():
+            tokenizer = open_tokenizer(folder / name)
+            fields = {"file": name, "xxh3": tokenizer.hash, "vocab_size": tokenizer.vocab_size}
+            return {"tokenizer": fields}
+    return {}
+
+
+def _keep_settings(theirs: TheirTensors, run: Path) -> None:
+    source = run / SOURCE_FOLDER
+    source.mkdir(exist_ok=True)
+    for name in _KEPT:
+        if (theirs.path / name).is_file() and not (theirs.path / name).is_symlink():
+            shutil.copyfile(theirs.path / name, source / name)
+    text = yaml.safe_dump({"model": theirs.model.model_dump(mode="json")}, sort_keys=False)
+    (run / "model.yaml").write_text(text)

@@ -1,0 +1,32 @@
+"""A line of text by a converted model, through transformers: greedy, so that the same model writes the same line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from checkpoint_tools import transformers_model
+from checkpoint_tools.their_tensors import open_model
+from harness.data.tokenizer import open_tokenizer
+
+NUM_TOKENS = 24
+
+
+def write_line(folder: Path, prompt: str, num_tokens: int = NUM_TOKENS) -> str:
+    """The prompt and what the model writes after it, on one line.
+
+    Raises:
+        CheckpointError: the folder holds no model that is known here.
+        UsageError: transformers is not installed.
+        DataError: the folder has no tokenizer, or the prompt is no text.
+    """
+    tokenizer = open_tokenizer(folder)
+    (ids,) = tokenizer.encode_documents([prompt])
+    model = transformers_model.load(open_model(folder))
+    given = torch.tensor([ids or [tokenizer.end_of_document_id]])
+    with torch.no_grad():
+        written = model.generate(
+            given, attention_mask=torch.ones_like(given), max_new_tokens=num_tokens, do_sample=False, pad_token_id=0
+        )
+    return " ".join(tokenizer.decode(written[0].tolist()).split())
