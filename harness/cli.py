@@ -71,7 +71,13 @@ class RootGroup(VerbGroup):
 class DataGroup(VerbGroup):
     """The verbs of `harness data`."""
 
-    elsewhere: Mapping[str, str] = {"tokenize": "data_prep.cli:tokenize"}
+    elsewhere: Mapping[str, str] = {
+        "tokenize": "data_prep.cli:tokenize",
+        "verify": "data_prep.cli_channels:verify",
+        "count": "data_prep.cli_channels:count",
+        "show": "data_prep.cli_channels:show",
+        "sample": "data_prep.cli_channels:sample",
+    }
 
 
 class CheckpointGroup(VerbGroup):
@@ -80,6 +86,8 @@ class CheckpointGroup(VerbGroup):
     elsewhere: Mapping[str, str] = {
         "list": "harness.checkpoint.cli:list_checkpoints",
         "verify": "harness.checkpoint.cli:verify",
+        "inspect": "checkpoint_tools.compare_cli:inspect",
+        "diff": "checkpoint_tools.compare_cli:diff",
         "pin": "harness.checkpoint.cli:pin",
         "unpin": "harness.checkpoint.cli:unpin",
         "prune": "harness.checkpoint.cli:prune",

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from harness.checkpoint.contents import Progress
 from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint, Entry
 from harness.checkpoint.retention import RetentionPolicy, to_delete
 from harness.checkpoint.store import CheckpointStore
+from harness.checkpoint.text import age_text, size_text, table
 from harness.checkpoint.verify import verify as problems_of
 from harness.errors import EXIT_BAD_DATA, CheckpointError, UsageError
 from harness.run_dir import RunDir
@@ -43,7 +44,7 @@ def list_checkpoints(run_dir: Path, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     header = ("checkpoint", "attempt", "health", "from", "pinned", "size", "age", "loss")
-    click.echo(_table([header, *(_shown(row) for row in rows)]))
+    click.echo(table([header, *(_shown(row) for row in rows)]))
 
 
 @click.command()
@@ -135,9 +136,9 @@ def _prune(store: CheckpointStore, policy: RetentionPolicy, *, dry_run: bool) ->
     for entry in doomed:
         if not dry_run:
             store.remove(entry)
-        click.echo(f"{'would remove' if dry_run else 'removed'}: {entry.path} ({_size(_bytes(entry))})")
+        click.echo(f"{'would remove' if dry_run else 'removed'}: {entry.path} ({size_text(_bytes(entry))})")
     freed = sum(map(_bytes, doomed))
-    click.echo(f"{len(doomed)} checkpoints, {_size(freed)}; {len(entries) - len(doomed)} stay")
+    click.echo(f"{len(doomed)} checkpoints, {size_text(freed)}; {len(entries) - len(doomed)} stay")
 
 
 def _run(run_dir: Path) -> RunDir:
@@ -195,33 +196,13 @@ def _shown(row: dict[str, Any]) -> tuple[str, ...]:
         return (name, "", f"broken: {row['problem']}", "", "", "", "", "")
     parent = "initial weights" if row["parent"] is None else f"step {row['parent']['step']}"
     loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
-    age = _age(datetime.now(UTC) - datetime.fromisoformat(row["saved_at"]))
+    age = age_text(datetime.now(UTC) - datetime.fromisoformat(row["saved_at"]))
     pinned = "yes" if row["pinned"] else ""
-    return (name, str(row["attempt"]), row["health"], parent, pinned, _size(row["bytes"]), age, loss)
+    return (name, str(row["attempt"]), row["health"], parent, pinned, size_text(row["bytes"]), age, loss)
 
 
 def _bytes(entry: Entry) -> int:
     return sum(file.bytes for file in entry.manifest.files.values()) if isinstance(entry, Checkpoint) else 0
-
-
-def _size(num_bytes: int) -> str:
-    amount, units = float(num_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while amount >= 1024 and len(units) > 1:
-        amount, units = amount / 1024, units[1:]
-    return f"{amount:.1f} {units[0]}" if units[0] != "B" else f"{num_bytes} B"
-
-
-def _age(span: timedelta) -> str:
-    minutes = max(0, int(span.total_seconds())) // 60
-    if minutes < 120:
-        return f"{minutes} min"
-    return f"{minutes // 60} h" if minutes < 2880 else f"{minutes // 1440} d"
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join(lines)
 
 
 @contextmanager

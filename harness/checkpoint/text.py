@@ -1,0 +1,29 @@
+"""Sizes, ages and tables as people read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+
+def size_text(num_bytes: int) -> str:
+    """Bytes in the largest unit of which there is at least one."""
+    amount, units = float(num_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount, units = amount / 1024, units[1:]
+    return f"{amount:.1f} {units[0]}" if units[0] != "B" else f"{num_bytes} B"
+
+
+def age_text(span: timedelta) -> str:
+    """A length of time, in minutes, hours or days."""
+    minutes = max(0, int(span.total_seconds())) // 60
+    if minutes < 120:
+        return f"{minutes} min"
+    return f"{minutes // 60} h" if minutes < 2880 else f"{minutes // 1440} d"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equally many cells, in columns."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)
