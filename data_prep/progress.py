@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,8 +19,8 @@ SECONDS_BETWEEN_LINES = 10.0
 class Progress(Protocol):
     """Called after every batch, from one thread."""
 
-    def __call__(self, totals: Totals, bytes_read: int) -> None:
-        """Takes note of the counts so far and of the input bytes (as on disk) behind them."""
+    def __call__(self, totals: Totals | None, bytes_read: int) -> None:
+        """Takes note of the counts so far (None where nothing is counted) and of the input bytes (as on disk)."""
 
 
 @contextmanager
@@ -41,11 +42,27 @@ def shown_progress(title: str, total_bytes: int, console: Console) -> Iterator[P
         task = bar.add_task(title, total=total_bytes, numbers="")
         started_s = time.monotonic()
 
-        def show(totals: Totals, bytes_read: int) -> None:
+        def show(totals: Totals | None, bytes_read: int) -> None:
             numbers = describe(totals, bytes_read, time.monotonic() - started_s)
             bar.update(task, completed=bytes_read, numbers=numbers)
 
         yield show
+
+
+@contextmanager
+def shown_byte_progress(title: str, total_bytes: int, console: Console) -> Iterator[Callable[[int], None]]:
+    """The same for work that only counts bytes: called with the bytes of each piece that is done, from any thread."""
+    done = 0
+    lock = threading.Lock()
+    with shown_progress(title, total_bytes, console) as progress:
+
+        def add(num_bytes: int) -> None:
+            nonlocal done
+            with lock:
+                done += num_bytes
+                progress(None, done)
+
+        yield add
 
 
 class LineProgress:
@@ -66,7 +83,7 @@ class LineProgress:
         self._every_s = every_s
         self._started_s = self._last_s = clock()
 
-    def __call__(self, totals: Totals, bytes_read: int) -> None:
+    def __call__(self, totals: Totals | None, bytes_read: int) -> None:
         """See `Progress`."""
         now_s = self._clock()
         if now_s - self._last_s < self._every_s:
@@ -79,9 +96,11 @@ class LineProgress:
         self._write(f"{self._title}: {share:.1%}, {numbers}, {readable_seconds(left_s)} left")
 
 
-def describe(totals: Totals, bytes_read: int, elapsed_s: float) -> str:
+def describe(totals: Totals | None, bytes_read: int, elapsed_s: float) -> str:
     """Speed (input bytes as on disk) and counts in one phrase."""
     speed = bytes_read / 1e6 / elapsed_s if elapsed_s > 0 else 0.0
+    if totals is None:
+        return f"{speed:.1f} MB/s"
     rejected = f", {totals.rejected:,} rejected" if totals.rejected else ""
     return f"{speed:.1f} MB/s, {totals.documents:,} documents, {totals.tokens:,} tokens{rejected}"
 

@@ -37,6 +37,24 @@ class Source:
     long_documents: str = "keep"
 
 
+@dataclass(frozen=True)
+class RecordedSource:
+    """What `source.json` says."""
+
+    source: Source
+    finished: Totals | None
+    """Counts of the finished channel; None while work is left."""
+
+
+def read_source(folder: Path) -> RecordedSource | None:
+    """What the channel in a folder was made from; None if another program made it.
+
+    Raises:
+        DataError: `source.json` is unreadable.
+    """
+    return _read(folder / SOURCE_FILE) if (folder / SOURCE_FILE).exists() else None
+
+
 def input_identity(files: Sequence[InputFile]) -> tuple[tuple[str, int], ...]:
     """Name and size of each file."""
     return tuple((file.name, file_bytes(file)) for file in files)
@@ -58,7 +76,8 @@ def open_source(folder: Path, source: Source) -> Totals | None:
             )
         _write(file, source, finished=None)
         return None
-    recorded, finished = _read(file)
+    found = _read(file)
+    recorded, finished = found.source, found.finished
     differences = [
         f"  {field.name}: there {_shown(getattr(recorded, field.name))}, now {_shown(getattr(source, field.name))}"
         for field in fields(Source)
@@ -93,12 +112,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
         yield
 
 
-def _read(file: Path) -> tuple[Source, Totals | None]:
+def _read(file: Path) -> RecordedSource:
     try:
         content: dict[str, Any] = json.loads(file.read_bytes())
         finished = content.pop("finished")
         inputs = tuple((str(name), int(size)) for name, size in content.pop("inputs"))
-        return Source(inputs=inputs, **content), Totals(**finished) if finished else None
+        return RecordedSource(Source(inputs=inputs, **content), Totals(**finished) if finished else None)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{file}: not readable ({error}). Was it edited? Restore it, or delete the channel folder to make it anew."
