@@ -25,8 +25,8 @@ class Milestones:
 
     last_step: int
     """Where this launch ends by itself."""
-    train_steps: int
-    """Where the run ends."""
+    is_early: bool = False
+    """Whether that is before the end of the run (`run.stop_at_step`)."""
     save_every_steps: int | None
     evaluate_every_steps: int | None
 
@@ -35,7 +35,7 @@ class Milestones:
         """The milestones of a configuration whose phases have `train_steps` steps."""
         return Milestones(
             last_step=min(train_steps, config.run.stop_at_step or train_steps),
-            train_steps=train_steps,
+            is_early=(config.run.stop_at_step or train_steps) < train_steps,
             save_every_steps=config.checkpoint.save_every_steps,
             evaluate_every_steps=config.evaluation.every_steps,
         )
@@ -83,7 +83,7 @@ def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *
     if rollbacks:
         return Decision(rollback=rollbacks[-1])
     if finished:
-        reason = "all steps are done" if state.step >= milestones.train_steps else "run.stop_at_step is reached"
+        reason = "run.stop_at_step is reached" if milestones.is_early else "all steps are done"
         return Decision(evaluate=evaluate, save=save, exit_code=EXIT_FINISHED, reason=reason)
     if OrderKind.SAVE_AND_STOP in kinds:
         return Decision(save=save, exit_code=EXIT_REQUEUE, reason=_why(orders))

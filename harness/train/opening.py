@@ -167,7 +167,7 @@ def _restore(run: Run, start: _Start) -> TrainState:
         kind, fields = "started", {}
     else:
         manifest = start.entry.manifest
-        state = TrainState.from_checkpoint(start.entry.path, manifest, attempt=start.attempt, is_saved=True)
+        state = TrainState.from_checkpoint(start.entry.path, manifest, attempt=start.attempt, is_as_loaded=True)
         state = state.skipping(run.config.data.skip_windows)
         with heard_by_all(run.ranks):
             _require_same_next_batch(run, state, manifest.next_batch_hash)

@@ -37,7 +37,7 @@ def save(run: Run, state: TrainState) -> TrainState:
             norms = run.optimizer.state_norms()
             path, problem = collectives.from_rank_0(_publish(run, state, partial, norms, started))
     seconds = round(time.perf_counter() - started, 3)
-    state = state.after_save(path, problem, seconds)
+    state = state.after_save(path, seconds, problem)
     _report(run, state, problem)
     if path is not None:
         _prune(run, path)

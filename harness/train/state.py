@@ -30,8 +30,8 @@ class TrainState:
     """Path of that checkpoint."""
     save_seconds: float | None = None
     """How long the last save of this launch took."""
-    is_saved: bool = False
-    """Whether a checkpoint of exactly this state exists."""
+    is_as_loaded: bool = False
+    """Whether it is that of the checkpoint it was loaded from, though perhaps in a later attempt."""
     save_problem: str | None = None
     """Why the last save of this launch failed, if it did."""
     num_failed_saves: int = 0
@@ -41,6 +41,11 @@ class TrainState:
     adjustment: Adjustment | None = None
     """What a rollback changed for some steps."""
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether a checkpoint of exactly this state exists."""
+        return self.is_as_loaded or self.saved == Parent(step=self.step, attempt=self.attempt)
+
     def after_step(self, *, cursor: Cursor, learning_rate: float, loss: float) -> TrainState:
         """The state one step later."""
         losses = (*self.last_losses, (self.step + 1, loss))[-MAX_LOSSES:]
@@ -48,7 +53,7 @@ class TrainState:
         return replace(
             self,
             step=self.step + 1,
-            is_saved=False,
+            is_as_loaded=False,
             cursor=cursor,
             learning_rate=learning_rate,
             last_losses=losses,
@@ -56,13 +61,13 @@ class TrainState:
             adjustment=adjustment,
         )
 
-    def after_save(self, path: Path | None, problem: str | None, seconds: float) -> TrainState:
+    def after_save(self, path: Path | None, seconds: float, problem: str | None = None) -> TrainState:
         """The state after an attempt to save it, which gave a checkpoint or a problem."""
         tried = replace(self, save_seconds=seconds, save_problem=problem)
         if path is None:
             return replace(tried, num_failed_saves=self.num_failed_saves + 1)
         saved = Parent(step=self.step, attempt=self.attempt)
-        return replace(tried, saved=saved, checkpoint=str(path), is_saved=True, num_failed_saves=0)
+        return replace(tried, saved=saved, checkpoint=str(path), num_failed_saves=0)
 
     def skipping(self, windows: Iterable[tuple[int, int]]) -> TrainState:
         """The state with more samples never to be trained on from here on."""
@@ -72,10 +77,10 @@ class TrainState:
         return replace(self, cursor=cursor)
 
     @staticmethod
-    def from_checkpoint(path: Path, manifest: Manifest, *, attempt: int, is_saved: bool = False) -> TrainState:
+    def from_checkpoint(path: Path, manifest: Manifest, *, attempt: int, is_as_loaded: bool = False) -> TrainState:
         """The state that a checkpoint holds, in the attempt that goes on from it.
 
-        `is_saved` if that is all, and nothing else will be changed in it.
+        `is_as_loaded` if that is all, and nothing else is changed in it.
         """
         return TrainState(
             step=manifest.step,
@@ -84,7 +89,7 @@ class TrainState:
             learning_rate=manifest.learning_rate,
             last_losses=manifest.last_losses,
             checkpoint=str(path),
-            is_saved=is_saved,
+            is_as_loaded=is_as_loaded,
             saved=Parent(step=manifest.step, attempt=manifest.attempt),
             rollback=manifest.rollback,
             adjustment=manifest.adjustment,

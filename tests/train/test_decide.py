@@ -106,5 +106,7 @@ def test_milestones_come_from_the_configuration() -> None:
     stopping = config(
         run={"name": "x", "stop_at_step": 30}, checkpoint={"save_every_steps": 5}, evaluation={"every_steps": 7}
     )
-    assert Milestones.of(stopping, 50) == Milestones(last_step=30, save_every_steps=5, evaluate_every_steps=7)
+    assert Milestones.of(stopping, 50) == Milestones(
+        last_step=30, is_early=True, save_every_steps=5, evaluate_every_steps=7
+    )
     assert Milestones.of(config(run={"name": "x", "stop_at_step": 60}), 50).last_step == 50
