@@ -2,19 +2,24 @@
 
 - An empty file named after the kind: `save`, `stop` or `save-and-stop`. Text in it is taken as the reason.
 - A JSON file `<anything>.json`: `{"kind": "save", "reason": "before the maintenance"}`; the reason may be left out.
-  A rollback has more fields (see `harness.signals.rollback_request`) and only this form.
+  The other kinds have only this form, and `rollback`, `evidence` and `mark` have more fields: see
+  `harness.signals.rollback_request`, `evidence_request` and `mark_request`.
 """
 
 from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import xxhash
 
-from harness.signals.rollback_request import KEYS, RollbackRequest, UnreadableRequestError, parse_request
+from harness.signals import evidence_request, mark_request, rollback_request
+from harness.signals.evidence_request import EvidenceRequest, UnreadableEvidenceError, parse_evidence_request
+from harness.signals.mark_request import MarkRequest, UnreadableMarkError, parse_mark_request
+from harness.signals.rollback_request import RollbackRequest, UnreadableRequestError, parse_request
 
 MAX_REASON_LENGTH = 1000
 
@@ -30,11 +35,27 @@ class OrderKind(StrEnum):
     """Save a checkpoint, then leave."""
     ROLLBACK = "rollback"
     """Return to an earlier checkpoint, and skip samples."""
+    STOP_FOR_PERSON = "stop-for-person"
+    """Leave at the end of this step without saving, with the exit code that says that a person must look."""
+    EVIDENCE = "evidence"
+    """Write down what the samples of some steps lose now, and go on as if nothing had happened."""
+    MARK = "mark"
+    """Enter a health into the manifests of checkpoints, and go on."""
 
 
 KINDS = ", ".join(OrderKind)
 PLAIN_KINDS = (OrderKind.SAVE, OrderKind.STOP, OrderKind.SAVE_AND_STOP)
 """What an empty file can order."""
+PATIENT_KINDS = (OrderKind.SAVE, OrderKind.EVIDENCE, OrderKind.MARK)
+"""What need not interrupt anything, because training goes on unchanged afterwards."""
+_KEYS = {
+    OrderKind.ROLLBACK: rollback_request.KEYS,
+    OrderKind.EVIDENCE: evidence_request.KEYS,
+    OrderKind.MARK: mark_request.KEYS,
+}
+"""What an order of a kind says besides its reason."""
+
+Request = RollbackRequest | EvidenceRequest | MarkRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +71,10 @@ class Order:
     """Tells apart orders of one source, as `save` may be ordered again and again."""
     rollback: RollbackRequest | None = None
     """What a rollback asks for."""
+    evidence: EvidenceRequest | None = None
+    """What an order for evidence asks for."""
+    mark: MarkRequest | None = None
+    """What an order to mark checkpoints asks for."""
     fingerprint: str = ""
     """Hash of name and content of the order's file: the same order found again after a crash has the same one."""
 
@@ -81,22 +106,32 @@ def parse_order(name: str, content: bytes, order_id: str) -> Order:
         raise UnreadableOrderError(f'"kind" is {_shown(kind)}; allowed: {KINDS}')
     if not isinstance(reason, str):
         raise UnreadableOrderError(f'"reason" is {_shown(reason)}; it must be text')
-    allowed = ("kind", "reason", *(KEYS if kind == OrderKind.ROLLBACK else ()))
+    allowed = ("kind", "reason", *_KEYS.get(OrderKind(kind), ()))
     if unknown := sorted(fields.keys() - set(allowed)):
         names = ", ".join(f'"{key}"' for key in allowed)
         raise UnreadableOrderError(f"unknown key {_shown(unknown[0])}; allowed: {names}")
-    try:
-        request = parse_request(fields) if kind == OrderKind.ROLLBACK else None
-    except UnreadableRequestError as error:
-        raise UnreadableOrderError(str(error)) from None
+    request = _request(OrderKind(kind), fields)
     return Order(
         kind=OrderKind(kind),
         reason=_printable(reason),
         source=name,
         id=order_id,
-        rollback=request,
+        rollback=request if isinstance(request, RollbackRequest) else None,
+        evidence=request if isinstance(request, EvidenceRequest) else None,
+        mark=request if isinstance(request, MarkRequest) else None,
         fingerprint=xxhash.xxh3_64_hexdigest(name.encode() + b"/" + content),
     )
+
+
+def _request(kind: OrderKind, fields: Mapping[str, object]) -> Request | None:
+    try:
+        if kind is OrderKind.ROLLBACK:
+            return parse_request(fields)
+        if kind is OrderKind.EVIDENCE:
+            return parse_evidence_request(fields)
+        return parse_mark_request(fields) if kind is OrderKind.MARK else None
+    except (UnreadableRequestError, UnreadableEvidenceError, UnreadableMarkError) as error:
+        raise UnreadableOrderError(str(error)) from None
 
 
 def _parse_object(content: bytes) -> dict[str, object]:

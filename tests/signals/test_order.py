@@ -1,11 +1,23 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from harness.signals.order import MAX_REASON_LENGTH, Order, OrderKind, UnreadableOrderError, is_order_name, parse_order
+from harness.signals.evidence_request import EvidenceRequest
+from harness.signals.mark_request import MarkRequest
+from harness.signals.order import (
+    MAX_REASON_LENGTH,
+    PLAIN_KINDS,
+    Order,
+    OrderKind,
+    UnreadableOrderError,
+    is_order_name,
+    parse_order,
+)
 
 
-@pytest.mark.parametrize("kind", list(OrderKind))
+@pytest.mark.parametrize("kind", PLAIN_KINDS)
 def test_an_empty_file_named_after_its_kind(kind: OrderKind) -> None:
     assert parse_order(kind.value, b"", "1") == Order(kind=kind, reason="", source=kind.value, id="1")
     assert is_order_name(kind.value)
@@ -14,7 +26,11 @@ def test_an_empty_file_named_after_its_kind(kind: OrderKind) -> None:
 @pytest.mark.parametrize("kind", ["save", "stop", "save-and-stop"])
 def test_json(kind: str) -> None:
     order = parse_order("x.json", f'{{"kind": "{kind}", "reason": "maintenance"}}'.encode(), "1")
-    assert order == Order(kind=OrderKind(kind), reason="maintenance", source="x.json", id="1")
+    fingerprint = order.fingerprint
+    assert len(fingerprint) == 16
+    assert order == Order(
+        kind=OrderKind(kind), reason="maintenance", source="x.json", id="1", fingerprint=fingerprint
+    )
     assert parse_order("x.json", f'{{"kind": "{kind}"}}'.encode(), "1").reason == ""
 
 
@@ -45,9 +61,28 @@ def test_text_in_a_plainly_named_file_is_the_reason_without_what_a_terminal_woul
         ("x.json", b'{"kind": ["save"]}', '"kind" is ["save"]; allowed'),
         ("x.json", b'{"kind": "save", "reason": 3}', '"reason" is 3; it must be text'),
         ("x.json", b'{"kind": "save", "step": 3}', 'unknown key "step"; allowed: "kind", "reason"'),
+        ("x.json", b'{"kind": "evidence"}', '"steps" is None; it is a list of two whole numbers'),
+        ("x.json", b'{"kind": "evidence", "steps": [4, 3]}', '"steps" is [4, 3]; it is [first, last], from 1 on'),
+        ("x.json", b'{"kind": "evidence", "steps": [1, 65]}', '"steps" is [1, 65]; it is [first, last], from 1 on'),
+        ("x.json", b'{"kind": "mark", "health": "clean"}', '"checkpoints" is None; it is a list of 1 to 1000'),
+        ("x.json", b'{"kind": "mark", "checkpoints": ["../x"], "health": "clean"}', "\"checkpoints\" names '../x'"),
+        (
+            "x.json",
+            b'{"kind": "mark", "checkpoints": ["step_0000001"], "health": "abandoned"}',
+            "\"health\" is 'abandoned'; allowed: \"clean\", \"suspect\"",
+        ),
     ],
 )
 def test_what_is_no_order_is_refused_with_the_reason(name: str, content: bytes, text: str) -> None:
     with pytest.raises(UnreadableOrderError) as caught:
         parse_order(name, content, "1")
     assert str(caught.value).startswith(text)
+
+
+def test_orders_for_evidence_and_marks_come_back_as_they_were_written() -> None:
+    evidence = EvidenceRequest(steps=(117, 120))
+    order = parse_order("x.json", json.dumps({"kind": "evidence", **evidence.to_json()}).encode(), "1")
+    assert (order.kind, order.evidence, order.mark) == (OrderKind.EVIDENCE, evidence, None)
+    mark = MarkRequest(checkpoints=("step_0000100", "step_0000200.2"), health="suspect")
+    order = parse_order("x.json", json.dumps({"kind": "mark", **mark.to_json()}).encode(), "1")
+    assert (order.kind, order.evidence, order.mark) == (OrderKind.MARK, None, mark)
