@@ -87,10 +87,17 @@ def checkpoint_tensors(rank: int, world_size: int, init_method: str, folder: Pat
     torch.distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=world_size)
     try:
         tensors = dist_checkpointing.load_plain_tensors(str(folder))
-        plain = {name: tensor.numpy() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
+        plain = {name: _as_numpy(tensor) for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor)}
         return plain | {"groups": dist_checkpointing.load_common_state_dict(str(folder))["optimizer"]}
     finally:
         torch.distributed.destroy_process_group()
+
+
+def _as_numpy(tensor: Any) -> Any:
+    """The array of a tensor; bf16, which numpy does not know, as fp32, which holds all of its values."""
+    import torch
+
+    return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 
 def differing_tensors(rank: int, world_size: int, init_method: str, first: Path, second: Path) -> dict[str, float]:
@@ -107,3 +114,88 @@ def differing_tensors(rank: int, world_size: int, init_method: str, first: Path,
         elif one[name].tobytes() != other[name].tobytes():
             found[name] = float(np.abs(one[name] - other[name]).max())
     return found
+
+
+def cut_cross_entropy(
+    rank: int, world_size: int, init_method: str, logits: Any, labels: Any, weights: Any, num_true: int, z: float
+) -> tuple[Any, Any]:
+    """Cross-entropy and the gradient of this rank's columns, as numpy arrays; every rank holds as many columns."""
+    import torch
+
+    from harness.model.cross_entropy import VocabularyShard, cross_entropy
+
+    torch.distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=world_size)
+    try:
+        columns = logits.shape[-1] // world_size
+        first = rank * columns
+        shard = VocabularyShard(
+            first_id=first, num_true=min(columns, num_true - first), group=torch.distributed.group.WORLD
+        )
+        leaf = torch.from_numpy(logits[..., first : first + columns].copy()).requires_grad_()
+        loss = cross_entropy(leaf * 1.0, torch.from_numpy(labels), shard, z)
+        (loss * torch.from_numpy(weights)).sum().backward()
+        return loss.detach().numpy(), leaf.grad.numpy()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def norms(rank: int, world_size: int, init_method: str) -> dict[str, tuple[float, dict[str, Any]]]:
+    """By kind of norm: the largest difference from its formula, and how its parameters are marked."""
+    from types import SimpleNamespace
+
+    import torch
+
+    from harness.model.norm import LayerNorm, RMSNorm
+    from harness.parallel import cpu
+
+    cpu.prepare()
+    config = SimpleNamespace(params_dtype=torch.float32, sequence_parallel=True)
+    x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)) + 3
+    centred = x - x.mean(dim=-1, keepdim=True)
+    scaled = {
+        RMSNorm: x / (x.square().mean(dim=-1, keepdim=True) + 1e-3).sqrt(),
+        LayerNorm: centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-3).sqrt(),
+    }
+    found = {}
+    for kind, expected in scaled.items():
+        norm = kind(config, 16, eps=1e-3)
+        for parameter in norm.parameters():
+            parameter.data += 0.5
+        expected = expected * 1.5 + (0.5 if kind is LayerNorm else 0.0)
+        marks = {
+            "sequence_parallel": all(p.sequence_parallel for p in norm.parameters()),
+            "dtype": str(norm.weight.dtype),
+        }
+        found[kind.__name__] = (float((norm(x) - expected).abs().max()), marks)
+    return found
+
+
+def optimizer_step(
+    rank: int, world_size: int, init_method: str, config: Config, gradient: float, learning_rate: float
+) -> tuple[dict[str, Any], dict[str, Any], float]:
+    """Weights before and after one step with the same gradient everywhere, and the gradient's norm.
+
+    All ranks are data-parallel.
+    """
+    import torch
+
+    from harness.model.mcore import build_model
+    from harness.optim.mcore import Optimizer
+    from harness.parallel import mcore as parallel
+    from harness.plan.plan import make_plan
+
+    plan = make_plan(config, world_size)
+    device = torch.device("cpu")
+    ranks = parallel.start(plan.layout, rank=rank, device=device, seed=config.run.seed, init_method=init_method)
+    try:
+        chunks = build_model(config, plan, ranks, device)
+        optimizer = Optimizer(config, list(chunks))
+        weights = dict(chunks[0].module.named_parameters())
+        before = {name: weight.detach().numpy().copy() for name, weight in weights.items()}
+        for weight in weights.values():
+            weight.main_grad.fill_(gradient)
+        norm = optimizer.prepare()
+        optimizer.update(learning_rate)
+        return before, {name: weight.detach().numpy().copy() for name, weight in weights.items()}, norm
+    finally:
+        parallel.end()

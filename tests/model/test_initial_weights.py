@@ -1,0 +1,112 @@
+"""Initial weights depend on the seed and the parameter, not on who holds which part."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from harness.config.schema import ModelConfig
+from harness.model.initial_weights import EMBEDDING, OUTPUT, Cut, cut_of, fill, part_of, standard_deviation, whole_name
+from harness.parallel.ranks import Place
+
+ONE = Place(rank=0, size=1)
+
+
+def model(**changes: Any) -> ModelConfig:
+    values = {"num_layers": 4, "hidden_size": 16, "num_attention_heads": 2, "ffn_hidden_size": 24, "vocab_size": 100}
+    return ModelConfig(**{**values, **changes})
+
+
+WHOLE_SHAPES = {
+    EMBEDDING: (128, 16),
+    "decoder.layers.0.self_attention.linear_qkv.weight": (48, 16),
+    "decoder.layers.0.self_attention.linear_proj.weight": (16, 16),
+    "decoder.layers.0.mlp.linear_fc1.weight": (48, 16),
+    "decoder.layers.0.mlp.linear_fc2.weight": (16, 24),
+    "decoder.layers.0.input_layernorm.weight": (16,),
+    "decoder.layers.0.self_attention.linear_qkv.bias": (48,),
+    OUTPUT: (128, 16),
+}
+
+
+def filled(
+    tp: Place = ONE, *, seed: int = 1, first_layer: int = 0, config: ModelConfig | None = None
+) -> dict[str, Any]:
+    config = config or model()
+    parameters = {}
+    for name, shape in WHOLE_SHAPES.items():
+        sizes = list(shape)
+        if (dim := cut_of(name, config).dim) is not None:
+            sizes[dim] //= tp.size
+        parameters[name] = torch.full(sizes, math.nan)
+    fill(parameters.items(), config, seed=seed, first_layer=first_layer, tp=tp)
+    return parameters
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", WHOLE_SHAPES)
+def test_parts_of_ranks_join_to_the_whole(name: str, size: int) -> None:
+    whole, parts = filled()[name], [filled(Place(rank=rank, size=size))[name] for rank in range(size)]
+    cut = cut_of(name, model())
+    if cut.dim is None:
+        assert all(torch.equal(part, whole) for part in parts)
+        return
+    blocks = [
+        torch.cat(block, dim=cut.dim) for block in zip(*(p.chunk(cut.num_blocks, cut.dim) for p in parts), strict=True)
+    ]
+    assert torch.equal(torch.cat(blocks, dim=cut.dim), whole)
+
+
+def test_gate_and_up_projection_are_cut_each_on_its_own() -> None:
+    whole = torch.arange(8)[:, None]
+    parts = [part_of(whole, Cut(dim=0, num_blocks=2), Place(rank=rank, size=2)).flatten().tolist() for rank in (0, 1)]
+    assert parts == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert cut_of("decoder.layers.0.mlp.linear_fc1.weight", model(activation="gelu")) == Cut(dim=0)
+
+
+def test_layers_are_counted_over_all_stages() -> None:
+    name = "decoder.layers.0.mlp.linear_fc2.weight"
+    assert whole_name(name, 3, model()) == "decoder.layers.3.mlp.linear_fc2.weight"
+    assert not torch.equal(filled()[name], filled(first_layer=3)[name])
+    assert torch.equal(filled()[EMBEDDING], filled(first_layer=3)[EMBEDDING])
+
+
+def test_a_tied_output_layer_is_the_embedding() -> None:
+    tied, untied = filled(config=model(untie_embeddings_and_output_weights=False)), filled()
+    assert torch.equal(tied[OUTPUT], tied[EMBEDDING])
+    assert not torch.equal(untied[OUTPUT], untied[EMBEDDING])
+
+
+def test_the_seed_changes_every_matrix() -> None:
+    one, other = filled(seed=1), filled(seed=2)
+    changed = {name for name in one if not torch.equal(one[name], other[name])}
+    assert changed == {name for name, shape in WHOLE_SHAPES.items() if len(shape) == 2}
+
+
+def test_norms_are_ones_and_biases_zeros() -> None:
+    found = filled()
+    assert set(found["decoder.layers.0.input_layernorm.weight"].tolist()) == {1.0}
+    assert set(found["decoder.layers.0.self_attention.linear_qkv.bias"].tolist()) == {0.0}
+
+
+def test_residual_projections_are_smaller() -> None:
+    assert standard_deviation("decoder.layers.1.mlp.linear_fc1.weight", model()) == 0.02
+    assert standard_deviation("decoder.layers.1.mlp.linear_fc2.weight", model()) == 0.02 / math.sqrt(8)
+    assert standard_deviation("decoder.layers.1.self_attention.linear_proj.weight", model()) == 0.02 / math.sqrt(8)
+    assert standard_deviation("decoder.final_layernorm.weight", model()) is None
+    wide = torch.full((256, 1024), math.nan)
+    fill([("decoder.layers.0.mlp.linear_fc1.weight", wide)], model(), seed=0, first_layer=0, tp=ONE)
+    assert float(wide.std()) == pytest.approx(0.02, rel=0.01)
+    assert float(wide.mean()) == pytest.approx(0.0, abs=2e-4)
+
+
+@pytest.mark.parametrize("name", [EMBEDDING, OUTPUT])
+def test_padded_rows_are_zero_and_change_nothing(name: str) -> None:
+    whole = filled()[name]
+    assert not whole[100:].any()
+    unpadded = torch.full((100, 16), math.nan)
+    fill([(name, unpadded)], model(vocab_size_multiple_of=1), seed=1, first_layer=0, tp=ONE)
+    assert torch.equal(whole[:100], unpadded)

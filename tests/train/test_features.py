@@ -1,0 +1,140 @@
+"""Every feature of a model trains, and two tensor-parallel ranks train it as one does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import worlds
+from pool import Pool
+from small_run import Grid, launch, small_config
+
+from harness.run_dir import RunDir
+
+Steps = list[tuple[float, float]]
+TakeSteps = Callable[[Grid, dict[str, Any]], Steps]
+NUM_STEPS = 3
+SMALL: dict[str, Any] = {"model.num_layers": 2, "phases.schedule": {"warmup_steps": 1}, "optimizer.learning_rate": 2e-3}
+TP2 = Grid(tp=2)
+
+
+@pytest.fixture
+def take_steps(pool: Pool, corpus: Path, tmp_path: Path) -> TakeSteps:
+    """Loss and gradient norm of three steps under a grid, with changes to the small run."""
+
+    def run(grid: Grid, changes: dict[str, Any]) -> Steps:
+        config = small_config(corpus, grid, SMALL | changes)
+        run_dir = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        return pool.run(worlds.steps, grid.world_size, config, run_dir, NUM_STEPS)[0]
+
+    return run
+
+
+def assert_same(found: Steps, expected: Steps, rel: float = 1e-5) -> None:
+    assert len(found) == NUM_STEPS
+    assert [number for step in found for number in step] == pytest.approx(
+        [number for step in expected for number in step], rel=rel
+    )
+
+
+FEATURES: dict[str, dict[str, Any]] = {
+    "layer-norm-gelu-biases": {
+        "model.normalization": "LayerNorm",
+        "model.activation": "gelu",
+        "model.add_bias_linear": True,
+    },
+    "geglu-untied": {"model.activation": "geglu", "model.untie_embeddings_and_output_weights": True},
+    "query-key-norm": {"model.qk_layernorm": True},
+    "query-key-layer-norm-biases": {
+        "model.qk_layernorm": True,
+        "model.add_qkv_bias": True,
+        "model.normalization": "LayerNorm",
+    },
+    "heads-of-their-own-size": {"model.kv_channels": 24},
+    "z-loss": {"model.z_loss_coefficient": 0.01},
+    "rope-scaling": {"model.rope_scaling": {"type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16}},
+    "documents-apart": {"data.reset_at_document_borders": True},
+    "no-clipping": {"optimizer.clip_grad": 0.0},
+}
+
+
+@pytest.mark.parametrize("changes", FEATURES.values(), ids=FEATURES)
+def test_feature_trains_alike_on_two_tensor_parallel_ranks(changes: dict[str, Any], take_steps: TakeSteps) -> None:
+    one, two = take_steps(Grid(), changes), take_steps(TP2, changes)
+    assert_same(two, one)
+    assert one[-1][0] < one[0][0]
+
+
+@pytest.mark.parametrize("name", [name for name in FEATURES if name != "no-clipping"])
+def test_feature_makes_a_difference(name: str, take_steps: TakeSteps) -> None:
+    """So that agreement above is not that of two runs without it."""
+    plain, featured = take_steps(Grid(), {}), take_steps(Grid(), FEATURES[name])
+    assert featured[-1] != pytest.approx(plain[-1], rel=1e-5)
+
+
+def test_one_key_value_head_trains_alike_on_a_pipeline(take_steps: TakeSteps) -> None:
+    """Multi-query attention; tensor parallelism cannot cut its one head, and the plan says so."""
+    changes = {"model.num_query_groups": 1}
+    assert_same(take_steps(Grid(pp=2), changes), take_steps(Grid(), changes))
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+@pytest.mark.parametrize("grid", [Grid(), Grid(tp=2, sequence_parallel=True)], ids=["one-rank", "sequence-parallel"])
+def test_recomputing_changes_nothing(recompute: str, grid: Grid, take_steps: TakeSteps) -> None:
+    assert take_steps(grid, {"parallel.recompute": recompute}) == take_steps(grid, {})
+
+
+def test_recomputing_keeps_documents_apart(take_steps: TakeSteps) -> None:
+    apart = {"data.reset_at_document_borders": True}
+    assert take_steps(Grid(), apart | {"parallel.recompute": "full"}) == take_steps(Grid(), apart)
+
+
+@pytest.mark.parametrize("grid", [Grid(), TP2, Grid(pp=2), Grid(dp=2)], ids=["one-rank", "tp2", "pp2", "dp2"])
+def test_bf16_stays_close_to_fp32(grid: Grid, take_steps: TakeSteps) -> None:
+    """bf16 has 8 bits: single tokens are off by a percent, means over a batch by far less."""
+    found, exact = take_steps(grid, {"precision.dtype": "bf16"}), take_steps(Grid(), {})
+    assert all(math.isfinite(loss) and math.isfinite(norm) for loss, norm in found)
+    assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in exact], rel=1e-3)
+    assert [norm for _, norm in found] == pytest.approx([norm for _, norm in exact], rel=2e-2)
+    assert found != exact
+
+
+def test_clipping_binds(take_steps: TakeSteps) -> None:
+    """The reported norm is that before clipping; what is learnt is not."""
+    free, clipped = take_steps(Grid(), {"optimizer.clip_grad": 0.0}), take_steps(Grid(), {"optimizer.clip_grad": 1e-6})
+    assert clipped[0] == free[0]
+    assert clipped[2][0] != free[2][0]
+
+
+@pytest.mark.parametrize("multiple", [1, 8, 600])
+def test_padding_the_vocabulary_changes_no_number(multiple: int, take_steps: TakeSteps) -> None:
+    """1,000 tokens as 1,000, 1,000 and 1,200 rows, against 1,024: sums are cut elsewhere, that is all."""
+    for untied in (False, True):
+        changes = {"model.untie_embeddings_and_output_weights": untied}
+        padded = changes | {"model.vocab_size_multiple_of": multiple}
+        assert_same(take_steps(Grid(), padded), take_steps(Grid(), changes), rel=1e-6)
+
+
+def test_padded_rows_stay_zero(pool: Pool, base_run: Path) -> None:
+    """After 50 steps with weight decay: weights, master weights and both moments of rows beyond the vocabulary."""
+    tensors = pool.run(worlds.checkpoint_tensors, 1, RunDir(base_run).checkpoint(50))[0]
+    embeddings = {name: array for name, array in tensors.items() if name.endswith("embedding.word_embeddings.weight")}
+    assert len(embeddings) == 4
+    for array in embeddings.values():
+        assert array.shape == (1024, 64)
+        assert not array[1000:].any()
+        assert array[:1000].any()
+
+
+def test_padded_rows_stay_zero_when_cut(pool: Pool, corpus: Path, tmp_path: Path) -> None:
+    """The second of two ranks holds all padding; the output layer is a parameter of its own, saved in bf16."""
+    changes = {"model.untie_embeddings_and_output_weights": True, "run.stop_at_step": 2, "precision.dtype": "bf16"}
+    launch(pool, small_config(corpus, TP2, SMALL | changes), tmp_path)
+    tensors = pool.run(worlds.checkpoint_tensors, 1, RunDir(tmp_path).checkpoint(2))[0]
+    outputs = {name: array for name, array in tensors.items() if name.endswith("output_layer.weight")}
+    assert len(outputs) == 4
+    assert not any(array[1000:].any() for array in outputs.values())
+    assert all(array[:1000].any() for array in outputs.values())
