@@ -98,4 +98,11 @@ def _is_due(step: int, every_steps: int | None) -> bool:
 
 def _why(orders: Sequence[Order]) -> str:
     stopping = [order for order in orders if order.kind is not OrderKind.SAVE]
-    return "; ".join(f"{order.kind} by {order.source} {order.reason}".strip() for order in stopping)
+    return "; ".join(map(_told, stopping))
+
+
+def _told(order: Order) -> str:
+    """Kind, source and reason of an order, nothing twice: `stop by x.json: maintenance`, `save-and-stop by SIGTERM`."""
+    source = "" if order.source == order.kind else f" by {order.source}"
+    reason = f": {order.reason}" if order.reason and order.source not in order.reason else ""
+    return f"{order.kind}{source}{reason}"

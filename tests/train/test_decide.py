@@ -19,7 +19,7 @@ SAVE, STOP, SAVE_AND_STOP = (
     Order(kind=kind, source="alice", reason="a reason", id="1")
     for kind in (OrderKind.SAVE, OrderKind.STOP, OrderKind.SAVE_AND_STOP)
 )
-SAID = "by alice a reason"
+SAID = "by alice: a reason"
 DONE = "all steps are done"
 
 
