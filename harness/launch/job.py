@@ -1,8 +1,8 @@
 """What the batch script asks for before and after training: `python -m harness.launch.job begin|end …`.
 
-`begin RUN_DIR SUBMISSION` opens the folder of this start and prints its path. `end RUN_DIR LAUNCH EXIT_CODE` writes
-down how it ended, says what is decided, and leaves with 75 if the job is to be requeued, otherwise with the launch's
-code.
+`begin RUN_DIR SUBMISSION` opens the folder of this start and prints its path. `end RUN_DIR LAUNCH EXIT_CODE STATE`
+writes down how it ended, says what is decided, and leaves with 75 if the job is to be requeued, otherwise with the
+launch's code.
 """
 
 from __future__ import annotations
@@ -79,19 +79,20 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
         return open_launch(run_dir, config, facts, prepared)
 
 
-def end(run_dir: RunDir, launch: Path, srun_code: int) -> int:
+def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
     """Writes down how a launch ended and what is decided, and returns the exit code for the batch script.
 
     Args:
         run_dir: The run.
         launch: The folder of the launch.
         srun_code: Exit code of srun: the highest of all nodes, or 128 and a signal.
+        job_state: Slurm's words for the state of the job and its reason, such as `RUNNING:None`.
     """
     config = load_config(launch / "config.yaml")
     exit_code = agreed_code(node_ends(launch), srun_code)
     ended: dict[str, object] = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exit_code": exit_code}
     write_json(launch / ENDED, ended)
-    verdict = decide_resume(history(run_dir, str(job_id())), _limits(config))
+    verdict = decide_resume(history(run_dir, str(job_id())), _limits(config), is_taken=_is_taken(job_state))
     decided = {"action": verdict.action, "alert": verdict.alert, "reason": verdict.reason}
     write_json(launch / ENDED, {**ended, **decided})
     _tell(run_dir, verdict, exit_code)
@@ -124,15 +125,22 @@ def main(arguments: Sequence[str]) -> int:
     closing.add_argument("run_dir", type=Path)
     closing.add_argument("launch", type=Path)
     closing.add_argument("exit_code", type=int)
+    closing.add_argument("job_state")
     given = parser.parse_args(arguments)
     try:
         if given.verb == "end":
-            return end(RunDir(given.run_dir), given.launch, given.exit_code)
+            return end(RunDir(given.run_dir), given.launch, given.exit_code, given.job_state)
         sys.stdout.write(f"{begin(RunDir(given.run_dir), given.submission)}\n")
     except HarnessError as error:
         sys.stderr.write(f"harness: error: {error}\n")
         return error.exit_code
     return EXIT_FINISHED
+
+
+def _is_taken(job_state: str) -> bool:
+    """Whether Slurm ends the job for another reason than its time limit; not where Slurm did not answer."""
+    state, _, reason = job_state.partition(":")
+    return state not in ("RUNNING", "UNKNOWN") and reason != "TimeLimit"
 
 
 def _limits(config: Config) -> Limits:

@@ -74,17 +74,20 @@ _FINAL = {
 """Exit codes after which no restart helps, whatever happened before."""
 
 
-def decide_resume(history: Sequence[LaunchEnd], limits: Limits) -> Verdict:
+def decide_resume(history: Sequence[LaunchEnd], limits: Limits, *, is_taken: bool = False) -> Verdict:
     """What to do with a job after its last launch.
 
     Args:
         history: The launches of this job, oldest first, at least one. A job that a person submits starts a new history.
         limits: When to give up.
+        is_taken: Whether somebody cancelled the job, or Slurm preempted it: then they say whether it comes back.
     """
     assert history, "a decision needs a launch that ended"
     last = history[-1]
     if last.exit_code in _FINAL:
         return _FINAL[last.exit_code]
+    if is_taken:
+        return Verdict(action=Action.STOP, alert=False, reason="the job was cancelled, or preempted by Slurm")
     cause = _cause(last)
     if last.progressed:
         return Verdict(action=Action.REQUEUE, alert=False, reason=f"{cause}; it had saved something new")

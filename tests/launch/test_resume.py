@@ -82,6 +82,20 @@ def test_the_first_launch_is_told_in_the_singular() -> None:
     assert verdict.reason == "failed with an internal error; nothing new was saved in 1 launch, 1 of them failures"
 
 
+@pytest.mark.parametrize("code", [75, 70, 137, None])
+def test_a_cancelled_job_does_not_come_back(code: int | None) -> None:
+    verdict = decide_resume(ends((code, True)), LIMITS, is_taken=True)
+    assert (verdict.action, verdict.alert, verdict.reason) == (
+        Action.STOP,
+        False,
+        "the job was cancelled, or preempted by Slurm",
+    )
+
+
+def test_a_cancelled_job_that_had_finished_has_finished() -> None:
+    assert decide_resume(ends((0, True)), LIMITS, is_taken=True).reason == "finished"
+
+
 def test_nothing_can_be_decided_without_a_launch() -> None:
     with pytest.raises(AssertionError, match="a decision needs a launch that ended"):
         decide_resume([], LIMITS)

@@ -6,10 +6,12 @@ import getpass
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "scancel")
@@ -153,17 +155,11 @@ class Cluster:
         return "\n".join(f"== {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.[ol]*")))
 
     def _stop(self) -> None:
-        """Cancels all jobs, so that no process of theirs is left, then ends the daemons, the key's last."""
+        """Cancels all jobs, ends the daemons, the keys' last, and kills what is left of the jobs."""
         if len(self._daemons) > 1:
-            subprocess.run(("scancel", "--me"), env=self.environment, capture_output=True, timeout=30, check=False)
-            subprocess.run(
-                ("scancel", "--full", "--signal=KILL", "--me"),
-                env=self.environment,
-                capture_output=True,
-                timeout=30,
-                check=False,
-            )
-            deadline = time.monotonic() + 20
+            scancel = ("scancel", "--me")
+            subprocess.run(scancel, env=self.environment, capture_output=True, timeout=30, check=False)
+            deadline = time.monotonic() + 15
             while self.command("squeue", "--noheader").strip() and time.monotonic() < deadline:
                 time.sleep(0.5)
         for daemon in reversed(self._daemons):
@@ -174,6 +170,19 @@ class Cluster:
                 daemon.kill()
                 daemon.wait()
         self._daemons.clear()
+        for pid in self.processes("SLURM_CONF", str(self.folder / "slurm.conf")):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def processes(self, name: str, value: str) -> list[int]:
+        """The processes on this machine, other than this one, with that variable in their environment."""
+        wanted = f"{name}={value}".encode()
+        found = []
+        for folder in Path("/proc").iterdir():
+            with suppress(OSError):
+                if folder.name.isdecimal() and wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append(int(folder.name))
+        return [pid for pid in found if pid != os.getpid()]
 
 
 def missing_programs() -> list[str]:

@@ -171,14 +171,17 @@ def test_a_cancelled_step_is_a_launch_cut_short(submit: Callable[..., Submitted]
     cluster.command("scancel", f"{job.job_id}.0")
     fields = job.finish(120)
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1")
-    assert job.ended() == [(75, "requeue"), (0, "stop")]
+    assert job.ended() == [(137, "requeue"), (0, "stop")]  # Slurm cancels a step with SIGKILL
 
 
 def test_a_job_that_is_cancelled_does_not_come_back(submit: Callable[..., Submitted], cluster: Cluster) -> None:
     job = submit([{"save": 1, "until_order": True, "exit": 75}])
     job.wait_for_launch(1)
     cluster.command("scancel", job.job_id)
-    assert job.finish()["JobState"] == "CANCELLED"
+    fields = job.finish()
+    assert (fields["JobState"], fields["Restarts"]) == ("CANCELLED", "0")
+    cluster.wait_for(lambda: job.ended() == [(75, "stop")], timeout_s=30, what="the launch is written down")
+    assert job.events()[-1]["reason"] == "the job was cancelled, or preempted by Slurm"
 
 
 def test_a_wrong_configuration_never_reaches_the_queue(cluster: Cluster, tmp_path: Path) -> None:
