@@ -60,6 +60,11 @@ def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_me
     )
 
 
+def replicas() -> dist.ProcessGroup:
+    """The ranks that hold the same part of the model as this one: data- and context-parallel ones."""
+    return parallel_state.get_data_parallel_group(with_context_parallel=True)
+
+
 def end() -> None:
     """Leaves all groups, so that the process may start another layout. Every rank must call it."""
     parallel_state.destroy_model_parallel()

@@ -33,6 +33,7 @@ from harness.train.decide import Milestones
 from harness.train.mcore import Pipeline
 from harness.train.orders import Orders
 from harness.train.report import introduction
+from harness.train.restored import require_restored
 from harness.train.run import Run
 from harness.train.state import TrainState
 from harness.train.world import World
@@ -176,6 +177,7 @@ def _restore(run: Run, start: _Start) -> TrainState:
         else:  # converted from another format: weights only, the optimizer begins with moments of zero
             checkpoint_files.load_weights(start.entry.path, run.pipeline.chunks)
             run.optimizer.megatron.reload_model_params()
+        require_restored(run, state.step, manifest.optimizer_norms)
         kind, fields = "resumed", {"path": str(start.entry.path)}
     if run.recorder is not None:
         run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)

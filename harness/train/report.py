@@ -17,6 +17,7 @@ from harness.parallel import device
 from harness.plan.flops import peak_flops
 from harness.train.decide import Decision
 from harness.train.evaluate import Evaluation
+from harness.train.restored import resume_suspicion
 from harness.train.run import Run
 from harness.train.state import TrainState
 from harness.train.step import StepResult, channel_losses
@@ -56,6 +57,9 @@ def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluati
             values=_losses(run, result) | _speed(run, result) | (evaluation.values if evaluation else {}),
         )
     )
+    if suspicion := resume_suspicion(state):
+        run.recorder.event("resume-suspect", attempt=state.attempt, step=state.step, reason=suspicion)
+        run.recorder.message(f"warning: resume-suspect: {suspicion}")
 
 
 def leave(run: Run, state: TrainState, decision: Decision) -> int:

@@ -14,6 +14,7 @@ from harness.errors import CheckpointError
 from harness.parallel import collectives
 from harness.signals.order import Order
 from harness.signals.rollback_request import RollbackRequest
+from harness.train.restored import require_restored
 from harness.train.run import Run
 from harness.train.saving import save
 from harness.train.state import TrainState
@@ -51,6 +52,7 @@ def roll_back(run: Run, state: TrainState, order: Order) -> TrainState:
         return state
     rolled_back = _returned(run, state, way.target, order, request)
     checkpoint_files.load(way.target.path, run.pipeline.chunks, run.optimizer.megatron)
+    require_restored(run, rolled_back.step, way.target.manifest.optimizer_norms)
     rolled_back = save(run, rolled_back)
     if run.ranks.is_writer and rolled_back.is_saved:
         _abandon(run, state, way.target)

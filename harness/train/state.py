@@ -32,6 +32,8 @@ class TrainState:
     """How long the last save of this launch took."""
     is_as_loaded: bool = False
     """Whether it is that of the checkpoint it was loaded from, though perhaps in a later attempt."""
+    loaded_at_step: int | None = None
+    """Step of the checkpoint that this launch loaded last, to begin with or to roll back; None if it loaded none."""
     save_problem: str | None = None
     """Why the last save of this launch failed, if it did."""
     num_failed_saves: int = 0
@@ -90,6 +92,7 @@ class TrainState:
             last_losses=manifest.last_losses,
             checkpoint=str(path),
             is_as_loaded=is_as_loaded,
+            loaded_at_step=manifest.step,
             saved=Parent(step=manifest.step, attempt=manifest.attempt),
             rollback=manifest.rollback,
             adjustment=manifest.adjustment,

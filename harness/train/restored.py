@@ -1,0 +1,124 @@
+"""What is looked at between loading a checkpoint and trusting it: moments, replicas, and the first losses.
+
+Runs were lost in the first step after a resume: with moments of zero, or with weights that were not the saved ones,
+the loss went from 2.2 to 11 within two steps, and nobody looked before thousands of steps had followed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from statistics import median
+
+import torch
+
+from harness.errors import CheckpointError
+from harness.parallel import collectives
+from harness.parallel.mcore import replicas
+from harness.train.run import Run
+from harness.train.state import TrainState
+
+NUM_WATCHED_STEPS = 20
+"""Steps after loading whose loss is compared with the losses that the checkpoint remembers."""
+MIN_LOSSES = 8
+"""With fewer remembered losses nothing is compared: their noise is not known."""
+MAX_SIGMAS = 8.0
+"""A rise of so many sigmas is no noise: on 3 million steps of healthy runs it came 9 times, all of them real jumps."""
+MIN_RISE = 0.2
+"""Nats. A smaller rise is never reported: noise of one batch reaches it, and broken resumes rose by 8.8."""
+_NORM_TOLERANCE = 1e-6
+"""Relative. The same numbers added up in another order, in double precision, differ by far less."""
+_CHECKSUM_CHUNK = 2**24
+_WEIGHT_MULTIPLIER = 0x9E3779B1
+
+
+def require_restored(run: Run, step: int, norms: Mapping[str, float]) -> None:
+    """Refuses to train on from moments or weights that are not what was saved. Every rank must call it.
+
+    Args:
+        run: The run, with the checkpoint loaded.
+        step: Step of the checkpoint.
+        norms: Norms of the optimizer's state as its manifest has them; empty where it has no optimizer state.
+
+    Raises:
+        CheckpointError: On every rank, with the same text.
+    """
+    problems = norm_problems(step, norms, run.optimizer.state_norms()) if norms else []
+    if run.ranks.dp.size * run.ranks.cp.size > 1:
+        problems += _replica_problems(run)
+    if problems:
+        raise CheckpointError(
+            f"the checkpoint of step {step} was loaded, but the state is not the saved one: {'; '.join(problems)}. "
+            "No step was taken. Verify it with `harness checkpoint verify --deep`, or resume from another one."
+        )
+
+
+def norm_problems(step: int, promised: Mapping[str, float], found: Mapping[str, float]) -> list[str]:
+    """What is wrong with the norms of the optimizer's state, one line each."""
+    problems = []
+    for name, norm in promised.items():
+        loaded = found.get(name, math.nan)
+        if step > 0 and not loaded > 0:
+            problems.append(f"the optimizer's {name} has the norm {loaded:g} after {step} steps")
+        elif not math.isclose(loaded, norm, rel_tol=_NORM_TOLERANCE):
+            problems.append(f"the optimizer's {name} has the norm {loaded!r}, its manifest says {norm!r}")
+    return problems
+
+
+def resume_suspicion(state: TrainState) -> str | None:
+    """Why the loss of the last step makes the loaded state suspect; None if it does not, or was told before."""
+    loaded_at = state.loaded_at_step
+    if loaded_at is None or not 0 < state.step - loaded_at <= NUM_WATCHED_STEPS:
+        return None
+    remembered = [loss for step, loss in state.last_losses if step <= loaded_at]
+    since = [(step, loss) for step, loss in state.last_losses if step > loaded_at]
+    highest = highest_expected(remembered)
+    if highest is None:
+        return None
+    first = next(((step, loss) for step, loss in since if not loss <= highest), None)
+    if first is None or first[0] != state.step:
+        return None
+    return (
+        f"the loss of step {state.step} is {first[1]:.4f}, {state.step - loaded_at} steps after loading the checkpoint "
+        f"of step {loaded_at}, before which it was {median(remembered[-MIN_LOSSES:]):.4f} (at most {highest:.4f} would "
+        "be noise). If it does not come back at once, stop, and resume from an earlier checkpoint"
+    )
+
+
+def highest_expected(losses: Iterable[float]) -> float | None:
+    """The highest loss that the noise of the last ones explains; None where they are too few to tell.
+
+    Level: median of the last few. Sigma: from the differences of neighbours, which a slow trend hardly moves.
+    """
+    known = list(losses)
+    if len(known) < MIN_LOSSES:
+        return None
+    level = median(known[-MIN_LOSSES:])
+    steps = [abs(after - before) for before, after in zip(known, known[1:], strict=False)]
+    sigma = 1.4826 * median(steps) / math.sqrt(2)
+    return level + max(MAX_SIGMAS * sigma, MIN_RISE)
+
+
+def checksum(tensor: torch.Tensor) -> torch.Tensor:
+    """A number that changes with every bit of the tensor and with its order: int64, below 2**62, on its device."""
+    words = tensor.detach().contiguous().view(torch.int16 if tensor.element_size() == 2 else torch.int32).flatten()
+    total = torch.zeros((), dtype=torch.int64, device=tensor.device)
+    for start in range(0, words.numel(), _CHECKSUM_CHUNK):
+        chunk = words[start : start + _CHECKSUM_CHUNK].long()
+        weights = torch.arange(start, start + chunk.numel(), device=tensor.device) * _WEIGHT_MULTIPLIER | 1
+        total += (chunk * weights).sum()  # wraps around, the same way everywhere
+    return total & (2**62 - 1)
+
+
+def _replica_problems(run: Run) -> list[str]:
+    """Parameters whose bits differ between ranks that hold the same part of the model."""
+    named = [(name, weight) for chunk in run.pipeline.chunks for name, weight in chunk.module.named_parameters()]
+    sums = torch.stack([checksum(weight) for _, weight in named])
+    both = collectives.max_over(torch.stack((sums, -sums)), replicas())
+    different = [name for (name, _), is_same in zip(named, (both[0] == -both[1]).tolist(), strict=True) if not is_same]
+    found = collectives.gathered((run.ranks.world.rank, different))
+    return [
+        f"{len(names)} parameters of rank {rank} differ from those of its data-parallel replicas, first {names[0]}"
+        for rank, names in found
+        if names
+    ]
