@@ -77,6 +77,8 @@ class DataGroup(VerbGroup):
         "count": "data_prep.cli_channels:count",
         "show": "data_prep.cli_channels:show",
         "sample": "data_prep.cli_channels:sample",
+        "merge": "data_prep.cli_combine:merge",
+        "mix": "data_prep.cli_combine:mix",
     }
 
 
