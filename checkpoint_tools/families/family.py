@@ -67,8 +67,8 @@ class Family:
     """What the family's class takes where `config.json` does not say."""
     has_bias_keys: bool = False
     """Whether `attention_bias` and `mlp_bias` say if there are biases."""
-    written_as: str | None = None
-    """The family whose files are written instead, where transformers does not know this one."""
+    is_written: bool = True
+    """Whether models are written as this family, and not only read."""
     judge: Judge | None = None
     """Their tensor as Llama's tensors, where transformers does not know this family."""
 

@@ -25,5 +25,6 @@ MINIMIND = Family(
     # Without experts their settings mean nothing; dropout acts in training only.
     ignored=(*_EXPERTS, "dropout", "flash_attn"),
     defaults={"tie_word_embeddings": True, "rope_theta": 1e6, "rms_norm_eps": 1e-5},
-    written_as="llama",
+    is_written=False,
+    judge=lambda name, tensor, model: {name: tensor},
 )

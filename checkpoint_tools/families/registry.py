@@ -13,7 +13,7 @@ from harness.config.schema import ModelConfig
 from harness.errors import UsageError
 
 FAMILIES = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, INTERNLM2, MINIMIND)}
-_WRITTEN = tuple(name for name, family in FAMILIES.items() if family.written_as is None)
+_WRITTEN = tuple(name for name, family in FAMILIES.items() if family.is_written)
 _BY_FEATURES = ("llama", "qwen2", "qwen3")
 """Tried in this order where no family is named."""
 _NEVER = {"normalization": "RMSNorm", "activation": "swiglu"}

@@ -1,0 +1,101 @@
+"""Converters with a bug that leaves every shape right: the proof must catch each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from unittest import mock
+
+import torch
+
+from checkpoint_tools.families.family import Family, Rule
+from checkpoint_tools.families.llama import LLAMA
+from checkpoint_tools.layout import GATE_UP, QKV, Fusion, split_gate_up, split_qkv
+from harness.config.schema import ModelConfig
+
+
+@contextmanager
+def _family(family: Family) -> Iterator[None]:
+    with mock.patch("checkpoint_tools.to_hf.family_for_writing", lambda model, wanted: family):
+        yield
+
+
+def _with_split(fusion: Fusion, split: Callable[..., tuple[torch.Tensor, ...]]) -> AbstractContextManager[None]:
+    bug = Fusion(split=split, join=fusion.join)
+    rules = tuple(replace(rule, fusion=bug) if rule.fusion is fusion else rule for rule in LLAMA.rules)
+    return _family(replace(LLAMA, rules=rules))
+
+
+def _with_names_swapped(one: str, other: str) -> AbstractContextManager[None]:
+    def swapped(rule: Rule) -> Rule:
+        def swap(name: str) -> str:
+            return name.replace(one, "\0").replace(other, one).replace("\0", other)
+
+        return replace(rule, theirs=tuple(map(swap, rule.theirs)))
+
+    return _family(replace(LLAMA, rules=tuple(map(swapped, LLAMA.rules))))
+
+
+def _swap_q_and_k(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    q, k, v = split_qkv(fused, model)
+    return k, q, v
+
+
+def _without_groups(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """As if the fused projection were all queries, then all keys, then all values."""
+    size = model.head_size
+    heads, groups = model.num_attention_heads * size, model.query_groups * size
+    return torch.tensor_split(fused, [heads, heads + groups])
+
+
+def _heads_by_turns(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """As if Hugging Face rotated neighbouring pairs: the permutation of Meta's own Llama files."""
+    q, k, v = split_qkv(fused, model)
+
+    def permuted(x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(-1, model.head_size // 2, 2, x.size(1)).transpose(1, 2).reshape(x.shape)
+
+    return permuted(q), permuted(k), v
+
+
+def _swap_gate_and_up(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    gate, up = split_gate_up(fused, model)
+    return up, gate
+
+
+@contextmanager
+def _with_field(key: str, factor: float) -> Iterator[None]:
+    from checkpoint_tools.families.config_json import fields_for
+
+    def wrong(model: ModelConfig, family: Family, extras: dict[str, object]) -> dict[str, object]:
+        fields = fields_for(model, family, extras)
+        return {**fields, key: fields[key] * factor}
+
+    with mock.patch("checkpoint_tools.to_hf.fields_for", wrong):
+        yield
+
+
+@contextmanager
+def _last_layer_twice() -> Iterator[None]:
+    from checkpoint_tools.our_tensors import OurTensors
+
+    read = OurTensors.read
+
+    def wrong(self: OurTensors, name: str) -> torch.Tensor:
+        return read(self, name.replace("layers.1.mlp", "layers.0.mlp"))
+
+    with mock.patch.object(OurTensors, "read", wrong):
+        yield
+
+
+BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+    "q and k swapped": lambda: _with_split(QKV, _swap_q_and_k),
+    "groups ignored": lambda: _with_split(QKV, _without_groups),
+    "pairs rotated": lambda: _with_split(QKV, _heads_by_turns),
+    "gate and up swapped": lambda: _with_split(GATE_UP, _swap_gate_and_up),
+    "norms swapped": lambda: _with_names_swapped("input_layernorm", "post_attention_layernorm"),
+    "wrong rope base": lambda: _with_field("rope_theta", 1.01),
+    "wrong epsilon": lambda: _with_field("rms_norm_eps", 3.0),
+    "a layer twice": _last_layer_twice,
+}

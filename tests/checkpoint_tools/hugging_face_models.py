@@ -1,0 +1,140 @@
+"""Small random Hugging Face models, made by transformers itself: odd sizes, and every weight drawn (norms, too)."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import save_file
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 131,
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": False,
+    "bos_token_id": None,
+    "eos_token_id": 2,
+}
+
+
+class Variant(NamedTuple):
+    """A family with some of its features."""
+
+    name: str
+    model_type: str
+    changes: dict[str, Any]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+VARIANTS = (
+    Variant("llama-gqa", "llama", {}),
+    Variant("llama-mha-tied", "llama", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
+    Variant("llama-mqa-head24", "llama", {"num_key_value_heads": 1, "head_dim": 24}),
+    Variant("llama-biases", "llama", {"attention_bias": True, "mlp_bias": True}),
+    Variant(
+        "llama-3.1",
+        "llama",
+        {
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 500000.0,
+                "factor": 8.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 64,
+            }
+        },
+    ),
+    Variant("llama-linear", "llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    Variant("mistral", "mistral", {"sliding_window": None, "head_dim": 24}),
+    Variant("qwen2", "qwen2", {"tie_word_embeddings": True}),
+    Variant("qwen3", "qwen3", {"head_dim": 24, "num_key_value_heads": 1}),
+)
+
+
+def write_model(folder: Path, variant: Variant, *, dtype: torch.dtype = torch.float32, shard_size: str = "1GB") -> Path:
+    """A random model of a variant, as `save_pretrained` writes it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers = importlib.import_module("transformers")
+        config = transformers.AutoConfig.for_model(variant.model_type, **{**SIZES, **variant.changes})
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        draw_weights(dict(model.named_parameters()))
+        model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
+    return folder
+
+
+def draw_weights(weights: dict[str, torch.Tensor]) -> None:
+    """Fills weights: matrices so that a signal neither dies nor grows, norms around one."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for name, weight in sorted(weights.items()):
+            weight.normal_(0.0, 0.2, generator=generator)
+            if "norm" in name:
+                weight += 1.0
+
+
+def write_internlm2(folder: Path) -> Path:
+    """A random model in InternLM2's published layout, which transformers does not know."""
+    sizes = {key: value for key, value in SIZES.items() if key != "bos_token_id"}
+    width, inner, head = sizes["hidden_size"], sizes["intermediate_size"], 12
+    heads, groups = sizes["num_attention_heads"], sizes["num_key_value_heads"]
+    shapes = {"model.tok_embeddings.weight": (131, width), "model.norm.weight": (width,), "output.weight": (131, width)}
+    for layer in range(sizes["num_hidden_layers"]):
+        stem = f"model.layers.{layer}"
+        shapes |= {
+            f"{stem}.attention_norm.weight": (width,),
+            f"{stem}.ffn_norm.weight": (width,),
+            f"{stem}.attention.wqkv.weight": ((heads + 2 * groups) * head, width),
+            f"{stem}.attention.wo.weight": (width, heads * head),
+            f"{stem}.feed_forward.w1.weight": (inner, width),
+            f"{stem}.feed_forward.w3.weight": (inner, width),
+            f"{stem}.feed_forward.w2.weight": (width, inner),
+        }
+    weights = {name: torch.empty(shape) for name, shape in shapes.items()}
+    draw_weights(weights)
+    folder.mkdir()
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    own = {
+        "model_type": "internlm2",
+        "architectures": ["InternLM2ForCausalLM"],
+        "auto_map": {"AutoModelForCausalLM": "modeling_internlm2.InternLM2ForCausalLM"},
+        "hidden_act": "silu",
+        "bias": False,
+        "rope_theta": 1000000,
+        "rope_scaling": None,
+    }
+    (folder / "config.json").write_text(json.dumps({**sizes, **own}))
+    # Whoever runs code of the folder will hear of it.
+    (folder / "modeling_internlm2.py").write_text("raise SystemExit('code of a model folder was run')\n")
+    return folder
+
+
+def write_minimind(folder: Path) -> Path:
+    """A random MiniMind2: Llama's tensors under a `model_type` that transformers does not know."""
+    write_model(folder, Variant("minimind", "llama", {"tie_word_embeddings": True}))
+    fields = json.loads((folder / "config.json").read_text())
+    kept = {key: fields[key] for key in SIZES if key in fields and key != "tie_word_embeddings"}
+    own = {
+        "model_type": "minimind",
+        "rope_theta": 10000.0,
+        "use_moe": False,
+        "flash_attn": True,
+        "dropout": 0.0,
+        "n_routed_experts": 4,
+        "hidden_act": "silu",
+        "inference_rope_scaling": False,
+    }
+    (folder / "config.json").write_text(json.dumps({**kept, **own}))
+    return folder

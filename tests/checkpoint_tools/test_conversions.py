@@ -1,0 +1,199 @@
+"""Hugging Face to ours and back, for every family; converters with a bug; runs of several layouts."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import conversion_jobs
+import pytest
+import torch
+import worlds
+from hugging_face_models import VARIANTS, Variant, write_internlm2, write_minimind, write_model
+from pool import Pool
+from safetensors.torch import load_file
+
+from checkpoint_tools.compare_models import differences, open_either
+from data_prep.indexed_writer import PartWriter, token_dtype
+from harness.config.schema import Config
+from harness.metrics.record import read_records
+from harness.run_dir import RunDir
+
+PROVEN = r"proven: logits through megatron-core and transformers \(all layers, fp32\): largest difference .*"
+VOCAB_SIZE = 301
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    a, b = weights_of(one), weights_of(other)
+    assert set(a) == set(b)
+    assert [name for name in a if a[name].dtype != b[name].dtype or not torch.equal(a[name], b[name])] == []
+
+
+def there_and_back(pool: Pool, folder: Path, tmp_path: Path, **options: Any) -> Path:
+    [told] = pool.run(conversion_jobs.from_hf, 1, folder, tmp_path / "run", {})
+    assert re.fullmatch(PROVEN, told), told
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
+    [told] = pool.run(conversion_jobs.to_hf, 1, checkpoint, tmp_path / "back", {"without_tokenizer": True, **options})
+    assert re.fullmatch(PROVEN, told), told
+    return tmp_path / "back"
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=str)
+def test_there_and_back_is_the_same_to_the_bit(pool: Pool, tmp_path: Path, variant: Variant) -> None:
+    folder = write_model(tmp_path / "given", variant)
+    back = there_and_back(pool, folder, tmp_path, family=variant.model_type)
+    assert_same_bits(folder, back)
+    fields = json.loads((back / "config.json").read_text())
+    assert (fields["model_type"], fields["max_position_embeddings"]) == (variant.model_type, 128)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_bf16_in_several_files_there_and_back(pool: Pool, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "given", VARIANTS[0], dtype=torch.bfloat16, shard_size="40KB")
+    assert len(list(folder.glob("*.safetensors"))) == 2
+    back = there_and_back(pool, folder, tmp_path, max_shard_bytes=30_000, num_workers=2)
+    assert_same_bits(folder, back)
+    index = json.loads((back / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(w.numel() * 2 for w in weights_of(back).values())
+    assert all((back / name).stat().st_size < 40_000 for name in set(index["weight_map"].values()))
+
+
+def test_internlm2_there_and_back(pool: Pool, tmp_path: Path) -> None:
+    folder = write_internlm2(tmp_path / "given")
+    back = there_and_back(pool, folder, tmp_path, family="internlm2")
+    assert_same_bits(folder, back)
+    assert json.loads((back / "config.json").read_text())["architectures"] == ["InternLM2ForCausalLM"]
+
+
+def test_internlm2_is_written_as_llama_with_the_same_function(pool: Pool, tmp_path: Path) -> None:
+    back = there_and_back(pool, write_internlm2(tmp_path / "given"), tmp_path)
+    assert json.loads((back / "config.json").read_text())["model_type"] == "llama"
+
+
+def test_minimind_is_read_and_written_as_llama(pool: Pool, tmp_path: Path) -> None:
+    folder = write_minimind(tmp_path / "given")
+    back = there_and_back(pool, folder, tmp_path)
+    assert_same_bits(folder, back)
+    assert json.loads((back / "config.json").read_text())["model_type"] == "llama"
+
+
+@pytest.fixture(scope="module")
+def grouped(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a random model with as many groups as heads, so that a swap of q and k has the right shapes."""
+    folder = tmp_path_factory.mktemp("bugs")
+    given = write_model(folder / "given", Variant("mha", "llama", {"num_key_value_heads": 4}))
+    [told] = pool.run(conversion_jobs.from_hf, 1, given, folder / "run", {})
+    assert told.startswith("proven"), told
+    return folder / "run" / "checkpoints" / "step_0000000"
+
+
+@pytest.mark.parametrize(
+    ("bug", "place"),
+    [
+        ("q and k swapped", "layer 0"),
+        ("groups ignored", "layer 0"),
+        ("pairs rotated", "layer 0"),
+        ("gate and up swapped", "layer 0"),
+        ("norms swapped", "layer 0"),
+        ("wrong epsilon", "layer 0"),
+        ("a layer twice", "layer 1"),
+    ],
+)
+def test_the_proof_catches_a_bug_and_names_the_layer(
+    pool: Pool, grouped: Path, tmp_path: Path, bug: str, place: str
+) -> None:
+    [told] = pool.run(conversion_jobs.mutated_to_hf, 1, grouped, tmp_path / "out", bug)
+    assert told.startswith(
+        f"CheckpointError: The converted model is not the same model: they first differ at {place}.\n"
+    ), told
+    assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out.partial").is_dir()
+
+
+def test_the_proof_catches_a_rotary_base_that_short_prompts_hardly_see(
+    pool: Pool, grouped: Path, tmp_path: Path
+) -> None:
+    [told] = pool.run(conversion_jobs.mutated_to_hf, 1, grouped, tmp_path / "out", "wrong rope base")
+    assert "rotates by other frequencies than the checkpoint" in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_first_layers_can_stand_for_a_large_model(pool: Pool, grouped: Path, tmp_path: Path) -> None:
+    options = {"without_tokenizer": True, "proof_layers": 1}
+    [told] = pool.run(conversion_jobs.to_hf, 1, grouped, tmp_path / "out", options)
+    assert "(1 of 2 layers, fp32)" in told
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["proof"]["num_layers"] == 1
+
+
+def run_config(folder: Path) -> Config:
+    """A run on one channel of numbers that can be learnt, at tp2·pp2."""
+    channel = folder / "zh"
+    channel.mkdir(parents=True)
+    writer = PartWriter(channel, 0, token_dtype(VOCAB_SIZE))
+    for start in range(200):
+        writer.add_document([(start + 7 * k) % VOCAB_SIZE for k in range(40)])
+    writer.finish()
+    model = {"num_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "num_query_groups": 2, "kv_channels": 24}
+    return Config.model_validate(
+        {
+            "run": {"name": "converted"},
+            "model": {**model, "ffn_hidden_size": 72, "vocab_size": VOCAB_SIZE, "rotary_base": 500.0},
+            "parallel": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "data_parallel_size": 1},
+            "data": {"channels": {"zh": {"path": channel}}},
+            "phases": [
+                {"name": "main", "train_steps": 3, "seq_length": 32, "global_batch_size": 4, "blend": {"zh": 1}}
+            ],
+            "optimizer": {"learning_rate": 1e-2},
+            "precision": {"dtype": "fp32"},
+            "evaluation": {"every_steps": 3, "num_samples_per_channel": 4, "held_out_share": 0.1},
+            "logging": {"tensorboard": False},
+        }
+    )
+
+
+def test_a_trained_run_becomes_the_model_that_was_trained(pool: Pool, tmp_path: Path) -> None:
+    """tp2·pp2 → Hugging Face: the proof, the held-out loss, `generate`; and back to the same bits."""
+    config, run = run_config(tmp_path / "data"), tmp_path / "run"
+    assert pool.run(worlds.train, 4, config, run, "auto") == [0] * 4
+    checkpoint = run / "checkpoints" / "step_0000003"
+    [told] = pool.run(conversion_jobs.to_hf, 1, checkpoint, tmp_path / "out", {})
+    assert re.fullmatch(PROVEN, told), told
+
+    [exported] = pool.run(conversion_jobs.held_out_loss, 1, config, tmp_path / "out")
+    name = "valid/lm_loss/zh"
+    [trained] = [record.values[name] for record in read_records(RunDir(run).metrics) if name in record.values]
+    assert exported["zh"] == pytest.approx(trained, abs=1e-5)
+
+    [told] = pool.run(conversion_jobs.from_hf, 1, tmp_path / "out", tmp_path / "again", {})
+    assert told.startswith("proven"), told
+    again = tmp_path / "again" / "checkpoints" / "step_0000000"
+    assert differences(open_either(checkpoint), open_either(again)) == []
+    assert differences(open_either(checkpoint), open_either(tmp_path / "out")) == []
+
+
+def test_training_goes_on_from_a_converted_model(pool: Pool, tmp_path: Path) -> None:
+    """`--resume must` begins at step 0 with the converted weights, and a fresh optimizer, at another layout."""
+    config = run_config(tmp_path / "data")
+    given = write_model(
+        tmp_path / "given",
+        Variant(
+            "start", "llama", {"vocab_size": VOCAB_SIZE, "rope_parameters": {"rope_type": "default", "rope_theta": 5e3}}
+        ),
+    )
+    [told] = pool.run(conversion_jobs.from_hf, 1, given, tmp_path / "run", {})
+    assert told.startswith("proven"), told
+    model = open_either(tmp_path / "run" / "checkpoints" / "step_0000000").model
+    config = config.model_copy(update={"model": model})
+    assert pool.run(worlds.train, 4, config, tmp_path / "run", "must") == [0] * 4
+    first = next(iter(read_records(RunDir(tmp_path / "run").metrics)))
+    [loss_before] = [pool.run(conversion_jobs.held_out_loss, 1, config, given)[0]["zh"]]
+    # Held-out and training text are of one kind; a model that was not loaded would be at log(301) = 5.7.
+    assert first.step == 1
+    assert first.values["train/lm_loss"] == pytest.approx(loss_before, rel=0.1)
+    assert (tmp_path / "run" / "checkpoints" / "step_0000003").is_dir()
