@@ -1,4 +1,8 @@
-"""What a mark order asks for, and its JSON form: `{"kind": "mark", "checkpoints": ["step_0040000"], "health": "suspect"}`.
+"""What a mark order asks for, and its JSON form.
+
+```
+{"kind": "mark", "checkpoints": ["step_0040000"], "health": "suspect"}
+```
 
 Only the process that trains writes manifests, so whoever else has learnt something about a checkpoint orders it.
 """

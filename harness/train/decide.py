@@ -12,7 +12,7 @@ from harness.errors import (
     EXIT_REQUEUE,
     EXIT_STOPPED_BY_PERSON,
 )
-from harness.signals.order import Order, OrderKind
+from harness.signals.order import PATIENT_KINDS, Order, OrderKind
 from harness.train.state import TrainState
 
 MAX_FAILED_SAVES = 3
@@ -79,6 +79,8 @@ def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *
     )
     if OrderKind.STOP in kinds:
         return Decision(save=save_ordered and save, exit_code=EXIT_STOPPED_BY_PERSON, reason=_why(orders))
+    if OrderKind.STOP_FOR_PERSON in kinds:
+        return Decision(save=save_ordered and save, exit_code=EXIT_NEEDS_PERSON, reason=_why(orders))
     rollbacks = [order for order in orders if order.kind is OrderKind.ROLLBACK]
     if rollbacks:
         return Decision(rollback=rollbacks[-1])
@@ -97,7 +99,7 @@ def _is_due(step: int, every_steps: int | None) -> bool:
 
 
 def _why(orders: Sequence[Order]) -> str:
-    stopping = [order for order in orders if order.kind is not OrderKind.SAVE]
+    stopping = [order for order in orders if order.kind not in PATIENT_KINDS]
     return "; ".join(map(_told, stopping))
 
 

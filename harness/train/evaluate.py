@@ -15,7 +15,7 @@ from harness.data.batch import Batch
 from harness.data.validation import ValidationSet
 from harness.metrics import names
 from harness.parallel.ranks import Ranks
-from harness.signals.order import Order, OrderKind
+from harness.signals.order import PATIENT_KINDS, Order
 from harness.train.mcore import Pipeline, Totals
 from harness.train.orders import Orders
 
@@ -49,7 +49,7 @@ def evaluate(
     """Loss of all held-out samples. Every rank must call it.
 
     Works through the samples in steps of `num_microbatches`, like training, so that an order is heard about as soon.
-    One to stop ends it; one to save waits until it is through, for the state to be saved does not change meanwhile.
+    One to stop ends it; one to save or to look waits until it is through, for the state does not change meanwhile.
     """
     arrived: list[Order] = []
     if held_out is None:
@@ -60,7 +60,7 @@ def evaluate(
         chunk += [_masked(chunk[-1])] * (num_microbatches - len(chunk))
         sums.append(pipeline.forward(chunk, flags=orders.flags()))
         arrived += orders.agree(sums[-1].flags)
-        if any(order.kind is not OrderKind.SAVE for order in arrived):
+        if any(order.kind not in PATIENT_KINDS for order in arrived):
             return Evaluation(values={}, orders=arrived)
     return Evaluation(values=_values(held_out, sums), orders=arrived)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.checkpoint.choice import Resume
 from harness.config.schema import Config
 from harness.run_dir import RunDir
+from harness.train.answers import answer
 from harness.train.decide import decide
 from harness.train.evaluate import evaluate
 from harness.train.evidence import write_evidence
@@ -29,6 +30,7 @@ def train(run: Run, state: TrainState) -> int:
     orders = run.orders.before_first_step()
     decision = decide(run.milestones, state, orders)
     while True:
+        answer(run, state, orders)
         if decision.rollback is not None:
             state = roll_back(run, state, decision.rollback)
         if decision.save:

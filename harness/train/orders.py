@@ -14,6 +14,8 @@ from harness.signals.order import Order, OrderKind
 from harness.signals.os_signals import SignalFlags
 from harness.train.state import TrainState
 
+_SAVING_KINDS = (OrderKind.SAVE, OrderKind.SAVE_AND_STOP, OrderKind.ROLLBACK)
+
 
 class Orders:
     """Rank 0 looks into the mailbox; every rank may have received a signal; all ranks hear of both.
@@ -57,7 +59,7 @@ class Orders:
             return
         for order in orders:
             outcome: dict[str, object] = {"step": state.step, "attempt": state.attempt}
-            if order.kind is not OrderKind.STOP:
+            if order.kind in _SAVING_KINDS:
                 outcome |= _what_was_saved(state)
             self._mailbox.acknowledge(order, outcome)
 

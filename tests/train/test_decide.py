@@ -15,9 +15,15 @@ from harness.train.state import TrainState
 MILESTONES = Milestones(last_step=100, save_every_steps=10, evaluate_every_steps=20)
 QUIET = Milestones(last_step=100, save_every_steps=None, evaluate_every_steps=None)
 
-SAVE, STOP, SAVE_AND_STOP = (
+SAVE, STOP, SAVE_AND_STOP, STOP_FOR_PERSON, EVIDENCE = (
     Order(kind=kind, source="alice", reason="a reason", id="1")
-    for kind in (OrderKind.SAVE, OrderKind.STOP, OrderKind.SAVE_AND_STOP)
+    for kind in (
+        OrderKind.SAVE,
+        OrderKind.STOP,
+        OrderKind.SAVE_AND_STOP,
+        OrderKind.STOP_FOR_PERSON,
+        OrderKind.EVIDENCE,
+    )
 )
 SAID = "by alice: a reason"
 DONE = "all steps are done"
@@ -42,6 +48,17 @@ CASES: dict[str, tuple[TrainState, list[Order], Decision]] = {
     "stop does not save what is due": (state(10), [STOP], Decision(exit_code=77, reason=f"stop {SAID}")),
     "save, then stop": (state(7), [SAVE, STOP], Decision(save=True, exit_code=77, reason=f"stop {SAID}")),
     "stop before the first step": (state(0), [STOP], Decision(exit_code=77, reason=f"stop {SAID}")),
+    "stop for a person": (
+        state(7),
+        [STOP_FOR_PERSON, EVIDENCE],
+        Decision(exit_code=76, reason=f"stop-for-person {SAID}"),
+    ),
+    "a person's stop wins over one for a person": (
+        state(7),
+        [STOP_FOR_PERSON, STOP],
+        Decision(exit_code=77, reason=f"stop-for-person {SAID}; stop {SAID}"),
+    ),
+    "evidence decides nothing": (state(7), [EVIDENCE], Decision()),
     "save and stop": (state(7), [SAVE_AND_STOP], Decision(save=True, exit_code=75, reason=f"save-and-stop {SAID}")),
     "save and stop what is saved": (
         state(7, saved_at=7),

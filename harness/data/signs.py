@@ -1,0 +1,46 @@
+"""Signs that a sample is dirt and not text: how much of it is one token, repetition, line breaks, or unreadable.
+
+They are hints for a person and for the watcher, not a filter: poems repeat, tables are full of line breaks.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+import zlib
+
+import numpy as np
+import numpy.typing as npt
+
+REPEATED_LENGTH = 4
+"""Tokens in the runs that are counted as repeated."""
+SHOWN_CHARACTERS = 200
+
+
+def token_signs(tokens: npt.NDArray[np.int64]) -> dict[str, float]:
+    """Signs in the tokens of a sample, [S]: shares from 0 to 1."""
+    counts = np.unique(tokens, return_counts=True)[1]
+    runs = np.lib.stride_tricks.sliding_window_view(tokens, min(REPEATED_LENGTH, len(tokens)))
+    num_distinct = len(np.unique(runs, axis=0))
+    return {
+        "most_common_token_share": round(float(counts.max() / len(tokens)), 4),
+        "repeated_share": round(1 - num_distinct / len(runs), 4),
+    }
+
+
+def text_signs(text: str) -> dict[str, float | str]:
+    """Signs in the text of a sample, and how it begins."""
+    num_characters = max(1, len(text))
+    content = text.encode("utf-8", errors="replace")
+    return {
+        "newline_share": round(text.count("\n") / num_characters, 4),
+        "unreadable_share": round(sum(map(_is_unreadable, text)) / num_characters, 4),
+        "compression_ratio": round(len(content) / max(1, len(zlib.compress(content, 6))), 2),
+        "text": text[:SHOWN_CHARACTERS],
+    }
+
+
+def _is_unreadable(character: str) -> bool:
+    """Whether nobody can read the character: a control, an unassigned or private one, or the mark of a broken one."""
+    if character in "\n\r\t":
+        return False
+    return character == "\N{REPLACEMENT CHARACTER}" or unicodedata.category(character) in ("Cc", "Cn", "Co", "Cs")

@@ -1,0 +1,44 @@
+"""Carries out the orders after which training goes on unchanged: evidence, and marks on checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.checkpoint.entries import Checkpoint
+from harness.errors import SaveFailedError
+from harness.signals.mark_request import MarkRequest
+from harness.signals.order import Order
+from harness.train.reexamine import reexamine
+from harness.train.run import Run
+from harness.train.state import TrainState
+
+
+def answer(run: Run, state: TrainState, orders: Sequence[Order]) -> None:
+    """Answers what is asked of the run as it is now. Every rank must call it."""
+    for order in orders:
+        if order.evidence is not None:
+            reexamine(run, state, order)
+        if order.mark is not None and run.ranks.is_writer:
+            _mark(run, state, order.mark, order.source)
+
+
+def _mark(run: Run, state: TrainState, request: MarkRequest, source: str) -> None:
+    """Enters a health into manifests. What was abandoned stays so, and what is gone was pruned."""
+    assert run.recorder is not None, "the writer has a recorder"
+    named = [
+        entry for entry in run.store.list() if isinstance(entry, Checkpoint) and entry.path.name in request.checkpoints
+    ]
+    marked = []
+    for entry in named:
+        if entry.manifest.health in ("abandoned", request.health):
+            continue
+        try:
+            run.store.amend(entry, health=request.health)
+        except SaveFailedError as error:
+            run.recorder.message(f"warning: {error}")
+        else:
+            marked.append(entry.path.name)
+    if marked:
+        run.recorder.event(
+            f"marked-{request.health}", attempt=state.attempt, step=state.step, checkpoints=marked, order=source
+        )
