@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a job imports what it needs when it runs: the test process stays free of Megatron
     from harness.config.schema import Config
+    from harness.parallel.ranks import Ranks
+    from harness.plan.layouts import Layout
 
 
 def train(rank: int, world_size: int, init_method: str, config: Config, run_dir: Path, resume: str) -> int:
@@ -199,3 +201,60 @@ def optimizer_step(
         return before, {name: weight.detach().numpy().copy() for name, weight in weights.items()}, norm
     finally:
         parallel.end()
+
+
+def places(rank: int, world_size: int, init_method: str, layout: Layout) -> Ranks:
+    """This process's places in the groups of a layout."""
+    import torch
+
+    from harness.parallel import mcore as parallel
+
+    found = parallel.start(layout, rank=rank, device=torch.device("cpu"), seed=1, init_method=init_method)
+    parallel.end()
+    return found
+
+
+def agreements(rank: int, world_size: int, init_method: str) -> dict[str, Any]:
+    """What every collective gives this rank."""
+    import torch
+
+    from harness.parallel import collectives
+
+    torch.distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=world_size)
+    try:
+        own = [float(rank), 10.0 * rank]
+        found = {
+            "sum": collectives.sum_over(torch.tensor(own)).tolist(),
+            "max": collectives.max_over(torch.tensor(own)).tolist(),
+            "from_rank_0": collectives.from_rank_0({"of": rank}),
+            "gathered": collectives.gathered(f"rank {rank}"),
+        }
+        collectives.barrier()
+        return found
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def cuda_answers(rank: int, world_size: int, init_method: str) -> dict[str, Any]:
+    """What a machine without a GPU answers to questions about one."""
+    import torch
+
+    from harness.parallel import cpu
+
+    cpu.prepare()
+    cpu.prepare()  # the second call does nothing
+    state = torch.cuda.get_rng_state()
+    first = torch.rand(3, device="cuda")
+    torch.cuda.set_rng_state(state)
+    with torch.cuda.stream(torch.cuda.Stream()):
+        in_stream = float(torch.ones((), device="cuda"))
+    return {
+        "current_device": str(torch.cuda.current_device()),
+        "factory": str(torch.zeros(2, device="cuda").device),
+        "to": str(torch.zeros(2).to("cuda").device),
+        "cuda": str(torch.zeros(2).cuda().device),
+        "type": torch.zeros(2).type(),
+        "memory_allocated": torch.cuda.memory_allocated(),
+        "stream": in_stream,
+        "same_random_numbers": torch.equal(first, torch.rand(3, device="cuda")),
+    }

@@ -19,8 +19,8 @@ NUM_STEPS = 20
 HINT = "if this is meant to change, write new values: pytest tests/train/test_golden.py --write-golden"
 
 TOLERANCE = 2e-5
-"""Other versions and processors add fp32 numbers in another order: 20 steps of any layout stay below 5e-6, a plain loop
-over Hugging Face's code too. A forgotten term (weight decay of the norms) moves the losses by 5e-5 in five steps."""
+"""Other versions and processors add fp32 numbers in another order, which layouts and Hugging Face's code do too: these
+stay within a quarter of it. A forgotten term shows: weight decay of the norms moved step 10 by 1e-4."""
 
 
 @pytest.fixture(scope="module")
