@@ -242,6 +242,9 @@ class CheckpointConfig(Section):
     Default: all stay."""
     keep_every_steps: PositiveInt | None = None
     """With `keep_last`: checkpoints of every so many steps stay for good."""
+    clean_after_steps: PositiveInt = 200
+    """A checkpoint that the watcher marked suspect becomes clean again when what was strange has gone by itself and
+    nothing else was strange for so many steps."""
 
 
 class EvaluationConfig(Section):
@@ -306,6 +309,54 @@ class LaunchConfig(Section):
     """Look at every node before training: devices, versions, clocks, the shared file system, an all-reduce."""
 
 
+class WatchConfig(Section):
+    """What `harness watch` does about spikes, and whom it tells. Nothing here changes what is learnt by itself."""
+
+    action: Literal["alert", "rollback"] = "alert"
+    """`alert` tells people what it would do; `rollback` also returns the run to an earlier checkpoint and skips the
+    samples that did it."""
+    persist_steps: PositiveInt = 100
+    """An episode that is still open, and still off, so many steps after its start does not heal by itself."""
+    persist_z: PositiveFloat = 4.0
+    """Still off: the median of its last eight values is beyond so many standard deviations."""
+    rollback_margin_steps: NonNegativeInt = 100
+    """The checkpoint to return to is at least so many steps older than the onset."""
+    skip_steps: PositiveInt = 200
+    """Steps whose samples are skipped at the first rollback of a place; doubled at every further one."""
+    most_skip_steps: PositiveInt = 500
+    """Never skip the samples of more steps than this at once."""
+    skip_lead_steps: NonNegativeInt = 50
+    """So many of the skipped steps lie before the onset."""
+    max_rollbacks: NonNegativeInt = 3
+    """At most so many rollbacks in `budget_steps`; then the run leaves with exit code 76, for a person."""
+    budget_steps: PositiveInt = 10_000
+    """See `max_rollbacks`."""
+    cool_down_steps: NonNegativeInt = 50
+    """No second rollback within so many steps, unless the run went wrong right after the first."""
+    verify_steps: NonNegativeInt = 20
+    """After a resume so many steps are watched closely: a rise seen twice is reason enough to go back further."""
+    same_place_steps: NonNegativeInt = 300
+    """Onsets closer than this are the same place."""
+    repeat_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """Factor of the learning rate when a place without dirty documents comes again; 1 leaves it."""
+    repeat_for_steps: PositiveInt = 500
+    """How many steps after such a rollback the factor holds."""
+    poll_s: PositiveFloat = 2.0
+    """Seconds between two looks at `metrics.jsonl`."""
+    stalled_after_s: PositiveFloat = 900.0
+    """Somebody trains, but nothing was recorded for so many seconds: people are told, with the ranks behind."""
+    least_free_gib: NonNegativeFloat = 50.0
+    """People are told when the file system of the run has less room than this; 0 never."""
+    alert_command: tuple[str, ...] = Field(default=(), strict=False)
+    """Program and arguments that get every alert as a line of JSON on standard input. No shell reads them."""
+    alert_urls_file: FilePath | None = None
+    """File with one address of apprise (`mailto://…`, `slack://…`) or webhook of Feishu or DingTalk per line. They hold
+    secrets, so they stand in no configuration; the environment variable HARNESS_ALERT_URLS is read too."""
+    alert_every_s: NonNegativeFloat = 600.0
+    """Of alerts of one kind at most one is sent in so many seconds; the others are counted in the next, and all are in
+    `watch/alerts.jsonl`."""
+
+
 class Config(Section):
     """One complete run."""
 
@@ -321,3 +372,4 @@ class Config(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     logging: LoggingConfig = LoggingConfig()
     launch: LaunchConfig = LaunchConfig()
+    watch: WatchConfig = WatchConfig()
