@@ -112,6 +112,13 @@ class Site:
         """Names in the folder of checkpoints, left-overs included."""
         return sorted(path.name for path in self.run_dir.checkpoints.iterdir())
 
+    def wait_until(self, condition: Callable[[], bool]) -> None:
+        """Waits until something holds."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, f"nothing within {PATIENCE_S:g} s"
+            time.sleep(0.01)
+
     def last_step(self) -> int:
         """The last step recorded so far, 0 before the first."""
         return max((record.step for record in self.records()), default=0)
