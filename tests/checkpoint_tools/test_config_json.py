@@ -1,0 +1,127 @@
+"""`config.json`: what is taken from it, and what is refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from checkpoint_tools.families.config_json import family_of, fields_for, model_from
+from checkpoint_tools.families.registry import FAMILIES, family_for_writing
+from harness.config.schema import ModelConfig
+from harness.errors import CheckpointError, UsageError
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 131,
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def read(model_type: str, **fields: Any) -> ModelConfig:
+    given = {"model_type": model_type, **SIZES, **fields}
+    return model_from(given, family_of(given))
+
+
+def test_transformers_4_and_5_spell_rotary_settings_differently() -> None:
+    scaling = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+    old = read("llama", rope_theta=5e5, rope_scaling={"rope_type": "llama3", **scaling})
+    new = read("llama", rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **scaling})
+    assert old == new
+    assert (old.rotary_base, old.rope_scaling.factor if old.rope_scaling else None) == (5e5, 8.0)
+
+
+def test_what_is_not_said_is_what_transformers_takes() -> None:
+    model = read("llama")
+    assert (model.norm_epsilon, model.rotary_base, model.untie_embeddings_and_output_weights) == (1e-6, 1e4, True)
+    assert (model.head_size, model.add_bias_linear, model.rope_scaling) == (12, False, None)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "problem"),
+    [
+        ("llama", {"num_experts": 8}, "num_experts: not known"),
+        ("llama", {"_attn_implementation_internal": "x/y"}, "_attn_implementation_internal: not known"),
+        ("llama", {"quantization_config": {}}, "quantization_config: not known"),
+        ("llama", {"hidden_act": "gelu"}, "hidden_act: 'gelu', known is silu"),
+        ("llama", {"pretraining_tp": 2}, "pretraining_tp: 2, known is 1"),
+        ("llama", {"attention_bias": True}, "attention_bias: True with mlp_bias False; known are both or neither"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling: type 'yarn', known are default"),
+        ("llama", {"rope_scaling": {"type": "linear"}}, "rope_scaling: linear with [], known is ['factor']"),
+        ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_scaling: default with ['partial_rotary"),
+        ("llama", {"hidden_size": "48"}, "hidden_size: Input should be a valid integer"),
+        ("llama", {"num_hidden_layers": None}, "num_layers: Field required"),
+        ("mistral", {}, "sliding_window: 4096, known is None"),
+        ("mistral", {"sliding_window": 4096}, "sliding_window: 4096, known is None"),
+        ("qwen2", {"use_sliding_window": True}, "use_sliding_window: True, known is False"),
+        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types:"),
+        ("qwen3", {"attention_bias": True}, "attention_bias: True, known is False"),
+        ("internlm2", {}, "bias: True, known is False"),
+        ("internlm2", {"bias": False, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "type 'dynamic'"),
+        ("minimind", {"use_moe": True}, "use_moe: True, known is False"),
+    ],
+)
+def test_unknown_features_are_refused_by_name(model_type: str, fields: dict[str, Any], problem: str) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        read(model_type, **fields)
+    assert "config.json describes a model that this version of harness does not know:\n" in str(refused.value)
+    assert problem in str(refused.value)
+
+
+def test_unknown_families_are_refused_by_name() -> None:
+    with pytest.raises(CheckpointError, match=r"model_type 'gpt2'; this version of harness knows llama, mistral, "):
+        family_of({"model_type": "gpt2"})
+
+
+def model(**changes: Any) -> ModelConfig:
+    sizes = {"num_layers": 2, "hidden_size": 48, "num_attention_heads": 4, "ffn_hidden_size": 40, "vocab_size": 131}
+    return ModelConfig.model_validate(sizes | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "family"),
+    [
+        ({}, "llama"),
+        ({"add_bias_linear": True}, "llama"),
+        ({"add_qkv_bias": True}, "qwen2"),
+        ({"qk_layernorm": True}, "qwen3"),
+    ],
+)
+def test_the_features_decide_on_the_family(changes: dict[str, Any], family: str) -> None:
+    assert family_for_writing(model(**changes), None).model_type == family
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted", "problem"),
+    [
+        ({"normalization": "LayerNorm"}, None, "llama: model.normalization is LayerNorm, the family has RMSNorm"),
+        ({"activation": "geglu"}, "mistral", "mistral: model.activation is geglu, the family has swiglu"),
+        ({"qk_layernorm": True}, "llama", "llama: model.qk_layernorm is True, the family has False"),
+        ({"kv_channels": 24}, "internlm2", "internlm2: model.head_size is 24, the family has 12"),
+        ({}, "minimind", "There is no family 'minimind' to write. Families: llama, mistral, qwen2, qwen3, internlm2."),
+    ],
+)
+def test_what_no_family_can_express_is_refused_by_name(
+    changes: dict[str, Any], wanted: str | None, problem: str
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        family_for_writing(model(**changes), wanted)
+    assert problem in str(refused.value)
+
+
+def test_a_fixed_ntk_stretching_is_written_as_the_base_that_it_is() -> None:
+    stretched = model(rope_scaling={"type": "ntk", "factor": 4.0}, kv_channels=16)
+    fields = fields_for(stretched, FAMILIES["llama"], {})
+    assert fields["rope_theta"] == 10000.0 * 4.0 ** (16 / 14)
+    assert fields["rope_scaling"] is None
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])
+def test_what_is_written_is_read_as_the_same_model(name: str) -> None:
+    own = {"llama": {"add_bias_linear": True}, "qwen2": {"add_qkv_bias": True}, "qwen3": {"qk_layernorm": True}}
+    given = model(num_query_groups=2, kv_channels=24, rotary_base=5e5, **own.get(name, {}))
+    written = fields_for(given, FAMILIES[name], {"eos_token_id": 2})
+    assert model_from(written, FAMILIES[name]) == given
