@@ -21,6 +21,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import TracebackType
 
 from harness.run_dir import RunDir
 
@@ -67,7 +68,7 @@ class Beat:
 
 
 class Heartbeat:
-    """Writes the sign of life of one rank, from `start` until `close`."""
+    """Writes the sign of life of one rank while it is entered."""
 
     def __init__(
         self, path: Path, rank: int, *, every_s: float = WRITE_EVERY_S, clock: Callable[[], float] = time.time
@@ -81,9 +82,20 @@ class Heartbeat:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
-    def start(self) -> None:
-        """Begins to write."""
+    def __enter__(self) -> Heartbeat:
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
         self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Writes a last time: that the rank has left, or where it failed."""
+        if kind is None:
+            self.enter(Phase.LEFT, self._now[1])
+        self._ended.set()
+        self._thread.join(timeout=self._every_s)
 
     def enter(self, phase: Phase, step: int) -> None:
         """Notes that a phase begins; costs less than a microsecond and writes nothing itself."""
@@ -91,13 +103,6 @@ class Heartbeat:
         before, _, since = self._now
         self._spent_s[before] = self._spent_s.get(before, 0.0) + now - since
         self._now = (phase, step, now)
-
-    def close(self) -> None:
-        """Writes a last time, that the rank has left, and ends."""
-        self.enter(Phase.LEFT, self._now[1])
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join(timeout=self._every_s)
 
     def _run(self) -> None:
         while True:

@@ -15,6 +15,7 @@ from harness.checkpoint.store import CheckpointStore
 from harness.config.schema import Config
 from harness.data.cursor import Cursor
 from harness.errors import CheckpointError, UsageError
+from harness.metrics.heartbeat import Heartbeat, Phase
 from harness.metrics.record import last_key
 from harness.metrics.recorder import Recorder
 from harness.model import attention
@@ -63,6 +64,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
     """
     plan = make_plan(config, world.size)
     with ExitStack() as closing:
+        heartbeat = closing.enter_context(Heartbeat(run_dir.heartbeat(world.rank), world.rank))
         signals = SignalFlags()
         signals.install()
         closing.callback(signals.restore)
@@ -106,6 +108,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             store=store,
             orders=Orders(run_dir, ranks, signals, world.device),
             recorder=recorder,
+            heartbeat=heartbeat,
         )
         yield run, _restore(run, start)
 
@@ -163,6 +166,7 @@ def _open_recorder(
 
 def _restore(run: Run, start: _Start) -> TrainState:
     """Loads the checkpoint and makes sure that what follows is what would have followed. Every rank must call it."""
+    run.heartbeat.enter(Phase.LOAD, start.step)
     if start.entry is None:
         state = TrainState(attempt=start.attempt, cursor=Cursor(skip_windows=run.config.data.skip_windows))
         kind, fields = "started", {}

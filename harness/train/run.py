@@ -8,6 +8,7 @@ import torch
 
 from harness.checkpoint.store import CheckpointStore
 from harness.config.schema import Config
+from harness.metrics.heartbeat import Heartbeat
 from harness.metrics.recorder import Recorder
 from harness.optim.mcore import Optimizer
 from harness.parallel.ranks import Ranks
@@ -36,6 +37,7 @@ class Run:
     orders: Orders
     recorder: Recorder | None
     """Only global rank 0 has one."""
+    heartbeat: Heartbeat
 
     @property
     def phase(self) -> PhasePlan:

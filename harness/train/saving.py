@@ -18,6 +18,7 @@ from harness.checkpoint.verify import verify
 from harness.config.load import dump_config
 from harness.config.schema import Config
 from harness.errors import CheckpointError, SaveFailedError
+from harness.metrics.heartbeat import Phase
 from harness.parallel import collectives
 from harness.train.run import Run
 from harness.train.state import TrainState
@@ -29,6 +30,7 @@ def save(run: Run, state: TrainState) -> TrainState:
     A save that fails is an event, not an end: older checkpoints are untouched, and training can go on.
     """
     started = time.perf_counter()
+    run.heartbeat.enter(Phase.SAVE, state.step)
     partial, problem = collectives.from_rank_0(_begin(run, state))
     path = None
     if partial is not None:

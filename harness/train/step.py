@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.data.cursor import Cursor
 from harness.data.stream import StepData
+from harness.metrics.heartbeat import Phase
 from harness.plan.schedule import learning_rate
 from harness.train.mcore import Totals
 from harness.train.run import Run
@@ -46,7 +47,9 @@ def take_step(run: Run, state: TrainState) -> StepResult:
     rate = factor * learning_rate(
         run.config.phases[0].schedule, run.config.optimizer.learning_rate, state.step + 1, phase.train_steps
     )
+    run.heartbeat.enter(Phase.DATA, state.step + 1)
     data = run.data.stream.step(state.cursor)
+    run.heartbeat.enter(Phase.FORWARD_BACKWARD, state.step + 1)
     run.optimizer.zero_grad()
     totals = run.pipeline.forward_backward(
         data.micro_batches or (None,) * phase.num_microbatches,
@@ -54,6 +57,7 @@ def take_step(run: Run, state: TrainState) -> StepResult:
         flags=run.orders.flags(),
     )
     loss = mean_loss(totals)
+    run.heartbeat.enter(Phase.OPTIMIZER, state.step + 1)
     grad_norm = run.optimizer.prepare()
     if math.isfinite(loss) and math.isfinite(grad_norm):
         run.optimizer.update(rate, state.adjustment.adam_betas if state.adjustment else None)
