@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.checkpoint.choice import Resume
 from harness.config.schema import Config
+from harness.metrics.heartbeat import Phase
 from harness.run_dir import RunDir
 from harness.train.answers import answer
 from harness.train.decide import decide
@@ -47,6 +48,7 @@ def train(run: Run, state: TrainState) -> int:
         decision = decide(run.milestones, state, orders, finite=result.finite)
         evaluation = None
         if decision.evaluate:
+            run.heartbeat.enter(Phase.EVALUATE, state.step)
             evaluation = evaluate(run.pipeline, run.data.held_out, run.ranks, run.phase.num_microbatches, run.orders)
             orders += evaluation.orders
             decision = decide(run.milestones, state, orders)
