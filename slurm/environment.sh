@@ -11,14 +11,12 @@ export NCCL_DEBUG="${NCCL_DEBUG:-WARN}"
 export NCCL_DEBUG_FILE="${NCCL_DEBUG_FILE:-$launch_dir/nccl.%h.%p.log}"
 
 # A collective that does not come back within its time-out ends the process (3: without waiting for NCCL to clean up) and
-# dumps the last collectives of every rank. torch 2.9 and later read the TORCH_FR names, earlier ones the TORCH_NCCL names.
+# dumps the last collectives of every rank.
 export TORCH_NCCL_ASYNC_ERROR_HANDLING="${TORCH_NCCL_ASYNC_ERROR_HANDLING:-3}"
 export TORCH_NCCL_DUMP_ON_TIMEOUT="${TORCH_NCCL_DUMP_ON_TIMEOUT:-1}"
 export TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC="${TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC:-900}"
 export TORCH_FR_BUFFER_SIZE="${TORCH_FR_BUFFER_SIZE:-2000}"
 export TORCH_FR_DUMP_TEMP_FILE="${TORCH_FR_DUMP_TEMP_FILE:-$launch_dir/flight_recorder/rank_}"
-export TORCH_NCCL_TRACE_BUFFER_SIZE="$TORCH_FR_BUFFER_SIZE"
-export TORCH_NCCL_DEBUG_INFO_TEMP_FILE="$TORCH_FR_DUMP_TEMP_FILE"
 mkdir -p "$(dirname "$TORCH_FR_DUMP_TEMP_FILE")"
 
 # Tensor parallelism overlaps communication and compute only if kernels are queued in one order.
