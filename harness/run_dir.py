@@ -1,12 +1,13 @@
 """Every path inside a run, named once.
 
 ```
-<run>/config.yaml  plan.txt  metrics.jsonl  events.jsonl  lock
+<run>/config.yaml  plan.txt  metrics.jsonl  events.jsonl  resume_failures.jsonl  lock
       tensorboard/
       signals/  signals/done/  signals/rejected/
       checkpoints/step_0012000/  checkpoints/step_0012000.partial/   (the latter is being written)
       evidence/step_0012040.jsonl
       heartbeats/rank_00000.json
+      watch/state.json  alerts.jsonl  heartbeat.json  lock
       launches/0001/
 ```
 """
@@ -94,6 +95,11 @@ class RunDir:
         return self.checkpoints / f"{step_name(step)}.partial"
 
     @property
+    def resume_failures(self) -> Path:
+        """Starts that failed before they saved anything; see `harness.train.failures`."""
+        return self.root / "resume_failures.jsonl"
+
+    @property
     def evidence_folder(self) -> Path:
         """Folder of the evidence files."""
         return self.root / "evidence"
@@ -110,6 +116,11 @@ class RunDir:
     def heartbeat(self, rank: int) -> Path:
         """What a rank did last."""
         return self.heartbeats / f"rank_{rank:05d}.json"
+
+    @property
+    def watch(self) -> Path:
+        """Folder of the watcher; it makes it itself."""
+        return self.root / "watch"
 
     @property
     def launches(self) -> Path:

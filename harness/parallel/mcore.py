@@ -62,7 +62,8 @@ def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_me
 
 def replicas() -> dist.ProcessGroup:
     """The ranks that hold the same part of the model as this one: data- and context-parallel ones."""
-    return parallel_state.get_data_parallel_group(with_context_parallel=True)
+    group: dist.ProcessGroup = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    return group
 
 
 def end() -> None:

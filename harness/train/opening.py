@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from harness.checkpoint import mcore as checkpoint_files
 from harness.checkpoint.choice import Resume
@@ -28,6 +29,7 @@ from harness.plan.report import plan_text
 from harness.run_dir import RunDir
 from harness.signals.lock import RunLock
 from harness.signals.os_signals import SignalFlags
+from harness.train import failures
 from harness.train.agreement import heard_by_all
 from harness.train.data import RunData, open_data
 from harness.train.decide import Milestones
@@ -47,6 +49,8 @@ class _Start:
     entry: Checkpoint | None
     passed_over: tuple[str, ...]
     attempt: int
+    name: str = field(default_factory=lambda: uuid4().hex)
+    """Tells this start from every other one."""
 
     @property
     def step(self) -> int:
@@ -110,7 +114,9 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             recorder=recorder,
             heartbeat=heartbeat,
         )
-        yield run, _restore(run, start)
+        path = start.entry.path if start.entry else None
+        with failures.noted(run_dir, path, start=start.name, rank=world.rank):
+            yield run, _restore(run, start)
 
 
 def _find_start(run_dir: RunDir, store: CheckpointStore, resume: Resume, closing: ExitStack) -> _Start:
@@ -125,6 +131,8 @@ def _find_start(run_dir: RunDir, store: CheckpointStore, resume: Resume, closing
     closing.enter_context(RunLock(run_dir))
     store.clean_partials()
     choice = store.choose(resume, deep=True, healths=("clean", "suspect"))
+    if resume == "auto" and choice.entry is not None:
+        failures.require_not_failed_twice(run_dir, choice.entry.path)
     return _Start(
         entry=choice.entry,
         passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),

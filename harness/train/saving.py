@@ -20,6 +20,7 @@ from harness.config.schema import Config
 from harness.errors import CheckpointError, SaveFailedError
 from harness.metrics.heartbeat import Phase
 from harness.parallel import collectives
+from harness.train import failures
 from harness.train.run import Run
 from harness.train.state import TrainState
 
@@ -42,6 +43,8 @@ def save(run: Run, state: TrainState) -> TrainState:
     state = state.after_save(path, seconds, problem)
     _report(run, state, problem)
     if path is not None:
+        if run.ranks.is_writer:
+            failures.forget(run.run_dir)
         _prune(run, path)
     return state
 
