@@ -1,0 +1,182 @@
+"""What is found wrong with a run before it is queued."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config.load import load_config
+from harness.launch import preflight
+from harness.launch.preflight import Findings, Request, check_request
+from harness.metrics.record import StepRecord, to_json_line
+from harness.run_dir import RunDir
+from harness.signals.lock import RunLock
+
+CONFIG = """\
+run: {name: small}
+model: {num_layers: 4, hidden_size: 64, num_attention_heads: 8, ffn_hidden_size: 128, vocab_size: 1000}
+data: {tokenizer: tokenizer.model, channels: {zh: {path: zh}, en: {path: en}}}
+phases: [{name: main, train_steps: 10, seq_length: 32, global_batch_size: 64, blend: {zh: 1, en: 1}}]
+optimizer: {learning_rate: 3e-4}
+"""
+Check = Callable[..., Findings]
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory in which nothing is wrong."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    (tmp_path / "tokenizer.model").touch()
+    (tmp_path / "zh.bin").touch()
+    (tmp_path / "zh.idx").touch()
+    (tmp_path / "en").mkdir()
+    (tmp_path / "en" / "part-00000.bin").write_bytes(b"1234")
+    (tmp_path / "en" / "part-00000.idx").touch()
+    (tmp_path / "en" / "parts.jsonl").write_text(json.dumps({"prefix": "part-00000", "bin_bytes": 4}) + "\n")
+    return tmp_path
+
+
+@pytest.fixture
+def check(site: Path) -> Check:
+    def look(*overrides: str, nodes: int = 2, **changes: Any) -> Findings:
+        config = load_config(site / "config.yaml", overrides)
+        request = Request(config=config, run_dir=RunDir(site / "run"), nodes=nodes, after_another=False)
+        return check_request(replace(request, **changes))
+
+    return look
+
+
+def test_nothing_is_found_where_nothing_is_wrong(check: Check) -> None:
+    assert check() == Findings(errors=(), warnings=())
+
+
+def test_the_layout_must_fit_the_nodes(check: Check) -> None:
+    errors = check("parallel.tensor_model_parallel_size=3").errors
+    assert errors[0] == "the layout does not fit 2 nodes with 8 ranks each:"
+    assert any("tensor_model_parallel_size" in error for error in errors[1:])
+
+
+def test_no_more_workers_than_gpus(check: Check) -> None:
+    errors = check("launch.gpus_per_node=2", "launch.workers_per_node=4").errors
+    assert errors == ("launch.workers_per_node is 4, but there are 2 GPUs on a node; at most one worker a GPU",)
+
+
+def test_all_missing_files_are_named_together(check: Check, site: Path) -> None:
+    (site / "tokenizer.model").unlink()
+    (site / "zh.idx").unlink()
+    (site / "en" / "part-00000.idx").unlink()
+    assert check("launch.environment_file=env.sh", "launch.container_image=/images/a.sqsh").errors == (
+        "data.tokenizer: tokenizer.model cannot be read; give the file that made the data",
+        "data.channels.zh: there is no zh/parts.jsonl, and zh.idx cannot be read; make them with `harness data`",
+        "data.channels.en: en/part-00000.bin or en/part-00000.idx cannot be read, but en/parts.jsonl lists the part",
+        "launch.environment_file: env.sh cannot be read",
+        "launch.container_image: /images/a.sqsh cannot be read; give a .sqsh file or the name of an image in a "
+        "registry",
+    )
+
+
+def test_an_image_in_a_registry_is_not_looked_for(check: Check) -> None:
+    assert check("launch.container_image=nvcr.io#nvidia/pytorch:25.10-py3").errors == ()
+
+
+def test_a_part_that_was_not_copied_whole_is_named(check: Check, site: Path) -> None:
+    (site / "en" / "part-00000.bin").write_bytes(b"12")
+    expected = "data.channels.en: en/part-00000.bin has 2 bytes, en/parts.jsonl says 4; was it copied whole?"
+    assert check().errors == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [("", "en/parts.jsonl lists no part"), ("[]\n", "en/parts.jsonl cannot be read: ")],
+)
+def test_a_list_of_parts_must_list_some(check: Check, site: Path, text: str, problem: str) -> None:
+    (site / "en" / "parts.jsonl").write_text(text)
+    assert check().errors[0].startswith(f"data.channels.en: {problem}")
+
+
+def test_channels_that_are_not_used_are_not_looked_at(check: Check) -> None:
+    assert check("data.channels.code.path=nowhere").errors == ()
+
+
+def test_the_lead_time_must_be_shorter_than_the_time_limit(check: Check) -> None:
+    assert check('launch.time_limit="10"').errors == (
+        "launch.signal_lead_s is 600, but launch.time_limit 10 is only 600 s; the run would be told to stop at once",
+    )
+
+
+def test_a_run_directory_that_cannot_be_made(check: Check, site: Path) -> None:
+    (site / "run").touch()
+    assert check().errors == (
+        f"the run directory {site / 'run'} cannot be made: {site / 'run'} is not writable; choose another one with "
+        "--run-dir",
+    )
+
+
+def test_a_run_that_is_training(check: Check, site: Path) -> None:
+    (site / "run").mkdir()
+    with RunLock(RunDir(site / "run")):
+        (error,) = check().errors
+        assert error.startswith(f"{site / 'run'} is in use: process {os.getpid()} on ")
+        assert error.endswith(
+            "wait for it, or queue behind it with --dependency=afterany:JOB, or choose another directory with --run-dir"
+        )
+        assert check(after_another=True).errors == ()
+
+
+def test_there_must_be_room_for_checkpoints(check: Check, monkeypatch: pytest.MonkeyPatch, site: Path) -> None:
+    monkeypatch.setattr(preflight, "NUM_CHECKPOINTS", 10**9)
+    (error,) = check().errors
+    assert f"are free in {site}, but 1000000000 checkpoints take about" in error
+    assert error.endswith("make room, or choose another directory with --run-dir")
+
+
+def record(step: int, seconds: float) -> str:
+    values = {"train/lm_loss": 1.0, "perf/step_time_s": seconds}
+    return to_json_line(
+        StepRecord(
+            attempt=0,
+            step=step,
+            time=float(step),
+            phase="main",
+            consumed_samples=step,
+            consumed_tokens=step,
+            batch_hash=step,
+            values=values,
+        )
+    )
+
+
+def test_the_lead_time_is_held_against_what_was_measured(check: Check, site: Path) -> None:
+    (site / "run").mkdir()
+    (site / "run" / "metrics.jsonl").write_text(record(1, 20.0) + record(2, 120.0))
+    saved = {"kind": "saved", "step": 2, "seconds": 300.0}
+    (site / "run" / "events.jsonl").write_text(json.dumps(saved) + '\n{"kind": "saved"\n')
+    assert check().warnings == (
+        "launch.signal_lead_s is 600, but the longest step took 120.0 s and the longest save 300.0 s; take at least "
+        "630, or the time limit may come before the save is done",
+    )
+    assert check("launch.signal_lead_s=630").warnings == ()
+
+
+def test_orders_that_wait_are_told(check: Check, site: Path) -> None:
+    (site / "run" / "signals").mkdir(parents=True)
+    for name in ("stop", "x.json.tmp", "slurm-1.json"):
+        (site / "run" / "signals" / name).touch()
+    assert check().warnings == (
+        f"orders wait in {site / 'run' / 'signals'} and take effect at the start: stop; remove what is not meant",
+    )
+
+
+def test_tensor_parallel_groups_that_span_nodes_are_told(check: Check) -> None:
+    overrides = ("parallel.tensor_model_parallel_size=8", "launch.gpus_per_node=4")
+    assert check(*overrides).warnings == (
+        "parallel.tensor_model_parallel_size 8 spans nodes of 4 ranks: every layer then waits for the network between "
+        "nodes",
+    )

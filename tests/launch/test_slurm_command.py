@@ -1,0 +1,144 @@
+"""The sbatch command, word by word, and time limits in Slurm's spelling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config.schema import LaunchConfig
+from harness.errors import UsageError
+from harness.launch.slurm import Job, flag_problems, sbatch_command, seconds_of, submit
+
+
+def job(dependency: str | None = None, **settings: Any) -> Job:
+    return Job(
+        name="llama",
+        run_dir=Path("/shared/runs/llama"),
+        submission=Path("/shared/runs/llama/launches/0001"),
+        working_directory=Path("/shared/project"),
+        settings=LaunchConfig(**settings),
+        nodes=16,
+        python="/shared/venv/bin/python",
+        slurm_dir=Path("/shared/harness/slurm"),
+        dependency=dependency,
+    )
+
+
+def test_the_plain_command() -> None:
+    assert sbatch_command(job()) == [
+        "sbatch",
+        "--parsable",
+        "--requeue",
+        "--exclusive",
+        "--job-name=llama",
+        "--nodes=16",
+        "--ntasks-per-node=1",
+        "--gpus-per-node=8",
+        "--time=24:00:00",
+        "--signal=B:USR2@600",
+        "--open-mode=append",
+        "--output=/shared/runs/llama/launches/job_%j.log",
+        "--chdir=/shared/project",
+        "--export=HOME,LANG,LOGNAME,PATH,USER",
+        "/shared/harness/slurm/train.sbatch",
+        "/shared/runs/llama",
+        "/shared/runs/llama/launches/0001",
+        "/shared/venv/bin/python",
+        "/shared/harness/slurm",
+        "",
+        "",
+        "",
+    ]
+
+
+def test_everything_that_can_be_asked_for() -> None:
+    command = sbatch_command(
+        job(
+            "afterany:7",
+            partition="gpu",
+            account="lm",
+            gpus_per_node=0,
+            whole_nodes=False,
+            environment_file=Path("env/modules.sh"),
+            container_image="/images/torch.sqsh",
+            container_mounts=("/data:/data",),
+            sbatch_flags=("--qos=high", "--comment=a b; c"),
+        )
+    )
+    flags, arguments = command[:-7], command[-7:]
+    assert {"--partition=gpu", "--account=lm", "--dependency=afterany:7", "--qos=high"} <= set(flags)
+    assert "--comment=a b; c" in flags  # one argument: no shell ever sees it
+    assert not [flag for flag in flags if flag.startswith(("--gpus", "--exclusive"))]
+    assert arguments[4:] == [
+        "/shared/project/env/modules.sh",
+        "/images/torch.sqsh",
+        "/shared/runs/llama:/shared/runs/llama,/shared/project:/shared/project,/shared/harness:/shared/harness,/data:/data",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("30", 1800),
+        ("30:15", 1815),
+        ("24:00:00", 86400),
+        ("2-0", 172800),
+        ("1-12:30", 131400),
+        ("1-00:00:01", 86401),
+    ],
+)
+def test_time_limits(text: str, seconds: int) -> None:
+    assert LaunchConfig(time_limit=text).time_limit == text
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "1h", "1-", "-1", "24:00:00:00", "1 day", "unlimited"])
+def test_other_time_limits_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="time_limit"):
+        LaunchConfig(time_limit=text)
+
+
+def test_flags_that_harness_sets_itself_are_refused_with_a_reason() -> None:
+    assert flag_problems(("--qos=high", "--array=0-3", "--time=1", "--no-requeue")) == [
+        "launch.sbatch_flags: --array is not allowed: a run is one job; for several runs call `harness launch` once "
+        "for each configuration",
+        "launch.sbatch_flags: --time is not allowed: set launch.time_limit",
+        "launch.sbatch_flags: --no-requeue is not allowed: the run must come back by itself",
+    ]
+
+
+@pytest.mark.parametrize("flag", ["-a", "qos=high", "--qos high", "--qos=\n", "--"])
+def test_flags_have_one_form(flag: str) -> None:
+    with pytest.raises(ValueError, match="sbatch_flags"):
+        LaunchConfig(sbatch_flags=(flag,))
+
+
+def program(tmp_path: Path, body: str) -> str:
+    path = tmp_path / "sbatch"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize("answer", ["4711", "4711;cluster"])
+def test_the_number_of_the_job_is_read(tmp_path: Path, answer: str) -> None:
+    assert submit([program(tmp_path, f"echo '{answer}'")]) == "4711"
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("echo 'sbatch: error: no such account' >&2; exit 1", "^Slurm refused the job: error: no such account$"),
+        ("echo what", "^Slurm refused the job: what$"),
+    ],
+)
+def test_a_refusal_is_told(tmp_path: Path, body: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        submit([program(tmp_path, body)])
+
+
+def test_without_slurm_it_is_said_where_to_go(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no `sbatch` here; call `harness launch` on a login node"):
+        submit([str(tmp_path / "sbatch")])
