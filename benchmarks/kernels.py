@@ -1,0 +1,84 @@
+"""Where the time of a step goes, from what torch's profiler saw on the GPU."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+KINDS = (
+    ("attention", r"sdpa|flash|fmha|attention|attn"),
+    ("communication", r"nccl"),
+    ("optimizer", r"multi_tensor_apply|adam"),
+    # The names of our compiled functions are the operations in them (see harness.model.cross_entropy).
+    ("loss", r"fused.*logsumexp|fused.*online_softmax|fused.*arange.*exp.*where"),
+    ("matrix products", r"gemm|nvjet|cutlass|xmma|cublas|wgmma|splitk"),
+    ("copies", r"^(?!triton).*(memcpy|memset|copy|fill|catarray)"),
+    ("elementwise and norms", r""),
+)
+"""Kinds of kernels, and what is in their names; the first that fits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One run of a kernel on the GPU."""
+
+    name: str
+    start_us: float
+    end_us: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """How a stretch of time was spent, in microseconds."""
+
+    total_us: float
+    by_kind: dict[str, float]
+    """Sums of kernel times; kernels beside each other count both."""
+    idle_us: float
+    """No kernel was running."""
+    largest: tuple[tuple[str, float], ...]
+    """The kernels that took longest in sum."""
+
+
+def kind_of(name: str) -> str:
+    """The kind of a kernel."""
+    return next(kind for kind, pattern in KINDS if re.search(pattern, name.lower()))
+
+
+def shares(kernels: Sequence[Kernel], total_us: float) -> Shares:
+    """Adds up what the kernels of a stretch of `total_us` took."""
+    by_kind: Counter[str] = Counter()
+    by_name: Counter[str] = Counter()
+    for kernel in kernels:
+        by_kind[kind_of(kernel.name)] += kernel.end_us - kernel.start_us  # type: ignore[assignment]
+        by_name[kernel.name] += kernel.end_us - kernel.start_us  # type: ignore[assignment]
+    return Shares(
+        total_us=total_us,
+        by_kind={kind: float(by_kind[kind]) for kind, _ in KINDS if by_kind[kind]},
+        idle_us=max(0.0, total_us - busy_us(kernels)),
+        largest=tuple((name, float(took)) for name, took in by_name.most_common(12)),
+    )
+
+
+def busy_us(kernels: Iterable[Kernel]) -> float:
+    """Time in which at least one kernel ran."""
+    busy, end = 0.0, float("-inf")
+    for kernel in sorted(kernels, key=lambda each: each.start_us):
+        busy += max(0.0, kernel.end_us - max(end, kernel.start_us))
+        end = max(end, kernel.end_us)
+    return busy
+
+
+def table(found: Shares) -> str:
+    """The shares as a Markdown table, and the kernels that took longest."""
+    rows = [*found.by_kind.items(), ("idle", found.idle_us)]
+    lines = ["| part of the step | ms | share |", "|---|---|---|"]
+    lines += [f"| {kind} | {took / 1e3:.1f} | {100 * took / found.total_us:.1f} % |" for kind, took in rows]
+    lines += [
+        f"| whole step, under the profiler | {found.total_us / 1e3:.1f} | |",
+        "",
+        "kernels that took longest, ms:",
+    ]
+    return "\n".join(lines + [f"  {took / 1e3:9.1f}  {name[:100]}" for name, took in found.largest])
