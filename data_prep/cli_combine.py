@@ -69,13 +69,14 @@ def mix(  # noqa: PLR0913 - one argument per option
     what it can; the others take over the rest in proportion to their shares.
     """
     from data_prep.mix import Supply, plan_mix, to_yaml
+    from data_prep.named_inputs import read_weight
     from data_prep.part_files import channel_folders, parts_of
 
     supplies = [
         Supply(name=path.resolve().name, path=path, tokens=sum(part.num_tokens for part in parts_of(path)))
         for path in channel_folders(channels)
     ]
-    plan = plan_mix(supplies, dict(_share(text) for text in shares), number_of_tokens(tokens), max_epochs)
+    plan = plan_mix(supplies, dict(map(read_weight, shares)), number_of_tokens(tokens), max_epochs)
     if as_json:
         click.echo(json.dumps(asdict(plan), indent=1, ensure_ascii=False))
     elif as_yaml:
@@ -101,17 +102,6 @@ def number_of_tokens(text: str) -> int:
             f"--tokens {text!r} is no number of tokens. Allowed are for example 250M, 100B, 1.5T or 100e9."
         )
     return round(value)
-
-
-def _share(text: str) -> tuple[str, float]:
-    name, _, weight = text.partition("=")
-    try:
-        value = float(weight)
-    except ValueError:
-        value = math.nan
-    if not name or not (math.isfinite(value) and value > 0):
-        raise UsageError(f"--share {text!r} is not CHANNEL=WEIGHT with a weight above 0. Example: --share zh=4.")
-    return name, value
 
 
 def _print_plan(plan: MixPlan) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from data_prep.documents import BEGINNING, Place, read_records
 from data_prep.input_files import InputFile, file_bytes, open_bytes
@@ -16,21 +17,36 @@ def sample_documents(files: Sequence[InputFile], text_key: str, max_characters: 
     """Documents at places spread evenly over the input, about `max_characters` in all; always the same."""
     count = min(len(files), MAX_FILES)
     chosen = [files[i * len(files) // count] for i in range(count)]
-    places = [(file, place) for file in chosen for place in _places(file, max(1, SPOTS // count))]
+    stretches = [stretch for file in chosen for stretch in _stretches(file, max(1, SPOTS // count))]
     documents: list[str] = []
-    for file, place in places:
-        documents += _documents_from(file, place, text_key, max_characters // len(places))
+    for stretch in stretches:
+        documents += _documents_of(stretch, text_key, max_characters // len(stretches))
     return documents
 
 
-def _documents_from(file: InputFile, place: Place, text_key: str, characters: int) -> Iterator[str]:
-    """Yields documents behind a place until there are so many characters; the last one is cut to that."""
-    for record in read_records(file, text_key, start=place):
-        if characters <= 0:
+class _Stretch(NamedTuple):
+    """A part of a file, from one place up to where the next one begins."""
+
+    file: InputFile
+    start: Place
+    stop: Place | None
+
+
+def _documents_of(stretch: _Stretch, text_key: str, characters: int) -> Iterator[str]:
+    """Yields documents of a stretch until there are so many characters; the last one is cut to that."""
+    stop = stretch.stop
+    for record in read_records(stretch.file, text_key, start=stretch.start):
+        is_row = stretch.file.suffix == ".parquet"
+        if characters <= 0 or (stop and (record.line > stop.line if is_row else record.end_byte > stop.byte)):
             return
         if isinstance(record.content, str):
             yield record.content[:characters]
             characters -= len(record.content)
+
+
+def _stretches(file: InputFile, count: int) -> list[_Stretch]:
+    places = _places(file, count)
+    return [_Stretch(file, start, stop) for start, stop in zip(places, [*places[1:], None], strict=True)]
 
 
 def _places(file: InputFile, count: int) -> list[Place]:

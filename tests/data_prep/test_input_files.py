@@ -194,5 +194,8 @@ def test_a_sample_has_something_from_everywhere(tmp_path: Path) -> None:
 def test_a_sample_of_little_is_all_of_it_in_pieces(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(jsonl(["x" * 1000]))
     assert sample_documents([tmp_path / "a.jsonl"], "text", 100) == ["x" * 100]
+    texts = [f"{number:05d}" for number in range(320)]
+    (tmp_path / "c.jsonl").write_bytes(jsonl(texts))
+    assert sample_documents([tmp_path / "c.jsonl"], "text", 10**9) == texts
     (tmp_path / "b.jsonl").touch()
     assert sample_documents([tmp_path / "b.jsonl"], "text", 100) == []
