@@ -120,13 +120,12 @@ def _manifest(theirs: TheirTensors, seconds: float) -> Manifest:
 
 
 def _tokenizer_fingerprint(folder: Path) -> dict[str, Any]:
-    """What a run must find in its own tokenizer; nothing if the model brings none."""
-    for name in _TOKENIZERS:
-        if (folder / name).is_file():
-            tokenizer = open_tokenizer(folder / name)
-            fields = {"file": name, "xxh3": tokenizer.hash, "vocab_size": tokenizer.vocab_size}
-            return {"tokenizer": fields}
-    return {}
+    """What a run must find in its own tokenizer; nothing if the model brings none, or two files to choose from."""
+    found = [name for name in _TOKENIZERS if (folder / name).is_file()]
+    if len(found) != 1:
+        return {}
+    tokenizer = open_tokenizer(folder / found[0])
+    return {"tokenizer": {"file": found[0], "xxh3": tokenizer.hash, "vocab_size": tokenizer.vocab_size}}
 
 
 def _keep_settings(theirs: TheirTensors, run: Path) -> None:

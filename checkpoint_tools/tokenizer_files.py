@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from checkpoint_tools.our_tensors import OurTensors
+from checkpoint_tools.sentencepiece_model import as_tokenizer_json
 from harness.config.load import load_config
 from harness.data.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import CheckpointError, HarnessError, UsageError
@@ -74,10 +75,23 @@ def _path_in_run(checkpoint: Path) -> Path | None:
 def _files(tokenizer: Tokenizer) -> dict[str, bytes]:
     content = tokenizer.path.read_bytes()
     if tokenizer.path.suffix == ".model":
-        settings = {"tokenizer_class": "LlamaTokenizer", "legacy": False, "add_bos_token": False}
-        return {"tokenizer.model": content, "tokenizer_config.json": (json.dumps(settings, indent=2) + "\n").encode()}
+        return {"tokenizer.model": content, **_translated(tokenizer, content)}
     beside = [tokenizer.path.with_name(name) for name in BESIDE]
     return {"tokenizer.json": content, **{path.name: path.read_bytes() for path in beside if path.is_file()}}
+
+
+def _translated(tokenizer: Tokenizer, content: bytes) -> dict[str, bytes]:
+    """A SentencePiece model as transformers reads it; nothing if that would give other ids."""
+    text = as_tokenizer_json(content)
+    if text is None:
+        return {}
+    symbols = {symbol["id"]: symbol["content"] for symbol in json.loads(text)["added_tokens"]}
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": symbols.get(tokenizer.end_of_document_id),
+        "clean_up_tokenization_spaces": False,
+    }
+    return {"tokenizer.json": text.encode(), "tokenizer_config.json": (json.dumps(settings, indent=2) + "\n").encode()}
 
 
 def _special_ids(tokenizer: Tokenizer) -> dict[str, object]:

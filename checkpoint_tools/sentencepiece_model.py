@@ -1,0 +1,186 @@
+"""A SentencePiece model as a `tokenizer.json`, which transformers reads; only if both give the same ids.
+
+transformers reads a `.model` by rules of its own: it adds symbols beyond the vocabulary and a space before every text.
+So the file is translated here, and what was translated is held against SentencePiece itself: on every piece of the
+vocabulary and on texts with spaces, line breaks, several scripts and characters that no piece covers.
+
+The `.model` is a protobuf: a message is a row of (field number << 3 | type) keys and values. Read here are
+`pieces` (1), `trainer_spec` (2: model_type 3), `normalizer_spec` (3: precompiled_charsmap 2, add_dummy_prefix 3,
+remove_extra_whitespaces 4, escape_whitespaces 5).
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+_SPACE = "▁"
+_UNIGRAM, _BPE = 1, 2
+_PROBES = (
+    "hello world",
+    " leading, trailing ",
+    "two  spaces,\ttab\nline\n\n  break",
+    "def f(x: int) -> str:\n    return f'{x!r}'  # 中文\n",
+    "你好，世界。漢字かな交じり文 한국어",
+    "Ωé 🙂 \u200d ½ ﬁ １２３ Å",
+    "<0x41> ▁",
+    "x",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What the protobuf says beside the pieces."""
+
+    is_unigram: bool
+    charsmap: bytes
+    adds_space: bool
+    removes_spaces: bool
+
+
+def as_tokenizer_json(content: bytes) -> str | None:
+    """The `tokenizer.json` of a SentencePiece `.model`; None if it cannot be expressed with the same ids."""
+    library = importlib.import_module("sentencepiece")
+    processor = library.SentencePieceProcessor(model_proto=content)
+    settings = _settings(content)
+    if settings is None or (settings.removes_spaces and not settings.is_unigram):
+        return None
+    text = json.dumps(_description(processor, settings), ensure_ascii=False)
+    tokenizer = importlib.import_module("tokenizers").Tokenizer.from_str(text)
+    return text if _agree(processor, tokenizer) else None
+
+
+def _agree(processor: Any, tokenizer: Any) -> bool:  # noqa: ANN401 (classes of two libraries)
+    ids = [number for number in range(processor.get_piece_size()) if _is_text(processor, number)]
+    pieces = [processor.id_to_piece(number).replace(_SPACE, " ") for number in ids]
+    texts = [*_PROBES, *pieces, *(a + b for a, b in zip(pieces[::7], pieces[3::7], strict=False)), " ".join(pieces)]
+    # Markers of the tokenizer itself are spelt out in a corpus, but are symbols to transformers.
+    markers = [processor.id_to_piece(n) for n in range(processor.get_piece_size()) if not _is_text(processor, n)]
+    plain = [text for text in texts if not any(marker in text for marker in markers)]
+    encodings = tokenizer.encode_batch(plain, add_special_tokens=False)
+    return all(encoding.ids == expected for encoding, expected in zip(encodings, processor.encode(plain), strict=True))
+
+
+def _is_text(processor: Any, number: int) -> bool:  # noqa: ANN401
+    kinds = (processor.is_control, processor.is_unknown, processor.is_byte, processor.is_unused)
+    return not any(kind(number) for kind in kinds)
+
+
+def _description(processor: Any, settings: _Settings) -> dict[str, Any]:  # noqa: ANN401
+    pieces = [processor.id_to_piece(number) for number in range(processor.get_piece_size())]
+    symbols = [n for n in range(len(pieces)) if processor.is_control(n) or processor.is_unknown(n)]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if settings.adds_space else []
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [{"id": number, "content": pieces[number], **flags} for number in symbols],
+        "normalizer": {"type": "Sequence", "normalizers": _normalizers(settings)},
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {
+            "type": "Sequence",
+            "decoders": [
+                {"type": "Replace", "pattern": {"String": _SPACE}, "content": " "},
+                {"type": "ByteFallback"},
+                {"type": "Fuse"},
+                *strip,
+            ],
+        },
+        "model": _unigram(processor, pieces) if settings.is_unigram else _bpe(processor, pieces),
+    }
+
+
+def _normalizers(settings: _Settings) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if settings.charsmap:
+        charsmap = base64.b64encode(settings.charsmap).decode()
+        found.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
+    if settings.removes_spaces:
+        found.append({"type": "Strip", "strip_left": True, "strip_right": True})
+        found.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
+    if settings.adds_space:
+        found.append({"type": "Prepend", "prepend": _SPACE})
+    found.append({"type": "Replace", "pattern": {"String": " "}, "content": _SPACE})
+    return found
+
+
+def _unigram(processor: Any, pieces: list[str]) -> dict[str, Any]:  # noqa: ANN401
+    vocabulary = [[piece, processor.get_score(number)] for number, piece in enumerate(pieces)]
+    has_bytes = any(processor.is_byte(number) for number in range(len(pieces)))
+    return {"type": "Unigram", "unk_id": processor.unk_id(), "vocab": vocabulary, "byte_fallback": has_bytes}
+
+
+def _bpe(processor: Any, pieces: list[str]) -> dict[str, Any]:  # noqa: ANN401
+    """SentencePiece merges the pair whose result has the best score; here every way to make a piece is a merge."""
+    ids = {piece: number for number, piece in enumerate(pieces) if _is_text(processor, number)}
+    ranked: list[tuple[float, int, int, int]] = []
+    for piece, number in ids.items():
+        pairs = [(ids.get(piece[:cut]), ids.get(piece[cut:])) for cut in range(1, len(piece))]
+        score = -processor.get_score(number)
+        ranked += [(score, number, left, right) for left, right in pairs if left is not None and right is not None]
+    has_bytes = any(processor.is_byte(number) for number in range(len(pieces)))
+    return {
+        "type": "BPE",
+        "unk_token": pieces[processor.unk_id()],
+        "fuse_unk": True,
+        "byte_fallback": has_bytes,
+        "vocab": {piece: number for number, piece in enumerate(pieces)},
+        "merges": [[pieces[left], pieces[right]] for _, _, left, right in sorted(ranked)],
+    }
+
+
+def _settings(content: bytes) -> _Settings | None:
+    trainer: dict[int, Any] = {}
+    normalizer: dict[int, Any] = {}
+    try:
+        for field, value in _fields(content):
+            if field == 2:
+                trainer = dict(_fields(value))
+            elif field == 3:
+                normalizer = dict(_fields(value))
+    except (IndexError, ValueError, TypeError):
+        return None
+    kind = trainer.get(3, _UNIGRAM)
+    if kind not in (_UNIGRAM, _BPE) or not normalizer.get(5, 1):
+        return None
+    return _Settings(
+        is_unigram=kind == _UNIGRAM,
+        charsmap=bytes(normalizer.get(2, b"")),
+        adds_space=bool(normalizer.get(3, 1)),
+        removes_spaces=bool(normalizer.get(4, 1)),
+    )
+
+
+def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
+    """The fields of a protobuf message: numbers, or bytes."""
+    place = 0
+    while place < len(content):
+        key, place = _varint(content, place)
+        kind = key & 7
+        if kind == 0:
+            value, place = _varint(content, place)
+            yield key >> 3, value
+        else:
+            length = {1: 8, 5: 4}.get(kind)
+            if length is None:
+                if kind != 2:
+                    raise ValueError(f"type {kind} of a field is not known")
+                length, place = _varint(content, place)
+            yield key >> 3, content[place : place + length]
+            place += length
+
+
+def _varint(content: bytes, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = content[place]
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return value, place

@@ -1,0 +1,105 @@
+"""The tokenizer beside exported weights: transformers must read the ids that the run was trained on."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import tokenizers
+
+from checkpoint_tools.our_tensors import OurTensors
+from checkpoint_tools.sentencepiece_model import as_tokenizer_json
+from checkpoint_tools.tokenizer_files import find_tokenizer
+from harness.config.schema import ModelConfig
+from harness.data.tokenizer import open_tokenizer
+from harness.errors import CheckpointError, UsageError
+
+SENTENCES = [f"the quick brown fox {n} jumps over the lazy dog, 你好世界 number {n * 7}" for n in range(300)]
+PLAIN = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
+
+
+def train(**options: Any) -> bytes:
+    settings = {"vocab_size": 420, "byte_fallback": True, "character_coverage": 1.0, "minloglevel": 2}
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(SENTENCES), model_writer=model, **(settings | options)
+    )
+    return model.getvalue()
+
+
+TEXTS = ["the lazy fox 12", "  two spaces\n\tand a tab ", "世界 und Straße 🙂", "x", "number number"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"model_type": "bpe", "add_dummy_prefix": False, **PLAIN}, id="bpe"),
+        pytest.param({"model_type": "bpe", **PLAIN}, id="bpe with a space before"),
+        pytest.param({"model_type": "unigram", **PLAIN}, id="unigram"),
+    ],
+)
+def test_a_sentencepiece_model_gives_the_same_ids_through_tokenizers(options: dict[str, Any]) -> None:
+    content = train(**options)
+    text = as_tokenizer_json(content)
+    assert text is not None
+    translated = tokenizers.Tokenizer.from_str(text)
+    original = sentencepiece.SentencePieceProcessor(model_proto=content)
+    for sentence in (*SENTENCES, *TEXTS):
+        ids = original.encode(sentence)
+        assert translated.encode(sentence, add_special_tokens=False).ids == ids
+        assert translated.decode(ids) == original.decode(ids)
+
+
+def test_what_cannot_be_translated_is_not_guessed() -> None:
+    assert as_tokenizer_json(train(model_type="bpe")) is None  # removes spaces, which BPE here cannot
+    assert as_tokenizer_json(train(model_type="char", vocab_size=300, **PLAIN)) is None
+
+
+def checkpoint_of(run: Path, tokenizer: Path | None) -> OurTensors:
+    """As much of a checkpoint as says which tokenizer it was trained with."""
+    from unittest.mock import Mock
+
+    recorded = {"file": tokenizer.name, "xxh3": open_tokenizer(tokenizer).hash} if tokenizer else None
+    model = ModelConfig(num_layers=1, hidden_size=4, num_attention_heads=1, ffn_hidden_size=4, vocab_size=420)
+    manifest = Mock(fingerprint={"tokenizer": recorded})
+    return OurTensors(path=run / "checkpoints" / "step_0000001", manifest=manifest, model=model, places={})
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer") / "own.model"
+    path.write_bytes(train(model_type="bpe", add_dummy_prefix=False, **PLAIN))
+    return path
+
+
+def test_files_and_special_ids(tokenizer: Path, tmp_path: Path) -> None:
+    found = find_tokenizer(checkpoint_of(tmp_path, tokenizer), tokenizer)
+    assert found is not None
+    assert set(found.files) == {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}
+    assert found.files["tokenizer.model"] == tokenizer.read_bytes()
+    assert found.special_ids == {"bos_token_id": None, "eos_token_id": 2}
+    assert json.loads(found.files["tokenizer_config.json"])["eos_token"] == "</s>"
+
+
+def test_another_tokenizer_is_refused(tokenizer: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.model"
+    other.write_bytes(train(model_type="unigram", **PLAIN))
+    with pytest.raises(CheckpointError, match=r"other\.model has the hash .*, but .*step_0000001 was trained with a"):
+        find_tokenizer(checkpoint_of(tmp_path, tokenizer), other)
+
+
+def test_a_tokenizer_that_is_not_found_is_asked_for(tokenizer: Path, tmp_path: Path) -> None:
+    ours = checkpoint_of(tmp_path, tokenizer)
+    advice = r"Name it with --tokenizer, or give --without-tokenizer\."
+    with pytest.raises(UsageError, match=rf"is not known: there is no readable config\.yaml\. {advice}"):
+        find_tokenizer(ours, None)
+    with pytest.raises(UsageError, match=rf"cannot be opened: .*there is no such file.* {advice}"):
+        find_tokenizer(ours, tmp_path / "gone.model")
+
+
+def test_a_run_without_a_tokenizer_needs_none(tmp_path: Path) -> None:
+    assert find_tokenizer(checkpoint_of(tmp_path, None), None) is None
