@@ -100,12 +100,18 @@ def step_line(record: StepRecord, train_steps: int, channels: tuple[str, ...], s
         ("MFU%", names.MFU_PCT, ".1f"),
         ("GiB", names.MEMORY_GIB, ".1f"),
     ]
-    texts = [f"{label} {record.values[name]:{form}}" for label, name, form in fields if name in record.values]
+    values = {name: value for name, value in record.values.items() if not _is_too_small_to_show(name, value)}
+    texts = [f"{label} {values[name]:{form}}" for label, name, form in fields if name in values]
     if record.values.get(names.SKIPPED):
         texts.insert(0, "NOT APPLIED")
     if seconds_left is not None:
         texts.append(f"left {_left_text(seconds_left)}")
     return "  ".join([f"step {record.step:>{width}}/{train_steps}", *texts])
+
+
+def _is_too_small_to_show(name: str, value: float) -> bool:
+    """Whether it is a speed that would read `0.0`, as that of a toy model on a CPU."""
+    return name in (names.TFLOPS_PER_GPU, names.MFU_PCT) and value < 0.05
 
 
 def evaluation_line(record: StepRecord, channels: tuple[str, ...]) -> str:

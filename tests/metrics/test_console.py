@@ -144,3 +144,9 @@ def test_a_stream_that_fails_loses_lines_and_nothing_else() -> None:
     stream.close()
     shown.show("lost")
     shown.close()
+
+
+@pytest.mark.parametrize(("tflops", "shown"), [(0.0321, False), (0.3, True), (412.0, True)])
+def test_a_speed_that_would_read_zero_is_left_out(tflops: float, shown: bool) -> None:
+    line = step_line(record(1, **{names.TFLOPS_PER_GPU: tflops}), 10, (), None)
+    assert ("TFLOP/s" in line) == shown
