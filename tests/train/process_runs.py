@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,11 +86,16 @@ class Site:
     def run_dir(self) -> RunDir:
         return RunDir(self.root / "run")
 
-    def train(self, *arguments: str, run_dir: Path | None = None) -> Command:
-        """Starts `harness train`."""
+    def train(self, *arguments: str, run_dir: Path | None = None, terminal: int | None = None) -> Command:
+        """Starts `harness train`, with its output going to a terminal if one is given."""
         config = self.root / "config.yaml"
         config.write_text(yaml.safe_dump(self.config, sort_keys=False))
-        return Command(["train", str(config), "--run-dir", str(run_dir or self.run_dir.root), *arguments])
+        return Command(["train", str(config), "--run-dir", str(run_dir or self.run_dir.root), *arguments], terminal)
+
+    def enlarge_channel(self, name: str, num_documents: int) -> None:
+        """Makes a channel anew, with more documents."""
+        shutil.rmtree(self.root / "data" / name)
+        write_channel(self.root / "data" / name, num_documents=num_documents)
 
     def losses(self, run_dir: RunDir | None = None) -> dict[int, tuple[float, float]]:
         """(loss, gradient norm) of every step that counts."""
@@ -131,14 +137,13 @@ def loss_and_norm(record: StepRecord) -> tuple[float, float]:
 class Command:
     """A `harness` command that runs in the background; left over, it and all its descendants are killed."""
 
-    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-        self._output = b""
+    def __init__(self, arguments: Sequence[str], terminal: int | None = None) -> None:
         self.process = subprocess.Popen(
             [*HARNESS, *arguments],
             cwd=REPOSITORY,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", **(environment or {})},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "xterm"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=subprocess.PIPE if terminal is None else terminal,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
@@ -177,6 +182,12 @@ class Command:
                 if ranks:
                     found[int(ranks[0])] = pid
         return found
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid: int) -> list[int]:

@@ -81,6 +81,11 @@ def test_one_key_value_head_trains_alike_on_a_pipeline(take_steps: TakeSteps) ->
     assert_same(take_steps(Grid(pp=2), changes), take_steps(Grid(), changes))
 
 
+def test_stages_without_tokens_keep_documents_apart(take_steps: TakeSteps) -> None:
+    changes = {"data.reset_at_document_borders": True, "model.num_layers": 4}
+    assert_same(take_steps(Grid(pp=4), changes), take_steps(Grid(), changes))
+
+
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 @pytest.mark.parametrize("grid", [Grid(), Grid(tp=2, sequence_parallel=True)], ids=["one-rank", "sequence-parallel"])
 def test_recomputing_changes_nothing(recompute: str, grid: Grid, take_steps: TakeSteps) -> None:

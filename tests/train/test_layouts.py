@@ -20,12 +20,13 @@ GRIDS = {
     "pp2-vp2": Grid(pp=2, vp=2),
     "dp2-tp2": Grid(dp=2, tp=2),
     "pp2-uneven": Grid(pp=2, first_stage=1),
+    "pp4": Grid(pp=4),  # two stages that read no tokens
     "micro-batches-of-2": Grid(dp=2, micro_batch_size=2),
 }
 """Each is held against one rank with micro-batches of one sample."""
 
 TOLERANCE = 1e-5
-"""Of fp32 sums in another order, over 10 steps; found: below 2e-6."""
+"""Of fp32 sums in another order, over 10 steps; found: 2e-8 in losses, 4e-7 in channels' losses, 2e-6 in norms."""
 
 
 @pytest.mark.slow

@@ -50,6 +50,18 @@ def test_resume_is_bitwise_at_the_same_layout(
     assert pool.run(worlds.differing_tensors, 1, *checkpoints)[0] == {}
 
 
+def test_resume_in_bf16_is_bitwise(pool: Pool, corpus: Path, tmp_path: Path) -> None:
+    """Weights are bf16 then, and the master weights behind them are part of the optimizer's state."""
+    for name, stops in {"straight": [6], "resumed": [3, 6]}.items():
+        for stop in stops:
+            changes = {"precision.dtype": "bf16", "run.stop_at_step": stop, "model.num_layers": 2}
+            launch(pool, small_config(corpus, Grid(dp=2), changes), tmp_path / name)
+    straight, resumed = records(tmp_path / "straight"), records(tmp_path / "resumed")
+    assert [comparable(record) for record in resumed] == [comparable(record) for record in straight]
+    checkpoints = [RunDir(tmp_path / name).checkpoint(6) for name in ("straight", "resumed")]
+    assert pool.run(worlds.differing_tensors, 1, *checkpoints)[0] == {}
+
+
 ROUTES = {
     "gather": [Stretch(Grid(tp=2, pp=2), 4), Stretch(Grid(dp=2), 7), Stretch(Grid(), LAYOUT_STEPS)],
     "scatter": [Stretch(Grid(), 3), Stretch(Grid(pp=2, vp=2), 6), Stretch(Grid(tp=2, dp=2), LAYOUT_STEPS)],
