@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.data.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+
+MAX_GROWTH_BYTES = 1 << 30
+CHARACTERS_BEFORE_A_LOOK = 20_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,25 +76,52 @@ class FastokensEncoder:
 
 
 class GigatokenEncoder:
-    """The package gigatoken: SentencePiece BPE with byte fallback, and byte-level BPE."""
+    """The package gigatoken: SentencePiece BPE with byte fallback, and byte-level BPE.
+
+    It remembers every word that it has seen and never forgets one, so it is opened anew when it has grown too much.
+    """
 
     name = "gigatoken"
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        library = importlib.import_module("gigatoken")
+    def __init__(self, tokenizer: Tokenizer, max_growth_bytes: int = MAX_GROWTH_BYTES) -> None:
+        self._description = self._describe(tokenizer)
+        self._max_growth_bytes = max_growth_bytes
+        self._open()
+
+    @staticmethod
+    def _describe(tokenizer: Tokenizer) -> str:
         if tokenizer.path.suffix == ".model":
             reader = importlib.import_module("gigatoken._load.sentencepiece")
             description = reader.sentencepiece_to_tokenizer_json(tokenizer.path.read_bytes())
         else:
             description = tokenizer.path.read_text(encoding="utf-8")
-        self._tokenizer = library.Tokenizer.from_json(_without_control_symbols(description))
+        return _without_control_symbols(description)
+
+    def _open(self) -> None:
+        self._tokenizer = importlib.import_module("gigatoken").Tokenizer.from_json(self._description)
+        self._resident_bytes = resident_bytes()
+        self._num_characters = 0
 
     def encode(self, documents: list[str]) -> EncodedDocuments:
         """See `Encoder`."""
+        self._num_characters += sum(map(len, documents))
+        if self._num_characters > CHARACTERS_BEFORE_A_LOOK and self._has_grown():
+            self._open()
         rows = self._tokenizer.encode_batch(documents).layout
         borders = np.asarray(rows.offsets.data).astype(np.int64)
         ids = np.asarray(rows.content.data)[borders[0] : borders[-1]]
         return EncodedDocuments(ids, borders[1:] - borders[:-1])
+
+    def _has_grown(self) -> bool:
+        return resident_bytes() - self._resident_bytes > self._max_growth_bytes
+
+
+def resident_bytes() -> int:
+    """Memory that this process has now; 0 where the system does not say it as Linux does."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
 
 
 FAST_ENCODERS: Mapping[str, Callable[[Tokenizer], Encoder]] = {

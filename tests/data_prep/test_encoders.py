@@ -9,7 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.choose_encoder import PROBES, choose_encoder
-from data_prep.encoders import FAST_ENCODERS, EncodedDocuments, ReferenceEncoder, candidates
+from data_prep.encoders import (
+    FAST_ENCODERS,
+    EncodedDocuments,
+    GigatokenEncoder,
+    ReferenceEncoder,
+    candidates,
+    resident_bytes,
+)
 from data_prep.spot_check import CALLS_BETWEEN_CHECKS, SpotChecked
 from harness.data.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
@@ -134,3 +141,23 @@ def test_a_difference_that_shows_later_stops_the_work(tokenizer: Tokenizer) -> N
 def test_unknown_kinds_of_tokenizers_have_no_fast_encoder(json_file: Path, model_file: Path) -> None:
     assert candidates(open_tokenizer(json_file)) == ("fastokens", "gigatoken")
     assert candidates(open_tokenizer(model_file)) == ("gigatoken",)
+
+
+def test_gigatoken_is_opened_anew_when_it_has_grown(
+    json_file: Path, poems: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gigatoken")
+    monkeypatch.setattr("data_prep.encoders.CHARACTERS_BEFORE_A_LOOK", 0)
+    sizes = iter([100, 150, 201, 50, 60])
+    monkeypatch.setattr("data_prep.encoders.resident_bytes", lambda: next(sizes))
+    tokenizer = open_tokenizer(json_file)
+    encoder = GigatokenEncoder(tokenizer, max_growth_bytes=100)
+    opened = []
+    for _ in range(3):
+        assert encode(encoder, poems[:3]) == tokenizer.encode_documents(poems[:3])
+        opened.append(encoder._tokenizer)
+    assert opened[0] is not opened[1] and opened[1] is opened[2]
+
+
+def test_memory_of_this_process_is_known() -> None:
+    assert resident_bytes() > 10_000_000 or sys.platform != "linux"
