@@ -64,7 +64,10 @@ class RootGroup(VerbGroup):
     elsewhere: Mapping[str, str] = {
         "convert": "checkpoint_tools.cli:convert",
         "launch": "harness.launch.cli:launch",
+        "status": "harness.launch.cli:status",
+        "diagnose": "harness.launch.cli:diagnose",
         "replay": "harness.watch.cli:replay",
+        "watch": "harness.watch.cli:watch",
     }
 
 

@@ -1,0 +1,122 @@
+"""Who holds the others up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness import cli
+from harness.errors import UsageError
+from harness.launch.diagnosis import diagnose, diagnosis_text
+from harness.metrics.heartbeat import Beat, Phase
+from harness.run_dir import RunDir
+
+NOW = 5000.0
+
+
+def beat(
+    rank: int,
+    step: int = 7,
+    phase: Phase = Phase.FORWARD_BACKWARD,
+    *,
+    since: float = NOW - 100,
+    time: float = NOW - 1,
+    data_s: float = 1.0,
+) -> Beat:
+    spent = {"data": data_s}
+    return Beat(
+        rank=rank, host=f"n{rank}", pid=100 + rank, step=step, phase=phase, since=since, time=time, spent_s=spent
+    )
+
+
+def ranks(beats: tuple[Beat, ...]) -> list[int]:
+    return [one.rank for one in beats]
+
+
+def test_ranks_that_wait_together_are_well() -> None:
+    found = diagnose([beat(0), beat(1)], 2, NOW)
+    assert found.is_well
+
+
+def test_a_stopped_process_is_quiet() -> None:
+    found = diagnose([beat(0), beat(1, time=NOW - 60, phase=Phase.DATA)], 2, NOW)
+    assert ranks(found.quiet) == [1]
+    assert ranks(found.behind) == []
+
+
+@pytest.mark.parametrize(("step", "phase"), [(7, Phase.DATA), (6, Phase.SAVE), (6, Phase.FORWARD_BACKWARD)])
+def test_a_living_rank_that_the_others_wait_for_is_behind(step: int, phase: Phase) -> None:
+    found = diagnose([beat(0), beat(1, step, phase), beat(2)], 3, NOW)
+    assert ranks(found.behind) == [1]
+
+
+def test_a_rank_that_has_just_begun_its_phase_is_not_behind() -> None:
+    assert diagnose([beat(0), beat(1, 7, Phase.DATA, since=NOW - 5)], 2, NOW).is_well
+
+
+def test_ranks_never_heard_of_are_missing() -> None:
+    assert diagnose([beat(1)], 4, NOW).missing == (0, 2, 3)
+
+
+def test_ranks_that_left_hold_nobody_up() -> None:
+    assert diagnose([beat(0, phase=Phase.LEFT, time=0.0)], 1, NOW).is_well
+
+
+def test_a_slow_file_system_is_told_by_the_time_spent_on_data() -> None:
+    beats = [beat(0, data_s=20), beat(1, data_s=21), beat(2, data_s=60)]
+    assert ranks(diagnose(beats, 3, NOW).slow_readers) == [2]
+    assert diagnose([beat(0, data_s=0.1), beat(1, data_s=2)], 2, NOW).is_well
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> RunDir:
+    run = RunDir(tmp_path / "run")
+    run.make_folders()
+    folder = run.launch(2)
+    folder.mkdir()
+    (folder / "launch.json").write_text(json.dumps({"world_size": 6}))
+    (folder / "flight_recorder").mkdir()
+    return run
+
+
+def write(run: RunDir, *beats: Beat) -> None:
+    for one in beats:
+        run.heartbeat(one.rank).write_text(json.dumps(vars(one)))
+
+
+def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> None:
+    begun = (run_dir.launch(2) / "launch.json").stat().st_mtime
+    now = begun + 1000
+    write(
+        run_dir,
+        beat(0, since=now - 100, time=now - 1),
+        beat(1, since=now - 100, time=now - 90, phase=Phase.DATA),
+        beat(2, since=now - 100, time=now - 1, phase=Phase.OPTIMIZER, step=6, data_s=50),
+        beat(9, since=begun - 900, time=begun - 800),
+    )
+    (run_dir.launch(2) / "flight_recorder" / "rank_0").touch()
+    assert diagnosis_text(run_dir, now).splitlines() == [
+        "launch 2: 3 of 6 ranks have given a sign of life",
+        "never heard of: rank 3-5; their nodes did not start, see node_*.log",
+        "quiet for 90 s: rank 1 on n1 (process 101), step 7, data; the process is stopped or dead, or its node is "
+        "cut off",
+        "behind: rank 2 on n2 (process 102), step 6, optimizer since 100 s",
+        "slow at reading data: rank 2 on n2 (process 102), step 6, optimizer, 50 s in all; look at its file system",
+        "the furthest: rank 0 on n0 (process 100), step 7, forward-backward since 100 s",
+        f"last collectives of 1 ranks: torchfrtrace --prefix rank_ {run_dir.launch(2) / 'flight_recorder'}",
+        f"logs: {run_dir.launch(2)}/node_*.log, rank_*.log",
+    ]
+
+
+def test_when_all_have_left_that_is_said(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    begun = (run_dir.launch(2) / "launch.json").stat().st_mtime
+    write(run_dir, *(beat(rank, phase=Phase.LEFT, time=begun + 5) for rank in range(6)))
+    assert cli.run(["diagnose", str(run_dir.root)]) == 0
+    assert "all ranks have left" in capsys.readouterr().out
+
+
+def test_a_run_that_never_started_cannot_be_diagnosed(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"no launch of .* has started; give the directory that training printed"):
+        diagnosis_text(RunDir(tmp_path))

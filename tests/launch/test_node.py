@@ -1,0 +1,88 @@
+"""The workers of one node, with small programs in place of the trainer."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.errors import UsageError
+from harness.launch import node
+from harness.launch.ledger import NodeEnd, node_ends
+from harness.launch.node import main, run_node
+from harness.parallel.environment import NodePlace, read_node
+from harness.run_dir import RunDir
+
+SECOND = NodePlace(index=1, count=2, master_address="n1", master_port=12345)
+TELLS = """
+import json, os, sys
+names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
+print(json.dumps({"arguments": sys.argv[1:], **{name: os.environ.get(name) for name in names}}))
+sys.exit(75)
+"""
+
+
+@pytest.fixture
+def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A launch with two workers a node."""
+    monkeypatch.setattr(node, "count_gpus", lambda: 0)
+    monkeypatch.setattr(node, "count_cores", lambda: 8)
+    monkeypatch.setattr(node.socket, "gethostname", lambda: "n2")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    (tmp_path / "launch.json").write_text(json.dumps({"workers_per_node": 2}))
+    return tmp_path
+
+
+def test_workers_of_the_second_node_get_the_ranks_that_follow(launch: Path) -> None:
+    code = run_node(RunDir(launch / "run"), launch, SECOND, (sys.executable, "-c", TELLS))
+    assert code == 75
+    told = [json.loads((launch / f"rank_{rank:05d}.log").read_text()) for rank in (2, 3)]
+    assert [(one["RANK"], one["LOCAL_RANK"]) for one in told] == [("2", "0"), ("3", "1")]
+    for one in told:
+        assert (one["WORLD_SIZE"], one["LOCAL_WORLD_SIZE"]) == ("4", "2")
+        assert (one["MASTER_ADDR"], one["MASTER_PORT"]) == ("n1", "12345")
+        assert one["OMP_NUM_THREADS"] == "4"
+        config = str(launch / "config.yaml")
+        assert one["arguments"] == ["--run-dir", str(launch / "run"), "--resume", "auto", "--config", config]
+    assert node_ends(launch) == [NodeEnd(host="n2", exit_code=75)]
+
+
+def test_a_worker_that_is_killed_ends_the_node_with_an_internal_error(
+    launch: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    body = "import os, signal, time\nif os.environ['RANK'] == '3': os.kill(os.getpid(), signal.SIGKILL)\ntime.sleep(60)"
+    assert run_node(RunDir(launch / "run"), launch, SECOND, (sys.executable, "-c", body)) == 70
+    assert node_ends(launch) == [NodeEnd(host="n2", exit_code=70)]
+    assert "rank 3 was killed by SIGKILL" in capsys.readouterr().err
+
+
+def test_a_node_that_lost_a_gpu_is_named(launch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node, "count_gpus", lambda: 1)
+    message = r"n2 offers 1 GPUs for 2 workers; give `--gpus-per-node 1`, or look for GPUs that are lost"
+    with pytest.raises(UsageError, match=message):
+        run_node(RunDir(launch / "run"), launch, SECOND)
+
+
+def test_a_launch_that_was_not_begun_is_told(launch: Path) -> None:
+    (launch / "launch.json").unlink()
+    with pytest.raises(UsageError, match="does not say how many workers a node has; was the job begun"):
+        run_node(RunDir(launch / "run"), launch, SECOND)
+
+
+def test_the_place_comes_from_srun_and_the_batch_script() -> None:
+    environ = {"SLURM_NODEID": "1", "SLURM_STEP_NUM_NODES": "2", "MASTER_ADDR": "n1", "MASTER_PORT": "12345"}
+    assert read_node(environ) == SECOND
+    with pytest.raises(UsageError, match=r"MASTER_ADDR is not set; slurm/train.sbatch sets it"):
+        read_node({**environ, "MASTER_ADDR": ""})
+    with pytest.raises(UsageError, match="the environment variable SLURM_NODEID is ''"):
+        read_node({"MASTER_ADDR": "n1"})
+
+
+def test_outside_of_a_job_it_is_a_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert main([str(tmp_path), str(tmp_path)]) == 64
+    assert capsys.readouterr().err.startswith("harness: error: MASTER_ADDR is not set")
