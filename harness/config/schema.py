@@ -242,6 +242,9 @@ class CheckpointConfig(Section):
     Default: all stay."""
     keep_every_steps: PositiveInt | None = None
     """With `keep_last`: checkpoints of every so many steps stay for good."""
+    save_as_suspect: bool = False
+    """Save checkpoints as suspect; one becomes clean at the first save `clean_after_steps` steps later, unless an alarm
+    lies that near to it. Default: they are clean until something is seen."""
     clean_after_steps: PositiveInt = 200
     """A checkpoint that the watcher marked suspect becomes clean again when what was strange has gone by itself and
     nothing else was strange for so many steps."""

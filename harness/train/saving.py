@@ -20,7 +20,7 @@ from harness.config.schema import Config
 from harness.errors import CheckpointError, SaveFailedError
 from harness.metrics.heartbeat import Phase
 from harness.parallel import collectives
-from harness.train import failures
+from harness.train import failures, quarantine
 from harness.train.run import Run
 from harness.train.state import TrainState
 
@@ -45,6 +45,7 @@ def save(run: Run, state: TrainState) -> TrainState:
     if path is not None:
         if run.ranks.is_writer:
             failures.forget(run.run_dir)
+            quarantine.release(run, state)
         _prune(run, path)
     return state
 
@@ -101,7 +102,7 @@ def _manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: f
         step=state.step,
         attempt=state.attempt,
         parent=state.saved,
-        health="clean",
+        health="suspect" if run.config.checkpoint.save_as_suspect else "clean",
         config_hash=config_hash(run.config),
         versions=Versions(
             harness=version("harness"),
