@@ -30,9 +30,9 @@ def launch(
     dry_run: bool,
     **settings: int | str | None,
 ) -> None:
-    r"""Queue the run that CONFIG describes as a Slurm job that comes back by itself until it is done.
+    r"""Queue the run of CONFIG with Slurm, to the end of all steps.
 
-    Everything that can be checked here is checked first. After time limits, preemption, dead nodes and failures the job
+    The job comes back by itself until the run is done. Everything that can be checked here is checked first. After time limits, preemption, dead nodes and failures the job
     is requeued and resumes at the last checkpoint; it stops when the run is finished, when a person stops it, or when
     nothing new is saved any more. Defaults come from the section launch of CONFIG.
 
@@ -54,9 +54,9 @@ def launch(
 @click.argument("run_dir", type=_PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def status(run_dir: Path, as_json: bool) -> None:
-    r"""Show where the run in RUN_DIR is: state, step, speed, time left, job, last events.
+    r"""Show where the run in RUN_DIR is.
 
-    Reads files only, so that it answers on a login node.
+    State, step, speed, time left, job, last events: from files only, so that a login node can answer.
 
     \b
     Examples:
@@ -76,7 +76,9 @@ def status(run_dir: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("run_dir", type=_PATH)
 def diagnose(run_dir: Path) -> None:
-    r"""Say which ranks hold the run in RUN_DIR up: where they are, in which step and phase, and since when.
+    r"""Say which ranks hold the run in RUN_DIR up.
+
+    Names their hosts and processes, the step and phase they are in, and since when.
 
     \b
     Example:
