@@ -1,4 +1,5 @@
 """The commands `harness launch`, `harness status`, `harness diagnose` and `harness preflight`."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
 
@@ -30,11 +31,12 @@ def launch(
     dry_run: bool,
     **settings: int | str | None,
 ) -> None:
-    r"""Queue the run of CONFIG with Slurm, to the end of all steps.
+    """Queue the run of CONFIG with Slurm, to the end of all steps.
 
-    The job comes back by itself until the run is done. Everything that can be checked here is checked first. After time limits, preemption, dead nodes and failures the job
-    is requeued and resumes at the last checkpoint; it stops when the run is finished, when a person stops it, or when
-    nothing new is saved any more. Defaults come from the section launch of CONFIG.
+    The job comes back by itself until the run is done. Everything that can be checked here is checked first. After
+    time limits, preemption, dead nodes and failures the job is requeued and resumes at the last checkpoint; it stops
+    when the run is finished, when a person stops it, or when nothing new is saved any more. Defaults come from the
+    section launch of CONFIG.
 
     \b
     Examples:
@@ -54,7 +56,7 @@ def launch(
 @click.argument("run_dir", type=_PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def status(run_dir: Path, as_json: bool) -> None:
-    r"""Show where the run in RUN_DIR is.
+    """Show where the run in RUN_DIR is.
 
     State, step, speed, time left, job, last events: from files only, so that a login node can answer.
 
@@ -76,7 +78,7 @@ def status(run_dir: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("run_dir", type=_PATH)
 def diagnose(run_dir: Path) -> None:
-    r"""Say which ranks hold the run in RUN_DIR up.
+    """Say which ranks hold the run in RUN_DIR up.
 
     Names their hosts and processes, the step and phase they are in, and since when.
 
