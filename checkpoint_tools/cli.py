@@ -42,7 +42,8 @@ def convert() -> None:
 @click.option("--hashes/--no-hashes", default=True, show_default=True, help="Verify the content of every file first.")
 @click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Files written at once.")
 @click.option("--proof-layers", type=click.IntRange(min=1), help="Compare the first so many layers only.")
-def to_hf(checkpoint: Path, out: Path, dtype: str | None, max_shard_size: str, workers: int, **options: Any) -> None:  # noqa: ANN401
+@click.option("--sample", metavar="PROMPT", help="Let the converted model write on after PROMPT, at the end.")
+def to_hf(checkpoint: Path, out: Path, sample: str | None, **options: Any) -> None:  # noqa: ANN401
     """Convert CHECKPOINT into a Hugging Face model's folder OUT.
 
     The architecture comes from the checkpoint. OUT is there only after the proof: every tensor written once, shapes as
@@ -60,15 +61,20 @@ def to_hf(checkpoint: Path, out: Path, dtype: str | None, max_shard_size: str, w
     from checkpoint_tools.to_hf import ToHf
     from checkpoint_tools.to_hf import convert as run
 
+    dtype, size, workers = (options.pop(name) for name in ("dtype", "max_shard_size", "workers"))
     job = ToHf(
         checkpoint=checkpoint,
         out=out,
         dtype=getattr(torch, _FORMATS[dtype]) if dtype else None,
-        max_shard_bytes=_bytes(max_shard_size),
+        max_shard_bytes=_bytes(size),
         num_workers=workers,
         **options,
     )
     _report(run(job, shown))
+    if sample is not None:
+        from checkpoint_tools.sample import write_line
+
+        click.echo(f"it writes: {write_line(out, sample)}")
 
 
 @convert.command(name="from-hf")
@@ -92,6 +98,24 @@ def from_hf(model: Path, out: Path, workers: int, proof_layers: int | None) -> N
     from checkpoint_tools.progress import shown
 
     _report(run(model, out, shown, num_workers=workers, proof_layers=proof_layers))
+
+
+@convert.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=_PATH)
+@click.argument("out", type=_PATH)
+@click.option("--hashes/--no-hashes", default=True, show_default=True, help="Verify the content of every file first.")
+def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool) -> None:
+    """Write the mean of several CHECKPOINTS of one model into a run directory OUT.
+
+    \b
+    Example:
+      harness convert average runs/7b/checkpoints/step_0098000 runs/7b/checkpoints/step_0100000 runs/mean
+      harness convert to-hf runs/mean/checkpoints/step_0100000 exported/mean
+    """
+    from checkpoint_tools.average import average as run
+    from checkpoint_tools.progress import shown
+
+    click.echo(f"mean of {len(checkpoints)} checkpoints: {run(checkpoints, out, shown, hashes=hashes)}")
 
 
 @convert.command()

@@ -27,9 +27,10 @@ from checkpoint_tools.checkpoint_writer import write_checkpoint
 from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.families.family import Move
 from checkpoint_tools.our_tensors import open_checkpoint
+from checkpoint_tools.progress import ShowProgress
 from checkpoint_tools.proof import prove
 from checkpoint_tools.their_tensors import TheirTensors, open_model
-from checkpoint_tools.to_hf import Converted, ShowProgress
+from checkpoint_tools.to_hf import Converted
 from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER
 from harness.checkpoint.manifest import Manifest, Versions
 from harness.checkpoint.store import CheckpointStore

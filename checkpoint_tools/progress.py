@@ -6,10 +6,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 Progress = Callable[[int], None]
 """Called with the number of bytes done since the last call, from any thread."""
+
+ShowProgress = Callable[[str, int], AbstractContextManager[Progress]]
+"""Opens a display for a title and a number of bytes."""
 
 SECONDS_BETWEEN_LINES = 10.0
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +19,7 @@ from checkpoint_tools.families.config_json import fields_for
 from checkpoint_tools.families.family import Family
 from checkpoint_tools.families.registry import family_for_writing
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
-from checkpoint_tools.progress import Progress
+from checkpoint_tools.progress import Progress, ShowProgress
 from checkpoint_tools.proof import Proof, prove
 from checkpoint_tools.safetensors_file import SafetensorsWriter
 from checkpoint_tools.their_tensors import INDEX_NAME, read_json
@@ -30,9 +29,6 @@ from harness.checkpoint.manifest import manifest_text
 
 NUM_WORKERS = 4
 """Files written at once; each needs the memory of one tensor and its copy."""
-
-ShowProgress = Callable[[str, int], AbstractContextManager[Progress]]
-"""Opens a display for a title and a number of bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,92 @@
+"""The mean of several checkpoints of one model, as a run to go on from or to convert.
+
+The mean is taken tensor by tensor in fp32 and written in each tensor's own format. The result is a run directory with
+one checkpoint without optimizer state, of the step of the last checkpoint that was named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from checkpoint_tools import output_folder
+from checkpoint_tools.checkpoint_writer import write_checkpoint
+from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
+from checkpoint_tools.progress import ShowProgress
+from harness.checkpoint.compare import differences
+from harness.checkpoint.manifest import Manifest
+from harness.checkpoint.store import CheckpointStore
+from harness.errors import CheckpointError, UsageError
+from harness.run_dir import RunDir
+
+
+def average(paths: Sequence[Path], out: Path, show: ShowProgress, *, hashes: bool = True, num_workers: int = 4) -> Path:
+    """Writes the mean of checkpoints and returns its folder.
+
+    Raises:
+        UsageError: fewer than two checkpoints, or OUT exists.
+        CheckpointError: a checkpoint is damaged, or of another model than the first.
+    """
+    if len(paths) < 2:
+        raise UsageError("A mean needs at least two checkpoints.")
+    opened = [open_checkpoint(path, hashes=hashes) for path in paths]
+    for other in opened[1:]:
+        _require_alike(opened[0], other)
+    last = opened[-1]
+    partial = output_folder.begin(out, {"averaged": [str(path) for path in paths]})
+    store = CheckpointStore(RunDir(partial))
+    step = last.manifest.step
+    target = store.begin(step)
+    with show("average", sum(_num_bytes(last, name) for name in last.names)) as progress:
+        write_checkpoint(
+            target,
+            last.model,
+            last.names,
+            lambda name: mean([checkpoint.read(name) for checkpoint in opened]),
+            num_workers=num_workers,
+            progress=progress,
+        )
+    published = store.publish(target, _manifest(last.manifest))
+    output_folder.publish(partial, out, {"averaged": [str(path) for path in paths]})
+    return RunDir(out).checkpoints / published.name
+
+
+def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The mean in fp32, in the format of the first."""
+    total = tensors[0].float().clone()
+    for tensor in tensors[1:]:
+        total += tensor.float()
+    return (total / len(tensors)).to(tensors[0].dtype)
+
+
+def _require_alike(one: OurTensors, other: OurTensors) -> None:
+    found = differences(one.manifest.fingerprint, other.manifest.fingerprint, allow_added_parts=True)
+    wrong = [line for line in found if line.startswith(("model", "tokenizer"))]
+    if wrong or set(one.names) != set(other.names):
+        raise CheckpointError(
+            f"{other.path} is of another model than {one.path}:\n  " + "\n  ".join(wrong or ["other tensors"])
+        )
+
+
+def _num_bytes(ours: OurTensors, name: str) -> int:
+    return torch.empty(ours.shape(name), dtype=ours.dtype(name), device="meta").nbytes
+
+
+def _manifest(last: Manifest) -> Manifest:
+    """That of the last checkpoint, without what only holds for its own weights."""
+    kept = {name: last.fingerprint[name] for name in ("model", "tokenizer") if last.fingerprint.get(name)}
+    return last.model_copy(
+        update={
+            "optimizer_norms": {},
+            "last_losses": (),
+            "next_batch_hash": None,
+            "parent": None,
+            "pinned": False,
+            "saved_at": datetime.now(UTC),
+            "fingerprint": kept,
+            "files": {},
+        }
+    )
