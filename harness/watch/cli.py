@@ -1,7 +1,9 @@
-"""The command `harness replay`."""
+"""The commands `harness replay` and `harness watch`."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
@@ -17,7 +19,7 @@ _EXISTING = click.Path(exists=True, path_type=Path)
     "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw curves, events and verdicts to a PNG."
 )
 def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Path | None) -> None:
-    r"""Run the spike detector and the rollback policy over recorded losses.
+    """Run the spike detector and the rollback policy over recorded losses.
 
     FILES are metrics.jsonl, CSV (step,loss[,grad_norm][,lr], also .gz), TensorBoard event files, or run directories.
     The exit code is 0 whatever the score.
@@ -30,3 +32,35 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
     from harness.watch.replay import run_replay
 
     run_replay(files, labels, as_json, plot)
+
+
+@click.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--once", is_flag=True, help="Look once and leave, for cron: what was remembered is gone on from.")
+@click.option("--no-orders", is_flag=True, help="Only look and tell; the run gets no order, not even for evidence.")
+@click.option(
+    "--alert-url",
+    "alert_urls",
+    multiple=True,
+    envvar="HARNESS_ALERT_URLS",
+    help="Address of apprise, or a webhook of Feishu or DingTalk. Better in the environment variable "
+    "HARNESS_ALERT_URLS (several with spaces between) than on the command line, where others can see it.",
+)
+def watch(run_dir: Path, once: bool, no_orders: bool, alert_urls: tuple[str, ...]) -> None:
+    """Watch the losses of the run in RUN_DIR: tell of spikes, find out why, and roll back if the run says so.
+
+    What it may do stands in the `watch` section of the run's configuration. It ends when training has ended. Killed and
+    started again, it goes on where it was: nothing is ordered twice.
+
+    \b
+    Examples:
+      harness watch runs/tiny
+      harness watch runs/tiny --once --no-orders
+    """
+    from harness.run_dir import RunDir
+    from harness.watch.daemon import watch as begin
+
+    def say(text: str) -> None:
+        click.echo(f"{time.strftime('%H:%M:%S')} {text}")
+
+    begin(RunDir(run_dir), once=once, may_order=not no_orders, alert_urls=alert_urls, say=say)

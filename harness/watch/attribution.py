@@ -1,0 +1,208 @@
+"""Data or model: what evidence says about the cause of an episode (pure, but for reading the file).
+
+All samples of the evidence were computed with the same weights, some from steps before the onset. If those of the
+episode still lose otherwise than those before it, the data differ; if all lose alike, the model has changed. Data that
+are merely harder are no reason to skip them: an episode is traced to dirty documents only where samples that look like
+dirt make up most of the difference.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from harness.errors import DataError
+
+GARBLED_NATS = 1.5
+"""A sample this much worse than its channel's usual one is not merely hard: it cannot be foretold at all."""
+ONE_TOKEN_SHARE = 0.5
+REPEATED_SHARE = 0.5
+NEWLINE_SHARE = 0.5
+UNREADABLE_SHARE = 0.05
+_ABOVE_USUAL = 0.2
+"""A share counts as a sign only if it is this much above the largest one among the samples before the onset, or, in a
+channel that always looks like this, not at all."""
+EXPLAINED_SHARE = 0.5
+"""Dirty samples make up at least this share of the difference."""
+LEAST_SHIFT_SHARE = 0.25
+"""Less of the height than this left with the weights of now: the data do not explain it."""
+_NUM_NAMED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One line of evidence."""
+
+    step: int
+    position: int
+    loss: float
+    """Mean over its tokens in nats; NaN where it was not finite."""
+    tokens: float
+    channel: str
+    part: str
+    documents: tuple[int, ...]
+    one_token_share: float = 0.0
+    repeated_share: float = 0.0
+    newline_share: float = 0.0
+    unreadable_share: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guilty:
+    """A sample that looks like dirt, and why."""
+
+    sample: Sample
+    sign: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """What evidence says about an episode."""
+
+    dirty: bool
+    """Whether dirty documents are the cause."""
+    text: str
+    guilty: tuple[Guilty, ...] = ()
+    """The worst first."""
+
+    def documents(self) -> list[dict[str, object]]:
+        """The documents behind the guilty samples, part by part, the worst samples first."""
+        by_part: dict[tuple[str, str], dict[int, None]] = {}
+        for each in self.guilty:
+            known = by_part.setdefault((each.sample.channel, each.sample.part), {})
+            known |= dict.fromkeys(each.sample.documents)
+        return [
+            {"channel": channel, "part": part, "documents": list(numbers)}
+            for (channel, part), numbers in by_part.items()
+        ]
+
+
+def read_evidence(path: Path) -> list[Sample]:
+    """The samples of an evidence file.
+
+    Raises:
+        DataError: The file is missing or is no evidence of the samples of steps.
+    """
+    try:
+        return [_sample(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: cannot be read as evidence ({error!r}). It has one JSON object per sample; order it again with "
+            "`harness signal RUN_DIR evidence --steps A:B`."
+        ) from error
+
+
+def attribute(
+    samples: Sequence[Sample], *, channel: str | None, direction: str, start: int, height: float
+) -> Attribution:
+    """The cause of an episode that began at step `start`.
+
+    Args:
+        samples: Evidence of steps before and after the onset.
+        channel: Whose loss moved; None for the total.
+        direction: `up` or `down`.
+        start: First step of the episode.
+        height: Largest distance from the forecast, in nats; 0 where the loss was not finite.
+    """
+    watched = [sample for sample in samples if channel is None or sample.channel == channel]
+    before = [sample for sample in watched if sample.step < start and math.isfinite(sample.loss)]
+    within = [sample for sample in watched if sample.step >= start]
+    broken = [Guilty(sample=sample, sign="its loss is not finite") for sample in within if math.isnan(sample.loss)]
+    if broken:
+        return Attribution(
+            dirty=True, text=f"{len(broken)} samples have a loss that is not finite", guilty=tuple(broken)
+        )
+    if not before or not within:
+        return Attribution(dirty=False, text="there are no samples to compare with")
+    usual = {name: median(s.loss for s in before if s.channel == name) for name in {s.channel for s in before}}
+    sign = 1 if direction == "up" else -1
+    compared = [sample for sample in within if sample.channel in usual]
+    moved = {sample.position: sign * (sample.loss - usual[sample.channel]) * sample.tokens for sample in compared}
+    num_tokens = math.fsum(sample.tokens for sample in compared)
+    shift = math.fsum(moved.values()) / num_tokens if num_tokens else 0.0
+    if shift <= LEAST_SHIFT_SHARE * abs(height):
+        return Attribution(
+            dirty=False,
+            text=f"with the weights of now these samples differ by {sign * shift:+.2f} nats from those before: the "
+            "model has changed, not the data",
+        )
+    guilty = _guilty(compared, before, usual, sign)
+    explained = math.fsum(moved[each.sample.position] for each in guilty) / num_tokens
+    if not guilty or explained < EXPLAINED_SHARE * shift:
+        text = f"these samples differ by {sign * shift:+.2f} nats from those before, but do not look like dirt"
+        return Attribution(dirty=False, text=text)
+    ordered = sorted(guilty, key=lambda each: -moved[each.sample.position])
+    return Attribution(
+        dirty=True,
+        text=f"{len(guilty)} of {len(compared)} samples look like dirt ({ordered[0].sign}) and make up "
+        f"{100 * min(1.0, explained / shift):.0f} % of a difference of {sign * shift:+.2f} nats",
+        guilty=tuple(ordered),
+    )
+
+
+def named(attribution: Attribution) -> str:
+    """The guilty documents in words, as far as they fit in a line."""
+    texts = []
+    for found in attribution.documents():
+        numbers = found["documents"]
+        assert isinstance(numbers, list), "documents are a list"
+        more = f" and {len(numbers) - _NUM_NAMED} more" if len(numbers) > _NUM_NAMED else ""
+        shown = ", ".join(str(number) for number in numbers[:_NUM_NAMED])
+        texts.append(f"{found['channel']}/{found['part']}: documents {shown}{more}")
+    return "; ".join(texts)
+
+
+def _guilty(compared: Iterable[Sample], before: Sequence[Sample], usual: dict[str, float], sign: int) -> list[Guilty]:
+    """The samples that show a sign of dirt and moved in the direction of the episode."""
+    found = []
+    for sample in compared:
+        if sign * (sample.loss - usual[sample.channel]) <= 0:
+            continue
+        if text := _sign(sample, [each for each in before if each.channel == sample.channel], usual[sample.channel]):
+            found.append(Guilty(sample=sample, sign=text))
+    return found
+
+
+def _sign(sample: Sample, before: Sequence[Sample], usual_loss: float) -> str | None:
+    """What looks like dirt in a sample, None where nothing does."""
+    shares = (
+        ("newline_share", NEWLINE_SHARE, "line breaks"),
+        ("one_token_share", ONE_TOKEN_SHARE, "one token"),
+        ("repeated_share", REPEATED_SHARE, "repetition"),
+        ("unreadable_share", UNREADABLE_SHARE, "unreadable characters"),
+    )
+    for name, least, words in shares:
+        share = getattr(sample, name)
+        largest = max((getattr(each, name) for each in before), default=0.0)
+        if share >= least and share >= largest + min(_ABOVE_USUAL, least):
+            return f"{100 * share:.0f} % {words}"
+    if sample.loss - usual_loss >= GARBLED_NATS:
+        return f"a loss of {sample.loss:.2f} where {usual_loss:.2f} is usual"
+    return None
+
+
+def _sample(fields: dict[str, object]) -> Sample:
+    def number(name: str) -> float:
+        value = fields.get(name, 0.0)
+        return math.nan if value is None else float(str(value))
+
+    documents = fields["documents"]
+    if not isinstance(documents, list):
+        raise TypeError("documents is no list")
+    return Sample(
+        step=int(number("step")),
+        position=int(number("position")),
+        loss=math.nan if fields["loss"] is None else number("loss"),
+        tokens=number("tokens"),
+        channel=str(fields["channel"]),
+        part=str(fields["part"]),
+        documents=tuple(int(document) for document in documents),
+        one_token_share=number("most_common_token_share"),
+        repeated_share=number("repeated_share"),
+        newline_share=number("newline_share"),
+        unreadable_share=number("unreadable_share"),
+    )

@@ -1,0 +1,177 @@
+"""`harness watch`: looks at a run again and again until it has ended, one watcher per run."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+
+from harness.config.load import load_config
+from harness.config.schema import Config
+from harness.errors import EXIT_REQUEUE, RunInUseError, UsageError
+from harness.run_dir import RunDir
+from harness.signals.lock import owner_of
+from harness.watch.alerts import Alerts
+from harness.watch.delivery import deliveries
+from harness.watch.journal import Journal
+from harness.watch.memory import Memory, load_memory, save_memory
+from harness.watch.surroundings import shortage, stall
+from harness.watch.watcher import Hands, Watcher
+
+_HEARTBEAT_EVERY_S = 5.0
+_SURROUNDINGS_EVERY_S = 60.0
+
+
+def watch(
+    run_dir: RunDir, *, once: bool, may_order: bool, alert_urls: Sequence[str], say: Callable[[str], None]
+) -> None:
+    """Watches a run until it has ended, until it is told to leave, or for one look.
+
+    Raises:
+        UsageError: There is no such run, or an alert has nowhere to go.
+        RunInUseError: Another watcher watches it.
+    """
+    if not run_dir.config.is_file():
+        raise UsageError(
+            f"{run_dir.root} is no run directory: there is no config.yaml in it; "
+            "give the directory that training printed at its start, such as runs/NAME"
+        )
+    config = load_config(run_dir.config)
+    settings = config.watch
+    places = deliveries(settings.alert_command, settings.alert_urls_file, alert_urls)
+    try:
+        run_dir.watch.mkdir(exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make {run_dir.watch}: {error.strerror}; only the user who trains may watch") from None
+    with _alone(run_dir):
+        memory = load_memory(run_dir.watch / "state.json")
+        alerts = Alerts(run_dir.watch / "alerts.jsonl", config.run.name, places, settings.alert_every_s)
+        hands = Hands(journal=Journal(run_dir.events), alerts=alerts, say=say, may_order=may_order)
+        watcher = Watcher(run_dir, config, memory or Memory(), hands, is_anew=memory is None)
+        say(f"watching {run_dir.root}: {_intention(config, may_order)}")
+        if once:
+            watcher.look()
+            _keep(run_dir, watcher.memory, say)
+        else:
+            _Rounds(run_dir, config, watcher, alerts, say).go()
+
+
+class _Rounds:
+    """The loop around the looks."""
+
+    def __init__(
+        self, run_dir: RunDir, config: Config, watcher: Watcher, alerts: Alerts, say: Callable[[str], None]
+    ) -> None:
+        self._run_dir = run_dir
+        self._settings = config.watch
+        self._watcher = watcher
+        self._alerts = alerts
+        self._say = say
+        self._last_news = time.monotonic()
+        self._last_beat = self._last_surroundings = -_SURROUNDINGS_EVERY_S
+
+    def go(self) -> None:
+        """Goes round until the run has ended or a signal says to leave."""
+        with _told_to_leave() as leaving:
+            while not leaving.is_set():
+                has_ended = self._has_ended()  # asked before the look, which then hears the last words
+                self._look()
+                if has_ended:
+                    memory = self._watcher.memory
+                    self._say(f"training has ended at step {memory.step} with exit code {memory.exit_code}")
+                    return
+                leaving.wait(self._settings.poll_s)
+
+    def _look(self) -> None:
+        """One round. A disk that fails is no reason to leave: the next round comes."""
+        try:
+            if self._watcher.look():
+                self._last_news = time.monotonic()
+                _keep(self._run_dir, self._watcher.memory, self._say)
+            self._beat()
+            self._look_around()
+        except (OSError, UsageError) as error:
+            self._say(f"warning: {error}")
+
+    def _has_ended(self) -> bool:
+        """Whether the newest launch has ended, for good, and nobody holds the run."""
+        code = self._watcher.memory.exit_code
+        return code is not None and code != EXIT_REQUEUE and owner_of(self._run_dir) is None
+
+    def _beat(self) -> None:
+        """The watcher's own sign of life."""
+        now = time.monotonic()
+        if now - self._last_beat < _HEARTBEAT_EVERY_S:
+            return
+        self._last_beat = now
+        beat = {"time": round(time.time(), 3), "host": socket.gethostname(), "pid": os.getpid()}
+        path = self._run_dir.watch / "heartbeat.json"
+        written = path.with_suffix(".partial")
+        written.write_text(json.dumps({**beat, "step": self._watcher.memory.step}) + "\n")
+        written.replace(path)
+
+    def _look_around(self) -> None:
+        """Looks at what can go wrong besides the losses."""
+        now = time.monotonic()
+        if now - self._last_surroundings < min(_SURROUNDINGS_EVERY_S, self._settings.stalled_after_s):
+            return
+        self._last_surroundings = now
+        memory = self._watcher.memory
+        stalled = stall(self._run_dir, self._settings, now - self._last_news)
+        for kind, text in (("stalled", stalled), ("disk", shortage(self._run_dir, self._settings))):
+            if text is not None:
+                self._say(text)
+                self._alerts.tell(memory, kind, text)
+
+
+def _intention(config: Config, may_order: bool) -> str:
+    if not may_order:
+        return "only looking, no orders"
+    if config.watch.action == "alert":
+        return "alerts only (watch.action: alert)"
+    return "rolling back by itself (watch.action: rollback)"
+
+
+def _keep(run_dir: RunDir, memory: Memory, say: Callable[[str], None]) -> None:
+    """Writes the memory down; if the disk refuses, the next look sees the same lines again."""
+    try:
+        save_memory(run_dir.watch / "state.json", memory)
+    except OSError as error:
+        say(f"warning: cannot write {run_dir.watch / 'state.json'}: {error.strerror}")
+
+
+@contextmanager
+def _alone(run_dir: RunDir) -> Iterator[None]:
+    """Holds the watcher's lock, which the kernel releases however the watcher dies."""
+    with (run_dir.watch / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunInUseError(
+                f"{run_dir.root} is being watched already, and a run has one watcher at a time; "
+                f"see {run_dir.watch / 'heartbeat.json'} for where, and stop that one first"
+            ) from None
+        yield
+
+
+@contextmanager
+def _told_to_leave() -> Iterator[threading.Event]:
+    """An event that SIGTERM and SIGINT set, so that a round is finished first."""
+    leaving = threading.Event()
+
+    def leave(_number: int, _frame: FrameType | None) -> None:
+        leaving.set()
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield leaving
+    finally:
+        for number, what in before.items():
+            signal.signal(number, what)

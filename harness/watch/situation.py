@@ -1,0 +1,122 @@
+"""From what is remembered and was just seen to what the policy looks at, and from its action to an order (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from harness.config.schema import WatchConfig
+from harness.signals.evidence_request import MAX_STEPS, EvidenceRequest
+from harness.signals.mark_request import MarkRequest
+from harness.signals.rollback_request import RollbackRequest
+from harness.watch.memory import Alarm, Memory
+from harness.watch.policy import KnownCheckpoint, PolicySettings, Rollback, Situation
+from harness.watch.saved import SavedCheckpoint
+from harness.watch.verdict import OpenEpisode, Verdict
+
+COMPARED_STEPS = 16
+"""Steps before the onset that are examined too: what the same weights lose on ordinary samples."""
+_MOST_EXAMINED = 32
+_MOST_ALARMS = 1000
+
+
+def policy_settings(watch: WatchConfig) -> PolicySettings:
+    """The policy's part of the configuration."""
+    return PolicySettings(**{each.name: getattr(watch, each.name) for each in fields(PolicySettings)})
+
+
+def situation(
+    memory: Memory,
+    verdicts: Sequence[Verdict],
+    episodes: Sequence[OpenEpisode],
+    checkpoints: Sequence[KnownCheckpoint],
+    global_batch_size: int,
+) -> Situation:
+    """What the policy looks at after the last record."""
+    return Situation(
+        step=memory.step,
+        consumed_samples=memory.consumed_samples,
+        global_batch_size=global_batch_size,
+        verdicts=tuple(verdicts),
+        episodes=tuple(episodes),
+        checkpoints=tuple(checkpoints),
+        rollbacks=tuple(memory.causes.values()),
+        resumed_after_step=memory.resumed_after_step,
+        handled_starts=frozenset(memory.handled_starts),
+        dirty_starts=frozenset(memory.dirty_starts),
+    )
+
+
+def rollback_request(action: Rollback, now: Situation, repeat_for_steps: int) -> RollbackRequest:
+    """The order for a rollback. Its samples are named by the steps that took them, as the run counted until now."""
+    changes_rate = action.learning_rate_factor != 1.0
+    return RollbackRequest(
+        to_step=action.to_step,
+        skip_steps=(_step_after(action.skip_from_sample, now) + 1, _step_after(action.skip_to_sample, now)),
+        learning_rate_factor=action.learning_rate_factor,
+        for_steps=repeat_for_steps if changes_rate else None,
+    )
+
+
+def evidence_request(first: int, last: int, step: int) -> EvidenceRequest:
+    """The order to examine an episode, with some steps before it to compare with."""
+    last = max(first, min(last, step, first + _MOST_EXAMINED - 1))
+    begin = max(1, first - COMPARED_STEPS, last - MAX_STEPS + 1)
+    return EvidenceRequest(steps=(begin, last))
+
+
+def remember_alarm(memory: Memory, start: int, end: int) -> None:
+    """Enters steps in which something was strange; what touches the last alarm extends it."""
+    for alarm in memory.alarms[-20:]:
+        if alarm.start <= end and start <= alarm.end:
+            alarm.start, alarm.end = min(alarm.start, start), max(alarm.end, end)
+            return
+    memory.alarms = [*memory.alarms, Alarm(start=start, end=end)][-_MOST_ALARMS:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DueMark:
+    """An order to mark checkpoints, and what it is called."""
+
+    name: str
+    request: MarkRequest
+
+
+def due_mark(
+    checkpoints: Sequence[SavedCheckpoint],
+    memory: Memory,
+    *,
+    is_quiet: bool,
+    margin_steps: int,
+    clean_after_steps: int,
+) -> DueMark | None:
+    """The checkpoints whose health is not what it should be.
+
+    Suspect is one saved in an alarm or up to the margin after it. It is clean again when nothing is open and nothing
+    was strange for `clean_after_steps`: a run that healed by itself would heal again from there. Then the alarms
+    are forgotten.
+    """
+    if not memory.alarms:
+        return None
+    newest = max(memory.alarms, key=lambda alarm: alarm.end)
+    is_over = is_quiet and memory.step - newest.end >= max(clean_after_steps, margin_steps)
+    health: Literal["clean", "suspect"] = "clean" if is_over else "suspect"
+    names = [
+        each.name
+        for each in checkpoints
+        if each.step <= memory.step
+        and each.health == ("suspect" if is_over else "clean")
+        and any(alarm.start <= each.step <= alarm.end + margin_steps for alarm in memory.alarms)
+    ]
+    if not names:
+        if is_over:
+            memory.alarms = []
+        return None
+    name = f"watch-{health}-{memory.attempt:03d}-{newest.start:07d}-{names[-1]}"
+    return DueMark(name=name, request=MarkRequest(checkpoints=tuple(names), health=health))
+
+
+def _step_after(num_samples: int, now: Situation) -> int:
+    """The step after which the run had gone through so many samples, counted from now at the batch size of now."""
+    return now.step - (now.consumed_samples - num_samples) // now.global_batch_size

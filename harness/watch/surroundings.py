@@ -1,0 +1,45 @@
+"""What can go wrong around a run besides its losses: nothing is recorded any more, the disk runs full."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+
+from harness.config.schema import WatchConfig
+from harness.metrics.heartbeat import Beat, Phase, read_beats
+from harness.run_dir import RunDir
+from harness.signals.lock import owner_of
+
+_NUM_NAMED = 8
+_GIB = 1024**3
+
+
+def stall(run_dir: RunDir, watch: WatchConfig, idle_s: float) -> str | None:
+    """What to tell people if somebody trains but nothing was recorded for too long."""
+    if idle_s < watch.stalled_after_s or owner_of(run_dir) is None:
+        return None
+    return f"nothing was recorded for {idle_s:.0f} s though the run is alive; {_behind(read_beats(run_dir))}"
+
+
+def shortage(run_dir: RunDir, watch: WatchConfig) -> str | None:
+    """What to tell people if the file system of the run is nearly full."""
+    try:
+        free_gib = shutil.disk_usage(run_dir.root).free / _GIB
+    except OSError:
+        return None
+    if free_gib >= watch.least_free_gib:
+        return None
+    return (
+        f"only {free_gib:,.1f} GiB are free in {run_dir.root}, less than watch.least_free_gib {watch.least_free_gib:g}"
+    )
+
+
+def _behind(beats: Iterable[Beat]) -> str:
+    """The ranks that have come least far: all others wait for them."""
+    active = [beat for beat in beats if beat.phase is not Phase.LEFT]
+    if not active:
+        return "no rank has given a sign of life"
+    least = min(beat.position for beat in active)
+    places = [f"rank {beat.rank} on {beat.host} in {beat.phase}" for beat in active if beat.position == least]
+    more = f" and {len(places) - _NUM_NAMED} more" if len(places) > _NUM_NAMED else ""
+    return f"behind at step {least[0]}: {', '.join(places[:_NUM_NAMED])}{more}"
