@@ -82,7 +82,13 @@ def to_hf(checkpoint: Path, out: Path, sample: str | None, **options: Any) -> No
 @click.argument("out", type=_PATH)
 @click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Files written at once.")
 @click.option("--proof-layers", type=click.IntRange(min=1), help="Compare the first so many layers only.")
-def from_hf(model: Path, out: Path, workers: int, proof_layers: int | None) -> None:
+@click.option(
+    "--expand-layers", metavar="N,N…", help="Follow each of these layers (from 0) by a copy that adds nothing yet."
+)
+@click.option("--vocab-size", type=click.IntRange(min=1), help="Add rows to the vocabulary up to this size.")
+def from_hf(  # noqa: PLR0913 (one argument per option)
+    model: Path, out: Path, workers: int, proof_layers: int | None, expand_layers: str | None, vocab_size: int | None
+) -> None:
     """Convert the Hugging Face model in the folder MODEL into a run directory OUT to go on training from.
 
     The architecture comes from config.json; a feature that is not known is refused by name. Only safetensors are read,
@@ -93,11 +99,16 @@ def from_hf(model: Path, out: Path, workers: int, proof_layers: int | None) -> N
       harness convert from-hf models/Qwen2.5-7B runs/continued
       harness train continued.yaml --run-dir runs/continued --resume must
     where continued.yaml has the model section of runs/continued/model.yaml.
+
+    A model may grow on the way: --expand-layers copies blocks with output projections of zero, --vocab-size adds rows
+    that are the mean of the others. Both leave the function as it is.
     """
     from checkpoint_tools.from_hf import convert as run
+    from checkpoint_tools.growth import Growth
     from checkpoint_tools.progress import shown
 
-    _report(run(model, out, shown, num_workers=workers, proof_layers=proof_layers))
+    growth = Growth(copied_layers=_numbers(expand_layers or ""), vocab_size=vocab_size)
+    _report(run(model, out, shown, growth=growth, num_workers=workers, proof_layers=proof_layers))
 
 
 @convert.command()
@@ -149,6 +160,13 @@ def _report(done: Converted) -> None:
         f"in {done.seconds:.1f} s ({speed(done.num_bytes, done.seconds)})"
     )
     click.echo(f"proven: {done.proof.summary()}")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = text.split(",") if text else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"--expand-layers {text!r} is no list of layers. Write numbers with commas, such as 7,15,23.")
+    return tuple(int(part) for part in parts)
 
 
 def _bytes(text: str) -> int:

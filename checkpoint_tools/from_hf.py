@@ -13,6 +13,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import write_checkpoint
 from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.families.family import Move
+from checkpoint_tools.growth import Growth
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.progress import ShowProgress
 from checkpoint_tools.proof import prove
@@ -34,25 +36,34 @@ from checkpoint_tools.to_hf import Converted
 from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER
 from harness.checkpoint.manifest import Manifest, Versions
 from harness.checkpoint.store import CheckpointStore
+from harness.config.schema import ModelConfig
 from harness.data.cursor import Cursor
 from harness.data.tokenizer import open_tokenizer
 from harness.plan.layouts import Layout
 from harness.run_dir import RunDir
 
+NO_GROWTH = Growth()
 _KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
 def convert(
-    folder: Path, out: Path, show: ShowProgress, *, num_workers: int = 4, proof_layers: int | None = None
+    folder: Path,
+    out: Path,
+    show: ShowProgress,
+    *,
+    growth: Growth = NO_GROWTH,
+    num_workers: int = 4,
+    proof_layers: int | None = None,
 ) -> Converted:
-    """Converts and proves; OUT is there only if all of it went well.
+    """Converts, lets the model grow, and proves; OUT is there only if all of it went well.
 
     Raises:
         CheckpointError: the folder is damaged, has a feature that is not known, or the result is not the same model.
         UsageError: OUT exists.
     """
     theirs = open_model(folder)
+    model = growth.grown(theirs.model)
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
     tied = () if theirs.model.untie_embeddings_and_output_weights else ("lm_head.weight", "output.weight")
     have = [name for name in theirs.names if name not in tied and not name.endswith("rotary_emb.inv_freq")]
@@ -62,6 +73,7 @@ def convert(
         "model": folder.resolve().name,
         "config_xxh3": xxhash.xxh3_64_hexdigest((folder / "config.json").read_bytes()),
         "family": theirs.family.model_type,
+        "growth": asdict(growth),
         "harness": version("harness"),
     }
     partial = output_folder.begin(out, record)
@@ -72,16 +84,16 @@ def convert(
     with show("convert", num_bytes) as progress:
         write_checkpoint(
             target,
-            theirs.model,
-            list(moves),
-            lambda name: _joined(theirs, moves[name]),
+            model,
+            [move.ours for move in theirs.family.moves(model)],
+            growth.reader(lambda name: _joined(theirs, moves[name]), theirs.model),
             num_workers=num_workers,
             progress=progress,
         )
     seconds = time.perf_counter() - started
-    path = store.publish(target, _manifest(theirs, seconds))
-    _keep_settings(theirs, partial)
-    proof = prove(open_checkpoint(path, hashes=False), folder, num_layers=proof_layers)
+    path = store.publish(target, _manifest(theirs, model, seconds))
+    _keep_settings(theirs, model, partial)
+    proof = prove(open_checkpoint(path, hashes=False), folder, num_layers=proof_layers, growth=growth)
     output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
     return Converted(
         out=out, family=theirs.family, num_tensors=len(have), num_bytes=num_bytes, seconds=seconds, proof=proof
@@ -92,14 +104,14 @@ def _joined(theirs: TheirTensors, move: Move) -> torch.Tensor:
     return move.fusion.join([theirs.read(name) for name in move.theirs], theirs.model)
 
 
-def _manifest(theirs: TheirTensors, seconds: float) -> Manifest:
-    model = theirs.model.model_dump(mode="json")
+def _manifest(theirs: TheirTensors, model: ModelConfig, seconds: float) -> Manifest:
+    fields = model.model_dump(mode="json")
     return Manifest(
         step=0,
         attempt=0,
         parent=None,
         health="clean",
-        config_hash=xxhash.xxh3_64_hexdigest(repr(model).encode()),
+        config_hash=xxhash.xxh3_64_hexdigest(repr(fields).encode()),
         versions=Versions(
             harness=version("harness"),
             megatron_core=version("megatron-core"),
@@ -116,7 +128,7 @@ def _manifest(theirs: TheirTensors, seconds: float) -> Manifest:
         cursor=Cursor().to_json(),
         optimizer_norms={},
         last_losses=(),
-        fingerprint={"model": model, **_tokenizer_fingerprint(theirs.path)},
+        fingerprint={"model": fields, **_tokenizer_fingerprint(theirs.path)},
     )
 
 
@@ -129,11 +141,11 @@ def _tokenizer_fingerprint(folder: Path) -> dict[str, Any]:
     return {"tokenizer": {"file": found[0], "xxh3": tokenizer.hash, "vocab_size": tokenizer.vocab_size}}
 
 
-def _keep_settings(theirs: TheirTensors, run: Path) -> None:
+def _keep_settings(theirs: TheirTensors, model: ModelConfig, run: Path) -> None:
     source = run / SOURCE_FOLDER
     source.mkdir(exist_ok=True)
     for name in _KEPT:
         if (theirs.path / name).is_file() and not (theirs.path / name).is_symlink():
             shutil.copyfile(theirs.path / name, source / name)
-    text = yaml.safe_dump({"model": theirs.model.model_dump(mode="json")}, sort_keys=False)
+    text = yaml.safe_dump({"model": model.model_dump(mode="json")}, sort_keys=False)
     (run / "model.yaml").write_text(text)

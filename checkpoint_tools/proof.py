@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from checkpoint_tools import transformers_model
+from checkpoint_tools.growth import Growth
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.their_tensors import open_model
 from harness.config.schema import ModelConfig
@@ -81,50 +82,60 @@ class Proof:
         )
 
 
-def prove(ours: OurTensors, folder: Path, *, num_layers: int | None = None) -> Proof:
+def prove(ours: OurTensors, folder: Path, *, num_layers: int | None = None, growth: Growth | None = None) -> Proof:
     """Compares a checkpoint with a Hugging Face model's folder.
 
     Args:
         ours: The checkpoint.
         folder: The model's folder.
-        num_layers: First so many layers to compare; None: all, or as many as fit into this machine's memory.
+        num_layers: First so many layers of it to compare; None: all, or as many as fit into this machine's memory.
+        growth: How the checkpoint's model is larger than the folder's, and still computes the same.
 
     Raises:
         CheckpointError: they are not the same model. Says where they begin to differ.
     """
     theirs = open_model(folder)
+    growth = growth or Growth()
     transformers_model.require_shapes(theirs)
+    transformers_model.require_frequencies(theirs, ours.model, MAX_FREQUENCY_DIFFERENCE)
     compared = num_layers or layers_that_fit(ours.model, available_memory_bytes())
     if compared == 0:
         raise CheckpointError(
             f"The proof needs memory for one layer with embedding and output ({_bytes_of(ours.model, 1) / 1e9:.1f} GB),"
             " which this machine does not have. Convert on a larger one."
         )
-    compared = min(compared, ours.model.num_layers)
-    tokens = prompts(ours.model.vocab_size)
-    transformers_model.require_frequencies(theirs, ours.model, MAX_FREQUENCY_DIFFERENCE)
+    compared = min(compared, theirs.model.num_layers)
+    tokens = prompts(theirs.model.vocab_size)
     dtype = theirs.described(theirs.names[0])[1]
     # One after the other: only what was computed is kept.
-    their_trace = transformers_model.trace(theirs, tokens, compared)
-    our_trace = _our_trace(ours, tokens, compared, dtype)
-    proof = compare(our_trace, their_trace, of_layers=ours.model.num_layers)
+    their_trace: Trace = transformers_model.trace(theirs, tokens, compared)
+    our_trace = _our_trace(ours, tokens, growth.first_layers(compared), dtype)
+    if not growth.is_none:
+        our_trace, their_trace = (_common(trace, theirs.model.vocab_size) for trace in (our_trace, their_trace))
+    proof = compare(our_trace, their_trace, num_layers=compared, of_layers=theirs.model.num_layers)
     if not proof.holds:
         place = proof.first_difference or "logits"
         raise CheckpointError(
             f"The converted model is not the same model: they first differ at {place}.\n  {proof.summary()}\n"
-            f"It was not published; {folder} holds what was written."
+            "It was not published."
         )
     return proof
 
 
-def compare(ours: Trace, theirs: Trace, *, of_layers: int) -> Proof:
+def _common(trace: Trace, vocab_size: int) -> Trace:
+    """What a model shares with a larger one that computes the same."""
+    kept = {name: value for name, value in trace.items() if not name.startswith("layer ")}
+    return {**kept, "logits": kept["logits"][..., :vocab_size]}
+
+
+def compare(ours: Trace, theirs: Trace, *, num_layers: int, of_layers: int) -> Proof:
     """How far apart two traces are."""
     assert list(ours) == list(theirs), f"the traces have different places: {list(ours)}, {list(theirs)}"
     a, b = ours["logits"].double(), theirs["logits"].double()
     difference = (a - b).abs()
     log_a, log_b = a.log_softmax(-1), b.log_softmax(-1)
     return Proof(
-        num_layers=sum(name.startswith("layer") for name in ours),
+        num_layers=num_layers,
         of_layers=of_layers,
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),

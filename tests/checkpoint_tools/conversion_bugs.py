@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -89,6 +91,24 @@ def _last_layer_twice() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _power_cut() -> Iterator[None]:
+    """Ends at the second file."""
+    from checkpoint_tools import to_hf
+    from harness.errors import CheckpointError
+
+    write = to_hf._write_shard
+
+    def cut(path: Path, *arguments: Any) -> None:
+        if path.name.startswith("model-00001"):
+            write(path, *arguments)
+        else:
+            raise CheckpointError("the power was cut")
+
+    with mock.patch("checkpoint_tools.to_hf._write_shard", cut):
+        yield
+
+
 BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "q and k swapped": lambda: _with_split(QKV, _swap_q_and_k),
     "groups ignored": lambda: _with_split(QKV, _without_groups),
@@ -98,4 +118,6 @@ BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "wrong rope base": lambda: _with_field("rope_theta", 1.01),
     "wrong epsilon": lambda: _with_field("rms_norm_eps", 3.0),
     "a layer twice": _last_layer_twice,
+    "power cut": _power_cut,
+    "no bug at all": nullcontext,
 }

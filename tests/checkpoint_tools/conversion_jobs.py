@@ -13,22 +13,41 @@ def to_hf(rank: int, world_size: int, init_method: str, checkpoint: Path, out: P
     from checkpoint_tools.to_hf import ToHf, convert
 
     job = ToHf(checkpoint=checkpoint, out=out, **options)
-    return _told(lambda: convert(job, _no_display))
+    return _told(lambda: convert(job, no_display))
 
 
 def from_hf(rank: int, world_size: int, init_method: str, folder: Path, out: Path, options: dict[str, Any]) -> str:
     """`harness convert from-hf`; the text of the error, or the proof."""
     from checkpoint_tools.from_hf import convert
 
-    return _told(lambda: convert(folder, out, _no_display, **options))
+    return _told(lambda: convert(folder, out, no_display, **options))
 
 
-def mutated_to_hf(rank: int, world_size: int, init_method: str, checkpoint: Path, out: Path, mutation: str) -> str:
+def mutated_to_hf(
+    rank: int,
+    world_size: int,
+    init_method: str,
+    checkpoint: Path,
+    out: Path,
+    mutation: str,
+    options: dict[str, Any] | None = None,
+) -> str:
     """`to-hf` by a converter that has a certain bug."""
     import conversion_bugs
 
     with conversion_bugs.BUGS[mutation]():
-        return to_hf(rank, world_size, init_method, checkpoint, out, {"without_tokenizer": True})
+        return to_hf(rank, world_size, init_method, checkpoint, out, options or {"without_tokenizer": True})
+
+
+def loud_copy_from_hf(rank: int, world_size: int, init_method: str, folder: Path, out: Path) -> str:
+    """`from-hf` by a converter that copies a block and forgets to silence it."""
+    import re
+    from unittest import mock
+
+    from checkpoint_tools.growth import Growth
+
+    with mock.patch("checkpoint_tools.growth._INTO_RESIDUAL", re.compile("nothing")):
+        return from_hf(rank, world_size, init_method, folder, out, {"growth": Growth(copied_layers=(1,))})
 
 
 def held_out_loss(rank: int, world_size: int, init_method: str, config: Any, folder: Path) -> dict[str, float]:
@@ -63,7 +82,7 @@ def held_out_loss(rank: int, world_size: int, init_method: str, config: Any, fol
 
 
 @contextmanager
-def _no_display(title: str, total_bytes: int) -> Iterator[Any]:
+def no_display(title: str, total_bytes: int) -> Iterator[Any]:
     yield lambda num_bytes: None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ import torch
 import worlds
 from hugging_face_models import VARIANTS, Variant, write_internlm2, write_minimind, write_model
 from pool import Pool
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from checkpoint_tools.average import average
 from checkpoint_tools.compare_models import differences, open_either
+from checkpoint_tools.growth import Growth
 from data_prep.indexed_writer import PartWriter, token_dtype
 from harness.config.schema import Config
+from harness.errors import CheckpointError, UsageError
 from harness.metrics.record import read_records
 from harness.run_dir import RunDir
 
@@ -129,6 +133,90 @@ def test_the_first_layers_can_stand_for_a_large_model(pool: Pool, grouped: Path,
     [told] = pool.run(conversion_jobs.to_hf, 1, grouped, tmp_path / "out", options)
     assert "(1 of 2 layers, fp32)" in told
     assert json.loads((tmp_path / "out" / "conversion.json").read_text())["proof"]["num_layers"] == 1
+
+
+def test_weights_are_rounded_to_the_format_that_is_asked_for(pool: Pool, grouped: Path, tmp_path: Path) -> None:
+    options = {"without_tokenizer": True, "dtype": torch.bfloat16}
+    [told] = pool.run(conversion_jobs.to_hf, 1, grouped, tmp_path / "out", options)
+    assert re.fullmatch(PROVEN, told), told
+    given, written = weights_of(grouped.parents[2] / "given"), weights_of(tmp_path / "out")
+    assert all(torch.equal(written[name], weight.bfloat16()) for name, weight in given.items())
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+
+
+def test_an_interrupted_conversion_keeps_finished_files(pool: Pool, grouped: Path, tmp_path: Path) -> None:
+    options = {"without_tokenizer": True, "max_shard_bytes": 30_000}
+    [told] = pool.run(conversion_jobs.mutated_to_hf, 1, grouped, tmp_path / "whole", "no bug at all", options)
+    assert told.startswith("proven"), told
+    [told] = pool.run(conversion_jobs.mutated_to_hf, 1, grouped, tmp_path / "out", "power cut", options)
+    assert told == "CheckpointError: the power was cut"
+    kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "out.partial").glob("*.safetensors")}
+    assert len(kept) == 1
+    [told] = pool.run(conversion_jobs.to_hf, 1, grouped, tmp_path / "out", options)
+    assert told.startswith("proven"), told
+    assert all((tmp_path / "out" / name).stat().st_mtime_ns == written for name, written in kept.items())
+    assert_same_bits(tmp_path / "whole", tmp_path / "out")
+
+
+def test_a_flipped_bit_stops_the_conversion(pool: Pool, grouped: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "run" / "checkpoints" / "step_0000000"
+    shutil.copytree(grouped, damaged)
+    (shard,) = damaged.glob("*.distcp")
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    [told] = pool.run(conversion_jobs.to_hf, 1, damaged, tmp_path / "out", {"without_tokenizer": True})
+    assert "cannot be used:\n  '__0_0.distcp' was altered: its hash is" in told
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_larger_model_computes_the_same_at_the_start(pool: Pool, tmp_path: Path) -> None:
+    given = write_model(tmp_path / "given", VARIANTS[0])
+    growth = {"growth": Growth(copied_layers=(0, 1), vocab_size=150)}
+    [told] = pool.run(conversion_jobs.from_hf, 1, given, tmp_path / "run", growth)
+    assert re.fullmatch(PROVEN, told), told
+    grown = open_either(tmp_path / "run" / "checkpoints" / "step_0000000")
+    assert (grown.model.num_layers, grown.model.vocab_size) == (4, 150)
+    embedding = weights_of(given)["model.embed_tokens.weight"]
+    assert torch.equal(grown.read("embedding.word_embeddings.weight")[131:], embedding.mean(0).expand(19, -1))
+    for layer, expected in enumerate([False, True, False, True]):
+        projection = grown.read(f"decoder.layers.{layer}.mlp.linear_fc2.weight")
+        assert (projection.abs().max() == 0) == expected
+
+
+def test_the_proof_catches_a_copy_that_is_not_silent(pool: Pool, tmp_path: Path) -> None:
+    given = write_model(tmp_path / "given", VARIANTS[0])
+    [told] = pool.run(conversion_jobs.loud_copy_from_hf, 1, given, tmp_path / "run")
+    assert "they first differ at final norm" in told
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_mean_of_checkpoints(pool: Pool, grouped: Path, tmp_path: Path) -> None:
+    other = write_model(tmp_path / "given", Variant("mha", "llama", {"num_key_value_heads": 4, "rms_norm_eps": 1e-5}))
+    with torch.no_grad():
+        doubled = {name: weight * 3 for name, weight in weights_of(other).items()}
+    save_file(doubled, other / "model.safetensors", metadata={"format": "pt"})
+    [told] = pool.run(conversion_jobs.from_hf, 1, other, tmp_path / "run", {})
+    assert told.startswith("proven"), told
+    second = tmp_path / "run" / "checkpoints" / "step_0000000"
+    path = average([grouped, second], tmp_path / "mean", conversion_jobs.no_display)
+    one, mean = open_either(grouped), open_either(path)
+    assert all(torch.allclose(mean.read(name), one.read(name) * 2, atol=1e-6) for name in one.names)
+    assert [found.name for found in differences(one, mean)] != []
+    [told] = pool.run(conversion_jobs.to_hf, 1, path, tmp_path / "out", {"without_tokenizer": True})
+    assert told.startswith("proven"), told
+
+
+def test_what_cannot_be_averaged(pool: Pool, grouped: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="A mean needs at least two checkpoints"):
+        average([grouped], tmp_path / "mean", conversion_jobs.no_display)
+    other = write_model(tmp_path / "given", VARIANTS[0])
+    [told] = pool.run(conversion_jobs.from_hf, 1, other, tmp_path / "run", {})
+    assert told.startswith("proven"), told
+    with pytest.raises(CheckpointError, match=r"is of another model than .*\n  model\.num_query_groups: "):
+        average(
+            [grouped, tmp_path / "run" / "checkpoints" / "step_0000000"], tmp_path / "mean", conversion_jobs.no_display
+        )
 
 
 def run_config(folder: Path) -> Config:

@@ -1,0 +1,90 @@
+"""A model that is larger than the one it is converted from, and computes the same at the start.
+
+Blocks are copied behind themselves with output projections of zero, so that a copy adds nothing to the residual stream
+until it is trained (LLaMA Pro, arXiv:2401.02415; Sailor 2, arXiv:2502.12982). New rows of the vocabulary get the mean
+of the old ones (Hewitt 2021: the new tokens then take no more probability than an average one).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from harness.config.schema import ModelConfig
+from harness.errors import UsageError
+
+Read = Callable[[str], torch.Tensor]
+
+_LAYER = re.compile(r"(decoder\.layers\.)([0-9]+)(\..+)")
+_INTO_RESIDUAL = re.compile(r".+\.(self_attention\.linear_proj|mlp\.linear_fc2)\.(weight|bias)")
+_VOCABULARY = ("embedding.word_embeddings.weight", "output_layer.weight")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Growth:
+    """How a model grows. Without arguments it does not."""
+
+    copied_layers: tuple[int, ...] = ()
+    """Layers, counted from 0, that are followed by a copy of themselves."""
+    vocab_size: int | None = None
+    """Rows of the new vocabulary; None: as many as before."""
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing grows."""
+        return not self.copied_layers and self.vocab_size is None
+
+    def grown(self, model: ModelConfig) -> ModelConfig:
+        """The larger model.
+
+        Raises:
+            UsageError: a layer is named that the model does not have, or one twice; the vocabulary would shrink.
+        """
+        layers = range(model.num_layers)
+        if len(set(self.copied_layers)) != len(self.copied_layers) or not set(self.copied_layers) <= set(layers):
+            named = ",".join(map(str, self.copied_layers))
+            raise UsageError(
+                f"--expand-layers {named}: name each layer once, by its number from 0 to {model.num_layers - 1}."
+            )
+        size = self.vocab_size or model.vocab_size
+        if size < model.vocab_size:
+            raise UsageError(
+                f"--vocab-size {size} is smaller than the model's {model.vocab_size}: rows are only added."
+            )
+        return model.model_copy(update={"num_layers": model.num_layers + len(self.copied_layers), "vocab_size": size})
+
+    def first_layers(self, num_layers: int) -> int:
+        """Layers of the larger model that come from the first so many of the smaller one."""
+        return num_layers + sum(layer < num_layers for layer in self.copied_layers)
+
+    def reader(self, read: Read, model: ModelConfig) -> Read:
+        """Gives tensors of the larger model out of those of the smaller one, `model`."""
+        grown = self.grown(model)
+        sources = [
+            (layer, is_copy)
+            for layer in range(model.num_layers)
+            for is_copy in ((False, True) if layer in self.copied_layers else (False,))
+        ]
+
+        def read_grown(name: str) -> torch.Tensor:
+            if name in _VOCABULARY:
+                return _more_rows(read(name), model, grown)
+            match = _LAYER.fullmatch(name)
+            if match is None:
+                return read(name)
+            layer, is_copy = sources[int(match[2])]
+            tensor = read(f"{match[1]}{layer}{match[3]}")
+            return torch.zeros_like(tensor) if is_copy and _INTO_RESIDUAL.fullmatch(name) else tensor
+
+        return read_grown
+
+
+def _more_rows(rows: torch.Tensor, model: ModelConfig, grown: ModelConfig) -> torch.Tensor:
+    """`[P, H]` of the smaller vocabulary to `[P, H]` of the larger one, padded with zeros."""
+    result = rows.new_zeros(grown.padded_vocab_size, rows.size(1))
+    result[: model.vocab_size] = rows[: model.vocab_size]
+    result[model.vocab_size : grown.vocab_size] = rows[: model.vocab_size].float().mean(dim=0).to(rows.dtype)
+    return result
