@@ -63,6 +63,8 @@ class Record(NamedTuple):
     """Plain bytes of the file up to the end of this line."""
     tail: bytes
     """The last bytes of the line."""
+    raw: bytes = b""
+    """The line itself; empty in a Parquet file."""
 
     @property
     def end(self) -> Place:
@@ -107,7 +109,7 @@ def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Plac
                     content = b""
                 else:
                     parsed = parse_line(content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content, text_key)
-                yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:])
+                yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:], content)
     except unreadable as error:
         raise DataError(
             f"{file}: cannot be read on after line {line} ({error}). The file is damaged or cut short: fetch or "

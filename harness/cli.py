@@ -82,6 +82,8 @@ class DataGroup(VerbGroup):
         "sample": "data_prep.cli_channels:sample",
         "merge": "data_prep.cli_combine:merge",
         "mix": "data_prep.cli_combine:mix",
+        "clean": "data_prep.cli_clean:clean",
+        "dedup": "data_prep.cli_clean:dedup",
         "train-tokenizer": "data_prep.cli_tokenizer:train_tokenizer",
         "inspect-tokenizer": "data_prep.cli_tokenizer:inspect_tokenizer",
     }
