@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import HarnessError, UsageError
+from harness.config.load import load_config
+from harness.errors import EXIT_FINISHED, HarnessError, UsageError
 from harness.launch.ledger import LAUNCH, NodeEnd, read_json, write_node_end
 from harness.launch.local import WORKER
 from harness.launch.machine import count_cores, count_gpus
@@ -20,9 +21,17 @@ from harness.launch.workers import WorkerStart, run_workers
 from harness.parallel.environment import NodePlace, ProcessRanks, read_node, worker_environment
 from harness.run_dir import RunDir
 
+CHECK = (sys.executable, "-u", "-W", "ignore", "-m", "harness.parallel.node_check")
 
-def run_node(run_dir: RunDir, launch: Path, place: NodePlace, worker_command: Sequence[str] = WORKER) -> int:
-    """Runs the workers of this node until all have ended, writes down how, and returns the exit code.
+
+def run_node(
+    run_dir: RunDir,
+    launch: Path,
+    place: NodePlace,
+    worker_command: Sequence[str] = WORKER,
+    check_command: Sequence[str] = CHECK,
+) -> int:
+    """Checks the nodes if asked, runs the workers of this one to their end, and notes and returns the exit code.
 
     Raises:
         UsageError: The launch does not say how many workers a node has, or there are fewer GPUs than workers.
@@ -37,9 +46,16 @@ def run_node(run_dir: RunDir, launch: Path, place: NodePlace, worker_command: Se
             f"give `--gpus-per-node {num_gpus}`, or look for GPUs that are lost (`nvidia-smi`)"
         )
     config = launch / "config.yaml"
-    command = (*worker_command, "--run-dir", str(run_dir.root), "--resume", "auto", "--config", str(config))
-    starts = [_start(command, place, rank, num_workers, launch, num_gpus > 0) for rank in range(num_workers)]
-    code = run_workers(starts)
+    training = (*worker_command, "--run-dir", str(run_dir.root), "--resume", "auto", "--config", str(config))
+    commands = (
+        [(*check_command, "--launch", str(launch)), training] if load_config(config).launch.check_nodes else [training]
+    )
+    code = EXIT_FINISHED
+    for command in commands:
+        starts = [_start(command, place, rank, num_workers, launch, num_gpus > 0) for rank in range(num_workers)]
+        code = run_workers(starts)
+        if code != EXIT_FINISHED:
+            break
     write_node_end(launch, place.index, NodeEnd(host=socket.gethostname(), exit_code=code))
     return code
 

@@ -23,3 +23,21 @@ def peak_memory_gib(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     return torch.cuda.max_memory_allocated(device) / 2**30
+
+
+def memory_gib(device: torch.device) -> float | None:
+    """Memory of the GPU in GiB; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.get_device_properties(device).total_memory / 2**30
+
+
+def cuda_version(device: torch.device) -> str:
+    """Version of CUDA that torch was built for; `none` on a CPU."""
+    return str(torch.version.cuda) if device.type == "cuda" else "none"
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the GPU has done what it was given; returns at once on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

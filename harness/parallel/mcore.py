@@ -60,6 +60,18 @@ def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_me
     )
 
 
+def groups_by_kind() -> dict[str, dist.ProcessGroup]:
+    """This rank's groups of more than one rank, and the whole world, by name."""
+    kinds = {
+        "tensor": parallel_state.get_tensor_model_parallel_group(),
+        "pipeline": parallel_state.get_pipeline_model_parallel_group(),
+        "context": parallel_state.get_context_parallel_group(),
+        "data": parallel_state.get_data_parallel_group(),
+    }
+    assert dist.group.WORLD is not None, "the groups were started"
+    return {"world": dist.group.WORLD} | {kind: group for kind, group in kinds.items() if group.size() > 1}
+
+
 def replicas() -> dist.ProcessGroup:
     """The ranks that hold the same part of the model as this one: data- and context-parallel ones."""
     group: dist.ProcessGroup = parallel_state.get_data_parallel_group(with_context_parallel=True)

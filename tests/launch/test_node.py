@@ -23,6 +23,15 @@ print(json.dumps({"arguments": sys.argv[1:], **{name: os.environ.get(name) for n
 sys.exit(75)
 """
 
+CONFIG = """\
+run: {name: small}
+model: {num_layers: 4, hidden_size: 64, num_attention_heads: 8, ffn_hidden_size: 128, vocab_size: 1000}
+data: {channels: {zh: {path: zh}}}
+phases: [{name: main, train_steps: 10, seq_length: 32, global_batch_size: 64, blend: {zh: 1}}]
+optimizer: {learning_rate: 3e-4}
+launch: {check_nodes: false}
+"""
+
 
 @pytest.fixture
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -32,6 +41,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(node.socket, "gethostname", lambda: "n2")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "launch.json").write_text(json.dumps({"workers_per_node": 2}))
+    (tmp_path / "config.yaml").write_text(CONFIG)
     return tmp_path
 
 
@@ -56,6 +66,18 @@ def test_a_worker_that_is_killed_ends_the_node_with_an_internal_error(
     assert run_node(RunDir(launch / "run"), launch, SECOND, (sys.executable, "-c", body)) == 70
     assert node_ends(launch) == [NodeEnd(host="n2", exit_code=70)]
     assert "rank 3 was killed by SIGKILL" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("check_code", "code"), [(0, 75), (70, 70)])
+def test_only_nodes_that_are_fit_train(launch: Path, check_code: int, code: int) -> None:
+    (launch / "config.yaml").write_text(CONFIG.replace("check_nodes: false", "check_nodes: true"))
+    check = (sys.executable, "-c", f"import sys; print('checked', sys.argv[1:]); sys.exit({check_code})")
+    run = RunDir(launch / "run")
+    assert run_node(run, launch, SECOND, (sys.executable, "-c", TELLS), check) == code
+    log = (launch / "rank_00002.log").read_text()
+    assert f"checked ['--launch', '{launch}']" in log
+    assert ("WORLD_SIZE" in log) == (check_code == 0)
+    assert node_ends(launch) == [NodeEnd(host="n2", exit_code=code)]
 
 
 def test_a_node_that_lost_a_gpu_is_named(launch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

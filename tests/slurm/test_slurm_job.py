@@ -28,6 +28,7 @@ launch:
   time_limit: "10"
   signal_lead_s: 30
   whole_nodes: false
+  check_nodes: false
   environment_file: environment.sh
 """
 

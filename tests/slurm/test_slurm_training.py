@@ -49,6 +49,7 @@ CONFIG: dict[str, Any] = {
         "time_limit": "60",
         "signal_lead_s": 1200,
         "whole_nodes": False,
+        "check_nodes": False,
         "environment_file": "environment.sh",
     },
 }
@@ -180,3 +181,37 @@ def test_whatever_interrupts_it_the_loss_line_is_that_of_a_run_in_peace(
     assert curve(job.run_dir) == curve(in_peace)
     assert [event["exit_code"] for event in job.events("launch-ended")] == [75, 70, 0]
     assert len(job.events("resumed")) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_rank_that_hangs_is_named_and_a_stop_is_final(cluster: Cluster, site: Path) -> None:
+    job = launch(cluster, site, "stopped", "--set", "launch.check_nodes=true")
+    job.wait_for_steps(3)
+    reports = json.loads((job.run_dir.launch(1) / "nodes.json").read_text())
+    assert [report["rank"] for report in reports] == [0, 1]
+    assert all(report["sees_file"] and report["all_reduce_ms"]["pipeline"] > 0 for report in reports)
+    assert harness(site, "status", "stopped").partition("state")[2].split()[0] == "training"
+
+    hanging = job.worker(rank=1)
+    os.kill(hanging, signal.SIGSTOP)
+    named = f"(process {hanging})"
+    cluster.wait_for(lambda: named in harness(site, "diagnose", "stopped"), timeout_s=90, what="the rank is named")
+    (line,) = [line for line in harness(site, "diagnose", "stopped").splitlines() if named in line]
+    assert line.startswith("quiet for ")
+    assert "rank 1 on " in line
+    os.kill(hanging, signal.SIGCONT)
+
+    harness(site, "signal", "stopped", "stop")
+    fields = job.finish()
+    assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "77:0", "0")
+    assert harness(site, "status", "stopped").splitlines()[1] == "state      stopped: stopped by a person"
+
+
+def harness(site: Path, *arguments: str) -> str:
+    """What a command prints."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = (*HARNESS, *arguments)
+    done = subprocess.run(command, cwd=site, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
