@@ -308,6 +308,8 @@ class LaunchConfig(Section):
     """Launches in a row that may fail without a newer checkpoint; then the job stops and a person has to look."""
     max_launches_without_progress: PositiveInt = 20
     """Launches in a row without a newer checkpoint, preempted ones among them; then the job stops."""
+    watch: bool = True
+    """Run `harness watch` beside training, on the first node; it is started again if it dies."""
     check_nodes: bool = True
     """Look at every node before training: devices, versions, clocks, the shared file system, an all-reduce."""
 

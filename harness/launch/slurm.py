@@ -87,6 +87,7 @@ def sbatch_command(job: Job) -> list[str]:
         "" if settings.environment_file is None else str(job.working_directory / settings.environment_file),
         settings.container_image or "",
         _mounts(job),
+        "watch" if settings.watch else "",
     ]
 
 

@@ -50,6 +50,7 @@ def test_the_plain_command() -> None:
         "",
         "",
         "",
+        "watch",
     ]
 
 
@@ -64,10 +65,11 @@ def test_everything_that_can_be_asked_for() -> None:
             environment_file=Path("env/modules.sh"),
             container_image="/images/torch.sqsh",
             container_mounts=("/data:/data",),
+            watch=False,
             sbatch_flags=("--qos=high", "--comment=a b; c"),
         )
     )
-    flags, arguments = command[:-7], command[-7:]
+    flags, arguments = command[:-8], command[-8:]
     assert {"--partition=gpu", "--account=lm", "--dependency=afterany:7", "--qos=high"} <= set(flags)
     assert "--comment=a b; c" in flags  # one argument: no shell ever sees it
     assert not [flag for flag in flags if flag.startswith(("--gpus", "--exclusive"))]
@@ -75,6 +77,7 @@ def test_everything_that_can_be_asked_for() -> None:
         "/shared/project/env/modules.sh",
         "/images/torch.sqsh",
         "/shared/runs/llama:/shared/runs/llama,/shared/project:/shared/project,/shared/harness:/shared/harness,/data:/data",
+        "",
     ]
 
 

@@ -29,6 +29,7 @@ launch:
   signal_lead_s: 30
   whole_nodes: false
   check_nodes: false
+  watch: false
   environment_file: environment.sh
 """
 

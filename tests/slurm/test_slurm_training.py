@@ -50,6 +50,7 @@ CONFIG: dict[str, Any] = {
         "signal_lead_s": 1200,
         "whole_nodes": False,
         "check_nodes": False,
+        "watch": False,
         "environment_file": "environment.sh",
     },
 }
@@ -186,12 +187,14 @@ def test_whatever_interrupts_it_the_loss_line_is_that_of_a_run_in_peace(
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_rank_that_hangs_is_named_and_a_stop_is_final(cluster: Cluster, site: Path) -> None:
-    job = launch(cluster, site, "stopped", "--set", "launch.check_nodes=true")
+    job = launch(cluster, site, "stopped", "--set", "launch.check_nodes=true", "--set", "launch.watch=true")
     job.wait_for_steps(3)
     reports = json.loads((job.run_dir.launch(1) / "nodes.json").read_text())
     assert [report["rank"] for report in reports] == [0, 1]
     assert all(report["sees_file"] and report["all_reduce_ms"]["pipeline"] > 0 for report in reports)
     assert harness(site, "status", "stopped").partition("state")[2].split()[0] == "training"
+
+    assert "watching " in (job.run_dir.launch(1) / "watch.log").read_text()
 
     hanging = job.worker(rank=1)
     os.kill(hanging, signal.SIGSTOP)
