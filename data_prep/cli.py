@@ -13,6 +13,7 @@ from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from data_prep.long_documents import LongDocuments
+    from data_prep.tokenize import ChannelJob
 
 CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -105,14 +106,8 @@ def tokenize(  # noqa: PLR0913 - one argument per option
             "and '-', the first a letter or digit."
         )
     # Imported here so that --help stays instant.
-    from rich.console import Console
-
-    from data_prep.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
-    from data_prep.input_files import file_bytes, find_inputs
-    from data_prep.progress import shown_progress
-    from data_prep.sample import sample_documents
-    from data_prep.tokenize import ChannelJob, tokenize_channel
-    from harness.data.tokenizer import open_tokenizer
+    from data_prep.input_files import find_inputs
+    from data_prep.tokenize import ChannelJob
 
     job = ChannelJob(
         inputs=find_inputs(inputs),
@@ -124,13 +119,27 @@ def tokenize(  # noqa: PLR0913 - one argument per option
         long_documents=_long_documents(max_document_tokens, long_documents),
         max_rejected_share=max_rejected_share,
     )
+    _make_channel(job, tokenizer, encoder)
+
+
+def _make_channel(job: ChannelJob, tokenizer: Path, encoder: str) -> None:
+    from rich.console import Console
+
+    from data_prep.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
+    from data_prep.input_files import file_bytes
+    from data_prep.progress import shown_progress
+    from data_prep.sample import sample_documents
+    from data_prep.tokenize import tokenize_channel
+    from harness.data.tokenizer import open_tokenizer
+
     opened = open_tokenizer(tokenizer)
-    sample = sample_documents(job.inputs, text_key, SAMPLE_CHARACTERS) if encoder != "reference" else []
+    sample = sample_documents(job.inputs, job.text_key, SAMPLE_CHARACTERS) if encoder != "reference" else []
     chosen = choose_encoder(opened, sample, encoder)
+    title = f"tokenize {job.folder.name}"
     for note in chosen.notes:
-        click.echo(f"tokenize {channel}: {note}", err=True)
-    total_bytes = sum(file_bytes(file) for file in job.inputs)
-    with shown_progress(f"tokenize {channel}", total_bytes, Console(stderr=True)) as progress:
+        click.echo(f"{title}: {note}", err=True)
+    total_bytes = sum(map(file_bytes, job.inputs))
+    with shown_progress(title, total_bytes, Console(stderr=True)) as progress:
         result = tokenize_channel(job, opened, progress, chosen.encoder)
     click.echo(result.summary(job.folder))
 
