@@ -157,3 +157,21 @@ def test_a_file_named_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").touch()
     with pytest.raises(UsageError, match=r"a\.jsonl is named twice: its documents would be doubled"):
         find_inputs([str(tmp_path), str(tmp_path / "a.jsonl")])
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text", "reason"),
+    [
+        ("latin-1", "café", "not UTF-8 (byte 0xe9 at position 13)"),
+        ("gb18030", "春眠不觉晓", "not UTF-8 (byte 0xb4 at position 10)"),
+        ("shift-jis", "日本語", "not UTF-8 (byte 0x93 at position 10)"),
+        ("utf-16", "plain", "not UTF-8 (byte 0xff at position 0)"),
+    ],
+)
+def test_lines_in_other_encodings_are_rejected_and_the_next_is_read(
+    tmp_path: Path, encoding: str, text: str, reason: str
+) -> None:
+    line = json.dumps({"text": text}, ensure_ascii=False).encode(encoding) + b"\n"
+    (tmp_path / "a.jsonl").write_bytes(line + lines_of("after"))
+    contents = [record.content for record in read_records(tmp_path / "a.jsonl", "text")]
+    assert contents == [Rejection(reason), "after"]

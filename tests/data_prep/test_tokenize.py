@@ -420,3 +420,21 @@ def test_resuming_without_the_place_is_refused(job: ChannelJob, tokenizer: Token
         DataError, match=r"resume\.jsonl: it does not say where in the input part-\d+ ends .*Delete the"
     ):
         make(job, tokenizer)
+
+
+def test_training_reads_whole_parts_while_more_are_written(
+    job: ChannelJob, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("data_prep.reader.BATCH_DOCUMENTS", 20)
+    seen: list[list[list[int]]] = []
+
+    def look(totals: Totals, bytes_read: int) -> None:
+        if (job.folder / "parts.jsonl").exists():
+            channel = open_channel("zh", ChannelConfig(path=job.folder))
+            assert sum(part.num_tokens for part in channel.parts) <= totals.tokens
+            seen.append(read_channel(job.folder))
+
+    tokenize_channel(job, tokenizer, look)
+    final = read_channel(job.folder)
+    assert len({len(documents) for documents in seen}) > 3
+    assert all(documents == final[: len(documents)] for documents in seen)
