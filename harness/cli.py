@@ -63,10 +63,12 @@ class RootGroup(VerbGroup):
 
     elsewhere: Mapping[str, str] = {
         "convert": "checkpoint_tools.cli:convert",
+        "preflight": "harness.launch.cli:preflight",
         "launch": "harness.launch.cli:launch",
         "status": "harness.launch.cli:status",
         "diagnose": "harness.launch.cli:diagnose",
         "replay": "harness.watch.cli:replay",
+        "signal": "harness.signals.cli:signal",
         "watch": "harness.watch.cli:watch",
     }
 
@@ -138,7 +140,18 @@ def root() -> None:
     show_default=True,
     help="Go on from the newest good checkpoint if there is one (auto), or refuse without one (must), or start anew.",
 )
-def train(config: Path, run_dir: Path | None, overrides: tuple[str, ...], resume: str) -> int:
+@click.option("--rollback-to", type=click.IntRange(min=0), metavar="STEP", help="Return to this checkpoint first.")
+@click.option(
+    "--skip-steps", metavar="A:B", help="With --rollback-to: never train again on the samples of steps A to B."
+)
+def train(
+    config: Path,
+    run_dir: Path | None,
+    overrides: tuple[str, ...],
+    resume: str,
+    rollback_to: int | None,
+    skip_steps: str | None,
+) -> int:
     """Train the run that the YAML file CONFIG describes.
 
     Under torchrun or srun it uses their ranks; started alone it starts the workers that the layout needs.
@@ -147,6 +160,7 @@ def train(config: Path, run_dir: Path | None, overrides: tuple[str, ...], resume
     Examples:
       harness train model_configs/tiny.yaml
       harness train model_configs/tiny.yaml --set optimizer.learning_rate=1e-3 --run-dir runs/tiny-lr1e-3
+      harness train model_configs/tiny.yaml --rollback-to 4000 --skip-steps 4100:4299
       torchrun --nproc-per-node 8 -m harness.cli train model_configs/llama3_8b.yaml
     \b
     Exit codes:
@@ -155,6 +169,14 @@ def train(config: Path, run_dir: Path | None, overrides: tuple[str, ...], resume
     """
     from harness.launch.local import train as start
 
+    if rollback_to is not None:
+        from harness.launch.rollback import order_rollback
+        from harness.signals.cli import Pair
+
+        skipped = Pair()(skip_steps) if skip_steps is not None else None
+        order_rollback(config, run_dir, overrides, rollback_to, skipped)
+    elif skip_steps is not None:
+        raise click.UsageError("--skip-steps belongs to --rollback-to; data.skip_windows skips from the start")
     return start(config, run_dir, overrides, resume)
 
 
@@ -181,42 +203,6 @@ def plan(config: Path, num_gpus: int | None, gpu: str | None, overrides: tuple[s
     from harness.plan.report import print_plan
 
     print_plan(load_config(config, overrides), num_gpus, gpu, as_json)
-
-
-@root.command()
-@RUN_DIR
-@click.argument("order", type=click.Choice(["save", "stop", "save-and-stop"]))
-@click.option("--reason", default="", help="Why; it is kept with the order and in the run's events.")
-@click.option("--wait", is_flag=True, help="Wait until the order was carried out, and say what came of it.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.FloatRange(min=0),
-    default=600.0,
-    show_default=True,
-    help="Seconds to wait at most.",
-)
-def signal(run_dir: Path, order: str, reason: str, wait: bool, timeout_s: float) -> None:
-    """Give an order to the run that trains in RUN_DIR.
-
-    It takes effect at the end of the step. save goes on afterwards; stop leaves without saving; save-and-stop saves
-    and leaves, to be resumed. `touch RUN_DIR/signals/save` does the same.
-
-    \b
-    Examples:
-      harness signal runs/tiny save --wait
-      harness signal runs/tiny save-and-stop --reason "maintenance at noon"
-    """
-    from harness.run_dir import RunDir
-    from harness.signals.drop import drop, wait_for
-    from harness.signals.order import OrderKind
-
-    file = drop(RunDir(run_dir), OrderKind(order), reason)
-    if wait:
-        outcome = wait_for(RunDir(run_dir), file, timeout_s=timeout_s)
-        click.echo("\n".join(f"{name}: {value}" for name, value in outcome.items()))
-    else:
-        click.echo(f"ordered: {file}")
 
 
 @root.command()

@@ -11,14 +11,13 @@ from pathlib import Path
 from harness.errors import HarnessError, UsageError
 from harness.run_dir import RunDir
 from harness.signals.lock import last_owner_of, owner_of
-from harness.signals.order import OrderKind
-from harness.signals.rollback_request import RollbackRequest
+from harness.signals.order import OrderKind, Request
 
 STEP_AT_MOST_S = 600.0
 """Where the lock cannot be seen (another host), a run whose metrics are older than this does not seem to train."""
 
 
-def drop(run_dir: RunDir, kind: OrderKind, reason: str = "", rollback: RollbackRequest | None = None) -> Path:
+def drop(run_dir: RunDir, kind: OrderKind, reason: str = "", request: Request | None = None) -> Path:
     """Puts an order into a run's mailbox and returns its file.
 
     Raises:
@@ -34,7 +33,7 @@ def drop(run_dir: RunDir, kind: OrderKind, reason: str = "", rollback: RollbackR
     try:
         run_dir.signals.mkdir(exist_ok=True)
         written.write_text(
-            json.dumps({"kind": kind, "reason": reason, **(rollback.to_json() if rollback else {})}) + "\n"
+            json.dumps({"kind": kind, "reason": reason, **(request.to_json() if request else {})}) + "\n"
         )
         written.rename(order)
     except OSError as error:

@@ -19,7 +19,7 @@ _EXISTING = click.Path(exists=True, path_type=Path)
     "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw curves, events and verdicts to a PNG."
 )
 def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Path | None) -> None:
-    """Run the spike detector and the rollback policy over recorded losses.
+    """Run the spike detector over recorded losses, and the policy.
 
     FILES are metrics.jsonl, CSV (step,loss[,grad_norm][,lr], also .gz), TensorBoard event files, or run directories.
     The exit code is 0 whatever the score.
@@ -47,10 +47,11 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
     "HARNESS_ALERT_URLS (several with spaces between) than on the command line, where others can see it.",
 )
 def watch(run_dir: Path, once: bool, no_orders: bool, alert_urls: tuple[str, ...]) -> None:
-    """Watch the losses of the run in RUN_DIR: tell of spikes, find out why, and roll back if the run says so.
+    """Watch the run in RUN_DIR for spikes.
 
-    What it may do stands in the `watch` section of the run's configuration. It ends when training has ended. Killed and
-    started again, it goes on where it was: nothing is ordered twice.
+    It tells of them, finds out which documents did it, and rolls the run back if that is wanted: what it may do stands
+    in the `watch` section of the run's configuration. It ends when training has ended. Killed and started again, it
+    goes on where it was: nothing is ordered twice.
 
     \b
     Examples:

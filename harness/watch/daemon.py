@@ -124,7 +124,8 @@ class _Rounds:
             return
         self._last_surroundings = now
         memory = self._watcher.memory
-        stalled = stall(self._run_dir, self._settings, now - self._last_news)
+        is_running = memory.exit_code is None
+        stalled = stall(self._run_dir, self._settings, now - self._last_news) if is_running else None
         for kind, text in (("stalled", stalled), ("disk", shortage(self._run_dir, self._settings))):
             if text is not None:
                 self._say(text)

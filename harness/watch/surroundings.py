@@ -15,9 +15,11 @@ _GIB = 1024**3
 
 
 def stall(run_dir: RunDir, watch: WatchConfig, idle_s: float) -> str | None:
-    """What to tell people if somebody trains but nothing was recorded for too long."""
-    if idle_s < watch.stalled_after_s or owner_of(run_dir) is None:
+    """What to tell people if nothing was recorded for too long, although the run has not said that it leaves."""
+    if idle_s < watch.stalled_after_s:
         return None
+    if owner_of(run_dir) is None:
+        return f"nothing was recorded for {idle_s:.0f} s, and nobody seems to train: was the job killed?"
     return f"nothing was recorded for {idle_s:.0f} s though the run is alive; {_behind(read_beats(run_dir))}"
 
 

@@ -14,6 +14,9 @@ import pytest
 from harness import cli
 from harness.config.schema import Config
 from harness.errors import EXIT_BAD_DATA, EXIT_INTERNAL, EXIT_USAGE, DataError
+from harness.run_dir import RunDir
+from harness.signals.cli import signal
+from harness.signals.lock import RunLock
 from harness.signals.order import OrderKind
 
 CONFIG = """\
@@ -85,7 +88,10 @@ def test_without_a_verb_help_is_shown_but_it_is_no_success(capsys: pytest.Captur
     ("arguments", "message"),
     [
         (["trian"], "There is no verb 'trian'. Did you mean 'train'? (see 'harness --help')"),
-        (["zzz"], f"There is no verb 'zzz'. Verbs: {', '.join(VERBS)}. (see 'harness --help')"),
+        (
+            ["zzz"],
+            f"There is no verb 'zzz'. Verbs: {', '.join([*VERBS, *cli.RootGroup.elsewhere])}. (see 'harness --help')",
+        ),
         (["data", "tokenise"], "There is no verb 'tokenise'. Did you mean 'tokenize'? (see 'harness data --help')"),
         (["train"], "Missing argument 'CONFIG'. (see 'harness train --help')"),
         (["plan", "x.yaml"], "1 problem in the configuration:\n  x.yaml: there is no such file"),
@@ -191,9 +197,9 @@ def test_schema_is_the_schema_of_a_configuration(capsys: pytest.CaptureFixture[s
 
 
 def test_signal_offers_exactly_the_orders_there_are() -> None:
-    (argument,) = (each for each in cli.root.commands["signal"].params if each.name == "order")
+    (argument,) = (each for each in signal.params if each.name == "order")
     assert isinstance(argument.type, click.Choice)
-    assert list(argument.type.choices) == [str(kind) for kind in OrderKind]
+    assert set(OrderKind) - set(argument.type.choices) == {OrderKind.STOP_FOR_PERSON, OrderKind.MARK}  # for the watcher
 
 
 def test_signal_drops_an_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,6 +208,71 @@ def test_signal_drops_an_order(tmp_path: Path, capsys: pytest.CaptureFixture[str
     (order,) = (tmp_path / "signals").glob("*.json")
     assert json.loads(order.read_text()) == {"kind": "save", "reason": "noon"}
     assert capsys.readouterr().out == f"ordered: {order}\n"
+
+
+def test_signal_drops_a_rollback_and_asks_for_evidence(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    options = ["--skip-steps", "5:6", "--learning-rate-factor", "0.5", "--adam-betas", "0.9:0.8", "--for-steps", "3"]
+    assert cli.run(["signal", str(tmp_path), "rollback", "--to-step", "4", *options]) == 0
+    assert cli.run(["signal", str(tmp_path), "evidence", "--steps", "2:3"]) == 0
+    evidence, rollback = sorted((tmp_path / "signals").glob("*.json"))
+    assert json.loads(evidence.read_text()) == {"kind": "evidence", "reason": "", "steps": [2, 3]}
+    assert json.loads(rollback.read_text()) == {
+        "kind": "rollback",
+        "reason": "",
+        "to_step": 4,
+        "skip_steps": [5, 6],
+        "learning_rate_factor": 0.5,
+        "adam_betas": [0.9, 0.8],
+        "for_steps": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["rollback", "--to-step", "4", "--steps", "1:2"], "--steps does not belong to the order rollback; allowed"),
+        (["save", "--to-step", "3"], "--to-step does not belong to the order save; it has none"),
+        (["rollback"], "give exactly one of to-step and before-step"),
+        (["rollback", "--to-step", "4", "--skip-steps", "4-5"], "'4-5' is no pair of numbers A:B, such as 116:183"),
+        (["rollback", "--to-step", "4", "--adam-betas", "a:b"], "'a:b' is no pair of numbers A:B, such as 0.9:0.95"),
+        (["evidence"], "which steps? give --steps A:B, such as --steps 4008:4012"),
+        (["evidence", "--steps", "1:100"], "steps is [1, 100]; it is [first, last], from 1 on, at most 64 steps"),
+    ],
+)
+def test_signal_says_what_is_wrong_with_an_order(
+    arguments: list[str], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    assert cli.run(["signal", str(tmp_path), *arguments]) == EXIT_USAGE
+    assert text in capsys.readouterr().err
+    assert not (tmp_path / "signals").exists()
+
+
+def test_train_rolls_back_before_it_starts_and_only_once(
+    config: Path, tmp_path: Path, started: list[tuple[object, ...]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    arguments = ["train", str(config), "--run-dir", str(run_dir), "--rollback-to", "4", "--skip-steps", "5:6"]
+    assert cli.run(arguments) == EXIT_USAGE
+    assert f"--rollback-to: nothing was trained in {run_dir} yet" in capsys.readouterr().err
+    run_dir.mkdir()
+    (run_dir / "config.yaml").write_text(CONFIG)
+    with RunLock(RunDir(run_dir)):
+        assert cli.run(arguments) == EXIT_USAGE
+    assert f"harness signal {run_dir} rollback --to-step 4" in capsys.readouterr().err
+    assert started == []
+
+    assert cli.run(arguments) == 75
+    (order,) = (run_dir / "signals").glob("*.json")
+    assert json.loads(order.read_text())["skip_steps"] == [5, 6]
+    (run_dir / "signals" / "done").mkdir()
+    order.rename(run_dir / "signals" / "done" / f"{order.stem}-0000004.json")
+    assert cli.run(arguments) == 75
+    assert "it is not carried out twice" in capsys.readouterr().err
+    assert not list((run_dir / "signals").glob("*.json"))
+    assert cli.run(["train", str(config), "--skip-steps", "5:6"]) == EXIT_USAGE
+    assert "--skip-steps belongs to --rollback-to" in capsys.readouterr().err
 
 
 def test_signal_needs_a_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
