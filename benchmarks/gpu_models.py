@@ -103,5 +103,6 @@ def config_of(measured: Measured, folder: Path, train_steps: int) -> Config:
             "optimizer": {"learning_rate": 5e-4},
             "precision": {"dtype": measured.dtype},
             "evaluation": {"held_out_share": 0.0},
+            "logging": {"tensorboard": False},
         }
     )

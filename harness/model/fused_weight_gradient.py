@@ -30,8 +30,10 @@ def register() -> None:
     """Makes Megatron find `add_weight_gradient` under the name of apex's kernel.
 
     Raises:
-        RuntimeError: megatron-core has been imported: it has looked for the kernel already.
+        RuntimeError: megatron-core has been imported and has looked for the kernel already, or torch is too old.
     """
+    if not hasattr(torch.ops.aten.addmm, "dtype_out"):
+        raise RuntimeError(f"torch {torch.__version__} cannot add bf16 products to an fp32 buffer; 2.12 or newer can")
     if "megatron.core" in sys.modules:
         raise RuntimeError("register the weight-gradient kernel before megatron.core is imported")
     module = types.ModuleType(_MODULE, doc=__doc__)
