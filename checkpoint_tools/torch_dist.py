@@ -67,6 +67,9 @@ def read_region(folder: Path, tensor: StoredTensor, offsets: Shape, sizes: Shape
     Raises:
         CheckpointError: a chunk is not what the index says.
     """
+    whole = next((chunk for chunk in tensor.chunks if (chunk.offsets, chunk.sizes) == (offsets, sizes)), None)
+    if whole is not None:
+        return _read_chunk(folder, tensor, whole)
     result = torch.empty(sizes, dtype=DTYPES[tensor.dtype])
     for chunk in tensor.chunks:
         start = tuple(max(a, b) for a, b in zip(offsets, chunk.offsets, strict=True))
