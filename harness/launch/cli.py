@@ -53,6 +53,29 @@ def launch(
 
 
 @click.command()
+@click.argument("config", type=_PATH)
+@click.option("--nodes", type=click.IntRange(min=1), help="Nodes (launch.nodes).")
+@click.option("--run-dir", type=_PATH, help="Directory of the run. Default: runs/<run.name>.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value. May be repeated.")
+def preflight(config: Path, nodes: int | None, run_dir: Path | None, overrides: tuple[str, ...]) -> None:
+    """Check CONFIG as `harness launch` does, queue nothing.
+
+    Layout, tokenizer, parts of the channels, free space, lead time, orders that wait. Leaves with 64 if something is
+    wrong. The nodes themselves are checked in the first minute of the job (launch.check_nodes).
+
+    \b
+    Example:
+      harness preflight model_configs/llama3_8b.yaml --nodes 16
+    """
+    from harness.launch.submission import Options
+    from harness.launch.submission import preflight as look
+
+    given = () if nodes is None else (f"launch.nodes={nodes}",)
+    request = look(config, (*overrides, *given), Options(run_dir=run_dir), click.echo)
+    click.echo(f"ready to launch: {request.nodes} nodes, {request.world_size} ranks, in {request.run_dir.root}")
+
+
+@click.command()
 @click.argument("run_dir", type=_PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def status(run_dir: Path, as_json: bool) -> None:

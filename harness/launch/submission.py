@@ -14,7 +14,6 @@ from pathlib import Path
 
 import harness.launch as here
 from harness.config.load import dump_config, load_config
-from harness.config.schema import Config
 from harness.errors import ConfigError, UsageError
 from harness.launch.folder import make_run
 from harness.launch.ledger import SUBMISSION, write_json
@@ -54,19 +53,11 @@ def launch(
         ConfigError: Something is wrong with the run. Nothing was queued or written.
         UsageError: Slurm is not here or refused the job, or the batch scripts are missing.
     """
-    config = load_config(config_path, overrides)
-    root = options.run_dir if options.run_dir is not None else RunDir.of_run(config.run.name).root
-    run_dir = RunDir(root.absolute())
-    request = _request(config, run_dir, after_another=options.dependency is not None)
-    findings = check_request(request)
-    for warning in findings.warnings:
-        say(f"warning: {warning}")
-    if findings.errors:
-        raise ConfigError(list(findings.errors))
+    request = preflight(config_path, overrides, options, say)
     script = slurm_dir / "train.sbatch"
     if not script.is_file():
         raise UsageError(f"there is no {script}; install harness from its source tree (`pip install -e .`)")
-    folder = run_dir.launch(run_dir.next_launch_number())
+    folder = request.run_dir.launch(request.run_dir.next_launch_number())
     command = sbatch_command(_job(request, folder, options, slurm_dir))
     if options.dry_run:
         say(f"{shlex.join(command)}\n\n{script.read_text()}")
@@ -74,10 +65,28 @@ def launch(
     return _queue(request, folder, command, say)
 
 
-def _request(config: Config, run_dir: RunDir, *, after_another: bool) -> Request:
+def preflight(config_path: Path, overrides: tuple[str, ...], options: Options, say: Callable[[str], None]) -> Request:
+    """Looks at everything that can be looked at here; warnings are said, mistakes raised together.
+
+    Raises:
+        ConfigError: Something is wrong with the run.
+    """
+    config = load_config(config_path, overrides)
     if config.launch.nodes is None:
         raise ConfigError(["launch.nodes is not set; give --nodes N, or set it in the configuration"])
-    return Request(config=config, run_dir=run_dir, nodes=config.launch.nodes, after_another=after_another)
+    root = options.run_dir if options.run_dir is not None else RunDir.of_run(config.run.name).root
+    request = Request(
+        config=config,
+        run_dir=RunDir(root.absolute()),
+        nodes=config.launch.nodes,
+        after_another=options.dependency is not None,
+    )
+    findings = check_request(request)
+    for warning in findings.warnings:
+        say(f"warning: {warning}")
+    if findings.errors:
+        raise ConfigError(list(findings.errors))
+    return request
 
 
 def _job(request: Request, folder: Path, options: Options, slurm_dir: Path) -> Job:

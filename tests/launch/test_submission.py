@@ -131,3 +131,12 @@ def test_the_command_line_says_the_same_as_the_section(site: Path, capsys: pytes
     settings = load_config(site / "runs" / "small" / "launches" / "0001" / "config.yaml").launch
     assert (settings.nodes, settings.gpus_per_node, settings.time_limit) == (2, 4, "30")
     assert (settings.partition, settings.account) == ("long", "lm")
+
+
+def test_preflight_looks_and_queues_nothing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["preflight", "config.yaml", "--nodes", "2", "--run-dir", "run"]) == 0
+    assert capsys.readouterr().out == f"ready to launch: 2 nodes, 16 ranks, in {site / 'run'}\n"
+    (site / "zh.idx").unlink()
+    assert cli.run(["preflight", "config.yaml", "--nodes", "2"]) == 64
+    assert "data.channels.zh: there is no zh/parts.jsonl" in capsys.readouterr().err
+    assert not (site / "asked").exists()
