@@ -41,7 +41,7 @@ def inspect(checkpoint: Path, as_json: bool) -> None:
 
     manifest = verify_before_load(checkpoint)
     index = read_index(checkpoint)
-    tensors = {
+    tensors: dict[str, dict[str, Any]] = {
         name: {
             "shape": list(tensor.shape),
             "dtype": tensor.dtype,

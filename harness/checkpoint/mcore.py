@@ -6,10 +6,14 @@ in a collective. An error there would leave them waiting: `_Strategy` holds it b
 
 from __future__ import annotations
 
+import inspect
+import multiprocessing
 import queue
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +56,66 @@ def save(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
     # Results of writers that we wait for need no queue between processes, which is a process to start and to lose.
     filesystem_async._results_queue = queue.Queue()
     dist_checkpointing.save(state, str(directory), sharded_strategy=_Strategy(), content_metadata=_SHARDING)
+
+
+def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  # noqa: ANN401 (Megatron's types)
+    """Like `save`, but returns when the state is copied; another process of each rank writes it.
+
+    Every rank must call it.
+    """
+    _complete_parameters(chunks)
+    results = _Results()
+    filesystem_async._results_queue = results
+    strategy = _Strategy()
+    # From 0.19 on the writer has a name, and the default one is an extra package.
+    named = (
+        {"async_strategy": "mcore"} if "async_strategy" in inspect.signature(dist_checkpointing.save).parameters else {}
+    )
+    request = dist_checkpointing.save(
+        _sharded_state(chunks, optimizer, is_loading=False),
+        str(directory),
+        sharded_strategy=strategy,
+        content_metadata=_SHARDING,
+        async_sharded_save=True,
+        **named,
+    )
+    return Writing(directory, request, strategy, results)
+
+
+class Writing:
+    """A checkpoint that is being written beside training."""
+
+    def __init__(self, directory: Path, request: Any, strategy: _Strategy, results: _Results) -> None:  # noqa: ANN401
+        self._directory, self._request, self._strategy, self._results = directory, request, strategy, results
+        self._process: BaseProcess | None = None
+        if request.async_fn is not None:  # a rank may have nothing to write
+            arguments = list(request.async_fn_args)
+            if request.preload_fn:
+                arguments[1] = request.preload_fn()  # from the GPU; on the CPU the fork itself is the copy
+            context = multiprocessing.get_context("fork")
+            self._process = context.Process(target=request.async_fn, args=arguments, kwargs=request.async_fn_kwargs)
+            self._process.start()
+            results.only_receive()
+
+    def is_done(self) -> bool:
+        """Whether this rank's process has written everything, or failed. Does not wait."""
+        return self._process is None or self._results.has_come() or not self._process.is_alive()
+
+    def finish(self) -> None:
+        """Waits for this rank's process, then does what all ranks do together at the end. Every rank must call it.
+
+        Raises:
+            SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
+        """
+        if self._process is not None:
+            self._results.wait(self._process)
+        self._strategy.conclude(self._request.finalize_fns[0], str(self._directory))
+
+    def discard(self) -> None:
+        """Stops writing. What is there already stays, for the next start to remove."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
 
 
 def load(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: ANN401 (Megatron's types)
@@ -143,8 +207,16 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str) -> None:
         """Called by Megatron in the middle of its own `save`, after `common.pt`."""
+        self.conclude(partial(super().save, sharded_state_dict, checkpoint_dir), checkpoint_dir)
+
+    def conclude(self, write: Callable[[], None], checkpoint_dir: str) -> None:
+        """Does the writing that all ranks do together, then the last small file; every rank hears of every error.
+
+        Raises:
+            SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
+        """
         try:
-            super().save(sharded_state_dict, checkpoint_dir)
+            write()
         except CheckpointException as failed:  # raised on every rank; only the first knows of whom
             self._problems += [f"rank {rank}: {_cause(error)}" for rank, (error, _) in sorted(failed.failures.items())]
         if dist.get_rank() == 0:  # Megatron does it again and would not survive a refusal; now there is room for it
@@ -163,6 +235,38 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
             write(*arguments)
         except _DISK_ERRORS as error:
             self._problems.append(f"rank {dist.get_rank()}: {_cause(error)}")
+
+
+class _Results:
+    """What a forked writer returns: the queue that Megatron's writer expects, made of one pipe."""
+
+    def __init__(self) -> None:
+        self._receiving, self._sending = multiprocessing.get_context("fork").Pipe(duplex=False)
+        self._received: list[Any] = []
+
+    def put(self, value: Any) -> None:  # noqa: ANN401 (Megatron's type)
+        """Called in the writer's process."""
+        self._sending.send(value)
+
+    def get_nowait(self) -> Any:  # noqa: ANN401 (Megatron's type)
+        """Called in this process, after `wait`."""
+        if not self._received:
+            raise queue.Empty
+        return self._received.pop()
+
+    def only_receive(self) -> None:
+        """Called in this process when the writer has its own end: then its death ends the pipe."""
+        self._sending.close()
+
+    def has_come(self) -> bool:
+        """Whether the result can be read."""
+        return bool(self._received) or self._receiving.poll()
+
+    def wait(self, process: BaseProcess) -> None:
+        """Takes the result in: a writer whose result is larger than a pipe ends only when it is read."""
+        with suppress(EOFError):  # it died, and Megatron finds nothing to take
+            self._received.append(self._receiving.recv())
+        process.join()
 
 
 def _cause(error: BaseException) -> str:

@@ -242,6 +242,9 @@ class CheckpointConfig(Section):
     Default: all stay."""
     keep_every_steps: PositiveInt | None = None
     """With `keep_last`: checkpoints of every so many steps stay for good."""
+    async_save: bool = False
+    """Write checkpoints beside training, which then waits only for the copy in memory (of the whole state: see to it
+    that every node has room). Saves that are ordered, at exits and in rollbacks are waited for all the same."""
     save_as_suspect: bool = False
     """Save checkpoints as suspect; one becomes clean at the first save `clean_after_steps` steps later, unless an alarm
     lies that near to it. Default: they are clean until something is seen."""

@@ -7,6 +7,7 @@ from harness.config.schema import Config
 from harness.metrics.heartbeat import Phase
 from harness.run_dir import RunDir
 from harness.train.answers import answer
+from harness.train.background import advance, save_or_begin, settle
 from harness.train.decide import decide
 from harness.train.evaluate import evaluate
 from harness.train.evidence import write_evidence
@@ -14,7 +15,6 @@ from harness.train.opening import open_run
 from harness.train.report import leave, record
 from harness.train.rollback import roll_back
 from harness.train.run import Run
-from harness.train.saving import save
 from harness.train.state import TrainState
 from harness.train.step import take_step
 from harness.train.world import World
@@ -33,15 +33,16 @@ def train(run: Run, state: TrainState) -> int:
     while True:
         answer(run, state, orders)
         if decision.rollback is not None:
-            state = roll_back(run, state, decision.rollback)
+            state = roll_back(run, settle(run, state), decision.rollback)
         if decision.save:
-            state = save(run, state)
+            state = save_or_begin(run, state, now=bool(orders) or decision.exit_code is not None)
         run.orders.acknowledge(orders, state)
         if decision.exit_code is not None:
-            return leave(run, state, decision)
+            return leave(run, settle(run, state), decision)
 
         result = take_step(run, state)
         state = state.after_step(cursor=result.next_cursor, learning_rate=result.learning_rate, loss=result.loss)
+        state = advance(run, state)
         if not result.finite:
             write_evidence(run, state, result)
         orders = run.orders.agree(result.totals.flags)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -33,6 +34,7 @@ from harness.train import failures
 from harness.train.agreement import heard_by_all
 from harness.train.data import RunData, open_data
 from harness.train.decide import Milestones
+from harness.train.in_flight import InFlight
 from harness.train.mcore import Pipeline
 from harness.train.orders import Orders
 from harness.train.report import introduction
@@ -51,6 +53,10 @@ class _Start:
     attempt: int
     name: str = field(default_factory=lambda: uuid4().hex)
     """Tells this start from every other one."""
+
+    @property
+    def path(self) -> Path | None:
+        return self.entry.path if self.entry else None
 
     @property
     def step(self) -> int:
@@ -113,9 +119,10 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             orders=Orders(run_dir, ranks, signals, world.device),
             recorder=recorder,
             heartbeat=heartbeat,
+            in_flight=InFlight(),
         )
-        path = start.entry.path if start.entry else None
-        with failures.noted(run_dir, path, start=start.name, rank=world.rank):
+        closing.callback(run.in_flight.discard)
+        with failures.noted(run_dir, start.path, start=start.name, rank=world.rank):
             yield run, _restore(run, start)
 
 

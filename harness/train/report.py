@@ -54,7 +54,10 @@ def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluati
             consumed_samples=state.cursor.consumed_samples,
             consumed_tokens=state.cursor.consumed_tokens,
             batch_hash=result.data.batch_hash,
-            values=_losses(run, result) | _speed(run, result) | (evaluation.values if evaluation else {}),
+            values=_losses(run, result)
+            | _speed(run, result)
+            | run.in_flight.take_metrics()
+            | (evaluation.values if evaluation else {}),
         )
     )
     if suspicion := resume_suspicion(state):

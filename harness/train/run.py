@@ -16,6 +16,7 @@ from harness.plan.plan import PhasePlan, Plan
 from harness.run_dir import RunDir
 from harness.train.data import RunData
 from harness.train.decide import Milestones
+from harness.train.in_flight import InFlight
 from harness.train.mcore import Pipeline
 from harness.train.orders import Orders
 
@@ -38,6 +39,8 @@ class Run:
     recorder: Recorder | None
     """Only global rank 0 has one."""
     heartbeat: Heartbeat
+    in_flight: InFlight
+    """The save that is under way, if there is one."""
 
     @property
     def phase(self) -> PhasePlan:

@@ -30,18 +30,27 @@ def save(run: Run, state: TrainState) -> TrainState:
 
     A save that fails is an event, not an end: older checkpoints are untouched, and training can go on.
     """
-    started = time.perf_counter()
+    started_s = time.perf_counter()
     run.heartbeat.enter(Phase.SAVE, state.step)
-    partial, problem = collectives.from_rank_0(_begin(run, state))
+    partial, problem = collectives.from_rank_0(begin(run, state))
     path = None
     if partial is not None:
         problem = _write(run, state, partial)
         if problem is None:
             norms = run.optimizer.state_norms()
-            path, problem = collectives.from_rank_0(_publish(run, state, partial, norms, started))
-    seconds = round(time.perf_counter() - started, 3)
-    state = state.after_save(path, seconds, problem)
-    _report(run, state, problem)
+            path, problem = collectives.from_rank_0(_publish(run, state, partial, norms, started_s))
+    seconds = time.perf_counter() - started_s
+    run.in_flight.stall_s += seconds
+    return conclude(run, state, state, path, problem, seconds)
+
+
+def conclude(
+    run: Run, state: TrainState, saved: TrainState, path: Path | None, problem: str | None, seconds: float
+) -> TrainState:
+    """The state after the save of `saved` (itself, or an earlier state) ended, which is told, and leaves room."""
+    state = state.after_save(path, round(seconds, 3), problem, of=saved)
+    run.in_flight.save_s = seconds
+    _report(run, state, saved, problem)
     if path is not None:
         if run.ranks.is_writer:
             failures.forget(run.run_dir)
@@ -61,7 +70,8 @@ def estimated_bytes(run: Run) -> int:
     return run.plan.num_parameters * (weight_bytes + 12)
 
 
-def _begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
+def begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
+    """Makes the folder to write into, on the writer: the folder, or why there is none."""
     if not run.ranks.is_writer:
         return None, None
     try:
@@ -75,28 +85,34 @@ def _write(run: Run, state: TrainState, partial: Path) -> str | None:
     try:
         mcore.save(partial, run.pipeline.chunks, run.optimizer.megatron)
     except SaveFailedError as error:
-        if run.ranks.is_writer:
-            with suppress(SaveFailedError):  # what cannot be removed now is removed by the next save or start
-                run.store.clean_partials()
-        return (
-            f"The checkpoint of step {state.step} was not saved: {error}. Older checkpoints are untouched. Make "
-            f"room in {partial.parent}, or check its file system."
-        )
+        return not_written(run, state, partial, error)
     return None
 
 
+def not_written(run: Run, state: TrainState, partial: Path, error: SaveFailedError) -> str:
+    """Removes what was written of a save that failed, and returns what to tell."""
+    if run.ranks.is_writer:
+        with suppress(SaveFailedError):  # what cannot be removed now is removed by the next save or start
+            run.store.clean_partials()
+    return (
+        f"The checkpoint of step {state.step} was not saved: {error}. Older checkpoints are untouched. Make "
+        f"room in {partial.parent}, or check its file system."
+    )
+
+
 def _publish(
-    run: Run, state: TrainState, partial: Path, norms: dict[str, float], started: float
+    run: Run, state: TrainState, partial: Path, norms: dict[str, float], started_s: float
 ) -> tuple[Path | None, str | None]:
     if not run.ranks.is_writer:
         return None, None
     try:
-        return run.store.publish(partial, _manifest(run, state, norms, time.perf_counter() - started)), None
+        return run.store.publish(partial, manifest(run, state, norms, time.perf_counter() - started_s)), None
     except SaveFailedError as error:
         return None, str(error)
 
 
-def _manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: float) -> Manifest:
+def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: float) -> Manifest:
+    """What the checkpoint of a state says of itself, but for its files."""
     finished = state.step >= run.plan.train_steps
     return Manifest(
         step=state.step,
@@ -142,14 +158,14 @@ def _prune(run: Run, saved: Path) -> None:
             run.recorder.message(f"warning: {error}")
 
 
-def _report(run: Run, state: TrainState, problem: str | None) -> None:
+def _report(run: Run, state: TrainState, saved: TrainState, problem: str | None) -> None:
     if run.recorder is None:
         return
     if problem is None:
         run.recorder.event(
-            "saved", attempt=state.attempt, step=state.step, path=state.checkpoint, seconds=state.save_seconds
+            "saved", attempt=saved.attempt, step=saved.step, path=state.checkpoint, seconds=state.save_seconds
         )
         run.recorder.message(f"saved {state.checkpoint} in {state.save_seconds} s")
     else:
-        run.recorder.event("save-failed", attempt=state.attempt, step=state.step, reason=problem)
+        run.recorder.event("save-failed", attempt=saved.attempt, step=saved.step, reason=problem)
         run.recorder.message(f"warning: {problem}")

@@ -63,12 +63,15 @@ class TrainState:
             adjustment=adjustment,
         )
 
-    def after_save(self, path: Path | None, seconds: float, problem: str | None = None) -> TrainState:
-        """The state after an attempt to save it, which gave a checkpoint or a problem."""
+    def after_save(
+        self, path: Path | None, seconds: float, problem: str | None = None, *, of: TrainState | None = None
+    ) -> TrainState:
+        """The state after an attempt to save it (or `of`, an earlier one), which gave a checkpoint or a problem."""
         tried = replace(self, save_seconds=seconds, save_problem=problem)
         if path is None:
             return replace(tried, num_failed_saves=self.num_failed_saves + 1)
-        saved = Parent(step=self.step, attempt=self.attempt)
+        source = of or self
+        saved = Parent(step=source.step, attempt=source.attempt)
         return replace(tried, saved=saved, checkpoint=str(path), num_failed_saves=0)
 
     def skipping(self, windows: Iterable[tuple[int, int]]) -> TrainState:

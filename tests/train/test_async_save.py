@@ -1,0 +1,50 @@
+"""Checkpoints written beside training are, bit for bit, those that training waits for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pool import Pool
+from small_run import Grid, column, launch, records, small_config
+
+from harness import cli
+from harness.run_dir import RunDir
+
+STEPS = 8
+SAVING = {"run.stop_at_step": STEPS, "checkpoint.save_every_steps": 3}
+ASYNC = {"checkpoint.async_save": True}
+
+
+def steps_saved(run_dir: Path) -> list[int]:
+    lines = RunDir(run_dir).events.read_text().splitlines()
+    return [event["step"] for line in lines if (event := json.loads(line))["kind"] == "saved"]
+
+
+@pytest.mark.slow
+def test_an_asynchronous_save_is_the_synchronous_one_and_loads_under_another_layout(
+    pool: Pool, corpus: Path, tmp_path: Path
+) -> None:
+    """Save at tp2·dp2, resume at pp2, save there, and back: weights and moments by `harness checkpoint diff`."""
+    wide, deep = Grid(tp=2, dp=2), Grid(pp=2)
+    waited, beside = tmp_path / "waited", tmp_path / "beside"
+    launch(pool, small_config(corpus, wide, SAVING), waited)
+    launch(pool, small_config(corpus, wide, SAVING | ASYNC), beside)
+    assert column(beside, "train/lm_loss") == column(waited, "train/lm_loss")
+    assert steps_saved(beside) == [3, 6, 8]
+    for step in (3, 6, STEPS):
+        pair = [str(RunDir(run_dir).checkpoint(step)) for run_dir in (waited, beside)]
+        assert cli.run(["checkpoint", "diff", *pair, "--deep"]) == 0
+
+    stalled = {r.step: r.values["perf/save_stall_s"] for r in records(beside) if "perf/save_stall_s" in r.values}
+    assert 4 in stalled
+    assert set(column(beside, "perf/save_s"))
+
+    moved = tmp_path / "moved"
+    RunDir(moved).checkpoints.mkdir(parents=True)
+    RunDir(beside).checkpoint(3).rename(RunDir(moved).checkpoint(3))
+    launch(pool, small_config(corpus, deep, {"run.stop_at_step": 4, **ASYNC}), moved, "must")
+    launch(pool, small_config(corpus, wide, {"run.stop_at_step": 5, **ASYNC}), moved, "must")
+    for name in ("train/lm_loss", "optim/grad_norm"):
+        assert column(moved, name) == pytest.approx(column(waited, name)[3:5], rel=1e-5)
