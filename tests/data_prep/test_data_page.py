@@ -1,0 +1,66 @@
+"""Runs every command of docs/data.md, in order, on real text."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import data_prep.demo
+from data_prep.demo.build import DemoSettings, standard_library_documents
+from data_prep.part_files import parts_of
+from harness.cli import root
+
+PAGE = Path(data_prep.demo.__file__).parents[2] / "docs" / "data.md"
+SHIPPED = Path(data_prep.demo.__file__).parent
+
+
+def commands() -> list[str]:
+    """The lines of the page's shell blocks."""
+    blocks = PAGE.read_text(encoding="utf-8").split("```sh\n")[1:]
+    return [line for block in blocks for line in block.partition("```")[0].splitlines() if line]
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """Three sources of text, of three kinds of files."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    zstandard = pytest.importorskip("zstandard")
+    pytest.importorskip("rensa")
+    for name in ("zh", "en", "code"):
+        (tmp_path / "raw" / name).mkdir(parents=True)
+    (tmp_path / "raw/zh/0.jsonl.gz").write_bytes((SHIPPED / "zh.jsonl.gz").read_bytes())
+    with gzip.open(SHIPPED / "en.jsonl.gz") as lines:
+        english = [json.loads(line)["text"] for line in lines][:40]
+    parquet.write_table(arrow.table({"text": english}), tmp_path / "raw/en/0.parquet")
+    code = standard_library_documents(DemoSettings(code_bytes=300_000))
+    lines_of_code = "".join(json.dumps({"text": text}) + "\n" for text in code)
+    (tmp_path / "raw/code/0.jsonl.zst").write_bytes(zstandard.compress(lines_of_code.encode()))
+    return tmp_path
+
+
+def test_every_command_of_the_page_works(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(raw)
+    outputs: dict[str, str] = {}
+    for command in commands():
+        program, *arguments = shlex.split(command)
+        assert program == "harness"
+        result = CliRunner().invoke(root, arguments)
+        assert result.exit_code == 0, (command, result.output, result.exception)
+        outputs[command] = result.stdout
+    verbs = {command.split()[2] for command in outputs}
+    assert verbs == {
+        *("clean", "dedup", "train-tokenizer", "inspect-tokenizer", "tokenize", "merge"),
+        *("verify", "count", "sample", "show", "mix"),
+    }
+    # The merged channel is the channel; what is mixed can be opened.
+    shard, whole = (parts_of(raw / path)[0] for path in ("merged/zh", "data/zh"))
+    assert (shard.xxh3, shard.num_documents) == (whole.xxh3, whole.num_documents)
+    section = yaml.safe_load(outputs[commands()[-1]])
+    assert set(section["data"]["channels"]) == {"zh", "en", "code"}
