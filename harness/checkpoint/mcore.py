@@ -27,7 +27,7 @@ cpu.prepare()
 
 from megatron.core import dist_checkpointing  # noqa: E402 (the CPU must be prepared first)
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config  # noqa: E402
-from megatron.core.dist_checkpointing.strategies import base, common, filesystem_async  # noqa: E402
+from megatron.core.dist_checkpointing.strategies import common, filesystem_async  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy  # noqa: E402
 from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
 
@@ -201,6 +201,8 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
         super().__init__(*_FORMAT)
         self._problems: list[str] = []
         if hasattr(common, "TorchCommonSaveStrategy"):  # until 0.16; later versions write no common.pt
+            from megatron.core.dist_checkpointing.strategies import base
+
             strategy = common.TorchCommonSaveStrategy("torch", 1)
             strategy.save_common = partial(self._attempt, strategy.save_common)
             base.register_default_strategy(base.StrategyAction.SAVE_COMMON, "torch", 1, strategy)

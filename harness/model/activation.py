@@ -6,6 +6,7 @@ Shapes: the last dimension is the MLP's width, twice for gated ones: first the g
 from __future__ import annotations
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from harness.model.fusion import on_device
@@ -31,16 +32,21 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
 _FUNCTIONS = {"swiglu": swiglu, "geglu": geglu, "gelu": gelu}
 
 
-class Activation:
+class Activation(nn.Module):
     """An activation in the place where Megatron builds Transformer Engine's.
 
-    Megatron's own fused SwiGLU is compiled for changing shapes as soon as it sees a second one. No module, because it
-    has nothing to save: Megatron would ask a module for the state of a checkpoint.
+    Megatron's own fused SwiGLU is compiled for changing shapes as soon as it sees a second one. A module, because
+    Megatron 0.19 takes nothing else there.
     """
 
     def __init__(self, *, kind: str, config: object = None) -> None:
+        super().__init__()
         self._function = _FUNCTIONS[kind]
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Activates; halves the last dimension if gated."""
         return on_device(self._function, x.device)(x)
+
+    def sharded_state_dict(self, *_arguments: object, **_keywords: object) -> dict[str, object]:
+        """What Megatron saves of it: nothing."""
+        return {}

@@ -6,6 +6,7 @@ Their checkpoints have the same keys, so a run may go on with the other one.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -55,9 +56,10 @@ def block_spec(
         )
     else:
         layer, norm = _own_layer(config.model, rotation)
-    layer.submodules.mlp.submodules.activation_func = ModuleSpec(
-        module=Activation, params={"kind": config.model.activation}
-    )
+    mlp = layer.submodules.mlp
+    # Megatron 0.16 describes the MLP by a specification, 0.19 by a call that is still to be made.
+    parts = mlp.keywords["submodules"] if isinstance(mlp, functools.partial) else mlp.submodules
+    parts.activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
     num_layers = get_num_layers_to_build(transformer, vp_stage=virtual_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
 
