@@ -17,8 +17,8 @@ from typing import Any
 
 import torch
 
-from checkpoint_tools.metadata_pickle import Inert, read_inert
 from harness.checkpoint.durable import open_regular
+from harness.checkpoint.metadata_pickle import Inert, read_inert
 from harness.errors import CheckpointError
 
 METADATA_NAME = ".metadata"

@@ -36,7 +36,7 @@ def is_parallel(path: Path) -> bool:
 
 def reads_pickles(path: Path) -> bool:
     """The one file that reads torch's pickled index of a checkpoint, with a reader that looks up no class at all."""
-    return path == Path("checkpoint_tools/metadata_pickle.py")
+    return path == Path("harness/checkpoint/metadata_pickle.py")
 
 
 def nowhere(path: Path) -> bool:

@@ -10,8 +10,8 @@ import torch
 from torch.distributed.checkpoint import metadata
 from torch.distributed.checkpoint.filesystem import _StorageInfo
 
-from checkpoint_tools.metadata_pickle import write_records
 from checkpoint_tools.torch_dist import DTYPES, METADATA_NAME, StoredTensor
+from harness.checkpoint.metadata_pickle import write_records
 
 _FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 _FORMAT_OF_COMMON = {"common_backend": "torch", "common_backend_version": 1}

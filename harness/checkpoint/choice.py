@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,6 +13,8 @@ from harness.checkpoint.verify import verify
 from harness.errors import CheckpointError
 
 Resume = Literal["auto", "must", "never"]
+Inspect = Callable[[Path], str | None]
+"""Says what speaks against a checkpoint that verifies; None if nothing does."""
 CLEAN_ONLY: tuple[Health, ...] = ("clean",)
 
 
@@ -31,11 +33,19 @@ class Choice:
     passed_over: tuple[PassedOver, ...]
 
 
-def choose(folder: Path, resume: Resume, *, deep: bool = False, healths: Collection[Health] = CLEAN_ONLY) -> Choice:
+def choose(
+    folder: Path,
+    resume: Resume,
+    *,
+    deep: bool = False,
+    healths: Collection[Health] = CLEAN_ONLY,
+    inspect: Inspect | None = None,
+) -> Choice:
     """The newest checkpoint in a folder that verifies and has one of `healths`; abandoned ones are never taken.
 
     Newest is the one of the latest attempt, then of the highest step. `auto` starts anew only where there are no
     checkpoints, or abandoned ones only: to lose all progress is for a person to order. `never` looks at nothing.
+    `inspect` may object to what verifies.
 
     Raises:
         CheckpointError: `must` found none, or `auto` found some of which none can be used. Lists all with reasons.
@@ -46,6 +56,8 @@ def choose(folder: Path, resume: Resume, *, deep: bool = False, healths: Collect
     progress_would_be_lost = False
     for entry in newest_first(entries_in(folder)):
         objection = _objection(entry, deep, healths)
+        if objection is None and inspect is not None:
+            objection = inspect(entry.path)
         if objection is None and isinstance(entry, Checkpoint):
             return Choice(entry=entry, passed_over=tuple(passed_over))
         passed_over.append(PassedOver(entry.path, str(objection)))

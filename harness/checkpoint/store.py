@@ -22,7 +22,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.checkpoint.choice import CLEAN_ONLY, Choice, Resume, choose
+from harness.checkpoint.choice import CLEAN_ONLY, Choice, Inspect, Resume, choose
 from harness.checkpoint.contents import Progress, contents, file_records
 from harness.checkpoint.durable import fsync_folder, remove_tree
 from harness.checkpoint.entries import Checkpoint, Entry, entries_in
@@ -110,9 +110,16 @@ class CheckpointStore:
         """Every folder named like a checkpoint, by step. Reads manifests, not files; changes nothing."""
         return entries_in(self.run_dir.checkpoints)
 
-    def choose(self, resume: Resume, *, deep: bool = False, healths: Collection[Health] = CLEAN_ONLY) -> Choice:
+    def choose(
+        self,
+        resume: Resume,
+        *,
+        deep: bool = False,
+        healths: Collection[Health] = CLEAN_ONLY,
+        inspect: Inspect | None = None,
+    ) -> Choice:
         """What to resume from; see `harness.checkpoint.choice.choose`, which raises `CheckpointError`."""
-        return choose(self.run_dir.checkpoints, resume, deep=deep, healths=healths)
+        return choose(self.run_dir.checkpoints, resume, deep=deep, healths=healths, inspect=inspect)
 
     def amend(self, entry: Checkpoint, *, health: Health | None = None, pinned: bool | None = None) -> Checkpoint:
         """Change a checkpoint's health or pin in its manifest; a crash leaves the old manifest or the new one.

@@ -13,6 +13,7 @@ from harness.checkpoint import mcore as checkpoint_files
 from harness.checkpoint.choice import Resume
 from harness.checkpoint.compare import require_same
 from harness.checkpoint.entries import Checkpoint
+from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.store import CheckpointStore
 from harness.config.schema import Config
 from harness.data.cursor import Cursor
@@ -137,7 +138,7 @@ def _find_start(run_dir: RunDir, store: CheckpointStore, resume: Resume, closing
         ) from None
     closing.enter_context(RunLock(run_dir))
     store.clean_partials()
-    choice = store.choose(resume, deep=True, healths=("clean", "suspect"))
+    choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=index_problem)
     if resume == "auto" and choice.entry is not None:
         failures.require_not_failed_twice(run_dir, choice.entry.path)
     return _Start(

@@ -8,6 +8,7 @@ from harness.checkpoint import mcore as checkpoint_files
 from harness.checkpoint.entries import Checkpoint
 from harness.checkpoint.lineage import Target, left_behind, line_of, rollback_target
 from harness.checkpoint.manifest import Adjustment, RollbackRecord
+from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.verify import verify_before_load
 from harness.data.cursor import Cursor
 from harness.errors import CheckpointError
@@ -81,9 +82,10 @@ def _find_way(run: Run, state: TrainState, order: Order, request: RollbackReques
     try:
         target = rollback_target(entries, state.saved, Target(to_step=request.to_step, before_step=request.before_step))
         verify_before_load(target.path, deep=True)
+        problem = index_problem(target.path)
     except CheckpointError as error:
         return _Way(problem=str(error))
-    return _Way(target=target)
+    return _Way(problem=problem) if problem else _Way(target=target)
 
 
 def _returned(run: Run, state: TrainState, target: Checkpoint, order: Order, request: RollbackRequest) -> TrainState:

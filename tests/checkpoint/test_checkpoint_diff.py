@@ -13,6 +13,7 @@ import torch.distributed.checkpoint as dcp
 from checkpoint_samples import sample_manifest, store_in
 
 from harness import cli
+from harness.checkpoint.metadata_pickle import index_problem
 
 EQUAL = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.tensor([1.0, math.nan, math.inf])}
 
@@ -90,6 +91,26 @@ def test_a_missing_tensor_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "a.weight  only in first" in capsys.readouterr().out
     assert diff(*reversed(paths)) == 1
     assert "a.weight  only in second" in capsys.readouterr().out
+
+
+def test_an_index_that_names_a_function_is_passed_over_whatever_its_manifest_says(tmp_path: Path) -> None:
+    """Whoever can write the files can write a manifest that fits them; what is unpickled is looked at as well."""
+    older = checkpoint(tmp_path, EQUAL, step=10)
+    store = store_in(tmp_path)
+    partial = store.begin(20)
+    (partial / ".metadata").write_bytes(b"cos\nsystem\n(S'touch /nowhere'\ntR.")
+    hostile = store.publish(partial, sample_manifest(20))
+    assert store.choose("auto", deep=True).entry.path == hostile  # type: ignore[union-attr]
+    choice = store.choose("auto", deep=True, inspect=index_problem)
+    assert choice.entry is not None
+    assert choice.entry.path == older
+    assert choice.passed_over == (
+        (
+            hostile,
+            "its .metadata names os.system, which is no part of a checkpoint's index. Nothing of it was run. "
+            "Do not use this checkpoint before you know who wrote it",
+        ),
+    )
 
 
 def test_an_altered_index_is_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

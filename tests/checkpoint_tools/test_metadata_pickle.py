@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from checkpoint_tools.checkpoint_writer import write_checkpoint
-from checkpoint_tools.metadata_pickle import read_inert
 from checkpoint_tools.torch_dist import read_index, read_region
+from harness.checkpoint.metadata_pickle import read_inert
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 

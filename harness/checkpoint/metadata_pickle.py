@@ -16,6 +16,7 @@ from typing import Any
 from harness.checkpoint.durable import open_regular
 from harness.errors import CheckpointError
 
+METADATA_NAME = ".metadata"
 MAX_METADATA_BYTES = 2 * 1024**3
 """A larger file is refused: one of 16,384 ranks and 1,000 tensors has less."""
 
@@ -102,6 +103,15 @@ def read_inert(path: Path) -> Inert:
     if not isinstance(loaded, Inert) or loaded.kind != "Metadata":
         raise CheckpointError("its .metadata is no index of a checkpoint")
     return loaded
+
+
+def index_problem(folder: Path) -> str | None:
+    """Why the index of a checkpoint must not be given to torch, which would run what it names; None if it may."""
+    try:
+        read_inert(folder / METADATA_NAME)
+    except CheckpointError as error:
+        return str(error)
+    return None
 
 
 def write_records(path: Path, records: object) -> None:
