@@ -23,6 +23,7 @@ _OWN_FLAGS = {
     "--dependency": "give --dependency to `harness launch`",
     "--export": "set variables in launch.environment_file",
     "--gpus-per-node": "set launch.gpus_per_node",
+    "--exclusive": "set launch.whole_nodes",
     "--job-name": "set run.name",
     "--no-requeue": "the run must come back by itself",
     "--nodes": "set launch.nodes",
@@ -76,7 +77,8 @@ def sbatch_command(job: Job) -> list[str]:
         "sbatch",
         "--parsable",
         "--requeue",
-        *(["--exclusive"] if settings.whole_nodes else []),
+        # Without --mem=0 the partition's default may be a fraction of the node's memory.
+        *(["--exclusive", "--mem=0"] if settings.whole_nodes else []),
         *(f"--{name}={value}" for name, value in flags.items() if value is not None),
         *settings.sbatch_flags,
         str(job.slurm_dir / "train.sbatch"),

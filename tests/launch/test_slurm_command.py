@@ -32,6 +32,7 @@ def test_the_plain_command() -> None:
         "--parsable",
         "--requeue",
         "--exclusive",
+        "--mem=0",
         "--job-name=llama",
         "--nodes=16",
         "--ntasks-per-node=1",
@@ -72,7 +73,7 @@ def test_everything_that_can_be_asked_for() -> None:
     flags, arguments = command[:-8], command[-8:]
     assert {"--partition=gpu", "--account=lm", "--dependency=afterany:7", "--qos=high"} <= set(flags)
     assert "--comment=a b; c" in flags  # one argument: no shell ever sees it
-    assert not [flag for flag in flags if flag.startswith(("--gpus", "--exclusive"))]
+    assert not [flag for flag in flags if flag.startswith(("--gpus", "--exclusive", "--mem"))]
     assert arguments[4:] == [
         "/shared/project/env/modules.sh",
         "/images/torch.sqsh",

@@ -167,6 +167,21 @@ def test_requeued_by_the_scheduler_it_resumes(submit: Callable[..., Submitted], 
     assert job.ended()[-1] == (0, "stop")
 
 
+def test_held_by_a_person_it_waits_until_it_is_released(submit: Callable[..., Submitted], cluster: Cluster) -> None:
+    job = submit([{"save": 1, "until_order": True, "exit": 75}, {"exit": 0}])
+    job.wait_for_launch(1)
+    cluster.command("scontrol", "requeuehold", job.job_id)
+    cluster.wait_for(
+        lambda: cluster.job(job.job_id)["Reason"] in ("JobHeldUser", "JobHeldAdmin"),
+        timeout_s=60,
+        what="the job is held",
+    )
+    assert harness(cluster, job.run.parent, "status", "run").stdout.splitlines()[1].startswith("state      gone")
+    cluster.command("scontrol", "release", job.job_id)
+    fields = job.finish(120)
+    assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1")
+
+
 def test_a_cancelled_step_is_a_launch_cut_short(submit: Callable[..., Submitted], cluster: Cluster) -> None:
     job = submit([{"save": 1, "until_order": True, "exit": 75}, {"exit": 0}])
     job.wait_for_launch(1)
