@@ -13,6 +13,7 @@ from __future__ import annotations
 import platform
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -39,6 +40,7 @@ from harness.checkpoint.store import CheckpointStore
 from harness.config.schema import ModelConfig
 from harness.data.cursor import Cursor
 from harness.data.tokenizer import open_tokenizer
+from harness.errors import CheckpointError
 from harness.plan.layouts import Layout
 from harness.run_dir import RunDir
 
@@ -65,9 +67,8 @@ def convert(
     theirs = open_model(folder)
     model = growth.grown(theirs.model)
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
-    tied = () if theirs.model.untie_embeddings_and_output_weights else ("lm_head.weight", "output.weight")
-    have = [name for name in theirs.names if name not in tied and not name.endswith("rotary_emb.inv_freq")]
-    require_complete(have, (name for move in moves.values() for name in move.theirs), str(folder))
+    _require_tied(theirs, moves)
+    require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
     record: dict[str, object] = {
         "converted": "from-hf",
         "model": folder.resolve().name,
@@ -96,8 +97,20 @@ def convert(
     proof = prove(open_checkpoint(path, hashes=False), folder, num_layers=proof_layers, growth=growth)
     output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
     return Converted(
-        out=out, family=theirs.family, num_tensors=len(have), num_bytes=num_bytes, seconds=seconds, proof=proof
+        out=out, family=theirs.family, num_tensors=len(theirs.names), num_bytes=num_bytes, seconds=seconds, proof=proof
     )
+
+
+def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
+    """An output layer beside a tied embedding must be that embedding: readers disagree on which of the two counts."""
+    (embedding,) = moves["embedding.word_embeddings.weight"].theirs
+    for name in set(theirs.files) - set(theirs.names):
+        if name.endswith("rotary_emb.inv_freq") or torch.equal(theirs.read(name), theirs.read(embedding)):
+            continue
+        raise CheckpointError(
+            f"{theirs.path}: config.json says tie_word_embeddings, but {name} holds other numbers than {embedding}. "
+            "Take that tensor away, or set tie_word_embeddings to false, whichever is the model."
+        )
 
 
 def _joined(theirs: TheirTensors, move: Move) -> torch.Tensor:

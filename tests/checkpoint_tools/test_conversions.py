@@ -58,6 +58,28 @@ def test_there_and_back_is_the_same_to_the_bit(pool: Pool, tmp_path: Path, varia
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_what_a_file_has_besides_is_left_out(pool: Pool, tmp_path: Path) -> None:
+    """An output layer beside a tied embedding, and the rotary buffers of old files."""
+    folder = write_model(tmp_path / "given", Variant("tied", "llama", {"tie_word_embeddings": True}))
+    weights = weights_of(folder)
+    more = {
+        "lm_head.weight": weights["model.embed_tokens.weight"].clone(),
+        "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(6),
+    }
+    save_file({**weights, **more}, folder / "model.safetensors", metadata={"format": "pt"})
+    back = there_and_back(pool, folder, tmp_path)
+    assert set(weights_of(back)) == set(weights)
+
+
+def test_a_tied_model_with_an_output_layer_of_its_own_is_refused(pool: Pool, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "given", Variant("tied", "llama", {"tie_word_embeddings": True}))
+    weights = {**weights_of(folder), "lm_head.weight": torch.zeros(131, 48)}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    [told] = pool.run(conversion_jobs.from_hf, 1, folder, tmp_path / "run", {})
+    assert "says tie_word_embeddings, but lm_head.weight holds other numbers than model.embed_tokens.weight" in told
+    assert not list(tmp_path.glob("run*"))
+
+
 def test_bf16_in_several_files_there_and_back(pool: Pool, tmp_path: Path) -> None:
     folder = write_model(tmp_path / "given", VARIANTS[0], dtype=torch.bfloat16, shard_size="40KB")
     assert len(list(folder.glob("*.safetensors"))) == 2
