@@ -70,7 +70,7 @@ def benchmark_config(folder: Path, train_steps: int, parallel: dict[str, int] | 
                     "schedule": {"style": "constant", "warmup_steps": min(50, train_steps)},
                 }
             ],
-            "optimizer": {"learning_rate": 1e-3},
+            "optimizer": {"learning_rate": 1e-5},
             "precision": {"dtype": "fp32"},
         }
     )
