@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from pool import Pool
-from small_run import Grid, launch, small_config, write_corpus
-
-LayoutRun = Callable[[Grid], Path]
-
-LAYOUT_STEPS = 10
+from small_run import EVALUATION, LAYOUT_STEPS, Grid, LayoutRun, launch, small_config, write_corpus
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +36,3 @@ def layout_run(pool: Pool, corpus: Path, base_run: Path, tmp_path_factory: pytes
         return made[grid]
 
     return run
-
-
-EVALUATION = {"evaluation.every_steps": 10, "evaluation.num_samples_per_channel": 8}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,8 @@ VOCAB_SIZE = 1000
 CHANNELS = ("zh", "en", "code")
 NUM_STEPS = 50
 """Length of the base run; other layouts stop earlier, on the same schedule."""
+LAYOUT_STEPS = 10
+EVALUATION = {"evaluation.every_steps": 10, "evaluation.num_samples_per_channel": 8}
 
 _VALUES: dict[str, Any] = {
     "run": {"name": "small", "seed": 7},
@@ -78,6 +80,10 @@ class Grid(NamedTuple):
             "num_layers_in_first_pipeline_stage": self.first_stage,
             "micro_batch_size": self.micro_batch_size,
         }
+
+
+LayoutRun = Callable[[Grid], Path]
+"""Gives the run directory of a grid; the run is made when it is asked for first."""
 
 
 def write_corpus(folder: Path, longest: int = 90) -> Path:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import LAYOUT_STEPS, LayoutRun
-from small_run import Grid, records
+from small_run import LAYOUT_STEPS, Grid, LayoutRun, records
 
 from harness.checkpoint.manifest import read_manifest
 from harness.run_dir import RunDir

@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import pytest
 import worlds
-from conftest import EVALUATION, LAYOUT_STEPS, LayoutRun
 from pool import Pool
-from small_run import Grid, launch, records, small_config
+from small_run import EVALUATION, LAYOUT_STEPS, Grid, LayoutRun, launch, records, small_config
 
 from harness.metrics.record import StepRecord
 from harness.run_dir import RunDir
