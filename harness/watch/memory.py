@@ -66,6 +66,8 @@ class Memory:
     dirty_starts: list[int] = field(default_factory=list)
     examinations: list[Examination] = field(default_factory=list)
     """Evidence asked for and not there yet."""
+    evidence: dict[str, str] = field(default_factory=dict)
+    """Files of evidence by the name of the order that was asked for just before the watcher was killed."""
     alarms: list[Alarm] = field(default_factory=list)
     """Of the current line, oldest first."""
     exit_code: int | None = None

@@ -51,7 +51,8 @@ _EVENT_KINDS = {"confirmed": "spike"}
 _UNREMARKABLE_EXITS = (EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON)
 _ANSWERS = ("rollback", "rollback-refused", "rollback-done")
 _MOST_ACTIONS = 16
-_ROLLBACK, _STOP = "watch-rollback", "watch-stop"
+_MOST_EVIDENCE = 20
+_ROLLBACK, _STOP, _EVIDENCE = "watch-rollback", "watch-stop", "watch-evidence"
 """How names of orders begin."""
 
 
@@ -136,7 +137,7 @@ class Watcher:
         elif kind in _ANSWERS:
             self._hear_answer(kind, step, attempt, order, event)
         elif kind == "evidence":
-            self._weigh(order, Path(str(event["path"])))
+            self._hear_evidence(order, str(event.get("path")))
         elif kind == "evidence-refused":
             memory.examinations = [each for each in memory.examinations if each.order != order]
 
@@ -224,13 +225,19 @@ class Watcher:
                 "spike", f"loss of {verdict.channel} {moved} at step {verdict.start} ({verdict.height:+.3f} nats)"
             )
 
-    def _weigh(self, order: str, path: Path) -> None:
-        """Reads the evidence that was asked for and remembers what it says."""
+    def _hear_evidence(self, order: str, path: str) -> None:
+        """Weighs evidence; what a watcher has asked for that was killed then is kept until it is asked for again."""
         memory = self.memory
         asked = next((each for each in memory.examinations if each.order == order), None)
-        if asked is None:
-            return
-        memory.examinations.remove(asked)
+        if asked is not None:
+            memory.examinations.remove(asked)
+            self._weigh(asked, Path(path))
+        elif order.startswith(_EVIDENCE):
+            memory.evidence = {**dict(list(memory.evidence.items())[-_MOST_EVIDENCE:]), order: path}
+
+    def _weigh(self, asked: Examination, path: Path) -> None:
+        """Reads the evidence that was asked for and remembers what it says."""
+        memory = self.memory
         try:
             samples = read_evidence(path)
         except DataError as error:
@@ -238,8 +245,8 @@ class Watcher:
             return
         channel = None if asked.channel == TOTAL else asked.channel
         found = attribute(samples, channel=channel, direction=asked.direction, start=asked.start, height=asked.height)
-        self._event(
-            f"attributed-{order}",
+        is_news = self._event(
+            f"attributed-{asked.order}",
             "attributed",
             start=asked.start,
             channel=asked.channel,
@@ -249,7 +256,8 @@ class Watcher:
             evidence=str(path),
         )
         documents = f": {named(found)}" if found.guilty else ""
-        self._tell("attributed", f"loss of {asked.channel} since step {asked.start}: {found.text}{documents}")
+        if is_news:
+            self._tell("attributed", f"loss of {asked.channel} since step {asked.start}: {found.text}{documents}")
         if found.dirty:
             related = [each.start for each in self._detector.open_episodes() if each.start <= asked.last]
             memory.dirty_starts = sorted({*memory.dirty_starts, asked.start, *related})
@@ -303,18 +311,20 @@ class Watcher:
         about = next(each for each in verdicts if each.kind == "confirmed" and each.start == action.first_step)
         if any(each.first <= about.start <= each.last for each in memory.examinations):
             return  # another curve of the same episode
-        name = f"watch-evidence-{memory.attempt:03d}-{request.steps[0]:07d}-{request.steps[1]:07d}"
-        memory.examinations.append(
-            Examination(
-                order=name,
-                first=request.steps[0],
-                last=request.steps[1],
-                start=about.start,
-                channel=about.channel,
-                direction=about.direction,
-                height=about.height,
-            )
+        name = f"{_EVIDENCE}-{memory.attempt:03d}-{request.steps[0]:07d}-{request.steps[1]:07d}"
+        asked = Examination(
+            order=name,
+            first=request.steps[0],
+            last=request.steps[1],
+            start=about.start,
+            channel=about.channel,
+            direction=about.direction,
+            height=about.height,
         )
+        if (path := memory.evidence.pop(name, None)) is not None:
+            self._weigh(asked, Path(path))
+            return
+        memory.examinations.append(asked)
         self._order(name, OrderKind.EVIDENCE, f"loss of {about.channel} moved {about.direction}", request)
 
     def _roll_back(self, action: Rollback, now: Situation) -> None:

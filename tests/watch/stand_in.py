@@ -1,0 +1,204 @@
+"""A stand-in for a training run: it writes what a trainer writes, and carries out orders as a trainer does."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness.checkpoint.manifest import MANIFEST_NAME
+from harness.config.load import load_config
+from harness.config.schema import Config
+from harness.metrics.record import StepRecord, to_json_line
+from harness.run_dir import RunDir, step_name
+from harness.signals.mailbox import Mailbox
+from harness.signals.order import Order, OrderKind
+from harness.watch.alerts import Alerts
+from harness.watch.journal import Journal, append_line
+from harness.watch.memory import Memory, load_memory, save_memory
+from harness.watch.watcher import Hands, Watcher
+
+BATCH = 8
+ONSET = 301
+"""First step with dirty samples."""
+SAVE_EVERY = 20
+
+CONFIG: dict[str, Any] = {
+    "run": {"name": "stand-in"},
+    "model": {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "ffn_hidden_size": 64, "vocab_size": 256},
+    "data": {"channels": {"en": {"path": "en"}, "code": {"path": "code"}}},
+    "phases": [
+        {
+            "name": "main",
+            "train_steps": 2000,
+            "seq_length": 16,
+            "global_batch_size": BATCH,
+            "blend": {"en": 1, "code": 1},
+        }
+    ],
+    "optimizer": {"learning_rate": 1e-3},
+    "watch": {
+        "action": "rollback",
+        "rollback_margin_steps": 40,
+        "skip_steps": 80,
+        "most_skip_steps": 80,
+        "skip_lead_steps": 5,
+        "verify_steps": 0,
+        "alert_every_s": 0,
+    },
+}
+
+
+def noise(number: int) -> float:
+    """Ordinary noise, the same for a step whenever it is done: about 0.02 nats."""
+    return 0.02 * (math.sin(12.9898 * number) + math.sin(78.233 * number + 1))
+
+
+@dataclass
+class StandIn:
+    """A run in which the samples of the steps `dirty` lose `height` nats more than others."""
+
+    run_dir: RunDir
+    dirty: range = range(0)
+    height: float = 3.0
+    changes: dict[str, Any] = field(default_factory=dict)
+    looks_dirty: bool = True
+    step: int = 0
+    attempt: int = 0
+    skipped: tuple[int, int] = (0, 0)
+    carried_out: list[Order] = field(default_factory=list)
+    exit_code: int | None = None
+
+    def __post_init__(self) -> None:
+        values = {**CONFIG, "watch": {**CONFIG["watch"], **self.changes}}
+        self.run_dir.make_folders()
+        self.run_dir.watch.mkdir()
+        self.run_dir.config.write_text(yaml.safe_dump(values))
+        self.event("started")
+        self.box = Mailbox(self.run_dir)
+
+    @property
+    def config(self) -> Config:
+        return load_config(self.run_dir.config)
+
+    def event(self, kind: str, **fields: object) -> None:
+        event = {"time": 1.0, "kind": kind, "attempt": self.attempt, "step": self.step, **fields}
+        append_line(self.run_dir.events, json.dumps(event))
+
+    def loss_of_sample(self, step: int) -> float:
+        source = step if step < self.skipped[0] else step + self.skipped[1] - self.skipped[0]
+        return 2.0 + noise(source) + (self.height if source in self.dirty else 0.0)
+
+    def record(self) -> StepRecord:
+        code, en = self.loss_of_sample(self.step), 2.5 + noise(self.step + 7777)
+        return StepRecord(
+            attempt=self.attempt,
+            step=self.step,
+            time=float(self.step),
+            phase="main",
+            consumed_samples=self.step * BATCH,
+            consumed_tokens=self.step * BATCH * 16,
+            batch_hash=self.step,
+            values={
+                "train/lm_loss": (code + en) / 2,
+                "train/lm_loss/code": code,
+                "train/lm_loss/en": en,
+                "train/tokens/code": 64.0,
+                "train/tokens/en": 64.0,
+                "optim/grad_norm": 1.0 + noise(self.step + 99),
+                "optim/learning_rate": 1e-3,
+            },
+        )
+
+    def train(self, num_steps: int) -> None:
+        for _ in range(num_steps):
+            if self.exit_code is not None:
+                return
+            self.step += 1
+            with self.run_dir.metrics.open("a") as file:
+                file.write(to_json_line(self.record()))
+            if self.step % SAVE_EVERY == 0:
+                self.save()
+            for order in self.box.poll():
+                self.carry_out(order)
+
+    def save(self) -> None:
+        folder = self.run_dir.checkpoint(self.step)
+        folder.mkdir(exist_ok=True)
+        (folder / MANIFEST_NAME).write_text(json.dumps({"step": self.step, "health": "clean"}))
+
+    def healths(self) -> dict[int, str]:
+        found = [json.loads(path.read_text()) for path in self.run_dir.checkpoints.glob(f"*/{MANIFEST_NAME}")]
+        return {manifest["step"]: manifest["health"] for manifest in sorted(found, key=lambda each: each["step"])}
+
+    def carry_out(self, order: Order) -> None:
+        self.carried_out.append(order)
+        if order.evidence is not None:
+            path = self.run_dir.evidence(order.evidence.steps[1])
+            steps = range(order.evidence.steps[0], order.evidence.steps[1] + 1)
+            path.write_text("".join(self.line_of_evidence(step) for step in steps))
+            self.event("evidence", steps=list(order.evidence.steps), path=str(path), order=order.source)
+        elif order.mark is not None:
+            for name in order.mark.checkpoints:
+                manifest = self.run_dir.checkpoints / name / MANIFEST_NAME
+                manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "health": order.mark.health}))
+        elif order.rollback is not None:
+            assert order.rollback.to_step is not None
+            first, last = order.rollback.skip_steps or (0, -1)
+            before, self.step, self.skipped = self.step, order.rollback.to_step, (first, last + 1)
+            self.attempt += 1
+            for path in self.run_dir.checkpoints.glob("step_*"):
+                if path.name > step_name(self.step):
+                    (path / MANIFEST_NAME).unlink()
+            self.event("rollback", order=order.source, reason=order.reason, from_step=before)
+        elif order.kind is OrderKind.STOP_FOR_PERSON:
+            self.exit_code = 76
+            self.event("exit", exit_code=76, reason=order.reason)
+        self.box.acknowledge(order, {"step": self.step})
+
+    def line_of_evidence(self, step: int) -> str:
+        fields = {
+            "step": step,
+            "position": step * BATCH,
+            "loss": self.loss_of_sample(step),
+            "tokens": 64,
+            "channel": "code",
+            "part": "part-00003",
+            "epoch": 0,
+            "sample": step,
+            "documents": [1000 + step],
+            "most_common_token_share": 0.9 if self.looks_dirty and step in self.dirty else 0.1,
+            "repeated_share": 0.0,
+        }
+        return json.dumps(fields) + "\n"
+
+    def orders(self, kind: OrderKind) -> list[Order]:
+        return [order for order in self.carried_out if order.kind is kind]
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        lines = self.run_dir.events.read_text().splitlines()
+        return [event for line in lines if (event := json.loads(line))["kind"] == kind]
+
+
+def watcher(run: StandIn, *, may_order: bool = True, told: list[str] | None = None) -> Watcher:
+    """A watcher that goes on from what is on disk, as after a start."""
+    memory = load_memory(run.run_dir.watch / "state.json")
+    hands = Hands(
+        journal=Journal(run.run_dir.events),
+        alerts=Alerts(run.run_dir.watch / "alerts.jsonl", "stand-in", (), 0.0),
+        say=(told if told is not None else []).append,
+        may_order=may_order,
+    )
+    return Watcher(run.run_dir, run.config, memory or Memory(), hands, is_anew=memory is None)
+
+
+def keep(run: StandIn, watching: Watcher) -> None:
+    save_memory(run.run_dir.watch / "state.json", watching.memory)
+
+
+def run_dir_in(folder: Path) -> RunDir:
+    return RunDir(folder / "run")

@@ -1,0 +1,166 @@
+"""What a watcher orders, and that it orders it once, whatever happens to it and to the files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from stand_in import ONSET, StandIn, keep, run_dir_in, watcher
+
+from harness.signals.order import OrderKind
+
+DIRTY = range(ONSET, ONSET + 60)
+
+
+def go(run: StandIn, num_rounds: int, *, steps: int = 3) -> None:
+    watching = watcher(run)
+    for _ in range(num_rounds):
+        run.train(steps)
+        watching.look()
+        keep(run, watching)
+
+
+def test_dirty_documents_lead_to_one_rollback_that_skips_them(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=DIRTY)
+    go(run, 200)
+    (rollback,) = run.orders(OrderKind.ROLLBACK)
+    assert rollback.rollback is not None
+    assert rollback.rollback.to_step == 260
+    assert rollback.rollback.skip_steps == (ONSET - 5, ONSET + 74)
+    assert rollback.source == f"watch-rollback-000-{ONSET:07d}.json"
+    (attributed,) = run.events("attributed")
+    assert attributed["dirty"]
+    assert attributed["documents"][0]["part"] == "part-00003"
+    assert set(attributed["documents"][0]["documents"]) <= {1000 + step for step in DIRTY}
+    assert run.attempt == 1
+    assert len(run.events("spike")) >= 1
+
+
+@pytest.mark.parametrize(("kept_every", "steps"), [(2, 4), (7, 1), (7, 5), (1000, 6)])
+def test_a_watcher_that_is_killed_before_it_remembers_orders_nothing_twice(
+    kept_every: int, steps: int, tmp_path: Path
+) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=DIRTY)
+    keep(run, watcher(run))
+    for number in range(450 // steps):
+        run.train(steps)
+        watching = watcher(run)  # killed after every look, and only sometimes after it has written its memory
+        watching.look()
+        if number % kept_every == 0:
+            keep(run, watching)
+    assert len(run.orders(OrderKind.ROLLBACK)) == 1
+    evidence = [order.source for order in run.orders(OrderKind.EVIDENCE)]
+    assert len(evidence) == len(set(evidence)) >= 1
+    ids = [event["id"] for kind in ("suspect", "spike", "attributed") for event in run.events(kind)]
+    assert len(ids) == len(set(ids))
+
+
+def test_a_harmless_spike_is_left_alone(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 1))
+    go(run, 200)
+    assert run.orders(OrderKind.ROLLBACK) == []
+    assert [event["direction"] for event in run.events("suspect")] != []
+    assert run.events("benign") != []
+
+
+def test_harder_data_that_do_not_look_like_dirt_are_kept(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=DIRTY, height=0.6, looks_dirty=False)
+    go(run, 150)
+    assert not any(event["dirty"] for event in run.events("attributed"))
+    assert run.orders(OrderKind.ROLLBACK) == []
+
+
+def test_what_lasts_is_rolled_back_even_if_it_does_not_look_like_dirt(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 170), height=0.6, looks_dirty=False)
+    go(run, 150)
+    (rollback, *_) = run.orders(OrderKind.ROLLBACK)
+    assert "and has not come back" in rollback.reason
+
+
+def test_without_leave_to_roll_back_people_are_told_what_would_be_done(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=DIRTY, changes={"action": "alert"})
+    go(run, 150)
+    assert {order.kind for order in run.carried_out} == {OrderKind.EVIDENCE, OrderKind.MARK}
+    alerts = (run.run_dir.watch / "alerts.jsonl").read_text()
+    assert "With `watch.action: rollback` the watcher would return to step 260 and skip 640 samples" in alerts
+
+
+def test_only_looking_gives_no_order_at_all(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=DIRTY)
+    told: list[str] = []
+    watching = watcher(run, may_order=False, told=told)
+    for _ in range(150):
+        run.train(3)
+        watching.look()
+    assert run.carried_out == []
+    assert any("loss of code moved up" in text for text in told)
+
+
+def test_a_used_up_budget_stops_the_run_for_a_person(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=DIRTY, changes={"max_rollbacks": 0})
+    go(run, 150)
+    assert run.exit_code == 76
+    (stop,) = run.orders(OrderKind.STOP_FOR_PERSON)
+    assert "the budget of 0 rollbacks in 10000 steps is used up" in stop.reason
+
+
+def test_checkpoints_are_suspect_around_a_spike_and_clean_when_it_has_passed(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 1))
+    go(run, 120)
+    assert run.healths()[320] == run.healths()[340] == "suspect"
+    assert run.healths()[300] == run.healths()[360] == "clean"
+    go(run, 100)
+    assert set(run.healths().values()) == {"clean"}
+
+
+def test_what_was_long_before_the_watcher_came_is_history(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=DIRTY)
+    run.train(600)
+    go(run, 10)
+    assert run.orders(OrderKind.ROLLBACK) == run.orders(OrderKind.EVIDENCE) == []
+    assert not (run.run_dir.watch / "alerts.jsonl").exists()
+
+
+def test_broken_lines_and_files_that_are_replaced_disturb_nothing(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=DIRTY)
+    watching = watcher(run)
+    for number in range(200):
+        run.train(3)
+        metrics = run.run_dir.metrics
+        if number % 40 == 10:
+            with metrics.open("a") as file:
+                file.write('{"attempt": 0, "step": 99999, "ti\n\x07 nonsense\n')
+        if number % 40 == 20:  # rotated away and restored: another file with the same lines
+            content = metrics.read_bytes()
+            metrics.unlink()
+            metrics.write_bytes(content)
+        if number % 40 == 30:  # half a line, and the rest of it later
+            content = metrics.read_bytes()
+            metrics.write_bytes(content[:-20])
+            watching.look()
+            metrics.write_bytes(content)
+        watching.look()
+    assert len(run.orders(OrderKind.ROLLBACK)) == 1
+
+
+def test_an_order_that_was_withdrawn_is_waited_for_no_longer(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 400))
+    watching = watcher(run)
+    while watching.memory.pending is None:
+        run.train(1)
+        watching.look()
+    (waiting,) = run.run_dir.signals.glob("watch-rollback-*.json")
+    waiting.unlink()
+    run.train(1)
+    watching.look()
+    assert watching.memory.pending is None
+    assert "was withdrawn" in (run.run_dir.watch / "alerts.jsonl").read_text()
+
+
+def test_events_of_watcher_and_trainer_stand_side_by_side(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=DIRTY)
+    go(run, 150)
+    events = [json.loads(line) for line in run.run_dir.events.read_text().splitlines()]
+    assert {event["kind"] for event in events if event.get("by") == "watch"} >= {"suspect", "spike", "attributed"}
+    assert all({"time", "kind", "attempt", "step"} <= event.keys() for event in events)
