@@ -63,6 +63,7 @@ def test_every_way_to_order_a_save(site: Site) -> None:
         drop(site, "x.json", '{"kind": "fly"}')
         os.kill(command.workers()[1], signal.SIGUSR1)
         assert is_saved(site, wait_for_acknowledgement(site, command, "SIGUSR1", 2))
+        command.wait_until(lambda: (site.run_dir.signals_rejected / "x.json.reason").exists())
 
         # Twice, and again while it saves: the process ends by its own exit code all the same.
         os.kill(command.workers()[1], signal.SIGTERM)
