@@ -1,0 +1,185 @@
+"""Alerts reach people, one of a kind in some minutes, and wait where nobody takes them."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from harness.errors import UsageError
+from harness.watch import delivery
+from harness.watch.alerts import Alerts
+from harness.watch.delivery import UndeliveredError, deliveries
+from harness.watch.memory import Memory
+
+SECRET = "s3cr3t"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_one_of_a_kind_at_a_time_and_the_others_are_counted(tmp_path: Path) -> None:
+    sent: list[str] = []
+    clock, memory = Clock(), Memory()
+    alerts = Alerts(tmp_path / "alerts.jsonl", "llama", [sent.append], 600.0, clock)
+    for text in ("first", "second", "third"):
+        alerts.tell(memory, "spike", text)
+    alerts.tell(memory, "order", "another kind")
+    assert sent == ["llama: first", "llama: another kind"]
+    clock.now += 601
+    alerts.tell(memory, "spike", "fourth")
+    assert sent[-1] == "llama: fourth (2 more of this kind since the last message)"
+    clock.now -= 5000  # a clock that is set back
+    alerts.tell(memory, "spike", "fifth")
+    assert sent[-1] == "llama: fifth"
+    written = lines(tmp_path / "alerts.jsonl")
+    assert [line["text"] for line in written] == ["first", "second", "third", "another kind", "fourth", "fifth"]
+    assert [line["sent"] for line in written] == [True, False, False, True, True, True]
+
+
+def test_what_nobody_takes_is_kept_and_tried_again(tmp_path: Path) -> None:
+    taken: list[str] = []
+    is_down = True
+
+    def place(text: str) -> None:
+        if is_down:
+            raise UndeliveredError("mail: refused")
+        taken.append(text)
+
+    clock, memory = Clock(), Memory()
+    alerts = Alerts(tmp_path / "alerts.jsonl", "llama", [place], 0.0, clock)
+    alerts.tell(memory, "spike", "look")
+    assert memory.undelivered == ["llama: look"]
+    assert lines(tmp_path / "alerts.jsonl")[-1]["text"] == "mail: refused"
+    is_down = False
+    alerts.deliver(memory)
+    assert taken == []  # not at once
+    clock.now += 61
+    Alerts(tmp_path / "alerts.jsonl", "llama", [place], 0.0, clock).deliver(memory)
+    assert taken == ["llama: look"]
+    assert memory.undelivered == []
+
+
+def test_a_command_gets_json_and_no_shell(tmp_path: Path) -> None:
+    program = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_bytes(sys.stdin.buffer.read())"
+    (deliver,) = deliveries((sys.executable, "-c", program, str(tmp_path / "$(touch x); out")), None)
+    deliver("损失 went up")
+    assert json.loads((tmp_path / "$(touch x); out").read_text()) == {"text": "损失 went up"}
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [(("/nowhere/to/be/found",), "/nowhere/to/be/found: FileNotFoundError"), (("false",), "false ended with 1")],
+)
+def test_a_command_that_fails_is_said(command: tuple[str, ...], text: str) -> None:
+    (deliver,) = deliveries(command, None)
+    with pytest.raises(UndeliveredError, match=text):
+        deliver("x")
+
+
+@pytest.fixture
+def robot() -> Iterator[tuple[str, list[Any], list[bytes]]]:
+    """A webhook that answers HTTP 200 whatever it thinks: its address, what it got, what it answers."""
+    got: list[Any] = []
+    answers: list[bytes] = []
+
+    class Robot(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answers[0])
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            return
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Robot)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/hook/{SECRET}", got, answers
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("hosts", "refusal", "agreement", "body"),
+    [
+        ("_FEISHU_HOSTS", b'{"code": 19021}', b'{"code": 0}', {"msg_type": "text", "content": {"text": "hello"}}),
+        (
+            "_DINGTALK_HOSTS",
+            b'{"errcode": 310000}',
+            b'{"errcode": 0}',
+            {"msgtype": "text", "text": {"content": "hello"}},
+        ),
+    ],
+)
+def test_a_webhook_that_refuses_with_http_200_is_heard(
+    hosts: str,
+    refusal: bytes,
+    agreement: bytes,
+    body: dict[str, Any],
+    robot: tuple[str, list[Any], list[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    url, got, answers = robot
+    monkeypatch.setattr(delivery, hosts, ("127.0.0.1",))
+    (tmp_path / "urls").write_text(f"# robots\n{url}\n")
+    (deliver,) = deliveries((), tmp_path / "urls")
+    for answer in (refusal, b"not json"):
+        answers[:] = [answer]
+        with pytest.raises(UndeliveredError) as caught:
+            deliver("hello")
+        assert SECRET not in str(caught.value)
+        assert "127.0.0.1" in str(caught.value)
+    answers[:] = [agreement]
+    deliver("hello")
+    assert got[-1] == body
+
+
+def test_addresses_of_apprise(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Apprise:
+        def add(self, url: str) -> bool:
+            return not url.startswith("odd")
+
+        def notify(self, title: str, body: str) -> bool:
+            return body != "unlucky"
+
+    library = ModuleType("apprise")
+    library.Apprise = Apprise  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "apprise", library)
+    (deliver,) = deliveries((), None, [f"slack://{SECRET}"])
+    deliver("hello")
+    with pytest.raises(UndeliveredError, match="^slack: apprise could not deliver it$"):
+        deliver("unlucky")
+    with pytest.raises(
+        UsageError, match="apprise does not understand the alert address that begins with odd:"
+    ) as caught:
+        deliveries((), None, [f"odd://{SECRET}"])
+    assert SECRET not in str(caught.value)
+
+
+def test_what_is_missing_is_said_before_anything_is_watched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "apprise", None)
+    with pytest.raises(UsageError, match="needs the Python package apprise, which is not installed") as caught:
+        deliveries((), None, [f"slack://{SECRET}"])
+    assert SECRET not in str(caught.value)
+    with pytest.raises(UsageError, match="watch.alert_urls_file: cannot read .*: No such file"):
+        deliveries((), tmp_path / "missing")

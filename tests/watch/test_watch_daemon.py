@@ -1,0 +1,101 @@
+"""The loop around the looks: alone, with a sign of life, until the run has ended."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from stand_in import ONSET, StandIn, run_dir_in
+
+from harness.errors import RunInUseError, UsageError
+from harness.run_dir import RunDir
+from harness.signals.lock import RunLock
+from harness.watch import daemon
+from harness.watch.daemon import watch
+from harness.watch.follow import Mark, new_lines
+from harness.watch.memory import load_memory
+from harness.watch.surroundings import shortage, stall
+
+
+def look(run_dir: RunDir, *, once: bool = True, told: list[str] | None = None) -> None:
+    watch(run_dir, once=once, may_order=True, alert_urls=(), say=(told if told is not None else []).append)
+
+
+def test_one_look_at_a_time_goes_on_from_the_last(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 60), changes={"least_free_gib": 0})
+    for _ in range(160):
+        run.train(4)
+        look(run.run_dir)
+    assert run.attempt == 1
+    memory = load_memory(run.run_dir.watch / "state.json")
+    assert memory is not None
+    assert memory.step == run.step
+
+
+def test_it_ends_when_training_has_ended(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), changes={"poll_s": 0.01, "least_free_gib": 0})
+    run.train(50)
+    run.event("exit", exit_code=0, reason="all steps are done")
+    told: list[str] = []
+    look(run.run_dir, once=False, told=told)
+    assert told[-1] == "training has ended at step 50 with exit code 0"
+    assert json.loads((run.run_dir.watch / "heartbeat.json").read_text())["pid"] > 0
+
+
+def test_a_second_watcher_is_refused(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path))
+    with daemon._alone(run.run_dir), pytest.raises(RunInUseError, match="is being watched already"):
+        look(run.run_dir)
+
+
+def test_what_is_no_run_cannot_be_watched(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is no run directory: there is no config.yaml in it"):
+        look(RunDir(tmp_path))
+
+
+def test_a_damaged_memory_is_a_fresh_start(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path))
+    run.train(10)
+    for text in ("", "{", '{"format": 99}', '{"format": 1, "memory": {"step": "x"}}'):
+        (run.run_dir.watch / "state.json").write_text(text)
+        look(run.run_dir)
+        memory = load_memory(run.run_dir.watch / "state.json")
+        assert memory is not None
+        assert memory.step == 10
+
+
+def test_a_run_that_stands_still_and_a_full_disk_are_told(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), changes={"stalled_after_s": 10, "least_free_gib": 1e9})
+    settings = run.config.watch
+    assert stall(run.run_dir, settings, 9.0) is None
+    assert "nobody seems to train: was the job killed?" in str(stall(run.run_dir, settings, 11.0))
+    with RunLock(run.run_dir):
+        beat = {
+            "rank": 3,
+            "host": "node07",
+            "pid": 1,
+            "step": 12,
+            "phase": "data",
+            "since": 0,
+            "time": 0,
+            "spent_s": {},
+        }
+        run.run_dir.heartbeat(3).write_text(json.dumps(beat))
+        assert str(stall(run.run_dir, settings, 11.0)).endswith("behind at step 12: rank 3 on node07 in data")
+    assert "less than watch.least_free_gib 1e+09" in str(shortage(run.run_dir, settings))
+
+
+def test_lines_are_followed_through_halves_zeros_and_replacement(tmp_path: Path) -> None:
+    path, mark = tmp_path / "x.jsonl", Mark()
+    assert list(new_lines(path, mark)) == []
+    path.write_bytes(b"a\nbb\nhal")
+    assert list(new_lines(path, mark)) == [b"a", b"bb"]
+    assert list(new_lines(path, mark)) == []
+    path.write_bytes(b"a\nbb\nhalf\n\0\0\0\n")
+    assert list(new_lines(path, mark)) == [b"half"]
+    assert list(new_lines(path, mark)) == []  # there in size, not yet in content
+    path.write_bytes(b"a\nbb\nhalf\nnow\n")
+    assert list(new_lines(path, mark)) == [b"now"]
+    path.write_bytes(b"new\n")
+    assert list(new_lines(path, mark)) == [b"new"]
