@@ -1,6 +1,6 @@
 # Everything a developer or a first user needs. Each target makes its environment by itself.
 #
-#   make demo     train a small model on real text, see the loss of every channel, save
+#   make demo     train a small model on real text, see the loss of every channel, save, convert to Hugging Face
 #   make test     all tests
 #   make check    style, types, layers
 #   make gpu      equivalence tests and benchmark on the GPU of this machine
@@ -19,6 +19,7 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python -m data_prep.demo
 	$(BIN)/harness train model_configs/tiny.yaml
+	test -d .demo/exported || $(BIN)/harness convert to-hf runs/tiny/checkpoints/step_0000300 .demo/exported --sample "It was"
 	$(BIN)/python -m data_prep.demo.closing runs/tiny
 
 test: $(READY)
@@ -37,6 +38,7 @@ gpu: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.tokenize
 	$(BIN)/python -m benchmarks.detector
 
 clean:
