@@ -42,7 +42,8 @@ def slow_kernels_on(device: torch.device) -> str | None:
     """Why attention would be slow on this device (see `slow_kernels`); None on a CPU."""
     if device.type != "cuda":
         return None
-    return slow_kernels(torch.backends.cudnn.version(), torch.cuda.get_device_capability(device))
+    loaded: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return slow_kernels(loaded, torch.cuda.get_device_capability(device))
 
 
 def _spelled(cudnn_version: int) -> str:
