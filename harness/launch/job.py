@@ -64,7 +64,10 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
     earlier = history(run_dir, job)
     if earlier and (verdict := decide_resume(earlier, _limits(config))).action is Action.STOP:
         _tell(run_dir, verdict, EXIT_NEEDS_PERSON)
-        raise HarnessError(f"the job was requeued from outside, but is not started again: {verdict.reason}")
+        raise HarnessError(
+            f"the job was requeued from outside, but is not started again: {verdict.reason}; look at the run, then "
+            "submit it again with `harness launch`"
+        )
     with _locked(run_dir, job, sleep):
         for stale in run_dir.signals.glob("slurm-*.json"):  # meant for a start that is over
             stale.unlink(missing_ok=True)

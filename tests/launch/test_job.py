@@ -101,7 +101,9 @@ def test_a_run_that_trains_elsewhere_is_in_use(run_dir: RunDir, monkeypatch: pyt
 def test_requeued_from_outside_again_and_again_it_stops(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(3):
         begin(run_dir, run_dir.launch(1))
-    with pytest.raises(HarnessError, match="requeued from outside, but is not started again: .* 3 launches in a row"):
+    with pytest.raises(
+        HarnessError, match="is not started again: .* 3 launches in a row.*; look at the run, then submit"
+    ):
         begin(run_dir, run_dir.launch(1))
     assert len(launches(run_dir)) == 3
     event = json.loads(run_dir.events.read_text().splitlines()[-1])
@@ -190,6 +192,14 @@ def test_progress_is_the_newest_finished_checkpoint(run_dir: RunDir) -> None:
     (run_dir.checkpoints / "step_0000400").mkdir()
     (run_dir.checkpoints / "step_0000400" / "manifest.json").write_text("{")
     assert newest_checkpoint(run_dir) == (1, 90)
+
+
+def test_a_job_that_stopped_for_a_person_is_not_started_by_a_requeue(run_dir: RunDir) -> None:
+    end(run_dir, begin(run_dir, run_dir.launch(1)), 76, "RUNNING:None")
+    with pytest.raises(
+        HarnessError, match="stopped, a person must look at the run; look at the run, then submit it again"
+    ):
+        begin(run_dir, run_dir.launch(1))
 
 
 def test_nodes_that_wrote_nothing_are_passed_over(tmp_path: Path) -> None:
