@@ -23,7 +23,8 @@ from harness.watch.delivery import deliveries
 from harness.watch.journal import Journal
 from harness.watch.memory import Memory, load_memory, save_memory
 from harness.watch.surroundings import shortage, stall
-from harness.watch.watcher import Hands, Watcher
+from harness.watch.telling import Hands
+from harness.watch.watcher import Watcher
 
 _HEARTBEAT_EVERY_S = 5.0
 _SURROUNDINGS_EVERY_S = 60.0

@@ -7,23 +7,21 @@ an event, an order and a mark are named after their cause, and the memory is wri
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from harness.config.schema import Config
-from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON, DataError
+from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON
 from harness.metrics import names
 from harness.metrics.record import StepRecord, from_json_line
 from harness.run_dir import RunDir
-from harness.signals.order import OrderKind, Request
-from harness.signals.post import is_known, post
-from harness.watch.alerts import Alerts
-from harness.watch.attribution import attribute, named, read_evidence
+from harness.signals.order import OrderKind
+from harness.signals.post import is_known
 from harness.watch.detector import Detector, LossRecord
 from harness.watch.follow import new_lines
-from harness.watch.journal import WRITER, Journal
-from harness.watch.memory import Examination, Memory
+from harness.watch.inquiry import Inquiry
+from harness.watch.journal import WRITER
+from harness.watch.memory import Memory
 from harness.watch.policy import (
     Action,
     Alert,
@@ -38,34 +36,19 @@ from harness.watch.policy import (
 from harness.watch.saved import SavedCheckpoints
 from harness.watch.situation import (
     due_mark,
-    evidence_request,
     policy_settings,
     remember_alarm,
     rollback_request,
     situation,
 )
-from harness.watch.verdict import ALARMS, TOTAL, Verdict
+from harness.watch.telling import Hands, Telling
+from harness.watch.verdict import ALARMS, Verdict
 
-_EVENT_KINDS = {"confirmed": "spike"}
-"""Verdicts that are called otherwise in `events.jsonl`."""
 _UNREMARKABLE_EXITS = (EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON)
 _ANSWERS = ("rollback", "rollback-refused", "rollback-done")
 _MOST_ACTIONS = 16
-_MOST_EVIDENCE = 20
-_ROLLBACK, _STOP, _EVIDENCE = "watch-rollback", "watch-stop", "watch-evidence"
+_ROLLBACK, _STOP = "watch-rollback", "watch-stop"
 """How names of orders begin."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hands:
-    """What the watcher can do."""
-
-    journal: Journal
-    alerts: Alerts
-    say: Callable[[str], None]
-    """Tells whoever sits at the terminal."""
-    may_order: bool = True
-    """Without it, the watcher only looks and tells."""
 
 
 class Watcher:
@@ -80,8 +63,8 @@ class Watcher:
         self._clean_after_steps = config.checkpoint.clean_after_steps
         self._global_batch_size = config.phases[0].global_batch_size
         self._saved = SavedCheckpoints(run_dir)
-        self._hands = hands
-        self._is_anew = is_anew
+        self._telling = Telling(run_dir, memory, hands, is_history=is_anew)
+        self._inquiry = Inquiry(self._telling)
         self._detector = Detector()
         if memory.detector is not None:
             self._detector.restore(memory.detector)
@@ -97,16 +80,17 @@ class Watcher:
         self._hear_events()
         self._settle()
         verdicts = self._hear_records()
-        if self._is_anew:  # of what has been before we came, only what still goes on is of interest
+        if self._telling.is_history:  # of what has been before we came, only what still goes on is of interest
             open_starts = {episode.start for episode in self._detector.open_episodes()}
             verdicts = [verdict for verdict in verdicts if verdict.start in open_starts]
-            self._is_anew = False
+            self._telling.is_history = False
         is_new = before != (self.memory.metrics.offset, self.memory.events.offset)
         if is_new and self.memory.attempt >= self.memory.attempt_to_await:
             self._mark()
             self._act(verdicts)
-        self._hands.alerts.deliver(self.memory)
-        self.memory.detector = self._detector.save()
+        self._telling.hands.alerts.deliver(self.memory)
+        if is_new:
+            self.memory.detector = self._detector.save()
         return is_new
 
     def _hear_events(self) -> None:
@@ -133,13 +117,13 @@ class Watcher:
             memory.exit_code = int(str(event.get("exit_code", 0)))
             if memory.exit_code not in _UNREMARKABLE_EXITS:
                 reason = event.get("reason")
-                self._tell("exit", f"training left with exit code {memory.exit_code} at step {step}: {reason}")
+                self._telling.tell("exit", f"training left with exit code {memory.exit_code} at step {step}: {reason}")
         elif kind in _ANSWERS:
             self._hear_answer(kind, step, attempt, order, event)
         elif kind == "evidence":
-            self._hear_evidence(order, str(event.get("path")))
+            self._inquiry.hear(order, Path(str(event.get("path"))), self._detector.open_episodes())
         elif kind == "evidence-refused":
-            memory.examinations = [each for each in memory.examinations if each.order != order]
+            self._inquiry.hear_refused(order)
 
     def _hear_answer(self, kind: str, step: int, attempt: int, order: str, event: Mapping[str, object]) -> None:
         """What came of a rollback, ours or a person's."""
@@ -151,10 +135,10 @@ class Watcher:
             memory.attempt_to_await = max(memory.attempt_to_await, attempt)
             memory.resumed_after_step = step
             text = f"rolled back from step {event.get('from_step')} to step {step}: {event.get('reason')}"
-            self._tell("rollback", text)
+            self._telling.tell("rollback", text)
         elif kind == "rollback-refused":
             memory.causes.pop(order, None)
-            self._tell("refused", f"the run did not roll back: {event.get('reason')}; a person must look")
+            self._telling.tell("refused", f"the run did not roll back: {event.get('reason')}; a person must look")
 
     def _remember_cause(self, order: str, to_step: int, event: Mapping[str, object]) -> None:
         """Counts a rollback that was ordered just before the watcher was killed."""
@@ -173,7 +157,7 @@ class Watcher:
         if is_rejected or not is_known(self._run_dir, pending):
             self.memory.pending = None
             self.memory.causes.pop(pending, None)
-            self._tell("refused", f"the order {pending} was {'rejected' if is_rejected else 'withdrawn'}")
+            self._telling.tell("refused", f"the order {pending} was {'rejected' if is_rejected else 'withdrawn'}")
 
     def _hear_records(self) -> list[Verdict]:
         """What was said of the records that are new; each was seen once, whatever became of the file."""
@@ -189,7 +173,9 @@ class Watcher:
             memory.consumed_samples = record.consumed_samples
             for verdict in self._detector.observe(_for_detector(record)):
                 verdicts.append(verdict)
-                self._note(verdict)
+                if verdict.kind in ALARMS:
+                    remember_alarm(memory, verdict.start, verdict.end)
+                self._telling.verdict(verdict)
         return verdicts
 
     def _new_records(self) -> Iterator[StepRecord]:
@@ -204,64 +190,6 @@ class Watcher:
         memory.handled_starts, memory.dirty_starts, memory.examinations = [], [], []
         memory.alarms = [alarm for alarm in memory.alarms if alarm.start <= to_step]
 
-    def _note(self, verdict: Verdict) -> None:
-        """Writes a verdict down, and tells people of those that matter."""
-        memory = self.memory
-        if verdict.kind in ALARMS:
-            remember_alarm(memory, verdict.start, verdict.end)
-        is_news = self._event(
-            f"{verdict.kind}-{verdict.channel}-{verdict.start}",
-            _EVENT_KINDS.get(verdict.kind, verdict.kind),
-            channel=verdict.channel,
-            direction=verdict.direction,
-            start=verdict.start,
-            end=verdict.end,
-            z=round(verdict.z, 2),
-            height=round(verdict.height, 4),
-        )
-        if verdict.kind in ("confirmed", "non-finite") and is_news:
-            moved = "is not finite" if verdict.kind == "non-finite" else f"moved {verdict.direction}"
-            self._tell(
-                "spike", f"loss of {verdict.channel} {moved} at step {verdict.start} ({verdict.height:+.3f} nats)"
-            )
-
-    def _hear_evidence(self, order: str, path: str) -> None:
-        """Weighs evidence; what a watcher has asked for that was killed then is kept until it is asked for again."""
-        memory = self.memory
-        asked = next((each for each in memory.examinations if each.order == order), None)
-        if asked is not None:
-            memory.examinations.remove(asked)
-            self._weigh(asked, Path(path))
-        elif order.startswith(_EVIDENCE):
-            memory.evidence = {**dict(list(memory.evidence.items())[-_MOST_EVIDENCE:]), order: path}
-
-    def _weigh(self, asked: Examination, path: Path) -> None:
-        """Reads the evidence that was asked for and remembers what it says."""
-        memory = self.memory
-        try:
-            samples = read_evidence(path)
-        except DataError as error:
-            self._hands.say(f"warning: {error}")
-            return
-        channel = None if asked.channel == TOTAL else asked.channel
-        found = attribute(samples, channel=channel, direction=asked.direction, start=asked.start, height=asked.height)
-        is_news = self._event(
-            f"attributed-{asked.order}",
-            "attributed",
-            start=asked.start,
-            channel=asked.channel,
-            dirty=found.dirty,
-            reason=found.text,
-            documents=found.documents(),
-            evidence=str(path),
-        )
-        documents = f": {named(found)}" if found.guilty else ""
-        if is_news:
-            self._tell("attributed", f"loss of {asked.channel} since step {asked.start}: {found.text}{documents}")
-        if found.dirty:
-            related = [each.start for each in self._detector.open_episodes() if each.start <= asked.last]
-            memory.dirty_starts = sorted({*memory.dirty_starts, asked.start, *related})
-
     def _mark(self) -> None:
         """Orders marks on the checkpoints whose health is not what it should be."""
         due = due_mark(
@@ -271,8 +199,8 @@ class Watcher:
             margin_steps=self._watch.rollback_margin_steps,
             clean_after_steps=self._clean_after_steps,
         )
-        if due is not None and self._hands.may_order:
-            post(self._run_dir, due.name, OrderKind.MARK, "", due.request)
+        if due is not None:
+            self._telling.order(due.name, OrderKind.MARK, "", due.request)
 
     def _act(self, verdicts: list[Verdict]) -> None:
         """Does what the policy says, until it has nothing more to say."""
@@ -291,10 +219,10 @@ class Watcher:
         """Does one thing; returns the verdicts that the policy should still look at."""
         memory = self.memory
         if isinstance(action, AskEvidence):
-            self._ask_evidence(action, verdicts)
+            self._inquiry.ask(action, verdicts, now.episodes)
             return [each for each in verdicts if each.kind != "confirmed" or each.start != action.first_step]
         if isinstance(action, Alert):
-            self._tell("advice", action.text)
+            self._telling.tell("advice", action.text)
             memory.handled_starts.append(action.start)
             return [each for each in verdicts if each.kind != "drift" or each.start != action.start]
         assert isinstance(action, Rollback | Stop), f"{action} is an action"
@@ -305,71 +233,33 @@ class Watcher:
         memory.handled_starts += [action.start, *(episode.start for episode in now.episodes)]
         return []
 
-    def _ask_evidence(self, action: AskEvidence, verdicts: list[Verdict]) -> None:
-        memory = self.memory
-        request = evidence_request(action.first_step, action.last_step, memory.step)
-        about = next(each for each in verdicts if each.kind == "confirmed" and each.start == action.first_step)
-        if any(each.first <= about.start <= each.last for each in memory.examinations):
-            return  # another curve of the same episode
-        name = f"{_EVIDENCE}-{memory.attempt:03d}-{request.steps[0]:07d}-{request.steps[1]:07d}"
-        asked = Examination(
-            order=name,
-            first=request.steps[0],
-            last=request.steps[1],
-            start=about.start,
-            channel=about.channel,
-            direction=about.direction,
-            height=about.height,
-        )
-        if (path := memory.evidence.pop(name, None)) is not None:
-            self._weigh(asked, Path(path))
-            return
-        memory.examinations.append(asked)
-        self._order(name, OrderKind.EVIDENCE, f"loss of {about.channel} moved {about.direction}", request)
-
     def _roll_back(self, action: Rollback, now: Situation) -> None:
+        """Orders a rollback; everything else waits until it is answered."""
         memory = self.memory
-        name = f"{_ROLLBACK}-{memory.attempt:03d}-{action.start:07d}"
         request = rollback_request(action, now, self._watch.repeat_for_steps)
-        memory.causes[name] = PastRollback(at_step=memory.step, start=action.start, to_step=action.to_step)
-        if self._order(name, OrderKind.ROLLBACK, action.reason, request):
-            memory.pending = name
         skipped = request.skip_steps or (0, 0)
-        self._event(
-            name, "rollback-ordered", reason=action.reason, to_step=action.to_step, skip_steps=list(skipped), order=name
-        )
-        self._tell(
-            "order",
-            f"{action.reason}: ordered a return to step {action.to_step}, skipping the samples of steps "
-            f"{skipped[0]} to {skipped[1]}",
-        )
+        words = f"a return to step {action.to_step}, skipping the samples of steps {skipped[0]} to {skipped[1]}"
+        if not self._telling.hands.may_order:
+            self._telling.tell("advice", f"{action.reason}: without --no-orders it would order {words}")
+            return
+        name = f"{_ROLLBACK}-{memory.attempt:03d}-{action.start:07d}"
+        memory.causes[name] = PastRollback(at_step=memory.step, start=action.start, to_step=action.to_step)
+        if self._telling.order(name, OrderKind.ROLLBACK, action.reason, request):
+            memory.pending = name
+        fields = {"reason": action.reason, "to_step": action.to_step, "skip_steps": list(skipped), "order": name}
+        if self._telling.event(name, "rollback-ordered", **fields):
+            self._telling.tell("order", f"{action.reason}: ordered {words}")
 
     def _stop(self, action: Stop) -> None:
-        name = f"{_STOP}-{self.memory.attempt:03d}-{action.start:07d}"
-        if self._order(name, OrderKind.STOP_FOR_PERSON, action.reason):
-            self.memory.pending = name
-        self._event(name, "stop-ordered", reason=action.reason, order=name)
-        self._tell("order", f"{action.reason}: ordered the run to stop; a person must look")
-
-    def _order(self, name: str, kind: OrderKind, reason: str, request: Request | None = None) -> bool:
-        """Gives an order, unless the watcher may only look; whether it stands."""
-        if not self._hands.may_order:
-            return False
-        post(self._run_dir, name, kind, reason, request)
-        return True
-
-    def _event(self, event_id: str, kind: str, **fields: object) -> bool:
-        """Writes an event; False if it was written before."""
-        memory = self.memory
-        return self._hands.journal.write(
-            f"{memory.attempt}-{event_id}", kind, attempt=memory.attempt, step=memory.step, **fields
-        )
-
-    def _tell(self, kind: str, text: str) -> None:
-        if self._is_anew:  # news of what was long ago is none
+        """Orders the run to leave for a person."""
+        if not self._telling.hands.may_order:
+            self._telling.tell("advice", f"{action.reason}: without --no-orders it would order the run to stop")
             return
-        self._hands.say(text)
-        self._hands.alerts.tell(self.memory, kind, text)
+        name = f"{_STOP}-{self.memory.attempt:03d}-{action.start:07d}"
+        if self._telling.order(name, OrderKind.STOP_FOR_PERSON, action.reason):
+            self.memory.pending = name
+        if self._telling.event(name, "stop-ordered", reason=action.reason, order=name):
+            self._telling.tell("order", f"{action.reason}: ordered the run to stop; a person must look")
 
 
 def _for_detector(record: StepRecord) -> LossRecord:

@@ -20,7 +20,8 @@ from harness.signals.order import Order, OrderKind
 from harness.watch.alerts import Alerts
 from harness.watch.journal import Journal, append_line
 from harness.watch.memory import Memory, load_memory, save_memory
-from harness.watch.watcher import Hands, Watcher
+from harness.watch.telling import Hands
+from harness.watch.watcher import Watcher
 
 BATCH = 8
 ONSET = 301

@@ -64,6 +64,13 @@ def test_a_harmless_spike_is_left_alone(tmp_path: Path) -> None:
     assert run.events("benign") != []
 
 
+def test_a_loss_that_is_not_finite_leads_to_one_rollback(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 1), height=float("nan"))
+    go(run, 150)
+    (rollback,) = run.orders(OrderKind.ROLLBACK)
+    assert rollback.reason == f"loss of code is not finite at step {ONSET}"
+
+
 def test_harder_data_that_do_not_look_like_dirt_are_kept(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=DIRTY, height=0.6, looks_dirty=False)
     go(run, 150)
@@ -87,7 +94,7 @@ def test_without_leave_to_roll_back_people_are_told_what_would_be_done(tmp_path:
 
 
 def test_only_looking_gives_no_order_at_all(tmp_path: Path) -> None:
-    run = StandIn(run_dir_in(tmp_path), dirty=DIRTY)
+    run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 170))
     told: list[str] = []
     watching = watcher(run, may_order=False, told=told)
     for _ in range(150):
@@ -95,6 +102,8 @@ def test_only_looking_gives_no_order_at_all(tmp_path: Path) -> None:
         watching.look()
     assert run.carried_out == []
     assert any("loss of code moved up" in text for text in told)
+    assert run.events("rollback-ordered") == []
+    assert any("has not come back: without --no-orders it would order a return to step" in text for text in told)
 
 
 def test_a_used_up_budget_stops_the_run_for_a_person(tmp_path: Path) -> None:
