@@ -93,7 +93,8 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", recorded=recorded)
         closing.callback(data.stream.close)
         if recorded is not None:
-            require_same(recorded, _promised(recorded, data.fingerprint))
+            with heard_by_all(ranks):
+                require_same(recorded, _promised(recorded, data.fingerprint))
         recorder = None
         if ranks.is_writer:
             recorder = _open_recorder(config, plan, run_dir, data, start, closing)

@@ -17,6 +17,8 @@ from harness.config.schema import Config
 
 MakeDisk = Callable[[Path, int], None]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def make_disk() -> Iterator[MakeDisk]:

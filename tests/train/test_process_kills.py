@@ -15,6 +15,8 @@ from harness.signals.lock import owner_of
 LAST_STEP = 16
 SAVE_EVERY = 4
 
+pytestmark = pytest.mark.slow
+
 
 def two_ranks(root: Path) -> Site:
     site = Site(root)

@@ -6,7 +6,10 @@ import json
 import math
 from pathlib import Path
 
+import pytest
 from process_runs import Site
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_step_that_is_not_finite_is_not_applied_and_told_with_its_samples(tmp_path: Path) -> None:

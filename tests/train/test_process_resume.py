@@ -11,6 +11,8 @@ from process_runs import Site
 
 from harness.run_dir import RunDir
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:

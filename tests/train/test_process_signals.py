@@ -13,6 +13,8 @@ from process_runs import HARNESS, REPOSITORY, Command, Site, processor_seconds
 
 NEVER_ENDS = 1_000_000
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
