@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from fault_campaign import SAVE_EVERY, campaign_site, everybody, is_saving
 from pool import Pool
+from process_runs import Site, kill_all
 from small_run import Grid, column, launch, records, small_config
 
 from harness import cli
@@ -48,3 +50,22 @@ def test_an_asynchronous_save_is_the_synchronous_one_and_loads_under_another_lay
     launch(pool, small_config(corpus, wide, {"run.stop_at_step": 5, **ASYNC}), moved, "must")
     for name in ("train/lm_loss", "optim/grad_norm"):
         assert column(moved, name) == pytest.approx(column(waited, name)[3:5], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_save_in_flight_that_is_killed_leaves_the_older_checkpoint(tmp_path: Path) -> None:
+    site = campaign_site(tmp_path, async_save=True)
+    with site.train() as command:
+        command.wait_until(lambda: is_saving(site) and bool(complete(site)))
+        kill_all(everybody(command))
+    assert [name for name in site.checkpoints() if name.endswith(".partial")]
+    left = complete(site)
+    site.config["run"]["stop_at_step"] = 2 * SAVE_EVERY + 1
+    code, text = site.train().finish()
+    assert code == 0, text
+    assert f"resuming small from {site.run_dir.checkpoints / left[-1]}" in text
+    assert not [name for name in site.checkpoints() if name.endswith(".partial")]
+
+
+def complete(site: Site) -> list[str]:
+    return [name for name in site.checkpoints() if not name.endswith(".partial")]
