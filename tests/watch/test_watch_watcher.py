@@ -64,6 +64,14 @@ def test_a_harmless_spike_is_left_alone(tmp_path: Path) -> None:
     assert run.events("benign") != []
 
 
+def test_a_fall_on_documents_that_repeat_one_token_is_rolled_back_too(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path), dirty=DIRTY, height=-1.5)
+    go(run, 150)
+    (rollback,) = run.orders(OrderKind.ROLLBACK)
+    assert rollback.reason == f"loss of code went down at step {ONSET}, on dirty documents"
+    assert "90 % one token" in run.events("attributed")[0]["reason"]
+
+
 def test_a_loss_that_is_not_finite_leads_to_one_rollback(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 1), height=float("nan"))
     go(run, 150)
