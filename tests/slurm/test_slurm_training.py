@@ -180,7 +180,9 @@ def test_whatever_interrupts_it_the_loss_line_is_that_of_a_run_in_peace(
     assert int(fields["Restarts"]) >= 3
     assert [step for step, *_ in curve(job.run_dir)] == list(range(1, TRAIN_STEPS + 1))
     assert curve(job.run_dir) == curve(in_peace)
-    assert [event["exit_code"] for event in job.events("launch-ended")] == [75, 70, 0]
+    ends = [event["exit_code"] for event in job.events("launch-ended")]
+    # A launch that Slurm takes away is written down only if it saves and leaves before it is killed.
+    assert ends in ([75, 70, 0], [75, 70, 75, 0], [75, 70, 70, 0])
     assert len(job.events("resumed")) == 3
 
 
