@@ -10,6 +10,7 @@ from pathlib import Path
 
 import overlapping
 import pytest
+import worlds
 from pool import Pool
 from small_run import Grid, column, launch, small_config
 
@@ -35,7 +36,7 @@ def test_overlap_changes_neither_losses_nor_checkpoints(grid: Grid, pool: Pool, 
     for name in (names.LM_LOSS, names.GRAD_NORM, names.valid_lm_loss_of("en")):
         assert column(tmp_path / "overlapping", name) == column(tmp_path / "plain", name)
 
-    longer = small_config(corpus, Grid(), {**CHANGES, "run.stop_at_step": STEPS + 2})
-    for run in ("plain", "overlapping"):
-        launch(pool, longer, tmp_path / run, "must")
-    assert column(tmp_path / "overlapping", names.LM_LOSS) == column(tmp_path / "plain", names.LM_LOSS)
+    # Step 3 is saved right after its update, step 6 after an evaluation, which gathers parameters by itself.
+    for step in ("step_0000003", "step_0000006"):
+        plain, overlapped = (tmp_path / run / "checkpoints" / step for run in ("plain", "overlapping"))
+        assert pool.run(worlds.differing_tensors, 1, plain, overlapped) == [{}]
