@@ -2,6 +2,7 @@
 #
 #   make demo     train a small model on real text, see the loss of every channel, save, convert to Hugging Face
 #   make test     all tests
+#   make slurm    jobs on a real Slurm of two nodes on this machine
 #   make check    style, types, layers
 #   make gpu      equivalence tests and benchmark on the GPU of this machine
 #   make bench    how fast, against named peers, measured in one run
@@ -14,7 +15,7 @@ VENV := .venv$(if $(filter-out python3,$(NAME)),-$(NAME))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check gpu bench clean
+.PHONY: demo test slurm check gpu bench clean
 
 demo: $(READY)
 	$(BIN)/python -m data_prep.demo
@@ -30,6 +31,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+# Needs a Slurm to start: apt-get install slurm-wlm munge (as root).
+slurm: $(READY)
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu tests/gpu

@@ -15,3 +15,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.skip(f"no Slurm here: {', '.join(missing)} not found; install it with `{INSTALL}`")
     with Cluster(tmp_path_factory.mktemp("slurm")) as running:
         yield running
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything that starts a Slurm is run by `make slurm`, which takes minutes more than all other tests."""
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slurm)
