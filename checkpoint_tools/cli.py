@@ -21,7 +21,7 @@ _PATH = click.Path(path_type=Path)
 
 @click.group()
 def convert() -> None:
-    """Checkpoints to Hugging Face models and back, proven to compute the same, without a GPU.
+    """Convert to Hugging Face and back, with a proof.
 
     \b
     Example:

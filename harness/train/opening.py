@@ -95,9 +95,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         if recorded is not None:
             with heard_by_all(ranks):
                 require_same(recorded, _promised(recorded, data.fingerprint))
-        recorder = None
-        if ranks.is_writer:
-            recorder = _open_recorder(config, plan, run_dir, data, start, closing)
+        recorder = _open_recorder(config, plan, run_dir, data, start, closing) if ranks.is_writer else None
         if recorder is not None and (problem := attention.slow_kernels_on(world.device)):
             recorder.message(f"warning: {problem}")
         chunks = build_model(config, plan, ranks, world.device)

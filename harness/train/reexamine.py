@@ -55,7 +55,8 @@ def reexamine(run: Run, state: TrainState, order: Order) -> None:
     if beginning.cursor is None:
         _say_refused(run, state, order, str(beginning.problem))
         return
-    cursor, steps = beginning.cursor, {}
+    cursor = beginning.cursor
+    steps: dict[int, int] = {}
     own: Sums = {}
     for step in range(first, last + 1):
         positions, behind = cursor.take(run.phase.global_batch_size, run.phase.seq_length)

@@ -28,9 +28,7 @@ def test_json(kind: str) -> None:
     order = parse_order("x.json", f'{{"kind": "{kind}", "reason": "maintenance"}}'.encode(), "1")
     fingerprint = order.fingerprint
     assert len(fingerprint) == 16
-    assert order == Order(
-        kind=OrderKind(kind), reason="maintenance", source="x.json", id="1", fingerprint=fingerprint
-    )
+    assert order == Order(kind=OrderKind(kind), reason="maintenance", source="x.json", id="1", fingerprint=fingerprint)
     assert parse_order("x.json", f'{{"kind": "{kind}"}}'.encode(), "1").reason == ""
 
 
@@ -69,7 +67,7 @@ def test_text_in_a_plainly_named_file_is_the_reason_without_what_a_terminal_woul
         (
             "x.json",
             b'{"kind": "mark", "checkpoints": ["step_0000001"], "health": "abandoned"}',
-            "\"health\" is 'abandoned'; allowed: \"clean\", \"suspect\"",
+            '"health" is \'abandoned\'; allowed: "clean", "suspect"',
         ),
     ],
 )
