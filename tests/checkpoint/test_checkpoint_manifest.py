@@ -69,6 +69,8 @@ TEXT = """\
     [9, 2.5],
     [10, 2.375]
   ],
+  "rollback": null,
+  "adjustment": null,
   "fingerprint": {},
   "files": {
     "a": {"bytes": 1, "xxh3": "0000000000000000"},
