@@ -231,8 +231,14 @@ def _held_back() -> Iterator[list[signal.Signals]]:
 
 
 def _prepare_worker(launcher: int) -> None:
-    """In the worker, before its program starts: SIGTERM if the launcher dies; only forwarded signals are held back."""
+    """In the worker, before its program starts: SIGTERM if the launcher dies; only forwarded signals are held back.
+
+    They are also ignored until the worker sets handlers of its own, and again when it has put them back: one that comes
+    while it leaves would otherwise end it through any of its threads that do not hold it back.
+    """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    for number in FORWARDED:
+        signal.signal(number, signal.SIG_IGN)  # what comes while it is held back is kept all the same
     signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_HELD_BACK) - set(FORWARDED))
     if os.getppid() != launcher:  # it died before it could be noticed
         os.kill(os.getpid(), signal.SIGTERM)

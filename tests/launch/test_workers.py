@@ -168,6 +168,30 @@ def test_a_lost_connection_does_not_hide_the_error_behind_it(tmp_path: Path) -> 
     ]
 
 
+def test_a_late_signal_does_not_end_a_worker_with_threads_that_is_leaving(tmp_path: Path) -> None:
+    leaving = """
+import sys, threading, time
+from harness.signals.os_signals import SignalFlags
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+flags = SignalFlags()
+flags.install()
+flags.restore()
+open("leaving", "w")
+time.sleep(1)
+sys.exit(65)
+"""
+    fails = """
+import os, sys, time
+while not os.path.exists("leaving"):
+    time.sleep(0.01)
+sys.exit(70)
+"""
+    there = f"import os; os.chdir({str(tmp_path)!r})\n"
+    code, said = run(tmp_path, there + leaving, there + fails, patience=Patience(after_failure_s=60))
+    assert code == 65, said
+    assert "error: rank 0 left with exit code 65" in said[0]
+
+
 def test_workers_of_another_node_have_the_ranks_they_are_told(tmp_path: Path) -> None:
     start = WorkerStart(
         command=[sys.executable, "-c", leaves_with(70)], environment={"RANK": "9"}, log=tmp_path / "9.log"
