@@ -172,9 +172,9 @@ def test_a_late_signal_does_not_end_a_worker_with_threads_that_is_leaving(tmp_pa
     leaving = """
 import sys, threading, time
 from harness.signals.os_signals import SignalFlags
-threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 flags = SignalFlags()
 flags.install()
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
 flags.restore()
 open("leaving", "w")
 time.sleep(1)
