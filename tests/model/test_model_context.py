@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from harness.config.schema import ModelConfig
 from harness.model import context
@@ -24,8 +25,9 @@ def megatrons_part(whole: torch.Tensor, cp: Place, monkeypatch: pytest.MonkeyPat
     """What Megatron gives this rank (its function asks a process group for rank and size, nothing else)."""
     group = SimpleNamespace(size=lambda: cp.size, rank=lambda: cp.rank)
     cut = getattr(utils, "_get_batch_on_this_cp_rank_per_sequence_balancing", utils.get_batch_on_this_cp_rank)
-    monkeypatch.setattr(utils, "get_pg_size", lambda group: group.size())
-    monkeypatch.setattr(utils, "get_pg_rank", lambda group: group.rank())
+    for module, size, rank in ((utils, "get_pg_size", "get_pg_rank"), (dist, "get_world_size", "get_rank")):
+        monkeypatch.setattr(module, size, lambda group: group.size())
+        monkeypatch.setattr(module, rank, lambda group: group.rank())
     part: torch.Tensor = cut({"tokens": whole}, cp_group=group)["tokens"]
     return part
 
