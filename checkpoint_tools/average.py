@@ -15,11 +15,11 @@ import torch
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import write_checkpoint
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
-from checkpoint_tools.progress import ShowProgress
 from harness.checkpoint.compare import differences
 from harness.checkpoint.manifest import Manifest
 from harness.checkpoint.store import CheckpointStore
 from harness.errors import CheckpointError, UsageError
+from harness.progress import ShowProgress
 from harness.run_dir import RunDir
 
 

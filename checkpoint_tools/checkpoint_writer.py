@@ -16,9 +16,9 @@ import torch
 
 from checkpoint_tools.index.mcore import write_index
 from checkpoint_tools.our_tensors import OurTensors
-from checkpoint_tools.progress import Progress, silent
 from checkpoint_tools.torch_dist import DTYPES, Chunk, StoredTensor
 from harness.config.schema import ModelConfig
+from harness.progress import Progress, silent
 
 NAMES_PER_FILE = 64
 """Tensors in one file: files are what is written at once."""

@@ -57,9 +57,9 @@ def to_hf(checkpoint: Path, out: Path, sample: str | None, **options: Any) -> No
     """
     import torch
 
-    from checkpoint_tools.progress import shown
     from checkpoint_tools.to_hf import ToHf
     from checkpoint_tools.to_hf import convert as run
+    from harness.progress import shown
 
     dtype, size, workers = (options.pop(name) for name in ("dtype", "max_shard_size", "workers"))
     job = ToHf(
@@ -105,7 +105,7 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
     """
     from checkpoint_tools.from_hf import convert as run
     from checkpoint_tools.growth import Growth
-    from checkpoint_tools.progress import shown
+    from harness.progress import shown
 
     growth = Growth(copied_layers=_numbers(expand_layers or ""), vocab_size=vocab_size)
     _report(run(model, out, shown, growth=growth, num_workers=workers, proof_layers=proof_layers))
@@ -124,7 +124,7 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool) -> None:
       harness convert to-hf runs/mean/checkpoints/step_0100000 exported/mean
     """
     from checkpoint_tools.average import average as run
-    from checkpoint_tools.progress import shown
+    from harness.progress import shown
 
     click.echo(f"mean of {len(checkpoints)} checkpoints: {run(checkpoints, out, shown, hashes=hashes)}")
 
@@ -153,11 +153,11 @@ def check(a: Path, b: Path, tolerance: float) -> int:
 
 
 def _report(done: Converted) -> None:
-    from checkpoint_tools.progress import speed
+    from harness.progress import speed_text
 
     click.echo(
         f"{done.out}: {done.family.architecture}, {done.num_tensors} tensors, {done.num_bytes / 1e9:.3f} GB "
-        f"in {done.seconds:.1f} s ({speed(done.num_bytes, done.seconds)})"
+        f"in {done.seconds:.1f} s ({speed_text(done.num_bytes, done.seconds)})"
     )
     click.echo(f"proven: {done.proof.summary()}")
 

@@ -81,8 +81,8 @@ def diff(first: Path, second: Path, show_all: bool, deep: bool, as_json: bool) -
       harness checkpoint diff runs/a/checkpoints/step_0000300 runs/a/checkpoints/step_0000400 --json
     """
     from checkpoint_tools.difference import compare, num_bytes
-    from checkpoint_tools.progress import shown
     from checkpoint_tools.torch_dist import read_index
+    from harness.progress import shown
 
     for path in (first, second):
         verify_before_load(path, deep=deep)

@@ -10,11 +10,11 @@ import torch
 
 from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.our_tensors import open_checkpoint
-from checkpoint_tools.progress import Progress, silent
 from checkpoint_tools.their_tensors import open_model
 from harness.checkpoint.manifest import MANIFEST_NAME
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
+from harness.progress import Progress, silent
 
 _NOT_COMPUTED = {"init_method_std", "z_loss_coefficient", "vocab_size_multiple_of", "num_query_groups", "kv_channels"}
 """Fields of a model that matter in training only, or that are compared as what follows from them."""

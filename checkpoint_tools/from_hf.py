@@ -30,7 +30,6 @@ from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.families.family import Move
 from checkpoint_tools.growth import Growth
 from checkpoint_tools.our_tensors import open_checkpoint
-from checkpoint_tools.progress import ShowProgress
 from checkpoint_tools.proof import prove
 from checkpoint_tools.their_tensors import TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
@@ -42,6 +41,7 @@ from harness.data.cursor import Cursor
 from harness.data.tokenizer import open_tokenizer
 from harness.errors import CheckpointError
 from harness.plan.layouts import Layout
+from harness.progress import ShowProgress
 from harness.run_dir import RunDir
 
 NO_GROWTH = Growth()

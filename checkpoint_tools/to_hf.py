@@ -19,13 +19,13 @@ from checkpoint_tools.families.config_json import fields_for
 from checkpoint_tools.families.family import Family
 from checkpoint_tools.families.registry import family_for_writing
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
-from checkpoint_tools.progress import Progress, ShowProgress
 from checkpoint_tools.proof import Proof, prove
 from checkpoint_tools.safetensors_file import SafetensorsWriter
 from checkpoint_tools.their_tensors import INDEX_NAME, read_json
 from checkpoint_tools.tokenizer_files import SOURCE_FOLDER, TokenizerFiles, find_tokenizer
 from harness.checkpoint.durable import replace_file
 from harness.checkpoint.manifest import manifest_text
+from harness.progress import Progress, ShowProgress
 
 NUM_WORKERS = 4
 """Files written at once; each needs the memory of one tensor and its copy."""

@@ -46,16 +46,16 @@ def verify(*, channels: tuple[Path, ...], tokenizer: Path | None, threads: int, 
     from rich.console import Console
 
     from data_prep.part_files import channel_folders, parts_of
-    from data_prep.progress import shown_byte_progress
     from data_prep.verify import verify_parts
     from harness.data.tokenizer import open_tokenizer
+    from harness.progress import shown
 
     opened = open_tokenizer(tokenizer) if tokenizer else None
     reports: dict[str, list[PartReport]] = {}
     for folder in channel_folders(channels):
         parts = parts_of(folder)
         num_bytes = sum(part.bin_bytes for part in parts)
-        with shown_byte_progress(f"verify {folder}", num_bytes, Console(stderr=True)) as progress:
+        with shown(f"verify {folder}", num_bytes, Console(stderr=True)) as progress:
             reports[str(folder)] = verify_parts(parts, _expectation(folder, opened), threads, progress)
     if as_json:
         click.echo(

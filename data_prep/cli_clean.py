@@ -55,7 +55,7 @@ def clean(  # noqa: PLR0913 - one argument per option
 
     from data_prep.clean import CleanJob, clean_files
     from data_prep.input_files import file_bytes, find_inputs
-    from data_prep.progress import shown_byte_progress
+    from harness.progress import shown
 
     files = find_inputs(inputs)
     job = CleanJob(
@@ -66,7 +66,7 @@ def clean(  # noqa: PLR0913 - one argument per option
         spare_markup=spare_markup,
         num_workers=workers,
     )
-    with shown_byte_progress(f"clean {output.name}", sum(map(file_bytes, files)), Console(stderr=True)) as progress:
+    with shown(f"clean {output.name}", sum(map(file_bytes, files)), Console(stderr=True)) as progress:
         reports = clean_files(job, progress)
     _print_reports(output, reports, as_json)
 
@@ -103,12 +103,12 @@ def dedup(  # noqa: PLR0913 - one argument per option
 
     from data_prep.dedup import DedupJob, dedup_files
     from data_prep.input_files import file_bytes, find_inputs
-    from data_prep.progress import shown_byte_progress
+    from harness.progress import shown
 
     files = find_inputs(inputs)
     job = DedupJob(inputs=files, folder=output, method=method, threshold=threshold, text_key=text_key)
     total = 2 * sum(map(file_bytes, files))
-    with shown_byte_progress(f"dedup {output.name}", total, Console(stderr=True)) as progress:
+    with shown(f"dedup {output.name}", total, Console(stderr=True)) as progress:
         reports = dedup_files(job, progress)
     _print_reports(output, reports, as_json)
 

@@ -38,11 +38,11 @@ def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | No
 
     from data_prep.merge import MergeJob, merge_channels
     from data_prep.part_files import parts_of
-    from data_prep.progress import shown_byte_progress
+    from harness.progress import shown
 
     num_bytes = sum(part.bin_bytes for path in channels for part in parts_of(path))
     job = MergeJob(inputs=channels, output=output, tokens_per_part=tokens_per_part)
-    with shown_byte_progress(f"merge {output.name}", num_bytes, Console(stderr=True)) as progress:
+    with shown(f"merge {output.name}", num_bytes, Console(stderr=True)) as progress:
         parts = merge_channels(job, progress)
     count = "1 part" if len(parts) == 1 else f"{len(parts):,} parts"
     documents, tokens = sum(part.documents for part in parts), sum(part.tokens for part in parts)

@@ -9,7 +9,6 @@ import torch
 from hugging_face_models import VARIANTS, write_model
 from safetensors.torch import load_file, save_file
 
-from checkpoint_tools.progress import LineProgress
 from harness.cli import run
 from harness.errors import EXIT_BAD_DATA, EXIT_USAGE
 
@@ -87,12 +86,3 @@ def test_check_sees_that_formats_differ(tmp_path: Path, capsys: pytest.CaptureFi
     other = write_model(tmp_path / "other", VARIANTS[0], dtype=torch.bfloat16)
     assert run(["convert", "check", str(one), str(other)]) == EXIT_BAD_DATA
     assert "formats torch.float32 and torch.bfloat16, largest difference " in capsys.readouterr().out
-
-
-def test_progress_in_a_log_says_speed_and_time_left() -> None:
-    now_s, lines = 0.0, []
-    progress = LineProgress("convert", 4_000_000_000, lines.append, clock=lambda: now_s, every_s=10)
-    progress(500_000_000)
-    now_s = 10.0
-    progress(500_000_000)
-    assert lines == ["convert: 25%, 0.10 GB/s, 30 s left"]
