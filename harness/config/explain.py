@@ -139,11 +139,17 @@ def _is_section(kind: object) -> bool:
 
 @cache
 def _places_of_keys() -> dict[str, list[str]]:
-    """Every key of the schema with the dotted places where it is allowed."""
-    places: dict[str, list[str]] = {}
+    """Every key of the schema with the dotted places where it is allowed.
+
+    A key of the run that a phase may repeat is looked for at the run: only its outermost places are named.
+    """
+    found: dict[str, list[Location]] = {}
     for location in _schema_locations(Config, ()):
-        places.setdefault(str(location[-1]), []).append(dotted(location))
-    return places
+        found.setdefault(str(location[-1]), []).append(location)
+    return {
+        key: [dotted(location) for location in locations if len(location) == min(map(len, locations))]
+        for key, locations in found.items()
+    }
 
 
 def _schema_locations(kind: Any, location: Location) -> Iterator[Location]:  # noqa: ANN401

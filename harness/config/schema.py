@@ -156,6 +156,14 @@ class ChannelConfig(Section):
     """A channel folder with `parts.jsonl`, or the prefix of one `.bin/.idx` pair made by Megatron-LM or datatrove."""
     validation_path: FilePath | None = None
     """Held-out documents in the same form. Default: a share of the first part (`evaluation.held_out_share`)."""
+    when_low: Literal["repeat", "wait", "share"] = "repeat"
+    """When all parts were passed through `max_epochs` times: `wait` for further parts, with an alert; `share` its part
+    of the blend among the other channels until further parts come. `repeat` shares too, but only if `max_epochs` is
+    given; without it the channel begins again and again."""
+    max_epochs: PositiveInt | None = None
+    """Most passes through the channel. Default: 1, with `repeat` as many as the phases need."""
+    epoch_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Factor of the channel's weight in the blend for every epoch after the first."""
 
 
 class DataConfig(Section):
@@ -181,12 +189,52 @@ class ScheduleConfig(Section):
     """Shape after warm-up. `wsd` is constant until the last `decay_share` of the phase."""
     warmup_steps: NonNegativeInt = 0
     """Steps of linear rise from 0 to the peak."""
+    continues: bool = False
+    """Go on from the last learning rate of the phase before: the warm-up leads from it to the peak; without a warm-up
+    it is the peak."""
     min_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Learning rate at the end of the decay, as a share of the peak."""
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """`wsd` only: share of the phase's steps in the final decay."""
     decay_style: Literal["linear", "cosine", "one_minus_sqrt"] = "one_minus_sqrt"
     """`wsd` only: shape of the final decay."""
+
+
+class BatchRampUpConfig(Section):
+    """A batch that grows at the beginning of a phase."""
+
+    start: PositiveInt
+    """Samples in the phase's first step."""
+    increment: PositiveInt
+    """Samples by which the batch grows, from `start` to `global_batch_size`."""
+    ramp_up_samples: PositiveInt
+    """Samples of the phase after which `global_batch_size` is reached; every size before it has an equal share."""
+
+
+class PhaseOptimizerConfig(Section):
+    """Settings of the optimizer that differ in a phase. Default of each: the run's."""
+
+    learning_rate: PositiveFloat | None = None
+    """Peak learning rate."""
+    weight_decay: NonNegativeFloat | None = None
+    """Decoupled weight decay."""
+    adam_beta1: Share | None = None
+    """Decay of the first moment."""
+    adam_beta2: Share | None = None
+    """Decay of the second moment."""
+    clip_grad: NonNegativeFloat | None = None
+    """Largest L2 norm of the whole gradient; 0 does not clip."""
+
+
+class PhaseEvaluationConfig(Section):
+    """Held-out evaluation where it differs in a phase. Default of each: the run's."""
+
+    every_steps: PositiveInt | None = None
+    """Evaluate after every so many steps of the run, and at the end of the phase."""
+    num_samples_per_channel: PositiveInt | None = None
+    """Held-out samples of each channel."""
+    channels: tuple[Name, ...] | None = Field(default=None, strict=False, min_length=1)
+    """Channels that are evaluated, also such that the phase does not train on. Default: those of its blend."""
 
 
 class PhaseConfig(Section):
@@ -202,10 +250,25 @@ class PhaseConfig(Section):
     """Tokens in one sample."""
     global_batch_size: PositiveInt
     """Samples in one step, over all ranks."""
+    batch_ramp_up: BatchRampUpConfig | None = None
+    """Smaller batches at the beginning. Default: none."""
     blend: dict[Name, PositiveFloat] = Field(min_length=1)
     """Weight of every channel that is used; the weights need not add up to 1."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over the phase."""
+    rotary_base: PositiveFloat | None = None
+    """Base of the rotary position embedding in this phase. Default: the model's."""
+    rope_scaling: RopeScalingConfig | None = None
+    """Stretching of the rotary frequencies in this phase. Default: the model's."""
+    optimizer: PhaseOptimizerConfig = PhaseOptimizerConfig()
+    """What differs in the optimizer."""
+    frozen_parameters: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
+    """Parameters that are not trained in this phase, by name or pattern: `embedding.*`, `decoder.layers.[0-3].*`."""
+    evaluation: PhaseEvaluationConfig = PhaseEvaluationConfig()
+    """What differs in the evaluation."""
+    parallel: ParallelConfig | None = None
+    """Layout of this phase, a whole section. Default: the run's. Where more than `micro_batch_size` differs from the
+    phase before, the run stops at the border with 75, and the launcher goes on in the other layout."""
 
 
 class OptimizerConfig(Section):
@@ -373,7 +436,7 @@ class Config(Section):
     parallel: ParallelConfig = ParallelConfig()
     data: DataConfig
     phases: tuple[PhaseConfig, ...] = Field(min_length=1, strict=False)
-    """Phases in order. One phase is supported in this version."""
+    """Phases, in the order in which they are trained."""
     optimizer: OptimizerConfig
     precision: PrecisionConfig = PrecisionConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()

@@ -1,0 +1,86 @@
+"""The batch size of every step of a phase, and how many steps a number of tokens makes: pure arithmetic."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+
+from harness.config.schema import PhaseConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchStage:
+    """Steps of one batch size; the last stage of a phase has no end of its own."""
+
+    first_step: int
+    """First step of the stage, 1-based within its phase."""
+    first_sample: int
+    """Samples of the phase before that step."""
+    size: int
+    """Samples in one step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSizes:
+    """The batch size over a phase: one stage, or several where it ramps up."""
+
+    stages: tuple[BatchStage, ...]
+
+    @property
+    def smallest(self) -> int:
+        """The smallest batch of the phase."""
+        return min(stage.size for stage in self.stages)
+
+    @property
+    def distinct(self) -> tuple[int, ...]:
+        """Every size that occurs, in order."""
+        return tuple(dict.fromkeys(stage.size for stage in self.stages))
+
+    def of_step(self, step: int) -> int:
+        """Samples in step `step` (1-based within the phase)."""
+        return self.stages[bisect_right([stage.first_step for stage in self.stages], step) - 1].size
+
+    def after_samples(self, num_samples: int) -> int:
+        """Samples in the step that follows when so many samples of the phase have been trained on."""
+        return self.stages[bisect_right([stage.first_sample for stage in self.stages], num_samples) - 1].size
+
+    def samples_in(self, num_steps: int) -> int:
+        """Samples of the first `num_steps` steps of the phase."""
+        stage = self.stages[bisect_right([stage.first_step for stage in self.stages], num_steps) - 1]
+        return stage.first_sample + (num_steps - stage.first_step + 1) * stage.size if num_steps else 0
+
+    def steps_for(self, num_samples: int) -> int:
+        """Steps after which at least so many samples of the phase have been trained on."""
+        if num_samples <= 0:
+            return 0
+        stage = self.stages[bisect_right([stage.first_sample for stage in self.stages], num_samples - 1) - 1]
+        return stage.first_step - 1 - (stage.first_sample - num_samples) // stage.size
+
+
+def batch_sizes(phase: PhaseConfig) -> BatchSizes:
+    """The batch sizes of a phase.
+
+    A ramp-up gives every size below `global_batch_size` an equal share of `ramp_up_samples`, rounded up to whole steps
+    (Megatron-LM: `--rampup-batch-size`). A share that is used up by the rounding of earlier ones has no step.
+    """
+    ramp = phase.batch_ramp_up
+    if ramp is None or ramp.start >= phase.global_batch_size:
+        return BatchSizes(stages=(BatchStage(first_step=1, first_sample=0, size=phase.global_batch_size),))
+    sizes = [*range(ramp.start, phase.global_batch_size, ramp.increment), phase.global_batch_size]
+    num_rises = len(sizes) - 1
+    stages: list[BatchStage] = []
+    step, sample = 1, 0
+    for number, size in enumerate(sizes, start=1):
+        end = ramp.ramp_up_samples * number // num_rises
+        num_steps = max(0, -(-(end - sample) // size))
+        if num_steps or number > num_rises:
+            stages.append(BatchStage(first_step=step, first_sample=sample, size=size))
+        step, sample = step + num_steps, sample + num_steps * size
+    return BatchSizes(stages=tuple(stages))
+
+
+def train_steps(phase: PhaseConfig) -> int:
+    """Length of a phase in steps (tokens rounded up to whole steps); 0 where none is given."""
+    if phase.train_steps is not None:
+        return phase.train_steps
+    return batch_sizes(phase).steps_for(-(-(phase.train_tokens or 0) // phase.seq_length))
