@@ -335,6 +335,9 @@ class LoggingConfig(Section):
     """Steps between two console lines."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
+    compare_ranks_every_steps: NonNegativeInt = 100
+    """Steps between two comparisons of how fast every rank computes and gets its data, a few milliseconds each; slow
+    ones are named. 0: never."""
 
 
 class LaunchConfig(Section):
@@ -378,6 +381,9 @@ class LaunchConfig(Section):
     """Run `harness watch` beside training, on the first node; it is started again if it dies."""
     check_nodes: bool = True
     """Look at every node before training: devices, versions, clocks, the shared file system, an all-reduce."""
+    exclude_bad_nodes: bool = False
+    """Nodes that this look finds dead, unfit or slow end the launch, and are excluded when the job is requeued. Default:
+    they are named; slow ones train."""
 
 
 class WatchConfig(Section):
@@ -416,6 +422,9 @@ class WatchConfig(Section):
     """Seconds between two looks at `metrics.jsonl`."""
     stalled_after_s: PositiveFloat = 900.0
     """Somebody trains, but nothing was recorded for so many seconds: people are told, with the ranks behind."""
+    kill_hung_after_s: PositiveFloat | None = None
+    """No rank has come any further for so many seconds (four times as many where one starts, loads, evaluates or saves):
+    stacks are collected and the launch is killed, to be requeued. Default: people are told, and it is left alone."""
     least_free_gib: NonNegativeFloat = 50.0
     """People are told when the file system of the run has less room than this; 0 never."""
     alert_command: tuple[str, ...] = Field(default=(), strict=False)
