@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 
-from harness.config.schema import Config
+from harness.config.batch_sizes import batch_sizes
+from harness.config.schema import Config, PhaseConfig
 from harness.plan.nearest import nearest, nearest_divisors, nearest_multiples, one_of
 
 _PROMISE = "(no layer is ever dropped to make it fit)"
@@ -176,9 +177,10 @@ def batch_problems(config: Config, world_size: int) -> list[str]:
     num_stages = parallel.pipeline_model_parallel_size
     interleaved = (parallel.virtual_pipeline_model_parallel_size or 1) > 1 and num_stages > 1
     problems = []
+    unit = once * num_stages if interleaved else once
     for phase in config.phases:
         size = phase.global_batch_size
-        legal = one_of(nearest_multiples(once * num_stages if interleaved else once, size))
+        legal = one_of(nearest_multiples(unit, size))
         if size % once:
             problems.append(f"global_batch_size {size} of phase {phase.name} is not divisible by {words}: use {legal}")
         elif interleaved and size // once % num_stages:
@@ -186,4 +188,18 @@ def batch_problems(config: Config, world_size: int) -> list[str]:
                 f"global_batch_size {size} of phase {phase.name} makes {size // once} micro-batches ({words}), but the "
                 f"interleaved pipeline needs a multiple of pipeline_model_parallel_size {num_stages}: use {legal}"
             )
+        problems += _ramp_up_problems(phase, unit)
     return problems
+
+
+def _ramp_up_problems(phase: PhaseConfig, unit: int) -> list[str]:
+    """Every size of a ramp-up is a multiple of what a step must be a multiple of."""
+    ramp = phase.batch_ramp_up
+    if ramp is None:
+        return []
+    return [
+        f"batch_ramp_up.{name} {given} of phase {phase.name} is not a multiple of {unit}, of which every batch is "
+        f"made: use {one_of(nearest_multiples(unit, given))}"
+        for name, given in (("start", ramp.start), ("increment", ramp.increment))
+        if given % unit and batch_sizes(phase).smallest < phase.global_batch_size
+    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.config.phases import in_phase
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.plan import layout_rules
@@ -44,6 +46,26 @@ def make_layout(config: Config, world_size: int) -> Layout:
         context=parallel.context_parallel_size,
         data=world_size // layout_rules.ranks_per_copy(config),
     )
+
+
+def phase_problems(config: Config, world_sizes: Sequence[int]) -> list[str]:
+    """Name every rule that a phase breaks on its number of ranks; what several phases break alike is named once.
+
+    A phase that has a `parallel` section of its own is named in front of what is wrong with it.
+    """
+    problems: list[str] = []
+    for index, (phase, size) in enumerate(zip(config.phases, world_sizes, strict=True)):
+        place = f"parallel section of phase {phase.name}: " if phase.parallel is not None else ""
+        problems += [f"{place}{problem}" for problem in layout_problems(in_phase(config, index), size)]
+    return list(dict.fromkeys(problems))
+
+
+def phase_world_sizes(config: Config, world_size: int) -> list[int]:
+    """Ranks of every phase where a launch has `world_size`: those, where a phase can use them, else what it needs."""
+    return [
+        world_size if not layout_rules.world_size_problems(own, world_size) else smallest_world_size(own)
+        for own in (in_phase(config, index) for index in range(len(config.phases)))
+    ]
 
 
 def layout_problems(config: Config, world_size: int) -> list[str]:

@@ -2,45 +2,92 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from harness.config.schema import Config, ModelConfig, PhaseConfig
+from harness.config.batch_sizes import BatchSizes, batch_sizes, train_steps
+from harness.config.phases import in_phase
+from harness.config.schema import Config, ScheduleConfig
+from harness.errors import ConfigError
 from harness.plan.flops import flops_per_token
-from harness.plan.layouts import Layout, layers_per_stage, make_layout
+from harness.plan.layouts import Layout, layers_per_stage, make_layout, phase_problems
 from harness.plan.parameters import count_parameters
+from harness.plan.schedule import learning_rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhasePlan:
     """One phase, in steps. Steps are 1-based; the phase covers `first_step … first_step + train_steps - 1`."""
 
+    index: int
+    """Number of the phase, from 0."""
     name: str
     first_step: int
     train_steps: int
     seq_length: int
-    global_batch_size: int
-    num_microbatches: int
-    """Micro-batches that each data-parallel rank computes in a step."""
+    batch_sizes: BatchSizes
+    micro_batch_size: int
+    layout: Layout
+    layers_per_stage: tuple[tuple[int, ...], ...]
+    """Layers by [virtual chunk][pipeline rank]: model chunks in the order in which a token passes them."""
     shares: dict[str, Fraction]
     """Exact share of every channel; they add up to 1."""
+    schedule: ScheduleConfig
+    peak_learning_rate: float
+    entry_learning_rate: float
+    """Learning rate from which the warm-up sets out."""
     flops_per_token: int
     """Model FLOPs of forward and backward per token, causal attention counted once (see `harness.plan.flops`)."""
 
     @property
+    def global_batch_size(self) -> int:
+        """Samples in a step, after any ramp-up."""
+        return self.batch_sizes.stages[-1].size
+
+    @property
+    def num_microbatches(self) -> int:
+        """Micro-batches that each data-parallel rank computes in a step, after any ramp-up."""
+        return self.num_microbatches_of(self.global_batch_size)
+
+    @property
     def tokens_per_step(self) -> int:
-        """Tokens that one step trains on."""
+        """Tokens that one step trains on, after any ramp-up."""
         return self.global_batch_size * self.seq_length
+
+    @property
+    def train_samples(self) -> int:
+        """Samples of the whole phase."""
+        return self.batch_sizes.samples_in(self.train_steps)
 
     @property
     def train_tokens(self) -> int:
         """Tokens of the whole phase: what was asked for, rounded up to whole steps."""
-        return self.train_steps * self.tokens_per_step
+        return self.train_samples * self.seq_length
 
     @property
     def last_step(self) -> int:
         """Last step of the phase, counted from the start of the run."""
         return self.first_step + self.train_steps - 1
+
+    def num_microbatches_of(self, batch_size: int) -> int:
+        """Micro-batches that each data-parallel rank computes in a step of so many samples."""
+        return batch_size // (self.micro_batch_size * self.layout.data)
+
+    def batch_size(self, step: int) -> int:
+        """Samples in a step, counted from the start of the run."""
+        return self.batch_sizes.of_step(step - self.first_step + 1)
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step, counted from the start of the run."""
+        return learning_rate(
+            self.schedule,
+            self.peak_learning_rate,
+            step - self.first_step + 1,
+            self.train_steps,
+            entry=self.entry_learning_rate,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,30 +95,59 @@ class Plan:
     """Everything derived from a `Config` and a world size. Pure arithmetic, the same on every rank."""
 
     layout: Layout
+    """Of the phase that the plan was made for: the first, or the one that a launch begins with."""
     layers_per_stage: tuple[tuple[int, ...], ...]
-    """Layers by [virtual chunk][pipeline rank]: model chunks in the order in which a token passes them."""
+    """Of that phase."""
     padded_vocab_size: int
     phases: tuple[PhasePlan, ...]
     train_steps: int
     num_parameters: int
     """Parameters of the model with its true vocabulary."""
 
+    @property
+    def train_tokens(self) -> int:
+        """Tokens of all phases."""
+        return sum(phase.train_tokens for phase in self.phases)
 
-def make_plan(config: Config, world_size: int) -> Plan:
-    """Derive the plan of a run on `world_size` ranks.
+    @property
+    def borders(self) -> tuple[int, ...]:
+        """The last step of every phase that another one follows."""
+        return tuple(phase.last_step for phase in self.phases[:-1])
+
+    def phase_of(self, step: int) -> PhasePlan:
+        """The phase of a step; steps behind the end belong to the last phase."""
+        first_steps = [phase.first_step for phase in self.phases]
+        return self.phases[max(0, bisect_right(first_steps, step) - 1)]
+
+    def learning_rate(self, step: int) -> float:
+        """Learning rate of a step: one pure function over the whole run."""
+        return self.phase_of(step).learning_rate(step)
+
+    def batch_size(self, step: int) -> int:
+        """Samples in a step: one pure function over the whole run."""
+        return self.phase_of(step).batch_size(step)
+
+
+def make_plan(config: Config, world_size: int | Sequence[int], phase_index: int = 0) -> Plan:
+    """Derive the plan of a run.
+
+    Args:
+        config: The configuration.
+        world_size: Ranks that compute it, or those of each phase.
+        phase_index: The phase whose layout is the plan's.
 
     Raises:
-        ConfigError: with every broken rule of the layout.
+        ConfigError: with every broken rule of the layout of every phase.
     """
-    layout = make_layout(config, world_size)
-    samples_at_once = config.parallel.micro_batch_size * layout.data
+    sizes = [world_size] * len(config.phases) if isinstance(world_size, int) else world_size
+    if problems := phase_problems(config, sizes):
+        raise ConfigError(problems)
     phases: list[PhasePlan] = []
-    for phase in config.phases:
-        first_step = phases[-1].last_step + 1 if phases else 1
-        phases.append(_plan_phase(phase, config.model, first_step, samples_at_once))
+    for index, size in enumerate(sizes):
+        phases.append(_plan_phase(config, index, size, phases[-1] if phases else None))
     return Plan(
-        layout=layout,
-        layers_per_stage=layers_per_stage(config),
+        layout=phases[phase_index].layout,
+        layers_per_stage=phases[phase_index].layers_per_stage,
         padded_vocab_size=config.model.padded_vocab_size,
         phases=tuple(phases),
         train_steps=phases[-1].last_step,
@@ -86,22 +162,28 @@ def exact_shares(weights: dict[str, float]) -> dict[str, Fraction]:
     return {name: weight / total for name, weight in exact.items()}
 
 
-def _plan_phase(phase: PhaseConfig, model: ModelConfig, first_step: int, samples_at_once: int) -> PhasePlan:
+def _plan_phase(config: Config, index: int, world_size: int, before: PhasePlan | None) -> PhasePlan:
+    own, phase = in_phase(config, index), config.phases[index]
+    entry, peak = 0.0, own.optimizer.learning_rate
+    if phase.schedule.continues:
+        assert before is not None, "a first phase that continues is refused by harness.config.validate"
+        entry = before.learning_rate(before.last_step)
+        peak = peak if phase.schedule.warmup_steps else entry
+    num_steps = train_steps(phase)
+    assert num_steps, "a phase without a length is refused by harness.config.validate"
     return PhasePlan(
+        index=index,
         name=phase.name,
-        first_step=first_step,
-        train_steps=_train_steps(phase),
+        first_step=before.last_step + 1 if before else 1,
+        train_steps=num_steps,
         seq_length=phase.seq_length,
-        global_batch_size=phase.global_batch_size,
-        num_microbatches=phase.global_batch_size // samples_at_once,
+        batch_sizes=batch_sizes(phase),
+        micro_batch_size=own.parallel.micro_batch_size,
+        layout=make_layout(own, world_size),
+        layers_per_stage=layers_per_stage(own),
         shares=exact_shares(phase.blend),
-        flops_per_token=flops_per_token(model, phase.seq_length),
+        schedule=phase.schedule,
+        peak_learning_rate=peak,
+        entry_learning_rate=entry,
+        flops_per_token=flops_per_token(config.model, phase.seq_length),
     )
-
-
-def _train_steps(phase: PhaseConfig) -> int:
-    """Length in steps; a length in tokens is rounded up to whole steps."""
-    if phase.train_steps is not None:
-        return phase.train_steps
-    assert phase.train_tokens is not None, "a phase without a length is refused by harness.config.validate"
-    return -(-phase.train_tokens // (phase.global_batch_size * phase.seq_length))

@@ -8,15 +8,17 @@ from typing import Literal
 from harness.config.schema import ScheduleConfig
 
 
-def learning_rate(schedule: ScheduleConfig, peak: float, step: int, train_steps: int) -> float:
+def learning_rate(schedule: ScheduleConfig, peak: float, step: int, train_steps: int, *, entry: float = 0.0) -> float:
     """Return the learning rate that step `step` (1-based within its phase of `train_steps` steps) is made with.
 
-    Warm-up rises linearly and reaches `peak` at step `warmup_steps`. `cosine`, `linear` and `wsd` then end exactly
-    at `peak * min_learning_rate_share` in the last step; `inverse_square_root` is `peak * sqrt(warmup_steps / step)`
-    and never falls below that minimum, but need not reach it.
+    Warm-up leads linearly from `entry` to `peak`, which it reaches at step `warmup_steps`. `cosine`, `linear` and `wsd`
+    then end exactly at `peak * min_learning_rate_share` in the last step; `inverse_square_root` is
+    `peak * sqrt(warmup_steps / step)` and never falls below that minimum, but need not reach it.
     """
-    if step <= schedule.warmup_steps:
-        return peak * (step / schedule.warmup_steps)
+    if step < schedule.warmup_steps:
+        return entry + (peak - entry) * (step / schedule.warmup_steps)
+    if step == schedule.warmup_steps:
+        return peak
     return peak * _share_of_peak(schedule, step, train_steps)
 
 

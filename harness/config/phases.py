@@ -1,0 +1,37 @@
+"""A configuration as it is in one of its phases."""
+
+from __future__ import annotations
+
+from harness.config.schema import Config, ParallelConfig, Section
+
+
+def in_phase(config: Config, index: int) -> Config:
+    """The configuration with a phase's own settings in the places of the run's, and with no other phase."""
+    phase = config.phases[index]
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update=_given(phase, ("rotary_base", "rope_scaling"))),
+            "parallel": parallel_of(config, index),
+            "optimizer": config.optimizer.model_copy(update=_given(phase.optimizer)),
+            "evaluation": config.evaluation.model_copy(
+                update=_given(phase.evaluation, ("every_steps", "num_samples_per_channel"))
+            ),
+            "phases": (phase,),
+        }
+    )
+
+
+def parallel_of(config: Config, index: int) -> ParallelConfig:
+    """The layout of a phase: its own section, or the run's."""
+    return config.phases[index].parallel or config.parallel
+
+
+def shares_processes(one: ParallelConfig, other: ParallelConfig) -> bool:
+    """Whether processes that compute in one layout can go on in the other: all but the micro-batch size is equal."""
+    return one.model_copy(update={"micro_batch_size": other.micro_batch_size}) == other
+
+
+def _given(section: Section, names: tuple[str, ...] | None = None) -> dict[str, object]:
+    """The fields that are set."""
+    fields = {name: getattr(section, name) for name in names or type(section).model_fields}
+    return {name: value for name, value in fields.items() if value is not None}
