@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from harness.config.problems import Location, Problem, did_you_mean
+from harness.config.problems import Location, Problem
 from harness.config.schema import (
     ChannelConfig,
     DataConfig,
@@ -18,8 +18,13 @@ from harness.config.schema import (
     PhaseConfig,
     PrecisionConfig,
     RopeScalingConfig,
-    RunConfig,
-    ScheduleConfig,
+)
+from harness.config.validate_phases import (
+    blend_problems,
+    changed_fields,
+    frozen_problems,
+    phase_problems,
+    stop_problems,
 )
 
 _MODEL: Location = ("model",)
@@ -58,10 +63,17 @@ def _head_problems(model: ModelConfig) -> Iterator[Problem]:
 
 
 def _rope_problems(model: ModelConfig) -> Iterator[Problem]:
-    scaling = model.rope_scaling
+    yield from _scaling_problems(model.rope_scaling, model, (*_MODEL, "rope_scaling"))
+
+
+def _phase_rope_problems(model: ModelConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
+    for index, phase in enumerate(phases):
+        yield from _scaling_problems(phase.rope_scaling, model, ("phases", index, "rope_scaling"))
+
+
+def _scaling_problems(scaling: RopeScalingConfig | None, model: ModelConfig, here: Location) -> Iterator[Problem]:
     if scaling is None:
         return
-    here = (*_MODEL, "rope_scaling")
     if scaling.factor < 1:
         yield Problem((*here, "factor"), f"must be at least 1 (it stretches the context), given {scaling.factor}")
     if scaling.type == "ntk" and model.head_size == 2:
@@ -74,14 +86,14 @@ def _rope_problems(model: ModelConfig) -> Iterator[Problem]:
             )
         return
     names = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    for name in _changed(scaling, names):
+    for name in changed_fields(scaling, names):
         yield Problem((*here, name), f"has no effect with type {scaling.type}, only with llama3; remove it")
 
 
-def _parallel_problems(parallel: ParallelConfig) -> Iterator[Problem]:
+def _parallel_problems(parallel: ParallelConfig, here: Location = _PARALLEL) -> Iterator[Problem]:
     if parallel.sequence_parallel and parallel.tensor_model_parallel_size == 1:
         yield Problem(
-            (*_PARALLEL, "sequence_parallel"),
+            (*here, "sequence_parallel"),
             "needs tensor_model_parallel_size greater than 1; set it, or leave sequence_parallel out",
         )
     if parallel.pipeline_model_parallel_size > 1:
@@ -91,9 +103,21 @@ def _parallel_problems(parallel: ParallelConfig) -> Iterator[Problem]:
     if (parallel.virtual_pipeline_model_parallel_size or 1) > 1:
         needing.append("virtual_pipeline_model_parallel_size")
     for name in needing:
-        yield Problem(
-            (*_PARALLEL, name), "needs pipeline_model_parallel_size greater than 1; set it, or leave this out"
-        )
+        yield Problem((*here, name), "needs pipeline_model_parallel_size greater than 1; set it, or leave this out")
+
+
+def _phase_parallel_problems(phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
+    for index, phase in enumerate(phases):
+        if phase.parallel is not None:
+            yield from _parallel_problems(phase.parallel, ("phases", index, "parallel"))
+
+
+def _phase_context_problems(
+    phases: tuple[PhaseConfig, ...], data: DataConfig, precision: PrecisionConfig
+) -> Iterator[Problem]:
+    for phase in phases:
+        if phase.parallel is not None:
+            yield from _context_problems(phase.parallel, data, precision)
 
 
 def _context_problems(parallel: ParallelConfig, data: DataConfig, precision: PrecisionConfig) -> Iterator[Problem]:
@@ -108,54 +132,6 @@ def _context_problems(parallel: ParallelConfig, data: DataConfig, precision: Pre
         yield Problem(
             ("precision", "dtype"),
             f"must be bf16 with context_parallel_size {size}, given {precision.dtype}; or take context_parallel_size 1",
-        )
-
-
-def _blend_problems(data: DataConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
-    for index, phase in enumerate(phases):
-        for name in phase.blend:
-            if name not in data.channels:
-                yield Problem(
-                    ("phases", index, "blend", name),
-                    f"is no channel of data.channels{did_you_mean(name, data.channels)}"
-                    f" (channels: {', '.join(data.channels)})",
-                )
-
-
-def _phase_problems(phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
-    if len(phases) > 1:
-        yield Problem(("phases", 1), f"one phase is supported in this version, given {len(phases)}; remove the others")
-    for index, phase in enumerate(phases):
-        here: Location = ("phases", index)
-        if phase.train_tokens is None and phase.train_steps is None:
-            yield Problem(here, "has no length; give train_tokens or train_steps")
-        elif phase.train_tokens is not None and phase.train_steps is not None:
-            yield Problem((*here, "train_steps"), "is given as well as train_tokens; remove one of the two")
-        else:
-            yield from _schedule_problems(phase.schedule, _train_steps(phase), (*here, "schedule"))
-
-
-def _schedule_problems(schedule: ScheduleConfig, train_steps: int, here: Location) -> Iterator[Problem]:
-    warmup = schedule.warmup_steps
-    if warmup > train_steps:
-        yield Problem((*here, "warmup_steps"), f"must be at most the phase's {train_steps} steps, given {warmup}")
-    elif schedule.style == "wsd":
-        decay = max(1, round(schedule.decay_share * train_steps))
-        if warmup + decay > train_steps:
-            yield Problem(
-                (*here, "decay_share"),
-                f"makes {decay} steps of decay; with {warmup} of warm-up that is more than the phase's {train_steps}",
-            )
-    if schedule.style != "wsd":
-        for name in _changed(schedule, ("decay_share", "decay_style")):
-            yield Problem((*here, name), f"has no effect with style {schedule.style}, only with wsd; remove it")
-
-
-def _stop_problems(run: RunConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
-    lengths = [_train_steps(phase) for phase in phases]
-    if run.stop_at_step is not None and 0 not in lengths and run.stop_at_step > sum(lengths):
-        yield Problem(
-            ("run", "stop_at_step"), f"must be at most the run's {sum(lengths)} steps, given {run.stop_at_step}"
         )
 
 
@@ -178,19 +154,6 @@ def _has_validation(channel: ChannelConfig) -> bool:
     return channel.validation_path is not None
 
 
-def _train_steps(phase: PhaseConfig) -> int:
-    """Length of a phase in steps (tokens rounded up to whole steps); 0 where none is given."""
-    if phase.train_steps is not None:
-        return phase.train_steps
-    return -(-(phase.train_tokens or 0) // (phase.global_batch_size * phase.seq_length))
-
-
-def _changed(section: RopeScalingConfig | ScheduleConfig, names: tuple[str, ...]) -> list[str]:
-    """Those of the named fields that differ from their default (a dumped configuration gives every default)."""
-    fields = type(section).model_fields
-    return [name for name in names if getattr(section, name) != fields[name].default]
-
-
 def _nearest_multiples(unit: int, given: int) -> str:
     below = given // unit * unit
     return f"{below} or {below + unit}" if below else str(unit)
@@ -201,8 +164,12 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), _rope_problems),
     (("parallel",), _parallel_problems),
     (("parallel", "data", "precision"), _context_problems),
-    (("data", "phases"), _blend_problems),
-    (("phases",), _phase_problems),
-    (("run", "phases"), _stop_problems),
+    (("model", "phases"), _phase_rope_problems),
+    (("phases",), _phase_parallel_problems),
+    (("phases", "data", "precision"), _phase_context_problems),
+    (("data", "phases"), blend_problems),
+    (("phases",), phase_problems),
+    (("run", "phases"), stop_problems),
+    (("model", "phases"), frozen_problems),
     (("data", "evaluation"), _held_out_problems),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -20,7 +21,7 @@ from harness.data.cursor import Cursor
 from harness.errors import CheckpointError, UsageError
 from harness.metrics.heartbeat import Heartbeat, Phase
 from harness.metrics.record import last_key
-from harness.metrics.recorder import Recorder
+from harness.metrics.recorder import Outlets, Recorder
 from harness.model import attention
 from harness.model.mcore import build_model
 from harness.optim.mcore import Optimizer
@@ -29,6 +30,7 @@ from harness.parallel import mcore as parallel
 from harness.plan.plan import Plan, make_plan
 from harness.plan.report import plan_text
 from harness.run_dir import RunDir
+from harness.signals.fence import Fence
 from harness.signals.lock import RunLock
 from harness.signals.os_signals import SignalFlags
 from harness.train import failures
@@ -74,6 +76,8 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         CheckpointError: There are checkpoints but none can be used, or it belongs to another model or other data.
     """
     plan = make_plan(config, world.size)
+    if len(plan.phases) > 1:
+        raise UsageError(f"one phase is trained in this version, given {len(plan.phases)}; remove the others")
     with ExitStack() as closing:
         heartbeat = closing.enter_context(Heartbeat(run_dir.heartbeat(world.rank), world.rank))
         signals = SignalFlags()
@@ -83,9 +87,10 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             plan.layout, rank=world.rank, device=world.device, seed=config.run.seed, init_method=world.init_method
         )
         closing.callback(parallel.end)
-        store = CheckpointStore(run_dir)
         with heard_by_all(ranks):
-            found = _find_start(run_dir, store, resume, closing) if ranks.is_writer else None
+            fence = _taken(run_dir, closing) if ranks.is_writer else None
+            store = CheckpointStore(run_dir, fence)
+            found = _find_start(store, resume) if ranks.is_writer else None
         start = collectives.from_rank_0(found)
         assert start is not None, "rank 0 always finds a start"
         recorded = start.entry.manifest.fingerprint if start.entry else None
@@ -95,7 +100,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         if recorded is not None:
             with heard_by_all(ranks):
                 require_same(recorded, _promised(recorded, data.fingerprint))
-        recorder = _open_recorder(config, plan, run_dir, data, start, closing) if ranks.is_writer else None
+        recorder = _open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None
         if recorder is not None and (problem := attention.slow_kernels_on(world.device)):
             recorder.message(f"warning: {problem}")
         chunks = build_model(config, plan, ranks, world.device)
@@ -116,7 +121,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             optimizer=Optimizer(config, list(chunks)),
             data=data,
             store=store,
-            orders=Orders(run_dir, ranks, signals, world.device),
+            orders=Orders(run_dir, ranks, signals, world.device, fence),
             recorder=recorder,
             heartbeat=heartbeat,
             in_flight=InFlight(),
@@ -126,8 +131,8 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             yield run, _restore(run, start)
 
 
-def _find_start(run_dir: RunDir, store: CheckpointStore, resume: Resume, closing: ExitStack) -> _Start:
-    """Locks the run directory and looks for what to go on from."""
+def _taken(run_dir: RunDir, closing: ExitStack) -> Fence:
+    """Makes the run directory and takes it: from here on nobody else publishes in it."""
     try:
         run_dir.make_folders()
     except OSError as error:
@@ -135,7 +140,12 @@ def _find_start(run_dir: RunDir, store: CheckpointStore, resume: Resume, closing
             f"cannot make the run directory {run_dir.root}: {error.strerror} ({error.filename}); "
             "choose another one with --run-dir"
         ) from None
-    closing.enter_context(RunLock(run_dir))
+    return closing.enter_context(RunLock(run_dir)).fence
+
+
+def _find_start(store: CheckpointStore, resume: Resume) -> _Start:
+    """Looks for what to go on from."""
+    run_dir = store.run_dir
     store.clean_partials()
     choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=index_problem)
     if resume == "auto" and choice.entry is not None:
@@ -157,8 +167,10 @@ def _attempt(run_dir: RunDir, entry: Checkpoint | None) -> int:
 
 
 def _open_recorder(
-    config: Config, plan: Plan, run_dir: RunDir, data: RunData, start: _Start, closing: ExitStack
+    config: Config, plan: Plan, store: CheckpointStore, data: RunData, start: _Start, closing: ExitStack
 ) -> Recorder:
+    run_dir = store.run_dir
+    assert store.fence is not None, "the writer has taken the run"
     with suppress(OSError):  # for people; a full disk is told by the recorder
         run_dir.plan.write_text(plan_text(config, plan))
     recorder = Recorder(
@@ -167,6 +179,7 @@ def _open_recorder(
         train_steps=plan.train_steps,
         channels=data.stream.channel_names,
         resume_step=start.step,
+        outlets=Outlets(require_owner=partial(_require_held, store.fence)),
     )
     closing.callback(recorder.close)
     for text in start.passed_over:
@@ -177,6 +190,12 @@ def _open_recorder(
     else:
         recorder.message(f"resuming {config.run.name} from {start.entry.path} (step {start.step})")
     return recorder
+
+
+def _require_held(fence: Fence) -> None:
+    """Raises if somebody else has taken the run; a file system that does not say so does not end the training."""
+    with suppress(OSError):
+        fence.require_held()
 
 
 def _restore(run: Run, start: _Start) -> TrainState:

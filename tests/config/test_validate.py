@@ -155,14 +155,6 @@ def test_allowed(overrides: tuple[str, ...]) -> None:
     assert problems(overrides) == []
 
 
-def test_a_second_phase_is_refused() -> None:
-    second = "{name: b, train_steps: 5, seq_length: 32, global_batch_size: 8, blend: {zh: 1}}"
-    first = second.replace("b,", "a,", 1)
-    assert problems((f"phases=[{first}, {second}]",)) == [
-        "phases.1: one phase is supported in this version, given 2; remove the others"
-    ]
-
-
 def test_rules_of_right_sections_are_applied_beside_other_problems(tmp_path: Path) -> None:
     path = tmp_path / "small.yaml"
     path.write_text(SMALL)
