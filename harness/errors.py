@@ -40,6 +40,10 @@ class RunInUseError(UsageError):
     """Another process trains in this run directory."""
 
 
+class RunTakenOverError(RunInUseError):
+    """Another process has taken over the run directory in which this one was training."""
+
+
 class BadDataError(HarnessError):
     """Data or a checkpoint on disk is missing, truncated, altered, or not what the run needs."""
 

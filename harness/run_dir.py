@@ -2,6 +2,7 @@
 
 ```
 <run>/config.yaml  plan.txt  metrics.jsonl  events.jsonl  resume_failures.jsonl  lock
+      fence/0000003   (the number of whoever may publish)
       tensorboard/
       signals/  signals/done/  signals/rejected/
       checkpoints/step_0012000/  checkpoints/step_0012000.partial/   (the latter is being written)
@@ -65,6 +66,11 @@ class RunDir:
     def lock(self) -> Path:
         """File that the one process training in this directory keeps locked."""
         return self.root / "lock"
+
+    @property
+    def fence(self) -> Path:
+        """Folder with a file for whoever may publish in this directory; see `harness.signals.fence`."""
+        return self.root / "fence"
 
     @property
     def signals(self) -> Path:

@@ -118,8 +118,8 @@ def prune(run_dir: Path, keep_last: int, keep_every_steps: int | None, dry_run: 
     if dry_run:
         _prune(CheckpointStore(run), policy, dry_run=True)
         return
-    with RunLock(run):
-        _prune(CheckpointStore(run), policy, dry_run=False)
+    with RunLock(run) as lock:
+        _prune(CheckpointStore(run, lock.fence), policy, dry_run=False)
 
 
 def _prune(store: CheckpointStore, policy: RetentionPolicy, *, dry_run: bool) -> None:

@@ -122,6 +122,8 @@ class Manifest(Record):
     health: Health
     pinned: bool = False
     """Pinned by a person: never pruned."""
+    fencing_token: Count | None = None
+    """Number of the run's owner who published it; see `harness.signals.fence`. None where nobody held the run."""
     config_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
     versions: Versions
     layout: Layout

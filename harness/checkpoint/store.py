@@ -9,7 +9,10 @@ checkpoints/step_0012000            a checkpoint: its manifest.json says so
 
 A save touches nothing that is there: saving a step again takes the next free number, so there is no moment without
 the older one. All that makes a checkpoint valid happens in one rename; all that makes it invalid too.
-Only the process that holds the run's lock may write, and of its ranks only the first.
+Only the process that holds the run's lock may write, and of its ranks only the first. Its fence is asked right before
+each rename: a writer that was stopped while another took the run over publishes nothing when it wakes. In between the
+question and the rename it cannot slip through either, because whoever takes a run over first removes what is half
+written, and nobody writes under another's name: that has the token in it (`step_0012500.7.partial`).
 """
 
 from __future__ import annotations
@@ -29,9 +32,10 @@ from harness.checkpoint.entries import Checkpoint, Entry, entries_in
 from harness.checkpoint.manifest import MANIFEST_NAME, Health, Manifest, write_manifest
 from harness.errors import CheckpointError, SaveFailedError
 from harness.run_dir import RunDir
+from harness.signals.fence import Fence
 
 REMOVED_SUFFIX = ".removed"
-_LEFTOVER = re.compile(r"step_[0-9]+(\.[0-9]+)?\.(partial|removed)")
+_LEFTOVER = re.compile(r"step_[0-9]+(\.[0-9]+)?(\.partial|(\.partial)?\.removed)")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 Entries = list[Entry]
@@ -43,15 +47,19 @@ class CheckpointStore:
     """The checkpoints of one run. Keeps no state: the disk is asked each time."""
 
     run_dir: RunDir
+    fence: Fence | None = None
+    """Of the lock that this process holds; None where nobody else can know of the folder, or nothing is written."""
 
     def begin(self, step: int, *, estimated_bytes: int = 0) -> Path:
         """Make an empty folder for the checkpoint of a step, removing what a crash may have left there.
 
         Raises:
             SaveFailedError: there is not enough room for `estimated_bytes`, or the disk refused.
+            RunTakenOverError: another process has taken the run over.
         """
-        partial = self.run_dir.partial_checkpoint(step)
+        partial = self._partial_path(step)
         try:
+            self._require_held()
             remove_tree(partial, first=MANIFEST_NAME)
             partial.parent.mkdir(parents=True, exist_ok=True)
             status = os.statvfs(partial.parent)
@@ -86,11 +94,14 @@ class CheckpointStore:
         Raises:
             SaveFailedError: the disk refused (full, I/O error), or a file is not as written. The partial folder is
                 removed as far as possible; older checkpoints are untouched.
+            RunTakenOverError: another process has taken the run over; it removes what was written.
         """
-        assert partial == self.run_dir.partial_checkpoint(manifest.step), f"{partial} is not of step {manifest.step}"
+        assert partial == self._partial_path(manifest.step), f"{partial} is not of step {manifest.step}"
+        token = self.fence.token if self.fence is not None else None
         try:
-            _complete(partial, manifest, written or {}, progress)
+            _complete(partial, manifest.model_copy(update={"fencing_token": token}), written or {}, progress)
             final = self._free_path(manifest.step)
+            self._require_held()
             partial.rename(final)
         except (OSError, CheckpointError) as error:
             with suppress(OSError):
@@ -126,10 +137,12 @@ class CheckpointStore:
 
         Raises:
             SaveFailedError: the disk refused; the manifest is the old one or the new one.
+            RunTakenOverError: another process has taken the run over.
         """
         changes = {"health": health, "pinned": pinned}
         manifest = entry.manifest.model_copy(update={key: value for key, value in changes.items() if value is not None})
         try:
+            self._require_held()
             write_manifest(entry.path, manifest)
         except OSError as error:
             raise SaveFailedError(f"The manifest of {entry.path} could not be changed: {error.strerror}.") from error
@@ -140,9 +153,11 @@ class CheckpointStore:
 
         Raises:
             CheckpointError: the disk refused. The checkpoint is whole, or gone and a leftover of it remains.
+            RunTakenOverError: another process has taken the run over.
         """
         doomed = entry.path.with_name(entry.path.name + REMOVED_SUFFIX)
         try:
+            self._require_held()
             remove_tree(doomed, first=MANIFEST_NAME)
             entry.path.rename(doomed)
             # Durable before a file goes: after a power cut the old name must not come back over half a checkpoint.
@@ -156,18 +171,29 @@ class CheckpointStore:
 
         Raises:
             SaveFailedError: a leftover cannot be removed, so that no save would work either.
+            RunTakenOverError: another process has taken the run over.
         """
         folder = self.run_dir.checkpoints
         found = sorted(folder.iterdir()) if folder.is_dir() else []
         leftovers = tuple(path for path in found if _LEFTOVER.fullmatch(path.name))
         for path in leftovers:
             try:
-                remove_tree(path, first=MANIFEST_NAME)
+                self._require_held()
+                _remove_leftover(path)
             except OSError as error:
                 raise SaveFailedError(
                     f"{path} is left over from a crash and cannot be removed: {error.strerror}. Remove it by hand."
                 ) from error
         return leftovers
+
+    def _require_held(self) -> None:
+        if self.fence is not None:
+            self.fence.require_held()
+
+    def _partial_path(self, step: int) -> Path:
+        """Where the checkpoint of a step is written: nobody else's path while the run is taken over."""
+        plain = self.run_dir.partial_checkpoint(step)
+        return plain if self.fence is None else plain.with_suffix(f".{self.fence.token}{plain.suffix}")
 
     def _free_path(self, step: int) -> Path:
         first = path = self.run_dir.checkpoint(step)
@@ -176,6 +202,16 @@ class CheckpointStore:
             copy += 1
             path = first.with_name(f"{first.name}.{copy}")
         return path
+
+
+def _remove_leftover(path: Path) -> None:
+    """Removes it under another name, so that whoever wrote it and still lives cannot rename it any more."""
+    doomed = path
+    if path.suffix != REMOVED_SUFFIX:
+        doomed = path.with_name(path.name + REMOVED_SUFFIX)
+        remove_tree(doomed, first=MANIFEST_NAME)
+        path.rename(doomed)
+    remove_tree(doomed, first=MANIFEST_NAME)
 
 
 def _complete(partial: Path, manifest: Manifest, written: Mapping[str, int], progress: Progress | None) -> None:

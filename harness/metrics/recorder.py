@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from harness.config.schema import LoggingConfig
+from harness.errors import HarnessError
 from harness.metrics.console import Console, has_evaluation
 from harness.metrics.jsonl import JsonLines, OpenFile, open_unbuffered
 from harness.metrics.record import StepRecord, to_json_line
@@ -34,6 +35,8 @@ class Outlets:
     """Opens `metrics.jsonl` and `events.jsonl` for appending."""
     clock: Callable[[], float] = time.time
     """Seconds since 1970."""
+    require_owner: Callable[[], None] = lambda: None
+    """Called before every line: raises a `HarnessError` where the run is no longer ours to write in."""
 
 
 class Recorder:
@@ -61,6 +64,7 @@ class Recorder:
         """
         outlets = outlets or Outlets()
         self._clock = outlets.clock
+        self._require_owner = outlets.require_owner
         self._every_steps = logging.console_every_steps
         self._train_steps = train_steps
         self._metrics = JsonLines(run_dir.metrics, outlets.open_file)
@@ -76,7 +80,12 @@ class Recorder:
         self._event_file = self._open_event_file(run_dir, resume_step + 1) if logging.tensorboard else None
 
     def step(self, record: StepRecord) -> None:
-        """Records a step, with what an evaluation after it found."""
+        """Records a step, with what an evaluation after it found.
+
+        Raises:
+            HarnessError: What `require_owner` raises.
+        """
+        self._require_owner()
         self._try("metrics.jsonl", lambda: self._metrics.append(to_json_line(record)), self._metrics)
         if (event_file := self._event_file) is not None:
             self._try("TensorBoard", lambda: event_file.add(record.step, record.time, record.values))
@@ -87,7 +96,12 @@ class Recorder:
             self._console.show_evaluation(record)
 
     def event(self, kind: str, *, attempt: int, step: int, **fields: object) -> None:
-        """Appends an event to `events.jsonl`. Fields are numbers, text, paths, and lists and mappings of these."""
+        """Appends an event to `events.jsonl`. Fields are numbers, text, paths, and lists and mappings of these.
+
+        Raises:
+            HarnessError: What `require_owner` raises.
+        """
+        self._require_owner()
         event = {"time": round(self._clock(), 3), "kind": kind, "attempt": attempt, "step": step, **fields}
         line = json.dumps(_finite(event), allow_nan=False, default=str) + "\n"
         self._try("events.jsonl", lambda: self._events.append(line), self._events)
@@ -99,7 +113,7 @@ class Recorder:
     def close(self) -> None:
         """Writes what still waits, as far as the disk takes it, and closes everything."""
         for name, lines in (("metrics.jsonl", self._metrics), ("events.jsonl", self._events)):
-            if lines.num_waiting:
+            if lines.num_waiting and self._is_ours():
                 self._try(name, lines.write_waiting, lines)
             if lines.num_waiting:
                 self.message(f"warning: {lines.num_waiting} lines of {name} are lost: {lines.path} did not take them")
@@ -107,6 +121,13 @@ class Recorder:
         if self._event_file is not None:
             self._try("TensorBoard", self._event_file.close)
         self._console.close()
+
+    def _is_ours(self) -> bool:
+        try:
+            self._require_owner()
+        except HarnessError:
+            return False
+        return True
 
     def _open_event_file(self, run_dir: RunDir, purge_step: int) -> EventFile | None:
         try:

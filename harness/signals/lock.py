@@ -2,6 +2,7 @@
 
 The lock is a `flock` on `<run>/lock`. It belongs to the open file, so that a launcher can pass it on to its workers: it
 is held until the last of them is gone, even if the launcher is killed. The file's text says who holds it, for people.
+With the lock comes a fence, which holds back a writer that has lost the lock without noticing.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from harness.errors import RunInUseError, UsageError
+from harness.errors import RunInUseError, RunTakenOverError, UsageError
 from harness.run_dir import RunDir
+from harness.signals.fence import Fence, claim
 
 PATIENCE_S = 0.5
 """Somebody who only looks whether the lock is held holds it for a moment; this is how long we try again."""
@@ -35,6 +38,8 @@ class Owner:
     """What tells the process from a later one with its pid: the boot it lives in and its start. None where unknown."""
     job_id: str | None
     started: str
+    token: int = 0
+    """Of its fence."""
 
     def __str__(self) -> str:
         """For people: `process 123 on node07 (job 4711) since 2025-01-31 12:00:00`."""
@@ -49,6 +54,7 @@ class RunLock:
         self._run_dir = run_dir
         self._job_id = job_id
         self._descriptor: int | None = None
+        self._fence: Fence | None = None
         self.unprotected_reason: str | None = None
         """Set by `acquire` where the file system has no locks: training can go on, but nothing keeps a second out."""
 
@@ -61,10 +67,12 @@ class RunLock:
         """
         descriptor = _open(self._run_dir.lock)
         try:
-            if not self._lock(descriptor):
+            if (ours := self._lock(descriptor)) is not None:
                 os.close(descriptor)
+                self._fence = Fence(run_dir=self._run_dir, token=ours.token)
                 return
-            _write_owner(descriptor, _myself(self._job_id))
+            self._fence = claim(self._run_dir)
+            _write_owner(descriptor, _myself(self._job_id, self._fence.token))
         except BaseException:
             os.close(descriptor)
             raise
@@ -74,13 +82,21 @@ class RunLock:
         """Gives the lock up, unless a process that it was passed on to still lives."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            os.ftruncate(descriptor, 0)
+            with suppress(OSError, RunTakenOverError):  # where locks are no use, the text may be that of the next owner
+                self.fence.require_held()
+                os.ftruncate(descriptor, 0)
             os.close(descriptor)  # closed, not unlocked: unlocking would take it from those it was passed on to
 
     @property
     def descriptor(self) -> int | None:
         """The open file to pass on to workers (`pass_fds`); None where the lock is not held by this object."""
         return self._descriptor
+
+    @property
+    def fence(self) -> Fence:
+        """What to ask right before publishing anything in the run's directory. The lock must have been acquired."""
+        assert self._fence is not None, "the lock was not acquired"
+        return self._fence
 
     def __enter__(self) -> RunLock:
         self.acquire()
@@ -91,22 +107,23 @@ class RunLock:
     ) -> None:
         self.release()
 
-    def _lock(self, descriptor: int) -> bool:
-        """Whether the lock was taken now; False if it is held on our behalf already."""
+    def _lock(self, descriptor: int) -> Owner | None:
+        """Takes the lock, or returns its owner where it is held on our behalf already."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
+                return None
             except BlockingIOError:
                 owner = _read_owner(descriptor)
             except OSError as error:
                 if error.errno not in _NO_LOCKS_HERE:
                     raise
                 self.unprotected_reason = f"the file system of {self._run_dir.root} has no locks ({error.strerror})"
-                return True
+                owner = _read_owner(descriptor)
+                return owner if owner is not None and _is_ours(owner) else None
             if owner is not None and _is_ours(owner):
-                return False
+                return owner
             if time.monotonic() >= deadline:
                 raise RunInUseError(_in_use_text(self._run_dir, owner))
             time.sleep(_RETRY_S)
@@ -161,10 +178,11 @@ def _is_ours(owner: Owner) -> bool:
     return owner.process == _process_of(owner.pid)
 
 
-def _myself(job_id: str | None) -> Owner:
+def _myself(job_id: str | None, token: int) -> Owner:
     pid = os.getpid()
     started = time.strftime("%Y-%m-%d %H:%M:%S")
-    return Owner(host=socket.gethostname(), pid=pid, process=_process_of(pid), job_id=job_id, started=started)
+    process = _process_of(pid)
+    return Owner(host=socket.gethostname(), pid=pid, process=process, job_id=job_id, started=started, token=token)
 
 
 def _process_of(pid: int) -> str | None:

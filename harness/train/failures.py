@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.checkpoint.entries import Checkpoint, entries_in
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, RunTakenOverError
 from harness.parallel.collectives import is_lost_connection
 from harness.run_dir import RunDir
 
@@ -30,6 +30,8 @@ def noted(run_dir: RunDir, checkpoint: Path | None, *, start: str, rank: int) ->
     known = _names(run_dir)
     try:
         yield
+    except RunTakenOverError:
+        raise  # says nothing about the checkpoint, and the directory is no longer ours
     except Exception as error:
         if checkpoint is not None and not is_lost_connection(error) and _names(run_dir) <= known:
             with suppress(OSError):  # the error itself is what matters

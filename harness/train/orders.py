@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 
 from harness.parallel import collectives
 from harness.parallel.ranks import Ranks
 from harness.run_dir import RunDir
+from harness.signals.fence import Fence
 from harness.signals.mailbox import Mailbox
 from harness.signals.order import Order, OrderKind
 from harness.signals.os_signals import SignalFlags
@@ -24,8 +26,11 @@ class Orders:
     the orders themselves.
     """
 
-    def __init__(self, run_dir: RunDir, ranks: Ranks, signals: SignalFlags, device: torch.device) -> None:
+    def __init__(
+        self, run_dir: RunDir, ranks: Ranks, signals: SignalFlags, device: torch.device, fence: Fence | None
+    ) -> None:
         self._mailbox = Mailbox(run_dir) if ranks.is_writer else None
+        self._fence = fence
         self._signals = signals
         self._device = device
         self._waiting: list[Order] = []
@@ -54,9 +59,16 @@ class Orders:
         return collectives.from_rank_0(orders)
 
     def acknowledge(self, orders: Sequence[Order], state: TrainState) -> None:
-        """Files the orders as done, with what came of them."""
-        if self._mailbox is None:
+        """Files the orders as done, with what came of them.
+
+        Raises:
+            RunTakenOverError: They are for another process, which has taken the run over.
+        """
+        if self._mailbox is None or not orders:
             return
+        if self._fence is not None:
+            with suppress(OSError):  # without an answer they count as ours, as they did when they were carried out
+                self._fence.require_held()
         for order in orders:
             outcome: dict[str, object] = {"step": state.step, "attempt": state.attempt}
             if order.kind in _SAVING_KINDS:

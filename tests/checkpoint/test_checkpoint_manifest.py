@@ -38,6 +38,7 @@ TEXT = """\
   },
   "health": "clean",
   "pinned": false,
+  "fencing_token": null,
   "config_hash": "0123456789abcdef",
   "versions": {
     "harness": "0.1.0",
