@@ -19,5 +19,8 @@ export TORCH_FR_BUFFER_SIZE="${TORCH_FR_BUFFER_SIZE:-2000}"
 export TORCH_FR_DUMP_TEMP_FILE="${TORCH_FR_DUMP_TEMP_FILE:-$launch_dir/flight_recorder/rank_}"
 mkdir -p "$(dirname "$TORCH_FR_DUMP_TEMP_FILE")"
 
+# By these pipes, on each node's own disk, a rank is asked for its last collectives before a hung launch is killed.
+export TORCH_NCCL_DEBUG_INFO_PIPE_FILE="${TORCH_NCCL_DEBUG_INFO_PIPE_FILE:-/tmp/harness_${SLURM_JOB_ID}_rank_}"
+
 # Tensor parallelism overlaps communication and compute only if kernels are queued in one order.
 export CUDA_DEVICE_MAX_CONNECTIONS="${CUDA_DEVICE_MAX_CONNECTIONS:-1}"

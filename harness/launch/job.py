@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from harness.config.load import load_config
@@ -42,6 +43,7 @@ from harness.launch.ledger import (
 from harness.launch.resume import Action, Limits, Verdict, decide_resume
 from harness.parallel.environment import job_id
 from harness.run_dir import RunDir
+from harness.signals.kill_order import kill_reason
 from harness.signals.lock import RunLock
 
 LOCK_PATIENCE_S = 120.0
@@ -96,6 +98,8 @@ def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
     ended: dict[str, object] = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exit_code": exit_code}
     write_json(launch / ENDED, ended)
     verdict = decide_resume(history(run_dir, str(job_id())), _limits(config), is_taken=_is_taken(job_state))
+    if (killed := kill_reason(launch)) is not None:
+        verdict = replace(verdict, reason=f"killed because it hung ({killed}); {verdict.reason}")
     decided = {"action": verdict.action, "alert": verdict.alert, "reason": verdict.reason}
     write_json(launch / ENDED, {**ended, **decided})
     _tell(run_dir, verdict, exit_code)

@@ -11,14 +11,16 @@ from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.launch.folder import changes, make_run, open_launch
+from harness.launch.last_words import collect
 from harness.launch.machine import count_cores, count_gpus, free_port
 from harness.launch.requirements import require_installed
-from harness.launch.workers import WorkerStart, run_workers, tell
+from harness.launch.workers import KillSwitch, WorkerStart, run_workers, tell
 from harness.parallel import gpu_environment
 from harness.parallel.environment import ProcessRanks, job_id, read_ranks, worker_environment
 from harness.plan.layout_rules import ranks_per_copy
 from harness.plan.plan import make_plan
 from harness.run_dir import RunDir
+from harness.signals.kill_order import kill_reason
 from harness.signals.lock import RunLock
 
 WORKER = (sys.executable, "-u", "-X", "faulthandler", "-m", "harness.train.worker")
@@ -63,7 +65,10 @@ def train(
         tell(f"{run.root}: starting {_workers_text(world_size, num_gpus)}")
         starts = _worker_starts(command, world_size, folder, on_gpu=num_gpus > 0)
         descriptors = () if lock.descriptor is None else (lock.descriptor,)
-        return run_workers(starts, pass_descriptors=descriptors)
+        kill_switch = KillSwitch(
+            reason=lambda: kill_reason(folder), collect=lambda workers: collect(folder, workers, tell)
+        )
+        return run_workers(starts, pass_descriptors=descriptors, kill_switch=kill_switch)
 
 
 def local_world_size(config: Config, num_gpus: int) -> int:

@@ -20,6 +20,8 @@ from harness.launch.exits import TOLD_EXITS, WorkerExit, culprit
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _HELD_BACK = (*FORWARDED, signal.SIGHUP, signal.SIGCHLD)
 _LOOK_EVERY_S = 1.0
+_ASK_EVERY_S = 5.0
+"""Between two looks for an order to kill, which lies on a file system that all nodes of the job look at."""
 _NUM_LAST_LINES = 30
 _PR_SET_PDEATHSIG = 1
 
@@ -44,11 +46,22 @@ class WorkerStart:
     """Where its output goes; None: to the terminal."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class KillSwitch:
+    """How workers are killed from outside that hear no orders any more."""
+
+    reason: Callable[[], str | None]
+    """Why they are to be killed; None as long as they are not."""
+    collect: Callable[[Mapping[int, int]], None]
+    """Learns from them what can still be learnt, given the process of every rank."""
+
+
 def run_workers(
     starts: Sequence[WorkerStart],
     *,
     pass_descriptors: Sequence[int] = (),
     patience: Patience | None = None,
+    kill_switch: KillSwitch | None = None,
     say: Callable[[str], None] | None = None,
 ) -> int:
     """Runs workers, one per rank in order of rank, until all have ended, and returns the exit code of the whole.
@@ -61,13 +74,14 @@ def run_workers(
         starts: The workers.
         pass_descriptors: Open files that workers inherit, such as the run's lock.
         patience: How long workers may take to leave.
+        kill_switch: How they are killed from outside.
         say: Shows a line to people. Default: writes it to standard error.
 
     Returns:
         That of the failure that explains the others (`culprit`); that of the lowest rank if none failed.
     """
     with _held_back() as watched, ExitStack() as logs:
-        workers = Workers(watched, patience or Patience(), say or tell)
+        workers = Workers(watched, patience or Patience(), say or tell, kill_switch)
         try:
             for start in starts:
                 workers.start(start, pass_descriptors, logs)
@@ -79,7 +93,13 @@ def run_workers(
 class Workers:
     """The workers of one launch."""
 
-    def __init__(self, watched: Sequence[signal.Signals], patience: Patience, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        watched: Sequence[signal.Signals],
+        patience: Patience,
+        say: Callable[[str], None],
+        kill_switch: KillSwitch | None = None,
+    ) -> None:
         self._watched = watched
         self._patience = patience
         self._say = say
@@ -93,6 +113,8 @@ class Workers:
         self._interrupted = False
         self._killed_by_person = False
         self._kill_at: float | None = None
+        self._kill_switch = kill_switch
+        self._ask_at = 0.0
 
     def start(self, start: WorkerStart, pass_descriptors: Sequence[int], logs: ExitStack) -> None:
         """Starts a worker. Its rank is the one it is told, or the number of workers before it."""
@@ -116,6 +138,7 @@ class Workers:
         while self._running:
             self._pass_on(signal.sigtimedwait(self._watched, self._wait_s()))
             self._note_ends()
+            self._ask()
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
                 self._give_up()
         self._report()
@@ -168,6 +191,22 @@ class Workers:
             self._kill_at = time.monotonic() + self._patience.after_failure_s
         elif ended and self._kill_at is None and not self._gave_up:
             self._kill_at = time.monotonic() + self._patience.after_finish_s
+
+    def _ask(self) -> None:
+        """Kills all workers if that was ordered, as a failure of the lowest rank: nobody else can say who failed."""
+        if self._kill_switch is None or self._gave_up or time.monotonic() < self._ask_at:
+            return
+        self._ask_at = time.monotonic() + _ASK_EVERY_S
+        reason = self._kill_switch.reason()
+        if reason is None or not self._running:
+            return
+        self._kill_switch.collect({rank: worker.pid for rank, worker in self._running.items()})
+        ranks = ", ".join(map(str, self._running))
+        self._say(f"killed: rank {ranks}: {reason}")
+        first = min(self._running)
+        self._ends[first] = WorkerExit(rank=first, return_code=EXIT_INTERNAL)
+        self._reported = self._gave_up = True
+        self._send(signal.SIGKILL)
 
     def _is_our_doing(self, end: WorkerExit) -> bool:
         """Whether a worker ended by a signal that it was sent because others had failed."""

@@ -119,6 +119,14 @@ def read_node(environ: Mapping[str, str] | None = None) -> NodePlace:
     )
 
 
+def collectives_pipes(environ: Mapping[str, str] | None = None) -> str | None:
+    """How the names of the pipes begin by which torch is asked for its last collectives, `<this><rank>.pipe`.
+
+    slurm/environment.sh sets it; None where nobody has.
+    """
+    return (os.environ if environ is None else environ).get("TORCH_NCCL_DEBUG_INFO_PIPE_FILE")
+
+
 def job_id(environ: Mapping[str, str] | None = None) -> str | None:
     """Number of the Slurm job that this process runs in, None outside of one."""
     return (os.environ if environ is None else environ).get("SLURM_JOB_ID")

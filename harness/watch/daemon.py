@@ -17,9 +17,11 @@ from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, RunInUseError, UsageError
 from harness.run_dir import RunDir
+from harness.signals.kill_order import order_kill
 from harness.signals.lock import owner_of
 from harness.watch.alerts import Alerts
 from harness.watch.delivery import deliveries
+from harness.watch.hang import HangWatch
 from harness.watch.journal import Journal
 from harness.watch.memory import Memory, load_memory, save_memory
 from harness.watch.surroundings import shortage, stall
@@ -28,6 +30,7 @@ from harness.watch.watcher import Watcher
 
 _HEARTBEAT_EVERY_S = 5.0
 _SURROUNDINGS_EVERY_S = 60.0
+_RANKS_EVERY_S = 5.0
 
 
 def watch(
@@ -61,22 +64,23 @@ def watch(
             watcher.look()
             _keep(run_dir, watcher.memory, say)
         else:
-            _Rounds(run_dir, config, watcher, alerts, say).go()
+            _Rounds(run_dir, config, watcher, hands).go()
 
 
 class _Rounds:
     """The loop around the looks."""
 
-    def __init__(
-        self, run_dir: RunDir, config: Config, watcher: Watcher, alerts: Alerts, say: Callable[[str], None]
-    ) -> None:
+    def __init__(self, run_dir: RunDir, config: Config, watcher: Watcher, hands: Hands) -> None:
         self._run_dir = run_dir
         self._settings = config.watch
         self._watcher = watcher
-        self._alerts = alerts
-        self._say = say
+        self._hands = hands
+        self._alerts = hands.alerts
+        self._say = hands.say
         self._last_news = time.monotonic()
-        self._last_beat = self._last_surroundings = -_SURROUNDINGS_EVERY_S
+        self._last_beat = self._last_surroundings = self._last_ranks = -_SURROUNDINGS_EVERY_S
+        limit_s = config.watch.kill_hung_after_s
+        self._hang_watch = None if limit_s is None else HangWatch(run_dir, limit_s)
 
     def go(self) -> None:
         """Goes round until the run has ended or a signal says to leave."""
@@ -98,6 +102,7 @@ class _Rounds:
                 _keep(self._run_dir, self._watcher.memory, self._say)
             self._beat()
             self._look_around()
+            self._look_for_a_hang()
         except (OSError, UsageError) as error:
             self._say(f"warning: {error}")
 
@@ -131,6 +136,25 @@ class _Rounds:
             if text is not None:
                 self._say(text)
                 self._alerts.tell(memory, kind, text)
+
+    def _look_for_a_hang(self) -> None:
+        """Has a launch killed that hangs, if that is wanted; it is requeued as after any other failure."""
+        now = time.monotonic()
+        if self._hang_watch is None or now - self._last_ranks < _RANKS_EVERY_S:
+            return
+        self._last_ranks = now
+        if (hang := self._hang_watch.look()) is None:
+            return
+        outcome = "it is killed" if self._hands.may_order else "only looking: it is left alone"
+        if self._hands.may_order:
+            order_kill(hang.launch, hang.text)
+        memory = self._watcher.memory
+        said = {"reason": hang.text, "outcome": outcome}
+        name = f"hung-{hang.launch.name}"
+        if self._hands.journal.write(name, "hung", attempt=memory.attempt, step=memory.step, **said):
+            text = f"launch {hang.launch.name} hangs: {hang.text}; {outcome}"
+            self._say(text)
+            self._alerts.tell(memory, "hung", text)
 
 
 def _intention(config: Config, may_order: bool) -> str:

@@ -14,6 +14,7 @@ from harness.launch.job import agreed_code, begin, end, main
 from harness.launch.ledger import NodeEnd, history, launches, newest_checkpoint, node_ends, write_node_end
 from harness.launch.resume import LaunchEnd
 from harness.run_dir import RunDir
+from harness.signals.kill_order import order_kill
 from harness.signals.lock import owner_of
 
 CONFIG = """\
@@ -108,6 +109,18 @@ def test_requeued_from_outside_again_and_again_it_stops(run_dir: RunDir, capsys:
     assert len(launches(run_dir)) == 3
     event = json.loads(run_dir.events.read_text().splitlines()[-1])
     assert (event["kind"], event["action"], event["alert"]) == ("launch-ended", "stop", True)
+
+
+def test_a_launch_that_was_killed_because_it_hung_is_requeued_with_the_reason(
+    run_dir: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = begin(run_dir, run_dir.launch(1))
+    order_kill(folder, "silent: rank 3 on n2")
+    write_node_end(folder, 0, NodeEnd(host="n1", exit_code=70))
+    save(run_dir, 5)
+    assert end(run_dir, folder, 70, "RUNNING:None") == 75
+    reason = "killed because it hung (silent: rank 3 on n2); failed with an internal error; it had saved something new"
+    assert capsys.readouterr().err == f"requeue: {reason} (exit code 70)\n"
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from harness.launch.ledger import NodeEnd, node_ends
 from harness.launch.node import main, run_node
 from harness.parallel.environment import NodePlace, read_node
 from harness.run_dir import RunDir
+from harness.signals.kill_order import order_kill
 
 SECOND = NodePlace(index=1, count=2, master_address="n1", master_port=12345)
 TELLS = """
@@ -78,6 +79,15 @@ def test_only_nodes_that_are_fit_train(launch: Path, check_code: int, code: int)
     assert f"checked ['--launch', '{launch}']" in log
     assert ("WORLD_SIZE" in log) == (check_code == 0)
     assert node_ends(launch) == [NodeEnd(host="n2", exit_code=code)]
+
+
+def test_a_launch_that_is_ordered_to_be_killed_is_killed(launch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    order_kill(launch, "rank 3 is silent")
+    run = RunDir(launch / "run")
+    assert run_node(run, launch, SECOND, (sys.executable, "-c", "import time; time.sleep(600)")) == 70
+    assert node_ends(launch) == [NodeEnd(host="n2", exit_code=70)]
+    assert "killed: rank 2, 3: rank 3 is silent\n" in capsys.readouterr().err
+    assert sorted(path.name for path in launch.glob("stacks_*")) == ["stacks_rank_00002.txt", "stacks_rank_00003.txt"]
 
 
 def test_a_node_that_lost_a_gpu_is_named(launch: Path, monkeypatch: pytest.MonkeyPatch) -> None:

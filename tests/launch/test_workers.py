@@ -7,14 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
 import pytest
 
-from harness.launch.workers import Patience, WorkerStart, run_workers
+from harness.launch import workers
+from harness.launch.workers import KillSwitch, Patience, WorkerStart, run_workers
 
 LAUNCHER = """
 import signal, sys
@@ -307,3 +308,28 @@ def pending(pid: int) -> set[int]:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     masks = [int(line.split()[1], 16) for line in lines if line.startswith(("SigPnd", "ShdPnd"))]
     return {number for mask in masks for number in range(1, 64) if mask >> (number - 1) & 1}
+
+
+def test_workers_that_hear_nothing_are_killed_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_ASK_EVERY_S", 0.0)
+    stops = "import os, signal; open('ready-' + os.environ['RANK'], 'w'); os.kill(os.getpid(), signal.SIGSTOP)"
+    monkeypatch.chdir(tmp_path)
+    seen: dict[int, str] = {}
+
+    def collect(running: Mapping[int, int]) -> None:
+        seen.update({rank: psutil.Process(pid).status() for rank, pid in running.items()})
+
+    def reason() -> str | None:
+        return "rank 1 is silent" if (tmp_path / "ready-1").exists() and (tmp_path / "ready-0").exists() else None
+
+    said: list[str] = []
+    starts = [
+        WorkerStart(
+            command=[sys.executable, "-c", stops], environment={"RANK": str(rank)}, log=tmp_path / f"{rank}.log"
+        )
+        for rank in range(2)
+    ]
+    code = run_workers(starts, kill_switch=KillSwitch(reason=reason, collect=collect), say=said.append)
+    assert code == 70
+    assert said == ["killed: rank 0, 1: rank 1 is silent"]
+    assert sorted(seen) == [0, 1]

@@ -1,0 +1,112 @@
+"""What can still be learnt from workers that are about to be killed: their stacks, and their last collectives.
+
+```
+launches/0003/stacks_rank_00001.txt    the Python stacks of a rank, by py-spy, which needs no help from the process
+              flight_recorder/rank_1   the last collectives of a rank (NCCL), written by torch when it is asked to
+```
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+_STACKS_PATIENCE_S = 15.0
+_DUMP_PATIENCE_S = 5.0
+
+
+def collect(
+    folder: Path,
+    workers: Mapping[int, int],
+    say: Callable[[str], None],
+    *,
+    pipes: str | None = None,
+    py_spy: Sequence[str] | None = None,
+) -> None:
+    """Writes down what the workers of this node are doing. Whatever fails is told, and nothing is raised.
+
+    Args:
+        folder: The folder of the launch.
+        workers: Process of each rank.
+        say: Shows a line to people.
+        pipes: How the names of the pipes begin by which torch is asked for collectives; None where it has none.
+        py_spy: The command of py-spy. Default: what is installed here.
+    """
+    asked = _ask_for_collectives(pipes, workers)
+    py_spy = find_py_spy() if py_spy is None else py_spy
+    if py_spy:
+        _write_stacks(folder, workers, py_spy, say)
+    else:
+        say("no stacks: py-spy is not installed here; `pip install 'harness[stacks]'` for the next time")
+    if asked:
+        _wait_for_dumps(folder / "flight_recorder", asked)
+
+
+def find_py_spy() -> tuple[str, ...]:
+    """The command of py-spy: beside the interpreter, or on the path; empty where it is not installed."""
+    beside = Path(sys.executable).with_name("py-spy")
+    found = str(beside) if beside.is_file() else shutil.which("py-spy")
+    return (found,) if found else ()
+
+
+def stacks_path(folder: Path, rank: int) -> Path:
+    """Where the stacks of a rank are."""
+    return folder / f"stacks_rank_{rank:05d}.txt"
+
+
+def _write_stacks(folder: Path, workers: Mapping[int, int], py_spy: Sequence[str], say: Callable[[str], None]) -> None:
+    running = {
+        rank: subprocess.Popen(
+            (*py_spy, "dump", "--nonblocking", "--pid", str(pid)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        for rank, pid in workers.items()
+    }
+    deadline = time.monotonic() + _STACKS_PATIENCE_S
+    for rank, process in running.items():
+        try:
+            said, _ = process.communicate(timeout=max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            said, _ = process.communicate()
+            said += f"py-spy did not end within {_STACKS_PATIENCE_S:g} s\n"
+        try:
+            stacks_path(folder, rank).write_text(said)
+        except OSError as error:
+            say(f"warning: cannot write {stacks_path(folder, rank)}: {error.strerror}")
+        if process.returncode != 0:
+            say(f"warning: no stacks of rank {rank}: {(said.strip() or 'py-spy failed').splitlines()[-1]}")
+
+
+def _ask_for_collectives(pipes: str | None, workers: Mapping[int, int]) -> list[int]:
+    """Asks every rank that listens at its pipe, `<pipes><rank>.pipe`, for its last collectives; who was asked."""
+    asked = []
+    for rank in workers if pipes else ():
+        try:
+            pipe = os.open(f"{pipes}{rank}.pipe", os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # no NCCL here, or nobody reads any more
+            continue
+        try:
+            os.write(pipe, b"1")
+            asked.append(rank)
+        except OSError:
+            continue
+        finally:
+            os.close(pipe)
+    return asked
+
+
+def _wait_for_dumps(folder: Path, ranks: Sequence[int]) -> None:
+    """Waits until the dumps are there, or for a while: a rank that is stopped writes none."""
+    deadline = time.monotonic() + _DUMP_PATIENCE_S
+    while time.monotonic() < deadline and not all((folder / f"rank_{rank}").exists() for rank in ranks):
+        time.sleep(0.1)

@@ -1,0 +1,122 @@
+"""Whether a launch hangs: no rank has come any further for too long. Time is counted by the watcher's own clock.
+
+A rank that waits in a collective goes on giving signs of life, and in a hang all wait for the ranks that have come
+least far. So what is looked at is whether anybody enters another phase or another step.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.metrics.heartbeat import WRITE_EVERY_S, Beat, Phase, read_beats
+from harness.run_dir import RunDir
+from harness.signals.lock import owner_of
+
+LONG_FACTOR = 4.0
+"""Phases that take long without any sign of progress may take so many times as long."""
+_LONG_PHASES = (Phase.START, Phase.LOAD, Phase.EVALUATE, Phase.SAVE)
+_QUIET_AFTER_S = 6 * WRITE_EVERY_S
+_NUM_NAMED = 8
+
+Position = tuple[int, int, int, str, float]
+"""Rank, process, step, phase and when it began."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far the ranks of a launch had come when that was last seen to change."""
+
+    launch: Path
+    positions: frozenset[Position]
+    seen_at: float
+    """Seconds on the watcher's clock."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hang:
+    """A launch that hangs."""
+
+    launch: Path
+    text: str
+    """For people: for how long, and which ranks the others wait for."""
+
+
+def progress_of(launch: Path, beats: Sequence[Beat], before: Progress | None, clock_s: float) -> Progress:
+    """How far the launch has come (pure); what was seen before, if nothing has changed since."""
+    positions = frozenset((beat.rank, beat.pid, beat.step, str(beat.phase), beat.since) for beat in beats)
+    if before is not None and (before.launch, before.positions) == (launch, positions):
+        return before
+    return Progress(launch=launch, positions=positions, seen_at=clock_s)
+
+
+def hang_of(progress: Progress, beats: Sequence[Beat], limit_s: float, *, clock_s: float, now: float) -> Hang | None:
+    """The hang, if there is one (pure).
+
+    Args:
+        progress: When the ranks last came any further.
+        beats: What they said last.
+        limit_s: How long a phase of a step may take.
+        clock_s: The time on the watcher's clock.
+        now: Seconds since 1970.
+    """
+    active = [beat for beat in beats if beat.phase is not Phase.LEFT]
+    idle_s = clock_s - progress.seen_at
+    is_long = any(beat.phase in _LONG_PHASES for beat in active)
+    if not active or idle_s < limit_s * (LONG_FACTOR if is_long else 1.0):
+        return None
+    return Hang(
+        launch=progress.launch, text=f"no rank has come any further for {idle_s:.0f} s; {_waited_for(active, now)}"
+    )
+
+
+class HangWatch:
+    """Looks again and again whether the newest launch of a run hangs."""
+
+    def __init__(self, run_dir: RunDir, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._run_dir = run_dir
+        self._limit_s = limit_s
+        self._clock = clock
+        self._progress: Progress | None = None
+
+    def look(self) -> Hang | None:
+        """The hang, if there is one in a launch whose processes are there."""
+        launch = newest_launch(self._run_dir)
+        if launch is None or (launch / "ended.json").exists():
+            return None
+        beats, clock_s, now = beats_of(self._run_dir, launch), self._clock(), time.time()
+        self._progress = progress_of(launch, beats, self._progress, clock_s)
+        hang = hang_of(self._progress, beats, self._limit_s, clock_s=clock_s, now=now)
+        is_alive = any(now - beat.time <= _QUIET_AFTER_S for beat in beats) or owner_of(self._run_dir) is not None
+        return hang if is_alive else None
+
+
+def newest_launch(run_dir: RunDir) -> Path | None:
+    """The folder of the launch that was begun last."""
+    begun = (path.parent for path in run_dir.launches.glob("*/launch.json") if path.parent.name.isdecimal())
+    return max(begun, key=lambda folder: int(folder.name), default=None)
+
+
+def beats_of(run_dir: RunDir, launch: Path) -> list[Beat]:
+    """What the ranks of this launch said last; earlier launches leave files of the same names behind."""
+    try:
+        begun = (launch / "launch.json").stat().st_mtime
+        world_size = json.loads((launch / "launch.json").read_bytes()).get("world_size")
+    except (OSError, ValueError, AttributeError):
+        return []
+    beats = [beat for beat in read_beats(run_dir) if beat.time >= begun]
+    return [beat for beat in beats if not isinstance(world_size, int) or beat.rank < world_size]
+
+
+def _waited_for(active: Sequence[Beat], now: float) -> str:
+    """The ranks that all others wait for: those that are silent, otherwise those that have come least far."""
+    quiet = [beat for beat in active if now - beat.time > _QUIET_AFTER_S]
+    least = min(beat.position for beat in active)
+    named = quiet or [beat for beat in active if beat.position == least]
+    places = [f"rank {beat.rank} on {beat.host} (process {beat.pid})" for beat in named[:_NUM_NAMED]]
+    more = f" and {len(named) - _NUM_NAMED} more" if len(named) > _NUM_NAMED else ""
+    word = "silent" if quiet else "least far"
+    return f"{word} at step {named[0].step}, {named[0].phase}: {', '.join(places)}{more}"
