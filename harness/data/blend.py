@@ -53,6 +53,12 @@ class Blend:
         per_period = np.asarray(self.samples_per_period, dtype=np.int64)
         return channels, periods * per_period[channels] + self.ordinal_by_slot[slots]
 
+    def slot_of(self, channel: int, number: int) -> int:
+        """The sample that is number `number` of a channel: the inverse of `channel_of`."""
+        periods, ordinal = divmod(number, self.samples_per_period[channel])
+        slots = np.flatnonzero(self.channel_by_slot == channel)
+        return periods * self.period + int(slots[ordinal])
+
     def counts(self, num_samples: int) -> tuple[int, ...]:
         """How many of the first `num_samples` samples each channel has."""
         periods, slots = divmod(num_samples, self.period)

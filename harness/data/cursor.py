@@ -1,17 +1,28 @@
-"""The cursor: how far a run has come in its sample order, and which samples it jumps over.
+"""The cursor: how far a run has come in its sample order, which samples it jumps over, and what changed the order.
 
-Positions count the samples of the run's global order from 0. All of resume is in here: the order itself never moves.
+Positions count the samples of the run's global order from 0, across phases. All of resume is in here: behind the
+cursor the order never moves, and ahead of it only by a change that the cursor's history then holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from harness.data.history import (
+    Change,
+    DocumentsQuarantined,
+    History,
+    PartsAdopted,
+    PhaseBegun,
+    history_from_json,
+    num_parts_of,
+    phase_of,
+)
 from harness.errors import CheckpointError
 
 Positions = npt.NDArray[np.int64]
@@ -26,6 +37,19 @@ class Cursor:
     next_position: int = 0
     """Where the search for the next sample begins. Exceeds `consumed_samples` by the samples jumped over so far."""
     skip_windows: tuple[tuple[int, int], ...] = ()
+    history: History = ()
+    """What changed the order so far. A rollback returns to an earlier cursor, and so to its history."""
+
+    @property
+    def phase(self) -> int:
+        """Number of the plan's phase that the next sample belongs to."""
+        return phase_of(self.history)
+
+    @property
+    def phase_begun_at(self) -> int:
+        """Samples that the run had consumed when the phase began."""
+        begun = (change.consumed_samples for change in reversed(self.history) if isinstance(change, PhaseBegun))
+        return next(begun, 0)
 
     def __post_init__(self) -> None:
         """Bring the windows into their one form."""
@@ -55,6 +79,45 @@ class Cursor:
         """The same place, with the samples at positions `start … stop - 1` never to be trained on from here on."""
         return replace(self, skip_windows=(*self.skip_windows, (start, stop)))
 
+    def begin_phase(self, phase: int) -> Cursor:
+        """The same place, from which on samples are those of another phase of the plan."""
+        begun = PhaseBegun(position=self.next_position, phase=phase, consumed_samples=self.consumed_samples)
+        return self._with(begun)
+
+    def adopt(self, parts: Mapping[str, tuple[int, str]]) -> Cursor:
+        """The same place, from which on the first parts of channels are used: their number and their digest.
+
+        What is used already is not entered again.
+        """
+        cursor, used = self, num_parts_of(self.history)
+        for channel, (num_parts, digest) in parts.items():
+            if num_parts != used.get(channel, 0):
+                entry = PartsAdopted(position=self.next_position, channel=channel, num_parts=num_parts, digest=digest)
+                cursor = cursor._with(entry)
+        return cursor
+
+    def quarantine(self, channel: str, part: str, tokens: Mapping[int, int], *, lift: bool = False) -> Cursor:
+        """The same place, from which on documents of a part are in no sample, or, lifted, may be again.
+
+        Args:
+            channel: Name of the channel.
+            part: Name of the part.
+            tokens: Length of each document, by its number in the part.
+            lift: Whether an earlier quarantine is taken back.
+        """
+        entry = DocumentsQuarantined(
+            position=self.next_position,
+            channel=channel,
+            part=part,
+            documents=tuple(sorted(tokens)),
+            tokens=tuple(tokens[document] for document in sorted(tokens)),
+            is_lifted=lift,
+        )
+        return self._with(entry)
+
+    def _with(self, change: Change) -> Cursor:
+        return replace(self, history=(*self.history, change))
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for a checkpoint's manifest."""
         return {
@@ -62,21 +125,24 @@ class Cursor:
             "consumed_tokens": self.consumed_tokens,
             "next_position": self.next_position,
             "skip_windows": [list(window) for window in self.skip_windows],
+            "history": [change.to_json() for change in self.history],
         }
 
     @staticmethod
     def from_json(values: Any) -> Cursor:  # noqa: ANN401  whatever a file held
-        """The cursor that `to_json` wrote.
+        """The cursor that `to_json` wrote. One without a history is of a version that had none.
 
         Raises:
             CheckpointError: The values are no cursor.
         """
         try:
+            values = {"history": [], **values}
             cursor = Cursor(
                 consumed_samples=values["consumed_samples"],
                 consumed_tokens=values["consumed_tokens"],
                 next_position=values["next_position"],
                 skip_windows=tuple((start, stop) for start, stop in values["skip_windows"]),
+                history=history_from_json(values["history"]),
             )
         except (TypeError, KeyError, ValueError) as error:
             raise CheckpointError(_unreadable(values)) from error
@@ -115,7 +181,9 @@ def _plausible(cursor: Cursor) -> bool:
     counts = (cursor.consumed_samples, cursor.consumed_tokens, cursor.next_position)
     borders = (border for window in cursor.skip_windows for border in window)
     return (
-        all(type(n) is int and n >= 0 for n in (*counts, *borders)) and cursor.next_position >= cursor.consumed_samples
+        all(type(n) is int and n >= 0 for n in (*counts, *borders))
+        and cursor.next_position >= cursor.consumed_samples
+        and all(change.position <= cursor.next_position for change in cursor.history)
     )
 
 

@@ -1,36 +1,24 @@
-"""Which sample is number n of a channel.
+"""Which sample is number n of a channel: a chain of stretches, over each of which the terms stay the same.
 
 The parts of a channel follow each other in the order in which they were adopted; after the last part the next epoch
-begins. In each epoch a part's documents are shuffled and laid end to end, cut into samples of seq_length + 1 tokens
-that overlap by one (a sample's labels are its tokens moved by one), and the samples are shuffled. A part of T tokens
-makes (T - 1) // seq_length samples; the rest of it, less than a sample, is not used in that epoch. Both shuffles
-depend only on (seed, channel, part, epoch).
+begins. What a turn of a part is, and what happens to it when the rules change, is told in `harness.data.cuts`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
-from math import ceil
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import xxhash
 
-from harness.data.channels import Channel
+from harness.data.cuts import CutSamples, Quarantine
 from harness.data.documents import DocumentSpan
-from harness.data.packing import OpenPart, PackedDocuments, PartOpener
-from harness.data.parts import check_token_width
-from harness.data.recipe import Recipe
-from harness.data.shuffle import ItemNumbers, permutation, shuffle_key
-from harness.errors import DataError
-
-_NUM_RECENT_PARTS = 2
-"""Part orders kept in memory for each channel: the current one, and its neighbour while a border is crossed."""
+from harness.data.history import Change, DocumentsQuarantined, PartsAdopted, PhaseBegun
+from harness.data.stretch import START, ChannelSamples, Stretch, Terms
+from harness.data.turns import ChannelTurns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,135 +31,106 @@ class SampleAddress:
     index: int
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ChannelSamples:
-    """Addresses of n samples of one channel, as arrays [n]; parts by their number in the channel."""
+class Sample(NamedTuple):
+    """A sample of a channel that has been located."""
 
-    parts: npt.NDArray[np.int64]
-    epochs: npt.NDArray[np.int64]
-    indices: npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _PartOrder:
-    """The order of one part in one epoch."""
-
-    packed: PackedDocuments
-    samples: ItemNumbers
-
-
-def num_held_out_documents(channel: Channel, held_out_share: float) -> int:
-    """How many documents at the end of the channel's first part are never trained on."""
-    if channel.validation_parts is not None or held_out_share == 0:
-        return 0
-    return ceil(Fraction(repr(held_out_share)) * channel.parts[0].num_documents)
+    number: int
+    """Among the samples of its channel."""
+    part: int
+    epoch: int
+    place: int
+    """Among the packed samples of the part's turn, before they are shuffled."""
 
 
 class ChannelOrder:
-    """The order of the samples in one channel. Only the parts in use are opened; safe to use from several threads."""
+    """The order of the samples in one channel. Samples are numbered from the first one of the run."""
 
-    def __init__(self, channel: Channel, recipe: Recipe, open_part: PartOpener) -> None:
-        """Count the samples of every part; opens the first part if documents of it are held out.
+    def __init__(self, turns: ChannelTurns, seq_length: int, num_parts: int | None = None) -> None:
+        """Begin with the first parts of a channel, or with all that are known.
 
         Raises:
-            DataError: A part cannot hold the vocabulary, the first is damaged, or none holds a whole sample.
+            DataError: No part holds a whole sample.
         """
-        self.channel = channel
-        self._recipe = recipe
-        self._open_part = open_part
-        self._recent: OrderedDict[tuple[int, int], _PartOrder] = OrderedDict()
-        self._lock = threading.Lock()
-        with _named(channel):
-            for part in channel.parts:
-                check_token_width(part, recipe.vocab_size)
-        self._num_held_out = num_held_out_documents(channel, recipe.held_out_share)
-        tokens = np.array([part.num_tokens for part in channel.parts], dtype=np.int64)
-        tokens[0] -= self._held_out_tokens()
-        samples = np.maximum(tokens - 1, 0) // recipe.seq_length
-        self._part_ends = np.cumsum(samples)
-        if self.num_samples == 0:
-            raise DataError(
-                f"channel {channel.name}: no part holds one sample of {recipe.seq_length + 1} tokens (`seq_length` "
-                f"+ 1); the largest has {tokens.max()} tokens to train on, {self._num_held_out} documents are held "
-                "out. Add data, or lower `seq_length` or `evaluation.held_out_share`."
-            )
+        self.turns = turns
+        terms = Terms(seq_length=seq_length, num_parts=num_parts or len(turns.channel.parts))
+        self._stretches = [Stretch(turns, terms, START, 0)]
+        self._firsts = [0]
 
     @property
     def num_samples(self) -> int:
-        """Samples in one epoch."""
-        return int(self._part_ends[-1])
+        """Samples in one epoch, as things are last."""
+        return self._stretches[-1].num_samples
 
-    def locate(self, positions: npt.NDArray[np.int64]) -> ChannelSamples:
-        """Addresses of the samples at these positions within the channel, [n].
+    @property
+    def last(self) -> Stretch:
+        """The stretch that has no end yet."""
+        return self._stretches[-1]
+
+    def change(self, number: int, seq_length: int, changes: tuple[Change, ...]) -> None:
+        """From the channel's sample `number` on, another sequence length holds, and what changes of the history say."""
+        terms = replace(self.last.terms, seq_length=seq_length)
+        for change in changes:
+            terms = self._changed(terms, change)
+        if terms != self.last.terms:
+            self._stretches.append(self.last.followed_by(terms, number))
+            self._firsts.append(number)
+
+    def locate(self, numbers: npt.NDArray[np.int64]) -> ChannelSamples:
+        """Addresses of the channel's samples with these numbers, [n].
 
         Raises:
             DataError: A part whose turn has come is damaged.
         """
-        epochs, places = np.divmod(positions, self.num_samples)
-        parts = np.searchsorted(self._part_ends, places, side="right")
-        places = places - np.where(parts > 0, self._part_ends[parts - 1], 0)
-        indices = np.empty_like(positions)
-        turns = epochs * len(self._part_ends) + parts
-        for turn in np.unique(turns).tolist():
-            epoch, part = divmod(turn, len(self._part_ends))
-            chosen = turns == turn
-            indices[chosen] = self._part_order(part, epoch).samples[places[chosen]]
-        return ChannelSamples(parts=parts.astype(np.int64), epochs=epochs, indices=indices)
+        if len(self._stretches) == 1:
+            return self.last.locate(numbers)
+        parts, epochs, indices = (np.empty_like(numbers) for _ in range(3))
+        salts = np.empty(len(numbers), dtype=np.uint64)
+        owners = np.searchsorted(self._firsts, numbers, side="right") - 1
+        for owner in np.unique(owners).tolist():
+            chosen = owners == owner
+            found = self._stretches[owner].locate(numbers[chosen])
+            parts[chosen], epochs[chosen], indices[chosen] = found.parts, found.epochs, found.indices
+            salts[chosen] = found.salts
+        return ChannelSamples(parts=parts, epochs=epochs, indices=indices, salts=salts)
 
-    def part_digests(self) -> npt.NDArray[np.uint64]:
-        """A 64-bit digest of the channel's and each part's name, uint64 [number of parts]."""
-        names = (f"{self.channel.name}\0{part.name}" for part in self.channel.parts)
-        return np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names], dtype=np.uint64)
+    def passes(self, number: int) -> float:
+        """How often the channel has been passed through when so many of its samples have been drawn."""
+        return self._stretch_of(max(0, number - 1)).passes(number)
 
-    def documents_of(self, part: int, epoch: int, index: int) -> list[DocumentSpan]:
+    def documents_of(self, sample: Sample) -> list[DocumentSpan]:
         """The pieces of documents that a sample is made of, its last label included."""
-        seq_length = self._recipe.seq_length
-        return self._part_order(part, epoch).packed.spans(index * seq_length, seq_length + 1)
+        return self._cut_samples(sample).spans(sample.place)
 
-    def read(self, part: int, epoch: int, index: int, out: npt.NDArray[np.int64]) -> list[int]:
+    def read(self, sample: Sample, out: npt.NDArray[np.int64]) -> list[int]:
         """Copy the seq_length + 1 tokens of a sample into `out`; return how many of them each document gave.
 
         Raises:
             DataError: A token id lies outside the vocabulary.
         """
-        packed = self._part_order(part, epoch).packed
-        with _named(self.channel):
-            return packed.read(index * self._recipe.seq_length, out, self._recipe.vocab_size)
+        with self.turns.named():
+            return self._cut_samples(sample).read(sample.place, out, self.turns.vocab_size)
 
-    def _part_order(self, part: int, epoch: int) -> _PartOrder:
-        with self._lock:
-            order = self._recent.pop((part, epoch), None) or self._make_part_order(part, epoch)
-            self._recent[part, epoch] = order
-            while len(self._recent) > _NUM_RECENT_PARTS:
-                self._recent.popitem(last=False)
-            return order
+    def _cut_samples(self, sample: Sample) -> CutSamples:
+        return self.turns.samples(self._stretch_of(sample.number).cut_of(sample.part, sample.epoch))
 
-    def _make_part_order(self, part: int, epoch: int) -> _PartOrder:
-        opened = self._open(part)
-        names = (self._recipe.seed, self.channel.name, opened.part.name, epoch)
-        num_documents = opened.part.num_documents - (self._num_held_out if part == 0 else 0)
-        num_samples = int(self._part_ends[part] - (self._part_ends[part - 1] if part else 0))
-        return _PartOrder(
-            packed=PackedDocuments(opened, permutation(num_documents, shuffle_key("documents", *names))),
-            samples=permutation(num_samples, shuffle_key("samples", *names)),
-        )
+    def _stretch_of(self, number: int) -> Stretch:
+        return self._stretches[bisect_right(self._firsts, number) - 1]
 
-    def _open(self, part: int) -> OpenPart:
-        with _named(self.channel):
-            return self._open_part(self.channel.parts[part], self._recipe.vocab_size)
+    def _changed(self, terms: Terms, change: Change) -> Terms:
+        """The terms after a change of the history that may concern this channel or not."""
+        channel = self.turns.channel
+        if not isinstance(change, PhaseBegun) and change.channel == channel.name:
+            if isinstance(change, PartsAdopted):
+                return replace(terms, num_parts=change.num_parts)
+            return replace(terms, quarantine=self._quarantined(terms.quarantine, change))
+        return terms
 
-    def _held_out_tokens(self) -> int:
-        if self._num_held_out == 0:
-            return 0
-        num_documents = self.channel.parts[0].num_documents
-        held_out = np.arange(num_documents - self._num_held_out, num_documents)
-        return int(self._open(0).lengths_of(held_out).sum(dtype=np.int64))
-
-
-@contextmanager
-def _named(channel: Channel) -> Iterator[None]:
-    """Put the channel's name in front of what is wrong with its data."""
-    try:
-        yield
-    except DataError as error:
-        raise DataError(f"channel {channel.name}: {error}") from error
+    def _quarantined(self, held: Mapping[int, Quarantine], change: DocumentsQuarantined) -> dict[int, Quarantine]:
+        part = self.turns.number_of(change.part)
+        documents = dict(held.get(part, ()))
+        for document, tokens in zip(change.documents, change.tokens, strict=True):
+            documents.pop(document, None)
+            if not change.is_lifted and document < self.turns.num_documents(part):  # not of the held-out ones
+                documents[document] = tokens
+        quarantined = {**held, part: tuple(sorted(documents.items()))}
+        return {number: inside for number, inside in quarantined.items() if inside}

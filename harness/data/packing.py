@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.data.documents import DocumentSpan
+from harness.data.intervals import Intervals, merged
 from harness.data.parts import Part
 from harness.data.shuffle import ItemNumbers
 from harness.errors import DataError
@@ -66,6 +67,16 @@ class PackedDocuments:
             start, offset = start + length, 0
         return spans
 
+    def places_of(self, documents: Sequence[int]) -> Intervals:
+        """Where these documents lie in the row, given by their numbers in the part; others than those laid out do not.
+
+        Returns:
+            Their intervals, rising; touching ones are one.
+        """
+        places = np.flatnonzero(np.isin(self._documents, np.asarray(documents, dtype=np.int64)))
+        stops = self._ends[places]
+        return merged(stops - self._part.lengths_of(self._documents[places]), stops)
+
     def read(self, start: int, out: npt.NDArray[np.int64], vocab_size: int) -> list[int]:
         """Copy tokens from `start` on into `out` until it is full; return how many of them each document gave.
 
@@ -73,7 +84,10 @@ class PackedDocuments:
             DataError: A token id lies outside the vocabulary.
         """
         assert start + len(out) <= self.num_tokens, f"tokens beyond the {self.num_tokens} laid out were asked for"
-        spans = self.spans(start, len(out))
+        return self.read_spans(self.spans(start, len(out)), out, vocab_size)
+
+    def read_spans(self, spans: list[DocumentSpan], out: npt.NDArray[np.int64], vocab_size: int) -> list[int]:
+        """`read` for pieces of documents that lie anywhere in the row."""
         self._part.read(spans, out)
         if out.view(np.uint64).max(initial=0) >= vocab_size:  # negative ids are huge as unsigned numbers
             raise self._foreign_token(spans, out, vocab_size)

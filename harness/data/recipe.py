@@ -2,12 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Literal
 
-from harness.config.schema import Config
+from harness.config.schema import ChannelConfig, Config
 from harness.plan.plan import PhasePlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseRecipe:
+    """What a phase decides about its samples."""
+
+    shares: Mapping[str, Fraction]
+    """Exact share of every channel in use; they add up to 1."""
+    seq_length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelRules:
+    """How often a channel may be passed through, and what happens then."""
+
+    when_low: Literal["repeat", "wait", "share"] = "repeat"
+    max_epochs: int | None = None
+    """Passes through the channel; None: one, or with `repeat` as many as it takes."""
+    epoch_decay: Fraction = Fraction(1)
+    """The channel's weight is multiplied by it at the beginning of every epoch but the first."""
+
+    @property
+    def last_epoch(self) -> int | None:
+        """Number of epochs after which nothing is drawn from the channel; None: never."""
+        return self.max_epochs or (None if self.when_low == "repeat" else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,22 +42,57 @@ class Recipe:
 
     seed: int
     shares: Mapping[str, Fraction]
-    """Exact share of every channel in use; they add up to 1. Their order numbers the channels, and nothing else."""
+    """Exact share of every channel in use in the first phase; they add up to 1. Their order numbers the channels, and
+    nothing else; channels that only later phases use follow."""
     seq_length: int
+    """Of the first phase."""
     vocab_size: int
     """True vocabulary: token ids are 0 … vocab_size - 1."""
     held_out_share: float
     """Share of the documents of each channel's first part that is kept for validation."""
     reset_at_document_borders: bool
+    later_phases: tuple[PhaseRecipe, ...] = ()
+    """The phases after the first."""
+    rules: Mapping[str, ChannelRules] = field(default_factory=dict)
+    """Of the channels that do not simply begin anew whenever they are through."""
+
+    @property
+    def phases(self) -> tuple[PhaseRecipe, ...]:
+        """All phases in order."""
+        return (PhaseRecipe(shares=self.shares, seq_length=self.seq_length), *self.later_phases)
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """The channels of all phases, each once, in the order in which phases name them: its place is its number."""
+        return tuple(dict.fromkeys(name for phase in self.phases for name in phase.shares))
+
+    def of_phase(self, number: int) -> Recipe:
+        """A recipe with the shares and the sequence length of one phase and no other."""
+        phase = self.phases[number]
+        return replace(self, shares=phase.shares, seq_length=phase.seq_length, later_phases=())
 
 
-def recipe_for(config: Config, phase: PhasePlan) -> Recipe:
-    """The recipe of a phase of a run."""
+def recipe_for(config: Config, phases: Sequence[PhasePlan]) -> Recipe:
+    """The recipe of a run with these phases."""
+    first, *later = (PhaseRecipe(shares=phase.shares, seq_length=phase.seq_length) for phase in phases)
     return Recipe(
         seed=config.run.seed,
-        shares=phase.shares,
-        seq_length=phase.seq_length,
+        shares=first.shares,
+        seq_length=first.seq_length,
+        later_phases=tuple(later),
+        rules={name: rules for name, channel in config.data.channels.items() if (rules := _rules(channel)) != _PLAIN},
         vocab_size=config.model.vocab_size,
         held_out_share=config.evaluation.held_out_share,
         reset_at_document_borders=config.data.reset_at_document_borders,
     )
+
+
+def _rules(channel: ChannelConfig) -> ChannelRules:
+    return ChannelRules(
+        when_low=channel.when_low,
+        max_epochs=channel.max_epochs,
+        epoch_decay=Fraction(str(channel.epoch_decay)),
+    )
+
+
+_PLAIN = ChannelRules()

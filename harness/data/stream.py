@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from types import TracebackType
 
 import numpy as np
@@ -18,7 +18,10 @@ from harness.data.mcore import MappedPart
 from harness.data.order import SampleAddress
 from harness.data.prefetch import Prefetcher
 from harness.data.recipe import Recipe
-from harness.data.samples import LocatedSamples, SampleOrder
+from harness.data.samples import LocatedSamples, SampleOrder, open_turns
+
+_NUM_RECENT_ORDERS = 4
+"""Orders kept in memory: those of the histories before and after a change, and of what is looked at again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,24 +57,41 @@ class TrainingStream:
     """Makes steps of data from cursors, the following ones ahead of time. It has no place of its own: ask for any."""
 
     def __init__(
-        self, channels: Sequence[Channel], recipe: Recipe, shape: BatchShape, *, num_prefetch_batches: int = 2
+        self,
+        channels: Sequence[Channel],
+        recipe: Recipe,
+        shape: BatchShape | Callable[[Cursor], BatchShape],
+        *,
+        num_prefetch_batches: int = 2,
     ) -> None:
         """Open the sample order.
+
+        Args:
+            channels: All that the recipe uses, with the parts known so far.
+            recipe: The numbers behind the order.
+            shape: How batches are cut, or, where that is not always the same, how the one that begins at a cursor is.
+            num_prefetch_batches: Batches prepared ahead of the step that uses them.
 
         Raises:
             DataError: A channel is missing, damaged, or too small for one sample.
         """
-        self.order = SampleOrder(channels, recipe, MappedPart)
+        self._turns = open_turns(channels, recipe, MappedPart)
         self._recipe = recipe
-        self._shape = shape
-        self._makes_batches = shape.reads_tokens or recipe.reset_at_document_borders
-        begin_thread = partial(torch.cuda.set_device, torch.cuda.current_device()) if shape.pin_memory else _nothing
+        self._shape_at = shape if callable(shape) else lambda _: shape
+        self._order_of = lru_cache(maxsize=_NUM_RECENT_ORDERS)(partial(SampleOrder, self._turns, recipe))
+        self._order_of(())
+        pin_memory = self._shape_at(Cursor()).pin_memory
+        begin_thread = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin_memory else _nothing
         self._steps = Prefetcher(self._prepare, self._following, num_prefetch_batches, begin_thread)
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """Names by channel id: the order of the recipe's shares."""
-        return self.order.channel_names
+        """Names by channel id: the order of the recipe's shares, over all phases."""
+        return self._recipe.channel_names
+
+    def order(self, cursor: Cursor) -> SampleOrder:
+        """The order of the samples as the history of a cursor makes it."""
+        return self._order_of(cursor.history)
 
     def step(self, cursor: Cursor) -> StepData:
         """The data of the step that begins at `cursor`.
@@ -81,22 +101,28 @@ class TrainingStream:
         """
         return self._steps.get(cursor)
 
+    def lacks_parts_of(self, cursor: Cursor) -> tuple[str, ...]:
+        """Channels that must get further parts before the step at `cursor` has its samples; mostly none."""
+        return self.order(cursor).lacks_parts_of(self._take(cursor)[0])
+
     def peek_hash(self, cursor: Cursor) -> int:
         """The `batch_hash` that the step at `cursor` has, without reading tokens."""
-        positions, _ = self._take(cursor)
-        return self.order.batch_hash(self.order.locate(positions))
+        order = self.order(cursor)
+        return order.batch_hash(order.locate(self._take(cursor)[0]))
 
-    def addresses(self, positions: Positions) -> list[SampleAddress]:
-        """Channel, part, epoch and index of samples of the run."""
-        return self.order.addresses(self.order.locate(positions))
+    def addresses(self, cursor: Cursor, positions: Positions) -> list[SampleAddress]:
+        """Channel, part, epoch and index of samples of the run, in the order that a cursor's history makes."""
+        order = self.order(cursor)
+        return order.addresses(order.locate(positions))
 
-    def documents(self, position: int) -> list[DocumentSpan]:
+    def documents(self, cursor: Cursor, position: int) -> list[DocumentSpan]:
         """The pieces of documents that sample `position` of the run is made of."""
-        return self.order.documents_of(self.order.locate(np.array([position])))[0]
+        order = self.order(cursor)
+        return order.documents_of(order.locate(np.array([position])))[0]
 
     def epochs(self, cursor: Cursor) -> dict[str, float]:
         """How often each channel has been passed through up to the cursor, samples jumped over included."""
-        return self.order.epochs(cursor.next_position)
+        return self.order(cursor).epochs(cursor.next_position)
 
     def close(self) -> None:
         """Stop the prefetch thread."""
@@ -113,40 +139,42 @@ class TrainingStream:
         self.close()
 
     def _take(self, cursor: Cursor) -> tuple[Positions, Cursor]:
-        return cursor.take(self._shape.global_batch_size, self._recipe.seq_length)
+        seq_length = self._recipe.phases[cursor.phase].seq_length
+        return cursor.take(self._shape_at(cursor).global_batch_size, seq_length)
 
     def _following(self, cursor: Cursor) -> Cursor:
         return self._take(cursor)[1]
 
     def _prepare(self, cursor: Cursor) -> StepData:
         positions, next_cursor = self._take(cursor)
-        samples = self.order.locate(positions)
-        shape = self._shape
+        order = self.order(cursor)
+        samples = order.locate(positions)
+        shape = self._shape_at(cursor)
         micro_batches: tuple[Batch, ...] = ()
-        if self._makes_batches:
+        if shape.reads_tokens or self._recipe.reset_at_document_borders:
             mine = rank_positions(
                 np.arange(len(positions)),
                 dp_rank=shape.dp_rank,
                 dp_size=shape.dp_size,
                 micro_batch_size=shape.micro_batch_size,
             )
-            micro_batches = tuple(self._micro_batch(samples[chosen]) for chosen in mine)
+            width = self._recipe.phases[cursor.phase].seq_length + 1
+            micro_batches = tuple(self._micro_batch(order, samples[chosen], width) for chosen in mine)
         return StepData(
-            micro_batches=micro_batches,
-            batch_hash=self.order.batch_hash(samples),
+            micro_batches=tuple(batch.pinned() for batch in micro_batches) if shape.pin_memory else micro_batches,
+            batch_hash=order.batch_hash(samples),
             positions=positions,
             next_cursor=next_cursor,
         )
 
-    def _micro_batch(self, samples: LocatedSamples) -> Batch:
-        rows = np.empty((len(samples), self._recipe.seq_length + 1), dtype=np.int64)
-        batch = collate(
+    def _micro_batch(self, order: SampleOrder, samples: LocatedSamples, width: int) -> Batch:
+        rows = np.empty((len(samples), width), dtype=np.int64)
+        return collate(
             rows,
-            self.order.read(samples, out=rows),
+            order.read(samples, out=rows),
             samples.channels,
             reset_at_document_borders=self._recipe.reset_at_document_borders,
         )
-        return batch.pinned() if self._shape.pin_memory else batch
 
 
 def _nothing() -> None:

@@ -14,10 +14,10 @@ import numpy as np
 from harness.data.batch import Batch, collate
 from harness.data.channels import Channel
 from harness.data.mcore import MappedPart
-from harness.data.order import num_held_out_documents
 from harness.data.packing import PackedDocuments
 from harness.data.parts import Part
 from harness.data.recipe import Recipe
+from harness.data.turns import num_held_out_documents
 from harness.errors import DataError
 
 

@@ -47,14 +47,14 @@ def open_data(
         DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
     """
     phase = plan.phases[0]
-    recipe = recipe_for(config, phase)
+    recipe = recipe_for(config, plan.phases)
     tokenizer = open_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
     if tokenizer is not None and tokenizer.vocab_size > config.model.vocab_size:
         raise DataError(
             f"{config.data.tokenizer} has {tokenizer.vocab_size} token ids, but model.vocab_size is "
             f"{config.model.vocab_size}. Set model.vocab_size to {tokenizer.vocab_size} or more."
         )
-    channels = [open_channel(name, config.data.channels[name]) for name in recipe.shares]
+    channels = [open_channel(name, config.data.channels[name]) for name in recipe.channel_names]
     if recorded is not None:
         channels = [as_recorded(channel, recorded.get("data", {})) for channel in channels]
     stream = TrainingStream(

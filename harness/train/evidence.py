@@ -22,7 +22,7 @@ def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
     One JSON object per sample whose loss is not finite; if all losses are finite, one per rank whose share of the
     gradient is not.
     """
-    findings = _from_all_ranks(_own_samples(run, result)) or _from_all_ranks(_own_gradient(run))
+    findings = _from_all_ranks(_own_samples(run, state, result)) or _from_all_ranks(_own_gradient(run))
     if run.recorder is None:
         return
     step = state.step
@@ -51,7 +51,7 @@ def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
     )
 
 
-def _own_samples(run: Run, result: StepResult) -> list[Finding]:
+def _own_samples(run: Run, state: TrainState, result: StepResult) -> list[Finding]:
     """The samples of this rank whose loss is not finite (known on the last pipeline stage)."""
     losses = run.pipeline.last_sample_losses()
     positions = rank_positions(
@@ -63,7 +63,7 @@ def _own_samples(run: Run, result: StepResult) -> list[Finding]:
     guilty = [
         int(position) for (loss, _), position in zip(losses, positions, strict=bool(losses)) if not math.isfinite(loss)
     ]
-    addresses = run.data.stream.addresses(np.array(guilty, dtype=np.int64)) if guilty else []
+    addresses = run.data.stream.addresses(state.cursor, np.array(guilty, dtype=np.int64)) if guilty else []
     return [
         {
             "rank": run.ranks.world.rank,

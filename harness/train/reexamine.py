@@ -67,7 +67,7 @@ def reexamine(run: Run, state: TrainState, order: Order) -> None:
     if run.recorder is None:
         return
     try:
-        path = _write(run, last, list(_lines(run, steps, totals)))
+        path = _write(run, last, list(_lines(run, state.cursor, steps, totals)))
     except (OSError, HarnessError) as error:
         _say_refused(run, state, order, str(error))
         return
@@ -121,11 +121,11 @@ def _added(of_ranks: Sequence[Sums]) -> Sums:
     return totals
 
 
-def _lines(run: Run, steps: Mapping[int, int], totals: Sums) -> Iterator[str]:
+def _lines(run: Run, cursor: Cursor, steps: Mapping[int, int], totals: Sums) -> Iterator[str]:
     """One line per sample: what is not finite first, then by falling loss."""
     means = {position: loss / tokens if tokens else 0.0 for position, (loss, tokens) in totals.items()}
     ordered = sorted(means, key=lambda position: (-_height(means[position]), position))
-    order = run.data.stream.order
+    order = run.data.stream.order(cursor)
     samples = order.locate(np.array(ordered, dtype=np.int64))
     rows = np.empty((len(ordered), run.phase.seq_length + 1), dtype=np.int64)
     counts = order.read(samples, out=rows)

@@ -12,11 +12,12 @@ from data_parts import VOCAB_SIZE, random_documents, write_channel, write_part
 
 from harness.data.channels import Channel
 from harness.data.mcore import MappedPart
-from harness.data.order import ChannelOrder, num_held_out_documents
-from harness.data.packing import OpenPart
+from harness.data.order import ChannelOrder, Sample
+from harness.data.packing import OpenPart, PartOpener
 from harness.data.parts import Part
 from harness.data.recipe import Recipe
 from harness.data.shuffle import permutation, shuffle_key
+from harness.data.turns import ChannelTurns, num_held_out_documents
 from harness.errors import DataError
 
 RECIPE = Recipe(
@@ -29,6 +30,10 @@ RECIPE = Recipe(
 )
 
 
+def order_of(channel: Channel, recipe: Recipe = RECIPE, open_part: PartOpener = MappedPart) -> ChannelOrder:
+    return ChannelOrder(ChannelTurns(channel, recipe, open_part), recipe.seq_length)
+
+
 def all_addresses(order: ChannelOrder, epochs: int = 1) -> list[tuple[int, int, int]]:
     found = order.locate(np.arange(epochs * order.num_samples))
     return list(zip(found.epochs.tolist(), found.parts.tolist(), found.indices.tolist(), strict=True))
@@ -37,18 +42,16 @@ def all_addresses(order: ChannelOrder, epochs: int = 1) -> list[tuple[int, int, 
 @pytest.mark.parametrize("held_out_share", [0.0, 0.2])
 def test_sample_is_the_documents_of_the_file_end_to_end(tmp_path: Path, held_out_share: float) -> None:
     texts = [random_documents(30, seed) for seed in range(2)]
-    order = ChannelOrder(
-        write_channel(tmp_path / "zh", texts), replace(RECIPE, held_out_share=held_out_share), MappedPart
-    )
+    order = order_of(write_channel(tmp_path / "zh", texts), replace(RECIPE, held_out_share=held_out_share))
     for epoch, part, index in all_addresses(order, epochs=2):
         kept = 24 if held_out_share and part == 0 else 30
         shuffled = permutation(kept, shuffle_key("documents", 1234, "zh", f"part-{part:05}", epoch))
         laid_out = np.concatenate([texts[part][document] for document in shuffled.tolist()])
         expected = laid_out[index * 16 : index * 16 + 17]
         tokens = np.empty(17, dtype=np.int64)
-        counts = order.read(part, epoch, index, tokens)
+        counts = order.read(Sample(0, part, epoch, index), tokens)
         assert tokens.tolist() == expected.tolist()
-        spans = order.documents_of(part, epoch, index)
+        spans = order.documents_of(Sample(0, part, epoch, index))
         assert counts == [span.num_tokens for span in spans]
         pieces = [texts[part][s.document][s.first_token : s.first_token + s.num_tokens] for s in spans]
         assert np.concatenate(pieces).tolist() == expected.tolist()
@@ -56,7 +59,7 @@ def test_sample_is_the_documents_of_the_file_end_to_end(tmp_path: Path, held_out
 
 def test_every_sample_of_an_epoch_exactly_once_and_parts_in_order(tmp_path: Path) -> None:
     channel = write_channel(tmp_path / "zh", [random_documents(30, seed) for seed in range(3)])
-    order = ChannelOrder(channel, RECIPE, MappedPart)
+    order = order_of(channel, RECIPE)
     addresses = all_addresses(order, epochs=2)
     expected = [
         (epoch, number, index)
@@ -73,9 +76,9 @@ def test_every_sample_of_an_epoch_exactly_once_and_parts_in_order(tmp_path: Path
 
 def test_one_by_one_is_the_same_as_all_at_once_in_any_order(tmp_path: Path) -> None:
     channel = write_channel(tmp_path / "zh", [random_documents(9, seed) for seed in range(3)])
-    positions = np.random.default_rng(0).permutation(2 * ChannelOrder(channel, RECIPE, MappedPart).num_samples)
-    together = ChannelOrder(channel, RECIPE, MappedPart).locate(positions)
-    order = ChannelOrder(channel, RECIPE, MappedPart)
+    positions = np.random.default_rng(0).permutation(2 * order_of(channel, RECIPE).num_samples)
+    together = order_of(channel, RECIPE).locate(positions)
+    order = order_of(channel, RECIPE)
     for place, position in enumerate(positions.tolist()):
         alone = order.locate(np.array([position]))
         assert alone.indices[0] == together.indices[place]
@@ -87,16 +90,16 @@ def test_seed_and_names_make_the_order_and_the_folder_does_not(tmp_path: Path) -
     here = write_channel(tmp_path / "zh", texts)
     elsewhere = write_channel(tmp_path / "moved" / "zh", texts)
     other = replace(here, name="en")
-    order = all_addresses(ChannelOrder(here, RECIPE, MappedPart))
-    assert all_addresses(ChannelOrder(elsewhere, RECIPE, MappedPart)) == order
-    assert all_addresses(ChannelOrder(other, RECIPE, MappedPart)) != order
-    assert all_addresses(ChannelOrder(here, replace(RECIPE, seed=1), MappedPart)) != order
+    order = all_addresses(order_of(here, RECIPE))
+    assert all_addresses(order_of(elsewhere, RECIPE)) == order
+    assert all_addresses(order_of(other, RECIPE)) != order
+    assert all_addresses(order_of(here, replace(RECIPE, seed=1))) != order
 
 
 def test_later_parts_move_no_sample_of_the_first_epoch(tmp_path: Path) -> None:
     channel = write_channel(tmp_path / "zh", [random_documents(30, seed) for seed in range(3)])
-    before = ChannelOrder(replace(channel, parts=channel.parts[:2]), RECIPE, MappedPart)
-    after = ChannelOrder(channel, RECIPE, MappedPart)
+    before = order_of(replace(channel, parts=channel.parts[:2]), RECIPE)
+    after = order_of(channel, RECIPE)
     assert all_addresses(after)[: before.num_samples] == all_addresses(before)
 
 
@@ -108,26 +111,26 @@ def test_parts_are_opened_when_their_turn_comes(tmp_path: Path) -> None:
         opened.append(part.name)
         return MappedPart(part, vocab_size)
 
-    order = ChannelOrder(channel, RECIPE, open_part)
+    order = order_of(channel, RECIPE, open_part)
     assert opened == []
     order.locate(np.arange(3))
     assert opened == ["part-00000"]
     for position in range(2 * order.num_samples):
         found = order.locate(np.array([position]))
-        order.documents_of(int(found.parts[0]), int(found.epochs[0]), int(found.indices[0]))
+        order.documents_of(Sample(position, int(found.parts[0]), int(found.epochs[0]), int(found.indices[0])))
     assert opened == [f"part-{number:05}" for _ in range(2) for number in range(4)]
-    ChannelOrder(channel, replace(RECIPE, held_out_share=0.01), open_part)
+    order_of(channel, replace(RECIPE, held_out_share=0.01), open_part)
     assert opened[-1] == "part-00000"
 
 
 def test_held_out_documents_are_never_trained_on(tmp_path: Path) -> None:
     channel = write_channel(tmp_path / "zh", [random_documents(30), random_documents(30, 1)])
-    order = ChannelOrder(channel, replace(RECIPE, held_out_share=0.1), MappedPart)
+    order = order_of(channel, replace(RECIPE, held_out_share=0.1))
     seen = {
         span.document
         for epoch, part, index in all_addresses(order, epochs=3)
         if part == 0
-        for span in order.documents_of(part, epoch, index)
+        for span in order.documents_of(Sample(0, part, epoch, index))
     }
     assert seen == set(range(27))
 
@@ -145,7 +148,7 @@ def test_number_of_held_out_documents(share: float, documents: int, held_out: in
 @pytest.mark.parametrize(("num_tokens", "num_samples"), [(17, 1), (32, 1), (33, 2), (34, 2)])
 def test_number_of_samples_of_a_part(tmp_path: Path, num_tokens: int, num_samples: int) -> None:
     channel = write_channel(tmp_path / "zh", [[np.arange(10)], [np.arange(num_tokens)], []])
-    order = ChannelOrder(channel, RECIPE, MappedPart)
+    order = order_of(channel, RECIPE)
     assert order.num_samples == num_samples
     assert order.locate(np.arange(num_samples)).parts.tolist() == [1] * num_samples
 
@@ -154,7 +157,7 @@ def test_part_smaller_than_a_sample(tmp_path: Path) -> None:
     channel = write_channel(tmp_path / "zh", [[np.arange(16)], [np.arange(12)]])
     message = r"channel zh: no part holds one sample of 17 tokens \(`seq_length` \+ 1\); the largest has 16 tokens"
     with pytest.raises(DataError, match=message):
-        ChannelOrder(channel, RECIPE, MappedPart)
+        order_of(channel, RECIPE)
 
 
 def test_everything_held_out(tmp_path: Path) -> None:
@@ -162,7 +165,7 @@ def test_everything_held_out(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match="largest has 0 tokens to train on, 1 documents are held out. Add data, or lower"
     ):
-        ChannelOrder(channel, replace(RECIPE, held_out_share=0.01), MappedPart)
+        order_of(channel, replace(RECIPE, held_out_share=0.01))
 
 
 @pytest.mark.parametrize(("bin_bytes", "vocab_size"), [(100, 257), (201, 300), (200, 65537)])
@@ -175,13 +178,13 @@ def test_late_part_of_another_token_type_is_refused_at_once(tmp_path: Path, bin_
     )
     wide = replace(channel.parts[0], bin_bytes=8 * channel.parts[0].num_tokens)
     with pytest.raises(DataError, match=f"channel zh: .*{message}"):
-        ChannelOrder(replace(channel, parts=(wide, late)), replace(RECIPE, vocab_size=vocab_size), MappedPart)
+        order_of(replace(channel, parts=(wide, late)), replace(RECIPE, vocab_size=vocab_size))
 
 
 def test_damage_of_a_part_is_told_at_its_turn_with_the_channel(tmp_path: Path) -> None:
     channel = write_channel(tmp_path / "zh", [random_documents(30, seed) for seed in range(2)])
     channel.parts[1].idx_path.write_bytes(b"broken")
-    order = ChannelOrder(channel, RECIPE, MappedPart)
+    order = order_of(channel, RECIPE)
     first = int(order.locate(np.array([0])).parts[0])
     assert first == 0
     with pytest.raises(DataError, match="channel zh: .*part-00001.idx is truncated: found 6 bytes"):
@@ -192,10 +195,10 @@ def test_damage_of_a_part_is_told_at_its_turn_with_the_channel(tmp_path: Path) -
 def test_token_beyond_the_vocabulary(tmp_path: Path, dtype: type, foreign: int) -> None:
     documents = [np.arange(10), np.array([1, 2, 3, foreign, 5, 6, 7, 8, 9])]
     channel = Channel(name="zh", parts=(write_part(tmp_path / "part-00000", documents, dtype),))
-    order = ChannelOrder(channel, RECIPE, MappedPart)
+    order = order_of(channel, RECIPE)
     message = (
         rf"channel zh: token 3 of document 1 in .*part-00000.bin has id {foreign}; the vocabulary has ids 0 … 999 "
         r"\(`model.vocab_size`\). The data was made with another tokenizer, or is damaged"
     )
     with pytest.raises(DataError, match=message):
-        order.read(0, 0, 0, np.empty(17, dtype=np.int64))
+        order.read(Sample(0, 0, 0, 0), np.empty(17, dtype=np.int64))

@@ -117,14 +117,14 @@ def test_peek_is_the_hash_of_the_next_step(channels: tuple[Channel, ...]) -> Non
 def test_evidence_of_a_step(channels: tuple[Channel, ...]) -> None:
     with TrainingStream(channels, RECIPE, WHOLE) as stream:
         step = stream.step(Cursor())
-        addresses = stream.addresses(step.positions)
+        addresses = stream.addresses(Cursor(), step.positions)
         names = [stream.channel_names[channel] for channel in step.micro_batches[0].channel_ids_B.tolist()]
         assert [address.channel for address in addresses] == names
         assert {address.part for address in addresses} == {"part-00000"}
         segments = step.micro_batches[0].segment_ids_BS
         assert segments is not None
         for row, position in enumerate(step.positions.tolist()):
-            spans = stream.documents(position)
+            spans = stream.documents(Cursor(), position)
             assert sum(span.num_tokens for span in spans) == 17
             lengths = torch.tensor([span.num_tokens for span in spans])
             numbers = torch.arange(len(spans)).repeat_interleave(lengths)[:-1]
@@ -199,7 +199,8 @@ def test_a_thousand_parts_open_only_the_first(tmp_path: Path) -> None:
     large = replace(channel, parts=(*channel.parts, *linked))
     recipe = replace(RECIPE, shares={"zh": Fraction(1)})
     with TrainingStream((large,), recipe, WHOLE, num_prefetch_batches=0) as stream:
-        assert {address.part for address in stream.addresses(stream.step(Cursor()).positions)} == {"part-00000"}
+        step = stream.step(Cursor())
+        assert {address.part for address in stream.addresses(Cursor(), step.positions)} == {"part-00000"}
 
 
 @pytest.mark.gpu

@@ -110,7 +110,7 @@ def _layer_parts(name: str, tensor: torch.Tensor, model: ModelConfig) -> dict[st
 def training_data(config: Config, num_steps: int) -> list[StepData]:
     """The samples of the first steps, each step as one micro-batch."""
     phase = make_plan(config, 1).phases[0]
-    recipe = recipe_for(config, phase)
+    recipe = recipe_for(config, [phase])
     channels = [open_channel(name, config.data.channels[name]) for name in recipe.shares]
     size = phase.global_batch_size
     shape = BatchShape(global_batch_size=size, micro_batch_size=size, dp_rank=0, dp_size=1)

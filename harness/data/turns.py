@@ -1,0 +1,153 @@
+"""The known parts of a channel and the cuts of their turns: counted by arithmetic, opened where that is not enough.
+
+Nothing here depends on how far a run has come: the same cut gives the same samples.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from harness.data.channels import Channel
+from harness.data.cuts import Cut, CutSamples, num_samples
+from harness.data.packing import OpenPart, PartOpener
+from harness.data.parts import Part, check_token_width
+from harness.data.recipe import Recipe
+from harness.errors import DataError
+
+_NUM_RECENT_CUTS = 2
+"""Cuts kept in memory for each channel: the current one, and its neighbour while a border is crossed."""
+
+
+def num_held_out_documents(channel: Channel, held_out_share: float) -> int:
+    """How many documents at the end of the channel's first part are never trained on."""
+    if channel.validation_parts is not None or held_out_share == 0:
+        return 0
+    return ceil(Fraction(repr(held_out_share)) * channel.parts[0].num_documents)
+
+
+class ChannelTurns:
+    """The parts of one channel and the samples they make. Safe to use from several threads."""
+
+    def __init__(self, channel: Channel, recipe: Recipe, open_part: PartOpener) -> None:
+        """Count the tokens of every part; opens the first part if documents of it are held out.
+
+        Raises:
+            DataError: A part cannot hold the vocabulary, or the first is damaged.
+        """
+        self.channel = channel
+        self.vocab_size = recipe.vocab_size
+        self._seed = recipe.seed
+        self._open_part = open_part
+        self._recent: OrderedDict[Cut, CutSamples] = OrderedDict()
+        self._lock = threading.RLock()
+        self._check(channel.parts)
+        self.num_held_out = num_held_out_documents(channel, recipe.held_out_share)
+        self.num_tokens = np.array([part.num_tokens for part in channel.parts], dtype=np.int64)
+        """Tokens to train on in each part, [number of parts]."""
+        self.num_tokens[0] -= self._held_out_tokens()
+
+    def extend(self, parts: tuple[Part, ...]) -> None:
+        """Know of further parts, behind those that are known.
+
+        Raises:
+            DataError: A part cannot hold the vocabulary.
+        """
+        self._check(parts)
+        with self._lock:
+            more = np.array([part.num_tokens for part in parts], dtype=np.int64)
+            self.num_tokens = np.concatenate((self.num_tokens, more))
+            self.channel = replace(self.channel, parts=(*self.channel.parts, *parts))
+
+    def num_documents(self, part: int) -> int:
+        """Documents of a part that are trained on, if none is in quarantine; they are its first ones."""
+        return self.channel.parts[part].num_documents - (self.num_held_out if part == 0 else 0)
+
+    def number_of(self, part: str) -> int:
+        """The number of the part with this name.
+
+        Raises:
+            DataError: The channel has none.
+        """
+        numbers = {each.name: number for number, each in enumerate(self.channel.parts)}
+        if part not in numbers:
+            raise DataError(
+                f"channel {self.channel.name}: the history of the run names {part}, which is not among the channel's "
+                f"{len(numbers)} parts. Put the part and its line in the list of parts back."
+            )
+        return numbers[part]
+
+    def count(self, cut: Cut) -> int:
+        """Samples of a cut. The part is opened only if documents went into quarantine in the middle of its turn."""
+        return num_samples(self._tokens_of(cut), cut.seq_length)
+
+    def samples(self, cut: Cut) -> CutSamples:
+        """The samples of a cut.
+
+        Raises:
+            DataError: The part is damaged.
+        """
+        with self._lock:
+            made = self._recent.pop(cut, None) or self._make(cut)
+            self._recent[cut] = made
+            while len(self._recent) > _NUM_RECENT_CUTS:
+                self._recent.popitem(last=False)
+            return made
+
+    def part_digests(self) -> npt.NDArray[np.uint64]:
+        """A 64-bit digest of the channel's and each part's name, uint64 [number of parts]."""
+        names = (f"{self.channel.name}\0{part.name}" for part in self.channel.parts)
+        return np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names], dtype=np.uint64)
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Put the channel's name in front of what is wrong with its data."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"channel {self.channel.name}: {error}") from error
+
+    def lengths_of(self, part: int, documents: npt.NDArray[np.int64]) -> npt.NDArray[np.integer]:
+        """Tokens of documents of a part.
+
+        Raises:
+            DataError: The part is damaged.
+        """
+        return self._open(part).lengths_of(documents)
+
+    def _tokens_of(self, cut: Cut) -> int:
+        if cut.previous is None:
+            return int(self.num_tokens[cut.part]) - sum(tokens for _, tokens in cut.quarantine)
+        if cut.previous.quarantine == cut.quarantine:
+            return self._tokens_of(cut.previous) - cut.num_taken * cut.previous.seq_length
+        return self.samples(cut).num_tokens
+
+    def _make(self, cut: Cut) -> CutSamples:
+        opened = self._open(cut.part)
+        names = (self._seed, self.channel.name, opened.part.name, cut.epoch)
+        return CutSamples(cut, opened, self.num_documents(cut.part), names)
+
+    def _open(self, part: int) -> OpenPart:
+        with self.named():
+            return self._open_part(self.channel.parts[part], self.vocab_size)
+
+    def _check(self, parts: tuple[Part, ...]) -> None:
+        with self.named():
+            for part in parts:
+                check_token_width(part, self.vocab_size)
+
+    def _held_out_tokens(self) -> int:
+        if self.num_held_out == 0:
+            return 0
+        num_documents = self.channel.parts[0].num_documents
+        held_out = np.arange(num_documents - self.num_held_out, num_documents)
+        return int(self.lengths_of(0, held_out).sum(dtype=np.int64))
