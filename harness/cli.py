@@ -188,21 +188,27 @@ def train(
 @click.option("--gpu", help="Kind of GPU, for memory and speed. Default: h100.")
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
-def plan(config: Path, num_gpus: int | None, gpu: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+@click.option("--plot", type=click.Path(path_type=Path), metavar="OUT.png", help="Also draw the phases as a PNG.")
+def plan(
+    config: Path, num_gpus: int | None, gpu: str | None, overrides: tuple[str, ...], as_json: bool, plot: Path | None
+) -> None:
     """Show what follows from CONFIG, and which layouts are legal.
 
-    Parameters, layers of every stage, steps, FLOPs, memory, learning rate.
+    Parameters, layers of every stage, FLOPs, memory; of every phase steps, learning rate, batch size, tokens of each
+    channel, and epochs where the data is there. Leaves with 64 if a layout is not legal, or a channel has too few
+    tokens for its max_epochs.
 
     \b
     Examples:
       harness plan model_configs/tiny.yaml
       harness plan model_configs/llama3_8b.yaml --gpus 64 --gpu h100
+      harness plan model_configs/tiny_phases.yaml --plot plan.png
       harness plan model_configs/tiny.yaml --set parallel.tensor_model_parallel_size=4 --json
     """
     from harness.config.load import load_config
     from harness.plan.report import print_plan
 
-    print_plan(load_config(config, overrides), num_gpus, gpu, as_json)
+    print_plan(load_config(config, overrides), num_gpus, gpu, as_json, plot)
 
 
 @root.command()

@@ -14,7 +14,8 @@ from pydantic import ValidationError, create_model
 from harness.config.explain import explain
 from harness.config.overrides import apply_override
 from harness.config.problems import Problem, raise_problems
-from harness.config.schema import Config, Section
+from harness.config.schema import Config
+from harness.config.section import Section
 from harness.config.strict_yaml import MAX_BYTES, Document, parse_file_text
 from harness.config.validate import cross_field_problems
 from harness.errors import ConfigError

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from harness.config.schema import Config, ParallelConfig, Section
+from harness.config.schema import Config, ParallelConfig
+from harness.config.section import Section
 
 
 def in_phase(config: Config, index: int) -> Config:

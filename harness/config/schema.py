@@ -6,28 +6,22 @@ Megatron's spelling. What *follows* from a configuration (steps, stages, memory)
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-SkipWindow = Annotated[tuple[NonNegativeInt, NonNegativeInt], Field(strict=False)]
-FilePath = Annotated[Path, Field(strict=False)]
-Word = Annotated[str, Field(pattern=r"^[!-,.-~][!-~]*$")]
-"""Printable text without spaces that cannot be taken for a flag."""
-SLURM_TIME = r"^([0-9]+|[0-9]+:[0-9]{1,2}(:[0-9]{1,2})?|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2})$"
-
-
-class Section(BaseModel):
-    """A part of the configuration: frozen, no unknown keys, no silent type conversion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+from harness.config.operation import LaunchConfig, WatchConfig
+from harness.config.section import (
+    FilePath,
+    Name,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Share,
+    SkipWindow,
+)
 
 
 class RunConfig(Section):
@@ -178,6 +172,10 @@ class DataConfig(Section):
     """Tokens attend only within their own document, and positions count from its start."""
     skip_windows: tuple[SkipWindow, ...] = Field(default=(), strict=False)
     """Positions [start, stop) in the run's sample order that are never trained on. A rollback enters its own."""
+    adopt_parts: bool = True
+    """Use parts that are added to a channel's `parts.jsonl` while the run goes on, behind those there are."""
+    adopt_every_s: NonNegativeFloat = 5.0
+    """Seconds between two looks at the lists of parts."""
     num_prefetch_batches: PositiveInt = 2
     """Batches prepared ahead of the step that uses them."""
 
@@ -338,103 +336,6 @@ class LoggingConfig(Section):
     compare_ranks_every_steps: NonNegativeInt = 100
     """Steps between two comparisons of how fast every rank computes and gets its data, a few milliseconds each; slow
     ones are named. 0: never."""
-
-
-class LaunchConfig(Section):
-    """How `harness launch` asks Slurm for nodes. Nothing here changes what is learnt."""
-
-    partition: Word | None = None
-    """Partition to queue in. Default: the cluster's."""
-    account: Word | None = None
-    """Account that is charged. Default: the user's."""
-    nodes: PositiveInt | None = None
-    """Nodes, unless `--nodes` says otherwise."""
-    gpus_per_node: NonNegativeInt = 8
-    """GPUs asked for on every node; 0 asks for none and computes on CPUs."""
-    workers_per_node: PositiveInt | None = None
-    """Ranks on every node. Default: one per GPU, one on a node without."""
-    time_limit: Annotated[str, Field(pattern=SLURM_TIME)] = "24:00:00"
-    """Longest time of one launch, in Slurm's spelling: `minutes`, `hours:minutes:seconds`,
-    `days-hours:minutes:seconds`. The run goes on in the next launch."""
-    signal_lead_s: Annotated[int, Field(ge=1, le=65535)] = 600
-    """Seconds before the time limit at which the run is told to save and leave: more than a step and a save take. Slurm
-    may tell it up to 60 s earlier."""
-    whole_nodes: bool = True
-    """Ask for nodes that no other job uses."""
-    python: Word | None = None
-    """Python interpreter on the nodes (within the container, if one is named). Default: the one of `harness launch`."""
-    environment_file: FilePath | None = None
-    """Shell file that every job sources first, on the first node: modules to load, NCCL settings."""
-    container_image: Word | None = None
-    """Image that pyxis/enroot starts on every node: a `.sqsh` file or the name of an image in a registry."""
-    container_mounts: tuple[Word, ...] = Field(default=(), strict=False)
-    """Mounts of the container besides the run directory and the working directory, as `source:target`."""
-    sbatch_flags: tuple[Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[ -~]+)?$")], ...] = Field(
-        default=(), strict=False
-    )
-    """Further flags for sbatch, such as `--qos=high`."""
-    max_failures_without_progress: PositiveInt = 3
-    """Launches in a row that may fail without a newer checkpoint; then the job stops and a person has to look."""
-    max_launches_without_progress: PositiveInt = 20
-    """Launches in a row without a newer checkpoint, preempted ones among them; then the job stops."""
-    watch: bool = True
-    """Run `harness watch` beside training, on the first node; it is started again if it dies."""
-    check_nodes: bool = True
-    """Look at every node before training: devices, versions, clocks, the shared file system, an all-reduce."""
-    exclude_bad_nodes: bool = False
-    """Nodes that this look finds dead, unfit or slow end the launch, and are excluded when the job is requeued. Default:
-    they are named; slow ones train."""
-
-
-class WatchConfig(Section):
-    """What `harness watch` does about spikes, and whom it tells. Nothing here changes what is learnt by itself."""
-
-    action: Literal["alert", "rollback"] = "alert"
-    """`alert` tells people what it would do; `rollback` also returns the run to an earlier checkpoint and skips the
-    samples that did it."""
-    persist_steps: PositiveInt = 100
-    """An episode that is still open, and still off, so many steps after its start does not heal by itself."""
-    persist_z: PositiveFloat = 4.0
-    """Still off: the median of its last eight values is beyond so many standard deviations."""
-    rollback_margin_steps: NonNegativeInt = 100
-    """The checkpoint to return to is at least so many steps older than the onset."""
-    skip_steps: PositiveInt = 200
-    """Steps whose samples are skipped at the first rollback of a place; doubled at every further one."""
-    most_skip_steps: PositiveInt = 500
-    """Never skip the samples of more steps than this at once."""
-    skip_lead_steps: NonNegativeInt = 50
-    """So many of the skipped steps lie before the onset."""
-    max_rollbacks: NonNegativeInt = 3
-    """At most so many rollbacks in `budget_steps`; then the run leaves with exit code 76, for a person."""
-    budget_steps: PositiveInt = 10_000
-    """See `max_rollbacks`."""
-    cool_down_steps: NonNegativeInt = 50
-    """No second rollback within so many steps, unless the run went wrong right after the first."""
-    verify_steps: NonNegativeInt = 20
-    """After a resume so many steps are watched closely: a rise seen twice is reason enough to go back further."""
-    same_place_steps: NonNegativeInt = 300
-    """Onsets closer than this are the same place."""
-    repeat_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """Factor of the learning rate when a place without dirty documents comes again; 1 leaves it."""
-    repeat_for_steps: PositiveInt = 500
-    """How many steps after such a rollback the factor holds."""
-    poll_s: PositiveFloat = 2.0
-    """Seconds between two looks at `metrics.jsonl`."""
-    stalled_after_s: PositiveFloat = 900.0
-    """Somebody trains, but nothing was recorded for so many seconds: people are told, with the ranks behind."""
-    kill_hung_after_s: PositiveFloat | None = None
-    """No rank has come any further for so many seconds (four times as many where one starts, loads, evaluates or saves):
-    stacks are collected and the launch is killed, to be requeued. Default: people are told, and it is left alone."""
-    least_free_gib: NonNegativeFloat = 50.0
-    """People are told when the file system of the run has less room than this; 0 never."""
-    alert_command: tuple[str, ...] = Field(default=(), strict=False)
-    """Program and arguments that get every alert as a line of JSON on standard input. No shell reads them."""
-    alert_urls_file: FilePath | None = None
-    """File with one address of apprise (`mailto://…`, `slack://…`) or webhook of Feishu or DingTalk per line. They hold
-    secrets, so they stand in no configuration; the environment variable HARNESS_ALERT_URLS is read too."""
-    alert_every_s: NonNegativeFloat = 600.0
-    """Of alerts of one kind at most one is sent in so many seconds; the others are counted in the next, and all are in
-    `watch/alerts.jsonl`."""
 
 
 class Config(Section):

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from harness.config.batch_sizes import batch_sizes, train_steps
 from harness.config.parameter_names import matches_any, parameter_names
 from harness.config.problems import Location, Problem, did_you_mean
-from harness.config.schema import DataConfig, ModelConfig, PhaseConfig, RunConfig, ScheduleConfig, Section
+from harness.config.schema import DataConfig, ModelConfig, PhaseConfig, RunConfig, ScheduleConfig
+from harness.config.section import Section
 
 Phases = tuple[PhaseConfig, ...]
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.config.schema import LaunchConfig
+from harness.config.operation import LaunchConfig
 from harness.errors import UsageError
 
 PASSED_ON = ("HOME", "LANG", "LOGNAME", "PATH", "USER")

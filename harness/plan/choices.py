@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.config.schema import Config, ParallelConfig
+from harness.config.batch_sizes import batch_sizes
+from harness.config.schema import Config, ParallelConfig, PhaseConfig
 from harness.plan.layouts import Layout, layout_problems, make_layout
 from harness.plan.memory import MemoryEstimate, heaviest_rank
 
@@ -38,6 +39,7 @@ def legal_layouts(config: Config, num_gpus: int, memory_gib: float = 79, gpus_pe
     Micro-batch size and context parallelism are taken as given; stages are even and not interleaved. Recomputation of
     whole layers is listed only where the layout does not fit without it.
     """
+    config = config.model_copy(update={"phases": _in_shared_layout(config)})
     choices = []
     for tensor in range(1, min(num_gpus, gpus_per_node) + 1):
         for pipeline in range(1, config.model.num_layers + 1):
@@ -67,7 +69,8 @@ def _order(choice: LayoutChoice) -> tuple[bool, bool, int, float]:
 def _choice(config: Config, num_gpus: int, memory_gib: float) -> LayoutChoice:
     layout = make_layout(config, num_gpus)
     memory = heaviest_rank(config, layout)
-    fewest = min(phase.global_batch_size for phase in config.phases) // (config.parallel.micro_batch_size * layout.data)
+    smallest = min(batch_sizes(phase).smallest for phase in config.phases)
+    fewest = smallest // (config.parallel.micro_batch_size * layout.data)
     return LayoutChoice(
         layout=layout,
         sequence_parallel=config.parallel.sequence_parallel,
@@ -76,6 +79,11 @@ def _choice(config: Config, num_gpus: int, memory_gib: float) -> LayoutChoice:
         fits=memory.fits(memory_gib),
         bubble=pipeline_bubble(layout, fewest),
     )
+
+
+def _in_shared_layout(config: Config) -> tuple[PhaseConfig, ...]:
+    """The phases that are computed in the run's layout; all of them, if each has a layout of its own."""
+    return tuple(phase for phase in config.phases if phase.parallel is None) or config.phases
 
 
 def _with_sizes(config: Config, tensor: int, pipeline: int) -> Config:

@@ -60,6 +60,11 @@ def phase_problems(config: Config, world_sizes: Sequence[int]) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def needed_world_sizes(config: Config) -> list[int]:
+    """Ranks of every phase: as few as its layout allows."""
+    return [smallest_world_size(in_phase(config, index)) for index in range(len(config.phases))]
+
+
 def phase_world_sizes(config: Config, world_size: int) -> list[int]:
     """Ranks of every phase where a launch has `world_size`: those, where a phase can use them, else what it needs."""
     return [

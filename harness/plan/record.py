@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from harness.config.phases import in_phase
 from harness.config.schema import Config
 from harness.plan.choices import LayoutChoice, pipeline_bubble
+from harness.plan.demand import ChannelDemand, demands
 from harness.plan.flops import CONVENTION, flops_per_token_full_attention, hardware_flops_per_token
 from harness.plan.gpus import Gpu
-from harness.plan.memory import GIB, OMITTED, heaviest_rank
+from harness.plan.layouts import Layout
+from harness.plan.memory import GIB, OMITTED, MemoryEstimate, heaviest_rank
 from harness.plan.parameters import count_parameters
 from harness.plan.plan import PhasePlan, Plan
-from harness.plan.schedule import learning_rate
 
 ASSUMED_MFU_PCT = 40
 """Share of the peak that the estimate of time assumes; dense models on one to many nodes reach 35 to 60."""
@@ -23,10 +25,11 @@ def plan_record(config: Config, plan: Plan, gpu: Gpu | None) -> dict[str, Any]:
     return {
         "run": config.run.name,
         "model": model_record(config),
-        "layout": _layout_record(plan),
-        "phases": [_phase_record(config, plan, index) for index in range(len(plan.phases))],
+        "layout": _layout_record(plan.layout, plan.layers_per_stage),
+        "phases": [_phase_record(config, plan, phase) for phase in plan.phases],
+        "channels": [_channel_record(demand) for demand in demands(config, plan)],
         "train_steps": plan.train_steps,
-        "train_tokens": sum(phase.train_tokens for phase in plan.phases),
+        "train_tokens": plan.train_tokens,
         "flops_convention": CONVENTION,
         "memory": _memory_record(config, plan, gpu),
         "time": _time_record(plan, gpu) if gpu and config.precision.dtype == "bf16" else None,
@@ -65,38 +68,40 @@ def choice_record(choice: LayoutChoice) -> dict[str, Any]:
     }
 
 
-def learning_rate_curve(config: Config, phase_index: int, train_steps: int, num_points: int) -> list[tuple[int, float]]:
+def learning_rate_curve(phase: PhasePlan, num_points: int) -> list[tuple[int, float]]:
     """Return up to `num_points` (step within the phase, learning rate), evenly spaced, the last step included."""
-    schedule = config.phases[phase_index].schedule
-    steps = sorted({max(1, round(train_steps * point / num_points)) for point in range(1, num_points + 1)})
-    peak = config.optimizer.learning_rate
-    return [(step, learning_rate(schedule, peak, step, train_steps)) for step in steps]
+    num_steps = phase.train_steps
+    steps = sorted({max(1, round(num_steps * point / num_points)) for point in range(1, num_points + 1)})
+    return _learning_rates(phase, steps)
 
 
-def learning_rate_landmarks(config: Config, phase_index: int, train_steps: int) -> list[tuple[int, float]]:
+def learning_rate_landmarks(phase: PhasePlan) -> list[tuple[int, float]]:
     """Return (step within the phase, learning rate) of the first step, the end of warm-up, quarters and the end."""
-    schedule = config.phases[phase_index].schedule
-    quarters = (train_steps // 4, train_steps // 2, train_steps * 3 // 4)
-    steps = sorted({step for step in (1, schedule.warmup_steps, *quarters, train_steps) if step >= 1})
-    peak = config.optimizer.learning_rate
-    return [(step, learning_rate(schedule, peak, step, train_steps)) for step in steps]
+    num_steps = phase.train_steps
+    quarters = (num_steps // 4, num_steps // 2, num_steps * 3 // 4)
+    steps = sorted({step for step in (1, phase.schedule.warmup_steps, *quarters, num_steps) if step >= 1})
+    return _learning_rates(phase, steps)
 
 
-def _layout_record(plan: Plan) -> dict[str, Any]:
+def _learning_rates(phase: PhasePlan, steps: list[int]) -> list[tuple[int, float]]:
+    return [(step, phase.learning_rate(phase.first_step - 1 + step)) for step in steps]
+
+
+def _layout_record(layout: Layout, layers_per_stage: tuple[tuple[int, ...], ...]) -> dict[str, Any]:
     return {
-        "world_size": plan.layout.world_size,
-        "tensor_model_parallel_size": plan.layout.tensor,
-        "pipeline_model_parallel_size": plan.layout.pipeline,
-        "virtual_pipeline_model_parallel_size": plan.layout.virtual_pipeline,
-        "context_parallel_size": plan.layout.context,
-        "data_parallel_size": plan.layout.data,
-        "layers_per_stage": [list(chunk) for chunk in plan.layers_per_stage],
+        "world_size": layout.world_size,
+        "tensor_model_parallel_size": layout.tensor,
+        "pipeline_model_parallel_size": layout.pipeline,
+        "virtual_pipeline_model_parallel_size": layout.virtual_pipeline,
+        "context_parallel_size": layout.context,
+        "data_parallel_size": layout.data,
+        "layers_per_stage": [list(chunk) for chunk in layers_per_stage],
     }
 
 
-def _phase_record(config: Config, plan: Plan, index: int) -> dict[str, Any]:
-    phase = plan.phases[index]
-    recompute = config.parallel.recompute
+def _phase_record(config: Config, plan: Plan, phase: PhasePlan) -> dict[str, Any]:
+    own = in_phase(config, phase.index)
+    own_layout = config.phases[phase.index].parallel is not None
     return {
         "name": phase.name,
         "first_step": phase.first_step,
@@ -104,24 +109,50 @@ def _phase_record(config: Config, plan: Plan, index: int) -> dict[str, Any]:
         "train_tokens": phase.train_tokens,
         "seq_length": phase.seq_length,
         "global_batch_size": phase.global_batch_size,
+        "batch_sizes": [
+            {"step": stage.first_step, "value": stage.size}
+            for stage in phase.batch_sizes.stages
+            if stage.first_step <= phase.train_steps
+        ],
         "tokens_per_step": phase.tokens_per_step,
         "num_microbatches": phase.num_microbatches,
-        "bubble_pct": round(100 * pipeline_bubble(plan.layout, phase.num_microbatches), 1),
+        "layout": _layout_record(phase.layout, phase.layers_per_stage) if own_layout else None,
+        "bubble_pct": round(100 * pipeline_bubble(phase.layout, phase.num_microbatches), 1),
+        "rotary_base": own.model.rotary_base,
+        "frozen_parameters": list(config.phases[phase.index].frozen_parameters),
         "channels": {
             name: {"share": float(share), "train_tokens": int(share * phase.train_tokens)}
             for name, share in phase.shares.items()
         },
-        "learning_rate": [
-            {"step": step, "value": value} for step, value in learning_rate_landmarks(config, index, phase.train_steps)
-        ],
+        "learning_rate": [{"step": step, "value": value} for step, value in learning_rate_landmarks(phase)],
         "flops_per_token": phase.flops_per_token,
         "flops_per_token_full_attention": flops_per_token_full_attention(config.model, phase.seq_length),
-        "hardware_flops_per_token": hardware_flops_per_token(config.model, phase.seq_length, recompute),
+        "hardware_flops_per_token": hardware_flops_per_token(config.model, phase.seq_length, own.parallel.recompute),
     }
 
 
+def _channel_record(demand: ChannelDemand) -> dict[str, Any]:
+    epochs = demand.epochs
+    return {
+        "name": demand.channel,
+        "train_tokens": demand.train_tokens,
+        "tokens_by_phase": list(demand.tokens_by_phase),
+        "available_tokens": demand.available_tokens,
+        "epochs": None if epochs is None else round(epochs, 4),
+        "max_epochs": demand.max_epochs,
+        "missing_tokens": demand.missing_tokens,
+        "waits_for_parts": demand.waits_for_parts,
+    }
+
+
+def heaviest(config: Config, plan: Plan) -> MemoryEstimate:
+    """The estimate of the rank that needs most, in the phase that needs most."""
+    estimates = (heaviest_rank(in_phase(config, phase.index), phase.layout) for phase in plan.phases)
+    return max(estimates, key=lambda estimate: estimate.total_bytes)
+
+
 def _memory_record(config: Config, plan: Plan, gpu: Gpu | None) -> dict[str, Any]:
-    memory = heaviest_rank(config, plan.layout)
+    memory = heaviest(config, plan)
     return {
         "pipeline_rank": memory.pipeline_rank,
         "weights_bytes": memory.weights_bytes,
@@ -137,16 +168,16 @@ def _memory_record(config: Config, plan: Plan, gpu: Gpu | None) -> dict[str, Any
 
 
 def _time_record(plan: Plan, gpu: Gpu) -> dict[str, Any]:
-    flops_per_second = plan.layout.world_size * gpu.peak_flops * ASSUMED_MFU_PCT / 100
-    seconds = sum(_phase_flops(phase) for phase in plan.phases) / flops_per_second
-    tokens = sum(phase.train_tokens for phase in plan.phases)
+    flops_per_gpu_second = gpu.peak_flops * ASSUMED_MFU_PCT / 100
+    gpu_seconds = sum(map(_phase_flops, plan.phases)) / flops_per_gpu_second
+    seconds = sum(_phase_flops(phase) / flops_per_gpu_second / phase.layout.world_size for phase in plan.phases)
     return {
         "gpu": gpu.label,
         "peak_flops": gpu.peak_flops,
         "assumed_mfu_pct": ASSUMED_MFU_PCT,
         "seconds": seconds,
         "days": seconds / _SECONDS_PER_DAY,
-        "tokens_per_second_per_gpu": tokens / seconds / plan.layout.world_size,
+        "tokens_per_second_per_gpu": plan.train_tokens / gpu_seconds,
     }
 
 

@@ -3,50 +3,61 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from harness.config.schema import Config
+from harness.config.phases import parallel_of
+from harness.config.schema import Config, ParallelConfig
 from harness.errors import ConfigError, UsageError
 from harness.plan.choices import RULE_OF_THUMB, LayoutChoice, legal_layouts
+from harness.plan.course import Row, channel_rows, course_rows, short, sketch
+from harness.plan.demand import demands, shortage_problems
 from harness.plan.gpus import GPUS, Gpu, find_gpu
-from harness.plan.layouts import layout_problems, smallest_world_size
+from harness.plan.layouts import needed_world_sizes, phase_problems
 from harness.plan.memory import GIB
 from harness.plan.plan import Plan, make_plan
+from harness.plan.plot import draw_plan
 from harness.plan.record import choice_record, learning_rate_curve, model_record, plan_record
 
 _DEFAULT_GPU = "h100"
 _NUM_CHOICES = 5
 _CURVE_WIDTH = 48
+_MOST_STAGES = 6
 _FILE_WIDTH = 160
-_BLOCKS = " ▁▂▃▄▅▆▇█"
-
-Row = tuple[str, str]
 
 
-def print_plan(config: Config, num_gpus: int | None, gpu: str | None, as_json: bool) -> None:
-    """Write the plan of `config` on `num_gpus` GPUs to standard output.
+def print_plan(
+    config: Config, num_gpus: int | None, gpu: str | None, as_json: bool, plot_path: Path | None = None
+) -> None:
+    """Write the plan of `config` on `num_gpus` GPUs to standard output, and draw it as a PNG if a path is given.
 
-    Without `num_gpus` it is the smallest number that the parallel section allows; without `gpu` an H100 is assumed.
+    Without `num_gpus` every phase has the smallest number that its layout allows; without `gpu` an H100 is assumed.
 
     Raises:
-        UsageError: if the GPU is not known.
-        ConfigError: with all problems of the layout, after the model's size and the layouts that are legal were shown.
+        UsageError: if the GPU is not known, or the picture cannot be drawn.
+        ConfigError: with all problems of the layout and all channels with too few tokens, after everything else was
+            shown.
     """
     device = _known_gpu(gpu or _DEFAULT_GPU)
-    world_size = num_gpus if num_gpus is not None else smallest_world_size(config)
-    choices = legal_layouts(config, world_size, device.memory_gib)[:_NUM_CHOICES]
-    problems = layout_problems(config, world_size)
+    sizes = [num_gpus] * len(config.phases) if num_gpus is not None else needed_world_sizes(config)
+    choices = legal_layouts(config, sizes[0], device.memory_gib)[:_NUM_CHOICES]
+    problems = phase_problems(config, sizes)
+    plan = None if problems else make_plan(config, sizes)
+    if plan is not None:
+        problems = shortage_problems(demands(config, plan))
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
     if as_json:
-        console.print_json(json.dumps(_json_record(config, world_size, device, choices, problems)))
+        console.print_json(json.dumps(_json_record(config, plan, device, choices, problems)))
     else:
-        _print_sections(console, config, world_size, device, problems)
-        _print_choices(console, world_size, device, choices)
+        _print_sections(console, config, plan, device)
+        _print_choices(console, sizes[0], device, choices)
+    if plan is not None and plot_path is not None:
+        draw_plan(config.run.name, plan, plot_path)
     if problems:
         raise ConfigError(problems)
 
@@ -60,12 +71,6 @@ def plan_text(config: Config, plan: Plan) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def sketch(values: list[float]) -> str:
-    """Draw numbers as one line of blocks, scaled to the largest."""
-    top = max(values) or 1.0
-    return "".join(_BLOCKS[round(value / top * (len(_BLOCKS) - 1))] for value in values)
-
-
 def _known_gpu(name: str) -> Gpu:
     device = find_gpu(name)
     if device is None:
@@ -75,21 +80,20 @@ def _known_gpu(name: str) -> Gpu:
 
 
 def _json_record(
-    config: Config, world_size: int, device: Gpu, choices: list[LayoutChoice], problems: list[str]
+    config: Config, plan: Plan | None, device: Gpu, choices: list[LayoutChoice], problems: list[str]
 ) -> dict[str, Any]:
     alternatives = [choice_record(choice) for choice in choices]
-    if problems:
+    if plan is None:
         record = {"run": config.run.name, "model": model_record(config)}
     else:
-        record = plan_record(config, make_plan(config, world_size), device)
+        record = plan_record(config, plan, device)
     return {"legal": not problems, "problems": problems, **record, "legal_layouts": alternatives}
 
 
-def _print_sections(console: Console, config: Config, world_size: int, device: Gpu, problems: list[str]) -> None:
-    if problems:
+def _print_sections(console: Console, config: Config, plan: Plan | None, device: Gpu) -> None:
+    if plan is None:
         sections = [("Model", _model_rows(config, model_record(config)))]
     else:
-        plan = make_plan(config, world_size)
         sections = _sections(config, plan_record(config, plan, device), plan)
     for heading, rows in sections:
         console.print(f"[bold]{heading}[/bold]", highlight=False)
@@ -126,11 +130,17 @@ def _print_choices(console: Console, world_size: int, device: Gpu, choices: list
 def _sections(config: Config, record: dict[str, Any], plan: Plan) -> list[tuple[str, list[Row]]]:
     sections = [
         ("Model", _model_rows(config, record["model"])),
-        ("Layout", _layout_rows(config, record["layout"])),
+        ("Layout", _layout_rows(config.parallel, record["layout"])),
     ]
+    if len(plan.phases) > 1:
+        sections.append((f"Course of {plan.train_steps:,} steps", course_rows(plan)))
     for index, phase in enumerate(record["phases"]):
-        curve = learning_rate_curve(config, index, plan.phases[index].train_steps, _CURVE_WIDTH)
-        sections.append((f"Phase {phase['name']}", _phase_rows(phase, sketch([value for _, value in curve]))))
+        curve = learning_rate_curve(plan.phases[index], _CURVE_WIDTH)
+        rows = _phase_rows(phase, sketch([value for _, value in curve]))
+        if phase["layout"] is not None:
+            rows += _layout_rows(parallel_of(config, index), phase["layout"])
+        sections.append((f"Phase {phase['name']}", rows))
+    sections.append((f"Channels: {short(plan.train_tokens)} tokens in all", channel_rows(record)))
     sections.append(("Memory on the heaviest rank (estimate)", _memory_rows(record["memory"])))
     if record["time"]:
         sections.append(("Time (estimate)", _time_rows(record["time"])))
@@ -140,7 +150,7 @@ def _sections(config: Config, record: dict[str, Any], plan: Plan) -> list[tuple[
 def _model_rows(config: Config, model: dict[str, Any]) -> list[Row]:
     padding = model["num_parameters_padded"] - model["num_parameters"]
     return [
-        ("parameters", f"{model['num_parameters']:,} ({_short(model['num_parameters'])})"),
+        ("parameters", f"{model['num_parameters']:,} ({short(model['num_parameters'])})"),
         ("embedding", f"{model['embedding']:,}" + ("" if model["output"] else ", shared with the output layer")),
         (
             "per layer",
@@ -155,7 +165,7 @@ def _model_rows(config: Config, model: dict[str, Any]) -> list[Row]:
     ]
 
 
-def _layout_rows(config: Config, layout: dict[str, Any]) -> list[Row]:
+def _layout_rows(parallel: ParallelConfig, layout: dict[str, Any]) -> list[Row]:
     chunks = layout["virtual_pipeline_model_parallel_size"]
     rows = [
         (
@@ -165,8 +175,8 @@ def _layout_rows(config: Config, layout: dict[str, Any]) -> list[Row]:
             f"x data {layout['data_parallel_size']}",
         ),
         ("layers per stage", " | ".join(" ".join(map(str, chunk)) for chunk in layout["layers_per_stage"])),
-        ("sequence parallel", "yes" if config.parallel.sequence_parallel else "no"),
-        ("recompute", config.parallel.recompute),
+        ("sequence parallel", "yes" if parallel.sequence_parallel else "no"),
+        ("recompute", parallel.recompute),
     ]
     if chunks > 1:
         rows.insert(1, ("virtual chunks", f"{chunks} per pipeline rank (interleaved)"))
@@ -180,15 +190,17 @@ def _phase_rows(phase: dict[str, Any], curve: str) -> list[Row]:
     rates = ", ".join(f"{point['value']:.3g} at {point['step']:,}" for point in phase["learning_rate"])
     return [
         ("steps", f"{phase['train_steps']:,} (from step {phase['first_step']:,})"),
-        ("tokens", f"{phase['train_tokens']:,} ({_short(phase['train_tokens'])})"),
+        ("tokens", f"{phase['train_tokens']:,} ({short(phase['train_tokens'])})"),
         (
             "batch",
             f"{phase['global_batch_size']:,} samples x {phase['seq_length']:,} = {phase['tokens_per_step']:,} tokens "
-            f"({_short(phase['tokens_per_step'])}) a step, {phase['num_microbatches']} micro-batches per rank, "
+            f"({short(phase['tokens_per_step'])}) a step, {phase['num_microbatches']} micro-batches per rank, "
             f"pipeline bubble {phase['bubble_pct']:.0f} %",
         ),
+        *([("ramp-up", _ramp_up_text(phase["batch_sizes"]))] if len(phase["batch_sizes"]) > 1 else []),
+        *([("frozen", ", ".join(phase["frozen_parameters"]))] if phase["frozen_parameters"] else []),
         *(
-            (f"channel {name}", f"{100 * channel['share']:.2f} % = {_short(channel['train_tokens'])} tokens")
+            (f"channel {name}", f"{100 * channel['share']:.2f} % = {short(channel['train_tokens'])} tokens")
             for name, channel in channels
         ),
         ("learning rate", rates),
@@ -199,6 +211,14 @@ def _phase_rows(phase: dict[str, Any], curve: str) -> list[Row]:
             f"attention, {phase['hardware_flops_per_token']:.4g} executed)",
         ),
     ]
+
+
+def _ramp_up_text(stages: list[dict[str, int]]) -> str:
+    shown = stages if len(stages) <= _MOST_STAGES else [*stages[: _MOST_STAGES - 1], stages[-1]]
+    texts = [f"{stage['value']:,} from step {stage['step']:,}" for stage in shown]
+    if shown is not stages:
+        texts.insert(-1, "…")
+    return "samples: " + ", ".join(texts)
 
 
 def _memory_rows(memory: dict[str, Any]) -> list[Row]:
@@ -233,11 +253,3 @@ def _duration(seconds: float) -> str:
         if seconds >= length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.1f} seconds"
-
-
-def _short(number: int) -> str:
-    """Write a large number with a unit: 6.74B."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return str(number)

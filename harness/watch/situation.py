@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from harness.config.schema import WatchConfig
+from harness.config.operation import WatchConfig
 from harness.signals.evidence_request import MAX_STEPS, EvidenceRequest
 from harness.signals.mark_request import MarkRequest
 from harness.signals.rollback_request import RollbackRequest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 
-from harness.config.schema import WatchConfig
+from harness.config.operation import WatchConfig
 from harness.metrics.heartbeat import Beat, Phase, read_beats
 from harness.run_dir import RunDir
 from harness.signals.lock import owner_of

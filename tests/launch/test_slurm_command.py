@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.config.schema import LaunchConfig
+from harness.config.operation import LaunchConfig
 from harness.errors import UsageError
 from harness.launch.slurm import Job, flag_problems, sbatch_command, seconds_of, submit
 

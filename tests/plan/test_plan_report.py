@@ -8,8 +8,9 @@ import pytest
 
 from harness.config.schema import Config
 from harness.errors import ConfigError, UsageError
+from harness.plan.course import sketch
 from harness.plan.plan import make_plan
-from harness.plan.report import plan_text, print_plan, sketch
+from harness.plan.report import plan_text, print_plan
 
 MakeConfig = Callable[..., Config]
 
@@ -32,13 +33,14 @@ def lines_of(text: str) -> dict[str, str]:
 
 
 def test_plan_text_states_every_derived_number(config: Config) -> None:
-    rows = lines_of(plan_text(config, make_plan(config, 16)))
+    text = plan_text(config, make_plan(config, 16))
+    rows = lines_of(text)
     assert rows["parameters"] == "426,107,904 (426M)"
     assert rows["vocabulary"] == "31,900, padded to 32,000 (204,800 padding parameters)"
     assert rows["ranks"] == "16 = tensor 2 x pipeline 4 x context 1 x data 2"
     assert rows["layers per stage"] == "8 8 8 8"
     assert rows["steps"] == "100 (from step 1)"
-    assert rows["tokens"] == "13,107,200 (13.1M)"
+    assert "  tokens           13,107,200 (13.1M)\n" in text
     assert rows["batch"] == (
         "64 samples x 2,048 = 131,072 tokens (131K) a step, 32 micro-batches per rank, pipeline bubble 9 %"
     )
@@ -57,7 +59,13 @@ def test_plan_text_is_plain_text(config: Config) -> None:
     assert "[" not in text
     assert "\x1b" not in text
     headings = [line for line in text.splitlines() if line and not line.startswith(" ")]
-    assert headings == ["Model", "Layout", "Phase main", "Memory on the heaviest rank (estimate)"]
+    assert headings == [
+        "Model",
+        "Layout",
+        "Phase main",
+        "Channels: 13.1M tokens in all",
+        "Memory on the heaviest rank (estimate)",
+    ]
 
 
 def test_plan_text_names_chunks_and_what_context_parallelism_needs(make_config: MakeConfig) -> None:

@@ -1,0 +1,77 @@
+"""How many tokens the phases want from every channel, held against what is there and how often it may be used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.config.schema import ChannelConfig, Config
+from harness.plan.channel_tokens import tokens_to_train_on
+from harness.plan.plan import Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelDemand:
+    """What a run wants from one channel."""
+
+    channel: str
+    tokens_by_phase: tuple[int, ...]
+    """By the shares of the blends; a weight that falls with the epochs (`epoch_decay`) makes them fewer."""
+    available_tokens: int | None
+    """Tokens of one epoch as of now; None where they are not known."""
+    max_epochs: int | None
+    """How often they may be used; None: as often as it takes."""
+    waits_for_parts: bool
+    """Whether training would wait for further parts."""
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens over all phases."""
+        return sum(self.tokens_by_phase)
+
+    @property
+    def epochs(self) -> float | None:
+        """Passes through the channel over all phases."""
+        return self.train_tokens / self.available_tokens if self.available_tokens else None
+
+    @property
+    def missing_tokens(self) -> int:
+        """Tokens that are wanted beyond what may be used; 0 where that is not known or not limited."""
+        if self.available_tokens is None or self.max_epochs is None:
+            return 0
+        return max(0, self.train_tokens - self.max_epochs * self.available_tokens)
+
+    def shortage(self) -> str | None:
+        """What is missing, in words; None if nothing is."""
+        if not self.missing_tokens:
+            return None
+        times = "once" if self.max_epochs == 1 else f"{self.max_epochs} times (max_epochs)"
+        return (
+            f"channel {self.channel}: the phases want {self.train_tokens:,} tokens, but {self.available_tokens:,} are "
+            f"there and may be used {times}: {self.missing_tokens:,} tokens are missing"
+        )
+
+
+def demands(config: Config, plan: Plan) -> list[ChannelDemand]:
+    """What the phases of a plan want from every channel they use. Reads lists of parts, if they are there."""
+    names = dict.fromkeys(name for phase in plan.phases for name in phase.shares)
+    return [_demand(name, config.data.channels[name], config, plan) for name in names]
+
+
+def shortage_problems(found: list[ChannelDemand]) -> list[str]:
+    """Why a plan cannot be kept with the data that is there; a channel that waits for parts is no problem."""
+    return [
+        f"{shortage}. Add parts, raise max_epochs, lower the channel's weight, shorten a phase, or let it wait for "
+        "parts (when_low: wait)"
+        for demand in found
+        if not demand.waits_for_parts and (shortage := demand.shortage())
+    ]
+
+
+def _demand(name: str, channel: ChannelConfig, config: Config, plan: Plan) -> ChannelDemand:
+    return ChannelDemand(
+        channel=name,
+        tokens_by_phase=tuple(int(phase.shares.get(name, 0) * phase.train_tokens) for phase in plan.phases),
+        available_tokens=tokens_to_train_on(channel, config.evaluation.held_out_share),
+        max_epochs=channel.max_epochs or (None if channel.when_low == "repeat" else 1),
+        waits_for_parts=channel.when_low == "wait",
+    )

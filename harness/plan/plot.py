@@ -1,0 +1,96 @@
+"""Draws a plan as a PNG. Needs matplotlib, which is in the extra `plot`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UsageError
+from harness.plan.plan import PhasePlan, Plan
+
+_INCHES = (11.0, 8.0)
+_DOTS_PER_INCH = 110
+_POINTS_PER_PHASE = 400
+
+
+def draw_plan(name: str, plan: Plan, path: Path) -> None:
+    """Learning rate, tokens in a step, and tokens of every channel, over the steps of the run.
+
+    Raises:
+        UsageError: matplotlib is not installed, or the file cannot be written.
+    """
+    try:
+        import_module("matplotlib").use("Agg")
+        plt = import_module("matplotlib.pyplot")
+    except ImportError as error:
+        raise UsageError(
+            f"--plot {path}: drawing needs matplotlib, which is not installed. Install it "
+            "(pip install 'harness[plot]'), or leave --plot away."
+        ) from error
+    figure, axes = plt.subplots(3, 1, figsize=_INCHES, sharex=True, layout="constrained")
+    _draw_curve(
+        axes[0], plan, "learning rate", [[phase.learning_rate(step) for step in _steps(phase)] for phase in plan.phases]
+    )
+    _draw_curve(
+        axes[1],
+        plan,
+        "tokens in a step",
+        [[float(phase.batch_size(step) * phase.seq_length) for step in _steps(phase)] for phase in plan.phases],
+    )
+    _draw_channels(axes[2], plan)
+    for axis in axes:
+        _draw_borders(axis, plan)
+    figure.suptitle(f"{name}: {plan.train_steps:,} steps, {plan.train_tokens:,} tokens")
+    axes[2].set_xlabel("step")
+    try:
+        figure.savefig(path, format="png", dpi=_DOTS_PER_INCH)
+    except OSError as error:
+        raise UsageError(f"--plot {path}: cannot be written: {error}. Give a file in a folder that exists.") from error
+    finally:
+        plt.close(figure)
+
+
+def tokens_so_far(plan: Plan, channel: str, step: int) -> float:
+    """Tokens of a channel that the first `step` steps train on, by the shares of the blends."""
+    total = 0.0
+    for phase in plan.phases:
+        num_steps = min(phase.train_steps, step - phase.first_step + 1)
+        if num_steps > 0 and channel in phase.shares:
+            total += float(phase.shares[channel]) * phase.batch_sizes.samples_in(num_steps) * phase.seq_length
+    return total
+
+
+def _steps(phase: PhasePlan) -> list[int]:
+    """Steps of a phase that are drawn: all, or so many of them, the first and the last included."""
+    last = phase.train_steps - 1
+    count = min(last, _POINTS_PER_PHASE)
+    return sorted({phase.first_step + (last * point // count if count else 0) for point in range(count + 1)})
+
+
+def _draw_curve(axis: Any, plan: Plan, label: str, values: list[list[float]]) -> None:  # noqa: ANN401 (matplotlib's)
+    steps = [step for phase in plan.phases for step in _steps(phase)]
+    axis.plot(steps, [value for of_phase in values for value in of_phase], linewidth=1.2, drawstyle="steps-post")
+    axis.set_ylabel(label)
+    axis.set_ylim(bottom=0)
+
+
+def _draw_channels(axis: Any, plan: Plan) -> None:  # noqa: ANN401
+    steps = [0, *(step for phase in plan.phases for step in _steps(phase))]
+    names = list(dict.fromkeys(name for phase in plan.phases for name in phase.shares))
+    axis.stackplot(steps, [[tokens_so_far(plan, name, step) for step in steps] for name in names], labels=names)
+    axis.set_ylabel("tokens trained on")
+    axis.legend(fontsize=8, loc="upper left")
+
+
+def _draw_borders(axis: Any, plan: Plan) -> None:  # noqa: ANN401
+    for phase in plan.phases:
+        axis.axvline(phase.first_step, color="0.6", linewidth=0.8, linestyle="--")
+        axis.annotate(
+            phase.name,
+            (phase.first_step, 1.0),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -10),
+            textcoords="offset points",
+            fontsize=8,
+        )
