@@ -52,14 +52,14 @@ class Decision:
     reason: str = ""
     """Why the run leaves."""
     rollback: Order | None = None
-    """An order to return to an earlier checkpoint. Nothing else happens then."""
+    """An order to return to an earlier checkpoint. Nothing else happens then, unless it is refused."""
 
 
 def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *, finite: bool = True) -> Decision:
     """What to do with a state that a step has just reached (or that was just restored).
 
-    A state that is not finite is never saved or evaluated: it waits for a person. An order to stop wins over one to
-    save and stop, because only a person gives it.
+    A state that is not finite is never saved or evaluated: it is rolled back if that is ordered, and else waits for a
+    person. An order to stop wins over one to save and stop, because only a person gives it.
 
     Args:
         milestones: When something is due.
@@ -68,7 +68,7 @@ def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *
         finite: Whether loss and gradient of the last step were finite.
     """
     if not finite:
-        return Decision(exit_code=EXIT_NEEDS_PERSON, reason="loss or gradient is not finite")
+        return _decide_not_finite(orders)
     kinds = {order.kind for order in orders}
     finished = state.step >= milestones.last_step
     save_ordered = bool(kinds & {OrderKind.SAVE, OrderKind.SAVE_AND_STOP})
@@ -92,6 +92,17 @@ def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *
     if state.num_failed_saves >= MAX_FAILED_SAVES:
         return Decision(exit_code=EXIT_NEEDS_PERSON, reason=f"{state.num_failed_saves} saves in a row failed")
     return Decision(evaluate=evaluate, save=save)
+
+
+def _decide_not_finite(orders: Sequence[Order]) -> Decision:
+    stops = [order for order in orders if order.kind is OrderKind.STOP_FOR_PERSON]
+    rollbacks = [order for order in orders if order.kind is OrderKind.ROLLBACK]
+    why = "loss or gradient is not finite"
+    return Decision(
+        exit_code=EXIT_NEEDS_PERSON,
+        reason=f"{why}; {_why(stops)}" if stops else why,
+        rollback=rollbacks[-1] if rollbacks and not any(order.kind is OrderKind.STOP for order in orders) else None,
+    )
 
 
 def _is_due(step: int, every_steps: int | None) -> bool:

@@ -8,11 +8,12 @@ from harness.metrics.heartbeat import Phase
 from harness.run_dir import RunDir
 from harness.train.answers import answer
 from harness.train.background import advance, save_or_begin, settle
-from harness.train.decide import decide
+from harness.train.decide import Decision, decide
 from harness.train.evaluate import evaluate
 from harness.train.evidence import write_evidence
 from harness.train.opening import open_run
 from harness.train.report import leave, record
+from harness.train.rescue import await_rescue
 from harness.train.rollback import roll_back
 from harness.train.run import Run
 from harness.train.state import TrainState
@@ -33,7 +34,8 @@ def train(run: Run, state: TrainState) -> int:
     while True:
         answer(run, state, orders)
         if decision.rollback is not None:
-            state = roll_back(run, settle(run, state), decision.rollback)
+            before, state = state, roll_back(run, settle(run, state), decision.rollback)
+            decision = decision if state.attempt == before.attempt else Decision()
         if decision.save:
             state = save_or_begin(run, state, now=bool(orders) or decision.exit_code is not None)
         run.orders.acknowledge(orders, state)
@@ -54,3 +56,6 @@ def train(run: Run, state: TrainState) -> int:
             orders += evaluation.orders
             decision = decide(run.milestones, state, orders)
         record(run, state, result, evaluation)
+        if not result.finite:
+            rescue = await_rescue(run, state, orders)
+            decision, orders = rescue.decision, rescue.orders

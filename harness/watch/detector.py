@@ -200,6 +200,7 @@ class Detector:
             if changed:
                 self.rebaseline()
             elif record.attempt != state.attempt or record.step <= state.step:
+                state.not_finite.clear()
                 for curve in state.curves.values():
                     curve.forget_episodes()
                 state.witness.forget_episode()

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.watch.verdict import ALARMS, OpenEpisode, Verdict
+from harness.watch.verdict import ALARMS, TOTAL, OpenEpisode, Verdict
 
 Health = Literal["clean", "suspect", "abandoned"]
 
@@ -150,6 +150,8 @@ class _Cause:
     end: int
     dirty: bool
     after_resume: bool = False
+    stands_still: bool = False
+    """The run cannot go on without an order."""
 
 
 def decide(situation: Situation, settings: PolicySettings) -> Action:
@@ -188,8 +190,10 @@ def _cause_of_rollback(situation: Situation, settings: PolicySettings) -> _Cause
     """The first reason to go back that was not acted upon yet."""
     for verdict in situation.verdicts:
         if verdict.kind == "non-finite" and verdict.start not in situation.handled_starts:
-            text = f"loss of {verdict.channel} is not finite at step {verdict.step}"
-            return _Cause(text, verdict.start, verdict.end, dirty=verdict.start in situation.dirty_starts)
+            what = "loss or gradient" if verdict.channel == TOTAL else f"loss of {verdict.channel}"
+            text = f"{what} is not finite at step {verdict.step}"
+            dirty = verdict.start in situation.dirty_starts
+            return _Cause(text, verdict.start, verdict.end, dirty, stands_still=True)
     for episode in situation.episodes:
         if not episode.confirmed or episode.start in situation.handled_starts:
             continue
@@ -219,7 +223,8 @@ def _still_off(episode: OpenEpisode, settings: PolicySettings) -> bool:
 def _roll_back(cause: _Cause, situation: Situation, settings: PolicySettings) -> Rollback | Stop | KeepTraining:
     """The rollback that the cause asks for, or why there is none."""
     past = situation.rollbacks
-    if past and not cause.after_resume and situation.step - past[-1].to_step < settings.cool_down_steps:
+    may_wait = not (cause.after_resume or cause.stands_still)
+    if past and may_wait and situation.step - past[-1].to_step < settings.cool_down_steps:
         return KeepTraining()
     num_recent = sum(rollback.at_step > situation.step - settings.budget_steps for rollback in past)
     if num_recent >= settings.max_rollbacks:

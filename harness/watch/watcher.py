@@ -7,6 +7,7 @@ an event, an order and a mark are named after their cause, and the memory is wri
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -265,10 +266,11 @@ class Watcher:
 def _for_detector(record: StepRecord) -> LossRecord:
     """The part of a record that the detector looks at."""
     values = record.values
+    is_lost = values.get(names.SKIPPED) == 1.0  # the gradient alone may have been at fault: the loss is then finite
     per_channel = [(channel, name) for name in values if (channel := names.channel_of(name)) is not None]
     return LossRecord(
         step=record.step,
-        loss=values.get(names.LM_LOSS),
+        loss=math.nan if is_lost else values.get(names.LM_LOSS),
         channels={channel: values[name] for channel, name in per_channel if name == names.lm_loss_of(channel)},
         tokens={channel: values[name] for channel, name in per_channel if name == names.tokens_of(channel)},
         grad_norm=values.get(names.GRAD_NORM),
