@@ -1,14 +1,15 @@
 """What the batch script asks for before and after training: `python -m harness.launch.job begin|end …`.
 
 `begin RUN_DIR SUBMISSION` opens the folder of this start and prints its path. `end RUN_DIR LAUNCH EXIT_CODE STATE`
-writes down how it ended, says what is decided, and leaves with 75 if the job is to be requeued, otherwise with the
-launch's code.
+writes down how it ended, says what is decided, prints the nodes that the job should not get again, and leaves with 75
+if the job is to be requeued, otherwise with the launch's code.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -42,10 +43,12 @@ from harness.launch.ledger import (
 )
 from harness.launch.resume import Action, Limits, Verdict, decide_resume
 from harness.parallel.environment import job_id
+from harness.parallel.node_reports import BAD_NODES
 from harness.run_dir import RunDir
 from harness.signals.kill_order import kill_reason
 from harness.signals.lock import RunLock
 
+_NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LOCK_PATIENCE_S = 120.0
 """How long the workers of the previous start may take to die before the run counts as in use."""
 
@@ -108,6 +111,13 @@ def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
     return exit_code if exit_code != EXIT_REQUEUE else EXIT_NEEDS_PERSON
 
 
+def bad_nodes(launch: Path) -> list[str]:
+    """The nodes that the job should not get again: what the look at the nodes has found, if that is wanted."""
+    if not load_config(launch / "config.yaml").launch.exclude_bad_nodes:
+        return []
+    return [name for name in read_json(launch / BAD_NODES) or {} if _NODE_NAME.fullmatch(name)]
+
+
 def agreed_code(ends: Sequence[NodeEnd], srun_code: int) -> int:
     """The exit code of a launch out of what its nodes wrote down and what srun says.
 
@@ -136,6 +146,7 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.verb == "end":
+            sys.stdout.write(",".join(bad_nodes(given.launch)) + "\n")
             return end(RunDir(given.run_dir), given.launch, given.exit_code, given.job_state)
         sys.stdout.write(f"{begin(RunDir(given.run_dir), given.submission)}\n")
     except HarnessError as error:

@@ -37,6 +37,13 @@ def gathered(value: T) -> list[T]:
     return values
 
 
+def to_and_fro(tensor: torch.Tensor, peer: int, *, is_first: bool) -> None:
+    """Sends the tensor to another rank and gets it back, or the other way round where the other is the first."""
+    steps = (dist.send, dist.recv) if is_first else (dist.recv, dist.send)
+    for step in steps:
+        step(tensor, peer)
+
+
 def is_lost_connection(error: BaseException) -> bool:
     """Whether a collective failed because another rank is gone, or does not answer."""
     if isinstance(error, dist.DistError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -117,6 +118,11 @@ def read_node(environ: Mapping[str, str] | None = None) -> NodePlace:
         master_address=environ["MASTER_ADDR"],
         master_port=_number(environ, "MASTER_PORT"),
     )
+
+
+def node_name(environ: Mapping[str, str] | None = None) -> str:
+    """Name of this machine: as Slurm calls it within a job, so that it can be excluded there, otherwise its own."""
+    return (os.environ if environ is None else environ).get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def collectives_pipes(environ: Mapping[str, str] | None = None) -> str | None:

@@ -1,7 +1,9 @@
 """Looks at every node before training: `python -m harness.parallel.node_check --launch DIR`, as every rank of the job.
 
-Every rank says what it is, rank 0 names those that do not answer, all look for a file that rank 0 wrote, and a small
-all-reduce runs over each kind of group. `<launch>/nodes.json` has what was found; what is wrong is told by host.
+Every rank says what it is, rank 0 names those that do not answer, all look for a file that rank 0 wrote, every device
+computes for a moment, and small exchanges run over each kind of group and between neighbouring nodes.
+`<launch>/nodes.json` has what was found; what is wrong is told by host, and `bad_nodes.json` has the nodes that the job
+should not get again.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import timedelta
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,75 +31,28 @@ from harness.config.load import load_config
 from harness.errors import HarnessError, UsageError
 from harness.parallel import collectives, device
 from harness.parallel import mcore as parallel
-from harness.parallel.environment import ProcessRanks, read_ranks
+from harness.parallel.environment import ProcessRanks, node_name, read_ranks
+from harness.parallel.node_reports import (
+    BAD_NODES,
+    Fault,
+    RankReport,
+    exchange_rounds,
+    slow_groups,
+    slow_nodes,
+    to_exclude,
+    unfit,
+    versions_text,
+)
 from harness.plan.plan import make_plan
 
 ANSWER_WITHIN_S = 120.0
 """How long rank 0 waits for the others, from its own start."""
-CLOCKS_AGREE_WITHIN_S = 5.0
 FILES_APPEAR_WITHIN_S = 60.0
 """Network file systems show a new file late: NFS after up to a minute."""
-SLOW_FACTOR = 3.0
-"""A group is slow if its all-reduce takes so many times the median of the groups of its kind."""
-SLOW_AT_LEAST_MS = 20.0
 _BYTES_ON_GPU = 64 * 2**20
 _BYTES_ON_CPU = 2**20
 _ROUNDS = 5
 _PACKAGES = ("harness", "torch", "megatron-core")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RankReport:
-    """What one rank found."""
-
-    rank: int
-    host: str
-    device: str
-    memory_gib: float | None
-    versions: dict[str, str]
-    clock_s: float
-    """Seconds since 1970 at the same moment on all ranks, to within a few milliseconds."""
-    sees_file: bool
-    """Whether it saw the file that rank 0 wrote into the launch's folder."""
-    all_reduce_ms: dict[str, float]
-    """Median time of an all-reduce, by kind of group."""
-    gib_per_s: dict[str, float]
-    """Bus bandwidth of it: 2 (n - 1) / n times the bytes, over the time."""
-
-
-def problems(reports: Sequence[RankReport]) -> list[str]:
-    """What is wrong with the nodes, by what their ranks found (pure)."""
-    found = []
-    usual_versions = statistics.mode(tuple(sorted(report.versions.items())) for report in reports)
-    usual_device = statistics.mode(report.device for report in reports)
-    clock = statistics.median(report.clock_s for report in reports)
-    for report in reports:
-        where = f"{report.host} (rank {report.rank})"
-        if not report.sees_file:
-            found.append(f"{where} does not see what rank 0 writes into the run's directory: is it on a shared disk?")
-        if tuple(sorted(report.versions.items())) != usual_versions:
-            found.append(f"{where} has {_told(report.versions)}, others have {_told(dict(usual_versions))}")
-        if report.device != usual_device:
-            found.append(f"{where} computes on {report.device}, others on {usual_device}")
-        if abs(report.clock_s - clock) > CLOCKS_AGREE_WITHIN_S:
-            found.append(f"{where} has a clock that is {report.clock_s - clock:+.1f} s off")
-    return found
-
-
-def slow_groups(reports: Sequence[RankReport]) -> list[str]:
-    """Ranks whose all-reduce took much longer than those of their like, with their hosts (pure)."""
-    found = []
-    for kind in dict.fromkeys(kind for report in reports for kind in report.all_reduce_ms):
-        times = {report: report.all_reduce_ms[kind] for report in reports if kind in report.all_reduce_ms}
-        usual = statistics.median(times.values())
-        limit = max(SLOW_FACTOR * usual, usual + SLOW_AT_LEAST_MS)
-        found += [
-            f"{report.host} (rank {report.rank}): all-reduce over its {kind} group takes {taken:.1f} ms, "
-            f"elsewhere {usual:.1f} ms"
-            for report, taken in times.items()
-            if taken > limit
-        ]
-    return found
 
 
 def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], None]) -> list[RankReport]:
@@ -111,7 +66,7 @@ def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], None]) -> list
     where = device.select(ranks.local_rank)
     dist.init_process_group(
         backend="nccl" if where.type == "cuda" else "gloo",
-        store=_meet(ranks),
+        store=_meet(launch, ranks),
         rank=ranks.rank,
         world_size=ranks.world_size,
         timeout=timedelta(seconds=ANSWER_WITHIN_S),
@@ -120,17 +75,21 @@ def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], None]) -> list
     try:
         parallel.start(layout, rank=ranks.rank, device=where, seed=config.run.seed)
         times = {kind: _all_reduce_ms(group, where) for kind, group in parallel.groups_by_kind().items()}
-        reports = collectives.gathered(_report(ranks, where, times, sees_file=_sees_file(launch, ranks)))
+        exchanged = _exchange_ms(ranks, where)
+        reports = collectives.gathered(_report(ranks, where, times, exchanged, sees_file=_sees_file(launch, ranks)))
     finally:
         parallel.end()
     if ranks.rank == 0:
         _publish(launch, reports, say)
-    if found := problems(reports):
-        raise HarnessError("the nodes are not fit to train:\n" + "\n".join(f"  {problem}" for problem in found))
+    faults = unfit(reports) + (slow_nodes(reports) if config.launch.exclude_bad_nodes else [])
+    if faults:
+        if ranks.rank == 0:
+            _note_bad_nodes(launch, faults, len({report.host for report in reports}))
+        raise HarnessError("the nodes are not fit to train:\n" + "\n".join(f"  {fault.text}" for fault in faults))
     return reports
 
 
-def _meet(ranks: ProcessRanks) -> TCPStore:
+def _meet(launch: Path, ranks: ProcessRanks) -> TCPStore:
     """The store at which all ranks meet; rank 0 waits until all have come, and names those that have not.
 
     Raises:
@@ -152,41 +111,63 @@ def _meet(ranks: ProcessRanks) -> TCPStore:
         ) from None
     store.set(f"here/{ranks.rank}", socket.gethostname())
     if ranks.rank == 0:
-        _wait_for_all(store, ranks.world_size)
+        _wait_for_all(launch, store, ranks)
     return store
 
 
-def _wait_for_all(store: TCPStore, world_size: int) -> None:
-    missing = list(range(world_size))
+def _wait_for_all(launch: Path, store: TCPStore, ranks: ProcessRanks) -> None:
+    missing = list(range(ranks.world_size))
     deadline = time.monotonic() + ANSWER_WITHIN_S
     while missing := [rank for rank in missing if not store.check([f"here/{rank}"])]:
         if time.monotonic() >= deadline:
+            silent = _nodes_of(launch, missing, ranks.local_world_size)
+            text = f"did not answer within {ANSWER_WITHIN_S:g} s"
+            faults = [Fault(host=node, text=f"{node} {text}") for node in silent]
+            _note_bad_nodes(launch, faults, ranks.world_size // ranks.local_world_size)
             named = ", ".join(map(str, missing[:16])) + (" …" if len(missing) > 16 else "")
+            where = f" on {', '.join(silent[:16])}" if silent else ""
             raise HarnessError(
-                f"{len(missing)} of {world_size} ranks did not answer within {ANSWER_WITHIN_S:g} s: rank {named}; "
-                "look at node_*.log of their nodes"
+                f"{len(missing)} of {ranks.world_size} ranks {text}: rank {named}{where}; look at node_*.log there"
             )
         time.sleep(0.2)
 
 
-def _report(ranks: ProcessRanks, where: torch.device, times: dict[str, float], *, sees_file: bool) -> RankReport:
+def _nodes_of(launch: Path, ranks: Sequence[int], ranks_per_node: int) -> list[str]:
+    """The nodes of these ranks, as the batch script listed them; none where it did not."""
+    try:
+        nodes = (launch / "nodes.txt").read_text().split()
+    except OSError:
+        return []
+    return list(dict.fromkeys(nodes[rank // ranks_per_node] for rank in ranks if rank // ranks_per_node < len(nodes)))
+
+
+def _report(
+    ranks: ProcessRanks,
+    where: torch.device,
+    times: dict[str, float],
+    exchanged: dict[str, float],
+    *,
+    sees_file: bool,
+) -> RankReport:
     num_bytes = _num_bytes(where)
     sizes = {kind: group.size() for kind, group in parallel.groups_by_kind().items()}
     collectives.barrier()
     return RankReport(
         rank=ranks.rank,
-        host=socket.gethostname(),
+        host=node_name(),
         device=device.name(where),
         memory_gib=device.memory_gib(where),
         versions={name: _version(name) for name in _PACKAGES}
         | {"python": platform.python_version(), "cuda": device.cuda_version(where)},
         clock_s=time.time(),
         sees_file=sees_file,
+        compute_ms=round(device.compute_ms(where), 3),
         all_reduce_ms={kind: round(taken, 3) for kind, taken in times.items()},
         gib_per_s={
             kind: round(2 * (sizes[kind] - 1) / sizes[kind] * num_bytes / 2**30 / (taken / 1e3), 3)
             for kind, taken in times.items()
         },
+        exchange_ms=exchanged,
     )
 
 
@@ -202,6 +183,33 @@ def _all_reduce_ms(group: dist.ProcessGroup, where: torch.device) -> float:
         device.synchronize(where)
         times.append(1e3 * (time.perf_counter() - started))
     return statistics.median(times[1:])
+
+
+def _exchange_ms(ranks: ProcessRanks, where: torch.device) -> dict[str, float]:
+    """What an exchange between this node's first rank and that of each neighbour takes. Every rank must call it."""
+    size = ranks.local_world_size
+    node = ranks.rank // size
+    names = collectives.gathered(node_name())[::size]
+    found = {}
+    for pairs in exchange_rounds(len(names)):
+        for pair in pairs:
+            if ranks.local_rank == 0 and node in pair:
+                other = pair[1] if node == pair[0] else pair[0]
+                found[names[other]] = _exchange_with(other * size, where, is_first=node == pair[0])
+        collectives.barrier()
+    return found
+
+
+def _exchange_with(peer: int, where: torch.device, *, is_first: bool) -> float:
+    tensor = torch.zeros(_num_bytes(where) // 4, device=where)
+    times = []
+    for _ in range(_ROUNDS + 1):
+        device.synchronize(where)
+        started = time.perf_counter()
+        collectives.to_and_fro(tensor, peer, is_first=is_first)
+        device.synchronize(where)
+        times.append(1e3 * (time.perf_counter() - started))
+    return round(statistics.median(times[1:]), 3)
 
 
 def _sees_file(launch: Path, ranks: ProcessRanks) -> bool:
@@ -225,13 +233,18 @@ def _publish(launch: Path, reports: Sequence[RankReport], say: Callable[[str], N
     first = reports[0]
     hosts = len({report.host for report in reports})
     memory = "" if first.memory_gib is None else f" ({first.memory_gib:.0f} GiB)"
-    say(f"nodes: {len(reports)} ranks on {hosts} hosts, {first.device}{memory}; {_told(first.versions)}")
+    say(f"nodes: {len(reports)} ranks on {hosts} hosts, {first.device}{memory}; {versions_text(first.versions)}")
     for kind in first.all_reduce_ms:
         taken = [report.all_reduce_ms[kind] for report in reports if kind in report.all_reduce_ms]
         speed = [report.gib_per_s[kind] for report in reports if kind in report.gib_per_s]
         say(f"  {kind}: all-reduce {min(taken):.1f} to {max(taken):.1f} ms, {min(speed):.2f} to {max(speed):.2f} GiB/s")
-    for slow in slow_groups(reports):
-        say(f"warning: slow: {slow}")
+    for slow in slow_nodes(reports) + slow_groups(reports):
+        say(f"warning: slow: {slow.text}")
+
+
+def _note_bad_nodes(launch: Path, faults: Sequence[Fault], num_nodes: int) -> None:
+    """Writes down, for the end of the launch, which nodes the job should not get again."""
+    (launch / BAD_NODES).write_text(json.dumps(to_exclude(faults, num_nodes), indent=1) + "\n")
 
 
 def _num_bytes(where: torch.device) -> int:
@@ -243,10 +256,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "none"
-
-
-def _told(versions: dict[str, str]) -> str:
-    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 def _say(text: str) -> None:

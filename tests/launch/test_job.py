@@ -10,7 +10,7 @@ import pytest
 
 from harness.errors import HarnessError, RunInUseError, UsageError
 from harness.launch import job
-from harness.launch.job import agreed_code, begin, end, main
+from harness.launch.job import agreed_code, bad_nodes, begin, end, main
 from harness.launch.ledger import NodeEnd, history, launches, newest_checkpoint, node_ends, write_node_end
 from harness.launch.resume import LaunchEnd
 from harness.run_dir import RunDir
@@ -121,6 +121,21 @@ def test_a_launch_that_was_killed_because_it_hung_is_requeued_with_the_reason(
     assert end(run_dir, folder, 70, "RUNNING:None") == 75
     reason = "killed because it hung (silent: rank 3 on n2); failed with an internal error; it had saved something new"
     assert capsys.readouterr().err == f"requeue: {reason} (exit code 70)\n"
+
+
+@pytest.mark.parametrize(("is_wanted", "named"), [(True, ["n2", "gpu-07.a_b"]), (False, [])])
+def test_nodes_to_exclude_are_those_found_where_that_is_wanted(
+    run_dir: RunDir, is_wanted: bool, named: list[str]
+) -> None:
+    folder = begin(run_dir, run_dir.launch(1))
+    assert bad_nodes(folder) == []
+    config = (folder / "config.yaml").read_text()
+    assert "exclude_bad_nodes: false" in config
+    (folder / "config.yaml").write_text(
+        config.replace("exclude_bad_nodes: false", f"exclude_bad_nodes: {json.dumps(is_wanted)}")
+    )
+    (folder / "bad_nodes.json").write_text(json.dumps({"n2": ["slow"], "gpu-07.a_b": ["slow"], "x; rm": ["no name"]}))
+    assert bad_nodes(folder) == named
 
 
 @pytest.mark.parametrize(

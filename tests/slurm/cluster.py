@@ -1,4 +1,4 @@
-"""A real Slurm of two nodes on this machine, with its own ports, keys and folders, for as long as a test needs it."""
+"""A real Slurm of two nodes and a spare on this machine, with its own ports, keys and folders."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ PROGRAMS = ("slurmctld", "slurmd", "munged", "sbatch", "srun", "scontrol", "scan
 INSTALL = "apt-get install -y slurm-wlm munge"
 _SEARCH_PATH = f"{os.environ['PATH']}:/usr/sbin:/sbin"
 _DAEMON_PATIENCE_S = 30.0
+NODES = ("n1", "n2", "n3")
+"""The third one is the spare: the scheduler takes it only where it must."""
 
 CONFIG = """\
 ClusterName=harness
@@ -39,7 +41,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerType=sched/backfill
-SchedulerParameters=batch_sched_delay=0,sched_interval=5,bf_interval=5
+SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 SwitchType=switch/none
@@ -47,10 +49,13 @@ ReturnToService=2
 KillWait=5
 SlurmdParameters=config_overrides
 MinJobAge=600
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={first_port} CPUs=2 RealMemory=2000 State=UNKNOWN
-NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second_port} CPUs=2 RealMemory=2000 State=UNKNOWN
-PartitionName=short Nodes=n1,n2 Default=YES MaxTime=60 OverSubscribe=NO State=UP
+{nodes}
+PartitionName=short Nodes=n[1-3] Default=YES MaxTime=60 OverSubscribe=NO State=UP
 """
+NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=2000 Weight={weight} "
+    "State=UNKNOWN"
+)
 
 
 class Cluster:
@@ -105,15 +110,15 @@ class Cluster:
         key = folder / "munge.key"
         key.write_bytes(os.urandom(128))
         key.chmod(0o400)
-        ports = _free_ports(3)
+        controller_port, *node_ports = _free_ports(1 + len(NODES))
+        host = socket.gethostname()
+        nodes = "\n".join(
+            NODE.format(name=name, host=host, port=port, weight=weight)
+            for weight, (name, port) in enumerate(zip(NODES, node_ports, strict=True), start=1)
+        )
         (folder / "slurm.conf").write_text(
             CONFIG.format(
-                host=socket.gethostname(),
-                user=getpass.getuser(),
-                folder=folder,
-                controller_port=ports[0],
-                first_port=ports[1],
-                second_port=ports[2],
+                host=host, user=getpass.getuser(), folder=folder, controller_port=controller_port, nodes=nodes
             )
         )
         files = {"key-file": key, "socket": folder / "munge.socket", "pid-file": folder / "munge.pid"}
@@ -121,9 +126,9 @@ class Cluster:
         self._daemon("munged", "--foreground", "--force", *(f"--{name}={path}" for name, path in files.items()))
         self._until((folder / "munge.socket").exists, "munged opens its socket")
         self._daemon("slurmctld", "-D", "-i")
-        for node in ("n1", "n2"):
+        for node in NODES:
             self._daemon("slurmd", "-D", "-N", node)
-        self._until(self._nodes_are_idle, "both nodes are idle")
+        self._until(self._nodes_are_idle, "all nodes are idle")
 
     def _nodes_are_idle(self) -> bool:
         done = subprocess.run(
@@ -134,7 +139,7 @@ class Cluster:
             timeout=30,
             check=False,
         )
-        return done.stdout.split() == ["idle", "idle"]
+        return done.stdout.split() == ["idle"] * len(NODES)
 
     def _daemon(self, program: str, *arguments: str) -> None:
         path = shutil.which(program, path=_SEARCH_PATH)

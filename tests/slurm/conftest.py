@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -13,6 +14,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Two nodes on this machine, or a skip that says what is missing."""
     if missing := missing_programs():
         pytest.skip(f"no Slurm here: {', '.join(missing)} not found; install it with `{INSTALL}`")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends the tests so ends the daemons, too
     with Cluster(tmp_path_factory.mktemp("slurm")) as running:
         yield running
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -92,11 +93,11 @@ def harness(cluster: Cluster, folder: Path, *arguments: str) -> subprocess.Compl
 def submit(cluster: Cluster, tmp_path: Path) -> Callable[..., Submitted]:
     """Queues a run whose workers behave as told, launch by launch."""
 
-    def queue(behaviours: Iterable[Behaviour], *arguments: str) -> Submitted:
+    def queue(behaviours: Iterable[Behaviour], *arguments: str, environment: str = "") -> Submitted:
         (tmp_path / "config.yaml").write_text(CONFIG)
         for suffix in (".bin", ".idx"):
             (tmp_path / f"zh{suffix}").touch()
-        (tmp_path / "environment.sh").write_text(f"export PYTHONPATH={STAND_IN}:{ROOT}\n")
+        (tmp_path / "environment.sh").write_text(f"export PYTHONPATH={STAND_IN}:{ROOT}\n{environment}")
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "behaviour.json").write_text(json.dumps(list(behaviours)))
         done = harness(cluster, tmp_path, "launch", "config.yaml", "--run-dir", "run", *arguments)
@@ -198,6 +199,24 @@ def test_a_job_that_is_cancelled_does_not_come_back(submit: Callable[..., Submit
     assert (fields["JobState"], fields["Restarts"]) == ("CANCELLED", "0")
     cluster.wait_for(lambda: job.ended() == [(75, "stop")], timeout_s=30, what="the launch is written down")
     assert job.events()[-1]["reason"] == "the job was cancelled, or preempted by Slurm"
+
+
+def test_a_node_that_does_not_answer_is_excluded_and_another_one_takes_its_place(
+    submit: Callable[..., Submitted], tmp_path: Path
+) -> None:
+    settings = ("launch.check_nodes=true", "launch.exclude_bad_nodes=true", "parallel.data_parallel_size=2")
+    with_dead_node = "export DEAD_NODE=n2 OMP_NUM_THREADS=1\n"
+    job = submit([{"exit": 0}], *chain.from_iterable(("--set", one) for one in settings), environment=with_dead_node)
+    fields = job.finish(150)
+    assert (fields["JobState"], fields["Restarts"], fields["ExcNodeList"]) == ("COMPLETED", "1", "n2")
+    assert job.ended() == [(70, "requeue"), (0, "stop")]
+    nodes = [(job.run / "launches" / number / "nodes.txt").read_text().split() for number in ("0001", "0002")]
+    assert nodes == [["n1", "n2"], ["n1", "n3"]]
+    assert (
+        "1 of 2 ranks did not answer within 20 s: rank 1 on n2"
+        in (job.run / "launches" / "0001" / "node_0.log").read_text()
+    )
+    assert "excluded from now on: n2" in job.log()
 
 
 def test_a_wrong_configuration_never_reaches_the_queue(cluster: Cluster, tmp_path: Path) -> None:
