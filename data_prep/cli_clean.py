@@ -3,23 +3,32 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from harness.errors import UsageError
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from data_prep.clean_rules import Preset
-    from data_prep.text_files import FileReport
+    from data_prep.corpus.config import DedupMethod
 
-INPUTS = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
-OUTPUT = click.option("--output", type=click.Path(path_type=Path), required=True, help="Folder for the files.")
+INPUTS = click.argument("inputs", metavar="[IN]...", nargs=-1)
+OUTPUT = click.option("--output", type=click.Path(path_type=Path), help="Folder for the files of IN.")
 TEXT_KEY = click.option("--text-key", default="text", show_default=True, help="Key that holds the document.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+WORKERS = click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Files at once.")
+CONFIG = click.option("--config", type=click.Path(path_type=Path), help="Corpus file, in the place of IN.")
+SOURCES = click.option("--source", "sources", multiple=True, help="Only this source of --config. Repeatable.")
+EXECUTOR = click.option(
+    "--executor", type=click.Choice(["local", "slurm", "ray"]), help="Where to run, in the place of what --config says."
+)
+WAIT = click.option("--wait", is_flag=True, help="On Slurm: stay until all jobs have ended.")
+KEEP = click.option("--keep", metavar="SIZE", help="Leave at most 60% or 500B characters; picks the threshold.")
+PRIVATE = click.option(
+    "--private-data", type=click.Choice(["replace", "keep"]), help="Default: replaced if the preset is prose."
+)
 
 
 @click.command()
@@ -27,17 +36,31 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead 
 @OUTPUT
 @click.option("--preset", type=click.Choice(["prose", "code", "light"]), default="prose", show_default=True)
 @click.option("--spare-markup/--no-spare-markup", default=True, show_default=True, help="Spare code, Markdown, LaTeX.")
-@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Files cleaned at once.")
+@click.option("--language", "languages", multiple=True, help="Keep documents in this language (en, zh). Repeatable.")
+@click.option("--language-model", type=click.Path(path_type=Path), help="fastText model for languages (lid.176.bin).")
+@PRIVATE
+@WORKERS
 @TEXT_KEY
+@CONFIG
+@SOURCES
+@EXECUTOR
+@WAIT
 @JSON
 def clean(  # noqa: PLR0913 - one argument per option
     *,
     inputs: tuple[str, ...],
-    output: Path,
+    output: Path | None,
     preset: Preset,
     spare_markup: bool,
+    languages: tuple[str, ...],
+    language_model: Path | None,
+    private_data: Literal["replace", "keep"] | None,
     workers: int,
     text_key: str,
+    config: Path | None,
+    sources: tuple[str, ...],
+    executor: Literal["local", "slurm", "ray"] | None,
+    wait: bool,
     as_json: bool,
 ) -> None:
     """Drop documents that are not worth training on, by rules, and count what each rule drops.
@@ -46,47 +69,65 @@ def clean(  # noqa: PLR0913 - one argument per option
     Examples:
       harness data clean raw/zh --output cleaned/zh
       harness data clean raw/code --preset code --workers 8 --output cleaned/code
+      harness data clean --config corpus.yaml --executor slurm
 
     prose: for web text, English or Chinese. code: for source files. light: only what is broken, for books. Every file
-    is written under its own name, kept lines unchanged; NAME.dropped says which lines went and why.
-    Run the same command again after an interruption: files that are done are not done again.
+    is written under its own name; lines without private data stay as they are; NAME.dropped says which lines went and
+    why. Run the same command again after an interruption, or to see how far Slurm is: what is done is not done again.
     """
-    from rich.console import Console
+    from data_prep.corpus.config import CleanConfig, SourceConfig
+    from data_prep.corpus.verbs import Choice, clean_corpus, one_source
 
-    from data_prep.clean import CleanJob, clean_files
-    from data_prep.input_files import file_bytes, find_inputs
-    from harness.progress import shown
-
-    files = find_inputs(inputs)
-    job = CleanJob(
-        inputs=files,
-        folder=output,
+    _check_inputs(inputs, output, config)
+    if config is not None:
+        clean_corpus(Choice(config=config, sources=sources, executor=executor, wait=wait, as_json=as_json))
+        return
+    rules = CleanConfig(
         preset=preset,
-        text_key=text_key,
         spare_markup=spare_markup,
-        num_workers=workers,
+        languages=languages or None,
+        replace_private_data={None: None, "replace": True, "keep": False}[private_data],
     )
-    with shown(f"clean {output.name}", sum(map(file_bytes, files)), Console(stderr=True)) as progress:
-        reports = clean_files(job, progress)
-    _print_reports(output, reports, as_json)
+    source = SourceConfig(input=inputs, text_key=text_key, clean=rules)
+    one_source("clean", source, output or Path(), workers=workers, language_model=language_model, as_json=as_json)
 
 
 @click.command()
 @INPUTS
 @OUTPUT
-@click.option("--method", type=click.Choice(["minhash", "exact"]), default="minhash", show_default=True)
+@click.option(
+    "--method",
+    "methods",
+    type=click.Choice(["exact", "minhash", "sentence"]),
+    multiple=True,
+    default=("minhash",),
+    show_default=True,
+    help="Repeatable: one after the other.",
+)
 @click.option(
     "--threshold", type=click.FloatRange(0.3, 0.99), default=0.8, show_default=True, help="Jaccard similarity."
 )
+@KEEP
+@WORKERS
 @TEXT_KEY
+@CONFIG
+@SOURCES
+@EXECUTOR
+@WAIT
 @JSON
 def dedup(  # noqa: PLR0913 - one argument per option
     *,
     inputs: tuple[str, ...],
-    output: Path,
-    method: Literal["exact", "minhash"],
+    output: Path | None,
+    methods: tuple[DedupMethod, ...],
     threshold: float,
+    keep: str | None,
+    workers: int,
     text_key: str,
+    config: Path | None,
+    sources: tuple[str, ...],
+    executor: Literal["local", "slurm", "ray"] | None,
+    wait: bool,
     as_json: bool,
 ) -> None:
     """Keep the first of every group of equal or nearly equal documents.
@@ -94,43 +135,28 @@ def dedup(  # noqa: PLR0913 - one argument per option
     \b
     Examples:
       harness data dedup cleaned/zh --output deduped/zh
+      harness data dedup cleaned/en --keep 60% --output deduped/en
       harness data dedup cleaned/code --method exact --output deduped/code
+      harness data dedup --config corpus.yaml --executor slurm
 
-    The threshold is the similarity at which half of the pairs are found. Give all files that shall have no copies of
+    exact: equal texts. minhash: near copies; the threshold is the similarity at which half of the pairs are found.
+    sentence: of a run of three sentences that occurs again only one stays. Give all files that shall have no copies of
     each other in one call, the best first.
     """
-    from rich.console import Console
+    from data_prep.corpus.config import DedupConfig, SourceConfig
+    from data_prep.corpus.verbs import Choice, dedup_corpus, one_source
 
-    from data_prep.dedup import DedupJob, dedup_files
-    from data_prep.input_files import file_bytes, find_inputs
-    from harness.progress import shown
-
-    files = find_inputs(inputs)
-    job = DedupJob(inputs=files, folder=output, method=method, threshold=threshold, text_key=text_key)
-    total = 2 * sum(map(file_bytes, files))
-    with shown(f"dedup {output.name}", total, Console(stderr=True)) as progress:
-        reports = dedup_files(job, progress)
-    _print_reports(output, reports, as_json)
-
-
-def _print_reports(folder: Path, reports: Sequence[FileReport], as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps([asdict(report) for report in reports], ensure_ascii=False, indent=1))
+    _check_inputs(inputs, output, config)
+    if config is not None:
+        dedup_corpus(Choice(config=config, sources=sources, executor=executor, wait=wait, as_json=as_json))
         return
-    documents, kept = sum(report.documents for report in reports), sum(report.kept for report in reports)
-    characters = sum(report.characters for report in reports)
-    kept_characters = sum(report.kept_characters for report in reports)
-    click.echo(
-        f"{folder}: kept {kept:,} of {documents:,} documents ({_percent(kept, documents)}), "
-        f"{kept_characters:,} of {characters:,} characters ({_percent(kept_characters, characters)})"
-    )
-    dropped: dict[str, int] = {}
-    for report in reports:
-        for reason, count in report.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    for reason, count in sorted(dropped.items(), key=lambda entry: -entry[1]):
-        click.echo(f"  {reason}: {count:,} ({_percent(count, documents)})")
+    copies = DedupConfig(methods=methods, threshold=threshold, keep=keep)
+    source = SourceConfig(input=inputs, text_key=text_key, dedup=copies)
+    one_source("dedup", source, output or Path(), workers=workers, language_model=None, as_json=as_json)
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{part / whole:.2%}" if whole else "0.00%"
+def _check_inputs(inputs: tuple[str, ...], output: Path | None, config: Path | None) -> None:
+    if config is None and not (inputs and output):
+        raise UsageError("give IN and --output, or --config with a corpus file.")
+    if config is not None and (inputs or output):
+        raise UsageError("IN and --output are for one source without a corpus file: leave them out, or --config.")

@@ -62,7 +62,7 @@ def open_bytes(file: InputFile) -> BinaryIO:
 
 
 def find_inputs(arguments: Sequence[str]) -> list[InputFile]:
-    """Files that the arguments (files, folders, patterns, addresses) name; folders in depth, in sorted order.
+    """Files that the arguments (files, folders, patterns, addresses) name; folders in depth (not hidden ones), in sorted order.
 
     Raises:
         UsageError: an argument names nothing, a file of another kind, a file that another argument names too, or an
@@ -90,7 +90,9 @@ def find_inputs(arguments: Sequence[str]) -> list[InputFile]:
 def _find_local(argument: str) -> list[Path]:
     path = Path(argument)
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
+        found = sorted(file for file in path.rglob("*") if file.is_file() and file.name.endswith(SUFFIXES))
+        # Hidden folders hold what a program is still working with.
+        return [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     if path.is_file():
         _check_suffix(argument)
         return [path]

@@ -1,0 +1,246 @@
+"""What a corpus file may say: the sources, what each goes through, and where the work runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from harness.config.operation import SLURM_TIME
+from harness.config.problems import Location, Problem, closest, raise_problems, shortened
+from harness.config.section import FilePath, Name, PositiveFloat, PositiveInt, Section, Word
+from harness.config.strict_yaml import parse_file_text
+from harness.errors import ConfigError
+
+ExecutorKind = Literal["local", "slurm", "ray"]
+Kind = Literal["web", "knowledge", "code"]
+DedupMethod = Literal["exact", "minhash", "sentence"]
+Order = Literal["score", "similar", "shuffle"]
+Texts = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+Similarity = Annotated[float, Field(ge=0.3, le=0.99)]
+
+
+class FilterConfig(Section):
+    """One of datatrove's filters for prose."""
+
+    name: Literal["gopher_quality", "gopher_repetition", "c4_quality", "fineweb_quality", "c4_paragraph"]
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of datatrove's class."""
+
+
+class CleanConfig(Section):
+    """Which documents of a source are not worth training on."""
+
+    preset: Literal["prose", "code", "light"] = "prose"
+    """Our rules: `prose` for the web, `code` for source files, `light` (only what is broken) for books."""
+    spare_markup: bool = True
+    """Spare code, Markdown and LaTeX the rules that only make sense for prose."""
+    filters: Annotated[tuple[FilterConfig, ...], Field(strict=False)] = ()
+    """Filters of datatrove, applied after the rules."""
+    languages: Texts | None = None
+    """Languages to keep, as the model names them (en, zh); any if left out."""
+    least_language_score: Annotated[float, Field(ge=0, le=1)] = 0.65
+    """Documents whose language is less certain go."""
+    replace_private_data: bool | None = None
+    """Put stand-ins in the place of mail and network addresses, telephone and identity numbers; if left out, only
+    where the preset is `prose`: in code what looks like an address may be a version."""
+
+    @property
+    def replaces_private_data(self) -> bool:
+        """Whether private data is replaced."""
+        return self.preset == "prose" if self.replace_private_data is None else self.replace_private_data
+
+
+class DedupConfig(Section):
+    """Which documents of a source are copies."""
+
+    methods: Annotated[tuple[DedupMethod, ...], Field(strict=False)] = ("minhash",)
+    """In this order: `exact` (equal texts), `minhash` (near copies), `sentence` (runs of three sentences)."""
+    threshold: Similarity = 0.8
+    """`minhash`: similarity at which half of the pairs are found."""
+    keep: Annotated[str, Field(pattern=r"^[0-9.]+[KMBT%]?$")] | None = None
+    """`minhash`: a share (60%) or a number (500B) of characters; the highest threshold that leaves no more is taken in
+    the place of `threshold`."""
+
+
+class OrderConfig(Section):
+    """In which order the documents of a source are read."""
+
+    by: Order = "shuffle"
+    """`score` (ascending), `similar` (documents of like content next to each other), or `shuffle`."""
+    score_key: str = "score"
+    """`score`: key of each record that holds the number."""
+    descending: bool = False
+    """`score`: the largest first."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """`shuffle` and `similar`: equal seeds give equal orders."""
+
+
+class SourceConfig(Section):
+    """One source of text: a channel to be."""
+
+    input: Texts
+    """Files, folders, patterns or addresses; of documents that are copies the first is kept, so the best come first."""
+    kind: Kind = "web"
+    """What it is, which says how it is treated: `web` is cleaned and de-duplicated, `knowledge` is hardly cleaned and
+    de-duplicated hard, `code` is cleaned hard and de-duplicated lightly."""
+    text_key: str = "text"
+    """Key (or column) that holds the document."""
+    clean: CleanConfig | None = None
+    """In the place of what the kind says."""
+    dedup: DedupConfig | None = None
+    """In the place of what the kind says."""
+    order: OrderConfig = Field(default_factory=OrderConfig)
+
+    @property
+    def cleaning(self) -> CleanConfig:
+        """How it is cleaned."""
+        return self.clean or _CLEAN[self.kind]
+
+    @property
+    def deduplication(self) -> DedupConfig:
+        """How it is de-duplicated."""
+        return self.dedup or _DEDUP[self.kind]
+
+
+_CLEAN: Mapping[Kind, CleanConfig] = {
+    "web": CleanConfig(preset="prose"),
+    "knowledge": CleanConfig(preset="light"),
+    "code": CleanConfig(preset="code"),
+}
+_DEDUP: Mapping[Kind, DedupConfig] = {
+    "web": DedupConfig(methods=("minhash",), threshold=0.8),
+    "knowledge": DedupConfig(methods=("minhash", "sentence"), threshold=0.7),
+    "code": DedupConfig(methods=("exact",)),
+}
+
+
+class LocalConfig(Section):
+    """A pool of processes on this machine."""
+
+    workers: PositiveInt = 1
+    """Tasks that run at once."""
+
+
+class SlurmConfig(Section):
+    """Array jobs."""
+
+    partition: Word
+    time: Annotated[str, Field(pattern=SLURM_TIME)]
+    """Limit of one task, as Slurm writes it."""
+    cpus_per_task: PositiveInt = 1
+    mem_per_cpu_gb: PositiveInt = 2
+    workers: PositiveInt | None = None
+    """Tasks that run at once; as many as the partition has room for if left out."""
+    qos: Word | None = None
+    environment: str | None = None
+    """Shell line before each task, for example one that loads a module."""
+    sbatch: dict[str, str] = Field(default_factory=dict)
+    """More options of sbatch, without the dashes."""
+
+
+class RayConfig(Section):
+    """A Ray cluster."""
+
+    address: str | None = None
+    """Of a running cluster (`auto` finds it); one is started on this machine if left out."""
+    cpus_per_task: PositiveInt = 1
+    mem_per_cpu_gb: PositiveFloat = 2.0
+    workers: PositiveInt | None = None
+    """Tasks that run at once; all if left out."""
+
+
+class ExecutorConfig(Section):
+    """Where tasks run. `kind` chooses; the sections of the others may stand beside it."""
+
+    kind: ExecutorKind = "local"
+    tasks: PositiveInt | None = None
+    """Into how many tasks a source is cut; one for every file if left out, and never more."""
+    local: LocalConfig = Field(default_factory=LocalConfig)
+    slurm: SlurmConfig | None = None
+    ray: RayConfig = Field(default_factory=RayConfig)
+
+
+class MixConfig(Section):
+    """The blend to plan when the channels are tokenized."""
+
+    channels: FilePath
+    """Folder that holds a channel folder for every source."""
+    shares: dict[Name, PositiveFloat]
+    """Weight of each source."""
+    tokens: str
+    """Length of the run: 250M, 100B, 1.5T."""
+    max_epochs: PositiveFloat = 4.0
+    """How often a channel may be read."""
+
+
+class CorpusConfig(Section):
+    """A whole corpus file."""
+
+    output: FilePath
+    """Folder of what is made: `cleaned/<source>`, `deduped/<source>`, `ordered/<source>`."""
+    sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)]
+    language_model: FilePath | None = None
+    """fastText model for languages (lid.176.bin); datatrove fetches one if left out."""
+    executor: ExecutorConfig = Field(default_factory=ExecutorConfig)
+    mix: MixConfig | None = None
+
+
+def load_corpus(path: Path) -> CorpusConfig:
+    """Reads a corpus file. Its paths are relative to where the command is run, as on the command line.
+
+    Raises:
+        ConfigError: with every problem and its line.
+    """
+    try:
+        document = parse_file_text(path.read_text(encoding="utf-8"), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{path}: cannot be read: {error}. Give a YAML file in UTF-8"]) from error
+    if not isinstance(document.value, dict):
+        raise ConfigError([f"{path}: has no sections; a corpus file has 'output:' and 'sources:'"])
+    try:
+        config = CorpusConfig.model_validate(document.value)
+    except ValidationError as error:
+        problems = [*document.problems, *map(_problem, error.errors(include_url=False))]
+        raise_problems(problems, document.origins)
+        raise AssertionError("a corpus file was refused without a problem") from error
+    raise_problems(list(document.problems), document.origins)
+    return config
+
+
+def _problem(error: ErrorDetails) -> Problem:
+    location: Location = tuple(part for part in error["loc"] if part != "[key]")
+    if error["type"] == "missing":
+        return Problem(location, "is missing")
+    if error["type"] == "extra_forbidden":
+        allowed = _keys_at(location[:-1])
+        match = closest(str(location[-1]), allowed)
+        return Problem(
+            location, f"unknown key; {f'did you mean {match!r}?' if match else 'allowed: ' + ', '.join(allowed)}"
+        )
+    return Problem(location, f"{error['msg'][0].lower()}{error['msg'][1:]}, given {shortened(repr(error['input']))}")
+
+
+def _keys_at(location: Location) -> tuple[str, ...]:
+    """The keys of the section at a place of the file."""
+    kinds: dict[str, type[Section]] = {
+        "clean": CleanConfig,
+        "dedup": DedupConfig,
+        "order": OrderConfig,
+        "filters": FilterConfig,
+        "executor": ExecutorConfig,
+        "local": LocalConfig,
+        "slurm": SlurmConfig,
+        "ray": RayConfig,
+        "mix": MixConfig,
+    }
+    names = [str(part) for part in location if not isinstance(part, int)]
+    if not names:
+        return tuple(CorpusConfig.model_fields)
+    if names[0] == "sources" and len(names) == 2:
+        return tuple(SourceConfig.model_fields)
+    section = kinds.get(names[-1])
+    return tuple(section.model_fields) if section else ()

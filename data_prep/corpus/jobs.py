@@ -1,0 +1,218 @@
+"""A source on its way through one verb: which stages, where, and the report at the end."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_prep.corpus.config import DedupConfig, DedupMethod, ExecutorConfig, SourceConfig
+from data_prep.corpus.curve import CURVE_FILE, MeasureCurve, WriteMinima, pick_threshold, read_curve, wanted_characters
+from data_prep.corpus.near import choose_bands
+from data_prep.corpus.outcome import REPORT, read_reports
+from data_prep.corpus.pipelines import LARGEST_PRIORITY, Reading, clean_stages, dedup_stages
+from data_prep.corpus.stages import STATE_FOLDER, Stage, run_here
+from data_prep.indexed_writer import write_whole
+from data_prep.input_files import InputFile, file_bytes
+from data_prep.source import sole_writer
+from data_prep.text_files import DROPPED, FILES_LIST, FileReport, finished_files, output_names, record_finished
+from harness.errors import UsageError
+from harness.progress import Progress
+
+PLAN_FILE = "plan.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What is to be done to a source."""
+
+    title: str
+    output: Path
+    reading: Reading
+    phases: Sequence[Callable[[], list[Stage]]]
+    """Lists of stages, each known when the one before it is done."""
+    num_readings: int
+    """How often the text is read."""
+    folders: Sequence[Path]
+    """Where the files of one step after the other are; the last one is the output."""
+    steps: Sequence[str]
+    """What each of them is called."""
+    settings: dict[str, Any]
+    """All that the result depends on, besides the input."""
+
+    @property
+    def work(self) -> Path:
+        """What is not needed any more at the end."""
+        return self.output / STATE_FOLDER / "work"
+
+    @property
+    def curve_file(self) -> Path:
+        """What the threshold was picked from, if it was."""
+        return self.output / STATE_FOLDER / CURVE_FILE
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Of all readings."""
+        return self.num_readings * sum(self.reading.sizes)
+
+    def is_finished(self) -> bool:
+        """Whether the report is written."""
+        return (self.output / FILES_LIST).exists()
+
+
+def clean_job(name: str, source: SourceConfig, files: list[InputFile], output: Path, **options: Any) -> Job:  # noqa: ANN401
+    """Cleans a source.
+
+    Args:
+        name: of the source.
+        source: how.
+        files: its text.
+        output: folder of the cleaned files.
+        options: `tasks`: into how many tasks it is cut; `language_model`: see `CorpusConfig`.
+    """
+    reading = _reading(files, output, source, options.get("tasks"))
+    model = options.get("language_model")
+    return Job(
+        title=f"clean {name}",
+        output=output,
+        reading=reading,
+        phases=(partial(clean_stages, reading, source.cleaning, model),),
+        num_readings=1,
+        folders=(output,),
+        steps=("clean",),
+        settings={"clean": source.cleaning.model_dump(), "language_model": str(model) if model else None},
+    )
+
+
+def dedup_job(name: str, source: SourceConfig, files: list[InputFile], output: Path, tasks: int | None = None) -> Job:
+    """Takes the copies out of a source, by one method after the other."""
+    config, work = source.deduplication, output / STATE_FOLDER / "work"
+    folders = [*(work / method / "files" for method in config.methods[:-1]), output]
+    first = _reading(files, folders[0], source, tasks)
+    after = [
+        replace(first, files=[before / name for name in first.names], folder=folder)
+        for before, folder in itertools.pairwise(folders)
+    ]
+    phases: list[Callable[[], list[Stage]]] = []
+    for method, reading in zip(config.methods, [first, *after], strict=True):
+        if method == "minhash" and config.keep is not None:
+            phases.append(partial(_measuring_stages, reading, output))
+        phases.append(partial(_method_stages, method, reading, config, output))
+    return Job(
+        title=f"dedup {name}",
+        output=output,
+        reading=first,
+        phases=phases,
+        num_readings=len(phases) + len(config.methods),
+        folders=folders,
+        steps=config.methods,
+        settings={"dedup": config.model_dump()},
+    )
+
+
+def run_job(job: Job, config: ExecutorConfig, progress: Progress) -> list[FileReport]:
+    """Does what is left of a job, here or on Ray, and reports on all files.
+
+    Raises:
+        HarnessError: see `run_here`; the folder holds something else, or another process works on it.
+    """
+    with claimed(job):
+        for phase in job.phases if not job.is_finished() else ():
+            run_here(job.output, phase(), config, progress)
+        return finish(job)
+
+
+@contextmanager
+def claimed(job: Job) -> Iterator[None]:
+    """Makes the folder of a job, keeps others out, and refuses one that holds something else."""
+    job.output.mkdir(parents=True, exist_ok=True)
+    with sole_writer(job.output):
+        _check_plan(job)
+        yield
+
+
+def _check_plan(job: Job) -> None:
+    file = job.output / STATE_FOLDER / PLAN_FILE
+    inputs = [[str(path), file_bytes(path)] for path in job.reading.files]
+    plan = {"input": inputs, "text_key": job.reading.text_key, "tasks": job.reading.tasks, **job.settings}
+    plan = json.loads(json.dumps(plan, default=str))
+    if file.exists():
+        recorded = json.loads(file.read_bytes())
+        for key in plan:
+            if recorded.get(key) != plan[key]:
+                raise UsageError(
+                    f"{job.output} was made of another {key}: there {_shown(recorded.get(key))}, now "
+                    f"{_shown(plan[key])}. It stays as it is. Choose another --output, or delete it to make it anew."
+                )
+        return
+    if any(path.name not in (".lock", STATE_FOLDER) for path in job.output.iterdir()):
+        raise UsageError(f"{job.output} is not empty. It stays as it is: choose another --output, or delete it.")
+    file.parent.mkdir(exist_ok=True)
+    write_whole(file, json.dumps(plan, ensure_ascii=False, indent=1).encode() + b"\n")
+
+
+def finish(job: Job) -> list[FileReport]:
+    """Writes the report from those of the files, and takes away what was only needed on the way."""
+    names = job.reading.names
+    if not job.is_finished():
+        by_step = [read_reports(folder, names) for folder in job.folders]
+        record_finished(job.output, [_joined(reports) for reports in zip(*by_step, strict=True)])
+    for folder, step in zip(job.folders[:-1], job.steps, strict=False):
+        for name in names:
+            listed = folder / (name + DROPPED)
+            if listed.exists():
+                shutil.move(listed, job.output / f"{name}.{step}{DROPPED}")
+    shutil.rmtree(job.work, ignore_errors=True)
+    for name in names:
+        (job.output / (name + REPORT)).unlink(missing_ok=True)
+    finished = finished_files(job.output)
+    return [finished[name] for name in names]
+
+
+def _joined(reports: Sequence[FileReport]) -> FileReport:
+    """One report of a file that went through several steps."""
+    dropped: dict[str, int] = {}
+    for report in reports:
+        for reason, count in report.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+    last = reports[-1]
+    return replace(reports[0], kept=last.kept, kept_characters=last.kept_characters, dropped=dropped)
+
+
+def _reading(files: list[InputFile], folder: Path, source: SourceConfig, tasks: int | None) -> Reading:
+    return Reading(
+        files=files,
+        names=output_names(files),
+        folder=folder,
+        text_key=source.text_key,
+        tasks=min(tasks or len(files), len(files), LARGEST_PRIORITY),
+        sizes=[file_bytes(file) for file in files],
+    )
+
+
+def _measuring_stages(reading: Reading, output: Path) -> list[Stage]:
+    state = (output / STATE_FOLDER).resolve()
+    folder = state / "work" / "minima"
+    folder.mkdir(parents=True, exist_ok=True)
+    measure = MeasureCurve(folder, state / CURVE_FILE)
+    return [reading.stage("curve-minima", WriteMinima(folder)), Stage("curve", (measure,), 1)]
+
+
+def _method_stages(method: DedupMethod, reading: Reading, config: DedupConfig, output: Path) -> list[Stage]:
+    threshold = config.threshold
+    if method == "minhash" and config.keep is not None:
+        curve = read_curve(output / STATE_FOLDER / CURVE_FILE)
+        threshold = pick_threshold(curve, wanted_characters(config.keep, curve.characters))
+    reading.folder.mkdir(parents=True, exist_ok=True)
+    return dedup_stages(reading, method, choose_bands(threshold), output / STATE_FOLDER / "work" / method)
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 200 else text[:200] + " …"

@@ -1,0 +1,112 @@
+"""What becomes of every document of a file: kept ones go to a file of the same name, of the others a list is kept.
+
+One object is shared by the steps of a pipeline: the reader opens and closes a file, filters drop, the writer keeps. A
+file, its list and its report appear whole or not at all, so a task that was interrupted is simply done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from data_prep.documents import Record, Rejection
+from data_prep.indexed_writer import write_whole
+from data_prep.input_files import InputFile, file_bytes
+from data_prep.text_files import DROPPED, FileReport, written_whole
+
+REPORT = ".report"
+
+
+@dataclass
+class Outcome:
+    """Keeps and drops the documents of the files that one task reads."""
+
+    files: Sequence[InputFile]
+    names: Sequence[str]
+    """Name of the output of each file."""
+    folder: Path
+    text_key: str
+    lost: str = "dropped"
+    """Why a document is not there that no step has dropped by name."""
+    _open_line: int | None = field(default=None, init=False)
+    _kept: IO[bytes] | None = field(default=None, init=False)
+    _dropped: IO[bytes] | None = field(default=None, init=False)
+    _counts: dict[str, int] = field(default_factory=dict, init=False)
+    _reasons: dict[str, int] = field(default_factory=dict, init=False)
+
+    @contextmanager
+    def file(self, number: int) -> Iterator[None]:
+        """Opens the outputs of a file; they get their names, and the file its report, if all went well."""
+        output = self.folder / self.names[number]
+        self._counts = {"documents": 0, "kept": 0, "characters": 0, "kept_characters": 0}
+        self._reasons = {}
+        try:
+            with written_whole(output) as self._kept, written_whole(output.with_name(output.name + DROPPED)) as listed:
+                self._dropped = listed
+                yield
+        finally:
+            # Open files cannot be sent to another process.
+            self._kept = self._dropped = None
+        report = FileReport(
+            file=output.name,
+            input=str(self.files[number]),
+            input_bytes=file_bytes(self.files[number]),
+            dropped=dict(sorted(self._reasons.items())),
+            **self._counts,
+        )
+        content = json.dumps(asdict(report), ensure_ascii=False)
+        write_whole(output.with_name(output.name + REPORT), content.encode() + b"\n")
+
+    def read(self, record: Record) -> bool:
+        """Counts a line; says whether it is a document (if not, it is dropped here)."""
+        self._counts["documents"] += 1
+        if isinstance(record.content, Rejection):
+            self._list(record.line, f"not a document: {record.content.reason}")
+            return False
+        self._counts["characters"] += len(record.content)
+        self._open_line = record.line
+        return True
+
+    def drop(self, reason: str) -> None:
+        """Lists the document that was read last with the reason why it is dropped."""
+        if self._open_line is None:
+            raise AssertionError("a document was dropped twice")
+        self._list(self._open_line, reason)
+        self._open_line = None
+
+    def settle(self) -> None:
+        """Called when the pipeline asks for the next document: the last one is kept, dropped, or lost on the way."""
+        if self._open_line is not None:
+            self.drop(self.lost)
+
+    def keep(self, raw: bytes, text: str, is_changed: bool) -> None:
+        """Writes a document: the line itself, or with its new text in the place of the old one."""
+        if self._kept is None:
+            raise AssertionError("a document was kept outside its file")
+        self._open_line = None
+        self._counts["kept"] += 1
+        self._counts["kept_characters"] += len(text)
+        self._kept.write(_line(raw, text, self.text_key, is_changed))
+
+    def _list(self, line: int, reason: str) -> None:
+        if self._dropped is None:
+            raise AssertionError("a document was dropped outside its file")
+        name = reason.partition(":")[0]
+        self._reasons[name] = self._reasons.get(name, 0) + 1
+        self._dropped.write(json.dumps({"line": line, "reason": reason}, ensure_ascii=False).encode() + b"\n")
+
+
+def read_reports(folder: Path, names: Sequence[str]) -> list[FileReport]:
+    """The reports on the files of a finished folder."""
+    return [FileReport(**json.loads((folder / (name + REPORT)).read_bytes())) for name in names]
+
+
+def _line(raw: bytes, text: str, text_key: str, is_changed: bool) -> bytes:
+    if raw and not is_changed:
+        return raw if raw.endswith(b"\n") else raw + b"\n"
+    record: dict[str, Any] = json.loads(raw.removeprefix(b"\xef\xbb\xbf")) if raw else {}
+    return json.dumps(record | {text_key: text}, ensure_ascii=False).encode() + b"\n"

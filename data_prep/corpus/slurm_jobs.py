@@ -1,0 +1,86 @@
+"""A job on Slurm: what is not done is submitted once, and whoever asks again is told how far it is."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from data_prep.corpus.config import ExecutorConfig
+from data_prep.corpus.jobs import Job, claimed, finish
+from data_prep.corpus.stages import STATE_FOLDER, is_done, submit, submitted_jobs, tasks_done
+from data_prep.text_files import FileReport
+from harness.errors import DataError, UsageError
+
+SECONDS_BETWEEN_LOOKS = 2.0
+
+
+@dataclass(frozen=True)
+class SlurmProgress:
+    """How far a job in the queue is."""
+
+    reports: list[FileReport] | None
+    """Set when all is done."""
+    jobs: tuple[str, ...]
+    """Numbers of the jobs that are queued or running."""
+    tasks_done: int
+    tasks: int
+    submitted: bool
+    """Whether the jobs were submitted just now."""
+
+
+def advance_on_slurm(job: Job, config: ExecutorConfig) -> SlurmProgress:
+    """Looks how far a job is; submits what is neither done nor in the queue.
+
+    Raises:
+        HarnessError: Slurm does not take the jobs; the folder holds something else.
+    """
+    with claimed(job):
+        if job.is_finished():
+            return SlurmProgress(finish(job), (), 0, 0, submitted=False)
+        for phase in job.phases:
+            stages = phase()
+            if is_done(job.output, stages):
+                continue
+            done, total = sum(len(tasks_done(job.output, stage)) for stage in stages), sum(s.tasks for s in stages)
+            waiting = jobs_in_queue(submitted_jobs(job.output))
+            if waiting:
+                return SlurmProgress(None, tuple(waiting), done, total, submitted=False)
+            return SlurmProgress(None, tuple(submit(job.output, stages, config)), done, total, submitted=True)
+        return SlurmProgress(finish(job), (), 0, 0, submitted=False)
+
+
+def wait_on_slurm(job: Job, config: ExecutorConfig, told: Callable[[SlurmProgress], None]) -> list[FileReport]:
+    """Waits until a job is through; phases that follow are submitted on the way.
+
+    Raises:
+        DataError: the jobs have left the queue, and tasks are not done.
+    """
+    done_when_submitted = -1
+    while True:
+        progress = advance_on_slurm(job, config)
+        if progress.reports is not None:
+            return progress.reports
+        if progress.submitted:
+            if progress.tasks_done == done_when_submitted:
+                raise DataError(
+                    f"{job.output}: the jobs have ended, but only {progress.tasks_done} of {progress.tasks} tasks are "
+                    f"done; they were submitted again as {', '.join(progress.jobs)}. The logs are in the folders "
+                    f"under {job.output / STATE_FOLDER}."
+                )
+            done_when_submitted = progress.tasks_done
+            told(progress)
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+
+
+def jobs_in_queue(jobs: Sequence[str]) -> list[str]:
+    """Those of some jobs of Slurm that wait or run."""
+    if not jobs:
+        return []
+    command = ("squeue", "--noheader", "--me", "--format=%F")
+    try:
+        shown = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        raise UsageError(f"squeue does not answer ({error}). Run this where Slurm's commands work.") from error
+    return [job for job in jobs if job in shown.split()]

@@ -1,0 +1,218 @@
+"""Runs pipelines one after another on datatrove's executors: a pool of this machine, Slurm, or Ray.
+
+A stage is a pipeline and the number of its tasks. What is done is known by files that datatrove writes, one for every
+finished task, in a hidden folder of the output; so a call that was interrupted goes on, wherever it ran.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import multiprocess
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor.base import PipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from loguru import logger
+
+from data_prep.corpus.config import ExecutorConfig
+from data_prep.indexed_writer import write_whole
+from harness.errors import DataError, UsageError
+from harness.progress import Progress
+
+STATE_FOLDER = ".stages"
+JOBS_FILE = "jobs.json"
+SECONDS_BETWEEN_LOOKS = 0.2
+SAFE_PATH = re.compile(r"[A-Za-z0-9/._-]+")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pipeline, and into how many tasks it is cut."""
+
+    name: str
+    steps: tuple[PipelineStep, ...]
+    tasks: int
+    bytes_per_task: tuple[int, ...] = ()
+    """Input of each task, for the display of progress; empty for stages that read no text."""
+
+
+def stage_folder(output: Path, stage: Stage) -> Path:
+    """Where a stage keeps its logs and what is done."""
+    return output / STATE_FOLDER / stage.name
+
+
+def tasks_done(output: Path, stage: Stage) -> list[int]:
+    """Numbers of the finished tasks."""
+    folder = stage_folder(output, stage) / "completions"
+    return sorted(int(path.name) for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def is_done(output: Path, stages: Sequence[Stage]) -> bool:
+    """Whether every task of every stage is finished."""
+    return all(len(tasks_done(output, stage)) == stage.tasks for stage in stages)
+
+
+def run_here(output: Path, stages: Sequence[Stage], config: ExecutorConfig, progress: Progress) -> None:
+    """Runs what is left of the stages in a pool of this machine, or on Ray, and waits for it.
+
+    Raises:
+        UsageError: Ray is not installed.
+        HarnessError: what a task says.
+        DataError: a task failed where its error cannot be seen.
+    """
+    # datatrove's pool would fork; a process with threads (progress, readers) must not.
+    multiprocess.set_start_method("forkserver", force=True)
+    logger.remove()
+    with _watched(output, stages, progress):
+        for stage in stages:
+            _executor(output, stage, config, None).run()
+            if not is_done(output, [stage]):
+                raise DataError(_failed(output, stage))
+
+
+def submit(output: Path, stages: Sequence[Stage], config: ExecutorConfig) -> list[str]:
+    """Gives what is left of the stages to Slurm, each to begin when the one before it has ended well.
+
+    Returns:
+        The numbers of the jobs, also kept in a file beside the stages.
+
+    Raises:
+        UsageError: there is no `executor.slurm` section, or Slurm refuses the jobs.
+    """
+    jobs: list[str] = []
+    before: SlurmPipelineExecutor | None = None
+    logger.remove()
+    for stage in stages:
+        if is_done(output, [stage]):
+            continue
+        executor = _executor(output, stage, config, before)
+        with _slurm_errors():
+            executor.run()
+        if executor.job_id not in (None, -1):
+            jobs.append(str(executor.job_id))
+        before = executor
+    write_whole(output / STATE_FOLDER / JOBS_FILE, json.dumps(jobs).encode() + b"\n")
+    return jobs
+
+
+def submitted_jobs(output: Path) -> list[str]:
+    """The jobs that were submitted last; none if there are none."""
+    file = output / STATE_FOLDER / JOBS_FILE
+    return [str(job) for job in json.loads(file.read_bytes())] if file.exists() else []
+
+
+class QuietLocalExecutor(LocalPipelineExecutor):  # type: ignore[misc] # datatrove has no types
+    """datatrove's pool, whose logs stay in their files."""
+
+    def _run_for_rank(self, rank: int, local_rank: int = 0, node_rank: int = -1) -> Any:  # noqa: ANN401
+        with redirect_stderr(io.StringIO()):
+            return super()._run_for_rank(rank, local_rank, node_rank)
+
+
+def _executor(output: Path, stage: Stage, config: ExecutorConfig, before: PipelineExecutor | None) -> PipelineExecutor:
+    shared: dict[str, Any] = {
+        "pipeline": list(stage.steps),
+        "tasks": stage.tasks,
+        "logging_dir": str(stage_folder(output, stage).resolve()),
+    }
+    if config.kind == "local":
+        return QuietLocalExecutor(workers=min(config.local.workers, stage.tasks), **shared)
+    if config.kind == "ray":
+        ray = config.ray
+        _start_ray(ray.address)
+        workers, cpus, memory = ray.workers or -1, ray.cpus_per_task, ray.mem_per_cpu_gb
+        return RayPipelineExecutor(workers=workers, cpus_per_task=cpus, mem_per_cpu_gb=memory, **shared)
+    slurm = config.slurm
+    if slurm is None:
+        raise UsageError("executor slurm needs a section executor.slurm with at least partition and time.")
+    if not SAFE_PATH.fullmatch(shared["logging_dir"]):
+        raise UsageError(
+            f"{output}: on Slurm the path of the output may only have letters, digits and '/._-', because it stands in "
+            "the script of the job. Choose another output."
+        )
+    # The job finds datatrove's program beside the Python that submits it.
+    environment = f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH"
+    return SlurmPipelineExecutor(
+        time=slurm.time,
+        partition=slurm.partition,
+        cpus_per_task=slurm.cpus_per_task,
+        mem_per_cpu_gb=slurm.mem_per_cpu_gb,
+        workers=slurm.workers or -1,
+        qos=slurm.qos,
+        job_name=f"harness-{stage.name}",
+        env_command=f"{slurm.environment or 'true'}\n{environment}",
+        # A stage whose predecessor failed would wait for ever.
+        sbatch_args={"kill-on-invalid-dep": "yes", **slurm.sbatch},
+        depends=before,
+        **shared,
+    )
+
+
+def _start_ray(address: str | None) -> None:
+    try:
+        import ray
+    except ImportError as error:
+        raise UsageError(
+            "executor ray needs the Python package ray, which is not installed. Install it, or use another executor."
+        ) from error
+    if not ray.is_initialized():
+        ray.init(address=address, log_to_driver=False, include_dashboard=False)
+
+
+@contextmanager
+def _slurm_errors() -> Iterator[None]:
+    import subprocess
+
+    try:
+        yield
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UsageError(
+            f"Slurm did not take the job ({error}). Check that sbatch works here, and the partition, time and memory "
+            "of executor.slurm."
+        ) from error
+
+
+@contextmanager
+def _watched(output: Path, stages: Sequence[Stage], progress: Progress) -> Iterator[None]:
+    """Looks now and then which tasks have finished, and tells the display."""
+    told: set[tuple[str, int]] = set()
+    ended = threading.Event()
+
+    def look() -> None:
+        for stage in stages:
+            for task in tasks_done(output, stage) if stage.bytes_per_task else ():
+                if (stage.name, task) not in told:
+                    told.add((stage.name, task))
+                    progress(stage.bytes_per_task[task])
+
+    def watch() -> None:
+        while not ended.wait(SECONDS_BETWEEN_LOOKS):
+            look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        look()
+
+
+def _failed(output: Path, stage: Stage) -> str:
+    done = len(tasks_done(output, stage))
+    return (
+        f"{output}: {stage.tasks - done} of {stage.tasks} tasks of {stage.name} failed. Their logs are in "
+        f"{stage_folder(output, stage) / 'logs'}. Run the same command again when the cause is mended: finished tasks "
+        "are not done again."
+    )

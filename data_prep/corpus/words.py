@@ -1,0 +1,46 @@
+"""Cuts text of any language into words and sentences, for the steps of datatrove: a Chinese character is a word.
+
+datatrove's own splitters need a package per language and read 0.2 to 0.4 MB/s; it takes any splitter of this interface
+in their place.
+"""
+
+from __future__ import annotations
+
+import re
+
+from datatrove.utils.word_tokenizers import WordTokenizer
+
+# A word with its apostrophes and hyphens, a number, a Chinese character, or a run of signs.
+_WORD = re.compile(
+    r"[\u3400-\u9fff\U00020000-\U0003ffff]"
+    r"|[^\W\u3400-\u9fff\U00020000-\U0003ffff]+(?:['’-][^\W\u3400-\u9fff\U00020000-\U0003ffff]+)*"
+    r"|[^\w\s]+"
+)
+# Up to a sign that ends a sentence and the quotes behind it, or to the end of the line.
+_SENTENCE = re.compile(r"[^\n]*?(?:[。！？…；]+[”’」』）]*|[.!?]+[\"'”’)\]]*(?=\s|$)|(?=\n|$))\n*", re.M)
+
+
+class Words(WordTokenizer):  # type: ignore[misc] # datatrove has no types
+    """Words and sentences by regular expressions. Equal to every other one, so that datatrove keeps only one."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Words)
+
+    def __hash__(self) -> int:
+        return hash(Words)
+
+    def word_tokenize(self, text: str) -> list[str]:
+        """The words of a text, in order; spaces are none."""
+        return _WORD.findall(text)
+
+    def sent_tokenize(self, text: str) -> list[str]:
+        """The sentences of a text, without the spaces around them."""
+        return [text[begin:end].strip() for begin, end in self.span_tokenize(text)]
+
+    def span_tokenize(self, text: str) -> list[tuple[int, int]]:
+        """Where each sentence begins and ends; together they are the whole text."""
+        ends = [match.end() for match in _SENTENCE.finditer(text) if match.group().strip()]
+        if not ends:
+            return [(0, len(text))] if text else []
+        ends[-1] = len(text)
+        return list(zip([0, *ends[:-1]], ends, strict=True))
