@@ -1,7 +1,7 @@
 """Every path inside a run, named once.
 
 ```
-<run>/config.yaml  plan.txt  metrics.jsonl  events.jsonl  resume_failures.jsonl  lock
+<run>/config.yaml  plan.txt  metrics.jsonl  events.jsonl  order.jsonl  resume_failures.jsonl  lock
       fence/0000003   (the number of whoever may publish)
       tensorboard/
       signals/  signals/done/  signals/rejected/
@@ -99,6 +99,11 @@ class RunDir:
     def partial_checkpoint(self, step: int) -> Path:
         """The checkpoint of a step while it is being written."""
         return self.checkpoints / f"{step_name(step)}.partial"
+
+    @property
+    def order(self) -> Path:
+        """When parts were adopted and documents put into quarantine; see `harness.data.journal`."""
+        return self.root / "order.jsonl"
 
     @property
     def resume_failures(self) -> Path:

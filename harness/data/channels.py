@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import xxhash
 
 from harness.config.schema import ChannelConfig
 from harness.data.index_file import read_index_header
@@ -40,20 +42,59 @@ class Channel:
     """Held-out documents of their own; none: a share of the first part is held out."""
 
 
-def open_channel(name: str, config: ChannelConfig) -> Channel:
-    """List the parts of a channel and check that their files are there.
+def parts_digest(parts: Sequence[Part]) -> str:
+    """XXH3 of what the list of parts says of these: equal where they are the same parts in the same order."""
+    told = [[part.name, part.num_tokens, part.num_documents, part.bin_bytes, part.xxh3] for part in parts]
+    return xxhash.xxh3_64_hexdigest(json.dumps(told).encode())
+
+
+def further_parts(channel: Channel, path: Path) -> tuple[Part, ...]:
+    """The parts that a channel's list has got behind those that are known.
 
     Raises:
-        DataError: A file is missing, unreadable or of another size, or the list is malformed or empty.
+        DataError: The list is unreadable, or says of a known part something else than before, or a new part's file is
+            missing or of another size.
+    """
+    found = _read_parts(channel.name, path / PARTS_FILE, num_known=len(channel.parts))
+    for number, (known, now) in enumerate(zip(channel.parts, found, strict=False)):
+        if known != now:
+            raise DataError(
+                f"channel {channel.name}: line {number + 1} of {path / PARTS_FILE} was {_told(known)} and is now "
+                f"{_told(now)}. The list is only ever appended to: restore it."
+            )
+    if len(found) < len(channel.parts):
+        raise DataError(
+            f"channel {channel.name}: {path / PARTS_FILE} has {len(found)} finished parts and had "
+            f"{len(channel.parts)}. The list is only ever appended to: restore it."
+        )
+    return found[len(channel.parts) :]
+
+
+def open_channel(name: str, config: ChannelConfig, num_parts: int | None = None) -> Channel:
+    """List the parts of a channel and check that their files are there.
+
+    Args:
+        name: Name of the channel.
+        config: Where it is.
+        num_parts: How many of its parts are used so far; those behind them are not looked at. Default: all.
+
+    Raises:
+        DataError: A file is missing, unreadable or of another size, or the list is malformed, empty or too short.
     """
     validation = None if config.validation_path is None else _open_parts(f"{name} (validation)", config.validation_path)
-    return Channel(name=name, parts=_open_parts(name, config.path), validation_parts=validation)
+    parts = _open_parts(name, config.path, num_parts)
+    if len(parts) < (num_parts or 0):
+        raise DataError(
+            f"channel {name}: {config.path} has {len(parts)} finished parts, and the run has used {num_parts}. Put the "
+            "missing ones back; a list of parts is only ever appended to."
+        )
+    return Channel(name=name, parts=parts, validation_parts=validation)
 
 
-def _open_parts(channel: str, path: Path) -> tuple[Part, ...]:
+def _open_parts(channel: str, path: Path, num_parts: int | None = None) -> tuple[Part, ...]:
     try:
         if (path / PARTS_FILE).exists():
-            return _read_parts(channel, path / PARTS_FILE)
+            return _read_parts(channel, path / PARTS_FILE, num_parts=num_parts)
         if path.with_name(path.name + ".idx").exists():
             return (_bare_part(path),)
     except OSError as error:
@@ -90,7 +131,12 @@ def _bare_part(prefix: Path) -> Part:
     )
 
 
-def _read_parts(channel: str, path: Path) -> tuple[Part, ...]:
+def _told(part: Part) -> str:
+    return f"{part.name} with {part.num_tokens} tokens, xxh3 {part.xxh3}"
+
+
+def _read_parts(channel: str, path: Path, *, num_known: int = 0, num_parts: int | None = None) -> tuple[Part, ...]:
+    """The first `num_parts` parts of a list, or all; the files of the first `num_known` are not looked at again."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -98,12 +144,13 @@ def _read_parts(channel: str, path: Path) -> tuple[Part, ...]:
     *lines, unfinished = content.split(b"\n")
     parts: dict[str, Part] = {}
     offset = 0
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines[:num_parts], start=1):
         place = f"{path}:{number} (byte {offset})"
         part = _parse_line(line, path.parent, place)
         if part.name in parts:
             raise DataError(f"{place}: part {part.name} is listed twice. Remove one of the two lines.")
-        check_files(part)
+        if number > num_known:
+            check_files(part)
         parts[part.name] = part
         offset += len(line) + 1
     if not parts:

@@ -38,7 +38,7 @@ class Cursor:
     """Where the search for the next sample begins. Exceeds `consumed_samples` by the samples jumped over so far."""
     skip_windows: tuple[tuple[int, int], ...] = ()
     history: History = ()
-    """What changed the order so far. A rollback returns to an earlier cursor, and so to its history."""
+    """What changed the order. After a rollback, changes whose position is yet to come are among them."""
 
     @property
     def phase(self) -> int:
@@ -115,8 +115,21 @@ class Cursor:
         )
         return self._with(entry)
 
+    def knowing(self, changes: Iterable[Change]) -> Cursor:
+        """The same place with further changes at the positions that they name, behind those known of there.
+
+        So an order that was changed on the way is the same when the way is gone again. Phases are not taken over: where
+        they begin depends on how many samples are skipped.
+        """
+        further = [each for each in changes if not isinstance(each, PhaseBegun) and each not in self.history]
+        return replace(self, history=tuple(sorted((*self.history, *further), key=lambda each: each.position)))
+
+    def passed(self, history: History) -> Cursor:
+        """The same place with those changes of a history that it has passed or reached."""
+        return replace(self, history=tuple(each for each in history if each.position <= self.next_position))
+
     def _with(self, change: Change) -> Cursor:
-        return replace(self, history=(*self.history, change))
+        return replace(self, history=tuple(sorted((*self.history, change), key=lambda each: each.position)))
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for a checkpoint's manifest."""
@@ -181,9 +194,7 @@ def _plausible(cursor: Cursor) -> bool:
     counts = (cursor.consumed_samples, cursor.consumed_tokens, cursor.next_position)
     borders = (border for window in cursor.skip_windows for border in window)
     return (
-        all(type(n) is int and n >= 0 for n in (*counts, *borders))
-        and cursor.next_position >= cursor.consumed_samples
-        and all(change.position <= cursor.next_position for change in cursor.history)
+        all(type(n) is int and n >= 0 for n in (*counts, *borders)) and cursor.next_position >= cursor.consumed_samples
     )
 
 

@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from harness.data.channels import Channel
+from harness.data.channels import Channel, parts_digest
+from harness.data.history import History, PartsAdopted, num_parts_of, phase_of
 from harness.data.parts import Part
-from harness.data.recipe import Recipe
+from harness.data.recipe import ChannelRules, PhaseRecipe, Recipe
+from harness.errors import DataError
 
 
-def data_fingerprint(channels: Sequence[Channel], recipe: Recipe) -> dict[str, Any]:
-    """Everything that decides the samples of a run, as plain JSON values. Channels outside the blend are left out."""
+def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: History = ()) -> dict[str, Any]:
+    """Everything that decides the samples of a run up to now, as plain JSON values.
+
+    Channels that no phase uses are left out, and so are phases that have not begun.
+
+    Args:
+        channels: The channels with all parts that are known.
+        recipe: The numbers behind the order.
+        history: What changed the order so far. Parts that it has not adopted are left out.
+    """
+    adopted = num_parts_of(history)
+    later = recipe.phases[1 : phase_of(history) + 1]
+    rules = {name: _told(rules) for name, rules in recipe.rules.items() if name in recipe.channel_names}
     return {
         "seed": recipe.seed,
         "seq_length": recipe.seq_length,
@@ -23,26 +35,42 @@ def data_fingerprint(channels: Sequence[Channel], recipe: Recipe) -> dict[str, A
         "channels": {
             channel.name: {
                 "has_validation_path": channel.validation_parts is not None,
-                "parts": [_numbers(part) for part in channel.parts],
+                "parts": [_numbers(part) for part in channel.parts[: adopted.get(channel.name)]],
             }
             for channel in channels
-            if channel.name in recipe.shares
+            if channel.name in recipe.channel_names
         },
+        **({"later_phases": [_told_phase(phase) for phase in later]} if later else {}),
+        **({"rules": rules} if rules else {}),
     }
 
 
-def as_recorded(channel: Channel, recorded: Mapping[str, Any]) -> Channel:
-    """The channel cut to the parts that a checkpoint knew, so that parts finished since do not move its samples.
+def recorded_parts(recorded: Mapping[str, Any]) -> dict[str, int]:
+    """How many parts of each channel a checkpoint knew; none if it has seen no data.
 
     Args:
-        channel: The channel as it is now.
-        recorded: What `data_fingerprint` wrote for the checkpoint.
+        recorded: The checkpoint's fingerprint, with what `data_fingerprint` wrote under `data`.
     """
-    known = recorded.get("channels", {}).get(channel.name, {}).get("parts", [])
-    names = [part.name for part in channel.parts]
-    if known and names[: len(known)] == [part["prefix"] for part in known]:
-        return replace(channel, parts=channel.parts[: len(known)])
-    return channel
+    channels = recorded.get("data", {}).get("channels", {})
+    return {name: len(channel.get("parts", ())) for name, channel in channels.items()}
+
+
+def require_adopted(channels: Sequence[Channel], history: History) -> None:
+    """Check that the parts that a history adopted are still those that the channels begin with.
+
+    Raises:
+        DataError: They are not.
+    """
+    by_name = {channel.name: channel for channel in channels}
+    last = {change.channel: change for change in history if isinstance(change, PartsAdopted)}
+    for name, change in last.items():
+        parts = by_name[name].parts[: change.num_parts] if name in by_name else ()
+        if name in by_name and parts_digest(parts) != change.digest:
+            raise DataError(
+                f"channel {name}: its first {change.num_parts} parts are not those that the run has adopted (digest "
+                f"{parts_digest(parts)}, adopted {change.digest}). A list of parts is only ever appended to: restore "
+                "it, or start a new run."
+            )
 
 
 def _numbers(part: Part) -> dict[str, Any]:
@@ -52,4 +80,15 @@ def _numbers(part: Part) -> dict[str, Any]:
         "documents": part.num_documents,
         "bin_bytes": part.bin_bytes,
         "xxh3": part.xxh3,
+    }
+
+
+def _told(rules: ChannelRules) -> dict[str, Any]:
+    return {"when_low": rules.when_low, "max_epochs": rules.max_epochs, "epoch_decay": str(rules.epoch_decay)}
+
+
+def _told_phase(phase: PhaseRecipe) -> dict[str, Any]:
+    return {
+        "seq_length": phase.seq_length,
+        "shares": {name: str(share) for name, share in phase.shares.items()},
     }

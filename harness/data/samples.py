@@ -71,7 +71,7 @@ class _Course:
     drawn: tuple[int, ...]
     """Samples of each channel of the run before the course."""
     waits_for: tuple[str, ...] = ()
-    """Channels without whose further parts nothing can be drawn."""
+    """Channels that must get further parts before anything can be drawn."""
 
 
 def open_turns(channels: Sequence[Channel], recipe: Recipe, open_part: PartOpener) -> list[ChannelTurns]:
@@ -106,7 +106,6 @@ class SampleOrder:
         """
         self.recipe = recipe
         self.channel_names = recipe.channel_names
-        self._digests = [each.part_digests() for each in turns]
         adopted = num_parts_of(change for change in history if change.position == 0)
         lengths = [
             next(phase.seq_length for phase in recipe.phases if name in phase.shares) for name in self.channel_names
@@ -152,18 +151,17 @@ class SampleOrder:
         )
 
     def lacks_parts_of(self, positions: Positions) -> tuple[str, ...]:
-        """Channels that must get further parts before the samples at these positions can be drawn; mostly none."""
-        if len(positions):
-            self._extend_to(int(positions.max()))
-        owners = {bisect_right(self._firsts, position) - 1 for position in positions.tolist()}
-        return next((course.waits_for for owner in sorted(owners) if (course := self._courses[owner]).waits_for), ())
+        """Channels that must get further parts before samples at these rising positions can be drawn; mostly none."""
+        last = int(positions[-1])
+        self._extend_to(last)
+        return self._courses[bisect_right(self._firsts, last) - 1].waits_for
 
     def batch_hash(self, samples: LocatedSamples) -> int:
         """XXH3 (64 bits) of the identities in order: of each sample the digest of its part, the epoch and the index."""
         identities = np.empty((len(samples), 3), dtype="<u8")
         for channel in np.unique(samples.channels).tolist():
             chosen = samples.channels == channel
-            identities[chosen, 0] = self._digests[channel][samples.parts[chosen]]
+            identities[chosen, 0] = self._orders[channel].turns.part_digests[samples.parts[chosen]]
         identities[:, 1] = samples.epochs
         identities[:, 2] = samples.indices.astype(np.uint64) + samples.salts
         return int(xxhash.xxh3_64_intdigest(identities.tobytes()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from types import TracebackType
@@ -11,11 +11,13 @@ import numpy as np
 import torch
 
 from harness.data.batch import Batch, collate
-from harness.data.channels import Channel
+from harness.data.channels import Channel, parts_digest
 from harness.data.cursor import Cursor, Positions, rank_positions
 from harness.data.documents import DocumentSpan
+from harness.data.history import num_parts_of
 from harness.data.mcore import MappedPart
 from harness.data.order import SampleAddress
+from harness.data.parts import Part
 from harness.data.prefetch import Prefetcher
 from harness.data.recipe import Recipe
 from harness.data.samples import LocatedSamples, SampleOrder, open_turns
@@ -89,6 +91,31 @@ class TrainingStream:
         """Names by channel id: the order of the recipe's shares, over all phases."""
         return self._recipe.channel_names
 
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The channels with all parts that are known, by channel id."""
+        return tuple(turns.channel for turns in self._turns)
+
+    def extend(self, parts: Mapping[str, tuple[Part, ...]]) -> None:
+        """Know of further parts of channels. They are used where the history of a cursor says so.
+
+        Raises:
+            DataError: A part cannot hold the vocabulary.
+        """
+        for turns in self._turns:
+            turns.extend(parts.get(turns.channel.name, ()))
+
+    def adopted(self, cursor: Cursor, further: Mapping[str, tuple[Part, ...]]) -> Cursor:
+        """The cursor, from whose place on further parts of channels are used, behind all that are known."""
+        known = {each.name: each.parts for each in self.channels}
+        parts = {name: (*known[name], *parts) for name, parts in further.items()}
+        return cursor.adopt({name: (len(all_of_it), parts_digest(all_of_it)) for name, all_of_it in parts.items()})
+
+    def begun(self, cursor: Cursor) -> Cursor:
+        """The cursor of a run that began with all known parts of the channels of which its history says nothing."""
+        unknown = {each.name for each in self.channels} - set(num_parts_of(cursor.history))
+        return cursor.knowing(self.adopted(Cursor(), dict.fromkeys(sorted(unknown), ())).history)
+
     def order(self, cursor: Cursor) -> SampleOrder:
         """The order of the samples as the history of a cursor makes it."""
         return self._order_of(cursor.history)
@@ -101,14 +128,19 @@ class TrainingStream:
         """
         return self._steps.get(cursor)
 
+    def take(self, cursor: Cursor) -> tuple[Positions, Cursor]:
+        """Positions of the samples of the step at `cursor`, and the cursor behind it; without reading anything."""
+        seq_length = self._recipe.phases[cursor.phase].seq_length
+        return cursor.take(self._shape_at(cursor).global_batch_size, seq_length)
+
     def lacks_parts_of(self, cursor: Cursor) -> tuple[str, ...]:
         """Channels that must get further parts before the step at `cursor` has its samples; mostly none."""
-        return self.order(cursor).lacks_parts_of(self._take(cursor)[0])
+        return self.order(cursor).lacks_parts_of(self.take(cursor)[0])
 
-    def peek_hash(self, cursor: Cursor) -> int:
-        """The `batch_hash` that the step at `cursor` has, without reading tokens."""
-        order = self.order(cursor)
-        return order.batch_hash(order.locate(self._take(cursor)[0]))
+    def peek_hash(self, cursor: Cursor) -> int | None:
+        """The `batch_hash` that the step at `cursor` has, without reading tokens; None if it lacks parts."""
+        order, (positions, _) = self.order(cursor), self.take(cursor)
+        return None if order.lacks_parts_of(positions) else order.batch_hash(order.locate(positions))
 
     def addresses(self, cursor: Cursor, positions: Positions) -> list[SampleAddress]:
         """Channel, part, epoch and index of samples of the run, in the order that a cursor's history makes."""
@@ -138,15 +170,11 @@ class TrainingStream:
         """Close the stream."""
         self.close()
 
-    def _take(self, cursor: Cursor) -> tuple[Positions, Cursor]:
-        seq_length = self._recipe.phases[cursor.phase].seq_length
-        return cursor.take(self._shape_at(cursor).global_batch_size, seq_length)
-
     def _following(self, cursor: Cursor) -> Cursor:
-        return self._take(cursor)[1]
+        return self.take(cursor)[1]
 
     def _prepare(self, cursor: Cursor) -> StepData:
-        positions, next_cursor = self._take(cursor)
+        positions, next_cursor = self.take(cursor)
         order = self.order(cursor)
         samples = order.locate(positions)
         shape = self._shape_at(cursor)

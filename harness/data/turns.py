@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -35,6 +35,19 @@ def num_held_out_documents(channel: Channel, held_out_share: float) -> int:
     return ceil(Fraction(repr(held_out_share)) * channel.parts[0].num_documents)
 
 
+def check_width(channel: str, parts: Iterable[Part], vocab_size: int) -> None:
+    """Check by arithmetic that the tokens of parts can hold the vocabulary.
+
+    Raises:
+        DataError: They cannot.
+    """
+    for part in parts:
+        try:
+            check_token_width(part, vocab_size)
+        except DataError as error:
+            raise DataError(f"channel {channel}: {error}") from error
+
+
 class ChannelTurns:
     """The parts of one channel and the samples they make. Safe to use from several threads."""
 
@@ -50,11 +63,13 @@ class ChannelTurns:
         self._open_part = open_part
         self._recent: OrderedDict[Cut, CutSamples] = OrderedDict()
         self._lock = threading.RLock()
-        self._check(channel.parts)
+        check_width(channel.name, channel.parts, recipe.vocab_size)
         self.num_held_out = num_held_out_documents(channel, recipe.held_out_share)
         self.num_tokens = np.array([part.num_tokens for part in channel.parts], dtype=np.int64)
         """Tokens to train on in each part, [number of parts]."""
         self.num_tokens[0] -= self._held_out_tokens()
+        self.part_digests = self._digests_of(channel.parts)
+        """A 64-bit digest of the channel's and each part's name, uint64 [number of parts]."""
 
     def extend(self, parts: tuple[Part, ...]) -> None:
         """Know of further parts, behind those that are known.
@@ -62,10 +77,11 @@ class ChannelTurns:
         Raises:
             DataError: A part cannot hold the vocabulary.
         """
-        self._check(parts)
+        check_width(self.channel.name, parts, self.vocab_size)
         with self._lock:
             more = np.array([part.num_tokens for part in parts], dtype=np.int64)
             self.num_tokens = np.concatenate((self.num_tokens, more))
+            self.part_digests = np.concatenate((self.part_digests, self._digests_of(parts)))
             self.channel = replace(self.channel, parts=(*self.channel.parts, *parts))
 
     def num_documents(self, part: int) -> int:
@@ -103,11 +119,6 @@ class ChannelTurns:
                 self._recent.popitem(last=False)
             return made
 
-    def part_digests(self) -> npt.NDArray[np.uint64]:
-        """A 64-bit digest of the channel's and each part's name, uint64 [number of parts]."""
-        names = (f"{self.channel.name}\0{part.name}" for part in self.channel.parts)
-        return np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names], dtype=np.uint64)
-
     @contextmanager
     def named(self) -> Iterator[None]:
         """Put the channel's name in front of what is wrong with its data."""
@@ -140,10 +151,9 @@ class ChannelTurns:
         with self.named():
             return self._open_part(self.channel.parts[part], self.vocab_size)
 
-    def _check(self, parts: tuple[Part, ...]) -> None:
-        with self.named():
-            for part in parts:
-                check_token_width(part, self.vocab_size)
+    def _digests_of(self, parts: tuple[Part, ...]) -> npt.NDArray[np.uint64]:
+        names = (f"{self.channel.name}\0{part.name}" for part in parts)
+        return np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names], dtype=np.uint64)
 
     def _held_out_tokens(self) -> int:
         if self.num_held_out == 0:

@@ -6,6 +6,7 @@ from harness.checkpoint.choice import Resume
 from harness.config.schema import Config
 from harness.metrics.heartbeat import Phase
 from harness.run_dir import RunDir
+from harness.train.adoption import adopt, await_parts
 from harness.train.answers import answer
 from harness.train.background import advance, save_or_begin, settle
 from harness.train.decide import Decision, decide
@@ -42,9 +43,14 @@ def train(run: Run, state: TrainState) -> int:
         if decision.exit_code is not None:
             return leave(run, settle(run, state), decision)
 
+        waited = await_parts(run, state)
+        state, orders = waited.state, waited.orders
+        if orders:
+            decision = decide(run.milestones, state, orders)
+            continue
         result = take_step(run, state)
         state = state.after_step(cursor=result.next_cursor, learning_rate=result.learning_rate, loss=result.loss)
-        state = advance(run, state)
+        state = adopt(run, advance(run, state), result.totals.flags)
         if not result.finite:
             write_evidence(run, state, result)
         orders = run.orders.agree(result.totals.flags)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.store import CheckpointStore
 from harness.config.schema import Config
 from harness.data.cursor import Cursor
+from harness.data.fingerprint import recorded_parts, require_adopted
+from harness.data.history import History, num_parts_of
+from harness.data.journal import read_journal
 from harness.errors import CheckpointError, UsageError
 from harness.metrics.heartbeat import Heartbeat, Phase
 from harness.metrics.record import last_key
@@ -34,6 +37,7 @@ from harness.signals.fence import Fence
 from harness.signals.lock import RunLock
 from harness.signals.os_signals import SignalFlags
 from harness.train import failures
+from harness.train.adoption import write_down
 from harness.train.agreement import heard_by_all
 from harness.train.data import RunData, open_data
 from harness.train.decide import Milestones
@@ -54,6 +58,8 @@ class _Start:
     entry: Checkpoint | None
     passed_over: tuple[str, ...]
     attempt: int
+    journal: History
+    """When parts were adopted and documents put into quarantine, as the run has written it down."""
     name: str = field(default_factory=lambda: uuid4().hex)
     """Tells this start from every other one."""
 
@@ -64,6 +70,15 @@ class _Start:
     @property
     def step(self) -> int:
         return self.entry.step if self.entry else 0
+
+    @property
+    def num_parts(self) -> dict[str, int]:
+        """How many parts of each channel the run has used so far."""
+        if self.entry is None:
+            return num_parts_of(self.journal)
+        manifest = self.entry.manifest
+        recorded = recorded_parts(manifest.fingerprint)
+        return recorded | num_parts_of(Cursor.from_json(manifest.cursor).knowing(self.journal).history)
 
 
 @contextmanager
@@ -93,13 +108,15 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             found = _find_start(store, resume) if ranks.is_writer else None
         start = collectives.from_rank_0(found)
         assert start is not None, "rank 0 always finds a start"
-        recorded = start.entry.manifest.fingerprint if start.entry else None
         with heard_by_all(ranks):
-            data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", recorded=recorded)
-        closing.callback(data.stream.close)
-        if recorded is not None:
-            with heard_by_all(ranks):
-                require_same(recorded, _promised(recorded, data.fingerprint))
+            data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", num_parts=start.num_parts)
+        closing.callback(data.close)
+        with heard_by_all(ranks):
+            if start.entry is not None:
+                recorded = start.entry.manifest.fingerprint
+                now = data.fingerprint(Cursor.from_json(start.entry.manifest.cursor))
+                require_same(recorded, _promised(recorded, now), allow_added_parts=True)
+            require_adopted(data.stream.channels, start.journal)
         recorder = _open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None
         if recorder is not None and (problem := attention.slow_kernels_on(world.device)):
             recorder.message(f"warning: {problem}")
@@ -121,7 +138,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             optimizer=Optimizer(config, list(chunks)),
             data=data,
             store=store,
-            orders=Orders(run_dir, ranks, signals, world.device, fence),
+            orders=Orders(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
             recorder=recorder,
             heartbeat=heartbeat,
             in_flight=InFlight(),
@@ -150,8 +167,11 @@ def _find_start(store: CheckpointStore, resume: Resume) -> _Start:
     choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=index_problem)
     if resume == "auto" and choice.entry is not None:
         failures.require_not_failed_twice(run_dir, choice.entry.path)
+    if resume == "never":
+        run_dir.order.unlink(missing_ok=True)
     return _Start(
         entry=choice.entry,
+        journal=read_journal(run_dir.order),
         passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
         attempt=_attempt(run_dir, choice.entry),
     )
@@ -202,14 +222,14 @@ def _restore(run: Run, start: _Start) -> TrainState:
     """Loads the checkpoint and makes sure that what follows is what would have followed. Every rank must call it."""
     run.heartbeat.enter(Phase.LOAD, start.step)
     if start.entry is None:
-        state = TrainState(attempt=start.attempt, cursor=Cursor(skip_windows=run.config.data.skip_windows))
+        state = TrainState(attempt=start.attempt).skipping(run.config.data.skip_windows)
         kind, fields = "started", {}
     else:
         manifest = start.entry.manifest
         state = TrainState.from_checkpoint(start.entry.path, manifest, attempt=start.attempt, is_as_loaded=True)
         state = state.skipping(run.config.data.skip_windows)
         with heard_by_all(run.ranks):
-            _require_same_next_batch(run, state, manifest.next_batch_hash)
+            _require_same_next_batch(run, _as_saved(run, state, start), manifest.next_batch_hash)
         if manifest.optimizer_norms:
             checkpoint_files.load(start.entry.path, run.pipeline.chunks, run.optimizer.megatron)
         else:  # converted from another format: weights only, the optimizer begins with moments of zero
@@ -217,11 +237,20 @@ def _restore(run: Run, start: _Start) -> TrainState:
             run.optimizer.megatron.reload_model_params()
         require_restored(run, state.step, manifest.optimizer_norms)
         kind, fields = "resumed", {"path": str(start.entry.path)}
+    state = replace(state, cursor=run.data.stream.begun(state.cursor.knowing(start.journal)))
+    with heard_by_all(run.ranks):
+        write_down(run, start.journal, state.cursor.history)
     if run.recorder is not None:
         run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
         for text in introduction(run):
             run.recorder.message(text)
     return state
+
+
+def _as_saved(run: Run, state: TrainState, start: _Start) -> TrainState:
+    """The state with the history that it was saved with, which older checkpoints did not hold."""
+    before = (each for each in start.journal if each.position == 0)
+    return replace(state, cursor=run.data.stream.begun(state.cursor.knowing(before)))
 
 
 def _promised(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -232,7 +261,7 @@ def _promised(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[
 def _require_same_next_batch(run: Run, state: TrainState, promised: str | None) -> None:
     if promised is None:
         return
-    found = f"{run.data.stream.peek_hash(state.cursor):016x}"
+    found = f"{run.data.stream.peek_hash(state.cursor) or 0:016x}"
     # Another batch size makes other batches out of the same samples: that is allowed.
     same_batch_size = run.phase.global_batch_size * state.step == state.cursor.consumed_samples
     if found != promised and same_batch_size:

@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import torch
 
+from harness.data.arrivals import Arrivals, News
 from harness.parallel import collectives
 from harness.parallel.ranks import Ranks
 from harness.run_dir import RunDir
@@ -27,36 +28,62 @@ class Orders:
     """
 
     def __init__(
-        self, run_dir: RunDir, ranks: Ranks, signals: SignalFlags, device: torch.device, fence: Fence | None
+        self,
+        run_dir: RunDir,
+        ranks: Ranks,
+        signals: SignalFlags,
+        device: torch.device,
+        *,
+        fence: Fence | None,
+        arrivals: Arrivals | None,
     ) -> None:
         self._mailbox = Mailbox(run_dir) if ranks.is_writer else None
         self._fence = fence
+        self._arrivals = arrivals
         self._signals = signals
         self._device = device
         self._waiting: list[Order] = []
 
     def flags(self) -> tuple[bool, ...]:
-        """What this rank wants the others to know: an order waits, or a signal arrived."""
+        """What this rank wants the others to know: parts of the data arrived, an order waits, or a signal arrived."""
         if self._mailbox is not None:
             self._waiting += self._mailbox.poll()
-        return (bool(self._waiting), *self._signals.take_flags())
+        has_news = self._arrivals is not None and self._arrivals.has_news()
+        return (has_news, bool(self._waiting), *self._signals.take_flags())
+
+    def summed_flags(self) -> list[float]:
+        """The flags of all ranks, outside a step. Every rank must call it."""
+        flags = torch.tensor([float(flag) for flag in self.flags()], device=self._device)
+        summed: list[float] = collectives.sum_over(flags).tolist()
+        return summed
 
     def before_first_step(self) -> list[Order]:
         """The orders that came before training began. Every rank must call it."""
-        flags = torch.tensor([float(flag) for flag in self.flags()], device=self._device)
-        return self.agree(collectives.sum_over(flags).tolist())
+        return self.agree(self.summed_flags())
 
     def agree(self, summed_flags: Sequence[float]) -> list[Order]:
         """The orders behind the flags that the ranks raised, in the same order on every rank.
 
         Every rank must call it with the same sums. Costs nothing unless a flag is raised.
         """
-        if not any(summed_flags):
+        _, *of_orders = summed_flags
+        if not any(of_orders):
             return []
-        arrived = [count > 0 for count in summed_flags[1:]]
+        arrived = [count > 0 for count in of_orders[1:]]
         self._signals.forget(arrived)
         orders, self._waiting = self._waiting + self._signals.orders_from(arrived), []
         return collectives.from_rank_0(orders)
+
+    def news(self, summed_flags: Sequence[float]) -> News:
+        """What arrived of the data, the same on every rank. Every rank must call it with the same sums."""
+        if not summed_flags[0]:
+            return News()
+        return collectives.from_rank_0(self._arrivals.take() if self._arrivals is not None else News())
+
+    def put_back(self, news: News) -> None:
+        """Have the parts found again later."""
+        if self._arrivals is not None:
+            self._arrivals.put_back(news.parts)
 
     def acknowledge(self, orders: Sequence[Order], state: TrainState) -> None:
         """Files the orders as done, with what came of them.

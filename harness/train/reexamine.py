@@ -59,10 +59,10 @@ def reexamine(run: Run, state: TrainState, order: Order) -> None:
     steps: dict[int, int] = {}
     own: Sums = {}
     for step in range(first, last + 1):
-        positions, behind = cursor.take(run.phase.global_batch_size, run.phase.seq_length)
+        positions, behind = run.data.stream.take(cursor)
         own |= _own_sums(run, cursor, positions)
         steps |= dict.fromkeys(positions.tolist(), step)
-        cursor = behind
+        cursor = behind.passed(state.cursor.history)
     totals = _added(collectives.gathered(own))
     if run.recorder is None:
         return
@@ -85,14 +85,16 @@ def _beginning(run: Run, state: TrainState, first: int, last: int) -> _Beginning
     saved = next(earlier, None)
     step = saved.step if saved else 0
     cursor = Cursor.from_json(saved.manifest.cursor) if saved else Cursor()
-    cursor = replace(cursor, skip_windows=state.cursor.skip_windows)
+    cursor = replace(cursor, skip_windows=state.cursor.skip_windows).passed(state.cursor.history)
     found = None
     while step < state.step:
         if step + 1 == first:
             found = cursor
-        _, cursor = cursor.take(run.phase.global_batch_size, run.phase.seq_length)
+        cursor = run.data.stream.take(cursor)[1].passed(state.cursor.history)
         step += 1
-    if found is None or cursor != state.cursor:  # another batch size, or a window that was added behind the cursor
+    if found is None or cursor != state.cursor.passed(
+        state.cursor.history
+    ):  # another batch size, or a window that was added behind the cursor
         return _Beginning(problem=f"the samples of steps {first} to {last} can no longer be told")
     return _Beginning(cursor=found)
 

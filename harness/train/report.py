@@ -26,9 +26,9 @@ from harness.train.step import StepResult, channel_losses
 def introduction(run: Run) -> list[str]:
     """What people are told before the first step: the model, the layout, the data, and how to steer the run."""
     plan, phase, layout = run.plan, run.phase, run.plan.layout
-    channels = run.data.fingerprint["data"]["channels"]
+    tokens = {each.name: sum(part.num_tokens for part in each.parts) for each in run.data.stream.channels}
     data = ", ".join(
-        f"{name} {100 * float(share):.3g} % ({sum(part['tokens'] for part in channels[name]['parts']):,} tokens)"
+        f"{name} {100 * float(share):.3g} % ({tokens[name]:,} tokens)"
         for name, share in phase.shares.items()
     )
     return [

@@ -91,7 +91,7 @@ def _find_way(run: Run, state: TrainState, order: Order, request: RollbackReques
 def _returned(run: Run, state: TrainState, target: Checkpoint, order: Order, request: RollbackRequest) -> TrainState:
     """The state of the target in a new attempt, with everything that the order adds."""
     restored = TrainState.from_checkpoint(target.path, target.manifest, attempt=state.attempt + 1)
-    restored = restored.skipping(state.cursor.skip_windows)
+    restored = restored.skipping(state.cursor.skip_windows).knowing(state.cursor.history)
     skipped = request.skip_samples
     if request.skip_steps is not None:
         batch = run.phase.global_batch_size

@@ -114,6 +114,7 @@ def _publish(
 def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: float) -> Manifest:
     """What the checkpoint of a state says of itself, but for its files."""
     finished = state.step >= run.plan.train_steps
+    next_hash = run.data.stream.peek_hash(state.cursor)
     return Manifest(
         step=state.step,
         attempt=state.attempt,
@@ -130,7 +131,7 @@ def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: fl
         consumed_samples=state.cursor.consumed_samples,
         consumed_tokens=state.cursor.consumed_tokens,
         learning_rate=state.learning_rate,
-        next_batch_hash=None if finished else f"{run.data.stream.peek_hash(state.cursor):016x}",
+        next_batch_hash=None if finished or next_hash is None else f"{next_hash:016x}",
         saved_at=datetime.now(UTC),
         save_seconds=round(written_s, 3),
         cursor=state.cursor.to_json(),
@@ -138,7 +139,7 @@ def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: fl
         last_losses=state.last_losses,
         rollback=state.rollback,
         adjustment=state.adjustment,
-        fingerprint=run.data.fingerprint,
+        fingerprint=run.data.fingerprint(state.cursor),
     )
 
 

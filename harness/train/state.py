@@ -8,6 +8,7 @@ from pathlib import Path
 
 from harness.checkpoint.manifest import MAX_LOSSES, Adjustment, Manifest, Parent, RollbackRecord
 from harness.data.cursor import Cursor
+from harness.data.history import Change
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,10 @@ class TrainState:
         for start, stop in windows:
             cursor = cursor.with_skip_window(start, stop)
         return replace(self, cursor=cursor)
+
+    def knowing(self, changes: Iterable[Change]) -> TrainState:
+        """The state with further changes of the order at the positions that they name."""
+        return replace(self, cursor=self.cursor.knowing(changes))
 
     @staticmethod
     def from_checkpoint(path: Path, manifest: Manifest, *, attempt: int, is_as_loaded: bool = False) -> TrainState:

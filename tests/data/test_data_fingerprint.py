@@ -9,8 +9,9 @@ import pytest
 
 from harness.checkpoint.compare import differences
 from harness.data.channels import Channel
-from harness.data.fingerprint import as_recorded, data_fingerprint
-from harness.data.recipe import Recipe
+from harness.data.cursor import Cursor
+from harness.data.fingerprint import data_fingerprint, recorded_parts
+from harness.data.recipe import ChannelRules, PhaseRecipe, Recipe
 
 RECIPE = Recipe(
     seed=7,
@@ -68,12 +69,30 @@ def test_changed_parts(channels: tuple[Channel, ...]) -> None:
     ]
 
 
-def test_parts_finished_since_are_left_out_on_resume(channels: tuple[Channel, ...]) -> None:
+def test_parts_that_were_not_adopted_are_left_out(channels: tuple[Channel, ...]) -> None:
     zh = channels[0]
     before = replace(zh, parts=zh.parts[:2])
     known = recorded((before, channels[1]))
-    assert as_recorded(zh, known) == before
-    assert differences(known, data_fingerprint((as_recorded(zh, known), channels[1]), RECIPE)) == []
-    reordered = replace(zh, parts=tuple(reversed(zh.parts)))
-    assert as_recorded(reordered, known) == reordered  # left as it is, for the comparison to refuse
-    assert as_recorded(zh, {}) == zh
+    history = Cursor().adopt({"zh": (2, "x"), "en": (3, "y")}).history
+    assert recorded_parts({"data": known}) == {"zh": 2, "en": 3}
+    assert differences(known, data_fingerprint(channels, RECIPE, history)) == []
+    assert recorded_parts({}) == {}
+
+
+def test_phases_that_have_begun_and_rules_are_recorded(channels: tuple[Channel, ...]) -> None:
+    later = PhaseRecipe(shares={"code": Fraction(1)}, seq_length=64)
+    recipe = replace(RECIPE, later_phases=(later,), rules={"zh": ChannelRules(when_low="wait")})
+    first = data_fingerprint(channels, recipe)
+    assert "later_phases" not in first
+    assert set(first["channels"]) == {"zh", "en", "code"}
+    second = json.loads(json.dumps(data_fingerprint(channels, recipe, Cursor().begin_phase(1).history)))
+    assert second["later_phases"] == [{"seq_length": 64, "shares": {"code": "1"}}]
+    longer = replace(recipe, later_phases=(replace(later, seq_length=128),))
+    assert differences(second, data_fingerprint(channels, longer, Cursor().begin_phase(1).history)) == [
+        "later_phases[0].seq_length: checkpoint 64, now 128"
+    ]
+    other = replace(recipe, rules={"zh": ChannelRules(when_low="share", max_epochs=2)})
+    assert differences(second, data_fingerprint(channels, other, Cursor().begin_phase(1).history)) == [
+        'rules.zh.when_low: checkpoint "wait", now "share"',
+        "rules.zh.max_epochs: checkpoint null, now 2",
+    ]
