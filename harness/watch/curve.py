@@ -108,12 +108,12 @@ class Curve:
         episodes = (self.values.open_episode(), self.blocks.series.open_episode())
         return [episode for episode in episodes if episode is not None]
 
-    def forget_episodes(self) -> None:
+    def rewind(self) -> None:
         """Drops what is open and half gathered: the run went back to an earlier step."""
-        self.values.forget_episode()
+        self.values.rewind()
         for block in (self.blocks, self.drift):
             block.clear()
-            block.series.forget_episode()
+            block.series.rewind()
 
     def relearn(self) -> None:
         """Re-baselines: something was changed on purpose."""

@@ -202,8 +202,8 @@ class Detector:
             elif record.attempt != state.attempt or record.step <= state.step:
                 state.not_finite.clear()
                 for curve in state.curves.values():
-                    curve.forget_episodes()
-                state.witness.forget_episode()
+                    curve.rewind()
+                state.witness.rewind()
         state.attempt = record.attempt
         state.tokens = tokens
         if record.phase is not None:

@@ -133,6 +133,12 @@ class Series:
         self.episode = None
         self.pile_up = self.pile_down = 0.0
 
+    def rewind(self) -> None:
+        """Drops what is open and the last values: what comes next does not follow them, and must not confirm them."""
+        self.forget_episode()
+        self.recent_z.clear()
+        self.recent_steps.clear()
+
     def relearn(self, level: float | None = None) -> None:
         """Forgets the episode and the trend: from `level` on, or from where the next values are."""
         self.forget_episode()

@@ -115,6 +115,23 @@ def test_a_resume_forgets_what_was_open_but_keeps_the_level() -> None:
     assert [v.kind for v in detector.observe(with_jump(next(records(1, first=1200)), "en", 1.0))][:1] == ["suspect"]
 
 
+def test_the_first_step_after_a_rollback_does_not_confirm_what_was_left_behind() -> None:
+    detector = Detector()
+    all_verdicts(detector, list(records(1000)))
+    spike = [with_jump(record, "code", 2.0) for record in records(6, seed=1, first=1001)]
+    assert any(verdict.kind == "confirmed" for verdict in all_verdicts(detector, spike))
+    higher = with_jump(next(records(1, seed=2, first=900)), "code", 0.3)  # noticed only beside the others
+    assert all_verdicts(detector, [replace(higher, attempt=1)]) == []
+
+
+def test_what_is_not_finite_again_right_after_a_rollback_is_said_again() -> None:
+    detector = Detector()
+    all_verdicts(detector, list(records(200)))
+    for attempt in range(3):
+        broken = replace(next(records(1, first=150)), loss=math.nan, attempt=attempt)
+        assert [verdict.kind for verdict in all_verdicts(detector, [broken])] == ["non-finite"]
+
+
 def test_a_loss_that_is_not_finite_is_said_once_until_it_is_finite_again() -> None:
     detector = Detector()
     run = list(records(400))
