@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
+from harness.config.parameter_names import matches_any, plain_name
 from harness.config.schema import Config
+from harness.config.schema import OptimizerConfig as Settings
 from harness.optim.adamw import AdamW
 from harness.parallel import collectives, cpu
 
@@ -18,6 +21,8 @@ import megatron.core.optimizer as megatron_optimizer  # noqa: E402 (the CPU must
 from megatron.core.optimizer import OptimizerConfig, distrib_optimizer, get_megatron_optimizer  # noqa: E402
 from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate  # noqa: E402
 from megatron.core.transformer.module import param_is_not_shared  # noqa: E402
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class Optimizer:
@@ -29,7 +34,7 @@ class Optimizer:
         self.megatron: Any = get_megatron_optimizer(
             OptimizerConfig(
                 optimizer="adam",
-                lr=settings.learning_rate,
+                lr=1.0,  # set before every update; later versions know groups of a checkpoint again by this value
                 weight_decay=settings.weight_decay,
                 adam_beta1=settings.adam_beta1,
                 adam_beta2=settings.adam_beta2,
@@ -41,10 +46,19 @@ class Optimizer:
             ),
             chunks,
         )
+        self._grad_norm = torch.zeros(())
+        self.follow(settings)
+
+    def follow(self, settings: Settings, frozen: Collection[str] = ()) -> None:
+        """Updates with these settings from here on, and leaves parameters alone whose name is of a pattern in `frozen`.
+
+        The moments of a frozen parameter stay as they are. Its gradient is computed, because Megatron reduces whole
+        buckets, but counts for nothing.
+        """
         self._clip_grad = settings.clip_grad
         self._betas = (settings.adam_beta1, settings.adam_beta2)
         self._weight_decay = settings.weight_decay
-        self._grad_norm = torch.zeros(())
+        self._frozen = [shard for name, shard in self._named_shards() if matches_any(plain_name(name), frozen)]
 
     def zero_grad(self) -> None:
         """Forgets the parameters' gradients; the chunks' gradient buffers are zeroed by their owner."""
@@ -57,8 +71,21 @@ class Optimizer:
         Waits for the device. Every rank must call it.
         """
         self.megatron.prepare_grads()
+        for shard in self._frozen:
+            shard.grad = None
         self._grad_norm = self._norm()
         return float(self._grad_norm.item())
+
+    def _named_shards(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What this rank updates of each parameter, by the parameter's name in the whole model."""
+        for part in self._parts():
+            pairs = (
+                (part.model_float16_groups, part.shard_fp32_from_float16_groups),
+                (part.model_fp32_groups, part.shard_fp32_groups),
+            )
+            for models, shards in pairs:
+                for of_model, of_shard in zip(models, shards, strict=True):
+                    yield from zip((parameter.whole_name for parameter in of_model), of_shard, strict=True)
 
     @torch.no_grad()
     def update(self, learning_rate: float, betas: tuple[float, float] | None = None) -> None:
@@ -72,6 +99,7 @@ class Optimizer:
             # Megatron marks norms and biases with the factor 0, and leaves it to its scheduler to apply it.
             group["weight_decay"] = self._weight_decay * group["wd_mult"]
         self._clip()
+        self._make_moments_of_frozen()
         self.megatron.step_with_ready_grads()
 
     def gradient_is_finite(self) -> bool:
@@ -81,7 +109,7 @@ class Optimizer:
 
     def state_norms(self) -> dict[str, float]:
         """L2 norm of each kind of optimizer state over the whole model. Every rank must call it."""
-        names = ("exp_avg", "exp_avg_sq")
+        names = _MOMENTS
         totals = torch.zeros(len(names), dtype=torch.float64, device=torch.cuda.current_device())
         for part in self._parts():
             for parameter, state in part.optimizer.state.items():
@@ -89,6 +117,14 @@ class Optimizer:
                     totals += torch.stack([state[name].double().square().sum() for name in names])
         collectives.sum_over(totals)
         return {name: math.sqrt(value) for name, value in zip(names, totals.tolist(), strict=True)}
+
+    def _make_moments_of_frozen(self) -> None:
+        """Moments of zero where an update would have made them: a checkpoint holds those of every parameter."""
+        for part in self._parts() if self._frozen else ():
+            own = {id(parameter) for parameter in part.get_parameters()}
+            for shard in self._frozen:
+                if id(shard) in own and "exp_avg" not in part.optimizer.state[shard]:
+                    part.optimizer.state[shard] |= {name: torch.zeros_like(shard) for name in _MOMENTS}
 
     def _parts(self) -> list[Any]:
         return [part for part in self.megatron.chained_optimizers if not part.is_stub_optimizer]

@@ -58,8 +58,11 @@ def _take_children_along() -> None:
 def _silence_libraries() -> None:
     """Drops warnings that no user of harness can act on; `harness doctor` names missing packages where it belongs."""
     warnings.filterwarnings("ignore", module=r"megatron\..*")
+    warnings.filterwarnings("ignore", module=r"torch\.distributed\.checkpoint\..*")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
+    for library in ("megatron", "torch.utils.cpp_extension"):
+        logging.getLogger(library).setLevel(logging.ERROR)
     # What its writers log they also return, and the trainer tells it once.
     logging.getLogger("megatron.core.dist_checkpointing.strategies.filesystem_async").setLevel(logging.CRITICAL)
 
