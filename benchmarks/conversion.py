@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from checkpoint_tools.checkpoint_writer import write_checkpoint
+from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
 from checkpoint_tools.families.llama import LLAMA
 from checkpoint_tools.layout import QKV
 from harness.config.schema import ModelConfig
@@ -82,7 +82,8 @@ def write_source(folder: Path, model: ModelConfig) -> None:
         shape = next((shape for end, shape in sizes.items() if name.endswith(end)), (hidden,))
         return rows[: shape[-1]].expand(shape).contiguous()
 
-    write_checkpoint(folder, model, [move.ours for move in LLAMA.moves(model)], made)
+    names = [move.ours for move in LLAMA.moves(model)]
+    write_checkpoint(folder, Weights(model=model, names=names, read=made))
     (folder / "model.json").write_text(model.model_dump_json())
 
 

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
+import xxhash
 
 from checkpoint_tools import output_folder
-from checkpoint_tools.checkpoint_writer import write_checkpoint
+from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
+from checkpoint_tools.run_writer import write_run
 from harness.checkpoint.compare import differences
-from harness.checkpoint.manifest import Manifest
-from harness.checkpoint.store import CheckpointStore
+from harness.checkpoint.manifest import Manifest, manifest_text
 from harness.errors import CheckpointError, UsageError
 from harness.progress import ShowProgress
 from harness.run_dir import RunDir
@@ -35,23 +37,24 @@ def average(paths: Sequence[Path], out: Path, show: ShowProgress, *, hashes: boo
     opened = [open_checkpoint(path, hashes=hashes) for path in paths]
     for other in opened[1:]:
         _require_alike(opened[0], other)
-    last = opened[-1]
-    partial = output_folder.begin(out, {"averaged": [str(path) for path in paths]})
-    store = CheckpointStore(RunDir(partial))
-    step = last.manifest.step
-    target = store.begin(step)
-    with show("average", sum(_num_bytes(last, name) for name in last.names)) as progress:
-        write_checkpoint(
-            target,
-            last.model,
-            last.names,
-            lambda name: mean([checkpoint.read(name) for checkpoint in opened]),
-            num_workers=num_workers,
-            progress=progress,
-        )
-    published = store.publish(target, _manifest(last.manifest))
-    output_folder.publish(partial, out, {"averaged": [str(path) for path in paths]})
-    return RunDir(out).checkpoints / published.name
+    last = opened[-1].manifest
+    manifests = [xxhash.xxh3_64_hexdigest(manifest_text(checkpoint.manifest).encode()) for checkpoint in opened]
+    record = {"averaged": [str(path) for path in paths], "manifests_xxh3": manifests, "harness": version("harness")}
+    with output_folder.begun(out, record) as partial:
+        with show("average", sum(_num_bytes(opened[0], name) for name in opened[0].names)) as progress:
+            written = write_run(
+                partial,
+                _manifest(last),
+                Weights(
+                    model=opened[0].model,
+                    names=opened[0].names,
+                    read=lambda name: mean([checkpoint.read(name) for checkpoint in opened]),
+                ),
+                num_workers=num_workers,
+                progress=progress,
+            )
+        output_folder.publish(partial, out, record)
+    return RunDir(out).checkpoints / written.checkpoint.name
 
 
 def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

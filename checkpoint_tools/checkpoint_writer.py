@@ -6,14 +6,16 @@ Equal parameters of all layers are one stacked tensor `[L, …]`, with a chunk f
 from __future__ import annotations
 
 import io
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
+from checkpoint_tools.finished_files import StoredChunk, record, recorded
 from checkpoint_tools.index.mcore import write_index
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.torch_dist import DTYPES, Chunk, StoredTensor
@@ -21,7 +23,7 @@ from harness.config.schema import ModelConfig
 from harness.progress import Progress, silent
 
 NAMES_PER_FILE = 64
-"""Tensors in one file: files are what is written at once."""
+"""Tensors in one file: files are what is written at once, and what an interruption loses."""
 _LAYER = re.compile(r"(decoder\.layers\.)([0-9]+)\.(.+)")
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
@@ -29,60 +31,72 @@ Read = Callable[[str], torch.Tensor]
 """A tensor of ours by its numbered name."""
 
 
-class _Stored(NamedTuple):
-    """A chunk that was written: its tensor's name in the checkpoint, the tensor's shape and format, the chunk."""
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """All weights of a model, to be read one by one."""
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    chunk: Chunk
+    model: ModelConfig
+    names: Sequence[str]
+    """Our numbered names."""
+    read: Read
 
 
 def write_checkpoint(
     folder: Path,
-    model: ModelConfig,
-    names: Sequence[str],
-    read: Read,
+    weights: Weights,
     *,
+    records: Path | None = None,
     num_workers: int = 1,
     progress: Progress = silent,
-) -> None:
-    """Writes all tensors of a model into an empty folder; only the manifest is left to its owner.
+) -> int:
+    """Writes all tensors of a model into a folder; only the manifest is left to its owner.
 
     Args:
-        folder: Where to write.
-        model: The model.
-        names: Our numbered names of all its tensors.
-        read: Gives each of them.
+        folder: Where to write: empty, or left over from an interruption of the same call.
+        weights: What to write.
+        records: Folder for records of finished files; without one an interrupted writing begins anew.
         num_workers: Files written at once; each needs the memory of one tensor and its copy.
-        progress: Hears of the bytes that were written.
+        progress: Hears of the bytes that were written, or were there.
+
+    Returns:
+        Bytes that were there from before an interruption.
 
     Raises:
         OSError: from the disk.
     """
+    names = weights.names
     groups = [names[start : start + NAMES_PER_FILE] for start in range(0, len(names), NAMES_PER_FILE)]
+    paths = [folder / f"__0_{number}.distcp" for number in range(len(groups))]
+    before = {path: found for path in paths if records and (found := recorded(records, path)) is not None}
+    progress(kept_bytes := sum(item.chunk.num_bytes for found in before.values() for item in found))
+
+    def write(path: Path, group: Sequence[str]) -> list[StoredChunk]:
+        if path in before:
+            return before[path]
+        stored = _write_file(path, group, weights, progress, sync=records is not None)
+        return stored if records is None else record(records, path, stored)
+
     with ThreadPoolExecutor(max_workers=num_workers) as pool:
-        jobs = [
-            pool.submit(_write_shard, folder / f"__0_{number}.distcp", group, read, model, progress)
-            for number, group in enumerate(groups)
-        ]
-        stored = [chunk for job in jobs for chunk in job.result()]
+        stored = [chunk for found in pool.map(write, paths, groups) for chunk in found]
     write_index(folder, _joined(stored))
+    return kept_bytes
 
 
 def write_first_layers(ours: OurTensors, folder: Path, num_layers: int) -> ModelConfig:
     """Writes the model that is made of a checkpoint's first layers, and returns its description."""
     model = ours.model.model_copy(update={"num_layers": num_layers})
     names = [name for name in ours.names if _layer(name) < num_layers]
-    write_checkpoint(folder, model, names, ours.read)
+    write_checkpoint(folder, Weights(model=model, names=names, read=ours.read))
     return model
 
 
-def _write_shard(path: Path, names: Iterable[str], read: Read, model: ModelConfig, progress: Progress) -> list[_Stored]:
-    stored: list[_Stored] = []
+def _write_file(
+    path: Path, names: Iterable[str], weights: Weights, progress: Progress, *, sync: bool
+) -> list[StoredChunk]:
+    stored: list[StoredChunk] = []
     with path.open("wb") as file:
         for name in names:
-            tensor = read(name)
+            tensor = weights.read(name)
             match = _LAYER.fullmatch(name)
             shape = tuple(tensor.shape)
             layer = int(match[2]) if match else None
@@ -97,14 +111,18 @@ def _write_shard(path: Path, names: Iterable[str], read: Read, model: ModelConfi
                 num_bytes=content.tell(),
             )
             file.write(content.getbuffer())
-            whole = shape if layer is None else (model.num_layers, *shape)
-            stored.append(_Stored(match[1] + match[3] if match else name, whole, _DTYPE_NAMES[tensor.dtype], chunk))
+            whole = shape if layer is None else (weights.model.num_layers, *shape)
+            own_name = match[1] + match[3] if match else name
+            stored.append(StoredChunk(own_name, whole, _DTYPE_NAMES[tensor.dtype], chunk))
             progress(tensor.numel() * tensor.itemsize)
+        if sync:
+            file.flush()
+            os.fsync(file.fileno())
     return stored
 
 
-def _joined(stored: Iterable[_Stored]) -> dict[str, StoredTensor]:
-    chunks: dict[str, list[_Stored]] = {}
+def _joined(stored: Iterable[StoredChunk]) -> dict[str, StoredTensor]:
+    chunks: dict[str, list[StoredChunk]] = {}
     for item in stored:
         chunks.setdefault(item.name, []).append(item)
     for name, items in chunks.items():

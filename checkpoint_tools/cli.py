@@ -92,7 +92,7 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
     """Convert the Hugging Face model in the folder MODEL into a run directory OUT to go on training from.
 
     The architecture comes from config.json; a feature that is not known is refused by name. Only safetensors are read,
-    and no code of the folder is run.
+    and no code of the folder is run. OUT is there only after the proof. An interrupted conversion goes on where it was.
 
     \b
     Example:
@@ -155,9 +155,13 @@ def check(a: Path, b: Path, tolerance: float) -> int:
 def _report(done: Converted) -> None:
     from harness.progress import speed_text
 
+    kept = (
+        f", of which {done.kept_bytes / 1e9:.3f} GB were there from before an interruption" if done.kept_bytes else ""
+    )
+    speed = speed_text(max(0, done.num_bytes - done.kept_bytes), done.seconds)
     click.echo(
-        f"{done.out}: {done.family.architecture}, {done.num_tensors} tensors, {done.num_bytes / 1e9:.3f} GB "
-        f"in {done.seconds:.1f} s ({speed_text(done.num_bytes, done.seconds)})"
+        f"{done.out}: {done.family.architecture}, {done.num_tensors} tensors, {done.num_bytes / 1e9:.3f} GB{kept}, "
+        f"in {done.seconds:.1f} s ({speed})"
     )
     click.echo(f"proven: {done.proof.summary()}")
 

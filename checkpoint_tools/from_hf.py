@@ -6,15 +6,14 @@ OUT/checkpoints/step_0000000/    the weights; `harness train CONFIG --run-dir OU
     source/                      config.json and tokenizer of the model, unchanged
     conversion.json              what was converted, and the proof
 ```
+
+An interrupted conversion goes on where it was, also in the proof.
 """
 
 from __future__ import annotations
 
 import platform
-import shutil
-import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,24 +24,24 @@ import xxhash
 import yaml
 
 from checkpoint_tools import output_folder
-from checkpoint_tools.checkpoint_writer import write_checkpoint
+from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.families.family import Move
 from checkpoint_tools.growth import Growth
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
+from checkpoint_tools.run_writer import write_run
 from checkpoint_tools.their_tensors import TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
 from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER
+from harness.checkpoint.durable import replace_file
 from harness.checkpoint.manifest import Manifest, Versions
-from harness.checkpoint.store import CheckpointStore
 from harness.config.schema import ModelConfig
 from harness.data.cursor import Cursor
 from harness.data.tokenizer import open_tokenizer
 from harness.errors import CheckpointError
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
-from harness.run_dir import RunDir
 
 NO_GROWTH = Growth()
 _KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)
@@ -69,36 +68,49 @@ def convert(
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
     _require_tied(theirs, moves)
     require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
-    record: dict[str, object] = {
+    record = _record(theirs, growth)
+    num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
+    with output_folder.begun(out, record) as partial:
+        with show("convert", num_bytes) as progress:
+            written = write_run(
+                partial,
+                _manifest(theirs, model),
+                Weights(
+                    model=model,
+                    names=[move.ours for move in theirs.family.moves(model)],
+                    read=growth.reader(lambda name: _joined(theirs, moves[name]), theirs.model),
+                ),
+                num_workers=num_workers,
+                progress=progress,
+            )
+        _keep_settings(theirs, model, partial)
+        ours = open_checkpoint(written.checkpoint, hashes=False)
+        proof = prove(ours, folder, num_layers=proof_layers, growth=growth)
+        output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
+    return Converted(
+        out=out,
+        family=theirs.family,
+        num_tensors=len(theirs.names),
+        num_bytes=num_bytes,
+        kept_bytes=written.kept_bytes,
+        seconds=written.seconds,
+        proof=proof,
+    )
+
+
+def _record(theirs: TheirTensors, growth: Growth) -> dict[str, object]:
+    """What is converted into what: an interrupted conversion is gone on with only if all of it is the same."""
+    weights = [(name, (theirs.path / name).stat()) for name in sorted(set(theirs.files.values()))]
+    seen = [(name, status.st_size, status.st_mtime_ns) for name, status in weights]
+    return {
         "converted": "from-hf",
-        "model": folder.resolve().name,
-        "config_xxh3": xxhash.xxh3_64_hexdigest((folder / "config.json").read_bytes()),
+        "model": theirs.path.resolve().name,
+        "config_xxh3": xxhash.xxh3_64_hexdigest((theirs.path / "config.json").read_bytes()),
+        "weights_xxh3": xxhash.xxh3_64_hexdigest(repr(seen).encode()),
         "family": theirs.family.model_type,
-        "growth": asdict(growth),
+        "growth": {"copied_layers": list(growth.copied_layers), "vocab_size": growth.vocab_size},
         "harness": version("harness"),
     }
-    partial = output_folder.begin(out, record)
-    store = CheckpointStore(RunDir(partial))
-    started = time.perf_counter()
-    target = store.begin(0)
-    num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
-    with show("convert", num_bytes) as progress:
-        write_checkpoint(
-            target,
-            model,
-            [move.ours for move in theirs.family.moves(model)],
-            growth.reader(lambda name: _joined(theirs, moves[name]), theirs.model),
-            num_workers=num_workers,
-            progress=progress,
-        )
-    seconds = time.perf_counter() - started
-    path = store.publish(target, _manifest(theirs, model, seconds))
-    _keep_settings(theirs, model, partial)
-    proof = prove(open_checkpoint(path, hashes=False), folder, num_layers=proof_layers, growth=growth)
-    output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
-    return Converted(
-        out=out, family=theirs.family, num_tensors=len(theirs.names), num_bytes=num_bytes, seconds=seconds, proof=proof
-    )
 
 
 def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
@@ -117,7 +129,7 @@ def _joined(theirs: TheirTensors, move: Move) -> torch.Tensor:
     return move.fusion.join([theirs.read(name) for name in move.theirs], theirs.model)
 
 
-def _manifest(theirs: TheirTensors, model: ModelConfig, seconds: float) -> Manifest:
+def _manifest(theirs: TheirTensors, model: ModelConfig) -> Manifest:
     fields = model.model_dump(mode="json")
     return Manifest(
         step=0,
@@ -137,7 +149,7 @@ def _manifest(theirs: TheirTensors, model: ModelConfig, seconds: float) -> Manif
         learning_rate=0.0,
         next_batch_hash=None,
         saved_at=datetime.now(UTC),
-        save_seconds=round(seconds, 3),
+        save_seconds=0.0,
         cursor=Cursor().to_json(),
         optimizer_norms={},
         last_losses=(),
@@ -159,6 +171,6 @@ def _keep_settings(theirs: TheirTensors, model: ModelConfig, run: Path) -> None:
     source.mkdir(exist_ok=True)
     for name in _KEPT:
         if (theirs.path / name).is_file() and not (theirs.path / name).is_symlink():
-            shutil.copyfile(theirs.path / name, source / name)
+            replace_file(source / name, (theirs.path / name).read_bytes())
     text = yaml.safe_dump({"model": model.model_dump(mode="json")}, sort_keys=False)
-    (run / "model.yaml").write_text(text)
+    replace_file(run / "model.yaml", text.encode())

@@ -2,58 +2,125 @@
 
 ```
 OUT.partial/conversion.json   what is being converted; other content means another conversion, which starts anew
-            …                 finished files have their final name, unfinished ones end in `.partial`
+            lock              held (`flock`) by the process that writes here; the kernel releases it however it ends
+            …                 what is finished is marked so by whoever writes it
 OUT/                          all of it, once the proof is done
 ```
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from harness.checkpoint.durable import STAGING_SUFFIX, fsync_folder, remove_tree, replace_file
+from harness.checkpoint.manifest import MANIFEST_NAME
 from harness.errors import CheckpointError, UsageError
 
 RECORD_NAME = "conversion.json"
+LOCK_NAME = "lock"
+_OWN_NAMES = {RECORD_NAME, RECORD_NAME + STAGING_SUFFIX, LOCK_NAME}
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-def begin(out: Path, record: Mapping[str, object]) -> Path:
+@contextmanager
+def begun(out: Path, record: Mapping[str, object]) -> Iterator[Path]:
     """The partial folder to write into: that of an interrupted conversion with the same record, or an empty one.
 
+    Nobody else writes there meanwhile. After an error it stays, for the next call to go on with.
+
     Raises:
-        UsageError: there is something at OUT.
-        CheckpointError: the disk refused.
+        UsageError: there is something at OUT, another process converts to it, or what is at OUT.partial is no
+            conversion.
+        CheckpointError: the disk refused, here or while the folder was written.
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} exists. Name another folder, or remove it: nothing is ever overwritten.")
     partial = out.with_name(out.name + STAGING_SUFFIX)
-    text = _text(record)
     try:
-        if (partial / RECORD_NAME).is_file() and (partial / RECORD_NAME).read_bytes() == text:
-            return partial
-        remove_tree(partial, first=RECORD_NAME)
-        partial.mkdir(parents=True)
-        replace_file(partial / RECORD_NAME, text)
+        with _locked(partial):
+            _prepare(partial, record)
+            yield partial
     except OSError as error:
-        raise CheckpointError(f"{partial} cannot be written: {error.strerror}.") from error
-    return partial
+        if error.errno is None:  # no disk says that: some library raised it
+            raise
+        raise CheckpointError(
+            f"{error.filename or partial} cannot be written: {error.strerror}. What is finished stays in {partial}; "
+            "the same command goes on from there."
+        ) from error
 
 
 def publish(partial: Path, out: Path, record: Mapping[str, object]) -> None:
-    """Renames the partial folder; `record` replaces what was noted at the beginning.
+    """Renames the partial folder; `record`, which may say more than at the beginning, replaces what was noted then.
 
     Raises:
         CheckpointError: the disk refused; the partial folder is still there.
     """
     try:
         replace_file(partial / RECORD_NAME, _text(record))
+        (partial / LOCK_NAME).unlink(missing_ok=True)
         fsync_folder(partial)
         partial.rename(out)
         fsync_folder(out.parent)
     except OSError as error:
         raise CheckpointError(f"{out} could not be published: {error.strerror}.") from error
+
+
+@contextmanager
+def _locked(partial: Path) -> Iterator[None]:
+    if partial.is_symlink():
+        raise UsageError(f"{partial} is a link. Name another folder, or remove it.")
+    partial.mkdir(parents=True, exist_ok=True)
+    lock = os.open(partial / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+    try:
+        _take(lock, partial)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _take(lock: int, partial: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(
+            f"{partial} is being written by another process. Wait until it is done, or name another folder."
+        ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS_HERE:  # there nothing keeps a second process out
+            raise
+
+
+def _prepare(partial: Path, record: Mapping[str, object]) -> None:
+    """Leaves the folder as it is if it belongs to the same conversion, else empties it."""
+    path = partial / RECORD_NAME
+    strangers = sorted(entry.name for entry in partial.iterdir() if entry.name not in _OWN_NAMES)
+    if not path.exists() and strangers:
+        raise UsageError(
+            f"{partial} is not left over from a conversion: it holds {strangers[0]!r} and no {RECORD_NAME}. Move it "
+            "away, or name another folder."
+        )
+    if _noted(path) == json.loads(_text(record)):
+        return
+    replace_file(path, _text({}))  # whoever is interrupted here starts anew
+    for name in strangers:
+        remove_tree(partial / name, first=MANIFEST_NAME)
+    replace_file(path, _text(record))
+
+
+def _noted(path: Path) -> dict[str, Any] | None:
+    """What was noted at the beginning; the proof came later, just before an interruption."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return {key: value for key, value in found.items() if key != "proof"} if isinstance(found, dict) else None
 
 
 def _text(record: Mapping[str, object]) -> bytes:

@@ -60,8 +60,10 @@ class Converted:
     family: Family
     num_tensors: int
     num_bytes: int
+    kept_bytes: int
+    """Bytes that were there from before an interruption."""
     seconds: float
-    """Reading and writing the weights, without verification and proof."""
+    """Reading and writing the rest of the weights, without verification and proof."""
     proof: Proof
 
 
@@ -79,39 +81,40 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
         family, ours.model, lambda name: (ours.shape(name), ours.dtype(name)), job.dtype, job.max_shard_bytes
     )
     tokenizer = None if job.without_tokenizer else find_tokenizer(ours, job.tokenizer)
-    record = _record(ours, family, shards, job)
-    partial = output_folder.begin(job.out, record)
-    _write_settings(partial, ours, family, tokenizer, shards)
-    started = time.perf_counter()
+    record = _record(ours, family, shards, tokenizer, job)
     num_bytes = sum(shard.num_bytes for shard in shards)
-    with show("convert", num_bytes) as progress:
-        write_shards(partial, ours, shards, job.num_workers, progress)
-    seconds = time.perf_counter() - started
-    proof = prove(ours, partial, num_layers=job.proof_layers)
-    output_folder.publish(partial, job.out, {**record, "proof": proof.as_json()})
+    with output_folder.begun(job.out, record) as partial:
+        _write_settings(partial, ours, family, tokenizer, shards)
+        started = time.perf_counter()
+        with show("convert", num_bytes) as progress:
+            kept_bytes = write_shards(partial, ours, shards, job.num_workers, progress)
+        seconds = time.perf_counter() - started
+        proof = prove(ours, partial, num_layers=job.proof_layers)
+        output_folder.publish(partial, job.out, {**record, "proof": proof.as_json()})
     return Converted(
         out=job.out,
         family=family,
         num_tensors=sum(len(shard.entries) for shard in shards),
         num_bytes=num_bytes,
+        kept_bytes=kept_bytes,
         seconds=seconds,
         proof=proof,
     )
 
 
-def write_shards(folder: Path, ours: OurTensors, shards: Sequence[Shard], num_workers: int, progress: Progress) -> None:
-    """Writes the files that are not there yet, several at once; every tensor of each file exactly once."""
+def write_shards(folder: Path, ours: OurTensors, shards: Sequence[Shard], num_workers: int, progress: Progress) -> int:
+    """Writes the files that are not there yet, several at once; every tensor of each file exactly once.
 
-    def write(shard: Shard) -> None:
-        path = folder / shard.name
-        if not path.exists():
-            _write_shard(path, ours, shard, progress)
-        else:
-            progress(shard.num_bytes)
-
-    with ThreadPoolExecutor(max_workers=max(1, min(num_workers, len(shards)))) as pool:
-        for done in [pool.submit(write, shard) for shard in shards]:
-            done.result()
+    Returns:
+        Bytes that were there from before an interruption.
+    """
+    missing = [shard for shard in shards if not (folder / shard.name).exists()]
+    progress(kept_bytes := sum(shard.num_bytes for shard in shards) - sum(shard.num_bytes for shard in missing))
+    with ThreadPoolExecutor(max_workers=num_workers) as pool:
+        jobs = [pool.submit(_write_shard, folder / shard.name, ours, shard, progress) for shard in missing]
+        for job in jobs:
+            job.result()
+    return kept_bytes
 
 
 def _write_shard(path: Path, ours: OurTensors, shard: Shard, progress: Progress) -> None:
@@ -124,7 +127,9 @@ def _write_shard(path: Path, ours: OurTensors, shard: Shard, progress: Progress)
             progress(written.num_bytes)
 
 
-def _record(ours: OurTensors, family: Family, shards: Sequence[Shard], job: ToHf) -> dict[str, object]:
+def _record(
+    ours: OurTensors, family: Family, shards: Sequence[Shard], tokenizer: TokenizerFiles | None, job: ToHf
+) -> dict[str, object]:
     """What is converted into what: an interrupted conversion is gone on with only if all of it is the same."""
     formats = sorted({str(entry.dtype).removeprefix("torch.") for shard in shards for entry in shard.entries})
     return {
@@ -135,6 +140,9 @@ def _record(ours: OurTensors, family: Family, shards: Sequence[Shard], job: ToHf
         "family": family.model_type,
         "formats": formats,
         "max_shard_bytes": job.max_shard_bytes,
+        "tokenizer_xxh3": {
+            name: xxhash.xxh3_64_hexdigest(content) for name, content in (tokenizer.files.items() if tokenizer else ())
+        },
         "harness": version("harness"),
     }
 

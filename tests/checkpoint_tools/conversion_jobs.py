@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def to_hf(rank: int, world_size: int, init_method: str, checkpoint: Path, out: Path, options: dict[str, Any]) -> str:
@@ -50,35 +50,68 @@ def loud_copy_from_hf(rank: int, world_size: int, init_method: str, folder: Path
         return from_hf(rank, world_size, init_method, folder, out, {"growth": Growth(copied_layers=(1,))})
 
 
-def held_out_loss(rank: int, world_size: int, init_method: str, config: Any, folder: Path) -> dict[str, float]:
-    """Loss of the exported model on the held-out samples of a run, by channel, through transformers."""
+class HeldOut(NamedTuple):
+    """Held-out samples of a run as arrays `[B, S]`, and what a rank of it computed."""
+
+    tokens: Any
+    labels: Any
+    mask: Any
+    logits: Any
+    """This rank's columns `[B, S, V/tp]`; None on ranks that have none."""
+
+
+def held_out(rank: int, world_size: int, init_method: str, config: Any, run_dir: Path) -> HeldOut:
+    """The newest checkpoint of a run through the run's own schedule, on its held-out samples, one after the other."""
     import torch
+
+    from harness.run_dir import RunDir
+    from harness.train.opening import open_run
+    from harness.train.world import World
+
+    world = World(rank=rank, size=world_size, device=torch.device("cpu"), init_method=init_method)
+    with open_run(config, RunDir(run_dir), "must", world) as (run, _):
+        seen: list[torch.Tensor] = []
+        for chunk in run.pipeline.chunks:
+            if chunk.module.post_process:
+                chunk.module.output_layer.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
+        assert run.data.held_out is not None, "the run holds samples out"
+        batches = [batch for held in run.data.held_out.sets for batch in held.micro_batches(0, 1, 1)]
+        run.pipeline.forward(batches, flags=run.orders.flags())
+        return HeldOut(
+            tokens=torch.cat([batch.tokens_BS for batch in batches]).numpy(),
+            labels=torch.cat([batch.labels_BS for batch in batches]).numpy(),
+            mask=torch.cat([batch.loss_mask_BS for batch in batches]).numpy(),
+            logits=torch.cat(seen, dim=1).transpose(0, 1).float().numpy() if seen else None,
+        )
+
+
+class Exported(NamedTuple):
+    """What an exported model computes on held-out samples, through transformers in fp32."""
+
+    logits: Any
+    loss: float
+    """Mean over the tokens that count."""
+    written: list[int]
+    """The token that `generate` adds to each sample."""
+
+
+def exported(rank: int, world_size: int, init_method: str, folder: Path, samples: HeldOut) -> Exported:
+    """Loads a folder as any user of transformers does."""
+    import torch
+    import transformers
     from torch.nn import functional
 
-    from checkpoint_tools import transformers_model
-    from checkpoint_tools.their_tensors import open_model
-    from harness.parallel.ranks import Place, Ranks
-    from harness.plan.plan import make_plan
-    from harness.train.data import open_data
-
-    alone = Place(rank=0, size=1)
-    ranks = Ranks(world=alone, tp=alone, pp=alone, dp=alone, cp=alone)
-    alike = config.model_copy(update={"parallel": config.parallel.model_validate({})})
-    data = open_data(alike, make_plan(alike, 1), ranks, pin_memory=False, recorded=None)
-    model = transformers_model.load(open_model(folder))
-    losses = {}
-    assert data.held_out is not None, "the run holds samples out"
-    for held_out in data.held_out.sets:
-        loss_sum = num_tokens = 0.0
-        for batch in held_out.micro_batches(0, 1, 1):
-            with torch.no_grad():
-                logits = model(input_ids=batch.tokens_BS.long()).logits
-            losses_BS = functional.cross_entropy(logits.transpose(1, 2), batch.labels_BS.long(), reduction="none")
-            loss_sum += float((losses_BS * batch.loss_mask_BS).double().sum())
-            num_tokens += float(batch.loss_mask_BS.double().sum())
-        losses[held_out.channel_name] = loss_sum / num_tokens
-    data.stream.close()
-    return losses
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokens_BS, labels_BS = (torch.from_numpy(array).long() for array in (samples.tokens, samples.labels))
+    mask_BS = torch.from_numpy(samples.mask).double()
+    with torch.no_grad():
+        logits = model(input_ids=tokens_BS).logits
+        written = model.generate(
+            tokens_BS, attention_mask=torch.ones_like(tokens_BS), max_new_tokens=1, do_sample=False, pad_token_id=0
+        )
+    losses_BS = functional.cross_entropy(logits.transpose(1, 2), labels_BS, reduction="none").double()
+    loss = float((losses_BS * mask_BS).sum() / mask_BS.sum())
+    return Exported(logits=logits.numpy(), loss=loss, written=written[:, -1].tolist())
 
 
 @contextmanager

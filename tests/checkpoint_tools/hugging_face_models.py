@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 SIZES: dict[str, Any] = {
     "vocab_size": 131,
@@ -138,3 +138,14 @@ def write_minimind(folder: Path) -> Path:
     }
     (folder / "config.json").write_text(json.dumps({**kept, **own}))
     return folder
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a model's folder."""
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    a, b = weights_of(one), weights_of(other)
+    assert set(a) == set(b)
+    assert [name for name in a if a[name].dtype != b[name].dtype or not torch.equal(a[name], b[name])] == []

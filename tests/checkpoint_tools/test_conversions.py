@@ -1,4 +1,4 @@
-"""Hugging Face to ours and back, for every family; converters with a bug; runs of several layouts."""
+"""Hugging Face to ours and back, for every family; converters with a bug; means and growth."""
 
 from __future__ import annotations
 
@@ -11,32 +11,24 @@ from typing import Any
 import conversion_jobs
 import pytest
 import torch
-import worlds
-from hugging_face_models import VARIANTS, Variant, write_internlm2, write_minimind, write_model
+from hugging_face_models import (
+    VARIANTS,
+    Variant,
+    assert_same_bits,
+    weights_of,
+    write_internlm2,
+    write_minimind,
+    write_model,
+)
 from pool import Pool
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from checkpoint_tools.average import average
 from checkpoint_tools.compare_models import differences, open_either
 from checkpoint_tools.growth import Growth
-from data_prep.indexed_writer import PartWriter, token_dtype
-from harness.config.schema import Config
 from harness.errors import CheckpointError, UsageError
-from harness.metrics.record import read_records
-from harness.run_dir import RunDir
 
 PROVEN = r"proven: logits through megatron-core and transformers \(all layers, fp32\): largest difference .*"
-VOCAB_SIZE = 301
-
-
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
-
-
-def assert_same_bits(one: Path, other: Path) -> None:
-    a, b = weights_of(one), weights_of(other)
-    assert set(a) == set(b)
-    assert [name for name in a if a[name].dtype != b[name].dtype or not torch.equal(a[name], b[name])] == []
 
 
 def there_and_back(pool: Pool, folder: Path, tmp_path: Path, **options: Any) -> Path:
@@ -239,71 +231,3 @@ def test_what_cannot_be_averaged(pool: Pool, grouped: Path, tmp_path: Path) -> N
         average(
             [grouped, tmp_path / "run" / "checkpoints" / "step_0000000"], tmp_path / "mean", conversion_jobs.no_display
         )
-
-
-def run_config(folder: Path) -> Config:
-    """A run on one channel of numbers that can be learnt, at tp2·pp2."""
-    channel = folder / "zh"
-    channel.mkdir(parents=True)
-    writer = PartWriter(channel, 0, token_dtype(VOCAB_SIZE))
-    for start in range(200):
-        writer.add_document([(start + 7 * k) % VOCAB_SIZE for k in range(40)])
-    writer.finish()
-    model = {"num_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "num_query_groups": 2, "kv_channels": 24}
-    return Config.model_validate(
-        {
-            "run": {"name": "converted"},
-            "model": {**model, "ffn_hidden_size": 72, "vocab_size": VOCAB_SIZE, "rotary_base": 500.0},
-            "parallel": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2, "data_parallel_size": 1},
-            "data": {"channels": {"zh": {"path": channel}}},
-            "phases": [
-                {"name": "main", "train_steps": 3, "seq_length": 32, "global_batch_size": 4, "blend": {"zh": 1}}
-            ],
-            "optimizer": {"learning_rate": 1e-2},
-            "precision": {"dtype": "fp32"},
-            "evaluation": {"every_steps": 3, "num_samples_per_channel": 4, "held_out_share": 0.1},
-            "logging": {"tensorboard": False},
-        }
-    )
-
-
-def test_a_trained_run_becomes_the_model_that_was_trained(pool: Pool, tmp_path: Path) -> None:
-    """tp2·pp2 → Hugging Face: the proof, the held-out loss, `generate`; and back to the same bits."""
-    config, run = run_config(tmp_path / "data"), tmp_path / "run"
-    assert pool.run(worlds.train, 4, config, run, "auto") == [0] * 4
-    checkpoint = run / "checkpoints" / "step_0000003"
-    [told] = pool.run(conversion_jobs.to_hf, 1, checkpoint, tmp_path / "out", {})
-    assert re.fullmatch(PROVEN, told), told
-
-    [exported] = pool.run(conversion_jobs.held_out_loss, 1, config, tmp_path / "out")
-    name = "valid/lm_loss/zh"
-    [trained] = [record.values[name] for record in read_records(RunDir(run).metrics) if name in record.values]
-    assert exported["zh"] == pytest.approx(trained, abs=1e-5)
-
-    [told] = pool.run(conversion_jobs.from_hf, 1, tmp_path / "out", tmp_path / "again", {})
-    assert told.startswith("proven"), told
-    again = tmp_path / "again" / "checkpoints" / "step_0000000"
-    assert differences(open_either(checkpoint), open_either(again)) == []
-    assert differences(open_either(checkpoint), open_either(tmp_path / "out")) == []
-
-
-def test_training_goes_on_from_a_converted_model(pool: Pool, tmp_path: Path) -> None:
-    """`--resume must` begins at step 0 with the converted weights, and a fresh optimizer, at another layout."""
-    config = run_config(tmp_path / "data")
-    given = write_model(
-        tmp_path / "given",
-        Variant(
-            "start", "llama", {"vocab_size": VOCAB_SIZE, "rope_parameters": {"rope_type": "default", "rope_theta": 5e3}}
-        ),
-    )
-    [told] = pool.run(conversion_jobs.from_hf, 1, given, tmp_path / "run", {})
-    assert told.startswith("proven"), told
-    model = open_either(tmp_path / "run" / "checkpoints" / "step_0000000").model
-    config = config.model_copy(update={"model": model})
-    assert pool.run(worlds.train, 4, config, tmp_path / "run", "must") == [0] * 4
-    first = next(iter(read_records(RunDir(tmp_path / "run").metrics)))
-    [loss_before] = [pool.run(conversion_jobs.held_out_loss, 1, config, given)[0]["zh"]]
-    # Held-out and training text are of one kind; a model that was not loaded would be at log(301) = 5.7.
-    assert first.step == 1
-    assert first.values["train/lm_loss"] == pytest.approx(loss_before, rel=0.1)
-    assert (tmp_path / "run" / "checkpoints" / "step_0000003").is_dir()

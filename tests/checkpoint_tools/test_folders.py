@@ -162,14 +162,19 @@ def test_a_tensor_of_another_shape_is_not_written(tmp_path: Path) -> None:
 
 def test_an_interrupted_conversion_is_gone_on_with_only_if_it_is_the_same(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    partial = output_folder.begin(out, {"dtype": "bf16"})
-    (partial / "done").write_text("x")
-    assert output_folder.begin(out, {"dtype": "bf16"}) == partial
-    assert (partial / "done").exists()
-    output_folder.begin(out, {"dtype": "fp32"})
-    assert not (partial / "done").exists()
-    output_folder.publish(partial, out, {"dtype": "fp32", "proof": {}})
+    with output_folder.begun(out, {"dtype": "bf16"}) as partial:
+        (partial / "done").write_text("x")
+    with output_folder.begun(out, {"dtype": "bf16"}) as again:
+        assert again == partial
+        assert (partial / "done").exists()
+    with output_folder.begun(out, {"dtype": "fp32"}):
+        assert not (partial / "done").exists()
+        output_folder.publish(partial, out, {"dtype": "fp32", "proof": {}})
     assert json.loads((out / "conversion.json").read_text()) == {"dtype": "fp32", "proof": {}}
+    assert [path.name for path in out.iterdir()] == ["conversion.json"]
     assert not partial.exists()
-    with pytest.raises(UsageError, match="out exists. Name another folder, or remove it: nothing is ever overwritten"):
-        output_folder.begin(out, {})
+    with (
+        pytest.raises(UsageError, match="out exists. Name another folder, or remove it: nothing is ever overwritten"),
+        output_folder.begun(out, {}),
+    ):
+        pass

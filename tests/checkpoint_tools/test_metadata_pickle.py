@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from checkpoint_tools.checkpoint_writer import write_checkpoint
+from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
 from checkpoint_tools.torch_dist import read_index, read_region
 from harness.checkpoint.metadata_pickle import read_inert
 from harness.config.schema import ModelConfig
@@ -33,7 +33,7 @@ class Runs:
 def write_sample(folder: Path) -> dict[str, torch.Tensor]:
     weights = {f"decoder.layers.{layer}.mlp.linear_fc2.weight": torch.randn(4, 6) for layer in range(3)}
     weights["embedding.word_embeddings.weight"] = torch.randn(8, 4)
-    write_checkpoint(folder, MODEL, list(weights), weights.__getitem__)
+    write_checkpoint(folder, Weights(model=MODEL, names=list(weights), read=weights.__getitem__))
     return weights
 
 

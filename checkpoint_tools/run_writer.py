@@ -1,0 +1,65 @@
+"""A run directory with one checkpoint without optimizer state, gone on with where it was interrupted.
+
+```
+RUN/checkpoints/step_0000000.partial/   while it is written
+    finished/                           records of its finished files, until it is published
+    checkpoints/step_0000000/           the checkpoint
+```
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
+from harness.checkpoint.durable import remove_tree
+from harness.checkpoint.manifest import MANIFEST_NAME, Manifest
+from harness.checkpoint.store import CheckpointStore
+from harness.progress import Progress
+from harness.run_dir import RunDir
+
+_RECORDS = "finished"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenRun:
+    """What was done."""
+
+    checkpoint: Path
+    seconds: float
+    """Reading and writing in this call."""
+    kept_bytes: int
+    """Bytes that were there from before an interruption."""
+
+
+def write_run(run: Path, manifest: Manifest, weights: Weights, *, num_workers: int, progress: Progress) -> WrittenRun:
+    """Writes the checkpoint of the manifest's step, unless an earlier call has published it.
+
+    Args:
+        run: A folder that belongs to this conversion alone.
+        manifest: What the checkpoint is; its files and the time it took are filled in here.
+        weights: What to write.
+        num_workers: Files written at once.
+        progress: Hears of the bytes that were written, or were there.
+
+    Raises:
+        OSError: from the disk, while tensors are written.
+        SaveFailedError: the disk refused the rest.
+    """
+    store, directory, records = CheckpointStore(RunDir(run)), RunDir(run), run / _RECORDS
+    started = time.perf_counter()
+    path = directory.checkpoint(manifest.step)
+    if path.is_dir():
+        progress(kept_bytes := sum(file.stat().st_size for file in path.glob("*.distcp")))
+    else:
+        partial = directory.partial_checkpoint(manifest.step)
+        if not partial.is_dir():
+            partial = store.begin(manifest.step)
+        records.mkdir(exist_ok=True)
+        kept_bytes = write_checkpoint(partial, weights, records=records, num_workers=num_workers, progress=progress)
+        seconds = round(time.perf_counter() - started, 3)
+        path = store.publish(partial, manifest.model_copy(update={"save_seconds": seconds}))
+    remove_tree(records, first=MANIFEST_NAME)
+    return WrittenRun(checkpoint=path, seconds=time.perf_counter() - started, kept_bytes=kept_bytes)
