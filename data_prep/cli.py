@@ -21,7 +21,7 @@ CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 @click.command()
 @click.argument("inputs", metavar="IN...", nargs=-1, required=True)
 @click.option(
-    "--tokenizer", type=click.Path(path_type=Path), required=True, help="SentencePiece .model, or tokenizer.json."
+    "--tokenizer", type=click.Path(path_type=Path), required=True, help="*.model, tokenizer.json or *.tiktoken."
 )
 @click.option("--channel", required=True, help="Name of the channel, as configurations will call it.")
 @click.option(

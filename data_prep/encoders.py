@@ -12,16 +12,20 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.data.tiktoken_file import TiktokenTokenizer
 from harness.data.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 MAX_GROWTH_BYTES = 1 << 30
 CHARACTERS_BEFORE_A_LOOK = 20_000_000
+GIGATOKEN_SPLITS = {"gpt2": "gpt2", "cl100k": "cl100k", "o200k": "o200k", "qwen2": "qwen2"}
+"""What gigatoken calls the published ways to split text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +80,7 @@ class FastokensEncoder:
 
 
 class GigatokenEncoder:
-    """The package gigatoken: SentencePiece BPE with byte fallback, and byte-level BPE.
+    """The package gigatoken: SentencePiece BPE with byte fallback, byte-level BPE, and tiktoken files.
 
     It remembers every word that it has seen and never forgets one, so it is opened anew when it has grown too much.
     """
@@ -84,21 +88,12 @@ class GigatokenEncoder:
     name = "gigatoken"
 
     def __init__(self, tokenizer: Tokenizer, max_growth_bytes: int = MAX_GROWTH_BYTES) -> None:
-        self._description = self._describe(tokenizer)
+        self._load = _gigatoken_loader(tokenizer)
         self._max_growth_bytes = max_growth_bytes
         self._open()
 
-    @staticmethod
-    def _describe(tokenizer: Tokenizer) -> str:
-        if tokenizer.path.suffix == ".model":
-            reader = importlib.import_module("gigatoken._load.sentencepiece")
-            description = reader.sentencepiece_to_tokenizer_json(tokenizer.path.read_bytes())
-        else:
-            description = tokenizer.path.read_text(encoding="utf-8")
-        return _without_control_symbols(description)
-
     def _open(self) -> None:
-        self._tokenizer = importlib.import_module("gigatoken").Tokenizer.from_json(self._description)
+        self._tokenizer = self._load()
         self._resident_bytes = resident_bytes()
         self._num_characters = 0
 
@@ -114,6 +109,22 @@ class GigatokenEncoder:
 
     def _has_grown(self) -> bool:
         return resident_bytes() - self._resident_bytes > self._max_growth_bytes
+
+
+def _gigatoken_loader(tokenizer: Tokenizer) -> Callable[[], Any]:
+    """How to open it, without its control symbols: what looks like one in a text is text."""
+    kind = importlib.import_module("gigatoken").Tokenizer
+    if isinstance(tokenizer, TiktokenTokenizer):
+        name = tokenizer.splitting.name
+        if name is None:
+            raise ValueError("it splits text by a pattern of its own")
+        return partial(kind.from_tiktoken, str(tokenizer.path), GIGATOKEN_SPLITS[name], {})
+    if tokenizer.path.suffix == ".model":
+        reader = importlib.import_module("gigatoken._load.sentencepiece")
+        description = reader.sentencepiece_to_tokenizer_json(tokenizer.path.read_bytes())
+    else:
+        description = tokenizer.path.read_text(encoding="utf-8")
+    return partial(kind.from_json, _without_control_symbols(description))
 
 
 def resident_bytes() -> int:
@@ -132,7 +143,7 @@ FAST_ENCODERS: Mapping[str, Callable[[Tokenizer], Encoder]] = {
 
 def candidates(tokenizer: Tokenizer) -> tuple[str, ...]:
     """Names of the fast encoders worth trying for this kind of tokenizer, best first."""
-    if isinstance(tokenizer, SentencePieceTokenizer):
+    if isinstance(tokenizer, SentencePieceTokenizer | TiktokenTokenizer):
         return ("gigatoken",)
     if isinstance(tokenizer, HuggingFaceTokenizer):
         return ("fastokens", "gigatoken")

@@ -62,7 +62,7 @@ def open_bytes(file: InputFile) -> BinaryIO:
 
 
 def find_inputs(arguments: Sequence[str]) -> list[InputFile]:
-    """Files that the arguments (files, folders, patterns, addresses) name; folders in depth (not hidden ones), in sorted order.
+    """Files that the arguments (files, folders, patterns, addresses) name, in sorted order; hidden folders have none.
 
     Raises:
         UsageError: an argument names nothing, a file of another kind, a file that another argument names too, or an

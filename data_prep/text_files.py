@@ -1,4 +1,4 @@
-"""Text files that are made from other text files: their names, writing them whole, and the list of what became of each."""
+"""Text files made from other text files: their names, writing them whole, the list of what became of each."""
 
 from __future__ import annotations
 

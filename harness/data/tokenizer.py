@@ -1,6 +1,6 @@
-"""Text to token ids and back, through a SentencePiece model or a Hugging Face `tokenizer.json`.
+"""Text to token ids and back, through a SentencePiece model, a Hugging Face `tokenizer.json` or a tiktoken file.
 
-Both libraries are imported only when a file of their kind is opened. Text is taken as plain text: markers such as
+The libraries are imported only when a file of their kind is opened. Text is taken as plain text: markers such as
 `<|endoftext|>` inside a document are spelt out in ordinary tokens, they never become the control symbol.
 """
 
@@ -57,7 +57,7 @@ class Tokenizer(Protocol):
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """Opens a SentencePiece `.model`, a Hugging Face `tokenizer.json`, or a folder that holds one of them.
+    """Opens a SentencePiece `.model`, a `tokenizer.json`, a `.tiktoken`, or a folder that holds one of them.
 
     Raises:
         DataError: the file is missing, broken, or has no symbol that ends a document.
@@ -67,27 +67,31 @@ def open_tokenizer(path: Path) -> Tokenizer:
     content = file.read_bytes()
     if file.suffix == ".json":
         return HuggingFaceTokenizer(file, content)
+    from harness.data.tiktoken_file import TiktokenTokenizer, is_tiktoken
+
+    if is_tiktoken(file, content):
+        return TiktokenTokenizer(file, content)
     return SentencePieceTokenizer(file, content)
 
 
 def _find_file(path: Path) -> Path:
     if path.is_file():
-        if path.suffix not in (".model", ".json"):
+        if path.suffix not in (".model", ".json", ".tiktoken"):
             raise DataError(
                 f"tokenizer {path}: the name ends in {path.suffix or 'nothing'!r}. Allowed are a SentencePiece model "
-                "(*.model), a Hugging Face tokenizer.json, or a folder that holds one of them."
+                "(*.model), a Hugging Face tokenizer.json, a *.tiktoken, or a folder that holds one of them."
             )
         return path
     if not path.is_dir():
         raise DataError(f"tokenizer {path}: there is no such file or folder. Check the path.")
     if (path / "tokenizer.json").is_file():
         return path / "tokenizer.json"
-    models = sorted(path.glob("*.model"))
+    models = sorted([*path.glob("*.model"), *path.glob("*.tiktoken")])
     if len(models) != 1:
         found = ", ".join(model.name for model in models) or "none"
         raise DataError(
-            f"tokenizer {path}: the folder has no tokenizer.json, and needs exactly one *.model (found: {found}). "
-            "Name the file itself."
+            f"tokenizer {path}: the folder has no tokenizer.json, and needs exactly one *.model or *.tiktoken "
+            f"(found: {found}). Name the file itself."
         )
     return models[0]
 
@@ -96,7 +100,7 @@ class SentencePieceTokenizer:
     """A SentencePiece model (BPE or unigram)."""
 
     def __init__(self, path: Path, content: bytes) -> None:
-        library = _import_library("sentencepiece", path)
+        library = import_library("sentencepiece", path)
         try:
             if not content:  # the library takes nothing for "no model yet"
                 raise OSError("the file is empty")
@@ -145,14 +149,14 @@ class SentencePieceTokenizer:
             token_id = int(processor.piece_to_id(name))
             if processor.is_control(token_id) and processor.id_to_piece(token_id) == name:
                 return token_id
-        raise DataError(_no_end_of_document(self.path))
+        raise DataError(no_end_of_document(self.path))
 
 
 class HuggingFaceTokenizer:
     """A `tokenizer.json` of Hugging Face `tokenizers`, of which the `tokenizer_config.json` beside it is read too."""
 
     def __init__(self, path: Path, content: bytes) -> None:
-        library = _import_library("tokenizers", path)
+        library = import_library("tokenizers", path)
         try:
             text = content.decode("utf-8")
             self._description: dict[str, Any] = json.loads(text)
@@ -218,7 +222,7 @@ class HuggingFaceTokenizer:
         for name in (*_configured_end(self.path.with_name("tokenizer_config.json")), *END_OF_DOCUMENT_NAMES):
             if name in self._vocabulary:
                 return self._vocabulary[name]
-        raise DataError(_no_end_of_document(self.path))
+        raise DataError(no_end_of_document(self.path))
 
 
 def _bytes_of_piece(piece: str) -> int:
@@ -252,18 +256,24 @@ def _configured_end(config_file: Path) -> list[str]:
     return [name] if isinstance(name, str) else []
 
 
-def _no_end_of_document(path: Path) -> str:
+def no_end_of_document(path: Path) -> str:
+    """What is said of a tokenizer without a symbol that ends a document."""
     return (
         f"tokenizer {path}: it has no symbol that ends a document. Looked for its own end-of-sequence symbol and for "
         f"{', '.join(END_OF_DOCUMENT_NAMES)}. Train it with one, or name it in tokenizer_config.json as eos_token."
     )
 
 
-def _import_library(name: str, path: Path) -> ModuleType:
+def import_library(name: str, path: Path, extra: str = "data") -> ModuleType:
+    """The library that reads a kind of file.
+
+    Raises:
+        UsageError: it is not installed.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         raise UsageError(
             f"tokenizer {path}: reading it needs the Python package {name}, which is not installed. "
-            "Install the project with its `data` extra."
+            f"Install the project with its `{extra}` extra."
         ) from error

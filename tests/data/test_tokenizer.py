@@ -221,7 +221,9 @@ def test_other_suffix(tmp_path: Path) -> None:
 def test_folder_without_one_tokenizer(tmp_path: Path, names: list[str], found: str) -> None:
     for name in names:
         (tmp_path / name).touch()
-    with pytest.raises(DataError, match=rf"needs exactly one \*\.model \(found: {found}\)\. Name the file itself"):
+    with pytest.raises(
+        DataError, match=rf"exactly one \*\.model or \*\.tiktoken \(found: {found}\)\. Name the file itself"
+    ):
         open_tokenizer(tmp_path)
 
 

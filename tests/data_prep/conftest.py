@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import data_prep.demo
 from data_prep.demo.build import DemoSettings, train_tokenizer
+from data_prep.train_tokenizer import SPLIT_PATTERN
 from harness.data.tokenizer import Tokenizer, open_tokenizer
 
 SHIPPED = Path(data_prep.demo.__file__).parent
@@ -52,3 +54,34 @@ def json_file(poems: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     file = tmp_path_factory.mktemp("byte_level") / "tokenizer.json"
     tokenizer.save(str(file))
     return file
+
+
+def stand_ins() -> dict[str, int]:
+    """The byte that each character of a byte-level vocabulary stands for (GPT-2's table)."""
+    shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return {chr(byte): byte for byte in shown} | {chr(256 + place): byte for place, byte in enumerate(hidden)}
+
+
+@pytest.fixture(scope="session")
+def tiktoken_file(poems: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiktoken file that splits as Qwen 2 does, of 900 ids and two control symbols."""
+    pytest.importorskip("tiktoken")
+    tokenizer = tokenizers.Tokenizer(models.BPE())
+    split = pre_tokenizers.Split(tokenizers.Regex(SPLIT_PATTERN), behavior="isolated")
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytewise])
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(poems, trainer)
+    table = stand_ins()
+    lines = [
+        base64.b64encode(bytes(table[character] for character in piece)).decode() + f" {number}\n"
+        for piece, number in sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    ]
+    folder = tmp_path_factory.mktemp("tiktoken")
+    (folder / "small.tiktoken").write_text("".join(lines))
+    beside = {"split": "qwen2", "special_tokens": {"<|endoftext|>": 900, "<|im_start|>": 901}}
+    (folder / "small.tiktoken.json").write_text(json.dumps(beside))
+    tokenizer.save(str(folder / "equal.tokenizer.json"))
+    return folder / "small.tiktoken"

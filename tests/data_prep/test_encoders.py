@@ -21,7 +21,12 @@ from data_prep.spot_check import CALLS_BETWEEN_CHECKS, SpotChecked
 from harness.data.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 
-FAST = [("fastokens", "json_file"), ("gigatoken", "json_file"), ("gigatoken", "model_file")]
+FAST = [
+    ("fastokens", "json_file"),
+    ("gigatoken", "json_file"),
+    ("gigatoken", "model_file"),
+    ("gigatoken", "tiktoken_file"),
+]
 
 
 def encode(encoder: object, documents: list[str]) -> list[list[int]]:
@@ -38,7 +43,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[object, Tokenizer]:
     return FAST_ENCODERS[name](tokenizer), tokenizer
 
 
-@pytest.mark.parametrize("file", ["json_file", "model_file"])
+@pytest.mark.parametrize("file", ["json_file", "model_file", "tiktoken_file"])
 def test_reference_lays_the_ids_of_the_library_end_to_end(
     file: str, poems: list[str], request: pytest.FixtureRequest
 ) -> None:
