@@ -12,6 +12,7 @@ from harness.model import initial_weights
 from harness.model.attention import causal_segments
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
 from harness.model.layer.mcore import block_spec
+from harness.model.rotary import Rotation
 from harness.parallel import cpu
 from harness.parallel.ranks import Ranks
 from harness.plan.plan import Plan
@@ -34,10 +35,18 @@ _ACTIVATIONS = {"swiglu": functional.silu, "geglu": functional.gelu, "gelu": fun
 class LanguageModel(GPTModel):  # type: ignore[misc]
     """Megatron's GPT model with the cross-entropy that knows the true vocabulary, and masks made of documents."""
 
-    def __init__(self, *, model: ModelConfig, ranks: Ranks, **arguments: Any) -> None:  # noqa: ANN401 (Megatron's)
+    def __init__(
+        self,
+        *,
+        model: ModelConfig,
+        ranks: Ranks,
+        rotation: Rotation,
+        **arguments: Any,  # noqa: ANN401 (Megatron's)
+    ) -> None:
         super().__init__(**arguments)
         columns = model.padded_vocab_size // ranks.tp.size
         first = ranks.tp.rank * columns
+        self.rotation = rotation
         self._z_loss_coefficient = model.z_loss_coefficient
         self._shard = VocabularyShard(
             first_id=first,
@@ -76,14 +85,12 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
     for virtual_stage in range(plan.layout.virtual_pipeline):
         stage = virtual_stage if plan.layout.virtual_pipeline > 1 else None
         chunk = _chunk(config, transformer, ranks, stage, device).to(device)
+        first_layer = get_transformer_layer_offset(transformer, vp_stage=stage)
         initial_weights.fill(
-            chunk.named_parameters(),
-            config.model,
-            seed=config.run.seed,
-            first_layer=get_transformer_layer_offset(transformer, vp_stage=stage),
-            tp=ranks.tp,
+            chunk.named_parameters(), config.model, seed=config.run.seed, first_layer=first_layer, tp=ranks.tp
         )
         _mark_cuts(chunk, config.model, ranks)
+        _mark_names(chunk, config.model, first_layer)
         chunks.append(chunk)
     return _wrap(chunks, transformer, overlap=_overlaps(ranks, device))
 
@@ -163,13 +170,15 @@ def _chunk(
     config: Config, transformer: TransformerConfig, ranks: Ranks, virtual_stage: int | None, device: torch.device
 ) -> LanguageModel:
     model = config.model
+    rotation = Rotation(model, ranks.cp)
     return LanguageModel(
         model=model,
         ranks=ranks,
+        rotation=rotation,
         config=transformer,
-        transformer_layer_spec=block_spec(config, transformer, ranks, virtual_stage, device),
+        transformer_layer_spec=block_spec(config, transformer, ranks, rotation, virtual_stage, device),
         vocab_size=model.padded_vocab_size,
-        max_sequence_length=config.phases[0].seq_length,
+        max_sequence_length=max(phase.seq_length for phase in config.phases),
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=virtual_stage),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=virtual_stage),
         parallel_output=True,
@@ -188,6 +197,12 @@ def _mark_cuts(chunk: LanguageModel, model: ModelConfig, ranks: Ranks) -> None:
         dim = initial_weights.cut_of(name, model).dim
         if dim is not None and ranks.tp.size > 1 and not hasattr(parameter, "tensor_model_parallel"):
             layers.set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=dim, stride=1)
+
+
+def _mark_names(chunk: LanguageModel, model: ModelConfig, first_layer: int) -> None:
+    """Writes on every parameter its name in the whole model, by which the optimizer knows what is frozen."""
+    for name, parameter in chunk.named_parameters():
+        parameter.whole_name = initial_weights.whole_name(name, first_layer, model)
 
 
 def _overlaps(ranks: Ranks, device: torch.device) -> bool:

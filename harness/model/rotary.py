@@ -44,8 +44,12 @@ class Rotation:
     """Rotates queries and keys by their positions; cosines and sines are made once per length and device."""
 
     def __init__(self, model: ModelConfig, cp: Place = context.WHOLE) -> None:
-        self._frequencies = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
         self._cp = cp
+        self.follow(model)
+
+    def follow(self, model: ModelConfig) -> None:
+        """Rotates with the base and the scaling of this configuration from here on."""
+        self._frequencies = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
         self._tables: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, x_SBND: torch.Tensor) -> torch.Tensor:

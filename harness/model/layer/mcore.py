@@ -36,14 +36,18 @@ from megatron.core.transformer.transformer_block import (  # noqa: E402
 
 
 def block_spec(
-    config: Config, transformer: TransformerConfig, ranks: Ranks, virtual_stage: int | None, device: torch.device
+    config: Config,
+    transformer: TransformerConfig,
+    ranks: Ranks,
+    rotation: Rotation,
+    virtual_stage: int | None,
+    device: torch.device,
 ) -> TransformerBlockSubmodules:
     """The layers of one model chunk, and the norm behind the last one.
 
     Raises:
         ConfigError: Ranks are to share sequences, but Transformer Engine is missing or cannot be imported.
     """
-    rotation = Rotation(config.model, ranks.cp)
     if uses_transformer_engine(config, device):
         layer, norm = _transformer_engine_layer(config, rotation)
     elif ranks.cp.size > 1:
