@@ -16,6 +16,7 @@ from pathlib import Path
 
 from harness.errors import EXIT_INTERNAL, EXIT_STOPPED_BY_PERSON
 from harness.launch.exits import TOLD_EXITS, WorkerExit, culprit
+from harness.launch.held_signals import next_signal
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _HELD_BACK = (*FORWARDED, signal.SIGHUP, signal.SIGCHLD)
@@ -136,7 +137,7 @@ class Workers:
     def watch(self) -> int:
         """Waits until all workers have ended."""
         while self._running:
-            self._pass_on(signal.sigtimedwait(self._watched, self._wait_s()))
+            self._pass_on(next_signal(self._watched, self._wait_s()))
             self._note_ends()
             self._ask()
             if self._kill_at is not None and time.monotonic() >= self._kill_at:
@@ -157,10 +158,10 @@ class Workers:
             return _LOOK_EVERY_S
         return min(_LOOK_EVERY_S, max(0.0, self._kill_at - time.monotonic()))
 
-    def _pass_on(self, received: signal.struct_siginfo | None) -> None:
-        if received is None or received.si_signo == signal.SIGCHLD:
+    def _pass_on(self, received: int | None) -> None:
+        if received is None or received == signal.SIGCHLD:
             return
-        if received.si_signo == signal.SIGINT:
+        if received == signal.SIGINT:
             if self._interrupted:
                 self._say("interrupted again: all workers are killed, what was not saved is lost")
                 self._killed_by_person = True
@@ -168,7 +169,7 @@ class Workers:
                 return
             self._interrupted = True
             self._say("interrupted: saving and stopping at the end of the step; interrupt again to kill")
-        self._send(signal.SIGTERM if received.si_signo == signal.SIGHUP else received.si_signo)
+        self._send(signal.SIGTERM if received == signal.SIGHUP else received)
 
     def _send(self, number: int) -> None:
         for worker in self._running.values():
@@ -254,10 +255,10 @@ class Workers:
 
 @contextmanager
 def _held_back() -> Iterator[list[signal.Signals]]:
-    """Blocks signals, so that they are received one by one with `sigtimedwait`, and are blocked in workers too.
+    """Blocks signals, so that they are received one by one (`next_signal`), and are blocked in workers too.
 
-    Gives those to be received: not what this process was told to ignore, such as SIGHUP by nohup, for `sigtimedwait`
-    would receive that as well.
+    Gives those to be received: not what this process was told to ignore, such as SIGHUP by nohup, which
+    would be received as well.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
     watched = [number for number in _HELD_BACK if signal.getsignal(number) != signal.SIG_IGN]

@@ -12,7 +12,8 @@ from __future__ import annotations
 import errno
 import os
 import re
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,6 +53,28 @@ class Fence:
             "or cut off from the file system, and a run has one trainer at a time. It has published nothing since and "
             "leaves. Nothing is lost: the run goes on there, or `harness train` takes it over again"
         )
+
+
+@contextmanager
+def explaining(fence: Fence | None) -> Iterator[None]:
+    """Tells of an error of the `with` block as what it is, if it came about because somebody took the run over.
+
+    Whoever takes a run over removes what is half written: to its writer that looks like a broken file system.
+
+    Raises:
+        RunTakenOverError: In the place of any other error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if fence is not None:
+            try:
+                fence.require_held()
+            except RunTakenOverError as taken:
+                raise taken from error
+            except OSError:
+                pass
+        raise
 
 
 def claim(run_dir: RunDir) -> Fence:

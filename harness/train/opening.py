@@ -33,7 +33,7 @@ from harness.parallel import mcore as parallel
 from harness.plan.plan import Plan, make_plan
 from harness.plan.report import plan_text
 from harness.run_dir import RunDir
-from harness.signals.fence import Fence
+from harness.signals.fence import Fence, explaining
 from harness.signals.lock import RunLock
 from harness.signals.os_signals import SignalFlags
 from harness.train import failures
@@ -144,7 +144,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             in_flight=InFlight(),
         )
         closing.callback(run.in_flight.discard)
-        with failures.noted(run_dir, start.path, start=start.name, rank=world.rank):
+        with failures.noted(run_dir, start.path, start=start.name, rank=world.rank), explaining(fence):
             yield run, _restore(run, start)
 
 

@@ -10,7 +10,7 @@ import pytest
 from harness.errors import RunTakenOverError, UsageError
 from harness.run_dir import RunDir
 from harness.signals import fence as fence_module
-from harness.signals.fence import claim
+from harness.signals.fence import claim, explaining
 from harness.signals.lock import RunLock
 
 
@@ -87,3 +87,15 @@ def test_one_that_was_taken_over_leaves_the_text_of_the_next_owner(run_dir: RunD
     run_dir.lock.write_text("the next owner")
     lock.release()
     assert run_dir.lock.read_text() == "the next owner"
+
+
+def test_errors_that_come_of_being_taken_over_say_so(run_dir: RunDir) -> None:
+    fence = claim(run_dir)
+    with pytest.raises(FileNotFoundError), explaining(fence):
+        raise FileNotFoundError("gone")
+    with pytest.raises(FileNotFoundError), explaining(None):
+        raise FileNotFoundError("gone")
+    claim(run_dir)
+    with pytest.raises(RunTakenOverError) as caught, explaining(fence):
+        raise FileNotFoundError("gone")
+    assert isinstance(caught.value.__cause__, FileNotFoundError)

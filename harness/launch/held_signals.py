@@ -1,0 +1,33 @@
+"""Waits for signals that are held back, also in a process that was itself stopped and continued meanwhile.
+
+`signal.sigtimedwait` does not do: where the time is over when a stopped process is continued (`Ctrl-Z` and `fg`, or
+SIGSTOP), Python up to 3.13 at least returns a siginfo that nobody has filled in, that is, a signal that nobody sent.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import select
+import struct
+from collections.abc import Iterable
+
+_SIGSET_BYTES = 128
+_SIGINFO_BYTES = 128
+"""Of `struct signalfd_siginfo`, which begins with the number of the signal."""
+
+
+def next_signal(watched: Iterable[int], timeout_s: float) -> int | None:
+    """The next of the watched signals, all of which are blocked; None if none comes within the time."""
+    wanted = sum(1 << (number - 1) for number in watched).to_bytes(_SIGSET_BYTES, "little")
+    descriptor = ctypes.CDLL(None, use_errno=True).signalfd(-1, wanted, os.O_CLOEXEC | os.O_NONBLOCK)
+    if descriptor < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    try:
+        ready, _, _ = select.select([descriptor], [], [], timeout_s)
+        if not ready:
+            return None
+        number: int = struct.unpack_from("I", os.read(descriptor, _SIGINFO_BYTES))[0]
+        return number
+    finally:
+        os.close(descriptor)
