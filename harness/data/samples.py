@@ -1,8 +1,8 @@
 """Which sample is number k of a run: the blends of its phases and the orders of its channels put together.
 
 The order is a chain of *courses*: over a course every channel has the same exact share. A new course begins with a
-phase, with a change of the history, and where a share changes because a channel begins an epoch or is used up. Courses
-are not recorded anywhere: where the next one begins follows from the table of the blend.
+phase, and where a share changes because a channel begins an epoch, is used up, or gets further parts. Courses are
+not recorded anywhere: where the next one begins follows from the table of the blend.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 
@@ -70,6 +70,7 @@ class _Course:
     """Numbers in the run of the channels of the blend."""
     drawn: tuple[int, ...]
     """Samples of each channel of the run before the course."""
+    shares: Mapping[str, Fraction] = field(default_factory=dict)
     waits_for: tuple[str, ...] = ()
     """Channels that must get further parts before anything can be drawn."""
 
@@ -225,17 +226,26 @@ class SampleOrder:
         }
         waits_for = self._waits_for(recipe.shares, epochs)
         shares = {} if waits_for else current_shares(recipe.shares, epochs, self.recipe.rules)
+        if self._goes_on(shares, changes):
+            self._end = self._end_of(self._courses[-1], epochs)
+            return
         course = _Course(
             first=first,
             phase=phase,
             blend=_blend(tuple(shares.items())) if shares else None,
             channels=np.array([self.channel_names.index(name) for name in shares], dtype=np.int64),
             drawn=drawn,
+            shares=shares,
             waits_for=waits_for or (() if shares else tuple(recipe.shares)),
         )
         self._courses.append(course)
         self._firsts.append(first)
         self._end = self._end_of(course, epochs)
+
+    def _goes_on(self, shares: Mapping[str, Fraction], changes: Sequence[Change]) -> bool:
+        """Whether the last course simply goes on: its table would lose track of the shares if it began anew."""
+        has_begun = any(isinstance(change, PhaseBegun) for change in changes)
+        return bool(self._courses and shares and not has_begun and self._courses[-1].shares == shares)
 
     def _changes_at(self, position: int) -> tuple[Change, ...]:
         begin = self._num_applied

@@ -28,11 +28,14 @@ def test_text() -> None:
     assert text_signs("数据\n\n\n\n\n\n") | {"compression_ratio": 0} == {
         "newline_share": 0.75,
         "unreadable_share": 0.0,
+        "repeated_line_share": 0.0,
         "compression_ratio": 0,
         "text": "数据\n\n\n\n\n\n",
     }
     assert text_signs("ab\ufffd\x00")["unreadable_share"] == 0.5
     assert text_signs("")["newline_share"] == 0.0
+    assert text_signs("menu\nmenu\na text\nmenu\n")["repeated_line_share"] == round(12 / 22, 4)
+    assert text_signs("\n\n\n \n \n")["repeated_line_share"] == 0.0
     long = text_signs("abc " * 500)
     assert isinstance(long["compression_ratio"], float)
     assert long["compression_ratio"] > 20

@@ -1,0 +1,159 @@
+"""The order of the data told a second time: sample by sample, token by token, with lists and no arithmetic.
+
+It shares only the shuffles and the table of the blend with the order that is tested.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from data_parts import Documents
+
+from harness.data.blend import Blend, make_blend
+from harness.data.history import Change, DocumentsQuarantined, PartsAdopted, PhaseBegun
+from harness.data.recipe import Recipe
+from harness.data.shuffle import permutation, shuffle_key
+from harness.data.weights import current_shares
+
+Token = tuple[int, int, int]
+"""(part, document, place in the document)."""
+
+
+@dataclass
+class PlainChannel:
+    name: str
+    parts: Sequence[Documents]
+    num_parts: int
+    seq_length: int
+    held: dict[int, set[int]] = field(default_factory=dict)
+    epoch: int = 0
+    next_part: int = 0
+    part: int | None = None
+    row: list[Token] = field(default_factory=list)
+    used: set[Token] = field(default_factory=set)
+    num_cuts: int = 0
+    waiting: list[list[Token]] = field(default_factory=list)
+
+    def next_epoch(self) -> int:
+        """The epoch of the next sample."""
+        if self.waiting or any(self._holds_a_sample(part) for part in range(self.next_part, self.num_parts)):
+            return self.epoch
+        return self.epoch + 1
+
+    def draw(self, seed: int) -> tuple[int, list[Token]]:
+        while not self.waiting:
+            if self.next_part == self.num_parts:
+                self.epoch, self.next_part = self.epoch + 1, 0
+            part, self.next_part = self.next_part, self.next_part + 1
+            if self._holds_a_sample(part):
+                self._begin_turn(part, seed)
+        sample = self.waiting.pop(0)
+        self.used.update(sample[:-1])
+        return self.epoch, sample
+
+    def change(self, seq_length: int, held: dict[int, set[int]], num_parts: int, seed: int) -> None:
+        self.num_parts = num_parts
+        before = (self.seq_length, self.held.get(self.part if self.part is not None else -1, set()))
+        self.seq_length, self.held = seq_length, held
+        if self.part is not None and before != (seq_length, held.get(self.part, set())):
+            self.num_cuts += 1
+            self._cut(seed)
+
+    def _holds_a_sample(self, part: int) -> bool:
+        documents = enumerate(self.parts[part])
+        tokens = sum(len(text) for number, text in documents if number not in self.held.get(part, ()))
+        return tokens > self.seq_length
+
+    def _begin_turn(self, part: int, seed: int) -> None:
+        self.part, self.used, self.num_cuts = part, set(), 0
+        documents = self.parts[part]
+        shuffled = permutation(len(documents), shuffle_key("documents", seed, self.name, f"part-{part:05}", self.epoch))
+        self.row = [(part, number, place) for number in shuffled.tolist() for place in range(len(documents[number]))]
+        self._cut(seed)
+
+    def _cut(self, seed: int) -> None:
+        free = [token for token in self.row if token not in self.used and token[1] not in self.held.get(token[0], ())]
+        starts = range(0, len(free) - self.seq_length, self.seq_length)
+        samples = [free[start : start + self.seq_length + 1] for start in starts]
+        again = (self.num_cuts,) if self.num_cuts else ()
+        key = shuffle_key("samples", seed, self.name, f"part-{self.part:05}", self.epoch, *again)
+        self.waiting = [samples[index] for index in permutation(len(samples), key).tolist()]
+
+
+class PlainOrder:
+    """Draws one sample after the other."""
+
+    def __init__(self, texts: Mapping[str, Sequence[Documents]], recipe: Recipe, num_parts: Mapping[str, int]) -> None:
+        self._recipe = recipe
+        self._channels = {
+            name: PlainChannel(
+                name=name,
+                parts=texts[name],
+                num_parts=num_parts[name],
+                seq_length=next(phase.seq_length for phase in recipe.phases if name in phase.shares),
+            )
+            for name in recipe.channel_names
+        }
+        self._phase = 0
+        self._blend: Blend | None = None
+        self._waiting: list[Change] = []
+        self._slot = 0
+        self._shares: dict[str, Fraction] = {}
+        self._epochs: dict[str, int] = {}
+
+    def change(self, change: Change) -> None:
+        """Enter a change before the next sample. Those before one sample take effect together."""
+        self._waiting.append(change)
+
+    def _apply(self) -> None:
+        changes, self._waiting = self._waiting, []
+        self._phase = next((each.phase for each in reversed(changes) if isinstance(each, PhaseBegun)), self._phase)
+        phase = self._recipe.phases[self._phase]
+        for name, channel in self._channels.items():
+            held = {part: set(documents) for part, documents in channel.held.items()}
+            num_parts = channel.num_parts
+            for change in changes:
+                if isinstance(change, PartsAdopted) and change.channel == name:
+                    num_parts = change.num_parts
+                if isinstance(change, DocumentsQuarantined) and change.channel == name:
+                    documents = held.setdefault(int(change.part[-5:]), set())
+                    (documents.difference_update if change.is_lifted else documents.update)(change.documents)
+            length = phase.seq_length if name in phase.shares else channel.seq_length
+            channel.change(length, held, num_parts, self._recipe.seed)
+        if any(isinstance(change, PhaseBegun) for change in changes) or self._current_shares() != self._shares:
+            self._blend = None
+
+    def draw(self) -> tuple[str, int, list[Token]] | None:
+        """The next sample: channel, epoch, tokens; None if there is none."""
+        if self._waiting:
+            self._apply()
+        if self._blend is None and not self._begin_blend():
+            return None
+        assert self._blend is not None
+        name = self._blend.names[self._blend.channel_of(self._slot)[0]]
+        channel = self._channels[name]
+        rules = self._recipe.rules.get(name)
+        begins_epoch = channel.next_epoch() > self._epochs[name]
+        if rules is not None and begins_epoch and (rules.epoch_decay != 1 or channel.next_epoch() == rules.last_epoch):
+            self._blend = None
+            return self.draw()
+        self._slot += 1
+        return name, *channel.draw(self._recipe.seed)
+
+    def _begin_blend(self) -> bool:
+        current = self._current_shares()
+        if not current:
+            return False
+        self._epochs = {name: channel.next_epoch() for name, channel in self._channels.items()}
+        self._blend, self._slot, self._shares = make_blend(current), 0, current
+        return True
+
+    def _current_shares(self) -> dict[str, Fraction]:
+        """None where a channel must be waited for."""
+        shares = self._recipe.phases[self._phase].shares
+        epochs = {name: channel.next_epoch() for name, channel in self._channels.items()}
+        current = current_shares(shares, epochs, self._recipe.rules)
+        used_up = [name for name in shares if name not in current]
+        return {} if any(self._recipe.rules[name].when_low == "wait" for name in used_up) else current
