@@ -110,8 +110,11 @@ def count(*, channels: tuple[Path, ...], as_json: bool) -> None:
 
 
 @click.command()
-@CHANNEL
-@TOKENIZER
+@click.argument("channel", metavar="CHANNEL|RUN", type=click.Path(path_type=Path))
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="The one that made it. With --step: the run's own.")
+@click.option("--step", type=click.IntRange(min=1), help="Show what a run was trained on in this step.")
+@click.option("--attempt", type=click.IntRange(min=0), help="With --step, if it was done again. Default: the last.")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="With --step: so many samples.")
 @click.option(
     "--document", "numbers", type=click.IntRange(min=0), multiple=True, help="Its number, from 0. Repeatable."
 )
@@ -122,20 +125,37 @@ def count(*, channels: tuple[Path, ...], as_json: bool) -> None:
 def show(  # noqa: PLR0913 - one argument per option
     *,
     channel: Path,
-    tokenizer: Path,
+    tokenizer: Path | None,
+    step: int | None,
+    attempt: int | None,
+    top: int,
     numbers: tuple[int, ...],
     part: str | None,
     ids: bool,
     max_tokens: int | None,
     as_json: bool,
 ) -> None:
-    """Decode documents of a channel by their number.
+    """Decode documents of a channel by their number, or the samples that a step of a run was trained on.
+
+    With --step the samples that look most like dirt come first: line breaks, one token, one line or stretch again and
+    again, unreadable characters, text that compresses too well, duplicates within the step; with evidence of the step
+    also those whose loss is far from what is usual.
 
     \b
     Examples:
       harness data show data/zh --tokenizer tokenizer.model --document 0 --document 17
       harness data show data/zh --tokenizer tokenizer.model --part part-00003 --document 5 --ids
+      harness data show runs/tiny --step 120 --top 5
     """
+    if step is not None:
+        from data_prep.cli_steps import show_step
+
+        show_step(channel, step, attempt, tokenizer=tokenizer, top=top, max_tokens=max_tokens, as_json=as_json)
+        return
+    if tokenizer is None:
+        raise click.UsageError(
+            "Missing option '--tokenizer': the one that made the channel. (Or give --step and a run.)"
+        )
     from data_prep.part_files import parts_of
     from data_prep.show import find_documents, number_in_channel
     from harness.data.tokenizer import open_tokenizer

@@ -1,4 +1,4 @@
-"""The `harness data` commands that drop documents before they are tokenized: clean, dedup."""
+"""The `harness data` commands for documents before they are tokenized: clean, dedup, order."""
 # ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
@@ -153,6 +153,58 @@ def dedup(  # noqa: PLR0913 - one argument per option
     copies = DedupConfig(methods=methods, threshold=threshold, keep=keep)
     source = SourceConfig(input=inputs, text_key=text_key, dedup=copies)
     one_source("dedup", source, output or Path(), workers=workers, language_model=None, as_json=as_json)
+
+
+@click.command()
+@INPUTS
+@OUTPUT
+@click.option("--by", type=click.Choice(["score", "similar", "shuffle"]), default="shuffle", show_default=True)
+@click.option("--score-key", default="score", show_default=True, help="Key of each record that holds the number.")
+@click.option("--descending", is_flag=True, help="The largest score first.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@TEXT_KEY
+@CONFIG
+@SOURCES
+@EXECUTOR
+@WAIT
+@JSON
+def order(  # noqa: PLR0913 - one argument per option
+    *,
+    inputs: tuple[str, ...],
+    output: Path | None,
+    by: Literal["score", "similar", "shuffle"],
+    score_key: str,
+    descending: bool,
+    seed: int,
+    text_key: str,
+    config: Path | None,
+    sources: tuple[str, ...],
+    executor: Literal["local", "slurm", "ray"] | None,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Write documents in another order: by a score, like ones next to each other, or shuffled.
+
+    \b
+    Examples:
+      harness data order deduped/zh --by similar --output ordered/zh
+      harness data order deduped/en --by score --score-key difficulty --output ordered/en
+      harness data order --config corpus.yaml --executor slurm
+
+    tokenize keeps the order of documents. score: a curriculum, from the least to the largest number under a key of each
+    record. similar: clusters of TF-IDF vectors, from near to near. Memory grows with the number of documents, not with
+    their length; the disk needs room for the text twice.
+    """
+    from data_prep.corpus.config import OrderConfig, SourceConfig
+    from data_prep.corpus.verbs import Choice, one_source, order_corpus
+
+    _check_inputs(inputs, output, config)
+    if config is not None:
+        order_corpus(Choice(config=config, sources=sources, executor=executor, wait=wait, as_json=as_json))
+        return
+    wanted = OrderConfig(by=by, score_key=score_key, descending=descending, seed=seed)
+    source = SourceConfig(input=inputs, text_key=text_key, order=wanted)
+    one_source("order", source, output or Path(), workers=1, language_model=None, as_json=as_json)
 
 
 def _check_inputs(inputs: tuple[str, ...], output: Path | None, config: Path | None) -> None:

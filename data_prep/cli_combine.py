@@ -15,6 +15,7 @@ import click
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
+    from data_prep.corpus.config import MixConfig
     from data_prep.mix import MixPlan
 
 CHANNELS = click.argument("channels", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -50,20 +51,29 @@ def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | No
 
 
 @click.command()
-@CHANNELS
-@click.option("--share", "shares", multiple=True, required=True, metavar="CHANNEL=WEIGHT", help="Repeat per channel.")
-@click.option("--tokens", required=True, help="Length of the run in tokens: 100000000, 100e9, 500B, 1.5T.")
+@click.argument("channels", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--share", "shares", multiple=True, metavar="CHANNEL=WEIGHT", help="Repeat per channel.")
+@click.option("--tokens", help="Length of the run in tokens: 100000000, 100e9, 500B, 1.5T.")
 @click.option("--max-epochs", type=click.FloatRange(min=0, min_open=True), default=4.0, show_default=True)
+@click.option("--config", type=click.Path(path_type=Path), help="Corpus file with a section `mix`, in place of these.")
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the `data` section and the blend of a configuration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def mix(  # noqa: PLR0913 - one argument per option
-    *, channels: tuple[Path, ...], shares: tuple[str, ...], tokens: str, max_epochs: float, as_yaml: bool, as_json: bool
+    *,
+    channels: tuple[Path, ...],
+    shares: tuple[str, ...],
+    tokens: str | None,
+    max_epochs: float,
+    config: Path | None,
+    as_yaml: bool,
+    as_json: bool,
 ) -> None:
     """Plan a blend: tokens and epochs of each channel, and what is missing for the wanted shares.
 
     \b
-    Example:
+    Examples:
       harness data mix data/ --share zh=4 --share en=4 --share code=2 --tokens 100B --max-epochs 4
+      harness data mix --config corpus.yaml --yaml
 
     CHANNELS are channel folders or a folder of them. A channel that cannot give its share within --max-epochs gives
     what it can; the others take over the rest in proportion to their shares.
@@ -72,17 +82,35 @@ def mix(  # noqa: PLR0913 - one argument per option
     from data_prep.named_inputs import read_weight
     from data_prep.part_files import channel_folders, parts_of
 
+    wanted = dict(map(read_weight, shares))
+    if config is not None:
+        if channels or shares or tokens:
+            raise UsageError("CHANNELS, --share and --tokens stand in the section `mix` of --config: leave them out.")
+        section = _mix_section(config)
+        channels, wanted = (section.channels,), dict(section.shares)
+        tokens, max_epochs = section.tokens, section.max_epochs
+    if not (channels and wanted and tokens):
+        raise UsageError("give CHANNELS, --share for each and --tokens, or --config with a corpus file.")
     supplies = [
         Supply(name=path.resolve().name, path=path, tokens=sum(part.num_tokens for part in parts_of(path)))
         for path in channel_folders(channels)
     ]
-    plan = plan_mix(supplies, dict(map(read_weight, shares)), number_of_tokens(tokens), max_epochs)
+    plan = plan_mix(supplies, wanted, number_of_tokens(tokens), max_epochs)
     if as_json:
         click.echo(json.dumps(asdict(plan), indent=1, ensure_ascii=False))
     elif as_yaml:
         click.echo(to_yaml(plan), nl=False)
     else:
         _print_plan(plan)
+
+
+def _mix_section(file: Path) -> MixConfig:
+    from data_prep.corpus.config import load_corpus
+
+    section = load_corpus(file).mix
+    if section is None:
+        raise UsageError(f"{file} has no section mix. Write one: mix: {{channels: data, shares: {{…}}, tokens: 100B}}.")
+    return section
 
 
 def number_of_tokens(text: str) -> int:

@@ -23,8 +23,7 @@ def shingles(text: str) -> NDArray[np.uint64]:
 
     A text of fewer than five units has one shingle, of all of them; a text without any has none.
     """
-    codes = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
-    units = _unit_hashes(codes)
+    units = unit_hashes(text)
     if len(units) == 0:
         return units
     width = min(UNITS_PER_SHINGLE, len(units))
@@ -34,7 +33,9 @@ def shingles(text: str) -> NDArray[np.uint64]:
     return np.unique(mixed(total))
 
 
-def _unit_hashes(codes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def unit_hashes(text: str) -> NDArray[np.uint64]:
+    """A number for every word and Chinese character of a text, in order."""
+    codes = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
     classes = _classes(codes)
     starts = (classes != _SPACE) & ((classes == _HAN) | (np.concatenate(([_SPACE], classes[:-1])) != classes))
     kept = classes != _SPACE

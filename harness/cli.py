@@ -81,11 +81,13 @@ class DataGroup(VerbGroup):
         "verify": "data_prep.cli_channels:verify",
         "count": "data_prep.cli_channels:count",
         "show": "data_prep.cli_channels:show",
+        "where": "data_prep.cli_steps:where",
         "sample": "data_prep.cli_channels:sample",
         "merge": "data_prep.cli_combine:merge",
         "mix": "data_prep.cli_combine:mix",
         "clean": "data_prep.cli_clean:clean",
         "dedup": "data_prep.cli_clean:dedup",
+        "order": "data_prep.cli_clean:order",
         "train-tokenizer": "data_prep.cli_tokenizer:train_tokenizer",
         "inspect-tokenizer": "data_prep.cli_tokenizer:inspect_tokenizer",
     }

@@ -76,7 +76,7 @@ def clean_job(name: str, source: SourceConfig, files: list[InputFile], output: P
         output: folder of the cleaned files.
         options: `tasks`: into how many tasks it is cut; `language_model`: see `CorpusConfig`.
     """
-    reading = _reading(files, output, source, options.get("tasks"))
+    reading = reading_of(files, output, source, options.get("tasks"))
     model = options.get("language_model")
     return Job(
         title=f"clean {name}",
@@ -94,7 +94,7 @@ def dedup_job(name: str, source: SourceConfig, files: list[InputFile], output: P
     """Takes the copies out of a source, by one method after the other."""
     config, work = source.deduplication, output / STATE_FOLDER / "work"
     folders = [*(work / method / "files" for method in config.methods[:-1]), output]
-    first = _reading(files, folders[0], source, tasks)
+    first = reading_of(files, folders[0], source, tasks)
     after = [
         replace(first, files=[before / name for name in first.names], folder=folder)
         for before, folder in itertools.pairwise(folders)
@@ -185,7 +185,8 @@ def _joined(reports: Sequence[FileReport]) -> FileReport:
     return replace(reports[0], kept=last.kept, kept_characters=last.kept_characters, dropped=dropped)
 
 
-def _reading(files: list[InputFile], folder: Path, source: SourceConfig, tasks: int | None) -> Reading:
+def reading_of(files: list[InputFile], folder: Path, source: SourceConfig, tasks: int | None) -> Reading:
+    """How a source is read, and where to."""
     return Reading(
         files=files,
         names=output_names(files),

@@ -1,4 +1,4 @@
-"""What `harness data clean` and `dedup` do: the sources one after the other, with a display and a report."""
+"""What `harness data clean`, `dedup` and `order` do: the sources one after the other, with a display and a report."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from harness.progress import shown
 try:
     from data_prep.corpus.curve import CURVE_FILE, read_curve
     from data_prep.corpus.jobs import Job, clean_job, dedup_job, run_job
+    from data_prep.corpus.order import order_job
     from data_prep.corpus.slurm_jobs import SlurmProgress, advance_on_slurm, wait_on_slurm
     from data_prep.corpus.stages import STATE_FOLDER
 except ModuleNotFoundError as error:
@@ -85,8 +86,22 @@ def dedup_corpus(choice: Choice) -> None:
     _run_all(jobs, config, choice)
 
 
+def order_corpus(choice: Choice) -> None:
+    """Puts the de-duplicated sources of a corpus file in their order.
+
+    Raises:
+        UsageError: a source is not de-duplicated yet.
+    """
+    config = load_corpus(choice.config)
+    jobs = [
+        order_job(name, source, step_before(config, "dedup", name), config.output / "ordered" / name)
+        for name, source in _chosen(config, choice)
+    ]
+    _run_all(jobs, config, choice)
+
+
 def one_source(
-    verb: Literal["clean", "dedup"],
+    verb: Literal["clean", "dedup", "order"],
     source: SourceConfig,
     output: Path,
     *,
@@ -98,8 +113,10 @@ def one_source(
     files = find_inputs(source.input)
     if verb == "clean":
         job = clean_job(output.name, source, files, output, language_model=language_model)
-    else:
+    elif verb == "dedup":
         job = dedup_job(output.name, source, files, output)
+    else:
+        job = order_job(output.name, source, files, output)
     reports = _run_here(job, ExecutorConfig(local=LocalConfig(workers=workers)))
     _print_reports({output: reports}, as_json)
 

@@ -140,3 +140,16 @@ def test_command_prints_json_and_yaml(channels: Path) -> None:
 def test_shares_have_a_name_and_a_weight(channels: Path, share: str) -> None:
     error = call(channels, "--share", share, "--tokens", "1000").exception
     assert f"--share {share!r} is not CHANNEL=WEIGHT with a weight above 0" in str(error)
+
+
+def test_the_corpus_file_says_it_too(channels: Path, tmp_path: Path) -> None:
+    file = tmp_path / "corpus.yaml"
+    start = "output: made\nsources: {zh: {input: [raw]}, en: {input: [raw]}}\n"
+    file.write_text(start)
+    assert "has no section mix. Write one" in str(call("--config", file).exception)
+    file.write_text(f"{start}mix: {{channels: {channels}, shares: {{zh: 1, en: 1}}, tokens: '2000', max_epochs: 2}}\n")
+    said = call("--config", file).stdout
+    assert said == call(channels, "--share", "zh=1", "--share", "en=1", "--tokens", "2000", "--max-epochs", "2").stdout
+    both = call("--config", file, "--tokens", "5").exception
+    assert "stand in the section `mix` of --config: leave them out" in str(both)
+    assert "give CHANNELS, --share for each and --tokens" in str(call(channels).exception)
