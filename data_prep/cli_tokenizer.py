@@ -74,8 +74,8 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
         kind="sentencepiece" if output.suffix == ".model" else "byte-level",
         vocab_size=vocab_size,
         num_spare_ids=spare_ids,
-        user_words=_words(user_words),
-        forbidden_words=_words(forbidden_words),
+        user_words=read_words(user_words),
+        forbidden_words=read_words(forbidden_words),
         character_coverage=character_coverage,
         num_threads=threads,
     )
@@ -126,7 +126,12 @@ def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
     _report(opened, other, samples, as_json)
 
 
-def _words(file: Path | None) -> tuple[str, ...]:
+def read_words(file: Path | None) -> tuple[str, ...]:
+    """The distinct lines of a file that are not blank; none without a file.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     if file is None:
         return ()
     try:

@@ -106,17 +106,32 @@ def report_on_vocabulary(tokenizer: Tokenizer) -> VocabularyReport:
     )
 
 
-def compare(documents: Sequence[str], first: Tokenizer, second: Tokenizer) -> ComparisonReport:
-    """Encodes the same text, and every distinct word of it (a run of letters; a Chinese character), with both."""
-    tokens = [sum(map(len, tokenizer.encode_documents(list(documents)))) for tokenizer in (first, second)]
+@dataclass(frozen=True, kw_only=True)
+class ChangedWords:
+    """Words that two tokenizers encode in different ids."""
+
+    words: tuple[str, ...]
+    """All distinct words of the text."""
+    changed: tuple[str, ...]
+
+
+def changed_words(documents: Sequence[str], first: Tokenizer, second: Tokenizer) -> ChangedWords:
+    """Encodes every distinct word of the text (a run of letters; a Chinese character) with both."""
     words = list(dict.fromkeys(word for text in documents for word in _words(text)))
     pairs = zip(words, first.encode_documents(words), second.encode_documents(words), strict=True)
-    changed = [word for word, one, other in pairs if one != other]
+    changed = tuple(word for word, one, other in pairs if one != other)
+    return ChangedWords(words=tuple(words), changed=changed)
+
+
+def compare(documents: Sequence[str], first: Tokenizer, second: Tokenizer) -> ComparisonReport:
+    """Encodes the same text, and every distinct word of it, with both."""
+    tokens = [sum(map(len, tokenizer.encode_documents(list(documents)))) for tokenizer in (first, second)]
+    found = changed_words(documents, first, second)
     return ComparisonReport(
         tokens_ratio=tokens[0] / max(1, tokens[1]),
-        words=len(words),
-        changed_words=len(changed),
-        examples=tuple(changed[:LONGEST_SHOWN]),
+        words=len(found.words),
+        changed_words=len(found.changed),
+        examples=found.changed[:LONGEST_SHOWN],
     )
 
 

@@ -90,6 +90,7 @@ class DataGroup(VerbGroup):
         "order": "data_prep.cli_clean:order",
         "train-tokenizer": "data_prep.cli_tokenizer:train_tokenizer",
         "inspect-tokenizer": "data_prep.cli_tokenizer:inspect_tokenizer",
+        "extend-tokenizer": "data_prep.cli_extend:extend_tokenizer",
     }
 
 
