@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import unicodedata
 import zlib
+from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
@@ -34,9 +35,16 @@ def text_signs(text: str) -> dict[str, float | str]:
     return {
         "newline_share": round(text.count("\n") / num_characters, 4),
         "unreadable_share": round(sum(map(_is_unreadable, text)) / num_characters, 4),
+        "repeated_line_share": round(_characters_in_repeated_line(text) / num_characters, 4),
         "compression_ratio": round(len(content) / max(1, len(zlib.compress(content, 6))), 2),
         "text": text[:SHOWN_CHARACTERS],
     }
+
+
+def _characters_in_repeated_line(text: str) -> int:
+    """Characters of the line that fills most of the text by being there more than once; blank lines do not count."""
+    counts = Counter(line for line in text.splitlines() if line.strip())
+    return max((len(line) * count for line, count in counts.items() if count > 1), default=0)
 
 
 def _is_unreadable(character: str) -> bool:
