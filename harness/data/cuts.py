@@ -108,6 +108,12 @@ class CutSamples:
         """
         return self._row.read_spans(self.spans(index), out, vocab_size)
 
+    def tokens_of_documents(self, start: int, stop: int) -> tuple[ItemNumbers, npt.NDArray[np.int64]]:
+        """Documents of the part, and how many of their tokens samples `start … stop - 1` have as input."""
+        taken = np.sort(self.samples[start:stop]).astype(np.int64) * self.cut.seq_length
+        stream = intervals.whole(self._row.num_tokens) if self._stream is None else self._stream
+        return self._row.tokens_of_documents(intervals.places_in(stream, taken, taken + self.cut.seq_length))
+
     def free_after(self, num_taken: int) -> Intervals:
         """Tokens of the row that no sample has taken as input, after the first so many of this cut."""
         free = intervals.whole(self._row.num_tokens) if self._free is None else self._free

@@ -7,7 +7,7 @@ begins. What a turn of a part is, and what happens to it when the rules change, 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from harness.data.cuts import CutSamples, Quarantine
 from harness.data.documents import DocumentSpan
 from harness.data.history import Change, DocumentsQuarantined, PartsAdopted, PhaseBegun
-from harness.data.stretch import START, ChannelSamples, Stretch, Terms
+from harness.data.stretch import START, ChannelSamples, Draw, Stretch, Terms
 from harness.data.turns import ChannelTurns
 
 
@@ -92,6 +92,11 @@ class ChannelOrder:
             parts[chosen], epochs[chosen], indices[chosen] = found.parts, found.epochs, found.indices
             salts[chosen] = found.salts
         return ChannelSamples(parts=parts, epochs=epochs, indices=indices, salts=salts)
+
+    def draws(self, start: int, stop: int) -> Iterator[Draw]:
+        """The channel's samples with numbers `start … stop - 1`, turn by turn."""
+        for first, behind, stretch in zip(self._firsts, [*self._firsts[1:], stop], self._stretches, strict=True):
+            yield from stretch.draws(max(start, first), min(stop, behind))
 
     def passes(self, number: int) -> float:
         """How often the channel has been passed through when so many of its samples have been drawn."""

@@ -77,6 +77,16 @@ class PackedDocuments:
         stops = self._ends[places]
         return merged(stops - self._part.lengths_of(self._documents[places]), stops)
 
+    def tokens_of_documents(self, places: Intervals) -> tuple[ItemNumbers, npt.NDArray[np.int64]]:
+        """The documents, and how many tokens of each lie at these places of the row."""
+        if len(places) == 0:
+            return self._documents, np.zeros(len(self._documents), dtype=np.int64)
+        before = np.concatenate(([0], np.cumsum(places[:, 1] - places[:, 0])))
+        borders = np.concatenate(([0], self._ends))
+        inside = np.searchsorted(places[:, 0], borders, side="right") - 1  # the last interval that begins before it
+        partial = np.where(inside >= 0, np.minimum(borders, places[inside, 1]) - places[inside, 0], 0)
+        return self._documents, np.diff(np.where(inside >= 0, before[inside] + partial, 0))
+
     def read(self, start: int, out: npt.NDArray[np.int64], vocab_size: int) -> list[int]:
         """Copy tokens from `start` on into `out` until it is full; return how many of them each document gave.
 

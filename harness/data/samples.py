@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -26,6 +26,7 @@ from harness.data.history import Change, History, PhaseBegun, num_parts_of
 from harness.data.order import ChannelOrder, Sample, SampleAddress
 from harness.data.packing import PartOpener
 from harness.data.recipe import Recipe
+from harness.data.stretch import Draw
 from harness.data.turns import ChannelTurns
 from harness.data.weights import changes_at_epochs, current_shares, is_used_up, rules_of
 from harness.errors import DataError
@@ -200,6 +201,23 @@ class SampleOrder:
         self._extend_to(num_positions)
         course = self._courses[max(0, bisect_right(self._firsts, num_positions) - 1)]
         return self._drawn_in(course, num_positions)
+
+    def draws(self, start: int, stop: int) -> Iterator[tuple[str, Draw]]:
+        """The samples at positions `start … stop - 1`, by channel and turn by turn; no part is opened for it."""
+        numbers = zip(self.drawn(start), self.drawn(stop), strict=True)
+        for name, order, (first, behind) in zip(self.channel_names, self._orders, numbers, strict=True):
+            for draw in order.draws(first, behind):
+                yield name, draw
+
+    def turns_of(self, channel: str) -> ChannelTurns:
+        """The parts of a channel.
+
+        Raises:
+            DataError: The run has no such channel.
+        """
+        if channel not in self.channel_names:
+            raise DataError(f"the run has no channel {channel}; its channels: {', '.join(self.channel_names)}.")
+        return self._orders[self.channel_names.index(channel)].turns
 
     def epochs(self, num_positions: int) -> dict[str, float]:
         """How often each channel has been passed through after that many positions, skipped ones included."""

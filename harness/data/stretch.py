@@ -6,7 +6,7 @@ this epoch, then whole epochs of all parts, as often as one asks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -38,6 +38,15 @@ class Place(NamedTuple):
     epoch: int
     next_part: int
     """Part whose turn is next in this epoch; behind the last, the next epoch begins."""
+
+
+class Draw(NamedTuple):
+    """Samples `start … stop - 1` of a cut, in the order of the cut."""
+
+    part_name: str
+    cut: Cut
+    start: int
+    stop: int
 
 
 START = Place(cut=None, num_taken=0, epoch=0, next_part=0)
@@ -133,6 +142,15 @@ class Stretch:
         if self._place.cut is not None and (self._place.cut.part, self._place.cut.epoch) == (parts, epochs):
             next_part = self._place.next_part
         return Place(cut=self.cut_of(parts, epochs), num_taken=places + 1, epoch=epochs, next_part=next_part)
+
+    def draws(self, start: int, stop: int) -> Iterator[Draw]:
+        """The channel's samples with numbers `start … stop - 1` of this stretch, turn by turn."""
+        while start < stop:
+            epochs, parts, places = (int(array[0]) for array in self._places(np.array([start])))
+            cut = self.cut_of(parts, epochs)
+            end = min(places + stop - start, self._turns.count(cut))
+            yield Draw(self._turns.channel.parts[parts].name, cut, places, end)
+            start += end - places
 
     def followed_by(self, terms: Terms, number: int) -> Stretch:
         """The stretch with other terms that begins at the channel's sample with this number."""

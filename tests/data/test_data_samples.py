@@ -18,6 +18,7 @@ from plain_order import PlainOrder, Token
 from harness.data.channels import Channel
 from harness.data.cursor import Cursor
 from harness.data.history import DocumentsQuarantined, quarantined_in
+from harness.data.ledger import by_part, count_documents, count_parts
 from harness.data.mcore import MappedPart
 from harness.data.recipe import ChannelRules, PhaseRecipe, Recipe
 from harness.data.samples import SampleOrder, open_turns
@@ -158,6 +159,7 @@ def test_order_with_a_history_is_the_order_told_plainly(
             break
         return  # the plain order has drawn what the batch could not get: nothing more to compare
     assert_nothing_twice(went, cursor)
+    assert_ledger_is_right(went, SampleOrder(turns, recipe, cursor.history), texts)
     again = SampleOrder(turns_of(channels, recipe), recipe, cursor.history)
     positions = list(range(len(went)))
     assert told(again, positions[::-1]) == went[::-1]  # from nothing, in any order
@@ -171,6 +173,23 @@ def assert_nothing_twice(went: list[Told], cursor: Cursor) -> None:
         passed = [change for change in cursor.history if change.position <= number]
         for part, document, _ in tokens:
             assert document not in quarantined_in(passed).get((name, f"part-{part:05}"), {})
+
+
+def assert_ledger_is_right(went: list[Told], order: SampleOrder, texts: dict[str, list[Documents]]) -> None:
+    """The ledger of what was drawn, but for a window in the middle, is a count of tokens one by one."""
+    third = len(went) // 3
+    ranges = [(start, stop) for start, stop in ((0, third), (2 * third, len(went))) if start < stop]
+    counted = [told for start, stop in ranges for told in went[start:stop]]
+    samples = Counter((name, f"part-{tokens[0][0]:05}", epoch) for name, epoch, tokens in counted)
+    inputs = Counter((name, token[:2]) for name, _, tokens in counted for token in tokens[:-1])
+    uses = count_parts(order, ranges)
+    assert {tuple(turn): use.samples for turn, use in uses.items()} == dict(samples)
+    for name, part in {turn[:2] for turn in uses}:
+        number = int(part[-5:])
+        use = count_documents(order, ranges, name, part)
+        assert use.lengths.tolist() == [len(text) for text in texts[name][number]]
+        assert use.tokens.tolist() == [inputs[name, (number, document)] for document in range(len(use.tokens))]
+        assert use.tokens.sum() == by_part(uses)[name, part].tokens
 
 
 def test_no_token_is_lost_by_cutting_anew(corpus: Corpus) -> None:
