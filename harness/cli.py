@@ -80,6 +80,7 @@ class DataGroup(VerbGroup):
         "tokenize": "data_prep.cli:tokenize",
         "verify": "data_prep.cli_channels:verify",
         "count": "data_prep.cli_channels:count",
+        "ledger": "data_prep.cli_ledger:ledger",
         "show": "data_prep.cli_channels:show",
         "where": "data_prep.cli_steps:where",
         "sample": "data_prep.cli_channels:sample",
