@@ -81,6 +81,7 @@ class DataGroup(VerbGroup):
         "verify": "data_prep.cli_channels:verify",
         "count": "data_prep.cli_channels:count",
         "ledger": "data_prep.cli_ledger:ledger",
+        "quarantine": "data_prep.cli_quarantine:quarantine",
         "show": "data_prep.cli_channels:show",
         "where": "data_prep.cli_steps:where",
         "sample": "data_prep.cli_channels:sample",

@@ -2,8 +2,8 @@
 
 - An empty file named after the kind: `save`, `stop` or `save-and-stop`. Text in it is taken as the reason.
 - A JSON file `<anything>.json`: `{"kind": "save", "reason": "before the maintenance"}`; the reason may be left out.
-  The other kinds have only this form, and `rollback`, `evidence` and `mark` have more fields: see
-  `harness.signals.rollback_request`, `evidence_request` and `mark_request`.
+  The other kinds have only this form, and `rollback`, `evidence`, `mark` and `quarantine` have more fields: see
+  `harness.signals.rollback_request`, `evidence_request`, `mark_request` and `quarantine_request`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ from enum import StrEnum
 
 import xxhash
 
-from harness.signals import evidence_request, mark_request, rollback_request
+from harness.signals import evidence_request, mark_request, quarantine_request, rollback_request
 from harness.signals.evidence_request import EvidenceRequest, UnreadableEvidenceError, parse_evidence_request
 from harness.signals.mark_request import MarkRequest, UnreadableMarkError, parse_mark_request
+from harness.signals.quarantine_request import (
+    QuarantineRequest,
+    UnreadableQuarantineError,
+    parse_quarantine_request,
+)
 from harness.signals.rollback_request import RollbackRequest, UnreadableRequestError, parse_request
 
 MAX_REASON_LENGTH = 1000
@@ -41,21 +46,24 @@ class OrderKind(StrEnum):
     """Write down what the samples of some steps lose now, and go on as if nothing had happened."""
     MARK = "mark"
     """Enter a health into the manifests of checkpoints, and go on."""
+    QUARANTINE = "quarantine"
+    """Keep documents out of every later sample, and go on."""
 
 
 KINDS = ", ".join(OrderKind)
 PLAIN_KINDS = (OrderKind.SAVE, OrderKind.STOP, OrderKind.SAVE_AND_STOP)
 """What an empty file can order."""
-PATIENT_KINDS = (OrderKind.SAVE, OrderKind.EVIDENCE, OrderKind.MARK)
+PATIENT_KINDS = (OrderKind.SAVE, OrderKind.EVIDENCE, OrderKind.MARK, OrderKind.QUARANTINE)
 """What need not interrupt anything, because training goes on unchanged afterwards."""
 _KEYS = {
     OrderKind.ROLLBACK: rollback_request.KEYS,
     OrderKind.EVIDENCE: evidence_request.KEYS,
     OrderKind.MARK: mark_request.KEYS,
+    OrderKind.QUARANTINE: quarantine_request.KEYS,
 }
 """What an order of a kind says besides its reason."""
 
-Request = RollbackRequest | EvidenceRequest | MarkRequest
+Request = RollbackRequest | EvidenceRequest | MarkRequest | QuarantineRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +83,8 @@ class Order:
     """What an order for evidence asks for."""
     mark: MarkRequest | None = None
     """What an order to mark checkpoints asks for."""
+    quarantine: QuarantineRequest | None = None
+    """What an order about documents asks for."""
     fingerprint: str = ""
     """Hash of name and content of the order's file: the same order found again after a crash has the same one."""
 
@@ -119,6 +129,7 @@ def parse_order(name: str, content: bytes, order_id: str) -> Order:
         rollback=request if isinstance(request, RollbackRequest) else None,
         evidence=request if isinstance(request, EvidenceRequest) else None,
         mark=request if isinstance(request, MarkRequest) else None,
+        quarantine=request if isinstance(request, QuarantineRequest) else None,
         fingerprint=xxhash.xxh3_64_hexdigest(name.encode() + b"/" + content),
     )
 
@@ -129,8 +140,10 @@ def _request(kind: OrderKind, fields: Mapping[str, object]) -> Request | None:
             return parse_request(fields)
         if kind is OrderKind.EVIDENCE:
             return parse_evidence_request(fields)
+        if kind is OrderKind.QUARANTINE:
+            return parse_quarantine_request(fields)
         return parse_mark_request(fields) if kind is OrderKind.MARK else None
-    except (UnreadableRequestError, UnreadableEvidenceError, UnreadableMarkError) as error:
+    except (UnreadableRequestError, UnreadableEvidenceError, UnreadableMarkError, UnreadableQuarantineError) as error:
         raise UnreadableOrderError(str(error)) from None
 
 

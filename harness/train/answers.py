@@ -1,4 +1,4 @@
-"""Carries out the orders after which training goes on unchanged: evidence, and marks on checkpoints."""
+"""Carries out the orders after which training simply goes on: evidence, marks on checkpoints, documents left out."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from harness.checkpoint.entries import Checkpoint
 from harness.errors import SaveFailedError
 from harness.signals.mark_request import MarkRequest
 from harness.signals.order import Order
+from harness.train.documents import quarantine_documents
 from harness.train.reexamine import reexamine
 from harness.train.run import Run
 from harness.train.state import TrainState
 
 
-def answer(run: Run, state: TrainState, orders: Sequence[Order]) -> None:
-    """Answers what is asked of the run as it is now. Every rank must call it."""
+def answer(run: Run, state: TrainState, orders: Sequence[Order]) -> TrainState:
+    """Answers what is asked of the run as it is now, and returns its state. Every rank must call it."""
     for order in orders:
         if order.evidence is not None:
             reexamine(run, state, order)
         if order.mark is not None and run.ranks.is_writer:
             _mark(run, state, order.mark, order.source)
+        if order.quarantine is not None:
+            state = quarantine_documents(run, state, order.quarantine, order)
+    return state
 
 
 def _mark(run: Run, state: TrainState, request: MarkRequest, source: str) -> None:

@@ -33,7 +33,7 @@ def train(run: Run, state: TrainState) -> int:
     orders = run.orders.before_first_step()
     decision = decide(run.milestones, state, orders)
     while True:
-        answer(run, state, orders)
+        state = answer(run, state, orders)
         if decision.rollback is not None:
             before, state = state, roll_back(run, settle(run, state), decision.rollback)
             decision = decision if state.attempt == before.attempt else Decision()
