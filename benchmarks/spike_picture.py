@@ -1,0 +1,108 @@
+"""Draws three runs beside each other: the losses of the channels that met dirt, and what is lost on held-out text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+from benchmarks.spike_scene import DIRTY, SHARES
+from harness.metrics import names
+from harness.metrics.record import StepRecord, from_json_line
+from harness.run_dir import RunDir
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402 (the canvas is chosen first)
+from matplotlib.axes import Axes  # noqa: E402
+
+_COLOURS = {"clean": "0.55", "unwatched": "tab:red", "watched": "tab:blue"}
+_LEGEND = {
+    "clean": "clean text",
+    "unwatched": "dirty text, nobody watches",
+    "watched": "dirty text, harness watch",
+}
+_DIRT = {"code": "garbled documents", "zh": "pages of line breaks"}
+_ORDER = ("unwatched", "clean", "watched")
+_INCHES = (11.0, 3.3)
+_DOTS_PER_INCH = 80
+
+
+def draw(runs: Mapping[str, RunDir], path: Path) -> None:
+    """One panel for each channel with dirt, one for the held-out loss of all channels, in nats, as a PNG.
+
+    Dotted is where the watched run was told to go back, dashed where it went.
+    """
+    figure, axes = plt.subplots(1, len(DIRTY) + 1, figsize=_INCHES, layout="constrained")
+    for channel, axis in zip(DIRTY, axes, strict=False):
+        for kind in _ORDER:
+            _draw_channel(axis, list(_attempts(runs[kind])), channel, _COLOURS[kind])
+        for event in _rollbacks(runs["watched"], channel):
+            axis.axvline(event["from_step"], color="tab:blue", linestyle=":", linewidth=0.9)
+            axis.axvline(event["step"], color="tab:blue", linestyle="--", linewidth=0.9)
+        axis.set_title(f"loss of {channel}: {_DIRT[channel]}", fontsize=9, loc="left")
+    for kind in _ORDER:
+        steps, losses = _held_out(runs[kind])
+        axes[-1].plot(steps, losses, color=_COLOURS[kind], linewidth=1.4, label=_LEGEND[kind])
+    axes[-1].set_title("held-out loss, all channels", fontsize=9, loc="left")
+    axes[-1].set_ylim(top=sorted(losses)[-3])
+    axes[-1].legend(fontsize=8, frameon=False)
+    for axis in axes:
+        axis.set_xlabel("step", fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, format="png", dpi=_DOTS_PER_INCH)
+    plt.close(figure)
+
+
+def _draw_channel(axis: Axes, attempts: Sequence[Sequence[StepRecord]], channel: str, colour: str) -> None:
+    """What counts as a line; what was rolled back as a thin one beside it."""
+    taken_until = float("inf")
+    for attempt in reversed(attempts):
+        counted = [record for record in attempt if record.step < taken_until]
+        axis.plot(*_losses(counted, channel), color=colour, linewidth=0.9)
+        axis.plot(*_losses(attempt[len(counted) :], channel), color=colour, linewidth=2.5, alpha=0.4)
+        taken_until = min(taken_until, attempt[0].step)
+
+
+def _losses(records: Sequence[StepRecord], channel: str) -> tuple[list[int], list[float]]:
+    found = [(record.step, record.values[names.lm_loss_of(channel)]) for record in records]
+    return [step for step, _ in found], [loss for _, loss in found]
+
+
+def _held_out(run_dir: RunDir) -> tuple[list[int], list[float]]:
+    """Held-out loss of all channels, weighted as the run's samples are, at the evaluations that count."""
+    steps: dict[int, float] = {}
+    for record in _records(run_dir):
+        losses = {name: record.values.get(f"valid/lm_loss/{name}") for name in SHARES}
+        if None not in losses.values():
+            weighted = sum(SHARES[name] * loss for name, loss in losses.items() if loss is not None)
+            steps = {step: value for step, value in steps.items() if step < record.step}
+            steps[record.step] = weighted / sum(SHARES.values())
+    return list(steps), list(steps.values())
+
+
+def _attempts(run_dir: RunDir) -> Iterator[list[StepRecord]]:
+    """The records of a run, attempt by attempt, those that were rolled back included."""
+    attempt: list[StepRecord] = []
+    for record in _records(run_dir):
+        if attempt and record.attempt != attempt[-1].attempt:
+            yield attempt
+            attempt = []
+        attempt.append(record)
+    yield attempt
+
+
+def _records(run_dir: RunDir) -> Iterator[StepRecord]:
+    for line in run_dir.metrics.read_bytes().splitlines():
+        if (record := from_json_line(line)) is not None:
+            yield record
+
+
+def _rollbacks(run_dir: RunDir, channel: str) -> Iterator[dict[str, Any]]:
+    for line in run_dir.events.read_text().splitlines():
+        event = json.loads(line)
+        if event["kind"] == "rollback" and f"loss of {channel} " in event["reason"]:
+            yield event
