@@ -3,6 +3,7 @@
 #   make demo     train a small model on real text, see the loss of every channel, save, convert to Hugging Face
 #   make test     all tests
 #   make faults   kills and damage against the real trainer, for ten minutes
+#   make spike    garbled documents and empty pages against the spike watch, and the README's picture of it
 #   make slurm    jobs on a real Slurm of two nodes on this machine
 #   make check    style, types, layers
 #   make gpu      equivalence tests and benchmark on the GPU of this machine
@@ -16,7 +17,7 @@ VENV := .venv$(if $(filter-out python3,$(NAME)),-$(NAME))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slurm faults check gpu bench clean
+.PHONY: demo test slurm faults spike check gpu bench clean
 
 demo: $(READY)
 	$(BIN)/python -m data_prep.demo
@@ -40,6 +41,9 @@ slurm: $(READY)
 # Kills, full disks and damage against the real trainer; each trial is repeated by its seed.
 faults: $(READY)
 	$(BIN)/python -m benchmarks.faults --seed 1 --minutes 10
+
+spike: $(READY)
+	$(BIN)/python -m benchmarks.spike --plot docs/spike.png
 
 gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu tests/gpu
