@@ -4,7 +4,8 @@
 #   make test     all tests
 #   make faults   kills and damage against the real trainer, for ten minutes
 #   make spike    garbled documents and empty pages against the spike watch, and the README's picture of it
-#   make slurm    jobs on a real Slurm of two nodes on this machine
+#   make slurm    jobs on a real Slurm of two nodes on this machine (make slurm-deps installs it; slurm-smoke is the
+#                 part that CI runs)
 #   make check    style, types, layers
 #   make gpu      equivalence tests and benchmark on the GPU of this machine
 #   make bench    how fast, against named peers, measured in one run
@@ -17,7 +18,7 @@ VENV := .venv$(if $(filter-out python3,$(NAME)),-$(NAME))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slurm faults spike check gpu bench clean
+.PHONY: demo test slurm slurm-smoke slurm-deps faults spike check gpu bench clean
 
 demo: $(READY)
 	$(BIN)/python -m data_prep.demo
@@ -33,10 +34,17 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/shellcheck slurm/*.sbatch slurm/environment.sh tests/slurm/install.sh .ci/run
 
-# Needs a Slurm to start: apt-get install slurm-wlm munge (as root).
+# Without a Slurm on this machine the tests are skipped, and say so.
 slurm: $(READY)
-	$(BIN)/python -m pytest -m slurm tests/slurm
+	$(BIN)/python -m pytest -rs -m slurm tests/slurm
+
+slurm-smoke: $(READY)
+	$(BIN)/python -m pytest -rs -m 'slurm and smoke' tests/slurm
+
+slurm-deps:
+	tests/slurm/install.sh
 
 # Kills, full disks and damage against the real trainer; each trial is repeated by its seed.
 faults: $(READY)
