@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,11 @@ def test_a_corpus_file_for_both_verbs(corpus: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "made" / "deduped" / "copy").exists()
     slurm = call("--config", file, "--executor", "slurm", "--source", "copy").exception
     assert "executor slurm needs a section executor.slurm" in str(slurm)
+
+
+def test_ray_is_asked_for(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    file = write_corpus_file(tmp_path, corpus)
+    error = CliRunner().invoke(clean, ["--config", str(file), "--executor", "ray"]).exception
+    assert isinstance(error, UsageError)
+    assert "executor ray needs the Python package ray, which is not installed" in str(error)
