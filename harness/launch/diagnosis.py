@@ -11,6 +11,7 @@ from statistics import median
 from harness.errors import UsageError
 from harness.launch.ledger import LaunchRecord, launches
 from harness.metrics.heartbeat import WRITE_EVERY_S, Beat, Phase, read_beats
+from harness.metrics.stragglers import slow_ranks, usual_time
 from harness.run_dir import RunDir
 
 QUIET_AFTER_S = 6 * WRITE_EVERY_S
@@ -31,12 +32,14 @@ class Diagnosis:
     behind: tuple[Beat, ...]
     """Ranks that are alive but have not come as far as the rest."""
     slow_readers: tuple[Beat, ...]
+    slow_computers: tuple[Beat, ...]
+    """Ranks whose device takes longer than the others for the same thing, the slowest first."""
     beats: tuple[Beat, ...]
 
     @property
     def is_well(self) -> bool:
         """Whether nothing stands out."""
-        return not (self.missing or self.quiet or self.behind or self.slow_readers)
+        return not (self.missing or self.quiet or self.behind or self.slow_readers or self.slow_computers)
 
 
 def diagnose(beats: Sequence[Beat], world_size: int, now: float) -> Diagnosis:
@@ -65,8 +68,19 @@ def diagnose(beats: Sequence[Beat], world_size: int, now: float) -> Diagnosis:
             for beat in active
             if beat.spent_s.get(Phase.DATA, 0.0) > max(SLOW_FACTOR * usual, usual + SLOW_AT_LEAST_S)
         ),
+        slow_computers=slow_computers(active),
         beats=tuple(beats),
     )
+
+
+def slow_computers(beats: Sequence[Beat]) -> tuple[Beat, ...]:
+    """Ranks whose device is slow, the slowest first (pure)."""
+    by_rank = {beat.rank: beat for beat in beats}
+    return tuple(by_rank[rank] for rank in slow_ranks(_compute_times(beats)))
+
+
+def _compute_times(beats: Sequence[Beat]) -> dict[int, float]:
+    return {beat.rank: beat.compute_ms for beat in beats if beat.compute_ms is not None}
 
 
 def diagnosis_text(run_dir: RunDir, now: float | None = None) -> str:
@@ -105,6 +119,11 @@ def _lines(found: Diagnosis, now: float) -> list[str]:
         for beat in found.slow_readers
     ]
     active = [beat for beat in found.beats if beat.phase is not Phase.LEFT]
+    lines += [
+        f"slow at computing: {_place(beat)}, {beat.compute_ms:.2f} ms where others take "
+        f"{usual_time(_compute_times(active)):.2f} ms; see `nvidia-smi -q -d PERFORMANCE,TEMPERATURE` there"
+        for beat in found.slow_computers
+    ]
     front = max(active, key=lambda beat: beat.position, default=None)
     if front is not None:
         lines.append(f"the furthest: {_place(front)} since {now - front.since:.0f} s")

@@ -13,9 +13,10 @@ from typing import Any
 
 from harness.config.load import load_config
 from harness.errors import ConfigError, UsageError
+from harness.launch.diagnosis import slow_computers
 from harness.launch.ledger import LaunchRecord, launches
 from harness.launch.resume import Action
-from harness.metrics.heartbeat import WRITE_EVERY_S, read_beats
+from harness.metrics.heartbeat import WRITE_EVERY_S, Phase, read_beats
 from harness.metrics.names import LM_LOSS
 from harness.metrics.record import StepRecord, from_json_line
 from harness.plan.plan import make_plan
@@ -25,6 +26,7 @@ from harness.signals.lock import owner_of
 FRESH_S = 6 * WRITE_EVERY_S
 """A run whose last sign of life is not older trains, on whatever host."""
 NUM_EVENTS = 5
+_NUM_SLOW = 8
 _TAIL_BYTES = 256 * 1024
 _EXIT_STATES = {
     0: "finished",
@@ -50,6 +52,8 @@ class Status:
     step_time_s: float | None
     tokens_per_second: float | None
     time_left_s: float | None
+    slow: tuple[str, ...]
+    """Ranks whose device is slow, with their hosts, the slowest first."""
     log: str | None
     events: tuple[Mapping[str, Any], ...]
 
@@ -87,6 +91,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
         step_time_s=step_s,
         tokens_per_second=tokens / step_s if tokens is not None and step_s else None,
         time_left_s=(train_steps - last.step) * step_s if last and train_steps and step_s else None,
+        slow=_slow(run_dir, started),
         log=_log(run_dir, known[-1]),
         events=tuple(events[-NUM_EVENTS:]),
     )
@@ -103,6 +108,7 @@ def status_text(status: Status) -> str:
         ("loss", None if status.loss is None else f"{status.loss:.4f}"),
         ("speed", _speed(status)),
         ("time left", None if status.time_left_s is None else str(timedelta(seconds=round(status.time_left_s)))),
+        ("slow", ", ".join(status.slow[:_NUM_SLOW]) + (" …" if len(status.slow) > _NUM_SLOW else "") or None),
         ("log", status.log),
     ]
     lines = [f"{name:<10} {value}" for name, value in fields if value is not None]
@@ -128,6 +134,15 @@ def _state(
     if any(beat.time >= max(begun, now - FRESH_S) for beat in read_beats(run_dir)):
         return "training", None
     return "gone", "it was killed, or its node is: it left no word"
+
+
+def _slow(run_dir: RunDir, started: Sequence[LaunchRecord]) -> tuple[str, ...]:
+    """The ranks of the newest launch whose device is slow."""
+    if not started:
+        return ()
+    begun = (started[-1].folder / "launch.json").stat().st_mtime
+    active = [beat for beat in read_beats(run_dir) if beat.time >= begun and beat.phase is not Phase.LEFT]
+    return tuple(f"rank {beat.rank} on {beat.host}" for beat in slow_computers(active))
 
 
 def _train_steps(run_dir: RunDir, started: Sequence[LaunchRecord]) -> int | None:

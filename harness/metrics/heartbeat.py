@@ -3,7 +3,7 @@
 `<run>/heartbeats/rank_00003.json`, written whole every few seconds by a thread:
 
     {"rank": 3, "host": "node07", "pid": 4711, "step": 120, "phase": "forward-backward", "since": 1700000000.0,
-     "time": 1700000004.2, "spent_s": {"data": 0.4, "forward-backward": 130.2}}
+     "time": 1700000004.2, "spent_s": {"data": 0.4, "forward-backward": 130.2}, "compute_ms": 0.21}
 
 `since` is when the phase began, `time` when the file was written, both in seconds since 1970. A rank that waits in a
 collective goes on writing, with an old `since`; one that is stopped, dead or cut off has an old `time`.
@@ -60,6 +60,8 @@ class Beat:
     time: float
     spent_s: dict[str, float]
     """Seconds in each phase since this launch began."""
+    compute_ms: float | None = None
+    """Time of a fixed computation on its device, when ranks were last compared; None before."""
 
     @property
     def position(self) -> tuple[int, int]:
@@ -79,6 +81,9 @@ class Heartbeat:
         self._clock = clock
         self._now: tuple[Phase, int, float] = (Phase.START, 0, clock())
         self._spent_s: dict[str, float] = {}
+        self._taken_s: dict[str, float] = {}
+        self.compute_ms: float | None = None
+        """Time of a fixed computation on this rank's device, for others to compare."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -104,6 +109,12 @@ class Heartbeat:
         self._spent_s[before] = self._spent_s.get(before, 0.0) + now - since
         self._now = (phase, step, now)
 
+    def take_spent_s(self, phase: Phase) -> float:
+        """Seconds spent in a phase since this was asked last; a phase that has not ended does not count yet."""
+        spent_s = self._spent_s.get(phase, 0.0)
+        taken_s, self._taken_s[phase] = self._taken_s.get(phase, 0.0), spent_s
+        return spent_s - taken_s
+
     def _run(self) -> None:
         while True:
             ended = self._ended.is_set()
@@ -124,6 +135,7 @@ class Heartbeat:
             since=round(since, 3),
             time=round(self._clock(), 3),
             spent_s={name: round(seconds, 3) for name, seconds in self._spent_s.copy().items()},
+            compute_ms=self.compute_ms,
         )
         written = self._path.with_name(f"{self._path.name}.tmp")
         written.write_text(json.dumps(asdict(beat)) + "\n")

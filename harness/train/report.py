@@ -17,6 +17,7 @@ from harness.parallel import device
 from harness.plan.flops import peak_flops
 from harness.train.decide import Decision
 from harness.train.evaluate import Evaluation
+from harness.train.pace import compare_ranks
 from harness.train.restored import resume_suspicion
 from harness.train.run import Run
 from harness.train.state import TrainState
@@ -42,7 +43,8 @@ def introduction(run: Run) -> list[str]:
 
 
 def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluation | None) -> None:
-    """Records the step that led to `state`, with what an evaluation after it found."""
+    """Records the step that led to `state`, with what an evaluation after it found. Every rank must call it."""
+    spread = compare_ranks(run, state, result.seconds)
     if run.recorder is None:
         return
     run.recorder.step(
@@ -56,6 +58,7 @@ def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluati
             batch_hash=result.data.batch_hash,
             values=_losses(run, result)
             | _speed(run, result)
+            | spread
             | run.in_flight.take_metrics()
             | (evaluation.values if evaluation else {}),
         )

@@ -24,10 +24,18 @@ def beat(
     since: float = NOW - 100,
     time: float = NOW - 1,
     data_s: float = 1.0,
+    compute_ms: float | None = None,
 ) -> Beat:
-    spent = {"data": data_s}
     return Beat(
-        rank=rank, host=f"n{rank}", pid=100 + rank, step=step, phase=phase, since=since, time=time, spent_s=spent
+        rank=rank,
+        host=f"n{rank}",
+        pid=100 + rank,
+        step=step,
+        phase=phase,
+        since=since,
+        time=time,
+        spent_s={"data": data_s},
+        compute_ms=compute_ms,
     )
 
 
@@ -70,6 +78,12 @@ def test_a_slow_file_system_is_told_by_the_time_spent_on_data() -> None:
     assert diagnose([beat(0, data_s=0.1), beat(1, data_s=2)], 2, NOW).is_well
 
 
+def test_a_slow_device_is_told_by_the_time_of_the_same_computation() -> None:
+    found = diagnose([beat(0, compute_ms=0.2), beat(1, compute_ms=0.2), beat(2, compute_ms=0.3), beat(3)], 4, NOW)
+    assert ranks(found.slow_computers) == [2]
+    assert not found.is_well
+
+
 @pytest.fixture
 def run_dir(tmp_path: Path) -> RunDir:
     run = RunDir(tmp_path / "run")
@@ -91,9 +105,9 @@ def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> Non
     now = begun + 1000
     write(
         run_dir,
-        beat(0, since=now - 100, time=now - 1),
+        beat(0, since=now - 100, time=now - 1, compute_ms=0.25),
         beat(1, since=now - 100, time=now - 90, phase=Phase.DATA),
-        beat(2, since=now - 100, time=now - 1, phase=Phase.OPTIMIZER, step=6, data_s=50),
+        beat(2, since=now - 100, time=now - 1, phase=Phase.OPTIMIZER, step=6, data_s=50, compute_ms=0.5),
         beat(9, since=begun - 900, time=begun - 800),
     )
     (run_dir.launch(2) / "flight_recorder" / "rank_0").touch()
@@ -104,6 +118,8 @@ def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> Non
         "cut off",
         "behind: rank 2 on n2 (process 102), step 6, optimizer since 100 s",
         "slow at reading data: rank 2 on n2 (process 102), step 6, optimizer, 50 s in all; look at its file system",
+        "slow at computing: rank 2 on n2 (process 102), step 6, optimizer, 0.50 ms where others take 0.25 ms; see "
+        "`nvidia-smi -q -d PERFORMANCE,TEMPERATURE` there",
         "the furthest: rank 0 on n0 (process 100), step 7, forward-backward since 100 s",
         f"last collectives of 1 ranks: torchfrtrace --prefix rank_ {run_dir.launch(2) / 'flight_recorder'}",
         f"logs: {run_dir.launch(2)}/node_*.log, rank_*.log",

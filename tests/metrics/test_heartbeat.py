@@ -103,3 +103,24 @@ def test_noting_a_phase_is_off_the_path_of_training(tmp_path: Path) -> None:
         heartbeat.enter(Phase.DATA, step)
     assert time.perf_counter() - started < 1.0  # 100 µs each on a busy machine; it takes less than one
     assert not list(tmp_path.iterdir())
+
+
+def test_time_spent_is_taken_once(tmp_path: Path) -> None:
+    clock = Clock()
+    heartbeat = Heartbeat(RunDir(tmp_path).heartbeat(0), 0, every_s=60, clock=clock)
+    for seconds in (3.0, 4.0):
+        heartbeat.enter(Phase.DATA, 1)
+        clock.now += seconds
+        heartbeat.enter(Phase.OPTIMIZER, 1)
+        clock.now += 10.0
+    assert heartbeat.take_spent_s(Phase.DATA) == 7.0
+    assert heartbeat.take_spent_s(Phase.DATA) == 0.0
+    assert heartbeat.take_spent_s(Phase.SAVE) == 0.0
+
+
+def test_how_fast_a_rank_computes_is_in_its_beat(tmp_path: Path) -> None:
+    run = RunDir(tmp_path)
+    with Heartbeat(run.heartbeat(0), 0, every_s=60) as heartbeat:
+        heartbeat.compute_ms = 0.25
+    (beat,) = read_beats(run)
+    assert beat.compute_ms == 0.25
