@@ -101,7 +101,7 @@ def _few_letters(text: Text) -> bool:
 def _no_stop_words(text: Text) -> bool:
     if text.is_chinese:
         return len(STOP_CHARACTERS & set(text.content)) < 2
-    return sum(word.lower() in STOP_WORDS for word in text.words) < 2
+    return len(STOP_WORDS.intersection(word.lower() for word in text.words)) < 2
 
 
 def _chinese_without_punctuation(text: Text) -> bool:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from tokenized import write_lines
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import data_prep.demo
 from data_prep.demo.build import DemoSettings, train_tokenizer
+from data_prep.tokenize import ChannelJob
 from data_prep.train_tokenizer import SPLIT_PATTERN
 from harness.data.tokenizer import Tokenizer, open_tokenizer
 
@@ -85,3 +87,12 @@ def tiktoken_file(poems: list[str], tmp_path_factory: pytest.TempPathFactory) ->
     (folder / "small.tiktoken.json").write_text(json.dumps(beside))
     tokenizer.save(str(folder / "equal.tokenizer.json"))
     return folder / "small.tiktoken"
+
+
+@pytest.fixture
+def job(poems: list[str], tmp_path: Path) -> ChannelJob:
+    """300 poems in two files; about ten parts."""
+    first = write_lines(tmp_path / "0.jsonl", *({"text": poem} for poem in poems[:200]))
+    second = tmp_path / "1.jsonl.gz"
+    second.write_bytes(gzip.compress("".join(json.dumps({"text": poem}) + "\n" for poem in poems[200:]).encode()))
+    return ChannelJob(inputs=[first, second], folder=tmp_path / "data" / "zh", tokens_per_part=3000)
