@@ -164,6 +164,8 @@ def _report(done: Converted) -> None:
         f"in {done.seconds:.1f} s ({speed})"
     )
     click.echo(f"proven: {done.proof.summary()}")
+    for warning in done.warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from checkpoint_tools.conversion_plan import require_complete
+from checkpoint_tools.families.config_json import rotary_fields
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.their_tensors import open_model
 from harness.checkpoint.manifest import MANIFEST_NAME
@@ -16,7 +17,15 @@ from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 from harness.progress import Progress, silent
 
-_NOT_COMPUTED = {"init_method_std", "z_loss_coefficient", "vocab_size_multiple_of", "num_query_groups", "kv_channels"}
+_NOT_COMPUTED = {
+    "init_method_std",
+    "z_loss_coefficient",
+    "vocab_size_multiple_of",
+    "num_query_groups",
+    "kv_channels",
+    "rotary_base",
+    "rope_scaling",
+}
 """Fields of a model that matter in training only, or that are compared as what follows from them."""
 
 
@@ -103,7 +112,7 @@ def _difference(one: torch.Tensor, other: torch.Tensor, tolerance: float) -> str
 
 def _fields(model: ModelConfig) -> Mapping[str, object]:
     fields = {name: value for name, value in model.model_dump().items() if name not in _NOT_COMPUTED}
-    return {**fields, "query_groups": model.query_groups, "head_size": model.head_size}
+    return {**fields, "query_groups": model.query_groups, "head_size": model.head_size, **rotary_fields(model)}
 
 
 def _cut(name: str, tensor: torch.Tensor, model: ModelConfig) -> torch.Tensor:

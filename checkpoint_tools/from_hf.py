@@ -26,6 +26,7 @@ import yaml
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.conversion_plan import require_complete
+from checkpoint_tools.families.config_json import dynamic_scaling
 from checkpoint_tools.families.family import Move
 from checkpoint_tools.growth import Growth
 from checkpoint_tools.our_tensors import open_checkpoint
@@ -34,12 +35,13 @@ from checkpoint_tools.run_writer import write_run
 from checkpoint_tools.their_tensors import TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
 from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER
+from checkpoint_tools.transformers_model import require_shapes
 from harness.checkpoint.durable import replace_file
-from harness.checkpoint.manifest import Manifest, Versions
+from harness.checkpoint.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.config.schema import ModelConfig
 from harness.data.cursor import Cursor
 from harness.data.tokenizer import open_tokenizer
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, UsageError
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
 
@@ -61,13 +63,16 @@ def convert(
 
     Raises:
         CheckpointError: the folder is damaged, has a feature that is not known, or the result is not the same model.
-        UsageError: OUT exists.
+        UsageError: OUT exists, or MODEL is a checkpoint.
     """
+    if (folder / MANIFEST_NAME).is_file():
+        raise UsageError(f"{folder} is a checkpoint of harness. To go the other way: harness convert to-hf")
     theirs = open_model(folder)
     model = growth.grown(theirs.model)
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
     _require_tied(theirs, moves)
     require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
+    require_shapes(theirs)
     record = _record(theirs, growth)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
     with output_folder.begun(out, record) as partial:
@@ -85,7 +90,7 @@ def convert(
             )
         _keep_settings(theirs, model, partial)
         ours = open_checkpoint(written.checkpoint, hashes=False)
-        proof = prove(ours, folder, num_layers=proof_layers, growth=growth)
+        proof = prove(ours, folder, partial / output_folder.PROOF_NAME, num_layers=proof_layers, growth=growth)
         output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
     return Converted(
         out=out,
@@ -95,6 +100,17 @@ def convert(
         kept_bytes=written.kept_bytes,
         seconds=written.seconds,
         proof=proof,
+        warnings=_warnings(theirs),
+    )
+
+
+def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
+    if dynamic_scaling(theirs.fields) is None:
+        return ()
+    longest = theirs.fields.get("max_position_embeddings", "max_position_embeddings")
+    return (
+        f"its rope_scaling is dynamic: it stretches sequences of more than {longest} tokens, training here does not. "
+        "to-hf writes the setting again, unless the run trained on longer sequences.",
     )
 
 

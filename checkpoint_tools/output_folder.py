@@ -2,6 +2,7 @@
 
 ```
 OUT.partial/conversion.json   what is being converted; other content means another conversion, which starts anew
+            proof/                first layers of a model that is too large to be compared whole
             lock              held (`flock`) by the process that writes here; the kernel releases it however it ends
             …                 what is finished is marked so by whoever writes it
 OUT/                          all of it, once the proof is done
@@ -25,6 +26,8 @@ from harness.errors import CheckpointError, UsageError
 
 RECORD_NAME = "conversion.json"
 LOCK_NAME = "lock"
+PROOF_NAME = "proof"
+"""Scratch folder of the proof; gone when it is done."""
 _OWN_NAMES = {RECORD_NAME, RECORD_NAME + STAGING_SUFFIX, LOCK_NAME}
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 

@@ -6,7 +6,6 @@ the same token ids, in fp32. Weights are compared as they were written: with `--
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,9 +13,12 @@ from pathlib import Path
 import torch
 
 from checkpoint_tools import transformers_model
+from checkpoint_tools.free_memory import available_bytes
 from checkpoint_tools.growth import Growth
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.their_tensors import open_model
+from harness.checkpoint.durable import remove_tree
+from harness.checkpoint.manifest import MANIFEST_NAME
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 
@@ -82,12 +84,15 @@ class Proof:
         )
 
 
-def prove(ours: OurTensors, folder: Path, *, num_layers: int | None = None, growth: Growth | None = None) -> Proof:
+def prove(
+    ours: OurTensors, folder: Path, scratch: Path, *, num_layers: int | None = None, growth: Growth | None = None
+) -> Proof:
     """Compares a checkpoint with a Hugging Face model's folder.
 
     Args:
         ours: The checkpoint.
         folder: The model's folder.
+        scratch: A folder that may be made and is removed: the first layers are written there if not all fit.
         num_layers: First so many layers of it to compare; None: all, or as many as fit into this machine's memory.
         growth: How the checkpoint's model is larger than the folder's, and still computes the same.
 
@@ -98,7 +103,7 @@ def prove(ours: OurTensors, folder: Path, *, num_layers: int | None = None, grow
     growth = growth or Growth()
     transformers_model.require_shapes(theirs)
     transformers_model.require_frequencies(theirs, ours.model, MAX_FREQUENCY_DIFFERENCE)
-    compared = num_layers or layers_that_fit(ours.model, available_memory_bytes())
+    compared = num_layers or layers_that_fit(ours.model, available_bytes())
     if compared == 0:
         raise CheckpointError(
             f"The proof needs memory for one layer with embedding and output ({_bytes_of(ours.model, 1) / 1e9:.1f} GB),"
@@ -109,7 +114,7 @@ def prove(ours: OurTensors, folder: Path, *, num_layers: int | None = None, grow
     dtype = theirs.described(theirs.names[0])[1]
     # One after the other: only what was computed is kept.
     their_trace: Trace = transformers_model.trace(theirs, tokens, compared)
-    our_trace = _our_trace(ours, tokens, growth.first_layers(compared), dtype)
+    our_trace = _our_trace(ours, scratch, tokens, growth.first_layers(compared), dtype)
     if not growth.is_none:
         our_trace, their_trace = (_common(trace, theirs.model.vocab_size) for trace in (our_trace, their_trace))
     proof = compare(our_trace, their_trace, num_layers=compared, of_layers=theirs.model.num_layers)
@@ -152,16 +157,10 @@ def prompts(vocab_size: int) -> torch.Tensor:
     return (positions * 2654435761 % 4294967291 % vocab_size).reshape(NUM_PROMPTS, PROMPT_TOKENS)
 
 
-def layers_that_fit(model: ModelConfig, available_bytes: int) -> int:
-    """How many of the first layers can be compared in so much memory."""
-    room = available_bytes * _SHARE_OF_MEMORY
+def layers_that_fit(model: ModelConfig, memory_bytes: int) -> int:
+    """How many of the first layers can be compared in so much memory; 0: not even one."""
+    room = memory_bytes * _SHARE_OF_MEMORY
     return max((number for number in range(1, model.num_layers + 1) if _bytes_of(model, number) <= room), default=0)
-
-
-def available_memory_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """What this machine can give without swapping, as Linux estimates it."""
-    line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
-    return int(line.split()[1]) * 1024
 
 
 def _bytes_of(model: ModelConfig, num_layers: int) -> int:
@@ -177,7 +176,7 @@ def _are_close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return float((ours - theirs).abs().max()) <= MAX_RELATIVE_DIFFERENCE * max(scale, 1e-30)
 
 
-def _our_trace(ours: OurTensors, tokens: torch.Tensor, num_layers: int, dtype: torch.dtype) -> Trace:
+def _our_trace(ours: OurTensors, scratch: Path, tokens: torch.Tensor, num_layers: int, dtype: torch.dtype) -> Trace:
     # Imported here: Megatron takes seconds to import, and a wrong request should not have to wait for it.
     from checkpoint_tools import mcore
 
@@ -185,6 +184,10 @@ def _our_trace(ours: OurTensors, tokens: torch.Tensor, num_layers: int, dtype: t
         return mcore.trace(ours.path, ours.model, tokens, dtype)
     from checkpoint_tools.checkpoint_writer import write_first_layers
 
-    with tempfile.TemporaryDirectory(prefix="harness-proof-") as folder:
-        model = write_first_layers(ours, Path(folder), num_layers)
-        return mcore.trace(Path(folder), model, tokens, dtype)
+    remove_tree(scratch, first=MANIFEST_NAME)  # left over, if the last one was interrupted
+    scratch.mkdir()
+    try:
+        model = write_first_layers(ours, scratch, num_layers)
+        return mcore.trace(scratch, model, tokens, dtype)
+    finally:
+        remove_tree(scratch, first=MANIFEST_NAME)

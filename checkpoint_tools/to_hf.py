@@ -15,8 +15,8 @@ import xxhash
 
 from checkpoint_tools import output_folder
 from checkpoint_tools.conversion_plan import Shard, plan_shards, require_complete
-from checkpoint_tools.families.config_json import fields_for
-from checkpoint_tools.families.family import Family
+from checkpoint_tools.families.config_json import dynamic_scaling, fields_for, rotary_fields
+from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.families.registry import family_for_writing
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
 from checkpoint_tools.proof import Proof, prove
@@ -24,8 +24,11 @@ from checkpoint_tools.safetensors_file import SafetensorsWriter
 from checkpoint_tools.their_tensors import INDEX_NAME, read_json
 from checkpoint_tools.tokenizer_files import SOURCE_FOLDER, TokenizerFiles, find_tokenizer
 from harness.checkpoint.durable import replace_file
-from harness.checkpoint.manifest import manifest_text
+from harness.checkpoint.manifest import MANIFEST_NAME, manifest_text
+from harness.config.schema import ModelConfig
+from harness.errors import UsageError
 from harness.progress import Progress, ShowProgress
+from harness.run_dir import RunDir
 
 NUM_WORKERS = 4
 """Files written at once; each needs the memory of one tensor and its copy."""
@@ -65,6 +68,8 @@ class Converted:
     seconds: float
     """Reading and writing the rest of the weights, without verification and proof."""
     proof: Proof
+    warnings: tuple[str, ...] = ()
+    """What a user should know who goes on with the result."""
 
 
 def convert(job: ToHf, show: ShowProgress) -> Converted:
@@ -72,8 +77,10 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
 
     Raises:
         CheckpointError: the checkpoint is damaged, or the result is not the same model.
-        UsageError: no family can express the model, OUT exists, or the tokenizer is not found.
+        UsageError: CHECKPOINT is something else, no family can express the model, OUT exists, or the tokenizer is not
+            found.
     """
+    _require_checkpoint(job.checkpoint)
     ours = open_checkpoint(job.checkpoint, hashes=job.hashes)
     family = family_for_writing(ours.model, job.family)
     require_complete(ours.names, (move.ours for move in family.moves(ours.model)), f"Checkpoint {ours.path}")
@@ -89,7 +96,7 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
         with show("convert", num_bytes) as progress:
             kept_bytes = write_shards(partial, ours, shards, job.num_workers, progress)
         seconds = time.perf_counter() - started
-        proof = prove(ours, partial, num_layers=job.proof_layers)
+        proof = prove(ours, partial, partial / output_folder.PROOF_NAME, num_layers=job.proof_layers)
         output_folder.publish(partial, job.out, {**record, "proof": proof.as_json()})
     return Converted(
         out=job.out,
@@ -99,7 +106,18 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
         kept_bytes=kept_bytes,
         seconds=seconds,
         proof=proof,
+        warnings=(tokenizer.warning,) if tokenizer and tokenizer.warning else (),
     )
+
+
+def _require_checkpoint(path: Path) -> None:
+    """Tells what is mixed up where that is plain; everything else is told by the reader."""
+    if RunDir(path).checkpoints.is_dir():
+        raise UsageError(
+            f"{path} is a run directory: name one of its checkpoints. List them: harness checkpoint list {path}"
+        )
+    if not (path / MANIFEST_NAME).is_file() and (path / "config.json").is_file():
+        raise UsageError(f"{path} is a Hugging Face model, no checkpoint. To go the other way: harness convert from-hf")
 
 
 def write_shards(folder: Path, ours: OurTensors, shards: Sequence[Shard], num_workers: int, progress: Progress) -> int:
@@ -152,7 +170,7 @@ def _write_settings(
 ) -> None:
     """`config.json`, `generation_config.json`, the index of the weights, and the tokenizer's files."""
     extras = {**(tokenizer.special_ids if tokenizer else {}), **_kept_settings(ours)}
-    ids = {key: value for key, value in extras.items() if key.endswith("_token_id")}
+    ids = {key: value for key, value in extras.items() if key.endswith("_token_id") and value is not None}
     formats = {entry.dtype for shard in shards for entry in shard.entries}
     # The name of transformers 4, which 5 reads too.
     widest = str(max(formats, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
@@ -178,7 +196,17 @@ def _kept_settings(ours: OurTensors) -> dict[str, object]:
     data = ours.manifest.fingerprint.get("data")
     lengths = [kept.get("max_position_embeddings"), data.get("seq_length") if isinstance(data, dict) else None]
     known = [length for length in lengths if isinstance(length, int)]
-    return {**settings, "max_position_embeddings": max(known)} if known else settings
+    if known:
+        settings["max_position_embeddings"] = max(known)
+        if known[0] == lengths[0] == max(known) and _rotates_as(ours.model, kept):
+            settings["rope_scaling"] = dynamic_scaling(kept)
+    return settings
+
+
+def _rotates_as(model: ModelConfig, kept: Fields) -> bool:
+    """Whether a model rotates as the one that training began from, which stretches only longer sequences."""
+    plain = {"rope_theta": kept.get("rope_theta") or (kept.get("rope_parameters") or {}).get("rope_theta")}
+    return dynamic_scaling(kept) is not None and rotary_fields(model) == {**plain, "rope_scaling": None}
 
 
 def _write_json(path: Path, fields: dict[str, object]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.sentencepiece_model import as_tokenizer_json
 from harness.config.load import load_config
-from harness.data.tokenizer import Tokenizer, open_tokenizer
+from harness.data.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer
 from harness.errors import CheckpointError, HarnessError, UsageError
 
 SOURCE_FOLDER = "source"
@@ -34,6 +34,8 @@ class TokenizerFiles:
     files: Mapping[str, bytes]
     special_ids: dict[str, object] = field(default_factory=dict)
     """Keys for `config.json`."""
+    warning: str | None = None
+    """What a user should know who wants to load it."""
 
 
 def find_tokenizer(ours: OurTensors, named: Path | None) -> TokenizerFiles | None:
@@ -58,7 +60,14 @@ def find_tokenizer(ours: OurTensors, named: Path | None) -> TokenizerFiles | Non
             f"{tokenizer.path} has the hash {tokenizer.hash}, but {ours.path} was trained with a tokenizer of hash "
             f"{recorded.get('xxh3')}. {_ADVICE}."
         )
-    return TokenizerFiles(files=_files(tokenizer), special_ids=_special_ids(tokenizer))
+    files = _files(tokenizer)
+    warning = None
+    if "tokenizer.json" not in files:
+        warning = (
+            f"{tokenizer.path} is not written as a tokenizer.json, for want of one with the same ids: it is copied as "
+            "it is. Load it with its own library; transformers would translate it by rules of its own, to other ids."
+        )
+    return TokenizerFiles(files=files, special_ids=_special_ids(tokenizer), warning=warning)
 
 
 def _path_in_run(checkpoint: Path) -> Path | None:
@@ -74,8 +83,11 @@ def _path_in_run(checkpoint: Path) -> Path | None:
 
 def _files(tokenizer: Tokenizer) -> dict[str, bytes]:
     content = tokenizer.path.read_bytes()
-    if tokenizer.path.suffix == ".model":
+    if isinstance(tokenizer, SentencePieceTokenizer):
         return {"tokenizer.model": content, **_translated(tokenizer, content)}
+    if tokenizer.path.suffix != ".json":
+        described = tokenizer.path.with_name(tokenizer.path.name + ".json")
+        return {path.name: path.read_bytes() for path in (tokenizer.path, described) if path.is_file()}
     beside = [tokenizer.path.with_name(name) for name in BESIDE]
     return {"tokenizer.json": content, **{path.name: path.read_bytes() for path in beside if path.is_file()}}
 

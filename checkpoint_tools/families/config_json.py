@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from checkpoint_tools.families.family import Family, Fields
-from checkpoint_tools.families.registry import FAMILIES
+from checkpoint_tools.families.registry import FAMILIES, REFUSED
 from harness.config.schema import ModelConfig, RopeScalingConfig
+from harness.config.validate import cross_field_problems
 from harness.errors import CheckpointError
 
 _HARMLESS = {
@@ -51,8 +52,11 @@ _READ_HERE = {
 }
 _DEFAULTS: Mapping[str, object] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False}
 """What the classes of transformers take where `config.json` does not say."""
+_DYNAMIC = "dynamic"
+"""Stretches only sequences beyond `max_position_embeddings`: up to there it is nothing."""
 _SCALING_KEYS = {
     "default": frozenset[str](),
+    _DYNAMIC: frozenset({"factor"}),
     "linear": frozenset({"factor"}),
     "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}),
 }
@@ -65,11 +69,12 @@ def family_of(fields: Fields) -> Family:
         CheckpointError: it is of a family that is not known here.
     """
     name = fields.get("model_type")
-    if name not in FAMILIES:
-        raise CheckpointError(
-            f"config.json says model_type {ascii(name)[:60]}; this version of harness knows {', '.join(FAMILIES)}."
-        )
-    return FAMILIES[name]
+    if isinstance(name, str) and name in FAMILIES:
+        return FAMILIES[name]
+    reason = f" ({REFUSED[name]})" if isinstance(name, str) and name in REFUSED else ""
+    raise CheckpointError(
+        f"config.json says model_type {ascii(name)[:60]}{reason}; this version of harness knows {', '.join(FAMILIES)}."
+    )
 
 
 def model_from(fields: Fields, family: Family) -> ModelConfig:
@@ -94,6 +99,8 @@ def model_from(fields: Fields, family: Family) -> ModelConfig:
     }
     try:
         model = ModelConfig.model_validate(values)
+        wrong = cross_field_problems({"model": model})
+        problems += [f"{'.'.join(map(str, problem.location[1:]))} {problem.text}" for problem in wrong]
     except ValidationError as error:
         problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
         model = _NO_MODEL
@@ -115,10 +122,22 @@ def fields_for(model: ModelConfig, family: Family, extras: Fields) -> Fields:
         fields |= {"attention_bias": model.add_bias_linear, "mlp_bias": model.add_bias_linear}
     fields["tie_word_embeddings"] = not model.untie_embeddings_and_output_weights
     # The spelling of transformers 4, which 5 reads too.
-    return {**fields, **_rotary_fields(model), **extras}
+    return {**fields, **rotary_fields(model), **extras}
 
 
-def _rotary_fields(model: ModelConfig) -> Fields:
+def dynamic_scaling(fields: Fields) -> Fields | None:
+    """The setting by which a `config.json` stretches only sequences beyond its `max_position_embeddings`, if it has it.
+
+    Our model has no such setting: the function is the same up to that length.
+    """
+    said = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    if not isinstance(said, dict) or _kind(said) != _DYNAMIC:
+        return None
+    return {key: value for key, value in said.items() if key != "rope_theta"}
+
+
+def rotary_fields(model: ModelConfig) -> Fields:
+    """The keys that say how a model rotates; the same for all models with the same frequencies."""
     scaling, base = model.rope_scaling, model.rotary_base
     if scaling is None:
         return {"rope_theta": base, "rope_scaling": None}
@@ -148,15 +167,24 @@ def _scaling(fields: Fields, problems: list[str]) -> RopeScalingConfig | None:
     if not isinstance(said, dict):
         problems.append(f"rope_scaling: {ascii(said)[:60]} is no object")
         return None
-    kind = said.get("rope_type", said.get("type", "default"))
+    kind = _kind(said)
+    bases = {"rope_theta": fields.get("rope_theta"), "rope_theta in rope_parameters": said.get("rope_theta")}
+    if None not in bases.values() and len(set(bases.values())) > 1:
+        problems.append(f"two bases: {', '.join(f'{key} {ascii(value)[:40]}' for key, value in bases.items())}")
     if kind not in _SCALING_KEYS:
         problems.append(f"rope_scaling: type {ascii(kind)[:40]}, known are {', '.join(_SCALING_KEYS)}")
         return None
     rest = {key: value for key, value in said.items() if key not in ("rope_type", "type", "rope_theta")}
+    if kind == _DYNAMIC:
+        rest.pop("original_max_position_embeddings", None)
     if set(rest) != _SCALING_KEYS[kind]:
         problems.append(f"rope_scaling: {kind} with {sorted(rest)}, known is {sorted(_SCALING_KEYS[kind])}")
         return None
-    return RopeScalingConfig(type=kind, **rest) if kind != "default" else None
+    return RopeScalingConfig(type=kind, **rest) if kind not in ("default", _DYNAMIC) else None
+
+
+def _kind(said: Fields) -> Any:  # noqa: ANN401 (what a file holds)
+    return said.get("rope_type", said.get("type", "default"))
 
 
 def _biases(fields: Fields, family: Family, problems: list[str]) -> dict[str, bool]:

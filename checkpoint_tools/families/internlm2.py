@@ -74,7 +74,7 @@ INTERNLM2 = Family(
         "add_bias_linear": False,
         "head_size": model.hidden_size // model.num_attention_heads,
     },
-    fixed={"hidden_act": ("silu",), "bias": (False,)},
+    fixed={"hidden_act": ("silu",), "bias": (False,), "pretraining_tp": (1,)},
     defaults={"bias": True},
     ignored=("attn_implementation",),
     judge=as_llama,

@@ -11,6 +11,6 @@ QWEN2 = Family(
     rules=RULES,
     fields=FIELDS,
     required=lambda model: {"qk_layernorm": False, "add_qkv_bias": True, "add_bias_linear": False},
-    fixed={"hidden_act": ("silu",), "use_sliding_window": (False,)},
+    fixed={"hidden_act": ("silu",), "use_sliding_window": (False,), "use_mrope": (False,)},
     ignored=("sliding_window", "max_window_layers"),
 )

@@ -13,6 +13,18 @@ from harness.config.schema import ModelConfig
 from harness.errors import UsageError
 
 FAMILIES = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, INTERNLM2, MINIMIND)}
+REFUSED = {
+    "gemma": "its norms multiply by one more than their weights, and its embedding is scaled",
+    "gemma2": "its norms multiply by one more than their weights, its logits are capped, it has sliding windows",
+    "gemma3_text": "its norms multiply by one more than their weights, and it has sliding windows",
+    "gpt2": "its positions are learnt",
+    "internlm": "only its attention has biases",
+    "mixtral": "it has experts",
+    "phi3": "its fused projections are ordered otherwise",
+    "qwen2_moe": "it has experts",
+    "qwen3_moe": "it has experts",
+}
+"""Families that are often asked for, and why they are not in the tables."""
 _WRITTEN = tuple(name for name, family in FAMILIES.items() if family.is_written)
 _BY_FEATURES = ("llama", "qwen2", "qwen3")
 """Tried in this order where no family is named."""

@@ -39,6 +39,50 @@ def mutated_to_hf(
         return to_hf(rank, world_size, init_method, checkpoint, out, options or {"without_tokenizer": True})
 
 
+class Left(NamedTuple):
+    """How a command left."""
+
+    code: int
+    out: str
+    err: str
+
+
+def command(rank: int, world_size: int, init_method: str, arguments: list[str], bug: str | None = None) -> Left:
+    """`harness …`, as from a shell, by a converter that has a certain bug, if one is named."""
+    import io
+    from contextlib import nullcontext, redirect_stderr, redirect_stdout
+
+    import conversion_bugs
+
+    from harness.cli import run
+
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err), conversion_bugs.BUGS[bug]() if bug else nullcontext():
+        code = run(arguments)
+    return Left(code, out.getvalue(), err.getvalue())
+
+
+def with_memory(rank: int, world_size: int, init_method: str, checkpoint: Path, out: Path, memory_bytes: int) -> str:
+    """`to-hf` on a machine with so much free memory."""
+    from unittest import mock
+
+    with mock.patch("checkpoint_tools.proof.available_bytes", lambda: memory_bytes):
+        return to_hf(rank, world_size, init_method, checkpoint, out, {"without_tokenizer": True})
+
+
+def continued(rank: int, world_size: int, init_method: str, folder: Path, prompt: str, num_tokens: int) -> str:
+    """What an exported model writes after a prompt, loaded with its tokenizer as any user of transformers does."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
+    settings = transformers.GenerationConfig.from_pretrained(folder)
+    settings.max_new_tokens, settings.pad_token_id = num_tokens, 0
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
+    written = model.generate(**ids, generation_config=settings)
+    return str(tokenizer.decode(written[0], skip_special_tokens=True))
+
+
 def loud_copy_from_hf(rank: int, world_size: int, init_method: str, folder: Path, out: Path) -> str:
     """`from-hf` by a converter that copies a block and forgets to silence it."""
     import re
@@ -74,8 +118,8 @@ def held_out(rank: int, world_size: int, init_method: str, config: Any, run_dir:
         for chunk in run.pipeline.chunks:
             if chunk.module.post_process:
                 chunk.module.output_layer.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
-        assert run.data.held_out is not None, "the run holds samples out"
-        batches = [batch for held in run.data.held_out.sets for batch in held.micro_batches(0, 1, 1)]
+        assert run.held_out is not None, "the run holds samples out"
+        batches = [batch for held in run.held_out.sets for batch in held.micro_batches(0, 1, 1)]
         run.pipeline.forward(batches, flags=run.orders.flags())
         return HeldOut(
             tokens=torch.cat([batch.tokens_BS for batch in batches]).numpy(),

@@ -37,6 +37,7 @@ class Variant(NamedTuple):
         return self.name
 
 
+TIED = {"tie_word_embeddings": True}
 VARIANTS = (
     Variant("llama-gqa", "llama", {}),
     Variant("llama-mha-tied", "llama", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
@@ -57,10 +58,18 @@ VARIANTS = (
         },
     ),
     Variant("llama-linear", "llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
+    Variant("llama-dynamic", "llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
     Variant("mistral", "mistral", {"sliding_window": None, "head_dim": 24}),
-    Variant("qwen2", "qwen2", {"tie_word_embeddings": True}),
-    Variant("qwen3", "qwen3", {"head_dim": 24, "num_key_value_heads": 1}),
+    Variant("mistral-mqa-tied", "mistral", {"sliding_window": None, "num_key_value_heads": 1, **TIED}),
+    Variant("mistral-mha", "mistral", {"sliding_window": None, "num_key_value_heads": 4, "vocab_size": 257}),
+    Variant("qwen2-tied", "qwen2", TIED),
+    Variant("qwen2-mqa-head24", "qwen2", {"num_key_value_heads": 1, "head_dim": 24}),
+    Variant("qwen2-mha", "qwen2", {"num_key_value_heads": 4, "vocab_size": 97}),
+    Variant("qwen3-mqa-head24", "qwen3", {"head_dim": 24, "num_key_value_heads": 1}),
+    Variant("qwen3-gqa-tied", "qwen3", {"head_dim": 24, **TIED}),
+    Variant("qwen3-mha", "qwen3", {"head_dim": 12, "num_key_value_heads": 4}),
 )
+"""Query groups 1, 2 and as many as heads; own head sizes; tied; biases; vocabularies that nothing divides."""
 
 
 def write_model(folder: Path, variant: Variant, *, dtype: torch.dtype = torch.float32, shard_size: str = "1GB") -> Path:
@@ -85,12 +94,28 @@ def draw_weights(weights: dict[str, torch.Tensor]) -> None:
                 weight += 1.0
 
 
-def write_internlm2(folder: Path) -> Path:
+def spell_as_transformers_4(folder: Path) -> Path:
+    """Rewrites a model's config.json as transformers 4 wrote it."""
+    path = folder / "config.json"
+    fields = json.loads(path.read_text())
+    rotary = fields.pop("rope_parameters")
+    fields["rope_theta"] = rotary.pop("rope_theta")
+    fields["rope_scaling"] = rotary if rotary["rope_type"] != "default" else None
+    fields["torch_dtype"] = fields.pop("dtype")
+    path.write_text(json.dumps(fields))
+    return folder
+
+
+def write_internlm2(folder: Path, **changes: Any) -> Path:
     """A random model in InternLM2's published layout, which transformers does not know."""
-    sizes = {key: value for key, value in SIZES.items() if key != "bos_token_id"}
+    sizes = {key: value for key, value in {**SIZES, **changes}.items() if key != "bos_token_id"}
     width, inner, head = sizes["hidden_size"], sizes["intermediate_size"], 12
     heads, groups = sizes["num_attention_heads"], sizes["num_key_value_heads"]
-    shapes = {"model.tok_embeddings.weight": (131, width), "model.norm.weight": (width,), "output.weight": (131, width)}
+    shapes = {
+        "model.tok_embeddings.weight": (sizes["vocab_size"], width),
+        "model.norm.weight": (width,),
+        "output.weight": (sizes["vocab_size"], width),
+    }
     for layer in range(sizes["num_hidden_layers"]):
         stem = f"model.layers.{layer}"
         shapes |= {
@@ -102,6 +127,8 @@ def write_internlm2(folder: Path) -> Path:
             f"{stem}.feed_forward.w3.weight": (inner, width),
             f"{stem}.feed_forward.w2.weight": (width, inner),
         }
+    if sizes["tie_word_embeddings"]:
+        del shapes["output.weight"]
     weights = {name: torch.empty(shape) for name, shape in shapes.items()}
     draw_weights(weights)
     folder.mkdir()
@@ -113,9 +140,11 @@ def write_internlm2(folder: Path) -> Path:
         "hidden_act": "silu",
         "bias": False,
         "rope_theta": 1000000,
-        "rope_scaling": None,
+        "rope_scaling": {"type": "dynamic", "factor": 2.0},
+        "pretraining_tp": 1,
+        "attn_implementation": "eager",
     }
-    (folder / "config.json").write_text(json.dumps({**sizes, **own}))
+    (folder / "config.json").write_text(json.dumps({**own, **sizes}))
     # Whoever runs code of the folder will hear of it.
     (folder / "modeling_internlm2.py").write_text("raise SystemExit('code of a model folder was run')\n")
     return folder

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint_tools.families.config_json import family_of, fields_for, model_from
+from checkpoint_tools.families.config_json import dynamic_scaling, family_of, fields_for, model_from
 from checkpoint_tools.families.registry import FAMILIES, family_for_writing
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError, UsageError
@@ -52,6 +52,15 @@ def test_what_is_not_said_is_what_transformers_takes() -> None:
         ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling: type 'yarn', known are default"),
         ("llama", {"rope_scaling": {"type": "linear"}}, "rope_scaling: linear with [], known is ['factor']"),
         ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "rope_scaling: default with ['partial_rotary"),
+        (
+            "llama",
+            {"rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5}},
+            "two bases: rope_theta 10000.0, rope_th",
+        ),
+        ("llama", {"rope_scaling": {"type": "dynamic"}}, "rope_scaling: dynamic with [], known is ['factor']"),
+        ("llama", {"rope_scaling": {"type": "ntk", "factor": 2.0}}, "rope_scaling: type 'ntk', known are default"),
+        ("qwen2", {"use_mrope": True}, "use_mrope: True, known is False"),
+        ("internlm2", {"bias": False, "pretraining_tp": 2}, "pretraining_tp: 2, known is 1"),
         ("llama", {"hidden_size": "48"}, "hidden_size: Input should be a valid integer"),
         ("llama", {"num_hidden_layers": None}, "num_layers: Field required"),
         ("mistral", {}, "sliding_window: 4096, known is None"),
@@ -60,7 +69,7 @@ def test_what_is_not_said_is_what_transformers_takes() -> None:
         ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types:"),
         ("qwen3", {"attention_bias": True}, "attention_bias: True, known is False"),
         ("internlm2", {}, "bias: True, known is False"),
-        ("internlm2", {"bias": False, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "type 'dynamic'"),
+        ("internlm2", {"bias": False, "rope_scaling": {"type": "yarn", "factor": 2.0}}, "type 'yarn'"),
         ("minimind", {"use_moe": True}, "use_moe: True, known is False"),
     ],
 )
@@ -72,8 +81,35 @@ def test_unknown_features_are_refused_by_name(model_type: str, fields: dict[str,
 
 
 def test_unknown_families_are_refused_by_name() -> None:
-    with pytest.raises(CheckpointError, match=r"model_type 'gpt2'; this version of harness knows llama, mistral, "):
-        family_of({"model_type": "gpt2"})
+    with pytest.raises(CheckpointError, match=r"model_type 'bert'; this version of harness knows llama, mistral, "):
+        family_of({"model_type": "bert"})
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("gemma", "its norms multiply by one more than their weights, and its embedding is scaled"),
+        ("gemma2", "its norms multiply by one more than their weights, its logits are capped, it has sliding windows"),
+        ("mixtral", "it has experts"),
+        ("internlm", "only its attention has biases"),
+    ],
+)
+def test_families_that_are_often_asked_for_are_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        family_of({"model_type": name})
+    assert f"config.json says model_type {name!r} ({reason}); this version of harness knows" in str(refused.value)
+
+
+def test_a_stretching_of_longer_sequences_alone_is_no_stretching() -> None:
+    dynamic = {"type": "dynamic", "factor": 2.0}
+    stretched = read("internlm2", bias=False, rope_theta=1e6, rope_scaling=dynamic)
+    assert stretched == read("internlm2", bias=False, rope_theta=1e6)
+    assert dynamic_scaling({"rope_scaling": dynamic}) == dynamic
+    assert dynamic_scaling({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e6}}) == {
+        "rope_type": "dynamic",
+        "factor": 2.0,
+    }
+    assert dynamic_scaling({"rope_scaling": {"type": "linear", "factor": 2.0}}) is None
 
 
 def model(**changes: Any) -> ModelConfig:

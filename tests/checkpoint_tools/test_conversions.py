@@ -15,6 +15,7 @@ from hugging_face_models import (
     VARIANTS,
     Variant,
     assert_same_bits,
+    spell_as_transformers_4,
     weights_of,
     write_internlm2,
     write_minimind,
@@ -82,11 +83,39 @@ def test_bf16_in_several_files_there_and_back(pool: Pool, tmp_path: Path) -> Non
     assert all((back / name).stat().st_size < 40_000 for name in set(index["weight_map"].values()))
 
 
-def test_internlm2_there_and_back(pool: Pool, tmp_path: Path) -> None:
-    folder = write_internlm2(tmp_path / "given")
+@pytest.mark.parametrize("name", ["llama-gqa", "llama-3.1", "llama-linear", "llama-dynamic", "qwen2-tied"])
+def test_settings_as_transformers_4_wrote_them_are_the_same_model(pool: Pool, tmp_path: Path, name: str) -> None:
+    [variant] = [variant for variant in VARIANTS if variant.name == name]
+    folder = write_model(tmp_path / "given", variant)
+    spell_as_transformers_4(shutil.copytree(folder, tmp_path / "old"))
+    back = there_and_back(pool, tmp_path / "old", tmp_path, family=variant.model_type)
+    assert_same_bits(folder, back)
+    assert differences(open_either(folder), open_either(back)) == []
+    written = json.loads((back / "config.json").read_text())
+    given = json.loads((tmp_path / "old" / "config.json").read_text())
+    assert {key: written[key] for key in ("rope_theta", "rope_scaling")} == {
+        key: given[key] for key in ("rope_theta", "rope_scaling")
+    }
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_key_value_heads": 1},
+        {"num_key_value_heads": 4, "vocab_size": 97},
+        {"tie_word_embeddings": True},
+        {"rope_scaling": None},
+    ],
+    ids=["gqa", "mqa", "mha", "tied", "not-dynamic"],
+)
+def test_internlm2_there_and_back(pool: Pool, tmp_path: Path, changes: dict[str, Any]) -> None:
+    folder = write_internlm2(tmp_path / "given", **changes)
     back = there_and_back(pool, folder, tmp_path, family="internlm2")
     assert_same_bits(folder, back)
-    assert json.loads((back / "config.json").read_text())["architectures"] == ["InternLM2ForCausalLM"]
+    written, given = (json.loads((path / "config.json").read_text()) for path in (back, folder))
+    assert written["architectures"] == ["InternLM2ForCausalLM"]
+    assert written["rope_scaling"] == given["rope_scaling"]
 
 
 def test_internlm2_is_written_as_llama_with_the_same_function(pool: Pool, tmp_path: Path) -> None:

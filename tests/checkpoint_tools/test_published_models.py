@@ -1,0 +1,121 @@
+"""The `config.json` of published models, as far as it describes the function: read, counted, written again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from checkpoint_tools.families.config_json import family_of, fields_for, model_from
+from harness.errors import CheckpointError
+from harness.plan.parameters import count_parameters
+
+_MORE = {
+    "attention_dropout": 0.0,
+    "bos_token_id": 1,
+    "eos_token_id": [2, 3],
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "torch_dtype": "bfloat16",
+    "transformers_version": "4.41.0",
+    "use_cache": True,
+}
+_LLAMA = {"model_type": "llama", "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1}
+_QWEN2 = {"model_type": "qwen2", "use_sliding_window": False, "max_window_layers": 28, "use_mrope": False}
+_QWEN3 = {"model_type": "qwen3", "attention_bias": False, "use_sliding_window": False, "sliding_window": None}
+_INTERNLM2 = {
+    "model_type": "internlm2",
+    "bias": False,
+    "attn_implementation": "eager",
+    "auto_map": {"AutoModel": "x.Y"},
+}
+
+
+def sizes(hidden: int, inner: int, layers: int, heads: int, groups: int, vocabulary: int) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": groups,
+        "vocab_size": vocabulary,
+        **_MORE,
+    }
+
+
+def llama3(factor: float) -> dict[str, Any]:
+    lengths = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    return {"rope_theta": 500000.0, "rope_scaling": {"rope_type": "llama3", "factor": factor, **lengths}}
+
+
+PUBLISHED = {
+    "Llama-2-7b": (6_738_415_616, {**_LLAMA, **sizes(4096, 11008, 32, 32, 32, 32000), "rope_scaling": None}),
+    "Llama-3.1-8B": (8_030_261_248, {**_LLAMA, **sizes(4096, 14336, 32, 32, 8, 128256), **llama3(8.0)}),
+    "Llama-3.2-1B": (
+        1_235_814_400,
+        {
+            **_LLAMA,
+            **sizes(2048, 8192, 16, 32, 8, 128256),
+            **llama3(32.0),
+            "head_dim": 64,
+            "tie_word_embeddings": True,
+        },
+    ),
+    "Mistral-7B-v0.3": (
+        7_248_023_552,
+        {"model_type": "mistral", **sizes(4096, 14336, 32, 32, 8, 32768), "sliding_window": None, "rope_theta": 1e6},
+    ),
+    "Mistral-Nemo-Base-2407": (
+        12_247_782_400,
+        {
+            "model_type": "mistral",
+            **sizes(5120, 14336, 40, 32, 8, 131072),
+            "head_dim": 128,
+            "sliding_window": None,
+            "rope_theta": 1e6,
+        },
+    ),
+    "Qwen2.5-0.5B": (
+        494_032_768,
+        {**_QWEN2, **sizes(896, 4864, 24, 14, 2, 151936), "tie_word_embeddings": True, "sliding_window": 32768},
+    ),
+    "Qwen2.5-7B": (7_615_616_512, {**_QWEN2, **sizes(3584, 18944, 28, 28, 4, 152064), "sliding_window": 131072}),
+    "Qwen3-0.6B": (
+        596_049_920,
+        {**_QWEN3, **sizes(1024, 3072, 28, 16, 8, 151936), "head_dim": 128, "tie_word_embeddings": True},
+    ),
+    "Qwen3-8B": (8_190_735_360, {**_QWEN3, **sizes(4096, 12288, 36, 32, 8, 151936), "head_dim": 128}),
+    "internlm2_5-7b": (
+        7_737_708_544,
+        {
+            **_INTERNLM2,
+            **sizes(4096, 14336, 32, 32, 8, 92544),
+            "pretraining_tp": 1,
+            "rope_theta": 1000000,
+            "rope_scaling": {"type": "dynamic", "factor": 2.0},
+        },
+    ),
+    "MiniMind2": (
+        104_030_976,
+        {"model_type": "minimind", **sizes(768, 2048, 16, 8, 2, 6400), "rope_theta": 1e6, "flash_attn": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_model_is_read_and_has_as_many_parameters(name: str) -> None:
+    num_parameters, fields = PUBLISHED[name]
+    family = family_of(fields)
+    model = model_from(fields, family)
+    assert count_parameters(model).total == num_parameters
+    if family.is_written:
+        again = model_from(fields_for(model, family, {}), family)
+        assert again.head_size == model.head_size
+        assert again.model_copy(update={"kv_channels": model.kv_channels}) == model
+
+
+def test_a_sliding_window_is_refused_by_name() -> None:
+    """Mistral 7B v0.1; later ones have none."""
+    fields = {"model_type": "mistral", **sizes(4096, 14336, 32, 32, 8, 32000), "sliding_window": 4096}
+    with pytest.raises(CheckpointError, match=r"sliding_window: 4096, known is None"):
+        model_from(fields, family_of(fields))
