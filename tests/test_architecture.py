@@ -35,8 +35,8 @@ def is_parallel(path: Path) -> bool:
 
 
 def reads_pickles(path: Path) -> bool:
-    """The one file that reads torch's pickled index of a checkpoint, with a reader that looks up no class at all."""
-    return path == Path("harness/checkpoint/metadata_pickle.py")
+    """The files that read what torch has pickled (index of a checkpoint, dumps), with readers that look up no class."""
+    return path in (Path("harness/checkpoint/metadata_pickle.py"), Path("harness/launch/collectives_dump.py"))
 
 
 def nowhere(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from statistics import median
 
 from harness.errors import UsageError
+from harness.launch.collectives_dump import absent_ranks, read_dumps
+from harness.launch.last_words import stacks_path
 from harness.launch.ledger import LaunchRecord, launches
 from harness.metrics.heartbeat import WRITE_EVERY_S, Beat, Phase, read_beats
 from harness.metrics.stragglers import slow_ranks, usual_time
@@ -16,6 +19,8 @@ from harness.run_dir import RunDir
 
 QUIET_AFTER_S = 6 * WRITE_EVERY_S
 """A rank that has said nothing for so long is stopped, dead, or cut off from the file system."""
+_NUM_FRAMES = 4
+_NUM_STACKS = 8
 SLOW_FACTOR = 2.0
 SLOW_AT_LEAST_S = 10.0
 """A rank is slow at reading data if it has waited `SLOW_FACTOR` times the median, and at least so many seconds more."""
@@ -101,8 +106,9 @@ def diagnosis_text(run_dir: RunDir, now: float | None = None) -> str:
     beats = [beat for beat in read_beats(run_dir) if beat.time >= begun - QUIET_AFTER_S]
     world_size = int((launch.launch or {}).get("world_size", len(beats)))
     lines = [f"launch {launch.number}: {len(beats)} of {world_size} ranks have given a sign of life"]
-    lines += _lines(diagnose(beats, world_size, now), now)
-    return "\n".join([*lines, *_dumps(launch)])
+    found = diagnose(beats, world_size, now)
+    lines += _lines(found, now)
+    return "\n".join([*lines, *_dumps(launch, [beat.rank for beat in (*found.quiet, *found.behind)])])
 
 
 def _lines(found: Diagnosis, now: float) -> list[str]:
@@ -143,12 +149,33 @@ def _ranks(ranks: Sequence[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
-def _dumps(launch: LaunchRecord) -> list[str]:
-    """What else there is to look at."""
+def _dumps(launch: LaunchRecord, held_up: Sequence[int]) -> list[str]:
+    """What was written down before the launch was killed, or timed out: stacks, and the last collectives."""
     recorder = launch.folder / "flight_recorder"
-    dumps = sorted(recorder.glob("rank_*")) if recorder.is_dir() else []
-    stacks = sorted(launch.folder.glob("stacks_*"))
-    lines = [f"stacks: {path}" for path in stacks]
+    dumps = read_dumps(recorder)
+    stacks = sorted(launch.folder.glob("stacks_rank_*.txt"))
+    lines = [
+        f"stack of rank {rank}, innermost first: {stack}"
+        for rank in held_up[:_NUM_STACKS]
+        if (stack := _stack(launch, rank))
+    ]
+    if stacks:
+        lines.append(f"stacks of {len(stacks)} ranks: {launch.folder}/stacks_rank_*.txt")
+    lines += [f"collectives: {line}" for line in absent_ranks(dumps)]
     if dumps:
         lines.append(f"last collectives of {len(dumps)} ranks: torchfrtrace --prefix rank_ {recorder}")
     return [*lines, f"logs: {Path(launch.folder)}/node_*.log, rank_*.log"]
+
+
+def _stack(launch: LaunchRecord, rank: int) -> str | None:
+    """The innermost frames of a rank's main thread, by py-spy; None where there are none."""
+    try:
+        lines = stacks_path(launch.folder, rank).read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    threads = [number for number, line in enumerate(lines) if line.startswith("Thread ")]
+    main = next((number for number in threads if '"MainThread"' in lines[number]), threads[0] if threads else None)
+    if main is None:
+        return None
+    frames = list(itertools.takewhile(lambda line: line.startswith("    "), lines[main + 1 :]))
+    return " < ".join(frame.strip() for frame in frames[:_NUM_FRAMES]) or None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,24 @@ def write(run: RunDir, *beats: Beat) -> None:
         run.heartbeat(one.rank).write_text(json.dumps(vars(one)))
 
 
+STACKS = """Process 101: python -m harness.train.worker
+Python v3.11.7
+
+Thread 108 (idle): "heartbeat"
+    wait (threading.py:331)
+Thread 101 (idle): "MainThread"
+    recv (torch/distributed.py:2)
+    take_step (harness/train/step.py:55)
+"""
+
+
+def dump(sequence: int) -> bytes:
+    """What a rank's flight recorder writes, as far as it is read."""
+    entry = {"process_group": ("0", "default_pg"), "collective_seq_id": sequence, "profiling_name": "nccl:all_reduce"}
+    group = {"name": "0", "desc": "default_pg", "ranks": "[0, 1]"}
+    return pickle.dumps({"pg_config": {"0": group}, "entries": [entry]})
+
+
 def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> None:
     begun = (run_dir.launch(2) / "launch.json").stat().st_mtime
     now = begun + 1000
@@ -110,7 +129,10 @@ def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> Non
         beat(2, since=now - 100, time=now - 1, phase=Phase.OPTIMIZER, step=6, data_s=50, compute_ms=0.5),
         beat(9, since=begun - 900, time=begun - 800),
     )
-    (run_dir.launch(2) / "flight_recorder" / "rank_0").touch()
+    recorder = run_dir.launch(2) / "flight_recorder"
+    for rank, sequence in enumerate((7, 6)):
+        (recorder / f"rank_{rank}").write_bytes(dump(sequence))
+    (run_dir.launch(2) / "stacks_rank_00001.txt").write_text(STACKS)
     assert diagnosis_text(run_dir, now).splitlines() == [
         "launch 2: 3 of 6 ranks have given a sign of life",
         "never heard of: rank 3-5; their nodes did not start, see node_*.log",
@@ -121,7 +143,10 @@ def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> Non
         "slow at computing: rank 2 on n2 (process 102), step 6, optimizer, 0.50 ms where others take 0.25 ms; see "
         "`nvidia-smi -q -d PERFORMANCE,TEMPERATURE` there",
         "the furthest: rank 0 on n0 (process 100), step 7, forward-backward since 100 s",
-        f"last collectives of 1 ranks: torchfrtrace --prefix rank_ {run_dir.launch(2) / 'flight_recorder'}",
+        "stack of rank 1, innermost first: recv (torch/distributed.py:2) < take_step (harness/train/step.py:55)",
+        f"stacks of 1 ranks: {run_dir.launch(2)}/stacks_rank_*.txt",
+        "collectives: rank 0 waits in nccl:all_reduce number 7 of group 0 (default_pg); rank 1 has not come",
+        f"last collectives of 2 ranks: torchfrtrace --prefix rank_ {recorder}",
         f"logs: {run_dir.launch(2)}/node_*.log, rank_*.log",
     ]
 

@@ -155,3 +155,23 @@ def test_scripts_get_json(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is no run directory: nothing was launched there; give the directory that"):
         status_of(RunDir(tmp_path))
+
+
+def test_ranks_with_a_slow_device_are_named_with_their_hosts(run_dir: RunDir) -> None:
+    begun = start(run_dir)
+    for rank, compute_ms in enumerate((0.2, 0.4, 0.2)):
+        one = Beat(
+            rank=rank,
+            host=f"n{rank}",
+            pid=1,
+            step=7,
+            phase=Phase.DATA,
+            since=begun,
+            time=begun + 1,
+            spent_s={},
+            compute_ms=compute_ms,
+        )
+        run_dir.heartbeat(rank).write_text(json.dumps(vars(one)))
+    found = status_of(run_dir, begun + 2)
+    assert found.slow == ("rank 1 on n1",)
+    assert "slow       rank 1 on n1" in status_text(found).splitlines()

@@ -1,0 +1,131 @@
+"""Who has not come to a collective that others wait in, by the dumps of torch's flight recorder.
+
+A dump, `flight_recorder/rank_3`, is a pickle of plain values. Unpickling calls whatever a file names, so the reader
+here looks up no name at all: a file that names anything is refused. What is used of it (version 2 of the format, torch
+2.4 and later):
+
+    {"pg_config": {"0": {"name": "0", "desc": "default_pg", "ranks": "[0, 1]"}},
+     "entries": [{"process_group": ("0", "default_pg"), "collective_seq_id": 5, "profiling_name": "nccl:all_reduce",
+                  "is_p2p": False, "state": "scheduled", "retired": False, …}]}
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle  # the architecture's test allows it here: nothing that a file names is ever looked up
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_MOST_BYTES = 256 * 2**20
+_NAME = re.compile(r"rank_([0-9]+)")
+_NUM_NAMED = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupState:
+    """How far one rank has come in one group."""
+
+    description: str
+    members: tuple[int, ...]
+    """Ranks of the group; empty where the dump does not say."""
+    collective: str
+    """The last one that it has called, such as `nccl:all_reduce`; empty before the first."""
+    sequence: int
+    """Number of that collective in the group."""
+    is_done: bool
+    """Whether it has come back from it."""
+
+
+Dump = Mapping[str, GroupState]
+"""A rank's state in each of its groups, by the name of the group."""
+
+
+class _PlainValues(pickle.Unpickler):
+    """Reads numbers, text, lists, tuples and mappings; refuses everything else."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> object:
+        raise pickle.UnpicklingError(f"the file names {module_name}.{global_name}, which no dump does")
+
+
+def read_dumps(folder: Path) -> dict[int, Dump]:
+    """The dumps in a folder, by rank; what is no dump is passed over."""
+    found = {}
+    for path in sorted(folder.glob("rank_*")):
+        match = _NAME.fullmatch(path.name)
+        if match and (dump := _read(path)) is not None:
+            found[int(match[1])] = dump
+    return found
+
+
+def absent_ranks(dumps: Mapping[int, Dump]) -> list[str]:
+    """For each group in which some ranks are ahead: who has not come, and where the others wait (pure)."""
+    lines = []
+    for name in sorted({name for dump in dumps.values() for name in dump}):
+        states = {rank: dump[name] for rank, dump in dumps.items() if name in dump}
+        front = max(states.values(), key=lambda state: state.sequence)
+        members = front.members or tuple(sorted(states))
+        waiting = [rank for rank in states if states[rank].sequence == front.sequence and not states[rank].is_done]
+        behind = [rank for rank in members if rank in states and states[rank].sequence < front.sequence]
+        silent = [rank for rank in members if rank not in dumps]
+        if waiting and (behind or silent):
+            told = [f"rank {_ranks(behind)} has not come"] if behind else []
+            told += [f"there is no dump of rank {_ranks(silent)}"] if silent else []
+            place = f"{front.collective} number {front.sequence} of group {front.description}"
+            lines.append(f"rank {_ranks(waiting)} waits in {place}; {', '.join(told)}")
+    return lines
+
+
+def _read(path: Path) -> Dump | None:
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            return None
+        content = _PlainValues(io.BytesIO(path.read_bytes())).load()
+        return _states(content["pg_config"], content["entries"])
+    except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return None
+
+
+def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[str, object]]) -> Dump:
+    members = {str(group["name"]): tuple(json.loads(group["ranks"])) for group in groups.values()}
+    states = {
+        str(group["name"]): GroupState(
+            description=_description(str(group["name"]), str(group["desc"])),
+            members=members[str(group["name"])],
+            collective="",
+            sequence=0,
+            is_done=True,
+        )
+        for group in groups.values()
+        if group["name"]
+    }
+    for entry in entries:
+        name, text = (str(part) for part in _pair(entry["process_group"]))
+        sequence = int(str(entry["collective_seq_id"]))
+        if not entry.get("is_p2p") and (name not in states or sequence >= states[name].sequence):
+            states[name] = GroupState(
+                description=_description(name, text),
+                members=members.get(name, ()),
+                collective=str(entry["profiling_name"]),
+                sequence=sequence,
+                is_done=bool(entry.get("retired")) or entry.get("state") == "completed",
+            )
+    return states
+
+
+def _pair(value: object) -> tuple[object, object]:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ValueError(f"{value!r} is no name and description of a group")
+    return value[0], value[1]
+
+
+def _description(name: str, text: str) -> str:
+    return f"{name} ({text})" if text and text != "undefined" else name
+
+
+def _ranks(ranks: Sequence[int]) -> str:
+    return ", ".join(map(str, ranks[:_NUM_NAMED])) + (
+        f" and {len(ranks) - _NUM_NAMED} more" if len(ranks) > _NUM_NAMED else ""
+    )
