@@ -1,7 +1,16 @@
-"""The fault campaign on real training processes: `python -m benchmarks.faults --seed 1 --minutes 30`.
+"""The fault campaign: kills, failing disks and damage against the checkpoints and the trainer; `make faults`.
 
-Trials are drawn from the seed, one after the other, until the time is over; then it reports how many faults of every
-family were thrown and what broke. Leaves with 1 if anything did. `--trial N` plays one trial of the seed again.
+Three layers, the same invariants. `store`: every disk call of the checkpoint store, on checkpoints of a real run,
+thousands of times. `trainer`: the real trainer, forked from a process that has loaded torch, disturbed by `strace` at
+every system call by which it becomes durable, and at random moments. `launch`: `harness train` with two ranks.
+
+Prints how often each family was thrown and what broke, and leaves with 1 if anything did. A trial is drawn from its
+name alone, so that it can be played again.
+
+Examples:
+  python -m benchmarks.faults --seed 1 --minutes 30
+  python -m benchmarks.faults --layer trainer --family SIGKILL --minutes 10
+  python -m benchmarks.faults --replay trainer:1:42
 """
 
 from __future__ import annotations
@@ -10,38 +19,79 @@ import argparse
 import sys
 import tempfile
 import time
-from itertools import count
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "train"))
+_TESTS = Path(__file__).resolve().parents[1] / "tests"
+sys.path[:0] = [str(_TESTS / name) for name in ("faults", "checkpoint", "train")]
 
-from fault_campaign import Report, Trial, campaign_site  # noqa: E402 (it lives with the tests)
+from campaign import SHARES, Wish, make_stage, play, replay  # noqa: E402 (it lives with the tests)
+from fault_report import Report, TrialId  # noqa: E402
+from found import FOUND  # noqa: E402
+from system_calls import is_available  # noqa: E402
 
 
 def main() -> int:
     """Throws faults until the time is over; the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    parser.add_argument("--faults", type=int, default=8, help="Faults in one trial.")
-    parser.add_argument("--trial", type=int, help="Play only this trial of the seed.")
-    arguments = parser.parse_args()
-    report, ends = Report(), time.monotonic() + 60 * arguments.minutes
-    with tempfile.TemporaryDirectory(prefix="harness-faults-") as folder:
-        undisturbed = campaign_site(Path(folder) / "undisturbed")
-        code, text = undisturbed.train().finish()
-        if code != 0:
-            sys.stderr.write(text)
-            return code
-        expected = undisturbed.losses()
-        for number in count() if arguments.trial is None else [arguments.trial]:
-            if arguments.trial is None and time.monotonic() > ends:
-                break
-            site = campaign_site(Path(folder) / f"trial-{number}", async_save=number % 2 == 1)
-            Trial(site, f"{arguments.seed}:{number}", expected, report).run(arguments.faults)
-            sys.stdout.write(f"trial {number}: {report}\n\n")
-            sys.stdout.flush()
+    arguments = _arguments()
+    started_s = time.monotonic()
+    if not is_available():
+        _say("strace is not installed: no faults at system calls of the trainer (apt-get install strace)")
+    with tempfile.TemporaryDirectory(prefix="harness-faults-", dir=arguments.folder) as folder:
+        report = _played(arguments, Path(folder))
+    _say(str(report))
+    _say(f"seed {arguments.seed}, {(time.monotonic() - started_s) / 60:.1f} minutes")
+    if arguments.json:
+        arguments.json.write_text(report.to_json())
     return 1 if report.violations else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="Another seed, other trials.")
+    parser.add_argument("--minutes", type=float, default=10.0, help="How long.")
+    parser.add_argument("--injections", type=int, help="Stop after so many, if that is earlier.")
+    parser.add_argument("--layer", choices=sorted(SHARES), action="append", help="Only this one; may be repeated.")
+    parser.add_argument("--family", default="", metavar="TEXT", help="Only families whose name contains the text.")
+    parser.add_argument("--processes", type=int, default=1, help="How many play at the same time.")
+    parser.add_argument("--replay", type=TrialId.parse, metavar="LAYER:SEED:NUMBER", help="Play one trial again.")
+    parser.add_argument(
+        "--found", action="store_true", help="Play the faults that once broke something, and no others."
+    )
+    parser.add_argument("--scene", action="append", help="Scenes of the trainer's layer. Default: all.")
+    parser.add_argument("--json", type=Path, help="Also write the counts to this file.")
+    parser.add_argument("--folder", type=Path, default=_memory(), help="Where runs are played. Default: in memory.")
+    return parser.parse_args()
+
+
+def _played(arguments: argparse.Namespace, folder: Path) -> Report:
+    stage = make_stage(folder, arguments.scene) if arguments.scene else make_stage(folder)
+    _say(f"{sum(len(scene.calls) for scene in stage.scenes):,} system calls in {len(stage.scenes)} scenes")
+    if arguments.replay:
+        return replay(arguments.replay, stage, arguments.family)
+    if arguments.found:
+        report = Report()
+        for number in range(len(FOUND)):
+            report.add(replay(TrialId("found", 0, number), stage))
+        return report
+    wish = Wish(
+        seed=arguments.seed,
+        seconds=60 * arguments.minutes,
+        layers=arguments.layer or list(SHARES),
+        family=arguments.family,
+        max_injections=arguments.injections,
+        num_processes=arguments.processes,
+    )
+    return play(wish, stage, _say)
+
+
+def _memory() -> Path | None:
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() else None
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

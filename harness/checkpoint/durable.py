@@ -60,6 +60,8 @@ def _write_and_sync(path: Path, content: bytes) -> None:
         rest = memoryview(content)
         while rest:  # a write may take less than it was given
             rest = rest[os.write(descriptor, rest) :]
+        if os.fstat(descriptor).st_size != len(content):  # there are file systems that lose what they said they took
+            raise OSError(errno.EIO, "not all that was written is there", str(path))
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -1,7 +1,8 @@
 """What `manifest.json` says about a checkpoint, how it is read without trust and written without gaps.
 
 The file is UTF-8 JSON, an object with the fields of `Manifest`, one entry of each list or object per line. Sizes are
-in bytes, hashes are XXH3 in lower-case hexadecimal. It is written last: a folder without it is no checkpoint.
+in bytes, hashes are XXH3 in lower-case hexadecimal. It is written last: a folder without it is no checkpoint. Its last
+line, `"checksum"`, is the hash of the same text without that line, because a flipped bit may leave good JSON behind.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, NoReturn
 
+import xxhash
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from harness.checkpoint.durable import open_regular, replace_file
@@ -26,6 +28,7 @@ MAX_MANIFEST_BYTES = 64 * 1024**2
 """A manifest is refused above this size; one of 100,000 files has an eighth of it."""
 MAX_LOSSES = 50
 MAX_NAME_LENGTH = 512
+_CHECKSUM = re.compile(rb',\n  "checksum": "([0-9a-f]{16})"\n}\n\Z')
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 Health = Literal["clean", "suspect", "abandoned"]
@@ -153,7 +156,7 @@ class Manifest(Record):
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """The manifest as it is written: equal manifests give equal text."""
+    """What a manifest says, without its checksum: equal manifests give equal text."""
     fields = manifest.model_dump(mode="json")
     fields["files"] = dict(sorted(fields["files"].items()))
     return "{\n" + ",\n".join(f"  {json.dumps(name)}: {_lines(value)}" for name, value in fields.items()) + "\n}\n"
@@ -178,9 +181,16 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
         CheckpointError: what would be written could not be read again (a strange file name, a NaN); nothing is written.
         OSError: from the disk; the old manifest, if there was one, is untouched.
     """
-    content = manifest_text(manifest).encode()
+    content = manifest_bytes(manifest)
     parse_manifest(content)
     replace_file(folder / MANIFEST_NAME, content)
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The manifest as it is on disk: its text, with the checksum of it in the last line."""
+    text = manifest_text(manifest).encode()
+    checksum = xxhash.xxh3_64_hexdigest(text)
+    return text.removesuffix(b"\n}\n") + f',\n  "checksum": "{checksum}"\n}}\n'.encode()
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -214,10 +224,12 @@ def parse_manifest(content: bytes) -> Manifest:
     """Read a manifest's bytes strictly.
 
     Raises:
-        CheckpointError: too large, not JSON, a repeated key, NaN or infinity, another version, no files, a wrong field.
+        CheckpointError: too large, altered since it was written, not JSON, a repeated key, NaN or infinity, another
+            version, no files, a wrong field.
     """
     if len(content) > MAX_MANIFEST_BYTES:
         raise CheckpointError(f"{MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES // 1024**2} MiB")
+    content = _without_checksum(content)
     try:
         fields = json.loads(
             content.decode("utf-8"),
@@ -241,6 +253,20 @@ def parse_manifest(content: bytes) -> Manifest:
     if not manifest.files:
         raise CheckpointError(f"{MANIFEST_NAME} is damaged: it lists no files")
     return manifest
+
+
+def _without_checksum(content: bytes) -> bytes:
+    """The bytes that the checksum is of. A manifest of before there was one has none, and is taken as it is."""
+    found = _CHECKSUM.search(content)
+    if found is None:
+        return content
+    text = content[: found.start()] + b"\n}\n"
+    checksum = xxhash.xxh3_64_hexdigest(text)
+    if checksum != found[1].decode():
+        raise CheckpointError(
+            f"{MANIFEST_NAME} was altered: the hash of its text is {checksum}, its last line says {found[1].decode()}"
+        )
+    return text
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -6,11 +6,13 @@ in a collective. An error there would leave them waiting: `_Strategy` holds it b
 
 from __future__ import annotations
 
+import gc
 import inspect
 import multiprocessing
 import queue
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
@@ -20,6 +22,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 
+from harness.checkpoint.complete import incompleteness
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives, cpu
 
@@ -223,6 +226,8 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
             self._problems += [f"rank {rank}: {_cause(error)}" for rank, (error, _) in sorted(failed.failures.items())]
         if dist.get_rank() == 0:  # Megatron does it again and would not survive a refusal; now there is room for it
             self._attempt(save_config, CheckpointingConfig(*_FORMAT), checkpoint_dir)
+            if not self._problems:
+                self._attempt(_require_complete, Path(checkpoint_dir))
         problems = [problem for of_rank in collectives.gathered(self._problems) for problem in of_rank]
         if problems:
             raise SaveFailedError("; ".join(dict.fromkeys(problems)))
@@ -230,6 +235,8 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
     def _get_save_and_finalize_callbacks(self, writer: Any, *arguments: Any) -> Any:  # noqa: ANN401
         """Called by Megatron with the writer that will write `.metadata` on rank 0."""
         writer.finish = partial(self._attempt, writer.finish)
+        writer.write_preloaded_data_multiproc = _write_files  # of 0.16
+        writer.write_preloaded_data_multithread = _write_files  # of later versions
         return super()._get_save_and_finalize_callbacks(writer, *arguments)
 
     def _attempt(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
@@ -237,6 +244,45 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
             write(*arguments)
         except _DISK_ERRORS as error:
             self._problems.append(f"rank {dist.get_rank()}: {_cause(error)}")
+
+
+def _require_complete(folder: Path) -> None:
+    if problem := incompleteness(folder):
+        raise RuntimeError(problem)
+
+
+def _write_files(
+    transforms: list[Any],
+    _use_msc: bool,
+    _rank: int,
+    buckets: Sequence[Any],
+    results: Any,  # noqa: ANN401 (a queue of Megatron's or ours)
+) -> None:
+    """Writes the files of a rank, each in a thread; results are what each wrote, or the first error.
+
+    Megatron 0.16 forks a process for each file, and waits for ever for one that the kernel killed; later versions write
+    with threads, but drop what the disk said.
+    """
+    is_collecting = gc.isenabled()
+    gc.disable()  # in a forked process a collection would free what belongs to the GPU of its parent
+    try:
+        with ThreadPoolExecutor(max_workers=len(buckets)) as pool:
+            outcomes = list(pool.map(partial(_write_file, transforms), buckets))
+    finally:
+        if is_collecting:
+            gc.enable()
+    errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
+    results.put(errors[0] if errors else dict(enumerate(outcomes)))
+
+
+def _write_file(transforms: list[Any], bucket: Any) -> Any:  # noqa: ANN401 (Megatron's types)
+    outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    done: queue.Queue[None] = queue.Queue()
+    done.put(None)
+    filesystem_async.FileSystemWriterAsync.write_preloaded_data(
+        transforms, 0, bucket, results_queue=outcome, count_queue=done, use_fsync=True
+    )
+    return outcome.get()[1]
 
 
 class _Results:

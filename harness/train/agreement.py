@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.errors import ConfigError, HarnessError, UsageError
+from harness.errors import BadDataError, ConfigError, HarnessError, UsageError
 from harness.parallel import collectives
 from harness.parallel.ranks import Ranks
 
@@ -14,7 +14,8 @@ from harness.parallel.ranks import Ranks
 def heard_by_all(ranks: Ranks) -> Iterator[None]:
     """Raises an error that some rank met in the `with` block on every rank. Every rank must enter it.
 
-    What runs inside must call no collective: the ranks without an error would wait in it.
+    A disk that refused something is such an error too. What runs inside must call no collective: the ranks without an
+    error would wait in it.
 
     Raises:
         HarnessError: On rank 0: the error of the lowest rank that met one.
@@ -25,12 +26,22 @@ def heard_by_all(ranks: Ranks) -> Iterator[None]:
         yield
     except HarnessError as error:
         own = error
+    except OSError as error:
+        own = _refused(error)
     found = [error for error in collectives.gathered(None if own is None else _as_sent(own)) if error is not None]
     if not found:
         return
     if ranks.is_writer:
         raise own or found[0]
     raise SystemExit(found[0].exit_code)
+
+
+def _refused(error: OSError) -> HarnessError:
+    path = error.filename or "a file"
+    return BadDataError(
+        f"the disk refused {path}: {error.strerror or error}. No step was taken, and no checkpoint was touched. "
+        "Check the file system and the limits of this process, then start again."
+    )
 
 
 def _as_sent(error: HarnessError) -> HarnessError:

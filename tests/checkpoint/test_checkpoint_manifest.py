@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 from checkpoint_samples import published_manifest, sample_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from harness.checkpoint.manifest import (
     MAX_MANIFEST_BYTES,
     FileRecord,
     Manifest,
+    manifest_bytes,
     manifest_or_problem,
     manifest_text,
     parse_manifest,
@@ -95,6 +97,28 @@ def test_the_text_can_be_read_back() -> None:
     assert parse_manifest(TEXT.encode()) == golden()
     for manifest in (published_manifest(7), published_manifest(7, parent=None, next_batch_hash=None, pinned=True)):
         assert parse_manifest(manifest_text(manifest).encode()) == manifest
+
+
+def test_the_last_line_is_the_hash_of_the_others() -> None:
+    content = manifest_bytes(golden())
+    checksum = xxhash.xxh3_64_hexdigest(TEXT.encode())
+    assert content.decode() == TEXT.removesuffix("\n}\n") + f',\n  "checksum": "{checksum}"\n}}\n'
+    assert parse_manifest(content) == golden()
+
+
+def test_every_flipped_bit_is_noticed() -> None:
+    content = manifest_bytes(golden())
+    for place in range(len(content)):
+        altered = bytearray(content)
+        altered[place] ^= 1 << place % 8
+        with pytest.raises(CheckpointError):
+            parse_manifest(bytes(altered))
+
+
+def test_an_altered_number_is_told() -> None:
+    altered = manifest_bytes(golden()).replace(b'"consumed_samples": 80', b'"consumed_samples": 88')
+    with pytest.raises(CheckpointError, match=r"was altered: the hash of its text is \w{16}, its last line"):
+        parse_manifest(altered)
 
 
 def test_written_and_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from checkpoint_samples import FILES, entry_of, sample_manifest, save, store_in,
 from disk_faults import Call, failing_at, traced
 
 from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint
-from harness.checkpoint.manifest import read_manifest
+from harness.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from harness.checkpoint.store import CheckpointStore
 from harness.checkpoint.verify import verify
 from harness.errors import CheckpointError, SaveFailedError
@@ -249,3 +250,16 @@ def test_remains_that_cannot_be_removed_are_told(store: CheckpointStore) -> None
         failing_at(1, errno.EROFS, sticky=True),
     ):
         store.clean_partials()
+
+
+def test_a_manifest_that_the_disk_lost_is_not_put_in_the_place_of_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = store_in(tmp_path)
+    saved = save(store, 10)
+    before = (saved / MANIFEST_NAME).read_bytes()
+    monkeypatch.setattr(os, "write", lambda descriptor, data: len(data))
+    with pytest.raises(SaveFailedError, match="not all that was written is there"):
+        store.amend(entry_of(store, saved), health="abandoned")
+    assert (saved / MANIFEST_NAME).read_bytes() == before
+    assert sorted(path.name for path in saved.iterdir() if "partial" in path.name) == []

@@ -1,24 +1,16 @@
-"""A slice of the fault campaign, always the same one; `python -m benchmarks.faults` goes on as long as one likes."""
+"""One disturbed run of real processes, and the campaign's own eyes."""
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
-from fault_campaign import FAULTS, Report, Trial, campaign_site, delete, flip_a_bit, swap, truncate, zero_a_sector
+from disturbed_runs import campaign_site
+from fault_report import Report, TrialId
+from launch_faults import FAULTS, Trial
+from scenes import line_of
 
 from harness.run_dir import RunDir
-
-
-@pytest.mark.parametrize("harm", [flip_a_bit, zero_a_sector, truncate, delete, swap])
-def test_every_harm_changes_something(harm: object, tmp_path: Path) -> None:
-    files = [tmp_path / name for name in ("one", "two")]
-    for number, file in enumerate(files):
-        file.write_bytes(bytes([number + 1]) * 2000)
-    before = [file.read_bytes() for file in files]
-    harm(random.Random(3), files[0], files)  # type: ignore[operator]
-    assert [file.read_bytes() if file.exists() else None for file in files] != before
 
 
 @pytest.mark.slow
@@ -27,10 +19,11 @@ def test_a_disturbed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     code, text = undisturbed.train().finish()
     assert code == 0, text
     report = Report()
-    Trial(campaign_site(tmp_path / "disturbed", async_save=True), "0:0", undisturbed.losses(), report).run(2)
+    expected = line_of(undisturbed.run_dir.root)
+    Trial(campaign_site(tmp_path / "disturbed", async_save=True), TrialId("launch", 0, 0), expected, report).run(2)
     assert report.violations == []
     assert report.injections.total() >= 1
-    assert set(report.injections) <= set(FAULTS)
+    assert {family for _, family in report.injections} <= set(FAULTS)
 
 
 @pytest.mark.slow
@@ -39,6 +32,7 @@ def test_the_campaign_sees_what_it_looks_for(tmp_path: Path) -> None:
     site = campaign_site(tmp_path)
     site.config["run"]["stop_at_step"] = 4
     report = Report()
-    Trial(site, "0:1", {1: (0.0, 0.0)}, report).run(0)
-    assert report.violations == ["seed 0:1: steps [1] are not those of an undisturbed run"]
+    Trial(site, TrialId("launch", 0, 1), {1: (0.0, 0.0, 0)}, report).run(0)
+    (violation,) = report.violations
+    assert violation.text == "steps [1] are not those of an undisturbed run"
     assert RunDir(site.run_dir.root).checkpoint(4).is_dir()

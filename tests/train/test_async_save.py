@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fault_campaign import SAVE_EVERY, campaign_site, everybody, is_saving
+from disturbed_runs import SAVE_EVERY, campaign_site, everybody, is_saving
 from pool import Pool
 from process_runs import Site, kill_all
 from small_run import Grid, column, launch, records, small_config

@@ -1,0 +1,59 @@
+"""Whether the files of a checkpoint that was just written are all there, before their hashes are taken for the truth.
+
+There are file systems that lose what they said they took. The manifest would then promise what is wrong: it hashes what
+is on disk. Each format says by itself how much of it there must be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+from harness.checkpoint.durable import open_regular
+from harness.checkpoint.metadata_pickle import METADATA_NAME, Inert, read_inert
+from harness.errors import CheckpointError
+
+
+def incompleteness(folder: Path) -> str | None:
+    """What of the files that Megatron wrote is not whole; None if all is there.
+
+    Raises:
+        OSError: from the disk.
+    """
+    try:
+        promised = promised_bytes(read_inert(folder / METADATA_NAME))
+    except CheckpointError as error:
+        return str(error)
+    for name, size in promised.items():
+        found = _bytes_of(folder / name)
+        if found != size:
+            return f"{name} was written with {size:,} bytes and has {found:,} on disk"
+    for archive in folder.glob("*.pt"):
+        if not zipfile.is_zipfile(archive):
+            return f"{archive.name} is not whole"
+    for text in folder.glob("*.json"):
+        try:
+            json.loads(text.read_bytes())
+        except ValueError:
+            return f"{text.name} is not whole"
+    return None
+
+
+def promised_bytes(index: Inert) -> dict[str, int]:
+    """How long each file with tensors must be, by the places that the index of a checkpoint names in it."""
+    sizes: dict[str, int] = {}
+    for place in index.state["storage_data"].values():
+        name, end = place.state["relative_path"], place.state["offset"] + place.state["length"]
+        sizes[name] = max(end, sizes.get(name, 0))
+    return sizes
+
+
+def _bytes_of(path: Path) -> int:
+    """Size of a file, asked of it when it is open: a network file system may remember an old one until then."""
+    descriptor = open_regular(path)
+    try:
+        return os.fstat(descriptor).st_size
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,179 @@
+"""Plays the trials of the campaign's layers, each as long as its share of the time, in as many processes as wanted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from disturbed_runs import campaign_site
+from fault_report import Report, TrialId
+from found import play_found
+from launch_faults import Trial
+from scenes import RECIPES, Line, Scene, line_of, make_scene
+from store_faults import Material, StoreTrials, make_material
+from trainer_faults import trial_of
+from warm_trainer import WarmTrainer
+
+SHARES = {"store": 0.35, "trainer": 0.5, "launch": 0.15}
+"""Parts of the time; a layer that is not asked for leaves its part to the others."""
+NUM_LAUNCH_FAULTS = 8
+_REPORT_EVERY_S = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is to be played."""
+
+    seed: int
+    seconds: float
+    layers: Sequence[str]
+    family: str = ""
+    """Only families whose name contains this."""
+    max_injections: int | None = None
+    num_processes: int = 1
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What trials are played on: made once."""
+
+    folder: Path
+    trainer: WarmTrainer
+    scenes: Sequence[Scene]
+    material: Material
+
+
+def make_stage(folder: Path, recipes: Sequence[str] = tuple(recipe.name for recipe in RECIPES)) -> Stage:
+    """Loads the libraries and makes the scenes; the first scene is also the store's material."""
+    trainer = WarmTrainer()
+    scenes = []
+    material = None
+    for recipe in RECIPES:
+        if recipe.name not in recipes:
+            continue
+        place = folder / "making"
+        scene = make_scene(recipe, folder / recipe.name, place, trainer)
+        if material is None:
+            material = make_material(scene.folder / "run", place / "run" / "checkpoints", folder / "material")
+        scenes.append(scene)
+    assert material is not None, "at least one scene is made"
+    return Stage(folder, trainer, scenes, material)
+
+
+def play(wish: Wish, stage: Stage, say: Callable[[str], None]) -> Report:
+    """Plays every layer for its share of the time; the whole report."""
+    whole = sum(SHARES[layer] for layer in wish.layers)
+    total = Report()
+    for layer in wish.layers:
+        seconds = wish.seconds * SHARES[layer] / whole
+        total.add(_play_layer(layer, wish, seconds, stage, say))
+        say(str(total))
+        if wish.max_injections is not None and total.injections.total() >= wish.max_injections:
+            break
+    return total
+
+
+def replay(trial: TrialId, stage: Stage, family: str = "") -> Report:
+    """Plays one trial again."""
+    report = Report()
+    _player(trial.layer, trial.seed, family, stage, stage.folder / "replay", report)(trial.number)
+    return report
+
+
+def _play_layer(layer: str, wish: Wish, seconds: float, stage: Stage, say: Callable[[str], None]) -> Report:
+    """One layer in all processes; process `k` of `n` plays trials `k, k + n, k + 2 n` and so on."""
+    ends = time.monotonic() + seconds
+    if wish.num_processes == 1:
+        return _play_in_turn(layer, wish, ends, stage, 0, None)
+    reports = [stage.folder / f"report-{layer}-{number}.json" for number in range(wish.num_processes)]
+    children = [
+        _forked(lambda k=k: _play_in_turn(layer, wish, ends, stage, k, reports[k])) for k in range(len(reports))
+    ]
+    while children:
+        time.sleep(min(_REPORT_EVERY_S, max(0.1, ends - time.monotonic())))
+        children = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
+        total = _added(reports)
+        say(f"{layer}: {total.injections.total():,} injections, {len(total.violations)} violations")
+    return _added(reports)
+
+
+def _added(paths: Sequence[Path]) -> Report:
+    total = Report()
+    for path in paths:
+        if path.exists():
+            total.add(Report.from_json(path.read_text()))
+    return total
+
+
+def _play_in_turn(layer: str, wish: Wish, ends: float, stage: Stage, first: int, path: Path | None) -> Report:
+    report, told = Report(), 0
+    place = stage.folder / f"play-{layer}-{first}"
+    player = _player(layer, wish.seed, wish.family, stage, place, report)
+    limit = None if wish.max_injections is None else wish.max_injections // wish.num_processes + 1
+    for number in count(first, wish.num_processes):
+        if time.monotonic() > ends or (limit is not None and report.injections.total() >= limit):
+            break
+        player(number)
+        for violation in report.violations[told:]:
+            sys.stdout.write(f"VIOLATION {violation}\n")
+        told = len(report.violations)
+        if path is not None:
+            path.with_suffix(".tmp").write_text(report.to_json())
+            path.with_suffix(".tmp").replace(path)
+    return report
+
+
+def _player(layer: str, seed: int, family: str, stage: Stage, place: Path, report: Report) -> Callable[[int], None]:
+    """What plays the trial of a number."""
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    if layer == "found":
+        return lambda number: play_found(number, stage.scenes, place / "scene", stage.trainer, report)
+    if layer == "store":
+        trials = StoreTrials(stage.material, place, report, family)
+        return lambda number: trials.play(TrialId(layer, seed, number))
+    if layer == "trainer":
+        return lambda number: trial_of(
+            TrialId(layer, seed, number), stage.scenes, place / "scene", stage.trainer, report, family
+        )
+    expected: Line = {}
+
+    def launch(number: int) -> None:
+        if not expected:
+            expected.update(_undisturbed(place))
+        folder = place / str(number)
+        site = campaign_site(folder, async_save=number % 2 == 1)
+        Trial(site, TrialId(layer, seed, number), expected, report).run(NUM_LAUNCH_FAULTS, family)
+        shutil.rmtree(folder)
+
+    return launch
+
+
+def _undisturbed(place: Path) -> Line:
+    site = campaign_site(place / "undisturbed")
+    code, text = site.train().finish()
+    assert code == 0, text
+    return line_of(site.run_dir.root)
+
+
+def _forked(play: Callable[[], object]) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside any thread
+        child = os.fork()
+    if child:
+        return child
+    try:
+        play()
+    except BaseException:  # noqa: BLE001 (the fork must not return)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(0)

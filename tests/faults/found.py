@@ -1,0 +1,58 @@
+"""Faults that once broke something, each with what it broke: played in every `make test`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from fault_report import Report, TrialId
+from scenes import Scene
+from system_calls import SystemCall
+from trainer_faults import CallFault, TrainerTrial
+from warm_trainer import WarmTrainer
+
+Throw = Callable[[TrainerTrial], None]
+
+
+def _at(path: str, name: str, number: int, kind: str, *, sticky: bool = False, result: int = 0) -> Throw:
+    fault = CallFault(SystemCall(path, name, number, result), kind, sticky)
+    return lambda trial: trial.at_call(fault)
+
+
+FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
+    (
+        "a writer that was killed let its trainer wait for ever",
+        "save beside training",
+        [_at("checkpoints/step_0000006.partial/__0_1.distcp", "write", 19, "SIGKILL")],
+    ),
+    (
+        "a lost write was hashed, and so became the truth",
+        "save",
+        [_at("checkpoints/step_0000008.partial/__0_0.distcp", "write", 4, "lost", result=16384)],
+    ),
+    (
+        "a lost write left no common.pt behind, and nobody looked",
+        "save",
+        [_at("checkpoints/step_0000008.partial/common.pt", "write", 1, "lost", result=1959)],
+    ),
+    (
+        "a lock that could not be given back made a failure of a run that had finished",
+        "release",
+        [_at("lock", "ftruncate", 1, "EIO", sticky=True)],
+    ),
+    (
+        "metrics that cannot be read ended the start in a traceback",
+        "save",
+        [_at("metrics.jsonl", "openat", 1, "EMFILE")],
+    ),
+)
+"""(what broke, scene, faults)"""
+
+
+def play_found(number: int, scenes: Sequence[Scene], place: Path, trainer: WarmTrainer, report: Report) -> None:
+    """Plays one of them; a number beyond the last does nothing."""
+    if number >= len(FOUND):
+        return
+    _, name, faults = FOUND[number]
+    scene = next(scene for scene in scenes if scene.recipe.name == name)
+    TrainerTrial(scene, TrialId("found", 0, number), place, trainer, report).play(faults)
