@@ -26,6 +26,11 @@ def commands() -> list[str]:
     return [line for block in blocks for line in block.partition("```")[0].splitlines() if line]
 
 
+def corpus_file() -> str:
+    """The page's YAML block."""
+    return PAGE.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+
+
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
     """Three sources of text, of three kinds of files."""
@@ -33,14 +38,18 @@ def raw(tmp_path: Path) -> Path:
     parquet = pytest.importorskip("pyarrow.parquet")
     zstandard = pytest.importorskip("zstandard")
     pytest.importorskip("rensa")
+    pytest.importorskip("datatrove")
     for name in ("zh", "en", "code"):
         (tmp_path / "raw" / name).mkdir(parents=True)
     (tmp_path / "raw/zh/0.jsonl.gz").write_bytes((SHIPPED / "zh.jsonl.gz").read_bytes())
     with gzip.open(SHIPPED / "en.jsonl.gz") as lines:
         english = [json.loads(line)["text"] for line in lines][:40]
+    english += [text.replace("the", "a", 2) for text in english[:8]]
     parquet.write_table(arrow.table({"text": english}), tmp_path / "raw/en/0.parquet")
     code = standard_library_documents(DemoSettings(code_bytes=300_000))
     lines_of_code = "".join(json.dumps({"text": text}) + "\n" for text in code)
+    (tmp_path / "words.txt").write_text("梯度下降\nMegatron\n")
+    (tmp_path / "corpus.yaml").write_text(corpus_file())
     (tmp_path / "raw/code/0.jsonl.zst").write_bytes(zstandard.compress(lines_of_code.encode()))
     return tmp_path
 
@@ -56,7 +65,7 @@ def test_every_command_of_the_page_works(raw: Path, monkeypatch: pytest.MonkeyPa
         outputs[command] = result.stdout
     verbs = {command.split()[2] for command in outputs}
     assert verbs == {
-        *("clean", "dedup", "train-tokenizer", "inspect-tokenizer", "tokenize", "merge"),
+        *("clean", "dedup", "order", "train-tokenizer", "inspect-tokenizer", "extend-tokenizer", "tokenize", "merge"),
         *("verify", "count", "sample", "show", "mix"),
     }
     # The merged channel is the channel; what is mixed can be opened.
