@@ -156,6 +156,11 @@ class ChannelConfig(Section):
     given; without it the channel begins again and again."""
     max_epochs: PositiveInt | None = None
     """Most passes through the channel. Default: 1, with `repeat` as many as the phases need."""
+    order: Literal["shuffled", "window", "as_written"] = "shuffled"
+    """`shuffled`: one part after the other, the documents and samples of each shuffled; `window`: so are the samples of
+    `window_parts` parts together; `as_written`: as data preparation ordered them (a curriculum, or by score)."""
+    window_parts: PositiveInt = 8
+    """`window` only: parts whose samples are mixed. So many indices are in memory at once."""
     epoch_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor of the channel's weight in the blend for every epoch after the first."""
 

@@ -60,7 +60,9 @@ class Cut:
 class CutSamples:
     """The samples of a cut, in their order."""
 
-    def __init__(self, cut: Cut, opened: OpenPart, num_documents: int, names: tuple[str | int, ...]) -> None:
+    def __init__(
+        self, cut: Cut, opened: OpenPart, num_documents: int, names: tuple[str | int, ...], *, keeps_order: bool = False
+    ) -> None:
         """Lay out the documents and cut them.
 
         Args:
@@ -68,22 +70,27 @@ class CutSamples:
             opened: Its part.
             num_documents: Documents of the part that are trained on.
             names: What the shuffles depend on: seed, channel, part, epoch.
+            keeps_order: Whether documents and samples stay in the order in which they were written.
         """
         self.cut = cut
-        row = PackedDocuments(opened, permutation(num_documents, shuffle_key("documents", *names)))
+        shuffled = _as_written if keeps_order else permutation
+        row = PackedDocuments(opened, shuffled(num_documents, shuffle_key("documents", *names)))
         if cut.previous is None and not cut.quarantine:
             self._free: Intervals | None = None
             self._stream: Intervals | None = None
             self.num_tokens = row.num_tokens
         else:
-            self._free = _free_tokens(cut, opened, num_documents, names, row)
+            self._free = intervals.whole(row.num_tokens)
+            if cut.previous is not None:
+                before = CutSamples(cut.previous, opened, num_documents, names, keeps_order=keeps_order)
+                self._free = before.free_after(cut.num_taken)
             self._stream = intervals.without(self._free, row.places_of([document for document, _ in cut.quarantine]))
             self._ends = np.cumsum(self._stream[:, 1] - self._stream[:, 0])
             self.num_tokens = intervals.total(self._stream)
         self._row = row
         key = names if cut.previous is None else (*names, cut.number)
         in_row = num_samples(self.num_tokens, cut.seq_length)
-        self.samples: ItemNumbers = permutation(in_row, shuffle_key("samples", *key))
+        self.samples: ItemNumbers = shuffled(in_row, shuffle_key("samples", *key))
 
     def spans(self, index: int) -> list[DocumentSpan]:
         """The pieces of documents that sample `index` is made of, its last label included."""
@@ -127,10 +134,6 @@ def num_samples(num_tokens: int, seq_length: int) -> int:
     return max(0, num_tokens - 1) // seq_length
 
 
-def _free_tokens(
-    cut: Cut, opened: OpenPart, num_documents: int, names: tuple[str | int, ...], row: PackedDocuments
-) -> Intervals:
-    """Tokens of the row that no sample of an earlier cut has taken as input."""
-    if cut.previous is None:
-        return intervals.whole(row.num_tokens)
-    return CutSamples(cut.previous, opened, num_documents, names).free_after(cut.num_taken)
+def _as_written(num_items: int, _key: int) -> ItemNumbers:
+    """In place of a permutation, where nothing is shuffled."""
+    return np.arange(num_items, dtype=np.int64)

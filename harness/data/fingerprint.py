@@ -84,7 +84,13 @@ def _numbers(part: Part) -> dict[str, Any]:
 
 
 def _told(rules: ChannelRules) -> dict[str, Any]:
-    return {"when_low": rules.when_low, "max_epochs": rules.max_epochs, "epoch_decay": str(rules.epoch_decay)}
+    return {
+        "when_low": rules.when_low,
+        "max_epochs": rules.max_epochs,
+        "epoch_decay": str(rules.epoch_decay),
+        "order": rules.order,
+        "window_parts": rules.window_parts,
+    }
 
 
 def _told_phase(phase: PhaseRecipe) -> dict[str, Any]:

@@ -30,6 +30,11 @@ class ChannelRules:
     epoch_decay: Fraction = Fraction(1)
     """The channel's weight is multiplied by it at the beginning of every epoch but the first."""
 
+    order: Literal["shuffled", "window", "as_written"] = "shuffled"
+    """Parts one after the other, each shuffled; windows of parts, each shuffled together; or as they were written."""
+    window_parts: int = 1
+    """Parts of a window."""
+
     @property
     def last_epoch(self) -> int | None:
         """Number of epochs after which nothing is drawn from the channel; None: never."""
@@ -92,7 +97,14 @@ def _rules(channel: ChannelConfig) -> ChannelRules:
         when_low=channel.when_low,
         max_epochs=channel.max_epochs,
         epoch_decay=Fraction(str(channel.epoch_decay)),
+        order=channel.order,
+        window_parts=channel.window_parts if channel.order == "window" else 1,
     )
+
+
+def rules_of(name: str, rules: Mapping[str, ChannelRules]) -> ChannelRules:
+    """The rules of a channel; by default it begins anew whenever it is through."""
+    return rules.get(name, _PLAIN)
 
 
 _PLAIN = ChannelRules()

@@ -25,10 +25,10 @@ from harness.data.documents import DocumentSpan
 from harness.data.history import Change, History, PhaseBegun, num_parts_of
 from harness.data.order import ChannelOrder, Sample, SampleAddress
 from harness.data.packing import PartOpener
-from harness.data.recipe import Recipe
+from harness.data.recipe import Recipe, rules_of
 from harness.data.stretch import Draw
 from harness.data.turns import ChannelTurns
-from harness.data.weights import changes_at_epochs, current_shares, is_used_up, rules_of
+from harness.data.weights import changes_at_epochs, current_shares, is_used_up
 from harness.errors import DataError
 
 

@@ -1,7 +1,8 @@
 """A stretch of a channel's samples over which sequence length, parts and quarantine stay the same.
 
 Within it everything is arithmetic: what is left of the turn under way, then the parts that have not had their turn in
-this epoch, then whole epochs of all parts, as often as one asks.
+this epoch, then whole epochs of all parts, as often as one asks. Where a channel is shuffled within windows of parts, a
+turn is that of the next so many parts together.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Terms:
 class Place(NamedTuple):
     """How far a channel has come: in which turn, how many samples of it were taken, and what follows."""
 
-    cut: Cut | None
-    """The turn under way; None before the first sample."""
+    cuts: tuple[Cut, ...]
+    """The turn under way: of one part, or of the parts of a window; empty before the first sample."""
     num_taken: int
     epoch: int
     next_part: int
@@ -49,7 +50,17 @@ class Draw(NamedTuple):
     stop: int
 
 
-START = Place(cut=None, num_taken=0, epoch=0, next_part=0)
+class _Slots(NamedTuple):
+    """Places of n samples in turns, [n] each."""
+
+    epochs: npt.NDArray[np.int64]
+    firsts: npt.NDArray[np.int64]
+    """First part of the turn."""
+    slots: npt.NDArray[np.int64]
+    """Which sample of the turn it is."""
+
+
+START = Place(cuts=(), num_taken=0, epoch=0, next_part=0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +92,7 @@ class Stretch:
             if part < terms.num_parts:
                 tokens[part] -= sum(number for _, number in documents)
         self._ends = np.cumsum(np.maximum(tokens - 1, 0) // terms.seq_length)
-        self._num_left = turns.count(place.cut) - place.num_taken if place.cut else 0
+        self._num_left = sum(map(turns.count, place.cuts)) - place.num_taken
         self._num_in_epoch = self._num_left + self.num_samples - self._before(place.next_part)
         if self.num_samples == 0:
             raise DataError(
@@ -116,73 +127,87 @@ class Stretch:
         Raises:
             DataError: A part whose turn has come is damaged.
         """
-        epochs, parts, places = self._places(numbers)
-        indices, salts = np.empty_like(numbers), np.zeros(len(numbers), dtype=np.uint64)
-        turns = epochs * self.terms.num_parts + parts
+        found = self._slots(numbers)
+        parts, indices = np.empty_like(numbers), np.empty_like(numbers)
+        salts = np.zeros(len(numbers), dtype=np.uint64)
+        turns = found.epochs * self.terms.num_parts + found.firsts
         for turn in np.unique(turns).tolist():
-            epoch, part = divmod(turn, self.terms.num_parts)
-            cut, chosen = self.cut_of(part, epoch), turns == turn
-            indices[chosen] = self._turns.samples(cut).samples[places[chosen]]
-            salts[chosen] = cut.salt
-        return ChannelSamples(parts=parts, epochs=epochs, indices=indices, salts=salts)
+            chosen = turns == turn
+            cuts = self._cuts_of(*reversed(divmod(turn, self.terms.num_parts)))
+            owners, places = self._turns.mixed(cuts, found.slots[chosen])
+            for owner, cut in enumerate(cuts):
+                mine = np.flatnonzero(chosen)[owners == owner]
+                if len(mine):
+                    parts[mine], salts[mine] = cut.part, cut.salt
+                    indices[mine] = self._turns.samples(cut).samples[places[owners == owner]]
+        return ChannelSamples(parts=parts, epochs=found.epochs, indices=indices, salts=salts)
 
     def cut_of(self, part: int, epoch: int) -> Cut:
         """The cut by which a part has its turn in an epoch, in this stretch."""
-        under_way = self._place.cut
-        if under_way is not None and (under_way.part, under_way.epoch) == (part, epoch):
-            return under_way
-        return Cut(part, epoch, self.terms.seq_length, self.terms.quarantine.get(part, ()))
+        under_way = (cut for cut in self._place.cuts if (cut.part, cut.epoch) == (part, epoch))
+        return next(under_way, Cut(part, epoch, self.terms.seq_length, self.terms.quarantine.get(part, ())))
+
+    def draws(self, start: int, stop: int) -> Iterator[Draw]:
+        """The channel's samples with numbers `start … stop - 1` of this stretch, turn by turn."""
+        while start < stop:
+            epoch, first, slot = (int(array[0]) for array in self._slots(np.array([start])))
+            cuts = self._cuts_of(first, epoch)
+            end = min(slot + stop - start, sum(map(self._turns.count, cuts)))
+            taken = zip(cuts, self._turns.taken(cuts, slot), self._turns.taken(cuts, end), strict=True)
+            for cut, before, behind in taken:
+                if before < behind:
+                    yield Draw(self._turns.channel.parts[cut.part].name, cut, before, behind)
+            start += end - slot
 
     def place_at(self, number: int) -> Place:
         """Where the channel stands before its sample with this number: in the turn of the sample before it."""
         if number == self.first:
             return self._place
-        epochs, parts, places = (int(array[0]) for array in self._places(np.array([number - 1])))
-        next_part = parts + 1
-        if self._place.cut is not None and (self._place.cut.part, self._place.cut.epoch) == (parts, epochs):
-            next_part = self._place.next_part
-        return Place(cut=self.cut_of(parts, epochs), num_taken=places + 1, epoch=epochs, next_part=next_part)
-
-    def draws(self, start: int, stop: int) -> Iterator[Draw]:
-        """The channel's samples with numbers `start … stop - 1` of this stretch, turn by turn."""
-        while start < stop:
-            epochs, parts, places = (int(array[0]) for array in self._places(np.array([start])))
-            cut = self.cut_of(parts, epochs)
-            end = min(places + stop - start, self._turns.count(cut))
-            yield Draw(self._turns.channel.parts[parts].name, cut, places, end)
-            start += end - places
+        epoch, first, slot = (int(array[0]) for array in self._slots(np.array([number - 1])))
+        cuts = self._cuts_of(first, epoch)
+        next_part = self._place.next_part if cuts == self._place.cuts else cuts[-1].part + 1
+        return Place(cuts=cuts, num_taken=slot + 1, epoch=epoch, next_part=next_part)
 
     def followed_by(self, terms: Terms, number: int) -> Stretch:
         """The stretch with other terms that begins at the channel's sample with this number."""
-        return Stretch(self._turns, terms, _cut_anew(self.place_at(number), terms), number)
+        return Stretch(self._turns, terms, self._cut_anew(self.place_at(number), terms), number)
+
+    def _cut_anew(self, place: Place, terms: Terms) -> Place:
+        """The same place under other terms: the turn under way is cut anew if its cuts no longer hold."""
+        wanted = [(terms.seq_length, terms.quarantine.get(cut.part, ())) for cut in place.cuts]
+        if wanted == [(cut.seq_length, cut.quarantine) for cut in place.cuts]:
+            return place
+        taken = self._turns.taken(place.cuts, place.num_taken)
+        anew = (
+            Cut(cut.part, cut.epoch, *rules, cut, count)
+            for cut, rules, count in zip(place.cuts, wanted, taken, strict=True)
+        )
+        return place._replace(cuts=tuple(anew), num_taken=0)
+
+    def _cuts_of(self, first: int, epoch: int) -> tuple[Cut, ...]:
+        """The cuts of the turn that begins with a part."""
+        cuts = self._place.cuts
+        if cuts and (cuts[0].part, cuts[0].epoch) == (first, epoch):
+            return cuts
+        return tuple(
+            self.cut_of(part, epoch) for part in range(first, min(first + self._turns.window, self.terms.num_parts))
+        )
 
     def _before(self, part: int) -> int:
         return int(self._ends[part - 1]) if part else 0
 
-    def _places(
-        self, numbers: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Epoch, part and place in the part's turn of samples, [n] each."""
+    def _slots(self, numbers: npt.NDArray[np.int64]) -> _Slots:
+        """In which turns samples lie, and where."""
         beyond = numbers - self.first - self._num_in_epoch
         epochs = np.where(beyond < 0, self._place.epoch, self._place.epoch + 1 + beyond // self.num_samples)
         places = np.where(beyond < 0, self.num_samples + beyond, beyond % self.num_samples)
         parts = np.searchsorted(self._ends, places, side="right")
-        places = places - np.where(parts > 0, self._ends[parts - 1], 0)
-        if self._place.cut is not None:
+        origins = np.where(beyond < 0, self._place.next_part, 0)
+        firsts = parts - (parts - origins) % self._turns.window
+        slots = places - np.where(firsts > 0, self._ends[firsts - 1], 0)
+        if self._place.cuts:
             from_begin = numbers - self.first
             under_way = from_begin < self._num_left
-            parts = np.where(under_way, self._place.cut.part, parts)
-            places = np.where(under_way, from_begin + self._place.num_taken, places)
-        return epochs, parts.astype(np.int64), places
-
-
-def _cut_anew(place: Place, terms: Terms) -> Place:
-    """The same place under other terms: the turn under way is cut anew if its cut no longer holds."""
-    cut = place.cut
-    if cut is None:
-        return place
-    quarantine = terms.quarantine.get(cut.part, ())
-    if (cut.seq_length, cut.quarantine) == (terms.seq_length, quarantine):
-        return place
-    anew = Cut(cut.part, cut.epoch, terms.seq_length, quarantine, cut, place.num_taken)
-    return place._replace(cut=anew, num_taken=0)
+            firsts = np.where(under_way, self._place.cuts[0].part, firsts)
+            slots = np.where(under_way, from_begin + self._place.num_taken, slots)
+        return _Slots(epochs, firsts.astype(np.int64), slots)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil
 
 import numpy as np
@@ -21,11 +22,12 @@ from harness.data.channels import Channel
 from harness.data.cuts import Cut, CutSamples, num_samples
 from harness.data.packing import OpenPart, PartOpener
 from harness.data.parts import Part, check_token_width
-from harness.data.recipe import Recipe
+from harness.data.recipe import Recipe, rules_of
+from harness.data.shuffle import permutation, shuffle_key
 from harness.errors import DataError
 
-_NUM_RECENT_CUTS = 2
-"""Cuts kept in memory for each channel: the current one, and its neighbour while a border is crossed."""
+_NUM_RECENT_TURNS = 2
+"""Turns kept in memory for each channel: the current one, and its neighbour while a border is crossed."""
 
 
 def num_held_out_documents(channel: Channel, held_out_share: float) -> int:
@@ -61,7 +63,12 @@ class ChannelTurns:
         self.vocab_size = recipe.vocab_size
         self._seed = recipe.seed
         self._open_part = open_part
+        rules = rules_of(channel.name, recipe.rules)
+        self.window = rules.window_parts
+        """Parts that have their turn together, their samples mixed."""
+        self._keeps_order = rules.order == "as_written"
         self._recent: OrderedDict[Cut, CutSamples] = OrderedDict()
+        self._mix = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_mix)
         self._lock = threading.RLock()
         check_width(channel.name, channel.parts, recipe.vocab_size)
         self.num_held_out = num_held_out_documents(channel, recipe.held_out_share)
@@ -106,6 +113,22 @@ class ChannelTurns:
         """Samples of a cut. The part is opened only if documents went into quarantine in the middle of its turn."""
         return num_samples(self._tokens_of(cut), cut.seq_length)
 
+    def mixed(
+        self, cuts: tuple[Cut, ...], slots: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Of samples of a turn: which of its cuts each is from, and its place in the order of that cut, [n] each."""
+        if len(cuts) == 1:
+            return np.zeros_like(slots), slots
+        owners, places = self._mix(cuts)
+        return owners[slots], places[slots]
+
+    def taken(self, cuts: tuple[Cut, ...], num_taken: int) -> list[int]:
+        """How many of the first so many samples of a turn are from each of its cuts."""
+        if len(cuts) == 1:
+            return [num_taken]
+        counts: list[int] = np.bincount(self._mix(cuts)[0][:num_taken], minlength=len(cuts)).tolist()
+        return counts
+
     def samples(self, cut: Cut) -> CutSamples:
         """The samples of a cut.
 
@@ -115,7 +138,7 @@ class ChannelTurns:
         with self._lock:
             made = self._recent.pop(cut, None) or self._make(cut)
             self._recent[cut] = made
-            while len(self._recent) > _NUM_RECENT_CUTS:
+            while len(self._recent) > _NUM_RECENT_TURNS * self.window:
                 self._recent.popitem(last=False)
             return made
 
@@ -142,10 +165,22 @@ class ChannelTurns:
             return self._tokens_of(cut.previous) - cut.num_taken * cut.previous.seq_length
         return self.samples(cut).num_tokens
 
+    def _make_mix(self, cuts: tuple[Cut, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The cut that each sample of a turn of several parts is from, and its place in the order of that cut."""
+        ends = np.cumsum([self.count(cut) for cut in cuts])
+        parts = [self.channel.parts[cut.part].name for cut in cuts]
+        key = shuffle_key("window", self._seed, self.channel.name, cuts[0].epoch, cuts[0].number, *parts)
+        owners = np.searchsorted(ends, permutation(int(ends[-1]), key), side="right").astype(np.int64)
+        places = np.empty_like(owners)
+        for owner in range(len(cuts)):
+            mine = np.flatnonzero(owners == owner)
+            places[mine] = np.arange(len(mine))
+        return owners, places
+
     def _make(self, cut: Cut) -> CutSamples:
         opened = self._open(cut.part)
         names = (self._seed, self.channel.name, opened.part.name, cut.epoch)
-        return CutSamples(cut, opened, self.num_documents(cut.part), names)
+        return CutSamples(cut, opened, self.num_documents(cut.part), names, keeps_order=self._keeps_order)
 
     def _open(self, part: int) -> OpenPart:
         with self.named():

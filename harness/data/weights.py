@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 
-from harness.data.recipe import ChannelRules
-
-_PLAIN = ChannelRules()
-
-
-def rules_of(name: str, rules: Mapping[str, ChannelRules]) -> ChannelRules:
-    """The rules of a channel; by default it begins anew whenever it is through."""
-    return rules.get(name, _PLAIN)
+from harness.data.recipe import ChannelRules, rules_of
 
 
 def is_used_up(epoch: int, rules: ChannelRules) -> bool:

@@ -13,7 +13,7 @@ from data_parts import Documents
 
 from harness.data.blend import Blend, make_blend
 from harness.data.history import Change, DocumentsQuarantined, PartsAdopted, PhaseBegun
-from harness.data.recipe import Recipe
+from harness.data.recipe import ChannelRules, Recipe, rules_of
 from harness.data.shuffle import permutation, shuffle_key
 from harness.data.weights import current_shares
 
@@ -22,19 +22,29 @@ Token = tuple[int, int, int]
 
 
 @dataclass
+class PlainPart:
+    """A part in its turn."""
+
+    number: int
+    row: list[Token]
+    used: set[Token] = field(default_factory=set)
+    samples: list[list[Token]] = field(default_factory=list)
+
+
+@dataclass
 class PlainChannel:
     name: str
     parts: Sequence[Documents]
     num_parts: int
     seq_length: int
+    rules: ChannelRules
     held: dict[int, set[int]] = field(default_factory=dict)
     epoch: int = 0
     next_part: int = 0
-    part: int | None = None
-    row: list[Token] = field(default_factory=list)
-    used: set[Token] = field(default_factory=set)
+    turn: list[PlainPart] = field(default_factory=list)
     num_cuts: int = 0
-    waiting: list[list[Token]] = field(default_factory=list)
+    waiting: list[PlainPart] = field(default_factory=list)
+    """The part of each sample that is left of the turn."""
 
     def next_epoch(self) -> int:
         """The epoch of the next sample."""
@@ -46,18 +56,20 @@ class PlainChannel:
         while not self.waiting:
             if self.next_part == self.num_parts:
                 self.epoch, self.next_part = self.epoch + 1, 0
-            part, self.next_part = self.next_part, self.next_part + 1
-            if self._holds_a_sample(part):
-                self._begin_turn(part, seed)
-        sample = self.waiting.pop(0)
-        self.used.update(sample[:-1])
+            first, self.next_part = self.next_part, min(self.next_part + self.rules.window_parts, self.num_parts)
+            if any(self._holds_a_sample(part) for part in range(first, self.next_part)):
+                self.turn = [PlainPart(part, self._row(part, seed)) for part in range(first, self.next_part)]
+                self.num_cuts = 0
+                self._cut(seed)
+        part = self.waiting.pop(0)
+        sample = part.samples.pop(0)
+        part.used.update(sample[:-1])
         return self.epoch, sample
 
     def change(self, seq_length: int, held: dict[int, set[int]], num_parts: int, seed: int) -> None:
-        self.num_parts = num_parts
-        before = (self.seq_length, self.held.get(self.part if self.part is not None else -1, set()))
-        self.seq_length, self.held = seq_length, held
-        if self.part is not None and before != (seq_length, held.get(self.part, set())):
+        before = [(self.seq_length, self.held.get(part.number, set())) for part in self.turn]
+        self.num_parts, self.seq_length, self.held = num_parts, seq_length, held
+        if before != [(seq_length, held.get(part.number, set())) for part in self.turn]:
             self.num_cuts += 1
             self._cut(seed)
 
@@ -66,20 +78,29 @@ class PlainChannel:
         tokens = sum(len(text) for number, text in documents if number not in self.held.get(part, ()))
         return tokens > self.seq_length
 
-    def _begin_turn(self, part: int, seed: int) -> None:
-        self.part, self.used, self.num_cuts = part, set(), 0
+    def _row(self, part: int, seed: int) -> list[Token]:
         documents = self.parts[part]
-        shuffled = permutation(len(documents), shuffle_key("documents", seed, self.name, f"part-{part:05}", self.epoch))
-        self.row = [(part, number, place) for number in shuffled.tolist() for place in range(len(documents[number]))]
-        self._cut(seed)
+        order = self._shuffled(len(documents), "documents", seed, self.name, f"part-{part:05}", self.epoch)
+        return [(part, number, place) for number in order for place in range(len(documents[number]))]
 
     def _cut(self, seed: int) -> None:
-        free = [token for token in self.row if token not in self.used and token[1] not in self.held.get(token[0], ())]
-        starts = range(0, len(free) - self.seq_length, self.seq_length)
-        samples = [free[start : start + self.seq_length + 1] for start in starts]
         again = (self.num_cuts,) if self.num_cuts else ()
-        key = shuffle_key("samples", seed, self.name, f"part-{self.part:05}", self.epoch, *again)
-        self.waiting = [samples[index] for index in permutation(len(samples), key).tolist()]
+        for part in self.turn:
+            held = self.held.get(part.number, set())
+            free = [token for token in part.row if token not in part.used and token[1] not in held]
+            starts = range(0, len(free) - self.seq_length, self.seq_length)
+            samples = [free[start : start + self.seq_length + 1] for start in starts]
+            names = (seed, self.name, f"part-{part.number:05}", self.epoch, *again)
+            part.samples = [samples[index] for index in self._shuffled(len(samples), "samples", *names)]
+        self.waiting = [part for part in self.turn for _ in part.samples]
+        if len(self.turn) > 1:
+            named = [f"part-{part.number:05}" for part in self.turn]
+            key = shuffle_key("window", seed, self.name, self.epoch, self.num_cuts, *named)
+            self.waiting = [self.waiting[index] for index in permutation(len(self.waiting), key).tolist()]
+
+    def _shuffled(self, num: int, *names: str | int) -> list[int]:
+        numbers: list[int] = permutation(num, shuffle_key(*names)).tolist()
+        return sorted(numbers) if self.rules.order == "as_written" else numbers
 
 
 class PlainOrder:
@@ -92,6 +113,7 @@ class PlainOrder:
                 name=name,
                 parts=texts[name],
                 num_parts=num_parts[name],
+                rules=rules_of(name, recipe.rules),
                 seq_length=next(phase.seq_length for phase in recipe.phases if name in phase.shares),
             )
             for name in recipe.channel_names

@@ -94,6 +94,8 @@ RULES = st.dictionaries(
         when_low=st.sampled_from(["repeat", "wait", "share"]),
         max_epochs=st.sampled_from([None, 1, 2]),
         epoch_decay=st.sampled_from([Fraction(1), Fraction(1, 2), Fraction(9, 10)]),
+        order=st.sampled_from(["shuffled", "as_written"]),
+        window_parts=st.integers(1, 3),
     ),
 )
 
@@ -265,6 +267,29 @@ def test_channel_that_waits_ends_the_order_until_parts_come(corpus: Corpus) -> N
     later = SampleOrder(turns, recipe, cursor.adopt({"en": (3, "x")}).history)
     assert not later.lacks_parts_of(np.array([end]))
     assert told(later, list(range(end))) == told(order, list(range(end)))
+
+
+def test_window_mixes_its_parts_and_no_others(corpus: Corpus) -> None:
+    _, channels = corpus
+    rules = {"zh": ChannelRules(order="window", window_parts=2)}
+    recipe = replace(RECIPE, shares={"zh": Fraction(1)}, later_phases=(), rules=rules)
+    order = SampleOrder(turns_of(channels, recipe), recipe, ())
+    in_epoch = sum((part.num_tokens - 1) // 8 for part in channels[0].parts)
+    first = sum((part.num_tokens - 1) // 8 for part in channels[0].parts[:2])
+    parts = [tokens[0][0] for _, _, tokens in told(order, list(range(in_epoch)))]
+    assert set(parts[:first]) == {0, 1}
+    assert set(parts[first:]) == {2, 3}
+    assert parts[:first] != sorted(parts[:first])
+
+
+def test_as_written_is_the_documents_end_to_end(corpus: Corpus) -> None:
+    texts, channels = corpus
+    rules = {"zh": ChannelRules(order="as_written")}
+    recipe = replace(RECIPE, shares={"zh": Fraction(1)}, later_phases=(), rules=rules)
+    order = SampleOrder(turns_of(channels, recipe), recipe, ())
+    went = [token for _, _, tokens in told(order, list(range(4))) for token in tokens[:-1]]
+    written = [(0, number, place) for number, text in enumerate(texts["zh"][0]) for place in range(len(text))]
+    assert went == written[: 4 * 8]
 
 
 def test_history_of_a_part_that_is_gone(corpus: Corpus) -> None:
