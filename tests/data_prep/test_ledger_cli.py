@@ -1,0 +1,179 @@
+"""`harness data ledger` and `harness data quarantine` on what a run left behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+
+from data_prep.cli_ledger import ledger
+from data_prep.cli_quarantine import quarantine
+from data_prep.indexed_writer import PartWriter, token_dtype
+from harness.config.load import load_config
+from harness.data.channels import open_channel, parts_digest
+from harness.data.cursor import Cursor
+from harness.data.journal import append_to_journal
+from harness.errors import DataError, UsageError
+from harness.metrics.record import StepRecord, to_json_line
+from harness.run_dir import RunDir
+
+BATCH = 4
+SEQ_LENGTH = 16
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """What is left of a run of ten steps on two channels, whose steps 5 to 7 a rollback left behind."""
+    for name in ("zh", "en"):
+        (tmp_path / name).mkdir()
+        for part in range(2):
+            random = np.random.RandomState(part)  # its numbers never change, unlike those of numpy's newer generators
+            writer = PartWriter(tmp_path / name, part, token_dtype(100))
+            for _ in range(20):
+                writer.add_document(random.randint(0, 100, size=random.randint(10, 40)).tolist())
+            writer.finish()
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.root.mkdir()
+    run_dir.config.write_text(yaml.safe_dump(configuration(tmp_path)))
+    channels = load_config(run_dir.config).data.channels
+    opened = {name: open_channel(name, channel) for name, channel in channels.items()}
+    begun = Cursor().adopt({name: (2, parts_digest(each.parts)) for name, each in opened.items()})
+    append_to_journal(run_dir.order, begun.history)
+    line = [*((0, step, BATCH * step) for step in range(1, 8)), *((1, step, BATCH * step) for step in range(5, 11))]
+    run_dir.metrics.write_text("".join(to_json_line(record(*each)) for each in line))
+    event = {"kind": "rollback", "attempt": 1, "step": 4, "skip_windows": [[16, 28]]}
+    run_dir.events.write_text(json.dumps(event) + "\n")
+    return run_dir.root
+
+
+def record(attempt: int, step: int, consumed: int) -> StepRecord:
+    return StepRecord(
+        attempt=attempt,
+        step=step,
+        time=0.0,
+        phase="main",
+        consumed_samples=consumed,
+        consumed_tokens=SEQ_LENGTH * consumed,
+        batch_hash=1,
+        values={},
+    )
+
+
+def configuration(folder: Path) -> dict[str, Any]:
+    return {
+        "run": {"name": "small"},
+        "model": {
+            "num_layers": 1,
+            "hidden_size": 8,
+            "num_attention_heads": 1,
+            "ffn_hidden_size": 8,
+            "vocab_size": 100,
+        },
+        "data": {"channels": {name: {"path": str(folder / name)} for name in ("zh", "en")}},
+        "phases": [
+            {
+                "name": "main",
+                "train_steps": 20,
+                "seq_length": SEQ_LENGTH,
+                "global_batch_size": BATCH,
+                "blend": {"zh": 3, "en": 1},
+            }
+        ],
+        "optimizer": {"learning_rate": 1e-3},
+    }
+
+
+def call(command: Any, *arguments: object) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def test_ledger_counts_what_was_kept_left_behind_and_skipped(run: Path) -> None:
+    rows = json.loads(call(ledger, run, "--json").stdout)
+    assert {row["phase"] for row in rows} == {"main"}
+
+    def samples(**wanted: object) -> int:
+        return sum(row["samples"] for row in rows if all(row[key] == value for key, value in wanted.items()))
+
+    assert samples(is_kept=True, is_skipped=False) == 10 * BATCH
+    assert samples(is_kept=False) == 3 * BATCH
+    assert samples(is_skipped=True) == 12
+    assert samples(attempt=1, is_skipped=False) == 6 * BATCH
+    assert samples(channel="zh", attempt=0, is_kept=True, is_skipped=False) == 12
+    table = call(ledger, run, "--parts").stdout
+    assert table.count("zh") == 3
+    assert "part-00000" in table
+
+
+def test_ledger_of_documents(run: Path, tmp_path: Path) -> None:
+    rows = json.loads(call(ledger, run, "--documents", "en/part-00000", "--json").stdout)
+    assert [row["document"] for row in rows] == list(range(20))
+    uses = json.loads(call(ledger, run, "--json").stdout)
+    used = sum(
+        use["tokens"]
+        for use in uses
+        if (use["channel"], use["part"], use["is_kept"], use["is_skipped"]) == ("en", "part-00000", True, False)
+    )
+    assert sum(row["tokens"] for row in rows) == used > 0
+    assert " tokens, " in call(ledger, run, "--documents", "en/part-00000").stdout
+    call(ledger, run, "--documents", "en/part-00000", "--parquet", tmp_path / "documents.parquet")
+    call(ledger, run, "--parquet", tmp_path / "parts.parquet", "--json")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    assert parquet.read_table(tmp_path / "documents.parquet").to_pylist()[0] == rows[0]
+    assert parquet.read_table(tmp_path / "parts.parquet").to_pylist() == uses
+
+
+def test_ledger_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
+    assert "is no run directory: there is no config.yaml in it" in str(call(ledger, tmp_path).exception)
+    several = call(ledger, run, "--documents", "part-00000").exception
+    assert isinstance(several, UsageError)
+    assert "the channels en, zh have a part of that name. Give channel and part, such as zh/part-00007." in str(several)
+    unknown = call(ledger, run, "--documents", "fr/part-00000").exception
+    assert isinstance(unknown, DataError)
+    assert "the run has no channel fr; its channels: en, zh." in str(unknown)
+    unwritable = call(ledger, run, "--parquet", tmp_path / "no" / "x.parquet").exception
+    assert "cannot write" in str(unwritable)
+
+
+def test_quarantine_drops_an_order(run: Path, tmp_path: Path) -> None:
+    evidence = tmp_path / "evidence.jsonl"
+    sample = {"channel": "en", "part": "part-00001", "documents": [3, 4]}
+    evidence.write_text("".join(json.dumps(each) + "\n" for each in (sample, sample, {**sample, "documents": [9]})))
+    chosen = ("--document", "zh/part-00000:7", "--evidence", evidence, "--top", 2, "--reason", "garbled")
+    assert call(quarantine, run, *chosen).stdout.startswith("ordered for 3 documents: ")
+    (file,) = (run / "signals").glob("quarantine-*.json")
+    assert json.loads(file.read_text()) == {
+        "kind": "quarantine",
+        "reason": "garbled",
+        "documents": {"zh/part-00000": [7], "en/part-00001": [3, 4]},
+        "lift": False,
+    }
+    file.unlink()
+    call(quarantine, run, "--document", "zh/part-00000:7", "--undo")
+    (file,) = (run / "signals").glob("quarantine-*.json")
+    assert json.loads(file.read_text())["lift"] is True
+
+
+def test_quarantine_lists_what_is_kept_out(run: Path) -> None:
+    assert call(quarantine, run).stdout == "no documents are in quarantine\n"
+    append_to_journal(RunDir(run).order, Cursor().quarantine("zh", "part-00000", {7: 30}).history)
+    assert call(quarantine, run).stdout == "zh/part-00000:7  30 tokens\n"
+    assert json.loads(call(quarantine, run, "--json").stdout) == {"zh/part-00000": [7]}
+
+
+def test_quarantine_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
+    for text in ("zh:7", "zh/part-00000", "zh/part-00000:x", "a/b/c:1"):
+        found = call(quarantine, run, "--document", text).exception
+        assert isinstance(found, UsageError)
+        assert (
+            str(found) == f"--document {text}: no document; give channel, part and number, such as zh/part-00007:8812"
+        )
+    (tmp_path / "other").write_text('{"loss": 1}\n')
+    found = call(quarantine, run, "--evidence", tmp_path / "other").exception
+    assert "not an evidence file (KeyError: 'documents'). Give one that `harness signal RUN evidence" in str(found)
+    assert "is no run directory" in str(call(quarantine, tmp_path, "--document", "zh/p:1").exception)
+    assert "is no run directory" in str(call(quarantine, tmp_path).exception)
