@@ -8,7 +8,7 @@
       checkpoints/step_0012000/  checkpoints/step_0012000.partial/   (the latter is being written)
       evidence/step_0012040.jsonl
       heartbeats/rank_00000.json
-      watch/state.json  alerts.jsonl  heartbeat.json  lock
+      watch/state.json  alerts.jsonl  heartbeat.json  report.md  lock
       launches/0001/
 ```
 """

@@ -34,6 +34,7 @@ from harness.watch.policy import (
     Stop,
     decide,
 )
+from harness.watch.report import write_report
 from harness.watch.saved import SavedCheckpoints
 from harness.watch.situation import (
     due_mark,
@@ -230,7 +231,7 @@ class Watcher:
         if isinstance(action, Rollback):
             self._roll_back(action, now)
         else:
-            self._stop(action)
+            self._stop(action, now)
         memory.handled_starts += [action.start, *(episode.start for episode in now.episodes)]
         return []
 
@@ -251,16 +252,18 @@ class Watcher:
         if self._telling.event(name, "rollback-ordered", **fields):
             self._telling.tell("order", f"{action.reason}: ordered {words}")
 
-    def _stop(self, action: Stop) -> None:
-        """Orders the run to leave for a person."""
+    def _stop(self, action: Stop, now: Situation) -> None:
+        """Orders the run to leave for a person, and writes down for that person what there is to know."""
         if not self._telling.hands.may_order:
             self._telling.tell("advice", f"{action.reason}: without --no-orders it would order the run to stop")
             return
         name = f"{_STOP}-{self.memory.attempt:03d}-{action.start:07d}"
-        if self._telling.order(name, OrderKind.STOP_FOR_PERSON, action.reason):
+        path = write_report(self._run_dir, action, now)
+        if self._telling.order(name, OrderKind.STOP_FOR_PERSON, f"{action.reason}; see {path}"):
             self.memory.pending = name
-        if self._telling.event(name, "stop-ordered", reason=action.reason, order=name):
-            self._telling.tell("order", f"{action.reason}: ordered the run to stop; a person must look")
+        if self._telling.event(name, "stop-ordered", reason=action.reason, order=name, report=str(path)):
+            text = f"{action.reason}: ordered the run to stop; a person must look, see {path}"
+            self._telling.tell("order", text)
 
 
 def _for_detector(record: StepRecord) -> LossRecord:

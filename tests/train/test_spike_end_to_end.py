@@ -6,92 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from process_runs import Command, Site
+from learnt_site import BATCH, Documents, chain, learnt_site, noise, train_and_watch
+from process_runs import Site
 
-from data_prep.indexed_writer import PartWriter, token_dtype
 from harness.metrics import names
 from harness.run_dir import RunDir
 
-VOCAB_SIZE = 256
-SEQ_LENGTH = 16
-BATCH = 8
-CODE_EVERY = 2
-"""Every second sample is code."""
 ONSET = 121
 POISONED_STEPS = 60
 TRAIN_STEPS = 260
 
 
-def chain(random: np.random.RandomState, length: int) -> list[int]:
-    """A document that can be learnt: a token follows from the one before, but for a little chance."""
-    tokens = [int(random.randint(VOCAB_SIZE))]
-    while len(tokens) < length:
-        tokens.append((5 * tokens[-1] + 17 + int(random.randint(2))) % VOCAB_SIZE)
-    return tokens
-
-
-def noise(random: np.random.RandomState, length: int) -> list[int]:
-    return [int(token) for token in random.randint(VOCAB_SIZE, size=length)]
-
-
-def write_part(folder: Path, number: int, documents: list[list[int]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    writer = PartWriter(folder, number, token_dtype(VOCAB_SIZE))
-    for document in documents:
-        writer.add_document(document)
-    writer.finish()
-
-
-def tokens_of_steps(num_steps: int) -> int:
-    """Tokens that a part of the channel needs to feed so many steps."""
-    return num_steps * BATCH // CODE_EVERY * SEQ_LENGTH + 1
-
-
 def poisoned_site(root: Path, *, again_after: int | None = None) -> Site:
     """A run whose channel `code` has a part of random tokens from step `ONSET` on, and maybe another one later."""
-    site = Site(root)
-    random = np.random.RandomState(5)
-    lengths = [(chain, ONSET - 1), (noise, POISONED_STEPS)]
+    stretches: list[tuple[Documents, int]] = [(chain, ONSET - 1), (noise, POISONED_STEPS)]
     if again_after is not None:
-        lengths += [(chain, again_after), (noise, POISONED_STEPS)]
-    lengths.append((chain, 600))
-    for name in ("en", "code"):
-        folder = root / "learnt" / name
-        parts = lengths if name == "code" else [(chain, 900)]
-        for number, (make, num_steps) in enumerate(parts):
-            wanted, documents = tokens_of_steps(num_steps), []
-            while (missing := wanted - sum(map(len, documents))) > 0:
-                documents.append(make(random, min(missing, 48)))
-            write_part(folder, number, documents)
-    site.config["data"]["channels"] = {name: {"path": str(root / "learnt" / name)} for name in ("en", "code")}
-    phase = site.config["phases"][0]
-    phase |= {"train_steps": TRAIN_STEPS, "global_batch_size": BATCH, "blend": {"en": 1, "code": 1}}
-    site.config["optimizer"]["learning_rate"] = 5e-3
-    site.config["checkpoint"] = {"save_every_steps": 50}
-    site.config["watch"] = {
-        "action": "rollback",
-        "rollback_margin_steps": 10,
-        "skip_lead_steps": 4,
-        "skip_steps": POISONED_STEPS + 8,
-        "most_skip_steps": POISONED_STEPS + 8,
-        "cool_down_steps": 5,
-        "verify_steps": 0,
-        "poll_s": 0.05,
-        "least_free_gib": 0,
-    }
-    return site
-
-
-def train_and_watch(site: Site) -> tuple[tuple[int, str], tuple[int, str]]:
-    """Exit code and output of the training and of the watcher, which ends by itself."""
-    with site.train() as training:
-        training.wait_until(lambda: site.run_dir.config.exists())
-        with Command(["watch", str(site.run_dir.root)]) as watching:
-            trained = training.finish()
-            assert site.events("exit"), trained  # else the watcher waits for a restart
-            return trained, watching.finish()
+        stretches += [(chain, again_after), (noise, POISONED_STEPS)]
+    return learnt_site(root, stretches, train_steps=TRAIN_STEPS)
 
 
 def alerts(site: Site) -> list[dict[str, Any]]:
@@ -141,6 +73,10 @@ def test_when_the_budget_is_used_up_a_person_must_look(tmp_path: Path) -> None:
     assert len(site.events("rollback")) == 1
     (stop,) = site.events("stop-ordered")
     assert "the budget of 1 rollbacks in 10000 steps is used up" in stop["reason"]
+    report = (site.run_dir.watch / "report.md").read_text()
+    assert str(site.run_dir.watch / "report.md") in output
+    assert "Evidence points to documents: take them out of the channel" in report
+    assert "look like dirt (a loss of " in report
     texts = [alert["text"] for alert in alerts(site)]
     assert any("ordered the run to stop; a person must look" in text for text in texts)
     assert any("training left with exit code 76" in text for text in texts)
