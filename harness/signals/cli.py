@@ -15,7 +15,7 @@ from harness.signals.order import PLAIN_KINDS, OrderKind, Request
 from harness.signals.rollback_request import RollbackRequest, UnreadableRequestError
 
 OFFERED = (*PLAIN_KINDS, OrderKind.ROLLBACK, OrderKind.EVIDENCE)
-"""What a person orders; the others are for the watcher."""
+"""What a person orders; the others are for the watcher, and for `harness data quarantine`."""
 
 
 class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the newest click

@@ -199,7 +199,8 @@ def test_schema_is_the_schema_of_a_configuration(capsys: pytest.CaptureFixture[s
 def test_signal_offers_exactly_the_orders_there_are() -> None:
     (argument,) = (each for each in signal.params if each.name == "order")
     assert isinstance(argument.type, click.Choice)
-    assert set(OrderKind) - set(argument.type.choices) == {OrderKind.STOP_FOR_PERSON, OrderKind.MARK}  # for the watcher
+    of_watcher, of_quarantine = {OrderKind.STOP_FOR_PERSON, OrderKind.MARK}, {OrderKind.QUARANTINE}
+    assert set(OrderKind) - set(argument.type.choices) == of_watcher | of_quarantine
 
 
 def test_signal_drops_an_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
