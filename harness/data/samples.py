@@ -80,7 +80,7 @@ def open_turns(channels: Sequence[Channel], recipe: Recipe, open_part: PartOpene
     """The parts of the channels that a recipe uses, in the order of their numbers.
 
     Raises:
-        DataError: A channel is missing or damaged.
+        DataError: A channel is missing, damaged, or too small for one sample of a phase that uses it.
     """
     by_name = {channel.name: channel for channel in channels}
     missing = [name for name in recipe.channel_names if name not in by_name]
@@ -89,7 +89,12 @@ def open_turns(channels: Sequence[Channel], recipe: Recipe, open_part: PartOpene
             f"the blend uses channel {missing[0]}, which is not open; open "
             f"channels: {', '.join(by_name) or 'none'}. List it under `data.channels`."
         )
-    return [ChannelTurns(by_name[name], recipe, open_part) for name in recipe.channel_names]
+    turns = [ChannelTurns(by_name[name], recipe, open_part) for name in recipe.channel_names]
+    for each in turns:
+        for phase in recipe.phases:
+            if each.channel.name in phase.shares:
+                ChannelOrder(each, phase.seq_length)  # a late phase shall not stop a run after weeks
+    return turns
 
 
 class SampleOrder:

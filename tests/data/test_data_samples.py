@@ -125,7 +125,7 @@ def _would_empty(cursor: Cursor, name: str, part: int, documents: list[int], tex
     return part == 0 and left < 20
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(ACTIONS, RULES)
 def test_order_with_a_history_is_the_order_told_plainly(
     corpus: Corpus, actions: list[tuple[Any, ...]], rules: dict[str, ChannelRules]
