@@ -49,6 +49,7 @@ slurm-deps:
 # Kills, full disks and damage against the real trainer; each trial is repeated by its seed.
 faults: $(READY)
 	$(BIN)/python -m benchmarks.faults --seed 1 --minutes 10
+	$(BIN)/python -m pytest -m faults tests/train
 
 spike: $(READY)
 	$(BIN)/python -m benchmarks.spike --plot docs/spike.png
@@ -60,6 +61,7 @@ gpu: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.blend
 	$(BIN)/python -m benchmarks.tokenize
 	$(BIN)/python -m benchmarks.detector
 
