@@ -46,7 +46,18 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
     help="Address of apprise, or a webhook of Feishu or DingTalk. Better in the environment variable "
     "HARNESS_ALERT_URLS (several with spaces between) than on the command line, where others can see it.",
 )
-def watch(run_dir: Path, once: bool, no_orders: bool, alert_urls: tuple[str, ...]) -> None:
+@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve the last numbers to Prometheus there.")
+@click.option(
+    "--metrics-host", default="127.0.0.1", show_default=True, help="Who may ask: 0.0.0.0 is everybody, unprotected."
+)
+def watch(
+    run_dir: Path,
+    once: bool,
+    no_orders: bool,
+    alert_urls: tuple[str, ...],
+    metrics_port: int | None,
+    metrics_host: str,
+) -> None:
     """Watch the run in RUN_DIR for spikes.
 
     It tells of them, finds out which documents did it, and rolls the run back if that is wanted: what it may do stands
@@ -57,11 +68,14 @@ def watch(run_dir: Path, once: bool, no_orders: bool, alert_urls: tuple[str, ...
     Examples:
       harness watch runs/tiny
       harness watch runs/tiny --once --no-orders
+      harness watch runs/tiny --metrics-port 9400
     """
     from harness.run_dir import RunDir
     from harness.watch.daemon import watch as begin
+    from harness.watch.exposition import Address
 
     def say(text: str) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {text}")
 
-    begin(RunDir(run_dir), once=once, may_order=not no_orders, alert_urls=alert_urls, say=say)
+    metrics_at = None if metrics_port is None else Address(metrics_port, metrics_host)
+    begin(RunDir(run_dir), once=once, may_order=not no_orders, alert_urls=alert_urls, say=say, metrics_at=metrics_at)

@@ -21,6 +21,7 @@ from harness.signals.kill_order import order_kill
 from harness.signals.lock import owner_of
 from harness.watch.alerts import Alerts
 from harness.watch.delivery import deliveries
+from harness.watch.exposition import Address, served
 from harness.watch.hang import HangWatch
 from harness.watch.journal import Journal
 from harness.watch.memory import Memory, load_memory, save_memory
@@ -34,12 +35,18 @@ _RANKS_EVERY_S = 5.0
 
 
 def watch(
-    run_dir: RunDir, *, once: bool, may_order: bool, alert_urls: Sequence[str], say: Callable[[str], None]
+    run_dir: RunDir,
+    *,
+    once: bool,
+    may_order: bool,
+    alert_urls: Sequence[str],
+    say: Callable[[str], None],
+    metrics_at: Address | None = None,
 ) -> None:
     """Watches a run until it has ended, until it is told to leave, or for one look.
 
     Raises:
-        UsageError: There is no such run, or an alert has nowhere to go.
+        UsageError: There is no such run, an alert has nowhere to go, or numbers cannot be served at `metrics_at`.
         RunInUseError: Another watcher watches it.
     """
     if not run_dir.config.is_file():
@@ -64,7 +71,8 @@ def watch(
             watcher.look()
             _keep(run_dir, watcher.memory, say)
         else:
-            _Rounds(run_dir, config, watcher, hands).go()
+            with served(watcher.latest, metrics_at):
+                _Rounds(run_dir, config, watcher, hands).go()
 
 
 class _Rounds:
@@ -120,7 +128,8 @@ class _Rounds:
         beat = {"time": round(time.time(), 3), "host": socket.gethostname(), "pid": os.getpid()}
         path = self._run_dir.watch / "heartbeat.json"
         written = path.with_suffix(".partial")
-        written.write_text(json.dumps({**beat, "step": self._watcher.memory.step}) + "\n")
+        said = {"step": self._watcher.memory.step, "may_order": self._hands.may_order}
+        written.write_text(json.dumps({**beat, **said}) + "\n")
         written.replace(path)
 
     def _look_around(self) -> None:

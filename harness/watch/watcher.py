@@ -19,6 +19,7 @@ from harness.run_dir import RunDir
 from harness.signals.order import OrderKind
 from harness.signals.post import is_known
 from harness.watch.detector import Detector, LossRecord
+from harness.watch.exposition import Latest
 from harness.watch.follow import new_lines
 from harness.watch.inquiry import Inquiry
 from harness.watch.journal import WRITER
@@ -67,6 +68,7 @@ class Watcher:
         self._saved = SavedCheckpoints(run_dir)
         self._telling = Telling(run_dir, memory, hands, is_history=is_anew)
         self._inquiry = Inquiry(self._telling)
+        self.latest = Latest(run=config.run.name)
         self._detector = Detector()
         if memory.detector is not None:
             self._detector.restore(memory.detector)
@@ -86,6 +88,7 @@ class Watcher:
             open_starts = {episode.start for episode in self._detector.open_episodes()}
             verdicts = [verdict for verdict in verdicts if verdict.start in open_starts]
             self._telling.is_history = False
+        self._publish()
         is_new = before != (self.memory.metrics.offset, self.memory.events.offset)
         if is_new and self.memory.attempt >= self.memory.attempt_to_await:
             self._mark()
@@ -94,6 +97,12 @@ class Watcher:
         if is_new:
             self.memory.detector = self._detector.save()
         return is_new
+
+    def _publish(self) -> None:
+        """Puts out what whoever asks for numbers gets."""
+        self.latest.episodes = tuple(self._detector.open_episodes())
+        self.latest.num_rollbacks = len(self.memory.causes)
+        self.latest.is_training = self.memory.exit_code is None
 
     def _hear_events(self) -> None:
         """What the trainer says of itself."""
@@ -172,6 +181,7 @@ class Watcher:
                 self._rewind(record.step - 1)
                 verdicts = []
             memory.attempt, memory.step = record.attempt, record.step
+            self.latest.record = record
             memory.consumed_samples = record.consumed_samples
             for verdict in self._detector.observe(_for_detector(record)):
                 verdicts.append(verdict)

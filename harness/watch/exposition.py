@@ -1,0 +1,128 @@
+"""The last numbers of a run for Prometheus, at `http://127.0.0.1:PORT/metrics` while the watcher runs.
+
+Every metric of `metrics.jsonl` is a gauge, `train/lm_loss/zh` for instance
+`harness_train_lm_loss{run="tiny",channel="zh"}`; the loss over all channels has the channel `total`. What the watcher
+knows is added: open episodes, rollbacks, and whether training lives.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from harness.errors import UsageError
+from harness.metrics.record import StepRecord
+from harness.watch.verdict import TOTAL, OpenEpisode
+
+LOOPBACK = "127.0.0.1"
+_NOT_IN_NAMES = re.compile(r"[^a-z0-9_]")
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where numbers are served."""
+
+    port: int
+    host: str = LOOPBACK
+    """Only this machine can ask, unless another one is given: there is no password."""
+
+
+@dataclass(kw_only=True)
+class Latest:
+    """What is served; the watcher puts new values in after every look."""
+
+    run: str
+    record: StepRecord | None = None
+    episodes: tuple[OpenEpisode, ...] = ()
+    num_rollbacks: int = 0
+    is_training: bool = True
+
+
+@dataclass
+class Gauges:
+    """All values of one metric."""
+
+    values: dict[tuple[tuple[str, str], ...], float] = field(default_factory=dict)
+    """By labels."""
+
+
+def gauges(latest: Latest) -> dict[str, Gauges]:
+    """Every metric by its Prometheus name (pure)."""
+    found: dict[str, Gauges] = {}
+
+    def put(name: str, value: float, **labels: str) -> None:
+        gauge = found.setdefault(f"harness_{name}", Gauges())
+        gauge.values[("run", latest.run), *labels.items()] = value
+
+    put("training", float(latest.is_training))
+    put("rollbacks", float(latest.num_rollbacks))
+    put("open_episodes", float(len(latest.episodes)))
+    for episode in latest.episodes:
+        put("episode_recent_z", episode.recent_z, channel=episode.channel, direction=episode.direction)
+    if (record := latest.record) is not None:
+        put("step", record.step)
+        put("attempt", record.attempt)
+        put("consumed_tokens", record.consumed_tokens)
+        put("last_record_timestamp_seconds", record.time)
+        per_channel = {"/".join(name.split("/")[:2]) for name in record.values if name.count("/") > 1}
+        for name, value in record.values.items():
+            section, _, rest = name.partition("/")
+            metric, _, channel = rest.partition("/")
+            labels = {"channel": channel or TOTAL} if f"{section}/{metric}" in per_channel else {}
+            put(_NOT_IN_NAMES.sub("_", f"{section}_{metric}".lower()), value, **labels)
+    return found
+
+
+@contextmanager
+def served(latest: Latest, address: Address | None) -> Iterator[None]:
+    """Serves the values until the end of the `with` block; without an address it does nothing.
+
+    Raises:
+        UsageError: prometheus-client is not installed, or nobody can listen there.
+    """
+    if address is None:
+        yield
+        return
+    try:
+        library: Any = import_module("prometheus_client")
+    except ImportError as error:
+        raise UsageError(
+            f"--metrics-port {address.port}: it needs the package prometheus-client, which is not installed. Install "
+            "the project with its `prometheus` extra (pip install prometheus-client), or leave --metrics-port away."
+        ) from error
+    registry = library.CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(latest, import_module("prometheus_client.core").GaugeMetricFamily))
+    try:
+        server, thread = library.start_http_server(address.port, addr=address.host, registry=registry)
+    except OSError as error:
+        raise UsageError(
+            f"--metrics-port {address.port}: cannot listen on {address.host}: {error.strerror or error}. Every watcher "
+            "on a machine needs a port of its own, above 1023."
+        ) from None
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Collector:
+    """Makes what is known now into Prometheus' own objects, whenever somebody asks."""
+
+    def __init__(self, latest: Latest, family: Any) -> None:  # noqa: ANN401 (a class of the library)
+        self._latest = latest
+        self._family = family
+
+    def collect(self) -> Iterator[Any]:
+        """Called by the library for every request."""
+        for name, gauge in gauges(self._latest).items():
+            labels: Mapping[str, str] = dict(next(iter(gauge.values)))
+            family = self._family(name, f"of {self._latest.run}, see docs/operations.md", labels=list(labels))
+            for key, value in gauge.values.items():
+                family.add_metric([text for _, text in key], value)
+            yield family
