@@ -58,5 +58,11 @@ class CheckpointError(BadDataError):
     """A checkpoint does not verify, or belongs to a different model, data or tokenizer."""
 
 
+class LayoutError(HarnessError):
+    """The phase in which a run goes on needs another number of ranks than were started; start it with those."""
+
+    exit_code = EXIT_REQUEUE
+
+
 class SaveFailedError(HarnessError):
     """A checkpoint could not be written (full disk, I/O error). Nothing older was touched."""

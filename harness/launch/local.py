@@ -8,8 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from harness.config.load import load_config
+from harness.config.phases import in_phase
 from harness.config.schema import Config
-from harness.errors import ConfigError
+from harness.errors import EXIT_REQUEUE, ConfigError
+from harness.launch.continuation import phase_to_begin_with, size_of_events, wanted_phase
 from harness.launch.folder import changes, make_run, open_launch
 from harness.launch.last_words import collect
 from harness.launch.machine import count_cores, count_gpus, free_port
@@ -37,7 +39,8 @@ def train(
     """Trains, and returns the exit code.
 
     Under torchrun or srun this process is one of their ranks. Started alone it starts the local workers that the layout
-    needs: one per GPU, or processes on the CPU where there is none. Workers read `<run>/config.yaml`.
+    needs: one per GPU, or processes on the CPU where there is none. Workers read `<run>/config.yaml`. Where a phase has
+    a layout of its own, they leave at its border, and those that it needs are started.
 
     Args:
         config_path: The YAML.
@@ -57,18 +60,30 @@ def train(
         return _train_as(ranks, config, run, resume)
     num_gpus = count_gpus()
     require_installed(config, num_gpus=num_gpus)
-    world_size = local_world_size(config, num_gpus)
-    make_plan(config, world_size)
+    sizes = [local_world_size(in_phase(config, index), num_gpus) for index in range(len(config.phases))]
+    plan = make_plan(config, sizes)
     with _locked(run) as lock:
-        folder = _open_launch(run, config, lock, {"world_size": world_size, "resume": resume})
-        command = (*worker_command, "--run-dir", str(run.root), "--resume", resume)
-        tell(f"{run.root}: starting {_workers_text(world_size, num_gpus)}")
-        starts = _worker_starts(command, world_size, folder, on_gpu=num_gpus > 0)
-        descriptors = () if lock.descriptor is None else (lock.descriptor,)
-        kill_switch = KillSwitch(
-            reason=lambda: kill_reason(folder), collect=lambda workers: collect(folder, workers, tell)
-        )
-        return run_workers(starts, pass_descriptors=descriptors, kill_switch=kill_switch)
+        phase = phase_to_begin_with(run, plan, resume)
+        while True:
+            facts = {"world_size": sizes[phase.index], "resume": resume, "phase": phase.name}
+            folder = _open_launch(run, config, lock, facts)
+            command = (*worker_command, "--run-dir", str(run.root), "--resume", resume)
+            tell(f"{run.root}: starting {_workers_text(sizes[phase.index], num_gpus)}")
+            known = size_of_events(run)
+            code = _run_workers(command, sizes[phase.index], folder, lock, on_gpu=num_gpus > 0)
+            wanted = wanted_phase(run, plan, known) if code == EXIT_REQUEUE else None
+            if wanted is None or wanted == phase:
+                return code
+            tell(f"{run.root}: going on with phase {wanted.name} in its own layout")
+            phase, resume = wanted, "auto"
+
+
+def _run_workers(command: Sequence[str], world_size: int, folder: Path, lock: RunLock, *, on_gpu: bool) -> int:
+    """Runs the workers of one launch to their end, and returns its exit code."""
+    starts = _worker_starts(command, world_size, folder, on_gpu=on_gpu)
+    descriptors = () if lock.descriptor is None else (lock.descriptor,)
+    kill_switch = KillSwitch(reason=lambda: kill_reason(folder), collect=lambda workers: collect(folder, workers, tell))
+    return run_workers(starts, pass_descriptors=descriptors, kill_switch=kill_switch)
 
 
 def local_world_size(config: Config, num_gpus: int) -> int:
@@ -101,7 +116,7 @@ def _train_as(ranks: ProcessRanks, config: Config, run: RunDir, resume: str) -> 
     """Trains as one rank of a world that torchrun or srun started; rank 0 writes the launch's folder."""
     make_plan(config, ranks.world_size)
     require_installed(config)
-    gpu_environment.settle(config.parallel)
+    gpu_environment.settle_for(config)
     # By name, like the workers of `train`: the launcher starts the trainer but does not depend on it.
     trainer: Callable[[Config, RunDir, str], int] = importlib.import_module(_TRAINER).main
     if ranks.rank != 0:

@@ -13,6 +13,7 @@ from harness.errors import ConfigError
 from harness.launch.slurm import flag_problems, seconds_of
 from harness.metrics.names import STEP_TIME_S
 from harness.metrics.record import read_records
+from harness.plan.demand import demands
 from harness.plan.plan import Plan, make_plan
 from harness.run_dir import RunDir
 from harness.signals.lock import owner_of
@@ -91,7 +92,8 @@ def _tokenizer(request: Request) -> Iterator[str]:
 
 def _channels(request: Request) -> Iterator[str]:
     config = request.config
-    for name in dict.fromkeys(name for phase in config.phases for name in phase.blend):
+    used = (name for phase in config.phases for name in (*phase.blend, *(phase.evaluation.channels or ())))
+    for name in dict.fromkeys(used):
         channel = config.data.channels[name]
         for path in filter(None, (channel.path, channel.validation_path)):
             yield from (f"data.channels.{name}: {problem}" for problem in _channel_problems(path))
@@ -196,12 +198,23 @@ def _waiting_orders(request: Request) -> Iterator[str]:
 
 
 def _spanning_groups(request: Request) -> Iterator[str]:
-    parallel = request.config.parallel
-    if parallel.tensor_model_parallel_size > request.workers_per_node:
-        yield (
-            f"parallel.tensor_model_parallel_size {parallel.tensor_model_parallel_size} spans nodes of "
-            f"{request.workers_per_node} ranks: every layer then waits for the network between nodes"
-        )
+    config = request.config
+    own = {f"phases.{n}.parallel": phase.parallel for n, phase in enumerate(config.phases) if phase.parallel}
+    for place, parallel in {"parallel": config.parallel, **own}.items():
+        if parallel.tensor_model_parallel_size > request.workers_per_node:
+            yield (
+                f"{place}.tensor_model_parallel_size {parallel.tensor_model_parallel_size} spans nodes of "
+                f"{request.workers_per_node} ranks: every layer then waits for the network between nodes"
+            )
+
+
+def _shortages(request: Request) -> Iterator[str]:
+    """Channels whose parts do not suffice as of now; further ones may arrive while the run goes on."""
+    try:
+        plan = make_plan(request.config, request.world_size)
+    except ConfigError:
+        return  # told as an error
+    yield from filter(None, (demand.shortage() for demand in demands(request.config, plan)))
 
 
 def _checkpoint_bytes(request: Request) -> int:
@@ -247,4 +260,4 @@ _ERRORS: tuple[Check, ...] = (
     _run_directory,
     _free_space,
 )
-_WARNINGS: tuple[Check, ...] = (_lead_time, _waiting_orders, _spanning_groups)
+_WARNINGS: tuple[Check, ...] = (_lead_time, _waiting_orders, _spanning_groups, _shortages)

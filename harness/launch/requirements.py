@@ -21,10 +21,15 @@ def require_installed(config: Config, *, num_gpus: int | None = None, module: st
     Raises:
         ConfigError: Context parallelism is asked for without Transformer Engine, or without a GPU.
     """
-    size = config.parallel.context_parallel_size
+    sections = {f"phases.{n}.parallel": phase.parallel for n, phase in enumerate(config.phases) if phase.parallel}
+    given_sizes = {
+        place: section.context_parallel_size for place, section in {"parallel": config.parallel, **sections}.items()
+    }
+    place = max(given_sizes, key=lambda place: given_sizes[place])
+    size = given_sizes[place]
     if size == 1:
         return
-    given = f"parallel.context_parallel_size: {size} ranks are to share a sequence"
+    given = f"{place}.context_parallel_size: {size} ranks are to share a sequence"
     if importlib.util.find_spec(module) is None:
         raise ConfigError(
             [

@@ -19,6 +19,7 @@ from harness.launch.resume import Action
 from harness.metrics.heartbeat import WRITE_EVERY_S, Phase, read_beats
 from harness.metrics.names import LM_LOSS
 from harness.metrics.record import StepRecord, from_json_line
+from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
 from harness.run_dir import RunDir
 from harness.signals.lock import owner_of
@@ -149,7 +150,7 @@ def _train_steps(run_dir: RunDir, started: Sequence[LaunchRecord]) -> int | None
     world_size = (started[-1].launch or {}).get("world_size") if started else None
     try:
         config = load_config(run_dir.config)
-        steps = make_plan(config, int(world_size)).train_steps if world_size else None
+        steps = make_plan(config, phase_world_sizes(config, int(world_size))).train_steps if world_size else None
     except ConfigError:  # written by another version
         return None
     return steps if steps is None else min(steps, config.run.stop_at_step or steps)

@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
-from harness.config.schema import ParallelConfig
+from harness.config.phases import parallel_of
+from harness.config.schema import Config, ParallelConfig
 
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+
+
+def settle_for(config: Config, environ: MutableMapping[str, str] | None = None) -> None:
+    """Sets what the layouts of all phases are fastest with (see `settle`)."""
+    for index in range(len(config.phases)):
+        settle(parallel_of(config, index), environ)
 
 
 def settle(parallel: ParallelConfig, environ: MutableMapping[str, str] | None = None) -> None:

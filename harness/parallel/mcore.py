@@ -16,14 +16,13 @@ cpu.prepare()
 from megatron.core import parallel_state, tensor_parallel  # noqa: E402 (the CPU must be prepared first)
 
 
-def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_method: str = "env://") -> Ranks:
-    """Joins the world of `layout.world_size` processes and builds the parallel groups. Every rank must call it.
+def join(world_size: int, *, rank: int, device: torch.device, init_method: str = "env://") -> Ranks:
+    """Joins the world of so many processes, before a layout cuts anything. Every rank must call it.
 
     Args:
-        layout: Sizes of the process grid.
+        world_size: Processes in all.
         rank: Global rank of this process.
         device: Where this process computes; decides between NCCL and gloo.
-        seed: Seeds Megatron's random trackers, which nothing in a step draws from.
         init_method: Where the processes meet: the environment as torchrun sets it, or an address.
     """
     if not dist.is_initialized():
@@ -31,10 +30,25 @@ def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_me
             backend="nccl" if device.type == "cuda" else "gloo",
             init_method=init_method,
             rank=rank,
-            world_size=layout.world_size,
+            world_size=world_size,
             timeout=timedelta(minutes=30),
             device_id=device if device.type == "cuda" else None,
         )
+    uncut = Place(rank=0, size=1)
+    return Ranks(world=Place(rank=rank, size=world_size), tp=uncut, pp=uncut, dp=uncut, cp=uncut)
+
+
+def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_method: str = "env://") -> Ranks:
+    """Joins the world of `layout.world_size` processes and builds the parallel groups. Every rank must call it.
+
+    Args:
+        layout: Sizes of the process grid.
+        rank: Global rank of this process.
+        device: Where this process computes.
+        seed: Seeds Megatron's random trackers, which nothing in a step draws from.
+        init_method: Where the processes meet.
+    """
+    join(layout.world_size, rank=rank, device=device, init_method=init_method)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
@@ -81,4 +95,5 @@ def replicas() -> dist.ProcessGroup:
 def end() -> None:
     """Leaves all groups, so that the process may start another layout. Every rank must call it."""
     parallel_state.destroy_model_parallel()
-    dist.destroy_process_group()
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -6,6 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from harness.config.phases import in_phase
 from harness.config.schema import Config
 from harness.data.arrivals import Arrivals
 from harness.data.channels import Channel, open_channel
@@ -17,7 +21,7 @@ from harness.data.tokenizer import Tokenizer, open_tokenizer
 from harness.data.validation import open_validation
 from harness.errors import DataError
 from harness.parallel.ranks import Ranks
-from harness.plan.plan import Plan
+from harness.plan.plan import PhasePlan, Plan
 from harness.train.evaluate import HeldOut, count_bytes
 
 
@@ -26,8 +30,10 @@ class RunData:
     """The data of a run, opened on one rank."""
 
     stream: TrainingStream
-    held_out: HeldOut | None
-    """None where nothing is evaluated or held out."""
+    channel_names: tuple[str, ...]
+    """By channel id: those that are trained on, then those that are only evaluated."""
+    held_out: tuple[HeldOut | None, ...]
+    """By phase; None where nothing is evaluated or held out."""
     recipe: Recipe
     """The numbers behind the order of the samples."""
     identity: dict[str, Any]
@@ -60,7 +66,6 @@ def open_data(config: Config, plan: Plan, ranks: Ranks, *, pin_memory: bool, num
     Raises:
         DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
     """
-    phase = plan.phases[0]
     recipe = recipe_for(config, plan.phases)
     tokenizer = open_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
     if tokenizer is not None and tokenizer.vocab_size > config.model.vocab_size:
@@ -72,23 +77,20 @@ def open_data(config: Config, plan: Plan, ranks: Ranks, *, pin_memory: bool, num
     stream = TrainingStream(
         channels,
         recipe,
-        BatchShape(
-            global_batch_size=phase.global_batch_size,
-            micro_batch_size=config.parallel.micro_batch_size,
-            dp_rank=ranks.dp.rank,
-            dp_size=ranks.dp.size,
-            reads_tokens=ranks.reads_tokens,
-            pin_memory=pin_memory,
-        ),
+        lambda cursor: _shape(plan, ranks, cursor, pin_memory=pin_memory),
         num_prefetch_batches=config.data.num_prefetch_batches,
     )
-    held_out = _open_held_out(config, channels, recipe, tokenizer) if config.evaluation.every_steps else None
+    evaluated = [name for phase in config.phases for name in phase.evaluation.channels or ()]
+    channel_names = tuple(dict.fromkeys((*recipe.channel_names, *evaluated)))
+    channels += [open_channel(name, config.data.channels[name]) for name in channel_names[len(channels) :]]
+    table = None if tokenizer is None else tokenizer.bytes_per_token()
     return RunData(
         stream=stream,
-        held_out=held_out,
+        channel_names=channel_names,
+        held_out=tuple(_open_held_out(config, phase, channels, recipe, table) for phase in plan.phases),
         recipe=recipe,
         identity=_identity(config, tokenizer),
-        arrivals=_look_out(config, channels) if ranks.is_writer and config.data.adopt_parts else None,
+        arrivals=_look_out(config, stream.channels) if ranks.is_writer and config.data.adopt_parts else None,
     )
 
 
@@ -101,15 +103,40 @@ def _look_out(config: Config, channels: Sequence[Channel]) -> Arrivals:
     )
 
 
+def _shape(plan: Plan, ranks: Ranks, cursor: Cursor, *, pin_memory: bool) -> BatchShape:
+    """How the batch that begins at a cursor is cut: its size follows from the samples of the phase so far."""
+    phase = plan.phases[cursor.phase]
+    return BatchShape(
+        global_batch_size=phase.batch_sizes.after_samples(cursor.consumed_samples - cursor.phase_begun_at),
+        micro_batch_size=phase.micro_batch_size,
+        dp_rank=ranks.dp.rank,
+        dp_size=ranks.dp.size,
+        reads_tokens=ranks.reads_tokens,
+        pin_memory=pin_memory,
+    )
+
+
 def _open_held_out(
-    config: Config, channels: Sequence[Channel], recipe: Recipe, tokenizer: Tokenizer | None
+    config: Config,
+    phase: PhasePlan,
+    channels: Sequence[Channel],
+    recipe: Recipe,
+    table: npt.NDArray[np.int64] | None,
 ) -> HeldOut | None:
-    wanted = config.evaluation.num_samples_per_channel
-    opened = [open_validation(channel, number, recipe, wanted) for number, channel in enumerate(channels)]
+    """What a phase evaluates: the channels that it names, or those that it trains on."""
+    settings = in_phase(config, phase.index).evaluation
+    if settings.every_steps is None:
+        return None
+    names = config.phases[phase.index].evaluation.channels or phase.shares
+    wanted, own_recipe = settings.num_samples_per_channel, recipe.of_phase(phase.index)
+    opened = [
+        open_validation(channel, number, own_recipe, wanted)
+        for number, channel in enumerate(channels)
+        if channel.name in names
+    ]
     sets = tuple(held_out for held_out in opened if held_out is not None)
     if not sets:
         return None
-    table = None if tokenizer is None else tokenizer.bytes_per_token()
     num_bytes = {} if table is None else {held_out.channel_name: count_bytes(held_out, table) for held_out in sets}
     return HeldOut(sets=sets, num_bytes=num_bytes)
 

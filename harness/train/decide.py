@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
+from harness.config.phases import in_phase, parallel_of, shares_processes
 from harness.config.schema import Config
 from harness.errors import (
     EXIT_FINISHED,
@@ -12,6 +14,7 @@ from harness.errors import (
     EXIT_REQUEUE,
     EXIT_STOPPED_BY_PERSON,
 )
+from harness.plan.plan import Plan
 from harness.signals.order import PATIENT_KINDS, Order, OrderKind
 from harness.train.state import TrainState
 
@@ -23,21 +26,39 @@ MAX_FAILED_SAVES = 3
 class Milestones:
     """The steps at which something is due without being ordered."""
 
+    first_step: int = 1
     last_step: int
-    """Where this launch ends by itself."""
+    """Where this launch ends by itself. Steps before the first or behind the last need processes in another layout."""
     is_early: bool = False
     """Whether that is before the end of the run (`run.stop_at_step`)."""
+    layout_ends: bool = False
+    """Whether that is the end of a phase behind which the layout is another one."""
+    borders: tuple[int, ...] = ()
+    """The last step of every phase that another one follows."""
     save_every_steps: int | None
     evaluate_every_steps: int | None
 
+    def has_layout_of(self, step: int) -> bool:
+        """Whether a step is computed in the layout of this launch."""
+        return step >= self.first_step and (step <= self.last_step or not self.layout_ends)
+
     @staticmethod
-    def of(config: Config, train_steps: int) -> Milestones:
-        """The milestones of a configuration whose phases have `train_steps` steps."""
+    def of(config: Config, plan: Plan, phase_index: int = 0) -> Milestones:
+        """The milestones of a launch while it is in a phase of its plan."""
+        alike = [
+            shares_processes(parallel_of(config, n), parallel_of(config, phase_index)) for n in range(len(plan.phases))
+        ]
+        first = phase_index - _num_leading(reversed(alike[:phase_index]))
+        last = phase_index + _num_leading(alike[phase_index + 1 :])
+        last_step, stop = plan.phases[last].last_step, config.run.stop_at_step
         return Milestones(
-            last_step=min(train_steps, config.run.stop_at_step or train_steps),
-            is_early=(config.run.stop_at_step or train_steps) < train_steps,
+            first_step=plan.phases[first].first_step,
+            last_step=last_step if stop is None else min(last_step, stop),
+            is_early=stop is not None and stop <= last_step and stop < plan.train_steps,
+            layout_ends=last_step < plan.train_steps and (stop is None or stop > last_step),
+            borders=plan.borders,
             save_every_steps=config.checkpoint.save_every_steps,
-            evaluate_every_steps=config.evaluation.every_steps,
+            evaluate_every_steps=in_phase(config, phase_index).evaluation.every_steps,
         )
 
 
@@ -51,6 +72,8 @@ class Decision:
     """None: go on."""
     reason: str = ""
     """Why the run leaves."""
+    in_another_layout: bool = False
+    """Whether it leaves because the next step needs processes in another layout."""
     rollback: Order | None = None
     """An order to return to an earlier checkpoint. Nothing else happens then, unless it is refused."""
 
@@ -72,10 +95,10 @@ def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *
     kinds = {order.kind for order in orders}
     finished = state.step >= milestones.last_step
     save_ordered = bool(kinds & {OrderKind.SAVE, OrderKind.SAVE_AND_STOP})
-    due = finished or _is_due(state.step, milestones.save_every_steps)
+    due = finished or _is_due(state.step, milestones.save_every_steps) or state.step in milestones.borders
     save = (save_ordered or due) and not state.is_saved and state.step > 0
     evaluate = milestones.evaluate_every_steps is not None and (
-        finished or _is_due(state.step, milestones.evaluate_every_steps)
+        finished or _is_due(state.step, milestones.evaluate_every_steps) or state.step in milestones.borders
     )
     if OrderKind.STOP in kinds:
         return Decision(save=save_ordered and save, exit_code=EXIT_STOPPED_BY_PERSON, reason=_why(orders))
@@ -84,11 +107,14 @@ def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *
     rollbacks = [order for order in orders if order.kind is OrderKind.ROLLBACK]
     if rollbacks:
         return Decision(rollback=rollbacks[-1])
+    if OrderKind.SAVE_AND_STOP in kinds and (not finished or milestones.layout_ends):
+        return Decision(save=save, exit_code=EXIT_REQUEUE, reason=_why(orders))
+    if not milestones.has_layout_of(state.step + 1):
+        reason = "the next phase is computed in another layout"
+        return Decision(evaluate=evaluate, save=save, exit_code=EXIT_REQUEUE, reason=reason, in_another_layout=True)
     if finished:
         reason = "run.stop_at_step is reached" if milestones.is_early else "all steps are done"
         return Decision(evaluate=evaluate, save=save, exit_code=EXIT_FINISHED, reason=reason)
-    if OrderKind.SAVE_AND_STOP in kinds:
-        return Decision(save=save, exit_code=EXIT_REQUEUE, reason=_why(orders))
     if state.num_failed_saves >= MAX_FAILED_SAVES:
         return Decision(exit_code=EXIT_NEEDS_PERSON, reason=f"{state.num_failed_saves} saves in a row failed")
     return Decision(evaluate=evaluate, save=save)
@@ -103,6 +129,11 @@ def _decide_not_finite(orders: Sequence[Order]) -> Decision:
         reason=f"{why}; {_why(stops)}" if stops else why,
         rollback=rollbacks[-1] if rollbacks and not any(order.kind is OrderKind.STOP for order in orders) else None,
     )
+
+
+def _num_leading(flags: Iterable[bool]) -> int:
+    """How many flags hold before the first that does not."""
+    return sum(1 for _ in takewhile(bool, flags))
 
 
 def _is_due(step: int, every_steps: int | None) -> bool:

@@ -58,7 +58,7 @@ def _own_samples(run: Run, state: TrainState, result: StepResult) -> list[Findin
         result.data.positions,
         dp_rank=run.ranks.dp.rank,
         dp_size=run.ranks.dp.size,
-        micro_batch_size=run.config.parallel.micro_batch_size,
+        micro_batch_size=run.phase.micro_batch_size,
     ).reshape(-1)
     guilty = [
         int(position) for (loss, _), position in zip(losses, positions, strict=bool(losses)) if not math.isfinite(loss)

@@ -9,10 +9,11 @@ from harness.run_dir import RunDir
 from harness.train.adoption import adopt, await_parts
 from harness.train.answers import answer
 from harness.train.background import advance, save_or_begin, settle
-from harness.train.decide import Decision, decide
+from harness.train.decide import decide
 from harness.train.evaluate import evaluate
 from harness.train.evidence import write_evidence
 from harness.train.opening import open_run
+from harness.train.phases import follow_phase
 from harness.train.report import leave, record
 from harness.train.rescue import await_rescue
 from harness.train.rollback import roll_back
@@ -36,7 +37,8 @@ def train(run: Run, state: TrainState) -> int:
         state = answer(run, state, orders)
         if decision.rollback is not None:
             before, state = state, roll_back(run, settle(run, state), decision.rollback)
-            decision = decision if state.attempt == before.attempt else Decision()
+            decision = decision if state.attempt == before.attempt else decide(run.milestones, state, ())
+        run, state = follow_phase(run, state)
         if decision.save:
             state = save_or_begin(run, state, now=bool(orders) or decision.exit_code is not None)
         run.orders.acknowledge(orders, state)
@@ -58,7 +60,7 @@ def train(run: Run, state: TrainState) -> int:
         evaluation = None
         if decision.evaluate:
             run.heartbeat.enter(Phase.EVALUATE, state.step)
-            evaluation = evaluate(run.pipeline, run.data.held_out, run.ranks, run.phase.num_microbatches, run.orders)
+            evaluation = evaluate(run.pipeline, run.held_out, run.ranks, run.phase.num_microbatches, run.orders)
             orders += evaluation.orders
             decision = decide(run.milestones, state, orders)
         record(run, state, result, evaluation)

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
-from uuid import uuid4
+
+import torch
 
 from harness.checkpoint import mcore as checkpoint_files
 from harness.checkpoint.choice import Resume
 from harness.checkpoint.compare import require_same
-from harness.checkpoint.entries import Checkpoint
-from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.store import CheckpointStore
+from harness.config.phases import in_phase
 from harness.config.schema import Config
 from harness.data.cursor import Cursor
-from harness.data.fingerprint import recorded_parts, require_adopted
-from harness.data.history import History, num_parts_of
-from harness.data.journal import read_journal
-from harness.errors import CheckpointError, UsageError
+from harness.data.fingerprint import require_adopted
+from harness.errors import CheckpointError, LayoutError
 from harness.metrics.heartbeat import Heartbeat, Phase
-from harness.metrics.record import last_key
 from harness.metrics.recorder import Outlets, Recorder
 from harness.model import attention
 from harness.model.mcore import build_model
 from harness.optim.mcore import Optimizer
 from harness.parallel import collectives
 from harness.parallel import mcore as parallel
-from harness.plan.plan import Plan, make_plan
+from harness.parallel.ranks import Ranks
+from harness.plan.layouts import phase_world_sizes
+from harness.plan.plan import PhasePlan, Plan, make_plan
 from harness.plan.report import plan_text
 from harness.run_dir import RunDir
 from harness.signals.fence import Fence, explaining
-from harness.signals.lock import RunLock
 from harness.signals.os_signals import SignalFlags
 from harness.train import failures
 from harness.train.adoption import write_down
@@ -44,41 +43,13 @@ from harness.train.decide import Milestones
 from harness.train.in_flight import InFlight
 from harness.train.mcore import Pipeline
 from harness.train.orders import Orders
+from harness.train.phases import settle
 from harness.train.report import introduction
 from harness.train.restored import require_restored
 from harness.train.run import Run
+from harness.train.start import Start, find_start, take_possession
 from harness.train.state import TrainState
 from harness.train.world import World
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Start:
-    """What rank 0 found in the run directory; all ranks go on from it."""
-
-    entry: Checkpoint | None
-    passed_over: tuple[str, ...]
-    attempt: int
-    journal: History
-    """When parts were adopted and documents put into quarantine, as the run has written it down."""
-    name: str = field(default_factory=lambda: uuid4().hex)
-    """Tells this start from every other one."""
-
-    @property
-    def path(self) -> Path | None:
-        return self.entry.path if self.entry else None
-
-    @property
-    def step(self) -> int:
-        return self.entry.step if self.entry else 0
-
-    @property
-    def num_parts(self) -> dict[str, int]:
-        """How many parts of each channel the run has used so far."""
-        if self.entry is None:
-            return num_parts_of(self.journal)
-        manifest = self.entry.manifest
-        recorded = recorded_parts(manifest.fingerprint)
-        return recorded | num_parts_of(Cursor.from_json(manifest.cursor).knowing(self.journal).history)
 
 
 @contextmanager
@@ -90,104 +61,136 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
         CheckpointError: There are checkpoints but none can be used, or it belongs to another model or other data.
     """
-    plan = make_plan(config, world.size)
-    if len(plan.phases) > 1:
-        raise UsageError(f"one phase is trained in this version, given {len(plan.phases)}; remove the others")
+    whole = make_plan(config, phase_world_sizes(config, world.size))
     with ExitStack() as closing:
         heartbeat = closing.enter_context(Heartbeat(run_dir.heartbeat(world.rank), world.rank))
         signals = SignalFlags()
         signals.install()
         closing.callback(signals.restore)
-        ranks = parallel.start(
-            plan.layout, rank=world.rank, device=world.device, seed=config.run.seed, init_method=world.init_method
-        )
+        joined = parallel.join(world.size, rank=world.rank, device=world.device, init_method=world.init_method)
         closing.callback(parallel.end)
-        with heard_by_all(ranks):
-            fence = _taken(run_dir, closing) if ranks.is_writer else None
+        with heard_by_all(joined):
+            fence = take_possession(run_dir, closing) if joined.is_writer else None
             store = CheckpointStore(run_dir, fence)
-            found = _find_start(store, resume) if ranks.is_writer else None
+            found = find_start(store, resume) if joined.is_writer else None
         start = collectives.from_rank_0(found)
         assert start is not None, "rank 0 always finds a start"
+        phase = whole.phase_of(start.step + 1)
+        _require_ranks(phase, world.size, start, run_dir, is_writer=joined.is_writer)
+        plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
+        ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
         with heard_by_all(ranks):
             data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", num_parts=start.num_parts)
         closing.callback(data.close)
         with heard_by_all(ranks):
-            if start.entry is not None:
-                recorded = start.entry.manifest.fingerprint
-                now = data.fingerprint(Cursor.from_json(start.entry.manifest.cursor))
-                require_same(recorded, _promised(recorded, now), allow_added_parts=True)
-            require_adopted(data.stream.channels, start.journal)
-        recorder = _open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None
-        if recorder is not None and (problem := attention.slow_kernels_on(world.device)):
-            recorder.message(f"warning: {problem}")
-        chunks = build_model(config, plan, ranks, world.device)
-        run = Run(
-            config=config,
-            plan=plan,
-            run_dir=run_dir,
-            ranks=ranks,
-            device=world.device,
-            milestones=Milestones.of(config, plan.train_steps),
-            pipeline=Pipeline(
-                chunks,
-                ranks,
-                num_channels=len(data.stream.channel_names),
-                micro_batch_size=config.parallel.micro_batch_size,
-                seq_length=plan.phases[0].seq_length,
-            ),
-            optimizer=Optimizer(config, list(chunks)),
-            data=data,
+            _require_same_data(config, plan, data, start)
+        run = _introduced(
+            _Parts(config=config, plan=plan, phase=phase, ranks=ranks, device=world.device, data=data),
             store=store,
             orders=Orders(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
-            recorder=recorder,
+            recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
             heartbeat=heartbeat,
-            in_flight=InFlight(),
         )
         closing.callback(run.in_flight.discard)
         with failures.noted(run_dir, start.path, start=start.name, rank=world.rank), explaining(fence):
             yield run, _restore(run, start)
 
 
-def _taken(run_dir: RunDir, closing: ExitStack) -> Fence:
-    """Makes the run directory and takes it: from here on nobody else publishes in it."""
-    try:
-        run_dir.make_folders()
-    except OSError as error:
-        raise UsageError(
-            f"cannot make the run directory {run_dir.root}: {error.strerror} ({error.filename}); "
-            "choose another one with --run-dir"
-        ) from None
-    return closing.enter_context(RunLock(run_dir)).fence
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What model and optimizer are made from."""
+
+    config: Config
+    plan: Plan
+    phase: PhasePlan
+    ranks: Ranks
+    device: torch.device
+    data: RunData
 
 
-def _find_start(store: CheckpointStore, resume: Resume) -> _Start:
-    """Looks for what to go on from."""
-    run_dir = store.run_dir
-    store.clean_partials()
-    choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=index_problem)
-    if resume == "auto" and choice.entry is not None:
-        failures.require_not_failed_twice(run_dir, choice.entry.path)
-    if resume == "never":
-        run_dir.order.unlink(missing_ok=True)
-    return _Start(
-        entry=choice.entry,
-        journal=read_journal(run_dir.order),
-        passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
-        attempt=_attempt(run_dir, choice.entry),
+def _require_ranks(phase: PhasePlan, world_size: int, start: Start, run_dir: RunDir, *, is_writer: bool) -> None:
+    """Leaves if the phase in which the run goes on needs other ranks; the events, which the launcher reads, say so.
+
+    Raises:
+        LayoutError: It does.
+    """
+    needed = phase.layout.world_size
+    if needed == world_size:
+        return
+    error = LayoutError(
+        f"phase {phase.name}, which follows step {start.step}, needs {needed} ranks, and {world_size} were started. "
+        f"Start {needed}; `harness train` without torchrun or srun does so by itself."
+    )
+    if is_writer:
+        event: dict[str, object] = {"time": round(time.time(), 3), "kind": "exit", "attempt": start.attempt}
+        event |= {"step": start.step, "exit_code": error.exit_code, "reason": str(error), "next_phase": phase.name}
+        with suppress(OSError), run_dir.events.open("a") as events:
+            events.write(json.dumps(event) + "\n")
+    raise error
+
+
+def _require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -> None:
+    """Refuses to go on from a checkpoint of other data, or of phases that were another way.
+
+    Raises:
+        CheckpointError: It belongs to another model, other data or other phases.
+        DataError: Parts that were adopted are no longer there.
+    """
+    if start.entry is not None:
+        cursor = Cursor.from_json(start.entry.manifest.cursor)
+        expected = plan.phase_of(start.step + 1)
+        if cursor.phase > expected.index:
+            raise CheckpointError(
+                f"the checkpoint of step {start.step} is in phase {cursor.phase + 1} of its run, but by this "
+                f"configuration step {start.step + 1} belongs to phase {expected.index + 1}, {expected.name}. Phases "
+                "that have begun stay as long as they were; give the configuration with which it was saved, or go on "
+                "from an earlier checkpoint."
+            )
+        recorded = start.entry.manifest.fingerprint
+        require_same(recorded, _promised(recorded, data.fingerprint(cursor)), allow_added_parts=True)
+    require_adopted(data.stream.channels, start.journal)
+
+
+def _introduced(
+    parts: _Parts, *, store: CheckpointStore, orders: Orders, recorder: Recorder | None, heartbeat: Heartbeat
+) -> Run:
+    """The run: model and optimizer are built here, with their first weights, and put into the phase."""
+    config, plan, phase, ranks, device = parts.config, parts.plan, parts.phase, parts.ranks, parts.device
+    if recorder is not None and (problem := attention.slow_kernels_on(device)):
+        recorder.message(f"warning: {problem}")
+    settings = in_phase(config, phase.index)
+    chunks = build_model(settings, plan, ranks, device)
+    pipeline = Pipeline(
+        chunks,
+        ranks,
+        num_channels=len(parts.data.channel_names),
+        micro_batch_size=phase.micro_batch_size,
+        seq_length=phase.seq_length,
+    )
+    optimizer = Optimizer(settings, list(chunks))
+    settle(pipeline, optimizer, settings)
+    return Run(
+        config=config,
+        plan=plan,
+        phase=phase,
+        settings=settings,
+        run_dir=store.run_dir,
+        ranks=ranks,
+        device=device,
+        milestones=Milestones.of(config, plan, phase.index),
+        pipeline=pipeline,
+        optimizer=optimizer,
+        data=parts.data,
+        store=store,
+        orders=orders,
+        recorder=recorder,
+        heartbeat=heartbeat,
+        in_flight=InFlight(),
     )
 
 
-def _attempt(run_dir: RunDir, entry: Checkpoint | None) -> int:
-    """The attempt to go on in: a new one if steps were recorded that are now done again."""
-    recorded = last_key(run_dir.metrics)
-    resumed = (entry.manifest.attempt, entry.step) if entry else (0, 0)
-    if recorded is None or recorded == resumed:
-        return resumed[0]
-    return max(recorded[0], resumed[0]) + 1
-
-
 def _open_recorder(
-    config: Config, plan: Plan, store: CheckpointStore, data: RunData, start: _Start, closing: ExitStack
+    config: Config, plan: Plan, store: CheckpointStore, data: RunData, start: Start, closing: ExitStack
 ) -> Recorder:
     run_dir = store.run_dir
     assert store.fence is not None, "the writer has taken the run"
@@ -197,7 +200,7 @@ def _open_recorder(
         run_dir,
         config.logging,
         train_steps=plan.train_steps,
-        channels=data.stream.channel_names,
+        channels=data.channel_names,
         resume_step=start.step,
         outlets=Outlets(require_owner=partial(_require_held, store.fence)),
     )
@@ -218,7 +221,7 @@ def _require_held(fence: Fence) -> None:
         fence.require_held()
 
 
-def _restore(run: Run, start: _Start) -> TrainState:
+def _restore(run: Run, start: Start) -> TrainState:
     """Loads the checkpoint and makes sure that what follows is what would have followed. Every rank must call it."""
     run.heartbeat.enter(Phase.LOAD, start.step)
     if start.entry is None:
@@ -247,7 +250,7 @@ def _restore(run: Run, start: _Start) -> TrainState:
     return state
 
 
-def _as_saved(run: Run, state: TrainState, start: _Start) -> TrainState:
+def _as_saved(run: Run, state: TrainState, start: Start) -> TrainState:
     """The state with the history that it was saved with, which older checkpoints did not hold."""
     before = (each for each in start.journal if each.position == 0)
     return replace(state, cursor=run.data.stream.begun(state.cursor.knowing(before)))
@@ -263,7 +266,9 @@ def _require_same_next_batch(run: Run, state: TrainState, promised: str | None) 
         return
     found = f"{run.data.stream.peek_hash(state.cursor) or 0:016x}"
     # Another batch size makes other batches out of the same samples: that is allowed.
-    same_batch_size = run.phase.global_batch_size * state.step == state.cursor.consumed_samples
+    before = run.plan.phases[: run.phase.index]
+    of_phase = run.phase.batch_sizes.samples_in(state.step + 1 - run.phase.first_step)
+    same_batch_size = sum(phase.train_samples for phase in before) + of_phase == state.cursor.consumed_samples
     if found != promised and same_batch_size:
         raise CheckpointError(
             f"the next batch has the hash {found}, but the checkpoint of step {state.step} promised {promised}: the "

@@ -81,6 +81,11 @@ def _beginning(run: Run, state: TrainState, first: int, last: int) -> _Beginning
     """The cursor before step `first` of the line that led to the state."""
     if last > state.step:
         return _Beginning(problem=f"steps {first} to {last} are not done yet: the run is at step {state.step}")
+    if first < run.phase.first_step:
+        return _Beginning(
+            problem=f"steps {first} to {last} are not all of phase {run.phase.name}, which began with step "
+            f"{run.phase.first_step}, and whose model and samples are not those of the phase before"
+        )
     earlier = (entry for entry in line_of(run.store.list(), state.saved) if entry.step < first)
     saved = next(earlier, None)
     step = saved.step if saved else 0
@@ -102,13 +107,13 @@ def _beginning(run: Run, state: TrainState, first: int, last: int) -> _Beginning
 def _own_sums(run: Run, cursor: Cursor, positions: Positions) -> Sums:
     """What this rank's samples of the step at the cursor lose; empty off the last stage. Every rank must call it."""
     data = run.data.stream.step(cursor)
-    run.pipeline.forward(data.micro_batches or (None,) * run.phase.num_microbatches, flags=())
+    run.pipeline.forward(data.micro_batches or (None,) * run.phase.num_microbatches_of(len(positions)), flags=())
     losses = run.pipeline.last_sample_losses()
     mine = rank_positions(
         positions,
         dp_rank=run.ranks.dp.rank,
         dp_size=run.ranks.dp.size,
-        micro_batch_size=run.config.parallel.micro_batch_size,
+        micro_batch_size=run.phase.micro_batch_size,
     )
     return dict(zip(mine.reshape(-1).tolist(), losses, strict=True)) if losses else {}
 

@@ -26,20 +26,28 @@ from harness.train.step import StepResult, channel_losses
 
 def introduction(run: Run) -> list[str]:
     """What people are told before the first step: the model, the layout, the data, and how to steer the run."""
-    plan, phase, layout = run.plan, run.phase, run.plan.layout
+    plan, phase, layout = run.plan, run.phase, run.phase.layout
     tokens = {each.name: sum(part.num_tokens for part in each.parts) for each in run.data.stream.channels}
     data = ", ".join(
-        f"{name} {100 * float(share):.3g} % ({tokens[name]:,} tokens)"
-        for name, share in phase.shares.items()
+        f"{name} {100 * float(share):.3g} % ({tokens[name]:,} tokens)" for name, share in phase.shares.items()
     )
     return [
         f"model: {plan.num_parameters:,} parameters, {run.config.model.num_layers} layers, "
         f"{run.config.precision.dtype}; {run.ranks.world.size} x {device.name(run.device)}: tensor {layout.tensor}, "
         f"pipeline {layout.pipeline}, data {layout.data}",
         f"data: {data}",
-        f"plan: {plan.train_steps:,} steps of {phase.global_batch_size:,} samples of {phase.seq_length:,} tokens; "
+        f"plan: {plan.train_steps:,} steps{_phases_text(run)} of {phase.global_batch_size:,} samples of "
+        f"{phase.seq_length:,} tokens; "
         f"to save or stop in between: touch {run.run_dir.signals}/save (or stop, save-and-stop)",
     ]
+
+
+def _phases_text(run: Run) -> str:
+    """Where the run is among its phases; nothing where there is only one."""
+    phases, phase = run.plan.phases, run.phase
+    if len(phases) == 1:
+        return ""
+    return f" in {len(phases)} phases, {phase.name} from {phase.first_step:,} to {phase.last_step:,}, now steps"
 
 
 def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluation | None) -> None:
@@ -75,7 +83,10 @@ def leave(run: Run, state: TrainState, decision: Decision) -> int:
     if decision.save and not state.is_saved:
         exit_code = EXIT_INTERNAL
     if run.recorder is not None:
-        run.recorder.event("exit", attempt=state.attempt, step=state.step, exit_code=exit_code, reason=decision.reason)
+        further = {"next_phase": run.plan.phase_of(state.step + 1).name} if decision.in_another_layout else {}
+        run.recorder.event(
+            "exit", attempt=state.attempt, step=state.step, exit_code=exit_code, reason=decision.reason, **further
+        )
         run.recorder.message(_last_line(run, state, decision, exit_code))
     return exit_code
 
@@ -116,7 +127,8 @@ def _losses(run: Run, result: StepResult) -> dict[str, float]:
 
 
 def _speed(run: Run, result: StepResult) -> dict[str, float]:
-    tokens_per_s = run.phase.tokens_per_step / result.seconds / run.ranks.world.size
+    tokens = len(result.data.positions) * run.phase.seq_length
+    tokens_per_s = tokens / result.seconds / run.ranks.world.size
     flops = tokens_per_s * run.phase.flops_per_token
     values = {
         names.STEP_TIME_S: result.seconds,

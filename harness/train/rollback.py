@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from harness.checkpoint import mcore as checkpoint_files
 from harness.checkpoint.entries import Checkpoint
@@ -10,11 +12,12 @@ from harness.checkpoint.lineage import Target, left_behind, line_of, rollback_ta
 from harness.checkpoint.manifest import Adjustment, RollbackRecord
 from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.verify import verify_before_load
-from harness.data.cursor import Cursor
+from harness.data.cursor import Cursor, Positions
 from harness.errors import CheckpointError
 from harness.parallel import collectives
 from harness.signals.order import Order
 from harness.signals.rollback_request import RollbackRequest
+from harness.train.phases import take
 from harness.train.restored import require_restored
 from harness.train.run import Run
 from harness.train.saving import save
@@ -94,8 +97,7 @@ def _returned(run: Run, state: TrainState, target: Checkpoint, order: Order, req
     restored = restored.skipping(state.cursor.skip_windows).knowing(state.cursor.history)
     skipped = request.skip_samples
     if request.skip_steps is not None:
-        batch = run.phase.global_batch_size
-        skipped = positions_of_steps(restored.cursor, restored.step, request.skip_steps, batch, run.phase.seq_length)
+        skipped = positions_of_steps(restored.cursor, restored.step, request.skip_steps, partial(take, run))
     if skipped is not None:
         restored = restored.skipping([skipped])
     adjustment = None
@@ -113,16 +115,20 @@ def _returned(run: Run, state: TrainState, target: Checkpoint, order: Order, req
 
 
 def positions_of_steps(
-    cursor: Cursor, step: int, steps: tuple[int, int], global_batch_size: int, seq_length: int
+    cursor: Cursor,
+    step: int,
+    steps: tuple[int, int],
+    take_step: Callable[[Cursor, int], tuple[Positions, Cursor]],
 ) -> tuple[int, int]:
     """Positions [start, stop) of the samples that steps `first … last` take, counted from a cursor behind `step`.
 
-    Steps up to `step` are behind the cursor and are not part of it.
+    Steps up to `step` are behind the cursor and are not part of it. `take_step` gives the positions of the step that
+    begins at a cursor, and the cursor of the next one.
     """
     first, last = max(steps[0], step + 1), steps[1]
     start = stop = cursor.next_position
     for number in range(step + 1, last + 1):
-        positions, cursor = cursor.take(global_batch_size, seq_length)
+        positions, cursor = take_step(cursor, number)
         if number == first:
             start = int(positions[0])
         stop = int(positions[-1]) + 1

@@ -16,6 +16,7 @@ from harness.plan.plan import PhasePlan, Plan
 from harness.run_dir import RunDir
 from harness.train.data import RunData
 from harness.train.decide import Milestones
+from harness.train.evaluate import HeldOut
 from harness.train.in_flight import InFlight
 from harness.train.mcore import Pipeline
 from harness.train.orders import Orders
@@ -27,6 +28,10 @@ class Run:
 
     config: Config
     plan: Plan
+    phase: PhasePlan
+    """The phase that is trained."""
+    settings: Config
+    """The configuration as it is in that phase (`harness.config.phases.in_phase`)."""
     run_dir: RunDir
     ranks: Ranks
     device: torch.device
@@ -43,11 +48,11 @@ class Run:
     """The save that is under way, if there is one."""
 
     @property
-    def phase(self) -> PhasePlan:
-        """The phase that is trained (this version has one)."""
-        return self.plan.phases[0]
-
-    @property
     def channels(self) -> tuple[str, ...]:
         """Channel names, by channel id."""
-        return self.data.stream.channel_names
+        return self.data.channel_names
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """What is evaluated in the phase; None where nothing is."""
+        return self.data.held_out[self.phase.index]

@@ -119,6 +119,7 @@ def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: fl
         step=state.step,
         attempt=state.attempt,
         parent=state.saved,
+        pinned=state.step in run.plan.borders,
         health="suspect" if run.config.checkpoint.save_as_suspect else "clean",
         config_hash=config_hash(run.config),
         versions=Versions(
@@ -127,7 +128,7 @@ def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: fl
             torch=version("torch"),
             python=platform.python_version(),
         ),
-        layout=run.plan.layout,
+        layout=run.phase.layout,
         consumed_samples=state.cursor.consumed_samples,
         consumed_tokens=state.cursor.consumed_tokens,
         learning_rate=state.learning_rate,

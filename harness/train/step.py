@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from harness.data.cursor import Cursor
 from harness.data.stream import StepData
 from harness.metrics.heartbeat import Phase
-from harness.plan.schedule import learning_rate
 from harness.train.mcore import Totals
 from harness.train.run import Run
 from harness.train.state import TrainState
@@ -44,16 +43,15 @@ def take_step(run: Run, state: TrainState) -> StepResult:
     started = time.perf_counter()
     phase = run.phase
     factor = state.adjustment.learning_rate_factor if state.adjustment else 1.0
-    rate = factor * learning_rate(
-        run.config.phases[0].schedule, run.config.optimizer.learning_rate, state.step + 1, phase.train_steps
-    )
+    rate = factor * phase.learning_rate(state.step + 1)
     run.heartbeat.enter(Phase.DATA, state.step + 1)
     data = run.data.stream.step(state.cursor)
     run.heartbeat.enter(Phase.FORWARD_BACKWARD, state.step + 1)
     run.optimizer.zero_grad()
+    num_samples = len(data.positions)
     totals = run.pipeline.forward_backward(
-        data.micro_batches or (None,) * phase.num_microbatches,
-        expected_tokens=phase.tokens_per_step,
+        data.micro_batches or (None,) * phase.num_microbatches_of(num_samples),
+        expected_tokens=num_samples * phase.seq_length,
         flags=run.orders.flags(),
     )
     loss = mean_loss(totals)

@@ -32,7 +32,7 @@ def work() -> int:
     run_dir = RunDir(arguments.run_dir)
     try:
         config = load_config(arguments.config or run_dir.config)
-        gpu_environment.settle(config.parallel)
+        gpu_environment.settle_for(config)
         from harness.train.main import main  # imports torch, which reads the environment
 
         return main(config, run_dir, arguments.resume)

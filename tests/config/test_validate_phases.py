@@ -32,8 +32,8 @@ REFUSED = [
     ),
     (
         (MAIN, f"{LONG}, schedule: {{continues: true}}, optimizer: {{learning_rate: 1e-3}}"),
-        "phases.1.optimizer.learning_rate: has no effect, because the schedule continues without a warm-up: the peak is "
-        "the last learning rate of the phase before; remove it, or give schedule.warmup_steps to go from there to "
+        "phases.1.optimizer.learning_rate: has no effect, because the schedule continues without a warm-up: the peak "
+        "is the last learning rate of the phase before; remove it, or give schedule.warmup_steps to go from there to "
         "0.001",
     ),
     (

@@ -8,6 +8,7 @@ import pytest
 
 from harness.checkpoint.manifest import Parent
 from harness.config.schema import Config
+from harness.plan.plan import make_plan
 from harness.signals.order import Order, OrderKind
 from harness.train.decide import MAX_FAILED_SAVES, Decision, Milestones, decide
 from harness.train.state import TrainState
@@ -119,11 +120,14 @@ def config(**sections: dict[str, Any]) -> Config:
 
 
 def test_milestones_come_from_the_configuration() -> None:
-    assert Milestones.of(config(), 50) == Milestones(last_step=50, save_every_steps=None, evaluate_every_steps=None)
+    assert Milestones.of(config(), make_plan(config(), 1)) == Milestones(
+        last_step=50, save_every_steps=None, evaluate_every_steps=None
+    )
     stopping = config(
         run={"name": "x", "stop_at_step": 30}, checkpoint={"save_every_steps": 5}, evaluation={"every_steps": 7}
     )
-    assert Milestones.of(stopping, 50) == Milestones(
+    assert Milestones.of(stopping, make_plan(stopping, 1)) == Milestones(
         last_step=30, is_early=True, save_every_steps=5, evaluate_every_steps=7
     )
-    assert Milestones.of(config(run={"name": "x", "stop_at_step": 60}), 50).last_step == 50
+    late = config(run={"name": "x", "stop_at_step": 60})
+    assert Milestones.of(late, make_plan(late, 1)).last_step == 50

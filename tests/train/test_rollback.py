@@ -13,7 +13,7 @@ from pool import Pool
 from small_run import Grid, column, launch, records, small_config
 
 from harness.checkpoint.store import CheckpointStore
-from harness.data.cursor import Cursor
+from harness.data.cursor import Cursor, Positions
 from harness.run_dir import RunDir
 from harness.train.rollback import positions_of_steps
 
@@ -102,6 +102,10 @@ def test_an_impossible_order_changes_nothing(pool: Pool, corpus: Path, tmp_path:
     assert not math.isnan(records(tmp_path)[-1].values["train/lm_loss"])
 
 
+def eight_samples(cursor: Cursor, step: int) -> tuple[Positions, Cursor]:
+    return cursor.take(8, 16)
+
+
 def reference_rates(corpus: Path) -> list[float]:
     from harness.plan.schedule import learning_rate
 
@@ -119,9 +123,9 @@ def reference_rates(corpus: Path) -> list[float]:
 )
 def test_positions_of_steps(steps: tuple[int, int], window: tuple[int, int]) -> None:
     _, cursor = Cursor().take(32, 16)
-    assert positions_of_steps(cursor, 4, steps, 8, 16) == window
+    assert positions_of_steps(cursor, 4, steps, eight_samples) == window
 
 
 def test_positions_of_steps_around_an_earlier_window() -> None:
     cursor = Cursor(skip_windows=((10, 20),))
-    assert positions_of_steps(cursor, 0, (2, 2), 8, 16) == (8, 26)
+    assert positions_of_steps(cursor, 0, (2, 2), eight_samples) == (8, 26)

@@ -1,0 +1,39 @@
+"""In which phase a run goes on, as far as its files say; the trainer, which verifies checkpoints, may know better."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+
+from harness.launch.ledger import newest_checkpoint
+from harness.plan.plan import PhasePlan, Plan
+from harness.run_dir import RunDir
+
+
+def phase_to_begin_with(run_dir: RunDir, plan: Plan, resume: str) -> PhasePlan:
+    """The phase of the step behind the newest checkpoint; the first where the run begins anew."""
+    return plan.phase_of(1 if resume == "never" else newest_checkpoint(run_dir).step + 1)
+
+
+def size_of_events(run_dir: RunDir) -> int:
+    """Bytes of the run's events so far."""
+    return run_dir.events.stat().st_size if run_dir.events.exists() else 0
+
+
+def wanted_phase(run_dir: RunDir, plan: Plan, after_bytes: int) -> PhasePlan | None:
+    """The phase for which the trainer left, because its layout needs other processes; None if it left otherwise.
+
+    Args:
+        run_dir: The run.
+        plan: Its plan.
+        after_bytes: Where the events of the launch begin.
+    """
+    name = None
+    with suppress(OSError), run_dir.events.open("rb") as events:
+        events.seek(after_bytes)
+        for line in events:
+            with suppress(ValueError, AttributeError):  # a line that a full disk cut off
+                event = json.loads(line)
+                if event.get("kind") == "exit":
+                    name = event.get("next_phase")
+    return next((phase for phase in plan.phases if phase.name == name), None)

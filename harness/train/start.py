@@ -1,0 +1,102 @@
+"""What a launch goes on from, as rank 0 finds it in the run directory."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from harness.checkpoint.choice import Resume
+from harness.checkpoint.entries import Checkpoint
+from harness.checkpoint.metadata_pickle import index_problem
+from harness.checkpoint.store import CheckpointStore
+from harness.data.cursor import Cursor
+from harness.data.fingerprint import recorded_parts
+from harness.data.history import History, num_parts_of
+from harness.data.journal import read_journal
+from harness.errors import UsageError
+from harness.metrics.record import last_key
+from harness.run_dir import RunDir
+from harness.signals.fence import Fence
+from harness.signals.lock import RunLock
+from harness.train import failures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What rank 0 found in the run directory; all ranks go on from it."""
+
+    entry: Checkpoint | None
+    passed_over: tuple[str, ...]
+    attempt: int
+    journal: History
+    """When parts were adopted and documents put into quarantine, as the run has written it down."""
+    name: str = field(default_factory=lambda: uuid4().hex)
+    """Tells this start from every other one."""
+
+    @property
+    def path(self) -> Path | None:
+        """The checkpoint, if there is one."""
+        return self.entry.path if self.entry else None
+
+    @property
+    def step(self) -> int:
+        """Its step; 0 where training begins."""
+        return self.entry.step if self.entry else 0
+
+    @property
+    def num_parts(self) -> dict[str, int]:
+        """How many parts of each channel the run has used so far."""
+        if self.entry is None:
+            return num_parts_of(self.journal)
+        manifest = self.entry.manifest
+        recorded = recorded_parts(manifest.fingerprint)
+        return recorded | num_parts_of(Cursor.from_json(manifest.cursor).knowing(self.journal).history)
+
+
+def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:
+    """Makes the run directory and takes it: from here on nobody else publishes in it.
+
+    Raises:
+        RunInUseError: Another process trains in it.
+        UsageError: It cannot be made.
+    """
+    try:
+        run_dir.make_folders()
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the run directory {run_dir.root}: {error.strerror} ({error.filename}); "
+            "choose another one with --run-dir"
+        ) from None
+    return closing.enter_context(RunLock(run_dir)).fence
+
+
+def find_start(store: CheckpointStore, resume: Resume) -> Start:
+    """Looks for what to go on from.
+
+    Raises:
+        CheckpointError: There are checkpoints but none can be used.
+    """
+    run_dir = store.run_dir
+    store.clean_partials()
+    choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=index_problem)
+    if resume == "auto" and choice.entry is not None:
+        failures.require_not_failed_twice(run_dir, choice.entry.path)
+    if resume == "never":
+        run_dir.order.unlink(missing_ok=True)
+    return Start(
+        entry=choice.entry,
+        journal=read_journal(run_dir.order),
+        passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
+        attempt=_attempt(run_dir, choice.entry),
+    )
+
+
+def _attempt(run_dir: RunDir, entry: Checkpoint | None) -> int:
+    """The attempt to go on in: a new one if steps were recorded that are now done again."""
+    recorded = last_key(run_dir.metrics)
+    resumed = (entry.manifest.attempt, entry.step) if entry else (0, 0)
+    if recorded is None or recorded == resumed:
+        return resumed[0]
+    return max(recorded[0], resumed[0]) + 1
