@@ -123,7 +123,7 @@ def feeder(channels: Path) -> Iterator[list[Path]]:
         while not stop.wait(0.05) and time.monotonic() < deadline:
             for run_dir in runs:
                 if RunDir(run_dir).events.exists() and events(run_dir, "waiting-for-parts"):
-                    add_part(channels / "zh", 1)
+                    add_part(channels / "zh", 1, num_documents=80)
                     return
 
     thread = threading.Thread(target=feed)
