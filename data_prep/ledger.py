@@ -20,7 +20,7 @@ from harness.data.samples import SampleOrder, open_turns
 from harness.data.trained import Trained, trained_by
 from harness.data.turns import ChannelTurns
 from harness.errors import UsageError
-from harness.plan.layout_rules import ranks_per_copy
+from harness.plan.layouts import needed_world_sizes
 from harness.plan.plan import make_plan
 from harness.run_dir import RunDir
 
@@ -77,7 +77,7 @@ class RunLedger:
         if not run_dir.config.is_file():
             raise UsageError(f"{root} is no run directory: there is no config.yaml in it; give one such as runs/NAME")
         config = load_config(run_dir.config)
-        plan = make_plan(config, ranks_per_copy(config) * (config.parallel.data_parallel_size or 1))
+        plan = make_plan(config, needed_world_sizes(config))
         self.phases = tuple(phase.name for phase in plan.phases)
         self.recipe: Recipe = recipe_for(config, plan.phases)
         self.trained: list[Trained] = trained_by(run_dir, self.phases, config.data.skip_windows)

@@ -31,7 +31,7 @@ from harness.data.recipe import recipe_for
 from harness.data.samples import SampleOrder, open_turns
 from harness.errors import DataError, UsageError
 from harness.metrics.record import StepRecord, from_json_line
-from harness.plan.layout_rules import ranks_per_copy
+from harness.plan.layouts import needed_world_sizes
 from harness.plan.plan import make_plan
 from harness.run_dir import RunDir
 
@@ -105,7 +105,7 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
         )
     config = load_config(run_dir.config)
     records = _records_up_to(run_dir, step, attempt)
-    plan = make_plan(config, ranks_per_copy(config) * (config.parallel.data_parallel_size or 1))
+    plan = make_plan(config, needed_world_sizes(config))
     recipe = recipe_for(config, plan.phases)
     channels = [open_channel(name, config.data.channels[name]) for name in recipe.channel_names]
     turns = open_turns(channels, recipe, PartOfRun)

@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from harness.config.batch_sizes import batch_sizes
 from harness.config.schema import Config
 from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON
 from harness.metrics import names
@@ -64,7 +65,8 @@ class Watcher:
         self._watch = config.watch
         self._policy = policy_settings(config.watch)
         self._clean_after_steps = config.checkpoint.clean_after_steps
-        self._global_batch_size = config.phases[0].global_batch_size
+        # Steps are turned into samples and back with one number: the smallest batch, so that none comes before the run.
+        self._batch_size = min(batch_sizes(phase).smallest for phase in config.phases)
         self._saved = SavedCheckpoints(run_dir)
         self._telling = Telling(run_dir, memory, hands, is_history=is_anew)
         self._inquiry = Inquiry(self._telling)
@@ -219,9 +221,7 @@ class Watcher:
         for _ in range(_MOST_ACTIONS):
             if self.memory.pending is not None:
                 return
-            now = situation(
-                self.memory, verdicts, self._detector.open_episodes(), self._saved.list(), self._global_batch_size
-            )
+            now = situation(self.memory, verdicts, self._detector.open_episodes(), self._saved.list(), self._batch_size)
             action = decide(now, self._policy)
             if isinstance(action, KeepTraining):
                 return
