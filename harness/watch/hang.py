@@ -65,7 +65,8 @@ def hang_of(progress: Progress, beats: Sequence[Beat], limit_s: float, *, clock_
     """
     active = [beat for beat in beats if beat.phase is not Phase.LEFT]
     idle_s = clock_s - progress.seen_at
-    is_long = any(beat.phase in _LONG_PHASES for beat in active)
+    heard = [beat for beat in active if not _is_quiet(beat, now)]  # a silent rank may have come further than it said
+    is_long = any(beat.phase in _LONG_PHASES for beat in heard or active)
     if not active or idle_s < limit_s * (LONG_FACTOR if is_long else 1.0):
         return None
     return Hang(
@@ -90,7 +91,7 @@ class HangWatch:
         beats, clock_s, now = beats_of(self._run_dir, launch), self._clock(), time.time()
         self._progress = progress_of(launch, beats, self._progress, clock_s)
         hang = hang_of(self._progress, beats, self._limit_s, clock_s=clock_s, now=now)
-        is_alive = any(now - beat.time <= _QUIET_AFTER_S for beat in beats) or owner_of(self._run_dir) is not None
+        is_alive = any(not _is_quiet(beat, now) for beat in beats) or owner_of(self._run_dir) is not None
         return hang if is_alive else None
 
 
@@ -113,10 +114,14 @@ def beats_of(run_dir: RunDir, launch: Path) -> list[Beat]:
 
 def _waited_for(active: Sequence[Beat], now: float) -> str:
     """The ranks that all others wait for: those that are silent, otherwise those that have come least far."""
-    quiet = [beat for beat in active if now - beat.time > _QUIET_AFTER_S]
+    quiet = [beat for beat in active if _is_quiet(beat, now)]
     least = min(beat.position for beat in active)
     named = quiet or [beat for beat in active if beat.position == least]
     places = [f"rank {beat.rank} on {beat.host} (process {beat.pid})" for beat in named[:_NUM_NAMED]]
     more = f" and {len(named) - _NUM_NAMED} more" if len(named) > _NUM_NAMED else ""
     word = "silent" if quiet else "least far"
     return f"{word} at step {named[0].step}, {named[0].phase}: {', '.join(places)}{more}"
+
+
+def _is_quiet(beat: Beat, now: float) -> bool:
+    return now - beat.time > _QUIET_AFTER_S

@@ -108,6 +108,7 @@ def submit(cluster: Cluster, tmp_path: Path) -> Callable[..., Submitted]:
     return queue
 
 
+@pytest.mark.smoke
 def test_a_run_that_finishes_is_a_completed_job(submit: Callable[..., Submitted]) -> None:
     job = submit([{"save": 10, "exit": 0}])
     fields = job.finish()
@@ -123,6 +124,7 @@ def test_a_run_that_finishes_is_a_completed_job(submit: Callable[..., Submitted]
     assert len(submission["git"]["commit"]) == 40
 
 
+@pytest.mark.smoke
 def test_it_comes_back_after_every_kind_of_end_until_it_is_done(submit: Callable[..., Submitted]) -> None:
     job = submit([{"save": 1, "exit": 75}, {"save": 2, "exit": 70}, {"save": 3, "die_on_rank": 1}, {"exit": 0}])
     fields = job.finish(120)
@@ -191,6 +193,7 @@ def test_a_cancelled_step_is_a_launch_cut_short(submit: Callable[..., Submitted]
     assert job.ended() == [(137, "requeue"), (0, "stop")]  # Slurm cancels a step with SIGKILL
 
 
+@pytest.mark.smoke
 def test_a_job_that_is_cancelled_does_not_come_back(submit: Callable[..., Submitted], cluster: Cluster) -> None:
     job = submit([{"save": 1, "until_order": True, "exit": 75}])
     job.wait_for_launch(1)
@@ -219,6 +222,7 @@ def test_a_node_that_does_not_answer_is_excluded_and_another_one_takes_its_place
     assert "excluded from now on: n2" in job.log()
 
 
+@pytest.mark.smoke
 def test_a_wrong_configuration_never_reaches_the_queue(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     done = harness(cluster, tmp_path, "launch", "config.yaml", "--run-dir", "run")

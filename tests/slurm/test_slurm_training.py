@@ -184,6 +184,7 @@ def assert_as_in_peace(job: TrainingJob, in_peace: RunDir) -> None:
     assert len(job.events("resumed")) == 1
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 def test_at_its_time_limit_it_saves_comes_back_and_goes_on(cluster: Cluster, site: Path, in_peace: RunDir) -> None:
     job = interrupted(cluster, site, "time_limit")

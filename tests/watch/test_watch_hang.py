@@ -67,6 +67,12 @@ def test_phases_that_take_long_have_more_time(phase: Phase) -> None:
     assert hung_after(4 * LIMIT_S, beat(0), beat(1, phase=phase)) is not None
 
 
+def test_what_a_silent_rank_said_last_gives_no_more_time() -> None:
+    stopped_at_once = beat(1, 0, Phase.START, silent_s=90)
+    assert hung_after(LIMIT_S, beat(0), stopped_at_once) is not None
+    assert hung_after(LIMIT_S, stopped_at_once) is None  # there is nobody else to go by
+
+
 def test_who_has_left_does_not_hang() -> None:
     assert hung_after(1e6, beat(0, phase=Phase.LEFT)) is None
     assert hung_after(1e6) is None
