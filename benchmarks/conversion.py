@@ -1,36 +1,34 @@
-"""Converts synthetic checkpoints of two sizes: speed beside `cp` of the same bytes; peak memory, which must not grow.
+"""Converts synthetic models of two sizes, both ways: speed beside `cp` of the same bytes, and peak memory.
 
     python -m benchmarks.conversion /tmp/space [--gigabytes 1 4]
 
-The proof is left out: it computes with the model, and its memory is bounded apart from this.
+The proof is left out: it computes with the model, and its memory is bounded apart from this. Every conversion runs in a
+process of its own; files have been written just before, so that nothing waits for a disk to read.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 
 from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
+from checkpoint_tools.families.config_json import fields_for
 from checkpoint_tools.families.llama import LLAMA
 from checkpoint_tools.layout import QKV
 from harness.config.schema import ModelConfig
 
-_WORKER = """
+_SHARD_BYTES = 500 * 10**6
+_COMMON = """
 import json, sys, time
 from pathlib import Path
-import torch
-from checkpoint_tools.conversion_plan import plan_shards
-from checkpoint_tools.families.llama import LLAMA
-from checkpoint_tools.our_tensors import OurTensors, _places
-from checkpoint_tools.to_hf import write_shards
-from checkpoint_tools.torch_dist import read_index
 from harness.config.schema import ModelConfig
 
 def peak_kib():
@@ -38,16 +36,39 @@ def peak_kib():
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 source, target, workers = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+target.mkdir()
+{prepare}
+before, started = peak_kib(), time.perf_counter()
+{convert}
+print(json.dumps({{"seconds": time.perf_counter() - started, "peak": peak_kib(), "before": before}}))
+"""
+_TO_HF = _COMMON.format(
+    prepare=f"""
+from checkpoint_tools.conversion_plan import plan_shards
+from checkpoint_tools.families.llama import LLAMA
+from checkpoint_tools.our_tensors import OurTensors, _places
+from checkpoint_tools.to_hf import write_shards
+from checkpoint_tools.torch_dist import read_index
 model = ModelConfig.model_validate_json((source / "model.json").read_text())
 ours = OurTensors(path=source, manifest=None, model=model, places=_places(read_index(source), model, source))
-before = peak_kib()
-shards = plan_shards(LLAMA, model, lambda name: (ours.shape(name), ours.dtype(name)), None, 500 * 10**6)
-started = time.perf_counter()
-write_shards(target, ours, shards, workers, lambda num_bytes: None)
-seconds = time.perf_counter() - started
-peak = peak_kib()
-print(json.dumps({"bytes": sum(s.num_bytes for s in shards), "seconds": seconds, "peak": peak, "before": before}))
-"""
+shards = plan_shards(LLAMA, model, lambda name: (ours.shape(name), ours.dtype(name)), None, {_SHARD_BYTES})
+files = {{entry.name: shard.name for shard in shards for entry in shard.entries}}
+(target / "model.safetensors.index.json").write_text(json.dumps({{"weight_map": files}}))
+""",
+    convert="write_shards(target, ours, shards, workers, lambda num_bytes: None)",
+)
+_FROM_HF = _COMMON.format(
+    prepare="""
+from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
+from checkpoint_tools.from_hf import _joined
+from checkpoint_tools.their_tensors import open_model
+theirs = open_model(source)
+moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
+weights = Weights(model=theirs.model, names=list(moves), read=lambda name: _joined(theirs, moves[name]))
+(target / "finished").mkdir()
+""",
+    convert='write_checkpoint(target, weights, records=target / "finished", num_workers=workers)',
+)
 
 
 def model_of(gigabytes: float) -> ModelConfig:
@@ -87,38 +108,56 @@ def write_source(folder: Path, model: ModelConfig) -> None:
     (folder / "model.json").write_text(model.model_dump_json())
 
 
-def copy_seconds(source: Path, target: Path) -> float:
-    """How long `cp` takes for the same bytes."""
+def copy_seconds(files: Iterable[Path], target: Path) -> float:
+    """How long `cp` takes for the same bytes, until they are on the disk."""
     target.mkdir()
     started = time.perf_counter()
-    subprocess.run(["cp", *map(str, sorted(source.glob("*.distcp"))), str(target)], check=True)
+    subprocess.run(["cp", *map(str, sorted(files)), str(target)], check=True)
     subprocess.run(["sync", "-f", str(target)], check=True)
     return time.perf_counter() - started
 
 
+def converted(program: str, source: Path, target: Path, workers: int) -> dict[str, float]:
+    """Seconds and memory of one conversion."""
+    command = [sys.executable, "-c", program, str(source), str(target), str(workers)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
+def measure(space: Path, gigabytes: float, workers: int) -> None:
+    """A line for each direction."""
+    model = model_of(gigabytes)
+    ours, theirs = space / "checkpoint", space / "exported"
+    write_source(ours, model)
+    for name, program, source, target in (
+        ("to-hf", _TO_HF, ours, theirs),
+        ("from-hf", _FROM_HF, theirs, space / "run"),
+    ):
+        files = [*source.glob("*.distcp"), *source.glob("*.safetensors")]
+        num_bytes = sum(file.stat().st_size for file in files)
+        copied_s = copy_seconds(files, space / f"copy of {source.name}")
+        found = converted(program, source, target, workers)
+        sys.stdout.write(
+            f"{name} {num_bytes / 1e9:.2f} GB, {workers} workers: {found['seconds']:.1f} s "
+            f"({num_bytes / 1e9 / found['seconds']:.2f} GB/s), cp {copied_s:.1f} s "
+            f"({num_bytes / 1e9 / copied_s:.2f} GB/s), ratio {copied_s / found['seconds']:.2f}; peak memory "
+            f"{found['peak'] / 1024:.0f} MiB, of which {found['before'] / 1024:.0f} MiB were there before\n"
+        )
+        sys.stdout.flush()
+        (theirs / "config.json").write_text(json.dumps(fields_for(model, LLAMA, {})))
+
+
 def main() -> None:
-    """Prints one line for each size."""
+    """Prints two lines for each size."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("space", type=Path)
+    parser.add_argument("space", type=Path, nargs="?", help="a folder with room for four times the largest size")
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[1.0, 4.0])
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
     for gigabytes in arguments.gigabytes:
-        space = arguments.space / f"{gigabytes:g}GB"
-        shutil.rmtree(space, ignore_errors=True)
-        source = space / "checkpoint"
-        write_source(source, model_of(gigabytes))
-        (space / "out").mkdir()
-        command = [sys.executable, "-c", _WORKER, str(source), str(space / "out"), str(arguments.workers)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True)
-        found = json.loads(done.stdout)
-        copied_s = copy_seconds(source, space / "copy")
-        sys.stdout.write(
-            f"{found['bytes'] / 1e9:.2f} GB, {arguments.workers} workers: {found['seconds']:.1f} s "
-            f"({found['bytes'] / 1e9 / found['seconds']:.2f} GB/s), cp {copied_s:.1f} s; peak memory "
-            f"{found['peak'] / 1024:.0f} MiB, of which {found['before'] / 1024:.0f} MiB were there before\n"
-        )
-        shutil.rmtree(space)
+        with tempfile.TemporaryDirectory(prefix="conversion-", dir=arguments.space) as folder:
+            measure(Path(folder), gigabytes, arguments.workers)
 
 
 if __name__ == "__main__":

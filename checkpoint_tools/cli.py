@@ -102,6 +102,10 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
 
     A model may grow on the way: --expand-layers copies blocks with output projections of zero, --vocab-size adds rows
     that are the mean of the others. Both leave the function as it is.
+
+    \b
+    Example:
+      harness convert from-hf models/Qwen2.5-7B runs/larger --expand-layers 6,13,20,27 --vocab-size 160000
     """
     from checkpoint_tools.from_hf import convert as run
     from checkpoint_tools.growth import Growth

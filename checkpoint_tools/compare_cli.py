@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from checkpoint_tools.model_folder import difference_text, inspected, inspected_text, is_model_folder
 from harness.checkpoint.manifest import Manifest
 from harness.checkpoint.text import size_text, table
 from harness.checkpoint.verify import verify_before_load
@@ -29,16 +30,21 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for
 def inspect(checkpoint: Path, as_json: bool) -> None:
     """Show what is in CHECKPOINT: where it comes from, its layout, its place in the data, and every tensor.
 
-    Reads the manifest and the index, not the tensors; needs no GPU and none of the ranks that wrote it.
+    Reads the manifest and the index, not the tensors; needs no GPU and none of the ranks that wrote it. The folder of a
+    Hugging Face model is shown too.
 
     \b
     Examples:
       harness checkpoint inspect runs/tiny/checkpoints/step_0000300
+      harness checkpoint inspect exported/tiny
       harness checkpoint inspect runs/tiny/checkpoints/step_0000300 --json | jq '.tensors | keys'
     """
     from checkpoint_tools.difference import num_bytes
     from checkpoint_tools.torch_dist import read_index
 
+    if is_model_folder(checkpoint):
+        click.echo(json.dumps(inspected(checkpoint), indent=2) if as_json else inspected_text(checkpoint))
+        return
     manifest = verify_before_load(checkpoint)
     index = read_index(checkpoint)
     tensors: dict[str, dict[str, Any]] = {
@@ -73,17 +79,23 @@ def diff(first: Path, second: Path, show_all: bool, deep: bool, as_json: bool) -
     """Compare every tensor of two checkpoints, weights and optimizer state, whatever their layouts.
 
     Equal means every bit. Leaves with 0 if all are equal and with 1 if anything differs. Tensors are read one chunk
-    after the other: checkpoints larger than the memory are no problem.
+    after the other: checkpoints larger than the memory are no problem. Where one of the two is the folder of a Hugging
+    Face model, weights and settings are compared, by our names.
 
     \b
     Examples:
       harness checkpoint diff runs/a/checkpoints/step_0000300 runs/b/checkpoints/step_0000300
       harness checkpoint diff runs/a/checkpoints/step_0000300 runs/a/checkpoints/step_0000400 --json
+      harness checkpoint diff runs/a/checkpoints/step_0000300 exported/a
     """
     from checkpoint_tools.difference import compare, num_bytes
     from checkpoint_tools.torch_dist import read_index
     from harness.progress import shown
 
+    if is_model_folder(first) or is_model_folder(second):
+        num_different, text = difference_text(first, second, as_json=as_json)
+        click.echo(text)
+        return EXIT_DIFFERENT if num_different else 0
     for path in (first, second):
         verify_before_load(path, deep=deep)
     total = sum(map(num_bytes, read_index(first).values()))

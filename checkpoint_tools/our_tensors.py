@@ -75,12 +75,14 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> OurTensors:
 
 
 def model_of(manifest: Manifest, path: Path) -> ModelConfig:
-    """The model of a checkpoint, from its manifest.
+    """The model of a checkpoint, from its manifest; it rotates as in the phase that was trained last.
 
     Raises:
         CheckpointError: the manifest describes none that this version knows.
     """
     fields = manifest.fingerprint.get("model")
+    if isinstance(fields, dict):
+        fields = {**fields, **(manifest.rotation or {})}
     try:
         return ModelConfig.model_validate(fields)
     except ValueError as error:

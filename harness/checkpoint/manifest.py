@@ -149,6 +149,8 @@ class Manifest(Record):
     """Given in the checkpoint that a rollback saves as its first act."""
     adjustment: Adjustment | None = None
     """What a rollback changed for some steps, while it lasts."""
+    rotation: JsonObject | None = None
+    """`rotary_base` and `rope_scaling` of the last step, where a phase may have its own; None: those of the model."""
     fingerprint: JsonObject
     """What the weights depend on: model, data and tokenizer, compared field by field at resume."""
     files: dict[FileName, FileRecord] = {}

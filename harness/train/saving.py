@@ -8,6 +8,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
@@ -16,6 +17,7 @@ from harness.checkpoint.manifest import Manifest, Versions
 from harness.checkpoint.retention import RetentionPolicy, to_delete
 from harness.checkpoint.verify import verify
 from harness.config.load import dump_config
+from harness.config.phases import in_phase
 from harness.config.schema import Config
 from harness.errors import CheckpointError, SaveFailedError
 from harness.metrics.heartbeat import Phase
@@ -140,8 +142,15 @@ def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: fl
         last_losses=state.last_losses,
         rollback=state.rollback,
         adjustment=state.adjustment,
+        rotation=_rotation(run, state.step),
         fingerprint=run.data.fingerprint(state.cursor),
     )
+
+
+def _rotation(run: Run, step: int) -> dict[str, Any]:
+    """How the model rotates in a step's phase: what a converter must know of the weights."""
+    model = in_phase(run.config, run.plan.phase_of(max(1, step)).index).model
+    return model.model_dump(mode="json", include={"rotary_base", "rope_scaling"})
 
 
 def _prune(run: Run, saved: Path) -> None:

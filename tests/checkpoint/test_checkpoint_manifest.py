@@ -74,6 +74,7 @@ TEXT = """\
   ],
   "rollback": null,
   "adjustment": null,
+  "rotation": null,
   "fingerprint": {},
   "files": {
     "a": {"bytes": 1, "xxh3": "0000000000000000"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,6 +100,67 @@ def test_a_model_that_does_not_fit_is_compared_as_far_as_it_fits(pool: Pool, che
     [told] = pool.run(conversion_jobs.with_memory, 1, checkpoint, tmp_path / "none", memory_bytes - 1000)
     assert told.startswith("CheckpointError: The proof needs memory for one layer with embedding and output (0.0 GB)")
     assert not (tmp_path / "none").exists()
+
+
+def test_inspect_and_diff_take_either_format(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = checkpoint.parents[2] / "given"
+    assert run(["checkpoint", "inspect", str(given)]) == 0
+    told = capsys.readouterr().out
+    assert "LlamaForCausalLM, a Hugging Face model\nmodel: num_layers 2, hidden_size 48" in told
+    assert "model.layers.1.mlp.up_proj.weight" in told
+    assert run(["checkpoint", "inspect", str(given), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tensors"]["model.norm.weight"] == {
+        "shape": [48],
+        "dtype": "float32",
+        "file": "model.safetensors",
+        "bytes": 192,
+    }
+    for one, other in ((checkpoint, given), (given, checkpoint), (given, given)):
+        assert run(["checkpoint", "diff", str(one), str(other)]) == 0
+        assert capsys.readouterr().out == "15 weights compared, 0 differences\n"
+
+    changed = shutil.copytree(given, tmp_path / "changed")
+    weights = weights_of(changed)
+    weights["model.layers.1.self_attn.k_proj.weight"][0, 0] += 0.5
+    save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
+    _changed(rms_norm_eps=1e-4)(changed)
+    assert run(["checkpoint", "diff", str(checkpoint), str(changed)]) == 1
+    told = capsys.readouterr().out
+    assert "decoder.layers.1.self_attention.linear_qkv.weight  largest difference 0.5" in told
+    assert "model.norm_epsilon" in told
+    assert "15 weights compared, 2 differences" in told
+    assert run(["checkpoint", "diff", str(checkpoint), str(changed), "--json"]) == 1
+    assert set(json.loads(capsys.readouterr().out)) == {
+        "model.norm_epsilon",
+        "decoder.layers.1.self_attention.linear_qkv.weight",
+    }
+
+
+def test_a_mean_and_a_larger_model_by_command(pool: Pool, checkpoint: Path, tmp_path: Path) -> None:
+    """The mean of a checkpoint with itself is itself; a grown model has more layers and rows, and the same logits."""
+    mean, out, grown = (tmp_path / name for name in ("mean", "out", "grown"))
+    arguments = ["convert", "average", str(checkpoint), str(checkpoint), str(mean)]
+    [left] = pool.run(conversion_jobs.command, 1, arguments)
+    path = mean / "checkpoints" / "step_0000000"
+    assert (left.code, left.out) == (0, f"mean of 2 checkpoints: {path}\n")
+    [left] = pool.run(conversion_jobs.command, 1, ["convert", "to-hf", str(path), str(out), "--without-tokenizer"])
+    assert left.code == 0, left.err
+    given = checkpoint.parents[2] / "given"
+    assert_same_bits(given, out)
+    arguments = ["convert", "from-hf", str(given), str(grown), "--expand-layers", "0,1", "--vocab-size", "500"]
+    [left] = pool.run(conversion_jobs.command, 1, arguments)
+    assert left.code == 0, left.err
+    model = open_checkpoint(grown / "checkpoints" / "step_0000000").model
+    assert (model.num_layers, model.vocab_size) == (4, 500)
+
+
+@pytest.mark.parametrize("verb", ["to-hf", "from-hf", "check", "average"])
+def test_the_help_of_every_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["convert", verb, "--help"]) == 0
+    assert f"  harness convert {verb} " in capsys.readouterr().out
 
 
 def test_a_tokenizer_that_transformers_would_misread_is_told(pool: Pool, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -181,6 +182,28 @@ def test_what_a_bf16_run_exports_are_its_rounded_master_weights(export: Export) 
         weight = index[name.removeprefix("optimizer.state.param.")]
         own = read_region(export.checkpoint, weight, (0,) * len(weight.shape), weight.shape)
         assert torch.equal(master.to(own.dtype), own), name
+
+
+def test_a_run_is_exported_with_the_rotation_of_the_phase_that_it_trained_last(
+    pool: Pool, channel: Path, tmp_path: Path
+) -> None:
+    """A second phase has another rotary base: the checkpoint at the border has the first one, the last the second."""
+    config = run_config(channel, SOURCES["tp1-tied"])
+    first = config.phases[0]
+    second = first.model_copy(update={"name": "long", "rotary_base": 9000.0, "seq_length": 64})
+    evaluation = config.evaluation.model_copy(update={"every_steps": 2 * NUM_STEPS})
+    config = config.model_copy(update={"phases": (first, second), "evaluation": evaluation})
+    assert pool.run(worlds.train, 1, config, tmp_path / "run", "auto") == [0]
+    bases = {}
+    for step in (NUM_STEPS, 2 * NUM_STEPS):
+        checkpoint, out = RunDir(tmp_path / "run").checkpoint(step), tmp_path / f"out-{step}"
+        [told] = pool.run(conversion_jobs.to_hf, 1, checkpoint, out, {})
+        assert told.startswith("proven"), told
+        bases[step] = json.loads((out / "config.json").read_text())["rope_theta"]
+    assert bases == {NUM_STEPS: 500.0, 2 * NUM_STEPS: 9000.0}
+    samples = pool.run(conversion_jobs.held_out, 1, config, tmp_path / "run")[0]
+    [theirs] = pool.run(conversion_jobs.exported, 1, tmp_path / f"out-{2 * NUM_STEPS}", samples)
+    assert float(np.abs(samples.logits[..., :VOCAB_SIZE] - theirs.logits).max()) <= 1e-4
 
 
 def test_training_goes_on_from_a_converted_model(pool: Pool, channel: Path, tmp_path: Path) -> None:
