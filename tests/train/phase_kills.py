@@ -27,24 +27,23 @@ Step = tuple[Any, ...]
 def phased_site(root: Path, **of_long: object) -> Site:
     """Warm-up with a growing batch, main, longer samples, annealing on other data."""
     site = Site(root)
-    both = {"en": 3, "code": 1}
     common = {"train_steps": STEPS_PER_PHASE, "seq_length": 16, "global_batch_size": 4}
     site.config["phases"] = [
         {
             **common,
             "name": "warmup",
-            "blend": both,
+            "blend": {"en": 3, "code": 1},
             "batch_ramp_up": {"start": 2, "increment": 2, "ramp_up_samples": 8},
             "schedule": {"style": "constant", "warmup_steps": STEPS_PER_PHASE},
         },
-        {**common, "name": "main", "blend": both, "schedule": {"style": "cosine", "continues": True}},
+        {**common, "name": "main", "blend": {"en": 3, "code": 1}, "schedule": {"style": "cosine", "continues": True}},
         {
             **common,
             "name": "long",
             "seq_length": 32,
             "global_batch_size": 2,
             "rotary_base": 1e5,
-            "blend": both,
+            "blend": {"en": 3, "code": 1},
             "schedule": {"style": "constant", "continues": True},
             **of_long,
         },
