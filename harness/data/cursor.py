@@ -19,9 +19,11 @@ from harness.data.history import (
     History,
     PartsAdopted,
     PhaseBegun,
+    adoptions_of,
     history_from_json,
     num_parts_of,
     phase_of,
+    quarantines_of,
 )
 from harness.errors import CheckpointError
 
@@ -87,12 +89,15 @@ class Cursor:
     def adopt(self, parts: Mapping[str, tuple[int, str]]) -> Cursor:
         """The same place, from which on the first parts of channels are used: their number and their digest.
 
-        What is used already is not entered again.
+        What is used already is not entered again. Behind a kill or a rollback, parts may be known that are adopted only
+        further on: what comes after them is adopted there too.
         """
         cursor, used = self, num_parts_of(self.history)
         for channel, (num_parts, digest) in parts.items():
             if num_parts != used.get(channel, 0):
-                entry = PartsAdopted(position=self.next_position, channel=channel, num_parts=num_parts, digest=digest)
+                before = (each.position for each in adoptions_of(self.history, channel))
+                position = max((self.next_position, *before))
+                entry = PartsAdopted(position=position, channel=channel, num_parts=num_parts, digest=digest)
                 cursor = cursor._with(entry)
         return cursor
 
@@ -103,17 +108,23 @@ class Cursor:
             channel: Name of the channel.
             part: Name of the part.
             tokens: Length of each document, by its number in the part.
-            lift: Whether an earlier quarantine is taken back.
+            lift: Whether an earlier quarantine is taken back, and those that come only further on with it.
         """
-        entry = DocumentsQuarantined(
-            position=self.next_position,
-            channel=channel,
-            part=part,
-            documents=tuple(sorted(tokens)),
-            tokens=tuple(tokens[document] for document in sorted(tokens)),
-            is_lifted=lift,
-        )
-        return self._with(entry)
+        positions = {self.next_position}
+        if lift:
+            positions |= {each.position for each in quarantines_of(self.history, channel, part, set(tokens))}
+        cursor = self
+        for position in sorted(each for each in positions if each >= self.next_position):
+            entry = DocumentsQuarantined(
+                position=position,
+                channel=channel,
+                part=part,
+                documents=tuple(sorted(tokens)),
+                tokens=tuple(tokens[document] for document in sorted(tokens)),
+                is_lifted=lift,
+            )
+            cursor = cursor._with(entry)
+        return cursor
 
     def knowing(self, changes: Iterable[Change]) -> Cursor:
         """The same place with further changes at the positions that they name, behind those known of there.

@@ -96,6 +96,24 @@ def num_parts_of(history: Iterable[Change]) -> dict[str, int]:
     return {change.channel: change.num_parts for change in history if isinstance(change, PartsAdopted)}
 
 
+def adoptions_of(history: Iterable[Change], channel: str) -> list[PartsAdopted]:
+    """The changes by which parts of a channel were adopted."""
+    return [change for change in history if isinstance(change, PartsAdopted) and change.channel == channel]
+
+
+def quarantines_of(
+    history: Iterable[Change], channel: str, part: str, documents: set[int]
+) -> list[DocumentsQuarantined]:
+    """The changes that put some of these documents of a part into quarantine."""
+    return [
+        change
+        for change in history
+        if isinstance(change, DocumentsQuarantined)
+        and (change.channel, change.part, change.is_lifted) == (channel, part, False)
+        and not documents.isdisjoint(change.documents)
+    ]
+
+
 def quarantined_in(history: Iterable[Change]) -> dict[tuple[str, str], dict[int, int]]:
     """What is in quarantine after these changes: tokens by document, by (channel, part)."""
     held: dict[tuple[str, str], dict[int, int]] = {}

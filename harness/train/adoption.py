@@ -9,7 +9,7 @@ from itertools import chain
 
 from harness.data.arrivals import News
 from harness.data.cursor import Cursor
-from harness.data.history import History, PhaseBegun
+from harness.data.history import History, PhaseBegun, adoptions_of
 from harness.data.journal import append_to_journal
 from harness.data.parts import check_files
 from harness.errors import DataError, SaveFailedError
@@ -61,7 +61,7 @@ def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainSt
             channel=name,
             parts=[part.name for part in parts],
             tokens=tokens,
-            position=cursor.next_position,
+            position=adoptions_of(cursor.history, name)[-1].position,
         )
     return replace(state, cursor=cursor)
 

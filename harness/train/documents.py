@@ -70,7 +70,7 @@ def changed_cursor(run: Run, cursor: Cursor, request: QuarantineRequest) -> Curs
         DataError: There is no such channel, part or document, or the part is damaged.
     """
     order = run.data.stream.order(cursor)
-    held = quarantined_in(cursor.history)
+    held = quarantined_in(cursor.history if request.lift else cursor.passed(cursor.history).history)
     adopted = num_parts_of(cursor.history)
     for place, documents in request.documents.items():
         channel, _, part = place.partition("/")

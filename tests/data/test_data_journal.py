@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 
 from harness.data.cursor import Cursor
-from harness.data.history import History, history_from_json, num_parts_of, phase_of, quarantined_in
+from harness.data.history import (
+    History,
+    adoptions_of,
+    history_from_json,
+    num_parts_of,
+    phase_of,
+    quarantined_in,
+)
 from harness.data.journal import append_to_journal, read_journal
 from harness.errors import CheckpointError, SaveFailedError
 
@@ -96,6 +103,26 @@ def test_changes_of_the_way_that_was_left_come_again_at_their_positions() -> Non
     assert back.quarantine("zh", "p", {1: 2}).history[1].position == 10
     assert saved.passed(back.history) == saved
     assert replace_position(back, 20).passed(back.history).history == back.history
+
+
+def test_what_is_done_on_the_way_again_stands_behind_what_is_known_to_come() -> None:
+    begun = Cursor().adopt({"zh": (1, "a"), "en": (1, "a")})
+    _, later = begun.take(20, 8)
+    later = later.adopt({"zh": (2, "b")}).quarantine("zh", "p", {1: 10, 2: 10})
+    _, back = begun.take(5, 8)
+    back = back.knowing(later.history)
+    adopted = back.adopt({"zh": (3, "c"), "en": (2, "c")})
+    assert [(each.position, each.num_parts) for each in adoptions_of(adopted.history, "zh")] == [
+        (0, 1),
+        (20, 2),
+        (20, 3),
+    ]
+    assert [(each.position, each.num_parts) for each in adoptions_of(adopted.history, "en")] == [(0, 1), (5, 2)]
+    assert num_parts_of(adopted.history) == {"zh": 3, "en": 2}
+    lifted = back.quarantine("zh", "p", {1: 10}, lift=True)
+    assert quarantined_in(lifted.history) == {("zh", "p"): {2: 10}}
+    again = back.quarantine("zh", "p", {2: 10})
+    assert quarantined_in(again.passed(again.history).history) == {("zh", "p"): {2: 10}}
 
 
 def replace_position(cursor: Cursor, position: int) -> Cursor:
