@@ -1,0 +1,255 @@
+"""Plans of several phases: steps, learning rate and batch size over the run, layouts, and what channels must give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.cli import run
+from harness.config.schema import Config
+from harness.errors import ConfigError, UsageError
+from harness.plan.channel_tokens import tokens_to_train_on
+from harness.plan.course import channel_rows, chart, course_rows
+from harness.plan.demand import demands, shortage_problems
+from harness.plan.layouts import needed_world_sizes, phase_problems, phase_world_sizes
+from harness.plan.plan import make_plan
+from harness.plan.plot import draw_plan, tokens_so_far
+from harness.plan.record import plan_record
+from harness.plan.report import plan_text, print_plan
+
+MAIN: dict[str, Any] = {
+    "name": "main",
+    "train_steps": 100,
+    "seq_length": 64,
+    "global_batch_size": 16,
+    "blend": {"zh": 3.0, "en": 1.0},
+    "schedule": {"warmup_steps": 10},
+    "batch_ramp_up": {"start": 8, "increment": 4, "ramp_up_samples": 80},
+}
+LONG: dict[str, Any] = {
+    "name": "long",
+    "train_tokens": 256 * 4 * 20,
+    "seq_length": 256,
+    "global_batch_size": 4,
+    "blend": {"zh": 1.0},
+    "schedule": {"style": "linear", "continues": True, "min_learning_rate_share": 0.0},
+}
+UP_AGAIN: dict[str, Any] = {
+    "name": "again",
+    "train_steps": 10,
+    "seq_length": 64,
+    "global_batch_size": 16,
+    "blend": {"en": 1.0},
+    "schedule": {"style": "constant", "continues": True, "warmup_steps": 4},
+    "optimizer": {"learning_rate": 2e-4},
+}
+TENSOR_TWO = {"tensor_model_parallel_size": 2, "micro_batch_size": 2}
+
+
+def config(*phases: dict[str, Any], parallel: dict[str, Any] | None = None, **channel: Any) -> Config:
+    names = ("zh", "en")
+    return Config.model_validate(
+        {
+            "run": {"name": "test"},
+            "model": {
+                "num_layers": 2,
+                "hidden_size": 64,
+                "num_attention_heads": 4,
+                "ffn_hidden_size": 128,
+                "vocab_size": 512,
+            },
+            "parallel": parallel or {},
+            "data": {"channels": {name: {"path": f"data/{name}", **channel} for name in names}},
+            "phases": list(phases) or [MAIN, LONG, UP_AGAIN],
+            "optimizer": {"learning_rate": 1e-3},
+        }
+    )
+
+
+def test_phases_follow_each_other() -> None:
+    plan = make_plan(config(), 1)
+    assert [(phase.first_step, phase.last_step) for phase in plan.phases] == [(1, 100), (101, 120), (121, 130)]
+    assert plan.borders == (100, 120)
+    assert plan.train_steps == 130
+    assert [plan.phase_of(step).name for step in (1, 100, 101, 120, 121, 130, 131)] == [
+        "main",
+        "main",
+        "long",
+        "long",
+        "again",
+        "again",
+        "again",
+    ]
+
+
+def test_the_learning_rate_is_one_function_of_the_step() -> None:
+    plan = make_plan(config(), 1)
+    assert plan.learning_rate(10) == 1e-3
+    end = plan.learning_rate(100)
+    assert end == pytest.approx(1e-4)
+    assert plan.phases[1].peak_learning_rate == end
+    assert plan.learning_rate(101) == pytest.approx(end * 0.95)
+    assert plan.learning_rate(120) == 0.0
+    assert [plan.learning_rate(step) for step in (121, 122, 124, 130)] == [5e-5, 1e-4, 2e-4, 2e-4]
+
+
+def test_a_warm_up_that_continues_may_lead_down() -> None:
+    down = {**UP_AGAIN, "optimizer": {"learning_rate": 1e-5}}
+    plan = make_plan(config({**MAIN, "schedule": {"style": "constant"}}, down), 1)
+    assert [plan.learning_rate(step) for step in (100, 102, 104)] == [1e-3, pytest.approx(5.05e-4), 1e-5]
+
+
+def test_batches_grow_and_tokens_count_them() -> None:
+    plan = make_plan(config(), 1)
+    assert [plan.batch_size(step) for step in (1, 5, 6, 9, 10, 101)] == [8, 8, 12, 12, 16, 4]
+    sizes = [plan.batch_size(step) for step in range(1, 101)]
+    assert plan.phases[0].train_samples == sum(sizes)
+    assert plan.train_tokens == sum(sizes) * 64 + 20 * 4 * 256 + 10 * 16 * 64
+
+
+def test_every_size_of_a_ramp_up_must_fit_the_layout() -> None:
+    assert phase_problems(config(MAIN, parallel={"micro_batch_size": 8}), [1]) == [
+        "batch_ramp_up.increment 4 of phase main is not a multiple of 8, of which every batch is made: use 8"
+    ]
+
+
+def test_a_phase_has_the_layout_of_its_own_section() -> None:
+    own = config(MAIN, {**LONG, "parallel": TENSOR_TWO}, UP_AGAIN)
+    assert needed_world_sizes(own) == [1, 2, 1]
+    plan = make_plan(own, [1, 2, 1])
+    assert [(phase.layout.tensor, phase.num_microbatches) for phase in plan.phases] == [(1, 16), (2, 2), (1, 16)]
+    assert make_plan(own, 2, phase_index=1).layout == plan.phases[1].layout
+    with pytest.raises(ConfigError) as caught:
+        make_plan(own, 3)
+    assert caught.value.problems == [
+        "global_batch_size 16 of phase main is not divisible by micro_batch_size 1 x data-parallel size 3 = 3: "
+        "use 15 or 18",
+        "batch_ramp_up.start 8 of phase main is not a multiple of 3, of which every batch is made: use 6 or 9",
+        "batch_ramp_up.increment 4 of phase main is not a multiple of 3, of which every batch is made: use 3 or 6",
+        "parallel section of phase long: world size 3 is not a multiple of tensor 2 x pipeline 1 x context 1 = 2: "
+        "start 2 or 4 ranks, or change the parallel sizes",
+        "global_batch_size 16 of phase again is not divisible by micro_batch_size 1 x data-parallel size 3 = 3: "
+        "use 15 or 18",
+    ]
+
+
+def test_phases_that_cannot_use_the_ranks_of_a_launch_get_what_they_need() -> None:
+    own = config(MAIN, {**LONG, "parallel": TENSOR_TWO})
+    assert phase_world_sizes(own, 1) == [1, 2]
+    assert phase_world_sizes(own, 2) == [2, 2]
+
+
+def write_channel(folder: Path, *tokens: int) -> None:
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"prefix": f"part-{n:05d}", "tokens": count}) for n, count in enumerate(tokens)]
+    (folder / "parts.jsonl").write_text("".join(f"{line}\n" for line in lines) + '{"prefix": "part-9')
+
+
+def test_tokens_of_a_channel_are_those_of_its_finished_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    channel = config().data.channels["zh"]
+    assert tokens_to_train_on(channel, 0.01) is None
+    write_channel(tmp_path / "data/zh", 1000, 500)
+    assert tokens_to_train_on(channel, 0.01) == 1490
+    with_set = channel.model_copy(update={"validation_path": Path("held")})
+    assert tokens_to_train_on(with_set, 0.01) == 1500
+
+
+def test_tokens_of_a_bare_pair(tmp_path: Path) -> None:
+    (tmp_path / "old.idx").write_bytes(b"MMIDIDX\x00\x00" + (1).to_bytes(8, "little") + bytes([8]) + bytes(16))
+    (tmp_path / "old.bin").write_bytes(bytes(2000))
+    channel = config().data.channels["zh"].model_copy(update={"path": tmp_path / "old"})
+    assert tokens_to_train_on(channel, 0.0) == 1000
+
+
+@pytest.mark.parametrize(
+    ("rules", "missing", "is_problem"),
+    [
+        ({}, 0, False),
+        ({"max_epochs": 2}, 98304 + 20480 - 2 * 49500, True),
+        ({"when_low": "share"}, 98304 + 20480 - 49500, True),
+        ({"when_low": "wait"}, 98304 + 20480 - 49500, False),
+        ({"when_low": "share", "max_epochs": 3}, 0, False),
+    ],
+)
+def test_more_tokens_than_a_channel_may_give(
+    rules: dict[str, Any], missing: int, is_problem: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_channel(tmp_path / "data/zh", 50_000)
+    plain = {**MAIN, "batch_ramp_up": None, "train_steps": 128}
+    limited = config(plain, LONG, **rules)
+    zh, en = demands(limited, make_plan(limited, 1))
+    assert (zh.tokens_by_phase, zh.available_tokens) == ((98304, 20480), 49500)
+    assert zh.missing_tokens == missing
+    assert (en.available_tokens, en.missing_tokens, en.epochs) == (None, 0, None)
+    problems = shortage_problems([zh, en])
+    assert bool(problems) == is_problem
+    if rules == {"max_epochs": 2}:
+        assert problems == [
+            "channel zh: the phases want 118,784 tokens, but 49,500 are there and may be used 2 times (max_epochs): "
+            "19,784 tokens are missing. Add parts, raise max_epochs, lower the channel's weight, shorten a phase, or "
+            "let it wait for parts (when_low: wait)"
+        ]
+
+
+def test_a_plan_that_needs_too_much_is_shown_and_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_channel(tmp_path / "data/zh", 50_000)
+    with pytest.raises(ConfigError, match="tokens are missing"):
+        print_plan(config(max_epochs=1), None, None, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert not found["legal"]
+    (zh, en) = found["channels"]
+    assert (zh["max_epochs"], zh["missing_tokens"] > 0, en["available_tokens"]) == (1, True, None)
+
+
+def test_a_chart_has_a_line_for_each_eighth_of_its_height() -> None:
+    assert chart([0.0, 1.0, 2.0, 4.0], 2) == ["   █", " ▄██"]
+
+
+def test_the_course_names_every_phase_below_its_columns() -> None:
+    rows = dict(course_rows(make_plan(config(), 1)))
+    assert rows["phase"].split("│")[1:] == ["main".ljust(54), "long".ljust(10), "again"]
+    assert rows["from step"].split("│")[1:] == ["1".ljust(54), "101".ljust(10), "121  "]
+    assert {len(line) for line in rows.values()} == {len(rows["phase"])}
+
+
+def test_a_table_has_tokens_by_channel_and_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_channel(tmp_path / "data/zh", 50_000)
+    made = config({**MAIN, "batch_ramp_up": None}, LONG, UP_AGAIN)
+    rows = dict(channel_rows(plan_record(made, make_plan(made, 1), None)))
+    assert rows["tokens"].split() == ["main", "long", "again", "all", "phases", "there", "now", "epochs"]
+    assert rows["zh"].split() == ["76.8K", "20.5K", "-", "97.3K", "49.5K", "1.97"]
+    assert rows["en"].split() == ["25.6K", "-", "10.2K", "35.8K", "not", "known", "not", "known"]
+    assert "Course of 130 steps" in plan_text(made, make_plan(made, 1))
+
+
+def test_tokens_so_far_end_with_those_of_the_plan() -> None:
+    plan = make_plan(config(), 1)
+    total = sum(tokens_so_far(plan, name, plan.train_steps) for name in ("zh", "en"))
+    assert total == pytest.approx(plan.train_tokens)
+    assert tokens_so_far(plan, "en", 110) == tokens_so_far(plan, "en", 100)
+
+
+def test_a_plan_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "plan.png"
+    draw_plan("test", make_plan(config(), 1), path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match="Give a file in a folder that exists"):
+        draw_plan("test", make_plan(config(), 1), tmp_path / "nowhere" / "plan.png")
+
+
+def test_the_picture_of_the_example(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    example = Path(__file__).parents[2] / "model_configs" / "tiny_phases.yaml"
+    assert run(["plan", str(example), "--plot", str(tmp_path / "plan.png")]) == 0
+    assert (tmp_path / "plan.png").stat().st_size > 10_000
+    assert "│warmup" in capsys.readouterr().out
