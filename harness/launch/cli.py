@@ -100,16 +100,21 @@ def status(run_dir: Path, as_json: bool) -> None:
 
 @click.command()
 @click.argument("run_dir", type=_PATH)
-def diagnose(run_dir: Path) -> None:
+@click.option("--stacks", is_flag=True, help="First have the stacks of all ranks written down (needs py-spy there).")
+def diagnose(run_dir: Path, stacks: bool) -> None:
     """Say which ranks hold the run in RUN_DIR up.
 
-    Names their hosts and processes, the step and phase they are in, and since when.
+    Names their hosts and processes, the step and phase they are in, and since when; which devices and file systems are
+    slow; and, where stacks and last collectives were written down, who has not come to what others wait in.
 
     \b
-    Example:
+    Examples:
       harness diagnose runs/tiny
+      harness diagnose runs/tiny --stacks
     """
-    from harness.launch.diagnosis import diagnosis_text
+    from harness.launch.diagnosis import ask_for_stacks, diagnosis_text
     from harness.run_dir import RunDir
 
+    if stacks:
+        ask_for_stacks(RunDir(run_dir), lambda text: click.echo(text, err=True))
     click.echo(diagnosis_text(RunDir(run_dir)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -16,9 +16,12 @@ from harness.launch.ledger import LaunchRecord, launches
 from harness.metrics.heartbeat import WRITE_EVERY_S, Beat, Phase, read_beats
 from harness.metrics.stragglers import slow_ranks, usual_time
 from harness.run_dir import RunDir
+from harness.signals.stacks_request import request_stacks
 
 QUIET_AFTER_S = 6 * WRITE_EVERY_S
 """A rank that has said nothing for so long is stopped, dead, or cut off from the file system."""
+ANSWER_WITHIN_S = 30.0
+"""How long the launchers of all nodes may take to write stacks down: they look every few seconds."""
 _NUM_FRAMES = 4
 _NUM_STACKS = 8
 SLOW_FACTOR = 2.0
@@ -109,6 +112,37 @@ def diagnosis_text(run_dir: RunDir, now: float | None = None) -> str:
     found = diagnose(beats, world_size, now)
     lines += _lines(found, now)
     return "\n".join([*lines, *_dumps(launch, [beat.rank for beat in (*found.quiet, *found.behind)])])
+
+
+def ask_for_stacks(run_dir: RunDir, say: Callable[[str], None], patience_s: float = ANSWER_WITHIN_S) -> None:
+    """Has the launchers write down the stacks of their workers, and waits until they have, or for a while.
+
+    Raises:
+        UsageError: Nothing of the run is running, or its folder cannot be written.
+    """
+    started = [record for record in launches(run_dir) if record.launch is not None]
+    now = time.time()
+    active = [beat for beat in read_beats(run_dir) if beat.phase is not Phase.LEFT]
+    if not started or started[-1].ended is not None or all(now - beat.time > QUIET_AFTER_S for beat in active):
+        raise UsageError(
+            f"nothing of {run_dir.root} is running, so there are no stacks to ask for; leave --stacks away"
+        )
+    folder = started[-1].folder
+    try:
+        asked = request_stacks(folder)
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror}; only the user who trains may ask") from None
+    world_size = int((started[-1].launch or {}).get("world_size", len(active)))
+    say(f"asking for the stacks of {world_size} ranks, for at most {patience_s:g} s")
+    deadline = time.monotonic() + patience_s
+    while (answered := _num_stacks(folder, asked)) < world_size and time.monotonic() < deadline:
+        time.sleep(0.5)
+    if answered < world_size:
+        say(f"only {answered} of {world_size} ranks' stacks are here; is py-spy installed on the nodes? See node_*.log")
+
+
+def _num_stacks(folder: Path, since: float) -> int:
+    return sum(path.stat().st_mtime >= since for path in folder.glob("stacks_rank_*.txt"))
 
 
 def _lines(found: Diagnosis, now: float) -> list[str]:

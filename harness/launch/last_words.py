@@ -1,4 +1,4 @@
-"""What can still be learnt from workers that are about to be killed: their stacks, and their last collectives.
+"""What can be learnt from workers that say nothing: their stacks, and their last collectives.
 
 ```
 launches/0003/stacks_rank_00001.txt    the Python stacks of a rank, by py-spy, which needs no help from the process
@@ -15,6 +15,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+from harness.launch.workers import KillSwitch, tell
+from harness.signals.kill_order import kill_reason
+from harness.signals.stacks_request import last_request
 
 _STACKS_PATIENCE_S = 15.0
 _DUMP_PATIENCE_S = 5.0
@@ -45,6 +49,15 @@ def collect(
         say("no stacks: py-spy is not installed here; `pip install 'harness[stacks]'` for the next time")
     if asked:
         _wait_for_dumps(folder / "flight_recorder", asked)
+
+
+def switch_for(launch: Path, *, pipes: str | None = None) -> KillSwitch:
+    """How the workers of the launch in this folder are looked at and killed: by files in it."""
+    return KillSwitch(
+        reason=lambda: kill_reason(launch),
+        asked=lambda: last_request(launch),
+        collect=lambda workers: collect(launch, workers, tell, pipes=pipes),
+    )
 
 
 def find_py_spy() -> tuple[str, ...]:

@@ -13,16 +13,15 @@ from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, ConfigError
 from harness.launch.continuation import phase_to_begin_with, size_of_events, wanted_phase
 from harness.launch.folder import changes, make_run, open_launch
-from harness.launch.last_words import collect
+from harness.launch.last_words import switch_for
 from harness.launch.machine import count_cores, count_gpus, free_port
 from harness.launch.requirements import require_installed
-from harness.launch.workers import KillSwitch, WorkerStart, run_workers, tell
+from harness.launch.workers import WorkerStart, run_workers, tell
 from harness.parallel import gpu_environment
 from harness.parallel.environment import ProcessRanks, job_id, read_ranks, worker_environment
 from harness.plan.layout_rules import ranks_per_copy
 from harness.plan.plan import make_plan
 from harness.run_dir import RunDir
-from harness.signals.kill_order import kill_reason
 from harness.signals.lock import RunLock
 
 WORKER = (sys.executable, "-u", "-X", "faulthandler", "-m", "harness.train.worker")
@@ -82,8 +81,7 @@ def _run_workers(command: Sequence[str], world_size: int, folder: Path, lock: Ru
     """Runs the workers of one launch to their end, and returns its exit code."""
     starts = _worker_starts(command, world_size, folder, on_gpu=on_gpu)
     descriptors = () if lock.descriptor is None else (lock.descriptor,)
-    kill_switch = KillSwitch(reason=lambda: kill_reason(folder), collect=lambda workers: collect(folder, workers, tell))
-    return run_workers(starts, pass_descriptors=descriptors, kill_switch=kill_switch)
+    return run_workers(starts, pass_descriptors=descriptors, kill_switch=switch_for(folder))
 
 
 def local_world_size(config: Config, num_gpus: int) -> int:

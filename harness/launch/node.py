@@ -14,14 +14,13 @@ from pathlib import Path
 
 from harness.config.load import load_config
 from harness.errors import EXIT_FINISHED, HarnessError, UsageError
-from harness.launch.last_words import collect
+from harness.launch.last_words import switch_for
 from harness.launch.ledger import LAUNCH, NodeEnd, read_json, write_node_end
 from harness.launch.local import WORKER
 from harness.launch.machine import count_cores, count_gpus
-from harness.launch.workers import KillSwitch, WorkerStart, run_workers, tell
+from harness.launch.workers import WorkerStart, run_workers
 from harness.parallel.environment import NodePlace, ProcessRanks, collectives_pipes, read_node, worker_environment
 from harness.run_dir import RunDir
-from harness.signals.kill_order import kill_reason
 
 CHECK = (sys.executable, "-u", "-W", "ignore", "-m", "harness.parallel.node_check")
 
@@ -52,10 +51,7 @@ def run_node(
     commands = (
         [(*check_command, "--launch", str(launch)), training] if load_config(config).launch.check_nodes else [training]
     )
-    kill_switch = KillSwitch(
-        reason=lambda: kill_reason(launch),
-        collect=lambda workers: collect(launch, workers, tell, pipes=collectives_pipes()),
-    )
+    kill_switch = switch_for(launch, pipes=collectives_pipes())
     code = EXIT_FINISHED
     for command in commands:
         starts = [_start(command, place, rank, num_workers, launch, num_gpus > 0) for rank in range(num_workers)]

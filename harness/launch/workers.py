@@ -49,10 +49,12 @@ class WorkerStart:
 
 @dataclass(frozen=True, kw_only=True)
 class KillSwitch:
-    """How workers are killed from outside that hear no orders any more."""
+    """How workers that hear no orders any more are looked at, and killed, from outside."""
 
     reason: Callable[[], str | None]
     """Why they are to be killed; None as long as they are not."""
+    asked: Callable[[], float | None]
+    """When somebody asked last what they do; None if nobody has."""
     collect: Callable[[Mapping[int, int]], None]
     """Learns from them what can still be learnt, given the process of every rank."""
 
@@ -116,6 +118,7 @@ class Workers:
         self._kill_at: float | None = None
         self._kill_switch = kill_switch
         self._ask_at = 0.0
+        self._answered: float | None = None
 
     def start(self, start: WorkerStart, pass_descriptors: Sequence[int], logs: ExitStack) -> None:
         """Starts a worker. Its rank is the one it is told, or the number of workers before it."""
@@ -194,14 +197,19 @@ class Workers:
             self._kill_at = time.monotonic() + self._patience.after_finish_s
 
     def _ask(self) -> None:
-        """Kills all workers if that was ordered, as a failure of the lowest rank: nobody else can say who failed."""
+        """Answers what is asked about the workers, and kills them all if that was ordered.
+
+        Being killed counts as a failure of the lowest rank: nobody can say which one has failed.
+        """
         if self._kill_switch is None or self._gave_up or time.monotonic() < self._ask_at:
             return
         self._ask_at = time.monotonic() + _ASK_EVERY_S
-        reason = self._kill_switch.reason()
+        reason, asked = self._kill_switch.reason(), self._kill_switch.asked()
+        if self._running and (reason is not None or asked not in (None, self._answered)):
+            self._answered = asked
+            self._kill_switch.collect({rank: worker.pid for rank, worker in self._running.items()})
         if reason is None or not self._running:
             return
-        self._kill_switch.collect({rank: worker.pid for rank, worker in self._running.items()})
         ranks = ", ".join(map(str, self._running))
         self._say(f"killed: rank {ranks}: {reason}")
         first = min(self._running)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import threading
+import time as clock
 from pathlib import Path
 
 import pytest
 
 from harness import cli
 from harness.errors import UsageError
-from harness.launch.diagnosis import diagnose, diagnosis_text
+from harness.launch.diagnosis import ask_for_stacks, diagnose, diagnosis_text
+from harness.launch.last_words import stacks_path
 from harness.metrics.heartbeat import Beat, Phase
 from harness.run_dir import RunDir
+from harness.signals.stacks_request import last_request
 
 NOW = 5000.0
 
@@ -161,3 +166,37 @@ def test_when_all_have_left_that_is_said(run_dir: RunDir, capsys: pytest.Capture
 def test_a_run_that_never_started_cannot_be_diagnosed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"no launch of .* has started; give the directory that training printed"):
         diagnosis_text(RunDir(tmp_path))
+
+
+def test_stacks_are_asked_for_and_waited_for(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    write(run_dir, beat(0, time=clock.time()))
+    folder = run_dir.launch(2)
+    (folder / "launch.json").write_text(json.dumps({"world_size": 1}))
+    (folder / "stacks_rank_00000.txt").write_text("of an earlier request")
+    os.utime(folder / "stacks_rank_00000.txt", (0, 0))
+
+    def answer() -> None:
+        while last_request(folder) is None:
+            clock.sleep(0.01)
+        stacks_path(folder, 0).write_text(STACKS)
+
+    launcher = threading.Thread(target=answer)
+    launcher.start()
+    assert cli.run(["diagnose", str(run_dir.root), "--stacks"]) == 0
+    launcher.join()
+    told = capsys.readouterr()
+    assert told.err == "asking for the stacks of 1 ranks, for at most 30 s\n"
+    assert f"stacks of 1 ranks: {folder}/stacks_rank_*.txt" in told.out
+
+
+def test_stacks_that_do_not_come_are_told(run_dir: RunDir) -> None:
+    write(run_dir, beat(0, time=clock.time()))
+    said: list[str] = []
+    ask_for_stacks(run_dir, said.append, patience_s=0.0)
+    assert said[-1] == "only 0 of 6 ranks' stacks are here; is py-spy installed on the nodes? See node_*.log"
+
+
+def test_where_nothing_runs_there_are_no_stacks_to_ask_for(run_dir: RunDir) -> None:
+    write(run_dir, beat(0))
+    with pytest.raises(UsageError, match="is running, so there are no stacks to ask for; leave --stacks away"):
+        ask_for_stacks(run_dir, print)

@@ -329,7 +329,29 @@ def test_workers_that_hear_nothing_are_killed_from_outside(tmp_path: Path, monke
         )
         for rank in range(2)
     ]
-    code = run_workers(starts, kill_switch=KillSwitch(reason=reason, collect=collect), say=said.append)
+    code = run_workers(
+        starts, kill_switch=KillSwitch(reason=reason, asked=lambda: None, collect=collect), say=said.append
+    )
     assert code == 70
     assert said == ["killed: rank 0, 1: rank 1 is silent"]
     assert sorted(seen) == [0, 1]
+
+
+def test_workers_are_looked_at_once_for_every_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "_ASK_EVERY_S", 0.0)
+    monkeypatch.chdir(tmp_path)
+    seen: list[int] = []
+    times = iter([None, 5.0, 5.0, 6.0])
+
+    def asked() -> float | None:
+        found = next(times, 6.0)
+        if len(seen) == 2:
+            (tmp_path / "enough").touch()
+        return found
+
+    waits = "import pathlib, time\nwhile not pathlib.Path('enough').exists(): time.sleep(0.02)"
+    start = WorkerStart(command=[sys.executable, "-c", waits], environment={"RANK": "0"}, log=tmp_path / "0.log")
+    monkeypatch.setattr(workers, "_LOOK_EVERY_S", 0.05)
+    switch = KillSwitch(reason=lambda: None, asked=asked, collect=lambda running: seen.extend(running))
+    assert run_workers([start], kill_switch=switch) == 0
+    assert seen == [0, 0]
