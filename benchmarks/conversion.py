@@ -46,11 +46,11 @@ _TO_HF = _COMMON.format(
     prepare=f"""
 from checkpoint_tools.conversion_plan import plan_shards
 from checkpoint_tools.families.llama import LLAMA
-from checkpoint_tools.our_tensors import OurTensors, _places
+from checkpoint_tools.our_tensors import OurTensors, places_of
 from checkpoint_tools.to_hf import write_shards
 from checkpoint_tools.torch_dist import read_index
 model = ModelConfig.model_validate_json((source / "model.json").read_text())
-ours = OurTensors(path=source, manifest=None, model=model, places=_places(read_index(source), model, source))
+ours = OurTensors(path=source, manifest=None, model=model, places=places_of(read_index(source), model, source))
 shards = plan_shards(LLAMA, model, lambda name: (ours.shape(name), ours.dtype(name)), None, {_SHARD_BYTES})
 files = {{entry.name: shard.name for shard in shards for entry in shard.entries}}
 (target / "model.safetensors.index.json").write_text(json.dumps({{"weight_map": files}}))

@@ -102,7 +102,7 @@ def _write_file(
             layer = int(match[2]) if match else None
             block = tensor if layer is None else tensor[None]
             content = io.BytesIO()
-            torch.save(block.clone(memory_format=torch.contiguous_format), content)
+            torch.save(_alone(block), content)
             chunk = Chunk(
                 offsets=(0,) * len(shape) if layer is None else (layer, *(0,) * len(shape)),
                 sizes=tuple(block.shape),
@@ -119,6 +119,13 @@ def _write_file(
             file.flush()
             os.fsync(file.fileno())
     return stored
+
+
+def _alone(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor with a storage of its own, for what is saved is the whole storage."""
+    if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes:
+        return tensor
+    return tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _joined(stored: Iterable[StoredChunk]) -> dict[str, StoredTensor]:

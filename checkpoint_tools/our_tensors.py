@@ -71,7 +71,7 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> OurTensors:
     """
     manifest = verify_before_load(path, deep=hashes)
     model = model_of(manifest, path)
-    return OurTensors(path=path, manifest=manifest, model=model, places=_places(read_index(path), model, path))
+    return OurTensors(path=path, manifest=manifest, model=model, places=places_of(read_index(path), model, path))
 
 
 def model_of(manifest: Manifest, path: Path) -> ModelConfig:
@@ -92,7 +92,12 @@ def model_of(manifest: Manifest, path: Path) -> ModelConfig:
         ) from error
 
 
-def _places(index: Mapping[str, StoredTensor], model: ModelConfig, path: Path) -> dict[str, _Place]:
+def places_of(index: Mapping[str, StoredTensor], model: ModelConfig, path: Path) -> dict[str, _Place]:
+    """Where each weight of a model lies, by its numbered name.
+
+    Raises:
+        CheckpointError: the index is of another model.
+    """
     places: dict[str, _Place] = {}
     for name, stored in index.items():
         if name.startswith(_NOT_WEIGHTS):

@@ -5,13 +5,17 @@ from __future__ import annotations
 import datetime
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+from checkpoint_tools import checkpoint_writer
 from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
+from checkpoint_tools.our_tensors import OurTensors, places_of
 from checkpoint_tools.torch_dist import read_index, read_region
 from harness.checkpoint.metadata_pickle import read_inert
 from harness.config.schema import ModelConfig
@@ -48,6 +52,20 @@ def test_tensors_are_read_as_they_were_written(tmp_path: Path) -> None:
     across = read_region(tmp_path, stacked, (0, 1, 2), (3, 2, 3))
     whole = torch.stack([weights[f"decoder.layers.{layer}.mlp.linear_fc2.weight"] for layer in range(3)])
     assert torch.equal(across, whole[:, 1:3, 2:5])
+
+
+def test_layers_that_have_tensors_of_their_own_are_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A version of Megatron may number the layers' tensors instead of stacking them."""
+    monkeypatch.setattr(checkpoint_writer, "_LAYER", re.compile("nothing"))
+    weights = write_sample(tmp_path)
+    index = read_index(tmp_path)
+    assert set(index) == set(weights)
+    places = places_of(index, MODEL, tmp_path)
+    ours = OurTensors(path=tmp_path, manifest=Mock(), model=MODEL, places=places)
+    assert set(ours.names) == set(weights)
+    assert all(torch.equal(ours.read(name), weights[name]) for name in weights)
 
 
 @pytest.mark.parametrize(
