@@ -26,6 +26,7 @@ SHARES = {"store": 0.35, "trainer": 0.5, "launch": 0.15}
 """Parts of the time; a layer that is not asked for leaves its part to the others."""
 NUM_LAUNCH_FAULTS = 8
 _REPORT_EVERY_S = 30.0
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ def make_stage(folder: Path, recipes: Sequence[str] = tuple(recipe.name for reci
     return Stage(folder, trainer, scenes, material)
 
 
-def play(wish: Wish, stage: Stage, say: Callable[[str], None]) -> Report:
+def play(wish: Wish, stage: Stage, say: Say) -> Report:
     """Plays every layer for its share of the time; the whole report."""
     whole = sum(SHARES[layer] for layer in wish.layers)
     total = Report()
@@ -88,11 +89,11 @@ def replay(trial: TrialId, stage: Stage, family: str = "") -> Report:
     return report
 
 
-def _play_layer(layer: str, wish: Wish, seconds: float, stage: Stage, say: Callable[[str], None]) -> Report:
+def _play_layer(layer: str, wish: Wish, seconds: float, stage: Stage, say: Say) -> Report:
     """One layer in all processes; process `k` of `n` plays trials `k, k + n, k + 2 n` and so on."""
     ends = time.monotonic() + seconds
     if wish.num_processes == 1:
-        return _play_in_turn(layer, wish, ends, stage, 0, None)
+        return _play_in_turn(layer, wish, ends, stage, 0, None, say)
     reports = [stage.folder / f"report-{layer}-{number}.json" for number in range(wish.num_processes)]
     children = [
         _forked(lambda k=k: _play_in_turn(layer, wish, ends, stage, k, reports[k])) for k in range(len(reports))
@@ -100,9 +101,12 @@ def _play_layer(layer: str, wish: Wish, seconds: float, stage: Stage, say: Calla
     while children:
         time.sleep(min(_REPORT_EVERY_S, max(0.1, ends - time.monotonic())))
         children = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
-        total = _added(reports)
-        say(f"{layer}: {total.injections.total():,} injections, {len(total.violations)} violations")
+        say(_progress(layer, _added(reports)))
     return _added(reports)
+
+
+def _progress(layer: str, report: Report) -> str:
+    return f"{layer}: {report.injections.total():,} injections, {len(report.violations)} violations"
 
 
 def _added(paths: Sequence[Path]) -> Report:
@@ -113,8 +117,10 @@ def _added(paths: Sequence[Path]) -> Report:
     return total
 
 
-def _play_in_turn(layer: str, wish: Wish, ends: float, stage: Stage, first: int, path: Path | None) -> Report:
-    report, told = Report(), 0
+def _play_in_turn(
+    layer: str, wish: Wish, ends: float, stage: Stage, first: int, path: Path | None, say: Say | None = None
+) -> Report:
+    report, told, said_at = Report(), 0, time.monotonic()
     place = stage.folder / f"play-{layer}-{first}"
     player = _player(layer, wish.seed, wish.family, stage, place, report)
     limit = None if wish.max_injections is None else wish.max_injections // wish.num_processes + 1
@@ -125,6 +131,9 @@ def _play_in_turn(layer: str, wish: Wish, ends: float, stage: Stage, first: int,
         for violation in report.violations[told:]:
             sys.stdout.write(f"VIOLATION {violation}\n")
         told = len(report.violations)
+        if say is not None and time.monotonic() > said_at + _REPORT_EVERY_S:
+            said_at = time.monotonic()
+            say(_progress(layer, report))
         if path is not None:
             path.with_suffix(".tmp").write_text(report.to_json())
             path.with_suffix(".tmp").replace(path)

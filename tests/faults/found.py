@@ -23,17 +23,17 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
     (
         "a writer that was killed let its trainer wait for ever",
         "save beside training",
-        [_at("checkpoints/step_0000006.partial/__0_1.distcp", "write", 19, "SIGKILL")],
+        [_at("checkpoints/step_0000006.TOKEN.partial/__0_1.distcp", "write", 19, "SIGKILL")],
     ),
     (
         "a lost write was hashed, and so became the truth",
         "save",
-        [_at("checkpoints/step_0000008.partial/__0_0.distcp", "write", 4, "lost", result=16384)],
+        [_at("checkpoints/step_0000008.TOKEN.partial/__0_0.distcp", "write", 4, "lost", result=16384)],
     ),
     (
         "a lost write left no common.pt behind, and nobody looked",
         "save",
-        [_at("checkpoints/step_0000008.partial/common.pt", "write", 1, "lost", result=1959)],
+        [_at("checkpoints/step_0000008.TOKEN.partial/common.pt", "write", 1, "lost", result=1959)],
     ),
     (
         "a lock that could not be given back made a failure of a run that had finished",

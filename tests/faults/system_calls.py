@@ -1,7 +1,8 @@
 """The system calls by which a run becomes durable: taken from a recording, and disturbed one at a time by `strace`.
 
 A call is known by its file, its name and its number among the calls of that name on that file; so it is the same call
-in the next run, whichever process or thread makes it.
+in the next run, whichever process or thread makes it. In the names of files `TOKEN` stands for the fencing token of the
+start, which is one more each time.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ CALLS = (
     "link,linkat,symlink,ftruncate,truncate,close"
 )
 _LINE = re.compile(r"(?P<pid>\d+) +(?P<name>\w+)\((?P<arguments>.*)")
+_RESUMED = re.compile(r"(?P<pid>\d+) +<\.\.\. \w+ resumed>(?P<rest>.*)")
 _RESULT = re.compile(r"= (-?\d+)[^=]*$")
 _PATH = re.compile(r'[<"](/[^">]*)[>"]')
+_WITH_TOKEN = re.compile(r"(?<=step_[0-9]{7}\.)[0-9]+(?=\.partial)|(?<=^fence/)[0-9]{7}")
+TOKEN = "TOKEN"
 _MAKES = ("O_CREAT", "O_WRONLY", "O_RDWR")
 MAX_SAME_CALLS = 40
 """Of so many calls of one name on one file all are disturbed; of more only these."""
@@ -56,7 +60,7 @@ def injection(call: SystemCall, run_dir: Path, fault: str, *, sticky: bool = Fal
     """Arguments that make `strace` disturb a call, with `sticky` also all later ones of its name on its path."""
     when = f"{call.number}+" if sticky else str(call.number)
     log = run_dir.with_name("injected.txt")
-    path = str(run_dir / call.path)
+    path = str(run_dir / _named(call.path, run_dir))
     return ["-P", path, "-o", str(log), "-e", f"trace={call.name}", "-e", f"inject={call.name}:{fault}:when={when}"]
 
 
@@ -83,14 +87,30 @@ def recorded_calls(log: Path, run_dir: Path) -> list[SystemCall]:
     return sorted({(call.path, call.name, call.number): call for call in reversed(found)}.values())
 
 
+def _named(path: str, run_dir: Path) -> str:
+    """The path as the next start will call it."""
+    taken = [int(file.name) for file in (run_dir / "fence").glob("[0-9]*") if file.name.isdecimal()]
+    token = max(taken, default=0) + 1
+    return path.replace(f"fence/{TOKEN}", f"fence/{token:07d}").replace(TOKEN, str(token))
+
+
 def _calls(log: Path) -> Iterator[tuple[str, str, str]]:
+    """Thread, name, and arguments with the result, of every call that returned or was meant to."""
+    begun: dict[str, tuple[str, str]] = {}
     for line in log.read_text(errors="replace").splitlines():
-        if match := _LINE.match(line):
-            yield match["pid"], match["name"], match["arguments"]
+        if resumed := _RESUMED.match(line):
+            name, arguments = begun.pop(resumed["pid"], ("", ""))
+            if name:
+                yield resumed["pid"], name, arguments + resumed["rest"]
+        elif match := _LINE.match(line):
+            if "<unfinished ...>" in line:
+                begun[match["pid"]] = match["name"], match["arguments"]
+            else:
+                yield match["pid"], match["name"], match["arguments"]
 
 
 def _path_below(arguments: str, run_dir: Path) -> str | None:
     for path in _PATH.findall(arguments):
         if path.startswith(f"{run_dir}/") or path == str(run_dir):
-            return str(Path(path).relative_to(run_dir))
+            return _WITH_TOKEN.sub(TOKEN, str(Path(path).relative_to(run_dir)))
     return None

@@ -83,7 +83,11 @@ def call_faults(calls: Sequence[SystemCall]) -> list[CallFault]:
     for call in calls:
         kinds = READ_ERRORS if call.reads else ERRORS.get(call.name, ())
         found += [CallFault(call, kind, sticky) for kind in kinds for sticky in (False, True)]
-        if call.name == "write" and call.path.endswith((".distcp", ".tmp", ".pt", ".json", ".partial")):
+        if (
+            call.name == "write"
+            and call.result > 0
+            and call.path.endswith((".distcp", ".tmp", ".pt", ".json", ".partial"))
+        ):
             found.append(CallFault(call, "lost"))
     return found
 
