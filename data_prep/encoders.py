@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from harness.data.tiktoken_file import TiktokenTokenizer
 from harness.data.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
-MAX_GROWTH_BYTES = 1 << 30
+MAX_GROWTH_BYTES = 1 << 28
 CHARACTERS_BEFORE_A_LOOK = 20_000_000
 GIGATOKEN_SPLITS = {"gpt2": "gpt2", "cl100k": "cl100k", "o200k": "o200k", "qwen2": "qwen2"}
 """What gigatoken calls the published ways to split text."""

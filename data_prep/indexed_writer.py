@@ -14,9 +14,8 @@ The pair of files is Megatron's indexed dataset, version 1, little endian throug
                      34 + 4·D          8 · D        int64  offset of each document in the .bin, in bytes
                      34 + 12·D         8 · (D + 1)  int64  0 … D: document i begins with sequence i (one sequence each)
 
-    parts.jsonl      one line per finished part, appended when both files are whole and on disk:
-                     {"prefix": "part-00000", "tokens": …, "documents": …, "bin_bytes": …, "xxh3": "…"}
-                     xxh3 is the 64-bit XXH3 of the .bin in hexadecimal
+    parts.jsonl      one line per finished part, appended when both files are whole and on disk; its format is that of
+                     `harness.data.channels`, which reads it
 
 A part without its line does not exist: whatever lies under its name is overwritten. Memory is bounded by 4 bytes per
 document of the part (32 while the index is written).
@@ -36,9 +35,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from harness.data.channels import PARTS_FILE
 from harness.errors import DataError
 
-PARTS_FILE = "parts.jsonl"
 PARTIAL = ".partial"
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1

@@ -10,9 +10,10 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from data_prep.indexed_writer import PARTS_FILE, read_finished_parts, write_whole
+from data_prep.indexed_writer import read_finished_parts, write_whole
 from data_prep.input_files import InputFile, file_bytes
 from data_prep.totals import Totals
+from harness.data.channels import PARTS_FILE
 from harness.errors import DataError, UsageError
 
 SOURCE_FILE = "source.json"

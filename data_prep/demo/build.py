@@ -24,9 +24,10 @@ from pathlib import Path
 import xxhash
 from rich.console import Console
 
-from data_prep.indexed_writer import PARTS_FILE, write_whole
+from data_prep.indexed_writer import write_whole
 from data_prep.progress import shown_progress
 from data_prep.tokenize import ChannelJob, tokenize_channel
+from harness.data.channels import PARTS_FILE
 from harness.data.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 
