@@ -20,6 +20,7 @@ from harness.launch.workers import WorkerStart, run_workers, tell
 from harness.parallel import gpu_environment
 from harness.parallel.environment import ProcessRanks, job_id, read_ranks, worker_environment
 from harness.plan.layout_rules import ranks_per_copy
+from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
 from harness.run_dir import RunDir
 from harness.signals.lock import RunLock
@@ -112,7 +113,7 @@ def _workers_text(world_size: int, num_gpus: int) -> str:
 
 def _train_as(ranks: ProcessRanks, config: Config, run: RunDir, resume: str) -> int:
     """Trains as one rank of a world that torchrun or srun started; rank 0 writes the launch's folder."""
-    make_plan(config, ranks.world_size)
+    make_plan(config, phase_world_sizes(config, ranks.world_size))
     require_installed(config)
     gpu_environment.settle_for(config)
     # By name, like the workers of `train`: the launcher starts the trainer but does not depend on it.

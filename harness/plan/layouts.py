@@ -66,11 +66,15 @@ def needed_world_sizes(config: Config) -> list[int]:
 
 
 def phase_world_sizes(config: Config, world_size: int) -> list[int]:
-    """Ranks of every phase where a launch has `world_size`: those, where a phase can use them, else what it needs."""
-    return [
-        world_size if not layout_rules.world_size_problems(own, world_size) else smallest_world_size(own)
-        for own in (in_phase(config, index) for index in range(len(config.phases)))
-    ]
+    """Ranks of every phase where a launch has `world_size`: those, where a phase can use them, else what it needs.
+
+    Where no phase can use them, they are wrong for all.
+    """
+    own = [in_phase(config, index) for index in range(len(config.phases))]
+    fits = [not layout_rules.world_size_problems(each, world_size) for each in own]
+    if not any(fits):
+        return [world_size] * len(own)
+    return [world_size if fit else smallest_world_size(each) for each, fit in zip(own, fits, strict=True)]
 
 
 def layout_problems(config: Config, world_size: int) -> list[str]:

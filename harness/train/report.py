@@ -71,7 +71,7 @@ def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluati
             | (evaluation.values if evaluation else {}),
         )
     )
-    if suspicion := resume_suspicion(state):
+    if suspicion := resume_suspicion(state, phase_first_step=run.phase.first_step):
         run.recorder.event("resume-suspect", attempt=state.attempt, step=state.step, reason=suspicion)
         run.recorder.message(f"warning: resume-suspect: {suspicion}")
 

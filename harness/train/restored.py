@@ -65,12 +65,15 @@ def norm_problems(step: int, promised: Mapping[str, float], found: Mapping[str, 
     return problems
 
 
-def resume_suspicion(state: TrainState) -> str | None:
-    """Why the loss of the last step makes the loaded state suspect; None if it does not, or was told before."""
+def resume_suspicion(state: TrainState, *, phase_first_step: int = 1) -> str | None:
+    """Why the loss of the last step makes the loaded state suspect; None if it does not, or was told before.
+
+    Losses before `phase_first_step` are of other data and lengths, and say nothing about the loss to expect.
+    """
     loaded_at = state.loaded_at_step
     if loaded_at is None or not 0 < state.step - loaded_at <= NUM_WATCHED_STEPS:
         return None
-    remembered = [loss for step, loss in state.last_losses if step <= loaded_at]
+    remembered = [loss for step, loss in state.last_losses if phase_first_step <= step <= loaded_at]
     since = [(step, loss) for step, loss in state.last_losses if step > loaded_at]
     highest = highest_expected(remembered)
     if highest is None:

@@ -140,6 +140,8 @@ def test_phases_that_cannot_use_the_ranks_of_a_launch_get_what_they_need() -> No
     own = config(MAIN, {**LONG, "parallel": TENSOR_TWO})
     assert phase_world_sizes(own, 1) == [1, 2]
     assert phase_world_sizes(own, 2) == [2, 2]
+    only_two = config({**LONG, "schedule": {}, "parallel": TENSOR_TWO}, {**UP_AGAIN, "parallel": TENSOR_TWO})
+    assert phase_world_sizes(only_two, 3) == [3, 3]
 
 
 def write_channel(folder: Path, *tokens: int) -> None:

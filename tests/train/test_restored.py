@@ -66,6 +66,13 @@ def test_a_jump_after_loading_is_told_once(state: TrainState, is_suspect: bool) 
     assert (resume_suspicion(state) is not None) == is_suspect
 
 
+def test_losses_of_another_phase_are_not_compared() -> None:
+    state = loaded_then(9.0)
+    assert resume_suspicion(state, phase_first_step=1) is not None
+    assert resume_suspicion(state, phase_first_step=LOADED + 1) is None
+    assert resume_suspicion(state, phase_first_step=LOADED - 4) is None
+
+
 def test_the_suspicion_says_what_to_do() -> None:
     assert resume_suspicion(loaded_then(2.21, 11.08)) == (
         "the loss of step 12 is 11.0800, 2 steps after loading the checkpoint of step 10, before which it was 2.2000 "
