@@ -146,6 +146,8 @@ class StandIn:
         elif order.mark is not None:
             for name in order.mark.checkpoints:
                 manifest = self.run_dir.checkpoints / name / MANIFEST_NAME
+                if not manifest.exists():  # abandoned since
+                    continue
                 manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "health": order.mark.health}))
         elif order.rollback is not None:
             assert order.rollback.to_step is not None
