@@ -12,7 +12,7 @@ import importlib
 import io
 import json
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, BinaryIO, NamedTuple, cast
 
@@ -64,7 +64,7 @@ class Record(NamedTuple):
     tail: bytes
     """The last bytes of the line."""
     raw: bytes = b""
-    """The line itself; empty in a Parquet file."""
+    """The line itself; of a Parquet file a line that says the same, or nothing if it was not asked for."""
 
     @property
     def end(self) -> Place:
@@ -73,9 +73,20 @@ class Record(NamedTuple):
 
 
 def read_records(
-    file: InputFile, text_key: str, max_line_bytes: int = MAX_LINE_BYTES, start: Place = BEGINNING
+    file: InputFile,
+    text_key: str,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    start: Place = BEGINNING,
+    whole_rows: bool = False,
 ) -> Generator[Record, None, None]:
     """Yields one record per line of a file, from `start` on.
+
+    Args:
+        file: where to read.
+        text_key: key (or column) that holds the document.
+        max_line_bytes: a longer line is rejected unread.
+        start: where to begin.
+        whole_rows: whether the other columns of a Parquet file are wanted too, as the `raw` line of the record.
 
     Raises:
         DataError: the file cannot be read to its end (damaged or truncated compression, I/O error), or is not the one
@@ -85,9 +96,10 @@ def read_records(
     if file.suffix == ".parquet":
         from data_prep.parquet import read_rows
 
-        for row in read_rows(file, text_key, start.line):
+        for row in read_rows(file, text_key, start.line, whole_rows):
             content = check_text(row.content) if isinstance(row.content, str) else Rejection(row.content.reason)
-            yield Record(file, row.number, content, row.file_bytes_read, 0, b"")
+            raw = _as_line({text_key: content, **row.others}) if whole_rows and isinstance(content, str) else b""
+            yield Record(file, row.number, content, row.file_bytes_read, 0, b"", raw)
         return
     yield from _read_lines(file, text_key, max_line_bytes, start)
 
@@ -134,6 +146,15 @@ def _go_to(stream: IO[bytes], start: Place, file: InputFile) -> None:
             f"{file}: byte {start.byte} is no longer the end of line {start.line}, where the interrupted call was. "
             "The input was changed: delete the channel folder to make it anew."
         )
+
+
+def _as_line(row: Mapping[str, object]) -> bytes:
+    """A row of a Parquet file as a line of JSON; what JSON does not have (times, bytes) as text."""
+    return json.dumps(row, ensure_ascii=False, default=_as_text).encode("utf-8", "replace") + b"\n"
+
+
+def _as_text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
 def parse_line(content: bytes, text_key: str) -> str | Rejection:

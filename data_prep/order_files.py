@@ -20,7 +20,7 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.documents import Record, Rejection, read_records
+from data_prep.documents import BYTE_ORDER_MARK, Record, Rejection, read_records
 from data_prep.input_files import InputFile
 from data_prep.similar_order import DIMENSIONS, frequencies, similar_order
 from data_prep.text_files import written_whole
@@ -69,7 +69,7 @@ def order_files(job: OrderJob) -> Ordered:
     for record in _records(job):
         result.rejected += isinstance(record.content, Rejection)
         if isinstance(record.content, str):
-            sizes.append(len(_line(record, job.text_key)))
+            sizes.append(len(_line(record)))
             result.documents += 1
             result.characters += len(record.content)
     with TemporaryDirectory(dir=job.folder, prefix=".buckets-") as folder:
@@ -113,7 +113,7 @@ def _distribute(job: OrderJob, folder: Path, places: NDArray[np.int64], sizes: N
     with ExitStack() as stack:
         streams = [stack.enter_context(bucket.open("wb")) for bucket in buckets]
         for record, place in zip(_documents(job), places.tolist(), strict=True):
-            line = _line(record, job.text_key)
+            line = _line(record)
             stream = streams[int(bucket_of_place[place])]
             stream.write(_HEAD.pack(place, len(line)) + line)
     return buckets
@@ -148,7 +148,7 @@ def _entries(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 
 def _records(job: OrderJob) -> Iterator[Record]:
     for file in job.files:
-        yield from read_records(file, job.text_key)
+        yield from read_records(file, job.text_key, whole_rows=True)
 
 
 def _documents(job: OrderJob) -> Iterator[Record]:
@@ -159,18 +159,16 @@ def _texts(job: OrderJob) -> Iterator[str]:
     return (record.content for record in _records(job) if isinstance(record.content, str))
 
 
-def _line(record: Record, text_key: str) -> bytes:
-    if not record.raw:
-        return json.dumps({text_key: record.content}, ensure_ascii=False).encode() + b"\n"
-    return record.raw if record.raw.endswith(b"\n") else record.raw + b"\n"
+def _line(record: Record) -> bytes:
+    line = record.raw.removeprefix(BYTE_ORDER_MARK)
+    return line if line.endswith(b"\n") else line + b"\n"
 
 
 def _score(record: Record, key: str) -> float:
-    value = json.loads(record.raw.removeprefix(b"\xef\xbb\xbf")).get(key) if record.raw else None
+    value = json.loads(record.raw.removeprefix(BYTE_ORDER_MARK)).get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        found = "a row of Parquet, of which only the text is read" if not record.raw else repr(value)
         raise DataError(
-            f"{record.file}: line {record.line} has no number under {key!r} (found {found}). Ordering by score needs "
-            "one in every record of JSON: give the right --score-key, or drop such records first."
+            f"{record.file}: line {record.line} has no number under {key!r} (found {value!r}). Ordering by score needs "
+            "one in every record: give the right --score-key, or drop such records first."
         )
     return float(value)

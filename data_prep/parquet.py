@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import repeat
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from data_prep.input_files import InputFile, file_bytes, open_bytes
 from harness.errors import DataError, UsageError
 
 ROWS_AT_ONCE = 1024
+NO_COLUMNS: Mapping[str, Any] = MappingProxyType({})
 
 
 class NoText(NamedTuple):
@@ -26,10 +29,18 @@ class Row(NamedTuple):
     content: str | NoText
     file_bytes_read: int
     """Bytes of the file that stand for the rows so far (in proportion: Parquet keeps columns apart)."""
+    others: Mapping[str, Any] = NO_COLUMNS
+    """The other columns, if they were asked for."""
 
 
-def read_rows(file: InputFile, column: str, skip_rows: int = 0) -> Iterator[Row]:
+def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = False) -> Iterator[Row]:
     """Yields the rows of a column of text, from row `skip_rows` (0-based) on; row groups before it are not read.
+
+    Args:
+        file: a Parquet file.
+        column: that holds the text.
+        skip_rows: rows to leave out at the beginning.
+        whole: whether the other columns are read too, which takes longer.
 
     Raises:
         DataError: the file is damaged, or has no column of text of that name.
@@ -44,12 +55,14 @@ def read_rows(file: InputFile, column: str, skip_rows: int = 0) -> Iterator[Row]
             num_rows = table.metadata.num_rows
             group, number = _first_group(table.metadata, skip_rows)
             groups = list(range(group, table.metadata.num_row_groups))
-            for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=[column]):
-                for value in _as_bytes(arrow, batch.column(0)):
+            columns = None if whole else [column]
+            for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
+                others = batch.drop_columns([column]).to_pylist() if batch.num_columns > 1 else repeat(NO_COLUMNS)
+                for value, rest in zip(_as_bytes(arrow, batch.column(column)), others, strict=False):
                     number += 1
                     if number > skip_rows:
-                        yield Row(number, _decoded(value, column), total_bytes * number // num_rows)
-    except (arrow.ArrowException, OSError) as error:
+                        yield Row(number, _decoded(value, column), total_bytes * number // num_rows, rest)
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(_damaged(file, error)) from error
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.documents import Record, Rejection
+from data_prep.documents import BYTE_ORDER_MARK, Record, Rejection
 from data_prep.indexed_writer import write_whole
 from data_prep.input_files import InputFile, file_bytes
 from data_prep.text_files import DROPPED, FileReport, written_whole
@@ -106,7 +106,7 @@ def read_reports(folder: Path, names: Sequence[str]) -> list[FileReport]:
 
 
 def _line(raw: bytes, text: str, text_key: str, is_changed: bool) -> bytes:
-    if raw and not is_changed:
+    if not is_changed:
         return raw if raw.endswith(b"\n") else raw + b"\n"
-    record: dict[str, Any] = json.loads(raw.removeprefix(b"\xef\xbb\xbf")) if raw else {}
+    record: dict[str, Any] = json.loads(raw.removeprefix(BYTE_ORDER_MARK))
     return json.dumps(record | {text_key: text}, ensure_ascii=False).encode() + b"\n"

@@ -34,7 +34,7 @@ class ReadFiles(PipelineStep):  # type: ignore[misc] # datatrove has no types
         """See datatrove's `PipelineStep`."""
         for number in files_of_task(len(self.files), rank, world_size):
             with self.outcome.file(number) if self.outcome else nullcontext():
-                for record in read_records(self.files[number], self.text_key):
+                for record in read_records(self.files[number], self.text_key, whole_rows=self.outcome is not None):
                     if self.outcome and not self.outcome.read(record) or isinstance(record.content, Rejection):
                         continue
                     line = {"raw": record.raw, "original": record.content, "task": rank}

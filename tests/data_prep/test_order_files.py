@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 from pathlib import Path
@@ -82,6 +83,18 @@ def test_a_record_without_a_score_is_named(raw: Path, score: object) -> None:
         lines.write("\n" + json.dumps({"text": "t", "score": score}))
     with pytest.raises(DataError, match=r"a\.jsonl: line 122 has no number under 'score' \(found .*--score-key"):
         ordered(raw, by="score")
+
+
+def test_rows_of_parquet_keep_their_columns(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    when = [datetime.datetime(2026, 1, 1), None, datetime.datetime(2026, 1, 3)]
+    columns = {"body": ["b", "a", None], "score": [2.5, -1.0, 0.0], "tags": [["x"], [], None], "when": when}
+    (tmp_path / "raw").mkdir()
+    parquet.write_table(arrow.table(columns), tmp_path / "raw" / "a.parquet")
+    assert ordered(tmp_path / "raw", by="score", text_key="body") == [
+        {"body": "a", "score": -1.0, "tags": [], "when": None},
+        {"body": "b", "score": 2.5, "tags": ["x"], "when": "2026-01-01 00:00:00"},
+    ]
 
 
 def test_the_command(raw: Path, tmp_path: Path) -> None:

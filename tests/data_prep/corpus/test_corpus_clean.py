@@ -98,6 +98,18 @@ def test_private_data_is_replaced_in_prose_and_other_keys_stay(tmp_path: Path) -
         assert kept == line | ({"text": ENGLISH + " Write to email@example.com."} if is_replaced else {})
 
 
+def test_rows_of_parquet_keep_their_columns(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    texts = [ENGLISH, "Click.", CHINESE + " 13912345678"]
+    parquet.write_table(arrow.table({"text": texts, "score": [1, 2, 3]}), tmp_path / "a.parquet")
+    assert call(tmp_path / "a.parquet", "--output", tmp_path / "out").exception is None
+    lines = gzip.decompress((tmp_path / "out" / "a.jsonl.gz").read_bytes()).splitlines()
+    assert [json.loads(line) for line in lines] == [
+        {"text": ENGLISH, "score": 1},
+        {"text": CHINESE + " 13800000000", "score": 3},
+    ]
+
+
 def test_names_of_the_output() -> None:
     files = [Path("x/a.jsonl.gz"), Path("y/a.jsonl.gz"), Path("b.parquet")]
     assert output_names(files) == ["a.jsonl.gz", "a-2.jsonl.gz", "b.jsonl.gz"]
