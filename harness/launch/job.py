@@ -112,10 +112,18 @@ def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
 
 
 def bad_nodes(launch: Path) -> list[str]:
-    """The nodes that the job should not get again: what the look at the nodes has found, if that is wanted."""
+    """The nodes that the job should not get again: what the look at the nodes has found, if that is wanted.
+
+    None if that would be more than half of them: then what they have in common is to blame.
+    """
     if not load_config(launch / "config.yaml").launch.exclude_bad_nodes:
         return []
-    return [name for name in read_json(launch / BAD_NODES) or {} if _NODE_NAME.fullmatch(name)]
+    paths = (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json")))
+    found = [name for path in paths for name in read_json(path) or {} if _NODE_NAME.fullmatch(name)]
+    world_size, per_node = (
+        (read_json(launch / LAUNCH) or {}).get(key, 1) for key in ("world_size", "workers_per_node")
+    )
+    return list(dict.fromkeys(found)) if 2 * len(set(found)) <= world_size // per_node else []
 
 
 def agreed_code(ends: Sequence[NodeEnd], srun_code: int) -> int:

@@ -13,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from harness.launch.workers import KillSwitch, tell
@@ -70,6 +71,13 @@ def find_py_spy() -> tuple[str, ...]:
 def stacks_path(folder: Path, rank: int) -> Path:
     """Where the stacks of a rank are."""
     return folder / f"stacks_rank_{rank:05d}.txt"
+
+
+def remove_pipes(pipes: str | None, ranks: Iterable[int]) -> None:
+    """Removes the pipes that torch has left behind on this node."""
+    for rank in ranks if pipes else ():
+        with suppress(OSError):
+            Path(f"{pipes}{rank}.pipe").unlink()
 
 
 def _write_stacks(folder: Path, workers: Mapping[int, int], py_spy: Sequence[str], say: Callable[[str], None]) -> None:

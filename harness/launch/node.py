@@ -11,15 +11,23 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from harness.config.load import load_config
 from harness.errors import EXIT_FINISHED, HarnessError, UsageError
-from harness.launch.last_words import switch_for
-from harness.launch.ledger import LAUNCH, NodeEnd, read_json, write_node_end
+from harness.launch.last_words import remove_pipes, switch_for
+from harness.launch.ledger import LAUNCH, NodeEnd, read_json, write_json, write_node_end
 from harness.launch.local import WORKER
 from harness.launch.machine import count_cores, count_gpus
 from harness.launch.workers import WorkerStart, run_workers
-from harness.parallel.environment import NodePlace, ProcessRanks, collectives_pipes, read_node, worker_environment
+from harness.parallel.environment import (
+    NodePlace,
+    ProcessRanks,
+    collectives_pipes,
+    node_name,
+    read_node,
+    worker_environment,
+)
 from harness.run_dir import RunDir
 
 CHECK = (sys.executable, "-u", "-W", "ignore", "-m", "harness.parallel.node_check")
@@ -36,21 +44,18 @@ def run_node(
 
     Raises:
         UsageError: The launch does not say how many workers a node has, or there are fewer GPUs than workers.
+        HarnessError: There are fewer, and the job shall get another node instead.
     """
     num_workers = (read_json(launch / LAUNCH) or {}).get("workers_per_node")
     if not isinstance(num_workers, int):
         raise UsageError(f"{launch / LAUNCH} does not say how many workers a node has; was the job begun?")
+    config = launch / "config.yaml"
+    settings = load_config(config).launch
     num_gpus = count_gpus()
     if 0 < num_gpus < num_workers:
-        raise UsageError(
-            f"{socket.gethostname()} offers {num_gpus} GPUs for {num_workers} workers; "
-            f"give `--gpus-per-node {num_gpus}`, or look for GPUs that are lost (`nvidia-smi`)"
-        )
-    config = launch / "config.yaml"
+        _refuse(launch, place, num_gpus, num_workers, take_another=settings.exclude_bad_nodes)
     training = (*worker_command, "--run-dir", str(run_dir.root), "--resume", "auto", "--config", str(config))
-    commands = (
-        [(*check_command, "--launch", str(launch)), training] if load_config(config).launch.check_nodes else [training]
-    )
+    commands = [(*check_command, "--launch", str(launch)), training] if settings.check_nodes else [training]
     kill_switch = switch_for(launch, pipes=collectives_pipes())
     code = EXIT_FINISHED
     for command in commands:
@@ -58,8 +63,18 @@ def run_node(
         code = run_workers(starts, kill_switch=kill_switch)
         if code != EXIT_FINISHED:
             break
+    remove_pipes(collectives_pipes(), range(place.index * num_workers, (place.index + 1) * num_workers))
     write_node_end(launch, place.index, NodeEnd(host=socket.gethostname(), exit_code=code))
     return code
+
+
+def _refuse(launch: Path, place: NodePlace, num_gpus: int, num_workers: int, *, take_another: bool) -> NoReturn:
+    """Says that this node has too few GPUs, and notes it where the job shall get another one."""
+    few = f"{node_name()} offers {num_gpus} GPUs for {num_workers} workers"
+    if take_another:
+        write_json(launch / f"bad_node_{place.index:05d}.json", {node_name(): [few]})
+        raise HarnessError(f"{few}; the job takes another node; look for GPUs that are lost there (`nvidia-smi`)")
+    raise UsageError(f"{few}; give `--gpus-per-node {num_gpus}`, or look for GPUs that are lost (`nvidia-smi`)")
 
 
 def _start(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import torch
 
+_DRIVER = Path("/sys/module/nvidia/version")
 _PRODUCT_ON_GPU = (4096, torch.bfloat16)
 _PRODUCT_ON_CPU = (256, torch.float32)
 """Side and type of the matrices that are multiplied to see how fast a device is: about 0.2 ms on an H100, 1 ms on a
@@ -43,6 +45,13 @@ def memory_gib(device: torch.device) -> float | None:
 def cuda_version(device: torch.device) -> str:
     """Version of CUDA that torch was built for; `none` on a CPU."""
     return str(torch.version.cuda) if device.type == "cuda" else "none"
+
+
+def driver_version(device: torch.device) -> str:
+    """Version of the GPU's driver on this machine; `none` on a CPU, or where the kernel does not tell."""
+    if device.type != "cuda" or not _DRIVER.is_file():
+        return "none"
+    return _DRIVER.read_text().strip()
 
 
 def synchronize(device: torch.device) -> None:

@@ -37,6 +37,7 @@ from harness.parallel.node_reports import (
     Fault,
     RankReport,
     exchange_rounds,
+    other_drivers,
     slow_groups,
     slow_nodes,
     to_exclude,
@@ -159,6 +160,7 @@ def _report(
         memory_gib=device.memory_gib(where),
         versions={name: _version(name) for name in _PACKAGES}
         | {"python": platform.python_version(), "cuda": device.cuda_version(where)},
+        driver=device.driver_version(where),
         clock_s=time.time(),
         sees_file=sees_file,
         compute_ms=round(device.compute_ms(where), 3),
@@ -238,8 +240,8 @@ def _publish(launch: Path, reports: Sequence[RankReport], say: Callable[[str], N
         taken = [report.all_reduce_ms[kind] for report in reports if kind in report.all_reduce_ms]
         speed = [report.gib_per_s[kind] for report in reports if kind in report.gib_per_s]
         say(f"  {kind}: all-reduce {min(taken):.1f} to {max(taken):.1f} ms, {min(speed):.2f} to {max(speed):.2f} GiB/s")
-    for slow in slow_nodes(reports) + slow_groups(reports):
-        say(f"warning: slow: {slow.text}")
+    for fault in other_drivers(reports) + slow_nodes(reports) + slow_groups(reports):
+        say(f"warning: {fault.text}")
 
 
 def _note_bad_nodes(launch: Path, faults: Sequence[Fault], num_nodes: int) -> None:

@@ -26,6 +26,8 @@ class RankReport:
     device: str
     memory_gib: float | None
     versions: dict[str, str]
+    driver: str
+    """Version of the GPU's driver. Nodes with different ones train together, but people should know."""
     clock_s: float
     """Seconds since 1970 at the same moment on all ranks, to within a few milliseconds."""
     sees_file: bool
@@ -103,6 +105,17 @@ def slow_groups(reports: Sequence[RankReport]) -> list[Fault]:
             times = [other.all_reduce_ms[kind] for other in reports if kind in other.all_reduce_ms]
             if _is_slow(taken, usual := statistics.median(times)):
                 yield f"takes {taken:.1f} ms for an all-reduce over its {kind} group, elsewhere it is {usual:.1f} ms"
+
+    return _faults(reports, problems)
+
+
+def other_drivers(reports: Sequence[RankReport]) -> list[Fault]:
+    """Nodes whose driver is not that of most."""
+    usual = statistics.mode(report.driver for report in reports)
+
+    def problems(report: RankReport) -> Iterator[str]:
+        if report.driver != usual:
+            yield f"has driver {report.driver}, others have {usual}"
 
     return _faults(reports, problems)
 

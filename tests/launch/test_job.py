@@ -134,8 +134,12 @@ def test_nodes_to_exclude_are_those_found_where_that_is_wanted(
     (folder / "config.yaml").write_text(
         config.replace("exclude_bad_nodes: false", f"exclude_bad_nodes: {json.dumps(is_wanted)}")
     )
-    (folder / "bad_nodes.json").write_text(json.dumps({"n2": ["slow"], "gpu-07.a_b": ["slow"], "x; rm": ["no name"]}))
+    (folder / "launch.json").write_text(json.dumps({"world_size": 32, "workers_per_node": 8}))
+    (folder / "bad_nodes.json").write_text(json.dumps({"n2": ["slow"], "x; rm": ["no name"]}))
+    (folder / "bad_node_00003.json").write_text(json.dumps({"gpu-07.a_b": ["lost a GPU"]}))
     assert bad_nodes(folder) == named
+    (folder / "bad_node_00004.json").write_text(json.dumps({"n4": ["lost a GPU"]}))
+    assert bad_nodes(folder) == []  # more than half of them
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.launch.last_words import collect, find_py_spy, stacks_path
+from harness.launch.last_words import collect, find_py_spy, remove_pipes, stacks_path
 
 WAITS = """
 import time
@@ -79,3 +79,6 @@ def test_ranks_are_asked_for_their_collectives_where_they_listen(tmp_path: Path)
     os.close(writer)
     os.close(reader)
     assert (tmp_path / "flight_recorder" / "rank_1").exists()
+    remove_pipes(pipes, range(4))
+    remove_pipes(None, range(4))
+    assert list(tmp_path.glob("*.pipe")) == []

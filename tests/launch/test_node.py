@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UsageError
+from harness.errors import HarnessError, UsageError
 from harness.launch import node
 from harness.launch.ledger import NodeEnd, node_ends
 from harness.launch.node import main, run_node
@@ -95,6 +95,20 @@ def test_a_node_that_lost_a_gpu_is_named(launch: Path, monkeypatch: pytest.Monke
     message = r"n2 offers 1 GPUs for 2 workers; give `--gpus-per-node 1`, or look for GPUs that are lost"
     with pytest.raises(UsageError, match=message):
         run_node(RunDir(launch / "run"), launch, SECOND)
+
+
+def test_a_node_that_lost_a_gpu_is_noted_where_the_job_shall_get_another(
+    launch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node, "count_gpus", lambda: 1)
+    monkeypatch.setenv("SLURMD_NODENAME", "n2")
+    settings = "launch: {check_nodes: false, exclude_bad_nodes: true}"
+    (launch / "config.yaml").write_text(CONFIG.replace("launch: {check_nodes: false}", settings))
+    with pytest.raises(HarnessError, match="n2 offers 1 GPUs for 2 workers; the job takes another node") as caught:
+        run_node(RunDir(launch / "run"), launch, SECOND)
+    assert caught.value.exit_code == 70
+    noted = json.loads((launch / "bad_node_00001.json").read_text())
+    assert noted == {"n2": ["n2 offers 1 GPUs for 2 workers"]}
 
 
 def test_a_launch_that_was_not_begun_is_told(launch: Path) -> None:

@@ -11,6 +11,7 @@ from harness.parallel.node_reports import (
     Fault,
     RankReport,
     exchange_rounds,
+    other_drivers,
     slow_groups,
     slow_nodes,
     to_exclude,
@@ -23,6 +24,7 @@ USUAL = RankReport(
     device="H100",
     memory_gib=80.0,
     versions={"torch": "2.9"},
+    driver="550.54",
     clock_s=1000.0,
     sees_file=True,
     compute_ms=0.2,
@@ -62,6 +64,12 @@ def test_what_is_unfit_is_told_by_host() -> None:
         "n3 (rank 3) computes on A100, others on H100",
         "n4 (rank 4) has a clock that is -7.0 s off",
     ]
+
+
+def test_another_driver_is_told_but_trains() -> None:
+    reports = [report(0), report(1, driver="535.10"), report(2)]
+    assert [fault.text for fault in other_drivers(reports)] == ["n1 (rank 1) has driver 535.10, others have 550.54"]
+    assert unfit(reports) == []
 
 
 def test_slow_groups_are_those_much_slower_than_their_like() -> None:
