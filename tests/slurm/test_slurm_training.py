@@ -23,7 +23,11 @@ ROOT = Path(__file__).parents[2]
 HARNESS = (sys.executable, "-m", "harness.cli")
 VOCAB_SIZE = 256
 TRAIN_STEPS = 80
+PATIENCE_S = 400.0
+"""Long enough for a machine with a dozen times as many processes as cores."""
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
+pytestmark = pytest.mark.timeout(900)
 
 CONFIG: dict[str, Any] = {
     "run": {"name": "small"},
@@ -70,20 +74,20 @@ class TrainingJob:
     def wait_for_steps(self, count: int) -> None:
         """Waits until so many more steps are done."""
         goal = self.last_step() + count
-        self.cluster.wait_for(lambda: self.last_step() >= goal, timeout_s=150, what=f"step {goal}")
+        self.cluster.wait_for(lambda: self.last_step() >= goal, timeout_s=PATIENCE_S, what=f"step {goal}")
 
     def wait_for_exit(self, code: int, min_step: int) -> None:
         """Waits until a launch has left with that exit code, at that step or later."""
         self.cluster.wait_for(
             lambda: any(exit["exit_code"] == code and exit["step"] >= min_step for exit in self.events("exit")),
-            timeout_s=240,
+            timeout_s=PATIENCE_S,
             what=f"a launch leaves with {code} after step {min_step}",
         )
 
     def finish(self) -> dict[str, str]:
         """Waits for the end of the job, and returns its fields."""
         job = self.cluster.job
-        self.cluster.wait_for(lambda: job(self.job_id)["JobState"] in OVER, timeout_s=240, what="the job ends")
+        self.cluster.wait_for(lambda: job(self.job_id)["JobState"] in OVER, timeout_s=PATIENCE_S, what="the job ends")
         return dict(job(self.job_id))
 
     def processes(self, node: int) -> list[int]:
@@ -234,7 +238,7 @@ def test_a_rank_that_hangs_is_named_and_the_watcher_has_the_launch_killed(
     hanging = job.worker(node=1)
     os.kill(hanging, signal.SIGSTOP)
     named = f"(process {hanging})"
-    cluster.wait_for(lambda: named in harness(site, "diagnose", "hung"), timeout_s=90, what="the rank is named")
+    cluster.wait_for(lambda: named in harness(site, "diagnose", "hung"), timeout_s=PATIENCE_S, what="the rank is named")
     (line,) = [line for line in harness(site, "diagnose", "hung").splitlines() if named in line]
     assert line.startswith("quiet for ")
     assert "rank 1 on " in line
