@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import io
 import multiprocessing
 import queue
 import re
@@ -19,10 +20,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
 from harness.checkpoint.complete import incompleteness
+from harness.checkpoint.metadata_pickle import UnpicklingError
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives, cpu
 
@@ -31,7 +35,7 @@ cpu.prepare()
 from megatron.core import dist_checkpointing  # noqa: E402 (the CPU must be prepared first)
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import common, filesystem_async  # noqa: E402
-from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy  # noqa: E402
+from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner, TorchDistSaveShardedStrategy  # noqa: E402
 from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
 
 _FORMAT = ("torch_dist", 1)
@@ -54,7 +58,7 @@ def save(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
     Raises:
         SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
     """
-    _complete_parameters(chunks)
+    complete_parameters(chunks)
     state = _sharded_state(chunks, optimizer, is_loading=False)
     # Results of writers that we wait for need no queue between processes, which is a process to start and to lose.
     filesystem_async._results_queue = queue.Queue()
@@ -66,7 +70,7 @@ def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  
 
     Every rank must call it.
     """
-    _complete_parameters(chunks)
+    complete_parameters(chunks)
     results = _Results()
     filesystem_async._results_queue = results
     strategy = _Strategy()
@@ -148,7 +152,11 @@ def load_weights(directory: Path, chunks: list[Any]) -> None:
 def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) -> dict[str, Any]:
     """What the checkpoint has for the state; entries of the checkpoint may stay unused if they begin with `unused`."""
     strict = StrictHandling.RETURN_ALL
-    loaded, without_place, absent = dist_checkpointing.load(state, str(directory), strict=strict)
+    try:
+        loaded, without_place, absent = dist_checkpointing.load(state, str(directory), strict=strict)
+    except CheckpointException as failed:  # raised on every rank; only the first knows of whom
+        causes = (f"rank {rank}: {_cause(error)}" for rank, (error, _) in sorted(failed.failures.items()))
+        raise CheckpointError(f"{directory} cannot be loaded: {'; '.join(causes) or 'see rank 0'}.") from failed
     lacking = sorted(key for key in absent if "_extra_state" not in key)
     if lacking:
         raise CheckpointError(
@@ -173,8 +181,11 @@ def _fill(directory: Path, chunks: list[Any], loaded: dict[str, Any]) -> None:
             raise CheckpointError(f"{directory} does not fit the model: {unknown[:5]}.")
 
 
-def _complete_parameters(chunks: list[Any]) -> None:
-    """Gathers the parameters that other ranks have updated, where the next forward pass would have done it."""
+def complete_parameters(chunks: list[Any]) -> None:
+    """Gathers the parameters that other ranks have updated, where the next forward pass would have done it.
+
+    Every rank must call it.
+    """
     for chunk in chunks:
         if chunk.ddp_config.overlap_param_gather:
             chunk.start_param_sync(force_sync=True)
@@ -195,6 +206,29 @@ def _sharded_state(chunks: list[Any], optimizer: Any, *, is_loading: bool) -> di
     state = _model_state(chunks)
     state["optimizer"] = optimizer.sharded_state_dict(dict(state), is_loading=is_loading, metadata=dict(_SHARDING))
     return state
+
+
+def _load_object(planner: Any, item: Any, content: io.BytesIO) -> None:  # noqa: ANN401 (torch's types)
+    """Takes an object out of a shard as torch's planner does, which would run whatever the object's pickle names.
+
+    So it is read before with torch's allow-list, which megatron-core has completed with its own harmless classes.
+
+    Raises:
+        CheckpointError: It names something else.
+    """
+    try:
+        torch.load(content, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        name = item.dest_index.fqn
+        raise CheckpointError(
+            f"the object {name!r} in a shard is no part of a checkpoint: {str(error).splitlines()[0][:200]}. Nothing "
+            "of it was run. Do not use this checkpoint before you know who wrote it"
+        ) from None
+    content.seek(0)
+    DefaultLoadPlanner.load_bytes(planner, item, content)
+
+
+MCoreLoadPlanner.load_bytes = _load_object
 
 
 class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron has no types

@@ -17,6 +17,8 @@ from harness.checkpoint.durable import open_regular
 from harness.errors import CheckpointError
 
 METADATA_NAME = ".metadata"
+UnpicklingError = pickle.UnpicklingError
+"""What torch raises where its own allow-list ends the reading of an object."""
 MAX_METADATA_BYTES = 2 * 1024**3
 """A larger file is refused: one of 16,384 ranks and 1,000 tensors has less."""
 
