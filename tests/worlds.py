@@ -23,6 +23,30 @@ def train(rank: int, world_size: int, init_method: str, config: Config, run_dir:
     return main(config, RunDir(run_dir), resume, world)
 
 
+def train_and_return(
+    rank: int, world_size: int, init_method: str, config: Config, run_dir: Path, at_step: int, request: dict[str, Any]
+) -> int:
+    """A whole launch that is ordered to roll back when it has recorded a step; the exit code."""
+    import json
+
+    from harness.metrics import recorder
+    from harness.run_dir import RunDir
+
+    original = recorder.Recorder.step
+
+    def step(self: recorder.Recorder, record: Any) -> None:
+        original(self, record)
+        if (record.attempt, record.step) == (0, at_step):
+            order = {"kind": "rollback", **request}
+            (RunDir(run_dir).signals / "back.json").write_text(json.dumps(order))
+
+    recorder.Recorder.step = step  # type: ignore[method-assign]
+    try:
+        return train(rank, world_size, init_method, config, run_dir, "never")
+    finally:
+        recorder.Recorder.step = original  # type: ignore[method-assign]
+
+
 def steps(
     rank: int, world_size: int, init_method: str, config: Config, run_dir: Path, num_steps: int
 ) -> list[tuple[float, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -117,6 +117,33 @@ class Optimizer:
                     totals += torch.stack([state[name].double().square().sum() for name in names])
         collectives.sum_over(totals)
         return {name: math.sqrt(value) for name, value in zip(names, totals.tolist(), strict=True)}
+
+    def tensors(self) -> Iterator[torch.Tensor]:
+        """What this rank keeps of the optimizer's state: the weights that it updates, and their moments.
+
+        Moments that no update has made yet are made here, of zeros, as an update would.
+        """
+        for part in self._parts():
+            for group in part.optimizer.param_groups:
+                for parameter in group["params"]:
+                    state = part.optimizer.state[parameter]
+                    for name in _MOMENTS:
+                        if name not in state:
+                            state[name] = torch.zeros_like(parameter)
+                    yield parameter
+                    yield from (state[name] for name in sorted(state) if isinstance(state[name], torch.Tensor))
+
+    def steps(self) -> tuple[int, ...]:
+        """Updates that each parameter group has counted, for the correction of the moments' bias."""
+        return tuple(int(group.get("step", 0)) for group in self._groups())
+
+    def set_steps(self, steps: Sequence[int]) -> None:
+        """Sets what `steps` gave."""
+        for group, step in zip(self._groups(), steps, strict=True):
+            group["step"] = step
+
+    def _groups(self) -> list[dict[str, Any]]:
+        return [group for part in self._parts() for group in part.optimizer.param_groups]
 
     def _make_moments_of_frozen(self) -> None:
         """Moments of zero where an update would have made them: a checkpoint holds those of every parameter."""

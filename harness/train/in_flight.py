@@ -38,11 +38,16 @@ class InFlight:
     """Seconds for which training waited for saves since the last record."""
     save_s: float = 0.0
     """Seconds that the last save took, if it ended since the last record."""
+    num_failed_saves: int = 0
+    """Saves that failed since one succeeded."""
+    snapshot_s: float = 0.0
+    """Seconds for which training waited for snapshots since the last record."""
 
     def take_metrics(self) -> dict[str, float]:
         """What to record with the next step."""
-        found = {names.SAVE_STALL_S: self.stall_s, names.SAVE_S: self.save_s}
-        self.stall_s = self.save_s = 0.0
+        found = {names.SAVE_STALL_S: self.stall_s, names.SAVE_S: self.save_s, names.SNAPSHOT_S: self.snapshot_s}
+        found[names.FAILED_SAVES] = self.num_failed_saves
+        self.stall_s = self.save_s = self.snapshot_s = 0.0
         return {name: round(value, 4) for name, value in found.items() if value}
 
     def discard(self) -> None:

@@ -18,6 +18,7 @@ from harness.train.report import leave, record
 from harness.train.rescue import await_rescue
 from harness.train.rollback import roll_back
 from harness.train.run import Run
+from harness.train.snapshots import take_snapshot
 from harness.train.state import TrainState
 from harness.train.step import take_step
 from harness.train.world import World
@@ -64,6 +65,7 @@ def train(run: Run, state: TrainState) -> int:
             orders += evaluation.orders
             decision = decide(run.milestones, state, orders)
         record(run, state, result, evaluation)
+        take_snapshot(run, state, finite=result.finite)
         if not result.finite:
             rescue = await_rescue(run, state, orders)
             decision, orders = rescue.decision, rescue.orders

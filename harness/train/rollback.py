@@ -21,6 +21,7 @@ from harness.train.phases import take
 from harness.train.restored import require_restored
 from harness.train.run import Run
 from harness.train.saving import save
+from harness.train.snapshots import restore_snapshot
 from harness.train.state import TrainState
 
 
@@ -51,11 +52,11 @@ def roll_back(run: Run, state: TrainState, order: Order) -> TrainState:
         _say(run, state, "rollback-done", f"the rollback by {order.source} was carried out before", order=order.source)
         return state
     if way.target is None:
-        text = f"warning: the rollback by {order.source} was not carried out: {way.problem}"
-        _say(run, state, "rollback-refused", text, order=order.source, reason=way.problem)
-        return state
+        return _refused(run, state, order, way.problem)
     rolled_back = _returned(run, state, way.target, order, request)
-    checkpoint_files.load(way.target.path, run.pipeline.chunks, run.optimizer.megatron)
+    from_memory = restore_snapshot(run, way.target.manifest)
+    if not from_memory and (problem := _load(run, way.target)) is not None:
+        return _refused(run, state, order, problem)
     require_restored(run, rolled_back.step, way.target.manifest.optimizer_norms)
     rolled_back = save(run, rolled_back)
     if run.ranks.is_writer and rolled_back.is_saved:
@@ -70,8 +71,15 @@ def roll_back(run: Run, state: TrainState, order: Order) -> TrainState:
         from_step=state.step,
         from_attempt=state.attempt,
         skip_windows=rolled_back.cursor.skip_windows,
+        from_memory=from_memory,
     )
     return rolled_back
+
+
+def _refused(run: Run, state: TrainState, order: Order, problem: str | None) -> TrainState:
+    text = f"warning: the rollback by {order.source} was not carried out: {problem}"
+    _say(run, state, "rollback-refused", text, order=order.source, reason=problem)
+    return state
 
 
 def _find_way(run: Run, state: TrainState, order: Order, request: RollbackRequest) -> _Way:
@@ -84,11 +92,25 @@ def _find_way(run: Run, state: TrainState, order: Order, request: RollbackReques
         return _Way(was_done=True)
     try:
         target = rollback_target(entries, state.saved, Target(to_step=request.to_step, before_step=request.before_step))
-        verify_before_load(target.path, deep=True)
-        problem = index_problem(target.path)
     except CheckpointError as error:
         return _Way(problem=str(error))
-    return _Way(problem=problem) if problem else _Way(target=target)
+    return _Way(target=target)
+
+
+def _load(run: Run, target: Checkpoint) -> str | None:
+    """Loads the target from the shared store, or says why not. Every rank must call it, and hears the same."""
+    problem = collectives.from_rank_0(_problem_of(run, target) if run.ranks.is_writer else None)
+    if problem is None:
+        checkpoint_files.load(target.path, run.pipeline.chunks, run.optimizer.megatron)
+    return problem
+
+
+def _problem_of(run: Run, target: Checkpoint) -> str | None:
+    try:
+        verify_before_load(target.path, deep=True, key=run.store.key)
+    except CheckpointError as error:
+        return str(error)
+    return index_problem(target.path)
 
 
 def _returned(run: Run, state: TrainState, target: Checkpoint, order: Order, request: RollbackRequest) -> TrainState:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -20,6 +20,7 @@ from harness.train.evaluate import HeldOut
 from harness.train.in_flight import InFlight
 from harness.train.mcore import Pipeline
 from harness.train.orders import Orders
+from harness.train.snapshots import Snapshots
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class Run:
     heartbeat: Heartbeat
     in_flight: InFlight
     """The save that is under way, if there is one."""
+    snapshots: Snapshots = field(default_factory=Snapshots)
+    """Earlier states in the memory of the host."""
 
     @property
     def channels(self) -> tuple[str, ...]:

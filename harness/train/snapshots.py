@@ -1,0 +1,98 @@
+"""The state of every so many steps kept in the memory of the host, so that a rollback need not read the shared store.
+
+Every rank keeps what it holds of the model and the optimizer, bit for bit as it is. A snapshot serves a rollback to the
+checkpoint of its step: the order, its target and its bookkeeping are those of any rollback, and only the bytes come
+from nearer by. Where a rank has none of that step, all load the checkpoint. Nothing depends on a snapshot, so a crash
+in the middle of a rollback finds the same target on disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.checkpoint.manifest import Manifest
+from harness.checkpoint.mcore import complete_parameters
+from harness.parallel import collectives
+
+if TYPE_CHECKING:
+    from harness.train.run import Run
+    from harness.train.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What one rank held behind a step."""
+
+    step: int
+    attempt: int
+    tensors: tuple[torch.Tensor, ...]
+    """Copies in the host's memory, in the order of `_live`."""
+    optimizer_steps: tuple[int, ...]
+    """Updates that each parameter group of the optimizer has counted."""
+
+
+@dataclass(kw_only=True)
+class Snapshots:
+    """The newest snapshots of this rank, the oldest first."""
+
+    kept: deque[Snapshot] = field(default_factory=deque)
+
+    def of(self, manifest: Manifest) -> Snapshot | None:
+        """The one of the state that a checkpoint holds: attempts grow whenever a step is done again."""
+        found = (each for each in self.kept if (each.step, each.attempt) == (manifest.step, manifest.attempt))
+        return next(found, None)
+
+
+def take_snapshot(run: Run, state: TrainState, *, finite: bool) -> None:
+    """Copies the state behind a step, if one is due. Every rank must call it, and the state must have been reached.
+
+    Costs the time of a copy to the host. A state that is not finite is never kept.
+    """
+    settings = run.config.checkpoint
+    if settings.snapshot_every_steps is None or state.step % settings.snapshot_every_steps or not finite:
+        return
+    started_s = time.perf_counter()
+    kept = run.snapshots.kept
+    while len(kept) >= settings.snapshots_kept:  # before the copy: never more memory than was asked for
+        kept.popleft()
+    complete_parameters(run.pipeline.chunks)
+    tensors = tuple(tensor.detach().to("cpu", copy=True) for tensor in _live(run))
+    steps = run.optimizer.steps()
+    kept.append(Snapshot(step=state.step, attempt=state.attempt, tensors=tensors, optimizer_steps=steps))
+    run.in_flight.snapshot_s += time.perf_counter() - started_s
+
+
+def restore_snapshot(run: Run, manifest: Manifest) -> bool:
+    """Puts the model and the optimizer back into the state that a checkpoint holds, if every rank has a snapshot of it.
+
+    Every rank must call it, and hears the same. Without one nothing is touched.
+    """
+    found = run.snapshots.of(manifest)
+    live = tuple(_live(run))
+    fits = found is not None and [_form(one) for one in found.tensors] == [_form(one) for one in live]
+    if not all(collectives.gathered(fits)):
+        return False
+    assert found is not None, "this rank has said that it has one"
+    with torch.no_grad():
+        for tensor, copy in zip(live, found.tensors, strict=True):
+            tensor.copy_(copy)
+    run.optimizer.set_steps(found.optimizer_steps)
+    return True
+
+
+def _live(run: Run) -> Iterator[torch.Tensor]:
+    """Everything that a checkpoint of this rank's share would hold, as the tensors that training works on."""
+    for chunk in run.pipeline.chunks:
+        yield from chunk.module.parameters()
+        yield from chunk.module.buffers()
+    yield from run.optimizer.tensors()
+
+
+def _form(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype
