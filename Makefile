@@ -65,6 +65,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.tokenize
 	$(BIN)/python -m benchmarks.conversion
 	$(BIN)/python -m benchmarks.detector
+	$(BIN)/python -m benchmarks.checkpoints
 
 clean:
 	rm -rf .venv .venv-* .demo runs/tiny

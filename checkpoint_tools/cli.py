@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.checkpoint.key_option import require_signed, signature_key_option
 from harness.errors import EXIT_BAD_DATA, UsageError
 
 if TYPE_CHECKING:
@@ -43,7 +44,14 @@ def convert() -> None:
 @click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Files written at once.")
 @click.option("--proof-layers", type=click.IntRange(min=1), help="Compare the first so many layers only.")
 @click.option("--sample", metavar="PROMPT", help="Let the converted model write on after PROMPT, at the end.")
-def to_hf(checkpoint: Path, out: Path, sample: str | None, **options: Any) -> None:  # noqa: ANN401
+@signature_key_option
+def to_hf(
+    checkpoint: Path,
+    out: Path,
+    sample: str | None,
+    key_file: Path | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
     """Convert CHECKPOINT into a Hugging Face model's folder OUT.
 
     The architecture comes from the checkpoint. OUT is there only after the proof: every tensor written once, shapes as
@@ -61,6 +69,7 @@ def to_hf(checkpoint: Path, out: Path, sample: str | None, **options: Any) -> No
     from checkpoint_tools.to_hf import convert as run
     from harness.progress import shown
 
+    require_signed([checkpoint], key_file)
     dtype, size, workers = (options.pop(name) for name in ("dtype", "max_shard_size", "workers"))
     job = ToHf(
         checkpoint=checkpoint,
@@ -119,7 +128,8 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
 @click.argument("checkpoints", nargs=-1, required=True, type=_PATH)
 @click.argument("out", type=_PATH)
 @click.option("--hashes/--no-hashes", default=True, show_default=True, help="Verify the content of every file first.")
-def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool) -> None:
+@signature_key_option
+def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool, key_file: Path | None) -> None:
     """Write the mean of several CHECKPOINTS of one model into a run directory OUT.
 
     \b
@@ -130,6 +140,7 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool) -> None:
     from checkpoint_tools.average import average as run
     from harness.progress import shown
 
+    require_signed(checkpoints, key_file)
     click.echo(f"mean of {len(checkpoints)} checkpoints: {run(checkpoints, out, shown, hashes=hashes)}")
 
 
@@ -137,7 +148,8 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool) -> None:
 @click.argument("a", type=_PATH)
 @click.argument("b", type=_PATH)
 @click.option("--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference.")
-def check(a: Path, b: Path, tolerance: float) -> int:
+@signature_key_option
+def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
     """Compare two models tensor by tensor; each is a checkpoint or a Hugging Face model's folder.
 
     Leaves with 0 if they are the same, with 65 if they differ.
@@ -148,6 +160,7 @@ def check(a: Path, b: Path, tolerance: float) -> int:
     """
     from checkpoint_tools.compare_models import differences, open_either
 
+    require_signed((path for path in (a, b) if (path / "manifest.json").exists()), key_file)
     one, other = open_either(a), open_either(b)
     found = differences(one, other, tolerance=tolerance)
     for difference in found:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from checkpoint_tools.model_folder import difference_text, inspected, inspected_text, is_model_folder
+from harness.checkpoint.key_option import key_of_checkpoint, signature_key_option
 from harness.checkpoint.manifest import Manifest
 from harness.checkpoint.text import size_text, table
 from harness.checkpoint.verify import verify_before_load
@@ -26,8 +27,9 @@ _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for
 
 @click.command()
 @click.argument("checkpoint", type=_PATH)
+@signature_key_option
 @_AS_JSON
-def inspect(checkpoint: Path, as_json: bool) -> None:
+def inspect(checkpoint: Path, key_file: Path | None, as_json: bool) -> None:
     """Show what is in CHECKPOINT: where it comes from, its layout, its place in the data, and every tensor.
 
     Reads the manifest and the index, not the tensors; needs no GPU and none of the ranks that wrote it. The folder of a
@@ -45,7 +47,7 @@ def inspect(checkpoint: Path, as_json: bool) -> None:
     if is_model_folder(checkpoint):
         click.echo(json.dumps(inspected(checkpoint), indent=2) if as_json else inspected_text(checkpoint))
         return
-    manifest = verify_before_load(checkpoint)
+    manifest = verify_before_load(checkpoint, key=key_of_checkpoint(checkpoint, key_file))
     index = read_index(checkpoint)
     tensors: dict[str, dict[str, Any]] = {
         name: {
@@ -74,8 +76,11 @@ def inspect(checkpoint: Path, as_json: bool) -> None:
 @click.argument("second", type=_PATH)
 @click.option("--all", "show_all", is_flag=True, help="Also list the tensors that are equal.")
 @click.option("--deep", is_flag=True, help="Verify the content of all files first, not only sizes and small files.")
+@signature_key_option
 @_AS_JSON
-def diff(first: Path, second: Path, show_all: bool, deep: bool, as_json: bool) -> int:
+def diff(  # noqa: PLR0913 (one argument per option)
+    first: Path, second: Path, show_all: bool, deep: bool, key_file: Path | None, as_json: bool
+) -> int:
     """Compare every tensor of two checkpoints, weights and optimizer state, whatever their layouts.
 
     Equal means every bit. Leaves with 0 if all are equal and with 1 if anything differs. Tensors are read one chunk
@@ -97,7 +102,7 @@ def diff(first: Path, second: Path, show_all: bool, deep: bool, as_json: bool) -
         click.echo(text)
         return EXIT_DIFFERENT if num_different else 0
     for path in (first, second):
-        verify_before_load(path, deep=deep)
+        verify_before_load(path, deep=deep, key=key_of_checkpoint(path, key_file))
     total = sum(map(num_bytes, read_index(first).values()))
     with shown("comparing", total) as progress:
         found = list(compare(first, second, progress=progress))

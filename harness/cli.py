@@ -106,6 +106,7 @@ class CheckpointGroup(VerbGroup):
         "diff": "checkpoint_tools.compare_cli:diff",
         "pin": "harness.checkpoint.cli:pin",
         "unpin": "harness.checkpoint.cli:unpin",
+        "sign": "harness.checkpoint.cli:sign",
         "prune": "harness.checkpoint.cli:prune",
     }
 

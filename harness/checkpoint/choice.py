@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint, Entry, entries_in, newest_first
 from harness.checkpoint.manifest import Health
+from harness.checkpoint.signature import SigningKey
 from harness.checkpoint.verify import verify
 from harness.errors import CheckpointError
 
@@ -40,12 +41,13 @@ def choose(
     deep: bool = False,
     healths: Collection[Health] = CLEAN_ONLY,
     inspect: Inspect | None = None,
+    key: SigningKey | None = None,
 ) -> Choice:
     """The newest checkpoint in a folder that verifies and has one of `healths`; abandoned ones are never taken.
 
     Newest is the one of the latest attempt, then of the highest step. `auto` starts anew only where there are no
     checkpoints, or abandoned ones only: to lose all progress is for a person to order. `never` looks at nothing.
-    `inspect` may object to what verifies.
+    `inspect` may object to what verifies. With a key, only what it has signed verifies.
 
     Raises:
         CheckpointError: `must` found none, or `auto` found some of which none can be used. Lists all with reasons.
@@ -54,8 +56,8 @@ def choose(
         return Choice(entry=None, passed_over=())
     passed_over: list[PassedOver] = []
     progress_would_be_lost = False
-    for entry in newest_first(entries_in(folder)):
-        objection = _objection(entry, deep, healths)
+    for entry in newest_first(entries_in(folder, key)):
+        objection = _objection(entry, deep, healths, key)
         if objection is None and inspect is not None:
             objection = inspect(entry.path)
         if objection is None and isinstance(entry, Checkpoint):
@@ -67,13 +69,13 @@ def choose(
     return Choice(entry=None, passed_over=tuple(passed_over))
 
 
-def _objection(entry: Entry, deep: bool, healths: Collection[Health]) -> str | None:
+def _objection(entry: Entry, deep: bool, healths: Collection[Health], key: SigningKey | None) -> str | None:
     if isinstance(entry, BrokenCheckpoint):
         return entry.problem
     health = entry.manifest.health
     if health == "abandoned" or health not in healths:
         return f"it is {health}"
-    problems = verify(entry.path, deep)
+    problems = verify(entry.path, deep, key=key)
     shown = problems[:3] + ([f"{len(problems) - 3} more problems"] if len(problems) > 3 else [])
     return "; ".join(shown) or None
 

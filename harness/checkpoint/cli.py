@@ -1,10 +1,9 @@
-"""The verbs of `harness checkpoint` that need neither torch nor Megatron: list, verify, pin, unpin, prune."""
+"""The verbs of `harness checkpoint` that need neither torch nor Megatron: list, verify, pin, unpin, prune, sign."""
 # ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -15,11 +14,15 @@ import click
 
 from harness.checkpoint.contents import Progress
 from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint, Entry
+from harness.checkpoint.key_option import key_of_checkpoint, key_of_run, signature_key_option
+from harness.checkpoint.references import before_steps, evidence_steps
 from harness.checkpoint.retention import RetentionPolicy, to_delete
 from harness.checkpoint.store import CheckpointStore
 from harness.checkpoint.text import age_text, size_text, table
+from harness.checkpoint.verify import sign as sign_checkpoint
 from harness.checkpoint.verify import verify as problems_of
 from harness.errors import EXIT_BAD_DATA, CheckpointError, UsageError
+from harness.progress import shown
 from harness.run_dir import RunDir
 from harness.signals.lock import RunLock
 
@@ -29,8 +32,9 @@ AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for 
 
 @click.command("list")
 @RUN_DIR
+@signature_key_option
 @AS_JSON
-def list_checkpoints(run_dir: Path, as_json: bool) -> None:
+def list_checkpoints(run_dir: Path, key_file: Path | None, as_json: bool) -> None:
     """List the checkpoints of RUN_DIR: step, attempt, health, parent, size, age.
 
     Reads manifests, not files: use `harness checkpoint verify` to know whether the files are right.
@@ -39,7 +43,8 @@ def list_checkpoints(run_dir: Path, as_json: bool) -> None:
     Example:
       harness checkpoint list runs/tiny
     """
-    rows = [_row(entry) for entry in _entries(run_dir)]
+    run = _run(run_dir)
+    rows = [_row(entry) for entry in CheckpointStore(run, key=key_of_run(run, key_file)).list()]
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -50,8 +55,9 @@ def list_checkpoints(run_dir: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--deep", is_flag=True, help="Hash every file (reads all bytes), not only compare sizes.")
+@signature_key_option
 @AS_JSON
-def verify(paths: tuple[Path, ...], deep: bool, as_json: bool) -> int:
+def verify(paths: tuple[Path, ...], deep: bool, key_file: Path | None, as_json: bool) -> int:
     """Check that checkpoints are what their manifests say.
 
     PATHS are checkpoint folders, or run directories (all their checkpoints). Leaves with 65 if one is not sound.
@@ -64,7 +70,7 @@ def verify(paths: tuple[Path, ...], deep: bool, as_json: bool) -> int:
     found: dict[str, list[str]] = {}
     for folder in _folders(paths):
         with _progress(folder, deep) as advance:
-            found[str(folder)] = problems_of(folder, deep, progress=advance)
+            found[str(folder)] = problems_of(folder, deep, key=key_of_checkpoint(folder, key_file), progress=advance)
         if not as_json:
             click.echo(f"{folder}: {'sound' if not found[str(folder)] else '; '.join(found[str(folder)])}")
     if as_json:
@@ -74,28 +80,52 @@ def verify(paths: tuple[Path, ...], deep: bool, as_json: bool) -> int:
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-def pin(checkpoint: Path) -> None:
+@signature_key_option
+def pin(checkpoint: Path, key_file: Path | None) -> None:
     """Keep CHECKPOINT whatever the retention says.
 
     \b
     Example:
       harness checkpoint pin runs/tiny/checkpoints/step_0000300
     """
-    _amend(checkpoint, pinned=True)
+    _amend(checkpoint, key_file, pinned=True)
     click.echo(f"pinned: {checkpoint}")
 
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
-def unpin(checkpoint: Path) -> None:
+@signature_key_option
+def unpin(checkpoint: Path, key_file: Path | None) -> None:
     """Let the retention decide about CHECKPOINT again.
 
     \b
     Example:
       harness checkpoint unpin runs/tiny/checkpoints/step_0000300
     """
-    _amend(checkpoint, pinned=False)
+    _amend(checkpoint, key_file, pinned=False)
     click.echo(f"no longer pinned: {checkpoint}")
+
+
+@click.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@signature_key_option
+def sign(checkpoints: tuple[Path, ...], key_file: Path | None) -> None:
+    """Sign CHECKPOINTS that were saved or converted without a key, after hashing every file.
+
+    From then on they are taken where `checkpoint.signature_key_file` asks for signatures. Sign only what you trust: who
+    could change the files until now could also change their hashes.
+
+    \b
+    Example:
+      harness checkpoint sign runs/tiny/checkpoints/step_0000300 --signature-key-file ~/.harness-key
+    """
+    for checkpoint in checkpoints:
+        key = key_of_checkpoint(checkpoint, key_file)
+        if key is None:
+            raise UsageError("there is no key to sign with: give --signature-key-file")
+        with _progress(checkpoint, deep=True) as advance:
+            sign_checkpoint(checkpoint, key, progress=advance)
+        click.echo(f"signed: {checkpoint}")
 
 
 @click.command()
@@ -103,10 +133,12 @@ def unpin(checkpoint: Path) -> None:
 @click.option("--keep-last", type=click.IntRange(min=1), required=True, help="The newest so many stay.")
 @click.option("--keep-every-steps", type=click.IntRange(min=1), help="Those of every so many steps stay for good.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
-def prune(run_dir: Path, keep_last: int, keep_every_steps: int | None, dry_run: bool) -> None:
+@signature_key_option
+def prune(run_dir: Path, keep_last: int, keep_every_steps: int | None, dry_run: bool, key_file: Path | None) -> None:
     """Remove old checkpoints of RUN_DIR; nobody may train there meanwhile.
 
-    Pinned ones and the newest clean one always stay, and nothing is removed unless the newest one that stays is sound.
+    Pinned ones, the newest clean one, and those that evidence refers to always stay, and nothing is removed unless the
+    newest one that stays is sound.
 
     \b
     Examples:
@@ -115,20 +147,21 @@ def prune(run_dir: Path, keep_last: int, keep_every_steps: int | None, dry_run: 
     """
     policy = RetentionPolicy(keep_last=keep_last, keep_every_steps=keep_every_steps)
     run = _run(run_dir)
+    key = key_of_run(run, key_file)
     if dry_run:
-        _prune(CheckpointStore(run), policy, dry_run=True)
+        _prune(CheckpointStore(run, key=key), policy, dry_run=True)
         return
     with RunLock(run) as lock:
-        _prune(CheckpointStore(run, lock.fence), policy, dry_run=False)
+        _prune(CheckpointStore(run, lock.fence, key), policy, dry_run=False)
 
 
 def _prune(store: CheckpointStore, policy: RetentionPolicy, *, dry_run: bool) -> None:
     entries = store.list()
-    doomed = to_delete(entries, policy)
+    doomed = to_delete(entries, policy, before_steps(entries, evidence_steps(store.run_dir)))
     kept = [entry for entry in entries if entry not in doomed and isinstance(entry, Checkpoint)]
     if doomed and kept:
         newest = max(kept, key=lambda entry: (entry.manifest.attempt, entry.step, entry.copy))
-        if problems := problems_of(newest.path):
+        if problems := problems_of(newest.path, key=store.key):
             raise CheckpointError(
                 f"nothing was removed, because {newest.path}, the newest that would stay, is not sound: "
                 f"{'; '.join(problems[:3])}. Remove or restore it first."
@@ -149,10 +182,6 @@ def _run(run_dir: Path) -> RunDir:
     return RunDir(run_dir)
 
 
-def _entries(run_dir: Path) -> list[Entry]:
-    return CheckpointStore(_run(run_dir)).list()
-
-
 def _folders(paths: Sequence[Path]) -> Iterable[Path]:
     for path in paths:
         if RunDir(path).checkpoints.is_dir():
@@ -163,13 +192,18 @@ def _folders(paths: Sequence[Path]) -> Iterable[Path]:
             raise UsageError(f"{path} does not exist. Name checkpoint folders or run directories.")
 
 
-def _amend(checkpoint: Path, *, pinned: bool) -> None:
+def _amend(checkpoint: Path, key_file: Path | None, *, pinned: bool) -> None:
     run = RunDir(checkpoint.absolute().parent.parent)
-    store = CheckpointStore(run)
+    store = CheckpointStore(run, key=key_of_run(run, key_file))
     for entry in store.list():
-        if entry.path.name == checkpoint.name and isinstance(entry, Checkpoint):
-            store.amend(entry, pinned=pinned)
-            return
+        if entry.path.name != checkpoint.name:
+            continue
+        if isinstance(entry, BrokenCheckpoint):
+            raise CheckpointError(f"{checkpoint} was not changed: {entry.problem}")
+        if entry.manifest.signature is not None and store.key is None:
+            raise UsageError(f"{checkpoint} is signed, and would not be any more: give --signature-key-file")
+        store.amend(entry, pinned=pinned)
+        return
     raise UsageError(f"{checkpoint} is no checkpoint of a run. List them: harness checkpoint list {run.root}")
 
 
@@ -207,15 +241,10 @@ def _bytes(entry: Entry) -> int:
 
 @contextmanager
 def _progress(folder: Path, deep: bool) -> Iterator[Progress | None]:
-    """A bar of the bytes hashed, on a terminal; nothing in a log, where the result is what counts."""
-    if not (deep and sys.stdout.isatty()):
+    """How many of the bytes are hashed: a bar on a terminal, a line now and then in a log."""
+    if not deep:
         yield None
         return
-    from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
-    from rich.progress import Progress as Bar
-
     total = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    columns = (folder.name, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Bar(*columns, transient=True) as bar:
-        task = bar.add_task(folder.name, total=total)
-        yield lambda count: bar.advance(task, count)
+    with shown(folder.name, total) as advance:
+        yield advance

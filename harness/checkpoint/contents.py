@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 import threading
@@ -65,9 +66,14 @@ def _kind(mode: int) -> str:
 
 
 def file_records(
-    folder: Path, names: Collection[str], *, sync: bool = False, progress: Progress | None = None
+    folder: Path,
+    names: Collection[str],
+    *,
+    sync: bool = False,
+    with_sha256: bool = False,
+    progress: Progress | None = None,
 ) -> dict[str, FileRecord]:
-    """Size and hash of each named file, read in parallel; with `sync` each file is fsynced before it is read.
+    """Size and hashes of each named file, read in parallel; with `sync` each file is fsynced before it is read.
 
     Raises:
         OSError: the first error from the disk.
@@ -75,23 +81,27 @@ def file_records(
     report = _one_at_a_time(progress)
     ordered = sorted(names)
     with ThreadPoolExecutor(max_workers=max(1, min(NUM_THREADS, len(ordered)))) as pool:
-        records = pool.map(lambda name: _file_record(folder / name, sync, report), ordered)
+        records = pool.map(lambda name: _file_record(folder / name, sync, with_sha256, report), ordered)
         return dict(zip(ordered, records, strict=True))
 
 
-def _file_record(path: Path, sync: bool, progress: Progress) -> FileRecord:
+def _file_record(path: Path, sync: bool, with_sha256: bool, progress: Progress) -> FileRecord:
     with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         if sync:
             # Any descriptor of a file flushes all of it, whoever wrote it on this machine or handed it to the server.
             os.fsync(file.fileno())
         digest = xxhash.xxh3_64()
+        unforgeable = hashlib.sha256() if with_sha256 else None
         buffer = memoryview(bytearray(min(_CHUNK_BYTES, os.fstat(file.fileno()).st_size + 1)))
         size = 0
         while count := file.readinto(buffer):
             digest.update(buffer[:count])
+            if unforgeable is not None:
+                unforgeable.update(buffer[:count])
             size += count
             progress(count)
-    return FileRecord(bytes=size, xxh3=digest.hexdigest())
+    sha256 = None if unforgeable is None else unforgeable.hexdigest()
+    return FileRecord(bytes=size, xxh3=digest.hexdigest(), sha256=sha256)
 
 
 def _one_at_a_time(progress: Progress | None) -> Progress:

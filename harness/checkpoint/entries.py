@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.checkpoint.manifest import Manifest, manifest_or_problem
+from harness.checkpoint.signature import SigningKey
 from harness.run_dir import step_of
 
 _NAME = re.compile(r"(step_[0-9]+)(?:\.([0-9]+))?")
@@ -37,10 +38,13 @@ class BrokenCheckpoint:
 Entry = Checkpoint | BrokenCheckpoint
 
 
-def entries_in(folder: Path) -> list[Entry]:
-    """Every folder named like a checkpoint, by step. Reads manifests, not files; changes nothing."""
+def entries_in(folder: Path, key: SigningKey | None = None) -> list[Entry]:
+    """Every folder named like a checkpoint, by step. Reads manifests, not files; changes nothing.
+
+    With a key, those that it has not signed are broken.
+    """
     paths = folder.iterdir() if folder.is_dir() else ()
-    entries = [entry for path in paths if (entry := _entry(path)) is not None]
+    entries = [entry for path in paths if (entry := _entry(path, key)) is not None]
     return sorted(entries, key=lambda entry: (entry.step, entry.copy))
 
 
@@ -60,14 +64,14 @@ def newest_first(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(ordered, key=age, reverse=True)
 
 
-def _entry(path: Path) -> Entry | None:
+def _entry(path: Path, key: SigningKey | None) -> Entry | None:
     match = _NAME.fullmatch(path.name)
     step = step_of(match[1]) if match else None
     if match is None or step is None:
         return None
     copy = int(match[2] or 1)
     is_folder = path.is_dir() and not path.is_symlink()
-    found = manifest_or_problem(path) if is_folder else "it is not a folder"
+    found = manifest_or_problem(path, key) if is_folder else "it is not a folder"
     if isinstance(found, Manifest) and found.step != step:
         found = f"the folder is named after step {step}, its manifest says step {found.step}"
     if isinstance(found, str):

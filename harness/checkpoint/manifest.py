@@ -19,6 +19,7 @@ import xxhash
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from harness.checkpoint.durable import open_regular, replace_file
+from harness.checkpoint.signature import SigningKey
 from harness.errors import CheckpointError
 from harness.plan.layouts import Layout
 
@@ -76,6 +77,8 @@ class FileRecord(Record):
     bytes: Count
     xxh3: HexHash
     """XXH3 of the content, 64 bits, as in a channel's `parts.jsonl`."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the content, in signed manifests."""
 
 
 class Parent(Record):
@@ -155,13 +158,19 @@ class Manifest(Record):
     """What the weights depend on: model, data and tokenizer, compared field by field at resume."""
     files: dict[FileName, FileRecord] = {}
     """Every file of the folder but the manifest. Empty only before publishing."""
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """As it was read; see `harness.checkpoint.signature`. It is made anew whenever the manifest is written."""
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """What a manifest says, without its checksum: equal manifests give equal text."""
-    fields = manifest.model_dump(mode="json")
-    fields["files"] = dict(sorted(fields["files"].items()))
+    """What a manifest says, without its signature and checksum: equal manifests give equal text."""
+    fields = manifest.model_dump(mode="json", exclude={"signature"})
+    fields["files"] = {name: _without_nulls(record) for name, record in sorted(fields["files"].items())}
     return "{\n" + ",\n".join(f"  {json.dumps(name)}: {_lines(value)}" for name, value in fields.items()) + "\n}\n"
+
+
+def _without_nulls(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _lines(value: object) -> str:
@@ -176,44 +185,46 @@ def _compact(value: object) -> str:
     return json.dumps(value, allow_nan=False)
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write or replace a folder's manifest durably; a crash leaves the old one or the new one.
+def write_manifest(folder: Path, manifest: Manifest, key: SigningKey | None = None) -> None:
+    """Write or replace a manifest durably, signed if there is a key; a crash leaves the old one or the new one.
 
     Raises:
         CheckpointError: what would be written could not be read again (a strange file name, a NaN); nothing is written.
         OSError: from the disk; the old manifest, if there was one, is untouched.
     """
-    content = manifest_bytes(manifest)
+    content = manifest_bytes(manifest, key)
     parse_manifest(content)
     replace_file(folder / MANIFEST_NAME, content)
 
 
-def manifest_bytes(manifest: Manifest) -> bytes:
-    """The manifest as it is on disk: its text, with the checksum of it in the last line."""
+def manifest_bytes(manifest: Manifest, key: SigningKey | None = None) -> bytes:
+    """The manifest as it is on disk: its text, its signature if there is a key, and the checksum in the last line."""
     text = manifest_text(manifest).encode()
+    if key is not None:
+        text = key.signed(text)
     checksum = xxhash.xxh3_64_hexdigest(text)
     return text.removesuffix(b"\n}\n") + f',\n  "checksum": "{checksum}"\n}}\n'.encode()
 
 
-def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a checkpoint.
+def read_manifest(folder: Path, key: SigningKey | None = None) -> Manifest:
+    """The manifest of a checkpoint, which `key` must have signed if there is one.
 
     Raises:
-        CheckpointError: the folder has none, or it is damaged, too large or of another format version.
+        CheckpointError: the folder has none, or it is damaged, too large, of another format version, or not signed.
     """
-    found = manifest_or_problem(folder)
+    found = manifest_or_problem(folder, key)
     if isinstance(found, str):
         raise CheckpointError(f"{folder} is not a usable checkpoint: {found}.")
     return found
 
 
-def manifest_or_problem(folder: Path) -> Manifest | str:
-    """The manifest of a folder, or why the folder is no checkpoint."""
+def manifest_or_problem(folder: Path, key: SigningKey | None = None) -> Manifest | str:
+    """The manifest of a folder, or why the folder is no checkpoint (or none that `key` has signed)."""
     try:
         descriptor = open_regular(folder / MANIFEST_NAME)
         with os.fdopen(descriptor, "rb") as file:
             content = file.read(MAX_MANIFEST_BYTES + 1)
-        return parse_manifest(content)
+        return parse_manifest(content, key)
     except FileNotFoundError:
         return f"{MANIFEST_NAME} is missing"
     except OSError as error:
@@ -222,8 +233,8 @@ def manifest_or_problem(folder: Path) -> Manifest | str:
         return str(error)
 
 
-def parse_manifest(content: bytes) -> Manifest:
-    """Read a manifest's bytes strictly.
+def parse_manifest(content: bytes, key: SigningKey | None = None) -> Manifest:
+    """Read a manifest's bytes strictly. With a key they must be signed by it, and nothing else is looked at before.
 
     Raises:
         CheckpointError: too large, altered since it was written, not JSON, a repeated key, NaN or infinity, another
@@ -232,6 +243,8 @@ def parse_manifest(content: bytes) -> Manifest:
     if len(content) > MAX_MANIFEST_BYTES:
         raise CheckpointError(f"{MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES // 1024**2} MiB")
     content = _without_checksum(content)
+    if key is not None and (problem := key.problem(content)) is not None:
+        raise CheckpointError(f"{MANIFEST_NAME} is not to be trusted: {problem}")
     try:
         fields = json.loads(
             content.decode("utf-8"),

@@ -30,6 +30,7 @@ from harness.checkpoint.contents import Progress, contents, file_records
 from harness.checkpoint.durable import fsync_folder, remove_tree
 from harness.checkpoint.entries import Checkpoint, Entry, entries_in
 from harness.checkpoint.manifest import MANIFEST_NAME, Health, Manifest, write_manifest
+from harness.checkpoint.signature import SigningKey
 from harness.errors import CheckpointError, SaveFailedError
 from harness.run_dir import RunDir
 from harness.signals.fence import Fence
@@ -49,6 +50,8 @@ class CheckpointStore:
     run_dir: RunDir
     fence: Fence | None = None
     """Of the lock that this process holds; None where nobody else can know of the folder, or nothing is written."""
+    key: SigningKey | None = None
+    """Signs what is written; what it has not signed is not taken for a checkpoint."""
 
     def begin(self, step: int, *, estimated_bytes: int = 0) -> Path:
         """Make an empty folder for the checkpoint of a step, removing what a crash may have left there.
@@ -99,7 +102,7 @@ class CheckpointStore:
         assert partial == self._partial_path(manifest.step), f"{partial} is not of step {manifest.step}"
         token = self.fence.token if self.fence is not None else None
         try:
-            _complete(partial, manifest.model_copy(update={"fencing_token": token}), written or {}, progress)
+            _complete(partial, manifest.model_copy(update={"fencing_token": token}), written or {}, self.key, progress)
             final = self._free_path(manifest.step)
             self._require_held()
             partial.rename(final)
@@ -119,7 +122,7 @@ class CheckpointStore:
 
     def list(self) -> Entries:
         """Every folder named like a checkpoint, by step. Reads manifests, not files; changes nothing."""
-        return entries_in(self.run_dir.checkpoints)
+        return entries_in(self.run_dir.checkpoints, self.key)
 
     def choose(
         self,
@@ -130,7 +133,7 @@ class CheckpointStore:
         inspect: Inspect | None = None,
     ) -> Choice:
         """What to resume from; see `harness.checkpoint.choice.choose`, which raises `CheckpointError`."""
-        return choose(self.run_dir.checkpoints, resume, deep=deep, healths=healths, inspect=inspect)
+        return choose(self.run_dir.checkpoints, resume, deep=deep, healths=healths, inspect=inspect, key=self.key)
 
     def amend(self, entry: Checkpoint, *, health: Health | None = None, pinned: bool | None = None) -> Checkpoint:
         """Change a checkpoint's health or pin in its manifest; a crash leaves the old manifest or the new one.
@@ -143,7 +146,7 @@ class CheckpointStore:
         manifest = entry.manifest.model_copy(update={key: value for key, value in changes.items() if value is not None})
         try:
             self._require_held()
-            write_manifest(entry.path, manifest)
+            write_manifest(entry.path, manifest, self.key)
         except OSError as error:
             raise SaveFailedError(f"The manifest of {entry.path} could not be changed: {error.strerror}.") from error
         return replace(entry, manifest=manifest)
@@ -214,13 +217,19 @@ def _remove_leftover(path: Path) -> None:
     remove_tree(doomed, first=MANIFEST_NAME)
 
 
-def _complete(partial: Path, manifest: Manifest, written: Mapping[str, int], progress: Progress | None) -> None:
+def _complete(
+    partial: Path,
+    manifest: Manifest,
+    written: Mapping[str, int],
+    key: SigningKey | None,
+    progress: Progress | None,
+) -> None:
     """Make the folder a checkpoint in all but its name."""
     found = contents(partial)
     if found.strange or not found.files:
         described = [f"{name!r}, {kind}" for name, kind in sorted(found.strange.items())]
         raise CheckpointError(f"the folder holds {'; '.join(described) or 'no files'}")
-    records = file_records(partial, found.files, sync=True, progress=progress)
+    records = file_records(partial, found.files, sync=True, with_sha256=key is not None, progress=progress)
     for name, size in written.items():
         if name not in records:
             raise CheckpointError(f"{name!r} was written by another process but is not visible in {partial}")
@@ -228,7 +237,7 @@ def _complete(partial: Path, manifest: Manifest, written: Mapping[str, int], pro
             raise CheckpointError(f"{name!r} was written with {size:,} bytes but has {records[name].bytes:,} on disk")
     for folder in found.folders:
         fsync_folder(folder)
-    write_manifest(partial, manifest.model_copy(update={"files": records}))
+    write_manifest(partial, manifest.model_copy(update={"files": records}), key)
 
 
 def _not_saved(step: int, error: Exception, partial: Path) -> str:

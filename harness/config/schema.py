@@ -304,19 +304,29 @@ class CheckpointConfig(Section):
     save_every_steps: PositiveInt | None = None
     """Save after every so many steps. Default: at the end, and on signals, only."""
     keep_last: PositiveInt | None = None
-    """After a save, remove all but the newest so many checkpoints (never pinned ones, nor the newest clean one).
-    Default: all stay."""
+    """After a save, remove all but the newest so many checkpoints (never pinned ones, nor the newest clean one, nor
+    those from which training comes to the steps of the last 8 pieces of evidence). Default: all stay."""
     keep_every_steps: PositiveInt | None = None
     """With `keep_last`: checkpoints of every so many steps stay for good."""
     async_save: bool = False
     """Write checkpoints beside training, which then waits only for the copy in memory (of the whole state: see to it
     that every node has room). Saves that are ordered, at exits and in rollbacks are waited for all the same."""
-    save_as_suspect: bool = False
-    """Save checkpoints as suspect; one becomes clean at the first save `clean_after_steps` steps later, unless an alarm
-    lies that near to it. Default: they are clean until something is seen."""
-    clean_after_steps: PositiveInt = 200
-    """A checkpoint that the watcher marked suspect becomes clean again when what was strange has gone by itself and
-    nothing else was strange for so many steps."""
+    snapshot_every_steps: PositiveInt | None = None
+    """Keep the state of every so many steps in the memory of the host, each rank its own: a rollback to the checkpoint
+    of such a step then reads no file. `save_every_steps` should be a multiple of it. Default: none are kept."""
+    snapshots_kept: PositiveInt = 2
+    """How many snapshots are kept, the newest. Each takes the memory of the weights and the optimizer's state: on a
+    node that is what `harness plan` names, times this number."""
+    signature_key_file: FilePath | None = None
+    """File with a secret (`(umask 077; head -c 32 /dev/urandom > FILE)`) that signs every checkpoint; one that it has
+    not signed is not loaded. For storage that others can write to. Default: checkpoints are not signed."""
+    save_as_suspect: bool = True
+    """Save checkpoints as suspect until they have proved good: runs go on from them, but are not rolled back to them by
+    themselves. With false they are clean until something is seen."""
+    clean_after_steps: PositiveInt | None = None
+    """A suspect checkpoint becomes clean after so many steps, unless an alarm lies that near to it. One that the
+    watcher marked becomes clean again when what was strange has gone by itself and nothing was strange for so many
+    steps. Default: `watch.rollback_margin_steps`."""
 
 
 class EvaluationConfig(Section):
@@ -359,3 +369,8 @@ class Config(Section):
     logging: LoggingConfig = LoggingConfig()
     launch: LaunchConfig = LaunchConfig()
     watch: WatchConfig = WatchConfig()
+
+    @property
+    def quarantine_steps(self) -> int:
+        """Steps without an alarm after which a suspect checkpoint is clean."""
+        return self.checkpoint.clean_after_steps or self.watch.rollback_margin_steps

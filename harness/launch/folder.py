@@ -6,10 +6,11 @@ launches/0001/config.yaml       the configuration of this launch, with every def
               rank_00003.log    what this rank wrote (rank 0 writes to the terminal)
 ```
 
-`<run>/config.yaml` is the configuration of the newest launch; those of earlier launches are in their folders. A launch
-may differ from the one before it: the trainer compares what it resumes with what it is given, goes on where only
-`parallel`, `logging`, `checkpoint` or `evaluation` differ, and refuses where another model would come out. Nothing here
-is written unless the caller holds the run's lock.
+`<run>/config.yaml` is the configuration of the newest launch that could begin; those of all launches are in their
+folders, and are what their workers read: a start that is refused leaves the run's as it was. A launch may differ from
+the one before it: the trainer compares what it resumes with what it is given, goes on where only `parallel`, `logging`,
+`checkpoint` or `evaluation` differ, and refuses where another model would come out. Nothing here is written unless the
+caller holds the run's lock.
 """
 
 from __future__ import annotations
@@ -81,12 +82,22 @@ def _open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], p
         **facts,
     }
     (folder / "launch.json").write_text(json.dumps(launch, indent=2, default=str) + "\n")
-    _replace(run_dir.config, text)
+    if not run_dir.config.exists():  # from the first start on, others know the directory for a run by it
+        _replace(run_dir.config, text)
     return folder
 
 
+def accept(run_dir: RunDir, config: Config) -> None:
+    """Makes the configuration of a launch that can begin the run's. The caller holds the run's lock.
+
+    Raises:
+        OSError: The disk refuses; the run's configuration is the earlier one.
+    """
+    _replace(run_dir.config, dump_config(config))
+
+
 def changes(run_dir: RunDir, config: Config) -> list[str]:
-    """The fields in which a configuration differs from the run's previous launch; none if there was none to read."""
+    """The fields in which a configuration differs from the run's; none if that cannot be read."""
     try:
         before = load_config(run_dir.config)
     except ConfigError:  # the first launch, or one by a version with other fields

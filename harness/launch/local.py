@@ -39,15 +39,15 @@ def train(
     """Trains, and returns the exit code.
 
     Under torchrun or srun this process is one of their ranks. Started alone it starts the local workers that the layout
-    needs: one per GPU, or processes on the CPU where there is none. Workers read `<run>/config.yaml`. Where a phase has
-    a layout of its own, they leave at its border, and those that it needs are started.
+    needs: one per GPU, or processes on the CPU where there is none. Workers read `config.yaml` in the launch's folder.
+    Where a phase has a layout of its own, they leave at its border, and those that it needs are started.
 
     Args:
         config_path: The YAML.
         run_dir: The run's directory. Default: `runs/<run.name>`.
         overrides: `key.sub=value`, which win over the YAML.
         resume: `auto`, `must` or `never`.
-        worker_command: What a worker is started with, before `--run-dir DIR --resume RESUME`.
+        worker_command: What a worker is started with, before `--run-dir DIR --resume RESUME --config FILE`.
 
     Raises:
         ConfigError: The configuration is wrong, or does not fit this machine. Nothing was started.
@@ -68,6 +68,7 @@ def train(
             facts = {"world_size": sizes[phase.index], "resume": resume, "phase": phase.name}
             folder = _open_launch(run, config, lock, facts)
             command = (*worker_command, "--run-dir", str(run.root), "--resume", resume)
+            command += ("--config", str(folder / "config.yaml"))
             tell(f"{run.root}: starting {_workers_text(sizes[phase.index], num_gpus)}")
             known = size_of_events(run)
             code = _run_workers(command, sizes[phase.index], folder, lock, on_gpu=num_gpus > 0)

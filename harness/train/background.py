@@ -19,7 +19,7 @@ from harness.checkpoint import mcore
 from harness.errors import SaveFailedError
 from harness.metrics.heartbeat import Phase
 from harness.parallel import collectives
-from harness.train import saving
+from harness.train import quarantine, saving
 from harness.train.in_flight import Flight
 from harness.train.run import Run
 from harness.train.state import TrainState
@@ -35,7 +35,11 @@ def save_or_begin(run: Run, state: TrainState, *, now: bool) -> TrainState:
 
 
 def advance(run: Run, state: TrainState) -> TrainState:
-    """Takes the save under way one stage further if all ranks are ready for it. Every rank must call it each step."""
+    """Takes the save under way one stage further if all ranks are ready for it. Every rank must call it each step.
+
+    It is also the moment at which an earlier checkpoint has proved good.
+    """
+    quarantine.release_due(run, state)
     flight = run.in_flight.flight
     if flight is None:
         return state

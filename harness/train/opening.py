@@ -15,12 +15,14 @@ import torch
 from harness.checkpoint import mcore as checkpoint_files
 from harness.checkpoint.choice import Resume
 from harness.checkpoint.compare import require_same
+from harness.checkpoint.signature import SigningKey, read_key
 from harness.checkpoint.store import CheckpointStore
 from harness.config.phases import in_phase
 from harness.config.schema import Config
 from harness.data.cursor import Cursor
 from harness.data.fingerprint import require_adopted
 from harness.errors import CheckpointError, LayoutError
+from harness.launch.folder import accept
 from harness.metrics.heartbeat import Heartbeat, Phase
 from harness.metrics.recorder import Outlets, Recorder
 from harness.model import attention
@@ -71,7 +73,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         closing.callback(parallel.end)
         with heard_by_all(joined):
             fence = take_possession(run_dir, closing) if joined.is_writer else None
-            store = CheckpointStore(run_dir, fence)
+            store = CheckpointStore(run_dir, fence, _signing_key(config) if fence is not None else None)
             found = find_start(store, resume) if joined.is_writer else None
         start = collectives.from_rank_0(found)
         assert start is not None, "rank 0 always finds a start"
@@ -106,6 +108,11 @@ class _Parts:
     ranks: Ranks
     device: torch.device
     data: RunData
+
+
+def _signing_key(config: Config) -> SigningKey | None:
+    path = config.checkpoint.signature_key_file
+    return None if path is None else read_key(path)
 
 
 def _require_ranks(phase: PhasePlan, world_size: int, start: Start, run_dir: RunDir, *, is_writer: bool) -> None:
@@ -244,6 +251,7 @@ def _restore(run: Run, start: Start) -> TrainState:
     with heard_by_all(run.ranks):
         write_down(run, start.journal, state.cursor.history)
     if run.recorder is not None:
+        _accept(run, run.recorder)
         run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
         for text in introduction(run):
             run.recorder.message(text)
@@ -254,6 +262,14 @@ def _as_saved(run: Run, state: TrainState, start: Start) -> TrainState:
     """The state with the history that it was saved with, which older checkpoints did not hold."""
     before = (each for each in start.journal if each.position == 0)
     return replace(state, cursor=run.data.stream.begun(state.cursor.knowing(before)))
+
+
+def _accept(run: Run, recorder: Recorder) -> None:
+    """Writes the configuration as the run's, now that nothing speaks against it any more."""
+    try:
+        accept(run.run_dir, run.config)
+    except OSError as error:
+        recorder.message(f"warning: cannot write {run.run_dir.config}: {error.strerror}")
 
 
 def _promised(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:

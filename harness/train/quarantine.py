@@ -1,7 +1,8 @@
 """Checkpoints that are saved as suspect and become clean when nothing strange has come of them.
 
-Harm shows late: a checkpoint from just before a divergence looks like any other. With `checkpoint.save_as_suspect` one
-counts as clean only when `checkpoint.clean_after_steps` steps have followed it, and no alarm lies that near to it.
+Harm shows late: a checkpoint from just before a divergence looks like any other. So one counts as clean only when
+`checkpoint.clean_after_steps` steps have followed it and no alarm lies that near (unless `save_as_suspect` is off). A
+run goes on from a suspect one all the same, because nothing newer exists; it rolls back to clean ones.
 """
 
 from __future__ import annotations
@@ -24,29 +25,29 @@ ALARMS = frozenset(("suspect", "spike", "resume-suspect", "nan", "marked-suspect
 
 
 class Alarm(NamedTuple):
-    """Where something strange was seen."""
+    """Where something strange was seen, or where the run is."""
 
     attempt: int
     step: int
 
 
 def proven(
-    entries: Iterable[Entry], newest: Parent, clean_after_steps: int, alarms: Collection[Alarm]
+    entries: Iterable[Entry], newest: Parent, now: Alarm, clean_after_steps: int, alarms: Collection[Alarm]
 ) -> list[Checkpoint]:
-    """The suspect checkpoints on the line to `newest` that have stood the test, newest first.
+    """The suspect checkpoints on the line to `newest` that have stood the test when the run is at `now`, newest first.
 
-    An alarm counts if it is of the checkpoint's attempt or of the newest one's: what others met was left behind.
+    An alarm counts if it is of the checkpoint's attempt, the newest one's or the one of now: others were left behind.
     """
 
     def is_near(entry: Checkpoint, alarm: Alarm) -> bool:
-        concerns = alarm.attempt in (entry.manifest.attempt, newest.attempt)
+        concerns = alarm.attempt in (entry.manifest.attempt, newest.attempt, now.attempt)
         return concerns and abs(alarm.step - entry.step) <= clean_after_steps
 
     return [
         entry
         for entry in line_of(entries, newest)
         if entry.manifest.health == "suspect"
-        and entry.step + clean_after_steps <= newest.step
+        and entry.step + clean_after_steps <= now.step
         and not any(is_near(entry, alarm) for alarm in alarms)
     ]
 
@@ -63,12 +64,21 @@ def alarms_in(run_dir: RunDir) -> list[Alarm]:
     return alarms
 
 
+def release_due(run: Run, state: TrainState) -> None:
+    """After a step, on the writer: releases the checkpoint whose distance ends here. Costs a look at one name."""
+    if not run.config.checkpoint.save_as_suspect or run.recorder is None:
+        return
+    step = state.step - run.config.quarantine_steps
+    if step > 0 and run.run_dir.checkpoint(step).exists():
+        release(run, state)
+
+
 def release(run: Run, state: TrainState) -> None:
     """After a save, on the writer: marks what has stood the test as clean, and says so."""
-    settings = run.config.checkpoint
-    if not settings.save_as_suspect or run.recorder is None or state.saved is None:
+    if not run.config.checkpoint.save_as_suspect or run.recorder is None or state.saved is None:
         return
-    for entry in proven(run.store.list(), state.saved, settings.clean_after_steps, alarms_in(run.run_dir)):
+    now = Alarm(state.attempt, state.step)
+    for entry in proven(run.store.list(), state.saved, now, run.config.quarantine_steps, alarms_in(run.run_dir)):
         try:
             run.store.amend(entry, health="clean")
         except SaveFailedError as error:

@@ -14,6 +14,7 @@ import xxhash
 
 from harness.checkpoint import mcore
 from harness.checkpoint.manifest import Manifest, Versions
+from harness.checkpoint.references import before_steps, evidence_steps
 from harness.checkpoint.retention import RetentionPolicy, to_delete
 from harness.checkpoint.verify import verify
 from harness.config.load import dump_config
@@ -52,6 +53,7 @@ def conclude(
     """The state after the save of `saved` (itself, or an earlier state) ended, which is told, and leaves room."""
     state = state.after_save(path, round(seconds, 3), problem, of=saved)
     run.in_flight.save_s = seconds
+    run.in_flight.num_failed_saves = state.num_failed_saves
     _report(run, state, saved, problem)
     if path is not None:
         if run.ranks.is_writer:
@@ -159,9 +161,11 @@ def _prune(run: Run, saved: Path) -> None:
     if not run.ranks.is_writer or settings.keep_last is None:
         return
     policy = RetentionPolicy(keep_last=settings.keep_last, keep_every_steps=settings.keep_every_steps)
-    if verify(saved):  # sizes; the hashes were taken a moment ago
+    if verify(saved, key=run.store.key):  # sizes; the hashes were taken a moment ago
         return
-    for entry in to_delete(run.store.list(), policy, in_use=(saved,)):
+    entries = run.store.list()
+    in_use = {saved, *before_steps(entries, evidence_steps(run.run_dir))}
+    for entry in to_delete(entries, policy, in_use):
         try:
             run.store.remove(entry)
         except CheckpointError as error:

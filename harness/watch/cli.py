@@ -50,13 +50,17 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
 @click.option(
     "--metrics-host", default="127.0.0.1", show_default=True, help="Who may ask: 0.0.0.0 is everybody, unprotected."
 )
-def watch(
+@click.option(
+    "--config", "config_file", type=_EXISTING, help="Configuration of the launch. Default: config.yaml in RUN_DIR."
+)
+def watch(  # noqa: PLR0913 (one argument per option)
     run_dir: Path,
     once: bool,
     no_orders: bool,
     alert_urls: tuple[str, ...],
     metrics_port: int | None,
     metrics_host: str,
+    config_file: Path | None,
 ) -> None:
     """Watch the run in RUN_DIR for spikes.
 
@@ -78,4 +82,12 @@ def watch(
         click.echo(f"{time.strftime('%H:%M:%S')} {text}")
 
     metrics_at = None if metrics_port is None else Address(metrics_port, metrics_host)
-    begin(RunDir(run_dir), once=once, may_order=not no_orders, alert_urls=alert_urls, say=say, metrics_at=metrics_at)
+    begin(
+        RunDir(run_dir),
+        once=once,
+        may_order=not no_orders,
+        alert_urls=alert_urls,
+        say=say,
+        metrics_at=metrics_at,
+        config_file=config_file,
+    )

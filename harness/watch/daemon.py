@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 from harness.config.load import load_config
@@ -34,7 +35,7 @@ _SURROUNDINGS_EVERY_S = 60.0
 _RANKS_EVERY_S = 5.0
 
 
-def watch(
+def watch(  # noqa: PLR0913 (what the command line gives)
     run_dir: RunDir,
     *,
     once: bool,
@@ -42,8 +43,11 @@ def watch(
     alert_urls: Sequence[str],
     say: Callable[[str], None],
     metrics_at: Address | None = None,
+    config_file: Path | None = None,
 ) -> None:
     """Watches a run until it has ended, until it is told to leave, or for one look.
+
+    `config_file` is where its configuration stands if that of the directory is not yet the one of this launch.
 
     Raises:
         UsageError: There is no such run, an alert has nowhere to go, or numbers cannot be served at `metrics_at`.
@@ -54,7 +58,7 @@ def watch(
             f"{run_dir.root} is no run directory: there is no config.yaml in it; "
             "give the directory that training printed at its start, such as runs/NAME"
         )
-    config = load_config(run_dir.config)
+    config = load_config(config_file or run_dir.config)
     settings = config.watch
     places = deliveries(settings.alert_command, settings.alert_urls_file, alert_urls)
     try:

@@ -64,7 +64,7 @@ class Watcher:
         self._run_dir = run_dir
         self._watch = config.watch
         self._policy = policy_settings(config.watch)
-        self._clean_after_steps = config.checkpoint.clean_after_steps
+        self._clean_after_steps = config.quarantine_steps
         # Steps are turned into samples and back with one number: the smallest batch, so that none comes before the run.
         self._batch_size = min(batch_sizes(phase).smallest for phase in config.phases)
         self._saved = SavedCheckpoints(run_dir)

@@ -8,7 +8,7 @@ import pytest
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import UsageError
-from harness.launch.folder import changes, make_run, open_launch
+from harness.launch.folder import accept, changes, make_run, open_launch
 from harness.run_dir import RunDir
 
 TINY = Path(__file__).parents[2] / "model_configs" / "tiny.yaml"
@@ -24,6 +24,8 @@ def test_every_launch_keeps_its_configuration_and_the_newest_is_the_runs(tmp_pat
     assert changes(run, first) == []
     assert changes(run, second) == ["parallel.tensor_model_parallel_size: 2, now 1"]
     assert open_launch(run, second, {"world_size": 2}) == run.launch(2)
+    assert load_config(run.config) == first
+    accept(run, second)
     assert load_config(run.config) == second
     assert load_config(run.launch(1) / "config.yaml") == first
     assert load_config(run.launch(2) / "config.yaml") == second
@@ -40,6 +42,7 @@ def test_an_unreadable_earlier_configuration_is_replaced(tmp_path: Path) -> None
     config = load_config(TINY)
     assert changes(run, config) == []
     open_launch(run, config, {})
+    accept(run, config)
     assert load_config(run.config) == config
 
 

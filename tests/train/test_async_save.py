@@ -12,11 +12,19 @@ from process_runs import Site, kill_all
 from small_run import Grid, column, launch, records, small_config
 
 from harness import cli
+from harness.checkpoint.manifest import read_manifest
 from harness.run_dir import RunDir
 
 STEPS = 8
 SAVING = {"run.stop_at_step": STEPS, "checkpoint.save_every_steps": 3}
 ASYNC = {"checkpoint.async_save": True}
+
+
+def order_return(run_dir: Path, to_step: int, reason: str) -> None:
+    """A rollback saves at once what it has loaded, under the layout of the launch that carries it out."""
+    (RunDir(run_dir).signals / "back.json").parent.mkdir(parents=True, exist_ok=True)
+    order = {"kind": "rollback", "to_step": to_step, "reason": reason}  # the same order is not carried out twice
+    (RunDir(run_dir).signals / "back.json").write_text(json.dumps(order))
 
 
 def steps_saved(run_dir: Path) -> list[int]:
@@ -28,7 +36,7 @@ def steps_saved(run_dir: Path) -> list[int]:
 def test_an_asynchronous_save_is_the_synchronous_one_and_loads_under_another_layout(
     pool: Pool, corpus: Path, tmp_path: Path
 ) -> None:
-    """Save at tp2·dp2, resume at pp2, save there, and back: weights and moments by `harness checkpoint diff`."""
+    """Save at tp2·dp2, resume at pp2, save there, and back: weights and moments in every bit."""
     wide, deep = Grid(tp=2, dp=2), Grid(pp=2)
     waited, beside = tmp_path / "waited", tmp_path / "beside"
     launch(pool, small_config(corpus, wide, SAVING), waited)
@@ -46,8 +54,19 @@ def test_an_asynchronous_save_is_the_synchronous_one_and_loads_under_another_lay
     moved = tmp_path / "moved"
     RunDir(moved).checkpoints.mkdir(parents=True)
     RunDir(beside).checkpoint(3).rename(RunDir(moved).checkpoint(3))
+    order_return(moved, to_step=3, reason="save at pp2")
     launch(pool, small_config(corpus, deep, {"run.stop_at_step": 4, **ASYNC}), moved, "must")
+    order_return(moved, to_step=3, reason="and back at tp2 dp2")
     launch(pool, small_config(corpus, wide, {"run.stop_at_step": 5, **ASYNC}), moved, "must")
+    at_3 = [RunDir(moved).checkpoints / name for name in ("step_0000003", "step_0000003.2", "step_0000003.3")]
+    assert [(item.tensor, item.pipeline, item.data) for item in (read_manifest(path).layout for path in at_3)] == [
+        (2, 1, 2),
+        (1, 2, 1),
+        (2, 1, 2),
+    ]
+    for path in at_3[1:]:
+        assert cli.run(["checkpoint", "diff", str(at_3[0]), str(path), "--deep"]) == 0
+    assert read_manifest(at_3[1]).optimizer_norms == pytest.approx(read_manifest(at_3[0]).optimizer_norms, rel=1e-9)
     for name in ("train/lm_loss", "optim/grad_norm"):
         assert column(moved, name) == pytest.approx(column(waited, name)[3:5], rel=1e-5)
 

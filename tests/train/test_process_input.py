@@ -120,6 +120,8 @@ def test_nothing_to_resume_from(site: Site) -> None:
 
 
 def test_another_model_and_other_data_are_told_field_by_field(saved: Site) -> None:
+    told = (saved.run_dir.config, saved.run_dir.plan, saved.run_dir.metrics, saved.run_dir.events)
+    before = [path.read_bytes() for path in told]
     text = refused(
         saved,
         *("--set", "model.ffn_hidden_size=48", "--set", "phases.0.seq_length=8"),
@@ -128,6 +130,7 @@ def test_another_model_and_other_data_are_told_field_by_field(saved: Site) -> No
     assert "The checkpoint does not belong to this configuration:" in text
     assert "  model.ffn_hidden_size: checkpoint 64, now 48\n" in text
     assert "  data.seq_length: checkpoint 16, now 8\n" in text
+    assert [path.read_bytes() for path in told] == before
 
 
 def test_a_corrupt_checkpoint_is_passed_over_for_the_one_before(saved: Site, tmp_path: Path) -> None:

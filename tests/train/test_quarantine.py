@@ -66,7 +66,14 @@ LINE = [
     ],
 )
 def test_proven(distance: int, alarms: list[Alarm], found: list[str]) -> None:
-    assert [item.path.name for item in proven(LINE, Parent(step=400, attempt=1), distance, alarms)] == found
+    newest = Parent(step=400, attempt=1)
+    assert [item.path.name for item in proven(LINE, newest, Alarm(1, 400), distance, alarms)] == found
+
+
+def test_steps_after_the_newest_checkpoint_count_and_so_do_their_alarms() -> None:
+    newest, now = Parent(step=400, attempt=1), Alarm(2, 470)
+    assert [item.step for item in proven(LINE, newest, now, 170, [])] == [300, 200, 200]
+    assert [item.step for item in proven(LINE, newest, now, 170, [Alarm(2, 465)])] == [200, 200]
 
 
 def test_alarms_are_read_from_the_events(tmp_path: Path) -> None:
@@ -79,7 +86,7 @@ def test_alarms_are_read_from_the_events(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_releases_its_checkpoints(pool: Pool, corpus: Path, tmp_path: Path) -> None:
-    settings = {"save_every_steps": 2, "save_as_suspect": True, "clean_after_steps": 4}
+    settings = {"save_every_steps": 2, "clean_after_steps": 3}
     changes = {f"checkpoint.{name}": value for name, value in settings.items()}
     launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 6, **changes}), tmp_path)
     healths = [
@@ -87,4 +94,4 @@ def test_a_run_releases_its_checkpoints(pool: Pool, corpus: Path, tmp_path: Path
     ]
     assert healths == ["clean", "suspect", "suspect"]
     released = [json.loads(line) for line in RunDir(tmp_path).events.read_text().splitlines() if '"released"' in line]
-    assert [(event["step"], event["checkpoint"]) for event in released] == [(6, "step_0000002")]
+    assert [(event["step"], event["checkpoint"]) for event in released] == [(5, "step_0000002")]

@@ -71,12 +71,13 @@ def test_a_run_that_was_asked_goes_on_bit_for_bit(pool: Pool, corpus: Path, base
 
 @pytest.mark.slow
 def test_evidence_of_the_future_is_refused_and_marks_are_entered(pool: Pool, corpus: Path, tmp_path: Path) -> None:
-    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 4, **SAVING}), tmp_path, "never")
+    trusting = {**SAVING, "checkpoint.save_as_suspect": False}
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 4, **trusting}), tmp_path, "never")
     order(tmp_path, kind="evidence", steps=[4, 5])
     (RunDir(tmp_path).signals / "mark.json").write_text(
         json.dumps({"kind": "mark", "checkpoints": ["step_0000002", "step_0000099"], "health": "suspect"})
     )
-    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 5, **SAVING}), tmp_path, "must")
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 5, **trusting}), tmp_path, "must")
     (event,) = events(tmp_path, "evidence-refused")
     assert event["reason"] == "steps 4 to 5 are not done yet: the run is at step 4"
     assert not list(RunDir(tmp_path).evidence_folder.iterdir())

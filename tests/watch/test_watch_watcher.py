@@ -124,6 +124,8 @@ def test_a_used_up_budget_stops_the_run_for_a_person(tmp_path: Path) -> None:
 
 def test_checkpoints_are_suspect_around_a_spike_and_clean_when_it_has_passed(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 1))
+    with run.run_dir.config.open("a") as config:
+        config.write("checkpoint: {clean_after_steps: 200}\n")
     go(run, 120)
     assert run.healths()[320] == run.healths()[340] == "suspect"
     assert run.healths()[300] == run.healths()[360] == "clean"
