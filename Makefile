@@ -49,7 +49,7 @@ slurm-deps:
 # Kills, full disks and damage against the real trainer; each trial is repeated by its seed.
 faults: $(READY)
 	$(BIN)/python -m benchmarks.faults --seed 1 --minutes 10
-	$(BIN)/python -m pytest -m faults tests/train
+	$(BIN)/python -m pytest -m faults tests/faults
 
 spike: $(READY)
 	$(BIN)/python -m benchmarks.spike --plot docs/spike.png
