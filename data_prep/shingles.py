@@ -19,7 +19,12 @@ _SPACE, _LETTER, _HAN = 0, 1, 2
 
 
 def shingles(text: str) -> NDArray[np.uint64]:
-    """The distinct shingles of a text, sorted; case, spaces and punctuation do not count.
+    """The distinct shingles of a text, sorted."""
+    return np.unique(shingles_in_order(text))
+
+
+def shingles_in_order(text: str) -> NDArray[np.uint64]:
+    """The shingles of a text, as often as they occur; case, spaces and punctuation do not count.
 
     A text of fewer than five units has one shingle, of all of them; a text without any has none.
     """
@@ -30,7 +35,7 @@ def shingles(text: str) -> NDArray[np.uint64]:
     total = np.zeros(len(units) - width + 1, dtype=np.uint64)
     for place in range(width):
         total += units[place : place + len(total)] * POWERS[place]
-    return np.unique(mixed(total))
+    return mixed(total)
 
 
 def unit_hashes(text: str) -> NDArray[np.uint64]:

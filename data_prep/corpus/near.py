@@ -20,7 +20,7 @@ from datatrove.utils.hashing import HashConfig
 from numpy.typing import NDArray
 
 from data_prep.corpus.words import Words
-from data_prep.shingles import shingles
+from data_prep.shingles import shingles_in_order
 from harness.errors import UsageError
 
 NUM_MINIMA = 128
@@ -54,7 +54,8 @@ def choose_bands(threshold: float) -> Bands:
 
 def minima(text: str) -> NDArray[np.uint32]:
     """The smallest hashes of a text's shingles, [NUM_MINIMA]. A text without any word is like nothing but itself."""
-    found = shingles(text)
+    # Repeated ones do not change the smallest.
+    found = shingles_in_order(text)
     if not len(found):
         found = np.array([xxhash.xxh3_64_intdigest(text.encode())], dtype=np.uint64)
     borders = np.array([0, len(found)], dtype=np.uint64)
