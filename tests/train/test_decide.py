@@ -131,3 +131,78 @@ def test_milestones_come_from_the_configuration() -> None:
     )
     late = config(run={"name": "x", "stop_at_step": 60})
     assert Milestones.of(late, make_plan(late, 1)).last_step == 50
+
+
+def phased(stop_at_step: int | None = None) -> Config:
+    """Three phases of 10 steps; the second has a layout of its own."""
+    common = {"train_steps": 10, "seq_length": 8, "global_batch_size": 2, "blend": {"zh": 1}}
+    own = {"parallel": {"tensor_model_parallel_size": 1, "recompute": "full"}}
+    alike = {"parallel": {"micro_batch_size": 2}}
+    phases = [{"name": "a", **common}, {"name": "b", **common, **own}, {"name": "c", **common, **alike}]
+    return config(run={"name": "x", "stop_at_step": stop_at_step}, phases=phases, evaluation={"every_steps": 4})
+
+
+def milestones_in(phase: int, stop_at_step: int | None = None) -> Milestones:
+    made = phased(stop_at_step)
+    return Milestones.of(made, make_plan(made, 1), phase)
+
+
+def test_a_launch_ends_where_its_layout_does() -> None:
+    found = [milestones_in(phase) for phase in range(3)]
+    assert [(each.first_step, each.last_step, each.layout_ends) for each in found] == [
+        (1, 10, True),
+        (11, 20, True),
+        (21, 30, False),
+    ]
+    assert found[0].borders == (10, 20)
+    assert [found[1].has_layout_of(step) for step in (10, 11, 20, 21)] == [False, True, True, False]
+    assert found[2].has_layout_of(31)
+
+
+def test_phases_that_differ_in_the_micro_batch_share_a_launch() -> None:
+    made = phased()
+    second = made.phases[1].model_copy(update={"parallel": None})
+    made = made.model_copy(update={"phases": (made.phases[0], second, made.phases[2])})
+    found = [Milestones.of(made, make_plan(made, 1), phase) for phase in range(3)]
+    assert {(each.first_step, each.last_step, each.layout_ends) for each in found} == {(1, 30, False)}
+
+
+def test_a_border_is_saved_and_evaluated() -> None:
+    made = phased()
+    alike = tuple(phase.model_copy(update={"parallel": None}) for phase in made.phases)
+    made = made.model_copy(update={"phases": alike})
+    milestones = Milestones.of(made, make_plan(made, 1))
+    assert decide(milestones, state(10), []) == Decision(evaluate=True, save=True)
+    assert decide(milestones, state(11), []) == Decision()
+
+
+def test_at_the_end_of_a_layout_the_run_leaves_to_be_continued() -> None:
+    left = Decision(
+        evaluate=True,
+        save=True,
+        exit_code=75,
+        reason="the next phase is computed in another layout",
+        in_another_layout=True,
+    )
+    assert decide(milestones_in(0), state(10), []) == left
+    assert decide(milestones_in(1), state(20), []) == left
+    assert decide(milestones_in(2), state(30), []).exit_code == 0
+
+
+@pytest.mark.parametrize("order", [SAVE_AND_STOP, STOP])
+def test_an_order_to_stop_wins_over_the_next_layout(order: Order) -> None:
+    decision = decide(milestones_in(0), state(10), [order])
+    assert decision.exit_code == (75 if order is SAVE_AND_STOP else 77)
+    assert not decision.in_another_layout
+
+
+def test_behind_a_rollback_into_another_layout_the_run_leaves() -> None:
+    decision = decide(milestones_in(1), state(5), [])
+    assert (decision.exit_code, decision.in_another_layout) == (75, True)
+
+
+def test_a_run_that_is_to_stop_at_a_border_does() -> None:
+    decision = decide(milestones_in(0, stop_at_step=10), state(10), [])
+    assert (decision.exit_code, decision.reason) == (0, "run.stop_at_step is reached")
+    assert milestones_in(0, stop_at_step=15).layout_ends
+    assert not milestones_in(1, stop_at_step=15).layout_ends
