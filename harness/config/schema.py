@@ -161,6 +161,9 @@ class ChannelConfig(Section):
     `window_parts` parts together; `as_written`: as data preparation ordered them (a curriculum, or by score)."""
     window_parts: PositiveInt = 8
     """`window` only: parts whose samples are mixed. So many indices are in memory at once."""
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
+    """`concatenate`: documents end to end, cut anywhere; `best_fit`: whole wherever they fit into a sample, which is
+    padded. It reads the index of every part at the start, so it is for channels of few parts."""
     epoch_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor of the channel's weight in the blend for every epoch after the first."""
 

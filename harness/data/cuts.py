@@ -2,7 +2,8 @@
 
 In an epoch every part has its turn: its documents are shuffled and laid end to end as one row of tokens, the row is cut
 into samples of seq_length + 1 tokens that overlap by one (a sample's labels are its tokens moved by one), and the
-samples are shuffled. A row of T tokens makes (T - 1) // seq_length samples; the rest is not used in that epoch.
+samples are shuffled. A row of T tokens makes (T - 1) // seq_length samples; the rest is not used in that epoch. With
+best-fit packing documents stay whole instead wherever they fit (see `harness.data.layouts`).
 
 Where the sequence length changes, or documents of the part under way are put into quarantine or let out, the turn is
 *cut anew*: what no sample has taken yet as input, without what is in quarantine, is laid end to end in the order of the
@@ -23,6 +24,7 @@ import xxhash
 from harness.data import intervals
 from harness.data.documents import DocumentSpan
 from harness.data.intervals import Intervals
+from harness.data.layouts import BestFit, EndToEnd, SampleLayout
 from harness.data.packing import OpenPart, PackedDocuments
 from harness.data.shuffle import ItemNumbers, permutation, shuffle_key
 
@@ -57,11 +59,21 @@ class Cut:
         return xxhash.xxh3_64_intdigest(repr(self).encode()) >> 40 << 40
 
 
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """How a channel's turns are cut, always."""
+
+    keeps_order: bool = False
+    """Whether documents and samples stay in the order in which they were written."""
+    is_best_fit: bool = False
+    """Whether documents stay whole wherever they fit into a sample."""
+
+
 class CutSamples:
     """The samples of a cut, in their order."""
 
     def __init__(
-        self, cut: Cut, opened: OpenPart, num_documents: int, names: tuple[str | int, ...], *, keeps_order: bool = False
+        self, cut: Cut, opened: OpenPart, num_documents: int, names: tuple[str | int, ...], packing: Packing
     ) -> None:
         """Lay out the documents and cut them.
 
@@ -70,68 +82,51 @@ class CutSamples:
             opened: Its part.
             num_documents: Documents of the part that are trained on.
             names: What the shuffles depend on: seed, channel, part, epoch.
-            keeps_order: Whether documents and samples stay in the order in which they were written.
+            packing: How the channel is cut.
         """
         self.cut = cut
-        shuffled = _as_written if keeps_order else permutation
-        row = PackedDocuments(opened, shuffled(num_documents, shuffle_key("documents", *names)))
-        if cut.previous is None and not cut.quarantine:
-            self._free: Intervals | None = None
-            self._stream: Intervals | None = None
-            self.num_tokens = row.num_tokens
-        else:
-            self._free = intervals.whole(row.num_tokens)
-            if cut.previous is not None:
-                before = CutSamples(cut.previous, opened, num_documents, names, keeps_order=keeps_order)
-                self._free = before.free_after(cut.num_taken)
-            self._stream = intervals.without(self._free, row.places_of([document for document, _ in cut.quarantine]))
-            self._ends = np.cumsum(self._stream[:, 1] - self._stream[:, 0])
-            self.num_tokens = intervals.total(self._stream)
-        self._row = row
+        shuffled = _as_written if packing.keeps_order else permutation
+        self._row = PackedDocuments(opened, shuffled(num_documents, shuffle_key("documents", *names)))
+        self._free = intervals.whole(self._row.num_tokens)
+        if cut.previous is not None:
+            before = CutSamples(cut.previous, opened, num_documents, names, packing)
+            self._free = before.free_after(cut.num_taken)
+        tokens = self._free
+        if cut.quarantine:
+            tokens = intervals.without(tokens, self._row.places_of([document for document, _ in cut.quarantine]))
+        self._layout: SampleLayout = (
+            BestFit(tokens, self._row.ends, cut.seq_length) if packing.is_best_fit else EndToEnd(tokens, cut.seq_length)
+        )
+        self.num_tokens = intervals.total(tokens)
         key = names if cut.previous is None else (*names, cut.number)
-        in_row = num_samples(self.num_tokens, cut.seq_length)
-        self.samples: ItemNumbers = shuffled(in_row, shuffle_key("samples", *key))
+        self.samples: ItemNumbers = shuffled(self._layout.num_samples, shuffle_key("samples", *key))
 
     def spans(self, index: int) -> list[DocumentSpan]:
         """The pieces of documents that sample `index` is made of, its last label included."""
-        start, length = index * self.cut.seq_length, self.cut.seq_length + 1
-        if self._stream is None:
-            return self._row.spans(start, length)
-        found: list[DocumentSpan] = []
-        piece = int(self._ends.searchsorted(start, side="right"))
-        while length:
-            offset = start - (int(self._ends[piece - 1]) if piece else 0)
-            first, stop = self._stream[piece].tolist()
-            taken = min(length, stop - first - offset)
-            found += self._row.spans(first + offset, taken)
-            start, length, piece = start + taken, length - taken, piece + 1
-        return found
+        return [span for start, stop in self._layout.stretches(index) for span in self._row.spans(start, stop - start)]
 
     def read(self, index: int, out: npt.NDArray[np.int64], vocab_size: int) -> list[int]:
-        """Copy the tokens of sample `index` into `out`; return how many of them each document gave.
+        """Copy the tokens of sample `index` into `out`, zeros behind them; return how many each document gave.
 
         Raises:
             DataError: A token id lies outside the vocabulary.
         """
-        return self._row.read_spans(self.spans(index), out, vocab_size)
+        spans = self.spans(index)
+        length = sum(span.num_tokens for span in spans)
+        out[length:] = 0
+        return self._row.read_spans(spans, out[:length], vocab_size)
+
+    def num_inputs(self, start: int, stop: int) -> int:
+        """Tokens that samples `start … stop - 1` take as input."""
+        return intervals.total(self._layout.inputs(self.samples[start:stop]))
 
     def tokens_of_documents(self, start: int, stop: int) -> tuple[ItemNumbers, npt.NDArray[np.int64]]:
         """Documents of the part, and how many of their tokens samples `start … stop - 1` have as input."""
-        taken = np.sort(self.samples[start:stop]).astype(np.int64) * self.cut.seq_length
-        stream = intervals.whole(self._row.num_tokens) if self._stream is None else self._stream
-        return self._row.tokens_of_documents(intervals.places_in(stream, taken, taken + self.cut.seq_length))
+        return self._row.tokens_of_documents(self._layout.inputs(self.samples[start:stop]))
 
     def free_after(self, num_taken: int) -> Intervals:
         """Tokens of the row that no sample has taken as input, after the first so many of this cut."""
-        free = intervals.whole(self._row.num_tokens) if self._free is None else self._free
-        stream = free if self._stream is None else self._stream
-        taken = np.sort(self.samples[:num_taken]).astype(np.int64) * self.cut.seq_length
-        return intervals.without(free, intervals.places_in(stream, taken, taken + self.cut.seq_length))
-
-
-def num_samples(num_tokens: int, seq_length: int) -> int:
-    """Samples in a row of tokens."""
-    return max(0, num_tokens - 1) // seq_length
+        return intervals.without(self._free, self._layout.inputs(self.samples[:num_taken]))
 
 
 def _as_written(num_items: int, _key: int) -> ItemNumbers:

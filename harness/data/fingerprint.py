@@ -90,6 +90,7 @@ def _told(rules: ChannelRules) -> dict[str, Any]:
         "epoch_decay": str(rules.epoch_decay),
         "order": rules.order,
         "window_parts": rules.window_parts,
+        "packing": rules.packing,
     }
 
 

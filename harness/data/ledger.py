@@ -54,8 +54,8 @@ def count_parts(order: SampleOrder, ranges: Iterable[Range]) -> dict[Turn, Use]:
     for start, stop in ranges:
         for name, draw in order.draws(start, stop):
             turn = Turn(name, draw.part_name, draw.cut.epoch)
-            num_samples = draw.stop - draw.start
-            found[turn] = found.get(turn, Use()) + Use(num_samples, num_samples * draw.cut.seq_length)
+            tokens = order.turns_of(name).num_inputs(draw.cut, draw.start, draw.stop)
+            found[turn] = found.get(turn, Use()) + Use(draw.stop - draw.start, tokens)
     return found
 
 

@@ -47,6 +47,11 @@ class PackedDocuments:
         self._ends = np.cumsum(part.lengths_of(documents), dtype=np.int64)
 
     @property
+    def ends(self) -> npt.NDArray[np.int64]:
+        """Where each document ends in the row."""
+        return self._ends
+
+    @property
     def num_tokens(self) -> int:
         """Length of the row."""
         return int(self._ends[-1]) if len(self._ends) else 0

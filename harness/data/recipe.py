@@ -34,6 +34,8 @@ class ChannelRules:
     """Parts one after the other, each shuffled; windows of parts, each shuffled together; or as they were written."""
     window_parts: int = 1
     """Parts of a window."""
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
+    """Documents end to end, or whole wherever they fit into a sample."""
 
     @property
     def last_epoch(self) -> int | None:
@@ -99,6 +101,7 @@ def _rules(channel: ChannelConfig) -> ChannelRules:
         epoch_decay=Fraction(str(channel.epoch_decay)),
         order=channel.order,
         window_parts=channel.window_parts if channel.order == "window" else 1,
+        packing=channel.packing,
     )
 
 

@@ -12,8 +12,8 @@ from collections import Counter
 import numpy as np
 import numpy.typing as npt
 
-REPEATED_LENGTH = 4
-"""Tokens in the runs that are counted as repeated."""
+REPEATED_LENGTH = 16
+"""Tokens in the runs that are counted as repeated. Runs of 4 repeat in a third of all clean code (decision 0012)."""
 SHOWN_CHARACTERS = 200
 
 

@@ -87,18 +87,15 @@ class Stretch:
         self.first = first
         self._turns = turns
         self._place = place
-        tokens = turns.num_tokens[: terms.num_parts].copy()
-        for part, documents in terms.quarantine.items():
-            if part < terms.num_parts:
-                tokens[part] -= sum(number for _, number in documents)
-        self._ends = np.cumsum(np.maximum(tokens - 1, 0) // terms.seq_length)
+        self._ends = np.cumsum(turns.counts(terms.num_parts, terms.seq_length, terms.quarantine))
         self._num_left = sum(map(turns.count, place.cuts)) - place.num_taken
         self._num_in_epoch = self._num_left + self.num_samples - self._before(place.next_part)
         if self.num_samples == 0:
+            most = turns.num_tokens[: terms.num_parts].max()
             raise DataError(
                 f"channel {turns.channel.name}: no part holds one sample of {terms.seq_length + 1} tokens "
-                f"(`seq_length` + 1); the largest has {tokens.max()} tokens to train on, {turns.num_held_out} "
-                "documents are held out. Add data, or lower `seq_length` or `evaluation.held_out_share`."
+                f"(`seq_length` + 1); the largest has {most} tokens to train on, {turns.num_held_out} documents are "
+                "held out. Add data, or lower `seq_length` or `evaluation.held_out_share`."
             )
 
     @property

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -19,7 +19,8 @@ import numpy.typing as npt
 import xxhash
 
 from harness.data.channels import Channel
-from harness.data.cuts import Cut, CutSamples, num_samples
+from harness.data.cuts import Cut, CutSamples, Packing, Quarantine
+from harness.data.layouts import num_best_fit, num_end_to_end
 from harness.data.packing import OpenPart, PartOpener
 from harness.data.parts import Part, check_token_width
 from harness.data.recipe import Recipe, rules_of
@@ -66,7 +67,8 @@ class ChannelTurns:
         rules = rules_of(channel.name, recipe.rules)
         self.window = rules.window_parts
         """Parts that have their turn together, their samples mixed."""
-        self._keeps_order = rules.order == "as_written"
+        self._packing = Packing(keeps_order=rules.order == "as_written", is_best_fit=rules.packing == "best_fit")
+        self._num_best_fit: dict[tuple[int, int, Quarantine], int] = {}
         self._recent: OrderedDict[Cut, CutSamples] = OrderedDict()
         self._mix = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_mix)
         self._lock = threading.RLock()
@@ -110,8 +112,44 @@ class ChannelTurns:
         return numbers[part]
 
     def count(self, cut: Cut) -> int:
-        """Samples of a cut. The part is opened only if documents went into quarantine in the middle of its turn."""
-        return num_samples(self._tokens_of(cut), cut.seq_length)
+        """Samples of a cut. A part is opened only if documents went into quarantine in the middle of its turn.
+
+        With best-fit packing every part is opened once for each sequence length and what is in quarantine.
+
+        Raises:
+            DataError: A part that is opened is damaged.
+        """
+        if not self._packing.is_best_fit:
+            return num_end_to_end(self._tokens_of(cut), cut.seq_length)
+        if cut.previous is not None:
+            return len(self.samples(cut).samples)
+        key = (cut.part, cut.seq_length, cut.quarantine)
+        if key not in self._num_best_fit:
+            held = [document for document, _ in cut.quarantine]
+            documents = np.setdiff1d(np.arange(self.num_documents(cut.part)), held)
+            self._num_best_fit[key] = num_best_fit(self.lengths_of(cut.part, documents), cut.seq_length)
+        return self._num_best_fit[key]
+
+    def counts(self, num_parts: int, seq_length: int, quarantine: Mapping[int, Quarantine]) -> npt.NDArray[np.int64]:
+        """Samples that undisturbed turns of the first parts make, [num_parts].
+
+        Raises:
+            DataError: With best-fit packing, a part is damaged.
+        """
+        if self._packing.is_best_fit:
+            cuts = (Cut(part, 0, seq_length, quarantine.get(part, ())) for part in range(num_parts))
+            return np.array([self.count(cut) for cut in cuts], dtype=np.int64)
+        tokens = self.num_tokens[:num_parts].copy()
+        for part, documents in quarantine.items():
+            if part < num_parts:
+                tokens[part] -= sum(number for _, number in documents)
+        return np.maximum(tokens - 1, 0) // seq_length
+
+    def num_inputs(self, cut: Cut, start: int, stop: int) -> int:
+        """Tokens that samples `start … stop - 1` of a cut take as input."""
+        if self._packing.is_best_fit:
+            return self.samples(cut).num_inputs(start, stop)
+        return (stop - start) * cut.seq_length
 
     def mixed(
         self, cuts: tuple[Cut, ...], slots: npt.NDArray[np.int64]
@@ -180,7 +218,7 @@ class ChannelTurns:
     def _make(self, cut: Cut) -> CutSamples:
         opened = self._open(cut.part)
         names = (self._seed, self.channel.name, opened.part.name, cut.epoch)
-        return CutSamples(cut, opened, self.num_documents(cut.part), names, keeps_order=self._keeps_order)
+        return CutSamples(cut, opened, self.num_documents(cut.part), names, self._packing)
 
     def _open(self, part: int) -> OpenPart:
         with self.named():

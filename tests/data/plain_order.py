@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import NamedTuple
 
 from data_parts import Documents
 
@@ -21,6 +22,12 @@ Token = tuple[int, int, int]
 """(part, document, place in the document)."""
 
 
+class PlainSample(NamedTuple):
+    tokens: list[Token]
+    """With the last label."""
+    inputs: list[Token]
+
+
 @dataclass
 class PlainPart:
     """A part in its turn."""
@@ -28,7 +35,7 @@ class PlainPart:
     number: int
     row: list[Token]
     used: set[Token] = field(default_factory=set)
-    samples: list[list[Token]] = field(default_factory=list)
+    samples: list[PlainSample] = field(default_factory=list)
 
 
 @dataclass
@@ -52,7 +59,7 @@ class PlainChannel:
             return self.epoch
         return self.epoch + 1
 
-    def draw(self, seed: int) -> tuple[int, list[Token]]:
+    def draw(self, seed: int) -> tuple[int, PlainSample]:
         while not self.waiting:
             if self.next_part == self.num_parts:
                 self.epoch, self.next_part = self.epoch + 1, 0
@@ -63,7 +70,7 @@ class PlainChannel:
                 self._cut(seed)
         part = self.waiting.pop(0)
         sample = part.samples.pop(0)
-        part.used.update(sample[:-1])
+        part.used.update(sample.inputs)
         return self.epoch, sample
 
     def change(self, seq_length: int, held: dict[int, set[int]], num_parts: int, seed: int) -> None:
@@ -76,7 +83,7 @@ class PlainChannel:
     def _holds_a_sample(self, part: int) -> bool:
         documents = enumerate(self.parts[part])
         tokens = sum(len(text) for number, text in documents if number not in self.held.get(part, ()))
-        return tokens > self.seq_length
+        return tokens > (0 if self.rules.packing == "best_fit" else self.seq_length)
 
     def _row(self, part: int, seed: int) -> list[Token]:
         documents = self.parts[part]
@@ -88,8 +95,7 @@ class PlainChannel:
         for part in self.turn:
             held = self.held.get(part.number, set())
             free = [token for token in part.row if token not in part.used and token[1] not in held]
-            starts = range(0, len(free) - self.seq_length, self.seq_length)
-            samples = [free[start : start + self.seq_length + 1] for start in starts]
+            samples = self._best_fit(free) if self.rules.packing == "best_fit" else self._end_to_end(free)
             names = (seed, self.name, f"part-{part.number:05}", self.epoch, *again)
             part.samples = [samples[index] for index in self._shuffled(len(samples), "samples", *names)]
         self.waiting = [part for part in self.turn for _ in part.samples]
@@ -97,6 +103,42 @@ class PlainChannel:
             named = [f"part-{part.number:05}" for part in self.turn]
             key = shuffle_key("window", seed, self.name, self.epoch, self.num_cuts, *named)
             self.waiting = [self.waiting[index] for index in permutation(len(self.waiting), key).tolist()]
+
+    def _end_to_end(self, free: list[Token]) -> list[PlainSample]:
+        length = self.seq_length
+        starts = range(0, len(free) - length, length)
+        return [PlainSample(free[start : start + length + 1], free[start : start + length]) for start in starts]
+
+    def _best_fit(self, free: list[Token]) -> list[PlainSample]:
+        pieces: list[list[Token]] = []
+        for token in free:  # a piece is a stretch of one document without a gap
+            follows = pieces and pieces[-1][-1][:2] == token[:2] and pieces[-1][-1][2] + 1 == token[2]
+            if follows and len(pieces[-1]) <= self.seq_length:
+                pieces[-1].append(token)
+            else:
+                pieces.append([pieces[-1][-1], token] if follows else [token])
+        bins: list[list[int]] = []
+        touched: list[int] = []
+        for time, number in enumerate(sorted(range(len(pieces)), key=lambda number: (-len(pieces[number]), number))):
+            rooms = [self.seq_length + 1 - sum(len(pieces[each]) for each in inside) for inside in bins]
+            fitting = [place for place, room in enumerate(rooms) if room >= len(pieces[number])]
+            if fitting:
+                chosen = min(fitting, key=lambda place: (rooms[place], -touched[place]))
+            else:
+                chosen = len(bins)
+                bins.append([])
+                touched.append(0)
+            bins[chosen].append(number)
+            touched[chosen] = time
+        nexts = [piece[0] for piece in pieces[1:]] + [None]
+        inputs = [piece[:-1] if piece[-1] == after else piece for piece, after in zip(pieces, nexts, strict=True)]
+        return [
+            PlainSample(
+                [token for number in sorted(inside) for token in pieces[number]],
+                [token for number in sorted(inside) for token in inputs[number]],
+            )
+            for inside in bins
+        ]
 
     def _shuffled(self, num: int, *names: str | int) -> list[int]:
         numbers: list[int] = permutation(num, shuffle_key(*names)).tolist()
@@ -147,8 +189,8 @@ class PlainOrder:
         if any(isinstance(change, PhaseBegun) for change in changes) or self._current_shares() != self._shares:
             self._blend = None
 
-    def draw(self) -> tuple[str, int, list[Token]] | None:
-        """The next sample: channel, epoch, tokens; None if there is none."""
+    def draw(self) -> tuple[str, int, PlainSample] | None:
+        """The next sample: channel, epoch, what it is made of; None if there is none."""
         if self._waiting:
             self._apply()
         if self._blend is None and not self._begin_blend():

@@ -96,6 +96,7 @@ RULES = st.dictionaries(
         epoch_decay=st.sampled_from([Fraction(1), Fraction(1, 2), Fraction(9, 10)]),
         order=st.sampled_from(["shuffled", "as_written"]),
         window_parts=st.integers(1, 3),
+        packing=st.sampled_from(["concatenate", "best_fit"]),
     ),
 )
 
@@ -137,6 +138,7 @@ def test_order_with_a_history_is_the_order_told_plainly(
     turns = turns_of(channels, recipe)
     plain = PlainOrder(texts, recipe, adopted)
     went: list[Told] = []
+    inputs: list[Told] = []
     for action in [*actions, ("take", 9)]:
         if action[0] != "take":
             changed = act(cursor, action, adopted, texts)
@@ -152,16 +154,19 @@ def test_order_with_a_history_is_the_order_told_plainly(
                 break
             now = told(order, positions.tolist())
             expected = [plain.draw() for _ in positions]
-            assert now == expected
+            assert None not in expected
+            drawn = [each for each in expected if each is not None]
+            assert now == [(name, epoch, sample.tokens) for name, epoch, sample in drawn]
             went += now
+            inputs += [(name, epoch, sample.inputs) for name, epoch, sample in drawn]
             cursor = behind
         else:
             continue
         if not any(later[0] == "adopt" for later in actions):
             break
         return  # the plain order has drawn what the batch could not get: nothing more to compare
-    assert_nothing_twice(went, cursor)
-    assert_ledger_is_right(went, SampleOrder(turns, recipe, cursor.history), texts)
+    assert_nothing_twice(inputs, cursor)
+    assert_ledger_is_right(inputs, SampleOrder(turns, recipe, cursor.history), texts)
     again = SampleOrder(turns_of(channels, recipe), recipe, cursor.history)
     positions = list(range(len(went)))
     assert told(again, positions[::-1]) == went[::-1]  # from nothing, in any order
@@ -169,7 +174,7 @@ def test_order_with_a_history_is_the_order_told_plainly(
 
 def assert_nothing_twice(went: list[Told], cursor: Cursor) -> None:
     """Each token is an input at most once in an epoch, and never while its document is in quarantine."""
-    uses = Counter((name, epoch, token) for name, epoch, tokens in went for token in tokens[:-1])
+    uses = Counter((name, epoch, token) for name, epoch, tokens in went for token in tokens)
     assert not uses or max(uses.values()) == 1
     for number, (name, _, tokens) in enumerate(went):
         passed = [change for change in cursor.history if change.position <= number]
@@ -183,7 +188,7 @@ def assert_ledger_is_right(went: list[Told], order: SampleOrder, texts: dict[str
     ranges = [(start, stop) for start, stop in ((0, third), (2 * third, len(went))) if start < stop]
     counted = [told for start, stop in ranges for told in went[start:stop]]
     samples = Counter((name, f"part-{tokens[0][0]:05}", epoch) for name, epoch, tokens in counted)
-    inputs = Counter((name, token[:2]) for name, _, tokens in counted for token in tokens[:-1])
+    inputs = Counter((name, token[:2]) for name, _, tokens in counted for token in tokens)
     uses = count_parts(order, ranges)
     assert {tuple(turn): use.samples for turn, use in uses.items()} == dict(samples)
     for name, part in {turn[:2] for turn in uses}:
@@ -290,6 +295,30 @@ def test_as_written_is_the_documents_end_to_end(corpus: Corpus) -> None:
     went = [token for _, _, tokens in told(order, list(range(4))) for token in tokens[:-1]]
     written = [(0, number, place) for number, text in enumerate(texts["zh"][0]) for place in range(len(text))]
     assert went == written[: 4 * 8]
+
+
+def test_best_fit_splits_only_what_does_not_fit(corpus: Corpus) -> None:
+    texts, channels = corpus
+    rules = {"zh": ChannelRules(packing="best_fit")}
+    recipe = replace(RECIPE, shares={"zh": Fraction(1)}, later_phases=(), rules=rules)
+    turns = turns_of(channels, recipe)
+    order = SampleOrder(turns, recipe, ())
+    num_samples = turns[0].counts(1, 8, {})[0]
+    went = [tokens for _, _, tokens in told(order, list(range(num_samples)))]
+    assert {tokens[0][0] for tokens in went} == {0}
+    lengths = Counter(document for tokens in went for document in {token[1] for token in tokens})
+    for number, text in enumerate(texts["zh"][0]):
+        assert lengths[number] == 1 if len(text) <= 9 else lengths[number] <= -(-(len(text) - 1) // 8)
+    assert {token for tokens in went for token in tokens} == {
+        (0, number, place) for number, text in enumerate(texts["zh"][0]) for place in range(len(text))
+    }
+    located = order.locate(np.arange(num_samples))
+    rows = np.full((num_samples, 9), -1, dtype=np.int64)
+    counts = order.read(located, out=rows)
+    for row, tokens, by_document in zip(rows.tolist(), went, counts, strict=True):
+        expected = [texts["zh"][part][document][place] for part, document, place in tokens]
+        assert row == expected + [0] * (9 - len(tokens))
+        assert sum(by_document) == len(tokens)
 
 
 def test_history_of_a_part_that_is_gone(corpus: Corpus) -> None:
