@@ -90,3 +90,17 @@ def test_rotation_keeps_the_dtype_and_computes_in_fp32() -> None:
     rotated = rotation()(x_SBND)
     assert rotated.dtype == torch.bfloat16
     torch.testing.assert_close(rotated, rotation()(x_SBND.float()).bfloat16())
+
+
+def test_a_rotation_that_follows_another_base_is_one_made_with_it() -> None:
+    def model(base: float) -> ModelConfig:
+        return ModelConfig(
+            num_layers=1, hidden_size=64, num_attention_heads=1, ffn_hidden_size=8, vocab_size=8, rotary_base=base
+        )
+
+    x_SBND = torch.randn(9, 2, 1, HEAD_SIZE, generator=torch.Generator().manual_seed(0))
+    changed = Rotation(model(1e4))
+    before = changed(x_SBND)
+    changed.follow(model(1e6))
+    assert torch.equal(changed(x_SBND), Rotation(model(1e6))(x_SBND))
+    assert not torch.equal(changed(x_SBND), before)
