@@ -12,7 +12,7 @@ from typing import NamedTuple
 from harness.watch.series import Series, SeriesSettings
 from harness.watch.verdict import OpenEpisode, Verdict
 
-VALUE_SETTINGS = SeriesSettings()
+VALUE_SETTINGS = SeriesSettings(most_threshold=6.6)
 BLOCK_SETTINGS = SeriesSettings(
     one_alarm_in=1e6,
     ordinary_values=2,
