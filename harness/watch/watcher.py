@@ -50,6 +50,11 @@ from harness.watch.verdict import ALARMS, Verdict
 
 _UNREMARKABLE_EXITS = (EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON)
 _ANSWERS = ("rollback", "rollback-refused", "rollback-done")
+_OF_DATA = {
+    "waiting-for-parts": "training waits for further parts, because no data is left in",
+    "parts-refused": "parts of the data were refused:",
+}
+"""What people are told of the data; how it goes on is in the event."""
 _MOST_ACTIONS = 16
 _ROLLBACK, _STOP = "watch-rollback", "watch-stop"
 """How names of orders begin."""
@@ -137,6 +142,8 @@ class Watcher:
             self._inquiry.hear(order, Path(str(event.get("path"))), self._detector.open_episodes())
         elif kind == "evidence-refused":
             self._inquiry.hear_refused(order)
+        elif kind in _OF_DATA:
+            self._telling.tell("data", f"{_OF_DATA[kind]} {event.get('channels') or event.get('reason')} (step {step})")
 
     def _hear_answer(self, kind: str, step: int, attempt: int, order: str, event: Mapping[str, object]) -> None:
         """What came of a rollback, ours or a person's."""

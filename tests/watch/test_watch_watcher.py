@@ -183,3 +183,17 @@ def test_events_of_watcher_and_trainer_stand_side_by_side(tmp_path: Path) -> Non
     events = [json.loads(line) for line in run.run_dir.events.read_text().splitlines()]
     assert {event["kind"] for event in events if event.get("by") == "watch"} >= {"suspect", "spike", "attributed"}
     assert all({"time", "kind", "attempt", "step"} <= event.keys() for event in events)
+
+
+def test_people_hear_that_training_waits_for_data(tmp_path: Path) -> None:
+    run = StandIn(run_dir_in(tmp_path))
+    told: list[str] = []
+    watching = watcher(run, told=told)
+    run.train(3)
+    watching.look()
+    run.event("waiting-for-parts", channels=["zh"])
+    run.event("parts-refused", reason="channel zh: part-00001.bin has the hash 0")
+    watching.look()
+    step = run.step
+    assert f"training waits for further parts, because no data is left in ['zh'] (step {step})" in told
+    assert f"parts of the data were refused: channel zh: part-00001.bin has the hash 0 (step {step})" in told
