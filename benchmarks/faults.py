@@ -24,7 +24,7 @@ from pathlib import Path
 _TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(_TESTS / name) for name in ("faults", "checkpoint", "train")]
 
-from campaign import SHARES, Wish, make_stage, play, replay  # noqa: E402 (it lives with the tests)
+from campaign import SHARES, Stage, Wish, play, replay  # noqa: E402 (it lives with the tests)
 from fault_report import Report, TrialId  # noqa: E402
 from found import FOUND  # noqa: E402
 from system_calls import is_available  # noqa: E402
@@ -64,8 +64,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _played(arguments: argparse.Namespace, folder: Path) -> Report:
-    stage = make_stage(folder, arguments.scene) if arguments.scene else make_stage(folder)
-    _say(f"{sum(len(scene.calls) for scene in stage.scenes):,} system calls in {len(stage.scenes)} scenes")
+    stage = Stage(folder, arguments.scene or ())
     if arguments.replay:
         return replay(arguments.replay, stage, arguments.family)
     if arguments.found:

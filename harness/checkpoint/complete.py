@@ -31,7 +31,7 @@ def incompleteness(folder: Path) -> str | None:
         if found != size:
             return f"{name} was written with {size:,} bytes and has {found:,} on disk"
     for archive in folder.glob("*.pt"):
-        if not zipfile.is_zipfile(archive):
+        if not _is_whole(archive):
             return f"{archive.name} is not whole"
     for text in folder.glob("*.json"):
         try:
@@ -39,6 +39,14 @@ def incompleteness(folder: Path) -> str | None:
         except ValueError:
             return f"{text.name} is not whole"
     return None
+
+
+def _is_whole(archive: Path) -> bool:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            return opened.testzip() is None
+    except (zipfile.BadZipFile, EOFError):
+        return False
 
 
 def promised_bytes(index: Inert) -> dict[str, int]:

@@ -26,6 +26,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
 from harness.checkpoint.complete import incompleteness
+from harness.checkpoint.counted import open_counted
 from harness.checkpoint.metadata_pickle import UnpicklingError
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives, cpu
@@ -37,6 +38,9 @@ from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_conf
 from megatron.core.dist_checkpointing.strategies import common, filesystem_async  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner, TorchDistSaveShardedStrategy  # noqa: E402
 from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
+
+# Megatron's writers open their files by this name. They ask the file how far it is, and so believe a disk that lies.
+filesystem_async.open = open_counted
 
 _FORMAT = ("torch_dist", 1)
 _DISK_ERRORS = (OSError, RuntimeError)
@@ -63,6 +67,7 @@ def save(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
     # Results of writers that we wait for need no queue between processes, which is a process to start and to lose.
     filesystem_async._results_queue = queue.Queue()
     dist_checkpointing.save(state, str(directory), sharded_strategy=_Strategy(), content_metadata=_SHARDING)
+    _require_complete(directory)
 
 
 def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  # noqa: ANN401 (Megatron's types)
@@ -117,6 +122,7 @@ class Writing:
         if self._process is not None:
             self._results.wait(self._process)
         self._strategy.conclude(self._request.finalize_fns[0], str(self._directory))
+        _require_complete(self._directory)
 
     def discard(self) -> None:
         """Stops writing. What is there already stays, for the next start to remove."""
@@ -260,8 +266,6 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
             self._problems += [f"rank {rank}: {_cause(error)}" for rank, (error, _) in sorted(failed.failures.items())]
         if dist.get_rank() == 0:  # Megatron does it again and would not survive a refusal; now there is room for it
             self._attempt(save_config, CheckpointingConfig(*_FORMAT), checkpoint_dir)
-            if not self._problems:
-                self._attempt(_require_complete, Path(checkpoint_dir))
         problems = [problem for of_rank in collectives.gathered(self._problems) for problem in of_rank]
         if problems:
             raise SaveFailedError("; ".join(dict.fromkeys(problems)))
@@ -281,8 +285,15 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
 
 
 def _require_complete(folder: Path) -> None:
-    if problem := incompleteness(folder):
-        raise RuntimeError(problem)
+    """Raises on every rank if what all of them have written is not there. Every rank must call it."""
+    problem = None
+    if dist.get_rank() == 0:
+        try:
+            problem = incompleteness(folder)
+        except OSError as error:
+            problem = _cause(error)
+    if problem := collectives.from_rank_0(problem):
+        raise SaveFailedError(problem)
 
 
 def _write_files(
@@ -310,6 +321,7 @@ def _write_files(
 
 
 def _write_file(transforms: list[Any], bucket: Any) -> Any:  # noqa: ANN401 (Megatron's types)
+    """What Megatron says of a file that it has written, or the error."""
     outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
     done: queue.Queue[None] = queue.Queue()
     done.put(None)

@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from fault_report import Report, TrialId
 from found import play_found
 from launch_faults import Trial
 from scenes import RECIPES, Line, Scene, line_of, make_scene
-from store_faults import Material, StoreTrials, make_material
+from store_faults import Material, StoreTrials, make_material, material_in
 from trainer_faults import trial_of
 from warm_trainer import WarmTrainer
 
@@ -42,31 +43,37 @@ class Wish:
     num_processes: int = 1
 
 
-@dataclass(frozen=True)
 class Stage:
-    """What trials are played on: made once."""
+    """What trials are played on, made when it is asked for first.
 
-    folder: Path
-    trainer: WarmTrainer
-    scenes: Sequence[Scene]
-    material: Material
+    The process stays small until it is asked for the trainer: the store's layer forks thousands of times.
+    """
 
+    def __init__(self, folder: Path, recipes: Sequence[str] = ()) -> None:
+        """Scenes of these recipes, all if none is named."""
+        self.folder = folder
+        self._recipes = [recipe for recipe in RECIPES if recipe.name in recipes or not recipes]
 
-def make_stage(folder: Path, recipes: Sequence[str] = tuple(recipe.name for recipe in RECIPES)) -> Stage:
-    """Loads the libraries and makes the scenes; the first scene is also the store's material."""
-    trainer = WarmTrainer()
-    scenes = []
-    material = None
-    for recipe in RECIPES:
-        if recipe.name not in recipes:
-            continue
-        place = folder / "making"
-        scene = make_scene(recipe, folder / recipe.name, place, trainer)
-        if material is None:
-            material = make_material(scene.folder / "run", place / "run" / "checkpoints", folder / "material")
-        scenes.append(scene)
-    assert material is not None, "at least one scene is made"
-    return Stage(folder, trainer, scenes, material)
+    @cached_property
+    def trainer(self) -> WarmTrainer:
+        return WarmTrainer()
+
+    @cached_property
+    def scenes(self) -> Sequence[Scene]:
+        place = self.folder / "making"
+        return [make_scene(recipe, self.folder / recipe.name, place, self.trainer) for recipe in self._recipes]
+
+    @cached_property
+    def material(self) -> Material:
+        """Checkpoints of the plain scene, made by another process."""
+        folder = self.folder / "material"
+        os.waitpid(_forked(lambda: self._make_material(folder)), 0)
+        return material_in(folder)
+
+    def _make_material(self, folder: Path) -> None:
+        place = self.folder / "making the material"
+        make_scene(RECIPES[0], folder / "scene", place, self.trainer)
+        make_material(place / "run" / "checkpoints", folder)
 
 
 def play(wish: Wish, stage: Stage, say: Say) -> Report:
@@ -76,9 +83,9 @@ def play(wish: Wish, stage: Stage, say: Say) -> Report:
     for layer in wish.layers:
         seconds = wish.seconds * SHARES[layer] / whole
         total.add(_play_layer(layer, wish, seconds, stage, say))
-        say(str(total))
         if wish.max_injections is not None and total.injections.total() >= wish.max_injections:
             break
+        say(f"{layer}: done")
     return total
 
 

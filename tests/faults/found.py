@@ -36,6 +36,11 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
         [_at("checkpoints/step_0000008.TOKEN.partial/common.pt", "write", 1, "lost", result=1959)],
     ),
     (
+        "metadata.json was lost when Megatron wrote it a second time",
+        "save",
+        [_at("checkpoints/step_0000008.TOKEN.partial/metadata.json", "write", 2, "lost", result=119)],
+    ),
+    (
         "a lock that could not be given back made a failure of a run that had finished",
         "release",
         [_at("lock", "ftruncate", 1, "EIO", sticky=True)],

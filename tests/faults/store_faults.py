@@ -41,6 +41,7 @@ from harness.run_dir import RunDir
 LAYER = "store"
 CHUNK_BYTES = 32 * 1024
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EMFILE)
+STEPS = (2, 4, 6, 8)
 HEALTHS = ("clean", "suspect")
 Operation = Callable[[CheckpointStore], object]
 
@@ -143,15 +144,16 @@ class StoreTrials:
         self._numbers = count()
 
     def play(self, trial: TrialId) -> None:
-        """One trial: all faults at one call, or some of the damage, as chance has it."""
+        """Every third trial is damage of all kinds; the others are all faults at one call, and each has its turn."""
         draw = random.Random(str(trial))
         self._report.num_trials += 1
-        if draw.random() < 0.35:
+        if trial.number % 3 == 2:
             self._damage(trial, draw)
             return
-        scenario = self._scenarios[trial.number % len(self._scenarios)]
+        turn = trial.number - trial.number // 3
+        scenario = self._scenarios[turn % len(self._scenarios)]
         calls = self._calls_of(scenario)
-        number = 1 + (trial.number // len(self._scenarios)) % len(calls)
+        number = 1 + (turn // len(self._scenarios)) % len(calls)
         call = calls[number - 1]
         self._kill(trial, scenario, number, "before", draw)
         if call.name == "write":
@@ -332,13 +334,16 @@ def _said(act: Any, operation: Callable[[], object]) -> str | None:
     return None
 
 
-def make_material(run: Path, checkpoints: Path, folder: Path) -> Material:
-    """Keeps of a finished run what the trials need: `run` is the run when steps 2 and 4 were saved."""
-    kept = {step: folder / f"right-{step}" for step in (2, 4, 6, 8)}
-    for step, path in kept.items():
-        shutil.copytree(checkpoints / f"step_{step:07d}", path)
-        assert is_sound(path), path
-    small = folder / "run"
-    for step in (2, 4):
-        shutil.copytree(kept[step], small / "checkpoints" / f"step_{step:07d}")
-    return Material(small, kept)
+def make_material(checkpoints: Path, folder: Path) -> None:
+    """Keeps of a finished run what the trials need."""
+    for step in STEPS:
+        shutil.copytree(checkpoints / f"step_{step:07d}", folder / f"right-{step}")
+    for step in STEPS[:2]:
+        shutil.copytree(folder / f"right-{step}", folder / "run" / "checkpoints" / f"step_{step:07d}")
+
+
+def material_in(folder: Path) -> Material:
+    """What `make_material` has made."""
+    kept = {step: folder / f"right-{step}" for step in STEPS}
+    assert all(is_sound(path) for path in kept.values()), f"{folder} has no sound checkpoints of steps {STEPS}"
+    return Material(folder / "run", kept)

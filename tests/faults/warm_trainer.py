@@ -7,6 +7,7 @@ so that a tracer can be attached to it.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import signal
@@ -22,7 +23,8 @@ from pathlib import Path
 
 from process_runs import descendants, kill_all
 
-DEADLINE_S = float(os.environ.get("FAULTS_DEADLINE_S", "150"))
+_PR_SET_PDEATHSIG = 1
+DEADLINE_S = 240.0
 """A start of the tiny run takes seconds; one that takes so long, even on a busy machine, hangs."""
 
 
@@ -98,6 +100,7 @@ def _train(config: Path, run_dir: Path, output: Path, go: int, port: int) -> Non
     code = 99
     try:
         os.setsid()
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # nothing outlives a campaign that is stopped
         descriptor = os.open(output, os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
