@@ -82,7 +82,7 @@ class ChannelOrder:
             DataError: A part whose turn has come is damaged.
         """
         if len(self._stretches) == 1:
-            return self.last.locate(numbers)
+            return self._stretches[0].locate(numbers)  # another thread may be adding one
         parts, epochs, indices = (np.empty_like(numbers) for _ in range(3))
         salts = np.empty(len(numbers), dtype=np.uint64)
         owners = np.searchsorted(self._firsts, numbers, side="right") - 1
