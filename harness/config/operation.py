@@ -9,6 +9,7 @@ from pydantic import Field
 from harness.config.section import FilePath, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section, Word
 
 SLURM_TIME = r"^([0-9]+|[0-9]+:[0-9]{1,2}(:[0-9]{1,2})?|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2})$"
+_Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LaunchConfig(Section):
@@ -87,8 +88,10 @@ class WatchConfig(Section):
     """Onsets closer than this are the same place."""
     repeat_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.7
     """Factor of the learning rate when a place without dirty documents comes again; 1 leaves it."""
+    repeat_adam_betas: tuple[_Beta, _Beta] | None = Field(default=None, strict=False)
+    """Betas of Adam when such a place comes again, [0.9, 0.9] for instance. Default: as they are."""
     repeat_for_steps: PositiveInt = 500
-    """How many steps after such a rollback the factor holds."""
+    """How many steps after such a rollback factor and betas hold."""
     answer_within_s: NonNegativeFloat = 120.0
     """With `action: rollback` and a watcher beside it, a run whose loss is not finite waits so many seconds for the
     order to roll back, and leaves with exit code 76 only then."""

@@ -47,6 +47,8 @@ class PolicySettings:
     """Onsets closer than this are the same place."""
     repeat_learning_rate_factor: float = 0.7
     """The learning rate is multiplied by this when a place without dirty documents comes again; 1 leaves it."""
+    repeat_adam_betas: tuple[float, float] | None = None
+    """Betas of Adam from then on, for as long; None leaves them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +129,8 @@ class Rollback:
     reason: str
     start: int
     """First step of the episode it is about."""
+    adam_betas: tuple[float, float] | None = None
+    """None keeps the betas."""
 
 
 @dataclass(frozen=True)
@@ -237,14 +241,16 @@ def _roll_back(cause: _Cause, situation: Situation, settings: PolicySettings) ->
     targets = [each.step for each in situation.checkpoints if each.health == "clean" and each.step <= latest]
     if not targets:
         return Stop(f"{cause.text}; there is no clean checkpoint at or before step {latest}", cause.start)
+    is_gentler = bool(repeats) and not cause.dirty
     first, last = _skipped_steps(cause, max(targets), len(repeats), settings)
     return Rollback(
         to_step=max(targets),
         skip_from_sample=_samples_before(first, situation),
         skip_to_sample=_samples_before(last + 1, situation),
-        learning_rate_factor=settings.repeat_learning_rate_factor if repeats and not cause.dirty else 1.0,
+        learning_rate_factor=settings.repeat_learning_rate_factor if is_gentler else 1.0,
         reason=cause.text,
         start=cause.start,
+        adam_betas=settings.repeat_adam_betas if is_gentler else None,
     )
 
 

@@ -50,12 +50,13 @@ def situation(
 
 def rollback_request(action: Rollback, now: Situation, repeat_for_steps: int) -> RollbackRequest:
     """The order for a rollback. Its samples are named by the steps that took them, as the run counted until now."""
-    changes_rate = action.learning_rate_factor != 1.0
+    changes_optimizer = action.learning_rate_factor != 1.0 or action.adam_betas is not None
     return RollbackRequest(
         to_step=action.to_step,
         skip_steps=(_step_after(action.skip_from_sample, now) + 1, _step_after(action.skip_to_sample, now)),
         learning_rate_factor=action.learning_rate_factor,
-        for_steps=repeat_for_steps if changes_rate else None,
+        adam_betas=action.adam_betas,
+        for_steps=repeat_for_steps if changes_optimizer else None,
     )
 
 

@@ -18,6 +18,7 @@ from harness.watch.policy import (
     checkpoints_to_suspect,
     decide,
 )
+from harness.watch.situation import rollback_request
 from harness.watch.verdict import Direction, Kind, OpenEpisode, Verdict
 
 SETTINGS = PolicySettings(action="rollback")
@@ -176,3 +177,28 @@ def test_checkpoints_in_and_shortly_after_an_alarm_become_suspect() -> None:
     known.append(KnownCheckpoint(step=10_050, health="abandoned"))
     alarm = verdict("suspect", step=10_000, end=10_020)
     assert checkpoints_to_suspect(known, [alarm, verdict("drift", 9500)], SETTINGS) == (10_000, 10_100)
+
+
+def test_a_place_that_comes_again_gets_the_betas_that_are_configured() -> None:
+    settings = replace(SETTINGS, repeat_learning_rate_factor=1.0, repeat_adam_betas=(0.9, 0.9))
+    again = replace(LASTING, rollbacks=(past(9_900, start=9_800, to_step=9000),))
+    action = decide(again, settings)
+    assert isinstance(action, Rollback)
+    request = rollback_request(action, again, 500)
+    assert (request.learning_rate_factor, request.adam_betas, request.for_steps) == (1.0, (0.9, 0.9), 500)
+    first = decide(LASTING, settings)
+    assert isinstance(first, Rollback)
+    request = rollback_request(first, LASTING, 500)
+    assert (request.adam_betas, request.for_steps) == (None, None)
+
+
+def test_what_is_not_finite_does_not_wait_for_the_cool_down() -> None:
+    broken = Verdict(
+        kind="non-finite", channel="total", direction="up", step=START, start=START, end=START, z=0.0, height=0.0
+    )
+    soon = replace(
+        LASTING, step=START, verdicts=(broken,), episodes=(), rollbacks=(past(9_990, start=1, to_step=9_980),)
+    )
+    action = decide(soon, SETTINGS)
+    assert isinstance(action, Rollback)
+    assert action.reason == f"loss or gradient is not finite at step {START}"
