@@ -162,10 +162,9 @@ class Cluster:
     def _stop(self) -> None:
         """Cancels all jobs, ends the daemons, the keys' last, and kills what is left of the jobs."""
         if len(self._daemons) > 1:
-            scancel = ("scancel", "--me")
-            subprocess.run(scancel, env=self.environment, capture_output=True, timeout=30, check=False)
+            self._ask("scancel", "--me")
             deadline = time.monotonic() + 15
-            while self.command("squeue", "--noheader").strip() and time.monotonic() < deadline:
+            while self._ask("squeue", "--noheader").strip() and time.monotonic() < deadline:
                 time.sleep(0.5)
         for daemon in reversed(self._daemons):
             daemon.terminate()
@@ -178,6 +177,15 @@ class Cluster:
         for pid in self.processes("SLURM_CONF", str(self.folder / "slurm.conf")):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def _ask(self, *arguments: str) -> str:
+        """What one of Slurm's commands prints; nothing where the controller is gone."""
+        with suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(
+                arguments, env=self.environment, capture_output=True, text=True, timeout=30, check=False
+            )
+            return done.stdout
+        return ""
 
     def processes(self, name: str, value: str) -> list[int]:
         """The processes on this machine, other than this one, with that variable in their environment."""

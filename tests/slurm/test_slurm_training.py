@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,17 @@ class TrainingJob:
         found = [pid for pid in self.processes(node) if b"harness.train.worker" in _command_line(pid)]
         return min(found)  # what it starts itself is younger
 
+    @contextmanager
+    def paused(self, node: int) -> Iterator[None]:
+        """Stands still meanwhile: the one rank of a node is stopped, and the others wait for it."""
+        worker = self.worker(node)
+        os.kill(worker, signal.SIGSTOP)
+        yield
+        os.kill(worker, signal.SIGCONT)
+
+    def log(self) -> str:
+        return (self.run_dir.launches / f"job_{self.job_id}.log").read_text()
+
     def events(self, kind: str) -> list[dict[str, Any]]:
         path = self.run_dir.events
         lines = path.read_text().splitlines() if path.exists() else []
@@ -192,8 +205,10 @@ def assert_as_in_peace(job: TrainingJob, in_peace: RunDir) -> None:
 @pytest.mark.slow
 def test_at_its_time_limit_it_saves_comes_back_and_goes_on(cluster: Cluster, site: Path, in_peace: RunDir) -> None:
     job = interrupted(cluster, site, "time_limit")
-    # As long as the lead time: it is told at once.
-    cluster.command("scontrol", "update", f"JobId={job.job_id}", "TimeLimit=20")
+    with job.paused(node=1):  # Slurm looks at time limits every half minute, in which the run would be done
+        # As long as the lead time: it is told as soon as Slurm looks.
+        cluster.command("scontrol", "update", f"JobId={job.job_id}", "TimeLimit=20")
+        cluster.wait_for(lambda: "the time limit is near" in job.log(), timeout_s=150, what="Slurm tells the job")
     job.wait_for_exit(75, min_step=12)
     cluster.command("scontrol", "update", f"JobId={job.job_id}", "TimeLimit=60")
     assert_as_in_peace(job, in_peace)
