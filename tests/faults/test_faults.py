@@ -36,7 +36,7 @@ def num_injections(text: str) -> int:
 
 
 @pytest.mark.slow
-def test_a_slice_of_the_store_and_of_the_trainer_breaks_nothing() -> None:
+def test_a_slice_of_the_campaign_breaks_nothing() -> None:
     code, text = campaign("--layer", "store", "--seed", "7", "--injections", "500")
     assert code == 0, text
     assert num_injections(text) >= 500
