@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).parent / "stand_in"
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
+pytestmark = pytest.mark.timeout(600)
+
 CONFIG = """\
 run: {name: small}
 model: {num_layers: 2, hidden_size: 32, num_attention_heads: 4, ffn_hidden_size: 64, vocab_size: 300}
@@ -45,7 +47,7 @@ class Submitted:
         self.run = folder / "run"
         self.job_id = job_id
 
-    def finish(self, timeout_s: float = 60) -> dict[str, str]:
+    def finish(self, timeout_s: float = 150) -> dict[str, str]:
         """Waits for the end of the job, and returns its fields."""
         self.cluster.wait_for(lambda: self.state() in OVER, timeout_s=timeout_s, what=f"job {self.job_id} ends")
         return dict(self.cluster.job(self.job_id))
@@ -59,7 +61,7 @@ class Submitted:
         logs = (folder / "node_0.log", folder / "rank_00001.log")
         self.cluster.wait_for(
             lambda: all(log.exists() and "works" in log.read_text() for log in logs),
-            timeout_s=60,
+            timeout_s=150,
             what=f"launch {number} works",
         )
 
@@ -127,7 +129,7 @@ def test_a_run_that_finishes_is_a_completed_job(submit: Callable[..., Submitted]
 @pytest.mark.smoke
 def test_it_comes_back_after_every_kind_of_end_until_it_is_done(submit: Callable[..., Submitted]) -> None:
     job = submit([{"save": 1, "exit": 75}, {"save": 2, "exit": 70}, {"save": 3, "die_on_rank": 1}, {"exit": 0}])
-    fields = job.finish(120)
+    fields = job.finish(280)
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "3")
     assert job.ended() == [(75, "requeue"), (70, "requeue"), (70, "requeue"), (0, "stop")]
     assert "rank 1 was killed by SIGKILL" in (job.run / "launches" / "0003" / "node_1.log").read_text()
@@ -145,7 +147,7 @@ def test_some_ends_are_final(submit: Callable[..., Submitted], code: int, alert:
 
 def test_a_crash_loop_stops_before_it_burns_the_allocation(submit: Callable[..., Submitted]) -> None:
     job = submit([{"save": 1, "exit": 75}, {"exit": 70}])
-    fields = job.finish(120)
+    fields = job.finish(280)
     assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("FAILED", "70:0", "3")
     assert job.ended() == [(75, "requeue"), (70, "requeue"), (70, "requeue"), (70, "stop")]
     assert "nothing new was saved in 3 launches in a row, 3 of them failures (at most 3 failures)" in job.log()
@@ -154,7 +156,7 @@ def test_a_crash_loop_stops_before_it_burns_the_allocation(submit: Callable[...,
 
 def test_near_the_time_limit_the_run_is_told_to_save_and_stop(submit: Callable[..., Submitted]) -> None:
     job = submit([{"save": 1, "until_order": True, "exit": 75}, {"exit": 0}], "--time", "1")
-    fields = job.finish(120)
+    fields = job.finish(280)
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1")
     order = json.loads((job.run / "order.json").read_text())
     assert order == {"kind": "save-and-stop", "reason": f"Slurm job {job.job_id}: the time limit is near"}
@@ -165,7 +167,7 @@ def test_requeued_by_the_scheduler_it_resumes(submit: Callable[..., Submitted], 
     job = submit([{"save": 1, "until_order": True, "exit": 75}, {"exit": 0}])
     job.wait_for_launch(1)
     cluster.command("scontrol", "requeue", job.job_id)
-    fields = job.finish(120)
+    fields = job.finish(280)
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1")
     assert job.ended()[-1] == (0, "stop")
 
@@ -176,11 +178,11 @@ def test_held_by_a_person_it_waits_until_it_is_released(submit: Callable[..., Su
     cluster.command("scontrol", "requeuehold", job.job_id)
     cluster.wait_for(
         lambda: (cluster.job(job.job_id)["JobState"], cluster.job(job.job_id)["Priority"]) == ("PENDING", "0"),
-        timeout_s=60,
+        timeout_s=150,
         what="the job is held",
     )
     cluster.command("scontrol", "release", job.job_id)
-    fields = job.finish(120)
+    fields = job.finish(280)
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1")
 
 
@@ -188,7 +190,7 @@ def test_a_cancelled_step_is_a_launch_cut_short(submit: Callable[..., Submitted]
     job = submit([{"save": 1, "until_order": True, "exit": 75}, {"exit": 0}])
     job.wait_for_launch(1)
     cluster.command("scancel", f"{job.job_id}.0")
-    fields = job.finish(120)
+    fields = job.finish(280)
     assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1")
     assert job.ended() == [(137, "requeue"), (0, "stop")]  # Slurm cancels a step with SIGKILL
 
@@ -200,7 +202,7 @@ def test_a_job_that_is_cancelled_does_not_come_back(submit: Callable[..., Submit
     cluster.command("scancel", job.job_id)
     fields = job.finish()
     assert (fields["JobState"], fields["Restarts"]) == ("CANCELLED", "0")
-    cluster.wait_for(lambda: job.ended() == [(75, "stop")], timeout_s=30, what="the launch is written down")
+    cluster.wait_for(lambda: job.ended() == [(75, "stop")], timeout_s=150, what="the launch is written down")
     assert job.events()[-1]["reason"] == "the job was cancelled, or preempted by Slurm"
 
 
@@ -210,7 +212,7 @@ def test_a_node_that_does_not_answer_is_excluded_and_another_one_takes_its_place
     settings = ("launch.check_nodes=true", "launch.exclude_bad_nodes=true", "parallel.data_parallel_size=2")
     with_dead_node = "export DEAD_NODE=n2 OMP_NUM_THREADS=1\n"
     job = submit([{"exit": 0}], *chain.from_iterable(("--set", one) for one in settings), environment=with_dead_node)
-    fields = job.finish(150)
+    fields = job.finish(280)
     assert (fields["JobState"], fields["Restarts"], fields["ExcNodeList"]) == ("COMPLETED", "1", "n2")
     assert job.ended() == [(70, "requeue"), (0, "stop")]
     nodes = [(job.run / "launches" / number / "nodes.txt").read_text().split() for number in ("0001", "0002")]
