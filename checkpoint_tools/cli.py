@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 _FORMATS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(MB|GB)")
+_KIND = re.compile(r"^(optimizer)\..*|(?<=\.)[0-9]+(?=\.)")
 _PATH = click.Path(path_type=Path)
 
 
@@ -180,9 +183,17 @@ def _report(done: Converted) -> None:
         f"{done.out}: {done.family.architecture}, {done.num_tensors} tensors, {done.num_bytes / 1e9:.3f} GB{kept}, "
         f"in {done.seconds:.1f} s ({speed})"
     )
+    if done.left_out:
+        click.echo(f"left out: {left_out_text(done.left_out)}")
     click.echo(f"proven: {done.proof.summary()}")
     for warning in done.warnings:
         click.echo(f"warning: {warning}", err=True)
+
+
+def left_out_text(names: Sequence[str]) -> str:
+    """Names of tensors, those of the optimizer and of the layers counted instead of listed."""
+    kinds = Counter(_KIND.sub(lambda match: "optimizer.*" if match[1] else "*", name) for name in names)
+    return ", ".join(kind if count == 1 else f"{kind} ({count})" for kind, count in kinds.items())
 
 
 def _numbers(text: str) -> tuple[int, ...]:

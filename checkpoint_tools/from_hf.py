@@ -100,6 +100,7 @@ def convert(
         kept_bytes=written.kept_bytes,
         seconds=written.seconds,
         proof=proof,
+        left_out=theirs.left_out,
         warnings=_warnings(theirs),
     )
 
@@ -132,7 +133,7 @@ def _record(theirs: TheirTensors, growth: Growth) -> dict[str, object]:
 def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
     """An output layer beside a tied embedding must be that embedding: readers disagree on which of the two counts."""
     (embedding,) = moves["embedding.word_embeddings.weight"].theirs
-    for name in set(theirs.files) - set(theirs.names):
+    for name in theirs.left_out:
         if name.endswith("rotary_emb.inv_freq") or torch.equal(theirs.read(name), theirs.read(embedding)):
             continue
         raise CheckpointError(

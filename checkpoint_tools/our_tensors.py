@@ -38,6 +38,8 @@ class OurTensors:
     manifest: Manifest
     model: ModelConfig
     places: Mapping[str, _Place]
+    left_out: tuple[str, ...] = ()
+    """Tensors that are no weights: the optimizer's state."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -71,7 +73,10 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> OurTensors:
     """
     manifest = verify_before_load(path, deep=hashes)
     model = model_of(manifest, path)
-    return OurTensors(path=path, manifest=manifest, model=model, places=places_of(read_index(path), model, path))
+    index = read_index(path)
+    left_out = tuple(name for name in index if name.startswith(_NOT_WEIGHTS))
+    places = places_of(index, model, path)
+    return OurTensors(path=path, manifest=manifest, model=model, places=places, left_out=left_out)
 
 
 def model_of(manifest: Manifest, path: Path) -> ModelConfig:

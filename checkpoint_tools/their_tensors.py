@@ -51,6 +51,12 @@ class TheirTensors:
         tied = () if self.model.untie_embeddings_and_output_weights else _OUTPUTS
         return tuple(name for name in self.files if name not in tied and not name.endswith(_COMPUTED))
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of the tensors that say nothing."""
+        named = set(self.names)
+        return tuple(name for name in self.files if name not in named)
+
     def read(self, name: str) -> torch.Tensor:
         """A tensor, whole.
 

@@ -68,6 +68,8 @@ class Converted:
     seconds: float
     """Reading and writing the rest of the weights, without verification and proof."""
     proof: Proof
+    left_out: tuple[str, ...] = ()
+    """Source tensors that were not converted, because they are no weights or copies of others."""
     warnings: tuple[str, ...] = ()
     """What a user should know who goes on with the result."""
 
@@ -106,6 +108,7 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
         kept_bytes=kept_bytes,
         seconds=seconds,
         proof=proof,
+        left_out=ours.left_out,
         warnings=(tokenizer.warning,) if tokenizer and tokenizer.warning else (),
     )
 

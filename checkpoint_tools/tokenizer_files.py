@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from checkpoint_tools import sentencepiece_model, tiktoken_model
 from checkpoint_tools.our_tensors import OurTensors
-from checkpoint_tools.sentencepiece_model import as_tokenizer_json
 from harness.config.load import load_config
+from harness.data.tiktoken_file import TiktokenTokenizer
 from harness.data.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer
 from harness.errors import CheckpointError, HarnessError, UsageError
 
@@ -84,17 +85,17 @@ def _path_in_run(checkpoint: Path) -> Path | None:
 def _files(tokenizer: Tokenizer) -> dict[str, bytes]:
     content = tokenizer.path.read_bytes()
     if isinstance(tokenizer, SentencePieceTokenizer):
-        return {"tokenizer.model": content, **_translated(tokenizer, content)}
-    if tokenizer.path.suffix != ".json":
+        return {"tokenizer.model": content, **_translated(tokenizer, sentencepiece_model.as_tokenizer_json(content))}
+    if isinstance(tokenizer, TiktokenTokenizer):
         described = tokenizer.path.with_name(tokenizer.path.name + ".json")
-        return {path.name: path.read_bytes() for path in (tokenizer.path, described) if path.is_file()}
+        copied = {path.name: path.read_bytes() for path in (tokenizer.path, described) if path.is_file()}
+        return {**copied, **_translated(tokenizer, tiktoken_model.as_tokenizer_json(tokenizer))}
     beside = [tokenizer.path.with_name(name) for name in BESIDE]
     return {"tokenizer.json": content, **{path.name: path.read_bytes() for path in beside if path.is_file()}}
 
 
-def _translated(tokenizer: Tokenizer, content: bytes) -> dict[str, bytes]:
-    """A SentencePiece model as transformers reads it; nothing if that would give other ids."""
-    text = as_tokenizer_json(content)
+def _translated(tokenizer: Tokenizer, text: str | None) -> dict[str, bytes]:
+    """A tokenizer as transformers reads it; nothing if that would give other ids."""
     if text is None:
         return {}
     symbols = {symbol["id"]: symbol["content"] for symbol in json.loads(text)["added_tokens"]}

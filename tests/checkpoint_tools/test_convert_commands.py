@@ -17,6 +17,7 @@ from hugging_face_models import VARIANTS, Variant, assert_same_bits, weights_of,
 from pool import Pool
 from safetensors.torch import save_file
 
+from checkpoint_tools.cli import left_out_text
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import layers_that_fit
 from harness.cli import run
@@ -155,6 +156,22 @@ def test_a_mean_and_a_larger_model_by_command(pool: Pool, checkpoint: Path, tmp_
     assert left.code == 0, left.err
     model = open_checkpoint(grown / "checkpoints" / "step_0000000").model
     assert (model.num_layers, model.vocab_size) == (4, 500)
+
+
+def test_what_is_not_converted_is_said(pool: Pool, tmp_path: Path) -> None:
+    given = write_model(tmp_path / "given", Variant("tied", "llama", {"tie_word_embeddings": True}))
+    weights = weights_of(given)
+    weights["lm_head.weight"] = weights["model.embed_tokens.weight"].clone()
+    weights |= {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.zeros(6) for layer in range(2)}
+    save_file(weights, given / "model.safetensors", metadata={"format": "pt"})
+    [left] = pool.run(conversion_jobs.command, 1, ["convert", "from-hf", str(given), str(tmp_path / "run")])
+    assert left.code == 0, left.err
+    assert "\nleft out: lm_head.weight, model.layers.*.self_attn.rotary_emb.inv_freq (2)\n" in left.out
+
+
+def test_the_optimizers_tensors_are_counted() -> None:
+    names = ["optimizer.state.exp_avg.output_layer.weight", "optimizer.state.param.output_layer.weight", "rng_state"]
+    assert left_out_text(names) == "optimizer.* (2), rng_state"
 
 
 @pytest.mark.parametrize("verb", ["to-hf", "from-hf", "check", "average"])

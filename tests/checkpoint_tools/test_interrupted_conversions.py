@@ -18,7 +18,7 @@ from checkpoint_tools import output_folder
 from harness.checkpoint.verify import verify
 from harness.errors import CheckpointError, UsageError
 
-OF_THE_MOMENT = ("saved_at", "save_seconds")
+OF_THE_MOMENT = ("saved_at", "save_seconds", "checksum")
 
 
 @pytest.fixture(scope="module")

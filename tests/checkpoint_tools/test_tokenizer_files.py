@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import sentencepiece
 import tokenizers
 
+from checkpoint_tools import tiktoken_model
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.sentencepiece_model import as_tokenizer_json
 from checkpoint_tools.tokenizer_files import find_tokenizer
@@ -52,6 +55,52 @@ def test_a_sentencepiece_model_gives_the_same_ids_through_tokenizers(options: di
         ids = original.encode(sentence)
         assert translated.encode(sentence, add_special_tokens=False).ids == ids
         assert translated.decode(ids) == original.decode(ids)
+
+
+@pytest.fixture(scope="module")
+def tiktoken_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small vocabulary as a tiktoken file, with the words' pattern and the control symbols beside it."""
+    pytest.importorskip("tiktoken")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    spelt = {character: byte for byte, character in enumerate(tiktoken_model._characters())}
+    ranks = {bytes(spelt[c] for c in token): number for token, number in tokenizer.get_vocab().items()}
+    folder = tmp_path_factory.mktemp("tiktoken")
+    lines = [f"{base64.b64encode(token).decode()} {rank}" for token, rank in sorted(ranks.items(), key=lambda i: i[1])]
+    (folder / "own.tiktoken").write_text("\n".join(lines) + "\n")
+    described = {"split": "cl100k", "special_tokens": {"<|endoftext|>": len(ranks), "<|x|>": len(ranks) + 1}}
+    (folder / "own.tiktoken.json").write_text(json.dumps(described))
+    return folder / "own.tiktoken"
+
+
+def test_a_tiktoken_file_gives_the_same_ids_through_tokenizers(tiktoken_file: Path, tmp_path: Path) -> None:
+    found = find_tokenizer(checkpoint_of(tmp_path, tiktoken_file), tiktoken_file)
+    assert found is not None
+    assert found.warning is None
+    assert set(found.files) == {"own.tiktoken", "own.tiktoken.json", "tokenizer.json", "tokenizer_config.json"}
+    assert json.loads(found.files["tokenizer_config.json"])["eos_token"] == "<|endoftext|>"
+    original, translated = (
+        open_tokenizer(tiktoken_file),
+        tokenizers.Tokenizer.from_buffer(found.files["tokenizer.json"]),
+    )
+    for sentence in (*SENTENCES, *TEXTS):
+        [ids] = original.encode_documents([sentence])
+        assert translated.encode(sentence, add_special_tokens=False).ids == ids
+        assert translated.decode(ids) == original.decode(ids) == sentence
+    assert translated.token_to_id("<|endoftext|>") == original.end_of_document_id
+
+
+def test_a_pattern_that_tokenizers_does_not_know_is_told(tiktoken_file: Path, tmp_path: Path) -> None:
+    """Then the file is copied as it is, with a warning."""
+    with mock.patch.object(tiktoken_model, "_agree", return_value=False):
+        found = find_tokenizer(checkpoint_of(tmp_path, tiktoken_file), tiktoken_file)
+    assert found is not None
+    assert set(found.files) == {"own.tiktoken", "own.tiktoken.json"}
+    assert found.warning is not None
+    assert "own.tiktoken is not written as a tokenizer.json, for want of one with the same ids" in found.warning
 
 
 def test_what_cannot_be_translated_is_not_guessed() -> None:

@@ -1,0 +1,106 @@
+"""A tiktoken file as a `tokenizer.json`, which transformers reads; only if both give the same ids.
+
+tiktoken joins the two neighbours whose union has the lowest rank; a `tokenizer.json` lists the joins. They are found by
+taking each token apart with the ranks below its own: what is left at the end are the two parts that it is joined of.
+Bytes are written as the printable characters that GPT-2 gave them.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from harness.data.tiktoken_file import TiktokenTokenizer
+
+_PROBES = (
+    "hello world",
+    " leading, trailing ",
+    "two  spaces,\ttab\nline\n\n  break\r\n",
+    "def f(x: int) -> str:\n    return f'{x!r}'  # 中文 12345\n",
+    "你好，世界。漢字かな交じり文 한국어",
+    "Ωé 🙂 \u200d ½ ﬁ １２３ Å I'll we'RE",
+    "x",
+)
+
+
+def as_tokenizer_json(tokenizer: TiktokenTokenizer) -> str | None:
+    """The `tokenizer.json` of a tiktoken file; None if it cannot be expressed with the same ids."""
+    ranks = _ranks(tokenizer.path.read_bytes())
+    merges = [
+        parts for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1 and (parts := _parts(token, ranks))
+    ]
+    characters = _characters()
+
+    def spelt(token: bytes) -> str:
+        return "".join(characters[byte] for byte in token)
+
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": tokenizer.splitting.pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    in_bytes = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    symbols = sorted(tokenizer.splitting.special_tokens.items(), key=lambda item: item[1])
+    text = json.dumps(
+        {
+            "version": "1.0",
+            "truncation": None,
+            "padding": None,
+            "added_tokens": [{"id": number, "content": name, **flags} for name, number in symbols],
+            "normalizer": None,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, in_bytes]},
+            "post_processor": None,
+            "decoder": in_bytes,
+            "model": {
+                "type": "BPE",
+                "ignore_merges": True,  # a word that is a token is that token, whatever it is joined of
+                "vocab": {spelt(token): rank for token, rank in ranks.items()},
+                "merges": [[spelt(left), spelt(right)] for left, right in merges],
+            },
+        },
+        ensure_ascii=False,
+    )
+    return text if _agree(tokenizer, text) else None
+
+
+def _ranks(content: bytes) -> dict[bytes, int]:
+    rows = (line.split() for line in content.splitlines() if line)
+    return {base64.b64decode(token): int(rank) for token, rank in rows}
+
+
+def _parts(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
+    """The two parts that a token is joined of; None for one that tiktoken never makes by joining two."""
+    parts = [token[place : place + 1] for place in range(len(token))]
+    while len(parts) > 2:
+        below = [ranks.get(parts[place] + parts[place + 1], ranks[token]) for place in range(len(parts) - 1)]
+        lowest = min(range(len(below)), key=below.__getitem__)
+        if below[lowest] >= ranks[token]:
+            return None
+        parts[lowest : lowest + 2] = [parts[lowest] + parts[lowest + 1]]
+    return parts[0], parts[1]
+
+
+def _characters() -> list[str]:
+    """GPT-2's printable character for each byte: itself if it is one, else the next free one from 256 on."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
+
+
+def _agree(tokenizer: TiktokenTokenizer, text: str) -> bool:
+    try:
+        translated: Any = importlib.import_module("tokenizers").Tokenizer.from_str(text)
+    except Exception:  # noqa: BLE001 (the library raises nothing narrower, for a pattern that it does not know, say)
+        return False
+    tokens = [tokenizer.decode([number]) for number in range(min(tokenizer.vocab_size, 100_000))]
+    markers = tokenizer.control_symbols()
+    texts = [*_PROBES, *tokens, *(a + b for a, b in zip(tokens[::7], tokens[3::7], strict=False))]
+    plain = [text for text in texts if not any(marker in text for marker in markers)]
+    encodings = translated.encode_batch(plain, add_special_tokens=False)
+    expected = tokenizer.encode_documents(plain)
+    return all(encoding.ids == ids for encoding, ids in zip(encodings, expected, strict=True))
