@@ -78,7 +78,12 @@ def release(run: Run, state: TrainState) -> None:
     if not run.config.checkpoint.save_as_suspect or run.recorder is None or state.saved is None:
         return
     now = Alarm(state.attempt, state.step)
-    for entry in proven(run.store.list(), state.saved, now, run.config.quarantine_steps, alarms_in(run.run_dir)):
+    try:
+        entries = run.store.list()
+    except OSError as error:  # the next save looks again
+        run.recorder.message(f"warning: no checkpoint was released: {error.strerror} ({error.filename})")
+        return
+    for entry in proven(entries, state.saved, now, run.config.quarantine_steps, alarms_in(run.run_dir)):
         try:
             run.store.amend(entry, health="clean")
         except SaveFailedError as error:

@@ -83,7 +83,10 @@ def _refused(run: Run, state: TrainState, order: Order, problem: str | None) -> 
 
 
 def _find_way(run: Run, state: TrainState, order: Order, request: RollbackRequest) -> _Way:
-    entries = run.store.list()
+    try:
+        entries = run.store.list()
+    except OSError as error:
+        return _Way(problem=f"{error.strerror} ({error.filename})")
     done = any(
         entry.manifest.rollback is not None and entry.manifest.rollback.order == order.fingerprint
         for entry in line_of(entries, state.saved)

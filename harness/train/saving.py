@@ -163,7 +163,12 @@ def _prune(run: Run, saved: Path) -> None:
     policy = RetentionPolicy(keep_last=settings.keep_last, keep_every_steps=settings.keep_every_steps)
     if verify(saved, key=run.store.key):  # sizes; the hashes were taken a moment ago
         return
-    entries = run.store.list()
+    try:
+        entries = run.store.list()
+    except OSError as error:  # the next save prunes again
+        assert run.recorder is not None, "the writer has a recorder"
+        run.recorder.message(f"warning: no checkpoint was removed: {error.strerror} ({error.filename})")
+        return
     in_use = {saved, *before_steps(entries, evidence_steps(run.run_dir))}
     for entry in to_delete(entries, policy, in_use):
         try:

@@ -46,6 +46,11 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
         [_at("lock", "ftruncate", 1, "EIO", sticky=True)],
     ),
     (
+        "a folder of checkpoints that could not be listed for a moment ended training",
+        "release",
+        [_at("checkpoints", "openat", 4, "EIO")],
+    ),
+    (
         "metrics that cannot be read ended the start in a traceback",
         "save",
         [_at("metrics.jsonl", "openat", 1, "EMFILE")],

@@ -20,7 +20,7 @@ def test_a_disturbed_run_ends_like_one_that_was_not(tmp_path: Path) -> None:
     assert code == 0, text
     report = Report()
     expected = line_of(undisturbed.run_dir.root)
-    Trial(campaign_site(tmp_path / "disturbed", async_save=True), TrialId("launch", 0, 0), expected, report).run(2)
+    Trial(campaign_site(tmp_path / "disturbed", async_save=True), TrialId("launch", 0, 0), expected, report).run(1)
     assert report.violations == []
     assert report.injections.total() >= 1
     assert {family for _, family in report.injections} <= set(FAULTS)
