@@ -2,7 +2,7 @@
 #
 #   make demo     train a small model on real text, see the loss of every channel, save, convert to Hugging Face
 #   make test     all tests
-#   make faults   kills and damage against the real trainer, for ten minutes
+#   make faults   kills, failing disks and damage against checkpoints and trainer, for ten minutes; see docs/faults.md
 #   make spike    garbled documents and empty pages against the spike watch, and the README's picture of it
 #   make slurm    jobs on a real Slurm of two nodes on this machine (make slurm-deps installs it; slurm-smoke is the
 #                 part that CI runs)
