@@ -33,7 +33,8 @@ from harness.parallel import collectives, cpu
 
 cpu.prepare()
 
-from megatron.core import dist_checkpointing  # noqa: E402 (the CPU must be prepared first)
+import megatron.core  # noqa: E402 (the CPU must be prepared first)
+from megatron.core import dist_checkpointing  # noqa: E402
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import common, filesystem_async  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner, TorchDistSaveShardedStrategy  # noqa: E402
@@ -42,6 +43,8 @@ from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: 
 # Megatron's writers open their files by this name. They ask the file how far it is, and so believe a disk that lies.
 filesystem_async.open = open_counted
 
+_HAS_COMMON_FILE = hasattr(common, "TorchCommonSaveStrategy")
+"""Until 0.16; later versions write no `common.pt`."""
 _FORMAT = ("torch_dist", 1)
 _DISK_ERRORS = (OSError, RuntimeError)
 """What a full or failing disk raises; torch's own writer raises RuntimeError."""
@@ -158,6 +161,7 @@ def load_weights(directory: Path, chunks: list[Any]) -> None:
 def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) -> dict[str, Any]:
     """What the checkpoint has for the state; entries of the checkpoint may stay unused if they begin with `unused`."""
     strict = StrictHandling.RETURN_ALL
+    _require_readable(directory)
     try:
         loaded, without_place, absent = dist_checkpointing.load(state, str(directory), strict=strict)
     except CheckpointException as failed:  # raised on every rank; only the first knows of whom
@@ -177,6 +181,16 @@ def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) 
             "It was saved by a different model; name another checkpoint or another configuration."
         )
     return dict(loaded)
+
+
+def _require_readable(directory: Path) -> None:
+    """Refuses what only a later megatron-core can read, before this one stumbles over it."""
+    if _HAS_COMMON_FILE and not (directory / "common.pt").is_file():
+        raise CheckpointError(
+            f"{directory} has no common.pt, which megatron-core {megatron.core.__version__} cannot do without; later "
+            "versions (0.19, on Python 3.12) write none. Read it with the megatron-core that wrote it: "
+            f"`harness checkpoint inspect {directory}` names the version."
+        )
 
 
 def _fill(directory: Path, chunks: list[Any], loaded: dict[str, Any]) -> None:
@@ -243,7 +257,7 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
     def __init__(self) -> None:
         super().__init__(*_FORMAT)
         self._problems: list[str] = []
-        if hasattr(common, "TorchCommonSaveStrategy"):  # until 0.16; later versions write no common.pt
+        if _HAS_COMMON_FILE:
             from megatron.core.dist_checkpointing.strategies import base
 
             strategy = common.TorchCommonSaveStrategy("torch", 1)
