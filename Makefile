@@ -63,7 +63,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.blend
 	$(BIN)/python -m benchmarks.tokenize
-	$(BIN)/python -m benchmarks.corpus
+	$(BIN)/python -m benchmarks.cleaning
 	$(BIN)/python -m benchmarks.conversion
 	$(BIN)/python -m benchmarks.detector
 	$(BIN)/python -m benchmarks.checkpoints

@@ -1,0 +1,101 @@
+"""The steps of cleaning and de-duplication beside datatrove's own, on the same real English, on one core.
+
+    python -m benchmarks.cleaning [--megabytes 4]
+
+Time on a core, not by the clock, so that others on the machine hardly matter. datatrove's filters and signatures are
+given our splitter of words (`data_prep.corpus.words`), and, where spaCy is installed, datatrove's own too, on a tenth
+of the text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import importlib.util
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import data_prep.demo
+
+PIECE = 4000
+SLOW_SHARE = 10
+
+
+def say(line: str) -> None:
+    """Writes a line to the terminal."""
+    sys.stdout.write(line + "\n")
+
+
+def english(max_bytes: int) -> list[str]:
+    """Pieces of the demo's English books, again and again until there is enough."""
+    pieces: list[str] = []
+    with gzip.open(Path(data_prep.demo.__file__).parent / "en.jsonl.gz") as lines:
+        for line in lines:
+            text = json.loads(line)["text"]
+            pieces += [text[begin : begin + PIECE] for begin in range(0, len(text) - PIECE, PIECE)]
+    size = sum(len(piece.encode()) for piece in pieces)
+    return (pieces * (max_bytes // size + 1))[: max(1, len(pieces) * max_bytes // size)]
+
+
+def speed(work: Callable[[str], object], texts: Sequence[str]) -> float:
+    """MB of text a second on a core; the first text is not counted."""
+    work(texts[0])
+    begin = time.process_time()
+    for text in texts:
+        work(text)
+    return sum(len(text.encode()) for text in texts) / 1e6 / (time.process_time() - begin)
+
+
+def steps(folder: Path) -> dict[str, Callable[[str], object]]:
+    """What is measured, by name."""
+    from datatrove.data import Document
+    from datatrove.pipeline.dedup import MinhashDedupSignature
+    from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
+
+    from data_prep.clean_rules import PRESETS, first_broken
+    from data_prep.corpus.near import choose_bands, minima
+    from data_prep.corpus.words import Words
+
+    bands = choose_bands(0.8)
+    found: dict[str, Callable[[str], object]] = {
+        "our rules for prose (13)": lambda text: first_broken(text, PRESETS["prose"]),
+        "our signatures (rensa)": minima,
+    }
+    splitters: dict[str, object] = {"our words": Words()}
+    if importlib.util.find_spec("spacy"):
+        splitters["spaCy"] = "eng_Latn"
+    for name, words in splitters.items():
+        quality, repetition = GopherQualityFilter(language=words), GopherRepetitionFilter(language=words)
+        signature = MinhashDedupSignature(str(folder), bands.config, words)
+
+        def both(text: str, quality: object = quality, repetition: object = repetition) -> None:
+            document = Document(text=text, id="0")
+            quality.filter(document)  # type: ignore[attr-defined]
+            repetition.filter(document)  # type: ignore[attr-defined]
+
+        def signed(text: str, signature: MinhashDedupSignature = signature) -> object:
+            return signature.get_signature(signature.get_shingles(text))
+
+        found[f"datatrove, Gopher quality and repetition, {name}"] = both
+        found[f"datatrove, signatures, {name}"] = signed
+    return found
+
+
+def main() -> None:
+    """Reads the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=float, default=4)
+    arguments = parser.parse_args()
+    texts = english(int(arguments.megabytes * 1e6))
+    with tempfile.TemporaryDirectory() as folder:
+        for name, work in steps(Path(folder)).items():
+            part = texts[: len(texts) // SLOW_SHARE] if "spaCy" in name else texts
+            say(f"{name:<55} {speed(work, part):8.2f} MB/s a core")
+
+
+if __name__ == "__main__":
+    main()
