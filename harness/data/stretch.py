@@ -200,7 +200,8 @@ class Stretch:
         places = np.where(beyond < 0, self.num_samples + beyond, beyond % self.num_samples)
         parts = np.searchsorted(self._ends, places, side="right")
         origins = np.where(beyond < 0, self._place.next_part, 0)
-        firsts = parts - (parts - origins) % self._turns.window
+        # What is left of the turn under way may lie before the first part as it is counted now; it is replaced below.
+        firsts = np.maximum(parts - (parts - origins) % self._turns.window, 0)
         slots = places - np.where(firsts > 0, self._ends[firsts - 1], 0)
         if self._place.cuts:
             from_begin = numbers - self.first

@@ -130,7 +130,7 @@ class PlainChannel:
                 touched.append(0)
             bins[chosen].append(number)
             touched[chosen] = time
-        nexts = [piece[0] for piece in pieces[1:]] + [None]
+        nexts = [*(piece[0] for piece in pieces[1:]), None][: len(pieces)]
         inputs = [piece[:-1] if piece[-1] == after else piece for piece, after in zip(pieces, nexts, strict=True)]
         return [
             PlainSample(

@@ -56,7 +56,11 @@ def test_workers_of_the_next_layout_are_started_by_the_same_command(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert train(EXAMPLE, tmp_path, ALONE, "never", worker(TRAINS)) == 0
-    assert (tmp_path / "told").read_text().splitlines() == ["1 --resume never", "2 --resume auto"]
+    first, second = (RunDir(tmp_path).launch(number) / "config.yaml" for number in (1, 2))
+    assert (tmp_path / "told").read_text().splitlines() == [
+        f"1 --resume never --config {first}",
+        f"2 --resume auto --config {second}",
+    ]
     assert capfd.readouterr().err.splitlines() == [
         f"{tmp_path}: starting 1 process on the CPU",
         f"{tmp_path}: going on with phase long in its own layout",
