@@ -201,8 +201,10 @@ class PlainOrder:
         rules = self._recipe.rules.get(name)
         begins_epoch = channel.next_epoch() > self._epochs[name]
         if rules is not None and begins_epoch and (rules.epoch_decay != 1 or channel.next_epoch() == rules.last_epoch):
-            self._blend = None
-            return self.draw()
+            if self._current_shares() != self._shares:
+                self._blend = None
+                return self.draw()
+            self._epochs = self._next_epochs()  # channels whose weights fell alike: the table goes on
         self._slot += 1
         return name, *channel.draw(self._recipe.seed)
 
@@ -210,14 +212,16 @@ class PlainOrder:
         current = self._current_shares()
         if not current:
             return False
-        self._epochs = {name: channel.next_epoch() for name, channel in self._channels.items()}
+        self._epochs = self._next_epochs()
         self._blend, self._slot, self._shares = make_blend(current), 0, current
         return True
 
     def _current_shares(self) -> dict[str, Fraction]:
         """None where a channel must be waited for."""
         shares = self._recipe.phases[self._phase].shares
-        epochs = {name: channel.next_epoch() for name, channel in self._channels.items()}
-        current = current_shares(shares, epochs, self._recipe.rules)
+        current = current_shares(shares, self._next_epochs(), self._recipe.rules)
         used_up = [name for name in shares if name not in current]
         return {} if any(self._recipe.rules[name].when_low == "wait" for name in used_up) else current
+
+    def _next_epochs(self) -> dict[str, int]:
+        return {name: channel.next_epoch() for name, channel in self._channels.items()}
