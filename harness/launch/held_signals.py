@@ -18,7 +18,10 @@ _SIGINFO_BYTES = 128
 
 
 def next_signal(watched: Iterable[int], timeout_s: float) -> int | None:
-    """The next of the watched signals, all of which are blocked; None if none comes within the time."""
+    """The next of the watched signals, all of which this thread blocks; None if none comes within the time.
+
+    Another thread that does not block them may take one first: then there is none, and the wait may have been shorter.
+    """
     wanted = sum(1 << (number - 1) for number in watched).to_bytes(_SIGSET_BYTES, "little")
     descriptor = ctypes.CDLL(None, use_errno=True).signalfd(-1, wanted, os.O_CLOEXEC | os.O_NONBLOCK)
     if descriptor < 0:
@@ -27,7 +30,11 @@ def next_signal(watched: Iterable[int], timeout_s: float) -> int | None:
         ready, _, _ = select.select([descriptor], [], [], timeout_s)
         if not ready:
             return None
-        number: int = struct.unpack_from("I", os.read(descriptor, _SIGINFO_BYTES))[0]
+        try:
+            sent = os.read(descriptor, _SIGINFO_BYTES)
+        except BlockingIOError:  # another thread has taken it
+            return None
+        number: int = struct.unpack_from("I", sent)[0]
         return number
     finally:
         os.close(descriptor)

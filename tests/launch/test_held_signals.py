@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from harness.launch import held_signals
 from harness.launch.held_signals import next_signal
 
 WATCHED = (signal.SIGUSR1, signal.SIGTERM)
@@ -43,6 +47,18 @@ def test_others_stay_where_they_are() -> None:
     signal.raise_signal(signal.SIGUSR1)
     assert next_signal([signal.SIGTERM], 0) is None
     assert next_signal([signal.SIGUSR1], 0) == signal.SIGUSR1
+
+
+@pytest.mark.usefixtures("held_back")
+def test_a_signal_that_another_thread_took_first_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seen_and_taken(*descriptors_and_time: Any) -> tuple[list[Any], ...]:
+        ready = select.select(*descriptors_and_time)
+        assert signal.sigwait([signal.SIGUSR1]) == signal.SIGUSR1
+        return ready
+
+    monkeypatch.setattr(held_signals, "select", SimpleNamespace(select=seen_and_taken))
+    signal.raise_signal(signal.SIGUSR1)
+    assert next_signal([signal.SIGUSR1], 5) is None
 
 
 def test_a_process_that_was_stopped_past_the_time_hears_nothing_that_nobody_sent() -> None:
