@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from harness.data.tiktoken_file import TiktokenTokenizer
 from harness.data.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
-MAX_GROWTH_BYTES = 1 << 28
+MAX_GROWTH_BYTES = 1 << 27
 CHARACTERS_BEFORE_A_LOOK = 20_000_000
 GIGATOKEN_SPLITS = {"gpt2": "gpt2", "cl100k": "cl100k", "o200k": "o200k", "qwen2": "qwen2"}
 """What gigatoken calls the published ways to split text."""
@@ -93,6 +93,7 @@ class GigatokenEncoder:
         self._open()
 
     def _open(self) -> None:
+        self._tokenizer: Any = None  # the old one goes before the next one comes: never the memory of both
         self._tokenizer = self._load()
         self._resident_bytes = resident_bytes()
         self._num_characters = 0
