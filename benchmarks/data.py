@@ -2,7 +2,8 @@
 
     python -m benchmarks.data [--documents 10_000_000] [--folder DIR]
 
-Both sides make whole micro-batches in one process, without a thread or a loader. Starts are measured in fresh processes
+Both sides make whole micro-batches in one process, without a thread or a loader; ours eight at a time, which is a step
+with that much gradient accumulation. Starts are measured in fresh processes
 after all imports. The `.bin` is a sparse file of zeros: reading costs the same whatever the ids are.
 """
 
@@ -26,12 +27,13 @@ from types import SimpleNamespace
 import numpy as np
 
 OpenReader = Callable[[Path], Callable[[int], object]]
-"""Opens the part with this prefix; what it returns reads micro-batch number n."""
+"""Opens the part with this prefix; what it returns reads the micro-batches of step n."""
 
 SEQ_LENGTH = 4096
 VOCAB_SIZE = 32000
 MICRO_BATCH_SIZE = 4
-BATCHES_PER_ROUND = 250
+MICRO_BATCHES_PER_STEP = 8
+STEPS_PER_ROUND = 32
 NUM_ROUNDS = 30
 NUM_PARTS = 1000
 DOCUMENTS_PER_PART = 1_000_000
@@ -56,7 +58,7 @@ def rss_gib() -> float:
 
 
 def ours(prefix: Path) -> Callable[[int], object]:
-    """Open a part with the harness; returns a reader of micro-batch number n."""
+    """Open a part with the harness; returns a reader of the micro-batches of step n."""
     from harness.config.schema import ChannelConfig
     from harness.data.channels import open_channel
     from harness.data.cursor import Cursor
@@ -71,12 +73,13 @@ def ours(prefix: Path) -> Callable[[int], object]:
         held_out_share=0.0,
         reset_at_document_borders=False,
     )
-    shape = BatchShape(global_batch_size=MICRO_BATCH_SIZE, micro_batch_size=MICRO_BATCH_SIZE, dp_rank=0, dp_size=1)
+    samples = MICRO_BATCH_SIZE * MICRO_BATCHES_PER_STEP
+    shape = BatchShape(global_batch_size=samples, micro_batch_size=MICRO_BATCH_SIZE, dp_rank=0, dp_size=1)
     channel = open_channel("all", ChannelConfig(path=prefix))
     stream = TrainingStream((channel,), recipe, shape, num_prefetch_batches=0)
 
     def read(n: int) -> object:
-        return stream.step(Cursor(next_position=n * MICRO_BATCH_SIZE, consumed_samples=0)).micro_batches[0]
+        return stream.step(Cursor(next_position=n * samples, consumed_samples=0)).micro_batches
 
     return read
 
@@ -106,14 +109,14 @@ def megatrons(prefix: Path) -> Callable[[int], object]:
         dataset = GPTDataset(indexed, str(prefix), documents, None, Split.train, config)
 
     def read(n: int) -> object:
-        first = n * MICRO_BATCH_SIZE
-        return default_collate([dataset[k] for k in range(first, first + MICRO_BATCH_SIZE)])
+        firsts = (MICRO_BATCH_SIZE * (n * MICRO_BATCHES_PER_STEP + k) for k in range(MICRO_BATCHES_PER_STEP))
+        return [default_collate([dataset[k] for k in range(first, first + MICRO_BATCH_SIZE)]) for first in firsts]
 
     return read
 
 
 def measure_start(open_reader: OpenReader, prefix: Path) -> dict[str, float]:
-    """Seconds from nothing open to the first micro-batch, and the memory that took."""
+    """Seconds from nothing open to the first step, and the memory that took."""
     before_gib, begin = rss_gib(), time.perf_counter()
     open_reader(prefix)(0)
     return {"start_s": time.perf_counter() - begin, "start_gib": rss_gib() - before_gib}
@@ -126,20 +129,21 @@ def measure_speed(prefix: Path) -> dict[str, float]:
     for turn in range(NUM_ROUNDS + 1):  # the first is for the page cache
         for name, read in readers.items():
             begin = time.perf_counter()
-            for n in range(BATCHES_PER_ROUND):
+            for n in range(STEPS_PER_ROUND):
                 read(n)
             if turn:
                 best_s[name] = min(best_s[name], time.perf_counter() - begin)
-    return {name: BATCHES_PER_ROUND * MICRO_BATCH_SIZE / seconds for name, seconds in best_s.items()}
+    num_samples = STEPS_PER_ROUND * MICRO_BATCHES_PER_STEP * MICRO_BATCH_SIZE
+    return {name: num_samples / seconds for name, seconds in best_s.items()}
 
 
 def measure_corpus(folder: Path) -> dict[str, float]:
-    """Seconds and memory to open a channel of many parts and make its first micro-batch."""
+    """Seconds and memory to open a channel of many parts and make its first step."""
     before_gib, begin = rss_gib(), time.perf_counter()
     read = ours(folder)
     opened_s = time.perf_counter() - begin
     read(0)
-    return {"opened_s": opened_s, "first_batch_s": time.perf_counter() - begin, "gib": rss_gib() - before_gib}
+    return {"opened_s": opened_s, "first_step_s": time.perf_counter() - begin, "gib": rss_gib() - before_gib}
 
 
 def in_fresh_process(what: str, path: Path) -> dict[str, float]:
@@ -175,14 +179,14 @@ def report(folder: Path, num_documents: int) -> str:
         lines.append(f"{num_documents:,} documents of {mean_tokens} tokens on average, samples of {SEQ_LENGTH}")
         lines.append(f"{'':28}{'ours':>12}{'GPTDataset':>12}{'ratio':>9}")
         lines.append(row("samples/s, one process", speed["ours"], speed["megatrons"]))
-        lines.append(row("seconds to the first batch", mine["start_s"], theirs["start_s"]))
+        lines.append(row("seconds to the first step", mine["start_s"], theirs["start_s"]))
         lines.append(row("GiB taken by starting", mine["start_gib"], theirs["start_gib"]) + "\n")
     write_part(folder / "linked", DOCUMENTS_PER_PART, 8)
     link_corpus(folder / "corpus", folder / "linked")
     corpus = in_fresh_process("corpus", folder / "corpus")
     lines.append(
         f"{NUM_PARTS:,} parts, {NUM_PARTS * DOCUMENTS_PER_PART:,} documents: opened in {corpus['opened_s']:.2f} s, "
-        f"first batch after {corpus['first_batch_s']:.2f} s, {corpus['gib']:.2f} GiB more than before"
+        f"first step after {corpus['first_step_s']:.2f} s, {corpus['gib']:.2f} GiB more than before"
     )
     return "\n".join(lines)
 
