@@ -32,6 +32,9 @@ from harness.checkpoint.verify import verify  # noqa: E402
 from harness.metrics import names  # noqa: E402
 
 SAVE_EVERY = 4
+"""Where rollbacks are measured."""
+SAVES_APART = 16
+"""Steps from one save to the next where saves are measured: more than a save beside training takes."""
 _CHUNK_BYTES = 4 * 1024**2
 
 
@@ -64,13 +67,14 @@ def finish(command: Command) -> None:
 
 def saves(site: Site, num_saves: int) -> tuple[float, float]:
     """Medians of the seconds without a step and of the seconds in all, over the regular saves of a run."""
-    site.config["run"]["stop_at_step"] = SAVE_EVERY * (num_saves + 1) - 1  # the last save is waited for in any case
+    site.config["checkpoint"]["save_every_steps"] = SAVES_APART
+    site.config["run"]["stop_at_step"] = SAVES_APART * (num_saves + 1) - 1  # the last save is waited for in any case
     finish(site.train())
     found = lines(site)
     stalls: list[float] = []
     for line in found:
         stall = float(line.get(names.SAVE_STALL_S, 0.0))
-        if (line["step"] - 1) % SAVE_EVERY == 0 and line["step"] > 1:
+        if (line["step"] - 1) % SAVES_APART == 0 and line["step"] > 1:
             stalls.append(stall)  # the step after the one at which the save began
         elif stalls:
             stalls[-1] += stall
@@ -146,7 +150,7 @@ def main() -> int:
         root, width = Path(folder), arguments.hidden_size
         waited, beside = site_in(root / "waited", width), site_in(root / "beside", width, async_save=True)
         waited_s, beside_s = saves(waited, arguments.saves), saves(beside, arguments.saves)
-        newest = waited.run_dir.checkpoint(SAVE_EVERY)
+        newest = waited.run_dir.checkpoint(SAVES_APART)
         total, verified, read = throughput(newest, arguments.rounds)
         kind = read_manifest(newest).versions.torch
         say(f"one checkpoint: {total / 1e9:.2f} GB, written by one rank (torch {kind})\n\n")

@@ -114,7 +114,9 @@ class Optimizer:
         for part in self._parts():
             for parameter, state in part.optimizer.state.items():
                 if _counts_once(parameter) and all(name in state for name in names):
-                    totals += torch.stack([state[name].double().square().sum() for name in names])
+                    # Adds up in float64 without a copy in float64, which would be twice the state.
+                    norms = [torch.linalg.vector_norm(state[name], dtype=torch.float64) for name in names]
+                    totals += torch.stack(norms).square()
         collectives.sum_over(totals)
         return {name: math.sqrt(value) for name, value in zip(names, totals.tolist(), strict=True)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import gc
 import logging
 import os
 import signal
@@ -35,6 +36,7 @@ def work() -> int:
         gpu_environment.settle_for(config)
         from harness.train.main import main  # imports torch, which reads the environment
 
+        gc.freeze()  # the libraries' objects stay: no collection looks at them again, and Megatron collects at each save
         return main(config, run_dir, arguments.resume)
     except HarnessError as error:
         sys.stderr.write(f"harness: error: {error}\n")
