@@ -14,7 +14,6 @@ import queue
 import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -27,6 +26,8 @@ from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
 from harness.checkpoint.complete import incompleteness
 from harness.checkpoint.counted import open_counted
+from harness.checkpoint.forked_results import ForkedResults
+from harness.checkpoint.gathered import whole_state
 from harness.checkpoint.metadata_pickle import UnpicklingError
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives, cpu
@@ -35,13 +36,26 @@ cpu.prepare()
 
 import megatron.core  # noqa: E402 (the CPU must be prepared first)
 from megatron.core import dist_checkpointing  # noqa: E402
+from megatron.core import parallel_state as ps  # noqa: E402
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import common, filesystem_async  # noqa: E402
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner, TorchDistSaveShardedStrategy  # noqa: E402
 from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer  # noqa: E402
 
 # Megatron's writers open their files by this name. They ask the file how far it is, and so believe a disk that lies.
 filesystem_async.open = open_counted
+
+_state_of_zeros = DistributedOptimizer.get_parameter_state_dp_zero
+
+
+def _get_parameter_state(optimizer: Any, *arguments: Any, empty_data: bool = False, **ways: Any) -> Any:  # noqa: ANN401
+    """In place of Megatron's method, which is slow, except where a load asks for tensors to load into."""
+    return _state_of_zeros(optimizer, *arguments, empty_data=True, **ways) if empty_data else whole_state(optimizer)
+
+
+DistributedOptimizer.get_parameter_state_dp_zero = _get_parameter_state
 
 _HAS_COMMON_FILE = hasattr(common, "TorchCommonSaveStrategy")
 """Until 0.16; later versions write no `common.pt`."""
@@ -69,7 +83,8 @@ def save(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
     state = _sharded_state(chunks, optimizer, is_loading=False)
     # Results of writers that we wait for need no queue between processes, which is a process to start and to lose.
     filesystem_async._results_queue = queue.Queue()
-    dist_checkpointing.save(state, str(directory), sharded_strategy=_Strategy(), content_metadata=_SHARDING)
+    strategy = _shared_among_replicas(_Strategy())
+    dist_checkpointing.save(state, str(directory), sharded_strategy=strategy, content_metadata=_SHARDING)
     _require_complete(directory)
 
 
@@ -79,7 +94,7 @@ def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  
     Every rank must call it.
     """
     complete_parameters(chunks)
-    results = _Results()
+    results = ForkedResults()
     filesystem_async._results_queue = results
     strategy = _Strategy()
     # From 0.19 on the writer has a name, and the default one is an extra package.
@@ -89,7 +104,7 @@ def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  
     request = dist_checkpointing.save(
         _sharded_state(chunks, optimizer, is_loading=False),
         str(directory),
-        sharded_strategy=strategy,
+        sharded_strategy=_shared_among_replicas(strategy),
         content_metadata=_SHARDING,
         async_sharded_save=True,
         **named,
@@ -100,7 +115,7 @@ def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  
 class Writing:
     """A checkpoint that is being written beside training."""
 
-    def __init__(self, directory: Path, request: Any, strategy: _Strategy, results: _Results) -> None:  # noqa: ANN401
+    def __init__(self, directory: Path, request: Any, strategy: _Strategy, results: ForkedResults) -> None:  # noqa: ANN401
         self._directory, self._request, self._strategy, self._results = directory, request, strategy, results
         self._process: BaseProcess | None = None
         if request.async_fn is not None:  # a rank may have nothing to write
@@ -251,6 +266,11 @@ def _load_object(planner: Any, item: Any, content: io.BytesIO) -> None:  # noqa:
 MCoreLoadPlanner.load_bytes = _load_object
 
 
+def _shared_among_replicas(strategy: _Strategy) -> Any:  # noqa: ANN401 (Megatron's type)
+    """The same way of writing, but each data-parallel replica writes its share of what all of them have."""
+    return FullyParallelSaveStrategyWrapper(strategy, ps.get_data_parallel_group(with_context_parallel=True))
+
+
 class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron has no types
     """Megatron's way of writing, but every rank does its part of every collective before an error is raised on all."""
 
@@ -343,38 +363,6 @@ def _write_file(transforms: list[Any], bucket: Any) -> Any:  # noqa: ANN401 (Meg
         transforms, 0, bucket, results_queue=outcome, count_queue=done, use_fsync=True
     )
     return outcome.get()[1]
-
-
-class _Results:
-    """What a forked writer returns: the queue that Megatron's writer expects, made of one pipe."""
-
-    def __init__(self) -> None:
-        self._receiving, self._sending = multiprocessing.get_context("fork").Pipe(duplex=False)
-        self._received: list[Any] = []
-
-    def put(self, value: Any) -> None:  # noqa: ANN401 (Megatron's type)
-        """Called in the writer's process."""
-        self._sending.send(value)
-
-    def get_nowait(self) -> Any:  # noqa: ANN401 (Megatron's type)
-        """Called in this process, after `wait`."""
-        if not self._received:
-            raise queue.Empty
-        return self._received.pop()
-
-    def only_receive(self) -> None:
-        """Called in this process when the writer has its own end: then its death ends the pipe."""
-        self._sending.close()
-
-    def has_come(self) -> bool:
-        """Whether the result can be read."""
-        return bool(self._received) or self._receiving.poll()
-
-    def wait(self, process: BaseProcess) -> None:
-        """Takes the result in: a writer whose result is larger than a pipe ends only when it is read."""
-        with suppress(EOFError):  # it died, and Megatron finds nothing to take
-            self._received.append(self._receiving.recv())
-        process.join()
 
 
 def _cause(error: BaseException) -> str:

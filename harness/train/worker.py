@@ -36,7 +36,7 @@ def work() -> int:
         gpu_environment.settle_for(config)
         from harness.train.main import main  # imports torch, which reads the environment
 
-        gc.freeze()  # the libraries' objects stay: no collection looks at them again, and Megatron collects at each save
+        gc.freeze()  # the libraries stay: no collection looks at them again, and Megatron collects at each save
         return main(config, run_dir, arguments.resume)
     except HarnessError as error:
         sys.stderr.write(f"harness: error: {error}\n")
