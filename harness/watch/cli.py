@@ -46,9 +46,18 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
     help="Address of apprise, or a webhook of Feishu or DingTalk. Better in the environment variable "
     "HARNESS_ALERT_URLS (several with spaces between) than on the command line, where others can see it.",
 )
-@click.option("--metrics-port", type=click.IntRange(1, 65535), help="Serve the last numbers to Prometheus there.")
 @click.option(
-    "--metrics-host", default="127.0.0.1", show_default=True, help="Who may ask: 0.0.0.0 is everybody, unprotected."
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    envvar="HARNESS_METRICS_PORT",
+    help="Serve the last numbers to Prometheus there. For the watcher of a Slurm job: HARNESS_METRICS_PORT.",
+)
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    show_default=True,
+    envvar="HARNESS_METRICS_HOST",
+    help="Who may ask: 0.0.0.0 is everybody, unprotected.",
 )
 @click.option(
     "--config", "config_file", type=_EXISTING, help="Configuration of the launch. Default: config.yaml in RUN_DIR."

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from stand_in import StandIn, run_dir_in, watcher
 
+from harness import cli
 from harness.errors import UsageError
 from harness.metrics.record import StepRecord
-from harness.watch import exposition
+from harness.watch import daemon, exposition
 from harness.watch.exposition import Address, Latest, gauges, served
 from harness.watch.verdict import OpenEpisode
 
@@ -73,6 +74,17 @@ def test_served_while_the_block_lasts_and_always_the_latest() -> None:
 
 def test_by_default_only_this_machine_can_ask() -> None:
     assert Address(1).host == exposition.LOOPBACK == "127.0.0.1"
+
+
+def test_the_watcher_of_a_job_is_told_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(daemon, "watch", lambda run_dir, **settings: asked.update(settings))
+    monkeypatch.setenv("HARNESS_METRICS_PORT", "9400")
+    monkeypatch.setenv("HARNESS_METRICS_HOST", "0.0.0.0")  # noqa: S104 (what is asked for here)
+    assert cli.run(["watch", str(tmp_path)]) == 0
+    assert asked["metrics_at"] == Address(9400, "0.0.0.0")  # noqa: S104
+    monkeypatch.setenv("HARNESS_METRICS_PORT", "99999")
+    assert cli.run(["watch", str(tmp_path)]) == 64
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
