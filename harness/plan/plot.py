@@ -1,16 +1,14 @@
-"""Draws a plan as a PNG. Needs matplotlib, which is in the extra `plot`."""
+"""Draws a plan as a PNG."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
+from harness.picture import picture
 from harness.plan.plan import PhasePlan, Plan
 
 _INCHES = (11.0, 8.0)
-_DOTS_PER_INCH = 110
 _POINTS_PER_PHASE = 400
 
 
@@ -20,35 +18,24 @@ def draw_plan(name: str, plan: Plan, path: Path) -> None:
     Raises:
         UsageError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        import_module("matplotlib").use("Agg")
-        plt = import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise UsageError(
-            f"--plot {path}: drawing needs matplotlib, which is not installed. Install it "
-            "(pip install 'harness[plot]'), or leave --plot away."
-        ) from error
-    figure, axes = plt.subplots(3, 1, figsize=_INCHES, sharex=True, layout="constrained")
-    _draw_curve(
-        axes[0], plan, "learning rate", [[phase.learning_rate(step) for step in _steps(phase)] for phase in plan.phases]
-    )
-    _draw_curve(
-        axes[1],
-        plan,
-        "tokens in a step",
-        [[float(phase.batch_size(step) * phase.seq_length) for step in _steps(phase)] for phase in plan.phases],
-    )
-    _draw_channels(axes[2], plan)
-    for axis in axes:
-        _draw_borders(axis, plan)
-    figure.suptitle(f"{name}: {plan.train_steps:,} steps, {plan.train_tokens:,} tokens")
-    axes[2].set_xlabel("step")
-    try:
-        figure.savefig(path, format="png", dpi=_DOTS_PER_INCH)
-    except OSError as error:
-        raise UsageError(f"--plot {path}: cannot be written: {error}. Give a file in a folder that exists.") from error
-    finally:
-        plt.close(figure)
+    with picture(path, 3, _INCHES, same_x=True) as (figure, panels):
+        _draw_curve(
+            panels[0],
+            plan,
+            "learning rate",
+            [[phase.learning_rate(step) for step in _steps(phase)] for phase in plan.phases],
+        )
+        _draw_curve(
+            panels[1],
+            plan,
+            "tokens in a step",
+            [[float(phase.batch_size(step) * phase.seq_length) for step in _steps(phase)] for phase in plan.phases],
+        )
+        _draw_channels(panels[2], plan)
+        for panel in panels:
+            _draw_borders(panel, plan)
+        figure.suptitle(f"{name}: {plan.train_steps:,} steps, {plan.train_tokens:,} tokens")
+        panels[2].set_xlabel("step")
 
 
 def tokens_so_far(plan: Plan, channel: str, step: int) -> float:

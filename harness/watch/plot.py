@@ -1,14 +1,13 @@
-"""Draws curves with labelled events and verdicts. Needs matplotlib, which nothing else in the project needs."""
+"""Draws curves with labelled events and verdicts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UsageError
+from harness.picture import picture
 from harness.watch.rehearsal import Rehearsal
 from harness.watch.score import Label
 from harness.watch.verdict import Kind
@@ -20,7 +19,6 @@ _COLOURS: dict[Kind, str] = {
     "drift": "tab:purple",
 }
 _PANEL_INCHES = (14.0, 3.2)
-_DOTS_PER_INCH = 90
 
 
 def draw(rehearsals: Mapping[str, Rehearsal], labels: Mapping[str, Sequence[Label]], path: Path) -> None:
@@ -29,26 +27,10 @@ def draw(rehearsals: Mapping[str, Rehearsal], labels: Mapping[str, Sequence[Labe
     Raises:
         UsageError: matplotlib is not installed, or the file cannot be written.
     """
-    try:
-        import_module("matplotlib").use("Agg")
-        plt = import_module("matplotlib.pyplot")
-    except ImportError as error:
-        raise UsageError(
-            f"--plot {path}: drawing needs matplotlib, which is not installed. "
-            f"Install it (pip install matplotlib), or leave --plot away."
-        ) from error
     width, height = _PANEL_INCHES
-    figure, axes = plt.subplots(
-        len(rehearsals), 1, figsize=(width, height * len(rehearsals)), squeeze=False, layout="constrained"
-    )
-    for (name, rehearsal), axis in zip(rehearsals.items(), axes[:, 0], strict=True):
-        _draw_curve(axis, name, rehearsal, labels.get(name, ()))
-    try:
-        figure.savefig(path, format="png", dpi=_DOTS_PER_INCH)
-    except OSError as error:
-        raise UsageError(f"--plot {path}: cannot be written: {error}. Give a file in a folder that exists.") from error
-    finally:
-        plt.close(figure)
+    with picture(path, len(rehearsals), (width, height * len(rehearsals))) as (_, panels):
+        for (name, rehearsal), panel in zip(rehearsals.items(), panels, strict=True):
+            _draw_curve(panel, name, rehearsal, labels.get(name, ()))
 
 
 def _draw_curve(axis: Any, name: str, rehearsal: Rehearsal, labels: Sequence[Label]) -> None:  # noqa: ANN401

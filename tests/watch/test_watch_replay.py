@@ -105,7 +105,7 @@ def test_a_plot_without_matplotlib_is_refused(tmp_path: Path, monkeypatch: pytes
         run_replay([tmp_path / "one.csv"], None, as_json=False, plot=Path("x.png"))
     assert str(caught.value) == (
         "--plot x.png: drawing needs matplotlib, which is not installed. "
-        "Install it (pip install matplotlib), or leave --plot away."
+        "Install it (pip install 'harness[plot]'), or leave --plot away."
     )
 
 
