@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -13,55 +16,87 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from data_prep.clean_rules import Preset
     from data_prep.corpus.config import DedupMethod
+    from data_prep.corpus.verbs import Choice
 
-INPUTS = click.argument("inputs", metavar="[IN]...", nargs=-1)
-OUTPUT = click.option("--output", type=click.Path(path_type=Path), help="Folder for the files of IN.")
-TEXT_KEY = click.option("--text-key", default="text", show_default=True, help="Key that holds the document.")
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-WORKERS = click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Files at once.")
-CONFIG = click.option("--config", type=click.Path(path_type=Path), help="Corpus file, in the place of IN.")
-SOURCES = click.option("--source", "sources", multiple=True, help="Only this source of --config. Repeatable.")
-EXECUTOR = click.option(
-    "--executor", type=click.Choice(["local", "slurm", "ray"]), help="Where to run, in the place of what --config says."
-)
-WAIT = click.option("--wait", is_flag=True, help="On Slurm: stay until all jobs have ended.")
-KEEP = click.option("--keep", metavar="SIZE", help="Leave at most 60% or 500B characters; picks the threshold.")
 PRIVATE = click.option(
     "--private-data", type=click.Choice(["replace", "keep"]), help="Default: replaced if the preset is prose."
 )
+KEEP = click.option("--keep", metavar="SIZE", help="Leave at most 60% or 500B characters; picks the threshold.")
+WORKERS = click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Files at once.")
+OF_EVERY_VERB = (
+    click.argument("inputs", metavar="[IN]...", nargs=-1),
+    click.option("--output", type=click.Path(path_type=Path), help="Folder for the files of IN."),
+    click.option("--text-key", default="text", show_default=True, help="Key that holds the document."),
+    click.option("--config", type=click.Path(path_type=Path), help="Corpus file, in the place of IN."),
+    click.option("--source", "sources", multiple=True, help="Only this source of --config. Repeatable."),
+    click.option(
+        "--executor",
+        type=click.Choice(["local", "slurm", "ray"]),
+        help="Where to run, in the place of what --config says.",
+    ),
+    click.option("--wait", is_flag=True, help="On Slurm: stay until all jobs have ended."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the options that every verb has say: one source, or a corpus file."""
+
+    inputs: tuple[str, ...]
+    output: Path
+    text_key: str
+    as_json: bool
+    corpus: Choice | None
+    """The corpus file and what to do of it; None: the one source of `inputs`."""
+
+
+def verb(own: Callable[..., None]) -> Callable[..., None]:
+    """Gives a verb the options that all have, as one argument before its own ones."""
+
+    @wraps(own)
+    def called(  # noqa: PLR0913 - one argument per option
+        *,
+        inputs: tuple[str, ...],
+        output: Path | None,
+        text_key: str,
+        config: Path | None,
+        sources: tuple[str, ...],
+        executor: Literal["local", "slurm", "ray"] | None,
+        wait: bool,
+        as_json: bool,
+        **settings: object,
+    ) -> None:
+        from data_prep.corpus.verbs import Choice
+
+        _check_inputs(inputs, output, config)
+        corpus = None
+        if config is not None:
+            corpus = Choice(config=config, sources=sources, executor=executor, wait=wait, as_json=as_json)
+        own(Asked(inputs, output or Path(), text_key, as_json, corpus), **settings)
+
+    for option in reversed(OF_EVERY_VERB):
+        called = option(called)
+    return called
 
 
 @click.command()
-@INPUTS
-@OUTPUT
+@verb
 @click.option("--preset", type=click.Choice(["prose", "code", "light"]), default="prose", show_default=True)
 @click.option("--spare-markup/--no-spare-markup", default=True, show_default=True, help="Spare code, Markdown, LaTeX.")
 @click.option("--language", "languages", multiple=True, help="Keep documents in this language (en, zh). Repeatable.")
 @click.option("--language-model", type=click.Path(path_type=Path), help="fastText model for languages (lid.176.bin).")
 @PRIVATE
 @WORKERS
-@TEXT_KEY
-@CONFIG
-@SOURCES
-@EXECUTOR
-@WAIT
-@JSON
 def clean(  # noqa: PLR0913 - one argument per option
+    asked: Asked,
     *,
-    inputs: tuple[str, ...],
-    output: Path | None,
     preset: Preset,
     spare_markup: bool,
     languages: tuple[str, ...],
     language_model: Path | None,
     private_data: Literal["replace", "keep"] | None,
     workers: int,
-    text_key: str,
-    config: Path | None,
-    sources: tuple[str, ...],
-    executor: Literal["local", "slurm", "ray"] | None,
-    wait: bool,
-    as_json: bool,
 ) -> None:
     """Drop documents that are not worth training on, by rules, and count what each rule drops.
 
@@ -76,11 +111,10 @@ def clean(  # noqa: PLR0913 - one argument per option
     why. Run the same command again after an interruption, or to see how far Slurm is: what is done is not done again.
     """
     from data_prep.corpus.config import CleanConfig, SourceConfig
-    from data_prep.corpus.verbs import Choice, clean_corpus, one_source
+    from data_prep.corpus.verbs import clean_corpus, one_source
 
-    _check_inputs(inputs, output, config)
-    if config is not None:
-        clean_corpus(Choice(config=config, sources=sources, executor=executor, wait=wait, as_json=as_json))
+    if asked.corpus is not None:
+        clean_corpus(asked.corpus)
         return
     rules = CleanConfig(
         preset=preset,
@@ -88,13 +122,12 @@ def clean(  # noqa: PLR0913 - one argument per option
         languages=languages or None,
         replace_private_data={None: None, "replace": True, "keep": False}[private_data],
     )
-    source = SourceConfig(input=inputs, text_key=text_key, clean=rules)
-    one_source("clean", source, output or Path(), workers=workers, language_model=language_model, as_json=as_json)
+    source = SourceConfig(input=asked.inputs, text_key=asked.text_key, clean=rules)
+    one_source("clean", source, asked.output, workers=workers, language_model=language_model, as_json=asked.as_json)
 
 
 @click.command()
-@INPUTS
-@OUTPUT
+@verb
 @click.option(
     "--method",
     "methods",
@@ -109,26 +142,13 @@ def clean(  # noqa: PLR0913 - one argument per option
 )
 @KEEP
 @WORKERS
-@TEXT_KEY
-@CONFIG
-@SOURCES
-@EXECUTOR
-@WAIT
-@JSON
 def dedup(  # noqa: PLR0913 - one argument per option
+    asked: Asked,
     *,
-    inputs: tuple[str, ...],
-    output: Path | None,
     methods: tuple[DedupMethod, ...],
     threshold: float,
     keep: str | None,
     workers: int,
-    text_key: str,
-    config: Path | None,
-    sources: tuple[str, ...],
-    executor: Literal["local", "slurm", "ray"] | None,
-    wait: bool,
-    as_json: bool,
 ) -> None:
     """Keep the first of every group of equal or nearly equal documents.
 
@@ -144,44 +164,29 @@ def dedup(  # noqa: PLR0913 - one argument per option
     each other in one call, the best first.
     """
     from data_prep.corpus.config import DedupConfig, SourceConfig
-    from data_prep.corpus.verbs import Choice, dedup_corpus, one_source
+    from data_prep.corpus.verbs import dedup_corpus, one_source
 
-    _check_inputs(inputs, output, config)
-    if config is not None:
-        dedup_corpus(Choice(config=config, sources=sources, executor=executor, wait=wait, as_json=as_json))
+    if asked.corpus is not None:
+        dedup_corpus(asked.corpus)
         return
     copies = DedupConfig(methods=methods, threshold=threshold, keep=keep)
-    source = SourceConfig(input=inputs, text_key=text_key, dedup=copies)
-    one_source("dedup", source, output or Path(), workers=workers, language_model=None, as_json=as_json)
+    source = SourceConfig(input=asked.inputs, text_key=asked.text_key, dedup=copies)
+    one_source("dedup", source, asked.output, workers=workers, language_model=None, as_json=asked.as_json)
 
 
 @click.command()
-@INPUTS
-@OUTPUT
+@verb
 @click.option("--by", type=click.Choice(["score", "similar", "shuffle"]), default="shuffle", show_default=True)
 @click.option("--score-key", default="score", show_default=True, help="Key of each record that holds the number.")
 @click.option("--descending", is_flag=True, help="The largest score first.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@TEXT_KEY
-@CONFIG
-@SOURCES
-@EXECUTOR
-@WAIT
-@JSON
 def order(  # noqa: PLR0913 - one argument per option
+    asked: Asked,
     *,
-    inputs: tuple[str, ...],
-    output: Path | None,
     by: Literal["score", "similar", "shuffle"],
     score_key: str,
     descending: bool,
     seed: int,
-    text_key: str,
-    config: Path | None,
-    sources: tuple[str, ...],
-    executor: Literal["local", "slurm", "ray"] | None,
-    wait: bool,
-    as_json: bool,
 ) -> None:
     """Write documents in another order: by a score, like ones next to each other, or shuffled.
 
@@ -196,15 +201,14 @@ def order(  # noqa: PLR0913 - one argument per option
     their length; the disk needs room for the text twice.
     """
     from data_prep.corpus.config import OrderConfig, SourceConfig
-    from data_prep.corpus.verbs import Choice, one_source, order_corpus
+    from data_prep.corpus.verbs import one_source, order_corpus
 
-    _check_inputs(inputs, output, config)
-    if config is not None:
-        order_corpus(Choice(config=config, sources=sources, executor=executor, wait=wait, as_json=as_json))
+    if asked.corpus is not None:
+        order_corpus(asked.corpus)
         return
     wanted = OrderConfig(by=by, score_key=score_key, descending=descending, seed=seed)
-    source = SourceConfig(input=inputs, text_key=text_key, order=wanted)
-    one_source("order", source, output or Path(), workers=1, language_model=None, as_json=as_json)
+    source = SourceConfig(input=asked.inputs, text_key=asked.text_key, order=wanted)
+    one_source("order", source, asked.output, workers=1, language_model=None, as_json=asked.as_json)
 
 
 def _check_inputs(inputs: tuple[str, ...], output: Path | None, config: Path | None) -> None:
