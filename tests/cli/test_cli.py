@@ -167,6 +167,13 @@ def test_main_leaves_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None
     assert caught.value.code == EXIT_USAGE
 
 
+@pytest.mark.parametrize(("verb", "code"), [("schema", 0), ("schma", EXIT_USAGE)])
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_the_caller_has_closed_change_nothing(verb: str, code: int, closed: str) -> None:
+    command = f'exec "$0" -m harness.cli {verb} {closed}'
+    assert subprocess.run(["bash", "-c", command, sys.executable], capture_output=True, check=False).returncode == code
+
+
 def test_train_hands_over_and_returns_the_launchers_exit_code(config: Path, started: list[tuple[object, ...]]) -> None:
     assert cli.run(["train", str(config), "--set", "run.seed=1", "--set", "run.name=b", "--resume", "must"]) == 75
     assert started == [(config, None, ("run.seed=1", "run.name=b"), "must")]
