@@ -167,11 +167,26 @@ def test_main_leaves_with_the_exit_code(monkeypatch: pytest.MonkeyPatch) -> None
     assert caught.value.code == EXIT_USAGE
 
 
-@pytest.mark.parametrize(("verb", "code"), [("schema", 0), ("schma", EXIT_USAGE)])
+OPENS_AND_STARTS = """
+import pathlib, subprocess, sys
+from unittest.mock import patch
+from harness import cli
+def run(arguments):
+    with pathlib.Path(arguments[0]).open("w"):  # a file that is open when a child writes
+        worker = [sys.executable, "-X", "faulthandler", "-c", "print(1)"]
+        return subprocess.run(worker, check=False).returncode
+with patch.object(cli, "run", run):
+    cli.main()
+"""
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-def test_streams_that_the_caller_has_closed_change_nothing(verb: str, code: int, closed: str) -> None:
-    command = f'exec "$0" -m harness.cli {verb} {closed}'
-    assert subprocess.run(["bash", "-c", command, sys.executable], capture_output=True, check=False).returncode == code
+def test_streams_that_the_caller_has_closed_do_not_reach_workers(tmp_path: Path, closed: str) -> None:
+    command = f'exec "$0" -c "$1" "$2" {closed}'
+    arguments = [sys.executable, OPENS_AND_STARTS, str(tmp_path / "file")]
+    done = subprocess.run(["bash", "-c", command, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "file").read_text() == ""
 
 
 def test_train_hands_over_and_returns_the_launchers_exit_code(config: Path, started: list[tuple[object, ...]]) -> None:
