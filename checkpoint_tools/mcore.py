@@ -22,6 +22,7 @@ from harness.config.schema import (
     RunConfig,
 )
 from harness.parallel import device as devices
+from harness.parallel.silence import silence_libraries
 from harness.plan.layouts import Layout
 from harness.plan.plan import make_plan
 
@@ -83,9 +84,7 @@ def _config(model: ModelConfig, seq_length: int) -> Config:
 def _world() -> Iterator[Any]:
     """A world of this process alone, left at the end."""
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="harness-proof-") as folder:
-        warnings.filterwarnings("ignore", module=r"megatron\..*")
-        warnings.filterwarnings("ignore", message=r"Transformer Engine and Apex are not installed")
-        warnings.filterwarnings("ignore", category=FutureWarning)
+        silence_libraries()
         from harness.parallel import mcore as parallel
 
         ranks = parallel.start(

@@ -37,15 +37,19 @@ cpu.prepare()
 import megatron.core  # noqa: E402 (the CPU must be prepared first)
 from megatron.core import dist_checkpointing  # noqa: E402
 from megatron.core import parallel_state as ps  # noqa: E402
+from megatron.core.dist_checkpointing import serialization  # noqa: E402
 from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import common, filesystem_async  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper  # noqa: E402
-from megatron.core.dist_checkpointing.strategies.torch import MCoreLoadPlanner, TorchDistSaveShardedStrategy  # noqa: E402
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy  # noqa: E402
 from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer  # noqa: E402
 
 # Megatron's writers open their files by this name. They ask the file how far it is, and so believe a disk that lies.
 filesystem_async.open = open_counted
+
+# `_Strategy` writes this file, and survives a refusal.
+serialization.save_config = lambda *_: None
 
 _state_of_zeros = DistributedOptimizer.get_parameter_state_dp_zero
 
@@ -247,6 +251,7 @@ def _load_object(planner: Any, item: Any, content: io.BytesIO) -> None:  # noqa:
     """Takes an object out of a shard as torch's planner does, which would run whatever the object's pickle names.
 
     So it is read before with torch's allow-list, which megatron-core has completed with its own harmless classes.
+    Megatron's planner is one of torch's; from 0.19 on a bare one of torch's reads what was `common.pt` before.
 
     Raises:
         CheckpointError: It names something else.
@@ -260,10 +265,11 @@ def _load_object(planner: Any, item: Any, content: io.BytesIO) -> None:  # noqa:
             "of it was run. Do not use this checkpoint before you know who wrote it"
         ) from None
     content.seek(0)
-    DefaultLoadPlanner.load_bytes(planner, item, content)
+    _take_object(planner, item, content)
 
 
-MCoreLoadPlanner.load_bytes = _load_object
+_take_object = DefaultLoadPlanner.load_bytes
+DefaultLoadPlanner.load_bytes = _load_object  # type: ignore[assignment, method-assign]
 
 
 def _shared_among_replicas(strategy: _Strategy) -> Any:  # noqa: ANN401 (Megatron's type)
@@ -298,7 +304,7 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
             write()
         except CheckpointException as failed:  # raised on every rank; only the first knows of whom
             self._problems += [f"rank {rank}: {_cause(error)}" for rank, (error, _) in sorted(failed.failures.items())]
-        if dist.get_rank() == 0:  # Megatron does it again and would not survive a refusal; now there is room for it
+        if dist.get_rank() == 0:
             self._attempt(save_config, CheckpointingConfig(*_FORMAT), checkpoint_dir)
         problems = [problem for of_rank in collectives.gathered(self._problems) for problem in of_rank]
         if problems:

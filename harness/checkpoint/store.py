@@ -31,7 +31,7 @@ from harness.checkpoint.durable import fsync_folder, remove_tree
 from harness.checkpoint.entries import Checkpoint, Entry, entries_in
 from harness.checkpoint.manifest import MANIFEST_NAME, Health, Manifest, write_manifest
 from harness.checkpoint.signature import SigningKey
-from harness.errors import CheckpointError, SaveFailedError
+from harness.errors import CheckpointError, RunTakenOverError, SaveFailedError
 from harness.run_dir import RunDir
 from harness.signals.fence import Fence
 
@@ -97,7 +97,7 @@ class CheckpointStore:
         Raises:
             SaveFailedError: the disk refused (full, I/O error), or a file is not as written. The partial folder is
                 removed as far as possible; older checkpoints are untouched.
-            RunTakenOverError: another process has taken the run over; it removes what was written.
+            RunTakenOverError: another process has taken the run over. The partial folder is removed too.
         """
         assert partial == self._partial_path(manifest.step), f"{partial} is not of step {manifest.step}"
         token = self.fence.token if self.fence is not None else None
@@ -106,9 +106,11 @@ class CheckpointStore:
             final = self._free_path(manifest.step)
             self._require_held()
             partial.rename(final)
+        except RunTakenOverError:
+            self.discard(partial)
+            raise
         except (OSError, CheckpointError) as error:
-            with suppress(OSError):
-                remove_tree(partial, first=MANIFEST_NAME)
+            self.discard(partial)
             raise SaveFailedError(_not_saved(manifest.step, error, partial)) from error
         try:
             fsync_folder(final.parent)
@@ -119,6 +121,11 @@ class CheckpointStore:
                 f"{error.strerror}. Check the file system."
             ) from error
         return final
+
+    def discard(self, partial: Path) -> None:
+        """Remove what `begin` made, as far as the disk lets us. Whoever has the run, nobody else writes there."""
+        with suppress(OSError):
+            remove_tree(partial, first=MANIFEST_NAME)
 
     def list(self) -> Entries:
         """Every folder named like a checkpoint, by step. Reads manifests, not files; changes nothing."""

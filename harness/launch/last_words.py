@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from harness.launch.workers import KillSwitch, tell
+from harness.launch.workers import ALL_HAVE_ASKED_S, KillSwitch, tell
 from harness.signals.kill_order import kill_reason
 from harness.signals.stacks_request import last_request
 
@@ -52,12 +52,13 @@ def collect(
         _wait_for_dumps(folder / "flight_recorder", asked)
 
 
-def switch_for(launch: Path, *, pipes: str | None = None) -> KillSwitch:
+def switch_for(launch: Path, *, pipes: str | None = None, num_nodes: int = 1) -> KillSwitch:
     """How the workers of the launch in this folder are looked at and killed: by files in it."""
     return KillSwitch(
         reason=lambda: kill_reason(launch),
         asked=lambda: last_request(launch),
         collect=lambda workers: collect(launch, workers, tell, pipes=pipes),
+        others_learn_s=ALL_HAVE_ASKED_S if num_nodes > 1 else 0.0,
     )
 
 

@@ -56,7 +56,7 @@ def run_node(
         _refuse(launch, place, num_gpus, num_workers, take_another=settings.exclude_bad_nodes)
     training = (*worker_command, "--run-dir", str(run_dir.root), "--resume", "auto", "--config", str(config))
     commands = [(*check_command, "--launch", str(launch)), training] if settings.check_nodes else [training]
-    kill_switch = switch_for(launch, pipes=collectives_pipes())
+    kill_switch = switch_for(launch, pipes=collectives_pipes(), num_nodes=place.count)
     code = EXIT_FINISHED
     for command in commands:
         starts = [_start(command, place, rank, num_workers, launch, num_gpus > 0) for rank in range(num_workers)]

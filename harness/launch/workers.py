@@ -23,6 +23,8 @@ _HELD_BACK = (*FORWARDED, signal.SIGHUP, signal.SIGCHLD)
 _LOOK_EVERY_S = 1.0
 _ASK_EVERY_S = 5.0
 """Between two looks for an order to kill, which lies on a file system that all nodes of the job look at."""
+ALL_HAVE_ASKED_S = 2 * _ASK_EVERY_S
+"""By then every launcher has asked once, and has written down what it learnt."""
 _NUM_LAST_LINES = 30
 _PR_SET_PDEATHSIG = 1
 
@@ -57,6 +59,8 @@ class KillSwitch:
     """When somebody asked last what they do; None if nobody has."""
     collect: Callable[[Mapping[int, int]], None]
     """Learns from them what can still be learnt, given the process of every rank."""
+    others_learn_s: float = 0.0
+    """Time for launchers on other nodes to learn from their workers, which end when these are killed."""
 
 
 def run_workers(
@@ -119,6 +123,7 @@ class Workers:
         self._kill_switch = kill_switch
         self._ask_at = 0.0
         self._answered: float | None = None
+        self._spared_until: float | None = None
 
     def start(self, start: WorkerStart, pass_descriptors: Sequence[int], logs: ExitStack) -> None:
         """Starts a worker. Its rank is the one it is told, or the number of workers before it."""
@@ -205,10 +210,15 @@ class Workers:
             return
         self._ask_at = time.monotonic() + _ASK_EVERY_S
         reason, asked = self._kill_switch.reason(), self._kill_switch.asked()
-        if self._running and (reason is not None or asked not in (None, self._answered)):
+        is_new = reason is not None and self._spared_until is None
+        if self._running and (is_new or asked not in (None, self._answered)):
             self._answered = asked
             self._kill_switch.collect({rank: worker.pid for rank, worker in self._running.items()})
         if reason is None or not self._running:
+            return
+        if self._spared_until is None:
+            self._spared_until = time.monotonic() + self._kill_switch.others_learn_s
+        if time.monotonic() < self._spared_until:
             return
         ranks = ", ".join(map(str, self._running))
         self._say(f"killed: rank {ranks}: {reason}")

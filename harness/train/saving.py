@@ -96,6 +96,7 @@ def _write(run: Run, state: TrainState, partial: Path) -> str | None:
 def not_written(run: Run, state: TrainState, partial: Path, error: SaveFailedError) -> str:
     """Removes what was written of a save that failed, and returns what to tell."""
     if run.ranks.is_writer:
+        run.store.discard(partial)
         with suppress(SaveFailedError):  # what cannot be removed now is removed by the next save or start
             run.store.clean_partials()
     return (

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import ctypes
 import gc
-import logging
 import os
 import signal
 import sys
 import traceback
-import warnings
 from pathlib import Path
 
 from harness.config.load import load_config
 from harness.errors import EXIT_INTERNAL, HarnessError
 from harness.parallel import gpu_environment
+from harness.parallel.silence import silence_libraries
 from harness.run_dir import RunDir
 
 _PR_SET_PDEATHSIG = 1
@@ -28,7 +27,7 @@ def work() -> int:
     parser.add_argument("--resume", choices=("auto", "must", "never"), default="auto")
     parser.add_argument("--config", type=Path, help="Default: config.yaml in the run directory.")
     arguments = parser.parse_args()
-    _silence_libraries()
+    silence_libraries()
     _take_children_along()
     run_dir = RunDir(arguments.run_dir)
     try:
@@ -55,18 +54,6 @@ def _take_children_along() -> None:
     """Forked writers of a checkpoint die with their worker, instead of writing on and holding the run's lock."""
     libc = ctypes.CDLL(None)
     os.register_at_fork(after_in_child=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
-
-
-def _silence_libraries() -> None:
-    """Drops warnings that no user of harness can act on; `harness doctor` names missing packages where it belongs."""
-    warnings.filterwarnings("ignore", module=r"megatron\..*")
-    warnings.filterwarnings("ignore", module=r"torch\.distributed\.checkpoint\..*")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
-    for library in ("megatron", "torch.utils.cpp_extension"):
-        logging.getLogger(library).setLevel(logging.ERROR)
-    # What its writers log they also return, and the trainer tells it once.
-    logging.getLogger("megatron.core.dist_checkpointing.strategies.filesystem_async").setLevel(logging.CRITICAL)
 
 
 if __name__ == "__main__":

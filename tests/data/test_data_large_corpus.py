@@ -28,4 +28,4 @@ def test_it_starts_in_seconds_with_little_memory_and_reaches_a_late_step_at_once
     found = in_fresh_process("ours", tmp_path / "corpus", SEEK_STEP * GLOBAL_BATCH_SIZE)
     assert found["start_s"] < 10
     assert found["seek_s"] < 5
-    assert found["in_all_gib"] < 1
+    assert found["gib"] < 0.25, "beyond what torch and Megatron take"

@@ -9,6 +9,7 @@ import random
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from harness.checkpoint.store import CheckpointStore
 from harness.run_dir import RunDir
 
 REPOSITORY = Path(__file__).parents[2]
+HAS_COMMON_FILE = int(version("megatron-core").split(".")[1]) < 17
+"""Later versions write no `common.pt`."""
 
 
 def campaign(*arguments: str) -> tuple[int, str]:
@@ -47,7 +50,8 @@ def test_a_slice_of_the_campaign_breaks_nothing() -> None:
 def test_what_once_broke_breaks_nothing() -> None:
     code, text = campaign("--found")
     assert code == 0, text
-    assert num_injections(text) == len(FOUND), text
+    can_strike = [what for what, _, _ in FOUND if "common.pt" not in what or HAS_COMMON_FILE]
+    assert num_injections(text) == len(can_strike), text
 
 
 @pytest.fixture

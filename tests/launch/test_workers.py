@@ -337,6 +337,24 @@ def test_workers_that_hear_nothing_are_killed_from_outside(tmp_path: Path, monke
     assert sorted(seen) == [0, 1]
 
 
+def test_launchers_on_other_nodes_have_time_to_learn_before_their_workers_end_with_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(workers, "_LOOK_EVERY_S", 0.05)
+    learnt: list[float] = []
+    starts = [WorkerStart(command=[sys.executable, "-c", HANGS], environment={"RANK": "0"}, log=tmp_path / "0.log")]
+    switch = KillSwitch(
+        reason=lambda: "rank 1 is silent",
+        asked=lambda: None,
+        collect=lambda _: learnt.append(time.monotonic()),
+        others_learn_s=0.5,
+    )
+    assert run_workers(starts, kill_switch=switch, say=lambda _: None) == 70
+    assert len(learnt) == 1
+    assert time.monotonic() - learnt[0] >= 0.5
+
+
 def test_workers_are_looked_at_once_for_every_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_ASK_EVERY_S", 0.0)
     monkeypatch.chdir(tmp_path)

@@ -1,0 +1,19 @@
+"""Drops what the libraries print that no user of harness can act on. Imports none of them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+
+
+def silence_libraries() -> None:
+    """Filters warnings and notices of this process; `harness doctor` names missing packages where it belongs."""
+    warnings.filterwarnings("ignore", module=r"megatron\..*")
+    warnings.filterwarnings("ignore", module=r"torch\.distributed\.checkpoint\..*")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor that is not a leaf")
+    warnings.filterwarnings("ignore", message=r"Transformer Engine and Apex are not installed")
+    for library in ("megatron", "torch.utils.cpp_extension"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+    # What its writers log they also return, and the trainer tells it once.
+    logging.getLogger("megatron.core.dist_checkpointing.strategies.filesystem_async").setLevel(logging.CRITICAL)
