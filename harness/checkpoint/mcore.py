@@ -12,11 +12,12 @@ import io
 import multiprocessing
 import queue
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -50,6 +51,20 @@ filesystem_async.open = open_counted
 
 # `_Strategy` writes this file, and survives a refusal.
 serialization.save_config = lambda *_: None
+
+
+class _Unlisted(type(Path())):  # type: ignore[misc]
+    """A folder that Megatron cannot list before it writes: our store made it, and rank 0 would be refused alone."""
+
+    def iterdir(self) -> Iterator[Path]:
+        """Nothing."""
+        return iter(())
+
+
+if hasattr(serialization, "maybe_msc"):  # from 0.19 on
+    serialization.maybe_msc = SimpleNamespace(Path=_Unlisted)
+else:
+    serialization.Path = _Unlisted
 
 _state_of_zeros = DistributedOptimizer.get_parameter_state_dp_zero
 
@@ -183,6 +198,8 @@ def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) 
     _require_readable(directory)
     try:
         loaded, without_place, absent = dist_checkpointing.load(state, str(directory), strict=strict)
+    except OSError as error:  # of the small files, which each rank opens by itself
+        raise CheckpointError(f"{directory} cannot be loaded: {error.strerror} ({error.filename}).") from error
     except CheckpointException as failed:  # raised on every rank; only the first knows of whom
         causes = (f"rank {rank}: {_cause(error)}" for rank, (error, _) in sorted(failed.failures.items()))
         raise CheckpointError(f"{directory} cannot be loaded: {'; '.join(causes) or 'see rank 0'}.") from failed

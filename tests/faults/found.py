@@ -51,6 +51,11 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
         [_at("checkpoints", "openat", 4, "EIO")],
     ),
     (
+        "a small file of a checkpoint that could not be opened ended a rollback in a traceback",
+        "rollback",
+        [_at("checkpoints/step_0000002/metadata.json", "openat", 2, "EMFILE")],
+    ),
+    (
         "metrics that cannot be read ended the start in a traceback",
         "save",
         [_at("metrics.jsonl", "openat", 1, "EMFILE")],

@@ -36,6 +36,7 @@ def save_with_faults(
         "metadata.json": patch.object(mcore, "save_config", refuse),
         "manifest.json": patch.object(store, "write_manifest", refuse),
         "a shard of rank 1": patch.object(os, "fsync", refuse if rank == 1 else os.fsync),
+        "a folder that rank 0 cannot list": patch.object(os, "listdir", refuse if rank == 0 else os.listdir),
         "nothing": patch.object(os, "getpid", os.getpid),
     }
     if rank == 0 and hasattr(common, "TorchCommonSaveStrategy"):
