@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -157,9 +158,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def in_peace(site: Path) -> RunDir:
     """The run, left alone, on this machine."""
+    return trained_here(site, "in_peace", "config.yaml")
+
+
+def trained_here(site: Path, name: str, config: str) -> RunDir:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        (*HARNESS, "train", "config.yaml", "--run-dir", "in_peace"),
+        (*HARNESS, "train", config, "--run-dir", name),
         cwd=site,
         env=environment,
         capture_output=True,
@@ -168,12 +173,12 @@ def in_peace(site: Path) -> RunDir:
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return RunDir(site / "in_peace")
+    return RunDir(site / name)
 
 
-def launch(cluster: Cluster, site: Path, name: str, *arguments: str) -> TrainingJob:
+def launch(cluster: Cluster, site: Path, name: str, *arguments: str, config: str = "config.yaml") -> TrainingJob:
     done = subprocess.run(
-        (*HARNESS, "launch", "config.yaml", "--run-dir", name, *arguments),
+        (*HARNESS, "launch", config, "--run-dir", name, *arguments),
         cwd=site,
         env=cluster.environment | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -215,6 +220,22 @@ def test_at_its_time_limit_it_saves_comes_back_and_goes_on(cluster: Cluster, sit
     assert [event["exit_code"] for event in job.events("launch-ended")] == [75, 0]
     (resumed,) = job.events("resumed")
     assert resumed["step"] == job.events("exit")[0]["step"]  # not a step is done twice
+
+
+@pytest.mark.slow
+def test_a_phase_in_another_layout_begins_after_a_requeue(cluster: Cluster, site: Path) -> None:
+    """Two pipeline stages, then two tensor ranks: the same as on one machine, where one command does both."""
+    (only,) = CONFIG["phases"]
+    first, second = (deepcopy(only) | {"name": name, "train_steps": TRAIN_STEPS // 2} for name in ("stages", "cut"))
+    second["parallel"] = {"tensor_model_parallel_size": 2, "micro_batch_size": 1}
+    (site / "phases.yaml").write_text(yaml.safe_dump(CONFIG | {"phases": [first, second]}, sort_keys=False))
+    job = launch(cluster, site, "phases", config="phases.yaml")
+    fields = job.finish()
+    assert (fields["JobState"], fields["ExitCode"], fields["Restarts"]) == ("COMPLETED", "0:0", "1")
+    assert [event["exit_code"] for event in job.events("launch-ended")] == [75, 0]
+    assert [(event["step"], event["phase"]) for event in job.events("phase")] == [(TRAIN_STEPS // 2, "cut")]
+    assert [record.step for record in records(job.run_dir)] == list(range(1, TRAIN_STEPS + 1))
+    assert curve(job.run_dir) == curve(trained_here(site, "phases_in_peace", "phases.yaml"))
 
 
 @pytest.mark.slow
