@@ -1,0 +1,116 @@
+"""Puts a run into the state to go on from, and makes sure that what follows is what would have followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from harness.checkpoint import mcore as checkpoint_files
+from harness.checkpoint.compare import require_same
+from harness.config.schema import Config
+from harness.data.cursor import Cursor
+from harness.data.fingerprint import require_adopted
+from harness.errors import CheckpointError
+from harness.launch.folder import accept
+from harness.metrics.heartbeat import Phase
+from harness.metrics.recorder import Recorder
+from harness.plan.plan import Plan
+from harness.train.adoption import write_down
+from harness.train.agreement import heard_by_all
+from harness.train.data import RunData
+from harness.train.report import introduction
+from harness.train.restored import require_restored
+from harness.train.run import Run
+from harness.train.start import Start
+from harness.train.state import TrainState
+
+
+def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -> None:
+    """Refuses to go on from a checkpoint of other data, or of phases that were another way.
+
+    Raises:
+        CheckpointError: It belongs to another model, other data or other phases.
+        DataError: Parts that were adopted are no longer there.
+    """
+    if start.entry is not None:
+        cursor = Cursor.from_json(start.entry.manifest.cursor)
+        expected = plan.phase_of(start.step + 1)
+        if cursor.phase > expected.index:
+            raise CheckpointError(
+                f"the checkpoint of step {start.step} is in phase {cursor.phase + 1} of its run, but by this "
+                f"configuration step {start.step + 1} belongs to phase {expected.index + 1}, {expected.name}. Phases "
+                "that have begun stay as long as they were; give the configuration with which it was saved, or go on "
+                "from an earlier checkpoint."
+            )
+        recorded = start.entry.manifest.fingerprint
+        require_same(recorded, _promised(recorded, data.fingerprint(cursor)), allow_added_parts=True)
+    require_adopted(data.stream.channels, start.journal)
+
+
+def restore(run: Run, start: Start) -> TrainState:
+    """Loads the checkpoint, if there is one, and returns its state. Every rank must call it.
+
+    Raises:
+        CheckpointError: It cannot be loaded, is not as it was saved, or would go on with other samples.
+    """
+    run.heartbeat.enter(Phase.LOAD, start.step)
+    if start.entry is None:
+        state = TrainState(attempt=start.attempt).skipping(run.config.data.skip_windows)
+        kind, fields = "started", {}
+    else:
+        manifest = start.entry.manifest
+        state = TrainState.from_checkpoint(start.entry.path, manifest, attempt=start.attempt, is_as_loaded=True)
+        state = state.skipping(run.config.data.skip_windows)
+        with heard_by_all(run.ranks):
+            _require_same_next_batch(run, _as_saved(run, state, start), manifest.next_batch_hash)
+        if manifest.optimizer_norms:
+            checkpoint_files.load(start.entry.path, run.pipeline.chunks, run.optimizer.megatron)
+        else:  # converted from another format: weights only, the optimizer begins with moments of zero
+            checkpoint_files.load_weights(start.entry.path, run.pipeline.chunks)
+            run.optimizer.megatron.reload_model_params()
+        require_restored(run, state.step, manifest.optimizer_norms)
+        kind, fields = "resumed", {"path": str(start.entry.path)}
+    state = replace(state, cursor=run.data.stream.begun(state.cursor.knowing(start.journal)))
+    with heard_by_all(run.ranks):
+        write_down(run, start.journal, state.cursor.history)
+    if run.recorder is not None:
+        _accept(run, run.recorder)
+        run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
+        for text in introduction(run):
+            run.recorder.message(text)
+    return state
+
+
+def _as_saved(run: Run, state: TrainState, start: Start) -> TrainState:
+    """The state with the history that it was saved with, which older checkpoints did not hold."""
+    before = (each for each in start.journal if each.position == 0)
+    return replace(state, cursor=run.data.stream.begun(state.cursor.knowing(before)))
+
+
+def _accept(run: Run, recorder: Recorder) -> None:
+    """Writes the configuration as the run's, now that nothing speaks against it any more."""
+    try:
+        accept(run.run_dir, run.config)
+    except OSError as error:
+        recorder.message(f"warning: cannot write {run.run_dir.config}: {error.strerror}")
+
+
+def _promised(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a checkpoint can be held against: one that was converted has seen no data, and maybe no tokenizer."""
+    return found if "data" in recorded else {key: value for key, value in found.items() if key in recorded}
+
+
+def _require_same_next_batch(run: Run, state: TrainState, promised: str | None) -> None:
+    if promised is None:
+        return
+    found = f"{run.data.stream.peek_hash(state.cursor) or 0:016x}"
+    # Another batch size makes other batches out of the same samples: that is allowed.
+    before = run.plan.phases[: run.phase.index]
+    of_phase = run.phase.batch_sizes.samples_in(state.step + 1 - run.phase.first_step)
+    same_batch_size = sum(phase.train_samples for phase in before) + of_phase == state.cursor.consumed_samples
+    if found != promised and same_batch_size:
+        raise CheckpointError(
+            f"the next batch has the hash {found}, but the checkpoint of step {state.step} promised {promised}: the "
+            "order of the data has changed. Use the version of harness that wrote the checkpoint, or start a new run."
+        )
