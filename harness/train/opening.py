@@ -4,26 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 
-from harness.checkpoint import mcore as checkpoint_files
 from harness.checkpoint.choice import Resume
-from harness.checkpoint.compare import require_same
 from harness.checkpoint.signature import SigningKey, read_key
 from harness.checkpoint.store import CheckpointStore
 from harness.config.phases import in_phase
 from harness.config.schema import Config
-from harness.data.cursor import Cursor
-from harness.data.fingerprint import require_adopted
-from harness.errors import CheckpointError, LayoutError
-from harness.launch.folder import accept
-from harness.metrics.heartbeat import Heartbeat, Phase
+from harness.errors import LayoutError
+from harness.metrics.heartbeat import Heartbeat
 from harness.metrics.recorder import Outlets, Recorder
 from harness.model import attention
 from harness.model.mcore import build_model
@@ -38,7 +32,6 @@ from harness.run_dir import RunDir
 from harness.signals.fence import Fence, explaining
 from harness.signals.os_signals import SignalFlags
 from harness.train import failures
-from harness.train.adoption import write_down
 from harness.train.agreement import heard_by_all
 from harness.train.data import RunData, open_data
 from harness.train.decide import Milestones
@@ -46,8 +39,7 @@ from harness.train.in_flight import InFlight
 from harness.train.mcore import Pipeline
 from harness.train.orders import Orders
 from harness.train.phases import settle
-from harness.train.report import introduction
-from harness.train.restored import require_restored
+from harness.train.restore import require_same_data, restore
 from harness.train.run import Run
 from harness.train.start import Start, find_start, take_possession
 from harness.train.state import TrainState
@@ -85,7 +77,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", num_parts=start.num_parts)
         closing.callback(data.close)
         with heard_by_all(ranks):
-            _require_same_data(config, plan, data, start)
+            require_same_data(config, plan, data, start)
         run = _introduced(
             _Parts(config=config, plan=plan, phase=phase, ranks=ranks, device=world.device, data=data),
             store=store,
@@ -95,7 +87,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         )
         closing.callback(run.in_flight.discard)
         with failures.noted(run_dir, start.path, start=start.name, rank=world.rank), explaining(fence):
-            yield run, _restore(run, start)
+            yield run, restore(run, start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,28 +126,6 @@ def _require_ranks(phase: PhasePlan, world_size: int, start: Start, run_dir: Run
         with suppress(OSError), run_dir.events.open("a") as events:
             events.write(json.dumps(event) + "\n")
     raise error
-
-
-def _require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -> None:
-    """Refuses to go on from a checkpoint of other data, or of phases that were another way.
-
-    Raises:
-        CheckpointError: It belongs to another model, other data or other phases.
-        DataError: Parts that were adopted are no longer there.
-    """
-    if start.entry is not None:
-        cursor = Cursor.from_json(start.entry.manifest.cursor)
-        expected = plan.phase_of(start.step + 1)
-        if cursor.phase > expected.index:
-            raise CheckpointError(
-                f"the checkpoint of step {start.step} is in phase {cursor.phase + 1} of its run, but by this "
-                f"configuration step {start.step + 1} belongs to phase {expected.index + 1}, {expected.name}. Phases "
-                "that have begun stay as long as they were; give the configuration with which it was saved, or go on "
-                "from an earlier checkpoint."
-            )
-        recorded = start.entry.manifest.fingerprint
-        require_same(recorded, _promised(recorded, data.fingerprint(cursor)), allow_added_parts=True)
-    require_adopted(data.stream.channels, start.journal)
 
 
 def _introduced(
@@ -226,67 +196,3 @@ def _require_held(fence: Fence) -> None:
     """Raises if somebody else has taken the run; a file system that does not say so does not end the training."""
     with suppress(OSError):
         fence.require_held()
-
-
-def _restore(run: Run, start: Start) -> TrainState:
-    """Loads the checkpoint and makes sure that what follows is what would have followed. Every rank must call it."""
-    run.heartbeat.enter(Phase.LOAD, start.step)
-    if start.entry is None:
-        state = TrainState(attempt=start.attempt).skipping(run.config.data.skip_windows)
-        kind, fields = "started", {}
-    else:
-        manifest = start.entry.manifest
-        state = TrainState.from_checkpoint(start.entry.path, manifest, attempt=start.attempt, is_as_loaded=True)
-        state = state.skipping(run.config.data.skip_windows)
-        with heard_by_all(run.ranks):
-            _require_same_next_batch(run, _as_saved(run, state, start), manifest.next_batch_hash)
-        if manifest.optimizer_norms:
-            checkpoint_files.load(start.entry.path, run.pipeline.chunks, run.optimizer.megatron)
-        else:  # converted from another format: weights only, the optimizer begins with moments of zero
-            checkpoint_files.load_weights(start.entry.path, run.pipeline.chunks)
-            run.optimizer.megatron.reload_model_params()
-        require_restored(run, state.step, manifest.optimizer_norms)
-        kind, fields = "resumed", {"path": str(start.entry.path)}
-    state = replace(state, cursor=run.data.stream.begun(state.cursor.knowing(start.journal)))
-    with heard_by_all(run.ranks):
-        write_down(run, start.journal, state.cursor.history)
-    if run.recorder is not None:
-        _accept(run, run.recorder)
-        run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
-        for text in introduction(run):
-            run.recorder.message(text)
-    return state
-
-
-def _as_saved(run: Run, state: TrainState, start: Start) -> TrainState:
-    """The state with the history that it was saved with, which older checkpoints did not hold."""
-    before = (each for each in start.journal if each.position == 0)
-    return replace(state, cursor=run.data.stream.begun(state.cursor.knowing(before)))
-
-
-def _accept(run: Run, recorder: Recorder) -> None:
-    """Writes the configuration as the run's, now that nothing speaks against it any more."""
-    try:
-        accept(run.run_dir, run.config)
-    except OSError as error:
-        recorder.message(f"warning: cannot write {run.run_dir.config}: {error.strerror}")
-
-
-def _promised(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a checkpoint can be held against: one that was converted has seen no data, and maybe no tokenizer."""
-    return found if "data" in recorded else {key: value for key, value in found.items() if key in recorded}
-
-
-def _require_same_next_batch(run: Run, state: TrainState, promised: str | None) -> None:
-    if promised is None:
-        return
-    found = f"{run.data.stream.peek_hash(state.cursor) or 0:016x}"
-    # Another batch size makes other batches out of the same samples: that is allowed.
-    before = run.plan.phases[: run.phase.index]
-    of_phase = run.phase.batch_sizes.samples_in(state.step + 1 - run.phase.first_step)
-    same_batch_size = sum(phase.train_samples for phase in before) + of_phase == state.cursor.consumed_samples
-    if found != promised and same_batch_size:
-        raise CheckpointError(
-            f"the next batch has the hash {found}, but the checkpoint of step {state.step} promised {promised}: the "
-            "order of the data has changed. Use the version of harness that wrote the checkpoint, or start a new run."
-        )
