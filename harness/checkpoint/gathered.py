@@ -11,8 +11,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from harness.parallel import collectives
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -55,6 +56,4 @@ def _fill(places: dict[str, Tensor], optimizer: Any, bucket: Tensor, ranges: dic
             share[here.start : here.end].copy_(mine[key].detach())
     if num_ranks > 1:
         for key, place in places.items():
-            gathered = bucket.new_empty(bucket.numel(), dtype=torch.float32)
-            dist.all_gather_into_tensor(gathered, shares.pop(key), group=optimizer.data_parallel_group)
-            place.copy_(gathered[: len(place)])
+            place.copy_(collectives.joined(shares.pop(key), optimizer.data_parallel_group)[: len(place)])

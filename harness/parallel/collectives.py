@@ -37,6 +37,21 @@ def gathered(value: T) -> list[T]:
     return values
 
 
+def joined(share: torch.Tensor, group: Group) -> torch.Tensor:
+    """The equal shares of the group's ranks end to end, in rank order. Every rank of the group must call it.
+
+    Args:
+        share: This rank's, contiguous [n].
+        group: Who has shares.
+
+    Returns:
+        [n x ranks of the group], on the same device.
+    """
+    whole = share.new_empty(share.numel() * group.size())
+    dist.all_gather_into_tensor(whole, share, group=group)
+    return whole
+
+
 def to_and_fro(tensor: torch.Tensor, peer: int, *, is_first: bool) -> None:
     """Sends the tensor to another rank and gets it back, or the other way round where the other is the first."""
     steps = (dist.send, dist.recv) if is_first else (dist.recv, dist.send)
