@@ -15,7 +15,8 @@ from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint
 from harness.checkpoint.manifest import MANIFEST_NAME, read_manifest
 from harness.checkpoint.store import CheckpointStore
 from harness.checkpoint.verify import verify
-from harness.errors import CheckpointError, SaveFailedError
+from harness.errors import CheckpointError, RunTakenOverError, SaveFailedError
+from harness.signals.fence import claim
 
 
 @pytest.fixture
@@ -263,3 +264,15 @@ def test_a_manifest_that_the_disk_lost_is_not_put_in_the_place_of_the_old_one(
         store.amend(entry_of(store, saved), health="abandoned")
     assert (saved / MANIFEST_NAME).read_bytes() == before
     assert sorted(path.name for path in saved.iterdir() if "partial" in path.name) == []
+
+
+def test_who_lost_the_run_publishes_nothing_and_takes_its_remains_along(tmp_path: Path) -> None:
+    run_dir = store_in(tmp_path).run_dir
+    first = CheckpointStore(run_dir, claim(run_dir))
+    partial = first.begin(10)
+    write_files(partial)
+    second = CheckpointStore(run_dir, claim(run_dir))
+    with pytest.raises(RunTakenOverError):
+        first.publish(partial, sample_manifest(10))
+    assert names(second) == []
+    assert save(second, 10).name == "step_0000010"
