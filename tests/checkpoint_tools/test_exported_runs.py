@@ -150,6 +150,11 @@ def test_there_and_back_is_the_same_checkpoint(pool: Pool, export: Export, tmp_p
     assert differences(open_either(export.checkpoint), open_either(export.folder)) == []
 
 
+def shards_of(checkpoint: Path) -> dict[str, int]:
+    """Bytes that each rank has written, by file."""
+    return {file.name: file.stat().st_size for file in checkpoint.glob("*.distcp")}
+
+
 def test_another_layout_in_between_changes_no_bit(pool: Pool, export: Export, channel: Path, tmp_path: Path) -> None:
     """The run, loaded at another layout and saved by it, becomes the same model."""
     source = export.source
@@ -165,7 +170,7 @@ def test_another_layout_in_between_changes_no_bit(pool: Pool, export: Export, ch
     write_manifest(
         checkpoint, manifest.model_copy(update={"files": file_records(checkpoint, contents(checkpoint).files)})
     )
-    assert len(list(checkpoint.glob("*.distcp"))) != len(list(export.checkpoint.glob("*.distcp"))) or source.pp == 2
+    assert shards_of(checkpoint) != shards_of(export.checkpoint), "the same bytes in the same files show nothing"
     [told] = pool.run(conversion_jobs.to_hf, 1, checkpoint, tmp_path / "out", {})
     assert told.startswith("proven"), told
     assert_same_bits(export.folder, tmp_path / "out")
