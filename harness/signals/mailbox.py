@@ -136,14 +136,18 @@ class Mailbox:
             self._known.add((name, inode))
 
     def _finish_acknowledgements(self) -> None:
-        """Completes what a crash interrupted between the renames of `acknowledge`; clears what came to nothing."""
-        for written in self._run_dir.signals_done.glob(f"*.json{_WRITING}"):
-            done = written.with_suffix("")
-            with suppress(OSError):
-                if done.exists():
-                    written.rename(done)
-                else:
-                    written.unlink()
+        """Completes what a crash interrupted between the renames of `acknowledge`; clears what came to nothing.
+
+        What the disk refuses waits for the next start: acknowledgements are for people.
+        """
+        with suppress(OSError):
+            for written in self._run_dir.signals_done.glob(f"*.json{_WRITING}"):
+                done = written.with_suffix("")
+                with suppress(OSError):
+                    if done.exists():
+                        written.rename(done)
+                    else:
+                        written.unlink()
 
 
 def _is_passed_over(name: str) -> bool:

@@ -33,7 +33,7 @@ def noted(run_dir: RunDir, checkpoint: Path | None, *, start: str, rank: int) ->
     except RunTakenOverError:
         raise  # says nothing about the checkpoint, and the directory is no longer ours
     except Exception as error:
-        if checkpoint is not None and not is_lost_connection(error) and _names(run_dir) <= known:
+        if checkpoint is not None and not is_lost_connection(error) and _has_saved_nothing(run_dir, known):
             with suppress(OSError):  # the error itself is what matters
                 _append(run_dir, {"checkpoint": checkpoint.name, "start": start, "rank": rank, "reason": _told(error)})
         raise
@@ -74,8 +74,17 @@ def forget(run_dir: RunDir) -> None:
         run_dir.resume_failures.unlink(missing_ok=True)
 
 
-def _names(run_dir: RunDir) -> set[str]:
-    return {entry.path.name for entry in entries_in(run_dir.checkpoints) if isinstance(entry, Checkpoint)}
+def _has_saved_nothing(run_dir: RunDir, known: set[str] | None) -> bool:
+    """Whether no checkpoint came to those that were known. Where a disk does not say, a start is not blamed for it."""
+    found = _names(run_dir)
+    return known is not None and found is not None and found <= known
+
+
+def _names(run_dir: RunDir) -> set[str] | None:
+    try:
+        return {entry.path.name for entry in entries_in(run_dir.checkpoints) if isinstance(entry, Checkpoint)}
+    except OSError:
+        return None
 
 
 def _append(run_dir: RunDir, failure: dict[str, object]) -> None:

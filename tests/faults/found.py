@@ -56,6 +56,16 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
         [_at("checkpoints/step_0000002/metadata.json", "openat", 2, "EMFILE")],
     ),
     (
+        "a folder of checkpoints that could not be listed at the start ended it in a traceback",
+        "release",
+        [_at("checkpoints", "openat", 3, "EIO")],
+    ),
+    (
+        "acknowledgements that could not be listed ended the start in a traceback",
+        "save",
+        [_at("signals/done", "openat", 1, "ESTALE", sticky=True)],
+    ),
+    (
         "metrics that cannot be read ended the start in a traceback",
         "save",
         [_at("metrics.jsonl", "openat", 1, "EMFILE")],

@@ -25,6 +25,8 @@ class Sound(NamedTuple):
 def is_sound(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder whose files, all of them and no others, have the sizes and hashes that it says."""
     try:
+        if (folder / "manifest.json").is_symlink():
+            return None
         manifest = json.loads((folder / "manifest.json").read_bytes())
         names = {
             path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()

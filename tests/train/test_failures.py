@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -47,6 +49,21 @@ def test_a_lost_connection_is_no_failure_of_the_checkpoint(tmp_path: Path) -> No
     run_dir = RunDir(tmp_path)
     for start in ("first", "second"):
         fail(run_dir, start, error=RuntimeError("[…/gloo/transport/tcp/pair.cc:538] Connection closed by peer"))
+    failures.require_not_failed_twice(run_dir, tmp_path / NAME)
+
+
+def test_a_disk_that_does_not_say_what_was_saved_blames_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = RunDir(tmp_path)
+    run_dir.checkpoints.mkdir()
+
+    def refuse(_: object) -> list[str]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    for start in ("first", "second"):
+        fail(run_dir, start)
     failures.require_not_failed_twice(run_dir, tmp_path / NAME)
 
 
