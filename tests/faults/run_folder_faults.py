@@ -20,7 +20,7 @@ RUN_FILES = (
     "lock",
     "resume_failures.jsonl",
     "heartbeats/rank_00000.json",
-    "signals/rollback.json",
+    "signals/damaged.json",
     "signals/save",
     "signals/done/rollback-0000002.json.tmp",
     "checkpoints/step_0000006.partial",
