@@ -23,6 +23,29 @@ def train(rank: int, world_size: int, init_method: str, config: Config, run_dir:
     return main(config, RunDir(run_dir), resume, world)
 
 
+def train_on_a_full_disk(
+    rank: int, world_size: int, init_method: str, config: Config, run_dir: Path, num_saves: int
+) -> int:
+    """A whole launch whose first so many saves cannot be published; the exit code."""
+    import errno
+    import os
+    from unittest.mock import patch
+
+    from harness.checkpoint import store
+
+    left = [num_saves]
+
+    def write_manifest(*arguments: Any) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(*arguments)
+
+    original = store.write_manifest
+    with patch.object(store, "write_manifest", write_manifest):
+        return train(rank, world_size, init_method, config, run_dir, "must")
+
+
 def train_and_return(
     rank: int, world_size: int, init_method: str, config: Config, run_dir: Path, at_step: int, request: dict[str, Any]
 ) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.checkpoint.entries import Checkpoint, Entry
-from harness.checkpoint.manifest import Parent
+from harness.checkpoint.manifest import Parent, RollbackRecord
 from harness.errors import CheckpointError
 
 
@@ -69,7 +69,13 @@ def rollback_target(entries: Sequence[Entry], saved: Parent | None, target: Targ
     )
 
 
-def left_behind(entries: Sequence[Entry], saved: Parent | None, target: Checkpoint) -> list[Checkpoint]:
-    """The checkpoints of the line that a rollback to `target` abandons: all that came after it."""
-    line = line_of(entries, saved)
-    return line[: line.index(target)] if target in line else []
+def left_behind(entries: Iterable[Entry], rollback: RollbackRecord) -> list[Checkpoint]:
+    """The checkpoints that a rollback abandons and that are not marked so: all of earlier attempts, past its target."""
+    return [
+        entry
+        for entry in entries
+        if isinstance(entry, Checkpoint)
+        and entry.manifest.attempt < rollback.attempt
+        and entry.step > rollback.to_step
+        and entry.manifest.health != "abandoned"
+    ]

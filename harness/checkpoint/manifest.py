@@ -98,12 +98,16 @@ class Versions(Record):
 
 
 class RollbackRecord(Record):
-    """The rollback that a checkpoint was saved after."""
+    """The last rollback on the way to a checkpoint."""
 
     order: Text
     """Fingerprint of the order: found again after a crash, it is not carried out twice."""
     from_step: Count
     """Step at which the run was when it was rolled back."""
+    to_step: Count
+    """Step of the checkpoint that it returned to."""
+    attempt: Count
+    """The attempt that began with it."""
     reason: str = Field(max_length=1000)
 
 

@@ -65,6 +65,8 @@ def read_key(path: Path) -> SigningKey:
             f"the key {path} is not used: it must be a regular file that belongs to you, has no second name, and is no "
             f"larger than {MAX_KEY_BYTES} bytes. {_ADVICE.format(path=path)}"
         ) from None
+    except OSError as error:
+        raise UsageError(f"the key {path} cannot be read: {error.strerror}") from None
     if mode & 0o077:
         raise UsageError(f"the key {path} is not used: others may read or change it (mode {mode:o}). chmod 600 {path}")
     if len(content) < MIN_KEY_BYTES:

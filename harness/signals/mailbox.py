@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 from harness.run_dir import RunDir
 from harness.signals.order import Order, OrderKind, UnreadableOrderError, is_order_name, parse_order
@@ -25,6 +26,15 @@ UNFINISHED_S = 2.0
 
 _FOLDERS = ("done", "rejected")
 _WRITING = ".tmp"
+
+
+class _Untold(NamedTuple):
+    """An acknowledgement that the disk did not take, or only half of it."""
+
+    order: Order
+    outcome: Mapping[str, object]
+    done: Path | None
+    """Where it goes, if it was begun: the order itself may lie there."""
 
 
 class Mailbox:
@@ -47,6 +57,8 @@ class Mailbox:
         self._in_hand: dict[str, tuple[str, int]] = {}
         """(name, inode) of orders that were handed out and not acknowledged, by the order's id."""
         self._acknowledged: dict[str, Path] = {}
+        self._untold: dict[str, _Untold] = {}
+        """Acknowledgements that the disk did not take, by the order's id."""
         self._num_orders = 0
         run_dir.signals_done.mkdir(parents=True, exist_ok=True)
         run_dir.signals_rejected.mkdir(parents=True, exist_ok=True)
@@ -56,8 +68,11 @@ class Mailbox:
         """The orders that arrived since the last poll, each handed out once; the plainly named ones first.
 
         Costs one look at the folder when it is empty. At most `MAX_FILES_PER_POLL` files are opened or moved; the rest
-        waits for the next poll. A folder that cannot be read has no orders.
+        waits for the next poll. A folder that cannot be read has no orders. An acknowledgement that the disk did not
+        take is tried again.
         """
+        for untold in list(self._untold.values()):
+            self.acknowledge(untold.order, untold.outcome)
         try:
             with os.scandir(self._run_dir.signals) as entries:
                 found = {(entry.name, entry.inode()) for entry in entries if not _is_passed_over(entry.name)}
@@ -75,7 +90,7 @@ class Mailbox:
             outcome: For instance step, path and seconds. `step` becomes part of the file's name.
 
         Returns:
-            The file in `done/`; None if the disk did not take it. The order is not handed out again in either case.
+            The file in `done/`; None if the disk did not take it yet. The order is not handed out again in either case.
         """
         if order.id in self._acknowledged:
             return self._acknowledged[order.id]
@@ -83,8 +98,12 @@ class Mailbox:
         fields = {"kind": order.kind, "reason": order.reason, "source": order.source, "time": round(now, 3), **outcome}
         step = outcome.get("step")
         suffix = f"{step:07d}" if isinstance(step, int) else f"{now:.3f}"
-        done = _free_path(self._run_dir.signals_done, f"{order.source.removesuffix('.json')}-{suffix}", ".json")
+        begun = self._untold.get(order.id)
+        done = begun.done if begun is not None else None
         try:
+            if done is None:
+                name = f"{order.source.removesuffix('.json')}-{suffix}"
+                done = _free_path(self._run_dir.signals_done, name, ".json")
             written = Path(f"{done}{_WRITING}")
             written.write_text(json.dumps(fields, default=str) + "\n")
             file = self._run_dir.signals / order.source
@@ -93,7 +112,9 @@ class Mailbox:
                 file.rename(done)
             written.rename(done)
         except OSError:
+            self._untold[order.id] = _Untold(order, outcome, done)
             return None
+        self._untold.pop(order.id, None)
         self._known.discard(self._in_hand.pop(order.id, ("", 0)))  # the next file of that name is another order
         self._acknowledged[order.id] = done
         return done
@@ -102,14 +123,14 @@ class Mailbox:
         """The order in a file; a file that is none is moved away, and one that vanished is forgotten."""
         try:
             file = read_own_file(self._run_dir.signals / name, max_bytes=MAX_ORDER_BYTES)
-        except FileNotFoundError:
+        except OSError:  # gone, or not to be read just now: the next poll finds it if it is there
             return None
         except RefusedFileError as error:
             self._reject(name, inode, str(error))
             return None
         self._num_orders += 1
         try:
-            order = parse_order(name, file.content, order_id=f"{name}#{self._num_orders}")
+            order = parse_order(name, file.content, f"{name}#{self._num_orders}", file.changed_ns)
         except UnreadableOrderError as error:
             if not is_order_name(name) or self._is_finished((name, inode, file.changed_ns)):
                 self._reject(name, inode, str(error))

@@ -86,7 +86,8 @@ class Order:
     quarantine: QuarantineRequest | None = None
     """What an order about documents asks for."""
     fingerprint: str = ""
-    """Hash of name and content of the order's file: the same order found again after a crash has the same one."""
+    """Hash of the file's name, content and time of change: the order found again after a crash has the same one, and
+    one that is given again in the same words another."""
 
 
 class UnreadableOrderError(ValueError):
@@ -98,8 +99,14 @@ def is_order_name(name: str) -> bool:
     return name in PLAIN_KINDS or name.endswith(".json")
 
 
-def parse_order(name: str, content: bytes, order_id: str) -> Order:
+def parse_order(name: str, content: bytes, order_id: str, changed_ns: int = 0) -> Order:
     """The order in a file.
+
+    Args:
+        name: The file's name.
+        content: What is in it.
+        order_id: What to call the order.
+        changed_ns: When the file was changed last, in nanoseconds since 1970.
 
     Raises:
         UnreadableOrderError: The name is no order's name, or the JSON is broken, incomplete or of an unknown kind.
@@ -130,7 +137,7 @@ def parse_order(name: str, content: bytes, order_id: str) -> Order:
         evidence=request if isinstance(request, EvidenceRequest) else None,
         mark=request if isinstance(request, MarkRequest) else None,
         quarantine=request if isinstance(request, QuarantineRequest) else None,
-        fingerprint=xxhash.xxh3_64_hexdigest(name.encode() + b"/" + content),
+        fingerprint=xxhash.xxh3_64_hexdigest(f"{name}/{changed_ns}/".encode() + content),
     )
 
 

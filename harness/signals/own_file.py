@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+
+_SAYING_OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
+"""Errors that the same file gives again and again."""
 
 
 class RefusedFileError(ValueError):
@@ -28,8 +32,9 @@ def read_own_file(path: Path, *, max_bytes: int) -> OwnFile:
     because it may have been exchanged in between.
 
     Raises:
-        RefusedFileError: It is something else than a regular file of this user, is larger, or cannot be read.
+        RefusedFileError: It is something else than a regular file of this user, is larger, or may not be read.
         FileNotFoundError: It is gone.
+        OSError: It could not be read just now, which says nothing about it: the disk, or no file could be opened.
     """
     try:
         _require_own(path.lstat())
@@ -38,9 +43,9 @@ def read_own_file(path: Path, *, max_bytes: int) -> OwnFile:
             status = os.fstat(descriptor)
             _require_own(status)
             content = file.read(max_bytes + 1)
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if error.errno not in _SAYING_OF_THE_FILE:
+            raise
         raise RefusedFileError(f"cannot be read: {error.strerror}") from None
     if len(content) > max_bytes:
         raise RefusedFileError(f"larger than {max_bytes >> 10} KiB; an order is a line or two")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from harness.config.phases import in_phase, parallel_of, shares_processes
@@ -118,6 +118,25 @@ def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *
     if state.num_failed_saves >= MAX_FAILED_SAVES:
         return Decision(exit_code=EXIT_NEEDS_PERSON, reason=f"{state.num_failed_saves} saves in a row failed")
     return Decision(evaluate=evaluate, save=save)
+
+
+def decide_after_rollback(
+    milestones: Milestones, decision: Decision, orders: Sequence[Order], before: TrainState, after: TrainState
+) -> Decision:
+    """What to do once an order to roll back was answered: what is due in the new state, or without the order.
+
+    Args:
+        milestones: When something is due.
+        decision: The one to roll back.
+        orders: What it was made from.
+        before: The state that it was made in.
+        after: The state behind the rollback; of the same attempt if it was refused, or carried out long before.
+    """
+    if after.attempt != before.attempt:
+        return decide(milestones, after, ())
+    if decision.exit_code is not None:  # the state is not finite: nothing else can be done with it
+        return replace(decision, rollback=None)
+    return decide(milestones, after, [order for order in orders if order.kind is not OrderKind.ROLLBACK])
 
 
 def _decide_not_finite(orders: Sequence[Order]) -> Decision:

@@ -9,7 +9,7 @@ from harness.run_dir import RunDir
 from harness.train.adoption import adopt, await_parts
 from harness.train.answers import answer
 from harness.train.background import advance, save_or_begin, settle
-from harness.train.decide import decide
+from harness.train.decide import decide, decide_after_rollback
 from harness.train.evaluate import evaluate
 from harness.train.evidence import write_evidence
 from harness.train.opening import open_run
@@ -38,7 +38,7 @@ def train(run: Run, state: TrainState) -> int:
         state = answer(run, state, orders)
         if decision.rollback is not None:
             before, state = state, roll_back(run, settle(run, state), decision.rollback)
-            decision = decision if state.attempt == before.attempt else decide(run.milestones, state, ())
+            decision = decide_after_rollback(run.milestones, decision, orders, before, state)
         run, state = follow_phase(run, state)
         if decision.save:
             state = save_or_begin(run, state, now=bool(orders) or decision.exit_code is not None)

@@ -36,10 +36,10 @@ from harness.train.agreement import heard_by_all
 from harness.train.data import RunData, open_data
 from harness.train.decide import Milestones
 from harness.train.in_flight import InFlight
+from harness.train.loading import require_same_data, restore
 from harness.train.mcore import Pipeline
 from harness.train.orders import Orders
 from harness.train.phases import settle
-from harness.train.restore import require_same_data, restore
 from harness.train.run import Run
 from harness.train.start import Start, find_start, take_possession
 from harness.train.state import TrainState

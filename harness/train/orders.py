@@ -43,6 +43,8 @@ class Orders:
         self._signals = signals
         self._device = device
         self._waiting: list[Order] = []
+        self._unsaved: list[Order] = []
+        """Carried out, but in no checkpoint yet."""
 
     def flags(self) -> tuple[bool, ...]:
         """What this rank wants the others to know: parts of the data arrived, an order waits, or a signal arrived."""
@@ -86,25 +88,35 @@ class Orders:
             self._arrivals.put_back(news.parts)
 
     def acknowledge(self, orders: Sequence[Order], state: TrainState) -> None:
-        """Files the orders as done, with what came of them.
+        """Files the orders as done, with what came of them. To be called before every step.
+
+        An order to roll back that no checkpoint knows of yet waits: after a crash it must be found again.
 
         Raises:
             RunTakenOverError: They are for another process, which has taken the run over.
         """
-        if self._mailbox is None or not orders:
+        answered = [*self._unsaved, *orders]
+        self._unsaved = [order for order in answered if state.owes_rollback and _led_to(order, state)]
+        answered = [order for order in answered if order not in self._unsaved]
+        if self._mailbox is None or not answered:
             return
         if self._fence is not None:
             with suppress(OSError):  # without an answer they count as ours, as they did when they were carried out
                 self._fence.require_held()
-        for order in orders:
+        for order in answered:
             outcome: dict[str, object] = {"step": state.step, "attempt": state.attempt}
             if order.kind in _SAVING_KINDS:
-                outcome |= _what_was_saved(state)
+                outcome |= _what_was_saved(order, state)
             self._mailbox.acknowledge(order, outcome)
 
 
-def _what_was_saved(state: TrainState) -> dict[str, object]:
-    if state.is_saved:
+def _led_to(order: Order, state: TrainState) -> bool:
+    """Whether an order is the last one by which the run was rolled back."""
+    return order.kind is OrderKind.ROLLBACK and state.rollback is not None and state.rollback.order == order.fingerprint
+
+
+def _what_was_saved(order: Order, state: TrainState) -> dict[str, object]:
+    if state.is_saved or _led_to(order, state):
         return {"saved": True, "path": state.checkpoint, "seconds": state.save_seconds}
     problem = state.save_problem or "the last step was not finite"
     if state.step == 0:

@@ -8,7 +8,7 @@ from functools import partial
 
 from harness.checkpoint import mcore as checkpoint_files
 from harness.checkpoint.entries import Checkpoint
-from harness.checkpoint.lineage import Target, left_behind, line_of, rollback_target
+from harness.checkpoint.lineage import Target, line_of, rollback_target
 from harness.checkpoint.manifest import Adjustment, RollbackRecord
 from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.verify import verify_before_load
@@ -17,6 +17,7 @@ from harness.errors import CheckpointError
 from harness.parallel import collectives
 from harness.signals.order import Order
 from harness.signals.rollback_request import RollbackRequest
+from harness.train.abandon import abandon_left_behind
 from harness.train.phases import take
 from harness.train.restored import require_restored
 from harness.train.run import Run
@@ -41,7 +42,8 @@ def roll_back(run: Run, state: TrainState, order: Order) -> TrainState:
 
     Model, optimizer, schedule and cursor return; the skip window is entered in the cursor; the new state is saved at
     once, in a new attempt, before the checkpoints after the target become `abandoned`. So a crash at any moment leaves
-    either the state before the order, which is then found again and carried out, or the state after it.
+    either the state before the order, which is then found again and carried out, or the state after it. If the disk
+    does not take the new state, training goes on in it, and the order waits until a later one is saved.
 
     An order that cannot be carried out is reported and changes nothing.
     """
@@ -50,6 +52,7 @@ def roll_back(run: Run, state: TrainState, order: Order) -> TrainState:
     way = collectives.from_rank_0(_find_way(run, state, order, request) if run.ranks.is_writer else _Way())
     if way.was_done:
         _say(run, state, "rollback-done", f"the rollback by {order.source} was carried out before", order=order.source)
+        abandon_left_behind(run, state)
         return state
     if way.target is None:
         return _refused(run, state, order, way.problem)
@@ -59,8 +62,6 @@ def roll_back(run: Run, state: TrainState, order: Order) -> TrainState:
         return _refused(run, state, order, problem)
     require_restored(run, rolled_back.step, way.target.manifest.optimizer_norms)
     rolled_back = save(run, rolled_back)
-    if run.ranks.is_writer and rolled_back.is_saved:
-        _abandon(run, state, way.target)
     _say(
         run,
         rolled_back,
@@ -135,7 +136,13 @@ def _returned(run: Run, state: TrainState, target: Checkpoint, order: Order, req
     return replace(
         restored,
         adjustment=adjustment,
-        rollback=RollbackRecord(order=order.fingerprint, from_step=state.step, reason=order.reason),
+        rollback=RollbackRecord(
+            order=order.fingerprint,
+            from_step=state.step,
+            to_step=restored.step,
+            attempt=restored.attempt,
+            reason=order.reason,
+        ),
     )
 
 
@@ -158,11 +165,6 @@ def positions_of_steps(
             start = int(positions[0])
         stop = int(positions[-1]) + 1
     return start, max(start, stop)
-
-
-def _abandon(run: Run, state: TrainState, target: Checkpoint) -> None:
-    for entry in left_behind(run.store.list(), state.saved, target):
-        run.store.amend(entry, health="abandoned")
 
 
 def _say(run: Run, state: TrainState, kind: str, text: str, **fields: object) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,6 +23,7 @@ from harness.errors import CheckpointError, SaveFailedError
 from harness.metrics.heartbeat import Phase
 from harness.parallel import collectives
 from harness.train import failures, quarantine
+from harness.train.abandon import abandon_left_behind
 from harness.train.run import Run
 from harness.train.state import TrainState
 
@@ -58,6 +58,7 @@ def conclude(
     if path is not None:
         if run.ranks.is_writer:
             failures.forget(run.run_dir)
+            abandon_left_behind(run, state)
             quarantine.release(run, state)
         _prune(run, path)
     return state
@@ -96,9 +97,7 @@ def _write(run: Run, state: TrainState, partial: Path) -> str | None:
 def not_written(run: Run, state: TrainState, partial: Path, error: SaveFailedError) -> str:
     """Removes what was written of a save that failed, and returns what to tell."""
     if run.ranks.is_writer:
-        run.store.discard(partial)
-        with suppress(SaveFailedError):  # what cannot be removed now is removed by the next save or start
-            run.store.clean_partials()
+        run.store.discard(partial)  # what cannot be removed now is removed by the next save or start
     return (
         f"The checkpoint of step {state.step} was not saved: {error}. Older checkpoints are untouched. Make "
         f"room in {partial.parent}, or check its file system."

@@ -40,7 +40,7 @@ class TrainState:
     num_failed_saves: int = 0
     """Saves that failed since one succeeded."""
     rollback: RollbackRecord | None = None
-    """The rollback that led to exactly this state, until the next step."""
+    """The last rollback on the way to this state."""
     adjustment: Adjustment | None = None
     """What a rollback changed for some steps."""
 
@@ -48,6 +48,11 @@ class TrainState:
     def is_saved(self) -> bool:
         """Whether a checkpoint of exactly this state exists."""
         return self.is_as_loaded or self.saved == Parent(step=self.step, attempt=self.attempt)
+
+    @property
+    def owes_rollback(self) -> bool:
+        """Whether no checkpoint knows of the last rollback yet: a crash now would undo it."""
+        return self.rollback is not None and (self.saved is None or self.saved.attempt < self.rollback.attempt)
 
     def after_step(self, *, cursor: Cursor, learning_rate: float, loss: float) -> TrainState:
         """The state one step later."""
@@ -60,7 +65,6 @@ class TrainState:
             cursor=cursor,
             learning_rate=learning_rate,
             last_losses=losses,
-            rollback=None,
             adjustment=adjustment,
         )
 

@@ -7,7 +7,7 @@ from checkpoint_samples import published_manifest
 
 from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint, Entry
 from harness.checkpoint.lineage import Target, left_behind, line_of, rollback_target
-from harness.checkpoint.manifest import Parent
+from harness.checkpoint.manifest import Parent, RollbackRecord
 from harness.errors import CheckpointError
 
 
@@ -56,10 +56,11 @@ def test_no_target(target: Target) -> None:
 
 
 def test_what_is_left_behind() -> None:
-    entries = [*LINE, *OTHER]
-    target = rollback_target(entries, SAVED, Target(to_step=20))
-    assert steps(left_behind(entries, SAVED, target)) == [40, 30]
-    assert left_behind(entries, Parent(step=20, attempt=0), target) == []
+    rollback = RollbackRecord(order="x", from_step=44, to_step=20, attempt=2, reason="")
+    behind_it = [entry(20, 20, attempt=2), entry(30, 20, attempt=2, parent_attempt=2)]
+    marked = [entry(50, 40, health="abandoned")]
+    assert steps(left_behind([*LINE, *OTHER, *behind_it, *marked], rollback)) == [30, 40, 30]
+    assert left_behind(behind_it, rollback) == []
 
 
 def test_a_target_is_exactly_one_thing() -> None:

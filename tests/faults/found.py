@@ -70,6 +70,16 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
         "save",
         [_at("metrics.jsonl", "openat", 1, "EMFILE")],
     ),
+    (
+        "a finished run trained on, because a rollback that was carried out was found again",
+        "rollback",
+        [_at("signals/done/rollback-0000002.json.tmp", "write", 1, "EIO", sticky=True)],
+    ),
+    (
+        "an order that could not be read for a moment was rejected",
+        "rollback",
+        [_at("signals/rollback.json", "openat", 1, "EMFILE")],
+    ),
 )
 """(what broke, scene, faults)"""
 

@@ -240,7 +240,8 @@ class TrainerTrial:
         config = self._place / "config.yaml"
         outcome = self._trainer.start(config, self.run_dir, strace=strace, meanwhile=meanwhile)
         self._report.num_starts += 1
-        self._was_refused |= "was not carried out" in outcome.output
+        rejected = self.run_dir / "signals" / "rejected" / "rollback.json"
+        self._was_refused |= "was not carried out" in outcome.output or rejected.exists()
         self._check_end(outcome)
         self._check_resumed(outcome, before)
         self._check_checkpoints(before)

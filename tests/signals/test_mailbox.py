@@ -157,8 +157,11 @@ def test_a_disk_that_refuses_the_acknowledgement_stops_nothing(
     with monkeypatch.context() as disk_is_full:
         disk_is_full.setattr(Path, "write_text", full)
         assert box.acknowledge(order, {"step": 1}) is None
-    assert box.poll() == []
-    assert box.acknowledge(order, {"step": 1}) is not None  # there is room again
+        assert box.poll() == []
+    assert names(run_dir.signals_done) == []
+    assert box.poll() == []  # there is room again
+    assert names(run_dir.signals_done) == ["save-0000001.json"]
+    assert not (run_dir.signals / "save").exists()
 
 
 def test_plainly_named_orders_come_first_and_json_names_may_be_anything(run_dir: RunDir) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from harness.checkpoint.manifest import Parent
 from harness.config.schema import Config
 from harness.plan.plan import make_plan
 from harness.signals.order import Order, OrderKind
-from harness.train.decide import MAX_FAILED_SAVES, Decision, Milestones, decide
+from harness.train.decide import MAX_FAILED_SAVES, Decision, Milestones, decide, decide_after_rollback
 from harness.train.state import TrainState
 
 MILESTONES = Milestones(last_step=100, save_every_steps=10, evaluate_every_steps=20)
@@ -92,6 +93,34 @@ CASES: dict[str, tuple[TrainState, list[Order], Decision]] = {
         Decision(exit_code=76, reason="3 saves in a row failed"),
     ),
 }
+
+
+ROLLBACK = Order(kind=OrderKind.ROLLBACK, source="alice", reason="a reason", id="1")
+
+
+@pytest.mark.parametrize(
+    ("orders", "before", "after", "expected"),
+    [
+        ([ROLLBACK], state(100), state(100), Decision(save=True, evaluate=True, exit_code=0, reason=DONE)),
+        ([ROLLBACK, SAVE], state(7), state(7), Decision(save=True)),
+        ([ROLLBACK], state(7), state(7), Decision()),
+        ([ROLLBACK, SAVE], state(100), replace(state(90), attempt=1), Decision(save=True)),
+    ],
+    ids=["refused at the end", "refused beside another order", "refused", "carried out"],
+)
+def test_behind_a_rollback_the_run_does_what_is_due(
+    orders: list[Order], before: TrainState, after: TrainState, expected: Decision
+) -> None:
+    decision = decide(MILESTONES, before, orders)
+    assert decision == Decision(rollback=ROLLBACK)
+    assert decide_after_rollback(MILESTONES, decision, orders, before, after) == expected
+
+
+def test_a_refused_rollback_of_a_state_that_is_not_finite_leaves() -> None:
+    decision = decide(MILESTONES, state(7), [ROLLBACK], finite=False)
+    assert decision.rollback == ROLLBACK
+    left = decide_after_rollback(MILESTONES, decision, [ROLLBACK], state(7), state(7))
+    assert left == Decision(exit_code=76, reason="loss or gradient is not finite")
 
 
 @pytest.mark.parametrize(("reached", "orders", "expected"), CASES.values(), ids=CASES)

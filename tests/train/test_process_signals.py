@@ -77,33 +77,37 @@ def test_every_way_to_order_a_save(site: Site) -> None:
     assert code == 75, text
     assert "stopped, start it again to go on (exit code 75): step " in text
     assert ": save-and-stop by SIGTERM; saved in " in text
-    (last,) = acknowledged(site, "SIGTERM")
-    assert is_saved(site, last)
+    assert is_saved(site, *acknowledged(site, "SIGTERM"))
     assert len(acknowledged(site, "SIGUSR1")) == 2
     assert len(site.events("saved")) == 5
     rejected = {path.name: path.read_text() for path in site.run_dir.signals_rejected.glob("*.reason")}
     assert "did you mean `save`?" in rejected["svae.reason"]
     assert '"kind" is "fly"' in rejected["x.json.reason"]
 
-    # What is saved is not saved again; a person's order to stop wins.
+
+def test_what_is_saved_is_not_saved_again_and_a_persons_stop_wins(site: Site) -> None:
+    code, text = site.train("--set", "run.stop_at_step=2").finish()
+    assert code == 0, text
     drop(site, "save")
     drop(site, "stop", "enough")
     code, text = site.train().finish()
+    saved = site.run_dir.checkpoint(2)
     assert code == 77, text
-    assert f"(exit code 77): step {last['step']} of {NEVER_ENDS}" in text
-    assert f": stop: enough; saved in {last['path']}" in text
-    assert acknowledged(site, "save")[-1] | {"time": 0} == {
+    assert f"(exit code 77): step 2 of {NEVER_ENDS}" in text
+    assert f": stop: enough; saved in {saved}" in text
+    (done,) = acknowledged(site, "save")
+    assert done | {"time": 0} == {
         "kind": "save",
         "reason": "",
         "source": "save",
         "time": 0,
-        "step": last["step"],
+        "step": 2,
         "attempt": 0,
         "saved": True,
-        "path": last["path"],
+        "path": str(saved),
         "seconds": None,
     }
-    assert len(site.events("saved")) == 5
+    assert len(site.events("saved")) == 1
 
 
 def test_an_order_to_stop_ends_an_evaluation(site: Site) -> None:

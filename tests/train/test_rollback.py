@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,10 @@ def test_rollback_equals_a_run_that_was_told(
 def test_an_order_is_carried_out_once_though_a_crash_hid_that_it_was(pool: Pool, corpus: Path, tmp_path: Path) -> None:
     launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 6, **SAVING}), tmp_path, "never")
     file = order(tmp_path, to_step=2, skip_steps=[3, 3], learning_rate_factor=0.5, adam_betas=[0.8, 0.9], for_steps=2)
-    content = file.read_text()
+    kept = tmp_path / "kept.json"
+    shutil.copy2(file, kept)
     launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 5, **SAVING}), tmp_path, "must")
-    file.write_text(content)  # as if the acknowledgement had been lost
+    shutil.copy2(kept, file)  # as if the acknowledgement had been lost
     launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 6, **SAVING}), tmp_path, "must")
     assert len(events(tmp_path, "rollback")) == 1
     assert len(events(tmp_path, "rollback-done")) == 1
@@ -93,6 +95,50 @@ def test_an_order_is_carried_out_once_though_a_crash_hid_that_it_was(pool: Pool,
     assert rates[3] == plain[3] / 2
     assert rates[4] == plain[4] / 2
     assert rates[5] == plain[5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["waiting", "beside training"])
+def test_a_rollback_that_could_not_be_saved_is_answered_by_the_next_save(
+    asynchronous: bool, pool: Pool, corpus: Path, tmp_path: Path
+) -> None:
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), tmp_path, "never")
+    order(tmp_path, to_step=4, skip_samples=WINDOW)
+    changes = {"run.stop_at_step": LAST, "checkpoint.async_save": asynchronous, **SAVING}
+    assert pool.run(worlds.train_on_a_full_disk, 1, small_config(corpus, Grid(), changes), tmp_path, 2) == [0]
+    assert [event["step"] for event in events(tmp_path, "save-failed")] == [4, 4]
+    found = healths(tmp_path)
+    assert {name for name, health in found.items() if health == "abandoned"} == {"step_0000006", "step_0000008"}
+    (done,) = (RunDir(tmp_path).signals_done).glob("back-*.json")
+    answer = json.loads(done.read_text())
+    assert (answer["saved"], Path(answer["path"]).name) == (True, "step_0000006.2")
+
+
+@pytest.mark.slow
+def test_a_rollback_that_was_never_saved_is_carried_out_by_the_next_start(
+    pool: Pool, corpus: Path, told_from_the_start: Path, tmp_path: Path
+) -> None:
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), tmp_path, "never")
+    file = order(tmp_path, to_step=4, skip_samples=WINDOW)
+    config = small_config(corpus, Grid(), {"run.stop_at_step": LAST, **SAVING})
+    assert pool.run(worlds.train_on_a_full_disk, 1, config, tmp_path, 99) == [76]
+    assert [event["step"] for event in events(tmp_path, "save-failed")] == [4, 4, 6]
+    assert file.exists()
+    assert set(healths(tmp_path).values()) == {"suspect"}
+    launch(pool, config, tmp_path, "must")
+    assert not file.exists()
+    assert column(tmp_path, "train/lm_loss") == column(told_from_the_start, "train/lm_loss")
+
+
+@pytest.mark.slow
+def test_behind_its_last_step_a_run_answers_and_leaves(pool: Pool, corpus: Path, tmp_path: Path) -> None:
+    config = small_config(corpus, Grid(), {"run.stop_at_step": 2, **SAVING})
+    launch(pool, config, tmp_path, "never")
+    file = order(tmp_path, to_step=17)
+    launch(pool, config, tmp_path, "must")
+    assert not file.exists()
+    assert len(events(tmp_path, "rollback-refused")) == 1
+    assert [record.step for record in records(tmp_path)] == [1, 2]
 
 
 @pytest.mark.slow

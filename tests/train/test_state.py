@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.checkpoint.manifest import MAX_LOSSES, Manifest, Parent, Versions
+from harness.checkpoint.manifest import MAX_LOSSES, Manifest, Parent, RollbackRecord, Versions
 from harness.data.cursor import Cursor
 from harness.plan.layouts import Layout
 from harness.train.state import TrainState
@@ -52,6 +53,20 @@ def test_failed_saves_are_counted_until_one_succeeds() -> None:
 
 def test_the_same_step_of_another_attempt_is_not_saved() -> None:
     assert not TrainState(step=3, attempt=1, saved=Parent(step=3, attempt=0)).is_saved
+
+
+def test_a_rollback_is_owed_until_a_checkpoint_knows_of_it() -> None:
+    record = RollbackRecord(order="x", from_step=8, to_step=4, attempt=2, reason="")
+    before = TrainState(step=4, attempt=2, saved=Parent(step=4, attempt=1))
+    assert not before.owes_rollback
+    rolled_back = replace(before, rollback=record)
+    assert rolled_back.owes_rollback
+    unsaved = after_steps(rolled_back.after_save(None, 0.5), 2)
+    assert unsaved.owes_rollback
+    saved = unsaved.after_save(Path("a"), 1.0)
+    assert not saved.owes_rollback
+    assert after_steps(saved, 3).rollback == record
+    assert not after_steps(unsaved, 3).after_save(Path("a"), 1.0, of=unsaved).owes_rollback
 
 
 def test_a_checkpoint_gives_the_state_back() -> None:
