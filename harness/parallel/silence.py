@@ -17,3 +17,5 @@ def silence_libraries() -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
     # What its writers log they also return, and the trainer tells it once.
     logging.getLogger("megatron.core.dist_checkpointing.strategies.filesystem_async").setLevel(logging.CRITICAL)
+    # The same of torch's reader, which logs as nobody in particular.
+    logging.getLogger().addFilter(lambda record: record.module != "state_dict_loader")

@@ -54,6 +54,13 @@ class Stage:
         self.folder = folder
         self._recipes = [recipe for recipe in RECIPES if recipe.name in recipes or not recipes]
 
+    def prepare(self, layer: str) -> None:
+        """Makes what a layer is played on, so that forks of this process find it."""
+        if layer == "store":
+            _ = self.material
+        elif layer == "trainer":
+            _ = self.scenes
+
     @cached_property
     def trainer(self) -> WarmTrainer:
         return WarmTrainer()
@@ -101,14 +108,22 @@ def _play_layer(layer: str, wish: Wish, seconds: float, stage: Stage, say: Say) 
     ends = time.monotonic() + seconds
     if wish.num_processes == 1:
         return _play_in_turn(layer, wish, ends, stage, 0, None, say)
+    stage.prepare(layer)
     reports = [stage.folder / f"report-{layer}-{number}.json" for number in range(wish.num_processes)]
     children = [
         _forked(lambda k=k: _play_in_turn(layer, wish, ends, stage, k, reports[k])) for k in range(len(reports))
     ]
+    said_at = time.monotonic()
     while children:
-        time.sleep(min(_REPORT_EVERY_S, max(0.1, ends - time.monotonic())))
-        children = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
-        say(_progress(layer, _added(reports)))
+        time.sleep(1.0)
+        for child in list(children):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            assert status == 0, "a process of the campaign has failed"
+            if ended:
+                children.remove(child)
+        if time.monotonic() > said_at + _REPORT_EVERY_S:
+            said_at = time.monotonic()
+            say(_progress(layer, _added(reports)))
     return _added(reports)
 
 
@@ -186,10 +201,12 @@ def _forked(play: Callable[[], object]) -> int:
         child = os.fork()
     if child:
         return child
+    code = 1
     try:
         play()
+        code = 0
     except BaseException:  # noqa: BLE001 (the fork must not return)
         traceback.print_exc()
     finally:
         sys.stdout.flush()
-        os._exit(0)
+        os._exit(code)

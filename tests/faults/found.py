@@ -76,6 +76,11 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
         [_at("signals/done/rollback-0000002.json.tmp", "write", 1, "EIO", sticky=True)],
     ),
     (
+        "an index that could not be opened ended a rollback in a traceback of torch, before the error",
+        "rollback",
+        [_at("checkpoints/step_0000002/.metadata", "openat", 3, "EIO")],
+    ),
+    (
         "an order that could not be read for a moment was rejected",
         "rollback",
         [_at("signals/rollback.json", "openat", 1, "EMFILE")],
