@@ -153,7 +153,7 @@ class Manifest(Record):
     last_losses: tuple[tuple[Count, Finite], ...] = Field(max_length=MAX_LOSSES)
     """The last steps and their `train/lm_loss`, oldest first."""
     rollback: RollbackRecord | None = None
-    """Given in the checkpoint that a rollback saves as its first act."""
+    """The last rollback on the way to this state."""
     adjustment: Adjustment | None = None
     """What a rollback changed for some steps, while it lasts."""
     rotation: JsonObject | None = None

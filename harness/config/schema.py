@@ -320,6 +320,10 @@ class CheckpointConfig(Section):
     snapshots_kept: PositiveInt = 2
     """How many snapshots are kept, the newest. Each takes the memory of the weights and the optimizer's state: on a
     node that is what `harness plan` names, times this number."""
+    snapshot_folder: FilePath | None = None
+    """Also write the snapshots into this folder of each node, on a disk of its own (`/local`) or in its memory
+    (`/dev/shm`, which takes room for one more): a start on the same nodes goes on from the newest that all ranks have,
+    in the same layout and under the same configuration; any other from the checkpoint. Default: not written."""
     signature_key_file: FilePath | None = None
     """File with a secret (`(umask 077; head -c 32 /dev/urandom > FILE)`) that signs every checkpoint; one that it has
     not signed is not loaded. For storage that others can write to. Default: checkpoints are not signed."""

@@ -11,6 +11,7 @@ from typing import Any
 from harness.config.problems import Location, Problem
 from harness.config.schema import (
     ChannelConfig,
+    CheckpointConfig,
     DataConfig,
     EvaluationConfig,
     ModelConfig,
@@ -159,6 +160,16 @@ def _nearest_multiples(unit: int, given: int) -> str:
     return f"{below} or {below + unit}" if below else str(unit)
 
 
+def _snapshot_problems(checkpoint: CheckpointConfig) -> Iterator[Problem]:
+    if checkpoint.snapshot_folder is None:
+        return
+    place: Location = ("checkpoint", "snapshot_folder")
+    if not checkpoint.snapshot_folder.is_absolute():
+        yield Problem(place, f"must be an absolute path, given {checkpoint.snapshot_folder}: it is one of each node")
+    if checkpoint.snapshot_every_steps is None:
+        yield Problem(place, "says where snapshots go, but none are taken; give checkpoint.snapshot_every_steps")
+
+
 _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), _head_problems),
     (("model",), _rope_problems),
@@ -172,4 +183,5 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("run", "phases"), stop_problems),
     (("model", "phases"), frozen_problems),
     (("data", "evaluation"), _held_out_problems),
+    (("checkpoint",), _snapshot_problems),
 )

@@ -1,8 +1,9 @@
-"""The journal of a run's order: adopted parts and quarantined documents, written down before they count.
+"""The journal of a run's order: adopted parts and quarantined documents, written down before they count, and skips.
 
 `<run>/order.jsonl` has one change a line, as `harness.data.history` writes it. A run that is killed after a change and
 goes on from an earlier checkpoint finds here at which position it came, and so makes the same samples again. Entries
-hold for good: a rollback takes none back.
+hold for good: a rollback takes none back. What rollbacks skip is in their checkpoints; it is here as well,
+`{"kind": "skip", "position": start, "stop": stop}`, for a start that must go back further than to those.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from harness.data.history import Change, History, history_from_json
 from harness.errors import CheckpointError, SaveFailedError
+
+_SKIP = "skip"
 
 
 def read_journal(path: Path) -> History:
@@ -23,29 +27,36 @@ def read_journal(path: Path) -> History:
     Raises:
         CheckpointError: The journal is damaged.
     """
-    try:
-        *lines, _ = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
-    try:
-        values = [json.loads(line) for line in lines]
+    lines = _lines(path)
+    with _told_as_damage(path):
+        values = [value for line in lines if (value := json.loads(line))["kind"] != _SKIP]
         return history_from_json(sorted(values, key=lambda value: value["position"]))
-    except (ValueError, TypeError, KeyError, CheckpointError) as error:
-        raise CheckpointError(
-            f"{path} is damaged: {error}. It says when parts were adopted; restore it, or move it away to go on with "
-            "what the checkpoint knows."
-        ) from error
 
 
-def append_to_journal(path: Path, changes: Iterable[Change]) -> None:
-    """Write changes down durably, whole or not at all.
+def skips_in_journal(path: Path) -> list[tuple[int, int]]:
+    """Positions [start, stop) that rollbacks skip for good, in the order in which they were written down.
+
+    Raises:
+        CheckpointError: The journal is damaged.
+    """
+    lines = _lines(path)
+    with _told_as_damage(path):
+        values = [value for line in lines if (value := json.loads(line))["kind"] == _SKIP]
+        found = [(value["position"], value["stop"]) for value in values]
+        if not all(type(start) is type(stop) is int and 0 <= start <= stop for start, stop in found):
+            raise ValueError(f"these are no windows of positions: {found}")
+        return found
+
+
+def append_to_journal(path: Path, changes: Iterable[Change], skips: Iterable[tuple[int, int]] = ()) -> None:
+    """Write changes and skipped windows down durably, whole or not at all.
 
     Raises:
         SaveFailedError: The disk does not take them.
     """
-    content = "".join(json.dumps(change.to_json()) + "\n" for change in changes).encode()
+    values = [change.to_json() for change in changes]
+    values += [{"kind": _SKIP, "position": start, "stop": stop} for start, stop in skips]
+    content = "".join(json.dumps(value) + "\n" for value in values).encode()
     if not content:
         return
     try:
@@ -61,6 +72,29 @@ def append_to_journal(path: Path, changes: Iterable[Change]) -> None:
             os.close(descriptor)
     except OSError as error:
         raise SaveFailedError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _lines(path: Path) -> list[bytes]:
+    """What is written, without a last line that was not finished."""
+    try:
+        *lines, _ = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
+    return lines
+
+
+@contextmanager
+def _told_as_damage(path: Path) -> Iterator[None]:
+    """Raises `CheckpointError` in the place of what strange content causes."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, CheckpointError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: {error}. It says when parts were adopted, and what is skipped; restore it, or move it "
+            "away to go on with what the checkpoint knows."
+        ) from error
 
 
 def _end_of_last_line(descriptor: int) -> int:

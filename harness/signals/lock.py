@@ -85,7 +85,8 @@ class RunLock:
             with suppress(OSError, RunTakenOverError):  # where locks are no use, the text may be that of the next owner
                 self.fence.require_held()
                 os.ftruncate(descriptor, 0)
-            os.close(descriptor)  # closed, not unlocked: unlocking would take it from those it was passed on to
+            with suppress(OSError):  # it is closed all the same
+                os.close(descriptor)  # closed, not unlocked: unlocking would take it from those it was passed on to
 
     @property
     def descriptor(self) -> int | None:

@@ -8,6 +8,9 @@ from typing import Any
 
 from harness.checkpoint import mcore as checkpoint_files
 from harness.checkpoint.compare import require_same
+from harness.checkpoint.entries import Checkpoint
+from harness.checkpoint.manifest import Manifest
+from harness.checkpoint.node_folder import SnapshotRecord
 from harness.config.schema import Config
 from harness.data.cursor import Cursor
 from harness.data.fingerprint import require_adopted
@@ -15,6 +18,7 @@ from harness.errors import CheckpointError
 from harness.launch.folder import accept
 from harness.metrics.heartbeat import Phase
 from harness.metrics.recorder import Recorder
+from harness.parallel import collectives
 from harness.plan.plan import Plan
 from harness.train.adoption import write_down
 from harness.train.agreement import heard_by_all
@@ -22,6 +26,7 @@ from harness.train.data import RunData
 from harness.train.report import introduction
 from harness.train.restored import require_restored
 from harness.train.run import Run
+from harness.train.snapshots import Snapshot, live, restore_snapshot
 from harness.train.start import Start
 from harness.train.state import TrainState
 
@@ -33,8 +38,8 @@ def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -
         CheckpointError: It belongs to another model, other data or other phases.
         DataError: Parts that were adopted are no longer there.
     """
-    if start.entry is not None:
-        cursor = Cursor.from_json(start.entry.manifest.cursor)
+    if start.manifest is not None:
+        cursor = Cursor.from_json(start.manifest.cursor)
         expected = plan.phase_of(start.step + 1)
         if cursor.phase > expected.index:
             raise CheckpointError(
@@ -43,34 +48,36 @@ def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -
                 "that have begun stay as long as they were; give the configuration with which it was saved, or go on "
                 "from an earlier checkpoint."
             )
-        recorded = start.entry.manifest.fingerprint
+        recorded = start.manifest.fingerprint
         require_same(recorded, _promised(recorded, data.fingerprint(cursor)), allow_added_parts=True)
     require_adopted(data.stream.channels, start.journal)
 
 
 def restore(run: Run, start: Start) -> TrainState:
-    """Loads the checkpoint, if there is one, and returns its state. Every rank must call it.
+    """Loads the snapshot or the checkpoint, if there is one, and returns its state. Every rank must call it.
 
     Raises:
         CheckpointError: It cannot be loaded, is not as it was saved, or would go on with other samples.
     """
     run.heartbeat.enter(Phase.LOAD, start.step)
-    if start.entry is None:
+    if start.entry is None or start.manifest is None:
         state = TrainState(attempt=start.attempt).skipping(run.config.data.skip_windows)
         kind, fields = "started", {}
     else:
-        manifest = start.entry.manifest
-        state = TrainState.from_checkpoint(start.entry.path, manifest, attempt=start.attempt, is_as_loaded=True)
-        state = state.skipping(run.config.data.skip_windows)
+        manifest = start.manifest
+        state = _state_of(start, start.entry, manifest)
         with heard_by_all(run.ranks):
             _require_same_next_batch(run, _as_saved(run, state, start), manifest.next_batch_hash)
-        if manifest.optimizer_norms:
+        state = state.skipping((*run.config.data.skip_windows, *start.skips))
+        if start.snapshot is not None:
+            _load_snapshot(run, start.snapshot, manifest)
+        elif manifest.optimizer_norms:
             checkpoint_files.load(start.entry.path, run.pipeline.chunks, run.optimizer.megatron)
         else:  # converted from another format: weights only, the optimizer begins with moments of zero
             checkpoint_files.load_weights(start.entry.path, run.pipeline.chunks)
             run.optimizer.megatron.reload_model_params()
         require_restored(run, state.step, manifest.optimizer_norms)
-        kind, fields = "resumed", {"path": str(start.entry.path)}
+        kind, fields = "resumed", {"path": str(start.entry.path), "from_snapshot": start.snapshot is not None}
     state = replace(state, cursor=run.data.stream.begun(state.cursor.knowing(start.journal)))
     with heard_by_all(run.ranks):
         write_down(run, start.journal, state.cursor.history)
@@ -80,6 +87,38 @@ def restore(run: Run, start: Start) -> TrainState:
         for text in introduction(run):
             run.recorder.message(text)
     return state
+
+
+def _state_of(start: Start, entry: Checkpoint, manifest: Manifest) -> TrainState:
+    """The state to go on from: that of the checkpoint, or of a snapshot that was taken on the way from it."""
+    state = TrainState.from_checkpoint(entry.path, manifest, attempt=start.attempt, is_as_loaded=start.snapshot is None)
+    return state if start.snapshot is None else replace(state, saved=manifest.parent)
+
+
+def _load_snapshot(run: Run, record: SnapshotRecord, manifest: Manifest) -> None:
+    """Reads this rank's share, and puts it into model and optimizer. Every rank must call it.
+
+    Raises:
+        CheckpointError: On every rank; the next start does without snapshots.
+    """
+    assert run.nearby is not None, "a snapshot was found in its folder"
+    problem = None
+    try:
+        tensors = run.nearby.folder.read(record, tuple(live(run)))
+    except OSError as error:
+        problem = f"{error.strerror} ({error.filename})"
+    else:
+        taken = Snapshot(
+            step=record.step, attempt=record.attempt, tensors=tensors, optimizer_steps=record.optimizer_steps
+        )
+        run.snapshots.kept.append(taken)
+    if not restore_snapshot(run, manifest):
+        problems = [text for text in collectives.gathered(problem) if text is not None]
+        raise CheckpointError(
+            f"the snapshot of step {record.step} in {run.nearby.folder.path.parent} was not loaded: "
+            f"{problems[0] if problems else 'it is of another model'}. No step was taken. Start again: that goes on "
+            "from the checkpoint."
+        )
 
 
 def _as_saved(run: Run, state: TrainState, start: Start) -> TrainState:

@@ -12,13 +12,13 @@ from harness.train.background import advance, save_or_begin, settle
 from harness.train.decide import decide, decide_after_rollback
 from harness.train.evaluate import evaluate
 from harness.train.evidence import write_evidence
+from harness.train.keeping import keep_snapshot, let_go
 from harness.train.opening import open_run
 from harness.train.phases import follow_phase
 from harness.train.report import leave, record
 from harness.train.rescue import await_rescue
 from harness.train.rollback import roll_back
 from harness.train.run import Run
-from harness.train.snapshots import take_snapshot
 from harness.train.state import TrainState
 from harness.train.step import take_step
 from harness.train.world import World
@@ -44,7 +44,9 @@ def train(run: Run, state: TrainState) -> int:
             state = save_or_begin(run, state, now=bool(orders) or decision.exit_code is not None)
         run.orders.acknowledge(orders, state)
         if decision.exit_code is not None:
-            return leave(run, settle(run, state), decision)
+            state = settle(run, state)
+            let_go(run, state)
+            return leave(run, state, decision)
 
         waited = await_parts(run, state)
         state, orders = waited.state, waited.orders
@@ -65,7 +67,7 @@ def train(run: Run, state: TrainState) -> int:
             orders += evaluation.orders
             decision = decide(run.milestones, state, orders)
         record(run, state, result, evaluation)
-        take_snapshot(run, state, finite=result.finite)
+        keep_snapshot(run, state, finite=result.finite)
         if not result.finite:
             rescue = await_rescue(run, state, orders)
             decision, orders = rescue.decision, rescue.orders

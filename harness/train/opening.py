@@ -38,6 +38,7 @@ from harness.train.decide import Milestones
 from harness.train.in_flight import InFlight
 from harness.train.loading import require_same_data, restore
 from harness.train.mcore import Pipeline
+from harness.train.nearby import Nearby, folder_of, nearest
 from harness.train.orders import Orders
 from harness.train.phases import settle
 from harness.train.run import Run
@@ -69,6 +70,8 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             found = find_start(store, resume) if joined.is_writer else None
         start = collectives.from_rank_0(found)
         assert start is not None, "rank 0 always finds a start"
+        folder = folder_of(config, run_dir, world.rank)
+        start = nearest(start, folder, config, whole, run_dir, is_writer=joined.is_writer)
         phase = whole.phase_of(start.step + 1)
         _require_ranks(phase, world.size, start, run_dir, is_writer=joined.is_writer)
         plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
@@ -84,8 +87,11 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             orders=Orders(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
             recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
             heartbeat=heartbeat,
+            nearby=None if folder is None else Nearby.of(folder, config, start),
         )
         closing.callback(run.in_flight.discard)
+        if run.nearby is not None:
+            closing.callback(run.nearby.close)
         with failures.noted(run_dir, start.path, start=start.name, rank=world.rank), explaining(fence):
             yield run, restore(run, start)
 
@@ -129,7 +135,13 @@ def _require_ranks(phase: PhasePlan, world_size: int, start: Start, run_dir: Run
 
 
 def _introduced(
-    parts: _Parts, *, store: CheckpointStore, orders: Orders, recorder: Recorder | None, heartbeat: Heartbeat
+    parts: _Parts,
+    *,
+    store: CheckpointStore,
+    orders: Orders,
+    recorder: Recorder | None,
+    heartbeat: Heartbeat,
+    nearby: Nearby | None,
 ) -> Run:
     """The run: model and optimizer are built here, with their first weights, and put into the phase."""
     config, plan, phase, ranks, device = parts.config, parts.plan, parts.phase, parts.ranks, parts.device
@@ -163,6 +175,7 @@ def _introduced(
         recorder=recorder,
         heartbeat=heartbeat,
         in_flight=InFlight(),
+        nearby=nearby,
     )
 
 
@@ -188,7 +201,11 @@ def _open_recorder(
     if start.entry is None:
         recorder.message(f"starting {config.run.name} anew in {run_dir.root}, seed {config.run.seed}")
     else:
-        recorder.message(f"resuming {config.run.name} from {start.entry.path} (step {start.step})")
+        recorder.message(f"resuming {config.run.name} from {start.entry.path} (step {start.entry.step})")
+    if start.snapshot is not None:
+        recorder.message(
+            f"and from there by the ranks' snapshots of step {start.step} in {config.checkpoint.snapshot_folder}"
+        )
     return recorder
 
 

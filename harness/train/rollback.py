@@ -17,7 +17,7 @@ from harness.errors import CheckpointError
 from harness.parallel import collectives
 from harness.signals.order import Order
 from harness.signals.rollback_request import RollbackRequest
-from harness.train.abandon import abandon_left_behind
+from harness.train.aftermath import conclude_rollback
 from harness.train.phases import take
 from harness.train.restored import require_restored
 from harness.train.run import Run
@@ -52,7 +52,7 @@ def roll_back(run: Run, state: TrainState, order: Order) -> TrainState:
     way = collectives.from_rank_0(_find_way(run, state, order, request) if run.ranks.is_writer else _Way())
     if way.was_done:
         _say(run, state, "rollback-done", f"the rollback by {order.source} was carried out before", order=order.source)
-        abandon_left_behind(run, state)
+        conclude_rollback(run, state)
         return state
     if way.target is None:
         return _refused(run, state, order, way.problem)
@@ -88,11 +88,8 @@ def _find_way(run: Run, state: TrainState, order: Order, request: RollbackReques
         entries = run.store.list()
     except OSError as error:
         return _Way(problem=f"{error.strerror} ({error.filename})")
-    done = any(
-        entry.manifest.rollback is not None and entry.manifest.rollback.order == order.fingerprint
-        for entry in line_of(entries, state.saved)
-    )
-    if done:
+    known = [state.rollback, *(entry.manifest.rollback for entry in line_of(entries, state.saved))]
+    if any(record is not None and record.order == order.fingerprint for record in known):
         return _Way(was_done=True)
     try:
         target = rollback_target(entries, state.saved, Target(to_step=request.to_step, before_step=request.before_step))

@@ -19,6 +19,7 @@ from harness.train.decide import Milestones
 from harness.train.evaluate import HeldOut
 from harness.train.in_flight import InFlight
 from harness.train.mcore import Pipeline
+from harness.train.nearby import Nearby
 from harness.train.orders import Orders
 from harness.train.snapshots import Snapshots
 
@@ -49,6 +50,8 @@ class Run:
     """The save that is under way, if there is one."""
     snapshots: Snapshots = field(default_factory=Snapshots)
     """Earlier states in the memory of the host."""
+    nearby: Nearby | None = None
+    """Where they are also written down for a start on the same nodes."""
 
     @property
     def channels(self) -> tuple[str, ...]:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import xxhash
-
 from harness.checkpoint import mcore
-from harness.checkpoint.manifest import Manifest, Versions
+from harness.checkpoint.manifest import Manifest
 from harness.checkpoint.references import before_steps, evidence_steps
 from harness.checkpoint.retention import RetentionPolicy, to_delete
 from harness.checkpoint.verify import verify
-from harness.config.load import dump_config
 from harness.config.phases import in_phase
-from harness.config.schema import Config
 from harness.errors import CheckpointError, SaveFailedError
 from harness.metrics.heartbeat import Phase
 from harness.parallel import collectives
 from harness.train import failures, quarantine
-from harness.train.abandon import abandon_left_behind
+from harness.train.aftermath import conclude_rollback
+from harness.train.identity import config_hash, versions
 from harness.train.run import Run
 from harness.train.state import TrainState
 
@@ -58,15 +53,10 @@ def conclude(
     if path is not None:
         if run.ranks.is_writer:
             failures.forget(run.run_dir)
-            abandon_left_behind(run, state)
+            conclude_rollback(run, state)
             quarantine.release(run, state)
         _prune(run, path)
     return state
-
-
-def config_hash(config: Config) -> str:
-    """Hash of the configuration as it is written to the run directory."""
-    return xxhash.xxh3_64_hexdigest(dump_config(config).encode())
 
 
 def estimated_bytes(run: Run) -> int:
@@ -126,12 +116,7 @@ def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: fl
         pinned=state.step in run.plan.borders,
         health="suspect" if run.config.checkpoint.save_as_suspect else "clean",
         config_hash=config_hash(run.config),
-        versions=Versions(
-            harness=version("harness"),
-            megatron_core=version("megatron-core"),
-            torch=version("torch"),
-            python=platform.python_version(),
-        ),
+        versions=versions(),
         layout=run.phase.layout,
         consumed_samples=state.cursor.consumed_samples,
         consumed_tokens=state.cursor.consumed_tokens,

@@ -3,12 +3,11 @@
 Every rank keeps what it holds of the model and the optimizer, bit for bit as it is. A snapshot serves a rollback to the
 checkpoint of its step: the order, its target and its bookkeeping are those of any rollback, and only the bytes come
 from nearer by. Where a rank has none of that step, all load the checkpoint. Nothing depends on a snapshot, so a crash
-in the middle of a rollback finds the same target on disk.
+in the middle of a rollback finds the same target on disk. For starts they are written down: see `harness.train.nearby`.
 """
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,7 +31,7 @@ class Snapshot:
     step: int
     attempt: int
     tensors: tuple[torch.Tensor, ...]
-    """Copies in the host's memory, in the order of `_live`."""
+    """Copies in the host's memory, in the order of `live`."""
     optimizer_steps: tuple[int, ...]
     """Updates that each parameter group of the optimizer has counted."""
 
@@ -49,23 +48,16 @@ class Snapshots:
         return next(found, None)
 
 
-def take_snapshot(run: Run, state: TrainState, *, finite: bool) -> None:
-    """Copies the state behind a step, if one is due. Every rank must call it, and the state must have been reached.
-
-    Costs the time of a copy to the host. A state that is not finite is never kept.
-    """
-    settings = run.config.checkpoint
-    if settings.snapshot_every_steps is None or state.step % settings.snapshot_every_steps or not finite:
-        return
-    started_s = time.perf_counter()
+def take_snapshot(run: Run, state: TrainState) -> Snapshot:
+    """Copies the state, which must be that of now, and keeps it. Every rank must call it."""
     kept = run.snapshots.kept
-    while len(kept) >= settings.snapshots_kept:  # before the copy: never more memory than was asked for
+    while len(kept) >= run.config.checkpoint.snapshots_kept:  # before the copy: never more memory than was asked for
         kept.popleft()
     complete_parameters(run.pipeline.chunks)
-    tensors = tuple(tensor.detach().to("cpu", copy=True) for tensor in _live(run))
+    tensors = tuple(tensor.detach().to("cpu", copy=True) for tensor in live(run))
     steps = run.optimizer.steps()
     kept.append(Snapshot(step=state.step, attempt=state.attempt, tensors=tensors, optimizer_steps=steps))
-    run.in_flight.snapshot_s += time.perf_counter() - started_s
+    return kept[-1]
 
 
 def restore_snapshot(run: Run, manifest: Manifest) -> bool:
@@ -74,19 +66,19 @@ def restore_snapshot(run: Run, manifest: Manifest) -> bool:
     Every rank must call it, and hears the same. Without one nothing is touched.
     """
     found = run.snapshots.of(manifest)
-    live = tuple(_live(run))
-    fits = found is not None and [_form(one) for one in found.tensors] == [_form(one) for one in live]
+    tensors = tuple(live(run))
+    fits = found is not None and [_form(one) for one in found.tensors] == [_form(one) for one in tensors]
     if not all(collectives.gathered(fits)):
         return False
     assert found is not None, "this rank has said that it has one"
     with torch.no_grad():
-        for tensor, copy in zip(live, found.tensors, strict=True):
+        for tensor, copy in zip(tensors, found.tensors, strict=True):
             tensor.copy_(copy)
     run.optimizer.set_steps(found.optimizer_steps)
     return True
 
 
-def _live(run: Run) -> Iterator[torch.Tensor]:
+def live(run: Run) -> Iterator[torch.Tensor]:
     """Everything that a checkpoint of this rank's share would hold, as the tensors that training works on."""
     for chunk in run.pipeline.chunks:
         yield from chunk.module.parameters()

@@ -9,12 +9,14 @@ from uuid import uuid4
 
 from harness.checkpoint.choice import Resume
 from harness.checkpoint.entries import Checkpoint
+from harness.checkpoint.manifest import Manifest
 from harness.checkpoint.metadata_pickle import index_problem
+from harness.checkpoint.node_folder import SnapshotRecord
 from harness.checkpoint.store import CheckpointStore
 from harness.data.cursor import Cursor
 from harness.data.fingerprint import recorded_parts
 from harness.data.history import History, num_parts_of
-from harness.data.journal import read_journal
+from harness.data.journal import read_journal, skips_in_journal
 from harness.errors import UsageError
 from harness.metrics.record import last_key
 from harness.run_dir import RunDir
@@ -32,6 +34,10 @@ class Start:
     attempt: int
     journal: History
     """When parts were adopted and documents put into quarantine, as the run has written it down."""
+    skips: tuple[tuple[int, int], ...] = ()
+    """Positions that rollbacks skip for good, as it has written them down."""
+    snapshot: SnapshotRecord | None = None
+    """What every rank has beside it of a later step of the same line, as the first one describes it."""
     name: str = field(default_factory=lambda: uuid4().hex)
     """Tells this start from every other one."""
 
@@ -41,18 +47,24 @@ class Start:
         return self.entry.path if self.entry else None
 
     @property
+    def manifest(self) -> Manifest | None:
+        """Describes the state to go on from: that of the snapshot, or else of the checkpoint."""
+        if self.snapshot is not None:
+            return self.snapshot.manifest
+        return self.entry.manifest if self.entry else None
+
+    @property
     def step(self) -> int:
         """Its step; 0 where training begins."""
-        return self.entry.step if self.entry else 0
+        return self.manifest.step if self.manifest else 0
 
     @property
     def num_parts(self) -> dict[str, int]:
         """How many parts of each channel the run has used so far."""
-        if self.entry is None:
+        if self.manifest is None:
             return num_parts_of(self.journal)
-        manifest = self.entry.manifest
-        recorded = recorded_parts(manifest.fingerprint)
-        return recorded | num_parts_of(Cursor.from_json(manifest.cursor).knowing(self.journal).history)
+        recorded = recorded_parts(self.manifest.fingerprint)
+        return recorded | num_parts_of(Cursor.from_json(self.manifest.cursor).knowing(self.journal).history)
 
 
 def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:
@@ -88,15 +100,16 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
     return Start(
         entry=choice.entry,
         journal=read_journal(run_dir.order),
+        skips=tuple(skips_in_journal(run_dir.order)),
         passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
-        attempt=_attempt(run_dir, choice.entry),
+        attempt=attempt_after(run_dir, choice.entry.manifest if choice.entry else None),
     )
 
 
-def _attempt(run_dir: RunDir, entry: Checkpoint | None) -> int:
-    """The attempt to go on in: a new one if steps were recorded that are now done again."""
+def attempt_after(run_dir: RunDir, manifest: Manifest | None) -> int:
+    """The attempt to go on in from a state: a new one if steps were recorded that are now done again."""
     recorded = last_key(run_dir.metrics)
-    resumed = (entry.manifest.attempt, entry.step) if entry else (0, 0)
+    resumed = (manifest.attempt, manifest.step) if manifest else (0, 0)
     if recorded is None or recorded == resumed:
         return resumed[0]
     return max(recorded[0], resumed[0]) + 1

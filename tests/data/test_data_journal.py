@@ -14,7 +14,7 @@ from harness.data.history import (
     phase_of,
     quarantined_in,
 )
-from harness.data.journal import append_to_journal, read_journal
+from harness.data.journal import append_to_journal, read_journal, skips_in_journal
 from harness.errors import CheckpointError, SaveFailedError
 
 
@@ -35,6 +35,24 @@ def test_history_comes_back_from_json() -> None:
     assert num_parts_of(again.history) == {"zh": 5, "en": 1}
     assert quarantined_in(again.history) == {("zh", "part-00001"): {3: 12}}
     assert quarantined_in(again.history[:3]) == {("zh", "part-00001"): {3: 12, 7: 30}}
+
+
+def test_skips_lie_beside_the_changes(tmp_path: Path) -> None:
+    path = tmp_path / "order.jsonl"
+    assert skips_in_journal(path) == []
+    append_to_journal(path, history()[:2], [(32, 48)])
+    append_to_journal(path, history()[2:])
+    append_to_journal(path, (), [(8, 8)])
+    assert skips_in_journal(path) == [(32, 48), (8, 8)]
+    assert set(read_journal(path)) == set(history())
+
+
+@pytest.mark.parametrize("stop", ["48", 31, True, None])
+def test_a_skip_that_is_none_is_damage(tmp_path: Path, stop: object) -> None:
+    path = tmp_path / "order.jsonl"
+    path.write_text(json.dumps({"kind": "skip", "position": 32, "stop": stop}) + "\n")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        skips_in_journal(path)
 
 
 def test_adopting_what_is_used_already_changes_nothing() -> None:

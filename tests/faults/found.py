@@ -19,6 +19,10 @@ def _at(path: str, name: str, number: int, kind: str, *, sticky: bool = False, r
     return lambda trial: trial.at_call(fault)
 
 
+def _damaged(trial: TrainerTrial) -> None:
+    trial.harmed("an emptied file")
+
+
 FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
     (
         "a writer that was killed let its trainer wait for ever",
@@ -44,6 +48,11 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
         "a lock that could not be given back made a failure of a run that had finished",
         "release",
         [_at("lock", "ftruncate", 1, "EIO", sticky=True)],
+    ),
+    (
+        "the same, where the disk complained as the lock was closed",
+        "rollback",
+        [_at("lock", "close", 1, "EDQUOT", sticky=True)],
     ),
     (
         "a folder of checkpoints that could not be listed for a moment ended training",
@@ -79,6 +88,11 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
         "an index that could not be opened ended a rollback in a traceback of torch, before the error",
         "rollback",
         [_at("checkpoints/step_0000002/.metadata", "openat", 3, "EIO")],
+    ),
+    (
+        "samples that a rollback had skipped came again, when the checkpoints behind it were damaged",
+        "rollback",
+        [_at("checkpoints/step_0000006.TOKEN.partial", "mkdir", 1, "SIGKILL"), _damaged, _damaged],
     ),
     (
         "an order that could not be read for a moment was rejected",

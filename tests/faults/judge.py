@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import xxhash
 
+_CHECKSUM = re.compile(rb'(.*),\n  "checksum": "([0-9a-f]{16})"\n}\n', re.DOTALL)
+"""A manifest: what its last line is the hash of, and the hash."""
 _NAME = re.compile(r"step_([0-9]{7,})(?:\.([0-9]+))?")
 
 
@@ -27,7 +29,11 @@ def is_sound(folder: Path) -> dict[str, Any] | None:
     try:
         if (folder / "manifest.json").is_symlink():
             return None
-        manifest = json.loads((folder / "manifest.json").read_bytes())
+        text = (folder / "manifest.json").read_bytes()
+        signed = _CHECKSUM.fullmatch(text)
+        if signed is None or xxhash.xxh3_64_hexdigest(signed[1] + b"\n}\n").encode() != signed[2]:
+            return None
+        manifest = json.loads(text)
         names = {
             path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir() or path.is_symlink()
         }

@@ -26,7 +26,7 @@ from harms import HARMS
 from judge import Sound, newest, sound_checkpoints, unsound
 from process_runs import descendants, kill_all
 from run_folder_faults import RUN_FILES, fill_up, harm_run_file, occupied, write_protected
-from scenes import LAST_STEP, Line, Scene, line_of
+from scenes import LAST_STEP, SNAPSHOTS, Line, Scene, line_of
 from system_calls import SystemCall, injection, struck
 from warm_trainer import Outcome, WarmTrainer
 
@@ -186,6 +186,17 @@ class TrainerTrial:
         self._harmed.add(folder.name)
         self._counted(True)
 
+    def snapshot_harmed(self, name: str) -> None:
+        """Damage to a file of a snapshot, if a start that was disturbed has left one; seen by the next start."""
+        files = sorted(path for path in (self.run_dir / SNAPSHOTS).rglob("*") if path.is_file() and path.stat().st_size)
+        if len(files) < 2:
+            return
+        self._family = f"{name} in a snapshot"
+        file = self.draw.choice(files)
+        HARMS[name](self.draw, file, files)
+        self._story.append(f"{name}: {file.name}")
+        self._counted(True)
+
     def run_file_harmed(self, name: str) -> None:
         """Damage to a file of the run directory that is no checkpoint."""
         self._family = f"damage to {name}"
@@ -327,6 +338,7 @@ OTHERS: dict[str, Throw] = {
     "a read-only file system": TrainerTrial.write_protected,
     "a second process in the run directory": TrainerTrial.occupied,
     **{f"{name} in a checkpoint": (lambda trial, name=name: trial.harmed(name)) for name in HARMS},
+    **{f"{name} in a snapshot": (lambda trial, name=name: trial.snapshot_harmed(name)) for name in HARMS},
     **{f"damage to {name}": (lambda trial, name=name: trial.run_file_harmed(name)) for name in RUN_FILES},
 }
 """What can be thrown besides faults at system calls."""

@@ -131,6 +131,22 @@ def test_a_rollback_that_was_never_saved_is_carried_out_by_the_next_start(
 
 
 @pytest.mark.slow
+def test_a_start_from_before_a_rollback_skips_all_the_same(
+    pool: Pool, corpus: Path, told_from_the_start: Path, tmp_path: Path
+) -> None:
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), tmp_path, "never")
+    order(tmp_path, to_step=4, skip_samples=WINDOW)
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), tmp_path, "must")
+    for entry in CheckpointStore(RunDir(tmp_path)).list():
+        if entry.manifest.attempt == 1:  # type: ignore[union-attr]
+            (entry.path / "manifest.json").write_text("damaged")
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": LAST, **SAVING}), tmp_path, "must")
+    (*_, resumed) = events(tmp_path, "resumed")
+    assert Path(resumed["path"]).name == "step_0000004"
+    assert column(tmp_path, "train/lm_loss") == column(told_from_the_start, "train/lm_loss")
+
+
+@pytest.mark.slow
 def test_behind_its_last_step_a_run_answers_and_leaves(pool: Pool, corpus: Path, tmp_path: Path) -> None:
     config = small_config(corpus, Grid(), {"run.stop_at_step": 2, **SAVING})
     launch(pool, config, tmp_path, "never")

@@ -1,0 +1,199 @@
+"""Snapshots of one rank on a disk of its node, or in the node's memory: for a start on the same node, and nothing else.
+
+```
+<folder>/harness-<user id>/<hash of the run directory>/rank_00003/
+    step_0000110.1.<start>.state   the tensors of the rank, end to end
+    step_0000110.1.<start>.json    what they are: written last, so that what has none is unfinished
+```
+
+Nothing is synced: what a power cut takes is a snapshot, and its hash says so. The folders must belong to the user who
+trains and be closed to others, because `/dev/shm` and `/tmp` are everybody's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+import stat
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import xxhash
+from pydantic import AwareDatetime, Field, ValidationError
+
+from harness.checkpoint.durable import open_regular
+from harness.checkpoint.manifest import Count, Manifest, Record
+from harness.run_dir import RunDir, step_name
+
+MAX_RECORD_BYTES = 64 * 2**20
+_STATE, _RECORD, _WRITING = ".state", ".json", ".partial"
+_NAME = re.compile(r"step_[0-9]{7,}\.[0-9]+\.[0-9a-f]{32}")
+_CHUNK_BYTES = 16 * 2**20
+
+
+class SnapshotRecord(Record):
+    """What a rank has written of the state behind a step."""
+
+    step: Count
+    attempt: Count
+    start: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    """Name of the start that reached the state, equal on all of its ranks."""
+    optimizer_steps: tuple[Count, ...]
+    """Updates that each parameter group of the optimizer has counted."""
+    manifest: Manifest | None = None
+    """What a checkpoint of the state would say of itself; its parent is the one that training went on from. Only the
+    first rank writes it down."""
+    parent_saved_at: AwareDatetime | None = None
+    """When that parent was saved: tells it from one of the same step in another life of the directory."""
+    num_bytes: Count = 0
+    xxh3: str = ""
+
+    @property
+    def name(self) -> str:
+        """Equal on all ranks, and on no other snapshot."""
+        return f"{step_name(self.step)}.{self.attempt}.{self.start}"
+
+
+@dataclass(frozen=True)
+class NodeFolder:
+    """Where one rank keeps its snapshots."""
+
+    path: Path
+
+    @staticmethod
+    def of_rank(root: Path, run_dir: RunDir, rank: int) -> NodeFolder:
+        """The folder of a rank of a run, below the folder that the configuration names."""
+        run = xxhash.xxh3_64_hexdigest(str(run_dir.root.resolve()).encode())
+        return NodeFolder(root / f"harness-{os.geteuid()}" / run / f"rank_{rank:05d}")
+
+    def make(self) -> None:
+        """Makes the folder, which nobody else may enter.
+
+        Raises:
+            OSError: It cannot be made, or is another user's.
+        """
+        rank, run, user = self.path, self.path.parent, self.path.parent.parent
+        user.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (user, run, rank):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _require_own(folder)
+
+    def write(self, record: SnapshotRecord, tensors: Iterable[torch.Tensor]) -> None:
+        """Writes a snapshot.
+
+        Raises:
+            OSError: The disk refuses. What was written of it is removed.
+        """
+        state, described = self._state(record.name), self._record(record.name)
+        writing = state.with_name(state.name + _WRITING)
+        digest, num_bytes = xxhash.xxh3_64(), 0
+        try:
+            with writing.open("wb", buffering=0) as file:
+                for tensor in tensors:
+                    content = _bytes_of(tensor)
+                    digest.update(content)
+                    num_bytes += len(content)
+                    while content:  # a write may take less than it was given
+                        content = content[file.write(content) :]
+            whole = record.model_copy(update={"num_bytes": num_bytes, "xxh3": digest.hexdigest()})
+            writing.rename(state)
+            writing.write_text(whole.model_dump_json())
+            writing.rename(described)
+        except OSError:
+            self._remove(record.name)
+            raise
+
+    def records(self) -> list[SnapshotRecord]:
+        """What is written down of the finished snapshots, the newest first; none where the folder is not ours alone."""
+        found = []
+        with suppress(OSError):
+            _require_own(self.path)
+            for path in self.path.iterdir():
+                if path.suffix == _RECORD and _NAME.fullmatch(path.stem) and (record := _parsed(path)) is not None:
+                    found.append(record)
+        return sorted(found, key=lambda record: (record.attempt, record.step), reverse=True)
+
+    def is_whole(self, record: SnapshotRecord) -> bool:
+        """Whether the bytes are those that were written. Reads all of them."""
+        digest, num_bytes = xxhash.xxh3_64(), 0
+        try:
+            with os.fdopen(open_regular(self._state(record.name)), "rb", buffering=0) as file:
+                while content := file.read(_CHUNK_BYTES):
+                    digest.update(content)
+                    num_bytes += len(content)
+        except OSError:
+            return False
+        return (num_bytes, digest.hexdigest()) == (record.num_bytes, record.xxh3)
+
+    def read(self, record: SnapshotRecord, like: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The tensors of a snapshot, in the host's memory.
+
+        Args:
+            record: Of which snapshot.
+            like: Tensors of the same shapes and types, in the same order.
+
+        Raises:
+            OSError: It cannot be read, or is not of their size.
+        """
+        found = tuple(torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in like)
+        with os.fdopen(open_regular(self._state(record.name)), "rb") as file:
+            for tensor in found:
+                content = _bytes_of(tensor)
+                if file.readinto(content) != len(content):
+                    raise OSError(errno.EIO, "it ends too early", file.name)
+            if file.read(1):
+                raise OSError(errno.EIO, "it holds more than this rank does", file.name)
+        return found
+
+    def keep(self, names: Collection[str]) -> None:
+        """Removes everything but these snapshots, as far as the disk lets us."""
+        with suppress(OSError):
+            for path in self.path.iterdir():
+                if path.suffix not in (_STATE, _RECORD) or path.stem not in names:
+                    path.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Removes the folder, and those above it that only it needed, as far as the disk lets us."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        for folder in (self.path.parent, self.path.parent.parent):
+            with suppress(OSError):
+                folder.rmdir()
+
+    def _state(self, name: str) -> Path:
+        return self.path / f"{name}{_STATE}"
+
+    def _record(self, name: str) -> Path:
+        return self.path / f"{name}{_RECORD}"
+
+    def _remove(self, name: str) -> None:
+        state = self._state(name)
+        for path in (self._record(name), state, state.with_name(state.name + _WRITING)):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _require_own(folder: Path) -> None:
+    """Raises `OSError` if a folder is a link, another user's, or open to others."""
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise OSError(errno.EPERM, "it is not a folder that is closed to all but the user who trains", str(folder))
+
+
+def _parsed(path: Path) -> SnapshotRecord | None:
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            record = SnapshotRecord.model_validate_json(file.read(MAX_RECORD_BYTES))
+    except (OSError, ValidationError):
+        return None
+    return record if record.name == path.stem else None
+
+
+def _bytes_of(tensor: torch.Tensor) -> memoryview:
+    """The memory of a tensor on the host, without a copy."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)

@@ -1,0 +1,166 @@
+"""A start on the same nodes goes on from the ranks' snapshots, as if nothing had ended, or else from the checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from process_runs import Command, Site, descendants, kill_all
+
+from harness.checkpoint.entries import Checkpoint
+from harness.checkpoint.manifest import Manifest, Parent
+from harness.checkpoint.node_folder import NodeFolder, SnapshotRecord
+from harness.checkpoint.store import CheckpointStore
+from harness.config.schema import Config
+from harness.plan.layouts import phase_world_sizes
+from harness.plan.plan import make_plan
+from harness.train.identity import config_hash
+from harness.train.nearby import _adds_to
+
+SAVE_EVERY = 10
+LAST_STEP = 40
+
+pytestmark = pytest.mark.slow
+
+
+def two_ranks(root: Path, **checkpoint: Any) -> Site:
+    site = Site(root)
+    site.config["parallel"] = {"tensor_model_parallel_size": 2}
+    site.config["checkpoint"] = {"save_every_steps": SAVE_EVERY, **checkpoint}
+    site.config["run"]["stop_at_step"] = LAST_STEP
+    return site
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return two_ranks(tmp_path, snapshot_every_steps=1, snapshot_folder=str(tmp_path / "local"))
+
+
+def folders(site: Site) -> list[NodeFolder]:
+    return [NodeFolder.of_rank(site.root / "local", site.run_dir, rank) for rank in (0, 1)]
+
+
+def kill_between_saves(site: Site, command: Command, *, after: int) -> None:
+    """Kills everybody some steps behind a checkpoint."""
+
+    def is_there() -> bool:
+        step = site.last_step()
+        return step > after and step % SAVE_EVERY in (3, 4, 5, 6)
+
+    with command:
+        command.wait_until(is_there)
+        kill_all([command.process.pid, *descendants(command.process.pid)])
+
+
+def newest_checkpoint(site: Site) -> int:
+    return max(entry.step for entry in CheckpointStore(site.run_dir).list())
+
+
+def test_a_run_that_is_killed_goes_on_from_its_last_steps(site: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
+    undisturbed = two_ranks(tmp_path_factory.mktemp("undisturbed"))
+    code, text = undisturbed.train().finish()
+    assert code == 0, text
+
+    for kills in (1, 2):
+        kill_between_saves(site, site.train(), after=SAVE_EVERY * kills)
+        assert (len(site.events("resumed")), newest_checkpoint(site)) == (kills - 1, SAVE_EVERY * kills)
+    code, text = site.train().finish()
+    assert code == 0, text
+    assert f"resuming small from {site.run_dir.checkpoint(2 * SAVE_EVERY)} (step {2 * SAVE_EVERY})" in text
+    assert "and from there by the ranks' snapshots of step 2" in text
+    first, second = site.events("resumed")
+    assert SAVE_EVERY < first["step"] < 2 * SAVE_EVERY < second["step"] < 3 * SAVE_EVERY
+    assert first["from_snapshot"]
+    assert second["from_snapshot"]
+    assert site.losses() == undisturbed.losses()
+    assert [record.batch_hash for record in site.records()] == [record.batch_hash for record in undisturbed.records()]
+    assert not list((site.root / "local").iterdir())  # a checkpoint has all of it
+
+
+def damage(folder: NodeFolder) -> None:
+    for file in folder.path.glob("*.state"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda site: damage(folders(site)[1]), "passed over the snapshot of step"),
+        (lambda site: folders(site)[1].remove(), ""),
+        (lambda site: site.config["optimizer"].update(clip_grad=0.9), ""),
+        (lambda site: site.config["parallel"].update(tensor_model_parallel_size=1), ""),
+    ],
+    ids=["damaged", "on another node", "another configuration", "another layout"],
+)
+def test_without_all_of_it_the_checkpoint_counts(site: Site, harm: Callable[[Site], None], told: str) -> None:
+    kill_between_saves(site, site.train(), after=SAVE_EVERY)
+    assert all(folder.records() for folder in folders(site))
+    harm(site)
+    site.config["run"]["stop_at_step"] = LAST_STEP
+    code, text = site.train().finish()
+    assert code == 0, text
+    assert told in text
+    (resumed,) = site.events("resumed")
+    assert (resumed["step"], resumed["from_snapshot"]) == (SAVE_EVERY, False)
+
+
+def test_what_was_rolled_back_does_not_come_again(site: Site) -> None:
+    """Snapshots of before a rollback add to a checkpoint that is no longer the one to go on from."""
+    site.config["phases"][0]["train_steps"] = 1_000_000
+    del site.config["run"]["stop_at_step"]
+    with site.train() as command:
+        command.wait_until(lambda: site.last_step() > 2 * SAVE_EVERY + 2)
+        order = site.run_dir.signals / "back.json"
+        order.write_text('{"kind": "rollback", "to_step": 10, "skip_steps": [11, 12]}')
+        command.wait_until(lambda: bool(site.events("rollback")))
+        kill_all([command.process.pid, *descendants(command.process.pid)])
+    rolled_back = site.events("rollback")[0]["attempt"]
+    order.unlink(missing_ok=True)
+    with site.train() as command:
+        command.wait_until(lambda: bool(site.events("resumed")))
+    (resumed,) = site.events("resumed")
+    (record,) = [found for found in site.records() if found.step == resumed["step"]]
+    assert resumed["step"] == SAVE_EVERY or record.attempt >= rolled_back
+
+
+def test_what_adds_to_a_checkpoint(tmp_path: Path) -> None:
+    site = two_ranks(tmp_path)
+    code, text = site.train("--set", f"run.stop_at_step={SAVE_EVERY}").finish()
+    assert code == 0, text
+    (entry,) = CheckpointStore(site.run_dir).list()
+    assert isinstance(entry, Checkpoint)
+    config = Config.model_validate(site.config)
+    plan = make_plan(config, phase_world_sizes(config, 2))
+    manifest = entry.manifest.model_copy(
+        update={
+            "step": SAVE_EVERY + 3,
+            "parent": Parent(step=SAVE_EVERY, attempt=0),
+            "config_hash": config_hash(config),
+        }
+    )
+    record = SnapshotRecord(
+        step=SAVE_EVERY + 3,
+        attempt=0,
+        start="0" * 32,
+        optimizer_steps=(),
+        manifest=manifest,
+        parent_saved_at=entry.manifest.saved_at,
+    )
+    assert _adds_to(record, entry, config, plan)
+    changes: list[dict[str, Any]] = [
+        {"parent": None},
+        {"parent": Parent(step=SAVE_EVERY, attempt=1)},
+        {"parent": Parent(step=SAVE_EVERY - 1, attempt=0)},
+        {"config_hash": "0" * 16},
+        {"versions": manifest.versions.model_copy(update={"torch": "0"})},
+        {"layout": plan.layout.__class__(tensor=1, pipeline=2, virtual_pipeline=1, context=1, data=1)},
+    ]
+    for change in changes:
+        other: Manifest = manifest.model_copy(update=change)
+        assert not _adds_to(record.model_copy(update={"manifest": other}), entry, config, plan), change
+    assert not _adds_to(record.model_copy(update={"parent_saved_at": None}), entry, config, plan)
+    assert not _adds_to(record.model_copy(update={"manifest": None}), entry, config, plan)
