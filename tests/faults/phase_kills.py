@@ -1,6 +1,7 @@
 """A run of four phases to whose channels parts are added, and which is killed again and again.
 
-`python phase_kills.py ROOT SEED NUM_KILLS` carries out one campaign, in a process of its own.
+`python phase_kills.py ROOT SEED NUM_KILLS` carries out one campaign, in a process of its own. With an odd seed the starts
+also find snapshots.
 """
 
 from __future__ import annotations
@@ -112,6 +113,8 @@ def main(root: Path, seed: int, num_kills: int) -> None:
     """One campaign, in a process of its own: a warm trainer bears no other threads."""
     trainer = WarmTrainer()
     campaign = Campaign(phased_site(root), trainer, seed)
+    if seed % 2:
+        campaign.site.config["checkpoint"] |= {"snapshot_every_steps": 2, "snapshot_folder": str(root / "local")}
     campaign.run(num_kills)
     assert campaign.num_kills == num_kills
     assert campaign.num_parts == NUM_PHASES
@@ -121,6 +124,7 @@ def main(root: Path, seed: int, num_kills: int) -> None:
     found, expected = steps(site), steps(other)
     assert sorted(found) == list(range(1, LAST_STEP + 1))
     differing = [step for step in expected if found[step] != expected[step]]
+    assert any(event["from_snapshot"] for event in site.events("resumed")) == bool(seed % 2)
     assert not differing, [(step, found[step], expected[step]) for step in differing[:3]]
 
 
