@@ -46,6 +46,19 @@ def train_on_a_full_disk(
         return train(rank, world_size, init_method, config, run_dir, "must")
 
 
+def train_without_processes(rank: int, world_size: int, init_method: str, config: Config, run_dir: Path) -> int:
+    """A whole launch to which the system gives no further processes; the exit code."""
+    import errno
+    import os
+    from unittest.mock import patch
+
+    def fork() -> int:
+        raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with patch.object(os, "fork", fork):
+        return train(rank, world_size, init_method, config, run_dir, "never")
+
+
 def train_and_return(
     rank: int, world_size: int, init_method: str, config: Config, run_dir: Path, at_step: int, request: dict[str, Any]
 ) -> int:

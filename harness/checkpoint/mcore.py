@@ -137,14 +137,23 @@ class Writing:
     def __init__(self, directory: Path, request: Any, strategy: _Strategy, results: ForkedResults) -> None:  # noqa: ANN401
         self._directory, self._request, self._strategy, self._results = directory, request, strategy, results
         self._process: BaseProcess | None = None
-        if request.async_fn is not None:  # a rank may have nothing to write
-            arguments = list(request.async_fn_args)
-            if request.preload_fn:
-                arguments[1] = request.preload_fn()  # from the GPU; on the CPU the fork itself is the copy
-            context = multiprocessing.get_context("fork")
-            self._process = context.Process(target=request.async_fn, args=arguments, kwargs=request.async_fn_kwargs)
-            self._process.start()
-            results.only_receive()
+        self.not_beside: str | None = None
+        """Why training waited for this rank after all; None if it did not."""
+        if request.async_fn is None:  # a rank may have nothing to write
+            return
+        arguments = list(request.async_fn_args)
+        if request.preload_fn:
+            arguments[1] = request.preload_fn()  # from the GPU; on the CPU the fork itself is the copy
+        process = multiprocessing.get_context("fork").Process(
+            target=request.async_fn, args=arguments, kwargs=request.async_fn_kwargs
+        )
+        try:
+            results.start(process)
+        except OSError as error:  # no process is to be had, or no memory for one: a save that waits is better than none
+            self.not_beside = error.strerror or str(error)
+            request.async_fn(*arguments, **request.async_fn_kwargs)
+        else:
+            self._process = process
 
     def is_done(self) -> bool:
         """Whether this rank's process has written everything, or failed. Does not wait."""

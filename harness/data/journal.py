@@ -1,9 +1,9 @@
-"""The journal of a run's order: adopted parts and quarantined documents, written down before they count, and skips.
+"""The journal of a run's order: adopted parts and quarantined documents, written down before they count, and rollbacks.
 
 `<run>/order.jsonl` has one change a line, as `harness.data.history` writes it. A run that is killed after a change and
 goes on from an earlier checkpoint finds here at which position it came, and so makes the same samples again. Entries
 hold for good: a rollback takes none back. What rollbacks skip is in their checkpoints; it is here as well,
-`{"kind": "skip", "position": start, "stop": stop}`, for a start that must go back further than to those.
+`{"kind": "rollback", "order": …, "skip_windows": [[start, stop], …]}`, for a start that must go back further than to those.
 """
 
 from __future__ import annotations
@@ -14,11 +14,21 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from harness.data.history import Change, History, history_from_json
 from harness.errors import CheckpointError, SaveFailedError
 
-_SKIP = "skip"
+_ROLLBACK = "rollback"
+
+
+class RolledBack(NamedTuple):
+    """A rollback that was carried out."""
+
+    order: str
+    """Fingerprint of the order for it."""
+    skip_windows: tuple[tuple[int, int], ...]
+    """Positions [start, stop) of all samples that the run skips from then on."""
 
 
 def read_journal(path: Path) -> History:
@@ -29,34 +39,28 @@ def read_journal(path: Path) -> History:
     """
     lines = _lines(path)
     with _told_as_damage(path):
-        values = [value for line in lines if (value := json.loads(line))["kind"] != _SKIP]
+        values = [value for line in lines if (value := json.loads(line))["kind"] != _ROLLBACK]
         return history_from_json(sorted(values, key=lambda value: value["position"]))
 
 
-def skips_in_journal(path: Path) -> list[tuple[int, int]]:
-    """Positions [start, stop) that rollbacks skip for good, in the order in which they were written down.
+def rollbacks_in_journal(path: Path) -> list[RolledBack]:
+    """The rollbacks that were carried out, in the order in which they were written down.
 
     Raises:
         CheckpointError: The journal is damaged.
     """
     lines = _lines(path)
     with _told_as_damage(path):
-        values = [value for line in lines if (value := json.loads(line))["kind"] == _SKIP]
-        found = [(value["position"], value["stop"]) for value in values]
-        if not all(type(start) is type(stop) is int and 0 <= start <= stop for start, stop in found):
-            raise ValueError(f"these are no windows of positions: {found}")
-        return found
+        return [_rolled_back(value) for line in lines if (value := json.loads(line))["kind"] == _ROLLBACK]
 
 
-def append_to_journal(path: Path, changes: Iterable[Change], skips: Iterable[tuple[int, int]] = ()) -> None:
-    """Write changes and skipped windows down durably, whole or not at all.
+def append_to_journal(path: Path, changes: Iterable[Change | RolledBack]) -> None:
+    """Write changes and rollbacks down durably, whole or not at all.
 
     Raises:
         SaveFailedError: The disk does not take them.
     """
-    values = [change.to_json() for change in changes]
-    values += [{"kind": _SKIP, "position": start, "stop": stop} for start, stop in skips]
-    content = "".join(json.dumps(value) + "\n" for value in values).encode()
+    content = "".join(json.dumps(_to_json(change)) + "\n" for change in changes).encode()
     if not content:
         return
     try:
@@ -72,6 +76,17 @@ def append_to_journal(path: Path, changes: Iterable[Change], skips: Iterable[tup
             os.close(descriptor)
     except OSError as error:
         raise SaveFailedError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _to_json(change: Change | RolledBack) -> dict[str, Any]:
+    return {"kind": _ROLLBACK, **change._asdict()} if isinstance(change, RolledBack) else change.to_json()
+
+
+def _rolled_back(value: dict[str, Any]) -> RolledBack:
+    windows = tuple((start, stop) for start, stop in value["skip_windows"])
+    if type(value["order"]) is not str or not all(type(a) is type(b) is int and 0 <= a <= b for a, b in windows):
+        raise ValueError(f"this is no rollback: {value}")
+    return RolledBack(value["order"], windows)
 
 
 def _lines(path: Path) -> list[bytes]:

@@ -67,11 +67,16 @@ def _begin(run: Run, state: TrainState) -> TrainState:
     if partial is None:
         return saving.conclude(run, state, state, None, problem, time.perf_counter() - started_s)
     norms = run.optimizer.state_norms()
+    writing = mcore.begin_save(partial, run.pipeline.chunks, run.optimizer.megatron)
+    if writing.not_beside is not None and run.recorder is not None:
+        text = f"warning: no process could be started to write beside training, which waited: {writing.not_beside}"
+        run.recorder.event("save-waited", attempt=state.attempt, step=state.step, reason=writing.not_beside)
+        run.recorder.message(text)
     run.in_flight.flight = Flight(
         state=state,
         partial=partial,
         manifest=saving.manifest(run, state, norms, 0.0) if run.ranks.is_writer else None,
-        writing=mcore.begin_save(partial, run.pipeline.chunks, run.optimizer.megatron),
+        writing=writing,
         started_s=started_s,
     )
     return state

@@ -13,6 +13,7 @@ from harness.checkpoint.manifest import Adjustment, RollbackRecord
 from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.verify import verify_before_load
 from harness.data.cursor import Cursor, Positions
+from harness.data.journal import rollbacks_in_journal
 from harness.errors import CheckpointError
 from harness.parallel import collectives
 from harness.signals.order import Order
@@ -88,10 +89,11 @@ def _find_way(run: Run, state: TrainState, order: Order, request: RollbackReques
         entries = run.store.list()
     except OSError as error:
         return _Way(problem=f"{error.strerror} ({error.filename})")
-    known = [state.rollback, *(entry.manifest.rollback for entry in line_of(entries, state.saved))]
-    if any(record is not None and record.order == order.fingerprint for record in known):
-        return _Way(was_done=True)
     try:
+        written_down = {each.order for each in rollbacks_in_journal(run.run_dir.order)}
+        records = [state.rollback, *(entry.manifest.rollback for entry in line_of(entries, state.saved))]
+        if order.fingerprint in written_down | {record.order for record in records if record is not None}:
+            return _Way(was_done=True)
         target = rollback_target(entries, state.saved, Target(to_step=request.to_step, before_step=request.before_step))
     except CheckpointError as error:
         return _Way(problem=str(error))

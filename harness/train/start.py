@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,7 +17,7 @@ from harness.checkpoint.store import CheckpointStore
 from harness.data.cursor import Cursor
 from harness.data.fingerprint import recorded_parts
 from harness.data.history import History, num_parts_of
-from harness.data.journal import read_journal, skips_in_journal
+from harness.data.journal import read_journal, rollbacks_in_journal
 from harness.errors import UsageError
 from harness.metrics.record import last_key
 from harness.run_dir import RunDir
@@ -100,7 +101,7 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
     return Start(
         entry=choice.entry,
         journal=read_journal(run_dir.order),
-        skips=tuple(skips_in_journal(run_dir.order)),
+        skips=tuple(chain.from_iterable(each.skip_windows for each in rollbacks_in_journal(run_dir.order))),
         passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
         attempt=attempt_after(run_dir, choice.entry.manifest if choice.entry else None),
     )

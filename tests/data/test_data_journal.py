@@ -14,7 +14,7 @@ from harness.data.history import (
     phase_of,
     quarantined_in,
 )
-from harness.data.journal import append_to_journal, read_journal, skips_in_journal
+from harness.data.journal import RolledBack, append_to_journal, read_journal, rollbacks_in_journal
 from harness.errors import CheckpointError, SaveFailedError
 
 
@@ -37,22 +37,27 @@ def test_history_comes_back_from_json() -> None:
     assert quarantined_in(again.history[:3]) == {("zh", "part-00001"): {3: 12, 7: 30}}
 
 
-def test_skips_lie_beside_the_changes(tmp_path: Path) -> None:
+def test_rollbacks_lie_beside_the_changes(tmp_path: Path) -> None:
     path = tmp_path / "order.jsonl"
-    assert skips_in_journal(path) == []
-    append_to_journal(path, history()[:2], [(32, 48)])
+    assert rollbacks_in_journal(path) == []
+    first, second = RolledBack("a", ((32, 48),)), RolledBack("b", ((8, 8), (32, 48)))
+    append_to_journal(path, [*history()[:2], first])
     append_to_journal(path, history()[2:])
-    append_to_journal(path, (), [(8, 8)])
-    assert skips_in_journal(path) == [(32, 48), (8, 8)]
+    append_to_journal(path, [second])
+    assert rollbacks_in_journal(path) == [first, second]
     assert set(read_journal(path)) == set(history())
 
 
-@pytest.mark.parametrize("stop", ["48", 31, True, None])
-def test_a_skip_that_is_none_is_damage(tmp_path: Path, stop: object) -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [{"order": "a"}, {"order": 1, "skip_windows": []}]
+    + [{"order": "a", "skip_windows": windows} for windows in (7, [[32]], [[32, "48"]], [[32, 31]], [[32, True]])],
+)
+def test_a_rollback_that_is_none_is_damage(tmp_path: Path, fields: dict[str, object]) -> None:
     path = tmp_path / "order.jsonl"
-    path.write_text(json.dumps({"kind": "skip", "position": 32, "stop": stop}) + "\n")
+    path.write_text(json.dumps({"kind": "rollback", **fields}) + "\n")
     with pytest.raises(CheckpointError, match="is damaged"):
-        skips_in_journal(path)
+        rollbacks_in_journal(path)
 
 
 def test_adopting_what_is_used_already_changes_nothing() -> None:

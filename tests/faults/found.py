@@ -95,6 +95,11 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
         [_at("checkpoints/step_0000006.TOKEN.partial", "mkdir", 1, "SIGKILL"), _damaged, _damaged],
     ),
     (
+        "a rollback was carried out twice, when its checkpoint was damaged before it was acknowledged",
+        "rollback",
+        [_at("signals/done/rollback-0000002.json.tmp", "write", 1, "SIGKILL"), _damaged],
+    ),
+    (
         "an order that could not be read for a moment was rejected",
         "rollback",
         [_at("signals/rollback.json", "openat", 1, "EMFILE")],

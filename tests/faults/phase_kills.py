@@ -1,6 +1,6 @@
 """A run of four phases to whose channels parts are added, and which is killed again and again.
 
-`python phase_kills.py ROOT SEED NUM_KILLS` carries out one campaign, in a process of its own. With an odd seed the starts
+`python phase_kills.py ROOT SEED NUM_KILLS` carries out one campaign, in a process of its own. With an odd seed starts
 also find snapshots.
 """
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import worlds
 from disturbed_runs import SAVE_EVERY, campaign_site, everybody, is_saving
 from pool import Pool
 from process_runs import Site, kill_all
@@ -46,6 +47,14 @@ def test_an_asynchronous_save_is_the_synchronous_one_and_loads_under_another_lay
     for step in (3, 6, STEPS):
         pair = [str(RunDir(run_dir).checkpoint(step)) for run_dir in (waited, beside)]
         assert cli.run(["checkpoint", "diff", *pair, "--deep"]) == 0
+
+    alone = tmp_path / "alone"
+    codes = pool.run(worlds.train_without_processes, wide.world_size, small_config(corpus, wide, SAVING | ASYNC), alone)
+    assert codes == [0] * wide.world_size
+    lines = map(json.loads, RunDir(alone).events.read_text().splitlines())
+    waited_for = [(event["step"], event["reason"]) for event in lines if event["kind"] == "save-waited"]
+    assert waited_for == [(step, "Resource temporarily unavailable") for step in (3, 6)]
+    assert cli.run(["checkpoint", "diff", *(str(RunDir(of).checkpoint(6)) for of in (waited, alone)), "--deep"]) == 0
 
     stalled = {r.step: r.values["perf/save_stall_s"] for r in records(beside) if "perf/save_stall_s" in r.values}
     assert 4 in stalled
