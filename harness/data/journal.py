@@ -2,8 +2,8 @@
 
 `<run>/order.jsonl` has one change a line, as `harness.data.history` writes it. A run that is killed after a change and
 goes on from an earlier checkpoint finds here at which position it came, and so makes the same samples again. Entries
-hold for good: a rollback takes none back. What rollbacks skip is in their checkpoints; it is here as well,
-`{"kind": "rollback", "order": …, "skip_windows": [[start, stop], …]}`, for a start that must go back further than to those.
+hold for good: a rollback takes none back. What rollbacks skip is in their checkpoints; for a start that must go back
+further than to those it is here as well: `{"kind": "rollback", "order": …, "skip_windows": [[start, stop], …]}`.
 """
 
 from __future__ import annotations

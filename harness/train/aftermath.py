@@ -12,8 +12,8 @@ from harness.train.state import TrainState
 def conclude_rollback(run: Run, state: TrainState) -> None:
     """After a save, on the writer. What the disk refuses is done after the next save; done twice, it changes nothing.
 
-    Checkpoints that the rollback left behind become `abandoned`; until then the newer attempt wins all the same. Then the
-    rollback goes into the journal of the order: a start from an older checkpoint skips the same, and does not repeat it.
+    Checkpoints that the rollback left behind become `abandoned`; until then the newer attempt wins all the same. Then
+    the journal of the order has it: a start from an older checkpoint skips the same, and does not repeat it.
     """
     if run.recorder is None or state.rollback is None or state.owes_rollback:
         return
