@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import gc
 import inspect
-import io
-import multiprocessing
 import queue
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
@@ -29,7 +25,8 @@ from harness.checkpoint.complete import incompleteness
 from harness.checkpoint.counted import open_counted
 from harness.checkpoint.forked_results import ForkedResults
 from harness.checkpoint.gathered import whole_state
-from harness.checkpoint.metadata_pickle import UnpicklingError
+from harness.checkpoint.shard_objects import guarded
+from harness.checkpoint.writing import Writing
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives, cpu
 
@@ -45,6 +42,8 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyPara
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy  # noqa: E402
 from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer  # noqa: E402
+
+DefaultLoadPlanner.load_bytes = guarded(DefaultLoadPlanner.load_bytes)  # type: ignore[assignment, method-assign]
 
 # Megatron's writers open their files by this name. They ask the file how far it is, and so believe a disk that lies.
 filesystem_async.open = open_counted
@@ -128,53 +127,12 @@ def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  
         async_sharded_save=True,
         **named,
     )
-    return Writing(directory, request, strategy, results)
 
+    def conclude() -> None:
+        strategy.conclude(request.finalize_fns[0], str(directory))
+        _require_complete(directory)
 
-class Writing:
-    """A checkpoint that is being written beside training."""
-
-    def __init__(self, directory: Path, request: Any, strategy: _Strategy, results: ForkedResults) -> None:  # noqa: ANN401
-        self._directory, self._request, self._strategy, self._results = directory, request, strategy, results
-        self._process: BaseProcess | None = None
-        self.not_beside: str | None = None
-        """Why training waited for this rank after all; None if it did not."""
-        if request.async_fn is None:  # a rank may have nothing to write
-            return
-        arguments = list(request.async_fn_args)
-        if request.preload_fn:
-            arguments[1] = request.preload_fn()  # from the GPU; on the CPU the fork itself is the copy
-        process = multiprocessing.get_context("fork").Process(
-            target=request.async_fn, args=arguments, kwargs=request.async_fn_kwargs
-        )
-        try:
-            results.start(process)
-        except OSError as error:  # no process is to be had, or no memory for one: a save that waits is better than none
-            self.not_beside = error.strerror or str(error)
-            request.async_fn(*arguments, **request.async_fn_kwargs)
-        else:
-            self._process = process
-
-    def is_done(self) -> bool:
-        """Whether this rank's process has written everything, or failed. Does not wait."""
-        return self._process is None or self._results.has_come() or not self._process.is_alive()
-
-    def finish(self) -> None:
-        """Waits for this rank's process, then does what all ranks do together at the end. Every rank must call it.
-
-        Raises:
-            SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
-        """
-        if self._process is not None:
-            self._results.wait(self._process)
-        self._strategy.conclude(self._request.finalize_fns[0], str(self._directory))
-        _require_complete(self._directory)
-
-    def discard(self) -> None:
-        """Stops writing. What is there already stays, for the next start to remove."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.join()
+    return Writing(request, results, conclude)
 
 
 def load(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: ANN401 (Megatron's types)
@@ -271,31 +229,6 @@ def _sharded_state(chunks: list[Any], optimizer: Any, *, is_loading: bool) -> di
     state = _model_state(chunks)
     state["optimizer"] = optimizer.sharded_state_dict(dict(state), is_loading=is_loading, metadata=dict(_SHARDING))
     return state
-
-
-def _load_object(planner: Any, item: Any, content: io.BytesIO) -> None:  # noqa: ANN401 (torch's types)
-    """Takes an object out of a shard as torch's planner does, which would run whatever the object's pickle names.
-
-    So it is read before with torch's allow-list, which megatron-core has completed with its own harmless classes.
-    Megatron's planner is one of torch's; from 0.19 on a bare one of torch's reads what was `common.pt` before.
-
-    Raises:
-        CheckpointError: It names something else.
-    """
-    try:
-        torch.load(content, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        name = item.dest_index.fqn
-        raise CheckpointError(
-            f"the object {name!r} in a shard is no part of a checkpoint: {str(error).splitlines()[0][:200]}. Nothing "
-            "of it was run. Do not use this checkpoint before you know who wrote it"
-        ) from None
-    content.seek(0)
-    _take_object(planner, item, content)
-
-
-_take_object = DefaultLoadPlanner.load_bytes
-DefaultLoadPlanner.load_bytes = _load_object  # type: ignore[assignment, method-assign]
 
 
 def _shared_among_replicas(strategy: _Strategy) -> Any:  # noqa: ANN401 (Megatron's type)

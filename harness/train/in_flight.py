@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.checkpoint.manifest import Manifest
-from harness.checkpoint.mcore import Writing
+from harness.checkpoint.writing import Writing
 from harness.metrics import names
 from harness.train.state import TrainState
 

@@ -1,0 +1,56 @@
+"""A checkpoint that each rank writes beside training, in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from harness.checkpoint.forked_results import ForkedResults
+
+
+class Writing:
+    """A checkpoint that is being written beside training."""
+
+    def __init__(self, request: Any, results: ForkedResults, conclude: Callable[[], None]) -> None:  # noqa: ANN401
+        """Starts to write what Megatron's request says; `conclude` is what all ranks do together at the end."""
+        self._results, self._conclude = results, conclude
+        self._process: BaseProcess | None = None
+        self.not_beside: str | None = None
+        """Why training waited for this rank after all; None if it did not."""
+        if request.async_fn is None:  # a rank may have nothing to write
+            return
+        arguments = list(request.async_fn_args)
+        if request.preload_fn:
+            arguments[1] = request.preload_fn()  # from the GPU; on the CPU the fork itself is the copy
+        process = multiprocessing.get_context("fork").Process(
+            target=request.async_fn, args=arguments, kwargs=request.async_fn_kwargs
+        )
+        try:
+            results.start(process)
+        except OSError as error:  # no process is to be had, or no memory for one: a save that waits is better than none
+            self.not_beside = error.strerror or str(error)
+            request.async_fn(*arguments, **request.async_fn_kwargs)
+        else:
+            self._process = process
+
+    def is_done(self) -> bool:
+        """Whether this rank's process has written everything, or failed. Does not wait."""
+        return self._process is None or self._results.has_come() or not self._process.is_alive()
+
+    def finish(self) -> None:
+        """Waits for this rank's process, then does what all ranks do together at the end. Every rank must call it.
+
+        Raises:
+            SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
+        """
+        if self._process is not None:
+            self._results.wait(self._process)
+        self._conclude()
+
+    def discard(self) -> None:
+        """Stops writing. What is there already stays, for the next start to remove."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.join()
