@@ -89,7 +89,7 @@ def nearest(
     of_all = set.intersection(*collectives.gathered(set(own)))
     wanted: list[SnapshotRecord] = []
     if is_writer and not failures.failures_of(run_dir, start.entry.path.name):  # what failed is tried without them
-        wanted = [own[name] for name in own if name in of_all and _adds_to(own[name], start.entry, config, plan)]
+        wanted = [own[name] for name in own if name in of_all and adds_to(own[name], start.entry, config, plan)]
     for record in collectives.from_rank_0(wanted):
         if all(collectives.gathered(folder.is_whole(own[record.name]))):
             folder.keep([record.name])
@@ -101,7 +101,7 @@ def nearest(
     return start
 
 
-def _adds_to(record: SnapshotRecord, entry: Checkpoint, config: Config, plan: Plan) -> bool:
+def adds_to(record: SnapshotRecord, entry: Checkpoint, config: Config, plan: Plan) -> bool:
     """Whether a snapshot is of the line of a checkpoint, and of the configuration, layout and versions of now."""
     manifest = record.manifest
     return (

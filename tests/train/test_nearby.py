@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_samples import published_manifest
 from process_runs import Command, Site, descendants, kill_all
 
 from harness.checkpoint.entries import Checkpoint
-from harness.checkpoint.manifest import Manifest, Parent
+from harness.checkpoint.manifest import Parent
 from harness.checkpoint.node_folder import NodeFolder, SnapshotRecord
 from harness.checkpoint.store import CheckpointStore
 from harness.config.schema import Config
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
-from harness.train.identity import config_hash
-from harness.train.nearby import _adds_to
+from harness.train.identity import config_hash, versions
+from harness.train.nearby import adds_to
 
 SAVE_EVERY = 10
 LAST_STEP = 40
-
-pytestmark = pytest.mark.slow
 
 
 def two_ranks(root: Path, **checkpoint: Any) -> Site:
@@ -58,6 +59,7 @@ def newest_checkpoint(site: Site) -> int:
     return max(entry.step for entry in CheckpointStore(site.run_dir).list())
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_from_its_last_steps(site: Site, tmp_path_factory: pytest.TempPathFactory) -> None:
     undisturbed = two_ranks(tmp_path_factory.mktemp("undisturbed"))
     code, text = undisturbed.train().finish()
@@ -86,21 +88,19 @@ def damage(folder: NodeFolder) -> None:
         file.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
         (lambda site: damage(folders(site)[1]), "passed over the snapshot of step"),
         (lambda site: folders(site)[1].remove(), ""),
-        (lambda site: site.config["optimizer"].update(clip_grad=0.9), ""),
-        (lambda site: site.config["parallel"].update(tensor_model_parallel_size=1), ""),
     ],
-    ids=["damaged", "on another node", "another configuration", "another layout"],
+    ids=["damaged", "on another node"],
 )
 def test_without_all_of_it_the_checkpoint_counts(site: Site, harm: Callable[[Site], None], told: str) -> None:
     kill_between_saves(site, site.train(), after=SAVE_EVERY)
     assert all(folder.records() for folder in folders(site))
     harm(site)
-    site.config["run"]["stop_at_step"] = LAST_STEP
     code, text = site.train().finish()
     assert code == 0, text
     assert told in text
@@ -108,6 +108,7 @@ def test_without_all_of_it_the_checkpoint_counts(site: Site, harm: Callable[[Sit
     assert (resumed["step"], resumed["from_snapshot"]) == (SAVE_EVERY, False)
 
 
+@pytest.mark.slow
 def test_what_was_rolled_back_does_not_come_again(site: Site) -> None:
     """Snapshots of before a rollback add to a checkpoint that is no longer the one to go on from."""
     site.config["phases"][0]["train_steps"] = 1_000_000
@@ -128,19 +129,16 @@ def test_what_was_rolled_back_does_not_come_again(site: Site) -> None:
 
 
 def test_what_adds_to_a_checkpoint(tmp_path: Path) -> None:
-    site = two_ranks(tmp_path)
-    code, text = site.train("--set", f"run.stop_at_step={SAVE_EVERY}").finish()
-    assert code == 0, text
-    (entry,) = CheckpointStore(site.run_dir).list()
-    assert isinstance(entry, Checkpoint)
-    config = Config.model_validate(site.config)
+    config = Config.model_validate(two_ranks(tmp_path).config)
     plan = make_plan(config, phase_world_sizes(config, 2))
-    manifest = entry.manifest.model_copy(
-        update={
-            "step": SAVE_EVERY + 3,
-            "parent": Parent(step=SAVE_EVERY, attempt=0),
-            "config_hash": config_hash(config),
-        }
+    saved = published_manifest(SAVE_EVERY)
+    entry = Checkpoint(path=tmp_path, step=SAVE_EVERY, copy=1, manifest=saved)
+    manifest = published_manifest(
+        SAVE_EVERY + 3,
+        parent=Parent(step=SAVE_EVERY, attempt=0),
+        config_hash=config_hash(config),
+        versions=versions(),
+        layout=plan.layout,
     )
     record = SnapshotRecord(
         step=SAVE_EVERY + 3,
@@ -148,19 +146,21 @@ def test_what_adds_to_a_checkpoint(tmp_path: Path) -> None:
         start="0" * 32,
         optimizer_steps=(),
         manifest=manifest,
-        parent_saved_at=entry.manifest.saved_at,
+        parent_saved_at=saved.saved_at,
     )
-    assert _adds_to(record, entry, config, plan)
+    assert adds_to(record, entry, config, plan)
     changes: list[dict[str, Any]] = [
         {"parent": None},
         {"parent": Parent(step=SAVE_EVERY, attempt=1)},
         {"parent": Parent(step=SAVE_EVERY - 1, attempt=0)},
         {"config_hash": "0" * 16},
-        {"versions": manifest.versions.model_copy(update={"torch": "0"})},
-        {"layout": plan.layout.__class__(tensor=1, pipeline=2, virtual_pipeline=1, context=1, data=1)},
+        {"versions": versions().model_copy(update={"torch": "0"})},
+        {"layout": replace(plan.layout, tensor=1, pipeline=2)},
     ]
     for change in changes:
-        other: Manifest = manifest.model_copy(update=change)
-        assert not _adds_to(record.model_copy(update={"manifest": other}), entry, config, plan), change
-    assert not _adds_to(record.model_copy(update={"parent_saved_at": None}), entry, config, plan)
-    assert not _adds_to(record.model_copy(update={"manifest": None}), entry, config, plan)
+        other = record.model_copy(update={"manifest": manifest.model_copy(update=change)})
+        assert not adds_to(other, entry, config, plan), change
+    other_life = saved.saved_at + timedelta(seconds=1)
+    assert not adds_to(record.model_copy(update={"parent_saved_at": other_life}), entry, config, plan)
+    assert not adds_to(record.model_copy(update={"parent_saved_at": None}), entry, config, plan)
+    assert not adds_to(record.model_copy(update={"manifest": None}), entry, config, plan)
