@@ -123,7 +123,7 @@ def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *
 def decide_after_rollback(
     milestones: Milestones, decision: Decision, orders: Sequence[Order], before: TrainState, after: TrainState
 ) -> Decision:
-    """What to do once an order to roll back was answered: what is due in the new state, or without the order.
+    """What to do once an order to roll back was answered: what is due in the state it led to, and the other orders.
 
     Args:
         milestones: When something is due.
@@ -132,9 +132,7 @@ def decide_after_rollback(
         before: The state that it was made in.
         after: The state behind the rollback; of the same attempt if it was refused, or carried out long before.
     """
-    if after.attempt != before.attempt:
-        return decide(milestones, after, ())
-    if decision.exit_code is not None:  # the state is not finite: nothing else can be done with it
+    if decision.exit_code is not None and after.attempt == before.attempt:  # not finite, and stays so
         return replace(decision, rollback=None)
     return decide(milestones, after, [order for order in orders if order.kind is not OrderKind.ROLLBACK])
 

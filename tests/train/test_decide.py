@@ -104,9 +104,15 @@ ROLLBACK = Order(kind=OrderKind.ROLLBACK, source="alice", reason="a reason", id=
         ([ROLLBACK], state(100), state(100), Decision(save=True, evaluate=True, exit_code=0, reason=DONE)),
         ([ROLLBACK, SAVE], state(7), state(7), Decision(save=True)),
         ([ROLLBACK], state(7), state(7), Decision()),
-        ([ROLLBACK, SAVE], state(100), replace(state(90), attempt=1), Decision(save=True)),
+        ([ROLLBACK], state(100), replace(state(85), attempt=1), Decision()),
+        (
+            [ROLLBACK, SAVE_AND_STOP],
+            state(100),
+            replace(state(85), attempt=1),
+            Decision(save=True, exit_code=75, reason=f"save-and-stop {SAID}"),
+        ),
     ],
-    ids=["refused at the end", "refused beside another order", "refused", "carried out"],
+    ids=["refused at the end", "refused beside another order", "refused", "carried out", "at the end of the time"],
 )
 def test_behind_a_rollback_the_run_does_what_is_due(
     orders: list[Order], before: TrainState, after: TrainState, expected: Decision
@@ -114,6 +120,11 @@ def test_behind_a_rollback_the_run_does_what_is_due(
     decision = decide(MILESTONES, before, orders)
     assert decision == Decision(rollback=ROLLBACK)
     assert decide_after_rollback(MILESTONES, decision, orders, before, after) == expected
+
+
+def test_a_state_that_was_not_finite_goes_on_behind_its_rollback() -> None:
+    decision = decide(MILESTONES, state(7), [ROLLBACK], finite=False)
+    assert decide_after_rollback(MILESTONES, decision, [ROLLBACK], state(7), replace(state(5), attempt=1)) == Decision()
 
 
 def test_a_refused_rollback_of_a_state_that_is_not_finite_leaves() -> None:
