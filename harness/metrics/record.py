@@ -123,8 +123,11 @@ def _key_of(line: bytes) -> tuple[int, int]:
     return (record.attempt, record.step) if record else (0, _SUPERSEDED)
 
 
-def last_key(path: Path) -> tuple[int, int] | None:
-    """(attempt, step) of the last whole line, None where there is none. Reads only the end of the file."""
+def last_key(path: Path, *, up_to_step: int | None = None) -> tuple[int, int] | None:
+    """(attempt, step) of the last whole line, None where there is none. Reads only the end of the file.
+
+    With `up_to_step` of the last line whose step is not later: what was recorded of the line to that step.
+    """
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
@@ -132,6 +135,7 @@ def last_key(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     for line in reversed(lines):
-        if (record := from_json_line(line)) is not None:
+        record = from_json_line(line)
+        if record is not None and (up_to_step is None or record.step <= up_to_step):
             return record.attempt, record.step
     return None

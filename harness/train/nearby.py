@@ -16,6 +16,7 @@ import torch
 from harness.checkpoint.entries import Checkpoint
 from harness.checkpoint.node_folder import NodeFolder, SnapshotRecord
 from harness.config.schema import Config
+from harness.metrics.record import last_key
 from harness.parallel import collectives
 from harness.plan.plan import Plan
 from harness.run_dir import RunDir
@@ -89,7 +90,8 @@ def nearest(
     of_all = set.intersection(*collectives.gathered(set(own)))
     wanted: list[SnapshotRecord] = []
     if is_writer and not failures.failures_of(run_dir, start.entry.path.name):  # what failed is tried without them
-        wanted = [own[name] for name in own if name in of_all and adds_to(own[name], start.entry, config, plan)]
+        common = (record for name, record in own.items() if name in of_all)
+        wanted = [each for each in common if adds_to(each, start.entry, config, plan) and is_recorded(each, run_dir)]
     for record in collectives.from_rank_0(wanted):
         if all(collectives.gathered(folder.is_whole(own[record.name]))):
             folder.keep([record.name])
@@ -99,6 +101,14 @@ def nearest(
         start = replace(start, passed_over=(*start.passed_over, text))
     folder.remove()
     return start
+
+
+def is_recorded(record: SnapshotRecord, run_dir: RunDir) -> bool:
+    """Whether the metrics lead to the snapshot's step: another start may have gone another way, or lines were lost."""
+    try:
+        return last_key(run_dir.metrics, up_to_step=record.step) == (record.attempt, record.step)
+    except OSError:
+        return False
 
 
 def adds_to(record: SnapshotRecord, entry: Checkpoint, config: Config, plan: Plan) -> bool:

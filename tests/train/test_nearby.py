@@ -17,10 +17,12 @@ from harness.checkpoint.manifest import Parent
 from harness.checkpoint.node_folder import NodeFolder, SnapshotRecord
 from harness.checkpoint.store import CheckpointStore
 from harness.config.schema import Config
+from harness.metrics.record import StepRecord, to_json_line
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
+from harness.run_dir import RunDir
 from harness.train.identity import config_hash, versions
-from harness.train.nearby import adds_to
+from harness.train.nearby import adds_to, is_recorded
 
 SAVE_EVERY = 10
 LAST_STEP = 40
@@ -126,6 +128,39 @@ def test_what_was_rolled_back_does_not_come_again(site: Site) -> None:
     (resumed,) = site.events("resumed")
     (record,) = [found for found in site.records() if found.step == resumed["step"]]
     assert resumed["step"] == SAVE_EVERY or record.attempt >= rolled_back
+
+
+@pytest.mark.parametrize(
+    ("recorded", "counts"),
+    [
+        ([(0, 11), (0, 12), (0, 13), (0, 14)], True),
+        ([(0, 11), (0, 12), (0, 13)], True),
+        ([(0, 11), (0, 12), (0, 13), (1, 14), (1, 15)], True),
+        ([(0, 11), (0, 12)], False),  # lines that a node took with it
+        ([(0, 11), (0, 12), (0, 13), (0, 14), (1, 11)], False),  # another start went on from the checkpoint
+        ([(0, 11), (0, 12), (0, 13), (1, 11), (1, 12), (1, 13)], False),
+        ([], False),
+    ],
+)
+def test_a_snapshot_counts_if_the_metrics_lead_to_it(
+    tmp_path: Path, recorded: list[tuple[int, int]], counts: bool
+) -> None:
+    run_dir = RunDir(tmp_path)
+    for attempt, step in recorded:
+        record = StepRecord(
+            attempt=attempt,
+            step=step,
+            time=0.0,
+            phase="main",
+            consumed_samples=4 * step,
+            consumed_tokens=64 * step,
+            batch_hash=1,
+            values={},
+        )
+        with run_dir.metrics.open("a") as file:
+            file.write(to_json_line(record))
+    snapshot = SnapshotRecord(step=13, attempt=0, start="0" * 32, optimizer_steps=())
+    assert is_recorded(snapshot, run_dir) == counts
 
 
 def test_what_adds_to_a_checkpoint(tmp_path: Path) -> None:
