@@ -141,7 +141,8 @@ def test_the_fifty_first_problems_are_shown(tmp_path: Path) -> None:
         ("run={name: a, name: b}", "--set run={name: a, name: b}: run.name: given twice; the first is at --set run={name: a, name: b}; remove one"),
         ("run={seed: 1}", "--set run={seed: 1}: run.name: is missing: Name of the run; its directory is `runs/<name>` unless `--run-dir` says otherwise"),
         ("checkpoint.x.y=1", "--set checkpoint.x.y=1: checkpoint.x: unknown key; allowed: save_every_steps, keep_last, keep_every_steps, "
-            "async_save, snapshot_every_steps, snapshots_kept, signature_key_file, save_as_suspect, clean_after_steps"),
+            "async_save, snapshot_every_steps, snapshots_kept, snapshot_folder, signature_key_file, save_as_suspect, "
+            "clean_after_steps"),
         ("run.seed=*x", "--set run.seed=*x: anchors (&) and aliases (*) are not allowed; write the value out"),
         (".".join("a" * 40) + "=1", f"--set {'.'.join('a' * 30)}…: the key has more than 32 parts"),
     ],

@@ -30,7 +30,7 @@ HAS_COMMON_FILE = int(version("megatron-core").split(".")[1]) < 17
 
 def campaign(*arguments: str) -> tuple[int, str]:
     command = [sys.executable, "-W", "ignore", "-m", "benchmarks.faults", *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=480, check=False)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -50,8 +50,8 @@ def test_a_slice_of_the_campaign_breaks_nothing() -> None:
 def test_what_once_broke_breaks_nothing() -> None:
     code, text = campaign("--found")
     assert code == 0, text
-    can_strike = [what for what, _, _ in FOUND if "common.pt" not in what or HAS_COMMON_FILE]
-    assert num_injections(text) == len(can_strike), text
+    can_strike = [faults for what, _, faults in FOUND if "common.pt" not in what or HAS_COMMON_FILE]
+    assert num_injections(text) == sum(map(len, can_strike)), text
 
 
 @pytest.fixture
