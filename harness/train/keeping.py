@@ -44,9 +44,7 @@ def _write(run: Run, nearby: Nearby, state: TrainState, snapshot: Snapshot) -> N
     """Begins to write a snapshot, if all ranks have written the last one; tells what was not written."""
     report = torch.tensor([float(nearby.is_writing), float(nearby.problem is not None)], device=run.device)
     num_busy, num_refused = collectives.sum_over(report).tolist()
-    if num_refused and run.recorder is not None:
-        cause = nearby.problem or "not on this one"
-        run.recorder.message(f"warning: {num_refused:.0f} ranks could not write their last snapshot: {cause}")
+    _tell(run, nearby, int(num_refused))
     if num_busy:
         return
     norms = run.optimizer.state_norms()
@@ -59,6 +57,18 @@ def _write(run: Run, nearby: Nearby, state: TrainState, snapshot: Snapshot) -> N
         parent_saved_at=_saved_at(run, state) if run.ranks.is_writer else None,
     )
     nearby.write(record, snapshot.tensors)
+
+
+def _tell(run: Run, nearby: Nearby, num_refused: int) -> None:
+    """Says once that snapshots are not written, and once that they are again."""
+    if run.recorder is None or (num_refused > 0) == nearby.is_refusal_told:
+        return
+    nearby.is_refusal_told = num_refused > 0
+    if num_refused:
+        cause = nearby.problem or f"not rank 0, whose folder is {nearby.folder.path}"
+        run.recorder.message(f"warning: {num_refused} ranks cannot write their snapshots: {cause}")
+    else:
+        run.recorder.message("all ranks can write their snapshots again")
 
 
 def _saved_at(run: Run, state: TrainState) -> datetime | None:

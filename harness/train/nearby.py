@@ -36,6 +36,7 @@ class Nearby:
     """How many snapshots stay."""
     problem: str | None = None
     """Why the last one was not written."""
+    is_refusal_told: bool = False
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
     _writing: Future[None] | None = None
 

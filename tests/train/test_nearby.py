@@ -111,6 +111,16 @@ def test_without_all_of_it_the_checkpoint_counts(site: Site, harm: Callable[[Sit
 
 
 @pytest.mark.slow
+def test_a_folder_that_cannot_be_written_is_told_once(tmp_path: Path) -> None:
+    site = two_ranks(tmp_path, snapshot_every_steps=1, snapshot_folder=str(tmp_path / "local"))
+    (tmp_path / "local").write_text("a file")
+    code, text = site.train("--set", f"run.stop_at_step={SAVE_EVERY + 6}").finish()
+    assert code == 0, text
+    assert text.count("warning: ") == 1
+    assert f"warning: 2 ranks cannot write their snapshots: File exists ({tmp_path / 'local'})" in text
+
+
+@pytest.mark.slow
 def test_what_was_rolled_back_does_not_come_again(site: Site) -> None:
     """Snapshots of before a rollback add to a checkpoint that is no longer the one to go on from."""
     site.config["phases"][0]["train_steps"] = 1_000_000
