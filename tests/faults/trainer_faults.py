@@ -261,7 +261,7 @@ class TrainerTrial:
 
     def _check_end(self, outcome: Outcome) -> None:
         if outcome.hangs:
-            self._violated(f"it hangs: {outcome.output[-300:]}")
+            self._violated(f"it hangs: {outcome.output[-6000:]}")
         if "Traceback" in outcome.output:
             self._violated(f"a traceback: {outcome.output[-1500:]}")
         if outcome.code == EXIT_FINISHED and not self._is_finished():

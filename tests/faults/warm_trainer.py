@@ -8,8 +8,10 @@ so that a tracer can be attached to it.
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import gc
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -24,6 +26,8 @@ from pathlib import Path
 from process_runs import descendants, kill_all
 
 _PR_SET_PDEATHSIG = 1
+_STACKS = signal.SIGRTMIN
+"""Sent to what hangs, which then says where."""
 DEADLINE_S = 240.0
 """A start of the tiny run takes seconds; one that takes so long, even on a busy machine, hangs."""
 
@@ -89,6 +93,7 @@ class WarmTrainer:
         hangs = code is None
         if code is None:
             victims = [pid, *descendants(pid)]
+            _ask_for_stacks(victims)
             kill_all(victims)
             code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if tracer is not None:
@@ -116,6 +121,7 @@ def _train(config: Path, run_dir: Path, output: Path, go: int, port: int) -> Non
         }
         sys.argv = ["worker", "--run-dir", str(run_dir), "--config", str(config)]
         warnings.simplefilter("ignore")
+        faulthandler.register(_STACKS, file=2)
         os.read(go, 1)
         from harness.train.worker import work
 
@@ -141,6 +147,14 @@ def _wait(pid: int) -> int | None:
     return None
 
 
+def _ask_for_stacks(pids: Sequence[int]) -> None:
+    """Has each process write the stacks of its threads to its output."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, _STACKS)
+        time.sleep(1.0)
+
+
 def _attach(pid: int, arguments: Sequence[str], said: Path) -> subprocess.Popen[bytes]:
     """Starts `strace` on a process and returns when it is attached."""
     with said.open("wb") as stream:  # a pipe that nobody reads would fill up: it names every thread
@@ -152,6 +166,9 @@ def _attach(pid: int, arguments: Sequence[str], said: Path) -> subprocess.Popen[
 
 
 def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody listens to, and that the system gives to nobody who asks for any."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 30_000)
+        with socket.socket() as listener, suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
