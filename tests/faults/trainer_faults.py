@@ -115,6 +115,7 @@ class TrainerTrial:
         self._harmed: set[str] = set()
         self._may_lack_lines = False
         self._was_refused = False
+        self._num_failed_starts = 0
         self._story: list[str] = []
 
     def play(self, faults: Sequence[Callable[[TrainerTrial], None]]) -> None:
@@ -124,6 +125,8 @@ class TrainerTrial:
                 break
             fault(self)
         outcome = self.start("the last start")
+        if "failed before they saved anything:" in outcome.output and self._num_failed_starts > 1:
+            outcome = self.start("the same by a person, who has found the cause", resume="must")
         if outcome.code != EXIT_FINISHED:
             self._violated(f"the last start left with {outcome.code}: {outcome.output[-700:]}")
         self._check_line(is_last=True)
@@ -243,13 +246,15 @@ class TrainerTrial:
         strace: Sequence[str] = (),
         meanwhile: Callable[[int], None] | None = None,
         unreadable: str | None = None,
+        resume: str = "auto",
     ) -> Outcome:
         """Starts the trainer and checks what came of it."""
         self._story.append(what)
         folder = self.run_dir / "checkpoints"
         before = Before(newest(folder), {sound.path for sound in sound_checkpoints(folder)}, self._harmed, unreadable)
         config = self._place / "config.yaml"
-        outcome = self._trainer.start(config, self.run_dir, strace=strace, meanwhile=meanwhile)
+        outcome = self._trainer.start(config, self.run_dir, strace=strace, meanwhile=meanwhile, resume=resume)
+        self._num_failed_starts += outcome.code > 0
         self._report.num_starts += 1
         rejected = self.run_dir / "signals" / "rejected" / "rollback.json"
         self._was_refused |= "was not carried out" in outcome.output or rejected.exists()

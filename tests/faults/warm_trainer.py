@@ -69,6 +69,7 @@ class WarmTrainer:
         *,
         strace: Sequence[str] = (),
         meanwhile: Callable[[int], None] | None = None,
+        resume: str = "auto",
     ) -> Outcome:
         """Runs the trainer to its end, under `strace` if arguments for it are given.
 
@@ -82,7 +83,7 @@ class WarmTrainer:
             pid = os.fork()
         if pid == 0:
             os.close(writing)
-            _train(config, run_dir, output, reading, port)
+            _train(config, run_dir, output, reading, port, resume)
         os.close(reading)
         tracer = _attach(pid, strace, config.with_name("strace.txt")) if strace else None
         os.write(writing, b"x")
@@ -101,7 +102,7 @@ class WarmTrainer:
         return Outcome(code, output.read_text(errors="replace"), hangs)
 
 
-def _train(config: Path, run_dir: Path, output: Path, go: int, port: int) -> None:
+def _train(config: Path, run_dir: Path, output: Path, go: int, port: int, resume: str) -> None:
     code = 99
     try:
         os.setsid()
@@ -119,7 +120,7 @@ def _train(config: Path, run_dir: Path, output: Path, go: int, port: int) -> Non
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
         }
-        sys.argv = ["worker", "--run-dir", str(run_dir), "--config", str(config)]
+        sys.argv = ["worker", "--run-dir", str(run_dir), "--config", str(config), "--resume", resume]
         warnings.simplefilter("ignore")
         faulthandler.register(_STACKS, file=2)
         os.read(go, 1)
