@@ -9,10 +9,18 @@ import errno
 import multiprocessing
 import os
 import queue
+from collections.abc import Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
+
+from harness.checkpoint.stillness import Stillness
+
+MAX_STILL_S = 120.0
+"""A writer that does nothing for so long, and waits for no disk, waits for a lock that nobody will open: it was held by a
+thread that was not forked along."""
+_LOOK_EVERY_S = 1.0
 
 
 class ForkedResults:
@@ -63,6 +71,17 @@ class ForkedResults:
     def wait(self, process: BaseProcess) -> None:
         """Takes the result in: a writer whose result is larger than a pipe ends only when it is read."""
         if self._pipe is not None:
-            with suppress(EOFError):  # it died, and Megatron finds nothing to take
-                self._received.append(self._pipe[0].recv())
+            self._received.extend(_result_of(process, self._pipe[0]))
         process.join()
+
+
+def _result_of(process: BaseProcess, receiving: Connection) -> Iterator[Any]:
+    """What the writer has sent; an error if it had to be killed; nothing if it died, and then Megatron says so."""
+    stillness = Stillness(process.pid)
+    while not receiving.poll(_LOOK_EVERY_S):
+        if stillness.seconds() > MAX_STILL_S:
+            process.kill()
+            yield TimeoutError(errno.ETIMEDOUT, f"its writer stood still for {MAX_STILL_S:.0f} s and was killed")
+            return
+    with suppress(EOFError):
+        yield receiving.recv()

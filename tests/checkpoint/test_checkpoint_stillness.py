@@ -1,0 +1,65 @@
+"""A writer that stands still is told from one that works, waits for its disk, or is gone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.checkpoint import forked_results
+from harness.checkpoint.forked_results import ForkedResults
+from harness.checkpoint.stillness import Stillness
+
+
+def work(path: Path) -> None:
+    with path.open("w") as file:
+        while True:
+            file.write("x")
+            file.flush()
+            time.sleep(0.01)
+
+
+def stand_still(_: Path) -> None:
+    signal.pause()
+
+
+@pytest.mark.parametrize(("target", "stands_still"), [(work, False), (stand_still, True)])
+def test_who_writes_does_not_stand_still(tmp_path: Path, target: object, stands_still: bool) -> None:
+    process = multiprocessing.get_context("fork").Process(target=target, args=(tmp_path / "file",))  # type: ignore[arg-type]
+    process.start()
+    try:
+        time.sleep(0.5)
+        stillness = Stillness(process.pid)
+        time.sleep(0.3)
+        first = stillness.seconds()
+        time.sleep(0.3)
+        assert (stillness.seconds() > first > 0.2) == stands_still
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_of_a_process_that_is_gone_nothing_is_known() -> None:
+    process = multiprocessing.get_context("fork").Process(target=os.getpid)
+    process.start()
+    process.join()
+    stillness = Stillness(process.pid)
+    time.sleep(0.1)
+    assert stillness.seconds() < 0.05
+
+
+def test_a_writer_that_stands_still_is_killed_and_its_save_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forked_results, "MAX_STILL_S", 0.5)
+    monkeypatch.setattr(forked_results, "_LOOK_EVERY_S", 0.1)
+    results = ForkedResults()
+    process = multiprocessing.get_context("fork").Process(target=signal.pause)
+    results.start(process)
+    results.wait(process)
+    assert process.exitcode == -signal.SIGKILL
+    error = results.get_nowait()
+    assert isinstance(error, TimeoutError)
+    assert "stood still" in str(error)
