@@ -18,8 +18,8 @@ from typing import Any
 from harness.checkpoint.stillness import Stillness
 
 MAX_STILL_S = 120.0
-"""A writer that does nothing for so long, and waits for no disk, waits for a lock that nobody will open: it was held by a
-thread that was not forked along."""
+"""A writer that does nothing for so long, and waits for no disk, waits for a lock that nobody will open: a thread held it
+that was not forked along."""
 _LOOK_EVERY_S = 1.0
 
 
