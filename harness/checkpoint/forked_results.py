@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
-import os
 import queue
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -17,9 +16,11 @@ from typing import Any
 
 from harness.checkpoint.stillness import Stillness
 
+MAX_FORKS = 3
+BEGINS_WITHIN_S = 15.0
+"""A process that was forked is there within milliseconds; a machine that is very busy needs a second or two."""
 MAX_STILL_S = 120.0
-"""A writer that does nothing for so long, and waits for no disk, waits for a lock that nobody will open: a thread held it
-that was not forked along."""
+"""A writer that does nothing for so long, and waits for no disk, waits for a lock that nobody will open."""
 _LOOK_EVERY_S = 1.0
 
 
@@ -28,15 +29,29 @@ class ForkedResults:
 
     def __init__(self) -> None:
         self._received: list[Any] = []
-        self._pipe: tuple[Connection, Connection] | None = None
-        """Where it is received, and where it is sent."""
-        with suppress(OSError):  # this process may open no more files
-            self._pipe = multiprocessing.get_context("fork").Pipe(duplex=False)
+        self._receiving: Connection | None = None
+        self._sending: Connection | None = None
+        """In the writer's process only."""
+
+    def fork(self, write: Callable[[], None]) -> BaseProcess:
+        """Forks a process that calls `write`, which puts its result here. Returns when it has begun.
+
+        A fork can fail to begin: Python 3.11 waits in it for a lock of the interpreter that a thread of a communication
+        library may have had at that moment, and that nobody opens there. It is killed, and another one is forked.
+
+        Raises:
+            OSError: There is no process to be had, or nothing to hear from it by. Then `write` may work in this one.
+        """
+        for _ in range(MAX_FORKS):
+            process = self._forked(write)
+            if process is not None:
+                return process
+        raise OSError(errno.EDEADLK, f"{MAX_FORKS} forked processes did not begin within {BEGINS_WITHIN_S:.0f} s")
 
     def put(self, value: Any) -> None:  # noqa: ANN401 (Megatron's type)
         """Called by the writer."""
-        if self._pipe is not None:
-            self._pipe[1].send(value)
+        if self._sending is not None:
+            self._sending.send(value)
         else:
             self._received.append(value)
 
@@ -46,33 +61,43 @@ class ForkedResults:
             raise queue.Empty
         return self._received.pop()
 
-    def start(self, process: BaseProcess) -> None:
-        """Starts the writer's process.
-
-        Raises:
-            OSError: There is none to be had, or nothing to hear from it by. Then the writer may work in this process.
-        """
-        if self._pipe is None:
-            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-        receiving, sending = self._pipe
-        try:
-            process.start()
-        except OSError:
-            self._pipe = None
-            receiving.close()
-            raise
-        finally:
-            sending.close()  # the writer has its own end: its death ends the pipe
-
     def has_come(self) -> bool:
         """Whether the result can be read."""
-        return bool(self._received) or (self._pipe is not None and self._pipe[0].poll())
+        return bool(self._received) or (self._receiving is not None and self._receiving.poll())
 
     def wait(self, process: BaseProcess) -> None:
         """Takes the result in: a writer whose result is larger than a pipe ends only when it is read."""
-        if self._pipe is not None:
-            self._received.extend(_result_of(process, self._pipe[0]))
+        if self._receiving is not None:
+            self._received.extend(_result_of(process, self._receiving))
         process.join()
+
+    def _forked(self, write: Callable[[], None]) -> BaseProcess | None:
+        """A process that has begun, or died; None if it did not begin."""
+        context = multiprocessing.get_context("fork")
+        receiving, self._sending = context.Pipe(duplex=False)
+        process = context.Process(target=self._begin, args=(write,))
+        try:
+            process.start()
+        except OSError:
+            receiving.close()
+            raise
+        finally:
+            self._sending.close()  # the writer has its own end: its death ends the pipe
+            self._sending = None
+        if not receiving.poll(BEGINS_WITHIN_S):
+            process.kill()
+            process.join()
+            receiving.close()
+            return None
+        with suppress(EOFError):
+            receiving.recv()
+        self._receiving = receiving
+        return process
+
+    def _begin(self, write: Callable[[], None]) -> None:
+        assert self._sending is not None, "this is the process that was forked"
+        self._sending.send(None)
+        write()
 
 
 def _result_of(process: BaseProcess, receiving: Connection) -> Iterator[Any]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -24,16 +24,12 @@ class Writing:
         arguments = list(request.async_fn_args)
         if request.preload_fn:
             arguments[1] = request.preload_fn()  # from the GPU; on the CPU the fork itself is the copy
-        process = multiprocessing.get_context("fork").Process(
-            target=request.async_fn, args=arguments, kwargs=request.async_fn_kwargs
-        )
+        write = partial(request.async_fn, *arguments, **request.async_fn_kwargs)
         try:
-            results.start(process)
+            self._process = results.fork(write)
         except OSError as error:  # no process is to be had, or no memory for one: a save that waits is better than none
             self.not_beside = error.strerror or str(error)
-            request.async_fn(*arguments, **request.async_fn_kwargs)
-        else:
-            self._process = process
+            write()
 
     def is_done(self) -> bool:
         """Whether this rank's process has written everything, or failed. Does not wait."""

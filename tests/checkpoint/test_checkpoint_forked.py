@@ -1,4 +1,4 @@
-"""A writer that stands still is told from one that works, waits for its disk, or is gone."""
+"""Forked writers of checkpoints: one that does not begin is forked again, one that stands still is killed."""
 
 from __future__ import annotations
 
@@ -52,12 +52,41 @@ def test_of_a_process_that_is_gone_nothing_is_known() -> None:
     assert stillness.seconds() < 0.05
 
 
+def test_a_fork_that_does_not_begin_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where Python waits in the forked process for a lock that another thread had."""
+    monkeypatch.setattr(forked_results, "BEGINS_WITHIN_S", 0.5)
+    forked: list[int] = []
+    real_fork = os.fork
+
+    def fork() -> int:
+        pid = real_fork()
+        if pid:
+            forked.append(pid)
+        elif len(forked) < 2:
+            signal.pause()
+        return pid
+
+    monkeypatch.setattr(os, "fork", fork)
+    results = ForkedResults()
+    process = results.fork(lambda: results.put("written"))
+    results.wait(process)
+    assert results.get_nowait() == "written"
+    assert len(forked) == 3
+    assert process.pid == forked[-1]
+    for pid in forked:
+        assert not Path(f"/proc/{pid}").exists()
+
+    forked.clear()
+    monkeypatch.setattr(forked_results, "MAX_FORKS", 2)
+    with pytest.raises(OSError, match="2 forked processes did not begin"):
+        ForkedResults().fork(lambda: None)
+
+
 def test_a_writer_that_stands_still_is_killed_and_its_save_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forked_results, "MAX_STILL_S", 0.5)
     monkeypatch.setattr(forked_results, "_LOOK_EVERY_S", 0.1)
     results = ForkedResults()
-    process = multiprocessing.get_context("fork").Process(target=signal.pause)
-    results.start(process)
+    process = results.fork(signal.pause)
     results.wait(process)
     assert process.exitcode == -signal.SIGKILL
     error = results.get_nowait()
