@@ -290,7 +290,10 @@ class TrainerTrial:
             before.unreadable == before.newest.path.name and f"passed over {before.newest.path}" in outcome.output
         )
         if taken != before.newest.path and not passed_over:
-            self._violated(f"resumed from {taken.name}, the newest sound checkpoint was {before.newest.path.name}")
+            self._violated(
+                f"resumed from {taken.name}, the newest sound checkpoint was {before.newest.path.name}: "
+                f"{outcome.output[:1500]}"
+            )
 
     def _check_checkpoints(self, before: Before) -> None:
         folder = self.run_dir / "checkpoints"

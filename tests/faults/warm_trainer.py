@@ -76,6 +76,7 @@ class WarmTrainer:
         `meanwhile` is called with the process id when the trainer goes off.
         """
         output = config.with_name("output.txt")
+        output.write_bytes(b"")  # a start that is killed at once must not seem to have said what the last one said
         reading, writing = os.pipe()
         port = _free_port()
         with warnings.catch_warnings():
