@@ -89,27 +89,32 @@ def nearest(
         return start
     own = {record.name: record for record in folder.records()}
     of_all = set.intersection(*collectives.gathered(set(own)))
-    wanted: list[SnapshotRecord] = []
+    wanted: list[tuple[SnapshotRecord, int]] = []
     if is_writer and not failures.failures_of(run_dir, start.entry.path.name):  # what failed is tried without them
         common = (record for name, record in own.items() if name in of_all)
-        wanted = [each for each in common if adds_to(each, start.entry, config, plan) and is_recorded(each, run_dir)]
-    for record in collectives.from_rank_0(wanted):
+        fitting = [record for record in common if adds_to(record, start.entry, config, plan)]
+        wanted = [(each, attempt) for each in fitting if (attempt := attempt_from(each, run_dir)) is not None]
+    for record, attempt in collectives.from_rank_0(wanted):
         if all(collectives.gathered(folder.is_whole(own[record.name]))):
             folder.keep([record.name])
-            attempt = attempt_after(run_dir, record.manifest) if is_writer else 0
-            return replace(start, snapshot=record, attempt=collectives.from_rank_0(attempt))
+            return replace(start, snapshot=record, attempt=attempt)
         text = f"passed over the snapshot of step {record.step} in {folder.path.parent}: not whole on every rank"
         start = replace(start, passed_over=(*start.passed_over, text))
     folder.remove()
     return start
 
 
-def is_recorded(record: SnapshotRecord, run_dir: RunDir) -> bool:
-    """Whether the metrics lead to the snapshot's step: another start may have gone another way, or lines were lost."""
+def attempt_from(record: SnapshotRecord, run_dir: RunDir) -> int | None:
+    """The attempt to go on in from a snapshot; None if the metrics do not lead to its step.
+
+    Another start may have gone another way since, or a node that was lost may have taken lines with it.
+    """
     try:
-        return last_key(run_dir.metrics, up_to_step=record.step) == (record.attempt, record.step)
+        if last_key(run_dir.metrics, up_to_step=record.step) != (record.attempt, record.step):
+            return None
+        return attempt_after(run_dir, record.manifest)
     except OSError:
-        return False
+        return None
 
 
 def adds_to(record: SnapshotRecord, entry: Checkpoint, config: Config, plan: Plan) -> bool:

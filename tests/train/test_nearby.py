@@ -22,7 +22,7 @@ from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
 from harness.run_dir import RunDir
 from harness.train.identity import config_hash, versions
-from harness.train.nearby import adds_to, is_recorded
+from harness.train.nearby import adds_to, attempt_from
 
 SAVE_EVERY = 10
 LAST_STEP = 40
@@ -141,24 +141,24 @@ def test_what_was_rolled_back_does_not_come_again(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recorded", "counts"),
+    ("recorded", "attempt"),
     [
-        ([(0, 11), (0, 12), (0, 13), (0, 14)], True),
-        ([(0, 11), (0, 12), (0, 13)], True),
-        ([(0, 11), (0, 12), (0, 13), (1, 14), (1, 15)], True),
-        ([(0, 11), (0, 12)], False),  # lines that a node took with it
-        ([(0, 11), (0, 12), (0, 13), (0, 14), (1, 11)], False),  # another start went on from the checkpoint
-        ([(0, 11), (0, 12), (0, 13), (1, 11), (1, 12), (1, 13)], False),
-        ([], False),
+        ([(0, 11), (0, 12), (0, 13), (0, 14)], 1),
+        ([(0, 11), (0, 12), (0, 13)], 0),
+        ([(0, 11), (0, 12), (0, 13), (1, 14), (1, 15)], 2),
+        ([(0, 11), (0, 12)], None),  # lines that a node took with it
+        ([(0, 11), (0, 12), (0, 13), (0, 14), (1, 11)], None),  # another start went on from the checkpoint
+        ([(0, 11), (0, 12), (0, 13), (1, 11), (1, 12), (1, 13)], None),
+        ([], None),
     ],
 )
 def test_a_snapshot_counts_if_the_metrics_lead_to_it(
-    tmp_path: Path, recorded: list[tuple[int, int]], counts: bool
+    tmp_path: Path, recorded: list[tuple[int, int]], attempt: int | None
 ) -> None:
     run_dir = RunDir(tmp_path)
-    for attempt, step in recorded:
+    for of_attempt, step in recorded:
         record = StepRecord(
-            attempt=attempt,
+            attempt=of_attempt,
             step=step,
             time=0.0,
             phase="main",
@@ -169,8 +169,9 @@ def test_a_snapshot_counts_if_the_metrics_lead_to_it(
         )
         with run_dir.metrics.open("a") as file:
             file.write(to_json_line(record))
-    snapshot = SnapshotRecord(step=13, attempt=0, start="0" * 32, optimizer_steps=())
-    assert is_recorded(snapshot, run_dir) == counts
+    manifest = published_manifest(13)
+    snapshot = SnapshotRecord(step=13, attempt=0, start="0" * 32, optimizer_steps=(), manifest=manifest)
+    assert attempt_from(snapshot, run_dir) == attempt
 
 
 def test_what_adds_to_a_checkpoint(tmp_path: Path) -> None:
