@@ -184,6 +184,23 @@ class Command:
         return found
 
 
+def kill_when(command: Command, condition: Callable[[], bool], victims: Callable[[Command], list[int]]) -> str:
+    """Kills processes of a command while something holds, and returns what was written to the terminal.
+
+    They are stopped first, and looked at again: on a busy machine it may be over by the time that they are killed.
+    """
+    with command:
+        while True:
+            command.wait_until(condition)
+            pids = victims(command)
+            signal_all(pids, signal.SIGSTOP)
+            if condition():
+                break
+            signal_all(pids, signal.SIGCONT)
+        kill_all(pids)
+        return command.finish()[1]
+
+
 def processor_seconds(pid: int) -> float:
     """Processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
@@ -204,6 +221,10 @@ def descendants(pid: int) -> Iterator[int]:
 
 
 def kill_all(pids: Sequence[int]) -> None:
+    signal_all(pids, signal.SIGKILL)
+
+
+def signal_all(pids: Sequence[int], number: signal.Signals) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)

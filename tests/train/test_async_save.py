@@ -9,7 +9,7 @@ import pytest
 import worlds
 from disturbed_runs import SAVE_EVERY, campaign_site, everybody, is_saving
 from pool import Pool
-from process_runs import Site, kill_all
+from process_runs import Site, kill_when
 from small_run import Grid, column, launch, records, small_config
 
 from harness import cli
@@ -83,9 +83,7 @@ def test_an_asynchronous_save_is_the_synchronous_one_and_loads_under_another_lay
 @pytest.mark.slow
 def test_a_save_in_flight_that_is_killed_leaves_the_older_checkpoint(tmp_path: Path) -> None:
     site = campaign_site(tmp_path, async_save=True)
-    with site.train() as command:
-        command.wait_until(lambda: is_saving(site) and bool(complete(site)))
-        kill_all(everybody(command))
+    kill_when(site.train(), lambda: is_saving(site) and bool(complete(site)), everybody)
     assert [name for name in site.checkpoints() if name.endswith(".partial")]
     left = complete(site)
     site.config["run"]["stop_at_step"] = 2 * SAVE_EVERY + 1

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from process_runs import Command, Site, descendants, kill_all
+from process_runs import Command, Site, descendants, kill_all, kill_when
 
 from harness.errors import RunInUseError
 from harness.signals.lock import RunLock, owner_of
@@ -30,14 +29,6 @@ def two_ranks(root: Path) -> Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return two_ranks(tmp_path_factory.mktemp("kills"))
-
-
-def kill_when(command: Command, condition: Callable[[], bool], victims: Callable[[Command], list[int]]) -> str:
-    """Kills processes of a command as soon as something holds, and returns what was written to the terminal."""
-    with command:
-        command.wait_until(condition)
-        kill_all(victims(command))
-        return command.finish()[1]
 
 
 def everybody(command: Command) -> list[int]:
