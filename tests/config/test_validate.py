@@ -28,6 +28,14 @@ LLAMA3_ONLY = "has no effect with type linear, only with llama3; remove it"
 
 REFUSED = [
     (
+        ("checkpoint={snapshot_folder: local, snapshot_every_steps: 10}",),
+        "checkpoint.snapshot_folder: must be an absolute path, given local: it is one of each node",
+    ),
+    (
+        ("checkpoint.snapshot_folder=/dev/shm",),
+        "checkpoint.snapshot_folder: says where snapshots go, but none are taken; give checkpoint.snapshot_every_steps",
+    ),
+    (
         ("model.hidden_size=100",),
         "model.hidden_size: must be a multiple of num_attention_heads 8, given 100; "
         "take 96 or 104, or give kv_channels (the size of one head)",
@@ -149,6 +157,7 @@ def test_refused(overrides: tuple[str, ...], text: str) -> None:
         ("run.stop_at_step=100",),
         ("evaluation={every_steps: 10, held_out_share: 0.5}",),
         ("evaluation.held_out_share=0",),
+        ("checkpoint={snapshot_folder: /dev/shm, snapshot_every_steps: 10}",),
     ],
 )
 def test_allowed(overrides: tuple[str, ...]) -> None:
