@@ -10,6 +10,7 @@ name alone, so that it can be played again.
 Examples:
   python -m benchmarks.faults --seed 1 --minutes 30
   python -m benchmarks.faults --layer trainer --family SIGKILL --minutes 10
+  python -m benchmarks.faults --layer sweep --minutes 120 --processes 2
   python -m benchmarks.faults --replay trainer:1:42
 """
 
@@ -24,7 +25,7 @@ from pathlib import Path
 _TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(_TESTS / name) for name in ("faults", "checkpoint", "train")]
 
-from campaign import SHARES, Stage, Wish, play, replay  # noqa: E402 (it lives with the tests)
+from campaign import SHARES, SWEEP, Stage, Wish, play, replay  # noqa: E402 (it lives with the tests)
 from fault_report import Report, TrialId  # noqa: E402
 from found import FOUND  # noqa: E402
 from system_calls import is_available  # noqa: E402
@@ -50,7 +51,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="Another seed, other trials.")
     parser.add_argument("--minutes", type=float, default=10.0, help="How long.")
     parser.add_argument("--injections", type=int, help="Stop after so many, if that is earlier.")
-    parser.add_argument("--layer", choices=sorted(SHARES), action="append", help="Only this one; may be repeated.")
+    parser.add_argument(
+        "--layer",
+        choices=[*sorted(SHARES), SWEEP],
+        action="append",
+        help=f"Only this one; may be repeated. {SWEEP}: the trainer killed at every call that changes the disk, each "
+        "once; it ends by itself if --minutes allow it.",
+    )
     parser.add_argument("--family", default="", metavar="TEXT", help="Only families whose name contains the text.")
     parser.add_argument("--processes", type=int, default=1, help="How many play at the same time.")
     parser.add_argument("--replay", type=TrialId.parse, metavar="LAYER:SEED:NUMBER", help="Play one trial again.")

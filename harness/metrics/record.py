@@ -12,7 +12,7 @@ import json
 import math
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,20 +90,45 @@ def read_records(path: Path) -> Iterator[StepRecord]:
     A line counts unless a later line has the same or an earlier step (training was rewound to before it) or an earlier
     line has a later attempt. Half lines are passed over. The file is read twice and never held in memory.
     """
-    effective_steps = _effective_steps(path)
+    yield from _records_of(path, _effective_steps(path))
+
+
+def hidden_records(path: Path, *, attempt: int, step: int) -> list[StepRecord]:
+    """What has to be written again before training goes on from a step of an attempt, by rising step.
+
+    The way there is hidden if a start since then went on from an earlier step and recorded some: it could not read the
+    checkpoint at that moment, and died before it saved one of its own. Empty as a rule, and then only the end of the
+    file is read.
+    """
+    if last_key(path, up_to_step=step) in (None, (attempt, step)):
+        return []
+    way, effective = _effective_steps(path, last_attempt=attempt), _effective_steps(path)
+    hidden = [own for own, counts in zip(way, effective, strict=False) if own != _SUPERSEDED and own != counts]
+    first = min((own for own in hidden if own <= step), default=math.inf)
+    return list(_records_of(path, array("q", (own if first <= own <= step else _SUPERSEDED for own in way))))
+
+
+def _records_of(path: Path, steps: Iterable[int]) -> Iterator[StepRecord]:
+    """The records of the lines whose step is not `_SUPERSEDED`."""
     with path.open("rb") as lines:
-        for line, step in zip(lines, effective_steps, strict=False):  # the file may have grown in between
+        for line, step in zip(lines, steps, strict=False):  # the file may have grown in between
             if step != _SUPERSEDED and (record := from_json_line(line)) is not None:
                 yield record
 
 
-def _effective_steps(path: Path) -> array[int]:
-    """The step of every line of the file that counts, `_SUPERSEDED` for one that does not."""
+def _effective_steps(path: Path, *, last_attempt: int | None = None) -> array[int]:
+    """The step of every line of the file that counts, `_SUPERSEDED` for one that does not.
+
+    With `last_attempt` as if no later one had ever begun.
+    """
     steps = array("q")
     latest_attempt = 0
     with path.open("rb") as lines:
         for line in lines:
             attempt, step = _key_of(line)
+            if last_attempt is not None and attempt > last_attempt:
+                steps.append(_SUPERSEDED)
+                continue
             steps.append(step if attempt >= latest_attempt else _SUPERSEDED)
             latest_attempt = max(latest_attempt, attempt)
     lowest_later_step = math.inf
@@ -124,18 +149,22 @@ def _key_of(line: bytes) -> tuple[int, int]:
 
 
 def last_key(path: Path, *, up_to_step: int | None = None) -> tuple[int, int] | None:
-    """(attempt, step) of the last whole line, None where there is none. Reads only the end of the file.
+    """(attempt, step) of the last whole line, None where there is none. Reads as much of the end as it takes.
 
     With `up_to_step` of the last line whose step is not later: what was recorded of the line to that step.
     """
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
-            lines = file.read().splitlines()
+            size = path.stat().st_size
+            num_bytes = _TAIL_BYTES
+            while True:
+                file.seek(max(0, size - num_bytes))
+                for line in reversed(file.read().splitlines()):
+                    attempt, step = _key_of(line)
+                    if step != _SUPERSEDED and (up_to_step is None or step <= up_to_step):
+                        return attempt, step
+                if num_bytes >= size:
+                    return None
+                num_bytes *= 4
     except FileNotFoundError:
         return None
-    for line in reversed(lines):
-        record = from_json_line(line)
-        if record is not None and (up_to_step is None or record.step <= up_to_step):
-            return record.attempt, record.step
-    return None

@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -85,15 +85,23 @@ class Recorder:
         Raises:
             HarnessError: What `require_owner` raises.
         """
-        self._require_owner()
-        self._try("metrics.jsonl", lambda: self._metrics.append(to_json_line(record)), self._metrics)
-        if (event_file := self._event_file) is not None:
-            self._try("TensorBoard", lambda: event_file.add(record.step, record.time, record.values))
+        self._write(record)
         self._console.advance(record.step)
         if record.step % self._every_steps == 0 or record.step == self._train_steps:
             self._console.show_step(record)
         if has_evaluation(record):
             self._console.show_evaluation(record)
+
+    def repeat(self, records: Sequence[StepRecord]) -> None:
+        """Records steps of before this launch once more, by rising step; what was recorded of them no longer counts.
+
+        Raises:
+            HarnessError: What `require_owner` raises.
+        """
+        if records and (event_file := self._event_file) is not None:
+            self._try("TensorBoard", lambda: event_file.purge(records[0].step))
+        for record in records:
+            self._write(record)
 
     def event(self, kind: str, *, attempt: int, step: int, **fields: object) -> None:
         """Appends an event to `events.jsonl`. Fields are numbers, text, paths, and lists and mappings of these.
@@ -121,6 +129,12 @@ class Recorder:
         if self._event_file is not None:
             self._try("TensorBoard", self._event_file.close)
         self._console.close()
+
+    def _write(self, record: StepRecord) -> None:
+        self._require_owner()
+        self._try("metrics.jsonl", lambda: self._metrics.append(to_json_line(record)), self._metrics)
+        if (event_file := self._event_file) is not None:
+            self._try("TensorBoard", lambda: event_file.add(record.step, record.time, record.values))
 
     def _is_ours(self) -> bool:
         try:

@@ -38,12 +38,22 @@ class EventFile:
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._event, self._summary, self._frame = Event, Summary, RecordWriter
+        self._event, self._session_log, self._summary, self._frame = Event, SessionLog, Summary, RecordWriter
+        self._clock = clock
         folder.mkdir(parents=True, exist_ok=True)
         self._file = _free_path(folder, clock()).open("xb", buffering=0)
         # The purge is heeded only in a file that declared its version before it.
         self._write(Event(wall_time=clock(), step=purge_step, file_version=_FILE_VERSION))
-        self._write(Event(wall_time=clock(), step=purge_step, session_log=SessionLog(status=SessionLog.START)))
+        self.purge(purge_step)
+
+    def purge(self, step: int) -> None:
+        """Steps from this one on that were written so far are no longer shown.
+
+        Raises:
+            OSError: The disk is full or gone.
+        """
+        start = self._session_log(status=self._session_log.START)
+        self._write(self._event(wall_time=self._clock(), step=step, session_log=start))
 
     def add(self, step: int, time: float, values: Mapping[str, float]) -> None:
         """Writes one point of every metric.

@@ -19,7 +19,7 @@ from harness.data.fingerprint import recorded_parts
 from harness.data.history import History, num_parts_of
 from harness.data.journal import read_journal, rollbacks_in_journal
 from harness.errors import UsageError
-from harness.metrics.record import last_key
+from harness.metrics.record import StepRecord, hidden_records, last_key
 from harness.run_dir import RunDir
 from harness.signals.fence import Fence
 from harness.signals.lock import RunLock
@@ -37,6 +37,8 @@ class Start:
     """When parts were adopted and documents put into quarantine, as the run has written it down."""
     skips: tuple[tuple[int, int], ...] = ()
     """Positions that rollbacks skip for good, as it has written them down."""
+    hidden: tuple[StepRecord, ...] = ()
+    """Records of the way to the checkpoint that a start in between has hidden, and that must be written again."""
     snapshot: SnapshotRecord | None = None
     """What every rank has beside it of a later step of the same line, as the first one describes it."""
     name: str = field(default_factory=lambda: uuid4().hex)
@@ -98,12 +100,15 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
         failures.require_not_failed_twice(run_dir, choice.entry.path)
     if resume == "never":
         run_dir.order.unlink(missing_ok=True)
+    entry = choice.entry
+    key = None if entry is None else (entry.manifest.attempt, entry.step)
     return Start(
-        entry=choice.entry,
+        entry=entry,
+        hidden=() if key is None else tuple(hidden_records(run_dir.metrics, attempt=key[0], step=key[1])),
         journal=read_journal(run_dir.order),
         skips=tuple(chain.from_iterable(each.skip_windows for each in rollbacks_in_journal(run_dir.order))),
         passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
-        attempt=attempt_after(run_dir, choice.entry.manifest if choice.entry else None),
+        attempt=attempt_after(run_dir, entry.manifest if entry else None),
     )
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 from disturbed_runs import campaign_site
@@ -20,11 +20,13 @@ from found import play_found
 from launch_faults import Trial
 from scenes import RECIPES, Line, Scene, line_of, make_scene
 from store_faults import Material, StoreTrials, make_material, material_in
-from trainer_faults import trial_of
+from trainer_plans import kills_in, sweep_trial, trial_of
 from warm_trainer import WarmTrainer
 
 SHARES = {"store": 0.35, "trainer": 0.5, "launch": 0.15}
 """Parts of the time; a layer that is not asked for leaves its part to the others."""
+SWEEP = "sweep"
+"""The trainer killed at every call that changes the disk, each once: it has an end."""
 NUM_LAUNCH_FAULTS = 8
 _REPORT_EVERY_S = 30.0
 Say = Callable[[str], None]
@@ -58,7 +60,7 @@ class Stage:
         """Makes what a layer is played on, so that forks of this process find it."""
         if layer == "store":
             _ = self.material
-        elif layer == "trainer":
+        elif layer in ("trainer", SWEEP):
             _ = self.scenes
 
     @cached_property
@@ -85,10 +87,12 @@ class Stage:
 
 def play(wish: Wish, stage: Stage, say: Say) -> Report:
     """Plays every layer for its share of the time; the whole report."""
-    whole = sum(SHARES[layer] for layer in wish.layers)
+    whole = sum(SHARES.get(layer, 1.0) for layer in wish.layers)
     total = Report()
     for layer in wish.layers:
-        seconds = wish.seconds * SHARES[layer] / whole
+        if layer == SWEEP:
+            say(f"{SWEEP}: {len(kills_in(stage.scenes)):,} calls that change the disk, in {len(stage.scenes)} scenes")
+        seconds = wish.seconds * SHARES.get(layer, 1.0) / whole
         total.add(_play_layer(layer, wish, seconds, stage, say))
         if wish.max_injections is not None and total.injections.total() >= wish.max_injections:
             break
@@ -146,7 +150,8 @@ def _play_in_turn(
     place = stage.folder / f"play-{layer}-{first}"
     player = _player(layer, wish.seed, wish.family, stage, place, report)
     limit = None if wish.max_injections is None else wish.max_injections // wish.num_processes + 1
-    for number in count(first, wish.num_processes):
+    numbers = count() if layer != SWEEP else range(len(kills_in(stage.scenes)))
+    for number in islice(numbers, first, None, wish.num_processes):
         if time.monotonic() > ends or (limit is not None and report.injections.total() >= limit):
             break
         player(number)
@@ -174,6 +179,10 @@ def _player(layer: str, seed: int, family: str, stage: Stage, place: Path, repor
     if layer == "trainer":
         return lambda number: trial_of(
             TrialId(layer, seed, number), stage.scenes, place / "scene", stage.trainer, report, family
+        )
+    if layer == SWEEP:
+        return lambda number: sweep_trial(
+            TrialId(layer, seed, number), stage.scenes, place / "scene", stage.trainer, report
         )
     expected: Line = {}
 

@@ -25,7 +25,7 @@ from fault_report import Report, TrialId
 from harms import HARMS
 from judge import Sound, newest, sound_checkpoints, unsound
 from process_runs import descendants, kill_all
-from run_folder_faults import RUN_FILES, fill_up, harm_run_file, occupied, write_protected
+from run_folder_faults import fill_up, harm_run_file, occupied, write_protected
 from scenes import LAST_STEP, SNAPSHOTS, Line, Scene, line_of
 from system_calls import SystemCall, injection, struck
 from warm_trainer import Outcome, WarmTrainer
@@ -33,7 +33,6 @@ from warm_trainer import Outcome, WarmTrainer
 from harness.errors import EXIT_FINISHED
 
 LAYER = "trainer"
-MAX_FAULTS = 4
 ERRORS: Mapping[str, Sequence[str]] = {
     "write": ("ENOSPC", "EIO", "EDQUOT"),
     "pwrite64": ("ENOSPC", "EIO"),
@@ -50,6 +49,7 @@ ERRORS: Mapping[str, Sequence[str]] = {
     "openat": ("ENOSPC", "EMFILE", "ESTALE", "EROFS"),
 }
 READ_ERRORS = ("EIO", "ESTALE", "EMFILE", "EACCES")
+assert all(hasattr(errno, name) for names in (*ERRORS.values(), READ_ERRORS) for name in names)
 _RESUMING = "resuming small from "
 
 
@@ -335,53 +335,3 @@ def _is_running(pid: int) -> bool:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return False
-
-
-Throw = Callable[[TrainerTrial], None]
-OTHERS: dict[str, Throw] = {
-    "SIGKILL at a random moment": lambda trial: trial.killed(signal.SIGKILL),
-    "SIGTERM at a random moment": lambda trial: trial.killed(signal.SIGTERM),
-    "SIGKILL of a forked writer": TrainerTrial.writer_killed,
-    "a full disk": TrainerTrial.on_a_small_disk,
-    "a read-only file system": TrainerTrial.write_protected,
-    "a second process in the run directory": TrainerTrial.occupied,
-    **{f"{name} in a checkpoint": (lambda trial, name=name: trial.harmed(name)) for name in HARMS},
-    **{f"{name} in a snapshot": (lambda trial, name=name: trial.snapshot_harmed(name)) for name in HARMS},
-    **{f"damage to {name}": (lambda trial, name=name: trial.run_file_harmed(name)) for name in RUN_FILES},
-}
-"""What can be thrown besides faults at system calls."""
-
-
-def trial_of(
-    trial: TrialId, scenes: Sequence[Scene], place: Path, trainer: WarmTrainer, report: Report, wanted: str = ""
-) -> None:
-    """Plays one trial: three of four begin at a system call, all of which have their turn; then chance goes on.
-
-    With `wanted` only families are thrown whose name contains it.
-    """
-    draw = random.Random(f"first of {trial}")
-    plan = [(scene, fault) for scene in scenes for fault in call_faults(scene.calls) if wanted in fault.family]
-    random.Random(trial.seed).shuffle(plan)
-    others = [name for name in sorted(OTHERS) if wanted in name]
-    if plan and (trial.number % 4 or not others):
-        scene, fault = plan[(trial.number - (trial.number // 4 if others else 0) - 1) % len(plan)]
-        faults: list[Throw] = [lambda played: played.at_call(fault)]
-    elif others:
-        scene = draw.choice(scenes)
-        faults = [OTHERS[draw.choice(others)]]
-    else:
-        return
-    while len(faults) < MAX_FAULTS and draw.random() < 0.5:
-        faults.append(_drawn(draw, scene, others, wanted))
-    TrainerTrial(scene, trial, place, trainer, report).play(faults)
-
-
-def _drawn(draw: random.Random, scene: Scene, others: Sequence[str], wanted: str) -> Throw:
-    at_calls = [fault for fault in call_faults(scene.calls) if wanted in fault.family]
-    if at_calls and (draw.random() < 0.6 or not others):
-        fault = draw.choice(at_calls)
-        return lambda trial: trial.at_call(fault)
-    return OTHERS[draw.choice(others)]
-
-
-assert all(hasattr(errno, name) for names in (*ERRORS.values(), READ_ERRORS) for name in names)

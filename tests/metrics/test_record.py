@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.metrics import names
-from harness.metrics.record import StepRecord, from_json_line, read_records, to_json_line
+from harness.metrics import record as records
+from harness.metrics.record import StepRecord, from_json_line, hidden_records, last_key, read_records, to_json_line
 
 METRIC_NAMES = st.sampled_from([names.LM_LOSS, names.lm_loss_of("zh"), names.GRAD_NORM, names.LEARNING_RATE])
 
@@ -123,3 +125,48 @@ def test_records_by_another_writer_are_read_whatever_the_order_of_their_keys(tmp
 
 def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
     assert steps_of(tmp_path / "metrics.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("lost", "expected"),
+    [
+        ([], []),
+        (lines_of(0, 7, 9), []),
+        (lines_of(1, 7, 8), []),
+        (lines_of(1, 5, 5), [5, 6]),
+        (lines_of(1, 5, 9), [5, 6]),
+        (lines_of(1, 6, 6), [6]),
+        ([*lines_of(1, 5, 5), *lines_of(2, 3, 4)], [3, 4, 5, 6]),
+    ],
+)
+def test_the_way_to_a_checkpoint_that_a_lost_start_has_hidden(
+    tmp_path: Path, lost: list[str], expected: list[int]
+) -> None:
+    path = tmp_path / "metrics.jsonl"
+    steps_of(path, *lines_of(0, 1, 8), *lost)
+    hidden = hidden_records(path, attempt=0, step=6)
+    assert [(read.attempt, read.step) for read in hidden] == [(0, step) for step in expected]
+    again = [to_json_line(dataclasses.replace(read, attempt=3)) for read in hidden]
+    read = steps_of(path, *lines_of(0, 1, 8), *lost, *again, *lines_of(3, 7, 9))
+    assert [step for _, step in read] == list(range(1, 10))
+    assert {attempt for attempt, step in read if step <= 6} <= {0, 3}
+
+
+def test_the_way_is_that_of_its_attempt_with_what_went_before_it(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    steps_of(path, *lines_of(0, 1, 6), *lines_of(1, 3, 6), *lines_of(2, 2, 2))
+    hidden = hidden_records(path, attempt=1, step=5)
+    assert [(read.attempt, read.step) for read in hidden] == [(0, 2), (1, 3), (1, 4), (1, 5)]
+
+
+def test_the_last_line_up_to_a_step_is_found_however_far_back_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(records, "_TAIL_BYTES", 300)
+    path = tmp_path / "metrics.jsonl"
+    steps_of(path, *lines_of(0, 1, 40), *lines_of(1, 30, 60), b'{"attempt": 0, "st')
+    assert last_key(path) == (1, 60)
+    assert last_key(path, up_to_step=29) == (0, 29)
+    assert last_key(path, up_to_step=35) == (1, 35)
+    assert last_key(path, up_to_step=0) is None
+    assert last_key(tmp_path / "none") is None

@@ -176,6 +176,21 @@ def test_tensorboard_files_are_written_if_asked_for(tmp_path: Path) -> None:
     assert not (tmp_path / "other" / "tensorboard").exists()
 
 
+def test_steps_that_are_repeated_count_instead_of_what_was_recorded_of_them(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    writes = recorder(tmp_path, stream, logging=LoggingConfig(tensorboard=False, console_every_steps=1))
+    for step in (1, 2, 3):
+        writes.step(record(step))
+    writes.repeat([record(2, **{names.GRAD_NORM: 7.0})])
+    writes.repeat([])
+    writes.close()
+    assert [(read.step, read.values.get(names.GRAD_NORM)) for read in read_records(tmp_path / "metrics.jsonl")] == [
+        (1, None),
+        (2, 7.0),
+    ]
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["1/10", "2/10", "3/10"]
+
+
 def test_without_the_tensorboard_package_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.record_writer", None)
     stream = io.StringIO()

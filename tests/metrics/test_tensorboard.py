@@ -37,9 +37,11 @@ def test_tensorboard_shows_the_names_and_hides_the_points_that_a_resume_took_bac
     first.close()
     second = EventFile(tmp_path, purge_step=4, clock=clock)
     second.add(4, 6.0, {"train/lm_loss": 40.0})
+    second.purge(4)
+    second.add(4, 6.5, {"train/lm_loss": 41.0})
     second.close()
     assert scalars(tmp_path) == {
-        "train/lm_loss": [(1, 1.0), (2, 2.0), (3, 3.0), (4, 40.0)],
+        "train/lm_loss": [(1, 1.0), (2, 2.0), (3, 3.0), (4, 41.0)],
         "train/lm_loss/zh": [(1, 2.0), (2, 2.0), (3, 2.0)],
     }
 

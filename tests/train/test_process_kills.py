@@ -65,6 +65,32 @@ def test_runs_that_are_killed_again_and_again_end_like_one_that_was_not(
     assert {event["attempt"] for event in site.events("resumed")} <= {1, 2}
 
 
+def test_a_checkpoint_that_one_start_could_not_read_is_gone_on_from_by_the_next_with_every_step_recorded(
+    site: Site, tmp_path: Path
+) -> None:
+    """`site` has finished: its line is what a disturbed run is compared with."""
+    expected = site.losses()
+    disturbed = Site(tmp_path)
+    disturbed.config |= {"checkpoint": {"save_every_steps": SAVE_EVERY}, "parallel": site.config["parallel"]}
+    code, text = disturbed.train("--set", "run.stop_at_step=8").finish()
+    assert code == 0, text
+    newest, away = disturbed.run_dir.checkpoint(8), tmp_path / "a disk that is away"
+    newest.rename(away)
+    saves_nothing = ("--set", "checkpoint.save_every_steps=100")
+    kill_when(disturbed.train(*saves_nothing), lambda: recorded(disturbed) >= (1, 6), everybody)
+    away.rename(newest)
+    code, text = disturbed.train("--set", f"run.stop_at_step={LAST_STEP}").finish()
+    assert code == 0, text
+    assert f"resuming small from {newest} (step 8)" in text
+    assert disturbed.losses() == expected
+    assert [record.attempt for record in disturbed.records()] == [0] * 4 + [2] * 12
+
+
+def recorded(site: Site) -> tuple[int, int]:
+    last = site.records()[-1]
+    return last.attempt, last.step
+
+
 def is_saving(site: Site) -> bool:
     return any(name.endswith(".partial") for name in site.checkpoints())
 
