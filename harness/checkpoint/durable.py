@@ -27,6 +27,18 @@ def open_regular(path: Path) -> int:
     return descriptor
 
 
+def read_regular(path: Path, most_bytes: int) -> bytes:
+    """The content of a file as `open_regular` opens it; of one larger than `most_bytes` its first `most_bytes` + 1.
+
+    It takes the memory of the file's size: `read(n)` would take `n` first, which a limited process may not have.
+
+    Raises:
+        OSError: as `open_regular` does.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        return file.read(min(os.fstat(file.fileno()).st_size, most_bytes + 1))
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable: what was created, renamed or removed in it stays so."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Annotated, Final, Literal, NoReturn
 import xxhash
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from harness.checkpoint.durable import open_regular, replace_file
+from harness.checkpoint.durable import read_regular, replace_file
 from harness.checkpoint.signature import SigningKey
 from harness.errors import CheckpointError
 from harness.plan.layouts import Layout
@@ -225,10 +224,7 @@ def read_manifest(folder: Path, key: SigningKey | None = None) -> Manifest:
 def manifest_or_problem(folder: Path, key: SigningKey | None = None) -> Manifest | str:
     """The manifest of a folder, or why the folder is no checkpoint (or none that `key` has signed)."""
     try:
-        descriptor = open_regular(folder / MANIFEST_NAME)
-        with os.fdopen(descriptor, "rb") as file:
-            content = file.read(MAX_MANIFEST_BYTES + 1)
-        return parse_manifest(content, key)
+        return parse_manifest(read_regular(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES), key)
     except FileNotFoundError:
         return f"{MANIFEST_NAME} is missing"
     except OSError as error:

@@ -8,12 +8,11 @@ ends the reading. No class of torch, nor of anybody else, is ever looked up.
 from __future__ import annotations
 
 import io
-import os
 import pickle  # the architecture's test allows it in this file only
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoint.durable import open_regular
+from harness.checkpoint.durable import read_regular
 from harness.errors import CheckpointError
 
 METADATA_NAME = ".metadata"
@@ -90,8 +89,7 @@ def read_inert(path: Path) -> Inert:
         CheckpointError: the file cannot be read, is too large, is no such pickle, or names what is not allowed.
     """
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
-            content = file.read(MAX_METADATA_BYTES + 1)
+        content = read_regular(path, MAX_METADATA_BYTES)
     except OSError as error:
         raise CheckpointError(f"its .metadata cannot be read: {error.strerror}") from error
     if len(content) > MAX_METADATA_BYTES:

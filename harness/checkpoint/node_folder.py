@@ -27,7 +27,7 @@ import torch
 import xxhash
 from pydantic import AwareDatetime, Field, ValidationError
 
-from harness.checkpoint.durable import open_regular
+from harness.checkpoint.durable import open_regular, read_regular
 from harness.checkpoint.manifest import Count, Manifest, Record
 from harness.run_dir import RunDir, step_name
 
@@ -187,8 +187,7 @@ def _require_own(folder: Path) -> None:
 
 def _parsed(path: Path) -> SnapshotRecord | None:
     try:
-        with os.fdopen(open_regular(path), "rb") as file:
-            record = SnapshotRecord.model_validate_json(file.read(MAX_RECORD_BYTES))
+        record = SnapshotRecord.model_validate_json(read_regular(path, MAX_RECORD_BYTES))
     except (OSError, ValidationError):
         return None
     return record if record.name == path.stem else None

@@ -47,7 +47,24 @@ def work() -> int:
             sys.stderr.write(f"harness: error: the connection to another rank, which ended, was lost: {error}\n")
         else:
             traceback.print_exc()
+        if advice := memory_advice(error):
+            sys.stderr.write(f"harness: error: {advice}\n")
         return EXIT_INTERNAL
+
+
+def memory_advice(error: BaseException) -> str | None:
+    """What to do if an error says that memory is used up, None if it says something else."""
+    if isinstance(error, MemoryError):
+        return (
+            "the memory of this host is used up, or as much as its limits allow (ulimit -v, the job's --mem): give the "
+            "job more, or lower checkpoint.snapshots_kept"
+        )
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; its own text says how much was asked for
+        return (
+            "the memory of this GPU is used up: `harness plan` says what takes it. Lower parallel.micro_batch_size, "
+            "recompute activations (parallel.recompute), or spread the model over more GPUs"
+        )
+    return None
 
 
 def _take_children_along() -> None:

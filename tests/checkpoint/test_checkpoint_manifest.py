@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,17 @@ def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     path.touch()
     os.truncate(path, 10 * MAX_MANIFEST_BYTES)
     assert manifest_or_problem(tmp_path) == "manifest.json is larger than 64 MiB"
+
+
+def test_reading_takes_the_memory_of_the_file_and_not_of_the_largest_that_is_allowed(tmp_path: Path) -> None:
+    write_manifest(tmp_path, golden())
+    tracemalloc.start()
+    try:
+        manifest_or_problem(tmp_path)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 4 * 1024**2
 
 
 def test_only_a_regular_file_is_read(tmp_path: Path) -> None:

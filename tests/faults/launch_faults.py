@@ -16,7 +16,7 @@ from __future__ import annotations
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from disturbed_runs import LAST_STEP, everybody, is_saving, one_rank, wait_for, wait_until_gone
@@ -25,6 +25,7 @@ from harms import HARMS, Harm
 from judge import newest, sound_checkpoints
 from process_runs import Command, Site, descendants, kill_all
 from scenes import Line, line_of
+from surroundings import wrong_clock
 
 from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_USAGE
 from harness.signals.lock import owner_of
@@ -111,6 +112,20 @@ class Trial:
         harm(self._random, self._random.choice(files), files)
         return True
 
+    def wrong_clock(self) -> bool:
+        """A start whose clock is far from the last one's; then it is killed, with all its ranks."""
+        environment = wrong_clock(self._random)
+        if not environment:
+            return False
+        first, ahead = self._site.last_step(), self._random.randint(1, 9)
+        with self._start(environment) as command:
+            wait_for(command, lambda: self._site.last_step() >= first + ahead)
+            if command.process.poll() is None:
+                kill_all(everybody(command))
+                command.process.wait(timeout=120)
+            self._left(command)
+        return True
+
     def stop_politely(self) -> bool:
         """SIGTERM to the launcher: the run saves and asks to be started again."""
         with self._start() as command:
@@ -124,9 +139,9 @@ class Trial:
                 self._violated(f"a polite stop left with {code}")
         return True
 
-    def _start(self) -> Command:
+    def _start(self, environment: Mapping[str, str] | None = None) -> Command:
         self._report.num_starts += 1
-        return self._site.train()
+        return self._site.train(environment=environment)
 
     def _left(self, command: Command) -> None:
         if command.process.returncode == EXIT_FINISHED and self._site.last_step() < LAST_STEP:
@@ -160,5 +175,6 @@ FAULTS: dict[str, Callable[[Trial], bool]] = {
     "SIGKILL of the launcher": lambda trial: trial.kill(lambda command: [command.process.pid]),
     "SIGTERM to the launcher": lambda trial: trial.stop_politely(),
     "a second process in the run directory": lambda trial: trial.second_process(),
+    "a clock that is wrong": lambda trial: trial.wrong_clock(),
     **{f"{name} in a checkpoint": (lambda trial, harm=harm: trial.damage(harm)) for name, harm in HARMS.items()},
 }

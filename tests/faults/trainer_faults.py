@@ -27,6 +27,7 @@ from judge import Sound, newest, sound_checkpoints, unsound
 from process_runs import descendants, kill_all
 from run_folder_faults import fill_up, harm_run_file, occupied, write_protected
 from scenes import LAST_STEP, SNAPSHOTS, Line, Scene, line_of
+from surroundings import SURROUNDINGS, Surroundings
 from system_calls import SystemCall, injection, struck
 from warm_trainer import Outcome, WarmTrainer
 
@@ -37,17 +38,18 @@ ERRORS: Mapping[str, Sequence[str]] = {
     "write": ("ENOSPC", "EIO", "EDQUOT"),
     "pwrite64": ("ENOSPC", "EIO"),
     "writev": ("ENOSPC", "EIO"),
-    "fsync": ("EIO", "ENOSPC"),
+    "fsync": ("EIO", "ENOSPC", "ESTALE"),
     "fdatasync": ("EIO",),
     "close": ("EIO", "EDQUOT"),
-    "rename": ("EIO", "ENOSPC", "EROFS"),
+    "rename": ("EIO", "ENOSPC", "EROFS", "ESTALE", "EXDEV"),
     "mkdir": ("ENOSPC", "EROFS"),
-    "unlink": ("EIO", "EROFS"),
+    "unlink": ("EIO", "EROFS", "ESTALE"),
     "unlinkat": ("EIO", "EROFS"),
-    "rmdir": ("EIO",),
+    "rmdir": ("EIO", "ENOTEMPTY"),
     "ftruncate": ("EIO", "ENOSPC"),
     "openat": ("ENOSPC", "EMFILE", "ESTALE", "EROFS"),
 }
+SLOW = ("write", "fsync", "rename", "unlink", "mkdir")
 READ_ERRORS = ("EIO", "ESTALE", "EMFILE", "EACCES")
 assert all(hasattr(errno, name) for names in (*ERRORS.values(), READ_ERRORS) for name in names)
 _RESUMING = "resuming small from "
@@ -59,7 +61,7 @@ class CallFault:
 
     call: SystemCall
     kind: str
-    """`SIGKILL`, `lost` (the disk says that it has what it has not), or the name of an errno."""
+    """`SIGKILL`, `lost` (the disk says that it has what it has not), `slow`, or the name of an errno."""
     sticky: bool = False
 
     @property
@@ -68,12 +70,16 @@ class CallFault:
             return f"SIGKILL at {self.call.name}"
         if self.kind == "lost":
             return "a write that is lost"
+        if self.kind == "slow":
+            return f"a {self.call.name} that takes a second"
         return f"{self.kind} {'from then on ' if self.sticky else ''}at {self.call.name}"
 
     @property
     def strace(self) -> str:
         if self.kind == "SIGKILL":
             return "signal=SIGKILL"
+        if self.kind == "slow":
+            return "delay_exit=1000000"
         return f"retval={self.call.result}" if self.kind == "lost" else f"error={self.kind}"
 
 
@@ -83,6 +89,8 @@ def call_faults(calls: Sequence[SystemCall]) -> list[CallFault]:
     for call in calls:
         kinds = READ_ERRORS if call.reads else ERRORS.get(call.name, ())
         found += [CallFault(call, kind, sticky) for kind in kinds for sticky in (False, True)]
+        if call.name in SLOW:
+            found.append(CallFault(call, "slow"))
         if (
             call.name == "write"
             and call.result > 0
@@ -116,6 +124,7 @@ class TrainerTrial:
         self._may_lack_lines = False
         self._was_refused = False
         self._num_failed_starts = 0
+        self._around = Surroundings("as they should be")
         self._story: list[str] = []
 
     def play(self, faults: Sequence[Callable[[TrainerTrial], None]]) -> None:
@@ -239,12 +248,25 @@ class TrainerTrial:
             self._violated(f"a second process in the run directory left with {outcome.code}: {outcome.output[-300:]}")
         self._counted(True)
 
+    def surrounded(self, name: str) -> None:
+        """A start in surroundings that are not as they should be."""
+        self._family = name
+        is_first = not self._story
+        around = SURROUNDINGS[name](self.draw)
+        self._around = around
+        outcome = self.start(around.what, prepare=around.prepare, meanwhile=around.meanwhile)
+        self._around = Surroundings("as they should be")
+        if is_first and outcome.code != EXIT_FINISHED and not around.may_fail:
+            self._violated(f"it left with {outcome.code}: {outcome.output[-500:]}")
+        self._counted(True)
+
     def start(
         self,
         what: str,
         *,
         strace: Sequence[str] = (),
         meanwhile: Callable[[int], None] | None = None,
+        prepare: Callable[[], None] = lambda: None,
         unreadable: str | None = None,
         resume: str = "auto",
     ) -> Outcome:
@@ -253,7 +275,9 @@ class TrainerTrial:
         folder = self.run_dir / "checkpoints"
         before = Before(newest(folder), {sound.path for sound in sound_checkpoints(folder)}, self._harmed, unreadable)
         config = self._place / "config.yaml"
-        outcome = self._trainer.start(config, self.run_dir, strace=strace, meanwhile=meanwhile, resume=resume)
+        outcome = self._trainer.start(
+            config, self.run_dir, strace=strace, meanwhile=meanwhile, prepare=prepare, resume=resume
+        )
         self._num_failed_starts += outcome.code > 0
         self._report.num_starts += 1
         rejected = self.run_dir / "signals" / "rejected" / "rollback.json"
@@ -267,11 +291,12 @@ class TrainerTrial:
     def _check_end(self, outcome: Outcome) -> None:
         if outcome.hangs:
             self._violated(f"it hangs: {outcome.output[-6000:]}")
-        if "Traceback" in outcome.output:
+        if "Traceback" in outcome.output and not self._around.may_fail:
             self._violated(f"a traceback: {outcome.output[-1500:]}")
         if outcome.code == EXIT_FINISHED and not self._is_finished():
             self._violated(f"exit code 0, but step {LAST_STEP} is not saved: {outcome.output[-500:]}")
-        if outcome.code > 0 and "error" not in outcome.output and "(exit code" not in outcome.output:
+        says_why = "error" in outcome.output or "(exit code" in outcome.output
+        if outcome.code > 0 and not says_why and self._around.is_heard:
             self._violated(f"left with {outcome.code} and said only: {outcome.output[-300:]}")
 
     def _is_finished(self) -> bool:

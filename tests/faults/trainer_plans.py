@@ -11,6 +11,7 @@ from fault_report import Report, TrialId
 from harms import HARMS
 from run_folder_faults import RUN_FILES
 from scenes import Scene
+from surroundings import SURROUNDINGS
 from trainer_faults import CallFault, TrainerTrial, call_faults
 from warm_trainer import WarmTrainer
 
@@ -25,6 +26,7 @@ OTHERS: dict[str, Throw] = {
     "a second process in the run directory": TrainerTrial.occupied,
     **{f"{name} in a checkpoint": (lambda trial, name=name: trial.harmed(name)) for name in HARMS},
     **{f"{name} in a snapshot": (lambda trial, name=name: trial.snapshot_harmed(name)) for name in HARMS},
+    **{name: (lambda trial, name=name: trial.surrounded(name)) for name in SURROUNDINGS},
     **{f"damage to {name}": (lambda trial, name=name: trial.run_file_harmed(name)) for name in RUN_FILES},
 }
 """What can be thrown besides faults at system calls."""

@@ -69,11 +69,13 @@ class WarmTrainer:
         *,
         strace: Sequence[str] = (),
         meanwhile: Callable[[int], None] | None = None,
+        prepare: Callable[[], None] = lambda: None,
         resume: str = "auto",
     ) -> Outcome:
         """Runs the trainer to its end, under `strace` if arguments for it are given.
 
-        `meanwhile` is called with the process id when the trainer goes off.
+        `prepare` is called in its process before it goes off; `meanwhile`, with its process id, in this one when it
+        does.
         """
         output = config.with_name("output.txt")
         output.write_bytes(b"")  # a start that is killed at once must not seem to have said what the last one said
@@ -84,7 +86,7 @@ class WarmTrainer:
             pid = os.fork()
         if pid == 0:
             os.close(writing)
-            _train(config, run_dir, output, reading, port, resume)
+            _train(config, run_dir, output, reading, port, resume, prepare)
         os.close(reading)
         tracer = _attach(pid, strace, config.with_name("strace.txt")) if strace else None
         os.write(writing, b"x")
@@ -103,7 +105,9 @@ class WarmTrainer:
         return Outcome(code, output.read_text(errors="replace"), hangs)
 
 
-def _train(config: Path, run_dir: Path, output: Path, go: int, port: int, resume: str) -> None:
+def _train(
+    config: Path, run_dir: Path, output: Path, go: int, port: int, resume: str, prepare: Callable[[], None]
+) -> None:
     code = 99
     try:
         os.setsid()
@@ -125,6 +129,7 @@ def _train(config: Path, run_dir: Path, output: Path, go: int, port: int, resume
         warnings.simplefilter("ignore")
         faulthandler.register(_STACKS, file=2)
         os.read(go, 1)
+        prepare()
         from harness.train.worker import work
 
         code = work()

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,11 +86,19 @@ class Site:
     def run_dir(self) -> RunDir:
         return RunDir(self.root / "run")
 
-    def train(self, *arguments: str, run_dir: Path | None = None, terminal: int | None = None) -> Command:
+    def train(
+        self,
+        *arguments: str,
+        run_dir: Path | None = None,
+        terminal: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Command:
         """Starts `harness train`, with its output going to a terminal if one is given."""
         config = self.root / "config.yaml"
         config.write_text(yaml.safe_dump(self.config, sort_keys=False))
-        return Command(["train", str(config), "--run-dir", str(run_dir or self.run_dir.root), *arguments], terminal)
+        return Command(
+            ["train", str(config), "--run-dir", str(run_dir or self.run_dir.root), *arguments], terminal, environment
+        )
 
     def enlarge_channel(self, name: str, num_documents: int) -> None:
         """Makes a channel anew, with more documents."""
@@ -137,11 +145,13 @@ def loss_and_norm(record: StepRecord) -> tuple[float, float]:
 class Command:
     """A `harness` command that runs in the background; left over, it and all its descendants are killed."""
 
-    def __init__(self, arguments: Sequence[str], terminal: int | None = None) -> None:
+    def __init__(
+        self, arguments: Sequence[str], terminal: int | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.process = subprocess.Popen(
             [*HARNESS, *arguments],
             cwd=REPOSITORY,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "xterm"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "xterm", **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if terminal is None else terminal,
             stderr=subprocess.STDOUT,
