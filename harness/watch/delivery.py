@@ -5,9 +5,12 @@ Addresses hold secrets: no error text and no log shows more of one than what sta
 
 from __future__ import annotations
 
+import http.client
 import importlib
 import json
 import subprocess
+import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
@@ -36,7 +39,54 @@ def deliveries(command: Sequence[str], urls_file: Path | None, more_urls: Sequen
         UsageError: The file of addresses cannot be read, or apprise is needed and not installed.
     """
     found: list[Deliver] = [_command(tuple(command))] if command else []
-    return found + [_address(url) for url in (*_urls_in(urls_file), *more_urls)]
+    found += [_address(url) for url in (*_urls_in(urls_file), *more_urls)]
+    return [Unhurried(deliver) for deliver in found]
+
+
+class Unhurried:
+    """A delivery that nobody waits for longer than `patience_s`, however slowly its place answers.
+
+    It goes on beside the caller; who tries the same text again then hears how it ended. One is under way at a time.
+    """
+
+    def __init__(self, deliver: Deliver, patience_s: float = 10.0) -> None:
+        self._deliver = deliver
+        self._patience_s = patience_s
+        self._under_way: tuple[str, threading.Thread] | None = None
+        self._problem: str | None = None
+
+    def __call__(self, text: str) -> None:
+        """Delivers, or hears of the delivery that is under way.
+
+        Raises:
+            UndeliveredError: Nobody took the text, or nobody has yet.
+        """
+        ends = time.monotonic() + self._patience_s
+        while True:
+            sent, thread = self._under_way or self._begin(text)
+            thread.join(max(0.0, ends - time.monotonic()))
+            if thread.is_alive():
+                raise UndeliveredError(f"no answer within {self._patience_s:g} s")
+            self._under_way = None
+            if sent == text:
+                break
+        if self._problem is not None:
+            raise UndeliveredError(self._problem)
+
+    def _begin(self, text: str) -> tuple[str, threading.Thread]:
+        thread = threading.Thread(target=self._run, args=(text,), name="alert", daemon=True)
+        self._problem = None
+        self._under_way = text, thread
+        thread.start()
+        return self._under_way
+
+    def _run(self, text: str) -> None:
+        try:
+            self._deliver(text)
+        except UndeliveredError as error:
+            self._problem = str(error)
+        except Exception as error:  # noqa: BLE001 (whatever a place answers, it must not end the watcher)
+            self._problem = type(error).__name__  # its text may hold an address, and so a secret
 
 
 def _urls_in(path: Path | None) -> list[str]:
@@ -75,6 +125,17 @@ def _command(command: tuple[str, ...]) -> Deliver:
     return run
 
 
+class _StaysThere(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: what an alert says is for the place that was configured."""
+
+    def redirect_request(self, *arguments: Any) -> None:  # noqa: ANN401 (the library's signature)
+        """None: the answer itself becomes the error."""
+        del arguments
+
+
+_OPENER = urllib.request.build_opener(_StaysThere)
+
+
 def _post(url: str, body: dict[str, Any], code_key: str) -> None:
     """Posts JSON. Feishu and DingTalk answer HTTP 200 even when they refuse: the body's code tells."""
     host = urlsplit(url).hostname
@@ -82,9 +143,9 @@ def _post(url: str, body: dict[str, Any], code_key: str) -> None:
         url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}, method="POST"
     )
     try:
-        with urllib.request.urlopen(request, timeout=_WEBHOOK_TIMEOUT_S) as answer:
+        with _OPENER.open(request, timeout=_WEBHOOK_TIMEOUT_S) as answer:
             fields = json.loads(answer.read(65536))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
         raise UndeliveredError(f"{host}: {type(error).__name__}") from None
     code = fields.get(code_key, fields.get("StatusCode")) if isinstance(fields, dict) else None
     if code != 0:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.server
 import json
+import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,7 +18,7 @@ import pytest
 from harness.errors import UsageError
 from harness.watch import delivery
 from harness.watch.alerts import Alerts
-from harness.watch.delivery import UndeliveredError, deliveries
+from harness.watch.delivery import UndeliveredError, Unhurried, deliveries
 from harness.watch.memory import Memory
 
 SECRET = "s3cr3t"
@@ -152,6 +154,96 @@ def test_a_webhook_that_refuses_with_http_200_is_heard(
     answers[:] = [agreement]
     deliver("hello")
     assert got[-1] == body
+
+
+ODD_ANSWERS = {
+    "what is no HTTP": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "nothing": b"",
+    "an answer that is cut off": b"HTTP/1.1 200 OK\r\nContent-Length: 900\r\n\r\n{",
+    "a chunk that is cut off": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{",
+    "a bad chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n{",
+    "too many headers": b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+    "an error": b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n",
+    "not now": b"HTTP/1.1 429 Later\r\nRetry-After: 3\r\nContent-Length: 0\r\n\r\n",
+    "a list": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+    "much": b"HTTP/1.1 200 OK\r\n\r\n" + b"[" * 10_000_000,
+}
+
+
+@pytest.mark.parametrize("name", ODD_ANSWERS)
+def test_a_webhook_that_answers_oddly_is_one_that_took_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_FEISHU_HOSTS", ("127.0.0.1",))
+    with listening(lambda connection: connection.sendall(ODD_ANSWERS[name])) as url:
+        (deliver,) = deliveries((), None, [f"{url}/{SECRET}"])
+        with pytest.raises(UndeliveredError) as caught:
+            deliver("hello")
+    assert SECRET not in str(caught.value)
+    assert str(caught.value).startswith("127.0.0.1")
+
+
+def test_an_alert_follows_no_redirection(monkeypatch: pytest.MonkeyPatch) -> None:
+    visited: list[bytes] = []
+    monkeypatch.setattr(delivery, "_FEISHU_HOSTS", ("127.0.0.1",))
+    with listening(lambda connection: visited.append(b"elsewhere")) as elsewhere:
+        answer = f"HTTP/1.1 302 There\r\nLocation: {elsewhere}\r\nContent-Length: 0\r\n\r\n".encode()
+        with listening(lambda connection: connection.sendall(answer)) as url:
+            (deliver,) = deliveries((), None, [url])
+            with pytest.raises(UndeliveredError, match="HTTPError"):
+                deliver("hello")
+    assert visited == []
+
+
+def test_a_place_that_takes_its_time_is_not_waited_for_and_heard_later() -> None:
+    taken: list[str] = []
+    goes_on = threading.Event()
+
+    def slow(text: str) -> None:
+        goes_on.wait()
+        taken.append(text)
+
+    place = Unhurried(slow, patience_s=0.05)
+    for _ in range(2):
+        with pytest.raises(UndeliveredError, match=r"no answer within 0\.05 s"):
+            place("first")
+    goes_on.set()
+    Unhurried(slow)("another place")
+    while taken.count("first") < 1:
+        pass
+    place("first")
+    place("second")
+    assert taken.count("first") == 1, "it was sent twice"
+    assert taken[-1] == "second"
+
+
+def test_whatever_a_place_raises_is_told_without_its_text() -> None:
+    def broken(text: str) -> None:
+        raise RuntimeError(SECRET)
+
+    with pytest.raises(UndeliveredError, match="^RuntimeError$"):
+        Unhurried(broken)("hello")
+
+
+@contextmanager
+def listening(answer: Callable[[socket.socket], object]) -> Iterator[str]:
+    """A server that reads a request's beginning, answers and hangs up; its address."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            with connection, suppress(OSError):
+                connection.recv(65536)
+                answer(connection)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield f"http://127.0.0.1:{server.getsockname()[1]}"
+    server.shutdown(socket.SHUT_RDWR)
+    server.close()
+    thread.join()
 
 
 def test_addresses_of_apprise(monkeypatch: pytest.MonkeyPatch) -> None:
