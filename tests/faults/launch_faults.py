@@ -124,6 +124,8 @@ class Trial:
                 kill_all(everybody(command))
                 command.process.wait(timeout=120)
             self._left(command)
+        for left_behind in Path("/dev/shm").glob(f"*faketime_s*_{command.process.pid}"):
+            left_behind.unlink()
         return True
 
     def stop_politely(self) -> bool:

@@ -11,9 +11,7 @@ import ctypes
 import faulthandler
 import gc
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -24,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from process_runs import descendants, kill_all
+
+from harness.launch.machine import free_port
 
 _PR_SET_PDEATHSIG = 1
 _STACKS = signal.SIGRTMIN
@@ -80,7 +80,7 @@ class WarmTrainer:
         output = config.with_name("output.txt")
         output.write_bytes(b"")  # a start that is killed at once must not seem to have said what the last one said
         reading, writing = os.pipe()
-        port = _free_port()
+        port = free_port()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside any thread
             pid = os.fork()
@@ -170,12 +170,3 @@ def _attach(pid: int, arguments: Sequence[str], said: Path) -> subprocess.Popen[
         assert tracer.poll() is None, f"strace cannot trace: {text.decode()}"
         time.sleep(0.002)
     return tracer
-
-
-def _free_port() -> int:
-    """A port that nobody listens to, and that the system gives to nobody who asks for any."""
-    while True:
-        port = random.SystemRandom().randrange(15_000, 30_000)
-        with socket.socket() as listener, suppress(OSError):
-            listener.bind(("127.0.0.1", port))
-            return port

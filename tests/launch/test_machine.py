@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import random
 import socket
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,20 @@ def test_gpus_that_torch_cannot_count_are_an_error(counting: tuple[str, ...]) ->
 def test_a_free_port_can_be_listened_on() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", free_port()))
+
+
+def test_a_free_port_is_none_that_the_system_gives_to_others() -> None:
+    first_given = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(10_000 <= port < first_given for port in (free_port() for _ in range(50)))
+
+
+def test_ports_that_are_taken_are_not_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = free_port()
+    drawn = iter([taken, taken, taken + 1])
+    monkeypatch.setattr(random.SystemRandom, "randrange", lambda *limits: next(drawn))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", taken))
+        assert free_port() == taken + 1
 
 
 def test_there_is_at_least_one_core() -> None:
