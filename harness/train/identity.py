@@ -25,3 +25,12 @@ def versions() -> Versions:
         torch=version("torch"),
         python=platform.python_version(),
     )
+
+
+def other_versions(saved: Versions, now: Versions) -> str | None:
+    """What people should know if other programs go on than those that saved, None if they are the same."""
+    before, after = saved.model_dump(), now.model_dump()
+    changed = [f"{name} {before[name]}, now {after[name]}" for name in after if before[name] != after[name]]
+    if not changed:
+        return None
+    return f"it was saved by other versions: {'; '.join(changed)}: steps may differ in the last bits"

@@ -35,6 +35,7 @@ from harness.train import failures
 from harness.train.agreement import heard_by_all
 from harness.train.data import RunData, open_data
 from harness.train.decide import Milestones
+from harness.train.identity import other_versions, versions
 from harness.train.in_flight import InFlight
 from harness.train.loading import require_same_data, restore
 from harness.train.mcore import Pipeline
@@ -204,6 +205,8 @@ def _open_recorder(
         recorder.message(f"starting {config.run.name} anew in {run_dir.root}, seed {config.run.seed}")
     else:
         recorder.message(f"resuming {config.run.name} from {start.entry.path} (step {start.entry.step})")
+        if changed := other_versions(start.entry.manifest.versions, versions()):
+            recorder.message(changed)
     if start.snapshot is not None:
         recorder.message(
             f"and from there by the ranks' snapshots of step {start.step} in {config.checkpoint.snapshot_folder}"

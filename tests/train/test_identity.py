@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from harness.train.identity import other_versions, versions
+
+
+def test_who_goes_on_with_other_versions_is_told_which() -> None:
+    now = versions()
+    saved = now.model_copy(update={"torch": "2.1.0", "megatron_core": "0.9.0"})
+    assert other_versions(now, now) is None
+    assert other_versions(saved, now) == (
+        f"it was saved by other versions: megatron_core 0.9.0, now {now.megatron_core}; torch 2.1.0, now {now.torch}: "
+        "steps may differ in the last bits"
+    )
