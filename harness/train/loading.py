@@ -84,6 +84,8 @@ def restore(run: Run, start: Start) -> TrainState:
     if run.recorder is not None:
         _accept(run, run.recorder)
         run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
+        if start.snapshot is None:  # the way to a snapshot is never hidden
+            run.recorder.repeat([replace(record, attempt=state.attempt) for record in start.hidden])
         for text in introduction(run):
             run.recorder.message(text)
     return state

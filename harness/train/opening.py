@@ -196,8 +196,6 @@ def _open_recorder(
         outlets=Outlets(require_owner=partial(_require_held, store.fence)),
     )
     closing.callback(recorder.close)
-    if start.snapshot is None:  # the way to a snapshot is never hidden
-        recorder.repeat([replace(record, attempt=start.attempt) for record in start.hidden])
     for text in start.passed_over:
         recorder.event("passed-over", attempt=start.attempt, step=start.step, reason=text)
         recorder.message(f"warning: {text}")

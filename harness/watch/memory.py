@@ -56,6 +56,8 @@ class Memory:
     """Key of the last record seen."""
     consumed_samples: int = 0
     resumed_after_step: int | None = None
+    resumed: tuple[int, int] | None = None
+    """Attempt and step that the newest launch went on from; records of earlier steps of that attempt are repeated."""
     attempt_to_await: int = 0
     """Records of earlier attempts are history: a rollback has been carried out since."""
     pending: str | None = None

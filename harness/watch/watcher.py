@@ -128,6 +128,7 @@ class Watcher:
         if kind in ("started", "resumed"):
             memory.exit_code = None
             memory.resumed_after_step = step if kind == "resumed" else None
+            memory.resumed = (attempt, step) if kind == "resumed" else None
             memory.handled_starts, memory.dirty_starts = [], []
             if memory.pending and memory.pending.startswith(_STOP):
                 memory.pending = None
@@ -188,6 +189,8 @@ class Watcher:
                 continue
             if record.step <= memory.step:
                 self._rewind(record.step - 1)
+                if (at := memory.resumed) and record.attempt == at[0] and record.step <= at[1]:
+                    memory.resumed_after_step = at[1]  # the way to there is repeated, not trained again
                 verdicts = []
             memory.attempt, memory.step = record.attempt, record.step
             self.latest.record = record

@@ -9,6 +9,7 @@ import pytest
 from stand_in import ONSET, StandIn, keep, run_dir_in, watcher
 
 from harness.signals.order import OrderKind
+from harness.watch.watcher import Watcher
 
 DIRTY = range(ONSET, ONSET + 60)
 
@@ -139,6 +140,36 @@ def test_what_was_long_before_the_watcher_came_is_history(tmp_path: Path) -> Non
     go(run, 10)
     assert run.orders(OrderKind.ROLLBACK) == run.orders(OrderKind.EVIDENCE) == []
     assert not (run.run_dir.watch / "alerts.jsonl").exists()
+
+
+@pytest.mark.parametrize("is_repeated", [True, False])
+def test_a_spike_in_steps_that_a_start_repeats_is_not_one_right_after_a_resume(
+    is_repeated: bool, tmp_path: Path
+) -> None:
+    """One start passes over the checkpoint of step 320 and is lost; the next one repeats what leads to it."""
+    run = StandIn(
+        run_dir_in(tmp_path), dirty=range(311, 322), height=0.6, looks_dirty=False, changes={"verify_steps": 20}
+    )
+    watching = watcher(run)
+    for _ in range(100):
+        run.train(3)
+        watching.look()
+    run.train(20)
+    run.step, run.attempt = 300, 1
+    run.event("resumed")
+    run.train(2)
+    watching.look()
+    run.step, run.attempt = 320 if is_repeated else 300, 2
+    run.event("resumed")
+    run.step = 300
+    go_on(run, watching, 100)
+    assert len(run.orders(OrderKind.ROLLBACK)) == (0 if is_repeated else 1)
+
+
+def go_on(run: StandIn, watching: Watcher, num_steps: int) -> None:
+    for _ in range(num_steps):
+        run.train(1)
+        watching.look()
 
 
 def test_broken_lines_and_files_that_are_replaced_disturb_nothing(tmp_path: Path) -> None:
