@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
+from harness.checkpoint.durable import UNREADABLE
 from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint, Entry, entries_in, newest_first
 from harness.checkpoint.manifest import Health
 from harness.checkpoint.signature import SigningKey
@@ -16,6 +19,8 @@ from harness.errors import CheckpointError
 Resume = Literal["auto", "must", "never"]
 Inspect = Callable[[Path], str | None]
 """Says what speaks against a checkpoint that verifies; None if nothing does."""
+AGAIN_AFTER_S = 1.0
+Found = TypeVar("Found")
 CLEAN_ONLY: tuple[Health, ...] = ("clean",)
 
 
@@ -47,7 +52,8 @@ def choose(
 
     Newest is the one of the latest attempt, then of the highest step. `auto` starts anew only where there are no
     checkpoints, or abandoned ones only: to lose all progress is for a person to order. `never` looks at nothing.
-    `inspect` may object to what verifies. With a key, only what it has signed verifies.
+    `inspect` may object to what verifies. With a key, only what it has signed verifies. What cannot be read is looked
+    at a second time, after a pause: a file system that refuses for a moment must not cost the steps since an older one.
 
     Raises:
         CheckpointError: `must` found none, or `auto` found some of which none can be used. Lists all with reasons.
@@ -56,10 +62,9 @@ def choose(
         return Choice(entry=None, passed_over=())
     passed_over: list[PassedOver] = []
     progress_would_be_lost = False
-    for entry in newest_first(entries_in(folder, key)):
-        objection = _objection(entry, deep, healths, key)
-        if objection is None and inspect is not None:
-            objection = inspect(entry.path)
+    entries = _twice(lambda: entries_in(folder, key), _has_refused)
+    for entry in newest_first(entries):
+        objection = _twice(partial(_objection, entry, deep, healths, key, inspect), _is_refusal)
         if objection is None and isinstance(entry, Checkpoint):
             return Choice(entry=entry, passed_over=tuple(passed_over))
         passed_over.append(PassedOver(entry.path, str(objection)))
@@ -69,15 +74,34 @@ def choose(
     return Choice(entry=None, passed_over=tuple(passed_over))
 
 
-def _objection(entry: Entry, deep: bool, healths: Collection[Health], key: SigningKey | None) -> str | None:
+def _twice(look: Callable[[], Found], is_refused: Callable[[Found], bool]) -> Found:
+    found = look()
+    if not is_refused(found):
+        return found
+    time.sleep(AGAIN_AFTER_S)
+    return look()
+
+
+def _has_refused(entries: Sequence[Entry]) -> bool:
+    return any(isinstance(entry, BrokenCheckpoint) and _is_refusal(entry.problem) for entry in entries)
+
+
+def _is_refusal(objection: str | None) -> bool:
+    return objection is not None and UNREADABLE in objection
+
+
+def _objection(
+    entry: Entry, deep: bool, healths: Collection[Health], key: SigningKey | None, inspect: Inspect | None
+) -> str | None:
     if isinstance(entry, BrokenCheckpoint):
         return entry.problem
     health = entry.manifest.health
     if health == "abandoned" or health not in healths:
         return f"it is {health}"
     problems = verify(entry.path, deep, key=key)
-    shown = problems[:3] + ([f"{len(problems) - 3} more problems"] if len(problems) > 3 else [])
-    return "; ".join(shown) or None
+    if not problems:
+        return None if inspect is None else inspect(entry.path)
+    return "; ".join(problems[:3] + ([f"{len(problems) - 3} more problems"] if len(problems) > 3 else []))
 
 
 def _none_usable(folder: Path, passed_over: Sequence[PassedOver]) -> str:

@@ -12,6 +12,9 @@ from pathlib import Path
 STAGING_SUFFIX = ".partial"
 """What is being written has this suffix; nobody reads it, and the next writer removes it."""
 
+UNREADABLE = "cannot be read"
+"""Is in every problem of a checkpoint that the disk has refused to show."""
+
 
 def open_regular(path: Path) -> int:
     """Open a file for reading and return its descriptor; links, folders, pipes and devices are refused.

@@ -17,7 +17,7 @@ from typing import Annotated, Final, Literal, NoReturn
 import xxhash
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from harness.checkpoint.durable import read_regular, replace_file
+from harness.checkpoint.durable import UNREADABLE, read_regular, replace_file
 from harness.checkpoint.signature import SigningKey
 from harness.errors import CheckpointError
 from harness.plan.layouts import Layout
@@ -228,7 +228,7 @@ def manifest_or_problem(folder: Path, key: SigningKey | None = None) -> Manifest
     except FileNotFoundError:
         return f"{MANIFEST_NAME} is missing"
     except OSError as error:
-        return f"{MANIFEST_NAME} cannot be read: {error.strerror}"
+        return f"{MANIFEST_NAME} {UNREADABLE}: {error.strerror}"
     except CheckpointError as error:
         return str(error)
 

@@ -12,7 +12,7 @@ import pickle  # the architecture's test allows it in this file only
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoint.durable import read_regular
+from harness.checkpoint.durable import UNREADABLE, read_regular
 from harness.errors import CheckpointError
 
 METADATA_NAME = ".metadata"
@@ -91,7 +91,7 @@ def read_inert(path: Path) -> Inert:
     try:
         content = read_regular(path, MAX_METADATA_BYTES)
     except OSError as error:
-        raise CheckpointError(f"its .metadata cannot be read: {error.strerror}") from error
+        raise CheckpointError(f"its .metadata {UNREADABLE}: {error.strerror}") from error
     if len(content) > MAX_METADATA_BYTES:
         raise CheckpointError(f"its .metadata is larger than {MAX_METADATA_BYTES // 1024**3} GiB")
     try:

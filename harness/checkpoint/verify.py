@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from harness.checkpoint.contents import Progress, contents, file_records
+from harness.checkpoint.durable import UNREADABLE
 from harness.checkpoint.manifest import Manifest, manifest_or_problem, write_manifest
 from harness.checkpoint.signature import SigningKey
 from harness.errors import CheckpointError
@@ -80,7 +81,7 @@ def _problems(
     try:
         found = contents(path)
     except OSError as error:
-        return [f"the folder cannot be read: {error.strerror}"]
+        return [f"the folder {UNREADABLE}: {error.strerror}"]
     problems = [f"{name!r} is {kind}; a checkpoint has regular files only" for name, kind in found.strange.items()]
     for name, record in manifest.files.items():
         if name in found.files and found.files[name] != record.bytes:
@@ -98,7 +99,7 @@ def _altered(
     try:
         records = file_records(path, names, with_sha256=is_signed, progress=progress)
     except OSError as error:
-        return [f"{Path(str(error.filename or path)).name!r} cannot be read: {error.strerror}"]
+        return [f"{Path(str(error.filename or path)).name!r} {UNREADABLE}: {error.strerror}"]
     problems = []
     for name, record in records.items():
         promised = manifest.files[name]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from checkpoint_samples import entry_of, save, store_in
+from disk_faults import Call, traced
 
 from harness.checkpoint.store import CheckpointStore
 from harness.errors import EXIT_BAD_DATA, CheckpointError
@@ -135,3 +138,51 @@ def test_must_refuses_to_start_anew(store: CheckpointStore) -> None:
     save(store, 10, health="abandoned")
     with pytest.raises(CheckpointError, match="step_0000010: it is abandoned"):
         store.choose("must")
+
+
+class Disk:
+    """Refuses to open the files of a name, so many times."""
+
+    def __init__(self, name: str, times: int) -> None:
+        self.name, self.times = name, times
+        self.pauses: list[float] = []
+
+    def act(self, number: int, call: Call, perform: Callable[[], object]) -> object:
+        if call.name == "open" and call.path.endswith(self.name) and self.times:
+            self.times -= 1
+            raise OSError(errno.ESTALE, "Stale file handle", call.path)
+        return perform()
+
+
+@pytest.mark.parametrize("name", ["step_0000020/manifest.json", "step_0000020/common.pt"])
+@pytest.mark.parametrize(("times", "taken"), [(1, "step_0000020"), (9, "step_0000010")])
+def test_what_cannot_be_read_for_a_moment_is_looked_at_again(
+    name: str, times: int, taken: str, store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, 10)
+    save(store, 20)
+    disk = Disk(name, times)
+    monkeypatch.setattr("time.sleep", disk.pauses.append)
+    with traced(disk.act):
+        found, passed_over = chosen(store, deep=True)
+    assert found == taken
+    assert [reason.endswith("cannot be read: Stale file handle") for _, reason in passed_over] == [True] * (times > 1)
+    assert len(disk.pauses) == (1 if times == 1 or "common" in name else 2)
+
+
+def test_what_is_of_an_older_attempt_is_not_taken_for_the_newest_because_it_could_not_be_read(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(store, 30)
+    save(store, 20, attempt=1)
+    disk = Disk("step_0000030/manifest.json", 1)
+    monkeypatch.setattr("time.sleep", disk.pauses.append)
+    with traced(disk.act):
+        assert chosen(store, deep=True) == ("step_0000020", [])
+
+
+def test_what_is_damaged_is_looked_at_once(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(store, 10)
+    (save(store, 20) / "common.pt").write_bytes(b"?")
+    monkeypatch.setattr("time.sleep", lambda seconds: pytest.fail("it waited"))
+    assert chosen(store, deep=True)[0] == "step_0000010"
