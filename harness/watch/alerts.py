@@ -59,10 +59,14 @@ class Alerts:
             self._tried = -_RETRY_S
         self.deliver(memory)
 
-    def deliver(self, memory: Memory) -> None:
-        """Sends what waits; after a failure again in a minute. An alert is taken when one place has taken it."""
+    def deliver(self, memory: Memory, *, is_last: bool = False) -> None:
+        """Sends what waits; after a failure again in a minute. An alert is taken when one place has taken it.
+
+        `is_last`: nobody will try again, so it is tried at once.
+        """
         now = self._clock()
-        if not self._places or not memory.undelivered or 0 <= now - self._tried < _RETRY_S:
+        is_too_soon = 0 <= now - self._tried < _RETRY_S and not is_last
+        if not self._places or not memory.undelivered or is_too_soon:
             return
         self._tried = now
         while memory.undelivered:

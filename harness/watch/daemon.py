@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -102,6 +102,9 @@ class _Rounds:
                 self._look()
                 if has_ended:
                     memory = self._watcher.memory
+                    with suppress(OSError):
+                        self._alerts.deliver(memory, is_last=True)
+                        _keep(self._run_dir, memory, self._say)
                     self._say(f"training has ended at step {memory.step} with exit code {memory.exit_code}")
                     return
                 leaving.wait(self._settings.poll_s)

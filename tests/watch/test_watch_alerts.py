@@ -72,8 +72,15 @@ def test_what_nobody_takes_is_kept_and_tried_again(tmp_path: Path) -> None:
     is_down = False
     alerts.deliver(memory)
     assert taken == []  # not at once
+    alerts.deliver(memory, is_last=True)
+    assert taken == ["llama: look"]
+
+
+def test_what_waits_is_sent_by_the_next_watcher(tmp_path: Path) -> None:
+    taken: list[str] = []
+    clock, memory = Clock(), Memory(undelivered=["llama: look"])
     clock.now += 61
-    Alerts(tmp_path / "alerts.jsonl", "llama", [place], 0.0, clock).deliver(memory)
+    Alerts(tmp_path / "alerts.jsonl", "llama", [taken.append], 0.0, clock).deliver(memory)
     assert taken == ["llama: look"]
     assert memory.undelivered == []
 

@@ -13,6 +13,7 @@ from harness.run_dir import RunDir
 from harness.signals.lock import RunLock
 from harness.watch import daemon
 from harness.watch.daemon import watch
+from harness.watch.delivery import UndeliveredError
 from harness.watch.follow import Mark, new_lines
 from harness.watch.memory import load_memory
 from harness.watch.surroundings import shortage, stall
@@ -41,6 +42,32 @@ def test_it_ends_when_training_has_ended(tmp_path: Path) -> None:
     look(run.run_dir, once=False, told=told)
     assert told[-1] == "training has ended at step 50 with exit code 0"
     assert json.loads((run.run_dir.watch / "heartbeat.json").read_text())["pid"] > 0
+
+
+def test_what_nobody_has_taken_is_sent_once_more_when_training_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = ["no", "no", "yes"]
+    taken: list[str] = []
+
+    def place(text: str) -> None:
+        if answers.pop(0) == "no":
+            raise UndeliveredError("mail: refused")
+        taken.append(text)
+
+    monkeypatch.setattr(daemon, "deliveries", lambda *settings: [place])
+    run = StandIn(run_dir_in(tmp_path), changes={"poll_s": 0.01, "least_free_gib": 0})
+    run.train(5)
+    look(run.run_dir)
+    run.event("exit", exit_code=70, reason="a bug")
+    look(run.run_dir)
+    assert answers == ["no", "yes"]
+    assert taken == []
+    look(run.run_dir, once=False)
+    assert [text for text in taken if "a bug" in text]
+    memory = load_memory(run.run_dir.watch / "state.json")
+    assert memory is not None
+    assert memory.undelivered == []
 
 
 def test_a_second_watcher_is_refused(tmp_path: Path) -> None:
