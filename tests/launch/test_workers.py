@@ -246,24 +246,30 @@ def test_signals_reach_every_worker_which_leave_by_themselves(tmp_path: Path, nu
     assert said == (expected if number == signal.SIGINT else "")
 
 
+@contextmanager
+def closed_terminals(handler: signal.Handlers) -> Iterator[None]:
+    """What is started within ignores them, or does not, however the tests were started."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_closed_terminal_is_like_sigterm(tmp_path: Path) -> None:
-    with launcher(tmp_path, LISTENS) as process:
+    with closed_terminals(signal.SIG_DFL), launcher(tmp_path, LISTENS) as process:
         process.send_signal(signal.SIGHUP)
         assert process.wait(timeout=60) == 75
     assert orders(tmp_path, 0) == ["SIGTERM"]
 
 
 def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path: Path) -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        with launcher(tmp_path, LISTENS) as process:
-            process.send_signal(signal.SIGHUP)
-            process.send_signal(signal.SIGUSR1)
-            wait_until(lambda: orders(tmp_path, 0) != [])
-            process.send_signal(signal.SIGUSR2)
-            assert process.wait(timeout=60) == 75
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with closed_terminals(signal.SIG_IGN), launcher(tmp_path, LISTENS) as process:
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGUSR1)
+        wait_until(lambda: orders(tmp_path, 0) != [])
+        process.send_signal(signal.SIGUSR2)
+        assert process.wait(timeout=60) == 75
     assert orders(tmp_path, 0) == ["SIGUSR1", "SIGUSR2"]
 
 
