@@ -64,11 +64,15 @@ def choose(
     progress_would_be_lost = False
     entries = _twice(lambda: entries_in(folder, key), _has_refused)
     for entry in newest_first(entries):
+        if isinstance(entry, BrokenCheckpoint):
+            passed_over.append(PassedOver(entry.path, entry.problem))
+            progress_would_be_lost = True
+            continue
         objection = _twice(partial(_objection, entry, deep, healths, key, inspect), _is_refusal)
-        if objection is None and isinstance(entry, Checkpoint):
+        if objection is None:
             return Choice(entry=entry, passed_over=tuple(passed_over))
-        passed_over.append(PassedOver(entry.path, str(objection)))
-        progress_would_be_lost |= isinstance(entry, BrokenCheckpoint) or entry.manifest.health != "abandoned"
+        passed_over.append(PassedOver(entry.path, objection))
+        progress_would_be_lost |= entry.manifest.health != "abandoned"
     if progress_would_be_lost or resume == "must":
         raise CheckpointError(_none_usable(folder, passed_over))
     return Choice(entry=None, passed_over=tuple(passed_over))
@@ -91,10 +95,8 @@ def _is_refusal(objection: str | None) -> bool:
 
 
 def _objection(
-    entry: Entry, deep: bool, healths: Collection[Health], key: SigningKey | None, inspect: Inspect | None
+    entry: Checkpoint, deep: bool, healths: Collection[Health], key: SigningKey | None, inspect: Inspect | None
 ) -> str | None:
-    if isinstance(entry, BrokenCheckpoint):
-        return entry.problem
     health = entry.manifest.health
     if health == "abandoned" or health not in healths:
         return f"it is {health}"
