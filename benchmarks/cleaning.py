@@ -56,9 +56,9 @@ def steps(folder: Path) -> dict[str, Callable[[str], object]]:
     from datatrove.pipeline.dedup import MinhashDedupSignature
     from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 
-    from data_prep.clean_rules import PRESETS, first_broken
     from data_prep.corpus.near import choose_bands, minima
     from data_prep.corpus.words import Words
+    from data_prep.text.clean_rules import PRESETS, first_broken
 
     bands = choose_bands(0.8)
     found: dict[str, Callable[[str], object]] = {

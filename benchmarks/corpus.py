@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.indexed_writer import PartWriter, token_dtype
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
 
 _FOLLOWERS = 8
 _CHAINS = 256

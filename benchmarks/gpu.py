@@ -37,7 +37,7 @@ from benchmarks.stopwatch import EnoughError, Stopwatch
 from harness.config.schema import Config, ParallelConfig
 from harness.parallel import gpu_environment
 from harness.plan.flops import flops_per_token, flops_per_token_full_attention, hardware_flops_per_token, peak_flops
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 
 SMALLEST_FALL_NATS = 0.5
 _FASTEST_ATTENTION = "aten::_scaled_dot_product_cudnn_attention"
@@ -56,7 +56,7 @@ def measure(measured: Measured, device: torch.device, warm_up: int, steps: int) 
 
 
 def _usual_step() -> Callable[..., Any]:
-    from harness.train.step import take_step
+    from harness.train.steps.step import take_step
 
     return take_step
 

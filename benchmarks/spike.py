@@ -23,8 +23,8 @@ from pathlib import Path
 import yaml
 
 from benchmarks.spike_scene import SHARES, Scene, configuration, write_corpora
-from harness.metrics.record import StepRecord, read_records
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, read_records
 
 RUNS = ("clean", "watched", "unwatched")
 _HARNESS = (sys.executable, "-m", "harness.cli")

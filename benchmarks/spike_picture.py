@@ -10,9 +10,9 @@ from typing import Any
 import matplotlib
 
 from benchmarks.spike_scene import DIRTY, SHARES
-from harness.metrics import names
-from harness.metrics.record import StepRecord, from_json_line
-from harness.run_dir import RunDir
+from harness.run import metric_names as names
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, from_json_line
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the canvas is chosen first)

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_prep.channels.indexed_writer import PartWriter, token_dtype, write_whole
 from data_prep.demo.build import SHIPPED, DemoSettings, standard_library_documents, train_tokenizer
-from data_prep.indexed_writer import PartWriter, token_dtype, write_whole
-from harness.data.tokenizer import Tokenizer, open_tokenizer
+from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 VOCAB_SIZE = 2048
 SEQ_LENGTH = 64

@@ -35,7 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from benchmarks.corpus import write_channel
 from harness.config.schema import Config
 from harness.data.batch import Batch
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 
 BLOCK = 2
 VOCAB_SIZE = 4096
@@ -242,7 +242,7 @@ def measure(config: Config, run_dir: Path, world: Any, turns: Turns) -> Turns:  
 
 def turns_of(num_rounds: int) -> Turns:
     """Turns around the trainer's own `take_step`."""
-    from harness.train.step import take_step
+    from harness.train.steps.step import take_step
 
     return Turns(take_step, num_rounds)
 

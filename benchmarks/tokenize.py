@@ -112,10 +112,10 @@ def first_lines(corpus: Path, slice_file: Path, num_bytes: int) -> Path:
 
 def ours(corpus: Path, tokenizer: Path, out: Path, encoder: str) -> int:
     """The whole command, its check of the encoder included; returns the tokens."""
-    from data_prep.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
-    from data_prep.sample import sample_documents
-    from data_prep.tokenize import ChannelJob, tokenize_channel
-    from harness.data.tokenizer import open_tokenizer
+    from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+    from data_prep.text.sample import sample_documents
+    from data_prep.tokenizers.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
+    from harness.data.tokenizers.tokenizer import open_tokenizer
 
     reference = open_tokenizer(tokenizer)
     sample = sample_documents([corpus], "text", SAMPLE_CHARACTERS) if encoder != "reference" else []

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import yaml
 
-from harness.metrics.record import StepRecord, to_json_line
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, to_json_line
 
 _BATCH = 1024
 _SEQ_LENGTH = 4096

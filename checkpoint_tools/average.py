@@ -18,11 +18,11 @@ from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
 from checkpoint_tools.run_writer import write_run
-from harness.checkpoint.compare import differences
-from harness.checkpoint.manifest import Manifest, manifest_text
 from harness.errors import CheckpointError, UsageError
 from harness.progress import ShowProgress
-from harness.run_dir import RunDir
+from harness.run.checkpoints.compare import differences
+from harness.run.checkpoints.manifest import Manifest, manifest_text
+from harness.run.paths import RunDir
 
 
 def average(paths: Sequence[Path], out: Path, show: ShowProgress, *, hashes: bool = True, num_workers: int = 4) -> Path:

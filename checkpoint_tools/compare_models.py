@@ -12,10 +12,10 @@ from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.families.config_json import rotary_fields
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.their_tensors import open_model
-from harness.checkpoint.manifest import MANIFEST_NAME
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 from harness.progress import Progress, silent
+from harness.run.checkpoints.manifest import MANIFEST_NAME
 
 _NOT_COMPUTED = {
     "init_method_std",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from checkpoint_tools.torch_dist import Chunk
-from harness.checkpoint.durable import replace_file
+from harness.run.files import replace_file
 
 
 class StoredChunk(NamedTuple):

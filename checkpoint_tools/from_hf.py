@@ -36,14 +36,14 @@ from checkpoint_tools.their_tensors import TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
 from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER
 from checkpoint_tools.transformers_model import require_shapes
-from harness.checkpoint.durable import replace_file
-from harness.checkpoint.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.config.schema import ModelConfig
-from harness.data.cursor import Cursor
-from harness.data.tokenizer import open_tokenizer
+from harness.data.order.cursor import Cursor
+from harness.data.tokenizers.tokenizer import open_tokenizer
 from harness.errors import CheckpointError, UsageError
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
+from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
+from harness.run.files import replace_file
 
 NO_GROWTH = Growth()
 _KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)

@@ -7,8 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoint.manifest import MANIFEST_NAME
-from harness.checkpoint.text import size_text, table
+from harness.run.checkpoints.manifest import MANIFEST_NAME
+from harness.text import size_text, table
 
 
 def is_model_folder(path: Path) -> bool:

@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from checkpoint_tools.torch_dist import DTYPES, Shape, StoredTensor, read_index, read_region
-from harness.checkpoint.manifest import Manifest
-from harness.checkpoint.verify import verify_before_load
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
+from harness.run.checkpoints.manifest import Manifest
+from harness.run.checkpoints.verify import verify_before_load
 
 _STACK = "decoder.layers."
 _NUMBERED = re.compile(r"decoder\.layers\.[0-9]+\.")

@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoint.durable import STAGING_SUFFIX, fsync_folder, remove_tree, replace_file
-from harness.checkpoint.manifest import MANIFEST_NAME
 from harness.errors import CheckpointError, UsageError
+from harness.run.checkpoints.manifest import MANIFEST_NAME
+from harness.run.files import STAGING_SUFFIX, fsync_folder, remove_tree, replace_file
 
 RECORD_NAME = "conversion.json"
 LOCK_NAME = "lock"

@@ -17,10 +17,10 @@ from checkpoint_tools.free_memory import available_bytes
 from checkpoint_tools.growth import Growth
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.their_tensors import open_model
-from harness.checkpoint.durable import remove_tree
-from harness.checkpoint.manifest import MANIFEST_NAME
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
+from harness.run.checkpoints.manifest import MANIFEST_NAME
+from harness.run.files import remove_tree
 
 MAX_RELATIVE_DIFFERENCE = 1e-4
 """Largest difference of a logit, as a share of the largest logit: fp32 rounding stays below a tenth of it."""

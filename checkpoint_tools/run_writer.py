@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
-from harness.checkpoint.durable import remove_tree
-from harness.checkpoint.manifest import MANIFEST_NAME, Manifest
-from harness.checkpoint.store import CheckpointStore
 from harness.progress import Progress
-from harness.run_dir import RunDir
+from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.files import remove_tree
+from harness.run.paths import RunDir
 
 _RECORDS = "finished"
 

@@ -22,7 +22,7 @@ from types import TracebackType
 
 import torch
 
-from harness.checkpoint.durable import STAGING_SUFFIX
+from harness.run.files import STAGING_SUFFIX
 
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 

@@ -19,9 +19,9 @@ from safetensors import SafetensorError, safe_open
 from checkpoint_tools.families.config_json import family_of, model_from
 from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.torch_dist import Shape
-from harness.checkpoint.durable import open_regular
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
+from harness.run.files import open_regular
 
 MAX_JSON_BYTES = 64 * 1024**2
 INDEX_NAME = "model.safetensors.index.json"

@@ -23,12 +23,12 @@ from checkpoint_tools.proof import Proof, prove
 from checkpoint_tools.safetensors_file import SafetensorsWriter
 from checkpoint_tools.their_tensors import INDEX_NAME, read_json
 from checkpoint_tools.tokenizer_files import SOURCE_FOLDER, TokenizerFiles, find_tokenizer
-from harness.checkpoint.durable import replace_file
-from harness.checkpoint.manifest import MANIFEST_NAME, manifest_text
 from harness.config.schema import ModelConfig
 from harness.errors import UsageError
 from harness.progress import Progress, ShowProgress
-from harness.run_dir import RunDir
+from harness.run.checkpoints.manifest import MANIFEST_NAME, manifest_text
+from harness.run.files import replace_file
+from harness.run.paths import RunDir
 
 NUM_WORKERS = 4
 """Files written at once; each needs the memory of one tensor and its copy."""

@@ -10,8 +10,8 @@ from pathlib import Path
 from checkpoint_tools import sentencepiece_model, tiktoken_model
 from checkpoint_tools.our_tensors import OurTensors
 from harness.config.load import load_config
-from harness.data.tiktoken_file import TiktokenTokenizer
-from harness.data.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer
+from harness.data.tokenizers.tiktoken_file import TiktokenTokenizer
+from harness.data.tokenizers.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer
 from harness.errors import CheckpointError, HarnessError, UsageError
 
 SOURCE_FOLDER = "source"

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 
-from harness.checkpoint.durable import open_regular
 from harness.checkpoint.metadata_pickle import Inert, read_inert
 from harness.errors import CheckpointError
+from harness.run.files import open_regular
 
 METADATA_NAME = ".metadata"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -63,14 +63,14 @@ class RootGroup(VerbGroup):
     """The verbs of `harness` that other packages define."""
 
     elsewhere: Mapping[str, str] = {
-        "convert": "checkpoint_tools.cli:convert",
-        "preflight": "harness.launch.cli:preflight",
-        "launch": "harness.launch.cli:launch",
-        "status": "harness.launch.cli:status",
-        "diagnose": "harness.launch.cli:diagnose",
-        "replay": "harness.watch.cli:replay",
-        "signal": "harness.signals.cli:signal",
-        "watch": "harness.watch.cli:watch",
+        "convert": "checkpoint_tools.convert_verbs:convert",
+        "preflight": "harness.launch.launch_verbs:preflight",
+        "launch": "harness.launch.launch_verbs:launch",
+        "status": "harness.launch.launch_verbs:status",
+        "diagnose": "harness.launch.launch_verbs:diagnose",
+        "replay": "harness.watch.watch_verbs:replay",
+        "signal": "harness.run.commands.signal_verb:signal",
+        "watch": "harness.watch.watch_verbs:watch",
     }
 
 
@@ -78,22 +78,22 @@ class DataGroup(VerbGroup):
     """The verbs of `harness data`."""
 
     elsewhere: Mapping[str, str] = {
-        "tokenize": "data_prep.cli:tokenize",
-        "verify": "data_prep.cli_channels:verify",
-        "count": "data_prep.cli_channels:count",
-        "ledger": "data_prep.cli_ledger:ledger",
-        "quarantine": "data_prep.cli_quarantine:quarantine",
-        "show": "data_prep.cli_channels:show",
-        "where": "data_prep.cli_steps:where",
-        "sample": "data_prep.cli_channels:sample",
-        "merge": "data_prep.cli_combine:merge",
-        "mix": "data_prep.cli_combine:mix",
-        "clean": "data_prep.cli_clean:clean",
-        "dedup": "data_prep.cli_clean:dedup",
-        "order": "data_prep.cli_clean:order",
-        "train-tokenizer": "data_prep.cli_tokenizer:train_tokenizer",
-        "inspect-tokenizer": "data_prep.cli_tokenizer:inspect_tokenizer",
-        "extend-tokenizer": "data_prep.cli_extend:extend_tokenizer",
+        "tokenize": "data_prep.data_verbs:tokenize",
+        "verify": "data_prep.channels.channel_verbs:verify",
+        "count": "data_prep.channels.channel_verbs:count",
+        "ledger": "harness.usage.ledger_verb:ledger",
+        "quarantine": "harness.usage.quarantine_verb:quarantine",
+        "show": "data_prep.channels.channel_verbs:show",
+        "where": "harness.usage.steps_verbs:where",
+        "sample": "data_prep.channels.channel_verbs:sample",
+        "merge": "data_prep.channels.combine_verbs:merge",
+        "mix": "data_prep.channels.combine_verbs:mix",
+        "clean": "data_prep.text.text_verbs:clean",
+        "dedup": "data_prep.text.text_verbs:dedup",
+        "order": "data_prep.text.text_verbs:order",
+        "train-tokenizer": "data_prep.tokenizers.tokenizer_verbs:train_tokenizer",
+        "inspect-tokenizer": "data_prep.tokenizers.tokenizer_verbs:inspect_tokenizer",
+        "extend-tokenizer": "data_prep.tokenizers.extend_verb:extend_tokenizer",
     }
 
 
@@ -101,14 +101,14 @@ class CheckpointGroup(VerbGroup):
     """The verbs of `harness checkpoint`."""
 
     elsewhere: Mapping[str, str] = {
-        "list": "harness.checkpoint.cli:list_checkpoints",
-        "verify": "harness.checkpoint.cli:verify",
-        "inspect": "checkpoint_tools.compare_cli:inspect",
-        "diff": "checkpoint_tools.compare_cli:diff",
-        "pin": "harness.checkpoint.cli:pin",
-        "unpin": "harness.checkpoint.cli:unpin",
-        "sign": "harness.checkpoint.cli:sign",
-        "prune": "harness.checkpoint.cli:prune",
+        "list": "harness.run.checkpoints.checkpoint_verbs:list_checkpoints",
+        "verify": "harness.run.checkpoints.checkpoint_verbs:verify",
+        "inspect": "checkpoint_tools.compare_verb:inspect",
+        "diff": "checkpoint_tools.compare_verb:diff",
+        "pin": "harness.run.checkpoints.checkpoint_verbs:pin",
+        "unpin": "harness.run.checkpoints.checkpoint_verbs:unpin",
+        "sign": "harness.run.checkpoints.checkpoint_verbs:sign",
+        "prune": "harness.run.checkpoints.checkpoint_verbs:prune",
     }
 
 
@@ -177,8 +177,8 @@ def train(
     from harness.launch.local import train as start
 
     if rollback_to is not None:
-        from harness.launch.rollback import order_rollback
-        from harness.signals.cli import Pair
+        from harness.launch.rollback_option import order_rollback
+        from harness.run.commands.signal_verb import Pair
 
         skipped = Pair()(skip_steps) if skip_steps is not None else None
         order_rollback(config, run_dir, overrides, rollback_to, skipped)
@@ -213,7 +213,7 @@ def plan(
       harness plan model_configs/tiny.yaml --set parallel.tensor_model_parallel_size=4 --json
     """
     from harness.config.load import load_config
-    from harness.plan.report import print_plan
+    from harness.plan.plan_text import print_plan
 
     print_plan(load_config(config, overrides), num_gpus, gpu, as_json, plot)
 
@@ -230,7 +230,7 @@ def doctor(as_json: bool) -> int:
       harness doctor
       harness doctor --json | jq .findings
     """
-    from harness.doctor import report
+    from harness.doctor import doctor_text as report
     from harness.doctor.facts import gather
     from harness.doctor.findings import findings
 

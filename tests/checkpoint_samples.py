@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoint.entries import Checkpoint
-from harness.checkpoint.manifest import FileRecord, Manifest, Parent, Versions
-from harness.checkpoint.store import CheckpointStore
 from harness.plan.layouts import Layout
-from harness.run_dir import RunDir
+from harness.run.checkpoints.entries import Checkpoint
+from harness.run.checkpoints.manifest import FileRecord, Manifest, Parent, Versions
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.paths import RunDir
 
 FINGERPRINT: dict[str, Any] = {
     "model": {"num_layers": 32, "hidden_size": 4096, "rope_base": 10000.0, "qk_norm": False},

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "data_prep", "checkpoint_tools")
 SOURCES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-LIGHT = ("errors", "run_dir", "config", "plan", "metrics", "signals", "watch", "launch", "doctor", "cli")
+LIGHT = ("errors", "text", "progress", "config", "plan", "run", "metrics", "watch", "launch", "doctor", "cli")
 HEAVY = {"torch", "numpy", "megatron", "transformer_engine"}
 FORBIDDEN_NAMES = {"utils", "util", "helper", "helpers", "common", "misc", "manager", "handler", "processor"}
 FORBIDDEN_NAMES |= {"info", "tmp", "new", "base"}
@@ -48,7 +48,7 @@ RULES: list[tuple[Rule, Callable[[Path], bool]]] = [
     (source_rules.imports_megatron, is_mcore),
     (source_rules.imports_other_than_core, nowhere),
     (source_rules.uses_torch_distributed, lambda path: is_parallel(path) or is_mcore(path)),
-    (source_rules.reads_environment, lambda path: is_parallel(path) or path == Path("harness/run_dir.py")),
+    (source_rules.reads_environment, lambda path: is_parallel(path) or path == Path("harness/run/paths.py")),
     (source_rules.is_unsafe, reads_pickles),
     (source_rules.has_long_function, nowhere),
     (source_rules.asserts_without_message, nowhere),

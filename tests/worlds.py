@@ -15,7 +15,7 @@ def train(rank: int, world_size: int, init_method: str, config: Config, run_dir:
     """A whole launch of `harness train`; the exit code."""
     import torch
 
-    from harness.run_dir import RunDir
+    from harness.run.paths import RunDir
     from harness.train.main import main
     from harness.train.world import World
 
@@ -31,7 +31,7 @@ def train_on_a_full_disk(
     import os
     from unittest.mock import patch
 
-    from harness.checkpoint import store
+    from harness.run.checkpoints import store
 
     left = [num_saves]
 
@@ -66,7 +66,7 @@ def train_and_return(
     import json
 
     from harness.metrics import recorder
-    from harness.run_dir import RunDir
+    from harness.run.paths import RunDir
 
     original = recorder.Recorder.step
 
@@ -89,9 +89,9 @@ def steps(
     """Loss and gradient norm of the first steps of a run that nothing is saved of."""
     import torch
 
-    from harness.run_dir import RunDir
-    from harness.train.opening import open_run
-    from harness.train.step import take_step
+    from harness.run.paths import RunDir
+    from harness.train.start.opening import open_run
+    from harness.train.steps.step import take_step
     from harness.train.world import World
 
     world = World(rank=rank, size=world_size, device=torch.device("cpu"), init_method=init_method)
@@ -110,8 +110,8 @@ def reshard(rank: int, world_size: int, init_method: str, config: Config, run_di
 
     from harness.checkpoint import mcore
     from harness.parallel import collectives
-    from harness.run_dir import RunDir
-    from harness.train.opening import open_run
+    from harness.run.paths import RunDir
+    from harness.train.start.opening import open_run
     from harness.train.world import World
 
     world = World(rank=rank, size=world_size, device=torch.device("cpu"), init_method=init_method)

@@ -18,9 +18,9 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
+from data_prep.channels.indexed_writer import write_whole
 from data_prep.corpus.near import NUM_MINIMA, choose_bands, first_of_groups, minima
-from data_prep.indexed_writer import write_whole
-from data_prep.shingles import POWERS, mixed
+from data_prep.text.shingles import POWERS, mixed
 from harness.errors import UsageError
 
 THRESHOLDS = tuple(number / 100 for number in range(50, 100, 5))

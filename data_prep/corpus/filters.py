@@ -18,9 +18,9 @@ from datatrove.pipeline.filters import (
 from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.utils.lid import FastTextLID
 
-from data_prep.clean_rules import PRESETS, Preset, Text, first_broken
 from data_prep.corpus.steps import DropDocuments
 from data_prep.corpus.words import Words
+from data_prep.text.clean_rules import PRESETS, Preset, Text, first_broken
 from harness.errors import UsageError
 
 WITH_WORDS: Mapping[str, Callable[..., BaseFilter]] = {

@@ -20,7 +20,7 @@ from datatrove.utils.hashing import HashConfig
 from numpy.typing import NDArray
 
 from data_prep.corpus.words import Words
-from data_prep.shingles import shingles_in_order
+from data_prep.text.shingles import shingles_in_order
 from harness.errors import UsageError
 
 NUM_MINIMA = 128

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.documents import BYTE_ORDER_MARK, Record, Rejection
-from data_prep.indexed_writer import write_whole
-from data_prep.input_files import InputFile, file_bytes
-from data_prep.text_files import DROPPED, FileReport, written_whole
+from data_prep.channels.indexed_writer import write_whole
+from data_prep.text.documents import BYTE_ORDER_MARK, Record, Rejection
+from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.text_files import DROPPED, FileReport, written_whole
 
 REPORT = ".report"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from data_prep.corpus.config import ExecutorConfig
 from data_prep.corpus.jobs import Job, claimed, finish
 from data_prep.corpus.stages import STATE_FOLDER, is_done, submit, submitted_jobs, tasks_done
-from data_prep.text_files import FileReport
+from data_prep.text.text_files import FileReport
 from harness.errors import DataError, UsageError
 
 SECONDS_BETWEEN_LOOKS = 2.0

@@ -24,8 +24,8 @@ from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
+from data_prep.channels.indexed_writer import write_whole
 from data_prep.corpus.config import ExecutorConfig
-from data_prep.indexed_writer import write_whole
 from harness.errors import DataError, UsageError
 from harness.progress import Progress
 

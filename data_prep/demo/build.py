@@ -24,11 +24,11 @@ from pathlib import Path
 import xxhash
 from rich.console import Console
 
-from data_prep.indexed_writer import write_whole
-from data_prep.progress import shown_progress
-from data_prep.tokenize import ChannelJob, tokenize_channel
-from harness.data.channels import PARTS_FILE
-from harness.data.tokenizer import Tokenizer, open_tokenizer
+from data_prep.channels.indexed_writer import write_whole
+from data_prep.channels.progress import shown_progress
+from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from harness.data.files.channels import PARTS_FILE
+from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 
 CHANNELS = ("zh", "en", "code")

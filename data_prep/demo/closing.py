@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from harness.errors import DataError
-from harness.metrics import names
-from harness.metrics.record import StepRecord, read_records
-from harness.run_dir import RunDir
+from harness.run import metric_names as names
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, read_records
 
 _BARS = "█▇▆▅▄▃▂▁"
 _NUM_BARS = 40

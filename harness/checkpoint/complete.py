@@ -11,9 +11,9 @@ import os
 import zipfile
 from pathlib import Path
 
-from harness.checkpoint.durable import open_regular
 from harness.checkpoint.metadata_pickle import METADATA_NAME, Inert, read_inert
 from harness.errors import CheckpointError
+from harness.run.files import open_regular
 
 
 def incompleteness(folder: Path) -> str | None:

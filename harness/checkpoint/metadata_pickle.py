@@ -12,8 +12,8 @@ import pickle  # the architecture's test allows it in this file only
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoint.durable import UNREADABLE, read_regular
 from harness.errors import CheckpointError
+from harness.run.files import UNREADABLE, read_regular
 
 METADATA_NAME = ".metadata"
 UnpicklingError = pickle.UnpicklingError

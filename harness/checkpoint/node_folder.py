@@ -27,9 +27,9 @@ import torch
 import xxhash
 from pydantic import AwareDatetime, Field, ValidationError
 
-from harness.checkpoint.durable import open_regular, read_regular
-from harness.checkpoint.manifest import Count, Manifest, Record
-from harness.run_dir import RunDir, step_name
+from harness.run.checkpoints.manifest import Count, Manifest, Record
+from harness.run.files import open_regular, read_regular
+from harness.run.paths import RunDir, step_name
 
 MAX_RECORD_BYTES = 64 * 2**20
 _STATE, _RECORD, _WRITING = ".state", ".json", ".partial"

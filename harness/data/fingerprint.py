@@ -1,15 +1,15 @@
-"""What a checkpoint remembers of its data; `harness.checkpoint.compare` holds a resumed run against it."""
+"""What a checkpoint remembers of its data; `harness.run.checkpoints.compare` holds a resumed run against it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.data.channels import Channel, parts_digest
-from harness.data.history import History, PartsAdopted, num_parts_of, phase_of
-from harness.data.parts import Part
-from harness.data.recipe import ChannelRules, PhaseRecipe, Recipe
+from harness.data.files.channels import Channel, parts_digest
+from harness.data.files.parts import Part
+from harness.data.order.recipe import ChannelRules, PhaseRecipe, Recipe
 from harness.errors import DataError
+from harness.run.order_changes import History, PartsAdopted, num_parts_of, phase_of
 
 
 def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: History = ()) -> dict[str, Any]:

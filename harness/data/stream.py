@@ -11,16 +11,16 @@ import numpy as np
 import torch
 
 from harness.data.batch import Batch, collate
-from harness.data.channels import Channel, parts_digest
-from harness.data.cursor import Cursor, Positions, rank_positions
-from harness.data.documents import DocumentSpan
-from harness.data.history import num_parts_of
-from harness.data.mcore import MappedPart
-from harness.data.order import SampleAddress
-from harness.data.parts import Part
+from harness.data.files.channels import Channel, parts_digest
+from harness.data.files.documents import DocumentSpan
+from harness.data.files.mcore import MappedPart
+from harness.data.files.parts import Part
+from harness.data.order.channel_order import SampleAddress
+from harness.data.order.cursor import Cursor, Positions, rank_positions
+from harness.data.order.recipe import Recipe
+from harness.data.order.samples import LocatedSamples, SampleOrder, open_turns
 from harness.data.prefetch import Prefetcher
-from harness.data.recipe import Recipe
-from harness.data.samples import LocatedSamples, SampleOrder, open_turns
+from harness.run.order_changes import num_parts_of
 
 _NUM_RECENT_ORDERS = 4
 """Orders kept in memory: those of the histories before and after a change, and of what is looked at again."""

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.data.batch import Batch, collate
-from harness.data.channels import Channel
-from harness.data.mcore import MappedPart
-from harness.data.packing import PackedDocuments
-from harness.data.parts import Part
-from harness.data.recipe import Recipe
-from harness.data.turns import num_held_out_documents
+from harness.data.files.channels import Channel
+from harness.data.files.mcore import MappedPart
+from harness.data.files.parts import Part
+from harness.data.order.packing import PackedDocuments
+from harness.data.order.recipe import Recipe
+from harness.data.order.turns import num_held_out_documents
 from harness.errors import DataError
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 
-from harness.launch.ledger import newest_checkpoint
 from harness.plan.plan import PhasePlan, Plan
-from harness.run_dir import RunDir
+from harness.run.launches import newest_checkpoint
+from harness.run.paths import RunDir
 
 
 def phase_to_begin_with(run_dir: RunDir, plan: Plan, resume: str) -> PhasePlan:

@@ -12,11 +12,11 @@ from statistics import median
 from harness.errors import UsageError
 from harness.launch.collectives_dump import absent_ranks, read_dumps
 from harness.launch.last_words import stacks_path
-from harness.launch.ledger import LaunchRecord, launches
-from harness.metrics.heartbeat import WRITE_EVERY_S, Beat, Phase, read_beats
 from harness.metrics.stragglers import slow_ranks, usual_time
-from harness.run_dir import RunDir
-from harness.signals.stacks_request import request_stacks
+from harness.run.heartbeats import WRITE_EVERY_S, Beat, Phase, read_beats
+from harness.run.launches import LaunchRecord, launches
+from harness.run.paths import RunDir
+from harness.run.stacks_request import request_stacks
 
 QUIET_AFTER_S = 6 * WRITE_EVERY_S
 """A rank that has said nothing for so long is stopped, dead, or cut off from the file system."""

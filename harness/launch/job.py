@@ -29,8 +29,12 @@ from harness.errors import (
     UsageError,
 )
 from harness.launch.exits import AGREED_EXITS, ERROR_EXITS
-from harness.launch.folder import open_launch
-from harness.launch.ledger import (
+from harness.launch.requeue import Action, Limits, Verdict, decide_resume
+from harness.parallel.environment import job_id
+from harness.parallel.node_reports import BAD_NODES
+from harness.run.kill_request import kill_reason
+from harness.run.launch_folder import open_launch
+from harness.run.launches import (
     ENDED,
     LAUNCH,
     SUBMISSION,
@@ -41,12 +45,8 @@ from harness.launch.ledger import (
     read_json,
     write_json,
 )
-from harness.launch.resume import Action, Limits, Verdict, decide_resume
-from harness.parallel.environment import job_id
-from harness.parallel.node_reports import BAD_NODES
-from harness.run_dir import RunDir
-from harness.signals.kill_order import kill_reason
-from harness.signals.lock import RunLock
+from harness.run.lock import RunLock
+from harness.run.paths import RunDir
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LOCK_PATIENCE_S = 120.0

@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.launch.workers import ALL_HAVE_ASKED_S, KillSwitch, tell
-from harness.signals.kill_order import kill_reason
-from harness.signals.stacks_request import last_request
+from harness.run.kill_request import kill_reason
+from harness.run.stacks_request import last_request
 
 _STACKS_PATIENCE_S = 15.0
 _DUMP_PATIENCE_S = 5.0

@@ -12,7 +12,6 @@ from harness.config.phases import in_phase
 from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, ConfigError
 from harness.launch.continuation import phase_to_begin_with, size_of_events, wanted_phase
-from harness.launch.folder import changes, make_run, open_launch
 from harness.launch.last_words import switch_for
 from harness.launch.machine import count_cores, count_gpus, free_port
 from harness.launch.requirements import require_installed
@@ -22,8 +21,9 @@ from harness.parallel.environment import ProcessRanks, job_id, read_ranks, worke
 from harness.plan.layout_rules import ranks_per_copy
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
-from harness.run_dir import RunDir
-from harness.signals.lock import RunLock
+from harness.run.launch_folder import changes, make_run, open_launch
+from harness.run.lock import RunLock
+from harness.run.paths import RunDir
 
 WORKER = (sys.executable, "-u", "-X", "faulthandler", "-m", "harness.train.worker")
 _TRAINER = "harness.train.main"

@@ -16,7 +16,6 @@ from typing import NoReturn
 from harness.config.load import load_config
 from harness.errors import EXIT_FINISHED, HarnessError, UsageError
 from harness.launch.last_words import remove_pipes, switch_for
-from harness.launch.ledger import LAUNCH, NodeEnd, read_json, write_json, write_node_end
 from harness.launch.local import WORKER
 from harness.launch.machine import count_cores, count_gpus
 from harness.launch.workers import WorkerStart, run_workers
@@ -28,7 +27,8 @@ from harness.parallel.environment import (
     read_node,
     worker_environment,
 )
-from harness.run_dir import RunDir
+from harness.run.launches import LAUNCH, NodeEnd, read_json, write_json, write_node_end
+from harness.run.paths import RunDir
 
 CHECK = (sys.executable, "-u", "-W", "ignore", "-m", "harness.parallel.node_check")
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.launch.slurm import flag_problems, seconds_of
-from harness.metrics.names import STEP_TIME_S
-from harness.metrics.record import read_records
 from harness.plan.demand import demands
 from harness.plan.plan import Plan, make_plan
-from harness.run_dir import RunDir
-from harness.signals.lock import owner_of
+from harness.run.lock import owner_of
+from harness.run.metric_names import STEP_TIME_S
+from harness.run.paths import RunDir
+from harness.run.records import read_records
 
 NUM_CHECKPOINTS = 2
 """Checkpoints for which there must be room at the start: one that is kept and one that is written."""

@@ -14,15 +14,15 @@ from typing import Any
 from harness.config.load import load_config
 from harness.errors import ConfigError, UsageError
 from harness.launch.diagnosis import slow_computers
-from harness.launch.ledger import LaunchRecord, launches
-from harness.launch.resume import Action
-from harness.metrics.heartbeat import WRITE_EVERY_S, Phase, read_beats
-from harness.metrics.names import LM_LOSS
-from harness.metrics.record import StepRecord, from_json_line
+from harness.launch.requeue import Action
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
-from harness.run_dir import RunDir
-from harness.signals.lock import owner_of
+from harness.run.heartbeats import WRITE_EVERY_S, Phase, read_beats
+from harness.run.launches import LaunchRecord, launches
+from harness.run.lock import owner_of
+from harness.run.metric_names import LM_LOSS
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, from_json_line
 
 FRESH_S = 6 * WRITE_EVERY_S
 """A run whose last sign of life is not older trains, on whatever host."""

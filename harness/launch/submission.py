@@ -15,11 +15,11 @@ from pathlib import Path
 import harness.launch as here
 from harness.config.load import dump_config, load_config
 from harness.errors import ConfigError, UsageError
-from harness.launch.folder import make_run
-from harness.launch.ledger import SUBMISSION, write_json
 from harness.launch.preflight import Request, check_request, workers_per_node
 from harness.launch.slurm import Job, sbatch_command, submit
-from harness.run_dir import RunDir
+from harness.run.launch_folder import make_run
+from harness.run.launches import SUBMISSION, write_json
+from harness.run.paths import RunDir
 
 SOURCE = Path(here.__path__[0]).parents[1]
 """The source tree that this package was installed from, where the batch scripts are."""

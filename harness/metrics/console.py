@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
-from harness.metrics import names
-from harness.metrics.record import StepRecord
+from harness.run import metric_names as names
+from harness.run.records import StepRecord
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID

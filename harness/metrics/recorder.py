@@ -17,10 +17,10 @@ from typing import TextIO
 from harness.config.schema import LoggingConfig
 from harness.errors import HarnessError
 from harness.metrics.console import Console, has_evaluation
-from harness.metrics.jsonl import JsonLines, OpenFile, open_unbuffered
-from harness.metrics.record import StepRecord, to_json_line
 from harness.metrics.tensorboard import EventFile
-from harness.run_dir import RunDir
+from harness.run.append import JsonLines, OpenFile, open_unbuffered
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, to_json_line
 
 _WARN_EVERY_FAILURES = 100
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.metrics.jsonl import write_whole
+from harness.run.append import write_whole
 
 _FILE_VERSION = "brain.Event:2"
 

@@ -15,7 +15,7 @@ from harness.errors import (
     EXIT_STOPPED_BY_PERSON,
 )
 from harness.plan.plan import Plan
-from harness.signals.order import PATIENT_KINDS, Order, OrderKind
+from harness.run.commands.command import PATIENT_KINDS, Order, OrderKind
 from harness.train.state import TrainState
 
 MAX_FAILED_SAVES = 3

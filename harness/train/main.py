@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from harness.checkpoint.choice import Resume
 from harness.config.schema import Config
-from harness.metrics.heartbeat import Phase
-from harness.run_dir import RunDir
-from harness.train.adoption import adopt, await_parts
-from harness.train.answers import answer
-from harness.train.background import advance, save_or_begin, settle
+from harness.run.checkpoints.choice import Resume
+from harness.run.heartbeats import Phase
+from harness.run.paths import RunDir
+from harness.train.commands.answers import answer
+from harness.train.commands.rescue import await_rescue
+from harness.train.commands.rollback import roll_back
 from harness.train.decide import decide, decide_after_rollback
-from harness.train.evaluate import evaluate
-from harness.train.evidence import write_evidence
-from harness.train.keeping import keep_snapshot, let_go
-from harness.train.opening import open_run
-from harness.train.phases import follow_phase
 from harness.train.report import leave, record
-from harness.train.rescue import await_rescue
-from harness.train.rollback import roll_back
 from harness.train.run import Run
+from harness.train.saving.background import advance, save_or_begin, settle
+from harness.train.saving.keeping import keep_snapshot, let_go
+from harness.train.start.opening import open_run
 from harness.train.state import TrainState
-from harness.train.step import take_step
+from harness.train.steps.adoption import adopt, await_parts
+from harness.train.steps.blame import write_evidence
+from harness.train.steps.evaluate import evaluate
+from harness.train.steps.phases import follow_phase
+from harness.train.steps.step import take_step
 from harness.train.world import World
 
 

@@ -11,17 +11,17 @@ from harness.errors import (
     EXIT_REQUEUE,
     EXIT_STOPPED_BY_PERSON,
 )
-from harness.metrics import names
-from harness.metrics.record import StepRecord
 from harness.parallel import device
 from harness.plan.flops import peak_flops
+from harness.run import metric_names as names
+from harness.run.records import StepRecord
 from harness.train.decide import Decision
-from harness.train.evaluate import Evaluation
-from harness.train.pace import compare_ranks
-from harness.train.restored import resume_suspicion
 from harness.train.run import Run
+from harness.train.start.restored import resume_suspicion
 from harness.train.state import TrainState
-from harness.train.step import StepResult, channel_losses
+from harness.train.steps.evaluate import Evaluation
+from harness.train.steps.pace import compare_ranks
+from harness.train.steps.step import StepResult, channel_losses
 
 
 def introduction(run: Run) -> list[str]:

@@ -6,27 +6,27 @@ from dataclasses import dataclass, field
 
 import torch
 
-from harness.checkpoint.store import CheckpointStore
 from harness.config.schema import Config
-from harness.metrics.heartbeat import Heartbeat
 from harness.metrics.recorder import Recorder
 from harness.optim.mcore import Optimizer
 from harness.parallel.ranks import Ranks
 from harness.plan.plan import PhasePlan, Plan
-from harness.run_dir import RunDir
-from harness.train.data import RunData
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.heartbeats import Heartbeat
+from harness.run.paths import RunDir
+from harness.train.commands.inbox import Orders
 from harness.train.decide import Milestones
-from harness.train.evaluate import HeldOut
-from harness.train.in_flight import InFlight
-from harness.train.mcore import Pipeline
-from harness.train.nearby import Nearby
-from harness.train.orders import Orders
-from harness.train.snapshots import Snapshots
+from harness.train.saving.in_flight import InFlight
+from harness.train.saving.nearby import Nearby
+from harness.train.saving.snapshots import Snapshots
+from harness.train.start.open_data import RunData
+from harness.train.steps.evaluate import HeldOut
+from harness.train.steps.mcore import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The parts of a run, introduced to each other by `harness.train.opening`."""
+    """The parts of a run, introduced to each other by `harness.train.start.opening`."""
 
     config: Config
     plan: Plan

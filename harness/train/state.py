@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.checkpoint.manifest import MAX_LOSSES, Adjustment, Manifest, Parent, RollbackRecord
-from harness.data.cursor import Cursor
-from harness.data.history import Change
+from harness.data.order.cursor import Cursor
+from harness.run.checkpoints.manifest import MAX_LOSSES, Adjustment, Manifest, Parent, RollbackRecord
+from harness.run.order_changes import Change
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from harness.config.load import load_config
 from harness.errors import EXIT_INTERNAL, HarnessError
 from harness.parallel import gpu_environment
 from harness.parallel.silence import silence_libraries
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 
 _PR_SET_PDEATHSIG = 1
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from harness.watch.delivery import Deliver, UndeliveredError
 from harness.watch.journal import append_line
-from harness.watch.memory import Memory
+from harness.watch.saved_state import Memory
 
 _MOST_WAITING = 100
 _RETRY_S = 60.0

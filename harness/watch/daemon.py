@@ -17,17 +17,17 @@ from types import FrameType
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, RunInUseError, UsageError
-from harness.run_dir import RunDir
-from harness.signals.kill_order import order_kill
-from harness.signals.lock import owner_of
+from harness.run.kill_request import order_kill
+from harness.run.lock import owner_of
+from harness.run.paths import RunDir
 from harness.watch.alerts import Alerts
+from harness.watch.announcer import Hands
 from harness.watch.delivery import deliveries
 from harness.watch.exposition import Address, served
 from harness.watch.hang import HangWatch
 from harness.watch.journal import Journal
-from harness.watch.memory import Memory, load_memory, save_memory
+from harness.watch.saved_state import Memory, load_memory, save_memory
 from harness.watch.surroundings import shortage, stall
-from harness.watch.telling import Hands
 from harness.watch.watcher import Watcher
 
 _HEARTBEAT_EVERY_S = 5.0

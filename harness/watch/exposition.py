@@ -15,7 +15,7 @@ from importlib import import_module
 from typing import Any
 
 from harness.errors import UsageError
-from harness.metrics.record import StepRecord
+from harness.run.records import StepRecord
 from harness.watch.verdict import TOTAL, OpenEpisode
 
 LOOPBACK = "127.0.0.1"

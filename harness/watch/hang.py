@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.metrics.heartbeat import WRITE_EVERY_S, Beat, Phase, read_beats
-from harness.run_dir import RunDir
-from harness.signals.lock import owner_of
+from harness.run.heartbeats import WRITE_EVERY_S, Beat, Phase, read_beats
+from harness.run.lock import owner_of
+from harness.run.paths import RunDir
 
 LONG_FACTOR = 4.0
 """Phases that take long without any sign of progress may take so many times as long."""

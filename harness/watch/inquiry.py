@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import DataError
-from harness.signals.order import OrderKind
+from harness.run.commands.command import OrderKind
+from harness.watch.announcer import Telling
 from harness.watch.attribution import attribute, named, read_evidence
-from harness.watch.memory import Examination
 from harness.watch.policy import AskEvidence
+from harness.watch.saved_state import Examination
 from harness.watch.situation import evidence_request
-from harness.watch.telling import Telling
 from harness.watch.verdict import TOTAL, OpenEpisode, Verdict
 
 _MOST_KEPT = 20

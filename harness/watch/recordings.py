@@ -1,7 +1,7 @@
 """Recorded losses of a run as the detector's records: `metrics.jsonl`, CSV (also gzipped) and TensorBoard event files.
 
 A CSV has a header with `step` and `loss`, and may have `grad_norm`, `lr`, `loss/<channel>` and `tokens/<channel>`; the
-names of `harness.metrics.names` and Megatron-LM's TensorBoard tags are understood too. A CSV without a loss over all
+names of `harness.run.metric_names` and Megatron-LM's TensorBoard tags are understood too. A CSV without a loss over all
 channels is read as losses of channels: every other column is one.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from harness.errors import DataError
-from harness.metrics import names
+from harness.run import metric_names as names
 from harness.watch.detector import LossRecord
 from harness.watch.event_file import read_scalars
 

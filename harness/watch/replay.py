@@ -29,7 +29,7 @@ def run_replay(files: Sequence[Path], labels: Path | None, as_json: bool, plot: 
     known = read_labels(labels) if labels is not None else None
     rehearsals = {name: rehearse(read_recording(path)) for name, path in by_name.items()}
     if plot is not None:
-        from harness.watch.plot import draw
+        from harness.watch.curve_plot import draw
 
         draw(rehearsals, known or {}, plot)
     if as_json:

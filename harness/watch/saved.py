@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 from harness.watch.policy import Health, KnownCheckpoint
 
 MANIFEST = "manifest.json"

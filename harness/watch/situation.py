@@ -7,12 +7,12 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from harness.config.operation import WatchConfig
-from harness.signals.evidence_request import MAX_STEPS, EvidenceRequest
-from harness.signals.mark_request import MarkRequest
-from harness.signals.rollback_request import RollbackRequest
-from harness.watch.memory import Alarm, Memory
+from harness.run.commands.evidence import MAX_STEPS, EvidenceRequest
+from harness.run.commands.mark import MarkRequest
+from harness.run.commands.rollback import RollbackRequest
 from harness.watch.policy import KnownCheckpoint, PolicySettings, Rollback, Situation
 from harness.watch.saved import SavedCheckpoint
+from harness.watch.saved_state import Alarm, Memory
 from harness.watch.verdict import OpenEpisode, Verdict
 
 COMPARED_STEPS = 16

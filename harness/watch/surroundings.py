@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Iterable
 
 from harness.config.operation import WatchConfig
-from harness.metrics.heartbeat import Beat, Phase, read_beats
-from harness.run_dir import RunDir
-from harness.signals.lock import owner_of
+from harness.run.heartbeats import Beat, Phase, read_beats
+from harness.run.lock import owner_of
+from harness.run.paths import RunDir
 
 _NUM_NAMED = 8
 _GIB = 1024**3

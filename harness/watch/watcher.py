@@ -14,17 +14,17 @@ from pathlib import Path
 from harness.config.batch_sizes import batch_sizes
 from harness.config.schema import Config
 from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON
-from harness.metrics import names
-from harness.metrics.record import StepRecord, from_json_line
-from harness.run_dir import RunDir
-from harness.signals.order import OrderKind
-from harness.signals.post import is_known
+from harness.run import metric_names as names
+from harness.run.commands.command import OrderKind
+from harness.run.commands.post import is_known
+from harness.run.follow import new_lines
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, from_json_line
+from harness.watch.announcer import Hands, Telling
 from harness.watch.detector import Detector, LossRecord
 from harness.watch.exposition import Latest
-from harness.watch.follow import new_lines
 from harness.watch.inquiry import Inquiry
 from harness.watch.journal import WRITER
-from harness.watch.memory import Memory
 from harness.watch.policy import (
     Action,
     Alert,
@@ -36,8 +36,8 @@ from harness.watch.policy import (
     Stop,
     decide,
 )
-from harness.watch.report import write_report
 from harness.watch.saved import SavedCheckpoints
+from harness.watch.saved_state import Memory
 from harness.watch.situation import (
     due_mark,
     policy_settings,
@@ -45,7 +45,7 @@ from harness.watch.situation import (
     rollback_request,
     situation,
 )
-from harness.watch.telling import Hands, Telling
+from harness.watch.stop_report import write_report
 from harness.watch.verdict import ALARMS, Verdict
 
 _UNREMARKABLE_EXITS = (EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON)

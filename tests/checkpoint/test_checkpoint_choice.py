@@ -11,8 +11,8 @@ import pytest
 from checkpoint_samples import entry_of, save, store_in
 from disk_faults import Call, traced
 
-from harness.checkpoint.store import CheckpointStore
 from harness.errors import EXIT_BAD_DATA, CheckpointError
+from harness.run.checkpoints.store import CheckpointStore
 
 
 @pytest.fixture

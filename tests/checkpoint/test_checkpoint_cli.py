@@ -15,8 +15,8 @@ from harness import cli
 HOLD_THE_LOCK = """
 import sys
 from pathlib import Path
-from harness.run_dir import RunDir
-from harness.signals.lock import RunLock
+from harness.run.paths import RunDir
+from harness.run.lock import RunLock
 with RunLock(RunDir(Path(sys.argv[1]))):
     print("locked", flush=True)
     sys.stdin.read()

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from checkpoint_samples import FINGERPRINT
 
-from harness.checkpoint.compare import differences, require_same
 from harness.errors import CheckpointError
+from harness.run.checkpoints.compare import differences, require_same
 
 ZH = FINGERPRINT["data"]["channels"]["zh"]["parts"]
 

@@ -19,10 +19,10 @@ from checkpoint_samples import FILES, entry_of, sample_manifest, save, store_in,
 from disk_faults import REFUSED, failing_at, killed_at, recorded
 from power_cuts import DiskModel
 
-from harness.checkpoint.entries import Checkpoint
-from harness.checkpoint.store import CheckpointStore
-from harness.checkpoint.verify import verify
 from harness.errors import HarnessError, SaveFailedError
+from harness.run.checkpoints.entries import Checkpoint
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.checkpoints.verify import verify
 
 WHEN: tuple[Literal["before", "within"], ...] = ("before", "within")
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EROFS, errno.ESTALE, errno.EMFILE)

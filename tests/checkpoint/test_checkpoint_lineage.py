@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from checkpoint_samples import published_manifest
 
-from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint, Entry
-from harness.checkpoint.lineage import Target, left_behind, line_of, rollback_target
-from harness.checkpoint.manifest import Parent, RollbackRecord
 from harness.errors import CheckpointError
+from harness.run.checkpoints.entries import BrokenCheckpoint, Checkpoint, Entry
+from harness.run.checkpoints.lineage import Target, left_behind, line_of, rollback_target
+from harness.run.checkpoints.manifest import Parent, RollbackRecord
 
 
 def entry(step: int, parent: int | None, *, attempt: int = 0, parent_attempt: int = 0, health: str = "clean") -> Entry:

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.checkpoint.manifest import (
+from harness.errors import CheckpointError
+from harness.run.checkpoints.manifest import (
     MANIFEST_NAME,
     MAX_MANIFEST_BYTES,
     FileRecord,
@@ -28,7 +29,6 @@ from harness.checkpoint.manifest import (
     read_manifest,
     write_manifest,
 )
-from harness.errors import CheckpointError
 
 TEXT = """\
 {

@@ -6,9 +6,9 @@ import pytest
 from checkpoint_samples import published_manifest, save, store_in
 
 from harness import cli
-from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint, Entry
-from harness.checkpoint.references import MAX_EVIDENCE, before_steps, evidence_steps
-from harness.run_dir import RunDir
+from harness.run.checkpoints.entries import BrokenCheckpoint, Checkpoint, Entry
+from harness.run.checkpoints.references import MAX_EVIDENCE, before_steps, evidence_steps
+from harness.run.paths import RunDir
 
 
 def entry(step: int, **changes: object) -> Checkpoint:

@@ -9,8 +9,8 @@ from checkpoint_samples import published_manifest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint, Entry
-from harness.checkpoint.retention import RetentionPolicy, to_delete
+from harness.run.checkpoints.entries import BrokenCheckpoint, Checkpoint, Entry
+from harness.run.checkpoints.retention import RetentionPolicy, to_delete
 
 
 def entry(step: int, **changes: object) -> Checkpoint:

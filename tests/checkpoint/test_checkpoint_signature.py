@@ -12,11 +12,11 @@ import xxhash
 from checkpoint_samples import entry_of, save, store_in
 
 from harness import cli
-from harness.checkpoint.manifest import MANIFEST_NAME, read_manifest
-from harness.checkpoint.signature import SigningKey, read_key
-from harness.checkpoint.store import CheckpointStore
-from harness.checkpoint.verify import sign, verify, verify_before_load
 from harness.errors import CheckpointError, UsageError
+from harness.run.checkpoints.manifest import MANIFEST_NAME, read_manifest
+from harness.run.checkpoints.signature import SigningKey, read_key
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.checkpoints.verify import sign, verify, verify_before_load
 
 UNSIGNED = "manifest.json is not to be trusted: it is not signed, and the configuration asks for a signature"
 FORGED = "manifest.json is not to be trusted: its signature is wrong: it was made with another key, or the manifest was"
@@ -113,7 +113,7 @@ def test_a_file_with_the_same_xxh3_but_other_content_is_found(
     shard = folder / "__0_0.distcp"
     shard.write_bytes(bytes(shard.stat().st_size))
     monkeypatch.setattr(xxhash, "xxh3_64", Collision)
-    monkeypatch.setattr("harness.checkpoint.contents.NUM_THREADS", 1)  # files are hashed in the order of their names
+    monkeypatch.setattr("harness.run.checkpoints.contents.NUM_THREADS", 1)  # hashed in the order of their names
     names = iter(sorted(promised))
     assert verify(folder, deep=True) == []
     names = iter(sorted(promised))

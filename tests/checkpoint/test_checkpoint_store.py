@@ -11,12 +11,12 @@ import pytest
 from checkpoint_samples import FILES, entry_of, sample_manifest, save, store_in, write_files
 from disk_faults import Call, failing_at, traced
 
-from harness.checkpoint.entries import BrokenCheckpoint, Checkpoint
-from harness.checkpoint.manifest import MANIFEST_NAME, read_manifest
-from harness.checkpoint.store import CheckpointStore
-from harness.checkpoint.verify import verify
 from harness.errors import CheckpointError, RunTakenOverError, SaveFailedError
-from harness.signals.fence import claim
+from harness.run.checkpoints.entries import BrokenCheckpoint, Checkpoint
+from harness.run.checkpoints.manifest import MANIFEST_NAME, read_manifest
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.checkpoints.verify import verify
+from harness.run.fence import claim
 
 
 @pytest.fixture

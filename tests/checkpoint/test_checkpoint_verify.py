@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from checkpoint_samples import FILES, save, store_in
 
-from harness.checkpoint.manifest import MANIFEST_NAME
-from harness.checkpoint.verify import verify, verify_before_load
 from harness.errors import CheckpointError
+from harness.run.checkpoints.manifest import MANIFEST_NAME
+from harness.run.checkpoints.verify import verify, verify_before_load
 
 SMALL = [name for name in FILES if not name.endswith(".distcp")]
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.checkpoint.node_folder import NodeFolder, SnapshotRecord
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 
 START = "ab" * 16
 TENSORS = (

@@ -108,8 +108,8 @@ def held_out(rank: int, world_size: int, init_method: str, config: Any, run_dir:
     """The newest checkpoint of a run through the run's own schedule, on its held-out samples, one after the other."""
     import torch
 
-    from harness.run_dir import RunDir
-    from harness.train.opening import open_run
+    from harness.run.paths import RunDir
+    from harness.train.start.opening import open_run
     from harness.train.world import World
 
     world = World(rank=rank, size=world_size, device=torch.device("cpu"), init_method=init_method)

@@ -17,7 +17,7 @@ from hugging_face_models import VARIANTS, Variant, assert_same_bits, weights_of,
 from pool import Pool
 from safetensors.torch import save_file
 
-from checkpoint_tools.cli import left_out_text
+from checkpoint_tools.convert_verbs import left_out_text
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import layers_that_fit
 from harness.cli import run

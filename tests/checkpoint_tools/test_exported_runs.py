@@ -17,12 +17,12 @@ from pool import Pool
 
 from checkpoint_tools.compare_models import differences, open_either
 from checkpoint_tools.torch_dist import read_index, read_region
-from data_prep.indexed_writer import PartWriter, token_dtype
-from harness.checkpoint.contents import contents, file_records
-from harness.checkpoint.manifest import read_manifest, write_manifest
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
 from harness.config.schema import Config
-from harness.metrics.record import read_records
-from harness.run_dir import RunDir
+from harness.run.checkpoints.contents import contents, file_records
+from harness.run.checkpoints.manifest import read_manifest, write_manifest
+from harness.run.paths import RunDir
+from harness.run.records import read_records
 
 VOCAB_SIZE = 301
 NUM_STEPS = 3

@@ -15,8 +15,8 @@ from hugging_face_models import VARIANTS, write_model
 from killed_conversions import Conversion, convert_from_hf, convert_to_hf, ended, run, take_mean
 
 from checkpoint_tools import output_folder
-from harness.checkpoint.verify import verify
 from harness.errors import CheckpointError, UsageError
+from harness.run.checkpoints.verify import verify
 
 OF_THE_MOMENT = ("saved_at", "save_seconds", "checksum")
 

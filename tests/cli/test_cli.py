@@ -14,10 +14,10 @@ import pytest
 from harness import cli
 from harness.config.schema import Config
 from harness.errors import EXIT_BAD_DATA, EXIT_INTERNAL, EXIT_USAGE, DataError
-from harness.run_dir import RunDir
-from harness.signals.cli import signal
-from harness.signals.lock import RunLock
-from harness.signals.order import OrderKind
+from harness.run.commands.command import OrderKind
+from harness.run.commands.signal_verb import signal
+from harness.run.lock import RunLock
+from harness.run.paths import RunDir
 
 CONFIG = """\
 run: {name: small}

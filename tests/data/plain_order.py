@@ -12,11 +12,11 @@ from typing import NamedTuple
 
 from data_parts import Documents
 
-from harness.data.blend import Blend, make_blend
-from harness.data.history import Change, DocumentsQuarantined, PartsAdopted, PhaseBegun
-from harness.data.recipe import ChannelRules, Recipe, rules_of
-from harness.data.shuffle import permutation, shuffle_key
-from harness.data.weights import current_shares
+from harness.data.order.blend import Blend, make_blend
+from harness.data.order.recipe import ChannelRules, Recipe, rules_of
+from harness.data.order.shuffle import permutation, shuffle_key
+from harness.data.order.weights import current_shares
+from harness.run.order_changes import Change, DocumentsQuarantined, PartsAdopted, PhaseBegun
 
 Token = tuple[int, int, int]
 """(part, document, place in the document)."""

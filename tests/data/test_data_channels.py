@@ -10,7 +10,7 @@ import pytest
 from data_parts import part_line, random_documents, write_channel, write_part
 
 from harness.config.schema import ChannelConfig
-from harness.data.channels import Channel, open_channel
+from harness.data.files.channels import Channel, open_channel
 from harness.errors import EXIT_BAD_DATA, DataError
 
 

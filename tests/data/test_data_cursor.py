@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.cursor import Cursor, rank_positions
+from harness.data.order.cursor import Cursor, rank_positions
 from harness.errors import CheckpointError
 
 WINDOWS = st.lists(

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from harness.checkpoint.compare import differences
-from harness.data.channels import Channel
-from harness.data.cursor import Cursor
+from harness.data.files.channels import Channel
 from harness.data.fingerprint import data_fingerprint, recorded_parts
-from harness.data.recipe import ChannelRules, PhaseRecipe, Recipe
+from harness.data.order.cursor import Cursor
+from harness.data.order.recipe import ChannelRules, PhaseRecipe, Recipe
+from harness.run.checkpoints.compare import differences
 
 RECIPE = Recipe(
     seed=7,

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.intervals import Intervals, merged, places_in, total, whole, without
+from harness.data.order.intervals import Intervals, merged, places_in, total, whole, without
 
 SETS = st.sets(st.integers(0, 60))
 

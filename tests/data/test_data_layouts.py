@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.layouts import best_fit, num_best_fit
+from harness.data.order.fitting import best_fit, num_best_fit
 
 
 @given(st.lists(st.integers(1, 20), max_size=40))

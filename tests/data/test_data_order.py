@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from data_parts import VOCAB_SIZE, random_documents, write_channel, write_part
 
-from harness.data.channels import Channel
-from harness.data.mcore import MappedPart
-from harness.data.order import ChannelOrder, Sample
-from harness.data.packing import OpenPart, PartOpener
-from harness.data.parts import Part
-from harness.data.recipe import Recipe
-from harness.data.shuffle import permutation, shuffle_key
-from harness.data.turns import ChannelTurns, num_held_out_documents
+from harness.data.files.channels import Channel
+from harness.data.files.mcore import MappedPart
+from harness.data.files.parts import Part
+from harness.data.order.channel_order import ChannelOrder, Sample
+from harness.data.order.packing import OpenPart, PartOpener
+from harness.data.order.recipe import Recipe
+from harness.data.order.shuffle import permutation, shuffle_key
+from harness.data.order.turns import ChannelTurns, num_held_out_documents
 from harness.errors import DataError
 
 RECIPE = Recipe(

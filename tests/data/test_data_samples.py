@@ -15,15 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_order import PlainOrder, Token
 
-from harness.data.channels import Channel
-from harness.data.cursor import Cursor
-from harness.data.history import DocumentsQuarantined, quarantined_in
-from harness.data.ledger import by_part, count_documents, count_parts
-from harness.data.mcore import MappedPart
-from harness.data.recipe import ChannelRules, PhaseRecipe, Recipe
-from harness.data.samples import SampleOrder, open_turns
-from harness.data.turns import ChannelTurns
+from harness.data.files.channels import Channel
+from harness.data.files.mcore import MappedPart
+from harness.data.order.cursor import Cursor
+from harness.data.order.recipe import ChannelRules, PhaseRecipe, Recipe
+from harness.data.order.samples import SampleOrder, open_turns
+from harness.data.order.turns import ChannelTurns
 from harness.errors import DataError
+from harness.run.order_changes import DocumentsQuarantined, quarantined_in
+from harness.usage.use import by_part, count_documents, count_parts
 
 NAMES = ("zh", "en", "code")
 NUM_PARTS = 4

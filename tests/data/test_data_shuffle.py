@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from harness.data.shuffle import permutation, shuffle_key
+from harness.data.order.shuffle import permutation, shuffle_key
 
 
 @pytest.mark.parametrize("num_items", [0, 1, 2, 3, 4, 255, 256, 1000])

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.cursor import Cursor
-from harness.data.journal import append_to_journal
-from harness.data.trained import StepCount, Trained, Windows, follow, place_of, trained_by
+from harness.data.order.cursor import Cursor
 from harness.errors import DataError
-from harness.metrics import names
-from harness.metrics.record import StepRecord, to_json_line
-from harness.run_dir import RunDir
+from harness.run import metric_names as names
+from harness.run.order_file import append_to_journal
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, to_json_line
+from harness.usage.trained import StepCount, Trained, Windows, follow, place_of, trained_by
 
 PHASES = ("warm-up", "main", "long")
 PHASE_STEPS = 4

@@ -16,7 +16,7 @@ import xxhash
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import data_prep.demo
-from harness.data.tokenizer import Tokenizer, open_tokenizer
+from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 
 RARE = "龘 🦜 \t\r\n  αβγ é 𠀀 \x00 end"
@@ -258,7 +258,10 @@ def test_missing_library(
 
 
 def test_importing_the_module_loads_neither_library_nor_torch() -> None:
-    code = "import sys, harness.data.tokenizer; print({'torch', 'sentencepiece', 'tokenizers'} & set(sys.modules))"
+    code = (
+        "import sys, harness.data.tokenizers.tokenizer\n"
+        "print({'torch', 'sentencepiece', 'tokenizers'} & set(sys.modules))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_prep.indexed_writer import PartWriter, token_dtype
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
 
 
 def write_channel(folder: Path, *parts: list[list[int]], vocab_size: int = 1000) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from data_prep.ahead import Ahead
+from data_prep.channels.ahead import Ahead
 
 
 def counting(end: int, seen: list[int]) -> Generator[int, None, None]:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 from texts import CHINESE, CODE, ENGLISH, MARKDOWN
 
-from data_prep.clean_rules import PRESETS, first_broken
+from data_prep.text.clean_rules import PRESETS, first_broken
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,8 @@ import io
 
 from rich.console import Console
 
-from data_prep.progress import describe, shown_progress
-from data_prep.totals import Totals
+from data_prep.channels.progress import describe, shown_progress
+from data_prep.channels.totals import Totals
 
 
 def test_counts_in_one_phrase() -> None:

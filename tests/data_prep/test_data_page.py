@@ -13,8 +13,8 @@ from click.testing import CliRunner
 
 import data_prep.demo
 from data_prep.demo.build import DemoSettings, standard_library_documents
-from data_prep.part_files import parts_of
 from harness.cli import root
+from harness.data.files.opened import parts_of
 
 PAGE = Path(data_prep.demo.__file__).parents[2] / "docs" / "data.md"
 SHIPPED = Path(data_prep.demo.__file__).parent

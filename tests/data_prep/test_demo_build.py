@@ -14,7 +14,7 @@ import data_prep.demo
 from data_prep.demo import build
 from data_prep.demo.__main__ import main
 from data_prep.demo.build import CHANNELS, DemoSettings, build_demo, standard_library_documents
-from harness.data.tokenizer import open_tokenizer
+from harness.data.tokenizers.tokenizer import open_tokenizer
 from harness.errors import DataError, UsageError
 
 with warnings.catch_warnings():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.documents import Rejection, parse_line, read_records
-from data_prep.input_files import find_inputs
+from data_prep.text.documents import Rejection, parse_line, read_records
+from data_prep.text.input_files import find_inputs
 from harness.errors import DataError, UsageError
 
 

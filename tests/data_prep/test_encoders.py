@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.choose_encoder import PROBES, choose_encoder
-from data_prep.encoders import (
+from data_prep.tokenizers.choose_encoder import PROBES, choose_encoder
+from data_prep.tokenizers.encoders import (
     FAST_ENCODERS,
     EncodedDocuments,
     GigatokenEncoder,
@@ -17,8 +17,8 @@ from data_prep.encoders import (
     candidates,
     resident_bytes,
 )
-from data_prep.spot_check import CALLS_BETWEEN_CHECKS, SpotChecked
-from harness.data.tokenizer import Tokenizer, open_tokenizer
+from data_prep.tokenizers.spot_check import CALLS_BETWEEN_CHECKS, SpotChecked
+from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 
 FAST = [
@@ -125,8 +125,8 @@ class Unable:
 
 
 def test_one_wrong_id_is_enough_not_to_be_used(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("data_prep.choose_encoder.FAST_ENCODERS", {"wrong": Wrong, "unable": Unable})
-    monkeypatch.setattr("data_prep.choose_encoder.candidates", lambda tokenizer: ("unable", "wrong"))
+    monkeypatch.setattr("data_prep.tokenizers.choose_encoder.FAST_ENCODERS", {"wrong": Wrong, "unable": Unable})
+    monkeypatch.setattr("data_prep.tokenizers.choose_encoder.candidates", lambda tokenizer: ("unable", "wrong"))
     chosen = choose_encoder(tokenizer, ["fine", "also quick", "fine"])
     assert chosen.encoder.name == "reference"
     assert chosen.notes[:2] == (
@@ -152,9 +152,9 @@ def test_gigatoken_is_opened_anew_when_it_has_grown(
     json_file: Path, poems: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("gigatoken")
-    monkeypatch.setattr("data_prep.encoders.CHARACTERS_BEFORE_A_LOOK", 0)
+    monkeypatch.setattr("data_prep.tokenizers.encoders.CHARACTERS_BEFORE_A_LOOK", 0)
     sizes = iter([100, 150, 201, 50, 60])
-    monkeypatch.setattr("data_prep.encoders.resident_bytes", lambda: next(sizes))
+    monkeypatch.setattr("data_prep.tokenizers.encoders.resident_bytes", lambda: next(sizes))
     tokenizer = open_tokenizer(json_file)
     encoder = GigatokenEncoder(tokenizer, max_growth_bytes=100)
     opened = []

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from data_prep.cli_extend import extend_tokenizer
-from data_prep.extend_tokenizer import extend, report_on_extension
-from harness.data.tokenizer import Tokenizer, open_tokenizer
+from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
+from data_prep.tokenizers.extend_verb import extend_tokenizer
+from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import UsageError
 
 WORDS = ("Megatron", "梯度下降", "art")

@@ -13,7 +13,7 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.indexed_writer import PartWriter, read_finished_parts, token_dtype, write_whole
+from data_prep.channels.indexed_writer import PartWriter, read_finished_parts, token_dtype, write_whole
 from harness.errors import DataError
 
 with warnings.catch_warnings():

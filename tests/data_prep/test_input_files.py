@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.documents import Rejection, read_records
-from data_prep.input_files import InputFile, RemoteFile, file_bytes, find_inputs
-from data_prep.sample import sample_documents
+from data_prep.text.documents import Rejection, read_records
+from data_prep.text.input_files import InputFile, RemoteFile, file_bytes, find_inputs
+from data_prep.text.sample import sample_documents
 from harness.errors import DataError, UsageError
 
 TEXTS = ["one", "春眠不觉晓", "three"]
@@ -76,7 +76,7 @@ def test_a_file_system_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> 
         def isfile(self, path: str) -> bool:
             raise ConnectionError("no route to host")
 
-    monkeypatch.setattr("data_prep.input_files._file_system", lambda address: (Dead(), address))
+    monkeypatch.setattr("data_prep.text.input_files._file_system", lambda address: (Dead(), address))
     with pytest.raises(
         DataError, match=r"s3://b/x: the file system does not answer \(ConnectionError: no route to host"
     ):

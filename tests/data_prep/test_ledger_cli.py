@@ -11,16 +11,16 @@ import pytest
 import yaml
 from click.testing import CliRunner, Result
 
-from data_prep.cli_ledger import ledger
-from data_prep.cli_quarantine import quarantine
-from data_prep.indexed_writer import PartWriter, token_dtype
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
 from harness.config.load import load_config
-from harness.data.channels import open_channel, parts_digest
-from harness.data.cursor import Cursor
-from harness.data.journal import append_to_journal
+from harness.data.files.channels import open_channel, parts_digest
+from harness.data.order.cursor import Cursor
 from harness.errors import DataError, UsageError
-from harness.metrics.record import StepRecord, to_json_line
-from harness.run_dir import RunDir
+from harness.run.order_file import append_to_journal
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, to_json_line
+from harness.usage.ledger_verb import ledger
+from harness.usage.quarantine_verb import quarantine
 
 BATCH = 4
 SEQ_LENGTH = 16

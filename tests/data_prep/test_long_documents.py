@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.encoders import EncodedDocuments
-from data_prep.long_documents import DocumentShape, LongDocuments, Pieces, lay_down
+from data_prep.channels.long_documents import DocumentShape, LongDocuments, Pieces, lay_down
+from data_prep.tokenizers.encoders import EncodedDocuments
 
 END = 99
 

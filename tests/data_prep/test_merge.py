@@ -11,12 +11,12 @@ from click.testing import CliRunner, Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep import merge as merge_module
-from data_prep.cli_combine import merge
-from data_prep.merge import MergeJob, merge_channels
-from data_prep.source import read_source
-from data_prep.tokenize import ChannelJob, tokenize_channel
-from harness.data.tokenizer import Tokenizer, open_tokenizer
+from data_prep.channels import merge as merge_module
+from data_prep.channels.combine_verbs import merge
+from data_prep.channels.merge import MergeJob, merge_channels
+from data_prep.channels.source import read_source
+from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 
 with warnings.catch_warnings():

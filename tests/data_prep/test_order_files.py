@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from data_prep.input_files import find_inputs
-from data_prep.order_files import OrderJob, order_files
+from data_prep.text.input_files import find_inputs
+from data_prep.text.order_files import OrderJob, order_files
 from harness.errors import DataError
 
 
@@ -99,7 +99,7 @@ def test_rows_of_parquet_keep_their_columns(tmp_path: Path) -> None:
 
 def test_the_command(raw: Path, tmp_path: Path) -> None:
     pytest.importorskip("datatrove")
-    from data_prep.cli_clean import order
+    from data_prep.text.text_verbs import order
 
     options = ["--by", "score", "--descending", "--output", str(tmp_path / "ordered")]
     result = CliRunner().invoke(order, [str(raw), *options])

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.shingles import shingles
+from data_prep.text.shingles import shingles
 
 
 def test_shingles_are_five_words_or_chinese_characters() -> None:

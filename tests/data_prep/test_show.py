@@ -7,11 +7,11 @@ import pytest
 from channel_files import write_channel
 from click.testing import CliRunner
 
-from data_prep.cli_channels import sample, show
-from data_prep.part_files import parts_of
-from data_prep.show import number_in_channel, random_numbers
-from data_prep.tokenize import ChannelJob, tokenize_channel
-from harness.data.tokenizer import Tokenizer
+from data_prep.channels.channel_verbs import sample, show
+from data_prep.channels.show import number_in_channel, random_numbers
+from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from harness.data.files.opened import parts_of
+from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import UsageError
 
 

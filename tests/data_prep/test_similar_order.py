@@ -5,8 +5,8 @@ import random
 import numpy as np
 import pytest
 
-from data_prep import similar_order as module
-from data_prep.similar_order import frequencies, similar_order
+from data_prep.text import similar_order as module
+from data_prep.text.similar_order import frequencies, similar_order
 
 
 def topic_texts(num_topics: int, per_topic: int, seed: int = 0) -> tuple[list[str], list[int]]:

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.overlaps import WINDOW, overlaps
-from data_prep.past_steps import PastSample, PastStep
-from data_prep.step_report import SampleReport, as_json, in_words, printable, step_report
-from harness.data.documents import DocumentSpan
-from harness.data.order import SampleAddress
-from harness.metrics.record import StepRecord
-from harness.run_dir import RunDir
+from harness.data.files.documents import DocumentSpan
+from harness.data.order.channel_order import SampleAddress
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord
+from harness.usage.overlaps import WINDOW, overlaps
+from harness.usage.past_steps import PastSample, PastStep
+from harness.usage.step_report import SampleReport, as_json, in_words, printable, step_report
 
 STEP = 40
 

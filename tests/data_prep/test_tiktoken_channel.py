@@ -13,9 +13,9 @@ import tokenizers
 from channel_files import read_part
 from click.testing import CliRunner
 
-from data_prep.cli import tokenize
-from harness.data.tiktoken_file import PUBLISHED, SPLITS, is_tiktoken
-from harness.data.tokenizer import open_tokenizer
+from data_prep.data_verbs import tokenize
+from harness.data.tokenizers.tiktoken_file import PUBLISHED, SPLITS, is_tiktoken
+from harness.data.tokenizers.tokenizer import open_tokenizer
 from harness.errors import DataError, UsageError
 
 pytest.importorskip("tiktoken")

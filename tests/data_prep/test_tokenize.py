@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from tokenized import content_of, make, read_channel, write_lines
 
-from data_prep.tokenize import ChannelJob, tokenize_channel
-from data_prep.totals import Totals
+from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.totals import Totals
 from harness.config.schema import ChannelConfig
-from harness.data.channels import open_channel
-from harness.data.tokenizer import Tokenizer, open_tokenizer
+from harness.data.files.channels import open_channel
+from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 
 
@@ -125,7 +125,7 @@ def test_progress_counts_up_to_the_whole_input(job: ChannelJob, model_file: Path
 def test_training_reads_whole_parts_while_more_are_written(
     job: ChannelJob, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_prep.reader.BATCH_DOCUMENTS", 20)
+    monkeypatch.setattr("data_prep.text.reader.BATCH_DOCUMENTS", 20)
     seen: list[list[list[int]]] = []
 
     def look(totals: Totals, bytes_read: int) -> None:

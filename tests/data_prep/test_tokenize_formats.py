@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from tokenized import content_of, make, read_channel, silent, write_lines
 
-from data_prep.choose_encoder import choose_encoder
-from data_prep.tokenize import ChannelJob, tokenize_channel
-from harness.data.tokenizer import Tokenizer, open_tokenizer
+from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.tokenizers.choose_encoder import choose_encoder
+from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError
 
 with warnings.catch_warnings():

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tokenized import content_of, make, silent, write_lines
 
-from data_prep.tokenize import ChannelJob, tokenize_channel
-from harness.data.tokenizer import Tokenizer
+from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import DataError, UsageError
 
 
@@ -57,10 +57,10 @@ def test_unreadable_source_file(job: ChannelJob, tokenizer: Tokenizer, content: 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-import data_prep.indexed_writer as indexed_writer
-from data_prep.choose_encoder import choose_encoder
-from data_prep.tokenize import ChannelJob, tokenize_channel
-from harness.data.tokenizer import open_tokenizer
+import data_prep.channels.indexed_writer as indexed_writer
+from data_prep.tokenizers.choose_encoder import choose_encoder
+from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from harness.data.tokenizers.tokenizer import open_tokenizer
 
 folder, model, part, *inputs = sys.argv[1:]
 append_line = indexed_writer._append_line
@@ -134,14 +134,14 @@ def test_input_that_shrank_in_between_is_refused(tmp_path: Path, tokenizer: Toke
 RANDOMLY_KILLED = """
 import os, sys, threading
 from pathlib import Path
-from data_prep import tokenize
-from data_prep.choose_encoder import choose_encoder
-from data_prep.tokenize import ChannelJob, tokenize_channel
-from harness.data.tokenizer import open_tokenizer
-import data_prep.reader, signal
+from data_prep.channels import tokenize
+from data_prep.tokenizers.choose_encoder import choose_encoder
+from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from harness.data.tokenizers.tokenizer import open_tokenizer
+import data_prep.text.reader, signal
 
 folder, model, events, *inputs = sys.argv[1:]
-data_prep.reader.BATCH_DOCUMENTS = 7
+data_prep.text.reader.BATCH_DOCUMENTS = 7
 left = int(events)
 watched = ("open", "os.rename", "os.truncate", "os.remove")
 
@@ -165,7 +165,7 @@ tokenize_channel(job, tokenizer, lambda totals, bytes_read: None)
 def test_twenty_kills_at_random_file_operations_change_nothing(
     job: ChannelJob, tokenizer: Tokenizer, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("data_prep.reader.BATCH_DOCUMENTS", 7)
+    monkeypatch.setattr("data_prep.text.reader.BATCH_DOCUMENTS", 7)
     job = replace(job, max_document_tokens=40, long_documents="split")
     with job.inputs[0].open("a") as file:  # type: ignore[union-attr]
         file.write("\nnot JSON\n")

@@ -8,11 +8,11 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.choose_encoder import choose_encoder
-from data_prep.cli_tokenizer import inspect_tokenizer, train_tokenizer
-from data_prep.named_inputs import draw_samples, named_inputs, thinned
-from data_prep.tokenizer_report import REASONS, compare, report_on_text, report_on_vocabulary
-from data_prep.train_tokenizer import (
+from data_prep.text.named_inputs import draw_samples, named_inputs, thinned
+from data_prep.tokenizers.choose_encoder import choose_encoder
+from data_prep.tokenizers.tokenizer_report import REASONS, compare, report_on_text, report_on_vocabulary
+from data_prep.tokenizers.tokenizer_verbs import inspect_tokenizer, train_tokenizer
+from data_prep.tokenizers.train_tokenizer import (
     TrainerSettings,
     cut_at_words,
     draw_by_weight,
@@ -20,7 +20,7 @@ from data_prep.train_tokenizer import (
     spare_symbols,
     train,
 )
-from harness.data.tokenizer import Tokenizer, open_tokenizer
+from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 
 ENGLISH = ["The quick brown fox 2026 jumps over the lazy dog. " * 20, "Sphinx of black quartz, judge my vow! " * 20]

@@ -8,11 +8,11 @@ import pytest
 from channel_files import write_channel
 from click.testing import CliRunner, Result
 
-from data_prep.cli_channels import count, verify
-from data_prep.part_files import channel_folders, parts_of
-from data_prep.tokenize import ChannelJob, tokenize_channel
-from data_prep.verify import Expectation, PartReport, verify_parts
-from harness.data.tokenizer import Tokenizer
+from data_prep.channels.channel_verbs import count, verify
+from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.verify import Expectation, PartReport, verify_parts
+from harness.data.files.opened import channel_folders, parts_of
+from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import DataError
 
 END = 9

@@ -6,9 +6,9 @@ import json
 import warnings
 from pathlib import Path
 
-from data_prep.tokenize import ChannelJob, ChannelResult, tokenize_channel
-from data_prep.totals import Totals
-from harness.data.tokenizer import Tokenizer
+from data_prep.channels.tokenize import ChannelJob, ChannelResult, tokenize_channel
+from data_prep.channels.totals import Totals
+from harness.data.tokenizers.tokenizer import Tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Megatron warns of every optional package that is missing

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness import cli
-from harness.doctor import probe, report
+from harness.doctor import doctor_text as report
+from harness.doctor import probe
 from harness.doctor.facts import Facts, GpuFact, gather, installed_versions, run_probe
 from harness.doctor.findings import Finding, findings
 from harness.errors import EXIT_USAGE

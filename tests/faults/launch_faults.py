@@ -28,7 +28,7 @@ from scenes import Line, line_of
 from surroundings import wrong_clock
 
 from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_USAGE
-from harness.signals.lock import owner_of
+from harness.run.lock import owner_of
 
 LAYER = "launch"
 KILL_ALL = "SIGKILL of all ranks and the launcher"

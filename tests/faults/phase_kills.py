@@ -21,7 +21,7 @@ from phased_site import LAST_STEP, NUM_PHASES, STEPS_PER_PHASE, phased_site, ste
 from process_runs import VOCAB_SIZE, Site, descendants, kill_all
 from warm_trainer import Outcome, WarmTrainer
 
-from data_prep.indexed_writer import PartWriter, token_dtype
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
 
 _MARGIN_STEPS = 15
 """Steps before the end behind which nothing is killed: the run might be over by then."""

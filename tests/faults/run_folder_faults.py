@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.run_dir import RunDir
-from harness.signals.lock import RunLock
+from harness.run.lock import RunLock
+from harness.run.paths import RunDir
 
 RUN_FILES = (
     "metrics.jsonl",

@@ -14,8 +14,8 @@ from process_runs import Site
 from system_calls import SystemCall, is_available, recorded_calls, recording
 from warm_trainer import Outcome, WarmTrainer
 
-from harness.metrics.record import read_records
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
+from harness.run.records import read_records
 
 Line = dict[int, tuple[float, float, int]]
 """Loss, gradient norm and hash of the batch of every step that counts."""

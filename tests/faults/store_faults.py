@@ -30,13 +30,13 @@ from harms import HARMS
 from judge import is_sound, newest, sound_checkpoints, unsound
 from power_cuts import DiskModel
 
-from harness.checkpoint.entries import Checkpoint
-from harness.checkpoint.manifest import Manifest, parse_manifest
 from harness.checkpoint.metadata_pickle import index_problem
-from harness.checkpoint.retention import RetentionPolicy, to_delete
-from harness.checkpoint.store import CheckpointStore
 from harness.errors import HarnessError
-from harness.run_dir import RunDir
+from harness.run.checkpoints.entries import Checkpoint
+from harness.run.checkpoints.manifest import Manifest, parse_manifest
+from harness.run.checkpoints.retention import RetentionPolicy, to_delete
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.paths import RunDir
 
 LAYER = "store"
 CHUNK_BYTES = 32 * 1024

@@ -19,9 +19,9 @@ from harms import HARMS, Harm
 from judge import is_sound, newest, unsound
 from system_calls import SystemCall, injection, is_available, recorded_calls
 
-from harness.checkpoint.entries import Checkpoint
-from harness.checkpoint.store import CheckpointStore
-from harness.run_dir import RunDir
+from harness.run.checkpoints.entries import Checkpoint
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.paths import RunDir
 
 REPOSITORY = Path(__file__).parents[2]
 HAS_COMMON_FILE = int(version("megatron-core").split(".")[1]) < 17

@@ -10,7 +10,7 @@ from fault_report import Report, TrialId
 from launch_faults import FAULTS, Trial
 from scenes import line_of
 
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 
 
 @pytest.mark.slow

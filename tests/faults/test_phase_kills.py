@@ -14,7 +14,7 @@ from phased_site import LAST_STEP
 from pool import Pool
 from process_runs import REPOSITORY
 
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from typing import Any
 import yaml
 
 from benchmarks.corpus import write_channel
-from harness.metrics.record import read_records
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
+from harness.run.records import read_records
 
 VOCAB_SIZE = 1000
 CHANNELS = ("zh", "en")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from gpu_runs import column, train, write_text
 
-from harness.metrics import names
-from harness.run_dir import RunDir
+from harness.run import metric_names as names
+from harness.run.paths import RunDir
 
 STEPS = 10
 FEW = {"run.stop_at_step": STEPS, "checkpoint.save_every_steps": 5}

@@ -16,7 +16,7 @@ from harness.launch.requirements import require_installed
 from harness.parallel.gpu_environment import settle_for
 from harness.plan.layouts import needed_world_sizes
 from harness.plan.plan import make_plan
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 
 EXAMPLE = Path(__file__).parents[2] / "model_configs" / "tiny_phases.yaml"
 ALONE = ("parallel.data_parallel_size=1",)
@@ -25,7 +25,7 @@ ALONE = ("parallel.data_parallel_size=1",)
 TRAINS = """
 import json, os, sys
 from pathlib import Path
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 run = RunDir(Path(sys.argv[2]))
 to, code, further = {"1": (153, 75, {"next_phase": "long"}), "2": (233, 0, {})}[os.environ["WORLD_SIZE"]]
 if os.environ["RANK"] == "0":

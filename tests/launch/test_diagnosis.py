@@ -15,9 +15,9 @@ from harness import cli
 from harness.errors import UsageError
 from harness.launch.diagnosis import ask_for_stacks, diagnose, diagnosis_text
 from harness.launch.last_words import stacks_path
-from harness.metrics.heartbeat import Beat, Phase
-from harness.run_dir import RunDir
-from harness.signals.stacks_request import last_request
+from harness.run.heartbeats import Beat, Phase
+from harness.run.paths import RunDir
+from harness.run.stacks_request import last_request
 
 NOW = 5000.0
 
@@ -113,7 +113,7 @@ Thread 108 (idle): "heartbeat"
     wait (threading.py:331)
 Thread 101 (idle): "MainThread"
     recv (torch/distributed.py:2)
-    take_step (harness/train/step.py:55)
+    take_step (harness/train/steps/step.py:55)
 """
 
 
@@ -148,7 +148,7 @@ def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> Non
         "slow at computing: rank 2 on n2 (process 102), step 6, optimizer, 0.50 ms where others take 0.25 ms; see "
         "`nvidia-smi -q -d PERFORMANCE,TEMPERATURE` there",
         "the furthest: rank 0 on n0 (process 100), step 7, forward-backward since 100 s",
-        "stack of rank 1, innermost first: recv (torch/distributed.py:2) < take_step (harness/train/step.py:55)",
+        "stack of rank 1, innermost first: recv (torch/distributed.py:2) < take_step (harness/train/steps/step.py:55)",
         f"stacks of 1 ranks: {run_dir.launch(2)}/stacks_rank_*.txt",
         "collectives: rank 0 waits in nccl:all_reduce number 7 of group 0 (default_pg); rank 1 has not come",
         f"last collectives of 2 ranks: torchfrtrace --prefix rank_ {recorder}",

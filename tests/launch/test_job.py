@@ -11,11 +11,10 @@ import pytest
 from harness.errors import HarnessError, RunInUseError, UsageError
 from harness.launch import job
 from harness.launch.job import agreed_code, bad_nodes, begin, end, main
-from harness.launch.ledger import NodeEnd, history, launches, newest_checkpoint, node_ends, write_node_end
-from harness.launch.resume import LaunchEnd
-from harness.run_dir import RunDir
-from harness.signals.kill_order import order_kill
-from harness.signals.lock import owner_of
+from harness.run.kill_request import order_kill
+from harness.run.launches import LaunchEnd, NodeEnd, history, launches, newest_checkpoint, node_ends, write_node_end
+from harness.run.lock import owner_of
+from harness.run.paths import RunDir
 
 CONFIG = """\
 run: {name: small}

@@ -15,8 +15,8 @@ from harness.config.schema import Config
 from harness.errors import ConfigError, RunInUseError
 from harness.launch import local
 from harness.launch.local import local_world_size, train
-from harness.run_dir import RunDir
-from harness.signals.lock import RunLock, last_owner_of, owner_of
+from harness.run.lock import RunLock, last_owner_of, owner_of
+from harness.run.paths import RunDir
 
 TINY = Path(__file__).parents[2] / "model_configs" / "tiny.yaml"
 ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "OMP_NUM_THREADS")
@@ -25,8 +25,8 @@ ONE_COPY = ("parallel.tensor_model_parallel_size=1", "parallel.pipeline_model_pa
 TELLS = """
 import json, os, sys
 from pathlib import Path
-from harness.run_dir import RunDir
-from harness.signals.lock import RunLock
+from harness.run.paths import RunDir
+from harness.run.lock import RunLock
 run = RunDir(Path(sys.argv[2]))
 rank = os.environ["RANK"]
 if rank == "0":
@@ -132,8 +132,8 @@ def test_the_lock_is_held_while_workers_run_and_released_after(tmp_path: Path) -
     body = """
 import sys, subprocess
 from pathlib import Path
-from harness.run_dir import RunDir
-from harness.signals.lock import owner_of
+from harness.run.paths import RunDir
+from harness.run.lock import owner_of
 sys.exit(0 if owner_of(RunDir(Path(sys.argv[2]))) else 70)
 """
     assert train(TINY, tmp_path, ONE_COPY, "auto", worker(body)) == 0

@@ -10,11 +10,11 @@ import pytest
 
 from harness.errors import HarnessError, UsageError
 from harness.launch import node
-from harness.launch.ledger import NodeEnd, node_ends
 from harness.launch.node import main, run_node
 from harness.parallel.environment import NodePlace, read_node
-from harness.run_dir import RunDir
-from harness.signals.kill_order import order_kill
+from harness.run.kill_request import order_kill
+from harness.run.launches import NodeEnd, node_ends
+from harness.run.paths import RunDir
 
 SECOND = NodePlace(index=1, count=2, master_address="n1", master_port=12345)
 TELLS = """

@@ -14,9 +14,9 @@ import pytest
 from harness.config.load import load_config
 from harness.launch import preflight
 from harness.launch.preflight import Findings, Request, check_request
-from harness.metrics.record import StepRecord, to_json_line
-from harness.run_dir import RunDir
-from harness.signals.lock import RunLock
+from harness.run.lock import RunLock
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, to_json_line
 
 CONFIG = """\
 run: {name: small}

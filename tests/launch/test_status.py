@@ -11,10 +11,10 @@ import pytest
 from harness import cli
 from harness.errors import UsageError
 from harness.launch.status import status_of, status_text
-from harness.metrics.heartbeat import Beat, Phase
-from harness.metrics.record import StepRecord, to_json_line
-from harness.run_dir import RunDir
-from harness.signals.lock import RunLock
+from harness.run.heartbeats import Beat, Phase
+from harness.run.lock import RunLock
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, to_json_line
 
 CONFIG = """\
 run: {name: small}

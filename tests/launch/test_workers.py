@@ -35,7 +35,7 @@ LISTENS = """
 import sys, time
 sys.path.insert(0, "")
 from pathlib import Path
-from harness.signals.os_signals import SignalFlags
+from harness.run.commands.os_signals import SignalFlags
 flags = SignalFlags()
 flags.install()
 me = Path(sys.argv[1]) / f"ready-{sys.argv[2]}"
@@ -172,7 +172,7 @@ def test_a_lost_connection_does_not_hide_the_error_behind_it(tmp_path: Path) -> 
 def test_a_late_signal_does_not_end_a_worker_with_threads_that_is_leaving(tmp_path: Path) -> None:
     leaving = """
 import sys, threading, time
-from harness.signals.os_signals import SignalFlags
+from harness.run.commands.os_signals import SignalFlags
 flags = SignalFlags()
 flags.install()
 threading.Thread(target=time.sleep, args=(600,), daemon=True).start()

@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from harness.metrics import names
 from harness.metrics.console import Console, evaluation_line, has_evaluation, step_line
-from harness.metrics.record import StepRecord
+from harness.run import metric_names as names
+from harness.run.records import StepRecord
 
 EVERYTHING = {
     names.LM_LOSS: 4.25,

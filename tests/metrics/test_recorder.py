@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from harness.config.schema import LoggingConfig
-from harness.metrics import names
-from harness.metrics.jsonl import AppendFile, OpenFile, open_unbuffered
-from harness.metrics.record import StepRecord, read_records
 from harness.metrics.recorder import Outlets, Recorder
-from harness.run_dir import RunDir
+from harness.run import metric_names as names
+from harness.run.append import AppendFile, OpenFile, open_unbuffered
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, read_records
 
 
 def record(step: int, **values: float) -> StepRecord:
@@ -211,7 +211,7 @@ def test_a_tensorboard_folder_that_cannot_be_made_is_a_warning(tmp_path: Path) -
 
 def test_metrics_modules_import_neither_torch_nor_numpy_nor_rich() -> None:
     program = (
-        "import sys, json, harness.metrics.recorder, harness.metrics.record\n"
+        "import sys, json, harness.metrics.recorder, harness.run.records\n"
         "print(json.dumps([name for name in ('torch', 'numpy', 'rich', 'tensorboard') if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -63,6 +63,6 @@ def test_shares_are_exact_fractions_of_the_decimal_weights() -> None:
 
 
 def test_the_plan_needs_no_torch() -> None:
-    code = "import sys, harness.plan.report\nprint(sorted({'torch', 'numpy', 'megatron'} & set(sys.modules)))"
+    code = "import sys, harness.plan.plan_text\nprint(sorted({'torch', 'numpy', 'megatron'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

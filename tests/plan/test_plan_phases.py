@@ -16,9 +16,9 @@ from harness.plan.course import channel_rows, chart, course_rows
 from harness.plan.demand import demands, shortage_problems
 from harness.plan.layouts import needed_world_sizes, phase_problems, phase_world_sizes
 from harness.plan.plan import make_plan
-from harness.plan.plot import draw_plan, tokens_so_far
+from harness.plan.plan_text import plan_text, print_plan
 from harness.plan.record import plan_record
-from harness.plan.report import plan_text, print_plan
+from harness.plan.schedule_plot import draw_plan, tokens_so_far
 
 MAIN: dict[str, Any] = {
     "name": "main",

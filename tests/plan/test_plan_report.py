@@ -10,7 +10,7 @@ from harness.config.schema import Config
 from harness.errors import ConfigError, UsageError
 from harness.plan.course import sketch
 from harness.plan.plan import make_plan
-from harness.plan.report import plan_text, print_plan
+from harness.plan.plan_text import plan_text, print_plan
 
 MakeConfig = Callable[..., Config]
 

@@ -13,8 +13,8 @@ import pytest
 import yaml
 from cluster import Cluster
 
-from harness.metrics.record import StepRecord, to_json_line
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, to_json_line
 
 ROOT = Path(__file__).parents[2]
 SLURM_DIR = ROOT / "slurm"

@@ -18,9 +18,9 @@ import pytest
 import yaml
 from cluster import Cluster
 
-from data_prep.indexed_writer import PartWriter, token_dtype
-from harness.metrics.record import StepRecord, read_records
-from harness.run_dir import RunDir
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, read_records
 
 ROOT = Path(__file__).parents[2]
 HARNESS = (sys.executable, "-m", "harness.cli")

@@ -24,11 +24,12 @@ def save_with_faults(
     from megatron.core.dist_checkpointing.strategies import common
     from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
-    from harness.checkpoint import mcore, store
-    from harness.run_dir import RunDir
-    from harness.train.opening import open_run
-    from harness.train.saving import save
-    from harness.train.step import take_step
+    from harness.checkpoint import mcore
+    from harness.run.checkpoints import store
+    from harness.run.paths import RunDir
+    from harness.train.saving.saving import save
+    from harness.train.start.opening import open_run
+    from harness.train.steps.step import take_step
     from harness.train.world import World
 
     faults = {

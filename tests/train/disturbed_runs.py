@@ -8,7 +8,7 @@ from pathlib import Path
 
 from process_runs import Command, Site, descendants
 
-from harness.signals.lock import owner_of
+from harness.run.lock import owner_of
 
 LAST_STEP = 24
 SAVE_EVERY = 4

@@ -15,9 +15,9 @@ def compare_ways(rank: int, world_size: int, init_method: str, config: Config, r
 
     from harness.checkpoint import mcore
     from harness.checkpoint.gathered import whole_state
-    from harness.run_dir import RunDir
-    from harness.train.opening import open_run
-    from harness.train.step import take_step
+    from harness.run.paths import RunDir
+    from harness.train.start.opening import open_run
+    from harness.train.steps.step import take_step
     from harness.train.world import World
 
     world = World(rank=rank, size=world_size, device=torch.device("cpu"), init_method=init_method)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from process_runs import Command, Site
 
-from data_prep.indexed_writer import PartWriter, token_dtype
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
 
 VOCAB_SIZE = 256
 SEQ_LENGTH = 16

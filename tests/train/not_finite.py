@@ -18,7 +18,7 @@ def train(
 ) -> int:
     """The exit code. `positions` are the first sample that does it, and the first after it that does not."""
     from harness.data.stream import TrainingStream
-    from harness.train import step
+    from harness.train.steps import step
 
     plain_step, plain_mean = TrainingStream.step, step.mean_loss
     taken: list[Any] = []

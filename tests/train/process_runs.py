@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import yaml
 
-from data_prep.indexed_writer import PartWriter, token_dtype
-from harness.metrics.record import StepRecord, read_records
-from harness.run_dir import RunDir
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, read_records
 
 VOCAB_SIZE = 256
 SEQ_LENGTH = 16

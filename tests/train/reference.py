@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from harness.config.schema import Config, ModelConfig
 from harness.data.batch import Batch
-from harness.data.channels import open_channel
-from harness.data.cursor import Cursor
-from harness.data.recipe import recipe_for
+from harness.data.files.channels import open_channel
+from harness.data.order.cursor import Cursor
+from harness.data.order.recipe import recipe_for
 from harness.data.stream import BatchShape, StepData, TrainingStream
 from harness.plan.plan import make_plan
 

@@ -13,8 +13,8 @@ import worlds
 from pool import Pool
 
 from harness.config.schema import Config
-from harness.metrics.record import StepRecord, read_records
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, read_records
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Megatron warns of every optional package that is missing

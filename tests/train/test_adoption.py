@@ -15,11 +15,11 @@ import pytest
 from pool import Pool
 from small_run import VOCAB_SIZE, Grid, launch, records, small_config
 
-from data_prep.indexed_writer import PartWriter, token_dtype
-from data_prep.ledger import RunLedger
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
 from harness.config.load import dump_config
 from harness.config.schema import Config
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
+from harness.usage.ledger import RunLedger
 
 LAST_STEP = 14
 PATIENCE_S = 120.0

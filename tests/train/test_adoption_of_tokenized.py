@@ -17,12 +17,12 @@ from small_run import VOCAB_SIZE, launch, records, small_config
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import data_prep.demo
-from data_prep.ledger import RunLedger
-from data_prep.tokenize import ChannelJob, tokenize_channel
-from data_prep.totals import Totals
+from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.totals import Totals
 from harness.config.load import dump_config
-from harness.data.tokenizer import open_tokenizer
-from harness.run_dir import RunDir
+from harness.data.tokenizers.tokenizer import open_tokenizer
+from harness.run.paths import RunDir
+from harness.usage.ledger import RunLedger
 
 NUM_STEPS = 14
 PATIENCE_S = 120.0
@@ -96,7 +96,7 @@ def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
 def tokenizing(
     poems: list[str], tokenizer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Tokenizing]:
-    monkeypatch.setattr("data_prep.reader.BATCH_DOCUMENTS", 5)
+    monkeypatch.setattr("data_prep.text.reader.BATCH_DOCUMENTS", 5)
     text = tmp_path / "zh.jsonl"
     text.write_text("".join(json.dumps({"text": poem}) + "\n" for poem in poems))
     job = ChannelJob(inputs=[text], folder=tmp_path / "channels" / "zh", tokens_per_part=1500)

@@ -13,8 +13,8 @@ from process_runs import Site, kill_when
 from small_run import Grid, column, launch, records, small_config
 
 from harness import cli
-from harness.checkpoint.manifest import read_manifest
-from harness.run_dir import RunDir
+from harness.run.checkpoints.manifest import read_manifest
+from harness.run.paths import RunDir
 
 STEPS = 8
 SAVING = {"run.stop_at_step": STEPS, "checkpoint.save_every_steps": 3}

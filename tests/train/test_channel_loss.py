@@ -17,7 +17,7 @@ from small_run import CHANNELS, NUM_STEPS, Grid, launch, records, small_config, 
 
 from harness.config.schema import Config
 from harness.data.batch import Batch
-from harness.metrics.record import StepRecord
+from harness.run.records import StepRecord
 
 PRESENT = [f"train/lm_loss/{name}" for name in CHANNELS]
 TOKENS = [f"train/tokens/{name}" for name in CHANNELS]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from harness.checkpoint.manifest import Parent
 from harness.config.schema import Config
 from harness.plan.plan import make_plan
-from harness.signals.order import Order, OrderKind
+from harness.run.checkpoints.manifest import Parent
+from harness.run.commands.command import Order, OrderKind
 from harness.train.decide import MAX_FAILED_SAVES, Decision, Milestones, decide, decide_after_rollback
 from harness.train.state import TrainState
 

@@ -14,8 +14,8 @@ from pool import JobFailedError, Pool
 from small_run import Grid, launch, small_config
 
 from harness.errors import CheckpointError
-from harness.run_dir import RunDir
-from harness.train import failures
+from harness.run.paths import RunDir
+from harness.train.start import failures
 
 NAME = "step_0000010"
 

@@ -12,7 +12,7 @@ import worlds
 from pool import Pool
 from small_run import Grid, launch, small_config
 
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 
 Steps = list[tuple[float, float]]
 TakeSteps = Callable[[Grid, dict[str, Any]], Steps]

@@ -9,7 +9,7 @@ import pytest
 from pool import Pool
 from small_run import Grid, launch, small_config
 
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 
 BF16 = {"precision.dtype": "bf16"}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from process_runs import Site
 
-from harness.checkpoint.contents import file_records
-from harness.checkpoint.manifest import read_manifest, write_manifest
 from harness.checkpoint.metadata_pickle import METADATA_NAME, read_inert
+from harness.run.checkpoints.contents import file_records
+from harness.run.checkpoints.manifest import read_manifest, write_manifest
 
 
 class Hostile:

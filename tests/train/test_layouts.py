@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from small_run import LAYOUT_STEPS, Grid, LayoutRun, records
 
-from harness.checkpoint.manifest import read_manifest
-from harness.run_dir import RunDir
+from harness.run.checkpoints.manifest import read_manifest
+from harness.run.paths import RunDir
 
 GRIDS = {
     "tp2": Grid(tp=2),

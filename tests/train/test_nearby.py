@@ -12,17 +12,17 @@ import pytest
 from checkpoint_samples import published_manifest
 from process_runs import Command, Site, descendants, kill_all
 
-from harness.checkpoint.entries import Checkpoint
-from harness.checkpoint.manifest import Parent
 from harness.checkpoint.node_folder import NodeFolder, SnapshotRecord
-from harness.checkpoint.store import CheckpointStore
 from harness.config.schema import Config
-from harness.metrics.record import StepRecord, to_json_line
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
-from harness.run_dir import RunDir
-from harness.train.identity import config_hash, versions
-from harness.train.nearby import adds_to, attempt_from
+from harness.run.checkpoints.entries import Checkpoint
+from harness.run.checkpoints.manifest import Parent
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, to_json_line
+from harness.train.saving.nearby import adds_to, attempt_from
+from harness.train.start.identity import config_hash, versions
 
 SAVE_EVERY = 10
 LAST_STEP = 40

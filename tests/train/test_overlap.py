@@ -14,7 +14,7 @@ import worlds
 from pool import Pool
 from small_run import Grid, column, launch, small_config
 
-from harness.metrics import names
+from harness.run import metric_names as names
 
 STEPS = 6
 CHANGES = {

@@ -9,9 +9,9 @@ import pytest
 from pool import Pool
 from small_run import Grid, launch, small_config
 
-from harness.metrics.record import read_records
-from harness.run_dir import RunDir
-from harness.train.pace import Pace, slow_text, spread
+from harness.run.paths import RunDir
+from harness.run.records import read_records
+from harness.train.steps.pace import Pace, slow_text, spread
 
 SPREADS = ("perf/compute_spread", "perf/data_wait_spread_s", "perf/step_time_spread_s")
 

@@ -12,10 +12,10 @@ from click.testing import CliRunner
 from pool import Pool
 from small_run import CHANNELS, Grid, launch, small_config
 
-from data_prep.past_steps import find_step
 from harness.cli import root
 from harness.errors import DataError, UsageError
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
+from harness.usage.past_steps import find_step
 
 LAST = 10
 

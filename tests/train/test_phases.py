@@ -13,9 +13,9 @@ from phased_run import BORDERS, LAST_STEP, PHASES, phased_config
 from pool import Pool
 from small_run import Grid, column, launch, records
 
-from harness.checkpoint.store import CheckpointStore
 from harness.plan.plan import make_plan
-from harness.run_dir import RunDir
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.paths import RunDir
 
 SAVING = {"checkpoint.save_every_steps": 5, "evaluation.every_steps": 5, "evaluation.num_samples_per_channel": 4}
 TWO_RANKS = {"tensor_model_parallel_size": 2, "sequence_parallel": True}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from process_runs import Site, write_channel
 
-from harness.signals.lock import RunLock
+from harness.run.lock import RunLock
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from process_runs import Command, Site, descendants, kill_all, kill_when
 
 from harness.errors import RunInUseError
-from harness.signals.lock import RunLock, owner_of
+from harness.run.lock import RunLock, owner_of
 
 LAST_STEP = 16
 SAVE_EVERY = 4

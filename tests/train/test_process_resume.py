@@ -9,7 +9,7 @@ import re
 import pytest
 from process_runs import Site
 
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from process_runs import Site
 
-from harness.signals.order import OrderKind
+from harness.run.commands.command import OrderKind
 
 LAST_STEP = 12
 SKIPPED_SAMPLES = [16, 24]

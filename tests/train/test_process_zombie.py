@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from process_runs import Command, Site, descendants
 
-from harness.checkpoint.manifest import read_manifest
+from harness.run.checkpoints.manifest import read_manifest
 
 LAST_STEP = 12
 SAVE_EVERY = 2

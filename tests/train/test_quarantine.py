@@ -10,12 +10,12 @@ import pytest
 from pool import Pool
 from small_run import Grid, launch, small_config
 
-from harness.checkpoint.entries import Checkpoint
-from harness.checkpoint.manifest import Health, Manifest, Parent, Versions
-from harness.checkpoint.store import CheckpointStore
 from harness.plan.layouts import Layout
-from harness.run_dir import RunDir
-from harness.train.quarantine import Alarm, alarms_in, proven
+from harness.run.checkpoints.entries import Checkpoint
+from harness.run.checkpoints.manifest import Health, Manifest, Parent, Versions
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.paths import RunDir
+from harness.train.saving.suspects import Alarm, alarms_in, proven
 
 
 def entry(step: int, parent: Parent | None, *, attempt: int = 0, health: Health = "suspect") -> Checkpoint:

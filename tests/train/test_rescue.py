@@ -16,12 +16,12 @@ from process_runs import Command
 from small_run import Grid, column, records, small_config
 
 from harness.config.schema import Config
-from harness.metrics import names
-from harness.run_dir import RunDir
-from harness.signals.order import Order, OrderKind
+from harness.run import metric_names as names
+from harness.run.commands.command import Order, OrderKind
+from harness.run.paths import RunDir
+from harness.run.watcher_presence import is_watched
 from harness.train.decide import Decision, Milestones, decide
 from harness.train.state import TrainState
-from harness.watch.presence import is_watched
 
 BATCH = 8
 LAST = 50

@@ -15,8 +15,8 @@ import torch
 from pool import Pool
 from small_run import Grid, small_config
 
-from harness.run_dir import RunDir
-from harness.train.restored import checksum, highest_expected, norm_problems, resume_suspicion
+from harness.run.paths import RunDir
+from harness.train.start.restored import checksum, highest_expected, norm_problems, resume_suspicion
 from harness.train.state import TrainState
 
 LOADED = 10

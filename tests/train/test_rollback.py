@@ -13,10 +13,10 @@ import worlds
 from pool import Pool
 from small_run import Grid, column, launch, records, small_config
 
-from harness.checkpoint.store import CheckpointStore
-from harness.data.cursor import Cursor, Positions
-from harness.run_dir import RunDir
-from harness.train.rollback import positions_of_steps
+from harness.data.order.cursor import Cursor, Positions
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.paths import RunDir
+from harness.train.commands.rollback import positions_of_steps
 
 SAVING = {"checkpoint.save_every_steps": 2}
 WINDOW = [32, 48]

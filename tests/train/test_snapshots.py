@@ -11,8 +11,8 @@ import worlds
 from pool import Pool
 from small_run import Grid, column, records, small_config
 
-from harness.checkpoint.store import CheckpointStore
-from harness.run_dir import RunDir
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.paths import RunDir
 
 SAVING = {"checkpoint.save_every_steps": 2, "run.stop_at_step": 8}
 GRID = Grid(tp=2, dp=2)

@@ -10,8 +10,8 @@ import pytest
 from learnt_site import BATCH, Documents, chain, learnt_site, noise, train_and_watch
 from process_runs import Site
 
-from harness.metrics import names
-from harness.run_dir import RunDir
+from harness.run import metric_names as names
+from harness.run.paths import RunDir
 
 ONSET = 121
 POISONED_STEPS = 60

@@ -11,9 +11,9 @@ import pytest
 from pool import Pool
 from small_run import CHANNELS, Grid, column, launch, records, small_config
 
-from harness.checkpoint.store import CheckpointStore
-from harness.metrics import names
-from harness.run_dir import RunDir
+from harness.run import metric_names as names
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.paths import RunDir
 
 SAVING = {"checkpoint.save_every_steps": 2}
 STANDING_STILL = {"optimizer.learning_rate": 1e-30}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from learnt_site import Documents, chain, learnt_site, noise, train_and_watch
 
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
 
 ONSET = 121
 

@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.checkpoint.manifest import MAX_LOSSES, Manifest, Parent, RollbackRecord, Versions
-from harness.data.cursor import Cursor
+from harness.data.order.cursor import Cursor
 from harness.plan.layouts import Layout
+from harness.run.checkpoints.manifest import MAX_LOSSES, Manifest, Parent, RollbackRecord, Versions
 from harness.train.state import TrainState
 
 

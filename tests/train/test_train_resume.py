@@ -12,8 +12,8 @@ import worlds
 from pool import Pool
 from small_run import EVALUATION, LAYOUT_STEPS, Grid, LayoutRun, launch, records, small_config
 
-from harness.metrics.record import StepRecord
-from harness.run_dir import RunDir
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord
 
 
 class Stretch(NamedTuple):

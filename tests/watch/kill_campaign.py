@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stand_in import ONSET, StandIn, run_dir_in
 
-from harness.watch.memory import load_memory
+from harness.watch.saved_state import load_memory
 
 PATIENCE_S = 60.0
 LAST_STEP = 460

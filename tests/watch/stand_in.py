@@ -10,17 +10,17 @@ from typing import Any
 
 import yaml
 
-from harness.checkpoint.manifest import MANIFEST_NAME
 from harness.config.load import load_config
 from harness.config.schema import Config
-from harness.metrics.record import StepRecord, to_json_line
-from harness.run_dir import RunDir, step_name
-from harness.signals.mailbox import Mailbox
-from harness.signals.order import Order, OrderKind
+from harness.run.checkpoints.manifest import MANIFEST_NAME
+from harness.run.commands.command import Order, OrderKind
+from harness.run.commands.mailbox import Mailbox
+from harness.run.paths import RunDir, step_name
+from harness.run.records import StepRecord, to_json_line
 from harness.watch.alerts import Alerts
+from harness.watch.announcer import Hands
 from harness.watch.journal import Journal, append_line
-from harness.watch.memory import Memory, load_memory, save_memory
-from harness.watch.telling import Hands
+from harness.watch.saved_state import Memory, load_memory, save_memory
 from harness.watch.watcher import Watcher
 
 BATCH = 8

@@ -19,7 +19,7 @@ from harness.errors import UsageError
 from harness.watch import delivery
 from harness.watch.alerts import Alerts
 from harness.watch.delivery import UndeliveredError, Unhurried, deliveries
-from harness.watch.memory import Memory
+from harness.watch.saved_state import Memory
 
 SECRET = "s3cr3t"
 

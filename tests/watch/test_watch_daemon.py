@@ -9,13 +9,13 @@ import pytest
 from stand_in import ONSET, StandIn, run_dir_in
 
 from harness.errors import RunInUseError, UsageError
-from harness.run_dir import RunDir
-from harness.signals.lock import RunLock
+from harness.run.follow import Mark, new_lines
+from harness.run.lock import RunLock
+from harness.run.paths import RunDir
 from harness.watch import daemon
 from harness.watch.daemon import watch
 from harness.watch.delivery import UndeliveredError
-from harness.watch.follow import Mark, new_lines
-from harness.watch.memory import load_memory
+from harness.watch.saved_state import load_memory
 from harness.watch.surroundings import shortage, stall
 
 

@@ -13,7 +13,7 @@ from stand_in import StandIn, run_dir_in, watcher
 
 from harness import cli
 from harness.errors import UsageError
-from harness.metrics.record import StepRecord
+from harness.run.records import StepRecord
 from harness.watch import daemon, exposition
 from harness.watch.exposition import Address, Latest, gauges, served
 from harness.watch.verdict import OpenEpisode

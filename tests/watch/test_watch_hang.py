@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from stand_in import StandIn, run_dir_in
 
-from harness.metrics.heartbeat import Beat, Phase
-from harness.run_dir import RunDir
-from harness.signals.kill_order import kill_reason
-from harness.signals.lock import RunLock
+from harness.run.heartbeats import Beat, Phase
+from harness.run.kill_request import kill_reason
+from harness.run.lock import RunLock
+from harness.run.paths import RunDir
 from harness.watch import daemon, hang
 from harness.watch.daemon import watch
 from harness.watch.hang import HangWatch, beats_of, hang_of, newest_launch, progress_of

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import DataError
-from harness.metrics.record import StepRecord, to_json_line
+from harness.run.records import StepRecord, to_json_line
 from harness.watch.detector import LossRecord
 from harness.watch.event_file import Scalar, read_scalars
 from harness.watch.recordings import curve_name, read_recording

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner
 
 from harness.errors import UsageError
-from harness.watch.cli import replay
 from harness.watch.recordings import curve_name, read_recording
 from harness.watch.rehearsal import Rehearsal, rehearse
 from harness.watch.replay import pooled, run_replay
 from harness.watch.score import read_labels
+from harness.watch.watch_verbs import replay
 
 CURVES = Path(__file__).parent / "curves"
 FAMILIES = {"mixtral": 25, "gpt3": 1, "gpt2": 1, "pythia": 1, "modded-nanogpt": 11}

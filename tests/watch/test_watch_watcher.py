@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stand_in import ONSET, StandIn, keep, run_dir_in, watcher
 
-from harness.signals.order import OrderKind
+from harness.run.commands.command import OrderKind
 from harness.watch.watcher import Watcher
 
 DIRTY = range(ONSET, ONSET + 60)

@@ -12,10 +12,10 @@ from texts import CHINESE, ENGLISH, MARKDOWN
 
 pytest.importorskip("datatrove")
 
-from data_prep.cli_clean import clean
 from data_prep.corpus.filters import RuleFilter, SpareMarkup, language_filter, named_filter
-from data_prep.input_files import find_inputs
-from data_prep.text_files import finished_files, output_names
+from data_prep.text.input_files import find_inputs
+from data_prep.text.text_files import finished_files, output_names
+from data_prep.text.text_verbs import clean
 from harness.errors import DataError, UsageError
 
 

@@ -20,7 +20,7 @@ from datatrove.utils.hashing import HashConfig
 
 from data_prep.corpus.near import Bands, FastSignature, FirstOfGroup, choose_bands, first_of_groups, minima
 from data_prep.corpus.words import Words
-from data_prep.shingles import shingles
+from data_prep.text.shingles import shingles
 from harness.errors import UsageError
 
 

@@ -15,8 +15,8 @@ from datatrove.data import Document
 from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter
 
 import data_prep.demo
-from data_prep.clean_rules import PRESETS, STOP_WORDS, first_broken
 from data_prep.corpus.words import Words
+from data_prep.text.clean_rules import PRESETS, STOP_WORDS, first_broken
 
 OUR_NAMES = {
     "gopher_short_doc": {"too short"},

@@ -1,0 +1,210 @@
+"""The `harness convert` commands."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from harness.errors import EXIT_BAD_DATA, UsageError
+from harness.run.checkpoints.key_option import require_signed, signature_key_option
+
+if TYPE_CHECKING:
+    from checkpoint_tools.to_hf import Converted
+
+_FORMATS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(MB|GB)")
+_KIND = re.compile(r"^(optimizer)\..*|(?<=\.)[0-9]+(?=\.)")
+_PATH = click.Path(path_type=Path)
+
+
+@click.group()
+def convert() -> None:
+    """Convert to Hugging Face and back, with a proof.
+
+    \b
+    Example:
+      harness convert to-hf runs/tiny/checkpoints/step_0000300 exported/tiny
+    """
+
+
+@convert.command(name="to-hf")
+@click.argument("checkpoint", type=_PATH)
+@click.argument("out", type=_PATH)
+@click.option(
+    "--family", help="Write this family. Default: the first of llama, qwen2, qwen3 that can express the model."
+)
+@click.option("--dtype", type=click.Choice(list(_FORMATS)), help="Number format to write. Default: the checkpoint's.")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="Size of a file, such as 500MB or 5GB.")
+@click.option("--tokenizer", type=_PATH, help="Tokenizer to put beside the weights. Default: the run's.")
+@click.option("--without-tokenizer", is_flag=True, help="Write no tokenizer.")
+@click.option("--hashes/--no-hashes", default=True, show_default=True, help="Verify the content of every file first.")
+@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Files written at once.")
+@click.option("--proof-layers", type=click.IntRange(min=1), help="Compare the first so many layers only.")
+@click.option("--sample", metavar="PROMPT", help="Let the converted model write on after PROMPT, at the end.")
+@signature_key_option
+def to_hf(
+    checkpoint: Path,
+    out: Path,
+    sample: str | None,
+    key_file: Path | None,
+    **options: Any,  # noqa: ANN401
+) -> None:
+    """Convert CHECKPOINT into a Hugging Face model's folder OUT.
+
+    The architecture comes from the checkpoint. OUT is there only after the proof: every tensor written once, shapes as
+    transformers wants them, and logits through megatron-core and transformers equal in fp32. An interrupted conversion
+    goes on where it was.
+
+    \b
+    Examples:
+      harness convert to-hf runs/tiny/checkpoints/step_0000300 exported/tiny
+      harness convert to-hf runs/7b/checkpoints/step_0100000 exported/7b --dtype bf16 --max-shard-size 5GB
+    """
+    import torch
+
+    from checkpoint_tools.to_hf import ToHf
+    from checkpoint_tools.to_hf import convert as run
+    from harness.progress import shown
+
+    require_signed([checkpoint], key_file)
+    dtype, size, workers = (options.pop(name) for name in ("dtype", "max_shard_size", "workers"))
+    job = ToHf(
+        checkpoint=checkpoint,
+        out=out,
+        dtype=getattr(torch, _FORMATS[dtype]) if dtype else None,
+        max_shard_bytes=_bytes(size),
+        num_workers=workers,
+        **options,
+    )
+    _report(run(job, shown))
+    if sample is not None:
+        from checkpoint_tools.sample import write_line
+
+        click.echo(f"it writes: {write_line(out, sample)}")
+
+
+@convert.command(name="from-hf")
+@click.argument("model", type=_PATH)
+@click.argument("out", type=_PATH)
+@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Files written at once.")
+@click.option("--proof-layers", type=click.IntRange(min=1), help="Compare the first so many layers only.")
+@click.option(
+    "--expand-layers", metavar="N,N…", help="Follow each of these layers (from 0) by a copy that adds nothing yet."
+)
+@click.option("--vocab-size", type=click.IntRange(min=1), help="Add rows to the vocabulary up to this size.")
+def from_hf(  # noqa: PLR0913 (one argument per option)
+    model: Path, out: Path, workers: int, proof_layers: int | None, expand_layers: str | None, vocab_size: int | None
+) -> None:
+    """Convert the Hugging Face model in the folder MODEL into a run directory OUT to go on training from.
+
+    The architecture comes from config.json; a feature that is not known is refused by name. Only safetensors are read,
+    and no code of the folder is run. OUT is there only after the proof. An interrupted conversion goes on where it was.
+
+    \b
+    Example:
+      harness convert from-hf models/Qwen2.5-7B runs/continued
+      harness train continued.yaml --run-dir runs/continued --resume must
+    where continued.yaml has the model section of runs/continued/model.yaml.
+
+    A model may grow on the way: --expand-layers copies blocks with output projections of zero, --vocab-size adds rows
+    that are the mean of the others. Both leave the function as it is.
+
+    \b
+    Example:
+      harness convert from-hf models/Qwen2.5-7B runs/larger --expand-layers 6,13,20,27 --vocab-size 160000
+    """
+    from checkpoint_tools.from_hf import convert as run
+    from checkpoint_tools.growth import Growth
+    from harness.progress import shown
+
+    growth = Growth(copied_layers=_numbers(expand_layers or ""), vocab_size=vocab_size)
+    _report(run(model, out, shown, growth=growth, num_workers=workers, proof_layers=proof_layers))
+
+
+@convert.command()
+@click.argument("checkpoints", nargs=-1, required=True, type=_PATH)
+@click.argument("out", type=_PATH)
+@click.option("--hashes/--no-hashes", default=True, show_default=True, help="Verify the content of every file first.")
+@signature_key_option
+def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool, key_file: Path | None) -> None:
+    """Write the mean of several CHECKPOINTS of one model into a run directory OUT.
+
+    \b
+    Example:
+      harness convert average runs/7b/checkpoints/step_0098000 runs/7b/checkpoints/step_0100000 runs/mean
+      harness convert to-hf runs/mean/checkpoints/step_0100000 exported/mean
+    """
+    from checkpoint_tools.average import average as run
+    from harness.progress import shown
+
+    require_signed(checkpoints, key_file)
+    click.echo(f"mean of {len(checkpoints)} checkpoints: {run(checkpoints, out, shown, hashes=hashes)}")
+
+
+@convert.command()
+@click.argument("a", type=_PATH)
+@click.argument("b", type=_PATH)
+@click.option("--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference.")
+@signature_key_option
+def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
+    """Compare two models tensor by tensor; each is a checkpoint or a Hugging Face model's folder.
+
+    Leaves with 0 if they are the same, with 65 if they differ.
+
+    \b
+    Example:
+      harness convert check runs/tiny/checkpoints/step_0000300 exported/tiny
+    """
+    from checkpoint_tools.compare_models import differences, open_either
+
+    require_signed((path for path in (a, b) if (path / "manifest.json").exists()), key_file)
+    one, other = open_either(a), open_either(b)
+    found = differences(one, other, tolerance=tolerance)
+    for difference in found:
+        click.echo(f"{difference.name}: {difference.what}")
+    click.echo(f"{len(one.names)} tensors compared, {len(found)} differences")
+    return EXIT_BAD_DATA if found else 0
+
+
+def _report(done: Converted) -> None:
+    from harness.progress import speed_text
+
+    kept = (
+        f", of which {done.kept_bytes / 1e9:.3f} GB were there from before an interruption" if done.kept_bytes else ""
+    )
+    speed = speed_text(max(0, done.num_bytes - done.kept_bytes), done.seconds)
+    click.echo(
+        f"{done.out}: {done.family.architecture}, {done.num_tensors} tensors, {done.num_bytes / 1e9:.3f} GB{kept}, "
+        f"in {done.seconds:.1f} s ({speed})"
+    )
+    if done.left_out:
+        click.echo(f"left out: {left_out_text(done.left_out)}")
+    click.echo(f"proven: {done.proof.summary()}")
+    for warning in done.warnings:
+        click.echo(f"warning: {warning}", err=True)
+
+
+def left_out_text(names: Sequence[str]) -> str:
+    """Names of tensors, those of the optimizer and of the layers counted instead of listed."""
+    kinds = Counter(_KIND.sub(lambda match: "optimizer.*" if match[1] else "*", name) for name in names)
+    return ", ".join(kind if count == 1 else f"{kind} ({count})" for kind, count in kinds.items())
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = text.split(",") if text else []
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"--expand-layers {text!r} is no list of layers. Write numbers with commas, such as 7,15,23.")
+    return tuple(int(part) for part in parts)
+
+
+def _bytes(text: str) -> int:
+    match = _SIZE.fullmatch(text)
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"--max-shard-size {text!r} is no size. Write a number with MB or GB, such as 5GB.")
+    return int(float(match[1]) * {"MB": 10**6, "GB": 10**9}[match[2]])

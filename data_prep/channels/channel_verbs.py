@@ -1,0 +1,248 @@
+"""The `harness data` commands that look into finished channels: verify, count, show, sample."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.errors import EXIT_BAD_DATA, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from data_prep.channels.show import ShownDocument
+    from data_prep.channels.verify import Expectation, PartReport
+    from harness.data.tokenizers.tokenizer import Tokenizer
+
+CHANNELS = click.argument("channels", nargs=-1, required=True, type=click.Path(path_type=Path))
+CHANNEL = click.argument("channel", type=click.Path(path_type=Path))
+TOKENIZER = click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="The one that made it.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+MAX_TOKENS = click.option("--max-tokens", type=click.IntRange(min=1), help="Show only so many tokens of each.")
+
+
+@click.command()
+@CHANNELS
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="Check the ids against this one's vocabulary.")
+@click.option("--threads", type=click.IntRange(min=1), default=4, show_default=True, help="Parts read at once.")
+@JSON
+def verify(*, channels: tuple[Path, ...], tokenizer: Path | None, threads: int, as_json: bool) -> None:
+    """Read every byte of channels and say what is wrong: structure, hashes, ids, ends of documents.
+
+    \b
+    Examples:
+      harness data verify data/zh
+      harness data verify data/ --tokenizer tokenizer.model --json
+
+    CHANNELS are channel folders, a folder of them, or prefixes of .bin/.idx pairs. Without --tokenizer the vocabulary
+    is the one recorded in the channel, if it is. Leaves with 65 if anything is wrong.
+    """
+    from rich.console import Console
+
+    from data_prep.channels.verify import verify_parts
+    from harness.data.files.opened import channel_folders, parts_of
+    from harness.data.tokenizers.tokenizer import open_tokenizer
+    from harness.progress import shown
+
+    opened = open_tokenizer(tokenizer) if tokenizer else None
+    reports: dict[str, list[PartReport]] = {}
+    for folder in channel_folders(channels):
+        parts = parts_of(folder)
+        num_bytes = sum(part.bin_bytes for part in parts)
+        with shown(f"verify {folder}", num_bytes, Console(stderr=True)) as progress:
+            reports[str(folder)] = verify_parts(parts, _expectation(folder, opened), threads, progress)
+    if as_json:
+        click.echo(
+            json.dumps({path: [asdict(report) for report in found] for path, found in reports.items()}, indent=1)
+        )
+    else:
+        for path, found in reports.items():
+            click.echo(_describe(path, found))
+    if any(report.problems for found in reports.values() for report in found):
+        sys.exit(EXIT_BAD_DATA)
+
+
+@click.command()
+@CHANNELS
+@JSON
+def count(*, channels: tuple[Path, ...], as_json: bool) -> None:
+    """Count parts, documents, tokens and bytes of channels.
+
+    \b
+    Examples:
+      harness data count data/
+      harness data count data/zh data/en --json
+
+    CHANNELS are channel folders, a folder of them, or prefixes of .bin/.idx pairs.
+    """
+    from data_prep.channels.count import count_channel
+    from harness.data.files.opened import channel_folders
+
+    counts = [count_channel(path) for path in channel_folders(channels)]
+    if as_json:
+        click.echo(json.dumps([asdict(found) for found in counts], indent=1, ensure_ascii=False))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("channel", "parts", "documents", "tokens", "share", "GB", "dtype", "characters/token", "finished")
+    total = sum(found.tokens for found in counts)
+    for found in counts:
+        ratio = found.characters_per_token
+        table.add_row(
+            found.channel,
+            f"{found.parts:,}",
+            f"{found.documents:,}",
+            f"{found.tokens:,}",
+            f"{found.tokens / total:.1%}" if total else "",
+            f"{found.bytes / 1e9:.3f}",
+            found.dtype,
+            f"{ratio:.2f}" if ratio else "",
+            {True: "yes", False: "no", None: "unknown"}[found.finished],
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+@click.command()
+@click.argument("channel", metavar="CHANNEL|RUN", type=click.Path(path_type=Path))
+@click.option("--tokenizer", type=click.Path(path_type=Path), help="The one that made it. With --step: the run's own.")
+@click.option("--step", type=click.IntRange(min=1), help="Show what a run was trained on in this step.")
+@click.option("--attempt", type=click.IntRange(min=0), help="With --step, if it was done again. Default: the last.")
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="With --step: so many samples.")
+@click.option(
+    "--document", "numbers", type=click.IntRange(min=0), multiple=True, help="Its number, from 0. Repeatable."
+)
+@click.option("--part", help="Count the numbers within this part, as evidence of a spike does.")
+@click.option("--ids", is_flag=True, help="Show the token ids too.")
+@MAX_TOKENS
+@JSON
+def show(  # noqa: PLR0913 - one argument per option
+    *,
+    channel: Path,
+    tokenizer: Path | None,
+    step: int | None,
+    attempt: int | None,
+    top: int,
+    numbers: tuple[int, ...],
+    part: str | None,
+    ids: bool,
+    max_tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Decode documents of a channel by their number, or the samples that a step of a run was trained on.
+
+    With --step the samples that look most like dirt come first: line breaks, one token, one line or stretch again and
+    again, unreadable characters, text that compresses too well, duplicates within the step; with evidence of the step
+    also those whose loss is far from what is usual.
+
+    \b
+    Examples:
+      harness data show data/zh --tokenizer tokenizer.model --document 0 --document 17
+      harness data show data/zh --tokenizer tokenizer.model --part part-00003 --document 5 --ids
+      harness data show runs/tiny --step 120 --top 5
+    """
+    if step is not None:
+        from harness.usage.steps_verbs import show_step
+
+        show_step(channel, step, attempt, tokenizer=tokenizer, top=top, max_tokens=max_tokens, as_json=as_json)
+        return
+    if tokenizer is None:
+        raise click.UsageError(
+            "Missing option '--tokenizer': the one that made the channel. (Or give --step and a run.)"
+        )
+    from data_prep.channels.show import find_documents, number_in_channel
+    from harness.data.files.opened import parts_of
+    from harness.data.tokenizers.tokenizer import open_tokenizer
+
+    parts = parts_of(channel)
+    wanted = [number_in_channel(parts, part, number) if part else number for number in numbers or (0,)]
+    opened = open_tokenizer(tokenizer)
+    _check_tokenizer(channel, opened)
+    _print_documents(list(find_documents(parts, wanted, opened, max_tokens)), as_json, ids)
+
+
+@click.command()
+@CHANNEL
+@TOKENIZER
+@click.option("--count", "num_documents", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds draw equal documents.")
+@MAX_TOKENS
+@JSON
+def sample(  # noqa: PLR0913 - one argument per option
+    *, channel: Path, tokenizer: Path, num_documents: int, seed: int, max_tokens: int | None, as_json: bool
+) -> None:
+    """Decode random documents of a channel.
+
+    \b
+    Example:
+      harness data sample data/zh --tokenizer tokenizer.model --count 5 --max-tokens 200
+    """
+    from data_prep.channels.show import find_documents, random_numbers
+    from harness.data.files.opened import parts_of
+    from harness.data.tokenizers.tokenizer import open_tokenizer
+
+    parts = parts_of(channel)
+    opened = open_tokenizer(tokenizer)
+    _check_tokenizer(channel, opened)
+    numbers = random_numbers(parts, num_documents, seed)
+    _print_documents(list(find_documents(parts, numbers, opened, max_tokens)), as_json, ids=False)
+
+
+def _expectation(folder: Path, tokenizer: Tokenizer | None) -> Expectation:
+    from data_prep.channels.source import read_source
+    from data_prep.channels.verify import Expectation
+
+    if tokenizer is not None:
+        return Expectation(vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_of_document_id)
+    recorded = read_source(folder) if folder.is_dir() else None
+    if recorded is None:
+        return Expectation()
+    return Expectation(vocab_size=recorded.source.vocab_size, end_id=recorded.source.end_of_document_id)
+
+
+def _check_tokenizer(channel: Path, tokenizer: Tokenizer) -> None:
+    from data_prep.channels.source import read_source
+
+    recorded = read_source(channel) if channel.is_dir() else None
+    if recorded is not None and recorded.source.tokenizer != tokenizer.hash:
+        raise UsageError(
+            f"{channel} was made with another tokenizer (hash {recorded.source.tokenizer}) than {tokenizer.path} "
+            f"(hash {tokenizer.hash}): the text would be nonsense. Give the one that made it."
+        )
+
+
+def _describe(path: str, reports: Sequence[PartReport]) -> str:
+    documents = sum(report.documents for report in reports)
+    problems = [problem for report in reports for problem in report.problems]
+    lines = [
+        f"{path}: {'BAD' if problems else 'good'}, {_parts(len(reports))}, {documents:,} documents, "
+        f"{sum(report.tokens for report in reports):,} tokens, largest id {max(report.max_id for report in reports)}",
+        f"  documents that end with the end-of-document token: {sum(report.ended_documents for report in reports):,}; "
+        f"such tokens inside documents: {sum(report.inner_ends for report in reports):,}; "
+        f"empty documents: {sum(report.empty_documents for report in reports):,}",
+    ]
+    return "\n".join([*lines, *(f"  {problem}" for problem in problems)])
+
+
+def _parts(count: int) -> str:
+    return "1 part" if count == 1 else f"{count:,} parts"
+
+
+def _print_documents(documents: Sequence[ShownDocument], as_json: bool, ids: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([asdict(document) for document in documents], ensure_ascii=False, indent=1))
+        return
+    for document in documents:
+        place = f"document {document.number} ({document.part}, number {document.document} in it)"
+        cut = f", the first {len(document.ids)} shown" if len(document.ids) < document.tokens else ""
+        click.secho(f"── {place}, {document.tokens:,} tokens{cut}", bold=True)
+        # Control characters of a document must not steer the terminal.
+        click.echo("".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in document.text))
+        if ids:
+            click.echo(" ".join(map(str, document.ids)))

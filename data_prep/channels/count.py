@@ -1,0 +1,58 @@
+"""Counts what is in channels from their lists of parts and what was recorded when they were made: no token is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.channels.source import read_source
+from harness.data.files.opened import dtype_of, parts_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelCount:
+    """The size of a channel."""
+
+    channel: str
+    path: str
+    parts: int
+    documents: int
+    tokens: int
+    bytes: int
+    """Size of its `.bin` files."""
+    dtype: str
+    """Number format of the tokens."""
+    finished: bool | None
+    """Whether all input is in it; None if it is not known how it was made."""
+    characters: int | None = None
+    """Characters of its documents; None while it is not finished or if it is not known."""
+    rejected: int | None = None
+    """Lines of the input that were no documents."""
+
+    @property
+    def characters_per_token(self) -> float | None:
+        """How much text a token holds."""
+        return self.characters / self.tokens if self.characters and self.tokens else None
+
+
+def count_channel(path: Path) -> ChannelCount:
+    """Counts one channel folder or bare prefix.
+
+    Raises:
+        DataError: it has no finished part, or a file of one is missing.
+    """
+    parts = parts_of(path)
+    recorded = read_source(path) if path.is_dir() else None
+    totals = recorded.finished if recorded else None
+    return ChannelCount(
+        channel=path.resolve().name,
+        path=str(path),
+        parts=len(parts),
+        documents=sum(part.num_documents for part in parts),
+        tokens=sum(part.num_tokens for part in parts),
+        bytes=sum(part.bin_bytes for part in parts),
+        dtype=dtype_of(parts[0]),
+        finished=None if recorded is None else totals is not None,
+        characters=totals.characters if totals and not totals.dropped else None,
+        rejected=totals.rejected if totals else None,
+    )

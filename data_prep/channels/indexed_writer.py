@@ -1,0 +1,212 @@
+"""Writes the parts of a channel: token ids in a `.bin`, where each document lies in an `.idx`, a line in `parts.jsonl`.
+
+The pair of files is Megatron's indexed dataset, version 1, little endian throughout:
+
+    part-00000.bin   the token ids of all documents, back to back, each as `dtype`
+
+    part-00000.idx   offset            bytes        content
+                     0                 9            "MMIDIDX", 0, 0
+                     9                 8            uint64 1, the version
+                     17                1            uint8 code of the dtype of the .bin: 8 uint16, 4 int32
+                     18                8            uint64 number of documents D (Megatron: of sequences)
+                     26                8            uint64 D + 1 (Megatron: length of the last array)
+                     34                4 · D        int32  tokens of each document
+                     34 + 4·D          8 · D        int64  offset of each document in the .bin, in bytes
+                     34 + 12·D         8 · (D + 1)  int64  0 … D: document i begins with sequence i (one sequence each)
+
+    parts.jsonl      one line per finished part, appended when both files are whole and on disk; its format is that of
+                     `harness.data.files.channels`, which reads it
+
+A part without its line does not exist: whatever lies under its name is overwritten. Memory is bounded by 4 bytes per
+document of the part (32 while the index is written).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from harness.data.files.channels import PARTS_FILE
+from harness.errors import DataError
+
+PARTIAL = ".partial"
+MAGIC = b"MMIDIDX\x00\x00"
+VERSION = 1
+DTYPE_CODES = {"uint16": 8, "int32": 4}
+MAX_UINT16_VOCABULARY = 65_536
+MAX_ID = {"uint16": 2**16 - 1, "int32": 2**31 - 1}
+
+
+@dataclass(frozen=True)
+class FinishedPart:
+    """One line of `parts.jsonl`."""
+
+    prefix: str
+    """File name without `.bin` or `.idx`."""
+    tokens: int
+    documents: int
+    bin_bytes: int
+    xxh3: str
+
+
+def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
+    """The smallest number format that holds every id of a vocabulary."""
+    return np.dtype("uint16" if vocab_size <= MAX_UINT16_VOCABULARY else "int32").newbyteorder("<")
+
+
+def part_prefix(number: int) -> str:
+    """Name of the channel's part with this number, counted from 0."""
+    return f"part-{number:05d}"
+
+
+def read_finished_parts(folder: Path) -> list[FinishedPart]:
+    """Parts whose line is in the folder's `parts.jsonl`, in order; a torn last line (killed while writing) is no part.
+
+    Raises:
+        DataError: a line is unreadable, or a part's `.bin` does not have the size that its line says.
+    """
+    file = folder / PARTS_FILE
+    if not file.exists():
+        return []
+    parts = []
+    for number, line in enumerate(_whole_lines(file).splitlines(), start=1):
+        try:
+            part = FinishedPart(**json.loads(line))
+        except (ValueError, TypeError) as error:
+            raise DataError(
+                f"{file}:{number}: not the line of a part ({error}). Was the file edited? Restore it."
+            ) from error
+        binary = folder / f"{part.prefix}.bin"
+        size = binary.stat().st_size if binary.exists() else None
+        if size != part.bin_bytes or not binary.with_suffix(".idx").exists():
+            raise DataError(
+                f"{file}:{number}: {binary.name} should be there with {part.bin_bytes} bytes and its .idx, "
+                f"but {'is missing' if size is None else f'has {size} bytes, or no .idx'}. "
+                "Restore the files, or delete the channel folder and prepare it again."
+            )
+        parts.append(part)
+    return parts
+
+
+class PartWriter:
+    """Writes one part document by document; it comes into being with `finish`, all at once."""
+
+    def __init__(self, folder: Path, number: int, dtype: np.dtype[np.generic]) -> None:
+        self.num_tokens = 0
+        self._folder = folder
+        self._prefix = part_prefix(number)
+        self._dtype = dtype
+        self._lengths = array("i")
+        self._hash = xxhash.xxh3_64()
+        self._binary = self._partial(".bin").open("wb", buffering=1 << 20)
+
+    @property
+    def num_documents(self) -> int:
+        """Documents added so far."""
+        return len(self._lengths)
+
+    def add_document(self, ids: Sequence[int]) -> None:
+        """Appends one document; every id must be within the vocabulary that the dtype was chosen for."""
+        content = np.asarray(ids, dtype=self._dtype).tobytes()
+        self._hash.update(content)
+        self._binary.write(content)
+        self._lengths.append(len(ids))
+        self.num_tokens += len(ids)
+
+    def add_documents(self, ids: NDArray[np.integer], lengths: NDArray[np.int64]) -> None:
+        """Appends documents whose ids lie back to back; `lengths` are the tokens of each."""
+        if ids.size and int(ids.max()) > MAX_ID[self._dtype.name]:
+            raise OverflowError(f"id {int(ids.max())} does not fit {self._dtype.name}")
+        content = ids.astype(self._dtype).data.cast("B")
+        self._hash.update(content)
+        self._binary.write(content)
+        self._lengths.frombytes(lengths.astype(np.int32).tobytes())
+        self.num_tokens += len(ids)
+
+    def finish(self) -> FinishedPart:
+        """Puts both files on disk under their names, then the part's line into `parts.jsonl`."""
+        part = FinishedPart(
+            prefix=self._prefix,
+            tokens=self.num_tokens,
+            documents=self.num_documents,
+            bin_bytes=self.num_tokens * self._dtype.itemsize,
+            xxh3=self._hash.hexdigest(),
+        )
+        self._binary.flush()
+        os.fsync(self._binary.fileno())
+        self._binary.close()
+        self._write_index()
+        for suffix in (".bin", ".idx"):
+            self._partial(suffix).replace(self._folder / f"{self._prefix}{suffix}")
+        sync_folder(self._folder)
+        _append_line(self._folder / PARTS_FILE, json.dumps(asdict(part)))
+        return part
+
+    def close(self) -> None:
+        """Lets go of an unfinished part, as after an error; its partial files are left to be overwritten."""
+        self._binary.close()
+
+    def _partial(self, suffix: str) -> Path:
+        return self._folder / f"{self._prefix}{suffix}{PARTIAL}"
+
+    def _write_index(self) -> None:
+        lengths = np.frombuffer(self._lengths, dtype=np.int32) if self._lengths else np.zeros(0, np.int32)
+        with self._partial(".idx").open("wb") as index:
+            index.write(MAGIC)
+            index.write(struct.pack("<QBQQ", VERSION, DTYPE_CODES[self._dtype.name], len(lengths), len(lengths) + 1))
+            index.write(lengths.astype("<i4").tobytes())
+            index.write(_byte_offsets(lengths, self._dtype.itemsize).astype("<i8").tobytes())
+            index.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
+            index.flush()
+            os.fsync(index.fileno())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file so that it is there whole or not at all, and stays there after a power cut."""
+    partial = path.with_name(path.name + PARTIAL)
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Waits until names made or changed in a folder are on disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _byte_offsets(lengths: NDArray[np.int32], itemsize: int) -> NDArray[np.int64]:
+    offsets = np.zeros(len(lengths), dtype=np.int64)
+    np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
+    return offsets * itemsize
+
+
+def _whole_lines(file: Path) -> bytes:
+    content = file.read_bytes()
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _append_line(file: Path, line: str) -> None:
+    whole = len(_whole_lines(file)) if file.exists() else 0
+    with file.open("ab") as lines:
+        # Half a line of a writer that was killed would make one unreadable line with ours.
+        lines.truncate(whole)
+        lines.write(line.encode() + b"\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+    sync_folder(file.parent)

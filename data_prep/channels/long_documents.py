@@ -1,0 +1,91 @@
+"""What becomes of documents that are too long, and the end-of-document token behind each: arrays in, arrays out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.tokenizers.encoders import EncodedDocuments
+
+LongDocuments = Literal["split", "drop", "keep"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentShape:
+    """How an encoded document is laid down in a part."""
+
+    end_id: int | None
+    """Token appended to every document (to every piece of one that is split); None where none is."""
+    max_tokens: int | None = None
+    """Tokens of the longest document, the appended one included; None for any length."""
+    long_documents: LongDocuments = "keep"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Pieces:
+    """Documents as they are written: `D` came in, `P` go out."""
+
+    ids: NDArray[np.uint32]
+    """Their tokens, back to back."""
+    lengths: NDArray[np.int64]
+    """Tokens of each piece, [P]."""
+    per_document: NDArray[np.int64]
+    """Pieces of each document, [D]: 0 if it was dropped, more than 1 if it was split."""
+
+    def head(self, num_documents: int) -> Pieces:
+        """The first documents alone."""
+        num_pieces = int(self.per_document[:num_documents].sum())
+        num_tokens = int(self.lengths[:num_pieces].sum())
+        return Pieces(
+            ids=self.ids[:num_tokens],
+            lengths=self.lengths[:num_pieces],
+            per_document=self.per_document[:num_documents],
+        )
+
+    def tail(self, num_documents: int) -> Pieces:
+        """All but the first documents."""
+        num_pieces = int(self.per_document[:num_documents].sum())
+        num_tokens = int(self.lengths[:num_pieces].sum())
+        return Pieces(
+            ids=self.ids[num_tokens:],
+            lengths=self.lengths[num_pieces:],
+            per_document=self.per_document[num_documents:],
+        )
+
+    def num_documents_reaching(self, num_tokens: int) -> int | None:
+        """How many documents it takes to have this many tokens; None if all of them have fewer."""
+        ends = np.cumsum(self.lengths)
+        piece = int(np.searchsorted(ends, num_tokens, side="left"))
+        if piece == len(ends):
+            return None
+        return int(np.searchsorted(np.cumsum(self.per_document), piece, side="right")) + 1
+
+
+def lay_down(documents: EncodedDocuments, shape: DocumentShape) -> Pieces:
+    """Drops or splits documents that are too long, and appends the end-of-document token to every piece."""
+    ids, lengths = documents.ids, documents.lengths
+    per_document = np.ones(len(lengths), dtype=np.int64)
+    num_end_tokens = 0 if shape.end_id is None else 1
+    room = None if shape.max_tokens is None else shape.max_tokens - num_end_tokens
+    if room is not None and shape.long_documents != "keep" and (lengths > room).any():
+        if shape.long_documents == "drop":
+            per_document = (lengths <= room).astype(np.int64)
+            ids = ids[np.repeat(lengths <= room, lengths)]
+            lengths = lengths[lengths <= room]
+        else:
+            per_document = np.maximum(1, -(-lengths // room))
+            lengths = _lengths_of_pieces(lengths, per_document, room)
+    if shape.end_id is not None:
+        ids = np.insert(ids, np.cumsum(lengths), shape.end_id)
+        lengths = lengths + 1
+    return Pieces(ids=ids, lengths=lengths, per_document=per_document)
+
+
+def _lengths_of_pieces(lengths: NDArray[np.int64], per_document: NDArray[np.int64], room: int) -> NDArray[np.int64]:
+    """Every piece of a document is full but the last."""
+    pieces = np.full(int(per_document.sum()), room, dtype=np.int64)
+    pieces[np.cumsum(per_document) - 1] = lengths - (per_document - 1) * room
+    return pieces

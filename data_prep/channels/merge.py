@@ -1,0 +1,168 @@
+"""Joins the parts of channels into fewer, larger ones, in order, reading a few million tokens at a time.
+
+The files are those that Megatron's builder makes of the same documents. Nothing is there under the output's name before
+all of it is: it is written beside it and renamed.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from data_prep.channels.indexed_writer import PARTIAL, FinishedPart, PartWriter, sync_folder
+from data_prep.channels.source import RecordedSource, Source, finish_source, read_source
+from data_prep.channels.totals import Totals
+from harness.data.files.opened import OpenPart, dtype_of, open_part, parts_of
+from harness.data.files.parts import Part
+from harness.errors import DataError, UsageError
+
+TOKENS_AT_ONCE = 4 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeJob:
+    """Which channels to join into which folder."""
+
+    inputs: Sequence[Path]
+    """Channel folders or bare prefixes, in the order of the documents."""
+    output: Path
+    """The channel folder to make."""
+    tokens_per_part: int | None = None
+    """A part ends with the document that reaches this; None makes one part of all."""
+
+
+def merge_channels(job: MergeJob, done: Callable[[int], None]) -> list[FinishedPart]:
+    """Makes the output folder; `done` is called with the bytes of every piece that is read.
+
+    Raises:
+        UsageError: the output exists, an input is named twice, or the inputs were made with different tokenizers.
+        DataError: an input is damaged.
+    """
+    _check_job(job)
+    parts = [part for path in job.inputs for part in parts_of(path)]
+    source = _common_source(job)
+    partial = job.output.with_name(job.output.name + PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+        finished = _write(partial, parts, job.tokens_per_part, done)
+        if source is not None and source.finished is not None:
+            finish_source(partial, source.source, source.finished)
+        partial.replace(job.output)
+        sync_folder(job.output.parent)
+    except OSError as error:
+        raise DataError(
+            f"{job.output}: cannot be written ({error}). The inputs are untouched: make room or mend the file system, "
+            "then run the same command again."
+        ) from error
+    return finished
+
+
+def _check_job(job: MergeJob) -> None:
+    if job.output.exists():
+        raise UsageError(f"{job.output} exists. It stays as it is: choose another --output, or delete it.")
+    seen: set[Path] = set()
+    for path in job.inputs:
+        if path.resolve() in seen:
+            raise UsageError(f"{path} is named twice: its documents would be doubled. Name every channel once.")
+        seen.add(path.resolve())
+
+
+def _write(
+    folder: Path, parts: Sequence[Part], tokens_per_part: int | None, done: Callable[[int], None]
+) -> list[FinishedPart]:
+    dtype = _widest(parts)
+    finished: list[FinishedPart] = []
+    writer: PartWriter | None = None
+    try:
+        for tokens, lengths in _runs_of_documents(parts, tokens_per_part, done):
+            writer = writer or PartWriter(folder, len(finished), dtype)
+            writer.add_documents(tokens, lengths)
+            if tokens_per_part is not None and writer.num_tokens >= tokens_per_part:
+                finished.append(writer.finish())
+                writer = None
+        # Empty documents at the very end are left out: a part without a token cannot be mapped.
+        if writer is not None and writer.num_tokens:
+            finished.append(writer.finish())
+            writer = None
+    finally:
+        if writer is not None:
+            writer.close()
+    return finished
+
+
+def _widest(parts: Sequence[Part]) -> np.dtype[np.generic]:
+    """The number format of the output: that of the inputs, or the wider one where they differ."""
+    kinds = {dtype_of(part) for part in parts}
+    other = kinds - {"uint16", "int32"}
+    if other:
+        raise DataError(
+            f"a part holds tokens as {', '.join(sorted(other))}; merged are uint16 and int32, which `harness data "
+            "tokenize` and Megatron-LM write. Make the part again."
+        )
+    return np.dtype("int32" if "int32" in kinds else "uint16").newbyteorder("<")
+
+
+def _runs_of_documents(
+    parts: Sequence[Part], tokens_per_part: int | None, done: Callable[[int], None]
+) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int64]]]:
+    """Yields tokens and lengths of documents, never past the document with which a part of the output ends."""
+    in_part = 0
+    for part in parts:
+        opened = open_part(part)
+        digest = xxhash.xxh3_64()
+        lengths = opened.table.lengths.astype(np.int64)
+        ends = np.cumsum(lengths)
+        first = 0
+        while first < len(lengths):
+            before = int(ends[first - 1]) if first else 0
+            room = TOKENS_AT_ONCE if tokens_per_part is None else min(TOKENS_AT_ONCE, tokens_per_part - in_part)
+            # The document that reaches the limit is the last of the run.
+            last = min(int(np.searchsorted(ends, before + room, side="left")), len(ends) - 1)
+            tokens = opened.tokens[before : int(ends[last])]
+            digest.update(tokens.data.cast("B") if len(tokens) else b"")
+            yield tokens, lengths[first : last + 1]
+            in_part = (
+                0 if tokens_per_part is not None and in_part + len(tokens) >= tokens_per_part else in_part + len(tokens)
+            )
+            done(len(tokens) * opened.header.token_type.num_bytes)
+            first = last + 1
+        _check_hash(opened, digest.hexdigest())
+
+
+def _check_hash(opened: OpenPart, found: str) -> None:
+    if opened.part.xxh3 is not None and found != opened.part.xxh3:
+        raise DataError(
+            f"{opened.part.bin_path} was altered: its hash is {found}, but {opened.part.xxh3} in the list of parts. "
+            "Nothing was merged. Copy or make the part again."
+        )
+
+
+def _common_source(job: MergeJob) -> RecordedSource | None:
+    """What the merged channel is made from; None if that is not known of every input."""
+    recorded = [read_source(path) if path.is_dir() else None for path in job.inputs]
+    known = [(path, source) for path, source in zip(job.inputs, recorded, strict=True) if source is not None]
+    for path, found in known[1:]:
+        first_path, first = known[0]
+        for name in ("tokenizer", "vocab_size", "end_of_document_id"):
+            if getattr(found.source, name) != getattr(first.source, name):
+                raise UsageError(
+                    f"{path} and {first_path} were not made alike: {name} is {getattr(found.source, name)} and "
+                    f"{getattr(first.source, name)}. Only channels of one tokenizer can be merged."
+                )
+    if not known or len(known) < len(recorded) or any(found.finished is None for _, found in known):
+        return None
+    sources = [found.source for _, found in known]
+    inputs = tuple(entry for source in sources for entry in source.inputs)
+    merged: Source = replace(sources[0], inputs=inputs, tokens_per_part=job.tokens_per_part or 0)
+    return RecordedSource(merged, _sum([found.finished for _, found in known if found.finished]))
+
+
+def _sum(totals: Sequence[Totals]) -> Totals:
+    return Totals(**{field.name: sum(getattr(total, field.name) for total in totals) for field in fields(Totals)})

@@ -1,0 +1,40 @@
+"""How far a preparation that counts documents and tokens is; what is shown, and how, is `harness.progress`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from data_prep.channels.totals import Totals
+from harness.progress import shown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Progress(Protocol):
+    """Called after every batch, from one thread."""
+
+    def __call__(self, totals: Totals, bytes_read: int) -> None:
+        """Takes note of the counts so far and of the input bytes read so far (as on disk)."""
+
+
+@contextmanager
+def shown_progress(title: str, total_bytes: int, console: Console) -> Iterator[Progress]:
+    """A bar or lines with the counts."""
+    seen_bytes = 0
+    with shown(title, total_bytes, console) as progress:
+
+        def show(totals: Totals, bytes_read: int) -> None:
+            nonlocal seen_bytes
+            progress(bytes_read - seen_bytes, describe(totals))
+            seen_bytes = bytes_read
+
+        yield show
+
+
+def describe(totals: Totals) -> str:
+    """The counts in one phrase."""
+    rejected = f", {totals.rejected:,} rejected" if totals.rejected else ""
+    return f"{totals.documents:,} documents, {totals.tokens:,} tokens{rejected}"

@@ -1,0 +1,82 @@
+"""Remembers in `resume.jsonl` how much of the input is in each finished part, so that the next call goes on from there.
+
+One JSON object a line, one line for each part, on disk before the part's own line in `parts.jsonl`:
+
+    {"prefix": "part-00000", "batch": {"file": 0, "place": {"line": …, "byte": …, "before": "…"}, …}, "documents": 17,
+     "split": 0, "dropped": 0}
+
+The part ends `documents` documents behind the beginning of the batch; `batch` is a `ReadState`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.channels.indexed_writer import FinishedPart, write_whole
+from data_prep.text.documents import Place
+from data_prep.text.reader import ReadState
+from harness.errors import DataError
+
+RESUME_FILE = "resume.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePoint:
+    """Where in the input a part ends."""
+
+    batch: ReadState
+    """The border before the batch in which it ends."""
+    documents: int = 0
+    """Documents of that batch that are in the part or before it."""
+    split: int = 0
+    """Documents split so far, in all parts."""
+    dropped: int = 0
+
+
+BEGINNING_OF_INPUT = ResumePoint(batch=ReadState())
+
+
+def read_resume_point(folder: Path, parts: Sequence[FinishedPart]) -> ResumePoint:
+    """Where the last of the finished parts ends.
+
+    Raises:
+        DataError: there is no readable line for it.
+    """
+    if not parts:
+        return BEGINNING_OF_INPUT
+    file = folder / RESUME_FILE
+    try:
+        return _from_json(_lines(file)[parts[-1].prefix])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"{file}: it does not say where in the input {parts[-1].prefix} ends ({type(error).__name__}: {error}). "
+            "Was it edited, or the channel begun by an older version? Delete the channel folder to make it anew."
+        ) from error
+
+
+def write_resume_point(folder: Path, prefix: str, point: ResumePoint) -> None:
+    """Records where a part ends, before the part becomes valid; replaces what a killed call said of the same part."""
+    lines = _lines(folder / RESUME_FILE) if (folder / RESUME_FILE).exists() else {}
+    kept = {name: line for name, line in lines.items() if name < prefix}
+    kept[prefix] = {"prefix": prefix} | asdict(point)
+    write_whole(folder / RESUME_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in kept.values()))
+
+
+def _lines(file: Path) -> dict[str, dict[str, Any]]:
+    lines = [json.loads(line) for line in file.read_bytes().splitlines()]
+    return {str(line["prefix"]): line for line in lines}
+
+
+def _from_json(line: dict[str, Any]) -> ResumePoint:
+    batch = dict(line["batch"])
+    place = Place(**batch.pop("place"))
+    return ResumePoint(
+        batch=ReadState(place=place, **batch),
+        documents=int(line["documents"]),
+        split=int(line["split"]),
+        dropped=int(line["dropped"]),
+    )

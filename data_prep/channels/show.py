@@ -1,0 +1,81 @@
+"""Finds documents of a channel by their number and turns them back into text."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.data.files.opened import open_part
+from harness.data.files.parts import Part
+from harness.data.tokenizers.tokenizer import Tokenizer
+from harness.errors import UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownDocument:
+    """A document of a channel as a person reads it."""
+
+    number: int
+    """Counted from 0 over all parts of the channel."""
+    part: str
+    document: int
+    """Counted from 0 within its part, as evidence and the order of data name it."""
+    tokens: int
+    text: str
+    ids: list[int]
+    """The tokens that were decoded: all, or the first of them."""
+
+
+def find_documents(
+    parts: Sequence[Part], numbers: Sequence[int], tokenizer: Tokenizer, max_tokens: int | None = None
+) -> Iterator[ShownDocument]:
+    """Yields documents by number, in the order asked for.
+
+    Raises:
+        UsageError: there is no document of that number.
+        DataError: the files of a part do not fit each other.
+    """
+    total = sum(part.num_documents for part in parts)
+    for number in numbers:
+        if not 0 <= number < total:
+            raise UsageError(
+                f"there is no document {number}: the channel has {total:,}, numbered from 0 to {total - 1}."
+            )
+        inner = number
+        for part in parts:
+            if inner < part.num_documents:
+                ids = open_part(part).document(inner)
+                shown = [int(token) for token in ids[:max_tokens]]
+                yield ShownDocument(
+                    number=number,
+                    part=part.name,
+                    document=inner,
+                    tokens=len(ids),
+                    text=tokenizer.decode(shown),
+                    ids=shown,
+                )
+                break
+            inner -= part.num_documents
+
+
+def random_numbers(parts: Sequence[Part], count: int, seed: int) -> list[int]:
+    """Numbers of some documents, drawn without repetition; equal seeds draw equal ones."""
+    total = sum(part.num_documents for part in parts)
+    return sorted(random.Random(seed).sample(range(total), min(count, total)))
+
+
+def number_in_channel(parts: Sequence[Part], name: str, document: int) -> int:
+    """The number in the channel of a document given by its part.
+
+    Raises:
+        UsageError: there is no such part, or it has no such document.
+    """
+    before = 0
+    for part in parts:
+        if part.name == name:
+            if document < part.num_documents:
+                return before + document
+            raise UsageError(f"{name} has {part.num_documents:,} documents, so there is no document {document} in it.")
+        before += part.num_documents
+    raise UsageError(f"there is no part {name}; the first is {parts[0].name}, the last {parts[-1].name}.")

@@ -1,0 +1,219 @@
+"""What `harness data clean`, `dedup` and `order` do: the sources one after the other, with a display and a report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from data_prep.corpus.config import (
+    CorpusConfig,
+    ExecutorConfig,
+    ExecutorKind,
+    LocalConfig,
+    SourceConfig,
+    load_corpus,
+)
+from data_prep.text.input_files import InputFile, find_inputs
+from data_prep.text.text_files import FILES_LIST, FileReport
+from harness.errors import UsageError
+from harness.progress import shown
+
+try:
+    from data_prep.corpus.curve import CURVE_FILE, read_curve
+    from data_prep.corpus.jobs import Job, clean_job, dedup_job, run_job
+    from data_prep.corpus.ordering import order_job
+    from data_prep.corpus.slurm_jobs import SlurmProgress, advance_on_slurm, wait_on_slurm
+    from data_prep.corpus.stages import STATE_FOLDER
+except ModuleNotFoundError as error:
+    raise UsageError(
+        f"cleaning and de-duplication need a Python package that is not installed ({error.name}). Install the project "
+        "with its `data-clean` extra."
+    ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What the command line says about a corpus file."""
+
+    config: Path
+    sources: tuple[str, ...] = ()
+    """Only these; all if there are none."""
+    executor: ExecutorKind | None = None
+    wait: bool = False
+    as_json: bool = False
+
+
+def clean_corpus(choice: Choice) -> None:
+    """Cleans the sources of a corpus file."""
+    config = load_corpus(choice.config)
+    jobs = [
+        clean_job(
+            name,
+            source,
+            find_inputs(source.input),
+            config.output / "cleaned" / name,
+            tasks=config.executor.tasks,
+            language_model=config.language_model,
+        )
+        for name, source in _chosen(config, choice)
+    ]
+    _run_all(jobs, config, choice)
+
+
+def dedup_corpus(choice: Choice) -> None:
+    """Takes the copies out of the cleaned sources of a corpus file.
+
+    Raises:
+        UsageError: a source is not cleaned yet.
+    """
+    config = load_corpus(choice.config)
+    jobs = [
+        dedup_job(
+            name,
+            source,
+            step_before(config, "clean", name),
+            config.output / "deduped" / name,
+            config.executor.tasks,
+        )
+        for name, source in _chosen(config, choice)
+    ]
+    _run_all(jobs, config, choice)
+
+
+def order_corpus(choice: Choice) -> None:
+    """Puts the de-duplicated sources of a corpus file in their order.
+
+    Raises:
+        UsageError: a source is not de-duplicated yet.
+    """
+    config = load_corpus(choice.config)
+    jobs = [
+        order_job(name, source, step_before(config, "dedup", name), config.output / "ordered" / name)
+        for name, source in _chosen(config, choice)
+    ]
+    _run_all(jobs, config, choice)
+
+
+def one_source(
+    verb: Literal["clean", "dedup", "order"],
+    source: SourceConfig,
+    output: Path,
+    *,
+    workers: int,
+    language_model: Path | None,
+    as_json: bool,
+) -> None:
+    """The same for one source without a corpus file, on this machine."""
+    files = find_inputs(source.input)
+    if verb == "clean":
+        job = clean_job(output.name, source, files, output, language_model=language_model)
+    elif verb == "dedup":
+        job = dedup_job(output.name, source, files, output)
+    else:
+        job = order_job(output.name, source, files, output)
+    reports = _run_here(job, ExecutorConfig(local=LocalConfig(workers=workers)))
+    _print_reports({output: reports}, as_json)
+
+
+def step_before(config: CorpusConfig, verb: Literal["clean", "dedup"], name: str) -> list[InputFile]:
+    """The files of a source that an earlier step has written.
+
+    Raises:
+        UsageError: it has not finished.
+    """
+    folder = config.output / {"clean": "cleaned", "dedup": "deduped"}[verb] / name
+    if not (folder / FILES_LIST).exists():
+        raise UsageError(f"source {name} is not through `harness data {verb}` yet ({folder}). Run that first.")
+    return find_inputs([str(folder)])
+
+
+def _chosen(config: CorpusConfig, choice: Choice) -> Iterator[tuple[str, SourceConfig]]:
+    unknown = [name for name in choice.sources if name not in config.sources]
+    if unknown:
+        raise UsageError(f"--source {unknown[0]}: there is no such source. Sources: {', '.join(config.sources)}.")
+    for name, source in config.sources.items():
+        if not choice.sources or name in choice.sources:
+            yield name, source
+
+
+def _run_all(jobs: Sequence[Job], config: CorpusConfig, choice: Choice) -> None:
+    executor = config.executor.model_copy(update={"kind": choice.executor or config.executor.kind})
+    reports: dict[Path, list[FileReport]] = {}
+    if executor.kind != "slurm":
+        for job in jobs:
+            reports[job.output] = _run_here(job, executor)
+        _print_reports(reports, choice.as_json)
+        return
+    # All are submitted before the first is waited for.
+    for job in jobs:
+        progress = advance_on_slurm(job, executor)
+        if progress.reports is not None:
+            reports[job.output] = progress.reports
+        else:
+            _tell(job, progress)
+    for job in jobs if choice.wait else ():
+        if job.output not in reports:
+            reports[job.output] = wait_on_slurm(job, executor, partial(_tell, job))
+    _print_reports(reports, choice.as_json)
+
+
+def _run_here(job: Job, executor: ExecutorConfig) -> list[FileReport]:
+    import sys
+
+    from rich.console import Console
+
+    # The stream of now: tasks in this process may put another in its place for a while.
+    with shown(job.title, job.bytes_to_read, Console(file=sys.stderr)) as progress:
+        return run_job(job, executor, progress)
+
+
+def _tell(job: Job, progress: SlurmProgress) -> None:
+    numbers = ", ".join(progress.jobs)
+    what = f"submitted as {numbers}" if progress.submitted else f"in the queue as {numbers}"
+    click.echo(
+        f"{job.title}: {progress.tasks_done} of {progress.tasks} tasks done, {what}. Run the same command again to "
+        "see how far it is, and for the report.",
+        err=True,
+    )
+
+
+def _print_reports(by_folder: dict[Path, list[FileReport]], as_json: bool) -> None:
+    if as_json:
+        found = [asdict(report) for reports in by_folder.values() for report in reports]
+        click.echo(json.dumps(found, ensure_ascii=False, indent=1))
+        return
+    for folder, reports in by_folder.items():
+        _print_report(folder, reports)
+
+
+def _print_report(folder: Path, reports: Sequence[FileReport]) -> None:
+    if (folder / STATE_FOLDER / CURVE_FILE).exists():
+        curve = read_curve(folder / STATE_FOLDER / CURVE_FILE)
+        click.echo(f"{folder}: what each threshold leaves of {curve.characters:,} characters:")
+        for point in curve.points:
+            click.echo(
+                f"  {point.threshold:.2f}: {point.characters:,} ({_percent(point.characters, curve.characters)})"
+            )
+    documents, kept = sum(report.documents for report in reports), sum(report.kept for report in reports)
+    characters = sum(report.characters for report in reports)
+    kept_characters = sum(report.kept_characters for report in reports)
+    click.echo(
+        f"{folder}: kept {kept:,} of {documents:,} documents ({_percent(kept, documents)}), "
+        f"{kept_characters:,} of {characters:,} characters ({_percent(kept_characters, characters)})"
+    )
+    dropped: dict[str, int] = {}
+    for report in reports:
+        for reason, count in report.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + count
+    for reason, count in sorted(dropped.items(), key=lambda entry: -entry[1]):
+        click.echo(f"  {reason}: {count:,} ({_percent(count, documents)})")
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.2%}" if whole else "0.00%"

@@ -1,0 +1,217 @@
+"""Reads documents out of files in order, and says of every line (or row) that is not one why.
+
+A line is one JSON object whose text key holds the document. Files may be plain (`.jsonl`), gzip (`.jsonl.gz`) or
+zstandard (`.jsonl.zst`, where the package is installed); Parquet has a module of its own. A bad line is a record with a
+reason, never an exception; a damaged compressed file is an error, because nobody knows how much is missing.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import io
+import json
+import zlib
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import IO, BinaryIO, NamedTuple, cast
+
+from data_prep.text.input_files import InputFile, open_bytes
+from data_prep.text.zstandard_file import ZstandardFile
+from harness.errors import DataError, UsageError
+
+MAX_LINE_BYTES = 64 * 1024 * 1024
+"""A longer line is rejected unread: memory stays bounded, and no honest document is as long as that."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+TAIL_BYTES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a line is not a document."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A border between two lines of a file, to go on reading from."""
+
+    line: int = 0
+    """Lines (or rows) before it."""
+    byte: int = 0
+    """Plain bytes before it (0 in a Parquet file)."""
+    before: str = ""
+    """Up to 64 of the plain bytes before it, in hexadecimal: they must still be there."""
+
+
+BEGINNING = Place()
+
+
+class Record(NamedTuple):
+    """One line of an input file: a document, or the reason why it is none."""
+
+    file: InputFile
+    line: int
+    """Line (or row) number in the file, 1-based."""
+    content: str | Rejection
+    """The document, or why there is none."""
+    file_bytes_read: int
+    """Bytes of the file on disk (compressed, if it is) that have been read when this line is reached."""
+    end_byte: int
+    """Plain bytes of the file up to the end of this line."""
+    tail: bytes
+    """The last bytes of the line."""
+    raw: bytes = b""
+    """The line itself; of a Parquet file a line that says the same, or nothing if it was not asked for."""
+
+    @property
+    def end(self) -> Place:
+        """The border behind this line."""
+        return Place(self.line, self.end_byte, self.tail.hex())
+
+
+def read_records(
+    file: InputFile,
+    text_key: str,
+    max_line_bytes: int = MAX_LINE_BYTES,
+    start: Place = BEGINNING,
+    whole_rows: bool = False,
+) -> Generator[Record, None, None]:
+    """Yields one record per line of a file, from `start` on.
+
+    Args:
+        file: where to read.
+        text_key: key (or column) that holds the document.
+        max_line_bytes: a longer line is rejected unread.
+        start: where to begin.
+        whole_rows: whether the other columns of a Parquet file are wanted too, as the `raw` line of the record.
+
+    Raises:
+        DataError: the file cannot be read to its end (damaged or truncated compression, I/O error), or is not the one
+            in which `start` was found.
+        UsageError: the file is zstandard or Parquet and the package is not installed.
+    """
+    if file.suffix == ".parquet":
+        from data_prep.text.parquet import read_rows
+
+        for row in read_rows(file, text_key, start.line, whole_rows):
+            content = check_text(row.content) if isinstance(row.content, str) else Rejection(row.content.reason)
+            raw = _as_line({text_key: content, **row.others}) if whole_rows and isinstance(content, str) else b""
+            yield Record(file, row.number, content, row.file_bytes_read, 0, b"", raw)
+        return
+    yield from _read_lines(file, text_key, max_line_bytes, start)
+
+
+def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Place) -> Iterator[Record]:
+    line, end_byte = start.line, start.byte
+    decompressed, damage = _decompression(file)
+    unreadable: tuple[type[Exception], ...] = (OSError, EOFError, *damage)
+    try:
+        with open_bytes(file) as raw, decompressed(raw) as stream:
+            _go_to(stream, start, file)
+            while content := stream.readline(max_line_bytes + 1):
+                line += 1
+                end_byte += len(content)
+                parsed: str | Rejection
+                if len(content) > max_line_bytes and not content.endswith(b"\n"):
+                    end_byte += _skip_to_line_end(stream, max_line_bytes)
+                    parsed = Rejection(f"longer than {max_line_bytes} bytes")
+                    content = b""
+                else:
+                    parsed = parse_line(content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content, text_key)
+                yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:], content)
+    except unreadable as error:
+        raise DataError(
+            f"{file}: cannot be read on after line {line} ({error}). The file is damaged or cut short: fetch or "
+            "compress it again."
+        ) from error
+
+
+def _go_to(stream: IO[bytes], start: Place, file: InputFile) -> None:
+    """Moves to a place, by seeking in a plain file and by reading in a compressed one.
+
+    Raises:
+        DataError: other bytes than then stand before the place.
+    """
+    before = bytes.fromhex(start.before)
+    skipped = start.byte - len(before)
+    if stream.seekable():
+        stream.seek(skipped)
+    while not stream.seekable() and skipped > 0 and (piece := stream.read(min(skipped, 1 << 20))):
+        skipped -= len(piece)
+    if stream.read(len(before)) != before:
+        raise DataError(
+            f"{file}: byte {start.byte} is no longer the end of line {start.line}, where the interrupted call was. "
+            "The input was changed: delete the channel folder to make it anew."
+        )
+
+
+def _as_line(row: Mapping[str, object]) -> bytes:
+    """A row of a Parquet file as a line of JSON; what JSON does not have (times, bytes) as text."""
+    return json.dumps(row, ensure_ascii=False, default=_as_text).encode("utf-8", "replace") + b"\n"
+
+
+def _as_text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def parse_line(content: bytes, text_key: str) -> str | Rejection:
+    """The document in a line of JSON, or why there is none."""
+    try:
+        line = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Rejection(f"not UTF-8 (byte 0x{content[error.start]:02x} at position {error.start})")
+    if not line or line.isspace():
+        return Rejection("empty line")
+    try:
+        value = json.loads(line)
+    except ValueError as error:
+        return Rejection(f"not JSON ({error})")
+    except RecursionError:
+        return Rejection("not JSON (nested too deeply)")
+    if not isinstance(value, dict):
+        return Rejection("not a JSON object")
+    text = value.get(text_key)
+    if not isinstance(text, str):
+        return Rejection(f"no key {text_key!r}" if text_key not in value else f"{text_key!r} is not text")
+    return check_text(text)
+
+
+def check_text(text: str) -> str | Rejection:
+    """The text, if there is something in it that can be written as UTF-8; else why not."""
+    if not text or text.isspace():
+        return Rejection("empty text")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        # JSON can spell half of a surrogate pair ("\ud800"); no byte sequence stands for it.
+        return Rejection(f"not valid Unicode (lone surrogate at position {error.start})")
+    return text
+
+
+def _skip_to_line_end(stream: IO[bytes], piece_bytes: int) -> int:
+    skipped = 0
+    while piece := stream.readline(piece_bytes):
+        skipped += len(piece)
+        if piece.endswith(b"\n"):
+            break
+    return skipped
+
+
+def _decompression(file: InputFile) -> tuple[Callable[[BinaryIO], IO[bytes]], tuple[type[Exception], ...]]:
+    """How to read a file of this kind, and the exceptions (beyond I/O errors) with which damage shows itself."""
+    if file.suffix == ".gz":
+        return lambda raw: cast("IO[bytes]", gzip.open(raw, "rb")), (zlib.error,)
+    if file.suffix == ".zst":
+        try:
+            zstandard = importlib.import_module("zstandard")
+        except ImportError as error:
+            raise UsageError(
+                f"{file}: reading it needs the Python package zstandard, which is not installed. "
+                "Install it, or pack the file with gzip."
+            ) from error
+        start_frame = zstandard.ZstdDecompressor().decompressobj
+        return lambda raw: io.BufferedReader(ZstandardFile(raw, start_frame)), (zstandard.ZstdError,)
+    return lambda raw: raw, ()

@@ -1,0 +1,82 @@
+"""Reads arguments like `zh=corpus/zh`: text of several channels, of which samples are taken by weight."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from data_prep.text.input_files import InputFile, find_inputs
+from data_prep.text.sample import sample_documents
+from data_prep.tokenizers.train_tokenizer import draw_by_weight
+from harness.errors import DataError, UsageError
+
+
+def named_inputs(arguments: Sequence[str]) -> dict[str, list[InputFile]]:
+    """Files of each channel. An argument without a name belongs to the channel `text`.
+
+    Raises:
+        UsageError: an argument names nothing, or a file twice.
+    """
+    by_name: dict[str, list[str]] = {}
+    for argument in arguments:
+        name, separator, path = argument.partition("=")
+        is_named = bool(separator) and "/" not in name
+        by_name.setdefault(name if is_named else "text", []).append(path if is_named else argument)
+    return {name: find_inputs(paths) for name, paths in by_name.items()}
+
+
+def read_weight(text: str, option: str = "--share") -> tuple[str, float]:
+    """The name and weight in `zh=4`.
+
+    Raises:
+        UsageError: it is not that.
+    """
+    name, _, weight = text.partition("=")
+    try:
+        value = float(weight)
+    except ValueError:
+        value = math.nan
+    if not name or not (math.isfinite(value) and value > 0):
+        raise UsageError(f"{option} {text!r} is not CHANNEL=WEIGHT with a weight above 0. Example: {option} zh=4.")
+    return name, value
+
+
+def draw_samples(
+    inputs: Mapping[str, Sequence[InputFile]], shares: Mapping[str, float], text_key: str, characters: int
+) -> dict[str, list[str]]:
+    """Documents of each channel, about `characters` in all, in proportion to the shares (1 where none is given).
+
+    Raises:
+        UsageError: a share is of no channel.
+        DataError: a channel has no document.
+    """
+    unknown = [name for name in shares if name not in inputs]
+    if unknown:
+        raise UsageError(f"--share {unknown[0]}: there is no such channel. Channels: {', '.join(inputs)}.")
+    weights = {name: shares.get(name, 1.0) for name in inputs}
+    drawn = {name: sample_documents(files, text_key, characters) for name, files in inputs.items()}
+    empty = [name for name, documents in drawn.items() if not documents]
+    if empty:
+        raise DataError(
+            f"channel {empty[0]} has no document under the key {text_key!r}. Check the path and --text-key."
+        )
+    wanted = draw_by_weight({name: sum(map(len, found)) for name, found in drawn.items()}, weights, characters)
+    return {name: thinned(documents, wanted[name]) for name, documents in drawn.items()}
+
+
+def thinned(documents: Sequence[str], characters: int) -> list[str]:
+    """Documents from all over the list, about so many characters of them."""
+    total = sum(map(len, documents))
+    if total <= characters:
+        return list(documents)
+    kept: list[str] = []
+    seen = taken = 0
+    for document in documents:
+        seen += len(document)
+        # As much is taken at any time as the share of what has been seen; only a document too long for all is cut.
+        room = seen * characters // total - taken
+        piece = document if len(document) <= characters else document[:room]
+        if piece and 2 * room >= len(piece):
+            kept.append(piece)
+            taken += len(piece)
+    return kept

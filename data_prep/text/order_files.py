@@ -1,0 +1,174 @@
+"""Writes the documents of files in another order: by a score of each record, like ones together, or shuffled.
+
+The text is read two to four times and never held as a whole: first what each document is sorted by (some bytes of
+memory a document; by likeness a kilobyte of disk); then every line goes to the bucket of its new place; then each
+bucket is put in order in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.text.documents import BYTE_ORDER_MARK, Record, Rejection, read_records
+from data_prep.text.input_files import InputFile
+from data_prep.text.similar_order import DIMENSIONS, frequencies, similar_order
+from data_prep.text.text_files import written_whole
+from harness.errors import DataError
+
+BUCKET_BYTES = 256 * 1024 * 1024
+MAX_BUCKETS = 500
+"""Files that are open at once."""
+_HEAD = struct.Struct("<QQ")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderJob:
+    """What to put in which order."""
+
+    files: Sequence[InputFile]
+    folder: Path
+    by: Literal["score", "similar", "shuffle"]
+    text_key: str = "text"
+    score_key: str = "score"
+    descending: bool = False
+    seed: int = 0
+    bytes_per_file: int = 1024**3
+    """Plain bytes after which a new file is begun."""
+    bucket_bytes: int = BUCKET_BYTES
+
+
+@dataclass
+class Ordered:
+    """What was put in order."""
+
+    documents: int = 0
+    characters: int = 0
+    rejected: int = 0
+    files: list[str] = field(default_factory=list)
+
+
+def order_files(job: OrderJob) -> Ordered:
+    """Writes the documents as `00000.jsonl.gz`, `00001.jsonl.gz` …; lines that are no documents are left out.
+
+    Raises:
+        DataError: a file is damaged or cannot be written, or a record has no score.
+    """
+    result = Ordered()
+    sizes = []
+    for record in _records(job):
+        result.rejected += isinstance(record.content, Rejection)
+        if isinstance(record.content, str):
+            sizes.append(len(_line(record)))
+            result.documents += 1
+            result.characters += len(record.content)
+    with TemporaryDirectory(dir=job.folder, prefix=".buckets-") as folder:
+        places = _places(job, len(sizes), Path(folder))
+        buckets = _distribute(job, Path(folder), places, np.array(sizes, dtype=np.int64))
+        _write(job, buckets, result)
+    return result
+
+
+def _places(job: OrderJob, count: int, folder: Path) -> NDArray[np.int64]:
+    """The new place of each document, [documents]."""
+    if job.by == "shuffle":
+        order = np.random.default_rng(job.seed).permutation(count)
+    elif job.by == "score":
+        scores = np.fromiter((_score(record, job.score_key) for record in _documents(job)), np.float64, count)
+        order = np.argsort(-scores if job.descending else scores, kind="stable")
+    else:
+        order = _similar(job, count, folder / "vectors")
+    places = np.empty(count, dtype=np.int64)
+    places[order] = np.arange(count)
+    return places
+
+
+def _similar(job: OrderJob, count: int, file: Path) -> NDArray[np.int64]:
+    if not count:
+        return np.zeros(0, dtype=np.int64)
+    seen = frequencies(_texts(job))
+    vectors = np.memmap(file, dtype=np.float16, mode="w+", shape=(count, DIMENSIONS))
+    for number, text in enumerate(_texts(job)):
+        vectors[number] = seen.vector(text)
+    return similar_order(vectors, job.seed)
+
+
+def _distribute(job: OrderJob, folder: Path, places: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[Path]:
+    """Writes every line, with its place before it, to the bucket of its place."""
+    by_place = np.empty_like(sizes)
+    by_place[places] = sizes
+    bucket_bytes = max(job.bucket_bytes, -(-int(sizes.sum()) // MAX_BUCKETS))
+    bucket_of_place = (np.cumsum(by_place) - by_place) // bucket_bytes
+    buckets = [folder / f"{number:05d}" for number in range(int(bucket_of_place[-1]) + 1)] if len(sizes) else []
+    with ExitStack() as stack:
+        streams = [stack.enter_context(bucket.open("wb")) for bucket in buckets]
+        for record, place in zip(_documents(job), places.tolist(), strict=True):
+            line = _line(record)
+            stream = streams[int(bucket_of_place[place])]
+            stream.write(_HEAD.pack(place, len(line)) + line)
+    return buckets
+
+
+def _write(job: OrderJob, buckets: Sequence[Path], result: Ordered) -> None:
+    lines = _sorted_lines(buckets)
+    line = next(lines, None)
+    while line is not None:
+        name = f"{len(result.files):05d}.jsonl.gz"
+        with written_whole(job.folder / name) as stream:
+            written = 0
+            while line is not None and written < job.bytes_per_file:
+                written += stream.write(line)
+                line = next(lines, None)
+        result.files.append(name)
+
+
+def _sorted_lines(buckets: Sequence[Path]) -> Iterator[bytes]:
+    for bucket in buckets:
+        with bucket.open("rb") as stream:
+            entries = sorted(_entries(stream))
+        bucket.unlink()
+        yield from (line for _, line in entries)
+
+
+def _entries(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    while head := stream.read(_HEAD.size):
+        place, size = _HEAD.unpack(head)
+        yield place, stream.read(size)
+
+
+def _records(job: OrderJob) -> Iterator[Record]:
+    for file in job.files:
+        yield from read_records(file, job.text_key, whole_rows=True)
+
+
+def _documents(job: OrderJob) -> Iterator[Record]:
+    return (record for record in _records(job) if isinstance(record.content, str))
+
+
+def _texts(job: OrderJob) -> Iterator[str]:
+    return (record.content for record in _records(job) if isinstance(record.content, str))
+
+
+def _line(record: Record) -> bytes:
+    line = record.raw.removeprefix(BYTE_ORDER_MARK)
+    return line if line.endswith(b"\n") else line + b"\n"
+
+
+def _score(record: Record, key: str) -> float:
+    value = json.loads(record.raw.removeprefix(BYTE_ORDER_MARK)).get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise DataError(
+            f"{record.file}: line {record.line} has no number under {key!r} (found {value!r}). Ordering by score needs "
+            "one in every record: give the right --score-key, or drop such records first."
+        )
+    return float(value)

@@ -1,0 +1,136 @@
+"""Reads the input in batches of documents, counts every line, and keeps a list of those that are no document."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from data_prep.text.documents import BEGINNING, Place, Record, Rejection, read_records
+from data_prep.text.input_files import InputFile, file_bytes
+
+BATCH_DOCUMENTS = 8192
+BATCH_CHARACTERS = 4_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadState:
+    """A border between two batches: all that is needed to go on from there."""
+
+    file: int = 0
+    """Number of the input file, counted from 0."""
+    place: Place = BEGINNING
+    lines: int = 0
+    rejected: int = 0
+    rejected_bytes: int = 0
+    """Size of the list of rejected lines."""
+    documents: int = 0
+    characters: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Some documents in the order of the input, and what has been read before and after them."""
+
+    texts: list[str]
+    start: ReadState
+    end: ReadState
+    bytes_read: int
+    """Bytes of the whole input, as on disk, up to the end of the batch."""
+
+
+class BatchReader:
+    """Batches of documents. They depend on the input and on where one begins, on nothing else."""
+
+    def __init__(self, files: Sequence[InputFile], text_key: str, rejected_file: Path) -> None:
+        self._files = files
+        self._text_key = text_key
+        self._rejected_file = rejected_file
+        self.end: ReadState | None = None
+        """What has been read in all; known when the last batch has been yielded."""
+
+    def batches(self, start: ReadState) -> Generator[Batch, None, None]:
+        """Yields the batches from `start` on; lines that are no document join the list, cut back to `start` first."""
+        self._rejected_file.touch()
+        bytes_before = sum(file_bytes(file) for file in self._files[: start.file])
+        with self._rejected_file.open("r+b") as rejected:
+            rejected.truncate(start.rejected_bytes)
+            rejected.seek(start.rejected_bytes)
+            batch = _OpenBatch(start)
+            for number, record in self._records(start):
+                if number != batch.file:
+                    bytes_before += sum(file_bytes(file) for file in self._files[batch.file : number])
+                batch.add(number, record, rejected)
+                if batch.is_full:
+                    _put_on_disk(rejected, batch)
+                    yield batch.closed(bytes_before + record.file_bytes_read)
+                    batch = _OpenBatch(batch.state())
+            _put_on_disk(rejected, batch)
+            self.end = batch.state()
+            if batch.texts:
+                yield batch.closed(sum(file_bytes(file) for file in self._files))
+
+    def _records(self, start: ReadState) -> Iterator[tuple[int, Record]]:
+        for number in range(start.file, len(self._files)):
+            place = start.place if number == start.file else BEGINNING
+            with closing(read_records(self._files[number], self._text_key, start=place)) as records:
+                for record in records:
+                    yield number, record
+
+
+class _OpenBatch:
+    """A batch that is being filled, and the counts that run on in it."""
+
+    def __init__(self, start: ReadState) -> None:
+        self.texts: list[str] = []
+        self.file = start.file
+        self._start = start
+        self._place = start.place
+        self._last: Record | None = None
+        self._characters = 0
+        self._num_rejected = 0
+        self.rejected_bytes = 0
+        self._num_lines = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.texts) >= BATCH_DOCUMENTS or self._characters >= BATCH_CHARACTERS
+
+    def add(self, file: int, record: Record, rejected: BinaryIO) -> None:
+        self.file = file
+        self._last = record
+        self._num_lines += 1
+        if isinstance(record.content, Rejection):
+            entry = {"file": str(record.file), "line": record.line, "reason": record.content.reason}
+            self.rejected_bytes += rejected.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            self._num_rejected += 1
+            return
+        self.texts.append(record.content)
+        self._characters += len(record.content)
+
+    def state(self) -> ReadState:
+        """The border behind the last line that was added."""
+        start = self._start
+        return ReadState(
+            file=self.file,
+            place=self._last.end if self._last else start.place,
+            lines=start.lines + self._num_lines,
+            rejected=start.rejected + self._num_rejected,
+            rejected_bytes=start.rejected_bytes + self.rejected_bytes,
+            documents=start.documents + len(self.texts),
+            characters=start.characters + self._characters,
+        )
+
+    def closed(self, bytes_read: int) -> Batch:
+        return Batch(texts=self.texts, start=self._start, end=self.state(), bytes_read=bytes_read)
+
+
+def _put_on_disk(rejected: BinaryIO, batch: _OpenBatch) -> None:
+    """Before a batch leaves, the lines rejected up to its end are safe: a part may be finished with it."""
+    if batch.rejected_bytes:
+        rejected.flush()
+        os.fsync(rejected.fileno())

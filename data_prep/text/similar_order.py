@@ -1,0 +1,143 @@
+"""An order in which documents of like content are neighbours: clusters of TF-IDF vectors, walked from near to near.
+
+Words, Chinese characters and pairs of them are hashed; each is weighted by its rarity (Salton and Buckley 1988) and the
+vector of a document is projected to a few dimensions at random (Achlioptas 2003). The vectors may lie on disk: they are
+read in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.text.shingles import POWERS, mixed, unit_hashes
+
+TERM_BITS = 18
+DIMENSIONS = 512
+TARGETS_PER_TERM = 4
+"""Dimensions that a term adds to or takes from."""
+DOCUMENTS_PER_CLUSTER = 500
+MAX_CLUSTERS = 4096
+TRAINING_VECTORS_PER_CLUSTER = 64
+ROUNDS = 10
+CHUNK = 8192
+LONGEST_WALK = 4096
+"""Points; the work grows with their square."""
+
+Vectors = NDArray[Any]
+
+
+class DocumentFrequencies:
+    """In how many documents each (hashed) term occurs."""
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(1 << TERM_BITS, dtype=np.int64)
+        self.documents = 0
+
+    def add(self, text: str) -> None:
+        """Counts a document."""
+        terms, _ = _terms(text)
+        self.counts[terms] += 1
+        self.documents += 1
+
+    def vector(self, text: str) -> Vectors:
+        """The projected TF-IDF vector of a document, of length 1 (0 if it has no term), [DIMENSIONS]."""
+        terms, occurrences = _terms(text)
+        shared = self.counts[terms] > 1
+        # What no other document has makes a document like no other, and only takes from what it shares.
+        terms, occurrences = terms[shared], occurrences[shared]
+        rarity = np.log((1 + self.documents) / (1 + self.counts[terms]))
+        weights = (1 + np.log(occurrences)) * rarity
+        vector = np.zeros(DIMENSIONS, dtype=np.float64)
+        bits = mixed(terms.astype(np.uint64) + np.uint64(1))
+        for target in range(TARGETS_PER_TERM):
+            chosen = bits >> np.uint64(16 * target)
+            signs = 1.0 - 2.0 * ((chosen >> np.uint64(15)) & np.uint64(1)).astype(np.float64)
+            np.add.at(vector, (chosen % np.uint64(DIMENSIONS)).astype(np.int64), signs * weights)
+        length = np.linalg.norm(vector)
+        return (vector / length if length else vector).astype(np.float32)
+
+
+def frequencies(texts: Iterable[str]) -> DocumentFrequencies:
+    """Counts all documents."""
+    found = DocumentFrequencies()
+    for text in texts:
+        found.add(text)
+    return found
+
+
+def similar_order(vectors: Vectors, seed: int) -> NDArray[np.int64]:
+    """Numbers of the documents in an order in which neighbours are alike, [documents].
+
+    Args:
+        vectors: [documents, DIMENSIONS], of length 1, of any precision.
+        seed: of the choice of the first centres.
+    """
+    count = len(vectors)
+    if count == 0:
+        return np.zeros(0, dtype=np.int64)
+    centres = _centres(vectors, min(MAX_CLUSTERS, -(-count // DOCUMENTS_PER_CLUSTER)), seed)
+    nearest = _nearest(vectors, centres)
+    # Members of each cluster without a search for each: sorted by cluster, cut where it changes.
+    by_cluster = np.argsort(nearest, kind="stable")
+    borders = np.searchsorted(nearest[by_cluster], np.arange(len(centres) + 1))
+    order = []
+    for cluster in _walk(centres):
+        members = by_cluster[borders[cluster] : borders[cluster + 1]]
+        order.append(members[_inside(vectors[members].astype(np.float32))])
+    return np.concatenate(order)
+
+
+def _terms(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    units = unit_hashes(text)
+    pairs = mixed(units[:-1] * POWERS[0] + units[1:] * POWERS[1])
+    hashed = (np.concatenate([units, pairs]) >> np.uint64(64 - TERM_BITS)).astype(np.int64)
+    terms, occurrences = np.unique(hashed, return_counts=True)
+    return terms, occurrences
+
+
+def _centres(vectors: Vectors, count: int, seed: int) -> Vectors:
+    """Spherical k-means (Dhillon and Modha 2001) on a sample."""
+    generator = np.random.default_rng(seed)
+    size = min(len(vectors), count * TRAINING_VECTORS_PER_CLUSTER)
+    sample = vectors[np.sort(generator.choice(len(vectors), size, replace=False))].astype(np.float32)
+    centres = sample[generator.choice(size, count, replace=False)]
+    for _ in range(ROUNDS):
+        nearest = _nearest(sample, centres)
+        sums = np.zeros_like(centres)
+        np.add.at(sums, nearest, sample)
+        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+        # A centre that nobody is nearest to stays where it is.
+        centres = np.where(lengths > 0, sums / np.maximum(lengths, 1e-12), centres)
+    return centres
+
+
+def _nearest(vectors: Vectors, centres: Vectors) -> NDArray[np.int64]:
+    """The nearest centre of each vector, [vectors]."""
+    pieces = (vectors[begin : begin + CHUNK].astype(np.float32) for begin in range(0, len(vectors), CHUNK))
+    return np.concatenate([np.argmax(piece @ centres.T, axis=1) for piece in pieces])
+
+
+def _inside(members: Vectors) -> NDArray[np.int64]:
+    """The order inside a cluster: a walk where it is small, else along the direction in which it is widest."""
+    if len(members) <= LONGEST_WALK:
+        return _walk(members)
+    spread = members - members.mean(axis=0)
+    direction = np.linalg.svd(spread[:CHUNK], full_matrices=False)[2][0]
+    return np.argsort(spread @ direction, kind="stable")
+
+
+def _walk(points: Vectors) -> NDArray[np.int64]:
+    """From the first point always on to the nearest that was not visited yet."""
+    left = np.ones(len(points), dtype=bool)
+    order = np.zeros(len(points), dtype=np.int64)
+    here = 0
+    for place in range(len(points)):
+        order[place] = here
+        left[here] = False
+        if place + 1 < len(points):
+            here = int(np.argmax(np.where(left, points @ points[here], -np.inf)))
+    return order

@@ -1,0 +1,107 @@
+"""Text files made from other text files: their names, writing them whole, the list of what became of each."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+from data_prep.channels.indexed_writer import PARTIAL, write_whole
+from data_prep.text.input_files import InputFile
+from harness.errors import DataError, UsageError
+
+FILES_LIST = "files.json"
+DROPPED = ".dropped"
+"""Ending of the list of dropped lines. None of the names ends as an input does: the folder is the next step's input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileReport:
+    """What became of one input file."""
+
+    file: str
+    """Name of the file that was written."""
+    input: str
+    input_bytes: int
+    documents: int
+    kept: int
+    characters: int
+    kept_characters: int
+    dropped: dict[str, int]
+    """Documents dropped, by the reason."""
+
+
+def output_names(files: Sequence[InputFile]) -> list[str]:
+    """The name under which each file is written; one that would occur twice gets a number.
+
+    Raises:
+        UsageError: there are none.
+    """
+    names: list[str] = []
+    for file in files:
+        name = file.name.removesuffix(".parquet") + ".jsonl.gz" if file.suffix == ".parquet" else file.name
+        stem, dot, rest = name.partition(".")
+        number = 2
+        while name in names:
+            name = f"{stem}-{number}{dot}{rest}"
+            number += 1
+        names.append(name)
+    return names
+
+
+def finished_files(folder: Path) -> dict[str, FileReport]:
+    """Reports on the files of a finished folder, by name.
+
+    Raises:
+        DataError: the list is unreadable.
+    """
+    file = folder / FILES_LIST
+    if not file.exists():
+        return {}
+    try:
+        reports = [FileReport(**entry) for entry in json.loads(file.read_bytes())]
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{file}: not readable ({error}). Was it edited? Restore it, or delete the folder.") from error
+    return {report.file: report for report in reports}
+
+
+def record_finished(folder: Path, reports: Sequence[FileReport]) -> None:
+    """Writes the list that makes a folder finished."""
+    content = json.dumps([asdict(report) for report in reports], ensure_ascii=False, indent=1)
+    write_whole(folder / FILES_LIST, content.encode() + b"\n")
+
+
+@contextmanager
+def written_whole(file: Path) -> Iterator[IO[bytes]]:
+    """Opens a file beside its name, compressed as the name says, and renames it at the end."""
+    partial = file.with_name(file.name + PARTIAL)
+    try:
+        with partial.open("wb") as raw, _compressed(raw, file) as stream:
+            yield stream
+        partial.replace(file)
+    except OSError as error:
+        raise DataError(
+            f"{file}: cannot be written ({error}). Finished files are untouched: make room, then run the command again."
+        ) from error
+
+
+@contextmanager
+def _compressed(raw: IO[bytes], file: Path) -> Iterator[IO[bytes]]:
+    if file.suffix == ".gz":
+        # No time in the header: equal input gives equal bytes.
+        with gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw, mtime=0) as stream:
+            yield cast("IO[bytes]", stream)
+    elif file.suffix == ".zst":
+        try:
+            library: Any = importlib.import_module("zstandard")
+        except ImportError as error:
+            raise UsageError(f"{file}: writing it needs the Python package zstandard. Install it.") from error
+        with library.ZstdCompressor(level=3).stream_writer(raw, closefd=False) as stream:
+            yield stream
+    else:
+        yield raw

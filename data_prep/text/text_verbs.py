@@ -1,0 +1,218 @@
+"""The `harness data` commands for documents before they are tokenized: clean, dedup, order."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from data_prep.corpus.config import DedupMethod
+    from data_prep.corpus.run_corpus import Choice
+    from data_prep.text.clean_rules import Preset
+
+PRIVATE = click.option(
+    "--private-data", type=click.Choice(["replace", "keep"]), help="Default: replaced if the preset is prose."
+)
+KEEP = click.option("--keep", metavar="SIZE", help="Leave at most 60% or 500B characters; picks the threshold.")
+WORKERS = click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Files at once.")
+OF_EVERY_VERB = (
+    click.argument("inputs", metavar="[IN]...", nargs=-1),
+    click.option("--output", type=click.Path(path_type=Path), help="Folder for the files of IN."),
+    click.option("--text-key", default="text", show_default=True, help="Key that holds the document."),
+    click.option("--config", type=click.Path(path_type=Path), help="Corpus file, in the place of IN."),
+    click.option("--source", "sources", multiple=True, help="Only this source of --config. Repeatable."),
+    click.option(
+        "--executor",
+        type=click.Choice(["local", "slurm", "ray"]),
+        help="Where to run, in the place of what --config says.",
+    ),
+    click.option("--wait", is_flag=True, help="On Slurm: stay until all jobs have ended."),
+    click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the options that every verb has say: one source, or a corpus file."""
+
+    inputs: tuple[str, ...]
+    output: Path
+    text_key: str
+    as_json: bool
+    corpus: Choice | None
+    """The corpus file and what to do of it; None: the one source of `inputs`."""
+
+
+def verb(own: Callable[..., None]) -> Callable[..., None]:
+    """Gives a verb the options that all have, as one argument before its own ones."""
+
+    @wraps(own)
+    def called(  # noqa: PLR0913 - one argument per option
+        *,
+        inputs: tuple[str, ...],
+        output: Path | None,
+        text_key: str,
+        config: Path | None,
+        sources: tuple[str, ...],
+        executor: Literal["local", "slurm", "ray"] | None,
+        wait: bool,
+        as_json: bool,
+        **settings: object,
+    ) -> None:
+        from data_prep.corpus.run_corpus import Choice
+
+        _check_inputs(inputs, output, config)
+        corpus = None
+        if config is not None:
+            corpus = Choice(config=config, sources=sources, executor=executor, wait=wait, as_json=as_json)
+        own(Asked(inputs, output or Path(), text_key, as_json, corpus), **settings)
+
+    for option in reversed(OF_EVERY_VERB):
+        called = option(called)
+    return called
+
+
+@click.command()
+@verb
+@click.option("--preset", type=click.Choice(["prose", "code", "light"]), default="prose", show_default=True)
+@click.option("--spare-markup/--no-spare-markup", default=True, show_default=True, help="Spare code, Markdown, LaTeX.")
+@click.option("--language", "languages", multiple=True, help="Keep documents in this language (en, zh). Repeatable.")
+@click.option("--language-model", type=click.Path(path_type=Path), help="fastText model for languages (lid.176.bin).")
+@PRIVATE
+@WORKERS
+def clean(  # noqa: PLR0913 - one argument per option
+    asked: Asked,
+    *,
+    preset: Preset,
+    spare_markup: bool,
+    languages: tuple[str, ...],
+    language_model: Path | None,
+    private_data: Literal["replace", "keep"] | None,
+    workers: int,
+) -> None:
+    """Drop documents that are not worth training on, by rules, and count what each rule drops.
+
+    \b
+    Examples:
+      harness data clean raw/zh --output cleaned/zh
+      harness data clean raw/code --preset code --workers 8 --output cleaned/code
+      harness data clean --config corpus.yaml --executor slurm
+
+    prose: for web text, English or Chinese. code: for source files. light: only what is broken, for books. Every file
+    is written under its own name; lines without private data stay as they are; NAME.dropped says which lines went and
+    why. Run the same command again after an interruption, or to see how far Slurm is: what is done is not done again.
+    """
+    from data_prep.corpus.config import CleanConfig, SourceConfig
+    from data_prep.corpus.run_corpus import clean_corpus, one_source
+
+    if asked.corpus is not None:
+        clean_corpus(asked.corpus)
+        return
+    rules = CleanConfig(
+        preset=preset,
+        spare_markup=spare_markup,
+        languages=languages or None,
+        replace_private_data={None: None, "replace": True, "keep": False}[private_data],
+    )
+    source = SourceConfig(input=asked.inputs, text_key=asked.text_key, clean=rules)
+    one_source("clean", source, asked.output, workers=workers, language_model=language_model, as_json=asked.as_json)
+
+
+@click.command()
+@verb
+@click.option(
+    "--method",
+    "methods",
+    type=click.Choice(["exact", "minhash", "sentence"]),
+    multiple=True,
+    default=("minhash",),
+    show_default=True,
+    help="Repeatable: one after the other.",
+)
+@click.option(
+    "--threshold", type=click.FloatRange(0.3, 0.99), default=0.8, show_default=True, help="Jaccard similarity."
+)
+@KEEP
+@WORKERS
+def dedup(  # noqa: PLR0913 - one argument per option
+    asked: Asked,
+    *,
+    methods: tuple[DedupMethod, ...],
+    threshold: float,
+    keep: str | None,
+    workers: int,
+) -> None:
+    """Keep the first of every group of equal or nearly equal documents.
+
+    \b
+    Examples:
+      harness data dedup cleaned/zh --output deduped/zh
+      harness data dedup cleaned/en --keep 60% --output deduped/en
+      harness data dedup cleaned/code --method exact --output deduped/code
+      harness data dedup --config corpus.yaml --executor slurm
+
+    exact: equal texts. minhash: near copies; the threshold is the similarity at which half of the pairs are found.
+    sentence: of a run of three sentences that occurs again only one stays. Give all files that shall have no copies of
+    each other in one call, the best first.
+    """
+    from data_prep.corpus.config import DedupConfig, SourceConfig
+    from data_prep.corpus.run_corpus import dedup_corpus, one_source
+
+    if asked.corpus is not None:
+        dedup_corpus(asked.corpus)
+        return
+    copies = DedupConfig(methods=methods, threshold=threshold, keep=keep)
+    source = SourceConfig(input=asked.inputs, text_key=asked.text_key, dedup=copies)
+    one_source("dedup", source, asked.output, workers=workers, language_model=None, as_json=asked.as_json)
+
+
+@click.command()
+@verb
+@click.option("--by", type=click.Choice(["score", "similar", "shuffle"]), default="shuffle", show_default=True)
+@click.option("--score-key", default="score", show_default=True, help="Key of each record that holds the number.")
+@click.option("--descending", is_flag=True, help="The largest score first.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+def order(  # noqa: PLR0913 - one argument per option
+    asked: Asked,
+    *,
+    by: Literal["score", "similar", "shuffle"],
+    score_key: str,
+    descending: bool,
+    seed: int,
+) -> None:
+    """Write documents in another order: by a score, like ones next to each other, or shuffled.
+
+    \b
+    Examples:
+      harness data order deduped/zh --by similar --output ordered/zh
+      harness data order deduped/en --by score --score-key difficulty --output ordered/en
+      harness data order --config corpus.yaml --executor slurm
+
+    tokenize keeps the order of documents. score: a curriculum, from the least to the largest number under a key of each
+    record. similar: clusters of TF-IDF vectors, from near to near. Memory grows with the number of documents, not with
+    their length; the disk needs room for the text twice.
+    """
+    from data_prep.corpus.config import OrderConfig, SourceConfig
+    from data_prep.corpus.run_corpus import one_source, order_corpus
+
+    if asked.corpus is not None:
+        order_corpus(asked.corpus)
+        return
+    wanted = OrderConfig(by=by, score_key=score_key, descending=descending, seed=seed)
+    source = SourceConfig(input=asked.inputs, text_key=asked.text_key, order=wanted)
+    one_source("order", source, asked.output, workers=1, language_model=None, as_json=asked.as_json)
+
+
+def _check_inputs(inputs: tuple[str, ...], output: Path | None, config: Path | None) -> None:
+    if config is None and not (inputs and output):
+        raise UsageError("give IN and --output, or --config with a corpus file.")
+    if config is not None and (inputs or output):
+        raise UsageError("IN and --output are for one source without a corpus file: leave them out, or --config.")

@@ -1,0 +1,113 @@
+"""Finds the fastest encoder that gives exactly the reference's ids on a sample of the very input.
+
+A fast library that is missing, cannot load the tokenizer or differs in one id is passed over, and the reason is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+
+from data_prep.tokenizers.encoders import FAST_ENCODERS, EncodedDocuments, Encoder, ReferenceEncoder, candidates
+from data_prep.tokenizers.spot_check import SpotChecked
+from harness.data.tokenizers.tokenizer import Tokenizer
+from harness.errors import UsageError
+
+AUTO = "auto"
+REFERENCE = "reference"
+SAMPLE_CHARACTERS = 1_000_000
+MAX_PROBED_SYMBOLS = 200
+PROBES = (
+    "",
+    " ",
+    "\n" * 300,
+    " " * 300,
+    " a  b   c\t\td\r\n\r\n  e\n \n",
+    "a" * 5000,
+    "1234567890 3.14159 1e-5 ２０２６年",
+    "don't DON'T I'LL we've ‘quoted’ “text”…",
+    "春眠不觉晓，处处闻啼鸟。\u3000夜来风雨声，花落知多少。",
+    "𠀀龘 🦜👩\u200d👩\u200d👧\ufe0f e\u0301 é ﬁ Ω ½ \u200b\u00a0\x00\x07",
+    "def f(x):\n\treturn {'a': [x ** 2]}  # ▁ <0x41>\n",
+)
+"""Text on which tokenizers have been seen to differ, whatever the corpus."""
+
+
+@dataclass(frozen=True)
+class ChosenEncoder:
+    """An encoder, and what there is to say about the choice."""
+
+    encoder: Encoder
+    notes: tuple[str, ...]
+
+
+def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AUTO) -> ChosenEncoder:
+    """The first candidate that agrees with the reference on the sample and on the probes, else the reference.
+
+    Args:
+        tokenizer: the reference.
+        sample: documents of the input.
+        wanted: `auto`, `reference`, or the name of a fast encoder.
+
+    Raises:
+        UsageError: the encoder that is wanted is not installed.
+    """
+    reference = ReferenceEncoder(tokenizer)
+    if wanted == REFERENCE:
+        return ChosenEncoder(reference, ())
+    documents = [*sample, *PROBES, *_documents_with_symbols(tokenizer, sample)]
+    expected = reference.encode(documents)
+    notes: list[str] = []
+    for name in candidates(tokenizer) if wanted == AUTO else (wanted,):
+        try:
+            encoder = FAST_ENCODERS[name](tokenizer)
+            found = encoder.encode(documents)
+        except ImportError as error:
+            if wanted != AUTO:
+                raise UsageError(
+                    f"--encoder {name} needs the Python package {name}, which is not installed ({error}). Install the "
+                    "project with its `data-fast` extra, or leave the option out."
+                ) from error
+            notes.append(f"{name} is not used: the package is not installed (extra `data-fast`)")
+            continue
+        except Exception as error:  # noqa: BLE001 - these libraries raise plain exceptions for a tokenizer they cannot read
+            notes.append(f"{name} is not used: it cannot read this tokenizer ({_first_line(error)})")
+            continue
+        difference = _difference(documents, expected, found)
+        if difference is None:
+            characters = sum(map(len, sample))
+            notes.append(
+                f"encoder {name}: gave the reference's ids on {len(sample):,} documents "
+                f"({characters:,} characters) of this input"
+            )
+            return ChosenEncoder(SpotChecked(encoder, reference), tuple(notes))
+        notes.append(f"{name} is not used: it differs from the reference in {difference}")
+    return ChosenEncoder(reference, (*notes, "encoder: the tokenizer's own library"))
+
+
+def _documents_with_symbols(tokenizer: Tokenizer, sample: Sequence[str]) -> Iterator[str]:
+    """Control symbols spelt out inside ordinary text, where they have to stay text."""
+    surroundings = sample[0][:100] if sample else "text"
+    for symbol in islice(tokenizer.control_symbols(), MAX_PROBED_SYMBOLS):
+        yield f"{surroundings}{symbol}{symbol} {surroundings}"
+
+
+def _difference(documents: Sequence[str], expected: EncodedDocuments, found: EncodedDocuments) -> str | None:
+    """Where two encodings of the same documents part, in words; None where they do not."""
+    if len(expected.lengths) != len(found.lengths):
+        return f"the number of documents: {len(found.lengths)} instead of {len(expected.lengths)}"
+    if np.array_equal(expected.lengths, found.lengths) and np.array_equal(expected.ids, found.ids):
+        return None
+    common = min(len(expected.ids), len(found.ids))
+    unequal = np.flatnonzero(expected.ids[:common] != found.ids[:common])
+    first = int(unequal[0]) if len(unequal) else common
+    ends = np.cumsum(expected.lengths)
+    number = min(int(np.searchsorted(ends, first, side="right")), len(documents) - 1)
+    return f"document {number + 1} of the sample, which begins {documents[number][:40]!r}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

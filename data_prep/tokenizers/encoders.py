@@ -1,0 +1,164 @@
+"""Encodes many documents at once into one flat array of ids: by the reference library, or by a faster one.
+
+Text is always plain text: what looks like a control symbol is spelt out, as `harness.data.tokenizers.tokenizer`
+does. The fast libraries are trusted only after `data_prep.tokenizers.choose_encoder` has compared them with the
+reference.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.data.tokenizers.tiktoken_file import TiktokenTokenizer
+from harness.data.tokenizers.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+
+MAX_GROWTH_BYTES = 1 << 27
+CHARACTERS_BEFORE_A_LOOK = 20_000_000
+GIGATOKEN_SPLITS = {"gpt2": "gpt2", "cl100k": "cl100k", "o200k": "o200k", "qwen2": "qwen2"}
+"""What gigatoken calls the published ways to split text."""
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedDocuments:
+    """Token ids of some documents, back to back, without end-of-document tokens."""
+
+    ids: NDArray[np.uint32]
+    """[number of tokens]"""
+    lengths: NDArray[np.int64]
+    """Tokens of each document, [number of documents]."""
+
+
+class Encoder(Protocol):
+    """Turns documents into ids; uses all cores."""
+
+    name: str
+    """The library, as it is shown to the user."""
+
+    def encode(self, documents: list[str]) -> EncodedDocuments:
+        """The ids of every document, in order."""
+
+
+class ReferenceEncoder:
+    """The tokenizer's own library: slow, and right by definition."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.name = "reference"
+        self._tokenizer = tokenizer
+
+    def encode(self, documents: list[str]) -> EncodedDocuments:
+        """See `Encoder`."""
+        encoded = self._tokenizer.encode_documents(documents)
+        lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+        ids = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.uint32, count=int(lengths.sum()))
+        return EncodedDocuments(ids, lengths)
+
+
+class FastokensEncoder:
+    """The package fastokens: byte-level BPE."""
+
+    name = "fastokens"
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        library = importlib.import_module("fastokens")
+        self._tokenizer = library.Tokenizer.from_json_str(_plain_description(tokenizer.path))
+
+    def encode(self, documents: list[str]) -> EncodedDocuments:
+        """See `Encoder`."""
+        ids, borders = self._tokenizer.encode_batch_flat(documents, split_special_tokens=True)
+        ends = np.frombuffer(borders, dtype="<u8").astype(np.int64)
+        return EncodedDocuments(np.frombuffer(ids, dtype="<u4"), ends[1:] - ends[:-1])
+
+
+class GigatokenEncoder:
+    """The package gigatoken: SentencePiece BPE with byte fallback, byte-level BPE, and tiktoken files.
+
+    It remembers every word that it has seen and never forgets one, so it is opened anew when it has grown too much.
+    """
+
+    name = "gigatoken"
+
+    def __init__(self, tokenizer: Tokenizer, max_growth_bytes: int = MAX_GROWTH_BYTES) -> None:
+        self._load = _gigatoken_loader(tokenizer)
+        self._max_growth_bytes = max_growth_bytes
+        self._open()
+
+    def _open(self) -> None:
+        self._tokenizer: Any = None  # the old one goes before the next one comes: never the memory of both
+        self._tokenizer = self._load()
+        self._resident_bytes = resident_bytes()
+        self._num_characters = 0
+
+    def encode(self, documents: list[str]) -> EncodedDocuments:
+        """See `Encoder`."""
+        self._num_characters += sum(map(len, documents))
+        if self._num_characters > CHARACTERS_BEFORE_A_LOOK and self._has_grown():
+            self._open()
+        rows = self._tokenizer.encode_batch(documents).layout
+        borders = np.asarray(rows.offsets.data).astype(np.int64)
+        ids = np.asarray(rows.content.data)[borders[0] : borders[-1]]
+        return EncodedDocuments(ids, borders[1:] - borders[:-1])
+
+    def _has_grown(self) -> bool:
+        return resident_bytes() - self._resident_bytes > self._max_growth_bytes
+
+
+def _gigatoken_loader(tokenizer: Tokenizer) -> Callable[[], Any]:
+    """How to open it, without its control symbols: what looks like one in a text is text."""
+    kind = importlib.import_module("gigatoken").Tokenizer
+    if isinstance(tokenizer, TiktokenTokenizer):
+        name = tokenizer.splitting.name
+        if name is None:
+            raise ValueError("it splits text by a pattern of its own")
+        return partial(kind.from_tiktoken, str(tokenizer.path), GIGATOKEN_SPLITS[name], {})
+    if tokenizer.path.suffix == ".model":
+        reader = importlib.import_module("gigatoken._load.sentencepiece")
+        description = reader.sentencepiece_to_tokenizer_json(tokenizer.path.read_bytes())
+    else:
+        description = tokenizer.path.read_text(encoding="utf-8")
+    return partial(kind.from_json, _without_control_symbols(description))
+
+
+def resident_bytes() -> int:
+    """Memory that this process has now; 0 where the system does not say it as Linux does."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+FAST_ENCODERS: Mapping[str, Callable[[Tokenizer], Encoder]] = {
+    "fastokens": FastokensEncoder,
+    "gigatoken": GigatokenEncoder,
+}
+
+
+def candidates(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Names of the fast encoders worth trying for this kind of tokenizer, best first."""
+    if isinstance(tokenizer, SentencePieceTokenizer | TiktokenTokenizer):
+        return ("gigatoken",)
+    if isinstance(tokenizer, HuggingFaceTokenizer):
+        return ("fastokens", "gigatoken")
+    return ()
+
+
+def _plain_description(path: Path) -> str:
+    """A tokenizer.json without the settings of whoever saved it: a corpus is neither cut nor padded."""
+    description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return json.dumps(description | {"truncation": None, "padding": None}, ensure_ascii=False)
+
+
+def _without_control_symbols(description: str) -> str:
+    content: dict[str, Any] = json.loads(description)
+    content["added_tokens"] = [token for token in content.get("added_tokens", []) if not token.get("special")]
+    return json.dumps(content | {"truncation": None, "padding": None}, ensure_ascii=False)

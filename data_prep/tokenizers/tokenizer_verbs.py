@@ -1,0 +1,203 @@
+"""The `harness data` commands for tokenizers: train-tokenizer, inspect-tokenizer."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from data_prep.tokenizers.tokenizer_report import ComparisonReport, TextReport, VocabularyReport
+    from harness.data.tokenizers.tokenizer import Tokenizer
+
+TEXT_KEY = click.option("--text-key", default="text", show_default=True, help="Key that holds the document.")
+SHARE = click.option("--share", "shares", multiple=True, metavar="CHANNEL=WEIGHT", help="Default: 1 for each.")
+
+
+@click.command("train-tokenizer")
+@click.argument("inputs", metavar="[CHANNEL=]IN...", nargs=-1, required=True)
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="NAME.model or NAME.json.")
+@click.option("--vocab-size", type=click.IntRange(min=1), required=True, help="All ids; rounded up to 128s.")
+@SHARE
+@click.option("--sample-characters", type=click.IntRange(min=1), default=100_000_000, show_default=True)
+@click.option(
+    "--spare-ids", type=click.IntRange(min=0), default=1000, show_default=True, help="Control symbols for later."
+)
+@click.option("--user-words", type=click.Path(path_type=Path), help="File with a word per line: one token each.")
+@click.option("--forbidden-words", type=click.Path(path_type=Path), help="File with a word per line: in no token.")
+@click.option("--character-coverage", type=click.FloatRange(0.5, 1), default=0.9995, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@TEXT_KEY
+def train_tokenizer(  # noqa: PLR0913 - one argument per option
+    *,
+    inputs: tuple[str, ...],
+    output: Path,
+    vocab_size: int,
+    shares: tuple[str, ...],
+    sample_characters: int,
+    spare_ids: int,
+    user_words: Path | None,
+    forbidden_words: Path | None,
+    character_coverage: float,
+    threads: int,
+    text_key: str,
+) -> None:
+    """Train a tokenizer on a sample of channels, and report on it.
+
+    \b
+    Example:
+      harness data train-tokenizer zh=corpus/zh en=corpus/en code=corpus/code \\
+          --share zh=4 --share en=4 --share code=2 --vocab-size 64000 --output tokenizer.model
+
+    A name ending in .model makes SentencePiece BPE with byte fallback, .json byte-level BPE. Digits are split, text
+    comes back byte for byte, the number of ids is a multiple of 128.
+    """
+    from data_prep.channels.indexed_writer import write_whole
+    from data_prep.text.named_inputs import draw_samples, named_inputs, read_weight
+    from data_prep.tokenizers.train_tokenizer import TrainerSettings, train
+    from harness.data.tokenizers.tokenizer import open_tokenizer
+
+    if output.suffix not in (".model", ".json"):
+        raise UsageError(f"--output {output}: the name must end in .model (SentencePiece) or .json (byte-level BPE).")
+    if output.exists():
+        raise UsageError(f"--output {output} exists. It stays as it is: choose another name, or delete it.")
+    settings = TrainerSettings(
+        kind="sentencepiece" if output.suffix == ".model" else "byte-level",
+        vocab_size=vocab_size,
+        num_spare_ids=spare_ids,
+        user_words=read_words(user_words),
+        forbidden_words=read_words(forbidden_words),
+        character_coverage=character_coverage,
+        num_threads=threads,
+    )
+    samples = draw_samples(named_inputs(inputs), dict(map(read_weight, shares)), text_key, sample_characters)
+    for name, documents in samples.items():
+        click.echo(f"sample of {name}: {len(documents):,} documents, {sum(map(len, documents)):,} characters", err=True)
+    content = train((text for documents in samples.values() for text in documents), settings)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(output, content)
+    click.echo(f"{output}: {len(content):,} bytes")
+    _report(open_tokenizer(output), None, samples, as_json=False)
+
+
+@click.command("inspect-tokenizer")
+@click.argument("tokenizer", type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="[CHANNEL=]IN...", nargs=-1, required=True)
+@click.option("--against", type=click.Path(path_type=Path), help="Another tokenizer, to compare with.")
+@SHARE
+@click.option("--sample-characters", type=click.IntRange(min=1), default=2_000_000, show_default=True)
+@TEXT_KEY
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
+    *,
+    tokenizer: Path,
+    inputs: tuple[str, ...],
+    against: Path | None,
+    shares: tuple[str, ...],
+    sample_characters: int,
+    text_key: str,
+    as_json: bool,
+) -> None:
+    """Report on a tokenizer: characters per token of each channel, odd tokens, the way back to the text.
+
+    \b
+    Examples:
+      harness data inspect-tokenizer tokenizer.model zh=corpus/zh en=corpus/en
+      harness data inspect-tokenizer extended.json zh=corpus/zh --against tokenizer.json
+
+    With --against, two tokenizers are compared on the same text: how many tokens each needs, and whether words are
+    encoded in other ids (which breaks a model that has learnt the old ones).
+    """
+    from data_prep.text.named_inputs import draw_samples, named_inputs, read_weight
+    from harness.data.tokenizers.tokenizer import open_tokenizer
+
+    opened = open_tokenizer(tokenizer)
+    other = open_tokenizer(against) if against else None
+    samples = draw_samples(named_inputs(inputs), dict(map(read_weight, shares)), text_key, sample_characters)
+    _report(opened, other, samples, as_json)
+
+
+def read_words(file: Path | None) -> tuple[str, ...]:
+    """The distinct lines of a file that are not blank; none without a file.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    if file is None:
+        return ()
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read ({error}). Give a UTF-8 file with one word per line.") from error
+    return tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+
+
+def _report(tokenizer: Tokenizer, other: Tokenizer | None, samples: dict[str, list[str]], as_json: bool) -> None:
+    from data_prep.tokenizers.tokenizer_report import compare, report_on_text, report_on_vocabulary
+
+    vocabulary = report_on_vocabulary(tokenizer)
+    texts = [report_on_text(name, documents, tokenizer) for name, documents in samples.items()]
+    comparisons = {name: compare(documents, tokenizer, other) for name, documents in samples.items()} if other else {}
+    if as_json:
+        found = {name: asdict(comparison) for name, comparison in comparisons.items()}
+        content = {"vocabulary": asdict(vocabulary), "text": [asdict(text) for text in texts], "against": found}
+        click.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        return
+    _print_text(texts)
+    _print_vocabulary(vocabulary)
+    for name, comparison in comparisons.items():
+        _print_comparison(name, comparison)
+
+
+def _print_text(texts: Sequence[TextReport]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(
+        "channel", "characters", "tokens", "characters/token", "bytes/token", "byte pieces", "ids used", "changed"
+    )
+    for text in texts:
+        table.add_row(
+            text.name,
+            f"{text.characters:,}",
+            f"{text.tokens:,}",
+            f"{text.characters_per_token:.2f}",
+            f"{text.bytes_per_token:.2f}",
+            f"{text.byte_pieces_share:.2%}",
+            f"{text.distinct_ids_share:.1%}",
+            f"{text.changed_documents:,} of {text.documents:,}",
+        )
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+
+
+def _print_vocabulary(vocabulary: VocabularyReport) -> None:
+    multiple = "a multiple of 128" if vocabulary.is_multiple_of_128 else "NOT a multiple of 128"
+    digits = "digits are split" if vocabulary.splits_digits else "digits are NOT split"
+    click.echo(
+        f"{vocabulary.vocab_size:,} ids ({multiple}), {vocabulary.control_symbols:,} control symbols, {digits}, "
+        f"end of document {vocabulary.end_of_document_id}"
+    )
+    click.echo("longest tokens: " + " ".join(repr(text) for text in vocabulary.longest))
+    for text, reason in vocabulary.suspicious:
+        click.echo(f"  suspicious: {text!r}: {reason}")
+
+
+def _print_comparison(name: str, comparison: ComparisonReport) -> None:
+    click.echo(f"{name}: {comparison.tokens_ratio:.3f} tokens for each token of the other")
+    if comparison.changed_words:
+        examples = " ".join(repr(word) for word in comparison.examples)
+        click.echo(
+            f"  WARNING: {comparison.changed_words:,} of {comparison.words:,} words are encoded in other ids: a model "
+            f"that was trained with the other tokenizer does not know them so. For example {examples}"
+        )
+    else:
+        click.echo(f"  all {comparison.words:,} words are encoded in the same ids")

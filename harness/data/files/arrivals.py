@@ -1,0 +1,150 @@
+"""Looks out for new parts of the channels: new lines in their lists, whose files are there and hash as they should.
+
+Looking costs one stat call a channel every few seconds. Only where a list has changed it is read, and a new part's
+`.bin` is hashed, in a thread beside training.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import xxhash
+
+from harness.data.files.channels import PARTS_FILE, Channel, further_parts
+from harness.data.files.parts import Part
+from harness.data.order.turns import check_width
+from harness.errors import DataError
+
+_BLOCK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """What was found: parts that can be used, and what is wrong with others."""
+
+    parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
+    """By channel, behind those that were known."""
+    problems: tuple[str, ...] = ()
+
+
+class Arrivals:
+    """The lists of some channels. Not safe to use from several threads."""
+
+    def __init__(
+        self,
+        channels: Mapping[str, Channel],
+        paths: Mapping[str, Path],
+        *,
+        vocab_size: int,
+        every_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Watch the channels that have a list of parts.
+
+        Args:
+            channels: The channels with the parts that are known.
+            paths: Where each is.
+            vocab_size: What the tokens of new parts must be able to hold.
+            every_s: Seconds between two looks.
+            clock: Gives the time in seconds.
+        """
+        self._known = {name: channel for name, channel in channels.items() if (paths[name] / PARTS_FILE).is_file()}
+        self._paths = paths
+        self._vocab_size = vocab_size
+        self._every_s = every_s
+        self._clock = clock
+        self._next_look = clock()
+        self._seen: dict[str, tuple[int, int, int] | None] = {}
+        self._looking: Future[News] | None = None
+        self._news = News()
+        self._told: set[str] = set()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="arrivals")
+
+    def has_news(self) -> bool:
+        """Whether something was found since the last `take`; begins to look if it is time to."""
+        if self._looking is not None and self._looking.done():
+            self._hear(self._looking.result())
+            self._looking = None
+        if self._looking is None and self._clock() >= self._next_look:
+            self._next_look = self._clock() + self._every_s
+            changed = [name for name in self._known if self._has_changed(name)]
+            if changed:
+                self._looking = self._pool.submit(self._look, changed)
+        return bool(self._news.parts or self._news.problems)
+
+    def take(self) -> News:
+        """What was found; afterwards the parts are known, and a problem is not told again."""
+        news, self._news = self._news, News()
+        return news
+
+    def put_back(self, parts: Mapping[str, tuple[Part, ...]]) -> None:
+        """Find parts again later: they could not be used yet."""
+        for name, postponed in parts.items():
+            channel = self._known[name]
+            self._known[name] = replace(channel, parts=channel.parts[: -len(postponed)])
+            self._seen.pop(name, None)
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _has_changed(self, name: str) -> bool:
+        try:
+            found = (self._paths[name] / PARTS_FILE).stat()
+            state = (found.st_size, found.st_mtime_ns, found.st_ino)
+        except OSError:
+            state = None
+        if self._seen.get(name, ()) == state:
+            return False
+        self._seen[name] = state
+        return True
+
+    def _look(self, names: list[str]) -> News:
+        parts: dict[str, tuple[Part, ...]] = {}
+        problems = []
+        for name in names:
+            sound: list[Part] = []
+            try:
+                for part in further_parts(self._known[name], self._paths[name]):
+                    check_width(name, [part], self._vocab_size)
+                    _check_hash(name, part)
+                    sound.append(part)
+            except DataError as error:
+                problems.append(str(error))
+                self._seen.pop(name)  # a file that is still being copied may be whole at the next look
+            if sound:
+                parts[name] = tuple(sound)
+        return News(parts=parts, problems=tuple(problems))
+
+    def _hear(self, found: News) -> None:
+        for name, parts in found.parts.items():
+            channel = self._known[name]
+            self._known[name] = replace(channel, parts=(*channel.parts, *parts))
+        untold = tuple(problem for problem in found.problems if problem not in self._told)
+        self._told.update(untold)
+        both = {name: self._news.parts.get(name, ()) + found.parts.get(name, ()) for name in self._known}
+        self._news = News(
+            parts={name: parts for name, parts in both.items() if parts}, problems=(*self._news.problems, *untold)
+        )
+
+
+def _check_hash(channel: str, part: Part) -> None:
+    """Raises `DataError` if the tokens are not those that the list was written for."""
+    if part.xxh3 is None:
+        return
+    digest = xxhash.xxh3_64()
+    try:
+        with part.bin_path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+    except OSError as error:
+        raise DataError(f"channel {channel}: cannot read {part.bin_path}: {error.strerror or error}.") from error
+    if digest.hexdigest() != part.xxh3:
+        raise DataError(
+            f"channel {channel}: {part.bin_path} has the hash {digest.hexdigest()}, its line in {PARTS_FILE} says "
+            f"{part.xxh3}. Copy or make the part again."
+        )

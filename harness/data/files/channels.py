@@ -1,0 +1,210 @@
+"""Channels: named lists of parts, from a folder with `parts.jsonl` or from one bare `.bin/.idx` prefix.
+
+Opening reads the list and looks at the size of every file: two stat calls a part, no index. `parts.jsonl` has one
+line for each finished part, in the order in which the parts are used:
+
+    {"prefix": "part-00007", "tokens": 81920, "documents": 312, "bin_bytes": 163840, "xxh3": "0f3a…16 digits…"}
+
+It is only ever appended to. A last line without its newline is being written: its part does not exist yet.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from harness.config.schema import ChannelConfig
+from harness.data.files.index_file import read_index_header
+from harness.data.files.parts import Part, check_files, file_bytes
+from harness.errors import DataError
+
+PARTS_FILE = "parts.jsonl"
+_KEYS = ("prefix", "tokens", "documents", "bin_bytes", "xxh3")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_XXH3 = re.compile(r"[0-9a-f]{16}")
+_MAX_LINE_BYTES = 65536
+
+
+@dataclass(frozen=True, kw_only=True)
+class Channel:
+    """A named source of documents."""
+
+    name: str
+    parts: tuple[Part, ...]
+    """In the order in which they are used."""
+    validation_parts: tuple[Part, ...] | None = None
+    """Held-out documents of their own; none: a share of the first part is held out."""
+
+
+def parts_digest(parts: Sequence[Part]) -> str:
+    """XXH3 of what the list of parts says of these: equal where they are the same parts in the same order."""
+    told = [[part.name, part.num_tokens, part.num_documents, part.bin_bytes, part.xxh3] for part in parts]
+    return xxhash.xxh3_64_hexdigest(json.dumps(told).encode())
+
+
+def further_parts(channel: Channel, path: Path) -> tuple[Part, ...]:
+    """The parts that a channel's list has got behind those that are known.
+
+    Raises:
+        DataError: The list is unreadable, or says of a known part something else than before, or a new part's file is
+            missing or of another size.
+    """
+    found = _read_parts(channel.name, path / PARTS_FILE, num_known=len(channel.parts))
+    for number, (known, now) in enumerate(zip(channel.parts, found, strict=False)):
+        if known != now:
+            raise DataError(
+                f"channel {channel.name}: line {number + 1} of {path / PARTS_FILE} was {_told(known)} and is now "
+                f"{_told(now)}. The list is only ever appended to: restore it."
+            )
+    if len(found) < len(channel.parts):
+        raise DataError(
+            f"channel {channel.name}: {path / PARTS_FILE} has {len(found)} finished parts and had "
+            f"{len(channel.parts)}. The list is only ever appended to: restore it."
+        )
+    return found[len(channel.parts) :]
+
+
+def open_channel(name: str, config: ChannelConfig, num_parts: int | None = None) -> Channel:
+    """List the parts of a channel and check that their files are there.
+
+    Args:
+        name: Name of the channel.
+        config: Where it is.
+        num_parts: How many of its parts are used so far; those behind them are not looked at. Default: all.
+
+    Raises:
+        DataError: A file is missing, unreadable or of another size, or the list is malformed, empty or too short.
+    """
+    validation = None if config.validation_path is None else _open_parts(f"{name} (validation)", config.validation_path)
+    parts = _open_parts(name, config.path, num_parts)
+    if len(parts) < (num_parts or 0):
+        raise DataError(
+            f"channel {name}: {config.path} has {len(parts)} finished parts, and the run has used {num_parts}. Put the "
+            "missing ones back; a list of parts is only ever appended to."
+        )
+    return Channel(name=name, parts=parts, validation_parts=validation)
+
+
+def _open_parts(channel: str, path: Path, num_parts: int | None = None) -> tuple[Part, ...]:
+    try:
+        if (path / PARTS_FILE).exists():
+            return _read_parts(channel, path / PARTS_FILE, num_parts=num_parts)
+        if path.with_name(path.name + ".idx").exists():
+            return (_bare_part(path),)
+    except OSError as error:
+        raise DataError(f"channel {channel}: cannot look at {path}: {error.strerror or error}.") from error
+    if path.is_dir():
+        raise DataError(
+            f"channel {channel}: there is no {PARTS_FILE} in {path}. A channel folder lists its finished parts there; "
+            "make it with `harness data tokenize`, or give the prefix of one .bin/.idx pair."
+        )
+    raise DataError(
+        f"channel {channel}: there is nothing at {path}. Give a folder with {PARTS_FILE}, "
+        "or the prefix of a .bin/.idx pair without its ending."
+    )
+
+
+def _bare_part(prefix: Path) -> Part:
+    """A pair without a list: documents from the header of the `.idx`, tokens from the size of the `.bin`."""
+    part = Part(prefix=prefix, name=prefix.name, num_tokens=0, num_documents=0, bin_bytes=0, xxh3=None)
+    header = read_index_header(part.idx_path)
+    bin_bytes = file_bytes(part.bin_path)
+    num_tokens, rest = divmod(bin_bytes, header.token_type.num_bytes)
+    if rest:
+        raise DataError(
+            f"{part.bin_path} is truncated: {bin_bytes} bytes are no whole number of {header.token_type.name} tokens. "
+            "Copy or make it again."
+        )
+    return Part(
+        prefix=prefix,
+        name=prefix.name,
+        num_tokens=num_tokens,
+        num_documents=header.num_documents,
+        bin_bytes=bin_bytes,
+        xxh3=None,
+    )
+
+
+def _told(part: Part) -> str:
+    return f"{part.name} with {part.num_tokens} tokens, xxh3 {part.xxh3}"
+
+
+def _read_parts(channel: str, path: Path, *, num_known: int = 0, num_parts: int | None = None) -> tuple[Part, ...]:
+    """The first `num_parts` parts of a list, or all; the files of the first `num_known` are not looked at again."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"channel {channel}: cannot read {path}: {error.strerror or error}.") from error
+    *lines, unfinished = content.split(b"\n")
+    parts: dict[str, Part] = {}
+    offset = 0
+    for number, line in enumerate(lines[:num_parts], start=1):
+        place = f"{path}:{number} (byte {offset})"
+        part = _parse_line(line, path.parent, place)
+        if part.name in parts:
+            raise DataError(f"{place}: part {part.name} is listed twice. Remove one of the two lines.")
+        if number > num_known:
+            check_files(part)
+        parts[part.name] = part
+        offset += len(line) + 1
+    if not parts:
+        half = " (its one line has no newline yet)" if unfinished else ""
+        raise DataError(
+            f"channel {channel}: {path} lists no finished part{half}. Wait for the first part, or make one."
+        )
+    return tuple(parts.values())
+
+
+def _parse_line(line: bytes, folder: Path, place: str) -> Part:
+    values = _load_object(line, place)
+    if set(values) != set(_KEYS):
+        raise DataError(f"{place}: the keys are {_quoted(values)}; expected {_quoted(_KEYS)}.")
+    name = values["prefix"]
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise DataError(
+            f"{place}: prefix is {name!r}; expected the name of a part in this folder (letters, digits, `_`, `-`, `.`)."
+        )
+    for key in ("tokens", "documents", "bin_bytes"):
+        if type(values[key]) is not int or values[key] < 0:
+            raise DataError(f"{place}: {key} is {values[key]!r}; expected a whole number, 0 or more.")
+    if not isinstance(values["xxh3"], str) or not _XXH3.fullmatch(values["xxh3"]):
+        raise DataError(f"{place}: xxh3 is {values['xxh3']!r}; expected 16 hexadecimal digits as text.")
+    return Part(
+        prefix=folder / name,
+        name=name,
+        num_tokens=values["tokens"],
+        num_documents=values["documents"],
+        bin_bytes=values["bin_bytes"],
+        xxh3=values["xxh3"],
+    )
+
+
+def _load_object(line: bytes, place: str) -> dict[str, Any]:
+    if len(line) > _MAX_LINE_BYTES:
+        raise DataError(f"{place}: the line has {len(line)} bytes; a part's line has at most {_MAX_LINE_BYTES}.")
+    try:
+        values = json.loads(line.decode("utf-8"), object_pairs_hook=_refuse_repeated_keys)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"{place}: not a line of {PARTS_FILE}: {error}. Restore the line, or make the part again."
+        ) from error
+    if not isinstance(values, dict):
+        raise DataError(f"{place}: not a JSON object: {line[:80]!r}. Restore the line, or make the part again.")
+    return values
+
+
+def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError(f"a key occurs twice among {_quoted(key for key, _ in pairs)}")
+    return values
+
+
+def _quoted(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -1,0 +1,66 @@
+"""Opening a part with Megatron-Core, and reading tokens from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+from harness.data.files.documents import DocumentSpan, IndexArrays, document_table
+from harness.data.files.parts import Part, check_header
+from harness.errors import DataError
+
+
+class MappedPart:
+    """A part whose files are mapped into memory.
+
+    The files are checked first, because Megatron would only assert, or read beyond the end. It closes the map when the
+    dataset is collected, whoever still views it, so everything that leaves this object is a copy.
+    """
+
+    def __init__(self, part: Part, vocab_size: int) -> None:
+        """Map the files.
+
+        Raises:
+            DataError: The files do not fit each other, the channel or the vocabulary.
+        """
+        header = check_header(part, vocab_size)
+        if part.bin_bytes == 0:
+            raise DataError(f"{part.bin_path} is empty: its documents have no tokens. Make the part again.")
+        try:
+            self._dataset = IndexedDataset(str(part.prefix), multimodal=False, mmap=True)
+        except OSError as error:
+            raise DataError(f"cannot map {part.prefix}.bin/.idx: {error.strerror or error}. Try again.") from error
+        index = self._dataset.index
+        self._token_bytes = header.token_type.num_bytes
+        table = document_table(
+            part.idx_path,
+            IndexArrays(
+                sequence_lengths=index.sequence_lengths,
+                sequence_pointers=index.sequence_pointers,
+                document_indices=index.document_indices,
+            ),
+            self._token_bytes,
+            part.bin_bytes,
+        )
+        self.part = part
+        self._lengths = table.lengths
+        self._byte_offsets = table.byte_offsets
+        self._read_bytes = self._dataset.bin_reader.read
+        self._token_type = index.dtype
+
+    def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+        """Tokens of the documents with these numbers, [len(documents)]."""
+        lengths: npt.NDArray[np.integer] = self._lengths[documents]  # a copy, as the index is an array
+        return lengths
+
+    def read(self, spans: Sequence[DocumentSpan], out: npt.NDArray[np.int64]) -> None:
+        """Copy the tokens of pieces of documents into `out`, end to end."""
+        byte_offsets = self._byte_offsets[[span.document for span in spans]].tolist()
+        begin = 0
+        for (_, first_token, num_tokens), byte_offset in zip(spans, byte_offsets, strict=True):
+            place = byte_offset + first_token * self._token_bytes
+            out[begin : begin + num_tokens] = self._read_bytes(self._token_type, num_tokens, place)
+            begin += num_tokens

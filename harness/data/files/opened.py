@@ -1,0 +1,109 @@
+"""Opens the files of finished parts for looking at them, without torch or Megatron-Core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harness.config.schema import ChannelConfig
+from harness.data.files.channels import PARTS_FILE, open_channel
+from harness.data.files.documents import DocumentTable, IndexArrays, document_table
+from harness.data.files.index_file import IndexHeader, read_index_header
+from harness.data.files.parts import Part, check_header
+from harness.errors import DataError
+
+_HEADER_BYTES = 34
+_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class OpenPart:
+    """A part whose files are mapped into memory and fit each other."""
+
+    part: Part
+    header: IndexHeader
+    table: DocumentTable
+    tokens: NDArray[np.integer]
+    """All tokens of the part, a view of the `.bin`."""
+
+    def document(self, number: int) -> NDArray[np.integer]:
+        """Tokens of a document, counted from 0 within the part."""
+        begin = int(self.table.byte_offsets[number]) // self.header.token_type.num_bytes
+        return self.tokens[begin : begin + int(self.table.lengths[number])]
+
+
+def parts_of(path: Path) -> tuple[Part, ...]:
+    """Parts of a channel folder, or the one of a bare `.bin/.idx` prefix.
+
+    Raises:
+        DataError: there is none, or a file is missing or has another size than its line says.
+    """
+    return open_channel(path.name, ChannelConfig(path=path)).parts
+
+
+def channel_folders(paths: Sequence[Path]) -> list[Path]:
+    """The paths themselves; a folder that holds channel folders stands for these.
+
+    Raises:
+        DataError: a folder is no channel and holds none.
+    """
+    found: list[Path] = []
+    for path in paths:
+        inner = [] if (path / PARTS_FILE).exists() or not path.is_dir() else sorted(path.glob(f"*/{PARTS_FILE}"))
+        if path.is_dir() and not inner and not (path / PARTS_FILE).exists():
+            raise DataError(
+                f"{path} is no channel and holds none: there is no {PARTS_FILE} in it or one level below. Give a "
+                "channel folder, a folder of channels, or the prefix of a .bin/.idx pair."
+            )
+        found += [file.parent for file in inner] or [path]
+    return found
+
+
+def open_part(part: Part) -> OpenPart:
+    """Maps the files of a part and checks all its structure.
+
+    Raises:
+        DataError: the files do not fit each other.
+    """
+    header = check_header(part, vocab_size=1)
+    arrays = _index_arrays(part.idx_path, header)
+    table = document_table(part.idx_path, arrays, header.token_type.num_bytes, part.bin_bytes)
+    if header.num_documents == header.num_sequences:
+        _check_borders(part.idx_path, arrays)
+    dtype = np.dtype(header.token_type.name).newbyteorder("<")
+    # An empty file cannot be mapped.
+    empty = np.zeros(0, dtype=dtype)
+    tokens = np.memmap(part.bin_path, dtype=dtype, mode="r") if part.bin_bytes else empty
+    return OpenPart(part, header, table, tokens)
+
+
+def dtype_of(part: Part) -> str:
+    """Number format of the part's tokens."""
+    return read_index_header(part.idx_path).token_type.name
+
+
+def _check_borders(path: Path, arrays: IndexArrays) -> None:
+    """As many sequences as documents means one for each: any other borders are damage that nothing else would show."""
+    borders = arrays.document_indices
+    for begin in range(0, len(borders), _BLOCK):
+        piece = borders[begin : begin + _BLOCK]
+        if not np.array_equal(piece, np.arange(begin, begin + len(piece))):
+            raise DataError(
+                f"{path} is damaged: it has as many documents as sequences, but some documents have none or two. "
+                "Make the part again."
+            )
+
+
+def _index_arrays(path: Path, header: IndexHeader) -> IndexArrays:
+    content = np.memmap(path, dtype=np.uint8, mode="r", offset=0)
+    ends = np.cumsum([_HEADER_BYTES, 4 * header.num_sequences, 8 * header.num_sequences, 8 * header.num_indices])
+    lengths, pointers, borders = (content[begin:end] for begin, end in zip(ends[:-1], ends[1:], strict=True))
+    return IndexArrays(
+        sequence_lengths=lengths.view("<i4"),
+        sequence_pointers=pointers.view("<i8"),
+        document_indices=borders.view("<i8"),
+    )

@@ -1,0 +1,120 @@
+"""A part: one `.bin/.idx` pair, and the checks that need no more than its size and its header."""
+
+from __future__ import annotations
+
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.data.files.index_file import IndexHeader, read_index_header
+from harness.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One `.bin/.idx` pair of a channel, known by its numbers; its index is read when its turn comes."""
+
+    prefix: Path
+    """The path without `.bin` and `.idx`."""
+    name: str
+    """Name within the channel: the last piece of `prefix`. Seeds the shuffle, so moving a folder changes nothing."""
+    num_tokens: int
+    num_documents: int
+    bin_bytes: int
+    xxh3: str | None
+    """XXH3 of the `.bin`, 64 bits as 16 hexadecimal digits; unknown for a bare prefix."""
+
+    @property
+    def bin_path(self) -> Path:
+        """The tokens."""
+        return self.prefix.with_name(self.prefix.name + ".bin")
+
+    @property
+    def idx_path(self) -> Path:
+        """The index."""
+        return self.prefix.with_name(self.prefix.name + ".idx")
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a regular file, by one stat call.
+
+    Raises:
+        DataError: There is no such file, or it cannot be looked at, or it is something else than a file.
+    """
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise DataError(
+            f"cannot find {path}: {error.strerror or error}. Copy the file there, or correct the path."
+        ) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{path} is not a regular file. Put the part's file there, or correct the path.")
+    return found.st_size
+
+
+def check_files(part: Part) -> None:
+    """Check by two stat calls that both files are there and the `.bin` has its size.
+
+    Raises:
+        DataError: A file is missing, or the `.bin` has another size.
+    """
+    file_bytes(part.idx_path)
+    found = file_bytes(part.bin_path)
+    if found != part.bin_bytes:
+        raise DataError(
+            f"{part.bin_path} is truncated or altered: expected {part.bin_bytes} bytes, found {found}. "
+            "Copy or make the part again."
+        )
+
+
+def check_token_type(path: Path, header: IndexHeader, vocab_size: int) -> None:
+    """Check that every id of the vocabulary fits the token type of the part.
+
+    Raises:
+        DataError: The type is too narrow: the data was made with another tokenizer, or its ids wrapped around.
+    """
+    kind = header.token_type
+    if kind.num_ids < vocab_size:
+        raise DataError(
+            f"{path} holds tokens as {kind.name}, which ends at id {kind.num_ids - 1}, but the vocabulary "
+            f"has {vocab_size} ids (`model.vocab_size`). The data was made with another tokenizer: tokenize it again, "
+            "or correct the vocabulary size."
+        )
+
+
+def check_token_width(part: Part, vocab_size: int) -> None:
+    """Check by arithmetic alone that the part's tokens are wide enough: a late part shall not stop a run after days.
+
+    Raises:
+        DataError: The `.bin` is no whole number of bytes for each token, or too few for the vocabulary.
+    """
+    width, rest = divmod(part.bin_bytes, max(1, part.num_tokens))
+    if part.num_tokens and (rest or 256**width < vocab_size):
+        raise DataError(
+            f"{part.bin_path} has {part.bin_bytes} bytes for {part.num_tokens} tokens: no whole number for each, or "
+            f"too few for the {vocab_size} ids of the vocabulary (`model.vocab_size`). The data was made with another "
+            "tokenizer, or the part is damaged: make it again."
+        )
+
+
+def check_header(part: Part, vocab_size: int) -> IndexHeader:
+    """Hold the header of the part's `.idx` against its `.bin`, its line in `parts.jsonl` and the vocabulary.
+
+    Raises:
+        DataError: They disagree.
+    """
+    check_files(part)
+    header = read_index_header(part.idx_path)
+    check_token_type(part.idx_path, header, vocab_size)
+    expected = part.num_tokens * header.token_type.num_bytes
+    if expected != part.bin_bytes:
+        raise DataError(
+            f"{part.bin_path}: {part.num_tokens} tokens of {header.token_type.name} make {expected} bytes, "
+            f"found {part.bin_bytes}. {part.idx_path.name} and the .bin are not from the same part: make it again."
+        )
+    if header.num_documents != part.num_documents:
+        raise DataError(
+            f"{part.idx_path} says {header.num_documents} documents, the channel says {part.num_documents}. "
+            "The index is not from the same part: make the part again."
+        )
+    return header

@@ -1,0 +1,141 @@
+"""Which sample is number n of a channel: a chain of stretches, over each of which the terms stay the same.
+
+The parts of a channel follow each other in the order in which they were adopted; after the last part the next epoch
+begins. What a turn of a part is, and what happens to it when the rules change, is told in `harness.data.order.cuts`.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.data.files.documents import DocumentSpan
+from harness.data.order.cuts import CutSamples, Quarantine
+from harness.data.order.stretch import START, ChannelSamples, Draw, Stretch, Terms
+from harness.data.order.turns import ChannelTurns
+from harness.run.order_changes import Change, DocumentsQuarantined, PartsAdopted, PhaseBegun
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleAddress:
+    """The identity of a sample: `index` is its place among the packed samples of that part in that epoch."""
+
+    channel: str
+    part: str
+    epoch: int
+    index: int
+
+
+class Sample(NamedTuple):
+    """A sample of a channel that has been located."""
+
+    number: int
+    """Among the samples of its channel."""
+    part: int
+    epoch: int
+    place: int
+    """Among the packed samples of the part's turn, before they are shuffled."""
+
+
+class ChannelOrder:
+    """The order of the samples in one channel. Samples are numbered from the first one of the run."""
+
+    def __init__(self, turns: ChannelTurns, seq_length: int, num_parts: int | None = None) -> None:
+        """Begin with the first parts of a channel, or with all that are known.
+
+        Raises:
+            DataError: No part holds a whole sample.
+        """
+        self.turns = turns
+        terms = Terms(seq_length=seq_length, num_parts=num_parts or len(turns.channel.parts))
+        self._stretches = [Stretch(turns, terms, START, 0)]
+        self._firsts = [0]
+
+    @property
+    def num_samples(self) -> int:
+        """Samples in one epoch, as things are last."""
+        return self._stretches[-1].num_samples
+
+    @property
+    def last(self) -> Stretch:
+        """The stretch that has no end yet."""
+        return self._stretches[-1]
+
+    def change(self, number: int, seq_length: int, changes: tuple[Change, ...]) -> None:
+        """From the channel's sample `number` on, another sequence length holds, and what changes of the history say."""
+        terms = replace(self.last.terms, seq_length=seq_length)
+        for change in changes:
+            terms = self._changed(terms, change)
+        if terms != self.last.terms:
+            self._stretches.append(self.last.followed_by(terms, number))
+            self._firsts.append(number)
+
+    def locate(self, numbers: npt.NDArray[np.int64]) -> ChannelSamples:
+        """Addresses of the channel's samples with these numbers, [n].
+
+        Raises:
+            DataError: A part whose turn has come is damaged.
+        """
+        if len(self._stretches) == 1:
+            return self._stretches[0].locate(numbers)  # another thread may be adding one
+        parts, epochs, indices = (np.empty_like(numbers) for _ in range(3))
+        salts = np.empty(len(numbers), dtype=np.uint64)
+        owners = np.searchsorted(self._firsts, numbers, side="right") - 1
+        for owner in np.unique(owners).tolist():
+            chosen = owners == owner
+            found = self._stretches[owner].locate(numbers[chosen])
+            parts[chosen], epochs[chosen], indices[chosen] = found.parts, found.epochs, found.indices
+            salts[chosen] = found.salts
+        return ChannelSamples(parts=parts, epochs=epochs, indices=indices, salts=salts)
+
+    def draws(self, start: int, stop: int) -> Iterator[Draw]:
+        """The channel's samples with numbers `start … stop - 1`, turn by turn."""
+        for first, behind, stretch in zip(self._firsts, [*self._firsts[1:], stop], self._stretches, strict=True):
+            yield from stretch.draws(max(start, first), min(stop, behind))
+
+    def passes(self, number: int) -> float:
+        """How often the channel has been passed through when so many of its samples have been drawn."""
+        return self._stretch_of(max(0, number - 1)).passes(number)
+
+    def documents_of(self, sample: Sample) -> list[DocumentSpan]:
+        """The pieces of documents that a sample is made of, its last label included."""
+        return self._cut_samples(sample).spans(sample.place)
+
+    def read(self, sample: Sample, out: npt.NDArray[np.int64]) -> list[int]:
+        """Copy the seq_length + 1 tokens of a sample into `out`; return how many of them each document gave.
+
+        Raises:
+            DataError: A token id lies outside the vocabulary.
+        """
+        with self.turns.named():
+            return self._cut_samples(sample).read(sample.place, out, self.turns.vocab_size)
+
+    def _cut_samples(self, sample: Sample) -> CutSamples:
+        return self.turns.samples(self._stretch_of(sample.number).cut_of(sample.part, sample.epoch))
+
+    def _stretch_of(self, number: int) -> Stretch:
+        return self._stretches[bisect_right(self._firsts, number) - 1]
+
+    def _changed(self, terms: Terms, change: Change) -> Terms:
+        """The terms after a change of the history that may concern this channel or not."""
+        channel = self.turns.channel
+        if not isinstance(change, PhaseBegun) and change.channel == channel.name:
+            if isinstance(change, PartsAdopted):
+                return replace(terms, num_parts=change.num_parts)
+            return replace(terms, quarantine=self._quarantined(terms.quarantine, change))
+        return terms
+
+    def _quarantined(self, held: Mapping[int, Quarantine], change: DocumentsQuarantined) -> dict[int, Quarantine]:
+        part = self.turns.number_of(change.part)
+        documents = dict(held.get(part, ()))
+        for document, tokens in zip(change.documents, change.tokens, strict=True):
+            documents.pop(document, None)
+            if not change.is_lifted and document < self.turns.num_documents(part):  # not of the held-out ones
+                documents[document] = tokens
+        quarantined = {**held, part: tuple(sorted(documents.items()))}
+        return {number: inside for number, inside in quarantined.items() if inside}

@@ -1,0 +1,315 @@
+"""Which sample is number k of a run: the blends of its phases and the orders of its channels put together.
+
+The order is a chain of *courses*: over a course every channel has the same exact share. A new course begins with a
+phase, and where a share changes because a channel begins an epoch, is used up, or gets further parts. Courses are
+not recorded anywhere: where the next one begins follows from the table of the blend.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from harness.data.files.channels import Channel
+from harness.data.files.documents import DocumentSpan
+from harness.data.order.blend import Blend, make_blend
+from harness.data.order.channel_order import ChannelOrder, Sample, SampleAddress
+from harness.data.order.cursor import Positions
+from harness.data.order.packing import PartOpener
+from harness.data.order.recipe import Recipe, rules_of
+from harness.data.order.stretch import Draw
+from harness.data.order.turns import ChannelTurns
+from harness.data.order.weights import changes_at_epochs, current_shares, is_used_up
+from harness.errors import DataError
+from harness.run.order_changes import Change, History, PhaseBegun, num_parts_of
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LocatedSamples:
+    """Addresses of n samples of the run as arrays [n]: channels and parts by their numbers."""
+
+    channels: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
+    """Number of the sample among those of its channel."""
+    parts: npt.NDArray[np.int64]
+    epochs: npt.NDArray[np.int64]
+    indices: npt.NDArray[np.int64]
+    salts: npt.NDArray[np.uint64]
+    """What tells samples of a turn that was cut anew from those before (see `harness.data.order.cuts`)."""
+
+    def __len__(self) -> int:
+        """Number of samples."""
+        return len(self.channels)
+
+    def __getitem__(self, chosen: slice | npt.NDArray[np.integer]) -> LocatedSamples:
+        """Some of the samples."""
+        return LocatedSamples(**{name: array[chosen] for name, array in vars(self).items()})
+
+    def rows(self) -> list[tuple[int, Sample]]:
+        """Channel and place of each sample."""
+        places = map(Sample, *(a.tolist() for a in (self.numbers, self.parts, self.epochs, self.indices)))
+        return list(zip(self.channels.tolist(), places, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Course:
+    """Positions from `first` on, over which shares stay the same."""
+
+    first: int
+    phase: int
+    blend: Blend | None
+    """None: no sample can be drawn."""
+    channels: npt.NDArray[np.int64]
+    """Numbers in the run of the channels of the blend."""
+    drawn: tuple[int, ...]
+    """Samples of each channel of the run before the course."""
+    shares: Mapping[str, Fraction] = field(default_factory=dict)
+    waits_for: tuple[str, ...] = ()
+    """Channels that must get further parts before anything can be drawn."""
+
+
+def open_turns(channels: Sequence[Channel], recipe: Recipe, open_part: PartOpener) -> list[ChannelTurns]:
+    """The parts of the channels that a recipe uses, in the order of their numbers.
+
+    Raises:
+        DataError: A channel is missing, damaged, or too small for one sample of a phase that uses it.
+    """
+    by_name = {channel.name: channel for channel in channels}
+    missing = [name for name in recipe.channel_names if name not in by_name]
+    if missing:
+        raise DataError(
+            f"the blend uses channel {missing[0]}, which is not open; open "
+            f"channels: {', '.join(by_name) or 'none'}. List it under `data.channels`."
+        )
+    turns = [ChannelTurns(by_name[name], recipe, open_part) for name in recipe.channel_names]
+    for each in turns:
+        for phase in recipe.phases:
+            if each.channel.name in phase.shares:
+                ChannelOrder(each, phase.seq_length)  # a late phase shall not stop a run after weeks
+    return turns
+
+
+class SampleOrder:
+    """The sample order of a run: a pure function of recipe, parts and history. Safe to use from several threads."""
+
+    def __init__(self, turns: Sequence[ChannelTurns], recipe: Recipe, history: History = ()) -> None:
+        """Begin the order.
+
+        Args:
+            turns: The channels, as `open_turns` gives them.
+            recipe: The numbers behind the order.
+            history: What changed it. Channels of which it says nothing begin with all parts that are known.
+
+        Raises:
+            DataError: A channel is too small for one sample, or lacks parts that the history names.
+        """
+        self.recipe = recipe
+        self.channel_names = recipe.channel_names
+        adopted = num_parts_of(change for change in history if change.position == 0)
+        lengths = [
+            next(phase.seq_length for phase in recipe.phases if name in phase.shares) for name in self.channel_names
+        ]
+        self._orders = [
+            ChannelOrder(each, length, adopted.get(each.channel.name))
+            for each, length in zip(turns, lengths, strict=True)
+        ]
+        self._changes = history
+        self._num_applied = 0
+        self._lock = threading.Lock()
+        self._courses: list[_Course] = []
+        self._firsts: list[int] = []
+        self._end: int | None = 0
+        """Where the last course ends; None: it does not."""
+        self._begin_course(0, 0, (0,) * len(turns))
+
+    def locate(self, positions: Positions) -> LocatedSamples:
+        """Addresses of the samples at these positions of the run, [n].
+
+        Raises:
+            DataError: A part whose turn has come is damaged, or no sample can be drawn for want of parts.
+        """
+        if len(positions):
+            self._extend_to(int(positions.max()))
+        channels, numbers, parts, epochs, indices = (np.empty_like(positions) for _ in range(5))
+        salts = np.empty(len(positions), dtype=np.uint64)
+        owners = np.searchsorted(self._firsts, positions, side="right") - 1
+        for owner in np.unique(owners).tolist():
+            course, chosen = self._courses[owner], owners == owner
+            if course.blend is None:
+                raise self._nothing_left(course)
+            within, counts = course.blend.channels_of(positions[chosen] - course.first)
+            channels[chosen] = course.channels[within]
+            numbers[chosen] = np.asarray(course.drawn, dtype=np.int64)[course.channels[within]] + counts
+        for channel in np.unique(channels).tolist():
+            chosen = channels == channel
+            found = self._orders[channel].locate(numbers[chosen])
+            parts[chosen], epochs[chosen], indices[chosen] = found.parts, found.epochs, found.indices
+            salts[chosen] = found.salts
+        return LocatedSamples(
+            channels=channels, numbers=numbers, parts=parts, epochs=epochs, indices=indices, salts=salts
+        )
+
+    def lacks_parts_of(self, positions: Positions) -> tuple[str, ...]:
+        """Channels that must get further parts before samples at these rising positions can be drawn; mostly none."""
+        last = int(positions[-1])
+        self._extend_to(last)
+        return self._courses[bisect_right(self._firsts, last) - 1].waits_for
+
+    def batch_hash(self, samples: LocatedSamples) -> int:
+        """XXH3 (64 bits) of the identities in order: of each sample the digest of its part, the epoch and the index."""
+        identities = np.empty((len(samples), 3), dtype="<u8")
+        for channel in np.unique(samples.channels).tolist():
+            chosen = samples.channels == channel
+            identities[chosen, 0] = self._orders[channel].turns.part_digests[samples.parts[chosen]]
+        identities[:, 1] = samples.epochs
+        identities[:, 2] = samples.indices.astype(np.uint64) + samples.salts
+        return int(xxhash.xxh3_64_intdigest(identities.tobytes()))
+
+    def addresses(self, samples: LocatedSamples) -> list[SampleAddress]:
+        """The same addresses by name."""
+        return [
+            SampleAddress(
+                channel=self.channel_names[channel],
+                part=self._orders[channel].turns.channel.parts[sample.part].name,
+                epoch=sample.epoch,
+                index=sample.place,
+            )
+            for channel, sample in samples.rows()
+        ]
+
+    def documents_of(self, samples: LocatedSamples) -> list[list[DocumentSpan]]:
+        """For each sample the pieces of documents it is made of, its last label included."""
+        return [self._orders[channel].documents_of(sample) for channel, sample in samples.rows()]
+
+    def read(self, samples: LocatedSamples, out: npt.NDArray[np.int64]) -> list[list[int]]:
+        """Copy the tokens of n samples of one phase into `out` [n, seq_length + 1].
+
+        Returns:
+            For each sample, how many of its tokens each document gave.
+
+        Raises:
+            DataError: A token id lies outside the vocabulary.
+        """
+        rows = zip(samples.rows(), out, strict=True)
+        return [self._orders[channel].read(sample, row) for (channel, sample), row in rows]
+
+    def drawn(self, num_positions: int) -> tuple[int, ...]:
+        """Samples of each channel among the first so many positions, skipped ones included."""
+        self._extend_to(num_positions)
+        course = self._courses[max(0, bisect_right(self._firsts, num_positions) - 1)]
+        return self._drawn_in(course, num_positions)
+
+    def draws(self, start: int, stop: int) -> Iterator[tuple[str, Draw]]:
+        """The samples at positions `start … stop - 1`, by channel and turn by turn; no part is opened for it."""
+        numbers = zip(self.drawn(start), self.drawn(stop), strict=True)
+        for name, order, (first, behind) in zip(self.channel_names, self._orders, numbers, strict=True):
+            for draw in order.draws(first, behind):
+                yield name, draw
+
+    def turns_of(self, channel: str) -> ChannelTurns:
+        """The parts of a channel.
+
+        Raises:
+            DataError: The run has no such channel.
+        """
+        if channel not in self.channel_names:
+            raise DataError(f"the run has no channel {channel}; its channels: {', '.join(self.channel_names)}.")
+        return self._orders[self.channel_names.index(channel)].turns
+
+    def epochs(self, num_positions: int) -> dict[str, float]:
+        """How often each channel has been passed through after that many positions, skipped ones included."""
+        drawn = zip(self.channel_names, self._orders, self.drawn(num_positions), strict=True)
+        return {name: order.passes(number) for name, order, number in drawn}
+
+    def _extend_to(self, position: int) -> None:
+        """Derive the courses up to the one that the position is in."""
+        with self._lock:
+            while self._end is not None and self._end <= position:
+                course = self._courses[-1]
+                self._begin_course(self._end, course.phase, self._drawn_in(course, self._end))
+
+    def _begin_course(self, first: int, phase: int, drawn: tuple[int, ...]) -> None:
+        changes = self._changes_at(first)
+        phase = next((change.phase for change in reversed(changes) if isinstance(change, PhaseBegun)), phase)
+        recipe = self.recipe.phases[phase]
+        for order, name, number in zip(self._orders, self.channel_names, drawn, strict=True):
+            seq_length = recipe.seq_length if name in recipe.shares else order.last.terms.seq_length
+            order.change(number, seq_length, changes)
+        epochs = {
+            name: order.last.epoch_of(number)
+            for name, order, number in zip(self.channel_names, self._orders, drawn, strict=True)
+        }
+        waits_for = self._waits_for(recipe.shares, epochs)
+        shares = {} if waits_for else current_shares(recipe.shares, epochs, self.recipe.rules)
+        if self._goes_on(shares, changes):
+            self._end = self._end_of(self._courses[-1], epochs)
+            return
+        course = _Course(
+            first=first,
+            phase=phase,
+            blend=_blend(tuple(shares.items())) if shares else None,
+            channels=np.array([self.channel_names.index(name) for name in shares], dtype=np.int64),
+            drawn=drawn,
+            shares=shares,
+            waits_for=waits_for or (() if shares else tuple(recipe.shares)),
+        )
+        self._courses.append(course)
+        self._firsts.append(first)
+        self._end = self._end_of(course, epochs)
+
+    def _goes_on(self, shares: Mapping[str, Fraction], changes: Sequence[Change]) -> bool:
+        """Whether the last course simply goes on: its table would lose track of the shares if it began anew."""
+        has_begun = any(isinstance(change, PhaseBegun) for change in changes)
+        return bool(self._courses and shares and not has_begun and self._courses[-1].shares == shares)
+
+    def _changes_at(self, position: int) -> tuple[Change, ...]:
+        begin = self._num_applied
+        while self._num_applied < len(self._changes) and self._changes[self._num_applied].position <= position:
+            self._num_applied += 1
+        return self._changes[begin : self._num_applied]
+
+    def _waits_for(self, shares: Mapping[str, Fraction], epochs: Mapping[str, int]) -> tuple[str, ...]:
+        rules = {name: rules_of(name, self.recipe.rules) for name in shares}
+        return tuple(
+            name for name in shares if rules[name].when_low == "wait" and is_used_up(epochs[name], rules[name])
+        )
+
+    def _end_of(self, course: _Course, epochs: Mapping[str, int]) -> int | None:
+        """Where the next course begins: at the next change, or where a channel's share changes by itself."""
+        ends = [self._changes[self._num_applied].position] if self._num_applied < len(self._changes) else []
+        if course.blend is not None:
+            for slot, channel in enumerate(course.channels.tolist()):
+                name, order = self.channel_names[channel], self._orders[channel]
+                rules = rules_of(name, self.recipe.rules)
+                next_epoch = epochs[name] + 1 if changes_at_epochs(rules) else rules.last_epoch
+                if next_epoch is not None:
+                    first_of_it = order.last.begin_of(next_epoch) - course.drawn[channel]
+                    ends.append(course.first + course.blend.slot_of(slot, first_of_it))
+        return min(ends, default=None)
+
+    def _drawn_in(self, course: _Course, position: int) -> tuple[int, ...]:
+        if course.blend is None:
+            return course.drawn
+        drawn = np.array(course.drawn, dtype=np.int64)
+        drawn[course.channels] += np.array(course.blend.counts(position - course.first), dtype=np.int64)
+        return tuple(drawn.tolist())
+
+    def _nothing_left(self, course: _Course) -> DataError:
+        names = ", ".join(course.waits_for)
+        return DataError(
+            f"no sample can be drawn at position {course.first} of phase {course.phase}: every allowed pass through "
+            f"{names} is used up. Add parts, or raise `data.channels.<name>.max_epochs`."
+        )
+
+
+@lru_cache(maxsize=64)
+def _blend(shares: tuple[tuple[str, Fraction], ...]) -> Blend:
+    return make_blend(dict(shares))

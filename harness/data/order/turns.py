@@ -1,0 +1,236 @@
+"""The known parts of a channel and the cuts of their turns: counted by arithmetic, opened where that is not enough.
+
+Nothing here depends on how far a run has come: the same cut gives the same samples.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from functools import lru_cache
+from math import ceil
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from harness.data.files.channels import Channel
+from harness.data.files.parts import Part, check_token_width
+from harness.data.order.cuts import Cut, CutSamples, Packing, Quarantine
+from harness.data.order.fitting import num_best_fit, num_end_to_end
+from harness.data.order.packing import OpenPart, PartOpener
+from harness.data.order.recipe import Recipe, rules_of
+from harness.data.order.shuffle import permutation, shuffle_key
+from harness.errors import DataError
+
+_NUM_RECENT_TURNS = 2
+"""Turns kept in memory for each channel: the current one, and its neighbour while a border is crossed."""
+
+
+def num_held_out_documents(channel: Channel, held_out_share: float) -> int:
+    """How many documents at the end of the channel's first part are never trained on."""
+    if channel.validation_parts is not None or held_out_share == 0:
+        return 0
+    return ceil(Fraction(repr(held_out_share)) * channel.parts[0].num_documents)
+
+
+def check_width(channel: str, parts: Iterable[Part], vocab_size: int) -> None:
+    """Check by arithmetic that the tokens of parts can hold the vocabulary.
+
+    Raises:
+        DataError: They cannot.
+    """
+    for part in parts:
+        try:
+            check_token_width(part, vocab_size)
+        except DataError as error:
+            raise DataError(f"channel {channel}: {error}") from error
+
+
+class ChannelTurns:
+    """The parts of one channel and the samples they make. Safe to use from several threads."""
+
+    def __init__(self, channel: Channel, recipe: Recipe, open_part: PartOpener) -> None:
+        """Count the tokens of every part; opens the first part if documents of it are held out.
+
+        Raises:
+            DataError: A part cannot hold the vocabulary, or the first is damaged.
+        """
+        self.channel = channel
+        self.vocab_size = recipe.vocab_size
+        self._seed = recipe.seed
+        self._open_part = open_part
+        rules = rules_of(channel.name, recipe.rules)
+        self.window = rules.window_parts
+        """Parts that have their turn together, their samples mixed."""
+        self._packing = Packing(keeps_order=rules.order == "as_written", is_best_fit=rules.packing == "best_fit")
+        self._num_best_fit: dict[tuple[int, int, Quarantine], int] = {}
+        self._recent: OrderedDict[Cut, CutSamples] = OrderedDict()
+        self._mix = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_mix)
+        self._lock = threading.RLock()
+        check_width(channel.name, channel.parts, recipe.vocab_size)
+        self.num_held_out = num_held_out_documents(channel, recipe.held_out_share)
+        self.num_tokens = np.array([part.num_tokens for part in channel.parts], dtype=np.int64)
+        """Tokens to train on in each part, [number of parts]."""
+        self.num_tokens[0] -= self._held_out_tokens()
+        self.part_digests = self._digests_of(channel.parts)
+        """A 64-bit digest of the channel's and each part's name, uint64 [number of parts]."""
+
+    def extend(self, parts: tuple[Part, ...]) -> None:
+        """Know of further parts, behind those that are known.
+
+        Raises:
+            DataError: A part cannot hold the vocabulary.
+        """
+        check_width(self.channel.name, parts, self.vocab_size)
+        with self._lock:
+            more = np.array([part.num_tokens for part in parts], dtype=np.int64)
+            self.num_tokens = np.concatenate((self.num_tokens, more))
+            self.part_digests = np.concatenate((self.part_digests, self._digests_of(parts)))
+            self.channel = replace(self.channel, parts=(*self.channel.parts, *parts))
+
+    def num_documents(self, part: int) -> int:
+        """Documents of a part that are trained on, if none is in quarantine; they are its first ones."""
+        return self.channel.parts[part].num_documents - (self.num_held_out if part == 0 else 0)
+
+    def number_of(self, part: str) -> int:
+        """The number of the part with this name.
+
+        Raises:
+            DataError: The channel has none.
+        """
+        numbers = {each.name: number for number, each in enumerate(self.channel.parts)}
+        if part not in numbers:
+            raise DataError(
+                f"channel {self.channel.name}: the history of the run names {part}, which is not among the channel's "
+                f"{len(numbers)} parts. Put the part and its line in the list of parts back."
+            )
+        return numbers[part]
+
+    def count(self, cut: Cut) -> int:
+        """Samples of a cut. A part is opened only if documents went into quarantine in the middle of its turn.
+
+        With best-fit packing every part is opened once for each sequence length and what is in quarantine.
+
+        Raises:
+            DataError: A part that is opened is damaged.
+        """
+        if not self._packing.is_best_fit:
+            return num_end_to_end(self._tokens_of(cut), cut.seq_length)
+        if cut.previous is not None:
+            return len(self.samples(cut).samples)
+        key = (cut.part, cut.seq_length, cut.quarantine)
+        if key not in self._num_best_fit:
+            held = [document for document, _ in cut.quarantine]
+            documents = np.setdiff1d(np.arange(self.num_documents(cut.part)), held)
+            self._num_best_fit[key] = num_best_fit(self.lengths_of(cut.part, documents), cut.seq_length)
+        return self._num_best_fit[key]
+
+    def counts(self, num_parts: int, seq_length: int, quarantine: Mapping[int, Quarantine]) -> npt.NDArray[np.int64]:
+        """Samples that undisturbed turns of the first parts make, [num_parts].
+
+        Raises:
+            DataError: With best-fit packing, a part is damaged.
+        """
+        if self._packing.is_best_fit:
+            cuts = (Cut(part, 0, seq_length, quarantine.get(part, ())) for part in range(num_parts))
+            return np.array([self.count(cut) for cut in cuts], dtype=np.int64)
+        tokens = self.num_tokens[:num_parts].copy()
+        for part, documents in quarantine.items():
+            if part < num_parts:
+                tokens[part] -= sum(number for _, number in documents)
+        return np.maximum(tokens - 1, 0) // seq_length
+
+    def num_inputs(self, cut: Cut, start: int, stop: int) -> int:
+        """Tokens that samples `start … stop - 1` of a cut take as input."""
+        if self._packing.is_best_fit:
+            return self.samples(cut).num_inputs(start, stop)
+        return (stop - start) * cut.seq_length
+
+    def mixed(
+        self, cuts: tuple[Cut, ...], slots: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Of samples of a turn: which of its cuts each is from, and its place in the order of that cut, [n] each."""
+        if len(cuts) == 1:
+            return np.zeros_like(slots), slots
+        owners, places = self._mix(cuts)
+        return owners[slots], places[slots]
+
+    def taken(self, cuts: tuple[Cut, ...], num_taken: int) -> list[int]:
+        """How many of the first so many samples of a turn are from each of its cuts."""
+        if len(cuts) == 1:
+            return [num_taken]
+        counts: list[int] = np.bincount(self._mix(cuts)[0][:num_taken], minlength=len(cuts)).tolist()
+        return counts
+
+    def samples(self, cut: Cut) -> CutSamples:
+        """The samples of a cut.
+
+        Raises:
+            DataError: The part is damaged.
+        """
+        with self._lock:
+            made = self._recent.pop(cut, None) or self._make(cut)
+            self._recent[cut] = made
+            while len(self._recent) > _NUM_RECENT_TURNS * self.window:
+                self._recent.popitem(last=False)
+            return made
+
+    @contextmanager
+    def named(self) -> Iterator[None]:
+        """Put the channel's name in front of what is wrong with its data."""
+        try:
+            yield
+        except DataError as error:
+            raise DataError(f"channel {self.channel.name}: {error}") from error
+
+    def lengths_of(self, part: int, documents: npt.NDArray[np.int64]) -> npt.NDArray[np.integer]:
+        """Tokens of documents of a part.
+
+        Raises:
+            DataError: The part is damaged.
+        """
+        return self._open(part).lengths_of(documents)
+
+    def _tokens_of(self, cut: Cut) -> int:
+        if cut.previous is None:
+            return int(self.num_tokens[cut.part]) - sum(tokens for _, tokens in cut.quarantine)
+        if cut.previous.quarantine == cut.quarantine:
+            return self._tokens_of(cut.previous) - cut.num_taken * cut.previous.seq_length
+        return self.samples(cut).num_tokens
+
+    def _make_mix(self, cuts: tuple[Cut, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """The cut that each sample of a turn of several parts is from, and its place in the order of that cut."""
+        ends = np.cumsum([self.count(cut) for cut in cuts])
+        parts = [self.channel.parts[cut.part].name for cut in cuts]
+        key = shuffle_key("window", self._seed, self.channel.name, cuts[0].epoch, cuts[0].number, *parts)
+        owners = np.searchsorted(ends, permutation(int(ends[-1]), key), side="right").astype(np.int64)
+        places = np.empty_like(owners)
+        for owner in range(len(cuts)):
+            mine = np.flatnonzero(owners == owner)
+            places[mine] = np.arange(len(mine))
+        return owners, places
+
+    def _make(self, cut: Cut) -> CutSamples:
+        opened = self._open(cut.part)
+        names = (self._seed, self.channel.name, opened.part.name, cut.epoch)
+        return CutSamples(cut, opened, self.num_documents(cut.part), names, self._packing)
+
+    def _open(self, part: int) -> OpenPart:
+        with self.named():
+            return self._open_part(self.channel.parts[part], self.vocab_size)
+
+    def _digests_of(self, parts: tuple[Part, ...]) -> npt.NDArray[np.uint64]:
+        names = (f"{self.channel.name}\0{part.name}" for part in parts)
+        return np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names], dtype=np.uint64)
+
+    def _held_out_tokens(self) -> int:
+        if self.num_held_out == 0:
+            return 0
+        num_documents = self.channel.parts[0].num_documents
+        held_out = np.arange(num_documents - self.num_held_out, num_documents)
+        return int(self.lengths_of(0, held_out).sum(dtype=np.int64))

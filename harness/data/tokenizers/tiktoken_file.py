@@ -1,0 +1,194 @@
+"""Text to token ids and back, through a tiktoken file: a line for every token, its bytes in base64 and its id.
+
+Such a file says neither how text is split into words nor what the control symbols are. For the published ones that
+follows from their name; for any other a file beside it says so, `NAME.tiktoken.json`:
+
+    {"split": "cl100k", "special_tokens": {"<|endoftext|>": 100257}}
+
+where `split` names a published way to split (`SPLITS`), or `pattern` is a regular expression of its own.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from harness.data.tokenizers.tokenizer import END_OF_DOCUMENT_NAMES, import_library, no_end_of_document
+from harness.errors import DataError
+
+_LETTERS = r"[^\r\n\p{L}\p{N}]?"
+_O200K = (
+    _LETTERS
+    + r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    + _LETTERS
+    + r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_CL100K = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|" + _LETTERS + r"\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+SPLITS: Mapping[str, str] = {
+    "gpt2": r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    "cl100k": _CL100K.replace("%s", "{1,3}"),
+    "o200k": _O200K,
+    "qwen2": _CL100K.replace("%s", ""),
+}
+"""Published ways to split text into words, by name."""
+
+_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+")
+
+
+@dataclass(frozen=True)
+class Splitting:
+    """What a tiktoken file does not say of itself."""
+
+    name: str | None
+    """Name of the split; None if the pattern is none of the published ones."""
+    pattern: str
+    special_tokens: Mapping[str, int]
+
+
+PUBLISHED: Mapping[str, Splitting] = {
+    "r50k_base": Splitting("gpt2", SPLITS["gpt2"], {"<|endoftext|>": 50256}),
+    "p50k_base": Splitting("gpt2", SPLITS["gpt2"], {"<|endoftext|>": 50256}),
+    "cl100k_base": Splitting(
+        "cl100k",
+        SPLITS["cl100k"],
+        {
+            "<|endoftext|>": 100257,
+            "<|fim_prefix|>": 100258,
+            "<|fim_middle|>": 100259,
+            "<|fim_suffix|>": 100260,
+            "<|endofprompt|>": 100276,
+        },
+    ),
+    "o200k_base": Splitting("o200k", SPLITS["o200k"], {"<|endoftext|>": 199999, "<|endofprompt|>": 200018}),
+    "qwen": Splitting(
+        "qwen2", SPLITS["qwen2"], {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
+    ),
+}
+
+
+def is_tiktoken(path: Path, content: bytes) -> bool:
+    """Whether a file is one of these: by its name, or (Llama 3's `tokenizer.model`) by its first line."""
+    return path.suffix == ".tiktoken" or _LINE.fullmatch(content[:4096].partition(b"\n")[0].rstrip()) is not None
+
+
+class TiktokenTokenizer:
+    """A tiktoken file."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        library = import_library("tiktoken", path, extra="data-fast")
+        self.path = path
+        self.splitting, description = _find_splitting(path)
+        self._ranks = _read_ranks(path, content)
+        self._bytes = {rank: token for token, rank in self._ranks.items()}
+        special = dict(self.splitting.special_tokens)
+        taken = set(self._ranks.values()).intersection(special.values())
+        if taken:
+            raise DataError(
+                f"tokenizer {path}: id {min(taken)} is a token of the file and a control symbol too. "
+                f"Mend {_beside(path).name}."
+            )
+        try:
+            self._encoding = library.Encoding(
+                path.stem, pat_str=self.splitting.pattern, mergeable_ranks=self._ranks, special_tokens=special
+            )
+        except Exception as error:  # noqa: BLE001 - a panic of the library for a wrong pattern is no error of its own
+            raise DataError(f"tokenizer {path}: tiktoken does not take it ({error}).") from error
+        self.hash = xxhash.xxh3_64_hexdigest(content + description)
+        self.vocab_size = int(self._encoding.max_token_value) + 1
+        self.end_of_document_id = self._find_end_of_document()
+
+    def encode_documents(self, documents: list[str]) -> list[list[int]]:
+        """See `Tokenizer`."""
+        ids: list[list[int]] = self._encoding.encode_ordinary_batch(documents, num_threads=os.cpu_count() or 1)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer`."""
+        return b"".join(self._bytes.get(int(i), b"") for i in ids).decode("utf-8", errors="replace")
+
+    def control_symbols(self) -> list[str]:
+        """See `Tokenizer`."""
+        return list(self.splitting.special_tokens)
+
+    def bytes_per_token(self) -> NDArray[np.int64]:
+        """See `Tokenizer`."""
+        sizes = np.zeros(self.vocab_size, dtype=np.int64)
+        for token, rank in self._ranks.items():
+            sizes[rank] = len(token)
+        return sizes
+
+    def _find_end_of_document(self) -> int:
+        for name in END_OF_DOCUMENT_NAMES:
+            if name in self.splitting.special_tokens:
+                return self.splitting.special_tokens[name]
+        raise DataError(no_end_of_document(self.path))
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.stem + ".tiktoken.json")
+
+
+def _find_splitting(path: Path) -> tuple[Splitting, bytes]:
+    """What the file beside it says, with its bytes; else what its name says."""
+    beside = _beside(path)
+    if beside.is_file():
+        content = beside.read_bytes()
+        return _read_splitting(beside, content), content
+    if path.stem in PUBLISHED:
+        return PUBLISHED[path.stem], path.stem.encode()
+    raise DataError(
+        f"tokenizer {path}: a tiktoken file does not say how to split text, and its name is none of "
+        f"{', '.join(PUBLISHED)}. Write {beside} with "
+        '{"split": NAME, "special_tokens": {"<|endoftext|>": ID}}; NAME is one of '
+        f'{", ".join(SPLITS)}, or give a regular expression as "pattern" in its place.'
+    )
+
+
+def _read_splitting(file: Path, content: bytes) -> Splitting:
+    try:
+        description = json.loads(content)
+        name, pattern = description.get("split"), description.get("pattern")
+        special = {str(symbol): int(rank) for symbol, rank in description["special_tokens"].items()}
+        if (name is None) == (pattern is None) or (name is not None and name not in SPLITS):
+            raise ValueError(f"it needs either a pattern or a split of {', '.join(SPLITS)}")
+        return Splitting(name, SPLITS[name] if name else str(pattern), special)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(
+            f"tokenizer {file}: does not describe a tiktoken file ({type(error).__name__}: {error}). It has to look "
+            'like {"split": "cl100k", "special_tokens": {"<|endoftext|>": 100257}}.'
+        ) from error
+
+
+def _read_ranks(path: Path, content: bytes) -> dict[bytes, int]:
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(content.splitlines(), start=1):
+        if not line:
+            continue
+        try:
+            token, rank = line.split()
+            ranks[base64.b64decode(token, validate=True)] = int(rank)
+        except (ValueError, binascii.Error) as error:
+            raise DataError(
+                f"tokenizer {path}: line {number} is not a token in base64 and an id ({error}). The file may be "
+                "truncated, or a Git LFS pointer: fetch it again."
+            ) from error
+    missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
+    if missing:
+        raise DataError(
+            f"tokenizer {path}: byte 0x{missing[0]:02x} has no id, so not every text can be encoded. The file is "
+            "incomplete: fetch it again."
+        )
+    return ranks

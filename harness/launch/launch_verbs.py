@@ -1,0 +1,120 @@
+"""The commands `harness launch`, `harness status`, `harness diagnose` and `harness preflight`."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_PATH = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("config", type=_PATH)
+@click.option("--nodes", type=click.IntRange(min=1), help="Nodes (launch.nodes).")
+@click.option(
+    "--gpus-per-node", type=click.IntRange(min=0), help="GPUs on every node, 0 for CPUs (launch.gpus_per_node)."
+)
+@click.option("--time", "time_limit", help="Time limit of one launch, such as 24:00:00 (launch.time_limit).")
+@click.option("--partition", help="Partition (launch.partition).")
+@click.option("--account", help="Account that is charged (launch.account).")
+@click.option("--dependency", metavar="TYPE:JOB", help="Start after another job, such as afterany:4711.")
+@click.option("--run-dir", type=_PATH, help="Directory of the run. Default: runs/<run.name>.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value. May be repeated.")
+@click.option("--dry-run", is_flag=True, help="Check everything, print the command and the script, queue nothing.")
+def launch(
+    config: Path,
+    run_dir: Path | None,
+    overrides: tuple[str, ...],
+    dependency: str | None,
+    dry_run: bool,
+    **settings: int | str | None,
+) -> None:
+    """Queue the run of CONFIG with Slurm, to the end of all steps.
+
+    The job comes back by itself until the run is done. Everything that can be checked here is checked first. After
+    time limits, preemption, dead nodes and failures the job is requeued and resumes at the last checkpoint; it stops
+    when the run is finished, when a person stops it, or when nothing new is saved any more. Defaults come from the
+    section launch of CONFIG.
+
+    \b
+    Examples:
+      harness launch model_configs/llama3_8b.yaml --nodes 16
+      harness launch model_configs/llama3_8b.yaml --nodes 16 --time 2-00:00:00 --partition long --dry-run
+    """
+    from harness.launch.submission import SOURCE, Options
+    from harness.launch.submission import launch as queue
+
+    given = [f'launch.{name}="{value}"' for name, value in settings.items() if isinstance(value, str)]
+    given += [f"launch.{name}={value}" for name, value in settings.items() if isinstance(value, int)]
+    options = Options(run_dir=run_dir, dependency=dependency, dry_run=dry_run)
+    queue(config, (*overrides, *given), options, click.echo, SOURCE / "slurm")
+
+
+@click.command()
+@click.argument("config", type=_PATH)
+@click.option("--nodes", type=click.IntRange(min=1), help="Nodes (launch.nodes).")
+@click.option("--run-dir", type=_PATH, help="Directory of the run. Default: runs/<run.name>.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value. May be repeated.")
+def preflight(config: Path, nodes: int | None, run_dir: Path | None, overrides: tuple[str, ...]) -> None:
+    """Check CONFIG as `harness launch` does, queue nothing.
+
+    Layout, tokenizer, parts of the channels, free space, lead time, orders that wait. Leaves with 64 if something is
+    wrong. The nodes themselves are checked in the first minute of the job (launch.check_nodes).
+
+    \b
+    Example:
+      harness preflight model_configs/llama3_8b.yaml --nodes 16
+    """
+    from harness.launch.submission import Options
+    from harness.launch.submission import preflight as look
+
+    given = () if nodes is None else (f"launch.nodes={nodes}",)
+    request = look(config, (*overrides, *given), Options(run_dir=run_dir), click.echo)
+    click.echo(f"ready to launch: {request.nodes} nodes, {request.world_size} ranks, in {request.run_dir.root}")
+
+
+@click.command()
+@click.argument("run_dir", type=_PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def status(run_dir: Path, as_json: bool) -> None:
+    """Show where the run in RUN_DIR is.
+
+    State, step, speed, time left, job, last events: from files only, so that a login node can answer.
+
+    \b
+    Examples:
+      harness status runs/tiny
+      harness status runs/tiny --json | jq .time_left_s
+    """
+    import json
+    from dataclasses import asdict
+
+    from harness.launch.status import status_of, status_text
+    from harness.run.paths import RunDir
+
+    found = status_of(RunDir(run_dir))
+    click.echo(json.dumps(asdict(found), indent=2) if as_json else status_text(found))
+
+
+@click.command()
+@click.argument("run_dir", type=_PATH)
+@click.option("--stacks", is_flag=True, help="First have the stacks of all ranks written down (needs py-spy there).")
+def diagnose(run_dir: Path, stacks: bool) -> None:
+    """Say which ranks hold the run in RUN_DIR up.
+
+    Names their hosts and processes, the step and phase they are in, and since when; which devices and file systems are
+    slow; and, where stacks and last collectives were written down, who has not come to what others wait in.
+
+    \b
+    Examples:
+      harness diagnose runs/tiny
+      harness diagnose runs/tiny --stacks
+    """
+    from harness.launch.diagnosis import ask_for_stacks, diagnosis_text
+    from harness.run.paths import RunDir
+
+    if stacks:
+        ask_for_stacks(RunDir(run_dir), lambda text: click.echo(text, err=True))
+    click.echo(diagnosis_text(RunDir(run_dir)))

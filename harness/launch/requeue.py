@@ -1,0 +1,103 @@
+"""What follows the end of a launch: the job is requeued, or it stops (pure).
+
+A launch that saved something new may come back as often as it likes. One that saved nothing comes back only so often:
+three failures at the same place will be four, and every one of them holds the nodes for as long as a start takes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harness.errors import (
+    EXIT_BAD_DATA,
+    EXIT_FINISHED,
+    EXIT_INTERNAL,
+    EXIT_NEEDS_PERSON,
+    EXIT_REQUEUE,
+    EXIT_STOPPED_BY_PERSON,
+    EXIT_USAGE,
+)
+from harness.run.launches import LaunchEnd
+
+
+class Action(StrEnum):
+    """What is done with the job."""
+
+    REQUEUE = "requeue"
+    STOP = "stop"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How often a job comes back although nothing new was saved."""
+
+    max_failures: int
+    """Launches in a row that fail without progress."""
+    max_launches: int
+    """Launches in a row without progress, those that were cut short among them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What is done with the job, and what people are told."""
+
+    action: Action
+    alert: bool
+    """Whether somebody has to look."""
+    reason: str
+
+
+_FINAL = {
+    EXIT_FINISHED: Verdict(action=Action.STOP, alert=False, reason="finished"),
+    EXIT_STOPPED_BY_PERSON: Verdict(action=Action.STOP, alert=False, reason="stopped by a person"),
+    EXIT_NEEDS_PERSON: Verdict(action=Action.STOP, alert=True, reason="stopped, a person must look at the run"),
+    EXIT_USAGE: Verdict(action=Action.STOP, alert=True, reason="wrong usage or configuration"),
+    EXIT_BAD_DATA: Verdict(action=Action.STOP, alert=True, reason="bad data or checkpoint"),
+}
+"""Exit codes after which no restart helps, whatever happened before."""
+
+
+def decide_resume(history: Sequence[LaunchEnd], limits: Limits, *, is_taken: bool = False) -> Verdict:
+    """What to do with a job after its last launch.
+
+    Args:
+        history: The launches of this job, oldest first, at least one. A job that a person submits starts a new history.
+        limits: When to give up.
+        is_taken: Whether somebody cancelled the job, or Slurm preempted it: then they say whether it comes back.
+    """
+    assert history, "a decision needs a launch that ended"
+    last = history[-1]
+    if last.exit_code in _FINAL:
+        return _FINAL[last.exit_code]
+    if is_taken:
+        return Verdict(action=Action.STOP, alert=False, reason="the job was cancelled, or preempted by Slurm")
+    cause = _cause(last)
+    if last.progressed:
+        return Verdict(action=Action.REQUEUE, alert=False, reason=f"{cause}; it had saved something new")
+    in_vain = list(itertools.takewhile(lambda end: not end.progressed, reversed(history)))
+    num_failures = sum(not end.was_cut_short for end in in_vain)
+    counted = f"{cause}; nothing new was saved in {_times(len(in_vain))}, {num_failures} of them failures"
+    if num_failures >= limits.max_failures:
+        return Verdict(action=Action.STOP, alert=True, reason=f"{counted} (at most {limits.max_failures} failures)")
+    if len(in_vain) >= limits.max_launches:
+        return Verdict(action=Action.STOP, alert=True, reason=f"{counted} (at most {limits.max_launches} launches)")
+    return Verdict(action=Action.REQUEUE, alert=False, reason=counted)
+
+
+def _cause(end: LaunchEnd) -> str:
+    if end.exit_code is None:
+        return "the job was killed or requeued from outside"
+    if end.exit_code == EXIT_REQUEUE:
+        return "stopped before the end, to be continued"
+    if end.exit_code == EXIT_INTERNAL:
+        return "failed with an internal error"
+    if end.exit_code > 128:
+        return f"killed by signal {end.exit_code - 128}"
+    return f"failed with exit code {end.exit_code}"
+
+
+def _times(count: int) -> str:
+    return "1 launch" if count == 1 else f"{count} launches in a row"

@@ -1,0 +1,116 @@
+"""Which checkpoint a run goes on from, and which ones were passed over for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, TypeVar
+
+from harness.errors import CheckpointError
+from harness.run.checkpoints.entries import BrokenCheckpoint, Checkpoint, Entry, entries_in, newest_first
+from harness.run.checkpoints.manifest import Health
+from harness.run.checkpoints.signature import SigningKey
+from harness.run.checkpoints.verify import verify
+from harness.run.files import UNREADABLE
+
+Resume = Literal["auto", "must", "never"]
+Inspect = Callable[[Path], str | None]
+"""Says what speaks against a checkpoint that verifies; None if nothing does."""
+AGAIN_AFTER_S = 1.0
+Found = TypeVar("Found")
+CLEAN_ONLY: tuple[Health, ...] = ("clean",)
+
+
+class PassedOver(NamedTuple):
+    """A folder that was looked at and not taken."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What to resume from (None: start anew), and what was passed over for it, newest first."""
+
+    entry: Checkpoint | None
+    passed_over: tuple[PassedOver, ...]
+
+
+def choose(
+    folder: Path,
+    resume: Resume,
+    *,
+    deep: bool = False,
+    healths: Collection[Health] = CLEAN_ONLY,
+    inspect: Inspect | None = None,
+    key: SigningKey | None = None,
+) -> Choice:
+    """The newest checkpoint in a folder that verifies and has one of `healths`; abandoned ones are never taken.
+
+    Newest is the one of the latest attempt, then of the highest step. `auto` starts anew only where there are no
+    checkpoints, or abandoned ones only: to lose all progress is for a person to order. `never` looks at nothing.
+    `inspect` may object to what verifies. With a key, only what it has signed verifies. What cannot be read is looked
+    at a second time, after a pause: a file system that refuses for a moment must not cost the steps since an older one.
+
+    Raises:
+        CheckpointError: `must` found none, or `auto` found some of which none can be used. Lists all with reasons.
+    """
+    if resume == "never":
+        return Choice(entry=None, passed_over=())
+    passed_over: list[PassedOver] = []
+    progress_would_be_lost = False
+    entries = _twice(lambda: entries_in(folder, key), _has_refused)
+    for entry in newest_first(entries):
+        if isinstance(entry, BrokenCheckpoint):
+            passed_over.append(PassedOver(entry.path, entry.problem))
+            progress_would_be_lost = True
+            continue
+        objection = _twice(partial(_objection, entry, deep, healths, key, inspect), _is_refusal)
+        if objection is None:
+            return Choice(entry=entry, passed_over=tuple(passed_over))
+        passed_over.append(PassedOver(entry.path, objection))
+        progress_would_be_lost |= entry.manifest.health != "abandoned"
+    if progress_would_be_lost or resume == "must":
+        raise CheckpointError(_none_usable(folder, passed_over))
+    return Choice(entry=None, passed_over=tuple(passed_over))
+
+
+def _twice(look: Callable[[], Found], is_refused: Callable[[Found], bool]) -> Found:
+    found = look()
+    if not is_refused(found):
+        return found
+    time.sleep(AGAIN_AFTER_S)
+    return look()
+
+
+def _has_refused(entries: Sequence[Entry]) -> bool:
+    return any(isinstance(entry, BrokenCheckpoint) and _is_refusal(entry.problem) for entry in entries)
+
+
+def _is_refusal(objection: str | None) -> bool:
+    return objection is not None and UNREADABLE in objection
+
+
+def _objection(
+    entry: Checkpoint, deep: bool, healths: Collection[Health], key: SigningKey | None, inspect: Inspect | None
+) -> str | None:
+    health = entry.manifest.health
+    if health == "abandoned" or health not in healths:
+        return f"it is {health}"
+    problems = verify(entry.path, deep, key=key)
+    if not problems:
+        return None if inspect is None else inspect(entry.path)
+    return "; ".join(problems[:3] + ([f"{len(problems) - 3} more problems"] if len(problems) > 3 else []))
+
+
+def _none_usable(folder: Path, passed_over: Sequence[PassedOver]) -> str:
+    if not passed_over:
+        return f"There is no checkpoint in {folder}. Give --resume auto to start anew."
+    lines = "\n".join(f"  {path.name}: {reason}" for path, reason in passed_over)
+    return (
+        f"No checkpoint in {folder} can be resumed from:\n{lines}\n"
+        "Restore one of them, or give --resume never to start anew."
+    )

@@ -1,0 +1,116 @@
+"""What lies in a checkpoint's folder: its files, their sizes and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import threading
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import xxhash
+
+from harness.run.checkpoints.manifest import MANIFEST_NAME, FileRecord
+from harness.run.files import STAGING_SUFFIX, open_regular
+
+NUM_THREADS = 8
+"""Files hashed at once. Hashing runs at more than 10 GB/s per thread: the file system is what has to be kept busy."""
+_CHUNK_BYTES = 4 * 1024**2
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes hashed since the last call, by one thread at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """A folder as it is on disk, without its manifest. Names are relative, with `/`."""
+
+    files: dict[str, int]
+    """Name and size in bytes of every regular file."""
+    strange: dict[str, str]
+    """What is neither a regular file nor a folder, and what it is."""
+    folders: tuple[Path, ...]
+    """The folder itself and all below it, the deepest first."""
+
+
+def contents(folder: Path) -> Contents:
+    """List a folder and the folders in it; links are never followed.
+
+    Raises:
+        OSError: from the disk.
+    """
+    files: dict[str, int] = {}
+    strange: dict[str, str] = {}
+    folders = [folder]
+    for current in folders:  # grows while it is walked
+        with os.scandir(current) as entries:
+            for entry in entries:
+                path = Path(entry.path)
+                status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    folders.append(path)
+                elif stat.S_ISREG(status.st_mode):
+                    files[path.relative_to(folder).as_posix()] = status.st_size
+                else:
+                    strange[path.relative_to(folder).as_posix()] = _kind(status.st_mode)
+    for own in (MANIFEST_NAME, MANIFEST_NAME + STAGING_SUFFIX):
+        files.pop(own, None)
+    return Contents(files=files, strange=strange, folders=tuple(reversed(folders)))
+
+
+def _kind(mode: int) -> str:
+    return "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
+
+
+def file_records(
+    folder: Path,
+    names: Collection[str],
+    *,
+    sync: bool = False,
+    with_sha256: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, FileRecord]:
+    """Size and hashes of each named file, read in parallel; with `sync` each file is fsynced before it is read.
+
+    Raises:
+        OSError: the first error from the disk.
+    """
+    report = _one_at_a_time(progress)
+    ordered = sorted(names)
+    with ThreadPoolExecutor(max_workers=max(1, min(NUM_THREADS, len(ordered)))) as pool:
+        records = pool.map(lambda name: _file_record(folder / name, sync, with_sha256, report), ordered)
+        return dict(zip(ordered, records, strict=True))
+
+
+def _file_record(path: Path, sync: bool, with_sha256: bool, progress: Progress) -> FileRecord:
+    with os.fdopen(open_regular(path), "rb", buffering=0) as file:
+        if sync:
+            # Any descriptor of a file flushes all of it, whoever wrote it on this machine or handed it to the server.
+            os.fsync(file.fileno())
+        digest = xxhash.xxh3_64()
+        unforgeable = hashlib.sha256() if with_sha256 else None
+        buffer = memoryview(bytearray(min(_CHUNK_BYTES, os.fstat(file.fileno()).st_size + 1)))
+        size = 0
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
+            if unforgeable is not None:
+                unforgeable.update(buffer[:count])
+            size += count
+            progress(count)
+    sha256 = None if unforgeable is None else unforgeable.hexdigest()
+    return FileRecord(bytes=size, xxh3=digest.hexdigest(), sha256=sha256)
+
+
+def _one_at_a_time(progress: Progress | None) -> Progress:
+    if progress is None:
+        return lambda count: None
+    lock = threading.Lock()
+
+    def report(count: int) -> None:
+        with lock:
+            progress(count)
+
+    return report

@@ -1,0 +1,319 @@
+"""What `manifest.json` says about a checkpoint, how it is read without trust and written without gaps.
+
+The file is UTF-8 JSON, an object with the fields of `Manifest`, one entry of each list or object per line. Sizes are
+in bytes, hashes are XXH3 in lower-case hexadecimal. It is written last: a folder without it is no checkpoint. Its last
+line, `"checksum"`, is the hash of the same text without that line, because a flipped bit may leave good JSON behind.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal, NoReturn
+
+import xxhash
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from harness.errors import CheckpointError
+from harness.plan.layouts import Layout
+from harness.run.checkpoints.signature import SigningKey
+from harness.run.files import UNREADABLE, read_regular, replace_file
+
+MANIFEST_NAME = "manifest.json"
+FORMAT_VERSION: Final = 1
+MAX_MANIFEST_BYTES = 64 * 1024**2
+"""A manifest is refused above this size; one of 100,000 files has an eighth of it."""
+MAX_LOSSES = 50
+MAX_NAME_LENGTH = 512
+_CHECKSUM = re.compile(rb',\n  "checksum": "([0-9a-f]{16})"\n}\n\Z')
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\\]")
+
+Health = Literal["clean", "suspect", "abandoned"]
+Count = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+HexHash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+Text = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _relative(name: str) -> str:
+    parts = name.split("/")
+    if len(name) > MAX_NAME_LENGTH or _UNPRINTABLE.search(name) or any(part in ("", ".", "..") for part in parts):
+        raise ValueError("a file name must be relative, printable, and without '..' or empty parts")
+    if name == MANIFEST_NAME:
+        raise ValueError("the manifest cannot list itself")
+    return name
+
+
+def _finite(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    rest: list[JsonValue] = list(fields.values())
+    for value in rest:  # grows while it is walked
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError("NaN and infinity are not allowed")
+        if isinstance(value, dict):
+            rest.extend(value.values())
+        elif isinstance(value, list):
+            rest.extend(value)
+    return fields
+
+
+FileName = Annotated[str, AfterValidator(_relative)]
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+
+
+class Record(BaseModel):
+    """A part of the manifest: frozen, no unknown keys, no silent type conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class FileRecord(Record):
+    """One file of the checkpoint."""
+
+    bytes: Count
+    xxh3: HexHash
+    """XXH3 of the content, 64 bits, as in a channel's `parts.jsonl`."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the content, in signed manifests."""
+
+
+class Parent(Record):
+    """The checkpoint from which this one's training went on."""
+
+    step: Count
+    attempt: Count
+
+
+class Versions(Record):
+    """What wrote the checkpoint."""
+
+    harness: Text
+    megatron_core: Text
+    torch: Text
+    python: Text
+
+
+class RollbackRecord(Record):
+    """The last rollback on the way to a checkpoint."""
+
+    order: Text
+    """Fingerprint of the order: found again after a crash, it is not carried out twice."""
+    from_step: Count
+    """Step at which the run was when it was rolled back."""
+    to_step: Count
+    """Step of the checkpoint that it returned to."""
+    attempt: Count
+    """The attempt that began with it."""
+    reason: str = Field(max_length=1000)
+
+
+class Adjustment(Record):
+    """A change of the optimizer that ends by itself."""
+
+    learning_rate_factor: NonNegative
+    adam_betas: tuple[float, float] | None
+    until_step: Count
+    """Last step to which it applies."""
+
+
+class Manifest(Record):
+    """One checkpoint: what it is, where it comes from, and what its files must be."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    step: Count
+    """Updates that the saved weights have seen."""
+    attempt: Count
+    parent: Parent | None
+    """None where training began from initial weights."""
+    health: Health
+    pinned: bool = False
+    """Pinned by a person: never pruned."""
+    fencing_token: Count | None = None
+    """Number of the run's owner who published it; see `harness.run.fence`. None where nobody held the run."""
+    config_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
+    versions: Versions
+    layout: Layout
+    consumed_samples: Count
+    consumed_tokens: Count
+    learning_rate: NonNegative
+    """Learning rate of the last update."""
+    next_batch_hash: HexHash | None
+    """`data/batch_hash` that the next step must have; None after the last step of a run."""
+    saved_at: AwareDatetime
+    save_seconds: NonNegative
+    """Seconds that writing the files took, before they were hashed and published."""
+    cursor: JsonObject
+    """Position in the data, as `harness.data.order.cursor` writes it."""
+    optimizer_norms: dict[str, NonNegative]
+    """L2 norm of each optimizer state over the whole model."""
+    last_losses: tuple[tuple[Count, Finite], ...] = Field(max_length=MAX_LOSSES)
+    """The last steps and their `train/lm_loss`, oldest first."""
+    rollback: RollbackRecord | None = None
+    """The last rollback on the way to this state."""
+    adjustment: Adjustment | None = None
+    """What a rollback changed for some steps, while it lasts."""
+    rotation: JsonObject | None = None
+    """`rotary_base` and `rope_scaling` of the last step, where a phase may have its own; None: those of the model."""
+    fingerprint: JsonObject
+    """What the weights depend on: model, data and tokenizer, compared field by field at resume."""
+    files: dict[FileName, FileRecord] = {}
+    """Every file of the folder but the manifest. Empty only before publishing."""
+    signature: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """As it was read; see `harness.run.checkpoints.signature`. It is made anew whenever the manifest is written."""
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What a manifest says, without its signature and checksum: equal manifests give equal text."""
+    fields = manifest.model_dump(mode="json", exclude={"signature"})
+    fields["files"] = {name: _without_nulls(record) for name, record in sorted(fields["files"].items())}
+    return "{\n" + ",\n".join(f"  {json.dumps(name)}: {_lines(value)}" for name, value in fields.items()) + "\n}\n"
+
+
+def _without_nulls(fields: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _lines(value: object) -> str:
+    if isinstance(value, dict) and value:
+        return "{\n" + ",\n".join(f"    {json.dumps(key)}: {_compact(item)}" for key, item in value.items()) + "\n  }"
+    if isinstance(value, list) and value:
+        return "[\n" + ",\n".join(f"    {_compact(item)}" for item in value) + "\n  ]"
+    return _compact(value)
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, allow_nan=False)
+
+
+def write_manifest(folder: Path, manifest: Manifest, key: SigningKey | None = None) -> None:
+    """Write or replace a manifest durably, signed if there is a key; a crash leaves the old one or the new one.
+
+    Raises:
+        CheckpointError: what would be written could not be read again (a strange file name, a NaN); nothing is written.
+        OSError: from the disk; the old manifest, if there was one, is untouched.
+    """
+    content = manifest_bytes(manifest, key)
+    parse_manifest(content)
+    replace_file(folder / MANIFEST_NAME, content)
+
+
+def manifest_bytes(manifest: Manifest, key: SigningKey | None = None) -> bytes:
+    """The manifest as it is on disk: its text, its signature if there is a key, and the checksum in the last line."""
+    text = manifest_text(manifest).encode()
+    if key is not None:
+        text = key.signed(text)
+    checksum = xxhash.xxh3_64_hexdigest(text)
+    return text.removesuffix(b"\n}\n") + f',\n  "checksum": "{checksum}"\n}}\n'.encode()
+
+
+def read_manifest(folder: Path, key: SigningKey | None = None) -> Manifest:
+    """The manifest of a checkpoint, which `key` must have signed if there is one.
+
+    Raises:
+        CheckpointError: the folder has none, or it is damaged, too large, of another format version, or not signed.
+    """
+    found = manifest_or_problem(folder, key)
+    if isinstance(found, str):
+        raise CheckpointError(f"{folder} is not a usable checkpoint: {found}.")
+    return found
+
+
+def manifest_or_problem(folder: Path, key: SigningKey | None = None) -> Manifest | str:
+    """The manifest of a folder, or why the folder is no checkpoint (or none that `key` has signed)."""
+    try:
+        return parse_manifest(read_regular(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES), key)
+    except FileNotFoundError:
+        return f"{MANIFEST_NAME} is missing"
+    except OSError as error:
+        return f"{MANIFEST_NAME} {UNREADABLE}: {error.strerror}"
+    except CheckpointError as error:
+        return str(error)
+
+
+def parse_manifest(content: bytes, key: SigningKey | None = None) -> Manifest:
+    """Read a manifest's bytes strictly. With a key they must be signed by it, and nothing else is looked at before.
+
+    Raises:
+        CheckpointError: too large, altered since it was written, not JSON, a repeated key, NaN or infinity, another
+            version, no files, a wrong field.
+    """
+    if len(content) > MAX_MANIFEST_BYTES:
+        raise CheckpointError(f"{MANIFEST_NAME} is larger than {MAX_MANIFEST_BYTES // 1024**2} MiB")
+    content = _without_checksum(content)
+    if key is not None and (problem := key.problem(content)) is not None:
+        raise CheckpointError(f"{MANIFEST_NAME} is not to be trusted: {problem}")
+    try:
+        fields = json.loads(
+            content.decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_refuse_constant,
+            parse_float=_parse_finite,
+        )
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{MANIFEST_NAME} is not valid JSON: {error}") from None
+    version = fields.get("format_version") if isinstance(fields, dict) else None
+    if version != FORMAT_VERSION or isinstance(version, bool):
+        raise CheckpointError(
+            f"{MANIFEST_NAME} has format version {_shown(version)}, and this harness reads version {FORMAT_VERSION}: "
+            "use the version of harness that wrote it"
+        )
+    try:
+        # Parsed again from the text: only there do lists count as tuples and texts as times in strict mode.
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise CheckpointError(f"{MANIFEST_NAME} is damaged: {_first_problems(error)}") from None
+    if not manifest.files:
+        raise CheckpointError(f"{MANIFEST_NAME} is damaged: it lists no files")
+    return manifest
+
+
+def _without_checksum(content: bytes) -> bytes:
+    """The bytes that the checksum is of. A manifest of before there was one has none, and is taken as it is."""
+    found = _CHECKSUM.search(content)
+    if found is None:
+        return content
+    text = content[: found.start()] + b"\n}\n"
+    checksum = xxhash.xxh3_64_hexdigest(text)
+    if checksum != found[1].decode():
+        raise CheckpointError(
+            f"{MANIFEST_NAME} was altered: the hash of its text is {checksum}, its last line says {found[1].decode()}"
+        )
+    return text
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("a key occurs twice in one object")
+    return result
+
+
+def _refuse_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not allowed")
+
+
+def _parse_finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is too large for a number")
+    return number
+
+
+def _first_problems(error: ValidationError, limit: int = 3) -> str:
+    details = error.errors(include_url=False, include_context=False)
+    shown = [f"{_place(detail['loc'])}: {detail['msg']}, got {_shown(detail['input'])}" for detail in details[:limit]]
+    more = [f"{len(details) - limit} more"] if len(details) > limit else []
+    return "; ".join(shown + more)
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    return ascii(".".join(str(part) for part in location))[1:-1][:120] or "top level"
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return f"an object with {len(value)} fields"
+    return ascii(value)[:60]

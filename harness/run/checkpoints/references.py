@@ -1,0 +1,32 @@
+"""Which checkpoints the evidence of a run refers to: from them the steps that went wrong can be trained again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from harness.run.checkpoints.entries import Checkpoint, Entry, newest_first
+from harness.run.paths import RunDir, step_of
+
+MAX_EVIDENCE = 8
+"""Only the newest so many pieces of evidence hold a checkpoint: a run with many spikes must not fill the disk."""
+
+
+def evidence_steps(run_dir: RunDir) -> list[int]:
+    """The steps of which there is evidence, the newest first, at most `MAX_EVIDENCE`."""
+    names: list[str] = []
+    with suppress(OSError):
+        names = [path.stem for path in run_dir.evidence_folder.iterdir() if path.suffix == ".jsonl"]
+    return sorted((step for name in names if (step := step_of(name)) is not None), reverse=True)[:MAX_EVIDENCE]
+
+
+def before_steps(entries: Iterable[Entry], steps: Iterable[int]) -> set[Path]:
+    """For each of the steps the checkpoint that training would come to it from: the newest of an earlier step."""
+    living = [
+        entry
+        for entry in newest_first(entries)
+        if isinstance(entry, Checkpoint) and entry.manifest.health != "abandoned"
+    ]
+    found = (next((entry.path for entry in living if entry.step < step), None) for step in steps)
+    return {path for path in found if path is not None}

@@ -1,0 +1,260 @@
+"""A run's checkpoints on disk: begun beside their place, published whole, removed without a trace.
+
+```
+checkpoints/step_0012000            a checkpoint: its manifest.json says so
+            step_0012000.2          the step was saved again, by a later attempt or beside a damaged folder
+            step_0012500.partial    being written, or left over by a crash
+            step_0010000.removed    being removed, or left over by a crash
+```
+
+A save touches nothing that is there: saving a step again takes the next free number, so there is no moment without
+the older one. All that makes a checkpoint valid happens in one rename; all that makes it invalid too.
+Only the process that holds the run's lock may write, and of its ranks only the first. Its fence is asked right before
+each rename: a writer that was stopped while another took the run over publishes nothing when it wakes. In between the
+question and the rename it cannot slip through either, because whoever takes a run over first removes what is half
+written, and nobody writes under another's name: that has the token in it (`step_0012500.7.partial`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.errors import CheckpointError, RunTakenOverError, SaveFailedError
+from harness.run.checkpoints.choice import CLEAN_ONLY, Choice, Inspect, Resume, choose
+from harness.run.checkpoints.contents import Progress, contents, file_records
+from harness.run.checkpoints.entries import Checkpoint, Entry, entries_in
+from harness.run.checkpoints.manifest import MANIFEST_NAME, Health, Manifest, write_manifest
+from harness.run.checkpoints.signature import SigningKey
+from harness.run.fence import Fence
+from harness.run.files import fsync_folder, remove_tree
+from harness.run.paths import RunDir
+
+REMOVED_SUFFIX = ".removed"
+_LEFTOVER = re.compile(r"step_[0-9]+(\.[0-9]+)?(\.partial|(\.partial)?\.removed)")
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+Entries = list[Entry]
+"""What `CheckpointStore.list` returns; inside the class `list` is the method."""
+
+
+@dataclass(frozen=True)
+class CheckpointStore:
+    """The checkpoints of one run. Keeps no state: the disk is asked each time."""
+
+    run_dir: RunDir
+    fence: Fence | None = None
+    """Of the lock that this process holds; None where nobody else can know of the folder, or nothing is written."""
+    key: SigningKey | None = None
+    """Signs what is written; what it has not signed is not taken for a checkpoint."""
+
+    def begin(self, step: int, *, estimated_bytes: int = 0) -> Path:
+        """Make an empty folder for the checkpoint of a step, removing what a crash may have left there.
+
+        Raises:
+            SaveFailedError: there is not enough room for `estimated_bytes`, or the disk refused.
+            RunTakenOverError: another process has taken the run over.
+        """
+        partial = self._partial_path(step)
+        try:
+            self._require_held()
+            remove_tree(partial, first=MANIFEST_NAME)
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            status = os.statvfs(partial.parent)
+            free_bytes = status.f_bavail * status.f_frsize
+            if free_bytes >= estimated_bytes:
+                partial.mkdir()
+                return partial
+        except OSError as error:
+            raise SaveFailedError(_not_saved(step, error, partial)) from error
+        raise SaveFailedError(
+            f"The checkpoint of step {step} was not saved: it needs about {_gib(estimated_bytes)}, and only "
+            f"{_gib(free_bytes)} are free in {partial.parent}. Nothing was written, older checkpoints are untouched. "
+            "Make room there, or remove checkpoints that are no longer needed."
+        )
+
+    def publish(
+        self,
+        partial: Path,
+        manifest: Manifest,
+        *,
+        written: Mapping[str, int] | None = None,
+        progress: Progress | None = None,
+    ) -> Path:
+        """Turn the files in `partial` into a checkpoint: fsync and hash them, write the manifest, rename the folder.
+
+        All ranks must have closed their files. `written` holds the size of each file as its writer saw it: a file that
+        is not visible here, or of another size, fails the save. The manifest's `files` are filled in here.
+
+        Returns:
+            The checkpoint's folder: `step_…`, or `step_….2` and so on where the step was saved before.
+
+        Raises:
+            SaveFailedError: the disk refused (full, I/O error), or a file is not as written. The partial folder is
+                removed as far as possible; older checkpoints are untouched.
+            RunTakenOverError: another process has taken the run over. The partial folder is removed too.
+        """
+        assert partial == self._partial_path(manifest.step), f"{partial} is not of step {manifest.step}"
+        token = self.fence.token if self.fence is not None else None
+        try:
+            _complete(partial, manifest.model_copy(update={"fencing_token": token}), written or {}, self.key, progress)
+            final = self._free_path(manifest.step)
+            self._require_held()
+            partial.rename(final)
+        except RunTakenOverError:
+            self.discard(partial)
+            raise
+        except (OSError, CheckpointError) as error:
+            self.discard(partial)
+            raise SaveFailedError(_not_saved(manifest.step, error, partial)) from error
+        try:
+            fsync_folder(final.parent)
+            fsync_folder(self.run_dir.root)
+        except OSError as error:
+            raise SaveFailedError(
+                f"The checkpoint of step {manifest.step} is complete in {final}, but may not survive a power cut: "
+                f"{error.strerror}. Check the file system."
+            ) from error
+        return final
+
+    def discard(self, partial: Path) -> None:
+        """Remove what `begin` made, as far as the disk lets us. Whoever has the run, nobody else writes there."""
+        with suppress(OSError):
+            remove_tree(partial, first=MANIFEST_NAME)
+
+    def list(self) -> Entries:
+        """Every folder named like a checkpoint, by step. Reads manifests, not files; changes nothing."""
+        return entries_in(self.run_dir.checkpoints, self.key)
+
+    def choose(
+        self,
+        resume: Resume,
+        *,
+        deep: bool = False,
+        healths: Collection[Health] = CLEAN_ONLY,
+        inspect: Inspect | None = None,
+    ) -> Choice:
+        """What to resume from; see `harness.run.checkpoints.choice.choose`, which raises `CheckpointError`."""
+        return choose(self.run_dir.checkpoints, resume, deep=deep, healths=healths, inspect=inspect, key=self.key)
+
+    def amend(self, entry: Checkpoint, *, health: Health | None = None, pinned: bool | None = None) -> Checkpoint:
+        """Change a checkpoint's health or pin in its manifest; a crash leaves the old manifest or the new one.
+
+        Raises:
+            SaveFailedError: the disk refused; the manifest is the old one or the new one.
+            RunTakenOverError: another process has taken the run over.
+        """
+        changes = {"health": health, "pinned": pinned}
+        manifest = entry.manifest.model_copy(update={key: value for key, value in changes.items() if value is not None})
+        try:
+            self._require_held()
+            write_manifest(entry.path, manifest, self.key)
+        except OSError as error:
+            raise SaveFailedError(f"The manifest of {entry.path} could not be changed: {error.strerror}.") from error
+        return replace(entry, manifest=manifest)
+
+    def remove(self, entry: Entry) -> None:
+        """Remove a checkpoint. It is none any more from the first rename on; a crash after that leaves a leftover.
+
+        Raises:
+            CheckpointError: the disk refused. The checkpoint is whole, or gone and a leftover of it remains.
+            RunTakenOverError: another process has taken the run over.
+        """
+        doomed = entry.path.with_name(entry.path.name + REMOVED_SUFFIX)
+        try:
+            self._require_held()
+            remove_tree(doomed, first=MANIFEST_NAME)
+            entry.path.rename(doomed)
+            # Durable before a file goes: after a power cut the old name must not come back over half a checkpoint.
+            fsync_folder(doomed.parent)
+            remove_tree(doomed, first=MANIFEST_NAME)
+        except OSError as error:
+            raise CheckpointError(f"Checkpoint {entry.path} could not be removed: {error.strerror}.") from error
+
+    def clean_partials(self) -> tuple[Path, ...]:
+        """Remove what crashes left over, and return it. For the owner of the run's lock, before the first save.
+
+        Raises:
+            SaveFailedError: a leftover cannot be removed, so that no save would work either.
+            RunTakenOverError: another process has taken the run over.
+        """
+        folder = self.run_dir.checkpoints
+        found = sorted(folder.iterdir()) if folder.is_dir() else []
+        leftovers = tuple(path for path in found if _LEFTOVER.fullmatch(path.name))
+        for path in leftovers:
+            try:
+                self._require_held()
+                _remove_leftover(path)
+            except OSError as error:
+                raise SaveFailedError(
+                    f"{path} is left over from a crash and cannot be removed: {error.strerror}. Remove it by hand."
+                ) from error
+        return leftovers
+
+    def _require_held(self) -> None:
+        if self.fence is not None:
+            self.fence.require_held()
+
+    def _partial_path(self, step: int) -> Path:
+        """Where the checkpoint of a step is written: nobody else's path while the run is taken over."""
+        plain = self.run_dir.partial_checkpoint(step)
+        return plain if self.fence is None else plain.with_suffix(f".{self.fence.token}{plain.suffix}")
+
+    def _free_path(self, step: int) -> Path:
+        first = path = self.run_dir.checkpoint(step)
+        copy = 1
+        while os.path.lexists(path):
+            copy += 1
+            path = first.with_name(f"{first.name}.{copy}")
+        return path
+
+
+def _remove_leftover(path: Path) -> None:
+    """Removes it under another name, so that whoever wrote it and still lives cannot rename it any more."""
+    doomed = path
+    if path.suffix != REMOVED_SUFFIX:
+        doomed = path.with_name(path.name + REMOVED_SUFFIX)
+        remove_tree(doomed, first=MANIFEST_NAME)
+        path.rename(doomed)
+    remove_tree(doomed, first=MANIFEST_NAME)
+
+
+def _complete(
+    partial: Path,
+    manifest: Manifest,
+    written: Mapping[str, int],
+    key: SigningKey | None,
+    progress: Progress | None,
+) -> None:
+    """Make the folder a checkpoint in all but its name."""
+    found = contents(partial)
+    if found.strange or not found.files:
+        described = [f"{name!r}, {kind}" for name, kind in sorted(found.strange.items())]
+        raise CheckpointError(f"the folder holds {'; '.join(described) or 'no files'}")
+    records = file_records(partial, found.files, sync=True, with_sha256=key is not None, progress=progress)
+    for name, size in written.items():
+        if name not in records:
+            raise CheckpointError(f"{name!r} was written by another process but is not visible in {partial}")
+        if records[name].bytes != size:
+            raise CheckpointError(f"{name!r} was written with {size:,} bytes but has {records[name].bytes:,} on disk")
+    for folder in found.folders:
+        fsync_folder(folder)
+    write_manifest(partial, manifest.model_copy(update={"files": records}), key)
+
+
+def _not_saved(step: int, error: Exception, partial: Path) -> str:
+    cause, advice = str(error), "Check the file system."
+    if isinstance(error, OSError):
+        cause = f"{error.strerror} ({error.filename or partial})"
+        if error.errno in _NO_ROOM:
+            advice = "Make room there, or remove checkpoints that are no longer needed."
+    return f"The checkpoint of step {step} was not saved: {cause}. Older checkpoints are untouched. {advice}"
+
+
+def _gib(num_bytes: int) -> str:
+    return f"{num_bytes / 1024**3:,.1f} GiB"

@@ -1,0 +1,110 @@
+"""Whether a checkpoint is what its manifest says: the same files, of the same sizes, with the same content.
+
+Nothing of a checkpoint may be unpickled before `verify_before_load` returned: a flipped bit in a shard loads without
+an error, and a replaced `.metadata` or `common.pt` runs whatever it likes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from harness.errors import CheckpointError
+from harness.run.checkpoints.contents import Progress, contents, file_records
+from harness.run.checkpoints.manifest import Manifest, manifest_or_problem, write_manifest
+from harness.run.checkpoints.signature import SigningKey
+from harness.run.files import UNREADABLE
+
+SHARD_SUFFIX = ".distcp"
+"""Files with tensors. All others are small, and are always hashed before they are used."""
+
+
+def verify(
+    path: Path, deep: bool = False, *, key: SigningKey | None = None, progress: Progress | None = None
+) -> list[str]:
+    """Problems of a checkpoint, one line each; none if it is sound. Sizes are compared, with `deep` hashes too.
+
+    With a key, its manifest must be signed, and the hashes are those that nobody can forge.
+    """
+    found = manifest_or_problem(path, key)
+    if isinstance(found, str):
+        return [found]
+    return _problems(path, found, found.files if deep else (), is_signed=key is not None, progress=progress)
+
+
+def verify_before_load(
+    path: Path, *, deep: bool = False, key: SigningKey | None = None, progress: Progress | None = None
+) -> Manifest:
+    """Check sizes of all files and hashes of all but the shards, with `deep` of these too; returns the manifest.
+
+    Shards hold a few pickled objects beside their tensors (random states): use `deep` where the storage is not trusted.
+    With a key, the manifest must be signed, and everything is hashed.
+
+    Raises:
+        CheckpointError: it is not sound. Lists every problem.
+    """
+    found = manifest_or_problem(path, key)
+    if isinstance(found, str):
+        problems = [found]
+    else:
+        hashed = [name for name in found.files if deep or key is not None or not name.endswith(SHARD_SUFFIX)]
+        problems = _problems(path, found, hashed, is_signed=key is not None, progress=progress)
+        if not problems:
+            return found
+    raise CheckpointError(
+        f"Checkpoint {path} cannot be used:\n"
+        + "\n".join(f"  {problem}" for problem in problems)
+        + "\nNothing was loaded. Restore its files, or resume from another checkpoint."
+    )
+
+
+def sign(path: Path, key: SigningKey, *, progress: Progress | None = None) -> None:
+    """Sign a checkpoint that is sound: its manifest gets the hashes that nobody can forge, and the signature.
+
+    Raises:
+        CheckpointError: it is not sound, or the disk refuses; it is as it was.
+    """
+    manifest = verify_before_load(path)
+    try:
+        records = file_records(path, manifest.files, with_sha256=True, progress=progress)
+        altered = [name for name, record in records.items() if record.xxh3 != manifest.files[name].xxh3]
+        if altered:
+            raise CheckpointError(f"{path} was not signed: {altered[0]!r} was altered since it was saved.")
+        write_manifest(path, manifest.model_copy(update={"files": records}), key)
+    except OSError as error:
+        raise CheckpointError(f"{path} was not signed: {error.strerror}.") from error
+
+
+def _problems(
+    path: Path, manifest: Manifest, hashed: Collection[str], *, is_signed: bool, progress: Progress | None
+) -> list[str]:
+    try:
+        found = contents(path)
+    except OSError as error:
+        return [f"the folder {UNREADABLE}: {error.strerror}"]
+    problems = [f"{name!r} is {kind}; a checkpoint has regular files only" for name, kind in found.strange.items()]
+    for name, record in manifest.files.items():
+        if name in found.files and found.files[name] != record.bytes:
+            problems.append(f"{name!r} has {found.files[name]:,} bytes, the manifest says {record.bytes:,}")
+        elif name not in found.files and name not in found.strange:
+            problems.append(f"{name!r} is missing")
+    problems += [f"{name!r} is not in the manifest" for name in found.files if name not in manifest.files]
+    of_right_size = [name for name in hashed if found.files.get(name) == manifest.files[name].bytes]
+    return sorted(problems) + _altered(path, manifest, of_right_size, is_signed, progress)
+
+
+def _altered(
+    path: Path, manifest: Manifest, names: Collection[str], is_signed: bool, progress: Progress | None
+) -> list[str]:
+    try:
+        records = file_records(path, names, with_sha256=is_signed, progress=progress)
+    except OSError as error:
+        return [f"{Path(str(error.filename or path)).name!r} {UNREADABLE}: {error.strerror}"]
+    problems = []
+    for name, record in records.items():
+        promised = manifest.files[name]
+        if record.xxh3 != promised.xxh3:
+            problems.append(f"{name!r} was altered: its hash is {record.xxh3}, the manifest says {promised.xxh3}")
+        elif is_signed and record.sha256 != promised.sha256:
+            problems.append(f"{name!r} was forged: its XXH3 fits, its SHA-256 does not")
+    return problems

@@ -1,0 +1,78 @@
+"""Signals of the operating system as orders: what a scheduler or a person at a terminal can send to a process.
+
+SIGUSR1 saves; SIGUSR2, SIGTERM and the first Ctrl-C (SIGINT) save and stop; a second Ctrl-C kills as usual.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Sequence
+from types import FrameType
+
+from harness.run.commands.command import Order, OrderKind
+
+KIND_OF_SIGNAL = {
+    signal.SIGUSR1: OrderKind.SAVE,
+    signal.SIGUSR2: OrderKind.SAVE_AND_STOP,
+    signal.SIGTERM: OrderKind.SAVE_AND_STOP,
+    signal.SIGINT: OrderKind.SAVE_AND_STOP,
+}
+HANDLED_SIGNALS = tuple(KIND_OF_SIGNAL)
+
+
+class SignalFlags:
+    """Notes which signals arrived; nothing else happens in the handlers. Every rank has one, in its main thread."""
+
+    def __init__(self) -> None:
+        self._arrived = dict.fromkeys(HANDLED_SIGNALS, False)
+        self._before: dict[signal.Signals, signal._HANDLER] = {}
+        self._num_orders = 0
+
+    def install(self) -> None:
+        """Sets the handlers, and lets through the signals that a launcher held back until now."""
+        for number in HANDLED_SIGNALS:
+            self._before[number] = signal.signal(number, self._note)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+
+    def restore(self) -> None:
+        """Holds the signals back again and puts the earlier handlers back.
+
+        A process that leaves with an exit code of its own is not to die of a signal that comes late.
+        """
+        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)
+
+    def take_flags(self) -> tuple[bool, ...]:
+        """Which of `HANDLED_SIGNALS` arrived since the last call, for ranks that want to agree on them."""
+        taken = tuple(self._arrived.values())
+        for number, arrived in zip(HANDLED_SIGNALS, taken, strict=True):
+            if arrived:  # one that arrives just now must not be wiped out
+                self._arrived[number] = False
+        return taken
+
+    def forget(self, flags: Sequence[bool]) -> None:
+        """Drops what arrived of these signals meanwhile: ranks that were sent one together may see it steps apart."""
+        for number, agreed in zip(HANDLED_SIGNALS, flags, strict=True):
+            if agreed:
+                self._arrived[number] = False
+
+    def orders_from(self, flags: Sequence[bool]) -> list[Order]:
+        """The orders that signals stand for; the flags may be those of all ranks combined."""
+        arrived = [number for number, flag in zip(HANDLED_SIGNALS, flags, strict=True) if flag]
+        return [self._order(number) for number in arrived]
+
+    def take(self) -> list[Order]:
+        """The orders by signals to this process since the last call."""
+        return self.orders_from(self.take_flags())
+
+    def _order(self, number: signal.Signals) -> Order:
+        self._num_orders += 1
+        order_id = f"{number.name}#{self._num_orders}"
+        return Order(kind=KIND_OF_SIGNAL[number], reason=f"received {number.name}", source=number.name, id=order_id)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._arrived[signal.Signals(number)] = True
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)

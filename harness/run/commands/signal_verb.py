@@ -1,0 +1,120 @@
+"""The command `harness signal`: an order to a run, as a person gives it."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from harness.errors import UsageError
+from harness.run.commands.command import PLAIN_KINDS, OrderKind, Request
+from harness.run.commands.evidence import EvidenceRequest, UnreadableEvidenceError
+from harness.run.commands.rollback import RollbackRequest, UnreadableRequestError
+
+OFFERED = (*PLAIN_KINDS, OrderKind.ROLLBACK, OrderKind.EVIDENCE)
+"""What a person orders; the others are for the watcher, and for `harness data quarantine`."""
+
+
+class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the newest click
+    """Two numbers, written `A:B`."""
+
+    name = "A:B"
+
+    def __init__(self, number: type[int] | type[float] = int) -> None:
+        self._number = number
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 (click's)
+        """The pair that a text stands for."""
+        first, colon, second = str(value).partition(":")
+        try:
+            return self._number(first), self._number(second)
+        except ValueError:
+            example = "116:183" if self._number is int else "0.9:0.95"
+            raise click.BadParameter(f"{value!r} is no pair of numbers A:B, such as {example}", ctx, param) from None
+
+
+@click.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.argument("order", type=click.Choice([str(kind) for kind in OFFERED]))
+@click.option("--reason", default="", help="Why; it is kept with the order and in the run's events.")
+@click.option("--wait", is_flag=True, help="Wait until the order was carried out, and say what came of it.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    default=600.0,
+    show_default=True,
+    help="Seconds to wait at most.",
+)
+@click.option("--to-step", type=int, help="rollback: to the checkpoint of this step, whatever its health.")
+@click.option("--before-step", type=int, help="rollback: to the newest clean checkpoint of an earlier step.")
+@click.option("--skip-steps", type=Pair(), help="rollback: never train again on the samples of steps A to B.")
+@click.option("--skip-samples", type=Pair(), help="rollback: nor on the samples A up to B of the run's order.")
+@click.option("--learning-rate-factor", type=float, help="rollback: factor of the learning rate for some steps.")
+@click.option("--adam-betas", type=Pair(float), help="rollback: betas of Adam for some steps.")
+@click.option("--for-steps", type=int, help="rollback: how many steps these two last.")
+@click.option("--steps", type=Pair(), help="evidence: the steps whose samples are examined, A to B.")
+def signal(run_dir: Path, order: str, reason: str, wait: bool, timeout_s: float, **fields: object) -> None:
+    """Give an order to the run that trains in RUN_DIR.
+
+    It takes effect at the end of the step. save goes on afterwards; stop leaves without saving; save-and-stop saves
+    and leaves, to be resumed. `touch RUN_DIR/signals/save` does the same. rollback returns to a checkpoint without
+    restarting; evidence writes down what the samples of some steps lose now.
+
+    \b
+    Examples:
+      harness signal runs/tiny save --wait
+      harness signal runs/tiny save-and-stop --reason "maintenance at noon"
+      harness signal runs/tiny rollback --before-step 4012 --skip-steps 4000:4199 --reason "garbled part-00007"
+      harness signal runs/tiny evidence --steps 4008:4012 --wait
+    """
+    from harness.run.commands.drop import drop, wait_for
+    from harness.run.paths import RunDir
+
+    request = _request(OrderKind(order), {name: value for name, value in fields.items() if value is not None})
+    file = drop(RunDir(run_dir), OrderKind(order), reason, request)
+    if wait:
+        outcome = wait_for(RunDir(run_dir), file, timeout_s=timeout_s)
+        click.echo("\n".join(f"{name}: {value}" for name, value in outcome.items()))
+    else:
+        click.echo(f"ordered: {file}")
+
+
+def _request(kind: OrderKind, fields: Mapping[str, Any]) -> Request | None:
+    """What the options ask for.
+
+    Raises:
+        UsageError: An option belongs to another order, or together they make no sense.
+    """
+    given = {name.replace("_", "-") for name in fields}
+    allowed = _ALLOWED.get(kind, set())
+    if stray := sorted(given - allowed):
+        words = f"allowed with it: {', '.join(f'--{name}' for name in sorted(allowed))}" if allowed else "it has none"
+        raise UsageError(f"--{stray[0]} does not belong to the order {kind}; {words}")
+    try:
+        if kind is OrderKind.ROLLBACK:
+            return RollbackRequest(**fields)
+        if kind is OrderKind.EVIDENCE:
+            if "steps" not in fields:
+                raise UnreadableEvidenceError("which steps? give --steps A:B, such as --steps 4008:4012")
+            return EvidenceRequest(**fields)
+    except (UnreadableRequestError, UnreadableEvidenceError) as error:
+        raise UsageError(str(error).replace('"', "").replace("_", "-")) from None
+    return None
+
+
+_ALLOWED = {
+    OrderKind.ROLLBACK: {
+        "to-step",
+        "before-step",
+        "skip-steps",
+        "skip-samples",
+        "learning-rate-factor",
+        "adam-betas",
+        "for-steps",
+    },
+    OrderKind.EVIDENCE: {"steps"},
+}

@@ -1,0 +1,138 @@
+"""A number for every time a run's directory was taken: whoever holds a lower one than the newest publishes no more.
+
+A lock keeps out whoever asks for it. It does not stop a trainer that has lost it without noticing: one that was
+stopped, or cut off from the file system, while its node was given up and another took its place; nor two trainers where
+`flock` reaches no further than the machine. So each taking makes the file `<run>/fence/<token>` with the next number,
+which no two processes can make both, and removes the lower ones. A writer opens its own file right before it publishes:
+by name, because opening is what file systems check with the server, where a listing may be a minute old.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import RunTakenOverError, UsageError
+from harness.run.paths import RunDir
+
+_NAME = re.compile(r"[0-9]{7,18}")
+_GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fence:
+    """The right to publish in a run's directory, as long as nobody takes the run after us."""
+
+    run_dir: RunDir
+    token: int
+
+    def require_held(self) -> None:
+        """Returns if nobody has taken the run since. Reads one name; changes nothing.
+
+        Raises:
+            RunTakenOverError: Somebody has.
+            OSError: The file system does not say.
+        """
+        try:
+            os.close(os.open(_path(self.run_dir, self.token), os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno not in _GONE:
+                raise
+            raise RunTakenOverError(self._taken_over_text()) from None
+
+    def _taken_over_text(self) -> str:
+        newest = max(_tokens(self.run_dir), default=None)
+        who = f"whoever holds token {newest}" if newest is not None else "somebody who removed its fence folder"
+        return (
+            f"{self.run_dir.root} was taken over by {who}, while this process held token {self.token}: it was stopped, "
+            "or cut off from the file system, and a run has one trainer at a time. It has published nothing since and "
+            "leaves. Nothing is lost: the run goes on there, or `harness train` takes it over again"
+        )
+
+
+@contextmanager
+def explaining(fence: Fence | None) -> Iterator[None]:
+    """Tells of an error of the `with` block as what it is, if it came about because somebody took the run over.
+
+    Whoever takes a run over removes what is half written: to its writer that looks like a broken file system.
+
+    Raises:
+        RunTakenOverError: In the place of any other error.
+    """
+    try:
+        yield
+    except Exception as error:
+        if fence is not None:
+            try:
+                fence.require_held()
+            except RunTakenOverError as taken:
+                raise taken from error
+            except OSError:
+                pass
+        raise
+
+
+def claim(run_dir: RunDir) -> Fence:
+    """Takes the next number, and with it the right to publish from all who had one before.
+
+    When it returns, whatever they publish is either there already or will be refused.
+
+    Raises:
+        UsageError: The file system refuses.
+    """
+    folder = run_dir.fence
+    try:
+        folder.mkdir(exist_ok=True)
+        token = _make_next(run_dir)
+        for older in _tokens(run_dir):
+            if older < token:
+                _path(run_dir, older).unlink(missing_ok=True)
+        _sync_folder(folder)
+    except OSError as error:
+        raise UsageError(
+            f"cannot take the run directory {run_dir.root}: {error.strerror} ({error.filename or folder}). Nothing was "
+            "started; it must be writable and have room, choose another one with --run-dir"
+        ) from None
+    return Fence(run_dir=run_dir, token=token)
+
+
+def _make_next(run_dir: RunDir) -> int:
+    """Makes the file of the first free number above all others, durably."""
+    token = max(_tokens(run_dir), default=0) + 1
+    while True:
+        try:
+            descriptor = os.open(_path(run_dir, token), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        except FileExistsError:  # somebody else was faster
+            token += 1
+            continue
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        # The old one must not be gone while this one is not yet there after a power cut: numbers only grow.
+        _sync_folder(run_dir.fence)
+        return token
+
+
+def _tokens(run_dir: RunDir) -> list[int]:
+    found: list[int] = []
+    with suppress(OSError):
+        found = [int(path.name) for path in run_dir.fence.iterdir() if _NAME.fullmatch(path.name)]
+    return found
+
+
+def _path(run_dir: RunDir, token: int) -> Path:
+    return run_dir.fence / f"{token:07d}"
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

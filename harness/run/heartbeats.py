@@ -1,0 +1,152 @@
+"""A rank's sign of life: which step it works on, in which phase, since when. Off the path of training.
+
+`<run>/heartbeats/rank_00003.json`, written whole every few seconds by a thread:
+
+    {"rank": 3, "host": "node07", "pid": 4711, "step": 120, "phase": "forward-backward", "since": 1700000000.0,
+     "time": 1700000004.2, "spent_s": {"data": 0.4, "forward-backward": 130.2}, "compute_ms": 0.21}
+
+`since` is when the phase began, `time` when the file was written, both in seconds since 1970. A rank that waits in a
+collective goes on writing, with an old `since`; one that is stopped, dead or cut off has an old `time`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from types import TracebackType
+
+from harness.run.paths import RunDir
+
+WRITE_EVERY_S = 5.0
+
+
+class Phase(StrEnum):
+    """What a rank does, in the order in which a step does it."""
+
+    START = "start"
+    """Joins the others, opens data, builds the model."""
+    LOAD = "load"
+    """Reads a checkpoint."""
+    DATA = "data"
+    """Waits for its batch."""
+    FORWARD_BACKWARD = "forward-backward"
+    """Computes, and exchanges activations and gradients."""
+    OPTIMIZER = "optimizer"
+    EVALUATE = "evaluate"
+    SAVE = "save"
+    LEFT = "left"
+    """Left the run in good order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """What a rank said last."""
+
+    rank: int
+    host: str
+    pid: int
+    step: int
+    """The step it works on; after the update, the step that is done."""
+    phase: Phase
+    since: float
+    time: float
+    spent_s: dict[str, float]
+    """Seconds in each phase since this launch began."""
+    compute_ms: float | None = None
+    """Time of a fixed computation on its device, when ranks were last compared; None before."""
+
+    @property
+    def position(self) -> tuple[int, int]:
+        """How far the rank has come. Compares like time."""
+        return self.step, list(Phase).index(self.phase)
+
+
+class Heartbeat:
+    """Writes the sign of life of one rank while it is entered."""
+
+    def __init__(
+        self, path: Path, rank: int, *, every_s: float = WRITE_EVERY_S, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._path = path
+        self._rank = rank
+        self._every_s = every_s
+        self._clock = clock
+        self._now: tuple[Phase, int, float] = (Phase.START, 0, clock())
+        self._spent_s: dict[str, float] = {}
+        self._taken_s: dict[str, float] = {}
+        self.compute_ms: float | None = None
+        """Time of a fixed computation on this rank's device, for others to compare."""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heartbeat:
+        with suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Writes a last time: that the rank has left, or where it failed."""
+        if kind is None:
+            self.enter(Phase.LEFT, self._now[1])
+        self._ended.set()
+        self._thread.join(timeout=self._every_s)
+
+    def enter(self, phase: Phase, step: int) -> None:
+        """Notes that a phase begins; costs less than a microsecond and writes nothing itself."""
+        now = self._clock()
+        before, _, since = self._now
+        self._spent_s[before] = self._spent_s.get(before, 0.0) + now - since
+        self._now = (phase, step, now)
+
+    def take_spent_s(self, phase: Phase) -> float:
+        """Seconds spent in a phase since this was asked last; a phase that has not ended does not count yet."""
+        spent_s = self._spent_s.get(phase, 0.0)
+        taken_s, self._taken_s[phase] = self._taken_s.get(phase, 0.0), spent_s
+        return spent_s - taken_s
+
+    def _run(self) -> None:
+        while True:
+            ended = self._ended.is_set()
+            with suppress(OSError):  # a full disk must not end training; the old beat goes stale
+                self._write()
+            if ended:
+                return
+            self._ended.wait(self._every_s)
+
+    def _write(self) -> None:
+        phase, step, since = self._now
+        beat = Beat(
+            rank=self._rank,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            step=step,
+            phase=phase,
+            since=round(since, 3),
+            time=round(self._clock(), 3),
+            spent_s={name: round(seconds, 3) for name, seconds in self._spent_s.copy().items()},
+            compute_ms=self.compute_ms,
+        )
+        written = self._path.with_name(f"{self._path.name}.tmp")
+        written.write_text(json.dumps(asdict(beat)) + "\n")
+        written.rename(self._path)
+
+
+def read_beats(run_dir: RunDir) -> Iterator[Beat]:
+    """The last beat of every rank that has one, by rank; what cannot be read is passed over."""
+    for path in sorted(run_dir.heartbeats.glob("rank_*.json")):
+        try:
+            fields = json.loads(path.read_bytes())
+            yield Beat(**{**fields, "phase": Phase(fields["phase"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            continue

@@ -1,0 +1,137 @@
+"""The folder of one launch, and the run's `config.yaml`.
+
+```
+launches/0001/config.yaml       the configuration of this launch, with every default and override written out
+              launch.json       when, where and by what command it was started
+              rank_00003.log    what this rank wrote (rank 0 writes to the terminal)
+```
+
+`<run>/config.yaml` is the configuration of the newest launch that could begin; those of all launches are in their
+folders, and are what their workers read: a start that is refused leaves the run's as it was. A launch may differ from
+the one before it: the trainer compares what it resumes with what it is given, goes on where only `parallel`, `logging`,
+`checkpoint` or `evaluation` differ, and refuses where another model would come out. Nothing here is written unless the
+caller holds the run's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.config.load import dump_config, load_config
+from harness.config.schema import Config
+from harness.errors import ConfigError, UsageError
+from harness.run.paths import RunDir
+
+
+def make_run(run_dir: RunDir) -> None:
+    """Makes the run's directory and the folders in it, where they are missing.
+
+    Raises:
+        UsageError: A file is in the way, or the file system does not allow it.
+    """
+    try:
+        run_dir.make_folders()
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the run directory {run_dir.root}: {error.strerror} ({error.filename}); "
+            "choose another one with --run-dir"
+        ) from None
+
+
+def open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], prepared: Path | None = None) -> Path:
+    """Makes the next launch's folder and puts the configuration in place. The caller holds the run's lock.
+
+    Args:
+        run_dir: The run; its folders exist.
+        config: The configuration of this launch.
+        facts: Written to `launch.json`, beside the time, the host and the command.
+        prepared: The folder, where `harness launch` made it before the job was queued.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UsageError: The disk refuses, for instance because it is full.
+    """
+    try:
+        return _open_launch(run_dir, config, facts, prepared)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write to the run directory {run_dir.root}: {error.strerror or error}. Nothing was started; make "
+            "room there, or choose another one with --run-dir"
+        ) from None
+
+
+def _open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], prepared: Path | None) -> Path:
+    folder = prepared or run_dir.launch(run_dir.next_launch_number())
+    folder.mkdir(parents=True, exist_ok=prepared is not None)
+    text = dump_config(config)
+    (folder / "config.yaml").write_text(text)
+    launch = {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "working_directory": str(Path.cwd()),
+        "command": sys.argv,
+        **facts,
+    }
+    (folder / "launch.json").write_text(json.dumps(launch, indent=2, default=str) + "\n")
+    if not run_dir.config.exists():  # from the first start on, others know the directory for a run by it
+        _replace(run_dir.config, text)
+    return folder
+
+
+def accept(run_dir: RunDir, config: Config) -> None:
+    """Makes the configuration of a launch that can begin the run's. The caller holds the run's lock.
+
+    Raises:
+        OSError: The disk refuses; the run's configuration is the earlier one.
+    """
+    _replace(run_dir.config, dump_config(config))
+
+
+def changes(run_dir: RunDir, config: Config) -> list[str]:
+    """The fields in which a configuration differs from the run's; none if that cannot be read."""
+    try:
+        before = load_config(run_dir.config)
+    except ConfigError:  # the first launch, or one by a version with other fields
+        return []
+    old, now = _fields(before.model_dump(mode="json")), _fields(config.model_dump(mode="json"))
+    return [
+        f"{name}: {_shown(old, name)}, now {_shown(now, name)}"
+        for name in [*old, *(name for name in now if name not in old)]
+        if old.get(name) != now.get(name)
+    ]
+
+
+def _fields(value: object, place: str = "") -> dict[str, object]:
+    """Every number and text in nested mappings and lists, by its place: `phases.0.seq_length`."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    else:
+        return {place: value}
+    return {
+        name: field for key, item in items for name, field in _fields(item, f"{place}.{key}" if place else key).items()
+    }
+
+
+def _shown(fields: Mapping[str, object], name: str) -> str:
+    return json.dumps(fields[name], ensure_ascii=False) if name in fields else "absent"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole: it has its old content or its new one, whatever happens."""
+    written = path.with_name(f"{path.name}.tmp")
+    with written.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    written.rename(path)

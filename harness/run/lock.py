@@ -1,0 +1,215 @@
+"""One trainer per run directory: a lock that the kernel releases when its holders are dead, however they died.
+
+The lock is a `flock` on `<run>/lock`. It belongs to the open file, so that a launcher can pass it on to its workers: it
+is held until the last of them is gone, even if the launcher is killed. The file's text says who holds it, for people.
+With the lock comes a fence, which holds back a writer that has lost the lock without noticing.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+from harness.errors import RunInUseError, RunTakenOverError, UsageError
+from harness.run.fence import Fence, claim
+from harness.run.paths import RunDir
+
+PATIENCE_S = 0.5
+"""Somebody who only looks whether the lock is held holds it for a moment; this is how long we try again."""
+_RETRY_S = 0.05
+_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Owner:
+    """The process that took a run's lock."""
+
+    host: str
+    pid: int
+    process: str | None
+    """What tells the process from a later one with its pid: the boot it lives in and its start. None where unknown."""
+    job_id: str | None
+    started: str
+    token: int = 0
+    """Of its fence."""
+
+    def __str__(self) -> str:
+        """For people: `process 123 on node07 (job 4711) since 2025-01-31 12:00:00`."""
+        job = f" (job {self.job_id})" if self.job_id else ""
+        return f"process {self.pid} on {self.host}{job} since {self.started}"
+
+
+class RunLock:
+    """The lock of a run directory. Use it as a context manager, or call `acquire` and `release`."""
+
+    def __init__(self, run_dir: RunDir, job_id: str | None = None) -> None:
+        self._run_dir = run_dir
+        self._job_id = job_id
+        self._descriptor: int | None = None
+        self._fence: Fence | None = None
+        self.unprotected_reason: str | None = None
+        """Set by `acquire` where the file system has no locks: training can go on, but nothing keeps a second out."""
+
+    def acquire(self) -> None:
+        """Takes the lock. Does nothing if this process, or the launcher that started it, holds it already.
+
+        Raises:
+            RunInUseError: Another process trains in this run directory.
+            UsageError: The run directory does not exist or cannot be written.
+        """
+        descriptor = _open(self._run_dir.lock)
+        try:
+            if (ours := self._lock(descriptor)) is not None:
+                os.close(descriptor)
+                self._fence = Fence(run_dir=self._run_dir, token=ours.token)
+                return
+            self._fence = claim(self._run_dir)
+            _write_owner(descriptor, _myself(self._job_id, self._fence.token))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        """Gives the lock up, unless a process that it was passed on to still lives."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with suppress(OSError, RunTakenOverError):  # where locks are no use, the text may be that of the next owner
+                self.fence.require_held()
+                os.ftruncate(descriptor, 0)
+            with suppress(OSError):  # it is closed all the same
+                os.close(descriptor)  # closed, not unlocked: unlocking would take it from those it was passed on to
+
+    @property
+    def descriptor(self) -> int | None:
+        """The open file to pass on to workers (`pass_fds`); None where the lock is not held by this object."""
+        return self._descriptor
+
+    @property
+    def fence(self) -> Fence:
+        """What to ask right before publishing anything in the run's directory. The lock must have been acquired."""
+        assert self._fence is not None, "the lock was not acquired"
+        return self._fence
+
+    def __enter__(self) -> RunLock:
+        self.acquire()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def _lock(self, descriptor: int) -> Owner | None:
+        """Takes the lock, or returns its owner where it is held on our behalf already."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                owner = _read_owner(descriptor)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS_HERE:
+                    raise
+                self.unprotected_reason = f"the file system of {self._run_dir.root} has no locks ({error.strerror})"
+                owner = _read_owner(descriptor)
+                return owner if owner is not None and _is_ours(owner) else None
+            if owner is not None and _is_ours(owner):
+                return owner
+            if time.monotonic() >= deadline:
+                raise RunInUseError(_in_use_text(self._run_dir, owner))
+            time.sleep(_RETRY_S)
+
+
+def owner_of(run_dir: RunDir) -> Owner | None:
+    """Who holds the run's lock, None where nobody does or the lock's file does not exist."""
+    try:
+        descriptor = os.open(run_dir.lock, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _read_owner(descriptor) or Owner(host="?", pid=0, process=None, job_id=None, started="?")
+    else:
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def last_owner_of(run_dir: RunDir) -> Owner | None:
+    """Who took the lock last without releasing it: trains still, was killed, or locks invisibly on another host."""
+    try:
+        return _parse_owner(run_dir.lock.read_bytes())
+    except OSError:
+        return None
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise UsageError(
+            f"cannot lock the run directory {path.parent}: {error.strerror}; it must exist and be writable, "
+            "choose another one with --run-dir"
+        ) from None
+
+
+def _in_use_text(run_dir: RunDir, owner: Owner | None) -> str:
+    who = str(owner) if owner else "another process"
+    return (
+        f"{run_dir.root} is in use: {who} trains there, and a run has one trainer at a time; "
+        f"stop it with `harness signal {run_dir.root} save-and-stop`, or choose another directory with --run-dir"
+    )
+
+
+def _is_ours(owner: Owner) -> bool:
+    """Whether the owner is this process or its parent."""
+    if owner.host != socket.gethostname() or owner.pid not in (os.getpid(), os.getppid()):
+        return False
+    return owner.process == _process_of(owner.pid)
+
+
+def _myself(job_id: str | None, token: int) -> Owner:
+    pid = os.getpid()
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    process = _process_of(pid)
+    return Owner(host=socket.gethostname(), pid=pid, process=process, job_id=job_id, started=started, token=token)
+
+
+def _process_of(pid: int) -> str | None:
+    """Boot and start time of a process: on Linux the 22nd field of `/proc/<pid>/stat`, whose 2nd may hold `) `."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return f"{boot}:{after_name[19]}"
+
+
+def _write_owner(descriptor: int, owner: Owner) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, (json.dumps(asdict(owner)) + "\n").encode(), 0)
+    except OSError:  # a full disk: the lock holds without its text
+        return
+
+
+def _read_owner(descriptor: int) -> Owner | None:
+    return _parse_owner(os.pread(descriptor, 4096, 0))
+
+
+def _parse_owner(text: bytes) -> Owner | None:
+    try:
+        return Owner(**json.loads(text))
+    except (ValueError, TypeError):
+        return None

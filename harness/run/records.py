@@ -1,0 +1,170 @@
+"""The record of one step and its form in `metrics.jsonl`, written and read.
+
+A line is one JSON object. `attempt`, `step`, `time`, `phase`, `consumed_samples`, `consumed_tokens` and
+`data/batch_hash` (16 hex digits) are always there; every other key is a metric. A number that is NaN or infinite is
+written as null, and the line then also has `"nonfinite": true`. Numbers have as many digits as it takes to read the
+same float back, so that equal losses are equal lines.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.run import metric_names as names
+
+_NONFINITE = "nonfinite"
+_NOT_VALUES = frozenset(
+    ("attempt", "step", "time", "phase", "consumed_samples", "consumed_tokens", names.BATCH_HASH, _NONFINITE)
+)
+_KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), .*\}\n?')
+_SUPERSEDED = -1
+_TAIL_BYTES = 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepRecord:
+    """Everything known about one step, as plain numbers."""
+
+    attempt: int
+    step: int
+    time: float
+    """Seconds since 1970."""
+    phase: str
+    consumed_samples: int
+    consumed_tokens: int
+    batch_hash: int
+    """Unsigned, 64 bits."""
+    values: Mapping[str, float]
+    """Metrics by name (`harness.run.metric_names`). What is not known is absent."""
+
+
+def to_json_line(record: StepRecord) -> str:
+    """The record as a line, with its line end."""
+    fields: dict[str, object] = {
+        "attempt": record.attempt,
+        "step": record.step,
+        "time": round(record.time, 3),
+        "phase": record.phase,
+        "consumed_samples": record.consumed_samples,
+        "consumed_tokens": record.consumed_tokens,
+    }
+    fields |= {name: value if math.isfinite(value) else None for name, value in record.values.items()}
+    fields[names.BATCH_HASH] = f"{record.batch_hash:016x}"
+    if not all(map(math.isfinite, record.values.values())):
+        fields[_NONFINITE] = True
+    return json.dumps(fields, allow_nan=False) + "\n"
+
+
+def from_json_line(line: str | bytes) -> StepRecord | None:
+    """The record of a line, None where the line is not a whole record (the writer died in the middle of it).
+
+    A null reads as NaN.
+    """
+    try:
+        fields = json.loads(line)
+        return StepRecord(
+            attempt=int(fields["attempt"]),
+            step=int(fields["step"]),
+            time=float(fields["time"]),
+            phase=str(fields["phase"]),
+            consumed_samples=int(fields["consumed_samples"]),
+            consumed_tokens=int(fields["consumed_tokens"]),
+            batch_hash=int(fields[names.BATCH_HASH], 16),
+            values={
+                name: math.nan if value is None else value for name, value in fields.items() if name not in _NOT_VALUES
+            },
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def read_records(path: Path) -> Iterator[StepRecord]:
+    """The effective records of a `metrics.jsonl`, by rising step: what training did, all rewinds taken into account.
+
+    A line counts unless a later line has the same or an earlier step (training was rewound to before it) or an earlier
+    line has a later attempt. Half lines are passed over. The file is read twice and never held in memory.
+    """
+    yield from _records_of(path, _effective_steps(path))
+
+
+def hidden_records(path: Path, *, attempt: int, step: int) -> list[StepRecord]:
+    """What has to be written again before training goes on from a step of an attempt, by rising step.
+
+    The way there is hidden if a start since then went on from an earlier step and recorded some: it could not read the
+    checkpoint at that moment, and died before it saved one of its own. Empty as a rule, and then only the end of the
+    file is read.
+    """
+    if last_key(path, up_to_step=step) in (None, (attempt, step)):
+        return []
+    way, effective = _effective_steps(path, last_attempt=attempt), _effective_steps(path)
+    hidden = [own for own, counts in zip(way, effective, strict=False) if own != _SUPERSEDED and own != counts]
+    first = min((own for own in hidden if own <= step), default=math.inf)
+    return list(_records_of(path, array("q", (own if first <= own <= step else _SUPERSEDED for own in way))))
+
+
+def _records_of(path: Path, steps: Iterable[int]) -> Iterator[StepRecord]:
+    """The records of the lines whose step is not `_SUPERSEDED`."""
+    with path.open("rb") as lines:
+        for line, step in zip(lines, steps, strict=False):  # the file may have grown in between
+            if step != _SUPERSEDED and (record := from_json_line(line)) is not None:
+                yield record
+
+
+def _effective_steps(path: Path, *, last_attempt: int | None = None) -> array[int]:
+    """The step of every line of the file that counts, `_SUPERSEDED` for one that does not.
+
+    With `last_attempt` as if no later one had ever begun.
+    """
+    steps = array("q")
+    latest_attempt = 0
+    with path.open("rb") as lines:
+        for line in lines:
+            attempt, step = _key_of(line)
+            if last_attempt is not None and attempt > last_attempt:
+                steps.append(_SUPERSEDED)
+                continue
+            steps.append(step if attempt >= latest_attempt else _SUPERSEDED)
+            latest_attempt = max(latest_attempt, attempt)
+    lowest_later_step = math.inf
+    for index in range(len(steps) - 1, -1, -1):
+        if steps[index] >= lowest_later_step:
+            steps[index] = _SUPERSEDED
+        elif steps[index] != _SUPERSEDED:
+            lowest_later_step = steps[index]
+    return steps
+
+
+def _key_of(line: bytes) -> tuple[int, int]:
+    """(attempt, step) of a line without parsing all of it; the step is `_SUPERSEDED` where the line is not whole."""
+    if match := _KEY.fullmatch(line):
+        return int(match[1]), int(match[2])
+    record = from_json_line(line)
+    return (record.attempt, record.step) if record else (0, _SUPERSEDED)
+
+
+def last_key(path: Path, *, up_to_step: int | None = None) -> tuple[int, int] | None:
+    """(attempt, step) of the last whole line, None where there is none. Reads as much of the end as it takes.
+
+    With `up_to_step` of the last line whose step is not later: what was recorded of the line to that step.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            num_bytes = _TAIL_BYTES
+            while True:
+                file.seek(max(0, size - num_bytes))
+                for line in reversed(file.read().splitlines()):
+                    attempt, step = _key_of(line)
+                    if step != _SUPERSEDED and (up_to_step is None or step <= up_to_step):
+                        return attempt, step
+                if num_bytes >= size:
+                    return None
+                num_bytes *= 4
+    except FileNotFoundError:
+        return None

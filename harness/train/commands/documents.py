@@ -1,0 +1,89 @@
+"""Keeps documents out of every later sample, or lets them in again, at one position that all ranks agree on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from harness.data.order.cursor import Cursor
+from harness.errors import DataError, SaveFailedError
+from harness.parallel import collectives
+from harness.run.commands.command import Order
+from harness.run.commands.quarantine import QuarantineRequest
+from harness.run.order_changes import num_parts_of, quarantined_in
+from harness.train.run import Run
+from harness.train.state import TrainState
+from harness.train.steps.adoption import write_down
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What rank 0 made of an order; all ranks act on it."""
+
+    cursor: Cursor | None = None
+    problem: str | None = None
+    """Why it cannot be carried out."""
+
+
+def quarantine_documents(run: Run, state: TrainState, request: QuarantineRequest, order: Order) -> TrainState:
+    """Carries out an order about documents. Every rank must call it.
+
+    It is written down before it counts. Documents that are in quarantine already are passed over, so an order that is
+    found again after a crash changes nothing; one that cannot be carried out is reported and changes nothing.
+    """
+    outcome = collectives.from_rank_0(_entered(run, state.cursor, request) if run.ranks.is_writer else _Outcome())
+    if run.recorder is not None:
+        documents = {place: list(numbers) for place, numbers in request.documents.items()}
+        fields = {"documents": documents, "lift": request.lift, "order": order.source, "reason": order.reason}
+        count = sum(map(len, request.documents.values()))
+        if outcome.cursor is None:
+            problem = (
+                f"warning: the order {order.source} about {count} documents was not carried out: {outcome.problem}"
+            )
+            fields |= {"problem": str(outcome.problem)}
+            run.recorder.event("quarantine-refused", attempt=state.attempt, step=state.step, **fields)
+            run.recorder.message(problem)
+        else:
+            fields |= {"position": outcome.cursor.next_position}
+            run.recorder.event("quarantine", attempt=state.attempt, step=state.step, **fields)
+            done = "are in samples again" if request.lift else "are in no sample"
+            run.recorder.message(f"{count} documents {done} from position {outcome.cursor.next_position} on")
+    return state if outcome.cursor is None else replace(state, cursor=outcome.cursor)
+
+
+def _entered(run: Run, cursor: Cursor, request: QuarantineRequest) -> _Outcome:
+    """The cursor with the documents in its history, written down."""
+    try:
+        changed = changed_cursor(run, cursor, request)
+        run.data.stream.peek_hash(changed)  # would show that too little is left of a channel
+        write_down(run, cursor.history, changed.history)
+    except (DataError, SaveFailedError) as error:
+        return _Outcome(problem=str(error))
+    return _Outcome(cursor=changed)
+
+
+def changed_cursor(run: Run, cursor: Cursor, request: QuarantineRequest) -> Cursor:
+    """The cursor from whose place on the documents are in no sample, or are again.
+
+    Raises:
+        DataError: There is no such channel, part or document, or the part is damaged.
+    """
+    order = run.data.stream.order(cursor)
+    held = quarantined_in(cursor.history if request.lift else cursor.passed(cursor.history).history)
+    adopted = num_parts_of(cursor.history)
+    for place, documents in request.documents.items():
+        channel, _, part = place.partition("/")
+        turns = order.turns_of(channel)
+        number = turns.number_of(part)
+        known = turns.channel.parts[number]
+        if number >= adopted.get(channel, number + 1):
+            raise DataError(f"{place} is not used yet.")
+        if documents[-1] >= known.num_documents:
+            raise DataError(f"{place} has no document {documents[-1]}; it has {known.num_documents}, counted from 0.")
+        inside = held.get((channel, part), {})
+        chosen = [document for document in documents if (document in inside) == request.lift]
+        if chosen:
+            lengths = turns.lengths_of(number, np.array(chosen)).tolist()
+            cursor = cursor.quarantine(channel, part, dict(zip(chosen, lengths, strict=True)), lift=request.lift)
+    return cursor

@@ -1,0 +1,191 @@
+"""Computes what the samples of earlier steps lose now, and writes it down with what they are made of.
+
+`evidence/step_0040120.jsonl` has one JSON object per sample, the highest loss first:
+
+```
+{"step": 40118, "position": 321012, "loss": 9.81, "tokens": 4096, "channel": "code", "part": "part-00007", "epoch": 0,
+ "sample": 551, "documents": [8812, 8813], "most_common_token_share": 0.02, "repeated_share": 0.0, …}
+```
+
+`loss` is the mean over the sample's tokens in nats, with the weights of now; null where it is not finite. With a
+tokenizer there are also `newline_share`, `unreadable_share`, `compression_ratio` and how the `text` begins.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from harness.data.order.cursor import Cursor, Positions, rank_positions
+from harness.data.signs import text_signs, token_signs
+from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
+from harness.errors import DataError, HarnessError
+from harness.parallel import collectives
+from harness.run.checkpoints.lineage import line_of
+from harness.run.commands.command import Order
+from harness.train.run import Run
+from harness.train.state import TrainState
+
+Sums = dict[int, tuple[float, float]]
+"""(summed loss, tokens) of samples by position."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Beginning:
+    """Where the steps that are asked for begin, as rank 0 found out."""
+
+    cursor: Cursor | None = None
+    problem: str | None = None
+
+
+def reexamine(run: Run, state: TrainState, order: Order) -> None:
+    """Carries out an order for evidence. Every rank must call it; nothing of the run's state is touched.
+
+    An order that cannot be carried out is reported and changes nothing.
+    """
+    assert order.evidence is not None, "an order for evidence says of which steps"
+    first, last = order.evidence.steps
+    beginning = collectives.from_rank_0(_beginning(run, state, first, last) if run.ranks.is_writer else _Beginning())
+    if beginning.cursor is None:
+        _say_refused(run, state, order, str(beginning.problem))
+        return
+    cursor = beginning.cursor
+    steps: dict[int, int] = {}
+    own: Sums = {}
+    for step in range(first, last + 1):
+        positions, behind = run.data.stream.take(cursor)
+        own |= _own_sums(run, cursor, positions)
+        steps |= dict.fromkeys(positions.tolist(), step)
+        cursor = behind.passed(state.cursor.history)
+    totals = _added(collectives.gathered(own))
+    if run.recorder is None:
+        return
+    try:
+        path = _write(run, last, list(_lines(run, state.cursor, steps, totals)))
+    except (OSError, HarnessError) as error:
+        _say_refused(run, state, order, str(error))
+        return
+    run.recorder.event(
+        "evidence", attempt=state.attempt, step=state.step, steps=[first, last], path=path, order=order.source
+    )
+    run.recorder.message(f"evidence of steps {first} to {last} is in {path}")
+
+
+def _beginning(run: Run, state: TrainState, first: int, last: int) -> _Beginning:
+    """The cursor before step `first` of the line that led to the state."""
+    if last > state.step:
+        return _Beginning(problem=f"steps {first} to {last} are not done yet: the run is at step {state.step}")
+    if first < run.phase.first_step:
+        return _Beginning(
+            problem=f"steps {first} to {last} are not all of phase {run.phase.name}, which began with step "
+            f"{run.phase.first_step}, and whose model and samples are not those of the phase before"
+        )
+    earlier = (entry for entry in line_of(run.store.list(), state.saved) if entry.step < first)
+    saved = next(earlier, None)
+    step = saved.step if saved else 0
+    cursor = Cursor.from_json(saved.manifest.cursor) if saved else Cursor()
+    cursor = replace(cursor, skip_windows=state.cursor.skip_windows).passed(state.cursor.history)
+    found = None
+    while step < state.step:
+        if step + 1 == first:
+            found = cursor
+        cursor = run.data.stream.take(cursor)[1].passed(state.cursor.history)
+        step += 1
+    if found is None or cursor != state.cursor.passed(
+        state.cursor.history
+    ):  # another batch size, or a window that was added behind the cursor
+        return _Beginning(problem=f"the samples of steps {first} to {last} can no longer be told")
+    return _Beginning(cursor=found)
+
+
+def _own_sums(run: Run, cursor: Cursor, positions: Positions) -> Sums:
+    """What this rank's samples of the step at the cursor lose; empty off the last stage. Every rank must call it."""
+    data = run.data.stream.step(cursor)
+    run.pipeline.forward(data.micro_batches or (None,) * run.phase.num_microbatches_of(len(positions)), flags=())
+    losses = run.pipeline.last_sample_losses()
+    mine = rank_positions(
+        positions,
+        dp_rank=run.ranks.dp.rank,
+        dp_size=run.ranks.dp.size,
+        micro_batch_size=run.phase.micro_batch_size,
+    )
+    return dict(zip(mine.reshape(-1).tolist(), losses, strict=True)) if losses else {}
+
+
+def _added(of_ranks: Sequence[Sums]) -> Sums:
+    """The sums of all ranks: those that share a sequence have computed some of its tokens each."""
+    totals: Sums = {}
+    for sums in of_ranks:
+        for position, (loss, tokens) in sums.items():
+            before = totals.get(position, (0.0, 0.0))
+            totals[position] = (before[0] + loss, before[1] + tokens)
+    return totals
+
+
+def _lines(run: Run, cursor: Cursor, steps: Mapping[int, int], totals: Sums) -> Iterator[str]:
+    """One line per sample: what is not finite first, then by falling loss."""
+    means = {position: loss / tokens if tokens else 0.0 for position, (loss, tokens) in totals.items()}
+    ordered = sorted(means, key=lambda position: (-_height(means[position]), position))
+    order = run.data.stream.order(cursor)
+    samples = order.locate(np.array(ordered, dtype=np.int64))
+    rows = np.empty((len(ordered), run.phase.seq_length + 1), dtype=np.int64)
+    counts = order.read(samples, out=rows)
+    tokenizer = _tokenizer(run)
+    described = zip(ordered, order.addresses(samples), order.documents_of(samples), rows, counts, strict=True)
+    for position, address, documents, row, tokens_of_documents in described:
+        tokens = row[: sum(tokens_of_documents)]
+        fields: dict[str, object] = {
+            "step": steps[position],
+            "position": position,
+            "loss": means[position] if math.isfinite(means[position]) else None,
+            "tokens": int(totals[position][1]),
+            "channel": address.channel,
+            "part": address.part,
+            "epoch": address.epoch,
+            "sample": address.index,
+            "documents": [span.document for span in documents],
+            **token_signs(tokens),
+        }
+        if tokenizer is not None:
+            fields |= text_signs(tokenizer.decode(tokens.tolist()))
+        yield json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _height(loss: float) -> float:
+    return loss if math.isfinite(loss) else math.inf
+
+
+def _tokenizer(run: Run) -> Tokenizer | None:
+    """The tokenizer, if there is one that can be opened: evidence without text is still evidence."""
+    if run.config.data.tokenizer is None:
+        return None
+    try:
+        return open_tokenizer(run.config.data.tokenizer)
+    except DataError:
+        return None
+
+
+def _write(run: Run, last: int, lines: Sequence[str]) -> Path:
+    """Writes the evidence whole, beside what an earlier attempt may have found at the same step."""
+    first = run.run_dir.evidence(last)
+    names = (first if number == 1 else first.with_name(f"{first.stem}.{number}.jsonl") for number in count(1))
+    path = next(name for name in names if not name.exists())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_suffix(".partial")
+    written.write_text("".join(lines), encoding="utf-8")
+    written.rename(path)
+    return path
+
+
+def _say_refused(run: Run, state: TrainState, order: Order, problem: str) -> None:
+    if run.recorder is not None:
+        run.recorder.event(
+            "evidence-refused", attempt=state.attempt, step=state.step, reason=problem, order=order.source
+        )
+        run.recorder.message(f"warning: no evidence for {order.source}: {problem}")

@@ -1,0 +1,79 @@
+"""Keeps the state of every so many steps close by: in the host's memory, and written down for a start on the node."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from harness.checkpoint.node_folder import SnapshotRecord
+from harness.errors import CheckpointError
+from harness.parallel import collectives
+from harness.run.checkpoints.manifest import read_manifest
+from harness.train.run import Run
+from harness.train.saving.nearby import Nearby
+from harness.train.saving.saving import manifest
+from harness.train.saving.snapshots import Snapshot, take_snapshot
+from harness.train.state import TrainState
+
+
+def keep_snapshot(run: Run, state: TrainState, *, finite: bool) -> None:
+    """Copies the state behind a step, if that is due. Every rank must call it, and the state must have been reached.
+
+    Costs the time of a copy to the host. A state that is not finite is never kept.
+    """
+    every = run.config.checkpoint.snapshot_every_steps
+    if every is None or state.step % every or not finite:
+        return
+    started_s = time.perf_counter()
+    snapshot = take_snapshot(run, state)
+    if run.nearby is not None and state.saved is not None:
+        _write(run, run.nearby, state, snapshot)
+    run.in_flight.snapshot_s += time.perf_counter() - started_s
+
+
+def let_go(run: Run, state: TrainState) -> None:
+    """At the end of a launch: removes what is written down, if a checkpoint has all of it."""
+    if run.nearby is not None and state.is_saved:
+        run.nearby.remove()
+
+
+def _write(run: Run, nearby: Nearby, state: TrainState, snapshot: Snapshot) -> None:
+    """Begins to write a snapshot, if all ranks have written the last one; tells what was not written."""
+    report = torch.tensor([float(nearby.is_writing), float(nearby.problem is not None)], device=run.device)
+    num_busy, num_refused = collectives.sum_over(report).tolist()
+    _tell(run, nearby, int(num_refused))
+    if num_busy:
+        return
+    norms = run.optimizer.state_norms()
+    record = SnapshotRecord(
+        step=snapshot.step,
+        attempt=snapshot.attempt,
+        start=nearby.start,
+        optimizer_steps=snapshot.optimizer_steps,
+        manifest=manifest(run, state, norms, 0.0) if run.ranks.is_writer else None,
+        parent_saved_at=_saved_at(run, state) if run.ranks.is_writer else None,
+    )
+    nearby.write(record, snapshot.tensors)
+
+
+def _tell(run: Run, nearby: Nearby, num_refused: int) -> None:
+    """Says once that snapshots are not written, and once that they are again."""
+    if run.recorder is None or (num_refused > 0) == nearby.is_refusal_told:
+        return
+    nearby.is_refusal_told = num_refused > 0
+    if num_refused:
+        cause = nearby.problem or f"not rank 0, whose folder is {nearby.folder.path}"
+        run.recorder.message(f"warning: {num_refused} ranks cannot write their snapshots: {cause}")
+    else:
+        run.recorder.message("all ranks can write their snapshots again")
+
+
+def _saved_at(run: Run, state: TrainState) -> datetime | None:
+    """When the checkpoint was saved that training goes on from. Without an answer the snapshot will not be used."""
+    try:
+        return read_manifest(Path(str(state.checkpoint)), run.store.key).saved_at
+    except (CheckpointError, OSError):
+        return None

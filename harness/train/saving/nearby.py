@@ -1,0 +1,131 @@
+"""Snapshots beside each rank, on a disk of its node or in its memory: what a start on the same nodes goes on from.
+
+A snapshot adds to a checkpoint: it counts only if the start would go on from the very checkpoint that training had gone
+on from when it was taken, under the same configuration and layout, and if every rank finds its share of it whole. In
+every other case the shared store is what counts, as if there were none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from harness.checkpoint.node_folder import NodeFolder, SnapshotRecord
+from harness.config.schema import Config
+from harness.parallel import collectives
+from harness.plan.plan import Plan
+from harness.run.checkpoints.entries import Checkpoint
+from harness.run.paths import RunDir
+from harness.run.records import last_key
+from harness.train.start import failures
+from harness.train.start.found import Start, attempt_after
+from harness.train.start.identity import config_hash, versions
+
+
+@dataclass(kw_only=True)
+class Nearby:
+    """A rank's folder, and the thread that writes into it."""
+
+    folder: NodeFolder
+    start: str
+    """Name of this start."""
+    kept: int
+    """How many snapshots stay."""
+    problem: str | None = None
+    """Why the last one was not written."""
+    is_refusal_told: bool = False
+    _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
+    _writing: Future[None] | None = None
+
+    @staticmethod
+    def of(folder: NodeFolder, config: Config, start: Start) -> Nearby:
+        """What a rank of a start writes with."""
+        return Nearby(folder=folder, start=start.name, kept=config.checkpoint.snapshots_kept)
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether the last snapshot is still being written."""
+        return self._writing is not None and not self._writing.done()
+
+    def write(self, record: SnapshotRecord, tensors: Sequence[torch.Tensor]) -> None:
+        """Writes a snapshot beside training, unless the one before is still being written."""
+        if not self.is_writing:
+            self._writing = self._pool.submit(self._write, record, tensors)
+
+    def _write(self, record: SnapshotRecord, tensors: Sequence[torch.Tensor]) -> None:
+        try:
+            self.folder.make()
+            self.folder.write(record, tensors)
+        except OSError as error:
+            self.problem = f"{error.strerror} ({error.filename or self.folder.path})"
+            return
+        self.problem = None
+        self.folder.keep([found.name for found in self.folder.records()[: self.kept]])
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._pool.shutdown()
+
+    def remove(self) -> None:
+        """Removes what was written: a checkpoint has all of it."""
+        self.close()
+        self.folder.remove()
+
+
+def folder_of(config: Config, run_dir: RunDir, rank: int) -> NodeFolder | None:
+    """Where a rank writes its snapshots down, if the configuration says so."""
+    root = config.checkpoint.snapshot_folder
+    return None if root is None else NodeFolder.of_rank(root, run_dir, rank)
+
+
+def nearest(
+    start: Start, folder: NodeFolder | None, config: Config, plan: Plan, run_dir: RunDir, *, is_writer: bool
+) -> Start:
+    """The start, or, if every rank has a later snapshot whole, one from the newest of them. Every rank must call it."""
+    if folder is None or start.entry is None:
+        return start
+    own = {record.name: record for record in folder.records()}
+    of_all = set.intersection(*collectives.gathered(set(own)))
+    wanted: list[tuple[SnapshotRecord, int]] = []
+    if is_writer and not failures.failures_of(run_dir, start.entry.path.name):  # what failed is tried without them
+        common = (record for name, record in own.items() if name in of_all)
+        fitting = [record for record in common if adds_to(record, start.entry, config, plan)]
+        wanted = [(each, attempt) for each in fitting if (attempt := attempt_from(each, run_dir)) is not None]
+    for record, attempt in collectives.from_rank_0(wanted):
+        if all(collectives.gathered(folder.is_whole(own[record.name]))):
+            folder.keep([record.name])
+            return replace(start, snapshot=record, attempt=attempt)
+        text = f"passed over the snapshot of step {record.step} in {folder.path.parent}: not whole on every rank"
+        start = replace(start, passed_over=(*start.passed_over, text))
+    folder.remove()
+    return start
+
+
+def attempt_from(record: SnapshotRecord, run_dir: RunDir) -> int | None:
+    """The attempt to go on in from a snapshot; None if the metrics do not lead to its step.
+
+    Another start may have gone another way since, or a node that was lost may have taken lines with it.
+    """
+    try:
+        if last_key(run_dir.metrics, up_to_step=record.step) != (record.attempt, record.step):
+            return None
+        return attempt_after(run_dir, record.manifest)
+    except OSError:
+        return None
+
+
+def adds_to(record: SnapshotRecord, entry: Checkpoint, config: Config, plan: Plan) -> bool:
+    """Whether a snapshot is of the line of a checkpoint, and of the configuration, layout and versions of now."""
+    manifest = record.manifest
+    return (
+        manifest is not None
+        and manifest.parent is not None
+        and (manifest.parent.step, manifest.parent.attempt) == (entry.step, entry.manifest.attempt)
+        and record.parent_saved_at == entry.manifest.saved_at
+        and manifest.config_hash == config_hash(config)
+        and manifest.versions == versions()
+        and manifest.layout == plan.phase_of(manifest.step + 1).layout
+    )

@@ -1,0 +1,177 @@
+"""Checkpoints written by all ranks together and published by one."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from harness.checkpoint import mcore
+from harness.config.phases import in_phase
+from harness.errors import CheckpointError, SaveFailedError
+from harness.parallel import collectives
+from harness.run.checkpoints.manifest import Manifest
+from harness.run.checkpoints.references import before_steps, evidence_steps
+from harness.run.checkpoints.retention import RetentionPolicy, to_delete
+from harness.run.checkpoints.verify import verify
+from harness.run.heartbeats import Phase
+from harness.train.run import Run
+from harness.train.saving import suspects as quarantine
+from harness.train.saving.aftermath import conclude_rollback
+from harness.train.start import failures
+from harness.train.start.identity import config_hash, versions
+from harness.train.state import TrainState
+
+
+def save(run: Run, state: TrainState) -> TrainState:
+    """Saves the state as a checkpoint and returns it with the outcome. Every rank must call it.
+
+    A save that fails is an event, not an end: older checkpoints are untouched, and training can go on.
+    """
+    started_s = time.perf_counter()
+    run.heartbeat.enter(Phase.SAVE, state.step)
+    partial, problem = collectives.from_rank_0(begin(run, state))
+    path = None
+    if partial is not None:
+        problem = _write(run, state, partial)
+        if problem is None:
+            norms = run.optimizer.state_norms()
+            path, problem = collectives.from_rank_0(_publish(run, state, partial, norms, started_s))
+    seconds = time.perf_counter() - started_s
+    run.in_flight.stall_s += seconds
+    return conclude(run, state, state, path, problem, seconds)
+
+
+def conclude(
+    run: Run, state: TrainState, saved: TrainState, path: Path | None, problem: str | None, seconds: float
+) -> TrainState:
+    """The state after the save of `saved` (itself, or an earlier state) ended, which is told, and leaves room."""
+    state = state.after_save(path, round(seconds, 3), problem, of=saved)
+    run.in_flight.save_s = seconds
+    run.in_flight.num_failed_saves = state.num_failed_saves
+    _report(run, state, saved, problem)
+    if path is not None:
+        if run.ranks.is_writer:
+            failures.forget(run.run_dir)
+            conclude_rollback(run, state)
+            quarantine.release(run, state)
+        _prune(run, path)
+    return state
+
+
+def estimated_bytes(run: Run) -> int:
+    """Size of a checkpoint: weights, and fp32 master weights with two moments."""
+    weight_bytes = 2 if run.config.precision.dtype == "bf16" else 4
+    return run.plan.num_parameters * (weight_bytes + 12)
+
+
+def begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
+    """Makes the folder to write into, on the writer: the folder, or why there is none."""
+    if not run.ranks.is_writer:
+        return None, None
+    try:
+        return run.store.begin(state.step, estimated_bytes=estimated_bytes(run)), None
+    except SaveFailedError as error:
+        return None, str(error)
+
+
+def _write(run: Run, state: TrainState, partial: Path) -> str | None:
+    """Writes this rank's share, and returns what went wrong on any rank: the same on all."""
+    try:
+        mcore.save(partial, run.pipeline.chunks, run.optimizer.megatron)
+    except SaveFailedError as error:
+        return not_written(run, state, partial, error)
+    return None
+
+
+def not_written(run: Run, state: TrainState, partial: Path, error: SaveFailedError) -> str:
+    """Removes what was written of a save that failed, and returns what to tell."""
+    if run.ranks.is_writer:
+        run.store.discard(partial)  # what cannot be removed now is removed by the next save or start
+    return (
+        f"The checkpoint of step {state.step} was not saved: {error}. Older checkpoints are untouched. Make "
+        f"room in {partial.parent}, or check its file system."
+    )
+
+
+def _publish(
+    run: Run, state: TrainState, partial: Path, norms: dict[str, float], started_s: float
+) -> tuple[Path | None, str | None]:
+    if not run.ranks.is_writer:
+        return None, None
+    try:
+        return run.store.publish(partial, manifest(run, state, norms, time.perf_counter() - started_s)), None
+    except SaveFailedError as error:
+        return None, str(error)
+
+
+def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: float) -> Manifest:
+    """What the checkpoint of a state says of itself, but for its files."""
+    finished = state.step >= run.plan.train_steps
+    next_hash = run.data.stream.peek_hash(state.cursor)
+    return Manifest(
+        step=state.step,
+        attempt=state.attempt,
+        parent=state.saved,
+        pinned=state.step in run.plan.borders,
+        health="suspect" if run.config.checkpoint.save_as_suspect else "clean",
+        config_hash=config_hash(run.config),
+        versions=versions(),
+        layout=run.phase.layout,
+        consumed_samples=state.cursor.consumed_samples,
+        consumed_tokens=state.cursor.consumed_tokens,
+        learning_rate=state.learning_rate,
+        next_batch_hash=None if finished or next_hash is None else f"{next_hash:016x}",
+        saved_at=datetime.now(UTC),
+        save_seconds=round(written_s, 3),
+        cursor=state.cursor.to_json(),
+        optimizer_norms=norms,
+        last_losses=state.last_losses,
+        rollback=state.rollback,
+        adjustment=state.adjustment,
+        rotation=_rotation(run, state.step),
+        fingerprint=run.data.fingerprint(state.cursor),
+    )
+
+
+def _rotation(run: Run, step: int) -> dict[str, Any]:
+    """How the model rotates in a step's phase: what a converter must know of the weights."""
+    model = in_phase(run.config, run.plan.phase_of(max(1, step)).index).model
+    return model.model_dump(mode="json", include={"rotary_base", "rope_scaling"})
+
+
+def _prune(run: Run, saved: Path) -> None:
+    """Removes the checkpoints that the retention lets go, now that a newer one is there."""
+    settings = run.config.checkpoint
+    if not run.ranks.is_writer or settings.keep_last is None:
+        return
+    policy = RetentionPolicy(keep_last=settings.keep_last, keep_every_steps=settings.keep_every_steps)
+    if verify(saved, key=run.store.key):  # sizes; the hashes were taken a moment ago
+        return
+    try:
+        entries = run.store.list()
+    except OSError as error:  # the next save prunes again
+        assert run.recorder is not None, "the writer has a recorder"
+        run.recorder.message(f"warning: no checkpoint was removed: {error.strerror} ({error.filename})")
+        return
+    in_use = {saved, *before_steps(entries, evidence_steps(run.run_dir))}
+    for entry in to_delete(entries, policy, in_use):
+        try:
+            run.store.remove(entry)
+        except CheckpointError as error:
+            assert run.recorder is not None, "the writer has a recorder"
+            run.recorder.message(f"warning: {error}")
+
+
+def _report(run: Run, state: TrainState, saved: TrainState, problem: str | None) -> None:
+    if run.recorder is None:
+        return
+    if problem is None:
+        run.recorder.event(
+            "saved", attempt=saved.attempt, step=saved.step, path=state.checkpoint, seconds=state.save_seconds
+        )
+        run.recorder.message(f"saved {state.checkpoint} in {state.save_seconds} s")
+    else:
+        run.recorder.event("save-failed", attempt=saved.attempt, step=saved.step, reason=problem)
+        run.recorder.message(f"warning: {problem}")

@@ -1,0 +1,91 @@
+"""The state of every so many steps kept in the memory of the host, so that a rollback need not read the shared store.
+
+Every rank keeps what it holds of the model and the optimizer, bit for bit as it is. A snapshot serves a rollback to the
+checkpoint of its step: the order, its target and its bookkeeping are those of any rollback, and only the bytes come
+from nearer by. Where a rank has none of that step, all load the checkpoint. Nothing depends on a snapshot, so a crash
+in the middle of a rollback finds the same target on disk. For starts they are written down: see
+`harness.train.saving.nearby`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from harness.checkpoint.mcore import complete_parameters
+from harness.parallel import collectives
+from harness.run.checkpoints.manifest import Manifest
+
+if TYPE_CHECKING:
+    from harness.train.run import Run
+    from harness.train.state import TrainState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """What one rank held behind a step."""
+
+    step: int
+    attempt: int
+    tensors: tuple[torch.Tensor, ...]
+    """Copies in the host's memory, in the order of `live`."""
+    optimizer_steps: tuple[int, ...]
+    """Updates that each parameter group of the optimizer has counted."""
+
+
+@dataclass(kw_only=True)
+class Snapshots:
+    """The newest snapshots of this rank, the oldest first."""
+
+    kept: deque[Snapshot] = field(default_factory=deque)
+
+    def of(self, manifest: Manifest) -> Snapshot | None:
+        """The one of the state that a checkpoint holds: attempts grow whenever a step is done again."""
+        found = (each for each in self.kept if (each.step, each.attempt) == (manifest.step, manifest.attempt))
+        return next(found, None)
+
+
+def take_snapshot(run: Run, state: TrainState) -> Snapshot:
+    """Copies the state, which must be that of now, and keeps it. Every rank must call it."""
+    kept = run.snapshots.kept
+    while len(kept) >= run.config.checkpoint.snapshots_kept:  # before the copy: never more memory than was asked for
+        kept.popleft()
+    complete_parameters(run.pipeline.chunks)
+    tensors = tuple(tensor.detach().to("cpu", copy=True) for tensor in live(run))
+    steps = run.optimizer.steps()
+    kept.append(Snapshot(step=state.step, attempt=state.attempt, tensors=tensors, optimizer_steps=steps))
+    return kept[-1]
+
+
+def restore_snapshot(run: Run, manifest: Manifest) -> bool:
+    """Puts the model and the optimizer back into the state that a checkpoint holds, if every rank has a snapshot of it.
+
+    Every rank must call it, and hears the same. Without one nothing is touched.
+    """
+    found = run.snapshots.of(manifest)
+    tensors = tuple(live(run))
+    fits = found is not None and [_form(one) for one in found.tensors] == [_form(one) for one in tensors]
+    if not all(collectives.gathered(fits)):
+        return False
+    assert found is not None, "this rank has said that it has one"
+    with torch.no_grad():
+        for tensor, copy in zip(tensors, found.tensors, strict=True):
+            tensor.copy_(copy)
+    run.optimizer.set_steps(found.optimizer_steps)
+    return True
+
+
+def live(run: Run) -> Iterator[torch.Tensor]:
+    """Everything that a checkpoint of this rank's share would hold, as the tensors that training works on."""
+    for chunk in run.pipeline.chunks:
+        yield from chunk.module.parameters()
+        yield from chunk.module.buffers()
+    yield from run.optimizer.tensors()
+
+
+def _form(tensor: torch.Tensor) -> tuple[torch.Size, torch.dtype]:
+    return tensor.shape, tensor.dtype

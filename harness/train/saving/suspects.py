@@ -1,0 +1,92 @@
+"""Checkpoints that are saved as suspect and become clean when nothing strange has come of them.
+
+Harm shows late: a checkpoint from just before a divergence looks like any other. So one counts as clean only when
+`checkpoint.clean_after_steps` steps have followed it and no alarm lies that near (unless `save_as_suspect` is off). A
+run goes on from a suspect one all the same, because nothing newer exists; it rolls back to clean ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable
+from contextlib import suppress
+from typing import NamedTuple
+
+from harness.errors import SaveFailedError
+from harness.run.checkpoints.entries import Checkpoint, Entry
+from harness.run.checkpoints.lineage import line_of
+from harness.run.checkpoints.manifest import Parent
+from harness.run.paths import RunDir
+from harness.train.run import Run
+from harness.train.state import TrainState
+
+ALARMS = frozenset(("suspect", "spike", "resume-suspect", "nan", "marked-suspect"))
+"""Kinds of events that speak against the checkpoints around them."""
+
+
+class Alarm(NamedTuple):
+    """Where something strange was seen, or where the run is."""
+
+    attempt: int
+    step: int
+
+
+def proven(
+    entries: Iterable[Entry], newest: Parent, now: Alarm, clean_after_steps: int, alarms: Collection[Alarm]
+) -> list[Checkpoint]:
+    """The suspect checkpoints on the line to `newest` that have stood the test when the run is at `now`, newest first.
+
+    An alarm counts if it is of the checkpoint's attempt, the newest one's or the one of now: others were left behind.
+    """
+
+    def is_near(entry: Checkpoint, alarm: Alarm) -> bool:
+        concerns = alarm.attempt in (entry.manifest.attempt, newest.attempt, now.attempt)
+        return concerns and abs(alarm.step - entry.step) <= clean_after_steps
+
+    return [
+        entry
+        for entry in line_of(entries, newest)
+        if entry.manifest.health == "suspect"
+        and entry.step + clean_after_steps <= now.step
+        and not any(is_near(entry, alarm) for alarm in alarms)
+    ]
+
+
+def alarms_in(run_dir: RunDir) -> list[Alarm]:
+    """The alarms among the run's events."""
+    alarms = []
+    with suppress(OSError):
+        for line in run_dir.events.read_text(errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # a line that a full disk cut off
+                event = json.loads(line)
+                if event["kind"] in ALARMS:
+                    alarms.append(Alarm(int(event["attempt"]), int(event["step"])))
+    return alarms
+
+
+def release_due(run: Run, state: TrainState) -> None:
+    """After a step, on the writer: releases the checkpoint whose distance ends here. Costs a look at one name."""
+    if not run.config.checkpoint.save_as_suspect or run.recorder is None:
+        return
+    step = state.step - run.config.quarantine_steps
+    if step > 0 and run.run_dir.checkpoint(step).exists():
+        release(run, state)
+
+
+def release(run: Run, state: TrainState) -> None:
+    """After a save, on the writer: marks what has stood the test as clean, and says so."""
+    if not run.config.checkpoint.save_as_suspect or run.recorder is None or state.saved is None:
+        return
+    now = Alarm(state.attempt, state.step)
+    try:
+        entries = run.store.list()
+    except OSError as error:  # the next save looks again
+        run.recorder.message(f"warning: no checkpoint was released: {error.strerror} ({error.filename})")
+        return
+    for entry in proven(entries, state.saved, now, run.config.quarantine_steps, alarms_in(run.run_dir)):
+        try:
+            run.store.amend(entry, health="clean")
+        except SaveFailedError as error:
+            run.recorder.message(f"warning: {error}")
+        else:
+            run.recorder.event("released", attempt=state.attempt, step=state.step, checkpoint=entry.path.name)

@@ -1,0 +1,101 @@
+"""Starts that went on from a checkpoint and failed before the next save: after two, `--resume auto` stops.
+
+Whoever tries for ever what failed twice burns the allocation and hides the cause. A start counts if an error of its own
+ended one of its ranks; one that was killed, told to stop, or lost a node says nothing about its checkpoint.
+
+`resume_failures.jsonl` has one JSON object a line: `checkpoint` (name of the folder), `start` (equal on all ranks of a
+start), `rank`, `reason`. A save removes the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from harness.errors import CheckpointError, RunTakenOverError
+from harness.parallel.collectives import is_lost_connection
+from harness.run.checkpoints.entries import Checkpoint, entries_in
+from harness.run.paths import RunDir
+
+MAX_FAILURES = 2
+_MAX_REASON = 500
+
+
+@contextmanager
+def noted(run_dir: RunDir, checkpoint: Path | None, *, start: str, rank: int) -> Iterator[None]:
+    """Writes down an error of the `with` block, unless something was saved in between; the error goes on."""
+    known = _names(run_dir)
+    try:
+        yield
+    except RunTakenOverError:
+        raise  # says nothing about the checkpoint, and the directory is no longer ours
+    except Exception as error:
+        if checkpoint is not None and not is_lost_connection(error) and _has_saved_nothing(run_dir, known):
+            with suppress(OSError):  # the error itself is what matters
+                _append(run_dir, {"checkpoint": checkpoint.name, "start": start, "rank": rank, "reason": _told(error)})
+        raise
+
+
+def require_not_failed_twice(run_dir: RunDir, checkpoint: Path) -> None:
+    """Refuses to try a checkpoint a third time.
+
+    Raises:
+        CheckpointError: Two starts went on from it and failed.
+    """
+    reasons = failures_of(run_dir, checkpoint.name)
+    if len(reasons) < MAX_FAILURES:
+        return
+    lines = "\n".join(f"  {reason}" for reason in reasons)
+    raise CheckpointError(
+        f"{len(reasons)} starts went on from {checkpoint} and failed before they saved anything:\n{lines}\n"
+        "Nothing was started. Find the cause first. Then give --resume must to try this checkpoint again, or move its "
+        "folder away to go on from the one before it."
+    )
+
+
+def failures_of(run_dir: RunDir, name: str) -> list[str]:
+    """Why starts from a checkpoint failed: the first reason of each start, oldest first."""
+    reasons: dict[str, str] = {}
+    with suppress(OSError):
+        for line in run_dir.resume_failures.read_text(errors="replace").splitlines():
+            with suppress(ValueError, KeyError, TypeError):  # a line that a full disk cut off
+                failure = json.loads(line)
+                if failure["checkpoint"] == name:
+                    reasons.setdefault(str(failure["start"]), str(failure["reason"]))
+    return list(reasons.values())
+
+
+def forget(run_dir: RunDir) -> None:
+    """Called after a save: the start got further than its checkpoint."""
+    with suppress(OSError):
+        run_dir.resume_failures.unlink(missing_ok=True)
+
+
+def _has_saved_nothing(run_dir: RunDir, known: set[str] | None) -> bool:
+    """Whether no checkpoint came to those that were known. Where a disk does not say, a start is not blamed for it."""
+    found = _names(run_dir)
+    return known is not None and found is not None and found <= known
+
+
+def _names(run_dir: RunDir) -> set[str] | None:
+    try:
+        return {entry.path.name for entry in entries_in(run_dir.checkpoints) if isinstance(entry, Checkpoint)}
+    except OSError:
+        return None
+
+
+def _append(run_dir: RunDir, failure: dict[str, object]) -> None:
+    """One write to the end of the file: several ranks may fail at once."""
+    descriptor = os.open(run_dir.resume_failures, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        os.write(descriptor, f"{json.dumps(failure)}\n".encode())
+    finally:
+        os.close(descriptor)
+
+
+def _told(error: Exception) -> str:
+    first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return f"{type(error).__name__}: {first_line}"[:_MAX_REASON]

@@ -1,0 +1,121 @@
+"""What a launch goes on from, as rank 0 finds it in the run directory."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from uuid import uuid4
+
+from harness.checkpoint.metadata_pickle import index_problem
+from harness.checkpoint.node_folder import SnapshotRecord
+from harness.data.fingerprint import recorded_parts
+from harness.data.order.cursor import Cursor
+from harness.errors import UsageError
+from harness.run.checkpoints.choice import Resume
+from harness.run.checkpoints.entries import Checkpoint
+from harness.run.checkpoints.manifest import Manifest
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.fence import Fence
+from harness.run.lock import RunLock
+from harness.run.order_changes import History, num_parts_of
+from harness.run.order_file import read_journal, rollbacks_in_journal
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord, hidden_records, last_key
+from harness.train.start import failures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What rank 0 found in the run directory; all ranks go on from it."""
+
+    entry: Checkpoint | None
+    passed_over: tuple[str, ...]
+    attempt: int
+    journal: History
+    """When parts were adopted and documents put into quarantine, as the run has written it down."""
+    skips: tuple[tuple[int, int], ...] = ()
+    """Positions that rollbacks skip for good, as it has written them down."""
+    hidden: tuple[StepRecord, ...] = ()
+    """Records of the way to the checkpoint that a start in between has hidden, and that must be written again."""
+    snapshot: SnapshotRecord | None = None
+    """What every rank has beside it of a later step of the same line, as the first one describes it."""
+    name: str = field(default_factory=lambda: uuid4().hex)
+    """Tells this start from every other one."""
+
+    @property
+    def path(self) -> Path | None:
+        """The checkpoint, if there is one."""
+        return self.entry.path if self.entry else None
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """Describes the state to go on from: that of the snapshot, or else of the checkpoint."""
+        if self.snapshot is not None:
+            return self.snapshot.manifest
+        return self.entry.manifest if self.entry else None
+
+    @property
+    def step(self) -> int:
+        """Its step; 0 where training begins."""
+        return self.manifest.step if self.manifest else 0
+
+    @property
+    def num_parts(self) -> dict[str, int]:
+        """How many parts of each channel the run has used so far."""
+        if self.manifest is None:
+            return num_parts_of(self.journal)
+        recorded = recorded_parts(self.manifest.fingerprint)
+        return recorded | num_parts_of(Cursor.from_json(self.manifest.cursor).knowing(self.journal).history)
+
+
+def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:
+    """Makes the run directory and takes it: from here on nobody else publishes in it.
+
+    Raises:
+        RunInUseError: Another process trains in it.
+        UsageError: It cannot be made.
+    """
+    try:
+        run_dir.make_folders()
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the run directory {run_dir.root}: {error.strerror} ({error.filename}); "
+            "choose another one with --run-dir"
+        ) from None
+    return closing.enter_context(RunLock(run_dir)).fence
+
+
+def find_start(store: CheckpointStore, resume: Resume) -> Start:
+    """Looks for what to go on from.
+
+    Raises:
+        CheckpointError: There are checkpoints but none can be used.
+    """
+    run_dir = store.run_dir
+    store.clean_partials()
+    choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=index_problem)
+    if resume == "auto" and choice.entry is not None:
+        failures.require_not_failed_twice(run_dir, choice.entry.path)
+    if resume == "never":
+        run_dir.order.unlink(missing_ok=True)
+    entry = choice.entry
+    key = None if entry is None else (entry.manifest.attempt, entry.step)
+    return Start(
+        entry=entry,
+        hidden=() if key is None else tuple(hidden_records(run_dir.metrics, attempt=key[0], step=key[1])),
+        journal=read_journal(run_dir.order),
+        skips=tuple(chain.from_iterable(each.skip_windows for each in rollbacks_in_journal(run_dir.order))),
+        passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
+        attempt=attempt_after(run_dir, entry.manifest if entry else None),
+    )
+
+
+def attempt_after(run_dir: RunDir, manifest: Manifest | None) -> int:
+    """The attempt to go on in from a state: a new one if steps were recorded that are now done again."""
+    recorded = last_key(run_dir.metrics)
+    resumed = (manifest.attempt, manifest.step) if manifest else (0, 0)
+    if recorded is None or recorded == resumed:
+        return resumed[0]
+    return max(recorded[0], resumed[0]) + 1

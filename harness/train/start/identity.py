@@ -1,0 +1,36 @@
+"""What wrote a checkpoint, and by which configuration."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+import xxhash
+
+from harness.config.load import dump_config
+from harness.config.schema import Config
+from harness.run.checkpoints.manifest import Versions
+
+
+def config_hash(config: Config) -> str:
+    """Hash of the configuration as it is written to the run directory."""
+    return xxhash.xxh3_64_hexdigest(dump_config(config).encode())
+
+
+def versions() -> Versions:
+    """Of the programs that are running."""
+    return Versions(
+        harness=version("harness"),
+        megatron_core=version("megatron-core"),
+        torch=version("torch"),
+        python=platform.python_version(),
+    )
+
+
+def other_versions(saved: Versions, now: Versions) -> str | None:
+    """What people should know if other programs go on than those that saved, None if they are the same."""
+    before, after = saved.model_dump(), now.model_dump()
+    changed = [f"{name} {before[name]}, now {after[name]}" for name in after if before[name] != after[name]]
+    if not changed:
+        return None
+    return f"it was saved by other versions: {'; '.join(changed)}: steps may differ in the last bits"

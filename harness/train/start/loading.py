@@ -1,0 +1,157 @@
+"""Puts a run into the state to go on from, and makes sure that what follows is what would have followed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from harness.checkpoint import mcore as checkpoint_files
+from harness.checkpoint.node_folder import SnapshotRecord
+from harness.config.schema import Config
+from harness.data.fingerprint import require_adopted
+from harness.data.order.cursor import Cursor
+from harness.errors import CheckpointError
+from harness.metrics.recorder import Recorder
+from harness.parallel import collectives
+from harness.plan.plan import Plan
+from harness.run.checkpoints.compare import require_same
+from harness.run.checkpoints.entries import Checkpoint
+from harness.run.checkpoints.manifest import Manifest
+from harness.run.heartbeats import Phase
+from harness.run.launch_folder import accept
+from harness.train.report import introduction
+from harness.train.run import Run
+from harness.train.saving.snapshots import Snapshot, live, restore_snapshot
+from harness.train.start.found import Start
+from harness.train.start.open_data import RunData
+from harness.train.start.restored import require_restored
+from harness.train.state import TrainState
+from harness.train.steps.adoption import write_down
+from harness.train.steps.agreement import heard_by_all
+
+
+def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -> None:
+    """Refuses to go on from a checkpoint of other data, or of phases that were another way.
+
+    Raises:
+        CheckpointError: It belongs to another model, other data or other phases.
+        DataError: Parts that were adopted are no longer there.
+    """
+    if start.manifest is not None:
+        cursor = Cursor.from_json(start.manifest.cursor)
+        expected = plan.phase_of(start.step + 1)
+        if cursor.phase > expected.index:
+            raise CheckpointError(
+                f"the checkpoint of step {start.step} is in phase {cursor.phase + 1} of its run, but by this "
+                f"configuration step {start.step + 1} belongs to phase {expected.index + 1}, {expected.name}. Phases "
+                "that have begun stay as long as they were; give the configuration with which it was saved, or go on "
+                "from an earlier checkpoint."
+            )
+        recorded = start.manifest.fingerprint
+        require_same(recorded, _promised(recorded, data.fingerprint(cursor)), allow_added_parts=True)
+    require_adopted(data.stream.channels, start.journal)
+
+
+def restore(run: Run, start: Start) -> TrainState:
+    """Loads the snapshot or the checkpoint, if there is one, and returns its state. Every rank must call it.
+
+    Raises:
+        CheckpointError: It cannot be loaded, is not as it was saved, or would go on with other samples.
+    """
+    run.heartbeat.enter(Phase.LOAD, start.step)
+    if start.entry is None or start.manifest is None:
+        state = TrainState(attempt=start.attempt).skipping(run.config.data.skip_windows)
+        kind, fields = "started", {}
+    else:
+        manifest = start.manifest
+        state = _state_of(start, start.entry, manifest)
+        with heard_by_all(run.ranks):
+            _require_same_next_batch(run, _as_saved(run, state, start), manifest.next_batch_hash)
+        state = state.skipping((*run.config.data.skip_windows, *start.skips))
+        if start.snapshot is not None:
+            _load_snapshot(run, start.snapshot, manifest)
+        elif manifest.optimizer_norms:
+            checkpoint_files.load(start.entry.path, run.pipeline.chunks, run.optimizer.megatron)
+        else:  # converted from another format: weights only, the optimizer begins with moments of zero
+            checkpoint_files.load_weights(start.entry.path, run.pipeline.chunks)
+            run.optimizer.megatron.reload_model_params()
+        require_restored(run, state.step, manifest.optimizer_norms)
+        kind, fields = "resumed", {"path": str(start.entry.path), "from_snapshot": start.snapshot is not None}
+    state = replace(state, cursor=run.data.stream.begun(state.cursor.knowing(start.journal)))
+    with heard_by_all(run.ranks):
+        write_down(run, start.journal, state.cursor.history)
+    if run.recorder is not None:
+        _accept(run, run.recorder)
+        run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
+        if start.snapshot is None:  # the way to a snapshot is never hidden
+            run.recorder.repeat([replace(record, attempt=state.attempt) for record in start.hidden])
+        for text in introduction(run):
+            run.recorder.message(text)
+    return state
+
+
+def _state_of(start: Start, entry: Checkpoint, manifest: Manifest) -> TrainState:
+    """The state to go on from: that of the checkpoint, or of a snapshot that was taken on the way from it."""
+    state = TrainState.from_checkpoint(entry.path, manifest, attempt=start.attempt, is_as_loaded=start.snapshot is None)
+    return state if start.snapshot is None else replace(state, saved=manifest.parent)
+
+
+def _load_snapshot(run: Run, record: SnapshotRecord, manifest: Manifest) -> None:
+    """Reads this rank's share, and puts it into model and optimizer. Every rank must call it.
+
+    Raises:
+        CheckpointError: On every rank; the next start does without snapshots.
+    """
+    assert run.nearby is not None, "a snapshot was found in its folder"
+    problem = None
+    try:
+        tensors = run.nearby.folder.read(record, tuple(live(run)))
+    except OSError as error:
+        problem = f"{error.strerror} ({error.filename})"
+    else:
+        taken = Snapshot(
+            step=record.step, attempt=record.attempt, tensors=tensors, optimizer_steps=record.optimizer_steps
+        )
+        run.snapshots.kept.append(taken)
+    if not restore_snapshot(run, manifest):
+        problems = [text for text in collectives.gathered(problem) if text is not None]
+        raise CheckpointError(
+            f"the snapshot of step {record.step} in {run.nearby.folder.path.parent} was not loaded: "
+            f"{problems[0] if problems else 'it is of another model'}. No step was taken. Start again: that goes on "
+            "from the checkpoint."
+        )
+
+
+def _as_saved(run: Run, state: TrainState, start: Start) -> TrainState:
+    """The state with the history that it was saved with, which older checkpoints did not hold."""
+    before = (each for each in start.journal if each.position == 0)
+    return replace(state, cursor=run.data.stream.begun(state.cursor.knowing(before)))
+
+
+def _accept(run: Run, recorder: Recorder) -> None:
+    """Writes the configuration as the run's, now that nothing speaks against it any more."""
+    try:
+        accept(run.run_dir, run.config)
+    except OSError as error:
+        recorder.message(f"warning: cannot write {run.run_dir.config}: {error.strerror}")
+
+
+def _promised(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a checkpoint can be held against: one that was converted has seen no data, and maybe no tokenizer."""
+    return found if "data" in recorded else {key: value for key, value in found.items() if key in recorded}
+
+
+def _require_same_next_batch(run: Run, state: TrainState, promised: str | None) -> None:
+    if promised is None:
+        return
+    found = f"{run.data.stream.peek_hash(state.cursor) or 0:016x}"
+    # Another batch size makes other batches out of the same samples: that is allowed.
+    before = run.plan.phases[: run.phase.index]
+    of_phase = run.phase.batch_sizes.samples_in(state.step + 1 - run.phase.first_step)
+    same_batch_size = sum(phase.train_samples for phase in before) + of_phase == state.cursor.consumed_samples
+    if found != promised and same_batch_size:
+        raise CheckpointError(
+            f"the next batch has the hash {found}, but the checkpoint of step {state.step} promised {promised}: the "
+            "order of the data has changed. Use the version of harness that wrote the checkpoint, or start a new run."
+        )

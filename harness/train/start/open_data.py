@@ -1,0 +1,150 @@
+"""Opens the data of a run: the training stream, the held-out samples, and what identifies them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.config.phases import in_phase
+from harness.config.schema import Config
+from harness.data.files.arrivals import Arrivals
+from harness.data.files.channels import Channel, open_channel
+from harness.data.fingerprint import data_fingerprint
+from harness.data.order.cursor import Cursor
+from harness.data.order.recipe import Recipe, recipe_for
+from harness.data.stream import BatchShape, TrainingStream
+from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
+from harness.data.validation import open_validation
+from harness.errors import DataError
+from harness.parallel.ranks import Ranks
+from harness.plan.plan import PhasePlan, Plan
+from harness.train.steps.evaluate import HeldOut, count_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The data of a run, opened on one rank."""
+
+    stream: TrainingStream
+    channel_names: tuple[str, ...]
+    """By channel id: those that are trained on, then those that are only evaluated."""
+    held_out: tuple[HeldOut | None, ...]
+    """By phase; None where nothing is evaluated or held out."""
+    recipe: Recipe
+    """The numbers behind the order of the samples."""
+    identity: dict[str, Any]
+    """Model and tokenizer, as plain JSON values."""
+    arrivals: Arrivals | None
+    """Looks out for new parts, on the writer."""
+
+    def fingerprint(self, cursor: Cursor) -> dict[str, Any]:
+        """What the weights at a cursor depend on besides the seed: model, data and tokenizer, as plain JSON values."""
+        return self.identity | {"data": data_fingerprint(self.stream.channels, self.recipe, cursor.history)}
+
+    def close(self) -> None:
+        """Ends the threads that read ahead and look out."""
+        self.stream.close()
+        if self.arrivals is not None:
+            self.arrivals.close()
+
+
+def open_data(config: Config, plan: Plan, ranks: Ranks, *, pin_memory: bool, num_parts: Mapping[str, int]) -> RunData:
+    """Opens the channels of all phases.
+
+    Args:
+        config: The configuration.
+        plan: Its plan.
+        ranks: This process's place.
+        pin_memory: Whether batches go to a GPU.
+        num_parts: How many parts of each channel the run has used so far. Parts finished since then are left out here,
+            and adopted later; of channels that are not named all parts are used.
+
+    Raises:
+        DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
+    """
+    recipe = recipe_for(config, plan.phases)
+    tokenizer = open_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
+    if tokenizer is not None and tokenizer.vocab_size > config.model.vocab_size:
+        raise DataError(
+            f"{config.data.tokenizer} has {tokenizer.vocab_size} token ids, but model.vocab_size is "
+            f"{config.model.vocab_size}. Set model.vocab_size to {tokenizer.vocab_size} or more."
+        )
+    channels = [open_channel(name, config.data.channels[name], num_parts.get(name)) for name in recipe.channel_names]
+    stream = TrainingStream(
+        channels,
+        recipe,
+        lambda cursor: _shape(plan, ranks, cursor, pin_memory=pin_memory),
+        num_prefetch_batches=config.data.num_prefetch_batches,
+    )
+    evaluated = [name for phase in config.phases for name in phase.evaluation.channels or ()]
+    channel_names = tuple(dict.fromkeys((*recipe.channel_names, *evaluated)))
+    channels += [open_channel(name, config.data.channels[name]) for name in channel_names[len(channels) :]]
+    table = None if tokenizer is None else tokenizer.bytes_per_token()
+    return RunData(
+        stream=stream,
+        channel_names=channel_names,
+        held_out=tuple(_open_held_out(config, phase, channels, recipe, table) for phase in plan.phases),
+        recipe=recipe,
+        identity=_identity(config, tokenizer),
+        arrivals=_look_out(config, stream.channels) if ranks.is_writer and config.data.adopt_parts else None,
+    )
+
+
+def _look_out(config: Config, channels: Sequence[Channel]) -> Arrivals:
+    return Arrivals(
+        {channel.name: channel for channel in channels},
+        {channel.name: config.data.channels[channel.name].path for channel in channels},
+        vocab_size=config.model.vocab_size,
+        every_s=config.data.adopt_every_s,
+    )
+
+
+def _shape(plan: Plan, ranks: Ranks, cursor: Cursor, *, pin_memory: bool) -> BatchShape:
+    """How the batch that begins at a cursor is cut: its size follows from the samples of the phase so far."""
+    phase = plan.phases[cursor.phase]
+    return BatchShape(
+        global_batch_size=phase.batch_sizes.after_samples(cursor.consumed_samples - cursor.phase_begun_at),
+        micro_batch_size=phase.micro_batch_size,
+        dp_rank=ranks.dp.rank,
+        dp_size=ranks.dp.size,
+        reads_tokens=ranks.reads_tokens,
+        pin_memory=pin_memory,
+    )
+
+
+def _open_held_out(
+    config: Config,
+    phase: PhasePlan,
+    channels: Sequence[Channel],
+    recipe: Recipe,
+    table: npt.NDArray[np.int64] | None,
+) -> HeldOut | None:
+    """What a phase evaluates: the channels that it names, or those that it trains on."""
+    settings = in_phase(config, phase.index).evaluation
+    if settings.every_steps is None:
+        return None
+    names = config.phases[phase.index].evaluation.channels or phase.shares
+    wanted, own_recipe = settings.num_samples_per_channel, recipe.of_phase(phase.index)
+    opened = [
+        open_validation(channel, number, own_recipe, wanted)
+        for number, channel in enumerate(channels)
+        if channel.name in names
+    ]
+    sets = tuple(held_out for held_out in opened if held_out is not None)
+    if not sets:
+        return None
+    num_bytes = {} if table is None else {held_out.channel_name: count_bytes(held_out, table) for held_out in sets}
+    return HeldOut(sets=sets, num_bytes=num_bytes)
+
+
+def _identity(config: Config, tokenizer: Tokenizer | None) -> dict[str, Any]:
+    return {
+        "model": config.model.model_dump(mode="json"),
+        "tokenizer": None
+        if tokenizer is None
+        else {"file": tokenizer.path.name, "xxh3": tokenizer.hash, "vocab_size": tokenizer.vocab_size},
+    }

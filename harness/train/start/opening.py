@@ -1,0 +1,218 @@
+"""Opens a run: introduces its parts to each other, and puts them into the state to go on from."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from harness.config.phases import in_phase
+from harness.config.schema import Config
+from harness.errors import LayoutError
+from harness.metrics.recorder import Outlets, Recorder
+from harness.model import attention
+from harness.model.mcore import build_model
+from harness.optim.mcore import Optimizer
+from harness.parallel import collectives
+from harness.parallel import mcore as parallel
+from harness.parallel.ranks import Ranks
+from harness.plan.layouts import phase_world_sizes
+from harness.plan.plan import PhasePlan, Plan, make_plan
+from harness.plan.plan_text import plan_text
+from harness.run.checkpoints.choice import Resume
+from harness.run.checkpoints.signature import SigningKey, read_key
+from harness.run.checkpoints.store import CheckpointStore
+from harness.run.commands.os_signals import SignalFlags
+from harness.run.fence import Fence, explaining
+from harness.run.heartbeats import Heartbeat
+from harness.run.paths import RunDir
+from harness.train.commands.inbox import Orders
+from harness.train.decide import Milestones
+from harness.train.run import Run
+from harness.train.saving.in_flight import InFlight
+from harness.train.saving.nearby import Nearby, folder_of, nearest
+from harness.train.start import failures
+from harness.train.start.found import Start, find_start, take_possession
+from harness.train.start.identity import other_versions, versions
+from harness.train.start.loading import require_same_data, restore
+from harness.train.start.open_data import RunData, open_data
+from harness.train.state import TrainState
+from harness.train.steps.agreement import heard_by_all
+from harness.train.steps.mcore import Pipeline
+from harness.train.steps.phases import settle
+from harness.train.world import World
+
+
+@contextmanager
+def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> Iterator[tuple[Run, TrainState]]:
+    """The run and the state to go on from. Every rank must enter it; everything is closed at the end.
+
+    Raises:
+        RunInUseError: Another process trains in this run directory.
+        DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
+        CheckpointError: There are checkpoints but none can be used, or it belongs to another model or other data.
+    """
+    whole = make_plan(config, phase_world_sizes(config, world.size))
+    with ExitStack() as closing:
+        heartbeat = closing.enter_context(Heartbeat(run_dir.heartbeat(world.rank), world.rank))
+        signals = SignalFlags()
+        signals.install()
+        closing.callback(signals.restore)
+        joined = parallel.join(world.size, rank=world.rank, device=world.device, init_method=world.init_method)
+        closing.callback(parallel.end)
+        with heard_by_all(joined):
+            fence = take_possession(run_dir, closing) if joined.is_writer else None
+            store = CheckpointStore(run_dir, fence, _signing_key(config) if fence is not None else None)
+            found = find_start(store, resume) if joined.is_writer else None
+        start = collectives.from_rank_0(found)
+        assert start is not None, "rank 0 always finds a start"
+        folder = folder_of(config, run_dir, world.rank)
+        start = nearest(start, folder, config, whole, run_dir, is_writer=joined.is_writer)
+        phase = whole.phase_of(start.step + 1)
+        _require_ranks(phase, world.size, start, run_dir, is_writer=joined.is_writer)
+        plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
+        ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
+        with heard_by_all(ranks):
+            data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", num_parts=start.num_parts)
+        closing.callback(data.close)
+        with heard_by_all(ranks):
+            require_same_data(config, plan, data, start)
+        run = _introduced(
+            _Parts(config=config, plan=plan, phase=phase, ranks=ranks, device=world.device, data=data),
+            store=store,
+            orders=Orders(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
+            recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
+            heartbeat=heartbeat,
+            nearby=None if folder is None else Nearby.of(folder, config, start),
+        )
+        closing.callback(run.in_flight.discard)
+        if run.nearby is not None:
+            closing.callback(run.nearby.close)
+        with failures.noted(run_dir, start.path, start=start.name, rank=world.rank), explaining(fence):
+            yield run, restore(run, start)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What model and optimizer are made from."""
+
+    config: Config
+    plan: Plan
+    phase: PhasePlan
+    ranks: Ranks
+    device: torch.device
+    data: RunData
+
+
+def _signing_key(config: Config) -> SigningKey | None:
+    path = config.checkpoint.signature_key_file
+    return None if path is None else read_key(path)
+
+
+def _require_ranks(phase: PhasePlan, world_size: int, start: Start, run_dir: RunDir, *, is_writer: bool) -> None:
+    """Leaves if the phase in which the run goes on needs other ranks; the events, which the launcher reads, say so.
+
+    Raises:
+        LayoutError: It does.
+    """
+    needed = phase.layout.world_size
+    if needed == world_size:
+        return
+    error = LayoutError(
+        f"phase {phase.name}, which follows step {start.step}, needs {needed} ranks, and {world_size} were started. "
+        f"Start {needed}; `harness train` without torchrun or srun does so by itself."
+    )
+    if is_writer:
+        event: dict[str, object] = {"time": round(time.time(), 3), "kind": "exit", "attempt": start.attempt}
+        event |= {"step": start.step, "exit_code": error.exit_code, "reason": str(error), "next_phase": phase.name}
+        with suppress(OSError), run_dir.events.open("a") as events:
+            events.write(json.dumps(event) + "\n")
+    raise error
+
+
+def _introduced(
+    parts: _Parts,
+    *,
+    store: CheckpointStore,
+    orders: Orders,
+    recorder: Recorder | None,
+    heartbeat: Heartbeat,
+    nearby: Nearby | None,
+) -> Run:
+    """The run: model and optimizer are built here, with their first weights, and put into the phase."""
+    config, plan, phase, ranks, device = parts.config, parts.plan, parts.phase, parts.ranks, parts.device
+    if recorder is not None and (problem := attention.slow_kernels_on(device)):
+        recorder.message(f"warning: {problem}")
+    settings = in_phase(config, phase.index)
+    chunks = build_model(settings, plan, ranks, device)
+    pipeline = Pipeline(
+        chunks,
+        ranks,
+        num_channels=len(parts.data.channel_names),
+        micro_batch_size=phase.micro_batch_size,
+        seq_length=phase.seq_length,
+    )
+    optimizer = Optimizer(settings, list(chunks))
+    settle(pipeline, optimizer, settings)
+    return Run(
+        config=config,
+        plan=plan,
+        phase=phase,
+        settings=settings,
+        run_dir=store.run_dir,
+        ranks=ranks,
+        device=device,
+        milestones=Milestones.of(config, plan, phase.index),
+        pipeline=pipeline,
+        optimizer=optimizer,
+        data=parts.data,
+        store=store,
+        orders=orders,
+        recorder=recorder,
+        heartbeat=heartbeat,
+        in_flight=InFlight(),
+        nearby=nearby,
+    )
+
+
+def _open_recorder(
+    config: Config, plan: Plan, store: CheckpointStore, data: RunData, start: Start, closing: ExitStack
+) -> Recorder:
+    run_dir = store.run_dir
+    assert store.fence is not None, "the writer has taken the run"
+    with suppress(OSError):  # for people; a full disk is told by the recorder
+        run_dir.plan.write_text(plan_text(config, plan))
+    recorder = Recorder(
+        run_dir,
+        config.logging,
+        train_steps=plan.train_steps,
+        channels=data.channel_names,
+        resume_step=start.step,
+        outlets=Outlets(require_owner=partial(_require_held, store.fence)),
+    )
+    closing.callback(recorder.close)
+    for text in start.passed_over:
+        recorder.event("passed-over", attempt=start.attempt, step=start.step, reason=text)
+        recorder.message(f"warning: {text}")
+    if start.entry is None:
+        recorder.message(f"starting {config.run.name} anew in {run_dir.root}, seed {config.run.seed}")
+    else:
+        recorder.message(f"resuming {config.run.name} from {start.entry.path} (step {start.entry.step})")
+        if changed := other_versions(start.entry.manifest.versions, versions()):
+            recorder.message(changed)
+    if start.snapshot is not None:
+        recorder.message(
+            f"and from there by the ranks' snapshots of step {start.step} in {config.checkpoint.snapshot_folder}"
+        )
+    return recorder
+
+
+def _require_held(fence: Fence) -> None:
+    """Raises if somebody else has taken the run; a file system that does not say so does not end the training."""
+    with suppress(OSError):
+        fence.require_held()

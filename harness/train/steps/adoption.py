@@ -1,0 +1,136 @@
+"""Takes parts that arrive while the run goes on into its order, at one position that all ranks agree on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from harness.data.files.arrivals import News
+from harness.data.files.parts import check_files
+from harness.data.order.cursor import Cursor
+from harness.errors import DataError, SaveFailedError
+from harness.parallel import collectives
+from harness.run.commands.command import Order
+from harness.run.heartbeats import Phase
+from harness.run.order_changes import History, PhaseBegun, adoptions_of
+from harness.run.order_file import append_to_journal
+from harness.train.run import Run
+from harness.train.state import TrainState
+
+_LOOK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Waited:
+    """What ended the wait for parts."""
+
+    state: TrainState
+    orders: list[Order]
+
+
+def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainState:
+    """The state with the parts that have arrived in its order. Every rank must call it with the same sums.
+
+    Parts that some rank cannot see yet, or that cannot be written down, are found again later.
+    """
+    news = run.orders.news(summed_flags)
+    for refused in news.problems:
+        _say(run, state, "parts-refused", f"warning: parts were refused: {refused}", reason=refused)
+    if not news.parts:
+        return state
+    unseen = [problem for problem in collectives.gathered(_unseen(news)) if problem is not None]
+    if unseen:
+        run.orders.put_back(news)
+        return state
+    cursor = run.data.stream.adopted(state.cursor, news.parts)
+    problem = collectives.from_rank_0(_not_written(run, state.cursor, cursor))
+    if problem is not None:
+        _say(run, state, "parts-refused", f"warning: parts were not adopted: {problem}", reason=problem)
+        run.orders.put_back(news)
+        return state
+    run.data.stream.extend(news.parts)
+    for name, parts in news.parts.items():
+        tokens = sum(part.num_tokens for part in parts)
+        _say(
+            run,
+            state,
+            "adopted",
+            f"adopted {len(parts)} parts of {name} ({tokens:,} tokens), first {parts[0].name}",
+            channel=name,
+            parts=[part.name for part in parts],
+            tokens=tokens,
+            position=adoptions_of(cursor.history, name)[-1].position,
+        )
+    return replace(state, cursor=cursor)
+
+
+def await_parts(run: Run, state: TrainState) -> Waited:
+    """Waits until the next step has its samples, or an order comes. Every rank must call it.
+
+    It returns at once where no channel with `when_low: wait` is used up.
+
+    Raises:
+        DataError: Nothing can be drawn any more, and no parts are adopted.
+    """
+    lacking = run.data.stream.lacks_parts_of(state.cursor)
+    if not lacking:
+        return Waited(state=state, orders=[])
+    names = ", ".join(lacking)
+    if not run.config.data.adopt_parts:
+        raise DataError(
+            f"no data is left in {names} after step {state.step}, and no parts are adopted. Set data.adopt_parts to "
+            "true, or raise `max_epochs` of the channels."
+        )
+    run.heartbeat.enter(Phase.DATA, state.step + 1)
+    text = f"warning: no data is left in {names}: training waits for further parts (`when_low: wait`)"
+    _say(run, state, "waiting-for-parts", text, channels=list(lacking))
+    began = time.monotonic()
+    while lacking:
+        flags = run.orders.summed_flags()
+        state = adopt(run, state, flags)
+        if orders := run.orders.agree(flags):
+            return Waited(state=state, orders=orders)
+        lacking = run.data.stream.lacks_parts_of(state.cursor)
+        if lacking:
+            time.sleep(_LOOK_EVERY_S)
+    waited_s = round(time.monotonic() - began, 3)
+    _say(run, state, "parts-came", f"parts of {names} came: training goes on", channels=names, seconds=waited_s)
+    return Waited(state=state, orders=[])
+
+
+def write_down(run: Run, before: History, after: History) -> None:
+    """Enters in the journal what one history has and the other has not, on the writer.
+
+    Raises:
+        SaveFailedError: The disk does not take it.
+    """
+    if run.ranks.is_writer:
+        further = [each for each in after if each not in before and not isinstance(each, PhaseBegun)]
+        append_to_journal(run.run_dir.order, further)
+
+
+def _not_written(run: Run, before: Cursor, after: Cursor) -> str | None:
+    """Why the change of a cursor's history could not be written down; None if it was."""
+    try:
+        write_down(run, before.history, after.history)
+    except SaveFailedError as error:
+        return str(error)
+    return None
+
+
+def _unseen(news: News) -> str | None:
+    """Why this rank cannot read the parts."""
+    try:
+        for part in chain.from_iterable(news.parts.values()):
+            check_files(part)
+    except DataError as error:
+        return str(error)
+    return None
+
+
+def _say(run: Run, state: TrainState, kind: str, text: str, **fields: object) -> None:
+    if run.recorder is not None:
+        run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
+        run.recorder.message(text)

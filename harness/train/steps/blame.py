@@ -1,0 +1,85 @@
+"""Who is to blame for a step that is not finite: the rank, the channel and the samples."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+
+from harness.data.order.cursor import rank_positions
+from harness.parallel import collectives
+from harness.train.run import Run
+from harness.train.state import TrainState
+from harness.train.steps.step import StepResult
+
+Finding = dict[str, object]
+
+
+def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
+    """Writes `evidence/step_….jsonl` and says so. Every rank must call it.
+
+    One JSON object per sample whose loss is not finite; if all losses are finite, one per rank whose share of the
+    gradient is not.
+    """
+    findings = _from_all_ranks(_own_samples(run, state, result)) or _from_all_ranks(_own_gradient(run))
+    if run.recorder is None:
+        return
+    step = state.step
+    path = run.run_dir.evidence(step)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("".join(json.dumps(finding) + "\n" for finding in findings))
+    except OSError as error:  # the rest is told all the same
+        run.recorder.message(f"warning: cannot write {path}: {error.strerror or error}")
+    channels = sorted({str(finding["channel"]) for finding in findings if "channel" in finding})
+    ranks = sorted({finding["rank"] for finding in findings}, key=str)
+    run.recorder.event(
+        "nan",
+        attempt=state.attempt,
+        step=step,
+        loss=result.loss,
+        grad_norm=result.grad_norm,
+        channels=channels,
+        ranks=ranks,
+        evidence=path,
+    )
+    run.recorder.message(
+        f"error: step {step} is not finite: loss {result.loss}, gradient norm {result.grad_norm}; ranks {ranks}, "
+        f"channels {channels}. It was not applied and nothing was saved. The samples are in {path}; the last "
+        "checkpoint is good: find the cause, then start again."
+    )
+
+
+def _own_samples(run: Run, state: TrainState, result: StepResult) -> list[Finding]:
+    """The samples of this rank whose loss is not finite (known on the last pipeline stage)."""
+    losses = run.pipeline.last_sample_losses()
+    positions = rank_positions(
+        result.data.positions,
+        dp_rank=run.ranks.dp.rank,
+        dp_size=run.ranks.dp.size,
+        micro_batch_size=run.phase.micro_batch_size,
+    ).reshape(-1)
+    guilty = [
+        int(position) for (loss, _), position in zip(losses, positions, strict=bool(losses)) if not math.isfinite(loss)
+    ]
+    addresses = run.data.stream.addresses(state.cursor, np.array(guilty, dtype=np.int64)) if guilty else []
+    return [
+        {
+            "rank": run.ranks.world.rank,
+            "position": position,
+            "channel": address.channel,
+            "part": address.part,
+            "epoch": address.epoch,
+            "sample": address.index,
+        }
+        for position, address in zip(guilty, addresses, strict=True)
+    ]
+
+
+def _own_gradient(run: Run) -> list[Finding]:
+    return [] if run.optimizer.gradient_is_finite() else [{"rank": run.ranks.world.rank, "finite_gradient": False}]
+
+
+def _from_all_ranks(own: list[Finding]) -> list[Finding]:
+    return [finding for findings in collectives.gathered(own) for finding in findings]

@@ -1,0 +1,97 @@
+"""Held-out loss of every channel, with an ear for orders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from harness.data.batch import Batch
+from harness.data.validation import ValidationSet
+from harness.parallel.ranks import Ranks
+from harness.run import metric_names as names
+from harness.run.commands.command import PATIENT_KINDS, Order
+from harness.train.commands.inbox import Orders
+from harness.train.steps.mcore import Pipeline, Totals
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The held-out samples of the channels that have some."""
+
+    sets: tuple[ValidationSet, ...]
+    num_bytes: dict[str, int]
+    """UTF-8 bytes of the text that each channel's targets stand for; empty without a tokenizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What an evaluation found. Equal on every rank."""
+
+    values: dict[str, float]
+    """Metrics by name; empty if an order to stop ended it early."""
+    orders: list[Order]
+    """What was ordered meanwhile."""
+
+
+def evaluate(
+    pipeline: Pipeline,
+    held_out: HeldOut | None,
+    ranks: Ranks,
+    num_microbatches: int,
+    orders: Orders,
+) -> Evaluation:
+    """Loss of all held-out samples. Every rank must call it.
+
+    Works through the samples in steps of `num_microbatches`, like training, so that an order is heard about as soon.
+    One to stop ends it; one to save or to look waits until it is through, for the state does not change meanwhile.
+    """
+    arrived: list[Order] = []
+    if held_out is None:
+        return Evaluation(values={}, orders=arrived)
+    batches = _micro_batches(held_out, ranks, pipeline.micro_batch_size)
+    sums: list[Totals] = []
+    while chunk := list(islice(batches, num_microbatches)):
+        chunk += [_masked(chunk[-1])] * (num_microbatches - len(chunk))
+        sums.append(pipeline.forward(chunk, flags=orders.flags()))
+        arrived += orders.agree(sums[-1].flags)
+        if any(order.kind not in PATIENT_KINDS for order in arrived):
+            return Evaluation(values={}, orders=arrived)
+    return Evaluation(values=_values(held_out, sums), orders=arrived)
+
+
+def count_bytes(held_out: ValidationSet, bytes_per_token: npt.NDArray[np.int64]) -> int:
+    """UTF-8 bytes of the text that the targets of a set stand for."""
+    return sum(
+        int((bytes_per_token[batch.labels_BS.numpy()] * batch.loss_mask_BS.numpy()).sum())
+        for batch in held_out.micro_batches(0, 1, 1)
+    )
+
+
+def _micro_batches(held_out: HeldOut, ranks: Ranks, micro_batch_size: int) -> Iterator[Batch]:
+    for validation in held_out.sets:
+        yield from validation.micro_batches(ranks.dp.rank, ranks.dp.size, micro_batch_size)
+
+
+def _masked(batch: Batch) -> Batch:
+    """The batch with no token that counts: fills up the last round, which some pipeline schedules want full."""
+    return replace(batch, loss_mask_BS=torch.zeros_like(batch.loss_mask_BS))
+
+
+def _values(held_out: HeldOut, sums: Sequence[Totals]) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for validation in held_out.sets:
+        channel, number = validation.channel_name, validation.channel_id
+        loss_sum = sum(totals.loss_sums[number] for totals in sums)
+        num_tokens = sum(totals.num_tokens[number] for totals in sums)
+        if not num_tokens:
+            continue
+        values[names.valid_lm_loss_of(channel)] = loss_sum / num_tokens
+        if num_bytes := held_out.num_bytes.get(channel):
+            values[names.valid_bits_per_byte_of(channel)] = loss_sum / math.log(2) / num_bytes
+    return values

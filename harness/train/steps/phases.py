@@ -1,0 +1,93 @@
+"""From one phase to the next, between two steps and in the same processes.
+
+A state between two steps belongs to the phase of the step that comes next: a checkpoint of the last step of a phase
+begins the following one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harness.config.phases import in_phase
+from harness.config.schema import Config
+from harness.data.order.cursor import Cursor, Positions
+from harness.optim.mcore import Optimizer
+from harness.plan.plan import PhasePlan
+from harness.train.decide import Milestones
+from harness.train.run import Run
+from harness.train.state import TrainState
+from harness.train.steps.mcore import Pipeline
+
+
+def follow_phase(run: Run, state: TrainState) -> tuple[Run, TrainState]:
+    """The run and the state in the phase of the next step; mostly as they are. Every rank must call it.
+
+    Buffers are made for the phase's sequence length and number of channels, the rotation and the optimizer follow its
+    settings, and what it freezes is frozen. Where its layout needs other processes, only the state is changed: the run
+    leaves, and the launch that follows opens in it.
+    """
+    phase = run.plan.phase_of(state.step + 1)
+    if state.cursor.phase != phase.index:
+        state = replace(state, cursor=state.cursor.begin_phase(phase.index))
+    if phase.index == run.phase.index:
+        return run, state
+    _say_begun(run, state, phase)
+    if run.milestones.has_layout_of(phase.first_step):
+        run = in_same_processes(run, phase)
+    return run, state
+
+
+def in_same_processes(run: Run, phase: PhasePlan) -> Run:
+    """The run with everything that depends on the phase made for another one of the same layout."""
+    settings = in_phase(run.config, phase.index)
+    settle(run.pipeline, run.optimizer, settings)
+    return replace(
+        run,
+        phase=phase,
+        settings=settings,
+        milestones=Milestones.of(run.config, run.plan, phase.index),
+        pipeline=Pipeline(
+            run.pipeline.chunks,
+            run.ranks,
+            num_channels=len(run.channels),
+            micro_batch_size=phase.micro_batch_size,
+            seq_length=phase.seq_length,
+        ),
+    )
+
+
+def settle(pipeline: Pipeline, optimizer: Optimizer, settings: Config) -> None:
+    """Model and optimizer as a phase wants them."""
+    (phase,) = settings.phases
+    for chunk in pipeline.chunks:
+        chunk.module.rotation.follow(settings.model)
+    optimizer.follow(settings.optimizer, phase.frozen_parameters)
+
+
+def take(run: Run, cursor: Cursor, step: int) -> tuple[Positions, Cursor]:
+    """Positions of the samples of a step that begins at a cursor, and the cursor at which the next one begins."""
+    positions, behind = run.data.stream.take(cursor)
+    phase = run.plan.phase_of(step + 1)
+    return positions, behind if behind.phase == phase.index else behind.begin_phase(phase.index)
+
+
+def _say_begun(run: Run, state: TrainState, phase: PhasePlan) -> None:
+    if run.recorder is None:
+        return
+    stays = run.milestones.has_layout_of(phase.first_step)
+    run.recorder.event(
+        "phase",
+        attempt=state.attempt,
+        step=state.step,
+        phase=phase.name,
+        before=run.phase.name,
+        seq_length=phase.seq_length,
+        global_batch_size=phase.global_batch_size,
+        shares={name: float(share) for name, share in phase.shares.items()},
+        rotary_base=in_phase(run.config, phase.index).model.rotary_base,
+        same_processes=stays,
+    )
+    run.recorder.message(
+        f"phase {phase.name} from step {state.step + 1} to {phase.last_step}: {phase.global_batch_size:,} samples of "
+        f"{phase.seq_length:,} tokens" + ("" if stays else ", in a layout of its own")
+    )

@@ -1,0 +1,88 @@
+"""One step: data, forward, backward, one reduction, and the update if everything is finite."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from harness.data.order.cursor import Cursor
+from harness.data.stream import StepData
+from harness.run.heartbeats import Phase
+from harness.train.run import Run
+from harness.train.state import TrainState
+from harness.train.steps.mcore import Totals
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """What a step did. Equal on every rank, but for the time."""
+
+    totals: Totals
+    loss: float
+    """Mean over all tokens of the global batch, in nats."""
+    grad_norm: float
+    """L2 norm before clipping."""
+    learning_rate: float
+    data: StepData
+    seconds: float
+
+    @property
+    def finite(self) -> bool:
+        """Whether loss and gradient were finite; if not, the weights were not touched."""
+        return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
+
+    @property
+    def next_cursor(self) -> Cursor:
+        """The cursor behind this step's samples."""
+        return self.data.next_cursor
+
+
+def take_step(run: Run, state: TrainState) -> StepResult:
+    """Trains step `state.step + 1`. Every rank must call it."""
+    started = time.perf_counter()
+    phase = run.phase
+    factor = state.adjustment.learning_rate_factor if state.adjustment else 1.0
+    rate = factor * phase.learning_rate(state.step + 1)
+    run.heartbeat.enter(Phase.DATA, state.step + 1)
+    data = run.data.stream.step(state.cursor)
+    run.heartbeat.enter(Phase.FORWARD_BACKWARD, state.step + 1)
+    run.optimizer.zero_grad()
+    num_samples = len(data.positions)
+    totals = run.pipeline.forward_backward(
+        data.micro_batches or (None,) * phase.num_microbatches_of(num_samples),
+        expected_tokens=num_samples * phase.seq_length,
+        flags=run.orders.flags(),
+    )
+    loss = mean_loss(totals)
+    run.heartbeat.enter(Phase.OPTIMIZER, state.step + 1)
+    grad_norm = run.optimizer.prepare()
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        run.optimizer.update(rate, state.adjustment.adam_betas if state.adjustment else None)
+    return StepResult(
+        totals=totals,
+        loss=loss,
+        grad_norm=grad_norm,
+        learning_rate=rate,
+        data=data,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def mean_loss(totals: Totals) -> float:
+    """The token-weighted mean of the channels' losses.
+
+    Made of the channels' losses as they are recorded, and rounded once, so that whoever reads the record finds exactly
+    the same number: `math.fsum(loss * tokens) / math.fsum(tokens)`.
+    """
+    num_tokens = math.fsum(totals.num_tokens)
+    if not num_tokens:
+        return math.nan
+    weighted = (loss * totals.num_tokens[channel] for channel, loss in channel_losses(totals).items())
+    return math.fsum(weighted) / num_tokens
+
+
+def channel_losses(totals: Totals) -> dict[int, float]:
+    """Mean loss of every channel that had a token, by channel number, in nats."""
+    pairs = enumerate(zip(totals.loss_sums, totals.num_tokens, strict=True))
+    return {channel: loss_sum / num_tokens for channel, (loss_sum, num_tokens) in pairs if num_tokens}

@@ -1,0 +1,103 @@
+"""The command `harness data ledger`: what a run has used of its data."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.usage.ledger import PartUse, RunLedger
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--documents", metavar="PART", help="Count the documents of one part, such as zh/part-00007.")
+@click.option("--parts", "by_part", is_flag=True, help="Also show every part.")
+@click.option("--json", "as_json", is_flag=True, help="Every row as JSON: by part, phase, attempt and epoch.")
+@click.option("--parquet", type=click.Path(path_type=Path), help="Write the rows to this Parquet file.")
+def ledger(run: Path, documents: str | None, *, by_part: bool, as_json: bool, parquet: Path | None) -> None:
+    """Show what the run in RUN has used of its channels: tokens, epochs, skipped windows.
+
+    Nothing was logged for it: it follows from the order of the data. Tokens are those that stood as input, of the line
+    that led to the weights of now; what a rollback left behind is shown apart.
+
+    \b
+    Examples:
+      harness data ledger runs/tiny
+      harness data ledger runs/tiny --documents zh/part-00007 --json
+      harness data ledger runs/tiny --parquet ledger.parquet
+    """
+    from harness.usage.ledger import RunLedger, write_parquet
+
+    opened = RunLedger(run)
+    if documents is not None:
+        rows = opened.documents(*_place(documents, opened))
+        if parquet is not None:
+            write_parquet(parquet, rows)
+        if as_json:
+            click.echo(json.dumps([asdict(row) for row in rows]))
+        elif parquet is None:
+            for row in rows:
+                click.echo(f"{row.document:>8}  {row.tokens:>12,} of {row.document_tokens:,} tokens, {row.epochs:.2f}x")
+        return
+    uses = opened.parts()
+    if parquet is not None:
+        write_parquet(parquet, uses)
+    if as_json:
+        click.echo(json.dumps([asdict(use) for use in uses]))
+    else:
+        _show(opened, uses, by_part=by_part)
+
+
+def _place(text: str, opened: RunLedger) -> tuple[str, str]:
+    """Channel and part of `zh/part-00007`; the channel may be left out where only one has a part of that name.
+
+    Raises:
+        UsageError: Several channels have one, or none.
+    """
+    channel, slash, part = text.partition("/")
+    if slash:
+        return channel, part
+    named = [each.name for each in opened.channels if any(known.name == text for known in each.parts)]
+    if len(named) != 1:
+        found = "no channel has a part" if not named else f"the channels {', '.join(named)} have a part"
+        raise UsageError(f"--documents {text}: {found} of that name. Give channel and part, such as zh/part-00007.")
+    return named[0], text
+
+
+def _show(opened: RunLedger, uses: Sequence[PartUse], *, by_part: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    size = {each.name: sum(part.num_tokens for part in each.parts) for each in opened.channels}
+    table = Table("channel", "phase", "tokens", "epochs", "skipped", "left behind")
+    for name in opened.recipe.channel_names:
+        mine = [use for use in uses if use.channel == name]
+        for phase in (*(opened.phases if len(opened.phases) > 1 else ()), None):
+            chosen = [use for use in mine if phase in (None, use.phase)]
+            if chosen:
+                table.add_row(name if phase is None else "", phase or "all", *_sums(chosen, size[name]))
+    console.print(table)
+    if by_part:
+        parts = Table("channel", "part", "tokens", "epochs", "skipped", "left behind")
+        for channel, part in dict.fromkeys((use.channel, use.part) for use in uses):
+            chosen = [use for use in uses if (use.channel, use.part) == (channel, part)]
+            parts.add_row(channel, part, *_sums(chosen, chosen[0].part_tokens))
+        console.print(parts)
+
+
+def _sums(uses: Sequence[PartUse], size: int) -> tuple[str, str, str, str]:
+    """Tokens, epochs, tokens skipped, tokens that were trained on and left behind."""
+    kept = sum(use.tokens for use in uses if use.is_kept and not use.is_skipped)
+    skipped = sum(use.tokens for use in uses if use.is_skipped)
+    left = sum(use.tokens for use in uses if not use.is_kept)
+    return f"{kept:,}", f"{kept / size:.3f}" if size else "", f"{skipped:,}", f"{left:,}"

@@ -1,0 +1,130 @@
+"""The command `harness data quarantine`: documents that a run is never to train on again."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.errors import UsageError
+
+if TYPE_CHECKING:
+    from harness.run.paths import RunDir
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--document", "documents", multiple=True, metavar="CHANNEL/PART:N", help="A document; repeatable.")
+@click.option(
+    "--evidence",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Evidence file: the documents of its worst samples.",
+)
+@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="So many samples of it.")
+@click.option("--undo", is_flag=True, help="Let the documents into samples again that are not drawn yet.")
+@click.option("--reason", default="", help="Why; it is kept with the order and in the run's events.")
+@click.option("--wait", is_flag=True, help="Wait until the run has carried it out.")
+@click.option("--json", "as_json", is_flag=True, help="Without documents: the list as JSON.")
+def quarantine(  # noqa: PLR0913 - one argument per option
+    run: Path,
+    documents: tuple[str, ...],
+    evidence: Path | None,
+    *,
+    top: int,
+    undo: bool,
+    reason: str,
+    wait: bool,
+    as_json: bool,
+) -> None:
+    """Keep documents out of every later sample of the run in RUN; without documents, list those kept out.
+
+    It takes effect at the end of the step, or, if nobody trains, before the first step of the next start.
+
+    \b
+    Examples:
+      harness data quarantine runs/tiny --document zh/part-00007:8812 --reason garbled --wait
+      harness data quarantine runs/tiny --evidence runs/tiny/evidence/step_0040120.jsonl --top 3
+      harness data quarantine runs/tiny --document zh/part-00007:8812 --undo
+      harness data quarantine runs/tiny
+    """
+    from harness.run.commands.command import OrderKind
+    from harness.run.commands.drop import drop, wait_for
+    from harness.run.commands.quarantine import UnreadableQuarantineError, parse_quarantine_request
+    from harness.run.paths import RunDir
+
+    run_dir = RunDir(run)
+    named = [_document(text) for text in documents]
+    if evidence is not None:
+        named += _worst(evidence, top)
+    if not named:
+        _list(run_dir, as_json=as_json)
+        return
+    by_part: dict[str, list[int]] = {}
+    for place, number in named:
+        by_part.setdefault(place, []).append(number)
+    try:
+        request = parse_quarantine_request({"documents": by_part, "lift": undo})
+    except UnreadableQuarantineError as error:
+        raise UsageError(str(error)) from None
+    file = drop(run_dir, OrderKind.QUARANTINE, reason, request)
+    count = sum(map(len, request.documents.values()))
+    if wait:
+        wait_for(run_dir, file, timeout_s=600.0)
+        click.echo(f"{count} documents: heard; see `harness data quarantine {run}` and the run's events")
+    else:
+        click.echo(f"ordered for {count} documents: {file}")
+
+
+def _document(text: str) -> tuple[str, int]:
+    place, colon, number = text.rpartition(":")
+    if not colon or not number.isdecimal() or place.count("/") != 1:
+        raise UsageError(f"--document {text}: no document; give channel, part and number, such as zh/part-00007:8812")
+    return place, int(number)
+
+
+def _worst(evidence: Path, top: int) -> list[tuple[str, int]]:
+    """The documents of the first samples of an evidence file, whose losses are the highest.
+
+    Raises:
+        UsageError: It is no evidence file.
+    """
+    try:
+        lines = evidence.read_text(encoding="utf-8").splitlines()[:top]
+        samples = [json.loads(line) for line in lines]
+        found = [(f"{each['channel']}/{each['part']}", int(number)) for each in samples for number in each["documents"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--evidence {evidence}: not an evidence file ({type(error).__name__}: {error}). Give one that "
+            "`harness signal RUN evidence --steps A:B` has written."
+        ) from error
+    if not found:
+        raise UsageError(f"--evidence {evidence}: it names no documents.")
+    return list(dict.fromkeys(found))
+
+
+def _list(run_dir: RunDir, *, as_json: bool) -> None:
+    from harness.run.order_changes import quarantined_in
+    from harness.run.order_file import read_journal
+
+    if not run_dir.config.is_file():
+        raise UsageError(
+            f"{run_dir.root} is no run directory: there is no config.yaml in it; give one such as runs/NAME"
+        )
+    held = quarantined_in(read_journal(run_dir.order))
+    if as_json:
+        click.echo(json.dumps({f"{channel}/{part}": list(found) for (channel, part), found in held.items()}))
+        return
+    if not held:
+        click.echo("no documents are in quarantine")
+    for line in _lines(held.items()):
+        click.echo(line)
+
+
+def _lines(held: Iterable[tuple[tuple[str, str], dict[int, int]]]) -> Iterable[str]:
+    for (channel, part), documents in held:
+        for document, tokens in documents.items():
+            yield f"{channel}/{part}:{document}  {tokens:,} tokens"

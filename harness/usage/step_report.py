@@ -1,0 +1,196 @@
+"""What a step was trained on, sample by sample, the most suspicious first: for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from harness.data.signs import text_signs, token_signs
+from harness.data.tokenizers.tokenizer import Tokenizer
+from harness.run.paths import RunDir
+from harness.usage.overlaps import overlaps
+from harness.usage.past_steps import PastSample, PastStep
+from harness.watch.attribution import (
+    GARBLED_NATS,
+    NEWLINE_SHARE,
+    ONE_TOKEN_SHARE,
+    REPEATED_SHARE,
+    UNREADABLE_SHARE,
+)
+
+DUPLICATE_SHARE = 0.5
+COMPRESSION_RATIO = 8.0
+"""Text of natural length is compressed to a third or a quarter."""
+_LONG_BREAK = re.compile(r"\n{4,}")
+_NOT_FINITE = 1000.0
+_SIGNS = (
+    ("newline_share", NEWLINE_SHARE, "line breaks"),
+    ("unreadable_share", UNREADABLE_SHARE, "unreadable characters"),
+    ("repeated_line_share", REPEATED_SHARE, "one line again and again"),
+    ("most_common_token_share", ONE_TOKEN_SHARE, "one token"),
+    ("repeated_share", REPEATED_SHARE, "repetition"),
+)
+Signs = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleReport:
+    """A sample of a step as a person wants to see it."""
+
+    position: int
+    channel: str
+    part: str
+    epoch: int
+    sample: int
+    documents: list[int]
+    tokens: int
+    loss: float | None
+    """From evidence, with the weights of when it was asked for; None without."""
+    usual_loss: float | None
+    """Median of the channel's samples before this step in the same evidence."""
+    signs: Signs
+    duplicate_of: int | None
+    """Position of a sample of the step with which it shares at least half of its text."""
+    looks_like: list[str]
+    """What is suspicious about it, in words."""
+    suspicion: float
+    """How far it is beyond what is suspicious; below 1 it is not."""
+    text: str | None
+    """None without a tokenizer."""
+    ids: list[int]
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What an evidence file says of the samples of a step."""
+
+    path: Path
+    losses: dict[tuple[str, str, int, int], float]
+    """By channel, part, epoch and number of the sample."""
+    usual: dict[str, float]
+
+
+def step_report(run_dir: RunDir, step: PastStep, tokenizer: Tokenizer | None) -> list[SampleReport]:
+    """All samples of a step, the most suspicious first."""
+    evidence = _evidence(run_dir, step.record.step)
+    shared = overlaps([sample.tokens for sample in step.samples])
+    reports = []
+    for sample, overlap in zip(step.samples, shared, strict=True):
+        is_duplicate = overlap is not None and overlap.share >= DUPLICATE_SHARE
+        other = step.samples[overlap.other].position if overlap is not None and is_duplicate else None
+        reports.append(_report(sample, evidence, tokenizer, other))
+    return sorted(reports, key=lambda report: (-report.suspicion, report.position))
+
+
+def in_words(report: SampleReport, max_characters: int) -> str:
+    """A sample for the terminal: one line on where it is from, one on what is suspicious, then its text."""
+    loss = "" if report.loss is None else f", loss {report.loss:.2f}"
+    usual = "" if report.usual_loss is None else f" (usual {report.usual_loss:.2f})"
+    documents = ", ".join(map(str, report.documents))
+    lines = [f"── {report.channel}/{report.part}, documents {documents}: {report.tokens:,} tokens{loss}{usual}"]
+    shares = ", ".join(f"{name.removesuffix('_share')} {value:g}" for name, value in report.signs.items())
+    lines.append(f"   {'; '.join(report.looks_like) or 'nothing suspicious'}  [{shares}]")
+    shown = printable(report.text) if report.text is not None else " ".join(map(str, report.ids))
+    more = f" … ({len(shown) - max_characters:,} more characters)" if len(shown) > max_characters else ""
+    return "\n".join([*lines, shown[:max_characters] + more])
+
+
+def printable(text: str) -> str:
+    """Text that cannot steer a terminal and does not run off it: long runs of line breaks are counted."""
+    shortened = _LONG_BREAK.sub(lambda found: f"\n[{len(found[0]):,} line breaks]\n", text)
+    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in shortened)
+
+
+def as_json(reports: Sequence[SampleReport]) -> list[dict[str, object]]:
+    """The samples as plain values; `ids` only where there is no text, a loss that is not finite as None."""
+    left_out = {"ids"}
+    return [
+        {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(report).items()
+            if report.text is None or name not in left_out
+        }
+        for report in reports
+    ]
+
+
+def _report(
+    sample: PastSample, evidence: _Evidence | None, tokenizer: Tokenizer | None, duplicate_of: int | None
+) -> SampleReport:
+    address = sample.address
+    text = None if tokenizer is None else tokenizer.decode(sample.tokens.tolist())
+    signs: Signs = dict(token_signs(sample.tokens))
+    if text is not None:
+        signs |= {name: value for name, value in text_signs(text).items() if isinstance(value, float)}
+    loss = usual = None
+    if evidence is not None:
+        loss = evidence.losses.get((address.channel, address.part, address.epoch, address.index))
+        usual = evidence.usual.get(address.channel)
+    found = list(_suspicions(signs, loss, usual, duplicate_of))
+    return SampleReport(
+        position=sample.position,
+        channel=address.channel,
+        part=address.part,
+        epoch=address.epoch,
+        sample=address.index,
+        documents=[span.document for span in sample.documents],
+        tokens=len(sample.tokens) - 1,
+        loss=loss,
+        usual_loss=usual,
+        signs=signs,
+        duplicate_of=duplicate_of,
+        looks_like=[words for size, words in found if size >= 1.0],
+        suspicion=round(max((size for size, _ in found), default=0.0), 4),
+        text=text,
+        ids=sample.tokens.tolist(),
+    )
+
+
+def _suspicions(
+    signs: Signs, loss: float | None, usual: float | None, duplicate_of: int | None
+) -> Iterator[tuple[float, str]]:
+    """How much of what is suspicious there is, 1 being enough to say so, and in words."""
+    for name, least, words in _SIGNS:
+        if name in signs:
+            yield signs[name] / least, f"{100 * signs[name]:.0f} % {words}"
+    if "compression_ratio" in signs:
+        yield signs["compression_ratio"] / COMPRESSION_RATIO, f"compresses {signs['compression_ratio']:g} times"
+    if loss is not None and not math.isfinite(loss):
+        yield _NOT_FINITE, "its loss is not finite"
+    elif loss is not None and usual is not None:
+        yield abs(loss - usual) / GARBLED_NATS, f"a loss of {loss:.2f} where {usual:.2f} is usual"
+    if duplicate_of is not None:
+        yield 1.0, f"a duplicate of the sample at position {duplicate_of}"
+
+
+def _evidence(run_dir: RunDir, step: int) -> _Evidence | None:
+    """The newest evidence that has samples of the step."""
+    for path in sorted(run_dir.evidence_folder.glob("step_*.jsonl"), reverse=True):
+        lines = list(_lines(path))
+        mine = [line for line in lines if line["step"] == step]
+        if mine:
+            before = [line for line in lines if line["step"] < step and math.isfinite(line["loss"])]
+            channels = {line["channel"] for line in before}
+            return _Evidence(
+                path,
+                {(line["channel"], line["part"], line["epoch"], line["sample"]): line["loss"] for line in mine},
+                {name: median(line["loss"] for line in before if line["channel"] == name) for name in channels},
+            )
+    return None
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines that tell of a sample of a step; evidence of a loss that is not finite has others."""
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError, TypeError, KeyError):
+            line = json.loads(text)
+            keys = ("step", "channel", "part", "epoch", "sample")
+            loss = math.nan if line["loss"] is None else float(line["loss"])
+            yield {**{key: line[key] for key in keys}, "loss": loss}

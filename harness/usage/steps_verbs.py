@@ -1,0 +1,105 @@
+"""The `harness data` commands that look into the steps of a run: where, and show with --step."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from harness.data.tokenizers.tokenizer import Tokenizer
+    from harness.run.paths import RunDir
+    from harness.usage.past_steps import PastStep
+
+_CHARACTERS_PER_TOKEN = 6
+_SHOWN_TOKENS = 200
+
+
+def show_step(  # noqa: PLR0913 - one argument per option
+    run: Path,
+    step: int,
+    attempt: int | None,
+    *,
+    tokenizer: Path | None,
+    top: int,
+    max_tokens: int | None,
+    as_json: bool,
+) -> None:
+    """Prints the most suspicious samples of a step, as text.
+
+    Raises:
+        UsageError: There is no such run or step.
+        DataError: The data are gone, or the samples can no longer be told.
+    """
+    from harness.run.paths import RunDir
+    from harness.usage.past_steps import find_step
+    from harness.usage.step_report import as_json as plain
+    from harness.usage.step_report import in_words, step_report
+
+    run_dir = RunDir(run)
+    found = find_step(run_dir, step, attempt)
+    reports = step_report(run_dir, found, _tokenizer_of(run_dir, tokenizer))
+    if as_json:
+        click.echo(json.dumps(plain(reports[:top]), ensure_ascii=False, indent=1))
+        return
+    num_suspicious = sum(report.suspicion >= 1.0 for report in reports)
+    click.secho(f"{_headline(run, found)}; {num_suspicious} look suspicious", bold=True)
+    for report in reports[:top]:
+        click.echo(in_words(report, (max_tokens or _SHOWN_TOKENS) * _CHARACTERS_PER_TOKEN))
+    if all(report.loss is None for report in reports):
+        click.echo(f"For the loss of each: harness signal {run} evidence --steps {max(1, step - 16)}:{step}")
+
+
+@click.command()
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--step", type=click.IntRange(min=1), required=True, help="The step.")
+@click.option("--attempt", type=click.IntRange(min=0), help="Which one, if it was done again. Default: the last.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+def where(*, run: Path, step: int, attempt: int | None, as_json: bool) -> None:
+    """List the parts and documents that a step of RUN was trained on, without their text.
+
+    Nothing but the run's directory and the indices of its channels is read, and no GPU is needed. That these are the
+    right ones is proven by the batch hash in metrics.jsonl.
+
+    \b
+    Example:
+      harness data where runs/tiny --step 120
+    """
+    from harness.run.paths import RunDir
+    from harness.usage.past_steps import find_step
+
+    found = find_step(RunDir(run), step, attempt)
+    documents: dict[tuple[str, str], set[int]] = {}
+    for sample in found.samples:
+        place = documents.setdefault((sample.address.channel, sample.address.part), set())
+        place.update(span.document for span in sample.documents)
+    if as_json:
+        places = [
+            {"channel": channel, "part": part, "documents": sorted(numbers)}
+            for (channel, part), numbers in sorted(documents.items())
+        ]
+        click.echo(json.dumps({"step": step, "attempt": found.record.attempt, "parts": places}, indent=1))
+        return
+    click.secho(_headline(run, found), bold=True)
+    for (channel, part), numbers in sorted(documents.items()):
+        click.echo(f"{channel}/{part}: documents {', '.join(map(str, sorted(numbers)))}")
+
+
+def _headline(run: Path, found: PastStep) -> str:
+    counts = Counter(sample.address.channel for sample in found.samples)
+    of_channels = ", ".join(f"{channel} {count}" for channel, count in sorted(counts.items()))
+    record = found.record
+    return f"step {record.step} of {run} (attempt {record.attempt}): {len(found.samples)} samples ({of_channels})"
+
+
+def _tokenizer_of(run_dir: RunDir, given: Path | None) -> Tokenizer | None:
+    """The tokenizer that was given, or that of the run's configuration; None where it has none."""
+    from harness.config.load import load_config
+    from harness.data.tokenizers.tokenizer import open_tokenizer
+
+    path = given or load_config(run_dir.config).data.tokenizer
+    return None if path is None else open_tokenizer(path)

@@ -1,0 +1,184 @@
+"""Which positions of its order a run has trained on, attempt by attempt, from what it left behind.
+
+`metrics.jsonl` says how many samples were consumed after each step and in which phase; an attempt's skip windows are
+those of the last rollback before it. From the two follow the positions, and from the positions of the borders between
+phases and the journal of the order the history by which they were drawn.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+from harness.data.order.cursor import Cursor
+from harness.errors import DataError
+from harness.run.order_changes import History, PhaseBegun
+from harness.run.order_file import read_journal
+from harness.run.paths import RunDir
+from harness.run.records import from_json_line
+
+Windows = tuple[tuple[int, int], ...]
+_KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), ')
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCount:
+    """What a record of `metrics.jsonl` says of the data of its step."""
+
+    attempt: int
+    step: int
+    phase: str
+    consumed_samples: int
+    """Of the run, after the step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Samples that one attempt trained on in one phase, one after the other."""
+
+    attempt: int
+    phase: int
+    first_consumed: int
+    """Samples consumed before the first of them."""
+    last_consumed: int
+    """And after the last."""
+    skip_windows: Windows
+    history: History
+    """By which they were drawn."""
+    is_kept: bool = True
+    """Whether the weights of now have seen them: a rollback has not left them behind."""
+
+    def ranges(self) -> list[tuple[int, int]]:
+        """Their positions, as half-open intervals."""
+        start, stop = place_of(self.first_consumed, self.skip_windows), self.end
+        return _without(start, stop, self.skip_windows)
+
+    @property
+    def end(self) -> int:
+        """The position behind the last of them."""
+        return place_of(self.last_consumed - 1, self.skip_windows) + 1
+
+
+def place_of(number: int, skip_windows: Windows) -> int:
+    """Position of the sample with this number among those that are not skipped."""
+    position = number
+    for start, stop in skip_windows:
+        if position < start:
+            break
+        position += stop - start
+    return position
+
+
+def trained_by(run_dir: RunDir, phases: Sequence[str], skip_windows: Windows) -> list[Trained]:
+    """What every attempt of a run has trained on.
+
+    Args:
+        run_dir: The run.
+        phases: Names of its phases, in order.
+        skip_windows: Those of its configuration.
+
+    Raises:
+        DataError: Records are missing.
+    """
+    return follow(_step_counts(run_dir), phases, windows_by_attempt(run_dir, skip_windows), read_journal(run_dir.order))
+
+
+def follow(
+    counts: Iterable[StepCount], phases: Sequence[str], windows: Mapping[int, Windows], journal: History
+) -> list[Trained]:
+    """What every attempt has trained on, from the records in the order in which they were written (pure)."""
+    line: list[Trained] = []
+    left: list[Trained] = []
+    consumed = {0: 0}
+    last_step, attempt = 0, 0
+    for count in counts:
+        if count.step != last_step + 1 or count.attempt != attempt:
+            if count.step - 1 not in consumed:
+                raise DataError(
+                    f"metrics.jsonl has no record of step {count.step - 1} of the line to step {count.step}."
+                )
+            line, behind = _cut_off(line, consumed[count.step - 1])
+            left += behind
+        before, last_step, attempt = consumed[count.step - 1], count.step, count.attempt
+        consumed[count.step] = count.consumed_samples
+        phase = phases.index(count.phase)
+        if line and (line[-1].attempt, line[-1].phase, line[-1].last_consumed) == (count.attempt, phase, before):
+            line[-1] = replace(line[-1], last_consumed=count.consumed_samples)
+            continue
+        of_attempt = windows[max((each for each in windows if each <= count.attempt), default=0)]
+        line.append(
+            Trained(
+                attempt=count.attempt,
+                phase=phase,
+                first_consumed=before,
+                last_consumed=count.consumed_samples,
+                skip_windows=of_attempt,
+                history=_history(line, phase, before, journal),
+            )
+        )
+    return sorted([*line, *left], key=lambda each: (each.attempt, each.first_consumed))
+
+
+def windows_by_attempt(run_dir: RunDir, skip_windows: Windows) -> dict[int, Windows]:
+    """What is skipped from each attempt on that began with a rollback; attempt 0 skips what the configuration says."""
+    found = {0: Cursor(skip_windows=skip_windows).skip_windows}
+    lines = run_dir.events.read_bytes().splitlines() if run_dir.events.exists() else []
+    for line in lines:
+        with suppress(ValueError, TypeError, KeyError):  # a line that a full disk cut off
+            event = json.loads(line)
+            if event["kind"] == "rollback":
+                windows = tuple((int(start), int(stop)) for start, stop in event["skip_windows"])
+                found[int(event["attempt"])] = Cursor(skip_windows=(*windows, *skip_windows)).skip_windows
+    return found
+
+
+def _history(line: Sequence[Trained], phase: int, consumed: int, journal: History) -> History:
+    """The history by which samples behind a line are drawn, if they are of this phase."""
+    cursor = Cursor(history=tuple(each for each in line[-1].history if isinstance(each, PhaseBegun)) if line else ())
+    position = line[-1].end if line else 0
+    if cursor.phase != phase:
+        begun = PhaseBegun(position=position, phase=phase, consumed_samples=consumed)
+        cursor = replace(cursor, history=(*cursor.history, begun))
+    return cursor.knowing(journal).history
+
+
+def _cut_off(line: Sequence[Trained], consumed: int) -> tuple[list[Trained], list[Trained]]:
+    """A line up to a number of samples, and what was trained behind it."""
+    kept = [
+        replace(each, last_consumed=min(each.last_consumed, consumed))
+        for each in line
+        if each.first_consumed < consumed
+    ]
+    behind = [
+        replace(each, first_consumed=max(each.first_consumed, consumed), is_kept=False)
+        for each in line
+        if each.last_consumed > consumed
+    ]
+    return kept, behind
+
+
+def _step_counts(run_dir: RunDir) -> Iterator[StepCount]:
+    """Every whole record, also of steps that were done again later."""
+    if not run_dir.metrics.exists():
+        return
+    with run_dir.metrics.open("rb") as file:
+        for line in file:
+            if _KEY.match(line) and (record := from_json_line(line)) is not None:
+                yield StepCount(
+                    attempt=record.attempt,
+                    step=record.step,
+                    phase=record.phase,
+                    consumed_samples=record.consumed_samples,
+                )
+
+
+def _without(start: int, stop: int, windows: Windows) -> list[tuple[int, int]]:
+    ranges = []
+    for skip_start, skip_stop in windows:
+        if start < min(stop, skip_start):
+            ranges.append((start, min(stop, skip_start)))
+        start = max(start, skip_stop)
+    return [*ranges, (start, stop)] if start < stop else ranges

@@ -1,0 +1,85 @@
+"""The ledger: how often parts and documents were drawn over ranges of positions, by arithmetic from the order.
+
+Only where documents are asked for a part is opened, and then only that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from harness.data.order.samples import SampleOrder
+
+Range = tuple[int, int]
+
+
+class Turn(NamedTuple):
+    """A turn of a part of a channel, by name."""
+
+    channel: str
+    part: str
+    epoch: int
+
+
+@dataclass(frozen=True)
+class Use:
+    """How much was drawn."""
+
+    samples: int = 0
+    tokens: int = 0
+    """Tokens that stood as input, labels not counted again."""
+
+    def __add__(self, other: Use) -> Use:
+        """Both together."""
+        return Use(self.samples + other.samples, self.tokens + other.tokens)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DocumentUse:
+    """How often each document of a part was drawn, by its number in the part, [D]."""
+
+    tokens: npt.NDArray[np.int64]
+    """Tokens that stood as input."""
+    lengths: npt.NDArray[np.int64]
+    """Tokens of the document."""
+
+
+def count_parts(order: SampleOrder, ranges: Iterable[Range]) -> dict[Turn, Use]:
+    """How much of every turn lies in ranges of positions. No part is opened unless a quarantine makes it necessary."""
+    found: dict[Turn, Use] = {}
+    for start, stop in ranges:
+        for name, draw in order.draws(start, stop):
+            turn = Turn(name, draw.part_name, draw.cut.epoch)
+            tokens = order.turns_of(name).num_inputs(draw.cut, draw.start, draw.stop)
+            found[turn] = found.get(turn, Use()) + Use(draw.stop - draw.start, tokens)
+    return found
+
+
+def count_documents(order: SampleOrder, ranges: Iterable[Range], channel: str, part: str) -> DocumentUse:
+    """How many tokens of every document of a part lie in ranges of positions.
+
+    Raises:
+        DataError: The part is damaged, or the channel has none of that name.
+    """
+    turns = order.turns_of(channel)
+    number = turns.number_of(part)
+    lengths = turns.lengths_of(number, np.arange(turns.channel.parts[number].num_documents)).astype(np.int64)
+    tokens = np.zeros(len(lengths), dtype=np.int64)
+    for start, stop in ranges:
+        for name, draw in order.draws(start, stop):
+            if (name, draw.part_name) == (channel, part):
+                documents, counts = turns.samples(draw.cut).tokens_of_documents(draw.start, draw.stop)
+                np.add.at(tokens, documents, counts)
+    return DocumentUse(tokens=tokens, lengths=lengths)
+
+
+def by_part(uses: dict[Turn, Use]) -> dict[tuple[str, str], Use]:
+    """The uses of all epochs together, by channel and part."""
+    found: dict[tuple[str, str], Use] = {}
+    for turn, use in uses.items():
+        found[turn.channel, turn.part] = found.get((turn.channel, turn.part), Use()) + use
+    return found

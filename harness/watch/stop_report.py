@@ -1,0 +1,112 @@
+"""What a person finds when the watcher has stopped a run: what happened, what was tried, what is left, what to do."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from harness.run.paths import RunDir
+from harness.watch.policy import KnownCheckpoint, Situation, Stop
+
+_KINDS = ("spike", "non-finite", "attributed", "rollback", "rollback-refused", "resumed")
+_MOST_EVENTS = 40
+_MOST_CHECKPOINTS = 10
+
+Event = Mapping[str, Any]
+
+
+def write_report(run_dir: RunDir, stop: Stop, now: Situation) -> Path:
+    """Writes `watch/report.md`, in the place of an older one, and returns its path.
+
+    Raises:
+        OSError: From the disk.
+    """
+    path = run_dir.watch / "report.md"
+    written = path.with_suffix(".partial")
+    written.write_text(report(str(run_dir.root), stop, now, list(_events(run_dir.events))), encoding="utf-8")
+    written.replace(path)
+    return path
+
+
+def report(run: str, stop: Stop, now: Situation, events: Sequence[Event]) -> str:
+    """The report as Markdown (pure)."""
+    clean = [each for each in now.checkpoints if each.health == "clean" and each.step < stop.start]
+    blocks = [
+        f"# {run} was stopped at step {now.step}: a person must look",
+        f"{stop.reason}.",
+        "## What is off now",
+        _listed(
+            f"loss of {each.channel} went {each.direction} at step {each.start}, at most {each.peak_z:+.1f} standard "
+            f"deviations, {each.recent_z:+.1f} of late" + ("" if each.confirmed else " (seen once)")
+            for each in now.episodes
+        ),
+        "## What happened",
+        _listed(_in_words(event) for event in events[-_MOST_EVENTS:]),
+        "## What can be returned to",
+        _listed(_checkpoint(each) for each in now.checkpoints[-_MOST_CHECKPOINTS:]),
+        "## What to do",
+        _advice(run, stop, now, max((each.step for each in clean), default=None)),
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _advice(run: str, stop: Stop, now: Situation, target: int | None) -> str:
+    places = {each.start for each in now.rollbacks}
+    lines = [f"Look at what the step was trained on: `harness data show {run} --step {stop.start}`."]
+    if stop.start in now.dirty_starts:
+        lines.append("Evidence points to documents: take them out of the channel, or skip more samples.")
+    elif len(places) > 1 or len(now.rollbacks) > 1:
+        lines.append(
+            "It came again on other samples, and no evidence points to documents: suspect the learning rate, the "
+            "precision, or the code and machines that were changed last."
+        )
+    else:
+        lines.append("If it began with a change of the learning rate or of the code, undo that first.")
+    if target is None:
+        lines.append("No clean checkpoint is older than this: start anew, with `--resume never` in another directory.")
+    else:
+        last = max(now.step, stop.start)
+        lines.append(
+            f"Then return and go on: `harness train {run}/config.yaml --run-dir {run} --rollback-to {target} "
+            f"--skip-steps {stop.start}:{last}`, with `--set optimizer.learning_rate=…` if that is to change."
+        )
+    return _listed(lines)
+
+
+def _in_words(event: Event) -> str:
+    place = f"step {event['step']}, attempt {event['attempt']}: "
+    kind, channel = event["kind"], event.get("channel")
+    if kind == "spike":
+        moved = f"moved {event['direction']} at step {event['start']} ({event['height']:+.3f} nats)"
+        return f"{place}loss of {channel} {moved}"
+    if kind == "non-finite":
+        return f"{place}loss of {channel} was not finite"
+    if kind == "attributed":
+        parts = {f"{each['channel']}/{each['part']}" for each in event.get("documents", ())}
+        return f"{place}{event['reason']}" + (f" ({', '.join(sorted(parts))})" if parts else "")
+    if kind == "rollback":
+        return f"{place}rolled back from step {event['from_step']}: {event['reason']}"
+    if kind == "rollback-refused":
+        return f"{place}the run did not roll back: {event['reason']}"
+    return f"{place}resumed"
+
+
+def _checkpoint(checkpoint: KnownCheckpoint) -> str:
+    return f"step {checkpoint.step}: {checkpoint.health}"
+
+
+def _listed(lines: Iterator[str] | Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines) or "Nothing."
+
+
+def _events(path: Path) -> Iterator[Event]:
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    for line in lines:
+        with suppress(ValueError, TypeError, KeyError, AttributeError):
+            event = json.loads(line)
+            if event["kind"] in _KINDS:
+                _in_words(event)  # one that lacks something is passed over
+                yield event

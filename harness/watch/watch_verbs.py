@@ -1,0 +1,102 @@
+"""The commands `harness replay` and `harness watch`."""
+# ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+_EXISTING = click.Path(exists=True, path_type=Path)
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=_EXISTING)
+@click.option("--labels", type=_EXISTING, help="CSV with curve,direction,start,end: the events that should be found.")
+@click.option("--json", "as_json", is_flag=True, help="Print events, rollbacks and the pooled score as JSON.")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw curves, events and verdicts to a PNG."
+)
+def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Path | None) -> None:
+    """Run the spike detector over recorded losses, and the policy.
+
+    FILES are metrics.jsonl, CSV (step,loss[,grad_norm][,lr], also .gz), TensorBoard event files, or run directories.
+    The exit code is 0 whatever the score.
+
+    \b
+    Example:
+      harness replay runs/demo/metrics.jsonl
+      harness replay curves/*.csv.gz --labels curves/labels.csv --json
+    """
+    from harness.watch.replay import run_replay
+
+    run_replay(files, labels, as_json, plot)
+
+
+@click.command()
+@click.argument("run_dir", type=click.Path(path_type=Path))
+@click.option("--once", is_flag=True, help="Look once and leave, for cron: what was remembered is gone on from.")
+@click.option("--no-orders", is_flag=True, help="Only look and tell; the run gets no order, not even for evidence.")
+@click.option(
+    "--alert-url",
+    "alert_urls",
+    multiple=True,
+    envvar="HARNESS_ALERT_URLS",
+    help="Address of apprise, or a webhook of Feishu or DingTalk. Better in the environment variable "
+    "HARNESS_ALERT_URLS (several with spaces between) than on the command line, where others can see it.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(1, 65535),
+    envvar="HARNESS_METRICS_PORT",
+    help="Serve the last numbers to Prometheus there. For the watcher of a Slurm job: HARNESS_METRICS_PORT.",
+)
+@click.option(
+    "--metrics-host",
+    default="127.0.0.1",
+    show_default=True,
+    envvar="HARNESS_METRICS_HOST",
+    help="Who may ask: 0.0.0.0 is everybody, unprotected.",
+)
+@click.option(
+    "--config", "config_file", type=_EXISTING, help="Configuration of the launch. Default: config.yaml in RUN_DIR."
+)
+def watch(  # noqa: PLR0913 (one argument per option)
+    run_dir: Path,
+    once: bool,
+    no_orders: bool,
+    alert_urls: tuple[str, ...],
+    metrics_port: int | None,
+    metrics_host: str,
+    config_file: Path | None,
+) -> None:
+    """Watch the run in RUN_DIR for spikes.
+
+    It tells of them, finds out which documents did it, and rolls the run back if that is wanted: what it may do stands
+    in the `watch` section of the run's configuration. It ends when training has ended. Killed and started again, it
+    goes on where it was: nothing is ordered twice.
+
+    \b
+    Examples:
+      harness watch runs/tiny
+      harness watch runs/tiny --once --no-orders
+      harness watch runs/tiny --metrics-port 9400
+    """
+    from harness.run.paths import RunDir
+    from harness.watch.daemon import watch as begin
+    from harness.watch.exposition import Address
+
+    def say(text: str) -> None:
+        click.echo(f"{time.strftime('%H:%M:%S')} {text}")
+
+    metrics_at = None if metrics_port is None else Address(metrics_port, metrics_host)
+    begin(
+        RunDir(run_dir),
+        once=once,
+        may_order=not no_orders,
+        alert_urls=alert_urls,
+        say=say,
+        metrics_at=metrics_at,
+        config_file=config_file,
+    )
