@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.channels.indexed_writer import PartWriter, token_dtype, write_whole
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
 from data_prep.demo.build import SHIPPED, DemoSettings, standard_library_documents, train_tokenizer
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
+from harness.run.files import replace_file
 
 VOCAB_SIZE = 2048
 SEQ_LENGTH = 64
@@ -59,7 +60,7 @@ def write_corpora(root: Path, scene: Scene) -> None:
     root.mkdir(parents=True, exist_ok=True)
     settings = DemoSettings(vocab_size=VOCAB_SIZE, character_coverage=0.98)
     sample = [text for documents in texts.values() for text in _first(documents, _TOKENIZER_CHARACTERS)]
-    write_whole(root / "tokenizer.model", train_tokenizer(sample, settings))
+    replace_file(root / "tokenizer.model", train_tokenizer(sample, settings))
     tokenizer = open_tokenizer(root / "tokenizer.model")
     dirt = {"code": _garbled(texts["code"]), "zh": _empty_pages()}
     onsets = {"code": scene.code_onset, "zh": scene.zh_onset}

@@ -59,7 +59,7 @@ def inspect(checkpoint: Path, key_file: Path | None, as_json: bool) -> None:
         for name, tensor in index.items()
     }
     if as_json:
-        fields = manifest.model_dump(mode="json", exclude={"files"})
+        fields = manifest.model_dump(mode="json", by_alias=True, exclude={"files"})
         click.echo(json.dumps({"path": str(checkpoint), **fields, "tensors": tensors}, indent=2))
         return
     click.echo("\n".join(_origin(checkpoint, manifest)))

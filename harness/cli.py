@@ -177,11 +177,11 @@ def train(
     from harness.launch.local import train as start
 
     if rollback_to is not None:
-        from harness.launch.rollback_option import order_rollback
+        from harness.launch.rollback_option import give_rollback
         from harness.run.commands.signal_verb import Pair
 
         skipped = Pair()(skip_steps) if skip_steps is not None else None
-        order_rollback(config, run_dir, overrides, rollback_to, skipped)
+        give_rollback(config, run_dir, overrides, rollback_to, skipped)
     elif skip_steps is not None:
         raise click.UsageError("--skip-steps belongs to --rollback-to; data.skip_windows skips from the start")
     return start(config, run_dir, overrides, resume)

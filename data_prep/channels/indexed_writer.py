@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from harness.data.files.channels import PARTS_FILE
 from harness.errors import DataError
+from harness.run.files import append_durably, fsync_folder
 
 PARTIAL = ".partial"
 MAGIC = b"MMIDIDX\x00\x00"
@@ -147,8 +148,8 @@ class PartWriter:
         self._write_index()
         for suffix in (".bin", ".idx"):
             self._partial(suffix).replace(self._folder / f"{self._prefix}{suffix}")
-        sync_folder(self._folder)
-        _append_line(self._folder / PARTS_FILE, json.dumps(asdict(part)))
+        fsync_folder(self._folder)
+        append_durably(self._folder / PARTS_FILE, [json.dumps(asdict(part))])
         return part
 
     def close(self) -> None:
@@ -170,26 +171,6 @@ class PartWriter:
             os.fsync(index.fileno())
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, and stays there after a power cut."""
-    partial = path.with_name(path.name + PARTIAL)
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Waits until names made or changed in a folder are on disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _byte_offsets(lengths: NDArray[np.int32], itemsize: int) -> NDArray[np.int64]:
     offsets = np.zeros(len(lengths), dtype=np.int64)
     np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
@@ -199,14 +180,3 @@ def _byte_offsets(lengths: NDArray[np.int32], itemsize: int) -> NDArray[np.int64
 def _whole_lines(file: Path) -> bytes:
     content = file.read_bytes()
     return content[: content.rfind(b"\n") + 1]
-
-
-def _append_line(file: Path, line: str) -> None:
-    whole = len(_whole_lines(file)) if file.exists() else 0
-    with file.open("ab") as lines:
-        # Half a line of a writer that was killed would make one unreadable line with ours.
-        lines.truncate(whole)
-        lines.write(line.encode() + b"\n")
-        lines.flush()
-        os.fsync(lines.fileno())
-    sync_folder(file.parent)

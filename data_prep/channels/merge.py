@@ -15,12 +15,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from data_prep.channels.indexed_writer import PARTIAL, FinishedPart, PartWriter, sync_folder
+from data_prep.channels.indexed_writer import PARTIAL, FinishedPart, PartWriter
 from data_prep.channels.source import RecordedSource, Source, finish_source, read_source
 from data_prep.channels.totals import Totals
 from harness.data.files.opened import OpenPart, dtype_of, open_part, parts_of
 from harness.data.files.parts import Part
 from harness.errors import DataError, UsageError
+from harness.run.files import fsync_folder
 
 TOKENS_AT_ONCE = 4 << 20
 
@@ -55,7 +56,7 @@ def merge_channels(job: MergeJob, done: Callable[[int], None]) -> list[FinishedP
         if source is not None and source.finished is not None:
             finish_source(partial, source.source, source.finished)
         partial.replace(job.output)
-        sync_folder(job.output.parent)
+        fsync_folder(job.output.parent)
     except OSError as error:
         raise DataError(
             f"{job.output}: cannot be written ({error}). The inputs are untouched: make room or mend the file system, "

@@ -16,10 +16,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.channels.indexed_writer import FinishedPart, write_whole
+from data_prep.channels.indexed_writer import FinishedPart
 from data_prep.text.documents import Place
 from data_prep.text.reader import ReadState
 from harness.errors import DataError
+from harness.run.files import replace_file
 
 RESUME_FILE = "resume.jsonl"
 
@@ -63,7 +64,7 @@ def write_resume_point(folder: Path, prefix: str, point: ResumePoint) -> None:
     lines = _lines(folder / RESUME_FILE) if (folder / RESUME_FILE).exists() else {}
     kept = {name: line for name, line in lines.items() if name < prefix}
     kept[prefix] = {"prefix": prefix} | asdict(point)
-    write_whole(folder / RESUME_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in kept.values()))
+    replace_file(folder / RESUME_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in kept.values()))
 
 
 def _lines(file: Path) -> dict[str, dict[str, Any]]:

@@ -10,11 +10,12 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from data_prep.channels.indexed_writer import read_finished_parts, write_whole
+from data_prep.channels.indexed_writer import read_finished_parts
 from data_prep.channels.totals import Totals
 from data_prep.text.input_files import InputFile, file_bytes
 from harness.data.files.channels import PARTS_FILE
 from harness.errors import DataError, UsageError
+from harness.run.files import replace_file
 
 SOURCE_FILE = "source.json"
 LOCK_FILE = ".lock"
@@ -127,7 +128,7 @@ def _read(file: Path) -> RecordedSource:
 
 def _write(file: Path, source: Source, finished: Totals | None) -> None:
     content = asdict(source) | {"finished": asdict(finished) if finished else None}
-    write_whole(file, json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
+    replace_file(file, json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
 
 
 def _shown(value: object) -> str:

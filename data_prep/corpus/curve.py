@@ -18,10 +18,10 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
-from data_prep.channels.indexed_writer import write_whole
 from data_prep.corpus.near import NUM_MINIMA, choose_bands, first_of_groups, minima
 from data_prep.text.shingles import POWERS, mixed
 from harness.errors import UsageError
+from harness.run.files import replace_file
 
 THRESHOLDS = tuple(number / 100 for number in range(50, 100, 5))
 CURVE_FILE = "curve.json"
@@ -84,7 +84,7 @@ class MeasureCurve(PipelineStep):  # type: ignore[misc]
         tables = [_table(file) for file in files]
         lengths = np.concatenate([np.fromfile(file.with_suffix(".lengths"), dtype="<u8") for file in files])
         curve = measure(tables, lengths.astype(np.int64))
-        write_whole(self.file, json.dumps(asdict(curve)).encode() + b"\n")
+        replace_file(self.file, json.dumps(asdict(curve)).encode() + b"\n")
 
 
 def measure(tables: Sequence[NDArray[np.uint32]], lengths: NDArray[np.int64]) -> Curve:

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.channels.indexed_writer import write_whole
 from data_prep.channels.source import sole_writer
 from data_prep.corpus.config import DedupConfig, DedupMethod, ExecutorConfig, SourceConfig
 from data_prep.corpus.curve import CURVE_FILE, MeasureCurve, WriteMinima, pick_threshold, read_curve, wanted_characters
@@ -24,6 +23,7 @@ from data_prep.text.input_files import InputFile, file_bytes
 from data_prep.text.text_files import DROPPED, FILES_LIST, FileReport, finished_files, output_names, record_finished
 from harness.errors import UsageError
 from harness.progress import Progress
+from harness.run.files import replace_file
 
 PLAN_FILE = "plan.json"
 
@@ -154,7 +154,7 @@ def _check_plan(job: Job) -> None:
     if any(path.name not in (".lock", STATE_FOLDER) for path in job.output.iterdir()):
         raise UsageError(f"{job.output} is not empty. It stays as it is: choose another --output, or delete it.")
     file.parent.mkdir(exist_ok=True)
-    write_whole(file, json.dumps(plan, ensure_ascii=False, indent=1).encode() + b"\n")
+    replace_file(file, json.dumps(plan, ensure_ascii=False, indent=1).encode() + b"\n")
 
 
 def finish(job: Job) -> list[FileReport]:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
 
-from data_prep.channels.indexed_writer import write_whole
 from data_prep.corpus.config import SourceConfig
 from data_prep.corpus.jobs import Job, reading_of
 from data_prep.corpus.outcome import REPORT
@@ -17,6 +16,7 @@ from data_prep.corpus.stages import Stage
 from data_prep.text.input_files import InputFile, file_bytes
 from data_prep.text.order_files import OrderJob, order_files
 from data_prep.text.text_files import FileReport
+from harness.run.files import replace_file
 
 NAME = "ordered"
 """The whole source, in the report."""
@@ -46,7 +46,7 @@ class OrderFiles(PipelineStep):  # type: ignore[misc] # datatrove has no types
             dropped={"not a document": result.rejected} if result.rejected else {},
         )
         content = json.dumps(asdict(report), ensure_ascii=False)
-        write_whole(self.job.folder / (NAME + REPORT), content.encode() + b"\n")
+        replace_file(self.job.folder / (NAME + REPORT), content.encode() + b"\n")
         return iter(())
 
 

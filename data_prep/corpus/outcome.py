@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.channels.indexed_writer import write_whole
 from data_prep.text.documents import BYTE_ORDER_MARK, Record, Rejection
 from data_prep.text.input_files import InputFile, file_bytes
 from data_prep.text.text_files import DROPPED, FileReport, written_whole
+from harness.run.files import replace_file
 
 REPORT = ".report"
 
@@ -59,7 +59,7 @@ class Outcome:
             **self._counts,
         )
         content = json.dumps(asdict(report), ensure_ascii=False)
-        write_whole(output.with_name(output.name + REPORT), content.encode() + b"\n")
+        replace_file(output.with_name(output.name + REPORT), content.encode() + b"\n")
 
     def read(self, record: Record) -> bool:
         """Counts a line; says whether it is a document (if not, it is dropped here)."""

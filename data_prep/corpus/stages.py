@@ -24,10 +24,10 @@ from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
-from data_prep.channels.indexed_writer import write_whole
 from data_prep.corpus.config import ExecutorConfig
 from harness.errors import DataError, UsageError
 from harness.progress import Progress
+from harness.run.files import replace_file
 
 STATE_FOLDER = ".stages"
 JOBS_FILE = "jobs.json"
@@ -101,7 +101,7 @@ def submit(output: Path, stages: Sequence[Stage], config: ExecutorConfig) -> lis
         if executor.job_id not in (None, -1):
             jobs.append(str(executor.job_id))
         before = executor
-    write_whole(output / STATE_FOLDER / JOBS_FILE, json.dumps(jobs).encode() + b"\n")
+    replace_file(output / STATE_FOLDER / JOBS_FILE, json.dumps(jobs).encode() + b"\n")
     return jobs
 
 

@@ -24,12 +24,12 @@ from pathlib import Path
 import xxhash
 from rich.console import Console
 
-from data_prep.channels.indexed_writer import write_whole
 from data_prep.channels.progress import shown_progress
 from data_prep.channels.tokenize import ChannelJob, tokenize_channel
 from harness.data.files.channels import PARTS_FILE
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
+from harness.run.files import replace_file
 
 CHANNELS = ("zh", "en", "code")
 MARKER = "demo.json"
@@ -67,15 +67,15 @@ def build_demo(out: Path, say: Callable[[str], None], settings: DemoSettings | N
     code = out / "text" / "code.jsonl"
     inputs = {"zh": SHIPPED / "zh.jsonl.gz", "en": SHIPPED / "en.jsonl.gz", "code": code}
     code.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(code, _to_jsonl(standard_library_documents(settings)))
+    replace_file(code, _to_jsonl(standard_library_documents(settings)))
 
     model = out / "tokenizer.model"
-    write_whole(model, train_tokenizer(list(_sample(list(inputs.values()), settings.sample_characters)), settings))
+    replace_file(model, train_tokenizer(list(_sample(list(inputs.values()), settings.sample_characters)), settings))
     tokenizer = open_tokenizer(model)
     say(f"{model}: SentencePiece BPE, {tokenizer.vocab_size:,} ids")
     for channel in CHANNELS:
         say(_make_channel(inputs[channel], out / "channels" / channel, tokenizer))
-    write_whole(out / MARKER, json.dumps(description, indent=1).encode() + b"\n")
+    replace_file(out / MARKER, json.dumps(description, indent=1).encode() + b"\n")
 
 
 def _is_complete(out: Path) -> bool:

@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from data_prep.channels.indexed_writer import PARTIAL, write_whole
+from data_prep.channels.indexed_writer import PARTIAL
 from data_prep.text.input_files import InputFile
 from harness.errors import DataError, UsageError
+from harness.run.files import replace_file
 
 FILES_LIST = "files.json"
 DROPPED = ".dropped"
@@ -73,7 +74,7 @@ def finished_files(folder: Path) -> dict[str, FileReport]:
 def record_finished(folder: Path, reports: Sequence[FileReport]) -> None:
     """Writes the list that makes a folder finished."""
     content = json.dumps([asdict(report) for report in reports], ensure_ascii=False, indent=1)
-    write_whole(folder / FILES_LIST, content.encode() + b"\n")
+    replace_file(folder / FILES_LIST, content.encode() + b"\n")
 
 
 @contextmanager

@@ -34,11 +34,11 @@ def extend_tokenizer(
     because the model does not know them so. Extending a vocabulary usually costs more than it gains; look at the tokens
     saved before you pay with new embeddings.
     """
-    from data_prep.channels.indexed_writer import write_whole
     from data_prep.text.named_inputs import draw_samples, named_inputs
     from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
     from data_prep.tokenizers.tokenizer_verbs import read_words
     from harness.data.tokenizers.tokenizer import open_tokenizer
+    from harness.run.files import replace_file
 
     original = open_tokenizer(tokenizer)
     if output.suffix != original.path.suffix:
@@ -49,7 +49,7 @@ def extend_tokenizer(
     samples = draw_samples(named_inputs(inputs), {}, text_key, sample_characters)
     content = extend(original, added)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(output, content)
+    replace_file(output, content)
     extended = open_tokenizer(output)
     click.echo(
         f"{output}: {extended.vocab_size:,} ids: the {original.vocab_size:,} of {original.path}, {len(added):,} words, "

@@ -61,10 +61,10 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
     A name ending in .model makes SentencePiece BPE with byte fallback, .json byte-level BPE. Digits are split, text
     comes back byte for byte, the number of ids is a multiple of 128.
     """
-    from data_prep.channels.indexed_writer import write_whole
     from data_prep.text.named_inputs import draw_samples, named_inputs, read_weight
     from data_prep.tokenizers.train_tokenizer import TrainerSettings, train
     from harness.data.tokenizers.tokenizer import open_tokenizer
+    from harness.run.files import replace_file
 
     if output.suffix not in (".model", ".json"):
         raise UsageError(f"--output {output}: the name must end in .model (SentencePiece) or .json (byte-level BPE).")
@@ -84,7 +84,7 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
         click.echo(f"sample of {name}: {len(documents):,} documents, {sum(map(len, documents)):,} characters", err=True)
     content = train((text for documents in samples.values() for text in documents), settings)
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(output, content)
+    replace_file(output, content)
     click.echo(f"{output}: {len(content):,} bytes")
     _report(open_tokenizer(output), None, samples, as_json=False)
 

@@ -103,7 +103,7 @@ class NodeFolder:
                         content = content[file.write(content) :]
             whole = record.model_copy(update={"num_bytes": num_bytes, "xxh3": digest.hexdigest()})
             writing.rename(state)
-            writing.write_text(whole.model_dump_json())
+            writing.write_text(whole.model_dump_json(by_alias=True))
             writing.rename(described)
         except OSError:
             self._remove(record.name)

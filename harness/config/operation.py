@@ -94,7 +94,7 @@ class WatchConfig(Section):
     """How many steps after such a rollback factor and betas hold."""
     answer_within_s: NonNegativeFloat = 120.0
     """With `action: rollback` and a watcher beside it, a run whose loss is not finite waits so many seconds for the
-    order to roll back, and leaves with exit code 76 only then."""
+    command to roll back, and leaves with exit code 76 only then."""
     poll_s: PositiveFloat = 2.0
     """Seconds between two looks at `metrics.jsonl`."""
     stalled_after_s: PositiveFloat = 900.0

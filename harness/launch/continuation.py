@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
-
 from harness.plan.plan import PhasePlan, Plan
+from harness.run.events import Exit, read_events
 from harness.run.launches import newest_checkpoint
 from harness.run.paths import RunDir
 
@@ -28,12 +26,6 @@ def wanted_phase(run_dir: RunDir, plan: Plan, after_bytes: int) -> PhasePlan | N
         plan: Its plan.
         after_bytes: Where the events of the launch begin.
     """
-    name = None
-    with suppress(OSError), run_dir.events.open("rb") as events:
-        events.seek(after_bytes)
-        for line in events:
-            with suppress(ValueError, AttributeError):  # a line that a full disk cut off
-                event = json.loads(line)
-                if event.get("kind") == "exit":
-                    name = event.get("next_phase")
+    exits = [event for event in read_events(run_dir.events, after_bytes=after_bytes) if isinstance(event, Exit)]
+    name = exits[-1].next_phase if exits else None
     return next((phase for phase in plan.phases if phase.name == name), None)

@@ -8,7 +8,6 @@ if the job is to be requeued, otherwise with the launch's code.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 import time
@@ -32,6 +31,7 @@ from harness.launch.exits import AGREED_EXITS, ERROR_EXITS
 from harness.launch.requeue import Action, Limits, Verdict, decide_resume
 from harness.parallel.environment import job_id
 from harness.parallel.node_reports import BAD_NODES
+from harness.run.events import LaunchEnded, append_event
 from harness.run.kill_request import kill_reason
 from harness.run.launch_folder import open_launch
 from harness.run.launches import (
@@ -198,17 +198,14 @@ def _locked(run_dir: RunDir, job: str, sleep: Callable[[float], None]) -> Iterat
 def _tell(run_dir: RunDir, verdict: Verdict, exit_code: int) -> None:
     """Says what was decided: to the batch log, and in the run's events, where the watcher sees it."""
     sys.stderr.write(f"{verdict.action}: {verdict.reason} (exit code {exit_code})\n")
-    event = {
-        "time": round(time.time(), 3),
-        "kind": "launch-ended",
-        "job_id": job_id(),
-        "exit_code": exit_code,
-        "action": verdict.action,
-        "alert": verdict.alert,
-        "reason": verdict.reason,
-    }
-    with run_dir.events.open("a") as events:
-        events.write(json.dumps(event) + "\n")
+    ended = LaunchEnded(
+        job_id=job_id(),
+        exit_code=exit_code,
+        action=verdict.action,
+        alert=verdict.alert,
+        reason=verdict.reason,
+    )
+    append_event(run_dir.events, ended)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def launch(
 def preflight(config: Path, nodes: int | None, run_dir: Path | None, overrides: tuple[str, ...]) -> None:
     """Check CONFIG as `harness launch` does, queue nothing.
 
-    Layout, tokenizer, parts of the channels, free space, lead time, orders that wait. Leaves with 64 if something is
+    Layout, tokenizer, parts of the channels, free space, lead time, commands that wait. Leaves with 64 if something is
     wrong. The nodes themselves are checked in the first minute of the job (launch.check_nodes).
 
     \b

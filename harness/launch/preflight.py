@@ -13,6 +13,8 @@ from harness.errors import ConfigError
 from harness.launch.slurm import flag_problems, seconds_of
 from harness.plan.demand import demands
 from harness.plan.plan import Plan, make_plan
+from harness.run.commands.mailbox import is_being_written
+from harness.run.events import Saved, read_events
 from harness.run.lock import owner_of
 from harness.run.metric_names import STEP_TIME_S
 from harness.run.paths import RunDir
@@ -189,12 +191,12 @@ def _lead_time(request: Request) -> Iterator[str]:
         )
 
 
-def _waiting_orders(request: Request) -> Iterator[str]:
+def _waiting_commands(request: Request) -> Iterator[str]:
     folder = request.run_dir.signals
     names = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    orders = [name for name in names if not name.endswith(".tmp") and not name.startswith("slurm-")]
-    if orders:
-        yield f"orders wait in {folder} and take effect at the start: {', '.join(orders)}; remove what is not meant"
+    commands = [name for name in names if not is_being_written(name) and not name.startswith("slurm-")]
+    if commands:
+        yield f"commands wait in {folder} and take effect at the start: {', '.join(commands)}; remove what is not meant"
 
 
 def _spanning_groups(request: Request) -> Iterator[str]:
@@ -232,17 +234,7 @@ def _parameters(request: Request) -> int:
 
 
 def _save_seconds(run_dir: RunDir) -> Iterator[float]:
-    if not run_dir.events.is_file():
-        return
-    with run_dir.events.open("rb") as events:
-        for line in events:
-            if b'"saved"' not in line:
-                continue
-            try:
-                event = json.loads(line)
-                yield float(event["seconds"])
-            except (ValueError, KeyError, TypeError):
-                continue
+    return (event.seconds for event in read_events(run_dir.events) if isinstance(event, Saved))
 
 
 def _is_readable(path: Path) -> bool:
@@ -260,4 +252,4 @@ _ERRORS: tuple[Check, ...] = (
     _run_directory,
     _free_space,
 )
-_WARNINGS: tuple[Check, ...] = (_lead_time, _waiting_orders, _spanning_groups, _shortages)
+_WARNINGS: tuple[Check, ...] = (_lead_time, _waiting_commands, _spanning_groups, _shortages)

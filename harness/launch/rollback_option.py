@@ -1,4 +1,4 @@
-"""`harness train --rollback-to`: the order for a rollback, given just before the start that carries it out."""
+"""`harness train --rollback-to`: gives the command to roll back just before the start that carries it out."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from harness.config.load import load_config
 from harness.errors import UsageError
 from harness.launch.workers import tell
 from harness.parallel.environment import read_ranks
-from harness.run.commands.command import OrderKind
-from harness.run.commands.post import post
-from harness.run.commands.rollback import RollbackRequest, UnreadableRequestError
+from harness.run.commands.giving import give_once
+from harness.run.commands.requests import CommandKind, UnreadableRequestError, make_request
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
 
 
-def order_rollback(
+def give_rollback(
     config_path: Path,
     run_dir: Path | None,
     overrides: tuple[str, ...],
     to_step: int,
     skip_steps: tuple[int, int] | None,
 ) -> None:
-    """Leaves the order in the run's mailbox, once: a job that is queued again does not go back again.
+    """Leave the command in the run's mailbox, once: a job that is queued again does not go back again.
 
     Raises:
-        UsageError: There is no such run, somebody trains in it, or the order makes no sense.
+        UsageError: There is no such run, somebody trains in it, or the command makes no sense.
     """
     ranks = read_ranks()
     if ranks is not None and ranks.rank != 0:
@@ -39,9 +38,10 @@ def order_rollback(
             f"`harness signal {run.root} rollback --to-step {to_step}`"
         )
     try:
-        request = RollbackRequest(to_step=to_step, skip_steps=skip_steps)
+        fields = {"to_step": to_step, "skip_steps": skip_steps}
+        request = make_request(CommandKind.ROLLBACK, fields)
     except UnreadableRequestError as error:
         raise UsageError(f"--rollback-to: {error}") from None
     skipped = f"-skip-{skip_steps[0]}-{skip_steps[1]}" if skip_steps else ""
-    if not post(run, f"rollback-to-{to_step:07d}{skipped}", OrderKind.ROLLBACK, "harness train --rollback-to", request):
+    if not give_once(run, f"rollback-to-{to_step:07d}{skipped}", request, "harness train --rollback-to"):
         tell(f"the rollback to step {to_step} was ordered before; it is not carried out twice")

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,6 +16,8 @@ from harness.launch.diagnosis import slow_computers
 from harness.launch.requeue import Action
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
+from harness.run.events import AnyEvent, Exit, event_line, last_events
+from harness.run.files import last_lines
 from harness.run.heartbeats import WRITE_EVERY_S, Phase, read_beats
 from harness.run.launches import LaunchRecord, launches
 from harness.run.lock import owner_of
@@ -72,8 +73,8 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
             f"{run_dir.root} is no run directory: nothing was launched there; give the directory that training "
             "printed at its start, such as runs/NAME"
         )
-    events = _events(run_dir.events)
-    records = _records(run_dir.metrics)
+    events = last_events(run_dir.events)
+    records = [record for line in last_lines(run_dir.metrics, _TAIL_BYTES) if (record := from_json_line(line))]
     state, reason = _state(run_dir, known, events, now)
     started = [record for record in known if record.launch is not None]
     train_steps = _train_steps(run_dir, started)
@@ -94,7 +95,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
         time_left_s=(train_steps - last.step) * step_s if last and train_steps and step_s else None,
         slow=_slow(run_dir, started),
         log=_log(run_dir, known[-1]),
-        events=tuple(events[-NUM_EVENTS:]),
+        events=tuple(json.loads(event_line(event, event.time)) for event in events[-NUM_EVENTS:]),
     )
 
 
@@ -117,7 +118,7 @@ def status_text(status: Status) -> str:
 
 
 def _state(
-    run_dir: RunDir, known: Sequence[LaunchRecord], events: Sequence[Mapping[str, Any]], now: float
+    run_dir: RunDir, known: Sequence[LaunchRecord], events: Sequence[AnyEvent], now: float
 ) -> tuple[str, str | None]:
     """The state, and why."""
     last = known[-1]
@@ -129,9 +130,9 @@ def _state(
         requeued = last.ended.get("action") == Action.REQUEUE
         return ("requeued" if requeued else "stopped"), last.ended.get("reason")
     begun = (last.folder / "launch.json").stat().st_mtime
-    exits = [event for event in events if event.get("kind") == "exit" and event.get("time", 0) >= begun]
+    exits = [event for event in events if isinstance(event, Exit) and event.time >= begun]
     if exits:
-        return _EXIT_STATES.get(exits[-1].get("exit_code", -1), "failed"), exits[-1].get("reason")
+        return _EXIT_STATES.get(exits[-1].exit_code, "failed"), exits[-1].reason
     if any(beat.time >= max(begun, now - FRESH_S) for beat in read_beats(run_dir)):
         return "training", None
     return "gone", "it was killed, or its node is: it left no word"
@@ -164,34 +165,6 @@ def _step_seconds(records: Sequence[StepRecord]) -> float | None:
         if (later.attempt, later.step) == (earlier.attempt, earlier.step + 1)
     ]
     return median(gaps) if gaps else None
-
-
-def _records(path: Path) -> list[StepRecord]:
-    return [record for line in _last_lines(path) if (record := from_json_line(line)) is not None]
-
-
-def _events(path: Path) -> list[Mapping[str, Any]]:
-    found: list[Mapping[str, Any]] = []
-    for line in _last_lines(path):
-        try:
-            event = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict):
-            found.append(event)
-    return found
-
-
-def _last_lines(path: Path) -> list[bytes]:
-    """The lines in the last part of a file; none if there is no such file."""
-    try:
-        with path.open("rb") as file:
-            start = max(0, path.stat().st_size - _TAIL_BYTES)
-            file.seek(start)
-            lines = file.read().splitlines()
-    except OSError:
-        return []
-    return lines[1:] if start else lines
 
 
 def _log(run_dir: RunDir, last: LaunchRecord) -> str | None:

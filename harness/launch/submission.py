@@ -17,6 +17,7 @@ from harness.config.load import dump_config, load_config
 from harness.errors import ConfigError, UsageError
 from harness.launch.preflight import Request, check_request, workers_per_node
 from harness.launch.slurm import Job, sbatch_command, submit
+from harness.run.files import replace_file
 from harness.run.launch_folder import make_run
 from harness.run.launches import SUBMISSION, write_json
 from harness.run.paths import RunDir
@@ -108,7 +109,7 @@ def _queue(request: Request, folder: Path, command: list[str], say: Callable[[st
     """Writes the submission's folder, queues the job, and notes its number. A refused job leaves no folder."""
     make_run(request.run_dir)
     folder.mkdir()
-    (folder / "config.yaml").write_text(dump_config(request.config))
+    replace_file(folder / "config.yaml", dump_config(request.config))
     submission: dict[str, object] = {
         "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
@@ -136,7 +137,7 @@ def _git_state(folder: Path) -> dict[str, object] | None:
     if commit is None:
         return None
     changes = _git("diff", "HEAD") or ""
-    (folder / "git.diff").write_text(changes)
+    replace_file(folder / "git.diff", changes)
     return {"source": str(SOURCE), "commit": commit.strip(), "changed": bool(changes)}
 
 

@@ -22,7 +22,7 @@ FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _HELD_BACK = (*FORWARDED, signal.SIGHUP, signal.SIGCHLD)
 _LOOK_EVERY_S = 1.0
 _ASK_EVERY_S = 5.0
-"""Between two looks for an order to kill, which lies on a file system that all nodes of the job look at."""
+"""Between two looks for a request to kill, which lies on a file system that all nodes of the job look at."""
 ALL_HAVE_ASKED_S = 2 * _ASK_EVERY_S
 """By then every launcher has asked once, and has written down what it learnt."""
 _NUM_LAST_LINES = 30
@@ -51,7 +51,7 @@ class WorkerStart:
 
 @dataclass(frozen=True, kw_only=True)
 class KillSwitch:
-    """How workers that hear no orders any more are looked at, and killed, from outside."""
+    """The means to look at workers that no longer react to commands, and to kill them, from outside."""
 
     reason: Callable[[], str | None]
     """Why they are to be killed; None as long as they are not."""

@@ -6,11 +6,9 @@ is written when the disk takes it again.
 
 from __future__ import annotations
 
-import json
-import math
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -19,6 +17,7 @@ from harness.errors import HarnessError
 from harness.metrics.console import Console, has_evaluation
 from harness.metrics.tensorboard import EventFile
 from harness.run.append import JsonLines, OpenFile, open_unbuffered
+from harness.run.events import StepEvent, event_line
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, to_json_line
 
@@ -68,7 +67,7 @@ class Recorder:
         self._every_steps = logging.console_every_steps
         self._train_steps = train_steps
         self._metrics = JsonLines(run_dir.metrics, outlets.open_file)
-        self._events = JsonLines(run_dir.events, outlets.open_file)
+        self._events = JsonLines(run_dir.events, outlets.open_file, is_shared=True)
         self._num_failures: dict[str, int] = {}
         self._console = Console(
             outlets.stream or sys.stdout,
@@ -103,15 +102,14 @@ class Recorder:
         for record in records:
             self._write(record)
 
-    def event(self, kind: str, *, attempt: int, step: int, **fields: object) -> None:
-        """Appends an event to `events.jsonl`. Fields are numbers, text, paths, and lists and mappings of these.
+    def event(self, event: StepEvent) -> None:
+        """Append an event to `events.jsonl`.
 
         Raises:
             HarnessError: What `require_owner` raises.
         """
         self._require_owner()
-        event = {"time": round(self._clock(), 3), "kind": kind, "attempt": attempt, "step": step, **fields}
-        line = json.dumps(_finite(event), allow_nan=False, default=str) + "\n"
+        line = event_line(event, self._clock()) + "\n"
         self._try("events.jsonl", lambda: self._events.append(line), self._events)
 
     def message(self, text: str) -> None:
@@ -164,14 +162,3 @@ class Recorder:
         else:
             if failures := self._num_failures.pop(name, 0):
                 self.message(f"{name} is written again, after {failures} failures")
-
-
-def _finite(value: object) -> object:
-    """The value with NaN and infinities replaced by None, at any depth."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

@@ -45,6 +45,7 @@ from harness.parallel.node_reports import (
     versions_text,
 )
 from harness.plan.plan import make_plan
+from harness.run.files import replace_file
 
 ANSWER_WITHIN_S = 120.0
 """How long rank 0 waits for the others, from its own start."""
@@ -231,7 +232,7 @@ def _sees_file(launch: Path, ranks: ProcessRanks) -> bool:
 
 
 def _publish(launch: Path, reports: Sequence[RankReport], say: Callable[[str], None]) -> None:
-    (launch / "nodes.json").write_text(json.dumps([asdict(report) for report in reports], indent=1) + "\n")
+    replace_file(launch / "nodes.json", json.dumps([asdict(report) for report in reports], indent=1) + "\n")
     first = reports[0]
     hosts = len({report.host for report in reports})
     memory = "" if first.memory_gib is None else f" ({first.memory_gib:.0f} GiB)"
@@ -246,7 +247,7 @@ def _publish(launch: Path, reports: Sequence[RankReport], say: Callable[[str], N
 
 def _note_bad_nodes(launch: Path, faults: Sequence[Fault], num_nodes: int) -> None:
     """Writes down, for the end of the launch, which nodes the job should not get again."""
-    (launch / BAD_NODES).write_text(json.dumps(to_exclude(faults, num_nodes), indent=1) + "\n")
+    replace_file(launch / BAD_NODES, json.dumps(to_exclude(faults, num_nodes), indent=1) + "\n")
 
 
 def _num_bytes(where: torch.device) -> int:

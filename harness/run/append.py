@@ -34,8 +34,10 @@ def open_unbuffered(path: Path) -> AppendFile:
 class JsonLines:
     """Appends lines to a file. Lines that the disk did not take wait, and are written before the next ones."""
 
-    def __init__(self, path: Path, open_file: OpenFile = open_unbuffered) -> None:
+    def __init__(self, path: Path, open_file: OpenFile = open_unbuffered, *, is_shared: bool = False) -> None:
+        """`is_shared` if others append to the file too: one of them may leave half a line at any moment."""
         self.path = path
+        self._is_shared = is_shared
         self._open_file = open_file
         self._file: AppendFile | None = None
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING_LINES)
@@ -57,10 +59,12 @@ class JsonLines:
     def write_waiting(self) -> None:
         """Writes the waiting lines; raises OSError like `append`."""
         try:
-            if self._file is None:
+            if is_new := self._file is None:
                 self._file = self._open_file(self.path)
-                if not _ends_with_newline(self.path):  # a crash or a full disk left half a line
-                    write_whole(self._file, b"\n")
+            assert self._file is not None, "it was opened"
+            # A crash or a full disk left half a line, ours or, where others write too, somebody else's.
+            if self._waiting and (is_new or self._is_shared) and not _ends_with_newline(self.path):
+                write_whole(self._file, b"\n")
             while self._waiting:
                 write_whole(self._file, self._waiting[0])
                 self._waiting.popleft()

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import RunTakenOverError, UsageError
+from harness.run.files import fsync_folder
 from harness.run.paths import RunDir
 
 _NAME = re.compile(r"[0-9]{7,18}")
@@ -92,7 +93,7 @@ def claim(run_dir: RunDir) -> Fence:
         for older in _tokens(run_dir):
             if older < token:
                 _path(run_dir, older).unlink(missing_ok=True)
-        _sync_folder(folder)
+        fsync_folder(folder)
     except OSError as error:
         raise UsageError(
             f"cannot take the run directory {run_dir.root}: {error.strerror} ({error.filename or folder}). Nothing was "
@@ -115,7 +116,7 @@ def _make_next(run_dir: RunDir) -> int:
         finally:
             os.close(descriptor)
         # The old one must not be gone while this one is not yet there after a power cut: numbers only grow.
-        _sync_folder(run_dir.fence)
+        fsync_folder(run_dir.fence)
         return token
 
 
@@ -128,11 +129,3 @@ def _tokens(run_dir: RunDir) -> list[int]:
 
 def _path(run_dir: RunDir, token: int) -> Path:
     return run_dir.fence / f"{token:07d}"
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

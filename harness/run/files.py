@@ -1,4 +1,8 @@
-"""Disk operations after which a file is there whole or not at all, also when the machine loses power in between."""
+"""Reading and writing the files of a run: whole or not at all, whatever dies in between.
+
+Every place that replaces a file or appends lines to one does it through this module. A file that is being written has
+the suffix `.partial`; nobody reads it, and the next writer removes it.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,11 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 STAGING_SUFFIX = ".partial"
-"""What is being written has this suffix; nobody reads it, and the next writer removes it."""
 
 UNREADABLE = "cannot be read"
 """Is in every problem of a checkpoint that the disk has refused to show."""
@@ -51,25 +55,88 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file beside its place, fsync it, rename it into place and fsync the folder.
+def replace_file(path: Path, content: bytes | str, *, durable: bool = True) -> None:
+    """Write a file beside its place and rename it into place: readers see the old content or all of the new one.
 
-    A reader sees the old content or all of the new one. After an error the old content is there; the staging file
-    is discarded rather than fsynced again, because a second fsync may succeed although the first one lost data.
+    Args:
+        path: The file; its folder exists.
+        content: What it is to hold; text is written as UTF-8.
+        durable: Whether it must outlive a loss of power. Then the file is synced before it is renamed, and its folder
+            afterwards. False only for signs of life and requests, which the next one replaces anyway.
+
+    Raises:
+        OSError: From the disk; the old content is there. The staging file is discarded rather than synced again,
+            because a second fsync may succeed although the first one lost data.
     """
     staging = path.with_name(path.name + STAGING_SUFFIX)
-    staging.unlink(missing_ok=True)
     try:
-        _write_and_sync(staging, content)
+        staging.unlink(missing_ok=True)
+        _write_new(staging, content.encode() if isinstance(content, str) else content, durable)
         staging.replace(path)
     except OSError:
         with suppress(OSError):
             staging.unlink(missing_ok=True)
         raise
-    fsync_folder(path.parent)
+    if durable:
+        fsync_folder(path.parent)
 
 
-def _write_and_sync(path: Path, content: bytes) -> None:
+def append_lines(path: Path, lines: Iterable[str], *, durable: bool = False) -> None:
+    """Append whole lines to a file that others may append to as well, in one write, which the kernel does not mix.
+
+    A half line that a writer left behind when it died is ended first, so that readers lose that line and no other.
+
+    Args:
+        path: The file; it is made if missing.
+        lines: Without line ends.
+        durable: Whether they must outlive a loss of power.
+
+    Raises:
+        OSError: From the disk. A half line may be there, which the next writer ends.
+    """
+    content = "".join(f"{line}\n" for line in lines).encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        if not ends_with_newline(descriptor):
+            content = b"\n" + content
+        if os.write(descriptor, content) < len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        if durable:
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def append_durably(path: Path, lines: Iterable[str]) -> None:
+    """Append whole lines to a file that has one writer at a time: all of them or none, also after a loss of power.
+
+    A half line that an earlier writer left behind is removed.
+
+    Raises:
+        OSError: From the disk; nothing was appended.
+    """
+    content = "".join(f"{line}\n" for line in lines).encode()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        end = os.pread(descriptor, os.fstat(descriptor).st_size, 0).rfind(b"\n") + 1
+        os.ftruncate(descriptor, end)
+        if os.pwrite(descriptor, content, end) < len(content):
+            os.ftruncate(descriptor, end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    if end == 0:  # the name is new
+        fsync_folder(path.parent)
+
+
+def ends_with_newline(descriptor: int) -> bool:
+    """Return whether an open file is empty or its last byte ends a line."""
+    size = os.fstat(descriptor).st_size
+    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
+
+
+def _write_new(path: Path, content: bytes, durable: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         rest = memoryview(content)
@@ -77,7 +144,8 @@ def _write_and_sync(path: Path, content: bytes) -> None:
             rest = rest[os.write(descriptor, rest) :]
         if os.fstat(descriptor).st_size != len(content):  # there are file systems that lose what they said they took
             raise OSError(errno.EIO, "not all that was written is there", str(path))
-        os.fsync(descriptor)
+        if durable:
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
@@ -89,3 +157,15 @@ def remove_tree(path: Path, *, first: str) -> None:
         return
     (path / first).unlink(missing_ok=True)
     shutil.rmtree(path)
+
+
+def last_lines(path: Path, most_bytes: int) -> list[bytes]:
+    """Return the whole lines in the last part of a file, without line ends; none where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = max(0, os.fstat(file.fileno()).st_size - most_bytes)
+            file.seek(start)
+            lines = file.read().splitlines()
+    except OSError:
+        return []
+    return lines[1:] if start else lines

@@ -23,6 +23,7 @@ from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 
+from harness.run.files import replace_file
 from harness.run.paths import RunDir
 
 WRITE_EVERY_S = 5.0
@@ -137,9 +138,7 @@ class Heartbeat:
             spent_s={name: round(seconds, 3) for name, seconds in self._spent_s.copy().items()},
             compute_ms=self.compute_ms,
         )
-        written = self._path.with_name(f"{self._path.name}.tmp")
-        written.write_text(json.dumps(asdict(beat)) + "\n")
-        written.rename(self._path)
+        replace_file(self._path, json.dumps(asdict(beat)) + "\n", durable=False)
 
 
 def read_beats(run_dir: RunDir) -> Iterator[Beat]:

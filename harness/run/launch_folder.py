@@ -26,6 +26,8 @@ from pathlib import Path
 from harness.config.load import dump_config, load_config
 from harness.config.schema import Config
 from harness.errors import ConfigError, UsageError
+from harness.run.files import replace_file
+from harness.run.launches import LAUNCH, write_json
 from harness.run.paths import RunDir
 
 
@@ -72,7 +74,7 @@ def _open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], p
     folder = prepared or run_dir.launch(run_dir.next_launch_number())
     folder.mkdir(parents=True, exist_ok=prepared is not None)
     text = dump_config(config)
-    (folder / "config.yaml").write_text(text)
+    replace_file(folder / "config.yaml", text)
     launch = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
@@ -81,9 +83,9 @@ def _open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], p
         "command": sys.argv,
         **facts,
     }
-    (folder / "launch.json").write_text(json.dumps(launch, indent=2, default=str) + "\n")
+    write_json(folder / LAUNCH, launch)
     if not run_dir.config.exists():  # from the first start on, others know the directory for a run by it
-        _replace(run_dir.config, text)
+        replace_file(run_dir.config, text)
     return folder
 
 
@@ -93,7 +95,7 @@ def accept(run_dir: RunDir, config: Config) -> None:
     Raises:
         OSError: The disk refuses; the run's configuration is the earlier one.
     """
-    _replace(run_dir.config, dump_config(config))
+    replace_file(run_dir.config, dump_config(config))
 
 
 def changes(run_dir: RunDir, config: Config) -> list[str]:
@@ -125,13 +127,3 @@ def _fields(value: object, place: str = "") -> dict[str, object]:
 
 def _shown(fields: Mapping[str, object], name: str) -> str:
     return json.dumps(fields[name], ensure_ascii=False) if name in fields else "absent"
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file whole: it has its old content or its new one, whatever happens."""
-    written = path.with_name(f"{path.name}.tmp")
-    with written.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    written.rename(path)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import EXIT_REQUEUE
+from harness.run.files import replace_file
 from harness.run.paths import RunDir, step_of
 
 SUBMISSION = "submission.json"
@@ -134,9 +135,7 @@ def node_ends(folder: Path) -> list[NodeEnd]:
 
 def write_json(path: Path, fields: Mapping[str, object]) -> None:
     """Writes a file whole: readers see its old content or its new one."""
-    written = path.with_name(f"{path.name}.tmp")
-    written.write_text(json.dumps(fields, indent=2, default=str) + "\n")
-    written.rename(path)
+    replace_file(path, json.dumps(fields, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

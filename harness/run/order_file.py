@@ -8,15 +8,14 @@ back further than to those it is here as well: `{"kind": "rollback", "order": â€
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import CheckpointError, SaveFailedError
+from harness.run.files import append_durably
 from harness.run.order_changes import Change, History, history_from_json
 
 _ROLLBACK = "rollback"
@@ -25,8 +24,8 @@ _ROLLBACK = "rollback"
 class RolledBack(NamedTuple):
     """A rollback that was carried out."""
 
-    order: str
-    """Fingerprint of the order for it."""
+    command: str
+    """Fingerprint of the command for it; `order` in the file."""
     skip_windows: tuple[tuple[int, int], ...]
     """Positions [start, stop) of all samples that the run skips from then on."""
 
@@ -60,26 +59,19 @@ def append_to_journal(path: Path, changes: Iterable[Change | RolledBack]) -> Non
     Raises:
         SaveFailedError: The disk does not take them.
     """
-    content = "".join(json.dumps(_to_json(change)) + "\n" for change in changes).encode()
-    if not content:
+    lines = [json.dumps(_to_json(change)) for change in changes]
+    if not lines:
         return
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            end = _end_of_last_line(descriptor)
-            os.ftruncate(descriptor, end)  # what a crash left half written
-            if os.pwrite(descriptor, content, end) < len(content):
-                os.ftruncate(descriptor, end)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        append_durably(path, lines)
     except OSError as error:
         raise SaveFailedError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _to_json(change: Change | RolledBack) -> dict[str, Any]:
-    return {"kind": _ROLLBACK, **change._asdict()} if isinstance(change, RolledBack) else change.to_json()
+    if isinstance(change, RolledBack):
+        return {"kind": _ROLLBACK, "order": change.command, "skip_windows": change.skip_windows}
+    return change.to_json()
 
 
 def _rolled_back(value: dict[str, Any]) -> RolledBack:
@@ -110,8 +102,3 @@ def _told_as_damage(path: Path) -> Iterator[None]:
             f"{path} is damaged: {error}. It says when parts were adopted, and what is skipped; restore it, or move it "
             "away to go on with what the checkpoint knows."
         ) from error
-
-
-def _end_of_last_line(descriptor: int) -> int:
-    size = os.fstat(descriptor).st_size
-    return os.pread(descriptor, size, 0).rfind(b"\n") + 1

@@ -48,7 +48,7 @@ def read_own_file(path: Path, *, max_bytes: int) -> OwnFile:
             raise
         raise RefusedFileError(f"cannot be read: {error.strerror}") from None
     if len(content) > max_bytes:
-        raise RefusedFileError(f"larger than {max_bytes >> 10} KiB; an order is a line or two")
+        raise RefusedFileError(f"larger than {max_bytes >> 10} KiB; a command is a line or two")
     return OwnFile(content=content, changed_ns=status.st_mtime_ns)
 
 
@@ -56,7 +56,7 @@ def _require_own(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise RefusedFileError(f"a {_type_of(status.st_mode)}, not a regular file")
     if status.st_uid != os.geteuid():
-        raise RefusedFileError(f"belongs to user {status.st_uid}; orders come from the user who trains")
+        raise RefusedFileError(f"belongs to user {status.st_uid}; commands come from the user who trains")
     if status.st_nlink > 1:
         raise RefusedFileError("a second name of another file (a hard link); write a file of its own")
 

@@ -54,7 +54,7 @@ class RunDir:
 
     @property
     def events(self) -> Path:
-        """One JSON object per event: saved, resumed, order, exit and so on."""
+        """One JSON object per event; see `harness.run.events`."""
         return self.root / "events.jsonl"
 
     @property
@@ -74,17 +74,17 @@ class RunDir:
 
     @property
     def signals(self) -> Path:
-        """Folder into which orders are dropped."""
+        """Folder into which commands are dropped."""
         return self.root / "signals"
 
     @property
     def signals_done(self) -> Path:
-        """Folder of the orders that were carried out."""
+        """Folder of the commands that were carried out."""
         return self.signals / "done"
 
     @property
     def signals_rejected(self) -> Path:
-        """Folder of the orders that could not be understood."""
+        """Folder of the commands that could not be understood."""
         return self.signals / "rejected"
 
     @property

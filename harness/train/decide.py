@@ -1,4 +1,4 @@
-"""What to do between two steps: one pure function of the state, the orders and the configuration."""
+"""What to do between two steps: one pure function of the state, the commands and the configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from harness.errors import (
     EXIT_STOPPED_BY_PERSON,
 )
 from harness.plan.plan import Plan
-from harness.run.commands.command import PATIENT_KINDS, Order, OrderKind
+from harness.run.commands.command import Command
+from harness.run.commands.requests import CommandKind
 from harness.train.state import TrainState
 
 MAX_FAILED_SAVES = 3
@@ -64,7 +65,7 @@ class Milestones:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What happens before the next step, in this order: evaluate, roll back or save, leave."""
+    """What happens before the next step, in this command: evaluate, roll back or save, leave."""
 
     evaluate: bool = False
     save: bool = False
@@ -74,41 +75,41 @@ class Decision:
     """Why the run leaves."""
     in_another_layout: bool = False
     """Whether it leaves because the next step needs processes in another layout."""
-    rollback: Order | None = None
-    """An order to return to an earlier checkpoint. Nothing else happens then, unless it is refused."""
+    rollback: Command | None = None
+    """A command to return to an earlier checkpoint. Nothing else happens then, unless it is refused."""
 
 
-def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *, finite: bool = True) -> Decision:
+def decide(milestones: Milestones, state: TrainState, commands: Sequence[Command], *, finite: bool = True) -> Decision:
     """What to do with a state that a step has just reached (or that was just restored).
 
     A state that is not finite is never saved or evaluated: it is rolled back if that is ordered, and else waits for a
-    person. An order to stop wins over one to save and stop, because only a person gives it.
+    person. A command to stop wins over one to save and stop, because only a person gives it.
 
     Args:
         milestones: When something is due.
         state: The run as it is.
-        orders: What was ordered since the last decision.
+        commands: What was ordered since the last decision.
         finite: Whether loss and gradient of the last step were finite.
     """
     if not finite:
-        return _decide_not_finite(orders)
-    kinds = {order.kind for order in orders}
+        return _decide_not_finite(commands)
+    kinds = {command.kind for command in commands}
     finished = state.step >= milestones.last_step
-    save_ordered = bool(kinds & {OrderKind.SAVE, OrderKind.SAVE_AND_STOP})
+    save_commanded = bool(kinds & {CommandKind.SAVE, CommandKind.SAVE_AND_STOP})
     due = finished or _is_due(state.step, milestones.save_every_steps) or state.step in milestones.borders
-    save = (save_ordered or due) and not state.is_saved and state.step > 0
+    save = (save_commanded or due) and not state.is_saved and state.step > 0
     evaluate = milestones.evaluate_every_steps is not None and (
         finished or _is_due(state.step, milestones.evaluate_every_steps) or state.step in milestones.borders
     )
-    if OrderKind.STOP in kinds:
-        return Decision(save=save_ordered and save, exit_code=EXIT_STOPPED_BY_PERSON, reason=_why(orders))
-    if OrderKind.STOP_FOR_PERSON in kinds:
-        return Decision(save=save_ordered and save, exit_code=EXIT_NEEDS_PERSON, reason=_why(orders))
-    rollbacks = [order for order in orders if order.kind is OrderKind.ROLLBACK]
+    if CommandKind.STOP in kinds:
+        return Decision(save=save_commanded and save, exit_code=EXIT_STOPPED_BY_PERSON, reason=_why(commands))
+    if CommandKind.STOP_FOR_PERSON in kinds:
+        return Decision(save=save_commanded and save, exit_code=EXIT_NEEDS_PERSON, reason=_why(commands))
+    rollbacks = [command for command in commands if command.kind is CommandKind.ROLLBACK]
     if rollbacks:
         return Decision(rollback=rollbacks[-1])
-    if OrderKind.SAVE_AND_STOP in kinds and (not finished or milestones.layout_ends):
-        return Decision(save=save, exit_code=EXIT_REQUEUE, reason=_why(orders))
+    if CommandKind.SAVE_AND_STOP in kinds and (not finished or milestones.layout_ends):
+        return Decision(save=save, exit_code=EXIT_REQUEUE, reason=_why(commands))
     if not milestones.has_layout_of(state.step + 1):
         reason = "the next phase is computed in another layout"
         return Decision(evaluate=evaluate, save=save, exit_code=EXIT_REQUEUE, reason=reason, in_another_layout=True)
@@ -121,30 +122,32 @@ def decide(milestones: Milestones, state: TrainState, orders: Sequence[Order], *
 
 
 def decide_after_rollback(
-    milestones: Milestones, decision: Decision, orders: Sequence[Order], before: TrainState, after: TrainState
+    milestones: Milestones, decision: Decision, commands: Sequence[Command], before: TrainState, after: TrainState
 ) -> Decision:
-    """What to do once an order to roll back was answered: what is due in the state it led to, and the other orders.
+    """What to do once a command to roll back was answered: what is due in the state it led to, and the other commands.
 
     Args:
         milestones: When something is due.
         decision: The one to roll back.
-        orders: What it was made from.
+        commands: What it was made from.
         before: The state that it was made in.
         after: The state behind the rollback; of the same attempt if it was refused, or carried out long before.
     """
     if decision.exit_code is not None and after.attempt == before.attempt:  # not finite, and stays so
         return replace(decision, rollback=None)
-    return decide(milestones, after, [order for order in orders if order.kind is not OrderKind.ROLLBACK])
+    return decide(milestones, after, [command for command in commands if command.kind is not CommandKind.ROLLBACK])
 
 
-def _decide_not_finite(orders: Sequence[Order]) -> Decision:
-    stops = [order for order in orders if order.kind is OrderKind.STOP_FOR_PERSON]
-    rollbacks = [order for order in orders if order.kind is OrderKind.ROLLBACK]
+def _decide_not_finite(commands: Sequence[Command]) -> Decision:
+    stops = [command for command in commands if command.kind is CommandKind.STOP_FOR_PERSON]
+    rollbacks = [command for command in commands if command.kind is CommandKind.ROLLBACK]
     why = "loss or gradient is not finite"
     return Decision(
         exit_code=EXIT_NEEDS_PERSON,
         reason=f"{why}; {_why(stops)}" if stops else why,
-        rollback=rollbacks[-1] if rollbacks and not any(order.kind is OrderKind.STOP for order in orders) else None,
+        rollback=rollbacks[-1]
+        if rollbacks and not any(command.kind is CommandKind.STOP for command in commands)
+        else None,
     )
 
 
@@ -157,13 +160,13 @@ def _is_due(step: int, every_steps: int | None) -> bool:
     return every_steps is not None and step > 0 and step % every_steps == 0
 
 
-def _why(orders: Sequence[Order]) -> str:
-    stopping = [order for order in orders if order.kind not in PATIENT_KINDS]
-    return "; ".join(map(_told, stopping))
+def _why(commands: Sequence[Command]) -> str:
+    stopping = [command for command in commands if command.request.interrupts]
+    return "; ".join(map(_described, stopping))
 
 
-def _told(order: Order) -> str:
-    """Kind, source and reason of an order, nothing twice: `stop by x.json: maintenance`, `save-and-stop by SIGTERM`."""
-    source = "" if order.source == order.kind else f" by {order.source}"
-    reason = f": {order.reason}" if order.reason and order.source not in order.reason else ""
-    return f"{order.kind}{source}{reason}"
+def _described(command: Command) -> str:
+    """Return kind, source and reason, nothing twice: `stop by x.json: maintenance`, `save-and-stop by SIGTERM`."""
+    source = "" if command.source == command.kind else f" by {command.source}"
+    reason = f": {command.reason}" if command.reason and command.source not in command.reason else ""
+    return f"{command.kind}{source}{reason}"

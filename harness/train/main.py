@@ -32,42 +32,42 @@ def main(config: Config, run_dir: RunDir, resume: Resume, world: World | None = 
 
 def train(run: Run, state: TrainState) -> int:
     """From the given state to the end. Every rank runs it, and every rank decides the same at every step."""
-    orders = run.orders.before_first_step()
-    decision = decide(run.milestones, state, orders)
+    commands = run.inbox.before_first_step()
+    decision = decide(run.milestones, state, commands)
     while True:
-        state = answer(run, state, orders)
+        state = answer(run, state, commands)
         if decision.rollback is not None:
             before, state = state, roll_back(run, settle(run, state), decision.rollback)
-            decision = decide_after_rollback(run.milestones, decision, orders, before, state)
+            decision = decide_after_rollback(run.milestones, decision, commands, before, state)
         run, state = follow_phase(run, state)
         if decision.save:
-            state = save_or_begin(run, state, now=bool(orders) or decision.exit_code is not None)
-        run.orders.acknowledge(orders, state)
+            state = save_or_begin(run, state, now=bool(commands) or decision.exit_code is not None)
+        run.inbox.acknowledge(commands, state)
         if decision.exit_code is not None:
             state = settle(run, state)
             let_go(run, state)
             return leave(run, state, decision)
 
         waited = await_parts(run, state)
-        state, orders = waited.state, waited.orders
-        if orders:
-            decision = decide(run.milestones, state, orders)
+        state, commands = waited.state, waited.commands
+        if commands:
+            decision = decide(run.milestones, state, commands)
             continue
         result = take_step(run, state)
         state = state.after_step(cursor=result.next_cursor, learning_rate=result.learning_rate, loss=result.loss)
         state = adopt(run, advance(run, state), result.totals.flags)
         if not result.finite:
             write_evidence(run, state, result)
-        orders = run.orders.agree(result.totals.flags)
-        decision = decide(run.milestones, state, orders, finite=result.finite)
+        commands = run.inbox.agree(result.totals.flags)
+        decision = decide(run.milestones, state, commands, finite=result.finite)
         evaluation = None
         if decision.evaluate:
             run.heartbeat.enter(Phase.EVALUATE, state.step)
-            evaluation = evaluate(run.pipeline, run.held_out, run.ranks, run.phase.num_microbatches, run.orders)
-            orders += evaluation.orders
-            decision = decide(run.milestones, state, orders)
+            evaluation = evaluate(run.pipeline, run.held_out, run.ranks, run.phase.num_microbatches, run.inbox)
+            commands += evaluation.commands
+            decision = decide(run.milestones, state, commands)
         record(run, state, result, evaluation)
         keep_snapshot(run, state, finite=result.finite)
         if not result.finite:
-            rescue = await_rescue(run, state, orders)
-            decision, orders = rescue.decision, rescue.orders
+            rescue = await_rescue(run, state, commands)
+            decision, commands = rescue.decision, rescue.commands

@@ -14,6 +14,7 @@ from harness.errors import (
 from harness.parallel import device
 from harness.plan.flops import peak_flops
 from harness.run import metric_names as names
+from harness.run.events import Exit, ResumeSuspect
 from harness.run.records import StepRecord
 from harness.train.decide import Decision
 from harness.train.run import Run
@@ -72,7 +73,7 @@ def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluati
         )
     )
     if suspicion := resume_suspicion(state, phase_first_step=run.phase.first_step):
-        run.recorder.event("resume-suspect", attempt=state.attempt, step=state.step, reason=suspicion)
+        run.recorder.event(ResumeSuspect(attempt=state.attempt, step=state.step, reason=suspicion))
         run.recorder.message(f"warning: resume-suspect: {suspicion}")
 
 
@@ -83,9 +84,14 @@ def leave(run: Run, state: TrainState, decision: Decision) -> int:
     if decision.save and not state.is_saved:
         exit_code = EXIT_INTERNAL
     if run.recorder is not None:
-        further = {"next_phase": run.plan.phase_of(state.step + 1).name} if decision.in_another_layout else {}
         run.recorder.event(
-            "exit", attempt=state.attempt, step=state.step, exit_code=exit_code, reason=decision.reason, **further
+            Exit(
+                attempt=state.attempt,
+                step=state.step,
+                exit_code=exit_code,
+                reason=decision.reason,
+                next_phase=run.plan.phase_of(state.step + 1).name if decision.in_another_layout else None,
+            )
         )
         run.recorder.message(_last_line(run, state, decision, exit_code))
     return exit_code

@@ -14,7 +14,7 @@ from harness.plan.plan import PhasePlan, Plan
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
-from harness.train.commands.inbox import Orders
+from harness.train.commands.inbox import Inbox
 from harness.train.decide import Milestones
 from harness.train.saving.in_flight import InFlight
 from harness.train.saving.nearby import Nearby
@@ -42,7 +42,7 @@ class Run:
     optimizer: Optimizer
     data: RunData
     store: CheckpointStore
-    orders: Orders
+    inbox: Inbox
     recorder: Recorder | None
     """Only global rank 0 has one."""
     heartbeat: Heartbeat

@@ -7,10 +7,8 @@ the right samples were found is proven by the hash of their identities, which th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice, product
 
@@ -31,6 +29,7 @@ from harness.errors import DataError, UsageError
 from harness.plan.layouts import needed_world_sizes
 from harness.plan.plan import make_plan
 from harness.run.checkpoints.entries import Checkpoint, entries_in
+from harness.run.events import RolledBack, read_events
 from harness.run.order_changes import History
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, from_json_line
@@ -184,14 +183,8 @@ def _first_cursor(config: Config) -> Cursor:
 
 def _windows_of_rollbacks(run_dir: RunDir) -> list[tuple[tuple[int, int], ...]]:
     """What was skipped after each rollback, newest first: the checkpoints that would say so may have been removed."""
-    found = []
-    lines = run_dir.events.read_bytes().splitlines() if run_dir.events.exists() else []
-    for line in reversed(lines):
-        with suppress(ValueError, TypeError, KeyError):  # a line that a full disk cut off
-            event = json.loads(line)
-            if event["kind"] == "rollback":
-                found.append(tuple((int(start), int(stop)) for start, stop in event["skip_windows"]))
-    return found
+    rollbacks = [event.skip_windows for event in read_events(run_dir.events) if isinstance(event, RolledBack)]
+    return rollbacks[::-1]
 
 
 def _walked(start: _Start, lengths: list[int], records: dict[int, StepRecord], step: int) -> _Arrival | None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 )
 @click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="So many samples of it.")
 @click.option("--undo", is_flag=True, help="Let the documents into samples again that are not drawn yet.")
-@click.option("--reason", default="", help="Why; it is kept with the order and in the run's events.")
+@click.option("--reason", default="", help="Why; it is kept with the command and in the run's events.")
 @click.option("--wait", is_flag=True, help="Wait until the run has carried it out.")
 @click.option("--json", "as_json", is_flag=True, help="Without documents: the list as JSON.")
 def quarantine(  # noqa: PLR0913 - one argument per option
@@ -51,9 +51,8 @@ def quarantine(  # noqa: PLR0913 - one argument per option
       harness data quarantine runs/tiny --document zh/part-00007:8812 --undo
       harness data quarantine runs/tiny
     """
-    from harness.run.commands.command import OrderKind
-    from harness.run.commands.drop import drop, wait_for
-    from harness.run.commands.quarantine import UnreadableQuarantineError, parse_quarantine_request
+    from harness.run.commands.giving import give, wait_for
+    from harness.run.commands.requests import CommandKind, Quarantine, UnreadableRequestError, make_request
     from harness.run.paths import RunDir
 
     run_dir = RunDir(run)
@@ -67,10 +66,11 @@ def quarantine(  # noqa: PLR0913 - one argument per option
     for place, number in named:
         by_part.setdefault(place, []).append(number)
     try:
-        request = parse_quarantine_request({"documents": by_part, "lift": undo})
-    except UnreadableQuarantineError as error:
+        request = make_request(CommandKind.QUARANTINE, {"documents": by_part, "lift": undo})
+    except UnreadableRequestError as error:
         raise UsageError(str(error)) from None
-    file = drop(run_dir, OrderKind.QUARANTINE, reason, request)
+    assert isinstance(request, Quarantine), "it is of the kind that was asked for"
+    file = give(run_dir, request, reason)
     count = sum(map(len, request.documents.values()))
     if wait:
         wait_for(run_dir, file, timeout_s=600.0)

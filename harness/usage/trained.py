@@ -7,14 +7,13 @@ phases and the journal of the order the history by which they were drawn.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from harness.data.order.cursor import Cursor
 from harness.errors import DataError
+from harness.run.events import RolledBack, read_events
 from harness.run.order_changes import History, PhaseBegun
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
@@ -125,13 +124,9 @@ def follow(
 def windows_by_attempt(run_dir: RunDir, skip_windows: Windows) -> dict[int, Windows]:
     """What is skipped from each attempt on that began with a rollback; attempt 0 skips what the configuration says."""
     found = {0: Cursor(skip_windows=skip_windows).skip_windows}
-    lines = run_dir.events.read_bytes().splitlines() if run_dir.events.exists() else []
-    for line in lines:
-        with suppress(ValueError, TypeError, KeyError):  # a line that a full disk cut off
-            event = json.loads(line)
-            if event["kind"] == "rollback":
-                windows = tuple((int(start), int(stop)) for start, stop in event["skip_windows"])
-                found[int(event["attempt"])] = Cursor(skip_windows=(*windows, *skip_windows)).skip_windows
+    for event in read_events(run_dir.events):
+        if isinstance(event, RolledBack):
+            found[event.attempt] = Cursor(skip_windows=(*event.skip_windows, *skip_windows)).skip_windows
     return found
 
 

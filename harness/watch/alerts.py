@@ -1,4 +1,4 @@
-"""Tells people, without telling them everything: one message of a kind in some minutes, and none is lost.
+"""Alerts people: at most one message of a kind in some minutes, and none is lost.
 
 Every alert is a line of `watch/alerts.jsonl`. Those that are sent and that nobody takes are kept and tried again.
 """
@@ -10,9 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.run.files import append_lines
 from harness.watch.delivery import Deliver, UndeliveredError
-from harness.watch.journal import append_line
-from harness.watch.saved_state import Memory
+from harness.watch.saved_state import WatchState
 
 _MOST_WAITING = 100
 _RETRY_S = 60.0
@@ -37,46 +37,45 @@ class Alerts:
         self._clock = clock
         self._tried = -_RETRY_S
 
-    def tell(self, memory: Memory, kind: str, text: str) -> None:
-        """Writes an alert down, and sends it unless one of its kind was sent lately.
+    def tell(self, state: WatchState, kind: str, text: str) -> None:
+        """Write an alert down, and send it unless one of its kind was sent lately.
 
         Raises:
             OSError: From the disk.
         """
         now = self._clock()
-        last = memory.sent.get(kind)
+        last = state.sent.get(kind)
         is_sent = last is None or not 0 <= now - last < self._every_s  # a clock that went back holds nothing up
         line = {"time": round(now, 3), "kind": kind, "text": text, "sent": is_sent and bool(self._places)}
-        append_line(self._path, json.dumps(line, ensure_ascii=False))
+        append_lines(self._path, [json.dumps(line, ensure_ascii=False)])
         if not is_sent:
-            memory.held_back[kind] = memory.held_back.get(kind, 0) + 1
+            state.held_back[kind] = state.held_back.get(kind, 0) + 1
             return
-        memory.sent[kind] = now
-        more = memory.held_back.pop(kind, 0)
+        state.sent[kind] = now
+        more = state.held_back.pop(kind, 0)
         shown = f"{text} ({more} more of this kind since the last message)" if more else text
         if self._places:
-            memory.undelivered = [*memory.undelivered, f"{self._run_name}: {shown}"][-_MOST_WAITING:]
+            state.undelivered = [*state.undelivered, f"{self._run_name}: {shown}"][-_MOST_WAITING:]
             self._tried = -_RETRY_S
-        self.deliver(memory)
+        self.deliver(state)
 
-    def deliver(self, memory: Memory, *, is_last: bool = False) -> None:
-        """Sends what waits; after a failure again in a minute. An alert is taken when one place has taken it.
+    def deliver(self, state: WatchState, *, is_last: bool = False) -> None:
+        """Send the alerts that wait, again a minute after a failure. One place that takes an alert is enough.
 
-        `is_last`: nobody will try again, so it is tried at once.
+        `is_last` if nobody will try again: then it is tried at once.
         """
         now = self._clock()
         is_too_soon = 0 <= now - self._tried < _RETRY_S and not is_last
-        if not self._places or not memory.undelivered or is_too_soon:
+        if not self._places or not state.undelivered or is_too_soon:
             return
         self._tried = now
-        while memory.undelivered:
-            problems = [problem for place in self._places if (problem := _problem(place, memory.undelivered[0]))]
+        while state.undelivered:
+            problems = [problem for place in self._places if (problem := _problem(place, state.undelivered[0]))]
             if len(problems) == len(self._places):
-                append_line(
-                    self._path, json.dumps({"time": round(now, 3), "kind": "undelivered", "text": "; ".join(problems)})
-                )
+                failed = {"time": round(now, 3), "kind": "undelivered", "text": "; ".join(problems)}
+                append_lines(self._path, [json.dumps(failed)])
                 return
-            del memory.undelivered[0]
+            del state.undelivered[0]
 
 
 def _problem(place: Deliver, text: str) -> str | None:

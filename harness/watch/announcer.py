@@ -1,62 +1,58 @@
-"""What the watcher lets others know: events for the record, alerts for people, orders for the run."""
+"""The watcher's outputs: events for the record, alerts for people, commands for the run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.run.commands.command import OrderKind, Request
-from harness.run.commands.post import is_answered, post
+from harness.run.commands.giving import give_once, is_answered
+from harness.run.commands.requests import AnyRequest
+from harness.run.events import Seen, StepEvent
 from harness.run.paths import RunDir
 from harness.watch.alerts import Alerts
-from harness.watch.journal import Journal
-from harness.watch.saved_state import Memory
+from harness.watch.saved_state import WatchState
 from harness.watch.verdict import Verdict
-
-_EVENT_KINDS = {"confirmed": "spike"}
-"""Verdicts that are called otherwise in `events.jsonl`."""
+from harness.watch.watcher_events import WatcherEvents
 
 
 @dataclass(frozen=True, kw_only=True)
-class Hands:
-    """What the watcher can do."""
+class Outputs:
+    """The ways in which a watcher acts."""
 
-    journal: Journal
+    events: WatcherEvents
     alerts: Alerts
     say: Callable[[str], None]
-    """Tells whoever sits at the terminal."""
-    may_order: bool = True
-    """Without it, the watcher only looks and tells."""
+    """Writes a line to the terminal."""
+    may_command: bool = True
+    """Whether the watcher may give commands; otherwise it only writes events and alerts."""
 
 
 @dataclass
-class Telling:
-    """Speaks in the name of one watcher."""
+class Announcer:
+    """Writes the events, sends the alerts and gives the commands of one watcher."""
 
     run_dir: RunDir
-    memory: Memory
-    hands: Hands
+    state: WatchState
+    outputs: Outputs
     is_history: bool
-    """While it is, people are not told: news of what was long ago is none."""
+    """While the run's past is read, nobody is alerted of it."""
 
-    def event(self, event_id: str, kind: str, **fields: object) -> bool:
-        """Writes an event; False if it was written before."""
-        memory = self.memory
-        return self.hands.journal.write(
-            f"{memory.attempt}-{event_id}", kind, attempt=memory.attempt, step=memory.step, **fields
-        )
+    def event(self, event_id: str, event: StepEvent) -> bool:
+        """Write an event of the watcher; return False if one of this id was written before."""
+        return self.outputs.events.write(f"{self.state.attempt}-{event_id}", event)
 
     def tell(self, kind: str, text: str) -> None:
-        """Tells people."""
+        """Alert people, unless the run's past is being read."""
         if not self.is_history:
-            self.hands.say(text)
-            self.hands.alerts.tell(self.memory, kind, text)
+            self.outputs.say(text)
+            self.outputs.alerts.tell(self.state, kind, text)
 
     def verdict(self, verdict: Verdict) -> None:
-        """Writes a verdict down, and tells people of those that matter."""
-        is_news = self.event(
-            f"{verdict.kind}-{verdict.channel}-{verdict.start}",
-            _EVENT_KINDS.get(verdict.kind, verdict.kind),
+        """Write a verdict down, and alert people of those that matter."""
+        seen = Seen(
+            kind="spike" if verdict.kind == "confirmed" else verdict.kind,
+            attempt=self.state.attempt,
+            step=self.state.step,
             channel=verdict.channel,
             direction=verdict.direction,
             start=verdict.start,
@@ -64,7 +60,7 @@ class Telling:
             z=round(verdict.z, 2),
             height=round(verdict.height, 4),
         )
-        if not is_news:
+        if not self.event(f"{verdict.kind}-{verdict.channel}-{verdict.start}", seen):
             return
         if verdict.kind == "non-finite":
             self.tell("spike", f"loss of {verdict.channel} is not finite at step {verdict.start}")
@@ -72,8 +68,8 @@ class Telling:
             moved = f"moved {verdict.direction} at step {verdict.start} ({verdict.height:+.3f} nats)"
             self.tell("spike", f"loss of {verdict.channel} {moved}")
 
-    def order(self, name: str, kind: OrderKind, reason: str, request: Request | None = None) -> bool:
-        """Gives an order, unless the watcher may only look; whether it waits to be answered."""
-        if not self.hands.may_order:
+    def command(self, name: str, request: AnyRequest, reason: str) -> bool:
+        """Give a command, unless the watcher may only look; return whether it waits to be answered."""
+        if not self.outputs.may_command:
             return False
-        return post(self.run_dir, name, kind, reason, request) or not is_answered(self.run_dir, name)
+        return give_once(self.run_dir, name, request, reason) or not is_answered(self.run_dir, name)

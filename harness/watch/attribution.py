@@ -92,7 +92,7 @@ def read_evidence(path: Path) -> list[Sample]:
         return [_sample(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{path}: cannot be read as evidence ({error!r}). It has one JSON object per sample; order it again with "
+            f"{path}: cannot be read as evidence ({error!r}). It has one JSON object per sample; ask for it again with "
             "`harness signal RUN_DIR evidence --steps A:B`."
         ) from error
 

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 GAINS = (0.05, 0.15, 0.4)
 """Share of a surprise that each filter takes into its level; the slope takes gain² / 4 (critically damped)."""
 _SCALE_GAIN = 1 / 64
-"""Memory of each filter's mean absolute residual, which also decides who speaks."""
+"""WatchState of each filter's mean absolute residual, which also decides who speaks."""
 _LONG_SCALE_GAIN = 1 / 400
-"""Memory of the steady scale: 400 values know the noise to 2.5 %, 64 to 6 %."""
+"""WatchState of the steady scale: 400 values know the noise to 2.5 %, 64 to 6 %."""
 _SCALE_TRUST = 1.12
 """The steady scale may differ from the recent one by this factor, no more: noise may change."""
 _YOUNG = 8.0
@@ -104,7 +104,7 @@ class Baseline:
     num_values: int = 0
     """Values learnt since the start or the last `relearn`."""
     long_spread: float = 0.0
-    """Clipped mean absolute residual of the forecasts that counted, long memory."""
+    """Clipped mean absolute residual of the forecasts that counted, long state."""
     mean_weight: float = 0.0
     """Usual number of tokens behind a value."""
     up: Tail = field(default_factory=Tail)

@@ -17,18 +17,20 @@ from types import FrameType
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, RunInUseError, UsageError
-from harness.run.kill_request import order_kill
+from harness.run.events import Hung
+from harness.run.files import replace_file
+from harness.run.kill_request import request_kill
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
 from harness.watch.alerts import Alerts
-from harness.watch.announcer import Hands
+from harness.watch.announcer import Outputs
 from harness.watch.delivery import deliveries
 from harness.watch.exposition import Address, served
 from harness.watch.hang import HangWatch
-from harness.watch.journal import Journal
-from harness.watch.saved_state import Memory, load_memory, save_memory
+from harness.watch.saved_state import WatchState, load_state, save_state
 from harness.watch.surroundings import shortage, stall
 from harness.watch.watcher import Watcher
+from harness.watch.watcher_events import WatcherEvents
 
 _HEARTBEAT_EVERY_S = 5.0
 _SURROUNDINGS_EVERY_S = 60.0
@@ -39,7 +41,7 @@ def watch(  # noqa: PLR0913 (what the command line gives)
     run_dir: RunDir,
     *,
     once: bool,
-    may_order: bool,
+    may_command: bool,
     alert_urls: Sequence[str],
     say: Callable[[str], None],
     metrics_at: Address | None = None,
@@ -66,29 +68,29 @@ def watch(  # noqa: PLR0913 (what the command line gives)
     except OSError as error:
         raise UsageError(f"cannot make {run_dir.watch}: {error.strerror}; only the user who trains may watch") from None
     with _alone(run_dir):
-        memory = load_memory(run_dir.watch / "state.json")
+        state = load_state(run_dir.watch / "state.json")
         alerts = Alerts(run_dir.watch / "alerts.jsonl", config.run.name, places, settings.alert_every_s)
-        hands = Hands(journal=Journal(run_dir.events), alerts=alerts, say=say, may_order=may_order)
-        watcher = Watcher(run_dir, config, memory or Memory(), hands, is_anew=memory is None)
-        say(f"watching {run_dir.root}: {_intention(config, may_order)}")
+        outputs = Outputs(events=WatcherEvents(run_dir.events), alerts=alerts, say=say, may_command=may_command)
+        watcher = Watcher(run_dir, config, state or WatchState(), outputs, is_anew=state is None)
+        say(f"watching {run_dir.root}: {_intention(config, may_command)}")
         if once:
             watcher.look()
-            _keep(run_dir, watcher.memory, say)
+            _keep(run_dir, watcher.state, say)
         else:
             with served(watcher.latest, metrics_at):
-                _Rounds(run_dir, config, watcher, hands).go()
+                _Rounds(run_dir, config, watcher, outputs).go()
 
 
 class _Rounds:
     """The loop around the looks."""
 
-    def __init__(self, run_dir: RunDir, config: Config, watcher: Watcher, hands: Hands) -> None:
+    def __init__(self, run_dir: RunDir, config: Config, watcher: Watcher, outputs: Outputs) -> None:
         self._run_dir = run_dir
         self._settings = config.watch
         self._watcher = watcher
-        self._hands = hands
-        self._alerts = hands.alerts
-        self._say = hands.say
+        self._outputs = outputs
+        self._alerts = outputs.alerts
+        self._say = outputs.say
         self._last_news = time.monotonic()
         self._last_beat = self._last_surroundings = self._last_ranks = -_SURROUNDINGS_EVERY_S
         limit_s = config.watch.kill_hung_after_s
@@ -96,16 +98,16 @@ class _Rounds:
 
     def go(self) -> None:
         """Goes round until the run has ended or a signal says to leave."""
-        with _told_to_leave() as leaving:
+        with _leaving_on_signals() as leaving:
             while not leaving.is_set():
                 has_ended = self._has_ended()  # asked before the look, which then hears the last words
                 self._look()
                 if has_ended:
-                    memory = self._watcher.memory
+                    state = self._watcher.state
                     with suppress(OSError):
-                        self._alerts.deliver(memory, is_last=True)
-                        _keep(self._run_dir, memory, self._say)
-                    self._say(f"training has ended at step {memory.step} with exit code {memory.exit_code}")
+                        self._alerts.deliver(state, is_last=True)
+                        _keep(self._run_dir, state, self._say)
+                    self._say(f"training has ended at step {state.step} with exit code {state.exit_code}")
                     return
                 leaving.wait(self._settings.poll_s)
 
@@ -114,7 +116,7 @@ class _Rounds:
         try:
             if self._watcher.look():
                 self._last_news = time.monotonic()
-                _keep(self._run_dir, self._watcher.memory, self._say)
+                _keep(self._run_dir, self._watcher.state, self._say)
             self._beat()
             self._look_around()
             self._look_for_a_hang()
@@ -123,7 +125,7 @@ class _Rounds:
 
     def _has_ended(self) -> bool:
         """Whether the newest launch has ended, for good, and nobody holds the run."""
-        code = self._watcher.memory.exit_code
+        code = self._watcher.state.exit_code
         return code is not None and code != EXIT_REQUEUE and owner_of(self._run_dir) is None
 
     def _beat(self) -> None:
@@ -134,10 +136,8 @@ class _Rounds:
         self._last_beat = now
         beat = {"time": round(time.time(), 3), "host": socket.gethostname(), "pid": os.getpid()}
         path = self._run_dir.watch / "heartbeat.json"
-        written = path.with_suffix(".partial")
-        said = {"step": self._watcher.memory.step, "may_order": self._hands.may_order}
-        written.write_text(json.dumps({**beat, **said}) + "\n")
-        written.replace(path)
+        said = {"step": self._watcher.state.step, "may_order": self._outputs.may_command}
+        replace_file(path, json.dumps({**beat, **said}) + "\n", durable=False)
 
     def _look_around(self) -> None:
         """Looks at what can go wrong besides the losses."""
@@ -145,13 +145,13 @@ class _Rounds:
         if now - self._last_surroundings < min(_SURROUNDINGS_EVERY_S, self._settings.stalled_after_s):
             return
         self._last_surroundings = now
-        memory = self._watcher.memory
-        is_running = memory.exit_code is None
+        state = self._watcher.state
+        is_running = state.exit_code is None
         stalled = stall(self._run_dir, self._settings, now - self._last_news) if is_running else None
         for kind, text in (("stalled", stalled), ("disk", shortage(self._run_dir, self._settings))):
             if text is not None:
                 self._say(text)
-                self._alerts.tell(memory, kind, text)
+                self._alerts.tell(state, kind, text)
 
     def _look_for_a_hang(self) -> None:
         """Has a launch killed that hangs, if that is wanted; it is requeued as after any other failure."""
@@ -161,30 +161,29 @@ class _Rounds:
         self._last_ranks = now
         if (hang := self._hang_watch.look()) is None:
             return
-        outcome = "it is killed" if self._hands.may_order else "only looking: it is left alone"
-        if self._hands.may_order:
-            order_kill(hang.launch, hang.text)
-        memory = self._watcher.memory
-        said = {"reason": hang.text, "outcome": outcome}
-        name = f"hung-{hang.launch.name}"
-        if self._hands.journal.write(name, "hung", attempt=memory.attempt, step=memory.step, **said):
+        outcome = "it is killed" if self._outputs.may_command else "only looking: it is left alone"
+        if self._outputs.may_command:
+            request_kill(hang.launch, hang.text)
+        state = self._watcher.state
+        hung = Hung(attempt=state.attempt, step=state.step, reason=hang.text, outcome=outcome)
+        if self._outputs.events.write(f"hung-{hang.launch.name}", hung):
             text = f"launch {hang.launch.name} hangs: {hang.text}; {outcome}"
             self._say(text)
-            self._alerts.tell(memory, "hung", text)
+            self._alerts.tell(state, "hung", text)
 
 
-def _intention(config: Config, may_order: bool) -> str:
-    if not may_order:
-        return "only looking, no orders"
+def _intention(config: Config, may_command: bool) -> str:
+    if not may_command:
+        return "only looking, no commands"
     if config.watch.action == "alert":
         return "alerts only (watch.action: alert)"
     return "rolling back by itself (watch.action: rollback)"
 
 
-def _keep(run_dir: RunDir, memory: Memory, say: Callable[[str], None]) -> None:
+def _keep(run_dir: RunDir, state: WatchState, say: Callable[[str], None]) -> None:
     """Writes the memory down; if the disk refuses, the next look sees the same lines again."""
     try:
-        save_memory(run_dir.watch / "state.json", memory)
+        save_state(run_dir.watch / "state.json", state)
     except OSError as error:
         say(f"warning: cannot write {run_dir.watch / 'state.json'}: {error.strerror}")
 
@@ -204,8 +203,8 @@ def _alone(run_dir: RunDir) -> Iterator[None]:
 
 
 @contextmanager
-def _told_to_leave() -> Iterator[threading.Event]:
-    """An event that SIGTERM and SIGINT set, so that a round is finished first."""
+def _leaving_on_signals() -> Iterator[threading.Event]:
+    """Yield an event that SIGTERM and SIGINT set, so that a round is finished first."""
     leaving = threading.Event()
 
     def leave(_number: int, _frame: FrameType | None) -> None:

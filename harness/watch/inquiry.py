@@ -1,4 +1,4 @@
-"""Asks the run for evidence of an episode, and remembers what the evidence says."""
+"""Asks the run for evidence of an episode, and remembers the findings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import DataError
-from harness.run.commands.command import OrderKind
-from harness.watch.announcer import Telling
+from harness.run.events import Attributed
+from harness.watch.announcer import Announcer
 from harness.watch.attribution import attribute, named, read_evidence
 from harness.watch.policy import AskEvidence
 from harness.watch.saved_state import Examination
@@ -23,18 +23,18 @@ _NAME = "watch-evidence"
 class Inquiry:
     """The inquiries of one watcher."""
 
-    telling: Telling
+    announcer: Announcer
 
     def ask(self, action: AskEvidence, verdicts: Sequence[Verdict], episodes: Iterable[OpenEpisode]) -> None:
-        """Orders evidence of the episode that the policy wants to know more of, once."""
-        memory = self.telling.memory
+        """Ask once for evidence of the episode that the policy wants to know more of."""
+        state = self.announcer.state
         about = next(each for each in verdicts if each.kind == "confirmed" and each.start == action.first_step)
-        if any(each.first <= about.start <= each.last for each in memory.examinations):
+        if any(each.first <= about.start <= each.last for each in state.examinations):
             return  # another curve of the same episode
-        request = evidence_request(action.first_step, action.last_step, memory.step)
+        request = evidence_request(action.first_step, action.last_step, state.step)
         first, last = request.steps
         asked = Examination(
-            order=f"{_NAME}-{memory.attempt:03d}-{first:07d}-{last:07d}",
+            command=f"{_NAME}-{state.attempt:03d}-{first:07d}-{last:07d}",
             first=first,
             last=last,
             start=about.start,
@@ -42,51 +42,50 @@ class Inquiry:
             direction=about.direction,
             height=about.height,
         )
-        if (path := memory.evidence.pop(asked.order, None)) is not None:
+        if (path := state.evidence.pop(asked.command, None)) is not None:
             self._weigh(asked, Path(path), episodes)
-        elif self.telling.order(
-            asked.order, OrderKind.EVIDENCE, f"loss of {about.channel} moved {about.direction}", request
-        ):
-            memory.examinations.append(asked)
+        elif self.announcer.command(asked.command, request, f"loss of {about.channel} moved {about.direction}"):
+            state.examinations.append(asked)
 
-    def hear(self, order: str, path: Path, episodes: Iterable[OpenEpisode]) -> None:
-        """Weighs evidence; what a watcher had asked for that was killed then is kept until it is asked for again."""
-        memory = self.telling.memory
-        asked = next((each for each in memory.examinations if each.order == order), None)
+    def take(self, command: str, path: Path, episodes: Iterable[OpenEpisode]) -> None:
+        """Weigh evidence that the run gave; keep what a watcher had asked for that was killed until this one asks."""
+        state = self.announcer.state
+        asked = next((each for each in state.examinations if each.command == command), None)
         if asked is not None:
-            memory.examinations.remove(asked)
+            state.examinations.remove(asked)
             self._weigh(asked, path, episodes)
-        elif order.startswith(_NAME):
-            memory.evidence = {**dict(list(memory.evidence.items())[-_MOST_KEPT:]), order: str(path)}
+        elif command.startswith(_NAME):
+            state.evidence = {**dict(list(state.evidence.items())[-_MOST_KEPT:]), command: str(path)}
 
-    def hear_refused(self, order: str) -> None:
-        """Waits no longer for evidence that the run cannot give."""
-        memory = self.telling.memory
-        memory.examinations = [each for each in memory.examinations if each.order != order]
+    def give_up(self, command: str) -> None:
+        """Wait no longer for evidence that the run cannot give."""
+        state = self.announcer.state
+        state.examinations = [each for each in state.examinations if each.command != command]
 
     def _weigh(self, asked: Examination, path: Path, episodes: Iterable[OpenEpisode]) -> None:
-        """Reads evidence and remembers whether it points to dirty documents."""
-        telling = self.telling
+        """Read evidence and remember whether it points to dirty documents."""
+        announcer = self.announcer
         try:
             samples = read_evidence(path)
         except DataError as error:
-            telling.hands.say(f"warning: {error}")
+            announcer.outputs.say(f"warning: {error}")
             return
         channel = None if asked.channel == TOTAL else asked.channel
         found = attribute(samples, channel=channel, direction=asked.direction, start=asked.start, height=asked.height)
-        is_news = telling.event(
-            f"attributed-{asked.order}",
-            "attributed",
+        attributed = Attributed(
+            attempt=announcer.state.attempt,
+            step=announcer.state.step,
             start=asked.start,
             channel=asked.channel,
             dirty=found.dirty,
             reason=found.text,
-            documents=found.documents(),
+            documents=tuple(found.documents()),
             evidence=str(path),
         )
+        is_news = announcer.event(f"attributed-{asked.command}", attributed)
         documents = f": {named(found)}" if found.guilty else ""
         if is_news:
-            telling.tell("attributed", f"loss of {asked.channel} since step {asked.start}: {found.text}{documents}")
+            announcer.tell("attributed", f"loss of {asked.channel} since step {asked.start}: {found.text}{documents}")
         if found.dirty:
             related = [each.start for each in episodes if each.start <= asked.last]
-            telling.memory.dirty_starts = sorted({*telling.memory.dirty_starts, asked.start, *related})
+            announcer.state.dirty_starts = sorted({*announcer.state.dirty_starts, asked.start, *related})

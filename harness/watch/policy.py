@@ -22,7 +22,7 @@ class PolicySettings:
     """When to act, and how far back."""
 
     action: Literal["alert", "rollback"] = "alert"
-    """`alert` tells people and orders nothing that changes the run."""
+    """`alert` tells people and commands nothing that changes the run."""
     persist_steps: int = 100
     """An episode that is still open, and still off, so many steps after its start does not heal by itself."""
     persist_z: float = 4.0
@@ -155,7 +155,7 @@ class _Cause:
     dirty: bool
     after_resume: bool = False
     stands_still: bool = False
-    """The run cannot go on without an order."""
+    """The run cannot go on without a command."""
 
 
 def decide(situation: Situation, settings: PolicySettings) -> Action:

@@ -1,6 +1,6 @@
 """The detector and the policy over one recorded curve: what they would have said and done.
 
-The recorded run goes on as it did whatever the policy orders; checkpoints are imagined every 500 steps.
+The recorded run goes on as it did whatever the policy commands; checkpoints are imagined every 500 steps.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class WouldAct:
     """First step after the skipped ones."""
 
     def cost_steps(self, labels: Sequence[Label]) -> int:
-        """Training lost: from onset to order if an event that lasts was the cause, else what is redone and skipped."""
+        """Training lost: from onset to command if a lasting event was the cause, else what is redone and skipped."""
         needed = any(e.start <= self.start <= e.end and e.end - e.start >= _POLICY.persist_steps for e in labels)
         if needed:
             return self.step - self.start
@@ -132,7 +132,7 @@ class _ImaginedRun:
             self._next_save = record.step - record.step % _SAVE_EVERY_STEPS + _SAVE_EVERY_STEPS
 
     def ask_policy(self, verdicts: list[Verdict], episodes: list[OpenEpisode]) -> WouldAct | None:
-        """The rollback or the stop that the policy would order now; remembers it."""
+        """The rollback or the stop that the policy would command now; remembers it."""
         step = self._step
         assert step is not None, "a step was taken"
         self._alarms += [verdict for verdict in verdicts if verdict.kind in ALARMS]

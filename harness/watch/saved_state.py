@@ -1,18 +1,19 @@
-"""What the watcher remembers between two looks, as one file that a kill at any moment leaves whole.
+"""The state of the watcher between two looks, as one file that a kill at any moment leaves whole.
 
-`watch/state.json` is written after every look that changed something. Between an order and the next writing the
-watcher may die; it then sees the same lines again, comes to the same orders, and these have the same names.
+`watch/state.json` is written after every look that changed something. Between a command and the next writing the
+watcher may die; it then sees the same lines again, comes to the same commands, and these have the same names.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from harness.run.files import replace_file
 from harness.run.follow import Mark
 from harness.watch.policy import PastRollback
 
@@ -23,8 +24,8 @@ _FORMAT = 1
 class Examination:
     """Evidence that was asked for."""
 
-    order: str
-    """Name of the order."""
+    command: Annotated[str, Field(alias="order")]
+    """Name of the command; `order` in the file."""
     first: int
     last: int
     """Steps that are examined."""
@@ -44,7 +45,7 @@ class Alarm:
 
 
 @dataclass(slots=True, kw_only=True)
-class Memory:
+class WatchState:
     """Everything the watcher knows of a run."""
 
     metrics: Mark = field(default_factory=Mark)
@@ -63,13 +64,13 @@ class Memory:
     pending: str | None = None
     """Name of the rollback or stop that was ordered and not answered yet."""
     causes: dict[str, PastRollback] = field(default_factory=dict)
-    """Rollbacks that were ordered, by the name of the order; those refused are taken out."""
+    """Rollbacks that were ordered, by the name of the command; those refused are taken out."""
     handled_starts: list[int] = field(default_factory=list)
     dirty_starts: list[int] = field(default_factory=list)
     examinations: list[Examination] = field(default_factory=list)
     """Evidence asked for and not there yet."""
     evidence: dict[str, str] = field(default_factory=dict)
-    """Files of evidence by the name of the order that was asked for just before the watcher was killed."""
+    """Files of evidence by the name of the command that was asked for just before the watcher was killed."""
     alarms: list[Alarm] = field(default_factory=list)
     """Of the current line, oldest first."""
     exit_code: int | None = None
@@ -82,30 +83,25 @@ class Memory:
     """Texts that nobody has taken yet."""
 
 
-_MEMORY = TypeAdapter(Memory)
+_STATE = TypeAdapter(WatchState)
 
 
-def load_memory(path: Path) -> Memory | None:
+def load_state(path: Path) -> WatchState | None:
     """What was remembered; None where there is nothing, or nothing that this version can read."""
     try:
         document = json.loads(path.read_bytes())
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
             return None
-        return _MEMORY.validate_python(document["memory"])
+        return _STATE.validate_python(document["memory"])
     except (OSError, ValueError, KeyError, ValidationError):
         return None
 
 
-def save_memory(path: Path, memory: Memory) -> None:
+def save_state(path: Path, state: WatchState) -> None:
     """Replaces the file.
 
     Raises:
         OSError: From the disk; the old file is untouched.
     """
-    text = json.dumps({"format": _FORMAT, "memory": _MEMORY.dump_python(memory)}, allow_nan=False)
-    written = path.with_suffix(".partial")
-    with written.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    written.replace(path)
+    text = json.dumps({"format": _FORMAT, "memory": _STATE.dump_python(state, by_alias=True)}, allow_nan=False)
+    replace_file(path, text)

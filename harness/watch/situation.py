@@ -1,4 +1,4 @@
-"""From what is remembered and was just seen to what the policy looks at, and from its action to an order (pure)."""
+"""Turns the watcher's state into the policy's input, and the policy's action into a request (pure)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from harness.config.operation import WatchConfig
-from harness.run.commands.evidence import MAX_STEPS, EvidenceRequest
-from harness.run.commands.mark import MarkRequest
-from harness.run.commands.rollback import RollbackRequest
+from harness.run.commands import requests
+from harness.run.commands.requests import MAX_EVIDENCE_STEPS
 from harness.watch.policy import KnownCheckpoint, PolicySettings, Rollback, Situation
 from harness.watch.saved import SavedCheckpoint
-from harness.watch.saved_state import Alarm, Memory
+from harness.watch.saved_state import Alarm, WatchState
 from harness.watch.verdict import OpenEpisode, Verdict
 
 COMPARED_STEPS = 16
@@ -27,7 +26,7 @@ def policy_settings(watch: WatchConfig) -> PolicySettings:
 
 
 def situation(
-    memory: Memory,
+    state: WatchState,
     verdicts: Sequence[Verdict],
     episodes: Sequence[OpenEpisode],
     checkpoints: Sequence[KnownCheckpoint],
@@ -35,23 +34,23 @@ def situation(
 ) -> Situation:
     """What the policy looks at after the last record."""
     return Situation(
-        step=memory.step,
-        consumed_samples=memory.consumed_samples,
+        step=state.step,
+        consumed_samples=state.consumed_samples,
         global_batch_size=global_batch_size,
         verdicts=tuple(verdicts),
         episodes=tuple(episodes),
         checkpoints=tuple(checkpoints),
-        rollbacks=tuple(memory.causes.values()),
-        resumed_after_step=memory.resumed_after_step,
-        handled_starts=frozenset(memory.handled_starts),
-        dirty_starts=frozenset(memory.dirty_starts),
+        rollbacks=tuple(state.causes.values()),
+        resumed_after_step=state.resumed_after_step,
+        handled_starts=frozenset(state.handled_starts),
+        dirty_starts=frozenset(state.dirty_starts),
     )
 
 
-def rollback_request(action: Rollback, now: Situation, repeat_for_steps: int) -> RollbackRequest:
-    """The order for a rollback. Its samples are named by the steps that took them, as the run counted until now."""
+def rollback_request(action: Rollback, now: Situation, repeat_for_steps: int) -> requests.Rollback:
+    """Return the request for a rollback. It names samples by the steps that took them, as the run counted until now."""
     changes_optimizer = action.learning_rate_factor != 1.0 or action.adam_betas is not None
-    return RollbackRequest(
+    return requests.Rollback(
         to_step=action.to_step,
         skip_steps=(_step_after(action.skip_from_sample, now) + 1, _step_after(action.skip_to_sample, now)),
         learning_rate_factor=action.learning_rate_factor,
@@ -60,33 +59,33 @@ def rollback_request(action: Rollback, now: Situation, repeat_for_steps: int) ->
     )
 
 
-def evidence_request(first: int, last: int, step: int) -> EvidenceRequest:
-    """The order to examine an episode, with some steps before it to compare with."""
+def evidence_request(first: int, last: int, step: int) -> requests.Evidence:
+    """Return the request to examine an episode, with some steps before it to compare with."""
     last = max(first, min(last, step, first + _MOST_EXAMINED - 1))
-    begin = max(1, first - COMPARED_STEPS, last - MAX_STEPS + 1)
-    return EvidenceRequest(steps=(begin, last))
+    begin = max(1, first - COMPARED_STEPS, last - MAX_EVIDENCE_STEPS + 1)
+    return requests.Evidence(steps=(begin, last))
 
 
-def remember_alarm(memory: Memory, start: int, end: int) -> None:
+def remember_alarm(state: WatchState, start: int, end: int) -> None:
     """Enters steps in which something was strange; what touches the last alarm extends it."""
-    for alarm in memory.alarms[-20:]:
+    for alarm in state.alarms[-20:]:
         if alarm.start <= end and start <= alarm.end:
             alarm.start, alarm.end = min(alarm.start, start), max(alarm.end, end)
             return
-    memory.alarms = [*memory.alarms, Alarm(start=start, end=end)][-_MOST_ALARMS:]
+    state.alarms = [*state.alarms, Alarm(start=start, end=end)][-_MOST_ALARMS:]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DueMark:
-    """An order to mark checkpoints, and what it is called."""
+    """A request to mark checkpoints, and the name of its command."""
 
     name: str
-    request: MarkRequest
+    request: requests.Mark
 
 
 def due_mark(
     checkpoints: Sequence[SavedCheckpoint],
-    memory: Memory,
+    state: WatchState,
     *,
     is_quiet: bool,
     margin_steps: int,
@@ -98,24 +97,24 @@ def due_mark(
     was strange for `clean_after_steps`: a run that healed by itself would heal again from there. Then the alarms
     are forgotten.
     """
-    if not memory.alarms:
+    if not state.alarms:
         return None
-    newest = max(memory.alarms, key=lambda alarm: alarm.end)
-    is_over = is_quiet and memory.step - newest.end >= max(clean_after_steps, margin_steps)
+    newest = max(state.alarms, key=lambda alarm: alarm.end)
+    is_over = is_quiet and state.step - newest.end >= max(clean_after_steps, margin_steps)
     health: Literal["clean", "suspect"] = "clean" if is_over else "suspect"
     names = [
         each.name
         for each in checkpoints
-        if each.step <= memory.step
+        if each.step <= state.step
         and each.health == ("suspect" if is_over else "clean")
-        and any(alarm.start <= each.step <= alarm.end + margin_steps for alarm in memory.alarms)
+        and any(alarm.start <= each.step <= alarm.end + margin_steps for alarm in state.alarms)
     ]
     if not names:
         if is_over:
-            memory.alarms = []
+            state.alarms = []
         return None
-    name = f"watch-{health}-{memory.attempt:03d}-{newest.start:07d}-{names[-1]}"
-    return DueMark(name=name, request=MarkRequest(checkpoints=tuple(names), health=health))
+    name = f"watch-{health}-{state.attempt:03d}-{newest.start:07d}-{names[-1]}"
+    return DueMark(name=name, request=requests.Mark(checkpoints=tuple(names), health=health))
 
 
 def _step_after(num_samples: int, now: Situation) -> int:

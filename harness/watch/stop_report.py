@@ -1,21 +1,17 @@
-"""What a person finds when the watcher has stopped a run: what happened, what was tried, what is left, what to do."""
+"""The report for the person who must look after the watcher has stopped a run."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
+from harness.run.events import AnyEvent, Attributed, Resumed, RollbackRefused, RolledBack, Seen, read_events
+from harness.run.files import replace_file
 from harness.run.paths import RunDir
 from harness.watch.policy import KnownCheckpoint, Situation, Stop
 
-_KINDS = ("spike", "non-finite", "attributed", "rollback", "rollback-refused", "resumed")
 _MOST_EVENTS = 40
 _MOST_CHECKPOINTS = 10
-
-Event = Mapping[str, Any]
 
 
 def write_report(run_dir: RunDir, stop: Stop, now: Situation) -> Path:
@@ -25,14 +21,13 @@ def write_report(run_dir: RunDir, stop: Stop, now: Situation) -> Path:
         OSError: From the disk.
     """
     path = run_dir.watch / "report.md"
-    written = path.with_suffix(".partial")
-    written.write_text(report(str(run_dir.root), stop, now, list(_events(run_dir.events))), encoding="utf-8")
-    written.replace(path)
+    replace_file(path, report(str(run_dir.root), stop, now, list(read_events(run_dir.events))))
     return path
 
 
-def report(run: str, stop: Stop, now: Situation, events: Sequence[Event]) -> str:
+def report(run: str, stop: Stop, now: Situation, events: Sequence[AnyEvent]) -> str:
     """The report as Markdown (pure)."""
+    happened = [line for event in events if (line := _in_words(event)) is not None]
     clean = [each for each in now.checkpoints if each.health == "clean" and each.step < stop.start]
     blocks = [
         f"# {run} was stopped at step {now.step}: a person must look",
@@ -44,7 +39,7 @@ def report(run: str, stop: Stop, now: Situation, events: Sequence[Event]) -> str
             for each in now.episodes
         ),
         "## What happened",
-        _listed(_in_words(event) for event in events[-_MOST_EVENTS:]),
+        _listed(happened[-_MOST_EVENTS:]),
         "## What can be returned to",
         _listed(_checkpoint(each) for each in now.checkpoints[-_MOST_CHECKPOINTS:]),
         "## What to do",
@@ -76,22 +71,26 @@ def _advice(run: str, stop: Stop, now: Situation, target: int | None) -> str:
     return _listed(lines)
 
 
-def _in_words(event: Event) -> str:
-    place = f"step {event['step']}, attempt {event['attempt']}: "
-    kind, channel = event["kind"], event.get("channel")
-    if kind == "spike":
-        moved = f"moved {event['direction']} at step {event['start']} ({event['height']:+.3f} nats)"
-        return f"{place}loss of {channel} {moved}"
-    if kind == "non-finite":
-        return f"{place}loss of {channel} was not finite"
-    if kind == "attributed":
-        parts = {f"{each['channel']}/{each['part']}" for each in event.get("documents", ())}
-        return f"{place}{event['reason']}" + (f" ({', '.join(sorted(parts))})" if parts else "")
-    if kind == "rollback":
-        return f"{place}rolled back from step {event['from_step']}: {event['reason']}"
-    if kind == "rollback-refused":
-        return f"{place}the run did not roll back: {event['reason']}"
-    return f"{place}resumed"
+def _in_words(event: AnyEvent) -> str | None:
+    """Return the line about an event; None for those that say nothing about how the run got here."""
+    match event:
+        case Seen(kind="spike"):
+            moved = f"moved {event.direction} at step {event.start} ({event.height:+.3f} nats)"
+            text = f"loss of {event.channel} {moved}"
+        case Seen(kind="non-finite"):
+            text = f"loss of {event.channel} was not finite"
+        case Attributed():
+            parts = {f"{each['channel']}/{each['part']}" for each in event.documents}
+            text = event.reason + (f" ({', '.join(sorted(parts))})" if parts else "")
+        case RolledBack():
+            text = f"rolled back from step {event.from_step}: {event.reason}"
+        case RollbackRefused():
+            text = f"the run did not roll back: {event.reason}"
+        case Resumed():
+            text = "resumed"
+        case _:
+            return None
+    return f"step {event.step}, attempt {event.attempt}: {text}"
 
 
 def _checkpoint(checkpoint: KnownCheckpoint) -> str:
@@ -100,13 +99,3 @@ def _checkpoint(checkpoint: KnownCheckpoint) -> str:
 
 def _listed(lines: Iterator[str] | Sequence[str]) -> str:
     return "\n".join(f"- {line}" for line in lines) or "Nothing."
-
-
-def _events(path: Path) -> Iterator[Event]:
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    for line in lines:
-        with suppress(ValueError, TypeError, KeyError, AttributeError):
-            event = json.loads(line)
-            if event["kind"] in _KINDS:
-                _in_words(event)  # one that lacks something is passed over
-                yield event

@@ -37,7 +37,7 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--once", is_flag=True, help="Look once and leave, for cron: what was remembered is gone on from.")
-@click.option("--no-orders", is_flag=True, help="Only look and tell; the run gets no order, not even for evidence.")
+@click.option("--no-orders", is_flag=True, help="Only look and tell; the run gets no command, not even for evidence.")
 @click.option(
     "--alert-url",
     "alert_urls",
@@ -94,7 +94,7 @@ def watch(  # noqa: PLR0913 (one argument per option)
     begin(
         RunDir(run_dir),
         once=once,
-        may_order=not no_orders,
+        may_command=not no_orders,
         alert_urls=alert_urls,
         say=say,
         metrics_at=metrics_at,

@@ -13,8 +13,9 @@ import xxhash
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.channels.indexed_writer import PartWriter, read_finished_parts, token_dtype, write_whole
+from data_prep.channels.indexed_writer import PartWriter, read_finished_parts, token_dtype
 from harness.errors import DataError
+from harness.run.files import replace_file
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Megatron warns of every optional package that is missing
@@ -136,5 +137,5 @@ def test_edited_line_is_named(tmp_path: Path, line: str) -> None:
 
 def test_write_whole_replaces(tmp_path: Path) -> None:
     for content in (b"old", b"new"):
-        write_whole(tmp_path / "file", content)
+        replace_file(tmp_path / "file", content)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [("file", b"new")]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from stand_in import ONSET, StandIn, run_dir_in
 
-from harness.watch.saved_state import load_memory
+from harness.watch.saved_state import load_state
 
 PATIENCE_S = 60.0
 LAST_STEP = 460
@@ -97,8 +97,8 @@ def _train_until(
     while not condition():
         assert process.poll() is None, f"the watcher left with {process.returncode}"
         assert time.monotonic() - started < PATIENCE_S, f"nothing within {PATIENCE_S} s at step {run.step}"
-        memory = load_memory(run.run_dir.watch / "state.json")
-        if run.step == 0 or (memory is not None and memory.step >= run.step - _MOST_BEHIND) or _is_rewound(run, memory):
+        state = load_state(run.run_dir.watch / "state.json")
+        if run.step == 0 or (state is not None and state.step >= run.step - _MOST_BEHIND) or _is_rewound(run, state):
             run.train(chance.randint(1, 3))
             if chance.random() < 0.05:
                 with run.run_dir.metrics.open("a") as file:
@@ -106,6 +106,6 @@ def _train_until(
         time.sleep(chance.uniform(0.0, 0.004))
 
 
-def _is_rewound(run: StandIn, memory: object) -> bool:
+def _is_rewound(run: StandIn, state: object) -> bool:
     """Whether the watcher has not heard yet of the attempt that the run is in."""
-    return memory is not None and getattr(memory, "attempt", 0) < run.attempt and run.step < ONSET
+    return state is not None and getattr(state, "attempt", 0) < run.attempt and run.step < ONSET

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from harness.watch.journal import Journal, append_line
 
 from harness.config.load import load_config
 from harness.config.schema import Config
@@ -18,9 +19,8 @@ from harness.run.commands.mailbox import Mailbox
 from harness.run.paths import RunDir, step_name
 from harness.run.records import StepRecord, to_json_line
 from harness.watch.alerts import Alerts
-from harness.watch.announcer import Hands
-from harness.watch.journal import Journal, append_line
-from harness.watch.saved_state import Memory, load_memory, save_memory
+from harness.watch.announcer import Outputs
+from harness.watch.saved_state import WatchState, load_state, save_state
 from harness.watch.watcher import Watcher
 
 BATCH = 8
@@ -189,18 +189,18 @@ class StandIn:
 
 def watcher(run: StandIn, *, may_order: bool = True, told: list[str] | None = None) -> Watcher:
     """A watcher that goes on from what is on disk, as after a start."""
-    memory = load_memory(run.run_dir.watch / "state.json")
-    hands = Hands(
+    state = load_state(run.run_dir.watch / "state.json")
+    outputs = Outputs(
         journal=Journal(run.run_dir.events),
         alerts=Alerts(run.run_dir.watch / "alerts.jsonl", "stand-in", (), 0.0),
         say=(told if told is not None else []).append,
         may_order=may_order,
     )
-    return Watcher(run.run_dir, run.config, memory or Memory(), hands, is_anew=memory is None)
+    return Watcher(run.run_dir, run.config, state or WatchState(), outputs, is_anew=state is None)
 
 
 def keep(run: StandIn, watching: Watcher) -> None:
-    save_memory(run.run_dir.watch / "state.json", watching.memory)
+    save_state(run.run_dir.watch / "state.json", watching.state)
 
 
 def run_dir_in(folder: Path) -> RunDir:

@@ -19,7 +19,7 @@ from harness.errors import UsageError
 from harness.watch import delivery
 from harness.watch.alerts import Alerts
 from harness.watch.delivery import UndeliveredError, Unhurried, deliveries
-from harness.watch.saved_state import Memory
+from harness.watch.saved_state import WatchState
 
 SECRET = "s3cr3t"
 
@@ -38,17 +38,17 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def test_one_of_a_kind_at_a_time_and_the_others_are_counted(tmp_path: Path) -> None:
     sent: list[str] = []
-    clock, memory = Clock(), Memory()
+    clock, state = Clock(), WatchState()
     alerts = Alerts(tmp_path / "alerts.jsonl", "llama", [sent.append], 600.0, clock)
     for text in ("first", "second", "third"):
-        alerts.tell(memory, "spike", text)
-    alerts.tell(memory, "order", "another kind")
+        alerts.tell(state, "spike", text)
+    alerts.tell(state, "order", "another kind")
     assert sent == ["llama: first", "llama: another kind"]
     clock.now += 601
-    alerts.tell(memory, "spike", "fourth")
+    alerts.tell(state, "spike", "fourth")
     assert sent[-1] == "llama: fourth (2 more of this kind since the last message)"
     clock.now -= 5000  # a clock that is set back
-    alerts.tell(memory, "spike", "fifth")
+    alerts.tell(state, "spike", "fifth")
     assert sent[-1] == "llama: fifth"
     written = lines(tmp_path / "alerts.jsonl")
     assert [line["text"] for line in written] == ["first", "second", "third", "another kind", "fourth", "fifth"]
@@ -64,25 +64,25 @@ def test_what_nobody_takes_is_kept_and_tried_again(tmp_path: Path) -> None:
             raise UndeliveredError("mail: refused")
         taken.append(text)
 
-    clock, memory = Clock(), Memory()
+    clock, state = Clock(), WatchState()
     alerts = Alerts(tmp_path / "alerts.jsonl", "llama", [place], 0.0, clock)
-    alerts.tell(memory, "spike", "look")
-    assert memory.undelivered == ["llama: look"]
+    alerts.tell(state, "spike", "look")
+    assert state.undelivered == ["llama: look"]
     assert lines(tmp_path / "alerts.jsonl")[-1]["text"] == "mail: refused"
     is_down = False
-    alerts.deliver(memory)
+    alerts.deliver(state)
     assert taken == []  # not at once
-    alerts.deliver(memory, is_last=True)
+    alerts.deliver(state, is_last=True)
     assert taken == ["llama: look"]
 
 
 def test_what_waits_is_sent_by_the_next_watcher(tmp_path: Path) -> None:
     taken: list[str] = []
-    clock, memory = Clock(), Memory(undelivered=["llama: look"])
+    clock, state = Clock(), WatchState(undelivered=["llama: look"])
     clock.now += 61
-    Alerts(tmp_path / "alerts.jsonl", "llama", [taken.append], 0.0, clock).deliver(memory)
+    Alerts(tmp_path / "alerts.jsonl", "llama", [taken.append], 0.0, clock).deliver(state)
     assert taken == ["llama: look"]
-    assert memory.undelivered == []
+    assert state.undelivered == []
 
 
 def test_a_command_gets_json_and_no_shell(tmp_path: Path) -> None:

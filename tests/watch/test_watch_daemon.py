@@ -15,7 +15,7 @@ from harness.run.paths import RunDir
 from harness.watch import daemon
 from harness.watch.daemon import watch
 from harness.watch.delivery import UndeliveredError
-from harness.watch.saved_state import load_memory
+from harness.watch.saved_state import load_state
 from harness.watch.surroundings import shortage, stall
 
 
@@ -29,9 +29,9 @@ def test_one_look_at_a_time_goes_on_from_the_last(tmp_path: Path) -> None:
         run.train(4)
         look(run.run_dir)
     assert run.attempt == 1
-    memory = load_memory(run.run_dir.watch / "state.json")
-    assert memory is not None
-    assert memory.step == run.step
+    state = load_state(run.run_dir.watch / "state.json")
+    assert state is not None
+    assert state.step == run.step
 
 
 def test_it_ends_when_training_has_ended(tmp_path: Path) -> None:
@@ -65,9 +65,9 @@ def test_what_nobody_has_taken_is_sent_once_more_when_training_has_ended(
     assert taken == []
     look(run.run_dir, once=False)
     assert [text for text in taken if "a bug" in text]
-    memory = load_memory(run.run_dir.watch / "state.json")
-    assert memory is not None
-    assert memory.undelivered == []
+    state = load_state(run.run_dir.watch / "state.json")
+    assert state is not None
+    assert state.undelivered == []
 
 
 def test_a_second_watcher_is_refused(tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_a_damaged_memory_is_a_fresh_start(tmp_path: Path) -> None:
     for text in ("", "{", '{"format": 99}', '{"format": 1, "memory": {"step": "x"}}'):
         (run.run_dir.watch / "state.json").write_text(text)
         look(run.run_dir)
-        memory = load_memory(run.run_dir.watch / "state.json")
-        assert memory is not None
-        assert memory.step == 10
+        state = load_state(run.run_dir.watch / "state.json")
+        assert state is not None
+        assert state.step == 10
 
 
 def test_a_run_that_stands_still_and_a_full_disk_are_told(tmp_path: Path) -> None:

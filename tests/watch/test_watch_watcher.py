@@ -197,14 +197,14 @@ def test_broken_lines_and_files_that_are_replaced_disturb_nothing(tmp_path: Path
 def test_an_order_that_was_withdrawn_is_waited_for_no_longer(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 400))
     watching = watcher(run)
-    while watching.memory.pending is None:
+    while watching.state.pending is None:
         run.train(1)
         watching.look()
     (waiting,) = run.run_dir.signals.glob("watch-rollback-*.json")
     waiting.unlink()
     run.train(1)
     watching.look()
-    assert watching.memory.pending is None
+    assert watching.state.pending is None
     assert "was withdrawn" in (run.run_dir.watch / "alerts.jsonl").read_text()
 
 

@@ -67,7 +67,9 @@ JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 class Record(BaseModel):
     """A part of the manifest: frozen, no unknown keys, no silent type conversion."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, populate_by_name=True
+    )
 
 
 class FileRecord(Record):
@@ -99,8 +101,8 @@ class Versions(Record):
 class RollbackRecord(Record):
     """The last rollback on the way to a checkpoint."""
 
-    order: Text
-    """Fingerprint of the order: found again after a crash, it is not carried out twice."""
+    command: Text = Field(alias="order")
+    """Fingerprint of the command, `order` in the file: found again after a crash, it is not carried out twice."""
     from_step: Count
     """Step at which the run was when it was rolled back."""
     to_step: Count
@@ -167,7 +169,7 @@ class Manifest(Record):
 
 def manifest_text(manifest: Manifest) -> str:
     """What a manifest says, without its signature and checksum: equal manifests give equal text."""
-    fields = manifest.model_dump(mode="json", exclude={"signature"})
+    fields = manifest.model_dump(mode="json", by_alias=True, exclude={"signature"})
     fields["files"] = {name: _without_nulls(record) for name, record in sorted(fields["files"].items())}
     return "{\n" + ",\n".join(f"  {json.dumps(name)}: {_lines(value)}" for name, value in fields.items()) + "\n}\n"
 

@@ -1,4 +1,4 @@
-"""Signals of the operating system as orders: what a scheduler or a person at a terminal can send to a process.
+"""Signals of the operating system as commands: what a scheduler or a person at a terminal can send to a process.
 
 SIGUSR1 saves; SIGUSR2, SIGTERM and the first Ctrl-C (SIGINT) save and stop; a second Ctrl-C kills as usual.
 """
@@ -9,13 +9,14 @@ import signal
 from collections.abc import Sequence
 from types import FrameType
 
-from harness.run.commands.command import Order, OrderKind
+from harness.run.commands.command import Command
+from harness.run.commands.requests import CommandKind, make_request
 
 KIND_OF_SIGNAL = {
-    signal.SIGUSR1: OrderKind.SAVE,
-    signal.SIGUSR2: OrderKind.SAVE_AND_STOP,
-    signal.SIGTERM: OrderKind.SAVE_AND_STOP,
-    signal.SIGINT: OrderKind.SAVE_AND_STOP,
+    signal.SIGUSR1: CommandKind.SAVE,
+    signal.SIGUSR2: CommandKind.SAVE_AND_STOP,
+    signal.SIGTERM: CommandKind.SAVE_AND_STOP,
+    signal.SIGINT: CommandKind.SAVE_AND_STOP,
 }
 HANDLED_SIGNALS = tuple(KIND_OF_SIGNAL)
 
@@ -26,7 +27,7 @@ class SignalFlags:
     def __init__(self) -> None:
         self._arrived = dict.fromkeys(HANDLED_SIGNALS, False)
         self._before: dict[signal.Signals, signal._HANDLER] = {}
-        self._num_orders = 0
+        self._num_commands = 0
 
     def install(self) -> None:
         """Sets the handlers, and lets through the signals that a launcher held back until now."""
@@ -58,19 +59,24 @@ class SignalFlags:
             if agreed:
                 self._arrived[number] = False
 
-    def orders_from(self, flags: Sequence[bool]) -> list[Order]:
-        """The orders that signals stand for; the flags may be those of all ranks combined."""
+    def commands_from(self, flags: Sequence[bool]) -> list[Command]:
+        """The commands that signals stand for; the flags may be those of all ranks combined."""
         arrived = [number for number, flag in zip(HANDLED_SIGNALS, flags, strict=True) if flag]
-        return [self._order(number) for number in arrived]
+        return [self._command(number) for number in arrived]
 
-    def take(self) -> list[Order]:
-        """The orders by signals to this process since the last call."""
-        return self.orders_from(self.take_flags())
+    def take(self) -> list[Command]:
+        """The commands by signals to this process since the last call."""
+        return self.commands_from(self.take_flags())
 
-    def _order(self, number: signal.Signals) -> Order:
-        self._num_orders += 1
-        order_id = f"{number.name}#{self._num_orders}"
-        return Order(kind=KIND_OF_SIGNAL[number], reason=f"received {number.name}", source=number.name, id=order_id)
+    def _command(self, number: signal.Signals) -> Command:
+        self._num_commands += 1
+        command_id = f"{number.name}#{self._num_commands}"
+        return Command(
+            request=make_request(KIND_OF_SIGNAL[number], {}),
+            reason=f"received {number.name}",
+            source=number.name,
+            id=command_id,
+        )
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._arrived[signal.Signals(number)] = True

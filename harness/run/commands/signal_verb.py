@@ -1,4 +1,4 @@
-"""The command `harness signal`: an order to a run, as a person gives it."""
+"""The verb `harness signal`: a person gives a run a command."""
 # ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
@@ -10,12 +10,17 @@ from typing import Any
 import click
 
 from harness.errors import UsageError
-from harness.run.commands.command import PLAIN_KINDS, OrderKind, Request
-from harness.run.commands.evidence import EvidenceRequest, UnreadableEvidenceError
-from harness.run.commands.rollback import RollbackRequest, UnreadableRequestError
+from harness.run.commands.requests import (
+    PLAIN_KINDS,
+    AnyRequest,
+    CommandKind,
+    UnreadableRequestError,
+    fields_of,
+    make_request,
+)
 
-OFFERED = (*PLAIN_KINDS, OrderKind.ROLLBACK, OrderKind.EVIDENCE)
-"""What a person orders; the others are for the watcher, and for `harness data quarantine`."""
+OFFERED = (*PLAIN_KINDS, CommandKind.ROLLBACK, CommandKind.EVIDENCE)
+"""What a person commands; the others are for the watcher, and for `harness data quarantine`."""
 
 
 class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the newest click
@@ -39,8 +44,8 @@ class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the new
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.argument("order", type=click.Choice([str(kind) for kind in OFFERED]))
-@click.option("--reason", default="", help="Why; it is kept with the order and in the run's events.")
-@click.option("--wait", is_flag=True, help="Wait until the order was carried out, and say what came of it.")
+@click.option("--reason", default="", help="Why; it is kept with the command and in the run's events.")
+@click.option("--wait", is_flag=True, help="Wait until the command was carried out, and say what came of it.")
 @click.option(
     "--timeout",
     "timeout_s",
@@ -57,8 +62,8 @@ class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the new
 @click.option("--adam-betas", type=Pair(float), help="rollback: betas of Adam for some steps.")
 @click.option("--for-steps", type=int, help="rollback: how many steps these two last.")
 @click.option("--steps", type=Pair(), help="evidence: the steps whose samples are examined, A to B.")
-def signal(run_dir: Path, order: str, reason: str, wait: bool, timeout_s: float, **fields: object) -> None:
-    """Give an order to the run that trains in RUN_DIR.
+def signal(run_dir: Path, command: str, reason: str, wait: bool, timeout_s: float, **fields: object) -> None:
+    """Give a command to the run that trains in RUN_DIR.
 
     It takes effect at the end of the step. save goes on afterwards; stop leaves without saving; save-and-stop saves
     and leaves, to be resumed. `touch RUN_DIR/signals/save` does the same. rollback returns to a checkpoint without
@@ -71,11 +76,11 @@ def signal(run_dir: Path, order: str, reason: str, wait: bool, timeout_s: float,
       harness signal runs/tiny rollback --before-step 4012 --skip-steps 4000:4199 --reason "garbled part-00007"
       harness signal runs/tiny evidence --steps 4008:4012 --wait
     """
-    from harness.run.commands.drop import drop, wait_for
+    from harness.run.commands.giving import give, wait_for
     from harness.run.paths import RunDir
 
-    request = _request(OrderKind(order), {name: value for name, value in fields.items() if value is not None})
-    file = drop(RunDir(run_dir), OrderKind(order), reason, request)
+    request = _request(CommandKind(command), {name: value for name, value in fields.items() if value is not None})
+    file = give(RunDir(run_dir), request, reason)
     if wait:
         outcome = wait_for(RunDir(run_dir), file, timeout_s=timeout_s)
         click.echo("\n".join(f"{name}: {value}" for name, value in outcome.items()))
@@ -83,38 +88,23 @@ def signal(run_dir: Path, order: str, reason: str, wait: bool, timeout_s: float,
         click.echo(f"ordered: {file}")
 
 
-def _request(kind: OrderKind, fields: Mapping[str, Any]) -> Request | None:
-    """What the options ask for.
+def _request(kind: CommandKind, fields: Mapping[str, Any]) -> AnyRequest:
+    """Return the request that the options make.
 
     Raises:
-        UsageError: An option belongs to another order, or together they make no sense.
+        UsageError: An option belongs to another command, or together they make no sense.
     """
-    given = {name.replace("_", "-") for name in fields}
-    allowed = _ALLOWED.get(kind, set())
-    if stray := sorted(given - allowed):
-        words = f"allowed with it: {', '.join(f'--{name}' for name in sorted(allowed))}" if allowed else "it has none"
-        raise UsageError(f"--{stray[0]} does not belong to the order {kind}; {words}")
+    allowed = fields_of(kind)
+    if stray := sorted(fields.keys() - set(allowed)):
+        words = f"allowed with it: {', '.join(map(_option, sorted(allowed)))}" if allowed else "it has none"
+        raise UsageError(f"{_option(stray[0])} does not belong to the command {kind}; {words}")
+    if kind is CommandKind.EVIDENCE and "steps" not in fields:
+        raise UsageError("which steps? give --steps A:B, such as --steps 4008:4012")
     try:
-        if kind is OrderKind.ROLLBACK:
-            return RollbackRequest(**fields)
-        if kind is OrderKind.EVIDENCE:
-            if "steps" not in fields:
-                raise UnreadableEvidenceError("which steps? give --steps A:B, such as --steps 4008:4012")
-            return EvidenceRequest(**fields)
-    except (UnreadableRequestError, UnreadableEvidenceError) as error:
+        return make_request(kind, fields)
+    except UnreadableRequestError as error:
         raise UsageError(str(error).replace('"', "").replace("_", "-")) from None
-    return None
 
 
-_ALLOWED = {
-    OrderKind.ROLLBACK: {
-        "to-step",
-        "before-step",
-        "skip-steps",
-        "skip-samples",
-        "learning-rate-factor",
-        "adam-betas",
-        "for-steps",
-    },
-    OrderKind.EVIDENCE: {"steps"},
-}
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"

@@ -1,34 +1,38 @@
-"""Carries out the orders after which training simply goes on: evidence, marks on checkpoints, documents left out."""
+"""Carries out the commands after which training simply goes on: evidence, marks on checkpoints, documents left out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from harness.errors import SaveFailedError
 from harness.run.checkpoints.entries import Checkpoint
-from harness.run.commands.command import Order
-from harness.run.commands.mark import MarkRequest
+from harness.run.commands import requests
+from harness.run.commands.command import Command
+from harness.run.commands.requests import CommandKind
+from harness.run.events import Marked
 from harness.train.commands.documents import quarantine_documents
 from harness.train.commands.reexamine import reexamine
 from harness.train.run import Run
 from harness.train.state import TrainState
 
+Answer = Callable[[Run, TrainState, Command], TrainState]
 
-def answer(run: Run, state: TrainState, orders: Sequence[Order]) -> TrainState:
-    """Answers what is asked of the run as it is now, and returns its state. Every rank must call it."""
-    for order in orders:
-        if order.evidence is not None:
-            reexamine(run, state, order)
-        if order.mark is not None and run.ranks.is_writer:
-            _mark(run, state, order.mark, order.source)
-        if order.quarantine is not None:
-            state = quarantine_documents(run, state, order.quarantine, order)
+
+def answer(run: Run, state: TrainState, commands: Sequence[Command]) -> TrainState:
+    """Carry out the commands that do not interrupt training, and return the state. Every rank must call it."""
+    for command in commands:
+        if (carry_out := _ANSWERS.get(command.kind)) is not None:
+            state = carry_out(run, state, command)
     return state
 
 
-def _mark(run: Run, state: TrainState, request: MarkRequest, source: str) -> None:
-    """Enters a health into manifests. What was abandoned stays so, and what is gone was pruned."""
-    assert run.recorder is not None, "the writer has a recorder"
+def _mark(run: Run, state: TrainState, command: Command) -> TrainState:
+    """Enter a health into manifests. What was abandoned stays so, and what is gone was pruned."""
+    request = command.request
+    assert isinstance(request, requests.Mark), "the table has the kind"
+    if run.recorder is None:
+        return state
     named = [
         entry for entry in run.store.list() if isinstance(entry, Checkpoint) and entry.path.name in request.checkpoints
     ]
@@ -43,6 +47,23 @@ def _mark(run: Run, state: TrainState, request: MarkRequest, source: str) -> Non
         else:
             marked.append(entry.path.name)
     if marked:
+        kinds: dict[str, Literal["marked-clean", "marked-suspect"]]
+        kinds = {"clean": "marked-clean", "suspect": "marked-suspect"}
         run.recorder.event(
-            f"marked-{request.health}", attempt=state.attempt, step=state.step, checkpoints=marked, order=source
+            Marked(
+                kind=kinds[request.health],
+                attempt=state.attempt,
+                step=state.step,
+                checkpoints=tuple(marked),
+                command=command.source,
+            )
         )
+    return state
+
+
+_ANSWERS: dict[CommandKind, Answer] = {
+    CommandKind.EVIDENCE: reexamine,
+    CommandKind.MARK: _mark,
+    CommandKind.QUARANTINE: quarantine_documents,
+}
+"""The function that carries out each kind. `harness.train.decide` decides about those that interrupt training."""

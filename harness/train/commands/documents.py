@@ -9,8 +9,9 @@ import numpy as np
 from harness.data.order.cursor import Cursor
 from harness.errors import DataError, SaveFailedError
 from harness.parallel import collectives
-from harness.run.commands.command import Order
-from harness.run.commands.quarantine import QuarantineRequest
+from harness.run.commands.command import Command
+from harness.run.commands.requests import Quarantine
+from harness.run.events import Quarantined, QuarantineRefused
 from harness.run.order_changes import num_parts_of, quarantined_in
 from harness.train.run import Run
 from harness.train.state import TrainState
@@ -19,40 +20,58 @@ from harness.train.steps.adoption import write_down
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    """What rank 0 made of an order; all ranks act on it."""
+    """The outcome on rank 0; all ranks act on it."""
 
     cursor: Cursor | None = None
     problem: str | None = None
     """Why it cannot be carried out."""
 
 
-def quarantine_documents(run: Run, state: TrainState, request: QuarantineRequest, order: Order) -> TrainState:
-    """Carries out an order about documents. Every rank must call it.
+def quarantine_documents(run: Run, state: TrainState, command: Command) -> TrainState:
+    """Carry out a command about documents. Every rank must call it.
 
-    It is written down before it counts. Documents that are in quarantine already are passed over, so an order that is
+    It is written down before it counts. Documents that are in quarantine already are passed over, so a command that is
     found again after a crash changes nothing; one that cannot be carried out is reported and changes nothing.
     """
+    request = command.request
+    assert isinstance(request, Quarantine), "the table has the kind"
     outcome = collectives.from_rank_0(_entered(run, state.cursor, request) if run.ranks.is_writer else _Outcome())
     if run.recorder is not None:
-        documents = {place: list(numbers) for place, numbers in request.documents.items()}
-        fields = {"documents": documents, "lift": request.lift, "order": order.source, "reason": order.reason}
         count = sum(map(len, request.documents.values()))
         if outcome.cursor is None:
             problem = (
-                f"warning: the order {order.source} about {count} documents was not carried out: {outcome.problem}"
+                f"warning: the command {command.source} about {count} documents was not carried out: {outcome.problem}"
             )
-            fields |= {"problem": str(outcome.problem)}
-            run.recorder.event("quarantine-refused", attempt=state.attempt, step=state.step, **fields)
+            run.recorder.event(
+                QuarantineRefused(
+                    attempt=state.attempt,
+                    step=state.step,
+                    documents=request.documents,
+                    lift=request.lift,
+                    command=command.source,
+                    reason=command.reason,
+                    problem=str(outcome.problem),
+                )
+            )
             run.recorder.message(problem)
         else:
-            fields |= {"position": outcome.cursor.next_position}
-            run.recorder.event("quarantine", attempt=state.attempt, step=state.step, **fields)
+            run.recorder.event(
+                Quarantined(
+                    attempt=state.attempt,
+                    step=state.step,
+                    documents=request.documents,
+                    lift=request.lift,
+                    command=command.source,
+                    reason=command.reason,
+                    position=outcome.cursor.next_position,
+                )
+            )
             done = "are in samples again" if request.lift else "are in no sample"
             run.recorder.message(f"{count} documents {done} from position {outcome.cursor.next_position} on")
     return state if outcome.cursor is None else replace(state, cursor=outcome.cursor)
 
 
-def _entered(run: Run, cursor: Cursor, request: QuarantineRequest) -> _Outcome:
+def _entered(run: Run, cursor: Cursor, request: Quarantine) -> _Outcome:
     """The cursor with the documents in its history, written down."""
     try:
         changed = changed_cursor(run, cursor, request)
@@ -63,7 +82,7 @@ def _entered(run: Run, cursor: Cursor, request: QuarantineRequest) -> _Outcome:
     return _Outcome(cursor=changed)
 
 
-def changed_cursor(run: Run, cursor: Cursor, request: QuarantineRequest) -> Cursor:
+def changed_cursor(run: Run, cursor: Cursor, request: Quarantine) -> Cursor:
     """The cursor from whose place on the documents are in no sample, or are again.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Orders from files and signals, the same on every rank at the same step."""
+"""Commands from files and signals, the same on every rank at the same step."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ import torch
 from harness.data.files.arrivals import Arrivals, News
 from harness.parallel import collectives
 from harness.parallel.ranks import Ranks
-from harness.run.commands.command import Order, OrderKind
+from harness.run.commands.command import Command
 from harness.run.commands.mailbox import Mailbox
 from harness.run.commands.os_signals import SignalFlags
+from harness.run.commands.requests import CommandKind
 from harness.run.fence import Fence
 from harness.run.paths import RunDir
 from harness.train.state import TrainState
 
-_SAVING_KINDS = (OrderKind.SAVE, OrderKind.SAVE_AND_STOP, OrderKind.ROLLBACK)
+_SAVING_KINDS = (CommandKind.SAVE, CommandKind.SAVE_AND_STOP, CommandKind.ROLLBACK)
 
 
-class Orders:
-    """Rank 0 looks into the mailbox; every rank may have received a signal; all ranks hear of both.
+class Inbox:
+    """Rank 0 looks into the mailbox, every rank may have received a signal, and all ranks learn of both.
 
     News travel as flags in a reduction that the step makes anyway. Only when a flag is raised do the ranks exchange
-    the orders themselves.
+    the commands themselves.
     """
 
     def __init__(
@@ -42,12 +43,12 @@ class Orders:
         self._arrivals = arrivals
         self._signals = signals
         self._device = device
-        self._waiting: list[Order] = []
-        self._unsaved: list[Order] = []
+        self._waiting: list[Command] = []
+        self._unsaved: list[Command] = []
         """Carried out, but in no checkpoint yet."""
 
     def flags(self) -> tuple[bool, ...]:
-        """What this rank wants the others to know: parts of the data arrived, an order waits, or a signal arrived."""
+        """What this rank wants the others to know: parts of the data arrived, a command waits, or a signal arrived."""
         if self._mailbox is not None:
             self._waiting += self._mailbox.poll()
         has_news = self._arrivals is not None and self._arrivals.has_news()
@@ -59,22 +60,22 @@ class Orders:
         summed: list[float] = collectives.sum_over(flags).tolist()
         return summed
 
-    def before_first_step(self) -> list[Order]:
-        """The orders that came before training began. Every rank must call it."""
+    def before_first_step(self) -> list[Command]:
+        """The commands that came before training began. Every rank must call it."""
         return self.agree(self.summed_flags())
 
-    def agree(self, summed_flags: Sequence[float]) -> list[Order]:
-        """The orders behind the flags that the ranks raised, in the same order on every rank.
+    def agree(self, summed_flags: Sequence[float]) -> list[Command]:
+        """The commands behind the flags that the ranks raised, in the same command on every rank.
 
         Every rank must call it with the same sums. Costs nothing unless a flag is raised.
         """
-        _, *of_orders = summed_flags
-        if not any(of_orders):
+        _, *of_commands = summed_flags
+        if not any(of_commands):
             return []
-        arrived = [count > 0 for count in of_orders[1:]]
+        arrived = [count > 0 for count in of_commands[1:]]
         self._signals.forget(arrived)
-        orders, self._waiting = self._waiting + self._signals.orders_from(arrived), []
-        return collectives.from_rank_0(orders)
+        commands, self._waiting = self._waiting + self._signals.commands_from(arrived), []
+        return collectives.from_rank_0(commands)
 
     def news(self, summed_flags: Sequence[float]) -> News:
         """What arrived of the data, the same on every rank. Every rank must call it with the same sums."""
@@ -87,36 +88,38 @@ class Orders:
         if self._arrivals is not None:
             self._arrivals.put_back(news.parts)
 
-    def acknowledge(self, orders: Sequence[Order], state: TrainState) -> None:
-        """Files the orders as done, with what came of them. To be called before every step.
+    def acknowledge(self, commands: Sequence[Command], state: TrainState) -> None:
+        """Files the commands as done, with what came of them. To be called before every step.
 
-        An order to roll back that no checkpoint knows of yet waits: after a crash it must be found again.
+        A command to roll back that no checkpoint knows of yet waits: after a crash it must be found again.
 
         Raises:
             RunTakenOverError: They are for another process, which has taken the run over.
         """
-        answered = [*self._unsaved, *orders]
-        self._unsaved = [order for order in answered if state.owes_rollback and _led_to(order, state)]
-        answered = [order for order in answered if order not in self._unsaved]
+        answered = [*self._unsaved, *commands]
+        self._unsaved = [command for command in answered if state.owes_rollback and _led_to(command, state)]
+        answered = [command for command in answered if command not in self._unsaved]
         if self._mailbox is None or not answered:
             return
         if self._fence is not None:
             with suppress(OSError):  # without an answer they count as ours, as they did when they were carried out
                 self._fence.require_held()
-        for order in answered:
+        for command in answered:
             outcome: dict[str, object] = {"step": state.step, "attempt": state.attempt}
-            if order.kind in _SAVING_KINDS:
-                outcome |= _what_was_saved(order, state)
-            self._mailbox.acknowledge(order, outcome)
+            if command.kind in _SAVING_KINDS:
+                outcome |= _what_was_saved(command, state)
+            self._mailbox.acknowledge(command, outcome)
 
 
-def _led_to(order: Order, state: TrainState) -> bool:
-    """Whether an order is the last one by which the run was rolled back."""
-    return order.kind is OrderKind.ROLLBACK and state.rollback is not None and state.rollback.order == order.fingerprint
+def _led_to(command: Command, state: TrainState) -> bool:
+    """Return whether a command is the last one by which the run was rolled back."""
+    if command.kind is not CommandKind.ROLLBACK or state.rollback is None:
+        return False
+    return state.rollback.command == command.fingerprint
 
 
-def _what_was_saved(order: Order, state: TrainState) -> dict[str, object]:
-    if state.is_saved or _led_to(order, state):
+def _what_was_saved(command: Command, state: TrainState) -> dict[str, object]:
+    if state.is_saved or _led_to(command, state):
         return {"saved": True, "path": state.checkpoint, "seconds": state.save_seconds}
     problem = state.save_problem or "the last step was not finite"
     if state.step == 0:

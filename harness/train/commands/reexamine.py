@@ -28,7 +28,10 @@ from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, HarnessError
 from harness.parallel import collectives
 from harness.run.checkpoints.lineage import line_of
-from harness.run.commands.command import Order
+from harness.run.commands import requests
+from harness.run.commands.command import Command
+from harness.run.events import Evidence, EvidenceRefused
+from harness.run.files import replace_file
 from harness.train.run import Run
 from harness.train.state import TrainState
 
@@ -44,17 +47,17 @@ class _Beginning:
     problem: str | None = None
 
 
-def reexamine(run: Run, state: TrainState, order: Order) -> None:
-    """Carries out an order for evidence. Every rank must call it; nothing of the run's state is touched.
+def reexamine(run: Run, state: TrainState, command: Command) -> TrainState:
+    """Carry out a command for evidence. Every rank must call it; the state is returned as it is.
 
-    An order that cannot be carried out is reported and changes nothing.
+    A command that cannot be carried out is reported and changes nothing.
     """
-    assert order.evidence is not None, "an order for evidence says of which steps"
-    first, last = order.evidence.steps
+    assert isinstance(command.request, requests.Evidence), "the table has the kind"
+    first, last = command.request.steps
     beginning = collectives.from_rank_0(_beginning(run, state, first, last) if run.ranks.is_writer else _Beginning())
     if beginning.cursor is None:
-        _say_refused(run, state, order, str(beginning.problem))
-        return
+        _report_refusal(run, state, command, str(beginning.problem))
+        return state
     cursor = beginning.cursor
     steps: dict[int, int] = {}
     own: Sums = {}
@@ -65,16 +68,17 @@ def reexamine(run: Run, state: TrainState, order: Order) -> None:
         cursor = behind.passed(state.cursor.history)
     totals = _added(collectives.gathered(own))
     if run.recorder is None:
-        return
+        return state
     try:
         path = _write(run, last, list(_lines(run, state.cursor, steps, totals)))
     except (OSError, HarnessError) as error:
-        _say_refused(run, state, order, str(error))
-        return
+        _report_refusal(run, state, command, str(error))
+        return state
     run.recorder.event(
-        "evidence", attempt=state.attempt, step=state.step, steps=[first, last], path=path, order=order.source
+        Evidence(attempt=state.attempt, step=state.step, steps=(first, last), path=str(path), command=command.source)
     )
     run.recorder.message(f"evidence of steps {first} to {last} is in {path}")
+    return state
 
 
 def _beginning(run: Run, state: TrainState, first: int, last: int) -> _Beginning:
@@ -177,15 +181,13 @@ def _write(run: Run, last: int, lines: Sequence[str]) -> Path:
     names = (first if number == 1 else first.with_name(f"{first.stem}.{number}.jsonl") for number in count(1))
     path = next(name for name in names if not name.exists())
     path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_suffix(".partial")
-    written.write_text("".join(lines), encoding="utf-8")
-    written.rename(path)
+    replace_file(path, "".join(lines))
     return path
 
 
-def _say_refused(run: Run, state: TrainState, order: Order, problem: str) -> None:
+def _report_refusal(run: Run, state: TrainState, command: Command, problem: str) -> None:
     if run.recorder is not None:
         run.recorder.event(
-            "evidence-refused", attempt=state.attempt, step=state.step, reason=problem, order=order.source
+            EvidenceRefused(attempt=state.attempt, step=state.step, reason=problem, command=command.source)
         )
-        run.recorder.message(f"warning: no evidence for {order.source}: {problem}")
+        run.recorder.message(f"warning: no evidence for {command.source}: {problem}")

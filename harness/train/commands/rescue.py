@@ -1,4 +1,4 @@
-"""After a step that is not finite: waits for what the watcher orders, if one is there that may roll back."""
+"""After a step that is not finite: waits for what the watcher commands, if one is there that may roll back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 
 from harness.parallel import collectives
-from harness.run.commands.command import Order, OrderKind
+from harness.run.commands.command import Command
+from harness.run.commands.requests import CommandKind
 from harness.run.heartbeats import Phase
 from harness.run.watcher_presence import is_watched
 from harness.train.decide import Decision, decide
@@ -14,19 +15,19 @@ from harness.train.run import Run
 from harness.train.state import TrainState
 
 _LOOK_EVERY_S = 0.25
-_ANSWERS = frozenset((OrderKind.ROLLBACK, OrderKind.STOP, OrderKind.STOP_FOR_PERSON, OrderKind.SAVE_AND_STOP))
+_ANSWERS = frozenset((CommandKind.ROLLBACK, CommandKind.STOP, CommandKind.STOP_FOR_PERSON, CommandKind.SAVE_AND_STOP))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rescue:
-    """What to do with a state that is not finite, and the orders behind it."""
+    """What to do with a state that is not finite, and the commands behind it."""
 
     decision: Decision
-    orders: list[Order]
+    commands: list[Command]
 
 
-def await_rescue(run: Run, state: TrainState, orders: list[Order]) -> Rescue:
-    """Waits at most `watch.answer_within_s` for an order to roll back or to stop. Every rank must call it.
+def await_rescue(run: Run, state: TrainState, commands: list[Command]) -> Rescue:
+    """Waits at most `watch.answer_within_s` for a command to roll back or to stop. Every rank must call it.
 
     Without a watcher, or where it may only alert, nobody is waited for. The step was not applied, so the weights are
     those of the step before, and evidence that is asked for meanwhile can be given.
@@ -34,20 +35,20 @@ def await_rescue(run: Run, state: TrainState, orders: list[Order]) -> Rescue:
     Args:
         run: The run.
         state: The state after the step; the step's record has been written, so that the watcher can see it.
-        orders: What was ordered during the step.
+        commands: What was ordered during the step.
     """
-    heard = list(orders)
+    heard = list(commands)
     patience_s = collectives.from_rank_0(_patience_s(run))
     if patience_s and run.recorder is not None:
         run.recorder.message(f"waiting up to {patience_s:g} s for the watcher to roll back")
     deadline = time.monotonic() + patience_s
-    while not any(order.kind in _ANSWERS for order in heard):
+    while not any(command.kind in _ANSWERS for command in heard):
         if collectives.from_rank_0(time.monotonic() >= deadline):
             break
         run.heartbeat.enter(Phase.OPTIMIZER, state.step)  # it lives: nobody shall take the wait for a hang
         time.sleep(_LOOK_EVERY_S)
-        heard += run.orders.before_first_step()
-    return Rescue(decision=decide(run.milestones, state, heard, finite=False), orders=heard)
+        heard += run.inbox.before_first_step()
+    return Rescue(decision=decide(run.milestones, state, heard, finite=False), commands=heard)
 
 
 def _patience_s(run: Run) -> float:

@@ -15,8 +15,9 @@ from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.lineage import Target, line_of, rollback_target
 from harness.run.checkpoints.manifest import Adjustment, RollbackRecord
 from harness.run.checkpoints.verify import verify_before_load
-from harness.run.commands.command import Order
-from harness.run.commands.rollback import RollbackRequest
+from harness.run.commands.command import Command
+from harness.run.commands.requests import Rollback
+from harness.run.events import RollbackDone, RollbackRefused, RolledBack, StepEvent
 from harness.run.order_file import rollbacks_in_journal
 from harness.train.run import Run
 from harness.train.saving.aftermath import conclude_rollback
@@ -38,61 +39,62 @@ class _Way:
     """It was carried out before a crash kept it from being acknowledged."""
 
 
-def roll_back(run: Run, state: TrainState, order: Order) -> TrainState:
-    """Carries out a rollback order. Every rank must call it.
+def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
+    """Carries out a rollback command. Every rank must call it.
 
     Model, optimizer, schedule and cursor return; the skip window is entered in the cursor; the new state is saved at
     once, in a new attempt, before the checkpoints after the target become `abandoned`. So a crash at any moment leaves
-    either the state before the order, which is then found again and carried out, or the state after it. If the disk
-    does not take the new state, training goes on in it, and the order waits until a later one is saved.
+    either the state before the command, which is then found again and carried out, or the state after it. If the disk
+    does not take the new state, training goes on in it, and the command waits until a later one is saved.
 
-    An order that cannot be carried out is reported and changes nothing.
+    A command that cannot be carried out is reported and changes nothing.
     """
-    request = order.rollback
-    assert request is not None, "a rollback order says what it asks for"
-    way = collectives.from_rank_0(_find_way(run, state, order, request) if run.ranks.is_writer else _Way())
+    request = command.request
+    assert isinstance(request, Rollback), "the decision is to roll back"
+    way = collectives.from_rank_0(_find_way(run, state, command, request) if run.ranks.is_writer else _Way())
     if way.was_done:
-        _say(run, state, "rollback-done", f"the rollback by {order.source} was carried out before", order=order.source)
+        done = RollbackDone(attempt=state.attempt, step=state.step, command=command.source)
+        _report(run, done, f"the rollback by {command.source} was carried out before")
         conclude_rollback(run, state)
         return state
     if way.target is None:
-        return _refused(run, state, order, way.problem)
-    rolled_back = _returned(run, state, way.target, order, request)
+        return _refused(run, state, command, way.problem)
+    rolled_back = _returned(run, state, way.target, command, request)
     from_memory = restore_snapshot(run, way.target.manifest)
     if not from_memory and (problem := _load(run, way.target)) is not None:
-        return _refused(run, state, order, problem)
+        return _refused(run, state, command, problem)
     require_restored(run, rolled_back.step, way.target.manifest.optimizer_norms)
     rolled_back = save(run, rolled_back)
-    _say(
-        run,
-        rolled_back,
-        "rollback",
-        f"rolled back from step {state.step} to {way.target.path}; skipping {list(rolled_back.cursor.skip_windows)}",
-        order=order.source,
-        reason=order.reason,
+    event = RolledBack(
+        attempt=rolled_back.attempt,
+        step=rolled_back.step,
+        command=command.source,
+        reason=command.reason,
         from_step=state.step,
         from_attempt=state.attempt,
         skip_windows=rolled_back.cursor.skip_windows,
         from_memory=from_memory,
     )
+    skipping = list(rolled_back.cursor.skip_windows)
+    _report(run, event, f"rolled back from step {state.step} to {way.target.path}; skipping {skipping}")
     return rolled_back
 
 
-def _refused(run: Run, state: TrainState, order: Order, problem: str | None) -> TrainState:
-    text = f"warning: the rollback by {order.source} was not carried out: {problem}"
-    _say(run, state, "rollback-refused", text, order=order.source, reason=problem)
+def _refused(run: Run, state: TrainState, command: Command, problem: str | None) -> TrainState:
+    text = f"warning: the rollback by {command.source} was not carried out: {problem}"
+    _report(run, RollbackRefused(attempt=state.attempt, step=state.step, command=command.source, reason=problem), text)
     return state
 
 
-def _find_way(run: Run, state: TrainState, order: Order, request: RollbackRequest) -> _Way:
+def _find_way(run: Run, state: TrainState, command: Command, request: Rollback) -> _Way:
     try:
         entries = run.store.list()
     except OSError as error:
         return _Way(problem=f"{error.strerror} ({error.filename})")
     try:
-        written_down = {each.order for each in rollbacks_in_journal(run.run_dir.order)}
+        written_down = {each.command for each in rollbacks_in_journal(run.run_dir.order)}
         records = [state.rollback, *(entry.manifest.rollback for entry in line_of(entries, state.saved))]
-        if order.fingerprint in written_down | {record.order for record in records if record is not None}:
+        if command.fingerprint in written_down | {record.command for record in records if record is not None}:
             return _Way(was_done=True)
         target = rollback_target(entries, state.saved, Target(to_step=request.to_step, before_step=request.before_step))
     except CheckpointError as error:
@@ -116,8 +118,8 @@ def _problem_of(run: Run, target: Checkpoint) -> str | None:
     return index_problem(target.path)
 
 
-def _returned(run: Run, state: TrainState, target: Checkpoint, order: Order, request: RollbackRequest) -> TrainState:
-    """The state of the target in a new attempt, with everything that the order adds."""
+def _returned(run: Run, state: TrainState, target: Checkpoint, command: Command, request: Rollback) -> TrainState:
+    """The state of the target in a new attempt, with everything that the command adds."""
     restored = TrainState.from_checkpoint(target.path, target.manifest, attempt=state.attempt + 1)
     restored = restored.skipping(state.cursor.skip_windows).knowing(state.cursor.history)
     skipped = request.skip_samples
@@ -136,11 +138,11 @@ def _returned(run: Run, state: TrainState, target: Checkpoint, order: Order, req
         restored,
         adjustment=adjustment,
         rollback=RollbackRecord(
-            order=order.fingerprint,
+            command=command.fingerprint,
             from_step=state.step,
             to_step=restored.step,
             attempt=restored.attempt,
-            reason=order.reason,
+            reason=command.reason,
         ),
     )
 
@@ -166,7 +168,7 @@ def positions_of_steps(
     return start, max(start, stop)
 
 
-def _say(run: Run, state: TrainState, kind: str, text: str, **fields: object) -> None:
+def _report(run: Run, event: StepEvent, text: str) -> None:
     if run.recorder is not None:
-        run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
+        run.recorder.event(event)
         run.recorder.message(text)

@@ -20,7 +20,7 @@ def conclude_rollback(run: Run, state: TrainState) -> None:
     try:
         for entry in left_behind(run.store.list(), state.rollback):
             run.store.amend(entry, health="abandoned")
-        done = RolledBack(state.rollback.order, state.cursor.skip_windows)
+        done = RolledBack(state.rollback.command, state.cursor.skip_windows)
         if done not in rollbacks_in_journal(run.run_dir.order):
             append_to_journal(run.run_dir.order, [done])
     except OSError as error:

@@ -18,6 +18,7 @@ import torch
 from harness.checkpoint import mcore
 from harness.errors import SaveFailedError
 from harness.parallel import collectives
+from harness.run.events import SaveWaited
 from harness.run.heartbeats import Phase
 from harness.train.run import Run
 from harness.train.saving import saving
@@ -71,7 +72,7 @@ def _begin(run: Run, state: TrainState) -> TrainState:
     writing = mcore.begin_save(partial, run.pipeline.chunks, run.optimizer.megatron)
     if writing.not_beside is not None and run.recorder is not None:
         text = f"warning: no process could be started to write beside training, which waited: {writing.not_beside}"
-        run.recorder.event("save-waited", attempt=state.attempt, step=state.step, reason=writing.not_beside)
+        run.recorder.event(SaveWaited(attempt=state.attempt, step=state.step, reason=writing.not_beside))
         run.recorder.message(text)
     run.in_flight.flight = Flight(
         state=state,

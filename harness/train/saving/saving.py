@@ -15,6 +15,7 @@ from harness.run.checkpoints.manifest import Manifest
 from harness.run.checkpoints.references import before_steps, evidence_steps
 from harness.run.checkpoints.retention import RetentionPolicy, to_delete
 from harness.run.checkpoints.verify import verify
+from harness.run.events import Saved, SaveFailed
 from harness.run.heartbeats import Phase
 from harness.train.run import Run
 from harness.train.saving import suspects as quarantine
@@ -168,10 +169,11 @@ def _report(run: Run, state: TrainState, saved: TrainState, problem: str | None)
     if run.recorder is None:
         return
     if problem is None:
+        assert state.checkpoint is not None and state.save_seconds is not None, "a save that succeeded has both"
         run.recorder.event(
-            "saved", attempt=saved.attempt, step=saved.step, path=state.checkpoint, seconds=state.save_seconds
+            Saved(attempt=saved.attempt, step=saved.step, path=state.checkpoint, seconds=state.save_seconds)
         )
         run.recorder.message(f"saved {state.checkpoint} in {state.save_seconds} s")
     else:
-        run.recorder.event("save-failed", attempt=saved.attempt, step=saved.step, reason=problem)
+        run.recorder.event(SaveFailed(attempt=saved.attempt, step=saved.step, reason=problem))
         run.recorder.message(f"warning: {problem}")

@@ -1,7 +1,7 @@
 """The state of every so many steps kept in the memory of the host, so that a rollback need not read the shared store.
 
 Every rank keeps what it holds of the model and the optimizer, bit for bit as it is. A snapshot serves a rollback to the
-checkpoint of its step: the order, its target and its bookkeeping are those of any rollback, and only the bytes come
+checkpoint of its step: the command, its target and its bookkeeping are those of any rollback, and only the bytes come
 from nearer by. Where a rank has none of that step, all load the checkpoint. Nothing depends on a snapshot, so a crash
 in the middle of a rollback finds the same target on disk. For starts they are written down: see
 `harness.train.saving.nearby`.

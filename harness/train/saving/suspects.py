@@ -7,15 +7,14 @@ run goes on from a suspect one all the same, because nothing newer exists; it ro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable
-from contextlib import suppress
 from typing import NamedTuple
 
 from harness.errors import SaveFailedError
 from harness.run.checkpoints.entries import Checkpoint, Entry
 from harness.run.checkpoints.lineage import line_of
 from harness.run.checkpoints.manifest import Parent
+from harness.run.events import Released, StepEvent, read_events
 from harness.run.paths import RunDir
 from harness.train.run import Run
 from harness.train.state import TrainState
@@ -54,14 +53,11 @@ def proven(
 
 def alarms_in(run_dir: RunDir) -> list[Alarm]:
     """The alarms among the run's events."""
-    alarms = []
-    with suppress(OSError):
-        for line in run_dir.events.read_text(errors="replace").splitlines():
-            with suppress(ValueError, KeyError, TypeError):  # a line that a full disk cut off
-                event = json.loads(line)
-                if event["kind"] in ALARMS:
-                    alarms.append(Alarm(int(event["attempt"]), int(event["step"])))
-    return alarms
+    return [
+        Alarm(event.attempt, event.step)
+        for event in read_events(run_dir.events)
+        if isinstance(event, StepEvent) and event.kind in ALARMS
+    ]
 
 
 def release_due(run: Run, state: TrainState) -> None:
@@ -89,4 +85,4 @@ def release(run: Run, state: TrainState) -> None:
         except SaveFailedError as error:
             run.recorder.message(f"warning: {error}")
         else:
-            run.recorder.event("released", attempt=state.attempt, step=state.step, checkpoint=entry.path.name)
+            run.recorder.event(Released(attempt=state.attempt, step=state.step, checkpoint=entry.path.name))

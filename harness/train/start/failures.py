@@ -10,7 +10,6 @@ start), `rank`, `reason`. A save removes the file.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from harness.errors import CheckpointError, RunTakenOverError
 from harness.parallel.collectives import is_lost_connection
 from harness.run.checkpoints.entries import Checkpoint, entries_in
+from harness.run.files import append_lines
 from harness.run.paths import RunDir
 
 MAX_FAILURES = 2
@@ -35,7 +35,8 @@ def noted(run_dir: RunDir, checkpoint: Path | None, *, start: str, rank: int) ->
     except Exception as error:
         if checkpoint is not None and not is_lost_connection(error) and _has_saved_nothing(run_dir, known):
             with suppress(OSError):  # the error itself is what matters
-                _append(run_dir, {"checkpoint": checkpoint.name, "start": start, "rank": rank, "reason": _told(error)})
+                failure = {"checkpoint": checkpoint.name, "start": start, "rank": rank, "reason": _summary(error)}
+                append_lines(run_dir.resume_failures, [json.dumps(failure)])  # several ranks may fail at once
         raise
 
 
@@ -87,15 +88,6 @@ def _names(run_dir: RunDir) -> set[str] | None:
         return None
 
 
-def _append(run_dir: RunDir, failure: dict[str, object]) -> None:
-    """One write to the end of the file: several ranks may fail at once."""
-    descriptor = os.open(run_dir.resume_failures, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
-    try:
-        os.write(descriptor, f"{json.dumps(failure)}\n".encode())
-    finally:
-        os.close(descriptor)
-
-
-def _told(error: Exception) -> str:
+def _summary(error: Exception) -> str:
     first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
     return f"{type(error).__name__}: {first_line}"[:_MAX_REASON]

@@ -18,6 +18,7 @@ from harness.plan.plan import Plan
 from harness.run.checkpoints.compare import require_same
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Manifest
+from harness.run.events import Resumed, Started
 from harness.run.heartbeats import Phase
 from harness.run.launch_folder import accept
 from harness.train.report import introduction
@@ -62,7 +63,7 @@ def restore(run: Run, start: Start) -> TrainState:
     run.heartbeat.enter(Phase.LOAD, start.step)
     if start.entry is None or start.manifest is None:
         state = TrainState(attempt=start.attempt).skipping(run.config.data.skip_windows)
-        kind, fields = "started", {}
+        opened: Started | Resumed = Started(attempt=state.attempt, step=state.step)
     else:
         manifest = start.manifest
         state = _state_of(start, start.entry, manifest)
@@ -77,13 +78,18 @@ def restore(run: Run, start: Start) -> TrainState:
             checkpoint_files.load_weights(start.entry.path, run.pipeline.chunks)
             run.optimizer.megatron.reload_model_params()
         require_restored(run, state.step, manifest.optimizer_norms)
-        kind, fields = "resumed", {"path": str(start.entry.path), "from_snapshot": start.snapshot is not None}
+        opened = Resumed(
+            attempt=state.attempt,
+            step=state.step,
+            path=str(start.entry.path),
+            from_snapshot=start.snapshot is not None,
+        )
     state = replace(state, cursor=run.data.stream.begun(state.cursor.knowing(start.journal)))
     with heard_by_all(run.ranks):
         write_down(run, start.journal, state.cursor.history)
     if run.recorder is not None:
         _accept(run, run.recorder)
-        run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
+        run.recorder.event(opened)
         if start.snapshot is None:  # the way to a snapshot is never hidden
             run.recorder.repeat([replace(record, attempt=state.attempt) for record in start.hidden])
         for text in introduction(run):

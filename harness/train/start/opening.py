@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -28,10 +26,12 @@ from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.signature import SigningKey, read_key
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.commands.os_signals import SignalFlags
+from harness.run.events import Exit, PassedOver, append_event
 from harness.run.fence import Fence, explaining
+from harness.run.files import replace_file
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
-from harness.train.commands.inbox import Orders
+from harness.train.commands.inbox import Inbox
 from harness.train.decide import Milestones
 from harness.train.run import Run
 from harness.train.saving.in_flight import InFlight
@@ -85,7 +85,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         run = _introduced(
             _Parts(config=config, plan=plan, phase=phase, ranks=ranks, device=world.device, data=data),
             store=store,
-            orders=Orders(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
+            inbox=Inbox(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
             recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
             heartbeat=heartbeat,
             nearby=None if folder is None else Nearby.of(folder, config, start),
@@ -128,10 +128,15 @@ def _require_ranks(phase: PhasePlan, world_size: int, start: Start, run_dir: Run
         f"Start {needed}; `harness train` without torchrun or srun does so by itself."
     )
     if is_writer:
-        event: dict[str, object] = {"time": round(time.time(), 3), "kind": "exit", "attempt": start.attempt}
-        event |= {"step": start.step, "exit_code": error.exit_code, "reason": str(error), "next_phase": phase.name}
-        with suppress(OSError), run_dir.events.open("a") as events:
-            events.write(json.dumps(event) + "\n")
+        left = Exit(
+            attempt=start.attempt,
+            step=start.step,
+            exit_code=error.exit_code,
+            reason=str(error),
+            next_phase=phase.name,
+        )
+        with suppress(OSError):
+            append_event(run_dir.events, left)
     raise error
 
 
@@ -139,7 +144,7 @@ def _introduced(
     parts: _Parts,
     *,
     store: CheckpointStore,
-    orders: Orders,
+    inbox: Inbox,
     recorder: Recorder | None,
     heartbeat: Heartbeat,
     nearby: Nearby | None,
@@ -172,7 +177,7 @@ def _introduced(
         optimizer=optimizer,
         data=parts.data,
         store=store,
-        orders=orders,
+        inbox=inbox,
         recorder=recorder,
         heartbeat=heartbeat,
         in_flight=InFlight(),
@@ -186,7 +191,7 @@ def _open_recorder(
     run_dir = store.run_dir
     assert store.fence is not None, "the writer has taken the run"
     with suppress(OSError):  # for people; a full disk is told by the recorder
-        run_dir.plan.write_text(plan_text(config, plan))
+        replace_file(run_dir.plan, plan_text(config, plan))
     recorder = Recorder(
         run_dir,
         config.logging,
@@ -197,7 +202,7 @@ def _open_recorder(
     )
     closing.callback(recorder.close)
     for text in start.passed_over:
-        recorder.event("passed-over", attempt=start.attempt, step=start.step, reason=text)
+        recorder.event(PassedOver(attempt=start.attempt, step=start.step, reason=text))
         recorder.message(f"warning: {text}")
     if start.entry is None:
         recorder.message(f"starting {config.run.name} anew in {run_dir.root}, seed {config.run.seed}")

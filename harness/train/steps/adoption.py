@@ -12,7 +12,8 @@ from harness.data.files.parts import check_files
 from harness.data.order.cursor import Cursor
 from harness.errors import DataError, SaveFailedError
 from harness.parallel import collectives
-from harness.run.commands.command import Order
+from harness.run.commands.command import Command
+from harness.run.events import Adopted, PartsCame, PartsRefused, StepEvent, WaitingForParts
 from harness.run.heartbeats import Phase
 from harness.run.order_changes import History, PhaseBegun, adoptions_of
 from harness.run.order_file import append_to_journal
@@ -27,7 +28,7 @@ class Waited:
     """What ended the wait for parts."""
 
     state: TrainState
-    orders: list[Order]
+    commands: list[Command]
 
 
 def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainState:
@@ -35,39 +36,46 @@ def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainSt
 
     Parts that some rank cannot see yet, or that cannot be written down, are found again later.
     """
-    news = run.orders.news(summed_flags)
+    news = run.inbox.news(summed_flags)
     for refused in news.problems:
-        _say(run, state, "parts-refused", f"warning: parts were refused: {refused}", reason=refused)
+        _report(
+            run,
+            PartsRefused(attempt=state.attempt, step=state.step, reason=refused),
+            f"warning: parts were refused: {refused}",
+        )
     if not news.parts:
         return state
     unseen = [problem for problem in collectives.gathered(_unseen(news)) if problem is not None]
     if unseen:
-        run.orders.put_back(news)
+        run.inbox.put_back(news)
         return state
     cursor = run.data.stream.adopted(state.cursor, news.parts)
     problem = collectives.from_rank_0(_not_written(run, state.cursor, cursor))
     if problem is not None:
-        _say(run, state, "parts-refused", f"warning: parts were not adopted: {problem}", reason=problem)
-        run.orders.put_back(news)
+        _report(
+            run,
+            PartsRefused(attempt=state.attempt, step=state.step, reason=problem),
+            f"warning: parts were not adopted: {problem}",
+        )
+        run.inbox.put_back(news)
         return state
     run.data.stream.extend(news.parts)
     for name, parts in news.parts.items():
         tokens = sum(part.num_tokens for part in parts)
-        _say(
-            run,
-            state,
-            "adopted",
-            f"adopted {len(parts)} parts of {name} ({tokens:,} tokens), first {parts[0].name}",
+        adopted = Adopted(
+            attempt=state.attempt,
+            step=state.step,
             channel=name,
-            parts=[part.name for part in parts],
+            parts=tuple(part.name for part in parts),
             tokens=tokens,
             position=adoptions_of(cursor.history, name)[-1].position,
         )
+        _report(run, adopted, f"adopted {len(parts)} parts of {name} ({tokens:,} tokens), first {parts[0].name}")
     return replace(state, cursor=cursor)
 
 
 def await_parts(run: Run, state: TrainState) -> Waited:
-    """Waits until the next step has its samples, or an order comes. Every rank must call it.
+    """Waits until the next step has its samples, or a command comes. Every rank must call it.
 
     It returns at once where no channel with `when_low: wait` is used up.
 
@@ -76,7 +84,7 @@ def await_parts(run: Run, state: TrainState) -> Waited:
     """
     lacking = run.data.stream.lacks_parts_of(state.cursor)
     if not lacking:
-        return Waited(state=state, orders=[])
+        return Waited(state=state, commands=[])
     names = ", ".join(lacking)
     if not run.config.data.adopt_parts:
         raise DataError(
@@ -85,19 +93,20 @@ def await_parts(run: Run, state: TrainState) -> Waited:
         )
     run.heartbeat.enter(Phase.DATA, state.step + 1)
     text = f"warning: no data is left in {names}: training waits for further parts (`when_low: wait`)"
-    _say(run, state, "waiting-for-parts", text, channels=list(lacking))
+    _report(run, WaitingForParts(attempt=state.attempt, step=state.step, channels=tuple(lacking)), text)
     began = time.monotonic()
     while lacking:
-        flags = run.orders.summed_flags()
+        flags = run.inbox.summed_flags()
         state = adopt(run, state, flags)
-        if orders := run.orders.agree(flags):
-            return Waited(state=state, orders=orders)
+        if commands := run.inbox.agree(flags):
+            return Waited(state=state, commands=commands)
         lacking = run.data.stream.lacks_parts_of(state.cursor)
         if lacking:
             time.sleep(_LOOK_EVERY_S)
     waited_s = round(time.monotonic() - began, 3)
-    _say(run, state, "parts-came", f"parts of {names} came: training goes on", channels=names, seconds=waited_s)
-    return Waited(state=state, orders=[])
+    came = PartsCame(attempt=state.attempt, step=state.step, channels=names, seconds=waited_s)
+    _report(run, came, f"parts of {names} came: training goes on")
+    return Waited(state=state, commands=[])
 
 
 def write_down(run: Run, before: History, after: History) -> None:
@@ -130,7 +139,7 @@ def _unseen(news: News) -> str | None:
     return None
 
 
-def _say(run: Run, state: TrainState, kind: str, text: str, **fields: object) -> None:
+def _report(run: Run, event: StepEvent, text: str) -> None:
     if run.recorder is not None:
-        run.recorder.event(kind, attempt=state.attempt, step=state.step, **fields)
+        run.recorder.event(event)
         run.recorder.message(text)

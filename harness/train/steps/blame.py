@@ -9,6 +9,8 @@ import numpy as np
 
 from harness.data.order.cursor import rank_positions
 from harness.parallel import collectives
+from harness.run.events import NotFinite
+from harness.run.files import replace_file
 from harness.train.run import Run
 from harness.train.state import TrainState
 from harness.train.steps.step import StepResult
@@ -29,20 +31,21 @@ def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
     path = run.run_dir.evidence(step)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("".join(json.dumps(finding) + "\n" for finding in findings))
+        replace_file(path, "".join(json.dumps(finding) + "\n" for finding in findings))
     except OSError as error:  # the rest is told all the same
         run.recorder.message(f"warning: cannot write {path}: {error.strerror or error}")
     channels = sorted({str(finding["channel"]) for finding in findings if "channel" in finding})
     ranks = sorted({finding["rank"] for finding in findings}, key=str)
     run.recorder.event(
-        "nan",
-        attempt=state.attempt,
-        step=step,
-        loss=result.loss,
-        grad_norm=result.grad_norm,
-        channels=channels,
-        ranks=ranks,
-        evidence=path,
+        NotFinite(
+            attempt=state.attempt,
+            step=step,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            channels=tuple(channels),
+            ranks=tuple(ranks),
+            evidence=str(path),
+        )
     )
     run.recorder.message(
         f"error: step {step} is not finite: loss {result.loss}, gradient norm {result.grad_norm}; ranks {ranks}, "

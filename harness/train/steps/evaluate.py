@@ -1,4 +1,4 @@
-"""Held-out loss of every channel, with an ear for orders."""
+"""Held-out loss of every channel. A command that interrupts training ends it early."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from harness.data.batch import Batch
 from harness.data.validation import ValidationSet
 from harness.parallel.ranks import Ranks
 from harness.run import metric_names as names
-from harness.run.commands.command import PATIENT_KINDS, Order
-from harness.train.commands.inbox import Orders
+from harness.run.commands.command import Command
+from harness.train.commands.inbox import Inbox
 from harness.train.steps.mcore import Pipeline, Totals
 
 
@@ -34,8 +34,8 @@ class Evaluation:
     """What an evaluation found. Equal on every rank."""
 
     values: dict[str, float]
-    """Metrics by name; empty if an order to stop ended it early."""
-    orders: list[Order]
+    """Metrics by name; empty if a command to stop ended it early."""
+    commands: list[Command]
     """What was ordered meanwhile."""
 
 
@@ -44,25 +44,25 @@ def evaluate(
     held_out: HeldOut | None,
     ranks: Ranks,
     num_microbatches: int,
-    orders: Orders,
+    inbox: Inbox,
 ) -> Evaluation:
     """Loss of all held-out samples. Every rank must call it.
 
-    Works through the samples in steps of `num_microbatches`, like training, so that an order is heard about as soon.
+    Works through the samples in steps of `num_microbatches`, like training, so that a command is heard about as soon.
     One to stop ends it; one to save or to look waits until it is through, for the state does not change meanwhile.
     """
-    arrived: list[Order] = []
+    arrived: list[Command] = []
     if held_out is None:
-        return Evaluation(values={}, orders=arrived)
+        return Evaluation(values={}, commands=arrived)
     batches = _micro_batches(held_out, ranks, pipeline.micro_batch_size)
     sums: list[Totals] = []
     while chunk := list(islice(batches, num_microbatches)):
         chunk += [_masked(chunk[-1])] * (num_microbatches - len(chunk))
-        sums.append(pipeline.forward(chunk, flags=orders.flags()))
-        arrived += orders.agree(sums[-1].flags)
-        if any(order.kind not in PATIENT_KINDS for order in arrived):
-            return Evaluation(values={}, orders=arrived)
-    return Evaluation(values=_values(held_out, sums), orders=arrived)
+        sums.append(pipeline.forward(chunk, flags=inbox.flags()))
+        arrived += inbox.agree(sums[-1].flags)
+        if any(command.request.interrupts for command in arrived):
+            return Evaluation(values={}, commands=arrived)
+    return Evaluation(values=_values(held_out, sums), commands=arrived)
 
 
 def count_bytes(held_out: ValidationSet, bytes_per_token: npt.NDArray[np.int64]) -> int:

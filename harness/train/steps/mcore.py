@@ -1,7 +1,7 @@
 """Runs a step's micro-batches through megatron-core's pipeline schedule, and reduces what the step is about.
 
 One reduction over all ranks carries the loss sum and the token count of every channel together with the ranks' flags
-(an order is waiting, a signal arrived). It takes the place of the reduction with which Megatron counts tokens.
+(a command is waiting, a signal arrived). It takes the place of the reduction with which Megatron counts tokens.
 
 Shapes: B micro batch, S sequence, C channels.
 """

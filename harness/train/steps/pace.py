@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from harness.metrics.stragglers import slow_ranks, usual_time
 from harness.parallel import collectives, device
 from harness.run import metric_names as names
+from harness.run.events import SlowRanks
 from harness.run.heartbeats import Phase
 from harness.train.run import Run
 from harness.train.state import TrainState
@@ -49,7 +50,7 @@ def compare_ranks(run: Run, state: TrainState, step_s: float) -> dict[str, float
     is_telling = run.device.type == "cuda" or len({pace.host for pace in paces}) > 1
     run.heartbeat.compute_ms = round(own.compute_ms, 3) if is_telling else None
     if run.recorder is not None and is_telling and (text := slow_text(paces)):
-        run.recorder.event("slow-ranks", attempt=state.attempt, step=state.step, reason=text)
+        run.recorder.event(SlowRanks(attempt=state.attempt, step=state.step, reason=text))
         run.recorder.message(f"warning: {text}")
     return spread(paces)
 

@@ -13,6 +13,7 @@ from harness.config.schema import Config
 from harness.data.order.cursor import Cursor, Positions
 from harness.optim.mcore import Optimizer
 from harness.plan.plan import PhasePlan
+from harness.run.events import PhaseBegun
 from harness.train.decide import Milestones
 from harness.train.run import Run
 from harness.train.state import TrainState
@@ -76,16 +77,17 @@ def _say_begun(run: Run, state: TrainState, phase: PhasePlan) -> None:
         return
     stays = run.milestones.has_layout_of(phase.first_step)
     run.recorder.event(
-        "phase",
-        attempt=state.attempt,
-        step=state.step,
-        phase=phase.name,
-        before=run.phase.name,
-        seq_length=phase.seq_length,
-        global_batch_size=phase.global_batch_size,
-        shares={name: float(share) for name, share in phase.shares.items()},
-        rotary_base=in_phase(run.config, phase.index).model.rotary_base,
-        same_processes=stays,
+        PhaseBegun(
+            attempt=state.attempt,
+            step=state.step,
+            phase=phase.name,
+            before=run.phase.name,
+            seq_length=phase.seq_length,
+            global_batch_size=phase.global_batch_size,
+            shares={name: float(share) for name, share in phase.shares.items()},
+            rotary_base=in_phase(run.config, phase.index).model.rotary_base,
+            same_processes=stays,
+        )
     )
     run.recorder.message(
         f"phase {phase.name} from step {state.step + 1} to {phase.last_step}: {phase.global_batch_size:,} samples of "

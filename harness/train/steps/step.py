@@ -52,7 +52,7 @@ def take_step(run: Run, state: TrainState) -> StepResult:
     totals = run.pipeline.forward_backward(
         data.micro_batches or (None,) * phase.num_microbatches_of(num_samples),
         expected_tokens=num_samples * phase.seq_length,
-        flags=run.orders.flags(),
+        flags=run.inbox.flags(),
     )
     loss = mean_loss(totals)
     run.heartbeat.enter(Phase.OPTIMIZER, state.step + 1)

@@ -1,0 +1,139 @@
+"""The sender's side of the mailbox: gives a run a command, and waits for its answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+from harness.errors import HarnessError, UsageError
+from harness.run.commands.requests import AnyRequest
+from harness.run.files import replace_file
+from harness.run.lock import last_owner_of, owner_of
+from harness.run.paths import RunDir
+
+STEP_AT_MOST_S = 600.0
+"""Where the lock cannot be seen (another host), a run whose metrics are older than this does not seem to train."""
+
+
+def give(run_dir: RunDir, request: AnyRequest, reason: str = "") -> Path:
+    """Put a command into a run's mailbox and return its file.
+
+    Raises:
+        UsageError: There is no such run, or its mailbox cannot be written.
+    """
+    if not run_dir.config.is_file():
+        raise UsageError(
+            f"{run_dir.root} is no run directory: there is no config.yaml in it; "
+            "give the directory that training printed at its start, such as runs/NAME"
+        )
+    return _write(run_dir, f"{request.kind}-{time.time_ns()}-{os.getpid()}", request, reason)
+
+
+def give_once(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> bool:
+    """Put the command `<name>.json` into the mailbox, unless it is there, or was carried out or rejected before.
+
+    Whoever gives a command by rule, and may be killed and started again at any moment, names it after its cause:
+    however often it is given, it is carried out once.
+
+    Returns:
+        Whether it was put there.
+
+    Raises:
+        UsageError: The mailbox cannot be written.
+    """
+    if is_known(run_dir, name):
+        return False
+    _write(run_dir, name, request, reason)
+    return True
+
+
+def is_known(run_dir: RunDir, name: str) -> bool:
+    """Return whether a command of this name waits, was carried out, or was rejected."""
+    # In the way a command moves: what leaves the first place before we look is in the second when we look there.
+    return (run_dir.signals / f"{name}.json").exists() or is_answered(run_dir, name)
+
+
+def is_answered(run_dir: RunDir, name: str) -> bool:
+    """Return whether a command of this name was carried out or rejected."""
+    if (run_dir.signals_rejected / f"{name}.json").exists():
+        return True
+    return any(run_dir.signals_done.glob(f"{name}-*.json"))
+
+
+def wait_for(run_dir: RunDir, command: Path, *, timeout_s: float, poll_s: float = 0.2) -> dict[str, object]:
+    """Wait until a command from `give` was carried out, and return its acknowledgement.
+
+    Raises:
+        UsageError: The run rejected the command.
+        HarnessError: The run could not save, as the command asks.
+        HarnessError: Nobody trains there, or the run did not answer in time. The command stays where it is.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        if (outcome := _outcome(run_dir, command)) is not None:
+            return _require_saved(outcome)
+        reason = run_dir.signals_rejected / f"{command.name}.reason"
+        if reason.exists():
+            raise UsageError(f"the run rejected the command {command.name}: {reason.read_text().strip()}")
+        if not _seems_to_train(run_dir):
+            if (outcome := _outcome(run_dir, command)) is not None:  # it acknowledged and left in between
+                return _require_saved(outcome)
+            raise HarnessError(
+                f"nobody seems to train in {run_dir.root}: the command waits in {command} and takes effect when "
+                "training is started; remove the file to withdraw it"
+            )
+        if time.monotonic() >= deadline:
+            raise HarnessError(
+                f"no answer from {run_dir.root} within {timeout_s:g} s: the command waits in {command} and takes "
+                "effect at the end of the step; wait longer, or remove the file to withdraw it"
+            )
+        time.sleep(poll_s)
+
+
+def _write(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> Path:
+    file = run_dir.signals / f"{name}.json"
+    try:
+        run_dir.signals.mkdir(exist_ok=True)
+        replace_file(file, json.dumps({"kind": request.kind, "reason": reason, **request.to_json()}) + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"cannot put a command into {run_dir.signals}: {error.strerror}; only the user who trains may give commands"
+        ) from None
+    return file
+
+
+def _outcome(run_dir: RunDir, command: Path) -> dict[str, object] | None:
+    """Return the command's acknowledgement; None while there is none, or none yet with its content."""
+    for done in run_dir.signals_done.glob(f"{command.stem}-*.json"):
+        try:
+            outcome = json.loads(done.read_text())
+        except (OSError, ValueError):
+            continue
+        if "source" in outcome:  # in the moment of acknowledgement the command itself lies there
+            return dict(outcome)
+    return None
+
+
+def _require_saved(outcome: dict[str, object]) -> dict[str, object]:
+    if outcome.get("saved") is False:
+        raise HarnessError(
+            f"the run took the command but saved nothing at step {outcome.get('step')}: {outcome.get('problem')}. "
+            f"The last checkpoint is {outcome.get('last_checkpoint')}."
+        )
+    return outcome
+
+
+def _seems_to_train(run_dir: RunDir) -> bool:
+    """Return whether the run's lock is held, or the metrics are fresh where another host may lock invisibly."""
+    if owner_of(run_dir) is not None:
+        return True
+    owner = last_owner_of(run_dir)
+    if owner is None or owner.host == socket.gethostname():
+        return False
+    try:
+        return time.time() - run_dir.metrics.stat().st_mtime < STEP_AT_MOST_S
+    except OSError:
+        return False
