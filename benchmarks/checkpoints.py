@@ -4,7 +4,7 @@ Three questions, each answered beside the obvious alternative, on this machine, 
 
 - a save that training waits for, and one that is written beside it: seconds without a step;
 - a rollback in the running job (out of the shared store, and out of the host's memory), and a stop and a restart of the
-  same run that does the same: seconds from the order to the next recorded step;
+  same run that does the same: seconds from the command to the next recorded step;
 - `harness checkpoint verify --deep`, and reading the same bytes: gigabytes per second, all in the page cache.
 """
 
@@ -81,28 +81,28 @@ def saves(site: Site, num_saves: int) -> tuple[float, float]:
     return median(stalls), median(float(line[names.SAVE_S]) for line in found if names.SAVE_S in line)
 
 
-def seconds_to_next_step(site: Site, order: Callable[[Site], Iterator[None]]) -> float:
-    """From an order, given when the checkpoint to return to is there, to the first step of the new attempt."""
+def seconds_to_next_step(site: Site, command: Callable[[Site], Iterator[None]]) -> float:
+    """From a command, given when the checkpoint to return to is there, to the first step of the new attempt."""
     site.config["run"]["stop_at_step"] = 3 * SAVE_EVERY
     target = site.run_dir.checkpoint(SAVE_EVERY)
     with site.train() as command:
         command.wait_until(lambda: target.exists() and len(lines(site)) > SAVE_EVERY)
         began = time.time()
-        with contextmanager(order)(site):
+        with contextmanager(command)(site):
             finish(command)
     return min(line["time"] for line in lines(site) if line["attempt"] > 0) - began
 
 
 def in_the_job(site: Site) -> Iterator[None]:
-    """Orders a rollback of the running job."""
-    order = {"kind": "rollback", "to_step": SAVE_EVERY, "skip_steps": [SAVE_EVERY + 1, SAVE_EVERY + 1]}
-    (site.run_dir.signals / "back.tmp").write_text(json.dumps(order))
+    """Commands a rollback of the running job."""
+    command = {"kind": "rollback", "to_step": SAVE_EVERY, "skip_steps": [SAVE_EVERY + 1, SAVE_EVERY + 1]}
+    (site.run_dir.signals / "back.tmp").write_text(json.dumps(command))
     (site.run_dir.signals / "back.tmp").rename(site.run_dir.signals / "back.json")
     yield
 
 
 def by_restart(site: Site) -> Iterator[None]:
-    """Orders the job to stop, waits until it has, and starts it again with the rollback."""
+    """Commands the job to stop, waits until it has, and starts it again with the rollback."""
     (site.run_dir.signals / "stop").touch()
     yield
     skip = f"{SAVE_EVERY + 1}:{SAVE_EVERY + 1}"
@@ -163,9 +163,9 @@ def main() -> int:
             "in the job, out of the store": ({}, in_the_job),
             "stop, and restart with --rollback-to": ({}, by_restart),
         }
-        say("| rollback | from the order to the next step, s |\n|---|---|\n")
-        for number, (name, (settings, order)) in enumerate(ways.items()):
-            seconds = seconds_to_next_step(site_in(root / str(number), width, **settings), order)
+        say("| rollback | from the command to the next step, s |\n|---|---|\n")
+        for number, (name, (settings, command)) in enumerate(ways.items()):
+            seconds = seconds_to_next_step(site_in(root / str(number), width, **settings), command)
             say(f"| {name} | {seconds:.1f} |\n")
         say("\n| deep verification | GB/s |\n|---|---|\n")
         say(f"| `harness checkpoint verify --deep` | {verified / 1e9:.2f} |\n")

@@ -120,7 +120,7 @@ def held_out(rank: int, world_size: int, init_method: str, config: Any, run_dir:
                 chunk.module.output_layer.register_forward_hook(lambda module, inputs, output: seen.append(output[0]))
         assert run.held_out is not None, "the run holds samples out"
         batches = [batch for held in run.held_out.sets for batch in held.micro_batches(0, 1, 1)]
-        run.pipeline.forward(batches, flags=run.orders.flags())
+        run.pipeline.forward(batches, flags=run.inbox.flags())
         return HeldOut(
             tokens=torch.cat([batch.tokens_BS for batch in batches]).numpy(),
             labels=torch.cat([batch.labels_BS for batch in batches]).numpy(),

@@ -14,7 +14,7 @@ import pytest
 from harness import cli
 from harness.config.schema import Config
 from harness.errors import EXIT_BAD_DATA, EXIT_INTERNAL, EXIT_USAGE, DataError
-from harness.run.commands.command import OrderKind
+from harness.run.commands.requests import CommandKind
 from harness.run.commands.signal_verb import signal
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
@@ -221,16 +221,16 @@ def test_schema_is_the_schema_of_a_configuration(capsys: pytest.CaptureFixture[s
 def test_signal_offers_exactly_the_orders_there_are() -> None:
     (argument,) = (each for each in signal.params if each.name == "order")
     assert isinstance(argument.type, click.Choice)
-    of_watcher, of_quarantine = {OrderKind.STOP_FOR_PERSON, OrderKind.MARK}, {OrderKind.QUARANTINE}
-    assert set(OrderKind) - set(argument.type.choices) == of_watcher | of_quarantine
+    of_watcher, of_quarantine = {CommandKind.STOP_FOR_PERSON, CommandKind.MARK}, {CommandKind.QUARANTINE}
+    assert set(CommandKind) - set(argument.type.choices) == of_watcher | of_quarantine
 
 
 def test_signal_drops_an_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_text(CONFIG)
     assert cli.run(["signal", str(tmp_path), "save", "--reason", "noon"]) == 0
-    (order,) = (tmp_path / "signals").glob("*.json")
-    assert json.loads(order.read_text()) == {"kind": "save", "reason": "noon"}
-    assert capsys.readouterr().out == f"ordered: {order}\n"
+    (command,) = (tmp_path / "signals").glob("*.json")
+    assert json.loads(command.read_text()) == {"kind": "save", "reason": "noon"}
+    assert capsys.readouterr().out == f"ordered: {command}\n"
 
 
 def test_signal_drops_a_rollback_and_asks_for_evidence(tmp_path: Path) -> None:
@@ -254,8 +254,8 @@ def test_signal_drops_a_rollback_and_asks_for_evidence(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["rollback", "--to-step", "4", "--steps", "1:2"], "--steps does not belong to the order rollback; allowed"),
-        (["save", "--to-step", "3"], "--to-step does not belong to the order save; it has none"),
+        (["rollback", "--to-step", "4", "--steps", "1:2"], "--steps does not belong to the command rollback; allowed"),
+        (["save", "--to-step", "3"], "--to-step does not belong to the command save; it has none"),
         (["rollback"], "give exactly one of to-step and before-step"),
         (["rollback", "--to-step", "4", "--skip-steps", "4-5"], "'4-5' is no pair of numbers A:B, such as 116:183"),
         (["rollback", "--to-step", "4", "--adam-betas", "a:b"], "'a:b' is no pair of numbers A:B, such as 0.9:0.95"),
@@ -287,10 +287,10 @@ def test_train_rolls_back_before_it_starts_and_only_once(
     assert started == []
 
     assert cli.run(arguments) == 75
-    (order,) = (run_dir / "signals").glob("*.json")
-    assert json.loads(order.read_text())["skip_steps"] == [5, 6]
+    (command,) = (run_dir / "signals").glob("*.json")
+    assert json.loads(command.read_text())["skip_steps"] == [5, 6]
     (run_dir / "signals" / "done").mkdir()
-    order.rename(run_dir / "signals" / "done" / f"{order.stem}-0000004.json")
+    command.rename(run_dir / "signals" / "done" / f"{command.stem}-0000004.json")
     assert cli.run(arguments) == 75
     assert "it is not carried out twice" in capsys.readouterr().err
     assert not list((run_dir / "signals").glob("*.json"))

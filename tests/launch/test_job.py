@@ -11,7 +11,7 @@ import pytest
 from harness.errors import HarnessError, RunInUseError, UsageError
 from harness.launch import job
 from harness.launch.job import agreed_code, bad_nodes, begin, end, main
-from harness.run.kill_request import order_kill
+from harness.run.kill_request import request_kill
 from harness.run.launches import LaunchEnd, NodeEnd, history, launches, newest_checkpoint, node_ends, write_node_end
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
@@ -114,7 +114,7 @@ def test_a_launch_that_was_killed_because_it_hung_is_requeued_with_the_reason(
     run_dir: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = begin(run_dir, run_dir.launch(1))
-    order_kill(folder, "silent: rank 3 on n2")
+    request_kill(folder, "silent: rank 3 on n2")
     write_node_end(folder, 0, NodeEnd(host="n1", exit_code=70))
     save(run_dir, 5)
     assert end(run_dir, folder, 70, "RUNNING:None") == 75

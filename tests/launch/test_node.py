@@ -12,7 +12,7 @@ from harness.errors import HarnessError, UsageError
 from harness.launch import node
 from harness.launch.node import main, run_node
 from harness.parallel.environment import NodePlace, read_node
-from harness.run.kill_request import order_kill
+from harness.run.kill_request import request_kill
 from harness.run.launches import NodeEnd, node_ends
 from harness.run.paths import RunDir
 
@@ -82,7 +82,7 @@ def test_only_nodes_that_are_fit_train(launch: Path, check_code: int, code: int)
 
 
 def test_a_launch_that_is_ordered_to_be_killed_is_killed(launch: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    order_kill(launch, "rank 3 is silent")
+    request_kill(launch, "rank 3 is silent")
     run = RunDir(launch / "run")
     assert run_node(run, launch, SECOND, (sys.executable, "-c", "import time; time.sleep(600)")) == 70
     assert node_ends(launch) == [NodeEnd(host="n2", exit_code=70)]

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.run.commands.command import Order, OrderKind
-from harness.run.commands.mailbox import MAX_FILES_PER_POLL, MAX_ORDER_BYTES, UNFINISHED_S, Mailbox
+from harness.run.commands.command import Command
+from harness.run.commands.mailbox import MAX_COMMAND_BYTES, MAX_FILES_PER_POLL, UNFINISHED_S, Mailbox
+from harness.run.commands.requests import CommandKind, make_request
 from harness.run.paths import RunDir
 
 NOW = 1000.0
@@ -48,11 +49,11 @@ def test_an_empty_mailbox_has_no_orders_and_makes_its_folders(run_dir: RunDir) -
 def test_an_order_is_handed_out_once_and_stays_until_it_is_acknowledged(run_dir: RunDir) -> None:
     box = mailbox(run_dir)
     (run_dir.signals / "save").touch()
-    (order,) = box.poll()
-    assert (order.kind, order.source) == (OrderKind.SAVE, "save")
+    (command,) = box.poll()
+    assert (command.kind, command.source) == (CommandKind.SAVE, "save")
     assert box.poll() == []
     assert (run_dir.signals / "save").exists()
-    done = box.acknowledge(order, {"step": 120, "path": run_dir.checkpoint(120), "seconds": 1.5})
+    done = box.acknowledge(command, {"step": 120, "path": run_dir.checkpoint(120), "seconds": 1.5})
     assert done == run_dir.signals_done / "save-0000120.json"
     assert json.loads(done.read_text()) == {
         "kind": "save",
@@ -71,8 +72,8 @@ def test_the_same_order_can_be_given_again_even_at_the_same_step(run_dir: RunDir
     box = mailbox(run_dir)
     for expected in ("save-0000120.json", "save-0000120-2.json", "save-0000120-3.json"):
         (run_dir.signals / "save").touch()
-        (order,) = box.poll()
-        done = box.acknowledge(order, {"step": 120})
+        (command,) = box.poll()
+        done = box.acknowledge(command, {"step": 120})
         assert done is not None
         assert done.name == expected
         assert box.poll() == []
@@ -81,10 +82,10 @@ def test_the_same_order_can_be_given_again_even_at_the_same_step(run_dir: RunDir
 def test_acknowledging_twice_does_nothing_and_takes_no_later_order_away(run_dir: RunDir) -> None:
     box = mailbox(run_dir)
     (run_dir.signals / "save").touch()
-    (order,) = box.poll()
-    done = box.acknowledge(order, {"step": 1})
+    (command,) = box.poll()
+    done = box.acknowledge(command, {"step": 1})
     (run_dir.signals / "save").touch()
-    assert box.acknowledge(order, {"step": 2}) == done
+    assert box.acknowledge(command, {"step": 2}) == done
     assert names(run_dir.signals_done) == ["save-0000001.json"]
     assert len(box.poll()) == 1
 
@@ -93,10 +94,10 @@ def test_an_order_withdrawn_and_given_anew_meanwhile_is_not_swallowed(run_dir: R
     box = mailbox(run_dir)
     file = run_dir.signals / "save"
     file.touch()
-    (order,) = box.poll()
+    (command,) = box.poll()
     file.rename(run_dir.root / "kept")  # keeps its inode from being used again
     file.touch()
-    assert box.acknowledge(order, {"step": 1}) is not None
+    assert box.acknowledge(command, {"step": 1}) is not None
     assert [again.source for again in box.poll()] == ["save"]
 
 
@@ -113,7 +114,7 @@ def test_a_crash_within_the_acknowledgement_leaves_the_order_either_there_or_don
 ) -> None:
     box = mailbox(run_dir)
     (run_dir.signals / "stop").touch()
-    (order,) = box.poll()
+    (command,) = box.poll()
     real_rename, moves = Path.rename, [0]
 
     def rename(path: Path, target: Path) -> Path:
@@ -125,11 +126,11 @@ def test_a_crash_within_the_acknowledgement_leaves_the_order_either_there_or_don
     with monkeypatch.context() as dying:
         dying.setattr(Path, "rename", rename)
         with pytest.raises(KeyboardInterrupt):
-            box.acknowledge(order, {"step": 5})
+            box.acknowledge(command, {"step": 5})
     again = mailbox(run_dir).poll()
     done = {name: (run_dir.signals_done / name).read_text() for name in names(run_dir.signals_done)}
     if moves_before_the_crash == 0:
-        assert [order.kind for order in again] == [OrderKind.STOP]
+        assert [command.kind for command in again] == [CommandKind.STOP]
         assert done == {}
     else:
         assert again == []
@@ -138,8 +139,10 @@ def test_a_crash_within_the_acknowledgement_leaves_the_order_either_there_or_don
 
 
 def test_orders_that_came_as_signals_are_acknowledged_too(run_dir: RunDir) -> None:
-    order = Order(kind=OrderKind.SAVE, reason="received SIGUSR1", source="SIGUSR1", id="SIGUSR1#1")
-    done = mailbox(run_dir).acknowledge(order, {"seconds": 2})
+    command = Command(
+        request=make_request(CommandKind.SAVE, {}), reason="received SIGUSR1", source="SIGUSR1", id="SIGUSR1#1"
+    )
+    done = mailbox(run_dir).acknowledge(command, {"seconds": 2})
     assert done == run_dir.signals_done / "SIGUSR1-1000.000.json"
     assert json.loads(done.read_text())["seconds"] == 2
 
@@ -149,14 +152,14 @@ def test_a_disk_that_refuses_the_acknowledgement_stops_nothing(
 ) -> None:
     box = mailbox(run_dir)
     (run_dir.signals / "save").touch()
-    (order,) = box.poll()
+    (command,) = box.poll()
 
     def full(path: Path, text: str) -> int:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as disk_is_full:
         disk_is_full.setattr(Path, "write_text", full)
-        assert box.acknowledge(order, {"step": 1}) is None
+        assert box.acknowledge(command, {"step": 1}) is None
         assert box.poll() == []
     assert names(run_dir.signals_done) == []
     assert box.poll() == []  # there is room again
@@ -168,9 +171,9 @@ def test_plainly_named_orders_come_first_and_json_names_may_be_anything(run_dir:
     box = mailbox(run_dir)
     (run_dir.signals / "a b\n.json").write_text('{"kind": "save", "reason": "r"}')
     (run_dir.signals / "stop").touch()
-    orders = box.poll()
-    assert [order.kind for order in orders] == [OrderKind.STOP, OrderKind.SAVE]
-    done = box.acknowledge(orders[1], {"step": 3})
+    commands = box.poll()
+    assert [command.kind for command in commands] == [CommandKind.STOP, CommandKind.SAVE]
+    done = box.acknowledge(commands[1], {"step": 3})
     assert done is not None
     assert done.name == "a b\n-0000003.json"
 
@@ -203,7 +206,7 @@ def test_broken_json_is_given_time_to_be_finished(run_dir: RunDir) -> None:
     assert box.poll() == []
     clock.now += UNFINISHED_S / 2
     file.write_text('{"kind": "save"}')
-    assert [order.kind for order in box.poll()] == [OrderKind.SAVE]
+    assert [command.kind for command in box.poll()] == [CommandKind.SAVE]
 
     broken = run_dir.signals / "y.json"
     broken.write_text('{"kind"')
@@ -216,9 +219,9 @@ def test_broken_json_is_given_time_to_be_finished(run_dir: RunDir) -> None:
 
 def test_a_file_that_is_too_large_is_rejected(run_dir: RunDir) -> None:
     box = mailbox(run_dir)
-    (run_dir.signals / "save").write_bytes(b"x" * (MAX_ORDER_BYTES + 1))
+    (run_dir.signals / "save").write_bytes(b"x" * (MAX_COMMAND_BYTES + 1))
     assert box.poll() == []
-    assert rejected(run_dir) == {"save": "larger than 64 KiB; an order is a line or two"}
+    assert rejected(run_dir) == {"save": "larger than 64 KiB; a command is a line or two"}
 
 
 def test_a_symbolic_link_is_rejected_and_its_target_untouched(run_dir: RunDir) -> None:
@@ -262,7 +265,7 @@ def test_a_file_of_another_user_is_rejected(run_dir: RunDir, monkeypatch: pytest
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
     assert box.poll() == []
-    assert rejected(run_dir) == {"stop": f"belongs to user {owner}; orders come from the user who trains"}
+    assert rejected(run_dir) == {"stop": f"belongs to user {owner}; commands come from the user who trains"}
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -292,7 +295,7 @@ def test_thousands_of_files_neither_stall_a_step_nor_hide_an_order(run_dir: RunD
     for number in range(3000):
         (run_dir.signals / f"junk-{number}").touch()
     (run_dir.signals / "save").touch()
-    assert [order.source for order in box.poll()] == ["save"]
+    assert [command.source for command in box.poll()] == ["save"]
     assert len(rejected(run_dir)) == MAX_FILES_PER_POLL - 1
     polls = 1
     while len(names(run_dir.signals)) > len(["done", "rejected", "save"]):

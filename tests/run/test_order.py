@@ -6,37 +6,43 @@ import pytest
 
 from harness.run.commands.command import (
     MAX_REASON_LENGTH,
-    PLAIN_KINDS,
-    Order,
-    OrderKind,
-    UnreadableOrderError,
-    is_order_name,
-    parse_order,
+    Command,
+    UnreadableCommandError,
+    is_command_name,
+    parse_command,
 )
-from harness.run.commands.evidence import EvidenceRequest
-from harness.run.commands.mark import MarkRequest
+from harness.run.commands.requests import PLAIN_KINDS, CommandKind, Evidence, Mark, make_request
 
 
 @pytest.mark.parametrize("kind", PLAIN_KINDS)
-def test_an_empty_file_named_after_its_kind(kind: OrderKind) -> None:
-    assert parse_order(kind.value, b"", "1") == Order(kind=kind, reason="", source=kind.value, id="1")
-    assert is_order_name(kind.value)
+def test_an_empty_file_named_after_its_kind(kind: CommandKind) -> None:
+    assert parse_command(kind.value, b"", "1") == Command(
+        request=make_request(kind, {}), reason="", source=kind.value, id="1"
+    )
+    assert is_command_name(kind.value)
 
 
 @pytest.mark.parametrize("kind", ["save", "stop", "save-and-stop"])
 def test_json(kind: str) -> None:
-    order = parse_order("x.json", f'{{"kind": "{kind}", "reason": "maintenance"}}'.encode(), "1")
-    fingerprint = order.fingerprint
+    command = parse_command("x.json", f'{{"kind": "{kind}", "reason": "maintenance"}}'.encode(), "1")
+    fingerprint = command.fingerprint
     assert len(fingerprint) == 16
-    assert order == Order(kind=OrderKind(kind), reason="maintenance", source="x.json", id="1", fingerprint=fingerprint)
-    assert parse_order("x.json", f'{{"kind": "{kind}"}}'.encode(), "1").reason == ""
+    assert command == Command(
+        request=make_request(CommandKind(kind), {}),
+        reason="maintenance",
+        source="x.json",
+        id="1",
+        fingerprint=fingerprint,
+    )
+    assert parse_command("x.json", f'{{"kind": "{kind}"}}'.encode(), "1").reason == ""
 
 
 def test_text_in_a_plainly_named_file_is_the_reason_without_what_a_terminal_would_obey() -> None:
     assert (
-        parse_order("save", b"before\nlunch \x1b[2J\xff\n", "1").reason == "before lunch  [2J\N{REPLACEMENT CHARACTER}"
+        parse_command("save", b"before\nlunch \x1b[2J\xff\n", "1").reason
+        == "before lunch  [2J\N{REPLACEMENT CHARACTER}"
     )
-    assert len(parse_order("save", b"x" * 5000, "1").reason) == MAX_REASON_LENGTH
+    assert len(parse_command("save", b"x" * 5000, "1").reason) == MAX_REASON_LENGTH
 
 
 @pytest.mark.parametrize(
@@ -45,10 +51,10 @@ def test_text_in_a_plainly_named_file_is_the_reason_without_what_a_terminal_woul
         (
             "sav",
             b"",
-            "'sav' is no order; an order is an empty file named after its kind (save, stop, save-and-stop) or a file "
-            "`….json`; did you mean `save`?",
+            "'sav' is no command; a command is an empty file named after its kind (save, stop, save-and-stop) or a "
+            "file `….json`; did you mean `save`?",
         ),
-        ("readme.txt", b"", "'readme.txt' is no order; an order is an empty file named after its kind"),
+        ("readme.txt", b"", "'readme.txt' is no command; a command is an empty file named after its kind"),
         ("x.json", b"", "not JSON: Expecting value"),
         ("x.json", b"\xff", "not JSON: 'utf-8' codec can't decode"),
         ("x.json", b"[" * 60_000, "not JSON: "),
@@ -72,15 +78,15 @@ def test_text_in_a_plainly_named_file_is_the_reason_without_what_a_terminal_woul
     ],
 )
 def test_what_is_no_order_is_refused_with_the_reason(name: str, content: bytes, text: str) -> None:
-    with pytest.raises(UnreadableOrderError) as caught:
-        parse_order(name, content, "1")
+    with pytest.raises(UnreadableCommandError) as caught:
+        parse_command(name, content, "1")
     assert str(caught.value).startswith(text)
 
 
 def test_orders_for_evidence_and_marks_come_back_as_they_were_written() -> None:
-    evidence = EvidenceRequest(steps=(117, 120))
-    order = parse_order("x.json", json.dumps({"kind": "evidence", **evidence.to_json()}).encode(), "1")
-    assert (order.kind, order.evidence, order.mark) == (OrderKind.EVIDENCE, evidence, None)
-    mark = MarkRequest(checkpoints=("step_0000100", "step_0000200.2"), health="suspect")
-    order = parse_order("x.json", json.dumps({"kind": "mark", **mark.to_json()}).encode(), "1")
-    assert (order.kind, order.evidence, order.mark) == (OrderKind.MARK, None, mark)
+    evidence = Evidence(steps=(117, 120))
+    command = parse_command("x.json", json.dumps({"kind": "evidence", **evidence.to_json()}).encode(), "1")
+    assert (command.kind, command.request) == (CommandKind.EVIDENCE, evidence)
+    mark = Mark(checkpoints=("step_0000100", "step_0000200.2"), health="suspect")
+    command = parse_command("x.json", json.dumps({"kind": "mark", **mark.to_json()}).encode(), "1")
+    assert (command.kind, command.request) == (CommandKind.MARK, mark)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.run.commands.command import OrderKind
 from harness.run.commands.os_signals import HANDLED_SIGNALS, SignalFlags
+from harness.run.commands.requests import CommandKind
 
 
 @pytest.fixture
@@ -22,17 +22,17 @@ def flags() -> Iterator[SignalFlags]:
 @pytest.mark.parametrize(
     ("number", "kind"),
     [
-        (signal.SIGUSR1, OrderKind.SAVE),
-        (signal.SIGUSR2, OrderKind.SAVE_AND_STOP),
-        (signal.SIGTERM, OrderKind.SAVE_AND_STOP),
-        (signal.SIGINT, OrderKind.SAVE_AND_STOP),
+        (signal.SIGUSR1, CommandKind.SAVE),
+        (signal.SIGUSR2, CommandKind.SAVE_AND_STOP),
+        (signal.SIGTERM, CommandKind.SAVE_AND_STOP),
+        (signal.SIGINT, CommandKind.SAVE_AND_STOP),
     ],
 )
-def test_a_signal_is_an_order_taken_once(flags: SignalFlags, number: signal.Signals, kind: OrderKind) -> None:
+def test_a_signal_is_an_order_taken_once(flags: SignalFlags, number: signal.Signals, kind: CommandKind) -> None:
     assert flags.take() == []
     signal.raise_signal(number)
-    (order,) = flags.take()
-    assert (order.kind, order.source, order.reason) == (kind, number.name, f"received {number.name}")
+    (command,) = flags.take()
+    assert (command.kind, command.source, command.reason) == (kind, number.name, f"received {number.name}")
     assert flags.take() == []
 
 
@@ -48,7 +48,7 @@ def test_a_signal_that_comes_twice_is_one_order_and_a_later_one_another(flags: S
 def test_a_second_sigterm_is_harmless(flags: SignalFlags) -> None:
     for _ in range(3):
         signal.raise_signal(signal.SIGTERM)
-    assert [order.source for order in flags.take()] == ["SIGTERM"]
+    assert [command.source for command in flags.take()] == ["SIGTERM"]
 
 
 def test_ranks_can_combine_their_flags(flags: SignalFlags) -> None:
@@ -56,7 +56,7 @@ def test_ranks_can_combine_their_flags(flags: SignalFlags) -> None:
     mine = flags.take_flags()
     others = tuple(number == signal.SIGTERM for number in HANDLED_SIGNALS)
     combined = [a or b for a, b in zip(mine, others, strict=True)]
-    assert {order.source for order in flags.orders_from(combined)} == {"SIGUSR1", "SIGTERM"}
+    assert {command.source for command in flags.commands_from(combined)} == {"SIGUSR1", "SIGTERM"}
 
 
 def test_restore_puts_the_earlier_handlers_back() -> None:
@@ -83,7 +83,7 @@ def test_the_second_interrupt_kills() -> None:
     done = run_with_flags(
         "flags.install()\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
-        "print([order.kind.value for order in flags.take()], flush=True)\n"
+        "print([command.kind.value for command in flags.take()], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
         "print('still here')"
     )
@@ -97,14 +97,14 @@ def test_signals_held_back_until_the_worker_listens_are_not_lost() -> None:
         "os.kill(os.getpid(), signal.SIGUSR1)\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"
         "flags.install()\n"
-        "print(sorted(order.source for order in flags.take()))"
+        "print(sorted(command.source for command in flags.take()))"
     )
     assert done.stdout == "['SIGTERM', 'SIGUSR1']\n", done.stderr
 
 
 def test_signals_modules_import_neither_torch_nor_numpy() -> None:
     program = (
-        "import sys, harness.run.commands.mailbox, harness.run.commands.drop, harness.run.commands.os_signals\n"
+        "import sys, harness.run.commands.mailbox, harness.run.commands.giving, harness.run.commands.os_signals\n"
         "import harness.run.lock\n"
         "print([name for name in ('torch', 'numpy') if name in sys.modules])"
     )

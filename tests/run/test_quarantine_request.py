@@ -4,18 +4,18 @@ import json
 
 import pytest
 
-from harness.run.commands.command import OrderKind, UnreadableOrderError, parse_order
-from harness.run.commands.quarantine import MAX_DOCUMENTS, QuarantineRequest
+from harness.run.commands.command import UnreadableCommandError, parse_command
+from harness.run.commands.requests import MAX_DOCUMENTS, CommandKind, Quarantine
 
 
 def test_order_about_documents() -> None:
     fields = {"kind": "quarantine", "documents": {"zh/part-00007": [5, 3, 5], "en/p": [0]}, "reason": "garbled"}
-    order = parse_order("x.json", json.dumps(fields).encode(), "1")
-    assert (order.kind, order.reason) == (OrderKind.QUARANTINE, "garbled")
-    assert order.quarantine == QuarantineRequest(documents={"zh/part-00007": (3, 5), "en/p": (0,)})
-    assert order.quarantine.to_json() == {"documents": {"zh/part-00007": [3, 5], "en/p": [0]}, "lift": False}
-    again = parse_order("x.json", json.dumps({"kind": "quarantine", **order.quarantine.to_json()}).encode(), "1")
-    assert again.quarantine == order.quarantine
+    command = parse_command("x.json", json.dumps(fields).encode(), "1")
+    assert (command.kind, command.reason) == (CommandKind.QUARANTINE, "garbled")
+    assert command.request == Quarantine(documents={"zh/part-00007": (3, 5), "en/p": (0,)})
+    assert command.request.to_json() == {"documents": {"zh/part-00007": [3, 5], "en/p": [0]}}
+    again = parse_command("x.json", json.dumps({"kind": "quarantine", **command.request.to_json()}).encode(), "1")
+    assert again.request == command.request
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,6 @@ def test_order_about_documents() -> None:
     ],
 )
 def test_orders_that_say_nothing_clear(fields: dict[str, object], text: str) -> None:
-    with pytest.raises(UnreadableOrderError) as error:
-        parse_order("x.json", json.dumps({"kind": "quarantine", **fields}).encode(), "1")
+    with pytest.raises(UnreadableCommandError) as error:
+        parse_command("x.json", json.dumps({"kind": "quarantine", **fields}).encode(), "1")
     assert text in str(error.value)

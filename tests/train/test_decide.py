@@ -10,7 +10,8 @@ import pytest
 from harness.config.schema import Config
 from harness.plan.plan import make_plan
 from harness.run.checkpoints.manifest import Parent
-from harness.run.commands.command import Order, OrderKind
+from harness.run.commands import requests
+from harness.run.commands.command import Command
 from harness.train.decide import MAX_FAILED_SAVES, Decision, Milestones, decide, decide_after_rollback
 from harness.train.state import TrainState
 
@@ -18,13 +19,13 @@ MILESTONES = Milestones(last_step=100, save_every_steps=10, evaluate_every_steps
 QUIET = Milestones(last_step=100, save_every_steps=None, evaluate_every_steps=None)
 
 SAVE, STOP, SAVE_AND_STOP, STOP_FOR_PERSON, EVIDENCE = (
-    Order(kind=kind, source="alice", reason="a reason", id="1")
-    for kind in (
-        OrderKind.SAVE,
-        OrderKind.STOP,
-        OrderKind.SAVE_AND_STOP,
-        OrderKind.STOP_FOR_PERSON,
-        OrderKind.EVIDENCE,
+    Command(request=request, source="alice", reason="a reason", id="1")
+    for request in (
+        requests.Save(),
+        requests.Stop(),
+        requests.SaveAndStop(),
+        requests.StopForPerson(),
+        requests.Evidence(steps=(1, 2)),
     )
 )
 SAID = "by alice: a reason"
@@ -36,7 +37,7 @@ def state(step: int, *, saved_at: int | None = None, num_failed_saves: int = 0) 
     return TrainState(step=step, saved=saved, num_failed_saves=num_failed_saves)
 
 
-CASES: dict[str, tuple[TrainState, list[Order], Decision]] = {
+CASES: dict[str, tuple[TrainState, list[Command], Decision]] = {
     "nothing is due": (state(7), [], Decision()),
     "a save is due": (state(10), [], Decision(save=True)),
     "a save and an evaluation are due": (state(20), [], Decision(save=True, evaluate=True)),
@@ -95,11 +96,11 @@ CASES: dict[str, tuple[TrainState, list[Order], Decision]] = {
 }
 
 
-ROLLBACK = Order(kind=OrderKind.ROLLBACK, source="alice", reason="a reason", id="1")
+ROLLBACK = Command(request=requests.Rollback(to_step=1), source="alice", reason="a reason", id="1")
 
 
 @pytest.mark.parametrize(
-    ("orders", "before", "after", "expected"),
+    ("commands", "before", "after", "expected"),
     [
         ([ROLLBACK], state(100), state(100), Decision(save=True, evaluate=True, exit_code=0, reason=DONE)),
         ([ROLLBACK, SAVE], state(7), state(7), Decision(save=True)),
@@ -112,14 +113,14 @@ ROLLBACK = Order(kind=OrderKind.ROLLBACK, source="alice", reason="a reason", id=
             Decision(save=True, exit_code=75, reason=f"save-and-stop {SAID}"),
         ),
     ],
-    ids=["refused at the end", "refused beside another order", "refused", "carried out", "at the end of the time"],
+    ids=["refused at the end", "refused beside another command", "refused", "carried out", "at the end of the time"],
 )
 def test_behind_a_rollback_the_run_does_what_is_due(
-    orders: list[Order], before: TrainState, after: TrainState, expected: Decision
+    commands: list[Command], before: TrainState, after: TrainState, expected: Decision
 ) -> None:
-    decision = decide(MILESTONES, before, orders)
+    decision = decide(MILESTONES, before, commands)
     assert decision == Decision(rollback=ROLLBACK)
-    assert decide_after_rollback(MILESTONES, decision, orders, before, after) == expected
+    assert decide_after_rollback(MILESTONES, decision, commands, before, after) == expected
 
 
 def test_a_state_that_was_not_finite_goes_on_behind_its_rollback() -> None:
@@ -134,16 +135,16 @@ def test_a_refused_rollback_of_a_state_that_is_not_finite_leaves() -> None:
     assert left == Decision(exit_code=76, reason="loss or gradient is not finite")
 
 
-@pytest.mark.parametrize(("reached", "orders", "expected"), CASES.values(), ids=CASES)
-def test_decision(reached: TrainState, orders: list[Order], expected: Decision) -> None:
-    assert decide(MILESTONES, reached, orders) == expected
+@pytest.mark.parametrize(("reached", "commands", "expected"), CASES.values(), ids=CASES)
+def test_decision(reached: TrainState, commands: list[Command], expected: Decision) -> None:
+    assert decide(MILESTONES, reached, commands) == expected
 
 
-@pytest.mark.parametrize("orders", [[], [SAVE], [STOP], [SAVE_AND_STOP]])
+@pytest.mark.parametrize("commands", [[], [SAVE], [STOP], [SAVE_AND_STOP]])
 @pytest.mark.parametrize("step", [7, 20, 100])
-def test_what_is_not_finite_is_neither_saved_nor_evaluated(step: int, orders: list[Order]) -> None:
+def test_what_is_not_finite_is_neither_saved_nor_evaluated(step: int, commands: list[Command]) -> None:
     expected = Decision(exit_code=76, reason="loss or gradient is not finite")
-    assert decide(MILESTONES, state(step), orders, finite=False) == expected
+    assert decide(MILESTONES, state(step), commands, finite=False) == expected
 
 
 def test_without_milestones_only_the_end_is_saved() -> None:
@@ -229,10 +230,10 @@ def test_at_the_end_of_a_layout_the_run_leaves_to_be_continued() -> None:
     assert decide(milestones_in(2), state(30), []).exit_code == 0
 
 
-@pytest.mark.parametrize("order", [SAVE_AND_STOP, STOP])
-def test_an_order_to_stop_wins_over_the_next_layout(order: Order) -> None:
-    decision = decide(milestones_in(0), state(10), [order])
-    assert decision.exit_code == (75 if order is SAVE_AND_STOP else 77)
+@pytest.mark.parametrize("command", [SAVE_AND_STOP, STOP])
+def test_an_order_to_stop_wins_over_the_next_layout(command: Command) -> None:
+    decision = decide(milestones_in(0), state(10), [command])
+    assert decision.exit_code == (75 if command is SAVE_AND_STOP else 77)
     assert not decision.in_another_layout
 
 

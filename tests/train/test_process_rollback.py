@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from process_runs import Site
 
-from harness.run.commands.command import OrderKind
+from harness.run.commands.requests import CommandKind
 
 LAST_STEP = 12
 SKIPPED_SAMPLES = [16, 24]
@@ -48,8 +48,8 @@ def test_a_rollback_is_the_same_in_the_running_job_by_a_restart_and_from_the_sta
 
     with running.train() as command:
         command.wait_until(lambda: running.last_step() >= 9)
-        order = {"kind": OrderKind.ROLLBACK, "to_step": 4, "skip_steps": [5, 6], "reason": "garbled"}
-        (running.run_dir.signals / "back.json").write_text(json.dumps(order))
+        command = {"kind": CommandKind.ROLLBACK, "to_step": 4, "skip_steps": [5, 6], "reason": "garbled"}
+        (running.run_dir.signals / "back.json").write_text(json.dumps(command))
         command.wait_until(lambda: any(r.attempt == 1 and r.step >= LAST_STEP for r in running.records()))
 
     assert sorted(line(told)) == list(range(1, LAST_STEP + 1))

@@ -1,4 +1,4 @@
-"""Orders by file, by command and by signal, to real processes."""
+"""Commands by file, by command and by signal, to real processes."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_every_way_to_order_a_save(site: Site) -> None:
         drop(site, "save")
         assert is_saved(site, wait_for_acknowledgement(site, command, "save", 2))
 
-        order = [*HARNESS, "signal", str(site.run_dir.root), "save", "--wait", "--reason", "noon"]
-        told = subprocess.run(order, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        command = [*HARNESS, "signal", str(site.run_dir.root), "save", "--wait", "--reason", "noon"]
+        told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         assert told.returncode == 0, told.stderr
         assert "kind: save\nreason: noon\n" in told.stdout
         assert "saved: True\npath: " in told.stdout

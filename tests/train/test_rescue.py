@@ -17,7 +17,8 @@ from small_run import Grid, column, records, small_config
 
 from harness.config.schema import Config
 from harness.run import metric_names as names
-from harness.run.commands.command import Order, OrderKind
+from harness.run.commands.command import Command as RunCommand
+from harness.run.commands.requests import AnyRequest, CommandKind, make_request
 from harness.run.paths import RunDir
 from harness.run.watcher_presence import is_watched
 from harness.train.decide import Decision, Milestones, decide
@@ -111,24 +112,28 @@ def test_a_watcher_is_there_while_it_gives_signs_of_life(tmp_path: Path) -> None
         assert is_watched(run_dir) is expected
 
 
-def order(kind: OrderKind) -> Order:
-    return Order(id=str(kind), kind=kind, reason="why", source="who")
+def request_of(kind: CommandKind) -> AnyRequest:
+    return make_request(kind, {"to_step": 1} if kind is CommandKind.ROLLBACK else {})
+
+
+def command(kind: CommandKind) -> RunCommand:
+    return RunCommand(id=str(kind), request=request_of(kind), reason="why", source="who")
 
 
 @pytest.mark.parametrize(
-    ("orders", "expected"),
+    ("commands", "expected"),
     [
         (
-            [OrderKind.ROLLBACK],
-            Decision(exit_code=76, reason="loss or gradient is not finite", rollback=order(OrderKind.ROLLBACK)),
+            [CommandKind.ROLLBACK],
+            Decision(exit_code=76, reason="loss or gradient is not finite", rollback=command(CommandKind.ROLLBACK)),
         ),
-        ([OrderKind.ROLLBACK, OrderKind.STOP], Decision(exit_code=76, reason="loss or gradient is not finite")),
+        ([CommandKind.ROLLBACK, CommandKind.STOP], Decision(exit_code=76, reason="loss or gradient is not finite")),
         (
-            [OrderKind.STOP_FOR_PERSON],
+            [CommandKind.STOP_FOR_PERSON],
             Decision(exit_code=76, reason="loss or gradient is not finite; stop-for-person by who: why"),
         ),
     ],
 )
-def test_only_a_rollback_saves_what_is_not_finite(orders: list[OrderKind], expected: Decision) -> None:
+def test_only_a_rollback_saves_what_is_not_finite(commands: list[CommandKind], expected: Decision) -> None:
     milestones = Milestones(last_step=100, save_every_steps=10, evaluate_every_steps=None)
-    assert decide(milestones, TrainState(step=10), [order(kind) for kind in orders], finite=False) == expected
+    assert decide(milestones, TrainState(step=10), [command(kind) for kind in commands], finite=False) == expected

@@ -1,4 +1,4 @@
-"""A stand-in for a training run: it writes what a trainer writes, and carries out orders as a trainer does."""
+"""A stand-in for a training run: it writes what a trainer writes, and carries out commands as a trainer does."""
 
 from __future__ import annotations
 
@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from harness.watch.journal import Journal, append_line
 
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.run.checkpoints.manifest import MANIFEST_NAME
-from harness.run.commands.command import Order, OrderKind
+from harness.run.commands import requests
+from harness.run.commands.command import Command
 from harness.run.commands.mailbox import Mailbox
+from harness.run.commands.requests import CommandKind
 from harness.run.paths import RunDir, step_name
 from harness.run.records import StepRecord, to_json_line
 from harness.watch.alerts import Alerts
 from harness.watch.announcer import Outputs
 from harness.watch.saved_state import WatchState, load_state, save_state
 from harness.watch.watcher import Watcher
+from harness.watch.watcher_events import WatcherEvents, append_line
 
 BATCH = 8
 ONSET = 301
@@ -71,7 +73,7 @@ class StandIn:
     step: int = 0
     attempt: int = 0
     skipped: tuple[int, int] = (0, 0)
-    carried_out: list[Order] = field(default_factory=list)
+    carried_out: list[Command] = field(default_factory=list)
     exit_code: int | None = None
 
     def __post_init__(self) -> None:
@@ -124,8 +126,8 @@ class StandIn:
                 file.write(to_json_line(self.record()))
             if self.step % SAVE_EVERY == 0:
                 self.save()
-            for order in self.box.poll():
-                self.carry_out(order)
+            for command in self.box.poll():
+                self.carry_out(command)
 
     def save(self) -> None:
         folder = self.run_dir.checkpoint(self.step)
@@ -136,32 +138,33 @@ class StandIn:
         found = [json.loads(path.read_text()) for path in self.run_dir.checkpoints.glob(f"*/{MANIFEST_NAME}")]
         return {manifest["step"]: manifest["health"] for manifest in sorted(found, key=lambda each: each["step"])}
 
-    def carry_out(self, order: Order) -> None:
-        self.carried_out.append(order)
-        if order.evidence is not None:
-            path = self.run_dir.evidence(order.evidence.steps[1])
-            steps = range(order.evidence.steps[0], order.evidence.steps[1] + 1)
+    def carry_out(self, command: Command) -> None:
+        self.carried_out.append(command)
+        request = command.request
+        if isinstance(request, requests.Evidence):
+            path = self.run_dir.evidence(request.steps[1])
+            steps = range(request.steps[0], request.steps[1] + 1)
             path.write_text("".join(self.line_of_evidence(step) for step in steps))
-            self.event("evidence", steps=list(order.evidence.steps), path=str(path), order=order.source)
-        elif order.mark is not None:
-            for name in order.mark.checkpoints:
+            self.event("evidence", steps=list(request.steps), path=str(path), command=command.source)
+        elif isinstance(request, requests.Mark):
+            for name in request.checkpoints:
                 manifest = self.run_dir.checkpoints / name / MANIFEST_NAME
                 if not manifest.exists():  # abandoned since
                     continue
-                manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "health": order.mark.health}))
-        elif order.rollback is not None:
-            assert order.rollback.to_step is not None
-            first, last = order.rollback.skip_steps or (0, -1)
-            before, self.step, self.skipped = self.step, order.rollback.to_step, (first, last + 1)
+                manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "health": request.health}))
+        elif isinstance(request, requests.Rollback):
+            assert request.to_step is not None
+            first, last = request.skip_steps or (0, -1)
+            before, self.step, self.skipped = self.step, request.to_step, (first, last + 1)
             self.attempt += 1
             for path in self.run_dir.checkpoints.glob("step_*"):
                 if path.name > step_name(self.step):
                     (path / MANIFEST_NAME).unlink()
-            self.event("rollback", order=order.source, reason=order.reason, from_step=before)
-        elif order.kind is OrderKind.STOP_FOR_PERSON:
+            self.event("rollback", command=command.source, reason=command.reason, from_step=before)
+        elif command.kind is CommandKind.STOP_FOR_PERSON:
             self.exit_code = 76
-            self.event("exit", exit_code=76, reason=order.reason)
-        self.box.acknowledge(order, {"step": self.step})
+            self.event("exit", exit_code=76, reason=command.reason)
+        self.box.acknowledge(command, {"step": self.step})
 
     def line_of_evidence(self, step: int) -> str:
         fields = {
@@ -179,22 +182,22 @@ class StandIn:
         }
         return json.dumps(fields) + "\n"
 
-    def orders(self, kind: OrderKind) -> list[Order]:
-        return [order for order in self.carried_out if order.kind is kind]
+    def commands(self, kind: CommandKind) -> list[Command]:
+        return [command for command in self.carried_out if command.kind is kind]
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         lines = self.run_dir.events.read_text().splitlines()
         return [event for line in lines if (event := json.loads(line))["kind"] == kind]
 
 
-def watcher(run: StandIn, *, may_order: bool = True, told: list[str] | None = None) -> Watcher:
+def watcher(run: StandIn, *, may_command: bool = True, told: list[str] | None = None) -> Watcher:
     """A watcher that goes on from what is on disk, as after a start."""
     state = load_state(run.run_dir.watch / "state.json")
     outputs = Outputs(
-        journal=Journal(run.run_dir.events),
+        events=WatcherEvents(run.run_dir.events),
         alerts=Alerts(run.run_dir.watch / "alerts.jsonl", "stand-in", (), 0.0),
         say=(told if told is not None else []).append,
-        may_order=may_order,
+        may_command=may_command,
     )
     return Watcher(run.run_dir, run.config, state or WatchState(), outputs, is_anew=state is None)
 

@@ -20,7 +20,7 @@ from harness.watch.surroundings import shortage, stall
 
 
 def look(run_dir: RunDir, *, once: bool = True, told: list[str] | None = None) -> None:
-    watch(run_dir, once=once, may_order=True, alert_urls=(), say=(told if told is not None else []).append)
+    watch(run_dir, once=once, may_command=True, alert_urls=(), say=(told if told is not None else []).append)
 
 
 def test_one_look_at_a_time_goes_on_from_the_last(tmp_path: Path) -> None:

@@ -126,9 +126,9 @@ def test_a_launch_that_has_ended_or_whose_processes_are_gone_is_left_alone(
         assert watching.look() is None
 
 
-@pytest.mark.parametrize("may_order", [True, False])
+@pytest.mark.parametrize("may_command", [True, False])
 def test_the_watcher_orders_the_kill_once_and_tells(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_order: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_command: bool
 ) -> None:
     run = StandIn(run_dir_in(tmp_path), changes={"poll_s": 0.01, "kill_hung_after_s": 0.05, "least_free_gib": 0})
     run.train(5)
@@ -146,12 +146,12 @@ def test_the_watcher_orders_the_kill_once_and_tells(
         "_has_ended",
         lambda _self: (kill_reason(folder) is not None and len(told) > 3) or next(rounds) > 50,
     )
-    watch(run.run_dir, once=False, may_order=may_order, alert_urls=(), say=say)
+    watch(run.run_dir, once=False, may_command=may_command, alert_urls=(), say=say)
     reason = kill_reason(folder)
-    assert (reason is not None) == may_order
+    assert (reason is not None) == may_command
     events = [json.loads(line) for line in run.run_dir.events.read_text().splitlines()]
     (event,) = [event for event in events if event["kind"] == "hung"]
-    assert event["outcome"] == ("it is killed" if may_order else "only looking: it is left alone")
+    assert event["outcome"] == ("it is killed" if may_command else "only looking: it is left alone")
     assert "silent at step 7, forward-backward: rank 1 on n1" in event["reason"]
     alerts = [json.loads(line) for line in (run.run_dir.watch / "alerts.jsonl").read_text().splitlines()]
     assert [alert["kind"] for alert in alerts] == ["hung"]

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment, a jumping clock, lines that are none, a second watcher: no order twice, none too many."""
+"""SIGKILL at any moment, a jumping clock, lines that are none, a second watcher: no command twice, none too many."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 from kill_campaign import Trial, killed_watch, watching
 from stand_in import ONSET, StandIn, run_dir_in
 
-from harness.run.commands.command import OrderKind
+from harness.run.commands.requests import CommandKind
 
 DIRTY = range(ONSET, ONSET + 60)
 ONE_STEP = range(ONSET, ONSET + 1)
 
 
 def require_sane(run: StandIn, num_rollbacks: int) -> None:
-    """Every order once, every event once, and as many rollbacks as there is reason for."""
-    assert len(run.orders(OrderKind.ROLLBACK)) == num_rollbacks
-    assert run.orders(OrderKind.STOP_FOR_PERSON) == []
-    sources = [order.source for order in run.carried_out]
+    """Every command once, every event once, and as many rollbacks as there is reason for."""
+    assert len(run.commands(CommandKind.ROLLBACK)) == num_rollbacks
+    assert run.commands(CommandKind.STOP_FOR_PERSON) == []
+    sources = [command.source for command in run.carried_out]
     assert len(sources) == len(set(sources))
     kinds = ("suspect", "spike", "benign", "attributed", "rollback-ordered", "non-finite")
     ids = [event["id"] for kind in kinds for event in run.events(kind)]

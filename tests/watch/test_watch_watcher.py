@@ -1,4 +1,4 @@
-"""What a watcher orders, and that it orders it once, whatever happens to it and to the files."""
+"""What a watcher commands, and that it commands it once, whatever happens to it and to the files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stand_in import ONSET, StandIn, keep, run_dir_in, watcher
 
-from harness.run.commands.command import OrderKind
+from harness.run.commands.requests import CommandKind
 from harness.watch.watcher import Watcher
 
 DIRTY = range(ONSET, ONSET + 60)
@@ -25,7 +25,7 @@ def go(run: StandIn, num_rounds: int, *, steps: int = 3) -> None:
 def test_dirty_documents_lead_to_one_rollback_that_skips_them(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=DIRTY)
     go(run, 200)
-    (rollback,) = run.orders(OrderKind.ROLLBACK)
+    (rollback,) = run.commands(CommandKind.ROLLBACK)
     assert rollback.rollback is not None
     assert rollback.rollback.to_step == 260
     assert rollback.rollback.skip_steps == (ONSET - 5, ONSET + 74)
@@ -50,8 +50,8 @@ def test_a_watcher_that_is_killed_before_it_remembers_orders_nothing_twice(
         watching.look()
         if number % kept_every == 0:
             keep(run, watching)
-    assert len(run.orders(OrderKind.ROLLBACK)) == 1
-    evidence = [order.source for order in run.orders(OrderKind.EVIDENCE)]
+    assert len(run.commands(CommandKind.ROLLBACK)) == 1
+    evidence = [command.source for command in run.commands(CommandKind.EVIDENCE)]
     assert len(evidence) == len(set(evidence)) >= 1
     ids = [event["id"] for kind in ("suspect", "spike", "attributed") for event in run.events(kind)]
     assert len(ids) == len(set(ids))
@@ -60,7 +60,7 @@ def test_a_watcher_that_is_killed_before_it_remembers_orders_nothing_twice(
 def test_a_harmless_spike_is_left_alone(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 1))
     go(run, 200)
-    assert run.orders(OrderKind.ROLLBACK) == []
+    assert run.commands(CommandKind.ROLLBACK) == []
     assert [event["direction"] for event in run.events("suspect")] != []
     assert run.events("benign") != []
 
@@ -68,7 +68,7 @@ def test_a_harmless_spike_is_left_alone(tmp_path: Path) -> None:
 def test_a_fall_on_documents_that_repeat_one_token_is_rolled_back_too(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=DIRTY, height=-1.5)
     go(run, 150)
-    (rollback,) = run.orders(OrderKind.ROLLBACK)
+    (rollback,) = run.commands(CommandKind.ROLLBACK)
     assert rollback.reason == f"loss of code went down at step {ONSET}, on dirty documents"
     assert "90 % one token" in run.events("attributed")[0]["reason"]
 
@@ -76,7 +76,7 @@ def test_a_fall_on_documents_that_repeat_one_token_is_rolled_back_too(tmp_path: 
 def test_a_loss_that_is_not_finite_leads_to_one_rollback(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 1), height=float("nan"))
     go(run, 150)
-    (rollback,) = run.orders(OrderKind.ROLLBACK)
+    (rollback,) = run.commands(CommandKind.ROLLBACK)
     assert rollback.reason == f"loss of code is not finite at step {ONSET}"
 
 
@@ -84,20 +84,20 @@ def test_harder_data_that_do_not_look_like_dirt_are_kept(tmp_path: Path) -> None
     run = StandIn(run_dir_in(tmp_path), dirty=DIRTY, height=0.6, looks_dirty=False)
     go(run, 150)
     assert not any(event["dirty"] for event in run.events("attributed"))
-    assert run.orders(OrderKind.ROLLBACK) == []
+    assert run.commands(CommandKind.ROLLBACK) == []
 
 
 def test_what_lasts_is_rolled_back_even_if_it_does_not_look_like_dirt(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 170), height=0.6, looks_dirty=False)
     go(run, 150)
-    (rollback, *_) = run.orders(OrderKind.ROLLBACK)
+    (rollback, *_) = run.commands(CommandKind.ROLLBACK)
     assert "and has not come back" in rollback.reason
 
 
 def test_without_leave_to_roll_back_people_are_told_what_would_be_done(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=DIRTY, changes={"action": "alert"})
     go(run, 150)
-    assert {order.kind for order in run.carried_out} == {OrderKind.EVIDENCE, OrderKind.MARK}
+    assert {command.kind for command in run.carried_out} == {CommandKind.EVIDENCE, CommandKind.MARK}
     alerts = (run.run_dir.watch / "alerts.jsonl").read_text()
     assert "With `watch.action: rollback` the watcher would return to step 260 and skip 640 samples" in alerts
 
@@ -105,21 +105,21 @@ def test_without_leave_to_roll_back_people_are_told_what_would_be_done(tmp_path:
 def test_only_looking_gives_no_order_at_all(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=range(ONSET, ONSET + 170))
     told: list[str] = []
-    watching = watcher(run, may_order=False, told=told)
+    watching = watcher(run, may_command=False, told=told)
     for _ in range(150):
         run.train(3)
         watching.look()
     assert run.carried_out == []
     assert any("loss of code moved up" in text for text in told)
     assert run.events("rollback-ordered") == []
-    assert any("has not come back: without --no-orders it would order a return to step" in text for text in told)
+    assert any("has not come back: without --no-orders it would command a return to step" in text for text in told)
 
 
 def test_a_used_up_budget_stops_the_run_for_a_person(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path), dirty=DIRTY, changes={"max_rollbacks": 0})
     go(run, 150)
     assert run.exit_code == 76
-    (stop,) = run.orders(OrderKind.STOP_FOR_PERSON)
+    (stop,) = run.commands(CommandKind.STOP_FOR_PERSON)
     assert "the budget of 0 rollbacks in 10000 steps is used up" in stop.reason
 
 
@@ -138,7 +138,7 @@ def test_what_was_long_before_the_watcher_came_is_history(tmp_path: Path) -> Non
     run = StandIn(run_dir_in(tmp_path), dirty=DIRTY)
     run.train(600)
     go(run, 10)
-    assert run.orders(OrderKind.ROLLBACK) == run.orders(OrderKind.EVIDENCE) == []
+    assert run.commands(CommandKind.ROLLBACK) == run.commands(CommandKind.EVIDENCE) == []
     assert not (run.run_dir.watch / "alerts.jsonl").exists()
 
 
@@ -163,7 +163,7 @@ def test_a_spike_in_steps_that_a_start_repeats_is_not_one_right_after_a_resume(
     run.event("resumed")
     run.step = 300
     go_on(run, watching, 100)
-    assert len(run.orders(OrderKind.ROLLBACK)) == (0 if is_repeated else 1)
+    assert len(run.commands(CommandKind.ROLLBACK)) == (0 if is_repeated else 1)
 
 
 def go_on(run: StandIn, watching: Watcher, num_steps: int) -> None:
@@ -191,7 +191,7 @@ def test_broken_lines_and_files_that_are_replaced_disturb_nothing(tmp_path: Path
             watching.look()
             metrics.write_bytes(content)
         watching.look()
-    assert len(run.orders(OrderKind.ROLLBACK)) == 1
+    assert len(run.commands(CommandKind.ROLLBACK)) == 1
 
 
 def test_an_order_that_was_withdrawn_is_waited_for_no_longer(tmp_path: Path) -> None:
