@@ -15,10 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 
+from harness.plan.layouts import Layout
+from harness.run.checkpoints.manifest import FileRecord, Manifest, Versions, write_manifest
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, to_json_line
 
@@ -126,7 +129,31 @@ def main() -> int:
 def _save(run_dir: RunDir, step: int) -> None:
     folder = run_dir.checkpoint(step)
     folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"step": step, "health": "clean"}))
+    write_manifest(folder, _manifest(step))
+
+
+def _manifest(step: int) -> Manifest:
+    """A manifest that reads as a whole checkpoint's; its one file is not there."""
+    return Manifest(
+        step=step,
+        attempt=0,
+        parent=None,
+        health="clean",
+        config_hash="0" * 16,
+        versions=Versions(harness="0", megatron_core="0", torch="0", python="0"),
+        layout=Layout(tensor=1, pipeline=1, virtual_pipeline=1, context=1, data=1),
+        consumed_samples=step * _BATCH,
+        consumed_tokens=step * _BATCH,
+        learning_rate=1e-3,
+        next_batch_hash=None,
+        saved_at=datetime.now(UTC),
+        save_seconds=1.0,
+        cursor={},
+        optimizer_norms={},
+        last_losses=(),
+        fingerprint={},
+        files={"__0_0.distcp": FileRecord(bytes=3, xxh3="0" * 16)},
+    )
 
 
 def _wait_for(path: Path) -> None:

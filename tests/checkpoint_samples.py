@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.plan.layouts import Layout
 from harness.run.checkpoints.entries import Checkpoint
-from harness.run.checkpoints.manifest import FileRecord, Manifest, Parent, Versions
+from harness.run.checkpoints.manifest import FileRecord, Manifest, Parent, Versions, write_manifest
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.paths import RunDir
 
@@ -61,6 +61,12 @@ def sample_manifest(step: int, **changes: object) -> Manifest:
 def published_manifest(step: int, **changes: object) -> Manifest:
     """A manifest as it is on disk: with files."""
     return sample_manifest(step, files={"__0_0.distcp": FileRecord(bytes=3, xxh3="0" * 16)}, **changes)
+
+
+def write_checkpoint(folder: Path, step: int, **changes: object) -> None:
+    """A folder that is a checkpoint by its manifest, without files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_manifest(folder, published_manifest(step, **changes))
 
 
 def write_files(folder: Path, seed: int = 0) -> None:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import EXIT_REQUEUE
+from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.files import replace_file
-from harness.run.paths import RunDir, step_of
+from harness.run.paths import RunDir
 
 SUBMISSION = "submission.json"
 LAUNCH = "launch.json"
@@ -83,14 +84,9 @@ class LaunchRecord:
 
 
 def newest_checkpoint(run_dir: RunDir) -> Progress:
-    """How far the run has come, by the manifests of its finished checkpoints."""
-    found = [NOTHING_SAVED]
-    folders = run_dir.checkpoints.iterdir() if run_dir.checkpoints.is_dir() else ()
-    for folder in folders:
-        manifest = read_json(folder / "manifest.json") if step_of(folder.name.partition(".")[0]) is not None else None
-        if manifest and isinstance(manifest.get("attempt"), int) and isinstance(manifest.get("step"), int):
-            found.append(Progress(manifest["attempt"], manifest["step"]))
-    return max(found)
+    """Return how far the run has come, by the manifests of its finished checkpoints."""
+    saved = (entry.manifest for entry in entries_in(run_dir.checkpoints) if isinstance(entry, Checkpoint))
+    return max((Progress(manifest.attempt, manifest.step) for manifest in saved), default=NOTHING_SAVED)
 
 
 def launches(run_dir: RunDir) -> list[LaunchRecord]:

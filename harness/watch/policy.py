@@ -10,45 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
 
+from harness.config.operation import WatchConfig
+from harness.run.checkpoints.manifest import Health
 from harness.watch.verdict import ALARMS, TOTAL, OpenEpisode, Verdict
-
-Health = Literal["clean", "suspect", "abandoned"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicySettings:
-    """When to act, and how far back."""
-
-    action: Literal["alert", "rollback"] = "alert"
-    """`alert` tells people and commands nothing that changes the run."""
-    persist_steps: int = 100
-    """An episode that is still open, and still off, so many steps after its start does not heal by itself."""
-    persist_z: float = 4.0
-    """Still off: the median of its last eight values is beyond so many standard deviations."""
-    rollback_margin_steps: int = 100
-    """The checkpoint to return to is at least so many steps older than the onset."""
-    skip_steps: int = 200
-    """Steps whose samples are skipped at the first rollback of a place; doubled at every further one."""
-    most_skip_steps: int = 500
-    """Never skip more than this at once."""
-    skip_lead_steps: int = 50
-    """So many of the skipped steps lie before the onset."""
-    max_rollbacks: int = 3
-    """At most so many rollbacks …"""
-    budget_steps: int = 10_000
-    """… within so many steps; then a person is needed."""
-    cool_down_steps: int = 50
-    """No second rollback within so many steps, unless the run went wrong right after the resume."""
-    verify_steps: int = 20
-    """After a resume so many steps are watched closely: a rise seen twice is reason enough to go back further."""
-    same_place_steps: int = 300
-    """Onsets closer than this are the same place."""
-    repeat_learning_rate_factor: float = 0.7
-    """The learning rate is multiplied by this when a place without dirty documents comes again; 1 leaves it."""
-    repeat_adam_betas: tuple[float, float] | None = None
-    """Betas of Adam from then on, for as long; None leaves them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,9 +40,6 @@ class Situation:
     """Everything the policy looks at, after one more step."""
 
     step: int
-    consumed_samples: int
-    """Samples that the run had gone through after this step."""
-    global_batch_size: int
     verdicts: tuple[Verdict, ...] = ()
     """What the detector said at this step."""
     episodes: tuple[OpenEpisode, ...] = ()
@@ -120,10 +82,8 @@ class Rollback:
     """Return to a checkpoint and never train on some samples."""
 
     to_step: int
-    skip_from_sample: int
-    """First skipped sample."""
-    skip_to_sample: int
-    """First sample after the skipped ones."""
+    skip_steps: tuple[int, int]
+    """First and last step whose samples are skipped."""
     learning_rate_factor: float
     """1 keeps the learning rate."""
     reason: str
@@ -158,7 +118,7 @@ class _Cause:
     """The run cannot go on without a command."""
 
 
-def decide(situation: Situation, settings: PolicySettings) -> Action:
+def decide(situation: Situation, settings: WatchConfig) -> Action:
     """The one thing to do after this step."""
     cause = _cause_of_rollback(situation, settings)
     if cause is not None:
@@ -178,7 +138,7 @@ def decide(situation: Situation, settings: PolicySettings) -> Action:
 
 
 def checkpoints_to_suspect(
-    checkpoints: Iterable[KnownCheckpoint], verdicts: Iterable[Verdict], settings: PolicySettings
+    checkpoints: Iterable[KnownCheckpoint], verdicts: Iterable[Verdict], settings: WatchConfig
 ) -> tuple[int, ...]:
     """Steps of the clean checkpoints that were saved in, or less than the margin after, something suspect."""
     alarms = [verdict for verdict in verdicts if verdict.kind in ALARMS]
@@ -190,7 +150,7 @@ def checkpoints_to_suspect(
     )
 
 
-def _cause_of_rollback(situation: Situation, settings: PolicySettings) -> _Cause | None:
+def _cause_of_rollback(situation: Situation, settings: WatchConfig) -> _Cause | None:
     """The first reason to go back that was not acted upon yet."""
     for verdict in situation.verdicts:
         if verdict.kind == "non-finite" and verdict.start not in situation.handled_starts:
@@ -212,19 +172,19 @@ def _cause_of_rollback(situation: Situation, settings: PolicySettings) -> _Cause
     return None
 
 
-def _after_resume(episode: OpenEpisode, situation: Situation, settings: PolicySettings) -> bool:
+def _after_resume(episode: OpenEpisode, situation: Situation, settings: WatchConfig) -> bool:
     resumed = situation.resumed_after_step
     return (
         resumed is not None and episode.direction == "up" and resumed < episode.start <= resumed + settings.verify_steps
     )
 
 
-def _still_off(episode: OpenEpisode, settings: PolicySettings) -> bool:
+def _still_off(episode: OpenEpisode, settings: WatchConfig) -> bool:
     off = episode.recent_z if episode.direction == "up" else -episode.recent_z
     return off >= settings.persist_z
 
 
-def _roll_back(cause: _Cause, situation: Situation, settings: PolicySettings) -> Rollback | Stop | KeepTraining:
+def _roll_back(cause: _Cause, situation: Situation, settings: WatchConfig) -> Rollback | Stop | KeepTraining:
     """The rollback that the cause asks for, or why there is none."""
     past = situation.rollbacks
     may_wait = not (cause.after_resume or cause.stands_still)
@@ -242,11 +202,9 @@ def _roll_back(cause: _Cause, situation: Situation, settings: PolicySettings) ->
     if not targets:
         return Stop(f"{cause.text}; there is no clean checkpoint at or before step {latest}", cause.start)
     is_gentler = bool(repeats) and not cause.dirty
-    first, last = _skipped_steps(cause, max(targets), len(repeats), settings)
     return Rollback(
         to_step=max(targets),
-        skip_from_sample=_samples_before(first, situation),
-        skip_to_sample=_samples_before(last + 1, situation),
+        skip_steps=_skipped_steps(cause, max(targets), len(repeats), settings),
         learning_rate_factor=settings.repeat_learning_rate_factor if is_gentler else 1.0,
         reason=cause.text,
         start=cause.start,
@@ -254,7 +212,7 @@ def _roll_back(cause: _Cause, situation: Situation, settings: PolicySettings) ->
     )
 
 
-def _skipped_steps(cause: _Cause, to_step: int, num_repeats: int, settings: PolicySettings) -> tuple[int, int]:
+def _skipped_steps(cause: _Cause, to_step: int, num_repeats: int, settings: WatchConfig) -> tuple[int, int]:
     """First and last step whose samples are skipped."""
     num_steps = min(settings.skip_steps * 2**num_repeats, settings.most_skip_steps)
     first = max(cause.start - settings.skip_lead_steps, to_step + 1)
@@ -262,15 +220,10 @@ def _skipped_steps(cause: _Cause, to_step: int, num_repeats: int, settings: Poli
     return first, last
 
 
-def _samples_before(step: int, situation: Situation) -> int:
-    """Samples that the run goes through before a step; the batch size is taken as that of now."""
-    return max(0, situation.consumed_samples - (situation.step - step + 1) * situation.global_batch_size)
-
-
 def _in_words(action: Rollback | Stop) -> str:
     if isinstance(action, Rollback):
-        num_samples = action.skip_to_sample - action.skip_from_sample
-        return f"return to step {action.to_step} and skip {num_samples} samples."
+        first, last = action.skip_steps
+        return f"return to step {action.to_step} and skip the samples of steps {first} to {last}."
     return "stop the run for a person."
 
 

@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
+from harness.config.operation import WatchConfig
 from harness.watch.detector import Detector, LossRecord
 from harness.watch.policy import (
     KnownCheckpoint,
     PastRollback,
-    PolicySettings,
     Rollback,
     Situation,
     Stop,
@@ -27,7 +27,7 @@ from harness.watch.verdict import ALARMS, OpenEpisode, Verdict
 
 _SAVE_EVERY_STEPS = 500
 _NUM_REMEMBERED = 100
-_POLICY = PolicySettings(action="rollback")
+_POLICY = WatchConfig(action="rollback")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class _ImaginedRun:
     """The history that the policy looks at, grown along a recording."""
 
     def __init__(self) -> None:
-        self._situation = Situation(step=0, consumed_samples=0, global_batch_size=1)
+        self._situation = Situation(step=0)
         self._checkpoints: deque[KnownCheckpoint] = deque(maxlen=_NUM_REMEMBERED)
         self._alarms: deque[Verdict] = deque(maxlen=_NUM_REMEMBERED)
         self._step: int | None = None
@@ -140,7 +140,6 @@ class _ImaginedRun:
         self._situation = replace(
             self._situation,
             step=step,
-            consumed_samples=step,
             verdicts=tuple(verdicts),
             episodes=tuple(episodes),
             checkpoints=tuple(each for each in self._checkpoints if each.step not in suspect),
@@ -159,6 +158,6 @@ class _ImaginedRun:
             start=action.start,
             reason=action.reason,
             to_step=action.to_step,
-            skip_from_step=action.skip_from_sample + 1,
-            skip_to_step=action.skip_to_sample + 1,
+            skip_from_step=action.skip_steps[0],
+            skip_to_step=action.skip_steps[1] + 1,
         )

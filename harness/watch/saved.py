@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
+from harness.run.checkpoints.entries import Checkpoint, entry_at
+from harness.run.checkpoints.manifest import MANIFEST_NAME
 from harness.run.paths import RunDir
-from harness.watch.policy import Health, KnownCheckpoint
-
-MANIFEST = "manifest.json"
+from harness.watch.policy import KnownCheckpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +16,7 @@ class SavedCheckpoint(KnownCheckpoint):
     """A checkpoint on disk."""
 
     name: str
-    """Of its folder."""
+    """Name of its folder."""
 
 
 @dataclass
@@ -30,28 +28,22 @@ class SavedCheckpoints:
     """By name, and time of change and inode of the manifest; None where it is no checkpoint."""
 
     def list(self) -> tuple[SavedCheckpoint, ...]:
-        """All that are whole and were not abandoned, by rising step."""
+        """Return all that are whole and were not abandoned, by rising step."""
         found: dict[tuple[str, int, int], SavedCheckpoint | None] = {}
-        for path in self.run_dir.checkpoints.glob(f"step_*/{MANIFEST}"):
+        for path in self.run_dir.checkpoints.glob(f"step_*/{MANIFEST_NAME}"):
             try:
                 status = path.stat()
             except OSError:  # pruned in this moment
                 continue
             key = (path.parent.name, status.st_mtime_ns, status.st_ino)
-            found[key] = self._read[key] if key in self._read else _read_manifest(path)
+            found[key] = self._read[key] if key in self._read else _read_entry(path.parent)
         self._read = found
         living = (each for each in found.values() if each is not None and each.health != "abandoned")
         return tuple(sorted(living, key=lambda each: (each.step, each.name)))
 
 
-def _read_manifest(path: Path) -> SavedCheckpoint | None:
-    if path.parent.name.endswith((".partial", ".removed")):
+def _read_entry(folder: Path) -> SavedCheckpoint | None:
+    entry = entry_at(folder)
+    if not isinstance(entry, Checkpoint):
         return None
-    try:
-        manifest = json.loads(path.read_bytes())
-        step, health = manifest["step"], manifest["health"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    if type(step) is not int or health not in get_args(Health):
-        return None
-    return SavedCheckpoint(name=path.parent.name, step=step, health=health)
+    return SavedCheckpoint(name=folder.name, step=entry.step, health=entry.manifest.health)

@@ -55,7 +55,6 @@ class WatchState:
     attempt: int = 0
     step: int = 0
     """Key of the last record seen."""
-    consumed_samples: int = 0
     resumed_after_step: int | None = None
     resumed: tuple[int, int] | None = None
     """Attempt and step that the newest launch went on from; records of earlier steps of that attempt are repeated."""

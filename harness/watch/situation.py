@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
-from harness.config.operation import WatchConfig
 from harness.run.commands import requests
 from harness.run.commands.requests import MAX_EVIDENCE_STEPS
-from harness.watch.policy import KnownCheckpoint, PolicySettings, Rollback, Situation
+from harness.watch.policy import KnownCheckpoint, Rollback, Situation
 from harness.watch.saved import SavedCheckpoint
 from harness.watch.saved_state import Alarm, WatchState
 from harness.watch.verdict import OpenEpisode, Verdict
@@ -20,23 +19,15 @@ _MOST_EXAMINED = 32
 _MOST_ALARMS = 1000
 
 
-def policy_settings(watch: WatchConfig) -> PolicySettings:
-    """The policy's part of the configuration."""
-    return PolicySettings(**{each.name: getattr(watch, each.name) for each in fields(PolicySettings)})
-
-
 def situation(
     state: WatchState,
     verdicts: Sequence[Verdict],
     episodes: Sequence[OpenEpisode],
     checkpoints: Sequence[KnownCheckpoint],
-    global_batch_size: int,
 ) -> Situation:
     """What the policy looks at after the last record."""
     return Situation(
         step=state.step,
-        consumed_samples=state.consumed_samples,
-        global_batch_size=global_batch_size,
         verdicts=tuple(verdicts),
         episodes=tuple(episodes),
         checkpoints=tuple(checkpoints),
@@ -47,12 +38,12 @@ def situation(
     )
 
 
-def rollback_request(action: Rollback, now: Situation, repeat_for_steps: int) -> requests.Rollback:
+def rollback_request(action: Rollback, repeat_for_steps: int) -> requests.Rollback:
     """Return the request for a rollback. It names samples by the steps that took them, as the run counted until now."""
     changes_optimizer = action.learning_rate_factor != 1.0 or action.adam_betas is not None
     return requests.Rollback(
         to_step=action.to_step,
-        skip_steps=(_step_after(action.skip_from_sample, now) + 1, _step_after(action.skip_to_sample, now)),
+        skip_steps=action.skip_steps,
         learning_rate_factor=action.learning_rate_factor,
         adam_betas=action.adam_betas,
         for_steps=repeat_for_steps if changes_optimizer else None,
@@ -115,8 +106,3 @@ def due_mark(
         return None
     name = f"watch-{health}-{state.attempt:03d}-{newest.start:07d}-{names[-1]}"
     return DueMark(name=name, request=requests.Mark(checkpoints=tuple(names), health=health))
-
-
-def _step_after(num_samples: int, now: Situation) -> int:
-    """The step after which the run had gone through so many samples, counted from now at the batch size of now."""
-    return now.step - (now.consumed_samples - num_samples) // now.global_batch_size

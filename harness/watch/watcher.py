@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.config.batch_sizes import batch_sizes
 from harness.config.schema import Config
 from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON
 from harness.run import metric_names as names
@@ -55,7 +54,6 @@ from harness.watch.saved import SavedCheckpoints
 from harness.watch.saved_state import WatchState
 from harness.watch.situation import (
     due_mark,
-    policy_settings,
     remember_alarm,
     rollback_request,
     situation,
@@ -77,10 +75,7 @@ class Watcher:
         self.state = state
         self._run_dir = run_dir
         self._watch = config.watch
-        self._policy = policy_settings(config.watch)
         self._clean_after_steps = config.quarantine_steps
-        # Steps are turned into samples and back with one number: the smallest batch, so that none comes before the run.
-        self._batch_size = min(batch_sizes(phase).smallest for phase in config.phases)
         self._saved = SavedCheckpoints(run_dir)
         self._announcer = Announcer(run_dir, state, outputs, is_history=is_anew)
         self._inquiry = Inquiry(self._announcer)
@@ -226,7 +221,6 @@ class Watcher:
                 verdicts = []
             state.attempt, state.step = record.attempt, record.step
             self.latest.record = record
-            state.consumed_samples = record.consumed_samples
             for verdict in self._detector.observe(_for_detector(record)):
                 verdicts.append(verdict)
                 if verdict.kind in ALARMS:
@@ -263,8 +257,8 @@ class Watcher:
         for _ in range(_MOST_ACTIONS):
             if self.state.pending is not None:
                 return
-            now = situation(self.state, verdicts, self._detector.open_episodes(), self._saved.list(), self._batch_size)
-            action = decide(now, self._policy)
+            now = situation(self.state, verdicts, self._detector.open_episodes(), self._saved.list())
+            action = decide(now, self._watch)
             if isinstance(action, KeepTraining):
                 return
             verdicts = self._carry_out(action, now, verdicts)
@@ -290,7 +284,7 @@ class Watcher:
     def _roll_back(self, action: Rollback, now: Situation) -> None:
         """Give the command to roll back; everything else waits until it is answered."""
         state = self.state
-        request = rollback_request(action, now, self._watch.repeat_for_steps)
+        request = rollback_request(action, self._watch.repeat_for_steps)
         skipped = request.skip_steps or (0, 0)
         words = f"a return to step {action.to_step}, skipping the samples of steps {skipped[0]} to {skipped[1]}"
         if not self._announcer.outputs.may_command:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoint_samples import write_checkpoint
 
 from harness.config.load import load_config
 from harness.launch import local
@@ -22,21 +23,25 @@ EXAMPLE = Path(__file__).parents[2] / "model_configs" / "tiny_phases.yaml"
 ALONE = ("parallel.data_parallel_size=1",)
 
 # Saves at the end of the phases that share its layout, and leaves as the trainer would.
-TRAINS = """
+TRAINS = (
+    f"sys_path = {str(Path(__file__).parents[1])!r}"
+    + """
 import json, os, sys
 from pathlib import Path
+sys.path.append(sys_path)
+from checkpoint_samples import write_checkpoint
 from harness.run.paths import RunDir
 run = RunDir(Path(sys.argv[2]))
 to, code, further = {"1": (153, 75, {"next_phase": "long"}), "2": (233, 0, {})}[os.environ["WORLD_SIZE"]]
 if os.environ["RANK"] == "0":
-    run.checkpoint(to).mkdir()
-    (run.checkpoint(to) / "manifest.json").write_text(json.dumps({"attempt": 0, "step": to}))
+    write_checkpoint(run.checkpoint(to), to)
     with run.events.open("a") as events:
-        events.write(json.dumps({"kind": "exit", "exit_code": code, **further}) + "\\n")
+        events.write(json.dumps({"kind": "exit", "attempt": 0, "step": to, "exit_code": code, **further}) + "\\n")
     with (run.root / "told").open("a") as told:
         told.write(" ".join([os.environ["WORLD_SIZE"], *sys.argv[3:]]) + "\\n")
 sys.exit(code)
 """
+)
 STOPPED = "import sys; sys.exit(75)"
 
 
@@ -80,8 +85,7 @@ def test_the_phase_is_that_behind_the_newest_checkpoint(tmp_path: Path) -> None:
     plan, run = make_plan(config, needed_world_sizes(config)), RunDir(tmp_path)
     assert phase_to_begin_with(run, plan, "auto").name == "warmup"
     for step, name in ((29, "warmup"), (30, "main"), (153, "long"), (233, "anneal")):
-        run.checkpoint(step).mkdir(parents=True)
-        (run.checkpoint(step) / "manifest.json").write_text(json.dumps({"attempt": 0, "step": step}))
+        write_checkpoint(run.checkpoint(step), step)
         assert phase_to_begin_with(run, plan, "auto").name == name
     assert phase_to_begin_with(run, plan, "never").name == "warmup"
 
@@ -90,14 +94,14 @@ def test_only_what_the_launch_itself_said_counts(tmp_path: Path) -> None:
     config = load_config(EXAMPLE)
     plan, run = make_plan(config, needed_world_sizes(config)), RunDir(tmp_path)
     assert wanted_phase(run, plan, size_of_events(run)) is None
-    run.events.write_text('{"kind": "exit", "next_phase": "long"}\n')
+    run.events.write_text('{"kind": "exit", "attempt": 0, "step": 1, "exit_code": 75, "next_phase": "long"}\n')
     known = size_of_events(run)
     found = wanted_phase(run, plan, 0)
     assert found is not None
     assert found.name == "long"
     assert wanted_phase(run, plan, known) is None
     with run.events.open("a") as events:
-        events.write('{"kind": "exit", "next_ph\n{"kind": "exit", "exit_code": 75}\n')
+        events.write('{"kind": "exit", "next_ph\n{"kind": "exit", "attempt": 0, "step": 1, "exit_code": 75}\n')
     assert wanted_phase(run, plan, known) is None
 
 

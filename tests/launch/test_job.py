@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from checkpoint_samples import write_checkpoint
 
 from harness.errors import HarnessError, RunInUseError, UsageError
 from harness.launch import job
@@ -46,8 +47,7 @@ def submit(run: RunDir, number: int) -> Path:
 
 def save(run: RunDir, step: int, attempt: int = 0, name: str | None = None) -> None:
     folder = run.checkpoints / (name or f"step_{step:07d}")
-    folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"step": step, "attempt": attempt}))
+    write_checkpoint(folder, step, attempt=attempt)
 
 
 def test_the_first_start_takes_the_folder_of_the_submission_and_later_ones_the_next(run_dir: RunDir) -> None:

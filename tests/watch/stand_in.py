@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from checkpoint_samples import write_checkpoint
 
 from harness.config.load import load_config
 from harness.config.schema import Config
-from harness.run.checkpoints.manifest import MANIFEST_NAME
+from harness.run.checkpoints.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from harness.run.commands import requests
 from harness.run.commands.command import Command
 from harness.run.commands.mailbox import Mailbox
 from harness.run.commands.requests import CommandKind
+from harness.run.files import append_lines
 from harness.run.paths import RunDir, step_name
 from harness.run.records import StepRecord, to_json_line
 from harness.watch.alerts import Alerts
 from harness.watch.announcer import Outputs
 from harness.watch.saved_state import WatchState, load_state, save_state
 from harness.watch.watcher import Watcher
-from harness.watch.watcher_events import WatcherEvents, append_line
+from harness.watch.watcher_events import WatcherEvents
 
 BATCH = 8
 ONSET = 301
@@ -90,7 +92,7 @@ class StandIn:
 
     def event(self, kind: str, **fields: object) -> None:
         event = {"time": 1.0, "kind": kind, "attempt": self.attempt, "step": self.step, **fields}
-        append_line(self.run_dir.events, json.dumps(event))
+        append_lines(self.run_dir.events, [json.dumps(event)])
 
     def loss_of_sample(self, step: int) -> float:
         source = step if step < self.skipped[0] else step + self.skipped[1] - self.skipped[0]
@@ -130,9 +132,7 @@ class StandIn:
                 self.carry_out(command)
 
     def save(self) -> None:
-        folder = self.run_dir.checkpoint(self.step)
-        folder.mkdir(exist_ok=True)
-        (folder / MANIFEST_NAME).write_text(json.dumps({"step": self.step, "health": "clean"}))
+        write_checkpoint(self.run_dir.checkpoint(self.step), self.step, attempt=self.attempt)
 
     def healths(self) -> dict[int, str]:
         found = [json.loads(path.read_text()) for path in self.run_dir.checkpoints.glob(f"*/{MANIFEST_NAME}")]
@@ -145,13 +145,14 @@ class StandIn:
             path = self.run_dir.evidence(request.steps[1])
             steps = range(request.steps[0], request.steps[1] + 1)
             path.write_text("".join(self.line_of_evidence(step) for step in steps))
-            self.event("evidence", steps=list(request.steps), path=str(path), command=command.source)
+            self.event("evidence", steps=list(request.steps), path=str(path), order=command.source)
         elif isinstance(request, requests.Mark):
             for name in request.checkpoints:
                 manifest = self.run_dir.checkpoints / name / MANIFEST_NAME
                 if not manifest.exists():  # abandoned since
                     continue
-                manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "health": request.health}))
+                known = read_manifest(manifest.parent)
+                write_manifest(manifest.parent, known.model_copy(update={"health": request.health}))
         elif isinstance(request, requests.Rollback):
             assert request.to_step is not None
             first, last = request.skip_steps or (0, -1)
@@ -160,7 +161,7 @@ class StandIn:
             for path in self.run_dir.checkpoints.glob("step_*"):
                 if path.name > step_name(self.step):
                     (path / MANIFEST_NAME).unlink()
-            self.event("rollback", command=command.source, reason=command.reason, from_step=before)
+            self.event("rollback", order=command.source, reason=command.reason, from_step=before)
         elif command.kind is CommandKind.STOP_FOR_PERSON:
             self.exit_code = 76
             self.event("exit", exit_code=76, reason=command.reason)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness.config.operation import WatchConfig
 from harness.watch.policy import (
     Action,
     Alert,
@@ -11,7 +12,6 @@ from harness.watch.policy import (
     KeepTraining,
     KnownCheckpoint,
     PastRollback,
-    PolicySettings,
     Rollback,
     Situation,
     Stop,
@@ -21,7 +21,7 @@ from harness.watch.policy import (
 from harness.watch.situation import rollback_request
 from harness.watch.verdict import Direction, Kind, OpenEpisode, Verdict
 
-SETTINGS = PolicySettings(action="rollback")
+SETTINGS = WatchConfig(action="rollback")
 START = 10_000
 
 
@@ -46,12 +46,11 @@ def episode(
 
 
 CHECKPOINTS = tuple(KnownCheckpoint(step=step, health="clean") for step in range(500, START + 1, 500))
-QUIET = Situation(step=START + 100, consumed_samples=(START + 100) * 64, global_batch_size=64, checkpoints=CHECKPOINTS)
+QUIET = Situation(step=START + 100, checkpoints=CHECKPOINTS)
 LASTING = replace(QUIET, episodes=(episode(),))
 BACK = Rollback(
     to_step=9500,
-    skip_from_sample=(START - 50 - 1) * 64,
-    skip_to_sample=(START + 149) * 64,
+    skip_steps=(START - 50, START + 149),
     learning_rate_factor=1.0,
     reason="loss of code went up at step 10000 and has not come back",
     start=START,
@@ -96,7 +95,7 @@ def past(at_step: int, start: int = 3000, to_step: int | None = None) -> PastRol
         (replace(LASTING, rollbacks=(past(20), past(50), past(4000))), BACK),
         (
             replace(LASTING, rollbacks=(past(9_900, start=9_800, to_step=9000),)),
-            replace(BACK, skip_to_sample=(START - 51 + 400) * 64, learning_rate_factor=0.7),
+            replace(BACK, skip_steps=(START - 50, START - 51 + 400), learning_rate_factor=0.7),
         ),
         (
             replace(
@@ -106,7 +105,7 @@ def past(at_step: int, start: int = 3000, to_step: int | None = None) -> PastRol
             ),
             replace(
                 BACK,
-                skip_to_sample=(START - 51 + 500) * 64,
+                skip_steps=(START - 50, START - 51 + 500),
                 reason="loss of code went up at step 10000, on dirty documents",
             ),
         ),
@@ -117,14 +116,14 @@ def test_decisions(situation: Situation, expected: Action) -> None:
 
 
 def test_dirty_documents_are_reason_enough_without_waiting() -> None:
-    situation = replace(LASTING, step=START + 3, consumed_samples=(START + 3) * 64, dirty_starts=frozenset({START}))
+    situation = replace(LASTING, step=START + 3, dirty_starts=frozenset({START}))
     action = decide(situation, SETTINGS)
     assert isinstance(action, Rollback)
     assert action.reason == "loss of code went up at step 10000, on dirty documents"
 
 
 def test_a_loss_that_is_not_finite_is_rolled_back_at_once() -> None:
-    situation = replace(QUIET, step=START, consumed_samples=START * 64, verdicts=(verdict("non-finite"),))
+    situation = replace(QUIET, step=START, verdicts=(verdict("non-finite"),))
     action = decide(situation, SETTINGS)
     assert isinstance(action, Rollback)
     assert (action.to_step, action.reason) == (9500, "loss of code is not finite at step 10000")
@@ -134,7 +133,6 @@ def test_a_rise_right_after_a_resume_goes_one_checkpoint_further_back() -> None:
     situation = replace(
         QUIET,
         step=9503,
-        consumed_samples=9503 * 64,
         episodes=(episode(start=9502),),
         rollbacks=(past(10_100, start=START, to_step=9500),),
         resumed_after_step=9500,
@@ -147,13 +145,13 @@ def test_a_rise_right_after_a_resume_goes_one_checkpoint_further_back() -> None:
 
 
 def test_alert_mode_only_tells_what_it_would_do() -> None:
-    assert decide(LASTING, PolicySettings()) == Alert(
+    assert decide(LASTING, WatchConfig()) == Alert(
         "loss of code went up at step 10000 and has not come back. With `watch.action: rollback` the watcher would "
         "return to step 9500 and skip 12800 samples.",
         START,
     )
     nowhere = replace(LASTING, checkpoints=())
-    assert decide(nowhere, PolicySettings()) == Alert(
+    assert decide(nowhere, WatchConfig()) == Alert(
         "loss of code went up at step 10000 and has not come back; there is no clean checkpoint at or before step "
         "9900. With `watch.action: rollback` the watcher would stop the run for a person.",
         START,
@@ -169,7 +167,7 @@ def test_skipped_samples_never_lie_before_the_checkpoint() -> None:
     settings = replace(SETTINGS, rollback_margin_steps=0, skip_lead_steps=2000)
     action = decide(LASTING, settings)
     assert isinstance(action, Rollback)
-    assert (action.to_step, action.skip_from_sample) == (10_000, 10_000 * 64)
+    assert (action.to_step, action.skip_steps[0]) == (10_000, 10_001)
 
 
 def test_checkpoints_in_and_shortly_after_an_alarm_become_suspect() -> None:

@@ -148,9 +148,7 @@ def test_no_real_spike_that_healed_is_rolled_back(rehearsals: dict[str, Rehearsa
     labels = read_labels(CURVES / "labels.csv")
     orders = [(name, action.start) for name, rehearsal in rehearsals.items() for action in rehearsal.actions]
     in_events = [
-        (name, start)
-        for name, start in orders
-        if any(each.start <= start <= each.end for each in labels.get(name, ()))
+        (name, start) for name, start in orders if any(each.start <= start <= each.end for each in labels.get(name, ()))
     ]
     assert in_events == []
     assert len(orders) <= 2

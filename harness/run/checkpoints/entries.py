@@ -1,4 +1,4 @@
-"""The folders of a run that are named like checkpoints, and what each of them is."""
+"""The folders of a run that are named like checkpoints: sound ones and broken ones."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def entries_in(folder: Path, key: SigningKey | None = None) -> list[Entry]:
     With a key, those that it has not signed are broken.
     """
     paths = folder.iterdir() if folder.is_dir() else ()
-    entries = [entry for path in paths if (entry := _entry(path, key)) is not None]
+    entries = [entry for path in paths if (entry := entry_at(path, key)) is not None]
     return sorted(entries, key=lambda entry: (entry.step, entry.copy))
 
 
@@ -64,7 +64,8 @@ def newest_first(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(ordered, key=age, reverse=True)
 
 
-def _entry(path: Path, key: SigningKey | None) -> Entry | None:
+def entry_at(path: Path, key: SigningKey | None = None) -> Entry | None:
+    """Return what a folder is; None where it is not named like a checkpoint."""
     match = _NAME.fullmatch(path.name)
     step = step_of(match[1]) if match else None
     if match is None or step is None:

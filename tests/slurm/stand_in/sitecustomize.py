@@ -20,9 +20,10 @@ def _act() -> int:
     behaviour = entries[min(number, len(entries)) - 1]
     is_first = os.environ["RANK"] == "0"
     if is_first and "save" in behaviour:
-        folder = run / "checkpoints" / f"step_{behaviour['save']:07d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "manifest.json").write_text(json.dumps({"attempt": 0, "step": behaviour["save"]}))
+        sys.path.append(str(Path(__file__).parents[2]))
+        from checkpoint_samples import write_checkpoint
+
+        write_checkpoint(run / "checkpoints" / f"step_{behaviour['save']:07d}", behaviour["save"])
     sys.stdout.write(f"rank {os.environ['RANK']} of {os.environ['WORLD_SIZE']} works\n")
     sys.stdout.flush()
     if "die_on_rank" in behaviour and os.environ["RANK"] == str(behaviour["die_on_rank"]):
