@@ -13,7 +13,7 @@ from harness.errors import UsageError
 from harness.launch.collectives_dump import absent_ranks, read_dumps
 from harness.launch.last_words import stacks_path
 from harness.metrics.stragglers import slow_ranks, usual_time
-from harness.run.heartbeats import WRITE_EVERY_S, Beat, Phase, read_beats
+from harness.run.heartbeats import WRITE_EVERY_S, Activity, Beat, read_beats
 from harness.run.launches import LaunchRecord, launches
 from harness.run.paths import RunDir
 from harness.run.stacks_request import request_stacks
@@ -61,11 +61,11 @@ def diagnose(beats: Sequence[Beat], world_size: int, now: float) -> Diagnosis:
         world_size: Ranks of the launch.
         now: Seconds since 1970.
     """
-    active = [beat for beat in beats if beat.phase is not Phase.LEFT]
+    active = [beat for beat in beats if beat.activity is not Activity.LEFT]
     quiet = [beat for beat in active if now - beat.time > QUIET_AFTER_S]
     living = [beat for beat in active if beat not in quiet]
     front = max((beat.position for beat in active), default=(0, 0))
-    waited = [beat.spent_s.get(Phase.DATA, 0.0) for beat in active]
+    waited = [beat.spent_s.get(Activity.DATA, 0.0) for beat in active]
     usual = median(waited) if waited else 0.0
     return Diagnosis(
         missing=tuple(sorted(set(range(world_size)) - {beat.rank for beat in beats})),
@@ -74,7 +74,7 @@ def diagnose(beats: Sequence[Beat], world_size: int, now: float) -> Diagnosis:
         slow_readers=tuple(
             beat
             for beat in active
-            if beat.spent_s.get(Phase.DATA, 0.0) > max(SLOW_FACTOR * usual, usual + SLOW_AT_LEAST_S)
+            if beat.spent_s.get(Activity.DATA, 0.0) > max(SLOW_FACTOR * usual, usual + SLOW_AT_LEAST_S)
         ),
         slow_computers=slow_computers(active),
         beats=tuple(beats),
@@ -122,7 +122,7 @@ def ask_for_stacks(run_dir: RunDir, say: Callable[[str], None], patience_s: floa
     """
     started = [record for record in launches(run_dir) if record.launch is not None]
     now = time.time()
-    active = [beat for beat in read_beats(run_dir) if beat.phase is not Phase.LEFT]
+    active = [beat for beat in read_beats(run_dir) if beat.activity is not Activity.LEFT]
     if not started or started[-1].ended is not None or all(now - beat.time > QUIET_AFTER_S for beat in active):
         raise UsageError(
             f"nothing of {run_dir.root} is running, so there are no stacks to ask for; leave --stacks away"
@@ -155,10 +155,10 @@ def _lines(found: Diagnosis, now: float) -> list[str]:
     ]
     lines += [f"behind: {_place(beat)} since {now - beat.since:.0f} s" for beat in found.behind]
     lines += [
-        f"slow at reading data: {_place(beat)}, {beat.spent_s[Phase.DATA]:.0f} s in all; look at its file system"
+        f"slow at reading data: {_place(beat)}, {beat.spent_s[Activity.DATA]:.0f} s in all; look at its file system"
         for beat in found.slow_readers
     ]
-    active = [beat for beat in found.beats if beat.phase is not Phase.LEFT]
+    active = [beat for beat in found.beats if beat.activity is not Activity.LEFT]
     lines += [
         f"slow at computing: {_place(beat)}, {beat.compute_ms:.2f} ms where others take "
         f"{usual_time(_compute_times(active)):.2f} ms; see `nvidia-smi -q -d PERFORMANCE,TEMPERATURE` there"
@@ -173,7 +173,7 @@ def _lines(found: Diagnosis, now: float) -> list[str]:
 
 
 def _place(beat: Beat) -> str:
-    return f"rank {beat.rank} on {beat.host} (process {beat.pid}), step {beat.step}, {beat.phase}"
+    return f"rank {beat.rank} on {beat.host} (process {beat.pid}), step {beat.step}, {beat.activity}"
 
 
 def _ranks(ranks: Sequence[int]) -> str:

@@ -18,7 +18,7 @@ from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
 from harness.run.events import AnyEvent, Exit, event_line, last_events
 from harness.run.files import last_lines
-from harness.run.heartbeats import WRITE_EVERY_S, Phase, read_beats
+from harness.run.heartbeats import WRITE_EVERY_S, Activity, read_beats
 from harness.run.launches import LaunchRecord, launches
 from harness.run.lock import owner_of
 from harness.run.metric_names import LM_LOSS
@@ -143,7 +143,7 @@ def _slow(run_dir: RunDir, started: Sequence[LaunchRecord]) -> tuple[str, ...]:
     if not started:
         return ()
     begun = (started[-1].folder / "launch.json").stat().st_mtime
-    active = [beat for beat in read_beats(run_dir) if beat.time >= begun and beat.phase is not Phase.LEFT]
+    active = [beat for beat in read_beats(run_dir) if beat.time >= begun and beat.activity is not Activity.LEFT]
     return tuple(f"rank {beat.rank} on {beat.host}" for beat in slow_computers(active))
 
 

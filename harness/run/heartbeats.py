@@ -1,11 +1,11 @@
-"""A rank's sign of life: which step it works on, in which phase, since when. Off the path of training.
+"""A rank's sign of life: the step that it works on, what it does there, since when. Off the path of training.
 
 `<run>/heartbeats/rank_00003.json`, written whole every few seconds by a thread:
 
     {"rank": 3, "host": "node07", "pid": 4711, "step": 120, "phase": "forward-backward", "since": 1700000000.0,
      "time": 1700000004.2, "spent_s": {"data": 0.4, "forward-backward": 130.2}, "compute_ms": 0.21}
 
-`since` is when the phase began, `time` when the file was written, both in seconds since 1970. A rank that waits in a
+`phase` is the activity, `since` the time at which it began, `time` that at which the file was written, both in seconds since 1970. A rank that waits in a
 collective goes on writing, with an old `since`; one that is stopped, dead or cut off has an old `time`.
 """
 
@@ -29,8 +29,8 @@ from harness.run.paths import RunDir
 WRITE_EVERY_S = 5.0
 
 
-class Phase(StrEnum):
-    """What a rank does, in the order in which a step does it."""
+class Activity(StrEnum):
+    """An activity of a rank, in the order in which a step has them."""
 
     START = "start"
     """Joins the others, opens data, builds the model."""
@@ -56,18 +56,18 @@ class Beat:
     pid: int
     step: int
     """The step it works on; after the update, the step that is done."""
-    phase: Phase
+    activity: Activity
     since: float
     time: float
     spent_s: dict[str, float]
-    """Seconds in each phase since this launch began."""
+    """Seconds in each activity since this launch began."""
     compute_ms: float | None = None
     """Time of a fixed computation on its device, when ranks were last compared; None before."""
 
     @property
     def position(self) -> tuple[int, int]:
         """How far the rank has come. Compares like time."""
-        return self.step, list(Phase).index(self.phase)
+        return self.step, list(Activity).index(self.activity)
 
 
 class Heartbeat:
@@ -80,7 +80,7 @@ class Heartbeat:
         self._rank = rank
         self._every_s = every_s
         self._clock = clock
-        self._now: tuple[Phase, int, float] = (Phase.START, 0, clock())
+        self._now: tuple[Activity, int, float] = (Activity.START, 0, clock())
         self._spent_s: dict[str, float] = {}
         self._taken_s: dict[str, float] = {}
         self.compute_ms: float | None = None
@@ -99,21 +99,21 @@ class Heartbeat:
     ) -> None:
         """Writes a last time: that the rank has left, or where it failed."""
         if kind is None:
-            self.enter(Phase.LEFT, self._now[1])
+            self.enter(Activity.LEFT, self._now[1])
         self._ended.set()
         self._thread.join(timeout=self._every_s)
 
-    def enter(self, phase: Phase, step: int) -> None:
-        """Notes that a phase begins; costs less than a microsecond and writes nothing itself."""
+    def enter(self, activity: Activity, step: int) -> None:
+        """Note that an activity begins; this costs less than a microsecond and writes nothing itself."""
         now = self._clock()
         before, _, since = self._now
         self._spent_s[before] = self._spent_s.get(before, 0.0) + now - since
-        self._now = (phase, step, now)
+        self._now = (activity, step, now)
 
-    def take_spent_s(self, phase: Phase) -> float:
-        """Seconds spent in a phase since this was asked last; a phase that has not ended does not count yet."""
-        spent_s = self._spent_s.get(phase, 0.0)
-        taken_s, self._taken_s[phase] = self._taken_s.get(phase, 0.0), spent_s
+    def take_spent_s(self, activity: Activity) -> float:
+        """Return the seconds spent in an activity since the last call; one that has not ended does not count yet."""
+        spent_s = self._spent_s.get(activity, 0.0)
+        taken_s, self._taken_s[activity] = self._taken_s.get(activity, 0.0), spent_s
         return spent_s - taken_s
 
     def _run(self) -> None:
@@ -126,19 +126,19 @@ class Heartbeat:
             self._ended.wait(self._every_s)
 
     def _write(self) -> None:
-        phase, step, since = self._now
+        activity, step, since = self._now
         beat = Beat(
             rank=self._rank,
             host=socket.gethostname(),
             pid=os.getpid(),
             step=step,
-            phase=phase,
+            activity=activity,
             since=round(since, 3),
             time=round(self._clock(), 3),
             spent_s={name: round(seconds, 3) for name, seconds in self._spent_s.copy().items()},
             compute_ms=self.compute_ms,
         )
-        replace_file(self._path, json.dumps(asdict(beat)) + "\n", durable=False)
+        replace_file(self._path, json.dumps(_to_json(beat)) + "\n", durable=False)
 
 
 def read_beats(run_dir: RunDir) -> Iterator[Beat]:
@@ -146,6 +146,11 @@ def read_beats(run_dir: RunDir) -> Iterator[Beat]:
     for path in sorted(run_dir.heartbeats.glob("rank_*.json")):
         try:
             fields = json.loads(path.read_bytes())
-            yield Beat(**{**fields, "phase": Phase(fields["phase"])})
+            yield Beat(activity=Activity(fields.pop("phase")), **fields)
         except (OSError, ValueError, TypeError, KeyError):
             continue
+
+
+def _to_json(beat: Beat) -> dict[str, object]:
+    """Return the beat as it is written: the activity is called `phase` in the file."""
+    return {("phase" if name == "activity" else name): value for name, value in asdict(beat).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from harness.config.schema import Config
 from harness.run.checkpoints.choice import Resume
-from harness.run.heartbeats import Phase
+from harness.run.heartbeats import Activity
 from harness.run.paths import RunDir
 from harness.train.commands.answers import answer
 from harness.train.commands.rescue import await_rescue
@@ -62,7 +62,7 @@ def train(run: Run, state: TrainState) -> int:
         decision = decide(run.milestones, state, commands, finite=result.finite)
         evaluation = None
         if decision.evaluate:
-            run.heartbeat.enter(Phase.EVALUATE, state.step)
+            run.heartbeat.enter(Activity.EVALUATE, state.step)
             evaluation = evaluate(run.pipeline, run.held_out, run.ranks, run.phase.num_microbatches, run.inbox)
             commands += evaluation.commands
             decision = decide(run.milestones, state, commands)

@@ -12,13 +12,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.run.heartbeats import WRITE_EVERY_S, Beat, Phase, read_beats
+from harness.run.heartbeats import WRITE_EVERY_S, Activity, Beat, read_beats
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
 
 LONG_FACTOR = 4.0
 """Phases that take long without any sign of progress may take so many times as long."""
-_LONG_PHASES = (Phase.START, Phase.LOAD, Phase.EVALUATE, Phase.SAVE)
+_LONG_PHASES = (Activity.START, Activity.LOAD, Activity.EVALUATE, Activity.SAVE)
 _QUIET_AFTER_S = 6 * WRITE_EVERY_S
 _NUM_NAMED = 8
 
@@ -47,7 +47,7 @@ class Hang:
 
 def progress_of(launch: Path, beats: Sequence[Beat], before: Progress | None, clock_s: float) -> Progress:
     """How far the launch has come (pure); what was seen before, if nothing has changed since."""
-    positions = frozenset((beat.rank, beat.pid, beat.step, str(beat.phase), beat.since) for beat in beats)
+    positions = frozenset((beat.rank, beat.pid, beat.step, str(beat.activity), beat.since) for beat in beats)
     if before is not None and (before.launch, before.positions) == (launch, positions):
         return before
     return Progress(launch=launch, positions=positions, seen_at=clock_s)
@@ -63,10 +63,10 @@ def hang_of(progress: Progress, beats: Sequence[Beat], limit_s: float, *, clock_
         clock_s: The time on the watcher's clock.
         now: Seconds since 1970.
     """
-    active = [beat for beat in beats if beat.phase is not Phase.LEFT]
+    active = [beat for beat in beats if beat.activity is not Activity.LEFT]
     idle_s = clock_s - progress.seen_at
     heard = [beat for beat in active if not _is_quiet(beat, now)]  # a silent rank may have come further than it said
-    is_long = any(beat.phase in _LONG_PHASES for beat in heard or active)
+    is_long = any(beat.activity in _LONG_PHASES for beat in heard or active)
     if not active or idle_s < limit_s * (LONG_FACTOR if is_long else 1.0):
         return None
     return Hang(
@@ -120,7 +120,7 @@ def _waited_for(active: Sequence[Beat], now: float) -> str:
     places = [f"rank {beat.rank} on {beat.host} (process {beat.pid})" for beat in named[:_NUM_NAMED]]
     more = f" and {len(named) - _NUM_NAMED} more" if len(named) > _NUM_NAMED else ""
     word = "silent" if quiet else "least far"
-    return f"{word} at step {named[0].step}, {named[0].phase}: {', '.join(places)}{more}"
+    return f"{word} at step {named[0].step}, {named[0].activity}: {', '.join(places)}{more}"
 
 
 def _is_quiet(beat: Beat, now: float) -> bool:

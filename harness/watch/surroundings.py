@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 
 from harness.config.operation import WatchConfig
-from harness.run.heartbeats import Beat, Phase, read_beats
+from harness.run.heartbeats import Activity, Beat, read_beats
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
 
@@ -38,10 +38,10 @@ def shortage(run_dir: RunDir, watch: WatchConfig) -> str | None:
 
 def _behind(beats: Iterable[Beat]) -> str:
     """The ranks that have come least far: all others wait for them."""
-    active = [beat for beat in beats if beat.phase is not Phase.LEFT]
+    active = [beat for beat in beats if beat.activity is not Activity.LEFT]
     if not active:
         return "no rank has given a sign of life"
     least = min(beat.position for beat in active)
-    places = [f"rank {beat.rank} on {beat.host} in {beat.phase}" for beat in active if beat.position == least]
+    places = [f"rank {beat.rank} on {beat.host} in {beat.activity}" for beat in active if beat.position == least]
     more = f" and {len(places) - _NUM_NAMED} more" if len(places) > _NUM_NAMED else ""
     return f"behind at step {least[0]}: {', '.join(places[:_NUM_NAMED])}{more}"

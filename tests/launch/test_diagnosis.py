@@ -15,7 +15,7 @@ from harness import cli
 from harness.errors import UsageError
 from harness.launch.diagnosis import ask_for_stacks, diagnose, diagnosis_text
 from harness.launch.last_words import stacks_path
-from harness.run.heartbeats import Beat, Phase
+from harness.run.heartbeats import Activity, Beat
 from harness.run.paths import RunDir
 from harness.run.stacks_request import last_request
 
@@ -25,7 +25,7 @@ NOW = 5000.0
 def beat(
     rank: int,
     step: int = 7,
-    phase: Phase = Phase.FORWARD_BACKWARD,
+    activity: Activity = Activity.FORWARD_BACKWARD,
     *,
     since: float = NOW - 100,
     time: float = NOW - 1,
@@ -37,7 +37,7 @@ def beat(
         host=f"n{rank}",
         pid=100 + rank,
         step=step,
-        phase=phase,
+        activity=activity,
         since=since,
         time=time,
         spent_s={"data": data_s},
@@ -55,19 +55,19 @@ def test_ranks_that_wait_together_are_well() -> None:
 
 
 def test_a_stopped_process_is_quiet() -> None:
-    found = diagnose([beat(0), beat(1, time=NOW - 60, phase=Phase.DATA)], 2, NOW)
+    found = diagnose([beat(0), beat(1, time=NOW - 60, activity=Activity.DATA)], 2, NOW)
     assert ranks(found.quiet) == [1]
     assert ranks(found.behind) == []
 
 
-@pytest.mark.parametrize(("step", "phase"), [(7, Phase.DATA), (6, Phase.SAVE), (6, Phase.FORWARD_BACKWARD)])
-def test_a_living_rank_that_the_others_wait_for_is_behind(step: int, phase: Phase) -> None:
+@pytest.mark.parametrize(("step", "phase"), [(7, Activity.DATA), (6, Activity.SAVE), (6, Activity.FORWARD_BACKWARD)])
+def test_a_living_rank_that_the_others_wait_for_is_behind(step: int, phase: Activity) -> None:
     found = diagnose([beat(0), beat(1, step, phase), beat(2)], 3, NOW)
     assert ranks(found.behind) == [1]
 
 
 def test_a_rank_that_has_just_begun_its_phase_is_not_behind() -> None:
-    assert diagnose([beat(0), beat(1, 7, Phase.DATA, since=NOW - 5)], 2, NOW).is_well
+    assert diagnose([beat(0), beat(1, 7, Activity.DATA, since=NOW - 5)], 2, NOW).is_well
 
 
 def test_ranks_never_heard_of_are_missing() -> None:
@@ -75,7 +75,7 @@ def test_ranks_never_heard_of_are_missing() -> None:
 
 
 def test_ranks_that_left_hold_nobody_up() -> None:
-    assert diagnose([beat(0, phase=Phase.LEFT, time=0.0)], 1, NOW).is_well
+    assert diagnose([beat(0, activity=Activity.LEFT, time=0.0)], 1, NOW).is_well
 
 
 def test_a_slow_file_system_is_told_by_the_time_spent_on_data() -> None:
@@ -130,8 +130,8 @@ def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> Non
     write(
         run_dir,
         beat(0, since=now - 100, time=now - 1, compute_ms=0.25),
-        beat(1, since=now - 100, time=now - 90, phase=Phase.DATA),
-        beat(2, since=now - 100, time=now - 1, phase=Phase.OPTIMIZER, step=6, data_s=50, compute_ms=0.5),
+        beat(1, since=now - 100, time=now - 90, activity=Activity.DATA),
+        beat(2, since=now - 100, time=now - 1, activity=Activity.OPTIMIZER, step=6, data_s=50, compute_ms=0.5),
         beat(9, since=begun - 900, time=begun - 800),
     )
     recorder = run_dir.launch(2) / "flight_recorder"
@@ -158,7 +158,7 @@ def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> Non
 
 def test_when_all_have_left_that_is_said(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     begun = (run_dir.launch(2) / "launch.json").stat().st_mtime
-    write(run_dir, *(beat(rank, phase=Phase.LEFT, time=begun + 5) for rank in range(6)))
+    write(run_dir, *(beat(rank, activity=Activity.LEFT, time=begun + 5) for rank in range(6)))
     assert cli.run(["diagnose", str(run_dir.root)]) == 0
     assert "all ranks have left" in capsys.readouterr().out
 

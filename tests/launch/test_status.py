@@ -11,7 +11,7 @@ import pytest
 from harness import cli
 from harness.errors import UsageError
 from harness.launch.status import status_of, status_text
-from harness.run.heartbeats import Beat, Phase
+from harness.run.heartbeats import Activity, Beat
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, to_json_line
@@ -82,7 +82,7 @@ def test_a_run_whose_lock_is_held_trains(run_dir: RunDir) -> None:
 
 def test_a_run_with_fresh_heartbeats_trains_on_another_host(run_dir: RunDir) -> None:
     begun = start(run_dir)
-    beat = Beat(rank=0, host="n1", pid=1, step=3, phase=Phase.DATA, since=begun, time=begun + 60, spent_s={})
+    beat = Beat(rank=0, host="n1", pid=1, step=3, activity=Activity.DATA, since=begun, time=begun + 60, spent_s={})
     write(run_dir.heartbeat(0), vars(beat))
     assert state(run_dir, begun + 70) == ("training", None)
     assert state(run_dir, begun + 600) == ("gone", "it was killed, or its node is: it left no word")
@@ -165,7 +165,7 @@ def test_ranks_with_a_slow_device_are_named_with_their_hosts(run_dir: RunDir) ->
             host=f"n{rank}",
             pid=1,
             step=7,
-            phase=Phase.DATA,
+            activity=Activity.DATA,
             since=begun,
             time=begun + 1,
             spent_s={},

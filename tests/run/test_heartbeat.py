@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.run.heartbeats import Beat, Heartbeat, Phase, read_beats
+from harness.run.heartbeats import Activity, Beat, Heartbeat, read_beats
 from harness.run.paths import RunDir
 
 
@@ -36,11 +36,11 @@ def test_the_file_says_where_the_rank_is_and_what_it_spent(tmp_path: Path) -> No
     run, clock = RunDir(tmp_path / "run"), Clock()
     with Heartbeat(run.heartbeat(3), 3, every_s=60, clock=clock) as heartbeat:
         clock.now = 1002.0
-        heartbeat.enter(Phase.DATA, 1)
+        heartbeat.enter(Activity.DATA, 1)
         clock.now = 1003.0
-        heartbeat.enter(Phase.FORWARD_BACKWARD, 1)
+        heartbeat.enter(Activity.FORWARD_BACKWARD, 1)
         clock.now = 1007.0
-        heartbeat.enter(Phase.DATA, 2)
+        heartbeat.enter(Activity.DATA, 2)
         clock.now = 1008.0
     (beat,) = read_beats(run)
     assert beat == Beat(
@@ -48,7 +48,7 @@ def test_the_file_says_where_the_rank_is_and_what_it_spent(tmp_path: Path) -> No
         host=socket.gethostname(),
         pid=os.getpid(),
         step=2,
-        phase=Phase.LEFT,
+        activity=Activity.LEFT,
         since=1008.0,
         time=1008.0,
         spent_s={"start": 2.0, "data": 2.0, "forward-backward": 4.0},
@@ -59,28 +59,28 @@ def test_the_file_says_where_the_rank_is_and_what_it_spent(tmp_path: Path) -> No
 def test_it_is_written_again_while_the_rank_waits(tmp_path: Path) -> None:
     run, clock = RunDir(tmp_path), Clock()
 
-    def written() -> list[tuple[Phase, int, float, float]]:
-        return [(beat.phase, beat.step, beat.since, beat.time) for beat in read_beats(run)]
+    def written() -> list[tuple[Activity, int, float, float]]:
+        return [(beat.activity, beat.step, beat.since, beat.time) for beat in read_beats(run)]
 
     with Heartbeat(run.heartbeat(0), 0, every_s=0.01, clock=clock) as heartbeat:
-        heartbeat.enter(Phase.FORWARD_BACKWARD, 7)
+        heartbeat.enter(Activity.FORWARD_BACKWARD, 7)
         clock.now = 1500.0
-        wait_until(lambda: written() == [(Phase.FORWARD_BACKWARD, 7, 1000.0, 1500.0)])
+        wait_until(lambda: written() == [(Activity.FORWARD_BACKWARD, 7, 1000.0, 1500.0)])
 
 
 def test_a_rank_that_fails_leaves_its_last_phase_behind(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     with pytest.raises(ZeroDivisionError), Heartbeat(run.heartbeat(0), 0, every_s=60) as heartbeat:
-        heartbeat.enter(Phase.SAVE, 9)
+        heartbeat.enter(Activity.SAVE, 9)
         raise ZeroDivisionError
     (beat,) = read_beats(run)
-    assert (beat.phase, beat.step) == (Phase.SAVE, 9)
+    assert (beat.activity, beat.step) == (Activity.SAVE, 9)
 
 
 def test_a_disk_that_refuses_does_not_end_training(tmp_path: Path) -> None:
     (tmp_path / "heartbeats").write_text("in the way")
     with Heartbeat(RunDir(tmp_path).heartbeat(0), 0, every_s=0.01) as heartbeat:
-        heartbeat.enter(Phase.DATA, 1)
+        heartbeat.enter(Activity.DATA, 1)
         time.sleep(0.03)
     assert list(read_beats(RunDir(tmp_path))) == []
 
@@ -97,7 +97,7 @@ def test_noting_a_phase_is_off_the_path_of_training(tmp_path: Path) -> None:
     heartbeat = Heartbeat(tmp_path / "rank_00000.json", 0)
     started = time.perf_counter()
     for step in range(10_000):
-        heartbeat.enter(Phase.DATA, step)
+        heartbeat.enter(Activity.DATA, step)
     assert time.perf_counter() - started < 1.0  # 100 µs each on a busy machine; it takes less than one
     assert not list(tmp_path.iterdir())
 
@@ -106,13 +106,13 @@ def test_time_spent_is_taken_once(tmp_path: Path) -> None:
     clock = Clock()
     heartbeat = Heartbeat(RunDir(tmp_path).heartbeat(0), 0, every_s=60, clock=clock)
     for seconds in (3.0, 4.0):
-        heartbeat.enter(Phase.DATA, 1)
+        heartbeat.enter(Activity.DATA, 1)
         clock.now += seconds
-        heartbeat.enter(Phase.OPTIMIZER, 1)
+        heartbeat.enter(Activity.OPTIMIZER, 1)
         clock.now += 10.0
-    assert heartbeat.take_spent_s(Phase.DATA) == 7.0
-    assert heartbeat.take_spent_s(Phase.DATA) == 0.0
-    assert heartbeat.take_spent_s(Phase.SAVE) == 0.0
+    assert heartbeat.take_spent_s(Activity.DATA) == 7.0
+    assert heartbeat.take_spent_s(Activity.DATA) == 0.0
+    assert heartbeat.take_spent_s(Activity.SAVE) == 0.0
 
 
 def test_how_fast_a_rank_computes_is_in_its_beat(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from stand_in import StandIn, run_dir_in
 
-from harness.run.heartbeats import Beat, Phase
+from harness.run.heartbeats import Activity, Beat
 from harness.run.kill_request import kill_reason
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
@@ -23,13 +23,13 @@ LIMIT_S = 60.0
 NOW = 5000.0
 
 
-def beat(rank: int, step: int = 7, phase: Phase = Phase.FORWARD_BACKWARD, *, silent_s: float = 1.0) -> Beat:
+def beat(rank: int, step: int = 7, activity: Activity = Activity.FORWARD_BACKWARD, *, silent_s: float = 1.0) -> Beat:
     return Beat(
         rank=rank,
         host=f"n{rank}",
         pid=100 + rank,
         step=step,
-        phase=phase,
+        activity=activity,
         since=NOW - 500,
         time=NOW - silent_s,
         spent_s={},
@@ -44,13 +44,13 @@ def hung_after(idle_s: float, *beats: Beat) -> str | None:
 
 def test_a_launch_in_which_nobody_moves_hangs() -> None:
     assert hung_after(59, beat(0), beat(1)) is None
-    assert hung_after(61, beat(0), beat(1, 7, Phase.DATA), beat(2)) == (
+    assert hung_after(61, beat(0), beat(1, 7, Activity.DATA), beat(2)) == (
         "no rank has come any further for 61 s; least far at step 7, data: rank 1 on n1 (process 101)"
     )
 
 
 def test_silent_ranks_are_named_before_those_that_are_behind() -> None:
-    text = hung_after(61, beat(0, 7, Phase.DATA), beat(1, silent_s=90))
+    text = hung_after(61, beat(0, 7, Activity.DATA), beat(1, silent_s=90))
     assert text is not None
     assert text.endswith("; silent at step 7, forward-backward: rank 1 on n1 (process 101)")
 
@@ -61,20 +61,20 @@ def test_many_ranks_are_not_all_named() -> None:
     assert "rank 7 on n7 (process 107) and 12 more" in text
 
 
-@pytest.mark.parametrize("phase", [Phase.START, Phase.LOAD, Phase.EVALUATE, Phase.SAVE])
-def test_phases_that_take_long_have_more_time(phase: Phase) -> None:
-    assert hung_after(4 * LIMIT_S - 1, beat(0), beat(1, phase=phase)) is None
-    assert hung_after(4 * LIMIT_S, beat(0), beat(1, phase=phase)) is not None
+@pytest.mark.parametrize("phase", [Activity.START, Activity.LOAD, Activity.EVALUATE, Activity.SAVE])
+def test_phases_that_take_long_have_more_time(phase: Activity) -> None:
+    assert hung_after(4 * LIMIT_S - 1, beat(0), beat(1, activity=activity)) is None
+    assert hung_after(4 * LIMIT_S, beat(0), beat(1, activity=activity)) is not None
 
 
 def test_what_a_silent_rank_said_last_gives_no_more_time() -> None:
-    stopped_at_once = beat(1, 0, Phase.START, silent_s=90)
+    stopped_at_once = beat(1, 0, Activity.START, silent_s=90)
     assert hung_after(LIMIT_S, beat(0), stopped_at_once) is not None
     assert hung_after(LIMIT_S, stopped_at_once) is None  # there is nobody else to go by
 
 
 def test_who_has_left_does_not_hang() -> None:
-    assert hung_after(1e6, beat(0, phase=Phase.LEFT)) is None
+    assert hung_after(1e6, beat(0, activity=Activity.LEFT)) is None
     assert hung_after(1e6) is None
 
 
@@ -83,7 +83,12 @@ def test_any_step_or_phase_of_any_rank_starts_the_time_anew() -> None:
     assert (
         progress_of(LAUNCH, [beat(0), replace(beat(1), time=NOW + 5)], first, 20.0) is first
     )  # a sign of life is none
-    for moved in (beat(1, 8), beat(1, phase=Phase.OPTIMIZER), replace(beat(1), since=NOW), replace(beat(1), pid=7)):
+    for moved in (
+        beat(1, 8),
+        beat(1, activity=Activity.OPTIMIZER),
+        replace(beat(1), since=NOW),
+        replace(beat(1), pid=7),
+    ):
         assert progress_of(LAUNCH, [beat(0), moved], first, 20.0).seen_at == 20.0
     assert progress_of(Path("launches/0004"), [beat(0), beat(1)], first, 20.0).seen_at == 20.0
 

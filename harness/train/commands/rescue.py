@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from harness.parallel import collectives
 from harness.run.commands.command import Command
 from harness.run.commands.requests import CommandKind
-from harness.run.heartbeats import Phase
+from harness.run.heartbeats import Activity
 from harness.run.watcher_presence import is_watched
 from harness.train.decide import Decision, decide
 from harness.train.run import Run
@@ -45,7 +45,7 @@ def await_rescue(run: Run, state: TrainState, commands: list[Command]) -> Rescue
     while not any(command.kind in _ANSWERS for command in heard):
         if collectives.from_rank_0(time.monotonic() >= deadline):
             break
-        run.heartbeat.enter(Phase.OPTIMIZER, state.step)  # it lives: nobody shall take the wait for a hang
+        run.heartbeat.enter(Activity.OPTIMIZER, state.step)  # it lives: nobody shall take the wait for a hang
         time.sleep(_LOOK_EVERY_S)
         heard += run.inbox.before_first_step()
     return Rescue(decision=decide(run.milestones, state, heard, finite=False), commands=heard)

@@ -19,7 +19,7 @@ from harness.checkpoint import mcore
 from harness.errors import SaveFailedError
 from harness.parallel import collectives
 from harness.run.events import SaveWaited
-from harness.run.heartbeats import Phase
+from harness.run.heartbeats import Activity
 from harness.train.run import Run
 from harness.train.saving import saving
 from harness.train.saving import suspects as quarantine
@@ -123,7 +123,7 @@ def _is_publishing(flight: Flight) -> bool:
 def _stalling(run: Run, state: TrainState) -> Iterator[None]:
     """Counts the time as lost to training."""
     started_s = time.perf_counter()
-    run.heartbeat.enter(Phase.SAVE, state.step)
+    run.heartbeat.enter(Activity.SAVE, state.step)
     try:
         yield
     finally:

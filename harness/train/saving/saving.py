@@ -16,7 +16,7 @@ from harness.run.checkpoints.references import before_steps, evidence_steps
 from harness.run.checkpoints.retention import RetentionPolicy, to_delete
 from harness.run.checkpoints.verify import verify
 from harness.run.events import Saved, SaveFailed
-from harness.run.heartbeats import Phase
+from harness.run.heartbeats import Activity
 from harness.train.run import Run
 from harness.train.saving import suspects as quarantine
 from harness.train.saving.aftermath import conclude_rollback
@@ -31,7 +31,7 @@ def save(run: Run, state: TrainState) -> TrainState:
     A save that fails is an event, not an end: older checkpoints are untouched, and training can go on.
     """
     started_s = time.perf_counter()
-    run.heartbeat.enter(Phase.SAVE, state.step)
+    run.heartbeat.enter(Activity.SAVE, state.step)
     partial, problem = collectives.from_rank_0(begin(run, state))
     path = None
     if partial is not None:

@@ -19,7 +19,7 @@ from harness.run.checkpoints.compare import require_same
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Manifest
 from harness.run.events import Resumed, Started
-from harness.run.heartbeats import Phase
+from harness.run.heartbeats import Activity
 from harness.run.launch_folder import accept
 from harness.train.report import introduction
 from harness.train.run import Run
@@ -60,7 +60,7 @@ def restore(run: Run, start: Start) -> TrainState:
     Raises:
         CheckpointError: It cannot be loaded, is not as it was saved, or would go on with other samples.
     """
-    run.heartbeat.enter(Phase.LOAD, start.step)
+    run.heartbeat.enter(Activity.LOAD, start.step)
     if start.entry is None or start.manifest is None:
         state = TrainState(attempt=start.attempt).skipping(run.config.data.skip_windows)
         opened: Started | Resumed = Started(attempt=state.attempt, step=state.step)

@@ -14,7 +14,7 @@ from harness.errors import DataError, SaveFailedError
 from harness.parallel import collectives
 from harness.run.commands.command import Command
 from harness.run.events import Adopted, PartsCame, PartsRefused, StepEvent, WaitingForParts
-from harness.run.heartbeats import Phase
+from harness.run.heartbeats import Activity
 from harness.run.order_changes import History, PhaseBegun, adoptions_of
 from harness.run.order_file import append_to_journal
 from harness.train.run import Run
@@ -91,7 +91,7 @@ def await_parts(run: Run, state: TrainState) -> Waited:
             f"no data is left in {names} after step {state.step}, and no parts are adopted. Set data.adopt_parts to "
             "true, or raise `max_epochs` of the channels."
         )
-    run.heartbeat.enter(Phase.DATA, state.step + 1)
+    run.heartbeat.enter(Activity.DATA, state.step + 1)
     text = f"warning: no data is left in {names}: training waits for further parts (`when_low: wait`)"
     _report(run, WaitingForParts(attempt=state.attempt, step=state.step, channels=tuple(lacking)), text)
     began = time.monotonic()

@@ -14,7 +14,7 @@ from harness.metrics.stragglers import slow_ranks, usual_time
 from harness.parallel import collectives, device
 from harness.run import metric_names as names
 from harness.run.events import SlowRanks
-from harness.run.heartbeats import Phase
+from harness.run.heartbeats import Activity
 from harness.train.run import Run
 from harness.train.state import TrainState
 
@@ -43,7 +43,7 @@ def compare_ranks(run: Run, state: TrainState, step_s: float) -> dict[str, float
         host=socket.gethostname(),
         compute_ms=device.compute_ms(run.device),
         step_s=step_s,
-        data_s=run.heartbeat.take_spent_s(Phase.DATA),
+        data_s=run.heartbeat.take_spent_s(Activity.DATA),
     )
     paces = collectives.gathered(own)
     # Processes that share the cores of one machine are faster and slower by turns: there it means nothing.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness.data.order.cursor import Cursor
 from harness.data.stream import StepData
-from harness.run.heartbeats import Phase
+from harness.run.heartbeats import Activity
 from harness.train.run import Run
 from harness.train.state import TrainState
 from harness.train.steps.mcore import Totals
@@ -44,9 +44,9 @@ def take_step(run: Run, state: TrainState) -> StepResult:
     phase = run.phase
     factor = state.adjustment.learning_rate_factor if state.adjustment else 1.0
     rate = factor * phase.learning_rate(state.step + 1)
-    run.heartbeat.enter(Phase.DATA, state.step + 1)
+    run.heartbeat.enter(Activity.DATA, state.step + 1)
     data = run.data.stream.step(state.cursor)
-    run.heartbeat.enter(Phase.FORWARD_BACKWARD, state.step + 1)
+    run.heartbeat.enter(Activity.FORWARD_BACKWARD, state.step + 1)
     run.optimizer.zero_grad()
     num_samples = len(data.positions)
     totals = run.pipeline.forward_backward(
@@ -55,7 +55,7 @@ def take_step(run: Run, state: TrainState) -> StepResult:
         flags=run.inbox.flags(),
     )
     loss = mean_loss(totals)
-    run.heartbeat.enter(Phase.OPTIMIZER, state.step + 1)
+    run.heartbeat.enter(Activity.OPTIMIZER, state.step + 1)
     grad_norm = run.optimizer.prepare()
     if math.isfinite(loss) and math.isfinite(grad_norm):
         run.optimizer.update(rate, state.adjustment.adam_betas if state.adjustment else None)
