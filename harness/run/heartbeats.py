@@ -5,8 +5,9 @@
     {"rank": 3, "host": "node07", "pid": 4711, "step": 120, "phase": "forward-backward", "since": 1700000000.0,
      "time": 1700000004.2, "spent_s": {"data": 0.4, "forward-backward": 130.2}, "compute_ms": 0.21}
 
-`phase` is the activity, `since` the time at which it began, `time` that at which the file was written, both in seconds since 1970. A rank that waits in a
-collective goes on writing, with an old `since`; one that is stopped, dead or cut off has an old `time`.
+`phase` is the activity, `since` the time at which it began, and `time` that at which the file was written, both in
+seconds since 1970. A rank that waits in a collective goes on writing, with an old `since`; one that is stopped, dead or
+cut off has an old `time`.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ def test_many_ranks_are_not_all_named() -> None:
     assert "rank 7 on n7 (process 107) and 12 more" in text
 
 
-@pytest.mark.parametrize("phase", [Activity.START, Activity.LOAD, Activity.EVALUATE, Activity.SAVE])
-def test_phases_that_take_long_have_more_time(phase: Activity) -> None:
+@pytest.mark.parametrize("activity", [Activity.START, Activity.LOAD, Activity.EVALUATE, Activity.SAVE])
+def test_phases_that_take_long_have_more_time(activity: Activity) -> None:
     assert hung_after(4 * LIMIT_S - 1, beat(0), beat(1, activity=activity)) is None
     assert hung_after(4 * LIMIT_S, beat(0), beat(1, activity=activity)) is not None
 
