@@ -1,7 +1,8 @@
 """The record of one step and its form in `metrics.jsonl`, written and read.
 
 A line is one JSON object. `attempt`, `step`, `time`, `phase`, `consumed_samples`, `consumed_tokens` and
-`data/batch_hash` (16 hex digits) are always there; every other key is a metric. A number that is NaN or infinite is
+`data/batch_hash` (16 hex digits) are always there, `positions` (half-open ranges in the sample order) in all but the
+lines of earlier versions; every other key is a metric. A number that is NaN or infinite is
 written as null, and the line then also has `"nonfinite": true`. Numbers have as many digits as it takes to read the
 same float back, so that equal losses are equal lines.
 """
@@ -19,8 +20,19 @@ from pathlib import Path
 from harness.run import metric_names as names
 
 _NONFINITE = "nonfinite"
+_POSITIONS = "positions"
 _NOT_VALUES = frozenset(
-    ("attempt", "step", "time", "phase", "consumed_samples", "consumed_tokens", names.BATCH_HASH, _NONFINITE)
+    (
+        "attempt",
+        "step",
+        "time",
+        "phase",
+        "consumed_samples",
+        "consumed_tokens",
+        _POSITIONS,
+        names.BATCH_HASH,
+        _NONFINITE,
+    )
 )
 _KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), .*\}\n?')
 _SUPERSEDED = -1
@@ -40,6 +52,9 @@ class StepRecord:
     consumed_tokens: int
     batch_hash: int
     """Unsigned, 64 bits."""
+    positions: tuple[tuple[int, int], ...] = ()
+    """Positions of the step's samples in the run's sample order, as rising half-open ranges. Empty in lines of versions
+    that did not write them."""
     values: Mapping[str, float]
     """Metrics by name (`harness.run.metric_names`). What is not known is absent."""
 
@@ -54,6 +69,8 @@ def to_json_line(record: StepRecord) -> str:
         "consumed_samples": record.consumed_samples,
         "consumed_tokens": record.consumed_tokens,
     }
+    if record.positions:
+        fields[_POSITIONS] = record.positions
     fields |= {name: value if math.isfinite(value) else None for name, value in record.values.items()}
     fields[names.BATCH_HASH] = f"{record.batch_hash:016x}"
     if not all(map(math.isfinite, record.values.values())):
@@ -76,6 +93,7 @@ def from_json_line(line: str | bytes) -> StepRecord | None:
             consumed_samples=int(fields["consumed_samples"]),
             consumed_tokens=int(fields["consumed_tokens"]),
             batch_hash=int(fields[names.BATCH_HASH], 16),
+            positions=tuple((int(start), int(stop)) for start, stop in fields.get(_POSITIONS, ())),
             values={
                 name: math.nan if value is None else value for name, value in fields.items() if name not in _NOT_VALUES
             },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from harness.data.order.cursor import ranges_of
 from harness.errors import (
     EXIT_FINISHED,
     EXIT_INTERNAL,
@@ -65,6 +66,7 @@ def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluati
             consumed_samples=state.cursor.consumed_samples,
             consumed_tokens=state.cursor.consumed_tokens,
             batch_hash=result.data.batch_hash,
+            positions=ranges_of(result.data.positions),
             values=_losses(run, result)
             | _speed(run, result)
             | spread

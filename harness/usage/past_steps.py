@@ -1,16 +1,16 @@
 """Finds the samples that a step of a run was trained on, from what the run left behind, without torch.
 
-The way to a step is walked again: from the cursor of a checkpoint before it, with the batch sizes that
-`metrics.jsonl` has. Which windows were skipped and which parts adopted on the way is told by other checkpoints. That
-the right samples were found is proven by the hash of their identities, which the step's record holds.
+The step's record says at which positions of the sample order its samples are, and `order.jsonl` from which positions on
+parts were adopted and documents left out. In runs of versions that did not record positions these follow from the
+samples consumed before and after the step. The hash of the samples' identities, which the record holds, proves the
+result.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice, product
 
 import numpy as np
 import numpy.typing as npt
@@ -22,20 +22,19 @@ from harness.data.files.documents import DocumentSpan
 from harness.data.files.opened import open_part
 from harness.data.files.parts import Part
 from harness.data.order.channel_order import SampleAddress
-from harness.data.order.cursor import Cursor, Positions
+from harness.data.order.cursor import Positions
 from harness.data.order.recipe import recipe_for
 from harness.data.order.samples import SampleOrder, open_turns
 from harness.errors import DataError, UsageError
 from harness.plan.layouts import needed_world_sizes
 from harness.plan.plan import make_plan
-from harness.run.checkpoints.entries import Checkpoint, entries_in
-from harness.run.events import RolledBack, read_events
-from harness.run.order_changes import History
+from harness.run.order_changes import History, phase_of
+from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, from_json_line
+from harness.usage.trained import follow, step_count, windows_by_attempt
 
 _KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), ')
-_MOST_TRIES = 64
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -108,36 +107,38 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
     recipe = recipe_for(config, plan.phases)
     channels = [open_channel(name, config.data.channels[name]) for name in recipe.channel_names]
     turns = open_turns(channels, recipe, PartOfRun)
-    lengths = [phase.seq_length for phase in recipe.phases]
-    for start in islice(_ways(run_dir, config, step), _MOST_TRIES):
-        found = _walked(start, lengths, records, step)
-        if found is None:
-            continue
-        order = SampleOrder(turns, recipe, found.cursor.history)
-        if not _is_proven(order, found.positions, records[step]):
-            continue
-        return PastStep(record=records[step], samples=_samples(order, found, lengths[found.cursor.phase]))
-    raise DataError(
-        f"the samples of step {step} of {run_dir.root} can no longer be told: no way from a checkpoint leads to the "
-        f"batch hash {records[step].batch_hash:016x} of its record. Were the channels changed, or config.yaml?"
-    )
+    drawn = _drawn(run_dir, config, list(records.values()), [phase.name for phase in plan.phases])
+    order = SampleOrder(turns, recipe, drawn.history)
+    if not _is_proven(order, drawn.positions, records[step]):
+        raise DataError(
+            f"the samples of step {step} of {run_dir.root} can no longer be told: those at its positions do not have "
+            f"the batch hash {records[step].batch_hash:016x} of its record. Were the channels changed, or config.yaml?"
+        )
+    seq_length = recipe.phases[phase_of(drawn.history)].seq_length
+    return PastStep(record=records[step], samples=_samples(order, drawn.positions, seq_length))
 
 
 @dataclass(frozen=True)
-class _Start:
-    """Where a walk begins, and what happens on the way."""
+class _Drawn:
+    """Where the samples of a step are in the sample order, and what had changed the order by then."""
 
-    step: int
-    cursor: Cursor
+    positions: Positions
     history: History
 
 
-@dataclass(frozen=True)
-class _Arrival:
-    """Where a walk ended: at the cursor before the step that was looked for."""
+def _drawn(run_dir: RunDir, config: Config, line: Sequence[StepRecord], phases: Sequence[str]) -> _Drawn:
+    """Return where the samples of the last step of a line are.
 
-    cursor: Cursor
-    positions: Positions
+    Raises:
+        DataError: A record of the line is missing.
+    """
+    windows = windows_by_attempt(run_dir, config.data.skip_windows)
+    trained = follow(map(step_count, line), phases, windows, read_journal(run_dir.order))[-1]
+    before = line[-2].consumed_samples if len(line) > 1 else 0
+    last = replace(trained, first_consumed=max(before, trained.first_consumed))
+    ranges = line[-1].positions or last.ranges()
+    positions = np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in ranges])
+    return _Drawn(positions=positions, history=trained.history)
 
 
 def _records_up_to(run_dir: RunDir, step: int, attempt: int | None) -> dict[int, StepRecord]:
@@ -165,55 +166,19 @@ def _records_up_to(run_dir: RunDir, step: int, attempt: int | None) -> dict[int,
     return {number: record for number, record in parsed.items() if record is not None}
 
 
-def _ways(run_dir: RunDir, config: Config, step: int) -> Iterator[_Start]:
-    """Where to begin and what to know of the way, the most likely first."""
-    saved = [entry for entry in entries_in(run_dir.checkpoints) if isinstance(entry, Checkpoint)]
-    cursors = [(entry.step, Cursor.from_json(entry.manifest.cursor)) for entry in saved]
-    rolled_back = _windows_of_rollbacks(run_dir)
-    for at, start in (*(pair for pair in reversed(cursors) if pair[0] < step), (0, _first_cursor(config))):
-        all_windows = dict.fromkeys((start.skip_windows, *rolled_back, *(cursor.skip_windows for _, cursor in cursors)))
-        all_histories = dict.fromkeys((start.history, *(cursor.history for _, cursor in reversed(cursors))))
-        for history, windows in product(all_histories, all_windows):
-            yield _Start(at, replace(start, skip_windows=windows).passed(history), history)
-
-
-def _first_cursor(config: Config) -> Cursor:
-    return Cursor(skip_windows=config.data.skip_windows)
-
-
-def _windows_of_rollbacks(run_dir: RunDir) -> list[tuple[tuple[int, int], ...]]:
-    """What was skipped after each rollback, newest first: the checkpoints that would say so may have been removed."""
-    rollbacks = [event.skip_windows for event in read_events(run_dir.events) if isinstance(event, RolledBack)]
-    return rollbacks[::-1]
-
-
-def _walked(start: _Start, lengths: list[int], records: dict[int, StepRecord], step: int) -> _Arrival | None:
-    """The walk from a start to a step; None where the records do not say how large the batches were."""
-    cursor, before = start.cursor, start.cursor.consumed_samples
-    for number in range(start.step + 1, step + 1):
-        record = records.get(number)
-        if record is None or record.consumed_samples <= before or cursor.consumed_samples != before:
-            return None
-        positions, behind = cursor.take(record.consumed_samples - before, lengths[cursor.phase])
-        if number == step:
-            return _Arrival(cursor, positions)
-        cursor, before = behind.passed(start.history), record.consumed_samples
-    return None
-
-
 def _is_proven(order: SampleOrder, positions: Positions, record: StepRecord) -> bool:
     try:
         return order.batch_hash(order.locate(positions)) == record.batch_hash
-    except DataError:  # parts are missing that this way would need
+    except DataError:  # parts are missing
         return False
 
 
-def _samples(order: SampleOrder, found: _Arrival, seq_length: int) -> tuple[PastSample, ...]:
-    located = order.locate(found.positions)
+def _samples(order: SampleOrder, positions: Positions, seq_length: int) -> tuple[PastSample, ...]:
+    located = order.locate(positions)
     rows = np.empty((len(located), seq_length + 1), dtype=np.int64)
     counts = order.read(located, out=rows)
     described = zip(
-        found.positions.tolist(), order.addresses(located), order.documents_of(located), rows, counts, strict=True
+        positions.tolist(), order.addresses(located), order.documents_of(located), rows, counts, strict=True
     )
     return tuple(
         PastSample(position=position, address=address, documents=tuple(documents), tokens=row[: sum(count)])

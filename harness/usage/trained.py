@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 
 from harness.data.order.cursor import Cursor
 from harness.errors import DataError
+from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.events import RolledBack, read_events
 from harness.run.order_changes import History, PhaseBegun
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
-from harness.run.records import from_json_line
+from harness.run.records import StepRecord, from_json_line
 
 Windows = tuple[tuple[int, int], ...]
 _KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), ')
@@ -71,6 +72,16 @@ def place_of(number: int, skip_windows: Windows) -> int:
     return position
 
 
+def step_count(record: StepRecord) -> StepCount:
+    """Return what a record says of the data of its step."""
+    return StepCount(
+        attempt=record.attempt,
+        step=record.step,
+        phase=record.phase,
+        consumed_samples=record.consumed_samples,
+    )
+
+
 def trained_by(run_dir: RunDir, phases: Sequence[str], skip_windows: Windows) -> list[Trained]:
     """What every attempt of a run has trained on.
 
@@ -122,8 +133,15 @@ def follow(
 
 
 def windows_by_attempt(run_dir: RunDir, skip_windows: Windows) -> dict[int, Windows]:
-    """What is skipped from each attempt on that began with a rollback; attempt 0 skips what the configuration says."""
+    """Return the windows that each attempt skips, by the attempts that began with a rollback, and those of attempt 0.
+
+    Checkpoints and events both know of rollbacks: checkpoints are pruned, and events may be lost on a full disk.
+    """
     found = {0: Cursor(skip_windows=skip_windows).skip_windows}
+    for entry in entries_in(run_dir.checkpoints):
+        if isinstance(entry, Checkpoint) and entry.manifest.rollback is not None:
+            windows = Cursor.from_json(entry.manifest.cursor).skip_windows
+            found[entry.manifest.rollback.attempt] = Cursor(skip_windows=(*windows, *skip_windows)).skip_windows
     for event in read_events(run_dir.events):
         if isinstance(event, RolledBack):
             found[event.attempt] = Cursor(skip_windows=(*event.skip_windows, *skip_windows)).skip_windows
@@ -162,12 +180,7 @@ def _step_counts(run_dir: RunDir) -> Iterator[StepCount]:
     with run_dir.metrics.open("rb") as file:
         for line in file:
             if _KEY.match(line) and (record := from_json_line(line)) is not None:
-                yield StepCount(
-                    attempt=record.attempt,
-                    step=record.step,
-                    phase=record.phase,
-                    consumed_samples=record.consumed_samples,
-                )
+                yield step_count(record)
 
 
 def _without(start: int, stop: int, windows: Windows) -> list[tuple[int, int]]:

@@ -82,6 +82,24 @@ def test_removed_checkpoints_do_not_hide_them(run: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_recorded_positions_are_enough_and_without_them_the_rest_is(run: Path, tmp_path: Path) -> None:
+    """The record alone says where a step's samples are; for lines of earlier versions it follows from the events."""
+    of_now, of_before = RunDir(tmp_path / "now"), RunDir(tmp_path / "before")
+    records = lines_of(RunDir(run).metrics)
+    assert all(record["positions"] for record in records)
+    for copy, keys in ((of_now, ()), (of_before, ("positions",))):
+        copy.root.mkdir()
+        copy.config.write_bytes((run / "config.yaml").read_bytes())
+        kept = [{key: value for key, value in record.items() if key not in keys} for record in records]
+        copy.metrics.write_text("".join(json.dumps(record) + "\n" for record in kept))
+    of_before.events.write_bytes((run / "events.jsonl").read_bytes())
+    for step in range(1, LAST + 1):
+        expected = [each.position for each in find_step(RunDir(run), step).samples]
+        assert [each.position for each in find_step(of_now, step).samples] == expected
+        assert [each.position for each in find_step(of_before, step).samples] == expected
+
+
+@pytest.mark.slow
 def test_what_cannot_be_told_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no run directory: there is no config.yaml in it"):
         find_step(RunDir(tmp_path), 1)

@@ -175,6 +175,12 @@ class Cursor:
         return cursor
 
 
+def ranges_of(positions: Positions) -> tuple[tuple[int, int], ...]:
+    """Return rising positions, [B], as half-open ranges: one for each stretch without a gap."""
+    breaks = np.flatnonzero(np.diff(positions) != 1) + 1  # [num_ranges - 1], where a stretch begins
+    return tuple((int(part[0]), int(part[-1]) + 1) for part in np.split(positions, breaks) if len(part))
+
+
 def rank_positions(positions: Positions, *, dp_rank: int, dp_size: int, micro_batch_size: int) -> Positions:
     """The samples of one data-parallel rank, [num_microbatches, micro_batch_size].
 
