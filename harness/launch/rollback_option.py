@@ -9,7 +9,8 @@ from harness.errors import UsageError
 from harness.launch.workers import tell
 from harness.parallel.environment import read_ranks
 from harness.run.commands.giving import give_once
-from harness.run.commands.requests import CommandKind, UnreadableRequestError, make_request
+from harness.run.commands.kinds import CommandKind
+from harness.run.commands.requests import UnreadableRequestError, make_request
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
 

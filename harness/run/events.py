@@ -9,7 +9,6 @@ they have in the files of older runs: the command behind an event is called `ord
 from __future__ import annotations
 
 import json
-import math
 import time as clock_time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -27,9 +26,7 @@ CommandName = Annotated[str, Field(alias="order")]
 class Event(BaseModel):
     """Something that happened to a run."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True, ser_json_inf_nan="null"
-    )
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True)
 
     time: float = 0.0
     """Seconds since 1970; set when the event is written."""
@@ -353,8 +350,8 @@ _TAIL_BYTES = 4 * 1024**2
 
 def event_line(event: Event, now: float) -> str:
     """Return the event as it stands in `events.jsonl`, without a line end. Numbers that are not finite are null."""
-    fields = event.model_copy(update={"time": round(now, 3)}).model_dump(mode="json", by_alias=True, exclude_none=True)
-    return json.dumps(_finite(fields), allow_nan=False)
+    dated = event.model_copy(update={"time": round(now, 3)})
+    return json.dumps(json.loads(dated.model_dump_json(by_alias=True, exclude_none=True)))
 
 
 def parse_event(line: str | bytes) -> AnyEvent | None:
@@ -392,14 +389,3 @@ def read_events(path: Path, *, after_bytes: int = 0) -> Iterator[AnyEvent]:
 def last_events(path: Path) -> list[AnyEvent]:
     """Return the events in the last megabytes of a file, oldest first; none where it cannot be read."""
     return [event for line in last_lines(path, _TAIL_BYTES) if (event := parse_event(line)) is not None]
-
-
-def _finite(value: object) -> object:
-    """Return the value with NaN and infinities replaced by None, at any depth."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

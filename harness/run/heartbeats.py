@@ -139,7 +139,7 @@ class Heartbeat:
             spent_s={name: round(seconds, 3) for name, seconds in self._spent_s.copy().items()},
             compute_ms=self.compute_ms,
         )
-        replace_file(self._path, json.dumps(_to_json(beat)) + "\n", durable=False)
+        replace_file(self._path, json.dumps(beat_to_json(beat)) + "\n", durable=False)
 
 
 def read_beats(run_dir: RunDir) -> Iterator[Beat]:
@@ -152,6 +152,6 @@ def read_beats(run_dir: RunDir) -> Iterator[Beat]:
             continue
 
 
-def _to_json(beat: Beat) -> dict[str, object]:
+def beat_to_json(beat: Beat) -> dict[str, object]:
     """Return the beat as it is written: the activity is called `phase` in the file."""
     return {("phase" if name == "activity" else name): value for name, value in asdict(beat).items()}

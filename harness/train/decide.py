@@ -16,7 +16,7 @@ from harness.errors import (
 )
 from harness.plan.plan import Plan
 from harness.run.commands.command import Command
-from harness.run.commands.requests import CommandKind
+from harness.run.commands.kinds import CommandKind
 from harness.train.state import TrainState
 
 MAX_FAILED_SAVES = 3

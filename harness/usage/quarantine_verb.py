@@ -52,7 +52,8 @@ def quarantine(  # noqa: PLR0913 - one argument per option
       harness data quarantine runs/tiny
     """
     from harness.run.commands.giving import give, wait_for
-    from harness.run.commands.requests import CommandKind, Quarantine, UnreadableRequestError, make_request
+    from harness.run.commands.kinds import CommandKind
+    from harness.run.commands.requests import Quarantine, UnreadableRequestError, make_request
     from harness.run.paths import RunDir
 
     run_dir = RunDir(run)

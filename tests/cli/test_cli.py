@@ -14,7 +14,7 @@ import pytest
 from harness import cli
 from harness.config.schema import Config
 from harness.errors import EXIT_BAD_DATA, EXIT_INTERNAL, EXIT_USAGE, DataError
-from harness.run.commands.requests import CommandKind
+from harness.run.commands.kinds import CommandKind
 from harness.run.commands.signal_verb import signal
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
@@ -219,7 +219,7 @@ def test_schema_is_the_schema_of_a_configuration(capsys: pytest.CaptureFixture[s
 
 
 def test_signal_offers_exactly_the_orders_there_are() -> None:
-    (argument,) = (each for each in signal.params if each.name == "order")
+    (argument,) = (each for each in signal.params if each.name == "command")
     assert isinstance(argument.type, click.Choice)
     of_watcher, of_quarantine = {CommandKind.STOP_FOR_PERSON, CommandKind.MARK}, {CommandKind.QUARANTINE}
     assert set(CommandKind) - set(argument.type.choices) == of_watcher | of_quarantine

@@ -15,7 +15,7 @@ from harness import cli
 from harness.errors import UsageError
 from harness.launch.diagnosis import ask_for_stacks, diagnose, diagnosis_text
 from harness.launch.last_words import stacks_path
-from harness.run.heartbeats import Activity, Beat
+from harness.run.heartbeats import Activity, Beat, beat_to_json
 from harness.run.paths import RunDir
 from harness.run.stacks_request import last_request
 
@@ -103,7 +103,7 @@ def run_dir(tmp_path: Path) -> RunDir:
 
 def write(run: RunDir, *beats: Beat) -> None:
     for one in beats:
-        run.heartbeat(one.rank).write_text(json.dumps(vars(one)))
+        run.heartbeat(one.rank).write_text(json.dumps(beat_to_json(one)))
 
 
 STACKS = """Process 101: python -m harness.train.worker

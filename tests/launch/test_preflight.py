@@ -156,7 +156,7 @@ def record(step: int, seconds: float) -> str:
 def test_the_lead_time_is_held_against_what_was_measured(check: Check, site: Path) -> None:
     (site / "run").mkdir()
     (site / "run" / "metrics.jsonl").write_text(record(1, 20.0) + record(2, 120.0))
-    saved = {"kind": "saved", "step": 2, "seconds": 300.0}
+    saved = {"kind": "saved", "attempt": 0, "step": 2, "path": "c", "seconds": 300.0}
     (site / "run" / "events.jsonl").write_text(json.dumps(saved) + '\n{"kind": "saved"\n')
     assert check().warnings == (
         "launch.signal_lead_s is 600, but the longest step took 120.0 s and the longest save 300.0 s; take at least "
@@ -167,10 +167,10 @@ def test_the_lead_time_is_held_against_what_was_measured(check: Check, site: Pat
 
 def test_orders_that_wait_are_told(check: Check, site: Path) -> None:
     (site / "run" / "signals").mkdir(parents=True)
-    for name in ("stop", "x.json.tmp", "slurm-1.json"):
+    for name in ("stop", "x.json.tmp", "y.json.partial", "slurm-1.json"):
         (site / "run" / "signals" / name).touch()
     assert check().warnings == (
-        f"orders wait in {site / 'run' / 'signals'} and take effect at the start: stop; remove what is not meant",
+        f"commands wait in {site / 'run' / 'signals'} and take effect at the start: stop; remove what is not meant",
     )
 
 

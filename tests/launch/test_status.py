@@ -11,7 +11,7 @@ import pytest
 from harness import cli
 from harness.errors import UsageError
 from harness.launch.status import status_of, status_text
-from harness.run.heartbeats import Activity, Beat
+from harness.run.heartbeats import Activity, Beat, beat_to_json
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, to_json_line
@@ -83,7 +83,7 @@ def test_a_run_whose_lock_is_held_trains(run_dir: RunDir) -> None:
 def test_a_run_with_fresh_heartbeats_trains_on_another_host(run_dir: RunDir) -> None:
     begun = start(run_dir)
     beat = Beat(rank=0, host="n1", pid=1, step=3, activity=Activity.DATA, since=begun, time=begun + 60, spent_s={})
-    write(run_dir.heartbeat(0), vars(beat))
+    write(run_dir.heartbeat(0), beat_to_json(beat))
     assert state(run_dir, begun + 70) == ("training", None)
     assert state(run_dir, begun + 600) == ("gone", "it was killed, or its node is: it left no word")
 
@@ -109,9 +109,14 @@ def test_a_launch_that_ended_says_what_follows(run_dir: RunDir, action: str, exp
 )
 def test_a_run_without_slurm_tells_by_its_last_event(run_dir: RunDir, code: int, expected: str) -> None:
     begun = start(run_dir)
-    write(run_dir.events, {"kind": "exit", "time": begun + 1, "exit_code": code, "reason": "why"})
+    write(
+        run_dir.events, {"kind": "exit", "attempt": 0, "step": 1, "time": begun + 1, "exit_code": code, "reason": "why"}
+    )
     assert state(run_dir, begun + 2) == (expected, "why")
-    write(run_dir.events, {"kind": "exit", "time": begun - 9, "exit_code": code, "reason": "an earlier launch"})
+    write(
+        run_dir.events,
+        {"kind": "exit", "attempt": 0, "step": 1, "time": begun - 9, "exit_code": code, "reason": "an earlier launch"},
+    )
     assert state(run_dir, begun + 2)[0] == "gone"
 
 
@@ -128,7 +133,9 @@ def test_the_text_is_one_screen(run_dir: RunDir) -> None:
     begun = start(run_dir)
     run_dir.metrics.write_text(record(1, 100.0) + record(2, 102.0))
     (run_dir.launches / "job_42.log").touch()
-    events = [{"time": begun + n, "kind": "saved", "attempt": 0, "step": n, "seconds": 1.5} for n in range(9)]
+    events = [
+        {"time": begun + n, "kind": "saved", "attempt": 0, "step": n, "path": "c", "seconds": 1.5} for n in range(9)
+    ]
     run_dir.events.write_text("".join(json.dumps(event) + "\n" for event in events) + "{\n")
     lines = status_text(status_of(run_dir, begun + 5)).splitlines()
     assert lines[:9] == [
@@ -143,7 +150,7 @@ def test_the_text_is_one_screen(run_dir: RunDir) -> None:
         f"log        {run_dir.launches / 'job_42.log'}",
     ]
     assert len(lines) == 14
-    assert lines[-1].endswith("saved: step 8, seconds 1.5")
+    assert lines[-1].endswith("saved: step 8, path c, seconds 1.5")
 
 
 def test_scripts_get_json(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +178,7 @@ def test_ranks_with_a_slow_device_are_named_with_their_hosts(run_dir: RunDir) ->
             spent_s={},
             compute_ms=compute_ms,
         )
-        run_dir.heartbeat(rank).write_text(json.dumps(vars(one)))
+        run_dir.heartbeat(rank).write_text(json.dumps(beat_to_json(one)))
     found = status_of(run_dir, begun + 2)
     assert found.slow == ("rank 1 on n1",)
     assert "slow       rank 1 on n1" in status_text(found).splitlines()

@@ -14,6 +14,7 @@ from harness.config.schema import LoggingConfig
 from harness.metrics.recorder import Outlets, Recorder
 from harness.run import metric_names as names
 from harness.run.append import AppendFile, OpenFile, open_unbuffered
+from harness.run.events import NotFinite, Started, read_events
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, read_records
 
@@ -93,11 +94,15 @@ def test_an_evaluation_is_shown_on_a_line_of_its_own(tmp_path: Path) -> None:
 
 def test_events_are_json_lines(tmp_path: Path) -> None:
     writes = recorder(tmp_path, io.StringIO())
-    writes.event("saved", attempt=1, step=7, path=Path("a/b"), seconds=1.5, losses={"zh": math.nan}, ranks=(1, 2))
+    writes.event(
+        NotFinite(
+            attempt=1, step=7, loss=math.nan, grad_norm=1.5, channels=("zh",), ranks=(1, 2), evidence=str(Path("a/b"))
+        )
+    )
     writes.close()
     assert (tmp_path / "events.jsonl").read_text() == (
-        '{"time": 1000.0, "kind": "saved", "attempt": 1, "step": 7, "path": "a/b", "seconds": 1.5, '
-        '"losses": {"zh": null}, "ranks": [1, 2]}\n'
+        '{"time": 1000.0, "kind": "nan", "attempt": 1, "step": 7, "loss": null, "grad_norm": 1.5, "channels": ["zh"], '
+        '"ranks": [1, 2], "evidence": "a/b"}\n'
     )
 
 
@@ -145,11 +150,22 @@ def test_a_full_disk_is_a_warning_and_loses_nothing_once_there_is_room(tmp_path:
     ]
 
 
+def test_half_a_line_of_another_writer_costs_none_of_ours(tmp_path: Path) -> None:
+    """Watcher and launcher append to the events too, and may die or find the disk full in the middle of a line."""
+    writes = recorder(tmp_path, io.StringIO())
+    writes.event(Started(attempt=0, step=1))
+    with (tmp_path / "events.jsonl").open("a") as others:
+        others.write('{"time": 1000.0, "kind": "hung", "att')
+    writes.event(Started(attempt=0, step=2))
+    writes.close()
+    assert [event.step for event in read_events(tmp_path / "events.jsonl") if isinstance(event, Started)] == [1, 2]
+
+
 def test_lines_that_never_found_room_are_reported_at_the_end(tmp_path: Path) -> None:
     stream, disk = io.StringIO(), FailingDisk()
     disk.full = True
     writes = recorder(tmp_path, stream, open_file=disk.open_file)
-    writes.event("saved", attempt=0, step=1)
+    writes.event(Started(attempt=0, step=1))
     writes.close()
     lost = f"warning: 1 lines of events.jsonl are lost: {tmp_path / 'events.jsonl'} did not take them"
     assert stream.getvalue().splitlines()[-1] == lost
@@ -160,7 +176,7 @@ def test_a_long_failure_does_not_flood_the_console(tmp_path: Path) -> None:
     disk.full = True
     writes = recorder(tmp_path, stream, open_file=disk.open_file)
     for step in range(250):
-        writes.event("saved", attempt=0, step=step)
+        writes.event(Started(attempt=0, step=step))
     assert stream.getvalue().count("cannot write events.jsonl") == 3
     writes.close()
 

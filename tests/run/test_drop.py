@@ -12,8 +12,9 @@ import pytest
 
 from harness.errors import HarnessError, UsageError
 from harness.run.commands.giving import give, wait_for
+from harness.run.commands.kinds import CommandKind
 from harness.run.commands.mailbox import Mailbox
-from harness.run.commands.requests import PLAIN_KINDS, CommandKind, make_request
+from harness.run.commands.requests import PLAIN_KINDS, make_request
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from harness.run.commands.command import Command
+from harness.run.commands.kinds import CommandKind
 from harness.run.commands.mailbox import MAX_COMMAND_BYTES, MAX_FILES_PER_POLL, UNFINISHED_S, Mailbox
-from harness.run.commands.requests import CommandKind, make_request
+from harness.run.commands.requests import make_request
 from harness.run.paths import RunDir
 
 NOW = 1000.0

@@ -11,7 +11,8 @@ from harness.run.commands.command import (
     is_command_name,
     parse_command,
 )
-from harness.run.commands.requests import PLAIN_KINDS, CommandKind, Evidence, Mark, make_request
+from harness.run.commands.kinds import CommandKind
+from harness.run.commands.requests import PLAIN_KINDS, Evidence, Mark, make_request
 
 
 @pytest.mark.parametrize("kind", PLAIN_KINDS)

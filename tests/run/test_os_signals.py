@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.run.commands.kinds import CommandKind
 from harness.run.commands.os_signals import HANDLED_SIGNALS, SignalFlags
-from harness.run.commands.requests import CommandKind
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from harness.run.commands.command import UnreadableCommandError, parse_command
-from harness.run.commands.requests import MAX_DOCUMENTS, CommandKind, Quarantine
+from harness.run.commands.kinds import CommandKind
+from harness.run.commands.requests import MAX_DOCUMENTS, Quarantine
 
 
 def test_order_about_documents() -> None:

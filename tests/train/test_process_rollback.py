@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from process_runs import Site
 
-from harness.run.commands.requests import CommandKind
+from harness.run.commands.kinds import CommandKind
 
 LAST_STEP = 12
 SKIPPED_SAMPLES = [16, 24]

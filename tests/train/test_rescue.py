@@ -18,7 +18,8 @@ from small_run import Grid, column, records, small_config
 from harness.config.schema import Config
 from harness.run import metric_names as names
 from harness.run.commands.command import Command as RunCommand
-from harness.run.commands.requests import AnyRequest, CommandKind, make_request
+from harness.run.commands.kinds import CommandKind
+from harness.run.commands.requests import AnyRequest, make_request
 from harness.run.paths import RunDir
 from harness.run.watcher_presence import is_watched
 from harness.train.decide import Decision, Milestones, decide

@@ -16,8 +16,8 @@ from harness.config.schema import Config
 from harness.run.checkpoints.manifest import MANIFEST_NAME, read_manifest, write_manifest
 from harness.run.commands import requests
 from harness.run.commands.command import Command
+from harness.run.commands.kinds import CommandKind
 from harness.run.commands.mailbox import Mailbox
-from harness.run.commands.requests import CommandKind
 from harness.run.files import append_lines
 from harness.run.paths import RunDir, step_name
 from harness.run.records import StepRecord, to_json_line

@@ -70,7 +70,7 @@ def test_for_the_total_every_sample_is_compared_with_its_own_channel() -> None:
 def test_evidence_that_is_none_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "step_0000007.jsonl"
     path.write_text('{"rank": 3, "finite_gradient": false}\n')
-    with pytest.raises(DataError, match="cannot be read as evidence .* order it again with `harness signal"):
+    with pytest.raises(DataError, match="cannot be read as evidence .* ask for it again with `harness signal"):
         read_evidence(path)
     with pytest.raises(DataError, match="cannot be read as evidence"):
         read_evidence(tmp_path / "missing.jsonl")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from stand_in import StandIn, run_dir_in
 
-from harness.run.heartbeats import Activity, Beat
+from harness.run.heartbeats import Activity, Beat, beat_to_json
 from harness.run.kill_request import kill_reason
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
@@ -99,7 +99,7 @@ def launch_in(run_dir: RunDir, number: int, *beats: Beat) -> Path:
     (folder / "launch.json").write_text(json.dumps({"world_size": 2}))
     os.utime(folder / "launch.json", (NOW - 600, NOW - 600))
     for one in beats:
-        run_dir.heartbeat(one.rank).write_text(json.dumps(asdict(one)))
+        run_dir.heartbeat(one.rank).write_text(json.dumps(beat_to_json(one)))
     return folder
 
 

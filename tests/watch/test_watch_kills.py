@@ -9,7 +9,7 @@ import pytest
 from kill_campaign import Trial, killed_watch, watching
 from stand_in import ONSET, StandIn, run_dir_in
 
-from harness.run.commands.requests import CommandKind
+from harness.run.commands.kinds import CommandKind
 
 DIRTY = range(ONSET, ONSET + 60)
 ONE_STEP = range(ONSET, ONSET + 1)

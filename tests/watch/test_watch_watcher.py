@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from stand_in import ONSET, StandIn, keep, run_dir_in, watcher
 
-from harness.run.commands.requests import CommandKind
+from harness.run.commands.kinds import CommandKind
+from harness.run.commands.requests import Rollback
 from harness.watch.watcher import Watcher
 
 DIRTY = range(ONSET, ONSET + 60)
@@ -26,9 +27,9 @@ def test_dirty_documents_lead_to_one_rollback_that_skips_them(tmp_path: Path) ->
     run = StandIn(run_dir_in(tmp_path), dirty=DIRTY)
     go(run, 200)
     (rollback,) = run.commands(CommandKind.ROLLBACK)
-    assert rollback.rollback is not None
-    assert rollback.rollback.to_step == 260
-    assert rollback.rollback.skip_steps == (ONSET - 5, ONSET + 74)
+    assert isinstance(rollback.request, Rollback)
+    assert rollback.request.to_step == 260
+    assert rollback.request.skip_steps == (ONSET - 5, ONSET + 74)
     assert rollback.source == f"watch-rollback-000-{ONSET:07d}.json"
     (attributed,) = run.events("attributed")
     assert attributed["dirty"]
@@ -99,7 +100,10 @@ def test_without_leave_to_roll_back_people_are_told_what_would_be_done(tmp_path:
     go(run, 150)
     assert {command.kind for command in run.carried_out} == {CommandKind.EVIDENCE, CommandKind.MARK}
     alerts = (run.run_dir.watch / "alerts.jsonl").read_text()
-    assert "With `watch.action: rollback` the watcher would return to step 260 and skip 640 samples" in alerts
+    assert (
+        "With `watch.action: rollback` the watcher would return to step 260 and skip the samples of steps 296 to 375"
+        in alerts
+    )
 
 
 def test_only_looking_gives_no_order_at_all(tmp_path: Path) -> None:
@@ -112,7 +116,7 @@ def test_only_looking_gives_no_order_at_all(tmp_path: Path) -> None:
     assert run.carried_out == []
     assert any("loss of code moved up" in text for text in told)
     assert run.events("rollback-ordered") == []
-    assert any("has not come back: without --no-orders it would command a return to step" in text for text in told)
+    assert any("has not come back: without --no-orders it would ask for a return to step" in text for text in told)
 
 
 def test_a_used_up_budget_stops_the_run_for_a_person(tmp_path: Path) -> None:
@@ -226,5 +230,5 @@ def test_people_hear_that_training_waits_for_data(tmp_path: Path) -> None:
     run.event("parts-refused", reason="channel zh: part-00001.bin has the hash 0")
     watching.look()
     step = run.step
-    assert f"training waits for further parts, because no data is left in ['zh'] (step {step})" in told
+    assert f"training waits for further parts, because no data is left in zh (step {step})" in told
     assert f"parts of the data were refused: channel zh: part-00001.bin has the hash 0 (step {step})" in told

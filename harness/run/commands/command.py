@@ -13,14 +13,8 @@ from dataclasses import dataclass
 
 import xxhash
 
-from harness.run.commands.requests import (
-    PLAIN_KINDS,
-    AnyRequest,
-    CommandKind,
-    UnreadableRequestError,
-    fields_of,
-    make_request,
-)
+from harness.run.commands.kinds import CommandKind
+from harness.run.commands.requests import PLAIN_KINDS, AnyRequest, UnreadableRequestError, fields_of, make_request
 
 MAX_REASON_LENGTH = 1000
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from types import FrameType
 
 from harness.run.commands.command import Command
-from harness.run.commands.requests import CommandKind, make_request
+from harness.run.commands.kinds import CommandKind
+from harness.run.commands.requests import make_request
 
 KIND_OF_SIGNAL = {
     signal.SIGUSR1: CommandKind.SAVE,

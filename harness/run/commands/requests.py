@@ -19,10 +19,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from harness.run.commands.kinds import CommandKind
 
 MAX_EVIDENCE_STEPS = 64
 """Every step costs a forward pass."""
@@ -34,19 +35,6 @@ _CHECKPOINT_NAME = re.compile(r"step_[0-9]{7,}(\.[0-9]+)?")
 
 class UnreadableRequestError(ValueError):
     """A request that asks for nothing, or for something impossible; the text says what is allowed."""
-
-
-class CommandKind(StrEnum):
-    """The kinds of commands."""
-
-    SAVE = "save"
-    STOP = "stop"
-    SAVE_AND_STOP = "save-and-stop"
-    ROLLBACK = "rollback"
-    STOP_FOR_PERSON = "stop-for-person"
-    EVIDENCE = "evidence"
-    MARK = "mark"
-    QUARANTINE = "quarantine"
 
 
 class Expected(NamedTuple):

@@ -5,21 +5,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from harness.errors import UsageError
-from harness.run.commands.requests import (
-    PLAIN_KINDS,
-    AnyRequest,
-    CommandKind,
-    UnreadableRequestError,
-    fields_of,
-    make_request,
-)
+from harness.run.commands.kinds import CommandKind
 
-OFFERED = (*PLAIN_KINDS, CommandKind.ROLLBACK, CommandKind.EVIDENCE)
+if TYPE_CHECKING:
+    from harness.run.commands.requests import AnyRequest
+
+OFFERED = (
+    CommandKind.SAVE,
+    CommandKind.STOP,
+    CommandKind.SAVE_AND_STOP,
+    CommandKind.ROLLBACK,
+    CommandKind.EVIDENCE,
+)
 """What a person commands; the others are for the watcher, and for `harness data quarantine`."""
 
 
@@ -43,7 +45,7 @@ class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the new
 
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.argument("order", type=click.Choice([str(kind) for kind in OFFERED]))
+@click.argument("command", type=click.Choice([str(kind) for kind in OFFERED]))
 @click.option("--reason", default="", help="Why; it is kept with the command and in the run's events.")
 @click.option("--wait", is_flag=True, help="Wait until the command was carried out, and say what came of it.")
 @click.option(
@@ -94,6 +96,8 @@ def _request(kind: CommandKind, fields: Mapping[str, Any]) -> AnyRequest:
     Raises:
         UsageError: An option belongs to another command, or together they make no sense.
     """
+    from harness.run.commands.requests import UnreadableRequestError, fields_of, make_request
+
     allowed = fields_of(kind)
     if stray := sorted(fields.keys() - set(allowed)):
         words = f"allowed with it: {', '.join(map(_option, sorted(allowed)))}" if allowed else "it has none"

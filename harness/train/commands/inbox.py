@@ -11,9 +11,9 @@ from harness.data.files.arrivals import Arrivals, News
 from harness.parallel import collectives
 from harness.parallel.ranks import Ranks
 from harness.run.commands.command import Command
+from harness.run.commands.kinds import CommandKind
 from harness.run.commands.mailbox import Mailbox
 from harness.run.commands.os_signals import SignalFlags
-from harness.run.commands.requests import CommandKind
 from harness.run.fence import Fence
 from harness.run.paths import RunDir
 from harness.train.state import TrainState

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.parallel import collectives
 from harness.run.commands.command import Command
-from harness.run.commands.requests import CommandKind
+from harness.run.commands.kinds import CommandKind
 from harness.run.heartbeats import Activity
 from harness.run.watcher_presence import is_watched
 from harness.train.decide import Decision, decide

@@ -1,0 +1,18 @@
+"""The kinds of commands; `harness.run.commands.requests` says what each asks for."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class CommandKind(StrEnum):
+    """A kind of command, by the word that people write."""
+
+    SAVE = "save"
+    STOP = "stop"
+    SAVE_AND_STOP = "save-and-stop"
+    ROLLBACK = "rollback"
+    STOP_FOR_PERSON = "stop-for-person"
+    EVIDENCE = "evidence"
+    MARK = "mark"
+    QUARANTINE = "quarantine"
