@@ -40,10 +40,10 @@ def deliveries(command: Sequence[str], urls_file: Path | None, more_urls: Sequen
     """
     found: list[Deliver] = [_command(tuple(command))] if command else []
     found += [_address(url) for url in (*_urls_in(urls_file), *more_urls)]
-    return [Unhurried(deliver) for deliver in found]
+    return [BoundedDelivery(deliver) for deliver in found]
 
 
-class Unhurried:
+class BoundedDelivery:
     """A delivery that nobody waits for longer than `patience_s`, however slowly its place answers.
 
     It goes on beside the caller; who tries the same text again then hears how it ended. One is under way at a time.

@@ -12,11 +12,11 @@ def refused_on_rank_0(rank: int, world_size: int, init_method: str) -> tuple[int
     import torch
 
     from harness.errors import HarnessError
-    from harness.train.steps.agreement import heard_by_all
+    from harness.train.steps.agreement import raising_together
 
     torch.distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=world_size)
     try:
-        with heard_by_all(SimpleNamespace(is_writer=rank == 0)):  # type: ignore[arg-type]
+        with raising_together(SimpleNamespace(is_writer=rank == 0)):  # type: ignore[arg-type]
             if rank == 0:
                 raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/run/metrics.jsonl")
     except HarnessError as error:

@@ -18,7 +18,7 @@ import pytest
 from harness.errors import UsageError
 from harness.watch import delivery
 from harness.watch.alerts import Alerts
-from harness.watch.delivery import UndeliveredError, Unhurried, deliveries
+from harness.watch.delivery import BoundedDelivery, UndeliveredError, deliveries
 from harness.watch.saved_state import WatchState
 
 SECRET = "s3cr3t"
@@ -208,12 +208,12 @@ def test_a_place_that_takes_its_time_is_not_waited_for_and_heard_later() -> None
         goes_on.wait()
         taken.append(text)
 
-    place = Unhurried(slow, patience_s=0.05)
+    place = BoundedDelivery(slow, patience_s=0.05)
     for _ in range(2):
         with pytest.raises(UndeliveredError, match=r"no answer within 0\.05 s"):
             place("first")
     goes_on.set()
-    Unhurried(slow)("another place")
+    BoundedDelivery(slow)("another place")
     while taken.count("first") < 1:
         pass
     place("first")
@@ -227,7 +227,7 @@ def test_whatever_a_place_raises_is_told_without_its_text() -> None:
         raise RuntimeError(SECRET)
 
     with pytest.raises(UndeliveredError, match="^RuntimeError$"):
-        Unhurried(broken)("hello")
+        BoundedDelivery(broken)("hello")
 
 
 @contextmanager

@@ -29,12 +29,12 @@ from harness.train.steps.phases import take
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Way:
-    """What rank 0 found out about a rollback; all ranks act on it."""
+class _RollbackPlan:
+    """The findings of rank 0 about a rollback; all ranks act on them."""
 
     target: Checkpoint | None = None
     problem: str | None = None
-    """Why it cannot be done."""
+    """Reason why it cannot be carried out."""
     was_done: bool = False
     """It was carried out before a crash kept it from being acknowledged."""
 
@@ -51,19 +51,20 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
     """
     request = command.request
     assert isinstance(request, Rollback), "the decision is to roll back"
-    way = collectives.from_rank_0(_find_way(run, state, command, request) if run.ranks.is_writer else _Way())
-    if way.was_done:
+    own = _plan_rollback(run, state, command, request) if run.ranks.is_writer else _RollbackPlan()
+    plan = collectives.from_rank_0(own)
+    if plan.was_done:
         done = RollbackDone(attempt=state.attempt, step=state.step, command=command.source)
         _report(run, done, f"the rollback by {command.source} was carried out before")
         conclude_rollback(run, state)
         return state
-    if way.target is None:
-        return _refused(run, state, command, way.problem)
-    rolled_back = _returned(run, state, way.target, command, request)
-    from_memory = restore_snapshot(run, way.target.manifest)
-    if not from_memory and (problem := _load(run, way.target)) is not None:
+    if plan.target is None:
+        return _refused(run, state, command, plan.problem)
+    rolled_back = _returned(run, state, plan.target, command, request)
+    from_memory = restore_snapshot(run, plan.target.manifest)
+    if not from_memory and (problem := _load(run, plan.target)) is not None:
         return _refused(run, state, command, problem)
-    require_restored(run, rolled_back.step, way.target.manifest.optimizer_norms)
+    require_restored(run, rolled_back.step, plan.target.manifest.optimizer_norms)
     rolled_back = save(run, rolled_back)
     event = RolledBack(
         attempt=rolled_back.attempt,
@@ -76,7 +77,7 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
         from_memory=from_memory,
     )
     skipping = list(rolled_back.cursor.skip_windows)
-    _report(run, event, f"rolled back from step {state.step} to {way.target.path}; skipping {skipping}")
+    _report(run, event, f"rolled back from step {state.step} to {plan.target.path}; skipping {skipping}")
     return rolled_back
 
 
@@ -86,20 +87,20 @@ def _refused(run: Run, state: TrainState, command: Command, problem: str | None)
     return state
 
 
-def _find_way(run: Run, state: TrainState, command: Command, request: Rollback) -> _Way:
+def _plan_rollback(run: Run, state: TrainState, command: Command, request: Rollback) -> _RollbackPlan:
     try:
         entries = run.store.list()
     except OSError as error:
-        return _Way(problem=f"{error.strerror} ({error.filename})")
+        return _RollbackPlan(problem=f"{error.strerror} ({error.filename})")
     try:
         written_down = {each.command for each in rollbacks_in_journal(run.run_dir.order)}
         records = [state.rollback, *(entry.manifest.rollback for entry in line_of(entries, state.saved))]
         if command.fingerprint in written_down | {record.command for record in records if record is not None}:
-            return _Way(was_done=True)
+            return _RollbackPlan(was_done=True)
         target = rollback_target(entries, state.saved, Target(to_step=request.to_step, before_step=request.before_step))
     except CheckpointError as error:
-        return _Way(problem=str(error))
-    return _Way(target=target)
+        return _RollbackPlan(problem=str(error))
+    return _RollbackPlan(target=target)
 
 
 def _load(run: Run, target: Checkpoint) -> str | None:

@@ -29,7 +29,7 @@ from harness.train.start.open_data import RunData
 from harness.train.start.restored import require_restored
 from harness.train.state import TrainState
 from harness.train.steps.adoption import write_down
-from harness.train.steps.agreement import heard_by_all
+from harness.train.steps.agreement import raising_together
 
 
 def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -> None:
@@ -67,7 +67,7 @@ def restore(run: Run, start: Start) -> TrainState:
     else:
         manifest = start.manifest
         state = _state_of(start, start.entry, manifest)
-        with heard_by_all(run.ranks):
+        with raising_together(run.ranks):
             _require_same_next_batch(run, _as_saved(run, state, start), manifest.next_batch_hash)
         state = state.skipping((*run.config.data.skip_windows, *start.skips))
         if start.snapshot is not None:
@@ -85,7 +85,7 @@ def restore(run: Run, start: Start) -> TrainState:
             from_snapshot=start.snapshot is not None,
         )
     state = replace(state, cursor=run.data.stream.begun(state.cursor.knowing(start.journal)))
-    with heard_by_all(run.ranks):
+    with raising_together(run.ranks):
         write_down(run, start.journal, state.cursor.history)
     if run.recorder is not None:
         _accept(run, run.recorder)

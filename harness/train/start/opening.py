@@ -42,7 +42,7 @@ from harness.train.start.identity import other_versions, versions
 from harness.train.start.loading import require_same_data, restore
 from harness.train.start.open_data import RunData, open_data
 from harness.train.state import TrainState
-from harness.train.steps.agreement import heard_by_all
+from harness.train.steps.agreement import raising_together
 from harness.train.steps.mcore import Pipeline
 from harness.train.steps.phases import settle
 from harness.train.world import World
@@ -65,7 +65,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         closing.callback(signals.restore)
         joined = parallel.join(world.size, rank=world.rank, device=world.device, init_method=world.init_method)
         closing.callback(parallel.end)
-        with heard_by_all(joined):
+        with raising_together(joined):
             fence = take_possession(run_dir, closing) if joined.is_writer else None
             store = CheckpointStore(run_dir, fence, _signing_key(config) if fence is not None else None)
             found = find_start(store, resume) if joined.is_writer else None
@@ -77,10 +77,10 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         _require_ranks(phase, world.size, start, run_dir, is_writer=joined.is_writer)
         plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
         ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
-        with heard_by_all(ranks):
+        with raising_together(ranks):
             data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", num_parts=start.num_parts)
         closing.callback(data.close)
-        with heard_by_all(ranks):
+        with raising_together(ranks):
             require_same_data(config, plan, data, start)
         run = _introduced(
             _Parts(config=config, plan=plan, phase=phase, ranks=ranks, device=world.device, data=data),

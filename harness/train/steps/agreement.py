@@ -11,7 +11,7 @@ from harness.parallel.ranks import Ranks
 
 
 @contextmanager
-def heard_by_all(ranks: Ranks) -> Iterator[None]:
+def raising_together(ranks: Ranks) -> Iterator[None]:
     """Raises an error that some rank met in the `with` block on every rank. Every rank must enter it.
 
     A disk that refused something is such an error too. What runs inside must call no collective: the ranks without an
