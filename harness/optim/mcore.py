@@ -13,6 +13,7 @@ from harness.config.schema import Config
 from harness.config.schema import OptimizerConfig as Settings
 from harness.optim.adamw import AdamW
 from harness.parallel import collectives, cpu
+from harness.parallel.megatron_changes import replace
 from harness.parameters.names import matches_any, plain_name
 
 cpu.prepare()
@@ -200,9 +201,9 @@ def _counts_once(parameter: torch.Tensor) -> bool:
 def _use_own_adam_where_megatron_has_none() -> None:
     """Names our AdamW to Megatron as its Adam, unless Transformer Engine or apex gave it one."""
     if megatron_optimizer.USING_PYTORCH_OPTIMIZER:
-        megatron_optimizer.Adam = AdamW
-        megatron_optimizer.USING_PYTORCH_OPTIMIZER = False
-        distrib_optimizer.Adam = AdamW
+        replace(megatron_optimizer, "Adam", AdamW)
+        replace(megatron_optimizer, "USING_PYTORCH_OPTIMIZER", False)
+        replace(distrib_optimizer, "Adam", AdamW)
         # Only these two decide where checkpoints look for the step: in the parameter group, as apex keeps it.
-        distrib_optimizer.HAVE_APEX_OR_TE = True
-        distrib_optimizer.USING_APEX_OPTIMIZER = True
+        replace(distrib_optimizer, "HAVE_APEX_OR_TE", True)
+        replace(distrib_optimizer, "USING_APEX_OPTIMIZER", True)
