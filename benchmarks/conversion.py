@@ -30,7 +30,6 @@ _COMMON = """
 import json, sys, time
 from pathlib import Path
 from harness.config.schema import ModelConfig
-from harness.parameters.table import find_parameter
 
 def peak_kib():
     lines = Path("/proc/self/status").read_text().splitlines()
