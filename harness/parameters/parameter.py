@@ -28,7 +28,7 @@ class Initial:
     deviation: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Parameter:
     """A row of the table."""
 

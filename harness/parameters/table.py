@@ -17,7 +17,7 @@ from harness.parameters.model_shape import ModelShape
 from harness.parameters.names import EMBEDDING, OUTPUT, in_layer, plain_name
 from harness.parameters.parameter import Cut, End, Initial, Parameter, Part
 
-_NUM_REMEMBERED = 64
+_NUM_REMEMBERED = 16
 """Tables that are kept: those of one command, with some to spare."""
 
 
