@@ -22,8 +22,8 @@ import torch
 from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
 from checkpoint_tools.families.config_json import fields_for
 from checkpoint_tools.families.llama import LLAMA
-from checkpoint_tools.layout import QKV
 from harness.config.schema import ModelConfig
+from harness.parameters.table import find_parameter
 
 _SHARD_BYTES = 500 * 10**6
 _COMMON = """
@@ -88,19 +88,9 @@ def write_source(folder: Path, model: ModelConfig) -> None:
     """Weights that are cheap to make: one random row, repeated."""
     folder.mkdir(parents=True)
     rows = torch.randn(8192).bfloat16()
-    hidden, inner = model.hidden_size, model.ffn_hidden_size
-    qkv = QKV.join([torch.empty(n, hidden, device="meta") for n in (1024, 256, 256)], model).shape[0]
-    sizes = {
-        "word_embeddings.weight": (model.padded_vocab_size, hidden),
-        "output_layer.weight": (model.padded_vocab_size, hidden),
-        "linear_qkv.weight": (qkv, hidden),
-        "linear_proj.weight": (hidden, hidden),
-        "linear_fc1.weight": (2 * inner, hidden),
-        "linear_fc2.weight": (hidden, inner),
-    }
 
     def made(name: str) -> torch.Tensor:
-        shape = next((shape for end, shape in sizes.items() if name.endswith(end)), (hidden,))
+        shape = find_parameter(name, model).shape
         return rows[: shape[-1]].expand(shape).contiguous()
 
     names = [move.ours for move in LLAMA.moves(model)]

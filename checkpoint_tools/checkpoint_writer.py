@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,11 +19,11 @@ from checkpoint_tools.index.mcore import write_index
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.torch_dist import DTYPES, Chunk, StoredTensor
 from harness.config.schema import ModelConfig
+from harness.parameters.names import LAYERS, split_layer
 from harness.progress import Progress, silent
 
 NAMES_PER_FILE = 64
 """Tensors in one file: files are what is written at once, and what an interruption loses."""
-_LAYER = re.compile(r"(decoder\.layers\.)([0-9]+)\.(.+)")
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 Read = Callable[[str], torch.Tensor]
@@ -85,7 +84,7 @@ def write_checkpoint(
 def write_first_layers(ours: OurTensors, folder: Path, num_layers: int) -> ModelConfig:
     """Writes the model that is made of a checkpoint's first layers, and returns its description."""
     model = ours.model.model_copy(update={"num_layers": num_layers})
-    names = [name for name in ours.names if _layer(name) < num_layers]
+    names = [name for name in ours.names if (split_layer(name)[0] or 0) < num_layers]
     write_checkpoint(folder, Weights(model=model, names=names, read=ours.read))
     return model
 
@@ -97,9 +96,8 @@ def _write_file(
     with path.open("wb") as file:
         for name in names:
             tensor = weights.read(name)
-            match = _LAYER.fullmatch(name)
+            layer, rest = split_layer(name)
             shape = tuple(tensor.shape)
-            layer = int(match[2]) if match else None
             block = tensor if layer is None else tensor[None]
             content = io.BytesIO()
             torch.save(_alone(block), content)
@@ -112,7 +110,7 @@ def _write_file(
             )
             file.write(content.getbuffer())
             whole = shape if layer is None else (weights.model.num_layers, *shape)
-            own_name = match[1] + match[3] if match else name
+            own_name = name if layer is None else LAYERS + rest
             stored.append(StoredChunk(own_name, whole, _DTYPE_NAMES[tensor.dtype], chunk))
             progress(tensor.numel() * tensor.itemsize)
         if sync:
@@ -139,8 +137,3 @@ def _joined(stored: Iterable[StoredChunk]) -> dict[str, StoredTensor]:
         name: StoredTensor(shape=items[0].shape, dtype=items[0].dtype, chunks=tuple(item.chunk for item in items))
         for name, items in chunks.items()
     }
-
-
-def _layer(name: str) -> int:
-    match = _LAYER.fullmatch(name)
-    return int(match[2]) if match else -1

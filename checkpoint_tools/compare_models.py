@@ -14,6 +14,7 @@ from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.their_tensors import open_model
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
+from harness.parameters.names import EMBEDDING, OUTPUT
 from harness.progress import Progress, silent
 from harness.run.checkpoints.manifest import MANIFEST_NAME
 
@@ -116,5 +117,4 @@ def _fields(model: ModelConfig) -> Mapping[str, object]:
 
 
 def _cut(name: str, tensor: torch.Tensor, model: ModelConfig) -> torch.Tensor:
-    is_vocabulary = name in ("embedding.word_embeddings.weight", "output_layer.weight")
-    return tensor[: model.vocab_size] if is_vocabulary else tensor
+    return tensor[: model.vocab_size] if name in (EMBEDDING, OUTPUT) else tensor

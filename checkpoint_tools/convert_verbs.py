@@ -37,7 +37,7 @@ def convert() -> None:
 @click.argument("checkpoint", type=_PATH)
 @click.argument("out", type=_PATH)
 @click.option(
-    "--family", help="Write this family. Default: the first of llama, qwen2, qwen3 that can express the model."
+    "--family", help="Write this family. Default: the first that can express the model, llama before all others."
 )
 @click.option("--dtype", type=click.Choice(list(_FORMATS)), help="Number format to write. Default: the checkpoint's.")
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Size of a file, such as 500MB or 5GB.")

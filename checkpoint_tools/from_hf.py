@@ -40,6 +40,7 @@ from harness.config.schema import ModelConfig
 from harness.data.order.cursor import Cursor
 from harness.data.tokenizers.tokenizer import open_tokenizer
 from harness.errors import CheckpointError, UsageError
+from harness.parameters.names import EMBEDDING
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
@@ -132,7 +133,7 @@ def _record(theirs: TheirTensors, growth: Growth) -> dict[str, object]:
 
 def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
     """An output layer beside a tied embedding must be that embedding: readers disagree on which of the two counts."""
-    (embedding,) = moves["embedding.word_embeddings.weight"].theirs
+    (embedding,) = moves[EMBEDDING].theirs
     for name in theirs.left_out:
         if name.endswith("rotary_emb.inv_freq") or torch.equal(theirs.read(name), theirs.read(embedding)):
             continue

@@ -7,7 +7,6 @@ of the old ones (Hewitt 2021: the new tokens then take no more probability than 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,12 +14,10 @@ import torch
 
 from harness.config.schema import ModelConfig
 from harness.errors import UsageError
+from harness.parameters.names import in_layer, split_layer
+from harness.parameters.table import find_parameter
 
 Read = Callable[[str], torch.Tensor]
-
-_LAYER = re.compile(r"(decoder\.layers\.)([0-9]+)(\..+)")
-_INTO_RESIDUAL = re.compile(r".+\.(self_attention\.linear_proj|mlp\.linear_fc2)\.(weight|bias)")
-_VOCABULARY = ("embedding.word_embeddings.weight", "output_layer.weight")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +67,15 @@ class Growth:
         ]
 
         def read_grown(name: str) -> torch.Tensor:
-            if name in _VOCABULARY:
+            parameter = find_parameter(name, grown)
+            if parameter.num_true_rows is not None:
                 return _more_rows(read(name), model, grown)
-            match = _LAYER.fullmatch(name)
-            if match is None:
+            number, rest = split_layer(name)
+            if number is None:
                 return read(name)
-            layer, is_copy = sources[int(match[2])]
-            tensor = read(f"{match[1]}{layer}{match[3]}")
-            return torch.zeros_like(tensor) if is_copy and _INTO_RESIDUAL.fullmatch(name) else tensor
+            layer, is_copy = sources[number]
+            tensor = read(in_layer(layer, rest))
+            return torch.zeros_like(tensor) if is_copy and parameter.writes_to_residual else tensor
 
         return read_grown
 

@@ -6,7 +6,6 @@ A checkpoint stacks equal parameters of all layers (`decoder.layers.mlp.linear_f
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,10 @@ import torch
 from checkpoint_tools.torch_dist import DTYPES, Shape, StoredTensor, read_index, read_region
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
+from harness.parameters.names import LAYERS, in_layer, split_layer
 from harness.run.checkpoints.manifest import Manifest
 from harness.run.checkpoints.verify import verify_before_load
 
-_STACK = "decoder.layers."
-_NUMBERED = re.compile(r"decoder\.layers\.[0-9]+\.")
 _NOT_WEIGHTS = ("optimizer.", "rng_state", "rerun_state")
 
 
@@ -109,7 +107,7 @@ def places_of(index: Mapping[str, StoredTensor], model: ModelConfig, path: Path)
             continue
         if stored.dtype not in DTYPES:
             raise CheckpointError(f"Checkpoint {path}: {name} is {stored.dtype}, weights must be {', '.join(DTYPES)}.")
-        if not name.startswith(_STACK) or _NUMBERED.match(name):
+        if not name.startswith(LAYERS) or split_layer(name)[0] is not None:
             places[name] = _Place(stored=stored, layer=None)
             continue
         if not stored.shape or stored.shape[0] != model.num_layers:
@@ -117,7 +115,7 @@ def places_of(index: Mapping[str, StoredTensor], model: ModelConfig, path: Path)
                 f"Checkpoint {path}: {name} has the shape {list(stored.shape)}, its manifest says {model.num_layers} "
                 "layers."
             )
-        rest = name.removeprefix(_STACK)
+        rest = name.removeprefix(LAYERS)
         for layer in range(model.num_layers):
-            places[f"{_STACK}{layer}.{rest}"] = _Place(stored=stored, layer=layer)
+            places[in_layer(layer, rest)] = _Place(stored=stored, layer=layer)
     return places

@@ -28,7 +28,6 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}\.safetensors")
 _LFS = b"version https://git-lfs"
-_OUTPUTS = ("lm_head.weight", "output.weight")
 _COMPUTED = ".rotary_emb.inv_freq"
 """Buffers that old versions of transformers saved, and that every version computes anew."""
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
@@ -48,7 +47,7 @@ class TheirTensors:
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all tensors that say something: an output layer beside a tied embedding does not."""
-        tied = () if self.model.untie_embeddings_and_output_weights else _OUTPUTS
+        tied = () if self.model.untie_embeddings_and_output_weights else self.family.outputs
         return tuple(name for name in self.files if name not in tied and not name.endswith(_COMPUTED))
 
     @property

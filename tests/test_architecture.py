@@ -16,7 +16,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "data_prep", "checkpoint_tools")
 SOURCES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-LIGHT = ("errors", "text", "progress", "config", "plan", "run", "metrics", "watch", "launch", "doctor", "cli")
+LIGHT = (
+    "errors",
+    "text",
+    "progress",
+    "parameters",
+    "config",
+    "plan",
+    "run",
+    "metrics",
+    "watch",
+    "launch",
+    "doctor",
+    "cli",
+)
 HEAVY = {"torch", "numpy", "megatron", "transformer_engine"}
 FORBIDDEN_NAMES = {"utils", "util", "helper", "helpers", "common", "misc", "manager", "handler", "processor"}
 FORBIDDEN_NAMES |= {"info", "tmp", "new", "base"}

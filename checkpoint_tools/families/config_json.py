@@ -89,13 +89,12 @@ def model_from(fields: Fields, family: Family) -> ModelConfig:
     base = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
     values: dict[str, Any] = {name: said[key] for key, name in family.fields.items() if key in said}
     values |= {
-        "activation": "swiglu",
+        **family.has,
         "vocab_size_multiple_of": 128,
         "untie_embeddings_and_output_weights": not said["tie_word_embeddings"],
         "rotary_base": base.get("rope_theta", said["rope_theta"]) if isinstance(base, dict) else None,
         "rope_scaling": scaling,
         **_biases(fields, family, problems),
-        **{key: value for key, value in family.required(_NO_MODEL).items() if key in ("add_qkv_bias", "qk_layernorm")},
     }
     try:
         model = ModelConfig.model_validate(values)
@@ -113,10 +112,8 @@ def model_from(fields: Fields, family: Family) -> ModelConfig:
 def fields_for(model: ModelConfig, family: Family, extras: Fields) -> Fields:
     """The `config.json` of a model; `extras` are keys that do not change the function."""
     fields: Fields = {"architectures": [family.architecture], "model_type": family.model_type}
-    fields |= {key: getattr(model, name) for key, name in family.fields.items()}
-    fields["num_key_value_heads"] = model.query_groups
-    if "head_dim" in family.fields:
-        fields["head_dim"] = model.head_size
+    said = {**dict(model), "num_query_groups": model.query_groups, "kv_channels": model.head_size}
+    fields |= {key: said[name] for key, name in family.fields.items()}
     fields |= {key: values[0] for key, values in family.fixed.items()}
     if family.has_bias_keys:
         fields |= {"attention_bias": model.add_bias_linear, "mlp_bias": model.add_bias_linear}
@@ -190,7 +187,7 @@ def _kind(said: Fields) -> Any:  # noqa: ANN401 (what a file holds)
 def _biases(fields: Fields, family: Family, problems: list[str]) -> dict[str, bool]:
     attention, mlp = (fields.get(key, False) for key in ("attention_bias", "mlp_bias"))
     if not family.has_bias_keys:
-        return {"add_bias_linear": False}
+        return {}
     if attention != mlp:
         problems.append(f"attention_bias: {attention} with mlp_bias {mlp}; known are both or neither")
     return {"add_bias_linear": bool(attention)}

@@ -10,15 +10,13 @@ import torch
 
 from checkpoint_tools.layout import UNCHANGED, Fusion
 from harness.config.schema import ModelConfig
+from harness.errors import CheckpointError
+from harness.parameters.names import LAYERS, OUTPUT, fused_name, split_layer
+from harness.parameters.table import parameter_table
 
 Fields = dict[str, Any]
 """A `config.json`."""
 Judge = Callable[[str, torch.Tensor, ModelConfig], dict[str, torch.Tensor]]
-
-
-def always(model: ModelConfig) -> bool:
-    """A tensor that every model of the family has."""
-    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,29 +24,32 @@ class Move:
     """A rule for one layer: what is read, what is written."""
 
     ours: str
+    """Name in a checkpoint."""
     theirs: tuple[str, ...]
     fusion: Fusion
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One tensor of ours, and those of theirs with the same numbers. `{}` stands for the layer."""
+    """One tensor of ours, and those of theirs with the same numbers. `{}` stands for the layer.
+
+    A rule applies to the models that have the parameter.
+    """
 
     ours: str
+    """Name in the table of parameters."""
     theirs: tuple[str, ...]
     fusion: Fusion = UNCHANGED
-    when: Callable[[ModelConfig], bool] = always
-    """Which models have it."""
 
     def of_layer(self, layer: int) -> Move:
         """The rule for one layer."""
         theirs = tuple(name.replace("{}", str(layer)) for name in self.theirs)
-        return Move(ours=self.ours.replace("{}", str(layer)), theirs=theirs, fusion=self.fusion)
+        return Move(ours=fused_name(self.ours.replace("{}", str(layer))), theirs=theirs, fusion=self.fusion)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family. Everything about it is in this table; nothing else knows its name."""
+    """A family. Everything about it is in this table; the registry alone knows its name."""
 
     model_type: str
     """`model_type` in `config.json`."""
@@ -57,8 +58,10 @@ class Family:
     rules: tuple[Rule, ...]
     fields: Mapping[str, str]
     """Key of `config.json` to field of our model."""
+    has: Mapping[str, object]
+    """Fields of our model that are the same in every model of the family."""
     required: Callable[[ModelConfig], Mapping[str, object]] = field(default=lambda model: {})
-    """Fields of our model that the family cannot have otherwise."""
+    """Fields of our model that the family cannot have otherwise, where that depends on other fields."""
     fixed: Mapping[str, tuple[object, ...]] = field(default_factory=dict)
     """Keys that change the function, and the only values that are known here; the first one is written."""
     ignored: tuple[str, ...] = ()
@@ -69,15 +72,49 @@ class Family:
     """Whether `attention_bias` and `mlp_bias` say if there are biases."""
     is_written: bool = True
     """Whether models are written as this family, and not only read."""
+    is_default: bool = False
+    """Whether a model that it can express is written as this family where none is named."""
     judge: Judge | None = None
     """Their tensor as Llama's tensors, where transformers does not know this family."""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Their names of the output layer, which say nothing beside a tied embedding."""
+        return tuple(name for rule in self.rules if rule.ours == OUTPUT for name in rule.theirs)
+
+    def objections(self, model: ModelConfig) -> list[str]:
+        """Return every feature of a model that the family cannot express."""
+        needed = {**self.has, **self.required(model)}
+        found = [
+            f"model.{name} is {getattr(model, name)}, the family has {value}"
+            for name, value in needed.items()
+            if getattr(model, name) != value
+        ]
+        return found or [f"the family has no rule for {name}" for name in self._without_rule(model)]
+
     def moves(self, model: ModelConfig) -> Iterator[Move]:
-        """Every tensor of a model, layer by layer."""
-        rules = [rule for rule in self.rules if rule.when(model)]
+        """Return every tensor of a model, layer by layer.
+
+        Raises:
+            CheckpointError: the model has parameters for which the family has no rule.
+        """
+        if missing := self._without_rule(model):
+            raise CheckpointError(f"The family {self.model_type} has no rule for {', '.join(missing)}.")
+        has = _rule_names(model)
+        rules = [rule for rule in self.rules if rule.ours in has]
         first = next((number for number, rule in enumerate(rules) if "{}" in rule.ours), len(rules))
         last = first + sum("{}" in rule.ours for rule in rules)
         yield from (rule.of_layer(0) for rule in rules[:first])
         for layer in range(model.num_layers):
             yield from (rule.of_layer(layer) for rule in rules[first:last])
         yield from (rule.of_layer(0) for rule in rules[last:])
+
+    def _without_rule(self, model: ModelConfig) -> list[str]:
+        known = {rule.ours for rule in self.rules}
+        return [name for name in _rule_names(model) if name not in known]
+
+
+def _rule_names(model: ModelConfig) -> dict[str, None]:
+    """The names of a model's parameters as rules spell them, in the order of the table."""
+    names = [split_layer(parameter.name) for parameter in parameter_table(model)]
+    return dict.fromkeys(name if layer is None else f"{LAYERS}{{}}.{name}" for layer, name in names)

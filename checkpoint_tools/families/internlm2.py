@@ -12,22 +12,20 @@ import re
 import torch
 
 from checkpoint_tools.families.family import Family, Rule
-from checkpoint_tools.families.llama_like import FIELDS, has_own_output
+from checkpoint_tools.families.llama_like import FIELDS, HAS
 from checkpoint_tools.layout import GATE_UP, VOCABULARY
 from harness.config.schema import ModelConfig
+from harness.parameters.names import EMBEDDING, LAYERS, OUTPUT
 
-_OURS = "decoder.layers.{}."
+_OURS = f"{LAYERS}{{}}."
 _THEIRS = "model.layers.{}."
 
 _RULES = (
-    Rule(ours="embedding.word_embeddings.weight", theirs=("model.tok_embeddings.weight",), fusion=VOCABULARY),
-    Rule(
-        ours=f"{_OURS}self_attention.linear_qkv.layer_norm_weight",
-        theirs=(f"{_THEIRS}attention_norm.weight",),
-    ),
+    Rule(ours=EMBEDDING, theirs=("model.tok_embeddings.weight",), fusion=VOCABULARY),
+    Rule(ours=f"{_OURS}input_layernorm.weight", theirs=(f"{_THEIRS}attention_norm.weight",)),
     Rule(ours=f"{_OURS}self_attention.linear_qkv.weight", theirs=(f"{_THEIRS}attention.wqkv.weight",)),
     Rule(ours=f"{_OURS}self_attention.linear_proj.weight", theirs=(f"{_THEIRS}attention.wo.weight",)),
-    Rule(ours=f"{_OURS}mlp.linear_fc1.layer_norm_weight", theirs=(f"{_THEIRS}ffn_norm.weight",)),
+    Rule(ours=f"{_OURS}pre_mlp_layernorm.weight", theirs=(f"{_THEIRS}ffn_norm.weight",)),
     Rule(
         ours=f"{_OURS}mlp.linear_fc1.weight",
         theirs=(f"{_THEIRS}feed_forward.w1.weight", f"{_THEIRS}feed_forward.w3.weight"),
@@ -35,7 +33,7 @@ _RULES = (
     ),
     Rule(ours=f"{_OURS}mlp.linear_fc2.weight", theirs=(f"{_THEIRS}feed_forward.w2.weight",)),
     Rule(ours="decoder.final_layernorm.weight", theirs=("model.norm.weight",)),
-    Rule(ours="output_layer.weight", theirs=("output.weight",), fusion=VOCABULARY, when=has_own_output),
+    Rule(ours=OUTPUT, theirs=("output.weight",), fusion=VOCABULARY),
 )
 
 _LLAMA_NAMES = {
@@ -68,12 +66,8 @@ INTERNLM2 = Family(
     architecture="InternLM2ForCausalLM",
     rules=_RULES,
     fields={key: name for key, name in FIELDS.items() if key != "head_dim"},
-    required=lambda model: {
-        "qk_layernorm": False,
-        "add_qkv_bias": False,
-        "add_bias_linear": False,
-        "head_size": model.hidden_size // model.num_attention_heads,
-    },
+    has={**HAS, "qk_layernorm": False, "add_qkv_bias": False, "add_bias_linear": False},
+    required=lambda model: {"head_size": model.hidden_size // model.num_attention_heads},
     fixed={"hidden_act": ("silu",), "bias": (False,), "pretraining_tp": (1,)},
     defaults={"bias": True},
     ignored=("attn_implementation",),

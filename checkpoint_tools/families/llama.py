@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from checkpoint_tools.families.family import Family
-from checkpoint_tools.families.llama_like import FIELDS, RULES
+from checkpoint_tools.families.llama_like import FIELDS, HAS, RULES
 
 LLAMA = Family(
     model_type="llama",
     architecture="LlamaForCausalLM",
     rules=RULES,
     fields=FIELDS,
-    required=lambda model: {"qk_layernorm": False, "add_qkv_bias": model.add_qkv_bias and model.add_bias_linear},
+    has={**HAS, "qk_layernorm": False, "add_qkv_bias": False},
+    # Beside biases everywhere, one for queries, keys and values changes nothing.
+    required=lambda model: {"add_qkv_bias": model.add_qkv_bias and model.add_bias_linear},
     fixed={"hidden_act": ("silu",), "pretraining_tp": (1,)},
     has_bias_keys=True,
+    is_default=True,
 )

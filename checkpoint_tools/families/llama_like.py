@@ -8,40 +8,16 @@ from __future__ import annotations
 
 from checkpoint_tools.families.family import Rule
 from checkpoint_tools.layout import GATE_UP, QKV, VOCABULARY
-from harness.config.schema import ModelConfig
+from harness.parameters.names import EMBEDDING, LAYERS, OUTPUT
 
-
-def has_qkv_bias(model: ModelConfig) -> bool:
-    """Biases of queries, keys and values."""
-    return model.add_qkv_bias or model.add_bias_linear
-
-
-def has_biases(model: ModelConfig) -> bool:
-    """Biases of all other projections."""
-    return model.add_bias_linear
-
-
-def normalizes_queries(model: ModelConfig) -> bool:
-    """Norms of queries and keys."""
-    return model.qk_layernorm
-
-
-def has_own_output(model: ModelConfig) -> bool:
-    """An output layer that is not the embedding."""
-    return model.untie_embeddings_and_output_weights
-
-
-_OURS = "decoder.layers.{}."
+_OURS = f"{LAYERS}{{}}."
 _THEIRS = "model.layers.{}."
 _QKV_NAMES = tuple(f"{_THEIRS}self_attn.{name}_proj" for name in "qkv")
 _GATE_UP_NAMES = tuple(f"{_THEIRS}mlp.{name}_proj" for name in ("gate", "up"))
 
 RULES = (
-    Rule(ours="embedding.word_embeddings.weight", theirs=("model.embed_tokens.weight",), fusion=VOCABULARY),
-    Rule(
-        ours=f"{_OURS}self_attention.linear_qkv.layer_norm_weight",
-        theirs=(f"{_THEIRS}input_layernorm.weight",),
-    ),
+    Rule(ours=EMBEDDING, theirs=("model.embed_tokens.weight",), fusion=VOCABULARY),
+    Rule(ours=f"{_OURS}input_layernorm.weight", theirs=(f"{_THEIRS}input_layernorm.weight",)),
     Rule(
         ours=f"{_OURS}self_attention.linear_qkv.weight",
         theirs=tuple(f"{name}.weight" for name in _QKV_NAMES),
@@ -51,25 +27,12 @@ RULES = (
         ours=f"{_OURS}self_attention.linear_qkv.bias",
         theirs=tuple(f"{name}.bias" for name in _QKV_NAMES),
         fusion=QKV,
-        when=has_qkv_bias,
     ),
-    Rule(
-        ours=f"{_OURS}self_attention.q_layernorm.weight",
-        theirs=(f"{_THEIRS}self_attn.q_norm.weight",),
-        when=normalizes_queries,
-    ),
-    Rule(
-        ours=f"{_OURS}self_attention.k_layernorm.weight",
-        theirs=(f"{_THEIRS}self_attn.k_norm.weight",),
-        when=normalizes_queries,
-    ),
+    Rule(ours=f"{_OURS}self_attention.q_layernorm.weight", theirs=(f"{_THEIRS}self_attn.q_norm.weight",)),
+    Rule(ours=f"{_OURS}self_attention.k_layernorm.weight", theirs=(f"{_THEIRS}self_attn.k_norm.weight",)),
     Rule(ours=f"{_OURS}self_attention.linear_proj.weight", theirs=(f"{_THEIRS}self_attn.o_proj.weight",)),
-    Rule(
-        ours=f"{_OURS}self_attention.linear_proj.bias",
-        theirs=(f"{_THEIRS}self_attn.o_proj.bias",),
-        when=has_biases,
-    ),
-    Rule(ours=f"{_OURS}mlp.linear_fc1.layer_norm_weight", theirs=(f"{_THEIRS}post_attention_layernorm.weight",)),
+    Rule(ours=f"{_OURS}self_attention.linear_proj.bias", theirs=(f"{_THEIRS}self_attn.o_proj.bias",)),
+    Rule(ours=f"{_OURS}pre_mlp_layernorm.weight", theirs=(f"{_THEIRS}post_attention_layernorm.weight",)),
     Rule(
         ours=f"{_OURS}mlp.linear_fc1.weight",
         theirs=tuple(f"{name}.weight" for name in _GATE_UP_NAMES),
@@ -79,12 +42,11 @@ RULES = (
         ours=f"{_OURS}mlp.linear_fc1.bias",
         theirs=tuple(f"{name}.bias" for name in _GATE_UP_NAMES),
         fusion=GATE_UP,
-        when=has_biases,
     ),
     Rule(ours=f"{_OURS}mlp.linear_fc2.weight", theirs=(f"{_THEIRS}mlp.down_proj.weight",)),
-    Rule(ours=f"{_OURS}mlp.linear_fc2.bias", theirs=(f"{_THEIRS}mlp.down_proj.bias",), when=has_biases),
+    Rule(ours=f"{_OURS}mlp.linear_fc2.bias", theirs=(f"{_THEIRS}mlp.down_proj.bias",)),
     Rule(ours="decoder.final_layernorm.weight", theirs=("model.norm.weight",)),
-    Rule(ours="output_layer.weight", theirs=("lm_head.weight",), fusion=VOCABULARY, when=has_own_output),
+    Rule(ours=OUTPUT, theirs=("lm_head.weight",), fusion=VOCABULARY),
 )
 """Every tensor of a Llama-shaped model."""
 
@@ -100,3 +62,6 @@ FIELDS = {
     "initializer_range": "init_method_std",
 }
 """Keys of `config.json` that are plain numbers of our model."""
+
+HAS = {"normalization": "RMSNorm", "activation": "swiglu"}
+"""Fields of our model that all of them have."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from checkpoint_tools.families.family import Family
-from checkpoint_tools.families.llama_like import FIELDS, RULES
+from checkpoint_tools.families.llama_like import FIELDS, HAS, RULES
 
 _EXPERTS = (
     "num_experts_per_tok",
@@ -20,7 +20,7 @@ MINIMIND = Family(
     architecture="MiniMindForCausalLM",
     rules=RULES,
     fields=FIELDS,
-    required=lambda model: {"qk_layernorm": False, "add_qkv_bias": False, "add_bias_linear": False},
+    has={**HAS, "qk_layernorm": False, "add_qkv_bias": False, "add_bias_linear": False},
     fixed={"hidden_act": ("silu",), "use_moe": (False,), "inference_rope_scaling": (False,)},
     # Without experts their settings mean nothing; dropout acts in training only.
     ignored=(*_EXPERTS, "dropout", "flash_attn"),

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from checkpoint_tools.families.family import Family
-from checkpoint_tools.families.llama_like import FIELDS, RULES
+from checkpoint_tools.families.llama_like import FIELDS, HAS, RULES
 
 MISTRAL = Family(
     model_type="mistral",
     architecture="MistralForCausalLM",
     rules=RULES,
     fields=FIELDS,
-    required=lambda model: {"qk_layernorm": False, "add_qkv_bias": False, "add_bias_linear": False},
+    has={**HAS, "qk_layernorm": False, "add_qkv_bias": False, "add_bias_linear": False},
     fixed={"hidden_act": ("silu",), "sliding_window": (None,)},
     defaults={"sliding_window": 4096},
 )

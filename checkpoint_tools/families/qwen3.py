@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from checkpoint_tools.families.family import Family
-from checkpoint_tools.families.llama_like import FIELDS, RULES
+from checkpoint_tools.families.llama_like import FIELDS, HAS, RULES
 
 QWEN3 = Family(
     model_type="qwen3",
     architecture="Qwen3ForCausalLM",
     rules=RULES,
     fields=FIELDS,
-    required=lambda model: {"qk_layernorm": True, "add_qkv_bias": False, "add_bias_linear": False},
+    has={**HAS, "qk_layernorm": True, "add_qkv_bias": False, "add_bias_linear": False},
     fixed={"hidden_act": ("silu",), "use_sliding_window": (False,), "attention_bias": (False,)},
     ignored=("sliding_window", "max_window_layers"),
+    is_default=True,
 )

@@ -12,7 +12,9 @@ from checkpoint_tools.families.qwen3 import QWEN3
 from harness.config.schema import ModelConfig
 from harness.errors import UsageError
 
-FAMILIES = {family.model_type: family for family in (LLAMA, MISTRAL, QWEN2, QWEN3, INTERNLM2, MINIMIND)}
+_FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, INTERNLM2, MINIMIND)
+"""Where no family is named for writing, the first one counts that can express the model."""
+FAMILIES = {family.model_type: family for family in _FAMILIES}
 REFUSED = {
     "gemma": "its norms multiply by one more than their weights, and its embedding is scaled",
     "gemma2": "its norms multiply by one more than their weights, its logits are capped, it has sliding windows",
@@ -26,9 +28,6 @@ REFUSED = {
 }
 """Families that are often asked for, and why they are not in the tables."""
 _WRITTEN = tuple(name for name, family in FAMILIES.items() if family.is_written)
-_BY_FEATURES = ("llama", "qwen2", "qwen3")
-"""Tried in this order where no family is named."""
-_NEVER = {"normalization": "RMSNorm", "activation": "swiglu"}
 
 
 def family_for_writing(model: ModelConfig, wanted: str | None) -> Family:
@@ -39,19 +38,10 @@ def family_for_writing(model: ModelConfig, wanted: str | None) -> Family:
     """
     if wanted is not None and wanted not in _WRITTEN:
         raise UsageError(f"There is no family {wanted!r} to write. Families: {', '.join(_WRITTEN)}.")
-    names = _BY_FEATURES if wanted is None else (wanted,)
-    objections = {name: _objections(model, FAMILIES[name]) for name in names}
+    defaults = tuple(name for name, family in FAMILIES.items() if family.is_default)
+    objections = {name: FAMILIES[name].objections(model) for name in ((wanted,) if wanted else defaults)}
     for name, found in objections.items():
         if not found:
             return FAMILIES[name]
     lines = "\n".join(f"  {name}: {'; '.join(found)}" for name, found in objections.items())
     raise UsageError(f"This model cannot be written as a Hugging Face model:\n{lines}")
-
-
-def _objections(model: ModelConfig, family: Family) -> list[str]:
-    needed = {**_NEVER, **family.required(model)}
-    return [
-        f"model.{name} is {getattr(model, name)}, the family has {value}"
-        for name, value in needed.items()
-        if getattr(model, name) != value
-    ]

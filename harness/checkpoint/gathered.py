@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from harness.parallel import collectives
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+from harness.parameters.optimizers import ADAMW
 
 
 def whole_state(optimizer: Any) -> dict[Any, Any]:  # noqa: ANN401 (Megatron's distributed optimizer has no types)
@@ -25,7 +24,8 @@ def whole_state(optimizer: Any) -> dict[Any, Any]:  # noqa: ANN401 (Megatron's d
         For each buffer by its number, and its dtype: master weights ("param") and each moment as one fp32 tensor in
         the host's memory, [elements of the buffer without padding at its end].
     """
-    keys = ("param", *getattr(optimizer, "optimizer_state_keys", _MOMENTS))
+    # megatron-core 0.16 knows Adam's states only, and has no name for them.
+    keys = ("param", *getattr(optimizer, "optimizer_state_keys", ADAMW.states))
     state: dict[Any, Any] = {"buckets_coalesced": True}
     for number, of_dtypes in enumerate(optimizer.gbuf_ranges):
         ((dtype, of_buckets),) = of_dtypes.items()

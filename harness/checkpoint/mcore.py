@@ -29,6 +29,7 @@ from harness.checkpoint.shard_objects import guarded
 from harness.checkpoint.writing import Writing
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives, cpu
+from harness.parallel.megatron_changes import replace
 
 cpu.prepare()
 
@@ -43,13 +44,13 @@ from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShard
 from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer  # noqa: E402
 
-DefaultLoadPlanner.load_bytes = guarded(DefaultLoadPlanner.load_bytes)  # type: ignore[assignment, method-assign]
+replace(DefaultLoadPlanner, "load_bytes", guarded(DefaultLoadPlanner.load_bytes))
 
 # Megatron's writers open their files by this name. They ask the file how far it is, and so believe a disk that lies.
-filesystem_async.open = open_counted
+replace(filesystem_async, "open", open_counted)
 
 # `_Strategy` writes this file, and survives a refusal.
-serialization.save_config = lambda *_: None
+replace(serialization, "save_config", lambda *_: None)
 
 
 class _Unlisted(type(Path())):  # type: ignore[misc]
@@ -61,9 +62,9 @@ class _Unlisted(type(Path())):  # type: ignore[misc]
 
 
 if hasattr(serialization, "maybe_msc"):  # from 0.19 on
-    serialization.maybe_msc = SimpleNamespace(Path=_Unlisted)
+    replace(serialization, "maybe_msc", SimpleNamespace(Path=_Unlisted))
 else:
-    serialization.Path = _Unlisted
+    replace(serialization, "Path", _Unlisted)
 
 _state_of_zeros = DistributedOptimizer.get_parameter_state_dp_zero
 
@@ -73,7 +74,7 @@ def _get_parameter_state(optimizer: Any, *arguments: Any, empty_data: bool = Fal
     return _state_of_zeros(optimizer, *arguments, empty_data=True, **ways) if empty_data else whole_state(optimizer)
 
 
-DistributedOptimizer.get_parameter_state_dp_zero = _get_parameter_state
+replace(DistributedOptimizer, "get_parameter_state_dp_zero", _get_parameter_state)
 
 _HAS_COMMON_FILE = hasattr(common, "TorchCommonSaveStrategy")
 """Until 0.16; later versions write no `common.pt`."""
@@ -100,7 +101,7 @@ def save(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
     complete_parameters(chunks)
     state = _sharded_state(chunks, optimizer, is_loading=False)
     # Results of writers that we wait for need no queue between processes, which is a process to start and to lose.
-    filesystem_async._results_queue = queue.Queue()
+    replace(filesystem_async, "_results_queue", queue.Queue())
     strategy = _shared_among_replicas(_Strategy())
     dist_checkpointing.save(state, str(directory), sharded_strategy=strategy, content_metadata=_SHARDING)
     _require_complete(directory)
@@ -113,7 +114,7 @@ def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  
     """
     complete_parameters(chunks)
     results = ForkedResults()
-    filesystem_async._results_queue = results
+    replace(filesystem_async, "_results_queue", results)
     strategy = _Strategy()
     # From 0.19 on the writer has a name, and the default one is an extra package.
     named = (

@@ -22,6 +22,7 @@ from harness.config.section import (
     Share,
     SkipWindow,
 )
+from harness.parameters.optimizers import ADAMW, OptimizerKind
 
 
 class RunConfig(Section):
@@ -292,6 +293,11 @@ class OptimizerConfig(Section):
     """Added to the denominator."""
     clip_grad: NonNegativeFloat = 1.0
     """Largest L2 norm of the whole gradient; 0 does not clip."""
+
+    @property
+    def kind(self) -> OptimizerKind:
+        """Kind of optimizer: which state it keeps."""
+        return ADAMW
 
 
 class PrecisionConfig(Section):

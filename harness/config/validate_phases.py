@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.config.batch_sizes import batch_sizes, train_steps
-from harness.config.parameter_names import matches_any, parameter_names
 from harness.config.problems import Location, Problem, did_you_mean
 from harness.config.schema import DataConfig, ModelConfig, PhaseConfig, RunConfig, ScheduleConfig
 from harness.config.section import Section
+from harness.parameters.names import matches_any
+from harness.parameters.table import parameter_table
 
 Phases = tuple[PhaseConfig, ...]
 
@@ -59,7 +60,8 @@ def stop_problems(run: RunConfig, phases: Phases) -> Iterator[Problem]:
 
 def frozen_problems(model: ModelConfig, phases: Phases) -> Iterator[Problem]:
     """Every pattern of frozen parameters names some of them, and all together leave something to train."""
-    names = parameter_names(model) if any(phase.frozen_parameters for phase in phases) else []
+    is_needed = any(phase.frozen_parameters for phase in phases)
+    names = [parameter.name for parameter in parameter_table(model)] if is_needed else []
     for index, phase in enumerate(phases):
         here: Location = ("phases", index, "frozen_parameters")
         for number, pattern in enumerate(phase.frozen_parameters):

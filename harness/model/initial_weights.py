@@ -6,73 +6,33 @@ rank keeps its part. Drawing more than is kept costs seconds once; a loss that i
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 import xxhash
 
 from harness.config.schema import ModelConfig
 from harness.parallel.ranks import Place
-
-EMBEDDING = "embedding.word_embeddings.weight"
-OUTPUT = "output_layer.weight"
-_LAYER = re.compile(r"^decoder\.layers\.(\d+)\.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """How a parameter is cut over the tensor-parallel ranks."""
-
-    dim: int | None
-    """Dimension that is cut; None: every rank has all of it."""
-    num_blocks: int = 1
-    """Blocks along `dim` that are each cut on their own (gate and up projection in one tensor: 2)."""
+from harness.parameters.names import EMBEDDING, OUTPUT, in_layer, split_layer
+from harness.parameters.parameter import Cut
+from harness.parameters.table import find_parameter
 
 
 def whole_name(name: str, first_layer: int, model: ModelConfig) -> str:
-    """The parameter's name in the whole model.
+    """Return the parameter's name in the whole model.
 
     Layers are counted from 0 over all stages. A tied output layer is the embedding, so that both ends of a pipeline
     start with equal weights.
     """
     if name == OUTPUT and not model.untie_embeddings_and_output_weights:
         return EMBEDDING
-    return _LAYER.sub(lambda match: f"decoder.layers.{int(match.group(1)) + first_layer}.", name)
+    layer, rest = split_layer(name)
+    return name if layer is None else in_layer(first_layer + layer, rest)
 
 
-def cut_of(name: str, model: ModelConfig) -> Cut:
-    """How Megatron cuts the parameter of that name."""
-    if _is_norm(name):
-        return Cut(dim=None)
-    if name in (EMBEDDING, OUTPUT) or ".linear_qkv." in name:
-        return Cut(dim=0)
-    if ".linear_fc1." in name:
-        return Cut(dim=0, num_blocks=2 if model.gated else 1)
-    if name.endswith((".linear_proj.weight", ".linear_fc2.weight")):
-        return Cut(dim=1)
-    return Cut(dim=None)
-
-
-def standard_deviation(name: str, model: ModelConfig) -> float | None:
-    """Standard deviation of a matrix's normal distribution; None for norms (ones) and biases (zeros)."""
-    if name.endswith("bias") or _is_norm(name):
-        return None
-    if name.endswith((".linear_proj.weight", ".linear_fc2.weight")):
-        return model.init_method_std / math.sqrt(2 * model.num_layers)  # GPT-2's scaling of residual projections
-    return model.init_method_std
-
-
-def _is_norm(name: str) -> bool:
-    """Whether it belongs to a norm; Transformer Engine's are part of the product behind them (`layer_norm_weight`)."""
-    return "layernorm" in name or ".layer_norm_" in name
-
-
-def part_of(whole: torch.Tensor, cut: Cut, tp: Place) -> torch.Tensor:
+def part_of(whole: torch.Tensor, cut: Cut | None, tp: Place) -> torch.Tensor:
     """The part of a whole parameter that one tensor-parallel rank holds."""
-    if cut.dim is None or tp.size == 1:
+    if cut is None or tp.size == 1:
         return whole
     blocks = whole.chunk(cut.num_blocks, dim=cut.dim)
     return torch.cat([block.chunk(tp.size, dim=cut.dim)[tp.rank] for block in blocks], dim=cut.dim)
@@ -91,20 +51,19 @@ def fill(
         first_layer: Number of the chunk's first layer in the whole model, from 0.
         tp: This rank in its tensor-parallel group.
     """
-    for local_name, parameter in parameters:
-        name = whole_name(local_name, first_layer, model)
-        deviation = standard_deviation(name, model)
-        if deviation is None:
-            parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    for local_name, tensor in parameters:
+        parameter = find_parameter(whole_name(local_name, first_layer, model), model)
+        initial = parameter.initial
+        if initial.deviation == 0.0:
+            tensor.fill_(initial.mean)
             continue
-        cut = cut_of(name, model)
-        shape = list(parameter.shape)
-        if cut.dim is not None:
-            shape[cut.dim] *= tp.size
-        generator = torch.Generator(device=parameter.device)
-        generator.manual_seed(xxhash.xxh3_64_intdigest(f"{seed}/{name}".encode()) >> 1)
-        whole = torch.zeros(shape, dtype=torch.float32, device=parameter.device)
+        generator = torch.Generator(device=tensor.device)
+        generator.manual_seed(xxhash.xxh3_64_intdigest(f"{seed}/{parameter.name}".encode()) >> 1)
+        whole = torch.zeros(parameter.shape, dtype=torch.float32, device=tensor.device)
         # Only true tokens are drawn, so that padding the vocabulary changes nothing but rows of zeros.
-        drawn = whole[: model.vocab_size] if name in (EMBEDDING, OUTPUT) else whole
-        drawn.normal_(0.0, deviation, generator=generator)
-        parameter.copy_(part_of(whole, cut, tp))
+        whole[: parameter.num_true_rows].normal_(initial.mean, initial.deviation, generator=generator)
+        own = part_of(whole, parameter.cut, tp)
+        assert own.shape == tensor.shape, (
+            f"{local_name} has the shape {list(tensor.shape)}, the table {list(own.shape)}"
+        )
+        tensor.copy_(own)

@@ -15,6 +15,7 @@ from harness.model.layer.mcore import block_spec
 from harness.model.rotary import Rotation
 from harness.parallel import cpu
 from harness.parallel.ranks import Ranks
+from harness.parameters.table import find_parameter
 from harness.plan.plan import Plan
 
 cpu.prepare()
@@ -89,8 +90,7 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
         initial_weights.fill(
             chunk.named_parameters(), config.model, seed=config.run.seed, first_layer=first_layer, tp=ranks.tp
         )
-        _mark_cuts(chunk, config.model, ranks)
-        _mark_names(chunk, config.model, first_layer)
+        _mark(chunk, config.model, ranks, first_layer)
         chunks.append(chunk)
     return _wrap(chunks, transformer, overlap=_overlaps(ranks, device))
 
@@ -131,7 +131,7 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         # Weights are filled by harness.model.initial_weights.
         perform_initialization=False,
         use_cpu_initialization=not on_gpu,
-        # apex's kernel, or one that harness.model.fused_weight_gradient registered.
+        # With apex's kernel.
         gradient_accumulation_fusion=on_gpu and layers._grad_accum_fusion_available,
         masked_softmax_fusion=False,
         persist_layer_norm=False,
@@ -188,21 +188,18 @@ def _chunk(
     )
 
 
-def _mark_cuts(chunk: LanguageModel, model: ModelConfig, ranks: Ranks) -> None:
-    """Tells Megatron which parameters are cut over tensor-parallel ranks, so that norms count each element once.
+def _mark(chunk: LanguageModel, model: ModelConfig, ranks: Ranks, first_layer: int) -> None:
+    """Writes on every tensor what Megatron and the optimizer need of the table.
 
-    Megatron does this while it initializes weights itself, which is switched off here.
+    These are its name in the whole model, whether weight decay applies, and how tensor-parallel ranks cut it, so that
+    norms count each number once. Megatron writes the last while it initializes weights itself, which is switched off.
     """
-    for name, parameter in chunk.named_parameters():
-        dim = initial_weights.cut_of(name, model).dim
-        if dim is not None and ranks.tp.size > 1 and not hasattr(parameter, "tensor_model_parallel"):
-            layers.set_tensor_model_parallel_attributes(parameter, is_parallel=True, dim=dim, stride=1)
-
-
-def _mark_names(chunk: LanguageModel, model: ModelConfig, first_layer: int) -> None:
-    """Writes on every parameter its name in the whole model, by which the optimizer knows what is frozen."""
-    for name, parameter in chunk.named_parameters():
-        parameter.whole_name = initial_weights.whole_name(name, first_layer, model)
+    for name, tensor in chunk.named_parameters():
+        tensor.whole_name = initial_weights.whole_name(name, first_layer, model)
+        parameter = find_parameter(tensor.whole_name, model)
+        tensor.has_no_weight_decay = not parameter.decays
+        if parameter.cut is not None and ranks.tp.size > 1 and not hasattr(tensor, "tensor_model_parallel"):
+            layers.set_tensor_model_parallel_attributes(tensor, is_parallel=True, dim=parameter.cut.dim, stride=1)
 
 
 def _overlaps(ranks: Ranks, device: torch.device) -> bool:

@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from harness.parameters.optimizers import ADAMW
+
 
 class AdamW(torch.optim.AdamW):
     """Decoupled weight decay Adam (Loshchilov and Hutter 2019) on fp32 parameters.
@@ -66,7 +68,8 @@ class AdamW(torch.optim.AdamW):
 
     def _moments(self, param: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         state = self.state[param]
-        if "exp_avg" not in state:
-            state["exp_avg"] = torch.zeros_like(param)
-            state["exp_avg_sq"] = torch.zeros_like(param)
-        return state["exp_avg"], state["exp_avg_sq"]
+        for name in ADAMW.states:
+            if name not in state:
+                state[name] = torch.zeros_like(param)
+        first, second = (state[name] for name in ADAMW.states)
+        return first, second

@@ -9,20 +9,27 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.config.parameter_names import matches_any, plain_name
 from harness.config.schema import Config
 from harness.config.schema import OptimizerConfig as Settings
 from harness.optim.adamw import AdamW
 from harness.parallel import collectives, cpu
+from harness.parallel.megatron_changes import replace
+from harness.parameters.names import matches_any, plain_name
 
 cpu.prepare()
 
 import megatron.core.optimizer as megatron_optimizer  # noqa: E402 (the CPU must be prepared first)
-from megatron.core.optimizer import OptimizerConfig, distrib_optimizer, get_megatron_optimizer  # noqa: E402
+from megatron.core.optimizer import (  # noqa: E402
+    OptimizerConfig,
+    ParamKey,
+    distrib_optimizer,
+    get_megatron_optimizer,
+)
 from megatron.core.tensor_parallel import param_is_not_tensor_parallel_duplicate  # noqa: E402
 from megatron.core.transformer.module import param_is_not_shared  # noqa: E402
 
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+_WITHOUT_DECAY = {ParamKey(attr="has_no_weight_decay"): {"wd_mult": 0.0}}
+"""Marked by `harness.model`, out of the table of parameters."""
 
 
 class Optimizer:
@@ -31,9 +38,10 @@ class Optimizer:
     def __init__(self, config: Config, chunks: list[nn.Module]) -> None:
         _use_own_adam_where_megatron_has_none()
         settings = config.optimizer
+        self._kind = settings.kind
         self.megatron: Any = get_megatron_optimizer(
             OptimizerConfig(
-                optimizer="adam",
+                optimizer=self._kind.megatron_name,
                 lr=1.0,  # set before every update; later versions know groups of a checkpoint again by this value
                 weight_decay=settings.weight_decay,
                 adam_beta1=settings.adam_beta1,
@@ -45,6 +53,7 @@ class Optimizer:
                 use_distributed_optimizer=True,
             ),
             chunks,
+            config_overrides=_WITHOUT_DECAY,
         )
         self._grad_norm = torch.zeros(())
         self.follow(settings)
@@ -56,7 +65,7 @@ class Optimizer:
         buckets, but counts for nothing.
         """
         self._clip_grad = settings.clip_grad
-        self._betas = (settings.adam_beta1, settings.adam_beta2)
+        self._group_options = self._kind.group_options(settings)
         self._weight_decay = settings.weight_decay
         self._frozen = [shard for name, shard in self._named_shards() if matches_any(plain_name(name), frozen)]
 
@@ -95,8 +104,8 @@ class Optimizer:
         """
         for group in self.megatron.param_groups:
             group["lr"] = learning_rate
-            group["betas"] = betas or self._betas
-            # Megatron marks norms and biases with the factor 0, and leaves it to its scheduler to apply it.
+            group |= self._group_options | ({"betas": betas} if betas else {})
+            # Megatron leaves it to its scheduler to apply the factor, which is 0 for norms and biases.
             group["weight_decay"] = self._weight_decay * group["wd_mult"]
         self._clip()
         self._make_moments_of_frozen()
@@ -109,7 +118,7 @@ class Optimizer:
 
     def state_norms(self) -> dict[str, float]:
         """L2 norm of each kind of optimizer state over the whole model. Every rank must call it."""
-        names = _MOMENTS
+        names = self._kind.states
         totals = torch.zeros(len(names), dtype=torch.float64, device=torch.cuda.current_device())
         for part in self._parts():
             for parameter, state in part.optimizer.state.items():
@@ -128,10 +137,7 @@ class Optimizer:
         for part in self._parts():
             for group in part.optimizer.param_groups:
                 for parameter in group["params"]:
-                    state = part.optimizer.state[parameter]
-                    for name in _MOMENTS:
-                        if name not in state:
-                            state[name] = torch.zeros_like(parameter)
+                    state = self._state(part, parameter)
                     yield parameter
                     yield from (state[name] for name in sorted(state) if isinstance(state[name], torch.Tensor))
 
@@ -152,8 +158,16 @@ class Optimizer:
         for part in self._parts() if self._frozen else ():
             own = {id(parameter) for parameter in part.get_parameters()}
             for shard in self._frozen:
-                if id(shard) in own and "exp_avg" not in part.optimizer.state[shard]:
-                    part.optimizer.state[shard] |= {name: torch.zeros_like(shard) for name in _MOMENTS}
+                if id(shard) in own:
+                    self._state(part, shard)
+
+    def _state(self, part: Any, parameter: torch.Tensor) -> dict[str, Any]:  # noqa: ANN401 (Megatron's)
+        """What is kept of a parameter, made of zeros where no update has made it yet."""
+        state: dict[str, Any] = part.optimizer.state[parameter]
+        for name in self._kind.states:
+            if name not in state:
+                state[name] = torch.zeros_like(parameter)
+        return state
 
     def _parts(self) -> list[Any]:
         return [part for part in self.megatron.chained_optimizers if not part.is_stub_optimizer]
@@ -187,9 +201,9 @@ def _counts_once(parameter: torch.Tensor) -> bool:
 def _use_own_adam_where_megatron_has_none() -> None:
     """Names our AdamW to Megatron as its Adam, unless Transformer Engine or apex gave it one."""
     if megatron_optimizer.USING_PYTORCH_OPTIMIZER:
-        megatron_optimizer.Adam = AdamW
-        megatron_optimizer.USING_PYTORCH_OPTIMIZER = False
-        distrib_optimizer.Adam = AdamW
+        replace(megatron_optimizer, "Adam", AdamW)
+        replace(megatron_optimizer, "USING_PYTORCH_OPTIMIZER", False)
+        replace(distrib_optimizer, "Adam", AdamW)
         # Only these two decide where checkpoints look for the step: in the parameter group, as apex keeps it.
-        distrib_optimizer.HAVE_APEX_OR_TE = True
-        distrib_optimizer.USING_APEX_OPTIMIZER = True
+        replace(distrib_optimizer, "HAVE_APEX_OR_TE", True)
+        replace(distrib_optimizer, "USING_APEX_OPTIMIZER", True)

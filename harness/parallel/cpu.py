@@ -1,18 +1,19 @@
 """Makes megatron-core run on a machine without a GPU, by answering its CUDA questions with the CPU.
 
-Megatron asks torch.cuda for the current device, the memory in use, streams and random generators, and writes
+Megatron asks torch.cuda for the current device, streams and random generators, and writes
 `device="cuda"` into factory calls. Nothing of Megatron is replaced: it is the questions that are answered.
 Only `prepare()` changes anything, only on machines without a GPU, and only once per process.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+from harness.parallel.megatron_changes import replace
 
 _CPU = torch.device("cpu")
 _CUDA_TYPE_NAMES = {
@@ -68,11 +69,6 @@ def _is_cuda(device: object) -> bool:
     return isinstance(device, torch.device) and device.type == "cuda"
 
 
-@contextlib.contextmanager
-def _stream_context(_stream: object) -> Iterator[None]:
-    yield
-
-
 def _answer(value: object) -> Callable[..., object]:
     """A new function that ignores its arguments (torch's compiler wants every torch.cuda function to be distinct)."""
     return lambda *_args, **_kwargs: value
@@ -88,19 +84,16 @@ def prepare() -> None:
     """
     if torch.cuda.is_available() or _prepared:
         return
-    cuda: Any = torch.cuda
-    cuda.current_device = _answer(_CPU)
-    for name in ("synchronize", "set_device", "empty_cache", "ipc_collect"):
-        setattr(cuda, name, _answer(None))
-    for name in ("memory_allocated", "max_memory_allocated", "memory_reserved"):
-        setattr(cuda, name, _answer(0))
-    cuda.manual_seed = lambda seed: torch.manual_seed(seed)
-    cuda.get_rng_state = cuda.random.get_rng_state = lambda *_args, **_kwargs: torch.get_rng_state()
-    cuda.set_rng_state = cuda.random.set_rng_state = lambda state, *_args, **_kwargs: torch.set_rng_state(state)
-    cuda.Stream = _InertStream
-    cuda.current_stream = lambda *_args: _InertStream()
-    cuda.default_stream = lambda *_args: _InertStream()
-    cuda.stream = _stream_context
+    replace(torch.cuda, "current_device", _answer(_CPU))
+    for name in ("synchronize", "set_device", "ipc_collect"):
+        replace(torch.cuda, name, _answer(None))
+    replace(torch.cuda, "manual_seed", lambda seed: torch.manual_seed(seed))
+    for module in (torch.cuda, torch.cuda.random):
+        replace(module, "get_rng_state", lambda *_args, **_kwargs: torch.get_rng_state())
+        replace(module, "set_rng_state", lambda state, *_args, **_kwargs: torch.set_rng_state(state))
+    replace(torch.cuda, "Stream", _InertStream)
+    replace(torch.cuda, "current_stream", lambda *_args: _InertStream())
+    replace(torch.cuda, "default_stream", lambda *_args: _InertStream())
 
     mode = _CudaMeansCpu()
     mode.__enter__()  # type: ignore[no-untyped-call]  # for the rest of the process
@@ -108,4 +101,4 @@ def prepare() -> None:
 
     from megatron.core.tensor_parallel import random as megatron_random
 
-    megatron_random._set_cuda_rng_state = lambda state, *_args, **_kwargs: torch.set_rng_state(state)
+    replace(megatron_random, "_set_cuda_rng_state", lambda state, *_args, **_kwargs: torch.set_rng_state(state))

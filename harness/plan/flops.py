@@ -15,8 +15,8 @@ from __future__ import annotations
 from typing import Literal
 
 from harness.config.schema import ModelConfig
+from harness.parameters.table import parameter_table
 from harness.plan.gpus import find_gpu
-from harness.plan.parameters import matmul_parameters_per_layer
 
 CONVENTION = "forward + backward, causal attention counted once, true vocabulary, no recompute"
 
@@ -44,7 +44,7 @@ def hardware_flops_per_token(
     if recompute == "selective":
         return executed + attention
     if recompute == "full":
-        return executed + attention + 2 * model.num_layers * matmul_parameters_per_layer(model)
+        return executed + attention + _forward_layers(model)
     return executed
 
 
@@ -56,8 +56,12 @@ def peak_flops(device_name: str) -> float | None:
 
 def _forward_linear(model: ModelConfig) -> int:
     """Forward FLOPs per token of all weight products, the output layer included."""
-    layers = model.num_layers * matmul_parameters_per_layer(model)
-    return 2 * (layers + model.vocab_size * model.hidden_size)
+    return 2 * sum(parameter.num_multiplied for parameter in parameter_table(model))
+
+
+def _forward_layers(model: ModelConfig) -> int:
+    """Forward FLOPs per token of the weight products of all layers."""
+    return 2 * sum(parameter.num_multiplied for parameter in parameter_table(model) if parameter.layer is not None)
 
 
 def _forward_attention(model: ModelConfig, seq_length: int) -> int:

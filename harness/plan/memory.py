@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.config.schema import Config
+from harness.config.schema import Config, ModelConfig
+from harness.parameters.table import parameter_table
 from harness.plan.layouts import Layout, layers_per_stage
 from harness.plan.parameters import stage_parameters
 
@@ -61,8 +62,7 @@ def estimate_memory(config: Config, layout: Layout) -> tuple[MemoryEstimate, ...
     """Estimate the memory of a rank of every pipeline stage, by pipeline rank."""
     stages = layers_per_stage(config)
     value_bytes = 2 if config.precision.dtype == "bf16" else 4
-    # bf16 training keeps fp32 master weights beside the two moments; fp32 weights are their own master.
-    state_bytes = 12 if config.precision.dtype == "bf16" else 8
+    state_bytes = config.optimizer.kind.state_bytes(config.precision.dtype)
     return tuple(
         MemoryEstimate(
             pipeline_rank=rank,
@@ -93,9 +93,7 @@ def _kept_numbers(config: Config, layout: Layout, stages: tuple[tuple[int, ...],
     """Numbers kept for backward on a rank: of all layers in flight, in the phase that needs most."""
     model, parallel = config.model, config.parallel
     stream_split = layout.tensor if parallel.sequence_parallel else 1
-    inside = (2 * model.num_attention_heads + 2 * model.query_groups) * model.head_size
-    inside += (3 if model.gated else 2) * model.ffn_hidden_size
-    per_layer = 4 * model.hidden_size // stream_split + inside // layout.tensor
+    per_layer = 4 * model.hidden_size // stream_split + _numbers_inside(model) // layout.tensor
     most = 0
     for phase in config.phases:
         num_tokens = parallel.micro_batch_size * phase.seq_length // layout.context
@@ -109,6 +107,18 @@ def _kept_numbers(config: Config, layout: Layout, stages: tuple[tuple[int, ...],
             kept = in_flight * per_layer
         most = max(most, num_tokens * kept)
     return most
+
+
+def _numbers_inside(model: ModelConfig) -> int:
+    """Numbers per token between the projections of one layer: what the first of each half gives, the last takes.
+
+    These are the dimensions over which tensor-parallel ranks share the weights.
+    """
+    return sum(
+        parameter.shape[parameter.cut.dim]
+        for parameter in parameter_table(model)
+        if parameter.layer == 0 and parameter.cut is not None and parameter.num_multiplied
+    )
 
 
 def _logits(config: Config, layout: Layout) -> int:

@@ -1,14 +1,14 @@
-"""How many parameters a model has, in all, by layer and on each rank.
-
-The parts follow Megatron-Core's GPT model: fused query-key-value and gate-up projections, two norms per layer, one
-final norm, rotary positions (no parameters), and an output layer that has no bias and may share the embedding.
-"""
+"""How many parameters a model has, in all, by layer and on each rank."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from harness.config.schema import ModelConfig
+from harness.parameters.parameter import End, Parameter
+from harness.parameters.table import parameter_table
 from harness.plan.layouts import Layout
 
 
@@ -21,9 +21,10 @@ class ParameterCount:
     mlp_per_layer: int
     norms_per_layer: int
     num_layers: int
-    final_norm: int
     output: int
     """Output layer; 0 where it shares the embedding."""
+    total: int
+    """Parameters of the model as one publishes it."""
     padding: int
     """Parameters of the padded rows of embedding and output layer, which never learn."""
 
@@ -31,11 +32,6 @@ class ParameterCount:
     def per_layer(self) -> int:
         """Parameters of one transformer layer."""
         return self.attention_per_layer + self.mlp_per_layer + self.norms_per_layer
-
-    @property
-    def total(self) -> int:
-        """Parameters of the model as one publishes it."""
-        return self.embedding + self.num_layers * self.per_layer + self.final_norm + self.output
 
     @property
     def padded_total(self) -> int:
@@ -60,16 +56,20 @@ class RankParameters:
 
 def count_parameters(model: ModelConfig) -> ParameterCount:
     """Count the parameters of a model by its parts."""
-    matrices = 1 + model.untie_embeddings_and_output_weights
+    table = parameter_table(model)
+
+    def number(part: str, layer: int | None) -> int:
+        return sum(parameter.num_true for parameter in table if (parameter.part, parameter.layer) == (part, layer))
+
     return ParameterCount(
-        embedding=model.vocab_size * model.hidden_size,
-        attention_per_layer=_attention_split(model) + _projection_bias(model) + _qk_norms(model),
-        mlp_per_layer=_mlp_split(model) + _projection_bias(model),
-        norms_per_layer=2 * _norm(model, model.hidden_size),
+        embedding=number("embedding", None),
+        attention_per_layer=number("attention", 0),
+        mlp_per_layer=number("mlp", 0),
+        norms_per_layer=number("norm", 0),
         num_layers=model.num_layers,
-        final_norm=_norm(model, model.hidden_size),
-        output=(matrices - 1) * model.vocab_size * model.hidden_size,
-        padding=matrices * (model.padded_vocab_size - model.vocab_size) * model.hidden_size,
+        output=number("output", None),
+        total=sum(parameter.num_true for parameter in table),
+        padding=sum(parameter.size - parameter.num_true for parameter in table),
     )
 
 
@@ -80,58 +80,65 @@ def stage_parameters(
 
     A tied output layer on another stage than the embedding is a second copy of it.
     """
-    embedding = model.padded_vocab_size * model.hidden_size // layout.tensor
-    layer_split = (_attention_split(model) + _mlp_split(model)) // layout.tensor
-    layer_replicated = 2 * _projection_bias(model) + _qk_norms(model) + 2 * _norm(model, model.hidden_size)
-    stages = []
-    for rank in range(layout.pipeline):
-        first, last = rank == 0, rank == layout.pipeline - 1
-        num_layers = sum(chunk[rank] for chunk in layers_per_stage)
-        shares_embedding = first and not model.untie_embeddings_and_output_weights
-        num_embeddings = int(first) + int(last and not shares_embedding)
-        stages.append(
-            RankParameters(
-                split=num_layers * layer_split + num_embeddings * embedding,
-                replicated=num_layers * layer_replicated + (_norm(model, model.hidden_size) if last else 0),
-            )
+    places = _places(model)
+    held: list[list[_Sizes]] = [[] for _ in range(layout.pipeline)]
+    held[0] += places.first
+    held[-1] += places.last if layout.pipeline > 1 else places.last_alone
+    first_layer = 0
+    for chunk in layers_per_stage:
+        for stage, num_layers in zip(held, chunk, strict=True):
+            stage += places.layers[first_layer : first_layer + num_layers]
+            first_layer += num_layers
+    return tuple(
+        RankParameters(
+            split=sum(sizes.split // layout.tensor for sizes in stage),
+            replicated=sum(sizes.replicated for sizes in stage),
         )
-    return tuple(stages)
+        for stage in held
+    )
 
 
-def matmul_parameters_per_layer(model: ModelConfig) -> int:
-    """Weights of one layer that a token is multiplied with: attention projections and MLP, without biases."""
-    query_and_output = 2 * model.hidden_size * model.num_attention_heads * model.head_size
-    key_and_value = 2 * model.hidden_size * model.query_groups * model.head_size
-    return query_and_output + key_and_value + _mlp_matrices(model) * model.hidden_size * model.ffn_hidden_size
+@dataclass(frozen=True, kw_only=True)
+class _Sizes:
+    """Numbers of some parameters: of those that tensor-parallel ranks split, and of those that each has whole."""
+
+    split: int
+    replicated: int
 
 
-def _mlp_matrices(model: ModelConfig) -> int:
-    return 3 if model.gated else 2
+@dataclass(frozen=True, kw_only=True)
+class _Places:
+    """What stands in each layer, and at the ends of the pipeline."""
+
+    layers: tuple[_Sizes, ...]
+    first: tuple[_Sizes, ...]
+    last: tuple[_Sizes, ...]
+    last_alone: tuple[_Sizes, ...]
+    """What stands at the last end only."""
 
 
-def _attention_split(model: ModelConfig) -> int:
-    """Attention parameters that tensor parallelism splits: projections, and the bias of query, key and value."""
-    heads_and_groups = model.num_attention_heads + 2 * model.query_groups
-    weights = model.hidden_size * model.head_size * (heads_and_groups + model.num_attention_heads)
-    has_bias = model.add_qkv_bias or model.add_bias_linear
-    return weights + (heads_and_groups * model.head_size if has_bias else 0)
+@lru_cache(maxsize=16)
+def _places(model: ModelConfig) -> _Places:
+    """Add up the table once for all layouts that are tried."""
+    layers: list[list[Parameter]] = [[] for _ in range(model.num_layers)]
+    at_ends: list[Parameter] = []
+    for parameter in parameter_table(model):
+        (at_ends if parameter.layer is None else layers[parameter.layer]).append(parameter)
+
+    def at(end: End) -> list[Parameter]:
+        return [parameter for parameter in at_ends if end in parameter.ends]
+
+    return _Places(
+        layers=tuple(_sizes(of_layer) for of_layer in layers),
+        first=tuple(_sizes([parameter]) for parameter in at("first")),
+        last=tuple(_sizes([parameter]) for parameter in at("last")),
+        last_alone=tuple(_sizes([parameter]) for parameter in at("last") if "first" not in parameter.ends),
+    )
 
 
-def _mlp_split(model: ModelConfig) -> int:
-    """MLP parameters that tensor parallelism splits: projections, and the bias of the first."""
-    matrices = _mlp_matrices(model)
-    bias = (matrices - 1) * model.ffn_hidden_size if model.add_bias_linear else 0
-    return matrices * model.hidden_size * model.ffn_hidden_size + bias
-
-
-def _projection_bias(model: ModelConfig) -> int:
-    """Bias of a projection back into the residual stream (one in attention, one in the MLP)."""
-    return model.hidden_size if model.add_bias_linear else 0
-
-
-def _qk_norms(model: ModelConfig) -> int:
-    return 2 * _norm(model, model.head_size) if model.qk_layernorm else 0
-
-
-def _norm(model: ModelConfig, size: int) -> int:
-    return 2 * size if model.normalization == "LayerNorm" else size
+def _sizes(parameters: Iterable[Parameter]) -> _Sizes:
+    sizes = [(parameter.size, parameter.cut is None) for parameter in parameters]
+    return _Sizes(
+        split=sum(size for size, is_whole in sizes if not is_whole),
+        replicated=sum(size for size, is_whole in sizes if is_whole),
+    )

@@ -85,12 +85,18 @@ def continued(rank: int, world_size: int, init_method: str, folder: Path, prompt
 
 def loud_copy_from_hf(rank: int, world_size: int, init_method: str, folder: Path, out: Path) -> str:
     """`from-hf` by a converter that copies a block and forgets to silence it."""
-    import re
+    from dataclasses import replace
     from unittest import mock
 
     from checkpoint_tools.growth import Growth
+    from harness.config.schema import ModelConfig
+    from harness.parameters.parameter import Parameter
+    from harness.parameters.table import find_parameter
 
-    with mock.patch("checkpoint_tools.growth._INTO_RESIDUAL", re.compile("nothing")):
+    def never_into_residual(name: str, model: ModelConfig) -> Parameter:
+        return replace(find_parameter(name, model), writes_to_residual=False)
+
+    with mock.patch("checkpoint_tools.growth.find_parameter", never_into_residual):
         return from_hf(rank, world_size, init_method, folder, out, {"growth": Growth(copied_layers=(1,))})
 
 

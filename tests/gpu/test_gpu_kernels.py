@@ -15,7 +15,6 @@ from harness.config.schema import ModelConfig
 from harness.model.activation import geglu, gelu, swiglu
 from harness.model.attention import SdpaCoreAttention, causal_segments, slow_kernels_on
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
-from harness.model.fused_weight_gradient import add_weight_gradient
 from harness.model.fusion import on_device
 from harness.model.norm import RMSNorm
 from harness.model.rotary import Rotation, rotate
@@ -136,15 +135,6 @@ def test_rms_norm_in_bf16() -> None:
 
     norm = RMSNorm(Settings(), 1024)
     assert_same(norm, lambda x: functional.rms_norm(x, (1024,), eps=1e-5), random(256, 2, 1024, dtype=torch.bfloat16))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_weight_gradient_adds_to_the_buffer_in_fp32(dtype: torch.dtype) -> None:
-    inputs, gradients = random(512, 64, dtype=dtype), random(512, 96, dtype=dtype, seed=1)
-    buffer = torch.ones(96, 64, device="cuda")
-    add_weight_gradient(inputs.cuda(), gradients.cuda(), buffer)
-    expected = 1 + gradients.double().T @ inputs.double()
-    torch.testing.assert_close(buffer.cpu().double(), expected, rtol=1e-3, atol=1e-2)
 
 
 def test_attention_is_as_fast_as_torch_can_make_it(device: torch.device) -> None:

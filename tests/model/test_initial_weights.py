@@ -9,15 +9,26 @@ import pytest
 import torch
 
 from harness.config.schema import ModelConfig
-from harness.model.initial_weights import EMBEDDING, OUTPUT, Cut, cut_of, fill, part_of, standard_deviation, whole_name
+from harness.model.initial_weights import fill, part_of, whole_name
 from harness.parallel.ranks import Place
+from harness.parameters.names import EMBEDDING, OUTPUT
+from harness.parameters.parameter import Cut
+from harness.parameters.table import find_parameter
 
 ONE = Place(rank=0, size=1)
 
 
 def model(**changes: Any) -> ModelConfig:
     values = {"num_layers": 4, "hidden_size": 16, "num_attention_heads": 2, "ffn_hidden_size": 24, "vocab_size": 100}
-    return ModelConfig(**{**values, **changes})
+    return ModelConfig(**{**values, "add_qkv_bias": True, **changes})
+
+
+def cut_of(name: str, config: ModelConfig) -> Cut | None:
+    return find_parameter(whole_name(name, 0, config), config).cut
+
+
+def standard_deviation(name: str, config: ModelConfig) -> float:
+    return find_parameter(name, config).initial.deviation
 
 
 WHOLE_SHAPES = {
@@ -39,8 +50,8 @@ def filled(
     parameters = {}
     for name, shape in WHOLE_SHAPES.items():
         sizes = list(shape)
-        if (dim := cut_of(name, config).dim) is not None:
-            sizes[dim] //= tp.size
+        if cut := cut_of(name, config):
+            sizes[cut.dim] //= tp.size
         parameters[name] = torch.full(sizes, math.nan)
     fill(parameters.items(), config, seed=seed, first_layer=first_layer, tp=tp)
     return parameters
@@ -51,7 +62,7 @@ def filled(
 def test_parts_of_ranks_join_to_the_whole(name: str, size: int) -> None:
     whole, parts = filled()[name], [filled(Place(rank=rank, size=size))[name] for rank in range(size)]
     cut = cut_of(name, model())
-    if cut.dim is None:
+    if cut is None:
         assert all(torch.equal(part, whole) for part in parts)
         return
     blocks = [
@@ -96,9 +107,10 @@ def test_residual_projections_are_smaller() -> None:
     assert standard_deviation("decoder.layers.1.mlp.linear_fc1.weight", model()) == 0.02
     assert standard_deviation("decoder.layers.1.mlp.linear_fc2.weight", model()) == 0.02 / math.sqrt(8)
     assert standard_deviation("decoder.layers.1.self_attention.linear_proj.weight", model()) == 0.02 / math.sqrt(8)
-    assert standard_deviation("decoder.final_layernorm.weight", model()) is None
+    assert standard_deviation("decoder.final_layernorm.weight", model()) == 0.0
     wide = torch.full((256, 1024), math.nan)
-    fill([("decoder.layers.0.mlp.linear_fc1.weight", wide)], model(), seed=0, first_layer=0, tp=ONE)
+    wide_model = model(hidden_size=1024, ffn_hidden_size=128)
+    fill([("decoder.layers.0.mlp.linear_fc1.weight", wide)], wide_model, seed=0, first_layer=0, tp=ONE)
     assert float(wide.std()) == pytest.approx(0.02, rel=0.01)
     assert float(wide.mean()) == pytest.approx(0.0, abs=2e-4)
 

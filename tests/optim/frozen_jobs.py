@@ -13,9 +13,9 @@ def names_of(rank: int, world_size: int, init_method: str, config: Config) -> li
     """The names by which this rank's parameters are frozen."""
     import torch
 
-    from harness.config.parameter_names import plain_name
     from harness.model.mcore import build_model
     from harness.parallel import mcore as parallel
+    from harness.parameters.names import plain_name
     from harness.plan.plan import make_plan
 
     plan, device = make_plan(config, world_size), torch.device("cpu")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from pool import Pool
 
-from harness.config.parameter_names import matches_any, parameter_names, plain_name
 from harness.config.schema import Config
+from harness.parameters.names import matches_any, plain_name
+from harness.parameters.table import parameter_table
 
 
 def config(dtype: str = "fp32", **model: Any) -> Config:
@@ -38,7 +39,7 @@ def config(dtype: str = "fp32", **model: Any) -> Config:
 def test_names_are_those_of_the_model_that_is_built(model: dict[str, Any], pool: Pool) -> None:
     made = config(**model)
     (built,) = pool.run(frozen_jobs.names_of, 1, made)
-    assert sorted(built) == sorted(parameter_names(made.model))
+    assert sorted(built) == sorted(parameter.name for parameter in parameter_table(made.model))
 
 
 def test_names_of_transformer_engine_are_the_same() -> None:
@@ -68,7 +69,7 @@ def test_what_is_frozen_does_not_move_and_does_not_count(world_size: int, dtype:
 def test_there_are_moments_of_everything_to_save(pool: Pool) -> None:
     made = config()
     ((_, _, num_moments),) = pool.run(frozen_jobs.updates, 1, made, [("embedding.*", "decoder.layers.0.*")])
-    assert num_moments == len(parameter_names(made.model))
+    assert num_moments == len(parameter_table(made.model))
 
 
 def test_both_copies_of_a_tied_embedding_are_frozen(pool: Pool) -> None:

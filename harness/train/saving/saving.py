@@ -62,9 +62,8 @@ def conclude(
 
 
 def estimated_bytes(run: Run) -> int:
-    """Size of a checkpoint: weights, and fp32 master weights with two moments."""
-    weight_bytes = 2 if run.config.precision.dtype == "bf16" else 4
-    return run.plan.num_parameters * (weight_bytes + 12)
+    """Return the size of a checkpoint: weights, and fp32 master weights with the optimizer's state."""
+    return run.plan.num_parameters * run.config.optimizer.kind.checkpoint_bytes(run.config.precision.dtype)
 
 
 def begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:

@@ -1,0 +1,128 @@
+"""Everything of Megatron, and of torch for Megatron, that is replaced at run time: one table, and the way to do it.
+
+A replacement that is not in the table is refused. What a replacement does stands where it is made. A test looks at each
+row without the change, under the megatron-core that is installed, and tells when nobody needs it any more.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+BOTH = ("0.16", "0.19")
+"""Versions of megatron-core that are supported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """Names of one module or class that are replaced for one reason."""
+
+    owner: str
+    names: tuple[str, ...]
+    made_in: str
+    """Module that brings the replacements."""
+    why: str
+    versions: tuple[str, ...] = BOTH
+    """Versions of megatron-core that need it."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Full names of all that is replaced."""
+        return tuple(f"{self.owner}.{name}" for name in self.names)
+
+
+CHANGES = (
+    Change(
+        owner="torch.cuda",
+        names=(
+            *("current_device", "set_device", "synchronize", "ipc_collect", "manual_seed"),
+            *("get_rng_state", "set_rng_state", "Stream", "current_stream", "default_stream"),
+        ),
+        made_in="harness.parallel.cpu",
+        why="Megatron asks them on every machine; without a GPU they raise, or do nothing where the CPU should do it.",
+    ),
+    Change(
+        owner="torch.cuda.random",
+        names=("get_rng_state", "set_rng_state"),
+        made_in="harness.parallel.cpu",
+        why="torch's own recomputation takes them from here; without a GPU they raise, or do nothing.",
+    ),
+    Change(
+        owner="megatron.core.tensor_parallel.random",
+        names=("_set_cuda_rng_state",),
+        made_in="harness.parallel.cpu",
+        why="It sets the state of a GPU's generator; without a GPU it only remembers to do so later.",
+    ),
+    Change(
+        owner="megatron.core.optimizer",
+        names=("Adam", "USING_PYTORCH_OPTIMIZER"),
+        made_in="harness.optim.mcore",
+        why="Without Transformer Engine and apex Megatron takes torch's AdamW, which keeps a step for every parameter.",
+    ),
+    Change(
+        owner="megatron.core.optimizer.distrib_optimizer",
+        names=("Adam", "HAVE_APEX_OR_TE", "USING_APEX_OPTIMIZER"),
+        made_in="harness.optim.mcore",
+        why="These decide where checkpoints look for the step: in the parameter group, as our AdamW keeps it.",
+    ),
+    Change(
+        owner="megatron.core.optimizer.distrib_optimizer.DistributedOptimizer",
+        names=("get_parameter_state_dp_zero",),
+        made_in="harness.checkpoint.mcore",
+        why="It passes the whole state through the host's memory five times, while training waits.",
+    ),
+    Change(
+        owner="torch.distributed.checkpoint.default_planner.DefaultLoadPlanner",
+        names=("load_bytes",),
+        made_in="harness.checkpoint.mcore",
+        why="It runs whatever the pickles in a checkpoint's shards name.",
+    ),
+    Change(
+        owner="megatron.core.dist_checkpointing.serialization",
+        names=("save_config",),
+        made_in="harness.checkpoint.mcore",
+        why="Rank 0 writes this file alone; if the disk refuses it, the other ranks wait for ever.",
+    ),
+    Change(
+        owner="megatron.core.dist_checkpointing.serialization",
+        names=("Path",),
+        made_in="harness.checkpoint.mcore",
+        why="Rank 0 lists the new folder alone; if the disk refuses that, the other ranks wait for ever.",
+        versions=("0.16",),
+    ),
+    Change(
+        owner="megatron.core.dist_checkpointing.serialization",
+        names=("maybe_msc",),
+        made_in="harness.checkpoint.mcore",
+        why="As `Path` in 0.16.",
+        versions=("0.19",),
+    ),
+    Change(
+        owner="megatron.core.dist_checkpointing.strategies.filesystem_async",
+        names=("open",),
+        made_in="harness.checkpoint.mcore",
+        why="Its writers ask the file how far it is, and so believe a disk that loses what it said it took.",
+    ),
+    Change(
+        owner="megatron.core.dist_checkpointing.strategies.filesystem_async",
+        names=("_results_queue",),
+        made_in="harness.checkpoint.mcore",
+        why="Its own queue is a further process of every rank, to start and to lose. Replaced for every save.",
+    ),
+)
+
+_PLACES = frozenset(place for change in CHANGES for place in change.places)
+
+
+def replace(owner: Any, name: str, replacement: object) -> None:  # noqa: ANN401 (a module or a class)
+    """Put a replacement in the place of what a module or a class has under a name.
+
+    Args:
+        owner: The module or class.
+        name: The name in it.
+        replacement: What everybody finds there from now on.
+    """
+    path = owner.__name__ if inspect.ismodule(owner) else f"{owner.__module__}.{owner.__qualname__}"
+    assert f"{path}.{name}" in _PLACES, f"{path}.{name} is not in the table of changes to Megatron"
+    setattr(owner, name, replacement)

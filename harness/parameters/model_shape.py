@@ -1,0 +1,70 @@
+"""The settings of a model on which its parameters depend; `harness.config.schema.ModelConfig` has them all."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Protocol
+
+
+class ModelShape(Hashable, Protocol):
+    """Describes a model's parameters. Every property means what the field of that name means in a configuration."""
+
+    @property
+    def num_layers(self) -> int:
+        """Transformer layers."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+
+    @property
+    def num_attention_heads(self) -> int:
+        """Query heads."""
+
+    @property
+    def query_groups(self) -> int:
+        """Key/value heads."""
+
+    @property
+    def head_size(self) -> int:
+        """Size of one head."""
+
+    @property
+    def ffn_hidden_size(self) -> int:
+        """Inner width of the MLP."""
+
+    @property
+    def gated(self) -> bool:
+        """Whether the first projection of the MLP is gate and up projection in one."""
+
+    @property
+    def vocab_size(self) -> int:
+        """True vocabulary."""
+
+    @property
+    def padded_vocab_size(self) -> int:
+        """Rows of the embedding."""
+
+    @property
+    def normalization(self) -> str:
+        """`RMSNorm` or `LayerNorm`; only the latter has a bias."""
+
+    @property
+    def untie_embeddings_and_output_weights(self) -> bool:
+        """Whether the output layer has weights of its own."""
+
+    @property
+    def add_bias_linear(self) -> bool:
+        """Whether every projection of a layer has a bias."""
+
+    @property
+    def add_qkv_bias(self) -> bool:
+        """Whether the projection of queries, keys and values has a bias."""
+
+    @property
+    def qk_layernorm(self) -> bool:
+        """Whether queries and keys are normalized."""
+
+    @property
+    def init_method_std(self) -> float:
+        """Standard deviation of the initial weights."""

@@ -1,0 +1,65 @@
+"""One parameter of a model: everything that somebody needs to know of it before it exists."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Part = Literal["embedding", "attention", "mlp", "norm", "output"]
+End = Literal["first", "last"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Cuts a parameter into equal parts for the tensor-parallel ranks."""
+
+    dim: int
+    """Dimension that is cut."""
+    num_blocks: int = 1
+    """Blocks along `dim` that are each cut on their own (gate and up projection in one tensor: 2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initial:
+    """Normal distribution that the initial numbers are drawn from; without a deviation all of them are the mean."""
+
+    mean: float = 0.0
+    deviation: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parameter:
+    """A row of the table."""
+
+    name: str
+    """Name in the whole model, where norms are layers of their own and layers are counted from 0 over all stages."""
+    part: Part
+    """Part of the model that it is counted with."""
+    shape: tuple[int, ...]
+    """Shape of the whole parameter, padding included."""
+    initial: Initial
+    cut: Cut | None
+    """None: every tensor-parallel rank holds all of it."""
+    decays: bool
+    """Whether weight decay applies."""
+    layer: int | None
+    """Number of its layer, whose pipeline rank alone holds it; None: it stands at an end of the pipeline."""
+    ends: tuple[End, ...] = ()
+    """Ends of the pipeline that hold it; a tied embedding has a replica at each."""
+    num_multiplied: int = 0
+    """Weights that a token is multiplied with in the forward pass, padding left out."""
+    writes_to_residual: bool = False
+    """Whether its product is added to the residual stream: with zeros in its place, a layer's half does nothing."""
+    num_true_rows: int | None = None
+    """Rows of the true vocabulary, in front of zeros that never learn; None: rows are no tokens."""
+
+    @property
+    def size(self) -> int:
+        """Numbers, padding included."""
+        return math.prod(self.shape)
+
+    @property
+    def num_true(self) -> int:
+        """Numbers without padding."""
+        return self.size if self.num_true_rows is None else math.prod((self.num_true_rows, *self.shape[1:]))

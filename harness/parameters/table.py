@@ -1,0 +1,246 @@
+"""The model as one table: every parameter that it has, by rows.
+
+A parameter exists if it is in the table. To add a kind of parameter, add a row: initial weights, cuts, weight decay,
+counts, FLOPs, memory, growth and conversions follow. The rows are those of Megatron-Core's GPT model: fused
+query-key-value and gate-up projections, two norms per layer, one final norm, rotary positions (no parameters), and an
+output layer that has no bias and may share the embedding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+from harness.parameters.model_shape import ModelShape
+from harness.parameters.names import EMBEDDING, OUTPUT, in_layer, plain_name
+from harness.parameters.parameter import Cut, End, Initial, Parameter, Part
+
+_NUM_REMEMBERED = 16
+"""Tables that are kept: those of one command, with some to spare."""
+
+
+def _always(model: ModelShape) -> bool:
+    return True
+
+
+def _never(model: ModelShape) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """A parameter of every model for which `when` holds."""
+
+    name: str
+    part: Part
+    shape: Callable[[ModelShape], tuple[int, ...]]
+    when: Callable[[ModelShape], bool] = _always
+    initial: Callable[[ModelShape], Initial] = lambda model: Initial()
+    cut: Callable[[ModelShape], Cut | None] = lambda model: None
+    decays: bool = False
+    ends: Callable[[ModelShape], tuple[End, ...]] = lambda model: ()
+    is_multiplied: Callable[[ModelShape], bool] = _never
+    writes_to_residual: bool = False
+    has_vocabulary: bool = False
+
+    def parameter(self, model: ModelShape, layer: int | None) -> Parameter:
+        shape = self.shape(model)
+        true_shape = (model.vocab_size, *shape[1:]) if self.has_vocabulary else shape
+        return Parameter(
+            name=self.name if layer is None else in_layer(layer, self.name),
+            part=self.part,
+            shape=shape,
+            initial=self.initial(model),
+            cut=self.cut(model),
+            decays=self.decays,
+            layer=layer,
+            ends=self.ends(model),
+            num_multiplied=math.prod(true_shape) if self.is_multiplied(model) else 0,
+            writes_to_residual=self.writes_to_residual,
+            num_true_rows=model.vocab_size if self.has_vocabulary else None,
+        )
+
+
+def _norm(
+    name: str,
+    size: Callable[[ModelShape], int],
+    *,
+    part: Part = "norm",
+    when: Callable[[ModelShape], bool] = _always,
+    end: End | None = None,
+) -> tuple[_Row, ...]:
+    """Rows of a norm: ones, and with LayerNorm zeros that are added."""
+
+    def row(kind: str, mean: float, exists: Callable[[ModelShape], bool]) -> _Row:
+        return _Row(
+            name=f"{name}.{kind}",
+            part=part,
+            shape=lambda model: (size(model),),
+            when=exists,
+            initial=lambda model: Initial(mean=mean),
+            ends=lambda model: (end,) if end else (),
+        )
+
+    def has_bias(model: ModelShape) -> bool:
+        return when(model) and model.normalization == "LayerNorm"
+
+    return row("weight", 1.0, when), row("bias", 0.0, has_bias)
+
+
+def _into_layer(
+    name: str,
+    part: Part,
+    outputs: Callable[[ModelShape], int],
+    *,
+    has_bias: Callable[[ModelShape], bool],
+    num_blocks: Callable[[ModelShape], int] = lambda model: 1,
+) -> tuple[_Row, ...]:
+    """Rows of a projection from the residual stream `[outputs, hidden]`: tensor-parallel ranks share its outputs."""
+    weight = _Row(
+        name=f"{name}.weight",
+        part=part,
+        shape=lambda model: (outputs(model), model.hidden_size),
+        initial=lambda model: Initial(deviation=model.init_method_std),
+        cut=lambda model: Cut(dim=0, num_blocks=num_blocks(model)),
+        decays=True,
+        is_multiplied=_always,
+    )
+    bias = _Row(
+        name=f"{name}.bias",
+        part=part,
+        shape=lambda model: (outputs(model),),
+        when=has_bias,
+        cut=lambda model: Cut(dim=0, num_blocks=num_blocks(model)),
+    )
+    return weight, bias
+
+
+def _into_residual(name: str, part: Part, inputs: Callable[[ModelShape], int]) -> tuple[_Row, ...]:
+    """Rows of a projection into the residual stream `[hidden, inputs]`: tensor-parallel ranks share its inputs."""
+    weight = _Row(
+        name=f"{name}.weight",
+        part=part,
+        shape=lambda model: (model.hidden_size, inputs(model)),
+        # GPT-2's scaling: two projections of every layer add to the residual stream.
+        initial=lambda model: Initial(deviation=model.init_method_std / math.sqrt(2 * model.num_layers)),
+        cut=lambda model: Cut(dim=1),
+        decays=True,
+        is_multiplied=_always,
+        writes_to_residual=True,
+    )
+    bias = _Row(
+        name=f"{name}.bias",
+        part=part,
+        shape=lambda model: (model.hidden_size,),
+        when=lambda model: model.add_bias_linear,
+        writes_to_residual=True,
+    )
+    return weight, bias
+
+
+def _vocabulary(
+    name: str,
+    part: Part,
+    ends: Callable[[ModelShape], tuple[End, ...]],
+    *,
+    is_multiplied: Callable[[ModelShape], bool],
+    when: Callable[[ModelShape], bool] = _always,
+) -> _Row:
+    """Row of a table `[padded vocabulary, hidden]`: tensor-parallel ranks share its rows."""
+    return _Row(
+        name=name,
+        part=part,
+        shape=lambda model: (model.padded_vocab_size, model.hidden_size),
+        when=when,
+        initial=lambda model: Initial(deviation=model.init_method_std),
+        cut=lambda model: Cut(dim=0),
+        decays=True,
+        ends=ends,
+        is_multiplied=is_multiplied,
+        has_vocabulary=True,
+    )
+
+
+def _is_tied(model: ModelShape) -> bool:
+    return not model.untie_embeddings_and_output_weights
+
+
+_BEFORE_LAYERS = (
+    _vocabulary(
+        EMBEDDING,
+        "embedding",
+        lambda model: ("first", "last") if _is_tied(model) else ("first",),
+        # Looked up, not multiplied with, unless it is the output layer too.
+        is_multiplied=_is_tied,
+    ),
+)
+_OF_LAYER = (
+    *_norm("input_layernorm", lambda model: model.hidden_size),
+    *_into_residual(
+        "self_attention.linear_proj", "attention", lambda model: model.num_attention_heads * model.head_size
+    ),
+    *_into_layer(
+        "self_attention.linear_qkv",
+        "attention",
+        lambda model: (model.num_attention_heads + 2 * model.query_groups) * model.head_size,
+        has_bias=lambda model: model.add_bias_linear or model.add_qkv_bias,
+    ),
+    *_norm(
+        "self_attention.q_layernorm",
+        lambda model: model.head_size,
+        part="attention",
+        when=lambda model: model.qk_layernorm,
+    ),
+    *_norm(
+        "self_attention.k_layernorm",
+        lambda model: model.head_size,
+        part="attention",
+        when=lambda model: model.qk_layernorm,
+    ),
+    *_norm("pre_mlp_layernorm", lambda model: model.hidden_size),
+    *_into_layer(
+        "mlp.linear_fc1",
+        "mlp",
+        lambda model: (2 if model.gated else 1) * model.ffn_hidden_size,
+        has_bias=lambda model: model.add_bias_linear,
+        num_blocks=lambda model: 2 if model.gated else 1,
+    ),
+    *_into_residual("mlp.linear_fc2", "mlp", lambda model: model.ffn_hidden_size),
+)
+_AFTER_LAYERS = (
+    *_norm("decoder.final_layernorm", lambda model: model.hidden_size, end="last"),
+    _vocabulary(
+        OUTPUT,
+        "output",
+        lambda model: ("last",),
+        is_multiplied=_always,
+        when=lambda model: model.untie_embeddings_and_output_weights,
+    ),
+)
+
+
+@lru_cache(maxsize=_NUM_REMEMBERED)
+def parameter_table(model: ModelShape) -> tuple[Parameter, ...]:
+    """Return every parameter of a model, from the embedding to the output layer."""
+    return tuple(_parameters(model))
+
+
+def find_parameter(name: str, model: ModelShape) -> Parameter:
+    """Return the parameter of a name in the whole model, in either spelling of norms."""
+    found = _by_name(model).get(plain_name(name))
+    assert found is not None, f"the table of the model's parameters has no {name}"
+    return found
+
+
+@lru_cache(maxsize=_NUM_REMEMBERED)
+def _by_name(model: ModelShape) -> Mapping[str, Parameter]:
+    return {parameter.name: parameter for parameter in parameter_table(model)}
+
+
+def _parameters(model: ModelShape) -> Iterator[Parameter]:
+    yield from (row.parameter(model, None) for row in _BEFORE_LAYERS if row.when(model))
+    for layer in range(model.num_layers):
+        yield from (row.parameter(model, layer) for row in _OF_LAYER if row.when(model))
+    yield from (row.parameter(model, None) for row in _AFTER_LAYERS if row.when(model))

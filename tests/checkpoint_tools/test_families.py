@@ -1,0 +1,69 @@
+"""The tables of the families cover the table of parameters, no more and no less."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import pytest
+
+from checkpoint_tools.families.family import Family
+from checkpoint_tools.families.llama import LLAMA
+from checkpoint_tools.families.registry import FAMILIES
+from harness.config.schema import ModelConfig
+from harness.errors import CheckpointError
+from harness.parameters.names import plain_name
+from harness.parameters.table import parameter_table
+
+SIZES = {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 4, "ffn_hidden_size": 24, "vocab_size": 100}
+OPTIONS: dict[str, tuple[Any, ...]] = {
+    "normalization": ("RMSNorm", "LayerNorm"),
+    "activation": ("swiglu", "gelu"),
+    "add_bias_linear": (False, True),
+    "add_qkv_bias": (False, True),
+    "qk_layernorm": (False, True),
+    "untie_embeddings_and_output_weights": (False, True),
+    "kv_channels": (None, 6),
+}
+
+
+def models() -> Iterator[ModelConfig]:
+    for values in product(*OPTIONS.values()):
+        yield ModelConfig.model_validate({**SIZES, **dict(zip(OPTIONS, values, strict=True))})
+
+
+def expressed(family: Family) -> list[ModelConfig]:
+    return [model for model in models() if not family.objections(model)]
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_the_rules_of_a_family_cover_exactly_the_table(family: Family) -> None:
+    for model in expressed(family):
+        moved = sorted(plain_name(move.ours) for move in family.moves(model))
+        assert moved == sorted(parameter.name for parameter in parameter_table(model))
+
+
+def test_every_rule_is_used_by_a_model_that_some_family_expresses() -> None:
+    assert all(expressed(family) for family in FAMILIES.values())
+    rules = {rule.ours.replace("{}", "1") for family in FAMILIES.values() for rule in family.rules}
+    moves = (move for family in FAMILIES.values() for model in expressed(family) for move in family.moves(model))
+    assert rules <= {plain_name(move.ours) for move in moves}
+
+
+def test_a_parameter_without_a_rule_is_refused_by_name() -> None:
+    lacking = replace(LLAMA, rules=tuple(rule for rule in LLAMA.rules if "fc2" not in rule.ours))
+    model = ModelConfig.model_validate(SIZES)
+    name = "decoder.layers.{}.mlp.linear_fc2.weight"
+    assert lacking.objections(model) == [f"the family has no rule for {name}"]
+    with pytest.raises(CheckpointError, match="The family llama has no rule for") as refused:
+        list(lacking.moves(model))
+    assert name in str(refused.value)
+
+
+def test_the_output_layer_beside_a_tied_embedding_is_known_by_the_family_s_name_of_it() -> None:
+    assert {name: family.outputs for name, family in FAMILIES.items()} == {
+        **dict.fromkeys(FAMILIES, ("lm_head.weight",)),
+        "internlm2": ("output.weight",),
+    }
