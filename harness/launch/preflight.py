@@ -220,9 +220,8 @@ def _shortages(request: Request) -> Iterator[str]:
 
 
 def _checkpoint_bytes(request: Request) -> int:
-    """Weights, and fp32 master weights with two moments."""
-    weight_bytes = 2 if request.config.precision.dtype == "bf16" else 4
-    return _parameters(request) * (weight_bytes + 12)
+    config = request.config
+    return _parameters(request) * config.optimizer.kind.checkpoint_bytes(config.precision.dtype)
 
 
 def _parameters(request: Request) -> int:

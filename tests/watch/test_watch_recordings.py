@@ -147,7 +147,7 @@ def test_an_event_file_is_read_like_the_metrics(tmp_path: Path) -> None:
         (
             "events.out.tfevents.1",
             "this is no event file, whatever its name says",
-            "events.out.tfevents.1: cannot be read as a TensorBoard event file: a record of more than 2 GiB. Give the "
+            "events.out.tfevents.1: cannot be read as a TensorBoard event file: there is no event in it. Give the "
             "file as it was written.",
         ),
         (
