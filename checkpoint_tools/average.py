@@ -18,6 +18,7 @@ from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
 from checkpoint_tools.run_writer import write_run
+from harness.data.fingerprint import fingerprint_filled_in
 from harness.errors import CheckpointError, UsageError
 from harness.progress import ShowProgress
 from harness.run.checkpoints.compare import differences
@@ -66,7 +67,8 @@ def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 
 def _require_alike(one: OurTensors, other: OurTensors) -> None:
-    found = differences(one.manifest.fingerprint, other.manifest.fingerprint, allow_added_parts=True)
+    before, after = (fingerprint_filled_in(each.manifest.fingerprint) for each in (one, other))
+    found = differences(before, after, allow_added_parts=True)
     wrong = [line for line in found if line.startswith(("model", "tokenizer"))]
     if wrong or set(one.names) != set(other.names):
         raise CheckpointError(

@@ -36,6 +36,7 @@ from checkpoint_tools.their_tensors import TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
 from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER
 from checkpoint_tools.transformers_model import require_shapes
+from harness.config.identity import identity_of
 from harness.config.schema import ModelConfig
 from harness.data.order.cursor import Cursor
 from harness.data.tokenizers.tokenizer import open_tokenizer
@@ -171,7 +172,7 @@ def _manifest(theirs: TheirTensors, model: ModelConfig) -> Manifest:
         cursor=Cursor().to_json(),
         optimizer_norms={},
         last_losses=(),
-        fingerprint={"model": fields, **_tokenizer_fingerprint(theirs.path)},
+        fingerprint={"model": identity_of(model), **_tokenizer_fingerprint(theirs.path)},
     )
 
 

@@ -1,15 +1,26 @@
-"""What a checkpoint remembers of its data; `harness.run.checkpoints.compare` holds a resumed run against it."""
+"""What a checkpoint remembers of its data; `harness.run.checkpoints.compare` holds a resumed run against it.
+
+As in `harness.config.identity`, a field at its default (of `Recipe`, `PhaseRecipe`, `ChannelRules`) is left out, and an
+absent one means the default.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import MISSING, Field, fields
+from fractions import Fraction
+from typing import Any, TypeVar
 
+from harness.config.identity import filled_in
+from harness.config.schema import ModelConfig
 from harness.data.files.channels import Channel, parts_digest
 from harness.data.files.parts import Part
 from harness.data.order.recipe import ChannelRules, PhaseRecipe, Recipe
 from harness.errors import DataError
 from harness.run.order_changes import History, PartsAdopted, num_parts_of, phase_of
+
+_Settings = TypeVar("_Settings", Recipe, PhaseRecipe, ChannelRules)
+_TOLD_APART = ("shares", "later_phases", "rules")
 
 
 def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: History = ()) -> dict[str, Any]:
@@ -24,14 +35,12 @@ def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: Histo
     """
     adopted = num_parts_of(history)
     later = recipe.phases[1 : phase_of(history) + 1]
-    rules = {name: _told(rules) for name, rules in recipe.rules.items() if name in recipe.channel_names}
+    rules = {
+        name: told for name, rules in recipe.rules.items() if name in recipe.channel_names and (told := _told(rules))
+    }
     return {
-        "seed": recipe.seed,
-        "seq_length": recipe.seq_length,
-        "vocab_size": recipe.vocab_size,
-        "held_out_share": recipe.held_out_share,
-        "reset_at_document_borders": recipe.reset_at_document_borders,
-        "shares": {name: str(share) for name, share in recipe.shares.items()},
+        **_told(recipe),
+        "shares": _plain(recipe.shares),
         "channels": {
             channel.name: {
                 "has_validation_path": channel.validation_parts is not None,
@@ -40,7 +49,7 @@ def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: Histo
             for channel in channels
             if channel.name in recipe.channel_names
         },
-        **({"later_phases": [_told_phase(phase) for phase in later]} if later else {}),
+        **({"later_phases": [_told(phase) | {"shares": _plain(phase.shares)} for phase in later]} if later else {}),
         **({"rules": rules} if rules else {}),
     }
 
@@ -83,19 +92,50 @@ def _numbers(part: Part) -> dict[str, Any]:
     }
 
 
-def _told(rules: ChannelRules) -> dict[str, Any]:
-    return {
-        "when_low": rules.when_low,
-        "max_epochs": rules.max_epochs,
-        "epoch_decay": str(rules.epoch_decay),
-        "order": rules.order,
-        "window_parts": rules.window_parts,
-        "packing": rules.packing,
+def fingerprint_filled_in(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's fingerprint with every field of the model and the data that it leaves out.
+
+    Args:
+        fingerprint: With what `identity_of` wrote under `model` and `data_fingerprint` under `data`, or what a version
+            wrote there that knew fewer fields or left none out.
+    """
+    whole = dict(fingerprint)
+    if isinstance(model := fingerprint.get("model"), Mapping):
+        whole["model"] = filled_in(model, ModelConfig)
+    if isinstance(data := fingerprint.get("data"), Mapping):
+        whole["data"] = _data_filled_in(data)
+    return whole
+
+
+def _data_filled_in(data: Mapping[str, Any]) -> dict[str, Any]:
+    whole = _settings_filled_in(data, Recipe)
+    if isinstance(phases := data.get("later_phases"), list):
+        whole["later_phases"] = [_settings_filled_in(phase, PhaseRecipe) for phase in phases]
+    if isinstance(rules := data.get("rules"), Mapping):
+        whole["rules"] = {name: _settings_filled_in(told, ChannelRules) for name, told in rules.items()}
+    return whole
+
+
+def _told(settings: Recipe | PhaseRecipe | ChannelRules) -> dict[str, Any]:
+    """Return the fields that have no default or another value, but for those that are told in a form of their own."""
+    values = {field: getattr(settings, field.name) for field in _fields(type(settings))}
+    return {field.name: _plain(value) for field, value in values.items() if value != field.default}
+
+
+def _settings_filled_in(told: Mapping[str, Any], kind: type[_Settings]) -> dict[str, Any]:
+    """Return what `_told` told with the defaults that it left out, in the order of the fields."""
+    known = {field.name: told.get(field.name, _plain(field.default)) for field in _fields(kind)}
+    return {name: value for name, value in known.items() if value is not MISSING} | {
+        name: value for name, value in told.items() if name not in known
     }
 
 
-def _told_phase(phase: PhaseRecipe) -> dict[str, Any]:
-    return {
-        "seq_length": phase.seq_length,
-        "shares": {name: str(share) for name, share in phase.shares.items()},
-    }
+def _fields(kind: type[Recipe | PhaseRecipe | ChannelRules]) -> list[Field[Any]]:
+    return [field for field in fields(kind) if field.name not in _TOLD_APART]
+
+
+def _plain(value: object) -> object:
+    """Return a plain JSON value."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return str(value) if isinstance(value, Fraction) else value

@@ -18,7 +18,9 @@ _STEPS_REMEMBERED = 100
 
 
 class Console:
-    """Writes lines to a stream. It never fails: a closed or full stream loses lines, not the training."""
+    """The sink that writes lines to a stream. A closed or full stream loses lines, and is not even a warning."""
+
+    name = "console"
 
     def __init__(
         self,
@@ -28,6 +30,7 @@ class Console:
         resume_step: int,
         channels: Iterable[str],
         clock: Callable[[], float],
+        every_steps: int = 1,
     ) -> None:
         """Opens the console.
 
@@ -37,13 +40,28 @@ class Console:
             resume_step: Last step that was done before this launch.
             channels: Order in which channels are shown.
             clock: Seconds since 1970.
+            every_steps: Steps between two lines. The last step has one too.
         """
         self._stream = stream
         self._train_steps = train_steps
         self._channels = tuple(channels)
         self._clock = clock
+        self._every_steps = every_steps
         self._done: deque[tuple[int, float]] = deque([(resume_step, clock())], maxlen=_STEPS_REMEMBERED)
         self._bar = _bar(stream, train_steps, resume_step) if stream.isatty() else None
+
+    def step(self, record: StepRecord, *, is_repeated: bool) -> None:
+        """Shows what is due of a step, with what an evaluation after it found; nothing of what was shown before."""
+        if is_repeated:
+            return
+        self.advance(record.step)
+        if record.step % self._every_steps == 0 or record.step == self._train_steps:
+            self.show_step(record)
+        if has_evaluation(record):
+            self.show_evaluation(record)
+
+    def rewind(self, step: int) -> None:
+        """Does nothing: repeated steps are not shown."""
 
     def advance(self, step: int) -> None:
         """Notes that a step is done, for the bar and the time left."""

@@ -1,45 +1,30 @@
 """The one place through which numbers, events and messages leave the trainer. Only global rank 0 has a recorder.
 
-Nothing here can stop training: what a full or failing disk does not take becomes a warning on the console, waits, and
-is written when the disk takes it again.
+Nothing here can stop training but the loss of the run to another owner: what a sink raises becomes a warning on the
+console. What a full or failing disk does not take waits, and is written when the disk takes it again.
 """
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TextIO
+from contextlib import suppress
+from functools import partial
 
 from harness.config.schema import LoggingConfig
 from harness.errors import HarnessError
-from harness.metrics.console import Console, has_evaluation
-from harness.metrics.tensorboard import EventFile
-from harness.run.append import JsonLines, OpenFile, open_unbuffered
+from harness.metrics.console import Console
+from harness.metrics.jsonl import WaitingLines
+from harness.metrics.sinks import Outlets, SinkContext, open_sinks
 from harness.run.events import StepEvent, event_line
 from harness.run.paths import RunDir
-from harness.run.records import StepRecord, to_json_line
+from harness.run.records import StepRecord
 
 _WARN_EVERY_FAILURES = 100
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outlets:
-    """What the recorder uses of the outside world; tests give their own."""
-
-    stream: TextIO | None = None
-    """Where console lines go. Default: standard output at the time the recorder is made."""
-    open_file: OpenFile = open_unbuffered
-    """Opens `metrics.jsonl` and `events.jsonl` for appending."""
-    clock: Callable[[], float] = time.time
-    """Seconds since 1970."""
-    require_owner: Callable[[], None] = lambda: None
-    """Called before every line: raises a `HarnessError` where the run is no longer ours to write in."""
-
-
 class Recorder:
-    """Writes `metrics.jsonl`, `events.jsonl`, TensorBoard and the console of one launch."""
+    """Writes the metrics of one launch to its sinks, its events to `events.jsonl`, and messages to the console."""
 
     def __init__(
         self,
@@ -64,19 +49,26 @@ class Recorder:
         outlets = outlets or Outlets()
         self._clock = outlets.clock
         self._require_owner = outlets.require_owner
-        self._every_steps = logging.console_every_steps
-        self._train_steps = train_steps
-        self._metrics = JsonLines(run_dir.metrics, outlets.open_file)
-        self._events = JsonLines(run_dir.events, outlets.open_file, is_shared=True)
         self._num_failures: dict[str, int] = {}
+        self._events = WaitingLines(run_dir.events, outlets.open_file, is_shared=True)
         self._console = Console(
             outlets.stream or sys.stdout,
             train_steps=train_steps,
             resume_step=resume_step,
             channels=channels,
             clock=outlets.clock,
+            every_steps=logging.console_every_steps,
         )
-        self._event_file = self._open_event_file(run_dir, resume_step + 1) if logging.tensorboard else None
+        context = SinkContext(
+            run_dir=run_dir,
+            logging=logging,
+            resume_step=resume_step,
+            outlets=outlets,
+            console=self._console,
+            warn=self.message,
+            is_ours=self._is_ours,
+        )
+        self._sinks = tuple(open_sinks(context))
 
     def step(self, record: StepRecord) -> None:
         """Records a step, with what an evaluation after it found.
@@ -84,12 +76,7 @@ class Recorder:
         Raises:
             HarnessError: What `require_owner` raises.
         """
-        self._write(record)
-        self._console.advance(record.step)
-        if record.step % self._every_steps == 0 or record.step == self._train_steps:
-            self._console.show_step(record)
-        if has_evaluation(record):
-            self._console.show_evaluation(record)
+        self._write(record, is_repeated=False)
 
     def repeat(self, records: Sequence[StepRecord]) -> None:
         """Records steps of before this launch once more, by rising step; what was recorded of them no longer counts.
@@ -97,10 +84,11 @@ class Recorder:
         Raises:
             HarnessError: What `require_owner` raises.
         """
-        if records and (event_file := self._event_file) is not None:
-            self._try("TensorBoard", lambda: event_file.purge(records[0].step))
+        if records:
+            for sink in self._sinks:
+                self._try(sink.name, partial(sink.rewind, records[0].step), is_writing=False)
         for record in records:
-            self._write(record)
+            self._write(record, is_repeated=True)
 
     def event(self, event: StepEvent) -> None:
         """Append an event to `events.jsonl`.
@@ -110,29 +98,23 @@ class Recorder:
         """
         self._require_owner()
         line = event_line(event, self._clock()) + "\n"
-        self._try("events.jsonl", lambda: self._events.append(line), self._events)
+        self._try(self._events.name, partial(self._events.append, line))
 
     def message(self, text: str) -> None:
         """Shows text to people."""
-        self._console.show(text)
+        with suppress(Exception):  # there is no other place to complain at
+            self._console.show(text)
 
     def close(self) -> None:
         """Writes what still waits, as far as the disk takes it, and closes everything."""
-        for name, lines in (("metrics.jsonl", self._metrics), ("events.jsonl", self._events)):
-            if lines.num_waiting and self._is_ours():
-                self._try(name, lines.write_waiting, lines)
-            if lines.num_waiting:
-                self.message(f"warning: {lines.num_waiting} lines of {name} are lost: {lines.path} did not take them")
-            lines.close()
-        if self._event_file is not None:
-            self._try("TensorBoard", self._event_file.close)
-        self._console.close()
+        self._try(self._events.name, partial(self._events.close, is_ours=self._is_ours, warn=self.message))
+        for sink in self._sinks:
+            self._try(sink.name, sink.close)
 
-    def _write(self, record: StepRecord) -> None:
+    def _write(self, record: StepRecord, *, is_repeated: bool) -> None:
         self._require_owner()
-        self._try("metrics.jsonl", lambda: self._metrics.append(to_json_line(record)), self._metrics)
-        if (event_file := self._event_file) is not None:
-            self._try("TensorBoard", lambda: event_file.add(record.step, record.time, record.values))
+        for sink in self._sinks:
+            self._try(sink.name, partial(sink.step, record, is_repeated=is_repeated))
 
     def _is_ours(self) -> bool:
         try:
@@ -141,24 +123,20 @@ class Recorder:
             return False
         return True
 
-    def _open_event_file(self, run_dir: RunDir, purge_step: int) -> EventFile | None:
-        try:
-            return EventFile(run_dir.tensorboard, purge_step=purge_step, clock=self._clock)
-        except ImportError:
-            self.message("warning: no TensorBoard files, the package `tensorboard` is not installed")
-        except OSError as error:
-            self.message(f"warning: no TensorBoard files: {error}")
-        return None
-
-    def _try(self, name: str, write: Callable[[], None], lines: JsonLines | None = None) -> None:
+    def _try(self, name: str, write: Callable[[], None], *, is_writing: bool = True) -> None:
         """Writes, or warns: at the first failure, at every hundredth, and when writing works again."""
         try:
             write()
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 (whatever a sink raises, training goes on)
             failures = self._num_failures[name] = self._num_failures.get(name, 0) + 1
             if failures % _WARN_EVERY_FAILURES == 1:
-                waiting = f"; {lines.num_waiting} lines wait for room on the disk" if lines else ""
-                self.message(f"warning: cannot write {name}: {error.strerror or error}{waiting}; training goes on")
+                self.message(f"warning: cannot write {name}: {_reason(error)}; training goes on")
         else:
-            if failures := self._num_failures.pop(name, 0):
+            if is_writing and (failures := self._num_failures.pop(name, 0)):
                 self.message(f"{name} is written again, after {failures} failures")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return f"{type(error).__name__}: {error}"

@@ -10,17 +10,20 @@ import io
 import itertools
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from harness.run.append import write_whole
+from harness.run.records import StepRecord
 
 _FILE_VERSION = "brain.Event:2"
 
 
 class EventFile:
-    """One new event file in the run's TensorBoard folder."""
+    """The sink that is one new event file in the run's TensorBoard folder."""
+
+    name = "TensorBoard"
 
     def __init__(self, folder: Path, *, purge_step: int, clock: Callable[[], float]) -> None:
         """Opens the file.
@@ -44,9 +47,9 @@ class EventFile:
         self._file = _free_path(folder, clock()).open("xb", buffering=0)
         # The purge is heeded only in a file that declared its version before it.
         self._write(Event(wall_time=clock(), step=purge_step, file_version=_FILE_VERSION))
-        self.purge(purge_step)
+        self.rewind(purge_step)
 
-    def purge(self, step: int) -> None:
+    def rewind(self, step: int) -> None:
         """Steps from this one on that were written so far are no longer shown.
 
         Raises:
@@ -55,15 +58,15 @@ class EventFile:
         start = self._session_log(status=self._session_log.START)
         self._write(self._event(wall_time=self._clock(), step=step, session_log=start))
 
-    def add(self, step: int, time: float, values: Mapping[str, float]) -> None:
+    def step(self, record: StepRecord, *, is_repeated: bool) -> None:
         """Writes one point of every metric.
 
         Raises:
             OSError: The disk is full or gone; the points are lost, the file stays readable.
         """
         value_type = self._summary.Value
-        points = [value_type(tag=name, simple_value=value) for name, value in values.items()]
-        self._write(self._event(wall_time=time, step=step, summary=self._summary(value=points)))
+        points = [value_type(tag=name, simple_value=value) for name, value in record.values.items()]
+        self._write(self._event(wall_time=record.time, step=record.step, summary=self._summary(value=points)))
 
     def close(self) -> None:
         """Closes the file."""

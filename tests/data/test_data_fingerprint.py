@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from harness.data import fingerprint
 from harness.data.files.channels import Channel
-from harness.data.fingerprint import data_fingerprint, recorded_parts
+from harness.data.fingerprint import data_fingerprint, fingerprint_filled_in, recorded_parts
 from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import ChannelRules, PhaseRecipe, Recipe
-from harness.run.checkpoints.compare import differences
+from harness.run.checkpoints import compare
 
 RECIPE = Recipe(
     seed=7,
@@ -27,6 +28,13 @@ def recorded(channels: tuple[Channel, ...], recipe: Recipe = RECIPE) -> dict[str
     """As it comes back from a file."""
     loaded: dict[str, Any] = json.loads(json.dumps(data_fingerprint(channels, recipe)))
     return loaded
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """As at resume, without the `data.` at the beginning of each line."""
+    lines = compare.differences(fingerprint_filled_in({"data": old}), fingerprint_filled_in({"data": new}))
+    assert all(line.startswith("data.") for line in lines)
+    return [line.removeprefix("data.") for line in lines]
 
 
 def test_same_data_has_no_difference(channels: tuple[Channel, ...]) -> None:
@@ -95,4 +103,78 @@ def test_phases_that_have_begun_and_rules_are_recorded(channels: tuple[Channel, 
     assert differences(second, data_fingerprint(channels, other, Cursor().begin_phase(1).history)) == [
         'rules.zh.when_low: checkpoint "wait", now "share"',
         "rules.zh.max_epochs: checkpoint null, now 2",
+    ]
+
+
+ALL_RULES = {
+    "when_low": "repeat",
+    "max_epochs": None,
+    "epoch_decay": "1",
+    "order": "shuffled",
+    "window_parts": 1,
+    "packing": "concatenate",
+}
+"""What an absent field means, for good: the value of each at the time when it came. A new field gets its line here, and
+no line ever changes, or else checkpoints that leave the field out would mean something else than they did."""
+
+
+def test_an_absent_field_means_what_it_meant() -> None:
+    assert fingerprint_filled_in({"data": {"rules": {"zh": {}}}})["data"]["rules"] == {"zh": ALL_RULES}
+
+
+def test_rules_of_before_with_all_fields_are_those_of_today_without(channels: tuple[Channel, ...]) -> None:
+    recipe = replace(RECIPE, rules={"zh": ChannelRules(when_low="wait"), "en": ChannelRules()})
+    today = recorded(channels, recipe)
+    assert today["rules"] == {"zh": {"when_low": "wait"}}
+    before = today | {"rules": {"zh": ALL_RULES | {"when_low": "wait"}}}
+    assert differences(before, today) == differences(today, before) == []
+    other = today | {"rules": {"zh": ALL_RULES | {"when_low": "share"}}}
+    assert differences(today, other) == ['rules.zh.when_low: checkpoint "wait", now "share"']
+    plain = {name: value for name, value in today.items() if name != "rules"}
+    assert len(differences(plain, today)) == len(differences(today, plain)) == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterRules(ChannelRules):
+    least_tokens: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterPhase(PhaseRecipe):
+    rises: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaterRecipe(Recipe):
+    mixes_by: str = "tokens"
+
+
+def later(rules: LaterRules, phase: LaterPhase, mixes_by: str) -> LaterRecipe:
+    given = {name: value for name, value in RECIPE.__dict__.items() if name not in ("rules", "later_phases")}
+    return LaterRecipe(**given, mixes_by=mixes_by, rules={"zh": rules}, later_phases=(phase,))
+
+
+def test_a_new_option_of_the_data_is_no_difference_until_it_is_used(
+    channels: tuple[Channel, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phase = PhaseRecipe(shares={"code": Fraction(1)}, seq_length=64)
+    history = Cursor().begin_phase(1).history
+    recipe = replace(RECIPE, rules={"zh": ChannelRules(when_low="wait")}, later_phases=(phase,))
+    old = json.loads(json.dumps(data_fingerprint(channels, recipe, history)))
+    for kind in (LaterRules, LaterPhase, LaterRecipe):
+        monkeypatch.setattr(fingerprint, kind.__mro__[1].__name__, kind)
+    new_phase = LaterPhase(shares=phase.shares, seq_length=64)
+    unused = later(LaterRules(when_low="wait"), new_phase, "tokens")
+    assert differences(old, data_fingerprint(channels, unused, history)) == []
+    used = later(LaterRules(when_low="wait", least_tokens=9), replace(new_phase, rises=True), "documents")
+    new = json.loads(json.dumps(data_fingerprint(channels, used, history)))
+    assert differences(old, new) == [
+        'mixes_by: checkpoint "tokens", now "documents"',
+        "later_phases[0].rises: checkpoint false, now true",
+        "rules.zh.least_tokens: checkpoint 0, now 9",
+    ]
+    assert differences(new, old) == [
+        'mixes_by: checkpoint "documents", now "tokens"',
+        "later_phases[0].rises: checkpoint true, now false",
+        "rules.zh.least_tokens: checkpoint 9, now 0",
     ]

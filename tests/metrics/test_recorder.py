@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness.config.schema import LoggingConfig
-from harness.metrics.recorder import Outlets, Recorder
+from harness.metrics.recorder import Recorder
+from harness.metrics.sinks import Outlets
 from harness.run import metric_names as names
 from harness.run.append import AppendFile, OpenFile, open_unbuffered
 from harness.run.events import NotFinite, Started, read_events

@@ -11,8 +11,23 @@ from pathlib import Path
 import pytest
 
 from harness.metrics.tensorboard import EventFile
+from harness.run.records import StepRecord
 
 pytest.importorskip("tensorboard")
+
+
+def add(file: EventFile, step: int, time: float, values: dict[str, float]) -> None:
+    record = StepRecord(
+        attempt=0,
+        step=step,
+        time=time,
+        phase="main",
+        consumed_samples=0,
+        consumed_tokens=0,
+        batch_hash=0,
+        values=values,
+    )
+    file.step(record, is_repeated=False)
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
@@ -33,12 +48,12 @@ def test_tensorboard_shows_the_names_and_hides_the_points_that_a_resume_took_bac
     clock = lambda: float(next(times))  # noqa: E731
     first = EventFile(tmp_path, purge_step=1, clock=clock)
     for step in range(1, 6):
-        first.add(step, float(step), {"train/lm_loss": float(step), "train/lm_loss/zh": 2.0})
+        add(first, step, float(step), {"train/lm_loss": float(step), "train/lm_loss/zh": 2.0})
     first.close()
     second = EventFile(tmp_path, purge_step=4, clock=clock)
-    second.add(4, 6.0, {"train/lm_loss": 40.0})
-    second.purge(4)
-    second.add(4, 6.5, {"train/lm_loss": 41.0})
+    add(second, 4, 6.0, {"train/lm_loss": 40.0})
+    second.rewind(4)
+    add(second, 4, 6.5, {"train/lm_loss": 41.0})
     second.close()
     assert scalars(tmp_path) == {
         "train/lm_loss": [(1, 1.0), (2, 2.0), (3, 3.0), (4, 41.0)],
@@ -55,7 +70,7 @@ def test_two_launches_in_one_second_do_not_share_a_file(tmp_path: Path) -> None:
 
 def test_half_a_record_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = EventFile(tmp_path, purge_step=1, clock=lambda: 5.0)
-    file.add(1, 5.0, {"a": 1.0})
+    add(file, 1, 5.0, {"a": 1.0})
     (path,) = tmp_path.iterdir()
     size = path.stat().st_size
 
@@ -66,8 +81,8 @@ def test_half_a_record_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with monkeypatch.context() as disk_is_full:
         disk_is_full.setattr("harness.metrics.tensorboard.write_whole", half)
         with pytest.raises(OSError, match="No space left"):
-            file.add(2, 6.0, {"a": 2.0})
+            add(file, 2, 6.0, {"a": 2.0})
     assert path.stat().st_size == size
-    file.add(3, 7.0, {"a": 3.0})
+    add(file, 3, 7.0, {"a": 3.0})
     file.close()
     assert scalars(tmp_path) == {"a": [(1, 1.0), (3, 3.0)]}

@@ -92,12 +92,16 @@ class Site:
         run_dir: Path | None = None,
         terminal: int | None = None,
         environment: Mapping[str, str] | None = None,
+        folder: Path = REPOSITORY,
     ) -> Command:
-        """Starts `harness train`, with its output going to a terminal if one is given."""
+        """Starts `harness train` in a folder, with its output going to a terminal if one is given."""
         config = self.root / "config.yaml"
         config.write_text(yaml.safe_dump(self.config, sort_keys=False))
         return Command(
-            ["train", str(config), "--run-dir", str(run_dir or self.run_dir.root), *arguments], terminal, environment
+            ["train", str(config), "--run-dir", str(run_dir or self.run_dir.root), *arguments],
+            terminal,
+            environment,
+            folder,
         )
 
     def enlarge_channel(self, name: str, num_documents: int) -> None:
@@ -146,11 +150,15 @@ class Command:
     """A `harness` command that runs in the background; left over, it and all its descendants are killed."""
 
     def __init__(
-        self, arguments: Sequence[str], terminal: int | None = None, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str],
+        terminal: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        folder: Path = REPOSITORY,
     ) -> None:
         self.process = subprocess.Popen(
             [*HARNESS, *arguments],
-            cwd=REPOSITORY,
+            cwd=folder,
             env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "xterm", **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if terminal is None else terminal,

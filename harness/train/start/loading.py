@@ -9,7 +9,7 @@ from typing import Any
 from harness.checkpoint import mcore as checkpoint_files
 from harness.checkpoint.node_folder import SnapshotRecord
 from harness.config.schema import Config
-from harness.data.fingerprint import require_adopted
+from harness.data.fingerprint import fingerprint_filled_in, require_adopted
 from harness.data.order.cursor import Cursor
 from harness.errors import CheckpointError
 from harness.metrics.recorder import Recorder
@@ -50,7 +50,8 @@ def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -
                 "from an earlier checkpoint."
             )
         recorded = start.manifest.fingerprint
-        require_same(recorded, _promised(recorded, data.fingerprint(cursor)), allow_added_parts=True)
+        promised = _promised(recorded, data.fingerprint(cursor))
+        require_same(fingerprint_filled_in(recorded), fingerprint_filled_in(promised), allow_added_parts=True)
     require_adopted(data.stream.channels, start.journal)
 
 

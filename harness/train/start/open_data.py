@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.config.identity import identity_of
 from harness.config.phases import in_phase
 from harness.config.schema import Config
 from harness.data.files.arrivals import Arrivals
@@ -143,7 +144,7 @@ def _open_held_out(
 
 def _identity(config: Config, tokenizer: Tokenizer | None) -> dict[str, Any]:
     return {
-        "model": config.model.model_dump(mode="json"),
+        "model": identity_of(config.model),
         "tokenizer": None
         if tokenizer is None
         else {"file": tokenizer.path.name, "xxh3": tokenizer.hash, "vocab_size": tokenizer.vocab_size},

@@ -12,7 +12,8 @@ import torch
 from harness.config.phases import in_phase
 from harness.config.schema import Config
 from harness.errors import LayoutError
-from harness.metrics.recorder import Outlets, Recorder
+from harness.metrics.recorder import Recorder
+from harness.metrics.sinks import Outlets
 from harness.model import attention
 from harness.model.mcore import build_model
 from harness.optim.mcore import Optimizer

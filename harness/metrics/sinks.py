@@ -1,0 +1,105 @@
+"""Where the metrics of a run go. A new place is a class with the methods of `Sink` and an entry in `SINKS`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol, TextIO
+
+from harness.config.schema import LoggingConfig
+from harness.metrics.console import Console
+from harness.metrics.jsonl import JsonlSink, WaitingLines
+from harness.metrics.tensorboard import EventFile
+from harness.run.append import OpenFile, open_unbuffered
+from harness.run.paths import RunDir
+from harness.run.records import StepRecord
+
+
+class Sink(Protocol):
+    """A place that metrics go to. What its methods raise becomes a warning with its name, and training goes on."""
+
+    name: str
+    """Named so in warnings: `metrics.jsonl`."""
+
+    def step(self, record: StepRecord, *, is_repeated: bool) -> None:
+        """Take the metrics of a step; repeated ones were shown to people when they were new."""
+
+    def rewind(self, step: int) -> None:
+        """Forget the steps from this one on: repeated ones follow."""
+
+    def close(self) -> None:
+        """Write what still waits and let go of everything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlets:
+    """What the recorder uses of the outside world; tests give their own."""
+
+    stream: TextIO | None = None
+    """Where console lines go. Default: standard output at the time the recorder is made."""
+    open_file: OpenFile = open_unbuffered
+    """Opens `metrics.jsonl` and `events.jsonl` for appending."""
+    clock: Callable[[], float] = time.time
+    """Seconds since 1970."""
+    require_owner: Callable[[], None] = lambda: None
+    """Called before every line: raises a `HarnessError` where the run is no longer ours to write in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkContext:
+    """What sinks are made from."""
+
+    run_dir: RunDir
+    logging: LoggingConfig
+    resume_step: int
+    """Last step done before this launch, 0 in a new run."""
+    outlets: Outlets
+    console: Console
+    warn: Callable[[str], None]
+    """Shows a line to people; never raises."""
+    is_ours: Callable[[], bool]
+    """Returns whether the run is still ours to write in."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SinkKind:
+    """A kind of sink: whether a run has it, and how it is opened."""
+
+    what: str
+    """Named so where it cannot be opened: `no TensorBoard files`."""
+    is_wanted: Callable[[LoggingConfig], bool]
+    open: Callable[[SinkContext], Sink]
+    """May raise anything: the run then goes on without the sink."""
+
+
+def _jsonl(context: SinkContext) -> Sink:
+    lines = WaitingLines(context.run_dir.metrics, context.outlets.open_file)
+    return JsonlSink(lines, is_ours=context.is_ours, warn=context.warn)
+
+
+def _tensorboard(context: SinkContext) -> Sink:
+    folder, clock = context.run_dir.tensorboard, context.outlets.clock
+    return EventFile(folder, purge_step=context.resume_step + 1, clock=clock)
+
+
+SINKS = (
+    SinkKind(what="metrics", is_wanted=lambda logging: True, open=_jsonl),
+    SinkKind(what="TensorBoard files", is_wanted=lambda logging: logging.tensorboard, open=_tensorboard),
+    SinkKind(what="console", is_wanted=lambda logging: True, open=lambda context: context.console),
+)
+"""All kinds, in the order in which they get a step."""
+
+
+def open_sinks(context: SinkContext) -> Iterator[Sink]:
+    """Yield the sinks of a run. Those that cannot be opened are a warning on the console."""
+    for kind in SINKS:
+        if not kind.is_wanted(context.logging):
+            continue
+        try:
+            yield kind.open(context)
+        except ImportError as error:
+            package = (error.name or str(error)).partition(".")[0]
+            context.warn(f"warning: no {kind.what}, the package `{package}` is not installed")
+        except Exception as error:  # noqa: BLE001 (a place for metrics must not keep a run from starting)
+            context.warn(f"warning: no {kind.what}: {error}")
