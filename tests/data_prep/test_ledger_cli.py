@@ -150,7 +150,6 @@ def test_quarantine_drops_an_order(run: Path, tmp_path: Path) -> None:
         "kind": "quarantine",
         "reason": "garbled",
         "documents": {"zh/part-00000": [7], "en/part-00001": [3, 4]},
-        "lift": False,
     }
     file.unlink()
     call(quarantine, run, "--document", "zh/part-00000:7", "--undo")

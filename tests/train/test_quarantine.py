@@ -77,8 +77,14 @@ def test_steps_after_the_newest_checkpoint_count_and_so_do_their_alarms() -> Non
 
 
 def test_alarms_are_read_from_the_events(tmp_path: Path) -> None:
-    kinds = ("saved", "spike", "resume-suspect", "exit")
-    lines = [json.dumps({"kind": kind, "attempt": 1, "step": step}) for step, kind in enumerate(kinds)]
+    spike = {"kind": "spike", "channel": "zh", "direction": "up", "start": 1, "end": 1, "z": 9.0, "height": 2.0}
+    events = [
+        {"kind": "saved", "path": "c", "seconds": 1.0},
+        spike,
+        {"kind": "resume-suspect", "reason": "why"},
+        {"kind": "exit", "exit_code": 0},
+    ]
+    lines = [json.dumps({**event, "attempt": 1, "step": step}) for step, event in enumerate(events)]
     RunDir(tmp_path).events.write_text("\n".join([*lines, '{"kind": "nan", "att']))
     assert alarms_in(RunDir(tmp_path)) == [Alarm(1, 1), Alarm(1, 2)]
     assert alarms_in(RunDir(tmp_path / "nowhere")) == []
