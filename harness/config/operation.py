@@ -1,4 +1,4 @@
-"""What a user may say about operating a run: `launch` and `watch`. Nothing here changes what is learnt by itself."""
+"""Settings for operating a run: `launch` and `watch`. They do not change by themselves what the model learns."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LaunchConfig(Section):
     """Ranks on every node. Default: one for each GPU, one on a node without GPUs."""
     time_limit: Annotated[str, Field(pattern=SLURM_TIME)] = "24:00:00"
     """Longest time of one launch, in Slurm's spelling: `minutes`, `hours:minutes:seconds`,
-    `days-hours:minutes:seconds`. The run goes on in the next launch."""
+    `days-hours:minutes:seconds`. The next launch continues the run."""
     signal_lead_s: Annotated[int, Field(ge=1, le=65535)] = 600
     """Time before the time limit at which the run is told to save and leave. It must be longer than a step and a save.
     Slurm may send the signal up to 60 s earlier."""

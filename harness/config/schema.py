@@ -1,7 +1,7 @@
-"""What a user may say: every section and field of a run's YAML, with its unit, its default and what it means.
+"""The schema of a run's YAML: every section and field, with unit, default and meaning.
 
-Frozen and strict: text is not a number, an unknown key is an error. Where Megatron owns a concept the field has
-Megatron's spelling. What *follows* from a configuration (steps, stages, memory) is not here but in `harness.plan`.
+Frozen and strict: text is not a number, and an unknown key is an error. A field for a concept of Megatron has
+Megatron's spelling. What *follows* from a configuration (steps, stages, memory) is in `harness.plan`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RunConfig(Section):
     """The run as a whole."""
 
     name: Name
-    """Name of the run; its directory is `runs/<name>` unless `--run-dir` says otherwise."""
+    """Name of the run; its directory is `runs/<name>` unless `--run-dir` gives another."""
     seed: NonNegativeInt = 1234
     """Seed of the initial weights and of the order of the data. Two runs with equal seeds see equal samples."""
     stop_at_step: PositiveInt | None = None
@@ -111,7 +111,7 @@ class ModelConfig(Section):
 
     @property
     def gated(self) -> bool:
-        """Whether the MLP has a gate projection."""
+        """True if the MLP has a gate projection."""
         return self.activation in ("swiglu", "geglu")
 
     @property
