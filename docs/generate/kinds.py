@@ -60,7 +60,7 @@ def kind_of(schema: Schema) -> str:
         return "mapping of names to " + " or ".join(_plural(kind_of(value)) for value in values.values())
     if schema.get("format") == "path":
         return "path"
-    return _TYPES[schema["type"]] + _limits(schema)
+    return _TYPES[schema["type"]] + _limits(schema) if "type" in schema else "any value"
 
 
 def default_of(schema: Schema, is_required: bool) -> str:
@@ -68,7 +68,7 @@ def default_of(schema: Schema, is_required: bool) -> str:
     if is_required:
         return "required"
     default = schema.get("default")
-    if default is None or isinstance(default, Mapping):
+    if default is None or default == "" or isinstance(default, Mapping):
         return "optional"
     return f"default `{json.dumps(default)}`" if not isinstance(default, str) else f"default `{default}`"
 
@@ -109,4 +109,5 @@ def _number(value: float) -> str:
 def _plural(kind: str) -> str:
     word, comma, rest = kind.partition(",")
     plurals = {"text": "texts", "path": "paths", "section": "sections", "integer": "integers", "number": "numbers"}
+    plurals["mapping"] = "mappings"
     return plurals.get(word, word.replace("list of", "lists of", 1)) + comma + rest

@@ -36,27 +36,46 @@ class Window(Strict):
     """First sample."""
 
 
-class Saved(Strict):
+class Timed(Strict):
+    """An event."""
+
+    time: float
+    """Seconds since 1970."""
+    kind: str
+
+
+class AtStep(Timed):
+    """An event at a step."""
+
+    step: int
+    """Step of the run."""
+
+
+class Saved(AtStep):
     """A checkpoint was published."""
 
     kind: Literal["saved"] = "saved"
-    step: int
-    """Step of the checkpoint."""
-    seconds: float | None = None
+    wait_s: float | None = None
     """Time that training waited."""
 
 
-class RolledBack(Strict):
+class Left(AtStep):
+    """The trainer left."""
+
+    kind: Literal["left", "killed"]
+
+
+class RolledBack(Timed):
     """The run returned to a checkpoint."""
 
     kind: Literal["rolled-back"] = "rolled-back"
     skipped: Window
     """Samples that are not trained on."""
-    wait_s: float = 0.5
-    """Time before the first step."""
+    command: str = Field(default="", alias="order")
+    """Name of the command."""
 
 
-Event = Annotated[Saved | RolledBack, Field(discriminator="kind")]
+Event = Annotated[Saved | Left | RolledBack, Field(discriminator="kind")]
 
 
 def test_pages_are_those_of_the_code() -> None:
@@ -179,16 +198,25 @@ def test_exit_codes_page_has_every_code_and_its_errors() -> None:
 
 
 def test_events_page_of_a_union() -> None:
-    assert events_page(Event, "# Events\n") == (
+    assert events_page(Event, "# Events\n", (Timed, AtStep)) == (
         "# Events\n\n"
-        "## `rolled-back`\n\nThe run returned to a checkpoint.\n\n"
+        "## Fields that events share\n\n"
+        "- **`time`**: number; required. Seconds since 1970.\n"
+        "- **`step`**: integer; required. Step of the run.\n\n"
+        "## `left`, `killed`\n\nThe trainer left.\n\n"
+        "## `rolled-back`\n\nThe run returned to a checkpoint. It has no `step`.\n\n"
         "- **`skipped`**: section; required. Samples that are not trained on.\n"
         "  - **`start`**: integer; required. First sample.\n"
-        "- **`wait_s`**: number; default `0.5`; in seconds. Time before the first step.\n\n"
+        "- **`order`**: text; optional. Name of the command.\n\n"
         "## `saved`\n\nA checkpoint was published.\n\n"
-        "- **`step`**: integer; required. Step of the checkpoint.\n"
-        "- **`seconds`**: number; optional. Time that training waited.\n"
+        "- **`wait_s`**: number; optional; in seconds. Time that training waited.\n"
     )
+
+
+def test_events_page_without_shared_fields_has_all_fields_at_each_kind() -> None:
+    page = events_page(Event, "# Events\n")
+    assert page.count("- **`time`**") == 3
+    assert "share" not in page
 
 
 def test_an_event_without_docstring_is_refused() -> None:
