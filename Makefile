@@ -6,7 +6,7 @@
 #   make spike    garbled documents and empty pages against the spike watch, and the README's picture of it
 #   make slurm    jobs on a real Slurm of two nodes on this machine (make slurm-deps installs it; slurm-smoke is the
 #                 part that CI runs)
-#   make check    style, types, layers
+#   make check    style, types, layers, and whether docs/reference fits the code (python -m docs.generate writes it)
 #   make gpu      equivalence tests and benchmark on the GPU of this machine
 #   make bench    how fast, against named peers, measured in one run
 #
@@ -34,6 +34,7 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m docs.generate --check
 	$(BIN)/shellcheck slurm/*.sbatch slurm/environment.sh tests/slurm/install.sh .ci/run
 
 # Without a Slurm on this machine the tests are skipped, and say so.

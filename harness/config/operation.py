@@ -1,4 +1,4 @@
-"""What a user may say about operating a run: `launch` and `watch`. Nothing here changes what is learnt by itself."""
+"""Settings for operating a run: `launch` and `watch`. They do not change by themselves what the model learns."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ _Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class LaunchConfig(Section):
-    """How `harness launch` asks Slurm for nodes. Nothing here changes what is learnt."""
+    """The job that `harness launch` asks Slurm for. Nothing here changes what is learnt."""
 
     partition: Word | None = None
     """Partition to queue in. Default: the cluster's."""
     account: Word | None = None
     """Account that is charged. Default: the user's."""
     nodes: PositiveInt | None = None
-    """Nodes, unless `--nodes` says otherwise."""
+    """Number of nodes. `--nodes` overrides it; one of the two is required for `harness launch`."""
     gpus_per_node: NonNegativeInt = 8
-    """GPUs asked for on every node; 0 asks for none and computes on CPUs."""
+    """GPUs to ask for on every node. 0 asks for none, and the run computes on CPUs."""
     workers_per_node: PositiveInt | None = None
-    """Ranks on every node. Default: one per GPU, one on a node without."""
+    """Ranks on every node. Default: one for each GPU, one on a node without GPUs."""
     time_limit: Annotated[str, Field(pattern=SLURM_TIME)] = "24:00:00"
     """Longest time of one launch, in Slurm's spelling: `minutes`, `hours:minutes:seconds`,
-    `days-hours:minutes:seconds`. The run goes on in the next launch."""
+    `days-hours:minutes:seconds`. The next launch continues the run."""
     signal_lead_s: Annotated[int, Field(ge=1, le=65535)] = 600
-    """Seconds before the time limit at which the run is told to save and leave: more than a step and a save take. Slurm
-    may tell it up to 60 s earlier."""
+    """Time before the time limit at which the run is told to save and leave. It must be longer than a step and a save.
+    Slurm may send the signal up to 60 s earlier."""
     whole_nodes: bool = True
     """Ask for nodes that no other job uses."""
     python: Word | None = None
     """Python interpreter on the nodes (within the container, if one is named). Default: the one of `harness launch`."""
     environment_file: FilePath | None = None
-    """Shell file that every job sources first, on the first node: modules to load, NCCL settings."""
+    """Shell file that every job sources first, on the first node: modules to load, NCCL settings. Default: none."""
     container_image: Word | None = None
-    """Image that pyxis/enroot starts on every node: a `.sqsh` file or the name of an image in a registry."""
+    """Image that pyxis/enroot starts on every node: a `.sqsh` file, or the name of an image in a registry. Default: no
+    container."""
     container_mounts: tuple[Word, ...] = Field(default=(), strict=False)
     """Mounts of the container besides the run directory and the working directory, as `source:target`."""
     sbatch_flags: tuple[Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[ -~]+)?$")], ...] = Field(
@@ -46,70 +47,76 @@ class LaunchConfig(Section):
     )
     """Further flags for sbatch, such as `--qos=high`."""
     max_failures_without_progress: PositiveInt = 3
-    """Launches in a row that may fail without a newer checkpoint; then the job stops and a person has to look."""
+    """Launches in a row that may fail without a newer checkpoint. Then the job stops, and a person has to look."""
     max_launches_without_progress: PositiveInt = 20
-    """Launches in a row without a newer checkpoint, preempted ones among them; then the job stops."""
+    """Launches in a row that may end without a newer checkpoint, preempted ones included. Then the job stops."""
     watch: bool = True
-    """Run `harness watch` beside training, on the first node; it is started again if it dies."""
+    """Run `harness watch` beside training, on the first node. It is started again if it dies."""
     check_nodes: bool = True
-    """Look at every node before training: devices, versions, clocks, the shared file system, an all-reduce."""
+    """Check every node before training: devices, versions, clocks, the shared file system, an all-reduce."""
     exclude_bad_nodes: bool = False
-    """Nodes that this look finds dead, unfit or slow end the launch, and are excluded when the job is requeued.
-    Default: they are named; slow ones train."""
+    """End the launch when the check finds nodes that do not answer, are unfit or are slow, and exclude them when the
+    job is requeued. With `false` nodes that do not answer or are unfit end the launch too, but are not excluded; slow
+    ones are named and train."""
 
 
 class WatchConfig(Section):
-    """What `harness watch` does about spikes, and whom it tells. Nothing here changes what is learnt by itself."""
+    """Spikes: what `harness watch` does about them, and whom it tells."""
 
     action: Literal["alert", "rollback"] = "alert"
-    """`alert` tells people what it would do; `rollback` also returns the run to an earlier checkpoint and skips the
-    samples that did it."""
+    """`alert` tells people what the watcher would do. `rollback` also returns the run to an earlier checkpoint and
+    skips the samples that caused the spike."""
     persist_steps: PositiveInt = 100
-    """An episode that is still open, and still off, so many steps after its start does not heal by itself."""
+    """An episode that is still open, and still off, this many steps after its start does not heal by itself."""
     persist_z: PositiveFloat = 4.0
-    """Still off: the median of its last eight values is beyond so many standard deviations."""
+    """An episode is still off while the median of its last eight values lies beyond this many standard deviations."""
     rollback_margin_steps: NonNegativeInt = 100
-    """The checkpoint to return to is at least so many steps older than the onset."""
+    """The checkpoint to return to is at least this many steps older than the onset of the spike."""
     skip_steps: PositiveInt = 200
-    """Steps whose samples are skipped at the first rollback of a place; doubled at every further one."""
+    """Steps whose samples are skipped at the first rollback of a place. Each further rollback of the same place skips
+    twice as many."""
     most_skip_steps: PositiveInt = 500
-    """Never skip the samples of more steps than this at once."""
+    """Largest number of steps whose samples are skipped at once."""
     skip_lead_steps: NonNegativeInt = 50
-    """So many of the skipped steps lie before the onset."""
+    """Part of the skipped steps that lies before the onset."""
     max_rollbacks: NonNegativeInt = 3
-    """At most so many rollbacks in `budget_steps`; then the run leaves with exit code 76, for a person."""
+    """Largest number of rollbacks within `budget_steps`. When a further one is needed, the run leaves with exit code
+    76, for a person."""
     budget_steps: PositiveInt = 10_000
-    """See `max_rollbacks`."""
+    """Steps over which `max_rollbacks` counts."""
     cool_down_steps: NonNegativeInt = 50
-    """No second rollback within so many steps, unless the run went wrong right after the first."""
+    """Steps after a rollback in which no second one is made, unless the run went wrong right after a resume or its loss
+    is not finite."""
     verify_steps: NonNegativeInt = 20
-    """After a resume so many steps are watched closely: a rise seen twice is reason enough to go back further."""
+    """Steps after a resume that are watched closely. A rise seen twice in them is reason enough to go back further."""
     same_place_steps: NonNegativeInt = 300
-    """Onsets closer than this are the same place."""
+    """Onsets that are no further apart than this are the same place."""
     repeat_learning_rate_factor: Annotated[float, Field(gt=0, le=1)] = 0.7
-    """Factor of the learning rate when a place without dirty documents comes again; 1 leaves it."""
+    """Factor of the learning rate when a place without dirty documents comes again; 1 leaves the rate as it is."""
     repeat_adam_betas: tuple[_Beta, _Beta] | None = Field(default=None, strict=False)
-    """Betas of Adam when such a place comes again, [0.9, 0.9] for instance. Default: as they are."""
+    """Betas of Adam when a place without dirty documents comes again, for instance `[0.9, 0.9]`. Default: unchanged."""
     repeat_for_steps: PositiveInt = 500
-    """How many steps after such a rollback factor and betas hold."""
+    """Steps for which the factor and the betas hold after such a rollback."""
     answer_within_s: NonNegativeFloat = 120.0
-    """With `action: rollback` and a watcher beside it, a run whose loss is not finite waits so many seconds for the
-    command to roll back, and leaves with exit code 76 only then."""
+    """With `action: rollback` and a watcher beside the run: time that a run whose loss is not finite waits for the
+    command to roll back. After that it leaves with exit code 76."""
     poll_s: PositiveFloat = 2.0
-    """Seconds between two looks at `metrics.jsonl`."""
+    """Time between two looks at `metrics.jsonl`."""
     stalled_after_s: PositiveFloat = 900.0
-    """Somebody trains, but nothing was recorded for so many seconds: people are told, with the ranks behind."""
+    """Time without a new record, while somebody trains, after which people are told, with the ranks that are behind."""
     kill_hung_after_s: PositiveFloat | None = None
-    """No rank has come any further for so many seconds (four times as many where one starts, loads, evaluates or
-    saves): stacks are collected and the launch is killed, to be requeued. Default: people are told, and it is left
-    alone."""
+    """Time after which a launch counts as hung if no rank has come any further: stacks are collected, and the launch is
+    killed, to be requeued. It is four times as long while a rank starts, loads, evaluates or saves. Default: people are
+    told, and nothing is killed."""
     least_free_gib: NonNegativeFloat = 50.0
-    """People are told when the file system of the run has less room than this; 0 never."""
+    """Free space on the run's file system below which people are told; 0 never tells."""
     alert_command: tuple[str, ...] = Field(default=(), strict=False)
-    """Program and arguments that get every alert as a line of JSON on standard input. No shell reads them."""
+    """Program and arguments that get every alert as a line of JSON on standard input. They are not passed through a
+    shell. Default: none."""
     alert_urls_file: FilePath | None = None
-    """File with one address of apprise (`mailto://…`, `slack://…`) or webhook of Feishu or DingTalk per line. They hold
-    secrets, so they stand in no configuration; the environment variable HARNESS_ALERT_URLS is read too."""
+    """File with one address per line: of apprise (`mailto://…`, `slack://…`), or a webhook of Feishu or DingTalk.
+    Addresses hold secrets, so no configuration contains them. The environment variable HARNESS_ALERT_URLS is read
+    too."""
     alert_every_s: NonNegativeFloat = 600.0
-    """Of alerts of one kind at most one is sent in so many seconds; the others are counted in the next, and all are in
+    """Time in which at most one alert of a kind is sent. The others are counted in the next one, and all are in
     `watch/alerts.jsonl`."""

@@ -1,7 +1,7 @@
-"""What a user may say: every section and field of a run's YAML, with its unit, its default and what it means.
+"""The schema of a run's YAML: every section and field, with unit, default and meaning.
 
-Frozen and strict: text is not a number, an unknown key is an error. Where Megatron owns a concept the field has
-Megatron's spelling. What *follows* from a configuration (steps, stages, memory) is not here but in `harness.plan`.
+Frozen and strict: text is not a number, and an unknown key is an error. A field for a concept of Megatron has
+Megatron's spelling. What *follows* from a configuration (steps, stages, memory) is in `harness.plan`.
 """
 
 from __future__ import annotations
@@ -29,26 +29,28 @@ class RunConfig(Section):
     """The run as a whole."""
 
     name: Name
-    """Name of the run; its directory is `runs/<name>` unless `--run-dir` says otherwise."""
+    """Name of the run; its directory is `runs/<name>` unless `--run-dir` gives another."""
     seed: NonNegativeInt = 1234
-    """Seeds the initial weights and the order of the data. Two runs with equal seeds see equal samples."""
+    """Seed of the initial weights and of the order of the data. Two runs with equal seeds see equal samples."""
     stop_at_step: PositiveInt | None = None
-    """Leave after this step with exit code 0; the schedule still aims at the end of the last phase."""
+    """Leave after this step with exit code 0; the schedule still aims at the end of the last phase. Default: no
+    stop."""
 
 
 class RopeScalingConfig(Section):
-    """How rotary frequencies are stretched for sequences longer than the base was chosen for."""
+    """Scaling of the rotary frequencies for sequences longer than the base was chosen for."""
 
     type: Literal["linear", "ntk", "llama3"]
-    """`linear` divides positions by `factor`; `ntk` raises the base by factor^(d/(d-2)); `llama3` stretches only low
-    frequencies."""
+    """`linear` divides positions by `factor`. `ntk` raises the base by factor^(d/(d-2)), where d is the size of a head.
+    `llama3` stretches low frequencies only."""
     factor: PositiveFloat
-    """By how much the context grows."""
+    """Factor by which the context grows."""
     low_freq_factor: PositiveFloat = 1.0
-    """`llama3` only: wavelengths longer than `original_max_position_embeddings / low_freq_factor` are fully
-    stretched."""
+    """`llama3` only: wavelengths longer than `original_max_position_embeddings / low_freq_factor` are stretched
+    fully."""
     high_freq_factor: PositiveFloat = 4.0
-    """`llama3` only: wavelengths shorter than `original_max_position_embeddings / high_freq_factor` are left alone."""
+    """`llama3` only: wavelengths shorter than `original_max_position_embeddings / high_freq_factor` are not
+    stretched."""
     original_max_position_embeddings: PositiveInt = 8192
     """`llama3` only: the sequence length before stretching, in tokens."""
 
@@ -63,37 +65,38 @@ class ModelConfig(Section):
     num_attention_heads: PositiveInt
     """Query heads."""
     num_query_groups: PositiveInt | None = None
-    """Key/value heads; fewer than query heads is GQA, 1 is MQA. Default: as many as query heads."""
+    """Key/value heads. Fewer than query heads is GQA, 1 is MQA. Default: as many as query heads."""
     kv_channels: PositiveInt | None = None
     """Size of one head. Default: hidden_size / num_attention_heads."""
     ffn_hidden_size: PositiveInt
-    """Inner width of the MLP (of the gate and of the up projection each, if gated)."""
+    """Inner width of the MLP. In a gated MLP the gate and the up projection have this width each."""
     vocab_size: PositiveInt
-    """True vocabulary size: token ids are 0 … vocab_size - 1."""
+    """Size of the vocabulary without padding: token ids are 0 … vocab_size - 1."""
     vocab_size_multiple_of: PositiveInt = 128
-    """The embedding is padded to a multiple of this, whatever the layout. Padded rows are never predicted or
+    """The embedding is padded to a multiple of this, under every layout. Padded rows are neither predicted nor
     trained."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
     """Normalization before attention, before the MLP and at the end."""
     norm_epsilon: PositiveFloat = 1e-5
     """Added to the variance in every normalization."""
     activation: Literal["swiglu", "geglu", "gelu"] = "swiglu"
-    """Activation of the MLP; the first two are gated."""
+    """Activation of the MLP. `swiglu` and `geglu` are gated."""
     untie_embeddings_and_output_weights: bool = True
-    """Whether the output layer has its own weights. Small models gain by tying (false)."""
+    """Give the output layer weights of its own. With `false` it uses those of the embedding, which small models gain
+    by."""
     add_bias_linear: bool = False
-    """Bias in the attention projection and the MLP (GPT-2 style)."""
+    """Add a bias in the attention projection and in the MLP (GPT-2)."""
     add_qkv_bias: bool = False
-    """Bias in the query, key and value projections only (Qwen2)."""
+    """Add a bias in the query, key and value projections only (Qwen2)."""
     qk_layernorm: bool = False
     """Normalize queries and keys per head before the rotation (Qwen3)."""
     rotary_base: PositiveFloat = 10000.0
     """Base of the rotary position embedding (theta)."""
     rope_scaling: RopeScalingConfig | None = None
-    """Stretching of the rotary frequencies. Default: none."""
+    """Scaling of the rotary frequencies for longer sequences. Default: none."""
     init_method_std: PositiveFloat = 0.02
-    """Standard deviation of the initial weights; projections back into the residual stream get std / sqrt(2 ·
-    num_layers)."""
+    """Standard deviation of the initial weights; divided by sqrt(2 · num_layers) in projections into the residual
+    stream."""
     z_loss_coefficient: NonNegativeFloat = 0.0
     """Weight of log²Z of the output softmax (PaLM uses 1e-4). It is trained on, but not part of the reported loss."""
 
@@ -109,7 +112,7 @@ class ModelConfig(Section):
 
     @property
     def gated(self) -> bool:
-        """Whether the MLP has a gate projection."""
+        """True if the MLP has a gate projection."""
         return self.activation in ("swiglu", "geglu")
 
     @property
@@ -120,71 +123,76 @@ class ModelConfig(Section):
 
 
 class ParallelConfig(Section):
-    """How the model and the batch are cut over the ranks. Nothing here changes what is learnt."""
+    """The layout: the cut of the model and of the batch over the ranks. Nothing here changes what is learnt."""
 
     tensor_model_parallel_size: PositiveInt = 1
-    """Ranks that share every layer (keep within a node)."""
+    """Ranks that share every layer. Keep them within a node."""
     pipeline_model_parallel_size: PositiveInt = 1
     """Ranks that hold consecutive stages of layers."""
     virtual_pipeline_model_parallel_size: PositiveInt | None = None
-    """Model chunks per pipeline rank (interleaved schedule); needs pipeline_model_parallel_size > 1."""
+    """Model chunks of each pipeline rank (interleaved schedule). Needs pipeline_model_parallel_size > 1. Default: one
+    chunk."""
     context_parallel_size: PositiveInt = 1
-    """Ranks that share one sequence; needs Transformer Engine."""
+    """Ranks that share one sequence. Needs Transformer Engine."""
     data_parallel_size: PositiveInt | None = None
-    """Copies of the model. Default: what is left of the world size."""
+    """Copies of the model. Default: as many as the number of ranks allows."""
     sequence_parallel: bool = False
-    """Share norms and residuals along the sequence within the tensor-parallel group."""
+    """Divide norms and residuals along the sequence among the ranks of a tensor-parallel group."""
     num_layers_in_first_pipeline_stage: PositiveInt | None = None
-    """Layers of the first stage, where stages are to be uneven. The rest is shared out evenly."""
+    """Layers of the first stage; the others share the rest evenly. Default: all stages are even."""
     num_layers_in_last_pipeline_stage: PositiveInt | None = None
-    """Layers of the last stage, where stages are to be uneven. The rest is shared out evenly."""
+    """Layers of the last stage; the others share the rest evenly. Default: all stages are even."""
     micro_batch_size: PositiveInt = 1
     """Samples that one rank computes at once."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """Which activations are recomputed in the backward pass: none, core attention, or whole layers."""
+    """Activations that are recomputed in the backward pass: none, those of core attention (`selective`), or those of
+    whole layers (`full`)."""
 
 
 class ChannelConfig(Section):
-    """A named source of documents with a loss of its own."""
+    """A named source of documents. Each channel has a loss of its own."""
 
     path: FilePath
-    """A channel folder with `parts.jsonl`, or the prefix of one `.bin/.idx` pair made by Megatron-LM or datatrove."""
+    """A folder with `parts.jsonl`, or the prefix of one `.bin/.idx` pair made by Megatron-LM or datatrove."""
     validation_path: FilePath | None = None
-    """Held-out documents in the same form. Default: a share of the first part (`evaluation.held_out_share`)."""
+    """Held-out documents in the same form as `path`. Default: a share of the first part
+    (`evaluation.held_out_share`)."""
     when_low: Literal["repeat", "wait", "share"] = "repeat"
-    """When all parts were passed through `max_epochs` times: `wait` for further parts, with an alert; `share` its part
-    of the blend among the other channels until further parts come. `repeat` shares too, but only if `max_epochs` is
-    given; without it the channel begins again and again."""
+    """Action when all parts were passed through `max_epochs` times. `wait`: the run waits for further parts, with an
+    alert. `share`: the other channels take over its share of the blend until further parts come. `repeat`: the same as
+    `share` if `max_epochs` is given; without it the channel begins again, as often as needed."""
     max_epochs: PositiveInt | None = None
-    """Most passes through the channel. Default: 1, with `repeat` as many as the phases need."""
+    """Largest number of passes through the channel. Default: 1; with `repeat`, as many as the phases need."""
     order: Literal["shuffled", "window", "as_written"] = "shuffled"
-    """`shuffled`: one part after the other, the documents and samples of each shuffled; `window`: so are the samples of
-    `window_parts` parts together; `as_written`: as data preparation ordered them (a curriculum, or by score)."""
+    """`shuffled`: one part after the other, with the documents and the samples of each part shuffled. `window`: the
+    samples of `window_parts` parts are mixed too. `as_written`: the order of the files (a curriculum, or an order by
+    score)."""
     window_parts: PositiveInt = 8
-    """`window` only: parts whose samples are mixed. So many indices are in memory at once."""
+    """`window` only: number of parts whose samples are mixed. Their indices are all in memory."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
-    """`concatenate`: documents end to end, cut anywhere; `best_fit`: whole wherever they fit into a sample, which is
-    padded. It reads the index of every part at the start, so it is for channels of few parts."""
+    """`concatenate`: documents end to end, cut anywhere. `best_fit`: documents stay whole wherever they fit into a
+    sample, and samples are padded. `best_fit` reads the index of every part at the start, so it is for channels of few
+    parts."""
     epoch_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Factor of the channel's weight in the blend for every epoch after the first."""
+    """Factor of the channel's weight in the blend for each epoch after the first."""
 
 
 class DataConfig(Section):
-    """Where the tokens are."""
+    """The data: tokenizer, channels, and the way they are read."""
 
     tokenizer: FilePath | None = None
-    """Tokenizer that made the data (SentencePiece `.model` or `tokenizer.json`): its hash and size are checked, it is
-    kept with the run."""
+    """Tokenizer that made the data: a SentencePiece `.model`, a `tokenizer.json` or a `.tiktoken` file. Its hash and
+    its size are checked, and a copy is kept with the run. Default: nothing is checked."""
     channels: dict[Name, ChannelConfig] = Field(min_length=1)
-    """The channels, by name."""
+    """The channels, each under a name that you choose."""
     reset_at_document_borders: bool = False
-    """Tokens attend only within their own document, and positions count from its start."""
+    """Let tokens attend only within their own document."""
     skip_windows: tuple[SkipWindow, ...] = Field(default=(), strict=False)
-    """Positions [start, stop) in the run's sample order that are never trained on. A rollback enters its own."""
+    """Positions [start, stop) in the run's order of samples that are never trained on. A rollback adds its own."""
     adopt_parts: bool = True
-    """Use parts that are added to a channel's `parts.jsonl` while the run goes on, behind those there are."""
+    """Use parts that are added to a channel's `parts.jsonl` while the run trains, behind the parts there are."""
     adopt_every_s: NonNegativeFloat = 5.0
-    """Seconds between two looks at the lists of parts."""
+    """Time between two looks at the lists of parts."""
     num_prefetch_batches: PositiveInt = 2
     """Batches prepared ahead of the step that uses them."""
 
@@ -193,33 +201,33 @@ class ScheduleConfig(Section):
     """The learning rate over a phase, as a share of the peak."""
 
     style: Literal["cosine", "linear", "constant", "wsd", "inverse_square_root"] = "cosine"
-    """Shape after warm-up. `wsd` is constant until the last `decay_share` of the phase."""
+    """Shape after the warm-up. `wsd` is constant until the last `decay_share` of the phase."""
     warmup_steps: NonNegativeInt = 0
-    """Steps of linear rise from 0 to the peak."""
+    """Length of the linear rise from 0 to the peak."""
     continues: bool = False
-    """Go on from the last learning rate of the phase before: the warm-up leads from it to the peak; without a warm-up
-    it is the peak."""
+    """Begin at the last learning rate of the phase before: the warm-up leads from it to the peak, or it is the peak."""
     min_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Learning rate at the end of the decay, as a share of the peak."""
     decay_share: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """`wsd` only: share of the phase's steps in the final decay."""
+    """`wsd` only: share of the phase's steps that the final decay takes."""
     decay_style: Literal["linear", "cosine", "one_minus_sqrt"] = "one_minus_sqrt"
     """`wsd` only: shape of the final decay."""
 
 
 class BatchRampUpConfig(Section):
-    """A batch that grows at the beginning of a phase."""
+    """A batch size that grows at the beginning of a phase."""
 
     start: PositiveInt
-    """Samples in the phase's first step."""
+    """Batch size of the phase's first step, in samples."""
     increment: PositiveInt
-    """Samples by which the batch grows, from `start` to `global_batch_size`."""
+    """Samples that are added at each increase, from `start` to `global_batch_size`."""
     ramp_up_samples: PositiveInt
-    """Samples of the phase after which `global_batch_size` is reached; every size before it has an equal share."""
+    """Samples of the phase after which `global_batch_size` is reached. Each smaller batch size gets an equal share of
+    them."""
 
 
 class PhaseOptimizerConfig(Section):
-    """Settings of the optimizer that differ in a phase. Default of each: the run's."""
+    """Settings of the optimizer that differ in a phase. Default of each key: the run's value."""
 
     learning_rate: PositiveFloat | None = None
     """Peak learning rate."""
@@ -230,52 +238,54 @@ class PhaseOptimizerConfig(Section):
     adam_beta2: Share | None = None
     """Decay of the second moment."""
     clip_grad: NonNegativeFloat | None = None
-    """Largest L2 norm of the whole gradient; 0 does not clip."""
+    """Largest L2 norm of the whole gradient; 0 turns clipping off."""
 
 
 class PhaseEvaluationConfig(Section):
-    """Held-out evaluation where it differs in a phase. Default of each: the run's."""
+    """Settings of the held-out evaluation that differ in a phase. Default of each key: the run's value."""
 
     every_steps: PositiveInt | None = None
-    """Evaluate after every so many steps of the run, and at the end of the phase."""
+    """Evaluate after each step of the run that is a multiple of this, and at the end of the phase."""
     num_samples_per_channel: PositiveInt | None = None
     """Held-out samples of each channel."""
     channels: tuple[Name, ...] | None = Field(default=None, strict=False, min_length=1)
-    """Channels that are evaluated, also such that the phase does not train on. Default: those of its blend."""
+    """Channels that are evaluated. They may be channels that the phase does not train on. Default: those of the
+    blend."""
 
 
 class PhaseConfig(Section):
-    """A stretch of the run with one blend, one sequence length, one schedule, and `train_tokens` or `train_steps`."""
+    """A stretch of the run with one blend, sequence length and schedule; give `train_tokens` or `train_steps`."""
 
     name: Name
     """Name of the phase, as it appears in metrics and events."""
     train_tokens: PositiveInt | None = None
-    """Length in tokens, rounded up to whole steps."""
+    """Length in tokens, rounded up to whole steps. Give this or `train_steps`."""
     train_steps: PositiveInt | None = None
-    """Length in steps."""
+    """Length in steps. Give this or `train_tokens`."""
     seq_length: PositiveInt
     """Tokens in one sample."""
     global_batch_size: PositiveInt
     """Samples in one step, over all ranks."""
     batch_ramp_up: BatchRampUpConfig | None = None
-    """Smaller batches at the beginning. Default: none."""
+    """Smaller batches at the beginning of the phase. Default: none."""
     blend: dict[Name, PositiveFloat] = Field(min_length=1)
-    """Weight of every channel that is used; the weights need not add up to 1."""
+    """Weight of each channel that the phase uses. The weights need not add up to 1."""
     schedule: ScheduleConfig = ScheduleConfig()
     """Learning rate over the phase."""
     rotary_base: PositiveFloat | None = None
     """Base of the rotary position embedding in this phase. Default: the model's."""
     rope_scaling: RopeScalingConfig | None = None
-    """Stretching of the rotary frequencies in this phase. Default: the model's."""
+    """Scaling of the rotary frequencies in this phase. Default: the model's."""
     optimizer: PhaseOptimizerConfig = PhaseOptimizerConfig()
-    """What differs in the optimizer."""
+    """Settings of the optimizer that differ from the run's."""
     frozen_parameters: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
     """Parameters that are not trained in this phase, by name or pattern: `embedding.*`, `decoder.layers.[0-3].*`."""
     evaluation: PhaseEvaluationConfig = PhaseEvaluationConfig()
-    """What differs in the evaluation."""
+    """Settings of the evaluation that differ from the run's."""
     parallel: ParallelConfig | None = None
-    """Layout of this phase, a whole section. Default: the run's. Where more than `micro_batch_size` differs from the
-    phase before, the run stops at the border with 75, and the launcher goes on in the other layout."""
+    """Layout of this phase. It is a whole section: a key that it leaves out has its default, not the run's value.
+    Default: the run's layout. Where more than `micro_batch_size` differs from the phase before, the run stops at the
+    border with 75, and the launcher goes on in the other layout."""
 
 
 class OptimizerConfig(Section):
@@ -290,9 +300,9 @@ class OptimizerConfig(Section):
     adam_beta2: Share = 0.95
     """Decay of the second moment."""
     adam_eps: PositiveFloat = 1e-8
-    """Added to the denominator."""
+    """Constant added to the denominator."""
     clip_grad: NonNegativeFloat = 1.0
-    """Largest L2 norm of the whole gradient; 0 does not clip."""
+    """Largest L2 norm of the whole gradient; 0 turns clipping off."""
 
     @property
     def kind(self) -> OptimizerKind:
@@ -301,69 +311,69 @@ class OptimizerConfig(Section):
 
 
 class PrecisionConfig(Section):
-    """Number formats. Master weights, gradients and moments are fp32 in both."""
+    """Number formats. Master weights, gradients and moments are fp32 with both."""
 
     dtype: Literal["bf16", "fp32"] = "bf16"
-    """Format of weights and activations in forward and backward."""
+    """Format of weights and activations in the forward and backward pass."""
 
 
 class CheckpointConfig(Section):
-    """When the state is saved."""
+    """Saving: when, in which way, and what is kept."""
 
     save_every_steps: PositiveInt | None = None
-    """Save after every so many steps. Default: at the end, and on signals, only."""
+    """Save after each step that is a multiple of this. Default: save at the end, at borders of phases and on commands
+    only."""
     keep_last: PositiveInt | None = None
-    """After a save, remove all but the newest so many checkpoints (never pinned ones, nor the newest clean one, nor
-    those from which training comes to the steps of the last 8 pieces of evidence). Default: all stay."""
+    """After a save keep this many of the newest checkpoints and remove the others. Pinned checkpoints, the newest clean
+    one, and those that the last 8 pieces of evidence need are never removed. Default: all stay."""
     keep_every_steps: PositiveInt | None = None
-    """With `keep_last`: checkpoints of every so many steps stay for good."""
+    """With `keep_last`: keep every checkpoint whose step is a multiple of this."""
     async_save: bool = False
-    """Write checkpoints beside training, which then waits only for the copy in memory (of the whole state: see to it
-    that every node has room). Saves that are ordered, at exits and in rollbacks are waited for all the same."""
+    """Write checkpoints beside training, which then waits only for the copy in memory. The copy is of the whole state,
+    so each node needs room for it. Training still waits for saves on commands, at exits and in rollbacks."""
     snapshot_every_steps: PositiveInt | None = None
-    """Keep the state of every so many steps in the memory of the host, each rank its own: a rollback to the checkpoint
-    of such a step then reads no file. `save_every_steps` should be a multiple of it. Default: none are kept."""
+    """Keep the state in the memory of the host after each step that is a multiple of this, each rank its own share. A
+    rollback to the checkpoint of such a step then reads no file. Make `save_every_steps` a multiple of it."""
     snapshots_kept: PositiveInt = 2
-    """How many snapshots are kept, the newest. Each takes the memory of the weights and the optimizer's state: on a
-    node that is what `harness plan` names, times this number."""
+    """Number of snapshots that are kept, the newest ones. Each takes the memory of weights and optimizer state: on a
+    node that is the figure of `harness plan`, times this number."""
     snapshot_folder: FilePath | None = None
-    """Also write the snapshots into this folder of each node, on a disk of its own (`/local`) or in its memory
-    (`/dev/shm`, which takes room for one more): a start on the same nodes goes on from the newest that all ranks have,
-    in the same layout and under the same configuration; any other from the checkpoint. Default: not written."""
+    """Also write the snapshots into this folder of each node: a local disk, or `/dev/shm` (room for one more). A start
+    on the same nodes, in the same layout and with the same configuration, goes on from the newest that all ranks have;
+    any other start from the checkpoint. Default: snapshots are not written."""
     signature_key_file: FilePath | None = None
-    """File with a secret (`(umask 077; head -c 32 /dev/urandom > FILE)`) that signs every checkpoint; one that it has
-    not signed is not loaded. For storage that others can write to. Default: checkpoints are not signed."""
+    """File with a secret (`(umask 077; head -c 32 /dev/urandom > FILE)`) that signs every checkpoint; others are not
+    loaded. It is for storage that others can write to. Default: checkpoints are not signed."""
     save_as_suspect: bool = True
-    """Save checkpoints as suspect until they have proved good: runs go on from them, but are not rolled back to them by
-    themselves. With false they are clean until something is seen."""
+    """Save checkpoints as suspect until they have proved good: a start goes on from them, but the watcher does not roll
+    back to them. With `false` they are clean until something is seen."""
     clean_after_steps: PositiveInt | None = None
-    """A suspect checkpoint becomes clean after so many steps, unless an alarm lies that near to it. One that the
-    watcher marked becomes clean again when what was strange has gone by itself and nothing was strange for so many
-    steps. Default: `watch.rollback_margin_steps`."""
+    """Steps without an alarm nearby after which a suspect checkpoint becomes clean. One that the watcher marked becomes
+    clean again when the alarm has gone by itself and this many steps were quiet. Default:
+    `watch.rollback_margin_steps`."""
 
 
 class EvaluationConfig(Section):
     """Held-out loss of every channel."""
 
     every_steps: PositiveInt | None = None
-    """Evaluate after every so many steps, and at the end. Default: never."""
+    """Evaluate after each step that is a multiple of this, and at the end. Default: never."""
     num_samples_per_channel: PositiveInt = 64
-    """Held-out samples of each channel, the same ones every time."""
+    """Held-out samples of each channel. They are the same ones every time."""
     held_out_share: Share = 0.01
-    """Share of the documents of each channel's first part that is held out from training, where it has no
-    `validation_path`."""
+    """Share of the documents of each channel's first part that is held out, unless it has a `validation_path`."""
 
 
 class LoggingConfig(Section):
-    """What is shown, and how often. `metrics.jsonl` always has every step."""
+    """Output of the run. `metrics.jsonl` always has every step."""
 
     console_every_steps: PositiveInt = 1
     """Steps between two console lines."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
     compare_ranks_every_steps: NonNegativeInt = 100
-    """Steps between two comparisons of how fast every rank computes and gets its data, a few milliseconds each; slow
-    ones are named. 0: never."""
+    """Steps between two comparisons of the ranks' speed at computing and at getting data. A comparison takes a few
+    milliseconds and names slow ranks. 0: never."""
 
 
 class Config(Section):
