@@ -14,20 +14,20 @@ MAX_WAITING_LINES = 10_000
 
 
 class AppendFile(Protocol):
-    """What `JsonLines` needs of an open file."""
+    """An open file, as `JsonLines` uses it."""
 
     def write(self, data: bytes, /) -> int | None:
-        """Writes at the end; returns how many bytes were taken."""
+        """Write at the end of the file and return the number of bytes that were taken."""
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
 
 
 OpenFile = Callable[[Path], AppendFile]
 
 
 def open_unbuffered(path: Path) -> AppendFile:
-    """Opens a file for appending, without a buffer: a line that was written is in the file."""
+    """Open a file for appending, without a buffer: a line that was written is in the file."""
     return path.open("ab", buffering=0)
 
 
@@ -35,7 +35,13 @@ class JsonLines:
     """Appends lines to a file. Lines that the disk did not take wait, and are written before the next ones."""
 
     def __init__(self, path: Path, open_file: OpenFile = open_unbuffered, *, is_shared: bool = False) -> None:
-        """`is_shared` if others append to the file too: one of them may leave half a line at any moment."""
+        """Take the path; nothing is opened yet.
+
+        Args:
+            path: The file; it is made if missing.
+            open_file: Opens it for appending.
+            is_shared: Whether others append to the file too. One of them may leave half a line at any moment.
+        """
         self.path = path
         self._is_shared = is_shared
         self._open_file = open_file
@@ -44,11 +50,11 @@ class JsonLines:
 
     @property
     def num_waiting(self) -> int:
-        """Lines that could not be written yet; of more than `MAX_WAITING_LINES` the oldest are given up."""
+        """Number of lines that could not be written yet. Beyond `MAX_WAITING_LINES` the oldest are dropped."""
         return len(self._waiting)
 
     def append(self, line: str) -> None:
-        """Writes the waiting lines and this one.
+        """Write the waiting lines and this one.
 
         Raises:
             OSError: The file did not take them all; what is left waits for the next call.
@@ -57,12 +63,12 @@ class JsonLines:
         self.write_waiting()
 
     def write_waiting(self) -> None:
-        """Writes the waiting lines; raises OSError like `append`."""
+        """Write the waiting lines. Raises OSError as `append` does."""
         try:
             if is_new := self._file is None:
                 self._file = self._open_file(self.path)
             assert self._file is not None, "it was opened"
-            # A crash or a full disk left half a line, ours or, where others write too, somebody else's.
+            # A crash or a full disk may have left half a line. In a shared file it may be another writer's.
             if self._waiting and (is_new or self._is_shared) and not _ends_with_newline(self.path):
                 write_whole(self._file, b"\n")
             while self._waiting:
@@ -73,11 +79,11 @@ class JsonLines:
             raise
 
     def close(self) -> None:
-        """Closes the file; lines that still wait are lost."""
+        """Close the file; lines that still wait are lost."""
         self._abandon_file()
 
     def _abandon_file(self) -> None:
-        """Closes the file, so that the next write opens it anew and ends what may now be a half line."""
+        """Close the file, so that the next write opens it again and ends a line that may be only half there."""
         file, self._file = self._file, None
         if file is not None:
             with suppress(OSError):  # nothing is buffered, so nothing is lost
@@ -85,13 +91,13 @@ class JsonLines:
 
 
 def write_whole(file: AppendFile, data: bytes) -> None:
-    """Writes all of the data; a disk that takes only some of it raises OSError like one that takes none."""
+    """Write all of the data. A disk that takes only a part of it raises OSError, like one that takes nothing."""
     if file.write(data) != len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _ends_with_newline(path: Path) -> bool:
-    """Whether the file is empty or its last byte ends a line."""
+    """Return whether the file is empty or its last byte ends a line."""
     if not path.exists():
         return True
     with path.open("rb") as file:

@@ -39,7 +39,7 @@ class StepEvent(Event):
     attempt: int
     step: int
     by: Literal["watch"] | None = None
-    """Who wrote it, where that was not the trainer."""
+    """Writer of the event; None for the trainer."""
     id: str | None = None
     """Follows from the cause, so that a watcher that sees the cause again does not write the event twice."""
 
@@ -57,11 +57,11 @@ class Resumed(StepEvent):
     path: str = ""
     """The checkpoint."""
     from_snapshot: bool = False
-    """Whether the ranks had a later state beside them, and went on from that."""
+    """True if it went on from a snapshot of the ranks, which is later than the checkpoint."""
 
 
 class PassedOver(StepEvent):
-    """A checkpoint was not gone on from."""
+    """A checkpoint was found, and not used to go on from."""
 
     kind: Literal["passed-over"] = "passed-over"
     reason: str
@@ -78,7 +78,7 @@ class Exit(StepEvent):
 
 
 class LaunchEnded(Event):
-    """A Slurm job's launch ended, and it was decided what becomes of the job."""
+    """The launch of a Slurm job ended, with the decision about the job."""
 
     kind: Literal["launch-ended"] = "launch-ended"
     job_id: str | int | None = None
@@ -86,7 +86,7 @@ class LaunchEnded(Event):
     action: str
     """`requeue` or `stop`."""
     alert: bool = False
-    """Whether a person must look."""
+    """True if a person must look."""
     reason: str = ""
 
 
@@ -96,7 +96,7 @@ class Saved(StepEvent):
     kind: Literal["saved"] = "saved"
     path: str
     seconds: float
-    """From the beginning of the save."""
+    """Counted from the beginning of the save."""
 
 
 class SaveFailed(StepEvent):
@@ -114,7 +114,7 @@ class SaveWaited(StepEvent):
 
 
 class Released(StepEvent):
-    """A suspect checkpoint became clean, because nothing strange followed it."""
+    """A suspect checkpoint became clean, because no alarm followed it."""
 
     kind: Literal["released"] = "released"
     checkpoint: str
@@ -140,7 +140,7 @@ class RolledBack(StepEvent):
     skip_windows: tuple[Range, ...] = ()
     """Positions [start, stop) of all samples that the run skips from now on."""
     from_memory: bool = False
-    """Whether the state came from a snapshot in the memory of the hosts."""
+    """True if the state came from a snapshot in the memory of the hosts."""
 
 
 class RollbackRefused(StepEvent):
@@ -152,7 +152,7 @@ class RollbackRefused(StepEvent):
 
 
 class RollbackDone(StepEvent):
-    """A rollback was found again that had been carried out before a crash."""
+    """A command to roll back was found that had been carried out before a crash."""
 
     kind: Literal["rollback-done"] = "rollback-done"
     command: CommandName = ""
@@ -169,7 +169,7 @@ class Evidence(StepEvent):
 
 
 class EvidenceRefused(StepEvent):
-    """Evidence could not be given."""
+    """A command for evidence could not be carried out."""
 
     kind: Literal["evidence-refused"] = "evidence-refused"
     reason: str
@@ -183,11 +183,11 @@ class Quarantined(StepEvent):
     documents: Mapping[str, tuple[int, ...]]
     """Numbers of documents by `channel/part`."""
     lift: bool = False
-    """Whether they were taken out of it."""
+    """True if they were taken out of it."""
     command: CommandName
     reason: str = ""
     position: int
-    """Position in the sample order from which it holds."""
+    """Position in the sample order from which the change holds."""
 
 
 class QuarantineRefused(StepEvent):
@@ -199,11 +199,11 @@ class QuarantineRefused(StepEvent):
     command: CommandName
     reason: str = ""
     problem: str
-    """Why not."""
+    """The reason."""
 
 
 class Adopted(StepEvent):
-    """Parts that arrived while training went on came into the sample order."""
+    """Parts that arrived while training went on were added to the sample order."""
 
     kind: Literal["adopted"] = "adopted"
     channel: str
@@ -242,13 +242,13 @@ class PhaseBegun(StepEvent):
     kind: Literal["phase"] = "phase"
     phase: str
     before: str
-    """The phase that has ended."""
+    """Name of the phase that has ended."""
     seq_length: int
     global_batch_size: int
     shares: Mapping[str, float]
     rotary_base: float
     same_processes: bool
-    """Whether it is trained by the same processes, and not by another launch."""
+    """True if the same processes train it; False if another launch does."""
 
 
 class SlowRanks(StepEvent):
@@ -259,7 +259,7 @@ class SlowRanks(StepEvent):
 
 
 class ResumeSuspect(StepEvent):
-    """The first losses after a resume are not what the checkpoint promised."""
+    """The first losses after a resume are higher than those before the checkpoint explain."""
 
     kind: Literal["resume-suspect"] = "resume-suspect"
     reason: str
@@ -278,7 +278,7 @@ class NotFinite(StepEvent):
 
 
 class Seen(StepEvent):
-    """The spike watch's detector said something about a curve."""
+    """The detector of the spike watch reported something about a curve."""
 
     kind: Literal["spike", "suspect", "benign", "drift", "non-finite"]
     channel: str
@@ -300,7 +300,7 @@ class Attributed(StepEvent):
     start: int
     channel: str
     dirty: bool
-    """Whether it points to documents."""
+    """True if it points to documents."""
     reason: str
     documents: tuple[Mapping[str, Any], ...] = ()
     evidence: str
@@ -355,7 +355,7 @@ def event_line(event: Event, now: float) -> str:
 
 
 def parse_event(line: str | bytes) -> AnyEvent | None:
-    """Return the event in a line; None where the line is cut off, or of a kind that this version does not know."""
+    """Return the event in a line, or None if the line is cut off or its kind is unknown to this version."""
     try:
         fields = json.loads(line)
         parsed = _TYPES[fields["kind"]].model_validate(fields)
@@ -375,7 +375,7 @@ def append_event(path: Path, event: Event, clock: Callable[[], float] = clock_ti
 
 
 def read_events(path: Path, *, after_bytes: int = 0) -> Iterator[AnyEvent]:
-    """Yield the events of a file from a place in it on, oldest first; none where it cannot be read."""
+    """Yield the events of a file, oldest first, from byte `after_bytes` on. A file that cannot be read has none."""
     try:
         with path.open("rb") as file:
             file.seek(after_bytes)
@@ -387,5 +387,5 @@ def read_events(path: Path, *, after_bytes: int = 0) -> Iterator[AnyEvent]:
 
 
 def last_events(path: Path) -> list[AnyEvent]:
-    """Return the events in the last megabytes of a file, oldest first; none where it cannot be read."""
+    """Return the events in the last megabytes of a file, oldest first. A file that cannot be read has none."""
     return [event for line in last_lines(path, _TAIL_BYTES) if (event := parse_event(line)) is not None]

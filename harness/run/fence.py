@@ -1,10 +1,11 @@
-"""A number for every time a run's directory was taken: whoever holds a lower one than the newest publishes no more.
+"""Tokens that decide who may publish in a run's directory: only the holder of the highest one.
 
-A lock keeps out whoever asks for it. It does not stop a trainer that has lost it without noticing: one that was
-stopped, or cut off from the file system, while its node was given up and another took its place; nor two trainers where
-`flock` reaches no further than the machine. So each taking makes the file `<run>/fence/<token>` with the next number,
-which no two processes can make both, and removes the lower ones. A writer opens its own file right before it publishes:
-by name, because opening is what file systems check with the server, where a listing may be a minute old.
+A lock keeps out those who ask for it. It does not stop a trainer that lost it without noticing: one that was stopped,
+or cut off from the file system, while its node was given up and another trainer took its place. Nor does it stop a
+second trainer where `flock` works only within one machine. So whoever takes the run makes the file
+`<run>/fence/<token>` with the next number, which two processes cannot both make, and removes the lower ones. A writer
+opens its own file right before it publishes. It opens it by name, because file systems check an open with the server,
+while a listing may be a minute old.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Fence:
     token: int
 
     def require_held(self) -> None:
-        """Returns if nobody has taken the run since. Reads one name; changes nothing.
+        """Return if nobody has taken the run since. Reads one name and changes nothing.
 
         Raises:
             RunTakenOverError: Somebody has.
@@ -58,9 +59,9 @@ class Fence:
 
 @contextmanager
 def explaining(fence: Fence | None) -> Iterator[None]:
-    """Tells of an error of the `with` block as what it is, if it came about because somebody took the run over.
+    """Raise `RunTakenOverError` in place of an error of the `with` block, if somebody has taken the run over.
 
-    Whoever takes a run over removes what is half written: to its writer that looks like a broken file system.
+    Whoever takes a run over removes half-written files. To their writer that looks like a broken file system.
 
     Raises:
         RunTakenOverError: In the place of any other error.
@@ -79,9 +80,9 @@ def explaining(fence: Fence | None) -> Iterator[None]:
 
 
 def claim(run_dir: RunDir) -> Fence:
-    """Takes the next number, and with it the right to publish from all who had one before.
+    """Take the next number, and with it the right to publish from everyone who had it before.
 
-    When it returns, whatever they publish is either there already or will be refused.
+    When this returns, what earlier owners publish is either complete or will be refused.
 
     Raises:
         UsageError: The file system refuses.
@@ -103,19 +104,19 @@ def claim(run_dir: RunDir) -> Fence:
 
 
 def _make_next(run_dir: RunDir) -> int:
-    """Makes the file of the first free number above all others, durably."""
+    """Make the file of the lowest free number above all others, durably."""
     token = max(_tokens(run_dir), default=0) + 1
     while True:
         try:
             descriptor = os.open(_path(run_dir, token), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-        except FileExistsError:  # somebody else was faster
+        except FileExistsError:  # another process took this number
             token += 1
             continue
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        # The old one must not be gone while this one is not yet there after a power cut: numbers only grow.
+        # After a power cut this name must be there before the lower ones are gone, so that numbers only grow.
         fsync_folder(run_dir.fence)
         return token
 

@@ -1,4 +1,4 @@
-"""Reading and writing the files of a run: whole or not at all, whatever dies in between.
+"""Reads and writes the files of a run, whole or not at all, even if the process dies in between.
 
 Every place that replaces a file or appends lines to one does it through this module. A file that is being written has
 the suffix `.partial`; nobody reads it, and the next writer removes it.
@@ -17,11 +17,11 @@ from pathlib import Path
 STAGING_SUFFIX = ".partial"
 
 UNREADABLE = "cannot be read"
-"""Is in every problem of a checkpoint that the disk has refused to show."""
+"""Part of every problem text about a checkpoint that the disk refused to show."""
 
 
 def open_regular(path: Path) -> int:
-    """Open a file for reading and return its descriptor; links, folders, pipes and devices are refused.
+    """Open a file for reading and return its descriptor. Links, folders, pipes and devices are refused.
 
     Raises:
         OSError: as `open` does, and EINVAL for what is not a regular file.
@@ -35,9 +35,10 @@ def open_regular(path: Path) -> int:
 
 
 def read_regular(path: Path, most_bytes: int) -> bytes:
-    """The content of a file as `open_regular` opens it; of one larger than `most_bytes` its first `most_bytes` + 1.
+    """Return the content of a file, opened as `open_regular` does.
 
-    It takes the memory of the file's size: `read(n)` would take `n` first, which a limited process may not have.
+    Of a file larger than `most_bytes` it returns the first `most_bytes` + 1 bytes. It allocates memory for the size of
+    the file only: `read(n)` would allocate `n` bytes, which a process under a memory limit may not have.
 
     Raises:
         OSError: as `open_regular` does.
@@ -47,7 +48,7 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: what was created, renamed or removed in it stays so."""
+    """Make the names in a folder durable: what was created, renamed or removed in it stays that way."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -82,7 +83,7 @@ def replace_file(path: Path, content: bytes | str, *, durable: bool = True) -> N
 
 
 def append_lines(path: Path, lines: Iterable[str], *, durable: bool = False) -> None:
-    """Append whole lines to a file that others may append to as well, in one write, which the kernel does not mix.
+    """Append whole lines in one write to a file that others may append to as well. The kernel does not mix such writes.
 
     A half line that a writer left behind when it died is ended first, so that readers lose that line and no other.
 
@@ -108,7 +109,7 @@ def append_lines(path: Path, lines: Iterable[str], *, durable: bool = False) -> 
 
 
 def append_durably(path: Path, lines: Iterable[str]) -> None:
-    """Append whole lines to a file that has one writer at a time: all of them or none, also after a loss of power.
+    """Append whole lines to a file with one writer at a time: all of them or none, even after a power cut.
 
     A half line that an earlier writer left behind is removed.
 
@@ -140,9 +141,9 @@ def _write_new(path: Path, content: bytes, durable: bool) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         rest = memoryview(content)
-        while rest:  # a write may take less than it was given
+        while rest:  # a write may take only a part of the data
             rest = rest[os.write(descriptor, rest) :]
-        if os.fstat(descriptor).st_size != len(content):  # there are file systems that lose what they said they took
+        if os.fstat(descriptor).st_size != len(content):  # some file systems lose data that they reported as written
             raise OSError(errno.EIO, "not all that was written is there", str(path))
         if durable:
             os.fsync(descriptor)
@@ -151,7 +152,7 @@ def _write_new(path: Path, content: bytes, durable: bool) -> None:
 
 
 def remove_tree(path: Path, *, first: str) -> None:
-    """Remove a folder and what is in it, the file called `first` before all others; links are not followed."""
+    """Remove a folder and its content. The file called `first` goes before all others; links are not followed."""
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
         return
@@ -160,7 +161,7 @@ def remove_tree(path: Path, *, first: str) -> None:
 
 
 def last_lines(path: Path, most_bytes: int) -> list[bytes]:
-    """Return the whole lines in the last part of a file, without line ends; none where it cannot be read."""
+    """Return the whole lines in the last `most_bytes` of a file, without line ends. An unreadable file has none."""
     try:
         with path.open("rb") as file:
             start = max(0, os.fstat(file.fileno()).st_size - most_bytes)

@@ -1,4 +1,4 @@
-"""Follows a file that others append lines to: every whole line once, whatever happens to the file meanwhile."""
+"""Follows a file that others append to, and yields every whole line once, even if the file is replaced or cut."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ _MOST_WAITS = 30
 
 @dataclass(slots=True)
 class Mark:
-    """How far a file has been read. A reader that keeps it on disk goes on where it stopped."""
+    """The position up to which a file has been read. A reader that keeps it on disk goes on where it stopped."""
 
     inode: int = 0
     offset: int = 0
     """Bytes read: always up to the end of a line."""
     num_waits: int = 0
-    """Looks in a row at a line that is there in size but not yet in content, as shared file systems show them."""
+    """Consecutive looks at a line of zero bytes: shared file systems may show the new size before the content."""
 
 
 def new_lines(path: Path, mark: Mark) -> Iterator[bytes]:
-    """Yields the whole lines behind the mark, without their line ends, and moves it with each.
+    """Yield the whole lines after the mark, without line ends, and move the mark past each.
 
-    A file that was replaced or has become shorter is read from its start: who cannot bear to see a line again has to
-    recognise it. A half line is left for the next call. A missing file has no lines.
+    A file that was replaced or became shorter is read from its start, so the caller may see a line again. A half line
+    is left for the next call. A missing file has no lines.
     """
     try:
         file = path.open("rb")

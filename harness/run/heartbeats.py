@@ -1,12 +1,12 @@
-"""A rank's sign of life: the step that it works on, what it does there, since when. Off the path of training.
+"""The heartbeat of a rank: its step, its activity, and since when. Written by a thread, beside training.
 
-`<run>/heartbeats/rank_00003.json`, written whole every few seconds by a thread:
+`<run>/heartbeats/rank_00003.json` is replaced every few seconds:
 
     {"rank": 3, "host": "node07", "pid": 4711, "step": 120, "phase": "forward-backward", "since": 1700000000.0,
      "time": 1700000004.2, "spent_s": {"data": 0.4, "forward-backward": 130.2}, "compute_ms": 0.21}
 
-`phase` is the activity, `since` the time at which it began, and `time` that at which the file was written, both in
-seconds since 1970. A rank that waits in a collective goes on writing, with an old `since`; one that is stopped, dead or
+`phase` is the activity, `since` the time at which it began, and `time` the time at which the file was written, both in
+seconds since 1970. A rank that waits in a collective still writes, with an old `since`. One that is stopped, dead or
 cut off has an old `time`.
 """
 
@@ -45,12 +45,12 @@ class Activity(StrEnum):
     EVALUATE = "evaluate"
     SAVE = "save"
     LEFT = "left"
-    """Left the run in good order."""
+    """Left the run without an error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Beat:
-    """What a rank said last."""
+    """The last heartbeat of a rank."""
 
     rank: int
     host: str
@@ -63,16 +63,16 @@ class Beat:
     spent_s: dict[str, float]
     """Seconds in each activity since this launch began."""
     compute_ms: float | None = None
-    """Time of a fixed computation on its device, when ranks were last compared; None before."""
+    """Time of a fixed computation on its device at the last comparison of the ranks; None before the first one."""
 
     @property
     def position(self) -> tuple[int, int]:
-        """How far the rank has come. Compares like time."""
+        """Progress of the rank. A later position is greater."""
         return self.step, list(Activity).index(self.activity)
 
 
 class Heartbeat:
-    """Writes the sign of life of one rank while it is entered."""
+    """Writes the heartbeat of one rank while it is entered."""
 
     def __init__(
         self, path: Path, rank: int, *, every_s: float = WRITE_EVERY_S, clock: Callable[[], float] = time.time
@@ -98,21 +98,21 @@ class Heartbeat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Writes a last time: that the rank has left, or where it failed."""
+        """Write a last time: the rank has left, or the activity in which it failed."""
         if kind is None:
             self.enter(Activity.LEFT, self._now[1])
         self._ended.set()
         self._thread.join(timeout=self._every_s)
 
     def enter(self, activity: Activity, step: int) -> None:
-        """Note that an activity begins; this costs less than a microsecond and writes nothing itself."""
+        """Note that an activity begins. Costs less than a microsecond and writes nothing."""
         now = self._clock()
         before, _, since = self._now
         self._spent_s[before] = self._spent_s.get(before, 0.0) + now - since
         self._now = (activity, step, now)
 
     def take_spent_s(self, activity: Activity) -> float:
-        """Return the seconds spent in an activity since the last call; one that has not ended does not count yet."""
+        """Return the seconds spent in an activity since the last call, without one that has not ended."""
         spent_s = self._spent_s.get(activity, 0.0)
         taken_s, self._taken_s[activity] = self._taken_s.get(activity, 0.0), spent_s
         return spent_s - taken_s
@@ -143,7 +143,7 @@ class Heartbeat:
 
 
 def read_beats(run_dir: RunDir) -> Iterator[Beat]:
-    """The last beat of every rank that has one, by rank; what cannot be read is passed over."""
+    """Yield the last heartbeat of every rank that has one, by rank. Files that cannot be read are passed over."""
     for path in sorted(run_dir.heartbeats.glob("rank_*.json")):
         try:
             fields = json.loads(path.read_bytes())

@@ -16,7 +16,7 @@ _NAME = "kill.json"
 
 
 def request_kill(launch: Path, reason: str) -> bool:
-    """Ask the launchers of the launch in this folder to kill all its workers; return False if that was asked before.
+    """Ask the launchers of the launch in this folder to kill all its workers; return False if this was asked before.
 
     Raises:
         OSError: The file cannot be written.
@@ -29,10 +29,10 @@ def request_kill(launch: Path, reason: str) -> bool:
 
 
 def kill_reason(launch: Path) -> str | None:
-    """Return why the launch in this folder is to be killed; None if it is not."""
+    """Return the reason for which the launch in this folder is to be killed, or None."""
     try:
         return str(json.loads((launch / _NAME).read_bytes())["reason"])
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError):  # one that cannot be read is a request all the same
-        return "ordered, but the reason cannot be read"
+    except (OSError, ValueError, TypeError, KeyError):  # an unreadable file is a request too
+        return "requested, but the reason cannot be read"

@@ -7,9 +7,9 @@ launches/0001/config.yaml       the configuration of this launch, with every def
 ```
 
 `<run>/config.yaml` is the configuration of the newest launch that could begin; those of all launches are in their
-folders, and are what their workers read: a start that is refused leaves the run's as it was. A launch may differ from
-the one before it: the trainer compares what it resumes with what it is given, goes on where only `parallel`, `logging`,
-`checkpoint` or `evaluation` differ, and refuses where another model would come out. Nothing here is written unless the
+folders, where their workers read them: a start that is refused leaves the run's as it was. A launch may differ from
+the one before it: the trainer compares the checkpoint with the configuration. It goes on if only `parallel`, `logging`,
+`checkpoint` or `evaluation` differ, and refuses if the model would be another one. Nothing here is written unless the
 caller holds the run's lock.
 """
 
@@ -32,7 +32,7 @@ from harness.run.paths import RunDir
 
 
 def make_run(run_dir: RunDir) -> None:
-    """Makes the run's directory and the folders in it, where they are missing.
+    """Make the run's directory and its folders, where they are missing.
 
     Raises:
         UsageError: A file is in the way, or the file system does not allow it.
@@ -47,7 +47,7 @@ def make_run(run_dir: RunDir) -> None:
 
 
 def open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], prepared: Path | None = None) -> Path:
-    """Makes the next launch's folder and puts the configuration in place. The caller holds the run's lock.
+    """Make the folder of the next launch and write its configuration. The caller holds the run's lock.
 
     Args:
         run_dir: The run; its folders exist.
@@ -84,13 +84,13 @@ def _open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], p
         **facts,
     }
     write_json(folder / LAUNCH, launch)
-    if not run_dir.config.exists():  # from the first start on, others know the directory for a run by it
+    if not run_dir.config.exists():  # this file makes the directory a run for everybody else
         replace_file(run_dir.config, text)
     return folder
 
 
 def accept(run_dir: RunDir, config: Config) -> None:
-    """Makes the configuration of a launch that can begin the run's. The caller holds the run's lock.
+    """Make the configuration of a launch that can begin the configuration of the run. The caller holds the run's lock.
 
     Raises:
         OSError: The disk refuses; the run's configuration is the earlier one.
@@ -99,7 +99,7 @@ def accept(run_dir: RunDir, config: Config) -> None:
 
 
 def changes(run_dir: RunDir, config: Config) -> list[str]:
-    """The fields in which a configuration differs from the run's; none if that cannot be read."""
+    """Return the fields in which a configuration differs from the run's. An unreadable one gives no differences."""
     try:
         before = load_config(run_dir.config)
     except ConfigError:  # the first launch, or one by a version with other fields
@@ -113,7 +113,7 @@ def changes(run_dir: RunDir, config: Config) -> list[str]:
 
 
 def _fields(value: object, place: str = "") -> dict[str, object]:
-    """Every number and text in nested mappings and lists, by its place: `phases.0.seq_length`."""
+    """Return every number and text in nested mappings and lists by its path, such as `phases.0.seq_length`."""
     if isinstance(value, dict):
         items = list(value.items())
     elif isinstance(value, list):

@@ -1,7 +1,7 @@
-"""What is known about the launches of a run: who asked for them, when they ran, how they ended, what they saved.
+"""The launches of a run, from their folders: who asked for them, when they ran, how they ended, what they saved.
 
 ```
-launches/0001/submission.json   what `harness launch` asked Slurm for, with git.diff: only where it did
+launches/0001/submission.json   the request to Slurm by `harness launch`, with git.diff; missing for other starts
               launch.json       when and where it started, in which job, and the newest checkpoint at that time
               node_00000.json   how the workers of a node ended
               ended.json        how the launch ended, and what was decided; missing if the whole job was killed
@@ -29,7 +29,7 @@ ENDED = "ended.json"
 
 
 class Progress(NamedTuple):
-    """The newest checkpoint of a run: how far it has come. Compares like time."""
+    """The newest checkpoint of a run. A later one is greater."""
 
     attempt: int
     step: int
@@ -40,7 +40,7 @@ NOTHING_SAVED = Progress(-1, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class NodeEnd:
-    """How the workers of one node ended."""
+    """The end of the workers of one node."""
 
     host: str
     exit_code: int
@@ -48,27 +48,27 @@ class NodeEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchEnd:
-    """How one launch of a job ended."""
+    """The end of one launch of a job."""
 
     exit_code: int | None
-    """Exit code of the launch; None where nobody wrote it down, because the whole job was killed from outside."""
+    """Exit code of the launch; None where it was not recorded, because the whole job was killed from outside."""
     progressed: bool
-    """Whether a newer checkpoint was there afterwards than before."""
+    """True if a newer checkpoint was there after the launch than before it."""
 
     @property
     def was_cut_short(self) -> bool:
-        """Whether it ended through no fault of its own: time limit, preemption, a dead node."""
+        """Return whether it ended for an outside reason: time limit, preemption, a dead node."""
         return self.exit_code in (EXIT_REQUEUE, None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchRecord:
-    """One launch as its folder tells it."""
+    """One launch, as its folder describes it."""
 
     folder: Path
     submission: Mapping[str, Any] | None
     launch: Mapping[str, Any] | None
-    """None: it waits in the queue."""
+    """None while it waits in the queue."""
     ended: Mapping[str, Any] | None
 
     @property
@@ -84,13 +84,13 @@ class LaunchRecord:
 
 
 def newest_checkpoint(run_dir: RunDir) -> Progress:
-    """Return how far the run has come, by the manifests of its finished checkpoints."""
+    """Return the newest finished checkpoint of a run, by the manifests."""
     saved = (entry.manifest for entry in entries_in(run_dir.checkpoints) if isinstance(entry, Checkpoint))
     return max((Progress(manifest.attempt, manifest.step) for manifest in saved), default=NOTHING_SAVED)
 
 
 def launches(run_dir: RunDir) -> list[LaunchRecord]:
-    """The launches of a run, oldest first."""
+    """Return the launches of a run, oldest first."""
     folders = run_dir.launches.iterdir() if run_dir.launches.is_dir() else ()
     return [
         LaunchRecord(
@@ -105,9 +105,10 @@ def launches(run_dir: RunDir) -> list[LaunchRecord]:
 
 
 def history(run_dir: RunDir, job_id: str) -> list[LaunchEnd]:
-    """How the launches of a job ended that have started and are over, oldest first.
+    """Return the ends of a job's launches that have started, oldest first.
 
-    The launch that runs now counts as over: call it where no worker of it lives any more, or before it is opened.
+    The launch that runs now counts as ended. Call this where none of its workers lives any more, or before it is
+    opened.
     """
     started = [record for record in launches(run_dir) if record.launch is not None and record.job_id == job_id]
     before = [_progress_before(record) for record in started]
@@ -119,23 +120,23 @@ def history(run_dir: RunDir, job_id: str) -> list[LaunchEnd]:
 
 
 def write_node_end(folder: Path, index: int, end: NodeEnd) -> None:
-    """Notes how the workers of the node with that index ended."""
+    """Write down how the workers of node `index` ended."""
     write_json(folder / f"node_{index:05d}.json", asdict(end))
 
 
 def node_ends(folder: Path) -> list[NodeEnd]:
-    """How the workers of each node ended, by index; a node that was killed wrote nothing."""
+    """Return how the workers of each node ended, by index. A node that was killed wrote nothing."""
     found = (read_json(path) for path in sorted(folder.glob("node_*.json")))
     return [NodeEnd(host=str(end["host"]), exit_code=int(end["exit_code"])) for end in found if end is not None]
 
 
 def write_json(path: Path, fields: Mapping[str, object]) -> None:
-    """Writes a file whole: readers see its old content or its new one."""
+    """Write a JSON file whole: readers see the old content or the new one."""
     replace_file(path, json.dumps(fields, indent=2, default=str) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a file, None where there is no such file or nothing of the kind in it."""
+    """Return the JSON object in a file, or None if the file is missing or holds no object."""
     try:
         fields = json.loads(path.read_bytes())
     except (OSError, ValueError):

@@ -23,7 +23,7 @@ from harness.run.fence import Fence, claim
 from harness.run.paths import RunDir
 
 PATIENCE_S = 0.5
-"""Somebody who only looks whether the lock is held holds it for a moment; this is how long we try again."""
+"""Time for which a held lock is tried again. A process that only checks the lock holds it for a moment."""
 _RETRY_S = 0.05
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -35,14 +35,14 @@ class Owner:
     host: str
     pid: int
     process: str | None
-    """What tells the process from a later one with its pid: the boot it lives in and its start. None where unknown."""
+    """Boot and start time of the process: a later one with the same pid differs in them. None where unknown."""
     job_id: str | None
     started: str
     token: int = 0
-    """Of its fence."""
+    """Token of its fence."""
 
     def __str__(self) -> str:
-        """For people: `process 123 on node07 (job 4711) since 2025-01-31 12:00:00`."""
+        """Return the owner in words: `process 123 on node07 (job 4711) since 2025-01-31 12:00:00`."""
         job = f" (job {self.job_id})" if self.job_id else ""
         return f"process {self.pid} on {self.host}{job} since {self.started}"
 
@@ -56,10 +56,11 @@ class RunLock:
         self._descriptor: int | None = None
         self._fence: Fence | None = None
         self.unprotected_reason: str | None = None
-        """Set by `acquire` where the file system has no locks: training can go on, but nothing keeps a second out."""
+        """Set by `acquire` where the file system has no locks: training goes on, but nothing keeps a second trainer
+        out."""
 
     def acquire(self) -> None:
-        """Takes the lock. Does nothing if this process, or the launcher that started it, holds it already.
+        """Take the lock. Does nothing if this process, or the launcher that started it, holds it already.
 
         Raises:
             RunInUseError: Another process trains in this run directory.
@@ -79,23 +80,23 @@ class RunLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
-        """Gives the lock up, unless a process that it was passed on to still lives."""
+        """Give the lock up, unless a process that inherited it still lives."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            with suppress(OSError, RunTakenOverError):  # where locks are no use, the text may be that of the next owner
+            with suppress(OSError, RunTakenOverError):  # without locks the text may be that of the next owner
                 self.fence.require_held()
                 os.ftruncate(descriptor, 0)
             with suppress(OSError):  # it is closed all the same
-                os.close(descriptor)  # closed, not unlocked: unlocking would take it from those it was passed on to
+                os.close(descriptor)  # closed, not unlocked: unlocking would release it for the workers too
 
     @property
     def descriptor(self) -> int | None:
-        """The open file to pass on to workers (`pass_fds`); None where the lock is not held by this object."""
+        """The open file for workers to inherit (`pass_fds`); None where this object does not hold the lock."""
         return self._descriptor
 
     @property
     def fence(self) -> Fence:
-        """What to ask right before publishing anything in the run's directory. The lock must have been acquired."""
+        """Fence to check right before publishing anything in the run's directory. The lock must have been acquired."""
         assert self._fence is not None, "the lock was not acquired"
         return self._fence
 
@@ -109,7 +110,7 @@ class RunLock:
         self.release()
 
     def _lock(self, descriptor: int) -> Owner | None:
-        """Takes the lock, or returns its owner where it is held on our behalf already."""
+        """Take the lock, or return its owner if that is this process or its parent."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
@@ -131,7 +132,7 @@ class RunLock:
 
 
 def owner_of(run_dir: RunDir) -> Owner | None:
-    """Who holds the run's lock, None where nobody does or the lock's file does not exist."""
+    """Return the owner of the run's lock, or None if nobody holds it or its file does not exist."""
     try:
         descriptor = os.open(run_dir.lock, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -147,7 +148,7 @@ def owner_of(run_dir: RunDir) -> Owner | None:
 
 
 def last_owner_of(run_dir: RunDir) -> Owner | None:
-    """Who took the lock last without releasing it: trains still, was killed, or locks invisibly on another host."""
+    """Return who took the lock last and did not release it. It may train still, be dead, or hold it on another host."""
     try:
         return _parse_owner(run_dir.lock.read_bytes())
     except OSError:
@@ -173,7 +174,7 @@ def _in_use_text(run_dir: RunDir, owner: Owner | None) -> str:
 
 
 def _is_ours(owner: Owner) -> bool:
-    """Whether the owner is this process or its parent."""
+    """Return whether the owner is this process or its parent."""
     if owner.host != socket.gethostname() or owner.pid not in (os.getpid(), os.getppid()):
         return False
     return owner.process == _process_of(owner.pid)
@@ -187,7 +188,7 @@ def _myself(job_id: str | None, token: int) -> Owner:
 
 
 def _process_of(pid: int) -> str | None:
-    """Boot and start time of a process: on Linux the 22nd field of `/proc/<pid>/stat`, whose 2nd may hold `) `."""
+    """Return boot and start time of a process. The start is field 22 of `/proc/<pid>/stat`; field 2 may hold `) `."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -1,7 +1,7 @@
-"""What changed the order of the data while a run went on: phases, adopted parts, quarantined documents.
+"""Changes of the data order while a run goes on: phases, adopted parts, quarantined documents.
 
-Every change names the position in the sample order from which it holds; samples before it are not touched. Together
-with the plan's phases and the seed, the changes before a position are all that decides its sample.
+Every change names the position in the sample order from which it holds; earlier samples stay as they are. A sample is
+determined by the phases of the plan, the seed, and the changes before its position.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class PhaseBegun:
     phase: int
     """Number of the phase in the plan, from 0."""
     consumed_samples: int
-    """Of the run, when the phase began: what is left of the phase follows from it."""
+    """Samples of the run when the phase began. The samples left in the phase follow from it."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {
             "kind": "phase",
             "position": self.position,
@@ -41,10 +41,10 @@ class PartsAdopted:
     channel: str
     num_parts: int
     digest: str
-    """XXH3 of what the list says of those parts (see `harness.data.files.channels.parts_digest`)."""
+    """XXH3 of the entries of those parts in the list (see `harness.data.files.channels.parts_digest`)."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {
             "kind": "parts",
             "position": self.position,
@@ -56,7 +56,7 @@ class PartsAdopted:
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentsQuarantined:
-    """From here on documents of a part are in no sample, or, where that is taken back, may be again."""
+    """From here on documents of a part are in no sample. If it is lifted, they may be again."""
 
     position: int
     channel: str
@@ -66,10 +66,10 @@ class DocumentsQuarantined:
     tokens: tuple[int, ...]
     """Length of each document."""
     is_lifted: bool = False
-    """Whether an earlier quarantine of these documents is taken back."""
+    """True if an earlier quarantine of these documents is taken back."""
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return plain JSON values."""
         return {
             "kind": "quarantine",
             "position": self.position,
@@ -83,28 +83,28 @@ class DocumentsQuarantined:
 
 Change = PhaseBegun | PartsAdopted | DocumentsQuarantined
 History = tuple[Change, ...]
-"""Changes in the order in which they were entered; positions never fall."""
+"""Changes in the order in which they were entered. Positions never fall."""
 
 
 def phase_of(history: Sequence[Change]) -> int:
-    """The phase that the last change of phase began; 0 if there was none."""
+    """Return the phase that the last change of phase began, or 0 if there was none."""
     return next((change.phase for change in reversed(history) if isinstance(change, PhaseBegun)), 0)
 
 
 def num_parts_of(history: Iterable[Change]) -> dict[str, int]:
-    """Adopted parts by channel, as the last change of each says."""
+    """Return the number of adopted parts by channel, from the last change of each channel."""
     return {change.channel: change.num_parts for change in history if isinstance(change, PartsAdopted)}
 
 
 def adoptions_of(history: Iterable[Change], channel: str) -> list[PartsAdopted]:
-    """The changes by which parts of a channel were adopted."""
+    """Return the changes that adopted parts of a channel."""
     return [change for change in history if isinstance(change, PartsAdopted) and change.channel == channel]
 
 
 def quarantines_of(
     history: Iterable[Change], channel: str, part: str, documents: set[int]
 ) -> list[DocumentsQuarantined]:
-    """The changes that put some of these documents of a part into quarantine."""
+    """Return the changes that put some of these documents of a part into quarantine."""
     return [
         change
         for change in history
@@ -115,7 +115,7 @@ def quarantines_of(
 
 
 def quarantined_in(history: Iterable[Change]) -> dict[tuple[str, str], dict[int, int]]:
-    """What is in quarantine after these changes: tokens by document, by (channel, part)."""
+    """Return the documents in quarantine after these changes: {(channel, part): {document: tokens}}."""
     held: dict[tuple[str, str], dict[int, int]] = {}
     for change in history:
         if isinstance(change, DocumentsQuarantined):
@@ -129,7 +129,7 @@ def quarantined_in(history: Iterable[Change]) -> dict[tuple[str, str], dict[int,
 
 
 def history_from_json(values: Sequence[Mapping[str, Any]]) -> History:
-    """The changes that `to_json` wrote.
+    """Return the changes that `to_json` wrote.
 
     Raises:
         CheckpointError: They are no changes, or out of order.

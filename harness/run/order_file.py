@@ -1,9 +1,10 @@
-"""The journal of a run's order: adopted parts and quarantined documents, written down before they count, and rollbacks.
+"""The journal of a run's data order: adopted parts and quarantined documents, written before they count, and rollbacks.
 
 `<run>/order.jsonl` has one change a line, as `harness.run.order_changes` writes it. A run that is killed after a change
-and goes on from an earlier checkpoint finds here at which position it came, and so makes the same samples again.
-Entries hold for good: a rollback takes none back. What rollbacks skip is in their checkpoints; for a start that must go
-back further than to those it is here as well: `{"kind": "rollback", "order": …, "skip_windows": [[start, stop], …]}`.
+and goes on from an earlier checkpoint finds here the position of the change, and so makes the same samples again.
+Entries hold for good: a rollback takes none back. The windows that a rollback skips are in its checkpoints. They are
+here as well, for a start that must go back to an earlier checkpoint than those: `{"kind": "rollback", "order": …,
+"skip_windows": [[start, stop], …]}`.
 """
 
 from __future__ import annotations
@@ -25,36 +26,36 @@ class RolledBack(NamedTuple):
     """A rollback that was carried out."""
 
     command: str
-    """Fingerprint of the command for it; `order` in the file."""
+    """Fingerprint of the command; `order` in the file."""
     skip_windows: tuple[tuple[int, int], ...]
     """Positions [start, stop) of all samples that the run skips from then on."""
 
 
 def read_journal(path: Path) -> History:
-    """The changes in a journal by rising position; none if there is no journal. A half-written last line is left out.
+    """Return the changes in a journal by rising position; none without a journal. A half-written last line is ignored.
 
     Raises:
         CheckpointError: The journal is damaged.
     """
     lines = _lines(path)
-    with _told_as_damage(path):
+    with _raising_damage(path):
         values = [value for line in lines if (value := json.loads(line))["kind"] != _ROLLBACK]
         return history_from_json(sorted(values, key=lambda value: value["position"]))
 
 
 def rollbacks_in_journal(path: Path) -> list[RolledBack]:
-    """The rollbacks that were carried out, in the order in which they were written down.
+    """Return the rollbacks that were carried out, in the order in which they were written.
 
     Raises:
         CheckpointError: The journal is damaged.
     """
     lines = _lines(path)
-    with _told_as_damage(path):
+    with _raising_damage(path):
         return [_rolled_back(value) for line in lines if (value := json.loads(line))["kind"] == _ROLLBACK]
 
 
 def append_to_journal(path: Path, changes: Iterable[Change | RolledBack]) -> None:
-    """Write changes and rollbacks down durably, whole or not at all.
+    """Append changes and rollbacks durably, all of them or none.
 
     Raises:
         SaveFailedError: The disk does not take them.
@@ -82,7 +83,7 @@ def _rolled_back(value: dict[str, Any]) -> RolledBack:
 
 
 def _lines(path: Path) -> list[bytes]:
-    """What is written, without a last line that was not finished."""
+    """Return the lines of the journal, without an unfinished last one."""
     try:
         *lines, _ = path.read_bytes().split(b"\n")
     except FileNotFoundError:
@@ -93,8 +94,8 @@ def _lines(path: Path) -> list[bytes]:
 
 
 @contextmanager
-def _told_as_damage(path: Path) -> Iterator[None]:
-    """Raises `CheckpointError` in the place of what strange content causes."""
+def _raising_damage(path: Path) -> Iterator[None]:
+    """Raise `CheckpointError` in place of an error that unexpected content causes."""
     try:
         yield
     except (ValueError, TypeError, KeyError, CheckpointError) as error:

@@ -1,4 +1,4 @@
-"""Reads a file only if it is what it should be: a small regular file that belongs to this user and to no other name."""
+"""Reads a file only if it is a small regular file of this user without hard links."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-_SAYING_OF_THE_FILE = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
-"""Errors that the same file gives again and again."""
+_LASTING_ERRORS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
+"""Errors that depend on the file alone, so that a second attempt gives the same one."""
 
 
 class RefusedFileError(ValueError):
-    """A file that is not read; the text says why."""
+    """A file that is not read. The text gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnFile:
-    """What was in a file."""
+    """The content of a file, with its time."""
 
     content: bytes
     changed_ns: int
@@ -26,15 +26,15 @@ class OwnFile:
 
 
 def read_own_file(path: Path, *, max_bytes: int) -> OwnFile:
-    """Reads a file that anybody may have put there.
+    """Read a file that anybody may have put there.
 
-    It is examined by name first, because merely opening a pipe or a device can have effects, and again once it is open,
-    because it may have been exchanged in between.
+    It is checked by name first, because opening a pipe or a device can have effects. It is checked again once it is
+    open, because it may have been replaced in between.
 
     Raises:
-        RefusedFileError: It is something else than a regular file of this user, is larger, or may not be read.
+        RefusedFileError: It is not a regular file of this user, it is too large, or it may not be read.
         FileNotFoundError: It is gone.
-        OSError: It could not be read just now, which says nothing about it: the disk, or no file could be opened.
+        OSError: It could not be read at the moment, for a reason outside of the file, such as the disk.
     """
     try:
         _require_own(path.lstat())
@@ -44,7 +44,7 @@ def read_own_file(path: Path, *, max_bytes: int) -> OwnFile:
             _require_own(status)
             content = file.read(max_bytes + 1)
     except OSError as error:
-        if error.errno not in _SAYING_OF_THE_FILE:
+        if error.errno not in _LASTING_ERRORS:
             raise
         raise RefusedFileError(f"cannot be read: {error.strerror}") from None
     if len(content) > max_bytes:

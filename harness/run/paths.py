@@ -2,7 +2,7 @@
 
 ```
 <run>/config.yaml  plan.txt  metrics.jsonl  events.jsonl  order.jsonl  resume_failures.jsonl  lock
-      fence/0000003   (the number of whoever may publish)
+      fence/0000003   (the token of the process that may publish)
       tensorboard/
       signals/  signals/done/  signals/rejected/
       checkpoints/step_0012000/  checkpoints/step_0012000.partial/   (the latter is being written)
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RUNS_FOLDER = Path("runs")
-"""Where runs are kept, relative to the working directory, unless `--run-dir` says otherwise."""
+"""Folder of the runs, relative to the working directory, unless `--run-dir` is given."""
 
 _STEP_NAME = re.compile(r"step_([0-9]{7,})")
 _LAUNCH_NAME = re.compile(r"[0-9]{4,}")
@@ -34,7 +34,7 @@ class RunDir:
 
     @classmethod
     def of_run(cls, name: str) -> RunDir:
-        """The directory of the run called `name` where no `--run-dir` was given."""
+        """Return the directory of the run called `name` where no `--run-dir` was given."""
         return cls(RUNS_FOLDER / name)
 
     @property
@@ -44,7 +44,7 @@ class RunDir:
 
     @property
     def plan(self) -> Path:
-        """What followed from the configuration, for people."""
+        """The plan that follows from the configuration, for people."""
         return self.root / "plan.txt"
 
     @property
@@ -64,12 +64,12 @@ class RunDir:
 
     @property
     def lock(self) -> Path:
-        """File that the one process training in this directory keeps locked."""
+        """File that the training process of this directory keeps locked."""
         return self.root / "lock"
 
     @property
     def fence(self) -> Path:
-        """Folder with a file for whoever may publish in this directory; see `harness.run.fence`."""
+        """Folder with one file for the process that may publish in this directory; see `harness.run.fence`."""
         return self.root / "fence"
 
     @property
@@ -93,16 +93,16 @@ class RunDir:
         return self.root / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
-        """The finished checkpoint of a step."""
+        """Return the folder of a finished checkpoint."""
         return self.checkpoints / step_name(step)
 
     def partial_checkpoint(self, step: int) -> Path:
-        """The checkpoint of a step while it is being written."""
+        """Return the folder of a checkpoint that is being written."""
         return self.checkpoints / f"{step_name(step)}.partial"
 
     @property
     def order(self) -> Path:
-        """When parts were adopted and documents put into quarantine; see `harness.run.order_file`."""
+        """Journal of adopted parts, quarantined documents and rollbacks; see `harness.run.order_file`."""
         return self.root / "order.jsonl"
 
     @property
@@ -116,7 +116,7 @@ class RunDir:
         return self.root / "evidence"
 
     def evidence(self, step: int) -> Path:
-        """What each sample of a suspicious step was, and what it lost."""
+        """Return the file with the losses and documents of the samples of suspicious steps."""
         return self.evidence_folder / f"{step_name(step)}.jsonl"
 
     @property
@@ -125,12 +125,12 @@ class RunDir:
         return self.root / "heartbeats"
 
     def heartbeat(self, rank: int) -> Path:
-        """What a rank did last."""
+        """Return the heartbeat file of a rank."""
         return self.heartbeats / f"rank_{rank:05d}.json"
 
     @property
     def watch(self) -> Path:
-        """Folder of the watcher; it makes it itself."""
+        """Folder of the watcher, which makes it itself."""
         return self.root / "watch"
 
     @property
@@ -139,29 +139,29 @@ class RunDir:
         return self.root / "launches"
 
     def launch(self, number: int) -> Path:
-        """Command, environment, git state and output of a job; numbers start at 1."""
+        """Return the folder with command, environment, git state and output of a job. Numbers start at 1."""
         return self.launches / f"{number:04d}"
 
     def next_launch_number(self) -> int:
-        """One more than the highest launch on disk; reads the folder."""
+        """Return the highest launch number on disk plus one. Reads the folder."""
         if not self.launches.is_dir():
             return 1
         numbers = [int(path.name) for path in self.launches.iterdir() if _LAUNCH_NAME.fullmatch(path.name)]
         return max(numbers, default=0) + 1
 
     def make_folders(self) -> None:
-        """Make the run's directory and the folders in it; those that exist are left alone."""
+        """Make the run's directory and its folders. Those that exist stay as they are."""
         folders = (self.tensorboard, self.signals_done, self.signals_rejected, self.checkpoints)
         for folder in (*folders, self.evidence_folder, self.heartbeats, self.launches):
             folder.mkdir(parents=True, exist_ok=True)
 
 
 def step_name(step: int) -> str:
-    """Name of what belongs to a step, with 7 digits: it sorts by step up to 9,999,999 of them."""
+    """Return the name of a file or folder of a step. It has 7 digits, so it sorts by step up to step 9,999,999."""
     return f"step_{step:07d}"
 
 
 def step_of(name: str) -> int | None:
-    """The step of a name made by `step_name`, None for any other name (also `step_0000001.partial`)."""
+    """Return the step in a name made by `step_name`, or None for any other name (also `step_0000001.partial`)."""
     match = _STEP_NAME.fullmatch(name)
     return int(match[1]) if match else None

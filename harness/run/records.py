@@ -41,7 +41,7 @@ _TAIL_BYTES = 1024**2
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """Everything known about one step, as plain numbers."""
+    """Everything recorded about one step, as plain numbers."""
 
     attempt: int
     step: int
@@ -56,11 +56,11 @@ class StepRecord:
     """Positions of the step's samples in the run's sample order, as rising half-open ranges. Empty in lines of versions
     that did not write them."""
     values: Mapping[str, float]
-    """Metrics by name (`harness.run.metric_names`). What is not known is absent."""
+    """Metrics by name (`harness.run.metric_names`). Unknown ones are absent."""
 
 
 def to_json_line(record: StepRecord) -> str:
-    """The record as a line, with its line end."""
+    """Return the record as a line, with its line end."""
     fields: dict[str, object] = {
         "attempt": record.attempt,
         "step": record.step,
@@ -79,7 +79,7 @@ def to_json_line(record: StepRecord) -> str:
 
 
 def from_json_line(line: str | bytes) -> StepRecord | None:
-    """The record of a line, None where the line is not a whole record (the writer died in the middle of it).
+    """Return the record in a line, or None if the line is incomplete because its writer died.
 
     A null reads as NaN.
     """
@@ -103,7 +103,7 @@ def from_json_line(line: str | bytes) -> StepRecord | None:
 
 
 def read_records(path: Path) -> Iterator[StepRecord]:
-    """The effective records of a `metrics.jsonl`, by rising step: what training did, all rewinds taken into account.
+    """Yield the effective records of a `metrics.jsonl` by rising step, with all rewinds taken into account.
 
     A line counts unless a later line has the same or an earlier step (training was rewound to before it) or an earlier
     line has a later attempt. Half lines are passed over. The file is read twice and never held in memory.
@@ -112,11 +112,11 @@ def read_records(path: Path) -> Iterator[StepRecord]:
 
 
 def hidden_records(path: Path, *, attempt: int, step: int) -> list[StepRecord]:
-    """What has to be written again before training goes on from a step of an attempt, by rising step.
+    """Return the records to write again before training goes on from a step of an attempt, by rising step.
 
-    The way there is hidden if a start since then went on from an earlier step and recorded some: it could not read the
-    checkpoint at that moment, and died before it saved one of its own. Empty as a rule, and then only the end of the
-    file is read.
+    A start in between may have gone on from an earlier step, recorded some steps, and died before it saved a
+    checkpoint. It did so because it could not read the later checkpoint at that moment. Its records hide those on the
+    way to the later checkpoint. Usually there are none, and then only the end of the file is read.
     """
     if last_key(path, up_to_step=step) in (None, (attempt, step)):
         return []
@@ -127,17 +127,17 @@ def hidden_records(path: Path, *, attempt: int, step: int) -> list[StepRecord]:
 
 
 def _records_of(path: Path, steps: Iterable[int]) -> Iterator[StepRecord]:
-    """The records of the lines whose step is not `_SUPERSEDED`."""
+    """Yield the records of the lines whose step is not `_SUPERSEDED`."""
     with path.open("rb") as lines:
-        for line, step in zip(lines, steps, strict=False):  # the file may have grown in between
+        for line, step in zip(lines, steps, strict=False):  # the file may have grown since `steps` was made
             if step != _SUPERSEDED and (record := from_json_line(line)) is not None:
                 yield record
 
 
 def _effective_steps(path: Path, *, last_attempt: int | None = None) -> array[int]:
-    """The step of every line of the file that counts, `_SUPERSEDED` for one that does not.
+    """Return one number for each line of the file: its step if the line counts, else `_SUPERSEDED`.
 
-    With `last_attempt` as if no later one had ever begun.
+    With `last_attempt`, lines of later attempts are treated as if they had never been written.
     """
     steps = array("q")
     latest_attempt = 0
@@ -159,7 +159,7 @@ def _effective_steps(path: Path, *, last_attempt: int | None = None) -> array[in
 
 
 def _key_of(line: bytes) -> tuple[int, int]:
-    """(attempt, step) of a line without parsing all of it; the step is `_SUPERSEDED` where the line is not whole."""
+    """Return (attempt, step) of a line without parsing all of it. The step of an incomplete line is `_SUPERSEDED`."""
     if match := _KEY.fullmatch(line):
         return int(match[1]), int(match[2])
     record = from_json_line(line)
@@ -167,9 +167,9 @@ def _key_of(line: bytes) -> tuple[int, int]:
 
 
 def last_key(path: Path, *, up_to_step: int | None = None) -> tuple[int, int] | None:
-    """(attempt, step) of the last whole line, None where there is none. Reads as much of the end as it takes.
+    """Return (attempt, step) of the last whole line, or None. Reads only as much of the end as necessary.
 
-    With `up_to_step` of the last line whose step is not later: what was recorded of the line to that step.
+    With `up_to_step` it is the last line whose step is not later than that.
     """
     try:
         with path.open("rb") as file:

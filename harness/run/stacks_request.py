@@ -1,7 +1,7 @@
-"""A request for what the workers of a launch are doing: a file in its folder, for which its launchers look.
+"""A request for the stacks of a launch's workers: an empty file in its folder, for which its launchers look.
 
-`launches/0003/stacks.request` is empty; the time at which it was written tells one request from the next. It does the
-workers no harm, and they need not answer it themselves: those that hang cannot.
+Its time of change distinguishes `launches/0003/stacks.request` from an earlier request. The request does the workers no
+harm. The launchers answer it, because workers that hang cannot.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ _NAME = "stacks.request"
 
 
 def request_stacks(launch: Path) -> float:
-    """Asks the launchers of the launch in this folder for the stacks of its workers; returns when, since 1970.
+    """Ask the launchers of this launch for the stacks of its workers; return the time of the request, since 1970.
 
     Raises:
         OSError: The file cannot be written.
@@ -24,7 +24,7 @@ def request_stacks(launch: Path) -> float:
 
 
 def last_request(launch: Path) -> float | None:
-    """When stacks were last asked for, in seconds since 1970; None if never."""
+    """Return the time of the last request for stacks in seconds since 1970, or None."""
     try:
         return (launch / _NAME).stat().st_mtime
     except OSError:

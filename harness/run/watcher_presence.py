@@ -1,4 +1,4 @@
-"""Whether somebody watches a run, as the run itself can see it."""
+"""Tells the run whether a watcher watches it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_SILENCE_S = 60.0
 
 
 def is_watched(run_dir: RunDir) -> bool:
-    """Return whether a watcher that may give commands has given a sign of life within the last minute."""
+    """Return whether a watcher that may give commands has written its heartbeat within the last minute."""
     try:
         beat = json.loads((run_dir.watch / "heartbeat.json").read_bytes())
         return bool(beat.get("may_order", True)) and abs(time.time() - float(beat["time"])) <= _MOST_SILENCE_S

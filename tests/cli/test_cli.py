@@ -230,7 +230,7 @@ def test_signal_drops_an_order(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cli.run(["signal", str(tmp_path), "save", "--reason", "noon"]) == 0
     (command,) = (tmp_path / "signals").glob("*.json")
     assert json.loads(command.read_text()) == {"kind": "save", "reason": "noon"}
-    assert capsys.readouterr().out == f"ordered: {command}\n"
+    assert capsys.readouterr().out == f"command given: {command}\n"
 
 
 def test_signal_drops_a_rollback_and_asks_for_evidence(tmp_path: Path) -> None:

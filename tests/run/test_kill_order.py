@@ -26,4 +26,4 @@ def test_the_first_reason_stays(tmp_path: Path) -> None:
 def test_an_order_that_cannot_be_read_is_one_all_the_same(tmp_path: Path) -> None:
     for text in ("", "[]", "{}", "\xff"):
         (tmp_path / "kill.json").write_text(text)
-        assert kill_reason(tmp_path) == "ordered, but the reason cannot be read"
+        assert kill_reason(tmp_path) == "requested, but the reason cannot be read"

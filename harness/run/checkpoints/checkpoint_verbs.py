@@ -82,7 +82,7 @@ def verify(paths: tuple[Path, ...], deep: bool, key_file: Path | None, as_json: 
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @signature_key_option
 def pin(checkpoint: Path, key_file: Path | None) -> None:
-    """Keep CHECKPOINT whatever the retention says.
+    """Keep CHECKPOINT whatever the retention policy is.
 
     \b
     Example:
@@ -96,7 +96,7 @@ def pin(checkpoint: Path, key_file: Path | None) -> None:
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @signature_key_option
 def unpin(checkpoint: Path, key_file: Path | None) -> None:
-    """Let the retention decide about CHECKPOINT again.
+    """Apply the retention policy to CHECKPOINT again.
 
     \b
     Example:
@@ -112,8 +112,8 @@ def unpin(checkpoint: Path, key_file: Path | None) -> None:
 def sign(checkpoints: tuple[Path, ...], key_file: Path | None) -> None:
     """Sign CHECKPOINTS that were saved or converted without a key, after hashing every file.
 
-    From then on they are taken where `checkpoint.signature_key_file` asks for signatures. Sign only what you trust: who
-    could change the files until now could also change their hashes.
+    From then on they are accepted where `checkpoint.signature_key_file` asks for signatures. Sign only what you trust:
+    whoever could change the files until now could also change their hashes.
 
     \b
     Example:
@@ -130,9 +130,9 @@ def sign(checkpoints: tuple[Path, ...], key_file: Path | None) -> None:
 
 @click.command()
 @RUN_DIR
-@click.option("--keep-last", type=click.IntRange(min=1), required=True, help="The newest so many stay.")
-@click.option("--keep-every-steps", type=click.IntRange(min=1), help="Those of every so many steps stay for good.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--keep-last", type=click.IntRange(min=1), required=True, help="Number of newest checkpoints to keep.")
+@click.option("--keep-every-steps", type=click.IntRange(min=1), help="Keep every step that this divides for good.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @signature_key_option
 def prune(run_dir: Path, keep_last: int, keep_every_steps: int | None, dry_run: bool, key_file: Path | None) -> None:
     """Remove old checkpoints of RUN_DIR; nobody may train there meanwhile.
@@ -241,7 +241,7 @@ def _bytes(entry: Entry) -> int:
 
 @contextmanager
 def _progress(folder: Path, deep: bool) -> Iterator[Progress | None]:
-    """How many of the bytes are hashed: a bar on a terminal, a line now and then in a log."""
+    """Show the progress of hashing: a bar on a terminal, a line every few seconds in a log."""
     if not deep:
         yield None
         return

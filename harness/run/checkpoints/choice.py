@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from, and which ones were passed over for it."""
+"""Chooses the checkpoint that a run goes on from, and lists the newer ones that it does not use."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from harness.run.files import UNREADABLE
 
 Resume = Literal["auto", "must", "never"]
 Inspect = Callable[[Path], str | None]
-"""Says what speaks against a checkpoint that verifies; None if nothing does."""
+"""Returns an objection against a checkpoint that verifies, or None."""
 AGAIN_AFTER_S = 1.0
 Found = TypeVar("Found")
 CLEAN_ONLY: tuple[Health, ...] = ("clean",)
 
 
 class PassedOver(NamedTuple):
-    """A folder that was looked at and not taken."""
+    """A folder that was examined and not chosen."""
 
     path: Path
     reason: str
@@ -33,7 +33,7 @@ class PassedOver(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What to resume from (None: start anew), and what was passed over for it, newest first."""
+    """The checkpoint to resume from, and the newer folders that were passed over, newest first."""
 
     entry: Checkpoint | None
     passed_over: tuple[PassedOver, ...]
@@ -48,12 +48,13 @@ def choose(
     inspect: Inspect | None = None,
     key: SigningKey | None = None,
 ) -> Choice:
-    """The newest checkpoint in a folder that verifies and has one of `healths`; abandoned ones are never taken.
+    """Return the newest checkpoint in a folder that verifies and has one of `healths`. Abandoned ones are never chosen.
 
-    Newest is the one of the latest attempt, then of the highest step. `auto` starts anew only where there are no
-    checkpoints, or abandoned ones only: to lose all progress is for a person to order. `never` looks at nothing.
-    `inspect` may object to what verifies. With a key, only what it has signed verifies. What cannot be read is looked
-    at a second time, after a pause: a file system that refuses for a moment must not cost the steps since an older one.
+    The newest is the one of the latest attempt, in it that of the highest step. `auto` starts anew only if there are no
+    checkpoints, or only abandoned ones: losing all progress is for a person to decide. `never` looks at nothing.
+    `inspect` may object to a checkpoint that verifies. With a key, only checkpoints that it has signed verify. What
+    cannot be read is read a second time after a pause: a file system that refuses for a moment must not cost the steps
+    since an older one.
 
     Raises:
         CheckpointError: `must` found none, or `auto` found some of which none can be used. Lists all with reasons.

@@ -1,7 +1,7 @@
-"""Field-by-field difference of two fingerprints: is this the model, the data and the tokenizer of the checkpoint?
+"""Compares two fingerprints field by field: is this the model, the data and the tokenizer of the checkpoint?
 
-A fingerprint is nested JSON. A list called `parts` is an ordered list of objects with a `prefix`: the parts of a
-channel in the order in which they are read, to which a run may add at the end while it goes on.
+A fingerprint is nested JSON. A list called `parts` holds objects with a `prefix`: the parts of a channel in the order
+in which they are read. A run may add parts at the end while it goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Items = list[object] | tuple[object, ...]
 
 
 def differences(old: Fields, new: Fields, *, allow_added_parts: bool = False) -> list[str]:
-    """One line for each field that differs, in the order of `old`; empty if the fingerprints agree.
+    """Return one line for each field that differs, in the order of `old`; none if the fingerprints agree.
 
     With `allow_added_parts`, parts that come after all the checkpoint's parts of a channel are no difference.
     """
@@ -96,7 +96,7 @@ def _is_list(value: object) -> TypeGuard[Items]:
 
 
 def _are_parts(value: object) -> TypeGuard[list[Fields]]:
-    """Objects with a `prefix` each, no prefix twice."""
+    """Return whether a value is a list of objects with a `prefix` each, all different."""
     if not _is_list(value) or not all(_is_object(item) and isinstance(item.get(PREFIX), str) for item in value):
         return False
     return len({item[PREFIX] for item in value if _is_object(item)}) == len(value)
@@ -107,7 +107,7 @@ def _by_prefix(parts: list[Fields]) -> dict[str, Fields]:
 
 
 def _limited(lines: Iterator[str]) -> Iterator[str]:
-    """The first lines, then how many more there are: a list of a thousand parts may differ in all of them."""
+    """Yield the first lines and then the number of the rest: a list of a thousand parts may differ in all of them."""
     more = 0
     for number, line in enumerate(lines):
         if number < _MAX_LINES_PER_LIST:
@@ -119,7 +119,7 @@ def _limited(lines: Iterator[str]) -> Iterator[str]:
 
 
 def _equal_numbers(old: object, new: object) -> bool:
-    """1 and 1.0 are equal; true and 1 are not."""
+    """Return whether two numbers are equal: 1 and 1.0 are, true and 1 are not."""
     numbers = (int, float)
     both = isinstance(old, numbers) and isinstance(new, numbers) and bool not in (type(old), type(new))
     return both and old == new

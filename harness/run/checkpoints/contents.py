@@ -1,4 +1,4 @@
-"""What lies in a checkpoint's folder: its files, their sizes and their hashes."""
+"""The content of a checkpoint's folder: files, their sizes and their hashes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from harness.run.checkpoints.manifest import MANIFEST_NAME, FileRecord
 from harness.run.files import STAGING_SUFFIX, open_regular
 
 NUM_THREADS = 8
-"""Files hashed at once. Hashing runs at more than 10 GB/s per thread: the file system is what has to be kept busy."""
+"""Files hashed at once. A thread hashes more than 10 GB/s, so several are needed to keep the file system busy."""
 _CHUNK_BYTES = 4 * 1024**2
 
 Progress = Callable[[int], None]
@@ -31,7 +31,7 @@ class Contents:
     files: dict[str, int]
     """Name and size in bytes of every regular file."""
     strange: dict[str, str]
-    """What is neither a regular file nor a folder, and what it is."""
+    """Other entries than regular files and folders: name, and kind in words."""
     folders: tuple[Path, ...]
     """The folder itself and all below it, the deepest first."""
 
@@ -73,7 +73,7 @@ def file_records(
     with_sha256: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, FileRecord]:
-    """Size and hashes of each named file, read in parallel; with `sync` each file is fsynced before it is read.
+    """Return size and hashes of each named file, read in parallel. With `sync` each file is fsynced before it is read.
 
     Raises:
         OSError: the first error from the disk.
@@ -88,7 +88,7 @@ def file_records(
 def _file_record(path: Path, sync: bool, with_sha256: bool, progress: Progress) -> FileRecord:
     with os.fdopen(open_regular(path), "rb", buffering=0) as file:
         if sync:
-            # Any descriptor of a file flushes all of it, whoever wrote it on this machine or handed it to the server.
+            # fsync of any descriptor flushes the whole file, also what other processes of this machine wrote.
             os.fsync(file.fileno())
         digest = xxhash.xxh3_64()
         unforgeable = hashlib.sha256() if with_sha256 else None

@@ -16,7 +16,7 @@ _NAME = re.compile(r"(step_[0-9]+)(?:\.([0-9]+))?")
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A folder with a readable manifest. Whether its files are right is for `verify` to say."""
+    """A folder with a readable manifest. `verify` checks its files."""
 
     path: Path
     step: int
@@ -27,7 +27,7 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class BrokenCheckpoint:
-    """A folder that is named like a checkpoint and is none."""
+    """A folder that is named like a checkpoint and is not a usable one."""
 
     path: Path
     step: int
@@ -39,9 +39,9 @@ Entry = Checkpoint | BrokenCheckpoint
 
 
 def entries_in(folder: Path, key: SigningKey | None = None) -> list[Entry]:
-    """Every folder named like a checkpoint, by step. Reads manifests, not files; changes nothing.
+    """Return every folder named like a checkpoint, by step. Reads manifests, not files; changes nothing.
 
-    With a key, those that it has not signed are broken.
+    With a key, a checkpoint that it has not signed is broken.
     """
     paths = folder.iterdir() if folder.is_dir() else ()
     entries = [entry for path in paths if (entry := entry_at(path, key)) is not None]
@@ -49,10 +49,10 @@ def entries_in(folder: Path, key: SigningKey | None = None) -> list[Entry]:
 
 
 def newest_first(entries: Iterable[Entry]) -> list[Entry]:
-    """The latest attempt first, in it the highest step.
+    """Sort checkpoints: the latest attempt first, in it the highest step.
 
-    What has no readable manifest counts as of the latest attempt, so that it is named among the newest.
-    Times play no part: clocks differ between machines, and go back.
+    A folder without a readable manifest counts as of the latest attempt, so that it is named among the newest. Times
+    are not used, because clocks differ between machines and may go back.
     """
     ordered = list(entries)
     latest = max((entry.manifest.attempt for entry in ordered if isinstance(entry, Checkpoint)), default=0)
@@ -65,7 +65,7 @@ def newest_first(entries: Iterable[Entry]) -> list[Entry]:
 
 
 def entry_at(path: Path, key: SigningKey | None = None) -> Entry | None:
-    """Return what a folder is; None where it is not named like a checkpoint."""
+    """Return the checkpoint in a folder, sound or broken; None if the folder is not named like one."""
     match = _NAME.fullmatch(path.name)
     step = step_of(match[1]) if match else None
     if match is None or step is None:

@@ -11,14 +11,14 @@ import click
 from harness.errors import ConfigError
 from harness.run.paths import RunDir
 
-if TYPE_CHECKING:  # imported when a key is asked for, so that a help text costs nothing
+if TYPE_CHECKING:  # imported only when a key is needed, so that help texts stay fast
     from harness.run.checkpoints.signature import SigningKey
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def signature_key_option(function: Function) -> Function:
-    """`--signature-key-file FILE`, given to the command as `key_file`."""
+    """Add the option `--signature-key-file FILE`, which the command gets as `key_file`."""
     return click.option(
         "--signature-key-file",
         "key_file",
@@ -30,11 +30,11 @@ def signature_key_option(function: Function) -> Function:
 
 
 def require_signed(checkpoints: Iterable[Path], key_file: Path | None) -> None:
-    """Verifies every byte of checkpoints that must be signed; does nothing for those that need not be.
+    """Verify every byte of checkpoints that must be signed. Others are not read.
 
     Raises:
-        CheckpointError: One is not signed, or not what was signed.
-        UsageError: There is no such key, or it is not ours alone.
+        CheckpointError: One is not signed, or was altered since it was signed.
+        UsageError: There is no such key, or others can read or change it.
     """
     from harness.run.checkpoints.verify import verify_before_load
 
@@ -44,12 +44,13 @@ def require_signed(checkpoints: Iterable[Path], key_file: Path | None) -> None:
 
 
 def key_of_run(run: RunDir, key_file: Path | None) -> SigningKey | None:
-    """The key with which checkpoints of a run must be signed: the given one, or the one that its configuration names.
+    """Return the key that must have signed the checkpoints of a run, or None if they need no signature.
 
-    Who can write to the run's directory can also change its configuration: where that is not trusted, give the key.
+    It is the given key, or the one in the run's configuration. Whoever can write to the run's directory can also change
+    its configuration: where that is not trusted, give the key.
 
     Raises:
-        UsageError: There is no such key, or it is not ours alone.
+        UsageError: There is no such key, or others can read or change it.
     """
     from harness.config.load import load_config
     from harness.run.checkpoints.signature import read_key
@@ -57,11 +58,11 @@ def key_of_run(run: RunDir, key_file: Path | None) -> SigningKey | None:
     if key_file is None and run.config.is_file():
         try:
             key_file = load_config(run.config).checkpoint.signature_key_file
-        except ConfigError:  # of a version with other fields; the commands work all the same
+        except ConfigError:  # written by a version with other fields; the commands work without it
             return None
     return None if key_file is None else read_key(key_file)
 
 
 def key_of_checkpoint(checkpoint: Path, key_file: Path | None) -> SigningKey | None:
-    """The same for a checkpoint in the place where its run keeps it."""
+    """Return the key of the run that a checkpoint belongs to, by the checkpoint's place; see `key_of_run`."""
     return key_of_run(RunDir(checkpoint.absolute().parent.parent), key_file)

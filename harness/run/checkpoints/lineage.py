@@ -1,4 +1,4 @@
-"""Which checkpoint came from which: the line that led to a state, where to roll back on it, what that leaves behind."""
+"""The ancestry of checkpoints: the line that led to a state, the target of a rollback, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.run.checkpoints.manifest import Parent, RollbackRecord
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where a rollback goes: exactly one of the two is given."""
+    """The target of a rollback. Exactly one of the two is given."""
 
     to_step: int | None = None
     """The checkpoint of this step."""
@@ -20,23 +20,23 @@ class Target:
     """The newest clean checkpoint of an earlier step."""
 
     def __post_init__(self) -> None:
-        """Refuses a target that says nothing, or two things."""
+        """Refuse a target with neither or both."""
         assert (self.to_step is None) != (self.before_step is None), "a rollback has exactly one target"
 
     def matches(self, entry: Checkpoint) -> bool:
-        """Whether a checkpoint is what is asked for. A step named by a person counts whatever its health."""
+        """Return whether a checkpoint fits the target. A step that a person names counts whatever its health."""
         if self.to_step is not None:
             return entry.step == self.to_step
         assert self.before_step is not None, "a rollback has exactly one target"
         return entry.step < self.before_step and entry.manifest.health == "clean"
 
     def __str__(self) -> str:
-        """As it is told to people."""
+        """Return the target in words."""
         return f"step {self.to_step}" if self.to_step is not None else f"before step {self.before_step}"
 
 
 def line_of(entries: Iterable[Entry], saved: Parent | None) -> list[Checkpoint]:
-    """The checkpoints that led to the one called `saved`, that one first; ends where one is gone."""
+    """Return the checkpoint `saved` and those that led to it, newest first. Ends where one is missing."""
     known = {
         Parent(step=entry.step, attempt=entry.manifest.attempt): entry
         for entry in entries
@@ -50,7 +50,7 @@ def line_of(entries: Iterable[Entry], saved: Parent | None) -> list[Checkpoint]:
 
 
 def rollback_target(entries: Sequence[Entry], saved: Parent | None, target: Target) -> Checkpoint:
-    """The checkpoint of this line to roll back to.
+    """Return the checkpoint of this line to roll back to.
 
     Raises:
         CheckpointError: There is none; lists what the line has.
@@ -70,7 +70,7 @@ def rollback_target(entries: Sequence[Entry], saved: Parent | None, target: Targ
 
 
 def left_behind(entries: Iterable[Entry], rollback: RollbackRecord) -> list[Checkpoint]:
-    """The checkpoints that a rollback abandons and that are not marked so: all of earlier attempts, past its target."""
+    """Return the checkpoints that a rollback leaves behind: earlier attempts, past its target, not yet abandoned."""
     return [
         entry
         for entry in entries

@@ -1,4 +1,4 @@
-"""What `manifest.json` says about a checkpoint, how it is read without trust and written without gaps.
+"""The fields of `manifest.json`; reads it without trusting it and writes it whole.
 
 The file is UTF-8 JSON, an object with the fields of `Manifest`, one entry of each list or object per line. Sizes are
 in bytes, hashes are XXH3 in lower-case hexadecimal. It is written last: a folder without it is no checkpoint. Its last
@@ -25,7 +25,7 @@ from harness.run.files import UNREADABLE, read_regular, replace_file
 MANIFEST_NAME = "manifest.json"
 FORMAT_VERSION: Final = 1
 MAX_MANIFEST_BYTES = 64 * 1024**2
-"""A manifest is refused above this size; one of 100,000 files has an eighth of it."""
+"""A manifest above this size is refused. One of 100,000 files has an eighth of it."""
 MAX_LOSSES = 50
 MAX_NAME_LENGTH = 512
 _CHECKSUM = re.compile(rb',\n  "checksum": "([0-9a-f]{16})"\n}\n\Z')
@@ -90,7 +90,7 @@ class Parent(Record):
 
 
 class Versions(Record):
-    """What wrote the checkpoint."""
+    """Versions of the programs that wrote the checkpoint."""
 
     harness: Text
     megatron_core: Text
@@ -102,7 +102,7 @@ class RollbackRecord(Record):
     """The last rollback on the way to a checkpoint."""
 
     command: Text = Field(alias="order")
-    """Fingerprint of the command, `order` in the file: found again after a crash, it is not carried out twice."""
+    """Fingerprint of the command; `order` in the file. A command that is found again after a crash is not repeated."""
     from_step: Count
     """Step at which the run was when it was rolled back."""
     to_step: Count
@@ -122,7 +122,7 @@ class Adjustment(Record):
 
 
 class Manifest(Record):
-    """One checkpoint: what it is, where it comes from, and what its files must be."""
+    """One checkpoint: its state, its origin, and the files that belong to it."""
 
     format_version: Literal[1] = FORMAT_VERSION
     step: Count
@@ -132,9 +132,9 @@ class Manifest(Record):
     """None where training began from initial weights."""
     health: Health
     pinned: bool = False
-    """Pinned by a person: never pruned."""
+    """True if a person pinned it: it is never pruned."""
     fencing_token: Count | None = None
-    """Number of the run's owner who published it; see `harness.run.fence`. None where nobody held the run."""
+    """Token of the owner of the run who published it (see `harness.run.fence`); None if nobody held the run."""
     config_hash: Annotated[str, Field(pattern=r"^[0-9a-f]{16,64}$")]
     versions: Versions
     layout: Layout
@@ -143,10 +143,10 @@ class Manifest(Record):
     learning_rate: NonNegative
     """Learning rate of the last update."""
     next_batch_hash: HexHash | None
-    """`data/batch_hash` that the next step must have; None after the last step of a run."""
+    """`data/batch_hash` of the next step; None after the last step of a run."""
     saved_at: AwareDatetime
     save_seconds: NonNegative
-    """Seconds that writing the files took, before they were hashed and published."""
+    """Seconds for writing the files, before they were hashed and published."""
     cursor: JsonObject
     """Position in the data, as `harness.data.order.cursor` writes it."""
     optimizer_norms: dict[str, NonNegative]
@@ -156,19 +156,20 @@ class Manifest(Record):
     rollback: RollbackRecord | None = None
     """The last rollback on the way to this state."""
     adjustment: Adjustment | None = None
-    """What a rollback changed for some steps, while it lasts."""
+    """Change by a rollback for some steps, while it lasts."""
     rotation: JsonObject | None = None
     """`rotary_base` and `rope_scaling` of the last step, where a phase may have its own; None: those of the model."""
     fingerprint: JsonObject
-    """What the weights depend on: model, data and tokenizer, compared field by field at resume."""
+    """Model, data and tokenizer, on which the weights depend. Compared field by field at resume."""
     files: dict[FileName, FileRecord] = {}
-    """Every file of the folder but the manifest. Empty only before publishing."""
+    """Every file of the folder except the manifest. Empty only before publishing."""
     signature: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
-    """As it was read; see `harness.run.checkpoints.signature`. It is made anew whenever the manifest is written."""
+    """Signature as it was read; see `harness.run.checkpoints.signature`. It is made again whenever the manifest is
+    written."""
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """What a manifest says, without its signature and checksum: equal manifests give equal text."""
+    """Return the text of a manifest without its signature and checksum. Equal manifests give equal text."""
     fields = manifest.model_dump(mode="json", by_alias=True, exclude={"signature"})
     fields["files"] = {name: _without_nulls(record) for name, record in sorted(fields["files"].items())}
     return "{\n" + ",\n".join(f"  {json.dumps(name)}: {_lines(value)}" for name, value in fields.items()) + "\n}\n"
@@ -203,7 +204,7 @@ def write_manifest(folder: Path, manifest: Manifest, key: SigningKey | None = No
 
 
 def manifest_bytes(manifest: Manifest, key: SigningKey | None = None) -> bytes:
-    """The manifest as it is on disk: its text, its signature if there is a key, and the checksum in the last line."""
+    """Return the bytes of a manifest file: text, signature if there is a key, and the checksum in the last line."""
     text = manifest_text(manifest).encode()
     if key is not None:
         text = key.signed(text)
@@ -212,7 +213,7 @@ def manifest_bytes(manifest: Manifest, key: SigningKey | None = None) -> bytes:
 
 
 def read_manifest(folder: Path, key: SigningKey | None = None) -> Manifest:
-    """The manifest of a checkpoint, which `key` must have signed if there is one.
+    """Return the manifest of a checkpoint. If a key is given, it must have signed it.
 
     Raises:
         CheckpointError: the folder has none, or it is damaged, too large, of another format version, or not signed.
@@ -224,7 +225,7 @@ def read_manifest(folder: Path, key: SigningKey | None = None) -> Manifest:
 
 
 def manifest_or_problem(folder: Path, key: SigningKey | None = None) -> Manifest | str:
-    """The manifest of a folder, or why the folder is no checkpoint (or none that `key` has signed)."""
+    """Return the manifest of a folder, or why the folder is not a checkpoint (or not one that `key` has signed)."""
     try:
         return parse_manifest(read_regular(folder / MANIFEST_NAME, MAX_MANIFEST_BYTES), key)
     except FileNotFoundError:
@@ -236,7 +237,7 @@ def manifest_or_problem(folder: Path, key: SigningKey | None = None) -> Manifest
 
 
 def parse_manifest(content: bytes, key: SigningKey | None = None) -> Manifest:
-    """Read a manifest's bytes strictly. With a key they must be signed by it, and nothing else is looked at before.
+    """Read a manifest's bytes strictly. With a key, the signature is checked before anything else is used.
 
     Raises:
         CheckpointError: too large, altered since it was written, not JSON, a repeated key, NaN or infinity, another
@@ -273,7 +274,7 @@ def parse_manifest(content: bytes, key: SigningKey | None = None) -> Manifest:
 
 
 def _without_checksum(content: bytes) -> bytes:
-    """The bytes that the checksum is of. A manifest of before there was one has none, and is taken as it is."""
+    """Return the text that the checksum covers. Old manifests have no checksum and are returned as they are."""
     found = _CHECKSUM.search(content)
     if found is None:
         return content

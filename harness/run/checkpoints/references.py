@@ -1,4 +1,4 @@
-"""Which checkpoints the evidence of a run refers to: from them the steps that went wrong can be trained again."""
+"""The checkpoints that the evidence of a run refers to: suspicious steps can be trained again from them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from harness.run.checkpoints.entries import Checkpoint, Entry, newest_first
 from harness.run.paths import RunDir, step_of
 
 MAX_EVIDENCE = 8
-"""Only the newest so many pieces of evidence hold a checkpoint: a run with many spikes must not fill the disk."""
+"""Number of the newest evidence files that keep a checkpoint. A run with many spikes must not fill the disk."""
 
 
 def evidence_steps(run_dir: RunDir) -> list[int]:
-    """The steps of which there is evidence, the newest first, at most `MAX_EVIDENCE`."""
+    """Return the steps with an evidence file, newest first, at most `MAX_EVIDENCE`."""
     names: list[str] = []
     with suppress(OSError):
         names = [path.stem for path in run_dir.evidence_folder.iterdir() if path.suffix == ".jsonl"]
@@ -22,7 +22,7 @@ def evidence_steps(run_dir: RunDir) -> list[int]:
 
 
 def before_steps(entries: Iterable[Entry], steps: Iterable[int]) -> set[Path]:
-    """For each of the steps the checkpoint that training would come to it from: the newest of an earlier step."""
+    """Return for each of the steps the newest checkpoint of an earlier step, from which training would reach it."""
     living = [
         entry
         for entry in newest_first(entries)

@@ -1,4 +1,4 @@
-"""Which checkpoints may be removed: a pure function of what there is and what is to be kept."""
+"""Decides which checkpoints may be removed: a pure function of the checkpoints and the policy."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from harness.run.checkpoints.entries import Checkpoint, Entry, newest_first
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionPolicy:
-    """What is kept beside the pinned, the newest clean one and those in use."""
+    """Rules for checkpoints to keep, besides the pinned ones, the newest clean one and those in use."""
 
     keep_last: int
-    """The newest so many that were not abandoned; at least 1."""
+    """Number of the newest checkpoints to keep, without abandoned ones; at least 1."""
     keep_every_steps: int | None = None
-    """Those of every so many steps are kept for good."""
+    """Checkpoints of steps that this divides are kept for good."""
 
 
 def to_delete(entries: Iterable[Entry], policy: RetentionPolicy, in_use: Collection[Path] = ()) -> list[Checkpoint]:
-    """What may be removed, oldest first.
+    """Return the checkpoints that may be removed, oldest first.
 
-    `in_use` holds folders that something refers to: what the run was resumed from, what evidence names. A broken
-    folder is never in the answer (a person may still restore it), and without a clean checkpoint nothing is.
+    `in_use` holds folders that something refers to: the checkpoint that the run was resumed from, those that evidence
+    names. A broken folder is never removed, because a person may still restore it. Without a clean checkpoint nothing
+    is removed.
     """
     assert policy.keep_last >= 1, f"keep_last is {policy.keep_last}, at least 1 must stay"
     ordered = [entry for entry in newest_first(entries) if isinstance(entry, Checkpoint)]

@@ -1,9 +1,9 @@
-"""Signs manifests with a key, so that on storage which others can write to only who has the key can make a checkpoint.
+"""Signs manifests with a key, so that on shared storage only holders of the key can make a checkpoint.
 
 The signature is a line of the manifest: `"signature": "<64 hexadecimal digits>"`, keyed BLAKE2b-256 of the manifest's
 text without that line. A signed manifest also holds the SHA-256 of every file: XXH3 finds accidents, but anybody can
-make a file of a given XXH3. What it does not say is of which run a checkpoint is: use a key for each run where somebody
-might put one run's checkpoint into the folder of another.
+make a file of a given XXH3. The signature does not say to which run a checkpoint belongs. Use a key for each run if
+somebody might put a checkpoint of one run into the folder of another.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _LINE = re.compile(rb',\n  "signature": "([0-9a-f]{64})"\n}\n\Z')
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A secret that all who may write and read the checkpoints share."""
+    """A secret shared by everyone who may write and read the checkpoints."""
 
     _secret: bytes = field(repr=False)
 
     def signed(self, text: bytes) -> bytes:
-        """The text of a manifest with its signature in the last line."""
+        """Return the text of a manifest with its signature in the last line."""
         assert text.endswith(b"\n}\n"), "a manifest ends with its closing brace"
         return text.removesuffix(b"\n}\n") + f',\n  "signature": "{self._signature(text)}"\n}}\n'.encode()
 
     def problem(self, text: bytes) -> str | None:
-        """Why a manifest is not to be trusted; None if who has the key has signed exactly this text."""
+        """Return why a manifest is not to be trusted, or None if this key has signed exactly this text."""
         found = _LINE.search(text)
         if found is None:
             return "it is not signed, and the configuration asks for a signature"
@@ -50,10 +50,10 @@ class SigningKey:
 
 
 def read_key(path: Path) -> SigningKey:
-    """The key in a file: all of its bytes, whatever they are, such as `head -c 32 /dev/urandom` writes.
+    """Return the key in a file. All bytes of the file are the secret, such as `head -c 32 /dev/urandom` writes them.
 
     Raises:
-        UsageError: The file is not there, not ours alone, or too short.
+        UsageError: The file does not exist, is accessible to others, or is too short.
     """
     try:
         content = read_own_file(path, max_bytes=MAX_KEY_BYTES).content

@@ -1,4 +1,4 @@
-"""A run's checkpoints on disk: begun beside their place, published whole, removed without a trace.
+"""A run's checkpoints on disk: written beside their final name, published by one rename, removed after one rename.
 
 ```
 checkpoints/step_0012000            a checkpoint: its manifest.json says so
@@ -7,12 +7,12 @@ checkpoints/step_0012000            a checkpoint: its manifest.json says so
             step_0010000.removed    being removed, or left over by a crash
 ```
 
-A save touches nothing that is there: saving a step again takes the next free number, so there is no moment without
-the older one. All that makes a checkpoint valid happens in one rename; all that makes it invalid too.
-Only the process that holds the run's lock may write, and of its ranks only the first. Its fence is asked right before
-each rename: a writer that was stopped while another took the run over publishes nothing when it wakes. In between the
-question and the rename it cannot slip through either, because whoever takes a run over first removes what is half
-written, and nobody writes under another's name: that has the token in it (`step_0012500.7.partial`).
+A save does not touch existing checkpoints: saving a step again takes the next free number, so the older one is there at
+every moment. One rename makes a checkpoint valid, and one rename makes it invalid. Only the process that holds the
+run's lock may write, and of its ranks only the first. It checks its fence right before each rename: a writer that was
+stopped while another took the run over publishes nothing when it wakes. Between the check and the rename it cannot
+publish either. Whoever takes a run over first removes half-written folders, and the token in the name of the folder
+(`step_0012500.7.partial`) keeps writers apart.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ _LEFTOVER = re.compile(r"step_[0-9]+(\.[0-9]+)?(\.partial|(\.partial)?\.removed)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 Entries = list[Entry]
-"""What `CheckpointStore.list` returns; inside the class `list` is the method."""
+"""Return type of `CheckpointStore.list`. Inside the class `list` is the method."""
 
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """The checkpoints of one run. Keeps no state: the disk is asked each time."""
+    """The checkpoints of one run. It keeps no state and reads the disk each time."""
 
     run_dir: RunDir
     fence: Fence | None = None
-    """Of the lock that this process holds; None where nobody else can know of the folder, or nothing is written."""
+    """Fence of the lock that this process holds. None if nobody else can know of the folder, or nothing is written."""
     key: SigningKey | None = None
-    """Signs what is written; what it has not signed is not taken for a checkpoint."""
+    """Signs what is written. A checkpoint that it has not signed counts as broken."""
 
     def begin(self, step: int, *, estimated_bytes: int = 0) -> Path:
-        """Make an empty folder for the checkpoint of a step, removing what a crash may have left there.
+        """Make an empty folder for the checkpoint of a step, and remove what a crash may have left there.
 
         Raises:
             SaveFailedError: there is not enough room for `estimated_bytes`, or the disk refused.
@@ -123,12 +123,12 @@ class CheckpointStore:
         return final
 
     def discard(self, partial: Path) -> None:
-        """Remove what `begin` made, as far as the disk lets us. Whoever has the run, nobody else writes there."""
+        """Remove a folder that `begin` made, as far as the disk allows. No other process ever writes into it."""
         with suppress(OSError):
             remove_tree(partial, first=MANIFEST_NAME)
 
     def list(self) -> Entries:
-        """Every folder named like a checkpoint, by step. Reads manifests, not files; changes nothing."""
+        """Return every folder named like a checkpoint, by step. Reads manifests, not files; changes nothing."""
         return entries_in(self.run_dir.checkpoints, self.key)
 
     def choose(
@@ -139,7 +139,11 @@ class CheckpointStore:
         healths: Collection[Health] = CLEAN_ONLY,
         inspect: Inspect | None = None,
     ) -> Choice:
-        """What to resume from; see `harness.run.checkpoints.choice.choose`, which raises `CheckpointError`."""
+        """Return the checkpoint to resume from, as `harness.run.checkpoints.choice.choose` does.
+
+        Raises:
+            CheckpointError: as there.
+        """
         return choose(self.run_dir.checkpoints, resume, deep=deep, healths=healths, inspect=inspect, key=self.key)
 
     def amend(self, entry: Checkpoint, *, health: Health | None = None, pinned: bool | None = None) -> Checkpoint:
@@ -159,7 +163,7 @@ class CheckpointStore:
         return replace(entry, manifest=manifest)
 
     def remove(self, entry: Entry) -> None:
-        """Remove a checkpoint. It is none any more from the first rename on; a crash after that leaves a leftover.
+        """Remove a checkpoint. From the first rename on it is no checkpoint; a crash after that leaves a leftover.
 
         Raises:
             CheckpointError: the disk refused. The checkpoint is whole, or gone and a leftover of it remains.
@@ -177,7 +181,7 @@ class CheckpointStore:
             raise CheckpointError(f"Checkpoint {entry.path} could not be removed: {error.strerror}.") from error
 
     def clean_partials(self) -> tuple[Path, ...]:
-        """Remove what crashes left over, and return it. For the owner of the run's lock, before the first save.
+        """Remove the leftovers of crashes and return them. For the owner of the run's lock, before the first save.
 
         Raises:
             SaveFailedError: a leftover cannot be removed, so that no save would work either.
@@ -201,7 +205,7 @@ class CheckpointStore:
             self.fence.require_held()
 
     def _partial_path(self, step: int) -> Path:
-        """Where the checkpoint of a step is written: nobody else's path while the run is taken over."""
+        """Return the folder for writing a step. The token keeps it apart from those of other owners of the run."""
         plain = self.run_dir.partial_checkpoint(step)
         return plain if self.fence is None else plain.with_suffix(f".{self.fence.token}{plain.suffix}")
 
@@ -215,7 +219,7 @@ class CheckpointStore:
 
 
 def _remove_leftover(path: Path) -> None:
-    """Removes it under another name, so that whoever wrote it and still lives cannot rename it any more."""
+    """Remove a leftover under another name, so that its writer, if it still lives, cannot rename it any more."""
     doomed = path
     if path.suffix != REMOVED_SUFFIX:
         doomed = path.with_name(path.name + REMOVED_SUFFIX)
@@ -231,7 +235,7 @@ def _complete(
     key: SigningKey | None,
     progress: Progress | None,
 ) -> None:
-    """Make the folder a checkpoint in all but its name."""
+    """Turn the folder into a checkpoint in everything but its name."""
     found = contents(partial)
     if found.strange or not found.files:
         described = [f"{name!r}, {kind}" for name, kind in sorted(found.strange.items())]

@@ -1,7 +1,7 @@
-"""Whether a checkpoint is what its manifest says: the same files, of the same sizes, with the same content.
+"""Checks that a checkpoint is as its manifest describes it: the same files, sizes and content.
 
-Nothing of a checkpoint may be unpickled before `verify_before_load` returned: a flipped bit in a shard loads without
-an error, and a replaced `.metadata` or `common.pt` runs whatever it likes.
+Nothing of a checkpoint may be unpickled before `verify_before_load` has returned. A flipped bit in a shard loads
+without an error, and a replaced `.metadata` or `common.pt` can run any code.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from harness.run.checkpoints.signature import SigningKey
 from harness.run.files import UNREADABLE
 
 SHARD_SUFFIX = ".distcp"
-"""Files with tensors. All others are small, and are always hashed before they are used."""
+"""Suffix of the files with tensors. All other files are small and always hashed before they are used."""
 
 
 def verify(
     path: Path, deep: bool = False, *, key: SigningKey | None = None, progress: Progress | None = None
 ) -> list[str]:
-    """Problems of a checkpoint, one line each; none if it is sound. Sizes are compared, with `deep` hashes too.
+    """Return the problems of a checkpoint, one line each; none if it is sound. With `deep`, hashes are compared too.
 
-    With a key, its manifest must be signed, and the hashes are those that nobody can forge.
+    With a key, the manifest must be signed, and the hashes that nobody can forge (SHA-256) are compared as well.
     """
     found = manifest_or_problem(path, key)
     if isinstance(found, str):
@@ -35,7 +35,7 @@ def verify(
 def verify_before_load(
     path: Path, *, deep: bool = False, key: SigningKey | None = None, progress: Progress | None = None
 ) -> Manifest:
-    """Check sizes of all files and hashes of all but the shards, with `deep` of these too; returns the manifest.
+    """Check the sizes of all files and the hashes of all but the shards, with `deep` of all files; return the manifest.
 
     Shards hold a few pickled objects beside their tensors (random states): use `deep` where the storage is not trusted.
     With a key, the manifest must be signed, and everything is hashed.
@@ -59,7 +59,7 @@ def verify_before_load(
 
 
 def sign(path: Path, key: SigningKey, *, progress: Progress | None = None) -> None:
-    """Sign a checkpoint that is sound: its manifest gets the hashes that nobody can forge, and the signature.
+    """Sign a sound checkpoint: the manifest gets the hashes that nobody can forge (SHA-256) and the signature.
 
     Raises:
         CheckpointError: it is not sound, or the disk refuses; it is as it was.

@@ -21,18 +21,18 @@ MAX_REASON_LENGTH = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command, as all ranks get it."""
+    """One command, the same on all ranks."""
 
     request: AnyRequest
     reason: str
-    """Why, in the words of whoever gave it; may be empty."""
+    """Reason in the words of the person or program that gave it; may be empty."""
     source: str
     """Name of the command's file, or of the operating system's signal (`SIGTERM`)."""
     id: str
-    """Tells apart commands of one source, as `save` may be given again and again."""
+    """Distinguishes commands of one source, as `save` may be given again and again."""
     fingerprint: str = ""
-    """Hash of the file's name, content and time of change: the command found again after a crash has the same one, and
-    one that is given again in the same words another."""
+    """Hash of the file's name, content and time of change. A command that is found again after a crash has the same
+    one. A command that is given again in the same words has another one."""
 
     @property
     def kind(self) -> CommandKind:
@@ -41,7 +41,7 @@ class Command:
 
 
 class UnreadableCommandError(ValueError):
-    """A file that is no command; the text says why."""
+    """A file that is not a command. The text gives the reason."""
 
 
 def is_command_name(name: str) -> bool:
@@ -54,12 +54,12 @@ def parse_command(name: str, content: bytes, command_id: str, changed_ns: int = 
 
     Args:
         name: The file's name.
-        content: What is in it.
-        command_id: What to call the command.
-        changed_ns: When the file was changed last, in nanoseconds since 1970.
+        content: The file's content.
+        command_id: Identifier for the command.
+        changed_ns: Time of the file's last change, in nanoseconds since 1970.
 
     Raises:
-        UnreadableCommandError: The name is no command's name, or the JSON is broken, incomplete or of an unknown kind.
+        UnreadableCommandError: The name is not that of a command, or the JSON is broken, incomplete or of unknown kind.
     """
     if name in PLAIN_KINDS:
         text = _printable(content.decode(errors="replace"))

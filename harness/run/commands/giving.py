@@ -15,7 +15,7 @@ from harness.run.lock import last_owner_of, owner_of
 from harness.run.paths import RunDir
 
 STEP_AT_MOST_S = 600.0
-"""Where the lock cannot be seen (another host), a run whose metrics are older than this does not seem to train."""
+"""Age of the metrics above which a run on another host, whose lock cannot be seen, does not seem to train."""
 
 
 def give(run_dir: RunDir, request: AnyRequest, reason: str = "") -> Path:
@@ -35,8 +35,8 @@ def give(run_dir: RunDir, request: AnyRequest, reason: str = "") -> Path:
 def give_once(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> bool:
     """Put the command `<name>.json` into the mailbox, unless it is there, or was carried out or rejected before.
 
-    Whoever gives a command by rule, and may be killed and started again at any moment, names it after its cause:
-    however often it is given, it is carried out once.
+    A program that gives a command by rule, and may be killed and started again at any moment, names it after its cause.
+    However often it is given, it is carried out once.
 
     Returns:
         Whether it was put there.
@@ -52,7 +52,7 @@ def give_once(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> b
 
 def is_known(run_dir: RunDir, name: str) -> bool:
     """Return whether a command of this name waits, was carried out, or was rejected."""
-    # In the way a command moves: what leaves the first place before we look is in the second when we look there.
+    # In the direction in which a command moves: one that leaves the first place meanwhile is found in the second.
     return (run_dir.signals / f"{name}.json").exists() or is_answered(run_dir, name)
 
 
@@ -79,7 +79,7 @@ def wait_for(run_dir: RunDir, command: Path, *, timeout_s: float, poll_s: float 
         if reason.exists():
             raise UsageError(f"the run rejected the command {command.name}: {reason.read_text().strip()}")
         if not _seems_to_train(run_dir):
-            if (outcome := _outcome(run_dir, command)) is not None:  # it acknowledged and left in between
+            if (outcome := _outcome(run_dir, command)) is not None:  # it acknowledged and left since the last look
                 return _require_saved(outcome)
             raise HarnessError(
                 f"nobody seems to train in {run_dir.root}: the command waits in {command} and takes effect when "
@@ -106,13 +106,13 @@ def _write(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> Path
 
 
 def _outcome(run_dir: RunDir, command: Path) -> dict[str, object] | None:
-    """Return the command's acknowledgement; None while there is none, or none yet with its content."""
+    """Return the command's acknowledgement, or None while there is none or only a part of it."""
     for done in run_dir.signals_done.glob(f"{command.stem}-*.json"):
         try:
             outcome = json.loads(done.read_text())
         except (OSError, ValueError):
             continue
-        if "source" in outcome:  # in the moment of acknowledgement the command itself lies there
+        if "source" in outcome:  # during the acknowledgement the command itself is at this path for a moment
             return dict(outcome)
     return None
 

@@ -1,4 +1,4 @@
-"""The kinds of commands; `harness.run.commands.requests` says what each asks for."""
+"""The kinds of commands; `harness.run.commands.requests` describes the request of each."""
 
 from __future__ import annotations
 

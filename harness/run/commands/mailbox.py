@@ -1,8 +1,8 @@
 """The mailbox: the folder through which commands reach a running job, as global rank 0 sees it.
 
-A command's file stays where it is until the command is acknowledged, so that a crash in between does not lose it. It
-then moves to `done/<name>-<step>.json` with its outcome. Anything else moves to `rejected/`, next to a `.reason`.
-Only regular files of the user who trains count, because whoever can write to the folder could stop the run otherwise.
+A command's file stays in place until the command is acknowledged, so that a crash in between does not lose it. It then
+moves to `done/<name>-<step>.json` with its outcome. Other files move to `rejected/`, beside a `.reason`. Only regular
+files of the user who trains count: otherwise anyone who can write to the folder could stop the run.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from harness.run.paths import RunDir
 MAX_COMMAND_BYTES = 64 * 1024
 MAX_FILES_PER_POLL = 64
 UNFINISHED_S = 2.0
-"""A file that is no command is rejected only after this time: it may be in the middle of being written."""
+"""Time after which a file that is not a command is rejected. Until then it may still be being written."""
 
 _FOLDERS = ("done", "rejected")
 _WRITING = (STAGING_SUFFIX, ".tmp")
-"""Endings of names that are being written: by us, and by people and earlier versions, who rename them afterwards."""
+"""Suffixes of files that are being written, by us, by people and by earlier versions, who rename them afterwards."""
 
 
 class _Unwritten(NamedTuple):
-    """An acknowledgement that the disk did not take, or only half of it."""
+    """An acknowledgement of which the disk took nothing, or only a part."""
 
     command: Command
     outcome: Mapping[str, object]
     done: Path | None
-    """Where it goes, if it was begun: the command itself may lie there."""
+    """Its path in `done/`, if it was begun. The command itself may be at that path."""
 
 
 class Mailbox:
-    """Finds commands and acknowledges them. Only global rank 0 has one; its folder is made if missing."""
+    """Finds commands and acknowledges them. Only global rank 0 has one. The folder is made if missing."""
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class Mailbox:
         self._clock = clock
         self._monotonic = monotonic
         self._known: set[tuple[str, int]] = set()
-        """(name, inode) of files that need no second look: handed out, or impossible to move away."""
+        """(name, inode) of files that need no second look: returned by `poll`, or impossible to move away."""
         self._unfinished: dict[tuple[str, int, int], float] = {}
-        """When a file (name, inode, time of its last change) was first found to be no command."""
+        """Time at which a file (name, inode, time of its last change) was first found not to be a command."""
         self._in_hand: dict[str, tuple[str, int]] = {}
-        """(name, inode) of commands that were handed out and not acknowledged, by the command's id."""
+        """(name, inode) of commands that `poll` returned and that are not acknowledged, by the command's id."""
         self._acknowledged: dict[str, Path] = {}
         self._unwritten: dict[str, _Unwritten] = {}
         """Acknowledgements that the disk did not take, by the command's id."""
@@ -69,11 +69,11 @@ class Mailbox:
         self._finish_acknowledgements()
 
     def poll(self) -> list[Command]:
-        """The commands that arrived since the last poll, each handed out once; the plainly named ones first.
+        """Return the commands that arrived since the last poll, each once, those with plain names first.
 
-        Costs one look at the folder when it is empty. At most `MAX_FILES_PER_POLL` files are opened or moved; the rest
-        waits for the next poll. A folder that cannot be read has no commands. An acknowledgement that the disk did not
-        take is tried again.
+        Lists the folder once if it is empty. At most `MAX_FILES_PER_POLL` files are opened or moved; the rest waits for
+        the next poll. A folder that cannot be read has no commands. An acknowledgement that the disk did not take is
+        tried again.
         """
         for unwritten in list(self._unwritten.values()):
             self.acknowledge(unwritten.command, unwritten.outcome)
@@ -118,7 +118,7 @@ class Mailbox:
             written.write_text(json.dumps(fields, default=str) + "\n")
             file = self._run_dir.signals / command.source
             if (in_hand := self._in_hand.get(command.id)) and _inode(file) == in_hand[1]:
-                # Moved before it is replaced: whenever we die, the command is either still there or done, never both.
+                # Moved before it is replaced: whenever this process dies, the command is either waiting or done.
                 file.rename(done)
             written.rename(done)
         except OSError:
@@ -130,10 +130,10 @@ class Mailbox:
         return done
 
     def _take(self, name: str, inode: int) -> Command | None:
-        """The command in a file; a file that is none is moved away, and one that vanished is forgotten."""
+        """Return the command in a file. Another file is moved away, and one that vanished is ignored."""
         try:
             file = read_own_file(self._run_dir.signals / name, max_bytes=MAX_COMMAND_BYTES)
-        except OSError:  # gone, or not to be read just now: the next poll finds it if it is there
+        except OSError:  # gone, or unreadable at the moment: the next poll finds it if it is there
             return None
         except RefusedFileError as error:
             self._reject(name, inode, str(error))
@@ -150,7 +150,7 @@ class Mailbox:
         return command
 
     def _is_finished(self, file: tuple[str, int, int]) -> bool:
-        """Whether a file that is no command has stayed unchanged for `UNFINISHED_S`."""
+        """Return whether a file that is not a command has stayed unchanged for `UNFINISHED_S`."""
         now = self._monotonic()
         since = self._unfinished.setdefault(file, now)
         if now - since < UNFINISHED_S:
@@ -163,11 +163,11 @@ class Mailbox:
         try:
             Path(f"{rejected}.reason").write_text(reason + "\n", errors="backslashreplace")
             (self._run_dir.signals / name).rename(rejected)
-        except OSError:  # not ours to move, or a full disk: it was looked at once, and lies there
+        except OSError:  # another user's file, or a full disk: it was examined once and stays there
             self._known.add((name, inode))
 
     def _finish_acknowledgements(self) -> None:
-        """Completes what a crash interrupted between the renames of `acknowledge`; clears what came to nothing.
+        """Complete acknowledgements that a crash interrupted between the renames; remove unusable ones.
 
         What the disk refuses waits for the next start: acknowledgements are for people.
         """
@@ -182,12 +182,12 @@ class Mailbox:
 
 
 def _is_passed_over(name: str) -> bool:
-    """Whether a name in the folder is none of our business: our folders, hidden files, files being written."""
+    """Return whether the mailbox ignores a name in the folder: own folders, hidden files, files being written."""
     return name in _FOLDERS or name.startswith(".") or is_being_written(name)
 
 
 def is_being_written(name: str) -> bool:
-    """Return whether a name in the folder is that of a file which is not finished."""
+    """Return whether a name in the folder is that of an unfinished file."""
     return name.endswith(_WRITING)
 
 
@@ -199,7 +199,7 @@ def _inode(path: Path) -> int | None:
 
 
 def _free_path(folder: Path, stem: str, suffix: str) -> Path:
-    """The first of `<stem><suffix>`, `<stem>-2<suffix>` … that does not exist."""
+    """Return the first path of `<stem><suffix>`, `<stem>-2<suffix>` … that does not exist."""
 
     def candidates() -> Iterator[Path]:
         yield folder / f"{stem}{suffix}"

@@ -1,4 +1,4 @@
-"""Signals of the operating system as commands: what a scheduler or a person at a terminal can send to a process.
+"""Signals of the operating system as commands, sent to a process by a scheduler or by a person at a terminal.
 
 SIGUSR1 saves; SIGUSR2, SIGTERM and the first Ctrl-C (SIGINT) save and stop; a second Ctrl-C kills as usual.
 """
@@ -23,7 +23,7 @@ HANDLED_SIGNALS = tuple(KIND_OF_SIGNAL)
 
 
 class SignalFlags:
-    """Notes which signals arrived; nothing else happens in the handlers. Every rank has one, in its main thread."""
+    """Records which signals arrived. The handlers do nothing else. Every rank has one, in its main thread."""
 
     def __init__(self) -> None:
         self._arrived = dict.fromkeys(HANDLED_SIGNALS, False)
@@ -31,15 +31,15 @@ class SignalFlags:
         self._num_commands = 0
 
     def install(self) -> None:
-        """Sets the handlers, and lets through the signals that a launcher held back until now."""
+        """Set the handlers, and unblock the signals that a launcher had blocked until now."""
         for number in HANDLED_SIGNALS:
             self._before[number] = signal.signal(number, self._note)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
 
     def restore(self) -> None:
-        """Holds the signals back again and puts the earlier handlers back.
+        """Block the signals again and restore the earlier handlers.
 
-        A process that leaves with an exit code of its own is not to die of a signal that comes late.
+        A process that leaves with an exit code of its own must not be killed by a late signal.
         """
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED_SIGNALS)
         while self._before:
@@ -47,26 +47,26 @@ class SignalFlags:
             signal.signal(number, handler)
 
     def take_flags(self) -> tuple[bool, ...]:
-        """Which of `HANDLED_SIGNALS` arrived since the last call, for ranks that want to agree on them."""
+        """Return one flag for each of `HANDLED_SIGNALS`: has it arrived since the last call? All ranks combine them."""
         taken = tuple(self._arrived.values())
         for number, arrived in zip(HANDLED_SIGNALS, taken, strict=True):
-            if arrived:  # one that arrives just now must not be wiped out
+            if arrived:  # a signal that arrives at this moment must not be lost
                 self._arrived[number] = False
         return taken
 
     def forget(self, flags: Sequence[bool]) -> None:
-        """Drops what arrived of these signals meanwhile: ranks that were sent one together may see it steps apart."""
+        """Drop these signals if they arrived meanwhile: ranks that get one together may see it steps apart."""
         for number, agreed in zip(HANDLED_SIGNALS, flags, strict=True):
             if agreed:
                 self._arrived[number] = False
 
     def commands_from(self, flags: Sequence[bool]) -> list[Command]:
-        """The commands that signals stand for; the flags may be those of all ranks combined."""
+        """Return the commands that signals stand for. The flags may be those of all ranks combined."""
         arrived = [number for number, flag in zip(HANDLED_SIGNALS, flags, strict=True) if flag]
         return [self._command(number) for number in arrived]
 
     def take(self) -> list[Command]:
-        """The commands by signals to this process since the last call."""
+        """Return the commands from signals to this process since the last call."""
         return self.commands_from(self.take_flags())
 
     def _command(self, number: signal.Signals) -> Command:

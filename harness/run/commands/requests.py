@@ -34,11 +34,11 @@ _CHECKPOINT_NAME = re.compile(r"step_[0-9]{7,}(\.[0-9]+)?")
 
 
 class UnreadableRequestError(ValueError):
-    """A request that asks for nothing, or for something impossible; the text says what is allowed."""
+    """A request with a missing or impossible field. The text says what is allowed."""
 
 
 class Expected(NamedTuple):
-    """The words for what a field may be, for errors."""
+    """Allowed values of a field in words, for errors."""
 
     text: str
 
@@ -50,18 +50,18 @@ _TWO_STEPS = Expected("it is a list of two whole numbers, first and last step")
 
 
 class Request(BaseModel):
-    """A request, strict in its types: what a person mistypes must not become another request."""
+    """A request with strict types: a typing error must not become another request."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
 
     kind: CommandKind
     is_plain: ClassVar[bool] = False
-    """Whether an empty file named after the kind is enough."""
+    """True if an empty file named after the kind is enough."""
     interrupts: ClassVar[bool] = True
-    """Whether training does anything else than before afterwards, so that waits and evaluations end for it."""
+    """True if training does not just go on afterwards, so that waits and evaluations end for the command."""
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields that say something, as JSON values, without the kind."""
+        """Return the fields that differ from their default as JSON values, without the kind."""
         return self.model_dump(mode="json", exclude={"kind"}, exclude_defaults=True)
 
 
@@ -94,7 +94,7 @@ class StopForPerson(Request):
 
 
 class Rollback(Request):
-    """Return to a checkpoint, and skip the samples that made the return necessary."""
+    """Return to a checkpoint, and skip the samples that caused the trouble."""
 
     kind: Literal[CommandKind.ROLLBACK] = CommandKind.ROLLBACK
     to_step: Annotated[Step | None, _WHOLE] = None
@@ -102,7 +102,7 @@ class Rollback(Request):
     before_step: Annotated[Step | None, _WHOLE] = None
     """… or the newest clean one of an earlier step."""
     skip_steps: Annotated[tuple[int, int] | None, _TWO_STEPS] = None
-    """First and last step whose samples are never trained on again, as the run counted them until now …"""
+    """First and last step whose samples are never trained on again, as the run has counted steps until now …"""
     skip_samples: Annotated[tuple[int, int] | None, Expected("it is a list of two whole numbers, [start, stop)")] = None
     """… or positions [start, stop) in the run's sample order."""
     learning_rate_factor: Annotated[float, _NUMBER] = 1.0
@@ -135,12 +135,12 @@ class Rollback(Request):
 
 
 class Evidence(Request):
-    """Compute the losses of the samples of some steps again, with the weights of now, and write them down."""
+    """Compute the losses of the samples of some steps again with the current weights, and write them down."""
 
     kind: Literal[CommandKind.EVIDENCE] = CommandKind.EVIDENCE
     interrupts = False
     steps: Annotated[tuple[int, int], _TWO_STEPS]
-    """First and last step, of the line that is trained now."""
+    """First and last step, of the line that is being trained."""
 
     @field_validator("steps")
     @classmethod
@@ -154,9 +154,9 @@ class Evidence(Request):
 
 
 class Mark(Request):
-    """Enter a health into the manifests of checkpoints; abandoned ones are left alone.
+    """Enter a health into the manifests of checkpoints. Abandoned ones stay as they are.
 
-    Only the process that trains writes manifests, so whoever else has learnt something about a checkpoint asks it to.
+    Only the training process writes manifests, so others that learn something about a checkpoint ask it to.
     """
 
     kind: Literal[CommandKind.MARK] = CommandKind.MARK
@@ -179,7 +179,7 @@ class Mark(Request):
 
 
 class Quarantine(Request):
-    """Keep documents out of every later sample, or let them in again."""
+    """Exclude documents from every later sample, or allow them again."""
 
     kind: Literal[CommandKind.QUARANTINE] = CommandKind.QUARANTINE
     interrupts = False
@@ -213,7 +213,7 @@ PLAIN_KINDS = tuple(kind for kind, request in REQUESTS.items() if request.is_pla
 
 
 def fields_of(kind: CommandKind) -> tuple[str, ...]:
-    """Return the names of what a command of a kind says besides its reason."""
+    """Return the names of the fields of a command of a kind, without the reason."""
     return tuple(name for name in REQUESTS[kind].model_fields if name != "kind")
 
 

@@ -22,7 +22,7 @@ OFFERED = (
     CommandKind.ROLLBACK,
     CommandKind.EVIDENCE,
 )
-"""What a person commands; the others are for the watcher, and for `harness data quarantine`."""
+"""Commands that a person may give. The others are for the watcher, and for `harness data quarantine`."""
 
 
 class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the newest click
@@ -34,7 +34,7 @@ class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the new
         self._number = number
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ANN401 (click's)
-        """The pair that a text stands for."""
+        """Return the pair of numbers that a text stands for."""
         first, colon, second = str(value).partition(":")
         try:
             return self._number(first), self._number(second)
@@ -87,7 +87,7 @@ def signal(run_dir: Path, command: str, reason: str, wait: bool, timeout_s: floa
         outcome = wait_for(RunDir(run_dir), file, timeout_s=timeout_s)
         click.echo("\n".join(f"{name}: {value}" for name, value in outcome.items()))
     else:
-        click.echo(f"ordered: {file}")
+        click.echo(f"command given: {file}")
 
 
 def _request(kind: CommandKind, fields: Mapping[str, Any]) -> AnyRequest:
