@@ -12,16 +12,26 @@ from pathlib import Path
 import harness.errors
 import harness.run.metric_names
 from docs.generate.configuration import configuration_page
+from docs.generate.events import events_page
 from docs.generate.exit_codes import exit_codes_page
 from docs.generate.metrics import metrics_page
 from harness.config.schema import Config
+from harness.run.event_types import AnyEvent, StepEvent
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 COMMAND = "python -m docs.generate"
 
+EVENTS_HEAD = """\
+# Events
+
+`events.jsonl` in a run's directory has one JSON object a line for each event. The trainer, the watcher and the launcher
+append to it. This page is made from `harness/run/event_types.py`.
+"""
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "configuration.md": lambda: configuration_page(Config),
     "metrics.md": lambda: metrics_page(harness.run.metric_names),
+    "events.md": lambda: events_page(AnyEvent, EVENTS_HEAD, (StepEvent,)),
     "exit_codes.md": lambda: exit_codes_page(harness.errors),
 }
 """The text of each page, by the name of its file."""

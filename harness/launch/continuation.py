@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from harness.plan.plan import PhasePlan, Plan
-from harness.run.events import Exit, read_events
+from harness.run.event_types import Exit
+from harness.run.events import read_events
 from harness.run.launches import newest_checkpoint
 from harness.run.paths import RunDir
 

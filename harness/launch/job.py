@@ -31,7 +31,8 @@ from harness.launch.exits import AGREED_EXITS, ERROR_EXITS
 from harness.launch.requeue import Action, Limits, Verdict, decide_resume
 from harness.parallel.environment import job_id
 from harness.parallel.node_reports import BAD_NODES
-from harness.run.events import LaunchEnded, append_event
+from harness.run.event_types import LaunchEnded
+from harness.run.events import append_event
 from harness.run.kill_request import kill_reason
 from harness.run.launch_folder import open_launch
 from harness.run.launches import (

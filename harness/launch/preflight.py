@@ -14,7 +14,8 @@ from harness.launch.slurm import flag_problems, seconds_of
 from harness.plan.demand import demands
 from harness.plan.plan import Plan, make_plan
 from harness.run.commands.mailbox import is_being_written
-from harness.run.events import Saved, read_events
+from harness.run.event_types import Saved
+from harness.run.events import read_events
 from harness.run.lock import owner_of
 from harness.run.metric_names import STEP_TIME_S
 from harness.run.paths import RunDir

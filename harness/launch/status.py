@@ -16,7 +16,8 @@ from harness.launch.diagnosis import slow_computers
 from harness.launch.requeue import Action
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
-from harness.run.events import AnyEvent, Exit, event_line, last_events
+from harness.run.event_types import AnyEvent, Exit
+from harness.run.events import event_line, last_events
 from harness.run.files import last_lines
 from harness.run.heartbeats import WRITE_EVERY_S, Activity, read_beats
 from harness.run.launches import LaunchRecord, launches

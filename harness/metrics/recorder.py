@@ -16,7 +16,8 @@ from harness.errors import HarnessError
 from harness.metrics.console import Console
 from harness.metrics.jsonl import WaitingLines
 from harness.metrics.sinks import Outlets, SinkContext, open_sinks
-from harness.run.events import StepEvent, event_line
+from harness.run.event_types import StepEvent
+from harness.run.events import event_line
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord
 

@@ -1,4 +1,4 @@
-"""All metric names: the keys of `metrics.jsonl`, the TensorBoard tags, and the names that the watcher looks up."""
+"""Every metric name, once: the keys of `metrics.jsonl`, the TensorBoard tags, and what the watcher looks up."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ _VALID_BITS_PER_BYTE = "valid/bits_per_byte"
 
 
 def lm_loss_of(channel: str) -> str:
-    """Return the name of one channel's loss in the step, in nats. Absent where the channel had no token."""
+    """Loss of one channel in the step, in nats; absent where the channel had no token."""
     return f"{LM_LOSS}/{channel}"
 
 
 def tokens_of(channel: str) -> str:
-    """Return the name of the number of unmasked tokens of one channel in the step."""
+    """Unmasked tokens of one channel in the step."""
     return f"train/tokens/{channel}"
 
 
 def epochs_of(channel: str) -> str:
-    """Return the name of the number of passes over the channel since the run began."""
+    """How often the channel has been gone through since the run began."""
     return f"data/epochs/{channel}"
 
 
 def valid_lm_loss_of(channel: str) -> str:
-    """Return the name of the loss on one channel's held-out samples, in nats."""
+    """Loss of one channel's held-out samples, in nats."""
     return f"{_VALID_LM_LOSS}/{channel}"
 
 
 def valid_bits_per_byte_of(channel: str) -> str:
-    """Return the name of one channel's held-out loss in bits per byte of text."""
+    """Held-out loss of one channel in bits per byte of text."""
     return f"{_VALID_BITS_PER_BYTE}/{channel}"
 
 
 def channel_of(name: str) -> str | None:
-    """Return the channel in a per-channel name, or None for other names."""
+    """The channel in a per-channel name, None where the name has none."""
     prefixes = (lm_loss_of(""), tokens_of(""), epochs_of(""), valid_lm_loss_of(""), valid_bits_per_byte_of(""))
     found = (name.removeprefix(prefix) for prefix in prefixes if name.startswith(prefix))
     return next(found, None) or None

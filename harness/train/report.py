@@ -15,7 +15,7 @@ from harness.errors import (
 from harness.parallel import device
 from harness.plan.flops import peak_flops
 from harness.run import metric_names as names
-from harness.run.events import Exit, ResumeSuspect
+from harness.run.event_types import Exit, ResumeSuspect
 from harness.run.records import StepRecord
 from harness.train.decide import Decision
 from harness.train.run import Run

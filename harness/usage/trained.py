@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from harness.data.order.cursor import Cursor
 from harness.errors import DataError
 from harness.run.checkpoints.entries import Checkpoint, entries_in
-from harness.run.events import RolledBack, read_events
+from harness.run.event_types import RolledBack
+from harness.run.events import read_events
 from harness.run.order_changes import History, PhaseBegun
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir

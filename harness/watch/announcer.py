@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.run.commands.giving import give_once, is_answered
 from harness.run.commands.requests import AnyRequest
-from harness.run.events import Seen, StepEvent
+from harness.run.event_types import Seen, StepEvent
 from harness.run.paths import RunDir
 from harness.watch.alerts import Alerts
 from harness.watch.saved_state import WatchState

@@ -17,7 +17,7 @@ from types import FrameType
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, RunInUseError, UsageError
-from harness.run.events import Hung
+from harness.run.event_types import Hung
 from harness.run.files import replace_file
 from harness.run.kill_request import request_kill
 from harness.run.lock import owner_of

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import DataError
-from harness.run.events import Attributed
+from harness.run.event_types import Attributed
 from harness.watch.announcer import Announcer
 from harness.watch.attribution import attribute, named, read_evidence
 from harness.watch.policy import AskEvidence

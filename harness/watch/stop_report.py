@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.run.events import AnyEvent, Attributed, Resumed, RollbackRefused, RolledBack, Seen, read_events
+from harness.run.event_types import AnyEvent, Attributed, Resumed, RollbackRefused, RolledBack, Seen
+from harness.run.events import read_events
 from harness.run.files import replace_file
 from harness.run.paths import RunDir
 from harness.watch.policy import KnownCheckpoint, Situation, Stop

@@ -15,7 +15,7 @@ from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON
 from harness.run import metric_names as names
 from harness.run.commands import requests
 from harness.run.commands.giving import is_known
-from harness.run.events import (
+from harness.run.event_types import (
     AnyEvent,
     Evidence,
     EvidenceRefused,
@@ -30,8 +30,8 @@ from harness.run.events import (
     Started,
     StopOrdered,
     WaitingForParts,
-    parse_event,
 )
+from harness.run.events import parse_event
 from harness.run.follow import new_lines
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, from_json_line

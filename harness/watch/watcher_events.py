@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.run.events import StepEvent, append_event, last_events
+from harness.run.event_types import StepEvent
+from harness.run.events import append_event, last_events
 
 
 class WatcherEvents:

@@ -15,7 +15,8 @@ from harness.metrics.recorder import Recorder
 from harness.metrics.sinks import Outlets
 from harness.run import metric_names as names
 from harness.run.append import AppendFile, OpenFile, open_unbuffered
-from harness.run.events import NotFinite, Started, read_events
+from harness.run.event_types import NotFinite, Started
+from harness.run.events import read_events
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, read_records
 

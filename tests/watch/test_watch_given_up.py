@@ -13,7 +13,8 @@ from click.testing import CliRunner
 
 from harness.cli import root
 from harness.errors import EXIT_INTERNAL
-from harness.run.events import LaunchEnded, read_events
+from harness.run.event_types import LaunchEnded
+from harness.run.events import read_events
 from harness.run.launches import NodeEnd, write_node_end
 from harness.run.paths import RunDir
 

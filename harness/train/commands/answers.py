@@ -10,7 +10,7 @@ from harness.run.checkpoints.entries import Checkpoint
 from harness.run.commands import requests
 from harness.run.commands.command import Command
 from harness.run.commands.kinds import CommandKind
-from harness.run.events import Marked
+from harness.run.event_types import Marked
 from harness.train.commands.documents import quarantine_documents
 from harness.train.commands.reexamine import reexamine
 from harness.train.run import Run

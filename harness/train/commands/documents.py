@@ -11,7 +11,7 @@ from harness.errors import DataError, SaveFailedError
 from harness.parallel import collectives
 from harness.run.commands.command import Command
 from harness.run.commands.requests import Quarantine
-from harness.run.events import Quarantined, QuarantineRefused
+from harness.run.event_types import Quarantined, QuarantineRefused
 from harness.run.order_changes import num_parts_of, quarantined_in
 from harness.train.run import Run
 from harness.train.state import TrainState

@@ -30,7 +30,7 @@ from harness.parallel import collectives
 from harness.run.checkpoints.lineage import line_of
 from harness.run.commands import requests
 from harness.run.commands.command import Command
-from harness.run.events import Evidence, EvidenceRefused
+from harness.run.event_types import Evidence, EvidenceRefused
 from harness.run.files import replace_file
 from harness.train.run import Run
 from harness.train.state import TrainState

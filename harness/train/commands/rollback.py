@@ -17,7 +17,7 @@ from harness.run.checkpoints.manifest import Adjustment, RollbackRecord
 from harness.run.checkpoints.verify import verify_before_load
 from harness.run.commands.command import Command
 from harness.run.commands.requests import Rollback
-from harness.run.events import RollbackDone, RollbackRefused, RolledBack, StepEvent
+from harness.run.event_types import RollbackDone, RollbackRefused, RolledBack, StepEvent
 from harness.run.order_file import rollbacks_in_journal
 from harness.train.run import Run
 from harness.train.saving.aftermath import conclude_rollback

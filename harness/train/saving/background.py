@@ -18,7 +18,7 @@ import torch
 from harness.checkpoint import mcore
 from harness.errors import SaveFailedError
 from harness.parallel import collectives
-from harness.run.events import SaveWaited
+from harness.run.event_types import SaveWaited
 from harness.run.heartbeats import Activity
 from harness.train.run import Run
 from harness.train.saving import saving

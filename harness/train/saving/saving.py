@@ -15,7 +15,7 @@ from harness.run.checkpoints.manifest import Manifest
 from harness.run.checkpoints.references import before_steps, evidence_steps
 from harness.run.checkpoints.retention import RetentionPolicy, to_delete
 from harness.run.checkpoints.verify import verify
-from harness.run.events import Saved, SaveFailed
+from harness.run.event_types import Saved, SaveFailed
 from harness.run.heartbeats import Activity
 from harness.train.run import Run
 from harness.train.saving import suspects as quarantine

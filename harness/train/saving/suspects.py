@@ -14,7 +14,8 @@ from harness.errors import SaveFailedError
 from harness.run.checkpoints.entries import Checkpoint, Entry
 from harness.run.checkpoints.lineage import line_of
 from harness.run.checkpoints.manifest import Parent
-from harness.run.events import Released, StepEvent, read_events
+from harness.run.event_types import Released, StepEvent
+from harness.run.events import read_events
 from harness.run.paths import RunDir
 from harness.train.run import Run
 from harness.train.state import TrainState

@@ -18,7 +18,7 @@ from harness.plan.plan import Plan
 from harness.run.checkpoints.compare import require_same
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Manifest
-from harness.run.events import Resumed, Started
+from harness.run.event_types import Resumed, Started
 from harness.run.heartbeats import Activity
 from harness.run.launch_folder import accept
 from harness.train.report import introduction

@@ -27,7 +27,8 @@ from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.signature import SigningKey, read_key
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.commands.os_signals import SignalFlags
-from harness.run.events import Exit, PassedOver, append_event
+from harness.run.event_types import Exit, PassedOver
+from harness.run.events import append_event
 from harness.run.fence import Fence, explaining
 from harness.run.files import replace_file
 from harness.run.heartbeats import Heartbeat

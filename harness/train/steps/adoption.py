@@ -13,7 +13,7 @@ from harness.data.order.cursor import Cursor
 from harness.errors import DataError, SaveFailedError
 from harness.parallel import collectives
 from harness.run.commands.command import Command
-from harness.run.events import Adopted, PartsCame, PartsRefused, StepEvent, WaitingForParts
+from harness.run.event_types import Adopted, PartsCame, PartsRefused, StepEvent, WaitingForParts
 from harness.run.heartbeats import Activity
 from harness.run.order_changes import History, PhaseBegun, adoptions_of
 from harness.run.order_file import append_to_journal

@@ -9,7 +9,7 @@ import numpy as np
 
 from harness.data.order.cursor import rank_positions
 from harness.parallel import collectives
-from harness.run.events import NotFinite
+from harness.run.event_types import NotFinite
 from harness.run.files import replace_file
 from harness.train.run import Run
 from harness.train.state import TrainState

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from harness.metrics.stragglers import slow_ranks, usual_time
 from harness.parallel import collectives, device
 from harness.run import metric_names as names
-from harness.run.events import SlowRanks
+from harness.run.event_types import SlowRanks
 from harness.run.heartbeats import Activity
 from harness.train.run import Run
 from harness.train.state import TrainState

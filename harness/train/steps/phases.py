@@ -13,7 +13,7 @@ from harness.config.schema import Config
 from harness.data.order.cursor import Cursor, Positions
 from harness.optim.mcore import Optimizer
 from harness.plan.plan import PhasePlan
-from harness.run.events import PhaseBegun
+from harness.run.event_types import PhaseBegun
 from harness.train.decide import Milestones
 from harness.train.run import Run
 from harness.train.state import TrainState

@@ -1,0 +1,397 @@
+"""The types of the events in `events.jsonl`.
+
+Keys keep the names that they have in the files of older runs: the command behind an event is called `order` there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Range = tuple[int, int]
+CommandName = Annotated[str, Field(alias="order")]
+
+
+class Event(BaseModel):
+    """Something that happened to a run."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True)
+
+    time: float = 0.0
+    """Seconds since 1970; set when the event is written."""
+    kind: str
+    """Kind of the event."""
+
+
+class StepEvent(Event):
+    """An event at a step of an attempt."""
+
+    attempt: int
+    """Number of times that the line of steps had been rewound."""
+    step: int
+    """Last finished step."""
+    by: Literal["watch"] | None = None
+    """Writer of the event; None for the trainer."""
+    id: str | None = None
+    """Follows from the cause, so that a watcher that sees the cause again does not write the event twice."""
+
+
+class Started(StepEvent):
+    """Training began from initial weights."""
+
+    kind: Literal["started"] = "started"
+
+
+class Resumed(StepEvent):
+    """A launch went on from a checkpoint."""
+
+    kind: Literal["resumed"] = "resumed"
+    path: str = ""
+    """The checkpoint."""
+    from_snapshot: bool = False
+    """True if it went on from a snapshot of the ranks, which is later than the checkpoint."""
+
+
+class PassedOver(StepEvent):
+    """A checkpoint was found, and not used to go on from."""
+
+    kind: Literal["passed-over"] = "passed-over"
+    reason: str
+    """Why, in words."""
+
+
+class Exit(StepEvent):
+    """The trainer left."""
+
+    kind: Literal["exit"] = "exit"
+    exit_code: int
+    """Exit code; see the page on exit codes."""
+    reason: str = ""
+    """Why, in words."""
+    next_phase: str | None = None
+    """Name of the phase that needs another number of ranks, where that is why it left."""
+
+
+class LaunchEnded(Event):
+    """The launch of a Slurm job ended, with the decision about the job."""
+
+    kind: Literal["launch-ended"] = "launch-ended"
+    job_id: str | int | None = None
+    """Slurm's number of the job."""
+    exit_code: int
+    """Exit code; see the page on exit codes."""
+    action: str
+    """`requeue` or `stop`."""
+    alert: bool = False
+    """True if a person must look."""
+    reason: str = ""
+    """Why, in words."""
+
+
+class Saved(StepEvent):
+    """A checkpoint was published."""
+
+    kind: Literal["saved"] = "saved"
+    path: str
+    """The checkpoint."""
+    seconds: float
+    """Counted from the beginning of the save."""
+
+
+class SaveFailed(StepEvent):
+    """A checkpoint could not be written; older ones are untouched."""
+
+    kind: Literal["save-failed"] = "save-failed"
+    reason: str
+    """Why, in words."""
+
+
+class SaveWaited(StepEvent):
+    """Training waited for a save that should have run beside it."""
+
+    kind: Literal["save-waited"] = "save-waited"
+    reason: str
+    """Why, in words."""
+
+
+class Released(StepEvent):
+    """A suspect checkpoint became clean, because no alarm followed it."""
+
+    kind: Literal["released"] = "released"
+    checkpoint: str
+    """Name of its folder."""
+
+
+class Marked(StepEvent):
+    """A command entered a health into checkpoints."""
+
+    kind: Literal["marked-clean", "marked-suspect"]
+    checkpoints: tuple[str, ...]
+    """Names of their folders."""
+    command: CommandName
+    """Name of the command's file in `signals/`, or of the operating system's signal."""
+
+
+class RolledBack(StepEvent):
+    """The run returned to an earlier checkpoint; `step` and `attempt` are those that it goes on with."""
+
+    kind: Literal["rollback"] = "rollback"
+    command: CommandName = ""
+    """Name of the command's file in `signals/`, or of the operating system's signal."""
+    reason: str = ""
+    """Why, in words."""
+    from_step: int | None = None
+    """Step from which the run returned."""
+    from_attempt: int | None = None
+    """Attempt from which the run returned."""
+    skip_windows: tuple[Range, ...] = ()
+    """Positions [start, stop) of all samples that the run skips from now on."""
+    from_memory: bool = False
+    """True if the state came from a snapshot in the memory of the hosts."""
+
+
+class RollbackRefused(StepEvent):
+    """A rollback could not be carried out; nothing changed."""
+
+    kind: Literal["rollback-refused"] = "rollback-refused"
+    command: CommandName = ""
+    """Name of the command's file in `signals/`, or of the operating system's signal."""
+    reason: str | None = None
+    """Why, in words."""
+
+
+class RollbackDone(StepEvent):
+    """A command to roll back was found that had been carried out before a crash."""
+
+    kind: Literal["rollback-done"] = "rollback-done"
+    command: CommandName = ""
+    """Name of the command's file in `signals/`, or of the operating system's signal."""
+
+
+class Evidence(StepEvent):
+    """The losses of the samples of earlier steps were computed again and written down."""
+
+    kind: Literal["evidence"] = "evidence"
+    steps: Range
+    """First and last step."""
+    path: str
+    """The file."""
+    command: CommandName
+    """Name of the command's file in `signals/`, or of the operating system's signal."""
+
+
+class EvidenceRefused(StepEvent):
+    """A command for evidence could not be carried out."""
+
+    kind: Literal["evidence-refused"] = "evidence-refused"
+    reason: str
+    """Why, in words."""
+    command: CommandName
+    """Name of the command's file in `signals/`, or of the operating system's signal."""
+
+
+class Quarantined(StepEvent):
+    """Documents were put into quarantine, or taken out of it."""
+
+    kind: Literal["quarantine"] = "quarantine"
+    documents: Mapping[str, tuple[int, ...]]
+    """Numbers of documents by `channel/part`."""
+    lift: bool = False
+    """True if they were taken out of it."""
+    command: CommandName
+    """Name of the command's file in `signals/`, or of the operating system's signal."""
+    reason: str = ""
+    """Why, in words."""
+    position: int
+    """Position in the sample order from which the change holds."""
+
+
+class QuarantineRefused(StepEvent):
+    """A command about documents could not be carried out."""
+
+    kind: Literal["quarantine-refused"] = "quarantine-refused"
+    documents: Mapping[str, tuple[int, ...]]
+    """Numbers of documents by `channel/part`."""
+    lift: bool = False
+    """Whether they were to be taken out of quarantine."""
+    command: CommandName
+    """Name of the command's file in `signals/`, or of the operating system's signal."""
+    reason: str = ""
+    """Why, in words."""
+    problem: str
+    """The reason."""
+
+
+class Adopted(StepEvent):
+    """Parts that arrived while training went on were added to the sample order."""
+
+    kind: Literal["adopted"] = "adopted"
+    channel: str
+    """Name of the channel."""
+    parts: tuple[str, ...]
+    """Names of the parts."""
+    tokens: int
+    """Tokens in the parts."""
+    position: int
+    """Position in the sample order from which they are used."""
+
+
+class PartsRefused(StepEvent):
+    """Parts that arrived were not used."""
+
+    kind: Literal["parts-refused"] = "parts-refused"
+    reason: str
+    """Why, in words."""
+
+
+class WaitingForParts(StepEvent):
+    """No data is left, and training waits for further parts."""
+
+    kind: Literal["waiting-for-parts"] = "waiting-for-parts"
+    channels: tuple[str, ...]
+    """Names of the channels."""
+
+
+class PartsCame(StepEvent):
+    """The parts that training waited for arrived."""
+
+    kind: Literal["parts-came"] = "parts-came"
+    channels: str
+    """Names of the channels."""
+    seconds: float
+    """Time that training waited."""
+
+
+class PhaseBegun(StepEvent):
+    """A training phase begins with the next step."""
+
+    kind: Literal["phase"] = "phase"
+    phase: str
+    """Name of the phase."""
+    before: str
+    """Name of the phase that has ended."""
+    seq_length: int
+    """Tokens in a sample."""
+    global_batch_size: int
+    """Samples in a step."""
+    shares: Mapping[str, float]
+    """Share of each channel, by name."""
+    rotary_base: float
+    """Base of the rotary positions."""
+    same_processes: bool
+    """True if the same processes train it; False if another launch does."""
+
+
+class SlowRanks(StepEvent):
+    """Some ranks compute more slowly than the others."""
+
+    kind: Literal["slow-ranks"] = "slow-ranks"
+    reason: str
+    """Why, in words."""
+
+
+class ResumeSuspect(StepEvent):
+    """The first losses after a resume are higher than those before the checkpoint explain."""
+
+    kind: Literal["resume-suspect"] = "resume-suspect"
+    reason: str
+    """Why, in words."""
+
+
+class NotFinite(StepEvent):
+    """A step was not applied, because its loss or gradient was not finite."""
+
+    kind: Literal["nan"] = "nan"
+    loss: float | None
+    """Loss of the step; null where it is not finite."""
+    grad_norm: float | None
+    """Norm of the gradient; null where it is not finite."""
+    channels: tuple[str, ...]
+    """Names of the channels."""
+    ranks: tuple[int, ...]
+    """Ranks on which the loss or the gradient was not finite."""
+    evidence: str
+    """File that names the samples."""
+
+
+class Seen(StepEvent):
+    """The detector of the spike watch reported something about a curve."""
+
+    kind: Literal["spike", "suspect", "benign", "drift", "non-finite"]
+    channel: str
+    """Name of the channel."""
+    direction: Literal["up", "down"]
+    """Side of the forecast on which the curve is."""
+    start: int
+    """First step of the episode."""
+    end: int
+    """Last step so far at which the curve was off."""
+    z: float
+    """Largest size so far, in standard deviations of the noise."""
+    height: float
+    """Largest distance from the forecast so far, in nats."""
+
+
+class Attributed(StepEvent):
+    """The watcher weighed evidence of an episode."""
+
+    kind: Literal["attributed"] = "attributed"
+    start: int
+    """First step of the episode."""
+    channel: str
+    """Name of the channel."""
+    dirty: bool
+    """True if it points to documents."""
+    reason: str
+    """Why, in words."""
+    documents: tuple[Mapping[str, Any], ...] = ()
+    """The documents that stand out, worst first."""
+    evidence: str
+    """File with the evidence."""
+
+
+class RollbackOrdered(StepEvent):
+    """The watcher gave the command to roll back."""
+
+    kind: Literal["rollback-ordered"] = "rollback-ordered"
+    reason: str
+    """Why, in words."""
+    to_step: int
+    """Step of the checkpoint to return to."""
+    skip_steps: tuple[int, ...]
+    """First and last step whose samples are to be skipped."""
+    command: CommandName
+    """Name of the command's file in `signals/`, or of the operating system's signal."""
+
+
+class StopOrdered(StepEvent):
+    """The watcher gave the command to stop for a person."""
+
+    kind: Literal["stop-ordered"] = "stop-ordered"
+    reason: str
+    """Why, in words."""
+    command: CommandName
+    """Name of the command's file in `signals/`, or of the operating system's signal."""
+    report: str
+    """File with what the person needs to know."""
+
+
+class Hung(StepEvent):
+    """A launch made no progress for too long."""
+
+    kind: Literal["hung"] = "hung"
+    reason: str
+    """Why, in words."""
+    outcome: str
+    """What was done about it."""
+
+
+AnyEvent = (
+    Started | Resumed | PassedOver | Exit | LaunchEnded | Saved | SaveFailed | SaveWaited | Released | Marked
+    | RolledBack | RollbackRefused | RollbackDone | Evidence | EvidenceRefused | Quarantined | QuarantineRefused
+    | Adopted | PartsRefused | WaitingForParts | PartsCame | PhaseBegun | SlowRanks | ResumeSuspect | NotFinite
+    | Seen | Attributed | RollbackOrdered | StopOrdered | Hung
+)  # fmt: skip
+"""Every event that this version writes."""
