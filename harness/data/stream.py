@@ -114,7 +114,7 @@ class TrainingStream:
     def begun(self, cursor: Cursor) -> Cursor:
         """The cursor of a run that began with all known parts of the channels of which its history says nothing."""
         unknown = {each.name for each in self.channels} - set(num_parts_of(cursor.history))
-        return cursor.knowing(self.adopted(Cursor(), dict.fromkeys(sorted(unknown), ())).history)
+        return cursor.with_changes(self.adopted(Cursor(), dict.fromkeys(sorted(unknown), ())).history)
 
     def order(self, cursor: Cursor) -> SampleOrder:
         """The order of the samples as the history of a cursor makes it."""

@@ -142,7 +142,7 @@ def _history(line: Sequence[Trained], phase: int, consumed: int, journal: Histor
     if cursor.phase != phase:
         begun = PhaseBegun(position=position, phase=phase, consumed_samples=consumed)
         cursor = replace(cursor, history=(*cursor.history, begun))
-    return cursor.knowing(journal).history
+    return cursor.with_changes(journal).history
 
 
 def _cut_off(line: Sequence[Trained], consumed: int) -> tuple[list[Trained], list[Trained]]:

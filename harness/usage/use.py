@@ -52,10 +52,10 @@ def count_parts(order: SampleOrder, ranges: Iterable[Range]) -> dict[Turn, Use]:
     """How much of every turn lies in ranges of positions. No part is opened unless a quarantine makes it necessary."""
     found: dict[Turn, Use] = {}
     for start, stop in ranges:
-        for name, draw in order.draws(start, stop):
-            turn = Turn(name, draw.part_name, draw.cut.epoch)
-            tokens = order.turns_of(name).num_inputs(draw.cut, draw.start, draw.stop)
-            found[turn] = found.get(turn, Use()) + Use(draw.stop - draw.start, tokens)
+        for name, drawn in order.cut_ranges(start, stop):
+            turn = Turn(name, drawn.part_name, drawn.cut.epoch)
+            tokens = order.turns_of(name).num_inputs(drawn.cut, drawn.start, drawn.stop)
+            found[turn] = found.get(turn, Use()) + Use(drawn.stop - drawn.start, tokens)
     return found
 
 
@@ -70,9 +70,9 @@ def count_documents(order: SampleOrder, ranges: Iterable[Range], channel: str, p
     lengths = turns.lengths_of(number, np.arange(turns.channel.parts[number].num_documents)).astype(np.int64)
     tokens = np.zeros(len(lengths), dtype=np.int64)
     for start, stop in ranges:
-        for name, draw in order.draws(start, stop):
-            if (name, draw.part_name) == (channel, part):
-                documents, counts = turns.samples(draw.cut).tokens_of_documents(draw.start, draw.stop)
+        for name, drawn in order.cut_ranges(start, stop):
+            if (name, drawn.part_name) == (channel, part):
+                documents, counts = turns.samples(drawn.cut).tokens_of_documents(drawn.start, drawn.stop)
                 np.add.at(tokens, documents, counts)
     return DocumentUse(tokens=tokens, lengths=lengths)
 
