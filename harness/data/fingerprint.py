@@ -1,4 +1,7 @@
-"""What a checkpoint remembers of its data; `harness.run.checkpoints.compare` holds a resumed run against it."""
+"""The fingerprint of a run's data: the record in each checkpoint of everything that determines the samples.
+
+`harness.run.checkpoints.compare` compares a resumed run with it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from harness.run.order_changes import History, PartsAdopted, num_parts_of, phase
 
 
 def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: History = ()) -> dict[str, Any]:
-    """Everything that decides the samples of a run up to now, as plain JSON values.
+    """Return everything that has determined the samples of a run so far, as plain JSON values.
 
     Channels that no phase uses are left out, and so are phases that have not begun.
 
@@ -24,7 +27,7 @@ def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: Histo
     """
     adopted = num_parts_of(history)
     later = recipe.phases[1 : phase_of(history) + 1]
-    rules = {name: _told(rules) for name, rules in recipe.rules.items() if name in recipe.channel_names}
+    rules = {name: _rules_json(rules) for name, rules in recipe.rules.items() if name in recipe.channel_names}
     return {
         "seed": recipe.seed,
         "seq_length": recipe.seq_length,
@@ -35,18 +38,18 @@ def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: Histo
         "channels": {
             channel.name: {
                 "has_validation_path": channel.validation_parts is not None,
-                "parts": [_numbers(part) for part in channel.parts[: adopted.get(channel.name)]],
+                "parts": [_part_json(part) for part in channel.parts[: adopted.get(channel.name)]],
             }
             for channel in channels
             if channel.name in recipe.channel_names
         },
-        **({"later_phases": [_told_phase(phase) for phase in later]} if later else {}),
+        **({"later_phases": [_phase_json(phase) for phase in later]} if later else {}),
         **({"rules": rules} if rules else {}),
     }
 
 
 def recorded_parts(recorded: Mapping[str, Any]) -> dict[str, int]:
-    """How many parts of each channel a checkpoint knew; none if it has seen no data.
+    """Return the number of parts of each channel that a checkpoint recorded; empty if the run had used no data.
 
     Args:
         recorded: The checkpoint's fingerprint, with what `data_fingerprint` wrote under `data`.
@@ -73,7 +76,7 @@ def require_adopted(channels: Sequence[Channel], history: History) -> None:
             )
 
 
-def _numbers(part: Part) -> dict[str, Any]:
+def _part_json(part: Part) -> dict[str, Any]:
     return {
         "prefix": part.name,
         "tokens": part.num_tokens,
@@ -83,7 +86,7 @@ def _numbers(part: Part) -> dict[str, Any]:
     }
 
 
-def _told(rules: ChannelRules) -> dict[str, Any]:
+def _rules_json(rules: ChannelRules) -> dict[str, Any]:
     return {
         "when_low": rules.when_low,
         "max_epochs": rules.max_epochs,
@@ -94,7 +97,7 @@ def _told(rules: ChannelRules) -> dict[str, Any]:
     }
 
 
-def _told_phase(phase: PhaseRecipe) -> dict[str, Any]:
+def _phase_json(phase: PhaseRecipe) -> dict[str, Any]:
     return {
         "seq_length": phase.seq_length,
         "shares": {name: str(share) for name, share in phase.shares.items()},

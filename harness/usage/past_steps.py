@@ -1,8 +1,8 @@
-"""Finds the samples that a step of a run was trained on, from what the run left behind, without torch.
+"""Finds the samples that a step of a run was trained on, from the run's folder, without torch.
 
-The way to a step is walked again: from the cursor of a checkpoint before it, with the batch sizes that
-`metrics.jsonl` has. Which windows were skipped and which parts adopted on the way is told by other checkpoints. That
-the right samples were found is proven by the hash of their identities, which the step's record holds.
+The search replays the run from the cursor of an earlier checkpoint, with the batch sizes in `metrics.jsonl`. Other
+checkpoints show which windows were skipped and which parts were adopted on the way. The hash of the samples' identities
+in the step's record proves that the right ones were found.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class PastStep:
 
 
 class PartOfRun:
-    """A part whose files are mapped into memory, for the order of the data (`harness.data.order.packing.OpenPart`)."""
+    """A part whose files are mapped into memory: an `OpenPart` of `harness.data.order.packing` without torch."""
 
     def __init__(self, part: Part, vocab_size: int) -> None:
         """Map the files. The vocabulary was checked when the run was started.
@@ -74,7 +74,7 @@ class PartOfRun:
         self._opened = open_part(part)
 
     def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-        """Tokens of the documents with these numbers, [len(documents)]."""
+        """Return the tokens of each of these documents, [len(documents)]."""
         lengths: npt.NDArray[np.integer] = self._opened.table.lengths[documents]  # a copy, as the index is an array
         return lengths
 
@@ -88,7 +88,7 @@ class PartOfRun:
 
 
 def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastStep:
-    """The samples of a step.
+    """Find the samples of a step.
 
     Args:
         run_dir: The run.
@@ -97,7 +97,7 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
 
     Raises:
         UsageError: There is no such run, or it has not done this step.
-        DataError: Its data are gone or damaged, or its samples can no longer be told.
+        DataError: Its data are gone or damaged, or its samples cannot be found any more.
     """
     if not run_dir.config.is_file():
         raise UsageError(
@@ -110,8 +110,8 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
     channels = [open_channel(name, config.data.channels[name]) for name in recipe.channel_names]
     turns = open_turns(channels, recipe, PartOfRun)
     lengths = [phase.seq_length for phase in recipe.phases]
-    for start in islice(_ways(run_dir, config, step), _MOST_TRIES):
-        found = _walked(start, lengths, records, step)
+    for start in islice(_replay_starts(run_dir, config, step), _MOST_TRIES):
+        found = _replay(start, lengths, records, step)
         if found is None:
             continue
         order = SampleOrder(turns, recipe, found.cursor.history)
@@ -119,14 +119,15 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
             continue
         return PastStep(record=records[step], samples=_samples(order, found, lengths[found.cursor.phase]))
     raise DataError(
-        f"the samples of step {step} of {run_dir.root} can no longer be told: no way from a checkpoint leads to the "
-        f"batch hash {records[step].batch_hash:016x} of its record. Were the channels changed, or config.yaml?"
+        f"the samples of step {step} of {run_dir.root} cannot be found any more: no replay from a checkpoint gives "
+        f"the batch hash {records[step].batch_hash:016x} of its record. Check whether the channels or config.yaml "
+        "have changed since."
     )
 
 
 @dataclass(frozen=True)
-class _Start:
-    """Where a walk begins, and what happens on the way."""
+class _ReplayStart:
+    """Begin of a replay, with the changes that are made on the way."""
 
     step: int
     cursor: Cursor
@@ -134,15 +135,15 @@ class _Start:
 
 
 @dataclass(frozen=True)
-class _Arrival:
-    """Where a walk ended: at the cursor before the step that was looked for."""
+class _ReplayEnd:
+    """End of a replay: the cursor before the step that is wanted."""
 
     cursor: Cursor
     positions: Positions
 
 
 def _records_up_to(run_dir: RunDir, step: int, attempt: int | None) -> dict[int, StepRecord]:
-    """The records of the line that led to the step, by step.
+    """Return the records of the attempts that led to the step, by step.
 
     Raises:
         UsageError: The step is not among them.
@@ -166,8 +167,8 @@ def _records_up_to(run_dir: RunDir, step: int, attempt: int | None) -> dict[int,
     return {number: record for number, record in parsed.items() if record is not None}
 
 
-def _ways(run_dir: RunDir, config: Config, step: int) -> Iterator[_Start]:
-    """Where to begin and what to know of the way, the most likely first."""
+def _replay_starts(run_dir: RunDir, config: Config, step: int) -> Iterator[_ReplayStart]:
+    """Yield the beginnings and changes that a replay can have, the most likely first."""
     saved = [entry for entry in entries_in(run_dir.checkpoints) if isinstance(entry, Checkpoint)]
     cursors = [(entry.step, Cursor.from_json(entry.manifest.cursor)) for entry in saved]
     rolled_back = _windows_of_rollbacks(run_dir)
@@ -175,7 +176,7 @@ def _ways(run_dir: RunDir, config: Config, step: int) -> Iterator[_Start]:
         all_windows = dict.fromkeys((start.skip_windows, *rolled_back, *(cursor.skip_windows for _, cursor in cursors)))
         all_histories = dict.fromkeys((start.history, *(cursor.history for _, cursor in reversed(cursors))))
         for history, windows in product(all_histories, all_windows):
-            yield _Start(at, replace(start, skip_windows=windows).passed(history), history)
+            yield _ReplayStart(at, replace(start, skip_windows=windows).passed(history), history)
 
 
 def _first_cursor(config: Config) -> Cursor:
@@ -183,7 +184,7 @@ def _first_cursor(config: Config) -> Cursor:
 
 
 def _windows_of_rollbacks(run_dir: RunDir) -> list[tuple[tuple[int, int], ...]]:
-    """What was skipped after each rollback, newest first: the checkpoints that would say so may have been removed."""
+    """Return the windows skipped by each rollback, newest first; the checkpoints with them may have been removed."""
     found = []
     lines = run_dir.events.read_bytes().splitlines() if run_dir.events.exists() else []
     for line in reversed(lines):
@@ -194,8 +195,8 @@ def _windows_of_rollbacks(run_dir: RunDir) -> list[tuple[tuple[int, int], ...]]:
     return found
 
 
-def _walked(start: _Start, lengths: list[int], records: dict[int, StepRecord], step: int) -> _Arrival | None:
-    """The walk from a start to a step; None where the records do not say how large the batches were."""
+def _replay(start: _ReplayStart, lengths: list[int], records: dict[int, StepRecord], step: int) -> _ReplayEnd | None:
+    """Replay the run from a start to a step; None if the records lack the size of a batch."""
     cursor, before = start.cursor, start.cursor.consumed_samples
     for number in range(start.step + 1, step + 1):
         record = records.get(number)
@@ -203,7 +204,7 @@ def _walked(start: _Start, lengths: list[int], records: dict[int, StepRecord], s
             return None
         positions, behind = cursor.take(record.consumed_samples - before, lengths[cursor.phase])
         if number == step:
-            return _Arrival(cursor, positions)
+            return _ReplayEnd(cursor, positions)
         cursor, before = behind.passed(start.history), record.consumed_samples
     return None
 
@@ -211,11 +212,11 @@ def _walked(start: _Start, lengths: list[int], records: dict[int, StepRecord], s
 def _is_proven(order: SampleOrder, positions: Positions, record: StepRecord) -> bool:
     try:
         return order.batch_hash(order.locate(positions)) == record.batch_hash
-    except DataError:  # parts are missing that this way would need
+    except DataError:  # this replay would need parts that are missing
         return False
 
 
-def _samples(order: SampleOrder, found: _Arrival, seq_length: int) -> tuple[PastSample, ...]:
+def _samples(order: SampleOrder, found: _ReplayEnd, seq_length: int) -> tuple[PastSample, ...]:
     located = order.locate(found.positions)
     rows = np.empty((len(located), seq_length + 1), dtype=np.int64)
     counts = order.read(located, out=rows)

@@ -87,7 +87,7 @@ def _document(text: str) -> tuple[str, int]:
 
 
 def _worst(evidence: Path, top: int) -> list[tuple[str, int]]:
-    """The documents of the first samples of an evidence file, whose losses are the highest.
+    """Return the documents of the samples with the highest losses in an evidence file.
 
     Raises:
         UsageError: It is no evidence file.

@@ -70,7 +70,7 @@ class IndexHeader:
 
 
 def read_index_header(path: Path) -> IndexHeader:
-    """Read the header of an `.idx` file and hold it against the size of the file.
+    """Read the header of an `.idx` file and compare it with the size of the file.
 
     Raises:
         DataError: The file is missing, no index, of another version or token type, or its size is not what it says.

@@ -52,7 +52,7 @@ class MappedPart:
         self._token_type = index.dtype
 
     def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-        """Tokens of the documents with these numbers, [len(documents)]."""
+        """Return the tokens of each of these documents, [len(documents)]."""
         lengths: npt.NDArray[np.integer] = self._lengths[documents]  # a copy, as the index is an array
         return lengths
 

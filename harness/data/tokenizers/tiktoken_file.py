@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from harness.data.tokenizers.tokenizer import END_OF_DOCUMENT_NAMES, import_library, no_end_of_document
+from harness.data.tokenizers.tokenizer_file import END_OF_DOCUMENT_NAMES, import_library, no_end_of_document
 from harness.errors import DataError
 
 _LETTERS = r"[^\r\n\p{L}\p{N}]?"
@@ -50,10 +50,10 @@ _LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+")
 
 @dataclass(frozen=True)
 class Splitting:
-    """What a tiktoken file does not say of itself."""
+    """The splitting of text and the control symbols, which a tiktoken file itself does not contain."""
 
     name: str | None
-    """Name of the split; None if the pattern is none of the published ones."""
+    """Name of the published split; None for a pattern of one's own."""
     pattern: str
     special_tokens: Mapping[str, int]
 
@@ -80,7 +80,7 @@ PUBLISHED: Mapping[str, Splitting] = {
 
 
 def is_tiktoken(path: Path, content: bytes) -> bool:
-    """Whether a file is one of these: by its name, or (Llama 3's `tokenizer.model`) by its first line."""
+    """Return whether a file is a tiktoken file, by its name or (Llama 3's `tokenizer.model`) by its first line."""
     return path.suffix == ".tiktoken" or _LINE.fullmatch(content[:4096].partition(b"\n")[0].rstrip()) is not None
 
 
@@ -142,7 +142,7 @@ def _beside(path: Path) -> Path:
 
 
 def _find_splitting(path: Path) -> tuple[Splitting, bytes]:
-    """What the file beside it says, with its bytes; else what its name says."""
+    """Return the splitting that the file beside it describes, with that file's bytes; else the one of its name."""
     beside = _beside(path)
     if beside.is_file():
         content = beside.read_bytes()
