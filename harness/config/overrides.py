@@ -51,7 +51,7 @@ def _write(document: Document, dotted_key: str, value: Value, origin: Origin) ->
 
 
 def _first_part(container: Value, rest: str, location: Location, origin: Origin) -> tuple[str | int, str]:
-    """The key or index that the rest of a dotted key starts with, and what follows it."""
+    """Split a dotted key into its first key or index, and the rest."""
     head, _, tail = rest.partition(".")
     if isinstance(container, dict):
         known = [key for key in container if rest == key or rest.startswith(f"{key}.")]

@@ -15,7 +15,7 @@ _NORM_BEFORE = {"self_attention.linear_qkv": "input_layernorm", "mlp.linear_fc1"
 
 
 def parameter_names(model: ModelConfig) -> list[str]:
-    """The names of all parameters, as in Megatron's GPT model of plain layers, layers counted over all stages."""
+    """Return the names of all parameters, as in Megatron's GPT model of plain layers; layers count over all stages."""
     names = [EMBEDDING]
     for layer in range(model.num_layers):
         names += [f"decoder.layers.{layer}.{name}" for name in _layer_names(model)]
@@ -24,7 +24,7 @@ def parameter_names(model: ModelConfig) -> list[str]:
 
 
 def plain_name(name: str) -> str:
-    """The name that a parameter has where norms are layers of their own.
+    """Return the name of a parameter in a model whose norms are layers of their own.
 
     Transformer Engine keeps a norm with the product that follows it: `linear_qkv.layer_norm_weight`.
     """
@@ -32,7 +32,7 @@ def plain_name(name: str) -> str:
 
 
 def matches_any(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a name is that of a pattern: `*` stands for any text, `?` for a sign, `[0-3]` for one of those."""
+    """Return whether a name matches a pattern: `*` is any text, `?` any character, `[0-3]` one of a set."""
     return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 

@@ -1,7 +1,7 @@
-"""What a user may say: every section and field of a run's YAML, with its unit, its default and what it means.
+"""The schema of a run's YAML: every section and field, with unit, default and meaning.
 
-Frozen and strict: text is not a number, an unknown key is an error. Where Megatron owns a concept the field has
-Megatron's spelling. What *follows* from a configuration (steps, stages, memory) is not here but in `harness.plan`.
+Frozen and strict: text is not a number, and an unknown key is an error. A field for a concept of Megatron has
+Megatron's spelling. What *follows* from a configuration (steps, stages, memory) is in `harness.plan`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RunConfig(Section):
     """The run as a whole."""
 
     name: Name
-    """Name of the run; its directory is `runs/<name>` unless `--run-dir` says otherwise."""
+    """Name of the run; its directory is `runs/<name>` unless `--run-dir` gives another."""
     seed: NonNegativeInt = 1234
     """Seeds the initial weights and the order of the data. Two runs with equal seeds see equal samples."""
     stop_at_step: PositiveInt | None = None
@@ -36,7 +36,7 @@ class RunConfig(Section):
 
 
 class RopeScalingConfig(Section):
-    """How rotary frequencies are stretched for sequences longer than the base was chosen for."""
+    """Scaling of the rotary frequencies, for sequences longer than the base was chosen for."""
 
     type: Literal["linear", "ntk", "llama3"]
     """`linear` divides positions by `factor`; `ntk` raises the base by factor^(d/(d-2)); `llama3` stretches only low
@@ -70,8 +70,7 @@ class ModelConfig(Section):
     vocab_size: PositiveInt
     """True vocabulary size: token ids are 0 … vocab_size - 1."""
     vocab_size_multiple_of: PositiveInt = 128
-    """The embedding is padded to a multiple of this, whatever the layout. Padded rows are never predicted or
-    trained."""
+    """The embedding is padded to a multiple of this, under every layout. Padded rows are never predicted or trained."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
     """Normalization before attention, before the MLP and at the end."""
     norm_epsilon: PositiveFloat = 1e-5
@@ -79,7 +78,7 @@ class ModelConfig(Section):
     activation: Literal["swiglu", "geglu", "gelu"] = "swiglu"
     """Activation of the MLP; the first two are gated."""
     untie_embeddings_and_output_weights: bool = True
-    """Whether the output layer has its own weights. Small models gain by tying (false)."""
+    """The output layer has its own weights. Small models gain by tying (false)."""
     add_bias_linear: bool = False
     """Bias in the attention projection and the MLP (GPT-2 style)."""
     add_qkv_bias: bool = False
@@ -108,7 +107,7 @@ class ModelConfig(Section):
 
     @property
     def gated(self) -> bool:
-        """Whether the MLP has a gate projection."""
+        """True if the MLP has a gate projection."""
         return self.activation in ("swiglu", "geglu")
 
     @property
@@ -119,7 +118,7 @@ class ModelConfig(Section):
 
 
 class ParallelConfig(Section):
-    """How the model and the batch are cut over the ranks. Nothing here changes what is learnt."""
+    """Split of the model and the batch over the ranks. It does not change what the model learns."""
 
     tensor_model_parallel_size: PositiveInt = 1
     """Ranks that share every layer (keep within a node)."""
@@ -140,36 +139,36 @@ class ParallelConfig(Section):
     micro_batch_size: PositiveInt = 1
     """Samples that one rank computes at once."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """Which activations are recomputed in the backward pass: none, core attention, or whole layers."""
+    """Activations that are recomputed in the backward pass: none, core attention, or whole layers."""
 
 
 class ChannelConfig(Section):
-    """A named source of documents with a loss of its own."""
+    """A named source of documents with its own loss."""
 
     path: FilePath
     """A channel folder with `parts.jsonl`, or the prefix of one `.bin/.idx` pair made by Megatron-LM or datatrove."""
     validation_path: FilePath | None = None
     """Held-out documents in the same form. Default: a share of the first part (`evaluation.held_out_share`)."""
     when_low: Literal["repeat", "wait", "share"] = "repeat"
-    """When all parts were passed through `max_epochs` times: `wait` for further parts, with an alert; `share` its part
-    of the blend among the other channels until further parts come. `repeat` shares too, but only if `max_epochs` is
-    given; without it the channel begins again and again."""
+    """After `max_epochs` passes over all parts: `wait` pauses training for further parts, with an alert; `share` gives
+    the channel's part of the blend to the other channels until further parts come. `repeat` shares too if `max_epochs`
+    is given; without it the channel repeats without limit."""
     max_epochs: PositiveInt | None = None
     """Most passes through the channel. Default: 1, with `repeat` as many as the phases need."""
     order: Literal["shuffled", "window", "as_written"] = "shuffled"
     """`shuffled`: one part after the other, the documents and samples of each shuffled; `window`: so are the samples of
     `window_parts` parts together; `as_written`: as data preparation ordered them (a curriculum, or by score)."""
     window_parts: PositiveInt = 8
-    """`window` only: parts whose samples are mixed. So many indices are in memory at once."""
+    """`window` only: number of parts whose samples are mixed. The indices of all of them are in memory at once."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
-    """`concatenate`: documents end to end, cut anywhere; `best_fit`: whole wherever they fit into a sample, which is
-    padded. It reads the index of every part at the start, so it is for channels of few parts."""
+    """`concatenate`: documents end to end, cut anywhere. `best_fit`: whole documents wherever they fit into a sample,
+    which is padded. It reads the index of every part at the start, so it suits channels of few parts."""
     epoch_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Factor of the channel's weight in the blend for every epoch after the first."""
 
 
 class DataConfig(Section):
-    """Where the tokens are."""
+    """Sources of the tokens, and their treatment."""
 
     tokenizer: FilePath | None = None
     """Tokenizer that made the data (SentencePiece `.model` or `tokenizer.json`): its hash and size are checked, it is
@@ -181,7 +180,7 @@ class DataConfig(Section):
     skip_windows: tuple[SkipWindow, ...] = Field(default=(), strict=False)
     """Positions [start, stop) in the run's sample order that are never trained on. A rollback enters its own."""
     adopt_parts: bool = True
-    """Use parts that are added to a channel's `parts.jsonl` while the run goes on, behind those there are."""
+    """Use parts that are added to a channel's `parts.jsonl` while the run trains, behind the existing ones."""
     adopt_every_s: NonNegativeFloat = 5.0
     """Seconds between two looks at the lists of parts."""
     num_prefetch_batches: PositiveInt = 2
@@ -196,7 +195,7 @@ class ScheduleConfig(Section):
     warmup_steps: NonNegativeInt = 0
     """Steps of linear rise from 0 to the peak."""
     continues: bool = False
-    """Go on from the last learning rate of the phase before: the warm-up leads from it to the peak; without a warm-up
+    """Start from the last learning rate of the previous phase: the warm-up leads from it to the peak. Without a warm-up
     it is the peak."""
     min_learning_rate_share: Annotated[float, Field(ge=0, le=1)] = 0.1
     """Learning rate at the end of the decay, as a share of the peak."""
@@ -236,7 +235,7 @@ class PhaseEvaluationConfig(Section):
     """Held-out evaluation where it differs in a phase. Default of each: the run's."""
 
     every_steps: PositiveInt | None = None
-    """Evaluate after every so many steps of the run, and at the end of the phase."""
+    """Steps of the run from one evaluation to the next. One more comes at the end of the phase."""
     num_samples_per_channel: PositiveInt | None = None
     """Held-out samples of each channel."""
     channels: tuple[Name, ...] | None = Field(default=None, strict=False, min_length=1)
@@ -267,14 +266,14 @@ class PhaseConfig(Section):
     rope_scaling: RopeScalingConfig | None = None
     """Stretching of the rotary frequencies in this phase. Default: the model's."""
     optimizer: PhaseOptimizerConfig = PhaseOptimizerConfig()
-    """What differs in the optimizer."""
+    """Optimizer settings that differ from the run's."""
     frozen_parameters: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
     """Parameters that are not trained in this phase, by name or pattern: `embedding.*`, `decoder.layers.[0-3].*`."""
     evaluation: PhaseEvaluationConfig = PhaseEvaluationConfig()
-    """What differs in the evaluation."""
+    """Evaluation settings that differ from the run's."""
     parallel: ParallelConfig | None = None
-    """Layout of this phase, a whole section. Default: the run's. Where more than `micro_batch_size` differs from the
-    phase before, the run stops at the border with 75, and the launcher goes on in the other layout."""
+    """Layout of this phase, a whole section. Default: the run's. If more than `micro_batch_size` differs from the
+    previous phase, the run stops at the border with exit code 75 and the launcher continues it in the new layout."""
 
 
 class OptimizerConfig(Section):
@@ -302,45 +301,45 @@ class PrecisionConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """When the state is saved."""
+    """Frequency, retention and health of checkpoints and snapshots."""
 
     save_every_steps: PositiveInt | None = None
-    """Save after every so many steps. Default: at the end, and on signals, only."""
+    """Steps from one save to the next. Default: save only at the end, and on signals."""
     keep_last: PositiveInt | None = None
-    """After a save, remove all but the newest so many checkpoints (never pinned ones, nor the newest clean one, nor
-    those from which training comes to the steps of the last 8 pieces of evidence). Default: all stay."""
+    """After a save, remove all but this many newest checkpoints. Pinned ones stay, so does the newest clean one, and
+    those from which training reaches the steps of the last 8 pieces of evidence. Default: all stay."""
     keep_every_steps: PositiveInt | None = None
-    """With `keep_last`: checkpoints of every so many steps stay for good."""
+    """With `keep_last`: checkpoints at multiples of this many steps stay for good."""
     async_save: bool = False
     """Write checkpoints beside training, which then waits only for the copy in memory (of the whole state: see to it
     that every node has room). Saves that are ordered, at exits and in rollbacks are waited for all the same."""
     snapshot_every_steps: PositiveInt | None = None
-    """Keep the state of every so many steps in the memory of the host, each rank its own: a rollback to the checkpoint
-    of such a step then reads no file. `save_every_steps` should be a multiple of it. Default: none are kept."""
+    """Keep the state at multiples of this many steps in the memory of the host, each rank its own. A rollback to the
+    checkpoint of such a step then reads no file. `save_every_steps` should be a multiple of it. Default: none."""
     snapshots_kept: PositiveInt = 2
-    """How many snapshots are kept, the newest. Each takes the memory of the weights and the optimizer's state: on a
-    node that is what `harness plan` names, times this number."""
+    """Number of newest snapshots that are kept. Each takes the memory of the weights and the optimizer's state.
+    `harness plan` prints that memory for a node, times this number."""
     snapshot_folder: FilePath | None = None
-    """Also write the snapshots into this folder of each node, on a disk of its own (`/local`) or in its memory
-    (`/dev/shm`, which takes room for one more): a start on the same nodes goes on from the newest that all ranks have,
-    in the same layout and under the same configuration; any other from the checkpoint. Default: not written."""
+    """Also write the snapshots into this folder of each node, on a local disk (`/local`) or in memory (`/dev/shm`,
+    which needs room for one more). A start on the same nodes continues from the newest snapshot that all ranks have, in
+    the same layout and under the same configuration. Any other start uses a checkpoint. Default: not written."""
     signature_key_file: FilePath | None = None
     """File with a secret (`(umask 077; head -c 32 /dev/urandom > FILE)`) that signs every checkpoint; one that it has
     not signed is not loaded. For storage that others can write to. Default: checkpoints are not signed."""
     save_as_suspect: bool = True
-    """Save checkpoints as suspect until they have proved good: runs go on from them, but are not rolled back to them by
-    themselves. With false they are clean until something is seen."""
+    """Save checkpoints as suspect until they have proved good: a run resumes from them, but is not rolled back to them
+    automatically. With false they are clean until something is seen."""
     clean_after_steps: PositiveInt | None = None
-    """A suspect checkpoint becomes clean after so many steps, unless an alarm lies that near to it. One that the
-    watcher marked becomes clean again when what was strange has gone by itself and nothing was strange for so many
-    steps. Default: `watch.rollback_margin_steps`."""
+    """A suspect checkpoint becomes clean after this many steps, unless an alarm lies within that distance. One that the
+    watcher marked becomes clean again when the anomaly has ended by itself and none followed for this many steps.
+    Default: `watch.rollback_margin_steps`."""
 
 
 class EvaluationConfig(Section):
     """Held-out loss of every channel."""
 
     every_steps: PositiveInt | None = None
-    """Evaluate after every so many steps, and at the end. Default: never."""
+    """Steps from one evaluation to the next. One more comes at the end. Default: never."""
     num_samples_per_channel: PositiveInt = 64
     """Held-out samples of each channel, the same ones every time."""
     held_out_share: Share = 0.01
@@ -349,7 +348,7 @@ class EvaluationConfig(Section):
 
 
 class LoggingConfig(Section):
-    """What is shown, and how often. `metrics.jsonl` always has every step."""
+    """Console output and its frequency. `metrics.jsonl` always has every step."""
 
     console_every_steps: PositiveInt = 1
     """Steps between two console lines."""

@@ -33,7 +33,7 @@ _PARALLEL: Location = ("parallel",)
 
 
 def cross_field_problems(sections: Mapping[str, Any]) -> list[Problem]:
-    """All problems between the fields of the given sections (`dict(config)`, or those that could be read)."""
+    """Return all problems between the fields of the given sections (`dict(config)`, or those that could be read)."""
     return [
         problem
         for names, rule in _RULES
@@ -122,7 +122,7 @@ def _phase_context_problems(
 
 
 def _context_problems(parallel: ParallelConfig, data: DataConfig, precision: PrecisionConfig) -> Iterator[Problem]:
-    """Transformer Engine shares a sequence in its fused attention only: bf16, and causal over the whole sample."""
+    """Check that a sequence that is split uses fused attention of Transformer Engine: bf16, causal over the sample."""
     size = parallel.context_parallel_size
     if size > 1 and data.reset_at_document_borders:
         yield Problem(

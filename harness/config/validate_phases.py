@@ -14,7 +14,7 @@ Phases = tuple[PhaseConfig, ...]
 
 
 def blend_problems(data: DataConfig, phases: Phases) -> Iterator[Problem]:
-    """Blends and evaluation sets name channels that there are."""
+    """Check that blends and evaluation sets name existing channels."""
     for index, phase in enumerate(phases):
         named: list[tuple[Location, str]] = [(("blend", name), name) for name in phase.blend]
         named += [(("evaluation", "channels", n), name) for n, name in enumerate(phase.evaluation.channels or ())]
@@ -28,7 +28,7 @@ def blend_problems(data: DataConfig, phases: Phases) -> Iterator[Problem]:
 
 
 def phase_problems(phases: Phases) -> Iterator[Problem]:
-    """Every phase has a name of its own, one length, and a batch and a schedule that fit into it."""
+    """Check that every phase has a unique name, one length, and a batch and a schedule that fit into it."""
     for index, phase in enumerate(phases):
         here: Location = ("phases", index)
         earlier = next((number for number in range(index) if phases[number].name == phase.name), None)
@@ -47,7 +47,7 @@ def phase_problems(phases: Phases) -> Iterator[Problem]:
 
 
 def stop_problems(run: RunConfig, phases: Phases) -> Iterator[Problem]:
-    """The step at which the run is to stop is one of its steps."""
+    """Check that the step at which the run is to stop is one of its steps."""
     if any(list(_ramp_up_problems(phase, ())) for phase in phases):
         return  # then the number of steps is not known
     lengths = [train_steps(phase) for phase in phases]
@@ -58,7 +58,7 @@ def stop_problems(run: RunConfig, phases: Phases) -> Iterator[Problem]:
 
 
 def frozen_problems(model: ModelConfig, phases: Phases) -> Iterator[Problem]:
-    """Every pattern of frozen parameters names some of them, and all together leave something to train."""
+    """Check that every pattern of frozen parameters matches some, and that some parameters are left to train."""
     names = parameter_names(model) if any(phase.frozen_parameters for phase in phases) else []
     for index, phase in enumerate(phases):
         here: Location = ("phases", index, "frozen_parameters")
@@ -74,7 +74,7 @@ def frozen_problems(model: ModelConfig, phases: Phases) -> Iterator[Problem]:
 
 
 def changed_fields(section: Section, names: tuple[str, ...]) -> list[str]:
-    """Those of the named fields that differ from their default (a dumped configuration gives every default)."""
+    """Return which of the named fields differ from their default; a dumped configuration gives every default."""
     fields = type(section).model_fields
     return [name for name in names if getattr(section, name) != fields[name].default]
 

@@ -1,4 +1,4 @@
-"""What the facts of a machine mean for training, by line: ok, missing (what one loses), wrong (what to do)."""
+"""Judges the facts of a machine for training, line by line: ok, missing (with the loss), or wrong (with the remedy)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Finding:
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """All lines, in the order in which a person would check."""
+    """Return all findings, in the order in which a person would check."""
     return [
         _python(facts),
         _torch(facts),

@@ -1,4 +1,4 @@
-"""What CUDA and torch read from the environment when the GPU is first used. Imports no torch."""
+"""The environment variables that CUDA and torch read when the GPU is first used. Imports no torch."""
 
 from __future__ import annotations
 

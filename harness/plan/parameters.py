@@ -1,7 +1,7 @@
-"""How many parameters a model has, in all, by layer and on each rank.
+"""Counts the parameters of a model: in all, by layer and on each rank.
 
 The parts follow Megatron-Core's GPT model: fused query-key-value and gate-up projections, two norms per layer, one
-final norm, rotary positions (no parameters), and an output layer that has no bias and may share the embedding.
+final norm, rotary positions (no parameters), and an output layer without bias that may share the embedding.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RankParameters:
     split: int
     """Its share of what tensor parallelism splits."""
     replicated: int
-    """What every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
+    """Parameters that every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
 
     @property
     def total(self) -> int:
@@ -76,7 +76,7 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
 def stage_parameters(
     model: ModelConfig, layout: Layout, layers_per_stage: tuple[tuple[int, ...], ...]
 ) -> tuple[RankParameters, ...]:
-    """Parameters of a rank of every pipeline stage, all of its model chunks together, by pipeline rank.
+    """Return the parameters on a rank of every pipeline stage, all of its model chunks together, by pipeline rank.
 
     A tied output layer on another stage than the embedding is a second copy of it.
     """
@@ -99,7 +99,7 @@ def stage_parameters(
 
 
 def matmul_parameters_per_layer(model: ModelConfig) -> int:
-    """Weights of one layer that a token is multiplied with: attention projections and MLP, without biases."""
+    """Return the weights of one layer that multiply a token: attention projections and MLP, without biases."""
     query_and_output = 2 * model.hidden_size * model.num_attention_heads * model.head_size
     key_and_value = 2 * model.hidden_size * model.query_groups * model.head_size
     return query_and_output + key_and_value + _mlp_matrices(model) * model.hidden_size * model.ffn_hidden_size
@@ -110,7 +110,7 @@ def _mlp_matrices(model: ModelConfig) -> int:
 
 
 def _attention_split(model: ModelConfig) -> int:
-    """Attention parameters that tensor parallelism splits: projections, and the bias of query, key and value."""
+    """Return the attention parameters that tensor parallelism splits: projections, and query-key-value bias."""
     heads_and_groups = model.num_attention_heads + 2 * model.query_groups
     weights = model.hidden_size * model.head_size * (heads_and_groups + model.num_attention_heads)
     has_bias = model.add_qkv_bias or model.add_bias_linear
@@ -118,7 +118,7 @@ def _attention_split(model: ModelConfig) -> int:
 
 
 def _mlp_split(model: ModelConfig) -> int:
-    """MLP parameters that tensor parallelism splits: projections, and the bias of the first."""
+    """Return the MLP parameters that tensor parallelism splits: projections, and the bias of the first."""
     matrices = _mlp_matrices(model)
     bias = (matrices - 1) * model.ffn_hidden_size if model.add_bias_linear else 0
     return matrices * model.hidden_size * model.ffn_hidden_size + bias

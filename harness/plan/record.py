@@ -146,7 +146,7 @@ def _channel_record(demand: ChannelDemand) -> dict[str, Any]:
 
 
 def heaviest(config: Config, plan: Plan) -> MemoryEstimate:
-    """The estimate of the rank that needs most, in the phase that needs most."""
+    """Return the estimate of the rank that needs most, in the phase that needs most."""
     estimates = (heaviest_rank(in_phase(config, phase.index), phase.layout) for phase in plan.phases)
     return max(estimates, key=lambda estimate: estimate.total_bytes)
 

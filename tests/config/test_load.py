@@ -139,7 +139,7 @@ def test_the_fifty_first_problems_are_shown(tmp_path: Path) -> None:
         ("phases.main.seq_length=1", "--set phases.main.seq_length=1: 'main' is no index of the list phases; allowed: 0 to 0"),
         ("run.seed=1_0", "--set run.seed=1_0: run.seed: 1_0 has underscores; write 10, or put text in quotes"),
         ("run={name: a, name: b}", "--set run={name: a, name: b}: run.name: given twice; the first is at --set run={name: a, name: b}; remove one"),
-        ("run={seed: 1}", "--set run={seed: 1}: run.name: is missing: Name of the run; its directory is `runs/<name>` unless `--run-dir` says otherwise"),
+        ("run={seed: 1}", "--set run={seed: 1}: run.name: is missing: Name of the run; its directory is `runs/<name>` unless `--run-dir` gives another"),
         ("checkpoint.x.y=1", "--set checkpoint.x.y=1: checkpoint.x: unknown key; allowed: save_every_steps, keep_last, keep_every_steps, "
             "async_save, snapshot_every_steps, snapshots_kept, snapshot_folder, signature_key_file, save_as_suspect, "
             "clean_after_steps"),
