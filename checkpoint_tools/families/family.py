@@ -1,4 +1,4 @@
-"""What a family of Hugging Face models is: a table of tensors, and what its `config.json` may say."""
+"""Families of Hugging Face models: a table of tensors, and the allowed contents of `config.json`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Judge = Callable[[str, torch.Tensor, ModelConfig], dict[str, torch.Tensor]]
 
 
 def always(model: ModelConfig) -> bool:
-    """A tensor that every model of the family has."""
+    """Return true: every model of the family has the tensor."""
     return True
 
 
@@ -32,16 +32,16 @@ class Move:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One tensor of ours, and those of theirs with the same numbers. `{}` stands for the layer."""
+    """One tensor of ours, and the tensors of theirs with the same numbers. `{}` is replaced by the layer."""
 
     ours: str
     theirs: tuple[str, ...]
     fusion: Fusion = UNCHANGED
     when: Callable[[ModelConfig], bool] = always
-    """Which models have it."""
+    """Returns whether a model has it."""
 
     def of_layer(self, layer: int) -> Move:
-        """The rule for one layer."""
+        """Return the rule for one layer."""
         theirs = tuple(name.replace("{}", str(layer)) for name in self.theirs)
         return Move(ours=self.ours.replace("{}", str(layer)), theirs=theirs, fusion=self.fusion)
 
@@ -64,16 +64,16 @@ class Family:
     ignored: tuple[str, ...] = ()
     """Further keys that do not change the function."""
     defaults: Mapping[str, object] = field(default_factory=dict)
-    """What the family's class takes where `config.json` does not say."""
+    """Defaults of the family's class for keys that `config.json` lacks."""
     has_bias_keys: bool = False
-    """Whether `attention_bias` and `mlp_bias` say if there are biases."""
+    """The keys `attention_bias` and `mlp_bias` tell if there are biases."""
     is_written: bool = True
-    """Whether models are written as this family, and not only read."""
+    """Models are written as this family, and not only read."""
     judge: Judge | None = None
     """Their tensor as Llama's tensors, where transformers does not know this family."""
 
     def moves(self, model: ModelConfig) -> Iterator[Move]:
-        """Every tensor of a model, layer by layer."""
+        """Yield every tensor of a model, layer by layer."""
         rules = [rule for rule in self.rules if rule.when(model)]
         first = next((number for number, rule in enumerate(rules) if "{}" in rule.ours), len(rules))
         last = first + sum("{}" in rule.ours for rule in rules)

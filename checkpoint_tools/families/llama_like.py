@@ -12,22 +12,22 @@ from harness.config.schema import ModelConfig
 
 
 def has_qkv_bias(model: ModelConfig) -> bool:
-    """Biases of queries, keys and values."""
+    """Return whether queries, keys and values have biases."""
     return model.add_qkv_bias or model.add_bias_linear
 
 
 def has_biases(model: ModelConfig) -> bool:
-    """Biases of all other projections."""
+    """Return whether the other projections have biases."""
     return model.add_bias_linear
 
 
 def normalizes_queries(model: ModelConfig) -> bool:
-    """Norms of queries and keys."""
+    """Return whether queries and keys have norms."""
     return model.qk_layernorm
 
 
 def has_own_output(model: ModelConfig) -> bool:
-    """An output layer that is not the embedding."""
+    """Return whether the output layer is not the embedding."""
     return model.untie_embeddings_and_output_weights
 
 

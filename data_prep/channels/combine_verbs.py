@@ -114,7 +114,7 @@ def _mix_section(file: Path) -> MixConfig:
 
 
 def number_of_tokens(text: str) -> int:
-    """A number of tokens as people write it: `250M`, `100B`, `1.5T`, `100e9`, `1_000_000`.
+    """Parse a number of tokens as people write it: `250M`, `100B`, `1.5T`, `100e9`, `1_000_000`.
 
     Raises:
         UsageError: it is not a number above 0.

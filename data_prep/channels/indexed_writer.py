@@ -59,7 +59,7 @@ class FinishedPart:
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
-    """The smallest number format that holds every id of a vocabulary."""
+    """Return the smallest number format that holds every id of a vocabulary."""
     return np.dtype("uint16" if vocab_size <= MAX_UINT16_VOCABULARY else "int32").newbyteorder("<")
 
 
@@ -69,7 +69,7 @@ def part_prefix(number: int) -> str:
 
 
 def read_finished_parts(folder: Path) -> list[FinishedPart]:
-    """Parts whose line is in the folder's `parts.jsonl`, in order; a torn last line (killed while writing) is no part.
+    """Return the parts whose line in the folder's `parts.jsonl` is complete, in order; a torn last line does not count.
 
     Raises:
         DataError: a line is unreadable, or a part's `.bin` does not have the size that its line says.
@@ -171,7 +171,7 @@ class PartWriter:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file so that it is there whole or not at all, and stays there after a power cut."""
+    """Write a file so that it appears whole or not at all, and survives a power cut."""
     partial = path.with_name(path.name + PARTIAL)
     with partial.open("wb") as file:
         file.write(content)

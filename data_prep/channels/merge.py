@@ -27,7 +27,7 @@ TOKENS_AT_ONCE = 4 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class MergeJob:
-    """Which channels to join into which folder."""
+    """Channels to join, and the folder to join them into."""
 
     inputs: Sequence[Path]
     """Channel folders or bare prefixes, in the order of the documents."""
@@ -98,7 +98,7 @@ def _write(
 
 
 def _widest(parts: Sequence[Part]) -> np.dtype[np.generic]:
-    """The number format of the output: that of the inputs, or the wider one where they differ."""
+    """Return the number format of the output: the widest of the inputs."""
     kinds = {dtype_of(part) for part in parts}
     other = kinds - {"uint16", "int32"}
     if other:
@@ -145,7 +145,7 @@ def _check_hash(opened: OpenPart, found: str) -> None:
 
 
 def _common_source(job: MergeJob) -> RecordedSource | None:
-    """What the merged channel is made from; None if that is not known of every input."""
+    """Return the source that all inputs have in common; None if one of them records no source."""
     recorded = [read_source(path) if path.is_dir() else None for path in job.inputs]
     known = [(path, source) for path, source in zip(job.inputs, recorded, strict=True) if source is not None]
     for path, found in known[1:]:

@@ -29,7 +29,7 @@ REJECTED_FILE = "rejected.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelJob:
-    """What to put into which channel folder, and how."""
+    """Input, output and settings of one channel to tokenize."""
 
     inputs: Sequence[InputFile]
     """Files in the order of the documents."""
@@ -42,22 +42,22 @@ class ChannelJob:
     max_document_tokens: int | None = None
     """Tokens of the longest document, the end-of-document token included."""
     long_documents: LongDocuments = "keep"
-    """What becomes of longer ones."""
+    """Treatment of longer documents."""
     max_rejected_share: float = 0.01
     """Share of rejected lines above which the input is not believed."""
 
 
 @dataclass(frozen=True)
 class ChannelResult:
-    """What the channel folder holds now."""
+    """The channel folder after the call."""
 
     totals: Totals
     num_parts: int
     was_there: bool
-    """Whether an earlier call had finished the channel, so that nothing was done."""
+    """An earlier call had finished the channel, so that nothing was done."""
 
     def summary(self, folder: Path) -> str:
-        """What a person wants to know afterwards, in a few lines."""
+        """Return a summary for a person, in a few lines."""
         totals = self.totals
         parts = "1 part" if self.num_parts == 1 else f"{self.num_parts:,} parts"
         lines = [
@@ -142,7 +142,7 @@ class _ChannelWriter:
         return self._finished_tokens + (self._part.num_tokens if self._part else 0)
 
     def add(self, batch: Batch, encoder: Encoder) -> None:
-        """Writes the documents of a batch, opening and finishing parts as they fill up."""
+        """Write the documents of a batch, opening and finishing parts as they fill up."""
         done = self.begin.documents if batch.start == self.begin.batch else 0
         if done > len(batch.texts):
             raise DataError(_changed_input(self._job.folder, batch.start.documents + done, batch.end.documents))
@@ -160,7 +160,12 @@ class _ChannelWriter:
                 self.finish_part(batch.start, done)
 
     def finish_part(self, batch: ReadState, documents: int) -> None:
-        """Makes the documents since the last part a part, if there are any; it ends so many behind a batch's start."""
+        """Finish a part with the documents since the last one, if there are any.
+
+        Args:
+            batch: The batch in which the part ends.
+            documents: Number of documents of the batch that the part still holds.
+        """
         if self._part is None:
             return
         point = ResumePoint(batch=batch, documents=documents, split=self.num_split, dropped=self.num_dropped)
@@ -170,7 +175,7 @@ class _ChannelWriter:
         self.num_parts += 1
 
     def close(self) -> None:
-        """Lets go of an unfinished part."""
+        """Close an unfinished part, which is then lost."""
         if self._part is not None:
             self._part.close()
 
@@ -215,7 +220,7 @@ def _totals(read: ReadState, writer: _ChannelWriter) -> Totals:
 
 
 def _check_input(job: ChannelJob, totals: Totals) -> None:
-    """Refuses to finish a channel whose input is not to be believed. Called before the last part becomes valid."""
+    """Refuse to finish a channel whose input looks wrong. Called before the last part becomes valid."""
     if totals.rejected_share > job.max_rejected_share:
         raise DataError(
             f"{totals.rejected:,} of {totals.lines:,} lines ({totals.rejected_share:.2%}) are no documents; allowed: "

@@ -29,13 +29,13 @@ SEED = 42
 
 @dataclass(frozen=True)
 class Bands:
-    """How the minima are cut."""
+    """Number of bands that the minima are cut into, and the minima in each."""
 
     count: int
     rows: int
 
     def probability(self, similarity: float) -> float:
-        """That two documents of this similarity meet in a band."""
+        """Return the probability that two documents of this similarity agree in at least one band."""
         return float(1 - (1 - similarity**self.rows) ** self.count)
 
     @property
@@ -47,13 +47,13 @@ class Bands:
 
 
 def choose_bands(threshold: float) -> Bands:
-    """Bands that find half of the pairs at the threshold, as nearly as whole numbers allow."""
+    """Return the bands that find half of the pairs at the threshold, as nearly as whole numbers allow."""
     options = [Bands(NUM_MINIMA // rows, rows) for rows in range(1, NUM_MINIMA // 2)]
     return min(options, key=lambda bands: abs((1 - 0.5 ** (1 / bands.count)) ** (1 / bands.rows) - threshold))
 
 
 def minima(text: str) -> NDArray[np.uint32]:
-    """The smallest hashes of a text's shingles, [NUM_MINIMA]. A text without any word is like nothing but itself."""
+    """Return the smallest hashes of a text's shingles, [NUM_MINIMA]. A text without words is similar only to itself."""
     # Repeated ones do not change the smallest.
     found = shingles_in_order(text)
     if not len(found):
@@ -73,11 +73,11 @@ class FastSignature(MinhashDedupSignature):  # type: ignore[misc] # datatrove ha
         super().__init__(str(output_folder), bands.config, Words())
 
     def get_shingles(self, text: str) -> NDArray[np.uint32]:
-        """The minima themselves: datatrove asks only whether there are any, and hands them on."""
+        """Return the minima themselves: datatrove only checks that there are any, and passes them on."""
         return minima(text)[: self.num_hashes]
 
     def get_signature(self, shingles: NDArray[np.uint32]) -> list[list[int]]:
-        """The minima, cut into bands."""
+        """Return the minima, cut into bands."""
         bands: list[list[int]] = shingles.reshape(self.config.num_buckets, -1).tolist()
         return bands
 
@@ -104,7 +104,7 @@ class FirstOfGroup(MinhashDedupCluster):  # type: ignore[misc]
 
 
 def first_of_groups(count: int, pairs: NDArray[Any]) -> NDArray[np.int64]:
-    """For each of some things, the smallest one that pairs join it to, directly or by way of others, [count].
+    """Return for each item the smallest one that pairs connect it with, directly or through others, [count].
 
     Args:
         count: how many things there are.

@@ -1,4 +1,4 @@
-"""What `harness data clean`, `dedup` and `order` do: the sources one after the other, with a display and a report."""
+"""Runs `harness data clean`, `dedup` and `order`: source after source, with a display and a report."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ except ModuleNotFoundError as error:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What the command line says about a corpus file."""
+    """Choices of the command line that override a corpus file."""
 
     config: Path
     sources: tuple[str, ...] = ()
-    """Only these; all if there are none."""
+    """Sources to work on; empty for all."""
     executor: ExecutorKind | None = None
     wait: bool = False
     as_json: bool = False
@@ -109,7 +109,7 @@ def one_source(
     language_model: Path | None,
     as_json: bool,
 ) -> None:
-    """The same for one source without a corpus file, on this machine."""
+    """Run one source without a corpus file on this machine."""
     files = find_inputs(source.input)
     if verb == "clean":
         job = clean_job(output.name, source, files, output, language_model=language_model)
@@ -122,7 +122,7 @@ def one_source(
 
 
 def step_before(config: CorpusConfig, verb: Literal["clean", "dedup"], name: str) -> list[InputFile]:
-    """The files of a source that an earlier step has written.
+    """Return the files of a source that an earlier step has written.
 
     Raises:
         UsageError: it has not finished.

@@ -19,12 +19,12 @@ _SPACE, _LETTER, _HAN = 0, 1, 2
 
 
 def shingles(text: str) -> NDArray[np.uint64]:
-    """The distinct shingles of a text, sorted."""
+    """Return the distinct shingles of a text, sorted."""
     return np.unique(shingles_in_order(text))
 
 
 def shingles_in_order(text: str) -> NDArray[np.uint64]:
-    """The shingles of a text, as often as they occur; case, spaces and punctuation do not count.
+    """Return the shingles of a text, as often as they occur; case, spaces and punctuation do not count.
 
     A text of fewer than five units has one shingle, of all of them; a text without any has none.
     """
@@ -39,7 +39,7 @@ def shingles_in_order(text: str) -> NDArray[np.uint64]:
 
 
 def unit_hashes(text: str) -> NDArray[np.uint64]:
-    """A number for every word and Chinese character of a text, in order."""
+    """Return a number for every word and Chinese character of a text, in order."""
     codes = np.frombuffer(text.lower().encode("utf-32-le", "surrogatepass"), dtype="<u4").astype(np.uint64)
     classes = _classes(codes)
     starts = (classes != _SPACE) & ((classes == _HAN) | (np.concatenate(([_SPACE], classes[:-1])) != classes))
@@ -54,7 +54,7 @@ def unit_hashes(text: str) -> NDArray[np.uint64]:
 
 
 def _classes(codes: NDArray[np.uint64]) -> NDArray[np.int8]:
-    """For each character: a Chinese one, another letter or digit, or neither."""
+    """Return the class of each character: a Chinese one, another letter or digit, or neither."""
     ascii_letter = ((codes >= 97) & (codes <= 122)) | ((codes >= 48) & (codes <= 57))
     # Beyond ASCII: general punctuation, CJK punctuation and full-width forms of ASCII signs are no letters.
     sign = (codes < 0xC0) | ((codes >= 0x2000) & (codes < 0x2C00)) | ((codes >= 0x3000) & (codes < 0x3040))

@@ -44,7 +44,7 @@ class DocumentFrequencies:
         self.documents += 1
 
     def vector(self, text: str) -> Vectors:
-        """The projected TF-IDF vector of a document, of length 1 (0 if it has no term), [DIMENSIONS]."""
+        """Return the projected TF-IDF vector of a document, of length 1 (0 if it has no term), [DIMENSIONS]."""
         terms, occurrences = _terms(text)
         shared = self.counts[terms] > 1
         # What no other document has makes a document like no other, and only takes from what it shares.
@@ -70,7 +70,7 @@ def frequencies(texts: Iterable[str]) -> DocumentFrequencies:
 
 
 def similar_order(vectors: Vectors, seed: int) -> NDArray[np.int64]:
-    """Numbers of the documents in an order in which neighbours are alike, [documents].
+    """Return the numbers of the documents in an order in which neighbours are similar, [documents].
 
     Args:
         vectors: [documents, DIMENSIONS], of length 1, of any precision.
@@ -100,7 +100,7 @@ def _terms(text: str) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _centres(vectors: Vectors, count: int, seed: int) -> Vectors:
-    """Spherical k-means (Dhillon and Modha 2001) on a sample."""
+    """Return the centres of a sample's clusters by spherical k-means (Dhillon and Modha 2001)."""
     generator = np.random.default_rng(seed)
     size = min(len(vectors), count * TRAINING_VECTORS_PER_CLUSTER)
     sample = vectors[np.sort(generator.choice(len(vectors), size, replace=False))].astype(np.float32)
@@ -116,13 +116,13 @@ def _centres(vectors: Vectors, count: int, seed: int) -> Vectors:
 
 
 def _nearest(vectors: Vectors, centres: Vectors) -> NDArray[np.int64]:
-    """The nearest centre of each vector, [vectors]."""
+    """Return the nearest centre of each vector, [vectors]."""
     pieces = (vectors[begin : begin + CHUNK].astype(np.float32) for begin in range(0, len(vectors), CHUNK))
     return np.concatenate([np.argmax(piece @ centres.T, axis=1) for piece in pieces])
 
 
 def _inside(members: Vectors) -> NDArray[np.int64]:
-    """The order inside a cluster: a walk where it is small, else along the direction in which it is widest."""
+    """Return the order inside a cluster: a walk if it is small, else along the direction in which it is widest."""
     if len(members) <= LONGEST_WALK:
         return _walk(members)
     spread = members - members.mean(axis=0)
@@ -131,7 +131,7 @@ def _inside(members: Vectors) -> NDArray[np.int64]:
 
 
 def _walk(points: Vectors) -> NDArray[np.int64]:
-    """From the first point always on to the nearest that was not visited yet."""
+    """Return a walk from the first point, each step to the nearest point that was not visited yet."""
     left = np.ones(len(points), dtype=bool)
     order = np.zeros(len(points), dtype=np.int64)
     here = 0

@@ -41,7 +41,7 @@ OF_EVERY_VERB = (
 
 @dataclass(frozen=True)
 class Asked:
-    """What the options that every verb has say: one source, or a corpus file."""
+    """The values of the options that every verb has: one source, or a corpus file."""
 
     inputs: tuple[str, ...]
     output: Path

@@ -1,8 +1,8 @@
-"""Adds words to a tokenizer behind its own ids, which all stay as they are.
+"""Adds words to a tokenizer behind its own ids, which do not change.
 
-In a tokenizer.json an added word is one token where it stands by itself: anywhere if it is Chinese, else only between
-spaces and signs, so that "art" does not cut "party" in three. SentencePiece takes a word wherever it finds it. What
-happened to the other words of a corpus is reported, because a model has learnt their old ids.
+In a tokenizer.json an added Chinese word is one token wherever it occurs. Any other word is one only between spaces and
+punctuation, so that "art" does not split "party". SentencePiece takes a word wherever it occurs. The report lists the
+effect on the other words of a corpus, because a model has learnt their old ids.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXAMPLES_SHOWN = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ExtensionReport:
-    """What adding words did to the encoding of a corpus."""
+    """The effect of the added words on the encoding of a corpus."""
 
     tokens_before: int
     tokens_after: int
@@ -33,7 +33,7 @@ class ExtensionReport:
 
 
 def extend(tokenizer: Tokenizer, words: Sequence[str]) -> bytes:
-    """The file of the extended tokenizer: words, then control symbols up to a multiple of 128 ids.
+    """Return the file of the extended tokenizer: words, then control symbols up to a multiple of 128 ids.
 
     Raises:
         UsageError: there are no words, a word is a token already, or the file is a tiktoken file.

@@ -127,7 +127,7 @@ def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
 
 
 def read_words(file: Path | None) -> tuple[str, ...]:
-    """The distinct lines of a file that are not blank; none without a file.
+    """Return the distinct lines of a file that are not blank; empty without a file.
 
     Raises:
         UsageError: it cannot be read.
