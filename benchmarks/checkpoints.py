@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "train"))
 
 from process_runs import Command, Site  # noqa: E402 (they live with the tests)
 
-from benchmarks.machine import versions  # noqa: E402
+from benchmarks.measured_machine import versions  # noqa: E402
 from harness.run import metric_names as names  # noqa: E402
 from harness.run.checkpoints.manifest import read_manifest  # noqa: E402
 from harness.run.checkpoints.verify import verify  # noqa: E402

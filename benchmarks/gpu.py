@@ -32,7 +32,7 @@ import torch
 
 from benchmarks.gpu_models import DEFAULTS, MODELS, Measured, config_of
 from benchmarks.kernels import Shares, shares, table
-from benchmarks.machine import matmul_tflops, versions
+from benchmarks.measured_machine import matmul_tflops, versions
 from benchmarks.stopwatch import EnoughError, Stopwatch
 from harness.config.schema import Config, ParallelConfig
 from harness.parallel import gpu_environment

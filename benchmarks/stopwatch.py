@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.kernels import Kernel
-from benchmarks.machine import gpu_state
+from benchmarks.measured_machine import gpu_state
 
 _ATTENTION = "aten::_scaled_dot_product_"
 

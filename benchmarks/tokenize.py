@@ -112,8 +112,8 @@ def first_lines(corpus: Path, slice_file: Path, num_bytes: int) -> Path:
 
 def ours(corpus: Path, tokenizer: Path, out: Path, encoder: str) -> int:
     """Run the whole command, its check of the encoder included, and return the tokens."""
-    from data_prep.channels.tokenize import ChannelJob, tokenize_channel
-    from data_prep.text.sample import sample_documents
+    from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
+    from data_prep.text.sample_documents import sample_documents
     from data_prep.tokenizers.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
     from harness.data.tokenizers.tokenizer import open_tokenizer
 

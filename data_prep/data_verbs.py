@@ -13,7 +13,7 @@ from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from data_prep.channels.long_documents import LongDocuments
-    from data_prep.channels.tokenize import ChannelJob
+    from data_prep.channels.tokenize_channel import ChannelJob
 
 CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -106,7 +106,7 @@ def tokenize(  # noqa: PLR0913 - one argument per option
             "and '-', the first a letter or digit."
         )
     # Imported here so that --help stays instant.
-    from data_prep.channels.tokenize import ChannelJob
+    from data_prep.channels.tokenize_channel import ChannelJob
     from data_prep.text.input_files import find_inputs
 
     job = ChannelJob(
@@ -125,10 +125,10 @@ def tokenize(  # noqa: PLR0913 - one argument per option
 def _make_channel(job: ChannelJob, tokenizer: Path, encoder: str) -> None:
     from rich.console import Console
 
-    from data_prep.channels.progress import shown_progress
-    from data_prep.channels.tokenize import tokenize_channel
+    from data_prep.channels.preparation_progress import shown_progress
+    from data_prep.channels.tokenize_channel import tokenize_channel
     from data_prep.text.input_files import file_bytes
-    from data_prep.text.sample import sample_documents
+    from data_prep.text.sample_documents import sample_documents
     from data_prep.tokenizers.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
     from harness.data.tokenizers.tokenizer import open_tokenizer
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from data_prep.channels.show import ShownDocument
-    from data_prep.channels.verify import Expectation, PartReport
+    from data_prep.channels.verify_channel import Expectation, PartReport
     from harness.data.tokenizers.tokenizer import Tokenizer
 
 CHANNELS = click.argument("channels", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -45,7 +45,7 @@ def verify(*, channels: tuple[Path, ...], tokenizer: Path | None, threads: int, 
     """
     from rich.console import Console
 
-    from data_prep.channels.verify import verify_parts
+    from data_prep.channels.verify_channel import verify_parts
     from harness.data.files.opened import channel_folders, parts_of
     from harness.data.tokenizers.tokenizer import open_tokenizer
     from harness.progress import shown
@@ -196,7 +196,7 @@ def sample(  # noqa: PLR0913 - one argument per option
 
 def _expectation(folder: Path, tokenizer: Tokenizer | None) -> Expectation:
     from data_prep.channels.source import read_source
-    from data_prep.channels.verify import Expectation
+    from data_prep.channels.verify_channel import Expectation
 
     if tokenizer is not None:
         return Expectation(vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_of_document_id)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.channels.indexed_writer import FinishedPart, write_whole
-from data_prep.text.documents import Place
+from data_prep.text.read_documents import Place
 from data_prep.text.reader import ReadState
 from harness.errors import DataError
 

@@ -15,11 +15,18 @@ from typing import Any
 from data_prep.channels.indexed_writer import write_whole
 from data_prep.channels.source import sole_writer
 from data_prep.corpus.config import DedupConfig, DedupMethod, ExecutorConfig, SourceConfig
-from data_prep.corpus.curve import CURVE_FILE, MeasureCurve, WriteMinima, pick_threshold, read_curve, wanted_characters
 from data_prep.corpus.near import choose_bands
 from data_prep.corpus.outcome import REPORT, read_reports
 from data_prep.corpus.pipelines import LARGEST_PRIORITY, Reading, clean_stages, dedup_stages
 from data_prep.corpus.stages import STATE_FOLDER, Stage, run_here
+from data_prep.corpus.threshold_curve import (
+    CURVE_FILE,
+    MeasureCurve,
+    WriteMinima,
+    pick_threshold,
+    read_curve,
+    wanted_characters,
+)
 from data_prep.text.input_files import InputFile, file_bytes
 from data_prep.text.text_files import DROPPED, FILES_LIST, FileReport, finished_files, output_names, record_finished
 from harness.errors import UsageError

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from data_prep.channels.indexed_writer import write_whole
-from data_prep.text.documents import BYTE_ORDER_MARK, Record, Rejection
 from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.read_documents import BYTE_ORDER_MARK, Record, Rejection
 from data_prep.text.text_files import DROPPED, FileReport, written_whole
 
 REPORT = ".report"

@@ -25,11 +25,11 @@ from harness.errors import UsageError
 from harness.progress import shown
 
 try:
-    from data_prep.corpus.curve import CURVE_FILE, read_curve
     from data_prep.corpus.jobs import Job, clean_job, dedup_job, run_job
     from data_prep.corpus.ordering import order_job
     from data_prep.corpus.slurm_jobs import SlurmProgress, advance_on_slurm, wait_on_slurm
     from data_prep.corpus.stages import STATE_FOLDER
+    from data_prep.corpus.threshold_curve import CURVE_FILE, read_curve
 except ModuleNotFoundError as error:
     raise UsageError(
         f"cleaning and de-duplication need a Python package that is not installed ({error.name}). Install the project "

@@ -9,8 +9,8 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.corpus.outcome import Outcome
-from data_prep.text.documents import Rejection, read_records
 from data_prep.text.input_files import InputFile
+from data_prep.text.read_documents import Rejection, read_records
 
 
 def files_of_task(num_files: int, rank: int, world_size: int) -> range:

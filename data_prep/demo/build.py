@@ -25,8 +25,8 @@ import xxhash
 from rich.console import Console
 
 from data_prep.channels.indexed_writer import write_whole
-from data_prep.channels.progress import shown_progress
-from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.preparation_progress import shown_progress
+from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from harness.data.files.channels import PARTS_FILE
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from data_prep.text.input_files import InputFile, find_inputs
-from data_prep.text.sample import sample_documents
+from data_prep.text.sample_documents import sample_documents
 from data_prep.tokenizers.train_tokenizer import draw_by_weight
 from harness.errors import DataError, UsageError
 

@@ -20,8 +20,8 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.text.documents import BYTE_ORDER_MARK, Record, Rejection, read_records
 from data_prep.text.input_files import InputFile
+from data_prep.text.read_documents import BYTE_ORDER_MARK, Record, Rejection, read_records
 from data_prep.text.similar_order import DIMENSIONS, frequencies, similar_order
 from data_prep.text.text_files import written_whole
 from harness.errors import DataError

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.text.documents import BEGINNING, Place, Record, Rejection, read_records
 from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.read_documents import BEGINNING, Place, Record, Rejection, read_records
 
 BATCH_DOCUMENTS = 8192
 BATCH_CHARACTERS = 4_000_000

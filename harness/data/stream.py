@@ -12,7 +12,7 @@ import torch
 
 from harness.data.batch import Batch, collate
 from harness.data.files.channels import Channel, parts_digest
-from harness.data.files.documents import DocumentSpan
+from harness.data.files.document_table import DocumentSpan
 from harness.data.files.mcore import MappedPart
 from harness.data.files.parts import Part
 from harness.data.order.channel_order import SampleAddress

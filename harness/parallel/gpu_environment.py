@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
-from harness.config.phases import parallel_of
+from harness.config.phase_settings import parallel_of
 from harness.config.schema import Config, ParallelConfig
 
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from harness.config.batch_sizes import BatchSizes, batch_sizes, train_steps
-from harness.config.phases import in_phase
+from harness.config.phase_settings import in_phase
 from harness.config.schema import Config, ScheduleConfig
 from harness.errors import ConfigError
 from harness.plan.flops import flops_per_token

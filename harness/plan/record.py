@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.config.phases import in_phase
+from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.plan.choices import LayoutChoice, pipeline_bubble
 from harness.plan.demand import ChannelDemand, demands

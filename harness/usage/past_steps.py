@@ -20,7 +20,7 @@ import numpy.typing as npt
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.data.files.channels import open_channel
-from harness.data.files.documents import DocumentSpan
+from harness.data.files.document_table import DocumentSpan
 from harness.data.files.opened import open_part
 from harness.data.files.parts import Part
 from harness.data.order.channel_order import SampleAddress

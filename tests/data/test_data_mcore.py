@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from data_parts import VOCAB_SIZE, IndexedDatasetBuilder, random_documents, write_part
 
-from harness.data.files.documents import DocumentSpan, IndexArrays, document_table
+from harness.data.files.document_table import DocumentSpan, IndexArrays, document_table
 from harness.data.files.mcore import MappedPart
 from harness.data.files.parts import Part
 from harness.errors import DataError
@@ -126,7 +126,7 @@ def test_empty_part(tmp_path: Path) -> None:
 
 
 def test_long_index_is_checked_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.data.files.documents._BLOCK", 4)
+    monkeypatch.setattr("harness.data.files.document_table._BLOCK", 4)
     lengths = np.arange(1, 11, dtype=np.int32)
     pointers = 2 * (np.cumsum(lengths) - lengths).astype(np.int64)
     arrays = IndexArrays(sequence_lengths=lengths, sequence_pointers=pointers, document_indices=np.arange(11))

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.text.documents import Rejection, parse_line, read_records
 from data_prep.text.input_files import find_inputs
+from data_prep.text.read_documents import Rejection, parse_line, read_records
 from harness.errors import DataError, UsageError
 
 

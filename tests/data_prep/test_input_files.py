@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.text.documents import Rejection, read_records
 from data_prep.text.input_files import InputFile, RemoteFile, file_bytes, find_inputs
-from data_prep.text.sample import sample_documents
+from data_prep.text.read_documents import Rejection, read_records
+from data_prep.text.sample_documents import sample_documents
 from harness.errors import DataError, UsageError
 
 TEXTS = ["one", "春眠不觉晓", "three"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenized import content_of, make, read_channel, write_lines
 
-from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.channels.totals import Totals
 from harness.config.schema import ChannelConfig
 from harness.data.files.channels import open_channel

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from harness.data.files.documents import DocumentSpan, IndexArrays, document_table
+from harness.data.files.document_table import DocumentSpan, IndexArrays, document_table
 from harness.data.files.parts import Part, check_header
 from harness.errors import DataError
 

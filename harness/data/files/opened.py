@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.config.schema import ChannelConfig
 from harness.data.files.channels import PARTS_FILE, open_channel
-from harness.data.files.documents import DocumentTable, IndexArrays, document_table
+from harness.data.files.document_table import DocumentTable, IndexArrays, document_table
 from harness.data.files.index_file import IndexHeader, read_index_header
 from harness.data.files.parts import Part, check_header
 from harness.errors import DataError

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from harness.data.files.documents import DocumentSpan
+from harness.data.files.document_table import DocumentSpan
 from harness.data.order.cuts import CutSamples, Quarantine
 from harness.data.order.stretch import START, ChannelSamples, CutRange, Stretch, Terms
 from harness.data.order.turns import ChannelTurns

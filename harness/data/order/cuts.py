@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from harness.data.files.documents import DocumentSpan
+from harness.data.files.document_table import DocumentSpan
 from harness.data.order import intervals
 from harness.data.order.fitting import BestFit, EndToEnd, SampleLayout
 from harness.data.order.intervals import Intervals

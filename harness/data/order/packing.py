@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from harness.data.files.documents import DocumentSpan
+from harness.data.files.document_table import DocumentSpan
 from harness.data.files.parts import Part
 from harness.data.order.intervals import Intervals, merged
 from harness.data.order.shuffle import ItemNumbers

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import xxhash
 
 from harness.data.files.channels import Channel
-from harness.data.files.documents import DocumentSpan
-from harness.data.order.blend import Blend, make_blend
+from harness.data.files.document_table import DocumentSpan
+from harness.data.order.blend_table import Blend, make_blend
 from harness.data.order.channel_order import ChannelOrder, Sample, SampleAddress
 from harness.data.order.cursor import Positions
 from harness.data.order.packing import PartOpener

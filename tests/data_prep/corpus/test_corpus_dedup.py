@@ -15,8 +15,8 @@ from texts import CHINESE, ENGLISH
 pytest.importorskip("datatrove")
 pytest.importorskip("rensa")
 
-from data_prep.corpus.curve import THRESHOLDS, measure, pick_threshold, wanted_characters
 from data_prep.corpus.near import NUM_MINIMA
+from data_prep.corpus.threshold_curve import THRESHOLDS, measure, pick_threshold, wanted_characters
 from data_prep.text.text_verbs import clean, dedup
 from harness.errors import UsageError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from data_prep.text.documents import BEGINNING, Place, read_records
 from data_prep.text.input_files import InputFile, file_bytes, open_bytes
+from data_prep.text.read_documents import BEGINNING, Place, read_records
 
 MAX_FILES = 32
 SPOTS = 32

@@ -14,7 +14,7 @@ from pathlib import Path
 from data_prep.channels.ahead import Ahead
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter, part_prefix, read_finished_parts, token_dtype
 from data_prep.channels.long_documents import DocumentShape, LongDocuments, Pieces, lay_down
-from data_prep.channels.progress import Progress
+from data_prep.channels.preparation_progress import Progress
 from data_prep.channels.resume_point import ResumePoint, read_resume_point, write_resume_point
 from data_prep.channels.source import Source, finish_source, input_identity, open_source, sole_writer
 from data_prep.channels.totals import Totals
