@@ -24,7 +24,7 @@ CHANNELS = click.argument("channels", nargs=-1, required=True, type=click.Path(p
 CHANNEL = click.argument("channel", type=click.Path(path_type=Path))
 TOKENIZER = click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="The one that made it.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-MAX_TOKENS = click.option("--max-tokens", type=click.IntRange(min=1), help="Show only so many tokens of each.")
+MAX_TOKENS = click.option("--max-tokens", type=click.IntRange(min=1), help="Show at most this many tokens of each.")
 
 
 @click.command()
@@ -114,7 +114,9 @@ def count(*, channels: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="The one that made it. With --step: the run's own.")
 @click.option("--step", type=click.IntRange(min=1), help="Show what a run was trained on in this step.")
 @click.option("--attempt", type=click.IntRange(min=0), help="With --step, if it was done again. Default: the last.")
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="With --step: so many samples.")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=10, show_default=True, help="With --step: number of samples to show."
+)
 @click.option(
     "--document", "numbers", type=click.IntRange(min=0), multiple=True, help="Its number, from 0. Repeatable."
 )

@@ -127,7 +127,7 @@ def number_of_tokens(text: str) -> int:
         value = math.nan
     if not (math.isfinite(value) and value >= 1):
         raise UsageError(
-            f"--tokens {text!r} is no number of tokens. Allowed are for example 250M, 100B, 1.5T or 100e9."
+            f"--tokens {text!r} is not a number of tokens. Allowed are for example 250M, 100B, 1.5T or 100e9."
         )
     return round(value)
 

@@ -58,8 +58,8 @@ def merge_channels(job: MergeJob, done: Callable[[int], None]) -> list[FinishedP
         sync_folder(job.output.parent)
     except OSError as error:
         raise DataError(
-            f"{job.output}: cannot be written ({error}). The inputs are untouched: make room or mend the file system, "
-            "then run the same command again."
+            f"{job.output}: cannot be written ({error}). The inputs are untouched: make room or repair the file "
+            "system, then run the same command again."
         ) from error
     return finished
 

@@ -223,9 +223,10 @@ def _check_input(job: ChannelJob, totals: Totals) -> None:
     """Refuse to finish a channel whose input looks wrong. Called before the last part becomes valid."""
     if totals.rejected_share > job.max_rejected_share:
         raise DataError(
-            f"{totals.rejected:,} of {totals.lines:,} lines ({totals.rejected_share:.2%}) are no documents; allowed: "
-            f"{job.max_rejected_share:.2%}. {job.folder / REJECTED_FILE} says which and why. Mend the input and delete "
-            "the channel folder, or run the same command with a larger --max-rejected-share to go on as it is."
+            f"{totals.rejected:,} of {totals.lines:,} lines ({totals.rejected_share:.2%}) are not documents; allowed: "
+            f"{job.max_rejected_share:.2%}. {job.folder / REJECTED_FILE} lists them with the reasons. Correct the "
+            "input and delete the channel folder, or run the same command with a larger --max-rejected-share to go on "
+            "as it is."
         )
     names = ", ".join(str(file) for file in job.inputs[:3]) + (" …" if len(job.inputs) > 3 else "")
     if totals.documents == 0:
@@ -251,5 +252,5 @@ def _explaining_write_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error}). Finished parts are untouched: "
-            "make room or mend the file system, then run the same command again."
+            "make room or repair the file system, then run the same command again."
         ) from error

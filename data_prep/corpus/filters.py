@@ -30,8 +30,6 @@ WITH_WORDS: Mapping[str, Callable[..., BaseFilter]] = {
     "fineweb_quality": FineWebQualityFilter,
 }
 WITHOUT_WORDS: Mapping[str, Callable[..., BaseFilter]] = {"c4_paragraph": C4ParagraphFilter}
-FILTER_NAMES = (*WITH_WORDS, *WITHOUT_WORDS)
-"""datatrove's filters for prose; their arguments are those of datatrove's classes."""
 
 
 class RuleFilter(BaseFilter):  # type: ignore[misc] # datatrove has no types

@@ -59,11 +59,6 @@ class Job:
         return self.output / STATE_FOLDER / "work"
 
     @property
-    def curve_file(self) -> Path:
-        """File with the measurements from which the threshold was picked, if it was picked."""
-        return self.output / STATE_FOLDER / CURVE_FILE
-
-    @property
     def bytes_to_read(self) -> int:
         """Of all readings."""
         return self.num_readings * sum(self.reading.sizes)

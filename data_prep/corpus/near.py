@@ -34,10 +34,6 @@ class Bands:
     count: int
     rows: int
 
-    def probability(self, similarity: float) -> float:
-        """Return the probability that two documents of this similarity agree in at least one band."""
-        return float(1 - (1 - similarity**self.rows) ** self.count)
-
     @property
     def config(self) -> MinhashConfig:
         """The same for datatrove."""

@@ -129,7 +129,9 @@ def step_before(config: CorpusConfig, verb: Literal["clean", "dedup"], name: str
     """
     folder = config.output / {"clean": "cleaned", "dedup": "deduped"}[verb] / name
     if not (folder / FILES_LIST).exists():
-        raise UsageError(f"source {name} is not through `harness data {verb}` yet ({folder}). Run that first.")
+        raise UsageError(
+            f"source {name} has not been processed by `harness data {verb}` yet ({folder}). Run that first."
+        )
     return find_inputs([str(folder)])
 
 

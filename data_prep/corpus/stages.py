@@ -213,6 +213,6 @@ def _failed(output: Path, stage: Stage) -> str:
     done = len(tasks_done(output, stage))
     return (
         f"{output}: {stage.tasks - done} of {stage.tasks} tasks of {stage.name} failed. Their logs are in "
-        f"{stage_folder(output, stage) / 'logs'}. Run the same command again when the cause is mended: finished tasks "
+        f"{stage_folder(output, stage) / 'logs'}. Run the same command again when the cause is removed: finished tasks "
         "are not done again."
     )

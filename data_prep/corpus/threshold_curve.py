@@ -123,8 +123,8 @@ def wanted_characters(keep: str, total: int) -> int:
         wanted = math.nan
     if not 0 < wanted <= total:
         raise UsageError(
-            f"keep {keep!r} of {total:,} characters is no size. Give a share such as 60%, or a number of characters "
-            "such as 500B, of at most what there is."
+            f"keep {keep!r} of {total:,} characters is not a size. Give a share such as 60%, or a number of characters "
+            "such as 500B, of at most the whole."
         )
     return int(wanted)
 

@@ -42,7 +42,7 @@ def _next(run_dir: RunDir) -> list[str]:
     root = run_dir.root
     return [
         "What to try next (`. .venv/bin/activate` first):",
-        "  another layout goes on from the same step, on the same samples:",
+        "  another layout continues from the same step, on the same samples:",
         "    harness train model_configs/tiny.yaml --set phases.0.train_steps=320 \\",
         "      --set parallel.tensor_model_parallel_size=1 --set parallel.pipeline_model_parallel_size=1",
         f"  save whenever you like, from another terminal:   touch {root}/signals/save",

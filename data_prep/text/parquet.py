@@ -92,7 +92,7 @@ def _libraries(file: InputFile) -> tuple[Any, Any]:
 
 
 def _damaged(file: InputFile, error: Exception) -> str:
-    return f"{file}: cannot be read ({error}). The file is no Parquet, damaged or cut short: fetch it again."
+    return f"{file}: cannot be read ({error}). The file is not Parquet, or is damaged or cut short: fetch it again."
 
 
 def _check_column(arrow: Any, schema: Any, column: str, file: InputFile) -> None:  # noqa: ANN401 - pyarrow has no types

@@ -124,7 +124,7 @@ def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Plac
                 yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:], content)
     except unreadable as error:
         raise DataError(
-            f"{file}: cannot be read on after line {line} ({error}). The file is damaged or cut short: fetch or "
+            f"{file}: cannot be read beyond line {line} ({error}). The file is damaged or cut short: fetch or "
             "compress it again."
         ) from error
 

@@ -42,7 +42,7 @@ def extend(tokenizer: Tokenizer, words: Sequence[str]) -> bytes:
         raise UsageError("there are no words to add. Give a file with a word per line.")
     known = [word for word, ids in zip(words, tokenizer.encode_documents(list(words)), strict=True) if len(ids) == 1]
     if known:
-        raise UsageError(f"{known[0]!r} is a single token already. Take it out of the list ({len(known)} such words).")
+        raise UsageError(f"{known[0]!r} is a single token already. Remove it from the list ({len(known)} such words).")
     size = padded_vocab_size(tokenizer.vocab_size + len(words))
     spare = [f"<|added_{number}|>" for number in range(size - tokenizer.vocab_size - len(words))]
     if isinstance(tokenizer, HuggingFaceTokenizer):
@@ -79,9 +79,7 @@ def _extend_json(file: Path, vocab_size: int, words: Sequence[str], spare: Seque
     tokenizer.add_special_tokens([AddedToken(symbol, normalized=False, special=True) for symbol in spare])
     ids = [tokenizer.token_to_id(token) for token in (*words, *spare)]
     if ids != list(range(vocab_size, vocab_size + len(ids))):
-        raise UsageError(
-            f"tokenizer {file}: its ids have holes, into which the new words would fall. It cannot be extended so."
-        )
+        raise UsageError(f"tokenizer {file}: its ids have gaps, which the new words would fill. It cannot be extended.")
     return str(tokenizer.to_str(pretty=False)).encode()
 
 

@@ -197,7 +197,7 @@ def _print_comparison(name: str, comparison: ComparisonReport) -> None:
         examples = " ".join(repr(word) for word in comparison.examples)
         click.echo(
             f"  WARNING: {comparison.changed_words:,} of {comparison.words:,} words are encoded in other ids: a model "
-            f"that was trained with the other tokenizer does not know them so. For example {examples}"
+            f"that was trained with the other tokenizer learnt other ids for them. For example {examples}"
         )
     else:
         click.echo(f"  all {comparison.words:,} words are encoded in the same ids")

@@ -105,7 +105,7 @@ def _check(settings: TrainerSettings) -> None:
         word for word in settings.user_words if any(bad.lower() in word.lower() for bad in settings.forbidden_words)
     ]
     if both:
-        raise UsageError(f"user word {both[0]!r} contains a forbidden word. Take it out of one of the two lists.")
+        raise UsageError(f"user word {both[0]!r} contains a forbidden word. Remove it from one of the two lists.")
     needed = 256 + 2 + settings.num_spare_ids + len(settings.user_words)
     if padded_vocab_size(settings.vocab_size) <= needed:
         raise UsageError(

@@ -31,11 +31,6 @@ class BatchSizes:
         """The smallest batch of the phase."""
         return min(stage.size for stage in self.stages)
 
-    @property
-    def distinct(self) -> tuple[int, ...]:
-        """Every size that occurs, in order."""
-        return tuple(dict.fromkeys(stage.size for stage in self.stages))
-
     def of_step(self, step: int) -> int:
         """Return the number of samples in step `step` (1-based within the phase)."""
         return self.stages[bisect_right([stage.first_step for stage in self.stages], step) - 1].size

@@ -165,9 +165,9 @@ def _snapshot_problems(checkpoint: CheckpointConfig) -> Iterator[Problem]:
         return
     place: Location = ("checkpoint", "snapshot_folder")
     if not checkpoint.snapshot_folder.is_absolute():
-        yield Problem(place, f"must be an absolute path, given {checkpoint.snapshot_folder}: it is one of each node")
+        yield Problem(place, f"must be an absolute path, given {checkpoint.snapshot_folder}: each node has its own")
     if checkpoint.snapshot_every_steps is None:
-        yield Problem(place, "says where snapshots go, but none are taken; give checkpoint.snapshot_every_steps")
+        yield Problem(place, "names a folder for snapshots, but none are taken; give checkpoint.snapshot_every_steps")
 
 
 _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (

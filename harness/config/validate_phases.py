@@ -22,7 +22,7 @@ def blend_problems(data: DataConfig, phases: Phases) -> Iterator[Problem]:
             if name not in data.channels:
                 yield Problem(
                     ("phases", index, *place),
-                    f"{'' if place[0] == 'blend' else name + ' '}is no channel of data.channels"
+                    f"{'' if place[0] == 'blend' else name + ' '}is not a channel of data.channels"
                     f"{did_you_mean(name, data.channels)} (channels: {', '.join(data.channels)})",
                 )
 
@@ -66,7 +66,7 @@ def frozen_problems(model: ModelConfig, phases: Phases) -> Iterator[Problem]:
             if not any(matches_any(name, (pattern,)) for name in names):
                 yield Problem(
                     (*here, number),
-                    f"{pattern} is the name of no parameter{did_you_mean(pattern, names)}; "
+                    f"{pattern} matches no parameter{did_you_mean(pattern, names)}; "
                     "names are such as embedding.*, decoder.layers.0.self_attention.linear_qkv.weight, *layernorm*",
                 )
         if names and all(matches_any(name, phase.frozen_parameters) for name in names):

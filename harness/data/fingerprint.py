@@ -71,8 +71,8 @@ def require_adopted(channels: Sequence[Channel], history: History) -> None:
         if name in by_name and parts_digest(parts) != change.digest:
             raise DataError(
                 f"channel {name}: its first {change.num_parts} parts are not those that the run has adopted (digest "
-                f"{parts_digest(parts)}, adopted {change.digest}). A list of parts is only ever appended to: restore "
-                "it, or start a new run."
+                f"{parts_digest(parts)}, adopted {change.digest}). Lines may only be appended to a list of parts: "
+                "restore it, or start a new run."
             )
 
 

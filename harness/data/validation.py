@@ -48,11 +48,6 @@ class ValidationSet:
         """Samples in the set: those asked for, or as many as there are."""
         return len(self._samples)
 
-    @property
-    def num_targets(self) -> int:
-        """Tokens that the model predicts in one evaluation (fewer with reset at document borders)."""
-        return sum(sample.num_tokens - 1 for sample in self._samples)
-
     def num_micro_batches(self, dp_size: int, micro_batch_size: int) -> int:
         """Return the number of micro-batches that each data-parallel rank computes; the same on all ranks."""
         return -(-self.num_samples // (dp_size * micro_batch_size))

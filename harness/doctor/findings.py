@@ -85,7 +85,7 @@ def _gpus(facts: Facts) -> Finding:
             kinds[kind] = kinds.get(kind, 0) + 1
         return Finding(name="GPUs", state="ok", found="; ".join(f"{count} x {kind}" for kind, count in kinds.items()))
     if facts.cuda:
-        advice = "torch has CUDA but sees no GPU: is nvidia-smi happy, and is this a GPU node?"
+        advice = "torch has CUDA but sees no GPU: does nvidia-smi list one, and is this a GPU node?"
         return Finding(name="GPUs", state="missing", found="none", advice=advice)
     return Finding(name="GPUs", state="missing", found="none", advice="CPU processes are for trying out and for tests")
 

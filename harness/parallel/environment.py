@@ -43,7 +43,7 @@ def read_ranks(environ: Mapping[str, str] | None = None) -> ProcessRanks | None:
         return None
     if not 0 <= ranks.rank < ranks.world_size:
         raise UsageError(
-            f"this process is told to be rank {ranks.rank} of {ranks.world_size}; ranks are 0 to world size - 1, "
+            f"this process is given rank {ranks.rank} of {ranks.world_size}; ranks are 0 to world size - 1, "
             "check RANK and WORLD_SIZE"
         )
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environ]:

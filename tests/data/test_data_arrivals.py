@@ -117,7 +117,7 @@ def test_list_that_changed_is_refused(channel: Channel) -> None:
     (problem,) = found_by(arrivals).problems
     assert "line 1 of" in problem
     assert "and is now part-00000 with" in problem
-    assert "only ever appended to: restore it." in problem
+    assert "Lines may only be appended to the list: restore it." in problem
     (folder / "parts.jsonl").unlink()
     assert "cannot read" in found_by(arrivals).problems[0]
     arrivals.close()
@@ -130,7 +130,7 @@ def test_shorter_list_is_refused(channel: Channel) -> None:
     folder = channel.parts[0].prefix.parent
     (folder / "parts.jsonl").write_text(part_line(channel.parts[0]))
     (problem,) = found_by(arrivals).problems
-    assert "has 1 finished parts and had 2. The list is only ever appended to: restore it." in problem
+    assert "has 1 finished parts and had 2. Lines may only be appended to the list: restore it." in problem
     arrivals.close()
 
 

@@ -68,8 +68,8 @@ def test_every_flipped_bit_of_the_header_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("offset", "content", "message"),
     [
-        (0, b"X", "part.idx is no index of a .bin file: it begins with .*, version 1; expected .*, version 1"),
-        (9, b"\x02", "part.idx is no index of a .bin file: it begins with .*, version 2; expected"),
+        (0, b"X", "part.idx is not an index of a .bin file: it begins with .*, version 1; expected .*, version 1"),
+        (9, b"\x02", "part.idx is not an index of a .bin file: it begins with .*, version 2; expected"),
         (17, b"\x07", r"part.idx has token type code 7; allowed are 1 \(uint8\).*8 \(uint16\)"),
         (17, b"\x04", r"part.bin: \d+ tokens of int32 make \d+ bytes, found \d+"),
         (18, b"\x07", "part.idx is truncated or altered: its header says 7 sequences and 6 documents, which makes"),

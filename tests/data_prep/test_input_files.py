@@ -135,7 +135,7 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "a.parquet", TEXTS)
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(
-        DataError, match=r"a\.parquet: cannot be read .*no Parquet, damaged or cut short: fetch it again"
+        DataError, match=r"a\.parquet: cannot be read .*is not Parquet, or is damaged or cut short: fetch it again"
     ):
         list(read_records(file, "text"))
     with pytest.raises(DataError, match=r"a\.parquet: cannot be read"):

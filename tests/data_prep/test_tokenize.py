@@ -65,7 +65,7 @@ def test_too_many_bad_lines_make_no_channel_until_allowed(tmp_path: Path, tokeni
     file = write_lines(tmp_path / "a.jsonl", {"text": "one"}, {"text": ""}, {"text": "two"})
     job = ChannelJob(inputs=[file], folder=tmp_path / "c")
     with pytest.raises(
-        DataError, match=r"1 of 3 lines \(33\.33%\) are no documents; allowed: 1\.00%\. .*rejected\.jsonl"
+        DataError, match=r"1 of 3 lines \(33\.33%\) are not documents; allowed: 1\.00%\. .*rejected\.jsonl"
     ):
         make(job, tokenizer)
     assert not (tmp_path / "c" / "parts.jsonl").exists()

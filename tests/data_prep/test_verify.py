@@ -117,7 +117,9 @@ def test_command_says_bad_and_leaves_with_65(made: Path) -> None:
 def test_folders_that_hold_channels_stand_for_them(made: Path, tmp_path: Path) -> None:
     assert channel_folders([made]) == [made / "zh"]
     assert channel_folders([made / "zh", tmp_path / "prefix"]) == [made / "zh", tmp_path / "prefix"]
-    with pytest.raises(DataError, match=r"empty is no channel and holds none: there is no parts\.jsonl in it"):
+    with pytest.raises(
+        DataError, match=r"empty is not a channel folder and contains none: there is no parts\.jsonl in it"
+    ):
         (tmp_path / "empty").mkdir()
         channel_folders([tmp_path / "empty"])
 

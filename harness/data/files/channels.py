@@ -60,12 +60,12 @@ def further_parts(channel: Channel, path: Path) -> tuple[Part, ...]:
         if known != now:
             raise DataError(
                 f"channel {channel.name}: line {number + 1} of {path / PARTS_FILE} was {_in_words(known)} and is now "
-                f"{_in_words(now)}. The list is only ever appended to: restore it."
+                f"{_in_words(now)}. Lines may only be appended to the list: restore it."
             )
     if len(found) < len(channel.parts):
         raise DataError(
             f"channel {channel.name}: {path / PARTS_FILE} has {len(found)} finished parts and had "
-            f"{len(channel.parts)}. The list is only ever appended to: restore it."
+            f"{len(channel.parts)}. Lines may only be appended to the list: restore it."
         )
     return found[len(channel.parts) :]
 
@@ -86,7 +86,7 @@ def open_channel(name: str, config: ChannelConfig, num_parts: int | None = None)
     if len(parts) < (num_parts or 0):
         raise DataError(
             f"channel {name}: {config.path} has {len(parts)} finished parts, and the run has used {num_parts}. Put the "
-            "missing ones back; a list of parts is only ever appended to."
+            "missing ones back; lines may only be appended to a list of parts."
         )
     return Channel(name=name, parts=parts, validation_parts=validation)
 
@@ -118,8 +118,8 @@ def _bare_part(prefix: Path) -> Part:
     num_tokens, rest = divmod(bin_bytes, header.token_type.num_bytes)
     if rest:
         raise DataError(
-            f"{part.bin_path} is truncated: {bin_bytes} bytes are no whole number of {header.token_type.name} tokens. "
-            "Copy or make it again."
+            f"{part.bin_path} is truncated: {bin_bytes} bytes are not a whole number of {header.token_type.name} "
+            "tokens. Copy or make it again."
         )
     return Part(
         prefix=prefix,

@@ -90,7 +90,7 @@ def read_index_header(path: Path) -> IndexHeader:
     magic, version, code, num_sequences, num_indices = _HEADER.unpack(head)
     if magic != MAGIC or version != VERSION:
         raise DataError(
-            f"{path} is no index of a .bin file: it begins with {magic!r}, version {version}; "
+            f"{path} is not an index of a .bin file: it begins with {magic!r}, version {version}; "
             f"expected {MAGIC!r}, version {VERSION}. Make the part again with `harness data tokenize`, "
             "Megatron-LM or datatrove."
         )

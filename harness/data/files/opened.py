@@ -56,8 +56,8 @@ def channel_folders(paths: Sequence[Path]) -> list[Path]:
         inner = [] if (path / PARTS_FILE).exists() or not path.is_dir() else sorted(path.glob(f"*/{PARTS_FILE}"))
         if path.is_dir() and not inner and not (path / PARTS_FILE).exists():
             raise DataError(
-                f"{path} is no channel and holds none: there is no {PARTS_FILE} in it or one level below. Give a "
-                "channel folder, a folder of channels, or the prefix of a .bin/.idx pair."
+                f"{path} is not a channel folder and contains none: there is no {PARTS_FILE} in it or one level "
+                "below. Give a channel folder, a folder of channels, or the prefix of a .bin/.idx pair."
             )
         found += [file.parent for file in inner] or [path]
     return found

@@ -98,7 +98,7 @@ class TiktokenTokenizer:
         if taken:
             raise DataError(
                 f"tokenizer {path}: id {min(taken)} is a token of the file and a control symbol too. "
-                f"Mend {_beside(path).name}."
+                f"Correct {_beside(path).name}."
             )
         try:
             self._encoding = library.Encoding(
@@ -150,7 +150,7 @@ def _find_splitting(path: Path) -> tuple[Splitting, bytes]:
     if path.stem in PUBLISHED:
         return PUBLISHED[path.stem], path.stem.encode()
     raise DataError(
-        f"tokenizer {path}: a tiktoken file does not say how to split text, and its name is none of "
+        f"tokenizer {path}: a tiktoken file does not say how to split text, and its name is not one of "
         f"{', '.join(PUBLISHED)}. Write {beside} with "
         '{"split": NAME, "special_tokens": {"<|endoftext|>": ID}}; NAME is one of '
         f'{", ".join(SPLITS)}, or give a regular expression as "pattern" in its place.'

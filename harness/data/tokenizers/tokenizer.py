@@ -245,7 +245,7 @@ def _configured_end(config_file: Path) -> list[str]:
         token = json.loads(config_file.read_text(encoding="utf-8")).get("eos_token")
     except (ValueError, AttributeError) as error:
         raise DataError(
-            f"tokenizer {config_file}: not readable as JSON ({error}). Fetch it again or take it away."
+            f"tokenizer {config_file}: not readable as JSON ({error}). Fetch it again or remove it."
         ) from error
     name = token.get("content") if isinstance(token, dict) else token
     return [name] if isinstance(name, str) else []
