@@ -2,7 +2,7 @@
 
     python -m benchmarks.cleaning [--megabytes 4]
 
-Time on a core, not by the clock, so that others on the machine hardly matter. datatrove's filters and signatures are
+Processor time is measured, so that other work on the machine hardly matters. datatrove's filters and signatures are
 given our splitter of words (`data_prep.corpus.words`), and, where spaCy is installed, datatrove's own too, on a tenth
 of the text.
 """

@@ -1,4 +1,4 @@
-"""A text that a model can learn from, made of chance: every token is followed by one of a few, some more often.
+"""A random text that a model can learn: every token is followed by one of a few, some more often than others.
 
 Zeros or uniform noise will not do. Matrix products are measurably faster on zeros, and on noise no loss falls.
 """

@@ -1,10 +1,10 @@
-"""Our data path against Megatron's `GPTDataset` on the same part, and what opening a large corpus costs.
+"""Our data path against Megatron's `GPTDataset` on the same part, and the cost of opening a large corpus.
 
     python -m benchmarks.data [--documents 10_000_000] [--folder DIR]
 
 Both sides make whole micro-batches in one process, without a thread or a loader; ours eight at a time, which is a step
-with that much gradient accumulation. Starts are measured in fresh processes
-after all imports. The `.bin` is a sparse file of zeros: reading costs the same whatever the ids are.
+with that much gradient accumulation. Starts are measured in fresh processes after all imports. The `.bin` is a sparse
+file of zeros, because the ids do not affect the time to read them.
 """
 
 from __future__ import annotations

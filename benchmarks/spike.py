@@ -2,8 +2,8 @@
 
 Three runs of a small model on real text (`benchmarks.spike_scene`): on clean text; on text with garbled code and with
 pages of line breaks in the channel zh, with `harness watch` beside it; and on the same dirty text without it. Prints
-where the watcher went back and what the three runs lose on held-out text, over several seeds: the spread of the clean
-runs is the noise. Draws the curves of the first seed.
+the rollbacks of the watcher and the held-out losses of the three runs over several seeds; the spread of the clean runs
+is the noise. Plots the curves of the first seed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Draws three runs beside each other: the losses of the channels that met dirt, and what is lost on held-out text."""
+"""Plots three runs together: the losses of the channels that met dirt, and the held-out losses."""
 
 from __future__ import annotations
 

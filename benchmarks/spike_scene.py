@@ -1,4 +1,4 @@
-"""Real text with two stretches of dirt in it, and the run that meets them: what `benchmarks.spike` shows.
+"""Real text with two sections of dirt, and the run that meets them: the scene of `benchmarks.spike`.
 
 Chinese, English and code of the demo. In the dirty corpus a file of garbled source code lies in the channel `code`, and
 a file of pages that are nothing but line breaks in the channel `zh`, each as a part of its own between clean parts. The

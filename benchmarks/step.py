@@ -5,8 +5,8 @@
 One process runs `harness.train.main` as it is: data, channel loss, one reduction, agreement on orders, decision,
 metrics.jsonl, TensorBoard, console. After every block of steps it makes the same steps once more in a bare loop, with a
 model and optimizer of its own and the batches ready in memory: Megatron's schedule, its vocabulary-parallel
-cross-entropy, its `finalize_model_grads` and its `optimizer.step()`, no metrics and no data path. Blocks take turns, so
-that a busy machine disturbs both; the gradient norms of both must agree, so that it is the same work.
+cross-entropy, its `finalize_model_grads` and its `optimizer.step()`, no metrics and no data path. Blocks alternate, so
+that a busy machine affects both. The gradient norms of both must agree, which shows that the work is the same.
 
 Two clocks: the wall's, and the processor time of the thread that trains, which other processes cannot lengthen (but
 which does not see waiting either).

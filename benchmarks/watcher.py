@@ -1,4 +1,6 @@
-"""Measures the cost of `harness watch`: `python -m benchmarks.watcher`.
+"""Measures the cost of `harness watch`.
+
+    python -m benchmarks.watcher [--seconds 120] [--steps-per-second 2] [--channels 12]
 
 The run is synthetic: a writer appends a record per step to its `metrics.jsonl`, with a checkpoint every hundred steps.
 A real watcher runs beside it as users start it, with the default interval between two looks. Prints the share of a core

@@ -1,4 +1,4 @@
-"""Writes the parts of a channel: token ids in a `.bin`, where each document lies in an `.idx`, a line in `parts.jsonl`.
+"""Writes the parts of a channel: tokens to a `.bin`, places of documents to an `.idx`, a line to `parts.jsonl`.
 
 The pair of files is Megatron's indexed dataset, version 1, little endian throughout:
 
@@ -17,7 +17,7 @@ The pair of files is Megatron's indexed dataset, version 1, little endian throug
     parts.jsonl      one line per finished part, appended when both files are whole and on disk; its format is that of
                      `harness.data.files.channels`, which reads it
 
-A part without its line does not exist: whatever lies under its name is overwritten. Memory is bounded by 4 bytes per
+A part without its line does not exist: files under its name are overwritten. Memory is bounded by 4 bytes per
 document of the part (32 while the index is written).
 """
 

@@ -26,7 +26,7 @@ class DocumentShape:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pieces:
-    """Documents as they are written: `D` came in, `P` go out."""
+    """Documents as they are written: D documents that were encoded, P pieces that are written."""
 
     ids: NDArray[np.uint32]
     """Their tokens, back to back."""
@@ -57,7 +57,7 @@ class Pieces:
 
     def num_documents_reaching(self, num_tokens: int) -> int | None:
         """Return the number of documents needed for this many tokens; None if all of them have fewer."""
-        ends = np.cumsum(self.lengths)
+        ends = np.cumsum(self.lengths)  # [P], tokens up to the end of each piece
         piece = int(np.searchsorted(ends, num_tokens, side="left"))
         if piece == len(ends):
             return None
@@ -72,6 +72,7 @@ def lay_down(documents: EncodedDocuments, shape: DocumentShape) -> Pieces:
     room = None if shape.max_tokens is None else shape.max_tokens - num_end_tokens
     if room is not None and shape.long_documents != "keep" and (lengths > room).any():
         if shape.long_documents == "drop":
+            # `repeat` turns the choice of documents into a choice of their tokens.
             per_document = (lengths <= room).astype(np.int64)
             ids = ids[np.repeat(lengths <= room, lengths)]
             lengths = lengths[lengths <= room]
@@ -86,6 +87,7 @@ def lay_down(documents: EncodedDocuments, shape: DocumentShape) -> Pieces:
 
 def _lengths_of_pieces(lengths: NDArray[np.int64], per_document: NDArray[np.int64], room: int) -> NDArray[np.int64]:
     """Return the lengths of the pieces that documents are split into; every piece but a document's last is full."""
+    # Fill all pieces, then shorten the last one of each document to the tokens that are left.
     pieces = np.full(int(per_document.sum()), room, dtype=np.int64)
     pieces[np.cumsum(per_document) - 1] = lengths - (per_document - 1) * room
     return pieces

@@ -1,7 +1,7 @@
 """Joins the parts of channels into fewer, larger ones, in order, reading a few million tokens at a time.
 
-The files are those that Megatron's builder makes of the same documents. Nothing is there under the output's name before
-all of it is: it is written beside it and renamed.
+The files equal those that Megatron's builder makes of the same documents. The output is written under another name, and
+renamed when it is complete.
 """
 
 from __future__ import annotations

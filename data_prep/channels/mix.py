@@ -1,7 +1,7 @@
 """Plans a blend: how many tokens of each channel a run takes, how often each repeats, and what is missing.
 
 A channel can give at most `max_epochs` times its tokens. What a channel cannot give is taken from the others in
-proportion to their shares, until all is given or nobody has any left (water-filling).
+proportion to their shares, until all is given or no channel has any left (water-filling).
 """
 
 from __future__ import annotations

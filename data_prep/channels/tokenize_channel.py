@@ -1,7 +1,7 @@
 """Turns documents into a channel: reads, encodes in batches, and writes parts, continuing where a killed call ended.
 
-The parts are a function of the input alone (never of batches, speed or interruptions): two calls give the same bytes,
-whatever happened in between. Reading runs in a thread ahead of encoding, which uses all cores.
+The parts are a function of the input alone, not of batches, speed or interruptions: two calls always give the same
+bytes. Reading runs in a thread ahead of encoding, which uses all cores.
 """
 
 from __future__ import annotations

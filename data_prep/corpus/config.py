@@ -45,7 +45,7 @@ class CleanConfig(Section):
     least_language_score: Annotated[float, Field(ge=0, le=1)] = 0.65
     """Documents whose language is less certain go."""
     replace_private_data: bool | None = None
-    """Put stand-ins in the place of mail and network addresses, telephone and identity numbers; if left out, only
+    """Put stand-ins in place of mail and network addresses, telephone and identity numbers; if left out, only
     where the preset is `prose`: in code what looks like an address may be a version."""
 
     @property

@@ -1,7 +1,7 @@
 """Near copies by datatrove's MinHash stages, with signatures by rensa and the first document of each group kept.
 
-Shingles are five words or Chinese characters in a row. Of each document minima are taken in `b` bands of `r`; two
-documents meet if one band is equal, which for a Jaccard similarity s has the probability 1 - (1 - s^r)^b (Leskovec,
+Shingles are five words or Chinese characters in a row. Each document has `b` bands of `r` minima. Two documents
+meet if one band is equal, which for a Jaccard similarity s has the probability 1 - (1 - s^r)^b (Leskovec,
 Rajaraman, Ullman, *Mining of Massive Datasets*, ch. 3).
 """
 
@@ -87,6 +87,7 @@ class FirstOfGroup(MinhashDedupCluster):  # type: ignore[misc]
         """Reads pairs of (task, document), writes for every task the documents to leave out."""
         files = self.input_folder.list_files(glob_pattern="*.dups")
         found = [np.frombuffer(self.input_folder.open(file, "rb").read(), dtype="<u4") for file in files]
+        # [pairs, 2, 2]: task and number of both documents of a pair, joined to one number for each document.
         pairs = np.concatenate(found or [np.zeros(0, dtype="<u4")]).reshape(-1, 2, 2).astype(np.uint64)
         documents, numbers = np.unique((pairs[..., 0] << np.uint64(32)) | pairs[..., 1], return_inverse=True)
         first = first_of_groups(len(documents), numbers.reshape(-1, 2))
@@ -103,15 +104,16 @@ def first_of_groups(count: int, pairs: NDArray[Any]) -> NDArray[np.int64]:
     """Return for each item the smallest one that pairs connect it with, directly or through others, [count].
 
     Args:
-        count: how many things there are.
-        pairs: [pairs, 2].
+        count: Number of items.
+        pairs: Pairs of connected items, [pairs, 2].
     """
+    # Each item points to the smallest item known to be connected with it; pointers shorten until nothing changes.
     roots = np.arange(count)
     one, other = pairs[:, 0], pairs[:, 1]
     while True:
         smallest = np.minimum(roots[one], roots[other])
         joined = roots.copy()
-        # The root of each of the two learns of the smaller one, and so does everything below it.
+        # Point the roots of both to the smaller one. The items below follow by looking up their root's root.
         for ends in (roots[one], roots[other]):
             np.minimum.at(joined, ends, smallest)
         joined = joined[joined]

@@ -84,7 +84,7 @@ class Outcome:
             self.drop(self.lost)
 
     def keep(self, raw: bytes, text: str, is_changed: bool) -> None:
-        """Writes a document: the line itself, or with its new text in the place of the old one."""
+        """Writes a document: the line itself, or with its new text in place of the old one."""
         if self._kept is None:
             raise AssertionError("a document was kept outside its file")
         self._open_line = None

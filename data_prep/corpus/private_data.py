@@ -1,4 +1,4 @@
-"""Puts stand-ins in the place of private data: mail and network addresses, Chinese telephone and identity numbers."""
+"""Puts stand-ins in place of private data: mail and network addresses, Chinese telephone and identity numbers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class PrivateData(PIIFormatter):  # type: ignore[misc] # datatrove has no types
     def format(self, text: str) -> str:
         """Return the text with stand-ins for private data."""
         for replacer in (self.emails_replacer, self.ip_replacer):
-            # The stand-ins come in turn; begun anew, they do not depend on which task read what before.
+            # The stand-ins alternate. Starting again for each text makes them independent of the texts before it.
             replacer._replace_i = 0
         replaced: str = super().format(text)
         for replacer in self.number_replacers:

@@ -170,7 +170,7 @@ def _run_here(job: Job, executor: ExecutorConfig) -> list[FileReport]:
 
     from rich.console import Console
 
-    # The stream of now: tasks in this process may put another in its place for a while.
+    # Taken now, because tasks in this process may replace the stream for a while.
     with shown(job.title, job.bytes_to_read, Console(file=sys.stderr)) as progress:
         return run_job(job, executor, progress)
 

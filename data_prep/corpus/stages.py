@@ -1,7 +1,7 @@
 """Runs pipelines one after another on datatrove's executors: a pool of this machine, Slurm, or Ray.
 
-A stage is a pipeline and the number of its tasks. What is done is known by files that datatrove writes, one for every
-finished task, in a hidden folder of the output; so a call that was interrupted goes on, wherever it ran.
+A stage is a pipeline and the number of its tasks. datatrove writes a file for every finished task, in a
+hidden folder of the output. So a later call continues an interrupted one, on any executor.
 """
 
 from __future__ import annotations

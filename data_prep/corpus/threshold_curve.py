@@ -91,8 +91,8 @@ def measure(tables: Sequence[NDArray[np.uint32]], lengths: NDArray[np.int64]) ->
     """Measure what is left at each threshold.
 
     Args:
-        tables: minima of the documents, [documents, NUM_MINIMA] each.
-        lengths: characters of all documents, [all documents].
+        tables: Minima of the documents, [documents, NUM_MINIMA] each.
+        lengths: Characters of all documents, [all documents].
     """
     points = []
     for threshold in THRESHOLDS:
@@ -148,9 +148,10 @@ def pick_threshold(curve: Curve, characters: int) -> float:
 def _pairs(tables: Sequence[NDArray[np.uint32]], begin: int, rows: int) -> NDArray[np.int64]:
     """Return the documents that agree in a band, each with the first of them, [pairs, 2]."""
     bands = [table[:, begin : begin + rows].astype(np.uint64) for table in tables]
+    # One hash for a document's minima in the band, [documents].
     hashes = np.concatenate([mixed((mixed(band) * POWERS[:rows]).sum(axis=1, dtype=np.uint64)) for band in bands])
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    firsts = first[inverse]
+    firsts = first[inverse]  # [documents], the first document with the same hash
     later = np.flatnonzero(firsts != np.arange(len(hashes)))
     return np.stack([firsts[later], later], axis=1)
 

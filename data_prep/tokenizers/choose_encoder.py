@@ -1,6 +1,6 @@
 """Finds the fastest encoder that gives exactly the reference's ids on a sample of the very input.
 
-A fast library that is missing, cannot load the tokenizer or differs in one id is passed over, and the reason is told.
+A fast library that is missing, cannot load the tokenizer or differs in one id is not used, and the reason is printed.
 """
 
 from __future__ import annotations

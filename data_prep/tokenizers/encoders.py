@@ -83,7 +83,7 @@ class FastokensEncoder:
 class GigatokenEncoder:
     """The package gigatoken: SentencePiece BPE with byte fallback, byte-level BPE, and tiktoken files.
 
-    It remembers every word that it has seen and never forgets one, so it is opened anew when it has grown too much.
+    It caches every word that it has seen without limit, so it is reopened when its cache has grown too much.
     """
 
     name = "gigatoken"

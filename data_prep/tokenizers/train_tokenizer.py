@@ -1,6 +1,6 @@
 """Trains a tokenizer on a sample of channels: SentencePiece BPE with byte fallback, or byte-level BPE.
 
-Whatever the kind: text comes back byte for byte, every digit is a token of its own, spare ids wait for later stages
+For every kind: text comes back byte for byte, every digit is a separate token, spare ids are reserved for later stages
 (chat markers, tools), the number of ids is a multiple of 128, and no token contains a forbidden word, because the
 sample is cut inside each of them.
 """
@@ -176,7 +176,7 @@ def _train_byte_level(sentences: Iterator[str], settings: TrainerSettings) -> by
         show_progress=False,
     )
     tokenizer.train_from_iterator(sentences, trainer)
-    # Rare ids last: what is learnt has the same ids whatever is added behind.
+    # Spare ids last, so that the learnt tokens keep their ids when more are added.
     tokenizer.add_tokens([AddedToken(word, normalized=False, special=False) for word in settings.user_words])
     symbols = [END_OF_DOCUMENT, *spare_symbols(settings.num_spare_ids)]
     tokenizer.add_special_tokens([AddedToken(symbol, normalized=False, special=True) for symbol in symbols])

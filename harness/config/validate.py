@@ -1,6 +1,6 @@
 """Rules between fields that hold on any number of ranks; those of the layout are in `harness.plan.layout_rules`.
 
-Each rule sees whole sections that are right in themselves and yields every problem it finds.
+Each rule gets sections that are valid by themselves, and yields every problem that it finds.
 """
 
 from __future__ import annotations

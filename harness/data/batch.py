@@ -33,7 +33,7 @@ class Batch:
     within it."""
     position_ids_BS: Tensor
     """Place of each token, int64: in its document with reset, else in its sample. A document that began in an earlier
-    sample begins anew at 0."""
+    sample starts again at 0."""
 
     def pinned(self) -> Batch:
         """Return the batch in page-locked memory, from which a GPU copies without waiting."""

@@ -1,7 +1,7 @@
 """Makes megatron-core run on a machine without a GPU, by answering its CUDA questions with the CPU.
 
 Megatron asks torch.cuda for the current device, the memory in use, streams and random generators, and writes
-`device="cuda"` into factory calls. Nothing of Megatron is replaced: it is the questions that are answered.
+`device="cuda"` into factory calls. Nothing of Megatron is replaced; only these calls are answered.
 Only `prepare()` changes anything, only on machines without a GPU, and only once per process.
 """
 

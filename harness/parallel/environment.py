@@ -128,7 +128,7 @@ def node_name(environ: Mapping[str, str] | None = None) -> str:
 def collectives_pipes(environ: Mapping[str, str] | None = None) -> str | None:
     """Return the prefix of the pipes through which torch is asked for its last collectives, `<prefix><rank>.pipe`.
 
-    slurm/environment.sh sets it; None where nobody has.
+    slurm/environment.sh sets it; None if it is not set.
     """
     return (os.environ if environ is None else environ).get("TORCH_NCCL_DEBUG_INFO_PIPE_FILE")
 

@@ -1,8 +1,8 @@
-"""Looks at every node before training: `python -m harness.parallel.node_check --launch DIR`, as every rank of the job.
+"""Checks every node before training: `python -m harness.parallel.node_check --launch DIR`, as every rank of the job.
 
-Every rank says what it is, rank 0 names those that do not answer, all look for a file that rank 0 wrote, every device
-computes for a moment, and small exchanges run over each kind of group and between neighbouring nodes.
-`<launch>/nodes.json` has what was found; what is wrong is told by host, and `bad_nodes.json` has the nodes that the job
+Every rank reports itself, and rank 0 names those that do not answer. All ranks look for a file that rank 0 wrote, every
+device computes for a moment, and small exchanges run over each kind of group and between neighbouring nodes.
+`<launch>/nodes.json` has the reports. Problems are reported by host, and `bad_nodes.json` has the nodes that the job
 should not get again.
 """
 

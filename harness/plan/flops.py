@@ -1,4 +1,4 @@
-"""Floating-point operations per trained token, and what share of a GPU's peak they are.
+"""Floating-point operations per trained token, and the peak of a GPU to compare them with.
 
 The headline convention (model FLOPs): a multiply-add counts 2, forward and backward together cost three times the
 forward, so every weight that a token is multiplied with costs 6 per token. With h hidden size, a heads and g query

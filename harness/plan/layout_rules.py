@@ -1,6 +1,6 @@
 """The rules that a layout must keep, one function each, with the nearest legal values where one is broken.
 
-Every function returns one message per broken rule: what is wrong, the given numbers, what to use instead.
+Every function returns one message per broken rule: the problem, the given numbers, and the remedy.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def ledger(run: Path, documents: str | None, *, by_part: bool, as_json: bool, pa
     """Show what the run in RUN has used of its channels: tokens, epochs, skipped windows.
 
     Nothing was logged for it: it follows from the order of the data. Tokens are those that stood as input, of the line
-    that led to the weights of now; what a rollback left behind is shown apart.
+    that led to the current weights; abandoned attempts are shown apart.
 
     \b
     Examples:

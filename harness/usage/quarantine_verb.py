@@ -42,7 +42,7 @@ def quarantine(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Keep documents out of every later sample of the run in RUN; without documents, list those kept out.
 
-    It takes effect at the end of the step, or, if nobody trains, before the first step of the next start.
+    It takes effect at the end of the step, or, if no trainer runs, before the first step of the next start.
 
     \b
     Examples:

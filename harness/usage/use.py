@@ -1,6 +1,6 @@
 """Counts the use of parts and documents over ranges of positions, by arithmetic on the order of the samples.
 
-Only where documents are asked for a part is opened, and then only that one.
+A part is opened only to count its documents, and then only that part.
 """
 
 from __future__ import annotations

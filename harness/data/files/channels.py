@@ -1,11 +1,11 @@
 """Channels: named lists of parts, from a folder with `parts.jsonl` or from one bare `.bin/.idx` prefix.
 
-Opening reads the list and looks at the size of every file: two stat calls a part, no index. `parts.jsonl` has one
-line for each finished part, in the order in which the parts are used:
+Opening a channel reads the list and checks the size of every file: two stat calls for each part, and no index.
+`parts.jsonl` has one line for each finished part, in the order in which the parts are used:
 
     {"prefix": "part-00007", "tokens": 81920, "documents": 312, "bin_bytes": 163840, "xxh3": "0f3a…16 digits…"}
 
-It is only ever appended to. A last line without its newline is being written: its part does not exist yet.
+Lines are only appended to it. A last line without its newline is still being written, and its part does not exist yet.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-r"""The header of an `.idx` file: what it says about the `.bin` file beside it.
+r"""The header of an `.idx` file, which describes the `.bin` file beside it.
 
 Layout, little-endian, without padding; S sequences, D documents (`IndexHeader.num_indices` is D + 1):
 

@@ -16,8 +16,8 @@ from harness.errors import DataError
 class MappedPart:
     """A part whose files are mapped into memory.
 
-    The files are checked first, because Megatron would only assert, or read beyond the end. It closes the map when the
-    dataset is collected, whoever still views it, so everything that leaves this object is a copy.
+    The files are checked first, because Megatron would only assert, or read beyond the end. Megatron unmaps the files
+    when the dataset is collected, even while views of them exist. So this object returns copies only.
     """
 
     def __init__(self, part: Part, vocab_size: int) -> None:

@@ -1,11 +1,11 @@
-"""Text to token ids and back, through a tiktoken file: a line for every token, its bytes in base64 and its id.
+"""A tokenizer from a tiktoken file, which has a line for every token: its bytes in base64, and its id.
 
-Such a file says neither how text is split into words nor what the control symbols are. For the published ones that
-follows from their name; for any other a file beside it says so, `NAME.tiktoken.json`:
+Such a file contains neither the splitting of text into words nor the control symbols. For published files both follow
+from the name. For any other file they are in a file beside it, `NAME.tiktoken.json`:
 
     {"split": "cl100k", "special_tokens": {"<|endoftext|>": 100257}}
 
-where `split` names a published way to split (`SPLITS`), or `pattern` is a regular expression of its own.
+where `split` names a published way to split (`SPLITS`), or `pattern` is a regular expression.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class TiktokenTokenizer:
             self._encoding = library.Encoding(
                 path.stem, pat_str=self.splitting.pattern, mergeable_ranks=self._ranks, special_tokens=special
             )
-        except Exception as error:  # noqa: BLE001 - a panic of the library for a wrong pattern is no error of its own
+        except Exception as error:  # noqa: BLE001 - the library panics on a wrong pattern
             raise DataError(f"tokenizer {path}: tiktoken does not take it ({error}).") from error
         self.hash = xxhash.xxh3_64_hexdigest(content + description)
         self.vocab_size = int(self._encoding.max_token_value) + 1

@@ -1,7 +1,7 @@
-"""Text to token ids and back, through a SentencePiece model, a Hugging Face `tokenizer.json` or a tiktoken file.
+"""Tokenizers: text to token ids and back, by a SentencePiece model, a `tokenizer.json` or a tiktoken file.
 
 The libraries are imported only when a file of their kind is opened. Text is taken as plain text: markers such as
-`<|endoftext|>` inside a document are spelt out in ordinary tokens, they never become the control symbol.
+`<|endoftext|>` inside a document are spelt out in ordinary tokens and never become the control symbol.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class HuggingFaceTokenizer:
                 f"tokenizer {path}: not a readable Hugging Face tokenizer.json ({len(content)} bytes: {error}). "
                 "The file may be truncated, or a Git LFS pointer: fetch it again."
             ) from error
-        # A file may carry settings of whoever saved it; a corpus must be neither cut, nor padded, nor read for markers.
+        # A file may have been saved with other settings. A corpus is neither cut nor padded, and markers are text.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
