@@ -41,7 +41,7 @@ GLOBAL_BATCH_SIZE = 1024
 
 
 def make_corpus(folder: Path, num_parts: int, part: Path, num_documents: int) -> None:
-    """Two channel folders of `num_parts` parts each, all of them one file under many names."""
+    """Write two channel folders of `num_parts` parts each, all of them one file under many names."""
     bin_bytes = part.with_suffix(".bin").stat().st_size
     numbers = {"tokens": bin_bytes // 2, "documents": num_documents, "bin_bytes": bin_bytes, "xxh3": "0" * 16}
     for channel in CHANNELS:
@@ -118,7 +118,7 @@ def megatrons(folder: Path) -> Callable[[int], object]:
 
 
 def measure(open_corpus: Callable[[Path], Callable[[int], object]], folder: Path, far: int) -> dict[str, float]:
-    """Seconds to the first sample and from there to a far one, and the memory that it took."""
+    """Return the seconds to the first sample and from there to a far one, and the memory used."""
     before_gib, begin = rss_gib(), time.perf_counter()
     read = open_corpus(folder)
     read(0)
@@ -130,7 +130,7 @@ def measure(open_corpus: Callable[[Path], Callable[[int], object]], folder: Path
 
 
 def in_fresh_process(what: str, folder: Path, far: int) -> dict[str, float]:
-    """Measure in a process of its own, in which everything is imported first."""
+    """Measure in a fresh process, in which everything is imported first."""
     command = [sys.executable, "-m", "benchmarks.blend", "--measure", what, "--folder", str(folder), "--far", str(far)]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
@@ -138,7 +138,7 @@ def in_fresh_process(what: str, folder: Path, far: int) -> dict[str, float]:
 
 
 def slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:
-    """The power of the size with which the seconds grow: a line through the logarithms, by least squares."""
+    """Return the power of the size with which the seconds grow: a line through the logarithms, by least squares."""
     logs = np.log(sizes), np.log(np.maximum(seconds, 1e-6))
     return float(np.polyfit(*logs, 1)[0])
 
@@ -169,7 +169,7 @@ def report(folder: Path, sizes: Sequence[int]) -> str:
 
 
 def _large(folder: Path) -> str:
-    """What 10,000 parts and 10^12 tokens cost us."""
+    """Measure 10,000 parts and 10^12 tokens with our order."""
     part = folder / "large"
     mean_tokens = math.ceil(LARGE_TOKENS / LARGE_PARTS / DOCUMENTS_PER_PART)
     write_part(part, DOCUMENTS_PER_PART, mean_tokens)

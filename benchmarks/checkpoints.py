@@ -1,6 +1,6 @@
-"""What saving, going back and verifying cost: `python -m benchmarks.checkpoints`.
+"""Measures saving, rolling back and verifying: `python -m benchmarks.checkpoints`.
 
-Three questions, each answered beside the obvious alternative, on this machine, with `harness train` as users start it:
+Each is measured beside the obvious alternative, on this machine, with `harness train` as users start it:
 
 - a save that training waits for, and one that is written beside it: seconds without a step;
 - a rollback in the running job (out of the shared store, and out of the host's memory), and a stop and a restart of the
@@ -26,20 +26,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "train"))
 
 from process_runs import Command, Site  # noqa: E402 (they live with the tests)
 
-from benchmarks.machine import versions  # noqa: E402
+from benchmarks.measured_machine import versions  # noqa: E402
 from harness.run import metric_names as names  # noqa: E402
 from harness.run.checkpoints.manifest import read_manifest  # noqa: E402
 from harness.run.checkpoints.verify import verify  # noqa: E402
 
 SAVE_EVERY = 4
-"""Where rollbacks are measured."""
+"""Steps between saves in the runs that measure rollbacks."""
 SAVES_APART = 16
 """Steps from one save to the next where saves are measured: more than a save beside training takes."""
 _CHUNK_BYTES = 4 * 1024**2
 
 
 def site_in(root: Path, hidden_size: int, **checkpoint: object) -> Site:
-    """A run of one rank, large enough that its checkpoints are more than their small files."""
+    """Return a run of one rank, large enough that its checkpoints are more than their small files."""
     site = Site(root)
     site.config["model"] |= {
         "num_layers": 8,
@@ -53,7 +53,7 @@ def site_in(root: Path, hidden_size: int, **checkpoint: object) -> Site:
 
 
 def lines(site: Site) -> list[dict[str, Any]]:
-    """Every step that was recorded, those that were left behind by a rollback too."""
+    """Return every recorded step, also those abandoned by a rollback."""
     path = site.run_dir.metrics
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -66,7 +66,7 @@ def finish(command: Command) -> None:
 
 
 def saves(site: Site, num_saves: int) -> tuple[float, float]:
-    """Medians of the seconds without a step and of the seconds in all, over the regular saves of a run."""
+    """Return the medians of seconds without a step and of seconds in all, over the regular saves of a run."""
     site.config["checkpoint"]["save_every_steps"] = SAVES_APART
     site.config["run"]["stop_at_step"] = SAVES_APART * (num_saves + 1) - 1  # the last save is waited for in any case
     finish(site.train())
@@ -121,7 +121,7 @@ def read_all(folder: Path) -> int:
 
 
 def throughput(folder: Path, rounds: int) -> tuple[int, float, float]:
-    """Bytes of a checkpoint, and the best rates of verifying it and of reading it, in bytes per second."""
+    """Return the bytes of a checkpoint, and the best rates of verifying and of reading it, in bytes per second."""
     total = read_all(folder)
 
     def rate(work: Callable[[], object]) -> float:

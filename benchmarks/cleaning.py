@@ -2,7 +2,7 @@
 
     python -m benchmarks.cleaning [--megabytes 4]
 
-Time on a core, not by the clock, so that others on the machine hardly matter. datatrove's filters and signatures are
+Processor time is measured, so that other work on the machine hardly matters. datatrove's filters and signatures are
 given our splitter of words (`data_prep.corpus.words`), and, where spaCy is installed, datatrove's own too, on a tenth
 of the text.
 """
@@ -31,7 +31,7 @@ def say(line: str) -> None:
 
 
 def english(max_bytes: int) -> list[str]:
-    """Pieces of the demo's English books, again and again until there is enough."""
+    """Return pieces of the demo's English books, repeated until there are enough."""
     pieces: list[str] = []
     with gzip.open(Path(data_prep.demo.__file__).parent / "en.jsonl.gz") as lines:
         for line in lines:
@@ -42,7 +42,7 @@ def english(max_bytes: int) -> list[str]:
 
 
 def speed(work: Callable[[str], object], texts: Sequence[str]) -> float:
-    """MB of text a second on a core; the first text is not counted."""
+    """Return the MB of text per second on one core; the first text is not counted."""
     work(texts[0])
     begin = time.process_time()
     for text in texts:
@@ -51,7 +51,7 @@ def speed(work: Callable[[str], object], texts: Sequence[str]) -> float:
 
 
 def steps(folder: Path) -> dict[str, Callable[[str], object]]:
-    """What is measured, by name."""
+    """Return the measured steps by name."""
     from datatrove.data import Document
     from datatrove.pipeline.dedup import MinhashDedupSignature
     from datatrove.pipeline.filters import GopherQualityFilter, GopherRepetitionFilter

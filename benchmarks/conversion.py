@@ -72,7 +72,7 @@ weights = Weights(model=theirs.model, names=list(moves), read=lambda name: _join
 
 
 def model_of(gigabytes: float) -> ModelConfig:
-    """A bf16 model of about so many gigabytes: layers of 48 MB, and an embedding and an output of 64 MB each."""
+    """Return a bf16 model of about this many gigabytes: layers of 48 MB, and embedding and output of 64 MB each."""
     layers = max(1, round((gigabytes * 1e9 - 131e6) / 48e6))
     return ModelConfig(
         num_layers=layers,
@@ -85,7 +85,7 @@ def model_of(gigabytes: float) -> ModelConfig:
 
 
 def write_source(folder: Path, model: ModelConfig) -> None:
-    """Weights that are cheap to make: one random row, repeated."""
+    """Write weights that are cheap to make: one random row, repeated."""
     folder.mkdir(parents=True)
     rows = torch.randn(8192).bfloat16()
 
@@ -99,7 +99,7 @@ def write_source(folder: Path, model: ModelConfig) -> None:
 
 
 def copy_seconds(files: Iterable[Path], target: Path) -> float:
-    """How long `cp` takes for the same bytes, until they are on the disk."""
+    """Return the seconds that `cp` needs for the same bytes, until they are on the disk."""
     target.mkdir()
     started = time.perf_counter()
     subprocess.run(["cp", *map(str, sorted(files)), str(target)], check=True)
@@ -108,7 +108,7 @@ def copy_seconds(files: Iterable[Path], target: Path) -> float:
 
 
 def converted(program: str, source: Path, target: Path, workers: int) -> dict[str, float]:
-    """Seconds and memory of one conversion."""
+    """Return seconds and memory of one conversion."""
     command = [sys.executable, "-c", program, str(source), str(target), str(workers)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     found: dict[str, float] = json.loads(done.stdout)
@@ -116,7 +116,7 @@ def converted(program: str, source: Path, target: Path, workers: int) -> dict[st
 
 
 def measure(space: Path, gigabytes: float, workers: int) -> None:
-    """A line for each direction."""
+    """Print a line for each direction."""
     model = model_of(gigabytes)
     ours, theirs = space / "checkpoint", space / "exported"
     write_source(ours, model)

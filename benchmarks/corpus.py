@@ -1,4 +1,4 @@
-"""A text that a model can learn from, made of chance: every token is followed by one of a few, some more often.
+"""A random text that a model can learn: every token is followed by one of a few, some more often than others.
 
 Zeros or uniform noise will not do. Matrix products are measurably faster on zeros, and on noise no loss falls.
 """
@@ -18,7 +18,7 @@ _JUMP = 0.1
 
 
 def write_channel(folder: Path, *, vocab_size: int, num_tokens: int, seed: int) -> Path:
-    """A channel of one part with documents of 2,048 tokens, at least `num_tokens` in all.
+    """Write a channel of one part with documents of 2,048 tokens, at least `num_tokens` in all.
 
     Tokens are drawn by Zipf's law (rank^-1), and so are the followers of each token, so that a loss falls at first
     by learning which tokens are frequent, then by learning what follows what.

@@ -1,10 +1,10 @@
-"""Our data path against Megatron's `GPTDataset` on the same part, and what opening a large corpus costs.
+"""Our data path against Megatron's `GPTDataset` on the same part, and the cost of opening a large corpus.
 
     python -m benchmarks.data [--documents 10_000_000] [--folder DIR]
 
 Both sides make whole micro-batches in one process, without a thread or a loader; ours eight at a time, which is a step
-with that much gradient accumulation. Starts are measured in fresh processes
-after all imports. The `.bin` is a sparse file of zeros: reading costs the same whatever the ids are.
+with that much gradient accumulation. Starts are measured in fresh processes after all imports. The `.bin` is a sparse
+file of zeros, because the ids do not affect the time to read them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def write_part(prefix: Path, num_documents: int, mean_tokens: int) -> None:
 
 
 def rss_gib() -> float:
-    """Largest resident memory of this process so far, mapped files included."""
+    """Return the largest resident memory of this process so far, mapped files included."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -116,14 +116,14 @@ def megatrons(prefix: Path) -> Callable[[int], object]:
 
 
 def measure_start(open_reader: OpenReader, prefix: Path) -> dict[str, float]:
-    """Seconds from nothing open to the first step, and the memory that took."""
+    """Return the seconds from nothing open to the first step, and the memory used."""
     before_gib, begin = rss_gib(), time.perf_counter()
     open_reader(prefix)(0)
     return {"start_s": time.perf_counter() - begin, "start_gib": rss_gib() - before_gib}
 
 
 def measure_speed(prefix: Path) -> dict[str, float]:
-    """Samples per second of both, in turns: the best round of each, so that a busy machine disturbs neither more."""
+    """Return samples per second of both: the best round of each, measured in turns so that noise affects both alike."""
     readers = {"ours": ours(prefix), "megatrons": megatrons(prefix)}
     best_s = dict.fromkeys(readers, float("inf"))
     for turn in range(NUM_ROUNDS + 1):  # the first is for the page cache
@@ -138,7 +138,7 @@ def measure_speed(prefix: Path) -> dict[str, float]:
 
 
 def measure_corpus(folder: Path) -> dict[str, float]:
-    """Seconds and memory to open a channel of many parts and make its first step."""
+    """Return seconds and memory to open a channel of many parts and make its first step."""
     before_gib, begin = rss_gib(), time.perf_counter()
     read = ours(folder)
     opened_s = time.perf_counter() - begin
@@ -147,7 +147,7 @@ def measure_corpus(folder: Path) -> dict[str, float]:
 
 
 def in_fresh_process(what: str, path: Path) -> dict[str, float]:
-    """Measure in a process of its own, in which everything is imported first."""
+    """Measure in a fresh process, in which everything is imported first."""
     command = [sys.executable, "-m", "benchmarks.data", "--measure", what, "--folder", str(path)]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     measured: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
@@ -155,7 +155,7 @@ def in_fresh_process(what: str, path: Path) -> dict[str, float]:
 
 
 def link_corpus(folder: Path, part: Path) -> None:
-    """A channel folder in which one part appears under many names."""
+    """Make a channel folder in which one part appears under many names."""
     folder.mkdir()
     bin_bytes = part.with_suffix(".bin").stat().st_size
     lines = []
@@ -192,13 +192,13 @@ def report(folder: Path, num_documents: int) -> str:
 
 
 def best_start(what: str, prefix: Path) -> dict[str, float]:
-    """The smallest of three starts."""
+    """Return the fastest of three starts."""
     starts = [in_fresh_process(what, prefix) for _ in range(3)]
     return {key: min(start[key] for start in starts) for key in starts[0]}
 
 
 def row(label: str, ours: float, theirs: float) -> str:
-    """One line of the table."""
+    """Return one line of the table."""
     return f"{label:28}{ours:12,.2f}{theirs:12,.2f}{ours / theirs:9.2f}"
 
 

@@ -61,24 +61,24 @@ class Window:
         return self._sum / len(self._values)
 
     def z(self, value: float) -> float:
-        """How many standard deviations a value is above the mean."""
+        """Return the number of standard deviations by which a value exceeds the mean."""
         variance = self._squares / len(self._values) - self.mean**2
         return (value - self.mean) / math.sqrt(max(variance, 1e-12))
 
 
 def megatron(curve: Curve) -> Iterable[int]:
-    """Megatron-LM's rerun state machine: ten times the largest of the first 100 losses."""
+    """Apply Megatron-LM's rerun state machine: ten times the largest of the first 100 losses."""
     largest = max((_loss(record) for record in curve[:100]), default=math.inf)
     return (record.step for record in curve[100:] if _loss(record) >= 10 * largest)
 
 
 def internevo(curve: Curve) -> Iterable[int]:
-    """InternEvo's monitor: 1.5 times the loss before."""
+    """Apply InternEvo's monitor: 1.5 times the loss before."""
     return (b.step for a, b in zip(curve, curve[1:], strict=False) if _loss(b) > 1.5 * _loss(a))
 
 
 def flagscale(curve: Curve) -> Iterable[int]:
-    """FlagScale's detector: 20 % above the last good loss, which a spike does not replace; after a warm-up."""
+    """Apply FlagScale's detector, after a warm-up: 20 % above the last good loss, which a spike does not replace."""
     good = math.inf
     for record in curve[100:]:
         if _loss(record) >= 1.2 * good:
@@ -88,7 +88,7 @@ def flagscale(curve: Curve) -> Iterable[int]:
 
 
 def llm_foundry(curve: Curve) -> Iterable[int]:
-    """llm-foundry's callback: more than four losses in a row of twice the mean of the window (5 % of the run)."""
+    """Apply llm-foundry's callback: more than four losses in a row of twice the window's mean (5 % of the run)."""
     window = Window(max(100, len(curve) // 20))
     in_a_row = 0
     for record in curve:
@@ -100,7 +100,7 @@ def llm_foundry(curve: Curve) -> Iterable[int]:
 
 
 def olmo_core(curve: Curve) -> Iterable[int]:
-    """OLMo-core's step skipper: loss or gradient norm 6 standard deviations above the mean of the 128 before."""
+    """Apply OLMo-core's step skipper: loss or gradient norm 6 standard deviations above the mean of the last 128."""
     losses, norms = Window(128), Window(128)
     for record in curve:
         norm = record.grad_norm
@@ -112,7 +112,7 @@ def olmo_core(curve: Curve) -> Iterable[int]:
 
 
 def llm_c(curve: Curve) -> Iterable[int]:
-    """llm.c's outlier detector: 7 standard deviations, the value itself being one of the 128."""
+    """Apply llm.c's outlier detector: 7 standard deviations, the value itself being one of the 128."""
     losses, norms = Window(128), Window(128)
     for record in curve:
         losses.add(_loss(record))
@@ -124,12 +124,12 @@ def llm_c(curve: Curve) -> Iterable[int]:
 
 
 def harness(curve: Curve) -> list[Verdict]:
-    """This project's detector."""
+    """Apply this project's detector."""
     return rehearse(curve).verdicts
 
 
 def _of_rule(rule: Callable[[Curve], Iterable[int]]) -> FindVerdicts:
-    """A published rule as verdicts: every alarm is a suspect of one step."""
+    """Return the alarms of a published rule as verdicts: every alarm is a suspect of one step."""
 
     def find(curve: Curve) -> list[Verdict]:
         return [
@@ -153,7 +153,7 @@ RULES: dict[str, FindVerdicts] = {
 
 @dataclass
 class Row:
-    """What one rule scored."""
+    """The score of one rule."""
 
     pooled: Score = field(default_factory=Score)
     by_family: dict[str, Score] = field(default_factory=lambda: {family: Score() for family in _FAMILIES})
@@ -171,7 +171,7 @@ def _loss(record: LossRecord) -> float:
 
 
 def scored_curves(folder: Path) -> dict[str, Curve]:
-    """The curves of a folder that are long enough to be scored."""
+    """Return the curves of a folder that are long enough to be scored."""
     paths = sorted(folder.glob("*.csv.gz"))
     return {
         curve_name(path): list(read_recording(path)) for path in paths if not any(w in path.name for w in _NOT_SCORED)
@@ -179,7 +179,7 @@ def scored_curves(folder: Path) -> dict[str, Curve]:
 
 
 def event_table(curves: dict[str, Curve], labels: dict[str, list[Label]]) -> list[str]:
-    """Events found by family, and alarms outside events."""
+    """Return a table of the events found by family, and of alarms outside events."""
     lines = [
         f"| rule | {' | '.join(_FAMILIES)} | false alarms / 100k | false confirmed / 100k | delay, median (90 %) |",
         "|---|" + "---|" * (len(_FAMILIES) + 3),
@@ -201,7 +201,7 @@ def event_table(curves: dict[str, Curve], labels: dict[str, list[Label]]) -> lis
 
 
 def jump_table(curves: dict[str, Curve]) -> list[str]:
-    """Share of one-step jumps found that were added to quiet curves, by height."""
+    """Return a table of the share of one-step jumps found that were added to quiet curves, by height."""
     quiet = {name: curves[name][:_MOST_RECORDS_WITH_JUMPS] for name in _QUIET if name in curves}
     lines = [
         f"| rule | {' | '.join(f'{name}, +{height} nats' for name in quiet for height in _JUMPS_NATS)} |",

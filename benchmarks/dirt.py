@@ -1,8 +1,8 @@
-"""The signs of dirt on text that nobody chose them on: `python -m benchmarks.dirt --tokenizer T NAME=FOLDER…`.
+"""Tests the signs of dirt on text that they were not tuned on: `python -m benchmarks.dirt --tokenizer T NAME=FOLDER…`.
 
-Prints how often clean samples of each folder's text show a sign, and how often samples of eight kinds of dirt, made
-from the same text, do. Signs and thresholds are those of `harness.watch.attribution`; the sample's loss, which is a
-sign too, is not looked at here.
+Prints how often clean samples of each folder's text show a sign, and how often samples of eight kinds of dirt do that
+were made from the same text. Signs and thresholds are those of `harness.watch.attribution`. The sample's loss, which is
+a sign too, is left out here.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ DIRT: dict[str, Spoil] = {
 
 
 def documents(folder: Path) -> Iterator[str]:
-    """The text files below a folder, in the order of their names."""
+    """Return the text files below a folder, in the order of their names."""
     for path in sorted(folder.rglob("*")):
         if path.name.endswith(_ENDINGS) and not path.name.endswith(".gz") and path.is_file():
             text = path.read_text(encoding="utf-8", errors="ignore")[:_MOST_CHARACTERS]
@@ -91,14 +91,14 @@ def documents(folder: Path) -> Iterator[str]:
 
 
 def shows_a_sign(tokens: Sequence[int], tokenizer: Tokenizer) -> bool:
-    """Whether a sample would count as looking like dirt, whatever it loses."""
+    """Return whether a sample would count as looking like dirt, without its loss."""
     signs: dict[str, float | str] = dict(token_signs(np.array(tokens, dtype=np.int64)))
     signs |= text_signs(tokenizer.decode(list(tokens)))
     return any(float(signs[name]) >= least for name, least in _LEAST.items())
 
 
 def share_with_a_sign(texts: Sequence[str], tokenizer: Tokenizer, seq_length: int, most: int) -> tuple[float, int]:
-    """Share of the samples of some texts, and how many samples there are."""
+    """Return the share of samples with a sign in some texts, and the number of samples."""
     row = [token for ids in tokenizer.encode_documents(list(texts)) for token in ids]
     starts = range(0, len(row) - seq_length, seq_length)
     chosen = random.Random(0).sample(starts, min(most, len(starts)))

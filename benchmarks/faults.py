@@ -50,7 +50,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=0, help="Another seed, other trials.")
     parser.add_argument("--minutes", type=float, default=10.0, help="How long.")
-    parser.add_argument("--injections", type=int, help="Stop after so many, if that is earlier.")
+    parser.add_argument("--injections", type=int, help="Stop after this many, if that is earlier.")
     parser.add_argument(
         "--layer",
         choices=[*sorted(SHARES), SWEEP],

@@ -32,7 +32,7 @@ import torch
 
 from benchmarks.gpu_models import DEFAULTS, MODELS, Measured, config_of
 from benchmarks.kernels import Shares, shares, table
-from benchmarks.machine import matmul_tflops, versions
+from benchmarks.measured_machine import matmul_tflops, versions
 from benchmarks.stopwatch import EnoughError, Stopwatch
 from harness.config.schema import Config, ParallelConfig
 from harness.parallel import gpu_environment
@@ -117,7 +117,7 @@ def _found(measured: Measured, config: Config, watch: Stopwatch, rate: float) ->
 
 
 def problems(found: dict[str, Any]) -> list[str]:
-    """What makes a measurement worthless."""
+    """Return the reasons why a measurement is invalid."""
     wrong = []
     fall = found["loss"]["first"] - found["loss"]["last"]
     if not fall >= SMALLEST_FALL_NATS:
@@ -129,7 +129,7 @@ def problems(found: dict[str, Any]) -> list[str]:
 
 
 def text(found: dict[str, Any]) -> str:
-    """The measurement for people, tokens per second first."""
+    """Return the measurement as text, tokens per second first."""
     step, split = found["step_s"], found["shares"]
     assert isinstance(split, Shares), "the shares are not yet JSON"
     return "\n".join(
@@ -160,7 +160,7 @@ def text(found: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    """Measures each model in a process of its own, in the environment that the trainer gives its workers."""
+    """Measure each model in a process of its own, in the environment that the trainer gives its workers."""
     parser = argparse.ArgumentParser(description="Speed of whole training steps on one GPU.")
     parser.add_argument("--model", choices=MODELS, help="default: every model but the toy")
     parser.add_argument("--warm-up", type=int, default=20, help="steps before the timed ones")

@@ -77,7 +77,7 @@ DEFAULTS = ("llama3.2-1b", "llama3-8b-8-layers")
 
 
 def config_of(measured: Measured, folder: Path, train_steps: int) -> Config:
-    """A complete run of so many steps; its text is written into the folder.
+    """Return a complete run of this many steps; its text is written into the folder.
 
     The text is longer than the run, so that no sample is seen twice.
     """

@@ -1,4 +1,4 @@
-"""Where the time of a step goes, from what torch's profiler saw on the GPU."""
+"""Sums up the GPU time of a step by kind of kernel, from the records of torch's profiler."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Kernel:
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """How a stretch of time was spent, in microseconds."""
+    """Use of a period of time, in microseconds."""
 
     total_us: float
     by_kind: dict[str, float]
@@ -43,7 +43,7 @@ class Shares:
 
 
 def kind_of(name: str) -> str:
-    """The kind of a kernel."""
+    """Return the kind of a kernel."""
     return next(kind for kind, pattern in KINDS if re.search(pattern, name.lower()))
 
 
@@ -72,7 +72,7 @@ def busy_us(kernels: Iterable[Kernel]) -> float:
 
 
 def table(found: Shares) -> str:
-    """The shares as a Markdown table, and the kernels that took longest."""
+    """Return the shares as a Markdown table, with the kernels that took longest."""
     rows = [*found.by_kind.items(), ("idle", found.idle_us)]
     lines = ["| part of the step | ms | share |", "|---|---|---|"]
     lines += [f"| {kind} | {took / 1e3:.1f} | {100 * took / found.total_us:.1f} % |" for kind, took in rows]

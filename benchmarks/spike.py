@@ -2,8 +2,8 @@
 
 Three runs of a small model on real text (`benchmarks.spike_scene`): on clean text; on text with garbled code and with
 pages of line breaks in the channel zh, with `harness watch` beside it; and on the same dirty text without it. Prints
-where the watcher went back and what the three runs lose on held-out text, over several seeds: the spread of the clean
-runs is the noise. Draws the curves of the first seed.
+the rollbacks of the watcher and the held-out losses of the three runs over several seeds; the spread of the clean runs
+is the noise. Plots the curves of the first seed.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class Trained:
     run_dir: RunDir
     exit_code: int
     log: Path
-    """What training said."""
+    """Output of the training."""
     watch_log: Path
-    """What the watcher said, if there was one."""
+    """Output of the watcher, if there was one."""
 
     def records(self) -> list[StepRecord]:
-        """The steps that count."""
+        """Return the records of the steps that count."""
         return list(read_records(self.run_dir.metrics))
 
     def held_out(self) -> dict[str, float]:
-        """Held-out loss of every channel at the end, in nats, and of all, weighted as the run's samples are."""
+        """Return the last held-out loss in nats, of every channel and of all, weighted like the run's samples."""
         last = self.records()[-1].values
         losses = {name: last[f"valid/lm_loss/{name}"] for name in SHARES}
         return losses | {"all": sum(losses[name] * share for name, share in SHARES.items()) / sum(SHARES.values())}
@@ -73,7 +73,7 @@ def train(root: Path, scene: Scene, kind: str, seed: int) -> Trained:
 
 @contextmanager
 def _started(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A `harness` command in the background; left over at the end, it is told to leave."""
+    """Run a `harness` command in the background; it is stopped at the end if it still runs."""
     with log.open("wb") as output:
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         process = subprocess.Popen([*_HARNESS, *arguments], env=environment, stdout=output, stderr=subprocess.STDOUT)
@@ -86,7 +86,7 @@ def _started(log: Path, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def table(held_out: dict[str, list[dict[str, float]]]) -> list[str]:
-    """Held-out losses of the runs: mean over the seeds and standard deviation."""
+    """Return a table of the held-out losses of the runs: mean over the seeds and standard deviation."""
     columns = [*SHARES, "all"]
     lines = [f"| run | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     for kind, losses in held_out.items():

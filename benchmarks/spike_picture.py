@@ -1,4 +1,4 @@
-"""Draws three runs beside each other: the losses of the channels that met dirt, and what is lost on held-out text."""
+"""Plots three runs together: the losses of the channels that met dirt, and the held-out losses."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _DOTS_PER_INCH = 80
 
 
 def draw(runs: Mapping[str, RunDir], path: Path) -> None:
-    """One panel for each channel with dirt, one for the held-out loss of all channels, in nats, as a PNG.
+    """Plot one panel for each channel with dirt and one for the held-out loss of all channels, in nats, as a PNG.
 
     Dotted is where the watched run was told to go back, dashed where it went.
     """
@@ -58,7 +58,7 @@ def draw(runs: Mapping[str, RunDir], path: Path) -> None:
 
 
 def _draw_channel(axis: Axes, attempts: Sequence[Sequence[StepRecord]], channel: str, colour: str) -> None:
-    """What counts as a line; what was rolled back as a thin one beside it."""
+    """Plot the attempts that count as a line, and those that were rolled back as a thin one beside it."""
     taken_until = float("inf")
     for attempt in reversed(attempts):
         counted = [record for record in attempt if record.step < taken_until]
@@ -73,7 +73,7 @@ def _losses(records: Sequence[StepRecord], channel: str) -> tuple[list[int], lis
 
 
 def _held_out(run_dir: RunDir) -> tuple[list[int], list[float]]:
-    """Held-out loss of all channels, weighted as the run's samples are, at the evaluations that count."""
+    """Return the held-out loss of all channels, weighted like the run's samples, at the evaluations that count."""
     steps: dict[int, float] = {}
     for record in _records(run_dir):
         losses = {name: record.values.get(f"valid/lm_loss/{name}") for name in SHARES}
@@ -85,7 +85,7 @@ def _held_out(run_dir: RunDir) -> tuple[list[int], list[float]]:
 
 
 def _attempts(run_dir: RunDir) -> Iterator[list[StepRecord]]:
-    """The records of a run, attempt by attempt, those that were rolled back included."""
+    """Return the records of a run, attempt by attempt, those that were rolled back included."""
     attempt: list[StepRecord] = []
     for record in _records(run_dir):
         if attempt and record.attempt != attempt[-1].attempt:

@@ -1,4 +1,4 @@
-"""Real text with two stretches of dirt in it, and the run that meets them: what `benchmarks.spike` shows.
+"""Real text with two sections of dirt, and the run that meets them: the scene of `benchmarks.spike`.
 
 Chinese, English and code of the demo. In the dirty corpus a file of garbled source code lies in the channel `code`, and
 a file of pages that are nothing but line breaks in the channel `zh`, each as a part of its own between clean parts. The
@@ -26,7 +26,7 @@ SHARES = {"zh": 6, "en": 4, "code": 6}
 """Samples of each channel in a step."""
 BATCH = sum(SHARES.values())
 DIRTY = {"code": "part-00001", "zh": "part-00001"}
-"""Where the dirt is."""
+"""The part of each channel that holds dirt."""
 _TOKENIZER_CHARACTERS = 50_000
 _HELD_OUT_TOKENS = 64 * SEQ_LENGTH
 _PIECE_CHARACTERS = 2000
@@ -36,7 +36,7 @@ _PAGE_BREAK = "\n" * 24
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """When what happens."""
+    """The schedule of a scene."""
 
     code_onset: int = 121
     """First step that gets garbled code."""
@@ -79,7 +79,7 @@ def write_corpora(root: Path, scene: Scene) -> None:
 
 
 def configuration(root: Path, scene: Scene, *, corpus: str, seed: int) -> dict[str, Any]:
-    """The run on one of the two corpora. What is about the watcher is sized for steps that take some milliseconds."""
+    """Return the run on one of the two corpora. The watcher's settings suit steps of some milliseconds."""
     channels = {
         name: {"path": str(root / corpus / name), "validation_path": str(root / "held_out" / name)} for name in SHARES
     }
@@ -124,7 +124,7 @@ def configuration(root: Path, scene: Scene, *, corpus: str, seed: int) -> dict[s
 
 
 def _texts(scene: Scene) -> dict[str, list[str]]:
-    """The documents of every channel, clean and mixed well: every stretch of them is like every other."""
+    """Return the documents of every channel, clean and mixed so well that all sections are alike."""
     code_bytes = 5 * _tokens_of("code", scene.clean_steps + scene.dirty_steps)
     code = standard_library_documents(DemoSettings(code_bytes=code_bytes))
     return {
@@ -140,7 +140,7 @@ def _shipped(channel: str) -> list[str]:
 
 
 def _pages(poems: Iterable[str]) -> Iterator[str]:
-    """Poems gathered to pages as a scanned book has them: blank lines down to the next page."""
+    """Join poems to pages like a scanned book: blank lines down to the next page."""
     page = ""
     for poem in poems:
         page += poem + "\n\n"
@@ -161,7 +161,7 @@ def _mixed(documents: Iterable[str]) -> list[str]:
 
 
 def _garbled(documents: Sequence[str]) -> Iterator[str]:
-    """Source code after a conversion gone wrong: other characters in the place of most, some of them unreadable."""
+    """Return source code after a failed conversion: most characters are others, some of them unreadable."""
     chance = random.Random(1)
     marks = [chr(code) for code in range(0x00A1, 0x0180)] + ["\N{REPLACEMENT CHARACTER}"] * 40
     for text in documents:
@@ -169,7 +169,7 @@ def _garbled(documents: Sequence[str]) -> Iterator[str]:
 
 
 def _empty_pages() -> Iterator[str]:
-    """A scan of pages on which nothing was recognized but the number."""
+    """Return a scan of pages on which only the number was recognized."""
     for number in range(1, 10_000):
         yield f"{number}" + "\n" * 1500
 
@@ -188,7 +188,7 @@ def _tokens(tokenizer: Tokenizer, documents: Iterable[str]) -> Iterator[list[int
 
 
 def _take(documents: Iterator[list[int]], num_tokens: int) -> list[list[int]]:
-    """Documents with exactly so many tokens in all; the rest of the last one is left out."""
+    """Return documents with exactly this many tokens in all; the rest of the last one is left out."""
     taken: list[list[int]] = []
     missing = num_tokens
     while missing:
@@ -201,7 +201,7 @@ def _take(documents: Iterator[list[int]], num_tokens: int) -> list[list[int]]:
 
 
 def _tokens_of(channel: str, num_steps: int) -> int:
-    """Tokens of a part that feeds so many steps."""
+    """Return the tokens of a part that lasts this many steps."""
     return num_steps * SHARES[channel] * SEQ_LENGTH + 1
 
 

@@ -1,12 +1,12 @@
-"""What the harness adds to a step: its loop against a bare megatron-core loop of the same model, data and optimizer.
+"""Measures the cost of the harness in a step, against a bare megatron-core loop of the same model, data and optimizer.
 
     python -m benchmarks.step [--rounds 60] [--threads 1]
 
 One process runs `harness.train.main` as it is: data, channel loss, one reduction, agreement on orders, decision,
 metrics.jsonl, TensorBoard, console. After every block of steps it makes the same steps once more in a bare loop, with a
 model and optimizer of its own and the batches ready in memory: Megatron's schedule, its vocabulary-parallel
-cross-entropy, its `finalize_model_grads` and its `optimizer.step()`, no metrics and no data path. Blocks take turns, so
-that a busy machine disturbs both; the gradient norms of both must agree, so that it is the same work.
+cross-entropy, its `finalize_model_grads` and its `optimizer.step()`, no metrics and no data path. Blocks alternate, so
+that a busy machine affects both. The gradient norms of both must agree, which shows that the work is the same.
 
 Two clocks: the wall's, and the processor time of the thread that trains, which other processes cannot lengthen (but
 which does not see waiting either).
@@ -43,7 +43,7 @@ CHANNELS = ("zh", "en", "code")
 
 
 def benchmark_config(folder: Path, train_steps: int, parallel: dict[str, int] | None = None) -> Config:
-    """A Llama of 4 layers of width 256, 1,024 tokens in 4 micro-batches, three channels."""
+    """Return a Llama of 4 layers of width 256, 1,024 tokens in 4 micro-batches, three channels."""
     for seed, name in enumerate(CHANNELS):
         if not (folder / name).exists():
             write_channel(folder / name, vocab_size=VOCAB_SIZE, num_tokens=100_000, seed=seed)
@@ -77,7 +77,7 @@ def benchmark_config(folder: Path, train_steps: int, parallel: dict[str, int] | 
 
 
 class BareLoop:
-    """Megatron's training step and nothing else, on a model and optimizer of its own."""
+    """Megatron's training step and nothing else, on its own model and optimizer."""
 
     def __init__(self, run: Any) -> None:  # noqa: ANN401 (harness.train.run.Run)
         from megatron.core.distributed import finalize_model_grads
@@ -98,7 +98,7 @@ class BareLoop:
             )
 
     def step(self, micro_batches: tuple[Batch, ...], learning_rate: float) -> float:
-        """One training step; the gradient norm."""
+        """Do one training step and return the gradient norm."""
         for chunk in self._chunks:
             chunk.zero_grad_buffer()
         self._optimizer.zero_grad()
@@ -161,11 +161,11 @@ class Clock(NamedTuple):
 
     @staticmethod
     def now() -> Clock:
-        """Both clocks."""
+        """Return both clocks."""
         return Clock(time.perf_counter(), time.thread_time())
 
     def until_now(self) -> Clock:
-        """Since then, per step of a block."""
+        """Return the time since then, per step of a block."""
         now = Clock.now()
         return Clock((now.wall_s - self.wall_s) / BLOCK, (now.thread_s - self.thread_s) / BLOCK)
 
@@ -248,7 +248,7 @@ def turns_of(num_rounds: int) -> Turns:
 
 
 def report(turns: Turns, threads: int) -> str:
-    """The figures as lines of text; the first round is left out."""
+    """Return the figures as lines of text; the first round is left out."""
     ours, bare = turns.harness_calls, turns.bare_calls
     return "\n".join(
         (
@@ -266,7 +266,7 @@ def report(turns: Turns, threads: int) -> str:
 
 
 def _row(label: str, turns: Turns, clock: int) -> str:
-    """Medians of both, and the spread of their ratio over the rounds."""
+    """Return the medians of both, and the spread of their ratio over the rounds."""
     harness, bare = ([step[clock] for step in side[1:]] for side in (turns.harness, turns.bare))
     ratios = sorted(ours / theirs for ours, theirs in zip(harness, bare, strict=True))
     low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]

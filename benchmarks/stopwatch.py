@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from benchmarks.kernels import Kernel
-from benchmarks.machine import gpu_state
+from benchmarks.measured_machine import gpu_state
 
 _ATTENTION = "aten::_scaled_dot_product_"
 
@@ -96,16 +96,16 @@ class Stopwatch:
         return start.elapsed_time(end) / 1e3 if self.device.type == "cuda" else end - start
 
     def step_seconds(self) -> list[float]:
-        """Every timed step."""
+        """Return the seconds of every timed step."""
         chosen = self.marks[self.warm_up : self.warm_up + self.steps + 1]
         return [self.seconds(start, end) for start, end in zip(chosen, chosen[1:], strict=False)]
 
     def forward_backward_seconds(self) -> list[float]:
-        """Forward and backward of every timed step."""
+        """Return the seconds of forward and backward of every timed step."""
         return [self.seconds(*pair) for pair in self.forward_backward[self.warm_up : self.warm_up + self.steps]]
 
     def kernels(self) -> list[Kernel]:
-        """The kernels of the profiled step."""
+        """Return the kernels of the profiled step."""
         return [
             Kernel(name=event.name, start_us=event.time_range.start, end_us=event.time_range.end)
             for event in self.profiler.events()
@@ -113,6 +113,6 @@ class Stopwatch:
         ]
 
     def attention_calls(self) -> dict[str, int]:
-        """Which of torch's attentions the profiled step called, and how often."""
+        """Return the attention functions of torch that the profiled step called, with their numbers of calls."""
         names = [event.name for event in self.profiler.events() if event.name.startswith(_ATTENTION)]
         return {name: names.count(name) for name in sorted(set(names)) if not name.endswith("_backward")}

@@ -60,7 +60,7 @@ def real_documents() -> Iterator[str]:
 
 
 def write_corpus(file: Path, max_bytes: int) -> None:
-    """Real documents in a shuffled order, so that every stretch of the file has some of everything.
+    """Write real documents in a shuffled order, so that every section of the file is a mixture.
 
     Those that spell out the control symbol are left out: to the harness it is text there, to the others it is not.
     """
@@ -78,7 +78,7 @@ def write_corpus(file: Path, max_bytes: int) -> None:
 
 
 def train_tokenizer(corpus: Path, file: Path) -> None:
-    """A byte-level BPE with GPT-2's way to split."""
+    """Train a byte-level BPE with GPT-2's split of text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -93,7 +93,7 @@ def train_tokenizer(corpus: Path, file: Path) -> None:
 
 
 def texts_of(corpus: Path, characters: int | None = None) -> Iterator[str]:
-    """Yields documents of a JSONL file, up to so many characters."""
+    """Yield documents of a JSONL file, up to this many characters."""
     with corpus.open("rb") as lines:
         for line in lines:
             text = json.loads(line)["text"]
@@ -103,7 +103,7 @@ def texts_of(corpus: Path, characters: int | None = None) -> Iterator[str]:
 
 
 def first_lines(corpus: Path, slice_file: Path, num_bytes: int) -> Path:
-    """The beginning of a corpus, for the slow ways."""
+    """Write the beginning of a corpus, for the slow ways."""
     with corpus.open("rb") as lines, slice_file.open("wb") as out:
         while out.tell() < num_bytes and (line := lines.readline()):
             out.write(line)
@@ -111,9 +111,9 @@ def first_lines(corpus: Path, slice_file: Path, num_bytes: int) -> Path:
 
 
 def ours(corpus: Path, tokenizer: Path, out: Path, encoder: str) -> int:
-    """The whole command, its check of the encoder included; returns the tokens."""
-    from data_prep.channels.tokenize import ChannelJob, tokenize_channel
-    from data_prep.text.sample import sample_documents
+    """Run the whole command, its check of the encoder included, and return the tokens."""
+    from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
+    from data_prep.text.sample_documents import sample_documents
     from data_prep.tokenizers.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
     from harness.data.tokenizers.tokenizer import open_tokenizer
 
@@ -127,7 +127,7 @@ def ours(corpus: Path, tokenizer: Path, out: Path, encoder: str) -> int:
 
 
 def library(corpus: Path, tokenizer: Path, out: Path) -> int:
-    """The library's batches alone."""
+    """Run only the library's batches."""
     from tokenizers import Tokenizer
 
     opened = Tokenizer.from_file(str(tokenizer))
@@ -151,13 +151,13 @@ def open_in_worker(folder: Path) -> None:
 
 
 def encode_line(line: bytes) -> list[int]:
-    """One document, as a worker of Megatron-LM's preprocessing encodes it."""
+    """Encode one document as a worker of Megatron-LM's preprocessing does."""
     tokenizer = encode_line.tokenizer  # type: ignore[attr-defined]
     return [*tokenizer.text_to_ids(json.loads(line)["text"]), 0]
 
 
 def recipe(corpus: Path, tokenizer: Path, out: Path) -> int:
-    """Megatron-LM's steps: a pool of processes, `imap` over lines, one builder."""
+    """Run Megatron-LM's steps: a pool of processes, `imap` over lines, one builder."""
     from megatron.core.datasets.indexed_dataset import DType, IndexedDatasetBuilder
 
     out.mkdir()
@@ -201,7 +201,7 @@ def measure(way: str, corpus: Path, tokenizer: Path) -> dict[str, float]:
 
 
 def own_peak_kb() -> int:
-    """Peak of memory of this program; `getrusage` also counts what its process held before it became this program."""
+    """Return this program's peak of memory; `getrusage` would include the peak before the process ran this program."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1])
 
@@ -213,7 +213,7 @@ def processor_seconds() -> float:
 
 
 def in_fresh_process(way: str, corpus: Path, tokenizer: Path) -> dict[str, float]:
-    """The same in a process of its own."""
+    """Measure in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.tokenize", "--way", way, "--input", str(corpus)]
     done = subprocess.run([*command, "--tokenizer", str(tokenizer)], capture_output=True, text=True, check=True)
     numbers: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -221,7 +221,7 @@ def in_fresh_process(way: str, corpus: Path, tokenizer: Path) -> dict[str, float
 
 
 def compare(corpus: Path, tokenizer: Path, folder: Path) -> None:
-    """Prints a table of all ways; the same slice must have the same tokens whatever the way."""
+    """Print a table of all ways; the same slice must give the same tokens in each."""
     small = first_lines(corpus, folder / "slice.jsonl", corpus.stat().st_size // SLOW_SHARE)
     best: dict[str, dict[str, float]] = {}
     for _ in range(NUM_ROUNDS):

@@ -1,8 +1,10 @@
-"""What `harness watch` costs: `python -m benchmarks.watcher [--seconds 120] [--steps-per-second 2] [--channels 12]`.
+"""Measures the cost of `harness watch`.
 
-A run is made up: a writer appends a record per step to its `metrics.jsonl`, with a checkpoint every hundred steps.
-Beside it a real watcher runs as users start it, with the default interval between two looks. Prints the share of a
-core that it used after its start, and its resident memory.
+    python -m benchmarks.watcher [--seconds 120] [--steps-per-second 2] [--channels 12]
+
+The run is synthetic: a writer appends a record per step to its `metrics.jsonl`, with a checkpoint every hundred steps.
+A real watcher runs beside it as users start it, with the default interval between two looks. Prints the share of a core
+that it used after its start, and its resident memory.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ _RECORDS_BEFORE = 20_000
 
 
 def configuration(channels: list[str]) -> dict[str, object]:
-    """A run with these channels; the watcher's settings are the defaults."""
+    """Return a run with these channels; the watcher's settings are the defaults."""
     return {
         "run": {"name": "made-up"},
         "model": {
@@ -57,7 +59,7 @@ def configuration(channels: list[str]) -> dict[str, object]:
 
 
 def record(step: int, channels: list[str], noise: random.Random) -> StepRecord:
-    """A quiet step."""
+    """Return the record of a quiet step."""
     losses = {name: 2.0 + noise.gauss(0.0, 0.02) for name in channels}
     values = {"train/lm_loss": sum(losses.values()) / len(losses), "optim/grad_norm": 1.0 + noise.gauss(0.0, 0.05)}
     values |= {f"train/lm_loss/{name}": loss for name, loss in losses.items()}
@@ -76,13 +78,13 @@ def record(step: int, channels: list[str], noise: random.Random) -> StepRecord:
 
 
 def processor_seconds(pid: int) -> float:
-    """Processor time that a process has used."""
+    """Return the processor time that a process has used."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def peak_memory_mb(pid: int) -> float:
-    """Largest resident memory so far."""
+    """Return the largest resident memory so far."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("VmHWM"))
 

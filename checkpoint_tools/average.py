@@ -1,7 +1,7 @@
-"""The mean of several checkpoints of one model, as a run to go on from or to convert.
+"""Averages several checkpoints of one model, into a run that can be trained further or converted.
 
 The mean is taken tensor by tensor in fp32 and written in each tensor's own format. The result is a run directory with
-one checkpoint without optimizer state, of the step of the last checkpoint that was named.
+one checkpoint without optimizer state. It has the step of the last checkpoint that was named.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def average(paths: Sequence[Path], out: Path, show: ShowProgress, *, hashes: boo
 
 
 def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The mean in fp32, in the format of the first."""
+    """Return the mean, computed in fp32, in the format of the first tensor."""
     total = tensors[0].float().clone()
     for tensor in tensors[1:]:
         total += tensor.float()
@@ -81,7 +81,7 @@ def _num_bytes(ours: OurTensors, name: str) -> int:
 
 
 def _manifest(last: Manifest) -> Manifest:
-    """That of the last checkpoint, without what only holds for its own weights."""
+    """Return the manifest of the last checkpoint, without the fields that only hold for its own weights."""
     kept = {name: last.fingerprint[name] for name in ("model", "tokenizer") if last.fingerprint.get(name)}
     return last.model_copy(
         update={

@@ -120,7 +120,7 @@ def _write_file(
 
 
 def _alone(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor with a storage of its own, for what is saved is the whole storage."""
+    """Return the tensor with its own storage, because a save writes the whole storage."""
     if tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes:
         return tensor
     return tensor.clone(memory_format=torch.contiguous_format)

@@ -42,14 +42,14 @@ class OpenModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """What differs: a field of the model, or a tensor."""
+    """One difference between two models: a field of the configuration, or a tensor."""
 
     name: str
     what: str
 
 
 def open_either(path: Path) -> OpenModel:
-    """A checkpoint (a folder with a manifest) or a Hugging Face model's folder (with a config.json).
+    """Open a checkpoint (a folder with a manifest) or a Hugging Face model's folder (with a config.json).
 
     Raises:
         CheckpointError: it is neither, or damaged.
@@ -75,7 +75,7 @@ def open_either(path: Path) -> OpenModel:
 
 
 def differences(a: OpenModel, b: OpenModel, *, tolerance: float = 0.0, progress: Progress = silent) -> list[Difference]:
-    """What differs between two models, fields first.
+    """Yield the differences between two models, fields first.
 
     Args:
         a: One model.

@@ -136,7 +136,7 @@ def _origin(path: Path, manifest: Manifest) -> list[str]:
 
 
 def _by(tensors: dict[str, dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """Weights first, then the optimizer's state."""
+    """Return tensors in groups: weights first, then the optimizer's state."""
     return sorted(tensors.items(), key=lambda item: (item[0].startswith("optimizer."), item[0]))
 
 

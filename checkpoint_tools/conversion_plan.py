@@ -1,4 +1,4 @@
-"""Which tensor goes into which file: decided from shapes alone, before anything is read."""
+"""Plans a conversion from shapes alone, before any tensor is read: the file of each tensor."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Shard:
 def plan_shards(
     family: Family, model: ModelConfig, described: Described, dtype: torch.dtype | None, max_bytes: int
 ) -> tuple[Shard, ...]:
-    """Files of at most `max_bytes` (more only where a single tensor is larger), tensors in the order of the layers.
+    """Return files of at most `max_bytes` (more only for a single larger tensor), tensors in the order of the layers.
 
     Args:
         family: The family that is written.
@@ -74,7 +74,7 @@ def plan_shards(
 
 
 def require_complete(have: Iterable[str], needed: Iterable[str], place: str) -> None:
-    """Every tensor must be used, and every tensor that is needed must be there.
+    """Check that every tensor is used, and that every needed tensor is there.
 
     Raises:
         CheckpointError: names the tensors on one side only.

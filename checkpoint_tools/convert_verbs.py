@@ -57,9 +57,9 @@ def to_hf(
 ) -> None:
     """Convert CHECKPOINT into a Hugging Face model's folder OUT.
 
-    The architecture comes from the checkpoint. OUT is there only after the proof: every tensor written once, shapes as
+    The architecture comes from the checkpoint. OUT appears only after the proof: every tensor written once, shapes as
     transformers wants them, and logits through megatron-core and transformers equal in fp32. An interrupted conversion
-    goes on where it was.
+    continues where it was.
 
     \b
     Examples:
@@ -101,10 +101,10 @@ def to_hf(
 def from_hf(  # noqa: PLR0913 (one argument per option)
     model: Path, out: Path, workers: int, proof_layers: int | None, expand_layers: str | None, vocab_size: int | None
 ) -> None:
-    """Convert the Hugging Face model in the folder MODEL into a run directory OUT to go on training from.
+    """Convert the Hugging Face model in the folder MODEL into a run directory OUT, to continue its training.
 
-    The architecture comes from config.json; a feature that is not known is refused by name. Only safetensors are read,
-    and no code of the folder is run. OUT is there only after the proof. An interrupted conversion goes on where it was.
+    The architecture comes from config.json; an unknown feature is refused by name. Only safetensors are read, and no
+    code of the folder is run. OUT appears only after the proof. An interrupted conversion continues where it was.
 
     \b
     Example:
@@ -191,7 +191,7 @@ def _report(done: Converted) -> None:
 
 
 def left_out_text(names: Sequence[str]) -> str:
-    """Names of tensors, those of the optimizer and of the layers counted instead of listed."""
+    """Return the names of tensors, with a count in place of the names of optimizer tensors and of layers."""
     kinds = Counter(_KIND.sub(lambda match: "optimizer.*" if match[1] else "*", name) for name in names)
     return ", ".join(kind if count == 1 else f"{kind} ({count})" for kind, count in kinds.items())
 

@@ -1,4 +1,4 @@
-"""What differs between the tensors of two checkpoints, read chunk by chunk: any size fits, and any layouts compare."""
+"""Compares the tensors of two checkpoints chunk by chunk, so that any size fits in memory and layouts may differ."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def compare(
 
 
 def num_bytes(tensor: StoredTensor) -> int:
-    """Size of a tensor as it is stored."""
+    """Return the size of a tensor as stored."""
     return math.prod(tensor.shape) * int(getattr(torch, tensor.dtype).itemsize)
 
 

@@ -1,6 +1,6 @@
-"""Records of the files of a checkpoint that are finished, so that after an interruption nobody writes them again.
+"""Records the finished files of a checkpoint, so that they are not written again after an interruption.
 
-A file is finished when its record is there: the record comes last, and says what lies where in the file.
+A file is finished when its record exists. The record is written last, and lists the contents of the file.
 
 ```
 RECORDS/__0_3.distcp.json   [{"name": …, "shape": […], "dtype": …, "chunk": {"offsets": […], …}}, …]
@@ -29,7 +29,7 @@ class StoredChunk(NamedTuple):
 
 
 def record(records: Path, file: Path, stored: Sequence[StoredChunk]) -> list[StoredChunk]:
-    """Notes that a file is finished, and returns what will be known of it after an interruption.
+    """Record that a file is finished, and return its contents as a resumed conversion will read them.
 
     Its content must have reached the disk.
 
@@ -45,7 +45,7 @@ def record(records: Path, file: Path, stored: Sequence[StoredChunk]) -> list[Sto
 
 
 def recorded(records: Path, file: Path) -> list[StoredChunk] | None:
-    """What lies in a file that is finished and still whole; None for any other."""
+    """Return the contents of a file that is finished and still whole; None for any other."""
     path = records / f"{file.name}.json"
     if not path.exists() or not file.exists():
         return None

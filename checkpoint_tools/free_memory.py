@@ -1,6 +1,6 @@
-"""How much memory this process may still take: that of the machine, or of the job that it runs in, if that is less.
+"""Finds the memory that this process may still take: that of the machine, or of its job, if that is less.
 
-A login node or a Slurm job has a limit of its own, in a control group: `/proc/meminfo` does not know of it.
+A login node or a Slurm job has its own limit, in a control group. `/proc/meminfo` does not show it.
 
 ```
 /proc/self/cgroup   0::/user.slice/…            version 2: files memory.max, memory.current
@@ -19,13 +19,13 @@ _V1, _V2 = ("memory.limit_in_bytes", "memory.usage_in_bytes"), ("memory.max", "m
 def available_bytes(
     meminfo: Path = Path("/proc/meminfo"), own: Path = Path("/proc/self/cgroup"), groups: Path = Path("/sys/fs/cgroup")
 ) -> int:
-    """What can be taken without swapping or being killed, as far as Linux says."""
+    """Return the memory that can be taken without swapping or being killed, as far as Linux reports it."""
     line = next(line for line in meminfo.read_text().splitlines() if line.startswith("MemAvailable:"))
     return min([int(line.split()[1]) * 1024, *_rooms(own, groups)])
 
 
 def _rooms(own: Path, groups: Path) -> Iterator[int]:
-    """Room in each control group that this process is in."""
+    """Yield the free memory of each control group that this process is in."""
     try:
         lines = own.read_text().splitlines()
     except OSError:

@@ -7,7 +7,7 @@ OUT/checkpoints/step_0000000/    the weights; `harness train CONFIG --run-dir OU
     conversion.json              what was converted, and the proof
 ```
 
-An interrupted conversion goes on where it was, also in the proof.
+An interrupted conversion continues where it was, also in the proof.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
 
 
 def _record(theirs: TheirTensors, growth: Growth) -> dict[str, object]:
-    """What is converted into what: an interrupted conversion is gone on with only if all of it is the same."""
+    """Return the input, output and settings of a conversion: an interrupted one is resumed only if all are the same."""
     weights = [(name, (theirs.path / name).stat()) for name in sorted(set(theirs.files.values()))]
     seen = [(name, status.st_size, status.st_mtime_ns) for name, status in weights]
     return {
@@ -177,7 +177,7 @@ def _manifest(theirs: TheirTensors, model: ModelConfig) -> Manifest:
 
 
 def _tokenizer_fingerprint(folder: Path) -> dict[str, Any]:
-    """What a run must find in its own tokenizer; nothing if the model brings none, or two files to choose from."""
+    """Return the fingerprint that a run must find in its own tokenizer; empty unless the model brings exactly one."""
     found = [name for name in _TOKENIZERS if (folder / name).is_file()]
     if len(found) != 1:
         return {}

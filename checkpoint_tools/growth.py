@@ -22,7 +22,7 @@ Read = Callable[[str], torch.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Growth:
-    """How a model grows. Without arguments it does not."""
+    """Growth of a model. Without arguments nothing grows."""
 
     copied_layers: tuple[int, ...] = ()
     """Layers, counted from 0, that are followed by a copy of themselves."""
@@ -31,11 +31,11 @@ class Growth:
 
     @property
     def is_none(self) -> bool:
-        """Whether nothing grows."""
+        """True if nothing grows."""
         return not self.copied_layers and self.vocab_size is None
 
     def grown(self, model: ModelConfig) -> ModelConfig:
-        """The larger model.
+        """Return the larger model.
 
         Raises:
             UsageError: a layer is named that the model does not have, or one twice; the vocabulary would shrink.
@@ -54,7 +54,7 @@ class Growth:
         return model.model_copy(update={"num_layers": model.num_layers + len(self.copied_layers), "vocab_size": size})
 
     def first_layers(self, num_layers: int) -> int:
-        """Layers of the larger model that come from the first so many of the smaller one."""
+        """Return the number of layers of the larger model that come from the first `num_layers` of the smaller one."""
         return num_layers + sum(layer < num_layers for layer in self.copied_layers)
 
     def reader(self, read: Read, model: ModelConfig) -> Read:
@@ -81,7 +81,7 @@ class Growth:
 
 
 def _more_rows(rows: torch.Tensor, model: ModelConfig, grown: ModelConfig) -> torch.Tensor:
-    """`[P, H]` of the smaller vocabulary to `[P, H]` of the larger one, padded with zeros."""
+    """Extend `[P, H]` of the smaller vocabulary to `[P, H]` of the larger one, with zeros."""
     result = rows.new_zeros(grown.padded_vocab_size, rows.size(1))
     result[: model.vocab_size] = rows[: model.vocab_size]
     result[model.vocab_size : grown.vocab_size] = rows[: model.vocab_size].float().mean(dim=0).to(rows.dtype)

@@ -1,12 +1,12 @@
-"""How fused tensors are split into Hugging Face's and joined again: pure functions on tensors.
+"""Splits fused tensors into Hugging Face's and joins them again: pure functions on tensors.
 
 Shapes: H hidden, N query heads, G query groups (key/value heads), D head size, F inner width of the MLP, V true
 vocabulary, P padded vocabulary. A bias has the same leading dimension and no H. Every function works on `meta` tensors
-too, which is how shapes are planned.
+too, so that shapes can be planned.
 
 Megatron's fused query-key-value projection is `[G·(N/G + 2)·D, H]`: for each group its queries, then its key, then its
 value. The gated first projection is `[2·F, H]`: the gate, then the up projection. Both are in this order in a
-checkpoint, whatever the tensor-parallel size that wrote it.
+checkpoint, under any tensor-parallel size that wrote it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Fusion:
 
 
 def split_qkv(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
-    """`[G·(N/G + 2)·D, H]` to queries `[N·D, H]`, keys `[G·D, H]`, values `[G·D, H]`."""
+    """Split `[G·(N/G + 2)·D, H]` into queries `[N·D, H]`, keys `[G·D, H]`, values `[G·D, H]`."""
     groups, size, rest = model.query_groups, model.head_size, fused.shape[1:]
     queries = model.num_attention_heads // groups
     by_group = fused.reshape(groups, queries + 2, size, *rest)
@@ -40,29 +40,29 @@ def split_qkv(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ..
 
 
 def join_qkv(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
-    """The inverse of `split_qkv`."""
+    """Join queries, keys and values: the inverse of `split_qkv`."""
     groups, size = model.query_groups, model.head_size
     by_group = [part.reshape(groups, -1, size, *part.shape[1:]) for part in parts]
     return torch.cat(by_group, dim=1).reshape(-1, *parts[0].shape[1:])
 
 
 def split_gate_up(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
-    """`[2·F, H]` to gate `[F, H]` and up `[F, H]`."""
+    """Split `[2·F, H]` into gate `[F, H]` and up `[F, H]`."""
     return torch.tensor_split(fused, 2)
 
 
 def join_gate_up(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
-    """The inverse of `split_gate_up`."""
+    """Join gate and up: the inverse of `split_gate_up`."""
     return torch.cat(tuple(parts))
 
 
 def cut_vocabulary(padded: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
-    """`[P, H]` to `[V, H]`: the padding is never predicted or trained."""
+    """Cut `[P, H]` to `[V, H]`: the padding is never predicted or trained."""
     return (padded[: model.vocab_size],)
 
 
 def pad_vocabulary(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
-    """`[V, H]` to `[P, H]`, with zeros as at the start of a training."""
+    """Pad `[V, H]` to `[P, H]`, with zeros as at the start of a training."""
     (rows,) = parts
     padding = rows.new_zeros(model.padded_vocab_size - rows.size(0), *rows.shape[1:])
     return torch.cat((rows, padding))

@@ -30,7 +30,7 @@ _ALONE = Layout(tensor=1, pipeline=1, virtual_pipeline=1, context=1, data=1)
 
 
 def trace(directory: Path, model: ModelConfig, tokens_BS: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """What the model of a checkpoint computes, in fp32 with weights rounded to `dtype`: fp32 `[B, S, …]` on the CPU."""
+    """Return the trace of a checkpoint's model, computed in fp32 with weights rounded to `dtype`, on the CPU."""
     with _world() as ranks:
         config = _config(model, tokens_BS.size(1))
         from harness.checkpoint import mcore as checkpoint_files
@@ -68,7 +68,7 @@ def _keep(kept: dict[str, torch.Tensor], name: str) -> Callable[..., None]:
 
 
 def _config(model: ModelConfig, seq_length: int) -> Config:
-    """A run of that model on one process; nothing of it but the model matters."""
+    """Return a run of that model on one process; only its model matters."""
     phase = PhaseConfig(name="proof", train_steps=1, seq_length=seq_length, global_batch_size=1, blend={"none": 1.0})
     return Config(
         run=RunConfig(name="proof"),
@@ -82,7 +82,7 @@ def _config(model: ModelConfig, seq_length: int) -> Config:
 
 @contextmanager
 def _world() -> Iterator[Any]:
-    """A world of this process alone, left at the end."""
+    """Create a world of this process alone, and destroy it at the end."""
     with warnings.catch_warnings(), tempfile.TemporaryDirectory(prefix="harness-proof-") as folder:
         silence_libraries()
         from harness.parallel import mcore as parallel

@@ -12,12 +12,12 @@ from harness.text import size_text, table
 
 
 def is_model_folder(path: Path) -> bool:
-    """Whether a folder holds a Hugging Face model and no checkpoint."""
+    """Return whether a folder holds a Hugging Face model and no checkpoint."""
     return (path / "config.json").is_file() and not (path / MANIFEST_NAME).is_file()
 
 
 def inspected(path: Path) -> dict[str, Any]:
-    """What is in a folder: family, model, and every tensor with its shape, format, file and size.
+    """Return the contents of a folder: family, model, and every tensor with its shape, format, file and size.
 
     Raises:
         CheckpointError: it is damaged, or of a model that is not known here.
@@ -44,7 +44,7 @@ def inspected(path: Path) -> dict[str, Any]:
 
 
 def inspected_text(path: Path) -> str:
-    """The same for people."""
+    """Return the contents of a folder as text."""
     found = inspected(path)
     tensors: dict[str, dict[str, Any]] = found["tensors"]
     rows = [(name, str(t["shape"]), t["dtype"], t["file"], size_text(t["bytes"])) for name, t in tensors.items()]
@@ -55,7 +55,7 @@ def inspected_text(path: Path) -> str:
 
 
 def difference_text(first: Path, second: Path, *, as_json: bool) -> tuple[int, str]:
-    """How many weights and settings of two models differ, and which; either may be a checkpoint.
+    """Return the number and the names of weights and settings that differ; either model may be a checkpoint.
 
     Tensors go by our names, without the padding of the vocabulary; a checkpoint's optimizer state is left aside.
 

@@ -37,7 +37,7 @@ class OurTensors:
     model: ModelConfig
     places: Mapping[str, _Place]
     left_out: tuple[str, ...] = ()
-    """Tensors that are no weights: the optimizer's state."""
+    """Tensors that are not weights: the optimizer's state."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,7 +45,7 @@ class OurTensors:
         return tuple(self.places)
 
     def shape(self, name: str) -> Shape:
-        """Shape of a weight."""
+        """Return the shape of a weight."""
         place = self.places[name]
         return place.stored.shape if place.layer is None else place.stored.shape[1:]
 
@@ -54,7 +54,7 @@ class OurTensors:
         return DTYPES[self.places[name].stored.dtype]
 
     def read(self, name: str) -> torch.Tensor:
-        """A weight, whole."""
+        """Read a whole weight."""
         place = self.places[name]
         shape = place.stored.shape
         if place.layer is None:
@@ -78,7 +78,7 @@ def open_checkpoint(path: Path, *, hashes: bool = True) -> OurTensors:
 
 
 def model_of(manifest: Manifest, path: Path) -> ModelConfig:
-    """The model of a checkpoint, from its manifest; it rotates as in the phase that was trained last.
+    """Return the model of a checkpoint, from its manifest, with the rotary settings of the phase that was trained last.
 
     Raises:
         CheckpointError: the manifest describes none that this version knows.
@@ -96,7 +96,7 @@ def model_of(manifest: Manifest, path: Path) -> ModelConfig:
 
 
 def places_of(index: Mapping[str, StoredTensor], model: ModelConfig, path: Path) -> dict[str, _Place]:
-    """Where each weight of a model lies, by its numbered name.
+    """Return the place of each weight of a model, by its numbered name.
 
     Raises:
         CheckpointError: the index is of another model.

@@ -34,9 +34,9 @@ _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 @contextmanager
 def begun(out: Path, record: Mapping[str, object]) -> Iterator[Path]:
-    """The partial folder to write into: that of an interrupted conversion with the same record, or an empty one.
+    """Return the partial folder to write into: that of an interrupted conversion with the same record, or an empty one.
 
-    Nobody else writes there meanwhile. After an error it stays, for the next call to go on with.
+    No other process writes there meanwhile. After an error it stays, and the next call continues in it.
 
     Raises:
         UsageError: there is something at OUT, another process converts to it, or what is at OUT.partial is no
@@ -60,7 +60,7 @@ def begun(out: Path, record: Mapping[str, object]) -> Iterator[Path]:
 
 
 def publish(partial: Path, out: Path, record: Mapping[str, object]) -> None:
-    """Renames the partial folder; `record`, which may say more than at the beginning, replaces what was noted then.
+    """Rename the partial folder. `record`, which may have more fields now, replaces the one of the beginning.
 
     Raises:
         CheckpointError: the disk refused; the partial folder is still there.
@@ -118,7 +118,7 @@ def _prepare(partial: Path, record: Mapping[str, object]) -> None:
 
 
 def _noted(path: Path) -> dict[str, Any] | None:
-    """What was noted at the beginning; the proof came later, just before an interruption."""
+    """Return the record of the beginning, without the proof that came later, just before an interruption."""
     try:
         found = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):

@@ -38,12 +38,12 @@ _BYTES_PER_PARAMETER = 12
 _SHARE_OF_MEMORY = 0.7
 
 Trace = Mapping[str, torch.Tensor]
-"""What a model computes on the way, in order: `embedding`, `layer 0` …, `final norm`, `logits`; fp32 `[B, S, …]`."""
+"""Intermediate values of a model in order: `embedding`, `layer 0` …, `final norm`, `logits`; fp32 `[B, S, …]`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """What was compared, and how far apart the two models are."""
+    """The comparison of two models: its extent, and the distances found."""
 
     num_layers: int
     of_layers: int
@@ -57,7 +57,7 @@ class Proof:
 
     @property
     def holds(self) -> bool:
-        """Whether everything is within the bounds."""
+        """True if every distance is within its bound."""
         return (
             self.first_difference is None
             and self.max_difference <= MAX_RELATIVE_DIFFERENCE * self.largest_logit
@@ -66,7 +66,7 @@ class Proof:
         )
 
     def as_json(self) -> dict[str, object]:
-        """The numbers and the bounds."""
+        """Return the numbers and the bounds."""
         bounds = {
             "max_relative_difference": MAX_RELATIVE_DIFFERENCE,
             "kl": MAX_KL,
@@ -75,7 +75,7 @@ class Proof:
         return {**asdict(self), "bounds": bounds}
 
     def summary(self) -> str:
-        """The numbers in one line."""
+        """Return the numbers in one line."""
         layers = f"{self.num_layers} of {self.of_layers} layers" if self.num_layers < self.of_layers else "all layers"
         return (
             f"logits through megatron-core and transformers ({layers}, fp32): largest difference "
@@ -128,13 +128,13 @@ def prove(
 
 
 def _common(trace: Trace, vocab_size: int) -> Trace:
-    """What a model shares with a larger one that computes the same."""
+    """Return the part of a trace that a model shares with a larger one that computes the same."""
     kept = {name: value for name, value in trace.items() if not name.startswith("layer ")}
     return {**kept, "logits": kept["logits"][..., :vocab_size]}
 
 
 def compare(ours: Trace, theirs: Trace, *, num_layers: int, of_layers: int) -> Proof:
-    """How far apart two traces are."""
+    """Return the distances between two traces."""
     assert list(ours) == list(theirs), f"the traces have different places: {list(ours)}, {list(theirs)}"
     a, b = ours["logits"].double(), theirs["logits"].double()
     difference = (a - b).abs()
@@ -152,13 +152,13 @@ def compare(ours: Trace, theirs: Trace, *, num_layers: int, of_layers: int) -> P
 
 
 def prompts(vocab_size: int) -> torch.Tensor:
-    """Fixed token ids `[B, S]` that look like noise and use the whole vocabulary."""
+    """Return fixed token ids `[B, S]` that look like noise and use the whole vocabulary."""
     positions = torch.arange(NUM_PROMPTS * PROMPT_TOKENS, dtype=torch.int64)
     return (positions * 2654435761 % 4294967291 % vocab_size).reshape(NUM_PROMPTS, PROMPT_TOKENS)
 
 
 def layers_that_fit(model: ModelConfig, memory_bytes: int) -> int:
-    """How many of the first layers can be compared in so much memory; 0: not even one."""
+    """Return the number of first layers that can be compared in this much memory; 0: not even one."""
     room = memory_bytes * _SHARE_OF_MEMORY
     return max((number for number in range(1, model.num_layers + 1) if _bytes_of(model, number) <= room), default=0)
 

@@ -25,7 +25,7 @@ _RECORDS = "finished"
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenRun:
-    """What was done."""
+    """The result of writing a run."""
 
     checkpoint: Path
     seconds: float

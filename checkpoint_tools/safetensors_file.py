@@ -69,7 +69,7 @@ class SafetensorsWriter:
         self._file.write(flat.view(torch.uint8).numpy().data)
 
     def __enter__(self) -> SafetensorsWriter:
-        """The writer itself."""
+        """Return the writer itself."""
         return self
 
     def __exit__(
@@ -86,7 +86,7 @@ class SafetensorsWriter:
 
 
 def _layout(entries: Mapping[str, Entry]) -> tuple[bytes, dict[str, int]]:
-    """The header, and where each tensor begins behind it."""
+    """Return the header, and the begin of each tensor behind it."""
     offsets: dict[str, int] = {}
     described: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0

@@ -14,7 +14,7 @@ NUM_TOKENS = 24
 
 
 def write_line(folder: Path, prompt: str, num_tokens: int = NUM_TOKENS) -> str:
-    """The prompt and what the model writes after it, on one line.
+    """Return the prompt and the text that the model writes after it, on one line.
 
     Raises:
         CheckpointError: the folder holds no model that is known here.

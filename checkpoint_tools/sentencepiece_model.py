@@ -34,7 +34,7 @@ _PROBES = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Settings:
-    """What the protobuf says beside the pieces."""
+    """Settings of the protobuf besides the pieces."""
 
     is_unigram: bool
     charsmap: bytes
@@ -43,7 +43,7 @@ class _Settings:
 
 
 def as_tokenizer_json(content: bytes) -> str | None:
-    """The `tokenizer.json` of a SentencePiece `.model`; None if it cannot be expressed with the same ids."""
+    """Return the `tokenizer.json` of a SentencePiece `.model`; None if it cannot be expressed with the same ids."""
     library = importlib.import_module("sentencepiece")
     processor = library.SentencePieceProcessor(model_proto=content)
     settings = _settings(content)
@@ -117,7 +117,10 @@ def _unigram(processor: Any, pieces: list[str]) -> dict[str, Any]:  # noqa: ANN4
 
 
 def _bpe(processor: Any, pieces: list[str]) -> dict[str, Any]:  # noqa: ANN401
-    """SentencePiece merges the pair whose result has the best score; here every way to make a piece is a merge."""
+    """Return the BPE model, in which every way to make a piece is a merge.
+
+    SentencePiece merges the pair whose result has the best score.
+    """
     ids = {piece: number for number, piece in enumerate(pieces) if _is_text(processor, number)}
     ranked: list[tuple[float, int, int, int]] = []
     for piece, number in ids.items():
@@ -158,7 +161,7 @@ def _settings(content: bytes) -> _Settings | None:
 
 
 def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a protobuf message: numbers, or bytes."""
+    """Yield the fields of a protobuf message: numbers, or bytes."""
     place = 0
     while place < len(content):
         key, place = _varint(content, place)

@@ -52,12 +52,12 @@ class TheirTensors:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Names of the tensors that say nothing."""
+        """Names of the tensors that do not matter."""
         named = set(self.names)
         return tuple(name for name in self.files if name not in named)
 
     def read(self, name: str) -> torch.Tensor:
-        """A tensor, whole.
+        """Read a whole tensor.
 
         Raises:
             CheckpointError: there is none of that name, or the file is damaged.
@@ -69,7 +69,7 @@ class TheirTensors:
         return tensor
 
     def described(self, name: str) -> tuple[Shape, torch.dtype]:
-        """Shape and number format of a tensor, without reading it.
+        """Return shape and number format of a tensor, without reading it.
 
         Raises:
             CheckpointError: as `read`, and for number formats that are no weights.
@@ -96,7 +96,7 @@ def open_model(path: Path) -> TheirTensors:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object out of a JSON file.
+    """Read a JSON object from a file.
 
     Raises:
         CheckpointError: it is missing, too large, or no JSON object.
@@ -119,7 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def open_checked(path: Path) -> Iterator[Any]:
-    """A regular file, opened for reading bytes; links are refused."""
+    """Open a regular file for reading bytes; links are refused."""
     import os
 
     with os.fdopen(open_regular(path), "rb") as file:

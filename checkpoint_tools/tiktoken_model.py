@@ -27,7 +27,7 @@ _PROBES = (
 
 
 def as_tokenizer_json(tokenizer: TiktokenTokenizer) -> str | None:
-    """The `tokenizer.json` of a tiktoken file; None if it cannot be expressed with the same ids."""
+    """Return the `tokenizer.json` of a tiktoken file; None if it cannot be expressed with the same ids."""
     ranks = _ranks(tokenizer.path.read_bytes())
     merges = [
         parts for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1 and (parts := _parts(token, ranks))
@@ -74,7 +74,7 @@ def _ranks(content: bytes) -> dict[bytes, int]:
 
 
 def _parts(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
-    """The two parts that a token is joined of; None for one that tiktoken never makes by joining two."""
+    """Return the two parts that a token is joined from; None for one that tiktoken never makes by joining."""
     parts = [token[place : place + 1] for place in range(len(token))]
     while len(parts) > 2:
         below = [ranks.get(parts[place] + parts[place + 1], ranks[token]) for place in range(len(parts) - 1)]
@@ -86,7 +86,7 @@ def _parts(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | No
 
 
 def _characters() -> list[str]:
-    """GPT-2's printable character for each byte: itself if it is one, else the next free one from 256 on."""
+    """Return GPT-2's printable character for each byte: itself if it is one, else the next free one from 256 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]

@@ -36,7 +36,7 @@ NUM_WORKERS = 4
 
 @dataclass(frozen=True, kw_only=True)
 class ToHf:
-    """What is asked for."""
+    """Settings of a conversion."""
 
     checkpoint: Path
     out: Path
@@ -49,7 +49,7 @@ class ToHf:
     """The tokenizer to put beside the weights; None: the run's."""
     without_tokenizer: bool = False
     hashes: bool = True
-    """Whether the content of all files of the checkpoint is verified, not only sizes and small files."""
+    """The content of all files of the checkpoint is verified, not only sizes and small files."""
     num_workers: int = NUM_WORKERS
     proof_layers: int | None = None
     """Layers that are compared; None: as many as fit into memory."""
@@ -57,7 +57,7 @@ class ToHf:
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """What was done."""
+    """The result of a conversion."""
 
     out: Path
     family: Family
@@ -69,9 +69,9 @@ class Converted:
     """Reading and writing the rest of the weights, without verification and proof."""
     proof: Proof
     left_out: tuple[str, ...] = ()
-    """Source tensors that were not converted, because they are no weights or copies of others."""
+    """Source tensors that were not converted, because they are not weights or are copies of others."""
     warnings: tuple[str, ...] = ()
-    """What a user should know who goes on with the result."""
+    """Warnings for a user who continues with the result."""
 
 
 def convert(job: ToHf, show: ShowProgress) -> Converted:
@@ -114,7 +114,7 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
 
 
 def _require_checkpoint(path: Path) -> None:
-    """Tells what is mixed up where that is plain; everything else is told by the reader."""
+    """Refuse a run directory or a Hugging Face model given in place of a checkpoint; the reader finds other errors."""
     if RunDir(path).checkpoints.is_dir():
         raise UsageError(
             f"{path} is a run directory: name one of its checkpoints. List them: harness checkpoint list {path}"
@@ -151,7 +151,7 @@ def _write_shard(path: Path, ours: OurTensors, shard: Shard, progress: Progress)
 def _record(
     ours: OurTensors, family: Family, shards: Sequence[Shard], tokenizer: TokenizerFiles | None, job: ToHf
 ) -> dict[str, object]:
-    """What is converted into what: an interrupted conversion is gone on with only if all of it is the same."""
+    """Return the input, output and settings of a conversion: an interrupted one is resumed only if all are the same."""
     formats = sorted({str(entry.dtype).removeprefix("torch.") for shard in shards for entry in shard.entries})
     return {
         "converted": "to-hf",
@@ -171,7 +171,7 @@ def _record(
 def _write_settings(
     folder: Path, ours: OurTensors, family: Family, tokenizer: TokenizerFiles | None, shards: Sequence[Shard]
 ) -> None:
-    """`config.json`, `generation_config.json`, the index of the weights, and the tokenizer's files."""
+    """Write `config.json`, `generation_config.json`, the index of the weights, and the tokenizer's files."""
     extras = {**(tokenizer.special_ids if tokenizer else {}), **_kept_settings(ours)}
     ids = {key: value for key, value in extras.items() if key.endswith("_token_id") and value is not None}
     formats = {entry.dtype for shard in shards for entry in shard.entries}
@@ -190,7 +190,7 @@ def _write_settings(
 
 
 def _kept_settings(ours: OurTensors) -> dict[str, object]:
-    """What does not change the function: the special ids of the model that training began from, and the lengths."""
+    """Return settings that do not change the function: the special ids of the model it began from, and the lengths."""
     source = ours.path.resolve().parent.parent / SOURCE_FOLDER / "config.json"
     kept = read_json(source) if source.is_file() else {}
     settings: dict[str, object] = {
@@ -207,7 +207,7 @@ def _kept_settings(ours: OurTensors) -> dict[str, object]:
 
 
 def _rotates_as(model: ModelConfig, kept: Fields) -> bool:
-    """Whether a model rotates as the one that training began from, which stretches only longer sequences."""
+    """Return whether the rotary positions equal those of the original model, which stretches only longer sequences."""
     plain = {"rope_theta": kept.get("rope_theta") or (kept.get("rope_parameters") or {}).get("rope_theta")}
     return dynamic_scaling(kept) is not None and rotary_fields(model) == {**plain, "rope_scaling": None}
 

@@ -30,17 +30,17 @@ _ADVICE = "Name it with --tokenizer, or give --without-tokenizer"
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerFiles:
-    """What is put beside the weights."""
+    """The tokenizer's files to put beside the weights."""
 
     files: Mapping[str, bytes]
     special_ids: dict[str, object] = field(default_factory=dict)
     """Keys for `config.json`."""
     warning: str | None = None
-    """What a user should know who wants to load it."""
+    """Warning for a user who wants to load it."""
 
 
 def find_tokenizer(ours: OurTensors, named: Path | None) -> TokenizerFiles | None:
-    """The tokenizer that a checkpoint was trained with; None if it was trained without one and none was named.
+    """Return the tokenizer that a checkpoint was trained with; None if it had none and none was named.
 
     Raises:
         UsageError: it is not where the run had it.
@@ -72,7 +72,7 @@ def find_tokenizer(ours: OurTensors, named: Path | None) -> TokenizerFiles | Non
 
 
 def _path_in_run(checkpoint: Path) -> Path | None:
-    """`data.tokenizer` of the run that a checkpoint lies in, or what `from-hf` kept."""
+    """Return `data.tokenizer` of the run that a checkpoint lies in, or the path that `from-hf` kept."""
     run = checkpoint.resolve().parent.parent
     try:
         configured = load_config(run / "config.yaml").data.tokenizer
@@ -95,7 +95,7 @@ def _files(tokenizer: Tokenizer) -> dict[str, bytes]:
 
 
 def _translated(tokenizer: Tokenizer, text: str | None) -> dict[str, bytes]:
-    """A tokenizer as transformers reads it; nothing if that would give other ids."""
+    """Return a tokenizer as transformers reads it; empty if that would give other ids."""
     if text is None:
         return {}
     symbols = {symbol["id"]: symbol["content"] for symbol in json.loads(text)["added_tokens"]}

@@ -50,7 +50,7 @@ class StoredTensor:
 
 
 def read_index(folder: Path) -> dict[str, StoredTensor]:
-    """All tensors of a checkpoint whose small files have been verified; objects that are no tensors are left out.
+    """Return all tensors of a checkpoint whose small files have been verified, without objects that are not tensors.
 
     Raises:
         CheckpointError: `.metadata` is damaged, names what it must not, or does not describe whole tensors.
@@ -62,7 +62,7 @@ def read_index(folder: Path) -> dict[str, StoredTensor]:
 
 
 def read_region(folder: Path, tensor: StoredTensor, offsets: Shape, sizes: Shape) -> torch.Tensor:
-    """A block of a tensor; only the chunks that overlap it are read.
+    """Read a block of a tensor, and only the chunks that overlap it.
 
     Raises:
         CheckpointError: a chunk is not what the index says.

@@ -24,7 +24,7 @@ _NOT_SETTINGS = ("model_type", "auto_map", "architectures", "transformers_versio
 
 
 def require_shapes(theirs: TheirTensors) -> None:
-    """Every tensor of the model that transformers would build is there, of the same shape, and nothing else is.
+    """Check that the model that transformers would build has the same tensors with the same shapes.
 
     Raises:
         CheckpointError: the folder does not hold that model.
@@ -49,7 +49,7 @@ def require_shapes(theirs: TheirTensors) -> None:
 
 
 def require_frequencies(theirs: TheirTensors, model: ModelConfig, bound: float) -> None:
-    """The rotary frequencies of transformers are ours.
+    """Check that the rotary frequencies of transformers equal ours.
 
     Raises:
         CheckpointError: they are not.
@@ -66,7 +66,7 @@ def require_frequencies(theirs: TheirTensors, model: ModelConfig, bound: float) 
 
 
 def trace(theirs: TheirTensors, tokens_BS: torch.Tensor, num_layers: int) -> dict[str, torch.Tensor]:
-    """What the first layers of the model compute, through transformers in fp32."""
+    """Return the trace of the first layers of the model, through transformers in fp32."""
     model = load(theirs, num_layers)
     kept: dict[str, torch.Tensor] = {}
     places = {"embedding": "model.embed_tokens"}
@@ -81,7 +81,7 @@ def trace(theirs: TheirTensors, tokens_BS: torch.Tensor, num_layers: int) -> dic
 
 
 def load(theirs: TheirTensors, num_layers: int | None = None) -> Any:  # noqa: ANN401 (a model of transformers)
-    """The model as transformers loads it, in fp32 on the CPU, or its first layers.
+    """Return the model as transformers loads it, in fp32 on the CPU, or its first layers.
 
     Raises:
         CheckpointError: transformers misses something, or finds something that it does not know.
@@ -125,7 +125,7 @@ def _judged(theirs: TheirTensors, name: str, tensor: torch.Tensor) -> dict[str, 
 
 
 def _config(theirs: TheirTensors, num_layers: int | None, changes: Fields | None = None) -> Any:  # noqa: ANN401
-    """The configuration out of the keys that `families.config_json` let pass, never out of the folder's code."""
+    """Return the configuration from the keys that `families.config_json` admits, never from the folder's code."""
     family, fields = theirs.family, theirs.fields
     if family.judge is not None:
         family, fields = FAMILIES["llama"], fields_for(theirs.model, FAMILIES["llama"], {})
@@ -163,7 +163,7 @@ def _class(name: str) -> Any:  # noqa: ANN401 (a class of transformers)
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' bars and its list of the layers that a shorter model leaves out."""
+    """Silence transformers' bars and its list of the layers that a shorter model leaves out."""
     logging = importlib.import_module("transformers.utils.logging")
     before = logging.get_verbosity()
     logging.set_verbosity_error()

@@ -13,7 +13,7 @@ from harness.errors import UsageError
 
 if TYPE_CHECKING:
     from data_prep.channels.long_documents import LongDocuments
-    from data_prep.channels.tokenize import ChannelJob
+    from data_prep.channels.tokenize_channel import ChannelJob
 
 CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -44,7 +44,7 @@ CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 @click.option(
     "--max-document-tokens",
     type=click.IntRange(min=2),
-    help="Longest document, its end-of-document token included; what becomes of longer ones says --long-documents.",
+    help="Longest document, its end-of-document token included; --long-documents decides about longer ones.",
 )
 @click.option(
     "--long-documents",
@@ -63,7 +63,7 @@ CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
     type=click.FloatRange(0, 1),
     default=0.01,
     show_default=True,
-    help="Give up if more than this share of the lines are no documents.",
+    help="Give up if more than this share of the lines are not documents.",
 )
 def tokenize(  # noqa: PLR0913 - one argument per option
     *,
@@ -90,7 +90,7 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     makes
       data/zh/part-00000.bin, part-00000.idx, …   what training reads
       data/zh/parts.jsonl                         one line per finished part
-      data/zh/rejected.jsonl                      lines that are no documents, and why
+      data/zh/rejected.jsonl                      lines that are not documents, and why
       data/zh/source.json                         what the channel was made from
       data/zh/resume.jsonl                        where in the input each part ends
     and a configuration names it with
@@ -106,7 +106,7 @@ def tokenize(  # noqa: PLR0913 - one argument per option
             "and '-', the first a letter or digit."
         )
     # Imported here so that --help stays instant.
-    from data_prep.channels.tokenize import ChannelJob
+    from data_prep.channels.tokenize_channel import ChannelJob
     from data_prep.text.input_files import find_inputs
 
     job = ChannelJob(
@@ -125,10 +125,10 @@ def tokenize(  # noqa: PLR0913 - one argument per option
 def _make_channel(job: ChannelJob, tokenizer: Path, encoder: str) -> None:
     from rich.console import Console
 
-    from data_prep.channels.progress import shown_progress
-    from data_prep.channels.tokenize import tokenize_channel
+    from data_prep.channels.preparation_progress import shown_progress
+    from data_prep.channels.tokenize_channel import tokenize_channel
     from data_prep.text.input_files import file_bytes
-    from data_prep.text.sample import sample_documents
+    from data_prep.text.sample_documents import sample_documents
     from data_prep.tokenizers.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
     from harness.data.tokenizers.tokenizer import open_tokenizer
 

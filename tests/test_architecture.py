@@ -16,6 +16,19 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "data_prep", "checkpoint_tools")
 SOURCES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
+IN_PLAIN_ENGLISH = (
+    "benchmarks",
+    "checkpoint_tools",
+    "data_prep",
+    "harness/config",
+    "harness/data",
+    "harness/doctor",
+    "harness/parallel",
+    "harness/plan",
+    "harness/usage",
+)
+"""Folders whose docstrings begin with a verb or a noun. Every folder that is rewritten joins them."""
+
 LIGHT = (
     "errors",
     "text",
@@ -79,6 +92,18 @@ def test_source_keeps_the_rule(rule: Rule, is_allowed: Callable[[Path], bool]) -
     assert breaches == [], f"{rule.__name__}: {rule.__doc__}"
 
 
+@pytest.mark.parametrize("folder", IN_PLAIN_ENGLISH)
+def test_docstrings_begin_with_a_verb_or_a_noun(folder: str) -> None:
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    assert paths, f"there are no sources in {folder}"
+    breaches = [
+        f"{path.relative_to(ROOT)}:{line}: {what}"
+        for path in paths
+        for line, what in source_rules.docstring_begins_with_a_question(ast.parse(path.read_text()))
+    ]
+    assert breaches == []
+
+
 @pytest.mark.parametrize(
     ("rule", "text", "what"),
     [
@@ -98,6 +123,9 @@ def test_source_keeps_the_rule(rule: Rule, is_allowed: Callable[[Path], bool]) -
         (source_rules.is_unsafe, "torch.load(x, weights_only=False)", "weights_only=False"),
         (source_rules.has_long_function, "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
         (source_rules.asserts_without_message, "assert x", "assert x"),
+        (source_rules.docstring_begins_with_a_question, '"""What it does."""', "What"),
+        (source_rules.docstring_begins_with_a_question, 'def f():\n    """Whether it is so."""', "Whether"),
+        (source_rules.docstring_begins_with_a_question, 'class A:\n    x: int\n    """How, often."""', "How,"),
     ],
 )
 def test_rules_see_what_they_forbid(rule: Rule, text: str, what: str) -> None:
@@ -112,6 +140,8 @@ def test_rules_see_what_they_forbid(rule: Rule, text: str, what: str) -> None:
         (source_rules.is_unsafe, "model.eval(); torch.load(x, weights_only=True); yaml.safe_load(y)"),
         (source_rules.has_long_function, "def f():\n" + "    x = 1\n" * 59),
         (source_rules.asserts_without_message, "assert x, 'x holds'"),
+        (source_rules.docstring_begins_with_a_question, 'def f():\n    """Return whether it is so."""'),
+        (source_rules.docstring_begins_with_a_question, 'x = "What is it?"'),
     ],
 )
 def test_rules_let_the_rest_pass(rule: Rule, text: str) -> None:

@@ -51,7 +51,7 @@ _READ_HERE = {
     "mlp_bias",
 }
 _DEFAULTS: Mapping[str, object] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False}
-"""What the classes of transformers take where `config.json` does not say."""
+"""Defaults of the classes of transformers for keys that `config.json` lacks."""
 _DYNAMIC = "dynamic"
 """Stretches only sequences beyond `max_position_embeddings`: up to there it is nothing."""
 _SCALING_KEYS = {
@@ -63,7 +63,7 @@ _SCALING_KEYS = {
 
 
 def family_of(fields: Fields) -> Family:
-    """The family of a `config.json`.
+    """Return the family of a `config.json`.
 
     Raises:
         CheckpointError: it is of a family that is not known here.
@@ -78,7 +78,7 @@ def family_of(fields: Fields) -> Family:
 
 
 def model_from(fields: Fields, family: Family) -> ModelConfig:
-    """Our model for a `config.json`.
+    """Return our model for a `config.json`.
 
     Raises:
         CheckpointError: a key is not known, or has a value that is not. Names every one of them.
@@ -110,7 +110,7 @@ def model_from(fields: Fields, family: Family) -> ModelConfig:
 
 
 def fields_for(model: ModelConfig, family: Family, extras: Fields) -> Fields:
-    """The `config.json` of a model; `extras` are keys that do not change the function."""
+    """Return the `config.json` of a model; `extras` are keys that do not change the function."""
     fields: Fields = {"architectures": [family.architecture], "model_type": family.model_type}
     said = {**dict(model), "num_query_groups": model.query_groups, "kv_channels": model.head_size}
     fields |= {key: said[name] for key, name in family.fields.items()}
@@ -123,7 +123,7 @@ def fields_for(model: ModelConfig, family: Family, extras: Fields) -> Fields:
 
 
 def dynamic_scaling(fields: Fields) -> Fields | None:
-    """The setting by which a `config.json` stretches only sequences beyond its `max_position_embeddings`, if it has it.
+    """Return the setting that stretches only sequences beyond `max_position_embeddings`, if a `config.json` has it.
 
     Our model has no such setting: the function is the same up to that length.
     """
@@ -134,7 +134,7 @@ def dynamic_scaling(fields: Fields) -> Fields | None:
 
 
 def rotary_fields(model: ModelConfig) -> Fields:
-    """The keys that say how a model rotates; the same for all models with the same frequencies."""
+    """Return the keys for rotary positions; the same for all models with the same frequencies."""
     scaling, base = model.rope_scaling, model.rotary_base
     if scaling is None:
         return {"rope_theta": base, "rope_scaling": None}

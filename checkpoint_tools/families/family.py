@@ -1,4 +1,4 @@
-"""What a family of Hugging Face models is: a table of tensors, and what its `config.json` may say."""
+"""Families of Hugging Face models: a table of tensors, and the allowed contents of `config.json`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Rule:
     fusion: Fusion = UNCHANGED
 
     def of_layer(self, layer: int) -> Move:
-        """The rule for one layer."""
+        """Return the rule for one layer."""
         theirs = tuple(name.replace("{}", str(layer)) for name in self.theirs)
         return Move(ours=fused_name(self.ours.replace("{}", str(layer))), theirs=theirs, fusion=self.fusion)
 
@@ -67,9 +67,9 @@ class Family:
     ignored: tuple[str, ...] = ()
     """Further keys that do not change the function."""
     defaults: Mapping[str, object] = field(default_factory=dict)
-    """What the family's class takes where `config.json` does not say."""
+    """Defaults of the family's class for keys that `config.json` lacks."""
     has_bias_keys: bool = False
-    """Whether `attention_bias` and `mlp_bias` say if there are biases."""
+    """The keys `attention_bias` and `mlp_bias` tell if there are biases."""
     is_written: bool = True
     """Whether models are written as this family, and not only read."""
     is_default: bool = False

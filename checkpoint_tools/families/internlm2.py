@@ -49,7 +49,7 @@ _LLAMA_NAME = re.compile("|".join(re.escape(name) for name in _LLAMA_NAMES))
 
 
 def as_llama(name: str, tensor: torch.Tensor, model: ModelConfig) -> dict[str, torch.Tensor]:
-    """One tensor of InternLM2 as Llama's tensors."""
+    """Return one tensor of InternLM2 as Llama's tensors."""
     if name == "output.weight":
         return {"lm_head.weight": tensor}
     if not name.endswith("attention.wqkv.weight"):

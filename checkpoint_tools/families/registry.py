@@ -31,7 +31,7 @@ _WRITTEN = tuple(name for name, family in FAMILIES.items() if family.is_written)
 
 
 def family_for_writing(model: ModelConfig, wanted: str | None) -> Family:
-    """The family that a model is written as: the one that is wanted, or the first that can express it.
+    """Return the family to write a model as: the wanted one, or the first that can express it.
 
     Raises:
         UsageError: no family, or not the wanted one, can express the model. Names every feature that stands against it.

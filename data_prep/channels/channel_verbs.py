@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from data_prep.channels.show import ShownDocument
-    from data_prep.channels.verify import Expectation, PartReport
+    from data_prep.channels.verify_channel import Expectation, PartReport
     from harness.data.tokenizers.tokenizer import Tokenizer
 
 CHANNELS = click.argument("channels", nargs=-1, required=True, type=click.Path(path_type=Path))
 CHANNEL = click.argument("channel", type=click.Path(path_type=Path))
 TOKENIZER = click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="The one that made it.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-MAX_TOKENS = click.option("--max-tokens", type=click.IntRange(min=1), help="Show only so many tokens of each.")
+MAX_TOKENS = click.option("--max-tokens", type=click.IntRange(min=1), help="Show at most this many tokens of each.")
 
 
 @click.command()
@@ -45,7 +45,7 @@ def verify(*, channels: tuple[Path, ...], tokenizer: Path | None, threads: int, 
     """
     from rich.console import Console
 
-    from data_prep.channels.verify import verify_parts
+    from data_prep.channels.verify_channel import verify_parts
     from harness.data.files.opened import channel_folders, parts_of
     from harness.data.tokenizers.tokenizer import open_tokenizer
     from harness.progress import shown
@@ -114,7 +114,9 @@ def count(*, channels: tuple[Path, ...], as_json: bool) -> None:
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="The one that made it. With --step: the run's own.")
 @click.option("--step", type=click.IntRange(min=1), help="Show what a run was trained on in this step.")
 @click.option("--attempt", type=click.IntRange(min=0), help="With --step, if it was done again. Default: the last.")
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="With --step: so many samples.")
+@click.option(
+    "--top", type=click.IntRange(min=1), default=10, show_default=True, help="With --step: number of samples to show."
+)
 @click.option(
     "--document", "numbers", type=click.IntRange(min=0), multiple=True, help="Its number, from 0. Repeatable."
 )
@@ -196,7 +198,7 @@ def sample(  # noqa: PLR0913 - one argument per option
 
 def _expectation(folder: Path, tokenizer: Tokenizer | None) -> Expectation:
     from data_prep.channels.source import read_source
-    from data_prep.channels.verify import Expectation
+    from data_prep.channels.verify_channel import Expectation
 
     if tokenizer is not None:
         return Expectation(vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_of_document_id)

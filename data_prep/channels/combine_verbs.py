@@ -114,7 +114,7 @@ def _mix_section(file: Path) -> MixConfig:
 
 
 def number_of_tokens(text: str) -> int:
-    """A number of tokens as people write it: `250M`, `100B`, `1.5T`, `100e9`, `1_000_000`.
+    """Parse a number of tokens as people write it: `250M`, `100B`, `1.5T`, `100e9`, `1_000_000`.
 
     Raises:
         UsageError: it is not a number above 0.
@@ -127,7 +127,7 @@ def number_of_tokens(text: str) -> int:
         value = math.nan
     if not (math.isfinite(value) and value >= 1):
         raise UsageError(
-            f"--tokens {text!r} is no number of tokens. Allowed are for example 250M, 100B, 1.5T or 100e9."
+            f"--tokens {text!r} is not a number of tokens. Allowed are for example 250M, 100B, 1.5T or 100e9."
         )
     return round(value)
 

@@ -23,7 +23,7 @@ class ChannelCount:
     dtype: str
     """Number format of the tokens."""
     finished: bool | None
-    """Whether all input is in it; None if it is not known how it was made."""
+    """All input is in it; None if its source is not known."""
     characters: int | None = None
     """Characters of its documents; None while it is not finished or if it is not known."""
     rejected: int | None = None
@@ -31,7 +31,7 @@ class ChannelCount:
 
     @property
     def characters_per_token(self) -> float | None:
-        """How much text a token holds."""
+        """Mean number of characters in a token."""
         return self.characters / self.tokens if self.characters and self.tokens else None
 
 

@@ -1,4 +1,4 @@
-"""Writes the parts of a channel: token ids in a `.bin`, where each document lies in an `.idx`, a line in `parts.jsonl`.
+"""Writes the parts of a channel: tokens to a `.bin`, places of documents to an `.idx`, a line to `parts.jsonl`.
 
 The pair of files is Megatron's indexed dataset, version 1, little endian throughout:
 
@@ -17,7 +17,7 @@ The pair of files is Megatron's indexed dataset, version 1, little endian throug
     parts.jsonl      one line per finished part, appended when both files are whole and on disk; its format is that of
                      `harness.data.files.channels`, which reads it
 
-A part without its line does not exist: whatever lies under its name is overwritten. Memory is bounded by 4 bytes per
+A part without its line does not exist: files under its name are overwritten. Memory is bounded by 4 bytes per
 document of the part (32 while the index is written).
 """
 
@@ -60,7 +60,7 @@ class FinishedPart:
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
-    """The smallest number format that holds every id of a vocabulary."""
+    """Return the smallest number format that holds every id of a vocabulary."""
     return np.dtype("uint16" if vocab_size <= MAX_UINT16_VOCABULARY else "int32").newbyteorder("<")
 
 
@@ -70,7 +70,7 @@ def part_prefix(number: int) -> str:
 
 
 def read_finished_parts(folder: Path) -> list[FinishedPart]:
-    """Parts whose line is in the folder's `parts.jsonl`, in order; a torn last line (killed while writing) is no part.
+    """Return the parts whose line in the folder's `parts.jsonl` is complete, in order; a torn last line does not count.
 
     Raises:
         DataError: a line is unreadable, or a part's `.bin` does not have the size that its line says.

@@ -1,4 +1,4 @@
-"""What becomes of documents that are too long, and the end-of-document token behind each: arrays in, arrays out."""
+"""Cuts, splits or drops documents that are too long, and appends the end-of-document token: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LongDocuments = Literal["split", "drop", "keep"]
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentShape:
-    """How an encoded document is laid down in a part."""
+    """Treatment of an encoded document before it is written."""
 
     end_id: int | None
-    """Token appended to every document (to every piece of one that is split); None where none is."""
+    """Token appended to every document, and to every piece of a split one; None for no token."""
     max_tokens: int | None = None
     """Tokens of the longest document, the appended one included; None for any length."""
     long_documents: LongDocuments = "keep"
@@ -26,7 +26,7 @@ class DocumentShape:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Pieces:
-    """Documents as they are written: `D` came in, `P` go out."""
+    """Documents as they are written: D documents that were encoded, P pieces that are written."""
 
     ids: NDArray[np.uint32]
     """Their tokens, back to back."""
@@ -36,7 +36,7 @@ class Pieces:
     """Pieces of each document, [D]: 0 if it was dropped, more than 1 if it was split."""
 
     def head(self, num_documents: int) -> Pieces:
-        """The first documents alone."""
+        """Return only the first documents."""
         num_pieces = int(self.per_document[:num_documents].sum())
         num_tokens = int(self.lengths[:num_pieces].sum())
         return Pieces(
@@ -46,7 +46,7 @@ class Pieces:
         )
 
     def tail(self, num_documents: int) -> Pieces:
-        """All but the first documents."""
+        """Return all but the first documents."""
         num_pieces = int(self.per_document[:num_documents].sum())
         num_tokens = int(self.lengths[:num_pieces].sum())
         return Pieces(
@@ -56,8 +56,8 @@ class Pieces:
         )
 
     def num_documents_reaching(self, num_tokens: int) -> int | None:
-        """How many documents it takes to have this many tokens; None if all of them have fewer."""
-        ends = np.cumsum(self.lengths)
+        """Return the number of documents needed for this many tokens; None if all of them have fewer."""
+        ends = np.cumsum(self.lengths)  # [P], tokens up to the end of each piece
         piece = int(np.searchsorted(ends, num_tokens, side="left"))
         if piece == len(ends):
             return None
@@ -72,6 +72,7 @@ def lay_down(documents: EncodedDocuments, shape: DocumentShape) -> Pieces:
     room = None if shape.max_tokens is None else shape.max_tokens - num_end_tokens
     if room is not None and shape.long_documents != "keep" and (lengths > room).any():
         if shape.long_documents == "drop":
+            # `repeat` turns the choice of documents into a choice of their tokens.
             per_document = (lengths <= room).astype(np.int64)
             ids = ids[np.repeat(lengths <= room, lengths)]
             lengths = lengths[lengths <= room]
@@ -85,7 +86,8 @@ def lay_down(documents: EncodedDocuments, shape: DocumentShape) -> Pieces:
 
 
 def _lengths_of_pieces(lengths: NDArray[np.int64], per_document: NDArray[np.int64], room: int) -> NDArray[np.int64]:
-    """Every piece of a document is full but the last."""
+    """Return the lengths of the pieces that documents are split into; every piece but a document's last is full."""
+    # Fill all pieces, then shorten the last one of each document to the tokens that are left.
     pieces = np.full(int(per_document.sum()), room, dtype=np.int64)
     pieces[np.cumsum(per_document) - 1] = lengths - (per_document - 1) * room
     return pieces

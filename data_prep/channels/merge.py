@@ -1,7 +1,7 @@
 """Joins the parts of channels into fewer, larger ones, in order, reading a few million tokens at a time.
 
-The files are those that Megatron's builder makes of the same documents. Nothing is there under the output's name before
-all of it is: it is written beside it and renamed.
+The files equal those that Megatron's builder makes of the same documents. The output is written under another name, and
+renamed when it is complete.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOKENS_AT_ONCE = 4 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class MergeJob:
-    """Which channels to join into which folder."""
+    """Channels to join, and the folder to join them into."""
 
     inputs: Sequence[Path]
     """Channel folders or bare prefixes, in the order of the documents."""
@@ -59,8 +59,8 @@ def merge_channels(job: MergeJob, done: Callable[[int], None]) -> list[FinishedP
         fsync_folder(job.output.parent)
     except OSError as error:
         raise DataError(
-            f"{job.output}: cannot be written ({error}). The inputs are untouched: make room or mend the file system, "
-            "then run the same command again."
+            f"{job.output}: cannot be written ({error}). The inputs are untouched: make room or repair the file "
+            "system, then run the same command again."
         ) from error
     return finished
 
@@ -99,7 +99,7 @@ def _write(
 
 
 def _widest(parts: Sequence[Part]) -> np.dtype[np.generic]:
-    """The number format of the output: that of the inputs, or the wider one where they differ."""
+    """Return the number format of the output: the widest of the inputs."""
     kinds = {dtype_of(part) for part in parts}
     other = kinds - {"uint16", "int32"}
     if other:
@@ -146,7 +146,7 @@ def _check_hash(opened: OpenPart, found: str) -> None:
 
 
 def _common_source(job: MergeJob) -> RecordedSource | None:
-    """What the merged channel is made from; None if that is not known of every input."""
+    """Return the source that all inputs have in common; None if one of them records no source."""
     recorded = [read_source(path) if path.is_dir() else None for path in job.inputs]
     known = [(path, source) for path, source in zip(job.inputs, recorded, strict=True) if source is not None]
     for path, found in known[1:]:

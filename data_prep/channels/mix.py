@@ -1,7 +1,7 @@
 """Plans a blend: how many tokens of each channel a run takes, how often each repeats, and what is missing.
 
 A channel can give at most `max_epochs` times its tokens. What a channel cannot give is taken from the others in
-proportion to their shares, until all is given or nobody has any left (water-filling).
+proportion to their shares, until all is given or no channel has any left (water-filling).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Supply:
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelPlan:
-    """What a run takes of a channel."""
+    """The use of a channel by a run."""
 
     name: str
     path: str
@@ -38,13 +38,13 @@ class ChannelPlan:
     """The share that it gets."""
     planned_tokens: int
     epochs: float
-    """How often the run reads it."""
+    """Number of times that the run reads the channel."""
     missing_tokens: int
     """Tokens by which it would have to grow, to give its wanted share within the limit on epochs."""
 
     @property
     def is_short(self) -> bool:
-        """Whether it cannot give its wanted share."""
+        """True if the channel cannot give its wanted share."""
         return self.missing_tokens > 0
 
 
@@ -113,7 +113,7 @@ def plan_mix(supplies: Sequence[Supply], shares: Mapping[str, float], train_toke
 
 
 def to_yaml(plan: MixPlan) -> str:
-    """The part of a run's configuration that the plan stands for."""
+    """Return the plan as part of a run's configuration."""
     channels = "\n".join(f"    {channel.name}: {{path: {channel.path}}}" for channel in plan.channels)
     blend = ", ".join(f"{channel.name}: {channel.share:.6g}" for channel in plan.channels if channel.planned_tokens)
     return (
@@ -124,7 +124,7 @@ def to_yaml(plan: MixPlan) -> str:
 
 
 def _fill(weights: Mapping[str, Fraction], limits: Mapping[str, int], tokens: int) -> dict[str, int]:
-    """Tokens of each channel: in proportion to the weights, but for those that reach their limit."""
+    """Return the tokens of each channel: in proportion to the weights, except for channels that reach their limit."""
     given: dict[str, int] = {}
     open_names = list(weights)
     while open_names:

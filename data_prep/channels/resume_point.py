@@ -1,4 +1,4 @@
-"""Remembers in `resume.jsonl` how much of the input is in each finished part, so that the next call goes on from there.
+"""Records in `resume.jsonl` how much of the input each finished part holds, so that the next call continues there.
 
 One JSON object a line, one line for each part, on disk before the part's own line in `parts.jsonl`:
 
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.channels.indexed_writer import FinishedPart
-from data_prep.text.documents import Place
+from data_prep.text.read_documents import Place
 from data_prep.text.reader import ReadState
 from harness.errors import DataError
 from harness.run.files import replace_file
@@ -27,7 +27,7 @@ RESUME_FILE = "resume.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class ResumePoint:
-    """Where in the input a part ends."""
+    """Place in the input at which a part ends."""
 
     batch: ReadState
     """The border before the batch in which it ends."""
@@ -42,7 +42,7 @@ BEGINNING_OF_INPUT = ResumePoint(batch=ReadState())
 
 
 def read_resume_point(folder: Path, parts: Sequence[FinishedPart]) -> ResumePoint:
-    """Where the last of the finished parts ends.
+    """Return the place at which the last finished part ends.
 
     Raises:
         DataError: there is no readable line for it.

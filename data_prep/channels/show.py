@@ -60,13 +60,13 @@ def find_documents(
 
 
 def random_numbers(parts: Sequence[Part], count: int, seed: int) -> list[int]:
-    """Numbers of some documents, drawn without repetition; equal seeds draw equal ones."""
+    """Return the numbers of random documents without repetition; equal seeds give equal numbers."""
     total = sum(part.num_documents for part in parts)
     return sorted(random.Random(seed).sample(range(total), min(count, total)))
 
 
 def number_in_channel(parts: Sequence[Part], name: str, document: int) -> int:
-    """The number in the channel of a document given by its part.
+    """Return the number in the channel of a document that is given by its number in a part.
 
     Raises:
         UsageError: there is no such part, or it has no such document.

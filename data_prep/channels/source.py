@@ -32,7 +32,7 @@ class Source:
     vocab_size: int
     text_key: str
     end_of_document_id: int | None
-    """Token appended to every document; None where none is."""
+    """Token appended to every document; None for no token."""
     tokens_per_part: int
     max_document_tokens: int | None = None
     """Length above which a document is split or dropped; None where any length is kept."""
@@ -41,7 +41,7 @@ class Source:
 
 @dataclass(frozen=True)
 class RecordedSource:
-    """What `source.json` says."""
+    """The contents of `source.json`."""
 
     source: Source
     finished: Totals | None
@@ -49,7 +49,7 @@ class RecordedSource:
 
 
 def read_source(folder: Path) -> RecordedSource | None:
-    """What the channel in a folder was made from; None if another program made it.
+    """Return the recorded source of the channel in a folder; None if another program made the channel.
 
     Raises:
         DataError: `source.json` is unreadable.

@@ -1,4 +1,4 @@
-"""What has been counted so far while a channel is made."""
+"""Running totals while a channel is made."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ class Totals:
 
     @property
     def characters_per_token(self) -> float:
-        """How much text a token holds: the first number to look at in a tokenizer."""
+        """Mean number of characters in a token: the first number to look at in a tokenizer."""
         return self.characters / self.tokens if self.tokens else 0.0

@@ -1,4 +1,4 @@
-"""What a corpus file may say: the sources, what each goes through, and where the work runs."""
+"""The schema of a corpus file: the sources, the steps for each, and the executor."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FilterConfig(Section):
 
 
 class CleanConfig(Section):
-    """Which documents of a source are not worth training on."""
+    """Rules that drop documents of a source that are not worth training on."""
 
     preset: Literal["prose", "code", "light"] = "prose"
     """Our rules: `prose` for the web, `code` for source files, `light` (only what is broken) for books."""
@@ -45,17 +45,17 @@ class CleanConfig(Section):
     least_language_score: Annotated[float, Field(ge=0, le=1)] = 0.65
     """Documents whose language is less certain go."""
     replace_private_data: bool | None = None
-    """Put stand-ins in the place of mail and network addresses, telephone and identity numbers; if left out, only
+    """Put stand-ins in place of mail and network addresses, telephone and identity numbers; if left out, only
     where the preset is `prose`: in code what looks like an address may be a version."""
 
     @property
     def replaces_private_data(self) -> bool:
-        """Whether private data is replaced."""
+        """True if private data is replaced."""
         return self.preset == "prose" if self.replace_private_data is None else self.replace_private_data
 
 
 class DedupConfig(Section):
-    """Which documents of a source are copies."""
+    """Rules that drop documents of a source that are copies."""
 
     methods: Annotated[tuple[DedupMethod, ...], Field(strict=False)] = ("minhash",)
     """In this order: `exact` (equal texts), `minhash` (near copies), `sentence` (runs of three sentences)."""
@@ -85,24 +85,24 @@ class SourceConfig(Section):
     input: Texts
     """Files, folders, patterns or addresses; of documents that are copies the first is kept, so the best come first."""
     kind: Kind = "web"
-    """What it is, which says how it is treated: `web` is cleaned and de-duplicated, `knowledge` is hardly cleaned and
+    """Kind of text, which sets its treatment. `web` is cleaned and de-duplicated, `knowledge` is hardly cleaned and
     de-duplicated hard, `code` is cleaned hard and de-duplicated lightly."""
     text_key: str = "text"
     """Key (or column) that holds the document."""
     clean: CleanConfig | None = None
-    """In the place of what the kind says."""
+    """Cleaning in place of the kind's."""
     dedup: DedupConfig | None = None
-    """In the place of what the kind says."""
+    """De-duplication in place of the kind's."""
     order: OrderConfig = Field(default_factory=OrderConfig)
 
     @property
     def cleaning(self) -> CleanConfig:
-        """How it is cleaned."""
+        """Rules by which it is cleaned."""
         return self.clean or _CLEAN[self.kind]
 
     @property
     def deduplication(self) -> DedupConfig:
-        """How it is de-duplicated."""
+        """Rules by which it is de-duplicated."""
         return self.dedup or _DEDUP[self.kind]
 
 
@@ -154,7 +154,7 @@ class RayConfig(Section):
 
 
 class ExecutorConfig(Section):
-    """Where tasks run. `kind` chooses; the sections of the others may stand beside it."""
+    """Executor of the tasks. `kind` chooses one; sections for the others may be present."""
 
     kind: ExecutorKind = "local"
     tasks: PositiveInt | None = None
@@ -174,7 +174,7 @@ class MixConfig(Section):
     tokens: str
     """Length of the run: 250M, 100B, 1.5T."""
     max_epochs: PositiveFloat = 4.0
-    """How often a channel may be read."""
+    """Most passes over a channel."""
 
 
 class CorpusConfig(Section):
@@ -225,7 +225,7 @@ def _problem(error: ErrorDetails) -> Problem:
 
 
 def _keys_at(location: Location) -> tuple[str, ...]:
-    """The keys of the section at a place of the file."""
+    """Return the keys of the section at a place of the file."""
     kinds: dict[str, type[Section]] = {
         "clean": CleanConfig,
         "dedup": DedupConfig,

@@ -30,8 +30,6 @@ WITH_WORDS: Mapping[str, Callable[..., BaseFilter]] = {
     "fineweb_quality": FineWebQualityFilter,
 }
 WITHOUT_WORDS: Mapping[str, Callable[..., BaseFilter]] = {"c4_paragraph": C4ParagraphFilter}
-FILTER_NAMES = (*WITH_WORDS, *WITHOUT_WORDS)
-"""datatrove's filters for prose; their arguments are those of datatrove's classes."""
 
 
 class RuleFilter(BaseFilter):  # type: ignore[misc] # datatrove has no types
@@ -45,7 +43,7 @@ class RuleFilter(BaseFilter):  # type: ignore[misc] # datatrove has no types
         self.spare_markup = spare_markup
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """True to keep, or False and the name of the broken rule."""
+        """Return True to keep the document, or False and the name of the broken rule."""
         broken = first_broken(doc.text, PRESETS[self.preset], self.spare_markup)
         return True if broken is None else (False, broken)
 
@@ -60,7 +58,7 @@ class SpareMarkup(BaseFilter):  # type: ignore[misc]
         self.inner = inner
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        """What the filter says, for prose."""
+        """Return the filter's decision for prose, and True for markup."""
         verdict: bool | tuple[bool, str] = True if Text(doc.text).is_markup else self.inner.filter(doc)
         return verdict
 
@@ -109,7 +107,7 @@ def language_filter(
 
 
 def named_filter(name: str, arguments: Mapping[str, Any], dropped: DropDocuments | None = None) -> BaseFilter:
-    """One of datatrove's filters, cutting words as we do unless the arguments say otherwise; markup is spared.
+    """Return one of datatrove's filters for prose; by default it splits words as the other rules do.
 
     Raises:
         UsageError: datatrove's filter has no such argument.

@@ -14,11 +14,18 @@ from typing import Any
 
 from data_prep.channels.source import sole_writer
 from data_prep.corpus.config import DedupConfig, DedupMethod, ExecutorConfig, SourceConfig
-from data_prep.corpus.curve import CURVE_FILE, MeasureCurve, WriteMinima, pick_threshold, read_curve, wanted_characters
 from data_prep.corpus.near import choose_bands
 from data_prep.corpus.outcome import REPORT, read_reports
 from data_prep.corpus.pipelines import LARGEST_PRIORITY, Reading, clean_stages, dedup_stages
 from data_prep.corpus.stages import STATE_FOLDER, Stage, run_here
+from data_prep.corpus.threshold_curve import (
+    CURVE_FILE,
+    MeasureCurve,
+    WriteMinima,
+    pick_threshold,
+    read_curve,
+    wanted_characters,
+)
 from data_prep.text.input_files import InputFile, file_bytes
 from data_prep.text.text_files import DROPPED, FILES_LIST, FileReport, finished_files, output_names, record_finished
 from harness.errors import UsageError
@@ -30,7 +37,7 @@ PLAN_FILE = "plan.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be done to a source."""
+    """One source, the steps to apply to it, and their files."""
 
     title: str
     output: Path
@@ -38,23 +45,18 @@ class Job:
     phases: Sequence[Callable[[], list[Stage]]]
     """Lists of stages, each known when the one before it is done."""
     num_readings: int
-    """How often the text is read."""
+    """Number of times that the text is read."""
     folders: Sequence[Path]
-    """Where the files of one step after the other are; the last one is the output."""
+    """Folder with the files of each step; the last one is the output."""
     steps: Sequence[str]
-    """What each of them is called."""
+    """Name of each step."""
     settings: dict[str, Any]
     """All that the result depends on, besides the input."""
 
     @property
     def work(self) -> Path:
-        """What is not needed any more at the end."""
+        """Folder that is not needed at the end."""
         return self.output / STATE_FOLDER / "work"
-
-    @property
-    def curve_file(self) -> Path:
-        """What the threshold was picked from, if it was."""
-        return self.output / STATE_FOLDER / CURVE_FILE
 
     @property
     def bytes_to_read(self) -> int:
@@ -62,7 +64,7 @@ class Job:
         return self.num_readings * sum(self.reading.sizes)
 
     def is_finished(self) -> bool:
-        """Whether the report is written."""
+        """Return whether the report is written."""
         return (self.output / FILES_LIST).exists()
 
 
@@ -176,7 +178,7 @@ def finish(job: Job) -> list[FileReport]:
 
 
 def _joined(reports: Sequence[FileReport]) -> FileReport:
-    """One report of a file that went through several steps."""
+    """Return one report on a file from its reports of several steps."""
     dropped: dict[str, int] = {}
     for report in reports:
         for reason, count in report.dropped.items():
@@ -186,7 +188,7 @@ def _joined(reports: Sequence[FileReport]) -> FileReport:
 
 
 def reading_of(files: list[InputFile], folder: Path, source: SourceConfig, tasks: int | None) -> Reading:
-    """How a source is read, and where to."""
+    """Return the files of a source, the names and folder of their output, and the number of tasks."""
     return Reading(
         files=files,
         names=output_names(files),

@@ -1,7 +1,7 @@
 """Near copies by datatrove's MinHash stages, with signatures by rensa and the first document of each group kept.
 
-Shingles are five words or Chinese characters in a row. Of each document minima are taken in `b` bands of `r`; two
-documents meet if one band is equal, which for a Jaccard similarity s has the probability 1 - (1 - s^r)^b (Leskovec,
+Shingles are five words or Chinese characters in a row. Each document has `b` bands of `r` minima. Two documents
+meet if one band is equal, which for a Jaccard similarity s has the probability 1 - (1 - s^r)^b (Leskovec,
 Rajaraman, Ullman, *Mining of Massive Datasets*, ch. 3).
 """
 
@@ -29,14 +29,10 @@ SEED = 42
 
 @dataclass(frozen=True)
 class Bands:
-    """How the minima are cut."""
+    """Number of bands that the minima are cut into, and the minima in each."""
 
     count: int
     rows: int
-
-    def probability(self, similarity: float) -> float:
-        """That two documents of this similarity meet in a band."""
-        return float(1 - (1 - similarity**self.rows) ** self.count)
 
     @property
     def config(self) -> MinhashConfig:
@@ -47,13 +43,13 @@ class Bands:
 
 
 def choose_bands(threshold: float) -> Bands:
-    """Bands that find half of the pairs at the threshold, as nearly as whole numbers allow."""
+    """Return the bands that find half of the pairs at the threshold, as nearly as whole numbers allow."""
     options = [Bands(NUM_MINIMA // rows, rows) for rows in range(1, NUM_MINIMA // 2)]
     return min(options, key=lambda bands: abs((1 - 0.5 ** (1 / bands.count)) ** (1 / bands.rows) - threshold))
 
 
 def minima(text: str) -> NDArray[np.uint32]:
-    """The smallest hashes of a text's shingles, [NUM_MINIMA]. A text without any word is like nothing but itself."""
+    """Return the smallest hashes of a text's shingles, [NUM_MINIMA]. A text without words is similar only to itself."""
     # Repeated ones do not change the smallest.
     found = shingles_in_order(text)
     if not len(found):
@@ -73,11 +69,11 @@ class FastSignature(MinhashDedupSignature):  # type: ignore[misc] # datatrove ha
         super().__init__(str(output_folder), bands.config, Words())
 
     def get_shingles(self, text: str) -> NDArray[np.uint32]:
-        """The minima themselves: datatrove asks only whether there are any, and hands them on."""
+        """Return the minima themselves: datatrove only checks that there are any, and passes them on."""
         return minima(text)[: self.num_hashes]
 
     def get_signature(self, shingles: NDArray[np.uint32]) -> list[list[int]]:
-        """The minima, cut into bands."""
+        """Return the minima, cut into bands."""
         bands: list[list[int]] = shingles.reshape(self.config.num_buckets, -1).tolist()
         return bands
 
@@ -91,6 +87,7 @@ class FirstOfGroup(MinhashDedupCluster):  # type: ignore[misc]
         """Reads pairs of (task, document), writes for every task the documents to leave out."""
         files = self.input_folder.list_files(glob_pattern="*.dups")
         found = [np.frombuffer(self.input_folder.open(file, "rb").read(), dtype="<u4") for file in files]
+        # [pairs, 2, 2]: task and number of both documents of a pair, joined to one number for each document.
         pairs = np.concatenate(found or [np.zeros(0, dtype="<u4")]).reshape(-1, 2, 2).astype(np.uint64)
         documents, numbers = np.unique((pairs[..., 0] << np.uint64(32)) | pairs[..., 1], return_inverse=True)
         first = first_of_groups(len(documents), numbers.reshape(-1, 2))
@@ -104,18 +101,19 @@ class FirstOfGroup(MinhashDedupCluster):  # type: ignore[misc]
 
 
 def first_of_groups(count: int, pairs: NDArray[Any]) -> NDArray[np.int64]:
-    """For each of some things, the smallest one that pairs join it to, directly or by way of others, [count].
+    """Return for each item the smallest one that pairs connect it with, directly or through others, [count].
 
     Args:
-        count: how many things there are.
-        pairs: [pairs, 2].
+        count: Number of items.
+        pairs: Pairs of connected items, [pairs, 2].
     """
+    # Each item points to the smallest item known to be connected with it; pointers shorten until nothing changes.
     roots = np.arange(count)
     one, other = pairs[:, 0], pairs[:, 1]
     while True:
         smallest = np.minimum(roots[one], roots[other])
         joined = roots.copy()
-        # The root of each of the two learns of the smaller one, and so does everything below it.
+        # Point the roots of both to the smaller one. The items below follow by looking up their root's root.
         for ends in (roots[one], roots[other]):
             np.minimum.at(joined, ends, smallest)
         joined = joined[joined]

@@ -1,4 +1,4 @@
-"""Ordering as a stage of a corpus: one task that writes a source anew in its order."""
+"""Ordering as a stage of a corpus: one task that rewrites a source in its order."""
 
 from __future__ import annotations
 

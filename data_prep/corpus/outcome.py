@@ -1,7 +1,7 @@
-"""What becomes of every document of a file: kept ones go to a file of the same name, of the others a list is kept.
+"""Records the outcome of every document of a file: kept ones go to a file of the same name, dropped ones to a list.
 
-One object is shared by the steps of a pipeline: the reader opens and closes a file, filters drop, the writer keeps. A
-file, its list and its report appear whole or not at all, so a task that was interrupted is simply done again.
+The steps of a pipeline share one object: the reader opens and closes a file, filters drop, the writer keeps. A file,
+its list and its report appear whole or not at all. A task that was interrupted is simply repeated.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.text.documents import BYTE_ORDER_MARK, Record, Rejection
 from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.read_documents import BYTE_ORDER_MARK, Record, Rejection
 from data_prep.text.text_files import DROPPED, FileReport, written_whole
 from harness.run.files import replace_file
 
@@ -31,7 +31,7 @@ class Outcome:
     folder: Path
     text_key: str
     lost: str = "dropped"
-    """Why a document is not there that no step has dropped by name."""
+    """Reason given for a document that vanished without being dropped by name."""
     _open_line: int | None = field(default=None, init=False)
     _kept: IO[bytes] | None = field(default=None, init=False)
     _dropped: IO[bytes] | None = field(default=None, init=False)
@@ -62,7 +62,7 @@ class Outcome:
         replace_file(output.with_name(output.name + REPORT), content.encode() + b"\n")
 
     def read(self, record: Record) -> bool:
-        """Counts a line; says whether it is a document (if not, it is dropped here)."""
+        """Count a line, and return whether it is a document. If not, it is dropped."""
         self._counts["documents"] += 1
         if isinstance(record.content, Rejection):
             self._list(record.line, f"not a document: {record.content.reason}")
@@ -72,19 +72,19 @@ class Outcome:
         return True
 
     def drop(self, reason: str) -> None:
-        """Lists the document that was read last with the reason why it is dropped."""
+        """List the document that was read last, with the reason for dropping it."""
         if self._open_line is None:
             raise AssertionError("a document was dropped twice")
         self._list(self._open_line, reason)
         self._open_line = None
 
     def settle(self) -> None:
-        """Called when the pipeline asks for the next document: the last one is kept, dropped, or lost on the way."""
+        """Record the outcome of the last document: kept, dropped or lost. Called before the next one is read."""
         if self._open_line is not None:
             self.drop(self.lost)
 
     def keep(self, raw: bytes, text: str, is_changed: bool) -> None:
-        """Writes a document: the line itself, or with its new text in the place of the old one."""
+        """Writes a document: the line itself, or with its new text in place of the old one."""
         if self._kept is None:
             raise AssertionError("a document was kept outside its file")
         self._open_line = None
@@ -101,7 +101,7 @@ class Outcome:
 
 
 def read_reports(folder: Path, names: Sequence[str]) -> list[FileReport]:
-    """The reports on the files of a finished folder."""
+    """Return the reports on the files of a finished folder."""
     return [FileReport(**json.loads((folder / (name + REPORT)).read_bytes())) for name in names]
 
 

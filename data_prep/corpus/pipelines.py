@@ -69,14 +69,14 @@ class Reading:
         return Outcome(self.files, self.names, self.folder, self.text_key, lost)
 
     def stage(self, name: str, *steps: PipelineStep, outcome: Outcome | None = None) -> Stage:
-        """A stage that reads the files first, and writes what comes through if there is an outcome."""
+        """Return a stage that reads the files first, and writes what is kept if there is an outcome."""
         end = (KeepDocuments(outcome),) if outcome else ()
         reader = ReadFiles(self.files, self.text_key, outcome)
         return Stage(name, (reader, *steps, *end), self.tasks, self.bytes_per_task)
 
 
 def clean_stages(reading: Reading, config: CleanConfig, language_model: Path | None) -> list[Stage]:
-    """One stage: rules, languages, datatrove's filters, private data."""
+    """Return the stage that cleans: rules, languages, datatrove's filters, private data."""
     outcome = reading.outcome()
     steps: list[PipelineStep] = [RuleFilter(config.preset, config.spare_markup, DropDocuments(outcome, "rules"))]
     if config.languages:
@@ -90,7 +90,7 @@ def clean_stages(reading: Reading, config: CleanConfig, language_model: Path | N
 
 
 def dedup_stages(reading: Reading, method: DedupMethod, bands: Bands, work: Path) -> list[Stage]:
-    """The stages of one method; what they find is kept in the folder `work`."""
+    """Return the stages of one method; their results are kept in the folder `work`."""
     if method == "exact":
         return _exact_stages(reading, work)
     if method == "sentence":
@@ -140,7 +140,7 @@ class SentenceSignature(SentenceDedupSignature):  # type: ignore[misc] # datatro
     """datatrove's first stage, for documents of any length."""
 
     def get_hashes(self, doc: Document, doc_idx: int) -> list[tuple[int, int, int]]:
-        """Hashes of the sentences that can be numbered."""
+        """Return the hashes of the sentences that can be numbered."""
         hashes: list[tuple[int, int, int]] = super().get_hashes(doc, doc_idx)
         return hashes[:MOST_SENTENCES]
 
@@ -150,7 +150,7 @@ def _content(document: Document) -> str:
 
 
 def _priority(document: Document) -> int:
-    """The larger the earlier: of equal documents the first is kept."""
+    """Return a priority that is larger for earlier documents: of equal ones the first is kept."""
     return LARGEST_PRIORITY - int(document.metadata["task"])
 
 

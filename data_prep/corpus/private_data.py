@@ -1,4 +1,4 @@
-"""Puts stand-ins in the place of private data: mail and network addresses, Chinese telephone and identity numbers."""
+"""Puts stand-ins in place of private data: mail and network addresses, Chinese telephone and identity numbers."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class PrivateData(PIIFormatter):  # type: ignore[misc] # datatrove has no types
         )
 
     def format(self, text: str) -> str:
-        """The text with stand-ins."""
+        """Return the text with stand-ins for private data."""
         for replacer in (self.emails_replacer, self.ip_replacer):
-            # The stand-ins come in turn; begun anew, they do not depend on which task read what before.
+            # The stand-ins alternate. Starting again for each text makes them independent of the texts before it.
             replacer._replace_i = 0
         replaced: str = super().format(text)
         for replacer in self.number_replacers:
@@ -37,7 +37,7 @@ class PrivateData(PIIFormatter):  # type: ignore[misc] # datatrove has no types
 
 
 def is_identity_number(number: str) -> bool:
-    """Whether the last place of a Chinese identity number is the one that the others ask for (GB 11643-1999)."""
+    """Return whether the last digit of a Chinese identity number is the check digit of the others (GB 11643-1999)."""
     if not re.fullmatch(r"\d{17}[\dXx]", number):
         return False
     total = sum(weight * int(digit) for weight, digit in zip(_IDENTITY_WEIGHTS, number, strict=False))

@@ -1,4 +1,4 @@
-"""What `harness data clean`, `dedup` and `order` do: the sources one after the other, with a display and a report."""
+"""Runs `harness data clean`, `dedup` and `order`: source after source, with a display and a report."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from harness.errors import UsageError
 from harness.progress import shown
 
 try:
-    from data_prep.corpus.curve import CURVE_FILE, read_curve
     from data_prep.corpus.jobs import Job, clean_job, dedup_job, run_job
     from data_prep.corpus.ordering import order_job
     from data_prep.corpus.slurm_jobs import SlurmProgress, advance_on_slurm, wait_on_slurm
     from data_prep.corpus.stages import STATE_FOLDER
+    from data_prep.corpus.threshold_curve import CURVE_FILE, read_curve
 except ModuleNotFoundError as error:
     raise UsageError(
         f"cleaning and de-duplication need a Python package that is not installed ({error.name}). Install the project "
@@ -39,11 +39,11 @@ except ModuleNotFoundError as error:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What the command line says about a corpus file."""
+    """Choices of the command line that override a corpus file."""
 
     config: Path
     sources: tuple[str, ...] = ()
-    """Only these; all if there are none."""
+    """Sources to work on; empty for all."""
     executor: ExecutorKind | None = None
     wait: bool = False
     as_json: bool = False
@@ -109,7 +109,7 @@ def one_source(
     language_model: Path | None,
     as_json: bool,
 ) -> None:
-    """The same for one source without a corpus file, on this machine."""
+    """Run one source without a corpus file on this machine."""
     files = find_inputs(source.input)
     if verb == "clean":
         job = clean_job(output.name, source, files, output, language_model=language_model)
@@ -122,14 +122,16 @@ def one_source(
 
 
 def step_before(config: CorpusConfig, verb: Literal["clean", "dedup"], name: str) -> list[InputFile]:
-    """The files of a source that an earlier step has written.
+    """Return the files of a source that an earlier step has written.
 
     Raises:
         UsageError: it has not finished.
     """
     folder = config.output / {"clean": "cleaned", "dedup": "deduped"}[verb] / name
     if not (folder / FILES_LIST).exists():
-        raise UsageError(f"source {name} is not through `harness data {verb}` yet ({folder}). Run that first.")
+        raise UsageError(
+            f"source {name} has not been processed by `harness data {verb}` yet ({folder}). Run that first."
+        )
     return find_inputs([str(folder)])
 
 
@@ -168,7 +170,7 @@ def _run_here(job: Job, executor: ExecutorConfig) -> list[FileReport]:
 
     from rich.console import Console
 
-    # The stream of now: tasks in this process may put another in its place for a while.
+    # Taken now, because tasks in this process may replace the stream for a while.
     with shown(job.title, job.bytes_to_read, Console(file=sys.stderr)) as progress:
         return run_job(job, executor, progress)
 

@@ -1,4 +1,4 @@
-"""A job on Slurm: what is not done is submitted once, and whoever asks again is told how far it is."""
+"""Runs a job on Slurm: tasks that are not done are submitted once, and later calls report their progress."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SECONDS_BETWEEN_LOOKS = 2.0
 
 @dataclass(frozen=True)
 class SlurmProgress:
-    """How far a job in the queue is."""
+    """The progress of a job in the queue."""
 
     reports: list[FileReport] | None
     """Set when all is done."""
@@ -27,7 +27,7 @@ class SlurmProgress:
     tasks_done: int
     tasks: int
     submitted: bool
-    """Whether the jobs were submitted just now."""
+    """This call submitted the jobs."""
 
 
 def advance_on_slurm(job: Job, config: ExecutorConfig) -> SlurmProgress:
@@ -75,7 +75,7 @@ def wait_on_slurm(job: Job, config: ExecutorConfig, told: Callable[[SlurmProgres
 
 
 def jobs_in_queue(jobs: Sequence[str]) -> list[str]:
-    """Those of some jobs of Slurm that wait or run."""
+    """Return which of these Slurm jobs wait or run."""
     if not jobs:
         return []
     command = ("squeue", "--noheader", "--me", "--format=%F")

@@ -1,7 +1,7 @@
 """Runs pipelines one after another on datatrove's executors: a pool of this machine, Slurm, or Ray.
 
-A stage is a pipeline and the number of its tasks. What is done is known by files that datatrove writes, one for every
-finished task, in a hidden folder of the output; so a call that was interrupted goes on, wherever it ran.
+A stage is a pipeline and the number of its tasks. datatrove writes a file for every finished task, in a
+hidden folder of the output. So a later call continues an interrupted one, on any executor.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ class Stage:
 
 
 def stage_folder(output: Path, stage: Stage) -> Path:
-    """Where a stage keeps its logs and what is done."""
+    """Return the folder in which a stage keeps its logs and its record of finished tasks."""
     return output / STATE_FOLDER / stage.name
 
 
 def tasks_done(output: Path, stage: Stage) -> list[int]:
-    """Numbers of the finished tasks."""
+    """Return the numbers of the finished tasks."""
     folder = stage_folder(output, stage) / "completions"
     return sorted(int(path.name) for path in folder.iterdir()) if folder.is_dir() else []
 
 
 def is_done(output: Path, stages: Sequence[Stage]) -> bool:
-    """Whether every task of every stage is finished."""
+    """Return whether every task of every stage is finished."""
     return all(len(tasks_done(output, stage)) == stage.tasks for stage in stages)
 
 
@@ -106,7 +106,7 @@ def submit(output: Path, stages: Sequence[Stage], config: ExecutorConfig) -> lis
 
 
 def submitted_jobs(output: Path) -> list[str]:
-    """The jobs that were submitted last; none if there are none."""
+    """Return the jobs that were submitted last; empty if there are none."""
     file = output / STATE_FOLDER / JOBS_FILE
     return [str(job) for job in json.loads(file.read_bytes())] if file.exists() else []
 
@@ -184,7 +184,7 @@ def _slurm_errors() -> Iterator[None]:
 
 @contextmanager
 def _watched(output: Path, stages: Sequence[Stage], progress: Progress) -> Iterator[None]:
-    """Looks now and then which tasks have finished, and tells the display."""
+    """Report finished tasks to the display at regular intervals."""
     told: set[tuple[str, int]] = set()
     ended = threading.Event()
 
@@ -213,6 +213,6 @@ def _failed(output: Path, stage: Stage) -> str:
     done = len(tasks_done(output, stage))
     return (
         f"{output}: {stage.tasks - done} of {stage.tasks} tasks of {stage.name} failed. Their logs are in "
-        f"{stage_folder(output, stage) / 'logs'}. Run the same command again when the cause is mended: finished tasks "
+        f"{stage_folder(output, stage) / 'logs'}. Run the same command again when the cause is removed: finished tasks "
         "are not done again."
     )

@@ -9,12 +9,12 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.corpus.outcome import Outcome
-from data_prep.text.documents import Rejection, read_records
 from data_prep.text.input_files import InputFile
+from data_prep.text.read_documents import Rejection, read_records
 
 
 def files_of_task(num_files: int, rank: int, world_size: int) -> range:
-    """Numbers of the files that a task reads: tasks follow each other as the files do."""
+    """Return the numbers of the files that a task reads; tasks take the files in order."""
     return range(num_files * rank // world_size, num_files * (rank + 1) // world_size)
 
 
@@ -62,7 +62,7 @@ class KeepDocuments(PipelineStep):  # type: ignore[misc]
 
 
 class DropDocuments:
-    """What datatrove calls an exclusion writer: takes what a filter drops.
+    """Records what a filter drops: an exclusion writer, in datatrove's words.
 
     Args:
         outcome: where it is listed.
@@ -77,7 +77,7 @@ class DropDocuments:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is open here."""
+        """Do nothing: no file is open."""
 
     def write(self, document: Document, rank: int = 0) -> None:
         """Takes a dropped document."""

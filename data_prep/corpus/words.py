@@ -30,15 +30,15 @@ class Words(WordTokenizer):  # type: ignore[misc] # datatrove has no types
         return hash(Words)
 
     def word_tokenize(self, text: str) -> list[str]:
-        """The words of a text, in order; spaces are none."""
+        """Return the words of a text, in order; spaces do not count."""
         return _WORD.findall(text)
 
     def sent_tokenize(self, text: str) -> list[str]:
-        """The sentences of a text, without the spaces around them."""
+        """Return the sentences of a text, without the spaces around them."""
         return [text[begin:end].strip() for begin, end in self.span_tokenize(text)]
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
-        """Where each sentence begins and ends; together they are the whole text."""
+        """Return begin and end of each sentence; together they cover the whole text."""
         ends = [match.end() for match in _SENTENCE.finditer(text) if match.group().strip()]
         if not ends:
             return [(0, len(text))] if text else []

@@ -24,8 +24,8 @@ from pathlib import Path
 import xxhash
 from rich.console import Console
 
-from data_prep.channels.progress import shown_progress
-from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.preparation_progress import shown_progress
+from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from harness.data.files.channels import PARTS_FILE
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
@@ -84,13 +84,13 @@ def _is_complete(out: Path) -> bool:
 
 
 def describe_demo(settings: DemoSettings) -> dict[str, object]:
-    """Everything that the demo's data depend on."""
+    """Return everything that the demo's data depend on."""
     shipped = {name: xxhash.xxh3_64_hexdigest((SHIPPED / name).read_bytes()) for name in ("zh.jsonl.gz", "en.jsonl.gz")}
     return {"python": platform.python_version(), "text": shipped, "settings": asdict(settings)}
 
 
 def read_marker(out: Path) -> object:
-    """What the demo under `out` was made from; None if there is none that is whole."""
+    """Return the record of what the demo under `out` was made from; None if it is missing or incomplete."""
     try:
         return json.loads((out / MARKER).read_bytes())
     except (OSError, ValueError):

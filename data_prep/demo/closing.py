@@ -17,7 +17,7 @@ _NUM_BARS = 40
 
 
 def closing_text(run_dir: RunDir) -> str:
-    """A picture of every channel's loss over the run, its checkpoints, and commands to go on with.
+    """Return the text that ends the demo: loss of every channel, checkpoints, and commands to try next.
 
     Raises:
         DataError: The run recorded nothing.
@@ -42,7 +42,7 @@ def _next(run_dir: RunDir) -> list[str]:
     root = run_dir.root
     return [
         "What to try next (`. .venv/bin/activate` first):",
-        "  another layout goes on from the same step, on the same samples:",
+        "  another layout continues from the same step, on the same samples:",
         "    harness train model_configs/tiny.yaml --set phases.0.train_steps=320 \\",
         "      --set parallel.tensor_model_parallel_size=1 --set parallel.pipeline_model_parallel_size=1",
         f"  save whenever you like, from another terminal:   touch {root}/signals/save",
@@ -56,7 +56,7 @@ def _train_channel(name: str) -> str | None:
 
 
 def _curve(records: list[StepRecord], name: str) -> str:
-    """`8.33 ████▇▆▅▄▃▂▁ 4.51`: mean loss of equal stretches of the run, between the first and the last value."""
+    """Return `8.33 ████▇▆▅▄▃▂▁ 4.51`: mean loss of equal sections of the run, between the first and the last value."""
     losses = [record.values[name] for record in records if name in record.values]
     num_bars = min(_NUM_BARS, len(losses))
     borders = [len(losses) * index // num_bars for index in range(num_bars + 1)]

@@ -50,7 +50,7 @@ def read_fortunes(path: Path) -> Iterator[str]:
 
 
 def is_classical(text: str) -> bool:
-    """Whether an entry of the `chinese` file is from a listed old work or by a listed author."""
+    """Return whether an entry of the `chinese` file is from a listed old work or by a listed author."""
     if text.startswith("《詩經"):
         return True
     match = ATTRIBUTION.search(text)

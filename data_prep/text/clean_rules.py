@@ -1,8 +1,8 @@
-"""Rules that say of a text why it is not worth training on: pure functions of the text, each with a name.
+"""Rules for dropping texts that are not worth training on: pure functions of the text, each with a name.
 
-The rules for prose are those of Gopher (Rae et al. 2021, appendix A) and C4 (Raffel et al. 2020), with Chinese counted
-by characters instead of words and held against Chinese stop characters and punctuation; the rules for code are those of
-StarCoder (Li et al. 2023). A text that is code, Markdown or LaTeX is spared the rules that only make sense for prose.
+The rules for prose are those of Gopher (Rae et al. 2021, appendix A) and C4 (Raffel et al. 2020). Chinese is counted in
+characters instead of words, and checked for Chinese stop characters and punctuation. The rules for code are those of
+StarCoder (Li et al. 2023). Code, Markdown and LaTeX are spared the rules that only make sense for prose.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HAN_PER_WORD = 1.6
 
 @dataclass(frozen=True)
 class Text:
-    """A text and what several rules want to know of it, computed once and only if asked for."""
+    """A text with the numbers that several rules share, each computed once and only when needed."""
 
     content: str
 
@@ -46,7 +46,7 @@ class Text:
 
     @cached_property
     def words(self) -> list[str]:
-        """Words of letters; Chinese characters are none."""
+        """Words of letters, without Chinese characters."""
         return [word for word in WORD.findall(self.content) if not HAN.search(word)]
 
     @cached_property
@@ -56,7 +56,7 @@ class Text:
 
     @cached_property
     def is_chinese(self) -> bool:
-        """Whether most of it is Chinese."""
+        """True if most of it is Chinese."""
         return self.num_han / HAN_PER_WORD > len(self.words)
 
     @cached_property
@@ -82,7 +82,7 @@ class Rule:
     name: str
     is_broken: Callable[[Text], bool]
     for_markup: bool = True
-    """Whether code, Markdown and LaTeX are held to it."""
+    """The rule also applies to code, Markdown and LaTeX."""
 
 
 def _share(part: float, whole: float) -> float:
@@ -116,7 +116,7 @@ def _repeated_lines(text: Text) -> bool:
 
 
 def _repeated_units(text: Text) -> bool:
-    """A fifth of the text is its most frequent run of four units, or three fifths are runs of ten seen before."""
+    """Return whether repetition fills the text: 20 % by its most frequent run of 4 units, or 60 % by runs of 10."""
     for length, most in ((4, 0.2), (10, 0.6)):
         runs = Counter(zip(*(text.units[start:] for start in range(length)), strict=False))
         if not runs:
@@ -183,7 +183,7 @@ PRESETS: Mapping[Preset, Sequence[Rule]] = {
 
 
 def first_broken(content: str, rules: Sequence[Rule], spare_markup: bool = True) -> str | None:
-    """The name of the first rule that a text breaks; None if it keeps all."""
+    """Return the name of the first rule that a text breaks; None if it breaks none."""
     text = Text(content)
     for rule in rules:
         if rule.is_broken(text) and (rule.for_markup or not spare_markup or not text.is_markup):

@@ -34,16 +34,16 @@ class RemoteFile:
 
     @property
     def suffix(self) -> str:
-        """What the name ends in, with its dot."""
+        """Ending of the name, with its dot."""
         return PurePosixPath(self.address).suffix
 
     def num_bytes(self) -> int:
-        """Size of the file."""
+        """Return the size of the file."""
         system, path = _file_system(self.address)
         return int(system.size(path))
 
     def open_bytes(self) -> BinaryIO:
-        """The file, opened for reading."""
+        """Open the file for reading."""
         system, path = _file_system(self.address)
         return cast("BinaryIO", system.open(path, "rb"))
 
@@ -52,17 +52,17 @@ InputFile: TypeAlias = Path | RemoteFile
 
 
 def file_bytes(file: InputFile) -> int:
-    """Size of an input file as it is stored (compressed, if it is)."""
+    """Return the size of an input file as stored (compressed, if it is)."""
     return file.num_bytes() if isinstance(file, RemoteFile) else file.stat().st_size
 
 
 def open_bytes(file: InputFile) -> BinaryIO:
-    """An input file, opened for reading."""
+    """Open an input file for reading."""
     return file.open_bytes() if isinstance(file, RemoteFile) else file.open("rb")
 
 
 def find_inputs(arguments: Sequence[str]) -> list[InputFile]:
-    """Files that the arguments (files, folders, patterns, addresses) name, in sorted order; hidden folders have none.
+    """Return the files named by the arguments (files, folders, patterns, addresses), sorted, without hidden folders.
 
     Raises:
         UsageError: an argument names nothing, a file of another kind, a file that another argument names too, or an

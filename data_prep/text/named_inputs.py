@@ -6,13 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 from data_prep.text.input_files import InputFile, find_inputs
-from data_prep.text.sample import sample_documents
+from data_prep.text.sample_documents import sample_documents
 from data_prep.tokenizers.train_tokenizer import draw_by_weight
 from harness.errors import DataError, UsageError
 
 
 def named_inputs(arguments: Sequence[str]) -> dict[str, list[InputFile]]:
-    """Files of each channel. An argument without a name belongs to the channel `text`.
+    """Return the files of each channel. An argument without a name belongs to the channel `text`.
 
     Raises:
         UsageError: an argument names nothing, or a file twice.
@@ -26,7 +26,7 @@ def named_inputs(arguments: Sequence[str]) -> dict[str, list[InputFile]]:
 
 
 def read_weight(text: str, option: str = "--share") -> tuple[str, float]:
-    """The name and weight in `zh=4`.
+    """Split `zh=4` into name and weight.
 
     Raises:
         UsageError: it is not that.
@@ -44,7 +44,7 @@ def read_weight(text: str, option: str = "--share") -> tuple[str, float]:
 def draw_samples(
     inputs: Mapping[str, Sequence[InputFile]], shares: Mapping[str, float], text_key: str, characters: int
 ) -> dict[str, list[str]]:
-    """Documents of each channel, about `characters` in all, in proportion to the shares (1 where none is given).
+    """Return documents of each channel, about `characters` in all, in proportion to the shares (1 by default).
 
     Raises:
         UsageError: a share is of no channel.
@@ -65,7 +65,7 @@ def draw_samples(
 
 
 def thinned(documents: Sequence[str], characters: int) -> list[str]:
-    """Documents from all over the list, about so many characters of them."""
+    """Return documents from all over the list, about this many characters of them."""
     total = sum(map(len, documents))
     if total <= characters:
         return list(documents)

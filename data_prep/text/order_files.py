@@ -20,8 +20,8 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.text.documents import BYTE_ORDER_MARK, Record, Rejection, read_records
 from data_prep.text.input_files import InputFile
+from data_prep.text.read_documents import BYTE_ORDER_MARK, Record, Rejection, read_records
 from data_prep.text.similar_order import DIMENSIONS, frequencies, similar_order
 from data_prep.text.text_files import written_whole
 from harness.errors import DataError
@@ -34,7 +34,7 @@ _HEAD = struct.Struct("<QQ")
 
 @dataclass(frozen=True, kw_only=True)
 class OrderJob:
-    """What to put in which order."""
+    """Input, output and order of the documents."""
 
     files: Sequence[InputFile]
     folder: Path
@@ -50,7 +50,7 @@ class OrderJob:
 
 @dataclass
 class Ordered:
-    """What was put in order."""
+    """The result of ordering."""
 
     documents: int = 0
     characters: int = 0
@@ -59,7 +59,7 @@ class Ordered:
 
 
 def order_files(job: OrderJob) -> Ordered:
-    """Writes the documents as `00000.jsonl.gz`, `00001.jsonl.gz` …; lines that are no documents are left out.
+    """Write the documents as `00000.jsonl.gz`, `00001.jsonl.gz` …; lines that are not documents are left out.
 
     Raises:
         DataError: a file is damaged or cannot be written, or a record has no score.
@@ -80,7 +80,7 @@ def order_files(job: OrderJob) -> Ordered:
 
 
 def _places(job: OrderJob, count: int, folder: Path) -> NDArray[np.int64]:
-    """The new place of each document, [documents]."""
+    """Return the new place of each document, [documents]."""
     if job.by == "shuffle":
         order = np.random.default_rng(job.seed).permutation(count)
     elif job.by == "score":

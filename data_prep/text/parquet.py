@@ -16,7 +16,7 @@ NO_COLUMNS: Mapping[str, Any] = MappingProxyType({})
 
 
 class NoText(NamedTuple):
-    """Why a row holds no document."""
+    """The reason why a row holds no document."""
 
     reason: str
 
@@ -67,7 +67,7 @@ def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = Fa
 
 
 def count_rows(file: InputFile) -> int:
-    """Rows of the file, as its end says.
+    """Return the number of rows that the file's footer states.
 
     Raises:
         DataError: the file is damaged.
@@ -92,7 +92,7 @@ def _libraries(file: InputFile) -> tuple[Any, Any]:
 
 
 def _damaged(file: InputFile, error: Exception) -> str:
-    return f"{file}: cannot be read ({error}). The file is no Parquet, damaged or cut short: fetch it again."
+    return f"{file}: cannot be read ({error}). The file is not Parquet, or is damaged or cut short: fetch it again."
 
 
 def _check_column(arrow: Any, schema: Any, column: str, file: InputFile) -> None:  # noqa: ANN401 - pyarrow has no types
@@ -111,7 +111,7 @@ def _check_column(arrow: Any, schema: Any, column: str, file: InputFile) -> None
 
 
 def _first_group(metadata: Any, skip_rows: int) -> tuple[int, int]:  # noqa: ANN401
-    """The row group in which the rows after `skip_rows` begin, and the number of rows before that group."""
+    """Return the row group that holds the row after `skip_rows`, and the number of rows before that group."""
     before = 0
     for group in range(metadata.num_row_groups):
         rows = metadata.row_group(group).num_rows
@@ -122,7 +122,7 @@ def _first_group(metadata: Any, skip_rows: int) -> tuple[int, int]:  # noqa: ANN
 
 
 def _as_bytes(arrow: Any, values: Any) -> list[bytes | None]:  # noqa: ANN401
-    """Values as bytes: pyarrow would give up a whole batch for one row that is not UTF-8."""
+    """Return the values as bytes: pyarrow would refuse a whole batch for one row that is not UTF-8."""
     if arrow.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     large = arrow.types.is_large_string(values.type) or arrow.types.is_large_binary(values.type)

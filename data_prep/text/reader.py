@@ -1,4 +1,4 @@
-"""Reads the input in batches of documents, counts every line, and keeps a list of those that are no document."""
+"""Reads the input in batches of documents, counts every line, and lists the lines that are not documents."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.text.documents import BEGINNING, Place, Record, Rejection, read_records
 from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.read_documents import BEGINNING, Place, Record, Rejection, read_records
 
 BATCH_DOCUMENTS = 8192
 BATCH_CHARACTERS = 4_000_000
@@ -19,7 +19,7 @@ BATCH_CHARACTERS = 4_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class ReadState:
-    """A border between two batches: all that is needed to go on from there."""
+    """A border between two batches, with all that is needed to continue from it."""
 
     file: int = 0
     """Number of the input file, counted from 0."""
@@ -51,10 +51,10 @@ class BatchReader:
         self._text_key = text_key
         self._rejected_file = rejected_file
         self.end: ReadState | None = None
-        """What has been read in all; known when the last batch has been yielded."""
+        """Totals of all that was read; known when the last batch has been yielded."""
 
     def batches(self, start: ReadState) -> Generator[Batch, None, None]:
-        """Yields the batches from `start` on; lines that are no document join the list, cut back to `start` first."""
+        """Yield the batches from `start` on. The list of lines that are not documents is first cut back to `start`."""
         self._rejected_file.touch()
         bytes_before = sum(file_bytes(file) for file in self._files[: start.file])
         with self._rejected_file.open("r+b") as rejected:
@@ -113,7 +113,7 @@ class _OpenBatch:
         self._characters += len(record.content)
 
     def state(self) -> ReadState:
-        """The border behind the last line that was added."""
+        """Return the border behind the last line that was added."""
         start = self._start
         return ReadState(
             file=self.file,
@@ -130,7 +130,7 @@ class _OpenBatch:
 
 
 def _put_on_disk(rejected: BinaryIO, batch: _OpenBatch) -> None:
-    """Before a batch leaves, the lines rejected up to its end are safe: a part may be finished with it."""
+    """Flush the rejected lines to disk before a batch is yielded, because a part may be finished with it."""
     if batch.rejected_bytes:
         rejected.flush()
         os.fsync(rejected.fileno())

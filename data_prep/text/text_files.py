@@ -23,7 +23,7 @@ DROPPED = ".dropped"
 
 @dataclass(frozen=True, kw_only=True)
 class FileReport:
-    """What became of one input file."""
+    """The report on one input file."""
 
     file: str
     """Name of the file that was written."""
@@ -38,7 +38,7 @@ class FileReport:
 
 
 def output_names(files: Sequence[InputFile]) -> list[str]:
-    """The name under which each file is written; one that would occur twice gets a number.
+    """Return the name under which each file is written; a name that would occur twice gets a number.
 
     Raises:
         UsageError: there are none.
@@ -79,7 +79,7 @@ def record_finished(folder: Path, reports: Sequence[FileReport]) -> None:
 
 @contextmanager
 def written_whole(file: Path) -> Iterator[IO[bytes]]:
-    """Opens a file beside its name, compressed as the name says, and renames it at the end."""
+    """Open a temporary file, compressed as the final name requires, and rename it at the end."""
     partial = file.with_name(file.name + PARTIAL)
     try:
         with partial.open("wb") as raw, _compressed(raw, file) as stream:

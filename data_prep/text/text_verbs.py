@@ -27,12 +27,12 @@ OF_EVERY_VERB = (
     click.argument("inputs", metavar="[IN]...", nargs=-1),
     click.option("--output", type=click.Path(path_type=Path), help="Folder for the files of IN."),
     click.option("--text-key", default="text", show_default=True, help="Key that holds the document."),
-    click.option("--config", type=click.Path(path_type=Path), help="Corpus file, in the place of IN."),
+    click.option("--config", type=click.Path(path_type=Path), help="Corpus file, in place of IN."),
     click.option("--source", "sources", multiple=True, help="Only this source of --config. Repeatable."),
     click.option(
         "--executor",
         type=click.Choice(["local", "slurm", "ray"]),
-        help="Where to run, in the place of what --config says.",
+        help="Where to run, in place of the setting in --config.",
     ),
     click.option("--wait", is_flag=True, help="On Slurm: stay until all jobs have ended."),
     click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table."),
@@ -41,7 +41,7 @@ OF_EVERY_VERB = (
 
 @dataclass(frozen=True)
 class Asked:
-    """What the options that every verb has say: one source, or a corpus file."""
+    """The values of the options that every verb has: one source, or a corpus file."""
 
     inputs: tuple[str, ...]
     output: Path

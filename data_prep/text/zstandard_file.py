@@ -29,7 +29,7 @@ class ZstandardFile(io.RawIOBase):
         self._plain = memoryview(b"")
 
     def readable(self) -> bool:
-        """Whether it can be read from: yes."""
+        """Return True: it can be read from."""
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer

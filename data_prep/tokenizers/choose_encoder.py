@@ -1,6 +1,6 @@
 """Finds the fastest encoder that gives exactly the reference's ids on a sample of the very input.
 
-A fast library that is missing, cannot load the tokenizer or differs in one id is passed over, and the reason is told.
+A fast library that is missing, cannot load the tokenizer or differs in one id is not used, and the reason is printed.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ PROBES = (
     "𠀀龘 🦜👩\u200d👩\u200d👧\ufe0f e\u0301 é ﬁ Ω ½ \u200b\u00a0\x00\x07",
     "def f(x):\n\treturn {'a': [x ** 2]}  # ▁ <0x41>\n",
 )
-"""Text on which tokenizers have been seen to differ, whatever the corpus."""
+"""Texts on which tokenizers have been seen to differ; they are tried for every corpus."""
 
 
 @dataclass(frozen=True)
 class ChosenEncoder:
-    """An encoder, and what there is to say about the choice."""
+    """An encoder, and the reasons for the choice."""
 
     encoder: Encoder
     notes: tuple[str, ...]
 
 
 def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AUTO) -> ChosenEncoder:
-    """The first candidate that agrees with the reference on the sample and on the probes, else the reference.
+    """Return the first candidate that agrees with the reference on the sample and on the probes, else the reference.
 
     Args:
         tokenizer: the reference.
@@ -89,14 +89,14 @@ def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AU
 
 
 def _documents_with_symbols(tokenizer: Tokenizer, sample: Sequence[str]) -> Iterator[str]:
-    """Control symbols spelt out inside ordinary text, where they have to stay text."""
+    """Return documents with control symbols spelt out inside ordinary text, where they must stay text."""
     surroundings = sample[0][:100] if sample else "text"
     for symbol in islice(tokenizer.control_symbols(), MAX_PROBED_SYMBOLS):
         yield f"{surroundings}{symbol}{symbol} {surroundings}"
 
 
 def _difference(documents: Sequence[str], expected: EncodedDocuments, found: EncodedDocuments) -> str | None:
-    """Where two encodings of the same documents part, in words; None where they do not."""
+    """Describe the first difference between two encodings of the same documents; None if they are equal."""
     if len(expected.lengths) != len(found.lengths):
         return f"the number of documents: {len(found.lengths)} instead of {len(expected.lengths)}"
     if np.array_equal(expected.lengths, found.lengths) and np.array_equal(expected.ids, found.ids):

@@ -26,7 +26,7 @@ from harness.data.tokenizers.tokenizer import HuggingFaceTokenizer, SentencePiec
 MAX_GROWTH_BYTES = 1 << 27
 CHARACTERS_BEFORE_A_LOOK = 20_000_000
 GIGATOKEN_SPLITS = {"gpt2": "gpt2", "cl100k": "cl100k", "o200k": "o200k", "qwen2": "qwen2"}
-"""What gigatoken calls the published ways to split text."""
+"""gigatoken's names for the published ways to split text."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Encoder(Protocol):
     """The library, as it is shown to the user."""
 
     def encode(self, documents: list[str]) -> EncodedDocuments:
-        """The ids of every document, in order."""
+        """Return the ids of every document, in order."""
 
 
 class ReferenceEncoder:
@@ -83,7 +83,7 @@ class FastokensEncoder:
 class GigatokenEncoder:
     """The package gigatoken: SentencePiece BPE with byte fallback, byte-level BPE, and tiktoken files.
 
-    It remembers every word that it has seen and never forgets one, so it is opened anew when it has grown too much.
+    It caches every word that it has seen without limit, so it is reopened when its cache has grown too much.
     """
 
     name = "gigatoken"
@@ -114,7 +114,7 @@ class GigatokenEncoder:
 
 
 def _gigatoken_loader(tokenizer: Tokenizer) -> Callable[[], Any]:
-    """How to open it, without its control symbols: what looks like one in a text is text."""
+    """Return a function that opens the tokenizer without its control symbols, because in a text they are text."""
     kind = importlib.import_module("gigatoken").Tokenizer
     if isinstance(tokenizer, TiktokenTokenizer):
         name = tokenizer.splitting.name
@@ -130,7 +130,7 @@ def _gigatoken_loader(tokenizer: Tokenizer) -> Callable[[], Any]:
 
 
 def resident_bytes() -> int:
-    """Memory that this process has now; 0 where the system does not say it as Linux does."""
+    """Return the memory that this process has now; 0 if the system does not report it as Linux does."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
@@ -144,7 +144,7 @@ FAST_ENCODERS: Mapping[str, Callable[[Tokenizer], Encoder]] = {
 
 
 def candidates(tokenizer: Tokenizer) -> tuple[str, ...]:
-    """Names of the fast encoders worth trying for this kind of tokenizer, best first."""
+    """Return the names of the fast encoders worth trying for this kind of tokenizer, best first."""
     if isinstance(tokenizer, SentencePieceTokenizer | TiktokenTokenizer):
         return ("gigatoken",)
     if isinstance(tokenizer, HuggingFaceTokenizer):
@@ -153,7 +153,7 @@ def candidates(tokenizer: Tokenizer) -> tuple[str, ...]:
 
 
 def _plain_description(path: Path) -> str:
-    """A tokenizer.json without the settings of whoever saved it: a corpus is neither cut nor padded."""
+    """Return a tokenizer.json without truncation and padding, which may have been saved with it."""
     description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return json.dumps(description | {"truncation": None, "padding": None}, ensure_ascii=False)
 

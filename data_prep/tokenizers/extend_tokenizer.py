@@ -1,8 +1,8 @@
-"""Adds words to a tokenizer behind its own ids, which all stay as they are.
+"""Adds words to a tokenizer behind its own ids, which do not change.
 
-In a tokenizer.json an added word is one token where it stands by itself: anywhere if it is Chinese, else only between
-spaces and signs, so that "art" does not cut "party" in three. SentencePiece takes a word wherever it finds it. What
-happened to the other words of a corpus is reported, because a model has learnt their old ids.
+In a tokenizer.json an added Chinese word is one token wherever it occurs. Any other word is one only between spaces and
+punctuation, so that "art" does not split "party". SentencePiece takes a word wherever it occurs. The report lists the
+effect on the other words of a corpus, because a model has learnt their old ids.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ EXAMPLES_SHOWN = 12
 
 @dataclass(frozen=True, kw_only=True)
 class ExtensionReport:
-    """What adding words did to the encoding of a corpus."""
+    """The effect of the added words on the encoding of a corpus."""
 
     tokens_before: int
     tokens_after: int
@@ -33,7 +33,7 @@ class ExtensionReport:
 
 
 def extend(tokenizer: Tokenizer, words: Sequence[str]) -> bytes:
-    """The file of the extended tokenizer: words, then control symbols up to a multiple of 128 ids.
+    """Return the file of the extended tokenizer: words, then control symbols up to a multiple of 128 ids.
 
     Raises:
         UsageError: there are no words, a word is a token already, or the file is a tiktoken file.
@@ -42,7 +42,7 @@ def extend(tokenizer: Tokenizer, words: Sequence[str]) -> bytes:
         raise UsageError("there are no words to add. Give a file with a word per line.")
     known = [word for word, ids in zip(words, tokenizer.encode_documents(list(words)), strict=True) if len(ids) == 1]
     if known:
-        raise UsageError(f"{known[0]!r} is a single token already. Take it out of the list ({len(known)} such words).")
+        raise UsageError(f"{known[0]!r} is a single token already. Remove it from the list ({len(known)} such words).")
     size = padded_vocab_size(tokenizer.vocab_size + len(words))
     spare = [f"<|added_{number}|>" for number in range(size - tokenizer.vocab_size - len(words))]
     if isinstance(tokenizer, HuggingFaceTokenizer):
@@ -79,9 +79,7 @@ def _extend_json(file: Path, vocab_size: int, words: Sequence[str], spare: Seque
     tokenizer.add_special_tokens([AddedToken(symbol, normalized=False, special=True) for symbol in spare])
     ids = [tokenizer.token_to_id(token) for token in (*words, *spare)]
     if ids != list(range(vocab_size, vocab_size + len(ids))):
-        raise UsageError(
-            f"tokenizer {file}: its ids have holes, into which the new words would fall. It cannot be extended so."
-        )
+        raise UsageError(f"tokenizer {file}: its ids have gaps, which the new words would fill. It cannot be extended.")
     return str(tokenizer.to_str(pretty=False)).encode()
 
 

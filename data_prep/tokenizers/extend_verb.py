@@ -68,7 +68,7 @@ def _print_report(name: str, report: ExtensionReport) -> None:
         examples = " ".join(repr(word) for word in report.changed[:EXAMPLES_SHOWN])
         click.echo(
             f"  WARNING: {len(report.changed):,} of {report.words:,} words that were not added are encoded in other "
-            f"ids: a model that was trained with the original does not know them so. For example {examples}"
+            f"ids: a model that was trained with the original learnt other ids for them. For example {examples}"
         )
     else:
         click.echo(f"  all {report.words:,} words that were not added are encoded in the same ids")

@@ -12,7 +12,7 @@ CHARACTERS_PER_CHECK = 20_000
 
 
 class SpotChecked:
-    """An encoder of which every sixteenth batch is looked at: about one character in 3,000 is encoded twice."""
+    """An encoder that is checked on every sixteenth batch: about one character in 3,000 is encoded twice."""
 
     def __init__(self, encoder: Encoder, reference: Encoder) -> None:
         self.name = encoder.name

@@ -1,4 +1,4 @@
-"""Says how good a tokenizer is on real text: characters per token, what is spelt in bytes, odd tokens, the way back."""
+"""Reports on a tokenizer on real text: characters per token, text spelt in bytes, odd tokens, and the round trip."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HAN = re.compile(r"[\u3400-\u9fff\U00020000-\U0003ffff]")
 
 @dataclass(frozen=True, kw_only=True)
 class TextReport:
-    """How a tokenizer does on the documents of one channel."""
+    """Measurements of a tokenizer on the documents of one channel."""
 
     name: str
     documents: int
@@ -39,7 +39,7 @@ class TextReport:
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyReport:
-    """What is in a vocabulary, whatever the text."""
+    """Measurements of a vocabulary, without any text."""
 
     vocab_size: int
     is_multiple_of_128: bool
@@ -144,13 +144,13 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _texts(tokenizer: Tokenizer) -> list[str]:
-    """The text of every token that stands for whole characters."""
+    """Return the text of every token that stands for whole characters."""
     texts = (tokenizer.decode([token]) for token in range(tokenizer.vocab_size))
     return [text for text in texts if text and "\N{REPLACEMENT CHARACTER}" not in text]
 
 
 def _partial_ids(tokenizer: Tokenizer) -> list[int]:
-    """Ids that stand for a piece of a character."""
+    """Return the ids that stand for a piece of a character."""
     sizes = tokenizer.bytes_per_token()
     return [token for token in np.flatnonzero(sizes > 0).tolist() if _is_partial(tokenizer, token, int(sizes[token]))]
 
@@ -189,6 +189,6 @@ def _reason(text: str) -> str | None:
 
 
 def _script(character: str) -> str:
-    """The first word of the character's name: LATIN, CJK, CYRILLIC …; kana and Han belong together."""
+    """Return the first word of the character's name: LATIN, CJK, CYRILLIC …; kana and Han count as one."""
     name = unicodedata.name(character, "UNKNOWN").split()[0]
     return "CJK" if name in ("HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "IDEOGRAPHIC") else name

@@ -127,7 +127,7 @@ def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
 
 
 def read_words(file: Path | None) -> tuple[str, ...]:
-    """The distinct lines of a file that are not blank; none without a file.
+    """Return the distinct lines of a file that are not blank; empty without a file.
 
     Raises:
         UsageError: it cannot be read.
@@ -197,7 +197,7 @@ def _print_comparison(name: str, comparison: ComparisonReport) -> None:
         examples = " ".join(repr(word) for word in comparison.examples)
         click.echo(
             f"  WARNING: {comparison.changed_words:,} of {comparison.words:,} words are encoded in other ids: a model "
-            f"that was trained with the other tokenizer does not know them so. For example {examples}"
+            f"that was trained with the other tokenizer learnt other ids for them. For example {examples}"
         )
     else:
         click.echo(f"  all {comparison.words:,} words are encoded in the same ids")

@@ -1,6 +1,6 @@
 """Trains a tokenizer on a sample of channels: SentencePiece BPE with byte fallback, or byte-level BPE.
 
-Whatever the kind: text comes back byte for byte, every digit is a token of its own, spare ids wait for later stages
+For every kind: text comes back byte for byte, every digit is a separate token, spare ids are reserved for later stages
 (chat markers, tools), the number of ids is a multiple of 128, and no token contains a forbidden word, because the
 sample is cut inside each of them.
 """
@@ -23,19 +23,20 @@ MAX_SENTENCE_BYTES = 1 << 20
 SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How byte-level BPE cuts text into words: the published pattern of Qwen 2, GPT-4's with one digit at a time."""
+"""Pattern by which byte-level BPE cuts text into words: the published one of Qwen 2, GPT-4's with one digit at a
+time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
-    """What kind of tokenizer to train."""
+    """Settings of the tokenizer to train."""
 
     kind: Kind
     vocab_size: int
     """All ids, control symbols and spare ids included; rounded up to a multiple of 128."""
     num_spare_ids: int = 1000
     user_words: Sequence[str] = ()
-    """Words that are one token wherever they stand."""
+    """Words that are always one token."""
     forbidden_words: Sequence[str] = ()
     """Words that no token may contain."""
     character_coverage: float = 0.9995
@@ -45,17 +46,17 @@ class TrainerSettings:
 
 
 def padded_vocab_size(vocab_size: int) -> int:
-    """The next multiple of 128: tensor cores and vocabulary-parallel ranks want it."""
+    """Return the next multiple of 128, which tensor cores and vocabulary-parallel ranks need."""
     return -(-vocab_size // MULTIPLE) * MULTIPLE
 
 
 def spare_symbols(count: int) -> list[str]:
-    """Names of the spare ids."""
+    """Return the names of the spare ids."""
     return [f"<|spare_{number}|>" for number in range(count)]
 
 
 def draw_by_weight(available: Mapping[str, int], shares: Mapping[str, float], characters: int) -> dict[str, int]:
-    """Characters to take of each channel, in proportion to the shares; what one lacks the others make up for."""
+    """Return the characters to take of each channel, in proportion to the shares; others make up for a small one."""
     taken: dict[str, int] = {}
     open_names = list(shares)
     while open_names:
@@ -70,7 +71,7 @@ def draw_by_weight(available: Mapping[str, int], shares: Mapping[str, float], ch
 
 
 def train(sample: Iterator[str], settings: TrainerSettings) -> bytes:
-    """The file of the tokenizer: a SentencePiece model, or a tokenizer.json. Equal samples give equal bytes.
+    """Return the file of the tokenizer: a SentencePiece model, or a tokenizer.json. Equal samples give equal bytes.
 
     Raises:
         UsageError: the vocabulary has no room for what must be in it, or is too large for the sample.
@@ -83,7 +84,7 @@ def train(sample: Iterator[str], settings: TrainerSettings) -> bytes:
 
 
 def cut_at_words(sample: Iterator[str], words: Sequence[str]) -> Iterator[str]:
-    """Yields the texts, cut in two behind the first character of every forbidden word (in any case)."""
+    """Yield the texts, cut in two behind the first character of every forbidden word (in any case)."""
     if not words:
         yield from sample
         return
@@ -104,7 +105,7 @@ def _check(settings: TrainerSettings) -> None:
         word for word in settings.user_words if any(bad.lower() in word.lower() for bad in settings.forbidden_words)
     ]
     if both:
-        raise UsageError(f"user word {both[0]!r} contains a forbidden word. Take it out of one of the two lists.")
+        raise UsageError(f"user word {both[0]!r} contains a forbidden word. Remove it from one of the two lists.")
     needed = 256 + 2 + settings.num_spare_ids + len(settings.user_words)
     if padded_vocab_size(settings.vocab_size) <= needed:
         raise UsageError(
@@ -175,7 +176,7 @@ def _train_byte_level(sentences: Iterator[str], settings: TrainerSettings) -> by
         show_progress=False,
     )
     tokenizer.train_from_iterator(sentences, trainer)
-    # Rare ids last: what is learnt has the same ids whatever is added behind.
+    # Spare ids last, so that the learnt tokens keep their ids when more are added.
     tokenizer.add_tokens([AddedToken(word, normalized=False, special=False) for word in settings.user_words])
     symbols = [END_OF_DOCUMENT, *spare_symbols(settings.num_spare_ids)]
     tokenizer.add_special_tokens([AddedToken(symbol, normalized=False, special=True) for symbol in symbols])

@@ -10,7 +10,7 @@ from harness.config.schema import PhaseConfig
 
 @dataclass(frozen=True, kw_only=True)
 class BatchStage:
-    """Steps of one batch size; the last stage of a phase has no end of its own."""
+    """Steps with one batch size. The last stage of a phase lasts until the phase ends."""
 
     first_step: int
     """First step of the stage, 1-based within its phase."""
@@ -31,26 +31,21 @@ class BatchSizes:
         """The smallest batch of the phase."""
         return min(stage.size for stage in self.stages)
 
-    @property
-    def distinct(self) -> tuple[int, ...]:
-        """Every size that occurs, in order."""
-        return tuple(dict.fromkeys(stage.size for stage in self.stages))
-
     def of_step(self, step: int) -> int:
-        """Samples in step `step` (1-based within the phase)."""
+        """Return the number of samples in step `step` (1-based within the phase)."""
         return self.stages[bisect_right([stage.first_step for stage in self.stages], step) - 1].size
 
     def after_samples(self, num_samples: int) -> int:
-        """Samples in the step that follows when so many samples of the phase have been trained on."""
+        """Return the number of samples in the step that follows `num_samples` samples of the phase."""
         return self.stages[bisect_right([stage.first_sample for stage in self.stages], num_samples) - 1].size
 
     def samples_in(self, num_steps: int) -> int:
-        """Samples of the first `num_steps` steps of the phase."""
+        """Count the samples of the first `num_steps` steps of the phase."""
         stage = self.stages[bisect_right([stage.first_step for stage in self.stages], num_steps) - 1]
         return stage.first_sample + (num_steps - stage.first_step + 1) * stage.size if num_steps else 0
 
     def steps_for(self, num_samples: int) -> int:
-        """Steps after which at least so many samples of the phase have been trained on."""
+        """Count the steps after which at least `num_samples` samples of the phase have been trained on."""
         if num_samples <= 0:
             return 0
         stage = self.stages[bisect_right([stage.first_sample for stage in self.stages], num_samples - 1) - 1]
@@ -58,7 +53,7 @@ class BatchSizes:
 
 
 def batch_sizes(phase: PhaseConfig) -> BatchSizes:
-    """The batch sizes of a phase.
+    """Return the batch sizes of a phase.
 
     A ramp-up gives every size below `global_batch_size` an equal share of `ramp_up_samples`, rounded up to whole steps
     (Megatron-LM: `--rampup-batch-size`). A share that is used up by the rounding of earlier ones has no step.
@@ -80,7 +75,7 @@ def batch_sizes(phase: PhaseConfig) -> BatchSizes:
 
 
 def train_steps(phase: PhaseConfig) -> int:
-    """Length of a phase in steps (tokens rounded up to whole steps); 0 where none is given."""
+    """Return the length of a phase in steps (tokens rounded up to whole steps); 0 if it has none."""
     if phase.train_steps is not None:
         return phase.train_steps
     return batch_sizes(phase).steps_for(-(-(phase.train_tokens or 0) // phase.seq_length))

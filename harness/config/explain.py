@@ -1,4 +1,4 @@
-"""Pydantic's findings about a configuration, in words that say what was given, what is allowed and what to write."""
+"""Explains Pydantic's findings about a configuration in words: the given value, the allowed ones, and the remedy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _WANTED = {
 
 
 def explain(error: ErrorDetails) -> Problem | None:
-    """A problem in the user's words; None for one that another problem already explains."""
+    """Describe a problem in the user's words; None for one that another problem already explains."""
     location: Location = tuple(part for part in error["loc"] if part != _KEY_MARK)
     given = error["input"]
     if isinstance(given, Unreadable):
@@ -77,7 +77,7 @@ def _unknown_key_text(location: Location) -> str:
 
 
 def _hint(error: ErrorDetails, given: object) -> str:
-    """What to write instead, where that can be told."""
+    """Return a hint at the right key or value, or nothing if there is none to guess."""
     kind = error["type"]
     if kind == "int_type" and isinstance(given, float) and given.is_integer() and abs(given) < 2**63:
         return f"; write {int(given)}"
@@ -95,7 +95,7 @@ def _hint(error: ErrorDetails, given: object) -> str:
 
 
 def _shown(value: object) -> str:
-    """A given value as it would be written in YAML, with its kind where that is the point."""
+    """Return a given value as it would be written in YAML, with its kind if the kind is the problem."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -110,7 +110,7 @@ def _shown(value: object) -> str:
 
 
 def _section_at(location: Location) -> type[BaseModel] | None:
-    """The section of the schema to which a location leads, None where it leads to none."""
+    """Return the section of the schema at a location, or None."""
     kind: Any = Config
     for part in location:
         kind = _entry_kind(kind, part)
@@ -118,7 +118,7 @@ def _section_at(location: Location) -> type[BaseModel] | None:
 
 
 def _entry_kind(kind: Any, part: str | int) -> Any:  # noqa: ANN401 (type annotations have no type)
-    """The type of what stands under a key of a section, of a mapping, or in a list."""
+    """Return the type of the value under a key of a section, of a mapping, or in a list."""
     if _is_section(kind):
         field = kind.model_fields.get(part)
         return _without_none(field.annotation) if field else None
@@ -139,7 +139,7 @@ def _is_section(kind: object) -> bool:
 
 @cache
 def _places_of_keys() -> dict[str, list[str]]:
-    """Every key of the schema with the dotted places where it is allowed.
+    """Return every key of the schema, with the dotted places at which it is allowed.
 
     A key of the run that a phase may repeat is looked for at the run: only its outermost places are named.
     """

@@ -25,7 +25,7 @@ _TOP_LEVEL_ADVICE = "a configuration has sections such as 'run:' and 'model:'"
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read, override and check a configuration.
+    """Read a configuration, apply overrides, and check it.
 
     Args:
         path: A YAML file.
@@ -49,7 +49,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def dump_config(config: Config) -> str:
-    """The whole configuration as YAML, defaults written out; `load_config` of it gives an equal `Config`."""
+    """Return the whole configuration as YAML with its defaults; `load_config` of it returns an equal `Config`."""
     values = config.model_dump(mode="json")
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=4096)
 
@@ -78,7 +78,7 @@ def _read_text(path: Path) -> str:
 
 
 def _similar_files(path: Path) -> str:
-    """`; did you mean …?` for a configuration of a similar name in the same directory."""
+    """Return `; did you mean …?` for a configuration with a similar name in the same directory."""
     try:
         names = sorted(sibling.name for sibling in path.parent.glob("*.yaml"))
     except (OSError, ValueError):
@@ -113,7 +113,7 @@ def _build(document: Document) -> Config:
 
 
 def _valid_sections(document: Document, wrong: set[str]) -> dict[str, Any]:
-    """The sections that are right in themselves, by name."""
+    """Return the sections that are valid by themselves, by name."""
     fields: dict[str, Any] = {name: (f.annotation, f) for name, f in Config.model_fields.items() if name not in wrong}
     given = document.value if isinstance(document.value, dict) else {}
     partial = create_model("PartialConfig", __base__=Section, **fields)
@@ -124,7 +124,7 @@ class _Dumper(yaml.SafeDumper):
     """Writes text in double quotes unless every reader takes it for text without them."""
 
     def ignore_aliases(self, data: object) -> bool:
-        """Anchors and aliases are never written: the strict reader refuses them."""
+        """Return true: no anchors and aliases are written, because the strict reader refuses them."""
         return True
 
 

@@ -51,7 +51,7 @@ def _write(document: Document, dotted_key: str, value: Value, origin: Origin) ->
 
 
 def _first_part(container: Value, rest: str, location: Location, origin: Origin) -> tuple[str | int, str]:
-    """The key or index that the rest of a dotted key starts with, and what follows it."""
+    """Split a dotted key into its first key or index, and the rest."""
     head, _, tail = rest.partition(".")
     if isinstance(container, dict):
         known = [key for key in container if rest == key or rest.startswith(f"{key}.")]
@@ -64,7 +64,7 @@ def _first_part(container: Value, rest: str, location: Location, origin: Origin)
         if head in (indices := [str(index) for index in range(len(container))]):
             return int(head), tail
         allowed = f"0 to {len(indices) - 1}" if indices else "none, the list is empty"
-        raise ConfigError([f"{origin}: '{shortened(head)}' is no index of the list {where}; allowed: {allowed}"])
+        raise ConfigError([f"{origin}: '{shortened(head)}' is not an index of the list {where}; allowed: {allowed}"])
     raise ConfigError([f"{origin}: {where} is a single value, nothing can be set below it"])
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with a configuration, and where: `tiny.yaml:41:5: model.hidden_size: …`."""
+"""Problems of a configuration, each with its place: `tiny.yaml:41:5: model.hidden_size: …`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST_SHOWN_VALUE = 60
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value was given: a place in a file, or (with line 0) an override on the command line."""
+    """Origin of a value: a place in a file, or (with line 0) an override on the command line."""
 
     source: str
     line: int = 0
@@ -42,7 +42,7 @@ class Problem:
 
 
 def origin_of(origins: Mapping[Location, Origin], location: Location) -> Origin:
-    """The origin of a value or, where it was not given, of the nearest section around it."""
+    """Return the origin of a value or, if it was not given, of the nearest section around it."""
     while location not in origins:
         location = location[:-1]
     return origins[location]
@@ -60,23 +60,23 @@ def raise_problems(problems: Iterable[Problem], origins: Mapping[Location, Origi
 
 
 def dotted(location: Location) -> str:
-    """A location as users write it after `--set`: `phases.0.seq_length`."""
+    """Return a location as users write it after `--set`: `phases.0.seq_length`."""
     return shortened(".".join(str(part) for part in location))
 
 
 def shortened(text: str) -> str:
-    """The text with unprintable characters escaped, cut where it is too long for a message."""
+    """Return the text with unprintable characters escaped, shortened to fit a message."""
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:200])
     return shown if len(shown) <= _LONGEST_SHOWN_VALUE else shown[: _LONGEST_SHOWN_VALUE - 1] + "…"
 
 
 def closest(given: str, allowed: Iterable[str]) -> str | None:
-    """The allowed word that is most like the given one, None where none is."""
+    """Return the allowed word that is closest to the given one, or None."""
     matches = difflib.get_close_matches(given, list(allowed), n=1, cutoff=0.7)
     return matches[0] if matches else None
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the closest allowed word, or nothing where none is close."""
+    """Return `; did you mean 'x'?` for the closest allowed word, or nothing if none is close."""
     match = closest(given, allowed)
     return f"; did you mean '{match}'?" if match else ""

@@ -1,4 +1,4 @@
-"""What a plain YAML word means: the YAML 1.2 core rules, less every spelling that two readers read differently."""
+"""Reads plain YAML words by the YAML 1.2 core rules, and refuses spellings that YAML 1.1 reads differently."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _INT64 = range(-(2**63), 2**63)
 
 @dataclass(frozen=True)
 class Unreadable:
-    """Stands for a value that was refused, so that the rest of the configuration can still be looked at."""
+    """Placeholder for a value that was refused, so that the rest of the configuration can still be checked."""
 
     reason: str
 
 
 def read_plain(text: str) -> Scalar | Unreadable:
-    """The value of an unquoted word: null, true, false, a decimal number, else the text itself.
+    """Return the value of an unquoted word: null, true, false, a decimal number, or else the text itself.
 
     `3e-4` is a number, `on` and `24:00:00` are text. Refused: `012`, `0o14`, `0x1f`, `1_000`, `.inf`, `.nan`.
     """
@@ -58,7 +58,7 @@ def _read_number(text: str) -> int | float | Unreadable:
 
 
 def _read_doubtful(text: str) -> str | Unreadable:
-    """Text, unless it looks like a number in a spelling that YAML 1.1 and 1.2 read differently."""
+    """Return the word as text, unless YAML 1.1 and 1.2 read it as different numbers."""
     if _OTHER_BASE.fullmatch(text):
         return Unreadable(f"{text} is not a decimal number; write {_decimal(text)}, or put text in quotes")
     if zeros := _LEADING_ZERO.fullmatch(text):

@@ -1,4 +1,4 @@
-"""What sections of a configuration are made of: their base class, and kinds of values."""
+"""The base class of all sections of a configuration, and the kinds of values that they share."""
 
 from __future__ import annotations
 

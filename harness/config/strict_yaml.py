@@ -1,8 +1,8 @@
-"""YAML text to plain values with the origin of each, refusing everything that surprises: the strict half of YAML 1.2.
+"""Reads YAML text into plain values with the origin of each, and refuses what readers understand differently.
 
 Refused: two equal keys, anchors, aliases, merge keys, tags, directives, a second document, control characters,
 nesting deeper than 32, more than 10,000 values, more than 1 MiB, and the numbers that `harness.config.scalars` refuses.
-Keys are always text. Events are read one at a time, so that a hostile file stops where it becomes hostile.
+Keys are always text. Events are read one at a time, so that reading a hostile file stops at its first forbidden event.
 """
 
 from __future__ import annotations

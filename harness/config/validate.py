@@ -1,6 +1,6 @@
 """Rules between fields that hold on any number of ranks; those of the layout are in `harness.plan.layout_rules`.
 
-Each rule sees whole sections that are right in themselves and yields every problem it finds.
+Each rule gets sections that are valid by themselves, and yields every problem that it finds.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PARALLEL: Location = ("parallel",)
 
 
 def cross_field_problems(sections: Mapping[str, Any]) -> list[Problem]:
-    """All problems between the fields of the given sections (`dict(config)`, or those that could be read)."""
+    """Return all problems between the fields of the given sections (`dict(config)`, or those that could be read)."""
     return [
         problem
         for names, rule in _RULES
@@ -122,7 +122,7 @@ def _phase_context_problems(
 
 
 def _context_problems(parallel: ParallelConfig, data: DataConfig, precision: PrecisionConfig) -> Iterator[Problem]:
-    """Transformer Engine shares a sequence in its fused attention only: bf16, and causal over the whole sample."""
+    """Check that a sequence that is split uses fused attention of Transformer Engine: bf16, causal over the sample."""
     size = parallel.context_parallel_size
     if size > 1 and data.reset_at_document_borders:
         yield Problem(
@@ -165,9 +165,9 @@ def _snapshot_problems(checkpoint: CheckpointConfig) -> Iterator[Problem]:
         return
     place: Location = ("checkpoint", "snapshot_folder")
     if not checkpoint.snapshot_folder.is_absolute():
-        yield Problem(place, f"must be an absolute path, given {checkpoint.snapshot_folder}: it is one of each node")
+        yield Problem(place, f"must be an absolute path, given {checkpoint.snapshot_folder}: each node has its own")
     if checkpoint.snapshot_every_steps is None:
-        yield Problem(place, "says where snapshots go, but none are taken; give checkpoint.snapshot_every_steps")
+        yield Problem(place, "names a folder for snapshots, but none are taken; give checkpoint.snapshot_every_steps")
 
 
 _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (

@@ -15,7 +15,7 @@ Phases = tuple[PhaseConfig, ...]
 
 
 def blend_problems(data: DataConfig, phases: Phases) -> Iterator[Problem]:
-    """Blends and evaluation sets name channels that there are."""
+    """Check that blends and evaluation sets name existing channels."""
     for index, phase in enumerate(phases):
         named: list[tuple[Location, str]] = [(("blend", name), name) for name in phase.blend]
         named += [(("evaluation", "channels", n), name) for n, name in enumerate(phase.evaluation.channels or ())]
@@ -23,13 +23,13 @@ def blend_problems(data: DataConfig, phases: Phases) -> Iterator[Problem]:
             if name not in data.channels:
                 yield Problem(
                     ("phases", index, *place),
-                    f"{'' if place[0] == 'blend' else name + ' '}is no channel of data.channels"
+                    f"{'' if place[0] == 'blend' else name + ' '}is not a channel of data.channels"
                     f"{did_you_mean(name, data.channels)} (channels: {', '.join(data.channels)})",
                 )
 
 
 def phase_problems(phases: Phases) -> Iterator[Problem]:
-    """Every phase has a name of its own, one length, and a batch and a schedule that fit into it."""
+    """Check that every phase has a unique name, one length, and a batch and a schedule that fit into it."""
     for index, phase in enumerate(phases):
         here: Location = ("phases", index)
         earlier = next((number for number in range(index) if phases[number].name == phase.name), None)
@@ -48,7 +48,7 @@ def phase_problems(phases: Phases) -> Iterator[Problem]:
 
 
 def stop_problems(run: RunConfig, phases: Phases) -> Iterator[Problem]:
-    """The step at which the run is to stop is one of its steps."""
+    """Check that the step at which the run is to stop is one of its steps."""
     if any(list(_ramp_up_problems(phase, ())) for phase in phases):
         return  # then the number of steps is not known
     lengths = [train_steps(phase) for phase in phases]
@@ -68,7 +68,7 @@ def frozen_problems(model: ModelConfig, phases: Phases) -> Iterator[Problem]:
             if not any(matches_any(name, (pattern,)) for name in names):
                 yield Problem(
                     (*here, number),
-                    f"{pattern} is the name of no parameter{did_you_mean(pattern, names)}; "
+                    f"{pattern} matches no parameter{did_you_mean(pattern, names)}; "
                     "names are such as embedding.*, decoder.layers.0.self_attention.linear_qkv.weight, *layernorm*",
                 )
         if names and all(matches_any(name, phase.frozen_parameters) for name in names):
@@ -76,7 +76,7 @@ def frozen_problems(model: ModelConfig, phases: Phases) -> Iterator[Problem]:
 
 
 def changed_fields(section: Section, names: tuple[str, ...]) -> list[str]:
-    """Those of the named fields that differ from their default (a dumped configuration gives every default)."""
+    """Return which of the named fields differ from their default; a dumped configuration gives every default."""
     fields = type(section).model_fields
     return [name for name in names if getattr(section, name) != fields[name].default]
 

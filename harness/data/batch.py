@@ -23,8 +23,9 @@ class Batch:
     labels_BS: Tensor
     """The token after each input, int64."""
     loss_mask_BS: Tensor
-    """1 where the label counts, float32. It does not count in padding, nor, with reset at document borders, where the
-    label is the first token of the next document: nothing that the model may look at foretells it."""
+    """Weight of each label, float32: 1 where it counts, 0 where it does not. It does not count in padding. With reset
+    at document borders it does not count either where it is the first token of the next document, because nothing that
+    the model may attend to predicts it."""
     channel_ids_B: Tensor
     """Channel of each sample, int64."""
     segment_ids_BS: Tensor | None
@@ -32,14 +33,14 @@ class Batch:
     within it."""
     position_ids_BS: Tensor
     """Place of each token, int64: in its document with reset, else in its sample. A document that began in an earlier
-    sample begins anew at 0."""
+    sample starts again at 0."""
 
     def pinned(self) -> Batch:
-        """The same in page-locked memory, from where a GPU copies without waiting."""
+        """Return the batch in page-locked memory, from which a GPU copies without waiting."""
         return self._each(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device) -> Batch:
-        """The same on a device; the copy of pinned memory runs beside the computation."""
+        """Return the batch on a device; pinned memory is copied while the device computes."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -90,13 +91,13 @@ def collate(
 
 
 def _segments(counts: Sequence[int], width: int) -> npt.NDArray[np.int32]:
-    """Document numbers of one row, [width]; padding is one more document."""
+    """Return the document number of each token of one row, [width]; padding counts as one more document."""
     padded = [*counts, width - sum(counts)]
     return np.repeat(np.arange(len(padded), dtype=np.int32), padded)
 
 
 def _begins(segments: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-    """Where a new document begins, [B, S]."""
+    """Return whether a document begins at each token, [B, S]."""
     begins = np.ones(segments.shape, dtype=np.bool_)
     begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
     return begins

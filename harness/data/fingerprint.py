@@ -24,7 +24,7 @@ _TOLD_APART = ("shares", "later_phases", "rules")
 
 
 def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: History = ()) -> dict[str, Any]:
-    """Everything that decides the samples of a run up to now, as plain JSON values.
+    """Return everything that has determined the samples of a run so far, as plain JSON values.
 
     Channels that no phase uses are left out, and so are phases that have not begun.
 
@@ -44,7 +44,7 @@ def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: Histo
         "channels": {
             channel.name: {
                 "has_validation_path": channel.validation_parts is not None,
-                "parts": [_numbers(part) for part in channel.parts[: adopted.get(channel.name)]],
+                "parts": [_part_json(part) for part in channel.parts[: adopted.get(channel.name)]],
             }
             for channel in channels
             if channel.name in recipe.channel_names
@@ -55,7 +55,7 @@ def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: Histo
 
 
 def recorded_parts(recorded: Mapping[str, Any]) -> dict[str, int]:
-    """How many parts of each channel a checkpoint knew; none if it has seen no data.
+    """Return the number of parts of each channel that a checkpoint recorded; empty if the run had used no data.
 
     Args:
         recorded: The checkpoint's fingerprint, with what `data_fingerprint` wrote under `data`.
@@ -77,12 +77,12 @@ def require_adopted(channels: Sequence[Channel], history: History) -> None:
         if name in by_name and parts_digest(parts) != change.digest:
             raise DataError(
                 f"channel {name}: its first {change.num_parts} parts are not those that the run has adopted (digest "
-                f"{parts_digest(parts)}, adopted {change.digest}). A list of parts is only ever appended to: restore "
-                "it, or start a new run."
+                f"{parts_digest(parts)}, adopted {change.digest}). Lines may only be appended to a list of parts: "
+                "restore it, or start a new run."
             )
 
 
-def _numbers(part: Part) -> dict[str, Any]:
+def _part_json(part: Part) -> dict[str, Any]:
     return {
         "prefix": part.name,
         "tokens": part.num_tokens,

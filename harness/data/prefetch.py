@@ -1,4 +1,4 @@
-"""Work done ahead of its use, in one thread, along a chain of keys that is known in advance."""
+"""A prefetcher: prepares values in a thread before they are needed, for keys whose order is known."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ Value = TypeVar("Value")
 
 
 class Prefetcher(Generic[Key, Value]):
-    """Prepares the values of the keys that follow the one asked for.
+    """Prepares the values of the keys that follow the last one.
 
-    Asked for another key than the expected one (after a rollback), it drops what it had prepared. An error while a
-    value is prepared is raised when that value is asked for, and not before. `close` waits for the value being
-    prepared.
+    If an unexpected key is requested (after a rollback), all prepared values are dropped. An error in the preparation
+    of a value is raised when that value is requested. `close` waits for the value that is being prepared.
     """
 
     def __init__(
@@ -26,7 +25,14 @@ class Prefetcher(Generic[Key, Value]):
         num_ahead: int,
         begin_thread: Callable[[], None] = lambda: None,
     ) -> None:
-        """`prepare(key)` makes a value, `following(key)` is the next key; with `num_ahead` 0 there is no thread."""
+        """Prepare nothing yet.
+
+        Args:
+            prepare: Makes the value of a key.
+            following: Returns the next key.
+            num_ahead: Values prepared ahead; with 0 no thread is used.
+            begin_thread: Called first in the thread.
+        """
         self._prepare = prepare
         self._following = following
         self._num_ahead = num_ahead
@@ -35,7 +41,7 @@ class Prefetcher(Generic[Key, Value]):
         self._is_closed = False
 
     def get(self, key: Key) -> Value:
-        """The value of `key`; begins to prepare those that follow."""
+        """Return the value of `key`, and begin to prepare those that follow."""
         if self._is_closed:
             raise RuntimeError("the prefetcher is closed")
         if self._num_ahead == 0:

@@ -1,4 +1,4 @@
-"""Signs that a sample is dirt and not text: how much of it is one token, repetition, line breaks, or unreadable.
+"""Signs that a sample is not proper text: the shares of one token, of repetition, of line breaks, of unreadable bytes.
 
 They are hints for a person and for the watcher, not a filter: poems repeat, tables are full of line breaks.
 """
@@ -18,7 +18,7 @@ SHOWN_CHARACTERS = 200
 
 
 def token_signs(tokens: npt.NDArray[np.int64]) -> dict[str, float]:
-    """Signs in the tokens of a sample, [S]: shares from 0 to 1."""
+    """Return signs in the tokens of a sample, [S], as shares from 0 to 1."""
     counts = np.unique(tokens, return_counts=True)[1]
     runs = np.lib.stride_tricks.sliding_window_view(tokens, min(REPEATED_LENGTH, len(tokens)))
     num_distinct = len(np.unique(runs, axis=0))
@@ -29,7 +29,7 @@ def token_signs(tokens: npt.NDArray[np.int64]) -> dict[str, float]:
 
 
 def text_signs(text: str) -> dict[str, float | str]:
-    """Signs in the text of a sample, and how it begins."""
+    """Return signs in the text of a sample, and its first characters."""
     num_characters = max(1, len(text))
     content = text.encode("utf-8", errors="replace")
     return {
@@ -42,13 +42,13 @@ def text_signs(text: str) -> dict[str, float | str]:
 
 
 def _characters_in_repeated_line(text: str) -> int:
-    """Characters of the line that fills most of the text by being there more than once; blank lines do not count."""
+    """Count the characters of the line whose repetitions fill most of the text; blank lines do not count."""
     counts = Counter(line for line in text.splitlines() if line.strip())
     return max((len(line) * count for line, count in counts.items() if count > 1), default=0)
 
 
 def _is_unreadable(character: str) -> bool:
-    """Whether nobody can read the character: a control, an unassigned or private one, or the mark of a broken one."""
+    """Return whether the character is a control, unassigned or private one, or the replacement for a broken one."""
     if character in "\n\r\t":
         return False
     return character == "\N{REPLACEMENT CHARACTER}" or unicodedata.category(character) in ("Cc", "Cn", "Co", "Cs")

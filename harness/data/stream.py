@@ -12,7 +12,7 @@ import torch
 
 from harness.data.batch import Batch, collate
 from harness.data.files.channels import Channel, parts_digest
-from harness.data.files.documents import DocumentSpan
+from harness.data.files.document_table import DocumentSpan
 from harness.data.files.mcore import MappedPart
 from harness.data.files.parts import Part
 from harness.data.order.channel_order import SampleAddress
@@ -23,12 +23,12 @@ from harness.data.prefetch import Prefetcher
 from harness.run.order_changes import num_parts_of
 
 _NUM_RECENT_ORDERS = 4
-"""Orders kept in memory: those of the histories before and after a change, and of what is looked at again."""
+"""Orders kept in memory: those before and after a change, and those of steps that are examined again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchShape:
-    """How the global batch is cut for this rank. Nothing here changes which samples a step has."""
+    """The cut of the global batch for this rank. It does not change the samples of a step."""
 
     global_batch_size: int
     micro_batch_size: int
@@ -52,11 +52,11 @@ class StepData:
     positions: Positions
     """Positions of the whole global batch in the sample order, int64 [global_batch_size]."""
     next_cursor: Cursor
-    """The cursor behind this step."""
+    """Cursor behind this step."""
 
 
 class TrainingStream:
-    """Makes steps of data from cursors, the following ones ahead of time. It has no place of its own: ask for any."""
+    """Makes the data of steps from their cursors, and prepares the following steps. It keeps no position."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class TrainingStream:
         self._order_of = lru_cache(maxsize=_NUM_RECENT_ORDERS)(partial(SampleOrder, self._turns, recipe))
         self._order_of(())
         pin_memory = self._shape_at(Cursor()).pin_memory
-        begin_thread = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin_memory else _nothing
+        begin_thread = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin_memory else _no_preparation
         self._steps = Prefetcher(self._prepare, self._following, num_prefetch_batches, begin_thread)
 
     @property
@@ -97,7 +97,7 @@ class TrainingStream:
         return tuple(turns.channel for turns in self._turns)
 
     def extend(self, parts: Mapping[str, tuple[Part, ...]]) -> None:
-        """Know of further parts of channels. They are used where the history of a cursor says so.
+        """Add further parts to channels. They are used from the position at which the history of a cursor adopts them.
 
         Raises:
             DataError: A part cannot hold the vocabulary.
@@ -106,22 +106,22 @@ class TrainingStream:
             turns.extend(parts.get(turns.channel.name, ()))
 
     def adopted(self, cursor: Cursor, further: Mapping[str, tuple[Part, ...]]) -> Cursor:
-        """The cursor, from whose place on further parts of channels are used, behind all that are known."""
+        """Return the cursor with these further parts of channels in use from here on, behind all that are known."""
         known = {each.name: each.parts for each in self.channels}
         parts = {name: (*known[name], *parts) for name, parts in further.items()}
         return cursor.adopt({name: (len(all_of_it), parts_digest(all_of_it)) for name, all_of_it in parts.items()})
 
     def begun(self, cursor: Cursor) -> Cursor:
-        """The cursor of a run that began with all known parts of the channels of which its history says nothing."""
+        """Return the cursor with all known parts adopted at position 0 for channels that have adopted none."""
         unknown = {each.name for each in self.channels} - set(num_parts_of(cursor.history))
-        return cursor.knowing(self.adopted(Cursor(), dict.fromkeys(sorted(unknown), ())).history)
+        return cursor.with_changes(self.adopted(Cursor(), dict.fromkeys(sorted(unknown), ())).history)
 
     def order(self, cursor: Cursor) -> SampleOrder:
-        """The order of the samples as the history of a cursor makes it."""
+        """Return the order of the samples under the history of a cursor."""
         return self._order_of(cursor.history)
 
     def step(self, cursor: Cursor) -> StepData:
-        """The data of the step that begins at `cursor`.
+        """Return the data of the step that begins at `cursor`.
 
         Raises:
             DataError: A part whose turn has come is damaged, or a token id lies outside the vocabulary.
@@ -129,31 +129,31 @@ class TrainingStream:
         return self._steps.get(cursor)
 
     def take(self, cursor: Cursor) -> tuple[Positions, Cursor]:
-        """Positions of the samples of the step at `cursor`, and the cursor behind it; without reading anything."""
+        """Return the positions of the samples of the step at `cursor`, and the cursor behind it. Reads nothing."""
         seq_length = self._recipe.phases[cursor.phase].seq_length
         return cursor.take(self._shape_at(cursor).global_batch_size, seq_length)
 
     def lacks_parts_of(self, cursor: Cursor) -> tuple[str, ...]:
-        """Channels that must get further parts before the step at `cursor` has its samples; mostly none."""
+        """Return the channels that must get further parts before the step at `cursor` has its samples."""
         return self.order(cursor).lacks_parts_of(self.take(cursor)[0])
 
     def peek_hash(self, cursor: Cursor) -> int | None:
-        """The `batch_hash` that the step at `cursor` has, without reading tokens; None if it lacks parts."""
+        """Return the `batch_hash` of the step at `cursor` without reading tokens; None if the step lacks parts."""
         order, (positions, _) = self.order(cursor), self.take(cursor)
         return None if order.lacks_parts_of(positions) else order.batch_hash(order.locate(positions))
 
     def addresses(self, cursor: Cursor, positions: Positions) -> list[SampleAddress]:
-        """Channel, part, epoch and index of samples of the run, in the order that a cursor's history makes."""
+        """Return the addresses of samples of the run, in the order under a cursor's history."""
         order = self.order(cursor)
         return order.addresses(order.locate(positions))
 
     def documents(self, cursor: Cursor, position: int) -> list[DocumentSpan]:
-        """The pieces of documents that sample `position` of the run is made of."""
+        """Return the pieces of documents that sample `position` of the run is made of."""
         order = self.order(cursor)
         return order.documents_of(order.locate(np.array([position])))[0]
 
     def epochs(self, cursor: Cursor) -> dict[str, float]:
-        """How often each channel has been passed through up to the cursor, samples jumped over included."""
+        """Return the passes over each channel up to the cursor, skipped samples included."""
         return self.order(cursor).epochs(cursor.next_position)
 
     def close(self) -> None:
@@ -161,7 +161,7 @@ class TrainingStream:
         self._steps.close()
 
     def __enter__(self) -> TrainingStream:
-        """The stream; it is closed at the end of the `with` block."""
+        """Return the stream; it is closed at the end of the `with` block."""
         return self
 
     def __exit__(
@@ -205,5 +205,5 @@ class TrainingStream:
         )
 
 
-def _nothing() -> None:
-    """Begin a thread that needs no preparation."""
+def _no_preparation() -> None:
+    """Begin a thread without a GPU."""

@@ -48,17 +48,12 @@ class ValidationSet:
         """Samples in the set: those asked for, or as many as there are."""
         return len(self._samples)
 
-    @property
-    def num_targets(self) -> int:
-        """Tokens that the model predicts in one evaluation (fewer with reset at document borders)."""
-        return sum(sample.num_tokens - 1 for sample in self._samples)
-
     def num_micro_batches(self, dp_size: int, micro_batch_size: int) -> int:
-        """Micro-batches that each data-parallel rank computes, the same on all of them."""
+        """Return the number of micro-batches that each data-parallel rank computes; the same on all ranks."""
         return -(-self.num_samples // (dp_size * micro_batch_size))
 
     def micro_batches(self, dp_rank: int, dp_size: int, micro_batch_size: int) -> Iterator[Batch]:
-        """This rank's micro-batches. Where samples run out, rows whose loss mask is 0 fill the last ones.
+        """Yield this rank's micro-batches. Where samples run out, rows with a loss mask of 0 fill the last ones.
 
         Raises:
             DataError: A token id lies outside the vocabulary.
@@ -85,7 +80,7 @@ class ValidationSet:
 
 
 def open_validation(channel: Channel, channel_id: int, recipe: Recipe, num_samples: int) -> ValidationSet | None:
-    """The first `num_samples` held-out samples of a channel, or None if nothing is held out.
+    """Open the first `num_samples` held-out samples of a channel; None if nothing is held out.
 
     Raises:
         DataError: A part with held-out documents is damaged.
@@ -103,7 +98,7 @@ def open_validation(channel: Channel, channel_id: int, recipe: Recipe, num_sampl
 
 
 def _cut(channel: Channel, part: Part, num_documents: int, recipe: Recipe, limit: int) -> list[_HeldOutSample]:
-    """The last `num_documents` documents of a part as samples, at most `limit` of them."""
+    """Return the last `num_documents` documents of a part as at most `limit` samples."""
     try:
         opened = MappedPart(part, recipe.vocab_size)
     except DataError as error:

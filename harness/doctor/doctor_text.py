@@ -16,13 +16,13 @@ _COLOURS = {"ok": "green", "missing": "yellow", "wrong": "bold red"}
 
 
 def as_json(found: Sequence[Finding]) -> str:
-    """`{"healthy": …, "findings": [{"name", "state", "found", "advice"}, …]}`."""
+    """Return `{"healthy": …, "findings": [{"name", "state", "found", "advice"}, …]}` as text."""
     lines = [asdict(finding) for finding in found]
     return json.dumps({"healthy": is_healthy(found), "findings": lines}, indent=2, ensure_ascii=False)
 
 
 def as_lines(found: Sequence[Finding]) -> str:
-    """One line per finding, for pipes and logs."""
+    """Return one line per finding, for pipes and logs."""
     width = max(len(finding.name) for finding in found)
     return "\n".join(f"{each.name:<{width}}  {each.state:<7}  {_explained(each)}" for each in found)
 
@@ -37,7 +37,7 @@ def show_table(found: Sequence[Finding]) -> None:
 
 
 def is_healthy(found: Sequence[Finding]) -> bool:
-    """Whether nothing is wrong; something optional may be missing."""
+    """Return whether no finding is wrong; optional things may be missing."""
     return all(finding.state != "wrong" for finding in found)
 
 

@@ -1,4 +1,4 @@
-"""What there is on this machine, gathered without judging it and without importing anything heavy."""
+"""Gathers facts about this machine, without judging them and without importing anything heavy."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Facts:
     versions: dict[str, str]
     """Versions of those `DISTRIBUTIONS` that are installed."""
     apex_is_nvidias: bool
-    """Whether an installed `apex` has NVIDIA's compiled kernels."""
+    """An installed `apex` has NVIDIA's compiled kernels."""
     errors: dict[str, str] = field(default_factory=dict)
     """Modules that are installed but cannot be imported, and why; `probe` where looking itself failed."""
     cuda: str | None = None
@@ -45,7 +45,7 @@ class Facts:
     num_cpu_cores: int
     memory_bytes: int
     folder: Path
-    """The folder whose disk was looked at."""
+    """The folder whose disk was measured."""
     file_system: str | None
     disk_free_bytes: int
 
@@ -73,7 +73,7 @@ def gather(folder: Path) -> Facts:
 
 
 def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Versions of the installed ones, from their metadata: nothing is imported."""
+    """Return the versions of the packages that are installed, from their metadata; imports none of them."""
     versions = {}
     for name in names:
         try:
@@ -84,7 +84,7 @@ def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def run_probe(command: tuple[str, ...] = (sys.executable, "-m", "harness.doctor.probe")) -> dict[str, Any]:
-    """What `harness.doctor.probe` prints in a process of its own; an entry in `errors` if it dies or hangs."""
+    """Return the output of `harness.doctor.probe`, run as a process; `errors` has an entry if it dies or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired:
@@ -97,7 +97,7 @@ def run_probe(command: tuple[str, ...] = (sys.executable, "-m", "harness.doctor.
 
 
 def _has_nvidia_apex() -> bool:
-    """Looks for files only: importing the unrelated `apex` would run code that nobody asked for."""
+    """Return whether `apex` is NVIDIA's, by its files: importing the unrelated `apex` would run foreign code."""
     spec = importlib.util.find_spec("apex")
     folders = spec.submodule_search_locations if spec else None
     has_optimizers = any((Path(folder) / "optimizers").is_dir() for folder in folders or ())
@@ -105,7 +105,7 @@ def _has_nvidia_apex() -> bool:
 
 
 def _memory_bytes() -> int:
-    """Memory of the machine, or less where the process is limited (containers)."""
+    """Return the memory of the machine, or the limit of the process if that is lower (containers)."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text().strip() if limit.is_file() else "max"
@@ -113,7 +113,7 @@ def _memory_bytes() -> int:
 
 
 def _file_system(folder: Path) -> str | None:
-    """Kind of file system (ext4, nfs4 …) that the folder is on: that of the longest mount point above it."""
+    """Return the kind of file system (ext4, nfs4 …) of the longest mount point above the folder."""
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     above = [(mount, kind) for mount, kind in mounts if folder.is_relative_to(mount.replace("\\040", " "))]
     return max(above, key=lambda pair: len(pair[0]))[1] if above else None

@@ -1,4 +1,4 @@
-"""What the facts of a machine mean for training, by line: ok, missing (what one loses), wrong (what to do)."""
+"""Judges the facts of a machine for training, line by line: ok, missing (with the loss), or wrong (with the remedy)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Finding:
 
 
 def findings(facts: Facts) -> list[Finding]:
-    """All lines, in the order in which a person would check."""
+    """Return all findings, in the order in which a person would check."""
     return [
         _python(facts),
         _torch(facts),
@@ -85,7 +85,7 @@ def _gpus(facts: Facts) -> Finding:
             kinds[kind] = kinds.get(kind, 0) + 1
         return Finding(name="GPUs", state="ok", found="; ".join(f"{count} x {kind}" for kind, count in kinds.items()))
     if facts.cuda:
-        advice = "torch has CUDA but sees no GPU: is nvidia-smi happy, and is this a GPU node?"
+        advice = "torch has CUDA but sees no GPU: does nvidia-smi list one, and is this a GPU node?"
         return Finding(name="GPUs", state="missing", found="none", advice=advice)
     return Finding(name="GPUs", state="missing", found="none", advice="CPU processes are for trying out and for tests")
 

@@ -1,7 +1,7 @@
-"""What torch sees on this machine, as one line of JSON. Run as a process of its own: `python -m harness.doctor.probe`.
+"""Prints torch's view of this machine as one line of JSON: `python -m harness.doctor.probe`.
 
-Importing torch or Transformer Engine takes seconds and may crash the interpreter when driver and library disagree;
-neither may happen to the process that reports it.
+Runs as a process of its own. Importing torch or Transformer Engine takes seconds, and may crash the interpreter when
+driver and library disagree. Neither may happen to the process that reports it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def probe() -> dict[str, Any]:
-    """Versions and devices; `errors` has the reason for each module that is installed but cannot be imported."""
+    """Return versions and devices; `errors` has the reason for each installed module that cannot be imported."""
     errors: dict[str, str] = {}
     seen: dict[str, Any] = {"errors": errors}
     if torch := _imported("torch", errors):

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from harness.config.load import load_config
-from harness.config.phases import in_phase
+from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, ConfigError
 from harness.launch.continuation import phase_to_begin_with, size_of_events, wanted_phase

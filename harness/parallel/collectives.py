@@ -1,4 +1,4 @@
-"""How the ranks agree: the few collectives that the harness itself calls."""
+"""The few collectives that the harness itself calls."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def max_over(tensor: torch.Tensor, group: Group | None = None) -> torch.Tensor:
 
 
 def from_rank_0(value: T) -> T:
-    """Rank 0's value, on every rank. Every rank must call it; the others' `value` is ignored."""
+    """Return rank 0's value on every rank. Every rank must call it; the others' `value` is ignored."""
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
 
 
 def gathered(value: T) -> list[T]:
-    """Every rank's value, in rank order, on every rank. Every rank must call it."""
+    """Return every rank's value, in rank order, on every rank. Every rank must call it."""
     values: list[T] = [value] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
 
 
 def joined(share: torch.Tensor, group: Group) -> torch.Tensor:
-    """The equal shares of the group's ranks end to end, in rank order. Every rank of the group must call it.
+    """Concatenate the equal shares of the group's ranks in rank order. Every rank of the group must call it.
 
     Args:
         share: This rank's, contiguous [n].
@@ -60,7 +60,7 @@ def to_and_fro(tensor: torch.Tensor, peer: int, *, is_first: bool) -> None:
 
 
 def is_lost_connection(error: BaseException) -> bool:
-    """Whether a collective failed because another rank is gone, or does not answer."""
+    """Return whether a collective failed because another rank is gone, or does not answer."""
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and "gloo" in str(error)

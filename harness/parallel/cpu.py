@@ -30,16 +30,16 @@ class _InertStream:
         self.device = _CPU
 
     def wait_stream(self, _other: object) -> None:
-        """Nothing to wait for."""
+        """Do nothing: a CPU has no streams."""
 
     def wait_event(self, _event: object) -> None:
-        """Nothing to wait for."""
+        """Do nothing: a CPU has no streams."""
 
     def record_event(self, _event: object = None) -> None:
-        """Nothing to record."""
+        """Do nothing: a CPU has no streams."""
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Do nothing: a CPU has no streams."""
 
 
 class _CudaMeansCpu(TorchFunctionMode):
@@ -70,7 +70,7 @@ def _is_cuda(device: object) -> bool:
 
 
 def _answer(value: object) -> Callable[..., object]:
-    """A new function that ignores its arguments (torch's compiler wants every torch.cuda function to be distinct)."""
+    """Return a new function that ignores its arguments; torch's compiler needs each torch.cuda function to differ."""
     return lambda *_args, **_kwargs: value
 
 

@@ -1,4 +1,4 @@
-"""Which device this process computes on, and what is known about it."""
+"""The device on which this process computes, and its properties."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PRODUCTS = 10
 
 
 def select(local_rank: int) -> torch.device:
-    """The GPU of this local rank, or the CPU where there is none."""
+    """Return the GPU of this local rank, or the CPU if there is no GPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.cuda.set_device(local_rank)
@@ -24,31 +24,31 @@ def select(local_rank: int) -> torch.device:
 
 
 def name(device: torch.device) -> str:
-    """The device's name as its maker spells it, `cpu` for a CPU."""
+    """Return the device's name as its maker spells it; `cpu` for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def peak_memory_gib(device: torch.device) -> float | None:
-    """Largest memory allocated on the GPU since the process began, in GiB; None on a CPU."""
+    """Return the largest memory allocated on the GPU since the process began, in GiB; None on a CPU."""
     if device.type != "cuda":
         return None
     return torch.cuda.max_memory_allocated(device) / 2**30
 
 
 def memory_gib(device: torch.device) -> float | None:
-    """Memory of the GPU in GiB; None on a CPU."""
+    """Return the memory of the GPU in GiB; None on a CPU."""
     if device.type != "cuda":
         return None
     return torch.cuda.get_device_properties(device).total_memory / 2**30
 
 
 def cuda_version(device: torch.device) -> str:
-    """Version of CUDA that torch was built for; `none` on a CPU."""
+    """Return the version of CUDA that torch was built for; `none` on a CPU."""
     return str(torch.version.cuda) if device.type == "cuda" else "none"
 
 
 def driver_version(device: torch.device) -> str:
-    """Version of the GPU's driver on this machine; `none` on a CPU, or where the kernel does not tell."""
+    """Return the version of the GPU's driver on this machine; `none` on a CPU, or if the kernel does not expose it."""
     if device.type != "cuda" or not _DRIVER.is_file():
         return "none"
     return _DRIVER.read_text().strip()

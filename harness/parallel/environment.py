@@ -1,4 +1,4 @@
-"""The environment variables by which a process learns its rank, and by which a launcher tells it. Imports no torch."""
+"""The environment variables through which a process learns its rank from a launcher. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ProcessRanks:
 
 
 def read_ranks(environ: Mapping[str, str] | None = None) -> ProcessRanks | None:
-    """The ranks that torchrun (RANK, WORLD_SIZE …) or srun (SLURM_PROCID …) gave this process; None if started alone.
+    """Return the ranks from torchrun (RANK, WORLD_SIZE …) or srun (SLURM_PROCID …); None for a process started alone.
 
     A batch script or an interactive shell under Slurm also has SLURM_PROCID and SLURM_NTASKS; only a task of a job step
     with several tasks counts. Steps are taken to have as many tasks on every node.
@@ -43,7 +43,7 @@ def read_ranks(environ: Mapping[str, str] | None = None) -> ProcessRanks | None:
         return None
     if not 0 <= ranks.rank < ranks.world_size:
         raise UsageError(
-            f"this process is told to be rank {ranks.rank} of {ranks.world_size}; ranks are 0 to world size - 1, "
+            f"this process is given rank {ranks.rank} of {ranks.world_size}; ranks are 0 to world size - 1, "
             "check RANK and WORLD_SIZE"
         )
     if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environ]:
@@ -63,7 +63,7 @@ def worker_environment(
     master_address: str = LOOPBACK,
     environ: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """The environment of a worker on this machine: everything that is set here, its ranks, and what it may use.
+    """Return the environment of a worker on this machine: the inherited one, its ranks, and its resources.
 
     Args:
         ranks: The worker's ranks.
@@ -104,7 +104,7 @@ class NodePlace:
 
 
 def read_node(environ: Mapping[str, str] | None = None) -> NodePlace:
-    """The place that srun gave this task, and the meeting point that the batch script chose.
+    """Return the place that srun gave this task, and the meeting point that the batch script chose.
 
     Raises:
         UsageError: A variable is missing or no number.
@@ -126,9 +126,9 @@ def node_name(environ: Mapping[str, str] | None = None) -> str:
 
 
 def collectives_pipes(environ: Mapping[str, str] | None = None) -> str | None:
-    """How the names of the pipes begin by which torch is asked for its last collectives, `<this><rank>.pipe`.
+    """Return the prefix of the pipes through which torch is asked for its last collectives, `<prefix><rank>.pipe`.
 
-    slurm/environment.sh sets it; None where nobody has.
+    slurm/environment.sh sets it; None if it is not set.
     """
     return (os.environ if environ is None else environ).get("TORCH_NCCL_DEBUG_INFO_PIPE_FILE")
 
@@ -177,5 +177,5 @@ def _number(environ: Mapping[str, str], name: str) -> int:
 
 
 def _is_stale(name: str) -> bool:
-    """Whether a variable of an outer torchrun would mislead a worker that this launcher starts."""
+    """Return whether a variable of an outer torchrun would mislead a worker that this launcher starts."""
     return name.startswith(_STALE_PREFIXES) or name in _STALE_NAMES

@@ -1,11 +1,11 @@
-"""What CUDA and torch read from the environment when the GPU is first used. Imports no torch."""
+"""The environment variables that CUDA and torch read when the GPU is first used. Imports no torch."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
 
-from harness.config.phases import parallel_of
+from harness.config.phase_settings import parallel_of
 from harness.config.schema import Config, ParallelConfig
 
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")

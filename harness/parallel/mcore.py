@@ -17,7 +17,7 @@ from megatron.core import parallel_state, tensor_parallel  # noqa: E402 (the CPU
 
 
 def join(world_size: int, *, rank: int, device: torch.device, init_method: str = "env://") -> Ranks:
-    """Joins the world of so many processes, before a layout cuts anything. Every rank must call it.
+    """Join the world of all processes, before it is divided by a layout. Every rank must call it.
 
     Args:
         world_size: Processes in all.
@@ -75,7 +75,7 @@ def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_me
 
 
 def groups_by_kind() -> dict[str, dist.ProcessGroup]:
-    """This rank's groups of more than one rank, and the whole world, by name."""
+    """Return this rank's groups of more than one rank, and the whole world, by name."""
     kinds = {
         "tensor": parallel_state.get_tensor_model_parallel_group(),
         "pipeline": parallel_state.get_pipeline_model_parallel_group(),
@@ -87,7 +87,7 @@ def groups_by_kind() -> dict[str, dist.ProcessGroup]:
 
 
 def replicas() -> dist.ProcessGroup:
-    """The ranks that hold the same part of the model as this one: data- and context-parallel ones."""
+    """Return the ranks with the same part of the model as this one: data- and context-parallel ones."""
     group: dist.ProcessGroup = parallel_state.get_data_parallel_group(with_context_parallel=True)
     return group
 

@@ -1,8 +1,8 @@
-"""Looks at every node before training: `python -m harness.parallel.node_check --launch DIR`, as every rank of the job.
+"""Checks every node before training: `python -m harness.parallel.node_check --launch DIR`, as every rank of the job.
 
-Every rank says what it is, rank 0 names those that do not answer, all look for a file that rank 0 wrote, every device
-computes for a moment, and small exchanges run over each kind of group and between neighbouring nodes.
-`<launch>/nodes.json` has what was found; what is wrong is told by host, and `bad_nodes.json` has the nodes that the job
+Every rank reports itself, and rank 0 names those that do not answer. All ranks look for a file that rank 0 wrote, every
+device computes for a moment, and small exchanges run over each kind of group and between neighbouring nodes.
+`<launch>/nodes.json` has the reports. Problems are reported by host, and `bad_nodes.json` has the nodes that the job
 should not get again.
 """
 
@@ -48,7 +48,7 @@ from harness.plan.plan import make_plan
 from harness.run.files import replace_file
 
 ANSWER_WITHIN_S = 120.0
-"""How long rank 0 waits for the others, from its own start."""
+"""Seconds that rank 0 waits for the others, from its own start."""
 FILES_APPEAR_WITHIN_S = 60.0
 """Network file systems show a new file late: NFS after up to a minute."""
 _BYTES_ON_GPU = 64 * 2**20
@@ -92,7 +92,7 @@ def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], None]) -> list
 
 
 def _meet(launch: Path, ranks: ProcessRanks) -> TCPStore:
-    """The store at which all ranks meet; rank 0 waits until all have come, and names those that have not.
+    """Return the store at which all ranks meet. Rank 0 waits for all of them, and names the missing ones.
 
     Raises:
         HarnessError: Some ranks did not come (on rank 0), or rank 0 cannot be reached (on the others).
@@ -135,7 +135,7 @@ def _wait_for_all(launch: Path, store: TCPStore, ranks: ProcessRanks) -> None:
 
 
 def _nodes_of(launch: Path, ranks: Sequence[int], ranks_per_node: int) -> list[str]:
-    """The nodes of these ranks, as the batch script listed them; none where it did not."""
+    """Return the nodes of these ranks, as the batch script listed them; empty without such a list."""
     try:
         nodes = (launch / "nodes.txt").read_text().split()
     except OSError:
@@ -175,7 +175,7 @@ def _report(
 
 
 def _all_reduce_ms(group: dist.ProcessGroup, where: torch.device) -> float:
-    """Median time of an all-reduce over the group, after one that opens its connections."""
+    """Return the median time of an all-reduce over the group, after one that opens its connections."""
     tensor = torch.zeros(_num_bytes(where) // 4, device=where)
     times = []
     for _ in range(_ROUNDS + 1):
@@ -189,7 +189,7 @@ def _all_reduce_ms(group: dist.ProcessGroup, where: torch.device) -> float:
 
 
 def _exchange_ms(ranks: ProcessRanks, where: torch.device) -> dict[str, float]:
-    """What an exchange between this node's first rank and that of each neighbour takes. Every rank must call it."""
+    """Measure the exchange of this node's first rank with that of each neighbour. Every rank must call it."""
     size = ranks.local_world_size
     node = ranks.rank // size
     names = collectives.gathered(node_name())[::size]
@@ -216,7 +216,7 @@ def _exchange_with(peer: int, where: torch.device, *, is_first: bool) -> float:
 
 
 def _sees_file(launch: Path, ranks: ProcessRanks) -> bool:
-    """Whether this rank can read what rank 0 writes now."""
+    """Return whether this rank can read a file that rank 0 writes now."""
     nonce = collectives.from_rank_0(secrets.token_hex(8))
     path = launch / f"seen_{nonce}"
     if ranks.rank == 0:

@@ -1,4 +1,4 @@
-"""What ranks find out about their nodes before training, and which nodes are not fit for it (pure)."""
+"""Judges from the ranks' reports which nodes are unfit for training (pure)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ BAD_NODES = "bad_nodes.json"
 """File in the launch's folder: nodes that the job should not get again, each with its reasons."""
 CLOCKS_AGREE_WITHIN_S = 5.0
 SLOW_FACTOR = 3.0
-"""An exchange is slow if it takes so many times the median of its kind, and at least so many milliseconds more."""
+"""An exchange is slow if it takes this many times the median of its kind, and at least `SLOW_AT_LEAST_MS` longer."""
 SLOW_AT_LEAST_MS = 20.0
 SLOW_COMPUTE_FACTOR = 1.5
-"""A rank is slow if it computes so many times as long as the median rank."""
+"""A rank is slow if it computes this many times as long as the median rank."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RankReport:
-    """What one rank found."""
+    """The report of one rank."""
 
     rank: int
     host: str
@@ -31,7 +31,7 @@ class RankReport:
     clock_s: float
     """Seconds since 1970 at the same moment on all ranks, to within a few milliseconds."""
     sees_file: bool
-    """Whether it saw the file that rank 0 wrote into the launch's folder."""
+    """The rank saw the file that rank 0 wrote into the launch's folder."""
     compute_ms: float
     """Time of a fixed product of matrices on its device alone."""
     all_reduce_ms: dict[str, float]
@@ -44,7 +44,7 @@ class RankReport:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """What is wrong with a node."""
+    """A problem of a node."""
 
     host: str
     text: str
@@ -52,7 +52,7 @@ class Fault:
 
 
 def unfit(reports: Sequence[RankReport]) -> list[Fault]:
-    """Why nodes cannot train together, by what their ranks found."""
+    """Return the reasons why nodes cannot train together."""
     usual_versions = statistics.mode(tuple(sorted(report.versions.items())) for report in reports)
     usual_device = statistics.mode(report.device for report in reports)
     clock = statistics.median(report.clock_s for report in reports)
@@ -71,19 +71,19 @@ def unfit(reports: Sequence[RankReport]) -> list[Fault]:
 
 
 def slow_nodes(reports: Sequence[RankReport]) -> list[Fault]:
-    """Nodes that hold the others up: their ranks compute slowly, or what they exchange with every neighbour is slow.
+    """Return the nodes that slow the others down: they compute slowly, or their links to every neighbour are slow.
 
-    Two nodes with a slow line between them cannot tell which of them it is: a node is to blame if all its lines are
-    slow and each of its neighbours has one that is not.
+    A slow link alone does not show which of its two nodes is slow. A node is to blame if all its links are slow and
+    each of its neighbours has a link that is not.
     """
     usual_ms = statistics.median_low(report.compute_ms for report in reports)
-    slow_lines = _slow_lines(reports)
-    lines = {report.host: set(report.exchange_ms) for report in reports if report.exchange_ms}
+    slow_links = _slow_links(reports)
+    links = {report.host: set(report.exchange_ms) for report in reports if report.exchange_ms}
 
     def is_to_blame(host: str) -> bool:
-        neighbours = lines.get(host, set())
+        neighbours = links.get(host, set())
         return bool(neighbours) and all(
-            slow_lines.get((host, other)) and any(not slow_lines.get((other, far)) for far in lines.get(other, ()))
+            slow_links.get((host, other)) and any(not slow_links.get((other, far)) for far in links.get(other, ()))
             for other in neighbours
         )
 
@@ -91,14 +91,14 @@ def slow_nodes(reports: Sequence[RankReport]) -> list[Fault]:
         if report.compute_ms > SLOW_COMPUTE_FACTOR * usual_ms:
             yield f"computes for {report.compute_ms:.1f} ms where others take {usual_ms:.1f} ms"
         if report.exchange_ms and is_to_blame(report.host):
-            told = ", ".join(f"{taken:.1f} ms with {other}" for other, taken in report.exchange_ms.items())
-            yield f"exchanges data slowly with all its neighbours: {told}"
+            times = ", ".join(f"{taken:.1f} ms with {other}" for other, taken in report.exchange_ms.items())
+            yield f"exchanges data slowly with all its neighbours: {times}"
 
     return _faults(reports, problems)
 
 
 def slow_groups(reports: Sequence[RankReport]) -> list[Fault]:
-    """Ranks whose all-reduce takes much longer than those of their like."""
+    """Return the groups of ranks whose all-reduce takes much longer than that of other groups of their kind."""
 
     def problems(report: RankReport) -> Iterator[str]:
         for kind, taken in report.all_reduce_ms.items():
@@ -110,7 +110,7 @@ def slow_groups(reports: Sequence[RankReport]) -> list[Fault]:
 
 
 def other_drivers(reports: Sequence[RankReport]) -> list[Fault]:
-    """Nodes whose driver is not that of most."""
+    """Return the nodes whose driver differs from that of most."""
     usual = statistics.mode(report.driver for report in reports)
 
     def problems(report: RankReport) -> Iterator[str]:
@@ -121,7 +121,7 @@ def other_drivers(reports: Sequence[RankReport]) -> list[Fault]:
 
 
 def to_exclude(faults: Sequence[Fault], num_nodes: int) -> dict[str, list[str]]:
-    """The nodes that a job should not get again, with the reasons.
+    """Return the nodes that a job should not get again, each with the reasons.
 
     None if more than half of the nodes would be among them: then what they have in common is to blame.
     """
@@ -132,7 +132,7 @@ def to_exclude(faults: Sequence[Fault], num_nodes: int) -> dict[str, list[str]]:
 
 
 def exchange_rounds(num_nodes: int) -> list[list[tuple[int, int]]]:
-    """Pairs of neighbours in a ring of nodes, in rounds in which a node has at most one partner."""
+    """Return the pairs of neighbours in a ring of nodes, in rounds in which a node has at most one partner."""
     rounds = [[(node, (node + 1) % num_nodes) for node in range(first, num_nodes, 2)] for first in (0, 1)]
     if num_nodes % 2:
         closing = rounds[0].pop()  # its partner is busy in this round
@@ -141,7 +141,7 @@ def exchange_rounds(num_nodes: int) -> list[list[tuple[int, int]]]:
 
 
 def versions_text(versions: Mapping[str, str]) -> str:
-    """Versions for people."""
+    """Return versions as text for people."""
     return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
@@ -153,11 +153,11 @@ def _faults(reports: Sequence[RankReport], problems: Callable[[RankReport], Iter
     ]
 
 
-def _slow_lines(reports: Sequence[RankReport]) -> dict[tuple[str, str], bool]:
-    """Whether the line between two neighbours is slow, from either end."""
+def _slow_links(reports: Sequence[RankReport]) -> dict[tuple[str, str], bool]:
+    """Return for each pair of neighbours whether the link between them is slow, from either end."""
     times = {(report.host, other): taken for report in reports for other, taken in report.exchange_ms.items()}
     usual = statistics.median_low(times.values()) if times else 0.0
-    return {line: _is_slow(taken, usual) for line, taken in times.items()}
+    return {link: _is_slow(taken, usual) for link, taken in times.items()}
 
 
 def _is_slow(taken_ms: float, usual_ms: float) -> bool:

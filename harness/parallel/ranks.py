@@ -1,4 +1,4 @@
-"""Who am I: this process's place in every parallel group."""
+"""Ranks: the place of this process in every parallel group."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Place:
 
     @property
     def is_first(self) -> bool:
-        """Whether this is rank 0 of the group."""
+        """True on rank 0 of the group."""
         return self.rank == 0
 
     @property
     def is_last(self) -> bool:
-        """Whether this is the last rank of the group."""
+        """True on the last rank of the group."""
         return self.rank == self.size - 1
 
 
@@ -35,15 +35,15 @@ class Ranks:
 
     @property
     def is_writer(self) -> bool:
-        """Whether this process writes the run directory (global rank 0)."""
+        """True on the process that writes the run directory (global rank 0)."""
         return self.world.is_first
 
     @property
     def counts_loss(self) -> bool:
-        """Whether this process contributes to the summed loss: last stage, once per tensor-parallel group."""
+        """True on the processes that contribute to the summed loss: last stage, once per tensor-parallel group."""
         return self.pp.is_last and self.tp.is_first
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether this process's stage needs tokens or labels (the first embeds them, the last predicts them)."""
+        """True on the stages that need tokens or labels: the first embeds them, the last predicts them."""
         return self.pp.is_first or self.pp.is_last

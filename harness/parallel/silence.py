@@ -1,4 +1,4 @@
-"""Drops what the libraries print that no user of harness can act on. Imports none of them."""
+"""Silences messages of libraries on which a user cannot act. Imports none of the libraries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def silence_libraries() -> None:
     warnings.filterwarnings("ignore", message=r"Transformer Engine and Apex are not installed")
     for library in ("megatron", "torch.utils.cpp_extension"):
         logging.getLogger(library).setLevel(logging.ERROR)
-    # What its writers log they also return, and the trainer tells it once.
+    # Its writers also return what they log, and the trainer reports it once.
     logging.getLogger("megatron.core.dist_checkpointing.strategies.filesystem_async").setLevel(logging.CRITICAL)
-    # The same of torch's reader, which logs as nobody in particular.
+    # The same from torch's reader, which uses the root logger.
     logging.getLogger().addFilter(lambda record: record.module != "state_dict_loader")

@@ -1,4 +1,4 @@
-"""How many tokens a channel has now: from its list of parts or the size of its one file, and nothing else."""
+"""Counts the tokens that a channel has now, from its list of parts or from the size of its one file."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _TOKEN_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 8: 2}
 
 
 def tokens_to_train_on(channel: ChannelConfig, held_out_share: float) -> int | None:
-    """Tokens of one epoch, without about what is held out; None where the data cannot be read (yet)."""
+    """Return the tokens of one epoch, roughly without the held-out ones; None if the data cannot be read (yet)."""
     parts = _part_tokens(channel.path)
     if not parts:
         return None

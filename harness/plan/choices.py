@@ -1,4 +1,4 @@
-"""Which layouts a number of GPUs allows for a model, the most promising first."""
+"""Lists the layouts that a number of GPUs allows for a model, the most promising first."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def legal_layouts(config: Config, num_gpus: int, memory_gib: float = 79, gpus_pe
 
 
 def pipeline_bubble(layout: Layout, num_microbatches: int) -> float:
-    """Share of a step that a pipeline rank waits: `(p - 1) / (m * v + p - 1)`."""
+    """Return the share of a step that a pipeline rank waits: `(p - 1) / (m * v + p - 1)`."""
     waiting = layout.pipeline - 1
     return waiting / (num_microbatches * layout.virtual_pipeline + waiting)
 
@@ -82,7 +82,7 @@ def _choice(config: Config, num_gpus: int, memory_gib: float) -> LayoutChoice:
 
 
 def _in_shared_layout(config: Config) -> tuple[PhaseConfig, ...]:
-    """The phases that are computed in the run's layout; all of them, if each has a layout of its own."""
+    """Return the phases that use the run's layout; all of them, if each has its own layout."""
     return tuple(phase for phase in config.phases if phase.parallel is None) or config.phases
 
 

@@ -31,7 +31,7 @@ def chart(values: Sequence[float], num_rows: int) -> list[str]:
 
 
 def course_rows(plan: Plan) -> list[Row]:
-    """Learning rate and batch size over all steps, with the names of the phases under them."""
+    """Return learning rate and batch size over all steps, with the names of the phases below."""
     steps = [step for phase in plan.phases for step in _columns(phase, plan)]
     rates = [plan.learning_rate(step) for step in steps]
     tokens = [float(plan.batch_size(step) * plan.phase_of(step).seq_length) for step in steps]
@@ -44,7 +44,7 @@ def course_rows(plan: Plan) -> list[Row]:
 
 
 def channel_rows(record: dict[str, Any]) -> list[Row]:
-    """Tokens by channel and phase, and how often the channels are passed through: a table under one heading."""
+    """Return tokens by channel and phase, and the passes over each channel, as a table under one heading."""
     headings = [phase["name"] for phase in record["phases"]]
     table = [[*headings, "all phases", "there now", "epochs"]] + [
         [
@@ -70,7 +70,7 @@ def short(number: float) -> str:
 
 
 def _columns(phase: PhasePlan, plan: Plan) -> list[int]:
-    """The steps of a phase that are drawn, evenly spaced, the last one included."""
+    """Return the steps of a phase that are drawn, evenly spaced, the last one included."""
     width = max(_LEAST_WIDTH, round(_WIDTH * phase.train_steps / plan.train_steps))
     return [phase.first_step - 1 + max(1, round(phase.train_steps * n / width)) for n in range(1, width + 1)]
 
@@ -81,7 +81,7 @@ def _curve(name: str, values: Sequence[float], top: str, num_rows: int) -> list[
 
 
 def _label(text: str, width: int) -> str:
-    """A text in so many columns, behind the mark of a border."""
+    """Return a text padded to a width, behind the mark of a border."""
     return f"│{text}"[:width].ljust(width)
 
 

@@ -1,4 +1,4 @@
-"""How many tokens the phases want from every channel, held against what is there and how often it may be used."""
+"""Compares the tokens that the phases want from each channel with the tokens that it has and may repeat."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from harness.plan.plan import Plan
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelDemand:
-    """What a run wants from one channel."""
+    """The demand of a run for one channel."""
 
     channel: str
     tokens_by_phase: tuple[int, ...]
     """By the shares of the blends; a weight that falls with the epochs (`epoch_decay`) makes them fewer."""
     available_tokens: int | None
-    """Tokens of one epoch as of now; None where they are not known."""
+    """Tokens of one epoch at present; None if they are not known."""
     max_epochs: int | None
-    """How often they may be used; None: as often as it takes."""
+    """Allowed passes over them; None: no limit."""
     waits_for_parts: bool
-    """Whether training would wait for further parts."""
+    """Training would wait for further parts."""
 
     @property
     def train_tokens(self) -> int:
@@ -41,7 +41,7 @@ class ChannelDemand:
         return max(0, self.train_tokens - self.max_epochs * self.available_tokens)
 
     def shortage(self) -> str | None:
-        """What is missing, in words; None if nothing is."""
+        """Return a description of the missing tokens; None if none are missing."""
         if not self.missing_tokens:
             return None
         times = "once" if self.max_epochs == 1 else f"{self.max_epochs} times (max_epochs)"
@@ -52,13 +52,13 @@ class ChannelDemand:
 
 
 def demands(config: Config, plan: Plan) -> list[ChannelDemand]:
-    """What the phases of a plan want from every channel they use. Reads lists of parts, if they are there."""
+    """Return the demand of a plan's phases for every channel that they use. Reads existing lists of parts."""
     names = dict.fromkeys(name for phase in plan.phases for name in phase.shares)
     return [_demand(name, config.data.channels[name], config, plan) for name in names]
 
 
 def shortage_problems(found: list[ChannelDemand]) -> list[str]:
-    """Why a plan cannot be kept with the data that is there; a channel that waits for parts is no problem."""
+    """Return the reasons why a plan cannot be kept with the existing data; channels that wait for parts are none."""
     return [
         f"{shortage}. Add parts, raise max_epochs, lower the channel's weight, shorten a phase, or let it wait for "
         "parts (when_low: wait)"

@@ -1,4 +1,4 @@
-"""Floating-point operations per trained token, and what share of a GPU's peak they are.
+"""Floating-point operations per trained token, and the peak of a GPU to compare them with.
 
 The headline convention (model FLOPs): a multiply-add counts 2, forward and backward together cost three times the
 forward, so every weight that a token is multiplied with costs 6 per token. With h hidden size, a heads and g query
@@ -22,19 +22,19 @@ CONVENTION = "forward + backward, causal attention counted once, true vocabulary
 
 
 def flops_per_token(model: ModelConfig, seq_length: int) -> int:
-    """Model FLOPs per token, forward and backward, causal attention: the numerator of the headline MFU."""
+    """Return the model FLOPs per token, forward and backward, causal attention: the numerator of the headline MFU."""
     return 3 * (_forward_linear(model) + _forward_attention(model, seq_length))
 
 
 def flops_per_token_full_attention(model: ModelConfig, seq_length: int) -> int:
-    """Model FLOPs per token with attention over the full square, as many published MFU numbers count it."""
+    """Return the model FLOPs per token with attention over the full square, as many published MFU numbers count it."""
     return 3 * (_forward_linear(model) + 2 * _forward_attention(model, seq_length))
 
 
 def hardware_flops_per_token(
     model: ModelConfig, seq_length: int, recompute: Literal["none", "selective", "full"]
 ) -> int:
-    """FLOPs per token that the hardware executes: the numerator of HFU, causal attention.
+    """Return the FLOPs per token that the hardware executes: the numerator of HFU, causal attention.
 
     Flash attention computes the scores again in backward (5 matrix products against 2 in forward). `selective`
     runs the core attention once more, `full` the whole forward of every layer, but not the output layer.
@@ -49,7 +49,7 @@ def hardware_flops_per_token(
 
 
 def peak_flops(device_name: str) -> float | None:
-    """Peak dense bf16 FLOP/s of a GPU by the name that torch reports, or None where it is not known."""
+    """Return the peak dense bf16 FLOP/s of a GPU by the name that torch reports, or None if it is unknown."""
     gpu = find_gpu(device_name)
     return gpu.peak_flops if gpu else None
 
@@ -65,5 +65,5 @@ def _forward_layers(model: ModelConfig) -> int:
 
 
 def _forward_attention(model: ModelConfig, seq_length: int) -> int:
-    """Forward FLOPs per token of scores and values under a causal mask (half of `4 * L * s * a * d`)."""
+    """Return the forward FLOPs per token of scores and values under a causal mask (half of `4 * L * s * a * d`)."""
     return 2 * model.num_layers * seq_length * model.num_attention_heads * model.head_size

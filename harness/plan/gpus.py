@@ -1,4 +1,4 @@
-"""What a GPU can do at best: peak of dense bf16 matrix products, and memory."""
+"""Limits of known GPUs: peak of dense bf16 matrix products, and memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The rules that a layout must keep, one function each, with the nearest legal values where one is broken.
 
-Every function returns one message per broken rule: what is wrong, the given numbers, what to use instead.
+Every function returns one message per broken rule: the problem, the given numbers, and the remedy.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _PROMISE = "(no layer is ever dropped to make it fit)"
 
 
 def ranks_per_copy(config: Config) -> int:
-    """Ranks that hold one copy of the model: tensor x pipeline x context."""
+    """Return the number of ranks that hold one copy of the model: tensor x pipeline x context."""
     parallel = config.parallel
     return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
 
 
 def legal_tensor_sizes(config: Config) -> list[int]:
-    """Tensor-parallel sizes that split heads, query groups, MLP and vocabulary without remainder."""
+    """Return the tensor-parallel sizes that divide heads, query groups, MLP and vocabulary."""
     model = config.model
     whole = math.gcd(model.num_attention_heads, model.query_groups, model.ffn_hidden_size, model.padded_vocab_size)
     return [
@@ -30,13 +30,13 @@ def legal_tensor_sizes(config: Config) -> list[int]:
 
 
 def _leaves_a_rank_without_tokens(config: Config, tensor_size: int) -> bool:
-    """Whether the last tensor-parallel rank would hold padded vocabulary rows only."""
+    """Return whether the last tensor-parallel rank would hold padded vocabulary rows only."""
     padding = config.model.padded_vocab_size - config.model.vocab_size
     return padding * tensor_size >= config.model.padded_vocab_size
 
 
 def world_size_problems(config: Config, world_size: int) -> list[str]:
-    """The world size is tensor x pipeline x context x data."""
+    """Check that the world size is tensor x pipeline x context x data."""
     parallel = config.parallel
     copy = ranks_per_copy(config)
     product = (
@@ -60,7 +60,7 @@ def world_size_problems(config: Config, world_size: int) -> list[str]:
 
 
 def tensor_problems(config: Config) -> list[str]:
-    """Tensor parallelism splits heads, query groups, MLP and vocabulary evenly, and every rank has a true token."""
+    """Check that tensor parallelism divides heads, query groups, MLP and vocabulary, every rank with a true token."""
     model, size = config.model, config.parallel.tensor_model_parallel_size
     advice = f"use {one_of(nearest(legal_tensor_sizes(config), size))}"
     numbers = {
@@ -83,7 +83,7 @@ def tensor_problems(config: Config) -> list[str]:
 
 
 def pipeline_problems(config: Config) -> list[str]:
-    """Every pipeline stage and chunk gets the same number of layers, unless uneven ends are asked for."""
+    """Check that every pipeline stage and chunk gets the same number of layers, unless uneven ends are asked for."""
     parallel = config.parallel
     num_chunks = parallel.virtual_pipeline_model_parallel_size or 1
     uneven = parallel.num_layers_in_first_pipeline_stage or parallel.num_layers_in_last_pipeline_stage
@@ -138,14 +138,14 @@ def _uneven_stage_problems(config: Config) -> list[str]:
 
 
 def _shares_out(num_layers: int, num_stages: int) -> bool:
-    """Whether every one of `num_stages` gets the same number of layers, at least one, and none is left."""
+    """Return whether `num_layers` can be divided among `num_stages` so that each gets equally many, at least one."""
     if num_stages == 0:
         return num_layers == 0
     return num_layers > 0 and num_layers % num_stages == 0
 
 
 def sequence_problems(config: Config) -> list[str]:
-    """Ranks that share a sequence get equal pieces of it."""
+    """Check that the ranks that share a sequence get equal pieces of it."""
     parallel = config.parallel
     tensor, context = parallel.tensor_model_parallel_size, parallel.context_parallel_size
     # Context parallelism deals each rank two pieces of the sequence, so that causal work is even.
@@ -166,7 +166,7 @@ def sequence_problems(config: Config) -> list[str]:
 
 
 def batch_problems(config: Config, world_size: int) -> list[str]:
-    """Every copy of the model gets the same number of whole micro-batches, interleaved ones in rounds of stages."""
+    """Check that all copies of the model get equally many micro-batches, interleaved ones in rounds of stages."""
     parallel = config.parallel
     copies, left_over = divmod(world_size, ranks_per_copy(config))
     data = parallel.data_parallel_size or (0 if left_over else copies)
@@ -193,7 +193,7 @@ def batch_problems(config: Config, world_size: int) -> list[str]:
 
 
 def _ramp_up_problems(phase: PhaseConfig, unit: int) -> list[str]:
-    """Every size of a ramp-up is a multiple of what a step must be a multiple of."""
+    """Check that every size of a ramp-up is a multiple of `unit`."""
     ramp = phase.batch_ramp_up
     if ramp is None:
         return []

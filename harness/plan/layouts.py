@@ -1,11 +1,11 @@
-"""How a model is cut over ranks: the process grid, and the layers of every pipeline stage."""
+"""The layout of a model on the ranks: the process grid, and the layers of every pipeline stage."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.config.phases import in_phase
+from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.plan import layout_rules
@@ -61,12 +61,12 @@ def phase_problems(config: Config, world_sizes: Sequence[int]) -> list[str]:
 
 
 def needed_world_sizes(config: Config) -> list[int]:
-    """Ranks of every phase: as few as its layout allows."""
+    """Return the ranks of every phase: as few as its layout allows."""
     return [smallest_world_size(in_phase(config, index)) for index in range(len(config.phases))]
 
 
 def phase_world_sizes(config: Config, world_size: int) -> list[int]:
-    """Ranks of every phase where a launch has `world_size`: those, where a phase can use them, else what it needs.
+    """Return the ranks of every phase in a launch of `world_size`: all, if the phase can use them, else what it needs.
 
     Where no phase can use them, they are wrong for all.
     """
@@ -89,12 +89,12 @@ def layout_problems(config: Config, world_size: int) -> list[str]:
 
 
 def smallest_world_size(config: Config) -> int:
-    """Ranks that the parallel section needs: one copy of the model, or `data_parallel_size` of them."""
+    """Return the ranks that the parallel section needs: one copy of the model, or `data_parallel_size` of them."""
     return layout_rules.ranks_per_copy(config) * (config.parallel.data_parallel_size or 1)
 
 
 def layers_per_stage(config: Config) -> tuple[tuple[int, ...], ...]:
-    """Layers by [virtual chunk][pipeline rank], in the order in which a token passes them.
+    """Return the layers by [virtual chunk][pipeline rank], in the order in which a token passes them.
 
     Chunk c of rank r starts at layer `c * (num_layers / chunks) + r * layers_per_chunk`; uneven first and last stages
     leave equal shares to the ranks between them (Megatron-Core: `get_num_layers_to_build`,

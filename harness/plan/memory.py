@@ -49,7 +49,7 @@ class MemoryEstimate:
         )
 
     def fits(self, memory_gib: float) -> bool:
-        """Whether a device of this size holds it with room for what is not counted."""
+        """Return whether the estimate fits a device of this size, with room for what is not counted."""
         return self.total_bytes <= USABLE_SHARE * memory_gib * GIB
 
 
@@ -78,7 +78,7 @@ def estimate_memory(config: Config, layout: Layout) -> tuple[MemoryEstimate, ...
 
 
 def layers_in_flight(layout: Layout, stages: tuple[tuple[int, ...], ...], rank: int, num_microbatches: int) -> int:
-    """Layers x micro-batches whose activations a pipeline rank holds at once, at most.
+    """Return the most layers x micro-batches whose activations a pipeline rank keeps at once.
 
     1F1B: rank r has run `pipeline - r` micro-batches ahead. Interleaved: it has run `2 * (pipeline - r - 1)
     + (chunks - 1) * pipeline + 1` chunks ahead (Megatron-Core: `get_pp_rank_microbatches`).
@@ -90,7 +90,7 @@ def layers_in_flight(layout: Layout, stages: tuple[tuple[int, ...], ...], rank: 
 
 
 def _kept_numbers(config: Config, layout: Layout, stages: tuple[tuple[int, ...], ...], rank: int) -> int:
-    """Numbers kept for backward on a rank: of all layers in flight, in the phase that needs most."""
+    """Return the numbers kept for backward on a rank: of all layers in flight, in the phase that needs most."""
     model, parallel = config.model, config.parallel
     stream_split = layout.tensor if parallel.sequence_parallel else 1
     per_layer = 4 * model.hidden_size // stream_split + _numbers_inside(model) // layout.tensor
@@ -122,7 +122,7 @@ def _numbers_inside(model: ModelConfig) -> int:
 
 
 def _logits(config: Config, layout: Layout) -> int:
-    """Logits of one micro-batch on a rank of the last stage."""
+    """Return the logits of one micro-batch on a rank of the last stage."""
     longest = max(phase.seq_length for phase in config.phases)
     num_tokens = config.parallel.micro_batch_size * longest // layout.context
     return num_tokens * config.model.padded_vocab_size // layout.tensor

@@ -46,7 +46,7 @@ class RankParameters:
     split: int
     """Its share of what tensor parallelism splits."""
     replicated: int
-    """What every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
+    """Parameters that every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
 
     @property
     def total(self) -> int:
@@ -76,7 +76,7 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
 def stage_parameters(
     model: ModelConfig, layout: Layout, layers_per_stage: tuple[tuple[int, ...], ...]
 ) -> tuple[RankParameters, ...]:
-    """Parameters of a rank of every pipeline stage, all of its model chunks together, by pipeline rank.
+    """Return the parameters on a rank of every pipeline stage, all of its model chunks together, by pipeline rank.
 
     A tied output layer on another stage than the embedding is a second copy of it.
     """

@@ -1,4 +1,4 @@
-"""What follows from a configuration by arithmetic alone."""
+"""The plan of a run: everything that follows from its configuration by arithmetic alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from harness.config.batch_sizes import BatchSizes, batch_sizes, train_steps
-from harness.config.phases import in_phase
+from harness.config.phase_settings import in_phase
 from harness.config.schema import Config, ScheduleConfig
 from harness.errors import ConfigError
 from harness.plan.flops import flops_per_token
@@ -72,15 +72,15 @@ class PhasePlan:
         return self.first_step + self.train_steps - 1
 
     def num_microbatches_of(self, batch_size: int) -> int:
-        """Micro-batches that each data-parallel rank computes in a step of so many samples."""
+        """Return the micro-batches that each data-parallel rank computes in a step of this many samples."""
         return batch_size // (self.micro_batch_size * self.layout.data)
 
     def batch_size(self, step: int) -> int:
-        """Samples in a step, counted from the start of the run."""
+        """Return the samples in a step, counted from the start of the run."""
         return self.batch_sizes.of_step(step - self.first_step + 1)
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of a step, counted from the start of the run."""
+        """Return the learning rate of a step, counted from the start of the run."""
         return learning_rate(
             self.schedule,
             self.peak_learning_rate,
@@ -115,16 +115,16 @@ class Plan:
         return tuple(phase.last_step for phase in self.phases[:-1])
 
     def phase_of(self, step: int) -> PhasePlan:
-        """The phase of a step; steps behind the end belong to the last phase."""
+        """Return the phase of a step; steps beyond the end belong to the last phase."""
         first_steps = [phase.first_step for phase in self.phases]
         return self.phases[max(0, bisect_right(first_steps, step) - 1)]
 
     def learning_rate(self, step: int) -> float:
-        """Learning rate of a step: one pure function over the whole run."""
+        """Return the learning rate of a step: one pure function over the whole run."""
         return self.phase_of(step).learning_rate(step)
 
     def batch_size(self, step: int) -> int:
-        """Samples in a step: one pure function over the whole run."""
+        """Return the samples in a step: one pure function over the whole run."""
         return self.phase_of(step).batch_size(step)
 
 

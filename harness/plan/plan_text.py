@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from harness.config.phases import parallel_of
+from harness.config.phase_settings import parallel_of
 from harness.config.schema import Config, ParallelConfig
 from harness.errors import ConfigError, UsageError
 from harness.plan.choices import RULE_OF_THUMB, LayoutChoice, legal_layouts

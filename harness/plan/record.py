@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.config.phases import in_phase
+from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.plan.choices import LayoutChoice, pipeline_bubble
 from harness.plan.demand import ChannelDemand, demands
@@ -146,7 +146,7 @@ def _channel_record(demand: ChannelDemand) -> dict[str, Any]:
 
 
 def heaviest(config: Config, plan: Plan) -> MemoryEstimate:
-    """The estimate of the rank that needs most, in the phase that needs most."""
+    """Return the estimate of the rank that needs most, in the phase that needs most."""
     estimates = (heaviest_rank(in_phase(config, phase.index), phase.layout) for phase in plan.phases)
     return max(estimates, key=lambda estimate: estimate.total_bytes)
 

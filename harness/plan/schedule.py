@@ -23,7 +23,7 @@ def learning_rate(schedule: ScheduleConfig, peak: float, step: int, train_steps:
 
 
 def _share_of_peak(schedule: ScheduleConfig, step: int, train_steps: int) -> float:
-    """Learning rate of a step after warm-up, as a share of the peak."""
+    """Return the learning rate of a step after warm-up, as a share of the peak."""
     minimum = schedule.min_learning_rate_share
     match schedule.style:
         case "constant":
@@ -41,12 +41,12 @@ def _share_of_peak(schedule: ScheduleConfig, step: int, train_steps: int) -> flo
 
 
 def _progress(start: int, step: int, end: int) -> float:
-    """Position of `step` between `start` (0.0) and `end` (1.0)."""
+    """Return the position of `step` between `start` (0.0) and `end` (1.0)."""
     return min(max(0.0, (step - start) / max(1, end - start)), 1.0)
 
 
 def _fall(style: Literal["cosine", "linear", "one_minus_sqrt"], progress: float) -> float:
-    """Fall from 1 at progress 0 to exactly 0 at progress 1."""
+    """Return the decay from 1 at progress 0 to exactly 0 at progress 1."""
     match style:
         case "cosine":
             return (1.0 + math.cos(math.pi * progress)) / 2.0

@@ -13,7 +13,7 @@ _POINTS_PER_PHASE = 400
 
 
 def draw_plan(name: str, plan: Plan, path: Path) -> None:
-    """Learning rate, tokens in a step, and tokens of every channel, over the steps of the run.
+    """Plot learning rate, tokens in a step, and tokens of every channel over the steps of the run.
 
     Raises:
         UsageError: matplotlib is not installed, or the file cannot be written.
@@ -39,7 +39,7 @@ def draw_plan(name: str, plan: Plan, path: Path) -> None:
 
 
 def tokens_so_far(plan: Plan, channel: str, step: int) -> float:
-    """Tokens of a channel that the first `step` steps train on, by the shares of the blends."""
+    """Return the tokens of a channel that the first `step` steps train on, by the shares of the blends."""
     total = 0.0
     for phase in plan.phases:
         num_steps = min(phase.train_steps, step - phase.first_step + 1)
@@ -49,7 +49,7 @@ def tokens_so_far(plan: Plan, channel: str, step: int) -> float:
 
 
 def _steps(phase: PhasePlan) -> list[int]:
-    """Steps of a phase that are drawn: all, or so many of them, the first and the last included."""
+    """Return the steps of a phase that are drawn: all, or a limited number with the first and the last."""
     last = phase.train_steps - 1
     count = min(last, _POINTS_PER_PHASE)
     return sorted({phase.first_step + (last * point // count if count else 0) for point in range(count + 1)})

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from harness.config.phases import in_phase, parallel_of, shares_processes
+from harness.config.phase_settings import in_phase, parallel_of, shares_processes
 from harness.config.schema import Config
 from harness.errors import (
     EXIT_FINISHED,

@@ -33,7 +33,7 @@ class Run:
     phase: PhasePlan
     """The phase that is trained."""
     settings: Config
-    """The configuration as it is in that phase (`harness.config.phases.in_phase`)."""
+    """The configuration as it is in that phase (`harness.config.phase_settings.in_phase`)."""
     run_dir: RunDir
     ranks: Ranks
     device: torch.device

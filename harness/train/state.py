@@ -86,9 +86,9 @@ class TrainState:
             cursor = cursor.with_skip_window(start, stop)
         return replace(self, cursor=cursor)
 
-    def knowing(self, changes: Iterable[Change]) -> TrainState:
+    def with_changes(self, changes: Iterable[Change]) -> TrainState:
         """The state with further changes of the order at the positions that they name."""
-        return replace(self, cursor=self.cursor.knowing(changes))
+        return replace(self, cursor=self.cursor.with_changes(changes))
 
     @staticmethod
     def from_checkpoint(path: Path, manifest: Manifest, *, attempt: int, is_as_loaded: bool = False) -> TrainState:

@@ -1,4 +1,4 @@
-"""The ledger of a run: what it has used of its channels, read from what it left behind, without torch."""
+"""The ledger of a run: its use of each channel, part and document, read from the run's folder without torch."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from harness.usage.use import Range, count_documents, count_parts
 
 @dataclass(frozen=True, kw_only=True)
 class PartUse:
-    """What one attempt has drawn of a part in one phase and one epoch."""
+    """Use of a part by one attempt, in one phase and one epoch."""
 
     channel: str
     part: str
@@ -35,7 +35,7 @@ class PartUse:
     attempt: int
     epoch: int
     is_kept: bool
-    """Whether the weights of now have seen it: a rollback has not left it behind."""
+    """The current weights were trained on it: no rollback has abandoned it."""
     samples: int
     tokens: int
     """Tokens that stood as input."""
@@ -47,7 +47,7 @@ class PartUse:
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentTokens:
-    """What has been drawn of a document, by attempts that are kept."""
+    """Use of a document by attempts that are kept."""
 
     channel: str
     part: str
@@ -59,12 +59,12 @@ class DocumentTokens:
 
     @property
     def epochs(self) -> float:
-        """How often it was seen."""
+        """Number of times that the document was seen."""
         return self.tokens / self.document_tokens if self.document_tokens else 0.0
 
 
 class RunLedger:
-    """What a run has used."""
+    """The whole use of a run."""
 
     def __init__(self, root: Path) -> None:
         """Read the run.
@@ -89,7 +89,7 @@ class RunLedger:
         self.order = lru_cache(maxsize=4)(partial(SampleOrder, turns, self.recipe))
 
     def parts(self) -> list[PartUse]:
-        """What was drawn of every part, by attempt, phase and epoch; then what was skipped."""
+        """Return the use of every part by attempt, phase and epoch, and then the skipped samples."""
         uses = [use for trained in self.trained for use in self._uses(trained, trained.ranges(), is_skipped=False)]
         kept = [trained for trained in self.trained if trained.is_kept]
         if kept:
@@ -97,7 +97,7 @@ class RunLedger:
         return uses
 
     def documents(self, channel: str, part: str) -> list[DocumentTokens]:
-        """What was drawn of every document of a part.
+        """Return the use of every document of a part.
 
         Raises:
             DataError: The part is damaged, or there is none of that name.
@@ -131,7 +131,7 @@ class RunLedger:
 
 
 def _skipped(trained: Trained, line: Sequence[Trained]) -> list[Range]:
-    """The positions that were jumped over on the way to the end of this piece of the line."""
+    """Return the positions that were skipped up to the end of this piece of the line."""
     before = max((each.end for each in line if each.last_consumed <= trained.first_consumed), default=0)
     windows = ((max(start, before), min(stop, trained.end)) for start, stop in trained.skip_windows)
     return [(start, stop) for start, stop in windows if start < stop]

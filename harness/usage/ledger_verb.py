@@ -27,7 +27,7 @@ def ledger(run: Path, documents: str | None, *, by_part: bool, as_json: bool, pa
     """Show what the run in RUN has used of its channels: tokens, epochs, skipped windows.
 
     Nothing was logged for it: it follows from the order of the data. Tokens are those that stood as input, of the line
-    that led to the weights of now; what a rollback left behind is shown apart.
+    that led to the current weights; abandoned attempts are shown apart.
 
     \b
     Examples:
@@ -58,7 +58,7 @@ def ledger(run: Path, documents: str | None, *, by_part: bool, as_json: bool, pa
 
 
 def _place(text: str, opened: RunLedger) -> tuple[str, str]:
-    """Channel and part of `zh/part-00007`; the channel may be left out where only one has a part of that name.
+    """Split `zh/part-00007` into channel and part. The channel may be left out if only one has a part of that name.
 
     Raises:
         UsageError: Several channels have one, or none.
@@ -96,7 +96,7 @@ def _show(opened: RunLedger, uses: Sequence[PartUse], *, by_part: bool) -> None:
 
 
 def _sums(uses: Sequence[PartUse], size: int) -> tuple[str, str, str, str]:
-    """Tokens, epochs, tokens skipped, tokens that were trained on and left behind."""
+    """Return the sums of tokens, epochs, skipped tokens and abandoned tokens."""
     kept = sum(use.tokens for use in uses if use.is_kept and not use.is_skipped)
     skipped = sum(use.tokens for use in uses if use.is_skipped)
     left = sum(use.tokens for use in uses if not use.is_kept)

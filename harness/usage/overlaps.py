@@ -1,4 +1,4 @@
-"""Which samples of a batch hold the same stretches of tokens as another one."""
+"""Finds samples of a batch that share runs of tokens with another sample."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 WINDOW = 16
-"""Tokens in the stretches that are compared: by chance no two texts share so many."""
+"""Length of the compared runs of tokens; no two texts share one by chance."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)
 """An odd number: the hash of a window is a polynomial in it, modulo 2**64."""
 
@@ -25,11 +25,14 @@ class Overlap:
 
 
 def overlaps(samples: Sequence[npt.NDArray[np.int64]]) -> list[Overlap | None]:
-    """For each sample the one that shares most windows with it; None where none does."""
-    windows = [np.unique(_window_hashes(tokens)) for tokens in samples]
+    """Return for each sample the one that shares most windows with it; None where no sample does."""
+    windows = [np.unique(_window_hashes(tokens)) for tokens in samples]  # of each sample its distinct hashes
+    # All hashes in one row, each with its sample, sorted so that equal hashes of different samples are neighbours.
     owners = np.repeat(np.arange(len(samples)), [len(hashes) for hashes in windows])
     hashes = np.concatenate(windows) if windows else np.zeros(0, dtype=np.uint64)
     order = np.lexsort((owners, hashes))
+    # For each pair of samples, the number of hashes that both have. A group is one hash and the samples that have it,
+    # rising. Each is paired with the first, and the first with the second, so that n copies make n pairs.
     shared: dict[tuple[int, int], int] = {}
     borders = np.flatnonzero(np.diff(hashes[order])) + 1
     for group in np.split(owners[order], borders):
@@ -48,10 +51,10 @@ def overlaps(samples: Sequence[npt.NDArray[np.int64]]) -> list[Overlap | None]:
 
 
 def _window_hashes(tokens: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """A hash of every stretch of `WINDOW` tokens; of the whole where it is shorter."""
+    """Return a hash of every window of `WINDOW` tokens; of all tokens if there are fewer."""
     width = min(WINDOW, len(tokens))
     powers = np.array([pow(int(_BASE), power, 1 << 64) for power in range(width)], dtype=np.uint64)
-    stretches = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64) + np.uint64(1), width)
-    mixed = stretches * stretches * np.uint64(0xD6E8FEB86659FD93) + stretches
+    windows = np.lib.stride_tricks.sliding_window_view(tokens.astype(np.uint64) + np.uint64(1), width)
+    mixed = windows * windows * np.uint64(0xD6E8FEB86659FD93) + windows  # [W, width], wraps around
     hashes: npt.NDArray[np.uint64] = (mixed * powers).sum(axis=1, dtype=np.uint64)
     return hashes

@@ -1,4 +1,4 @@
-"""Finds the samples that a step of a run was trained on, from what the run left behind, without torch.
+"""Finds the samples that a step of a run was trained on, from the run's folder, without torch.
 
 The step's record says at which positions of the sample order its samples are, and `order.jsonl` from which positions on
 parts were adopted and documents left out. In runs of versions that did not record positions these follow from the
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.data.files.channels import open_channel
-from harness.data.files.documents import DocumentSpan
+from harness.data.files.document_table import DocumentSpan
 from harness.data.files.opened import open_part
 from harness.data.files.parts import Part
 from harness.data.order.channel_order import SampleAddress
@@ -60,7 +60,7 @@ class PastStep:
 
 
 class PartOfRun:
-    """A part whose files are mapped into memory, for the order of the data (`harness.data.order.packing.OpenPart`)."""
+    """A part whose files are mapped into memory: an `OpenPart` of `harness.data.order.packing` without torch."""
 
     def __init__(self, part: Part, vocab_size: int) -> None:
         """Map the files. The vocabulary was checked when the run was started.
@@ -72,7 +72,7 @@ class PartOfRun:
         self._opened = open_part(part)
 
     def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-        """Tokens of the documents with these numbers, [len(documents)]."""
+        """Return the tokens of each of these documents, [len(documents)]."""
         lengths: npt.NDArray[np.integer] = self._opened.table.lengths[documents]  # a copy, as the index is an array
         return lengths
 
@@ -86,7 +86,7 @@ class PartOfRun:
 
 
 def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastStep:
-    """The samples of a step.
+    """Find the samples of a step.
 
     Args:
         run_dir: The run.
@@ -95,7 +95,7 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
 
     Raises:
         UsageError: There is no such run, or it has not done this step.
-        DataError: Its data are gone or damaged, or its samples can no longer be told.
+        DataError: Its data are gone or damaged, or its samples cannot be found any more.
     """
     if not run_dir.config.is_file():
         raise UsageError(
@@ -142,7 +142,7 @@ def _drawn(run_dir: RunDir, config: Config, line: Sequence[StepRecord], phases: 
 
 
 def _records_up_to(run_dir: RunDir, step: int, attempt: int | None) -> dict[int, StepRecord]:
-    """The records of the line that led to the step, by step.
+    """Return the records of the attempts that led to the step, by step.
 
     Raises:
         UsageError: The step is not among them.

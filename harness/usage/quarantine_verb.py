@@ -42,7 +42,7 @@ def quarantine(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Keep documents out of every later sample of the run in RUN; without documents, list those kept out.
 
-    It takes effect at the end of the step, or, if nobody trains, before the first step of the next start.
+    It takes effect at the end of the step, or, if no trainer runs, before the first step of the next start.
 
     \b
     Examples:
@@ -88,7 +88,7 @@ def _document(text: str) -> tuple[str, int]:
 
 
 def _worst(evidence: Path, top: int) -> list[tuple[str, int]]:
-    """The documents of the first samples of an evidence file, whose losses are the highest.
+    """Return the documents of the samples with the highest losses in an evidence file.
 
     Raises:
         UsageError: It is no evidence file.

@@ -1,4 +1,4 @@
-"""What a step was trained on, sample by sample, the most suspicious first: for people and for scripts."""
+"""The report on a step: the samples that it was trained on, the most suspicious first, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ class SampleReport:
     duplicate_of: int | None
     """Position of a sample of the step with which it shares at least half of its text."""
     looks_like: list[str]
-    """What is suspicious about it, in words."""
+    """Suspicious signs, in words."""
     suspicion: float
-    """How far it is beyond what is suspicious; below 1 it is not."""
+    """Strength of the strongest sign, relative to its threshold; below 1 nothing is suspicious."""
     text: str | None
     """None without a tokenizer."""
     ids: list[int]
@@ -69,7 +69,7 @@ class SampleReport:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What an evidence file says of the samples of a step."""
+    """The entries of an evidence file for the samples of a step."""
 
     path: Path
     losses: dict[tuple[str, str, int, int], float]
@@ -78,7 +78,7 @@ class _Evidence:
 
 
 def step_report(run_dir: RunDir, step: PastStep, tokenizer: Tokenizer | None) -> list[SampleReport]:
-    """All samples of a step, the most suspicious first."""
+    """Return all samples of a step, the most suspicious first."""
     evidence = _evidence(run_dir, step.record.step)
     shared = overlaps([sample.tokens for sample in step.samples])
     reports = []
@@ -90,7 +90,7 @@ def step_report(run_dir: RunDir, step: PastStep, tokenizer: Tokenizer | None) ->
 
 
 def in_words(report: SampleReport, max_characters: int) -> str:
-    """A sample for the terminal: one line on where it is from, one on what is suspicious, then its text."""
+    """Return a sample as text for a terminal: its origin, its suspicious signs, and then its text."""
     loss = "" if report.loss is None else f", loss {report.loss:.2f}"
     usual = "" if report.usual_loss is None else f" (usual {report.usual_loss:.2f})"
     documents = ", ".join(map(str, report.documents))
@@ -103,13 +103,13 @@ def in_words(report: SampleReport, max_characters: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Text that cannot steer a terminal and does not run off it: long runs of line breaks are counted."""
+    """Return text that is safe on a terminal: without control sequences, and with runs of line breaks as a count."""
     shortened = _LONG_BREAK.sub(lambda found: f"\n[{len(found[0]):,} line breaks]\n", text)
     return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in shortened)
 
 
 def as_json(reports: Sequence[SampleReport]) -> list[dict[str, object]]:
-    """The samples as plain values; `ids` only where there is no text, a loss that is not finite as None."""
+    """Return the samples as plain JSON values; `ids` only for a sample without text, and None for a loss not finite."""
     left_out = {"ids"}
     return [
         {
@@ -156,7 +156,7 @@ def _report(
 def _suspicions(
     signs: Signs, loss: float | None, usual: float | None, duplicate_of: int | None
 ) -> Iterator[tuple[float, str]]:
-    """How much of what is suspicious there is, 1 being enough to say so, and in words."""
+    """Yield the strength of each sign, relative to the threshold from which on it is suspicious, and its words."""
     for name, least, words in _SIGNS:
         if name in signs:
             yield signs[name] / least, f"{100 * signs[name]:.0f} % {words}"
@@ -171,7 +171,7 @@ def _suspicions(
 
 
 def _evidence(run_dir: RunDir, step: int) -> _Evidence | None:
-    """The newest evidence that has samples of the step."""
+    """Return the newest evidence that has samples of the step."""
     for path in sorted(run_dir.evidence_folder.glob("step_*.jsonl"), reverse=True):
         lines = list(_lines(path))
         mine = [line for line in lines if line["step"] == step]
@@ -187,7 +187,7 @@ def _evidence(run_dir: RunDir, step: int) -> _Evidence | None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines that tell of a sample of a step; evidence of a loss that is not finite has others."""
+    """Yield the entries of an evidence file, without the lines that cannot be read; a loss that is null becomes NaN."""
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError, TypeError, KeyError):
             line = json.loads(text)

@@ -33,7 +33,7 @@ def show_step(  # noqa: PLR0913 - one argument per option
 
     Raises:
         UsageError: There is no such run or step.
-        DataError: The data are gone, or the samples can no longer be told.
+        DataError: The data are gone, or the samples cannot be found any more.
     """
     from harness.run.paths import RunDir
     from harness.usage.past_steps import find_step
@@ -97,7 +97,7 @@ def _headline(run: Path, found: PastStep) -> str:
 
 
 def _tokenizer_of(run_dir: RunDir, given: Path | None) -> Tokenizer | None:
-    """The tokenizer that was given, or that of the run's configuration; None where it has none."""
+    """Return the tokenizer that was given, or else the one of the run's configuration, or None."""
     from harness.config.load import load_config
     from harness.data.tokenizers.tokenizer import open_tokenizer
 

@@ -1,8 +1,8 @@
-"""Which positions of its order a run has trained on, attempt by attempt, from what it left behind.
+"""Finds the positions that each attempt of a run was trained on, from the run's folder.
 
-`metrics.jsonl` says how many samples were consumed after each step and in which phase; an attempt's skip windows are
-those of the last rollback before it. From the two follow the positions, and from the positions of the borders between
-phases and the journal of the order the history by which they were drawn.
+`metrics.jsonl` has the samples consumed after each step, and the phase. The skip windows of an attempt are those of the
+last rollback before it. Together they give the positions. The borders between phases and the journal of the order give
+the history under which the samples were drawn.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), ')
 
 @dataclass(frozen=True, kw_only=True)
 class StepCount:
-    """What a record of `metrics.jsonl` says of the data of its step."""
+    """The fields of a record in `metrics.jsonl` that concern the data of its step."""
 
     attempt: int
     step: int
@@ -50,21 +50,21 @@ class Trained:
     history: History
     """By which they were drawn."""
     is_kept: bool = True
-    """Whether the weights of now have seen them: a rollback has not left them behind."""
+    """The current weights were trained on them: no rollback has abandoned them."""
 
     def ranges(self) -> list[tuple[int, int]]:
-        """Their positions, as half-open intervals."""
+        """Return their positions as half-open intervals."""
         start, stop = place_of(self.first_consumed, self.skip_windows), self.end
         return _without(start, stop, self.skip_windows)
 
     @property
     def end(self) -> int:
-        """The position behind the last of them."""
+        """Position behind the last of them."""
         return place_of(self.last_consumed - 1, self.skip_windows) + 1
 
 
 def place_of(number: int, skip_windows: Windows) -> int:
-    """Position of the sample with this number among those that are not skipped."""
+    """Return the position of the sample with this number among those that are not skipped."""
     position = number
     for start, stop in skip_windows:
         if position < start:
@@ -84,7 +84,7 @@ def step_count(record: StepRecord) -> StepCount:
 
 
 def trained_by(run_dir: RunDir, phases: Sequence[str], skip_windows: Windows) -> list[Trained]:
-    """What every attempt of a run has trained on.
+    """Return everything that each attempt of a run was trained on.
 
     Args:
         run_dir: The run.
@@ -100,9 +100,9 @@ def trained_by(run_dir: RunDir, phases: Sequence[str], skip_windows: Windows) ->
 def follow(
     counts: Iterable[StepCount], phases: Sequence[str], windows: Mapping[int, Windows], journal: History
 ) -> list[Trained]:
-    """What every attempt has trained on, from the records in the order in which they were written (pure)."""
+    """Return everything that each attempt was trained on, from the records in the order of their writing (pure)."""
     line: list[Trained] = []
-    left: list[Trained] = []
+    abandoned: list[Trained] = []
     consumed = {0: 0}
     last_step, attempt = 0, 0
     for count in counts:
@@ -111,8 +111,8 @@ def follow(
                 raise DataError(
                     f"metrics.jsonl has no record of step {count.step - 1} of the line to step {count.step}."
                 )
-            line, behind = _cut_off(line, consumed[count.step - 1])
-            left += behind
+            line, behind = _split_at(line, consumed[count.step - 1])
+            abandoned += behind
         before, last_step, attempt = consumed[count.step - 1], count.step, count.attempt
         consumed[count.step] = count.consumed_samples
         phase = phases.index(count.phase)
@@ -130,7 +130,7 @@ def follow(
                 history=_history(line, phase, before, journal),
             )
         )
-    return sorted([*line, *left], key=lambda each: (each.attempt, each.first_consumed))
+    return sorted([*line, *abandoned], key=lambda each: (each.attempt, each.first_consumed))
 
 
 def windows_by_attempt(run_dir: RunDir, skip_windows: Windows) -> dict[int, Windows]:
@@ -150,17 +150,17 @@ def windows_by_attempt(run_dir: RunDir, skip_windows: Windows) -> dict[int, Wind
 
 
 def _history(line: Sequence[Trained], phase: int, consumed: int, journal: History) -> History:
-    """The history by which samples behind a line are drawn, if they are of this phase."""
+    """Return the history under which the samples of a piece are drawn, if they belong to this phase."""
     cursor = Cursor(history=tuple(each for each in line[-1].history if isinstance(each, PhaseBegun)) if line else ())
     position = line[-1].end if line else 0
     if cursor.phase != phase:
         begun = PhaseBegun(position=position, phase=phase, consumed_samples=consumed)
         cursor = replace(cursor, history=(*cursor.history, begun))
-    return cursor.knowing(journal).history
+    return cursor.with_changes(journal).history
 
 
-def _cut_off(line: Sequence[Trained], consumed: int) -> tuple[list[Trained], list[Trained]]:
-    """A line up to a number of samples, and what was trained behind it."""
+def _split_at(line: Sequence[Trained], consumed: int) -> tuple[list[Trained], list[Trained]]:
+    """Split a line at a number of samples: the part up to it, and the part behind it."""
     kept = [
         replace(each, last_consumed=min(each.last_consumed, consumed))
         for each in line
@@ -175,7 +175,7 @@ def _cut_off(line: Sequence[Trained], consumed: int) -> tuple[list[Trained], lis
 
 
 def _step_counts(run_dir: RunDir) -> Iterator[StepCount]:
-    """Every whole record, also of steps that were done again later."""
+    """Return every complete record, also of steps that were repeated later."""
     if not run_dir.metrics.exists():
         return
     with run_dir.metrics.open("rb") as file:

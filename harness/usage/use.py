@@ -1,6 +1,6 @@
-"""The ledger: how often parts and documents were drawn over ranges of positions, by arithmetic from the order.
+"""Counts the use of parts and documents over ranges of positions, by arithmetic on the order of the samples.
 
-Only where documents are asked for a part is opened, and then only that one.
+A part is opened only to count its documents, and then only that part.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from harness.data.order.samples import SampleOrder
 Range = tuple[int, int]
 
 
-class Turn(NamedTuple):
-    """A turn of a part of a channel, by name."""
+class PartTurn(NamedTuple):
+    """The turn of one part of a channel, by names."""
 
     channel: str
     part: str
@@ -27,20 +27,20 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class Use:
-    """How much was drawn."""
+    """An amount of samples and tokens."""
 
     samples: int = 0
     tokens: int = 0
     """Tokens that stood as input, labels not counted again."""
 
     def __add__(self, other: Use) -> Use:
-        """Both together."""
+        """Return the sum of both."""
         return Use(self.samples + other.samples, self.tokens + other.tokens)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DocumentUse:
-    """How often each document of a part was drawn, by its number in the part, [D]."""
+    """Use of each document of a part, by its number in the part, [D]."""
 
     tokens: npt.NDArray[np.int64]
     """Tokens that stood as input."""
@@ -48,19 +48,19 @@ class DocumentUse:
     """Tokens of the document."""
 
 
-def count_parts(order: SampleOrder, ranges: Iterable[Range]) -> dict[Turn, Use]:
-    """How much of every turn lies in ranges of positions. No part is opened unless a quarantine makes it necessary."""
-    found: dict[Turn, Use] = {}
+def count_parts(order: SampleOrder, ranges: Iterable[Range]) -> dict[PartTurn, Use]:
+    """Return the use of every turn in ranges of positions. A part is opened only if a quarantine requires it."""
+    found: dict[PartTurn, Use] = {}
     for start, stop in ranges:
-        for name, draw in order.draws(start, stop):
-            turn = Turn(name, draw.part_name, draw.cut.epoch)
-            tokens = order.turns_of(name).num_inputs(draw.cut, draw.start, draw.stop)
-            found[turn] = found.get(turn, Use()) + Use(draw.stop - draw.start, tokens)
+        for name, drawn in order.cut_ranges(start, stop):
+            turn = PartTurn(name, drawn.part_name, drawn.cut.epoch)
+            tokens = order.turns_of(name).num_inputs(drawn.cut, drawn.start, drawn.stop)
+            found[turn] = found.get(turn, Use()) + Use(drawn.stop - drawn.start, tokens)
     return found
 
 
 def count_documents(order: SampleOrder, ranges: Iterable[Range], channel: str, part: str) -> DocumentUse:
-    """How many tokens of every document of a part lie in ranges of positions.
+    """Count the tokens of each document of a part that lie in ranges of positions.
 
     Raises:
         DataError: The part is damaged, or the channel has none of that name.
@@ -70,16 +70,8 @@ def count_documents(order: SampleOrder, ranges: Iterable[Range], channel: str, p
     lengths = turns.lengths_of(number, np.arange(turns.channel.parts[number].num_documents)).astype(np.int64)
     tokens = np.zeros(len(lengths), dtype=np.int64)
     for start, stop in ranges:
-        for name, draw in order.draws(start, stop):
-            if (name, draw.part_name) == (channel, part):
-                documents, counts = turns.samples(draw.cut).tokens_of_documents(draw.start, draw.stop)
+        for name, drawn in order.cut_ranges(start, stop):
+            if (name, drawn.part_name) == (channel, part):
+                documents, counts = turns.samples(drawn.cut).tokens_of_documents(drawn.start, drawn.stop)
                 np.add.at(tokens, documents, counts)
     return DocumentUse(tokens=tokens, lengths=lengths)
-
-
-def by_part(uses: dict[Turn, Use]) -> dict[tuple[str, str], Use]:
-    """The uses of all epochs together, by channel and part."""
-    found: dict[tuple[str, str], Use] = {}
-    for turn, use in uses.items():
-        found[turn.channel, turn.part] = found.get((turn.channel, turn.part), Use()) + use
-    return found

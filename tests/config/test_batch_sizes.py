@@ -54,12 +54,12 @@ def test_steps_for_samples_is_the_inverse(given: PhaseConfig) -> None:
 
 def test_without_a_ramp_up_there_is_one_size() -> None:
     sizes: BatchSizes = batch_sizes(phase())
-    assert sizes.distinct == (16,)
+    assert [stage.size for stage in sizes.stages] == [16]
     assert sizes.smallest == sizes.of_step(1) == sizes.of_step(10**6) == 16
 
 
 def test_a_length_in_tokens_counts_the_small_batches() -> None:
     given = ramped(4, 4, 24, train_steps=None, train_tokens=4 * (8 + 8 + 12 + 16 + 1))
-    assert batch_sizes(given).distinct == (4, 8, 12, 16)
+    assert [stage.size for stage in batch_sizes(given).stages] == [4, 8, 12, 16]
     assert walked(given, 5) == [4, 4, 8, 12, 16]
     assert train_steps(given) == 6

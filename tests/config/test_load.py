@@ -135,8 +135,8 @@ def test_the_fifty_first_problems_are_shown(tmp_path: Path) -> None:
         ("run.seed=", "--set run.seed=: has no value; write run.seed=null for none"),
         ("run..seed=1", "--set run..seed=1: the key has an empty part; write it like phases.0.seq_length"),
         ("run.name.x=1", "--set run.name.x=1: run.name is a single value, nothing can be set below it"),
-        ("phases.1.seq_length=1", "--set phases.1.seq_length=1: '1' is no index of the list phases; allowed: 0 to 0"),
-        ("phases.main.seq_length=1", "--set phases.main.seq_length=1: 'main' is no index of the list phases; allowed: 0 to 0"),
+        ("phases.1.seq_length=1", "--set phases.1.seq_length=1: '1' is not an index of the list phases; allowed: 0 to 0"),
+        ("phases.main.seq_length=1", "--set phases.main.seq_length=1: 'main' is not an index of the list phases; allowed: 0 to 0"),
         ("run.seed=1_0", "--set run.seed=1_0: run.seed: 1_0 has underscores; write 10, or put text in quotes"),
         ("run={name: a, name: b}", "--set run={name: a, name: b}: run.name: given twice; the first is at --set run={name: a, name: b}; remove one"),
         ("run={seed: 1}", "--set run={seed: 1}: run.name: is missing: Name of the run; its directory is `runs/<name>` unless `--run-dir` gives another"),
@@ -153,7 +153,7 @@ def test_messages_of_overrides(tmp_path: Path, override: str, expected: str) -> 
 
 def test_an_empty_list_has_no_index(tmp_path: Path) -> None:
     (problem,) = problems(write(tmp_path, SMALL), "phases=[]", "phases.0.name=x")
-    assert problem == "--set phases.0.name=x: '0' is no index of the list phases; allowed: none, the list is empty"
+    assert problem == "--set phases.0.name=x: '0' is not an index of the list phases; allowed: none, the list is empty"
 
 
 @pytest.mark.parametrize(

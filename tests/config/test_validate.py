@@ -29,11 +29,12 @@ LLAMA3_ONLY = "has no effect with type linear, only with llama3; remove it"
 REFUSED = [
     (
         ("checkpoint={snapshot_folder: local, snapshot_every_steps: 10}",),
-        "checkpoint.snapshot_folder: must be an absolute path, given local: it is one of each node",
+        "checkpoint.snapshot_folder: must be an absolute path, given local: each node has its own",
     ),
     (
         ("checkpoint.snapshot_folder=/dev/shm",),
-        "checkpoint.snapshot_folder: says where snapshots go, but none are taken; give checkpoint.snapshot_every_steps",
+        "checkpoint.snapshot_folder: names a folder for snapshots, but none are taken; "
+        "give checkpoint.snapshot_every_steps",
     ),
     (
         ("model.hidden_size=100",),
@@ -101,7 +102,7 @@ REFUSED = [
     ),
     (
         ("phases.0.blend={zh: 1, enn: 1}",),
-        "phases.0.blend.enn: is no channel of data.channels; did you mean 'en'? (channels: zh, en)",
+        "phases.0.blend.enn: is not a channel of data.channels; did you mean 'en'? (channels: zh, en)",
     ),
     (("phases.0.train_steps=null",), "phases.0: has no length; give train_tokens or train_steps"),
     (

@@ -56,7 +56,7 @@ REFUSED = [
     ),
     (
         (MAIN, f"{LONG}, evaluation: {{channels: [en, zhh]}}"),
-        "phases.1.evaluation.channels.1: zhh is no channel of data.channels; did you mean 'zh'? (channels: zh, en)",
+        "phases.1.evaluation.channels.1: zhh is not a channel of data.channels; did you mean 'zh'? (channels: zh, en)",
     ),
     (
         (f"{MAIN}, batch_ramp_up: {{start: 8, increment: 2, ramp_up_samples: 16}}",),
@@ -73,7 +73,7 @@ REFUSED = [
     ),
     (
         (f"{MAIN}, frozen_parameters: [embeding.*]",),
-        "phases.0.frozen_parameters.0: embeding.* is the name of no parameter; names are such as embedding.*, "
+        "phases.0.frozen_parameters.0: embeding.* matches no parameter; names are such as embedding.*, "
         "decoder.layers.0.self_attention.linear_qkv.weight, *layernorm*",
     ),
     (

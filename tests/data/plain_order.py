@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from data_parts import Documents
 
-from harness.data.order.blend import Blend, make_blend
+from harness.data.order.blend_table import Blend, make_blend
 from harness.data.order.recipe import ChannelRules, Recipe, rules_of
 from harness.data.order.shuffle import permutation, shuffle_key
 from harness.data.order.weights import current_shares

@@ -1,4 +1,4 @@
-"""New parts of channels: found, checked, and told once."""
+"""New parts of channels: found, checked, and reported once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from data_parts import VOCAB_SIZE, part_line, random_documents, write_channel, write_part
 
 from harness.config.schema import ChannelConfig
-from harness.data.files.arrivals import Arrivals, News
+from harness.data.files.arrivals import Arrivals, NewParts
 from harness.data.files.channels import Channel, open_channel
 from harness.data.files.parts import Part
 from harness.errors import DataError
@@ -44,38 +44,38 @@ def add_part(channel: Channel, number: int, **changes: object) -> Part:
     return part
 
 
-def news_of(arrivals: Arrivals) -> News:
+def found_by(arrivals: Arrivals) -> NewParts:
     """What one look finds."""
-    arrivals.has_news()
+    arrivals.has_found()
     if arrivals._looking is not None:
         wait([arrivals._looking])
-    arrivals.has_news()
+    arrivals.has_found()
     if arrivals._looking is not None:
         wait([arrivals._looking])
-        arrivals.has_news()
+        arrivals.has_found()
     return arrivals.take()
 
 
 def test_new_part_is_found_once(channel: Channel) -> None:
     arrivals = watching(channel)
-    assert news_of(arrivals) == News()
+    assert found_by(arrivals) == NewParts()
     part = add_part(channel, 1)
-    assert news_of(arrivals).parts == {"zh": (part,)}
-    assert news_of(arrivals) == News()
+    assert found_by(arrivals).parts == {"zh": (part,)}
+    assert found_by(arrivals) == NewParts()
     more = tuple(add_part(channel, number) for number in (2, 3))
-    assert news_of(arrivals).parts == {"zh": more}
+    assert found_by(arrivals).parts == {"zh": more}
     arrivals.close()
 
 
 def test_it_looks_only_every_so_many_seconds(channel: Channel) -> None:
     clock = Clock()
     arrivals = watching(channel, clock, every_s=5)
-    assert news_of(arrivals) == News()
+    assert found_by(arrivals) == NewParts()
     add_part(channel, 1)
     clock.now = 4.9
-    assert news_of(arrivals) == News()
+    assert found_by(arrivals) == NewParts()
     clock.now = 5.0
-    assert news_of(arrivals).parts
+    assert found_by(arrivals).parts
     arrivals.close()
 
 
@@ -84,12 +84,12 @@ def test_part_whose_hash_is_wrong_is_refused_until_it_is_right(channel: Channel)
     part = add_part(channel, 1)
     content = part.bin_path.read_bytes()
     part.bin_path.write_bytes(bytes(reversed(content)))
-    (problem,) = news_of(arrivals).problems
+    (problem,) = found_by(arrivals).problems
     assert "part-00001.bin has the hash" in problem
     assert f"its line in parts.jsonl says {part.xxh3}. Copy or make the part again." in problem
-    assert news_of(arrivals) == News()  # told once
+    assert found_by(arrivals) == NewParts()  # reported once
     part.bin_path.write_bytes(content)
-    assert news_of(arrivals).parts == {"zh": (part,)}
+    assert found_by(arrivals).parts == {"zh": (part,)}
     arrivals.close()
 
 
@@ -97,12 +97,12 @@ def test_part_whose_file_is_missing_or_too_narrow(channel: Channel) -> None:
     arrivals = watching(channel)
     part = add_part(channel, 1)
     part.bin_path.unlink()
-    assert "part-00001.bin: No such file" in news_of(arrivals).problems[0]
+    assert "part-00001.bin: No such file" in found_by(arrivals).problems[0]
     narrow = Arrivals(
         {"zh": channel}, {"zh": channel.parts[0].prefix.parent}, vocab_size=2**17, every_s=0.0, clock=Clock()
     )
     write_part(part.prefix, random_documents(9, seed=1))
-    assert "channel zh: " in (problem := news_of(narrow).problems[0])
+    assert "channel zh: " in (problem := found_by(narrow).problems[0])
     assert "too few for the 131072 ids of the vocabulary" in problem
     for each in (arrivals, narrow):
         each.close()
@@ -110,36 +110,36 @@ def test_part_whose_file_is_missing_or_too_narrow(channel: Channel) -> None:
 
 def test_list_that_changed_is_refused(channel: Channel) -> None:
     arrivals = watching(channel)
-    news_of(arrivals)
+    found_by(arrivals)
     folder = channel.parts[0].prefix.parent
     line = json.loads((folder / "parts.jsonl").read_text())
     (folder / "parts.jsonl").write_text(json.dumps(line | {"xxh3": "0" * 16}) + "\n")
-    (problem,) = news_of(arrivals).problems
+    (problem,) = found_by(arrivals).problems
     assert "line 1 of" in problem
     assert "and is now part-00000 with" in problem
-    assert "only ever appended to: restore it." in problem
+    assert "Lines may only be appended to the list: restore it." in problem
     (folder / "parts.jsonl").unlink()
-    assert "cannot read" in news_of(arrivals).problems[0]
+    assert "cannot read" in found_by(arrivals).problems[0]
     arrivals.close()
 
 
 def test_shorter_list_is_refused(channel: Channel) -> None:
     longer = Channel(name="zh", parts=(*channel.parts, add_part(channel, 1)))
     arrivals = watching(longer)
-    news_of(arrivals)
+    found_by(arrivals)
     folder = channel.parts[0].prefix.parent
     (folder / "parts.jsonl").write_text(part_line(channel.parts[0]))
-    (problem,) = news_of(arrivals).problems
-    assert "has 1 finished parts and had 2. The list is only ever appended to: restore it." in problem
+    (problem,) = found_by(arrivals).problems
+    assert "has 1 finished parts and had 2. Lines may only be appended to the list: restore it." in problem
     arrivals.close()
 
 
 def test_parts_that_were_put_back_are_found_again(channel: Channel) -> None:
     arrivals = watching(channel)
     part = add_part(channel, 1)
-    news = news_of(arrivals)
-    arrivals.put_back(news.parts)
-    assert news_of(arrivals).parts == {"zh": (part,)}
+    found = found_by(arrivals)
+    arrivals.put_back(found.parts)
+    assert found_by(arrivals).parts == {"zh": (part,)}
     arrivals.close()
 
 
@@ -147,7 +147,7 @@ def test_channel_without_a_list_gets_no_parts(channel: Channel) -> None:
     prefix = channel.parts[0].prefix
     bare = open_channel("zh", ChannelConfig(path=prefix))
     arrivals = Arrivals({"zh": bare}, {"zh": prefix}, vocab_size=VOCAB_SIZE, every_s=0.0, clock=Clock())
-    assert news_of(arrivals) == News()
+    assert found_by(arrivals) == NewParts()
     arrivals.close()
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.order.blend import MAX_PERIOD, Blend, make_blend
+from harness.data.order.blend_table import MAX_PERIOD, Blend, make_blend
 
 
 def shares_of(weights: list[int]) -> dict[str, Fraction]:

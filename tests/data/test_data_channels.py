@@ -134,7 +134,7 @@ def test_truncated_bin_of_a_listed_part(tmp_path: Path) -> None:
 def test_truncated_bin_of_a_bare_prefix(tmp_path: Path) -> None:
     part = write_part(tmp_path / "old", random_documents(3))
     part.bin_path.write_bytes(part.bin_path.read_bytes()[:-1])
-    with pytest.raises(DataError, match="old.bin is truncated: .* bytes are no whole number of uint16 tokens"):
+    with pytest.raises(DataError, match="old.bin is truncated: .* bytes are not a whole number of uint16 tokens"):
         opened(part.prefix)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from data_parts import VOCAB_SIZE, IndexedDatasetBuilder, random_documents, write_part
 
-from harness.data.files.documents import DocumentSpan, IndexArrays, document_table
+from harness.data.files.document_table import DocumentSpan, IndexArrays, document_table
 from harness.data.files.mcore import MappedPart
 from harness.data.files.parts import Part
 from harness.errors import DataError
@@ -68,8 +68,8 @@ def test_every_flipped_bit_of_the_header_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("offset", "content", "message"),
     [
-        (0, b"X", "part.idx is no index of a .bin file: it begins with .*, version 1; expected .*, version 1"),
-        (9, b"\x02", "part.idx is no index of a .bin file: it begins with .*, version 2; expected"),
+        (0, b"X", "part.idx is not an index of a .bin file: it begins with .*, version 1; expected .*, version 1"),
+        (9, b"\x02", "part.idx is not an index of a .bin file: it begins with .*, version 2; expected"),
         (17, b"\x07", r"part.idx has token type code 7; allowed are 1 \(uint8\).*8 \(uint16\)"),
         (17, b"\x04", r"part.bin: \d+ tokens of int32 make \d+ bytes, found \d+"),
         (18, b"\x07", "part.idx is truncated or altered: its header says 7 sequences and 6 documents, which makes"),
@@ -126,7 +126,7 @@ def test_empty_part(tmp_path: Path) -> None:
 
 
 def test_long_index_is_checked_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.data.files.documents._BLOCK", 4)
+    monkeypatch.setattr("harness.data.files.document_table._BLOCK", 4)
     lengths = np.arange(1, 11, dtype=np.int32)
     pointers = 2 * (np.cumsum(lengths) - lengths).astype(np.int64)
     arrays = IndexArrays(sequence_lengths=lengths, sequence_pointers=pointers, document_indices=np.arange(11))

@@ -57,7 +57,7 @@ class Diary:
 
     def roll_back(self, to_step: int, skipped: tuple[int, int] | None) -> None:
         here = self.cursors[-1]
-        cursor = self.cursors[min(to_step, self.step)].knowing(here.history)
+        cursor = self.cursors[min(to_step, self.step)].with_changes(here.history)
         for start, stop in (*here.skip_windows, *([] if skipped is None else [skipped])):
             cursor = cursor.with_skip_window(start, max(start, stop))
         del self.cursors[min(to_step, self.step) :]
@@ -68,7 +68,7 @@ class Diary:
     def adopt(self, num_parts: int) -> None:
         before = self.cursors[-1]
         self.cursors[-1] = before.adopt({"zh": (num_parts, "x")})
-        self.journal = Cursor(history=self.journal).knowing(self.cursors[-1].history).history
+        self.journal = Cursor(history=self.journal).with_changes(self.cursors[-1].history).history
 
 
 @given(

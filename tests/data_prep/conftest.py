@@ -13,7 +13,7 @@ from tokenized import write_lines
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import data_prep.demo
-from data_prep.channels.tokenize import ChannelJob
+from data_prep.channels.tokenize_channel import ChannelJob
 from data_prep.demo.build import DemoSettings, train_tokenizer
 from data_prep.tokenizers.train_tokenizer import SPLIT_PATTERN
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer

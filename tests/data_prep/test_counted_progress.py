@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from data_prep.channels.progress import describe, shown_progress
+from data_prep.channels.preparation_progress import describe, shown_progress
 from data_prep.channels.totals import Totals
 
 

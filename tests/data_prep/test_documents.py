@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.text.documents import Rejection, parse_line, read_records
 from data_prep.text.input_files import find_inputs
+from data_prep.text.read_documents import Rejection, parse_line, read_records
 from harness.errors import DataError, UsageError
 
 
@@ -97,9 +97,7 @@ def test_damaged_gzip_is_an_error(tmp_path: Path, damage: str) -> None:
         packed = lines_of("one")
     file = tmp_path / "a.jsonl.gz"
     file.write_bytes(packed)
-    with pytest.raises(
-        DataError, match=r"a\.jsonl\.gz: cannot be read on after line \d+ .*damaged or cut short: fetch"
-    ):
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz: cannot be read beyond line \d+ .*damaged or cut short: fetch"):
         list(read_records(file, "text"))
 
 
@@ -124,10 +122,10 @@ def test_damaged_zstandard_is_an_error(tmp_path: Path, kept_bytes: int) -> None:
     zstandard = pytest.importorskip("zstandard")
     file = tmp_path / "a.jsonl.zst"
     file.write_bytes(zstandard.compress(lines_of(*(str(number) * 50 for number in range(5000))))[:kept_bytes])
-    with pytest.raises(DataError, match=r"cannot be read on after line \d+ \(the last zstandard frame has no end\)"):
+    with pytest.raises(DataError, match=r"cannot be read beyond line \d+ \(the last zstandard frame has no end\)"):
         list(read_records(file, "text"))
     file.write_bytes(b"not zstandard at all")
-    with pytest.raises(DataError, match=r"cannot be read on after line 0 .*damaged or cut short"):
+    with pytest.raises(DataError, match=r"cannot be read beyond line 0 .*damaged or cut short"):
         list(read_records(file, "text"))
 
 

@@ -89,7 +89,7 @@ def test_the_command_warns_of_words_that_change(files: tuple[Path, Path], model_
 def test_what_cannot_be_added(original: Tokenizer, tiktoken_file: Path) -> None:
     with pytest.raises(UsageError, match="there are no words to add"):
         extend(original, ())
-    with pytest.raises(UsageError, match="'a' is a single token already. Take it out of the list"):
+    with pytest.raises(UsageError, match="'a' is a single token already. Remove it from the list"):
         extend(original, ("a",))
     with pytest.raises(UsageError, match="not to a tiktoken file"):
         extend(open_tokenizer(tiktoken_file), WORDS)

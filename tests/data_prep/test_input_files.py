@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from data_prep.text.documents import Rejection, read_records
 from data_prep.text.input_files import InputFile, RemoteFile, file_bytes, find_inputs
-from data_prep.text.sample import sample_documents
+from data_prep.text.read_documents import Rejection, read_records
+from data_prep.text.sample_documents import sample_documents
 from harness.errors import DataError, UsageError
 
 TEXTS = ["one", "春眠不觉晓", "three"]
@@ -135,7 +135,7 @@ def test_damaged_parquet(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "a.parquet", TEXTS)
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(
-        DataError, match=r"a\.parquet: cannot be read .*no Parquet, damaged or cut short: fetch it again"
+        DataError, match=r"a\.parquet: cannot be read .*is not Parquet, or is damaged or cut short: fetch it again"
     ):
         list(read_records(file, "text"))
     with pytest.raises(DataError, match=r"a\.parquet: cannot be read"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness.data.files.documents import DocumentSpan
+from harness.data.files.document_table import DocumentSpan
 from harness.data.order.channel_order import SampleAddress
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord

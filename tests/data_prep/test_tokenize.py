@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from tokenized import content_of, make, read_channel, write_lines
 
-from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.channels.totals import Totals
 from harness.config.schema import ChannelConfig
 from harness.data.files.channels import open_channel
@@ -65,7 +65,7 @@ def test_too_many_bad_lines_make_no_channel_until_allowed(tmp_path: Path, tokeni
     file = write_lines(tmp_path / "a.jsonl", {"text": "one"}, {"text": ""}, {"text": "two"})
     job = ChannelJob(inputs=[file], folder=tmp_path / "c")
     with pytest.raises(
-        DataError, match=r"1 of 3 lines \(33\.33%\) are no documents; allowed: 1\.00%\. .*rejected\.jsonl"
+        DataError, match=r"1 of 3 lines \(33\.33%\) are not documents; allowed: 1\.00%\. .*rejected\.jsonl"
     ):
         make(job, tokenizer)
     assert not (tmp_path / "c" / "parts.jsonl").exists()

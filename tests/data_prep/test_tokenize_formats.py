@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tokenized import content_of, make, read_channel, silent, write_lines
 
-from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.tokenizers.choose_encoder import choose_encoder
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError

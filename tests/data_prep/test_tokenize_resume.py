@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tokenized import content_of, make, silent, write_lines
 
-from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import DataError, UsageError
 
@@ -59,7 +59,7 @@ import os, signal, sys
 from pathlib import Path
 import data_prep.channels.indexed_writer as indexed_writer
 from data_prep.tokenizers.choose_encoder import choose_encoder
-from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from harness.data.tokenizers.tokenizer import open_tokenizer
 
 folder, model, part, *inputs = sys.argv[1:]
@@ -134,9 +134,8 @@ def test_input_that_shrank_in_between_is_refused(tmp_path: Path, tokenizer: Toke
 RANDOMLY_KILLED = """
 import os, sys, threading
 from pathlib import Path
-from data_prep.channels import tokenize
 from data_prep.tokenizers.choose_encoder import choose_encoder
-from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from harness.data.tokenizers.tokenizer import open_tokenizer
 import data_prep.text.reader, signal
 

@@ -9,8 +9,8 @@ from channel_files import write_channel
 from click.testing import CliRunner, Result
 
 from data_prep.channels.channel_verbs import count, verify
-from data_prep.channels.tokenize import ChannelJob, tokenize_channel
-from data_prep.channels.verify import Expectation, PartReport, verify_parts
+from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
+from data_prep.channels.verify_channel import Expectation, PartReport, verify_parts
 from harness.data.files.opened import channel_folders, parts_of
 from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import DataError
@@ -117,7 +117,9 @@ def test_command_says_bad_and_leaves_with_65(made: Path) -> None:
 def test_folders_that_hold_channels_stand_for_them(made: Path, tmp_path: Path) -> None:
     assert channel_folders([made]) == [made / "zh"]
     assert channel_folders([made / "zh", tmp_path / "prefix"]) == [made / "zh", tmp_path / "prefix"]
-    with pytest.raises(DataError, match=r"empty is no channel and holds none: there is no parts\.jsonl in it"):
+    with pytest.raises(
+        DataError, match=r"empty is not a channel folder and contains none: there is no parts\.jsonl in it"
+    ):
         (tmp_path / "empty").mkdir()
         channel_folders([tmp_path / "empty"])
 

@@ -6,7 +6,7 @@ import json
 import warnings
 from pathlib import Path
 
-from data_prep.channels.tokenize import ChannelJob, ChannelResult, tokenize_channel
+from data_prep.channels.tokenize_channel import ChannelJob, ChannelResult, tokenize_channel
 from data_prep.channels.totals import Totals
 from harness.data.tokenizers.tokenizer import Tokenizer
 

@@ -68,7 +68,7 @@ def test_files_that_a_page_names_exist(page: Path) -> None:
         ("plan/plan", False),
         ("harness/plan/plan", True),
         ("harness.train.main", True),
-        ("harness.config.phases.in_phase", True),
+        ("harness.config.phase_settings.in_phase", True),
         ("harness/train/gone.py", False),
         ("harness.gone.main", False),
     ],

@@ -91,7 +91,7 @@ TRAIN = "pip install 'harness[train]'"
         (
             replace(GOOD, gpus=()),
             "GPUs",
-            ("missing", "none", "torch has CUDA but sees no GPU: is nvidia-smi happy, and is this a GPU node?"),
+            ("missing", "none", "torch has CUDA but sees no GPU: does nvidia-smi list one, and is this a GPU node?"),
         ),
         (
             replace(GOOD, gpus=(), cuda=None),

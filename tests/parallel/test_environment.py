@@ -57,7 +57,7 @@ def test_ranks_are_read(environ: dict[str, str], expected: ProcessRanks | None) 
         ),
         (
             {"RANK": "4", "WORLD_SIZE": "4", **MEETING_POINT},
-            "this process is told to be rank 4 of 4; ranks are 0 to world size - 1, check RANK and WORLD_SIZE",
+            "this process is given rank 4 of 4; ranks are 0 to world size - 1, check RANK and WORLD_SIZE",
         ),
         (
             {"RANK": "0", "WORLD_SIZE": "4", "LOCAL_RANK": "0"},

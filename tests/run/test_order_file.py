@@ -119,10 +119,10 @@ def test_changes_of_the_way_that_was_left_come_again_at_their_positions() -> Non
     _, saved = begun.take(10, 8)
     _, there = saved.take(10, 8)
     there = there.begin_phase(1).adopt({"zh": (3, "b")})
-    back = saved.knowing(there.history)
+    back = saved.with_changes(there.history)
     assert [change.position for change in back.history] == [0, 20]
     assert back.phase == 0
-    assert back.knowing(there.history) == back
+    assert back.with_changes(there.history) == back
     assert back.quarantine("zh", "p", {1: 2}).history[1].position == 10
     assert saved.passed(back.history) == saved
     assert replace_position(back, 20).passed(back.history).history == back.history
@@ -133,7 +133,7 @@ def test_what_is_done_on_the_way_again_stands_behind_what_is_known_to_come() -> 
     _, later = begun.take(20, 8)
     later = later.adopt({"zh": (2, "b")}).quarantine("zh", "p", {1: 10, 2: 10})
     _, back = begun.take(5, 8)
-    back = back.knowing(later.history)
+    back = back.with_changes(later.history)
     adopted = back.adopt({"zh": (3, "c"), "en": (2, "c")})
     assert [(each.position, each.num_parts) for each in adoptions_of(adopted.history, "zh")] == [
         (0, 1),

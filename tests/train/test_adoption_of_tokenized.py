@@ -17,7 +17,7 @@ from small_run import VOCAB_SIZE, launch, records, small_config
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import data_prep.demo
-from data_prep.channels.tokenize import ChannelJob, tokenize_channel
+from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.channels.totals import Totals
 from harness.config.load import dump_config
 from harness.data.tokenizers.tokenizer import open_tokenizer

@@ -112,7 +112,7 @@ def test_what_cannot_be_told_is_refused(run: Path, tmp_path: Path) -> None:
     config["run"]["seed"] += 1
     altered.config.write_text(yaml.safe_dump(config))
     altered.metrics.write_bytes(RunDir(run).metrics.read_bytes())
-    with pytest.raises(DataError, match="the samples of step 3 of .* can no longer be told"):
+    with pytest.raises(DataError, match="the samples of step 3 of .* cannot be found any more"):
         find_step(altered, 3)
 
 

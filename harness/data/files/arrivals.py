@@ -1,7 +1,7 @@
-"""Looks out for new parts of the channels: new lines in their lists, whose files are there and hash as they should.
+"""Watches for new parts of channels while a run trains: new lines in `parts.jsonl` whose files are complete.
 
-Looking costs one stat call a channel every few seconds. Only where a list has changed it is read, and a new part's
-`.bin` is hashed, in a thread beside training.
+A look costs one stat call for each channel, every few seconds. A list is read only if it has changed. The `.bin` of a
+new part is hashed in a thread beside training.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _BLOCK_BYTES = 1 << 24
 
 
 @dataclass(frozen=True, kw_only=True)
-class News:
-    """What was found: parts that can be used, and what is wrong with others."""
+class NewParts:
+    """New parts that can be used, and problems with others."""
 
     parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
-    """By channel, behind those that were known."""
+    """New parts of each channel, in the order of its list."""
     problems: tuple[str, ...] = ()
 
 
 class Arrivals:
-    """The lists of some channels. Not safe to use from several threads."""
+    """Watches the lists of parts of some channels. Not safe to use from several threads."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class Arrivals:
 
         Args:
             channels: The channels with the parts that are known.
-            paths: Where each is.
-            vocab_size: What the tokens of new parts must be able to hold.
+            paths: Path of each channel.
+            vocab_size: Size of the vocabulary, for which the tokens of new parts must be wide enough.
             every_s: Seconds between two looks.
-            clock: Gives the time in seconds.
+            clock: Returns the time in seconds.
         """
         self._known = {name: channel for name, channel in channels.items() if (paths[name] / PARTS_FILE).is_file()}
         self._paths = paths
@@ -59,30 +59,30 @@ class Arrivals:
         self._clock = clock
         self._next_look = clock()
         self._seen: dict[str, tuple[int, int, int] | None] = {}
-        self._looking: Future[News] | None = None
-        self._news = News()
-        self._told: set[str] = set()
+        self._looking: Future[NewParts] | None = None
+        self._found = NewParts()
+        self._reported: set[str] = set()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="arrivals")
 
-    def has_news(self) -> bool:
-        """Whether something was found since the last `take`; begins to look if it is time to."""
+    def has_found(self) -> bool:
+        """Return whether something was found since the last `take`. Begins the next look when it is due."""
         if self._looking is not None and self._looking.done():
-            self._hear(self._looking.result())
+            self._keep(self._looking.result())
             self._looking = None
         if self._looking is None and self._clock() >= self._next_look:
             self._next_look = self._clock() + self._every_s
             changed = [name for name in self._known if self._has_changed(name)]
             if changed:
                 self._looking = self._pool.submit(self._look, changed)
-        return bool(self._news.parts or self._news.problems)
+        return bool(self._found.parts or self._found.problems)
 
-    def take(self) -> News:
-        """What was found; afterwards the parts are known, and a problem is not told again."""
-        news, self._news = self._news, News()
-        return news
+    def take(self) -> NewParts:
+        """Return what was found and forget it. Its parts count as known, and its problems are not reported again."""
+        found, self._found = self._found, NewParts()
+        return found
 
     def put_back(self, parts: Mapping[str, tuple[Part, ...]]) -> None:
-        """Find parts again later: they could not be used yet."""
+        """Forget parts that cannot be used yet, so that a later look finds them again."""
         for name, postponed in parts.items():
             channel = self._known[name]
             self._known[name] = replace(channel, parts=channel.parts[: -len(postponed)])
@@ -103,7 +103,7 @@ class Arrivals:
         self._seen[name] = state
         return True
 
-    def _look(self, names: list[str]) -> News:
+    def _look(self, names: list[str]) -> NewParts:
         parts: dict[str, tuple[Part, ...]] = {}
         problems = []
         for name in names:
@@ -118,22 +118,27 @@ class Arrivals:
                 self._seen.pop(name)  # a file that is still being copied may be whole at the next look
             if sound:
                 parts[name] = tuple(sound)
-        return News(parts=parts, problems=tuple(problems))
+        return NewParts(parts=parts, problems=tuple(problems))
 
-    def _hear(self, found: News) -> None:
+    def _keep(self, found: NewParts) -> None:
+        """Add what a look found to what `take` has not returned yet, without the problems that were reported before."""
         for name, parts in found.parts.items():
             channel = self._known[name]
             self._known[name] = replace(channel, parts=(*channel.parts, *parts))
-        untold = tuple(problem for problem in found.problems if problem not in self._told)
-        self._told.update(untold)
-        both = {name: self._news.parts.get(name, ()) + found.parts.get(name, ()) for name in self._known}
-        self._news = News(
-            parts={name: parts for name, parts in both.items() if parts}, problems=(*self._news.problems, *untold)
+        unreported = tuple(problem for problem in found.problems if problem not in self._reported)
+        self._reported.update(unreported)
+        both = {name: self._found.parts.get(name, ()) + found.parts.get(name, ()) for name in self._known}
+        self._found = NewParts(
+            parts={name: parts for name, parts in both.items() if parts}, problems=(*self._found.problems, *unreported)
         )
 
 
 def _check_hash(channel: str, part: Part) -> None:
-    """Raises `DataError` if the tokens are not those that the list was written for."""
+    """Compare the hash of a part's tokens with its line in the list.
+
+    Raises:
+        DataError: They differ, or the file cannot be read.
+    """
     if part.xxh3 is None:
         return
     digest = xxhash.xxh3_64()

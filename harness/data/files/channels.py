@@ -1,11 +1,11 @@
 """Channels: named lists of parts, from a folder with `parts.jsonl` or from one bare `.bin/.idx` prefix.
 
-Opening reads the list and looks at the size of every file: two stat calls a part, no index. `parts.jsonl` has one
-line for each finished part, in the order in which the parts are used:
+Opening a channel reads the list and checks the size of every file: two stat calls for each part, and no index.
+`parts.jsonl` has one line for each finished part, in the order in which the parts are used:
 
     {"prefix": "part-00007", "tokens": 81920, "documents": 312, "bin_bytes": 163840, "xxh3": "0f3a…16 digits…"}
 
-It is only ever appended to. A last line without its newline is being written: its part does not exist yet.
+Lines are only appended to it. A last line without its newline is still being written, and its part does not exist yet.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Channel:
 
 
 def parts_digest(parts: Sequence[Part]) -> str:
-    """XXH3 of what the list of parts says of these: equal where they are the same parts in the same order."""
-    told = [[part.name, part.num_tokens, part.num_documents, part.bin_bytes, part.xxh3] for part in parts]
-    return xxhash.xxh3_64_hexdigest(json.dumps(told).encode())
+    """Return XXH3 of these lines of the list of parts; equal for the same parts in the same order."""
+    lines = [[part.name, part.num_tokens, part.num_documents, part.bin_bytes, part.xxh3] for part in parts]
+    return xxhash.xxh3_64_hexdigest(json.dumps(lines).encode())
 
 
 def further_parts(channel: Channel, path: Path) -> tuple[Part, ...]:
-    """The parts that a channel's list has got behind those that are known.
+    """Return the parts that were appended to a channel's list.
 
     Raises:
         DataError: The list is unreadable, or says of a known part something else than before, or a new part's file is
@@ -59,13 +59,13 @@ def further_parts(channel: Channel, path: Path) -> tuple[Part, ...]:
     for number, (known, now) in enumerate(zip(channel.parts, found, strict=False)):
         if known != now:
             raise DataError(
-                f"channel {channel.name}: line {number + 1} of {path / PARTS_FILE} was {_told(known)} and is now "
-                f"{_told(now)}. The list is only ever appended to: restore it."
+                f"channel {channel.name}: line {number + 1} of {path / PARTS_FILE} was {_in_words(known)} and is now "
+                f"{_in_words(now)}. Lines may only be appended to the list: restore it."
             )
     if len(found) < len(channel.parts):
         raise DataError(
             f"channel {channel.name}: {path / PARTS_FILE} has {len(found)} finished parts and had "
-            f"{len(channel.parts)}. The list is only ever appended to: restore it."
+            f"{len(channel.parts)}. Lines may only be appended to the list: restore it."
         )
     return found[len(channel.parts) :]
 
@@ -86,7 +86,7 @@ def open_channel(name: str, config: ChannelConfig, num_parts: int | None = None)
     if len(parts) < (num_parts or 0):
         raise DataError(
             f"channel {name}: {config.path} has {len(parts)} finished parts, and the run has used {num_parts}. Put the "
-            "missing ones back; a list of parts is only ever appended to."
+            "missing ones back; lines may only be appended to a list of parts."
         )
     return Channel(name=name, parts=parts, validation_parts=validation)
 
@@ -111,15 +111,15 @@ def _open_parts(channel: str, path: Path, num_parts: int | None = None) -> tuple
 
 
 def _bare_part(prefix: Path) -> Part:
-    """A pair without a list: documents from the header of the `.idx`, tokens from the size of the `.bin`."""
+    """Return a pair without a list as a part, counted by the header of its `.idx` and the size of its `.bin`."""
     part = Part(prefix=prefix, name=prefix.name, num_tokens=0, num_documents=0, bin_bytes=0, xxh3=None)
     header = read_index_header(part.idx_path)
     bin_bytes = file_bytes(part.bin_path)
     num_tokens, rest = divmod(bin_bytes, header.token_type.num_bytes)
     if rest:
         raise DataError(
-            f"{part.bin_path} is truncated: {bin_bytes} bytes are no whole number of {header.token_type.name} tokens. "
-            "Copy or make it again."
+            f"{part.bin_path} is truncated: {bin_bytes} bytes are not a whole number of {header.token_type.name} "
+            "tokens. Copy or make it again."
         )
     return Part(
         prefix=prefix,
@@ -131,12 +131,12 @@ def _bare_part(prefix: Path) -> Part:
     )
 
 
-def _told(part: Part) -> str:
+def _in_words(part: Part) -> str:
     return f"{part.name} with {part.num_tokens} tokens, xxh3 {part.xxh3}"
 
 
 def _read_parts(channel: str, path: Path, *, num_known: int = 0, num_parts: int | None = None) -> tuple[Part, ...]:
-    """The first `num_parts` parts of a list, or all; the files of the first `num_known` are not looked at again."""
+    """Read the first `num_parts` parts of a list, or all. The files of the first `num_known` are not checked again."""
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-r"""The header of an `.idx` file: what it says about the `.bin` file beside it.
+r"""The header of an `.idx` file, which describes the `.bin` file beside it.
 
 Layout, little-endian, without padding; S sequences, D documents (`IndexHeader.num_indices` is D + 1):
 
@@ -70,7 +70,7 @@ class IndexHeader:
 
 
 def read_index_header(path: Path) -> IndexHeader:
-    """Read the header of an `.idx` file and hold it against the size of the file.
+    """Read the header of an `.idx` file and compare it with the size of the file.
 
     Raises:
         DataError: The file is missing, no index, of another version or token type, or its size is not what it says.
@@ -90,7 +90,7 @@ def read_index_header(path: Path) -> IndexHeader:
     magic, version, code, num_sequences, num_indices = _HEADER.unpack(head)
     if magic != MAGIC or version != VERSION:
         raise DataError(
-            f"{path} is no index of a .bin file: it begins with {magic!r}, version {version}; "
+            f"{path} is not an index of a .bin file: it begins with {magic!r}, version {version}; "
             f"expected {MAGIC!r}, version {VERSION}. Make the part again with `harness data tokenize`, "
             "Megatron-LM or datatrove."
         )

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from harness.data.files.documents import DocumentSpan, IndexArrays, document_table
+from harness.data.files.document_table import DocumentSpan, IndexArrays, document_table
 from harness.data.files.parts import Part, check_header
 from harness.errors import DataError
 
@@ -16,8 +16,8 @@ from harness.errors import DataError
 class MappedPart:
     """A part whose files are mapped into memory.
 
-    The files are checked first, because Megatron would only assert, or read beyond the end. It closes the map when the
-    dataset is collected, whoever still views it, so everything that leaves this object is a copy.
+    The files are checked first, because Megatron would only assert, or read beyond the end. Megatron unmaps the files
+    when the dataset is collected, even while views of them exist. So this object returns copies only.
     """
 
     def __init__(self, part: Part, vocab_size: int) -> None:
@@ -52,7 +52,7 @@ class MappedPart:
         self._token_type = index.dtype
 
     def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-        """Tokens of the documents with these numbers, [len(documents)]."""
+        """Return the tokens of each of these documents, [len(documents)]."""
         lengths: npt.NDArray[np.integer] = self._lengths[documents]  # a copy, as the index is an array
         return lengths
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.config.schema import ChannelConfig
 from harness.data.files.channels import PARTS_FILE, open_channel
-from harness.data.files.documents import DocumentTable, IndexArrays, document_table
+from harness.data.files.document_table import DocumentTable, IndexArrays, document_table
 from harness.data.files.index_file import IndexHeader, read_index_header
 from harness.data.files.parts import Part, check_header
 from harness.errors import DataError
@@ -31,13 +31,13 @@ class OpenPart:
     """All tokens of the part, a view of the `.bin`."""
 
     def document(self, number: int) -> NDArray[np.integer]:
-        """Tokens of a document, counted from 0 within the part."""
+        """Return the tokens of a document, numbered from 0 within the part."""
         begin = int(self.table.byte_offsets[number]) // self.header.token_type.num_bytes
         return self.tokens[begin : begin + int(self.table.lengths[number])]
 
 
 def parts_of(path: Path) -> tuple[Part, ...]:
-    """Parts of a channel folder, or the one of a bare `.bin/.idx` prefix.
+    """List the parts of a channel folder, or the one part of a bare `.bin/.idx` prefix.
 
     Raises:
         DataError: there is none, or a file is missing or has another size than its line says.
@@ -46,7 +46,7 @@ def parts_of(path: Path) -> tuple[Part, ...]:
 
 
 def channel_folders(paths: Sequence[Path]) -> list[Path]:
-    """The paths themselves; a folder that holds channel folders stands for these.
+    """Return the channel folders at these paths; a folder that holds channel folders is replaced by them.
 
     Raises:
         DataError: a folder is no channel and holds none.
@@ -56,8 +56,8 @@ def channel_folders(paths: Sequence[Path]) -> list[Path]:
         inner = [] if (path / PARTS_FILE).exists() or not path.is_dir() else sorted(path.glob(f"*/{PARTS_FILE}"))
         if path.is_dir() and not inner and not (path / PARTS_FILE).exists():
             raise DataError(
-                f"{path} is no channel and holds none: there is no {PARTS_FILE} in it or one level below. Give a "
-                "channel folder, a folder of channels, or the prefix of a .bin/.idx pair."
+                f"{path} is not a channel folder and contains none: there is no {PARTS_FILE} in it or one level "
+                "below. Give a channel folder, a folder of channels, or the prefix of a .bin/.idx pair."
             )
         found += [file.parent for file in inner] or [path]
     return found
@@ -87,7 +87,10 @@ def dtype_of(part: Part) -> str:
 
 
 def _check_borders(path: Path, arrays: IndexArrays) -> None:
-    """As many sequences as documents means one for each: any other borders are damage that nothing else would show."""
+    """Check that every document is one sequence, given that there are equally many of both.
+
+    Otherwise some documents would have none and others two, which no other check would show.
+    """
     borders = arrays.document_indices
     for begin in range(0, len(borders), _BLOCK):
         piece = borders[begin : begin + _BLOCK]

@@ -36,7 +36,7 @@ class Part:
 
 
 def file_bytes(path: Path) -> int:
-    """Size of a regular file, by one stat call.
+    """Return the size of a regular file, by one stat call.
 
     Raises:
         DataError: There is no such file, or it cannot be looked at, or it is something else than a file.
@@ -98,7 +98,7 @@ def check_token_width(part: Part, vocab_size: int) -> None:
 
 
 def check_header(part: Part, vocab_size: int) -> IndexHeader:
-    """Hold the header of the part's `.idx` against its `.bin`, its line in `parts.jsonl` and the vocabulary.
+    """Compare the header of the part's `.idx` with its `.bin`, its line in `parts.jsonl` and the vocabulary.
 
     Raises:
         DataError: They disagree.

@@ -1,7 +1,9 @@
-"""Which sample is number n of a channel: a chain of stretches, over each of which the terms stay the same.
+"""The order of the samples in one channel: a chain of stretches, over each of which the terms stay the same.
 
-The parts of a channel follow each other in the order in which they were adopted; after the last part the next epoch
-begins. What a turn of a part is, and what happens to it when the rules change, is told in `harness.data.order.cuts`.
+The parts of a channel follow each other in the order in which they were adopted. After the last part the next epoch
+begins. `harness.data.order.cuts` describes the turn of a part, and its new cut where the terms change.
+
+Shapes: n samples that are asked for.
 """
 
 from __future__ import annotations
@@ -14,16 +16,16 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from harness.data.files.documents import DocumentSpan
+from harness.data.files.document_table import DocumentSpan
 from harness.data.order.cuts import CutSamples, Quarantine
-from harness.data.order.stretch import START, ChannelSamples, Draw, Stretch, Terms
+from harness.data.order.stretch import START, ChannelSamples, CutRange, Stretch, Terms
 from harness.data.order.turns import ChannelTurns
 from harness.run.order_changes import Change, DocumentsQuarantined, PartsAdopted, PhaseBegun
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleAddress:
-    """The identity of a sample: `index` is its place among the packed samples of that part in that epoch."""
+    """The identity of a sample: `index` is its number among the packed samples of that part in that epoch."""
 
     channel: str
     part: str
@@ -35,18 +37,18 @@ class Sample(NamedTuple):
     """A sample of a channel that has been located."""
 
     number: int
-    """Among the samples of its channel."""
+    """Number among the samples of its channel."""
     part: int
     epoch: int
-    place: int
-    """Among the packed samples of the part's turn, before they are shuffled."""
+    packed_index: int
+    """Number among the packed samples of the part's turn, before they are shuffled."""
 
 
 class ChannelOrder:
     """The order of the samples in one channel. Samples are numbered from the first one of the run."""
 
     def __init__(self, turns: ChannelTurns, seq_length: int, num_parts: int | None = None) -> None:
-        """Begin with the first parts of a channel, or with all that are known.
+        """Begin with the first `num_parts` parts of a channel, by default with all.
 
         Raises:
             DataError: No part holds a whole sample.
@@ -58,16 +60,16 @@ class ChannelOrder:
 
     @property
     def num_samples(self) -> int:
-        """Samples in one epoch, as things are last."""
-        return self._stretches[-1].num_samples
+        """Samples in one epoch, under the terms of the last stretch."""
+        return self.last.num_samples
 
     @property
     def last(self) -> Stretch:
-        """The stretch that has no end yet."""
+        """The last stretch, which has no end yet."""
         return self._stretches[-1]
 
     def change(self, number: int, seq_length: int, changes: tuple[Change, ...]) -> None:
-        """From the channel's sample `number` on, another sequence length holds, and what changes of the history say."""
+        """Apply changes of the history, and a sequence length, from the channel's sample `number` on."""
         terms = replace(self.last.terms, seq_length=seq_length)
         for change in changes:
             terms = self._changed(terms, change)
@@ -76,7 +78,7 @@ class ChannelOrder:
             self._firsts.append(number)
 
     def locate(self, numbers: npt.NDArray[np.int64]) -> ChannelSamples:
-        """Addresses of the channel's samples with these numbers, [n].
+        """Return the addresses of the channel's samples with these numbers, [n].
 
         Raises:
             DataError: A part whose turn has come is damaged.
@@ -85,7 +87,8 @@ class ChannelOrder:
             return self._stretches[0].locate(numbers)  # another thread may be adding one
         parts, epochs, indices = (np.empty_like(numbers) for _ in range(3))
         salts = np.empty(len(numbers), dtype=np.uint64)
-        owners = np.searchsorted(self._firsts, numbers, side="right") - 1
+        # Ask the stretch that each sample lies in, and put the answers back in the order of the question.
+        owners = np.searchsorted(self._firsts, numbers, side="right") - 1  # [n]
         for owner in np.unique(owners).tolist():
             chosen = owners == owner
             found = self._stretches[owner].locate(numbers[chosen])
@@ -93,27 +96,27 @@ class ChannelOrder:
             salts[chosen] = found.salts
         return ChannelSamples(parts=parts, epochs=epochs, indices=indices, salts=salts)
 
-    def draws(self, start: int, stop: int) -> Iterator[Draw]:
-        """The channel's samples with numbers `start … stop - 1`, turn by turn."""
+    def cut_ranges(self, start: int, stop: int) -> Iterator[CutRange]:
+        """Yield the channel's samples `start … stop - 1`, turn by turn and cut by cut."""
         for first, behind, stretch in zip(self._firsts, [*self._firsts[1:], stop], self._stretches, strict=True):
-            yield from stretch.draws(max(start, first), min(stop, behind))
+            yield from stretch.cut_ranges(max(start, first), min(stop, behind))
 
-    def passes(self, number: int) -> float:
-        """How often the channel has been passed through when so many of its samples have been drawn."""
-        return self._stretch_of(max(0, number - 1)).passes(number)
+    def passes(self, num_drawn: int) -> float:
+        """Return how many passes over the channel its first `num_drawn` samples are, as a fraction of epochs."""
+        return self._stretch_of(max(0, num_drawn - 1)).passes(num_drawn)
 
     def documents_of(self, sample: Sample) -> list[DocumentSpan]:
-        """The pieces of documents that a sample is made of, its last label included."""
-        return self._cut_samples(sample).spans(sample.place)
+        """Return the pieces of documents that a sample is made of, its last label included."""
+        return self._cut_samples(sample).spans(sample.packed_index)
 
     def read(self, sample: Sample, out: npt.NDArray[np.int64]) -> list[int]:
-        """Copy the seq_length + 1 tokens of a sample into `out`; return how many of them each document gave.
+        """Copy the seq_length + 1 tokens of a sample into `out`; return the number of each document's tokens.
 
         Raises:
             DataError: A token id lies outside the vocabulary.
         """
-        with self.turns.named():
-            return self._cut_samples(sample).read(sample.place, out, self.turns.vocab_size)
+        with self.turns.naming_the_channel():
+            return self._cut_samples(sample).read(sample.packed_index, out, self.turns.vocab_size)
 
     def _cut_samples(self, sample: Sample) -> CutSamples:
         return self.turns.samples(self._stretch_of(sample.number).cut_of(sample.part, sample.epoch))
@@ -122,7 +125,7 @@ class ChannelOrder:
         return self._stretches[bisect_right(self._firsts, number) - 1]
 
     def _changed(self, terms: Terms, change: Change) -> Terms:
-        """The terms after a change of the history that may concern this channel or not."""
+        """Return the terms after a change of the history, which may be of another channel."""
         channel = self.turns.channel
         if not isinstance(change, PhaseBegun) and change.channel == channel.name:
             if isinstance(change, PartsAdopted):
@@ -131,11 +134,12 @@ class ChannelOrder:
         return terms
 
     def _quarantined(self, held: Mapping[int, Quarantine], change: DocumentsQuarantined) -> dict[int, Quarantine]:
+        """Return what is in quarantine after documents were added or released."""
         part = self.turns.number_of(change.part)
         documents = dict(held.get(part, ()))
         for document, tokens in zip(change.documents, change.tokens, strict=True):
             documents.pop(document, None)
-            if not change.is_lifted and document < self.turns.num_documents(part):  # not of the held-out ones
+            if not change.is_lifted and document < self.turns.num_documents(part):  # held-out ones are in no sample
                 documents[document] = tokens
         quarantined = {**held, part: tuple(sorted(documents.items()))}
         return {number: inside for number, inside in quarantined.items() if inside}

@@ -1,7 +1,7 @@
-"""The cursor: how far a run has come in its sample order, which samples it jumps over, and what changed the order.
+"""The cursor: a position in the sample order of a run, the windows that it skips, and the changes to the order.
 
-Positions count the samples of the run's global order from 0, across phases. All of resume is in here: behind the
-cursor the order never moves, and ahead of it only by a change that the cursor's history then holds.
+Positions count the samples of the run's global order from 0, across phases. The cursor is all that a resumed run needs:
+behind it the order never changes, and ahead of it only by a change that the cursor's history then holds.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ Positions = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
-    """A place in the sample order. Skip windows are half-open intervals of positions, sorted and disjoint."""
+    """A position in the sample order. Skip windows are half-open intervals of positions, sorted and disjoint."""
 
     consumed_samples: int = 0
     consumed_tokens: int = 0
     next_position: int = 0
-    """Where the search for the next sample begins. Exceeds `consumed_samples` by the samples jumped over so far."""
+    """Position at which the search for the next sample begins: `consumed_samples` plus the samples skipped so far."""
     skip_windows: tuple[tuple[int, int], ...] = ()
     history: History = ()
-    """What changed the order. After a rollback, changes whose position is yet to come are among them."""
+    """Changes to the order, by position. After a rollback some may lie ahead of the cursor."""
 
     @property
     def phase(self) -> int:
@@ -49,26 +49,27 @@ class Cursor:
 
     @property
     def phase_begun_at(self) -> int:
-        """Samples that the run had consumed when the phase began."""
+        """Samples that the run had consumed at the begin of the phase."""
         begun = (change.consumed_samples for change in reversed(self.history) if isinstance(change, PhaseBegun))
         return next(begun, 0)
 
     def __post_init__(self) -> None:
-        """Bring the windows into their one form."""
+        """Sort the skip windows and merge those that touch."""
         object.__setattr__(self, "skip_windows", _merged(self.skip_windows))
 
     def take(self, num_samples: int, seq_length: int) -> tuple[Positions, Cursor]:
-        """Positions of the next samples, int64 [num_samples], and the cursor behind them."""
-        stretches: list[Positions] = []
+        """Return the positions of the next samples, int64 [num_samples], and the cursor behind them."""
+        pieces: list[Positions] = []
         missing, start = num_samples, self.next_position
+        # Take what lies before each window that is still ahead, and continue behind the window.
         for skip_start, skip_stop in self.skip_windows:
             if missing and start < skip_stop:
-                stretches.append(np.arange(start, max(start, min(start + missing, skip_start)), dtype=np.int64))
-                missing -= len(stretches[-1])
+                pieces.append(np.arange(start, max(start, min(start + missing, skip_start)), dtype=np.int64))
+                missing -= len(pieces[-1])
                 start = skip_stop
         if missing:
-            stretches.append(np.arange(start, start + missing, dtype=np.int64))
-        positions = np.concatenate(stretches) if stretches else np.empty(0, dtype=np.int64)
+            pieces.append(np.arange(start, start + missing, dtype=np.int64))
+        positions = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
         behind = replace(
             self,
             consumed_samples=self.consumed_samples + num_samples,
@@ -78,19 +79,23 @@ class Cursor:
         return positions, behind
 
     def with_skip_window(self, start: int, stop: int) -> Cursor:
-        """The same place, with the samples at positions `start … stop - 1` never to be trained on from here on."""
+        """Return the cursor with positions `start … stop - 1` skipped from here on."""
         return replace(self, skip_windows=(*self.skip_windows, (start, stop)))
 
     def begin_phase(self, phase: int) -> Cursor:
-        """The same place, from which on samples are those of another phase of the plan."""
+        """Return the cursor with another phase of the plan from here on."""
         begun = PhaseBegun(position=self.next_position, phase=phase, consumed_samples=self.consumed_samples)
         return self._with(begun)
 
     def adopt(self, parts: Mapping[str, tuple[int, str]]) -> Cursor:
-        """The same place, from which on the first parts of channels are used: their number and their digest.
+        """Return the cursor with further parts of channels in use from here on.
 
-        What is used already is not entered again. Behind a kill or a rollback, parts may be known that are adopted only
-        further on: what comes after them is adopted there too.
+        After a kill or a rollback, the history may adopt earlier parts of a channel only ahead of the cursor. Later
+        parts are then adopted at the same position.
+
+        Args:
+            parts: For each channel, the number of its first parts that are used, and their digest. A number that is in
+                use already is not entered again.
         """
         cursor, used = self, num_parts_of(self.history)
         for channel, (num_parts, digest) in parts.items():
@@ -102,13 +107,13 @@ class Cursor:
         return cursor
 
     def quarantine(self, channel: str, part: str, tokens: Mapping[int, int], *, lift: bool = False) -> Cursor:
-        """The same place, from which on documents of a part are in no sample, or, lifted, may be again.
+        """Return the cursor with documents of a part in quarantine from here on, or released from it.
 
         Args:
             channel: Name of the channel.
             part: Name of the part.
             tokens: Length of each document, by its number in the part.
-            lift: Whether an earlier quarantine is taken back, and those that come only further on with it.
+            lift: Release the documents, also from quarantines that begin ahead of the cursor.
         """
         positions = {self.next_position}
         if lift:
@@ -126,24 +131,24 @@ class Cursor:
             cursor = cursor._with(entry)
         return cursor
 
-    def knowing(self, changes: Iterable[Change]) -> Cursor:
-        """The same place with further changes at the positions that they name, behind those known of there.
+    def with_changes(self, changes: Iterable[Change]) -> Cursor:
+        """Return the cursor with further changes at their positions, each behind the changes that are there already.
 
-        So an order that was changed on the way is the same when the way is gone again. Phases are not taken over: where
-        they begin depends on how many samples are skipped.
+        A run that repeats positions, after a kill or a rollback, thus finds the same order there as before. Phases are
+        left out, because their begin depends on the number of samples that are skipped.
         """
         further = [each for each in changes if not isinstance(each, PhaseBegun) and each not in self.history]
         return replace(self, history=tuple(sorted((*self.history, *further), key=lambda each: each.position)))
 
     def passed(self, history: History) -> Cursor:
-        """The same place with those changes of a history that it has passed or reached."""
+        """Return the cursor with only those changes of a history whose positions it has passed or reached."""
         return replace(self, history=tuple(each for each in history if each.position <= self.next_position))
 
     def _with(self, change: Change) -> Cursor:
         return replace(self, history=tuple(sorted((*self.history, change), key=lambda each: each.position)))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values, for a checkpoint's manifest."""
+        """Return plain JSON values for a checkpoint's manifest."""
         return {
             "consumed_samples": self.consumed_samples,
             "consumed_tokens": self.consumed_tokens,
@@ -154,7 +159,7 @@ class Cursor:
 
     @staticmethod
     def from_json(values: Any) -> Cursor:  # noqa: ANN401  whatever a file held
-        """The cursor that `to_json` wrote. One without a history is of a version that had none.
+        """Return the cursor that `to_json` wrote. Values without a history are of a version that had none.
 
         Raises:
             CheckpointError: The values are no cursor.
@@ -182,13 +187,13 @@ def ranges_of(positions: Positions) -> tuple[tuple[int, int], ...]:
 
 
 def rank_positions(positions: Positions, *, dp_rank: int, dp_size: int, micro_batch_size: int) -> Positions:
-    """The samples of one data-parallel rank, [num_microbatches, micro_batch_size].
+    """Return the positions of one data-parallel rank's samples, [num_microbatches, micro_batch_size].
 
     Micro-batch m of rank r is the samples m·(micro_batch_size·dp_size) + r·micro_batch_size + i of the global batch:
     Megatron's order, in which the global batch does not depend on the layout.
 
     Raises:
-        ValueError: The batch cannot be cut evenly.
+        ValueError: The number of samples is not divisible by dp_size * micro_batch_size.
     """
     if len(positions) % (dp_size * micro_batch_size):
         raise ValueError(f"{len(positions)} samples cannot be cut into {dp_size} ranks x {micro_batch_size} samples")

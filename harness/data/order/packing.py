@@ -1,4 +1,7 @@
-"""Documents laid end to end in a given order, and the stretches of tokens cut from them."""
+"""Documents of a part laid end to end in a given order, as one row of tokens to read from.
+
+Shapes: D documents that are laid out, I intervals of the row.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from harness.data.files.documents import DocumentSpan
+from harness.data.files.document_table import DocumentSpan
 from harness.data.files.parts import Part
 from harness.data.order.intervals import Intervals, merged
 from harness.data.order.shuffle import ItemNumbers
@@ -21,7 +24,7 @@ class OpenPart(Protocol):
     part: Part
 
     def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-        """Tokens of the documents with these numbers, [len(documents)]."""
+        """Return the tokens of each of these documents, [len(documents)]; documents are numbered within the part."""
         ...
 
     def read(self, spans: Sequence[DocumentSpan], out: npt.NDArray[np.int64]) -> None:
@@ -30,25 +33,29 @@ class OpenPart(Protocol):
 
 
 class PartOpener(Protocol):
-    """Opens a part and checks it, for a vocabulary of so many ids."""
+    """A function that opens a part and checks it against the vocabulary."""
 
     def __call__(self, part: Part, vocab_size: int) -> OpenPart:
-        """Raises `DataError` where the files are damaged or do not fit."""
+        """Open the part.
+
+        Raises:
+            DataError: The files are damaged, or too narrow for the vocabulary.
+        """
         ...
 
 
 class PackedDocuments:
-    """Documents of one part end to end, as one long row of tokens."""
+    """Documents of one part laid end to end, as one long row of tokens."""
 
     def __init__(self, part: OpenPart, documents: ItemNumbers) -> None:
-        """Lay the documents, given by their numbers in the part, end to end."""
+        """Lay the documents end to end, given by their numbers in the part, [D]."""
         self._part = part
-        self._documents = documents
-        self._ends = np.cumsum(part.lengths_of(documents), dtype=np.int64)
+        self._documents = documents  # [D]
+        self._ends = np.cumsum(part.lengths_of(documents), dtype=np.int64)  # [D]
 
     @property
     def ends(self) -> npt.NDArray[np.int64]:
-        """Where each document ends in the row."""
+        """Place in the row behind each document, [D]."""
         return self._ends
 
     @property
@@ -57,8 +64,9 @@ class PackedDocuments:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def spans(self, start: int, num_tokens: int) -> list[DocumentSpan]:
-        """The documents under tokens `start … start + num_tokens - 1` of the row, in order."""
+        """Return the pieces of documents that form tokens `start … start + num_tokens - 1` of the row, in order."""
         stop = start + num_tokens
+        # The document that holds the first token, and the one that holds the last.
         first = int(self._ends.searchsorted(start, side="right"))
         last = int(self._ends.searchsorted(stop, side="left"))
         documents = self._documents[first : last + 1].tolist()
@@ -73,27 +81,31 @@ class PackedDocuments:
         return spans
 
     def places_of(self, documents: Sequence[int]) -> Intervals:
-        """Where these documents lie in the row, given by their numbers in the part; others than those laid out do not.
+        """Return the tokens of the row that belong to these documents, [I, 2].
 
-        Returns:
-            Their intervals, rising; touching ones are one.
+        Args:
+            documents: Their numbers in the part. Those that are not laid out have no tokens in the row.
         """
         places = np.flatnonzero(np.isin(self._documents, np.asarray(documents, dtype=np.int64)))
-        stops = self._ends[places]
+        stops = self._ends[places]  # one for each document that was found
         return merged(stops - self._part.lengths_of(self._documents[places]), stops)
 
     def tokens_of_documents(self, places: Intervals) -> tuple[ItemNumbers, npt.NDArray[np.int64]]:
-        """The documents, and how many tokens of each lie at these places of the row."""
+        """Return the documents [D], and the number of tokens of each that lie at these places [I, 2] of the row."""
         if len(places) == 0:
             return self._documents, np.zeros(len(self._documents), dtype=np.int64)
-        before = np.concatenate(([0], np.cumsum(places[:, 1] - places[:, 0])))
-        borders = np.concatenate(([0], self._ends))
-        inside = np.searchsorted(places[:, 0], borders, side="right") - 1  # the last interval that begins before it
-        partial = np.where(inside >= 0, np.minimum(borders, places[inside, 1]) - places[inside, 0], 0)
-        return self._documents, np.diff(np.where(inside >= 0, before[inside] + partial, 0))
+        before = np.concatenate(([0], np.cumsum(places[:, 1] - places[:, 0])))  # [I + 1], tokens before each interval
+        borders = np.concatenate(([0], self._ends))  # [D + 1]
+        # Count the chosen tokens before each border of a document: those of all intervals before the last one that has
+        # begun there, and the part of that one which lies before the border.
+        last = np.searchsorted(places[:, 0], borders, side="right") - 1  # [D + 1]; -1 where none has begun
+        partial = np.where(last >= 0, np.minimum(borders, places[last, 1]) - places[last, 0], 0)
+        chosen_before = np.where(last >= 0, before[last] + partial, 0)
+        # A document's tokens are the difference between its two borders.
+        return self._documents, np.diff(chosen_before)
 
     def read(self, start: int, out: npt.NDArray[np.int64], vocab_size: int) -> list[int]:
-        """Copy tokens from `start` on into `out` until it is full; return how many of them each document gave.
+        """Copy tokens from `start` on into `out` until it is full; return the number of tokens of each document.
 
         Raises:
             DataError: A token id lies outside the vocabulary.
@@ -102,7 +114,11 @@ class PackedDocuments:
         return self.read_spans(self.spans(start, len(out)), out, vocab_size)
 
     def read_spans(self, spans: list[DocumentSpan], out: npt.NDArray[np.int64], vocab_size: int) -> list[int]:
-        """`read` for pieces of documents that lie anywhere in the row."""
+        """Copy the tokens of pieces of documents into `out`; return the number of tokens of each piece.
+
+        Raises:
+            DataError: A token id lies outside the vocabulary.
+        """
         self._part.read(spans, out)
         if out.view(np.uint64).max(initial=0) >= vocab_size:  # negative ids are huge as unsigned numbers
             raise self._foreign_token(spans, out, vocab_size)

@@ -1,4 +1,4 @@
-"""What decides, together with the parts of the channels, which sample is number k and what is in it."""
+"""The recipe: all settings of a run that determine the order and the content of its samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.plan.plan import PhasePlan
 
 @dataclass(frozen=True, kw_only=True)
 class PhaseRecipe:
-    """What a phase decides about its samples."""
+    """Settings of a phase that determine its samples."""
 
     shares: Mapping[str, Fraction]
     """Exact share of every channel in use; they add up to 1."""
@@ -22,13 +22,13 @@ class PhaseRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelRules:
-    """How often a channel may be passed through, and what happens then."""
+    """Rules of one channel: its passes, the order of its documents, and their packing."""
 
     when_low: Literal["repeat", "wait", "share"] = "repeat"
     max_epochs: int | None = None
-    """Passes through the channel; None: one, or with `repeat` as many as it takes."""
+    """Allowed passes over the channel; None: one, or without limit under `repeat`."""
     epoch_decay: Fraction = Fraction(1)
-    """The channel's weight is multiplied by it at the beginning of every epoch but the first."""
+    """Factor on the channel's weight at the begin of every epoch but the first."""
 
     order: Literal["shuffled", "window", "as_written"] = "shuffled"
     """Parts one after the other, each shuffled; windows of parts, each shuffled together; or as they were written."""
@@ -39,20 +39,20 @@ class ChannelRules:
 
     @property
     def last_epoch(self) -> int | None:
-        """Number of epochs after which nothing is drawn from the channel; None: never."""
+        """Number of epochs after which nothing is drawn from the channel; None: no limit."""
         return self.max_epochs or (None if self.when_low == "repeat" else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """The numbers behind the order of the data. Nothing about layout, workers or restarts."""
+    """Settings that determine the order of the data. Layout, workers and restarts do not."""
 
     seed: int
     shares: Mapping[str, Fraction]
-    """Exact share of every channel in use in the first phase; they add up to 1. Their order numbers the channels, and
-    nothing else; channels that only later phases use follow."""
+    """Exact share of every channel in the first phase; they add up to 1. Their order numbers the channels and means
+    nothing else. Channels of later phases follow."""
     seq_length: int
-    """Of the first phase."""
+    """Sequence length of the first phase."""
     vocab_size: int
     """True vocabulary: token ids are 0 … vocab_size - 1."""
     held_out_share: float
@@ -61,7 +61,7 @@ class Recipe:
     later_phases: tuple[PhaseRecipe, ...] = ()
     """The phases after the first."""
     rules: Mapping[str, ChannelRules] = field(default_factory=dict)
-    """Of the channels that do not simply begin anew whenever they are through."""
+    """Rules of the channels that differ from the default; the default repeats a channel without limit."""
 
     @property
     def phases(self) -> tuple[PhaseRecipe, ...]:
@@ -70,17 +70,17 @@ class Recipe:
 
     @property
     def channel_names(self) -> tuple[str, ...]:
-        """The channels of all phases, each once, in the order in which phases name them: its place is its number."""
+        """Channels of all phases, each once, in the order in which the phases name them; this order numbers them."""
         return tuple(dict.fromkeys(name for phase in self.phases for name in phase.shares))
 
     def of_phase(self, number: int) -> Recipe:
-        """A recipe with the shares and the sequence length of one phase and no other."""
+        """Return a recipe of one phase only, with its shares and sequence length."""
         phase = self.phases[number]
         return replace(self, shares=phase.shares, seq_length=phase.seq_length, later_phases=())
 
 
 def recipe_for(config: Config, phases: Sequence[PhasePlan]) -> Recipe:
-    """The recipe of a run with these phases."""
+    """Return the recipe of a run with these phases."""
     first, *later = (PhaseRecipe(shares=phase.shares, seq_length=phase.seq_length) for phase in phases)
     return Recipe(
         seed=config.run.seed,
@@ -106,7 +106,7 @@ def _rules(channel: ChannelConfig) -> ChannelRules:
 
 
 def rules_of(name: str, rules: Mapping[str, ChannelRules]) -> ChannelRules:
-    """The rules of a channel; by default it begins anew whenever it is through."""
+    """Return the rules of a channel; by default it is repeated without limit."""
     return rules.get(name, _PLAIN)
 
 

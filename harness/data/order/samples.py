@@ -1,8 +1,11 @@
-"""Which sample is number k of a run: the blends of its phases and the orders of its channels put together.
+"""The order of the samples of a run: the blends of its phases and the orders of its channels put together.
 
-The order is a chain of *courses*: over a course every channel has the same exact share. A new course begins with a
-phase, and where a share changes because a channel begins an epoch, is used up, or gets further parts. Courses are
-not recorded anywhere: where the next one begins follows from the table of the blend.
+The order is a chain of *courses*. Over a course the channels keep the same exact shares, and one table of the blend
+assigns its samples to channels. A course ends where a phase begins, and where a share changes because a channel begins
+an epoch, is used up, or gets further parts. Courses are not recorded anywhere: the begin of the next one follows from
+the table.
+
+Shapes: n samples that are asked for, C channels of the run.
 """
 
 from __future__ import annotations
@@ -19,13 +22,13 @@ import numpy.typing as npt
 import xxhash
 
 from harness.data.files.channels import Channel
-from harness.data.files.documents import DocumentSpan
-from harness.data.order.blend import Blend, make_blend
+from harness.data.files.document_table import DocumentSpan
+from harness.data.order.blend_table import Blend, make_blend
 from harness.data.order.channel_order import ChannelOrder, Sample, SampleAddress
 from harness.data.order.cursor import Positions
 from harness.data.order.packing import PartOpener
 from harness.data.order.recipe import Recipe, rules_of
-from harness.data.order.stretch import Draw
+from harness.data.order.stretch import CutRange
 from harness.data.order.turns import ChannelTurns
 from harness.data.order.weights import changes_at_epochs, current_shares, is_used_up
 from harness.errors import DataError
@@ -34,7 +37,7 @@ from harness.run.order_changes import Change, History, PhaseBegun, num_parts_of
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LocatedSamples:
-    """Addresses of n samples of the run as arrays [n]: channels and parts by their numbers."""
+    """Addresses of n samples of the run as arrays [n]; channels and parts by their numbers."""
 
     channels: npt.NDArray[np.int64]
     numbers: npt.NDArray[np.int64]
@@ -42,42 +45,43 @@ class LocatedSamples:
     parts: npt.NDArray[np.int64]
     epochs: npt.NDArray[np.int64]
     indices: npt.NDArray[np.int64]
+    """Number of the sample among the packed samples of its cut."""
     salts: npt.NDArray[np.uint64]
-    """What tells samples of a turn that was cut anew from those before (see `harness.data.order.cuts`)."""
+    """`Cut.salt` of the sample's cut: keeps samples of a turn apart that was cut anew."""
 
     def __len__(self) -> int:
-        """Number of samples."""
+        """Return the number of samples."""
         return len(self.channels)
 
     def __getitem__(self, chosen: slice | npt.NDArray[np.integer]) -> LocatedSamples:
-        """Some of the samples."""
+        """Return some of the samples."""
         return LocatedSamples(**{name: array[chosen] for name, array in vars(self).items()})
 
     def rows(self) -> list[tuple[int, Sample]]:
-        """Channel and place of each sample."""
-        places = map(Sample, *(a.tolist() for a in (self.numbers, self.parts, self.epochs, self.indices)))
-        return list(zip(self.channels.tolist(), places, strict=True))
+        """Return the samples one by one, each with the number of its channel."""
+        samples = map(Sample, *(a.tolist() for a in (self.numbers, self.parts, self.epochs, self.indices)))
+        return list(zip(self.channels.tolist(), samples, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Course:
-    """Positions from `first` on, over which shares stay the same."""
+    """The positions from `first` on over which the channels keep the same shares."""
 
     first: int
     phase: int
     blend: Blend | None
     """None: no sample can be drawn."""
     channels: npt.NDArray[np.int64]
-    """Numbers in the run of the channels of the blend."""
+    """Number in the run of each channel of the blend."""
     drawn: tuple[int, ...]
-    """Samples of each channel of the run before the course."""
+    """Samples of each channel of the run before the course, [C]."""
     shares: Mapping[str, Fraction] = field(default_factory=dict)
     waits_for: tuple[str, ...] = ()
     """Channels that must get further parts before anything can be drawn."""
 
 
 def open_turns(channels: Sequence[Channel], recipe: Recipe, open_part: PartOpener) -> list[ChannelTurns]:
-    """The parts of the channels that a recipe uses, in the order of their numbers.
+    """Open the channels that a recipe uses, in the order of their numbers.
 
     Raises:
         DataError: A channel is missing, damaged, or too small for one sample of a phase that uses it.
@@ -93,7 +97,7 @@ def open_turns(channels: Sequence[Channel], recipe: Recipe, open_part: PartOpene
     for each in turns:
         for phase in recipe.phases:
             if each.channel.name in phase.shares:
-                ChannelOrder(each, phase.seq_length)  # a late phase shall not stop a run after weeks
+                ChannelOrder(each, phase.seq_length)  # checked now, or a late phase would stop the run after weeks
     return turns
 
 
@@ -105,8 +109,8 @@ class SampleOrder:
 
         Args:
             turns: The channels, as `open_turns` gives them.
-            recipe: The numbers behind the order.
-            history: What changed it. Channels of which it says nothing begin with all parts that are known.
+            recipe: The settings of the order.
+            history: The changes to it. Channels for which it adopts no parts begin with all parts of `turns`.
 
         Raises:
             DataError: A channel is too small for one sample, or lacks parts that the history names.
@@ -127,11 +131,11 @@ class SampleOrder:
         self._courses: list[_Course] = []
         self._firsts: list[int] = []
         self._end: int | None = 0
-        """Where the last course ends; None: it does not."""
+        """Position at which the last course ends; None: it has no end."""
         self._begin_course(0, 0, (0,) * len(turns))
 
     def locate(self, positions: Positions) -> LocatedSamples:
-        """Addresses of the samples at these positions of the run, [n].
+        """Return the addresses of the samples at these positions of the run, [n].
 
         Raises:
             DataError: A part whose turn has come is damaged, or no sample can be drawn for want of parts.
@@ -140,14 +144,16 @@ class SampleOrder:
             self._extend_to(int(positions.max()))
         channels, numbers, parts, epochs, indices = (np.empty_like(positions) for _ in range(5))
         salts = np.empty(len(positions), dtype=np.uint64)
-        owners = np.searchsorted(self._firsts, positions, side="right") - 1
+        # First the channel of each sample and its number there, by the table of the course that it lies in.
+        owners = np.searchsorted(self._firsts, positions, side="right") - 1  # [n]
         for owner in np.unique(owners).tolist():
             course, chosen = self._courses[owner], owners == owner
             if course.blend is None:
                 raise self._nothing_left(course)
-            within, counts = course.blend.channels_of(positions[chosen] - course.first)
-            channels[chosen] = course.channels[within]
-            numbers[chosen] = np.asarray(course.drawn, dtype=np.int64)[course.channels[within]] + counts
+            in_blend, counts = course.blend.channels_of(positions[chosen] - course.first)
+            channels[chosen] = course.channels[in_blend]
+            numbers[chosen] = np.asarray(course.drawn, dtype=np.int64)[course.channels[in_blend]] + counts
+        # Then its address in the channel.
         for channel in np.unique(channels).tolist():
             chosen = channels == channel
             found = self._orders[channel].locate(numbers[chosen])
@@ -158,14 +164,14 @@ class SampleOrder:
         )
 
     def lacks_parts_of(self, positions: Positions) -> tuple[str, ...]:
-        """Channels that must get further parts before samples at these rising positions can be drawn; mostly none."""
+        """Return the channels that must get further parts before samples at these rising positions can be drawn."""
         last = int(positions[-1])
         self._extend_to(last)
         return self._courses[bisect_right(self._firsts, last) - 1].waits_for
 
     def batch_hash(self, samples: LocatedSamples) -> int:
-        """XXH3 (64 bits) of the identities in order: of each sample the digest of its part, the epoch and the index."""
-        identities = np.empty((len(samples), 3), dtype="<u8")
+        """Return XXH3 (64 bits) of the samples' identities in order: digest of the part, epoch, and salted index."""
+        identities = np.empty((len(samples), 3), dtype="<u8")  # little-endian, so that every machine hashes the same
         for channel in np.unique(samples.channels).tolist():
             chosen = samples.channels == channel
             identities[chosen, 0] = self._orders[channel].turns.part_digests[samples.parts[chosen]]
@@ -174,26 +180,26 @@ class SampleOrder:
         return int(xxhash.xxh3_64_intdigest(identities.tobytes()))
 
     def addresses(self, samples: LocatedSamples) -> list[SampleAddress]:
-        """The same addresses by name."""
+        """Return the addresses with the names of channels and parts in place of their numbers."""
         return [
             SampleAddress(
                 channel=self.channel_names[channel],
                 part=self._orders[channel].turns.channel.parts[sample.part].name,
                 epoch=sample.epoch,
-                index=sample.place,
+                index=sample.packed_index,
             )
             for channel, sample in samples.rows()
         ]
 
     def documents_of(self, samples: LocatedSamples) -> list[list[DocumentSpan]]:
-        """For each sample the pieces of documents it is made of, its last label included."""
+        """Return for each sample the pieces of documents that it is made of, its last label included."""
         return [self._orders[channel].documents_of(sample) for channel, sample in samples.rows()]
 
     def read(self, samples: LocatedSamples, out: npt.NDArray[np.int64]) -> list[list[int]]:
         """Copy the tokens of n samples of one phase into `out` [n, seq_length + 1].
 
         Returns:
-            For each sample, how many of its tokens each document gave.
+            For each sample, the number of tokens of each of its documents.
 
         Raises:
             DataError: A token id lies outside the vocabulary.
@@ -202,20 +208,20 @@ class SampleOrder:
         return [self._orders[channel].read(sample, row) for (channel, sample), row in rows]
 
     def drawn(self, num_positions: int) -> tuple[int, ...]:
-        """Samples of each channel among the first so many positions, skipped ones included."""
+        """Count by channel the samples at the first `num_positions` positions, skipped ones included, [C]."""
         self._extend_to(num_positions)
         course = self._courses[max(0, bisect_right(self._firsts, num_positions) - 1)]
         return self._drawn_in(course, num_positions)
 
-    def draws(self, start: int, stop: int) -> Iterator[tuple[str, Draw]]:
-        """The samples at positions `start … stop - 1`, by channel and turn by turn; no part is opened for it."""
+    def cut_ranges(self, start: int, stop: int) -> Iterator[tuple[str, CutRange]]:
+        """Yield the samples at positions `start … stop - 1`, channel by channel and cut by cut; opens no part."""
         numbers = zip(self.drawn(start), self.drawn(stop), strict=True)
         for name, order, (first, behind) in zip(self.channel_names, self._orders, numbers, strict=True):
-            for draw in order.draws(first, behind):
-                yield name, draw
+            for cut_range in order.cut_ranges(first, behind):
+                yield name, cut_range
 
     def turns_of(self, channel: str) -> ChannelTurns:
-        """The parts of a channel.
+        """Return the parts of a channel.
 
         Raises:
             DataError: The run has no such channel.
@@ -225,18 +231,25 @@ class SampleOrder:
         return self._orders[self.channel_names.index(channel)].turns
 
     def epochs(self, num_positions: int) -> dict[str, float]:
-        """How often each channel has been passed through after that many positions, skipped ones included."""
+        """Return the passes over each channel after `num_positions` positions, skipped ones included."""
         drawn = zip(self.channel_names, self._orders, self.drawn(num_positions), strict=True)
         return {name: order.passes(number) for name, order, number in drawn}
 
     def _extend_to(self, position: int) -> None:
-        """Derive the courses up to the one that the position is in."""
+        """Derive the courses up to the one that holds the position."""
         with self._lock:
             while self._end is not None and self._end <= position:
                 course = self._courses[-1]
                 self._begin_course(self._end, course.phase, self._drawn_in(course, self._end))
 
     def _begin_course(self, first: int, phase: int, drawn: tuple[int, ...]) -> None:
+        """Apply the changes at a position, and begin a course there unless the last one continues.
+
+        Args:
+            first: The position.
+            phase: The phase before it.
+            drawn: Samples of each channel before it, [C].
+        """
         changes = self._changes_at(first)
         phase = next((change.phase for change in reversed(changes) if isinstance(change, PhaseBegun)), phase)
         recipe = self.recipe.phases[phase]
@@ -249,7 +262,7 @@ class SampleOrder:
         }
         waits_for = self._waits_for(recipe.shares, epochs)
         shares = {} if waits_for else current_shares(recipe.shares, epochs, self.recipe.rules)
-        if self._goes_on(shares, changes):
+        if self._continues(shares, changes):
             self._end = self._end_of(self._courses[-1], epochs)
             return
         course = _Course(
@@ -265,37 +278,43 @@ class SampleOrder:
         self._firsts.append(first)
         self._end = self._end_of(course, epochs)
 
-    def _goes_on(self, shares: Mapping[str, Fraction], changes: Sequence[Change]) -> bool:
-        """Whether the last course simply goes on: its table would lose track of the shares if it began anew."""
+    def _continues(self, shares: Mapping[str, Fraction], changes: Sequence[Change]) -> bool:
+        """Return whether the last course continues, because no share changed.
+
+        A table that began anew at every change could not keep the shares.
+        """
         has_begun = any(isinstance(change, PhaseBegun) for change in changes)
         return bool(self._courses and shares and not has_begun and self._courses[-1].shares == shares)
 
     def _changes_at(self, position: int) -> tuple[Change, ...]:
+        """Return the changes up to a position that have not been applied, and count them as applied."""
         begin = self._num_applied
         while self._num_applied < len(self._changes) and self._changes[self._num_applied].position <= position:
             self._num_applied += 1
         return self._changes[begin : self._num_applied]
 
     def _waits_for(self, shares: Mapping[str, Fraction], epochs: Mapping[str, int]) -> tuple[str, ...]:
+        """Return the channels that are used up and whose rules say to wait for further parts."""
         rules = {name: rules_of(name, self.recipe.rules) for name in shares}
         return tuple(
             name for name in shares if rules[name].when_low == "wait" and is_used_up(epochs[name], rules[name])
         )
 
     def _end_of(self, course: _Course, epochs: Mapping[str, int]) -> int | None:
-        """Where the next course begins: at the next change, or where a channel's share changes by itself."""
+        """Return the begin of the next course: the next change, or the first sample at which a share changes."""
         ends = [self._changes[self._num_applied].position] if self._num_applied < len(self._changes) else []
         if course.blend is not None:
-            for slot, channel in enumerate(course.channels.tolist()):
+            for in_blend, channel in enumerate(course.channels.tolist()):
                 name, order = self.channel_names[channel], self._orders[channel]
                 rules = rules_of(name, self.recipe.rules)
                 next_epoch = epochs[name] + 1 if changes_at_epochs(rules) else rules.last_epoch
                 if next_epoch is not None:
                     first_of_it = order.last.begin_of(next_epoch) - course.drawn[channel]
-                    ends.append(course.first + course.blend.slot_of(slot, first_of_it))
+                    ends.append(course.first + course.blend.sample_of(in_blend, first_of_it))
         return min(ends, default=None)
 
     def _drawn_in(self, course: _Course, position: int) -> tuple[int, ...]:
+        """Count the samples of each channel before a position in a course, [C]."""
         if course.blend is None:
             return course.drawn
         drawn = np.array(course.drawn, dtype=np.int64)

@@ -1,6 +1,9 @@
-"""The known parts of a channel and the cuts of their turns: counted by arithmetic, opened where that is not enough.
+"""The parts of a channel and the samples of their turns, counted by arithmetic wherever that is enough.
 
-Nothing here depends on how far a run has come: the same cut gives the same samples.
+A turn is the pass over one part in one epoch, or over the parts of one window together (see `harness.data.order.cuts`).
+Nothing here depends on the progress of a run: the same cut always gives the same samples.
+
+Shapes: P parts of the channel, C cuts of a turn, S samples of a turn, n samples that are asked for.
 """
 
 from __future__ import annotations
@@ -28,11 +31,12 @@ from harness.data.order.shuffle import permutation, shuffle_key
 from harness.errors import DataError
 
 _NUM_RECENT_TURNS = 2
-"""Turns kept in memory for each channel: the current one, and its neighbour while a border is crossed."""
+"""Turns kept in memory for each channel: the current one, and its neighbour while a batch crosses from one to the
+other."""
 
 
 def num_held_out_documents(channel: Channel, held_out_share: float) -> int:
-    """How many documents at the end of the channel's first part are never trained on."""
+    """Count the documents at the end of the channel's first part that are kept for validation."""
     if channel.validation_parts is not None or held_out_share == 0:
         return 0
     return ceil(Fraction(repr(held_out_share)) * channel.parts[0].num_documents)
@@ -42,7 +46,7 @@ def check_width(channel: str, parts: Iterable[Part], vocab_size: int) -> None:
     """Check by arithmetic that the tokens of parts can hold the vocabulary.
 
     Raises:
-        DataError: They cannot.
+        DataError: The tokens of a part are too narrow.
     """
     for part in parts:
         try:
@@ -52,10 +56,10 @@ def check_width(channel: str, parts: Iterable[Part], vocab_size: int) -> None:
 
 
 class ChannelTurns:
-    """The parts of one channel and the samples they make. Safe to use from several threads."""
+    """The parts of one channel and the samples that they make. Safe to use from several threads."""
 
     def __init__(self, channel: Channel, recipe: Recipe, open_part: PartOpener) -> None:
-        """Count the tokens of every part; opens the first part if documents of it are held out.
+        """Count the tokens of every part. Opens the first part if documents of it are held out.
 
         Raises:
             DataError: A part cannot hold the vocabulary, or the first is damaged.
@@ -66,7 +70,7 @@ class ChannelTurns:
         self._open_part = open_part
         rules = rules_of(channel.name, recipe.rules)
         self.window = rules.window_parts
-        """Parts that have their turn together, their samples mixed."""
+        """Number of parts that share a turn, with their samples mixed."""
         self._packing = Packing(keeps_order=rules.order == "as_written", is_best_fit=rules.packing == "best_fit")
         self._num_best_fit: dict[tuple[int, int, Quarantine], int] = {}
         self._recent: OrderedDict[Cut, CutSamples] = OrderedDict()
@@ -75,13 +79,13 @@ class ChannelTurns:
         check_width(channel.name, channel.parts, recipe.vocab_size)
         self.num_held_out = num_held_out_documents(channel, recipe.held_out_share)
         self.num_tokens = np.array([part.num_tokens for part in channel.parts], dtype=np.int64)
-        """Tokens to train on in each part, [number of parts]."""
+        """Tokens to train on in each part, [P]."""
         self.num_tokens[0] -= self._held_out_tokens()
         self.part_digests = self._digests_of(channel.parts)
-        """A 64-bit digest of the channel's and each part's name, uint64 [number of parts]."""
+        """64-bit digest of the names of the channel and each part, uint64 [P]."""
 
     def extend(self, parts: tuple[Part, ...]) -> None:
-        """Know of further parts, behind those that are known.
+        """Add parts behind those that the channel has.
 
         Raises:
             DataError: A part cannot hold the vocabulary.
@@ -94,14 +98,14 @@ class ChannelTurns:
             self.channel = replace(self.channel, parts=(*self.channel.parts, *parts))
 
     def num_documents(self, part: int) -> int:
-        """Documents of a part that are trained on, if none is in quarantine; they are its first ones."""
+        """Count the documents of a part that are not held out; they are the first ones of the part."""
         return self.channel.parts[part].num_documents - (self.num_held_out if part == 0 else 0)
 
     def number_of(self, part: str) -> int:
-        """The number of the part with this name.
+        """Return the number of the part with this name.
 
         Raises:
-            DataError: The channel has none.
+            DataError: The channel has no such part.
         """
         numbers = {each.name: number for number, each in enumerate(self.channel.parts)}
         if part not in numbers:
@@ -112,9 +116,10 @@ class ChannelTurns:
         return numbers[part]
 
     def count(self, cut: Cut) -> int:
-        """Samples of a cut. A part is opened only if documents went into quarantine in the middle of its turn.
+        """Count the samples of a cut.
 
-        With best-fit packing every part is opened once for each sequence length and what is in quarantine.
+        A part is opened only if documents went into quarantine in the middle of its turn. With best-fit packing, it is
+        opened once for each sequence length and quarantine.
 
         Raises:
             DataError: A part that is opened is damaged.
@@ -131,7 +136,7 @@ class ChannelTurns:
         return self._num_best_fit[key]
 
     def counts(self, num_parts: int, seq_length: int, quarantine: Mapping[int, Quarantine]) -> npt.NDArray[np.int64]:
-        """Samples that undisturbed turns of the first parts make, [num_parts].
+        """Count the samples that undisturbed turns of the first parts make, [num_parts].
 
         Raises:
             DataError: With best-fit packing, a part is damaged.
@@ -143,32 +148,40 @@ class ChannelTurns:
         for part, documents in quarantine.items():
             if part < num_parts:
                 tokens[part] -= sum(number for _, number in documents)
-        return np.maximum(tokens - 1, 0) // seq_length
+        return np.maximum(tokens - 1, 0) // seq_length  # `num_end_to_end` for all parts at once
 
     def num_inputs(self, cut: Cut, start: int, stop: int) -> int:
-        """Tokens that samples `start … stop - 1` of a cut take as input."""
+        """Count the tokens that samples `start … stop - 1` of a cut take as input."""
         if self._packing.is_best_fit:
             return self.samples(cut).num_inputs(start, stop)
         return (stop - start) * cut.seq_length
 
-    def mixed(
-        self, cuts: tuple[Cut, ...], slots: npt.NDArray[np.int64]
+    def split_by_cut(
+        self, cuts: tuple[Cut, ...], places_in_turn: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Of samples of a turn: which of its cuts each is from, and its place in the order of that cut, [n] each."""
-        if len(cuts) == 1:
-            return np.zeros_like(slots), slots
-        owners, places = self._mix(cuts)
-        return owners[slots], places[slots]
+        """Find samples of a turn in its cuts.
 
-    def taken(self, cuts: tuple[Cut, ...], num_taken: int) -> list[int]:
-        """How many of the first so many samples of a turn are from each of its cuts."""
+        Args:
+            cuts: The cuts of the turn, one for each part of the window.
+            places_in_turn: Numbers of the samples in the turn, [n].
+
+        Returns:
+            The cut of each sample, as an index into `cuts`, and the sample's number in that cut; [n] each.
+        """
+        if len(cuts) == 1:
+            return np.zeros_like(places_in_turn), places_in_turn
+        owners, places_in_cut = self._mix(cuts)
+        return owners[places_in_turn], places_in_cut[places_in_turn]
+
+    def num_taken_by_cut(self, cuts: tuple[Cut, ...], num_taken: int) -> list[int]:
+        """Count by cut the first `num_taken` samples of a turn."""
         if len(cuts) == 1:
             return [num_taken]
         counts: list[int] = np.bincount(self._mix(cuts)[0][:num_taken], minlength=len(cuts)).tolist()
         return counts
 
     def samples(self, cut: Cut) -> CutSamples:
-        """The samples of a cut.
+        """Open the part of a cut and make its samples, or return them from memory.
 
         Raises:
             DataError: The part is damaged.
@@ -181,15 +194,15 @@ class ChannelTurns:
             return made
 
     @contextmanager
-    def named(self) -> Iterator[None]:
-        """Put the channel's name in front of what is wrong with its data."""
+    def naming_the_channel(self) -> Iterator[None]:
+        """Put the channel's name in front of the message of a `DataError`."""
         try:
             yield
         except DataError as error:
             raise DataError(f"channel {self.channel.name}: {error}") from error
 
     def lengths_of(self, part: int, documents: npt.NDArray[np.int64]) -> npt.NDArray[np.integer]:
-        """Tokens of documents of a part.
+        """Return the tokens of each of these documents of a part, [len(documents)].
 
         Raises:
             DataError: The part is damaged.
@@ -204,16 +217,18 @@ class ChannelTurns:
         return self.samples(cut).num_tokens
 
     def _make_mix(self, cuts: tuple[Cut, ...]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """The cut that each sample of a turn of several parts is from, and its place in the order of that cut."""
-        ends = np.cumsum([self.count(cut) for cut in cuts])
+        """Mix the samples of a turn of several parts: the cut of each sample, and its number in that cut, [S] each."""
+        ends = np.cumsum([self.count(cut) for cut in cuts])  # [C]
         parts = [self.channel.parts[cut.part].name for cut in cuts]
         key = shuffle_key("window", self._seed, self.channel.name, cuts[0].epoch, cuts[0].number, *parts)
-        owners = np.searchsorted(ends, permutation(int(ends[-1]), key), side="right").astype(np.int64)
-        places = np.empty_like(owners)
+        # Shuffle which cut comes next, not which sample: each cut has shuffled its own samples already.
+        owners = np.searchsorted(ends, permutation(int(ends[-1]), key), side="right").astype(np.int64)  # [S]
+        # The k-th time that a cut comes, it gives its k-th sample.
+        places_in_cut = np.empty_like(owners)
         for owner in range(len(cuts)):
             mine = np.flatnonzero(owners == owner)
-            places[mine] = np.arange(len(mine))
-        return owners, places
+            places_in_cut[mine] = np.arange(len(mine))
+        return owners, places_in_cut
 
     def _make(self, cut: Cut) -> CutSamples:
         opened = self._open(cut.part)
@@ -221,7 +236,7 @@ class ChannelTurns:
         return CutSamples(cut, opened, self.num_documents(cut.part), names, self._packing)
 
     def _open(self, part: int) -> OpenPart:
-        with self.named():
+        with self.naming_the_channel():
             return self._open_part(self.channel.parts[part], self.vocab_size)
 
     def _digests_of(self, parts: tuple[Part, ...]) -> npt.NDArray[np.uint64]:

@@ -1,11 +1,11 @@
-"""Text to token ids and back, through a tiktoken file: a line for every token, its bytes in base64 and its id.
+"""A tokenizer from a tiktoken file, which has a line for every token: its bytes in base64, and its id.
 
-Such a file says neither how text is split into words nor what the control symbols are. For the published ones that
-follows from their name; for any other a file beside it says so, `NAME.tiktoken.json`:
+Such a file contains neither the splitting of text into words nor the control symbols. For published files both follow
+from the name. For any other file they are in a file beside it, `NAME.tiktoken.json`:
 
     {"split": "cl100k", "special_tokens": {"<|endoftext|>": 100257}}
 
-where `split` names a published way to split (`SPLITS`), or `pattern` is a regular expression of its own.
+where `split` names a published way to split (`SPLITS`), or `pattern` is a regular expression.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from harness.data.tokenizers.tokenizer import END_OF_DOCUMENT_NAMES, import_library, no_end_of_document
+from harness.data.tokenizers.tokenizer_file import END_OF_DOCUMENT_NAMES, import_library, no_end_of_document
 from harness.errors import DataError
 
 _LETTERS = r"[^\r\n\p{L}\p{N}]?"
@@ -50,10 +50,10 @@ _LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+")
 
 @dataclass(frozen=True)
 class Splitting:
-    """What a tiktoken file does not say of itself."""
+    """The splitting of text and the control symbols, which a tiktoken file itself does not contain."""
 
     name: str | None
-    """Name of the split; None if the pattern is none of the published ones."""
+    """Name of the published split; None for a pattern of one's own."""
     pattern: str
     special_tokens: Mapping[str, int]
 
@@ -80,7 +80,7 @@ PUBLISHED: Mapping[str, Splitting] = {
 
 
 def is_tiktoken(path: Path, content: bytes) -> bool:
-    """Whether a file is one of these: by its name, or (Llama 3's `tokenizer.model`) by its first line."""
+    """Return whether a file is a tiktoken file, by its name or (Llama 3's `tokenizer.model`) by its first line."""
     return path.suffix == ".tiktoken" or _LINE.fullmatch(content[:4096].partition(b"\n")[0].rstrip()) is not None
 
 
@@ -98,13 +98,13 @@ class TiktokenTokenizer:
         if taken:
             raise DataError(
                 f"tokenizer {path}: id {min(taken)} is a token of the file and a control symbol too. "
-                f"Mend {_beside(path).name}."
+                f"Correct {_beside(path).name}."
             )
         try:
             self._encoding = library.Encoding(
                 path.stem, pat_str=self.splitting.pattern, mergeable_ranks=self._ranks, special_tokens=special
             )
-        except Exception as error:  # noqa: BLE001 - a panic of the library for a wrong pattern is no error of its own
+        except Exception as error:  # noqa: BLE001 - the library panics on a wrong pattern
             raise DataError(f"tokenizer {path}: tiktoken does not take it ({error}).") from error
         self.hash = xxhash.xxh3_64_hexdigest(content + description)
         self.vocab_size = int(self._encoding.max_token_value) + 1
@@ -142,7 +142,7 @@ def _beside(path: Path) -> Path:
 
 
 def _find_splitting(path: Path) -> tuple[Splitting, bytes]:
-    """What the file beside it says, with its bytes; else what its name says."""
+    """Return the splitting that the file beside it describes, with that file's bytes; else the one of its name."""
     beside = _beside(path)
     if beside.is_file():
         content = beside.read_bytes()
@@ -150,7 +150,7 @@ def _find_splitting(path: Path) -> tuple[Splitting, bytes]:
     if path.stem in PUBLISHED:
         return PUBLISHED[path.stem], path.stem.encode()
     raise DataError(
-        f"tokenizer {path}: a tiktoken file does not say how to split text, and its name is none of "
+        f"tokenizer {path}: a tiktoken file does not say how to split text, and its name is not one of "
         f"{', '.join(PUBLISHED)}. Write {beside} with "
         '{"split": NAME, "special_tokens": {"<|endoftext|>": ID}}; NAME is one of '
         f'{", ".join(SPLITS)}, or give a regular expression as "pattern" in its place.'

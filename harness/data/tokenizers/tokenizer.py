@@ -1,33 +1,30 @@
-"""Text to token ids and back, through a SentencePiece model, a Hugging Face `tokenizer.json` or a tiktoken file.
+"""Tokenizers: text to token ids and back, by a SentencePiece model, a `tokenizer.json` or a tiktoken file.
 
 The libraries are imported only when a file of their kind is opened. Text is taken as plain text: markers such as
-`<|endoftext|>` inside a document are spelt out in ordinary tokens, they never become the control symbol.
+`<|endoftext|>` inside a document are spelt out in ordinary tokens and never become the control symbol.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from harness.errors import DataError, UsageError
+from harness.data.tokenizers.tiktoken_file import TiktokenTokenizer, is_tiktoken
+from harness.data.tokenizers.tokenizer_file import END_OF_DOCUMENT_NAMES, import_library, no_end_of_document
+from harness.errors import DataError
 
 SPACE_MARK = "▁"
 """U+2581, which SentencePiece and Metaspace vocabularies write for one space."""
 
-END_OF_DOCUMENT_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<|end_of_document|>", "<eod>", "</s>", "<eos>")
-"""Names tried in this order where a tokenizer does not say itself which symbol ends a document."""
-
 
 class Tokenizer(Protocol):
-    """What the harness needs of a tokenizer."""
+    """A tokenizer as the harness uses it."""
 
     path: Path
     """The file that was opened."""
@@ -39,16 +36,16 @@ class Tokenizer(Protocol):
     """Id of the control symbol that is appended to every document."""
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
-        """Token ids of every document, without any control symbol. Uses all cores."""
+        """Return the token ids of every document, without control symbols. Uses all cores."""
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of some ids; control symbols are left out."""
+        """Return the text of some ids; control symbols are left out."""
 
     def control_symbols(self) -> list[str]:
-        """How the control symbols are spelt. Where that stands in a document, it is text."""
+        """Return the spelling of the control symbols. Where it occurs in a document, it is ordinary text."""
 
     def bytes_per_token(self) -> NDArray[np.int64]:
-        """UTF-8 bytes that each id stands for, shape [vocab_size]; control symbols stand for 0.
+        """Return the number of UTF-8 bytes of each id, [vocab_size]; 0 for control symbols.
 
         Summed over the ids of a text it gives the text's bytes, which turns a loss in nats per token into bits per
         byte. It is exact unless the tokenizer changes the text first (SentencePiece's dummy prefix adds one byte a
@@ -67,8 +64,6 @@ def open_tokenizer(path: Path) -> Tokenizer:
     content = file.read_bytes()
     if file.suffix == ".json":
         return HuggingFaceTokenizer(file, content)
-    from harness.data.tokenizers.tiktoken_file import TiktokenTokenizer, is_tiktoken
-
     if is_tiktoken(file, content):
         return TiktokenTokenizer(file, content)
     return SentencePieceTokenizer(file, content)
@@ -166,7 +161,7 @@ class HuggingFaceTokenizer:
                 f"tokenizer {path}: not a readable Hugging Face tokenizer.json ({len(content)} bytes: {error}). "
                 "The file may be truncated, or a Git LFS pointer: fetch it again."
             ) from error
-        # A file may carry settings of whoever saved it; a corpus must be neither cut, nor padded, nor read for markers.
+        # A file may have been saved with other settings. A corpus is neither cut nor padded, and markers are text.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.encode_special_tokens = True
@@ -243,37 +238,14 @@ def _types_in(node: object) -> Iterator[str]:
 
 
 def _configured_end(config_file: Path) -> list[str]:
-    """The `eos_token` of a tokenizer_config.json (text, or an object with `content`), as a list of none or one."""
+    """Return the `eos_token` of a tokenizer_config.json (text, or an object with `content`); empty without one."""
     if not config_file.is_file():
         return []
     try:
         token = json.loads(config_file.read_text(encoding="utf-8")).get("eos_token")
     except (ValueError, AttributeError) as error:
         raise DataError(
-            f"tokenizer {config_file}: not readable as JSON ({error}). Fetch it again or take it away."
+            f"tokenizer {config_file}: not readable as JSON ({error}). Fetch it again or remove it."
         ) from error
     name = token.get("content") if isinstance(token, dict) else token
     return [name] if isinstance(name, str) else []
-
-
-def no_end_of_document(path: Path) -> str:
-    """What is said of a tokenizer without a symbol that ends a document."""
-    return (
-        f"tokenizer {path}: it has no symbol that ends a document. Looked for its own end-of-sequence symbol and for "
-        f"{', '.join(END_OF_DOCUMENT_NAMES)}. Train it with one, or name it in tokenizer_config.json as eos_token."
-    )
-
-
-def import_library(name: str, path: Path, extra: str = "data") -> ModuleType:
-    """The library that reads a kind of file.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(
-            f"tokenizer {path}: reading it needs the Python package {name}, which is not installed. "
-            f"Install the project with its `{extra}` extra."
-        ) from error

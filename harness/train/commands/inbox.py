@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import torch
 
-from harness.data.files.arrivals import Arrivals, News
+from harness.data.files.arrivals import Arrivals, NewParts
 from harness.parallel import collectives
 from harness.parallel.ranks import Ranks
 from harness.run.commands.command import Command
@@ -51,8 +51,8 @@ class Inbox:
         """What this rank wants the others to know: parts of the data arrived, a command waits, or a signal arrived."""
         if self._mailbox is not None:
             self._waiting += self._mailbox.poll()
-        has_news = self._arrivals is not None and self._arrivals.has_news()
-        return (has_news, bool(self._waiting), *self._signals.take_flags())
+        has_parts = self._arrivals is not None and self._arrivals.has_found()
+        return (has_parts, bool(self._waiting), *self._signals.take_flags())
 
     def summed_flags(self) -> list[float]:
         """The flags of all ranks, outside a step. Every rank must call it."""
@@ -77,13 +77,13 @@ class Inbox:
         commands, self._waiting = self._waiting + self._signals.commands_from(arrived), []
         return collectives.from_rank_0(commands)
 
-    def news(self, summed_flags: Sequence[float]) -> News:
+    def news(self, summed_flags: Sequence[float]) -> NewParts:
         """What arrived of the data, the same on every rank. Every rank must call it with the same sums."""
         if not summed_flags[0]:
-            return News()
-        return collectives.from_rank_0(self._arrivals.take() if self._arrivals is not None else News())
+            return NewParts()
+        return collectives.from_rank_0(self._arrivals.take() if self._arrivals is not None else NewParts())
 
-    def put_back(self, news: News) -> None:
+    def put_back(self, news: NewParts) -> None:
         """Have the parts found again later."""
         if self._arrivals is not None:
             self._arrivals.put_back(news.parts)

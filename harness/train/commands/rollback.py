@@ -122,7 +122,7 @@ def _problem_of(run: Run, target: Checkpoint) -> str | None:
 def _returned(run: Run, state: TrainState, target: Checkpoint, command: Command, request: Rollback) -> TrainState:
     """The state of the target in a new attempt, with everything that the command adds."""
     restored = TrainState.from_checkpoint(target.path, target.manifest, attempt=state.attempt + 1)
-    restored = restored.skipping(state.cursor.skip_windows).knowing(state.cursor.history)
+    restored = restored.skipping(state.cursor.skip_windows).with_changes(state.cursor.history)
     skipped = request.skip_samples
     if request.skip_steps is not None:
         skipped = positions_of_steps(restored.cursor, restored.step, request.skip_steps, partial(take, run))

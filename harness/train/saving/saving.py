@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.checkpoint import mcore
-from harness.config.phases import in_phase
+from harness.config.phase_settings import in_phase
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives
 from harness.run.checkpoints.manifest import Manifest

@@ -67,7 +67,7 @@ class Start:
         if self.manifest is None:
             return num_parts_of(self.journal)
         recorded = recorded_parts(self.manifest.fingerprint)
-        return recorded | num_parts_of(Cursor.from_json(self.manifest.cursor).knowing(self.journal).history)
+        return recorded | num_parts_of(Cursor.from_json(self.manifest.cursor).with_changes(self.journal).history)
 
 
 def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:

@@ -85,7 +85,7 @@ def restore(run: Run, start: Start) -> TrainState:
             path=str(start.entry.path),
             from_snapshot=start.snapshot is not None,
         )
-    state = replace(state, cursor=run.data.stream.begun(state.cursor.knowing(start.journal)))
+    state = replace(state, cursor=run.data.stream.begun(state.cursor.with_changes(start.journal)))
     with raising_together(run.ranks):
         write_down(run, start.journal, state.cursor.history)
     if run.recorder is not None:
@@ -133,7 +133,7 @@ def _load_snapshot(run: Run, record: SnapshotRecord, manifest: Manifest) -> None
 def _as_saved(run: Run, state: TrainState, start: Start) -> TrainState:
     """The state with the history that it was saved with, which older checkpoints did not hold."""
     before = (each for each in start.journal if each.position == 0)
-    return replace(state, cursor=run.data.stream.begun(state.cursor.knowing(before)))
+    return replace(state, cursor=run.data.stream.begun(state.cursor.with_changes(before)))
 
 
 def _accept(run: Run, recorder: Recorder) -> None:

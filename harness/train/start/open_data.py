@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.config.identity import identity_of
-from harness.config.phases import in_phase
+from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.data.files.arrivals import Arrivals
 from harness.data.files.channels import Channel, open_channel

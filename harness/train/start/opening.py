@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from harness.config.phases import in_phase
+from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.errors import LayoutError
 from harness.metrics.recorder import Recorder

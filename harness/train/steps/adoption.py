@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from harness.data.files.arrivals import News
+from harness.data.files.arrivals import NewParts
 from harness.data.files.parts import check_files
 from harness.data.order.cursor import Cursor
 from harness.errors import DataError, SaveFailedError
@@ -129,7 +129,7 @@ def _not_written(run: Run, before: Cursor, after: Cursor) -> str | None:
     return None
 
 
-def _unseen(news: News) -> str | None:
+def _unseen(news: NewParts) -> str | None:
     """Why this rank cannot read the parts."""
     try:
         for part in chain.from_iterable(news.parts.values()):

@@ -15,8 +15,8 @@ from texts import CHINESE, ENGLISH
 pytest.importorskip("datatrove")
 pytest.importorskip("rensa")
 
-from data_prep.corpus.curve import THRESHOLDS, measure, pick_threshold, wanted_characters
 from data_prep.corpus.near import NUM_MINIMA
+from data_prep.corpus.threshold_curve import THRESHOLDS, measure, pick_threshold, wanted_characters
 from data_prep.text.text_verbs import clean, dedup
 from harness.errors import UsageError
 
@@ -127,7 +127,7 @@ def test_sizes_as_people_write_them(keep: str, wanted: int) -> None:
 
 @pytest.mark.parametrize("keep", ["", "all", "0%", "101%", "2M"])
 def test_sizes_that_are_none(keep: str) -> None:
-    with pytest.raises(UsageError, match="is no size. Give a share such as 60%"):
+    with pytest.raises(UsageError, match="is not a size. Give a share such as 60%"):
         wanted_characters(keep, 1_000_000)
 
 
@@ -143,7 +143,7 @@ def write_corpus_file(folder: Path, raw: Path, more: str = "") -> Path:
 def test_a_corpus_file_for_both_verbs(corpus: Path, tmp_path: Path) -> None:
     file = write_corpus_file(tmp_path, corpus, "executor: {tasks: 1}\n")
     first = call("--config", file)
-    assert "source zh is not through `harness data clean` yet" in str(first.exception)
+    assert "source zh has not been processed by `harness data clean` yet" in str(first.exception)
     unknown = CliRunner().invoke(clean, ["--config", str(file), "--source", "en"])
     assert "--source en: there is no such source. Sources: zh, copy." in str(unknown.exception)
     cleaned = CliRunner().invoke(clean, ["--config", str(file)])

@@ -1,8 +1,8 @@
-"""Reads documents out of files in order, and says of every line (or row) that is not one why.
+"""Reads documents from files in order, and gives a reason for every line (or row) that is not a document.
 
 A line is one JSON object whose text key holds the document. Files may be plain (`.jsonl`), gzip (`.jsonl.gz`) or
-zstandard (`.jsonl.zst`, where the package is installed); Parquet has a module of its own. A bad line is a record with a
-reason, never an exception; a damaged compressed file is an error, because nobody knows how much is missing.
+zstandard (`.jsonl.zst`, if the package is installed); `data_prep.text.parquet` reads Parquet. A bad line is a record
+with a reason, never an exception. A damaged compressed file is an error, because the amount of missing text is unknown.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ TAIL_BYTES = 64
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a line is not a document."""
+    """The reason why a line is not a document."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A border between two lines of a file, to go on reading from."""
+    """A border between two lines of a file, from which reading can continue."""
 
     line: int = 0
     """Lines (or rows) before it."""
@@ -50,13 +50,13 @@ BEGINNING = Place()
 
 
 class Record(NamedTuple):
-    """One line of an input file: a document, or the reason why it is none."""
+    """One line of an input file: a document, or the reason why it is not one."""
 
     file: InputFile
     line: int
     """Line (or row) number in the file, 1-based."""
     content: str | Rejection
-    """The document, or why there is none."""
+    """The document, or the reason why the line is not one."""
     file_bytes_read: int
     """Bytes of the file on disk (compressed, if it is) that have been read when this line is reached."""
     end_byte: int
@@ -64,7 +64,7 @@ class Record(NamedTuple):
     tail: bytes
     """The last bytes of the line."""
     raw: bytes = b""
-    """The line itself; of a Parquet file a line that says the same, or nothing if it was not asked for."""
+    """The line itself. For Parquet a line with the same content, or empty if it was not asked for."""
 
     @property
     def end(self) -> Place:
@@ -124,7 +124,7 @@ def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Plac
                 yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:], content)
     except unreadable as error:
         raise DataError(
-            f"{file}: cannot be read on after line {line} ({error}). The file is damaged or cut short: fetch or "
+            f"{file}: cannot be read beyond line {line} ({error}). The file is damaged or cut short: fetch or "
             "compress it again."
         ) from error
 
@@ -149,7 +149,7 @@ def _go_to(stream: IO[bytes], start: Place, file: InputFile) -> None:
 
 
 def _as_line(row: Mapping[str, object]) -> bytes:
-    """A row of a Parquet file as a line of JSON; what JSON does not have (times, bytes) as text."""
+    """Return a row of a Parquet file as a line of JSON; types that JSON lacks (times, bytes) become text."""
     return json.dumps(row, ensure_ascii=False, default=_as_text).encode("utf-8", "replace") + b"\n"
 
 
@@ -158,7 +158,7 @@ def _as_text(value: object) -> str:
 
 
 def parse_line(content: bytes, text_key: str) -> str | Rejection:
-    """The document in a line of JSON, or why there is none."""
+    """Return the document in a line of JSON, or the reason why there is none."""
     try:
         line = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -180,7 +180,7 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
 
 
 def check_text(text: str) -> str | Rejection:
-    """The text, if there is something in it that can be written as UTF-8; else why not."""
+    """Return the text if it is not blank and can be written as UTF-8, else the reason."""
     if not text or text.isspace():
         return Rejection("empty text")
     try:
@@ -201,7 +201,7 @@ def _skip_to_line_end(stream: IO[bytes], piece_bytes: int) -> int:
 
 
 def _decompression(file: InputFile) -> tuple[Callable[[BinaryIO], IO[bytes]], tuple[type[Exception], ...]]:
-    """How to read a file of this kind, and the exceptions (beyond I/O errors) with which damage shows itself."""
+    """Return a function that opens such a file, and the exceptions (beyond I/O errors) that damage raises."""
     if file.suffix == ".gz":
         return lambda raw: cast("IO[bytes]", gzip.open(raw, "rb")), (zlib.error,)
     if file.suffix == ".zst":

@@ -1,4 +1,4 @@
-"""What a measurement was made on: the GPU, its limits and clocks, versions, and how fast it multiplies matrices."""
+"""The machine of a measurement: the GPU, its limits and clocks, versions, and its speed on matrix products."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _QUERY = "power.limit,power.draw,clocks.sm,clocks.max.sm,temperature.gpu,driver_
 
 
 def versions() -> str:
-    """Versions of everything that decides the speed."""
+    """Return the versions of everything that affects the speed."""
     parts = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
     if torch.version.cuda:
         parts += [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"]
@@ -27,7 +27,7 @@ def versions() -> str:
 
 
 def gpu_state() -> str:
-    """Power, clocks and temperature of the first GPU at this moment."""
+    """Return power, clocks and temperature of the first GPU at this moment."""
     command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader", "--id=0"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
@@ -38,7 +38,7 @@ def gpu_state() -> str:
 
 
 def matmul_tflops(device: torch.device, size: int = 8192, repetitions: int = 50) -> float:
-    """Rate of bf16 matrix products of random numbers, in TFLOP/s; NaN on a CPU."""
+    """Return the rate of bf16 matrix products of random numbers, in TFLOP/s; NaN on a CPU."""
     if device.type != "cuda":
         return float("nan")
     a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))

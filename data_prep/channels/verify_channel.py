@@ -1,4 +1,4 @@
-"""Reads every byte of a channel and says what is wrong with it: structure, hashes, ids, and how documents end."""
+"""Reads every byte of a channel and reports its faults: structure, hashes, ids, and ends of documents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TOKENS_AT_ONCE = 4 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
-    """What the tokens are held against; None is not checked."""
+    """Expected properties of the tokens; None is not checked."""
 
     vocab_size: int | None = None
     end_id: int | None = None
@@ -27,7 +27,7 @@ class Expectation:
 
 @dataclass(frozen=True, kw_only=True)
 class PartReport:
-    """What there is to say about one part."""
+    """The findings for one part."""
 
     prefix: str
     """Path of the part without `.bin` and `.idx`."""
@@ -59,7 +59,7 @@ def verify_parts(
 
 
 def verify_part(part: Part, expected: Expectation) -> PartReport:
-    """Reads the whole part once, in bounded memory. Whatever is wrong is in the report."""
+    """Read the whole part once, in bounded memory, and report its faults."""
     try:
         opened = open_part(part)
     except DataError as error:
@@ -92,7 +92,7 @@ def verify_part(part: Part, expected: Expectation) -> PartReport:
 
 @dataclass(frozen=True, kw_only=True)
 class _Seen:
-    """What one pass over the tokens finds."""
+    """Findings of one pass over the tokens."""
 
     xxh3: str
     max_id: int

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from data_prep.text.documents import BEGINNING, Place, read_records
 from data_prep.text.input_files import InputFile, file_bytes, open_bytes
+from data_prep.text.read_documents import BEGINNING, Place, read_records
 
 MAX_FILES = 32
 SPOTS = 32
-"""Places that are looked at in the whole input. A compressed file has one, its beginning."""
+"""Places of the whole input that are sampled. A compressed file has one, its beginning."""
 
 
 def sample_documents(files: Sequence[InputFile], text_key: str, max_characters: int) -> list[str]:
-    """Documents at places spread evenly over the input, about `max_characters` in all; always the same."""
+    """Return documents at places spread evenly over the input, about `max_characters` in all; always the same."""
     count = min(len(files), MAX_FILES)
     chosen = [files[i * len(files) // count] for i in range(count)]
     stretches = [stretch for file in chosen for stretch in _stretches(file, max(1, SPOTS // count))]
@@ -33,7 +33,7 @@ class _Stretch(NamedTuple):
 
 
 def _documents_of(stretch: _Stretch, text_key: str, characters: int) -> Iterator[str]:
-    """Yields documents of a stretch until there are so many characters; the last one is cut to that."""
+    """Yield documents of a section until `max_characters` is reached; the last one is cut to fit."""
     stop = stretch.stop
     for record in read_records(stretch.file, text_key, start=stretch.start):
         is_row = stretch.file.suffix == ".parquet"
@@ -63,7 +63,7 @@ def _places(file: InputFile, count: int) -> list[Place]:
 
 
 def _next_line(file: InputFile, offset: int) -> int:
-    """The first byte behind `offset` at which a line begins (the end of the file if there is none)."""
+    """Return the first byte behind `offset` at which a line begins; the end of the file if no line does."""
     with open_bytes(file) as raw:
         raw.seek(offset)
         while piece := raw.readline(1 << 20):

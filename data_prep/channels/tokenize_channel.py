@@ -1,7 +1,7 @@
 """Turns documents into a channel: reads, encodes in batches, and writes parts, continuing where a killed call ended.
 
-The parts are a function of the input alone (never of batches, speed or interruptions): two calls give the same bytes,
-whatever happened in between. Reading runs in a thread ahead of encoding, which uses all cores.
+The parts are a function of the input alone, not of batches, speed or interruptions: two calls always give the same
+bytes. Reading runs in a thread ahead of encoding, which uses all cores.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from data_prep.channels.ahead import Ahead
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter, part_prefix, read_finished_parts, token_dtype
 from data_prep.channels.long_documents import DocumentShape, LongDocuments, Pieces, lay_down
-from data_prep.channels.progress import Progress
+from data_prep.channels.preparation_progress import Progress
 from data_prep.channels.resume_point import ResumePoint, read_resume_point, write_resume_point
 from data_prep.channels.source import Source, finish_source, input_identity, open_source, sole_writer
 from data_prep.channels.totals import Totals
@@ -29,7 +29,7 @@ REJECTED_FILE = "rejected.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelJob:
-    """What to put into which channel folder, and how."""
+    """Input, output and settings of one channel to tokenize."""
 
     inputs: Sequence[InputFile]
     """Files in the order of the documents."""
@@ -42,22 +42,22 @@ class ChannelJob:
     max_document_tokens: int | None = None
     """Tokens of the longest document, the end-of-document token included."""
     long_documents: LongDocuments = "keep"
-    """What becomes of longer ones."""
+    """Treatment of longer documents."""
     max_rejected_share: float = 0.01
     """Share of rejected lines above which the input is not believed."""
 
 
 @dataclass(frozen=True)
 class ChannelResult:
-    """What the channel folder holds now."""
+    """The channel folder after the call."""
 
     totals: Totals
     num_parts: int
     was_there: bool
-    """Whether an earlier call had finished the channel, so that nothing was done."""
+    """An earlier call had finished the channel, so that nothing was done."""
 
     def summary(self, folder: Path) -> str:
-        """What a person wants to know afterwards, in a few lines."""
+        """Return a summary for a person, in a few lines."""
         totals = self.totals
         parts = "1 part" if self.num_parts == 1 else f"{self.num_parts:,} parts"
         lines = [
@@ -142,7 +142,7 @@ class _ChannelWriter:
         return self._finished_tokens + (self._part.num_tokens if self._part else 0)
 
     def add(self, batch: Batch, encoder: Encoder) -> None:
-        """Writes the documents of a batch, opening and finishing parts as they fill up."""
+        """Write the documents of a batch, opening and finishing parts as they fill up."""
         done = self.begin.documents if batch.start == self.begin.batch else 0
         if done > len(batch.texts):
             raise DataError(_changed_input(self._job.folder, batch.start.documents + done, batch.end.documents))
@@ -160,7 +160,12 @@ class _ChannelWriter:
                 self.finish_part(batch.start, done)
 
     def finish_part(self, batch: ReadState, documents: int) -> None:
-        """Makes the documents since the last part a part, if there are any; it ends so many behind a batch's start."""
+        """Finish a part with the documents since the last one, if there are any.
+
+        Args:
+            batch: The batch in which the part ends.
+            documents: Number of documents of the batch that the part still holds.
+        """
         if self._part is None:
             return
         point = ResumePoint(batch=batch, documents=documents, split=self.num_split, dropped=self.num_dropped)
@@ -170,7 +175,7 @@ class _ChannelWriter:
         self.num_parts += 1
 
     def close(self) -> None:
-        """Lets go of an unfinished part."""
+        """Close an unfinished part, which is then lost."""
         if self._part is not None:
             self._part.close()
 
@@ -215,12 +220,13 @@ def _totals(read: ReadState, writer: _ChannelWriter) -> Totals:
 
 
 def _check_input(job: ChannelJob, totals: Totals) -> None:
-    """Refuses to finish a channel whose input is not to be believed. Called before the last part becomes valid."""
+    """Refuse to finish a channel whose input looks wrong. Called before the last part becomes valid."""
     if totals.rejected_share > job.max_rejected_share:
         raise DataError(
-            f"{totals.rejected:,} of {totals.lines:,} lines ({totals.rejected_share:.2%}) are no documents; allowed: "
-            f"{job.max_rejected_share:.2%}. {job.folder / REJECTED_FILE} says which and why. Mend the input and delete "
-            "the channel folder, or run the same command with a larger --max-rejected-share to go on as it is."
+            f"{totals.rejected:,} of {totals.lines:,} lines ({totals.rejected_share:.2%}) are not documents; allowed: "
+            f"{job.max_rejected_share:.2%}. {job.folder / REJECTED_FILE} lists them with the reasons. Correct the "
+            "input and delete the channel folder, or run the same command with a larger --max-rejected-share to go on "
+            "as it is."
         )
     names = ", ".join(str(file) for file in job.inputs[:3]) + (" …" if len(job.inputs) > 3 else "")
     if totals.documents == 0:
@@ -246,5 +252,5 @@ def _explaining_write_errors(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"{folder}: cannot be written ({error}). Finished parts are untouched: "
-            "make room or mend the file system, then run the same command again."
+            "make room or repair the file system, then run the same command again."
         ) from error

@@ -1,4 +1,4 @@
-"""How far a preparation that counts documents and tokens is; what is shown, and how, is `harness.progress`."""
+"""Shows the progress of a preparation that counts documents and tokens, on a display of `harness.progress`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Progress(Protocol):
 
 @contextmanager
 def shown_progress(title: str, total_bytes: int, console: Console) -> Iterator[Progress]:
-    """A bar or lines with the counts."""
+    """Show a bar, or lines, with the counts."""
     seen_bytes = 0
     with shown(title, total_bytes, console) as progress:
 
@@ -35,6 +35,6 @@ def shown_progress(title: str, total_bytes: int, console: Console) -> Iterator[P
 
 
 def describe(totals: Totals) -> str:
-    """The counts in one phrase."""
+    """Return the counts as one phrase."""
     rejected = f", {totals.rejected:,} rejected" if totals.rejected else ""
     return f"{totals.documents:,} documents, {totals.tokens:,} tokens{rejected}"

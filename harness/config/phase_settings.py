@@ -7,7 +7,7 @@ from harness.config.section import Section
 
 
 def in_phase(config: Config, index: int) -> Config:
-    """The configuration with a phase's own settings in the places of the run's, and with no other phase."""
+    """Return the configuration with the settings of one phase in place of the run's, and with no other phase."""
     phase = config.phases[index]
     return config.model_copy(
         update={
@@ -23,16 +23,16 @@ def in_phase(config: Config, index: int) -> Config:
 
 
 def parallel_of(config: Config, index: int) -> ParallelConfig:
-    """The layout of a phase: its own section, or the run's."""
+    """Return the layout of a phase: its own section, or the run's."""
     return config.phases[index].parallel or config.parallel
 
 
 def shares_processes(one: ParallelConfig, other: ParallelConfig) -> bool:
-    """Whether processes that compute in one layout can go on in the other: all but the micro-batch size is equal."""
+    """Return whether one launch can train in both layouts: all but the micro-batch size is equal."""
     return one.model_copy(update={"micro_batch_size": other.micro_batch_size}) == other
 
 
 def _given(section: Section, names: tuple[str, ...] | None = None) -> dict[str, object]:
-    """The fields that are set."""
+    """Return the fields that are set."""
     fields = {name: getattr(section, name) for name in names or type(section).model_fields}
     return {name: value for name, value in fields.items() if value is not None}

@@ -29,7 +29,7 @@ CURVE_FILE = "curve.json"
 
 @dataclass(frozen=True, kw_only=True)
 class CurvePoint:
-    """What is left of a source if copies of this similarity go."""
+    """Documents and characters that are left of a source if copies of this similarity are dropped."""
 
     threshold: float
     documents: int
@@ -38,7 +38,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """What is left at each threshold."""
+    """Documents and characters that are left at each threshold."""
 
     characters: int
     """Of all documents."""
@@ -88,11 +88,11 @@ class MeasureCurve(PipelineStep):  # type: ignore[misc]
 
 
 def measure(tables: Sequence[NDArray[np.uint32]], lengths: NDArray[np.int64]) -> Curve:
-    """What is left at each threshold.
+    """Measure what is left at each threshold.
 
     Args:
-        tables: minima of the documents, [documents, NUM_MINIMA] each.
-        lengths: characters of all documents, [all documents].
+        tables: Minima of the documents, [documents, NUM_MINIMA] each.
+        lengths: Characters of all documents, [all documents].
     """
     points = []
     for threshold in THRESHOLDS:
@@ -104,13 +104,13 @@ def measure(tables: Sequence[NDArray[np.uint32]], lengths: NDArray[np.int64]) ->
 
 
 def read_curve(file: Path) -> Curve:
-    """The curve that was measured."""
+    """Return the recorded curve."""
     content = json.loads(file.read_bytes())
     return Curve(characters=content["characters"], points=tuple(CurvePoint(**point) for point in content["points"]))
 
 
 def wanted_characters(keep: str, total: int) -> int:
-    """Characters that `60%` of a total, or a number such as `500B`, stands for.
+    """Return the characters meant by `60%` of a total, or by a number such as `500B`.
 
     Raises:
         UsageError: it is neither, or more than there is.
@@ -123,14 +123,14 @@ def wanted_characters(keep: str, total: int) -> int:
         wanted = math.nan
     if not 0 < wanted <= total:
         raise UsageError(
-            f"keep {keep!r} of {total:,} characters is no size. Give a share such as 60%, or a number of characters "
-            "such as 500B, of at most what there is."
+            f"keep {keep!r} of {total:,} characters is not a size. Give a share such as 60%, or a number of characters "
+            "such as 500B, of at most the whole."
         )
     return int(wanted)
 
 
 def pick_threshold(curve: Curve, characters: int) -> float:
-    """The highest threshold that leaves no more than so many characters.
+    """Return the highest threshold that leaves at most this many characters.
 
     Raises:
         UsageError: none does.
@@ -146,11 +146,12 @@ def pick_threshold(curve: Curve, characters: int) -> float:
 
 
 def _pairs(tables: Sequence[NDArray[np.uint32]], begin: int, rows: int) -> NDArray[np.int64]:
-    """Documents that agree in a band, each with the first of them, [pairs, 2]."""
+    """Return the documents that agree in a band, each with the first of them, [pairs, 2]."""
     bands = [table[:, begin : begin + rows].astype(np.uint64) for table in tables]
+    # One hash for a document's minima in the band, [documents].
     hashes = np.concatenate([mixed((mixed(band) * POWERS[:rows]).sum(axis=1, dtype=np.uint64)) for band in bands])
     _, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-    firsts = first[inverse]
+    firsts = first[inverse]  # [documents], the first document with the same hash
     later = np.flatnonzero(firsts != np.arange(len(hashes)))
     return np.stack([firsts[later], later], axis=1)
 

@@ -63,7 +63,10 @@ def document_table(idx_path: Path, arrays: IndexArrays, token_bytes: int, bin_by
 
 
 def _check_sequences(idx_path: Path, arrays: IndexArrays, token_bytes: int, bin_bytes: int) -> None:
-    """In blocks, so that a part of many documents needs no second copy of its index."""
+    """Check that the sequences follow each other and fill the `.bin`.
+
+    Done in blocks, so that a part of many documents needs no second copy of its index.
+    """
     end = 0
     for start in range(0, len(arrays.sequence_lengths), _BLOCK):
         lengths = arrays.sequence_lengths[start : start + _BLOCK]

@@ -1,10 +1,12 @@
-"""Which channel sample k comes from: a periodic table in which every channel keeps its share at all times.
+"""The blend: a periodic table of channels, in which every channel keeps its share at all times.
 
 The table is an earliest-deadline schedule of Tijdeman's solution to the chairman assignment problem (R. Tijdeman,
 *The chairman assignment problem*, Discrete Mathematics 32, 1980): with m channels of shares s_c, after any number n
 of samples the count of each channel differs from n·s_c by at most 1 - 1/(2m - 2). Sample i of a channel may therefore
 come at slot n as soon as n·s_c ≥ i + 1/(2m - 2), and must have come before n·s_c exceeds i + 1 - 1/(2m - 2); taking
 the earliest deadline first meets every deadline, because some schedule does.
+
+Shapes: T slots of the table (its period), n samples that are asked for.
 """
 
 from __future__ import annotations
@@ -24,16 +26,20 @@ MAX_PERIOD = 65536
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Blend:
-    """The table: sample k is slot k mod `period`. Channels are numbered in the order of `names`."""
+    """The table. Each of its slots names the channel of one sample: sample k has slot k mod `period`.
+
+    Channels are numbered in the order of `names`.
+    """
 
     names: tuple[str, ...]
     samples_per_period: tuple[int, ...]
-    """By channel. Divided by `period` this is the share that is kept."""
+    """Slots of each channel. Divided by `period` this is the share that is kept."""
     is_rounded: bool
-    """Whether the shares had to be rounded to 65,536ths."""
+    """The shares had to be rounded to 65,536ths."""
     channel_by_slot: npt.NDArray[np.int64]
+    """Channel of each slot, [T]."""
     ordinal_by_slot: npt.NDArray[np.int64]
-    """How many earlier slots of the period belong to the same channel."""
+    """Number of earlier slots of the period that belong to the same channel, [T]."""
 
     @property
     def period(self) -> int:
@@ -41,33 +47,34 @@ class Blend:
         return len(self.channel_by_slot)
 
     def channel_of(self, k: int) -> tuple[int, int]:
-        """Channel of sample k, and which of the channel's samples it is (both from 0)."""
+        """Return the channel of sample k, and the sample's number in that channel (both from 0)."""
         periods, slot = divmod(k, self.period)
         channel = int(self.channel_by_slot[slot])
         return channel, periods * self.samples_per_period[channel] + int(self.ordinal_by_slot[slot])
 
     def channels_of(self, positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """`channel_of` for many samples at once: channels [n] and positions within the channels [n]."""
-        periods, slots = np.divmod(positions, self.period)
+        """Return the channels of samples and their numbers in the channels, [n] each: `channel_of` for n samples."""
+        periods, slots = np.divmod(positions, self.period)  # [n] each
         channels = self.channel_by_slot[slots]
         per_period = np.asarray(self.samples_per_period, dtype=np.int64)
         return channels, periods * per_period[channels] + self.ordinal_by_slot[slots]
 
-    def slot_of(self, channel: int, number: int) -> int:
-        """The sample that is number `number` of a channel: the inverse of `channel_of`."""
+    def sample_of(self, channel: int, number: int) -> int:
+        """Return the sample that is number `number` of a channel: the inverse of `channel_of`."""
         periods, ordinal = divmod(number, self.samples_per_period[channel])
         slots = np.flatnonzero(self.channel_by_slot == channel)
         return periods * self.period + int(slots[ordinal])
 
     def counts(self, num_samples: int) -> tuple[int, ...]:
-        """How many of the first `num_samples` samples each channel has."""
+        """Count the first `num_samples` samples by channel."""
+        # Whole periods by multiplication, the slots of the last one by counting.
         periods, slots = divmod(num_samples, self.period)
         begun = np.bincount(self.channel_by_slot[:slots], minlength=len(self.names)).tolist()
         return tuple(periods * full + part for full, part in zip(self.samples_per_period, begun, strict=True))
 
 
 def make_blend(shares: Mapping[str, Fraction]) -> Blend:
-    """Build the table. The order of `shares` numbers the channels but does not change which samples are taken.
+    """Build the table. The order of `shares` numbers the channels but does not change the slots that each one gets.
 
     Raises:
         ValueError: A share is not positive, or they do not add up to 1.
@@ -93,7 +100,10 @@ def make_blend(shares: Mapping[str, Fraction]) -> Blend:
 
 
 def _rounded(shares: Mapping[str, Fraction]) -> dict[str, int]:
-    """Whole numbers that add up to `MAX_PERIOD`: largest remainders first, ties by name, none below one."""
+    """Round shares to whole numbers, none below one, that add up to `MAX_PERIOD`.
+
+    The largest remainders are rounded up; ties are broken by name.
+    """
     counts = {name: max(1, int(share * MAX_PERIOD)) for name, share in shares.items()}
     missing = MAX_PERIOD - sum(counts.values())
     by_need = sorted(shares, key=lambda name: (counts[name] - shares[name] * MAX_PERIOD, name))
@@ -105,11 +115,13 @@ def _rounded(shares: Mapping[str, Fraction]) -> dict[str, int]:
 
 
 def _schedule(counts: Mapping[str, int]) -> list[str]:
-    """One period of the table, as channel names."""
+    """Return one period of the table as channel names: of the samples that may come, the earliest deadline comes."""
     period = sum(counts.values())
     if len(counts) == 1:
         return list(counts) * period
     w = 2 * len(counts) - 2
+    # For sample i of a channel: first slot in which it may come, last slot in which it must (both from 1), and its
+    # channel. These are the bounds of the module's docstring, with s_c = count / period, in whole numbers.
     jobs = sorted(
         (-(-period * (1 + w * i) // (w * count)), period * (w - 1 + w * i) // (w * count) + 1, name)
         for name, count in counts.items()
