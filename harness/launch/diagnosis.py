@@ -107,7 +107,7 @@ def diagnosis_text(run_dir: RunDir, now: float | None = None) -> str:
     launch = started[-1]
     begun = (launch.folder / "launch.json").stat().st_mtime
     beats = [beat for beat in read_beats(run_dir) if beat.time >= begun - QUIET_AFTER_S]
-    world_size = int((launch.launch or {}).get("world_size", len(beats)))
+    world_size = (launch.launch and launch.launch.world_size) or len(beats)
     lines = [f"launch {launch.number}: {len(beats)} of {world_size} ranks have given a sign of life"]
     found = diagnose(beats, world_size, now)
     lines += _lines(found, now)
@@ -132,7 +132,7 @@ def ask_for_stacks(run_dir: RunDir, say: Callable[[str], None], patience_s: floa
         asked = request_stacks(folder)
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}; only the user who trains may ask") from None
-    world_size = int((started[-1].launch or {}).get("world_size", len(active)))
+    world_size = (started[-1].launch and started[-1].launch.world_size) or len(active)
     say(f"asking for the stacks of {world_size} ranks, for at most {patience_s:g} s")
     deadline = time.monotonic() + patience_s
     while (answered := _num_stacks(folder, asked)) < world_size and time.monotonic() < deadline:

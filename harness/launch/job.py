@@ -30,7 +30,6 @@ from harness.errors import (
 from harness.launch.exits import AGREED_EXITS, ERROR_EXITS
 from harness.launch.requeue import Action, Limits, Verdict, decide_resume
 from harness.parallel.environment import job_id
-from harness.parallel.node_reports import BAD_NODES
 from harness.run.event_types import LaunchEnded
 from harness.run.events import append_event
 from harness.run.kill_request import kill_reason
@@ -39,12 +38,16 @@ from harness.run.launches import (
     ENDED,
     LAUNCH,
     SUBMISSION,
+    LaunchEnding,
+    LaunchStart,
     NodeEnd,
+    Submission,
+    bad_nodes_in,
     history,
     newest_checkpoint,
     node_ends,
-    read_json,
-    write_json,
+    read_launch_file,
+    write_launch_file,
 )
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
@@ -62,8 +65,8 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
         UsageError: The submission is not there.
         HarnessError: The job was requeued from outside again and again, and nothing new was saved.
     """
-    asked = read_json(submission / SUBMISSION)
-    if asked is None:
+    asked = read_launch_file(submission / SUBMISSION, Submission)
+    if asked is None or asked.nodes is None or asked.workers_per_node is None:
         raise UsageError(f"there is no {SUBMISSION} in {submission}; submit the run with `harness launch CONFIG`")
     config = load_config(submission / "config.yaml")
     job = str(job_id())
@@ -77,15 +80,15 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
     with _locked(run_dir, job, sleep):
         for stale in run_dir.signals.glob("slurm-*.json"):  # meant for a start that is over
             stale.unlink(missing_ok=True)
-        facts = {
-            "job_id": job,
-            "submission": submission.name,
-            "world_size": asked["nodes"] * asked["workers_per_node"],
-            "workers_per_node": asked["workers_per_node"],
-            "newest_checkpoint": list(newest_checkpoint(run_dir)),
-        }
+        start = LaunchStart(
+            job_id=job,
+            submission=submission.name,
+            world_size=asked.nodes * asked.workers_per_node,
+            workers_per_node=asked.workers_per_node,
+            newest_checkpoint=newest_checkpoint(run_dir),
+        )
         prepared = None if (submission / LAUNCH).exists() else submission
-        return open_launch(run_dir, config, facts, prepared)
+        return open_launch(run_dir, config, start, prepared)
 
 
 def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
@@ -99,13 +102,13 @@ def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
     """
     config = load_config(launch / "config.yaml")
     exit_code = agreed_code(node_ends(launch), srun_code)
-    ended: dict[str, object] = {"ended": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "exit_code": exit_code}
-    write_json(launch / ENDED, ended)
+    ended = LaunchEnding(ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"), exit_code=exit_code)
+    write_launch_file(launch / ENDED, ended)
     verdict = decide_resume(history(run_dir, str(job_id())), _limits(config), is_taken=_is_taken(job_state))
     if (killed := kill_reason(launch)) is not None:
         verdict = replace(verdict, reason=f"killed because it hung ({killed}); {verdict.reason}")
     decided = {"action": verdict.action, "alert": verdict.alert, "reason": verdict.reason}
-    write_json(launch / ENDED, {**ended, **decided})
+    write_launch_file(launch / ENDED, ended.model_copy(update=decided))
     _tell(run_dir, verdict, exit_code)
     if verdict.action is Action.REQUEUE:
         return EXIT_REQUEUE
@@ -119,12 +122,10 @@ def bad_nodes(launch: Path) -> list[str]:
     """
     if not load_config(launch / "config.yaml").launch.exclude_bad_nodes:
         return []
-    paths = (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json")))
-    found = [name for path in paths for name in read_json(path) or {} if _NODE_NAME.fullmatch(name)]
-    world_size, per_node = (
-        (read_json(launch / LAUNCH) or {}).get(key, 1) for key in ("world_size", "workers_per_node")
-    )
-    return list(dict.fromkeys(found)) if 2 * len(set(found)) <= world_size // per_node else []
+    found = [name for name in bad_nodes_in(launch) if _NODE_NAME.fullmatch(name)]
+    start = read_launch_file(launch / LAUNCH, LaunchStart)
+    world_size, per_node = (1, 1) if start is None else (start.world_size or 1, start.workers_per_node or 1)
+    return found if 2 * len(found) <= world_size // per_node else []
 
 
 def agreed_code(ends: Sequence[NodeEnd], srun_code: int) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harness.config.load import load_config
@@ -22,6 +22,7 @@ from harness.plan.layout_rules import ranks_per_copy
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
 from harness.run.launch_folder import changes, make_run, open_launch
+from harness.run.launches import LaunchStart
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 
@@ -65,8 +66,8 @@ def train(
     with _locked(run) as lock:
         phase = phase_to_begin_with(run, plan, resume)
         while True:
-            facts = {"world_size": sizes[phase.index], "resume": resume, "phase": phase.name}
-            folder = _open_launch(run, config, lock, facts)
+            start = LaunchStart(world_size=sizes[phase.index], resume=resume, phase=phase.name, job_id=job_id())
+            folder = _open_launch(run, config, lock, start)
             command = (*worker_command, "--run-dir", str(run.root), "--resume", resume)
             command += ("--config", str(folder / "config.yaml"))
             tell(f"{run.root}: starting {_workers_text(sizes[phase.index], num_gpus)}")
@@ -122,7 +123,7 @@ def _train_as(ranks: ProcessRanks, config: Config, run: RunDir, resume: str) -> 
     if ranks.rank != 0:
         return trainer(config, run, resume)
     with _locked(run) as lock:
-        _open_launch(run, config, lock, {"world_size": ranks.world_size, "resume": resume})
+        _open_launch(run, config, lock, LaunchStart(world_size=ranks.world_size, resume=resume, job_id=job_id()))
         return trainer(config, run, resume)
 
 
@@ -132,14 +133,14 @@ def _locked(run: RunDir) -> RunLock:
     return RunLock(run, job_id())
 
 
-def _open_launch(run: RunDir, config: Config, lock: RunLock, facts: Mapping[str, object]) -> Path:
+def _open_launch(run: RunDir, config: Config, lock: RunLock, start: LaunchStart) -> Path:
     if lock.unprotected_reason:
         tell(f"warning: {lock.unprotected_reason}: make sure that nobody else trains there")
     if changed := changes(run, config):
         tell("the configuration differs from the previous launch:")
     for line in changed:
         tell(f"  {line}")
-    return open_launch(run, config, {**facts, "job_id": job_id()})
+    return open_launch(run, config, start)
 
 
 def _worker_starts(command: Sequence[str], world_size: int, folder: Path, *, on_gpu: bool) -> list[WorkerStart]:

@@ -27,7 +27,7 @@ from harness.parallel.environment import (
     read_node,
     worker_environment,
 )
-from harness.run.launches import LAUNCH, NodeEnd, read_json, write_json, write_node_end
+from harness.run.launches import LAUNCH, LaunchStart, NodeEnd, read_launch_file, write_bad_nodes, write_node_end
 from harness.run.paths import RunDir
 
 CHECK = (sys.executable, "-u", "-W", "ignore", "-m", "harness.parallel.node_check")
@@ -46,8 +46,9 @@ def run_node(
         UsageError: The launch does not say how many workers a node has, or there are fewer GPUs than workers.
         HarnessError: There are fewer, and the job shall get another node instead.
     """
-    num_workers = (read_json(launch / LAUNCH) or {}).get("workers_per_node")
-    if not isinstance(num_workers, int):
+    started = read_launch_file(launch / LAUNCH, LaunchStart)
+    num_workers = None if started is None else started.workers_per_node
+    if num_workers is None:
         raise UsageError(f"{launch / LAUNCH} does not say how many workers a node has; was the job begun?")
     config = launch / "config.yaml"
     settings = load_config(config).launch
@@ -72,7 +73,7 @@ def _refuse(launch: Path, place: NodePlace, num_gpus: int, num_workers: int, *, 
     """Says that this node has too few GPUs, and notes it where the job shall get another one."""
     few = f"{node_name()} offers {num_gpus} GPUs for {num_workers} workers"
     if take_another:
-        write_json(launch / f"bad_node_{place.index:05d}.json", {node_name(): [few]})
+        write_bad_nodes(launch / f"bad_node_{place.index:05d}.json", {node_name(): [few]})
         raise HarnessError(f"{few}; the job takes another node; look for GPUs that are lost there (`nvidia-smi`)")
     raise UsageError(f"{few}; give `--gpus-per-node {num_gpus}`, or look for GPUs that are lost (`nvidia-smi`)")
 

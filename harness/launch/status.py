@@ -128,8 +128,8 @@ def _state(
     if last.launch is None:
         return "queued", None
     if last.ended is not None:
-        requeued = last.ended.get("action") == Action.REQUEUE
-        return ("requeued" if requeued else "stopped"), last.ended.get("reason")
+        requeued = last.ended.action == Action.REQUEUE
+        return ("requeued" if requeued else "stopped"), last.ended.reason
     begun = (last.folder / "launch.json").stat().st_mtime
     exits = [event for event in events if isinstance(event, Exit) and event.time >= begun]
     if exits:
@@ -149,7 +149,7 @@ def _slow(run_dir: RunDir, started: Sequence[LaunchRecord]) -> tuple[str, ...]:
 
 
 def _train_steps(run_dir: RunDir, started: Sequence[LaunchRecord]) -> int | None:
-    world_size = (started[-1].launch or {}).get("world_size") if started else None
+    world_size = started[-1].launch.world_size if started and started[-1].launch else None
     try:
         config = load_config(run_dir.config)
         steps = make_plan(config, phase_world_sizes(config, int(world_size))).train_steps if world_size else None

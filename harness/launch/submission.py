@@ -19,7 +19,7 @@ from harness.launch.preflight import Request, check_request, workers_per_node
 from harness.launch.slurm import Job, sbatch_command, submit
 from harness.run.files import replace_file
 from harness.run.launch_folder import make_run
-from harness.run.launches import SUBMISSION, write_json
+from harness.run.launches import SUBMISSION, GitState, Submission, write_launch_file
 from harness.run.paths import RunDir
 
 SOURCE = Path(here.__path__[0]).parents[1]
@@ -110,35 +110,35 @@ def _queue(request: Request, folder: Path, command: list[str], say: Callable[[st
     make_run(request.run_dir)
     folder.mkdir()
     replace_file(folder / "config.yaml", dump_config(request.config))
-    submission: dict[str, object] = {
-        "submitted": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "host": socket.gethostname(),
-        "command": command,
-        "nodes": request.nodes,
-        "workers_per_node": workers_per_node(request.config),
-        "git": _git_state(folder),
-    }
-    write_json(folder / SUBMISSION, submission)
+    submission = Submission(
+        submitted=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        host=socket.gethostname(),
+        command=tuple(command),
+        nodes=request.nodes,
+        workers_per_node=workers_per_node(request.config),
+        git=_git_state(folder),
+    )
+    write_launch_file(folder / SUBMISSION, submission)
     try:
         job_id = submit(command)
     except UsageError:
         shutil.rmtree(folder)
         raise
-    write_json(folder / SUBMISSION, {**submission, "job_id": job_id})
+    write_launch_file(folder / SUBMISSION, submission.model_copy(update={"job_id": job_id}))
     say(f"queued job {job_id}: {request.nodes} nodes, {request.world_size} ranks")
     say(f"run: {request.run_dir.root}")
     say(f"log: {request.run_dir.launches / f'job_{job_id}.log'}")
     return job_id
 
 
-def _git_state(folder: Path) -> dict[str, object] | None:
+def _git_state(folder: Path) -> GitState | None:
     """Commit of the source tree; what differs from it goes to `git.diff` in the folder. None outside of git."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
     changes = _git("diff", "HEAD") or ""
     replace_file(folder / "git.diff", changes)
-    return {"source": str(SOURCE), "commit": commit.strip(), "changed": bool(changes)}
+    return GitState(source=str(SOURCE), commit=commit.strip(), changed=bool(changes))
 
 
 def _git(*arguments: str) -> str | None:

@@ -33,7 +33,6 @@ from harness.parallel import collectives, device
 from harness.parallel import mcore as parallel
 from harness.parallel.environment import ProcessRanks, node_name, read_ranks
 from harness.parallel.node_reports import (
-    BAD_NODES,
     Fault,
     RankReport,
     exchange_rounds,
@@ -46,6 +45,7 @@ from harness.parallel.node_reports import (
 )
 from harness.plan.plan import make_plan
 from harness.run.files import replace_file
+from harness.run.launches import BAD_NODES, write_bad_nodes
 
 ANSWER_WITHIN_S = 120.0
 """Seconds that rank 0 waits for the others, from its own start."""
@@ -247,7 +247,7 @@ def _publish(launch: Path, reports: Sequence[RankReport], say: Callable[[str], N
 
 def _note_bad_nodes(launch: Path, faults: Sequence[Fault], num_nodes: int) -> None:
     """Writes down, for the end of the launch, which nodes the job should not get again."""
-    replace_file(launch / BAD_NODES, json.dumps(to_exclude(faults, num_nodes), indent=1) + "\n")
+    write_bad_nodes(launch / BAD_NODES, to_exclude(faults, num_nodes))
 
 
 def _num_bytes(where: torch.device) -> int:

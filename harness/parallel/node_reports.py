@@ -6,8 +6,6 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-BAD_NODES = "bad_nodes.json"
-"""File in the launch's folder: nodes that the job should not get again, each with its reasons."""
 CLOCKS_AGREE_WITHIN_S = 5.0
 SLOW_FACTOR = 3.0
 """An exchange is slow if it takes this many times the median of its kind, and at least `SLOW_AT_LEAST_MS` longer."""

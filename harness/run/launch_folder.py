@@ -27,7 +27,7 @@ from harness.config.load import dump_config, load_config
 from harness.config.schema import Config
 from harness.errors import ConfigError, UsageError
 from harness.run.files import replace_file
-from harness.run.launches import LAUNCH, write_json
+from harness.run.launches import LAUNCH, LaunchStart, write_launch_file
 from harness.run.paths import RunDir
 
 
@@ -46,13 +46,13 @@ def make_run(run_dir: RunDir) -> None:
         ) from None
 
 
-def open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], prepared: Path | None = None) -> Path:
+def open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: Path | None = None) -> Path:
     """Make the folder of the next launch and write its configuration. The caller holds the run's lock.
 
     Args:
         run_dir: The run; its folders exist.
         config: The configuration of this launch.
-        facts: Written to `launch.json`, beside the time, the host and the command.
+        start: The launch; the time, the host, the process and the command are added.
         prepared: The folder, where `harness launch` made it before the job was queued.
 
     Returns:
@@ -62,7 +62,7 @@ def open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], pr
         UsageError: The disk refuses, for instance because it is full.
     """
     try:
-        return _open_launch(run_dir, config, facts, prepared)
+        return _open_launch(run_dir, config, start, prepared)
     except OSError as error:
         raise UsageError(
             f"cannot write to the run directory {run_dir.root}: {error.strerror or error}. Nothing was started; make "
@@ -70,20 +70,19 @@ def open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], pr
         ) from None
 
 
-def _open_launch(run_dir: RunDir, config: Config, facts: Mapping[str, object], prepared: Path | None) -> Path:
+def _open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: Path | None) -> Path:
     folder = prepared or run_dir.launch(run_dir.next_launch_number())
     folder.mkdir(parents=True, exist_ok=prepared is not None)
     text = dump_config(config)
     replace_file(folder / "config.yaml", text)
-    launch = {
+    own = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "working_directory": str(Path.cwd()),
-        "command": sys.argv,
-        **facts,
+        "command": tuple(sys.argv),
     }
-    write_json(folder / LAUNCH, launch)
+    write_launch_file(folder / LAUNCH, start.model_copy(update=own))
     if not run_dir.config.exists():  # this file makes the directory a run for everybody else
         replace_file(run_dir.config, text)
     return folder

@@ -13,10 +13,13 @@ A submission's folder is that of the first start of its job; every requeue gets 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
+
+from pydantic import BaseModel, ConfigDict
 
 from harness.errors import EXIT_REQUEUE
 from harness.run.checkpoints.entries import Checkpoint, entries_in
@@ -26,6 +29,9 @@ from harness.run.paths import RunDir
 SUBMISSION = "submission.json"
 LAUNCH = "launch.json"
 ENDED = "ended.json"
+BAD_NODES = "bad_nodes.json"
+"""Nodes that the check before training found unfit; a node that has too few GPUs writes `bad_node_00000.json`."""
+Content = TypeVar("Content", bound="LaunchFile")
 
 
 class Progress(NamedTuple):
@@ -38,9 +44,69 @@ class Progress(NamedTuple):
 NOTHING_SAVED = Progress(-1, 0)
 
 
-@dataclass(frozen=True, kw_only=True)
-class NodeEnd:
-    """The end of the workers of one node."""
+class LaunchFile(BaseModel):
+    """A JSON file in the folder of a launch. Fields that an earlier version did not write are None."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+
+
+class GitState(LaunchFile):
+    """The source tree that a job was submitted from. Its changes against the commit are in `git.diff`."""
+
+    source: str
+    commit: str
+    changed: bool
+
+
+class Submission(LaunchFile):
+    """The request of `harness launch` to Slurm: `submission.json`."""
+
+    submitted: str | None = None
+    host: str | None = None
+    command: tuple[str, ...] = ()
+    nodes: int | None = None
+    workers_per_node: int | None = None
+    git: GitState | None = None
+    """None outside of git."""
+    job_id: str | None = None
+    """Slurm's number of the job; None until Slurm has given one."""
+
+
+class LaunchStart(LaunchFile):
+    """The start of a launch: `launch.json`."""
+
+    started: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    working_directory: str | None = None
+    command: tuple[str, ...] = ()
+    world_size: int | None = None
+    workers_per_node: int | None = None
+    resume: str | None = None
+    phase: str | None = None
+    """Name of the training phase whose layout the launch has."""
+    job_id: str | None = None
+    """Slurm's number of the job; None outside of Slurm."""
+    submission: str | None = None
+    """Name of the folder of the job's submission."""
+    newest_checkpoint: Progress | None = None
+    """The newest checkpoint when the launch was opened."""
+
+
+class LaunchEnding(LaunchFile):
+    """The end of a launch, and the decision about its job: `ended.json`."""
+
+    ended: str | None = None
+    exit_code: int | None = None
+    action: str | None = None
+    """`requeue` or `stop`."""
+    alert: bool | None = None
+    """True if a person must look."""
+    reason: str | None = None
+
+
+class NodeEnd(LaunchFile):
+    """The end of the workers of one node: `node_00000.json`."""
 
     host: str
     exit_code: int
@@ -66,10 +132,10 @@ class LaunchRecord:
     """One launch, as its folder describes it."""
 
     folder: Path
-    submission: Mapping[str, Any] | None
-    launch: Mapping[str, Any] | None
+    submission: Submission | None
+    launch: LaunchStart | None
     """None while it waits in the queue."""
-    ended: Mapping[str, Any] | None
+    ended: LaunchEnding | None
 
     @property
     def number(self) -> int:
@@ -79,8 +145,8 @@ class LaunchRecord:
     @property
     def job_id(self) -> str | None:
         """Slurm's number of the job; None outside of Slurm."""
-        found = (self.launch or self.submission or {}).get("job_id")
-        return None if found is None else str(found)
+        known = self.launch or self.submission
+        return None if known is None else known.job_id
 
 
 def newest_checkpoint(run_dir: RunDir) -> Progress:
@@ -95,9 +161,9 @@ def launches(run_dir: RunDir) -> list[LaunchRecord]:
     return [
         LaunchRecord(
             folder=folder,
-            submission=read_json(folder / SUBMISSION),
-            launch=read_json(folder / LAUNCH),
-            ended=read_json(folder / ENDED),
+            submission=read_launch_file(folder / SUBMISSION, Submission),
+            launch=read_launch_file(folder / LAUNCH, LaunchStart),
+            ended=read_launch_file(folder / ENDED, LaunchEnding),
         )
         for folder in sorted(folders)
         if folder.is_dir() and folder.name.isdecimal()
@@ -111,39 +177,48 @@ def history(run_dir: RunDir, job_id: str) -> list[LaunchEnd]:
     opened.
     """
     started = [record for record in launches(run_dir) if record.launch is not None and record.job_id == job_id]
-    before = [_progress_before(record) for record in started]
+    before = [(record.launch and record.launch.newest_checkpoint) or NOTHING_SAVED for record in started]
     after = [*before, newest_checkpoint(run_dir)][1:]
     return [
-        LaunchEnd(exit_code=None if record.ended is None else record.ended.get("exit_code"), progressed=later > earlier)
+        LaunchEnd(exit_code=None if record.ended is None else record.ended.exit_code, progressed=later > earlier)
         for record, earlier, later in zip(started, before, after, strict=True)
     ]
 
 
 def write_node_end(folder: Path, index: int, end: NodeEnd) -> None:
     """Write down how the workers of node `index` ended."""
-    write_json(folder / f"node_{index:05d}.json", asdict(end))
+    write_launch_file(folder / f"node_{index:05d}.json", end)
 
 
 def node_ends(folder: Path) -> list[NodeEnd]:
     """Return how the workers of each node ended, by index. A node that was killed wrote nothing."""
-    found = (read_json(path) for path in sorted(folder.glob("node_*.json")))
-    return [NodeEnd(host=str(end["host"]), exit_code=int(end["exit_code"])) for end in found if end is not None]
+    found = (read_launch_file(path, NodeEnd) for path in sorted(folder.glob("node_*.json")))
+    return [end for end in found if end is not None]
 
 
-def write_json(path: Path, fields: Mapping[str, object]) -> None:
-    """Write a JSON file whole: readers see the old content or the new one."""
-    replace_file(path, json.dumps(fields, indent=2, default=str) + "\n")
+def write_launch_file(path: Path, content: LaunchFile) -> None:
+    """Write a file of a launch whole: readers see the old content or the new one."""
+    replace_file(path, json.dumps(content.model_dump(mode="json", exclude_unset=True), indent=2) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file, or None if the file is missing or holds no object."""
+def read_launch_file(path: Path, kind: type[Content]) -> Content | None:
+    """Return the content of a file of a launch, or None if the file is missing or holds something else."""
     try:
-        fields = json.loads(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return fields if isinstance(fields, dict) else None
 
 
-def _progress_before(record: LaunchRecord) -> Progress:
-    found = (record.launch or {}).get("newest_checkpoint")
-    return Progress(*found) if isinstance(found, list) and len(found) == 2 else NOTHING_SAVED
+def write_bad_nodes(path: Path, faults: Mapping[str, Sequence[str]]) -> None:
+    """Write down nodes that a job should not get again, with their faults."""
+    replace_file(path, json.dumps(faults, indent=2) + "\n")
+
+
+def bad_nodes_in(launch: Path) -> list[str]:
+    """Return the names of the nodes that were written down for a launch, in no file twice."""
+    names: list[str] = []
+    for path in (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json"))):
+        with suppress(OSError, ValueError):
+            found = json.loads(path.read_bytes())
+            names += found if isinstance(found, dict) else ()
+    return list(dict.fromkeys(names))

@@ -6,13 +6,13 @@ least far. So what is looked at is whether anybody enters another phase or anoth
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.run.heartbeats import WRITE_EVERY_S, Activity, Beat, read_beats
+from harness.run.launches import ENDED, LAUNCH, LaunchStart, read_launch_file
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
 
@@ -86,7 +86,7 @@ class HangWatch:
     def look(self) -> Hang | None:
         """The hang, if there is one in a launch whose processes are there."""
         launch = newest_launch(self._run_dir)
-        if launch is None or (launch / "ended.json").exists():
+        if launch is None or (launch / ENDED).exists():
             return None
         beats, clock_s, now = beats_of(self._run_dir, launch), self._clock(), time.time()
         self._progress = progress_of(launch, beats, self._progress, clock_s)
@@ -97,19 +97,20 @@ class HangWatch:
 
 def newest_launch(run_dir: RunDir) -> Path | None:
     """The folder of the launch that was begun last."""
-    begun = (path.parent for path in run_dir.launches.glob("*/launch.json") if path.parent.name.isdecimal())
+    begun = (path.parent for path in run_dir.launches.glob(f"*/{LAUNCH}") if path.parent.name.isdecimal())
     return max(begun, key=lambda folder: int(folder.name), default=None)
 
 
 def beats_of(run_dir: RunDir, launch: Path) -> list[Beat]:
     """What the ranks of this launch said last; earlier launches leave files of the same names behind."""
     try:
-        begun = (launch / "launch.json").stat().st_mtime
-        world_size = json.loads((launch / "launch.json").read_bytes()).get("world_size")
-    except (OSError, ValueError, AttributeError):
+        begun = (launch / LAUNCH).stat().st_mtime
+    except OSError:
         return []
+    start = read_launch_file(launch / LAUNCH, LaunchStart)
+    num_ranks = None if start is None else start.world_size
     beats = [beat for beat in read_beats(run_dir) if beat.time >= begun]
-    return [beat for beat in beats if not isinstance(world_size, int) or beat.rank < world_size]
+    return [beat for beat in beats if num_ranks is None or beat.rank < num_ranks]
 
 
 def _waited_for(active: Sequence[Beat], now: float) -> str:
