@@ -33,7 +33,7 @@ _DOTS_PER_INCH = 80
 def draw(runs: Mapping[str, RunDir], path: Path) -> None:
     """Plot one panel for each channel with dirt and one for the held-out loss of all channels, in nats, as a PNG.
 
-    Dotted is where the watched run was told to go back, dashed where it went.
+    A dotted line marks the step at which a rollback was ordered, a dashed one the step it returned to.
     """
     figure, axes = plt.subplots(1, len(DIRTY) + 1, figsize=_INCHES, layout="constrained")
     for channel, axis in zip(DIRTY, axes, strict=False):

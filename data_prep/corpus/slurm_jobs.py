@@ -51,7 +51,7 @@ def advance_on_slurm(job: Job, config: ExecutorConfig) -> SlurmProgress:
         return SlurmProgress(finish(job), (), 0, 0, submitted=False)
 
 
-def wait_on_slurm(job: Job, config: ExecutorConfig, told: Callable[[SlurmProgress], None]) -> list[FileReport]:
+def wait_on_slurm(job: Job, config: ExecutorConfig, report: Callable[[SlurmProgress], None]) -> list[FileReport]:
     """Waits until a job is through; phases that follow are submitted on the way.
 
     Raises:
@@ -70,7 +70,7 @@ def wait_on_slurm(job: Job, config: ExecutorConfig, told: Callable[[SlurmProgres
                     f"under {job.output / STATE_FOLDER}."
                 )
             done_when_submitted = progress.tasks_done
-            told(progress)
+            report(progress)
         time.sleep(SECONDS_BETWEEN_LOOKS)
 
 

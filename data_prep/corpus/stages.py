@@ -185,14 +185,14 @@ def _slurm_errors() -> Iterator[None]:
 @contextmanager
 def _watched(output: Path, stages: Sequence[Stage], progress: Progress) -> Iterator[None]:
     """Report finished tasks to the display at regular intervals."""
-    told: set[tuple[str, int]] = set()
+    reported: set[tuple[str, int]] = set()
     ended = threading.Event()
 
     def look() -> None:
         for stage in stages:
             for task in tasks_done(output, stage) if stage.bytes_per_task else ():
-                if (stage.name, task) not in told:
-                    told.add((stage.name, task))
+                if (stage.name, task) not in reported:
+                    reported.add((stage.name, task))
                     progress(stage.bytes_per_task[task])
 
     def watch() -> None:
