@@ -78,22 +78,22 @@ class DataGroup(VerbGroup):
     """The verbs of `harness data`."""
 
     elsewhere: Mapping[str, str] = {
-        "tokenize": "data_prep.data_verbs:tokenize",
-        "verify": "data_prep.channels.channel_verbs:verify",
-        "count": "data_prep.channels.channel_verbs:count",
+        "tokenize": "data_prep.verbs.data_verbs:tokenize",
+        "verify": "data_prep.verbs.channel_verbs:verify",
+        "count": "data_prep.verbs.channel_verbs:count",
         "ledger": "harness.usage.ledger_verb:ledger",
         "quarantine": "harness.usage.quarantine_verb:quarantine",
-        "show": "data_prep.channels.channel_verbs:show",
+        "show": "data_prep.verbs.channel_verbs:show",
         "where": "harness.usage.steps_verbs:where",
-        "sample": "data_prep.channels.channel_verbs:sample",
-        "merge": "data_prep.channels.combine_verbs:merge",
-        "mix": "data_prep.channels.combine_verbs:mix",
-        "clean": "data_prep.text.text_verbs:clean",
-        "dedup": "data_prep.text.text_verbs:dedup",
-        "order": "data_prep.text.text_verbs:order",
-        "train-tokenizer": "data_prep.tokenizers.tokenizer_verbs:train_tokenizer",
-        "inspect-tokenizer": "data_prep.tokenizers.tokenizer_verbs:inspect_tokenizer",
-        "extend-tokenizer": "data_prep.tokenizers.extend_verb:extend_tokenizer",
+        "sample": "data_prep.verbs.channel_verbs:sample",
+        "merge": "data_prep.verbs.combine_verbs:merge",
+        "mix": "data_prep.verbs.combine_verbs:mix",
+        "clean": "data_prep.verbs.corpus_verbs:clean",
+        "dedup": "data_prep.verbs.corpus_verbs:dedup",
+        "order": "data_prep.verbs.corpus_verbs:order",
+        "train-tokenizer": "data_prep.verbs.tokenizer_verbs:train_tokenizer",
+        "inspect-tokenizer": "data_prep.verbs.tokenizer_verbs:inspect_tokenizer",
+        "extend-tokenizer": "data_prep.verbs.extend_verb:extend_tokenizer",
     }
 
 

@@ -37,9 +37,8 @@ from numpy.typing import NDArray
 
 from harness.data.files.channels import PARTS_FILE
 from harness.errors import DataError
-from harness.run.files import append_durably, fsync_folder
+from harness.run.files import STAGING_SUFFIX, append_durably, fsync_folder
 
-PARTIAL = ".partial"
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 DTYPE_CODES = {"uint16": 8, "int32": 4}
@@ -157,7 +156,7 @@ class PartWriter:
         self._binary.close()
 
     def _partial(self, suffix: str) -> Path:
-        return self._folder / f"{self._prefix}{suffix}{PARTIAL}"
+        return self._folder / f"{self._prefix}{suffix}{STAGING_SUFFIX}"
 
     def _write_index(self) -> None:
         lengths = np.frombuffer(self._lengths, dtype=np.int32) if self._lengths else np.zeros(0, np.int32)

@@ -15,13 +15,13 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from data_prep.channels.indexed_writer import PARTIAL, FinishedPart, PartWriter
+from data_prep.channels.indexed_writer import FinishedPart, PartWriter
 from data_prep.channels.source import RecordedSource, Source, finish_source, read_source
 from data_prep.channels.totals import Totals
 from harness.data.files.opened import OpenPart, dtype_of, open_part, parts_of
 from harness.data.files.parts import Part
 from harness.errors import DataError, UsageError
-from harness.run.files import fsync_folder
+from harness.run.files import STAGING_SUFFIX, fsync_folder
 
 TOKENS_AT_ONCE = 4 << 20
 
@@ -48,7 +48,7 @@ def merge_channels(job: MergeJob, done: Callable[[int], None]) -> list[FinishedP
     _check_job(job)
     parts = [part for path in job.inputs for part in parts_of(path)]
     source = _common_source(job)
-    partial = job.output.with_name(job.output.name + PARTIAL)
+    partial = job.output.with_name(job.output.name + STAGING_SUFFIX)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from harness.errors import DataError, UsageError
 from harness.run.files import replace_file
 
 SOURCE_FILE = "source.json"
-LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,21 +94,6 @@ def open_source(folder: Path, source: Source) -> Totals | None:
 def finish_source(folder: Path, source: Source, totals: Totals) -> None:
     """Records that all input is in the parts."""
     _write(folder / SOURCE_FILE, source, finished=totals)
-
-
-@contextmanager
-def sole_writer(folder: Path) -> Iterator[None]:
-    """Keeps a second process from writing the same channel at the same time.
-
-    Raises:
-        UsageError: another process is at it.
-    """
-    with (folder / LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UsageError(f"{folder} is being written by another process. Wait for it, or stop it first.") from error
-        yield
 
 
 def _read(file: Path) -> RecordedSource:

@@ -16,10 +16,11 @@ from data_prep.channels.indexed_writer import FinishedPart, PartWriter, part_pre
 from data_prep.channels.long_documents import DocumentShape, LongDocuments, Pieces, lay_down
 from data_prep.channels.preparation_progress import Progress
 from data_prep.channels.resume_point import ResumePoint, read_resume_point, write_resume_point
-from data_prep.channels.source import Source, finish_source, input_identity, open_source, sole_writer
+from data_prep.channels.source import Source, finish_source, input_identity, open_source
 from data_prep.channels.totals import Totals
 from data_prep.text.input_files import InputFile
 from data_prep.text.reader import Batch, BatchReader, ReadState
+from data_prep.text.sole_writer import sole_writer
 from data_prep.tokenizers.encoders import Encoder, ReferenceEncoder
 from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import DataError

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_prep.channels.source import sole_writer
 from data_prep.corpus.config import DedupConfig, DedupMethod, ExecutorConfig, SourceConfig
 from data_prep.corpus.near import choose_bands
 from data_prep.corpus.outcome import REPORT, read_reports
@@ -27,6 +26,7 @@ from data_prep.corpus.threshold_curve import (
     wanted_characters,
 )
 from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.sole_writer import sole_writer
 from data_prep.text.text_files import DROPPED, FILES_LIST, FileReport, finished_files, output_names, record_finished
 from harness.errors import UsageError
 from harness.progress import Progress

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 
 from data_prep.text.input_files import InputFile, find_inputs
 from data_prep.text.sample_documents import sample_documents
-from data_prep.tokenizers.train_tokenizer import draw_by_weight
 from harness.errors import DataError, UsageError
 
 
@@ -80,3 +79,18 @@ def thinned(documents: Sequence[str], characters: int) -> list[str]:
             kept.append(piece)
             taken += len(piece)
     return kept
+
+
+def draw_by_weight(available: Mapping[str, int], shares: Mapping[str, float], characters: int) -> dict[str, int]:
+    """Return the characters to take of each channel, in proportion to the shares; others make up for a small one."""
+    taken: dict[str, int] = {}
+    open_names = list(shares)
+    while open_names:
+        rest = characters - sum(taken.values())
+        total = sum(shares[name] for name in open_names)
+        short = [name for name in open_names if available[name] <= rest * shares[name] / total]
+        if not short:
+            return taken | {name: int(rest * shares[name] / total) for name in open_names}
+        taken |= {name: available[name] for name in short}
+        open_names = [name for name in open_names if name not in short]
+    return taken

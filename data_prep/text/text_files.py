@@ -11,10 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from data_prep.channels.indexed_writer import PARTIAL
 from data_prep.text.input_files import InputFile
 from harness.errors import DataError, UsageError
-from harness.run.files import replace_file
+from harness.run.files import STAGING_SUFFIX, replace_file
 
 FILES_LIST = "files.json"
 DROPPED = ".dropped"
@@ -80,7 +79,7 @@ def record_finished(folder: Path, reports: Sequence[FileReport]) -> None:
 @contextmanager
 def written_whole(file: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file, compressed as the final name requires, and rename it at the end."""
-    partial = file.with_name(file.name + PARTIAL)
+    partial = file.with_name(file.name + STAGING_SUFFIX)
     try:
         with partial.open("wb") as raw, _compressed(raw, file) as stream:
             yield stream

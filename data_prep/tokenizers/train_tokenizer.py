@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,21 +53,6 @@ def padded_vocab_size(vocab_size: int) -> int:
 def spare_symbols(count: int) -> list[str]:
     """Return the names of the spare ids."""
     return [f"<|spare_{number}|>" for number in range(count)]
-
-
-def draw_by_weight(available: Mapping[str, int], shares: Mapping[str, float], characters: int) -> dict[str, int]:
-    """Return the characters to take of each channel, in proportion to the shares; others make up for a small one."""
-    taken: dict[str, int] = {}
-    open_names = list(shares)
-    while open_names:
-        rest = characters - sum(taken.values())
-        total = sum(shares[name] for name in open_names)
-        short = [name for name in open_names if available[name] <= rest * shares[name] / total]
-        if not short:
-            return taken | {name: int(rest * shares[name] / total) for name in open_names}
-        taken |= {name: available[name] for name in short}
-        open_names = [name for name in open_names if name not in short]
-    return taken
 
 
 def train(sample: Iterator[str], settings: TrainerSettings) -> bytes:

@@ -12,7 +12,7 @@ import pytest
 from data_parts import VOCAB_SIZE, part_line, random_documents, write_channel, write_part
 
 from harness.config.schema import ChannelConfig
-from harness.data.files.arrivals import Arrivals, NewParts
+from harness.data.arrivals import Arrivals, NewParts
 from harness.data.files.channels import Channel, open_channel
 from harness.data.files.parts import Part
 from harness.errors import DataError

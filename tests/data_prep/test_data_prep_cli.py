@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from data_prep.data_verbs import tokenize
+from data_prep.verbs.data_verbs import tokenize
 from harness.errors import DataError, UsageError
 
 
@@ -66,7 +66,7 @@ def test_names_that_no_configuration_could_use(corpus: Path, model_file: Path, c
 
 def test_help_has_an_example_and_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from data_prep.data_verbs import tokenize\n"
+        "import sys; from data_prep.verbs.data_verbs import tokenize\n"
         "try: tokenize(['--help'])\n"
         "except SystemExit: print({'numpy', 'torch', 'rich', 'sentencepiece', 'tokenizers'} & set(sys.modules))"
     )

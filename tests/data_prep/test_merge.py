@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.channels import merge as merge_module
-from data_prep.channels.combine_verbs import merge
 from data_prep.channels.merge import MergeJob, merge_channels
 from data_prep.channels.source import read_source
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
+from data_prep.verbs.combine_verbs import merge
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 

@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.channels.combine_verbs import mix, number_of_tokens
 from data_prep.channels.mix import Supply, plan_mix, to_yaml
+from data_prep.verbs.combine_verbs import mix, number_of_tokens
 from harness.errors import UsageError
 
 

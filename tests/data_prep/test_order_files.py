@@ -99,7 +99,7 @@ def test_rows_of_parquet_keep_their_columns(tmp_path: Path) -> None:
 
 def test_the_command(raw: Path, tmp_path: Path) -> None:
     pytest.importorskip("datatrove")
-    from data_prep.text.text_verbs import order
+    from data_prep.verbs.corpus_verbs import order
 
     options = ["--by", "score", "--descending", "--output", str(tmp_path / "ordered")]
     result = CliRunner().invoke(order, [str(raw), *options])

@@ -13,7 +13,7 @@ import tokenizers
 from channel_files import read_part
 from click.testing import CliRunner
 
-from data_prep.data_verbs import tokenize
+from data_prep.verbs.data_verbs import tokenize
 from harness.data.tokenizers.tiktoken_file import PUBLISHED, SPLITS, is_tiktoken
 from harness.data.tokenizers.tokenizer import open_tokenizer
 from harness.errors import DataError, UsageError

@@ -8,18 +8,11 @@ from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.text.named_inputs import draw_samples, named_inputs, thinned
+from data_prep.text.named_inputs import draw_by_weight, draw_samples, named_inputs, thinned
 from data_prep.tokenizers.choose_encoder import choose_encoder
 from data_prep.tokenizers.tokenizer_report import REASONS, compare, report_on_text, report_on_vocabulary
-from data_prep.tokenizers.tokenizer_verbs import inspect_tokenizer, train_tokenizer
-from data_prep.tokenizers.train_tokenizer import (
-    TrainerSettings,
-    cut_at_words,
-    draw_by_weight,
-    padded_vocab_size,
-    spare_symbols,
-    train,
-)
+from data_prep.tokenizers.train_tokenizer import TrainerSettings, cut_at_words, padded_vocab_size, spare_symbols, train
+from data_prep.verbs.tokenizer_verbs import inspect_tokenizer, train_tokenizer
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 

@@ -8,9 +8,9 @@ import pytest
 from channel_files import write_channel
 from click.testing import CliRunner, Result
 
-from data_prep.channels.channel_verbs import count, verify
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.channels.verify_channel import Expectation, PartReport, verify_parts
+from data_prep.verbs.channel_verbs import count, verify
 from harness.data.files.opened import channel_folders, parts_of
 from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import DataError

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import torch
 
-from harness.data.files.arrivals import Arrivals, NewParts
+from harness.data.arrivals import Arrivals, NewParts
 from harness.parallel import collectives
 from harness.parallel.ranks import Ranks
 from harness.run.commands.command import Command

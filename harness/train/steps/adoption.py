@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from harness.data.files.arrivals import NewParts
+from harness.data.arrivals import NewParts
 from harness.data.files.parts import check_files
 from harness.data.order.cursor import Cursor
 from harness.errors import DataError, SaveFailedError

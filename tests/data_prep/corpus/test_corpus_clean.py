@@ -15,7 +15,7 @@ pytest.importorskip("datatrove")
 from data_prep.corpus.filters import RuleFilter, SpareMarkup, language_filter, named_filter
 from data_prep.text.input_files import find_inputs
 from data_prep.text.text_files import finished_files, output_names
-from data_prep.text.text_verbs import clean
+from data_prep.verbs.corpus_verbs import clean
 from harness.errors import DataError, UsageError
 
 

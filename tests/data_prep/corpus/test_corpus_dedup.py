@@ -17,7 +17,7 @@ pytest.importorskip("rensa")
 
 from data_prep.corpus.near import NUM_MINIMA
 from data_prep.corpus.threshold_curve import THRESHOLDS, measure, pick_threshold, wanted_characters
-from data_prep.text.text_verbs import clean, dedup
+from data_prep.verbs.corpus_verbs import clean, dedup
 from harness.errors import UsageError
 
 

@@ -36,7 +36,7 @@ def extend_tokenizer(
     """
     from data_prep.text.named_inputs import draw_samples, named_inputs
     from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
-    from data_prep.tokenizers.tokenizer_verbs import read_words
+    from data_prep.verbs.tokenizer_verbs import read_words
     from harness.data.tokenizers.tokenizer import open_tokenizer
     from harness.run.files import replace_file
 
