@@ -1,9 +1,9 @@
-"""Scalars out of a TensorBoard event file, without TensorBoard.
+"""Reads scalars from a TensorBoard event file, without TensorBoard.
 
-A file is a row of records: length (uint64, little endian), CRC (4 bytes), that many bytes, CRC (4 bytes). The bytes
-are a protocol-buffer `Event`: field 2 step (varint), field 5 summary; in it field 1 value (repeated): field 1 tag,
-field 2 simple_value (float32), field 8 tensor: field 4 tensor_content (raw bytes), field 5 float_val (packed float32).
-CRCs are not checked: a record that is cut off ends the file, as it does while a run is being written.
+A file is a row of records: length (uint64, little endian), CRC (4 bytes), that many bytes, CRC (4 bytes). The bytes are
+a protocol-buffer `Event`: field 2 step (varint), field 5 summary; in it field 1 value (repeated): field 1 tag, field 2
+simple_value (float32), field 8 tensor: field 4 tensor_content (raw bytes), field 5 float_val (packed float32). CRCs are
+not checked: a record that is cut off ends the file, as it does while a run is being written.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Scalar:
 
 
 def read_scalars(path: Path) -> Iterator[Scalar]:
-    """The scalars of an event file in the order in which they were written.
+    """Yield the scalars of an event file in the order in which they were written.
 
     Raises:
         ValueError: The file is not an event file.
@@ -80,7 +80,7 @@ def _float(raw: memoryview) -> float:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The fields of a protocol-buffer message: number and content (varints as int, everything else as bytes)."""
+    """Yield number and content of each field of a protocol-buffer message: varints as int, the rest as bytes."""
     position, end = 0, len(message)
     while position < end:
         key, position = _varint(message, position)
@@ -101,7 +101,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """A base-128 number and the position after it."""
+    """Return a base-128 number and the position after it."""
     number = shift = 0
     while position < len(message):
         byte = message[position]
