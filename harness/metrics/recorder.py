@@ -1,7 +1,7 @@
 """The one place through which numbers, events and messages leave the trainer. Only global rank 0 has a recorder.
 
-Nothing here can stop training: what a full or failing disk does not take becomes a warning on the console, waits, and
-is written when the disk takes it again.
+Nothing here stops training. If the disk is full or fails, a warning appears on the console, and the lines wait until
+the disk takes them again.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _WARN_EVERY_FAILURES = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Outlets:
-    """What the recorder uses of the outside world; tests give their own."""
+    """The recorder's access to the outside world. Tests replace it."""
 
     stream: TextIO | None = None
-    """Where console lines go. Default: standard output at the time the recorder is made."""
+    """Stream of the console. Default: standard output at the time the recorder is made."""
     open_file: OpenFile = open_unbuffered
     """Opens `metrics.jsonl` and `events.jsonl` for appending."""
     clock: Callable[[], float] = time.time
     """Seconds since 1970."""
     require_owner: Callable[[], None] = lambda: None
-    """Called before every line: raises a `HarnessError` where the run is no longer ours to write in."""
+    """Called before every line. Raises a `HarnessError` if another process has taken the run over."""
 
 
 class Recorder:
@@ -51,7 +51,7 @@ class Recorder:
         resume_step: int,
         outlets: Outlets | None = None,
     ) -> None:
-        """Opens the outputs; the run's directory must exist.
+        """Open the outputs; the run's directory must exist.
 
         Args:
             run_dir: The run.
@@ -59,7 +59,7 @@ class Recorder:
             train_steps: Step at which training ends.
             channels: Order in which the console shows channels.
             resume_step: Last step done before this launch, 0 in a new run. TensorBoard hides older points after it.
-            outlets: The outside world.
+            outlets: Access to the outside world.
         """
         outlets = outlets or Outlets()
         self._clock = outlets.clock
@@ -79,7 +79,7 @@ class Recorder:
         self._event_file = self._open_event_file(run_dir, resume_step + 1) if logging.tensorboard else None
 
     def step(self, record: StepRecord) -> None:
-        """Records a step, with what an evaluation after it found.
+        """Record a step, with the result of an evaluation after it.
 
         Raises:
             HarnessError: What `require_owner` raises.
@@ -92,7 +92,7 @@ class Recorder:
             self._console.show_evaluation(record)
 
     def repeat(self, records: Sequence[StepRecord]) -> None:
-        """Records steps of before this launch once more, by rising step; what was recorded of them no longer counts.
+        """Record steps from before this launch once more, by rising step. Their earlier records no longer count.
 
         Raises:
             HarnessError: What `require_owner` raises.
@@ -113,11 +113,11 @@ class Recorder:
         self._try("events.jsonl", lambda: self._events.append(line), self._events)
 
     def message(self, text: str) -> None:
-        """Shows text to people."""
+        """Show a text to people."""
         self._console.show(text)
 
     def close(self) -> None:
-        """Writes what still waits, as far as the disk takes it, and closes everything."""
+        """Write the waiting lines, as far as the disk takes them, and close everything."""
         for name, lines in (("metrics.jsonl", self._metrics), ("events.jsonl", self._events)):
             if lines.num_waiting and self._is_ours():
                 self._try(name, lines.write_waiting, lines)
@@ -151,7 +151,7 @@ class Recorder:
         return None
 
     def _try(self, name: str, write: Callable[[], None], lines: JsonLines | None = None) -> None:
-        """Writes, or warns: at the first failure, at every hundredth, and when writing works again."""
+        """Run `write`, and warn at the first failure, at every hundredth, and when writing works again."""
         try:
             write()
         except OSError as error:

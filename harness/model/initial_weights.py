@@ -1,7 +1,7 @@
 """Initial weights that depend on the seed and the parameter, not on how the model is cut over ranks.
 
 Every parameter is drawn whole, from a generator seeded by (seed, name of the parameter in the whole model), and each
-rank keeps its part. Drawing more than is kept costs seconds once; a loss that is equal under every layout is worth it.
+rank keeps its part. Drawing more than is kept costs seconds once, and gives equal losses under every layout.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _LAYER = re.compile(r"^decoder\.layers\.(\d+)\.")
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How a parameter is cut over the tensor-parallel ranks."""
+    """The cut of a parameter over the tensor-parallel ranks."""
 
     dim: int | None
-    """Dimension that is cut; None: every rank has all of it."""
+    """Dimension that is cut; None if every rank has all of it."""
     num_blocks: int = 1
-    """Blocks along `dim` that are each cut on their own (gate and up projection in one tensor: 2)."""
+    """Number of blocks along `dim` that are each cut on their own (gate and up projection in one tensor: 2)."""
 
 
 def whole_name(name: str, first_layer: int, model: ModelConfig) -> str:
-    """The parameter's name in the whole model.
+    """Return the parameter's name in the whole model.
 
     Layers are counted from 0 over all stages. A tied output layer is the embedding, so that both ends of a pipeline
     start with equal weights.
@@ -44,7 +44,7 @@ def whole_name(name: str, first_layer: int, model: ModelConfig) -> str:
 
 
 def cut_of(name: str, model: ModelConfig) -> Cut:
-    """How Megatron cuts the parameter of that name."""
+    """Return Megatron's cut of the parameter of that name."""
     if _is_norm(name):
         return Cut(dim=None)
     if name in (EMBEDDING, OUTPUT) or ".linear_qkv." in name:
@@ -57,7 +57,7 @@ def cut_of(name: str, model: ModelConfig) -> Cut:
 
 
 def standard_deviation(name: str, model: ModelConfig) -> float | None:
-    """Standard deviation of a matrix's normal distribution; None for norms (ones) and biases (zeros)."""
+    """Return the standard deviation of a matrix's normal distribution; None for norms (ones) and biases (zeros)."""
     if name.endswith("bias") or _is_norm(name):
         return None
     if name.endswith((".linear_proj.weight", ".linear_fc2.weight")):
@@ -66,12 +66,15 @@ def standard_deviation(name: str, model: ModelConfig) -> float | None:
 
 
 def _is_norm(name: str) -> bool:
-    """Whether it belongs to a norm; Transformer Engine's are part of the product behind them (`layer_norm_weight`)."""
+    """Return whether a parameter belongs to a norm.
+
+    Transformer Engine's norms are part of the product after them (`layer_norm_weight`).
+    """
     return "layernorm" in name or ".layer_norm_" in name
 
 
 def part_of(whole: torch.Tensor, cut: Cut, tp: Place) -> torch.Tensor:
-    """The part of a whole parameter that one tensor-parallel rank holds."""
+    """Return one tensor-parallel rank's part of a whole parameter."""
     if cut.dim is None or tp.size == 1:
         return whole
     blocks = whole.chunk(cut.num_blocks, dim=cut.dim)
@@ -82,7 +85,7 @@ def part_of(whole: torch.Tensor, cut: Cut, tp: Place) -> torch.Tensor:
 def fill(
     parameters: Iterable[tuple[str, torch.Tensor]], model: ModelConfig, *, seed: int, first_layer: int, tp: Place
 ) -> None:
-    """Fills the parameters of one model chunk in place.
+    """Fill the parameters of one model chunk in place.
 
     Args:
         parameters: Local names and tensors, as `named_parameters()` gives them.
