@@ -116,7 +116,7 @@ def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[s
 
 def _pair(value: object) -> tuple[object, object]:
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ValueError(f"{value!r} is no name and description of a group")
+        raise ValueError(f"{value!r} is not the name and description of a group")
     return value[0], value[1]
 
 

@@ -150,7 +150,7 @@ def _num_stacks(folder: Path, since: float) -> int:
 def _lines(found: Diagnosis, now: float) -> list[str]:
     lines = []
     if found.missing:
-        lines.append(f"never heard of: rank {_ranks(found.missing)}; their nodes did not start, see node_*.log")
+        lines.append(f"no heartbeat: rank {_ranks(found.missing)}; their nodes did not start, see node_*.log")
     lines += [
         f"quiet for {now - beat.time:.0f} s: {_place(beat)}; the process is stopped or dead, or its node is cut off"
         for beat in found.quiet

@@ -147,7 +147,7 @@ def _time(request: Request) -> Iterator[str]:
     if seconds_of(settings.time_limit) <= settings.signal_lead_s:
         yield (
             f"launch.signal_lead_s is {settings.signal_lead_s}, but launch.time_limit {settings.time_limit} is only "
-            f"{seconds_of(settings.time_limit)} s; the run would be told to stop at once"
+            f"{seconds_of(settings.time_limit)} s; the run would be stopped at once"
         )
 
 

@@ -70,7 +70,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
     known = launches(run_dir)
     if not known:
         raise UsageError(
-            f"{run_dir.root} is no run directory: nothing was launched there; give the directory that training "
+            f"{run_dir.root} is not a run directory: nothing was launched there; give the directory that training "
             "printed at its start, such as runs/NAME"
         )
     events = last_events(run_dir.events)

@@ -30,5 +30,7 @@ class World:
         """
         ranks = read_ranks()
         if ranks is None:
-            raise UsageError("this process is no worker (RANK, WORLD_SIZE are not set). Start `harness train CONFIG`.")
+            raise UsageError(
+                "this process is not a worker (RANK, WORLD_SIZE are not set). Start `harness train CONFIG`."
+            )
         return World(rank=ranks.rank, size=ranks.world_size, device=device.select(ranks.local_rank))

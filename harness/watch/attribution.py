@@ -196,7 +196,7 @@ def _sample(fields: dict[str, object]) -> Sample:
 
     documents = fields["documents"]
     if not isinstance(documents, list):
-        raise TypeError("documents is no list")
+        raise TypeError("documents is not a list")
     return Sample(
         step=int(number("step")),
         position=int(number("position")),

@@ -57,7 +57,7 @@ def watch(  # noqa: PLR0913 (what the command line gives)
     """
     if not run_dir.config.is_file():
         raise UsageError(
-            f"{run_dir.root} is no run directory: there is no config.yaml in it; "
+            f"{run_dir.root} is not a run directory: there is no config.yaml in it; "
             "give the directory that training printed at its start, such as runs/NAME"
         )
     config = load_config(config_file or run_dir.config)

@@ -77,7 +77,7 @@ def test_a_second_watcher_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_no_run_cannot_be_watched(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no run directory: there is no config.yaml in it"):
+    with pytest.raises(UsageError, match="is not a run directory: there is no config.yaml in it"):
         look(RunDir(tmp_path))
 
 

@@ -190,7 +190,7 @@ def _open_recorder(
 ) -> Recorder:
     run_dir = store.run_dir
     assert store.fence is not None, "the writer has taken the run"
-    with suppress(OSError):  # for people; a full disk is told by the recorder
+    with suppress(OSError):  # for people; the recorder reports a full disk
         replace_file(run_dir.plan, plan_text(config, plan))
     recorder = Recorder(
         run_dir,
