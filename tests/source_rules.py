@@ -24,6 +24,7 @@ _UNSAFE_CALLS = {
     "subprocess.getoutput",
     "subprocess.getstatusoutput",
 }
+_QUESTION_WORDS = {"what", "which", "whether", "how", "who", "where", "when"}
 _UNSAFE_KEYWORDS = {("shell", True), ("weights_only", False), ("allow_pickle", True)}
 
 
@@ -80,6 +81,15 @@ def asserts_without_message(tree: ast.AST) -> Iterator[Breach]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Assert) and node.msg is None:
             yield node.lineno, ast.unparse(node)
+
+
+def docstring_begins_with_a_question(tree: ast.AST) -> Iterator[Breach]:
+    """A docstring of a module, class, function or attribute begins with a question word (What, Where …)."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            words = node.value.value.split(maxsplit=1)
+            if words and words[0].rstrip(",:").lower() in _QUESTION_WORDS:
+                yield node.lineno, words[0]
 
 
 def _imports_of(tree: ast.AST, module: str) -> Iterator[Breach]:

@@ -16,6 +16,23 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "data_prep", "checkpoint_tools")
 SOURCES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
+IN_PLAIN_ENGLISH = (
+    "harness/checkpoint",
+    "harness/launch",
+    "harness/metrics",
+    "harness/model",
+    "harness/optim",
+    "harness/run",
+    "harness/train",
+    "harness/watch",
+    "harness/cli.py",
+    "harness/errors.py",
+    "harness/picture.py",
+    "harness/progress.py",
+    "harness/text.py",
+)
+"""Folders and files whose docstrings begin with a verb or a noun. Every one that is rewritten joins them."""
+
 LIGHT = ("errors", "text", "progress", "config", "plan", "run", "metrics", "watch", "launch", "doctor", "cli")
 HEAVY = {"torch", "numpy", "megatron", "transformer_engine"}
 FORBIDDEN_NAMES = {"utils", "util", "helper", "helpers", "common", "misc", "manager", "handler", "processor"}
@@ -66,6 +83,17 @@ def test_source_keeps_the_rule(rule: Rule, is_allowed: Callable[[Path], bool]) -
     assert breaches == [], f"{rule.__name__}: {rule.__doc__}"
 
 
+@pytest.mark.parametrize("place", IN_PLAIN_ENGLISH)
+def test_docstrings_begin_with_a_verb_or_a_noun(place: str) -> None:
+    paths = sorted((ROOT / place).rglob("*.py")) or [ROOT / place]
+    breaches = [
+        f"{path.relative_to(ROOT)}:{line}: {what}"
+        for path in paths
+        for line, what in source_rules.docstring_begins_with_a_question(ast.parse(path.read_text()))
+    ]
+    assert breaches == []
+
+
 @pytest.mark.parametrize(
     ("rule", "text", "what"),
     [
@@ -85,6 +113,10 @@ def test_source_keeps_the_rule(rule: Rule, is_allowed: Callable[[Path], bool]) -
         (source_rules.is_unsafe, "torch.load(x, weights_only=False)", "weights_only=False"),
         (source_rules.has_long_function, "def f():\n" + "    x = 1\n" * 60, "f has 61 lines"),
         (source_rules.asserts_without_message, "assert x", "assert x"),
+        (source_rules.docstring_begins_with_a_question, '"""What it does."""', "What"),
+        (source_rules.docstring_begins_with_a_question, 'def f():\n    """Whether it is so."""', "Whether"),
+        (source_rules.docstring_begins_with_a_question, 'class A:\n    x: int\n    """How, often."""', "How,"),
+        (source_rules.docstring_begins_with_a_question, 'x = 1\n"""When it began."""', "When"),
     ],
 )
 def test_rules_see_what_they_forbid(rule: Rule, text: str, what: str) -> None:
@@ -99,6 +131,8 @@ def test_rules_see_what_they_forbid(rule: Rule, text: str, what: str) -> None:
         (source_rules.is_unsafe, "model.eval(); torch.load(x, weights_only=True); yaml.safe_load(y)"),
         (source_rules.has_long_function, "def f():\n" + "    x = 1\n" * 59),
         (source_rules.asserts_without_message, "assert x, 'x holds'"),
+        (source_rules.docstring_begins_with_a_question, 'def f():\n    """Return whether it is so."""'),
+        (source_rules.docstring_begins_with_a_question, 'x = "What is it?"'),
     ],
 )
 def test_rules_let_the_rest_pass(rule: Rule, text: str) -> None:
