@@ -1,4 +1,4 @@
-"""The `harness` command: its verbs, each of which imports its module only when it is called."""
+"""The `harness` command: its verbs. Each imports its module only when it is called."""
 # ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 class VerbGroup(click.Group):
-    """Suggests the closest verb for one that does not exist; imports verbs of other packages when they are needed."""
+    """A group that suggests the closest verb for a wrong one, and imports the verbs of other packages on demand."""
 
     elsewhere: Mapping[str, str] = {}
-    """Verbs that other packages define: name to `module:attribute`."""
+    """Verbs of other packages: name to `module:attribute`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Without a verb the help is shown, but a script that forgot the verb must not take that for success."""
+        """Show the help if there is no verb, and leave with an error, so that a script that forgot the verb notices."""
         if not args:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(EXIT_USAGE)
         return super().parse_args(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of the verbs, in the order of the help."""
+        """Return the names of the verbs, in the order of the help."""
         return [*self.commands, *self.elsewhere]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb of that name."""
+        """Return the verb of that name."""
         if cmd_name not in self.elsewhere:
             return super().get_command(ctx, cmd_name)
         module, attribute = self.elsewhere[cmd_name].split(":")
@@ -50,7 +50,7 @@ class VerbGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb that the arguments start with."""
+        """Return the verb at the beginning of the arguments."""
         verbs = self.list_commands(ctx)
         if args[0].startswith("-") or args[0] in verbs:
             return super().resolve_command(ctx, args)
@@ -117,7 +117,7 @@ RUN_DIR = click.argument("run_dir", type=click.Path(path_type=Path))
 
 
 def set_option(function: Function) -> Function:
-    """`--set KEY=VALUE`, any number of times."""
+    """Add the option `--set KEY=VALUE`, which may be repeated."""
     words = "Override one value, for example model.num_layers=4 or phases.0.seq_length=64. May be given repeatedly."
     return click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help=words)(function)
 
@@ -269,7 +269,7 @@ def data() -> None:
 
 @root.group(cls=CheckpointGroup)
 def checkpoint() -> None:
-    """Look after the checkpoints of a run.
+    """Manage the checkpoints of a run.
 
     \b
     Example:
@@ -278,7 +278,7 @@ def checkpoint() -> None:
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Carry out one command line and return its exit code; what goes wrong is told on standard error."""
+    """Run one command line and return its exit code. Errors are written to standard error."""
     try:
         code = root.main(list(arguments), prog_name="harness", standalone_mode=False)
     except click.ClickException as error:
@@ -296,18 +296,18 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def main() -> NoReturn:
-    """Entry point of the `harness` command."""
+    """Run the `harness` command."""
     _open_standard_streams()
     sys.exit(run(sys.argv[1:]))
 
 
 def _open_standard_streams() -> None:
-    """Streams that the caller has closed lead nowhere; else the next file that is opened would get what is printed."""
+    """Open streams that the caller has closed on the null device. Else the next opened file would get the output."""
     for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(descriptor)
         except OSError:
-            # The lowest number that is free is given, which is this one.
+            # The system gives the lowest free number, which is this one.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
             setattr(sys, name, os.fdopen(descriptor, mode))
 

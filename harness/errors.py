@@ -1,4 +1,4 @@
-"""The errors a user may see, and the exit code of each branch.
+"""The errors that a user may see, and the exit code of each branch.
 
 Every error says what happened, what was given, what is allowed, and what to do. The command line prints the
 text without a traceback and leaves with `exit_code`; anything that is not a `HarnessError` is a bug (exit 70).

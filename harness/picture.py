@@ -1,4 +1,4 @@
-"""Opens a picture to draw into and writes it as a PNG. Needs matplotlib, which is in the extra `plot`."""
+"""Opens a picture for drawing and writes it as a PNG. Needs matplotlib, which is in the extra `plot`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Picture(NamedTuple):
 
 @contextmanager
 def picture(path: Path, num_panels: int, inches: tuple[float, float], *, same_x: bool = False) -> Iterator[Picture]:
-    """A picture to draw into; it is written when the `with` block ends.
+    """Yield a picture for drawing, and write it when the `with` block ends.
 
     Args:
-        path: What `--plot` was given.
-        num_panels: How many there are.
+        path: The argument of `--plot`.
+        num_panels: Number of panels.
         inches: Width and height.
         same_x: Whether all panels share their x axis.
 

@@ -1,4 +1,4 @@
-"""Shows how far long work is, its speed and the time left: a bar on a terminal, a line now and then in a log."""
+"""Shows progress, speed and time left of long work: a bar on a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class CountingProgress(Protocol):
-    """A `Progress` that may also be told what was counted."""
+    """A `Progress` that also shows counts."""
 
     def __call__(self, num_bytes: int, counts: str = "") -> None:
-        """Takes note of the bytes done since the last call; `counts` is shown beside the speed."""
+        """Add the bytes done since the last call, and show `counts` beside the speed."""
 
 
 def silent(num_bytes: int) -> None:
-    """Shows nothing."""
+    """Show nothing."""
 
 
 class LineProgress:
@@ -49,7 +49,7 @@ class LineProgress:
         self._lock = threading.Lock()
 
     def __call__(self, num_bytes: int, counts: str = "") -> None:
-        """See `CountingProgress`."""
+        """Add bytes and counts as `CountingProgress` does."""
         with self._lock:
             self._done_bytes += num_bytes
             now_s = self._clock()
@@ -66,7 +66,7 @@ class LineProgress:
 
 @contextmanager
 def shown(title: str, total_bytes: int, console: Console | None = None) -> Iterator[CountingProgress]:
-    """A bar if the console (default: standard error) is a terminal, else a line every ten seconds."""
+    """Show a bar if the console (default: standard error) is a terminal, else a line every ten seconds."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -92,14 +92,14 @@ def shown(title: str, total_bytes: int, console: Console | None = None) -> Itera
 
 
 def speed_text(num_bytes: int, elapsed_s: float, counts: str = "") -> str:
-    """Bytes per second as one would say it, and what was counted."""
+    """Return bytes per second in words, and the counts."""
     per_s = num_bytes / elapsed_s if elapsed_s > 0 else 0.0
     speed = f"{per_s / 1e9:.2f} GB/s" if per_s >= 1e9 else f"{per_s / 1e6:.1f} MB/s"
     return f"{speed}, {counts}" if counts else speed
 
 
 def seconds_text(seconds: float) -> str:
-    """A length of time as one would say it."""
+    """Return a duration in words."""
     if seconds == float("inf"):
         return "unknown time"
     if seconds < 90:

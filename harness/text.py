@@ -1,4 +1,4 @@
-"""Sizes, ages and tables as people read them."""
+"""Sizes, ages and tables as text for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 
 
 def size_text(num_bytes: int) -> str:
-    """Bytes in the largest unit of which there is at least one."""
+    """Return a number of bytes in the largest unit that gives at least 1."""
     amount, units = float(num_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
     while amount >= 1024 and len(units) > 1:
         amount, units = amount / 1024, units[1:]
@@ -15,7 +15,7 @@ def size_text(num_bytes: int) -> str:
 
 
 def age_text(span: timedelta) -> str:
-    """A length of time, in minutes, hours or days."""
+    """Return a duration in minutes, hours or days."""
     minutes = max(0, int(span.total_seconds())) // 60
     if minutes < 120:
         return f"{minutes} min"
@@ -23,7 +23,7 @@ def age_text(span: timedelta) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of equally many cells, in columns."""
+    """Return rows of equally many cells as text in columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(lines)

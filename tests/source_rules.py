@@ -24,7 +24,7 @@ _UNSAFE_CALLS = {
     "subprocess.getoutput",
     "subprocess.getstatusoutput",
 }
-_QUESTION_WORDS = {"what", "which", "whether", "how"}
+_QUESTION_WORDS = {"what", "which", "whether", "how", "who", "where", "when"}
 _UNSAFE_KEYWORDS = {("shell", True), ("weights_only", False), ("allow_pickle", True)}
 
 
@@ -84,7 +84,7 @@ def asserts_without_message(tree: ast.AST) -> Iterator[Breach]:
 
 
 def docstring_begins_with_a_question(tree: ast.AST) -> Iterator[Breach]:
-    """A docstring, of a module, class, function or attribute, begins with What, Which, Whether or How."""
+    """A docstring of a module, class, function or attribute begins with a question word (What, Where …)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             words = node.value.value.split(maxsplit=1)

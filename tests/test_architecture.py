@@ -16,18 +16,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("harness", "data_prep", "checkpoint_tools")
 SOURCES = sorted(path.relative_to(ROOT) for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
-IN_PLAIN_ENGLISH = (
-    "benchmarks",
-    "checkpoint_tools",
-    "data_prep",
-    "harness/config",
-    "harness/data",
-    "harness/doctor",
-    "harness/parallel",
-    "harness/plan",
-    "harness/usage",
-)
-"""Folders whose docstrings begin with a verb or a noun. Every folder that is rewritten joins them."""
+IN_PLAIN_ENGLISH = ("benchmarks", "checkpoint_tools", "data_prep", "docs", "harness")
+"""Folders whose docstrings begin with a verb or a noun."""
 
 LIGHT = (
     "errors",

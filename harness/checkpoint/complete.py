@@ -1,7 +1,7 @@
-"""Whether the files of a checkpoint that was just written are all there, before their hashes are taken for the truth.
+"""Checks that all files of a checkpoint that was just written are complete, before they are hashed.
 
-There are file systems that lose what they said they took. The manifest would then promise what is wrong: it hashes what
-is on disk. Each format says by itself how much of it there must be.
+Some file systems lose data that they reported as written. The manifest would then promise wrong data, because it hashes
+what is on disk. Each file format itself tells how much of it there must be.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.run.files import open_regular
 
 
 def incompleteness(folder: Path) -> str | None:
-    """What of the files that Megatron wrote is not whole; None if all is there.
+    """Return which file of Megatron's is incomplete, or None.
 
     Raises:
         OSError: from the disk.
@@ -50,7 +50,7 @@ def _is_whole(archive: Path) -> bool:
 
 
 def promised_bytes(index: Inert) -> dict[str, int]:
-    """How long each file with tensors must be, by the places that the index of a checkpoint names in it."""
+    """Return the minimum size of each file with tensors, from the places in it that the checkpoint's index names."""
     sizes: dict[str, int] = {}
     for place in index.state["storage_data"].values():
         name, end = place.state["relative_path"], place.state["offset"] + place.state["length"]
@@ -59,7 +59,7 @@ def promised_bytes(index: Inert) -> dict[str, int]:
 
 
 def _bytes_of(path: Path) -> int:
-    """Size of a file, asked of it when it is open: a network file system may remember an old one until then."""
+    """Return the size of a file after opening it: until then a network file system may report an old size."""
     descriptor = open_regular(path)
     try:
         return os.fstat(descriptor).st_size

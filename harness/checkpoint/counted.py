@@ -1,4 +1,4 @@
-"""A file that knows how much it was given, and that cannot be closed with less than that on disk."""
+"""A file that counts the written bytes, and whose close fails if fewer are on disk."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class CountedFile(io.BufferedWriter):
-    """A new file, written from its beginning to its end. There are file systems that lose what they said they took."""
+    """A new file, written from beginning to end. Some file systems lose data that they reported as written."""
 
     def __init__(self, path: str | Path) -> None:
         self._path = str(path)
@@ -18,13 +18,13 @@ class CountedFile(io.BufferedWriter):
         super().__init__(io.FileIO(self._path, "wb"))
 
     def write(self, data: Any, /) -> int:  # noqa: ANN401 (whatever has a buffer)
-        """Takes the data; returns how many bytes that were."""
+        """Write the data and return the number of bytes that were taken."""
         taken = super().write(data)
         self._num_bytes += taken
         return taken
 
     def close(self) -> None:
-        """Closes the file. A second call does nothing.
+        """Close the file. A second call does nothing.
 
         Raises:
             OSError: from the disk, or because not all that was written is there.
@@ -41,6 +41,6 @@ class CountedFile(io.BufferedWriter):
 
 
 def open_counted(path: str | Path, mode: str) -> CountedFile:
-    """Stands for `open` where files are only written."""
+    """Open a file for writing, in place of `open`."""
     assert mode == "wb", f"mode is {mode!r}: files are only written here"
     return CountedFile(path)

@@ -1,6 +1,6 @@
-"""The queue that Megatron's writer of a checkpoint puts its result into, made of one pipe from a forked process.
+"""The queue for the result of Megatron's checkpoint writer, made from one pipe to a forked process.
 
-Where the system gives no process or no pipe, the writer works in this process, and the queue is a list.
+If the system gives no process or no pipe, the writer works in this process, and the queue is a list.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from harness.checkpoint.stillness import Stillness
 
 MAX_FORKS = 3
 BEGINS_WITHIN_S = 15.0
-"""A process that was forked is there within milliseconds; a machine that is very busy needs a second or two."""
+"""Time for a forked process to begin. Usually that takes milliseconds, on a very busy machine a second or two."""
 MAX_STILL_S = 120.0
-"""A writer that does nothing for so long, and waits for no disk, waits for a lock that nobody will open."""
+"""A writer that does nothing for this long, and waits for no disk, waits for a lock that is never released."""
 _LOOK_EVERY_S = 1.0
 
 
 class ForkedResults:
-    """What a forked writer returns."""
+    """The results of a forked writer."""
 
     def __init__(self) -> None:
         self._received: list[Any] = []
         self._receiving: Connection | None = None
         self._sending: Connection | None = None
-        """In the writer's process only."""
+        """Only in the writer's process."""
 
     def fork(self, write: Callable[[], None]) -> BaseProcess:
-        """Forks a process that calls `write`, which puts its result here. Returns when it has begun.
+        """Fork a process that calls `write`, which puts its result here. Returns when the process has begun.
 
-        A fork can fail to begin: Python 3.11 waits in it for a lock of the interpreter that a thread of a communication
-        library may have had at that moment, and that nobody opens there. It is killed, and another one is forked.
+        A fork can fail to begin. Python 3.11 waits in it for a lock of the interpreter that a thread of a communication
+        library may have held at that moment, and that is never released there. It is killed, and another one is forked.
 
         Raises:
-            OSError: There is no process to be had, or nothing to hear from it by. Then `write` may work in this one.
+            OSError: No process or no pipe is available. Then `write` may run in this process.
         """
         for _ in range(MAX_FORKS):
             process = self._forked(write)
@@ -49,30 +49,30 @@ class ForkedResults:
         raise OSError(errno.EDEADLK, f"{MAX_FORKS} forked processes did not begin within {BEGINS_WITHIN_S:.0f} s")
 
     def put(self, value: Any) -> None:  # noqa: ANN401 (Megatron's type)
-        """Called by the writer."""
+        """Add a result. The writer calls this."""
         if self._sending is not None:
             self._sending.send(value)
         else:
             self._received.append(value)
 
     def get_nowait(self) -> Any:  # noqa: ANN401 (Megatron's type)
-        """Called in this process, after `wait`."""
+        """Return a result in this process, after `wait`."""
         if not self._received:
             raise queue.Empty
         return self._received.pop()
 
     def has_come(self) -> bool:
-        """Whether the result can be read."""
+        """Return whether the result can be read."""
         return bool(self._received) or (self._receiving is not None and self._receiving.poll())
 
     def wait(self, process: BaseProcess) -> None:
-        """Takes the result in: a writer whose result is larger than a pipe ends only when it is read."""
+        """Receive the result, then join the process: a writer with a result larger than a pipe ends only then."""
         if self._receiving is not None:
             self._received.extend(_result_of(process, self._receiving))
         process.join()
 
     def _forked(self, write: Callable[[], None]) -> BaseProcess | None:
-        """A process that has begun, or died; None if it did not begin."""
+        """Return a process that has begun, or died; None if it did not begin."""
         context = multiprocessing.get_context("fork")
         receiving, self._sending = context.Pipe(duplex=False)
         process = context.Process(target=self._begin, args=(write,))
@@ -101,7 +101,7 @@ class ForkedResults:
 
 
 def _result_of(process: BaseProcess, receiving: Connection) -> Iterator[Any]:
-    """What the writer has sent; an error if it had to be killed; nothing if it died, and then Megatron says so."""
+    """Yield the writer's result; an error if it had to be killed; nothing if it died, which Megatron reports."""
     stillness = Stillness(process.pid)
     while not receiving.poll(_LOOK_EVERY_S):
         if stillness.seconds() > MAX_STILL_S:

@@ -1,9 +1,9 @@
-"""The optimizer's state of whole buffers, put together from the shares of the data-parallel ranks for a checkpoint.
+"""Gathers the optimizer's state of whole buffers from the data-parallel ranks for a checkpoint.
 
-Megatron's own method passes every number through the host's memory five times: it brings a rank's share to the host,
-back to the device to be gathered, to the host again in pieces, which it joins, and copies into place. A save stalls
-training for as long as that takes. Here the shares are gathered where they are and copied once, to where they are
-written from. The result is the same to the bit.
+Megatron's own method passes every number through the host's memory five times: it copies a rank's share to the host,
+back to the device to be gathered, to the host again in pieces, joins them, and copies them into place. A save stalls
+training for that time. Here the shares are gathered on the device and copied once, to the memory from which they are
+written. The result is bitwise equal.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.parameters.optimizers import ADAMW
 
 
 def whole_state(optimizer: Any) -> dict[Any, Any]:  # noqa: ANN401 (Megatron's distributed optimizer has no types)
-    """What `DistributedOptimizer.get_parameter_state_dp_zero` returns on all ranks. Every rank must call it.
+    """Return the result of `DistributedOptimizer.get_parameter_state_dp_zero`, on all ranks. Every rank must call it.
 
     Returns:
         For each buffer by its number, and its dtype: master weights ("param") and each moment as one fp32 tensor in
@@ -44,7 +44,7 @@ def whole_state(optimizer: Any) -> dict[Any, Any]:  # noqa: ANN401 (Megatron's d
 
 
 def _fill(places: dict[str, Tensor], optimizer: Any, bucket: Tensor, ranges: dict[Any, Any]) -> None:  # noqa: ANN401
-    """Puts a bucket's state, of all ranks, into place: `places` are [elements of the bucket without padding]."""
+    """Copy a bucket's state, of all ranks, into `places`: [elements of the bucket without padding] each."""
     num_ranks = optimizer.data_parallel_group.size()
     shares = places
     if num_ranks > 1:

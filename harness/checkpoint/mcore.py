@@ -1,7 +1,7 @@
-"""Model and optimizer to and from megatron-core's distributed checkpoint format, independent of the layout.
+"""Saves and loads model and optimizer in megatron-core's distributed checkpoint format, independent of the layout.
 
 Megatron writes three small files on rank 0 only (`common.pt`, `.metadata`, `metadata.json`) while the other ranks wait
-in a collective. An error there would leave them waiting: `_Strategy` holds it back until all ranks can hear of it.
+in a collective. An error there would leave them waiting, so `_Strategy` holds it back until all ranks can receive it.
 """
 
 from __future__ import annotations
@@ -54,10 +54,13 @@ replace(serialization, "save_config", lambda *_: None)
 
 
 class _Unlisted(type(Path())):  # type: ignore[misc]
-    """A folder that Megatron cannot list before it writes: our store made it, and rank 0 would be refused alone."""
+    """A folder that appears empty to Megatron before it writes.
+
+    Otherwise rank 0 alone could be refused when it lists the folder.
+    """
 
     def iterdir(self) -> Iterator[Path]:
-        """Nothing."""
+        """Return no entries."""
         return iter(())
 
 
@@ -70,7 +73,7 @@ _state_of_zeros = DistributedOptimizer.get_parameter_state_dp_zero
 
 
 def _get_parameter_state(optimizer: Any, *arguments: Any, empty_data: bool = False, **ways: Any) -> Any:  # noqa: ANN401
-    """In place of Megatron's method, which is slow, except where a load asks for tensors to load into."""
+    """Replace Megatron's method, which is slow, except if a load needs empty tensors."""
     return _state_of_zeros(optimizer, *arguments, empty_data=True, **ways) if empty_data else whole_state(optimizer)
 
 
@@ -80,7 +83,7 @@ _HAS_COMMON_FILE = hasattr(common, "TorchCommonSaveStrategy")
 """Until 0.16; later versions write no `common.pt`."""
 _FORMAT = ("torch_dist", 1)
 _DISK_ERRORS = (OSError, RuntimeError)
-"""What a full or failing disk raises; torch's own writer raises RuntimeError."""
+"""Errors of a full or failing disk. torch's own writer raises RuntimeError."""
 _WRAPPING = re.compile(r"^(Worker failure: )?(\[Errno [0-9]+\] )?")
 
 # Every parameter's state in the parameter's own shape, so that any layout can load it.
@@ -88,7 +91,7 @@ _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_
 
 
 def save(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: ANN401 (Megatron's types)
-    """Writes model and optimizer as `torch_dist` files into the directory. Every rank must call it.
+    """Write model and optimizer as `torch_dist` files into the directory. Every rank must call it.
 
     Args:
         directory: An empty directory on a file system that all ranks share.
@@ -108,7 +111,7 @@ def save(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
 
 
 def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  # noqa: ANN401 (Megatron's types)
-    """Like `save`, but returns when the state is copied; another process of each rank writes it.
+    """Begin a save like `save`, and return when the state is copied. Another process of each rank writes it.
 
     Every rank must call it.
     """
@@ -137,7 +140,7 @@ def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  
 
 
 def load(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: ANN401 (Megatron's types)
-    """Reads what `save` wrote, under whatever layout, into model and optimizer. Every rank must call it.
+    """Read what `save` wrote, under whatever layout, into model and optimizer. Every rank must call it.
 
     The directory must have been verified: Megatron unpickles some of its files.
 
@@ -150,9 +153,10 @@ def load(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
 
 
 def load_weights(directory: Path, chunks: list[Any]) -> None:
-    """Reads the model alone, for a checkpoint that has no optimizer state. Every rank must call it.
+    """Read the model alone, for a checkpoint without optimizer state. Every rank must call it.
 
-    The optimizer must be told: it keeps weights of its own. The directory must have been verified, as for `load`.
+    The optimizer must be updated afterwards, because it keeps weights of its own. The directory must have been
+    verified, as for `load`.
 
     Raises:
         CheckpointError: The checkpoint lacks something that the model needs.
@@ -161,7 +165,7 @@ def load_weights(directory: Path, chunks: list[Any]) -> None:
 
 
 def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) -> dict[str, Any]:
-    """What the checkpoint has for the state; entries of the checkpoint may stay unused if they begin with `unused`."""
+    """Return the checkpoint's content for the state. Unused entries are allowed if their names begin with `unused`."""
     strict = StrictHandling.RETURN_ALL
     _require_readable(directory)
     try:
@@ -188,7 +192,7 @@ def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) 
 
 
 def _require_readable(directory: Path) -> None:
-    """Refuses what only a later megatron-core can read, before this one stumbles over it."""
+    """Refuse a checkpoint that only a later megatron-core can read, before this version fails on it."""
     if _HAS_COMMON_FILE and not (directory / "common.pt").is_file():
         raise CheckpointError(
             f"{directory} has no common.pt, which megatron-core {megatron.core.__version__} cannot do without; later "
@@ -206,7 +210,7 @@ def _fill(directory: Path, chunks: list[Any], loaded: dict[str, Any]) -> None:
 
 
 def complete_parameters(chunks: list[Any]) -> None:
-    """Gathers the parameters that other ranks have updated, where the next forward pass would have done it.
+    """Gather the parameters that other ranks have updated, as the next forward pass would have done.
 
     Every rank must call it.
     """
@@ -233,12 +237,12 @@ def _sharded_state(chunks: list[Any], optimizer: Any, *, is_loading: bool) -> di
 
 
 def _shared_among_replicas(strategy: _Strategy) -> Any:  # noqa: ANN401 (Megatron's type)
-    """The same way of writing, but each data-parallel replica writes its share of what all of them have."""
+    """Wrap the strategy so that each data-parallel replica writes its share of what all of them have."""
     return FullyParallelSaveStrategyWrapper(strategy, ps.get_data_parallel_group(with_context_parallel=True))
 
 
 class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron has no types
-    """Megatron's way of writing, but every rank does its part of every collective before an error is raised on all."""
+    """Megatron's save strategy, in which every rank takes part in every collective before an error is raised on all."""
 
     def __init__(self) -> None:
         super().__init__(*_FORMAT)
@@ -251,11 +255,11 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
             base.register_default_strategy(base.StrategyAction.SAVE_COMMON, "torch", 1, strategy)
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str) -> None:
-        """Called by Megatron in the middle of its own `save`, after `common.pt`."""
+        """Save as Megatron does. Megatron calls this in the middle of its own `save`, after `common.pt`."""
         self.conclude(partial(super().save, sharded_state_dict, checkpoint_dir), checkpoint_dir)
 
     def conclude(self, write: Callable[[], None], checkpoint_dir: str) -> None:
-        """Does the writing that all ranks do together, then the last small file; every rank hears of every error.
+        """Run the writing that all ranks do together, then write the last small file. Every rank gets every error.
 
         Raises:
             SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
@@ -271,7 +275,7 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
             raise SaveFailedError("; ".join(dict.fromkeys(problems)))
 
     def _get_save_and_finalize_callbacks(self, writer: Any, *arguments: Any) -> Any:  # noqa: ANN401
-        """Called by Megatron with the writer that will write `.metadata` on rank 0."""
+        """Replace methods of the writer of `.metadata` on rank 0. Megatron calls this with the writer."""
         writer.finish = partial(self._attempt, writer.finish)
         writer.write_preloaded_data_multiproc = _write_files  # of 0.16
         writer.write_preloaded_data_multithread = _write_files  # of later versions
@@ -285,7 +289,7 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
 
 
 def _require_complete(folder: Path) -> None:
-    """Raises on every rank if what all of them have written is not there. Every rank must call it."""
+    """Raise on every rank if a file that the ranks have written is incomplete. Every rank must call it."""
     problem = None
     if dist.get_rank() == 0:
         try:
@@ -303,10 +307,10 @@ def _write_files(
     buckets: Sequence[Any],
     results: Any,  # noqa: ANN401 (a queue of Megatron's or ours)
 ) -> None:
-    """Writes the files of a rank, each in a thread; results are what each wrote, or the first error.
+    """Write the files of a rank, each in a thread. The result is what each wrote, or the first error.
 
-    Megatron 0.16 forks a process for each file, and waits for ever for one that the kernel killed; later versions write
-    with threads, but drop what the disk said.
+    Megatron 0.16 forks a process for each file, and waits for ever for a process that the kernel killed. Later versions
+    use threads, but drop the error of the disk.
     """
     is_collecting = gc.isenabled()
     gc.disable()  # in a forked process a collection would free what belongs to the GPU of its parent
@@ -321,7 +325,7 @@ def _write_files(
 
 
 def _write_file(transforms: list[Any], bucket: Any) -> Any:  # noqa: ANN401 (Megatron's types)
-    """What Megatron says of a file that it has written, or the error."""
+    """Write a file as Megatron does; return its record of the file, or the error."""
     outcome: queue.SimpleQueue[Any] = queue.SimpleQueue()
     done: queue.Queue[None] = queue.Queue()
     done.put(None)
@@ -332,5 +336,5 @@ def _write_file(transforms: list[Any], bucket: Any) -> Any:  # noqa: ANN401 (Meg
 
 
 def _cause(error: BaseException) -> str:
-    """What the disk said, without what the libraries put around it."""
+    """Return the error of the disk, without the text that the libraries add."""
     return _WRAPPING.sub("", str(error)) or type(error).__name__

@@ -1,8 +1,8 @@
-"""The one place that knows pickle: reads a torch checkpoint's `.metadata` without running anything, and writes one.
+"""Reads a torch checkpoint's `.metadata`, which is a pickle, without running anything, and writes one.
 
-The file is a pickle of torch's own records (`torch.distributed.checkpoint.metadata`). Unpickling calls whatever a file
-names, so here every allowed name stands for an inert record that only keeps what it was given, and every other name
-ends the reading. No class of torch, nor of anybody else, is ever looked up.
+The file holds torch's own records (`torch.distributed.checkpoint.metadata`). Unpickling calls whatever a file names. So
+here every allowed name stands for an inert record that only keeps its arguments, and every other name ends the reading.
+No class of torch or of any other package is ever looked up.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from harness.run.files import UNREADABLE, read_regular
 
 METADATA_NAME = ".metadata"
 UnpicklingError = pickle.UnpicklingError
-"""What torch raises where its own allow-list ends the reading of an object."""
+"""Error that torch raises if its allow-list ends the reading of an object."""
 MAX_METADATA_BYTES = 2 * 1024**3
-"""A larger file is refused: one of 16,384 ranks and 1,000 tensors has less."""
+"""A larger file is refused. One of 16,384 ranks and 1,000 tensors is smaller."""
 
 _RECORDS = {
     "torch.distributed.checkpoint.filesystem": ("_StorageInfo",),
@@ -40,7 +40,7 @@ _PATHS = ("PosixPath", "PurePosixPath", "Path")
 
 
 class Inert:
-    """A record of the file: the name of its class, and what it would have been made of."""
+    """A record of the file: the name of its class, and its arguments."""
 
     kind = ""
 
@@ -49,7 +49,7 @@ class Inert:
         self.state: Any = None
 
     def __setstate__(self, state: object) -> None:
-        """Keeps the state, whatever it is."""
+        """Keep the state, whatever it is."""
         self.state = state
 
 
@@ -69,24 +69,24 @@ _KNOWN: dict[tuple[str, str], object] = {
 
 class _InertUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:  # noqa: ANN401 (pickle's signature)
-        """What stands for a name in the file."""
+        """Return the inert stand-in for a name in the file."""
         if (module, name) not in _KNOWN:
             raise CheckpointError(
-                f"its .metadata names {ascii(f'{module}.{name}')[1:-1][:120]}, which is no part of a checkpoint's "
+                f"its .metadata names {ascii(f'{module}.{name}')[1:-1][:120]}, which is not part of a checkpoint's "
                 "index. Nothing of it was run. Do not use this checkpoint before you know who wrote it"
             )
         return _KNOWN[module, name]
 
     def persistent_load(self, pid: object) -> Any:  # noqa: ANN401 (pickle's signature)
-        """Such references have no place here."""
+        """Refuse a reference to something outside of the file."""
         raise CheckpointError("its .metadata refers to something outside of the file")
 
 
 def read_inert(path: Path) -> Inert:
-    """The records of a `.metadata` file.
+    """Return the records of a `.metadata` file.
 
     Raises:
-        CheckpointError: the file cannot be read, is too large, is no such pickle, or names what is not allowed.
+        CheckpointError: the file cannot be read, is too large, is not such a pickle, or names what is not allowed.
     """
     try:
         content = read_regular(path, MAX_METADATA_BYTES)
@@ -101,12 +101,12 @@ def read_inert(path: Path) -> Inert:
     except Exception as error:  # noqa: BLE001 (a damaged pickle may raise anything)
         raise CheckpointError(f"its .metadata is damaged: {type(error).__name__}") from error
     if not isinstance(loaded, Inert) or loaded.kind != "Metadata":
-        raise CheckpointError("its .metadata is no index of a checkpoint")
+        raise CheckpointError("its .metadata is not the index of a checkpoint")
     return loaded
 
 
 def index_problem(folder: Path) -> str | None:
-    """Why the index of a checkpoint must not be given to torch, which would run what it names; None if it may."""
+    """Return why a checkpoint's index must not be given to torch, which would run what it names; None if it may."""
     try:
         read_inert(folder / METADATA_NAME)
     except CheckpointError as error:
@@ -115,5 +115,5 @@ def index_problem(folder: Path) -> str | None:
 
 
 def write_records(path: Path, records: object) -> None:
-    """Writes torch's own records as a `.metadata` file."""
+    """Write torch's own records as a `.metadata` file."""
     path.write_bytes(pickle.dumps(records))

@@ -1,13 +1,13 @@
-"""Snapshots of one rank on a disk of its node, or in the node's memory: for a start on the same node, and nothing else.
+"""Snapshots of one rank on a disk of its node, or in the node's memory, only for a start on the same node.
 
 ```
 <folder>/harness-<user id>/<hash of the run directory>/rank_00003/
     step_0000110.1.<start>.state   the tensors of the rank, end to end
-    step_0000110.1.<start>.json    what they are: written last, so that what has none is unfinished
+    step_0000110.1.<start>.json    their description, written last: without it the snapshot is unfinished
 ```
 
-Nothing is synced: what a power cut takes is a snapshot, and its hash says so. The folders must belong to the user who
-trains and be closed to others, because `/dev/shm` and `/tmp` are everybody's.
+Nothing is synced: a power cut costs only a snapshot, which its hash reveals. The folders must belong to the user who
+trains and be closed to others, because everybody can write to `/dev/shm` and `/tmp`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _CHUNK_BYTES = 16 * 2**20
 
 
 class SnapshotRecord(Record):
-    """What a rank has written of the state behind a step."""
+    """Description of a rank's share of the state after a step."""
 
     step: Count
     attempt: Count
@@ -47,33 +47,34 @@ class SnapshotRecord(Record):
     optimizer_steps: tuple[Count, ...]
     """Updates that each parameter group of the optimizer has counted."""
     manifest: Manifest | None = None
-    """What a checkpoint of the state would say of itself; its parent is the one that training went on from. Only the
-    first rank writes it down."""
+    """Manifest of a checkpoint of the state; its parent is the checkpoint from which training went on. Only written by
+    the first rank."""
     parent_saved_at: AwareDatetime | None = None
-    """When that parent was saved: tells it from one of the same step in another life of the directory."""
+    """Time at which that parent was saved. It distinguishes it from one of the same step of an earlier run in the
+    directory."""
     num_bytes: Count = 0
     xxh3: str = ""
 
     @property
     def name(self) -> str:
-        """Equal on all ranks, and on no other snapshot."""
+        """Equal on all ranks, and different from every other snapshot."""
         return f"{step_name(self.step)}.{self.attempt}.{self.start}"
 
 
 @dataclass(frozen=True)
 class NodeFolder:
-    """Where one rank keeps its snapshots."""
+    """The folder of one rank's snapshots."""
 
     path: Path
 
     @staticmethod
     def of_rank(root: Path, run_dir: RunDir, rank: int) -> NodeFolder:
-        """The folder of a rank of a run, below the folder that the configuration names."""
+        """Return the folder of a rank of a run, below the folder that the configuration names."""
         run = xxhash.xxh3_64_hexdigest(str(run_dir.root.resolve()).encode())
         return NodeFolder(root / f"harness-{os.geteuid()}" / run / f"rank_{rank:05d}")
 
     def make(self) -> None:
-        """Makes the folder, which nobody else may enter.
+        """Make the folder, closed to other users.
 
         Raises:
             OSError: It cannot be made, or is another user's.
@@ -85,7 +86,7 @@ class NodeFolder:
             _require_own(folder)
 
     def write(self, record: SnapshotRecord, tensors: Iterable[torch.Tensor]) -> None:
-        """Writes a snapshot.
+        """Write a snapshot.
 
         Raises:
             OSError: The disk refuses. What was written of it is removed.
@@ -99,7 +100,7 @@ class NodeFolder:
                     content = _bytes_of(tensor)
                     digest.update(content)
                     num_bytes += len(content)
-                    while content:  # a write may take less than it was given
+                    while content:  # a write may take only a part of the data
                         content = content[file.write(content) :]
             whole = record.model_copy(update={"num_bytes": num_bytes, "xxh3": digest.hexdigest()})
             writing.rename(state)
@@ -110,7 +111,7 @@ class NodeFolder:
             raise
 
     def records(self) -> list[SnapshotRecord]:
-        """What is written down of the finished snapshots, the newest first; none where the folder is not ours alone."""
+        """Return the descriptions of the finished snapshots, newest first; none if others can access the folder."""
         found = []
         with suppress(OSError):
             _require_own(self.path)
@@ -120,7 +121,7 @@ class NodeFolder:
         return sorted(found, key=lambda record: (record.attempt, record.step), reverse=True)
 
     def is_whole(self, record: SnapshotRecord) -> bool:
-        """Whether the bytes are those that were written. Reads all of them."""
+        """Return whether the bytes are the written ones. Reads all of them."""
         digest, num_bytes = xxhash.xxh3_64(), 0
         try:
             with os.fdopen(open_regular(self._state(record.name)), "rb", buffering=0) as file:
@@ -132,10 +133,10 @@ class NodeFolder:
         return (num_bytes, digest.hexdigest()) == (record.num_bytes, record.xxh3)
 
     def read(self, record: SnapshotRecord, like: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """The tensors of a snapshot, in the host's memory.
+        """Return the tensors of a snapshot, in the host's memory.
 
         Args:
-            record: Of which snapshot.
+            record: Description of the snapshot.
             like: Tensors of the same shapes and types, in the same order.
 
         Raises:
@@ -152,14 +153,14 @@ class NodeFolder:
         return found
 
     def keep(self, names: Collection[str]) -> None:
-        """Removes everything but these snapshots, as far as the disk lets us."""
+        """Remove everything except these snapshots, as far as the disk allows."""
         with suppress(OSError):
             for path in self.path.iterdir():
                 if path.suffix not in (_STATE, _RECORD) or path.stem not in names:
                     path.unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Removes the folder, and those above it that only it needed, as far as the disk lets us."""
+        """Remove the folder and its empty parents, as far as the disk allows."""
         shutil.rmtree(self.path, ignore_errors=True)
         for folder in (self.path.parent, self.path.parent.parent):
             with suppress(OSError):
@@ -179,7 +180,7 @@ class NodeFolder:
 
 
 def _require_own(folder: Path) -> None:
-    """Raises `OSError` if a folder is a link, another user's, or open to others."""
+    """Raise `OSError` if a folder is a link, another user's, or open to others."""
     status = folder.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o077:
         raise OSError(errno.EPERM, "it is not a folder that is closed to all but the user who trains", str(folder))
@@ -194,5 +195,5 @@ def _parsed(path: Path) -> SnapshotRecord | None:
 
 
 def _bytes_of(tensor: torch.Tensor) -> memoryview:
-    """The memory of a tensor on the host, without a copy."""
+    """Return the memory of a tensor on the host, without a copy."""
     return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data)

@@ -1,4 +1,4 @@
-"""Objects in the shards of a checkpoint are pickles: they are read through an allow-list before torch may have them."""
+"""Checks pickled objects in the shards of a checkpoint against an allow-list before torch reads them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ TakeObject = Callable[[Any, Any, io.BytesIO], None]
 
 
 def guarded(take_object: TakeObject) -> TakeObject:
-    """The method, but behind torch's allow-list, which megatron-core has completed with its own harmless classes.
+    """Return the method behind torch's allow-list, to which megatron-core has added its own harmless classes.
 
-    Megatron's planner is one of torch's; from 0.19 on a bare one of torch's reads what was `common.pt` before.
+    Megatron's planner is one of torch's. From 0.19 on a plain one of torch's reads what was in `common.pt` before.
     """
 
     def load_object(planner: Any, item: Any, content: io.BytesIO) -> None:  # noqa: ANN401 (torch's types)
-        """Takes an object out of a shard.
+        """Take an object out of a shard.
 
         Raises:
-            CheckpointError: It names something that is no part of a checkpoint.
+            CheckpointError: It names something that is not part of a checkpoint.
         """
         try:
             torch.load(content, map_location="cpu", weights_only=True)
         except UnpicklingError as error:
             name, cause = item.dest_index.fqn, str(error).splitlines()[0][:200]
             raise CheckpointError(
-                f"the object {name!r} in a shard is no part of a checkpoint: {cause}. Nothing of it was run. "
+                f"the object {name!r} in a shard is not part of a checkpoint: {cause}. Nothing of it was run. "
                 "Do not use this checkpoint before you know who wrote it"
             ) from None
         content.seek(0)

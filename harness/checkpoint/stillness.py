@@ -1,4 +1,4 @@
-"""Whether a process does anything, as the kernel sees it."""
+"""Detects a process that does nothing, from the kernel's numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Stillness:
-    """For how long a process has neither computed, nor read or written, nor waited for a disk."""
+    """Time for which a process has neither computed, nor read or written, nor waited for a disk."""
 
     def __init__(self, pid: int | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._folder = Path(f"/proc/{pid}")
@@ -17,14 +17,14 @@ class Stillness:
         self._since_s = clock()
 
     def seconds(self) -> float:
-        """Seconds since it was first found to do nothing; 0 where the kernel does not say."""
+        """Return the seconds since it was first found to do nothing; 0 if the kernel has no numbers."""
         now = self._done()
         if now is None or now != self._last:
             self._last, self._since_s = now, self._clock()
         return self._clock() - self._since_s
 
     def _done(self) -> tuple[int, ...] | None:
-        """Processor time and bytes moved so far; None if a thread waits for a disk, or nobody knows."""
+        """Return processor time and bytes moved so far; None if a thread waits for a disk, or they are unknown."""
         try:
             tasks = [path.read_text().rpartition(")")[2].split() for path in self._folder.glob("task/*/stat")]
             moved = [int(line.split()[1]) for line in (self._folder / "io").read_text().splitlines()]

@@ -14,11 +14,11 @@ class Writing:
     """A checkpoint that is being written beside training."""
 
     def __init__(self, request: Any, results: ForkedResults, conclude: Callable[[], None]) -> None:  # noqa: ANN401
-        """Starts to write what Megatron's request says; `conclude` is what all ranks do together at the end."""
+        """Start the writing of Megatron's request. All ranks run `conclude` together at the end."""
         self._results, self._conclude = results, conclude
         self._process: BaseProcess | None = None
         self.not_beside: str | None = None
-        """Why training waited for this rank after all; None if it did not."""
+        """Reason why training had to wait for this rank's writing; None if it did not."""
         if request.async_fn is None:  # a rank may have nothing to write
             return
         arguments = list(request.async_fn_args)
@@ -27,16 +27,16 @@ class Writing:
         write = partial(request.async_fn, *arguments, **request.async_fn_kwargs)
         try:
             self._process = results.fork(write)
-        except OSError as error:  # no process is to be had, or no memory for one: a save that waits is better than none
+        except OSError as error:  # no process or no memory for one: training waits, which is better than no save
             self.not_beside = error.strerror or str(error)
             write()
 
     def is_done(self) -> bool:
-        """Whether this rank's process has written everything, or failed. Does not wait."""
+        """Return whether this rank's process has written everything, or failed. Does not wait."""
         return self._process is None or self._results.has_come() or not self._process.is_alive()
 
     def finish(self) -> None:
-        """Waits for this rank's process, then does what all ranks do together at the end. Every rank must call it.
+        """Wait for this rank's process, then run the common conclusion. Every rank must call it.
 
         Raises:
             SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
@@ -46,7 +46,7 @@ class Writing:
         self._conclude()
 
     def discard(self) -> None:
-        """Stops writing. What is there already stays, for the next start to remove."""
+        """Stop writing. The next start removes what is there."""
         if self._process is not None:
             self._process.kill()
             self._process.join()

@@ -394,6 +394,6 @@ class Config(Section):
     watch: WatchConfig = WatchConfig()
 
     @property
-    def quarantine_steps(self) -> int:
+    def clean_after_steps_or_default(self) -> int:
         """Steps without an alarm after which a suspect checkpoint is clean."""
         return self.checkpoint.clean_after_steps or self.watch.rollback_margin_steps

@@ -1,8 +1,7 @@
-"""Who has not come to a collective that others wait in, by the dumps of torch's flight recorder.
+"""Finds the ranks that have not joined a collective in which others wait, from the dumps of torch's flight recorder.
 
-A dump, `flight_recorder/rank_3`, is a pickle of plain values. Unpickling calls whatever a file names, so the reader
-here looks up no name at all: a file that names anything is refused. What is used of it (version 2 of the format, torch
-2.4 and later):
+A dump, `flight_recorder/rank_3`, is a pickle of plain values. Unpickling calls whatever a file names, so this reader
+looks up no name: it refuses a file that has one. It uses these fields (version 2 of the format, torch 2.4 and later):
 
     {"pg_config": {"0": {"name": "0", "desc": "default_pg", "ranks": "[0, 1]"}},
      "entries": [{"process_group": ("0", "default_pg"), "collective_seq_id": 5, "profiling_name": "nccl:all_reduce",
@@ -26,17 +25,17 @@ _NUM_NAMED = 8
 
 @dataclass(frozen=True, kw_only=True)
 class GroupState:
-    """How far one rank has come in one group."""
+    """The progress of one rank in one group."""
 
     description: str
     members: tuple[int, ...]
-    """Ranks of the group; empty where the dump does not say."""
+    """Ranks of the group; empty if the dump does not contain them."""
     collective: str
-    """The last one that it has called, such as `nccl:all_reduce`; empty before the first."""
+    """The last collective that it has called, such as `nccl:all_reduce`; empty before the first one."""
     sequence: int
     """Number of that collective in the group."""
     is_done: bool
-    """Whether it has come back from it."""
+    """True if this call has returned."""
 
 
 Dump = Mapping[str, GroupState]
@@ -51,7 +50,7 @@ class _PlainValues(pickle.Unpickler):
 
 
 def read_dumps(folder: Path) -> dict[int, Dump]:
-    """The dumps in a folder, by rank; what is no dump is passed over."""
+    """Return the dumps in a folder, by rank. Other files are passed over."""
     found = {}
     for path in sorted(folder.glob("rank_*")):
         match = _NAME.fullmatch(path.name)
@@ -61,7 +60,7 @@ def read_dumps(folder: Path) -> dict[int, Dump]:
 
 
 def absent_ranks(dumps: Mapping[int, Dump]) -> list[str]:
-    """For each group in which some ranks are ahead: who has not come, and where the others wait (pure)."""
+    """Return one line for each group in which ranks wait: who waits where, and who has not joined (pure)."""
     lines = []
     for name in sorted({name for dump in dumps.values() for name in dump}):
         states = {rank: dump[name] for rank, dump in dumps.items() if name in dump}
@@ -71,10 +70,10 @@ def absent_ranks(dumps: Mapping[int, Dump]) -> list[str]:
         behind = [rank for rank in members if rank in states and states[rank].sequence < front.sequence]
         silent = [rank for rank in members if rank not in dumps]
         if waiting and (behind or silent):
-            told = [f"rank {_ranks(behind)} has not come"] if behind else []
-            told += [f"there is no dump of rank {_ranks(silent)}"] if silent else []
+            causes = [f"rank {_ranks(behind)} has not come"] if behind else []
+            causes += [f"there is no dump of rank {_ranks(silent)}"] if silent else []
             place = f"{front.collective} number {front.sequence} of group {front.description}"
-            lines.append(f"rank {_ranks(waiting)} waits in {place}; {', '.join(told)}")
+            lines.append(f"rank {_ranks(waiting)} waits in {place}; {', '.join(causes)}")
     return lines
 
 
@@ -117,7 +116,7 @@ def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[s
 
 def _pair(value: object) -> tuple[object, object]:
     if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ValueError(f"{value!r} is no name and description of a group")
+        raise ValueError(f"{value!r} is not the name and description of a group")
     return value[0], value[1]
 
 

@@ -1,4 +1,4 @@
-"""In which phase a run goes on, as far as its files say; the trainer, which verifies checkpoints, may know better."""
+"""The phase in which a run goes on, by its files. The trainer, which verifies checkpoints, may find another one."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from harness.run.paths import RunDir
 
 
 def phase_to_begin_with(run_dir: RunDir, plan: Plan, resume: str) -> PhasePlan:
-    """The phase of the step behind the newest checkpoint; the first where the run begins anew."""
+    """Return the phase of the step after the newest checkpoint; the first phase if the run begins anew."""
     return plan.phase_of(1 if resume == "never" else newest_checkpoint(run_dir).step + 1)
 
 
 def size_of_events(run_dir: RunDir) -> int:
-    """Bytes of the run's events so far."""
+    """Return the size of the run's event file in bytes."""
     return run_dir.events.stat().st_size if run_dir.events.exists() else 0
 
 
 def wanted_phase(run_dir: RunDir, plan: Plan, after_bytes: int) -> PhasePlan | None:
-    """The phase for which the trainer left, because its layout needs other processes; None if it left otherwise.
+    """Return the phase for which the trainer left because it needs other processes; None if it left for another reason.
 
     Args:
         run_dir: The run.
         plan: Its plan.
-        after_bytes: Where the events of the launch begin.
+        after_bytes: Position in the file at which the events of the launch begin.
     """
     exits = [event for event in read_events(run_dir.events, after_bytes=after_bytes) if isinstance(event, Exit)]
     name = exits[-1].next_phase if exits else None

@@ -1,4 +1,4 @@
-"""`harness diagnose`: which ranks hold the others up, where they are, and what there is to look at."""
+"""`harness diagnose`: finds the ranks that delay the others, their position, and the files to look at."""
 
 from __future__ import annotations
 
@@ -19,45 +19,45 @@ from harness.run.paths import RunDir
 from harness.run.stacks_request import request_stacks
 
 QUIET_AFTER_S = 6 * WRITE_EVERY_S
-"""A rank that has said nothing for so long is stopped, dead, or cut off from the file system."""
+"""A rank without a heartbeat for this long is stopped, dead, or cut off from the file system."""
 ANSWER_WITHIN_S = 30.0
-"""How long the launchers of all nodes may take to write stacks down: they look every few seconds."""
+"""Time for the launchers of all nodes to write stacks down. They look for requests every few seconds."""
 _NUM_FRAMES = 4
 _NUM_STACKS = 8
 SLOW_FACTOR = 2.0
 SLOW_AT_LEAST_S = 10.0
-"""A rank is slow at reading data if it has waited `SLOW_FACTOR` times the median, and at least so many seconds more."""
+"""A rank is slow at reading data if it waited `SLOW_FACTOR` times the median, and at least this many seconds more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What the heartbeats of a launch say."""
+    """The findings from the heartbeats of a launch."""
 
     missing: tuple[int, ...]
-    """Ranks that never gave a sign of life."""
+    """Ranks that never wrote a heartbeat."""
     quiet: tuple[Beat, ...]
-    """Ranks that gave none for `QUIET_AFTER_S`."""
+    """Ranks that wrote none for `QUIET_AFTER_S`."""
     behind: tuple[Beat, ...]
-    """Ranks that are alive but have not come as far as the rest."""
+    """Ranks that are alive but have less progress than the rest."""
     slow_readers: tuple[Beat, ...]
     slow_computers: tuple[Beat, ...]
-    """Ranks whose device takes longer than the others for the same thing, the slowest first."""
+    """Ranks whose device takes longer than the others for the same computation, the slowest first."""
     beats: tuple[Beat, ...]
 
     @property
     def is_well(self) -> bool:
-        """Whether nothing stands out."""
+        """Return whether nothing was found."""
         return not (self.missing or self.quiet or self.behind or self.slow_readers or self.slow_computers)
 
 
 def diagnose(beats: Sequence[Beat], world_size: int, now: float) -> Diagnosis:
-    """Who holds the others up (pure).
+    """Return the ranks that delay the others (pure).
 
-    In a hang everybody waits for the ranks that have come least far; these are looked for among the living, too,
-    because a rank that waits in a collective goes on giving signs of life.
+    In a hang all ranks wait for those with the least progress. These may be among the living ranks, because a rank that
+    waits in a collective still writes heartbeats.
 
     Args:
-        beats: The last beat of every rank of the launch.
+        beats: The last heartbeat of every rank of the launch.
         world_size: Ranks of the launch.
         now: Seconds since 1970.
     """
@@ -82,7 +82,7 @@ def diagnose(beats: Sequence[Beat], world_size: int, now: float) -> Diagnosis:
 
 
 def slow_computers(beats: Sequence[Beat]) -> tuple[Beat, ...]:
-    """Ranks whose device is slow, the slowest first (pure)."""
+    """Return the heartbeats of ranks with a slow device, the slowest first (pure)."""
     by_rank = {beat.rank: beat for beat in beats}
     return tuple(by_rank[rank] for rank in slow_ranks(_compute_times(beats)))
 
@@ -92,7 +92,7 @@ def _compute_times(beats: Sequence[Beat]) -> dict[int, float]:
 
 
 def diagnosis_text(run_dir: RunDir, now: float | None = None) -> str:
-    """What is known about the run's last launch, for people.
+    """Return a description of the run's last launch, for people.
 
     Raises:
         UsageError: The run was never started.
@@ -114,8 +114,8 @@ def diagnosis_text(run_dir: RunDir, now: float | None = None) -> str:
     return "\n".join([*lines, *_dumps(launch, [beat.rank for beat in (*found.quiet, *found.behind)])])
 
 
-def ask_for_stacks(run_dir: RunDir, say: Callable[[str], None], patience_s: float = ANSWER_WITHIN_S) -> None:
-    """Has the launchers write down the stacks of their workers, and waits until they have, or for a while.
+def ask_for_stacks(run_dir: RunDir, show: Callable[[str], None], patience_s: float = ANSWER_WITHIN_S) -> None:
+    """Ask the launchers to write down the stacks of their workers, and wait at most `patience_s` seconds for them.
 
     Raises:
         UsageError: Nothing of the run is running, or its folder cannot be written.
@@ -133,12 +133,14 @@ def ask_for_stacks(run_dir: RunDir, say: Callable[[str], None], patience_s: floa
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}; only the user who trains may ask") from None
     world_size = (started[-1].launch and started[-1].launch.world_size) or len(active)
-    say(f"asking for the stacks of {world_size} ranks, for at most {patience_s:g} s")
+    show(f"asking for the stacks of {world_size} ranks, for at most {patience_s:g} s")
     deadline = time.monotonic() + patience_s
     while (answered := _num_stacks(folder, asked)) < world_size and time.monotonic() < deadline:
         time.sleep(0.5)
     if answered < world_size:
-        say(f"only {answered} of {world_size} ranks' stacks are here; is py-spy installed on the nodes? See node_*.log")
+        show(
+            f"only {answered} of {world_size} ranks' stacks are here; is py-spy installed on the nodes? See node_*.log"
+        )
 
 
 def _num_stacks(folder: Path, since: float) -> int:
@@ -148,7 +150,7 @@ def _num_stacks(folder: Path, since: float) -> int:
 def _lines(found: Diagnosis, now: float) -> list[str]:
     lines = []
     if found.missing:
-        lines.append(f"never heard of: rank {_ranks(found.missing)}; their nodes did not start, see node_*.log")
+        lines.append(f"no heartbeat: rank {_ranks(found.missing)}; their nodes did not start, see node_*.log")
     lines += [
         f"quiet for {now - beat.time:.0f} s: {_place(beat)}; the process is stopped or dead, or its node is cut off"
         for beat in found.quiet
@@ -177,14 +179,14 @@ def _place(beat: Beat) -> str:
 
 
 def _ranks(ranks: Sequence[int]) -> str:
-    """Ranks for people, runs of them shortened: `0-7, 12`."""
+    """Return ranks in words, with ranges: `0-7, 12`."""
     starts = [rank for rank in ranks if rank - 1 not in ranks]
     ends = [rank for rank in ranks if rank + 1 not in ranks]
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
 def _dumps(launch: LaunchRecord, held_up: Sequence[int]) -> list[str]:
-    """What was written down before the launch was killed, or timed out: stacks, and the last collectives."""
+    """Return lines about files from before the launch was killed or timed out: stacks, and the last collectives."""
     recorder = launch.folder / "flight_recorder"
     dumps = read_dumps(recorder)
     stacks = sorted(launch.folder.glob("stacks_rank_*.txt"))
@@ -202,7 +204,7 @@ def _dumps(launch: LaunchRecord, held_up: Sequence[int]) -> list[str]:
 
 
 def _stack(launch: LaunchRecord, rank: int) -> str | None:
-    """The innermost frames of a rank's main thread, by py-spy; None where there are none."""
+    """Return the innermost frames of a rank's main thread, by py-spy; None without a stack."""
     try:
         lines = stacks_path(launch.folder, rank).read_text(errors="replace").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What the ends of several workers mean together (pure)."""
+"""Exit codes of several workers, combined into one (pure)."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from harness.errors import (
 )
 
 AGREED_EXITS = frozenset((EXIT_FINISHED, EXIT_REQUEUE, EXIT_NEEDS_PERSON, EXIT_STOPPED_BY_PERSON))
-"""Exit codes with which all ranks leave together, because they agreed to."""
+"""Exit codes with which all ranks leave together by agreement."""
 ERROR_EXITS = frozenset((EXIT_USAGE, EXIT_BAD_DATA, EXIT_INTERNAL))
 """Exit codes of a rank that failed by itself."""
-TOLD_EXITS = frozenset((EXIT_USAGE, EXIT_BAD_DATA))
-"""Exit codes of a rank that has said why in one message."""
+EXPLAINED_EXITS = frozenset((EXIT_USAGE, EXIT_BAD_DATA))
+"""Exit codes of a rank that has written the reason in one message."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerExit:
-    """How a worker ended."""
+    """The end of a worker."""
 
     rank: int
     return_code: int
@@ -34,17 +34,17 @@ class WorkerExit:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended in any other way than all ranks would have agreed on."""
+        """Return whether it ended in a way on which the ranks would not have agreed."""
         return self.return_code not in AGREED_EXITS
 
     @property
     def exit_code(self) -> int:
-        """The exit code of `harness train` that stands for it."""
+        """Exit code of `harness train` for this end."""
         known = self.return_code in AGREED_EXITS or self.return_code in ERROR_EXITS
         return self.return_code if known else EXIT_INTERNAL
 
     def __str__(self) -> str:
-        """For people: `rank 3 was killed by SIGKILL`."""
+        """Return the end in words: `rank 3 was killed by SIGKILL`."""
         if self.return_code >= 0:
             return f"rank {self.rank} left with exit code {self.return_code}"
         number = -self.return_code
@@ -53,11 +53,11 @@ class WorkerExit:
         return f"rank {self.rank} was killed by {name}{cause}"
 
 
-def culprit(ended: Sequence[WorkerExit]) -> WorkerExit | None:
-    """Of workers that ended one because of another, the one whose failure explains the others'; None if none failed.
+def root_failure(ended: Sequence[WorkerExit]) -> WorkerExit | None:
+    """Return the failure that caused the other ones; None if no worker failed.
 
-    A worker that was killed takes its neighbours' connections with it, and an error that has an exit code of its own
-    says more than an internal one, which may be no more than a lost connection.
+    A killed worker closes its neighbours' connections. An error with an exit code of its own says more than an internal
+    one, which may be only a lost connection.
     """
     failed = [end for end in ended if end.failed]
     return min(failed, key=lambda end: (end.return_code >= 0, end.exit_code == EXIT_INTERNAL, end.rank), default=None)

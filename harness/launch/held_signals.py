@@ -1,7 +1,7 @@
-"""Waits for signals that are held back, also in a process that was itself stopped and continued meanwhile.
+"""Waits for blocked signals, even in a process that is stopped and continued meanwhile.
 
-`signal.sigtimedwait` does not do: where the time is over when a stopped process is continued (`Ctrl-Z` and `fg`, or
-SIGSTOP), Python up to 3.13 at least returns a siginfo that nobody has filled in, that is, a signal that nobody sent.
+`signal.sigtimedwait` is not enough. If its time is over when a stopped process is continued (`Ctrl-Z` and `fg`, or
+SIGSTOP), Python up to at least 3.13 returns an uninitialized siginfo, which is a signal that was never sent.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections.abc import Iterable
 
 _SIGSET_BYTES = 128
 _SIGINFO_BYTES = 128
-"""Of `struct signalfd_siginfo`, which begins with the number of the signal."""
+"""Size of `struct signalfd_siginfo`, which begins with the number of the signal."""
 
 
 def next_signal(watched: Iterable[int], timeout_s: float) -> int | None:
-    """The next of the watched signals, all of which this thread blocks; None if none comes within the time.
+    """Return the next of the watched signals, which this thread must block; None if none comes within the time.
 
-    Another thread that does not block them may take one first: then there is none, and the wait may have been shorter.
+    Another thread that does not block a signal may take it first. Then the result is None, possibly before the time is
+    over.
     """
     wanted = sum(1 << (number - 1) for number in watched).to_bytes(_SIGSET_BYTES, "little")
     descriptor = ctypes.CDLL(None, use_errno=True).signalfd(-1, wanted, os.O_CLOEXEC | os.O_NONBLOCK)

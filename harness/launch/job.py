@@ -1,7 +1,7 @@
-"""What the batch script asks for before and after training: `python -m harness.launch.job begin|end …`.
+"""The steps of the batch script before and after training: `python -m harness.launch.job begin|end …`.
 
 `begin RUN_DIR SUBMISSION` opens the folder of this start and prints its path. `end RUN_DIR LAUNCH EXIT_CODE STATE`
-writes down how it ended, says what is decided, prints the nodes that the job should not get again, and leaves with 75
+writes down how it ended, logs the decision, and prints the nodes that the job should not get again. It leaves with 75
 if the job is to be requeued, otherwise with the launch's code.
 """
 
@@ -54,15 +54,15 @@ from harness.run.paths import RunDir
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LOCK_PATIENCE_S = 120.0
-"""How long the workers of the previous start may take to die before the run counts as in use."""
+"""Time for the workers of the previous start to die before the run counts as in use."""
 
 
 def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] = time.sleep) -> Path:
-    """Opens the folder of this start: the submission's own the first time, the next one after a requeue.
+    """Open the folder of this start: the submission's own at first, the next one after a requeue.
 
     Raises:
         RunInUseError: Another process trains in this run directory.
-        UsageError: The submission is not there.
+        UsageError: There is no such submission.
         HarnessError: The job was requeued from outside again and again, and nothing new was saved.
     """
     asked = read_launch_file(submission / SUBMISSION, Submission)
@@ -72,13 +72,13 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
     job = str(job_id())
     earlier = history(run_dir, job)
     if earlier and (verdict := decide_resume(earlier, _limits(config))).action is Action.STOP:
-        _tell(run_dir, verdict, EXIT_NEEDS_PERSON)
+        _report(run_dir, verdict, EXIT_NEEDS_PERSON)
         raise HarnessError(
             f"the job was requeued from outside, but is not started again: {verdict.reason}; look at the run, then "
             "submit it again with `harness launch`"
         )
     with _locked(run_dir, job, sleep):
-        for stale in run_dir.signals.glob("slurm-*.json"):  # meant for a start that is over
+        for stale in run_dir.signals.glob("slurm-*.json"):  # commands for an earlier start
             stale.unlink(missing_ok=True)
         start = LaunchStart(
             job_id=job,
@@ -92,13 +92,13 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
 
 
 def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
-    """Writes down how a launch ended and what is decided, and returns the exit code for the batch script.
+    """Write down how a launch ended and what is decided; return the exit code for the batch script.
 
     Args:
         run_dir: The run.
         launch: The folder of the launch.
         srun_code: Exit code of srun: the highest of all nodes, or 128 and a signal.
-        job_state: Slurm's words for the state of the job and its reason, such as `RUNNING:None`.
+        job_state: State of the job and its reason as Slurm names them, such as `RUNNING:None`.
     """
     config = load_config(launch / "config.yaml")
     exit_code = agreed_code(node_ends(launch), srun_code)
@@ -109,16 +109,16 @@ def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
         verdict = replace(verdict, reason=f"killed because it hung ({killed}); {verdict.reason}")
     decided = {"action": verdict.action, "alert": verdict.alert, "reason": verdict.reason}
     write_launch_file(launch / ENDED, ended.model_copy(update=decided))
-    _tell(run_dir, verdict, exit_code)
+    _report(run_dir, verdict, exit_code)
     if verdict.action is Action.REQUEUE:
         return EXIT_REQUEUE
     return exit_code if exit_code != EXIT_REQUEUE else EXIT_NEEDS_PERSON
 
 
 def bad_nodes(launch: Path) -> list[str]:
-    """The nodes that the job should not get again: what the look at the nodes has found, if that is wanted.
+    """Return the nodes that the job should not get again, as their check found them; none if it is switched off.
 
-    None if that would be more than half of them: then what they have in common is to blame.
+    It returns none either if these are more than half of the nodes: then the cause is common to them.
     """
     if not load_config(launch / "config.yaml").launch.exclude_bad_nodes:
         return []
@@ -129,10 +129,10 @@ def bad_nodes(launch: Path) -> list[str]:
 
 
 def agreed_code(ends: Sequence[NodeEnd], srun_code: int) -> int:
-    """The exit code of a launch out of what its nodes wrote down and what srun says.
+    """Return the exit code of a launch, from the codes of its nodes and that of srun.
 
-    The ranks agree on leaving, but nodes leave at slightly different moments, and srun kills those that come after a
-    code that is not 0. So a code that only an agreement can explain counts for all; then an error that says what it is.
+    The ranks agree on leaving, but nodes leave at slightly different moments, and srun kills the rest after a code that
+    is not 0. So a code that only an agreement can explain counts for all. Next comes an error with a code of its own.
     """
     codes = [node.exit_code for node in ends]
     agreed = [code for code in codes if code in AGREED_EXITS]
@@ -142,7 +142,7 @@ def agreed_code(ends: Sequence[NodeEnd], srun_code: int) -> int:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Carries out one command line of the batch script."""
+    """Run one command of the batch script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     opening = verbs.add_parser("begin")
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _is_taken(job_state: str) -> bool:
-    """Whether Slurm ends the job for another reason than its time limit; not where Slurm did not answer."""
+    """Return whether Slurm ends the job for another reason than its time limit; False if Slurm did not answer."""
     state, _, reason = job_state.partition(":")
     return state not in ("RUNNING", "UNKNOWN") and reason != "TimeLimit"
 
@@ -180,7 +180,7 @@ def _limits(config: Config) -> Limits:
 
 @contextmanager
 def _locked(run_dir: RunDir, job: str, sleep: Callable[[float], None]) -> Iterator[None]:
-    """Holds the lock of the run; waits for workers of an earlier start that are still dying."""
+    """Hold the run's lock. Waits for workers of an earlier start that are still dying."""
     deadline = time.monotonic() + LOCK_PATIENCE_S
     lock = RunLock(run_dir, job)
     while True:
@@ -197,8 +197,8 @@ def _locked(run_dir: RunDir, job: str, sleep: Callable[[float], None]) -> Iterat
         lock.release()
 
 
-def _tell(run_dir: RunDir, verdict: Verdict, exit_code: int) -> None:
-    """Says what was decided: to the batch log, and in the run's events, where the watcher sees it."""
+def _report(run_dir: RunDir, verdict: Verdict, exit_code: int) -> None:
+    """Write the decision to the batch log and, for the watcher, to the run's events."""
     sys.stderr.write(f"{verdict.action}: {verdict.reason} (exit code {exit_code})\n")
     ended = LaunchEnded(
         job_id=job_id(),

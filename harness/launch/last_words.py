@@ -1,8 +1,8 @@
-"""What can be learnt from workers that say nothing: their stacks, and their last collectives.
+"""Collects information from workers that no longer react: their stacks, and their last collectives.
 
 ```
-launches/0003/stacks_rank_00001.txt    the Python stacks of a rank, by py-spy, which needs no help from the process
-              flight_recorder/rank_1   the last collectives of a rank (NCCL), written by torch when it is asked to
+launches/0003/stacks_rank_00001.txt    the Python stacks of a rank, by py-spy, without help of the process
+              flight_recorder/rank_1   the last collectives of a rank (NCCL), written by torch on request
 ```
 """
 
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from harness.launch.workers import ALL_HAVE_ASKED_S, KillSwitch, tell
+from harness.launch.workers import ALL_HAVE_ASKED_S, KillSwitch, write_to_stderr
 from harness.run.kill_request import kill_reason
 from harness.run.stacks_request import last_request
 
@@ -28,60 +28,60 @@ _DUMP_PATIENCE_S = 5.0
 def collect(
     folder: Path,
     workers: Mapping[int, int],
-    say: Callable[[str], None],
+    show: Callable[[str], None],
     *,
     pipes: str | None = None,
     py_spy: Sequence[str] | None = None,
 ) -> None:
-    """Writes down what the workers of this node are doing. Whatever fails is told, and nothing is raised.
+    """Write down the activity of this node's workers. Failures are reported to people and never raised.
 
     Args:
         folder: The folder of the launch.
-        workers: Process of each rank.
-        say: Shows a line to people.
-        pipes: How the names of the pipes begin by which torch is asked for collectives; None where it has none.
-        py_spy: The command of py-spy. Default: what is installed here.
+        workers: Process id of each rank.
+        show: Shows a line to people.
+        pipes: Prefix of the pipes by which torch is asked for collectives; None without them.
+        py_spy: The command of py-spy. Default: the installed one.
     """
     asked = _ask_for_collectives(pipes, workers)
     py_spy = find_py_spy() if py_spy is None else py_spy
     if py_spy:
-        _write_stacks(folder, workers, py_spy, say)
+        _write_stacks(folder, workers, py_spy, show)
     else:
-        say("no stacks: py-spy is not installed here; `pip install 'harness[stacks]'` for the next time")
+        show("no stacks: py-spy is not installed here; `pip install 'harness[stacks]'` for the next time")
     if asked:
         _wait_for_dumps(folder / "flight_recorder", asked)
 
 
 def switch_for(launch: Path, *, pipes: str | None = None, num_nodes: int = 1) -> KillSwitch:
-    """How the workers of the launch in this folder are looked at and killed: by files in it."""
+    """Return the kill switch of a launch: its workers are examined and killed by request files in its folder."""
     return KillSwitch(
         reason=lambda: kill_reason(launch),
         asked=lambda: last_request(launch),
-        collect=lambda workers: collect(launch, workers, tell, pipes=pipes),
+        collect=lambda workers: collect(launch, workers, write_to_stderr, pipes=pipes),
         others_learn_s=ALL_HAVE_ASKED_S if num_nodes > 1 else 0.0,
     )
 
 
 def find_py_spy() -> tuple[str, ...]:
-    """The command of py-spy: beside the interpreter, or on the path; empty where it is not installed."""
+    """Return the command of py-spy, beside the interpreter or on the path; empty if it is not installed."""
     beside = Path(sys.executable).with_name("py-spy")
     found = str(beside) if beside.is_file() else shutil.which("py-spy")
     return (found,) if found else ()
 
 
 def stacks_path(folder: Path, rank: int) -> Path:
-    """Where the stacks of a rank are."""
+    """Return the file of a rank's stacks."""
     return folder / f"stacks_rank_{rank:05d}.txt"
 
 
 def remove_pipes(pipes: str | None, ranks: Iterable[int]) -> None:
-    """Removes the pipes that torch has left behind on this node."""
+    """Remove the pipes that torch left behind on this node."""
     for rank in ranks if pipes else ():
         with suppress(OSError):
             Path(f"{pipes}{rank}.pipe").unlink()
 
 
-def _write_stacks(folder: Path, workers: Mapping[int, int], py_spy: Sequence[str], say: Callable[[str], None]) -> None:
+def _write_stacks(folder: Path, workers: Mapping[int, int], py_spy: Sequence[str], show: Callable[[str], None]) -> None:
     running = {
         rank: subprocess.Popen(
             (*py_spy, "dump", "--nonblocking", "--pid", str(pid)),
@@ -104,13 +104,13 @@ def _write_stacks(folder: Path, workers: Mapping[int, int], py_spy: Sequence[str
         try:
             stacks_path(folder, rank).write_text(said)
         except OSError as error:
-            say(f"warning: cannot write {stacks_path(folder, rank)}: {error.strerror}")
+            show(f"warning: cannot write {stacks_path(folder, rank)}: {error.strerror}")
         if process.returncode != 0:
-            say(f"warning: no stacks of rank {rank}: {(said.strip() or 'py-spy failed').splitlines()[-1]}")
+            show(f"warning: no stacks of rank {rank}: {(said.strip() or 'py-spy failed').splitlines()[-1]}")
 
 
 def _ask_for_collectives(pipes: str | None, workers: Mapping[int, int]) -> list[int]:
-    """Asks every rank that listens at its pipe, `<pipes><rank>.pipe`, for its last collectives; who was asked."""
+    """Ask every rank for its last collectives by its pipe, `<pipes><rank>.pipe`; return the ranks that listen."""
     asked = []
     for rank in workers if pipes else ():
         try:
@@ -128,7 +128,7 @@ def _ask_for_collectives(pipes: str | None, workers: Mapping[int, int]) -> list[
 
 
 def _wait_for_dumps(folder: Path, ranks: Sequence[int]) -> None:
-    """Waits until the dumps are there, or for a while: a rank that is stopped writes none."""
+    """Wait for the dumps, for a limited time: a stopped rank writes none."""
     deadline = time.monotonic() + _DUMP_PATIENCE_S
     while time.monotonic() < deadline and not all((folder / f"rank_{rank}").exists() for rank in ranks):
         time.sleep(0.1)

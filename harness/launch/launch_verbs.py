@@ -1,4 +1,4 @@
-"""The commands `harness launch`, `harness status`, `harness diagnose` and `harness preflight`."""
+"""The verbs `harness launch`, `harness status`, `harness diagnose` and `harness preflight`."""
 # ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ def launch(
 ) -> None:
     """Queue the run of CONFIG with Slurm, to the end of all steps.
 
-    The job comes back by itself until the run is done. Everything that can be checked here is checked first. After
+    The job is requeued by itself until the run is done. Everything that can be checked here is checked first. After
     time limits, preemption, dead nodes and failures the job is requeued and resumes at the last checkpoint; it stops
-    when the run is finished, when a person stops it, or when nothing new is saved any more. Defaults come from the
-    section launch of CONFIG.
+    when the run is finished, when a person stops it, or when nothing new is saved any more. Defaults are in the
+    section `launch` of CONFIG.
 
     \b
     Examples:
@@ -102,10 +102,10 @@ def status(run_dir: Path, as_json: bool) -> None:
 @click.argument("run_dir", type=_PATH)
 @click.option("--stacks", is_flag=True, help="First have the stacks of all ranks written down (needs py-spy there).")
 def diagnose(run_dir: Path, stacks: bool) -> None:
-    """Say which ranks hold the run in RUN_DIR up.
+    """Show which ranks delay the run in RUN_DIR.
 
-    Names their hosts and processes, the step and phase they are in, and since when; which devices and file systems are
-    slow; and, where stacks and last collectives were written down, who has not come to what others wait in.
+    Prints their hosts and processes, their step and activity, and since when; slow devices and file systems; and, if
+    stacks and last collectives were written down, the ranks that have not joined a collective in which others wait.
 
     \b
     Examples:

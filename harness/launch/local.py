@@ -1,4 +1,4 @@
-"""From a YAML to training on this machine: as one rank of a world that exists, or by starting the workers of one."""
+"""Trains on this machine from a YAML, as one rank of an existing world or by starting the workers of a new one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from harness.launch.continuation import phase_to_begin_with, size_of_events, wan
 from harness.launch.last_words import switch_for
 from harness.launch.machine import count_cores, count_gpus, free_port
 from harness.launch.requirements import require_installed
-from harness.launch.workers import WorkerStart, run_workers, tell
+from harness.launch.workers import WorkerStart, run_workers, write_to_stderr
 from harness.parallel import gpu_environment
 from harness.parallel.environment import ProcessRanks, job_id, read_ranks, worker_environment
 from harness.plan.layout_rules import ranks_per_copy
@@ -37,18 +37,18 @@ def train(
     resume: str,
     worker_command: Sequence[str] = WORKER,
 ) -> int:
-    """Trains, and returns the exit code.
+    """Train, and return the exit code.
 
-    Under torchrun or srun this process is one of their ranks. Started alone it starts the local workers that the layout
-    needs: one per GPU, or processes on the CPU where there is none. Workers read `config.yaml` in the launch's folder.
-    Where a phase has a layout of its own, they leave at its border, and those that it needs are started.
+    Under torchrun or srun this process is one of their ranks. Otherwise it starts the local workers that the layout
+    needs: one per GPU, or processes on the CPU without GPUs. Workers read `config.yaml` in the launch's folder. If a
+    phase has a layout of its own, they leave at its border, and other workers are started for it.
 
     Args:
         config_path: The YAML.
         run_dir: The run's directory. Default: `runs/<run.name>`.
-        overrides: `key.sub=value`, which win over the YAML.
+        overrides: `key.sub=value`, which override the YAML.
         resume: `auto`, `must` or `never`.
-        worker_command: What a worker is started with, before `--run-dir DIR --resume RESUME --config FILE`.
+        worker_command: Command of a worker, before `--run-dir DIR --resume RESUME --config FILE`.
 
     Raises:
         ConfigError: The configuration is wrong, or does not fit this machine. Nothing was started.
@@ -70,25 +70,25 @@ def train(
             folder = _open_launch(run, config, lock, start)
             command = (*worker_command, "--run-dir", str(run.root), "--resume", resume)
             command += ("--config", str(folder / "config.yaml"))
-            tell(f"{run.root}: starting {_workers_text(sizes[phase.index], num_gpus)}")
+            write_to_stderr(f"{run.root}: starting {_workers_text(sizes[phase.index], num_gpus)}")
             known = size_of_events(run)
             code = _run_workers(command, sizes[phase.index], folder, lock, on_gpu=num_gpus > 0)
             wanted = wanted_phase(run, plan, known) if code == EXIT_REQUEUE else None
             if wanted is None or wanted == phase:
                 return code
-            tell(f"{run.root}: going on with phase {wanted.name} in its own layout")
+            write_to_stderr(f"{run.root}: going on with phase {wanted.name} in its own layout")
             phase, resume = wanted, "auto"
 
 
 def _run_workers(command: Sequence[str], world_size: int, folder: Path, lock: RunLock, *, on_gpu: bool) -> int:
-    """Runs the workers of one launch to their end, and returns its exit code."""
+    """Run the workers of one launch until they have ended; return its exit code."""
     starts = _worker_starts(command, world_size, folder, on_gpu=on_gpu)
     descriptors = () if lock.descriptor is None else (lock.descriptor,)
     return run_workers(starts, pass_descriptors=descriptors, kill_switch=switch_for(folder))
 
 
 def local_world_size(config: Config, num_gpus: int) -> int:
-    """How many workers a configuration needs on a machine with so many GPUs (0: on the CPU).
+    """Return the number of workers that a configuration needs on a machine with `num_gpus` GPUs (0: on the CPU).
 
     Raises:
         ConfigError: It needs more GPUs than there are.
@@ -114,7 +114,7 @@ def _workers_text(world_size: int, num_gpus: int) -> str:
 
 
 def _train_as(ranks: ProcessRanks, config: Config, run: RunDir, resume: str) -> int:
-    """Trains as one rank of a world that torchrun or srun started; rank 0 writes the launch's folder."""
+    """Train as one rank of a world that torchrun or srun started. Rank 0 writes the launch's folder."""
     make_plan(config, phase_world_sizes(config, ranks.world_size))
     require_installed(config)
     gpu_environment.settle_for(config)
@@ -128,23 +128,23 @@ def _train_as(ranks: ProcessRanks, config: Config, run: RunDir, resume: str) -> 
 
 
 def _locked(run: RunDir) -> RunLock:
-    """The lock of the run, whose folders are made if missing."""
+    """Return the lock of the run, and make its folders if missing."""
     make_run(run)
     return RunLock(run, job_id())
 
 
 def _open_launch(run: RunDir, config: Config, lock: RunLock, start: LaunchStart) -> Path:
     if lock.unprotected_reason:
-        tell(f"warning: {lock.unprotected_reason}: make sure that nobody else trains there")
+        write_to_stderr(f"warning: {lock.unprotected_reason}: make sure that nobody else trains there")
     if changed := changes(run, config):
-        tell("the configuration differs from the previous launch:")
+        write_to_stderr("the configuration differs from the previous launch:")
     for line in changed:
-        tell(f"  {line}")
+        write_to_stderr(f"  {line}")
     return open_launch(run, config, start)
 
 
 def _worker_starts(command: Sequence[str], world_size: int, folder: Path, *, on_gpu: bool) -> list[WorkerStart]:
-    """One start per rank; all but rank 0 write to a log."""
+    """Return one start per rank. All but rank 0 write to a log."""
     port = free_port()
     num_threads = max(1, count_cores() // world_size)
     starts = []

@@ -1,4 +1,4 @@
-"""What this machine offers to local workers: GPUs, cores, a free port. Found out without importing torch."""
+"""Resources of this machine for local workers: GPUs, cores, a free port. Found without importing torch."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _FIRST_PORT = 10_000
 
 
 def count_gpus(list_command: Sequence[str] = LIST_GPUS, count_command: Sequence[str] = COUNT_GPUS) -> int:
-    """GPUs that workers can use.
+    """Return the number of GPUs that workers can use.
 
-    Where the driver lists none there are none. Where it lists some, torch is asked, in a process of its own: it heeds
-    CUDA_VISIBLE_DEVICES, and a build of torch for CPUs can use none.
+    It is 0 if the driver lists none. If it lists some, torch is asked, in a process of its own: torch respects
+    CUDA_VISIBLE_DEVICES, and a build of torch for CPUs can use no GPU.
 
     Raises:
-        HarnessError: torch could not say.
+        HarnessError: torch did not answer with a number.
     """
     if "GPU" not in _output(list_command):
         return 0
@@ -41,15 +41,15 @@ def count_gpus(list_command: Sequence[str] = LIST_GPUS, count_command: Sequence[
 
 
 def count_cores() -> int:
-    """Cores that this process may run on."""
+    """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0))
 
 
 def free_port() -> int:
-    """A port on the loopback device that nobody listens on, and that the system gives to nobody by itself.
+    """Return a port of the loopback device on which nothing listens, outside of the range that the system assigns from.
 
-    Workers bind it seconds later. A port that the system had chosen could be some connection's by then, or another
-    launch's.
+    Workers bind it seconds later. By then the system could have given a port of that range to a connection, or to
+    another launch.
     """
     first_given = _first_port_given()
     while True:
@@ -60,7 +60,7 @@ def free_port() -> int:
 
 
 def _first_port_given() -> int:
-    """Where the ports begin that the system gives to who asks for any; Linux's default where it does not say."""
+    """Return the first port of the range that the system assigns from; Linux's default if it is unknown."""
     try:
         first = int(_PORTS_GIVEN.read_text().split()[0])
     except (OSError, ValueError, IndexError):
@@ -69,7 +69,7 @@ def _first_port_given() -> int:
 
 
 def _output(command: Sequence[str]) -> str:
-    """What a command writes; nothing if it is missing, fails or hangs."""
+    """Return the output of a command; empty if it is missing, fails or hangs."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,7 +1,7 @@
-"""The one task of a job step on each node: starts the node's workers and waits for them.
+"""The task of a job step on each node: starts the node's workers and waits for them.
 
-`python -m harness.launch.node RUN_DIR LAUNCH` takes the place of torchrun, which would turn every exit code into 1,
-pass no SIGUSR1 and SIGUSR2 on, and kill workers 30 s after SIGTERM.
+`python -m harness.launch.node RUN_DIR LAUNCH` is used in place of torchrun, which would turn every exit code into 1,
+not forward SIGUSR1 and SIGUSR2, and kill workers 30 s after SIGTERM.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def run_node(
     worker_command: Sequence[str] = WORKER,
     check_command: Sequence[str] = CHECK,
 ) -> int:
-    """Checks the nodes if asked, runs the workers of this one to their end, and notes and returns the exit code.
+    """Check the nodes if configured, run the workers of this one until they end, and record and return the exit code.
 
     Raises:
-        UsageError: The launch does not say how many workers a node has, or there are fewer GPUs than workers.
-        HarnessError: There are fewer, and the job shall get another node instead.
+        UsageError: The launch has no number of workers per node, or there are fewer GPUs than workers.
+        HarnessError: There are fewer GPUs than workers, and the job should get another node instead.
     """
     started = read_launch_file(launch / LAUNCH, LaunchStart)
     num_workers = None if started is None else started.workers_per_node
@@ -70,7 +70,7 @@ def run_node(
 
 
 def _refuse(launch: Path, place: NodePlace, num_gpus: int, num_workers: int, *, take_another: bool) -> NoReturn:
-    """Says that this node has too few GPUs, and notes it where the job shall get another one."""
+    """Raise an error for too few GPUs on this node. Records the node if the job should get another one."""
     few = f"{node_name()} offers {num_gpus} GPUs for {num_workers} workers"
     if take_another:
         write_bad_nodes(launch / f"bad_node_{place.index:05d}.json", {node_name(): [few]})
@@ -81,7 +81,7 @@ def _refuse(launch: Path, place: NodePlace, num_gpus: int, num_workers: int, *, 
 def _start(
     command: Sequence[str], place: NodePlace, local_rank: int, num_workers: int, launch: Path, on_gpu: bool
 ) -> WorkerStart:
-    """The start of one worker; all but rank 0 write to a log of their own."""
+    """Return the start of one worker. All but rank 0 write to a log of their own."""
     rank = place.index * num_workers + local_rank
     ranks = ProcessRanks(
         rank=rank,
@@ -102,7 +102,7 @@ def _start(
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Runs one node of a launch."""
+    """Run one node of a launch."""
     parser = argparse.ArgumentParser(description="One node of a launch; slurm/train.sbatch starts it on every node.")
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("launch", type=Path)

@@ -1,4 +1,4 @@
-"""What can be found wrong with a run on a login node, before it waits in a queue for hours."""
+"""Checks a run on a login node, before it waits in a queue for hours."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from harness.run.paths import RunDir
 from harness.run.records import read_records
 
 NUM_CHECKPOINTS = 2
-"""Checkpoints for which there must be room at the start: one that is kept and one that is written."""
+"""Number of checkpoints for which there must be space at the start: one that is kept and one that is written."""
 LEAD_FACTOR = 1.5
-"""The lead time should be so many times the longest step and the longest save that were seen."""
+"""Factor of the lead time over the longest step and the longest save so far."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Findings:
-    """What was found."""
+    """The errors and warnings that were found."""
 
     errors: tuple[str, ...]
     """Reasons not to queue the job."""
@@ -38,22 +38,22 @@ class Findings:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be launched."""
+    """The launch that is requested."""
 
     config: Config
     run_dir: RunDir
     nodes: int
     after_another: bool
-    """Whether the job waits for another one, which may train in the same directory now."""
+    """True if the job waits for another one, which may be training in the same directory now."""
 
     @property
     def workers_per_node(self) -> int:
-        """Ranks on every node."""
+        """Number of ranks on every node."""
         return workers_per_node(self.config)
 
     @property
     def world_size(self) -> int:
-        """Ranks in all."""
+        """Number of ranks in all."""
         return self.nodes * self.workers_per_node
 
 
@@ -61,12 +61,12 @@ Check = Callable[[Request], Iterator[str]]
 
 
 def workers_per_node(config: Config) -> int:
-    """Ranks on every node: one per GPU unless the configuration says otherwise."""
+    """Return the number of ranks on every node: one per GPU unless the configuration has another number."""
     return config.launch.workers_per_node or config.launch.gpus_per_node or 1
 
 
 def check_request(request: Request) -> Findings:
-    """Everything that is wrong with a request, not only the first."""
+    """Return all problems of a request, not only the first."""
     return Findings(
         errors=tuple(problem for check in _ERRORS for problem in check(request)),
         warnings=tuple(problem for check in _WARNINGS for problem in check(request)),
@@ -103,7 +103,7 @@ def _channels(request: Request) -> Iterator[str]:
 
 
 def _channel_problems(path: Path) -> Iterator[str]:
-    """What is wrong with the files of a channel, as far as their names and sizes tell."""
+    """Yield the problems of a channel's files that names and sizes show."""
     listed = path / "parts.jsonl"
     if not listed.exists():
         missing = [str(file) for suffix in (".bin", ".idx") if not _is_readable(file := Path(f"{path}{suffix}"))]
@@ -148,7 +148,7 @@ def _time(request: Request) -> Iterator[str]:
     if seconds_of(settings.time_limit) <= settings.signal_lead_s:
         yield (
             f"launch.signal_lead_s is {settings.signal_lead_s}, but launch.time_limit {settings.time_limit} is only "
-            f"{seconds_of(settings.time_limit)} s; the run would be told to stop at once"
+            f"{seconds_of(settings.time_limit)} s; the run would be stopped at once"
         )
 
 
@@ -178,7 +178,7 @@ def _free_space(request: Request) -> Iterator[str]:
 
 
 def _lead_time(request: Request) -> Iterator[str]:
-    """Whether the run has the time to save, going by its earlier launches."""
+    """Yield a warning if the lead time is too short to save, going by earlier launches."""
     run_dir, lead_s = request.run_dir, request.config.launch.signal_lead_s
     if not run_dir.metrics.is_file():
         return
@@ -212,15 +212,16 @@ def _spanning_groups(request: Request) -> Iterator[str]:
 
 
 def _shortages(request: Request) -> Iterator[str]:
-    """Channels whose parts do not suffice as of now; further ones may arrive while the run goes on."""
+    """Yield the channels whose parts do not suffice at present. Further parts may arrive while the run goes on."""
     try:
         plan = make_plan(request.config, request.world_size)
     except ConfigError:
-        return  # told as an error
+        return  # reported as an error by `_layout`
     yield from filter(None, (demand.shortage() for demand in demands(request.config, plan)))
 
 
 def _checkpoint_bytes(request: Request) -> int:
+    """Return the size of a checkpoint: weights, master weights and the optimizer's state."""
     config = request.config
     return _parameters(request) * config.optimizer.kind.checkpoint_bytes(config.precision.dtype)
 
@@ -228,7 +229,7 @@ def _checkpoint_bytes(request: Request) -> int:
 def _parameters(request: Request) -> int:
     try:
         plan: Plan = make_plan(request.config, request.world_size)
-    except ConfigError:  # told by another check
+    except ConfigError:  # reported by `_layout`
         return 0
     return plan.num_parameters
 

@@ -1,7 +1,7 @@
-"""What follows the end of a launch: the job is requeued, or it stops (pure).
+"""The decision after the end of a launch: requeue the job, or stop (pure).
 
-A launch that saved something new may come back as often as it likes. One that saved nothing comes back only so often:
-three failures at the same place will be four, and every one of them holds the nodes for as long as a start takes.
+A launch that saved something new may be requeued without limit. One that saved nothing is requeued only a few times:
+three failures at the same place will be followed by a fourth, and each one occupies the nodes for as long as a start.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.run.launches import LaunchEnd
 
 
 class Action(StrEnum):
-    """What is done with the job."""
+    """The decision about the job."""
 
     REQUEUE = "requeue"
     STOP = "stop"
@@ -32,21 +32,21 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How often a job comes back although nothing new was saved."""
+    """Limits on requeues without progress."""
 
     max_failures: int
     """Launches in a row that fail without progress."""
     max_launches: int
-    """Launches in a row without progress, those that were cut short among them."""
+    """Launches in a row without progress, including those that were cut short."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What is done with the job, and what people are told."""
+    """The decision about the job, with its reason for people."""
 
     action: Action
     alert: bool
-    """Whether somebody has to look."""
+    """True if a person must look."""
     reason: str
 
 
@@ -61,12 +61,12 @@ _FINAL = {
 
 
 def decide_resume(history: Sequence[LaunchEnd], limits: Limits, *, is_taken: bool = False) -> Verdict:
-    """What to do with a job after its last launch.
+    """Return the decision about a job after its last launch.
 
     Args:
         history: The launches of this job, oldest first, at least one. A job that a person submits starts a new history.
-        limits: When to give up.
-        is_taken: Whether somebody cancelled the job, or Slurm preempted it: then they say whether it comes back.
+        limits: Number of launches without progress after which to give up.
+        is_taken: Whether a person cancelled the job or Slurm preempted it. Then they decide whether it is requeued.
     """
     assert history, "a decision needs a launch that ended"
     last = history[-1]

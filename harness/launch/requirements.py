@@ -1,4 +1,4 @@
-"""What a configuration needs that may not be installed, found out before anything is started. Imports no torch."""
+"""Checks that packages are installed which a configuration needs, before anything is started. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ TRANSFORMER_ENGINE = "transformer_engine"
 
 
 def require_installed(config: Config, *, num_gpus: int | None = None, module: str = TRANSFORMER_ENGINE) -> None:
-    """Makes sure that what the configuration needs is there.
+    """Make sure that the packages and GPUs that the configuration needs are there.
 
     Args:
         config: The configuration.
-        num_gpus: GPUs of this machine; None where they are not known.
-        module: What Transformer Engine is imported as.
+        num_gpus: GPUs of this machine; None if unknown.
+        module: Module name of Transformer Engine.
 
     Raises:
         ConfigError: Context parallelism is asked for without Transformer Engine, or without a GPU.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from harness.config.load import load_config
 from harness.errors import UsageError
-from harness.launch.workers import tell
+from harness.launch.workers import write_to_stderr
 from harness.parallel.environment import read_ranks
 from harness.run.commands.giving import give_once
 from harness.run.commands.kinds import CommandKind
@@ -22,7 +22,7 @@ def give_rollback(
     to_step: int,
     skip_steps: tuple[int, int] | None,
 ) -> None:
-    """Leave the command in the run's mailbox, once: a job that is queued again does not go back again.
+    """Put the command into the run's mailbox, once: a job that is queued again does not roll back again.
 
     Raises:
         UsageError: There is no such run, somebody trains in it, or the command makes no sense.
@@ -45,4 +45,4 @@ def give_rollback(
         raise UsageError(f"--rollback-to: {error}") from None
     skipped = f"-skip-{skip_steps[0]}-{skip_steps[1]}" if skip_steps else ""
     if not give_once(run, f"rollback-to-{to_step:07d}{skipped}", request, "harness train --rollback-to"):
-        tell(f"the rollback to step {to_step} was ordered before; it is not carried out twice")
+        write_to_stderr(f"the rollback to step {to_step} was commanded before; it is not carried out twice")

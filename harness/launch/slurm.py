@@ -1,4 +1,4 @@
-"""The sbatch command of a run, as a list of arguments (never a shell's line), and what Slurm answers."""
+"""The sbatch command of a run, as a list of arguments (never a line for a shell), and Slurm's answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.config.operation import LaunchConfig
 from harness.errors import UsageError
 
 PASSED_ON = ("HOME", "LANG", "LOGNAME", "PATH", "USER")
-"""Variables of the login shell that a job gets. The rest would make runs depend on who submits them."""
+"""Variables of the login shell that a job gets. The others would make runs depend on the submitting user."""
 
 _PATIENCE_S = 120.0
 _TIME = re.compile(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]+))?(?::([0-9]+))?")
@@ -38,7 +38,7 @@ _OWN_FLAGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is to be queued."""
+    """A job to queue."""
 
     name: str
     run_dir: Path
@@ -46,7 +46,7 @@ class Job:
     submission: Path
     """The folder of the submission in the run's `launches`. Absolute."""
     working_directory: Path
-    """What paths in the configuration are relative to. Absolute."""
+    """Base of relative paths in the configuration. Absolute."""
     settings: LaunchConfig
     nodes: int
     python: str
@@ -56,7 +56,7 @@ class Job:
 
 
 def sbatch_command(job: Job) -> list[str]:
-    """The command that queues the job."""
+    """Return the command that queues the job."""
     settings = job.settings
     flags = {
         "job-name": job.name,
@@ -94,13 +94,13 @@ def sbatch_command(job: Job) -> list[str]:
 
 
 def flag_problems(flags: Sequence[str]) -> list[str]:
-    """What is wrong with `launch.sbatch_flags`: flags that harness sets itself."""
+    """Return the problems of `launch.sbatch_flags`: flags that harness sets itself."""
     names = (flag.partition("=")[0] for flag in flags)
     return [f"launch.sbatch_flags: {name} is not allowed: {_OWN_FLAGS[name]}" for name in names if name in _OWN_FLAGS]
 
 
 def seconds_of(time_limit: str) -> int:
-    """The seconds of a time limit in Slurm's spelling; a bare number is minutes, with days it is hours."""
+    """Return the seconds of a time limit in Slurm's format. A bare number is minutes, after days it is hours."""
     match = _TIME.fullmatch(time_limit)
     assert match is not None, f"the configuration lets no time limit {time_limit!r} through"
     days, *parts = (None if part is None else int(part) for part in match.groups())
@@ -114,7 +114,7 @@ def seconds_of(time_limit: str) -> int:
 
 
 def submit(command: Sequence[str]) -> str:
-    """Queues a job and returns its number.
+    """Queue a job and return its number.
 
     Raises:
         UsageError: Slurm is not here, or refused the job.
@@ -138,7 +138,7 @@ def submit(command: Sequence[str]) -> str:
 
 
 def _mounts(job: Job) -> str:
-    """What the container sees: the run, the working directory, the source tree of harness, and what was asked for."""
+    """Return the container's mounts: run, working directory, source tree of harness, and those of the configuration."""
     if job.settings.container_image is None:
         return ""
     folders = dict.fromkeys((job.run_dir, job.working_directory, job.slurm_dir.parent))

@@ -1,4 +1,4 @@
-"""`harness status`: where a run is, from its files alone, so that a login node can tell."""
+"""`harness status`: state and progress of a run, from its files alone, so that it works on a login node."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from harness.run.paths import RunDir
 from harness.run.records import StepRecord, from_json_line
 
 FRESH_S = 6 * WRITE_EVERY_S
-"""A run whose last sign of life is not older trains, on whatever host."""
+"""A run with a heartbeat no older than this trains, on whatever host."""
 NUM_EVENTS = 5
 _NUM_SLOW = 8
 _TAIL_BYTES = 256 * 1024
@@ -41,12 +41,12 @@ _EXIT_STATES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Where a run is."""
+    """State and progress of a run."""
 
     run: str
     state: str
     reason: str | None
-    """Why it is in this state, where that is known."""
+    """Reason for the state, if it is known."""
     job_id: str | None
     launch: int | None
     step: int | None
@@ -62,7 +62,7 @@ class Status:
 
 
 def status_of(run_dir: RunDir, now: float | None = None) -> Status:
-    """Where the run is.
+    """Return state and progress of the run.
 
     Raises:
         UsageError: There is no such run.
@@ -71,7 +71,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
     known = launches(run_dir)
     if not known:
         raise UsageError(
-            f"{run_dir.root} is no run directory: nothing was launched there; give the directory that training "
+            f"{run_dir.root} is not a run directory: nothing was launched there; give the directory that training "
             "printed at its start, such as runs/NAME"
         )
     events = last_events(run_dir.events)
@@ -101,7 +101,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
 
 
 def status_text(status: Status) -> str:
-    """The status for people."""
+    """Return the status as text for people."""
     fields: list[tuple[str, str | None]] = [
         ("run", status.run),
         ("state", status.state + (f": {status.reason}" if status.reason else "")),
@@ -121,7 +121,7 @@ def status_text(status: Status) -> str:
 def _state(
     run_dir: RunDir, known: Sequence[LaunchRecord], events: Sequence[AnyEvent], now: float
 ) -> tuple[str, str | None]:
-    """The state, and why."""
+    """Return the state and its reason."""
     last = known[-1]
     if (owner := owner_of(run_dir)) is not None:
         return "training", str(owner)
@@ -140,7 +140,7 @@ def _state(
 
 
 def _slow(run_dir: RunDir, started: Sequence[LaunchRecord]) -> tuple[str, ...]:
-    """The ranks of the newest launch whose device is slow."""
+    """Return the ranks of the newest launch whose device is slow."""
     if not started:
         return ()
     begun = (started[-1].folder / "launch.json").stat().st_mtime
@@ -159,7 +159,7 @@ def _train_steps(run_dir: RunDir, started: Sequence[LaunchRecord]) -> int | None
 
 
 def _step_seconds(records: Sequence[StepRecord]) -> float | None:
-    """Median time from one record to the next: what a step takes with all that belongs to it."""
+    """Return the median time from one record to the next, that is of a step with everything that belongs to it."""
     gaps = [
         later.time - earlier.time
         for earlier, later in zip(records, records[1:], strict=False)

@@ -1,4 +1,4 @@
-"""`harness launch`: looks at everything that can be looked at here, then queues the run as one job."""
+"""`harness launch`: checks everything that can be checked here, then queues the run as one job."""
 
 from __future__ import annotations
 
@@ -29,45 +29,45 @@ _GIT_PATIENCE_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What the command line says besides the configuration."""
+    """Options of the command line besides the configuration."""
 
     run_dir: Path | None = None
     """Default: `runs/<run.name>`."""
     dependency: str | None = None
-    """Passed on to Slurm, such as `afterany:4711`."""
+    """Passed to Slurm, such as `afterany:4711`."""
     dry_run: bool = False
 
 
 def launch(
-    config_path: Path, overrides: tuple[str, ...], options: Options, say: Callable[[str], None], slurm_dir: Path
+    config_path: Path, overrides: tuple[str, ...], options: Options, show: Callable[[str], None], slurm_dir: Path
 ) -> str | None:
-    """Checks the run, queues it and returns the job's number; None for a dry run, which changes nothing.
+    """Check the run, queue it and return the job's number; None for a dry run, which changes nothing.
 
     Args:
         config_path: The YAML.
-        overrides: `key.sub=value`, which win over the YAML.
-        options: What else was given.
-        say: Shows a line to people.
+        overrides: `key.sub=value`, which override the YAML.
+        options: The other options.
+        show: Shows a line to people.
         slurm_dir: Folder of the batch scripts.
 
     Raises:
         ConfigError: Something is wrong with the run. Nothing was queued or written.
         UsageError: Slurm is not here or refused the job, or the batch scripts are missing.
     """
-    request = preflight(config_path, overrides, options, say)
+    request = preflight(config_path, overrides, options, show)
     script = slurm_dir / "train.sbatch"
     if not script.is_file():
         raise UsageError(f"there is no {script}; install harness from its source tree (`pip install -e .`)")
     folder = request.run_dir.launch(request.run_dir.next_launch_number())
     command = sbatch_command(_job(request, folder, options, slurm_dir))
     if options.dry_run:
-        say(f"{shlex.join(command)}\n\n{script.read_text()}")
+        show(f"{shlex.join(command)}\n\n{script.read_text()}")
         return None
-    return _queue(request, folder, command, say)
+    return _queue(request, folder, command, show)
 
 
-def preflight(config_path: Path, overrides: tuple[str, ...], options: Options, say: Callable[[str], None]) -> Request:
-    """Looks at everything that can be looked at here; warnings are said, mistakes raised together.
+def preflight(config_path: Path, overrides: tuple[str, ...], options: Options, show: Callable[[str], None]) -> Request:
+    """Check everything that can be checked here; print warnings, and raise all errors together.
 
     Raises:
         ConfigError: Something is wrong with the run.
@@ -84,7 +84,7 @@ def preflight(config_path: Path, overrides: tuple[str, ...], options: Options, s
     )
     findings = check_request(request)
     for warning in findings.warnings:
-        say(f"warning: {warning}")
+        show(f"warning: {warning}")
     if findings.errors:
         raise ConfigError(list(findings.errors))
     return request
@@ -105,8 +105,8 @@ def _job(request: Request, folder: Path, options: Options, slurm_dir: Path) -> J
     )
 
 
-def _queue(request: Request, folder: Path, command: list[str], say: Callable[[str], None]) -> str:
-    """Writes the submission's folder, queues the job, and notes its number. A refused job leaves no folder."""
+def _queue(request: Request, folder: Path, command: list[str], show: Callable[[str], None]) -> str:
+    """Write the submission's folder, queue the job, and record its number. A refused job leaves no folder."""
     make_run(request.run_dir)
     folder.mkdir()
     replace_file(folder / "config.yaml", dump_config(request.config))
@@ -125,14 +125,14 @@ def _queue(request: Request, folder: Path, command: list[str], say: Callable[[st
         shutil.rmtree(folder)
         raise
     write_launch_file(folder / SUBMISSION, submission.model_copy(update={"job_id": job_id}))
-    say(f"queued job {job_id}: {request.nodes} nodes, {request.world_size} ranks")
-    say(f"run: {request.run_dir.root}")
-    say(f"log: {request.run_dir.launches / f'job_{job_id}.log'}")
+    show(f"queued job {job_id}: {request.nodes} nodes, {request.world_size} ranks")
+    show(f"run: {request.run_dir.root}")
+    show(f"log: {request.run_dir.launches / f'job_{job_id}.log'}")
     return job_id
 
 
 def _git_state(folder: Path) -> GitState | None:
-    """Commit of the source tree; what differs from it goes to `git.diff` in the folder. None outside of git."""
+    """Return the commit of the source tree, or None outside of git. Local changes go to `git.diff` in the folder."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None

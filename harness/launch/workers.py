@@ -1,4 +1,4 @@
-"""Starts the workers of a run on this machine, passes signals on to them, and ends them all when one of them fails."""
+"""Starts the workers of a run on this machine, forwards signals to them, and ends all of them when one fails."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import EXIT_INTERNAL, EXIT_STOPPED_BY_PERSON
-from harness.launch.exits import TOLD_EXITS, WorkerExit, culprit
+from harness.launch.exits import EXPLAINED_EXITS, WorkerExit, root_failure
 from harness.launch.held_signals import next_signal
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
-_HELD_BACK = (*FORWARDED, signal.SIGHUP, signal.SIGCHLD)
+_BLOCKED = (*FORWARDED, signal.SIGHUP, signal.SIGCHLD)
 _LOOK_EVERY_S = 1.0
 _ASK_EVERY_S = 5.0
-"""Between two looks for a request to kill, which lies on a file system that all nodes of the job look at."""
+"""Time between two looks for a request to kill. The request is on a file system that all nodes of the job read."""
 ALL_HAVE_ASKED_S = 2 * _ASK_EVERY_S
-"""By then every launcher has asked once, and has written down what it learnt."""
+"""Time after which every launcher has looked once, and has collected its information."""
 _NUM_LAST_LINES = 30
 _PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long workers may take to leave."""
+    """Time limits for workers to leave."""
 
     after_failure_s: float = 5.0
-    """After another one failed: they wait for it in a collective and can do no more than write what they know."""
+    """After another one failed. They wait for it in a collective and can only write down their state."""
     after_finish_s: float = 600.0
-    """After another one left as agreed."""
+    """After another one left by agreement."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerStart:
-    """What is needed to start one worker."""
+    """The command, environment and log of one worker."""
 
     command: Sequence[str]
     environment: Mapping[str, str]
     log: Path | None
-    """Where its output goes; None: to the terminal."""
+    """File of its output; None for the terminal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KillSwitch:
-    """The means to look at workers that no longer react to commands, and to kill them, from outside."""
+    """Examines workers that no longer react to commands, and kills them, on requests from outside."""
 
     reason: Callable[[], str | None]
-    """Why they are to be killed; None as long as they are not."""
+    """Returns the reason to kill them, or None."""
     asked: Callable[[], float | None]
-    """When somebody asked last what they do; None if nobody has."""
+    """Returns the time of the last request for the state of the workers, or None."""
     collect: Callable[[Mapping[int, int]], None]
-    """Learns from them what can still be learnt, given the process of every rank."""
+    """Collects information from the workers, given the process id of every rank."""
     others_learn_s: float = 0.0
-    """Time for launchers on other nodes to learn from their workers, which end when these are killed."""
+    """Time for launchers of other nodes to collect information from their workers, which end when these are killed."""
 
 
 def run_workers(
@@ -69,26 +69,26 @@ def run_workers(
     pass_descriptors: Sequence[int] = (),
     patience: Patience | None = None,
     kill_switch: KillSwitch | None = None,
-    say: Callable[[str], None] | None = None,
+    show: Callable[[str], None] | None = None,
 ) -> int:
-    """Runs workers, one per rank in order of rank, until all have ended, and returns the exit code of the whole.
+    """Run workers, one per rank in order of rank, until all have ended; return the exit code of all together.
 
-    SIGTERM, SIGUSR1, SIGUSR2 and SIGINT go to every worker, SIGHUP (a closed terminal) as SIGTERM; a second SIGINT
-    kills them. Signals are held back in a worker until it lets them through (`SignalFlags.install`), so that none is
-    lost, or deadly, while it starts. If this process dies, its workers get SIGTERM. Call it from the main thread.
+    SIGTERM, SIGUSR1, SIGUSR2 and SIGINT are forwarded to every worker, SIGHUP (a closed terminal) as SIGTERM. A second
+    SIGINT kills them. Signals stay blocked in a worker until it unblocks them (`SignalFlags.install`), so that none is
+    lost or deadly while it starts. If this process dies, its workers get SIGTERM. Call it from the main thread.
 
     Args:
         starts: The workers.
         pass_descriptors: Open files that workers inherit, such as the run's lock.
-        patience: How long workers may take to leave.
-        kill_switch: How they are killed from outside.
-        say: Shows a line to people. Default: writes it to standard error.
+        patience: Time limits for workers to leave.
+        kill_switch: Kills them on a request from outside.
+        show: Shows a line to people. Default: writes it to standard error.
 
     Returns:
-        That of the failure that explains the others (`culprit`); that of the lowest rank if none failed.
+        The code of the failure that caused the others (`root_failure`); that of the lowest rank if none failed.
     """
-    with _held_back() as watched, ExitStack() as logs:
-        workers = Workers(watched, patience or Patience(), say or tell, kill_switch)
+    with _blocking_signals() as watched, ExitStack() as logs:
+        workers = Workers(watched, patience or Patience(), show or write_to_stderr, kill_switch)
         try:
             for start in starts:
                 workers.start(start, pass_descriptors, logs)
@@ -104,16 +104,16 @@ class Workers:
         self,
         watched: Sequence[signal.Signals],
         patience: Patience,
-        say: Callable[[str], None],
+        show: Callable[[str], None],
         kill_switch: KillSwitch | None = None,
     ) -> None:
         self._watched = watched
         self._patience = patience
-        self._say = say
+        self._show = show
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._logs: dict[int, Path | None] = {}
         self._ends: dict[int, WorkerExit] = {}
-        """How workers ended by themselves."""
+        """Ends of the workers that ended by themselves."""
         self._failing = False
         self._gave_up = False
         self._reported = False
@@ -126,7 +126,7 @@ class Workers:
         self._spared_until: float | None = None
 
     def start(self, start: WorkerStart, pass_descriptors: Sequence[int], logs: ExitStack) -> None:
-        """Starts a worker. Its rank is the one it is told, or the number of workers before it."""
+        """Start a worker. Its rank is RANK in its environment, or the number of workers before it."""
         rank = int(start.environment.get("RANK", len(self._logs)))
         output = None if start.log is None else logs.enter_context(start.log.open("ab"))
         launcher = os.getpid()
@@ -143,7 +143,7 @@ class Workers:
         self._logs[rank] = start.log
 
     def watch(self) -> int:
-        """Waits until all workers have ended."""
+        """Wait until all workers have ended, and return the exit code."""
         while self._running:
             self._pass_on(next_signal(self._watched, self._wait_s()))
             self._note_ends()
@@ -154,7 +154,7 @@ class Workers:
         return self._exit_code()
 
     def kill(self) -> None:
-        """Kills the workers that still run, and waits until they are gone."""
+        """Kill the workers that still run, and wait until they are gone."""
         for worker in self._running.values():
             worker.kill()
         for worker in self._running.values():
@@ -171,12 +171,12 @@ class Workers:
             return
         if received == signal.SIGINT:
             if self._interrupted:
-                self._say("interrupted again: all workers are killed, what was not saved is lost")
+                self._show("interrupted again: all workers are killed, what was not saved is lost")
                 self._killed_by_person = True
                 self._send(signal.SIGKILL)
                 return
             self._interrupted = True
-            self._say("interrupted: saving and stopping at the end of the step; interrupt again to kill")
+            self._show("interrupted: saving and stopping at the end of the step; interrupt again to kill")
         self._send(signal.SIGTERM if received == signal.SIGHUP else received)
 
     def _send(self, number: int) -> None:
@@ -184,7 +184,7 @@ class Workers:
             worker.send_signal(number)
 
     def _note_ends(self) -> None:
-        """Takes note of the workers that ended, and sets the others a time limit."""
+        """Record the workers that ended, and set the others a time limit."""
         ended = [
             WorkerExit(rank=rank, return_code=code)
             for rank, worker in self._running.items()
@@ -202,9 +202,9 @@ class Workers:
             self._kill_at = time.monotonic() + self._patience.after_finish_s
 
     def _ask(self) -> None:
-        """Answers what is asked about the workers, and kills them all if that was ordered.
+        """Collect information from the workers if it was requested, and kill them all if that was requested.
 
-        Being killed counts as a failure of the lowest rank: nobody can say which one has failed.
+        Being killed counts as a failure of the lowest rank, because the rank that failed is unknown.
         """
         if self._kill_switch is None or self._gave_up or time.monotonic() < self._ask_at:
             return
@@ -221,49 +221,49 @@ class Workers:
         if time.monotonic() < self._spared_until:
             return
         ranks = ", ".join(map(str, self._running))
-        self._say(f"killed: rank {ranks}: {reason}")
+        self._show(f"killed: rank {ranks}: {reason}")
         first = min(self._running)
         self._ends[first] = WorkerExit(rank=first, return_code=EXIT_INTERNAL)
         self._reported = self._gave_up = True
         self._send(signal.SIGKILL)
 
     def _is_our_doing(self, end: WorkerExit) -> bool:
-        """Whether a worker ended by a signal that it was sent because others had failed."""
+        """Return whether a worker ended by a signal that it was sent because others had failed."""
         return self._gave_up or (self._failing and end.return_code == -signal.SIGTERM)
 
     def _give_up(self) -> None:
-        """Kills what still runs after its time limit; if nothing else had failed, that is the failure."""
+        """Kill the workers that still run after their time limit. This is the failure if there was no other one."""
         self._report()
         ranks = ", ".join(map(str, self._running))
         if (failure := self._failure()) is None:
             first = min(self._running)
             self._ends[first] = WorkerExit(rank=first, return_code=EXIT_INTERNAL)
             self._reported = True
-            self._say(f"killed: rank {ranks}, still running {self._patience.after_finish_s:g} s after others had left")
+            self._show(f"killed: rank {ranks}, still running {self._patience.after_finish_s:g} s after others had left")
         else:
-            self._say(f"killed: rank {ranks}, still running after {failure}")
+            self._show(f"killed: rank {ranks}, still running after {failure}")
         self._gave_up = True
         self._send(signal.SIGKILL)
         self._kill_at = None
 
     def _failure(self) -> WorkerExit | None:
-        return None if self._killed_by_person else culprit(list(self._ends.values()))
+        return None if self._killed_by_person else root_failure(list(self._ends.values()))
 
     def _report(self) -> None:
-        """Tells what failed, once, and only when all who could say more about it have ended or had their time."""
+        """Report the failure once, when all workers that could say more about it have ended or had their time."""
         failure = self._failure()
-        if failure is None or self._reported or self._was_told(failure):
+        if failure is None or self._reported or self._is_explained(failure):
             return
         self._reported = True
         log = self._logs[failure.rank]
-        self._say(f"error: {failure}" + ("" if log is None else f"; the end of {log}:"))
+        self._show(f"error: {failure}" + ("" if log is None else f"; the end of {log}:"))
         for line in _last_lines(log):
-            self._say(f"  {line}")
+            self._show(f"  {line}")
 
-    def _was_told(self, failure: WorkerExit) -> bool:
-        """Whether a worker that writes to the terminal left with the same error, and so has told it there."""
+    def _is_explained(self, failure: WorkerExit) -> bool:
+        """Return whether a worker that writes to the terminal left with the same error, and so has written it there."""
         alike = [rank for rank, end in self._ends.items() if end.return_code == failure.return_code]
-        return failure.return_code in TOLD_EXITS and any(self._logs[rank] is None for rank in alike)
+        return failure.return_code in EXPLAINED_EXITS and any(self._logs[rank] is None for rank in alike)
 
     def _exit_code(self) -> int:
         if self._killed_by_person:
@@ -272,33 +272,33 @@ class Workers:
 
 
 @contextmanager
-def _held_back() -> Iterator[list[signal.Signals]]:
-    """Blocks signals, so that they are received one by one (`next_signal`), and are blocked in workers too.
+def _blocking_signals() -> Iterator[list[signal.Signals]]:
+    """Block signals here and in workers, so that they are received one by one (`next_signal`).
 
-    Gives those to be received: not what this process was told to ignore, such as SIGHUP by nohup, which
-    would be received as well.
+    Yields the signals to receive. Signals that this process ignores, such as SIGHUP under nohup, are not among them:
+    they would be received as well.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HELD_BACK)
-    watched = [number for number in _HELD_BACK if signal.getsignal(number) != signal.SIG_IGN]
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+    watched = [number for number in _BLOCKED if signal.getsignal(number) != signal.SIG_IGN]
     try:
         yield watched
     finally:
         while signal.sigtimedwait(watched, 0) is not None:
-            pass  # meant for workers that are gone
+            pass  # for workers that have ended
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare_worker(launcher: int) -> None:
-    """In the worker, before its program starts: SIGTERM if the launcher dies; only forwarded signals are held back.
+    """Prepare a worker process before its program starts: SIGTERM if the launcher dies, only forwarded signals blocked.
 
-    They are also ignored until the worker sets handlers of its own, and again when it has put them back: one that comes
-    while it leaves would otherwise end it through any of its threads that do not hold it back.
+    These are also ignored until the worker sets its own handlers, and again after it has restored them. Otherwise a
+    signal that comes while it leaves could end it through one of its threads that does not block it.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     for number in FORWARDED:
-        signal.signal(number, signal.SIG_IGN)  # what comes while it is held back is kept all the same
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_HELD_BACK) - set(FORWARDED))
-    if os.getppid() != launcher:  # it died before it could be noticed
+        signal.signal(number, signal.SIG_IGN)  # while it is blocked, a signal stays pending all the same
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_BLOCKED) - set(FORWARDED))
+    if os.getppid() != launcher:  # it died before prctl took effect
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -309,8 +309,8 @@ def _last_lines(log: Path | None) -> list[str]:
         return [line.rstrip("\n") for line in deque(lines, _NUM_LAST_LINES)]
 
 
-def tell(text: str) -> None:
-    """Shows a line to people, on standard error."""
+def write_to_stderr(text: str) -> None:
+    """Write a line for people to standard error."""
     with suppress(OSError, ValueError):  # a closed terminal must not end the training
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

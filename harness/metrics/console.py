@@ -1,4 +1,4 @@
-"""What people see while training: one line every few steps, and on a terminal a progress bar below the lines."""
+"""Output for people during training: one line every few steps, and on a terminal a progress bar below the lines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STEPS_REMEMBERED = 100
 
 
 class Console:
-    """The sink that writes lines to a stream. A closed or full stream loses lines, and is not even a warning."""
+    """The sink that writes lines to a stream. If the stream is closed or full, lines are lost without a warning."""
 
     name = "console"
 
@@ -32,7 +32,7 @@ class Console:
         clock: Callable[[], float],
         every_steps: int = 1,
     ) -> None:
-        """Opens the console.
+        """Open the console.
 
         Args:
             stream: Where lines go; the bar appears only if it is a terminal.
@@ -51,7 +51,7 @@ class Console:
         self._bar = _bar(stream, train_steps, resume_step) if stream.isatty() else None
 
     def step(self, record: StepRecord, *, is_repeated: bool) -> None:
-        """Shows what is due of a step, with what an evaluation after it found; nothing of what was shown before."""
+        """Show a step if it is due, and the evaluation after it. Steps that were shown before are not shown again."""
         if is_repeated:
             return
         self.advance(record.step)
@@ -61,10 +61,10 @@ class Console:
             self.show_evaluation(record)
 
     def rewind(self, step: int) -> None:
-        """Does nothing: repeated steps are not shown."""
+        """Do nothing: repeated steps are not shown."""
 
     def advance(self, step: int) -> None:
-        """Notes that a step is done, for the bar and the time left."""
+        """Note that a step is done, for the bar and the time left."""
         if step <= self._done[-1][0]:  # rewound: times from before say nothing about the steps to come
             self._done.clear()
         self._done.append((step, self._clock()))
@@ -73,22 +73,22 @@ class Console:
             bar.update(task, completed=step, left=_left_text(self.seconds_left()))
 
     def seconds_left(self) -> float | None:
-        """Time until the last step at the recent pace, saves and evaluations included; None before the first step."""
+        """Return the time until the last step at the recent pace, saves and evaluations included, or None."""
         (first_step, first_time), (last_step, last_time) = self._done[0], self._done[-1]
         if last_step == first_step:
             return None
         return (last_time - first_time) / (last_step - first_step) * (self._train_steps - last_step)
 
     def show_step(self, record: StepRecord) -> None:
-        """Writes the line of a step."""
+        """Write the line of a step."""
         self.show(step_line(record, self._train_steps, self._channels, self.seconds_left()))
 
     def show_evaluation(self, record: StepRecord) -> None:
-        """Writes the line of an evaluation."""
+        """Write the line of an evaluation."""
         self.show(evaluation_line(record, self._channels))
 
     def show(self, text: str) -> None:
-        """Writes text of the caller, as it is."""
+        """Write a text unchanged."""
         with suppress(OSError, ValueError):  # ValueError: the stream was closed
             if self._bar is not None:
                 self._bar[0].console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -97,14 +97,14 @@ class Console:
                 self._stream.flush()
 
     def close(self) -> None:
-        """Takes the bar off the terminal."""
+        """Remove the bar from the terminal."""
         if self._bar is not None:
             with suppress(OSError, ValueError):
                 self._bar[0].stop()
 
 
 def step_line(record: StepRecord, train_steps: int, channels: tuple[str, ...], seconds_left: float | None) -> str:
-    """One line about a step; what is not known is left out."""
+    """Return the line about a step. Unknown values are left out."""
     width = len(str(train_steps))
     losses = [(channel, names.lm_loss_of(channel), ".4f") for channel in channels]
     fields = [
@@ -128,12 +128,12 @@ def step_line(record: StepRecord, train_steps: int, channels: tuple[str, ...], s
 
 
 def _is_too_small_to_show(name: str, value: float) -> bool:
-    """Whether it is a speed that would read `0.0`, as that of a toy model on a CPU."""
+    """Return whether a value is a speed that would read `0.0`, such as that of a toy model on a CPU."""
     return name in (names.TFLOPS_PER_GPU, names.MFU_PCT) and value < 0.05
 
 
 def evaluation_line(record: StepRecord, channels: tuple[str, ...]) -> str:
-    """One line about the held-out losses in a record."""
+    """Return the line about the held-out losses in a record."""
     texts = []
     for channel in channels:
         loss = record.values.get(names.valid_lm_loss_of(channel))
@@ -144,12 +144,12 @@ def evaluation_line(record: StepRecord, channels: tuple[str, ...]) -> str:
 
 
 def has_evaluation(record: StepRecord) -> bool:
-    """Whether the record carries held-out losses."""
+    """Return whether the record carries held-out losses."""
     return any(name.startswith(names.valid_lm_loss_of("")) for name in record.values)
 
 
 def _left_text(seconds: float | None) -> str:
-    """`4:05`, `1:02:03` or `3d 04:00`."""
+    """Return the time left as `4:05`, `1:02:03` or `3d 04:00`."""
     if seconds is None or not math.isfinite(seconds):
         return "?"
     minutes, second = divmod(round(seconds), 60)
@@ -161,7 +161,7 @@ def _left_text(seconds: float | None) -> str:
 
 
 def _bar(stream: TextIO, train_steps: int, resume_step: int) -> tuple[Progress, TaskID]:
-    """A running bar on the stream. Rich is imported only here: it costs a tenth of a second."""
+    """Return a running bar on the stream. Rich is imported only here: it costs a tenth of a second."""
     from rich.console import Console as Terminal
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

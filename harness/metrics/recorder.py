@@ -37,7 +37,7 @@ class Recorder:
         resume_step: int,
         outlets: Outlets | None = None,
     ) -> None:
-        """Opens the outputs; the run's directory must exist.
+        """Open the outputs; the run's directory must exist.
 
         Args:
             run_dir: The run.
@@ -45,7 +45,7 @@ class Recorder:
             train_steps: Step at which training ends.
             channels: Order in which the console shows channels.
             resume_step: Last step done before this launch, 0 in a new run. TensorBoard hides older points after it.
-            outlets: The outside world.
+            outlets: Access to the outside world.
         """
         outlets = outlets or Outlets()
         self._clock = outlets.clock
@@ -72,7 +72,7 @@ class Recorder:
         self._sinks = tuple(open_sinks(context))
 
     def step(self, record: StepRecord) -> None:
-        """Records a step, with what an evaluation after it found.
+        """Record a step, with the result of an evaluation after it.
 
         Raises:
             HarnessError: What `require_owner` raises.
@@ -80,7 +80,7 @@ class Recorder:
         self._write(record, is_repeated=False)
 
     def repeat(self, records: Sequence[StepRecord]) -> None:
-        """Records steps of before this launch once more, by rising step; what was recorded of them no longer counts.
+        """Record steps from before this launch once more, by rising step. Their earlier records no longer count.
 
         Raises:
             HarnessError: What `require_owner` raises.

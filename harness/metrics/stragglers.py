@@ -1,4 +1,4 @@
-"""Which ranks are slower than the others, by a thing that takes the same time on all of them (pure)."""
+"""Finds ranks that are slower than the others, by the time of a computation that is the same on all of them (pure)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from statistics import median_low
 
 SLOW_FACTOR = 1.3
-"""A rank is slow if it takes so many times as long as the median rank. Equal GPUs differ by a few percent; one that is
-throttled is beyond this."""
+"""A rank is slow if it takes this many times as long as the median rank. Equal GPUs differ by a few percent; a
+throttled one is beyond this."""
 
 
 def usual_time(times: Mapping[int, float]) -> float:
-    """The time that is usual among ranks; of an even number of ranks the lower one in the middle, 0 without any."""
+    """Return the usual time of a rank: the lower median, or 0 without ranks."""
     return median_low(times.values()) if times else 0.0
 
 
 def slow_ranks(times: Mapping[int, float]) -> list[int]:
-    """The ranks that are slow, the slowest first."""
+    """Return the slow ranks, the slowest first."""
     limit = SLOW_FACTOR * usual_time(times)
     return sorted((rank for rank, time in times.items() if time > limit), key=lambda rank: -times[rank])

@@ -1,4 +1,4 @@
-"""The metrics as TensorBoard event files, written without torch and without tensorflow.
+"""Writes metrics as TensorBoard event files, without torch and without tensorflow.
 
 Only the message types and the record framing of the `tensorboard` package are used: its own file writer looks for
 tensorflow and writes from a thread in which a full disk would be an unhandled exception.
@@ -26,7 +26,7 @@ class EventFile:
     name = "TensorBoard"
 
     def __init__(self, folder: Path, *, purge_step: int, clock: Callable[[], float]) -> None:
-        """Opens the file.
+        """Open the file.
 
         Args:
             folder: Where event files are; it is made if missing.
@@ -50,7 +50,7 @@ class EventFile:
         self.rewind(purge_step)
 
     def rewind(self, step: int) -> None:
-        """Steps from this one on that were written so far are no longer shown.
+        """Hide all steps from this one on that were written so far.
 
         Raises:
             OSError: The disk is full or gone.
@@ -59,7 +59,7 @@ class EventFile:
         self._write(self._event(wall_time=self._clock(), step=step, session_log=start))
 
     def step(self, record: StepRecord, *, is_repeated: bool) -> None:
-        """Writes one point of every metric.
+        """Write one point of every metric.
 
         Raises:
             OSError: The disk is full or gone; the points are lost, the file stays readable.
@@ -69,7 +69,7 @@ class EventFile:
         self._write(self._event(wall_time=record.time, step=record.step, summary=self._summary(value=points)))
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     def _write(self, event: Any) -> None:  # noqa: ANN401  (the package has no types)
@@ -85,7 +85,7 @@ class EventFile:
 
 
 def _free_path(folder: Path, now: float) -> Path:
-    """A name that TensorBoard recognizes (it contains `tfevents`), sorts after earlier launches, and is not taken."""
+    """Return a free path that TensorBoard recognizes (it contains `tfevents`) and that sorts after earlier launches."""
     stem = f"events.out.tfevents.{int(now):010d}.{socket.gethostname()}.{os.getpid()}"
     paths = (folder / f"{stem}.{number}" for number in itertools.count())
     return next(path for path in paths if not path.exists())

@@ -13,19 +13,19 @@ from harness.model.fusion import on_device
 
 
 def swiglu(x: torch.Tensor) -> torch.Tensor:
-    """SiLU of the gate times the rest (Shazeer 2020)."""
+    """Return SiLU of the gate times the rest (Shazeer 2020)."""
     gate, rest = x.chunk(2, dim=-1)
     return functional.silu(gate) * rest
 
 
 def geglu(x: torch.Tensor) -> torch.Tensor:
-    """GELU of the gate times the rest (Shazeer 2020)."""
+    """Return GELU of the gate times the rest (Shazeer 2020)."""
     gate, rest = x.chunk(2, dim=-1)
     return functional.gelu(gate) * rest
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
-    """GELU, exact."""
+    """Return the exact GELU."""
     return functional.gelu(x)
 
 
@@ -44,9 +44,9 @@ class Activation(nn.Module):
         self._function = _FUNCTIONS[kind]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Activates; halves the last dimension if gated."""
+        """Apply the activation. Halves the last dimension if gated."""
         return on_device(self._function, x.device)(x)
 
     def sharded_state_dict(self, *_arguments: object, **_keywords: object) -> dict[str, object]:
-        """What Megatron saves of it: nothing."""
+        """Return an empty state: there is nothing to save."""
         return {}

@@ -22,7 +22,7 @@ _HOPPER = (9, 0)
 
 
 def slow_kernels(cudnn_version: int | None, capability: tuple[int, int]) -> str | None:
-    """Why attention would be slow on a GPU, and what to do; None if it is as fast as torch can make it.
+    """Return why attention would be slow on a GPU and what to do; None if it is as fast as torch can make it.
 
     Args:
         cudnn_version: What torch loaded, such as 91501 for 9.15.1; None if torch was built without it.
@@ -39,7 +39,7 @@ def slow_kernels(cudnn_version: int | None, capability: tuple[int, int]) -> str 
 
 
 def slow_kernels_on(device: torch.device) -> str | None:
-    """Why attention would be slow on this device (see `slow_kernels`); None on a CPU."""
+    """Return why attention would be slow on this device (see `slow_kernels`); None on a CPU."""
     if device.type != "cuda":
         return None
     loaded: int | None = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
@@ -51,7 +51,7 @@ def _spelled(cudnn_version: int) -> str:
 
 
 class SdpaCoreAttention(nn.Module):
-    """Rotary embedding and causal attention, in the place of Megatron's core attention.
+    """Rotary embedding and causal attention, in place of Megatron's core attention.
 
     The rotation happens here and not in Megatron's attention, because Megatron's unfused one recomputes its tables in
     every layer. The arguments after `rotation` are Megatron's; those that do not matter here are ignored.
@@ -72,7 +72,7 @@ class SdpaCoreAttention(nn.Module):
         attention_mask: torch.Tensor | None,
         **_megatron_arguments: Any,  # noqa: ANN401 (mask type, bias, packing: not used here)
     ) -> torch.Tensor:
-        """Attends causally, or as the mask says.
+        """Compute attention, causal or as the mask says.
 
         Args:
             query_SBND: Queries.
@@ -103,7 +103,7 @@ def attend(
     mask_B1SS: torch.Tensor | None,
     scale: float | None,
 ) -> torch.Tensor:
-    """Scaled-dot-product attention, causal without a mask: `[B, N, S, D]`."""
+    """Return scaled-dot-product attention, causal without a mask: `[B, N, S, D]`."""
     shares = query_BNSD.size(1) // key_BNSD.size(1)
     if shares > 1 and query_BNSD.device.type == "cuda" and (mask_B1SS is not None or query_BNSD.dtype is torch.float32):
         # What is left for masks and for fp32 (the memory-efficient kernel) knows no shared keys and values.
@@ -121,7 +121,7 @@ def attend(
 
 
 def rotated(core_attention: type[Any], rotation: Rotation) -> type[Any]:
-    """A kind of core attention that rotates queries and keys, then does what `core_attention` does.
+    """Return a core attention that rotates queries and keys, then does what `core_attention` does.
 
     For core attentions that are not ours (Transformer Engine's), so that every one sees the same positions.
     """
@@ -142,7 +142,7 @@ def rotated(core_attention: type[Any], rotation: Rotation) -> type[Any]:
 
 
 def causal_segments(segment_ids_BS: torch.Tensor) -> torch.Tensor:
-    """True where a token may look: at itself and earlier tokens of its own segment. `[B, 1, S, S]`."""
+    """Return a mask, True where a token may attend: to itself and earlier tokens of its segment. `[B, 1, S, S]`."""
     length = segment_ids_BS.size(1)
     same = segment_ids_BS[:, :, None] == segment_ids_BS[:, None, :]
     earlier = torch.ones(length, length, dtype=torch.bool, device=segment_ids_BS.device).tril()

@@ -1,10 +1,9 @@
 """Cross-entropy over a vocabulary that is cut over tensor-parallel ranks, without an fp32 copy of the logits.
 
-Rows are worked through in chunks. The forward pass keeps one number per row (log of the sum of exponentials); the
-backward pass turns the logits themselves into their gradient. So the extra memory is at most one chunk, whatever the
-size of the vocabulary; on a GPU the forward pass is one kernel that reads the logits, the backward pass one that
-rewrites them, and there is none. Columns beyond the true vocabulary take part in nothing: they can be neither predicted
-nor trained.
+Rows are processed in chunks. The forward pass keeps one number per row (log of the sum of exponentials), and the
+backward pass overwrites the logits with their gradient. So the extra memory is at most one chunk, whatever the size of
+the vocabulary. On a GPU there is no extra memory: the forward pass is one kernel that reads the logits, the backward
+pass one that rewrites them. Columns beyond the true vocabulary are ignored: they are neither predicted nor trained.
 
 Shapes: S sequence, B micro batch, R rows (S·B), V columns of this rank.
 """
@@ -30,7 +29,7 @@ class VocabularyShard:
     first_id: int
     """Token id of column 0."""
     num_true: int
-    """Leading columns that are true vocabulary; the rest is padding."""
+    """Number of leading columns that are true vocabulary; the rest is padding."""
     group: collectives.Group | None
     """Ranks that hold the other columns; None if there are none."""
 
@@ -38,7 +37,7 @@ class VocabularyShard:
 def cross_entropy(
     logits_SBV: torch.Tensor, labels_SB: torch.Tensor, shard: VocabularyShard, z_loss_coefficient: float = 0.0
 ) -> torch.Tensor:
-    """Cross-entropy of every token in nats: `[S, B]`, fp32, equal on all ranks of the group.
+    """Return the cross-entropy of every token in nats: `[S, B]`, fp32, equal on all ranks of the group.
 
     Destroys the logits in the backward pass. With a z-loss (PaLM: coefficient · log²Z) the gradient contains it,
     the returned value does not: it stays comparable between runs.
@@ -97,7 +96,7 @@ class _CrossEntropy(torch.autograd.Function):
 
 
 def forward_rows(logits_RV: torch.Tensor, columns_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log of the sum of exponentials, and the logit of the label's column, of every row: fp32, `[R]` each."""
+    """Return the log of the sum of exponentials, and the logit in the label's column, per row: fp32, `[R]` each."""
     logits_RV = logits_RV.float()
     return logits_RV.logsumexp(dim=-1), logits_RV.gather(1, columns_R[:, None]).squeeze(1)
 
@@ -109,7 +108,7 @@ def backward_rows(
     target_weight_R: torch.Tensor,
     columns_R: torch.Tensor,
 ) -> None:
-    """Replaces logits by their gradient: softmax times one weight, less the other weight in the label's column."""
+    """Replace logits by their gradient: softmax times one weight, minus the other weight in the label's column."""
     gradient = (logits_RV.float() - log_sum_R[:, None]).exp_().mul_(softmax_weight_R[:, None])
     logits_RV.copy_(gradient.scatter_add_(1, columns_R[:, None], -target_weight_R[:, None]))
 
@@ -121,20 +120,20 @@ def backward_rows_in_one_pass(
     target_weight_R: torch.Tensor,
     columns_R: torch.Tensor,
 ) -> None:
-    """The same, written element by element, so that it compiles to one kernel without an intermediate tensor."""
+    """Do the same, element by element, so that it compiles to one kernel without an intermediate tensor."""
     is_label_RV = torch.arange(logits_RV.size(1), device=logits_RV.device) == columns_R[:, None]
     gradient = (logits_RV.float() - log_sum_R[:, None]).exp() * softmax_weight_R[:, None]
     logits_RV.copy_(gradient - torch.where(is_label_RV, target_weight_R[:, None], 0.0))
 
 
 def _log_sum_over(log_sum_R: torch.Tensor, group: collectives.Group) -> torch.Tensor:
-    """Joins the ranks' log-sums into the log of the whole sum."""
+    """Combine the ranks' log-sums into the log of the whole sum."""
     largest = collectives.max_over(log_sum_R.clone(), group)
     return collectives.sum_over((log_sum_R - largest).exp(), group).log() + largest
 
 
 def _chunks(logits_RV: torch.Tensor) -> list[slice]:
-    """Chunks of rows of bounded fp32 size: equal ones where the rows allow it, so that compiled kernels see one shape.
+    """Return chunks of rows of limited fp32 size, equal if possible, so that compiled kernels see one shape.
 
     Rows without a useful divisor (a large prime) get a smaller last chunk, and one more kernel.
     """

@@ -1,4 +1,4 @@
-"""One kernel out of a function of several torch calls, where there is a GPU; the function itself on a CPU."""
+"""Compiles a function of several torch calls into one kernel for GPUs; on a CPU the function runs as it is."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Result = TypeVar("Result")
 
 
 def on_device(function: Callable[Arguments, Result], device: torch.device) -> Callable[Arguments, Result]:
-    """The function as it should run on the device.
+    """Return the function as it should run on the device.
 
-    Kernels are made for one shape each: after a second shape, torch's compiler would otherwise make kernels for any
-    shape, and these were measured to be more than twice as slow. Said per function and not in the compiler's
+    Each kernel is made for one shape. After a second shape, torch's compiler would otherwise make kernels for any
+    shape, which were more than twice as slow when measured. This is set per function and not in the compiler's
     configuration, because that holds for one thread only, and backward passes run in another.
     """
     return _compiled(function) if device.type == "cuda" else function

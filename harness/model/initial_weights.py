@@ -1,7 +1,7 @@
 """Initial weights that depend on the seed and the parameter, not on how the model is cut over ranks.
 
 Every parameter is drawn whole, from a generator seeded by (seed, name of the parameter in the whole model), and each
-rank keeps its part. Drawing more than is kept costs seconds once; a loss that is equal under every layout is worth it.
+rank keeps its part. Drawing more than is kept costs seconds once, and gives equal losses under every layout.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def part_of(whole: torch.Tensor, cut: Cut | None, tp: Place) -> torch.Tensor:
 def fill(
     parameters: Iterable[tuple[str, torch.Tensor]], model: ModelConfig, *, seed: int, first_layer: int, tp: Place
 ) -> None:
-    """Fills the parameters of one model chunk in place.
+    """Fill the parameters of one model chunk in place.
 
     Args:
         parameters: Local names and tensors, as `named_parameters()` gives them.

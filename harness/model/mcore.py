@@ -1,4 +1,4 @@
-"""Builds the model out of megatron-core: transformer configuration, layer specification, data-parallel wrapping."""
+"""Builds the model from megatron-core: transformer configuration, layer specification, data-parallel wrapping."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ACTIVATIONS = {"swiglu": functional.silu, "geglu": functional.gelu, "gelu": fun
 
 
 class LanguageModel(GPTModel):  # type: ignore[misc]
-    """Megatron's GPT model with the cross-entropy that knows the true vocabulary, and masks made of documents."""
+    """Megatron's GPT model with a cross-entropy over the true vocabulary, and attention masks made from documents."""
 
     def __init__(
         self,
@@ -62,24 +62,24 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         segment_ids_BS: torch.Tensor | None,
         **arguments: Any,  # noqa: ANN401 (Megatron's)
     ) -> torch.Tensor:
-        """Megatron's forward pass, with the document number of every token in the place of an attention mask.
+        """Run Megatron's forward pass, with the document number of every token in place of an attention mask.
 
-        The mask is made once for all layers. None attends across document borders.
+        The mask is made once for all layers. No token attends across a document border.
         """
         mask = None if segment_ids_BS is None else causal_segments(segment_ids_BS)
         output: torch.Tensor = super().forward(input_ids, position_ids, mask, **arguments)
         return output
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy per token `[B, S]` from labels `[B, S]` and this rank's logits `[S, B, V]`."""
+        """Return the cross-entropy per token `[B, S]` from labels `[B, S]` and this rank's logits `[S, B, V]`."""
         loss_SB = cross_entropy(logits, labels.T.contiguous(), self._shard, self._z_loss_coefficient)
         return loss_SB.T.contiguous()
 
 
 def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) -> list[DistributedDataParallel]:
-    """This rank's model chunks (one, or one per virtual stage), with initial weights, wrapped for data parallelism.
+    """Return this rank's model chunks with initial weights, wrapped for data parallelism.
 
-    Every rank must call it.
+    There is one chunk, or one per virtual stage. Every rank must call it.
     """
     transformer = transformer_config(config, plan, device)
     chunks = []
@@ -96,7 +96,7 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
 
 
 def transformer_config(config: Config, plan: Plan, device: torch.device) -> TransformerConfig:
-    """Megatron's view of the model and its layout."""
+    """Return Megatron's configuration of the model and its layout."""
     model, parallel = config.model, config.parallel
     on_gpu = device.type == "cuda"
     dtype = torch.bfloat16 if config.precision.dtype == "bf16" else torch.float32
@@ -145,7 +145,7 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
 
 
 def _communication(*, interleaved: bool, on_gpu: bool) -> dict[str, Any]:
-    """How pipeline stages send.
+    """Return the settings for sends between pipeline stages.
 
     Interleaved stages of two pipeline ranks send both ways between one pair, where batched sends would be mixed up.
     Over gloo a send reads its tensor later, so it is waited for and its tensor is kept.
@@ -189,7 +189,7 @@ def _chunk(
 
 
 def _mark(chunk: LanguageModel, model: ModelConfig, ranks: Ranks, first_layer: int) -> None:
-    """Writes on every tensor what Megatron and the optimizer need of the table.
+    """Mark every tensor with the facts of the table that Megatron and the optimizer need.
 
     These are its name in the whole model, whether weight decay applies, and how tensor-parallel ranks cut it, so that
     norms count each number once. Megatron writes the last while it initializes weights itself, which is switched off.
@@ -203,17 +203,20 @@ def _mark(chunk: LanguageModel, model: ModelConfig, ranks: Ranks, first_layer: i
 
 
 def _overlaps(ranks: Ranks, device: torch.device) -> bool:
-    """Whether gradients are reduced and parameters gathered beside the computation: where several GPUs share them."""
+    """Return whether gradients are reduced and parameters gathered during the computation.
+
+    This is done if several GPUs share them.
+    """
     return device.type == "cuda" and ranks.dp.size * ranks.cp.size > 1
 
 
 def _wrap(
     chunks: list[LanguageModel], transformer: TransformerConfig, *, overlap: bool
 ) -> list[DistributedDataParallel]:
-    """Megatron's data parallelism around the chunks, and with overlap what its schedules need to know.
+    """Wrap the chunks in Megatron's data parallelism, and with overlap set what its schedules need.
 
-    With overlap, the parameters of other ranks are stale between an update and the forward pass that gathers them:
-    whoever reads parameters in between (a checkpoint) must gather them first.
+    With overlap, the parameters of other ranks are stale between an update and the forward pass that gathers them. A
+    reader of parameters in between, such as a checkpoint, must gather them first.
     """
     several = len(chunks) > 1
     wrapped = [

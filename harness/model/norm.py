@@ -1,4 +1,4 @@
-"""Normalization layers that know about sequence parallelism, which Megatron's torch fallback refuses."""
+"""Normalization layers that support sequence parallelism, which Megatron's torch fallback refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalizes the last dimension."""
+        """Normalize the last dimension."""
         return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
@@ -36,7 +36,7 @@ class LayerNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalizes the last dimension."""
+        """Normalize the last dimension."""
         return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 

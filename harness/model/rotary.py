@@ -17,7 +17,7 @@ from harness.parallel.ranks import Place
 
 
 def frequencies(head_size: int, base: float, scaling: RopeScalingConfig | None) -> torch.Tensor:
-    """Angle per position of each rotated pair: `[D/2]`, fp32 on the CPU.
+    """Return the angle per position of each rotated pair: `[D/2]`, fp32 on the CPU.
 
     Sources: RoFormer (base), position interpolation (`linear`), NTK-aware scaling (`ntk`), Llama 3.1 (`llama3`).
     """
@@ -33,7 +33,7 @@ def frequencies(head_size: int, base: float, scaling: RopeScalingConfig | None) 
 
 
 def _stretch_low_frequencies(plain: torch.Tensor, scaling: RopeScalingConfig) -> torch.Tensor:
-    """Llama 3.1's rule: long wavelengths divided by the factor, short ones kept, a linear blend in between."""
+    """Apply Llama 3.1's rule: divide long wavelengths by the factor, keep short ones, blend linearly in between."""
     turns = scaling.original_max_position_embeddings * plain / (2 * math.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
     smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
@@ -41,19 +41,19 @@ def _stretch_low_frequencies(plain: torch.Tensor, scaling: RopeScalingConfig) ->
 
 
 class Rotation:
-    """Rotates queries and keys by their positions; cosines and sines are made once per length and device."""
+    """Rotates queries and keys by their positions. Cosines and sines are computed once per length and device."""
 
     def __init__(self, model: ModelConfig, cp: Place = context.WHOLE) -> None:
         self._cp = cp
         self.follow(model)
 
     def follow(self, model: ModelConfig) -> None:
-        """Rotates with the base and the scaling of this configuration from here on."""
+        """Use the base and the scaling of this configuration from here on."""
         self._frequencies = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
         self._tables: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, x_SBND: torch.Tensor) -> torch.Tensor:
-        """The rotated tensor: same shape and dtype; S are the tokens of the sequence that this rank holds."""
+        """Return the rotated tensor, of the same shape and dtype. S are the tokens that this rank holds."""
         cos, sin = self._table(x_SBND.size(0), x_SBND.device)
         return on_device(rotate, x_SBND.device)(x_SBND, cos, sin)
 
@@ -67,7 +67,7 @@ class Rotation:
 
 
 def rotate(x_SBND: torch.Tensor, cos_S11d: torch.Tensor, sin_S11d: torch.Tensor) -> torch.Tensor:
-    """Rotates the first half of D against the second, in fp32; `d` is D/2."""
+    """Rotate the first half of D against the second, in fp32; `d` is D/2."""
     first, second = x_SBND.float().chunk(2, dim=-1)
     rotated = torch.cat((first * cos_S11d - second * sin_S11d, second * cos_S11d + first * sin_S11d), dim=-1)
     return rotated.to(x_SBND.dtype)

@@ -1,7 +1,7 @@
 """AdamW for machines without apex or Transformer Engine, with its step count where Megatron's checkpoints expect it.
 
-torch's own AdamW keeps one `step` tensor per parameter; Megatron's resharded loading wants one number per parameter
-group. This class keeps only the two moments as state. The update is torch's fused kernel.
+torch's own AdamW keeps one `step` tensor per parameter, while Megatron's resharded loading needs one number per
+parameter group. This class keeps only the two moments as state. The update is torch's fused kernel.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class AdamW(torch.optim.AdamW):
         self.gradient_divisor: torch.Tensor | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restores without torch's AdamW, which would look for a step in every parameter's state."""
+        """Restore the state without torch's AdamW, which would look for a step in every parameter's state."""
         torch.optim.Optimizer.__setstate__(self, state)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Updates every parameter that has a gradient; parameters without one keep their moments."""
+        """Update every parameter that has a gradient. Parameters without one keep their moments."""
         assert closure is None, "AdamW is stepped with gradients that are ready"
         for group in self.param_groups:
             group["step"] = int(group.get("step", 0)) + 1

@@ -1,4 +1,4 @@
-"""Megatron's distributed optimizer, stepped in two halves: a step can be refused when its gradients are known."""
+"""Megatron's distributed optimizer, stepped in two halves: a step can be refused once its gradients are known."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ class Optimizer:
         self.follow(settings)
 
     def follow(self, settings: Settings, frozen: Collection[str] = ()) -> None:
-        """Updates with these settings from here on, and leaves parameters alone whose name is of a pattern in `frozen`.
+        """Use these settings from here on, and do not update parameters whose name matches a pattern in `frozen`.
 
         The moments of a frozen parameter stay as they are. Its gradient is computed, because Megatron reduces whole
-        buckets, but counts for nothing.
+        buckets, and then ignored.
         """
         self._clip_grad = settings.clip_grad
         self._group_options = self._kind.group_options(settings)
@@ -70,12 +70,12 @@ class Optimizer:
         self._frozen = [shard for name, shard in self._named_shards() if matches_any(plain_name(name), frozen)]
 
     def zero_grad(self) -> None:
-        """Forgets the parameters' gradients; the chunks' gradient buffers are zeroed by their owner."""
+        """Drop the parameters' gradients. The owner of the chunks zeroes their gradient buffers."""
         self.megatron.zero_grad()
 
     @torch.no_grad()
     def prepare(self) -> float:
-        """Moves the reduced gradients to where the update reads them and returns their L2 norm before clipping.
+        """Move the reduced gradients to where the update reads them, and return their L2 norm before clipping.
 
         Waits for the device. Every rank must call it.
         """
@@ -86,7 +86,7 @@ class Optimizer:
         return float(self._grad_norm.item())
 
     def _named_shards(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What this rank updates of each parameter, by the parameter's name in the whole model."""
+        """Yield this rank's shard of each parameter that it updates, with the parameter's name in the whole model."""
         for part in self._parts():
             pairs = (
                 (part.model_float16_groups, part.shard_fp32_from_float16_groups),
@@ -98,7 +98,7 @@ class Optimizer:
 
     @torch.no_grad()
     def update(self, learning_rate: float, betas: tuple[float, float] | None = None) -> None:
-        """Clips the prepared gradients and steps, with other betas than the configuration's if given.
+        """Clip the prepared gradients and update, with other betas than the configuration's if given.
 
         Every rank must call it.
         """
@@ -112,12 +112,12 @@ class Optimizer:
         self.megatron.step_with_ready_grads()
 
     def gradient_is_finite(self) -> bool:
-        """Whether this rank's share of the prepared gradients is finite."""
+        """Return whether this rank's share of the prepared gradients is finite."""
         gradients = [p.grad for part in self._parts() for p in part.get_parameters() if p.grad is not None]
         return all(bool(norm.isfinite()) for norm in torch._foreach_norm(gradients)) if gradients else True
 
     def state_norms(self) -> dict[str, float]:
-        """L2 norm of each kind of optimizer state over the whole model. Every rank must call it."""
+        """Return the L2 norm of each kind of optimizer state over the whole model. Every rank must call it."""
         names = self._kind.states
         totals = torch.zeros(len(names), dtype=torch.float64, device=torch.cuda.current_device())
         for part in self._parts():
@@ -130,9 +130,9 @@ class Optimizer:
         return {name: math.sqrt(value) for name, value in zip(names, totals.tolist(), strict=True)}
 
     def tensors(self) -> Iterator[torch.Tensor]:
-        """What this rank keeps of the optimizer's state: the weights that it updates, and their moments.
+        """Yield this rank's share of the optimizer's state: the weights that it updates, and their moments.
 
-        Moments that no update has made yet are made here, of zeros, as an update would.
+        Missing moments are made here as zeros, as an update would make them.
         """
         for part in self._parts():
             for group in part.optimizer.param_groups:
@@ -142,11 +142,11 @@ class Optimizer:
                     yield from (state[name] for name in sorted(state) if isinstance(state[name], torch.Tensor))
 
     def steps(self) -> tuple[int, ...]:
-        """Updates that each parameter group has counted, for the correction of the moments' bias."""
+        """Return the number of updates of each parameter group, for the correction of the moments' bias."""
         return tuple(int(group.get("step", 0)) for group in self._groups())
 
     def set_steps(self, steps: Sequence[int]) -> None:
-        """Sets what `steps` gave."""
+        """Set the numbers that `steps` returned."""
         for group, step in zip(self._groups(), steps, strict=True):
             group["step"] = step
 
@@ -154,7 +154,7 @@ class Optimizer:
         return [group for part in self._parts() for group in part.optimizer.param_groups]
 
     def _make_moments_of_frozen(self) -> None:
-        """Moments of zero where an update would have made them: a checkpoint holds those of every parameter."""
+        """Make zero moments where an update would have made them: a checkpoint holds those of every parameter."""
         for part in self._parts() if self._frozen else ():
             own = {id(parameter) for parameter in part.get_parameters()}
             for shard in self._frozen:
@@ -173,7 +173,10 @@ class Optimizer:
         return [part for part in self.megatron.chained_optimizers if not part.is_stub_optimizer]
 
     def _norm(self) -> torch.Tensor:
-        """One fused kernel and one reduction, instead of Megatron's copy to the host per tensor."""
+        """Return the gradient norm.
+
+        Takes one fused kernel and one reduction, instead of Megatron's copy to the host per tensor.
+        """
         parameters = [p for part in self._parts() for p in part.get_parameters()]
         gradients = [p.grad for p in parameters if p.grad is not None and _counts_once(p)]
         square_sum = torch.zeros((), dtype=torch.float32, device=torch.cuda.current_device())
@@ -194,12 +197,12 @@ class Optimizer:
 
 
 def _counts_once(parameter: torch.Tensor) -> bool:
-    """Whether this rank is the one that counts the parameter: other ranks may hold copies."""
+    """Return whether this rank counts the parameter: other ranks may hold copies."""
     return bool(param_is_not_shared(parameter) and param_is_not_tensor_parallel_duplicate(parameter))
 
 
 def _use_own_adam_where_megatron_has_none() -> None:
-    """Names our AdamW to Megatron as its Adam, unless Transformer Engine or apex gave it one."""
+    """Set our AdamW as Megatron's Adam, unless it has one from Transformer Engine or apex."""
     if megatron_optimizer.USING_PYTORCH_OPTIMIZER:
         replace(megatron_optimizer, "Adam", AdamW)
         replace(megatron_optimizer, "USING_PYTORCH_OPTIMIZER", False)

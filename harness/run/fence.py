@@ -58,7 +58,7 @@ class Fence:
 
 
 @contextmanager
-def explaining(fence: Fence | None) -> Iterator[None]:
+def reporting_takeover(fence: Fence | None) -> Iterator[None]:
     """Raise `RunTakenOverError` in place of an error of the `with` block, if somebody has taken the run over.
 
     Whoever takes a run over removes half-written files. To their writer that looks like a broken file system.

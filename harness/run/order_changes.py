@@ -132,7 +132,7 @@ def history_from_json(values: Sequence[Mapping[str, Any]]) -> History:
     """Return the changes that `to_json` wrote.
 
     Raises:
-        CheckpointError: They are no changes, or out of order.
+        CheckpointError: They are not changes, or out of order.
     """
     try:
         history = tuple(_change(dict(value)) for value in values)

@@ -78,7 +78,7 @@ def _to_json(change: Change | RolledBack) -> dict[str, Any]:
 def _rolled_back(value: dict[str, Any]) -> RolledBack:
     windows = tuple((start, stop) for start, stop in value["skip_windows"])
     if type(value["order"]) is not str or not all(type(a) is type(b) is int and 0 <= a <= b for a, b in windows):
-        raise ValueError(f"this is no rollback: {value}")
+        raise ValueError(f"this is not a rollback: {value}")
     return RolledBack(value["order"], windows)
 
 

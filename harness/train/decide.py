@@ -1,4 +1,4 @@
-"""What to do between two steps: one pure function of the state, the commands and the configuration."""
+"""Decides what to do between two steps: one pure function of the state, the commands and the configuration."""
 
 from __future__ import annotations
 
@@ -20,32 +20,32 @@ from harness.run.commands.kinds import CommandKind
 from harness.train.state import TrainState
 
 MAX_FAILED_SAVES = 3
-"""Saves that may fail in a row before a person has to look."""
+"""Number of failed saves in a row after which a person must look."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Milestones:
-    """The steps at which something is due without being ordered."""
+    """The steps at which something is due without a command."""
 
     first_step: int = 1
     last_step: int
-    """Where this launch ends by itself. Steps before the first or behind the last need processes in another layout."""
+    """Last step of this launch. Steps before the first or after the last need processes in another layout."""
     is_early: bool = False
-    """Whether that is before the end of the run (`run.stop_at_step`)."""
+    """True if `last_step` is before the end of the run (`run.stop_at_step`)."""
     layout_ends: bool = False
-    """Whether that is the end of a phase behind which the layout is another one."""
+    """True if `last_step` ends a phase after which the layout is another one."""
     borders: tuple[int, ...] = ()
-    """The last step of every phase that another one follows."""
+    """Last step of every phase that another one follows."""
     save_every_steps: int | None
     evaluate_every_steps: int | None
 
     def has_layout_of(self, step: int) -> bool:
-        """Whether a step is computed in the layout of this launch."""
+        """Return whether a step is computed in the layout of this launch."""
         return step >= self.first_step and (step <= self.last_step or not self.layout_ends)
 
     @staticmethod
     def of(config: Config, plan: Plan, phase_index: int = 0) -> Milestones:
-        """The milestones of a launch while it is in a phase of its plan."""
+        """Return the milestones of a launch while it is in a phase of its plan."""
         alike = [
             shares_processes(parallel_of(config, n), parallel_of(config, phase_index)) for n in range(len(plan.phases))
         ]
@@ -65,30 +65,30 @@ class Milestones:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What happens before the next step, in this command: evaluate, roll back or save, leave."""
+    """The actions before the next step, in this order: evaluate, roll back or save, leave."""
 
     evaluate: bool = False
     save: bool = False
     exit_code: int | None = None
-    """None: go on."""
+    """None to go on."""
     reason: str = ""
-    """Why the run leaves."""
+    """Reason for leaving."""
     in_another_layout: bool = False
-    """Whether it leaves because the next step needs processes in another layout."""
+    """True if the run leaves because the next step needs processes in another layout."""
     rollback: Command | None = None
-    """A command to return to an earlier checkpoint. Nothing else happens then, unless it is refused."""
+    """A command to return to an earlier checkpoint. Nothing else is done, unless it is refused."""
 
 
 def decide(milestones: Milestones, state: TrainState, commands: Sequence[Command], *, finite: bool = True) -> Decision:
-    """What to do with a state that a step has just reached (or that was just restored).
+    """Return the decision for a state that a step has just reached (or that was just restored).
 
-    A state that is not finite is never saved or evaluated: it is rolled back if that is ordered, and else waits for a
-    person. A command to stop wins over one to save and stop, because only a person gives it.
+    A state that is not finite is never saved or evaluated. It is rolled back on a command to do so, else the run leaves
+    for a person. A command to stop wins over one to save and stop, because only a person gives it.
 
     Args:
-        milestones: When something is due.
-        state: The run as it is.
-        commands: What was ordered since the last decision.
+        milestones: The steps at which something is due.
+        state: The present state of the run.
+        commands: Commands since the last decision.
         finite: Whether loss and gradient of the last step were finite.
     """
     if not finite:
@@ -124,14 +124,14 @@ def decide(milestones: Milestones, state: TrainState, commands: Sequence[Command
 def decide_after_rollback(
     milestones: Milestones, decision: Decision, commands: Sequence[Command], before: TrainState, after: TrainState
 ) -> Decision:
-    """What to do once a command to roll back was answered: what is due in the state it led to, and the other commands.
+    """Return the decision after a command to roll back was answered, for the new state and the other commands.
 
     Args:
-        milestones: When something is due.
-        decision: The one to roll back.
-        commands: What it was made from.
-        before: The state that it was made in.
-        after: The state behind the rollback; of the same attempt if it was refused, or carried out long before.
+        milestones: The steps at which something is due.
+        decision: The decision to roll back.
+        commands: The commands behind that decision.
+        before: The state in which it was made.
+        after: The state after the rollback. It has the same attempt if the rollback was refused, or done long before.
     """
     if decision.exit_code is not None and after.attempt == before.attempt:  # not finite, and stays so
         return replace(decision, rollback=None)
@@ -152,7 +152,7 @@ def _decide_not_finite(commands: Sequence[Command]) -> Decision:
 
 
 def _num_leading(flags: Iterable[bool]) -> int:
-    """How many flags hold before the first that does not."""
+    """Return the number of true flags before the first false one."""
     return sum(1 for _ in takewhile(bool, flags))
 
 

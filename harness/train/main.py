@@ -1,4 +1,4 @@
-"""The story of a run: open it, then step, decide, record, save, until it ends or is told to stop."""
+"""The story of a run: open it, then step, decide, record, save, until it ends or a command stops it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from harness.train.commands.rollback import roll_back
 from harness.train.decide import decide, decide_after_rollback
 from harness.train.report import leave, record
 from harness.train.run import Run
-from harness.train.saving.background import advance, save_or_begin, settle
-from harness.train.saving.keeping import keep_snapshot, let_go
+from harness.train.saving.background import advance, finish_save, save_or_begin
+from harness.train.saving.keeping import keep_snapshot, remove_snapshots
 from harness.train.start.opening import open_run
 from harness.train.state import TrainState
 from harness.train.steps.adoption import adopt, await_parts
@@ -25,27 +25,27 @@ from harness.train.world import World
 
 
 def main(config: Config, run_dir: RunDir, resume: Resume, world: World | None = None) -> int:
-    """Trains as one rank of the world, and returns the exit code."""
+    """Train as one rank of the world, and return the exit code."""
     with open_run(config, run_dir, resume, world or World.from_environment()) as (run, state):
         return train(run, state)
 
 
 def train(run: Run, state: TrainState) -> int:
-    """From the given state to the end. Every rank runs it, and every rank decides the same at every step."""
+    """Train from the given state to the end. Every rank runs this, and every rank decides the same at every step."""
     commands = run.inbox.before_first_step()
     decision = decide(run.milestones, state, commands)
     while True:
         state = answer(run, state, commands)
         if decision.rollback is not None:
-            before, state = state, roll_back(run, settle(run, state), decision.rollback)
+            before, state = state, roll_back(run, finish_save(run, state), decision.rollback)
             decision = decide_after_rollback(run.milestones, decision, commands, before, state)
         run, state = follow_phase(run, state)
         if decision.save:
             state = save_or_begin(run, state, now=bool(commands) or decision.exit_code is not None)
         run.inbox.acknowledge(commands, state)
         if decision.exit_code is not None:
-            state = settle(run, state)
-            let_go(run, state)
+            state = finish_save(run, state)
+            remove_snapshots(run, state)
             return leave(run, state, decision)
 
         waited = await_parts(run, state)

@@ -1,4 +1,4 @@
-"""What a step leaves behind for people and for the watcher, and what is said at the end."""
+"""Reports each step to people and to the watcher, and the reason for leaving."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from harness.train.steps.step import StepResult, channel_losses
 
 
 def introduction(run: Run) -> list[str]:
-    """What people are told before the first step: the model, the layout, the data, and how to steer the run."""
+    """Return the lines for people before the first step: the model, the layout, the data, and how to steer the run."""
     plan, phase, layout = run.plan, run.phase, run.phase.layout
     tokens = {each.name: sum(part.num_tokens for part in each.parts) for each in run.data.stream.channels}
     data = ", ".join(
@@ -45,7 +45,7 @@ def introduction(run: Run) -> list[str]:
 
 
 def _phases_text(run: Run) -> str:
-    """Where the run is among its phases; nothing where there is only one."""
+    """Return the position of the run among its phases in words; empty if there is only one phase."""
     phases, phase = run.plan.phases, run.phase
     if len(phases) == 1:
         return ""
@@ -53,7 +53,7 @@ def _phases_text(run: Run) -> str:
 
 
 def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluation | None) -> None:
-    """Records the step that led to `state`, with what an evaluation after it found. Every rank must call it."""
+    """Record the step that led to `state`, with the result of an evaluation after it. Every rank must call it."""
     spread = compare_ranks(run, state, result.seconds)
     if run.recorder is None:
         return
@@ -80,7 +80,7 @@ def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluati
 
 
 def leave(run: Run, state: TrainState, decision: Decision) -> int:
-    """Says why the run leaves, and returns the exit code."""
+    """Report why the run leaves, and return the exit code."""
     assert decision.exit_code is not None, "the decision is to leave"
     exit_code = decision.exit_code
     if decision.save and not state.is_saved:

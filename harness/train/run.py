@@ -26,7 +26,7 @@ from harness.train.steps.mcore import Pipeline
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The parts of a run, introduced to each other by `harness.train.start.opening`."""
+    """The parts of a run, connected by `harness.train.start.opening`."""
 
     config: Config
     plan: Plan
@@ -47,11 +47,11 @@ class Run:
     """Only global rank 0 has one."""
     heartbeat: Heartbeat
     in_flight: InFlight
-    """The save that is under way, if there is one."""
+    """The save that is under way, if any."""
     snapshots: Snapshots = field(default_factory=Snapshots)
     """Earlier states in the memory of the host."""
     nearby: Nearby | None = None
-    """Where they are also written down for a start on the same nodes."""
+    """Writes snapshots down for a start on the same nodes."""
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -60,5 +60,5 @@ class Run:
 
     @property
     def held_out(self) -> HeldOut | None:
-        """What is evaluated in the phase; None where nothing is."""
+        """The held-out samples of the phase; None if it evaluates nothing."""
         return self.data.held_out[self.phase.index]

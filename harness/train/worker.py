@@ -21,7 +21,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def work() -> int:
-    """Trains as the environment and the arguments say, and returns the exit code."""
+    """Train as the environment and the arguments say, and return the exit code."""
     parser = argparse.ArgumentParser(description="One rank of a run; `harness train` starts it.")
     parser.add_argument("--run-dir", type=Path, required=True)
     parser.add_argument("--resume", choices=("auto", "must", "never"), default="auto")
@@ -35,7 +35,7 @@ def work() -> int:
         gpu_environment.settle_for(config)
         from harness.train.main import main  # imports torch, which reads the environment
 
-        gc.freeze()  # the libraries stay: no collection looks at them again, and Megatron collects at each save
+        gc.freeze()  # excludes the libraries' objects from collections, which Megatron runs at each save
         return main(config, run_dir, arguments.resume)
     except HarnessError as error:
         sys.stderr.write(f"harness: error: {error}\n")
@@ -43,7 +43,7 @@ def work() -> int:
     except Exception as error:  # noqa: BLE001 (the last line of defence: any bug becomes exit code 70)
         from harness.parallel.collectives import is_lost_connection
 
-        if is_lost_connection(error):  # the rank that ended first has more to say
+        if is_lost_connection(error):  # the rank that ended first reports the cause
             sys.stderr.write(f"harness: error: the connection to another rank, which ended, was lost: {error}\n")
         else:
             traceback.print_exc()
@@ -53,7 +53,7 @@ def work() -> int:
 
 
 def memory_advice(error: BaseException) -> str | None:
-    """What to do if an error says that memory is used up, None if it says something else."""
+    """Return advice for an error about used-up memory; None for other errors."""
     if isinstance(error, MemoryError):
         return (
             "the memory of this host is used up, or as much as its limits allow (ulimit -v, the job's --mem): give the "
@@ -68,7 +68,7 @@ def memory_advice(error: BaseException) -> str | None:
 
 
 def _take_children_along() -> None:
-    """Forked writers of a checkpoint die with their worker, instead of writing on and holding the run's lock."""
+    """Let forked writers of a checkpoint die with their worker. They would go on writing and hold the run's lock."""
     libc = ctypes.CDLL(None)
     os.register_at_fork(after_in_child=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
 

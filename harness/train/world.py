@@ -19,16 +19,18 @@ class World:
     size: int
     device: torch.device
     init_method: str = "env://"
-    """Where the processes meet."""
+    """Address at which the processes meet."""
 
     @staticmethod
     def from_environment() -> World:
-        """The world that torchrun, srun or `harness train` announced.
+        """Return the world that torchrun, srun or `harness train` has set in the environment.
 
         Raises:
-            UsageError: Nobody announced one.
+            UsageError: The environment has none.
         """
         ranks = read_ranks()
         if ranks is None:
-            raise UsageError("this process is no worker (RANK, WORLD_SIZE are not set). Start `harness train CONFIG`.")
+            raise UsageError(
+                "this process is not a worker (RANK, WORLD_SIZE are not set). Start `harness train CONFIG`."
+            )
         return World(rank=ranks.rank, size=ranks.world_size, device=device.select(ranks.local_rank))

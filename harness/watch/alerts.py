@@ -1,6 +1,6 @@
-"""Alerts people: at most one message of a kind in some minutes, and none is lost.
+"""Alerts people, with at most one message of a kind in a given time. No alert is lost.
 
-Every alert is a line of `watch/alerts.jsonl`. Those that are sent and that nobody takes are kept and tried again.
+Every alert is a line of `watch/alerts.jsonl`. Messages that could not be delivered are kept and tried again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ class Alerts:
         every_s: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`every_s` is the least time between two messages of one kind."""
+        """Take the destinations; nothing is sent yet.
+
+        Args:
+            path: The run's `alerts.jsonl`.
+            run_name: Put before every message.
+            places: Destinations. Delivery to one of them is enough.
+            every_s: Minimum time between two messages of one kind, in seconds.
+            clock: Seconds since 1970.
+        """
         self._path = path
         self._run_name = run_name
         self._places = places
@@ -37,15 +45,15 @@ class Alerts:
         self._clock = clock
         self._tried = -_RETRY_S
 
-    def tell(self, state: WatchState, kind: str, text: str) -> None:
-        """Write an alert down, and send it unless one of its kind was sent lately.
+    def alert(self, state: WatchState, kind: str, text: str) -> None:
+        """Write an alert down, and send it unless one of its kind was sent within the last `every_s` seconds.
 
         Raises:
             OSError: From the disk.
         """
         now = self._clock()
         last = state.sent.get(kind)
-        is_sent = last is None or not 0 <= now - last < self._every_s  # a clock that went back holds nothing up
+        is_sent = last is None or not 0 <= now - last < self._every_s  # a clock that went back delays nothing
         line = {"time": round(now, 3), "kind": kind, "text": text, "sent": is_sent and bool(self._places)}
         append_lines(self._path, [json.dumps(line, ensure_ascii=False)])
         if not is_sent:
@@ -60,9 +68,9 @@ class Alerts:
         self.deliver(state)
 
     def deliver(self, state: WatchState, *, is_last: bool = False) -> None:
-        """Send the alerts that wait, again a minute after a failure. One place that takes an alert is enough.
+        """Send the waiting alerts, again a minute after a failure. Delivery to one place is enough.
 
-        `is_last` if nobody will try again: then it is tried at once.
+        `is_last` if there will be no later call: then they are tried at once.
         """
         now = self._clock()
         is_too_soon = 0 <= now - self._tried < _RETRY_S and not is_last

@@ -17,14 +17,14 @@ from harness.watch.watcher_events import WatcherEvents
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
-    """The ways in which a watcher acts."""
+    """The outputs of a watcher."""
 
     events: WatcherEvents
     alerts: Alerts
-    say: Callable[[str], None]
-    """Writes a line to the terminal."""
+    show: Callable[[str], None]
+    """Prints a line to the terminal."""
     may_command: bool = True
-    """Whether the watcher may give commands; otherwise it only writes events and alerts."""
+    """True if the watcher may give commands; otherwise it only writes events and alerts."""
 
 
 @dataclass
@@ -35,20 +35,20 @@ class Announcer:
     state: WatchState
     outputs: Outputs
     is_history: bool
-    """While the run's past is read, nobody is alerted of it."""
+    """True while the run's past is read. Nobody is alerted of the past."""
 
     def event(self, event_id: str, event: StepEvent) -> bool:
         """Write an event of the watcher; return False if one of this id was written before."""
         return self.outputs.events.write(f"{self.state.attempt}-{event_id}", event)
 
-    def tell(self, kind: str, text: str) -> None:
-        """Alert people, unless the run's past is being read."""
+    def alert(self, kind: str, text: str) -> None:
+        """Alert people and print the text, unless the run's past is being read."""
         if not self.is_history:
-            self.outputs.say(text)
-            self.outputs.alerts.tell(self.state, kind, text)
+            self.outputs.show(text)
+            self.outputs.alerts.alert(self.state, kind, text)
 
     def verdict(self, verdict: Verdict) -> None:
-        """Write a verdict down, and alert people of those that matter."""
+        """Write a verdict down as an event, and alert people of the important ones."""
         seen = Seen(
             kind="spike" if verdict.kind == "confirmed" else verdict.kind,
             attempt=self.state.attempt,
@@ -63,13 +63,13 @@ class Announcer:
         if not self.event(f"{verdict.kind}-{verdict.channel}-{verdict.start}", seen):
             return
         if verdict.kind == "non-finite":
-            self.tell("spike", f"loss of {verdict.channel} is not finite at step {verdict.start}")
+            self.alert("spike", f"loss of {verdict.channel} is not finite at step {verdict.start}")
         elif verdict.kind == "confirmed":
             moved = f"moved {verdict.direction} at step {verdict.start} ({verdict.height:+.3f} nats)"
-            self.tell("spike", f"loss of {verdict.channel} {moved}")
+            self.alert("spike", f"loss of {verdict.channel} {moved}")
 
     def command(self, name: str, request: AnyRequest, reason: str) -> bool:
-        """Give a command, unless the watcher may only look; return whether it waits to be answered."""
+        """Give a command, unless the watcher may only look; return whether it waits for an answer."""
         if not self.outputs.may_command:
             return False
         return give_once(self.run_dir, name, request, reason) or not is_answered(self.run_dir, name)

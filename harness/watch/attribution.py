@@ -1,9 +1,9 @@
-"""Data or model: what evidence says about the cause of an episode (pure, but for reading the file).
+"""Decides from evidence whether the data or the model caused an episode (pure, except for reading the file).
 
-All samples of the evidence were computed with the same weights, some from steps before the onset. If those of the
-episode still lose otherwise than those before it, the data differ; if all lose alike, the model has changed. Data that
-are merely harder are no reason to skip them: an episode is traced to dirty documents only where samples that look like
-dirt make up most of the difference.
+All samples of the evidence were computed with the same weights, some of them from steps before the onset. If the
+samples of the episode still have other losses than those before it, the data differ. If all have similar losses, the
+model has changed. Hard data alone are not a reason to skip them: an episode is traced to dirty documents only if
+samples that look like dirt make up most of the difference.
 """
 
 from __future__ import annotations
@@ -18,19 +18,20 @@ from statistics import median
 from harness.errors import DataError
 
 GARBLED_NATS = 2.5
-"""A sample this much worse than its channel's usual one is not merely hard: it cannot be foretold at all. Clean text of
-another language than the channel's last steps was up to 1.8 worse (decision 0012)."""
+"""A sample whose loss is this far above the usual one of its channel is not just hard but unpredictable. Clean text of
+another language than the channel's last steps was up to 1.8 above (decision 0012)."""
 ONE_TOKEN_SHARE = 0.5
 REPEATED_SHARE = 0.5
 NEWLINE_SHARE = 0.5
 UNREADABLE_SHARE = 0.05
 _ABOVE_USUAL = 0.2
-"""A share counts as a sign only if it is this much above the largest one among the samples before the onset, or, in a
-channel that always looks like this, not at all."""
+"""A share counts as a sign only if it exceeds the largest one among the samples before the onset by this much. So it
+never counts in a channel whose samples always look like that."""
 EXPLAINED_SHARE = 0.5
-"""Dirty samples make up at least this share of the difference."""
+"""Share of the difference that dirty samples must make up."""
 LEAST_SHIFT_SHARE = 0.25
-"""Less of the height than this left with the weights of now: the data do not explain it."""
+"""Share of the height below which the difference with the current weights shows that the data do not explain the
+episode."""
 _NUM_NAMED = 20
 
 
@@ -53,8 +54,8 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Guilty:
-    """A sample that looks like dirt, and why."""
+class DirtySample:
+    """A sample that looks like dirt, with the sign."""
 
     sample: Sample
     sign: str
@@ -62,18 +63,18 @@ class Guilty:
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution:
-    """What evidence says about an episode."""
+    """The result of weighing evidence of an episode."""
 
     dirty: bool
-    """Whether dirty documents are the cause."""
+    """True if dirty documents are the cause."""
     text: str
-    guilty: tuple[Guilty, ...] = ()
+    dirty_samples: tuple[DirtySample, ...] = ()
     """The worst first."""
 
     def documents(self) -> list[dict[str, object]]:
-        """The documents behind the guilty samples, part by part, the worst samples first."""
+        """Return the documents of the dirty samples, part by part, the worst samples first."""
         by_part: dict[tuple[str, str], dict[int, None]] = {}
-        for each in self.guilty:
+        for each in self.dirty_samples:
             known = by_part.setdefault((each.sample.channel, each.sample.part), {})
             known |= dict.fromkeys(each.sample.documents)
         return [
@@ -83,10 +84,10 @@ class Attribution:
 
 
 def read_evidence(path: Path) -> list[Sample]:
-    """The samples of an evidence file.
+    """Return the samples in an evidence file.
 
     Raises:
-        DataError: The file is missing or is no evidence of the samples of steps.
+        DataError: The file is missing or does not hold evidence of the samples of steps.
     """
     try:
         return [_sample(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -100,11 +101,11 @@ def read_evidence(path: Path) -> list[Sample]:
 def attribute(
     samples: Sequence[Sample], *, channel: str | None, direction: str, start: int, height: float
 ) -> Attribution:
-    """The cause of an episode that began at step `start`.
+    """Return the cause of an episode that began at step `start`.
 
     Args:
         samples: Evidence of steps before and after the onset.
-        channel: Whose loss moved; None for the total.
+        channel: Channel whose loss moved; None for the total.
         direction: `up` or `down`.
         start: First step of the episode.
         height: Largest distance from the forecast, in nats; 0 where the loss was not finite.
@@ -112,10 +113,10 @@ def attribute(
     watched = [sample for sample in samples if channel is None or sample.channel == channel]
     before = [sample for sample in watched if sample.step < start and math.isfinite(sample.loss)]
     within = [sample for sample in watched if sample.step >= start]
-    broken = [Guilty(sample=sample, sign="its loss is not finite") for sample in within if math.isnan(sample.loss)]
+    broken = [DirtySample(sample=sample, sign="its loss is not finite") for sample in within if math.isnan(sample.loss)]
     if broken:
         return Attribution(
-            dirty=True, text=f"{len(broken)} samples have a loss that is not finite", guilty=tuple(broken)
+            dirty=True, text=f"{len(broken)} samples have a loss that is not finite", dirty_samples=tuple(broken)
         )
     if not before or not within:
         return Attribution(dirty=False, text="there are no samples to compare with")
@@ -131,22 +132,22 @@ def attribute(
             text=f"with the weights of now these samples differ by {sign * shift:+.2f} nats from those before: the "
             "model has changed, not the data",
         )
-    guilty = _guilty(compared, before, usual, sign)
-    explained = math.fsum(moved[each.sample.position] for each in guilty) / num_tokens
-    if not guilty or explained < EXPLAINED_SHARE * shift:
+    dirty_samples = _dirty_samples(compared, before, usual, sign)
+    explained = math.fsum(moved[each.sample.position] for each in dirty_samples) / num_tokens
+    if not dirty_samples or explained < EXPLAINED_SHARE * shift:
         text = f"these samples differ by {sign * shift:+.2f} nats from those before, but do not look like dirt"
         return Attribution(dirty=False, text=text)
-    ordered = sorted(guilty, key=lambda each: -moved[each.sample.position])
+    ordered = sorted(dirty_samples, key=lambda each: -moved[each.sample.position])
     return Attribution(
         dirty=True,
-        text=f"{len(guilty)} of {len(compared)} samples look like dirt ({ordered[0].sign}) and make up "
+        text=f"{len(dirty_samples)} of {len(compared)} samples look like dirt ({ordered[0].sign}) and make up "
         f"{100 * min(1.0, explained / shift):.0f} % of a difference of {sign * shift:+.2f} nats",
-        guilty=tuple(ordered),
+        dirty_samples=tuple(ordered),
     )
 
 
 def named(attribution: Attribution) -> str:
-    """The guilty documents in words, as far as they fit in a line."""
+    """Return the dirty documents in words, as many as fit on a line."""
     texts = []
     for found in attribution.documents():
         numbers = found["documents"]
@@ -157,19 +158,21 @@ def named(attribution: Attribution) -> str:
     return "; ".join(texts)
 
 
-def _guilty(compared: Iterable[Sample], before: Sequence[Sample], usual: dict[str, float], sign: int) -> list[Guilty]:
-    """The samples that show a sign of dirt and moved in the direction of the episode."""
+def _dirty_samples(
+    compared: Iterable[Sample], before: Sequence[Sample], usual: dict[str, float], sign: int
+) -> list[DirtySample]:
+    """Return the samples that show a sign of dirt and moved in the direction of the episode."""
     found = []
     for sample in compared:
         if sign * (sample.loss - usual[sample.channel]) <= 0:
             continue
         if text := _sign(sample, [each for each in before if each.channel == sample.channel], usual[sample.channel]):
-            found.append(Guilty(sample=sample, sign=text))
+            found.append(DirtySample(sample=sample, sign=text))
     return found
 
 
 def _sign(sample: Sample, before: Sequence[Sample], usual_loss: float) -> str | None:
-    """What looks like dirt in a sample, None where nothing does."""
+    """Return the sign of dirt in a sample, in words, or None."""
     shares = (
         ("newline_share", NEWLINE_SHARE, "line breaks"),
         ("one_token_share", ONE_TOKEN_SHARE, "one token"),
@@ -193,7 +196,7 @@ def _sample(fields: dict[str, object]) -> Sample:
 
     documents = fields["documents"]
     if not isinstance(documents, list):
-        raise TypeError("documents is no list")
+        raise TypeError("documents is not a list")
     return Sample(
         step=int(number("step")),
         position=int(number("position")),

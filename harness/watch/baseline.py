@@ -1,6 +1,6 @@
-"""What one noisy curve should do next, and how far from it is far: level, slope, scale and tails from past values only.
+"""Forecast of one noisy curve, and the size of its noise: level, slope, scale and tails from past values only.
 
-Three level-and-slope filters of different speed run side by side; the one whose recent forecasts were best speaks. In
+Three level-and-slope filters of different speed run side by side, and the one with the best recent forecasts counts. In
 early training, where the loss falls steeply, that is a fast one; later a slow one, which is less noisy. Every update is
 clipped (Huber), so that an outlier moves nothing by more than an ordinary value would.
 
@@ -14,31 +14,32 @@ import math
 from dataclasses import dataclass, field
 
 GAINS = (0.05, 0.15, 0.4)
-"""Share of a surprise that each filter takes into its level; the slope takes gain² / 4 (critically damped)."""
+"""Share of a residual that each filter adds to its level. The slope takes gain² / 4 (critically damped)."""
 _SCALE_GAIN = 1 / 64
-"""WatchState of each filter's mean absolute residual, which also decides who speaks."""
+"""Gain of each filter's mean absolute residual, by which the filter that counts is chosen."""
 _LONG_SCALE_GAIN = 1 / 400
-"""WatchState of the steady scale: 400 values know the noise to 2.5 %, 64 to 6 %."""
+"""Gain of the long-term scale. 400 values give the noise to 2.5 %, 64 values to 6 %."""
 _SCALE_TRUST = 1.12
-"""The steady scale may differ from the recent one by this factor, no more: noise may change."""
+"""Maximum factor between the long-term and the recent scale, because the noise may change."""
 _YOUNG = 8.0
-"""While young, a memory spans 1 / 8 of the values seen: the first, steep part of a run is soon forgotten."""
+"""After few values the averages span 1 / 8 of the values seen, so that the first, steep part of a run is soon
+forgotten."""
 YOUNG_VALUES = 20
-"""So many values after a start are taken as they are, without clipping: nothing is known yet."""
+"""Number of values after a start that are taken without clipping, because the noise is not known yet."""
 LEAST_SIGMA = 5e-4
-"""Nats. A curve is never thought to be less noisy than this (16 M tokens per step have about 3e-3)."""
+"""Minimum standard deviation that is assumed for a curve, in nats. 16 M tokens per step have about 3e-3."""
 _HUBER = 2.0
-"""Residuals beyond so many scales move level and slope as if they were here."""
+"""Residuals beyond this many scales move level and slope as if they were this large."""
 _SCALE_CLIP = 2.5
-"""Residuals beyond so many scales count as so many in the scale."""
+"""Residuals beyond this many scales count as this many in the scale."""
 _MEAN_ABSOLUTE = 0.7939
 """E[min(|z|, 2.5)] of a standard normal z: turns a clipped mean absolute residual into a standard deviation."""
 _BETTER = 0.97
-"""A filter takes over only if its residuals are this much smaller."""
+"""Another filter is chosen only if its residuals are smaller by this factor."""
 _SLOPE_KEPT = 0.97
-"""What is left of the slope per value while the curve is off its baseline and nothing is learnt."""
+"""Factor on the slope per value while the curve is off its baseline and nothing is learnt."""
 _TAIL_STARTS = 2.5
-"""Residuals beyond so many scales are the tail."""
+"""Residuals beyond this many scales belong to the tail."""
 _TAIL_SHARE, _TAIL_EXCESS = 0.0065, 0.34
 """A normal curve's tail: share of values beyond 2.5 scales on one side, and how far beyond on average."""
 _TAIL_SHARE_GAIN, _TAIL_EXCESS_GAIN, _TAIL_CAP = 1 / 1000, 1 / 64, 5.0
@@ -56,9 +57,9 @@ class Filter:
     """Clipped mean absolute residual, in nats times the square root of tokens."""
 
     def learn(self, value: float, root_weight: float, share: float, spread_gain: float, clip: float) -> float:
-        """Take one value in, with `share` (0 … 1) of the usual gain; returns its weighted absolute residual.
+        """Update with one value, with `share` (0 … 1) of the usual gain; return its weighted absolute residual.
 
-        `clip` widens the limits beyond which a residual counts as if it were there.
+        Residuals beyond a limit count as if they were at the limit; `clip` widens the limits.
         """
         forecast = self.level + self.slope
         residual = value - forecast
@@ -79,18 +80,18 @@ class Filter:
 
 @dataclass(slots=True)
 class Tail:
-    """How heavy one side of the noise is: an exponential tail beyond 2.5 scales."""
+    """An exponential tail beyond 2.5 scales, on one side of the noise."""
 
     share: float = _TAIL_SHARE
     excess: float = _TAIL_EXCESS
 
     def learn(self, z: float) -> None:
-        """Take in one standardized residual beyond the start of this tail."""
+        """Update with one standardized residual beyond the start of this tail."""
         self.share += _TAIL_SHARE_GAIN
         self.excess += _TAIL_EXCESS_GAIN * (min(z - _TAIL_STARTS, _TAIL_CAP) - self.excess)
 
     def exceeded_once_in(self, num_values: float) -> float:
-        """The size that one value in `num_values` exceeds if the tail goes on as it began."""
+        """Return the size that one value in `num_values` exceeds, if the tail goes on exponentially."""
         return _TAIL_STARTS + self.excess * math.log(max(1.0, self.share * num_values))
 
 
@@ -104,7 +105,7 @@ class Baseline:
     num_values: int = 0
     """Values learnt since the start or the last `relearn`."""
     long_spread: float = 0.0
-    """Clipped mean absolute residual of the forecasts that counted, long state."""
+    """Clipped mean absolute residual of the forecasts that counted, over many values."""
     mean_weight: float = 0.0
     """Usual number of tokens behind a value."""
     up: Tail = field(default_factory=Tail)
@@ -116,12 +117,15 @@ class Baseline:
 
     @property
     def forecast(self) -> float:
-        """What the next value should be."""
+        """Forecast of the next value."""
         speaker = self.filters[self.speaker]
         return speaker.level + speaker.slope
 
     def judge(self, value: float, weight: float) -> float:
-        """How many standard deviations `value`, backed by `weight` tokens, is off; sets `residual` and `sigma`."""
+        """Return how many standard deviations `value`, backed by `weight` tokens, is off.
+
+        Sets `residual` and `sigma`.
+        """
         speaker = self.filters[self.speaker]
         recent = speaker.spread
         spread = self.long_spread
@@ -135,7 +139,7 @@ class Baseline:
         return residual / sigma if self.num_values > 1 else 0.0
 
     def learn(self, value: float, weight: float, z: float) -> None:
-        """Take in an ordinary value, `z` being what `judge` said of it."""
+        """Update with an ordinary value; `z` is the result of `judge` for it."""
         self.num_values += 1
         if self.num_values <= 2:
             self._start(value, weight)
@@ -164,19 +168,19 @@ class Baseline:
             self.down.learn(-z)
 
     def _learn_long_spread(self, size: float, root_weight: float, young: float, clip: float) -> None:
-        """Take the residual of the forecast that counted into the steady scale."""
+        """Update the long-term scale with the residual of the forecast that counted."""
         cap = clip * _SCALE_CLIP * max(self.long_spread / _MEAN_ABSOLUTE, LEAST_SIGMA * root_weight)
         gain = young if young > _LONG_SCALE_GAIN else _LONG_SCALE_GAIN
         self.long_spread += gain * ((size if size < cap else cap) - self.long_spread)
 
     def hold(self) -> None:
-        """Let a strange value pass without learning from it; the trend goes on and fades."""
+        """Pass over a strange value without learning from it. The trend goes on and fades."""
         for each in self.filters:
             each.level += each.slope
             each.slope *= _SLOPE_KEPT
 
     def relearn(self, level: float | None = None) -> None:
-        """Forget the trend and trust new values quickly, from `level` on if it is given; the scale is a first guess."""
+        """Forget the trend and learn new values quickly, from `level` on if given. The scale stays as a first guess."""
         self.num_values = min(self.num_values, int(_YOUNG))
         for each in self.filters:
             each.slope = 0.0
@@ -185,7 +189,7 @@ class Baseline:
         self.speaker = len(GAINS) - 1
 
     def _start(self, value: float, weight: float) -> None:
-        """The first two values: a level, and a first idea of the scale."""
+        """Set level and scale from the first two values."""
         spread = abs(value - self.filters[0].level) * math.sqrt(weight) if self.num_values == 2 else 0.0
         for each in self.filters:
             each.level, each.slope, each.spread = value, 0.0, spread

@@ -1,7 +1,7 @@
 """One curve watched at three speeds: value by value, in blocks of 16 and in blocks of 128.
 
-A fall that takes thirty steps, or a rise that takes a thousand, is never strange from one value to the next. The mean
-of a block has a quarter (an eleventh) of the noise and sixteen (128) times the move, so that the same rule sees it.
+A fall over thirty steps, or a rise over a thousand, is never strange from one value to the next. The mean of a block of
+16 (of 128) values has a quarter (an eleventh) of the noise and 16 (128) times the move, so the same rule detects it.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ BLOCK_SETTINGS = SeriesSettings(
     start_after_values=12,
     pile_limit=1e9,  # blocks are few: two of four are soon enough
 )
-"""Blocks of 16: what they see is suspect, then confirmed, like single values."""
+"""For blocks of 16. They report suspect, then confirmed, like single values."""
 DRIFT_SETTINGS = replace(BLOCK_SETTINGS, accept_after_values=4)
-"""Blocks of 128: what they see is drift."""
+"""For blocks of 128. They report drift."""
 _VALUES_PER_BLOCK, _BLOCKS_PER_DRIFT_BLOCK = 16, 8
 _CLIP = 4.0
-"""Single values count in a block's mean as if they were at most so many standard deviations off."""
+"""Single values count in a block's mean as if they were at most this many standard deviations off."""
 
 
 class Mean(NamedTuple):
@@ -37,7 +37,7 @@ class Mean(NamedTuple):
 
 @dataclass(slots=True)
 class Block:
-    """Values being gathered, and the series of the means so far."""
+    """A block that is being filled, and the series of the means of full blocks."""
 
     size: int
     series: Series
@@ -46,7 +46,7 @@ class Block:
     weight: float = 0.0
 
     def add(self, value: float, weight: float) -> Mean | None:
-        """Takes a value in; the mean when the block is full."""
+        """Add a value; return the mean when the block is full."""
         self.num_values += 1
         self.weighted_sum += value * weight
         self.weight += weight
@@ -57,18 +57,18 @@ class Block:
         return mean
 
     def clear(self) -> None:
-        """Drops the values gathered so far."""
+        """Drop the values of the unfinished block."""
         self.num_values, self.weighted_sum, self.weight = 0, 0.0, 0.0
 
     def relearn(self, level: float | None) -> None:
-        """Drops what was gathered and learns the series' level anew."""
+        """Drop the unfinished block and learn the series' level anew."""
         self.clear()
         self.series.relearn(level)
 
 
 @dataclass(slots=True)
 class Curve:
-    """The watched state of one curve at every speed. A slower one looks only while the faster ones see nothing."""
+    """The watched state of one curve at every speed. A slower one observes only while the faster ones are quiet."""
 
     values: Series
     blocks: Block
@@ -76,7 +76,7 @@ class Curve:
 
     @classmethod
     def of(cls, channel: str) -> Curve:
-        """A curve of which nothing is known yet."""
+        """Return a curve without any values yet."""
         return cls(
             values=Series(channel),
             blocks=Block(_VALUES_PER_BLOCK, Series(channel)),
@@ -86,7 +86,7 @@ class Curve:
     def observe(
         self, step: int, value: float, weight: float, settings: SeriesSettings, witnessed: bool = False
     ) -> list[Verdict]:
-        """Judges one finite value at every speed; returns what became true with it."""
+        """Judge one finite value at every speed; return the new verdicts."""
         fast = self.values
         was_open = fast.episode is not None
         verdicts = fast.observe(step, value, weight, settings, witnessed)
@@ -104,25 +104,25 @@ class Curve:
         return verdicts + of_blocks if of_blocks else verdicts
 
     def open_episodes(self) -> list[OpenEpisode]:
-        """What is off now, by value or by block; drift is not an episode."""
+        """Return the open episodes, by value or by block. Drift is not an episode."""
         episodes = (self.values.open_episode(), self.blocks.series.open_episode())
         return [episode for episode in episodes if episode is not None]
 
     def rewind(self) -> None:
-        """Drops what is open and half gathered: the run went back to an earlier step."""
+        """Drop the open episodes and the unfinished blocks: the run went back to an earlier step."""
         self.values.rewind()
         for block in (self.blocks, self.drift):
             block.clear()
             block.series.rewind()
 
     def relearn(self) -> None:
-        """Re-baselines: something was changed on purpose."""
+        """Learn all levels anew: something was changed on purpose."""
         self.values.relearn()
         self.blocks.relearn(None)
         self.drift.relearn(None)
 
     def _observe_blocks(self, step: int, value: float, weight: float) -> list[Verdict]:
-        """Lets the slower speeds look at a value that was not strange by itself."""
+        """Let the slower speeds observe a value that was not strange by itself."""
         slow = self.blocks.series
         was_open = slow.episode is not None
         block = self.blocks.add(value, weight)

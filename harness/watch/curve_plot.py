@@ -22,7 +22,7 @@ _PANEL_INCHES = (14.0, 3.2)
 
 
 def draw(rehearsals: Mapping[str, Rehearsal], labels: Mapping[str, Sequence[Label]], path: Path) -> None:
-    """One panel per curve, as a PNG.
+    """Draw one panel per curve to a PNG.
 
     Raises:
         UsageError: matplotlib is not installed, or the file cannot be written.
@@ -34,7 +34,7 @@ def draw(rehearsals: Mapping[str, Rehearsal], labels: Mapping[str, Sequence[Labe
 
 
 def _draw_curve(axis: Any, name: str, rehearsal: Rehearsal, labels: Sequence[Label]) -> None:  # noqa: ANN401
-    """A loss with grey bands for labelled events, marks for verdicts and arrows for rollbacks."""
+    """Draw a loss with grey bands for labelled events, marks for verdicts and lines for rollbacks."""
     axis.plot(rehearsal.steps, rehearsal.losses, linewidth=0.5, color="tab:blue")
     for label in labels:
         axis.axvspan(label.start, max(label.end, label.start + 1), color="0.8", zorder=0)
@@ -56,7 +56,7 @@ def _draw_curve(axis: Any, name: str, rehearsal: Rehearsal, labels: Sequence[Lab
 
 
 def _limits(losses: Sequence[float]) -> tuple[float, float]:
-    """Of all but the first, steep twentieth of a curve, with some air."""
+    """Return the limits of the loss axis, from all but the first, steep twentieth of a curve, with a margin."""
     finite = [loss for loss in losses[len(losses) // 20 :] if math.isfinite(loss)] or [0.0, 1.0]
     low, high = min(finite), max(finite)
     air = 0.05 * (high - low) or 0.1

@@ -1,4 +1,4 @@
-"""`harness watch`: looks at a run again and again until it has ended, one watcher per run."""
+"""`harness watch`: looks at a run repeatedly until it has ended. A run has one watcher at a time."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ def watch(  # noqa: PLR0913 (what the command line gives)
     once: bool,
     may_command: bool,
     alert_urls: Sequence[str],
-    say: Callable[[str], None],
+    show: Callable[[str], None],
     metrics_at: Address | None = None,
     config_file: Path | None = None,
 ) -> None:
-    """Watches a run until it has ended, until it is told to leave, or for one look.
+    """Watch a run until it has ended or a signal arrives, or for one look.
 
-    `config_file` is where its configuration stands if that of the directory is not yet the one of this launch.
+    `config_file` is the file of the configuration, if the one in the directory is not yet that of this launch.
 
     Raises:
-        UsageError: There is no such run, an alert has nowhere to go, or numbers cannot be served at `metrics_at`.
+        UsageError: There is no such run, an alert cannot be delivered, or metrics cannot be served at `metrics_at`.
         RunInUseError: Another watcher watches it.
     """
     if not run_dir.config.is_file():
         raise UsageError(
-            f"{run_dir.root} is no run directory: there is no config.yaml in it; "
+            f"{run_dir.root} is not a run directory: there is no config.yaml in it; "
             "give the directory that training printed at its start, such as runs/NAME"
         )
     config = load_config(config_file or run_dir.config)
@@ -67,22 +67,22 @@ def watch(  # noqa: PLR0913 (what the command line gives)
         run_dir.watch.mkdir(exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make {run_dir.watch}: {error.strerror}; only the user who trains may watch") from None
-    with _alone(run_dir):
+    with _holding_lock(run_dir):
         state = load_state(run_dir.watch / "state.json")
         alerts = Alerts(run_dir.watch / "alerts.jsonl", config.run.name, places, settings.alert_every_s)
-        outputs = Outputs(events=WatcherEvents(run_dir.events), alerts=alerts, say=say, may_command=may_command)
+        outputs = Outputs(events=WatcherEvents(run_dir.events), alerts=alerts, show=show, may_command=may_command)
         watcher = Watcher(run_dir, config, state or WatchState(), outputs, is_anew=state is None)
-        say(f"watching {run_dir.root}: {_intention(config, may_command)}")
+        show(f"watching {run_dir.root}: {_intention(config, may_command)}")
         if once:
             watcher.look()
-            _keep(run_dir, watcher.state, say)
+            _save(run_dir, watcher.state, show)
         else:
             with served(watcher.latest, metrics_at):
-                _Rounds(run_dir, config, watcher, outputs).go()
+                _WatchLoop(run_dir, config, watcher, outputs).run()
 
 
-class _Rounds:
-    """The loop around the looks."""
+class _WatchLoop:
+    """The loop of a watcher."""
 
     def __init__(self, run_dir: RunDir, config: Config, watcher: Watcher, outputs: Outputs) -> None:
         self._run_dir = run_dir
@@ -90,46 +90,46 @@ class _Rounds:
         self._watcher = watcher
         self._outputs = outputs
         self._alerts = outputs.alerts
-        self._say = outputs.say
-        self._last_news = time.monotonic()
+        self._show = outputs.show
+        self._last_change_s = time.monotonic()
         self._last_beat = self._last_surroundings = self._last_ranks = -_SURROUNDINGS_EVERY_S
         limit_s = config.watch.kill_hung_after_s
         self._hang_watch = None if limit_s is None else HangWatch(run_dir, limit_s)
 
-    def go(self) -> None:
-        """Goes round until the run has ended or a signal says to leave."""
+    def run(self) -> None:
+        """Look at the run until it has ended or a signal arrives."""
         with _leaving_on_signals() as leaving:
             while not leaving.is_set():
-                has_ended = self._has_ended()  # asked before the look, which then hears the last words
+                has_ended = self._has_ended()  # checked before the look, which then reads the last lines
                 self._look()
                 if has_ended:
                     state = self._watcher.state
                     with suppress(OSError):
                         self._alerts.deliver(state, is_last=True)
-                        _keep(self._run_dir, state, self._say)
-                    self._say(f"training has ended at step {state.step} with exit code {state.exit_code}")
+                        _save(self._run_dir, state, self._show)
+                    self._show(f"training has ended at step {state.step} with exit code {state.exit_code}")
                     return
                 leaving.wait(self._settings.poll_s)
 
     def _look(self) -> None:
-        """One round. A disk that fails is no reason to leave: the next round comes."""
+        """Look once. An error of the disk does not end the watcher: it tries again in the next round."""
         try:
             if self._watcher.look():
-                self._last_news = time.monotonic()
-                _keep(self._run_dir, self._watcher.state, self._say)
+                self._last_change_s = time.monotonic()
+                _save(self._run_dir, self._watcher.state, self._show)
             self._beat()
-            self._look_around()
-            self._look_for_a_hang()
+            self._check_surroundings()
+            self._check_for_hang()
         except (OSError, UsageError) as error:
-            self._say(f"warning: {error}")
+            self._show(f"warning: {error}")
 
     def _has_ended(self) -> bool:
-        """Whether the newest launch has ended, for good, and nobody holds the run."""
+        """Return whether the newest launch has ended for good and nobody holds the run's lock."""
         code = self._watcher.state.exit_code
         return code is not None and code != EXIT_REQUEUE and owner_of(self._run_dir) is None
 
     def _beat(self) -> None:
-        """The watcher's own sign of life."""
+        """Write the watcher's own heartbeat."""
         now = time.monotonic()
         if now - self._last_beat < _HEARTBEAT_EVERY_S:
             return
@@ -139,22 +139,25 @@ class _Rounds:
         said = {"step": self._watcher.state.step, "may_order": self._outputs.may_command}
         replace_file(path, json.dumps({**beat, **said}) + "\n", durable=False)
 
-    def _look_around(self) -> None:
-        """Looks at what can go wrong besides the losses."""
+    def _check_surroundings(self) -> None:
+        """Alert people if nothing is recorded any more, or the disk is nearly full."""
         now = time.monotonic()
         if now - self._last_surroundings < min(_SURROUNDINGS_EVERY_S, self._settings.stalled_after_s):
             return
         self._last_surroundings = now
         state = self._watcher.state
         is_running = state.exit_code is None
-        stalled = stall(self._run_dir, self._settings, now - self._last_news) if is_running else None
+        stalled = stall(self._run_dir, self._settings, now - self._last_change_s) if is_running else None
         for kind, text in (("stalled", stalled), ("disk", shortage(self._run_dir, self._settings))):
             if text is not None:
-                self._say(text)
-                self._alerts.tell(state, kind, text)
+                self._show(text)
+                self._alerts.alert(state, kind, text)
 
-    def _look_for_a_hang(self) -> None:
-        """Has a launch killed that hangs, if that is wanted; it is requeued as after any other failure."""
+    def _check_for_hang(self) -> None:
+        """Alert people if a launch hangs, and have it killed if the watcher may.
+
+        It is requeued like after any other failure.
+        """
         now = time.monotonic()
         if self._hang_watch is None or now - self._last_ranks < _RANKS_EVERY_S:
             return
@@ -168,8 +171,8 @@ class _Rounds:
         hung = Hung(attempt=state.attempt, step=state.step, reason=hang.text, outcome=outcome)
         if self._outputs.events.write(f"hung-{hang.launch.name}", hung):
             text = f"launch {hang.launch.name} hangs: {hang.text}; {outcome}"
-            self._say(text)
-            self._alerts.tell(state, "hung", text)
+            self._show(text)
+            self._alerts.alert(state, "hung", text)
 
 
 def _intention(config: Config, may_command: bool) -> str:
@@ -180,17 +183,17 @@ def _intention(config: Config, may_command: bool) -> str:
     return "rolling back by itself (watch.action: rollback)"
 
 
-def _keep(run_dir: RunDir, state: WatchState, say: Callable[[str], None]) -> None:
-    """Writes the memory down; if the disk refuses, the next look sees the same lines again."""
+def _save(run_dir: RunDir, state: WatchState, show: Callable[[str], None]) -> None:
+    """Save the watcher's state. If the disk refuses, the next look reads the same lines again."""
     try:
         save_state(run_dir.watch / "state.json", state)
     except OSError as error:
-        say(f"warning: cannot write {run_dir.watch / 'state.json'}: {error.strerror}")
+        show(f"warning: cannot write {run_dir.watch / 'state.json'}: {error.strerror}")
 
 
 @contextmanager
-def _alone(run_dir: RunDir) -> Iterator[None]:
-    """Holds the watcher's lock, which the kernel releases however the watcher dies."""
+def _holding_lock(run_dir: RunDir) -> Iterator[None]:
+    """Hold the watcher's lock. The kernel releases it however the watcher dies."""
     with (run_dir.watch / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,6 @@
-"""Takes an alert to people: through a command, a webhook of Feishu or DingTalk, or anything that apprise knows.
+"""Delivers an alert to people: by a command, a webhook of Feishu or DingTalk, or any service that apprise supports.
 
-Addresses hold secrets: no error text and no log shows more of one than what stands before `://`, or its host.
+Addresses hold secrets. Error texts and logs show only the part of an address before `://`, or its host.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from harness.errors import UsageError
 
 Deliver = Callable[[str], None]
-"""Takes the text of an alert to one place; raises `UndeliveredError`."""
+"""Delivers the text of an alert to one place. Raises `UndeliveredError`."""
 _COMMAND_TIMEOUT_S = 30
 _WEBHOOK_TIMEOUT_S = 10
 _FEISHU_HOSTS = ("open.feishu.cn", "open.larksuite.com")
@@ -29,11 +29,11 @@ _DINGTALK_HOSTS = ("oapi.dingtalk.com",)
 
 
 class UndeliveredError(Exception):
-    """Nobody took the alert; the text says why, without secrets."""
+    """The alert was not delivered. The text gives the reason, without secrets."""
 
 
 def deliveries(command: Sequence[str], urls_file: Path | None, more_urls: Sequence[str] = ()) -> list[Deliver]:
-    """All places that are configured.
+    """Return the deliveries to all places that are configured.
 
     Raises:
         UsageError: The file of addresses cannot be read, or apprise is needed and not installed.
@@ -44,9 +44,9 @@ def deliveries(command: Sequence[str], urls_file: Path | None, more_urls: Sequen
 
 
 class BoundedDelivery:
-    """A delivery that nobody waits for longer than `patience_s`, however slowly its place answers.
+    """A delivery that blocks its caller for at most `patience_s` seconds, however slowly the place answers.
 
-    It goes on beside the caller; who tries the same text again then hears how it ended. One is under way at a time.
+    It goes on in a thread. The next call with the same text returns its result. One delivery is under way at a time.
     """
 
     def __init__(self, deliver: Deliver, patience_s: float = 10.0) -> None:
@@ -56,10 +56,10 @@ class BoundedDelivery:
         self._problem: str | None = None
 
     def __call__(self, text: str) -> None:
-        """Delivers, or hears of the delivery that is under way.
+        """Deliver a text, or wait for the delivery that is under way.
 
         Raises:
-            UndeliveredError: Nobody took the text, or nobody has yet.
+            UndeliveredError: The text was not delivered, or not yet.
         """
         ends = time.monotonic() + self._patience_s
         while True:
@@ -125,19 +125,19 @@ def _command(command: tuple[str, ...]) -> Deliver:
     return run
 
 
-class _StaysThere(urllib.request.HTTPRedirectHandler):
-    """Follows no redirection: what an alert says is for the place that was configured."""
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: an alert is meant for the place that was configured."""
 
     def redirect_request(self, *arguments: Any) -> None:  # noqa: ANN401 (the library's signature)
-        """None: the answer itself becomes the error."""
+        """Return None, so that the answer itself becomes the error."""
         del arguments
 
 
-_OPENER = urllib.request.build_opener(_StaysThere)
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 def _post(url: str, body: dict[str, Any], code_key: str) -> None:
-    """Posts JSON. Feishu and DingTalk answer HTTP 200 even when they refuse: the body's code tells."""
+    """Post JSON. Feishu and DingTalk answer HTTP 200 even if they refuse, so the code in the body is checked."""
     host = urlsplit(url).hostname
     request = urllib.request.Request(
         url, data=json.dumps(body).encode(), headers={"Content-Type": "application/json"}, method="POST"

@@ -4,14 +4,14 @@ The total and every channel are curves of their own (`harness.watch.curve`). Two
 
 * The total is corrected for the mix. With n_c / n the channel's share of this step's tokens, r_c its usual share and
   l_c the forecast of its loss, `total - Σ (n_c / n - r_c) · l_c` moves when losses move and not when the blend does.
-* The logarithm of the gradient norm is a witness. It often jumps some steps before the loss (BLOOM-176B: four); for
+* The logarithm of the gradient norm is a witness. It often jumps some steps before the loss (BLOOM-176B: four). For
   four records after its jump the losses are suspect at 80 % of their threshold. It never alarms by itself.
 
 A planned change (phase, jump of the learning rate or of the batch size) makes every curve learn its level anew instead
-of alarming; after a resume only what was open is forgotten, because the loss should go on where it was.
+of alarming. After a resume only open episodes are forgotten, because the loss should go on where it was.
 
-The detector's state is JSON (`save`, `restore`): floats come back exactly, so that a restarted detector says what an
-uninterrupted one would have said.
+The detector's state is JSON (`save`, `restore`). Floats come back exactly, so that a restarted detector reports what an
+uninterrupted one would have reported.
 """
 
 from __future__ import annotations
@@ -33,16 +33,16 @@ WITNESS_SETTINGS = replace(VALUE_SETTINGS, most_threshold=12.0, least_jump_nats=
 """The logarithm of the gradient norm: a jump is at least a third up."""
 _WITNESS_RECORDS = 4
 _PLANNED_RATIO = 1.3
-"""Learning rate and batch size change by more than this from one record to the next only on purpose."""
+"""A larger change of learning rate or batch size from one record to the next happens only on purpose."""
 _LEARN_SHARES_RECORDS = 32
-"""The usual shares of the channels are the mean over so many records after a start or a planned change."""
+"""Number of records after a start or a planned change over which the usual shares of the channels are averaged."""
 _LEAST_TOKENS_SHARE = 0.2
-"""A channel-step with less than this share of its usual tokens is not judged."""
+"""A channel is not judged in a step in which it has less than this share of its usual tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LossRecord:
-    """What the detector needs of one logged step. What is not known is None or absent."""
+    """The input of the detector for one logged step. Unknown values are None or absent."""
 
     step: int
     loss: float | None
@@ -59,14 +59,14 @@ class LossRecord:
 
 @dataclass(slots=True)
 class DetectorState:
-    """Everything the detector remembers."""
+    """The state of the detector between two records."""
 
     curves: dict[str, Curve] = field(default_factory=dict)
     witness: Series = field(default_factory=lambda: Series("grad_norm"))
     usual_shares: dict[str, float] = field(default_factory=dict)
     num_shares: int = 0
     not_finite: list[str] = field(default_factory=list)
-    """Curves whose last value was not finite: said once, until they are finite again."""
+    """Curves whose last value was not finite. This is reported once, until they are finite again."""
     step: int | None = None
     attempt: int = 0
     phase: str | None = None
@@ -89,11 +89,11 @@ class Detector:
         self._state = DetectorState()
 
     def save(self) -> str:
-        """The state as one line of JSON."""
+        """Return the state as one line of JSON."""
         return json.dumps({"format": _FORMAT, "state": _STATE.dump_python(self._state)}, allow_nan=False)
 
     def restore(self, text: str) -> None:
-        """Goes on from a saved state.
+        """Go on from a saved state.
 
         Raises:
             ValueError: The text is not a state that this version wrote.
@@ -104,7 +104,7 @@ class Detector:
         self._state = _STATE.validate_python(document["state"])
 
     def observe(self, record: LossRecord) -> list[Verdict]:
-        """Judges one record; returns what became true with it, usually nothing."""
+        """Judge one record; return the new verdicts, usually none."""
         state = self._state
         tokens = float(sum(record.tokens.values()))
         self._notice_changes(record, tokens)
@@ -122,7 +122,7 @@ class Detector:
         return verdicts
 
     def rebaseline(self) -> None:
-        """Learns every level anew: something was changed on purpose. Called by itself for what the records show."""
+        """Learn every level anew: something was changed on purpose. Also called for changes that the records show."""
         state = self._state
         for curve in state.curves.values():
             curve.relearn()
@@ -130,13 +130,13 @@ class Detector:
         state.num_shares = 0
 
     def open_episodes(self) -> list[OpenEpisode]:
-        """What is off its baseline now, the total last."""
+        """Return the open episodes, those of the total last."""
         return [episode for curve in self._state.curves.values() for episode in curve.open_episodes()]
 
     def _judge(
         self, channel: str, loss: float, weight: float, step: int, settings: SeriesSettings, witnessed: bool
     ) -> list[Verdict]:
-        """Judges the loss of one channel or of the total."""
+        """Judge the loss of one channel or of the total."""
         state = self._state
         if not math.isfinite(loss):
             if channel in state.not_finite:
@@ -156,7 +156,7 @@ class Detector:
         return curve.observe(step, loss, weight, settings, witnessed)
 
     def _ask_witness(self, record: LossRecord) -> bool:
-        """Whether the gradient norm jumped up within the last records."""
+        """Return whether the gradient norm jumped up within the last records."""
         norm = record.grad_norm
         if norm is None or norm <= 0.0:
             return False
@@ -170,7 +170,7 @@ class Detector:
         return largest >= WITNESS_SETTINGS.least_threshold and largest >= witness.threshold(1, WITNESS_SETTINGS)
 
     def _mix_excess(self, record: LossRecord, tokens: float) -> float:
-        """By how much the total is higher only because this step's channels are not mixed as usual."""
+        """Return the part of the total that comes only from this step's unusual mix of channels."""
         if tokens <= 0.0:
             return 0.0
         state = self._state
@@ -189,7 +189,7 @@ class Detector:
         return excess
 
     def _notice_changes(self, record: LossRecord, tokens: float) -> None:
-        """Re-baselines after a planned change; forgets what was open after a resume."""
+        """Learn levels anew after a planned change; forget open episodes after a resume."""
         state = self._state
         if state.step is not None:
             changed = (
@@ -213,7 +213,7 @@ class Detector:
 
 
 def _jumped(before: float | None, now: float | None) -> bool:
-    """Whether a setting changed by more than a schedule would change it."""
+    """Return whether a setting changed by more than a schedule would change it."""
     if not before or not now or before < 0.0 or now < 0.0:
         return False
     return now > before * _PLANNED_RATIO or before > now * _PLANNED_RATIO

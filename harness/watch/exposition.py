@@ -1,8 +1,8 @@
-"""The last numbers of a run for Prometheus, at `http://127.0.0.1:PORT/metrics` while the watcher runs.
+"""Serves the last metrics of a run to Prometheus, at `http://127.0.0.1:PORT/metrics` while the watcher runs.
 
 Every metric of `metrics.jsonl` is a gauge, `train/lm_loss/zh` for instance
-`harness_train_lm_loss{run="tiny",channel="zh"}`; the loss over all channels has the channel `total`. What the watcher
-knows is added: open episodes, rollbacks, and whether training lives.
+`harness_train_lm_loss{run="tiny",channel="zh"}`; the loss over all channels has the channel `total`. The watcher adds
+the open episodes, the number of rollbacks, and whether training runs.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _NOT_IN_NAMES = re.compile(r"[^a-z0-9_]")
 
 @dataclass(frozen=True)
 class Address:
-    """Where numbers are served."""
+    """Address on which metrics are served."""
 
     port: int
     host: str = LOOPBACK
-    """Only this machine can ask, unless another one is given: there is no password."""
+    """Loopback by default, so that only this machine can read them: there is no password."""
 
 
 @dataclass(kw_only=True)
 class Latest:
-    """What is served; the watcher puts new values in after every look."""
+    """The values that are served. The watcher updates them after every look."""
 
     run: str
     record: StepRecord | None = None
@@ -51,7 +51,7 @@ class Gauges:
 
 
 def gauges(latest: Latest) -> dict[str, Gauges]:
-    """Every metric by its Prometheus name (pure)."""
+    """Return every metric by its Prometheus name (pure)."""
     found: dict[str, Gauges] = {}
 
     def put(name: str, value: float, **labels: str) -> None:
@@ -79,10 +79,10 @@ def gauges(latest: Latest) -> dict[str, Gauges]:
 
 @contextmanager
 def served(latest: Latest, address: Address | None) -> Iterator[None]:
-    """Serves the values until the end of the `with` block; without an address it does nothing.
+    """Serve the values until the end of the `with` block. Does nothing without an address.
 
     Raises:
-        UsageError: prometheus-client is not installed, or nobody can listen there.
+        UsageError: prometheus-client is not installed, or the address cannot be listened on.
     """
     if address is None:
         yield
@@ -112,14 +112,14 @@ def served(latest: Latest, address: Address | None) -> Iterator[None]:
 
 
 class _Collector:
-    """Makes what is known now into Prometheus' own objects, whenever somebody asks."""
+    """Converts the latest values to Prometheus' objects for every request."""
 
     def __init__(self, latest: Latest, family: Any) -> None:  # noqa: ANN401 (a class of the library)
         self._latest = latest
         self._family = family
 
     def collect(self) -> Iterator[Any]:
-        """Called by the library for every request."""
+        """Yield one metric family per gauge. The library calls this for every request."""
         for name, gauge in gauges(self._latest).items():
             labels: Mapping[str, str] = dict(next(iter(gauge.values)))
             family = self._family(name, f"of {self._latest.run}, see docs/operations.md", labels=list(labels))

@@ -1,7 +1,7 @@
-"""Whether a launch hangs: no rank has come any further for too long. Time is counted by the watcher's own clock.
+"""Detects a hanging launch: no rank has made progress for too long, by the watcher's own clock.
 
-A rank that waits in a collective goes on giving signs of life, and in a hang all wait for the ranks that have come
-least far. So what is looked at is whether anybody enters another phase or another step.
+A rank that waits in a collective still writes heartbeats, and in a hang all wait for the ranks with the least progress.
+So the rule is whether any rank enters another activity or another step.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from harness.run.lock import owner_of
 from harness.run.paths import RunDir
 
 LONG_FACTOR = 4.0
-"""Phases that take long without any sign of progress may take so many times as long."""
-_LONG_PHASES = (Activity.START, Activity.LOAD, Activity.EVALUATE, Activity.SAVE)
+"""Factor on the time limit for activities that take long without any sign of progress."""
+_LONG_ACTIVITIES = (Activity.START, Activity.LOAD, Activity.EVALUATE, Activity.SAVE)
 _QUIET_AFTER_S = 6 * WRITE_EVERY_S
 _NUM_NAMED = 8
 
 Position = tuple[int, int, int, str, float]
-"""Rank, process, step, phase and when it began."""
+"""Rank, process, step, activity, and the time at which that began."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """How far the ranks of a launch had come when that was last seen to change."""
+    """The positions of a launch's ranks, and when they were last seen to change."""
 
     launch: Path
     positions: frozenset[Position]
@@ -42,11 +42,11 @@ class Hang:
 
     launch: Path
     text: str
-    """For people: for how long, and which ranks the others wait for."""
+    """For people: the time without progress, and the ranks that the others wait for."""
 
 
 def progress_of(launch: Path, beats: Sequence[Beat], before: Progress | None, clock_s: float) -> Progress:
-    """How far the launch has come (pure); what was seen before, if nothing has changed since."""
+    """Return the progress of a launch (pure); that of before if nothing has changed since."""
     positions = frozenset((beat.rank, beat.pid, beat.step, str(beat.activity), beat.since) for beat in beats)
     if before is not None and (before.launch, before.positions) == (launch, positions):
         return before
@@ -54,19 +54,19 @@ def progress_of(launch: Path, beats: Sequence[Beat], before: Progress | None, cl
 
 
 def hang_of(progress: Progress, beats: Sequence[Beat], limit_s: float, *, clock_s: float, now: float) -> Hang | None:
-    """The hang, if there is one (pure).
+    """Return the hang, if there is one (pure).
 
     Args:
-        progress: When the ranks last came any further.
-        beats: What they said last.
-        limit_s: How long a phase of a step may take.
+        progress: The last change of the ranks' positions.
+        beats: Their last heartbeats.
+        limit_s: Time limit for an activity of a step.
         clock_s: The time on the watcher's clock.
         now: Seconds since 1970.
     """
     active = [beat for beat in beats if beat.activity is not Activity.LEFT]
     idle_s = clock_s - progress.seen_at
-    heard = [beat for beat in active if not _is_quiet(beat, now)]  # a silent rank may have come further than it said
-    is_long = any(beat.activity in _LONG_PHASES for beat in heard or active)
+    audible = [beat for beat in active if not _is_quiet(beat, now)]  # a silent rank may have come further than it said
+    is_long = any(beat.activity in _LONG_ACTIVITIES for beat in audible or active)
     if not active or idle_s < limit_s * (LONG_FACTOR if is_long else 1.0):
         return None
     return Hang(
@@ -75,7 +75,7 @@ def hang_of(progress: Progress, beats: Sequence[Beat], limit_s: float, *, clock_
 
 
 class HangWatch:
-    """Looks again and again whether the newest launch of a run hangs."""
+    """Checks repeatedly whether the newest launch of a run hangs."""
 
     def __init__(self, run_dir: RunDir, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._run_dir = run_dir
@@ -84,7 +84,7 @@ class HangWatch:
         self._progress: Progress | None = None
 
     def look(self) -> Hang | None:
-        """The hang, if there is one in a launch whose processes are there."""
+        """Return the hang, if there is one in a launch whose processes still exist."""
         launch = newest_launch(self._run_dir)
         if launch is None or (launch / ENDED).exists():
             return None
@@ -102,7 +102,7 @@ def newest_launch(run_dir: RunDir) -> Path | None:
 
 
 def beats_of(run_dir: RunDir, launch: Path) -> list[Beat]:
-    """What the ranks of this launch said last; earlier launches leave files of the same names behind."""
+    """Return the last heartbeats of the ranks of this launch. Earlier launches leave files of the same names behind."""
     try:
         begun = (launch / LAUNCH).stat().st_mtime
     except OSError:
@@ -114,7 +114,7 @@ def beats_of(run_dir: RunDir, launch: Path) -> list[Beat]:
 
 
 def _waited_for(active: Sequence[Beat], now: float) -> str:
-    """The ranks that all others wait for: those that are silent, otherwise those that have come least far."""
+    """Return the ranks that all others wait for, in words: silent ones, else those with the least progress."""
     quiet = [beat for beat in active if _is_quiet(beat, now)]
     least = min(beat.position for beat in active)
     named = quiet or [beat for beat in active if beat.position == least]

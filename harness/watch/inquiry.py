@@ -1,4 +1,4 @@
-"""Asks the run for evidence of an episode, and remembers the findings."""
+"""Asks the run for evidence of episodes, and keeps the findings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Inquiry:
     announcer: Announcer
 
     def ask(self, action: AskEvidence, verdicts: Sequence[Verdict], episodes: Iterable[OpenEpisode]) -> None:
-        """Ask once for evidence of the episode that the policy wants to know more of."""
+        """Ask once for evidence of the episode that the policy asks about."""
         state = self.announcer.state
         about = next(each for each in verdicts if each.kind == "confirmed" and each.start == action.first_step)
         if any(each.first <= about.start <= each.last for each in state.examinations):
@@ -48,7 +48,7 @@ class Inquiry:
             state.examinations.append(asked)
 
     def take(self, command: str, path: Path, episodes: Iterable[OpenEpisode]) -> None:
-        """Weigh evidence that the run gave; keep what a watcher had asked for that was killed until this one asks."""
+        """Weigh evidence from the run. Keep it if an earlier watcher, which was killed, had asked for it."""
         state = self.announcer.state
         asked = next((each for each in state.examinations if each.command == command), None)
         if asked is not None:
@@ -63,12 +63,12 @@ class Inquiry:
         state.examinations = [each for each in state.examinations if each.command != command]
 
     def _weigh(self, asked: Examination, path: Path, episodes: Iterable[OpenEpisode]) -> None:
-        """Read evidence and remember whether it points to dirty documents."""
+        """Read evidence and note in the state whether it points to dirty documents."""
         announcer = self.announcer
         try:
             samples = read_evidence(path)
         except DataError as error:
-            announcer.outputs.say(f"warning: {error}")
+            announcer.outputs.show(f"warning: {error}")
             return
         channel = None if asked.channel == TOTAL else asked.channel
         found = attribute(samples, channel=channel, direction=asked.direction, start=asked.start, height=asked.height)
@@ -82,10 +82,10 @@ class Inquiry:
             documents=tuple(found.documents()),
             evidence=str(path),
         )
-        is_news = announcer.event(f"attributed-{asked.command}", attributed)
-        documents = f": {named(found)}" if found.guilty else ""
-        if is_news:
-            announcer.tell("attributed", f"loss of {asked.channel} since step {asked.start}: {found.text}{documents}")
+        is_new = announcer.event(f"attributed-{asked.command}", attributed)
+        documents = f": {named(found)}" if found.dirty_samples else ""
+        if is_new:
+            announcer.alert("attributed", f"loss of {asked.channel} since step {asked.start}: {found.text}{documents}")
         if found.dirty:
             related = [each.start for each in episodes if each.start <= asked.last]
             announcer.state.dirty_starts = sorted({*announcer.state.dirty_starts, asked.start, *related})

@@ -1,9 +1,9 @@
-"""From what the detector sees to at most one action: a pure function and its inputs.
+"""The policy: from the detector's verdicts to at most one action. A pure function and its inputs.
 
-Of 71 spikes in seven real runs all healed by themselves within 65 steps, so a spike alone is left in peace, however
-high. What is rolled back is what lasts, what is not finite, what comes right after a resume, and what evidence traces
-to dirty documents. The samples around the onset are then skipped, 200 steps of them first and more if it comes again
-(PaLM skipped 200 to 500 batches, GLM-130B 200).
+Of 71 spikes in seven real runs all ended by themselves within 65 steps, so a spike alone causes no rollback, however
+high it is. Rolled back are episodes that last, losses that are not finite, episodes right after a resume, and episodes
+that evidence traces to dirty documents. The samples around the onset are then skipped: 200 steps at first, and more if
+it comes again (PaLM skipped 200 to 500 batches, GLM-130B 200).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from harness.watch.verdict import ALARMS, TOTAL, OpenEpisode, Verdict
 
 @dataclass(frozen=True, kw_only=True)
 class KnownCheckpoint:
-    """A checkpoint that could be returned to."""
+    """A checkpoint that a rollback could return to."""
 
     step: int
     health: Health
@@ -26,7 +26,7 @@ class KnownCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class PastRollback:
-    """A rollback that was made."""
+    """A rollback that was carried out."""
 
     at_step: int
     """The step that training had reached."""
@@ -37,32 +37,32 @@ class PastRollback:
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
-    """Everything the policy looks at, after one more step."""
+    """The input of the policy after one more step."""
 
     step: int
     verdicts: tuple[Verdict, ...] = ()
-    """What the detector said at this step."""
+    """Verdicts of the detector at this step."""
     episodes: tuple[OpenEpisode, ...] = ()
-    """What is open after it."""
+    """Episodes that are open after it."""
     checkpoints: tuple[KnownCheckpoint, ...] = ()
     rollbacks: tuple[PastRollback, ...] = ()
-    """Of this run, oldest first."""
+    """Rollbacks of this run, oldest first."""
     resumed_after_step: int | None = None
-    """The step from which the newest launch or rollback went on."""
+    """Step from which the newest launch or rollback went on."""
     handled_starts: frozenset[int] = frozenset()
-    """Starts of the episodes that an alert, a rollback or a stop was already made for, since the newest resume."""
+    """Starts of the episodes for which an alert, a rollback or a stop was made since the newest resume."""
     dirty_starts: frozenset[int] = frozenset()
     """Starts of the episodes whose evidence points to dirty documents."""
 
 
 @dataclass(frozen=True)
 class KeepTraining:
-    """Nothing to do."""
+    """No action."""
 
 
 @dataclass(frozen=True)
 class AskEvidence:
-    """Have the samples behind these steps written down."""
+    """Ask the run for evidence about the samples of these steps."""
 
     first_step: int
     last_step: int
@@ -70,16 +70,16 @@ class AskEvidence:
 
 @dataclass(frozen=True)
 class Alert:
-    """Tell people; the run goes on."""
+    """Alert people; the run goes on."""
 
     text: str
     start: int
-    """First step of the episode it is about."""
+    """First step of the episode."""
 
 
 @dataclass(frozen=True)
 class Rollback:
-    """Return to a checkpoint and never train on some samples."""
+    """Return to a checkpoint, and skip some samples for good."""
 
     to_step: int
     skip_steps: tuple[int, int]
@@ -88,18 +88,18 @@ class Rollback:
     """1 keeps the learning rate."""
     reason: str
     start: int
-    """First step of the episode it is about."""
+    """First step of the episode."""
     adam_betas: tuple[float, float] | None = None
     """None keeps the betas."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """Leave with exit code 76: a person is needed."""
+    """Leave with exit code 76, because a person is needed."""
 
     reason: str
     start: int
-    """First step of the episode it is about."""
+    """First step of the episode."""
 
 
 Action = KeepTraining | AskEvidence | Alert | Rollback | Stop
@@ -107,19 +107,19 @@ Action = KeepTraining | AskEvidence | Alert | Rollback | Stop
 
 @dataclass(frozen=True)
 class _Cause:
-    """Why a rollback is needed."""
+    """The reason for a rollback."""
 
     text: str
     start: int
     end: int
     dirty: bool
     after_resume: bool = False
-    stands_still: bool = False
-    """The run cannot go on without a command."""
+    blocks_run: bool = False
+    """True if the run cannot go on without a command."""
 
 
 def decide(situation: Situation, settings: WatchConfig) -> Action:
-    """The one thing to do after this step."""
+    """Return the action after this step."""
     cause = _cause_of_rollback(situation, settings)
     if cause is not None:
         action = _roll_back(cause, situation, settings)
@@ -140,7 +140,7 @@ def decide(situation: Situation, settings: WatchConfig) -> Action:
 def checkpoints_to_suspect(
     checkpoints: Iterable[KnownCheckpoint], verdicts: Iterable[Verdict], settings: WatchConfig
 ) -> tuple[int, ...]:
-    """Steps of the clean checkpoints that were saved in, or less than the margin after, something suspect."""
+    """Return the steps of the clean checkpoints that were saved during an alarm or within the margin after it."""
     alarms = [verdict for verdict in verdicts if verdict.kind in ALARMS]
     return tuple(
         checkpoint.step
@@ -151,13 +151,13 @@ def checkpoints_to_suspect(
 
 
 def _cause_of_rollback(situation: Situation, settings: WatchConfig) -> _Cause | None:
-    """The first reason to go back that was not acted upon yet."""
+    """Return the first reason for a rollback that was not acted upon yet."""
     for verdict in situation.verdicts:
         if verdict.kind == "non-finite" and verdict.start not in situation.handled_starts:
             what = "loss or gradient" if verdict.channel == TOTAL else f"loss of {verdict.channel}"
             text = f"{what} is not finite at step {verdict.step}"
             dirty = verdict.start in situation.dirty_starts
-            return _Cause(text, verdict.start, verdict.end, dirty, stands_still=True)
+            return _Cause(text, verdict.start, verdict.end, dirty, blocks_run=True)
     for episode in situation.episodes:
         if not episode.confirmed or episode.start in situation.handled_starts:
             continue
@@ -185,9 +185,9 @@ def _still_off(episode: OpenEpisode, settings: WatchConfig) -> bool:
 
 
 def _roll_back(cause: _Cause, situation: Situation, settings: WatchConfig) -> Rollback | Stop | KeepTraining:
-    """The rollback that the cause asks for, or why there is none."""
+    """Return the rollback for a cause, or what is done in its place."""
     past = situation.rollbacks
-    may_wait = not (cause.after_resume or cause.stands_still)
+    may_wait = not (cause.after_resume or cause.blocks_run)
     if past and may_wait and situation.step - past[-1].to_step < settings.cool_down_steps:
         return KeepTraining()
     num_recent = sum(rollback.at_step > situation.step - settings.budget_steps for rollback in past)
@@ -213,7 +213,7 @@ def _roll_back(cause: _Cause, situation: Situation, settings: WatchConfig) -> Ro
 
 
 def _skipped_steps(cause: _Cause, to_step: int, num_repeats: int, settings: WatchConfig) -> tuple[int, int]:
-    """First and last step whose samples are skipped."""
+    """Return first and last step whose samples are skipped."""
     num_steps = min(settings.skip_steps * 2**num_repeats, settings.most_skip_steps)
     first = max(cause.start - settings.skip_lead_steps, to_step + 1)
     last = max(first + num_steps - 1, min(cause.end, first + settings.most_skip_steps - 1))

@@ -1,8 +1,8 @@
-"""Recorded losses of a run as the detector's records: `metrics.jsonl`, CSV (also gzipped) and TensorBoard event files.
+"""Reads recorded losses for the detector, from `metrics.jsonl`, CSV (also gzipped) and TensorBoard event files.
 
-A CSV has a header with `step` and `loss`, and may have `grad_norm`, `lr`, `loss/<channel>` and `tokens/<channel>`; the
-names of `harness.run.metric_names` and Megatron-LM's TensorBoard tags are understood too. A CSV without a loss over all
-channels is read as losses of channels: every other column is one.
+A CSV has a header with `step` and `loss`, and may have `grad_norm`, `lr`, `loss/<channel>` and `tokens/<channel>`. The
+names of `harness.run.metric_names` and Megatron-LM's TensorBoard tags are understood too. In a CSV without a loss over
+all channels, every other column is the loss of a channel.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FIELDS = {
     "lr": "learning_rate",
     "learning-rate": "learning_rate",
 }
-"""What a column or a tag is called in a `LossRecord`."""
+"""Field of `LossRecord` for each name of a column or a tag."""
 _CHANNEL_PREFIXES = {
     names.lm_loss_of(""): "channels",
     "loss/": "channels",
@@ -46,22 +46,22 @@ _EVENT_FILE_MARK = "tfevents"
 
 @dataclass(frozen=True)
 class Place:
-    """Where a number goes: a field of `LossRecord`, and the channel if the field is per channel."""
+    """A field of `LossRecord`, and the channel if the field is per channel."""
 
     field: str
     channel: str | None = None
 
 
 def curve_name(path: Path) -> str:
-    """The file name up to the first dot; of a run's folder or its `metrics.jsonl`, the folder's name."""
+    """Return the file name up to the first dot; for a run's folder that of the folder."""
     return path.name.split(".", 1)[0]
 
 
 def read_recording(path: Path) -> Iterator[LossRecord]:
-    """The records of a file, or of a run's folder, in the order in which they were written.
+    """Yield the records of a file, or of a run's folder, in the order in which they were written.
 
     Raises:
-        DataError: The file is of no known kind, or something in it is not what it should be.
+        DataError: The file is of no known kind, or has unexpected content.
     """
     if path.is_dir():
         return read_recording(_inside(path))
@@ -79,7 +79,7 @@ def read_recording(path: Path) -> Iterator[LossRecord]:
 
 
 def _inside(folder: Path) -> Path:
-    """The recording in a folder: `metrics.jsonl`, or the only event file."""
+    """Return the recording in a folder: `metrics.jsonl`, or the only event file."""
     if (folder / "metrics.jsonl").is_file():
         return folder / "metrics.jsonl"
     event_files = sorted(path for path in folder.iterdir() if _EVENT_FILE_MARK in path.name)
@@ -98,7 +98,7 @@ def _open_text(path: Path) -> TextIO:
 
 
 def _place_of(name: str) -> Place | None:
-    """Where a column or a tag goes, None where the detector has no use for it."""
+    """Return the place of a column or a tag, or None if the detector does not use it."""
     if name in _FIELDS:
         return Place(_FIELDS[name])
     for prefix, field in _CHANNEL_PREFIXES.items():
@@ -120,7 +120,7 @@ def _read_csv(path: Path) -> Iterator[LossRecord]:
 
 
 def _columns(path: Path, header: list[str]) -> dict[int, Place]:
-    """Where the columns of a CSV go."""
+    """Return the place of each column of a CSV, by index."""
     columns = {index: place for index, name in enumerate(header) if (place := _place_of(name.strip()))}
     fields = {place.field for place in columns.values()}
     if "loss" not in fields and "channels" not in fields:
@@ -173,7 +173,7 @@ def _channels_of_row(row: list[str], per_channel: list[tuple[int, Place]]) -> tu
 
 
 def _read_jsonl(path: Path) -> Iterator[LossRecord]:
-    """Lines that are not whole records are passed over: the writer may have died in the middle of one."""
+    """Yield the records of a `metrics.jsonl`. Incomplete lines are passed over: their writer may have died."""
     places: dict[str, Place | None] = {}
     try:
         with _open_text(path) as lines:
@@ -189,7 +189,7 @@ def _read_jsonl(path: Path) -> Iterator[LossRecord]:
 
 
 def _record_of(fields: dict[str, object], places: dict[str, Place | None]) -> LossRecord | None:
-    """The record of named numbers; None where there is no step or no loss. A null is a number that was not finite."""
+    """Return the record of named numbers, or None without a step or a loss. A null is a number that was not finite."""
     plain: dict[str, float] = {}
     channels: dict[str, float] = {}
     tokens: dict[str, float] = {}
@@ -222,7 +222,7 @@ def _record_of(fields: dict[str, object], places: dict[str, Place | None]) -> Lo
 
 
 def _read_event_file(path: Path) -> Iterator[LossRecord]:
-    """Scalars of one step stand together, whatever their order."""
+    """Yield the records of an event file. The scalars of one step follow each other, in any order."""
     places: dict[str, Place | None] = {}
     fields: dict[str, object] = {}
     try:

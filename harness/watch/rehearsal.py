@@ -1,6 +1,6 @@
-"""The detector and the policy over one recorded curve: what they would have said and done.
+"""Runs detector and policy over one recorded curve, and collects their verdicts and actions.
 
-The recorded run goes on as it did whatever the policy commands; checkpoints are imagined every 500 steps.
+The recorded run goes on as it did, whatever the policy decides. A checkpoint every 500 steps is assumed.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _POLICY = WatchConfig(action="rollback")
 
 
 @dataclass(frozen=True)
-class WouldAct:
-    """A rollback or a stop that would have been ordered."""
+class RehearsedAction:
+    """A rollback or a stop that the watcher would have commanded."""
 
     step: int
     """The step that training had reached."""
@@ -40,13 +40,17 @@ class WouldAct:
     """First step of the episode that caused it."""
     reason: str
     to_step: int | None = None
-    """The checkpoint to return to; None where the run would have been stopped for a person."""
+    """Step of the checkpoint to return to; None if the run would have been stopped for a person."""
     skip_from_step: int = 0
     skip_to_step: int = 0
     """First step after the skipped ones."""
 
     def cost_steps(self, labels: Sequence[Label]) -> int:
-        """Training lost: from onset to command if a lasting event was the cause, else what is redone and skipped."""
+        """Return the steps of training that this action costs.
+
+        If a lasting event was the cause, these are the steps from its onset to the command. Otherwise they are those
+        that would be repeated and skipped.
+        """
         needed = any(e.start <= self.start <= e.end and e.end - e.start >= _POLICY.persist_steps for e in labels)
         if needed:
             return self.step - self.start
@@ -57,10 +61,10 @@ class WouldAct:
 
 @dataclass
 class Rehearsal:
-    """Everything said and done over one curve, and the curve."""
+    """The verdicts and actions over one curve, and the curve."""
 
     verdicts: list[Verdict] = field(default_factory=list)
-    actions: list[WouldAct] = field(default_factory=list)
+    actions: list[RehearsedAction] = field(default_factory=list)
     steps: array[int] = field(default_factory=lambda: array("q"))
     """Every logged step."""
     losses: array[float] = field(default_factory=lambda: array("d"))
@@ -68,13 +72,13 @@ class Rehearsal:
 
 
 def rehearse(records: Iterable[LossRecord]) -> Rehearsal:
-    """Feeds a recording to a fresh detector and, where something is off, to the policy."""
-    detector, imagined, result = Detector(), _ImaginedRun(), Rehearsal()
+    """Run a recording through a new detector and, where something is off, through the policy."""
+    detector, simulated, result = Detector(), _SimulatedRun(), Rehearsal()
     observe, note_step, note_loss, advance = (
         detector.observe,
         result.steps.append,
         result.losses.append,
-        imagined.advance,
+        simulated.advance,
     )
     episodes: list[OpenEpisode] = []
     for record in records:
@@ -85,7 +89,7 @@ def rehearse(records: Iterable[LossRecord]) -> Rehearsal:
         if verdicts or episodes:
             result.verdicts += verdicts
             episodes = detector.open_episodes()
-            if action := imagined.ask_policy(verdicts, episodes):
+            if action := simulated.ask_policy(verdicts, episodes):
                 result.actions.append(action)
     said = {(verdict.channel, verdict.start, verdict.end) for verdict in result.verdicts}
     unfinished = [each for each in episodes if (each.channel, each.start, each.end) not in said]
@@ -94,7 +98,7 @@ def rehearse(records: Iterable[LossRecord]) -> Rehearsal:
 
 
 def _unfinished(episode: OpenEpisode) -> Verdict:
-    """An episode that was still open at the end of the recording, with its true end."""
+    """Return an episode that was still open at the end of the recording as a verdict, with its true end."""
     return Verdict(
         kind="confirmed" if episode.confirmed else "suspect",
         channel=episode.channel,
@@ -107,8 +111,8 @@ def _unfinished(episode: OpenEpisode) -> Verdict:
     )
 
 
-class _ImaginedRun:
-    """The history that the policy looks at, grown along a recording."""
+class _SimulatedRun:
+    """The run that the policy is asked about, which advances along a recording."""
 
     def __init__(self) -> None:
         self._situation = Situation(step=0)
@@ -119,7 +123,7 @@ class _ImaginedRun:
         self._attempt = 0
 
     def advance(self, record: LossRecord) -> None:
-        """Takes one step: saves when it is time, and notices a resume."""
+        """Take one step: save if it is due, and notice a resume."""
         before, self._step = self._step, record.step
         if before is not None and (record.attempt != self._attempt or record.step <= before):
             self._situation = replace(self._situation, resumed_after_step=record.step - 1)
@@ -131,8 +135,8 @@ class _ImaginedRun:
             self._checkpoints.append(KnownCheckpoint(step=record.step, health="clean"))
             self._next_save = record.step - record.step % _SAVE_EVERY_STEPS + _SAVE_EVERY_STEPS
 
-    def ask_policy(self, verdicts: list[Verdict], episodes: list[OpenEpisode]) -> WouldAct | None:
-        """The rollback or the stop that the policy would command now; remembers it."""
+    def ask_policy(self, verdicts: list[Verdict], episodes: list[OpenEpisode]) -> RehearsedAction | None:
+        """Return the rollback or the stop that the policy would command now, and remember it."""
         step = self._step
         assert step is not None, "a step was taken"
         self._alarms += [verdict for verdict in verdicts if verdict.kind in ALARMS]
@@ -150,10 +154,10 @@ class _ImaginedRun:
         handled = self._situation.handled_starts | {action.start}
         self._situation = replace(self._situation, handled_starts=handled)
         if isinstance(action, Stop):
-            return WouldAct(step=step, start=action.start, reason=action.reason)
+            return RehearsedAction(step=step, start=action.start, reason=action.reason)
         past = PastRollback(at_step=step, start=action.start, to_step=action.to_step)
         self._situation = replace(self._situation, rollbacks=(*self._situation.rollbacks, past)[-_NUM_REMEMBERED:])
-        return WouldAct(
+        return RehearsedAction(
             step=step,
             start=action.start,
             reason=action.reason,

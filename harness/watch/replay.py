@@ -1,4 +1,4 @@
-"""`harness replay`: recorded curves through detector and policy, printed as a table, as JSON, or drawn."""
+"""`harness replay`: runs recorded curves through detector and policy, and prints a table or JSON, or draws them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Labels = Mapping[str, Sequence[Label]]
 
 
 def run_replay(files: Sequence[Path], labels: Path | None, as_json: bool, plot: Path | None) -> None:
-    """Replays the files and prints what was found.
+    """Replay the files and print the results.
 
     Raises:
         UsageError: Two files have the same name up to the first dot, or `plot` is wanted without matplotlib.
@@ -39,7 +39,7 @@ def run_replay(files: Sequence[Path], labels: Path | None, as_json: bool, plot: 
 
 
 def as_document(rehearsals: Mapping[str, Rehearsal], labels: Labels | None) -> dict[str, object]:
-    """What `--json` prints; `pooled` is there only with labels."""
+    """Return the document that `--json` prints. `pooled` is in it only with labels."""
     curves = {
         name: {
             "events": [
@@ -67,7 +67,7 @@ def as_document(rehearsals: Mapping[str, Rehearsal], labels: Labels | None) -> d
 
 
 def pooled(rehearsals: Mapping[str, Rehearsal], labels: Labels) -> Score:
-    """The counts of all curves together. A curve without labels is a curve without events."""
+    """Return the counts of all curves together. A curve without labels counts as one without events."""
     total = Score()
     for name, rehearsal in rehearsals.items():
         total.add(score_of(rehearsal, labels.get(name, ())))
@@ -75,14 +75,14 @@ def pooled(rehearsals: Mapping[str, Rehearsal], labels: Labels) -> Score:
 
 
 def score_of(rehearsal: Rehearsal, labels: Sequence[Label]) -> Score:
-    """The counts of one curve."""
+    """Return the counts of one curve."""
     score = score_curve(rehearsal.verdicts, labels, rehearsal.steps)
     score.wasted_steps = sum(action.cost_steps(labels) for action in rehearsal.actions)
     return score
 
 
 def as_table(rehearsals: Mapping[str, Rehearsal], labels: Labels | None) -> str:
-    """What is printed for people: a line per curve, the alarms below it, and the pooled score."""
+    """Return the text for people: a line per curve, the alarms below it, and the pooled score."""
     lines = []
     for name, rehearsal in rehearsals.items():
         kinds = Counter(verdict.kind for verdict in rehearsal.verdicts)
@@ -116,7 +116,7 @@ def _number(value: float | None) -> str:
 
 
 def _name_curves(files: Sequence[Path]) -> dict[str, Path]:
-    """The files by the name of their curve."""
+    """Return the files by the name of their curve."""
     by_name: dict[str, Path] = {}
     for path in files:
         name = curve_name(path)

@@ -25,10 +25,10 @@ class SavedCheckpoints:
 
     run_dir: RunDir
     _read: dict[tuple[str, int, int], SavedCheckpoint | None] = field(default_factory=dict)
-    """By name, and time of change and inode of the manifest; None where it is no checkpoint."""
+    """Checkpoint by name, and time of change and inode of its manifest; None for a folder that is not a checkpoint."""
 
     def list(self) -> tuple[SavedCheckpoint, ...]:
-        """Return all that are whole and were not abandoned, by rising step."""
+        """Return all usable checkpoints that were not abandoned, by rising step."""
         found: dict[tuple[str, int, int], SavedCheckpoint | None] = {}
         for path in self.run_dir.checkpoints.glob(f"step_*/{MANIFEST_NAME}"):
             try:

@@ -1,7 +1,7 @@
-"""The state of the watcher between two looks, as one file that a kill at any moment leaves whole.
+"""The state of the watcher between two looks, in one file that is whole even after a kill at any moment.
 
-`watch/state.json` is written after every look that changed something. Between a command and the next writing the
-watcher may die; it then sees the same lines again, comes to the same commands, and these have the same names.
+`watch/state.json` is written after every look that changed something. The watcher may die between a command and the
+next writing. It then reads the same lines again and comes to the same commands, under the same names.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Alarm:
 
 @dataclass(slots=True, kw_only=True)
 class WatchState:
-    """Everything the watcher knows of a run."""
+    """Everything that the watcher knows of a run."""
 
     metrics: Mark = field(default_factory=Mark)
     events: Mark = field(default_factory=Mark)
@@ -54,39 +54,39 @@ class WatchState:
     """State of the detector."""
     attempt: int = 0
     step: int = 0
-    """Key of the last record seen."""
+    """Key of the last record that was read: (attempt, step)."""
     resumed_after_step: int | None = None
     resumed: tuple[int, int] | None = None
-    """Attempt and step that the newest launch went on from; records of earlier steps of that attempt are repeated."""
+    """Attempt and step from which the newest launch went on. Records up to there in this attempt are repetitions."""
     attempt_to_await: int = 0
-    """Records of earlier attempts are history: a rollback has been carried out since."""
+    """Records of earlier attempts are history, because a rollback has been carried out since."""
     pending: str | None = None
-    """Name of the rollback or stop that was ordered and not answered yet."""
+    """Name of the command to roll back or to stop that was given and not answered yet."""
     causes: dict[str, PastRollback] = field(default_factory=dict)
-    """Rollbacks that were ordered, by the name of the command; those refused are taken out."""
+    """Rollbacks for which a command was given, by its name. Refused ones are removed."""
     handled_starts: list[int] = field(default_factory=list)
     dirty_starts: list[int] = field(default_factory=list)
     examinations: list[Examination] = field(default_factory=list)
-    """Evidence asked for and not there yet."""
+    """Evidence that was asked for and has not come yet."""
     evidence: dict[str, str] = field(default_factory=dict)
-    """Files of evidence by the name of the command that was asked for just before the watcher was killed."""
+    """Evidence files by the name of the command, for commands that were given just before the watcher was killed."""
     alarms: list[Alarm] = field(default_factory=list)
-    """Of the current line, oldest first."""
+    """Alarms of the current line, oldest first."""
     exit_code: int | None = None
-    """How the newest launch ended; None while it lives."""
+    """Exit code of the newest launch; None while it runs."""
     sent: dict[str, float] = field(default_factory=dict)
-    """When an alert of a kind was last sent, in seconds since 1970."""
+    """Time of the last message of each kind, in seconds since 1970."""
     held_back: dict[str, int] = field(default_factory=dict)
-    """Alerts of a kind that were not sent since."""
+    """Number of alerts of each kind that were not sent since then."""
     undelivered: list[str] = field(default_factory=list)
-    """Texts that nobody has taken yet."""
+    """Messages that were not delivered yet."""
 
 
 _STATE = TypeAdapter(WatchState)
 
 
 def load_state(path: Path) -> WatchState | None:
-    """What was remembered; None where there is nothing, or nothing that this version can read."""
+    """Return the saved state, or None if there is none that this version can read."""
     try:
         document = json.loads(path.read_bytes())
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
@@ -97,7 +97,7 @@ def load_state(path: Path) -> WatchState | None:
 
 
 def save_state(path: Path, state: WatchState) -> None:
-    """Replaces the file.
+    """Replace the file with the state.
 
     Raises:
         OSError: From the disk; the old file is untouched.

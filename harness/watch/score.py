@@ -1,9 +1,9 @@
-"""How good verdicts are, measured against labelled events.
+"""Scores verdicts against labelled events.
 
-An event is found when an alarm (suspect or stronger) overlaps it, with one logged step of slack on either side; its
+An event is found if an alarm (suspect or stronger) overlaps it, with one logged step of slack on either side. Its
 delay runs from its labelled start to the first such alarm. Alarms within 50 steps of each other are one episode; an
-episode outside every event is a false alarm, and a false confirmed if it was confirmed. The first 1,500 steps count for
-nothing. Rates are per 100,000 logged steps outside events.
+episode outside every event is a false alarm, and a false confirmed if it was confirmed. The first 1,500 steps are not
+scored. Rates are per 100,000 logged steps outside events.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Score:
     wasted_steps: int = 0
 
     def add(self, other: Score) -> None:
-        """Pools another curve's counts."""
+        """Add the counts of another curve."""
         self.found += other.found
         self.num_episodes += other.num_episodes
         self.num_false += other.num_false
@@ -62,7 +62,7 @@ class Score:
         self.wasted_steps += other.wasted_steps
 
     def summary(self) -> dict[str, float | int | None]:
-        """The pooled numbers of `harness replay --json`; None where there is nothing to divide by."""
+        """Return the pooled numbers of `harness replay --json`. A number without a denominator is None."""
         delays = sorted(delay for _, delay in self.found if delay is not None)
         return {
             "recall": self._recall(self.found),
@@ -83,10 +83,10 @@ class Score:
 
 
 def read_labels(path: Path) -> dict[str, list[Label]]:
-    """Labelled events by curve, from a CSV with at least the columns `curve,direction,start,end`.
+    """Return labelled events by curve, from a CSV with at least the columns `curve,direction,start,end`.
 
     Raises:
-        DataError: A column is missing or a cell is not what it should be.
+        DataError: A column is missing or a cell has unexpected content.
     """
     labels: dict[str, list[Label]] = {}
     with path.open(encoding="utf-8", newline="") as file:
@@ -110,7 +110,7 @@ def read_labels(path: Path) -> dict[str, list[Label]]:
 
 
 def merged_alarms(verdicts: Iterable[Verdict]) -> list[Alarm]:
-    """Alarms in order, those within 50 steps of each other made one."""
+    """Return the alarms by start; those within 50 steps of each other are merged."""
     alarms: list[Alarm] = []
     for verdict in sorted((v for v in verdicts if v.kind in ALARMS), key=lambda v: v.start):
         strong = verdict.kind != "suspect"
@@ -123,7 +123,7 @@ def merged_alarms(verdicts: Iterable[Verdict]) -> list[Alarm]:
 
 
 def score_curve(verdicts: Sequence[Verdict], labels: Sequence[Label], steps: Sequence[int]) -> Score:
-    """The counts of one curve whose logged steps are `steps`."""
+    """Return the counts of one curve whose logged steps are `steps`."""
     score = Score()
     slack = _usual_interval(steps)
     alarms = [verdict for verdict in verdicts if verdict.kind in ALARMS]
@@ -151,7 +151,7 @@ def _num_quiet(steps: Sequence[int], labels: Sequence[Label]) -> int:
 
 
 def _usual_interval(steps: Sequence[int]) -> int:
-    """Steps between two logged steps."""
+    """Return the usual number of steps between two logged steps."""
     tail = steps[-1001:]
     gaps = sorted(b - a for a, b in zip(tail, tail[1:], strict=False) if b > a)
     return gaps[len(gaps) // 2] if gaps else 1
@@ -162,5 +162,5 @@ def _share(part: float, whole: float) -> float | None:
 
 
 def _quantile(ordered: Sequence[int], share: float) -> int | None:
-    """The smallest value that at least `share` of them do not exceed."""
+    """Return the smallest value such that at least `share` of the values are not above it."""
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else None

@@ -7,7 +7,7 @@ quiet ── beyond the threshold ──▶ suspect ── again within four val
   └──────── accepted as the curve's new level after `accept_after_values` ◀───────────────────────┘
 ```
 
-While an episode is open nothing is learnt, so that neither a spike nor a fallen loss becomes its own excuse.
+While an episode is open nothing is learnt: otherwise the strange values themselves would soon count as normal.
 """
 
 from __future__ import annotations
@@ -24,41 +24,41 @@ _NUM_CONFIRMING = 4
 
 @dataclass(frozen=True, kw_only=True)
 class SeriesSettings:
-    """How far from the forecast is strange. Sizes are in standard deviations of the curve's own noise."""
+    """Thresholds of a series, in standard deviations of the curve's own noise."""
 
     least_threshold: float = 6.2
     """A curve with normal noise is suspect from here."""
     most_threshold: float = 7.0
     """A curve with heavy tails is suspect from here at the latest."""
     one_alarm_in: float = 1e7
-    """The threshold is what the measured tail exceeds once in so many values, within the two limits above."""
+    """Number of values in which the measured tail exceeds the threshold once, within the two limits above."""
     witnessed_share: float = 0.8
-    """The threshold is multiplied by this just after the gradient norm has jumped."""
+    """Factor on the threshold just after the gradient norm has jumped."""
     confirming_share: float = 0.75
-    """A second value beyond this share of the threshold, within four values, confirms."""
+    """A second value beyond this share of the threshold, within four values, confirms an episode."""
     least_jump_nats: float = 0.07
-    """A single value closer to the forecast than this is not worth anyone's attention."""
+    """A single value closer to the forecast than this is never reported."""
     ordinary_z: float = 3.5
     """Values within this are ordinary."""
     ordinary_values: int = 3
-    """An episode is over after so many ordinary values in a row."""
+    """Number of ordinary values in a row that end an episode."""
     accept_after_values: int = 200
-    """An episode that lasts so many values becomes the new normal."""
+    """Number of values after which the level of an episode becomes the new normal."""
     start_after_values: int = 32
-    """Nothing but an explosion is strange before so many values."""
+    """Number of values before which only an explosion is reported."""
     young_surplus: float = 16.0
-    """After n values the threshold is this many n-ths higher: little is known of the noise yet."""
+    """After n values the threshold is higher by this number divided by n, because little is known of the noise yet."""
     explosion_nats: float = 1.5
-    """A rise by this much is strange at any time, even after a planned change."""
+    """A rise by this much is reported at any time, even after a planned change."""
     pile_allowance: float = 2.0
-    """A cumulative sum grows by what a value exceeds this …"""
+    """A cumulative sum grows by the amount by which a value exceeds this …"""
     pile_limit: float = 14.0
     """… and confirms at this height: a move of 4 standard deviations in 7 values."""
 
 
 @dataclass(slots=True)
 class Episode:
-    """A stretch of steps in which the curve is off its baseline."""
+    """Consecutive steps in which the curve is off its baseline."""
 
     sign: int
     start: int
@@ -85,7 +85,7 @@ class Series:
     def observe(
         self, step: int, value: float, weight: float, settings: SeriesSettings, witnessed: bool = False
     ) -> list[Verdict]:
-        """Judges one finite value, backed by `weight` tokens; returns what became true with it, usually nothing."""
+        """Judge one finite value, backed by `weight` tokens; return the new verdicts, usually none."""
         baseline = self.baseline
         z = baseline.judge(value, weight)
         self._remember(step, z, settings)
@@ -106,7 +106,7 @@ class Series:
         return verdicts
 
     def open_episode(self) -> OpenEpisode | None:
-        """The episode that is open now, if one is."""
+        """Return the open episode, if there is one."""
         episode = self.episode
         if episode is None:
             return None
@@ -121,7 +121,7 @@ class Series:
         )
 
     def threshold(self, sign: int, settings: SeriesSettings, witnessed: bool = False) -> float:
-        """From which size on a move in this direction is suspect."""
+        """Return the size from which a move in this direction is suspect."""
         tail: Tail = self.baseline.up if sign > 0 else self.baseline.down
         size = tail.exceeded_once_in(settings.one_alarm_in)
         size = min(max(size, settings.least_threshold), settings.most_threshold)
@@ -129,23 +129,23 @@ class Series:
         return size * settings.witnessed_share if witnessed else size
 
     def forget_episode(self) -> None:
-        """Drops what is open without a word; the baseline stays."""
+        """Drop the open episode without a verdict. The baseline stays."""
         self.episode = None
         self.pile_up = self.pile_down = 0.0
 
     def rewind(self) -> None:
-        """Drops what is open and the last values: what comes next does not follow them, and must not confirm them."""
+        """Drop the open episode and the last values: the next values do not follow them and must not confirm them."""
         self.forget_episode()
         self.recent_z.clear()
         self.recent_steps.clear()
 
     def relearn(self, level: float | None = None) -> None:
-        """Forgets the episode and the trend: from `level` on, or from where the next values are."""
+        """Forget the episode and the trend, and learn the level anew: from `level` on, or from the next values."""
         self.forget_episode()
         self.baseline.relearn(level)
 
     def _remember(self, step: int, z: float, settings: SeriesSettings) -> None:
-        """Keeps the last sizes, and piles up what is beyond the allowance."""
+        """Keep the last sizes, and update the cumulative sums."""
         self.recent_z.append(z)
         self.recent_steps.append(step)
         if len(self.recent_z) > _NUM_RECENT:
@@ -157,7 +157,7 @@ class Series:
             self.pile_down = max(0.0, self.pile_down - max(z, -settings.least_threshold) - allowance)
 
     def _open(self, step: int, z: float, settings: SeriesSettings, witnessed: bool) -> list[Verdict]:
-        """Opens an episode if this value, with those before it, is strange."""
+        """Open an episode if this value is strange, by itself or with those before it."""
         residual = self.baseline.residual
         sign = 1 if residual > 0 else -1
         threshold = self.threshold(sign, settings, witnessed)
@@ -175,7 +175,7 @@ class Series:
         return [self._verdict("suspect", step), *self._confirm(step, settings, threshold)]
 
     def _follow(self, step: int, z: float, settings: SeriesSettings, witnessed: bool) -> list[Verdict]:
-        """Goes on with the open episode: confirms it, closes it, or accepts it."""
+        """Continue the open episode: confirm it, close it, or accept its level."""
         episode = self.episode
         assert episode is not None, "an episode is open"
         episode.num_values += 1
@@ -193,13 +193,13 @@ class Series:
         return self._confirm(step, settings, self.threshold(episode.sign, settings, witnessed))
 
     def _reopen(self, step: int, z: float, settings: SeriesSettings, witnessed: bool) -> list[Verdict]:
-        """Opens an episode in the other direction right after one was closed."""
+        """Open an episode in the other direction right after one was closed."""
         verdicts = self._open(step, z, settings, witnessed)
         self.baseline.hold()
         return verdicts
 
     def _grow(self, step: int, z: float) -> None:
-        """Counts a value that is off into the open episode."""
+        """Extend the open episode by a value that is off."""
         episode = self.episode
         assert episode is not None, "an episode is open"
         episode.end, episode.num_ordinary = step, 0
@@ -207,7 +207,7 @@ class Series:
             episode.peak_z, episode.height = z, self.baseline.residual
 
     def _confirm(self, step: int, settings: SeriesSettings, threshold: float) -> list[Verdict]:
-        """Confirms the open episode if it was seen again or has piled up."""
+        """Confirm the open episode if it was seen again, or if the cumulative sum is high enough."""
         episode = self.episode
         assert episode is not None, "an episode is open"
         again = self._seen_again(episode.sign, settings, threshold) or self._piled(episode.sign, settings)
@@ -217,33 +217,33 @@ class Series:
         return [self._verdict("confirmed", step)]
 
     def _close(self, step: int) -> Verdict:
-        """Ends the open episode: it went by itself."""
+        """Close the open episode: the curve came back by itself."""
         verdict = self._verdict("benign", step)
         self.forget_episode()
         return verdict
 
     def _accept(self, step: int) -> list[Verdict]:
-        """Ends an episode that did not end by itself: its level is the curve's level now."""
+        """Close an episode that did not end by itself: its level is now the level of the curve."""
         verdict = self._verdict("confirmed", step)
         self.relearn(self.baseline.forecast + median(self.recent_z) * self.baseline.sigma)
         return [verdict]
 
     def _seen_again(self, sign: int, settings: SeriesSettings, threshold: float) -> bool:
-        """Whether two of the last four values are beyond the confirming size."""
+        """Return whether two of the last four values are beyond the confirming size."""
         limit = settings.confirming_share * threshold
         return sum(z * sign >= limit for z in self.recent_z[-_NUM_CONFIRMING:]) >= 2
 
     def _piled(self, sign: int, settings: SeriesSettings) -> bool:
-        """Whether values that are each not strange have piled up."""
+        """Return whether small deviations have added up to a strange one."""
         return (self.pile_up if sign > 0 else self.pile_down) >= settings.pile_limit
 
     def _first_off(self, sign: int, settings: SeriesSettings) -> int:
-        """The first of the last four steps that was off, where the episode began."""
+        """Return the first of the last four steps that was off, which is where the episode began."""
         recent = zip(self.recent_steps[-_NUM_CONFIRMING:], self.recent_z[-_NUM_CONFIRMING:], strict=True)
         return next((step for step, z in recent if z * sign >= settings.ordinary_z), self.recent_steps[-1])
 
     def _verdict(self, kind: Kind, step: int) -> Verdict:
-        """The open episode as a verdict."""
+        """Return the open episode as a verdict."""
         episode = self.episode
         assert episode is not None, "an episode is open"
         return Verdict(

@@ -1,4 +1,4 @@
-"""Turns the watcher's state into the policy's input, and the policy's action into a request (pure)."""
+"""Converts the watcher's state into the policy's input, and the policy's action into a request (pure)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from harness.watch.saved_state import Alarm, WatchState
 from harness.watch.verdict import OpenEpisode, Verdict
 
 COMPARED_STEPS = 16
-"""Steps before the onset that are examined too: what the same weights lose on ordinary samples."""
+"""Number of steps before the onset that are examined too: they give the losses of ordinary samples with the same
+weights."""
 _MOST_EXAMINED = 32
 _MOST_ALARMS = 1000
 
@@ -25,7 +26,7 @@ def situation(
     episodes: Sequence[OpenEpisode],
     checkpoints: Sequence[KnownCheckpoint],
 ) -> Situation:
-    """What the policy looks at after the last record."""
+    """Return the policy's input after the last record."""
     return Situation(
         step=state.step,
         verdicts=tuple(verdicts),
@@ -39,7 +40,7 @@ def situation(
 
 
 def rollback_request(action: Rollback, repeat_for_steps: int) -> requests.Rollback:
-    """Return the request for a rollback. It names samples by the steps that took them, as the run counted until now."""
+    """Return the request for a rollback. It names samples by their steps, as the run has counted until now."""
     changes_optimizer = action.learning_rate_factor != 1.0 or action.adam_betas is not None
     return requests.Rollback(
         to_step=action.to_step,
@@ -58,7 +59,7 @@ def evidence_request(first: int, last: int, step: int) -> requests.Evidence:
 
 
 def remember_alarm(state: WatchState, start: int, end: int) -> None:
-    """Enters steps in which something was strange; what touches the last alarm extends it."""
+    """Enter steps with an alarm. If they touch one of the last alarms, they extend it."""
     for alarm in state.alarms[-20:]:
         if alarm.start <= end and start <= alarm.end:
             alarm.start, alarm.end = min(alarm.start, start), max(alarm.end, end)
@@ -82,11 +83,11 @@ def due_mark(
     margin_steps: int,
     clean_after_steps: int,
 ) -> DueMark | None:
-    """The checkpoints whose health is not what it should be.
+    """Return the command to mark checkpoints whose health should be another one; None if there are none.
 
-    Suspect is one saved in an alarm or up to the margin after it. It is clean again when nothing is open and nothing
-    was strange for `clean_after_steps`: a run that healed by itself would heal again from there. Then the alarms
-    are forgotten.
+    A checkpoint is suspect if it was saved in an alarm or within the margin after it. It is clean again when no episode
+    is open and there was no alarm for `clean_after_steps`: a run that recovered by itself would recover again from
+    there. Then the alarms are forgotten.
     """
     if not state.alarms:
         return None

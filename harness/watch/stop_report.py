@@ -1,4 +1,4 @@
-"""The report for the person who must look after the watcher has stopped a run."""
+"""The report for the person who must look at a run that the watcher has stopped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_CHECKPOINTS = 10
 
 
 def write_report(run_dir: RunDir, stop: Stop, now: Situation) -> Path:
-    """Writes `watch/report.md`, in the place of an older one, and returns its path.
+    """Write `watch/report.md` in place of an older one, and return its path.
 
     Raises:
         OSError: From the disk.
@@ -27,7 +27,7 @@ def write_report(run_dir: RunDir, stop: Stop, now: Situation) -> Path:
 
 
 def report(run: str, stop: Stop, now: Situation, events: Sequence[AnyEvent]) -> str:
-    """The report as Markdown (pure)."""
+    """Return the report as Markdown (pure)."""
     happened = [line for event in events if (line := _in_words(event)) is not None]
     clean = [each for each in now.checkpoints if each.health == "clean" and each.step < stop.start]
     blocks = [
@@ -73,7 +73,7 @@ def _advice(run: str, stop: Stop, now: Situation, target: int | None) -> str:
 
 
 def _in_words(event: AnyEvent) -> str | None:
-    """Return the line about an event; None for those that say nothing about how the run got here."""
+    """Return the line about an event, or None for events that do not explain the present state."""
     match event:
         case Seen(kind="spike"):
             moved = f"moved {event.direction} at step {event.start} ({event.height:+.3f} nats)"

@@ -1,4 +1,4 @@
-"""What can go wrong around a run besides its losses: nothing is recorded any more, the disk runs full."""
+"""Checks the surroundings of a run: is something still recorded, and is the disk nearly full?"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GIB = 1024**3
 
 
 def stall(run_dir: RunDir, watch: WatchConfig, idle_s: float) -> str | None:
-    """What to tell people if nothing was recorded for too long, although the run has not said that it leaves."""
+    """Return an alert text if nothing was recorded for too long although the run has not left."""
     if idle_s < watch.stalled_after_s:
         return None
     if owner_of(run_dir) is None:
@@ -24,7 +24,7 @@ def stall(run_dir: RunDir, watch: WatchConfig, idle_s: float) -> str | None:
 
 
 def shortage(run_dir: RunDir, watch: WatchConfig) -> str | None:
-    """What to tell people if the file system of the run is nearly full."""
+    """Return an alert text if the file system of the run is nearly full."""
     try:
         free_gib = shutil.disk_usage(run_dir.root).free / _GIB
     except OSError:
@@ -37,7 +37,7 @@ def shortage(run_dir: RunDir, watch: WatchConfig) -> str | None:
 
 
 def _behind(beats: Iterable[Beat]) -> str:
-    """The ranks that have come least far: all others wait for them."""
+    """Return the ranks with the least progress, in words: all others wait for them."""
     active = [beat for beat in beats if beat.activity is not Activity.LEFT]
     if not active:
         return "no rank has given a sign of life"

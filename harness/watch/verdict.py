@@ -1,4 +1,4 @@
-"""What the detector says: verdicts, and the episodes they belong to."""
+"""The results of the detector: verdicts, and the episodes that they belong to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ALARMS: tuple[Kind, ...] = ("suspect", "confirmed", "non-finite")
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """One thing said about one curve, once, at the step that made it true."""
+    """One statement about one curve, made once, at the step that made it true."""
 
     kind: Kind
     """`suspect` (seen once), `confirmed` (seen again), `benign` (gone by itself), `drift` (slow), `non-finite`."""
@@ -24,7 +24,7 @@ class Verdict:
     """A channel, or `TOTAL`."""
     direction: Direction
     step: int
-    """The step at which it was said."""
+    """The step at which it was made."""
     start: int
     """First step of the episode."""
     end: int
@@ -37,7 +37,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenEpisode:
-    """A curve that is off its baseline now: what the policy sees at every step until it closes."""
+    """A curve that is off its baseline now, as the policy sees it at every step until it closes."""
 
     channel: str
     direction: Direction

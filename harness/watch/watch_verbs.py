@@ -1,4 +1,4 @@
-"""The commands `harness replay` and `harness watch`."""
+"""The verbs `harness replay` and `harness watch`."""
 # ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _EXISTING = click.Path(exists=True, path_type=Path)
     "--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw curves, events and verdicts to a PNG."
 )
 def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Path | None) -> None:
-    """Run the spike detector over recorded losses, and the policy.
+    """Run the spike detector and the policy over recorded losses.
 
     FILES are metrics.jsonl, CSV (step,loss[,grad_norm][,lr], also .gz), TensorBoard event files, or run directories.
     The exit code is 0 whatever the score.
@@ -36,8 +36,8 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
 
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.option("--once", is_flag=True, help="Look once and leave, for cron: what was remembered is gone on from.")
-@click.option("--no-orders", is_flag=True, help="Only look and tell; the run gets no command, not even for evidence.")
+@click.option("--once", is_flag=True, help="Look once and leave, for cron. The next look goes on from there.")
+@click.option("--no-orders", is_flag=True, help="Only alert; the run gets no command, not even for evidence.")
 @click.option(
     "--alert-url",
     "alert_urls",
@@ -73,9 +73,9 @@ def watch(  # noqa: PLR0913 (one argument per option)
 ) -> None:
     """Watch the run in RUN_DIR for spikes.
 
-    It tells of them, finds out which documents did it, and rolls the run back if that is wanted: what it may do stands
-    in the `watch` section of the run's configuration. It ends when training has ended. Killed and started again, it
-    goes on where it was: nothing is ordered twice.
+    It alerts people of spikes, finds the documents that caused them, and rolls the run back if that is allowed, by the
+    `watch` section of the run's configuration. It ends when training has ended. If it is killed and started again, it
+    goes on where it was and gives no command twice.
 
     \b
     Examples:
@@ -87,7 +87,7 @@ def watch(  # noqa: PLR0913 (one argument per option)
     from harness.watch.daemon import watch as begin
     from harness.watch.exposition import Address
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {text}")
 
     metrics_at = None if metrics_port is None else Address(metrics_port, metrics_host)
@@ -96,7 +96,7 @@ def watch(  # noqa: PLR0913 (one argument per option)
         once=once,
         may_command=not no_orders,
         alert_urls=alert_urls,
-        say=say,
+        show=show,
         metrics_at=metrics_at,
         config_file=config_file,
     )

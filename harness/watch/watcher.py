@@ -1,7 +1,7 @@
-"""One look at a run: reads what is new, judges it, and does at most what the policy says.
+"""One look at a run: reads the new lines, judges them, and does at most what the policy decides.
 
-Between two looks everything is in `WatchState`. A look may be cut off anywhere: an
-event, a command and a mark are named after their cause, and the state is written last.
+Between two looks everything is in `WatchState`. A look may be interrupted at any point, because events, commands and
+marks are named after their cause, and the state is written last.
 """
 
 from __future__ import annotations
@@ -64,30 +64,33 @@ from harness.watch.verdict import ALARMS, Verdict
 _UNREMARKABLE_EXITS = (EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON)
 _MOST_ACTIONS = 16
 _ROLLBACK, _STOP = "watch-rollback", "watch-stop"
-"""Beginnings of the names of our commands."""
+"""Prefixes of the names of the watcher's commands."""
 
 
 class Watcher:
-    """Watches one run. `look` is called again and again."""
+    """Watches one run. `look` is called repeatedly."""
 
     def __init__(self, run_dir: RunDir, config: Config, state: WatchState, outputs: Outputs, *, is_anew: bool) -> None:
-        """`is_anew` if nothing was remembered: what the run has done until now is history then, and not acted upon."""
+        """Take the run and the state to go on from.
+
+        `is_anew` if there was no saved state. Then the past of the run is history and not acted upon.
+        """
         self.state = state
         self._run_dir = run_dir
         self._watch = config.watch
-        self._clean_after_steps = config.quarantine_steps
+        self._clean_after_steps = config.clean_after_steps_or_default
         self._saved = SavedCheckpoints(run_dir)
         self._announcer = Announcer(run_dir, state, outputs, is_history=is_anew)
         self._inquiry = Inquiry(self._announcer)
         self.latest = Latest(run=config.run.name)
         self._given_up: str | None = None
-        """Why the job of the newest launch gave up; None if it did not."""
+        """Reason why the job of the newest launch gave up; None if it did not."""
         self._detector = Detector()
         if state.detector is not None:
             self._detector.restore(state.detector)
 
     def look(self) -> bool:
-        """Takes in what is new and acts upon it; whether there was anything new.
+        """Read the new lines and act upon them; return whether there were any.
 
         Raises:
             OSError: From the disk.
@@ -95,9 +98,9 @@ class Watcher:
         """
         before = (self.state.metrics.offset, self.state.events.offset)
         self._read_events()
-        self._settle()
+        self._drop_unanswerable()
         verdicts = self._observe_records()
-        if self._announcer.is_history:  # of what has been before we came, only what still goes on is of interest
+        if self._announcer.is_history:  # of the run's past only the episodes that are still open matter
             open_starts = {episode.start for episode in self._detector.open_episodes()}
             verdicts = [verdict for verdict in verdicts if verdict.start in open_starts]
             self._announcer.is_history = False
@@ -113,31 +116,31 @@ class Watcher:
         return is_new
 
     def _publish(self) -> None:
-        """Puts out what whoever asks for numbers gets."""
+        """Update the values that are served to Prometheus."""
         self.latest.episodes = tuple(self._detector.open_episodes())
         self.latest.num_rollbacks = len(self.state.causes)
         self.latest.is_training = self.state.exit_code is None
 
     def _read_events(self) -> None:
-        """Take in the events that others have written."""
+        """Read the new events of other writers."""
         for line in new_lines(self._run_dir.events, self.state.events):
             event = parse_event(line)
             if isinstance(event, LaunchEnded):
-                self._take_in_launch_end(event)
+                self._handle_launch_end(event)
             elif event is not None and event.by != "watch":
-                self._take_in(event)
+                self._handle(event)
 
-    def _take_in(self, event: AnyEvent) -> None:
+    def _handle(self, event: AnyEvent) -> None:
         match event:
             case Started() | Resumed():
-                self._take_in_start(event)
+                self._handle_start(event)
             case Exit():
                 self.state.exit_code = event.exit_code
                 if event.exit_code not in _UNREMARKABLE_EXITS:
                     left = f"training left with exit code {event.exit_code} at step {event.step}"
-                    self._announcer.tell("exit", f"{left}: {event.reason}")
+                    self._announcer.alert("exit", f"{left}: {event.reason}")
             case RolledBack() | RollbackRefused() | RollbackDone():
-                self._take_in_answer(event)
+                self._handle_rollback_answer(event)
             case Evidence():
                 self._inquiry.take(_name_of(event), Path(event.path), self._detector.open_episodes())
             case EvidenceRefused():
@@ -145,11 +148,11 @@ class Watcher:
             case WaitingForParts():
                 channels = ", ".join(event.channels)
                 text = f"training waits for further parts, because no data is left in {channels} (step {event.step})"
-                self._announcer.tell("data", text)
+                self._announcer.alert("data", text)
             case PartsRefused():
-                self._announcer.tell("data", f"parts of the data were refused: {event.reason} (step {event.step})")
+                self._announcer.alert("data", f"parts of the data were refused: {event.reason} (step {event.step})")
 
-    def _take_in_start(self, event: Started | Resumed) -> None:
+    def _handle_start(self, event: Started | Resumed) -> None:
         state = self.state
         state.exit_code = None
         self._given_up = None
@@ -160,15 +163,15 @@ class Watcher:
         if state.pending and state.pending.startswith(_STOP):
             state.pending = None
 
-    def _take_in_launch_end(self, event: LaunchEnded) -> None:
-        """Note how a job's launch ended. A job that gives up is news also for a watcher that was started later."""
+    def _handle_launch_end(self, event: LaunchEnded) -> None:
+        """Note the end of a job's launch. A watcher that was started later also reports a job that has given up."""
         if event.action == "stop":
             self.state.exit_code = event.exit_code
         if event.alert:
             self._given_up = f"job {event.job_id} has given up (exit code {event.exit_code}): {event.reason}"
 
-    def _take_in_answer(self, event: RolledBack | RollbackRefused | RollbackDone) -> None:
-        """Take in the outcome of a rollback, ours or a person's."""
+    def _handle_rollback_answer(self, event: RolledBack | RollbackRefused | RollbackDone) -> None:
+        """Note the outcome of a rollback, commanded by this watcher or by a person."""
         state, command = self.state, _name_of(event)
         if state.pending == command:
             state.pending = None
@@ -177,13 +180,13 @@ class Watcher:
             state.attempt_to_await = max(state.attempt_to_await, event.attempt)
             state.resumed_after_step = event.step
             text = f"rolled back from step {event.from_step} to step {event.step}: {event.reason}"
-            self._announcer.tell("rollback", text)
+            self._announcer.alert("rollback", text)
         elif isinstance(event, RollbackRefused):
             state.causes.pop(command, None)
-            self._announcer.tell("refused", f"the run did not roll back: {event.reason}; a person must look")
+            self._announcer.alert("refused", f"the run did not roll back: {event.reason}; a person must look")
 
     def _remember_cause(self, command: str, event: RolledBack) -> None:
-        """Count a rollback for which the command was given just before the watcher was killed."""
+        """Count a rollback that was commanded just before the watcher was killed."""
         start = command.rpartition("-")[2]
         if command.startswith(_ROLLBACK) and start.isdecimal():
             at_step = event.step if event.from_step is None else event.from_step
@@ -191,13 +194,13 @@ class Watcher:
             self.state.causes.setdefault(command, past)
 
     def _announce_end(self) -> None:
-        """Alert people if the newest launch was the last one, because the job gave up."""
+        """Alert people if the job of the newest launch has given up."""
         if self._given_up is not None:
-            self._announcer.tell("given-up", self._given_up)
+            self._announcer.alert("given-up", self._given_up)
             self._given_up = None
 
-    def _settle(self) -> None:
-        """Wait no longer for a command that somebody withdrew, or that the run could not read."""
+    def _drop_unanswerable(self) -> None:
+        """Stop waiting for a command that was withdrawn, or that the run could not read."""
         pending = self.state.pending
         if pending is None:
             return
@@ -205,10 +208,10 @@ class Watcher:
         if is_rejected or not is_known(self._run_dir, pending):
             self.state.pending = None
             self.state.causes.pop(pending, None)
-            self._announcer.tell("refused", f"the command {pending} was {'rejected' if is_rejected else 'withdrawn'}")
+            self._announcer.alert("refused", f"the command {pending} was {'rejected' if is_rejected else 'withdrawn'}")
 
     def _observe_records(self) -> list[Verdict]:
-        """What was said of the records that are new; each was seen once, whatever became of the file."""
+        """Return the verdicts on the new records. Each record is judged once, even if the file was replaced."""
         verdicts: list[Verdict] = []
         state = self.state
         for record in self._new_records():
@@ -217,7 +220,7 @@ class Watcher:
             if record.step <= state.step:
                 self._rewind(record.step - 1)
                 if (at := state.resumed) and record.attempt == at[0] and record.step <= at[1]:
-                    state.resumed_after_step = at[1]  # the way to there is repeated, not trained again
+                    state.resumed_after_step = at[1]  # these records are repeated, their steps are not trained again
                 verdicts = []
             state.attempt, state.step = record.attempt, record.step
             self.latest.record = record
@@ -234,14 +237,14 @@ class Watcher:
                 yield record
 
     def _rewind(self, to_step: int) -> None:
-        """Forgets what is no longer part of the run."""
+        """Forget everything after a step to which the run was rewound."""
         state = self.state
         state.resumed_after_step = to_step
         state.handled_starts, state.dirty_starts, state.examinations = [], [], []
         state.alarms = [alarm for alarm in state.alarms if alarm.start <= to_step]
 
     def _mark(self) -> None:
-        """Give the command to mark the checkpoints whose health is not what it should be."""
+        """Give the command to mark the checkpoints whose health should be another one."""
         due = due_mark(
             self._saved.list(),
             self.state,
@@ -253,7 +256,7 @@ class Watcher:
             self._announcer.command(due.name, due.request, "")
 
     def _act(self, verdicts: list[Verdict]) -> None:
-        """Does what the policy says, until it has nothing more to say."""
+        """Carry out the policy's actions until it has no further one."""
         for _ in range(_MOST_ACTIONS):
             if self.state.pending is not None:
                 return
@@ -264,13 +267,13 @@ class Watcher:
             verdicts = self._carry_out(action, now, verdicts)
 
     def _carry_out(self, action: Action, now: Situation, verdicts: list[Verdict]) -> list[Verdict]:
-        """Does one thing; returns the verdicts that the policy should still look at."""
+        """Carry out one action; return the verdicts that the policy should still look at."""
         state = self.state
         if isinstance(action, AskEvidence):
             self._inquiry.ask(action, verdicts, now.episodes)
             return [each for each in verdicts if each.kind != "confirmed" or each.start != action.first_step]
         if isinstance(action, Alert):
-            self._announcer.tell("advice", action.text)
+            self._announcer.alert("advice", action.text)
             state.handled_starts.append(action.start)
             return [each for each in verdicts if each.kind != "drift" or each.start != action.start]
         assert isinstance(action, Rollback | Stop), f"{action} is an action"
@@ -282,13 +285,13 @@ class Watcher:
         return []
 
     def _roll_back(self, action: Rollback, now: Situation) -> None:
-        """Give the command to roll back; everything else waits until it is answered."""
+        """Give the command to roll back. Everything else waits until it is answered."""
         state = self.state
         request = rollback_request(action, self._watch.repeat_for_steps)
         skipped = request.skip_steps or (0, 0)
         words = f"a return to step {action.to_step}, skipping the samples of steps {skipped[0]} to {skipped[1]}"
         if not self._announcer.outputs.may_command:
-            self._announcer.tell("advice", f"{action.reason}: without --no-orders it would ask for {words}")
+            self._announcer.alert("advice", f"{action.reason}: without --no-orders it would ask for {words}")
             return
         name = f"{_ROLLBACK}-{state.attempt:03d}-{action.start:07d}"
         state.causes[name] = PastRollback(at_step=state.step, start=action.start, to_step=action.to_step)
@@ -303,12 +306,12 @@ class Watcher:
             command=name,
         )
         if self._announcer.event(name, given):
-            self._announcer.tell("order", f"{action.reason}: ordered {words}")
+            self._announcer.alert("order", f"{action.reason}: gave the command for {words}")
 
     def _stop(self, action: Stop, now: Situation) -> None:
         """Give the command to stop for a person, and write that person a report."""
         if not self._announcer.outputs.may_command:
-            self._announcer.tell("advice", f"{action.reason}: without --no-orders it would tell the run to stop")
+            self._announcer.alert("advice", f"{action.reason}: without --no-orders it would give the command to stop")
             return
         name = f"{_STOP}-{self.state.attempt:03d}-{action.start:07d}"
         path = write_report(self._run_dir, action, now)
@@ -322,8 +325,8 @@ class Watcher:
             report=str(path),
         )
         if self._announcer.event(name, given):
-            text = f"{action.reason}: ordered the run to stop; a person must look, see {path}"
-            self._announcer.tell("order", text)
+            text = f"{action.reason}: gave the command to stop; a person must look, see {path}"
+            self._announcer.alert("order", text)
 
 
 def _name_of(event: RolledBack | RollbackRefused | RollbackDone | Evidence | EvidenceRefused) -> str:
@@ -332,9 +335,9 @@ def _name_of(event: RolledBack | RollbackRefused | RollbackDone | Evidence | Evi
 
 
 def _for_detector(record: StepRecord) -> LossRecord:
-    """The part of a record that the detector looks at."""
+    """Return the detector's input for a record."""
     values = record.values
-    is_lost = values.get(names.SKIPPED) == 1.0  # the gradient alone may have been at fault: the loss is then finite
+    is_lost = values.get(names.SKIPPED) == 1.0  # the loss itself is finite if only the gradient was not
     per_channel = [(channel, name) for name in values if (channel := names.channel_of(name)) is not None]
     return LossRecord(
         step=record.step,

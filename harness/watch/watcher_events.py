@@ -1,4 +1,4 @@
-"""The watcher's events in the run's `events.jsonl`, each written once however often the watcher is killed."""
+"""Writes the watcher's events to the run's `events.jsonl`, each once, however often the watcher is killed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.run.events import append_event, last_events
 
 
 class WatcherEvents:
-    """Appends the watcher's events. An event has an `id` that follows from its cause."""
+    """Appends the watcher's events. Each has an `id` that follows from its cause."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._path = path

@@ -60,7 +60,7 @@ def test_list_as_json(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 def test_list_of_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert harness("list", tmp_path) == 64
-    assert "is no run with checkpoints" in capsys.readouterr().err
+    assert "is not a run with checkpoints" in capsys.readouterr().err
 
 
 def test_verify_finds_a_flipped_byte_only_with_deep(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -120,4 +120,4 @@ def test_prune_beside_a_trainer_is_refused(run_dir: Path, capsys: pytest.Capture
 
 def test_pin_of_no_checkpoint(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert harness("pin", run_dir / "checkpoints/step_0000099") == 64
-    assert "is no checkpoint of a run" in capsys.readouterr().err
+    assert "is not a checkpoint of a run" in capsys.readouterr().err

@@ -107,7 +107,7 @@ def test_an_index_that_names_a_function_is_passed_over_whatever_its_manifest_say
     assert choice.passed_over == (
         (
             hostile,
-            "its .metadata names os.system, which is no part of a checkpoint's index. Nothing of it was run. "
+            "its .metadata names os.system, which is not part of a checkpoint's index. Nothing of it was run. "
             "Do not use this checkpoint before you know who wrote it",
         ),
     )

@@ -257,8 +257,8 @@ def test_signal_drops_a_rollback_and_asks_for_evidence(tmp_path: Path) -> None:
         (["rollback", "--to-step", "4", "--steps", "1:2"], "--steps does not belong to the command rollback; allowed"),
         (["save", "--to-step", "3"], "--to-step does not belong to the command save; it has none"),
         (["rollback"], "give exactly one of to-step and before-step"),
-        (["rollback", "--to-step", "4", "--skip-steps", "4-5"], "'4-5' is no pair of numbers A:B, such as 116:183"),
-        (["rollback", "--to-step", "4", "--adam-betas", "a:b"], "'a:b' is no pair of numbers A:B, such as 0.9:0.95"),
+        (["rollback", "--to-step", "4", "--skip-steps", "4-5"], "'4-5' is not a pair of numbers A:B, such as 116:183"),
+        (["rollback", "--to-step", "4", "--adam-betas", "a:b"], "'a:b' is not a pair of numbers A:B, such as 0.9:0.95"),
         (["evidence"], "which steps? give --steps A:B, such as --steps 4008:4012"),
         (["evidence", "--steps", "1:100"], "steps is [1, 100]; it is [first, last], from 1 on, at most 64 steps"),
     ],
@@ -300,4 +300,4 @@ def test_train_rolls_back_before_it_starts_and_only_once(
 
 def test_signal_needs_a_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["signal", str(tmp_path), "save"]) == EXIT_USAGE
-    assert f"harness: error: {tmp_path} is no run directory" in capsys.readouterr().err
+    assert f"harness: error: {tmp_path} is not a run directory" in capsys.readouterr().err

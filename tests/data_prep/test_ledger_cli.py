@@ -174,5 +174,5 @@ def test_quarantine_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
     (tmp_path / "other").write_text('{"loss": 1}\n')
     found = call(quarantine, run, "--evidence", tmp_path / "other").exception
     assert "not an evidence file (KeyError: 'documents'). Give one that `harness signal RUN evidence" in str(found)
-    assert "is no run directory" in str(call(quarantine, tmp_path, "--document", "zh/p:1").exception)
+    assert "is not a run directory" in str(call(quarantine, tmp_path, "--document", "zh/p:1").exception)
     assert "is no run directory" in str(call(quarantine, tmp_path).exception)

@@ -140,7 +140,7 @@ def test_the_text_names_rank_host_process_step_and_phase(run_dir: RunDir) -> Non
     (run_dir.launch(2) / "stacks_rank_00001.txt").write_text(STACKS)
     assert diagnosis_text(run_dir, now).splitlines() == [
         "launch 2: 3 of 6 ranks have given a sign of life",
-        "never heard of: rank 3-5; their nodes did not start, see node_*.log",
+        "no heartbeat: rank 3-5; their nodes did not start, see node_*.log",
         "quiet for 90 s: rank 1 on n1 (process 101), step 7, data; the process is stopped or dead, or its node is "
         "cut off",
         "behind: rank 2 on n2 (process 102), step 6, optimizer since 100 s",

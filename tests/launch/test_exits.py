@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.launch.exits import WorkerExit, culprit
+from harness.launch.exits import WorkerExit, root_failure
 
 
 @pytest.mark.parametrize(
@@ -41,5 +41,5 @@ def test_the_end_of_one_worker(return_code: int, failed: bool, exit_code: int, t
 )
 def test_who_is_to_blame_among_several(return_codes: list[int], rank: int | None) -> None:
     ended = [WorkerExit(rank=rank, return_code=code) for rank, code in enumerate(return_codes)]
-    blamed = culprit(ended)
+    blamed = root_failure(ended)
     assert (blamed.rank if blamed else None) == rank

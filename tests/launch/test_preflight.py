@@ -107,7 +107,7 @@ def test_channels_that_are_not_used_are_not_looked_at(check: Check) -> None:
 
 def test_the_lead_time_must_be_shorter_than_the_time_limit(check: Check) -> None:
     assert check('launch.time_limit="10"').errors == (
-        "launch.signal_lead_s is 600, but launch.time_limit 10 is only 600 s; the run would be told to stop at once",
+        "launch.signal_lead_s is 600, but launch.time_limit 10 is only 600 s; the run would be stopped at once",
     )
 
 

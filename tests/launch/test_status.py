@@ -160,7 +160,7 @@ def test_scripts_get_json(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"is no run directory: nothing was launched there; give the directory that"):
+    with pytest.raises(UsageError, match="is not a run directory: nothing was launched there; give the directory that"):
         status_of(RunDir(tmp_path))
 
 

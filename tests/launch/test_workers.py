@@ -71,7 +71,7 @@ def run(
         for rank, body in enumerate(bodies)
     ]
     patience = patience or Patience(after_failure_s=0.2, after_finish_s=20)
-    return run_workers(starts, pass_descriptors=descriptors, patience=patience, say=said.append), said
+    return run_workers(starts, pass_descriptors=descriptors, patience=patience, show=said.append), said
 
 
 @contextmanager
@@ -198,7 +198,7 @@ def test_workers_of_another_node_have_the_ranks_they_are_told(tmp_path: Path) ->
         command=[sys.executable, "-c", leaves_with(70)], environment={"RANK": "9"}, log=tmp_path / "9.log"
     )
     said: list[str] = []
-    assert run_workers([start], say=said.append) == 70
+    assert run_workers([start], show=said.append) == 70
     assert said == [f"error: rank 9 left with exit code 70; the end of {tmp_path / '9.log'}:"]
 
 
@@ -336,7 +336,7 @@ def test_workers_that_hear_nothing_are_killed_from_outside(tmp_path: Path, monke
         for rank in range(2)
     ]
     code = run_workers(
-        starts, kill_switch=KillSwitch(reason=reason, asked=lambda: None, collect=collect), say=said.append
+        starts, kill_switch=KillSwitch(reason=reason, asked=lambda: None, collect=collect), show=said.append
     )
     assert code == 70
     assert said == ["killed: rank 0, 1: rank 1 is silent"]
@@ -356,7 +356,7 @@ def test_launchers_on_other_nodes_have_time_to_learn_before_their_workers_end_wi
         collect=lambda _: learnt.append(time.monotonic()),
         others_learn_s=0.5,
     )
-    assert run_workers(starts, kill_switch=switch, say=lambda _: None) == 70
+    assert run_workers(starts, kill_switch=switch, show=lambda _: None) == 70
     assert len(learnt) == 1
     assert time.monotonic() - learnt[0] >= 0.5
 

@@ -67,7 +67,7 @@ def test_what_is_no_run_directory_takes_no_orders(tmp_path: Path) -> None:
         with pytest.raises(UsageError) as caught:
             give(RunDir(root), make_request(CommandKind.SAVE, {}))
         assert str(caught.value) == (
-            f"{root} is no run directory: there is no config.yaml in it; "
+            f"{root} is not a run directory: there is no config.yaml in it; "
             "give the directory that training printed at its start, such as runs/NAME"
         )
     assert list(tmp_path.iterdir()) == []

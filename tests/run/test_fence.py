@@ -9,7 +9,7 @@ import pytest
 
 from harness.errors import RunTakenOverError, UsageError
 from harness.run import fence as fence_module
-from harness.run.fence import claim, explaining
+from harness.run.fence import claim, reporting_takeover
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 
@@ -91,11 +91,11 @@ def test_one_that_was_taken_over_leaves_the_text_of_the_next_owner(run_dir: RunD
 
 def test_errors_that_come_of_being_taken_over_say_so(run_dir: RunDir) -> None:
     fence = claim(run_dir)
-    with pytest.raises(FileNotFoundError), explaining(fence):
+    with pytest.raises(FileNotFoundError), reporting_takeover(fence):
         raise FileNotFoundError("gone")
-    with pytest.raises(FileNotFoundError), explaining(None):
+    with pytest.raises(FileNotFoundError), reporting_takeover(None):
         raise FileNotFoundError("gone")
     claim(run_dir)
-    with pytest.raises(RunTakenOverError) as caught, explaining(fence):
+    with pytest.raises(RunTakenOverError) as caught, reporting_takeover(fence):
         raise FileNotFoundError("gone")
     assert isinstance(caught.value.__cause__, FileNotFoundError)

@@ -52,10 +52,10 @@ def test_text_in_a_plainly_named_file_is_the_reason_without_what_a_terminal_woul
         (
             "sav",
             b"",
-            "'sav' is no command; a command is an empty file named after its kind (save, stop, save-and-stop) or a "
+            "'sav' is not a command; a command is an empty file named after its kind (save, stop, save-and-stop) or a "
             "file `….json`; did you mean `save`?",
         ),
-        ("readme.txt", b"", "'readme.txt' is no command; a command is an empty file named after its kind"),
+        ("readme.txt", b"", "'readme.txt' is not a command; a command is an empty file named after its kind"),
         ("x.json", b"", "not JSON: Expecting value"),
         ("x.json", b"\xff", "not JSON: 'utf-8' codec can't decode"),
         ("x.json", b"[" * 60_000, "not JSON: "),

@@ -23,7 +23,7 @@ NAME = "step_0000010"
 def fail(run_dir: RunDir, start: str, *, rank: int = 0, error: Exception | None = None) -> None:
     with (
         pytest.raises(type(error or ValueError())),
-        failures.noted(run_dir, run_dir.root / NAME, start=start, rank=rank),
+        failures.recording(run_dir, run_dir.root / NAME, start=start, rank=rank),
     ):
         raise error or ValueError("it broke\nand more")
 
@@ -68,7 +68,7 @@ def test_a_disk_that_does_not_say_what_was_saved_blames_no_checkpoint(
 
 
 def test_without_a_checkpoint_nothing_is_counted(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="x"), failures.noted(RunDir(tmp_path), None, start="first", rank=0):
+    with pytest.raises(ValueError, match="x"), failures.recording(RunDir(tmp_path), None, start="first", rank=0):
         raise ValueError("x")
     assert not RunDir(tmp_path).resume_failures.exists()
 

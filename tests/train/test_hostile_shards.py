@@ -58,5 +58,5 @@ def test_an_object_that_names_a_function_is_not_run(tmp_path: Path) -> None:
     code, text = site.train().finish()
     assert not trap.exists()
     assert code == 65, text
-    assert "in a shard is no part of a checkpoint" in text
+    assert "in a shard is not part of a checkpoint" in text
     assert "Traceback" not in text

@@ -78,5 +78,5 @@ def test_when_the_budget_is_used_up_a_person_must_look(tmp_path: Path) -> None:
     assert "Evidence points to documents: take them out of the channel" in report
     assert "look like dirt (a loss of " in report
     texts = [alert["text"] for alert in alerts(site)]
-    assert any("ordered the run to stop; a person must look" in text for text in texts)
+    assert any("gave the command to stop; a person must look" in text for text in texts)
     assert any("training left with exit code 76" in text for text in texts)

@@ -58,15 +58,15 @@ def test_the_same_step_of_another_attempt_is_not_saved() -> None:
 def test_a_rollback_is_owed_until_a_checkpoint_knows_of_it() -> None:
     record = RollbackRecord(order="x", from_step=8, to_step=4, attempt=2, reason="")
     before = TrainState(step=4, attempt=2, saved=Parent(step=4, attempt=1))
-    assert not before.owes_rollback
+    assert not before.has_unsaved_rollback
     rolled_back = replace(before, rollback=record)
-    assert rolled_back.owes_rollback
+    assert rolled_back.has_unsaved_rollback
     unsaved = after_steps(rolled_back.after_save(None, 0.5), 2)
-    assert unsaved.owes_rollback
+    assert unsaved.has_unsaved_rollback
     saved = unsaved.after_save(Path("a"), 1.0)
-    assert not saved.owes_rollback
+    assert not saved.has_unsaved_rollback
     assert after_steps(saved, 3).rollback == record
-    assert not after_steps(unsaved, 3).after_save(Path("a"), 1.0, of=unsaved).owes_rollback
+    assert not after_steps(unsaved, 3).after_save(Path("a"), 1.0, of=unsaved).has_unsaved_rollback
 
 
 def test_a_checkpoint_gives_the_state_back() -> None:

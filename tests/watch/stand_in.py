@@ -197,7 +197,7 @@ def watcher(run: StandIn, *, may_command: bool = True, told: list[str] | None = 
     outputs = Outputs(
         events=WatcherEvents(run.run_dir.events),
         alerts=Alerts(run.run_dir.watch / "alerts.jsonl", "stand-in", (), 0.0),
-        say=(told if told is not None else []).append,
+        show=(told if told is not None else []).append,
         may_command=may_command,
     )
     return Watcher(run.run_dir, run.config, state or WatchState(), outputs, is_anew=state is None)

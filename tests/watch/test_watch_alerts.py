@@ -41,14 +41,14 @@ def test_one_of_a_kind_at_a_time_and_the_others_are_counted(tmp_path: Path) -> N
     clock, state = Clock(), WatchState()
     alerts = Alerts(tmp_path / "alerts.jsonl", "llama", [sent.append], 600.0, clock)
     for text in ("first", "second", "third"):
-        alerts.tell(state, "spike", text)
-    alerts.tell(state, "order", "another kind")
+        alerts.alert(state, "spike", text)
+    alerts.alert(state, "order", "another kind")
     assert sent == ["llama: first", "llama: another kind"]
     clock.now += 601
-    alerts.tell(state, "spike", "fourth")
+    alerts.alert(state, "spike", "fourth")
     assert sent[-1] == "llama: fourth (2 more of this kind since the last message)"
     clock.now -= 5000  # a clock that is set back
-    alerts.tell(state, "spike", "fifth")
+    alerts.alert(state, "spike", "fifth")
     assert sent[-1] == "llama: fifth"
     written = lines(tmp_path / "alerts.jsonl")
     assert [line["text"] for line in written] == ["first", "second", "third", "another kind", "fourth", "fifth"]
@@ -66,7 +66,7 @@ def test_what_nobody_takes_is_kept_and_tried_again(tmp_path: Path) -> None:
 
     clock, state = Clock(), WatchState()
     alerts = Alerts(tmp_path / "alerts.jsonl", "llama", [place], 0.0, clock)
-    alerts.tell(state, "spike", "look")
+    alerts.alert(state, "spike", "look")
     assert state.undelivered == ["llama: look"]
     assert lines(tmp_path / "alerts.jsonl")[-1]["text"] == "mail: refused"
     is_down = False

@@ -63,7 +63,7 @@ def test_for_the_total_every_sample_is_compared_with_its_own_channel() -> None:
     before = [*BEFORE, *(sample(step, 5.0, channel="zh") for step in range(90, START))]
     within = [sample(100, 8.0), sample(101, 5.0, channel="zh")]
     found = attribute([*before, *within], channel=None, direction="up", start=START, height=2.0)
-    assert [each.sample.channel for each in found.guilty] == ["code"]
+    assert [each.sample.channel for each in found.dirty_samples] == ["code"]
     assert named(found) == "code/part-00007: documents 100, 101"
 
 

@@ -20,7 +20,7 @@ from harness.watch.surroundings import shortage, stall
 
 
 def look(run_dir: RunDir, *, once: bool = True, told: list[str] | None = None) -> None:
-    watch(run_dir, once=once, may_command=True, alert_urls=(), say=(told if told is not None else []).append)
+    watch(run_dir, once=once, may_command=True, alert_urls=(), show=(told if told is not None else []).append)
 
 
 def test_one_look_at_a_time_goes_on_from_the_last(tmp_path: Path) -> None:
@@ -72,12 +72,12 @@ def test_what_nobody_has_taken_is_sent_once_more_when_training_has_ended(
 
 def test_a_second_watcher_is_refused(tmp_path: Path) -> None:
     run = StandIn(run_dir_in(tmp_path))
-    with daemon._alone(run.run_dir), pytest.raises(RunInUseError, match="is being watched already"):
+    with daemon._holding_lock(run.run_dir), pytest.raises(RunInUseError, match="is being watched already"):
         look(run.run_dir)
 
 
 def test_what_is_no_run_cannot_be_watched(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no run directory: there is no config.yaml in it"):
+    with pytest.raises(UsageError, match="is not a run directory: there is no config.yaml in it"):
         look(RunDir(tmp_path))
 
 

@@ -143,15 +143,15 @@ def test_the_watcher_orders_the_kill_once_and_tells(
     told: list[str] = []
     rounds = iter(range(60))
 
-    def say(text: str) -> None:
+    def show(text: str) -> None:
         told.append(text)
 
     monkeypatch.setattr(
-        daemon._Rounds,
+        daemon._WatchLoop,
         "_has_ended",
         lambda _self: (kill_reason(folder) is not None and len(told) > 3) or next(rounds) > 50,
     )
-    watch(run.run_dir, once=False, may_command=may_command, alert_urls=(), say=say)
+    watch(run.run_dir, once=False, may_command=may_command, alert_urls=(), show=show)
     reason = kill_reason(folder)
     assert (reason is not None) == may_command
     events = [json.loads(line) for line in run.run_dir.events.read_text().splitlines()]

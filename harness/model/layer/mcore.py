@@ -1,7 +1,7 @@
-"""The transformer layer: Megatron's, with our parts where its fallbacks are slow or refuse, or Transformer Engine's.
+"""The transformer layer: Megatron's with our parts where its fallbacks are slow or refuse, or Transformer Engine's.
 
-Both rotate queries and keys in front of the core attention, by the same `Rotation`, and both have the same activation.
-Their checkpoints have the same keys, so a run may go on with the other one.
+Both rotate queries and keys before the core attention, by the same `Rotation`, and both have the same activation. Their
+checkpoints have the same keys, so a run may go on with the other one.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def block_spec(
     virtual_stage: int | None,
     device: torch.device,
 ) -> TransformerBlockSubmodules:
-    """The layers of one model chunk, and the norm behind the last one.
+    """Return the layers of one model chunk, and the norm after the last one.
 
     Raises:
         ConfigError: Ranks are to share sequences, but Transformer Engine is missing or cannot be imported.
@@ -69,9 +69,9 @@ def block_spec(
 
 
 def uses_transformer_engine(config: Config, device: torch.device) -> bool:
-    """Whether layers are made of Transformer Engine's modules: on a GPU, where it is installed, in bf16.
+    """Return whether layers are made of Transformer Engine's modules: on a GPU, if it is installed, in bf16.
 
-    Its fast attention knows no fp32.
+    Its fast attention does not support fp32.
     """
     return bool(HAVE_TE) and device.type == "cuda" and config.precision.dtype == "bf16"
 
@@ -89,9 +89,9 @@ def _own_layer(model: ModelConfig, rotation: Rotation) -> tuple[ModuleSpec, type
 
 
 def _transformer_engine_layer(config: Config, rotation: Rotation) -> tuple[ModuleSpec, type[Any]]:
-    """Transformer Engine's layer.
+    """Return Transformer Engine's layer and norm.
 
-    With reset at document borders it has our attention: Transformer Engine takes an arbitrary mask only in its unfused
+    With resets at document borders it has our attention: Transformer Engine takes an arbitrary mask only in its unfused
     kernels.
     """
     from megatron.core.extensions.transformer_engine import TENorm

@@ -177,7 +177,8 @@ def _prune(store: CheckpointStore, policy: RetentionPolicy, *, dry_run: bool) ->
 def _run(run_dir: Path) -> RunDir:
     if not RunDir(run_dir).checkpoints.is_dir():
         raise UsageError(
-            f"{run_dir} is no run with checkpoints: {RunDir(run_dir).checkpoints} does not exist. Name a run directory."
+            f"{run_dir} is not a run with checkpoints: {RunDir(run_dir).checkpoints} does not exist. "
+            "Name a run directory."
         )
     return RunDir(run_dir)
 
@@ -204,7 +205,7 @@ def _amend(checkpoint: Path, key_file: Path | None, *, pinned: bool) -> None:
             raise UsageError(f"{checkpoint} is signed, and would not be any more: give --signature-key-file")
         store.amend(entry, pinned=pinned)
         return
-    raise UsageError(f"{checkpoint} is no checkpoint of a run. List them: harness checkpoint list {run.root}")
+    raise UsageError(f"{checkpoint} is not a checkpoint of a run. List them: harness checkpoint list {run.root}")
 
 
 def _row(entry: Entry) -> dict[str, Any]:

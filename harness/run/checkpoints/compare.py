@@ -24,7 +24,7 @@ Items = list[object] | tuple[object, ...]
 def differences(old: Fields, new: Fields, *, allow_added_parts: bool = False) -> list[str]:
     """Return one line for each field that differs, in the order of `old`; none if the fingerprints agree.
 
-    With `allow_added_parts`, parts that come after all the checkpoint's parts of a channel are no difference.
+    With `allow_added_parts`, parts that come after all the checkpoint's parts of a channel are not a difference.
     """
     return list(_of_fields("", old, new, allow_added_parts))
 

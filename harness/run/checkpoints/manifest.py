@@ -1,8 +1,8 @@
 """The fields of `manifest.json`; reads it without trusting it and writes it whole.
 
 The file is UTF-8 JSON, an object with the fields of `Manifest`, one entry of each list or object per line. Sizes are
-in bytes, hashes are XXH3 in lower-case hexadecimal. It is written last: a folder without it is no checkpoint. Its last
-line, `"checksum"`, is the hash of the same text without that line, because a flipped bit may leave good JSON behind.
+in bytes, hashes are XXH3 in lower-case hexadecimal. It is written last: a folder without it is not a checkpoint. Its
+last line, `"checksum"`, is the hash of the same text without that line, because a flipped bit may leave valid JSON.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ class CheckpointStore:
         return replace(entry, manifest=manifest)
 
     def remove(self, entry: Entry) -> None:
-        """Remove a checkpoint. From the first rename on it is no checkpoint; a crash after that leaves a leftover.
+        """Remove a checkpoint. From the first rename on it is not a checkpoint; a crash after that leaves a leftover.
 
         Raises:
             CheckpointError: the disk refused. The checkpoint is whole, or gone and a leftover of it remains.

@@ -65,7 +65,7 @@ def parse_command(name: str, content: bytes, command_id: str, changed_ns: int = 
         text = _printable(content.decode(errors="replace"))
         return Command(request=make_request(CommandKind(name), {}), reason=text, source=name, id=command_id)
     if not name.endswith(".json"):
-        raise UnreadableCommandError(f"{name!r} is no command; {_advice(name)}")
+        raise UnreadableCommandError(f"{name!r} is not a command; {_advice(name)}")
     fields = _parse_object(content)
     kind: object = fields.pop("kind", None)
     reason: object = fields.pop("reason", "")

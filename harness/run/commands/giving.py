@@ -26,7 +26,7 @@ def give(run_dir: RunDir, request: AnyRequest, reason: str = "") -> Path:
     """
     if not run_dir.config.is_file():
         raise UsageError(
-            f"{run_dir.root} is no run directory: there is no config.yaml in it; "
+            f"{run_dir.root} is not a run directory: there is no config.yaml in it; "
             "give the directory that training printed at its start, such as runs/NAME"
         )
     return _write(run_dir, f"{request.kind}-{time.time_ns()}-{os.getpid()}", request, reason)

@@ -40,7 +40,7 @@ class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the new
             return self._number(first), self._number(second)
         except ValueError:
             example = "116:183" if self._number is int else "0.9:0.95"
-            raise click.BadParameter(f"{value!r} is no pair of numbers A:B, such as {example}", ctx, param) from None
+            raise click.BadParameter(f"{value!r} is not a pair of numbers A:B, such as {example}", ctx, param) from None
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""Carries out the commands after which training simply goes on: evidence, marks on checkpoints, documents left out."""
+"""Carries out the commands after which training just goes on: evidence, marks on checkpoints, quarantined documents."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def answer(run: Run, state: TrainState, commands: Sequence[Command]) -> TrainSta
 
 
 def _mark(run: Run, state: TrainState, command: Command) -> TrainState:
-    """Enter a health into manifests. What was abandoned stays so, and what is gone was pruned."""
+    """Enter a health into manifests. Abandoned checkpoints stay abandoned, and pruned ones are ignored."""
     request = command.request
     assert isinstance(request, requests.Mark), "the table has the kind"
     if run.recorder is None:

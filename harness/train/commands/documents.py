@@ -1,4 +1,4 @@
-"""Keeps documents out of every later sample, or lets them in again, at one position that all ranks agree on."""
+"""Excludes documents from every later sample, or allows them again, at one position on which all ranks agree."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from harness.train.steps.adoption import write_down
 
 @dataclass(frozen=True, kw_only=True)
 class _Outcome:
-    """The outcome on rank 0; all ranks act on it."""
+    """The outcome on rank 0, on which all ranks act."""
 
     cursor: Cursor | None = None
     problem: str | None = None
-    """Why it cannot be carried out."""
+    """Reason why the command cannot be carried out."""
 
 
 def quarantine_documents(run: Run, state: TrainState, command: Command) -> TrainState:
     """Carry out a command about documents. Every rank must call it.
 
-    It is written down before it counts. Documents that are in quarantine already are passed over, so a command that is
-    found again after a crash changes nothing; one that cannot be carried out is reported and changes nothing.
+    The change is written down before it counts. Documents that are in quarantine already are passed over, so a command
+    that is found again after a crash changes nothing. A command that cannot be carried out is reported and changes
+    nothing.
     """
     request = command.request
     assert isinstance(request, Quarantine), "the table has the kind"
@@ -72,7 +73,7 @@ def quarantine_documents(run: Run, state: TrainState, command: Command) -> Train
 
 
 def _entered(run: Run, cursor: Cursor, request: Quarantine) -> _Outcome:
-    """The cursor with the documents in its history, written down."""
+    """Return the cursor with the documents in its history, after writing them to the journal."""
     try:
         changed = changed_cursor(run, cursor, request)
         run.data.stream.peek_hash(changed)  # would show that too little is left of a channel
@@ -83,7 +84,7 @@ def _entered(run: Run, cursor: Cursor, request: Quarantine) -> _Outcome:
 
 
 def changed_cursor(run: Run, cursor: Cursor, request: Quarantine) -> Cursor:
-    """The cursor from whose place on the documents are in no sample, or are again.
+    """Return the cursor from whose position on the documents are in no sample, or are allowed again.
 
     Raises:
         DataError: There is no such channel, part or document, or the part is damaged.

@@ -22,10 +22,10 @@ _SAVING_KINDS = (CommandKind.SAVE, CommandKind.SAVE_AND_STOP, CommandKind.ROLLBA
 
 
 class Inbox:
-    """Rank 0 looks into the mailbox, every rank may have received a signal, and all ranks learn of both.
+    """Collects commands from the mailbox (on rank 0) and from signals (on any rank), the same on all ranks.
 
-    News travel as flags in a reduction that the step makes anyway. Only when a flag is raised do the ranks exchange
-    the commands themselves.
+    Ranks notify each other by flags in a reduction that the step makes anyway. They exchange the commands themselves
+    only if a flag is raised.
     """
 
     def __init__(
@@ -45,27 +45,27 @@ class Inbox:
         self._device = device
         self._waiting: list[Command] = []
         self._unsaved: list[Command] = []
-        """Carried out, but in no checkpoint yet."""
+        """Commands that were carried out, but are in no checkpoint yet."""
 
     def flags(self) -> tuple[bool, ...]:
-        """What this rank wants the others to know: parts of the data arrived, a command waits, or a signal arrived."""
+        """Return this rank's flags for the others: data arrived, a command waits, and one for each kind of signal."""
         if self._mailbox is not None:
             self._waiting += self._mailbox.poll()
         has_parts = self._arrivals is not None and self._arrivals.has_found()
         return (has_parts, bool(self._waiting), *self._signals.take_flags())
 
     def summed_flags(self) -> list[float]:
-        """The flags of all ranks, outside a step. Every rank must call it."""
+        """Return the sums of all ranks' flags, outside a step. Every rank must call it."""
         flags = torch.tensor([float(flag) for flag in self.flags()], device=self._device)
         summed: list[float] = collectives.sum_over(flags).tolist()
         return summed
 
     def before_first_step(self) -> list[Command]:
-        """The commands that came before training began. Every rank must call it."""
+        """Return the commands that came before training began. Every rank must call it."""
         return self.agree(self.summed_flags())
 
     def agree(self, summed_flags: Sequence[float]) -> list[Command]:
-        """The commands behind the flags that the ranks raised, in the same command on every rank.
+        """Return the commands behind the flags that the ranks raised, in the same order on every rank.
 
         Every rank must call it with the same sums. Costs nothing unless a flag is raised.
         """
@@ -78,31 +78,31 @@ class Inbox:
         return collectives.from_rank_0(commands)
 
     def news(self, summed_flags: Sequence[float]) -> NewParts:
-        """What arrived of the data, the same on every rank. Every rank must call it with the same sums."""
+        """Return the parts that arrived, the same on every rank. Every rank must call it with the same sums."""
         if not summed_flags[0]:
             return NewParts()
         return collectives.from_rank_0(self._arrivals.take() if self._arrivals is not None else NewParts())
 
     def put_back(self, news: NewParts) -> None:
-        """Have the parts found again later."""
+        """Let the parts be found again later."""
         if self._arrivals is not None:
             self._arrivals.put_back(news.parts)
 
     def acknowledge(self, commands: Sequence[Command], state: TrainState) -> None:
-        """Files the commands as done, with what came of them. To be called before every step.
+        """Move the commands to `done/` with their outcome. Must be called before every step.
 
-        A command to roll back that no checkpoint knows of yet waits: after a crash it must be found again.
+        A command to roll back that is in no checkpoint yet waits: it must be found again after a crash.
 
         Raises:
             RunTakenOverError: They are for another process, which has taken the run over.
         """
         answered = [*self._unsaved, *commands]
-        self._unsaved = [command for command in answered if state.owes_rollback and _led_to(command, state)]
+        self._unsaved = [command for command in answered if state.has_unsaved_rollback and _led_to(command, state)]
         answered = [command for command in answered if command not in self._unsaved]
         if self._mailbox is None or not answered:
             return
         if self._fence is not None:
-            with suppress(OSError):  # without an answer they count as ours, as they did when they were carried out
+            with suppress(OSError):  # if the disk does not answer, the run counts as ours, as in the step before
                 self._fence.require_held()
         for command in answered:
             outcome: dict[str, object] = {"step": state.step, "attempt": state.attempt}

@@ -1,4 +1,4 @@
-"""Computes what the samples of earlier steps lose now, and writes it down with what they are made of.
+"""Computes the losses of the samples of earlier steps again, and writes them down with their documents.
 
 `evidence/step_0040120.jsonl` has one JSON object per sample, the highest loss first:
 
@@ -7,8 +7,8 @@
  "sample": 551, "documents": [8812, 8813], "most_common_token_share": 0.02, "repeated_share": 0.0, …}
 ```
 
-`loss` is the mean over the sample's tokens in nats, with the weights of now; null where it is not finite. With a
-tokenizer there are also `newline_share`, `unreadable_share`, `compression_ratio` and how the `text` begins.
+`loss` is the mean over the sample's tokens in nats, with the current weights; null if it is not finite. With a
+tokenizer there are also `newline_share`, `unreadable_share`, `compression_ratio` and the beginning of the `text`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Sums = dict[int, tuple[float, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class _Beginning:
-    """Where the steps that are asked for begin, as rank 0 found out."""
+    """Cursor before the first of the steps, found by rank 0; or the reason why it cannot be found."""
 
     cursor: Cursor | None = None
     problem: str | None = None
@@ -82,7 +82,7 @@ def reexamine(run: Run, state: TrainState, command: Command) -> TrainState:
 
 
 def _beginning(run: Run, state: TrainState, first: int, last: int) -> _Beginning:
-    """The cursor before step `first` of the line that led to the state."""
+    """Return the cursor before step `first` of the line that led to the state."""
     if last > state.step:
         return _Beginning(problem=f"steps {first} to {last} are not done yet: the run is at step {state.step}")
     if first < run.phase.first_step:
@@ -104,12 +104,15 @@ def _beginning(run: Run, state: TrainState, first: int, last: int) -> _Beginning
     if found is None or cursor != state.cursor.passed(
         state.cursor.history
     ):  # another batch size, or a window that was added behind the cursor
-        return _Beginning(problem=f"the samples of steps {first} to {last} can no longer be told")
+        return _Beginning(problem=f"the samples of steps {first} to {last} can no longer be determined")
     return _Beginning(cursor=found)
 
 
 def _own_sums(run: Run, cursor: Cursor, positions: Positions) -> Sums:
-    """What this rank's samples of the step at the cursor lose; empty off the last stage. Every rank must call it."""
+    """Return the loss sums of this rank's samples of the step at the cursor, {position: (loss, tokens)}.
+
+    Empty on ranks that are not on the last pipeline stage. Every rank must call it.
+    """
     data = run.data.stream.step(cursor)
     run.pipeline.forward(data.micro_batches or (None,) * run.phase.num_microbatches_of(len(positions)), flags=())
     losses = run.pipeline.last_sample_losses()
@@ -123,7 +126,7 @@ def _own_sums(run: Run, cursor: Cursor, positions: Positions) -> Sums:
 
 
 def _added(of_ranks: Sequence[Sums]) -> Sums:
-    """The sums of all ranks: those that share a sequence have computed some of its tokens each."""
+    """Return the sums of all ranks. Ranks that share a sequence have computed the losses of some of its tokens each."""
     totals: Sums = {}
     for sums in of_ranks:
         for position, (loss, tokens) in sums.items():
@@ -133,7 +136,7 @@ def _added(of_ranks: Sequence[Sums]) -> Sums:
 
 
 def _lines(run: Run, cursor: Cursor, steps: Mapping[int, int], totals: Sums) -> Iterator[str]:
-    """One line per sample: what is not finite first, then by falling loss."""
+    """Yield one line per sample: samples whose loss is not finite first, then by falling loss."""
     means = {position: loss / tokens if tokens else 0.0 for position, (loss, tokens) in totals.items()}
     ordered = sorted(means, key=lambda position: (-_height(means[position]), position))
     order = run.data.stream.order(cursor)
@@ -166,7 +169,7 @@ def _height(loss: float) -> float:
 
 
 def _tokenizer(run: Run) -> Tokenizer | None:
-    """The tokenizer, if there is one that can be opened: evidence without text is still evidence."""
+    """Return the tokenizer, or None if it cannot be opened: evidence without text is still useful."""
     if run.config.data.tokenizer is None:
         return None
     try:
@@ -176,7 +179,7 @@ def _tokenizer(run: Run) -> Tokenizer | None:
 
 
 def _write(run: Run, last: int, lines: Sequence[str]) -> Path:
-    """Writes the evidence whole, beside what an earlier attempt may have found at the same step."""
+    """Write the evidence to a new file. An earlier attempt may have left one for the same step."""
     first = run.run_dir.evidence(last)
     names = (first if number == 1 else first.with_name(f"{first.stem}.{number}.jsonl") for number in count(1))
     path = next(name for name in names if not name.exists())

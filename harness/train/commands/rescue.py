@@ -1,4 +1,4 @@
-"""After a step that is not finite: waits for what the watcher commands, if one is there that may roll back."""
+"""Waits after a step that is not finite for a command of the watcher, if there is a watcher that may roll back."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ _ANSWERS = frozenset((CommandKind.ROLLBACK, CommandKind.STOP, CommandKind.STOP_F
 
 @dataclass(frozen=True, kw_only=True)
 class Rescue:
-    """What to do with a state that is not finite, and the commands behind it."""
+    """The decision for a state that is not finite, and the commands behind it."""
 
     decision: Decision
     commands: list[Command]
 
 
 def await_rescue(run: Run, state: TrainState, commands: list[Command]) -> Rescue:
-    """Waits at most `watch.answer_within_s` for a command to roll back or to stop. Every rank must call it.
+    """Wait at most `watch.answer_within_s` for a command to roll back or to stop. Every rank must call it.
 
-    Without a watcher, or where it may only alert, nobody is waited for. The step was not applied, so the weights are
-    those of the step before, and evidence that is asked for meanwhile can be given.
+    Does not wait without a watcher, or if it may only alert. The step was not applied, so the weights are those of the
+    step before, and commands for evidence can be carried out meanwhile.
 
     Args:
         run: The run.
         state: The state after the step; the step's record has been written, so that the watcher can see it.
-        commands: What was ordered during the step.
+        commands: Commands that came during the step.
     """
-    heard = list(commands)
+    received = list(commands)
     patience_s = collectives.from_rank_0(_patience_s(run))
     if patience_s and run.recorder is not None:
         run.recorder.message(f"waiting up to {patience_s:g} s for the watcher to roll back")
     deadline = time.monotonic() + patience_s
-    while not any(command.kind in _ANSWERS for command in heard):
+    while not any(command.kind in _ANSWERS for command in received):
         if collectives.from_rank_0(time.monotonic() >= deadline):
             break
-        run.heartbeat.enter(Activity.OPTIMIZER, state.step)  # it lives: nobody shall take the wait for a hang
+        run.heartbeat.enter(Activity.OPTIMIZER, state.step)  # a sign of progress: this wait is not a hang
         time.sleep(_LOOK_EVERY_S)
-        heard += run.inbox.before_first_step()
-    return Rescue(decision=decide(run.milestones, state, heard, finite=False), commands=heard)
+        received += run.inbox.before_first_step()
+    return Rescue(decision=decide(run.milestones, state, received, finite=False), commands=received)
 
 
 def _patience_s(run: Run) -> float:

@@ -1,4 +1,4 @@
-"""Returns a running job to an earlier checkpoint, without restarting its processes, and skips samples for good."""
+"""Returns a running job to an earlier checkpoint without restarting its processes, and skips samples for good."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from harness.train.steps.phases import take
 
 @dataclass(frozen=True, kw_only=True)
 class _RollbackPlan:
-    """The findings of rank 0 about a rollback; all ranks act on them."""
+    """The findings of rank 0 about a rollback, on which all ranks act."""
 
     target: Checkpoint | None = None
     problem: str | None = None
     """Reason why it cannot be carried out."""
     was_done: bool = False
-    """It was carried out before a crash kept it from being acknowledged."""
+    """True if it was carried out before a crash, and not acknowledged."""
 
 
 def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
-    """Carries out a rollback command. Every rank must call it.
+    """Carry out a command to roll back. Every rank must call it.
 
-    Model, optimizer, schedule and cursor return; the skip window is entered in the cursor; the new state is saved at
-    once, in a new attempt, before the checkpoints after the target become `abandoned`. So a crash at any moment leaves
-    either the state before the command, which is then found again and carried out, or the state after it. If the disk
-    does not take the new state, training goes on in it, and the command waits until a later one is saved.
+    Model, optimizer, schedule and cursor return, and the skip window is entered in the cursor. The new state is saved
+    at once, in a new attempt, before the checkpoints after the target become `abandoned`. So a crash at any moment
+    leaves either the state before the command, which is then found again and carried out, or the state after it. If the
+    disk does not take the new state, training goes on in it, and the command waits until a later one is saved.
 
     A command that cannot be carried out is reported and changes nothing.
     """
@@ -104,7 +104,7 @@ def _plan_rollback(run: Run, state: TrainState, command: Command, request: Rollb
 
 
 def _load(run: Run, target: Checkpoint) -> str | None:
-    """Loads the target from the shared store, or says why not. Every rank must call it, and hears the same."""
+    """Load the target from the shared store, or return why not, the same on every rank. Every rank must call it."""
     problem = collectives.from_rank_0(_problem_of(run, target) if run.ranks.is_writer else None)
     if problem is None:
         checkpoint_files.load(target.path, run.pipeline.chunks, run.optimizer.megatron)
@@ -120,7 +120,7 @@ def _problem_of(run: Run, target: Checkpoint) -> str | None:
 
 
 def _returned(run: Run, state: TrainState, target: Checkpoint, command: Command, request: Rollback) -> TrainState:
-    """The state of the target in a new attempt, with everything that the command adds."""
+    """Return the state of the target in a new attempt, with the changes of the command."""
     restored = TrainState.from_checkpoint(target.path, target.manifest, attempt=state.attempt + 1)
     restored = restored.skipping(state.cursor.skip_windows).with_changes(state.cursor.history)
     skipped = request.skip_samples
@@ -154,10 +154,10 @@ def positions_of_steps(
     steps: tuple[int, int],
     take_step: Callable[[Cursor, int], tuple[Positions, Cursor]],
 ) -> tuple[int, int]:
-    """Positions [start, stop) of the samples that steps `first … last` take, counted from a cursor behind `step`.
+    """Return the positions [start, stop) of the samples of steps `first … last`, counted from a cursor after `step`.
 
-    Steps up to `step` are behind the cursor and are not part of it. `take_step` gives the positions of the step that
-    begins at a cursor, and the cursor of the next one.
+    Steps up to `step` are before the cursor and not included. `take_step` returns the positions of the step that begins
+    at a cursor, and the cursor of the next one.
     """
     first, last = max(steps[0], step + 1), steps[1]
     start = stop = cursor.next_position

@@ -1,4 +1,4 @@
-"""What follows a rollback once a checkpoint knows of it: what it left is marked, what it skips is written down."""
+"""Concludes a rollback once a checkpoint contains it: marks abandoned checkpoints, and journals the skipped samples."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from harness.train.state import TrainState
 
 
 def conclude_rollback(run: Run, state: TrainState) -> None:
-    """After a save, on the writer. What the disk refuses is done after the next save; done twice, it changes nothing.
+    """Conclude a rollback after a save, on the writer. What the disk refuses is done after the next save.
 
-    Checkpoints that the rollback left behind become `abandoned`; until then the newer attempt wins all the same. Then
-    the journal of the order has it: a start from an older checkpoint skips the same, and does not repeat it.
+    Checkpoints that the rollback left behind become `abandoned`. Until then the newer attempt is preferred anyway. The
+    journal of the order gets the rollback too: a start from an older checkpoint skips the same samples, and does not
+    repeat the rollback. A second call changes nothing.
     """
-    if run.recorder is None or state.rollback is None or state.owes_rollback:
+    if run.recorder is None or state.rollback is None or state.has_unsaved_rollback:
         return
     try:
         for entry in left_behind(run.store.list(), state.rollback):

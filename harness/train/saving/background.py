@@ -1,8 +1,8 @@
-"""Checkpoints written beside training: begun at one step, published some steps later, one at a time.
+"""Checkpoints written beside training: begun at one step and published some steps later, one at a time.
 
-Every rank copies its state and forks a process that writes it. At each step the ranks ask each other, in one small
-reduction, whether all have written; then the index is written together, and a thread of the first rank hashes the files
-and publishes the checkpoint. Until that moment it does not exist, and the one before it is what a crash goes back to.
+Every rank copies its state and forks a process that writes it. At each step the ranks agree, in one small reduction,
+whether all have written. Then they write the index together, and a thread of the first rank hashes the files and
+publishes the checkpoint. Until then it does not exist, and a crash goes back to the one before it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from harness.train.state import TrainState
 
 
 def save_or_begin(run: Run, state: TrainState, *, now: bool) -> TrainState:
-    """Saves the state, or begins to if the configuration says so and nobody waits for it. Every rank must call it."""
-    state = settle(run, state)
+    """Save the state, or begin to if saves are asynchronous and nothing waits for it. Every rank must call it."""
+    state = finish_save(run, state)
     if now or not run.config.checkpoint.async_save:
         return saving.save(run, state)
     with _stalling(run, state):
@@ -37,9 +37,9 @@ def save_or_begin(run: Run, state: TrainState, *, now: bool) -> TrainState:
 
 
 def advance(run: Run, state: TrainState) -> TrainState:
-    """Takes the save under way one stage further if all ranks are ready for it. Every rank must call it each step.
+    """Advance the save under way by one stage if all ranks are ready. Every rank must call it at each step.
 
-    It is also the moment at which an earlier checkpoint has proved good.
+    Also releases an earlier checkpoint that has become clean.
     """
     quarantine.release_due(run, state)
     flight = run.in_flight.flight
@@ -52,8 +52,8 @@ def advance(run: Run, state: TrainState) -> TrainState:
         return _finish(run, state, flight) if flight.is_written else _conclude(run, state, flight)
 
 
-def settle(run: Run, state: TrainState) -> TrainState:
-    """Waits for the save under way, before another one, a rollback or the end. Every rank must call it."""
+def finish_save(run: Run, state: TrainState) -> TrainState:
+    """Wait for the save under way, before another one, a rollback or the end. Every rank must call it."""
     flight = run.in_flight.flight
     if flight is None:
         return state
@@ -85,7 +85,7 @@ def _begin(run: Run, state: TrainState) -> TrainState:
 
 
 def _conclude(run: Run, state: TrainState, flight: Flight) -> TrainState:
-    """All ranks have written: the index follows, then the first rank publishes."""
+    """Write the index, after all ranks have written, and let the first rank publish."""
     try:
         flight.writing.finish()
     except SaveFailedError as error:
@@ -103,7 +103,7 @@ def _conclude(run: Run, state: TrainState, flight: Flight) -> TrainState:
 
 
 def _finish(run: Run, state: TrainState, flight: Flight) -> TrainState:
-    """The checkpoint is published, or is not: every rank hears which."""
+    """Return the state after the checkpoint was published or refused; every rank gets the same result."""
     outcome: tuple[Path | None, str | None] = (None, None)
     if flight.publishing is not None:
         try:
@@ -121,7 +121,7 @@ def _is_publishing(flight: Flight) -> bool:
 
 @contextmanager
 def _stalling(run: Run, state: TrainState) -> Iterator[None]:
-    """Counts the time as lost to training."""
+    """Count the time of the `with` block as lost to training."""
     started_s = time.perf_counter()
     run.heartbeat.enter(Activity.SAVE, state.step)
     try:

@@ -1,4 +1,4 @@
-"""The one save that may be under way while training goes on, and what saves cost since the last record."""
+"""The one save that may be under way while training goes on, and the cost of saves since the last record."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from harness.train.state import TrainState
 
 @dataclass(kw_only=True)
 class Flight:
-    """A save that has begun: first every rank writes, then the first one publishes."""
+    """A save that has begun. First every rank writes, then the first one publishes."""
 
     state: TrainState
-    """What is saved."""
+    """The state that is saved."""
     partial: Path
     manifest: Manifest | None
-    """On the writer, without the files."""
+    """Only on the writer; without the files."""
     writing: Writing
     started_s: float
     """On the clock of `time.perf_counter`."""
     publishing: Future[Path] | None = None
-    """On the writer, once every rank has written."""
+    """Only on the writer, after every rank has written."""
     is_written: bool = False
 
 
 @dataclass(kw_only=True)
 class InFlight:
-    """What is under way. Changes at the same steps on every rank."""
+    """The save under way, and its metrics. Changes at the same steps on every rank."""
 
     flight: Flight | None = None
     stall_s: float = 0.0
@@ -39,19 +39,19 @@ class InFlight:
     save_s: float = 0.0
     """Seconds that the last save took, if it ended since the last record."""
     num_failed_saves: int = 0
-    """Saves that failed since one succeeded."""
+    """Number of failed saves since the last success."""
     snapshot_s: float = 0.0
     """Seconds for which training waited for snapshots since the last record."""
 
     def take_metrics(self) -> dict[str, float]:
-        """What to record with the next step."""
+        """Return the metrics for the record of the next step, and reset the times."""
         found = {names.SAVE_STALL_S: self.stall_s, names.SAVE_S: self.save_s, names.SNAPSHOT_S: self.snapshot_s}
         found[names.FAILED_SAVES] = self.num_failed_saves
         self.stall_s = self.save_s = self.snapshot_s = 0.0
         return {name: round(value, 4) for name, value in found.items() if value}
 
     def discard(self) -> None:
-        """At the end of a launch: stops what is written; what is being published is published."""
+        """Stop the save at the end of a launch. A checkpoint that is being published is still published."""
         flight, self.flight = self.flight, None
         if flight is None:
             return

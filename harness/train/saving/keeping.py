@@ -1,4 +1,4 @@
-"""Keeps the state of every so many steps close by: in the host's memory, and written down for a start on the node."""
+"""Keeps snapshots of the state: in the host's memory, and on the node for a start there."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from harness.train.state import TrainState
 
 
 def keep_snapshot(run: Run, state: TrainState, *, finite: bool) -> None:
-    """Copies the state behind a step, if that is due. Every rank must call it, and the state must have been reached.
+    """Copy the state after a step, if that is due. Every rank must call it, with the state that was reached.
 
     Costs the time of a copy to the host. A state that is not finite is never kept.
     """
@@ -34,17 +34,17 @@ def keep_snapshot(run: Run, state: TrainState, *, finite: bool) -> None:
     run.in_flight.snapshot_s += time.perf_counter() - started_s
 
 
-def let_go(run: Run, state: TrainState) -> None:
-    """At the end of a launch: removes what is written down, if a checkpoint has all of it."""
+def remove_snapshots(run: Run, state: TrainState) -> None:
+    """Remove the written snapshots at the end of a launch, if a checkpoint contains everything."""
     if run.nearby is not None and state.is_saved:
         run.nearby.remove()
 
 
 def _write(run: Run, nearby: Nearby, state: TrainState, snapshot: Snapshot) -> None:
-    """Begins to write a snapshot, if all ranks have written the last one; tells what was not written."""
+    """Begin to write a snapshot, if all ranks have written the last one, and report ranks that cannot write."""
     report = torch.tensor([float(nearby.is_writing), float(nearby.problem is not None)], device=run.device)
     num_busy, num_refused = collectives.sum_over(report).tolist()
-    _tell(run, nearby, int(num_refused))
+    _report_refusals(run, nearby, int(num_refused))
     if num_busy:
         return
     norms = run.optimizer.state_norms()
@@ -59,11 +59,11 @@ def _write(run: Run, nearby: Nearby, state: TrainState, snapshot: Snapshot) -> N
     nearby.write(record, snapshot.tensors)
 
 
-def _tell(run: Run, nearby: Nearby, num_refused: int) -> None:
-    """Says once that snapshots are not written, and once that they are again."""
-    if run.recorder is None or (num_refused > 0) == nearby.is_refusal_told:
+def _report_refusals(run: Run, nearby: Nearby, num_refused: int) -> None:
+    """Report once that snapshots are not written, and once that they are again."""
+    if run.recorder is None or (num_refused > 0) == nearby.is_refusal_reported:
         return
-    nearby.is_refusal_told = num_refused > 0
+    nearby.is_refusal_reported = num_refused > 0
     if num_refused:
         cause = nearby.problem or f"not rank 0, whose folder is {nearby.folder.path}"
         run.recorder.message(f"warning: {num_refused} ranks cannot write their snapshots: {cause}")
@@ -72,7 +72,7 @@ def _tell(run: Run, nearby: Nearby, num_refused: int) -> None:
 
 
 def _saved_at(run: Run, state: TrainState) -> datetime | None:
-    """When the checkpoint was saved that training goes on from. Without an answer the snapshot will not be used."""
+    """Return when the checkpoint was saved from which training goes on. If it is None the snapshot is never used."""
     try:
         return read_manifest(Path(str(state.checkpoint)), run.store.key).saved_at
     except (CheckpointError, OSError):

@@ -1,8 +1,8 @@
-"""Snapshots beside each rank, on a disk of its node or in its memory: what a start on the same nodes goes on from.
+"""Snapshots of each rank on a disk of its node or in its memory, from which a start on the same nodes can go on.
 
-A snapshot adds to a checkpoint: it counts only if the start would go on from the very checkpoint that training had gone
-on from when it was taken, under the same configuration and layout, and if every rank finds its share of it whole. In
-every other case the shared store is what counts, as if there were none.
+A snapshot adds to a checkpoint. It is used only if the start would go on from the same checkpoint from which training
+had gone on when it was taken, under the same configuration and layout, and if every rank finds its share whole.
+Otherwise only the shared store counts.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ class Nearby:
     start: str
     """Name of this start."""
     kept: int
-    """How many snapshots stay."""
+    """Number of snapshots to keep."""
     problem: str | None = None
-    """Why the last one was not written."""
-    is_refusal_told: bool = False
+    """Reason why the last one was not written, or None."""
+    is_refusal_reported: bool = False
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
     _writing: Future[None] | None = None
 
     @staticmethod
     def of(folder: NodeFolder, config: Config, start: Start) -> Nearby:
-        """What a rank of a start writes with."""
+        """Return the writer of a rank for this start."""
         return Nearby(folder=folder, start=start.name, kept=config.checkpoint.snapshots_kept)
 
     @property
     def is_writing(self) -> bool:
-        """Whether the last snapshot is still being written."""
+        """Return whether the last snapshot is still being written."""
         return self._writing is not None and not self._writing.done()
 
     def write(self, record: SnapshotRecord, tensors: Sequence[torch.Tensor]) -> None:
-        """Writes a snapshot beside training, unless the one before is still being written."""
+        """Write a snapshot in the background, unless the last one is still being written."""
         if not self.is_writing:
             self._writing = self._pool.submit(self._write, record, tensors)
 
@@ -66,17 +66,17 @@ class Nearby:
         self.folder.keep([found.name for found in self.folder.records()[: self.kept]])
 
     def close(self) -> None:
-        """Waits for what is being written."""
+        """Wait for the snapshot that is being written."""
         self._pool.shutdown()
 
     def remove(self) -> None:
-        """Removes what was written: a checkpoint has all of it."""
+        """Remove the snapshots, because a checkpoint contains everything."""
         self.close()
         self.folder.remove()
 
 
 def folder_of(config: Config, run_dir: RunDir, rank: int) -> NodeFolder | None:
-    """Where a rank writes its snapshots down, if the configuration says so."""
+    """Return the folder for a rank's snapshots, or None if they are not configured."""
     root = config.checkpoint.snapshot_folder
     return None if root is None else NodeFolder.of_rank(root, run_dir, rank)
 
@@ -84,13 +84,13 @@ def folder_of(config: Config, run_dir: RunDir, rank: int) -> NodeFolder | None:
 def nearest(
     start: Start, folder: NodeFolder | None, config: Config, plan: Plan, run_dir: RunDir, *, is_writer: bool
 ) -> Start:
-    """The start, or, if every rank has a later snapshot whole, one from the newest of them. Every rank must call it."""
+    """Return the start from the newest snapshot that every rank has whole, or `start`. Every rank must call it."""
     if folder is None or start.entry is None:
         return start
     own = {record.name: record for record in folder.records()}
     of_all = set.intersection(*collectives.gathered(set(own)))
     wanted: list[tuple[SnapshotRecord, int]] = []
-    if is_writer and not failures.failures_of(run_dir, start.entry.path.name):  # what failed is tried without them
+    if is_writer and not failures.failures_of(run_dir, start.entry.path.name):  # after a failure, without snapshots
         common = (record for name, record in own.items() if name in of_all)
         fitting = [record for record in common if adds_to(record, start.entry, config, plan)]
         wanted = [(each, attempt) for each in fitting if (attempt := attempt_from(each, run_dir)) is not None]
@@ -105,9 +105,9 @@ def nearest(
 
 
 def attempt_from(record: SnapshotRecord, run_dir: RunDir) -> int | None:
-    """The attempt to go on in from a snapshot; None if the metrics do not lead to its step.
+    """Return the attempt in which to go on from a snapshot; None if the metrics do not lead to its step.
 
-    Another start may have gone another way since, or a node that was lost may have taken lines with it.
+    Another start may have trained other steps since, or a lost node may have taken lines with it.
     """
     try:
         if last_key(run_dir.metrics, up_to_step=record.step) != (record.attempt, record.step):
@@ -118,7 +118,10 @@ def attempt_from(record: SnapshotRecord, run_dir: RunDir) -> int | None:
 
 
 def adds_to(record: SnapshotRecord, entry: Checkpoint, config: Config, plan: Plan) -> bool:
-    """Whether a snapshot is of the line of a checkpoint, and of the configuration, layout and versions of now."""
+    """Return whether a snapshot can replace a checkpoint in this start.
+
+    It must be of the checkpoint's line, and of the present configuration, layout and versions.
+    """
     manifest = record.manifest
     return (
         manifest is not None

@@ -26,9 +26,9 @@ from harness.train.state import TrainState
 
 
 def save(run: Run, state: TrainState) -> TrainState:
-    """Saves the state as a checkpoint and returns it with the outcome. Every rank must call it.
+    """Save the state as a checkpoint and return it with the outcome. Every rank must call it.
 
-    A save that fails is an event, not an end: older checkpoints are untouched, and training can go on.
+    A failed save is only reported: older checkpoints are untouched, and training can go on.
     """
     started_s = time.perf_counter()
     run.heartbeat.enter(Activity.SAVE, state.step)
@@ -47,7 +47,7 @@ def save(run: Run, state: TrainState) -> TrainState:
 def conclude(
     run: Run, state: TrainState, saved: TrainState, path: Path | None, problem: str | None, seconds: float
 ) -> TrainState:
-    """The state after the save of `saved` (itself, or an earlier state) ended, which is told, and leaves room."""
+    """Return the state after the save of `saved` (itself or an earlier state), report the outcome, and prune."""
     state = state.after_save(path, round(seconds, 3), problem, of=saved)
     run.in_flight.save_s = seconds
     run.in_flight.num_failed_saves = state.num_failed_saves
@@ -67,7 +67,7 @@ def estimated_bytes(run: Run) -> int:
 
 
 def begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
-    """Makes the folder to write into, on the writer: the folder, or why there is none."""
+    """Make the folder to write into, on the writer; return it, or the reason why it cannot be made."""
     if not run.ranks.is_writer:
         return None, None
     try:
@@ -77,7 +77,7 @@ def begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
 
 
 def _write(run: Run, state: TrainState, partial: Path) -> str | None:
-    """Writes this rank's share, and returns what went wrong on any rank: the same on all."""
+    """Write this rank's share; return the problem of any rank, the same on all."""
     try:
         mcore.save(partial, run.pipeline.chunks, run.optimizer.megatron)
     except SaveFailedError as error:
@@ -86,7 +86,7 @@ def _write(run: Run, state: TrainState, partial: Path) -> str | None:
 
 
 def not_written(run: Run, state: TrainState, partial: Path, error: SaveFailedError) -> str:
-    """Removes what was written of a save that failed, and returns what to tell."""
+    """Remove the files of a save that failed, and return the problem for people."""
     if run.ranks.is_writer:
         run.store.discard(partial)  # what cannot be removed now is removed by the next save or start
     return (
@@ -107,7 +107,7 @@ def _publish(
 
 
 def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: float) -> Manifest:
-    """What the checkpoint of a state says of itself, but for its files."""
+    """Return the manifest of a checkpoint of a state, without its files."""
     finished = state.step >= run.plan.train_steps
     next_hash = run.data.stream.peek_hash(state.cursor)
     return Manifest(
@@ -136,18 +136,18 @@ def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: fl
 
 
 def _rotation(run: Run, step: int) -> dict[str, Any]:
-    """How the model rotates in a step's phase: what a converter must know of the weights."""
+    """Return the rotary settings of a step's phase, which a converter needs besides the weights."""
     model = in_phase(run.config, run.plan.phase_of(max(1, step)).index).model
     return model.model_dump(mode="json", include={"rotary_base", "rope_scaling"})
 
 
 def _prune(run: Run, saved: Path) -> None:
-    """Removes the checkpoints that the retention lets go, now that a newer one is there."""
+    """Remove the checkpoints that the retention policy does not keep, now that there is a newer one."""
     settings = run.config.checkpoint
     if not run.ranks.is_writer or settings.keep_last is None:
         return
     policy = RetentionPolicy(keep_last=settings.keep_last, keep_every_steps=settings.keep_every_steps)
-    if verify(saved, key=run.store.key):  # sizes; the hashes were taken a moment ago
+    if verify(saved, key=run.store.key):  # only sizes: the files were hashed a moment ago
         return
     try:
         entries = run.store.list()

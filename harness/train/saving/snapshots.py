@@ -1,10 +1,9 @@
-"""The state of every so many steps kept in the memory of the host, so that a rollback need not read the shared store.
+"""Snapshots of the state in the memory of the host, so that a rollback need not read the shared store.
 
-Every rank keeps what it holds of the model and the optimizer, bit for bit as it is. A snapshot serves a rollback to the
-checkpoint of its step: the command, its target and its bookkeeping are those of any rollback, and only the bytes come
-from nearer by. Where a rank has none of that step, all load the checkpoint. Nothing depends on a snapshot, so a crash
-in the middle of a rollback finds the same target on disk. For starts they are written down: see
-`harness.train.saving.nearby`.
+Every rank keeps its share of the model and the optimizer, bit for bit. A snapshot serves a rollback to the checkpoint
+of its step: the command, its target and its bookkeeping are those of any rollback, and only the bytes come from memory.
+If a rank has none of that step, all ranks load the checkpoint. Nothing depends on a snapshot, so a crash in the middle
+of a rollback finds the same target on disk. `harness.train.saving.nearby` writes them down for starts.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """What one rank held behind a step."""
+    """The share of one rank in the state after a step."""
 
     step: int
     attempt: int
@@ -44,13 +43,13 @@ class Snapshots:
     kept: deque[Snapshot] = field(default_factory=deque)
 
     def of(self, manifest: Manifest) -> Snapshot | None:
-        """The one of the state that a checkpoint holds: attempts grow whenever a step is done again."""
+        """Return the snapshot of the state in a checkpoint. The attempt grows whenever a step is repeated."""
         found = (each for each in self.kept if (each.step, each.attempt) == (manifest.step, manifest.attempt))
         return next(found, None)
 
 
 def take_snapshot(run: Run, state: TrainState) -> Snapshot:
-    """Copies the state, which must be that of now, and keeps it. Every rank must call it."""
+    """Copy the state, which must be the present one, and keep it. Every rank must call it."""
     kept = run.snapshots.kept
     while len(kept) >= run.config.checkpoint.snapshots_kept:  # before the copy: never more memory than was asked for
         kept.popleft()
@@ -62,9 +61,9 @@ def take_snapshot(run: Run, state: TrainState) -> Snapshot:
 
 
 def restore_snapshot(run: Run, manifest: Manifest) -> bool:
-    """Puts the model and the optimizer back into the state that a checkpoint holds, if every rank has a snapshot of it.
+    """Restore model and optimizer to the state in a checkpoint, if every rank has a snapshot of it.
 
-    Every rank must call it, and hears the same. Without one nothing is touched.
+    Returns whether they have. Every rank must call it and gets the same result. If it is False nothing is touched.
     """
     found = run.snapshots.of(manifest)
     tensors = tuple(live(run))
@@ -80,7 +79,7 @@ def restore_snapshot(run: Run, manifest: Manifest) -> bool:
 
 
 def live(run: Run) -> Iterator[torch.Tensor]:
-    """Everything that a checkpoint of this rank's share would hold, as the tensors that training works on."""
+    """Yield all tensors of this rank's share of a checkpoint, as training uses them."""
     for chunk in run.pipeline.chunks:
         yield from chunk.module.parameters()
         yield from chunk.module.buffers()

@@ -1,8 +1,8 @@
-"""Checkpoints that are saved as suspect and become clean when nothing strange has come of them.
+"""Checkpoints that are saved as suspect, and become clean if no alarm follows.
 
 Harm shows late: a checkpoint from just before a divergence looks like any other. So one counts as clean only when
-`checkpoint.clean_after_steps` steps have followed it and no alarm lies that near (unless `save_as_suspect` is off). A
-run goes on from a suspect one all the same, because nothing newer exists; it rolls back to clean ones.
+`checkpoint.clean_after_steps` steps have followed it and no alarm is within that distance (unless `save_as_suspect` is
+off). A run goes on even from a suspect one, because nothing newer exists. It rolls back to clean ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ALARMS = frozenset(("suspect", "spike", "resume-suspect", "nan", "marked-suspect
 
 
 class Alarm(NamedTuple):
-    """Where something strange was seen, or where the run is."""
+    """The position of an alarm, or of the run."""
 
     attempt: int
     step: int
@@ -34,9 +34,9 @@ class Alarm(NamedTuple):
 def proven(
     entries: Iterable[Entry], newest: Parent, now: Alarm, clean_after_steps: int, alarms: Collection[Alarm]
 ) -> list[Checkpoint]:
-    """The suspect checkpoints on the line to `newest` that have stood the test when the run is at `now`, newest first.
+    """Return the suspect checkpoints on the line to `newest` that can become clean at `now`, newest first.
 
-    An alarm counts if it is of the checkpoint's attempt, the newest one's or the one of now: others were left behind.
+    An alarm counts if its attempt is that of the checkpoint, of the newest one or of `now`. Others were left behind.
     """
 
     def is_near(entry: Checkpoint, alarm: Alarm) -> bool:
@@ -53,7 +53,7 @@ def proven(
 
 
 def alarms_in(run_dir: RunDir) -> list[Alarm]:
-    """The alarms among the run's events."""
+    """Return the alarms among the run's events."""
     return [
         Alarm(event.attempt, event.step)
         for event in read_events(run_dir.events)
@@ -62,16 +62,16 @@ def alarms_in(run_dir: RunDir) -> list[Alarm]:
 
 
 def release_due(run: Run, state: TrainState) -> None:
-    """After a step, on the writer: releases the checkpoint whose distance ends here. Costs a look at one name."""
+    """Release the checkpoint that becomes clean with this step, on the writer. Costs a look at one name."""
     if not run.config.checkpoint.save_as_suspect or run.recorder is None:
         return
-    step = state.step - run.config.quarantine_steps
+    step = state.step - run.config.clean_after_steps_or_default
     if step > 0 and run.run_dir.checkpoint(step).exists():
         release(run, state)
 
 
 def release(run: Run, state: TrainState) -> None:
-    """After a save, on the writer: marks what has stood the test as clean, and says so."""
+    """Mark checkpoints that have become clean after a save, on the writer, and report them."""
     if not run.config.checkpoint.save_as_suspect or run.recorder is None or state.saved is None:
         return
     now = Alarm(state.attempt, state.step)
@@ -80,7 +80,7 @@ def release(run: Run, state: TrainState) -> None:
     except OSError as error:  # the next save looks again
         run.recorder.message(f"warning: no checkpoint was released: {error.strerror} ({error.filename})")
         return
-    for entry in proven(entries, state.saved, now, run.config.quarantine_steps, alarms_in(run.run_dir)):
+    for entry in proven(entries, state.saved, now, run.config.clean_after_steps_or_default, alarms_in(run.run_dir)):
         try:
             run.store.amend(entry, health="clean")
         except SaveFailedError as error:

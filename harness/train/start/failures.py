@@ -1,7 +1,8 @@
-"""Starts that went on from a checkpoint and failed before the next save: after two, `--resume auto` stops.
+"""Records starts from a checkpoint that failed before the next save. After two of them, `--resume auto` stops.
 
-Whoever tries for ever what failed twice burns the allocation and hides the cause. A start counts if an error of its own
-ended one of its ranks; one that was killed, told to stop, or lost a node says nothing about its checkpoint.
+Repeating a start that failed twice would burn the allocation and hide the cause. A start counts if an error of its own
+ended one of its ranks. If it was killed, was stopped by a command, or lost a node, that says nothing about its
+checkpoint.
 
 `resume_failures.jsonl` has one JSON object a line: `checkpoint` (name of the folder), `start` (equal on all ranks of a
 start), `rank`, `reason`. A save removes the file.
@@ -25,13 +26,13 @@ _MAX_REASON = 500
 
 
 @contextmanager
-def noted(run_dir: RunDir, checkpoint: Path | None, *, start: str, rank: int) -> Iterator[None]:
-    """Writes down an error of the `with` block, unless something was saved in between; the error goes on."""
+def recording(run_dir: RunDir, checkpoint: Path | None, *, start: str, rank: int) -> Iterator[None]:
+    """Record an error of the `with` block, unless something was saved in between, and raise it again."""
     known = _names(run_dir)
     try:
         yield
     except RunTakenOverError:
-        raise  # says nothing about the checkpoint, and the directory is no longer ours
+        raise  # not an error of the checkpoint, and the directory belongs to another process now
     except Exception as error:
         if checkpoint is not None and not is_lost_connection(error) and _has_saved_nothing(run_dir, known):
             with suppress(OSError):  # the error itself is what matters
@@ -41,7 +42,7 @@ def noted(run_dir: RunDir, checkpoint: Path | None, *, start: str, rank: int) ->
 
 
 def require_not_failed_twice(run_dir: RunDir, checkpoint: Path) -> None:
-    """Refuses to try a checkpoint a third time.
+    """Refuse to try a checkpoint a third time.
 
     Raises:
         CheckpointError: Two starts went on from it and failed.
@@ -58,7 +59,7 @@ def require_not_failed_twice(run_dir: RunDir, checkpoint: Path) -> None:
 
 
 def failures_of(run_dir: RunDir, name: str) -> list[str]:
-    """Why starts from a checkpoint failed: the first reason of each start, oldest first."""
+    """Return why starts from a checkpoint failed: the first reason of each start, oldest first."""
     reasons: dict[str, str] = {}
     with suppress(OSError):
         for line in run_dir.resume_failures.read_text(errors="replace").splitlines():
@@ -70,13 +71,16 @@ def failures_of(run_dir: RunDir, name: str) -> list[str]:
 
 
 def forget(run_dir: RunDir) -> None:
-    """Called after a save: the start got further than its checkpoint."""
+    """Remove the record after a save: the start got further than its checkpoint."""
     with suppress(OSError):
         run_dir.resume_failures.unlink(missing_ok=True)
 
 
 def _has_saved_nothing(run_dir: RunDir, known: set[str] | None) -> bool:
-    """Whether no checkpoint came to those that were known. Where a disk does not say, a start is not blamed for it."""
+    """Return whether there is no checkpoint besides the known ones.
+
+    If the disk does not answer the result is False, so that the start is not blamed.
+    """
     found = _names(run_dir)
     return known is not None and found is not None and found <= known
 

@@ -1,4 +1,4 @@
-"""What a launch goes on from, as rank 0 finds it in the run directory."""
+"""The state to go on from, as rank 0 finds it in the run directory."""
 
 from __future__ import annotations
 
@@ -28,42 +28,42 @@ from harness.train.start import failures
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What rank 0 found in the run directory; all ranks go on from it."""
+    """The findings of rank 0 in the run directory, from which all ranks go on."""
 
     entry: Checkpoint | None
     passed_over: tuple[str, ...]
     attempt: int
     journal: History
-    """When parts were adopted and documents put into quarantine, as the run has written it down."""
+    """Adopted parts and quarantined documents, from the journal of the run."""
     skips: tuple[tuple[int, int], ...] = ()
-    """Positions that rollbacks skip for good, as it has written them down."""
+    """Positions that rollbacks skip for good, from the same journal."""
     hidden: tuple[StepRecord, ...] = ()
-    """Records of the way to the checkpoint that a start in between has hidden, and that must be written again."""
+    """Records on the way to the checkpoint that a start in between has hidden, and that must be written again."""
     snapshot: SnapshotRecord | None = None
-    """What every rank has beside it of a later step of the same line, as the first one describes it."""
+    """Snapshot of a later step of the same line that every rank has, as the first rank describes it."""
     name: str = field(default_factory=lambda: uuid4().hex)
-    """Tells this start from every other one."""
+    """Distinguishes this start from every other one."""
 
     @property
     def path(self) -> Path | None:
-        """The checkpoint, if there is one."""
+        """The checkpoint, or None."""
         return self.entry.path if self.entry else None
 
     @property
     def manifest(self) -> Manifest | None:
-        """Describes the state to go on from: that of the snapshot, or else of the checkpoint."""
+        """Manifest of the state to go on from: that of the snapshot, or else of the checkpoint."""
         if self.snapshot is not None:
             return self.snapshot.manifest
         return self.entry.manifest if self.entry else None
 
     @property
     def step(self) -> int:
-        """Its step; 0 where training begins."""
+        """Step of that state; 0 if training begins."""
         return self.manifest.step if self.manifest else 0
 
     @property
     def num_parts(self) -> dict[str, int]:
-        """How many parts of each channel the run has used so far."""
+        """Number of parts of each channel that the run has used so far."""
         if self.manifest is None:
             return num_parts_of(self.journal)
         recorded = recorded_parts(self.manifest.fingerprint)
@@ -71,7 +71,7 @@ class Start:
 
 
 def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:
-    """Makes the run directory and takes it: from here on nobody else publishes in it.
+    """Make the run directory and take it. After that nobody else publishes in it.
 
     Raises:
         RunInUseError: Another process trains in it.
@@ -88,7 +88,7 @@ def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:
 
 
 def find_start(store: CheckpointStore, resume: Resume) -> Start:
-    """Looks for what to go on from.
+    """Find the checkpoint to go on from.
 
     Raises:
         CheckpointError: There are checkpoints but none can be used.
@@ -113,7 +113,7 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
 
 
 def attempt_after(run_dir: RunDir, manifest: Manifest | None) -> int:
-    """The attempt to go on in from a state: a new one if steps were recorded that are now done again."""
+    """Return the attempt in which to go on from a state: a new one if recorded steps will be repeated."""
     recorded = last_key(run_dir.metrics)
     resumed = (manifest.attempt, manifest.step) if manifest else (0, 0)
     if recorded is None or recorded == resumed:

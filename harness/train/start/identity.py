@@ -1,4 +1,4 @@
-"""What wrote a checkpoint, and by which configuration."""
+"""Identifies the configuration and the programs that write a checkpoint."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from harness.run.checkpoints.manifest import Versions
 
 
 def config_hash(config: Config) -> str:
-    """Hash of the configuration as it is written to the run directory."""
+    """Return the hash of the configuration as it is written to the run directory."""
     return xxhash.xxh3_64_hexdigest(dump_config(config).encode())
 
 
 def versions() -> Versions:
-    """Of the programs that are running."""
+    """Return the versions of the running programs."""
     return Versions(
         harness=version("harness"),
         megatron_core=version("megatron-core"),
@@ -28,7 +28,7 @@ def versions() -> Versions:
 
 
 def other_versions(saved: Versions, now: Versions) -> str | None:
-    """What people should know if other programs go on than those that saved, None if they are the same."""
+    """Return a message if other versions go on than those that saved; None if they are the same."""
     before, after = saved.model_dump(), now.model_dump()
     changed = [f"{name} {before[name]}, now {after[name]}" for name in after if before[name] != after[name]]
     if not changed:

@@ -1,4 +1,4 @@
-"""Puts a run into the state to go on from, and makes sure that what follows is what would have followed."""
+"""Loads the state to go on from, and makes sure that training continues as it would have without a break."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from harness.train.steps.agreement import raising_together
 
 
 def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -> None:
-    """Refuses to go on from a checkpoint of other data, or of phases that were another way.
+    """Refuse to go on from a checkpoint of other data or other phases.
 
     Raises:
         CheckpointError: It belongs to another model, other data or other phases.
-        DataError: Parts that were adopted are no longer there.
+        DataError: Adopted parts are missing.
     """
     if start.manifest is not None:
         cursor = Cursor.from_json(start.manifest.cursor)
@@ -56,7 +56,7 @@ def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -
 
 
 def restore(run: Run, start: Start) -> TrainState:
-    """Loads the snapshot or the checkpoint, if there is one, and returns its state. Every rank must call it.
+    """Load the snapshot or the checkpoint, if there is one, and return its state. Every rank must call it.
 
     Raises:
         CheckpointError: It cannot be loaded, is not as it was saved, or would go on with other samples.
@@ -99,16 +99,16 @@ def restore(run: Run, start: Start) -> TrainState:
 
 
 def _state_of(start: Start, entry: Checkpoint, manifest: Manifest) -> TrainState:
-    """The state to go on from: that of the checkpoint, or of a snapshot that was taken on the way from it."""
+    """Return the state to go on from: that of the checkpoint, or of a later snapshot."""
     state = TrainState.from_checkpoint(entry.path, manifest, attempt=start.attempt, is_as_loaded=start.snapshot is None)
     return state if start.snapshot is None else replace(state, saved=manifest.parent)
 
 
 def _load_snapshot(run: Run, record: SnapshotRecord, manifest: Manifest) -> None:
-    """Reads this rank's share, and puts it into model and optimizer. Every rank must call it.
+    """Read this rank's share, and load it into model and optimizer. Every rank must call it.
 
     Raises:
-        CheckpointError: On every rank; the next start does without snapshots.
+        CheckpointError: On every rank. The next start uses no snapshots.
     """
     assert run.nearby is not None, "a snapshot was found in its folder"
     problem = None
@@ -131,13 +131,13 @@ def _load_snapshot(run: Run, record: SnapshotRecord, manifest: Manifest) -> None
 
 
 def _as_saved(run: Run, state: TrainState, start: Start) -> TrainState:
-    """The state with the history that it was saved with, which older checkpoints did not hold."""
+    """Return the state with the history of the time when it was saved. Older checkpoints did not contain it."""
     before = (each for each in start.journal if each.position == 0)
     return replace(state, cursor=run.data.stream.begun(state.cursor.with_changes(before)))
 
 
 def _accept(run: Run, recorder: Recorder) -> None:
-    """Writes the configuration as the run's, now that nothing speaks against it any more."""
+    """Make the configuration that of the run, now that all checks have passed."""
     try:
         accept(run.run_dir, run.config)
     except OSError as error:
@@ -145,7 +145,7 @@ def _accept(run: Run, recorder: Recorder) -> None:
 
 
 def _promised(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a checkpoint can be held against: one that was converted has seen no data, and maybe no tokenizer."""
+    """Return the part of a fingerprint to compare. A converted checkpoint has no data, and perhaps no tokenizer."""
     return found if "data" in recorded else {key: value for key, value in found.items() if key in recorded}
 
 

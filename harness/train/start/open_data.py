@@ -1,4 +1,4 @@
-"""Opens the data of a run: the training stream, the held-out samples, and what identifies them."""
+"""Opens the data of a run: the training stream, the held-out samples, and the arrivals of new parts."""
 
 from __future__ import annotations
 
@@ -32,37 +32,37 @@ class RunData:
 
     stream: TrainingStream
     channel_names: tuple[str, ...]
-    """By channel id: those that are trained on, then those that are only evaluated."""
+    """Channel names by channel id: first those that are trained on, then those that are only evaluated."""
     held_out: tuple[HeldOut | None, ...]
-    """By phase; None where nothing is evaluated or held out."""
+    """Held-out samples by phase; None if it evaluates nothing or has no held-out samples."""
     recipe: Recipe
-    """The numbers behind the order of the samples."""
+    """The parameters of the sample order."""
     identity: dict[str, Any]
     """Model and tokenizer, as plain JSON values."""
     arrivals: Arrivals | None
-    """Looks out for new parts, on the writer."""
+    """Looks for new parts, on the writer."""
 
     def fingerprint(self, cursor: Cursor) -> dict[str, Any]:
-        """What the weights at a cursor depend on besides the seed: model, data and tokenizer, as plain JSON values."""
+        """Return model, data and tokenizer at a cursor, on which the weights depend, as plain JSON values."""
         return self.identity | {"data": data_fingerprint(self.stream.channels, self.recipe, cursor.history)}
 
     def close(self) -> None:
-        """Ends the threads that read ahead and look out."""
+        """End the threads that read ahead and look for new parts."""
         self.stream.close()
         if self.arrivals is not None:
             self.arrivals.close()
 
 
 def open_data(config: Config, plan: Plan, ranks: Ranks, *, pin_memory: bool, num_parts: Mapping[str, int]) -> RunData:
-    """Opens the channels of all phases.
+    """Open the channels of all phases.
 
     Args:
         config: The configuration.
         plan: Its plan.
         ranks: This process's place.
         pin_memory: Whether batches go to a GPU.
-        num_parts: How many parts of each channel the run has used so far. Parts finished since then are left out here,
-            and adopted later; of channels that are not named all parts are used.
+        num_parts: Number of parts of each channel that the run has used so far. Parts that were finished since then are
+            left out here and adopted later. Of channels without a number all parts are used.
 
     Raises:
         DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
@@ -105,7 +105,7 @@ def _look_out(config: Config, channels: Sequence[Channel]) -> Arrivals:
 
 
 def _shape(plan: Plan, ranks: Ranks, cursor: Cursor, *, pin_memory: bool) -> BatchShape:
-    """How the batch that begins at a cursor is cut: its size follows from the samples of the phase so far."""
+    """Return the shape of the batch that begins at a cursor. Its size follows from the samples of the phase so far."""
     phase = plan.phases[cursor.phase]
     return BatchShape(
         global_batch_size=phase.batch_sizes.after_samples(cursor.consumed_samples - cursor.phase_begun_at),
@@ -124,7 +124,7 @@ def _open_held_out(
     recipe: Recipe,
     table: npt.NDArray[np.int64] | None,
 ) -> HeldOut | None:
-    """What a phase evaluates: the channels that it names, or those that it trains on."""
+    """Return the held-out samples of a phase: of the channels that it names, or else of those that it trains on."""
     settings = in_phase(config, phase.index).evaluation
     if settings.every_steps is None:
         return None

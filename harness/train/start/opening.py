@@ -1,4 +1,4 @@
-"""Opens a run: introduces its parts to each other, and puts them into the state to go on from."""
+"""Opens a run: builds its parts, connects them, and loads the state to go on from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from harness.run.checkpoints.store import CheckpointStore
 from harness.run.commands.os_signals import SignalFlags
 from harness.run.event_types import Exit, PassedOver
 from harness.run.events import append_event
-from harness.run.fence import Fence, explaining
+from harness.run.fence import Fence, reporting_takeover
 from harness.run.files import replace_file
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
@@ -46,13 +46,13 @@ from harness.train.start.open_data import RunData, open_data
 from harness.train.state import TrainState
 from harness.train.steps.agreement import raising_together
 from harness.train.steps.mcore import Pipeline
-from harness.train.steps.phases import settle
+from harness.train.steps.phases import apply_settings
 from harness.train.world import World
 
 
 @contextmanager
 def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> Iterator[tuple[Run, TrainState]]:
-    """The run and the state to go on from. Every rank must enter it; everything is closed at the end.
+    """Yield the run and the state to go on from; close everything at the end. Every rank must enter it.
 
     Raises:
         RunInUseError: Another process trains in this run directory.
@@ -95,13 +95,13 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         closing.callback(run.in_flight.discard)
         if run.nearby is not None:
             closing.callback(run.nearby.close)
-        with failures.noted(run_dir, start.path, start=start.name, rank=world.rank), explaining(fence):
+        with failures.recording(run_dir, start.path, start=start.name, rank=world.rank), reporting_takeover(fence):
             yield run, restore(run, start)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """What model and optimizer are made from."""
+    """The inputs of model and optimizer."""
 
     config: Config
     plan: Plan
@@ -117,10 +117,10 @@ def _signing_key(config: Config) -> SigningKey | None:
 
 
 def _require_ranks(phase: PhasePlan, world_size: int, start: Start, run_dir: RunDir, *, is_writer: bool) -> None:
-    """Leaves if the phase in which the run goes on needs other ranks; the events, which the launcher reads, say so.
+    """Leave if the phase in which the run goes on needs another number of ranks, with an event for the launcher.
 
     Raises:
-        LayoutError: It does.
+        LayoutError: It needs another number.
     """
     needed = phase.layout.world_size
     if needed == world_size:
@@ -151,7 +151,7 @@ def _introduced(
     heartbeat: Heartbeat,
     nearby: Nearby | None,
 ) -> Run:
-    """The run: model and optimizer are built here, with their first weights, and put into the phase."""
+    """Return the run. Model and optimizer are built here, with initial weights and the settings of the phase."""
     config, plan, phase, ranks, device = parts.config, parts.plan, parts.phase, parts.ranks, parts.device
     if recorder is not None and (problem := attention.slow_kernels_on(device)):
         recorder.message(f"warning: {problem}")
@@ -165,7 +165,7 @@ def _introduced(
         seq_length=phase.seq_length,
     )
     optimizer = Optimizer(settings, list(chunks))
-    settle(pipeline, optimizer, settings)
+    apply_settings(pipeline, optimizer, settings)
     return Run(
         config=config,
         plan=plan,
@@ -192,7 +192,7 @@ def _open_recorder(
 ) -> Recorder:
     run_dir = store.run_dir
     assert store.fence is not None, "the writer has taken the run"
-    with suppress(OSError):  # for people; a full disk is told by the recorder
+    with suppress(OSError):  # for people; the recorder reports a full disk
         replace_file(run_dir.plan, plan_text(config, plan))
     recorder = Recorder(
         run_dir,
@@ -220,6 +220,6 @@ def _open_recorder(
 
 
 def _require_held(fence: Fence) -> None:
-    """Raises if somebody else has taken the run; a file system that does not say so does not end the training."""
+    """Raise an error if another process has taken the run. An error of the file system does not end the training."""
     with suppress(OSError):
         fence.require_held()

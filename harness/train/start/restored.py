@@ -1,4 +1,4 @@
-"""What is looked at between loading a checkpoint and trusting it: moments, replicas, and the first losses.
+"""Checks a loaded checkpoint before it is trusted: moments, replicas, and the first losses.
 
 Runs were lost in the first step after a resume: with moments of zero, or with weights that were not the saved ones,
 the loss went from 2.2 to 11 within two steps, and nobody looked before thousands of steps had followed.
@@ -19,11 +19,12 @@ from harness.train.run import Run
 from harness.train.state import TrainState
 
 NUM_WATCHED_STEPS = 20
-"""Steps after loading whose loss is compared with the losses that the checkpoint remembers."""
+"""Number of steps after loading whose loss is compared with the losses in the checkpoint."""
 MIN_LOSSES = 8
-"""With fewer remembered losses nothing is compared: their noise is not known."""
+"""With fewer losses in the checkpoint nothing is compared, because their noise is unknown."""
 MAX_SIGMAS = 8.0
-"""A rise of so many sigmas is no noise: on 3 million steps of healthy runs it came 9 times, all of them real jumps."""
+"""A rise by this many sigmas is not noise: in 3 million steps of healthy runs it occurred 9 times, all of them real
+jumps."""
 MIN_RISE = 0.2
 """Nats. A smaller rise is never reported: noise of one batch reaches it, and broken resumes rose by 8.8."""
 _NORM_TOLERANCE = 1e-6
@@ -33,7 +34,7 @@ _WEIGHT_MULTIPLIER = 0x9E3779B1
 
 
 def require_restored(run: Run, step: int, norms: Mapping[str, float]) -> None:
-    """Refuses to train on from moments or weights that are not what was saved. Every rank must call it.
+    """Refuse to train on from moments or weights that differ from the saved ones. Every rank must call it.
 
     Args:
         run: The run, with the checkpoint loaded.
@@ -54,7 +55,7 @@ def require_restored(run: Run, step: int, norms: Mapping[str, float]) -> None:
 
 
 def norm_problems(step: int, promised: Mapping[str, float], found: Mapping[str, float]) -> list[str]:
-    """What is wrong with the norms of the optimizer's state, one line each."""
+    """Return the problems of the norms of the optimizer's state, one line each."""
     problems = []
     for name, norm in promised.items():
         loaded = found.get(name, math.nan)
@@ -66,7 +67,7 @@ def norm_problems(step: int, promised: Mapping[str, float], found: Mapping[str, 
 
 
 def resume_suspicion(state: TrainState, *, phase_first_step: int = 1) -> str | None:
-    """Why the loss of the last step makes the loaded state suspect; None if it does not, or was told before.
+    """Return why the loss of the last step makes the loaded state suspect; None if it does not, or was reported before.
 
     Losses before `phase_first_step` are of other data and lengths, and say nothing about the loss to expect.
     """
@@ -89,9 +90,9 @@ def resume_suspicion(state: TrainState, *, phase_first_step: int = 1) -> str | N
 
 
 def highest_expected(losses: Iterable[float]) -> float | None:
-    """The highest loss that the noise of the last ones explains; None where they are too few to tell.
+    """Return the highest loss that the noise of the last losses explains; None if they are too few.
 
-    Level: median of the last few. Sigma: from the differences of neighbours, which a slow trend hardly moves.
+    Level: median of the last few. Sigma: from the differences of neighbours, on which a slow trend has little effect.
     """
     known = list(losses)
     if len(known) < MIN_LOSSES:
@@ -103,7 +104,7 @@ def highest_expected(losses: Iterable[float]) -> float | None:
 
 
 def checksum(tensor: torch.Tensor) -> torch.Tensor:
-    """A number that changes with every bit of the tensor and with its order: int64, below 2**62, on its device."""
+    """Return a number that depends on every bit of the tensor and on its order: int64, below 2**62, on its device."""
     words = tensor.detach().contiguous().view(torch.int16 if tensor.element_size() == 2 else torch.int32).flatten()
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
     for start in range(0, words.numel(), _CHECKSUM_CHUNK):
@@ -114,7 +115,7 @@ def checksum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _replica_problems(run: Run) -> list[str]:
-    """Parameters whose bits differ between ranks that hold the same part of the model."""
+    """Return the parameters whose bits differ between ranks that hold the same part of the model, one line per rank."""
     named = [(name, weight) for chunk in run.pipeline.chunks for name, weight in chunk.module.named_parameters()]
     sums = torch.stack([checksum(weight) for _, weight in named])
     both = collectives.max_over(torch.stack((sums, -sums)), replicas())

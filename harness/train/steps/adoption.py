@@ -1,4 +1,4 @@
-"""Takes parts that arrive while the run goes on into its order, at one position that all ranks agree on."""
+"""Adds parts that arrive while the run goes on to its data order, at one position on which all ranks agree."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _LOOK_EVERY_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class Waited:
-    """What ended the wait for parts."""
+    """The result of the wait for parts."""
 
     state: TrainState
     commands: list[Command]
 
 
 def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainState:
-    """The state with the parts that have arrived in its order. Every rank must call it with the same sums.
+    """Return the state with the arrived parts in its data order. Every rank must call it with the same sums.
 
     Parts that some rank cannot see yet, or that cannot be written down, are found again later.
     """
@@ -75,12 +75,12 @@ def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainSt
 
 
 def await_parts(run: Run, state: TrainState) -> Waited:
-    """Waits until the next step has its samples, or a command comes. Every rank must call it.
+    """Wait until the next step has its samples, or a command comes. Every rank must call it.
 
-    It returns at once where no channel with `when_low: wait` is used up.
+    Returns at once unless a channel with `when_low: wait` is used up.
 
     Raises:
-        DataError: Nothing can be drawn any more, and no parts are adopted.
+        DataError: No more samples can be drawn, and no parts are adopted.
     """
     lacking = run.data.stream.lacks_parts_of(state.cursor)
     if not lacking:
@@ -110,10 +110,10 @@ def await_parts(run: Run, state: TrainState) -> Waited:
 
 
 def write_down(run: Run, before: History, after: History) -> None:
-    """Enters in the journal what one history has and the other has not, on the writer.
+    """Append the changes of `after` that `before` does not have to the journal, on the writer.
 
     Raises:
-        SaveFailedError: The disk does not take it.
+        SaveFailedError: The disk does not take them.
     """
     if run.ranks.is_writer:
         further = [each for each in after if each not in before and not isinstance(each, PhaseBegun)]
@@ -121,7 +121,7 @@ def write_down(run: Run, before: History, after: History) -> None:
 
 
 def _not_written(run: Run, before: Cursor, after: Cursor) -> str | None:
-    """Why the change of a cursor's history could not be written down; None if it was."""
+    """Write down the changes of a cursor's history; return the problem, or None."""
     try:
         write_down(run, before.history, after.history)
     except SaveFailedError as error:
@@ -130,7 +130,7 @@ def _not_written(run: Run, before: Cursor, after: Cursor) -> str | None:
 
 
 def _unseen(news: NewParts) -> str | None:
-    """Why this rank cannot read the parts."""
+    """Return why this rank cannot read the parts, or None."""
     try:
         for part in chain.from_iterable(news.parts.values()):
             check_files(part)

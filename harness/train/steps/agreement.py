@@ -1,4 +1,4 @@
-"""An error on one rank ends all of them with its exit code, and is told once."""
+"""Ends all ranks with the exit code of an error on one of them, and reports it once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from harness.parallel.ranks import Ranks
 
 @contextmanager
 def raising_together(ranks: Ranks) -> Iterator[None]:
-    """Raises an error that some rank met in the `with` block on every rank. Every rank must enter it.
+    """Raise an error of the `with` block on any rank on every rank. Every rank must enter it.
 
-    A disk that refused something is such an error too. What runs inside must call no collective: the ranks without an
-    error would wait in it.
+    An error of the disk counts too. The block must not call a collective, in which the ranks without an error would
+    wait.
 
     Raises:
-        HarnessError: On rank 0: the error of the lowest rank that met one.
-        SystemExit: On the other ranks, which leave in silence with the same exit code.
+        HarnessError: On rank 0: the error of the lowest rank that had one.
+        SystemExit: On the other ranks, which leave silently with the same exit code.
     """
     own = None
     try:
@@ -45,5 +45,5 @@ def _refused(error: OSError) -> HarnessError:
 
 
 def _as_sent(error: HarnessError) -> HarnessError:
-    """The error in a form that survives pickling: a `ConfigError` is made of more than its text."""
+    """Return the error in a form that can be pickled. A `ConfigError` is made from more than its text."""
     return UsageError(str(error)) if isinstance(error, ConfigError) else error

@@ -1,4 +1,4 @@
-"""Who is to blame for a step that is not finite: the rank, the channel and the samples."""
+"""Finds the rank, the channel and the samples that made a step not finite."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Finding = dict[str, object]
 
 
 def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
-    """Writes `evidence/step_….jsonl` and says so. Every rank must call it.
+    """Write `evidence/step_….jsonl` and report it. Every rank must call it.
 
-    One JSON object per sample whose loss is not finite; if all losses are finite, one per rank whose share of the
+    One JSON object per sample whose loss is not finite. If all losses are finite, one per rank whose share of the
     gradient is not.
     """
     findings = _from_all_ranks(_own_samples(run, state, result)) or _from_all_ranks(_own_gradient(run))
@@ -32,7 +32,7 @@ def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, "".join(json.dumps(finding) + "\n" for finding in findings))
-    except OSError as error:  # the rest is told all the same
+    except OSError as error:  # the rest is reported anyway
         run.recorder.message(f"warning: cannot write {path}: {error.strerror or error}")
     channels = sorted({str(finding["channel"]) for finding in findings if "channel" in finding})
     ranks = sorted({finding["rank"] for finding in findings}, key=str)
@@ -55,7 +55,7 @@ def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
 
 
 def _own_samples(run: Run, state: TrainState, result: StepResult) -> list[Finding]:
-    """The samples of this rank whose loss is not finite (known on the last pipeline stage)."""
+    """Return the samples of this rank whose loss is not finite (known on the last pipeline stage)."""
     losses = run.pipeline.last_sample_losses()
     positions = rank_positions(
         result.data.positions,
@@ -63,10 +63,10 @@ def _own_samples(run: Run, state: TrainState, result: StepResult) -> list[Findin
         dp_size=run.ranks.dp.size,
         micro_batch_size=run.phase.micro_batch_size,
     ).reshape(-1)
-    guilty = [
+    not_finite = [
         int(position) for (loss, _), position in zip(losses, positions, strict=bool(losses)) if not math.isfinite(loss)
     ]
-    addresses = run.data.stream.addresses(state.cursor, np.array(guilty, dtype=np.int64)) if guilty else []
+    addresses = run.data.stream.addresses(state.cursor, np.array(not_finite, dtype=np.int64)) if not_finite else []
     return [
         {
             "rank": run.ranks.world.rank,
@@ -76,7 +76,7 @@ def _own_samples(run: Run, state: TrainState, result: StepResult) -> list[Findin
             "epoch": address.epoch,
             "sample": address.index,
         }
-        for position, address in zip(guilty, addresses, strict=True)
+        for position, address in zip(not_finite, addresses, strict=True)
     ]
 
 

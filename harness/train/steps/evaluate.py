@@ -31,12 +31,12 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What an evaluation found. Equal on every rank."""
+    """The result of an evaluation. Equal on every rank."""
 
     values: dict[str, float]
     """Metrics by name; empty if a command to stop ended it early."""
     commands: list[Command]
-    """What was ordered meanwhile."""
+    """Commands that came meanwhile."""
 
 
 def evaluate(
@@ -46,10 +46,11 @@ def evaluate(
     num_microbatches: int,
     inbox: Inbox,
 ) -> Evaluation:
-    """Loss of all held-out samples. Every rank must call it.
+    """Return the losses of all held-out samples. Every rank must call it.
 
-    Works through the samples in steps of `num_microbatches`, like training, so that a command is heard about as soon.
-    One to stop ends it; one to save or to look waits until it is through, for the state does not change meanwhile.
+    Works through the samples in steps of `num_microbatches`, like training, so that it reacts to a command as quickly.
+    A command to stop ends it. One to save or for evidence waits until the end, because the state does not change
+    meanwhile.
     """
     arrived: list[Command] = []
     if held_out is None:
@@ -66,7 +67,7 @@ def evaluate(
 
 
 def count_bytes(held_out: ValidationSet, bytes_per_token: npt.NDArray[np.int64]) -> int:
-    """UTF-8 bytes of the text that the targets of a set stand for."""
+    """Return the number of UTF-8 bytes of the text that the targets of a set stand for."""
     return sum(
         int((bytes_per_token[batch.labels_BS.numpy()] * batch.loss_mask_BS.numpy()).sum())
         for batch in held_out.micro_batches(0, 1, 1)
@@ -79,7 +80,7 @@ def _micro_batches(held_out: HeldOut, ranks: Ranks, micro_batch_size: int) -> It
 
 
 def _masked(batch: Batch) -> Batch:
-    """The batch with no token that counts: fills up the last round, which some pipeline schedules want full."""
+    """Return the batch with all tokens masked. It fills up the last round, which some pipeline schedules need full."""
     return replace(batch, loss_mask_BS=torch.zeros_like(batch.loss_mask_BS))
 
 

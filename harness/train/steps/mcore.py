@@ -1,4 +1,4 @@
-"""Runs a step's micro-batches through megatron-core's pipeline schedule, and reduces what the step is about.
+"""Runs a step's micro-batches through megatron-core's pipeline schedule, and reduces losses, token counts and flags.
 
 One reduction over all ranks carries the loss sum and the token count of every channel together with the ranks' flags
 (a command is waiting, a signal arrived). It takes the place of the reduction with which Megatron counts tokens.
@@ -36,7 +36,7 @@ class Totals:
     num_tokens: tuple[float, ...]
     """Tokens that counted, by channel."""
     flags: tuple[float, ...]
-    """How many ranks raised each flag."""
+    """Number of ranks that raised each flag."""
 
 
 class Pipeline:
@@ -62,14 +62,14 @@ class Pipeline:
     def forward_backward(
         self, micro_batches: Sequence[Batch | None], *, expected_tokens: int, flags: Sequence[bool]
     ) -> Totals:
-        """Forward and backward of one step; leaves the mean gradient over all tokens in the gradient buffers.
+        """Run forward and backward of one step. The gradient buffers then hold the mean gradient over all tokens.
 
         Every rank must call it.
 
         Args:
             micro_batches: This data-parallel rank's micro-batches; None each on a stage that reads no tokens.
-            expected_tokens: Tokens of the global batch if none is masked.
-            flags: What this rank wants the others to know.
+            expected_tokens: Tokens of the global batch without masking.
+            flags: This rank's flags for the others.
         """
         for chunk in self.chunks:
             chunk.zero_grad_buffer()
@@ -80,7 +80,7 @@ class Pipeline:
 
     @torch.no_grad()
     def forward(self, micro_batches: Sequence[Batch | None], *, flags: Sequence[bool]) -> Totals:
-        """Loss without gradients. Every rank must call it."""
+        """Return the loss without computing gradients. Every rank must call it."""
         self._begin(1, flags)
         for chunk in self.chunks:
             chunk.eval()
@@ -90,7 +90,7 @@ class Pipeline:
         return self._reduce()
 
     def last_sample_losses(self) -> list[tuple[float, float]]:
-        """(summed loss, tokens) of every sample of the last micro-batches, in order; empty off the last stage."""
+        """Return (summed loss, tokens) of each sample of the last micro-batches, in order. Empty off the last stage."""
         if not self._ranks.counts_loss:
             return []
         return [(loss, tokens) for part in self._per_sample for loss, tokens in part.tolist()]
@@ -124,10 +124,10 @@ class Pipeline:
         return output, lambda loss_BS: self._loss(loss_BS, batch)
 
     def _own_part(self, batch: Batch) -> Batch:
-        """What this rank computes of a batch: with context parallelism, its two slices of every sequence.
+        """Return this rank's part of a batch: with context parallelism, its two slices of every sequence.
 
         Each context-parallel rank counts the loss of its own tokens, so sums over all ranks count every token once.
-        Document numbers are not cut: context parallelism goes without reset at document borders.
+        Document numbers are not cut, because context parallelism excludes resets at document borders.
         """
         cp = self._ranks.cp
         return replace(
@@ -138,7 +138,7 @@ class Pipeline:
         )
 
     def _loss(self, loss_BS: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
-        """The scalar that is differentiated: summed loss over expected tokens (Megatron multiplies by nothing)."""
+        """Return the differentiated scalar: summed loss over expected tokens. Megatron does not scale it."""
         per_sample_B2 = per_sample_sums(loss_BS.detach(), batch.loss_mask_BS)
         self._per_sample.append(per_sample_B2)
         if self._ranks.counts_loss:
@@ -147,7 +147,7 @@ class Pipeline:
         return scalar, torch.zeros((), dtype=torch.int, device=self._device), {}
 
     def _finalize(self, chunks: list[Any], _num_tokens: object, **arguments: Any) -> None:  # noqa: ANN401 (Megatron's)
-        """Megatron's end of a backward pass, with our reduction in the place of its count of tokens."""
+        """Finalize gradients as Megatron does, with our reduction in place of its count of tokens."""
         finalize_model_grads(chunks, None, **arguments)
         self._totals = self._reduce()
         counted = sum(self._totals.num_tokens)

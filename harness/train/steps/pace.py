@@ -1,7 +1,7 @@
-"""Compares the ranks every so many steps, so that a slow one has a name.
+"""Compares the ranks at regular steps, to find slow ones.
 
-All ranks do a step together, so that the time of a step is the same on all of them and says nothing about who holds the
-others up. What differs is what a rank does alone: a fixed product of matrices on its device, and waiting for its data.
+All ranks do a step together, so the time of a step is the same on all of them and does not show which rank is slow. The
+ranks differ in what each does alone: a fixed product of matrices on its device, and waiting for its data.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from harness.train.state import TrainState
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How fast one rank is."""
+    """The speed of one rank."""
 
     rank: int
     host: str
@@ -30,11 +30,11 @@ class Pace:
     step_s: float
     """Time of the last step."""
     data_s: float
-    """Time that it waited for data since ranks were compared last."""
+    """Time for which it waited for data since the last comparison."""
 
 
 def compare_ranks(run: Run, state: TrainState, step_s: float) -> dict[str, float]:
-    """Metrics of how far the ranks are apart, after every so many steps; none after others. Every rank must call it."""
+    """Return metrics of the differences between ranks, at the configured steps. Every rank must call it."""
     every = run.config.logging.compare_ranks_every_steps
     if every == 0 or state.step % every:
         return {}
@@ -46,7 +46,7 @@ def compare_ranks(run: Run, state: TrainState, step_s: float) -> dict[str, float
         data_s=run.heartbeat.take_spent_s(Activity.DATA),
     )
     paces = collectives.gathered(own)
-    # Processes that share the cores of one machine are faster and slower by turns: there it means nothing.
+    # Processes that share the cores of one machine are slow by turns, so their times mean nothing.
     is_telling = run.device.type == "cuda" or len({pace.host for pace in paces}) > 1
     run.heartbeat.compute_ms = round(own.compute_ms, 3) if is_telling else None
     if run.recorder is not None and is_telling and (text := slow_text(paces)):
@@ -56,7 +56,7 @@ def compare_ranks(run: Run, state: TrainState, step_s: float) -> dict[str, float
 
 
 def spread(paces: Sequence[Pace]) -> dict[str, float]:
-    """How far the ranks are apart (pure)."""
+    """Return the differences between the ranks (pure)."""
     compute = {pace.rank: pace.compute_ms for pace in paces}
     data = {pace.rank: pace.data_s for pace in paces}
     steps = [pace.step_s for pace in paces]
@@ -68,12 +68,12 @@ def spread(paces: Sequence[Pace]) -> dict[str, float]:
 
 
 def slow_text(paces: Sequence[Pace]) -> str | None:
-    """Who computes slowly, by host, for people (pure); None where nobody does."""
+    """Return the slow ranks with their hosts, for people (pure); None if there are none."""
     by_rank = {pace.rank: pace for pace in paces}
     compute = {pace.rank: pace.compute_ms for pace in paces}
     slow = [by_rank[rank] for rank in slow_ranks(compute)]
     if not slow:
         return None
-    told = ", ".join(f"rank {pace.rank} on {pace.host} ({pace.compute_ms:.2f} ms)" for pace in slow[:8])
+    named = ", ".join(f"rank {pace.rank} on {pace.host} ({pace.compute_ms:.2f} ms)" for pace in slow[:8])
     more = f" and {len(slow) - 8} more" if len(slow) > 8 else ""
-    return f"slow at computing: {told}{more}, where others take {usual_time(compute):.2f} ms"
+    return f"slow at computing: {named}{more}, where others take {usual_time(compute):.2f} ms"

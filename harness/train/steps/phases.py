@@ -1,4 +1,4 @@
-"""From one phase to the next, between two steps and in the same processes.
+"""Moves a run from one phase to the next, between two steps and in the same processes.
 
 A state between two steps belongs to the phase of the step that comes next: a checkpoint of the last step of a phase
 begins the following one.
@@ -21,27 +21,27 @@ from harness.train.steps.mcore import Pipeline
 
 
 def follow_phase(run: Run, state: TrainState) -> tuple[Run, TrainState]:
-    """The run and the state in the phase of the next step; mostly as they are. Every rank must call it.
+    """Return the run and the state in the phase of the next step, usually unchanged. Every rank must call it.
 
-    Buffers are made for the phase's sequence length and number of channels, the rotation and the optimizer follow its
-    settings, and what it freezes is frozen. Where its layout needs other processes, only the state is changed: the run
-    leaves, and the launch that follows opens in it.
+    The buffers get the phase's sequence length and number of channels, rotation and optimizer follow its settings, and
+    its frozen parameters are frozen. If its layout needs other processes, only the state is changed: the run leaves,
+    and the next launch opens in that phase.
     """
     phase = run.plan.phase_of(state.step + 1)
     if state.cursor.phase != phase.index:
         state = replace(state, cursor=state.cursor.begin_phase(phase.index))
     if phase.index == run.phase.index:
         return run, state
-    _say_begun(run, state, phase)
+    _report_begun(run, state, phase)
     if run.milestones.has_layout_of(phase.first_step):
         run = in_same_processes(run, phase)
     return run, state
 
 
 def in_same_processes(run: Run, phase: PhasePlan) -> Run:
-    """The run with everything that depends on the phase made for another one of the same layout."""
+    """Return the run with everything rebuilt that depends on the phase, for another phase of the same layout."""
     settings = in_phase(run.config, phase.index)
-    settle(run.pipeline, run.optimizer, settings)
+    apply_settings(run.pipeline, run.optimizer, settings)
     return replace(
         run,
         phase=phase,
@@ -57,8 +57,8 @@ def in_same_processes(run: Run, phase: PhasePlan) -> Run:
     )
 
 
-def settle(pipeline: Pipeline, optimizer: Optimizer, settings: Config) -> None:
-    """Model and optimizer as a phase wants them."""
+def apply_settings(pipeline: Pipeline, optimizer: Optimizer, settings: Config) -> None:
+    """Apply the settings of a phase to model and optimizer."""
     (phase,) = settings.phases
     for chunk in pipeline.chunks:
         chunk.module.rotation.follow(settings.model)
@@ -66,13 +66,13 @@ def settle(pipeline: Pipeline, optimizer: Optimizer, settings: Config) -> None:
 
 
 def take(run: Run, cursor: Cursor, step: int) -> tuple[Positions, Cursor]:
-    """Positions of the samples of a step that begins at a cursor, and the cursor at which the next one begins."""
+    """Return the positions of the samples of a step that begins at a cursor, and the cursor of the next step."""
     positions, behind = run.data.stream.take(cursor)
     phase = run.plan.phase_of(step + 1)
     return positions, behind if behind.phase == phase.index else behind.begin_phase(phase.index)
 
 
-def _say_begun(run: Run, state: TrainState, phase: PhasePlan) -> None:
+def _report_begun(run: Run, state: TrainState, phase: PhasePlan) -> None:
     if run.recorder is None:
         return
     stays = run.milestones.has_layout_of(phase.first_step)

@@ -16,7 +16,7 @@ from harness.train.steps.mcore import Totals
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What a step did. Equal on every rank, but for the time."""
+    """The result of a step. Equal on every rank, except for the time."""
 
     totals: Totals
     loss: float
@@ -29,7 +29,7 @@ class StepResult:
 
     @property
     def finite(self) -> bool:
-        """Whether loss and gradient were finite; if not, the weights were not touched."""
+        """Return whether loss and gradient were finite; if not, the weights were not touched."""
         return math.isfinite(self.loss) and math.isfinite(self.grad_norm)
 
     @property
@@ -39,7 +39,7 @@ class StepResult:
 
 
 def take_step(run: Run, state: TrainState) -> StepResult:
-    """Trains step `state.step + 1`. Every rank must call it."""
+    """Train step `state.step + 1`. Every rank must call it."""
     started = time.perf_counter()
     phase = run.phase
     factor = state.adjustment.learning_rate_factor if state.adjustment else 1.0
@@ -70,10 +70,10 @@ def take_step(run: Run, state: TrainState) -> StepResult:
 
 
 def mean_loss(totals: Totals) -> float:
-    """The token-weighted mean of the channels' losses.
+    """Return the token-weighted mean of the channels' losses.
 
-    Made of the channels' losses as they are recorded, and rounded once, so that whoever reads the record finds exactly
-    the same number: `math.fsum(loss * tokens) / math.fsum(tokens)`.
+    It is computed from the channels' losses as they are recorded, and rounded once. So a reader of the record gets
+    exactly the same number from `math.fsum(loss * tokens) / math.fsum(tokens)`.
     """
     num_tokens = math.fsum(totals.num_tokens)
     if not num_tokens:
@@ -83,6 +83,6 @@ def mean_loss(totals: Totals) -> float:
 
 
 def channel_losses(totals: Totals) -> dict[int, float]:
-    """Mean loss of every channel that had a token, by channel number, in nats."""
+    """Return the mean loss of every channel that had a token, by channel number, in nats."""
     pairs = enumerate(zip(totals.loss_sums, totals.num_tokens, strict=True))
     return {channel: loss_sum / num_tokens for channel, (loss_sum, num_tokens) in pairs if num_tokens}
