@@ -71,9 +71,9 @@ class Family:
     has_bias_keys: bool = False
     """The keys `attention_bias` and `mlp_bias` tell if there are biases."""
     is_written: bool = True
-    """Whether models are written as this family, and not only read."""
+    """True if models are written as this family, and not only read."""
     is_default: bool = False
-    """Whether a model that it can express is written as this family where none is named."""
+    """True if a model that it can express is written as this family where none is named."""
     judge: Judge | None = None
     """Their tensor as Llama's tensors, where transformers does not know this family."""
 

@@ -13,7 +13,7 @@ from harness.config.schema import ModelConfig
 from harness.errors import UsageError
 
 _FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, INTERNLM2, MINIMIND)
-"""Where no family is named for writing, the first one counts that can express the model."""
+"""All families. If none is named for writing, the first one that can express the model is taken."""
 FAMILIES = {family.model_type: family for family in _FAMILIES}
 REFUSED = {
     "gemma": "its norms multiply by one more than their weights, and its embedding is scaled",

@@ -1,4 +1,4 @@
-"""What a checkpoint remembers of its data; `harness.run.checkpoints.compare` holds a resumed run against it.
+"""The identity of a run's data in a checkpoint; `harness.run.checkpoints.compare` compares a resumed run with it.
 
 As in `harness.config.identity`, a field at its default (of `Recipe`, `PhaseRecipe`, `ChannelRules`) is left out, and an
 absent one means the default.

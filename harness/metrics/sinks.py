@@ -1,4 +1,4 @@
-"""Where the metrics of a run go. A new place is a class with the methods of `Sink` and an entry in `SINKS`."""
+"""The sinks of a run's metrics. A new sink is a class with the methods of `Sink` and an entry in `SINKS`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Outlets:
-    """What the recorder uses of the outside world; tests give their own."""
+    """The parts of the outside world that the recorder uses; tests give their own."""
 
     stream: TextIO | None = None
-    """Where console lines go. Default: standard output at the time the recorder is made."""
+    """Stream for console lines. Default: standard output at the time the recorder is made."""
     open_file: OpenFile = open_unbuffered
     """Opens `metrics.jsonl` and `events.jsonl` for appending."""
     clock: Callable[[], float] = time.time
@@ -48,7 +48,7 @@ class Outlets:
 
 @dataclass(frozen=True, kw_only=True)
 class SinkContext:
-    """What sinks are made from."""
+    """The facts of a launch that sinks are made from."""
 
     run_dir: RunDir
     logging: LoggingConfig

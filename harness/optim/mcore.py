@@ -162,7 +162,7 @@ class Optimizer:
                     self._state(part, shard)
 
     def _state(self, part: Any, parameter: torch.Tensor) -> dict[str, Any]:  # noqa: ANN401 (Megatron's)
-        """What is kept of a parameter, made of zeros where no update has made it yet."""
+        """Return the state of a parameter: zeros before its first update."""
         state: dict[str, Any] = part.optimizer.state[parameter]
         for name in self._kind.states:
             if name not in state:

@@ -35,7 +35,7 @@ class ModelShape(Hashable, Protocol):
 
     @property
     def gated(self) -> bool:
-        """Whether the first projection of the MLP is gate and up projection in one."""
+        """True if the first projection of the MLP is gate and up projection in one."""
 
     @property
     def vocab_size(self) -> int:
@@ -51,19 +51,19 @@ class ModelShape(Hashable, Protocol):
 
     @property
     def untie_embeddings_and_output_weights(self) -> bool:
-        """Whether the output layer has weights of its own."""
+        """True if the output layer has weights of its own."""
 
     @property
     def add_bias_linear(self) -> bool:
-        """Whether every projection of a layer has a bias."""
+        """True if every projection of a layer has a bias."""
 
     @property
     def add_qkv_bias(self) -> bool:
-        """Whether the projection of queries, keys and values has a bias."""
+        """True if the projection of queries, keys and values has a bias."""
 
     @property
     def qk_layernorm(self) -> bool:
-        """Whether queries and keys are normalized."""
+        """True if queries and keys are normalized."""
 
     @property
     def init_method_std(self) -> float:

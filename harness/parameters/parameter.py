@@ -42,7 +42,7 @@ class Parameter:
     cut: Cut | None
     """None: every tensor-parallel rank holds all of it."""
     decays: bool
-    """Whether weight decay applies."""
+    """True if weight decay applies."""
     layer: int | None
     """Number of its layer, whose pipeline rank alone holds it; None: it stands at an end of the pipeline."""
     ends: tuple[End, ...] = ()
@@ -50,7 +50,7 @@ class Parameter:
     num_multiplied: int = 0
     """Weights that a token is multiplied with in the forward pass, padding left out."""
     writes_to_residual: bool = False
-    """Whether its product is added to the residual stream: with zeros in its place, a layer's half does nothing."""
+    """True if its product is added to the residual stream: with zeros in its place, a layer's half does nothing."""
     num_true_rows: int | None = None
     """Rows of the true vocabulary, in front of zeros that never learn; None: rows are no tokens."""
 

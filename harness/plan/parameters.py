@@ -1,4 +1,4 @@
-"""How many parameters a model has, in all, by layer and on each rank."""
+"""Counts the parameters of a model: in all, by layer and on each rank."""
 
 from __future__ import annotations
 
@@ -108,13 +108,13 @@ class _Sizes:
 
 @dataclass(frozen=True, kw_only=True)
 class _Places:
-    """What stands in each layer, and at the ends of the pipeline."""
+    """The parameters of each layer, and those at the ends of the pipeline."""
 
     layers: tuple[_Sizes, ...]
     first: tuple[_Sizes, ...]
     last: tuple[_Sizes, ...]
     last_alone: tuple[_Sizes, ...]
-    """What stands at the last end only."""
+    """The parameters at the last end only."""
 
 
 @lru_cache(maxsize=16)

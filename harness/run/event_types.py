@@ -215,7 +215,7 @@ class QuarantineRefused(StepEvent):
     documents: Mapping[str, tuple[int, ...]]
     """Numbers of documents by `channel/part`."""
     lift: bool = False
-    """Whether they were to be taken out of quarantine."""
+    """True if they were to be taken out of quarantine."""
     command: CommandName
     """Name of the command's file in `signals/`, or of the operating system's signal."""
     reason: str = ""
@@ -385,7 +385,7 @@ class Hung(StepEvent):
     reason: str
     """Why, in words."""
     outcome: str
-    """What was done about it."""
+    """The reaction to it."""
 
 
 AnyEvent = (

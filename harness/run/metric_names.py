@@ -54,7 +54,7 @@ def tokens_of(channel: str) -> str:
 
 
 def epochs_of(channel: str) -> str:
-    """How often the channel has been gone through since the run began."""
+    """Passes over the channel since the run began."""
     return f"data/epochs/{channel}"
 
 

@@ -120,7 +120,7 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
 
 @dataclass(frozen=True)
 class _Drawn:
-    """Where the samples of a step are in the sample order, and what had changed the order by then."""
+    """The positions of a step's samples, and the changes of the sample order up to then."""
 
     positions: Positions
     history: History
