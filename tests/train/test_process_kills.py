@@ -100,7 +100,7 @@ def test_workers_save_and_leave_when_their_launcher_is_killed(tmp_path: Path) ->
     site.config["run"] = {"name": "small"}
     site.config["phases"][0]["train_steps"] = 1_000_000
     del site.config["checkpoint"]
-    with site.train() as command:
+    with site.train(cold=True) as command:
         command.wait_until(lambda: site.last_step() > 2)
         workers = command.workers()
         os.kill(command.process.pid, signal.SIGKILL)
