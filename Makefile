@@ -26,8 +26,9 @@ demo: $(READY)
 	test -d .demo/exported || $(BIN)/harness convert to-hf runs/tiny/checkpoints/step_0000300 .demo/exported --sample "It was"
 	$(BIN)/python -m data_prep.demo.closing runs/tiny
 
+# Two processes, each with whole files: the tests of a file share what is made once for them.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -199,7 +199,7 @@ def _player(layer: str, seed: int, family: str, stage: Stage, place: Path, repor
 
 def _undisturbed(place: Path) -> Line:
     site = campaign_site(place / "undisturbed")
-    code, text = site.train().finish()
+    code, text = site.train(cold=True).finish()
     assert code == 0, text
     return line_of(site.run_dir.root)
 

@@ -143,7 +143,7 @@ class Trial:
 
     def _start(self, environment: Mapping[str, str] | None = None) -> Command:
         self._report.num_starts += 1
-        return self._site.train(environment=environment)
+        return self._site.train(environment=environment, cold=True)
 
     def _left(self, command: Command) -> None:
         if command.process.returncode == EXIT_FINISHED and self._site.last_step() < LAST_STEP:

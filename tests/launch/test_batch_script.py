@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,17 +61,22 @@ def run_script(site: Path, image: str = "", watch: str = "", **environment: str)
     }
     mounts = "/shared:/shared,/data:/data" if image else ""
     arguments = (site / "run", site / "launch", "/env/bin/python", SLURM_DIR, "", image, mounts, watch)
-    done = subprocess.run(
+    with subprocess.Popen(
         ("bash", SLURM_DIR / "train.sbatch", *map(str, arguments)),
         cwd=site / "work",
         env=variables,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
-        timeout=60,
-        check=False,
-    )
+        start_new_session=True,
+    ) as script:
+        try:
+            log, _ = script.communicate(timeout=60)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(script.pid, signal.SIGKILL)  # a watcher that is left over would be started for ever
     calls = (site / "calls").read_text() if (site / "calls").exists() else ""
-    return done.returncode, done.stdout + done.stderr, calls.replace(str(site), "SITE")
+    return script.returncode, log, calls.replace(str(site), "SITE")
 
 
 def test_in_a_container_every_python_starts_by_pyxis(site: Path, request: pytest.FixtureRequest) -> None:

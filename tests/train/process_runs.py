@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from warm import WORKER_NAME, WarmCommand
 
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
 from harness.run.paths import RunDir
@@ -93,16 +94,16 @@ class Site:
         terminal: int | None = None,
         environment: Mapping[str, str] | None = None,
         folder: Path = REPOSITORY,
+        cold: bool = False,
     ) -> Command:
-        """Starts `harness train` in a folder, with its output going to a terminal if one is given."""
+        """Starts `harness train` in a folder, with its output going to a terminal if one is given.
+
+        Cold: each process is a new interpreter. Else it is a fork (`warm.py`).
+        """
         config = self.root / "config.yaml"
         config.write_text(yaml.safe_dump(self.config, sort_keys=False))
-        return Command(
-            ["train", str(config), "--run-dir", str(run_dir or self.run_dir.root), *arguments],
-            terminal,
-            environment,
-            folder,
-        )
+        command = ["train", str(config), "--run-dir", str(run_dir or self.run_dir.root), *arguments]
+        return Command(command, terminal, environment, folder, cold=cold)
 
     def enlarge_channel(self, name: str, num_documents: int) -> None:
         """Makes a channel anew, with more documents."""
@@ -147,7 +148,10 @@ def loss_and_norm(record: StepRecord) -> tuple[float, float]:
 
 
 class Command:
-    """A `harness` command that runs in the background; left over, it and all its descendants are killed."""
+    """A `harness` command that runs in the background; left over, it and all its descendants are killed.
+
+    It is a fork of a process that has loaded torch and Megatron, or, cold and at a terminal, what a shell would start.
+    """
 
     def __init__(
         self,
@@ -155,11 +159,18 @@ class Command:
         terminal: int | None = None,
         environment: Mapping[str, str] | None = None,
         folder: Path = REPOSITORY,
+        *,
+        cold: bool = False,
     ) -> None:
+        own = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "xterm", **(environment or {})}
+        self.process: subprocess.Popen[bytes] | WarmCommand
+        if not cold and terminal is None:
+            self.process = WarmCommand(arguments, folder, own)
+            return
         self.process = subprocess.Popen(
             [*HARNESS, *arguments],
             cwd=folder,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "xterm", **(environment or {})},
+            env=own,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if terminal is None else terminal,
             stderr=subprocess.STDOUT,
@@ -195,9 +206,12 @@ class Command:
         found = {}
         for pid in children(self.process.pid):
             with suppress(OSError):
+                name = Path(f"/proc/{pid}/comm").read_text()
                 environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
                 ranks = [entry[5:] for entry in environment if entry.startswith(b"RANK=")]
-                if ranks:
+                if name.startswith(WORKER_NAME):
+                    found[int(name.removeprefix(WORKER_NAME))] = pid
+                elif ranks:
                     found[int(ranks[0])] = pid
         return found
 

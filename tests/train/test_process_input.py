@@ -31,10 +31,10 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Site:
     return made
 
 
-def refused(site: Site, *arguments: str, code: int = 65) -> str:
+def refused(site: Site, *arguments: str, code: int = 65, cold: bool = False) -> str:
     """The one message of a start that is refused; the checkpoints are as before."""
     before = checkpoint_files(site)
-    found, text = site.train(*arguments).finish()
+    found, text = site.train(*arguments, cold=cold).finish()
     assert found == code, text
     assert text.count("harness: error: ") == 1, text
     assert "Traceback" not in text
@@ -79,7 +79,7 @@ def test_a_run_directory_that_cannot_be_written(site: Site) -> None:
 
 def test_a_missing_channel_is_told_once_by_several_ranks(site: Site) -> None:
     shutil.rmtree(site.root / "data" / "en")
-    text = refused(site, "--set", "parallel.data_parallel_size=2")
+    text = refused(site, "--set", "parallel.data_parallel_size=2", cold=True)
     assert text == (
         f"harness: error: channel en: there is nothing at {site.root}/data/en. Give a folder with parts.jsonl, "
         "or the prefix of a .bin/.idx pair without its ending.\n"

@@ -98,7 +98,8 @@ def is_saving(site: Site) -> bool:
 def test_workers_save_and_leave_when_their_launcher_is_killed(tmp_path: Path) -> None:
     site = two_ranks(tmp_path)
     site.config["run"] = {"name": "small"}
-    site.config["phases"][0]["train_steps"] = 1_000_000
+    # Steps are so long that the workers are still in one when the lock is looked at.
+    site.config["phases"][0] |= {"train_steps": 1_000_000, "global_batch_size": 40}
     del site.config["checkpoint"]
     with site.train() as command:
         command.wait_until(lambda: site.last_step() > 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import re
+import subprocess
 
 import pytest
 from process_runs import Site
@@ -23,7 +24,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 
 def test_stop_at_step_then_another_layout_rate_and_batch_size_then_anew(site: Site) -> None:
-    code, text = site.train("--set", "run.stop_at_step=3").finish()
+    code, text = site.train("--set", "run.stop_at_step=3", cold=True).finish()
     assert code == 0, text
     assert "finished (exit code 0): step 3 of 8" in text
     assert ": run.stop_at_step is reached; saved in " in text
@@ -78,7 +79,8 @@ def expect_first_and_last_lines(site: Site, text: str) -> None:
 
 def test_nobody_reads_the_output(site: Site) -> None:
     folder = site.root / "unread"
-    with site.train("--set", "run.stop_at_step=4", run_dir=folder) as command:
+    with site.train("--set", "run.stop_at_step=4", run_dir=folder, cold=True) as command:
+        assert isinstance(command.process, subprocess.Popen)
         assert command.process.stdout is not None
         command.process.stdout.close()
         command.process.stdout = None

@@ -45,7 +45,7 @@ def is_saved(site: Site, done: dict[str, Any]) -> bool:
 def test_every_way_to_order_a_save(site: Site) -> None:
     site.config["parallel"] = {"tensor_model_parallel_size": 2}
     drop(site, "save", "before the start")
-    with site.train() as command:
+    with site.train(cold=True) as command:
         first = wait_for_acknowledgement(site, command, "save")
         assert (first["step"], first["saved"], first["problem"]) == (0, False, "no step was done yet")
         assert first["reason"] == "before the start"
