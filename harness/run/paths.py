@@ -107,7 +107,7 @@ class RunDir:
 
     @property
     def resume_failures(self) -> Path:
-        """Starts that failed before they saved anything; see `harness.train.start.failures`."""
+        """Starts that failed before they saved anything; see `harness.train.components.failures`."""
         return self.root / "resume_failures.jsonl"
 
     @property

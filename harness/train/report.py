@@ -19,10 +19,10 @@ from harness.run.event_types import Exit, ResumeSuspect
 from harness.run.records import StepRecord
 from harness.train.decide import Decision
 from harness.train.run import Run
-from harness.train.start.restored import resume_suspicion
 from harness.train.state import TrainState
 from harness.train.steps.evaluate import Evaluation
 from harness.train.steps.pace import compare_ranks
+from harness.train.steps.restored import resume_suspicion
 from harness.train.steps.step import StepResult, channel_losses
 
 

@@ -14,14 +14,13 @@ from harness.plan.plan import PhasePlan, Plan
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
-from harness.train.commands.inbox import Inbox
+from harness.train.components.in_flight import InFlight
+from harness.train.components.inbox import Inbox
+from harness.train.components.mcore import Pipeline
+from harness.train.components.nearby import Nearby
+from harness.train.components.open_data import HeldOut, RunData
+from harness.train.components.snapshot_store import Snapshots
 from harness.train.decide import Milestones
-from harness.train.saving.in_flight import InFlight
-from harness.train.saving.nearby import Nearby
-from harness.train.saving.snapshots import Snapshots
-from harness.train.start.open_data import RunData
-from harness.train.steps.evaluate import HeldOut
-from harness.train.steps.mcore import Pipeline
 
 
 @dataclass(frozen=True, kw_only=True)

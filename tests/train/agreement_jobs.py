@@ -12,7 +12,7 @@ def refused_on_rank_0(rank: int, world_size: int, init_method: str) -> tuple[int
     import torch
 
     from harness.errors import HarnessError
-    from harness.train.steps.agreement import raising_together
+    from harness.train.components.agreement import raising_together
 
     torch.distributed.init_process_group("gloo", init_method=init_method, rank=rank, world_size=world_size)
     try:

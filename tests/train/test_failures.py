@@ -15,7 +15,7 @@ from small_run import Grid, launch, small_config
 
 from harness.errors import CheckpointError
 from harness.run.paths import RunDir
-from harness.train.start import failures
+from harness.train.components import failures
 
 NAME = "step_0000010"
 

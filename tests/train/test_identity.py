@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from harness.train.start.identity import other_versions, versions
+from harness.train.components.identity import other_versions, versions
 
 
 def test_who_goes_on_with_other_versions_is_told_which() -> None:

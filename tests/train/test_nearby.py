@@ -21,8 +21,8 @@ from harness.run.checkpoints.manifest import Parent
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, to_json_line
-from harness.train.saving.nearby import adds_to, attempt_from
-from harness.train.start.identity import config_hash, versions
+from harness.train.components.identity import config_hash, versions
+from harness.train.components.nearby import adds_to, attempt_from
 
 SAVE_EVERY = 10
 LAST_STEP = 40

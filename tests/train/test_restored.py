@@ -16,8 +16,8 @@ from pool import Pool
 from small_run import Grid, small_config
 
 from harness.run.paths import RunDir
-from harness.train.start.restored import checksum, highest_expected, norm_problems, resume_suspicion
 from harness.train.state import TrainState
+from harness.train.steps.restored import checksum, highest_expected, norm_problems, resume_suspicion
 
 LOADED = 10
 QUIET = tuple((step, 2.2 + 0.03 * (-1) ** step) for step in range(1, LOADED + 1))

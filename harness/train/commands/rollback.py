@@ -23,9 +23,9 @@ from harness.train.run import Run
 from harness.train.saving.aftermath import conclude_rollback
 from harness.train.saving.saving import save
 from harness.train.saving.snapshots import restore_snapshot
-from harness.train.start.restored import require_restored
 from harness.train.state import TrainState
 from harness.train.steps.phases import take
+from harness.train.steps.restored import require_restored
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,10 @@ from harness.errors import SaveFailedError
 from harness.parallel import collectives
 from harness.run.event_types import SaveWaited
 from harness.run.heartbeats import Activity
+from harness.train.components.in_flight import Flight
 from harness.train.run import Run
 from harness.train.saving import saving
 from harness.train.saving import suspects as quarantine
-from harness.train.saving.in_flight import Flight
 from harness.train.state import TrainState
 
 

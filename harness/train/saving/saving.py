@@ -17,11 +17,11 @@ from harness.run.checkpoints.retention import RetentionPolicy, to_delete
 from harness.run.checkpoints.verify import verify
 from harness.run.event_types import Saved, SaveFailed
 from harness.run.heartbeats import Activity
+from harness.train.components import failures
+from harness.train.components.identity import config_hash, versions
 from harness.train.run import Run
 from harness.train.saving import suspects as quarantine
 from harness.train.saving.aftermath import conclude_rollback
-from harness.train.start import failures
-from harness.train.start.identity import config_hash, versions
 from harness.train.state import TrainState
 
 

@@ -3,49 +3,21 @@
 Every rank keeps its share of the model and the optimizer, bit for bit. A snapshot serves a rollback to the checkpoint
 of its step: the command, its target and its bookkeeping are those of any rollback, and only the bytes come from memory.
 If a rank has none of that step, all ranks load the checkpoint. Nothing depends on a snapshot, so a crash in the middle
-of a rollback finds the same target on disk. `harness.train.saving.nearby` writes them down for starts.
+of a rollback finds the same target on disk. `harness.train.components.nearby` writes them down for starts.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
 from harness.checkpoint.mcore import complete_parameters
 from harness.parallel import collectives
 from harness.run.checkpoints.manifest import Manifest
-
-if TYPE_CHECKING:
-    from harness.train.run import Run
-    from harness.train.state import TrainState
-
-
-@dataclass(frozen=True, kw_only=True)
-class Snapshot:
-    """The share of one rank in the state after a step."""
-
-    step: int
-    attempt: int
-    tensors: tuple[torch.Tensor, ...]
-    """Copies in the host's memory, in the order of `live`."""
-    optimizer_steps: tuple[int, ...]
-    """Updates that each parameter group of the optimizer has counted."""
-
-
-@dataclass(kw_only=True)
-class Snapshots:
-    """The newest snapshots of this rank, the oldest first."""
-
-    kept: deque[Snapshot] = field(default_factory=deque)
-
-    def of(self, manifest: Manifest) -> Snapshot | None:
-        """Return the snapshot of the state in a checkpoint. The attempt grows whenever a step is repeated."""
-        found = (each for each in self.kept if (each.step, each.attempt) == (manifest.step, manifest.attempt))
-        return next(found, None)
+from harness.train.components.snapshot_store import Snapshot
+from harness.train.run import Run
+from harness.train.state import TrainState
 
 
 def take_snapshot(run: Run, state: TrainState) -> Snapshot:

@@ -21,15 +21,16 @@ from harness.run.checkpoints.manifest import Manifest
 from harness.run.event_types import Resumed, Started
 from harness.run.heartbeats import Activity
 from harness.run.launch_folder import accept
+from harness.train.components.agreement import raising_together
+from harness.train.components.found import Start
+from harness.train.components.open_data import RunData
+from harness.train.components.snapshot_store import Snapshot
 from harness.train.report import introduction
 from harness.train.run import Run
-from harness.train.saving.snapshots import Snapshot, live, restore_snapshot
-from harness.train.start.found import Start
-from harness.train.start.open_data import RunData
-from harness.train.start.restored import require_restored
+from harness.train.saving.snapshots import live, restore_snapshot
 from harness.train.state import TrainState
 from harness.train.steps.adoption import write_down
-from harness.train.steps.agreement import raising_together
+from harness.train.steps.restored import require_restored
 
 
 def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -> None:

@@ -33,19 +33,19 @@ from harness.run.fence import Fence, reporting_takeover
 from harness.run.files import replace_file
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
-from harness.train.commands.inbox import Inbox
+from harness.train.components import failures
+from harness.train.components.agreement import raising_together
+from harness.train.components.found import Start, find_start, take_possession
+from harness.train.components.identity import other_versions, versions
+from harness.train.components.in_flight import InFlight
+from harness.train.components.inbox import Inbox
+from harness.train.components.mcore import Pipeline
+from harness.train.components.nearby import Nearby, folder_of, nearest
+from harness.train.components.open_data import RunData, open_data
 from harness.train.decide import Milestones
 from harness.train.run import Run
-from harness.train.saving.in_flight import InFlight
-from harness.train.saving.nearby import Nearby, folder_of, nearest
-from harness.train.start import failures
-from harness.train.start.found import Start, find_start, take_possession
-from harness.train.start.identity import other_versions, versions
 from harness.train.start.loading import require_same_data, restore
-from harness.train.start.open_data import RunData, open_data
 from harness.train.state import TrainState
-from harness.train.steps.agreement import raising_together
-from harness.train.steps.mcore import Pipeline
 from harness.train.steps.phases import apply_settings
 from harness.train.world import World
 

@@ -7,26 +7,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
 from harness.data.batch import Batch
-from harness.data.validation import ValidationSet
 from harness.parallel.ranks import Ranks
 from harness.run import metric_names as names
 from harness.run.commands.command import Command
-from harness.train.commands.inbox import Inbox
-from harness.train.steps.mcore import Pipeline, Totals
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """The held-out samples of the channels that have some."""
-
-    sets: tuple[ValidationSet, ...]
-    num_bytes: dict[str, int]
-    """UTF-8 bytes of the text that each channel's targets stand for; empty without a tokenizer."""
+from harness.train.components.inbox import Inbox
+from harness.train.components.mcore import Pipeline, Totals
+from harness.train.components.open_data import HeldOut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,14 +53,6 @@ def evaluate(
         if any(command.request.interrupts for command in arrived):
             return Evaluation(values={}, commands=arrived)
     return Evaluation(values=_values(held_out, sums), commands=arrived)
-
-
-def count_bytes(held_out: ValidationSet, bytes_per_token: npt.NDArray[np.int64]) -> int:
-    """Return the number of UTF-8 bytes of the text that the targets of a set stand for."""
-    return sum(
-        int((bytes_per_token[batch.labels_BS.numpy()] * batch.loss_mask_BS.numpy()).sum())
-        for batch in held_out.micro_batches(0, 1, 1)
-    )
 
 
 def _micro_batches(held_out: HeldOut, ranks: Ranks, micro_batch_size: int) -> Iterator[Batch]:

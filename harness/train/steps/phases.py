@@ -14,10 +14,10 @@ from harness.data.order.cursor import Cursor, Positions
 from harness.optim.mcore import Optimizer
 from harness.plan.plan import PhasePlan
 from harness.run.event_types import PhaseBegun
+from harness.train.components.mcore import Pipeline
 from harness.train.decide import Milestones
 from harness.train.run import Run
 from harness.train.state import TrainState
-from harness.train.steps.mcore import Pipeline
 
 
 def follow_phase(run: Run, state: TrainState) -> tuple[Run, TrainState]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from harness.data.order.cursor import Cursor
 from harness.data.stream import StepData
 from harness.run.heartbeats import Activity
+from harness.train.components.mcore import Totals
 from harness.train.run import Run
 from harness.train.state import TrainState
-from harness.train.steps.mcore import Totals
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,9 @@ from harness.plan.plan import Plan
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.paths import RunDir
 from harness.run.records import last_key
-from harness.train.start import failures
-from harness.train.start.found import Start, attempt_after
-from harness.train.start.identity import config_hash, versions
+from harness.train.components import failures
+from harness.train.components.found import Start, attempt_after
+from harness.train.components.identity import config_hash, versions
 
 
 @dataclass(kw_only=True)

@@ -19,11 +19,19 @@ from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import Recipe, recipe_for
 from harness.data.stream import BatchShape, TrainingStream
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
-from harness.data.validation import open_validation
+from harness.data.validation import ValidationSet, open_validation
 from harness.errors import DataError
 from harness.parallel.ranks import Ranks
 from harness.plan.plan import PhasePlan, Plan
-from harness.train.steps.evaluate import HeldOut, count_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The held-out samples of the channels that have some."""
+
+    sets: tuple[ValidationSet, ...]
+    num_bytes: dict[str, int]
+    """UTF-8 bytes of the text that each channel's targets stand for; empty without a tokenizer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,3 +157,11 @@ def _identity(config: Config, tokenizer: Tokenizer | None) -> dict[str, Any]:
         if tokenizer is None
         else {"file": tokenizer.path.name, "xxh3": tokenizer.hash, "vocab_size": tokenizer.vocab_size},
     }
+
+
+def count_bytes(held_out: ValidationSet, bytes_per_token: npt.NDArray[np.int64]) -> int:
+    """Return the number of UTF-8 bytes of the text that the targets of a set stand for."""
+    return sum(
+        int((bytes_per_token[batch.labels_BS.numpy()] * batch.loss_mask_BS.numpy()).sum())
+        for batch in held_out.micro_batches(0, 1, 1)
+    )

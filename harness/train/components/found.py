@@ -23,7 +23,7 @@ from harness.run.order_changes import History, num_parts_of
 from harness.run.order_file import read_journal, rollbacks_in_journal
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, hidden_records, last_key
-from harness.train.start import failures
+from harness.train.components import failures
 
 
 @dataclass(frozen=True, kw_only=True)
