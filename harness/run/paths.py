@@ -19,6 +19,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.errors import UsageError
+
 RUNS_FOLDER = Path("runs")
 """Folder of the runs, relative to the working directory, unless `--run-dir` is given."""
 
@@ -148,6 +150,18 @@ class RunDir:
             return 1
         numbers = [int(path.name) for path in self.launches.iterdir() if _LAUNCH_NAME.fullmatch(path.name)]
         return max(numbers, default=0) + 1
+
+    def require_run(self) -> None:
+        """Return if this is a run's directory, which has a configuration from the first start on.
+
+        Raises:
+            UsageError: It is not.
+        """
+        if not self.config.is_file():
+            raise UsageError(
+                f"{self.root} is not a run directory: there is no config.yaml in it; "
+                "give the directory that training printed at its start, such as runs/NAME"
+            )
 
     def make_folders(self) -> None:
         """Make the run's directory and its folders. Those that exist stay as they are."""

@@ -74,8 +74,7 @@ class RunLedger:
             DataError: Its channels are gone or were changed, or records are missing.
         """
         run_dir = RunDir(root)
-        if not run_dir.config.is_file():
-            raise UsageError(f"{root} is no run directory: there is no config.yaml in it; give one such as runs/NAME")
+        run_dir.require_run()
         config = load_config(run_dir.config)
         plan = make_plan(config, needed_world_sizes(config))
         self.phases = tuple(phase.name for phase in plan.phases)

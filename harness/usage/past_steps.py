@@ -97,10 +97,7 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
         UsageError: There is no such run, or it has not done this step.
         DataError: Its data are gone or damaged, or its samples cannot be found any more.
     """
-    if not run_dir.config.is_file():
-        raise UsageError(
-            f"{run_dir.root} is no run directory: there is no config.yaml in it; give one such as runs/NAME"
-        )
+    run_dir.require_run()
     config = load_config(run_dir.config)
     records = _records_up_to(run_dir, step, attempt)
     plan = make_plan(config, needed_world_sizes(config))

@@ -75,9 +75,9 @@ def quarantine(  # noqa: PLR0913 - one argument per option
     count = sum(map(len, request.documents.values()))
     if wait:
         wait_for(run_dir, file, timeout_s=600.0)
-        click.echo(f"{count} documents: heard; see `harness data quarantine {run}` and the run's events")
+        click.echo(f"{count} documents: done; see `harness data quarantine {run}` and the run's events")
     else:
-        click.echo(f"ordered for {count} documents: {file}")
+        click.echo(f"command given for {count} documents: {file}")
 
 
 def _document(text: str) -> tuple[str, int]:
@@ -111,10 +111,7 @@ def _list(run_dir: RunDir, *, as_json: bool) -> None:
     from harness.run.order_changes import quarantined_in
     from harness.run.order_file import read_journal
 
-    if not run_dir.config.is_file():
-        raise UsageError(
-            f"{run_dir.root} is no run directory: there is no config.yaml in it; give one such as runs/NAME"
-        )
+    run_dir.require_run()
     held = quarantined_in(read_journal(run_dir.order))
     if as_json:
         click.echo(json.dumps({f"{channel}/{part}": list(found) for (channel, part), found in held.items()}))

@@ -55,11 +55,7 @@ def watch(  # noqa: PLR0913 (what the command line gives)
         UsageError: There is no such run, an alert cannot be delivered, or metrics cannot be served at `metrics_at`.
         RunInUseError: Another watcher watches it.
     """
-    if not run_dir.config.is_file():
-        raise UsageError(
-            f"{run_dir.root} is not a run directory: there is no config.yaml in it; "
-            "give the directory that training printed at its start, such as runs/NAME"
-        )
+    run_dir.require_run()
     config = load_config(config_file or run_dir.config)
     settings = config.watch
     places = deliveries(settings.alert_command, settings.alert_urls_file, alert_urls)

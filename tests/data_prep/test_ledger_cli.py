@@ -128,7 +128,7 @@ def test_ledger_of_documents(run: Path, tmp_path: Path) -> None:
 
 
 def test_ledger_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
-    assert "is no run directory: there is no config.yaml in it" in str(call(ledger, tmp_path).exception)
+    assert "is not a run directory: there is no config.yaml in it" in str(call(ledger, tmp_path).exception)
     several = call(ledger, run, "--documents", "part-00000").exception
     assert isinstance(several, UsageError)
     assert "the channels en, zh have a part of that name. Give channel and part, such as zh/part-00007." in str(several)
@@ -144,7 +144,7 @@ def test_quarantine_drops_an_order(run: Path, tmp_path: Path) -> None:
     sample = {"channel": "en", "part": "part-00001", "documents": [3, 4]}
     evidence.write_text("".join(json.dumps(each) + "\n" for each in (sample, sample, {**sample, "documents": [9]})))
     chosen = ("--document", "zh/part-00000:7", "--evidence", evidence, "--top", 2, "--reason", "garbled")
-    assert call(quarantine, run, *chosen).stdout.startswith("ordered for 3 documents: ")
+    assert call(quarantine, run, *chosen).stdout.startswith("command given for 3 documents: ")
     (file,) = (run / "signals").glob("quarantine-*.json")
     assert json.loads(file.read_text()) == {
         "kind": "quarantine",
@@ -175,4 +175,4 @@ def test_quarantine_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
     found = call(quarantine, run, "--evidence", tmp_path / "other").exception
     assert "not an evidence file (KeyError: 'documents'). Give one that `harness signal RUN evidence" in str(found)
     assert "is not a run directory" in str(call(quarantine, tmp_path, "--document", "zh/p:1").exception)
-    assert "is no run directory" in str(call(quarantine, tmp_path).exception)
+    assert "is not a run directory" in str(call(quarantine, tmp_path).exception)

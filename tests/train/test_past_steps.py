@@ -101,7 +101,7 @@ def test_recorded_positions_are_enough_and_without_them_the_rest_is(run: Path, t
 
 @pytest.mark.slow
 def test_what_cannot_be_told_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is no run directory: there is no config.yaml in it"):
+    with pytest.raises(UsageError, match="is not a run directory: there is no config.yaml in it"):
         find_step(RunDir(tmp_path), 1)
     with pytest.raises(UsageError, match=f"no record of step 99; its records up to there end with step {LAST}"):
         find_step(RunDir(run), 99)

@@ -24,11 +24,7 @@ def give(run_dir: RunDir, request: AnyRequest, reason: str = "") -> Path:
     Raises:
         UsageError: There is no such run, or its mailbox cannot be written.
     """
-    if not run_dir.config.is_file():
-        raise UsageError(
-            f"{run_dir.root} is not a run directory: there is no config.yaml in it; "
-            "give the directory that training printed at its start, such as runs/NAME"
-        )
+    run_dir.require_run()
     return _write(run_dir, f"{request.kind}-{time.time_ns()}-{os.getpid()}", request, reason)
 
 
