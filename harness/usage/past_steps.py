@@ -108,8 +108,8 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
     order = SampleOrder(turns, recipe, drawn.history)
     if not _is_proven(order, drawn.positions, records[step]):
         raise DataError(
-            f"the samples of step {step} of {run_dir.root} can no longer be told: those at its positions do not have "
-            f"the batch hash {records[step].batch_hash:016x} of its record. Were the channels changed, or config.yaml?"
+            f"the samples of step {step} of {run_dir.root} cannot be found any more: those at its positions do not "
+            f"have the batch hash {records[step].batch_hash:016x} of its record. Were the channels changed, or config.yaml?"
         )
     seq_length = recipe.phases[phase_of(drawn.history)].seq_length
     return PastStep(record=records[step], samples=_samples(order, drawn.positions, seq_length))

@@ -63,14 +63,14 @@ from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from harness.data.tokenizers.tokenizer import open_tokenizer
 
 folder, model, part, *inputs = sys.argv[1:]
-append_line = indexed_writer._append_line
+append_durably = indexed_writer.append_durably
 
-def append_or_die(file, line):
-    if f"part-{int(part):05d}" in line:
+def append_or_die(file, lines):
+    if f"part-{int(part):05d}" in lines[0]:
         os.kill(os.getpid(), signal.SIGKILL)
-    append_line(file, line)
+    append_durably(file, lines)
 
-indexed_writer._append_line = append_or_die
+indexed_writer.append_durably = append_or_die
 job = ChannelJob(inputs=[Path(file) for file in inputs], folder=Path(folder), tokens_per_part=3000)
 tokenize_channel(job, open_tokenizer(Path(model)), lambda totals, bytes_read: None)
 """

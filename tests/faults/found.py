@@ -82,7 +82,7 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
     (
         "a finished run trained on, because a rollback that was carried out was found again",
         "rollback",
-        [_at("signals/done/rollback-0000002.json.tmp", "write", 1, "EIO", sticky=True)],
+        [_at("signals/done/rollback-0000002.json.partial", "write", 1, "EIO", sticky=True)],
     ),
     (
         "an index that could not be opened ended a rollback in a traceback of torch, before the error",
@@ -97,7 +97,7 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
     (
         "a rollback was carried out twice, when its checkpoint was damaged before it was acknowledged",
         "rollback",
-        [_at("signals/done/rollback-0000002.json.tmp", "write", 1, "SIGKILL"), _damaged],
+        [_at("signals/done/rollback-0000002.json.partial", "write", 1, "SIGKILL"), _damaged],
     ),
     (
         "an order that could not be read for a moment was rejected",

@@ -22,7 +22,7 @@ RUN_FILES = (
     "heartbeats/rank_00000.json",
     "signals/damaged.json",
     "signals/save",
-    "signals/done/rollback-0000002.json.tmp",
+    "signals/done/rollback-0000002.json.partial",
     "checkpoints/step_0000006.partial",
     "checkpoints/step_0000002.removed",
     "checkpoints/step_0000099",

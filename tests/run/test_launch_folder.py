@@ -33,7 +33,7 @@ def test_every_launch_keeps_its_configuration_and_the_newest_is_the_runs(tmp_pat
     facts = json.loads((run.launch(2) / "launch.json").read_text())
     assert facts["world_size"] == 2
     assert facts["working_directory"] == str(Path.cwd())
-    assert not list(run.root.glob("*.tmp"))
+    assert not list(run.root.glob("*.partial"))
 
 
 def test_an_unreadable_earlier_configuration_is_replaced(tmp_path: Path) -> None:

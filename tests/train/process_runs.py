@@ -164,7 +164,7 @@ class Command:
     ) -> None:
         own = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "xterm", **(environment or {})}
         self.process: subprocess.Popen[bytes] | WarmCommand
-        if not cold and terminal is None:
+        if not cold and terminal is None and folder == REPOSITORY:
             self.process = WarmCommand(arguments, folder, own)
             return
         self.process = subprocess.Popen(

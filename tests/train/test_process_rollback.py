@@ -48,8 +48,8 @@ def test_a_rollback_is_the_same_in_the_running_job_by_a_restart_and_from_the_sta
 
     with running.train() as command:
         command.wait_until(lambda: running.last_step() >= 9)
-        command = {"kind": CommandKind.ROLLBACK, "to_step": 4, "skip_steps": [5, 6], "reason": "garbled"}
-        (running.run_dir.signals / "back.json").write_text(json.dumps(command))
+        back = {"kind": CommandKind.ROLLBACK, "to_step": 4, "skip_steps": [5, 6], "reason": "garbled"}
+        (running.run_dir.signals / "back.json").write_text(json.dumps(back))
         command.wait_until(lambda: any(r.attempt == 1 and r.step >= LAST_STEP for r in running.records()))
 
     assert sorted(line(told)) == list(range(1, LAST_STEP + 1))

@@ -53,8 +53,8 @@ def test_every_way_to_order_a_save(site: Site) -> None:
         drop(site, "save")
         assert is_saved(site, wait_for_acknowledgement(site, command, "save", 2))
 
-        command = [*HARNESS, "signal", str(site.run_dir.root), "save", "--wait", "--reason", "noon"]
-        told = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        save = [*HARNESS, "signal", str(site.run_dir.root), "save", "--wait", "--reason", "noon"]
+        told = subprocess.run(save, cwd=REPOSITORY, capture_output=True, text=True, check=False)
         assert told.returncode == 0, told.stderr
         assert "kind: save\nreason: noon\n" in told.stdout
         assert "saved: True\npath: " in told.stdout
