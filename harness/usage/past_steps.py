@@ -109,7 +109,8 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
     if not _is_proven(order, drawn.positions, records[step]):
         raise DataError(
             f"the samples of step {step} of {run_dir.root} cannot be found any more: those at its positions do not "
-            f"have the batch hash {records[step].batch_hash:016x} of its record. Were the channels changed, or config.yaml?"
+            f"have the batch hash {records[step].batch_hash:016x} of its record. Were the channels changed, or "
+            "config.yaml?"
         )
     seq_length = recipe.phases[phase_of(drawn.history)].seq_length
     return PastStep(record=records[step], samples=_samples(order, drawn.positions, seq_length))
