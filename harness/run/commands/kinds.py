@@ -16,3 +16,13 @@ class CommandKind(StrEnum):
     EVIDENCE = "evidence"
     MARK = "mark"
     QUARANTINE = "quarantine"
+
+
+GIVEN_BY_PEOPLE = (
+    CommandKind.SAVE,
+    CommandKind.STOP,
+    CommandKind.SAVE_AND_STOP,
+    CommandKind.ROLLBACK,
+    CommandKind.EVIDENCE,
+)
+"""The kinds that `harness signal` gives; the watcher and `harness data quarantine` give the others."""

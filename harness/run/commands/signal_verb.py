@@ -10,19 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.errors import UsageError
-from harness.run.commands.kinds import CommandKind
+from harness.run.commands.kinds import GIVEN_BY_PEOPLE, CommandKind
 
 if TYPE_CHECKING:
     from harness.run.commands.requests import AnyRequest
-
-OFFERED = (
-    CommandKind.SAVE,
-    CommandKind.STOP,
-    CommandKind.SAVE_AND_STOP,
-    CommandKind.ROLLBACK,
-    CommandKind.EVIDENCE,
-)
-"""Commands that a person may give. The others are for the watcher, and for `harness data quarantine`."""
 
 
 class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the newest click
@@ -45,7 +36,7 @@ class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the new
 
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
-@click.argument("command", type=click.Choice([str(kind) for kind in OFFERED]))
+@click.argument("command", type=click.Choice([str(kind) for kind in GIVEN_BY_PEOPLE]))
 @click.option("--reason", default="", help="Why; it is kept with the command and in the run's events.")
 @click.option("--wait", is_flag=True, help="Wait until the command was carried out, and say what came of it.")
 @click.option(
