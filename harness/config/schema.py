@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from harness.config.operation import LaunchConfig, WatchConfig
+from harness.config.phase_sections import BatchRampUpConfig, PhaseEvaluationConfig, PhaseOptimizerConfig
 from harness.config.section import (
     FilePath,
     Name,
@@ -212,45 +213,6 @@ class ScheduleConfig(Section):
     """`wsd` only: share of the phase's steps that the final decay takes."""
     decay_style: Literal["linear", "cosine", "one_minus_sqrt"] = "one_minus_sqrt"
     """`wsd` only: shape of the final decay."""
-
-
-class BatchRampUpConfig(Section):
-    """A batch size that grows at the beginning of a phase."""
-
-    start: PositiveInt
-    """Batch size of the phase's first step, in samples."""
-    increment: PositiveInt
-    """Samples that are added at each increase, from `start` to `global_batch_size`."""
-    ramp_up_samples: PositiveInt
-    """Samples of the phase after which `global_batch_size` is reached. Each smaller batch size gets an equal share of
-    them."""
-
-
-class PhaseOptimizerConfig(Section):
-    """Settings of the optimizer that differ in a phase. Default of each key: the run's value."""
-
-    learning_rate: PositiveFloat | None = None
-    """Peak learning rate."""
-    weight_decay: NonNegativeFloat | None = None
-    """Decoupled weight decay."""
-    adam_beta1: Share | None = None
-    """Decay of the first moment."""
-    adam_beta2: Share | None = None
-    """Decay of the second moment."""
-    clip_grad: NonNegativeFloat | None = None
-    """Largest L2 norm of the whole gradient; 0 turns clipping off."""
-
-
-class PhaseEvaluationConfig(Section):
-    """Settings of the held-out evaluation that differ in a phase. Default of each key: the run's value."""
-
-    every_steps: PositiveInt | None = None
-    """Evaluate after each step of the run that is a multiple of this, and at the end of the phase."""
-    num_samples_per_channel: PositiveInt | None = None
-    """Held-out samples of each channel."""
-    channels: tuple[Name, ...] | None = Field(default=None, strict=False, min_length=1)
-    """Channels that are evaluated. They may be channels that the phase does not train on. Default: those of the
-    blend."""
 
 
 class PhaseConfig(Section):
