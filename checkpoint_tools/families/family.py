@@ -18,6 +18,14 @@ Fields = dict[str, Any]
 """A `config.json`."""
 Judge = Callable[[str, torch.Tensor, ModelConfig], dict[str, torch.Tensor]]
 
+_IN_EVERY_FAMILY = (
+    # Read and written by `checkpoint_tools.families.config_json`:
+    *("untie_embeddings_and_output_weights", "rotary_base", "rope_scaling"),
+    # They do not change what the model computes:
+    *("vocab_size_multiple_of", "z_loss_coefficient"),
+)
+"""Fields of our model that a family need not name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
@@ -83,8 +91,11 @@ class Family:
         return tuple(name for rule in self.rules if rule.ours == OUTPUT for name in rule.theirs)
 
     def objections(self, model: ModelConfig) -> list[str]:
-        """Return every feature of a model that the family cannot express."""
-        needed = {**self.has, **self.required(model)}
+        """Return every feature of a model that the family cannot express.
+
+        Among them is every field that the family does not name and that is not at its default.
+        """
+        needed = {**self._unnamed(model), **self.has, **self.required(model)}
         found = [
             f"model.{name} is {getattr(model, name)}, the family has {value}"
             for name, value in needed.items()
@@ -108,6 +119,11 @@ class Family:
         for layer in range(model.num_layers):
             yield from (rule.of_layer(layer) for rule in rules[first:last])
         yield from (rule.of_layer(0) for rule in rules[last:])
+
+    def _unnamed(self, model: ModelConfig) -> dict[str, object]:
+        """Return the defaults of the fields that the family does not name."""
+        named = {*_IN_EVERY_FAMILY, *self.fields.values(), *(("add_bias_linear",) if self.has_bias_keys else ())}
+        return {name: field.default for name, field in type(model).model_fields.items() if name not in named}
 
     def _without_rule(self, model: ModelConfig) -> list[str]:
         known = {rule.ours for rule in self.rules}

@@ -67,7 +67,11 @@ INTERNLM2 = Family(
     rules=_RULES,
     fields={key: name for key, name in FIELDS.items() if key != "head_dim"},
     has={**HAS, "qk_layernorm": False, "add_qkv_bias": False, "add_bias_linear": False},
-    required=lambda model: {"head_size": model.hidden_size // model.num_attention_heads},
+    # A head's size may be spelled out, but not be another.
+    required=lambda model: {
+        "kv_channels": model.kv_channels,
+        "head_size": model.hidden_size // model.num_attention_heads,
+    },
     fixed={"hidden_act": ("silu",), "bias": (False,), "pretraining_tp": (1,)},
     defaults={"bias": True},
     ignored=("attn_implementation",),

@@ -52,6 +52,22 @@ def test_every_rule_is_used_by_a_model_that_some_family_expresses() -> None:
     assert rules <= {plain_name(move.ours) for move in moves}
 
 
+class LaterModel(ModelConfig):
+    """A model with an option that no family knows yet."""
+
+    softmax_scale: float | None = None
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_an_option_that_a_family_does_not_name_is_refused_unless_it_is_at_its_default(family: Family) -> None:
+    own = {"add_qkv_bias": family.has.get("add_qkv_bias"), "qk_layernorm": family.has.get("qk_layernorm")}
+    assert family.objections(LaterModel.model_validate({**SIZES, **own})) == []
+    changed = LaterModel.model_validate({**SIZES, **own, "softmax_scale": 0.5})
+    assert family.objections(changed) == ["model.softmax_scale is 0.5, the family has None"]
+    named = replace(family, fields={**family.fields, "attention_scale": "softmax_scale"})
+    assert named.objections(changed) == []
+
+
 def test_a_parameter_without_a_rule_is_refused_by_name() -> None:
     lacking = replace(LLAMA, rules=tuple(rule for rule in LLAMA.rules if "fc2" not in rule.ours))
     model = ModelConfig.model_validate(SIZES)

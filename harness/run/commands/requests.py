@@ -10,8 +10,8 @@
 {"kind": "quarantine", "documents": {"zh/part-00007": [8812, 8813]}, "lift": true}
 ```
 
-A new kind is a type here, an entry in the table of `harness.train.commands.answers` (or in `harness.train.decide`, if
-it interrupts training), and an option of `harness signal` if people give it.
+A new kind is a word in `harness.run.commands.kinds`, a type here, and an entry in the table of
+`harness.train.commands.answers` (or in `harness.train.decide`, if it interrupts training): docs/recipes/command.md.
 """
 
 from __future__ import annotations
