@@ -6,7 +6,6 @@ from __future__ import annotations
 import difflib
 import importlib
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from harness.errors import EXIT_INTERNAL, EXIT_USAGE, HarnessError
+from harness.standard_streams import drop_unread_output, open_standard_streams
 
 EXIT_INTERRUPTED = 130
 
@@ -297,19 +297,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> NoReturn:
     """Run the `harness` command."""
-    _open_standard_streams()
-    sys.exit(run(sys.argv[1:]))
-
-
-def _open_standard_streams() -> None:
-    """Open streams that the caller has closed on the null device. Else the next opened file would get the output."""
-    for descriptor, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        try:
-            os.fstat(descriptor)
-        except OSError:
-            # The system gives the lowest free number, which is this one.
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
-            setattr(sys, name, os.fdopen(descriptor, mode))
+    open_standard_streams()
+    exit_code = run(sys.argv[1:])
+    drop_unread_output()
+    sys.exit(exit_code)
 
 
 def _complain(text: str, exit_code: int) -> int:

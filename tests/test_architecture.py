@@ -23,6 +23,7 @@ LIGHT = (
     "errors",
     "text",
     "progress",
+    "standard_streams",
     "parameters",
     "config",
     "plan",

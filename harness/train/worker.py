@@ -16,6 +16,7 @@ from harness.errors import EXIT_INTERNAL, HarnessError
 from harness.parallel import gpu_environment
 from harness.parallel.silence import silence_libraries
 from harness.run.paths import RunDir
+from harness.standard_streams import drop_unread_output
 
 _PR_SET_PDEATHSIG = 1
 
@@ -74,4 +75,6 @@ def _take_children_along() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(work())
+    exit_code = work()
+    drop_unread_output()
+    sys.exit(exit_code)
