@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import pytest
 PROGRAM = """
 import sys
 sys.stdin.read()
-sys.stdout.write("a line that nobody reads\\n")
+sys.stdout.write("a line that nobody reads")
 {end}
 sys.exit(77)
 """
@@ -24,6 +25,7 @@ def test_the_exit_code_is_that_of_the_program(end: str, expected: int) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
     )
     assert child.stdin is not None
     assert child.stdout is not None
