@@ -158,7 +158,7 @@ def _as_text(value: object) -> str:
 
 
 def parse_line(content: bytes, text_key: str) -> str | Rejection:
-    """Return the document in a line of JSON, or the reason why there is none."""
+    """Return the document that a line of JSON holds, or a rejection with the reason."""
     try:
         line = content.decode("utf-8")
     except UnicodeDecodeError as error:

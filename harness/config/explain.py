@@ -77,7 +77,7 @@ def _unknown_key_text(location: Location) -> str:
 
 
 def _hint(error: ErrorDetails, given: object) -> str:
-    """Return a hint at the right key or value, or nothing if there is none to guess."""
+    """Return advice on how to mend the value, as an addition to the error; empty if no advice is known."""
     kind = error["type"]
     if kind == "int_type" and isinstance(given, float) and given.is_integer() and abs(given) < 2**63:
         return f"; write {int(given)}"

@@ -117,13 +117,13 @@ def _data_filled_in(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _told(settings: Recipe | PhaseRecipe | ChannelRules) -> dict[str, Any]:
-    """Return the fields that have no default or another value, but for those that are told in a form of their own."""
+    """Return the fields whose value is not the default, without those that `_TOLD_APART` names."""
     values = {field: getattr(settings, field.name) for field in _fields(type(settings))}
     return {field.name: _plain(value) for field, value in values.items() if value != field.default}
 
 
 def _settings_filled_in(told: Mapping[str, Any], kind: type[_Settings]) -> dict[str, Any]:
-    """Return what `_told` told with the defaults that it left out, in the order of the fields."""
+    """Return the fields that `_told` returned, with the defaults that it left out, in the order of the class."""
     known = {field.name: told.get(field.name, _plain(field.default)) for field in _fields(kind)}
     return {name: value for name, value in known.items() if value is not MISSING} | {
         name: value for name, value in told.items() if name not in known

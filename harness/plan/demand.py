@@ -58,7 +58,7 @@ def demands(config: Config, plan: Plan) -> list[ChannelDemand]:
 
 
 def shortage_problems(found: list[ChannelDemand]) -> list[str]:
-    """Return the reasons why a plan cannot be kept with the existing data; channels that wait for parts are none."""
+    """Return why existing data do not suffice for a plan, one line a channel; channels may wait for parts instead."""
     return [
         f"{shortage}. Add parts, raise max_epochs, lower the channel's weight, shorten a phase, or let it wait for "
         "parts (when_low: wait)"

@@ -87,7 +87,7 @@ History = tuple[Change, ...]
 
 
 def phase_of(history: Sequence[Change]) -> int:
-    """Return the phase that the last change of phase began, or 0 if there was none."""
+    """Return the number of the phase that began last; 0 before the first change of phase."""
     return next((change.phase for change in reversed(history) if isinstance(change, PhaseBegun)), 0)
 
 

@@ -86,7 +86,7 @@ _STATE = TypeAdapter(WatchState)
 
 
 def load_state(path: Path) -> WatchState | None:
-    """Return the saved state, or None if there is none that this version can read."""
+    """Return the saved state; None if the file is missing, damaged or of another format."""
     try:
         document = json.loads(path.read_bytes())
         if not isinstance(document, dict) or document.get("format") != _FORMAT:

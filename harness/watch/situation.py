@@ -83,7 +83,7 @@ def due_mark(
     margin_steps: int,
     clean_after_steps: int,
 ) -> DueMark | None:
-    """Return the command to mark checkpoints whose health should be another one; None if there are none.
+    """Return the command that corrects the health of checkpoints; None if every health is right.
 
     A checkpoint is suspect if it was saved in an alarm or within the margin after it. It is clean again when no episode
     is open and there was no alarm for `clean_after_steps`: a run that recovered by itself would recover again from

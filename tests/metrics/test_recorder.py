@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from metric_samples import record
 
 from harness.config.schema import LoggingConfig
 from harness.metrics.recorder import Recorder
@@ -18,20 +19,7 @@ from harness.run.append import AppendFile, OpenFile, open_unbuffered
 from harness.run.event_types import NotFinite, Started
 from harness.run.events import read_events
 from harness.run.paths import RunDir
-from harness.run.records import StepRecord, read_records
-
-
-def record(step: int, **values: float) -> StepRecord:
-    return StepRecord(
-        attempt=0,
-        step=step,
-        time=5.0,
-        phase="main",
-        consumed_samples=step,
-        consumed_tokens=step,
-        batch_hash=step,
-        values={names.LM_LOSS: 3.0, **values},
-    )
+from harness.run.records import read_records
 
 
 class FailingDisk:

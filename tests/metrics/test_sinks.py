@@ -7,28 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from metric_samples import record
 
 from harness.config.schema import LoggingConfig
 from harness.errors import RunInUseError
 from harness.metrics import sinks
 from harness.metrics.recorder import Recorder
 from harness.metrics.sinks import Outlets, SinkContext, SinkKind
-from harness.run import metric_names as names
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, read_records
-
-
-def record(step: int) -> StepRecord:
-    return StepRecord(
-        attempt=0,
-        step=step,
-        time=5.0,
-        phase="main",
-        consumed_samples=step,
-        consumed_tokens=step,
-        batch_hash=step,
-        values={names.LM_LOSS: 3.0},
-    )
 
 
 @dataclass

@@ -159,7 +159,7 @@ class Cursor:
 
     @staticmethod
     def from_json(values: Any) -> Cursor:  # noqa: ANN401  whatever a file held
-        """Return the cursor that `to_json` wrote. Values without a history are of a version that had none.
+        """Return the cursor that `to_json` wrote. Early versions wrote no history.
 
         Raises:
             CheckpointError: The values are no cursor.

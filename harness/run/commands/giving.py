@@ -102,7 +102,7 @@ def _write(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> Path
 
 
 def _outcome(run_dir: RunDir, command: Path) -> dict[str, object] | None:
-    """Return the command's acknowledgement, or None while there is none or only a part of it."""
+    """Return the acknowledgement of a command; None while it is missing or half written."""
     for done in run_dir.signals_done.glob(f"{command.stem}-*.json"):
         try:
             outcome = json.loads(done.read_text())

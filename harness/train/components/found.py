@@ -12,12 +12,12 @@ from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.node_folder import SnapshotRecord
 from harness.data.fingerprint import recorded_parts
 from harness.data.order.cursor import Cursor
-from harness.errors import UsageError
 from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Manifest
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.fence import Fence
+from harness.run.launch_folder import make_run
 from harness.run.lock import RunLock
 from harness.run.order_changes import History, num_parts_of
 from harness.run.order_file import read_journal, rollbacks_in_journal
@@ -77,13 +77,7 @@ def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:
         RunInUseError: Another process trains in it.
         UsageError: It cannot be made.
     """
-    try:
-        run_dir.make_folders()
-    except OSError as error:
-        raise UsageError(
-            f"cannot make the run directory {run_dir.root}: {error.strerror} ({error.filename}); "
-            "choose another one with --run-dir"
-        ) from None
+    make_run(run_dir)
     return closing.enter_context(RunLock(run_dir)).fence
 
 
