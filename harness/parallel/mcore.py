@@ -9,6 +9,7 @@ import torch.distributed as dist
 
 from harness.parallel import cpu
 from harness.parallel.ranks import Place, Ranks
+from harness.parameters.parameter import Replicas
 from harness.plan.layouts import Layout
 
 cpu.prepare()
@@ -86,10 +87,14 @@ def groups_by_kind() -> dict[str, dist.ProcessGroup]:
     return {"world": dist.group.WORLD} | {kind: group for kind, group in kinds.items() if group.size() > 1}
 
 
-def replicas() -> dist.ProcessGroup:
-    """Return the ranks with the same part of the model as this one: data- and context-parallel ones."""
-    group: dist.ProcessGroup = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    return group
+def replica_groups() -> dict[Replicas, dist.ProcessGroup]:
+    """Return this rank's groups of more than one rank that hold replicas of parameters (see `replicated_over`)."""
+    groups: dict[Replicas, dist.ProcessGroup | None] = {
+        "data": parallel_state.get_data_parallel_group(with_context_parallel=True),
+        "tensor": parallel_state.get_tensor_model_parallel_group(),
+        "ends": parallel_state.get_embedding_group(check_initialized=False),  # None between the ends
+    }
+    return {kind: group for kind, group in groups.items() if group is not None and group.size() > 1}
 
 
 def end() -> None:

@@ -8,6 +8,8 @@ from typing import Literal
 
 Part = Literal["embedding", "attention", "mlp", "norm", "output"]
 End = Literal["first", "last"]
+Replicas = Literal["data", "tensor", "ends"]
+"""Ranks that hold the same numbers: data- and context-parallel ones, tensor-parallel ones, both ends of a pipeline."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,11 @@ class Parameter:
     """True if its product is added to the residual stream: with zeros in its place, a layer's half does nothing."""
     num_true_rows: int | None = None
     """Rows of the true vocabulary, in front of zeros that never learn; None: rows are no tokens."""
+
+    @property
+    def replicated_over(self) -> tuple[Replicas, ...]:
+        """Kinds of ranks that hold replicas of it."""
+        return ("data", *(("tensor",) if self.cut is None else ()), *(("ends",) if len(self.ends) > 1 else ()))
 
     @property
     def size(self) -> int:

@@ -55,6 +55,12 @@ def _alter_a_replica(rank: int, world_size: int, chunks: list[Any], optimizer: A
         weight.data[3] = torch.nextafter(weight.data[3], torch.tensor(9.0))
 
 
+def _alter_the_tied_embedding(rank: int, world_size: int, chunks: list[Any], optimizer: Any) -> None:
+    """On the last stage, where it is the output layer."""
+    if rank == world_size - 1:
+        chunks[-1].module.output_layer.weight.data[5, 3] += 1
+
+
 def _alter_all_weights(rank: int, world_size: int, chunks: list[Any], optimizer: Any) -> None:
     for chunk in chunks:
         for weight in chunk.module.parameters():
@@ -66,5 +72,6 @@ FAULTS = {
     "moments of zero": _zero_moments,
     "a moment": _alter_a_moment,
     "a replica": _alter_a_replica,
+    "the tied embedding": _alter_the_tied_embedding,
     "all weights": _alter_all_weights,
 }

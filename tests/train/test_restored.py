@@ -110,17 +110,31 @@ def events(run_dir: Path, kind: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("fault", "text"),
+    ("fault", "grid", "text"),
     [
-        ("moments of zero", "the optimizer's exp_avg has the norm 0 after 10 steps. No step was taken."),
-        ("a moment", "the optimizer's exp_avg_sq has the norm "),
-        ("a replica", "1 parameters of rank 1 differ from those of its data-parallel replicas, first decoder.final_"),
+        ("moments of zero", Grid(dp=2), "the optimizer's exp_avg has the norm 0 after 10 steps. No step was taken."),
+        ("a moment", Grid(dp=2), "the optimizer's exp_avg_sq has the norm "),
+        (
+            "a replica",
+            Grid(dp=2),
+            "1 parameters of rank 1 differ from those of its data-parallel replicas, first decoder.final_layernorm",
+        ),
+        (
+            "a replica",
+            Grid(tp=2, sequence_parallel=True),
+            "1 parameters of rank 1 differ from those of its tensor-parallel replicas, first decoder.final_layernorm",
+        ),
+        (
+            "the tied embedding",
+            Grid(pp=2),
+            "1 parameters of rank 1 differ from those of the other end of the pipeline, first output_layer.weight",
+        ),
     ],
 )
 def test_no_step_is_taken_with_a_state_that_was_not_saved(
-    fault: str, text: str, pool: Pool, corpus: Path, base_run: Path, tmp_path: Path
+    fault: str, grid: Grid, text: str, pool: Pool, corpus: Path, base_run: Path, tmp_path: Path
 ) -> None:
-    found = resumed(pool, corpus, base_run, tmp_path, Grid(dp=2), fault)
+    found = resumed(pool, corpus, base_run, tmp_path, grid, fault)
     assert [code for code, _ in found] == [65, 65]
     assert text in found[0][1]
     assert not RunDir(tmp_path).metrics.exists() or RunDir(tmp_path).metrics.read_text() == ""

@@ -64,7 +64,7 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
     from_memory = restore_snapshot(run, plan.target.manifest)
     if not from_memory and (problem := _load(run, plan.target)) is not None:
         return _refused(run, state, command, problem)
-    require_restored(run, rolled_back.step, plan.target.manifest.optimizer_norms)
+    require_restored(run, rolled_back.step, plan.target.manifest.optimizer_norms, from_files=not from_memory)
     rolled_back = save(run, rolled_back)
     event = RolledBack(
         attempt=rolled_back.attempt,

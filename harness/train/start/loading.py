@@ -79,7 +79,7 @@ def restore(run: Run, start: Start) -> TrainState:
         else:  # converted from another format: weights only, the optimizer begins with moments of zero
             checkpoint_files.load_weights(start.entry.path, run.pipeline.chunks)
             run.optimizer.megatron.reload_model_params()
-        require_restored(run, state.step, manifest.optimizer_norms)
+        require_restored(run, state.step, manifest.optimizer_norms, from_files=start.snapshot is None)
         opened = Resumed(
             attempt=state.attempt,
             step=state.step,

@@ -7,14 +7,16 @@ the loss went from 2.2 to 11 within two steps, and nobody looked before thousand
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 
 import torch
 
 from harness.errors import CheckpointError
 from harness.parallel import collectives
-from harness.parallel.mcore import replicas
+from harness.parallel.mcore import replica_groups
+from harness.parameters.parameter import Replicas
+from harness.parameters.table import find_parameter
 from harness.train.run import Run
 from harness.train.state import TrainState
 
@@ -29,24 +31,30 @@ MIN_RISE = 0.2
 """Nats. A smaller rise is never reported: noise of one batch reaches it, and broken resumes rose by 8.8."""
 _NORM_TOLERANCE = 1e-6
 """Relative. The same numbers added up in another order, in double precision, differ by far less."""
+_REPLICAS: Mapping[Replicas, str] = {
+    "data": "its data-parallel replicas",
+    "tensor": "its tensor-parallel replicas",
+    "ends": "the other end of the pipeline",
+}
 _CHECKSUM_CHUNK = 2**24
 _WEIGHT_MULTIPLIER = 0x9E3779B1
 
 
-def require_restored(run: Run, step: int, norms: Mapping[str, float]) -> None:
+def require_restored(run: Run, step: int, norms: Mapping[str, float], *, from_files: bool) -> None:
     """Refuse to train on from moments or weights that differ from the saved ones. Every rank must call it.
 
     Args:
         run: The run, with the checkpoint loaded.
         step: Step of the checkpoint.
         norms: Norms of the optimizer's state as its manifest has them; empty where it has no optimizer state.
+        from_files: True if all replicas were read from the same files; False if every rank kept its own share. Then
+            only the replicas that every step makes equal again, the data-parallel ones, must be equal.
 
     Raises:
         CheckpointError: On every rank, with the same text.
     """
     problems = norm_problems(step, norms, run.optimizer.state_norms()) if norms else []
-    if run.ranks.dp.size * run.ranks.cp.size > 1:
-        problems += _replica_problems(run)
+    problems += _replica_problems(run, ("data", "tensor", "ends") if from_files else ("data",))
     if problems:
         raise CheckpointError(
             f"the checkpoint of step {step} was loaded, but the state is not the saved one: {'; '.join(problems)}. "
@@ -114,15 +122,24 @@ def checksum(tensor: torch.Tensor) -> torch.Tensor:
     return total & (2**62 - 1)
 
 
-def _replica_problems(run: Run) -> list[str]:
+def _replica_problems(run: Run, kinds: Iterable[Replicas]) -> list[str]:
     """Return the parameters whose bits differ between ranks that hold the same part of the model, one line per rank."""
-    named = [(name, weight) for chunk in run.pipeline.chunks for name, weight in chunk.module.named_parameters()]
-    sums = torch.stack([checksum(weight) for _, weight in named])
-    both = collectives.max_over(torch.stack((sums, -sums)), replicas())
-    different = [name for (name, _), is_same in zip(named, (both[0] == -both[1]).tolist(), strict=True) if not is_same]
-    found = collectives.gathered((run.ranks.world.rank, different))
+    groups, model = replica_groups(), run.config.model
+    named = [named for chunk in run.pipeline.chunks for named in chunk.module.named_parameters()]
+    found = []
+    for kind in [kind for kind in kinds if kind in groups]:
+        held = [item for item in named if kind in find_parameter(item[1].whole_name, model).replicated_over]
+        found += [(kind, name) for name in _different(held, groups[kind])]
     return [
-        f"{len(names)} parameters of rank {rank} differ from those of its data-parallel replicas, first {names[0]}"
-        for rank, names in found
-        if names
+        f"{len(names)} parameters of rank {rank} differ from those of {_REPLICAS[kind]}, first {names[0]}"
+        for rank, differing in enumerate(collectives.gathered(found))
+        for kind in _REPLICAS
+        if (names := [name for of_kind, name in differing if of_kind == kind])
     ]
+
+
+def _different(named: Sequence[tuple[str, torch.Tensor]], group: collectives.Group) -> list[str]:
+    """Return the names of the tensors that are not the same on all ranks of a group. They must call it."""
+    sums = torch.stack([checksum(weight) for _, weight in named])
+    both = collectives.max_over(torch.stack((sums, -sums)), group)
+    return [name for (name, _), is_same in zip(named, (both[0] == -both[1]).tolist(), strict=True) if not is_same]
