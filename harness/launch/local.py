@@ -18,7 +18,7 @@ from harness.launch.requirements import require_installed
 from harness.launch.workers import WorkerStart, run_workers, write_to_stderr
 from harness.parallel import gpu_environment
 from harness.parallel.environment import ProcessRanks, job_id, read_ranks, worker_environment
-from harness.plan.layout_rules import ranks_per_copy
+from harness.plan.axes import ranks_per_copy
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
 from harness.run.launch_folder import changes, make_run, open_launch

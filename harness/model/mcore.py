@@ -14,6 +14,7 @@ from harness.model.cross_entropy import VocabularyShard, cross_entropy
 from harness.model.layer.mcore import block_spec
 from harness.model.rotary import Rotation
 from harness.parallel import cpu
+from harness.parallel.mcore import megatron_sizes
 from harness.parallel.ranks import Ranks
 from harness.parameters.table import find_parameter
 from harness.plan.plan import Plan
@@ -116,10 +117,6 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         qk_layernorm=model.qk_layernorm,
         hidden_dropout=0.0,
         attention_dropout=0.0,
-        tensor_model_parallel_size=plan.layout.tensor,
-        pipeline_model_parallel_size=plan.layout.pipeline,
-        virtual_pipeline_model_parallel_size=plan.layout.virtual_pipeline if plan.layout.virtual_pipeline > 1 else None,
-        context_parallel_size=plan.layout.context,
         sequence_parallel=parallel.sequence_parallel,
         num_layers_in_first_pipeline_stage=parallel.num_layers_in_first_pipeline_stage,
         num_layers_in_last_pipeline_stage=parallel.num_layers_in_last_pipeline_stage,
@@ -139,6 +136,7 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         bias_dropout_fusion=False,
         # The name stands for "the layer specification brings an activation": ours, see harness.model.activation.
         use_te_activation_func=True,
+        **megatron_sizes(plan.layout),
         **_communication(interleaved=plan.layout.virtual_pipeline > 1, on_gpu=on_gpu),
         **_recompute(parallel.recompute),
     )

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from harness.parallel import cpu
 from harness.parallel.ranks import Place, Ranks
 from harness.parameters.parameter import Replicas
+from harness.plan.axes import AXES
 from harness.plan.layouts import Layout
 
 cpu.prepare()
@@ -50,12 +51,7 @@ def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_me
         init_method: Where the processes meet.
     """
     join(layout.world_size, rank=rank, device=device, init_method=init_method)
-    parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=layout.tensor,
-        pipeline_model_parallel_size=layout.pipeline,
-        virtual_pipeline_model_parallel_size=layout.virtual_pipeline if layout.virtual_pipeline > 1 else None,
-        context_parallel_size=layout.context,
-    )
+    parallel_state.initialize_model_parallel(**megatron_sizes(layout))
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     return Ranks(
         world=Place(rank=dist.get_rank(), size=dist.get_world_size()),
@@ -73,6 +69,13 @@ def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_me
             size=parallel_state.get_context_parallel_world_size(),
         ),
     )
+
+
+def megatron_sizes(layout: Layout) -> dict[str, int | None]:
+    """Return the sizes as Megatron takes them: copies follow from the world size, and one chunk per rank is None."""
+    chunks = layout.virtual_pipeline if layout.virtual_pipeline > 1 else None
+    sizes = layout.sizes(axis for axis in AXES if axis.multiplies != "copies")
+    return {**sizes, "virtual_pipeline_model_parallel_size": chunks}
 
 
 def groups_by_kind() -> dict[str, dist.ProcessGroup]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from harness.config.batch_sizes import batch_sizes
 from harness.config.schema import Config, ParallelConfig, PhaseConfig
+from harness.plan.axes import COPY_AXES
 from harness.plan.layouts import Layout, layout_problems, make_layout
 from harness.plan.memory import MemoryEstimate, heaviest_rank
 
@@ -61,7 +62,7 @@ def pipeline_bubble(layout: Layout, num_microbatches: int) -> float:
 
 def _order(choice: LayoutChoice) -> tuple[bool, bool, int, float]:
     layout = choice.layout
-    splits = layout.tensor * layout.pipeline * layout.context
+    splits = math.prod(layout.sizes(COPY_AXES).values())
     cost = choice.bubble + _TENSOR_COST * math.log2(layout.tensor)
     return (not choice.fits, choice.recompute == "full", splits, cost)
 

@@ -9,15 +9,10 @@ import math
 
 from harness.config.batch_sizes import batch_sizes
 from harness.config.schema import Config, PhaseConfig
+from harness.plan.axes import COPY_AXES, as_product, given_sizes, ranks_per_copy
 from harness.plan.nearest import nearest, nearest_divisors, nearest_multiples, one_of
 
 _PROMISE = "(no layer is ever dropped to make it fit)"
-
-
-def ranks_per_copy(config: Config) -> int:
-    """Return the number of ranks that hold one copy of the model: tensor x pipeline x context."""
-    parallel = config.parallel
-    return parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * parallel.context_parallel_size
 
 
 def legal_tensor_sizes(config: Config) -> list[int]:
@@ -37,18 +32,14 @@ def _leaves_a_rank_without_tokens(config: Config, tensor_size: int) -> bool:
 
 def world_size_problems(config: Config, world_size: int) -> list[str]:
     """Check that the world size is tensor x pipeline x context x data."""
-    parallel = config.parallel
-    copy = ranks_per_copy(config)
-    product = (
-        f"tensor {parallel.tensor_model_parallel_size} x pipeline {parallel.pipeline_model_parallel_size} "
-        f"x context {parallel.context_parallel_size}"
-    )
-    if parallel.data_parallel_size is not None:
-        needed = copy * parallel.data_parallel_size
+    copies, copy = config.parallel.data_parallel_size, ranks_per_copy(config)
+    product = as_product(given_sizes(config), COPY_AXES)
+    if copies is not None:
+        needed = copy * copies
         if needed == world_size:
             return []
         return [
-            f"world size {world_size} is not {product} x data {parallel.data_parallel_size} = {needed}: "
+            f"world size {world_size} is not {product} x data {copies} = {needed}: "
             f"start {needed} ranks, or leave data_parallel_size out"
         ]
     if world_size > 0 and world_size % copy == 0:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.plan import layout_rules
+from harness.plan.axes import AXES, RANK_AXES, Axis, given_sizes, ranks_per_copy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,11 @@ class Layout:
     @property
     def world_size(self) -> int:
         """Ranks that the layout needs."""
-        return self.tensor * self.pipeline * self.context * self.data
+        return math.prod(getattr(self, axis.name) for axis in RANK_AXES)
+
+    def sizes(self, axes: Iterable[Axis] = AXES) -> dict[str, int]:
+        """Return the size of every axis by its key."""
+        return {axis.key: getattr(self, axis.name) for axis in axes}
 
 
 def make_layout(config: Config, world_size: int) -> Layout:
@@ -38,14 +44,8 @@ def make_layout(config: Config, world_size: int) -> Layout:
     """
     if problems := layout_problems(config, world_size):
         raise ConfigError(problems)
-    parallel = config.parallel
-    return Layout(
-        tensor=parallel.tensor_model_parallel_size,
-        pipeline=parallel.pipeline_model_parallel_size,
-        virtual_pipeline=parallel.virtual_pipeline_model_parallel_size or 1,
-        context=parallel.context_parallel_size,
-        data=world_size // layout_rules.ranks_per_copy(config),
-    )
+    sizes = given_sizes(config) | {"data_parallel_size": world_size // ranks_per_copy(config)}
+    return Layout(**{axis.name: sizes[axis.key] for axis in AXES})
 
 
 def phase_problems(config: Config, world_sizes: Sequence[int]) -> list[str]:
@@ -90,7 +90,7 @@ def layout_problems(config: Config, world_size: int) -> list[str]:
 
 def smallest_world_size(config: Config) -> int:
     """Return the ranks that the parallel section needs: one copy of the model, or `data_parallel_size` of them."""
-    return layout_rules.ranks_per_copy(config) * (config.parallel.data_parallel_size or 1)
+    return ranks_per_copy(config) * (config.parallel.data_parallel_size or 1)
 
 
 def layers_per_stage(config: Config) -> tuple[tuple[int, ...], ...]:

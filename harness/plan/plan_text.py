@@ -12,6 +12,7 @@ from rich.table import Table
 from harness.config.phase_settings import parallel_of
 from harness.config.schema import Config, ParallelConfig
 from harness.errors import ConfigError, UsageError
+from harness.plan.axes import as_product
 from harness.plan.choices import RULE_OF_THUMB, LayoutChoice, legal_layouts
 from harness.plan.course import Row, channel_rows, course_rows, short, sketch
 from harness.plan.demand import demands, shortage_problems
@@ -168,12 +169,7 @@ def _model_rows(config: Config, model: dict[str, Any]) -> list[Row]:
 def _layout_rows(parallel: ParallelConfig, layout: dict[str, Any]) -> list[Row]:
     chunks = layout["virtual_pipeline_model_parallel_size"]
     rows = [
-        (
-            "ranks",
-            f"{layout['world_size']} = tensor {layout['tensor_model_parallel_size']} "
-            f"x pipeline {layout['pipeline_model_parallel_size']} x context {layout['context_parallel_size']} "
-            f"x data {layout['data_parallel_size']}",
-        ),
+        ("ranks", f"{layout['world_size']} = {as_product(layout)}"),
         ("layers per stage", " | ".join(" ".join(map(str, chunk)) for chunk in layout["layers_per_stage"])),
         ("sequence parallel", "yes" if parallel.sequence_parallel else "no"),
         ("recompute", parallel.recompute),

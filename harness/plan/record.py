@@ -6,6 +6,7 @@ from typing import Any
 
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
+from harness.plan.axes import RANK_AXES
 from harness.plan.choices import LayoutChoice, pipeline_bubble
 from harness.plan.demand import ChannelDemand, demands
 from harness.plan.flops import CONVENTION, flops_per_token_full_attention, hardware_flops_per_token
@@ -56,10 +57,7 @@ def model_record(config: Config) -> dict[str, Any]:
 def choice_record(choice: LayoutChoice) -> dict[str, Any]:
     """Return one legal layout with its memory."""
     return {
-        "tensor_model_parallel_size": choice.layout.tensor,
-        "pipeline_model_parallel_size": choice.layout.pipeline,
-        "context_parallel_size": choice.layout.context,
-        "data_parallel_size": choice.layout.data,
+        **choice.layout.sizes(RANK_AXES),
         "sequence_parallel": choice.sequence_parallel,
         "recompute": choice.recompute,
         "memory_gib": round(choice.memory.total_bytes / GIB, 2),
@@ -90,11 +88,7 @@ def _learning_rates(phase: PhasePlan, steps: list[int]) -> list[tuple[int, float
 def _layout_record(layout: Layout, layers_per_stage: tuple[tuple[int, ...], ...]) -> dict[str, Any]:
     return {
         "world_size": layout.world_size,
-        "tensor_model_parallel_size": layout.tensor,
-        "pipeline_model_parallel_size": layout.pipeline,
-        "virtual_pipeline_model_parallel_size": layout.virtual_pipeline,
-        "context_parallel_size": layout.context,
-        "data_parallel_size": layout.data,
+        **layout.sizes(),
         "layers_per_stage": [list(chunk) for chunk in layers_per_stage],
     }
 
