@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from harness.config.nearest import nearest_multiples, one_of
 from harness.config.problems import Location, Problem
 from harness.config.schema import (
     ChannelConfig,
@@ -48,7 +49,7 @@ def _head_problems(model: ModelConfig) -> Iterator[Problem]:
         yield Problem(
             (*_MODEL, "hidden_size"),
             f"must be a multiple of num_attention_heads {heads}, given {model.hidden_size}; "
-            f"take {_nearest_multiples(heads, model.hidden_size)}, or give kv_channels (the size of one head)",
+            f"take {one_of(nearest_multiples(heads, model.hidden_size))}, or give kv_channels (the size of one head)",
         )
     elif model.head_size % 2:
         key = "kv_channels" if model.kv_channels else "hidden_size"
@@ -153,11 +154,6 @@ def _held_out_problems(data: DataConfig, evaluation: EvaluationConfig) -> Iterat
 
 def _has_validation(channel: ChannelConfig) -> bool:
     return channel.validation_path is not None
-
-
-def _nearest_multiples(unit: int, given: int) -> str:
-    below = given // unit * unit
-    return f"{below} or {below + unit}" if below else str(unit)
 
 
 def _snapshot_problems(checkpoint: CheckpointConfig) -> Iterator[Problem]:

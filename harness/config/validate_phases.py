@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.config.batch_sizes import batch_sizes, train_steps
+from harness.config.nearest import nearest_divisors, one_of
 from harness.config.problems import Location, Problem, did_you_mean
 from harness.config.schema import DataConfig, ModelConfig, PhaseConfig, RunConfig, ScheduleConfig
 from harness.config.section import Section
@@ -93,14 +94,8 @@ def _ramp_up_problems(phase: PhaseConfig, here: Location) -> Iterator[Problem]:
         yield Problem(
             (*here, "increment"),
             f"must divide global_batch_size - start = {size - ramp.start}, given {ramp.increment}; take "
-            f"{_nearest_divisors(size - ramp.start, ramp.increment)}, or a global_batch_size of {sizes}",
+            f"{one_of(nearest_divisors(size - ramp.start, ramp.increment))}, or a global_batch_size of {sizes}",
         )
-
-
-def _nearest_divisors(whole: int, given: int) -> str:
-    divisors = [size for size in range(1, whole + 1) if whole % size == 0]
-    near = [size for size in divisors if size < given][-1:] + [size for size in divisors if size > given][:1]
-    return " or ".join(map(str, near))
 
 
 def _length_problems(phase: PhaseConfig, here: Location) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -176,16 +177,7 @@ def _report(
 
 def _all_reduce_ms(group: dist.ProcessGroup, where: torch.device) -> float:
     """Return the median time of an all-reduce over the group, after one that opens its connections."""
-    tensor = torch.zeros(_num_bytes(where) // 4, device=where)
-    times = []
-    for _ in range(_ROUNDS + 1):
-        dist.barrier(group)
-        device.synchronize(where)
-        started = time.perf_counter()
-        collectives.sum_over(tensor, group)
-        device.synchronize(where)
-        times.append(1e3 * (time.perf_counter() - started))
-    return statistics.median(times[1:])
+    return _median_ms(lambda tensor: collectives.sum_over(tensor, group), where, lambda: dist.barrier(group))
 
 
 def _exchange_ms(ranks: ProcessRanks, where: torch.device) -> dict[str, float]:
@@ -204,15 +196,24 @@ def _exchange_ms(ranks: ProcessRanks, where: torch.device) -> dict[str, float]:
 
 
 def _exchange_with(peer: int, where: torch.device, *, is_first: bool) -> float:
+    exchange = partial(collectives.to_and_fro, peer=peer, is_first=is_first)
+    return round(_median_ms(exchange, where, lambda: None), 3)
+
+
+def _median_ms(
+    communicate: Callable[[torch.Tensor], object], where: torch.device, wait_for_others: Callable[[], object]
+) -> float:
+    """Return the median time of sending a tensor, after one round that opens the connections."""
     tensor = torch.zeros(_num_bytes(where) // 4, device=where)
     times = []
     for _ in range(_ROUNDS + 1):
+        wait_for_others()
         device.synchronize(where)
         started = time.perf_counter()
-        collectives.to_and_fro(tensor, peer, is_first=is_first)
+        communicate(tensor)
         device.synchronize(where)
         times.append(1e3 * (time.perf_counter() - started))
-    return round(statistics.median(times[1:]), 3)
+    return statistics.median(times[1:])
 
 
 def _sees_file(launch: Path, ranks: ProcessRanks) -> bool:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 
 from harness.config.batch_sizes import batch_sizes
+from harness.config.nearest import nearest, nearest_divisors, nearest_multiples, one_of
 from harness.config.schema import Config, PhaseConfig
 from harness.plan.axes import COPY_AXES, as_product, given_sizes, ranks_per_copy
-from harness.plan.nearest import nearest, nearest_divisors, nearest_multiples, one_of
 
 _PROMISE = "(no layer is ever dropped to make it fit)"
 

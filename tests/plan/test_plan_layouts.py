@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from harness.config.nearest import nearest, nearest_divisors, nearest_multiples, one_of
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.plan.layouts import Layout, layers_per_stage, layout_problems, make_layout, smallest_world_size
-from harness.plan.nearest import nearest, nearest_divisors, nearest_multiples, one_of
 
 MakeConfig = Callable[..., Config]
 
