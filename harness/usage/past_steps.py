@@ -32,7 +32,7 @@ from harness.run.order_changes import History, phase_of
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, from_json_line
-from harness.usage.trained import follow, step_count, windows_by_attempt
+from harness.usage.trained import follow, windows_by_attempt
 
 _KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), ')
 
@@ -104,39 +104,33 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
     recipe = recipe_for(config, plan.phases)
     channels = [open_channel(name, config.data.channels[name]) for name in recipe.channel_names]
     turns = open_turns(channels, recipe, PartOfRun)
-    drawn = _drawn(run_dir, config, list(records.values()), [phase.name for phase in plan.phases])
-    order = SampleOrder(turns, recipe, drawn.history)
-    if not _is_proven(order, drawn.positions, records[step]):
+    positions, history = _drawn(run_dir, config, list(records.values()), [phase.name for phase in plan.phases])
+    order = SampleOrder(turns, recipe, history)
+    if not _is_proven(order, positions, records[step]):
         raise DataError(
             f"the samples of step {step} of {run_dir.root} cannot be found any more: those at its positions do not "
             f"have the batch hash {records[step].batch_hash:016x} of its record. Were the channels changed, or "
             "config.yaml?"
         )
-    seq_length = recipe.phases[phase_of(drawn.history)].seq_length
-    return PastStep(record=records[step], samples=_samples(order, drawn.positions, seq_length))
+    seq_length = recipe.phases[phase_of(history)].seq_length
+    return PastStep(record=records[step], samples=_samples(order, positions, seq_length))
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """The positions of a step's samples, and the changes of the sample order up to then."""
-
-    positions: Positions
-    history: History
-
-
-def _drawn(run_dir: RunDir, config: Config, line: Sequence[StepRecord], phases: Sequence[str]) -> _Drawn:
-    """Return where the samples of the last step of a line are.
+def _drawn(
+    run_dir: RunDir, config: Config, line: Sequence[StepRecord], phases: Sequence[str]
+) -> tuple[Positions, History]:
+    """Return the positions of the samples of the last step of a line, and the changes of the order up to then.
 
     Raises:
         DataError: A record of the line is missing.
     """
     windows = windows_by_attempt(run_dir, config.data.skip_windows)
-    trained = follow(map(step_count, line), phases, windows, read_journal(run_dir.order))[-1]
+    trained = follow(line, phases, windows, read_journal(run_dir.order))[-1]
     before = line[-2].consumed_samples if len(line) > 1 else 0
     last = replace(trained, first_consumed=max(before, trained.first_consumed))
     ranges = line[-1].positions or last.ranges()
     positions = np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in ranges])
-    return _Drawn(positions=positions, history=trained.history)
+    return positions, trained.history
 
 
 def _records_up_to(run_dir: RunDir, step: int, attempt: int | None) -> dict[int, StepRecord]:

@@ -71,7 +71,6 @@ class SampleReport:
 class _Evidence:
     """The entries of an evidence file for the samples of a step."""
 
-    path: Path
     losses: dict[tuple[str, str, int, int], float]
     """By channel, part, epoch and number of the sample."""
     usual: dict[str, float]
@@ -110,12 +109,11 @@ def printable(text: str) -> str:
 
 def as_json(reports: Sequence[SampleReport]) -> list[dict[str, object]]:
     """Return the samples as plain JSON values; `ids` only for a sample without text, and None for a loss not finite."""
-    left_out = {"ids"}
     return [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(report).items()
-            if report.text is None or name not in left_out
+            if report.text is None or name != "ids"
         }
         for report in reports
     ]
@@ -179,7 +177,6 @@ def _evidence(run_dir: RunDir, step: int) -> _Evidence | None:
             before = [line for line in lines if line["step"] < step and math.isfinite(line["loss"])]
             channels = {line["channel"] for line in before}
             return _Evidence(
-                path,
                 {(line["channel"], line["part"], line["epoch"], line["sample"]): line["loss"] for line in mine},
                 {name: median(line["loss"] for line in before if line["channel"] == name) for name in channels},
             )
