@@ -12,6 +12,7 @@ from harness.optim.mcore import Optimizer
 from harness.parallel.ranks import Ranks
 from harness.plan.plan import PhasePlan, Plan
 from harness.run.checkpoints.store import CheckpointStore
+from harness.run.event_types import StepEvent
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
 from harness.train.components.in_flight import InFlight
@@ -51,6 +52,13 @@ class Run:
     """Earlier states in the memory of the host."""
     nearby: Nearby | None = None
     """Writes snapshots down for a start on the same nodes."""
+
+    def announce(self, text: str, event: StepEvent | None = None) -> None:
+        """Record an event and show a text to people, on global rank 0."""
+        if self.recorder is not None:
+            if event is not None:
+                self.recorder.event(event)
+            self.recorder.message(text)
 
     @property
     def channels(self) -> tuple[str, ...]:
