@@ -91,11 +91,10 @@ class Cursor:
         """Return the cursor with further parts of channels in use from here on.
 
         After a kill or a rollback, the history may adopt earlier parts of a channel only ahead of the cursor. Later
-        parts are then adopted at the same position.
+        parts are then adopted at the same position. A number of parts that is in use already is not entered again.
 
         Args:
-            parts: For each channel, the number of its first parts that are used, and their digest. A number that is in
-                use already is not entered again.
+            parts: For each channel, the number of its first parts that are used, and their digest.
         """
         cursor, used = self, num_parts_of(self.history)
         for channel, (num_parts, digest) in parts.items():
@@ -109,11 +108,8 @@ class Cursor:
     def quarantine(self, channel: str, part: str, tokens: Mapping[int, int], *, lift: bool = False) -> Cursor:
         """Return the cursor with documents of a part in quarantine from here on, or released from it.
 
-        Args:
-            channel: Name of the channel.
-            part: Name of the part.
-            tokens: Length of each document, by its number in the part.
-            lift: Release the documents, also from quarantines that begin ahead of the cursor.
+        `tokens` has the length of each document, by its number in the part. With `lift` the documents are released,
+        also from quarantines that begin ahead of the cursor.
         """
         positions = {self.next_position}
         if lift:
@@ -166,13 +162,8 @@ class Cursor:
         """
         try:
             values = {"history": [], **values}
-            cursor = Cursor(
-                consumed_samples=values["consumed_samples"],
-                consumed_tokens=values["consumed_tokens"],
-                next_position=values["next_position"],
-                skip_windows=tuple((start, stop) for start, stop in values["skip_windows"]),
-                history=history_from_json(values["history"]),
-            )
+            windows = tuple((start, stop) for start, stop in values["skip_windows"])
+            cursor = Cursor(**values | {"skip_windows": windows, "history": history_from_json(values["history"])})
         except (TypeError, KeyError, ValueError) as error:
             raise CheckpointError(_unreadable(values)) from error
         if cursor.to_json() != values or not _plausible(cursor):

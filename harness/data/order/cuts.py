@@ -84,14 +84,9 @@ class CutSamples:
     def __init__(
         self, cut: Cut, opened: OpenPart, num_documents: int, names: tuple[str | int, ...], packing: Packing
     ) -> None:
-        """Lay out the documents and cut them.
+        """Lay out the first `num_documents` of the part, which are trained on, and cut them.
 
-        Args:
-            cut: Description of the samples.
-            opened: The part.
-            num_documents: Documents of the part that are trained on, D.
-            names: Seed, channel, part and epoch, which key the shuffles.
-            packing: Rules of the channel.
+        The names are seed, channel, part and epoch, which key the shuffles.
         """
         self.cut = cut
         shuffled = _as_written if packing.keeps_order else permutation

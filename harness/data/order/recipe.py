@@ -42,6 +42,10 @@ class ChannelRules:
         """Number of epochs after which nothing is drawn from the channel; None: no limit."""
         return self.max_epochs or (None if self.when_low == "repeat" else 1)
 
+    def is_used_up(self, epoch: int) -> bool:
+        """Return whether a channel whose next sample is of this epoch has passed its last allowed epoch."""
+        return self.last_epoch is not None and epoch >= self.last_epoch
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -108,6 +112,22 @@ def _rules(channel: ChannelConfig) -> ChannelRules:
 def rules_of(name: str, rules: Mapping[str, ChannelRules]) -> ChannelRules:
     """Return the rules of a channel; by default it is repeated without limit."""
     return rules.get(name, _PLAIN)
+
+
+def current_shares(
+    shares: Mapping[str, Fraction], epochs: Mapping[str, int], rules: Mapping[str, ChannelRules]
+) -> dict[str, Fraction]:
+    """Return the exact shares of the channels that can be drawn from; empty if all are used up.
+
+    They are those of the phase, lowered in later epochs. `epochs` has the epoch of each channel's next sample.
+    """
+    weights = {}
+    for name, share in shares.items():
+        of_channel = rules_of(name, rules)
+        if not of_channel.is_used_up(epochs[name]):
+            weights[name] = share * of_channel.epoch_decay ** epochs[name]
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
 
 
 _PLAIN = ChannelRules()

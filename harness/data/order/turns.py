@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -22,7 +22,7 @@ import numpy.typing as npt
 import xxhash
 
 from harness.data.files.channels import Channel
-from harness.data.files.parts import Part, check_token_width
+from harness.data.files.parts import Part, check_width
 from harness.data.order.cuts import Cut, CutSamples, Packing, Quarantine
 from harness.data.order.fitting import num_best_fit, num_end_to_end
 from harness.data.order.packing import OpenPart, PartOpener
@@ -40,19 +40,6 @@ def num_held_out_documents(channel: Channel, held_out_share: float) -> int:
     if channel.validation_parts is not None or held_out_share == 0:
         return 0
     return ceil(Fraction(repr(held_out_share)) * channel.parts[0].num_documents)
-
-
-def check_width(channel: str, parts: Iterable[Part], vocab_size: int) -> None:
-    """Check by arithmetic that the tokens of parts can hold the vocabulary.
-
-    Raises:
-        DataError: The tokens of a part are too narrow.
-    """
-    for part in parts:
-        try:
-            check_token_width(part, vocab_size)
-        except DataError as error:
-            raise DataError(f"channel {channel}: {error}") from error
 
 
 class ChannelTurns:
