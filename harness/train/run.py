@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import torch
@@ -20,7 +21,7 @@ from harness.train.components.inbox import Inbox
 from harness.train.components.mcore import Pipeline
 from harness.train.components.nearby import Nearby
 from harness.train.components.open_data import HeldOut, RunData
-from harness.train.components.snapshot_store import Snapshots
+from harness.train.components.snapshot_store import Snapshot
 from harness.train.decide import Milestones
 
 
@@ -48,8 +49,8 @@ class Run:
     heartbeat: Heartbeat
     in_flight: InFlight
     """The save that is under way, if any."""
-    snapshots: Snapshots = field(default_factory=Snapshots)
-    """Earlier states in the memory of the host."""
+    snapshots: deque[Snapshot] = field(default_factory=deque)
+    """Earlier states in the memory of the host, the oldest first."""
     nearby: Nearby | None = None
     """Writes snapshots down for a start on the same nodes."""
 

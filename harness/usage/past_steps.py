@@ -86,12 +86,7 @@ class PartOfRun:
 
 
 def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastStep:
-    """Find the samples of a step.
-
-    Args:
-        run_dir: The run.
-        step: The step.
-        attempt: The attempt, where a step was done again after a rollback. Default: the latest.
+    """Find the samples of a step. Where it was done again after a rollback, the default is the latest attempt.
 
     Raises:
         UsageError: There is no such run, or it has not done this step.

@@ -61,12 +61,7 @@ def place_of(number: int, skip_windows: Windows) -> int:
 
 
 def trained_by(run_dir: RunDir, phases: Sequence[str], skip_windows: Windows) -> list[Trained]:
-    """Return everything that each attempt of a run was trained on.
-
-    Args:
-        run_dir: The run.
-        phases: Names of its phases, in order.
-        skip_windows: Those of its configuration.
+    """Return everything that each attempt of a run was trained on, given its phases and the windows of its config.
 
     Raises:
         DataError: Records are missing.

@@ -40,11 +40,6 @@ class Nearby:
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
     _writing: Future[None] | None = None
 
-    @staticmethod
-    def of(folder: NodeFolder, config: Config, start: Start) -> Nearby:
-        """Return the writer of a rank for this start."""
-        return Nearby(folder=folder, start=start.name, kept=config.checkpoint.snapshots_kept)
-
     @property
     def is_writing(self) -> bool:
         """Return whether the last snapshot is still being written."""

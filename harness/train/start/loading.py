@@ -121,7 +121,7 @@ def _load_snapshot(run: Run, record: SnapshotRecord, manifest: Manifest) -> None
         taken = Snapshot(
             step=record.step, attempt=record.attempt, tensors=tensors, optimizer_steps=record.optimizer_steps
         )
-        run.snapshots.kept.append(taken)
+        run.snapshots.append(taken)
     if not restore_snapshot(run, manifest):
         problems = [text for text in collectives.gathered(problem) if text is not None]
         raise CheckpointError(
