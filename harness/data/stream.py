@@ -50,7 +50,6 @@ class StepData:
     positions: Positions
     """Positions of the whole global batch in the sample order, int64 [global_batch_size]."""
     next_cursor: Cursor
-    """Cursor behind this step."""
 
 
 class TrainingStream:
@@ -80,11 +79,6 @@ class TrainingStream:
         pin_memory = self._shape_at(Cursor()).pin_memory
         begin_thread = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin_memory else None
         self._steps = Prefetcher(self._prepare, self._following, num_prefetch_batches, begin_thread)
-
-    @property
-    def channel_names(self) -> tuple[str, ...]:
-        """Names by channel id: the order of the recipe's shares, over all phases."""
-        return self._recipe.channel_names
 
     @property
     def channels(self) -> tuple[Channel, ...]:

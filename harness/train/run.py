@@ -19,9 +19,8 @@ from harness.run.paths import RunDir
 from harness.train.components.in_flight import InFlight
 from harness.train.components.inbox import Inbox
 from harness.train.components.mcore import Pipeline
-from harness.train.components.nearby import Nearby
+from harness.train.components.nearby import Nearby, Snapshot
 from harness.train.components.open_data import HeldOut, RunData
-from harness.train.components.snapshot_store import Snapshot
 from harness.train.decide import Milestones
 
 
@@ -32,7 +31,6 @@ class Run:
     config: Config
     plan: Plan
     phase: PhasePlan
-    """The phase that is trained."""
     settings: Config
     """The configuration as it is in that phase (`harness.config.phase_settings.in_phase`)."""
     run_dir: RunDir

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from harness.config.load import load_config
 from harness.data.files.channels import Channel, open_channel
+from harness.data.files.opened import open_part
 from harness.data.order.recipe import Recipe, recipe_for
 from harness.data.order.samples import SampleOrder, open_turns
 from harness.data.order.turns import ChannelTurns
@@ -26,7 +27,6 @@ from harness.plan.plan import make_plan
 from harness.run.order_changes import num_parts_of
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
-from harness.usage.past_steps import PartOfRun
 from harness.usage.trained import Trained, trained_by
 
 Range = tuple[int, int]
@@ -93,7 +93,7 @@ class RunLedger:
         self.channels: tuple[Channel, ...] = tuple(
             open_channel(name, config.data.channels[name], adopted.get(name)) for name in self.recipe.channel_names
         )
-        turns: list[ChannelTurns] = open_turns(self.channels, self.recipe, PartOfRun)
+        turns: list[ChannelTurns] = open_turns(self.channels, self.recipe, open_part)
         self.order = lru_cache(maxsize=4)(partial(SampleOrder, turns, self.recipe))
 
     def parts(self) -> list[PartUse]:

@@ -119,7 +119,7 @@ def test_evidence_of_a_step(channels: tuple[Channel, ...]) -> None:
     with closing(TrainingStream(channels, RECIPE, WHOLE)) as stream:
         step = stream.step(Cursor())
         addresses = stream.addresses(Cursor(), step.positions)
-        names = [stream.channel_names[channel] for channel in step.micro_batches[0].channel_ids_B.tolist()]
+        names = [RECIPE.channel_names[channel] for channel in step.micro_batches[0].channel_ids_B.tolist()]
         assert [address.channel for address in addresses] == names
         assert {address.part for address in addresses} == {"part-00000"}
         segments = step.micro_batches[0].segment_ids_BS

@@ -32,6 +32,10 @@ class SampleAddress:
     epoch: int
     index: int
 
+    def to_json(self) -> dict[str, str | int]:
+        """Return the address as it stands in evidence."""
+        return {"channel": self.channel, "part": self.part, "epoch": self.epoch, "sample": self.index}
+
 
 class Sample(NamedTuple):
     """A sample of a channel that has been located."""

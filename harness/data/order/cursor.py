@@ -164,10 +164,14 @@ class Cursor:
             values = {"history": [], **values}
             windows = tuple((start, stop) for start, stop in values["skip_windows"])
             cursor = Cursor(**values | {"skip_windows": windows, "history": history_from_json(values["history"])})
+            if cursor.to_json() != values or not _plausible(cursor):
+                raise ValueError("they are not what such a cursor writes")
         except (TypeError, KeyError, ValueError) as error:
-            raise CheckpointError(_unreadable(values)) from error
-        if cursor.to_json() != values or not _plausible(cursor):
-            raise CheckpointError(_unreadable(values))
+            raise CheckpointError(
+                f"the cursor of the checkpoint is unreadable: {str(values)[:200]}. Expected consumed_samples, "
+                "consumed_tokens and next_position as whole numbers and skip_windows as sorted pairs. "
+                "Resume from another checkpoint."
+            ) from error
         return cursor
 
 
@@ -208,12 +212,4 @@ def _plausible(cursor: Cursor) -> bool:
     borders = (border for window in cursor.skip_windows for border in window)
     return (
         all(type(n) is int and n >= 0 for n in (*counts, *borders)) and cursor.next_position >= cursor.consumed_samples
-    )
-
-
-def _unreadable(values: object) -> str:
-    return (
-        f"the cursor of the checkpoint is unreadable: {str(values)[:200]}. Expected consumed_samples, "
-        "consumed_tokens and next_position as whole numbers and skip_windows as sorted pairs. "
-        "Resume from another checkpoint."
     )

@@ -19,17 +19,17 @@ from harness.errors import DataError
 
 
 class OpenPart(Protocol):
-    """A part whose index has been read (see `harness.data.files.mcore`)."""
+    """A part whose index is read, by Megatron (`harness.data.files.mcore`) or not (`harness.data.files.opened`)."""
 
-    part: Part
+    @property
+    def part(self) -> Part:
+        """The part itself."""
 
     def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
         """Return the tokens of each of these documents, [len(documents)]; documents are numbered within the part."""
-        ...
 
     def read(self, spans: Sequence[DocumentSpan], out: npt.NDArray[np.int64]) -> None:
         """Copy the tokens of pieces of documents into `out`, end to end."""
-        ...
 
 
 class PartOpener(Protocol):
@@ -41,7 +41,6 @@ class PartOpener(Protocol):
         Raises:
             DataError: The files are damaged, or too narrow for the vocabulary.
         """
-        ...
 
 
 class PackedDocuments:

@@ -33,7 +33,6 @@ class ChannelRules:
     order: Literal["shuffled", "window", "as_written"] = "shuffled"
     """Parts one after the other, each shuffled; windows of parts, each shuffled together; or as they were written."""
     window_parts: int = 1
-    """Parts of a window."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
     """Documents end to end, or whole wherever they fit into a sample."""
 
@@ -63,7 +62,6 @@ class Recipe:
     """Share of the documents of each channel's first part that is kept for validation."""
     reset_at_document_borders: bool
     later_phases: tuple[PhaseRecipe, ...] = ()
-    """The phases after the first."""
     rules: Mapping[str, ChannelRules] = field(default_factory=dict)
     """Rules of the channels that differ from the default; the default repeats a channel without limit."""
 

@@ -57,6 +57,19 @@ class LocatedSamples(ChannelSamples):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class ReadSample:
+    """A sample of the run with its origin and its tokens."""
+
+    position: int
+    """In the order of the run's samples."""
+    address: SampleAddress
+    documents: tuple[DocumentSpan, ...]
+    """The pieces of documents that it is made of, its last label included."""
+    tokens: npt.NDArray[np.int64]
+    """[seq_length + 1], fewer if the documents do not fill it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class _Course:
     """The positions from `first` on over which the channels keep the same shares."""
 
@@ -189,6 +202,21 @@ class SampleOrder:
         """
         rows = zip(samples.rows(), out, strict=True)
         return [self._orders[channel].read(sample, row) for (channel, sample), row in rows]
+
+    def read_at(self, positions: Positions, seq_length: int) -> tuple[ReadSample, ...]:
+        """Read the samples of one phase at these positions, [n].
+
+        Raises:
+            DataError: A part is damaged, or a token id lies outside the vocabulary.
+        """
+        located = self.locate(positions)
+        rows = np.empty((len(located), seq_length + 1), dtype=np.int64)
+        counts = self.read(located, out=rows)
+        origins = zip(positions.tolist(), self.addresses(located), self.documents_of(located), strict=True)
+        return tuple(
+            ReadSample(position=position, address=address, documents=tuple(documents), tokens=row[: sum(count)])
+            for (position, address, documents), row, count in zip(origins, rows, counts, strict=True)
+        )
 
     def drawn(self, num_positions: int) -> tuple[int, ...]:
         """Count by channel the samples at the first `num_positions` positions, skipped ones included, [C]."""

@@ -23,7 +23,7 @@ import xxhash
 
 from harness.data.files.channels import Channel
 from harness.data.files.parts import Part, check_width
-from harness.data.order.cuts import Cut, CutSamples, Packing, Quarantine
+from harness.data.order.cuts import Cut, CutSamples, Quarantine
 from harness.data.order.fitting import num_best_fit, num_end_to_end
 from harness.data.order.packing import OpenPart, PartOpener
 from harness.data.order.recipe import Recipe, rules_of
@@ -55,10 +55,10 @@ class ChannelTurns:
         self.vocab_size = recipe.vocab_size
         self._seed = recipe.seed
         self._open_part = open_part
-        rules = rules_of(channel.name, recipe.rules)
-        self.window = rules.window_parts
+        self._rules = rules_of(channel.name, recipe.rules)
+        self.window = self._rules.window_parts
         """Number of parts that share a turn, with their samples mixed."""
-        self._packing = Packing(keeps_order=rules.order == "as_written", is_best_fit=rules.packing == "best_fit")
+        self._is_best_fit = self._rules.packing == "best_fit"
         self._num_best_fit: dict[tuple[int, int, Quarantine], int] = {}
         self._recent: OrderedDict[Cut, CutSamples] = OrderedDict()
         self._mix = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_mix)
@@ -111,7 +111,7 @@ class ChannelTurns:
         Raises:
             DataError: A part that is opened is damaged.
         """
-        if not self._packing.is_best_fit:
+        if not self._is_best_fit:
             return num_end_to_end(self._tokens_of(cut), cut.seq_length)
         if cut.previous is not None:
             return len(self.samples(cut).samples)
@@ -128,7 +128,7 @@ class ChannelTurns:
         Raises:
             DataError: With best-fit packing, a part is damaged.
         """
-        if self._packing.is_best_fit:
+        if self._is_best_fit:
             cuts = (Cut(part, 0, seq_length, quarantine.get(part, ())) for part in range(num_parts))
             return np.array([self.count(cut) for cut in cuts], dtype=np.int64)
         tokens = self.num_tokens[:num_parts].copy()
@@ -139,7 +139,7 @@ class ChannelTurns:
 
     def num_inputs(self, cut: Cut, start: int, stop: int) -> int:
         """Count the tokens that samples `start … stop - 1` of a cut take as input."""
-        if self._packing.is_best_fit:
+        if self._is_best_fit:
             return self.samples(cut).num_inputs(start, stop)
         return (stop - start) * cut.seq_length
 
@@ -220,7 +220,7 @@ class ChannelTurns:
     def _make(self, cut: Cut) -> CutSamples:
         opened = self._open(cut.part)
         names = (self._seed, self.channel.name, opened.part.name, cut.epoch)
-        return CutSamples(cut, opened, self.num_documents(cut.part), names, self._packing)
+        return CutSamples(cut, opened, self.num_documents(cut.part), names, self._rules)
 
     def _open(self, part: int) -> OpenPart:
         with self.naming_the_channel():

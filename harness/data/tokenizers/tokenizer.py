@@ -27,7 +27,6 @@ class Tokenizer(Protocol):
     """A tokenizer as the harness uses it."""
 
     path: Path
-    """The file that was opened."""
     hash: str
     """xxh3 (64 bits, hexadecimal) of that file: two tokenizers with equal hashes give equal ids."""
     vocab_size: int

@@ -115,28 +115,21 @@ def _lines(run: Run, cursor: Cursor, steps: Mapping[int, int], totals: Sums) -> 
     """Yield one line per sample: samples whose loss is not finite first, then by falling loss."""
     means = {position: loss / tokens if tokens else 0.0 for position, (loss, tokens) in totals.items()}
     ordered = sorted(means, key=lambda position: (-_height(means[position]), position))
-    order = run.data.stream.order(cursor)
-    samples = order.locate(np.array(ordered, dtype=np.int64))
-    rows = np.empty((len(ordered), run.phase.seq_length + 1), dtype=np.int64)
-    counts = order.read(samples, out=rows)
+    positions = np.array(ordered, dtype=np.int64)
     tokenizer = _tokenizer(run)
-    described = zip(ordered, order.addresses(samples), order.documents_of(samples), rows, counts, strict=True)
-    for position, address, documents, row, tokens_of_documents in described:
-        tokens = row[: sum(tokens_of_documents)]
+    for sample in run.data.stream.order(cursor).read_at(positions, run.phase.seq_length):
+        position = sample.position
         fields: dict[str, object] = {
             "step": steps[position],
             "position": position,
             "loss": means[position] if math.isfinite(means[position]) else None,
             "tokens": int(totals[position][1]),
-            "channel": address.channel,
-            "part": address.part,
-            "epoch": address.epoch,
-            "sample": address.index,
-            "documents": [span.document for span in documents],
-            **token_signs(tokens),
+            **sample.address.to_json(),
+            "documents": [span.document for span in sample.documents],
+            **token_signs(sample.tokens),
         }
         if tokenizer is not None:
-            fields |= text_signs(tokenizer.decode(tokens.tolist()))
+            fields |= text_signs(tokenizer.decode(sample.tokens.tolist()))
         yield json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n"
 
 

@@ -44,7 +44,6 @@ class RunData:
     held_out: tuple[HeldOut | None, ...]
     """Held-out samples by phase; None if it evaluates nothing or has no held-out samples."""
     recipe: Recipe
-    """The parameters of the sample order."""
     identity: dict[str, Any]
     """Model and tokenizer, as plain JSON values."""
     arrivals: Arrivals | None

@@ -15,7 +15,7 @@ import torch
 from harness.checkpoint.mcore import complete_parameters
 from harness.parallel import collectives
 from harness.run.checkpoints.manifest import Manifest
-from harness.train.components.snapshot_store import Snapshot
+from harness.train.components.nearby import Snapshot
 from harness.train.run import Run
 from harness.train.state import TrainState
 

@@ -23,8 +23,8 @@ from harness.run.heartbeats import Activity
 from harness.run.launch_folder import accept
 from harness.train.components.agreement import raising_together
 from harness.train.components.found import Start
+from harness.train.components.nearby import Snapshot
 from harness.train.components.open_data import RunData
-from harness.train.components.snapshot_store import Snapshot
 from harness.train.report import introduction
 from harness.train.run import Run
 from harness.train.saving.snapshots import live, restore_snapshot

@@ -76,14 +76,7 @@ def _own_samples(run: Run, state: TrainState, result: StepResult) -> list[Findin
     not_finite = [position for position, (loss, _) in losses.items() if not math.isfinite(loss)]
     addresses = run.data.stream.addresses(state.cursor, np.array(not_finite, dtype=np.int64)) if not_finite else []
     return [
-        {
-            "rank": run.ranks.world.rank,
-            "position": position,
-            "channel": address.channel,
-            "part": address.part,
-            "epoch": address.epoch,
-            "sample": address.index,
-        }
+        {"rank": run.ranks.world.rank, "position": position, **address.to_json()}
         for position, address in zip(not_finite, addresses, strict=True)
     ]
 
