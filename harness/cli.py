@@ -113,7 +113,6 @@ class CheckpointGroup(VerbGroup):
 
 
 CONFIG = click.argument("config", type=click.Path(path_type=Path))
-RUN_DIR = click.argument("run_dir", type=click.Path(path_type=Path))
 
 
 def set_option(function: Function) -> Function:

@@ -22,13 +22,7 @@ class Picture(NamedTuple):
 
 @contextmanager
 def picture(path: Path, num_panels: int, inches: tuple[float, float], *, same_x: bool = False) -> Iterator[Picture]:
-    """Yield a picture for drawing, and write it when the `with` block ends.
-
-    Args:
-        path: The argument of `--plot`.
-        num_panels: Number of panels.
-        inches: Width and height.
-        same_x: Whether all panels share their x axis.
+    """Yield a picture for drawing, of this width and height, and write it when the `with` block ends.
 
     Raises:
         UsageError: matplotlib is not installed, or the file cannot be written.

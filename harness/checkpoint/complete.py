@@ -60,8 +60,5 @@ def promised_bytes(index: Inert) -> dict[str, int]:
 
 def _bytes_of(path: Path) -> int:
     """Return the size of a file after opening it: until then a network file system may report an old size."""
-    descriptor = open_regular(path)
-    try:
-        return os.fstat(descriptor).st_size
-    finally:
-        os.close(descriptor)
+    with os.fdopen(open_regular(path), "rb") as file:
+        return os.fstat(file.fileno()).st_size

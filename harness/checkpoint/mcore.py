@@ -91,12 +91,9 @@ _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_
 
 
 def save(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: ANN401 (Megatron's types)
-    """Write model and optimizer as `torch_dist` files into the directory. Every rank must call it.
+    """Write this rank's model chunks and Megatron's optimizer as `torch_dist` files. Every rank must call it.
 
-    Args:
-        directory: An empty directory on a file system that all ranks share.
-        chunks: This rank's model chunks.
-        optimizer: Megatron's optimizer.
+    The directory must be empty, and on a file system that all ranks share.
 
     Raises:
         SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
@@ -203,7 +200,7 @@ def _require_readable(directory: Path) -> None:
 
 def _fill(directory: Path, chunks: list[Any], loaded: dict[str, Any]) -> None:
     for index, chunk in enumerate(chunks):
-        wrong = chunk.module.load_state_dict(loaded[_model_key(index)], strict=False)
+        wrong = chunk.module.load_state_dict(loaded[f"model{index}"], strict=False)
         unknown = [key for key in (*wrong.missing_keys, *wrong.unexpected_keys) if "_extra_state" not in key]
         if unknown:
             raise CheckpointError(f"{directory} does not fit the model: {unknown[:5]}.")
@@ -219,14 +216,9 @@ def complete_parameters(chunks: list[Any]) -> None:
             chunk.start_param_sync(force_sync=True)
 
 
-def _model_key(index: int) -> str:
-    return f"model{index}"
-
-
 def _model_state(chunks: list[Any]) -> dict[str, Any]:
     return {
-        _model_key(index): chunk.module.sharded_state_dict(metadata=dict(_SHARDING))
-        for index, chunk in enumerate(chunks)
+        f"model{index}": chunk.module.sharded_state_dict(metadata=dict(_SHARDING)) for index, chunk in enumerate(chunks)
     }
 
 

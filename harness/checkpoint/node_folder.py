@@ -133,11 +133,7 @@ class NodeFolder:
         return (num_bytes, digest.hexdigest()) == (record.num_bytes, record.xxh3)
 
     def read(self, record: SnapshotRecord, like: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-        """Return the tensors of a snapshot, in the host's memory.
-
-        Args:
-            record: Description of the snapshot.
-            like: Tensors of the same shapes and types, in the same order.
+        """Return the tensors of a snapshot, in the host's memory, with the shapes and types of `like` in its order.
 
         Raises:
             OSError: It cannot be read, or is not of their size.

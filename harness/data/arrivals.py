@@ -15,8 +15,7 @@ from pathlib import Path
 import xxhash
 
 from harness.data.files.channels import PARTS_FILE, Channel, further_parts
-from harness.data.files.parts import Part
-from harness.data.order.turns import check_width
+from harness.data.files.parts import Part, check_width
 from harness.errors import DataError
 
 _BLOCK_BYTES = 1 << 24
@@ -43,14 +42,9 @@ class Arrivals:
         every_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Watch the channels that have a list of parts.
+        """Watch those of the channels that have a list of parts, given with the parts that are known.
 
-        Args:
-            channels: The channels with the parts that are known.
-            paths: Path of each channel.
-            vocab_size: Size of the vocabulary, for which the tokens of new parts must be wide enough.
-            every_s: Seconds between two looks.
-            clock: Returns the time in seconds.
+        The tokens of new parts must be wide enough for `vocab_size`.
         """
         self._known = {name: channel for name, channel in channels.items() if (paths[name] / PARTS_FILE).is_file()}
         self._paths = paths

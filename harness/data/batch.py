@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,14 +45,8 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(
-            tokens_BS=change(self.tokens_BS),
-            labels_BS=change(self.labels_BS),
-            loss_mask_BS=change(self.loss_mask_BS),
-            channel_ids_B=change(self.channel_ids_B),
-            segment_ids_BS=None if self.segment_ids_BS is None else change(self.segment_ids_BS),
-            position_ids_BS=change(self.position_ids_BS),
-        )
+        changed: dict[str, Any] = {name: t if t is None else change(t) for name, t in vars(self).items()}
+        return Batch(**changed)
 
 
 def collate(

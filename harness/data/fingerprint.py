@@ -26,12 +26,8 @@ _TOLD_APART = ("shares", "later_phases", "rules")
 def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: History = ()) -> dict[str, Any]:
     """Return everything that has determined the samples of a run so far, as plain JSON values.
 
-    Channels that no phase uses are left out, and so are phases that have not begun.
-
-    Args:
-        channels: The channels with all parts that are known.
-        recipe: The numbers behind the order.
-        history: What changed the order so far. Parts that it has not adopted are left out.
+    Left out are channels that no phase uses, phases that have not begun, and parts that the history has not adopted.
+    The channels come with all parts that are known.
     """
     adopted = num_parts_of(history)
     later = recipe.phases[1 : phase_of(history) + 1]
@@ -55,11 +51,7 @@ def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: Histo
 
 
 def recorded_parts(recorded: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of parts of each channel that a checkpoint recorded; empty if the run had used no data.
-
-    Args:
-        recorded: The checkpoint's fingerprint, with what `data_fingerprint` wrote under `data`.
-    """
+    """Return the number of parts of each channel in a checkpoint's fingerprint; empty if the run had used no data."""
     channels = recorded.get("data", {}).get("channels", {})
     return {name: len(channel.get("parts", ())) for name, channel in channels.items()}
 

@@ -23,16 +23,9 @@ class Prefetcher(Generic[Key, Value]):
         prepare: Callable[[Key], Value],
         following: Callable[[Key], Key],
         num_ahead: int,
-        begin_thread: Callable[[], None] = lambda: None,
+        begin_thread: Callable[[], None] | None = None,
     ) -> None:
-        """Prepare nothing yet.
-
-        Args:
-            prepare: Makes the value of a key.
-            following: Returns the next key.
-            num_ahead: Values prepared ahead; with 0 no thread is used.
-            begin_thread: Called first in the thread.
-        """
+        """Prepare nothing yet. With 0 values ahead no thread is used; `begin_thread` is called first in it."""
         self._prepare = prepare
         self._following = following
         self._num_ahead = num_ahead

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from types import TracebackType
 
 import numpy as np
 import torch
 
 from harness.data.batch import Batch, collate
 from harness.data.files.channels import Channel, parts_digest
-from harness.data.files.document_table import DocumentSpan
 from harness.data.files.mcore import MappedPart
 from harness.data.files.parts import Part
 from harness.data.order.channel_order import SampleAddress
@@ -52,7 +50,6 @@ class StepData:
     positions: Positions
     """Positions of the whole global batch in the sample order, int64 [global_batch_size]."""
     next_cursor: Cursor
-    """Cursor behind this step."""
 
 
 class TrainingStream:
@@ -68,11 +65,8 @@ class TrainingStream:
     ) -> None:
         """Open the sample order.
 
-        Args:
-            channels: All that the recipe uses, with the parts known so far.
-            recipe: The numbers behind the order.
-            shape: How batches are cut, or, where that is not always the same, how the one that begins at a cursor is.
-            num_prefetch_batches: Batches prepared ahead of the step that uses them.
+        The channels are all that the recipe uses, with the parts known so far. The shape is that of every batch, or
+        where that changes, a function of the cursor at which a batch begins.
 
         Raises:
             DataError: A channel is missing, damaged, or too small for one sample.
@@ -83,13 +77,8 @@ class TrainingStream:
         self._order_of = lru_cache(maxsize=_NUM_RECENT_ORDERS)(partial(SampleOrder, self._turns, recipe))
         self._order_of(())
         pin_memory = self._shape_at(Cursor()).pin_memory
-        begin_thread = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin_memory else _no_preparation
+        begin_thread = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin_memory else None
         self._steps = Prefetcher(self._prepare, self._following, num_prefetch_batches, begin_thread)
-
-    @property
-    def channel_names(self) -> tuple[str, ...]:
-        """Names by channel id: the order of the recipe's shares, over all phases."""
-        return self._recipe.channel_names
 
     @property
     def channels(self) -> tuple[Channel, ...]:
@@ -147,11 +136,6 @@ class TrainingStream:
         order = self.order(cursor)
         return order.addresses(order.locate(positions))
 
-    def documents(self, cursor: Cursor, position: int) -> list[DocumentSpan]:
-        """Return the pieces of documents that sample `position` of the run is made of."""
-        order = self.order(cursor)
-        return order.documents_of(order.locate(np.array([position])))[0]
-
     def epochs(self, cursor: Cursor) -> dict[str, float]:
         """Return the passes over each channel up to the cursor, skipped samples included."""
         return self.order(cursor).epochs(cursor.next_position)
@@ -159,16 +143,6 @@ class TrainingStream:
     def close(self) -> None:
         """Stop the prefetch thread."""
         self._steps.close()
-
-    def __enter__(self) -> TrainingStream:
-        """Return the stream; it is closed at the end of the `with` block."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close the stream."""
-        self.close()
 
     def _following(self, cursor: Cursor) -> Cursor:
         return self.take(cursor)[1]
@@ -203,7 +177,3 @@ class TrainingStream:
             samples.channels,
             reset_at_document_borders=self._recipe.reset_at_document_borders,
         )
-
-
-def _no_preparation() -> None:
-    """Begin a thread without a GPU."""

@@ -30,18 +30,14 @@ class _HeldOutSample:
     num_tokens: int
 
 
+@dataclass(frozen=True, eq=False)
 class ValidationSet:
-    """Held-out samples of one channel."""
+    """Held-out samples of one channel, as `open_validation` finds them."""
 
-    def __init__(
-        self, channel_name: str, channel_id: int, samples: Sequence[_HeldOutSample], num_requested: int, recipe: Recipe
-    ) -> None:
-        """Use `open_validation` instead."""
-        self.channel_name = channel_name
-        self.num_requested = num_requested
-        self.channel_id = channel_id
-        self._samples = samples
-        self._recipe = recipe
+    channel_name: str
+    channel_id: int
+    _samples: Sequence[_HeldOutSample]
+    _recipe: Recipe
 
     @property
     def num_samples(self) -> int:
@@ -94,7 +90,7 @@ def open_validation(channel: Channel, channel_id: int, recipe: Recipe, num_sampl
         num_held_out = num_held_out_documents(channel, recipe.held_out_share)
         if num_held_out:
             samples = _cut(channel, channel.parts[0], num_held_out, recipe, num_samples)
-    return ValidationSet(channel.name, channel_id, samples, num_samples, recipe) if samples else None
+    return ValidationSet(channel.name, channel_id, samples, recipe) if samples else None
 
 
 def _cut(channel: Channel, part: Part, num_documents: int, recipe: Recipe, limit: int) -> list[_HeldOutSample]:

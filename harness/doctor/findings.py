@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -44,27 +45,30 @@ def _python(facts: Facts) -> Finding:
     return Finding(name="Python", state="ok", found=found)
 
 
-def _torch(facts: Facts) -> Finding:
-    version = facts.versions.get("torch")
+def _package(
+    name: str, version: str | None, error: str | None, *, without: str, advice: str = "install it again"
+) -> Finding:
+    """Judge a package by the reason why it cannot be imported, if there is one. `without` says what is lost."""
     if version is None:
-        advice = f"no training here (plan, signal and schema work without it): {_INSTALL_TRAIN}"
-        return Finding(name="torch", state="missing", found="not installed", advice=advice)
-    if error := facts.errors.get("torch") or facts.errors.get("probe"):
-        return Finding(name="torch", state="wrong", found=f"{version}: {error}", advice="install it again")
-    return Finding(name="torch", state="ok", found=version)
+        return Finding(name=name, state="missing", found="not installed", advice=without)
+    if error:
+        return Finding(name=name, state="wrong", found=f"{version}: {error}", advice=advice)
+    return Finding(name=name, state="ok", found=version)
+
+
+def _torch(facts: Facts) -> Finding:
+    without = f"no training here (plan, signal and schema work without it): {_INSTALL_TRAIN}"
+    error = facts.errors.get("torch") or facts.errors.get("probe")
+    return _package("torch", facts.versions.get("torch"), error, without=without)
 
 
 def _megatron(facts: Facts) -> Finding:
-    version, wanted = facts.versions.get("megatron-core"), "0.16.1" if facts.python < (3, 12) else "0.19"
-    if version is None:
-        advice = f"no training here: {_INSTALL_TRAIN}"
-        return Finding(name="megatron-core", state="missing", found="not installed", advice=advice)
-    if error := facts.errors.get("megatron.core"):
-        return Finding(name="megatron-core", state="wrong", found=f"{version}: {error}", advice="install it again")
-    if version != wanted and not version.startswith(f"{wanted}."):
+    name, wanted = "megatron-core", "0.16.1" if facts.python < (3, 12) else "0.19"
+    version, error = facts.versions.get(name), facts.errors.get("megatron.core")
+    if version and not error and version != wanted and not version.startswith(f"{wanted}."):
         advice = f"tested with {wanted} on this Python: {_INSTALL_TRAIN}"
-        return Finding(name="megatron-core", state="wrong", found=version, advice=advice)
-    return Finding(name="megatron-core", state="ok", found=version)
+        return Finding(name=name, state="wrong", found=version, advice=advice)
+    return _package(name, version, error, without=f"no training here: {_INSTALL_TRAIN}")
 
 
 def _cuda(facts: Facts) -> Iterator[Finding]:
@@ -79,10 +83,7 @@ def _cuda(facts: Facts) -> Iterator[Finding]:
 
 def _gpus(facts: Facts) -> Finding:
     if facts.gpus:
-        kinds: dict[str, int] = {}
-        for gpu in facts.gpus:
-            kind = f"{gpu.name}, {gpu.memory_bytes // _GIB} GiB"
-            kinds[kind] = kinds.get(kind, 0) + 1
+        kinds = Counter(f"{gpu.name}, {gpu.memory_bytes // _GIB} GiB" for gpu in facts.gpus)
         return Finding(name="GPUs", state="ok", found="; ".join(f"{count} x {kind}" for kind, count in kinds.items()))
     if facts.cuda:
         advice = "torch has CUDA but sees no GPU: does nvidia-smi list one, and is this a GPU node?"
@@ -91,30 +92,25 @@ def _gpus(facts: Facts) -> Finding:
 
 
 def _transformer_engine(facts: Facts) -> Finding:
-    name, version = "Transformer Engine", facts.versions.get("transformer-engine")
-    if version is None:
-        advice = "no context parallelism; attention and fused kernels come from torch"
-        return Finding(name=name, state="missing", found="not installed", advice=advice)
-    if error := facts.errors.get("transformer_engine.pytorch"):
-        advice = "build it against the installed torch, or uninstall it"
-        return Finding(name=name, state="wrong", found=f"{version}: {error}", advice=advice)
-    return Finding(name=name, state="ok", found=version)
+    return _package(
+        "Transformer Engine",
+        facts.versions.get("transformer-engine"),
+        facts.errors.get("transformer_engine.pytorch"),
+        without="no context parallelism; attention and fused kernels come from torch",
+        advice="build it against the installed torch, or uninstall it",
+    )
 
 
 def _apex(facts: Facts) -> Finding:
     version = facts.versions.get("apex")
-    if version is None:
-        advice = "fused kernels come from torch instead; nothing else is lost"
-        return Finding(name="apex", state="missing", found="not installed", advice=advice)
-    if not facts.apex_is_nvidias:
+    if version and not facts.apex_is_nvidias:
         advice = (
             "pip uninstall apex. PyPI's `apex` is an unrelated toolkit for the Pyramid web framework; "
             "NVIDIA's Apex is built from github.com/NVIDIA/apex, and is optional"
         )
-        return Finding(
-            name="apex", state="wrong", found=f"{version}, not NVIDIA's Apex (no CUDA kernels)", advice=advice
-        )
-    return Finding(name="apex", state="ok", found=version)
+        found = f"{version}, not NVIDIA's Apex (no CUDA kernels)"
+        return Finding(name="apex", state="wrong", found=found, advice=advice)
+    return _package("apex", version, None, without="fused kernels come from torch instead; nothing else is lost")
 
 
 def _machine(facts: Facts) -> Iterator[Finding]:

@@ -32,15 +32,10 @@ class Console:
         clock: Callable[[], float],
         every_steps: int = 1,
     ) -> None:
-        """Open the console.
+        """Open the console; the bar appears only if the stream is a terminal.
 
-        Args:
-            stream: Where lines go; the bar appears only if it is a terminal.
-            train_steps: Step at which training ends.
-            resume_step: Last step that was done before this launch.
-            channels: Order in which channels are shown.
-            clock: Seconds since 1970.
-            every_steps: Steps between two lines. The last step has one too.
+        `resume_step` is the last step that was done before this launch. A line is shown every `every_steps` steps, and
+        for the last step.
         """
         self._stream = stream
         self._train_steps = train_steps
@@ -56,9 +51,9 @@ class Console:
             return
         self.advance(record.step)
         if record.step % self._every_steps == 0 or record.step == self._train_steps:
-            self.show_step(record)
+            self.show(step_line(record, self._train_steps, self._channels, self.seconds_left()))
         if has_evaluation(record):
-            self.show_evaluation(record)
+            self.show(evaluation_line(record, self._channels))
 
     def rewind(self, step: int) -> None:
         """Do nothing: repeated steps are not shown."""
@@ -78,14 +73,6 @@ class Console:
         if last_step == first_step:
             return None
         return (last_time - first_time) / (last_step - first_step) * (self._train_steps - last_step)
-
-    def show_step(self, record: StepRecord) -> None:
-        """Write the line of a step."""
-        self.show(step_line(record, self._train_steps, self._channels, self.seconds_left()))
-
-    def show_evaluation(self, record: StepRecord) -> None:
-        """Write the line of an evaluation."""
-        self.show(evaluation_line(record, self._channels))
 
     def show(self, text: str) -> None:
         """Write a text unchanged."""

@@ -12,10 +12,20 @@ from harness.run.records import StepRecord, to_json_line
 class WaitingLines:
     """Appends lines to a file; an error says how many of them wait."""
 
-    def __init__(self, path: Path, open_file: OpenFile, *, is_shared: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        open_file: OpenFile,
+        *,
+        is_ours: Callable[[], bool],
+        warn: Callable[[str], None],
+        is_shared: bool = False,
+    ) -> None:
         self.name = path.name
         self._path = path
         self._lines = JsonLines(path, open_file, is_shared=is_shared)
+        self._is_ours = is_ours
+        self._warn = warn
 
     def append(self, line: str) -> None:
         """Write a line.
@@ -29,38 +39,28 @@ class WaitingLines:
             waiting = f"{self._lines.num_waiting} lines wait for room on the disk"
             raise OSError(error.errno, f"{error.strerror or error}; {waiting}") from error
 
-    def close(self, *, is_ours: Callable[[], bool], warn: Callable[[str], None]) -> None:
+    def close(self) -> None:
         """Write what still waits if the run is still ours, as far as the disk takes it, and close the file.
 
         Raises:
             OSError: Lines are lost.
         """
         try:
-            if self._lines.num_waiting and is_ours():
+            if self._lines.num_waiting and self._is_ours():
                 self._lines.write_waiting()
         finally:
             num_lost = self._lines.num_waiting
             self._lines.close()
             if num_lost:
-                warn(f"warning: {num_lost} lines of {self.name} are lost: {self._path} did not take them")
+                self._warn(f"warning: {num_lost} lines of {self.name} are lost: {self._path} did not take them")
 
 
-class JsonlSink:
+class JsonlSink(WaitingLines):
     """The sink that is always there: `metrics.jsonl`, one line a step."""
-
-    def __init__(self, lines: WaitingLines, *, is_ours: Callable[[], bool], warn: Callable[[str], None]) -> None:
-        self.name = lines.name
-        self._lines = lines
-        self._is_ours = is_ours
-        self._warn = warn
 
     def step(self, record: StepRecord, *, is_repeated: bool) -> None:
         """Append the step's line; of two lines of a step, readers take the later one."""
-        self._lines.append(to_json_line(record))
+        self.append(to_json_line(record))
 
     def rewind(self, step: int) -> None:
         """Do nothing: the lines to come say so themselves."""
-
-    def close(self) -> None:
-        """Write what still waits and close the file."""
-        self._lines.close(is_ours=self._is_ours, warn=self._warn)

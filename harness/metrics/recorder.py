@@ -39,19 +39,16 @@ class Recorder:
     ) -> None:
         """Open the outputs; the run's directory must exist.
 
-        Args:
-            run_dir: The run.
-            logging: What is shown, and how often.
-            train_steps: Step at which training ends.
-            channels: Order in which the console shows channels.
-            resume_step: Last step done before this launch, 0 in a new run. TensorBoard hides older points after it.
-            outlets: Access to the outside world.
+        `resume_step` is the last step done before this launch, 0 in a new run. TensorBoard hides older points after it.
+        The console shows the channels in their order.
         """
         outlets = outlets or Outlets()
         self._clock = outlets.clock
         self._require_owner = outlets.require_owner
         self._num_failures: dict[str, int] = {}
-        self._events = WaitingLines(run_dir.events, outlets.open_file, is_shared=True)
+        self._events = WaitingLines(
+            run_dir.events, outlets.open_file, is_ours=self._is_ours, warn=self.message, is_shared=True
+        )
         self._console = Console(
             outlets.stream or sys.stdout,
             train_steps=train_steps,
@@ -108,7 +105,7 @@ class Recorder:
 
     def close(self) -> None:
         """Writes what still waits, as far as the disk takes it, and closes everything."""
-        self._try(self._events.name, partial(self._events.close, is_ours=self._is_ours, warn=self.message))
+        self._try(self._events.name, self._events.close)
         for sink in self._sinks:
             self._try(sink.name, sink.close)
 

@@ -9,7 +9,7 @@ from typing import Protocol, TextIO
 
 from harness.config.schema import LoggingConfig
 from harness.metrics.console import Console
-from harness.metrics.jsonl import JsonlSink, WaitingLines
+from harness.metrics.jsonl import JsonlSink
 from harness.metrics.tensorboard import EventFile
 from harness.run.append import OpenFile, open_unbuffered
 from harness.run.paths import RunDir
@@ -74,8 +74,7 @@ class SinkKind:
 
 
 def _jsonl(context: SinkContext) -> Sink:
-    lines = WaitingLines(context.run_dir.metrics, context.outlets.open_file)
-    return JsonlSink(lines, is_ours=context.is_ours, warn=context.warn)
+    return JsonlSink(context.run_dir.metrics, context.outlets.open_file, is_ours=context.is_ours, warn=context.warn)
 
 
 def _tensorboard(context: SinkContext) -> Sink:

@@ -26,12 +26,9 @@ class EventFile:
     name = "TensorBoard"
 
     def __init__(self, folder: Path, *, purge_step: int, clock: Callable[[], float]) -> None:
-        """Open the file.
+        """Open the file; the folder is made if missing.
 
-        Args:
-            folder: Where event files are; it is made if missing.
-            purge_step: Steps from this one on, written by earlier launches, are no longer shown.
-            clock: Seconds since 1970.
+        Steps from `purge_step` on that earlier launches have written are no longer shown.
 
         Raises:
             ImportError: The `tensorboard` package is not installed.

@@ -83,13 +83,8 @@ def decide(milestones: Milestones, state: TrainState, commands: Sequence[Command
     """Return the decision for a state that a step has just reached (or that was just restored).
 
     A state that is not finite is never saved or evaluated. It is rolled back on a command to do so, else the run leaves
-    for a person. A command to stop wins over one to save and stop, because only a person gives it.
-
-    Args:
-        milestones: The steps at which something is due.
-        state: The present state of the run.
-        commands: Commands since the last decision.
-        finite: Whether loss and gradient of the last step were finite.
+    for a person. A command to stop wins over one to save and stop, because only a person gives it. The commands are
+    those since the last decision; `finite` is about loss and gradient of the last step.
     """
     if not finite:
         return _decide_not_finite(commands)
@@ -124,14 +119,9 @@ def decide(milestones: Milestones, state: TrainState, commands: Sequence[Command
 def decide_after_rollback(
     milestones: Milestones, decision: Decision, commands: Sequence[Command], before: TrainState, after: TrainState
 ) -> Decision:
-    """Return the decision after a command to roll back was answered, for the new state and the other commands.
+    """Return the decision after a rollback was done or refused, for the new state and the other commands.
 
-    Args:
-        milestones: The steps at which something is due.
-        decision: The decision to roll back.
-        commands: The commands behind that decision.
-        before: The state in which it was made.
-        after: The state after the rollback. It has the same attempt if the rollback was refused, or done long before.
+    The state has the same attempt as before if the rollback was refused, or had been done long ago.
     """
     if decision.exit_code is not None and after.attempt == before.attempt:  # not finite, and stays so
         return replace(decision, rollback=None)

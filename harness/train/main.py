@@ -48,8 +48,7 @@ def train(run: Run, state: TrainState) -> int:
             remove_snapshots(run, state)
             return leave(run, state, decision)
 
-        waited = await_parts(run, state)
-        state, commands = waited.state, waited.commands
+        state, commands = await_parts(run, state)
         if commands:
             decision = decide(run.milestones, state, commands)
             continue
@@ -69,5 +68,4 @@ def train(run: Run, state: TrainState) -> int:
         record(run, state, result, evaluation)
         keep_snapshot(run, state, finite=result.finite)
         if not result.finite:
-            rescue = await_rescue(run, state, commands)
-            decision, commands = rescue.decision, rescue.commands
+            decision, commands = await_rescue(run, state, commands)

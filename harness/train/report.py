@@ -75,8 +75,8 @@ def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluati
         )
     )
     if suspicion := resume_suspicion(state, phase_first_step=run.phase.first_step):
-        run.recorder.event(ResumeSuspect(attempt=state.attempt, step=state.step, reason=suspicion))
-        run.recorder.message(f"warning: resume-suspect: {suspicion}")
+        event = ResumeSuspect(attempt=state.attempt, step=state.step, reason=suspicion)
+        run.announce(f"warning: resume-suspect: {suspicion}", event)
 
 
 def leave(run: Run, state: TrainState, decision: Decision) -> int:
@@ -85,17 +85,14 @@ def leave(run: Run, state: TrainState, decision: Decision) -> int:
     exit_code = decision.exit_code
     if decision.save and not state.is_saved:
         exit_code = EXIT_INTERNAL
-    if run.recorder is not None:
-        run.recorder.event(
-            Exit(
-                attempt=state.attempt,
-                step=state.step,
-                exit_code=exit_code,
-                reason=decision.reason,
-                next_phase=run.plan.phase_of(state.step + 1).name if decision.in_another_layout else None,
-            )
-        )
-        run.recorder.message(_last_line(run, state, decision, exit_code))
+    event = Exit(
+        attempt=state.attempt,
+        step=state.step,
+        exit_code=exit_code,
+        reason=decision.reason,
+        next_phase=run.plan.phase_of(state.step + 1).name if decision.in_another_layout else None,
+    )
+    run.announce(_last_line(run, state, decision, exit_code), event)
     return exit_code
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 
 import torch
@@ -12,14 +13,14 @@ from harness.optim.mcore import Optimizer
 from harness.parallel.ranks import Ranks
 from harness.plan.plan import PhasePlan, Plan
 from harness.run.checkpoints.store import CheckpointStore
+from harness.run.event_types import StepEvent
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
 from harness.train.components.in_flight import InFlight
 from harness.train.components.inbox import Inbox
 from harness.train.components.mcore import Pipeline
-from harness.train.components.nearby import Nearby
+from harness.train.components.nearby import Nearby, Snapshot
 from harness.train.components.open_data import HeldOut, RunData
-from harness.train.components.snapshot_store import Snapshots
 from harness.train.decide import Milestones
 
 
@@ -30,7 +31,6 @@ class Run:
     config: Config
     plan: Plan
     phase: PhasePlan
-    """The phase that is trained."""
     settings: Config
     """The configuration as it is in that phase (`harness.config.phase_settings.in_phase`)."""
     run_dir: RunDir
@@ -47,10 +47,17 @@ class Run:
     heartbeat: Heartbeat
     in_flight: InFlight
     """The save that is under way, if any."""
-    snapshots: Snapshots = field(default_factory=Snapshots)
-    """Earlier states in the memory of the host."""
+    snapshots: deque[Snapshot] = field(default_factory=deque)
+    """Earlier states in the memory of the host, the oldest first."""
     nearby: Nearby | None = None
     """Writes snapshots down for a start on the same nodes."""
+
+    def announce(self, text: str, event: StepEvent | None = None) -> None:
+        """Record an event and show a text to people, on global rank 0."""
+        if self.recorder is not None:
+            if event is not None:
+                self.recorder.event(event)
+            self.recorder.message(text)
 
     @property
     def channels(self) -> tuple[str, ...]:

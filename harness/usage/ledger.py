@@ -1,16 +1,23 @@
-"""The ledger of a run: its use of each channel, part and document, read from the run's folder without torch."""
+"""The ledger of a run: its use of each channel, part and document, read from the run's folder without torch.
+
+It is arithmetic on the order of the samples. A part is opened only to count its documents, and then only that part.
+"""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from harness.config.load import load_config
 from harness.data.files.channels import Channel, open_channel
-from harness.data.order.cursor import Cursor
+from harness.data.files.opened import open_part
 from harness.data.order.recipe import Recipe, recipe_for
 from harness.data.order.samples import SampleOrder, open_turns
 from harness.data.order.turns import ChannelTurns
@@ -20,9 +27,11 @@ from harness.plan.plan import make_plan
 from harness.run.order_changes import num_parts_of
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
-from harness.usage.past_steps import PartOfRun
 from harness.usage.trained import Trained, trained_by
-from harness.usage.use import Range, count_documents, count_parts
+
+Range = tuple[int, int]
+Turn = tuple[str, str, int]
+"""Channel, part and epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +93,14 @@ class RunLedger:
         self.channels: tuple[Channel, ...] = tuple(
             open_channel(name, config.data.channels[name], adopted.get(name)) for name in self.recipe.channel_names
         )
-        turns: list[ChannelTurns] = open_turns(self.channels, self.recipe, PartOfRun)
+        turns: list[ChannelTurns] = open_turns(self.channels, self.recipe, open_part)
         self.order = lru_cache(maxsize=4)(partial(SampleOrder, turns, self.recipe))
 
     def parts(self) -> list[PartUse]:
         """Return the use of every part by attempt, phase and epoch, and then the skipped samples."""
         uses = [use for trained in self.trained for use in self._uses(trained, trained.ranges(), is_skipped=False)]
         kept = [trained for trained in self.trained if trained.is_kept]
-        if kept:
-            uses += [use for last in kept for use in self._uses(last, _skipped(last, kept), is_skipped=True)]
-        return uses
+        return uses + [use for last in kept for use in self._uses(last, _skipped(last, kept), is_skipped=True)]
 
     def documents(self, channel: str, part: str) -> list[DocumentTokens]:
         """Return the use of every document of a part.
@@ -101,32 +108,65 @@ class RunLedger:
         Raises:
             DataError: The part is damaged, or there is none of that name.
         """
-        kept = [trained for trained in self.trained if trained.is_kept]
-        counts = [count_documents(self.order(each.history), each.ranges(), channel, part) for each in kept]
-        if not counts:
-            counts = [count_documents(self.order(Cursor().history), (), channel, part)]
-        total = sum((count.tokens for count in counts[1:]), start=counts[0].tokens)
-        rows = zip(total.tolist(), counts[0].lengths.tolist(), strict=True)
+        turns = self.order(()).turns_of(channel)
+        number = turns.number_of(part)
+        lengths = turns.lengths_of(number, np.arange(turns.channel.parts[number].num_documents))
+        used = np.zeros(len(lengths), dtype=np.int64)
+        for trained in self.trained:
+            if trained.is_kept:
+                used += count_documents(self.order(trained.history), trained.ranges(), channel, part)
+        rows = zip(used.tolist(), lengths.tolist(), strict=True)
         return [
             DocumentTokens(channel=channel, part=part, document=number, tokens=tokens, document_tokens=length)
             for number, (tokens, length) in enumerate(rows)
         ]
 
-    def _uses(self, trained: Trained, ranges: Sequence[Range], *, is_skipped: bool) -> Iterable[PartUse]:
-        tokens = {(each.name, part.name): part.num_tokens for each in self.channels for part in each.parts}
-        for turn, use in count_parts(self.order(trained.history), ranges).items():
+    def _uses(self, trained: Trained, ranges: Sequence[Range], *, is_skipped: bool) -> Iterator[PartUse]:
+        part_tokens = {(each.name, part.name): part.num_tokens for each in self.channels for part in each.parts}
+        samples, tokens = count_parts(self.order(trained.history), ranges)
+        for channel, part, epoch in samples:
             yield PartUse(
-                channel=turn.channel,
-                part=turn.part,
+                channel=channel,
+                part=part,
                 phase=self.phases[trained.phase],
                 attempt=trained.attempt,
-                epoch=turn.epoch,
+                epoch=epoch,
                 is_kept=trained.is_kept,
-                samples=use.samples,
-                tokens=use.tokens,
-                part_tokens=tokens[turn.channel, turn.part],
+                samples=samples[channel, part, epoch],
+                tokens=tokens[channel, part, epoch],
+                part_tokens=part_tokens[channel, part],
                 is_skipped=is_skipped,
             )
+
+
+def count_parts(order: SampleOrder, ranges: Iterable[Range]) -> tuple[Counter[Turn], Counter[Turn]]:
+    """Return the samples in ranges of positions by turn, and the tokens that stood as input in them.
+
+    A part is opened only if a quarantine requires it.
+    """
+    samples, tokens = Counter[Turn](), Counter[Turn]()
+    for start, stop in ranges:
+        for channel, drawn in order.cut_ranges(start, stop):
+            turn = (channel, drawn.part_name, drawn.cut.epoch)
+            samples[turn] += drawn.stop - drawn.start
+            tokens[turn] += order.turns_of(channel).num_inputs(drawn.cut, drawn.start, drawn.stop)
+    return samples, tokens
+
+
+def count_documents(order: SampleOrder, ranges: Iterable[Range], channel: str, part: str) -> npt.NDArray[np.int64]:
+    """Return how many tokens of each document of a part stood as input in ranges of positions, [D].
+
+    Raises:
+        DataError: The part is damaged, or the channel has none of that name.
+    """
+    turns = order.turns_of(channel)
+    tokens = np.zeros(turns.channel.parts[turns.number_of(part)].num_documents, dtype=np.int64)
+    for start, stop in ranges:
+        for name, drawn in order.cut_ranges(start, stop):
+            if (name, drawn.part_name) == (channel, part):
+                documents, counts = turns.samples(drawn.cut).tokens_of_documents(drawn.start, drawn.stop)
+                np.add.at(tokens, documents, counts)
+    return tokens
 
 
 def _skipped(trained: Trained, line: Sequence[Trained]) -> list[Range]:

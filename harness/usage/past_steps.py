@@ -13,18 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.data.files.channels import open_channel
-from harness.data.files.document_table import DocumentSpan
 from harness.data.files.opened import open_part
-from harness.data.files.parts import Part
-from harness.data.order.channel_order import SampleAddress
 from harness.data.order.cursor import Positions
 from harness.data.order.recipe import recipe_for
-from harness.data.order.samples import SampleOrder, open_turns
+from harness.data.order.samples import ReadSample, SampleOrder, open_turns
 from harness.errors import DataError, UsageError
 from harness.plan.layouts import needed_world_sizes
 from harness.plan.plan import make_plan
@@ -32,22 +28,9 @@ from harness.run.order_changes import History, phase_of
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, from_json_line
-from harness.usage.trained import follow, step_count, windows_by_attempt
+from harness.usage.trained import follow, windows_by_attempt
 
 _KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), ')
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class PastSample:
-    """A sample of a step that was trained."""
-
-    position: int
-    """In the order of the run's samples."""
-    address: SampleAddress
-    documents: tuple[DocumentSpan, ...]
-    """The pieces of documents that it is made of, its last label included."""
-    tokens: npt.NDArray[np.int64]
-    """[S + 1]"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,43 +38,12 @@ class PastStep:
     """A step that was trained, and its samples."""
 
     record: StepRecord
-    samples: tuple[PastSample, ...]
+    samples: tuple[ReadSample, ...]
     """In the order of the global batch."""
 
 
-class PartOfRun:
-    """A part whose files are mapped into memory: an `OpenPart` of `harness.data.order.packing` without torch."""
-
-    def __init__(self, part: Part, vocab_size: int) -> None:
-        """Map the files. The vocabulary was checked when the run was started.
-
-        Raises:
-            DataError: The files do not fit each other.
-        """
-        self.part = part
-        self._opened = open_part(part)
-
-    def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
-        """Return the tokens of each of these documents, [len(documents)]."""
-        lengths: npt.NDArray[np.integer] = self._opened.table.lengths[documents]  # a copy, as the index is an array
-        return lengths
-
-    def read(self, spans: Sequence[DocumentSpan], out: npt.NDArray[np.int64]) -> None:
-        """Copy the tokens of pieces of documents into `out`, end to end."""
-        begin = 0
-        for document, first_token, num_tokens in spans:
-            piece = self._opened.document(document)[first_token : first_token + num_tokens]
-            out[begin : begin + num_tokens] = piece
-            begin += num_tokens
-
-
 def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastStep:
-    """Find the samples of a step.
-
-    Args:
-        run_dir: The run.
-        step: The step.
-        attempt: The attempt, where a step was done again after a rollback. Default: the latest.
+    """Find the samples of a step. Where it was done again after a rollback, the default is the latest attempt.
 
     Raises:
         UsageError: There is no such run, or it has not done this step.
@@ -103,40 +55,34 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
     plan = make_plan(config, needed_world_sizes(config))
     recipe = recipe_for(config, plan.phases)
     channels = [open_channel(name, config.data.channels[name]) for name in recipe.channel_names]
-    turns = open_turns(channels, recipe, PartOfRun)
-    drawn = _drawn(run_dir, config, list(records.values()), [phase.name for phase in plan.phases])
-    order = SampleOrder(turns, recipe, drawn.history)
-    if not _is_proven(order, drawn.positions, records[step]):
+    turns = open_turns(channels, recipe, open_part)
+    positions, history = _drawn(run_dir, config, list(records.values()), [phase.name for phase in plan.phases])
+    order = SampleOrder(turns, recipe, history)
+    if not _is_proven(order, positions, records[step]):
         raise DataError(
             f"the samples of step {step} of {run_dir.root} cannot be found any more: those at its positions do not "
             f"have the batch hash {records[step].batch_hash:016x} of its record. Were the channels changed, or "
             "config.yaml?"
         )
-    seq_length = recipe.phases[phase_of(drawn.history)].seq_length
-    return PastStep(record=records[step], samples=_samples(order, drawn.positions, seq_length))
+    seq_length = recipe.phases[phase_of(history)].seq_length
+    return PastStep(record=records[step], samples=order.read_at(positions, seq_length))
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """The positions of a step's samples, and the changes of the sample order up to then."""
-
-    positions: Positions
-    history: History
-
-
-def _drawn(run_dir: RunDir, config: Config, line: Sequence[StepRecord], phases: Sequence[str]) -> _Drawn:
-    """Return where the samples of the last step of a line are.
+def _drawn(
+    run_dir: RunDir, config: Config, line: Sequence[StepRecord], phases: Sequence[str]
+) -> tuple[Positions, History]:
+    """Return the positions of the samples of the last step of a line, and the changes of the order up to then.
 
     Raises:
         DataError: A record of the line is missing.
     """
     windows = windows_by_attempt(run_dir, config.data.skip_windows)
-    trained = follow(map(step_count, line), phases, windows, read_journal(run_dir.order))[-1]
+    trained = follow(line, phases, windows, read_journal(run_dir.order))[-1]
     before = line[-2].consumed_samples if len(line) > 1 else 0
     last = replace(trained, first_consumed=max(before, trained.first_consumed))
     ranges = line[-1].positions or last.ranges()
     positions = np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in ranges])
-    return _Drawn(positions=positions, history=trained.history)
+    return positions, trained.history
 
 
 def _records_up_to(run_dir: RunDir, step: int, attempt: int | None) -> dict[int, StepRecord]:
@@ -169,16 +115,3 @@ def _is_proven(order: SampleOrder, positions: Positions, record: StepRecord) -> 
         return order.batch_hash(order.locate(positions)) == record.batch_hash
     except DataError:  # parts are missing
         return False
-
-
-def _samples(order: SampleOrder, positions: Positions, seq_length: int) -> tuple[PastSample, ...]:
-    located = order.locate(positions)
-    rows = np.empty((len(located), seq_length + 1), dtype=np.int64)
-    counts = order.read(located, out=rows)
-    described = zip(
-        positions.tolist(), order.addresses(located), order.documents_of(located), rows, counts, strict=True
-    )
-    return tuple(
-        PastSample(position=position, address=address, documents=tuple(documents), tokens=row[: sum(count)])
-        for position, address, documents, row, count in described
-    )

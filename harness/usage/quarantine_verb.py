@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,11 +117,6 @@ def _list(run_dir: RunDir, *, as_json: bool) -> None:
         return
     if not held:
         click.echo("no documents are in quarantine")
-    for line in _lines(held.items()):
-        click.echo(line)
-
-
-def _lines(held: Iterable[tuple[tuple[str, str], dict[int, int]]]) -> Iterable[str]:
-    for (channel, part), documents in held:
+    for (channel, part), documents in held.items():
         for document, tokens in documents.items():
-            yield f"{channel}/{part}:{document}  {tokens:,} tokens"
+            click.echo(f"{channel}/{part}:{document}  {tokens:,} tokens")

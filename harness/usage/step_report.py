@@ -12,11 +12,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from harness.data.order.channel_order import SampleAddress
+from harness.data.order.samples import ReadSample
 from harness.data.signs import text_signs, token_signs
 from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.run.paths import RunDir
 from harness.usage.overlaps import overlaps
-from harness.usage.past_steps import PastSample, PastStep
+from harness.usage.past_steps import PastStep
 from harness.watch.attribution import (
     GARBLED_NATS,
     NEWLINE_SHARE,
@@ -67,25 +69,16 @@ class SampleReport:
     ids: list[int]
 
 
-@dataclass(frozen=True)
-class _Evidence:
-    """The entries of an evidence file for the samples of a step."""
-
-    path: Path
-    losses: dict[tuple[str, str, int, int], float]
-    """By channel, part, epoch and number of the sample."""
-    usual: dict[str, float]
-
-
 def step_report(run_dir: RunDir, step: PastStep, tokenizer: Tokenizer | None) -> list[SampleReport]:
     """Return all samples of a step, the most suspicious first."""
-    evidence = _evidence(run_dir, step.record.step)
+    losses, usual = _evidence(run_dir, step.record.step)
     shared = overlaps([sample.tokens for sample in step.samples])
     reports = []
     for sample, overlap in zip(step.samples, shared, strict=True):
         is_duplicate = overlap is not None and overlap.share >= DUPLICATE_SHARE
         other = step.samples[overlap.other].position if overlap is not None and is_duplicate else None
-        reports.append(_report(sample, evidence, tokenizer, other))
+        loss, usual_loss = losses.get(sample.address), usual.get(sample.address.channel)
+        reports.append(_report(sample, loss, usual_loss, tokenizer, other))
     return sorted(reports, key=lambda report: (-report.suspicion, report.position))
 
 
@@ -110,29 +103,24 @@ def printable(text: str) -> str:
 
 def as_json(reports: Sequence[SampleReport]) -> list[dict[str, object]]:
     """Return the samples as plain JSON values; `ids` only for a sample without text, and None for a loss not finite."""
-    left_out = {"ids"}
     return [
         {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in asdict(report).items()
-            if report.text is None or name not in left_out
+            if report.text is None or name != "ids"
         }
         for report in reports
     ]
 
 
 def _report(
-    sample: PastSample, evidence: _Evidence | None, tokenizer: Tokenizer | None, duplicate_of: int | None
+    sample: ReadSample, loss: float | None, usual: float | None, tokenizer: Tokenizer | None, duplicate_of: int | None
 ) -> SampleReport:
     address = sample.address
     text = None if tokenizer is None else tokenizer.decode(sample.tokens.tolist())
     signs: Signs = dict(token_signs(sample.tokens))
     if text is not None:
         signs |= {name: value for name, value in text_signs(text).items() if isinstance(value, float)}
-    loss = usual = None
-    if evidence is not None:
-        loss = evidence.losses.get((address.channel, address.part, address.epoch, address.index))
-        usual = evidence.usual.get(address.channel)
     found = list(_suspicions(signs, loss, usual, duplicate_of))
     return SampleReport(
         position=sample.position,
@@ -170,20 +158,19 @@ def _suspicions(
         yield 1.0, f"a duplicate of the sample at position {duplicate_of}"
 
 
-def _evidence(run_dir: RunDir, step: int) -> _Evidence | None:
-    """Return the newest evidence that has samples of the step."""
+def _evidence(run_dir: RunDir, step: int) -> tuple[dict[SampleAddress, float], dict[str, float]]:
+    """Return the losses in the newest evidence that has samples of the step: theirs, and the usual one by channel."""
     for path in sorted(run_dir.evidence_folder.glob("step_*.jsonl"), reverse=True):
         lines = list(_lines(path))
         mine = [line for line in lines if line["step"] == step]
         if mine:
             before = [line for line in lines if line["step"] < step and math.isfinite(line["loss"])]
             channels = {line["channel"] for line in before}
-            return _Evidence(
-                path,
-                {(line["channel"], line["part"], line["epoch"], line["sample"]): line["loss"] for line in mine},
+            return (
+                {line["address"]: line["loss"] for line in mine},
                 {name: median(line["loss"] for line in before if line["channel"] == name) for name in channels},
             )
-    return None
+    return {}, {}
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -191,6 +178,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError, TypeError, KeyError):
             line = json.loads(text)
-            keys = ("step", "channel", "part", "epoch", "sample")
+            address = SampleAddress(
+                channel=line["channel"], part=line["part"], epoch=line["epoch"], index=line["sample"]
+            )
             loss = math.nan if line["loss"] is None else float(line["loss"])
-            yield {**{key: line[key] for key in keys}, "loss": loss}
+            yield {"step": line["step"], "channel": line["channel"], "address": address, "loss": loss}

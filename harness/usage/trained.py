@@ -7,7 +7,6 @@ the history under which the samples were drawn.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,18 +21,6 @@ from harness.run.paths import RunDir
 from harness.run.records import StepRecord, from_json_line
 
 Windows = tuple[tuple[int, int], ...]
-_KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), ')
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepCount:
-    """The fields of a record in `metrics.jsonl` that concern the data of its step."""
-
-    attempt: int
-    step: int
-    phase: str
-    consumed_samples: int
-    """Of the run, after the step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,59 +60,44 @@ def place_of(number: int, skip_windows: Windows) -> int:
     return position
 
 
-def step_count(record: StepRecord) -> StepCount:
-    """Return what a record says of the data of its step."""
-    return StepCount(
-        attempt=record.attempt,
-        step=record.step,
-        phase=record.phase,
-        consumed_samples=record.consumed_samples,
-    )
-
-
 def trained_by(run_dir: RunDir, phases: Sequence[str], skip_windows: Windows) -> list[Trained]:
-    """Return everything that each attempt of a run was trained on.
-
-    Args:
-        run_dir: The run.
-        phases: Names of its phases, in order.
-        skip_windows: Those of its configuration.
+    """Return everything that each attempt of a run was trained on, given its phases and the windows of its config.
 
     Raises:
         DataError: Records are missing.
     """
-    return follow(_step_counts(run_dir), phases, windows_by_attempt(run_dir, skip_windows), read_journal(run_dir.order))
+    return follow(_records(run_dir), phases, windows_by_attempt(run_dir, skip_windows), read_journal(run_dir.order))
 
 
 def follow(
-    counts: Iterable[StepCount], phases: Sequence[str], windows: Mapping[int, Windows], journal: History
+    records: Iterable[StepRecord], phases: Sequence[str], windows: Mapping[int, Windows], journal: History
 ) -> list[Trained]:
     """Return everything that each attempt was trained on, from the records in the order of their writing (pure)."""
     line: list[Trained] = []
     abandoned: list[Trained] = []
     consumed = {0: 0}
     last_step, attempt = 0, 0
-    for count in counts:
-        if count.step != last_step + 1 or count.attempt != attempt:
-            if count.step - 1 not in consumed:
+    for record in records:
+        if record.step != last_step + 1 or record.attempt != attempt:
+            if record.step - 1 not in consumed:
                 raise DataError(
-                    f"metrics.jsonl has no record of step {count.step - 1} of the line to step {count.step}."
+                    f"metrics.jsonl has no record of step {record.step - 1} of the line to step {record.step}."
                 )
-            line, behind = _split_at(line, consumed[count.step - 1])
+            line, behind = _split_at(line, consumed[record.step - 1])
             abandoned += behind
-        before, last_step, attempt = consumed[count.step - 1], count.step, count.attempt
-        consumed[count.step] = count.consumed_samples
-        phase = phases.index(count.phase)
-        if line and (line[-1].attempt, line[-1].phase, line[-1].last_consumed) == (count.attempt, phase, before):
-            line[-1] = replace(line[-1], last_consumed=count.consumed_samples)
+        before, last_step, attempt = consumed[record.step - 1], record.step, record.attempt
+        consumed[record.step] = record.consumed_samples
+        phase = phases.index(record.phase)
+        if line and (line[-1].attempt, line[-1].phase, line[-1].last_consumed) == (record.attempt, phase, before):
+            line[-1] = replace(line[-1], last_consumed=record.consumed_samples)
             continue
-        of_attempt = windows[max((each for each in windows if each <= count.attempt), default=0)]
+        of_attempt = windows[max((each for each in windows if each <= record.attempt), default=0)]
         line.append(
             Trained(
-                attempt=count.attempt,
+                attempt=record.attempt,
                 phase=phase,
                 first_consumed=before,
-                last_consumed=count.consumed_samples,
+                last_consumed=record.consumed_samples,
                 skip_windows=of_attempt,
                 history=_history(line, phase, before, journal),
             )
@@ -174,14 +146,11 @@ def _split_at(line: Sequence[Trained], consumed: int) -> tuple[list[Trained], li
     return kept, behind
 
 
-def _step_counts(run_dir: RunDir) -> Iterator[StepCount]:
-    """Return every complete record, also of steps that were repeated later."""
-    if not run_dir.metrics.exists():
-        return
-    with run_dir.metrics.open("rb") as file:
-        for line in file:
-            if _KEY.match(line) and (record := from_json_line(line)) is not None:
-                yield step_count(record)
+def _records(run_dir: RunDir) -> Iterator[StepRecord]:
+    """Yield every complete record, also of steps that were repeated later."""
+    if run_dir.metrics.exists():
+        with run_dir.metrics.open("rb") as file:
+            yield from (record for line in file if (record := from_json_line(line)) is not None)
 
 
 def _without(start: int, stop: int, windows: Windows) -> list[tuple[int, int]]:

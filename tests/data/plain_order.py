@@ -13,9 +13,8 @@ from typing import NamedTuple
 from data_parts import Documents
 
 from harness.data.order.blend_table import Blend, make_blend
-from harness.data.order.recipe import ChannelRules, Recipe, rules_of
+from harness.data.order.recipe import ChannelRules, Recipe, current_shares, rules_of
 from harness.data.order.shuffle import permutation, shuffle_key
-from harness.data.order.weights import current_shares
 from harness.run.order_changes import Change, DocumentsQuarantined, PartsAdopted, PhaseBegun
 
 Token = tuple[int, int, int]
@@ -196,7 +195,7 @@ class PlainOrder:
         if self._blend is None and not self._begin_blend():
             return None
         assert self._blend is not None
-        name = self._blend.names[self._blend.channel_of(self._slot)[0]]
+        name = self._blend.names[self._blend.channel_by_slot[self._slot % self._blend.period]]
         channel = self._channels[name]
         rules = self._recipe.rules.get(name)
         begins_epoch = channel.next_epoch() > self._epochs[name]

@@ -35,7 +35,7 @@ def order_of(channel: Channel, recipe: Recipe = RECIPE, open_part: PartOpener = 
 
 
 def all_addresses(order: ChannelOrder, epochs: int = 1) -> list[tuple[int, int, int]]:
-    found = order.locate(np.arange(epochs * order.num_samples))
+    found = order.locate(np.arange(epochs * order.last.num_samples))
     return list(zip(found.epochs.tolist(), found.parts.tolist(), found.indices.tolist(), strict=True))
 
 
@@ -69,14 +69,14 @@ def test_every_sample_of_an_epoch_exactly_once_and_parts_in_order(tmp_path: Path
     ]
     assert sorted(addresses) == expected
     assert [address[:2] for address in addresses] == [address[:2] for address in expected]
-    half = order.num_samples
+    half = order.last.num_samples
     assert addresses != expected
     assert [address[1:] for address in addresses[:half]] != [address[1:] for address in addresses[half:]]
 
 
 def test_one_by_one_is_the_same_as_all_at_once_in_any_order(tmp_path: Path) -> None:
     channel = write_channel(tmp_path / "zh", [random_documents(9, seed) for seed in range(3)])
-    positions = np.random.default_rng(0).permutation(2 * order_of(channel, RECIPE).num_samples)
+    positions = np.random.default_rng(0).permutation(2 * order_of(channel, RECIPE).last.num_samples)
     together = order_of(channel, RECIPE).locate(positions)
     order = order_of(channel, RECIPE)
     for place, position in enumerate(positions.tolist()):
@@ -100,7 +100,7 @@ def test_later_parts_move_no_sample_of_the_first_epoch(tmp_path: Path) -> None:
     channel = write_channel(tmp_path / "zh", [random_documents(30, seed) for seed in range(3)])
     before = order_of(replace(channel, parts=channel.parts[:2]), RECIPE)
     after = order_of(channel, RECIPE)
-    assert all_addresses(after)[: before.num_samples] == all_addresses(before)
+    assert all_addresses(after)[: before.last.num_samples] == all_addresses(before)
 
 
 def test_parts_are_opened_when_their_turn_comes(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_parts_are_opened_when_their_turn_comes(tmp_path: Path) -> None:
     assert opened == []
     order.locate(np.arange(3))
     assert opened == ["part-00000"]
-    for position in range(2 * order.num_samples):
+    for position in range(2 * order.last.num_samples):
         found = order.locate(np.array([position]))
         order.documents_of(Sample(position, int(found.parts[0]), int(found.epochs[0]), int(found.indices[0])))
     assert opened == [f"part-{number:05}" for _ in range(2) for number in range(4)]
@@ -149,7 +149,7 @@ def test_number_of_held_out_documents(share: float, documents: int, held_out: in
 def test_number_of_samples_of_a_part(tmp_path: Path, num_tokens: int, num_samples: int) -> None:
     channel = write_channel(tmp_path / "zh", [[np.arange(10)], [np.arange(num_tokens)], []])
     order = order_of(channel, RECIPE)
-    assert order.num_samples == num_samples
+    assert order.last.num_samples == num_samples
     assert order.locate(np.arange(num_samples)).parts.tolist() == [1] * num_samples
 
 
@@ -188,7 +188,7 @@ def test_damage_of_a_part_is_told_at_its_turn_with_the_channel(tmp_path: Path) -
     first = int(order.locate(np.array([0])).parts[0])
     assert first == 0
     with pytest.raises(DataError, match="channel zh: .*part-00001.idx is truncated: found 6 bytes"):
-        order.locate(np.array([order.num_samples - 1]))
+        order.locate(np.array([order.last.num_samples - 1]))
 
 
 @pytest.mark.parametrize(("dtype", "foreign"), [(np.uint16, VOCAB_SIZE), (np.int32, -1), (np.int32, 2**31 - 1)])

@@ -23,7 +23,7 @@ from harness.data.order.samples import SampleOrder, open_turns
 from harness.data.order.turns import ChannelTurns
 from harness.errors import DataError
 from harness.run.order_changes import DocumentsQuarantined, quarantined_in
-from harness.usage.use import count_documents, count_parts
+from harness.usage.ledger import count_documents, count_parts
 
 NAMES = ("zh", "en", "code")
 NUM_PARTS = 4
@@ -189,14 +189,15 @@ def assert_ledger_is_right(went: list[Told], order: SampleOrder, texts: dict[str
     counted = [told for start, stop in ranges for told in went[start:stop]]
     samples = Counter((name, f"part-{tokens[0][0]:05}", epoch) for name, epoch, tokens in counted)
     inputs = Counter((name, token[:2]) for name, _, tokens in counted for token in tokens)
-    uses = count_parts(order, ranges)
-    assert {tuple(turn): use.samples for turn, use in uses.items()} == dict(samples)
-    for name, part in {turn[:2] for turn in uses}:
+    used_samples, used_tokens = count_parts(order, ranges)
+    assert used_samples == samples
+    for name, part in {turn[:2] for turn in used_samples}:
         number = int(part[-5:])
-        use = count_documents(order, ranges, name, part)
-        assert use.lengths.tolist() == [len(text) for text in texts[name][number]]
-        assert use.tokens.tolist() == [inputs[name, (number, document)] for document in range(len(use.tokens))]
-        assert use.tokens.sum() == sum(each.tokens for turn, each in uses.items() if turn[:2] == (name, part))
+        tokens = count_documents(order, ranges, name, part).tolist()
+        lengths = order.turns_of(name).lengths_of(number, np.arange(len(tokens)))
+        assert lengths.tolist() == [len(text) for text in texts[name][number]]
+        assert tokens == [inputs[name, (number, document)] for document in range(len(texts[name][number]))]
+        assert sum(tokens) == sum(count for turn, count in used_tokens.items() if turn[:2] == (name, part))
 
 
 def test_no_token_is_lost_by_cutting_anew(corpus: Corpus) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -37,7 +38,7 @@ def run(
     channels: tuple[Channel, ...], shape: BatchShape, cursor: Cursor, num_steps: int, recipe: Recipe = RECIPE
 ) -> list[StepData]:
     steps = []
-    with TrainingStream(channels, recipe, shape) as stream:
+    with closing(TrainingStream(channels, recipe, shape)) as stream:
         for _ in range(num_steps):
             steps.append(stream.step(cursor))
             cursor = steps[-1].next_cursor
@@ -96,7 +97,7 @@ def test_resuming_anywhere_equals_going_straight_through(
 
 def test_rollback_drops_what_was_prepared(channels: tuple[Channel, ...]) -> None:
     straight = run(channels, WHOLE, Cursor(), num_steps=3)
-    with TrainingStream(channels, RECIPE, WHOLE) as stream:
+    with closing(TrainingStream(channels, RECIPE, WHOLE)) as stream:
         stream.step(Cursor())
         back = stream.step(Cursor().with_skip_window(0, 12))
         assert back.positions.tolist() == straight[1].positions.tolist()
@@ -105,7 +106,7 @@ def test_rollback_drops_what_was_prepared(channels: tuple[Channel, ...]) -> None
 
 
 def test_peek_is_the_hash_of_the_next_step(channels: tuple[Channel, ...]) -> None:
-    with TrainingStream(channels, RECIPE, WHOLE, num_prefetch_batches=0) as stream:
+    with closing(TrainingStream(channels, RECIPE, WHOLE, num_prefetch_batches=0)) as stream:
         cursor = Cursor(skip_windows=((3, 9),))
         for _ in range(3):
             peeked = stream.peek_hash(cursor)
@@ -115,16 +116,16 @@ def test_peek_is_the_hash_of_the_next_step(channels: tuple[Channel, ...]) -> Non
 
 
 def test_evidence_of_a_step(channels: tuple[Channel, ...]) -> None:
-    with TrainingStream(channels, RECIPE, WHOLE) as stream:
+    with closing(TrainingStream(channels, RECIPE, WHOLE)) as stream:
         step = stream.step(Cursor())
         addresses = stream.addresses(Cursor(), step.positions)
-        names = [stream.channel_names[channel] for channel in step.micro_batches[0].channel_ids_B.tolist()]
+        names = [RECIPE.channel_names[channel] for channel in step.micro_batches[0].channel_ids_B.tolist()]
         assert [address.channel for address in addresses] == names
         assert {address.part for address in addresses} == {"part-00000"}
         segments = step.micro_batches[0].segment_ids_BS
         assert segments is not None
-        for row, position in enumerate(step.positions.tolist()):
-            spans = stream.documents(Cursor(), position)
+        order = stream.order(Cursor())
+        for row, spans in enumerate(order.documents_of(order.locate(step.positions))):
             assert sum(span.num_tokens for span in spans) == 17
             lengths = torch.tensor([span.num_tokens for span in spans])
             numbers = torch.arange(len(spans)).repeat_interleave(lengths)[:-1]
@@ -132,7 +133,7 @@ def test_evidence_of_a_step(channels: tuple[Channel, ...]) -> None:
 
 
 def test_epochs_count_samples_of_a_channel(channels: tuple[Channel, ...]) -> None:
-    with TrainingStream(channels, replace(RECIPE, held_out_share=0.0), WHOLE) as stream:
+    with closing(TrainingStream(channels, replace(RECIPE, held_out_share=0.0), WHOLE)) as stream:
         samples = {c.name: sum((part.num_tokens - 1) // 16 for part in c.parts) for c in channels}
         _, cursor = Cursor().take(6000, 16)
         epochs = stream.epochs(cursor)
@@ -181,7 +182,7 @@ def test_error_while_preparing_ahead_comes_at_its_step(tmp_path: Path) -> None:
     channel = write_channel(tmp_path / "zh", documents)
     recipe = replace(RECIPE, shares={"zh": Fraction(1)}, held_out_share=0.0)
     shape = BatchShape(global_batch_size=1, micro_batch_size=1, dp_rank=0, dp_size=1)
-    with TrainingStream((channel,), recipe, shape) as stream:
+    with closing(TrainingStream((channel,), recipe, shape)) as stream:
         step = stream.step(Cursor())
         assert step.micro_batches[0].tokens_BS.tolist() == [list(range(16))]
         with pytest.raises(DataError, match="channel zh: token 0 of document 0 in .*part-00001.bin has id 1000"):
@@ -198,7 +199,7 @@ def test_a_thousand_parts_open_only_the_first(tmp_path: Path) -> None:
         linked.append(part)
     large = replace(channel, parts=(*channel.parts, *linked))
     recipe = replace(RECIPE, shares={"zh": Fraction(1)})
-    with TrainingStream((large,), recipe, WHOLE, num_prefetch_batches=0) as stream:
+    with closing(TrainingStream((large,), recipe, WHOLE, num_prefetch_batches=0)) as stream:
         step = stream.step(Cursor())
         assert {address.part for address in stream.addresses(Cursor(), step.positions)} == {"part-00000"}
 

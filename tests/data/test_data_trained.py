@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from harness.run import metric_names as names
 from harness.run.order_file import append_to_journal
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, to_json_line
-from harness.usage.trained import StepCount, Trained, Windows, follow, place_of, trained_by
+from harness.usage.trained import Trained, Windows, follow, place_of, trained_by
+from tests.metric_samples import record
 
 PHASES = ("warm-up", "main", "long")
 PHASE_STEPS = 4
@@ -26,7 +28,7 @@ class Diary:
     """A run that remembers the position of every sample, and the cursor before every step."""
 
     def __init__(self) -> None:
-        self.counts: list[StepCount] = []
+        self.records: list[StepRecord] = []
         self.windows: dict[int, Windows] = {0: ()}
         self.journal = Cursor().adopt({"zh": (1, "x")}).history
         self.attempt = 0
@@ -46,10 +48,10 @@ class Diary:
             positions, behind = cursor.take(BATCH_SIZES[phase], 8)
             self.seen.setdefault((self.attempt, phase), []).extend(positions.tolist())
             self.cursors.append(behind)
-            self.counts.append(
-                StepCount(
+            self.records.append(
+                replace(
+                    record(self.step),
                     attempt=self.attempt,
-                    step=self.step,
                     phase=PHASES[phase],
                     consumed_samples=behind.consumed_samples,
                 )
@@ -94,7 +96,7 @@ def test_positions_of_every_attempt(actions: list[tuple[object, ...]]) -> None:
             ahead = diary.cursors[to_step].next_position
             start = ahead + numbers[1] if numbers[2] else None
             diary.roll_back(to_step, None if start is None else (start, start + numbers[2]))
-    trained = follow(diary.counts, PHASES, diary.windows, diary.journal)
+    trained = follow(diary.records, PHASES, diary.windows, diary.journal)
     seen: dict[tuple[int, int], list[int]] = {}
     for each in trained:
         seen.setdefault((each.attempt, each.phase), []).extend(positions_of(each))
@@ -122,9 +124,8 @@ def test_place_among_skipped_samples() -> None:
 
 
 def test_record_that_is_missing() -> None:
-    counts = [StepCount(attempt=0, step=3, phase="main", consumed_samples=6)]
     with pytest.raises(DataError, match="metrics.jsonl has no record of step 2 of the line to step 3"):
-        follow(counts, PHASES, {0: ()}, ())
+        follow([record(3)], PHASES, {0: ()}, ())
 
 
 def test_run_directory_is_read(tmp_path: Path) -> None:

@@ -11,10 +11,11 @@ import pytest
 
 from harness.data.files.document_table import DocumentSpan
 from harness.data.order.channel_order import SampleAddress
+from harness.data.order.samples import ReadSample
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord
 from harness.usage.overlaps import WINDOW, overlaps
-from harness.usage.past_steps import PastSample, PastStep
+from harness.usage.past_steps import PastStep
 from harness.usage.step_report import SampleReport, as_json, in_words, printable, step_report
 
 STEP = 40
@@ -27,9 +28,9 @@ class Letters:
         return "".join(map(chr, ids))
 
 
-def sample(number: int, text: str, channel: str = "zh") -> PastSample:
+def sample(number: int, text: str, channel: str = "zh") -> ReadSample:
     tokens = np.array([ord(character) for character in text], dtype=np.int64)
-    return PastSample(
+    return ReadSample(
         position=100 + number,
         address=SampleAddress(channel=channel, part="part-00001", epoch=0, index=number),
         documents=(DocumentSpan(number, 0, len(tokens)),),

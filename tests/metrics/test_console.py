@@ -117,8 +117,7 @@ def test_a_rewind_does_not_make_the_time_left_negative() -> None:
 def test_a_log_gets_plain_lines() -> None:
     stream = io.StringIO()
     shown = console(stream, Clock())
-    shown.advance(1)
-    shown.show_step(record(1, **{names.LM_LOSS: 4.0}))
+    shown.step(record(1, **{names.LM_LOSS: 4.0}), is_repeated=False)
     shown.show("[bold]as it is[/bold] :smile:")
     shown.close()
     assert stream.getvalue() == "step   1/100  loss 4.0000  left 0:00\n[bold]as it is[/bold] :smile:\n"

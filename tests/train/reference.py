@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -115,7 +116,7 @@ def training_data(config: Config, num_steps: int) -> list[StepData]:
     size = phase.global_batch_size
     shape = BatchShape(global_batch_size=size, micro_batch_size=size, dp_rank=0, dp_size=1)
     steps, cursor = [], Cursor()
-    with TrainingStream(channels, recipe, shape) as stream:
+    with closing(TrainingStream(channels, recipe, shape)) as stream:
         for _ in range(num_steps):
             steps.append(stream.step(cursor))
             cursor = steps[-1].next_cursor

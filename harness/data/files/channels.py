@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,7 @@ def further_parts(channel: Channel, path: Path) -> tuple[Part, ...]:
 def open_channel(name: str, config: ChannelConfig, num_parts: int | None = None) -> Channel:
     """List the parts of a channel and check that their files are there.
 
-    Args:
-        name: Name of the channel.
-        config: Where it is.
-        num_parts: How many of its parts are used so far; those behind them are not looked at. Default: all.
+    With `num_parts`, which are used so far, those behind them are not looked at.
 
     Raises:
         DataError: A file is missing, unreadable or of another size, or the list is malformed, empty or too short.
@@ -121,14 +118,7 @@ def _bare_part(prefix: Path) -> Part:
             f"{part.bin_path} is truncated: {bin_bytes} bytes are not a whole number of {header.token_type.name} "
             "tokens. Copy or make it again."
         )
-    return Part(
-        prefix=prefix,
-        name=prefix.name,
-        num_tokens=num_tokens,
-        num_documents=header.num_documents,
-        bin_bytes=bin_bytes,
-        xxh3=None,
-    )
+    return replace(part, num_tokens=num_tokens, num_documents=header.num_documents, bin_bytes=bin_bytes)
 
 
 def _in_words(part: Part) -> str:

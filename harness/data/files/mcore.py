@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
-from harness.data.files.document_table import DocumentSpan, IndexArrays, document_table
+from harness.data.files.document_table import DocumentSpan, document_table
 from harness.data.files.parts import Part, check_header
 from harness.errors import DataError
 
@@ -35,16 +35,8 @@ class MappedPart:
             raise DataError(f"cannot map {part.prefix}.bin/.idx: {error.strerror or error}. Try again.") from error
         index = self._dataset.index
         self._token_bytes = header.token_type.num_bytes
-        table = document_table(
-            part.idx_path,
-            IndexArrays(
-                sequence_lengths=index.sequence_lengths,
-                sequence_pointers=index.sequence_pointers,
-                document_indices=index.document_indices,
-            ),
-            self._token_bytes,
-            part.bin_bytes,
-        )
+        # Megatron's index has the arrays under the names that they have here.
+        table = document_table(part.idx_path, index, self._token_bytes, part.bin_bytes)
         self.part = part
         self._lengths = table.lengths
         self._byte_offsets = table.byte_offsets

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from harness.config.schema import ChannelConfig
 from harness.data.files.channels import PARTS_FILE, open_channel
-from harness.data.files.document_table import DocumentTable, IndexArrays, document_table
+from harness.data.files.document_table import DocumentSpan, DocumentTable, IndexArrays, document_table
 from harness.data.files.index_file import IndexHeader, read_index_header
 from harness.data.files.parts import Part, check_header
 from harness.errors import DataError
@@ -22,7 +22,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class OpenPart:
-    """A part whose files are mapped into memory and fit each other."""
+    """A part whose files are mapped into memory and fit each other: that of `harness.data.order.packing` too."""
 
     part: Part
     header: IndexHeader
@@ -34,6 +34,18 @@ class OpenPart:
         """Return the tokens of a document, numbered from 0 within the part."""
         begin = int(self.table.byte_offsets[number]) // self.header.token_type.num_bytes
         return self.tokens[begin : begin + int(self.table.lengths[number])]
+
+    def lengths_of(self, documents: NDArray[np.integer]) -> NDArray[np.integer]:
+        """Return the tokens of each of these documents, [len(documents)]."""
+        lengths: NDArray[np.integer] = self.table.lengths[documents]  # a copy, as the index is an array
+        return lengths
+
+    def read(self, spans: Sequence[DocumentSpan], out: NDArray[np.int64]) -> None:
+        """Copy the tokens of pieces of documents into `out`, end to end."""
+        begin = 0
+        for document, first_token, num_tokens in spans:
+            out[begin : begin + num_tokens] = self.document(document)[first_token : first_token + num_tokens]
+            begin += num_tokens
 
 
 def parts_of(path: Path) -> tuple[Part, ...]:
@@ -63,13 +75,13 @@ def channel_folders(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def open_part(part: Part) -> OpenPart:
-    """Maps the files of a part and checks all its structure.
+def open_part(part: Part, vocab_size: int = 1) -> OpenPart:
+    """Map the files of a part and check all its structure.
 
     Raises:
-        DataError: the files do not fit each other.
+        DataError: The files do not fit each other or the vocabulary.
     """
-    header = check_header(part, vocab_size=1)
+    header = check_header(part, vocab_size)
     arrays = _index_arrays(part.idx_path, header)
     table = document_table(part.idx_path, arrays, header.token_type.num_bytes, part.bin_bytes)
     if header.num_documents == header.num_sequences:

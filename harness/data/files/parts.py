@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,34 +68,20 @@ def check_files(part: Part) -> None:
         )
 
 
-def check_token_type(path: Path, header: IndexHeader, vocab_size: int) -> None:
-    """Check that every id of the vocabulary fits the token type of the part.
+def check_width(channel: str, parts: Iterable[Part], vocab_size: int) -> None:
+    """Check by arithmetic alone that the tokens of parts are wide enough: a late part shall not stop a run after days.
 
     Raises:
-        DataError: The type is too narrow: the data was made with another tokenizer, or its ids wrapped around.
+        DataError: A `.bin` is no whole number of bytes for each token, or too few for the vocabulary.
     """
-    kind = header.token_type
-    if kind.num_ids < vocab_size:
-        raise DataError(
-            f"{path} holds tokens as {kind.name}, which ends at id {kind.num_ids - 1}, but the vocabulary "
-            f"has {vocab_size} ids (`model.vocab_size`). The data was made with another tokenizer: tokenize it again, "
-            "or correct the vocabulary size."
-        )
-
-
-def check_token_width(part: Part, vocab_size: int) -> None:
-    """Check by arithmetic alone that the part's tokens are wide enough: a late part shall not stop a run after days.
-
-    Raises:
-        DataError: The `.bin` is no whole number of bytes for each token, or too few for the vocabulary.
-    """
-    width, rest = divmod(part.bin_bytes, max(1, part.num_tokens))
-    if part.num_tokens and (rest or 256**width < vocab_size):
-        raise DataError(
-            f"{part.bin_path} has {part.bin_bytes} bytes for {part.num_tokens} tokens: no whole number for each, or "
-            f"too few for the {vocab_size} ids of the vocabulary (`model.vocab_size`). The data was made with another "
-            "tokenizer, or the part is damaged: make it again."
-        )
+    for part in parts:
+        width, rest = divmod(part.bin_bytes, max(1, part.num_tokens))
+        if part.num_tokens and (rest or 256**width < vocab_size):
+            raise DataError(
+                f"channel {channel}: {part.bin_path} has {part.bin_bytes} bytes for {part.num_tokens} tokens: no whole "
+                f"number for each, or too few for the {vocab_size} ids of the vocabulary (`model.vocab_size`). The "
+                "data was made with another tokenizer, or the part is damaged: make it again."
+            )
 
 
 def check_header(part: Part, vocab_size: int) -> IndexHeader:
@@ -105,11 +92,17 @@ def check_header(part: Part, vocab_size: int) -> IndexHeader:
     """
     check_files(part)
     header = read_index_header(part.idx_path)
-    check_token_type(part.idx_path, header, vocab_size)
-    expected = part.num_tokens * header.token_type.num_bytes
+    kind = header.token_type
+    if kind.num_ids < vocab_size:  # made with another tokenizer, or the ids wrapped around
+        raise DataError(
+            f"{part.idx_path} holds tokens as {kind.name}, which ends at id {kind.num_ids - 1}, but the vocabulary "
+            f"has {vocab_size} ids (`model.vocab_size`). The data was made with another tokenizer: tokenize it again, "
+            "or correct the vocabulary size."
+        )
+    expected = part.num_tokens * kind.num_bytes
     if expected != part.bin_bytes:
         raise DataError(
-            f"{part.bin_path}: {part.num_tokens} tokens of {header.token_type.name} make {expected} bytes, "
+            f"{part.bin_path}: {part.num_tokens} tokens of {kind.name} make {expected} bytes, "
             f"found {part.bin_bytes}. {part.idx_path.name} and the .bin are not from the same part: make it again."
         )
     if header.num_documents != part.num_documents:

@@ -34,8 +34,6 @@ class Blend:
     names: tuple[str, ...]
     samples_per_period: tuple[int, ...]
     """Slots of each channel. Divided by `period` this is the share that is kept."""
-    is_rounded: bool
-    """The shares had to be rounded to 65,536ths."""
     channel_by_slot: npt.NDArray[np.int64]
     """Channel of each slot, [T]."""
     ordinal_by_slot: npt.NDArray[np.int64]
@@ -46,21 +44,15 @@ class Blend:
         """Slots in the table."""
         return len(self.channel_by_slot)
 
-    def channel_of(self, k: int) -> tuple[int, int]:
-        """Return the channel of sample k, and the sample's number in that channel (both from 0)."""
-        periods, slot = divmod(k, self.period)
-        channel = int(self.channel_by_slot[slot])
-        return channel, periods * self.samples_per_period[channel] + int(self.ordinal_by_slot[slot])
-
     def channels_of(self, positions: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Return the channels of samples and their numbers in the channels, [n] each: `channel_of` for n samples."""
+        """Return the channels of samples and their numbers in the channels, [n] each; all are numbered from 0."""
         periods, slots = np.divmod(positions, self.period)  # [n] each
         channels = self.channel_by_slot[slots]
         per_period = np.asarray(self.samples_per_period, dtype=np.int64)
         return channels, periods * per_period[channels] + self.ordinal_by_slot[slots]
 
     def sample_of(self, channel: int, number: int) -> int:
-        """Return the sample that is number `number` of a channel: the inverse of `channel_of`."""
+        """Return the sample that is number `number` of a channel: the inverse of `channels_of`."""
         periods, ordinal = divmod(number, self.samples_per_period[channel])
         slots = np.flatnonzero(self.channel_by_slot == channel)
         return periods * self.period + int(slots[ordinal])
@@ -82,8 +74,7 @@ def make_blend(shares: Mapping[str, Fraction]) -> Blend:
     if any(share <= 0 for share in shares.values()) or sum(shares.values()) != 1:
         raise ValueError(f"the shares of a blend must be positive and add up to 1, not {dict(shares)}")
     period = lcm(*(share.denominator for share in shares.values()))
-    is_rounded = period > MAX_PERIOD
-    counts = _rounded(shares) if is_rounded else {name: int(share * period) for name, share in shares.items()}
+    counts = _rounded(shares) if period > MAX_PERIOD else {name: int(share * period) for name, share in shares.items()}
     names = tuple(shares)
     channel_by_slot = np.array([names.index(name) for name in _schedule(counts)], dtype=np.int64)
     ordinal_by_slot = np.zeros_like(channel_by_slot)
@@ -93,7 +84,6 @@ def make_blend(shares: Mapping[str, Fraction]) -> Blend:
     return Blend(
         names=names,
         samples_per_period=tuple(counts[name] for name in names),
-        is_rounded=is_rounded,
         channel_by_slot=channel_by_slot,
         ordinal_by_slot=ordinal_by_slot,
     )

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from harness.data.files.document_table import DocumentSpan
 from harness.data.order.cuts import CutSamples, Quarantine
-from harness.data.order.stretch import START, ChannelSamples, CutRange, Stretch, Terms
+from harness.data.order.stretch import START, ChannelSamples, CutRange, Stretch, Terms, joined
 from harness.data.order.turns import ChannelTurns
 from harness.run.order_changes import Change, DocumentsQuarantined, PartsAdopted, PhaseBegun
 
@@ -31,6 +31,10 @@ class SampleAddress:
     part: str
     epoch: int
     index: int
+
+    def to_json(self) -> dict[str, str | int]:
+        """Return the address as it stands in evidence."""
+        return {"channel": self.channel, "part": self.part, "epoch": self.epoch, "sample": self.index}
 
 
 class Sample(NamedTuple):
@@ -59,11 +63,6 @@ class ChannelOrder:
         self._firsts = [0]
 
     @property
-    def num_samples(self) -> int:
-        """Samples in one epoch, under the terms of the last stretch."""
-        return self.last.num_samples
-
-    @property
     def last(self) -> Stretch:
         """The last stretch, which has no end yet."""
         return self._stretches[-1]
@@ -85,16 +84,8 @@ class ChannelOrder:
         """
         if len(self._stretches) == 1:
             return self._stretches[0].locate(numbers)  # another thread may be adding one
-        parts, epochs, indices = (np.empty_like(numbers) for _ in range(3))
-        salts = np.empty(len(numbers), dtype=np.uint64)
-        # Ask the stretch that each sample lies in, and put the answers back in the order of the question.
-        owners = np.searchsorted(self._firsts, numbers, side="right") - 1  # [n]
-        for owner in np.unique(owners).tolist():
-            chosen = owners == owner
-            found = self._stretches[owner].locate(numbers[chosen])
-            parts[chosen], epochs[chosen], indices[chosen] = found.parts, found.epochs, found.indices
-            salts[chosen] = found.salts
-        return ChannelSamples(parts=parts, epochs=epochs, indices=indices, salts=salts)
+        owners = np.searchsorted(self._firsts, numbers, side="right") - 1  # [n], stretch that each sample lies in
+        return joined(owners, lambda owner, chosen: self._stretches[owner].locate(numbers[chosen]))
 
     def cut_ranges(self, start: int, stop: int) -> Iterator[CutRange]:
         """Yield the channel's samples `start … stop - 1`, turn by turn and cut by cut."""

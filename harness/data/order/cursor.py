@@ -91,11 +91,10 @@ class Cursor:
         """Return the cursor with further parts of channels in use from here on.
 
         After a kill or a rollback, the history may adopt earlier parts of a channel only ahead of the cursor. Later
-        parts are then adopted at the same position.
+        parts are then adopted at the same position. A number of parts that is in use already is not entered again.
 
         Args:
-            parts: For each channel, the number of its first parts that are used, and their digest. A number that is in
-                use already is not entered again.
+            parts: For each channel, the number of its first parts that are used, and their digest.
         """
         cursor, used = self, num_parts_of(self.history)
         for channel, (num_parts, digest) in parts.items():
@@ -109,11 +108,8 @@ class Cursor:
     def quarantine(self, channel: str, part: str, tokens: Mapping[int, int], *, lift: bool = False) -> Cursor:
         """Return the cursor with documents of a part in quarantine from here on, or released from it.
 
-        Args:
-            channel: Name of the channel.
-            part: Name of the part.
-            tokens: Length of each document, by its number in the part.
-            lift: Release the documents, also from quarantines that begin ahead of the cursor.
+        `tokens` has the length of each document, by its number in the part. With `lift` the documents are released,
+        also from quarantines that begin ahead of the cursor.
         """
         positions = {self.next_position}
         if lift:
@@ -166,17 +162,16 @@ class Cursor:
         """
         try:
             values = {"history": [], **values}
-            cursor = Cursor(
-                consumed_samples=values["consumed_samples"],
-                consumed_tokens=values["consumed_tokens"],
-                next_position=values["next_position"],
-                skip_windows=tuple((start, stop) for start, stop in values["skip_windows"]),
-                history=history_from_json(values["history"]),
-            )
+            windows = tuple((start, stop) for start, stop in values["skip_windows"])
+            cursor = Cursor(**values | {"skip_windows": windows, "history": history_from_json(values["history"])})
+            if cursor.to_json() != values or not _plausible(cursor):
+                raise ValueError("they are not what such a cursor writes")
         except (TypeError, KeyError, ValueError) as error:
-            raise CheckpointError(_unreadable(values)) from error
-        if cursor.to_json() != values or not _plausible(cursor):
-            raise CheckpointError(_unreadable(values))
+            raise CheckpointError(
+                f"the cursor of the checkpoint is unreadable: {str(values)[:200]}. Expected consumed_samples, "
+                "consumed_tokens and next_position as whole numbers and skip_windows as sorted pairs. "
+                "Resume from another checkpoint."
+            ) from error
         return cursor
 
 
@@ -217,12 +212,4 @@ def _plausible(cursor: Cursor) -> bool:
     borders = (border for window in cursor.skip_windows for border in window)
     return (
         all(type(n) is int and n >= 0 for n in (*counts, *borders)) and cursor.next_position >= cursor.consumed_samples
-    )
-
-
-def _unreadable(values: object) -> str:
-    return (
-        f"the cursor of the checkpoint is unreadable: {str(values)[:200]}. Expected consumed_samples, "
-        "consumed_tokens and next_position as whole numbers and skip_windows as sorted pairs. "
-        "Resume from another checkpoint."
     )

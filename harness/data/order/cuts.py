@@ -29,6 +29,7 @@ from harness.data.order import intervals
 from harness.data.order.fitting import BestFit, EndToEnd, SampleLayout
 from harness.data.order.intervals import Intervals
 from harness.data.order.packing import OpenPart, PackedDocuments
+from harness.data.order.recipe import ChannelRules
 from harness.data.order.shuffle import ItemNumbers, permutation, shuffle_key
 
 Quarantine = tuple[tuple[int, int], ...]
@@ -68,45 +69,32 @@ class Cut:
         return xxhash.xxh3_64_intdigest(repr(self).encode()) >> 40 << 40
 
 
-@dataclass(frozen=True, kw_only=True)
-class Packing:
-    """Rules for cutting that hold for a channel throughout the run."""
-
-    keeps_order: bool = False
-    """Documents and samples stay in the order in which they were written."""
-    is_best_fit: bool = False
-    """Documents stay whole wherever they fit into a sample."""
-
-
 class CutSamples:
     """The samples of a cut, in the order in which they are drawn."""
 
     def __init__(
-        self, cut: Cut, opened: OpenPart, num_documents: int, names: tuple[str | int, ...], packing: Packing
+        self, cut: Cut, opened: OpenPart, num_documents: int, names: tuple[str | int, ...], rules: ChannelRules
     ) -> None:
-        """Lay out the documents and cut them.
+        """Lay out the first `num_documents` of the part, which are trained on, and cut them.
 
-        Args:
-            cut: Description of the samples.
-            opened: The part.
-            num_documents: Documents of the part that are trained on, D.
-            names: Seed, channel, part and epoch, which key the shuffles.
-            packing: Rules of the channel.
+        The names are seed, channel, part and epoch, which key the shuffles.
         """
         self.cut = cut
-        shuffled = _as_written if packing.keeps_order else permutation
+        shuffled = _as_written if rules.order == "as_written" else permutation
         # The row depends on the epoch alone, so every cut of the turn is of the same row.
         self._row = PackedDocuments(opened, shuffled(num_documents, shuffle_key("documents", *names)))
         self._free = intervals.whole(self._row.num_tokens)
         if cut.previous is not None:
-            before = CutSamples(cut.previous, opened, num_documents, names, packing)
+            before = CutSamples(cut.previous, opened, num_documents, names, rules)
             self._free = before.free_after(cut.num_taken)
         # Tokens in quarantine stay free: a later cut uses them if they are released.
         tokens = self._free
         if cut.quarantine:
             tokens = intervals.without(tokens, self._row.places_of([document for document, _ in cut.quarantine]))
         self._layout: SampleLayout = (
-            BestFit(tokens, self._row.ends, cut.seq_length) if packing.is_best_fit else EndToEnd(tokens, cut.seq_length)
+            BestFit(tokens, self._row.ends, cut.seq_length)
+            if rules.packing == "best_fit"
+            else EndToEnd(tokens, cut.seq_length)
         )
         self.num_tokens = intervals.total(tokens)
         key = names if cut.previous is None else (*names, cut.number)

@@ -26,11 +26,9 @@ class SampleLayout(Protocol):
 
     def row_ranges(self, index: int) -> list[tuple[int, int]]:
         """Return the half-open ranges of the row that a sample is made of, its last label included."""
-        ...
 
     def inputs(self, chosen: ItemNumbers) -> Intervals:
         """Return the tokens of the row that these samples take as input."""
-        ...
 
 
 class EndToEnd:

@@ -19,17 +19,17 @@ from harness.errors import DataError
 
 
 class OpenPart(Protocol):
-    """A part whose index has been read (see `harness.data.files.mcore`)."""
+    """A part whose index is read, by Megatron (`harness.data.files.mcore`) or not (`harness.data.files.opened`)."""
 
-    part: Part
+    @property
+    def part(self) -> Part:
+        """The part itself."""
 
     def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
         """Return the tokens of each of these documents, [len(documents)]; documents are numbered within the part."""
-        ...
 
     def read(self, spans: Sequence[DocumentSpan], out: npt.NDArray[np.int64]) -> None:
         """Copy the tokens of pieces of documents into `out`, end to end."""
-        ...
 
 
 class PartOpener(Protocol):
@@ -41,7 +41,6 @@ class PartOpener(Protocol):
         Raises:
             DataError: The files are damaged, or too narrow for the vocabulary.
         """
-        ...
 
 
 class PackedDocuments:
@@ -51,27 +50,23 @@ class PackedDocuments:
         """Lay the documents end to end, given by their numbers in the part, [D]."""
         self._part = part
         self._documents = documents  # [D]
-        self._ends = np.cumsum(part.lengths_of(documents), dtype=np.int64)  # [D]
-
-    @property
-    def ends(self) -> npt.NDArray[np.int64]:
+        self.ends = np.cumsum(part.lengths_of(documents), dtype=np.int64)
         """Place in the row behind each document, [D]."""
-        return self._ends
 
     @property
     def num_tokens(self) -> int:
         """Length of the row."""
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return int(self.ends[-1]) if len(self.ends) else 0
 
     def spans(self, start: int, num_tokens: int) -> list[DocumentSpan]:
         """Return the pieces of documents that form tokens `start … start + num_tokens - 1` of the row, in order."""
         stop = start + num_tokens
         # The document that holds the first token, and the one that holds the last.
-        first = int(self._ends.searchsorted(start, side="right"))
-        last = int(self._ends.searchsorted(stop, side="left"))
+        first = int(self.ends.searchsorted(start, side="right"))
+        last = int(self.ends.searchsorted(stop, side="left"))
         documents = self._documents[first : last + 1].tolist()
-        ends = self._ends[first : last + 1].tolist()
-        offset = start - int(self._ends[first - 1]) if first else start
+        ends = self.ends[first : last + 1].tolist()
+        offset = start - int(self.ends[first - 1]) if first else start
         spans = []
         for document, end in zip(documents, ends, strict=True):
             length = min(end, stop) - start
@@ -87,7 +82,7 @@ class PackedDocuments:
             documents: Their numbers in the part. Those that are not laid out have no tokens in the row.
         """
         places = np.flatnonzero(np.isin(self._documents, np.asarray(documents, dtype=np.int64)))
-        stops = self._ends[places]  # one for each document that was found
+        stops = self.ends[places]  # one for each document that was found
         return merged(stops - self._part.lengths_of(self._documents[places]), stops)
 
     def tokens_of_documents(self, places: Intervals) -> tuple[ItemNumbers, npt.NDArray[np.int64]]:
@@ -95,7 +90,7 @@ class PackedDocuments:
         if len(places) == 0:
             return self._documents, np.zeros(len(self._documents), dtype=np.int64)
         before = np.concatenate(([0], np.cumsum(places[:, 1] - places[:, 0])))  # [I + 1], tokens before each interval
-        borders = np.concatenate(([0], self._ends))  # [D + 1]
+        borders = np.concatenate(([0], self.ends))  # [D + 1]
         # Count the chosen tokens before each border of a document: those of all intervals before the last one that has
         # begun there, and the part of that one which lies before the border.
         last = np.searchsorted(places[:, 0], borders, side="right") - 1  # [D + 1]; -1 where none has begun

@@ -33,7 +33,6 @@ class ChannelRules:
     order: Literal["shuffled", "window", "as_written"] = "shuffled"
     """Parts one after the other, each shuffled; windows of parts, each shuffled together; or as they were written."""
     window_parts: int = 1
-    """Parts of a window."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
     """Documents end to end, or whole wherever they fit into a sample."""
 
@@ -41,6 +40,10 @@ class ChannelRules:
     def last_epoch(self) -> int | None:
         """Number of epochs after which nothing is drawn from the channel; None: no limit."""
         return self.max_epochs or (None if self.when_low == "repeat" else 1)
+
+    def is_used_up(self, epoch: int) -> bool:
+        """Return whether a channel whose next sample is of this epoch has passed its last allowed epoch."""
+        return self.last_epoch is not None and epoch >= self.last_epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,6 @@ class Recipe:
     """Share of the documents of each channel's first part that is kept for validation."""
     reset_at_document_borders: bool
     later_phases: tuple[PhaseRecipe, ...] = ()
-    """The phases after the first."""
     rules: Mapping[str, ChannelRules] = field(default_factory=dict)
     """Rules of the channels that differ from the default; the default repeats a channel without limit."""
 
@@ -108,6 +110,22 @@ def _rules(channel: ChannelConfig) -> ChannelRules:
 def rules_of(name: str, rules: Mapping[str, ChannelRules]) -> ChannelRules:
     """Return the rules of a channel; by default it is repeated without limit."""
     return rules.get(name, _PLAIN)
+
+
+def current_shares(
+    shares: Mapping[str, Fraction], epochs: Mapping[str, int], rules: Mapping[str, ChannelRules]
+) -> dict[str, Fraction]:
+    """Return the exact shares of the channels that can be drawn from; empty if all are used up.
+
+    They are those of the phase, lowered in later epochs. `epochs` has the epoch of each channel's next sample.
+    """
+    weights = {}
+    for name, share in shares.items():
+        of_channel = rules_of(name, rules)
+        if not of_channel.is_used_up(epochs[name]):
+            weights[name] = share * of_channel.epoch_decay ** epochs[name]
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
 
 
 _PLAIN = ChannelRules()

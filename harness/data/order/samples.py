@@ -27,27 +27,20 @@ from harness.data.order.blend_table import Blend, make_blend
 from harness.data.order.channel_order import ChannelOrder, Sample, SampleAddress
 from harness.data.order.cursor import Positions
 from harness.data.order.packing import PartOpener
-from harness.data.order.recipe import Recipe, rules_of
-from harness.data.order.stretch import CutRange
+from harness.data.order.recipe import Recipe, current_shares, rules_of
+from harness.data.order.stretch import ChannelSamples, CutRange, joined
 from harness.data.order.turns import ChannelTurns
-from harness.data.order.weights import changes_at_epochs, current_shares, is_used_up
 from harness.errors import DataError
 from harness.run.order_changes import Change, History, PhaseBegun, num_parts_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class LocatedSamples:
+class LocatedSamples(ChannelSamples):
     """Addresses of n samples of the run as arrays [n]; channels and parts by their numbers."""
 
     channels: npt.NDArray[np.int64]
     numbers: npt.NDArray[np.int64]
     """Number of the sample among those of its channel."""
-    parts: npt.NDArray[np.int64]
-    epochs: npt.NDArray[np.int64]
-    indices: npt.NDArray[np.int64]
-    """Number of the sample among the packed samples of its cut."""
-    salts: npt.NDArray[np.uint64]
-    """`Cut.salt` of the sample's cut: keeps samples of a turn apart that was cut anew."""
 
     def __len__(self) -> int:
         """Return the number of samples."""
@@ -61,6 +54,19 @@ class LocatedSamples:
         """Return the samples one by one, each with the number of its channel."""
         samples = map(Sample, *(a.tolist() for a in (self.numbers, self.parts, self.epochs, self.indices)))
         return list(zip(self.channels.tolist(), samples, strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ReadSample:
+    """A sample of the run with its origin and its tokens."""
+
+    position: int
+    """In the order of the run's samples."""
+    address: SampleAddress
+    documents: tuple[DocumentSpan, ...]
+    """The pieces of documents that it is made of, its last label included."""
+    tokens: npt.NDArray[np.int64]
+    """[seq_length + 1], fewer if the documents do not fill it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,12 +111,9 @@ class SampleOrder:
     """The sample order of a run: a pure function of recipe, parts and history. Safe to use from several threads."""
 
     def __init__(self, turns: Sequence[ChannelTurns], recipe: Recipe, history: History = ()) -> None:
-        """Begin the order.
+        """Begin the order of channels that `open_turns` has opened.
 
-        Args:
-            turns: The channels, as `open_turns` gives them.
-            recipe: The settings of the order.
-            history: The changes to it. Channels for which it adopts no parts begin with all parts of `turns`.
+        Channels for which the history adopts no parts begin with all parts of `turns`.
 
         Raises:
             DataError: A channel is too small for one sample, or lacks parts that the history names.
@@ -142,8 +145,7 @@ class SampleOrder:
         """
         if len(positions):
             self._extend_to(int(positions.max()))
-        channels, numbers, parts, epochs, indices = (np.empty_like(positions) for _ in range(5))
-        salts = np.empty(len(positions), dtype=np.uint64)
+        channels, numbers = np.empty_like(positions), np.empty_like(positions)
         # First the channel of each sample and its number there, by the table of the course that it lies in.
         owners = np.searchsorted(self._firsts, positions, side="right") - 1  # [n]
         for owner in np.unique(owners).tolist():
@@ -154,14 +156,8 @@ class SampleOrder:
             channels[chosen] = course.channels[in_blend]
             numbers[chosen] = np.asarray(course.drawn, dtype=np.int64)[course.channels[in_blend]] + counts
         # Then its address in the channel.
-        for channel in np.unique(channels).tolist():
-            chosen = channels == channel
-            found = self._orders[channel].locate(numbers[chosen])
-            parts[chosen], epochs[chosen], indices[chosen] = found.parts, found.epochs, found.indices
-            salts[chosen] = found.salts
-        return LocatedSamples(
-            channels=channels, numbers=numbers, parts=parts, epochs=epochs, indices=indices, salts=salts
-        )
+        found = joined(channels, lambda channel, chosen: self._orders[channel].locate(numbers[chosen]))
+        return LocatedSamples(channels=channels, numbers=numbers, **vars(found))
 
     def lacks_parts_of(self, positions: Positions) -> tuple[str, ...]:
         """Return the channels that must get further parts before samples at these rising positions can be drawn."""
@@ -207,6 +203,21 @@ class SampleOrder:
         rows = zip(samples.rows(), out, strict=True)
         return [self._orders[channel].read(sample, row) for (channel, sample), row in rows]
 
+    def read_at(self, positions: Positions, seq_length: int) -> tuple[ReadSample, ...]:
+        """Read the samples of one phase at these positions, [n].
+
+        Raises:
+            DataError: A part is damaged, or a token id lies outside the vocabulary.
+        """
+        located = self.locate(positions)
+        rows = np.empty((len(located), seq_length + 1), dtype=np.int64)
+        counts = self.read(located, out=rows)
+        origins = zip(positions.tolist(), self.addresses(located), self.documents_of(located), strict=True)
+        return tuple(
+            ReadSample(position=position, address=address, documents=tuple(documents), tokens=row[: sum(count)])
+            for (position, address, documents), row, count in zip(origins, rows, counts, strict=True)
+        )
+
     def drawn(self, num_positions: int) -> tuple[int, ...]:
         """Count by channel the samples at the first `num_positions` positions, skipped ones included, [C]."""
         self._extend_to(num_positions)
@@ -243,12 +254,9 @@ class SampleOrder:
                 self._begin_course(self._end, course.phase, self._drawn_in(course, self._end))
 
     def _begin_course(self, first: int, phase: int, drawn: tuple[int, ...]) -> None:
-        """Apply the changes at a position, and begin a course there unless the last one continues.
+        """Apply the changes at position `first`, and begin a course there unless the last one continues.
 
-        Args:
-            first: The position.
-            phase: The phase before it.
-            drawn: Samples of each channel before it, [C].
+        `phase` is the phase before it, and `drawn` has the samples of each channel before it, [C].
         """
         changes = self._changes_at(first)
         phase = next((change.phase for change in reversed(changes) if isinstance(change, PhaseBegun)), phase)
@@ -296,9 +304,7 @@ class SampleOrder:
     def _waits_for(self, shares: Mapping[str, Fraction], epochs: Mapping[str, int]) -> tuple[str, ...]:
         """Return the channels that are used up and whose rules say to wait for further parts."""
         rules = {name: rules_of(name, self.recipe.rules) for name in shares}
-        return tuple(
-            name for name in shares if rules[name].when_low == "wait" and is_used_up(epochs[name], rules[name])
-        )
+        return tuple(name for name in shares if rules[name].when_low == "wait" and rules[name].is_used_up(epochs[name]))
 
     def _end_of(self, course: _Course, epochs: Mapping[str, int]) -> int | None:
         """Return the begin of the next course: the next change, or the first sample at which a share changes."""
@@ -307,7 +313,7 @@ class SampleOrder:
             for in_blend, channel in enumerate(course.channels.tolist()):
                 name, order = self.channel_names[channel], self._orders[channel]
                 rules = rules_of(name, self.recipe.rules)
-                next_epoch = epochs[name] + 1 if changes_at_epochs(rules) else rules.last_epoch
+                next_epoch = epochs[name] + 1 if rules.epoch_decay != 1 else rules.last_epoch
                 if next_epoch is not None:
                     first_of_it = order.last.begin_of(next_epoch) - course.drawn[channel]
                     ends.append(course.first + course.blend.sample_of(in_blend, first_of_it))

@@ -9,7 +9,7 @@ Shapes: P parts in use, n samples that are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -75,20 +75,31 @@ class ChannelSamples:
     indices: npt.NDArray[np.int64]
     """Number of the sample among the packed samples of its cut, before they are shuffled."""
     salts: npt.NDArray[np.uint64]
-    """`Cut.salt` of the cut that the sample is from."""
+    """`Cut.salt` of the sample's cut: keeps samples of a turn apart that was cut anew."""
+
+
+def joined(
+    owners: npt.NDArray[np.int64], locate: Callable[[int, npt.NDArray[np.bool_]], ChannelSamples]
+) -> ChannelSamples:
+    """Ask each owner of some of n samples for their addresses, and return them in the order of the question.
+
+    `owners` has the number of each sample's owner, [n]. `locate` gets such a number, and which samples are meant, [n].
+    """
+    parts, epochs, indices = (np.empty(len(owners), dtype=np.int64) for _ in range(3))
+    salts = np.empty(len(owners), dtype=np.uint64)
+    for owner in np.unique(owners).tolist():
+        chosen = owners == owner
+        found = locate(owner, chosen)
+        parts[chosen], epochs[chosen], indices[chosen] = found.parts, found.epochs, found.indices
+        salts[chosen] = found.salts
+    return ChannelSamples(parts=parts, epochs=epochs, indices=indices, salts=salts)
 
 
 class Stretch:
     """The samples of a channel from number `first` on, under unchanging terms, until another stretch begins."""
 
     def __init__(self, turns: ChannelTurns, terms: Terms, progress: ChannelProgress, first: int) -> None:
-        """Count the samples of every part.
-
-        Args:
-            turns: The parts of the channel.
-            terms: The terms of this stretch.
-            progress: The point from which the stretch continues.
-            first: Number of its first sample among those of the channel.
+        """Count the samples of every part. The stretch continues from `progress` with the channel's sample `first`.
 
         Raises:
             DataError: No part holds a whole sample.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -22,8 +22,8 @@ import numpy.typing as npt
 import xxhash
 
 from harness.data.files.channels import Channel
-from harness.data.files.parts import Part, check_token_width
-from harness.data.order.cuts import Cut, CutSamples, Packing, Quarantine
+from harness.data.files.parts import Part, check_width
+from harness.data.order.cuts import Cut, CutSamples, Quarantine
 from harness.data.order.fitting import num_best_fit, num_end_to_end
 from harness.data.order.packing import OpenPart, PartOpener
 from harness.data.order.recipe import Recipe, rules_of
@@ -42,19 +42,6 @@ def num_held_out_documents(channel: Channel, held_out_share: float) -> int:
     return ceil(Fraction(repr(held_out_share)) * channel.parts[0].num_documents)
 
 
-def check_width(channel: str, parts: Iterable[Part], vocab_size: int) -> None:
-    """Check by arithmetic that the tokens of parts can hold the vocabulary.
-
-    Raises:
-        DataError: The tokens of a part are too narrow.
-    """
-    for part in parts:
-        try:
-            check_token_width(part, vocab_size)
-        except DataError as error:
-            raise DataError(f"channel {channel}: {error}") from error
-
-
 class ChannelTurns:
     """The parts of one channel and the samples that they make. Safe to use from several threads."""
 
@@ -68,10 +55,10 @@ class ChannelTurns:
         self.vocab_size = recipe.vocab_size
         self._seed = recipe.seed
         self._open_part = open_part
-        rules = rules_of(channel.name, recipe.rules)
-        self.window = rules.window_parts
+        self._rules = rules_of(channel.name, recipe.rules)
+        self.window = self._rules.window_parts
         """Number of parts that share a turn, with their samples mixed."""
-        self._packing = Packing(keeps_order=rules.order == "as_written", is_best_fit=rules.packing == "best_fit")
+        self._is_best_fit = self._rules.packing == "best_fit"
         self._num_best_fit: dict[tuple[int, int, Quarantine], int] = {}
         self._recent: OrderedDict[Cut, CutSamples] = OrderedDict()
         self._mix = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_mix)
@@ -124,7 +111,7 @@ class ChannelTurns:
         Raises:
             DataError: A part that is opened is damaged.
         """
-        if not self._packing.is_best_fit:
+        if not self._is_best_fit:
             return num_end_to_end(self._tokens_of(cut), cut.seq_length)
         if cut.previous is not None:
             return len(self.samples(cut).samples)
@@ -141,7 +128,7 @@ class ChannelTurns:
         Raises:
             DataError: With best-fit packing, a part is damaged.
         """
-        if self._packing.is_best_fit:
+        if self._is_best_fit:
             cuts = (Cut(part, 0, seq_length, quarantine.get(part, ())) for part in range(num_parts))
             return np.array([self.count(cut) for cut in cuts], dtype=np.int64)
         tokens = self.num_tokens[:num_parts].copy()
@@ -152,7 +139,7 @@ class ChannelTurns:
 
     def num_inputs(self, cut: Cut, start: int, stop: int) -> int:
         """Count the tokens that samples `start … stop - 1` of a cut take as input."""
-        if self._packing.is_best_fit:
+        if self._is_best_fit:
             return self.samples(cut).num_inputs(start, stop)
         return (stop - start) * cut.seq_length
 
@@ -233,7 +220,7 @@ class ChannelTurns:
     def _make(self, cut: Cut) -> CutSamples:
         opened = self._open(cut.part)
         names = (self._seed, self.channel.name, opened.part.name, cut.epoch)
-        return CutSamples(cut, opened, self.num_documents(cut.part), names, self._packing)
+        return CutSamples(cut, opened, self.num_documents(cut.part), names, self._rules)
 
     def _open(self, part: int) -> OpenPart:
         with self.naming_the_channel():

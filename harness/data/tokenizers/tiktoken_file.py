@@ -23,7 +23,7 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from harness.data.tokenizers.tokenizer_file import END_OF_DOCUMENT_NAMES, import_library, no_end_of_document
+from harness.data.tokenizers.tokenizer_file import end_of_document_id, import_library
 from harness.errors import DataError
 
 _LETTERS = r"[^\r\n\p{L}\p{N}]?"
@@ -108,7 +108,7 @@ class TiktokenTokenizer:
             raise DataError(f"tokenizer {path}: tiktoken does not take it ({error}).") from error
         self.hash = xxhash.xxh3_64_hexdigest(content + description)
         self.vocab_size = int(self._encoding.max_token_value) + 1
-        self.end_of_document_id = self._find_end_of_document()
+        self.end_of_document_id = end_of_document_id(path, special)
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""
@@ -129,12 +129,6 @@ class TiktokenTokenizer:
         for token, rank in self._ranks.items():
             sizes[rank] = len(token)
         return sizes
-
-    def _find_end_of_document(self) -> int:
-        for name in END_OF_DOCUMENT_NAMES:
-            if name in self.splitting.special_tokens:
-                return self.splitting.special_tokens[name]
-        raise DataError(no_end_of_document(self.path))
 
 
 def _beside(path: Path) -> Path:

@@ -16,7 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from harness.data.tokenizers.tiktoken_file import TiktokenTokenizer, is_tiktoken
-from harness.data.tokenizers.tokenizer_file import END_OF_DOCUMENT_NAMES, import_library, no_end_of_document
+from harness.data.tokenizers.tokenizer_file import end_of_document_id, import_library
 from harness.errors import DataError
 
 SPACE_MARK = "▁"
@@ -27,7 +27,6 @@ class Tokenizer(Protocol):
     """A tokenizer as the harness uses it."""
 
     path: Path
-    """The file that was opened."""
     hash: str
     """xxh3 (64 bits, hexadecimal) of that file: two tokenizers with equal hashes give equal ids."""
     vocab_size: int
@@ -140,11 +139,9 @@ class SentencePieceTokenizer:
         processor = self._processor
         if processor.eos_id() >= 0:
             return int(processor.eos_id())
-        for name in END_OF_DOCUMENT_NAMES:
-            token_id = int(processor.piece_to_id(name))
-            if processor.is_control(token_id) and processor.id_to_piece(token_id) == name:
-                return token_id
-        raise DataError(no_end_of_document(self.path))
+        return end_of_document_id(
+            self.path, {name: int(processor.piece_to_id(name)) for name in self.control_symbols()}
+        )
 
 
 class HuggingFaceTokenizer:
@@ -170,7 +167,8 @@ class HuggingFaceTokenizer:
         self.path = path
         self.hash = xxhash.xxh3_64_hexdigest(content)
         self.vocab_size = max(self._vocabulary.values()) + 1
-        self.end_of_document_id = self._find_end_of_document()
+        own = _configured_end(path.with_name("tokenizer_config.json"))
+        self.end_of_document_id = end_of_document_id(path, self._vocabulary, own)
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""
@@ -212,12 +210,6 @@ class HuggingFaceTokenizer:
             else:
                 sizes[token_id] = bytes_of_piece(piece)
         return sizes
-
-    def _find_end_of_document(self) -> int:
-        for name in (*_configured_end(self.path.with_name("tokenizer_config.json")), *END_OF_DOCUMENT_NAMES):
-            if name in self._vocabulary:
-                return self._vocabulary[name]
-        raise DataError(no_end_of_document(self.path))
 
 
 def _bytes_of_piece(piece: str) -> int:

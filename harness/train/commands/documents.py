@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,15 +18,6 @@ from harness.train.state import TrainState
 from harness.train.steps.adoption import write_down
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """The outcome on rank 0, on which all ranks act."""
-
-    cursor: Cursor | None = None
-    problem: str | None = None
-    """Reason why the command cannot be carried out."""
-
-
 def quarantine_documents(run: Run, state: TrainState, command: Command) -> TrainState:
     """Carry out a command about documents. Every rank must call it.
 
@@ -36,51 +27,44 @@ def quarantine_documents(run: Run, state: TrainState, command: Command) -> Train
     """
     request = command.request
     assert isinstance(request, Quarantine), "the table has the kind"
-    outcome = collectives.from_rank_0(_entered(run, state.cursor, request) if run.ranks.is_writer else _Outcome())
-    if run.recorder is not None:
-        count = sum(map(len, request.documents.values()))
-        if outcome.cursor is None:
-            problem = (
-                f"warning: the command {command.source} about {count} documents was not carried out: {outcome.problem}"
-            )
-            run.recorder.event(
-                QuarantineRefused(
-                    attempt=state.attempt,
-                    step=state.step,
-                    documents=request.documents,
-                    lift=request.lift,
-                    command=command.source,
-                    reason=command.reason,
-                    problem=str(outcome.problem),
-                )
-            )
-            run.recorder.message(problem)
-        else:
-            run.recorder.event(
-                Quarantined(
-                    attempt=state.attempt,
-                    step=state.step,
-                    documents=request.documents,
-                    lift=request.lift,
-                    command=command.source,
-                    reason=command.reason,
-                    position=outcome.cursor.next_position,
-                )
-            )
-            done = "are in samples again" if request.lift else "are in no sample"
-            run.recorder.message(f"{count} documents {done} from position {outcome.cursor.next_position} on")
-    return state if outcome.cursor is None else replace(state, cursor=outcome.cursor)
+    found = collectives.from_rank_0(_entered(run, state.cursor, request) if run.ranks.is_writer else "")
+    count = sum(map(len, request.documents.values()))
+    if isinstance(found, str):
+        refused = QuarantineRefused(
+            attempt=state.attempt,
+            step=state.step,
+            documents=request.documents,
+            lift=request.lift,
+            command=command.source,
+            reason=command.reason,
+            problem=found,
+        )
+        text = f"warning: the command {command.source} about {count} documents was not carried out: {found}"
+        run.announce(text, refused)
+        return state
+    quarantined = Quarantined(
+        attempt=state.attempt,
+        step=state.step,
+        documents=request.documents,
+        lift=request.lift,
+        command=command.source,
+        reason=command.reason,
+        position=found.next_position,
+    )
+    done = "are in samples again" if request.lift else "are in no sample"
+    run.announce(f"{count} documents {done} from position {found.next_position} on", quarantined)
+    return replace(state, cursor=found)
 
 
-def _entered(run: Run, cursor: Cursor, request: Quarantine) -> _Outcome:
-    """Return the cursor with the documents in its history, after writing them to the journal."""
+def _entered(run: Run, cursor: Cursor, request: Quarantine) -> Cursor | str:
+    """Return the cursor with the documents in its history, after writing them to the journal; or why not."""
     try:
         changed = changed_cursor(run, cursor, request)
         run.data.stream.peek_hash(changed)  # would show that too little is left of a channel
         write_down(run, cursor.history, changed.history)
     except (DataError, SaveFailedError) as error:
-        return _Outcome(problem=str(error))
-    return _Outcome(cursor=changed)
+        return str(error)
+    return changed
 
 
 def changed_cursor(run: Run, cursor: Cursor, request: Quarantine) -> Cursor:

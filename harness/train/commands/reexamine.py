@@ -16,13 +16,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-from harness.data.order.cursor import Cursor, Positions, rank_positions
+from harness.data.order.cursor import Cursor, Positions
 from harness.data.signs import text_signs, token_signs
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, HarnessError
@@ -34,17 +34,7 @@ from harness.run.event_types import Evidence, EvidenceRefused
 from harness.run.files import replace_file
 from harness.train.run import Run
 from harness.train.state import TrainState
-
-Sums = dict[int, tuple[float, float]]
-"""(summed loss, tokens) of samples by position."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Beginning:
-    """Cursor before the first of the steps, found by rank 0; or the reason why it cannot be found."""
-
-    cursor: Cursor | None = None
-    problem: str | None = None
+from harness.train.steps.blame import Sums, own_losses
 
 
 def reexamine(run: Run, state: TrainState, command: Command) -> TrainState:
@@ -54,11 +44,9 @@ def reexamine(run: Run, state: TrainState, command: Command) -> TrainState:
     """
     assert isinstance(command.request, requests.Evidence), "the table has the kind"
     first, last = command.request.steps
-    beginning = collectives.from_rank_0(_beginning(run, state, first, last) if run.ranks.is_writer else _Beginning())
-    if beginning.cursor is None:
-        _report_refusal(run, state, command, str(beginning.problem))
-        return state
-    cursor = beginning.cursor
+    cursor = collectives.from_rank_0(_beginning(run, state, first, last) if run.ranks.is_writer else "")
+    if isinstance(cursor, str):
+        return _refused(run, state, command, cursor)
     steps: dict[int, int] = {}
     own: Sums = {}
     for step in range(first, last + 1):
@@ -72,22 +60,21 @@ def reexamine(run: Run, state: TrainState, command: Command) -> TrainState:
     try:
         path = _write(run, last, list(_lines(run, state.cursor, steps, totals)))
     except (OSError, HarnessError) as error:
-        _report_refusal(run, state, command, str(error))
-        return state
-    run.recorder.event(
-        Evidence(attempt=state.attempt, step=state.step, steps=(first, last), path=str(path), command=command.source)
+        return _refused(run, state, command, str(error))
+    evidence = Evidence(
+        attempt=state.attempt, step=state.step, steps=(first, last), path=str(path), command=command.source
     )
-    run.recorder.message(f"evidence of steps {first} to {last} is in {path}")
+    run.announce(f"evidence of steps {first} to {last} is in {path}", evidence)
     return state
 
 
-def _beginning(run: Run, state: TrainState, first: int, last: int) -> _Beginning:
-    """Return the cursor before step `first` of the line that led to the state."""
+def _beginning(run: Run, state: TrainState, first: int, last: int) -> Cursor | str:
+    """Return the cursor before step `first` of the line that led to the state, or why it cannot be found."""
     if last > state.step:
-        return _Beginning(problem=f"steps {first} to {last} are not done yet: the run is at step {state.step}")
+        return f"steps {first} to {last} are not done yet: the run is at step {state.step}"
     if first < run.phase.first_step:
-        return _Beginning(
-            problem=f"steps {first} to {last} are not all of phase {run.phase.name}, which began with step "
+        return (
+            f"steps {first} to {last} are not all of phase {run.phase.name}, which began with step "
             f"{run.phase.first_step}, and whose model and samples are not those of the phase before"
         )
     earlier = (entry for entry in line_of(run.store.list(), state.saved) if entry.step < first)
@@ -101,28 +88,17 @@ def _beginning(run: Run, state: TrainState, first: int, last: int) -> _Beginning
             found = cursor
         cursor = run.data.stream.take(cursor)[1].passed(state.cursor.history)
         step += 1
-    if found is None or cursor != state.cursor.passed(
-        state.cursor.history
-    ):  # another batch size, or a window that was added behind the cursor
-        return _Beginning(problem=f"the samples of steps {first} to {last} can no longer be determined")
-    return _Beginning(cursor=found)
+    if found is None or cursor != state.cursor.passed(state.cursor.history):
+        # Another batch size, or a window that was added behind the cursor.
+        return f"the samples of steps {first} to {last} can no longer be determined"
+    return found
 
 
 def _own_sums(run: Run, cursor: Cursor, positions: Positions) -> Sums:
-    """Return the loss sums of this rank's samples of the step at the cursor, {position: (loss, tokens)}.
-
-    Empty on ranks that are not on the last pipeline stage. Every rank must call it.
-    """
+    """Compute the losses of this rank's samples of the step at the cursor. Every rank must call it."""
     data = run.data.stream.step(cursor)
     run.pipeline.forward(data.micro_batches or (None,) * run.phase.num_microbatches_of(len(positions)), flags=())
-    losses = run.pipeline.last_sample_losses()
-    mine = rank_positions(
-        positions,
-        dp_rank=run.ranks.dp.rank,
-        dp_size=run.ranks.dp.size,
-        micro_batch_size=run.phase.micro_batch_size,
-    )
-    return dict(zip(mine.reshape(-1).tolist(), losses, strict=True)) if losses else {}
+    return own_losses(run, positions)
 
 
 def _added(of_ranks: Sequence[Sums]) -> Sums:
@@ -139,28 +115,21 @@ def _lines(run: Run, cursor: Cursor, steps: Mapping[int, int], totals: Sums) -> 
     """Yield one line per sample: samples whose loss is not finite first, then by falling loss."""
     means = {position: loss / tokens if tokens else 0.0 for position, (loss, tokens) in totals.items()}
     ordered = sorted(means, key=lambda position: (-_height(means[position]), position))
-    order = run.data.stream.order(cursor)
-    samples = order.locate(np.array(ordered, dtype=np.int64))
-    rows = np.empty((len(ordered), run.phase.seq_length + 1), dtype=np.int64)
-    counts = order.read(samples, out=rows)
+    positions = np.array(ordered, dtype=np.int64)
     tokenizer = _tokenizer(run)
-    described = zip(ordered, order.addresses(samples), order.documents_of(samples), rows, counts, strict=True)
-    for position, address, documents, row, tokens_of_documents in described:
-        tokens = row[: sum(tokens_of_documents)]
+    for sample in run.data.stream.order(cursor).read_at(positions, run.phase.seq_length):
+        position = sample.position
         fields: dict[str, object] = {
             "step": steps[position],
             "position": position,
             "loss": means[position] if math.isfinite(means[position]) else None,
             "tokens": int(totals[position][1]),
-            "channel": address.channel,
-            "part": address.part,
-            "epoch": address.epoch,
-            "sample": address.index,
-            "documents": [span.document for span in documents],
-            **token_signs(tokens),
+            **sample.address.to_json(),
+            "documents": [span.document for span in sample.documents],
+            **token_signs(sample.tokens),
         }
         if tokenizer is not None:
-            fields |= text_signs(tokenizer.decode(tokens.tolist()))
+            fields |= text_signs(tokenizer.decode(sample.tokens.tolist()))
         yield json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -188,9 +157,7 @@ def _write(run: Run, last: int, lines: Sequence[str]) -> Path:
     return path
 
 
-def _report_refusal(run: Run, state: TrainState, command: Command, problem: str) -> None:
-    if run.recorder is not None:
-        run.recorder.event(
-            EvidenceRefused(attempt=state.attempt, step=state.step, reason=problem, command=command.source)
-        )
-        run.recorder.message(f"warning: no evidence for {command.source}: {problem}")
+def _refused(run: Run, state: TrainState, command: Command, problem: str) -> TrainState:
+    refused = EvidenceRefused(attempt=state.attempt, step=state.step, reason=problem, command=command.source)
+    run.announce(f"warning: no evidence for {command.source}: {problem}", refused)
+    return state

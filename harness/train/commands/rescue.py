@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 
 from harness.parallel import collectives
 from harness.run.commands.command import Command
@@ -18,29 +17,19 @@ _LOOK_EVERY_S = 0.25
 _ANSWERS = frozenset((CommandKind.ROLLBACK, CommandKind.STOP, CommandKind.STOP_FOR_PERSON, CommandKind.SAVE_AND_STOP))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rescue:
-    """The decision for a state that is not finite, and the commands behind it."""
-
-    decision: Decision
-    commands: list[Command]
-
-
-def await_rescue(run: Run, state: TrainState, commands: list[Command]) -> Rescue:
+def await_rescue(run: Run, state: TrainState, commands: list[Command]) -> tuple[Decision, list[Command]]:
     """Wait at most `watch.answer_within_s` for a command to roll back or to stop. Every rank must call it.
+
+    Returns the decision, and the commands behind it: those that came during the step, and those that came since. The
+    step's record must have been written, so that the watcher can see it.
 
     Does not wait without a watcher, or if it may only alert. The step was not applied, so the weights are those of the
     step before, and commands for evidence can be carried out meanwhile.
-
-    Args:
-        run: The run.
-        state: The state after the step; the step's record has been written, so that the watcher can see it.
-        commands: Commands that came during the step.
     """
     received = list(commands)
     patience_s = collectives.from_rank_0(_patience_s(run))
-    if patience_s and run.recorder is not None:
-        run.recorder.message(f"waiting up to {patience_s:g} s for the watcher to roll back")
+    if patience_s:
+        run.announce(f"waiting up to {patience_s:g} s for the watcher to roll back")
     deadline = time.monotonic() + patience_s
     while not any(command.kind in _ANSWERS for command in received):
         if collectives.from_rank_0(time.monotonic() >= deadline):
@@ -48,7 +37,7 @@ def await_rescue(run: Run, state: TrainState, commands: list[Command]) -> Rescue
         run.heartbeat.enter(Activity.OPTIMIZER, state.step)  # a sign of progress: this wait is not a hang
         time.sleep(_LOOK_EVERY_S)
         received += run.inbox.before_first_step()
-    return Rescue(decision=decide(run.milestones, state, received, finite=False), commands=received)
+    return decide(run.milestones, state, received, finite=False), received
 
 
 def _patience_s(run: Run) -> float:

@@ -17,7 +17,7 @@ from harness.run.checkpoints.manifest import Adjustment, RollbackRecord
 from harness.run.checkpoints.verify import verify_before_load
 from harness.run.commands.command import Command
 from harness.run.commands.requests import Rollback
-from harness.run.event_types import RollbackDone, RollbackRefused, RolledBack, StepEvent
+from harness.run.event_types import RollbackDone, RollbackRefused, RolledBack
 from harness.run.order_file import rollbacks_in_journal
 from harness.train.run import Run
 from harness.train.saving.aftermath import conclude_rollback
@@ -55,7 +55,7 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
     plan = collectives.from_rank_0(own)
     if plan.was_done:
         done = RollbackDone(attempt=state.attempt, step=state.step, command=command.source)
-        _report(run, done, f"the rollback by {command.source} was carried out before")
+        run.announce(f"the rollback by {command.source} was carried out before", done)
         conclude_rollback(run, state)
         return state
     if plan.target is None:
@@ -77,13 +77,13 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
         from_memory=from_memory,
     )
     skipping = list(rolled_back.cursor.skip_windows)
-    _report(run, event, f"rolled back from step {state.step} to {plan.target.path}; skipping {skipping}")
+    run.announce(f"rolled back from step {state.step} to {plan.target.path}; skipping {skipping}", event)
     return rolled_back
 
 
 def _refused(run: Run, state: TrainState, command: Command, problem: str | None) -> TrainState:
-    text = f"warning: the rollback by {command.source} was not carried out: {problem}"
-    _report(run, RollbackRefused(attempt=state.attempt, step=state.step, command=command.source, reason=problem), text)
+    refused = RollbackRefused(attempt=state.attempt, step=state.step, command=command.source, reason=problem)
+    run.announce(f"warning: the rollback by {command.source} was not carried out: {problem}", refused)
     return state
 
 
@@ -167,9 +167,3 @@ def positions_of_steps(
             start = int(positions[0])
         stop = int(positions[-1]) + 1
     return start, max(start, stop)
-
-
-def _report(run: Run, event: StepEvent, text: str) -> None:
-    if run.recorder is not None:
-        run.recorder.event(event)
-        run.recorder.message(text)

@@ -17,7 +17,6 @@ class Flight:
     """A save that has begun. First every rank writes, then the first one publishes."""
 
     state: TrainState
-    """The state that is saved."""
     partial: Path
     manifest: Manifest | None
     """Only on the writer; without the files."""

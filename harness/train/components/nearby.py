@@ -25,13 +25,24 @@ from harness.train.components.found import Start, attempt_after
 from harness.train.components.identity import config_hash, versions
 
 
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """The share of one rank in the state after a step, in memory."""
+
+    step: int
+    attempt: int
+    tensors: tuple[torch.Tensor, ...]
+    """Copies in the host's memory, in the order of `harness.train.saving.snapshots.live`."""
+    optimizer_steps: tuple[int, ...]
+    """Updates that each parameter group of the optimizer has counted."""
+
+
 @dataclass(kw_only=True)
 class Nearby:
     """A rank's folder, and the thread that writes into it."""
 
     folder: NodeFolder
     start: str
-    """Name of this start."""
     kept: int
     """Number of snapshots to keep."""
     problem: str | None = None
@@ -39,11 +50,6 @@ class Nearby:
     is_refusal_reported: bool = False
     _pool: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(max_workers=1))
     _writing: Future[None] | None = None
-
-    @staticmethod
-    def of(folder: NodeFolder, config: Config, start: Start) -> Nearby:
-        """Return the writer of a rank for this start."""
-        return Nearby(folder=folder, start=start.name, kept=config.checkpoint.snapshots_kept)
 
     @property
     def is_writing(self) -> bool:

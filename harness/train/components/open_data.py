@@ -44,7 +44,6 @@ class RunData:
     held_out: tuple[HeldOut | None, ...]
     """Held-out samples by phase; None if it evaluates nothing or has no held-out samples."""
     recipe: Recipe
-    """The parameters of the sample order."""
     identity: dict[str, Any]
     """Model and tokenizer, as plain JSON values."""
     arrivals: Arrivals | None
@@ -64,13 +63,8 @@ class RunData:
 def open_data(config: Config, plan: Plan, ranks: Ranks, *, pin_memory: bool, num_parts: Mapping[str, int]) -> RunData:
     """Open the channels of all phases.
 
-    Args:
-        config: The configuration.
-        plan: Its plan.
-        ranks: This process's place.
-        pin_memory: Whether batches go to a GPU.
-        num_parts: Number of parts of each channel that the run has used so far. Parts that were finished since then are
-            left out here and adopted later. Of channels without a number all parts are used.
+    `num_parts` has the number of parts of each channel that the run has used so far. Parts that were finished since
+    then are left out here and adopted later. Of channels without a number all parts are used.
 
     Raises:
         DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.

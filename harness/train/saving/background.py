@@ -70,10 +70,9 @@ def _begin(run: Run, state: TrainState) -> TrainState:
         return saving.conclude(run, state, state, None, problem, time.perf_counter() - started_s)
     norms = run.optimizer.state_norms()
     writing = mcore.begin_save(partial, run.pipeline.chunks, run.optimizer.megatron)
-    if writing.not_beside is not None and run.recorder is not None:
+    if writing.not_beside is not None:
         text = f"warning: no process could be started to write beside training, which waited: {writing.not_beside}"
-        run.recorder.event(SaveWaited(attempt=state.attempt, step=state.step, reason=writing.not_beside))
-        run.recorder.message(text)
+        run.announce(text, SaveWaited(attempt=state.attempt, step=state.step, reason=writing.not_beside))
     run.in_flight.flight = Flight(
         state=state,
         partial=partial,
@@ -106,10 +105,7 @@ def _finish(run: Run, state: TrainState, flight: Flight) -> TrainState:
     """Return the state after the checkpoint was published or refused; every rank gets the same result."""
     outcome: tuple[Path | None, str | None] = (None, None)
     if flight.publishing is not None:
-        try:
-            outcome = flight.publishing.result(), None
-        except SaveFailedError as error:
-            outcome = None, str(error)
+        outcome = saving.path_or_problem(flight.publishing.result)
     path, problem = collectives.from_rank_0(outcome)
     run.in_flight.flight = None
     return saving.conclude(run, state, flight.state, path, problem, time.perf_counter() - flight.started_s)

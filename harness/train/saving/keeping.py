@@ -12,8 +12,7 @@ from harness.checkpoint.node_folder import SnapshotRecord
 from harness.errors import CheckpointError
 from harness.parallel import collectives
 from harness.run.checkpoints.manifest import read_manifest
-from harness.train.components.nearby import Nearby
-from harness.train.components.snapshot_store import Snapshot
+from harness.train.components.nearby import Nearby, Snapshot
 from harness.train.run import Run
 from harness.train.saving.saving import manifest
 from harness.train.saving.snapshots import take_snapshot

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,19 +62,21 @@ def conclude(
     return state
 
 
-def estimated_bytes(run: Run) -> int:
-    """Return the size of a checkpoint: weights, and fp32 master weights with the optimizer's state."""
-    return run.plan.num_parameters * run.config.optimizer.kind.checkpoint_bytes(run.config.precision.dtype)
+def path_or_problem(act: Callable[[], Path]) -> tuple[Path | None, str | None]:
+    """Return the path that an act on the disk gives, or the reason why it failed."""
+    try:
+        return act(), None
+    except SaveFailedError as error:
+        return None, str(error)
 
 
 def begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
     """Make the folder to write into, on the writer; return it, or the reason why it cannot be made."""
     if not run.ranks.is_writer:
         return None, None
-    try:
-        return run.store.begin(state.step, estimated_bytes=estimated_bytes(run)), None
-    except SaveFailedError as error:
-        return None, str(error)
+    # Weights, and fp32 master weights with the optimizer's state.
+    num_bytes = run.plan.num_parameters * run.config.optimizer.kind.checkpoint_bytes(run.config.precision.dtype)
+    return path_or_problem(lambda: run.store.begin(state.step, estimated_bytes=num_bytes))
 
 
 def _write(run: Run, state: TrainState, partial: Path) -> str | None:
@@ -100,10 +103,9 @@ def _publish(
 ) -> tuple[Path | None, str | None]:
     if not run.ranks.is_writer:
         return None, None
-    try:
-        return run.store.publish(partial, manifest(run, state, norms, time.perf_counter() - started_s)), None
-    except SaveFailedError as error:
-        return None, str(error)
+    return path_or_problem(
+        lambda: run.store.publish(partial, manifest(run, state, norms, time.perf_counter() - started_s))
+    )
 
 
 def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: float) -> Manifest:
@@ -152,27 +154,21 @@ def _prune(run: Run, saved: Path) -> None:
     try:
         entries = run.store.list()
     except OSError as error:  # the next save prunes again
-        assert run.recorder is not None, "the writer has a recorder"
-        run.recorder.message(f"warning: no checkpoint was removed: {error.strerror} ({error.filename})")
+        run.announce(f"warning: no checkpoint was removed: {error.strerror} ({error.filename})")
         return
     in_use = {saved, *before_steps(entries, evidence_steps(run.run_dir))}
     for entry in to_delete(entries, policy, in_use):
         try:
             run.store.remove(entry)
         except CheckpointError as error:
-            assert run.recorder is not None, "the writer has a recorder"
-            run.recorder.message(f"warning: {error}")
+            run.announce(f"warning: {error}")
 
 
 def _report(run: Run, state: TrainState, saved: TrainState, problem: str | None) -> None:
-    if run.recorder is None:
-        return
     if problem is None:
         assert state.checkpoint is not None and state.save_seconds is not None, "a save that succeeded has both"
-        run.recorder.event(
-            Saved(attempt=saved.attempt, step=saved.step, path=state.checkpoint, seconds=state.save_seconds)
-        )
-        run.recorder.message(f"saved {state.checkpoint} in {state.save_seconds} s")
+        event = Saved(attempt=saved.attempt, step=saved.step, path=state.checkpoint, seconds=state.save_seconds)
+        run.announce(f"saved {state.checkpoint} in {state.save_seconds} s", event)
     else:
-        run.recorder.event(SaveFailed(attempt=saved.attempt, step=saved.step, reason=problem))
-        run.recorder.message(f"warning: {problem}")
+        refused = SaveFailed(attempt=saved.attempt, step=saved.step, reason=problem)
+        run.announce(f"warning: {problem}", refused)

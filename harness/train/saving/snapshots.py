@@ -15,14 +15,14 @@ import torch
 from harness.checkpoint.mcore import complete_parameters
 from harness.parallel import collectives
 from harness.run.checkpoints.manifest import Manifest
-from harness.train.components.snapshot_store import Snapshot
+from harness.train.components.nearby import Snapshot
 from harness.train.run import Run
 from harness.train.state import TrainState
 
 
 def take_snapshot(run: Run, state: TrainState) -> Snapshot:
     """Copy the state, which must be the present one, and keep it. Every rank must call it."""
-    kept = run.snapshots.kept
+    kept = run.snapshots
     while len(kept) >= run.config.checkpoint.snapshots_kept:  # before the copy: never more memory than was asked for
         kept.popleft()
     complete_parameters(run.pipeline.chunks)
@@ -37,7 +37,8 @@ def restore_snapshot(run: Run, manifest: Manifest) -> bool:
 
     Returns whether they have. Every rank must call it and gets the same result. If it is False nothing is touched.
     """
-    found = run.snapshots.of(manifest)
+    key = (manifest.step, manifest.attempt)  # the attempt grows whenever a step is repeated
+    found = next((each for each in run.snapshots if (each.step, each.attempt) == key), None)
     tensors = tuple(live(run))
     fits = found is not None and [_form(one) for one in found.tensors] == [_form(one) for one in tensors]
     if not all(collectives.gathered(fits)):

@@ -23,8 +23,8 @@ from harness.run.heartbeats import Activity
 from harness.run.launch_folder import accept
 from harness.train.components.agreement import raising_together
 from harness.train.components.found import Start
+from harness.train.components.nearby import Snapshot
 from harness.train.components.open_data import RunData
-from harness.train.components.snapshot_store import Snapshot
 from harness.train.report import introduction
 from harness.train.run import Run
 from harness.train.saving.snapshots import live, restore_snapshot
@@ -121,7 +121,7 @@ def _load_snapshot(run: Run, record: SnapshotRecord, manifest: Manifest) -> None
         taken = Snapshot(
             step=record.step, attempt=record.attempt, tensors=tensors, optimizer_steps=record.optimizer_steps
         )
-        run.snapshots.kept.append(taken)
+        run.snapshots.append(taken)
     if not restore_snapshot(run, manifest):
         problems = [text for text in collectives.gathered(problem) if text is not None]
         raise CheckpointError(

@@ -81,8 +81,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
         with raising_together(ranks):
             data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", num_parts=start.num_parts)
-        closing.callback(data.close)
-        with raising_together(ranks):
+            closing.callback(data.close)
             require_same_data(config, plan, data, start)
         run = _introduced(
             _Parts(config=config, plan=plan, phase=phase, ranks=ranks, device=world.device, data=data),
@@ -90,7 +89,9 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             inbox=Inbox(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
             recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
             heartbeat=heartbeat,
-            nearby=None if folder is None else Nearby.of(folder, config, start),
+            nearby=None
+            if folder is None
+            else Nearby(folder=folder, start=start.name, kept=config.checkpoint.snapshots_kept),
         )
         closing.callback(run.in_flight.discard)
         if run.nearby is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 
 from harness.data.arrivals import NewParts
@@ -13,7 +13,7 @@ from harness.data.order.cursor import Cursor
 from harness.errors import DataError, SaveFailedError
 from harness.parallel import collectives
 from harness.run.commands.command import Command
-from harness.run.event_types import Adopted, PartsCame, PartsRefused, StepEvent, WaitingForParts
+from harness.run.event_types import Adopted, PartsCame, PartsRefused, WaitingForParts
 from harness.run.heartbeats import Activity
 from harness.run.order_changes import History, PhaseBegun, adoptions_of
 from harness.run.order_file import append_to_journal
@@ -23,14 +23,6 @@ from harness.train.state import TrainState
 _LOOK_EVERY_S = 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class Waited:
-    """The result of the wait for parts."""
-
-    state: TrainState
-    commands: list[Command]
-
-
 def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainState:
     """Return the state with the arrived parts in its data order. Every rank must call it with the same sums.
 
@@ -38,11 +30,7 @@ def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainSt
     """
     news = run.inbox.news(summed_flags)
     for refused in news.problems:
-        _report(
-            run,
-            PartsRefused(attempt=state.attempt, step=state.step, reason=refused),
-            f"warning: parts were refused: {refused}",
-        )
+        _announce_refusal(run, state, "refused", refused)
     if not news.parts:
         return state
     unseen = [problem for problem in collectives.gathered(_unseen(news)) if problem is not None]
@@ -52,11 +40,7 @@ def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainSt
     cursor = run.data.stream.adopted(state.cursor, news.parts)
     problem = collectives.from_rank_0(_not_written(run, state.cursor, cursor))
     if problem is not None:
-        _report(
-            run,
-            PartsRefused(attempt=state.attempt, step=state.step, reason=problem),
-            f"warning: parts were not adopted: {problem}",
-        )
+        _announce_refusal(run, state, "not adopted", problem)
         run.inbox.put_back(news)
         return state
     run.data.stream.extend(news.parts)
@@ -70,21 +54,22 @@ def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainSt
             tokens=tokens,
             position=adoptions_of(cursor.history, name)[-1].position,
         )
-        _report(run, adopted, f"adopted {len(parts)} parts of {name} ({tokens:,} tokens), first {parts[0].name}")
+        run.announce(f"adopted {len(parts)} parts of {name} ({tokens:,} tokens), first {parts[0].name}", adopted)
     return replace(state, cursor=cursor)
 
 
-def await_parts(run: Run, state: TrainState) -> Waited:
+def await_parts(run: Run, state: TrainState) -> tuple[TrainState, list[Command]]:
     """Wait until the next step has its samples, or a command comes. Every rank must call it.
 
-    Returns at once unless a channel with `when_low: wait` is used up.
+    Returns the state with the parts that came, and the commands. Returns at once unless a channel with `when_low: wait`
+    is used up.
 
     Raises:
         DataError: No more samples can be drawn, and no parts are adopted.
     """
     lacking = run.data.stream.lacks_parts_of(state.cursor)
     if not lacking:
-        return Waited(state=state, commands=[])
+        return state, []
     names = ", ".join(lacking)
     if not run.config.data.adopt_parts:
         raise DataError(
@@ -93,20 +78,20 @@ def await_parts(run: Run, state: TrainState) -> Waited:
         )
     run.heartbeat.enter(Activity.DATA, state.step + 1)
     text = f"warning: no data is left in {names}: training waits for further parts (`when_low: wait`)"
-    _report(run, WaitingForParts(attempt=state.attempt, step=state.step, channels=tuple(lacking)), text)
+    run.announce(text, WaitingForParts(attempt=state.attempt, step=state.step, channels=tuple(lacking)))
     began = time.monotonic()
     while lacking:
         flags = run.inbox.summed_flags()
         state = adopt(run, state, flags)
         if commands := run.inbox.agree(flags):
-            return Waited(state=state, commands=commands)
+            return state, commands
         lacking = run.data.stream.lacks_parts_of(state.cursor)
         if lacking:
             time.sleep(_LOOK_EVERY_S)
     waited_s = round(time.monotonic() - began, 3)
     came = PartsCame(attempt=state.attempt, step=state.step, channels=names, seconds=waited_s)
-    _report(run, came, f"parts of {names} came: training goes on")
-    return Waited(state=state, commands=[])
+    run.announce(f"parts of {names} came: training goes on", came)
+    return state, []
 
 
 def write_down(run: Run, before: History, after: History) -> None:
@@ -118,6 +103,11 @@ def write_down(run: Run, before: History, after: History) -> None:
     if run.ranks.is_writer:
         further = [each for each in after if each not in before and not isinstance(each, PhaseBegun)]
         append_to_journal(run.run_dir.order, further)
+
+
+def _announce_refusal(run: Run, state: TrainState, outcome: str, reason: str) -> None:
+    refused = PartsRefused(attempt=state.attempt, step=state.step, reason=reason)
+    run.announce(f"warning: parts were {outcome}: {reason}", refused)
 
 
 def _not_written(run: Run, before: Cursor, after: Cursor) -> str | None:
@@ -137,9 +127,3 @@ def _unseen(news: NewParts) -> str | None:
     except DataError as error:
         return str(error)
     return None
-
-
-def _report(run: Run, event: StepEvent, text: str) -> None:
-    if run.recorder is not None:
-        run.recorder.event(event)
-        run.recorder.message(text)

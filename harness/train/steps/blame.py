@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from harness.data.order.cursor import rank_positions
+from harness.data.order.cursor import Positions, rank_positions
 from harness.parallel import collectives
 from harness.run.event_types import NotFinite
 from harness.run.files import replace_file
@@ -16,6 +16,8 @@ from harness.train.state import TrainState
 from harness.train.steps.step import StepResult
 
 Finding = dict[str, object]
+Sums = dict[int, tuple[float, float]]
+"""(summed loss, tokens) of samples by position."""
 
 
 def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
@@ -36,46 +38,45 @@ def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
         run.recorder.message(f"warning: cannot write {path}: {error.strerror or error}")
     channels = sorted({str(finding["channel"]) for finding in findings if "channel" in finding})
     ranks = sorted({finding["rank"] for finding in findings}, key=str)
-    run.recorder.event(
-        NotFinite(
-            attempt=state.attempt,
-            step=step,
-            loss=result.loss,
-            grad_norm=result.grad_norm,
-            channels=tuple(channels),
-            ranks=tuple(ranks),
-            evidence=str(path),
-        )
+    event = NotFinite(
+        attempt=state.attempt,
+        step=step,
+        loss=result.loss,
+        grad_norm=result.grad_norm,
+        channels=tuple(channels),
+        ranks=tuple(ranks),
+        evidence=str(path),
     )
-    run.recorder.message(
+    run.announce(
         f"error: step {step} is not finite: loss {result.loss}, gradient norm {result.grad_norm}; ranks {ranks}, "
         f"channels {channels}. It was not applied and nothing was saved. The samples are in {path}; the last "
-        "checkpoint is good: find the cause, then start again."
+        "checkpoint is good: find the cause, then start again.",
+        event,
     )
+
+
+def own_losses(run: Run, positions: Positions) -> Sums:
+    """Return the losses of this rank's last micro-batches, given the positions of the whole global batch.
+
+    Empty on ranks that are not on the last pipeline stage.
+    """
+    losses = run.pipeline.last_sample_losses()
+    mine = rank_positions(
+        positions,
+        dp_rank=run.ranks.dp.rank,
+        dp_size=run.ranks.dp.size,
+        micro_batch_size=run.phase.micro_batch_size,
+    )
+    return dict(zip(mine.reshape(-1).tolist(), losses, strict=True)) if losses else {}
 
 
 def _own_samples(run: Run, state: TrainState, result: StepResult) -> list[Finding]:
     """Return the samples of this rank whose loss is not finite (known on the last pipeline stage)."""
-    losses = run.pipeline.last_sample_losses()
-    positions = rank_positions(
-        result.data.positions,
-        dp_rank=run.ranks.dp.rank,
-        dp_size=run.ranks.dp.size,
-        micro_batch_size=run.phase.micro_batch_size,
-    ).reshape(-1)
-    not_finite = [
-        int(position) for (loss, _), position in zip(losses, positions, strict=bool(losses)) if not math.isfinite(loss)
-    ]
+    losses = own_losses(run, result.data.positions)
+    not_finite = [position for position, (loss, _) in losses.items() if not math.isfinite(loss)]
     addresses = run.data.stream.addresses(state.cursor, np.array(not_finite, dtype=np.int64)) if not_finite else []
     return [
-        {
-            "rank": run.ranks.world.rank,
-            "position": position,
-            "channel": address.channel,
-            "part": address.part,
-            "epoch": address.epoch,
-            "sample": address.index,
-        }
+        {"rank": run.ranks.world.rank, "position": position, **address.to_json()}
         for position, address in zip(not_finite, addresses, strict=True)
     ]
 

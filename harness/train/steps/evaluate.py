@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 
 import torch
 
@@ -44,7 +44,8 @@ def evaluate(
     arrived: list[Command] = []
     if held_out is None:
         return Evaluation(values={}, commands=arrived)
-    batches = _micro_batches(held_out, ranks, pipeline.micro_batch_size)
+    own = (ranks.dp.rank, ranks.dp.size, pipeline.micro_batch_size)
+    batches = chain.from_iterable(validation.micro_batches(*own) for validation in held_out.sets)
     sums: list[Totals] = []
     while chunk := list(islice(batches, num_microbatches)):
         chunk += [_masked(chunk[-1])] * (num_microbatches - len(chunk))
@@ -53,11 +54,6 @@ def evaluate(
         if any(command.request.interrupts for command in arrived):
             return Evaluation(values={}, commands=arrived)
     return Evaluation(values=_values(held_out, sums), commands=arrived)
-
-
-def _micro_batches(held_out: HeldOut, ranks: Ranks, micro_batch_size: int) -> Iterator[Batch]:
-    for validation in held_out.sets:
-        yield from validation.micro_batches(ranks.dp.rank, ranks.dp.size, micro_batch_size)
 
 
 def _masked(batch: Batch) -> Batch:

@@ -49,9 +49,8 @@ def compare_ranks(run: Run, state: TrainState, step_s: float) -> dict[str, float
     # Processes that share the cores of one machine are slow by turns, so their times mean nothing.
     is_telling = run.device.type == "cuda" or len({pace.host for pace in paces}) > 1
     run.heartbeat.compute_ms = round(own.compute_ms, 3) if is_telling else None
-    if run.recorder is not None and is_telling and (text := slow_text(paces)):
-        run.recorder.event(SlowRanks(attempt=state.attempt, step=state.step, reason=text))
-        run.recorder.message(f"warning: {text}")
+    if is_telling and (text := slow_text(paces)):
+        run.announce(f"warning: {text}", SlowRanks(attempt=state.attempt, step=state.step, reason=text))
     return spread(paces)
 
 

@@ -73,23 +73,20 @@ def take(run: Run, cursor: Cursor, step: int) -> tuple[Positions, Cursor]:
 
 
 def _report_begun(run: Run, state: TrainState, phase: PhasePlan) -> None:
-    if run.recorder is None:
-        return
     stays = run.milestones.has_layout_of(phase.first_step)
-    run.recorder.event(
-        PhaseBegun(
-            attempt=state.attempt,
-            step=state.step,
-            phase=phase.name,
-            before=run.phase.name,
-            seq_length=phase.seq_length,
-            global_batch_size=phase.global_batch_size,
-            shares={name: float(share) for name, share in phase.shares.items()},
-            rotary_base=in_phase(run.config, phase.index).model.rotary_base,
-            same_processes=stays,
-        )
+    begun = PhaseBegun(
+        attempt=state.attempt,
+        step=state.step,
+        phase=phase.name,
+        before=run.phase.name,
+        seq_length=phase.seq_length,
+        global_batch_size=phase.global_batch_size,
+        shares={name: float(share) for name, share in phase.shares.items()},
+        rotary_base=in_phase(run.config, phase.index).model.rotary_base,
+        same_processes=stays,
     )
-    run.recorder.message(
+    run.announce(
         f"phase {phase.name} from step {state.step + 1} to {phase.last_step}: {phase.global_batch_size:,} samples of "
-        f"{phase.seq_length:,} tokens" + ("" if stays else ", in a layout of its own")
+        f"{phase.seq_length:,} tokens" + ("" if stays else ", in a layout of its own"),
+        begun,
     )
