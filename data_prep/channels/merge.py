@@ -147,7 +147,7 @@ def _check_hash(opened: OpenPart, found: str) -> None:
 
 def _common_source(job: MergeJob) -> RecordedSource | None:
     """Return the source that all inputs have in common; None if one of them records no source."""
-    recorded = [read_source(path) if path.is_dir() else None for path in job.inputs]
+    recorded = [read_source(path) for path in job.inputs]
     known = [(path, source) for path, source in zip(job.inputs, recorded, strict=True) if source is not None]
     for path, found in known[1:]:
         first_path, first = known[0]

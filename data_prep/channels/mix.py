@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from data_prep.text.named_inputs import draw_by_weight
 from harness.errors import UsageError
 
 
@@ -78,7 +79,7 @@ def plan_mix(supplies: Sequence[Supply], shares: Mapping[str, float], train_toke
     weights = {supply.name: Fraction(shares[supply.name]) for supply in supplies}
     total = sum(weights.values())
     limits = {supply.name: int(supply.tokens * Fraction(max_epochs)) for supply in supplies}
-    given = _fill(weights, limits, train_tokens)
+    given = draw_by_weight(limits, weights, train_tokens)
     planned = sum(given.values())
     if planned == 0:
         raise UsageError(
@@ -121,21 +122,6 @@ def to_yaml(plan: MixPlan) -> str:
         f"# in the phase that uses it ({plan.planned_tokens:,} tokens):\n"
         f"#   train_tokens: {plan.planned_tokens}\n#   blend: {{{blend}}}\n"
     )
-
-
-def _fill(weights: Mapping[str, Fraction], limits: Mapping[str, int], tokens: int) -> dict[str, int]:
-    """Return the tokens of each channel: in proportion to the weights, except for channels that reach their limit."""
-    given: dict[str, int] = {}
-    open_names = list(weights)
-    while open_names:
-        rest = tokens - sum(given.values())
-        total = sum(weights[name] for name in open_names)
-        full = [name for name in open_names if rest * weights[name] / total >= limits[name]]
-        if not full:
-            return given | {name: int(rest * weights[name] / total) for name in open_names}
-        given |= {name: limits[name] for name in full}
-        open_names = [name for name in open_names if name not in full]
-    return given
 
 
 def _check(supplies: Sequence[Supply], shares: Mapping[str, float]) -> None:

@@ -46,7 +46,7 @@ class RecordedSource:
 
 
 def read_source(folder: Path) -> RecordedSource | None:
-    """Return the recorded source of the channel in a folder; None if another program made the channel.
+    """Return the recorded source of a channel folder; None for a bare prefix, or if another program made the channel.
 
     Raises:
         DataError: `source.json` is unreadable.

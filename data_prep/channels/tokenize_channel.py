@@ -11,13 +11,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.channels.ahead import Ahead
+from data_prep.channels.ahead import ahead
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter, part_prefix, read_finished_parts, token_dtype
 from data_prep.channels.long_documents import DocumentShape, LongDocuments, Pieces, lay_down
-from data_prep.channels.preparation_progress import Progress
 from data_prep.channels.resume_point import ResumePoint, read_resume_point, write_resume_point
 from data_prep.channels.source import Source, finish_source, input_identity, open_source
-from data_prep.channels.totals import Totals
+from data_prep.channels.totals import Progress, Totals
 from data_prep.text.input_files import InputFile
 from data_prep.text.reader import Batch, BatchReader, ReadState
 from data_prep.text.sole_writer import sole_writer
@@ -154,8 +153,8 @@ class _ChannelWriter:
             wanted = self._job.tokens_per_part - (self._part.num_tokens if self._part else 0)
             reaching = pieces.num_documents_reaching(wanted)
             count = len(pieces.per_document) if reaching is None else reaching
-            self._write(pieces.head(count))
-            pieces = pieces.tail(count)
+            written, pieces = pieces.split_at(count)
+            self._write(written)
             done += count
             if reaching is not None:
                 self.finish_part(batch.start, done)
@@ -193,7 +192,7 @@ class _ChannelWriter:
 def _write_channel(job: ChannelJob, encoder: Encoder, writer: _ChannelWriter, progress: Progress) -> Totals:
     reader = BatchReader(job.inputs, job.text_key, job.folder / REJECTED_FILE)
     end = writer.begin.batch
-    with Ahead(reader.batches(end)) as batches:
+    with ahead(reader.batches(end)) as batches:
         for batch in batches:
             writer.add(batch, encoder)
             end = batch.end

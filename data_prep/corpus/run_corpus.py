@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from harness.errors import UsageError
 from harness.progress import shown
 
 try:
-    from data_prep.corpus.jobs import Job, clean_job, dedup_job, run_job
+    from data_prep.corpus.jobs import Job, clean_job, dedup_job, dropped_of, run_job
     from data_prep.corpus.ordering import order_job
     from data_prep.corpus.slurm_jobs import SlurmProgress, advance_on_slurm, wait_on_slurm
     from data_prep.corpus.stages import STATE_FOLDER
@@ -35,6 +35,12 @@ except ModuleNotFoundError as error:
         f"cleaning and de-duplication need a Python package that is not installed ({error.name}). Install the project "
         "with its `data-clean` extra."
     ) from error
+
+
+Verb = Literal["clean", "dedup", "order"]
+FOLDERS: Mapping[Verb, str] = {"clean": "cleaned", "dedup": "deduped", "order": "ordered"}
+STEP_BEFORE: Mapping[Verb, Verb] = {"dedup": "clean", "order": "dedup"}
+"""The verb whose output another one reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,85 +55,51 @@ class Choice:
     as_json: bool = False
 
 
-def clean_corpus(choice: Choice) -> None:
-    """Cleans the sources of a corpus file."""
-    config = load_corpus(choice.config)
-    jobs = [
-        clean_job(
-            name,
-            source,
-            find_inputs(source.input),
-            config.output / "cleaned" / name,
-            tasks=config.executor.tasks,
-            language_model=config.language_model,
-        )
-        for name, source in _chosen(config, choice)
-    ]
-    _run_all(jobs, config, choice)
-
-
-def dedup_corpus(choice: Choice) -> None:
-    """Takes the copies out of the cleaned sources of a corpus file.
+def run_corpus(verb: Verb, choice: Choice) -> None:
+    """Cleans the sources of a corpus file, takes the copies out of the cleaned ones, or orders those without copies.
 
     Raises:
-        UsageError: a source is not cleaned yet.
+        UsageError: a source has not been through the step before.
     """
     config = load_corpus(choice.config)
-    jobs = [
-        dedup_job(
-            name,
-            source,
-            step_before(config, "clean", name),
-            config.output / "deduped" / name,
-            config.executor.tasks,
-        )
-        for name, source in _chosen(config, choice)
-    ]
-    _run_all(jobs, config, choice)
-
-
-def order_corpus(choice: Choice) -> None:
-    """Puts the de-duplicated sources of a corpus file in their order.
-
-    Raises:
-        UsageError: a source is not de-duplicated yet.
-    """
-    config = load_corpus(choice.config)
-    jobs = [
-        order_job(name, source, step_before(config, "dedup", name), config.output / "ordered" / name)
-        for name, source in _chosen(config, choice)
-    ]
+    jobs = []
+    for name, source in _chosen(config, choice):
+        before = STEP_BEFORE.get(verb)
+        files = step_before(config, before, name) if before else find_inputs(source.input)
+        output = config.output / FOLDERS[verb] / name
+        jobs.append(_job(verb, source, files, output, config.executor.tasks, config.language_model))
     _run_all(jobs, config, choice)
 
 
 def one_source(
-    verb: Literal["clean", "dedup", "order"],
-    source: SourceConfig,
-    output: Path,
-    *,
-    workers: int,
-    language_model: Path | None,
-    as_json: bool,
+    verb: Verb, source: SourceConfig, output: Path, *, workers: int, language_model: Path | None, as_json: bool
 ) -> None:
     """Run one source without a corpus file on this machine."""
-    files = find_inputs(source.input)
-    if verb == "clean":
-        job = clean_job(output.name, source, files, output, language_model=language_model)
-    elif verb == "dedup":
-        job = dedup_job(output.name, source, files, output)
-    else:
-        job = order_job(output.name, source, files, output)
+    job = _job(verb, source, find_inputs(source.input), output, None, language_model)
     reports = _run_here(job, ExecutorConfig(local=LocalConfig(workers=workers)))
     _print_reports({output: reports}, as_json)
 
 
-def step_before(config: CorpusConfig, verb: Literal["clean", "dedup"], name: str) -> list[InputFile]:
+def _job(
+    verb: Verb,
+    source: SourceConfig,
+    files: list[InputFile],
+    output: Path,
+    tasks: int | None,
+    language_model: Path | None,
+) -> Job:
+    if verb == "clean":
+        return clean_job(source, files, output, tasks, language_model)
+    return dedup_job(source, files, output, tasks) if verb == "dedup" else order_job(source, files, output)
+
+
+def step_before(config: CorpusConfig, verb: Verb, name: str) -> list[InputFile]:
     """Return the files of a source that an earlier step has written.
 
     Raises:
         UsageError: it has not finished.
     """
-    folder = config.output / {"clean": "cleaned", "dedup": "deduped"}[verb] / name
+    folder = config.output / FOLDERS[verb] / name
     if not (folder / FILES_LIST).exists():
         raise UsageError(
             f"source {name} has not been processed by `harness data {verb}` yet ({folder}). Run that first."
@@ -209,11 +181,7 @@ def _print_report(folder: Path, reports: Sequence[FileReport]) -> None:
         f"{folder}: kept {kept:,} of {documents:,} documents ({_percent(kept, documents)}), "
         f"{kept_characters:,} of {characters:,} characters ({_percent(kept_characters, characters)})"
     )
-    dropped: dict[str, int] = {}
-    for report in reports:
-        for reason, count in report.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    for reason, count in sorted(dropped.items(), key=lambda entry: -entry[1]):
+    for reason, count in dropped_of(reports).most_common():
         click.echo(f"  {reason}: {count:,} ({_percent(count, documents)})")
 
 

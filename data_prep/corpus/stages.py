@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shlex
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -96,8 +97,13 @@ def submit(output: Path, stages: Sequence[Stage], config: ExecutorConfig) -> lis
         if is_done(output, [stage]):
             continue
         executor = _executor(output, stage, config, before)
-        with _slurm_errors():
+        try:
             executor.run()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise UsageError(
+                f"Slurm did not take the job ({error}). Check that sbatch works here, and the partition, time and "
+                "memory of executor.slurm."
+            ) from error
         if executor.job_id not in (None, -1):
             jobs.append(str(executor.job_id))
         before = executor
@@ -167,19 +173,6 @@ def _start_ray(address: str | None) -> None:
         ) from error
     if not ray.is_initialized():
         ray.init(address=address, log_to_driver=False, include_dashboard=False)
-
-
-@contextmanager
-def _slurm_errors() -> Iterator[None]:
-    import subprocess
-
-    try:
-        yield
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UsageError(
-            f"Slurm did not take the job ({error}). Check that sbatch works here, and the partition, time and memory "
-            "of executor.slurm."
-        ) from error
 
 
 @contextmanager

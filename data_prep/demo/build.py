@@ -24,8 +24,8 @@ from pathlib import Path
 import xxhash
 from rich.console import Console
 
-from data_prep.channels.preparation_progress import shown_progress
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
+from data_prep.channels.totals import shown_progress
 from harness.data.files.channels import PARTS_FILE
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import TypeVar
 
 from data_prep.text.input_files import InputFile, find_inputs
 from data_prep.text.sample_documents import sample_documents
 from harness.errors import DataError, UsageError
+
+Weight = TypeVar("Weight", float, Fraction)
 
 
 def named_inputs(arguments: Sequence[str]) -> dict[str, list[InputFile]]:
@@ -81,12 +85,12 @@ def thinned(documents: Sequence[str], characters: int) -> list[str]:
     return kept
 
 
-def draw_by_weight(available: Mapping[str, int], shares: Mapping[str, float], characters: int) -> dict[str, int]:
-    """Return the characters to take of each channel, in proportion to the shares; others make up for a small one."""
+def draw_by_weight(available: Mapping[str, int], shares: Mapping[str, Weight], amount: int) -> dict[str, int]:
+    """Return how much to take of each channel, in proportion to the shares; others make up for a small one."""
     taken: dict[str, int] = {}
     open_names = list(shares)
     while open_names:
-        rest = characters - sum(taken.values())
+        rest = amount - sum(taken.values())
         total = sum(shares[name] for name in open_names)
         short = [name for name in open_names if available[name] <= rest * shares[name] / total]
         if not short:
