@@ -100,38 +100,64 @@ def _check(settings: TrainerSettings) -> None:
 
 
 def _train_sentencepiece(sentences: Iterator[str], settings: TrainerSettings) -> bytes:
-    import sentencepiece
-
-    model = io.BytesIO()
+    size = padded_vocab_size(settings.vocab_size)
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_short_enough(sentences),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=padded_vocab_size(settings.vocab_size),
-            character_coverage=settings.character_coverage,
-            byte_fallback=True,
-            split_digits=True,
-            allow_whitespace_only_pieces=True,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            max_sentence_length=MAX_SENTENCE_BYTES,
-            control_symbols=spare_symbols(settings.num_spare_ids),
-            user_defined_symbols=list(settings.user_words),
-            unk_id=0,
-            bos_id=-1,
-            pad_id=-1,
-            eos_id=1,
-            eos_piece=END_OF_DOCUMENT,
+        return train_sentencepiece(
+            _short_enough(sentences),
+            size,
+            settings.character_coverage,
             num_threads=settings.num_threads,
-            minloglevel=2,
+            control_symbols=spare_symbols(settings.num_spare_ids),
+            user_words=settings.user_words,
         )
     except RuntimeError as error:
         raise UsageError(
-            f"SentencePiece cannot train {padded_vocab_size(settings.vocab_size)} ids on this sample: {error}. "
+            f"SentencePiece cannot train {size} ids on this sample: {error}. "
             "Give more text (--sample-characters), a smaller --vocab-size, or a lower --character-coverage."
         ) from error
+
+
+def train_sentencepiece(
+    sentences: Iterator[str],
+    vocab_size: int,
+    character_coverage: float,
+    num_threads: int = 1,
+    control_symbols: Sequence[str] = (),
+    user_words: Sequence[str] = (),
+) -> bytes:
+    """Return a SentencePiece BPE model.
+
+    Text comes back from it byte for byte: no normalization, no space put in front, unknown characters in bytes.
+
+    Raises:
+        RuntimeError: from SentencePiece, for example if the vocabulary is too large for the sample.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences,
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=vocab_size,
+        character_coverage=character_coverage,
+        byte_fallback=True,
+        split_digits=True,
+        allow_whitespace_only_pieces=True,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        max_sentence_length=MAX_SENTENCE_BYTES,
+        unk_id=0,
+        bos_id=-1,
+        pad_id=-1,
+        eos_id=1,
+        eos_piece=END_OF_DOCUMENT,
+        minloglevel=2,
+        num_threads=num_threads,
+        control_symbols=list(control_symbols),
+        user_defined_symbols=list(user_words),
+    )
     return model.getvalue()
 
 
