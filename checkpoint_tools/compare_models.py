@@ -15,7 +15,6 @@ from checkpoint_tools.their_tensors import open_model
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 from harness.parameters.names import EMBEDDING, OUTPUT
-from harness.progress import Progress, silent
 from harness.run.checkpoints.manifest import MANIFEST_NAME
 
 _NOT_COMPUTED = {
@@ -74,14 +73,10 @@ def open_either(path: Path) -> OpenModel:
     return OpenModel(path=path, model=theirs.model, names=tuple(moves), read=read_theirs)
 
 
-def differences(a: OpenModel, b: OpenModel, *, tolerance: float = 0.0, progress: Progress = silent) -> list[Difference]:
-    """Yield the differences between two models, fields first.
+def differences(a: OpenModel, b: OpenModel, *, tolerance: float = 0.0) -> list[Difference]:
+    """Return the differences between two models, fields first.
 
-    Args:
-        a: One model.
-        b: The other.
-        tolerance: Largest absolute difference of a number that counts as equal; 0 wants equal bits.
-        progress: Hears of the bytes of `a` that were compared.
+    Numbers that differ by no more than `tolerance` count as equal; 0 wants equal bits.
 
     Raises:
         CheckpointError: one of them has tensors that the other has not.
@@ -93,10 +88,8 @@ def differences(a: OpenModel, b: OpenModel, *, tolerance: float = 0.0, progress:
     ]
     require_complete(b.names, a.names, str(b.path))
     for name in a.names:
-        one, other = a.read(name), b.read(name)
-        if (what := _difference(one, other, tolerance)) is not None:
+        if (what := _difference(a.read(name), b.read(name), tolerance)) is not None:
             found.append(Difference(name=name, what=what))
-        progress(one.numel() * one.itemsize)
     return found
 
 

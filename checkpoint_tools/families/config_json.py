@@ -86,7 +86,7 @@ def model_from(fields: Fields, family: Family) -> ModelConfig:
     said = {**_DEFAULTS, **family.defaults, **{key: value for key, value in fields.items() if value is not None}}
     problems = _unknown(fields, family)
     scaling = _scaling(fields, problems)
-    base = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    base = _rotation(fields)
     values: dict[str, Any] = {name: said[key] for key, name in family.fields.items() if key in said}
     values |= {
         **family.has,
@@ -127,7 +127,7 @@ def dynamic_scaling(fields: Fields) -> Fields | None:
 
     Our model has no such setting: the function is the same up to that length.
     """
-    said = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    said = _rotation(fields)
     if not isinstance(said, dict) or _kind(said) != _DYNAMIC:
         return None
     return {key: value for key, value in said.items() if key != "rope_theta"}
@@ -160,7 +160,7 @@ def _unknown(fields: Fields, family: Family) -> list[str]:
 
 
 def _scaling(fields: Fields, problems: list[str]) -> RopeScalingConfig | None:
-    said = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    said = _rotation(fields)
     if not isinstance(said, dict):
         problems.append(f"rope_scaling: {ascii(said)[:60]} is no object")
         return None
@@ -178,6 +178,10 @@ def _scaling(fields: Fields, problems: list[str]) -> RopeScalingConfig | None:
         problems.append(f"rope_scaling: {kind} with {sorted(rest)}, known is {sorted(_SCALING_KEYS[kind])}")
         return None
     return RopeScalingConfig(type=kind, **rest) if kind not in ("default", _DYNAMIC) else None
+
+
+def _rotation(fields: Fields) -> Any:  # noqa: ANN401 (what a file holds)
+    return fields.get("rope_parameters") or fields.get("rope_scaling") or {}
 
 
 def _kind(said: Fields) -> Any:  # noqa: ANN401 (what a file holds)

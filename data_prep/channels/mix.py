@@ -43,11 +43,6 @@ class ChannelPlan:
     missing_tokens: int
     """Tokens by which it would have to grow, to give its wanted share within the limit on epochs."""
 
-    @property
-    def is_short(self) -> bool:
-        """True if the channel cannot give its wanted share."""
-        return self.missing_tokens > 0
-
 
 @dataclass(frozen=True, kw_only=True)
 class MixPlan:
@@ -64,13 +59,7 @@ class MixPlan:
 
 
 def plan_mix(supplies: Sequence[Supply], shares: Mapping[str, float], train_tokens: int, max_epochs: float) -> MixPlan:
-    """Computes the blend.
-
-    Args:
-        supplies: the channels.
-        shares: wanted weight of each, by name; they need not add up to 1.
-        train_tokens: length of the run.
-        max_epochs: how often a channel may be read.
+    """Computes the blend. The shares are wanted weights by the name of the channel; they need not add up to 1.
 
     Raises:
         UsageError: a share is of no channel, a channel has no share, or a channel is empty.

@@ -78,11 +78,7 @@ def tokenize_channel(
 ) -> ChannelResult:
     """Makes, continues or recognizes a channel.
 
-    Args:
-        job: what to make.
-        tokenizer: the reference, which the channel is recorded to be made with.
-        progress: called after every batch.
-        encoder: gives the same ids as the tokenizer, only faster; the tokenizer itself if None.
+    It is recorded to be made with the tokenizer; an encoder gives the same ids, only faster.
 
     Raises:
         UsageError: the folder holds something else, or is being written by another process.
@@ -105,11 +101,8 @@ def tokenize_channel(
             parts = read_finished_parts(job.folder)
             if totals is not None:
                 return ChannelResult(totals, len(parts), was_there=True)
-            shape = DocumentShape(
-                end_id=source.end_of_document_id, max_tokens=job.max_document_tokens, long_documents=job.long_documents
-            )
             begin = read_resume_point(job.folder, parts)
-            with closing(_ChannelWriter(job, tokenizer.vocab_size, shape, parts, begin)) as writer:
+            with closing(_ChannelWriter(job, source, parts, begin)) as writer:
                 totals = _write_channel(job, encoder or ReferenceEncoder(tokenizer), writer, progress)
             finish_source(job.folder, source, totals)
             return ChannelResult(totals, writer.num_parts, was_there=False)
@@ -118,21 +111,16 @@ def tokenize_channel(
 class _ChannelWriter:
     """Spreads encoded documents over numbered parts."""
 
-    def __init__(  # noqa: PLR0913 - each is one fact about the channel
-        self,
-        job: ChannelJob,
-        vocab_size: int,
-        shape: DocumentShape,
-        parts: Sequence[FinishedPart],
-        begin: ResumePoint,
-    ) -> None:
+    def __init__(self, job: ChannelJob, source: Source, parts: Sequence[FinishedPart], begin: ResumePoint) -> None:
         self.begin = begin
         self.num_parts = len(parts)
         self.num_split = begin.split
         self.num_dropped = begin.dropped
         self._job = job
-        self._shape = shape
-        self._dtype = token_dtype(vocab_size)
+        self._shape = DocumentShape(
+            end_id=source.end_of_document_id, max_tokens=job.max_document_tokens, long_documents=job.long_documents
+        )
+        self._dtype = token_dtype(source.vocab_size)
         self._part: PartWriter | None = None
         self._finished_tokens = sum(part.tokens for part in parts)
 
@@ -160,12 +148,7 @@ class _ChannelWriter:
                 self.finish_part(batch.start, done)
 
     def finish_part(self, batch: ReadState, documents: int) -> None:
-        """Finish a part with the documents since the last one, if there are any.
-
-        Args:
-            batch: The batch in which the part ends.
-            documents: Number of documents of the batch that the part still holds.
-        """
+        """Finish a part that ends `documents` documents behind the beginning of a batch, if there is one."""
         if self._part is None:
             return
         point = ResumePoint(batch=batch, documents=documents, split=self.num_split, dropped=self.num_dropped)

@@ -29,11 +29,7 @@ class Row(NamedTuple):
 def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = False) -> Iterator[Row]:
     """Yields the rows of a column of text, from row `skip_rows` (0-based) on; row groups before it are not read.
 
-    Args:
-        file: a Parquet file.
-        column: that holds the text.
-        skip_rows: rows to leave out at the beginning.
-        whole: whether the other columns are read too, which takes longer.
+    With `whole` the other columns are read too, which takes longer.
 
     Raises:
         DataError: the file is damaged, or has no column of text of that name.

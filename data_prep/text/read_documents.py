@@ -79,14 +79,9 @@ def read_records(
     start: Place = BEGINNING,
     whole_rows: bool = False,
 ) -> Generator[Record, None, None]:
-    """Yields one record per line of a file, from `start` on.
+    """Yields one record per line of a file, from `start` on; a line longer than `max_line_bytes` is rejected unread.
 
-    Args:
-        file: where to read.
-        text_key: key (or column) that holds the document.
-        max_line_bytes: a longer line is rejected unread.
-        start: where to begin.
-        whole_rows: whether the other columns of a Parquet file are wanted too, as the `raw` line of the record.
+    With `whole_rows` the other columns of a Parquet file are read too, for the `raw` line of the record.
 
     Raises:
         DataError: the file cannot be read to its end (damaged or truncated compression, I/O error), or is not the one

@@ -49,10 +49,7 @@ class ChosenEncoder:
 def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AUTO) -> ChosenEncoder:
     """Return the first candidate that agrees with the reference on the sample and on the probes, else the reference.
 
-    Args:
-        tokenizer: the reference.
-        sample: documents of the input.
-        wanted: `auto`, `reference`, or the name of a fast encoder.
+    `wanted` is `auto`, `reference`, or the name of a fast encoder; the sample are documents of the input.
 
     Raises:
         UsageError: the encoder that is wanted is not installed.

@@ -145,7 +145,7 @@ def _print_plan(plan: MixPlan) -> None:
             f"{channel.share:.1%}",
             f"{channel.planned_tokens:,}",
             f"{channel.epochs:.2f}",
-            f"{channel.missing_tokens:,}" if channel.is_short else "",
+            f"{channel.missing_tokens:,}" if channel.missing_tokens else "",
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     click.echo(
