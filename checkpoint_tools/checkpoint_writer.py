@@ -71,12 +71,9 @@ def write_checkpoint(
 ) -> int:
     """Writes all tensors of a model into a folder; only the manifest is left to its owner.
 
-    Args:
-        folder: Where to write: empty, or left over from an interruption of the same call.
-        weights: What to write.
-        records: Folder for records of finished files; without one an interrupted writing begins anew.
-        num_workers: Files written at once; each needs the memory of one tensor and its copy.
-        progress: Hears of the bytes that were written, or were there.
+    The folder is empty, or left over from an interruption of the same call. Without a folder for `records` an
+    interrupted writing begins anew. Each of the workers needs the memory of one tensor and its copy. `progress` hears
+    of the bytes that were written, or were there.
 
     Returns:
         Bytes that were there from before an interruption.

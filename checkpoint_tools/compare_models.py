@@ -29,7 +29,7 @@ _NOT_COMPUTED = {
 """Fields of a model that matter in training only, or that are compared as what follows from them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class OpenModel:
     """A model whose tensors are read by our names, the vocabulary without padding."""
 
@@ -55,22 +55,13 @@ def open_either(path: Path) -> OpenModel:
     """
     if (path / MANIFEST_NAME).is_file():
         ours = open_checkpoint(path, hashes=False)
-
-        def read_ours(name: str) -> torch.Tensor:
-            return _cut(name, ours.read(name), ours.model)
-
-        return OpenModel(path=path, model=ours.model, names=ours.names, read=read_ours)
+        return OpenModel(path, ours.model, ours.names, lambda name: _cut(name, ours.read(name), ours.model))
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path} is no model: it has neither {MANIFEST_NAME} nor config.json.")
     theirs = open_model(path)
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
-
-    def read_theirs(name: str) -> torch.Tensor:
-        move = moves[name]
-        joined = move.fusion.join([theirs.read(part) for part in move.theirs], theirs.model)
-        return _cut(name, joined, theirs.model)
-
-    return OpenModel(path=path, model=theirs.model, names=tuple(moves), read=read_theirs)
+    model = theirs.model
+    return OpenModel(path, model, tuple(moves), lambda name: _cut(name, moves[name].joined(theirs.read, model), model))
 
 
 def differences(a: OpenModel, b: OpenModel, *, tolerance: float = 0.0) -> list[Difference]:

@@ -116,11 +116,7 @@ class PartWriter:
 
     def add_document(self, ids: Sequence[int]) -> None:
         """Appends one document; every id must be within the vocabulary that the dtype was chosen for."""
-        content = np.asarray(ids, dtype=self._dtype).tobytes()
-        self._hash.update(content)
-        self._binary.write(content)
-        self._lengths.append(len(ids))
-        self.num_tokens += len(ids)
+        self.add_documents(np.asarray(ids, dtype=np.int64), np.array([len(ids)]))
 
     def add_documents(self, ids: NDArray[np.integer], lengths: NDArray[np.int64]) -> None:
         """Appends documents whose ids lie back to back; `lengths` are the tokens of each."""

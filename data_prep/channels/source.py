@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from data_prep.channels.indexed_writer import read_finished_parts
 from data_prep.channels.totals import Totals
-from data_prep.text.input_files import InputFile, file_bytes
 from harness.data.files.channels import PARTS_FILE
 from harness.errors import DataError, UsageError
 from harness.run.files import replace_file
@@ -52,11 +50,6 @@ def read_source(folder: Path) -> RecordedSource | None:
         DataError: `source.json` is unreadable.
     """
     return _read(folder / SOURCE_FILE) if (folder / SOURCE_FILE).exists() else None
-
-
-def input_identity(files: Sequence[InputFile]) -> tuple[tuple[str, int], ...]:
-    """Name and size of each file."""
-    return tuple((file.name, file_bytes(file)) for file in files)
 
 
 def open_source(folder: Path, source: Source) -> Totals | None:

@@ -15,9 +15,9 @@ from data_prep.channels.ahead import ahead
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter, part_prefix, read_finished_parts, token_dtype
 from data_prep.channels.long_documents import DocumentShape, LongDocuments, Pieces, lay_down
 from data_prep.channels.resume_point import ResumePoint, read_resume_point, write_resume_point
-from data_prep.channels.source import Source, finish_source, input_identity, open_source
+from data_prep.channels.source import Source, finish_source, open_source
 from data_prep.channels.totals import Progress, Totals
-from data_prep.text.input_files import InputFile
+from data_prep.text.input_files import InputFile, file_bytes
 from data_prep.text.reader import Batch, BatchReader, ReadState
 from data_prep.text.sole_writer import sole_writer
 from data_prep.tokenizers.encoders import Encoder, ReferenceEncoder
@@ -85,7 +85,7 @@ def tokenize_channel(
         DataError: the input is damaged, has no document or too many bad lines; or the disk is full.
     """
     source = Source(
-        inputs=input_identity(job.inputs),
+        inputs=tuple((file.name, file_bytes(file)) for file in job.inputs),
         tokenizer=tokenizer.hash,
         vocab_size=tokenizer.vocab_size,
         text_key=job.text_key,

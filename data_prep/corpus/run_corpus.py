@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import click
+from rich.console import Console
 
 from data_prep.corpus.config import (
     CorpusConfig,
@@ -43,32 +45,30 @@ STEP_BEFORE: Mapping[Verb, Verb] = {"dedup": "clean", "order": "dedup"}
 """The verb whose output another one reads."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """Choices of the command line that override a corpus file."""
-
-    config: Path
-    sources: tuple[str, ...] = ()
-    """Sources to work on; empty for all."""
-    executor: ExecutorKind | None = None
-    wait: bool = False
-    as_json: bool = False
-
-
-def run_corpus(verb: Verb, choice: Choice) -> None:
+def run_corpus(
+    verb: Verb, file: Path, *, sources: Sequence[str], executor: ExecutorKind | None, wait: bool, as_json: bool
+) -> None:
     """Cleans the sources of a corpus file, takes the copies out of the cleaned ones, or orders those without copies.
 
+    Without `sources` it works on all of them; `executor` wins over the kind in the file.
+
     Raises:
-        UsageError: a source has not been through the step before.
+        UsageError: there is no such source, or one has not been through the step before.
     """
-    config = load_corpus(choice.config)
+    config = load_corpus(file)
+    unknown = [name for name in sources if name not in config.sources]
+    if unknown:
+        raise UsageError(f"--source {unknown[0]}: there is no such source. Sources: {', '.join(config.sources)}.")
     jobs = []
-    for name, source in _chosen(config, choice):
+    for name, source in config.sources.items():
+        if sources and name not in sources:
+            continue
         before = STEP_BEFORE.get(verb)
         files = step_before(config, before, name) if before else find_inputs(source.input)
         output = config.output / FOLDERS[verb] / name
         jobs.append(_job(verb, source, files, output, config.executor.tasks, config.language_model))
-    _run_all(jobs, config, choice)
+    chosen = config.executor.model_copy(update={"kind": executor or config.executor.kind})
+    _print_reports(_on_slurm(jobs, chosen, wait) if chosen.kind == "slurm" else _here(jobs, chosen), as_json)
 
 
 def one_source(
@@ -76,8 +76,7 @@ def one_source(
 ) -> None:
     """Run one source without a corpus file on this machine."""
     job = _job(verb, source, find_inputs(source.input), output, None, language_model)
-    reports = _run_here(job, ExecutorConfig(local=LocalConfig(workers=workers)))
-    _print_reports({output: reports}, as_json)
+    _print_reports(_here([job], ExecutorConfig(local=LocalConfig(workers=workers))), as_json)
 
 
 def _job(
@@ -107,44 +106,28 @@ def step_before(config: CorpusConfig, verb: Verb, name: str) -> list[InputFile]:
     return find_inputs([str(folder)])
 
 
-def _chosen(config: CorpusConfig, choice: Choice) -> Iterator[tuple[str, SourceConfig]]:
-    unknown = [name for name in choice.sources if name not in config.sources]
-    if unknown:
-        raise UsageError(f"--source {unknown[0]}: there is no such source. Sources: {', '.join(config.sources)}.")
-    for name, source in config.sources.items():
-        if not choice.sources or name in choice.sources:
-            yield name, source
+def _here(jobs: Sequence[Job], executor: ExecutorConfig) -> dict[Path, list[FileReport]]:
+    reports = {}
+    for job in jobs:
+        # The stream is taken now, because tasks in this process may replace it for a while.
+        with shown(job.title, job.bytes_to_read, Console(file=sys.stderr)) as progress:
+            reports[job.output] = run_job(job, executor, progress)
+    return reports
 
 
-def _run_all(jobs: Sequence[Job], config: CorpusConfig, choice: Choice) -> None:
-    executor = config.executor.model_copy(update={"kind": choice.executor or config.executor.kind})
-    reports: dict[Path, list[FileReport]] = {}
-    if executor.kind != "slurm":
-        for job in jobs:
-            reports[job.output] = _run_here(job, executor)
-        _print_reports(reports, choice.as_json)
-        return
-    # All are submitted before the first is waited for.
+def _on_slurm(jobs: Sequence[Job], executor: ExecutorConfig, wait: bool) -> dict[Path, list[FileReport]]:
+    """Submits all jobs before it waits for the first; reports on those that are done."""
+    reports = {}
     for job in jobs:
         progress = advance_on_slurm(job, executor)
         if progress.reports is not None:
             reports[job.output] = progress.reports
         else:
             _tell(job, progress)
-    for job in jobs if choice.wait else ():
+    for job in jobs if wait else ():
         if job.output not in reports:
             reports[job.output] = wait_on_slurm(job, executor, partial(_tell, job))
-    _print_reports(reports, choice.as_json)
-
-
-def _run_here(job: Job, executor: ExecutorConfig) -> list[FileReport]:
-    import sys
-
-    from rich.console import Console
-
-    # Taken now, because tasks in this process may replace the stream for a while.
-    with shown(job.title, job.bytes_to_read, Console(file=sys.stderr)) as progress:
-        return run_job(job, executor, progress)
+    return reports
 
 
 def _tell(job: Job, progress: SlurmProgress) -> None:

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from data_prep.text.clean_rules import Preset
     from harness.config.section import Section
 
-PRIVATE = click.option(
-    "--private-data", type=click.Choice(["replace", "keep"]), help="Default: replaced if the preset is prose."
-)
-KEEP = click.option("--keep", metavar="SIZE", help="Leave at most 60% or 500B characters; picks the threshold.")
 WORKERS = click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Files at once.")
 OF_EVERY_VERB = (
     click.argument("inputs", metavar="[IN]...", nargs=-1),
@@ -59,11 +55,11 @@ def verb(settings_of: Callable[..., Section]) -> Callable[..., None]:
         **settings: object,
     ) -> None:
         from data_prep.corpus.config import SourceConfig
-        from data_prep.corpus.run_corpus import Choice, one_source, run_corpus
+        from data_prep.corpus.run_corpus import one_source, run_corpus
 
         _check_inputs(inputs, output, config)
         if config is not None:
-            run_corpus(name, Choice(config=config, sources=sources, executor=executor, wait=wait, as_json=as_json))
+            run_corpus(name, config, sources=sources, executor=executor, wait=wait, as_json=as_json)
             return
         source = SourceConfig.model_validate({"input": inputs, "text_key": text_key, name: settings_of(**settings)})
         one_source(name, source, output or Path(), workers=workers, language_model=language_model, as_json=as_json)
@@ -79,7 +75,9 @@ def verb(settings_of: Callable[..., Section]) -> Callable[..., None]:
 @click.option("--spare-markup/--no-spare-markup", default=True, show_default=True, help="Spare code, Markdown, LaTeX.")
 @click.option("--language", "languages", multiple=True, help="Keep documents in this language (en, zh). Repeatable.")
 @click.option("--language-model", type=click.Path(path_type=Path), help="fastText model for languages (lid.176.bin).")
-@PRIVATE
+@click.option(
+    "--private-data", type=click.Choice(["replace", "keep"]), help="Default: replaced if the preset is prose."
+)
 @WORKERS
 def clean(
     *,
@@ -124,7 +122,7 @@ def clean(
 @click.option(
     "--threshold", type=click.FloatRange(0.3, 0.99), default=0.8, show_default=True, help="Jaccard similarity."
 )
-@KEEP
+@click.option("--keep", metavar="SIZE", help="Leave at most 60% or 500B characters; picks the threshold.")
 @WORKERS
 def dedup(*, methods: tuple[DedupMethod, ...], threshold: float, keep: str | None) -> DedupConfig:
     """Keep the first of every group of equal or nearly equal documents.
