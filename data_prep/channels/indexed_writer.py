@@ -109,11 +109,6 @@ class PartWriter:
         self._hash = xxhash.xxh3_64()
         self._binary = self._partial(".bin").open("wb", buffering=1 << 20)
 
-    @property
-    def num_documents(self) -> int:
-        """Documents added so far."""
-        return len(self._lengths)
-
     def add_document(self, ids: Sequence[int]) -> None:
         """Appends one document; every id must be within the vocabulary that the dtype was chosen for."""
         self.add_documents(np.asarray(ids, dtype=np.int64), np.array([len(ids)]))
@@ -133,7 +128,7 @@ class PartWriter:
         part = FinishedPart(
             prefix=self._prefix,
             tokens=self.num_tokens,
-            documents=self.num_documents,
+            documents=len(self._lengths),
             bin_bytes=self.num_tokens * self._dtype.itemsize,
             xxh3=self._hash.hexdigest(),
         )

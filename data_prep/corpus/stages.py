@@ -181,16 +181,15 @@ def _watched(output: Path, stages: Sequence[Stage], progress: Progress) -> Itera
     reported: set[tuple[str, int]] = set()
     ended = threading.Event()
 
-    def look() -> None:
-        for stage in stages:
-            for task in tasks_done(output, stage) if stage.bytes_per_task else ():
-                if (stage.name, task) not in reported:
-                    reported.add((stage.name, task))
-                    progress(stage.bytes_per_task[task])
-
     def watch() -> None:
-        while not ended.wait(SECONDS_BETWEEN_LOOKS):
-            look()
+        is_last = False
+        while not is_last:
+            is_last = ended.wait(SECONDS_BETWEEN_LOOKS)
+            for stage in stages:
+                for task in tasks_done(output, stage) if stage.bytes_per_task else ():
+                    if (stage.name, task) not in reported:
+                        reported.add((stage.name, task))
+                        progress(stage.bytes_per_task[task])
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -199,7 +198,6 @@ def _watched(output: Path, stages: Sequence[Stage], progress: Progress) -> Itera
     finally:
         ended.set()
         thread.join()
-        look()
 
 
 def _failed(output: Path, stage: Stage) -> str:

@@ -28,7 +28,7 @@ def named_inputs(arguments: Sequence[str]) -> dict[str, list[InputFile]]:
     return {name: find_inputs(paths) for name, paths in by_name.items()}
 
 
-def read_weight(text: str, option: str = "--share") -> tuple[str, float]:
+def read_weight(text: str) -> tuple[str, float]:
     """Split `zh=4` into name and weight.
 
     Raises:
@@ -40,7 +40,7 @@ def read_weight(text: str, option: str = "--share") -> tuple[str, float]:
     except ValueError:
         value = math.nan
     if not name or not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{option} {text!r} is not CHANNEL=WEIGHT with a weight above 0. Example: {option} zh=4.")
+        raise UsageError(f"--share {text!r} is not CHANNEL=WEIGHT with a weight above 0. Example: --share zh=4.")
     return name, value
 
 

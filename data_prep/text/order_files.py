@@ -12,7 +12,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Literal
@@ -55,7 +55,6 @@ class Ordered:
     documents: int = 0
     characters: int = 0
     rejected: int = 0
-    files: list[str] = field(default_factory=list)
 
 
 def order_files(job: OrderJob) -> Ordered:
@@ -75,7 +74,7 @@ def order_files(job: OrderJob) -> Ordered:
     with TemporaryDirectory(dir=job.folder, prefix=".buckets-") as folder:
         places = _places(job, len(sizes), Path(folder))
         buckets = _distribute(job, Path(folder), places, np.array(sizes, dtype=np.int64))
-        _write(job, buckets, result)
+        _write(job, buckets)
     return result
 
 
@@ -119,17 +118,16 @@ def _distribute(job: OrderJob, folder: Path, places: NDArray[np.int64], sizes: N
     return buckets
 
 
-def _write(job: OrderJob, buckets: Sequence[Path], result: Ordered) -> None:
+def _write(job: OrderJob, buckets: Sequence[Path]) -> None:
     lines = _sorted_lines(buckets)
-    line = next(lines, None)
+    number, line = 0, next(lines, None)
     while line is not None:
-        name = f"{len(result.files):05d}.jsonl.gz"
-        with written_whole(job.folder / name) as stream:
+        with written_whole(job.folder / f"{number:05d}.jsonl.gz") as stream:
             written = 0
             while line is not None and written < job.bytes_per_file:
                 written += stream.write(line)
                 line = next(lines, None)
-        result.files.append(name)
+        number += 1
 
 
 def _sorted_lines(buckets: Sequence[Path]) -> Iterator[bytes]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from harness.errors import UsageError
 
@@ -20,6 +20,23 @@ Kind = Literal["sentencepiece", "byte-level"]
 END_OF_DOCUMENT = "<|endoftext|>"
 MULTIPLE = 128
 MAX_SENTENCE_BYTES = 1 << 20
+SENTENCEPIECE_OPTIONS: Mapping[str, Any] = {
+    "model_type": "bpe",
+    "byte_fallback": True,
+    "split_digits": True,
+    "allow_whitespace_only_pieces": True,
+    "normalization_rule_name": "identity",
+    "add_dummy_prefix": False,
+    "remove_extra_whitespaces": False,
+    "max_sentence_length": MAX_SENTENCE_BYTES,
+    "unk_id": 0,
+    "bos_id": -1,
+    "pad_id": -1,
+    "eos_id": 1,
+    "eos_piece": END_OF_DOCUMENT,
+    "minloglevel": 2,
+}
+"""Text comes back byte for byte: no normalization, no space put in front, unknown characters in bytes."""
 SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -127,8 +144,6 @@ def train_sentencepiece(
 ) -> bytes:
     """Return a SentencePiece BPE model.
 
-    Text comes back from it byte for byte: no normalization, no space put in front, unknown characters in bytes.
-
     Raises:
         RuntimeError: from SentencePiece, for example if the vocabulary is too large for the sample.
     """
@@ -138,22 +153,9 @@ def train_sentencepiece(
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=sentences,
         model_writer=model,
-        model_type="bpe",
         vocab_size=vocab_size,
         character_coverage=character_coverage,
-        byte_fallback=True,
-        split_digits=True,
-        allow_whitespace_only_pieces=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        max_sentence_length=MAX_SENTENCE_BYTES,
-        unk_id=0,
-        bos_id=-1,
-        pad_id=-1,
-        eos_id=1,
-        eos_piece=END_OF_DOCUMENT,
-        minloglevel=2,
+        **SENTENCEPIECE_OPTIONS,
         num_threads=num_threads,
         control_symbols=list(control_symbols),
         user_defined_symbols=list(user_words),
