@@ -96,14 +96,14 @@ def model_from(fields: Fields, family: Family) -> ModelConfig:
         "rope_scaling": scaling,
         **_biases(fields, family, problems),
     }
+    model: ModelConfig | None = None
     try:
         model = ModelConfig.model_validate(values)
         wrong = cross_field_problems({"model": model})
         problems += [f"{'.'.join(map(str, problem.location[1:]))} {problem.text}" for problem in wrong]
     except ValidationError as error:
         problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        model = _NO_MODEL
-    if problems:
+    if problems or model is None:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise CheckpointError(f"config.json describes a model that this version of harness does not know:\n{lines}")
     return model
@@ -195,6 +195,3 @@ def _biases(fields: Fields, family: Family, problems: list[str]) -> dict[str, bo
     if attention != mlp:
         problems.append(f"attention_bias: {attention} with mlp_bias {mlp}; known are both or neither")
     return {"add_bias_linear": bool(attention)}
-
-
-_NO_MODEL = ModelConfig(num_layers=1, hidden_size=1, num_attention_heads=1, ffn_hidden_size=1, vocab_size=1)

@@ -150,21 +150,16 @@ class PartWriter:
         return self._folder / f"{self._prefix}{suffix}{STAGING_SUFFIX}"
 
     def _write_index(self) -> None:
-        lengths = np.frombuffer(self._lengths, dtype=np.int32) if self._lengths else np.zeros(0, np.int32)
+        lengths = np.array(self._lengths, dtype=np.int32)
+        offsets = (np.cumsum(lengths, dtype=np.int64) - lengths) * self._dtype.itemsize
         with self._partial(".idx").open("wb") as index:
             index.write(MAGIC)
             index.write(struct.pack("<QBQQ", VERSION, DTYPE_CODES[self._dtype.name], len(lengths), len(lengths) + 1))
             index.write(lengths.astype("<i4").tobytes())
-            index.write(_byte_offsets(lengths, self._dtype.itemsize).astype("<i8").tobytes())
+            index.write(offsets.astype("<i8").tobytes())
             index.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
             index.flush()
             os.fsync(index.fileno())
-
-
-def _byte_offsets(lengths: NDArray[np.int32], itemsize: int) -> NDArray[np.int64]:
-    offsets = np.zeros(len(lengths), dtype=np.int64)
-    np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
-    return offsets * itemsize
 
 
 def _whole_lines(file: Path) -> bytes:

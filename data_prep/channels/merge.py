@@ -16,7 +16,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter
-from data_prep.channels.source import RecordedSource, Source, finish_source, read_source
+from data_prep.channels.source import Source, finish_source, read_source
 from data_prep.channels.totals import Totals
 from harness.data.files.opened import OpenPart, dtype_of, open_part, parts_of
 from harness.data.files.parts import Part
@@ -46,8 +46,8 @@ def merge_channels(
     try:
         partial.mkdir(parents=True)
         finished = _write(partial, parts, tokens_per_part, done)
-        if source is not None and source.finished is not None:
-            finish_source(partial, source.source, source.finished)
+        if source is not None:
+            finish_source(partial, *source)
         partial.replace(output)
         fsync_folder(output.parent)
     except OSError as error:
@@ -136,8 +136,8 @@ def _check_hash(opened: OpenPart, found: str) -> None:
         )
 
 
-def _common_source(inputs: Sequence[Path], tokens_per_part: int | None) -> RecordedSource | None:
-    """Return the source that all inputs have in common; None if one of them records no source."""
+def _common_source(inputs: Sequence[Path], tokens_per_part: int | None) -> tuple[Source, Totals] | None:
+    """Return the source that all inputs have in common, and its counts; None if one of them records no source."""
     recorded = [read_source(path) for path in inputs]
     known = [(path, source) for path, source in zip(inputs, recorded, strict=True) if source is not None]
     for path, found in known[1:]:
@@ -153,8 +153,5 @@ def _common_source(inputs: Sequence[Path], tokens_per_part: int | None) -> Recor
     sources = [found.source for _, found in known]
     files = tuple(entry for source in sources for entry in source.inputs)
     merged: Source = replace(sources[0], inputs=files, tokens_per_part=tokens_per_part or 0)
-    return RecordedSource(merged, _sum([found.finished for _, found in known if found.finished]))
-
-
-def _sum(totals: Sequence[Totals]) -> Totals:
-    return Totals(**{field.name: sum(getattr(total, field.name) for total in totals) for field in fields(Totals)})
+    totals = [found.finished for _, found in known]
+    return merged, Totals(**{field.name: sum(getattr(each, field.name) for each in totals) for field in fields(Totals)})

@@ -181,8 +181,8 @@ def _write_channel(job: ChannelJob, encoder: Encoder, writer: _ChannelWriter, pr
             end = batch.end
             progress(_totals(end, writer), batch.bytes_read)
     end = reader.end or end
-    if end.documents < writer.begin.batch.documents + writer.begin.documents:
-        done = writer.begin.batch.documents + writer.begin.documents
+    done = writer.begin.batch.documents + writer.begin.documents
+    if end.documents < done:
         raise DataError(_changed_input(job.folder, done, end.documents))
     totals = _totals(end, writer)
     _check_input(job, totals)

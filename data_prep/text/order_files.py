@@ -12,7 +12,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Literal
@@ -55,6 +55,7 @@ class Ordered:
     documents: int = 0
     characters: int = 0
     rejected: int = 0
+    files: list[str] = field(default_factory=list)
 
 
 def order_files(job: OrderJob) -> Ordered:
@@ -74,7 +75,7 @@ def order_files(job: OrderJob) -> Ordered:
     with TemporaryDirectory(dir=job.folder, prefix=".buckets-") as folder:
         places = _places(job, len(sizes), Path(folder))
         buckets = _distribute(job, Path(folder), places, np.array(sizes, dtype=np.int64))
-        _write(job, buckets)
+        _write(job, buckets, result)
     return result
 
 
@@ -118,16 +119,17 @@ def _distribute(job: OrderJob, folder: Path, places: NDArray[np.int64], sizes: N
     return buckets
 
 
-def _write(job: OrderJob, buckets: Sequence[Path]) -> None:
+def _write(job: OrderJob, buckets: Sequence[Path], result: Ordered) -> None:
     lines = _sorted_lines(buckets)
-    number, line = 0, next(lines, None)
+    line = next(lines, None)
     while line is not None:
-        with written_whole(job.folder / f"{number:05d}.jsonl.gz") as stream:
+        name = f"{len(result.files):05d}.jsonl.gz"
+        with written_whole(job.folder / name) as stream:
             written = 0
             while line is not None and written < job.bytes_per_file:
                 written += stream.write(line)
                 line = next(lines, None)
-        number += 1
+        result.files.append(name)
 
 
 def _sorted_lines(buckets: Sequence[Path]) -> Iterator[bytes]:
