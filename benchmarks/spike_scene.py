@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
-from data_prep.demo.build import SHIPPED, DemoSettings, standard_library_documents, train_tokenizer
+from data_prep.demo.build import SHIPPED, DemoSettings, standard_library_documents
+from data_prep.tokenizers.train_tokenizer import train_sentencepiece
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.run.files import replace_file
 
@@ -58,9 +59,8 @@ def write_corpora(root: Path, scene: Scene) -> None:
     """Makes `root/tokenizer.model` and the channels below `root/clean`, `root/dirty` and `root/held_out`."""
     texts = _texts(scene)
     root.mkdir(parents=True, exist_ok=True)
-    settings = DemoSettings(vocab_size=VOCAB_SIZE, character_coverage=0.98)
-    sample = [text for documents in texts.values() for text in _first(documents, _TOKENIZER_CHARACTERS)]
-    replace_file(root / "tokenizer.model", train_tokenizer(sample, settings))
+    sample = (text for documents in texts.values() for text in _first(documents, _TOKENIZER_CHARACTERS))
+    replace_file(root / "tokenizer.model", train_sentencepiece(sample, VOCAB_SIZE, character_coverage=0.98))
     tokenizer = open_tokenizer(root / "tokenizer.model")
     dirt = {"code": _garbled(texts["code"]), "zh": _empty_pages()}
     onsets = {"code": scene.code_onset, "zh": scene.zh_onset}

@@ -1,6 +1,13 @@
 """Writes the weights of a model as `torch_dist` files, tensor by tensor: no process group, no model.
 
 Equal parameters of all layers are one stacked tensor `[L, …]`, with a chunk for each layer, as Megatron writes them.
+
+A file is finished when its record exists, so that it is not written again after an interruption. The record is written
+last, and lists the contents of the file.
+
+```
+RECORDS/__0_3.distcp.json   [{"name": …, "shape": […], "dtype": …, "chunk": {"offsets": […], …}}, …]
+```
 """
 
 from __future__ import annotations
@@ -13,18 +20,32 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import TypeAdapter
 
-from checkpoint_tools.finished_files import StoredChunk, record, recorded
 from checkpoint_tools.index.mcore import write_index
 from checkpoint_tools.our_tensors import OurTensors
-from checkpoint_tools.torch_dist import DTYPES, Chunk, StoredTensor
+from checkpoint_tools.torch_dist import DTYPES, Chunk, Shape, StoredTensor
 from harness.config.schema import ModelConfig
 from harness.parameters.names import LAYERS, split_layer
 from harness.progress import Progress, silent
+from harness.run.files import replace_file
 
 NAMES_PER_FILE = 64
 """Tensors in one file: files are what is written at once, and what an interruption loses."""
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class StoredChunk:
+    """A chunk that was written: its tensor's name in the checkpoint, the tensor's shape and format, the chunk."""
+
+    name: str
+    shape: Shape
+    dtype: str
+    chunk: Chunk
+
+
+_RECORD = TypeAdapter(list[StoredChunk])
 
 Read = Callable[[str], torch.Tensor]
 """A tensor of ours by its numbered name."""
@@ -50,12 +71,9 @@ def write_checkpoint(
 ) -> int:
     """Writes all tensors of a model into a folder; only the manifest is left to its owner.
 
-    Args:
-        folder: Where to write: empty, or left over from an interruption of the same call.
-        weights: What to write.
-        records: Folder for records of finished files; without one an interrupted writing begins anew.
-        num_workers: Files written at once; each needs the memory of one tensor and its copy.
-        progress: Hears of the bytes that were written, or were there.
+    The folder is empty, or left over from an interruption of the same call. Without a folder for `records` an
+    interrupted writing begins anew. Each of the workers needs the memory of one tensor and its copy. `progress` hears
+    of the bytes that were written, or were there.
 
     Returns:
         Bytes that were there from before an interruption.
@@ -66,14 +84,14 @@ def write_checkpoint(
     names = weights.names
     groups = [names[start : start + NAMES_PER_FILE] for start in range(0, len(names), NAMES_PER_FILE)]
     paths = [folder / f"__0_{number}.distcp" for number in range(len(groups))]
-    before = {path: found for path in paths if records and (found := recorded(records, path)) is not None}
+    before = {path: found for path in paths if records and (found := _recorded(records, path)) is not None}
     progress(kept_bytes := sum(item.chunk.num_bytes for found in before.values() for item in found))
 
     def write(path: Path, group: Sequence[str]) -> list[StoredChunk]:
         if path in before:
             return before[path]
         stored = _write_file(path, group, weights, progress, sync=records is not None)
-        return stored if records is None else record(records, path, stored)
+        return stored if records is None else _record(records, path, stored)
 
     with ThreadPoolExecutor(max_workers=num_workers) as pool:
         stored = [chunk for found in pool.map(write, paths, groups) for chunk in found]
@@ -87,6 +105,24 @@ def write_first_layers(ours: OurTensors, folder: Path, num_layers: int) -> Model
     names = [name for name in ours.names if (split_layer(name)[0] or 0) < num_layers]
     write_checkpoint(folder, Weights(model=model, names=names, read=ours.read))
     return model
+
+
+def _record(records: Path, file: Path, stored: list[StoredChunk]) -> list[StoredChunk]:
+    """Record that a file, whose content is on disk, is finished; return it as a resumed conversion will read it."""
+    replace_file(records / f"{file.name}.json", _RECORD.dump_json(stored))
+    # Read again, so that what is made of it has the same bytes with and without an interruption.
+    found = _recorded(records, file)
+    assert found is not None, f"the record of {file} does not describe it"
+    return found
+
+
+def _recorded(records: Path, file: Path) -> list[StoredChunk] | None:
+    """Return the contents of a file that is finished and still whole; None for any other."""
+    path = records / f"{file.name}.json"
+    if not path.exists() or not file.exists():
+        return None
+    stored = _RECORD.validate_json(path.read_bytes())
+    return stored if file.stat().st_size == sum(item.chunk.num_bytes for item in stored) else None
 
 
 def _write_file(

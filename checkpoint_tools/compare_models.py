@@ -15,7 +15,6 @@ from checkpoint_tools.their_tensors import open_model
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 from harness.parameters.names import EMBEDDING, OUTPUT
-from harness.progress import Progress, silent
 from harness.run.checkpoints.manifest import MANIFEST_NAME
 
 _NOT_COMPUTED = {
@@ -30,7 +29,7 @@ _NOT_COMPUTED = {
 """Fields of a model that matter in training only, or that are compared as what follows from them."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class OpenModel:
     """A model whose tensors are read by our names, the vocabulary without padding."""
 
@@ -56,32 +55,19 @@ def open_either(path: Path) -> OpenModel:
     """
     if (path / MANIFEST_NAME).is_file():
         ours = open_checkpoint(path, hashes=False)
-
-        def read_ours(name: str) -> torch.Tensor:
-            return _cut(name, ours.read(name), ours.model)
-
-        return OpenModel(path=path, model=ours.model, names=ours.names, read=read_ours)
+        return OpenModel(path, ours.model, ours.names, lambda name: _cut(name, ours.read(name), ours.model))
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path} is no model: it has neither {MANIFEST_NAME} nor config.json.")
     theirs = open_model(path)
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
-
-    def read_theirs(name: str) -> torch.Tensor:
-        move = moves[name]
-        joined = move.fusion.join([theirs.read(part) for part in move.theirs], theirs.model)
-        return _cut(name, joined, theirs.model)
-
-    return OpenModel(path=path, model=theirs.model, names=tuple(moves), read=read_theirs)
+    model = theirs.model
+    return OpenModel(path, model, tuple(moves), lambda name: _cut(name, moves[name].joined(theirs.read, model), model))
 
 
-def differences(a: OpenModel, b: OpenModel, *, tolerance: float = 0.0, progress: Progress = silent) -> list[Difference]:
-    """Yield the differences between two models, fields first.
+def differences(a: OpenModel, b: OpenModel, *, tolerance: float = 0.0) -> list[Difference]:
+    """Return the differences between two models, fields first.
 
-    Args:
-        a: One model.
-        b: The other.
-        tolerance: Largest absolute difference of a number that counts as equal; 0 wants equal bits.
-        progress: Hears of the bytes of `a` that were compared.
+    Numbers that differ by no more than `tolerance` count as equal; 0 wants equal bits.
 
     Raises:
         CheckpointError: one of them has tensors that the other has not.
@@ -93,10 +79,8 @@ def differences(a: OpenModel, b: OpenModel, *, tolerance: float = 0.0, progress:
     ]
     require_complete(b.names, a.names, str(b.path))
     for name in a.names:
-        one, other = a.read(name), b.read(name)
-        if (what := _difference(one, other, tolerance)) is not None:
+        if (what := _difference(a.read(name), b.read(name), tolerance)) is not None:
             found.append(Difference(name=name, what=what))
-        progress(one.numel() * one.itemsize)
     return found
 
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from checkpoint_tools.model_folder import difference_text, inspected, inspected_text, is_model_folder
 from harness.run.checkpoints.key_option import key_of_checkpoint, signature_key_option
-from harness.run.checkpoints.manifest import Manifest
+from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest
 from harness.run.checkpoints.verify import verify_before_load
 from harness.text import size_text, table
 
@@ -44,8 +43,8 @@ def inspect(checkpoint: Path, key_file: Path | None, as_json: bool) -> None:
     from checkpoint_tools.difference import num_bytes
     from checkpoint_tools.torch_dist import read_index
 
-    if is_model_folder(checkpoint):
-        click.echo(json.dumps(inspected(checkpoint), indent=2) if as_json else inspected_text(checkpoint))
+    if _is_model_folder(checkpoint):
+        click.echo(json.dumps(_model_content(checkpoint), indent=2) if as_json else _model_text(checkpoint))
         return
     manifest = verify_before_load(checkpoint, key=key_of_checkpoint(checkpoint, key_file))
     index = read_index(checkpoint)
@@ -97,15 +96,15 @@ def diff(  # noqa: PLR0913 (one argument per option)
     from checkpoint_tools.torch_dist import read_index
     from harness.progress import shown
 
-    if is_model_folder(first) or is_model_folder(second):
-        num_different, text = difference_text(first, second, as_json=as_json)
+    if _is_model_folder(first) or _is_model_folder(second):
+        num_different, text = _model_difference(first, second, as_json=as_json)
         click.echo(text)
         return EXIT_DIFFERENT if num_different else 0
     for path in (first, second):
         verify_before_load(path, deep=deep, key=key_of_checkpoint(path, key_file))
     total = sum(map(num_bytes, read_index(first).values()))
     with shown("comparing", total) as progress:
-        found = list(compare(first, second, progress=progress))
+        found = list(compare(first, second, progress))
     different = [item for item in found if item.verdict != "equal"]
     if as_json:
         click.echo(json.dumps({item.name: _as_json(item) for item in found}, indent=2, allow_nan=False))
@@ -150,3 +149,65 @@ def _as_json(item: Difference) -> dict[str, Any]:
     return {
         name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in fields.items()
     }
+
+
+def _is_model_folder(path: Path) -> bool:
+    """Return whether a folder holds a Hugging Face model and no checkpoint."""
+    return (path / "config.json").is_file() and not (path / MANIFEST_NAME).is_file()
+
+
+def _model_content(path: Path) -> dict[str, Any]:
+    """Return the contents of a folder: family, model, and every tensor with its shape, format, file and size.
+
+    Raises:
+        CheckpointError: it is damaged, or of a model that is not known here.
+    """
+    from checkpoint_tools.their_tensors import open_model
+
+    theirs = open_model(path)
+    tensors: dict[str, dict[str, Any]] = {}
+    for name in theirs.names:
+        shape, dtype = theirs.described(name)
+        tensors[name] = {
+            "shape": list(shape),
+            "dtype": str(dtype).removeprefix("torch."),
+            "file": theirs.files[name],
+            "bytes": math.prod(shape) * dtype.itemsize,
+        }
+    return {
+        "path": str(path),
+        "family": theirs.family.model_type,
+        "architecture": theirs.family.architecture,
+        "model": theirs.model.model_dump(mode="json"),
+        "tensors": tensors,
+    }
+
+
+def _model_text(path: Path) -> str:
+    """Return the contents of a folder as text."""
+    found = _model_content(path)
+    tensors: dict[str, dict[str, Any]] = found["tensors"]
+    rows = [(name, str(t["shape"]), t["dtype"], t["file"], size_text(t["bytes"])) for name, t in tensors.items()]
+    fields = ", ".join(f"{name} {json.dumps(value)}" for name, value in found["model"].items() if value is not None)
+    total = size_text(sum(tensor["bytes"] for tensor in tensors.values()))
+    head = f"{path}\n{found['architecture']}, a Hugging Face model\nmodel: {fields}\n{len(tensors)} tensors, {total}\n"
+    return f"{head}\n{table([('tensor', 'shape', 'format', 'file', 'size'), *rows])}"
+
+
+def _model_difference(first: Path, second: Path, *, as_json: bool) -> tuple[int, str]:
+    """Return the number and the names of weights and settings that differ; either model may be a checkpoint.
+
+    Tensors go by our names, without the padding of the vocabulary; a checkpoint's optimizer state is left aside.
+
+    Raises:
+        CheckpointError: one of them is damaged, or has tensors that the other has not.
+    """
+    from checkpoint_tools.compare_models import differences, open_either
+
+    one, other = open_either(first), open_either(second)
+    found = differences(one, other)
+    if as_json:
+        return len(found), json.dumps({item.name: {"verdict": "different", "detail": item.what} for item in found})
+    rows = [("weight or setting", "difference"), *((item.name, item.what) for item in found)]
+    last = f"{len(one.names)} weights compared, {len(found)} differences"
+    return len(found), "\n".join([*([table(rows)] if found else []), last])

@@ -52,12 +52,7 @@ def plan_shards(
 ) -> tuple[Shard, ...]:
     """Return files of at most `max_bytes` (more only for a single larger tensor), tensors in the order of the layers.
 
-    Args:
-        family: The family that is written.
-        model: The model.
-        described: Shape and format of our tensors.
-        dtype: Format to write; None keeps each tensor's own.
-        max_bytes: Size of a file.
+    All are written in the format `dtype`; None keeps each tensor's own.
     """
     groups: list[list[Written]] = [[]]
     filled = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,7 +13,9 @@ from typing import Literal
 import torch
 
 from checkpoint_tools.torch_dist import Chunk, StoredTensor, read_index, read_region
+from harness.progress import Progress
 
+NUM_WORKERS = 2
 Verdict = Literal["equal", "different", "only in first", "only in second", "other shape", "other format"]
 
 
@@ -38,21 +40,19 @@ class _Sum:
     total: float
 
 
-def compare(
-    first: Path, second: Path, *, num_workers: int = 2, progress: Callable[[int], None] | None = None
-) -> Iterator[Difference]:
+def compare(first: Path, second: Path, progress: Progress) -> Iterator[Difference]:
     """Compares two checkpoints whose small files have been verified: every tensor of either, by name.
 
-    Holds one chunk of each per worker in memory. `progress` hears of the bytes compared, one call at a time.
+    Holds one chunk of each per worker in memory. `progress` hears of the bytes of the first that were compared.
 
     Raises:
         CheckpointError: an index or a chunk is damaged.
     """
     one, other = read_index(first), read_index(second)
     names = sorted({*one, *other})
-    with ThreadPoolExecutor(max_workers=num_workers) as pool:
+    with ThreadPoolExecutor(max_workers=NUM_WORKERS) as pool:
         for name, found in zip(names, pool.map(partial(_compare, first, second, one, other), names), strict=True):
-            if progress is not None and name in one:
+            if name in one:
                 progress(num_bytes(one[name]))
             yield found
 
@@ -71,7 +71,7 @@ def _compare(
     if a.shape != b.shape:
         return Difference(name=name, verdict="other shape", detail=f"{list(a.shape)} and {list(b.shape)}")
     found = [_compare_region(first, second, a, b, chunk) for chunk in a.chunks]
-    largest = max((part.largest for part in found), key=_with_nan_largest, default=0.0)
+    largest = max((part.largest for part in found), key=lambda value: (math.isnan(value), value), default=0.0)
     mean = math.fsum(part.total for part in found) / max(1, math.prod(a.shape))
     if a.dtype != b.dtype:
         detail = f"{a.dtype} and {b.dtype}"
@@ -93,7 +93,3 @@ def _compare_region(first: Path, second: Path, a: StoredTensor, b: StoredTensor,
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous().view(torch.uint8) if tensor.dim() else tensor.reshape(1).view(torch.uint8)
-
-
-def _with_nan_largest(value: float) -> tuple[bool, float]:
-    return math.isnan(value), value

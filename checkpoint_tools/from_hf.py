@@ -28,7 +28,7 @@ from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.families.config_json import dynamic_scaling
 from checkpoint_tools.families.family import Move
-from checkpoint_tools.growth import Growth
+from checkpoint_tools.growth import NO_GROWTH, Growth
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
@@ -47,7 +47,6 @@ from harness.progress import ShowProgress
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.run.files import replace_file
 
-NO_GROWTH = Growth()
 _KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
@@ -85,7 +84,7 @@ def convert(
                 Weights(
                     model=model,
                     names=[move.ours for move in theirs.family.moves(model)],
-                    read=growth.reader(lambda name: _joined(theirs, moves[name]), theirs.model),
+                    read=growth.reader(lambda name: moves[name].joined(theirs.read, theirs.model), theirs.model),
                 ),
                 num_workers=num_workers,
                 progress=progress,
@@ -142,10 +141,6 @@ def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
             f"{theirs.path}: config.json says tie_word_embeddings, but {name} holds other numbers than {embedding}. "
             "Take that tensor away, or set tie_word_embeddings to false, whichever is the model."
         )
-
-
-def _joined(theirs: TheirTensors, move: Move) -> torch.Tensor:
-    return move.fusion.join([theirs.read(name) for name in move.theirs], theirs.model)
 
 
 def _manifest(theirs: TheirTensors, model: ModelConfig) -> Manifest:

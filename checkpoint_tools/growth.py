@@ -29,11 +29,6 @@ class Growth:
     vocab_size: int | None = None
     """Rows of the new vocabulary; None: as many as before."""
 
-    @property
-    def is_none(self) -> bool:
-        """True if nothing grows."""
-        return not self.copied_layers and self.vocab_size is None
-
     def grown(self, model: ModelConfig) -> ModelConfig:
         """Return the larger model.
 
@@ -78,6 +73,9 @@ class Growth:
             return torch.zeros_like(tensor) if is_copy and parameter.writes_to_residual else tensor
 
         return read_grown
+
+
+NO_GROWTH = Growth()
 
 
 def _more_rows(rows: torch.Tensor, model: ModelConfig, grown: ModelConfig) -> torch.Tensor:

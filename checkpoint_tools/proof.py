@@ -14,7 +14,7 @@ import torch
 
 from checkpoint_tools import transformers_model
 from checkpoint_tools.free_memory import available_bytes
-from checkpoint_tools.growth import Growth
+from checkpoint_tools.growth import NO_GROWTH, Growth
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.their_tensors import open_model
 from harness.config.schema import ModelConfig
@@ -85,22 +85,17 @@ class Proof:
 
 
 def prove(
-    ours: OurTensors, folder: Path, scratch: Path, *, num_layers: int | None = None, growth: Growth | None = None
+    ours: OurTensors, folder: Path, scratch: Path, *, num_layers: int | None = None, growth: Growth = NO_GROWTH
 ) -> Proof:
     """Compares a checkpoint with a Hugging Face model's folder.
 
-    Args:
-        ours: The checkpoint.
-        folder: The model's folder.
-        scratch: A folder that may be made and is removed: the first layers are written there if not all fit.
-        num_layers: First so many layers of it to compare; None: all, or as many as fit into this machine's memory.
-        growth: How the checkpoint's model is larger than the folder's, and still computes the same.
+    Compared are its first `num_layers`; None: all, or as many as fit into this machine's memory. If not all fit, the
+    first ones are written to the folder `scratch`, which is removed. With `growth` the checkpoint's model is larger.
 
     Raises:
         CheckpointError: they are not the same model. Says where they begin to differ.
     """
     theirs = open_model(folder)
-    growth = growth or Growth()
     transformers_model.require_shapes(theirs)
     transformers_model.require_frequencies(theirs, ours.model, MAX_FREQUENCY_DIFFERENCE)
     compared = num_layers or layers_that_fit(ours.model, available_bytes())
@@ -115,7 +110,7 @@ def prove(
     # One after the other: only what was computed is kept.
     their_trace: Trace = transformers_model.trace(theirs, tokens, compared)
     our_trace = _our_trace(ours, scratch, tokens, growth.first_layers(compared), dtype)
-    if not growth.is_none:
+    if growth != NO_GROWTH:
         our_trace, their_trace = (_common(trace, theirs.model.vocab_size) for trace in (our_trace, their_trace))
     proof = compare(our_trace, their_trace, num_layers=compared, of_layers=theirs.model.num_layers)
     if not proof.holds:

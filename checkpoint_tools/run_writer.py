@@ -37,12 +37,7 @@ class WrittenRun:
 def write_run(run: Path, manifest: Manifest, weights: Weights, *, num_workers: int, progress: Progress) -> WrittenRun:
     """Writes the checkpoint of the manifest's step, unless an earlier call has published it.
 
-    Args:
-        run: A folder that belongs to this conversion alone.
-        manifest: What the checkpoint is; its files and the time it took are filled in here.
-        weights: What to write.
-        num_workers: Files written at once.
-        progress: Hears of the bytes that were written, or were there.
+    The folder belongs to this conversion alone. The manifest's files and the time it took are filled in here.
 
     Raises:
         OSError: from the disk, while tensors are written.

@@ -15,10 +15,10 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 import torch
 
@@ -41,48 +41,33 @@ class Entry:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-class SafetensorsWriter:
-    """A file that is being written; leave it as a context manager."""
+@contextmanager
+def safetensors_writer(path: Path, entries: Iterable[Entry]) -> Iterator[Callable[[str, torch.Tensor], None]]:
+    """Gives a function that writes one tensor at its place; the file gets its name at the end, if all went well.
 
-    def __init__(self, path: Path, entries: Iterable[Entry]) -> None:
-        self._path = path
-        self._staging = path.with_name(path.name + STAGING_SUFFIX)
-        self._entries = {entry.name: entry for entry in entries}
-        self._missing = set(self._entries)
-        header, self._offsets = _layout(self._entries)
-        self._file = self._staging.open("wb")
-        self._file.write(header)
-        self._start = len(header)
+    Raises:
+        AssertionError: a tensor was written twice or not at all, or is not as announced.
+    """
+    announced = {entry.name: entry for entry in entries}
+    missing = set(announced)
+    header, offsets = _layout(announced)
+    staging = path.with_name(path.name + STAGING_SUFFIX)
+    with staging.open("wb") as file:
+        file.write(header)
 
-    def write(self, name: str, tensor: torch.Tensor) -> None:
-        """Writes one tensor at its place.
+        def write(name: str, tensor: torch.Tensor) -> None:
+            entry = announced[name]
+            assert name in missing, f"{name} is written twice"
+            assert (tuple(tensor.shape), tensor.dtype) == (entry.shape, entry.dtype), f"{name} is not as announced"
+            missing.remove(name)
+            file.seek(len(header) + offsets[name])
+            file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
-        Raises:
-            AssertionError: it was written before, or is not as announced.
-        """
-        entry = self._entries[name]
-        assert name in self._missing, f"{name} is written twice"
-        assert (tuple(tensor.shape), tensor.dtype) == (entry.shape, entry.dtype), f"{name} is not as announced"
-        self._missing.remove(name)
-        self._file.seek(self._start + self._offsets[name])
-        flat = tensor.contiguous().reshape(-1)
-        self._file.write(flat.view(torch.uint8).numpy().data)
-
-    def __enter__(self) -> SafetensorsWriter:
-        """Return the writer itself."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Gives the file its name, unless something went wrong."""
-        with self._file:
-            if error is None:
-                assert not self._missing, f"{sorted(self._missing)} were not written"
-                self._file.flush()
-                os.fsync(self._file.fileno())
-        if error is None:
-            self._staging.rename(self._path)
+        yield write
+        assert not missing, f"{sorted(missing)} were not written"
+        file.flush()
+        os.fsync(file.fileno())
+    staging.rename(path)
 
 
 def _layout(entries: Mapping[str, Entry]) -> tuple[bytes, dict[str, int]]:

@@ -13,7 +13,7 @@ from harness.data.tokenizers.tokenizer import open_tokenizer
 NUM_TOKENS = 24
 
 
-def write_line(folder: Path, prompt: str, num_tokens: int = NUM_TOKENS) -> str:
+def write_line(folder: Path, prompt: str) -> str:
     """Return the prompt and the text that the model writes after it, on one line.
 
     Raises:
@@ -27,6 +27,6 @@ def write_line(folder: Path, prompt: str, num_tokens: int = NUM_TOKENS) -> str:
     given = torch.tensor([ids or [tokenizer.end_of_document_id]])
     with torch.no_grad():
         written = model.generate(
-            given, attention_mask=torch.ones_like(given), max_new_tokens=num_tokens, do_sample=False, pad_token_id=0
+            given, attention_mask=torch.ones_like(given), max_new_tokens=NUM_TOKENS, do_sample=False, pad_token_id=0
         )
     return " ".join(tokenizer.decode(written[0].tolist()).split())

@@ -3,10 +3,6 @@
 transformers reads a `.model` by rules of its own: it adds symbols beyond the vocabulary and a space before every text.
 So the file is translated here, and what was translated is held against SentencePiece itself: on every piece of the
 vocabulary and on texts with spaces, line breaks, several scripts and characters that no piece covers.
-
-The `.model` is a protobuf: a message is a row of (field number << 3 | type) keys and values. Read here are
-`pieces` (1), `trainer_spec` (2: model_type 3), `normalizer_spec` (3: precompiled_charsmap 2, add_dummy_prefix 3,
-remove_extra_whitespaces 4, escape_whitespaces 5).
 """
 
 from __future__ import annotations
@@ -14,8 +10,6 @@ from __future__ import annotations
 import base64
 import importlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 _SPACE = "▁"
@@ -32,24 +26,17 @@ _PROBES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Settings:
-    """Settings of the protobuf besides the pieces."""
-
-    is_unigram: bool
-    charsmap: bytes
-    adds_space: bool
-    removes_spaces: bool
-
-
 def as_tokenizer_json(content: bytes) -> str | None:
     """Return the `tokenizer.json` of a SentencePiece `.model`; None if it cannot be expressed with the same ids."""
     library = importlib.import_module("sentencepiece")
     processor = library.SentencePieceProcessor(model_proto=content)
-    settings = _settings(content)
-    if settings is None or (settings.removes_spaces and not settings.is_unigram):
+    model = importlib.import_module("sentencepiece.sentencepiece_model_pb2").ModelProto.FromString(content)
+    is_unigram, rules = model.trainer_spec.model_type == _UNIGRAM, model.normalizer_spec
+    if not (is_unigram or model.trainer_spec.model_type == _BPE) or not rules.escape_whitespaces:
         return None
-    text = json.dumps(_description(processor, settings), ensure_ascii=False)
+    if rules.remove_extra_whitespaces and not is_unigram:
+        return None
+    text = json.dumps(_description(processor, rules, is_unigram), ensure_ascii=False)
     tokenizer = importlib.import_module("tokenizers").Tokenizer.from_str(text)
     return text if _agree(processor, tokenizer) else None
 
@@ -70,17 +57,17 @@ def _is_text(processor: Any, number: int) -> bool:  # noqa: ANN401
     return not any(kind(number) for kind in kinds)
 
 
-def _description(processor: Any, settings: _Settings) -> dict[str, Any]:  # noqa: ANN401
+def _description(processor: Any, rules: Any, is_unigram: bool) -> dict[str, Any]:  # noqa: ANN401
     pieces = [processor.id_to_piece(number) for number in range(processor.get_piece_size())]
     symbols = [n for n in range(len(pieces)) if processor.is_control(n) or processor.is_unknown(n)]
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if settings.adds_space else []
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}] if rules.add_dummy_prefix else []
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
         "added_tokens": [{"id": number, "content": pieces[number], **flags} for number in symbols],
-        "normalizer": {"type": "Sequence", "normalizers": _normalizers(settings)},
+        "normalizer": {"type": "Sequence", "normalizers": _normalizers(rules)},
         "pre_tokenizer": None,
         "post_processor": None,
         "decoder": {
@@ -92,19 +79,19 @@ def _description(processor: Any, settings: _Settings) -> dict[str, Any]:  # noqa
                 *strip,
             ],
         },
-        "model": _unigram(processor, pieces) if settings.is_unigram else _bpe(processor, pieces),
+        "model": _unigram(processor, pieces) if is_unigram else _bpe(processor, pieces),
     }
 
 
-def _normalizers(settings: _Settings) -> list[dict[str, Any]]:
+def _normalizers(rules: Any) -> list[dict[str, Any]]:  # noqa: ANN401
     found: list[dict[str, Any]] = []
-    if settings.charsmap:
-        charsmap = base64.b64encode(settings.charsmap).decode()
+    if rules.precompiled_charsmap:
+        charsmap = base64.b64encode(rules.precompiled_charsmap).decode()
         found.append({"type": "Precompiled", "precompiled_charsmap": charsmap})
-    if settings.removes_spaces:
+    if rules.remove_extra_whitespaces:
         found.append({"type": "Strip", "strip_left": True, "strip_right": True})
         found.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
-    if settings.adds_space:
+    if rules.add_dummy_prefix:
         found.append({"type": "Prepend", "prepend": _SPACE})
     found.append({"type": "Replace", "pattern": {"String": " "}, "content": _SPACE})
     return found
@@ -136,54 +123,3 @@ def _bpe(processor: Any, pieces: list[str]) -> dict[str, Any]:  # noqa: ANN401
         "vocab": {piece: number for number, piece in enumerate(pieces)},
         "merges": [[pieces[left], pieces[right]] for _, _, left, right in sorted(ranked)],
     }
-
-
-def _settings(content: bytes) -> _Settings | None:
-    trainer: dict[int, Any] = {}
-    normalizer: dict[int, Any] = {}
-    try:
-        for field, value in _fields(content):
-            if field == 2:
-                trainer = dict(_fields(value))
-            elif field == 3:
-                normalizer = dict(_fields(value))
-    except (IndexError, ValueError, TypeError):
-        return None
-    kind = trainer.get(3, _UNIGRAM)
-    if kind not in (_UNIGRAM, _BPE) or not normalizer.get(5, 1):
-        return None
-    return _Settings(
-        is_unigram=kind == _UNIGRAM,
-        charsmap=bytes(normalizer.get(2, b"")),
-        adds_space=bool(normalizer.get(3, 1)),
-        removes_spaces=bool(normalizer.get(4, 1)),
-    )
-
-
-def _fields(content: bytes) -> Iterator[tuple[int, Any]]:
-    """Yield the fields of a protobuf message: numbers, or bytes."""
-    place = 0
-    while place < len(content):
-        key, place = _varint(content, place)
-        kind = key & 7
-        if kind == 0:
-            value, place = _varint(content, place)
-            yield key >> 3, value
-        else:
-            length = {1: 8, 5: 4}.get(kind)
-            if length is None:
-                if kind != 2:
-                    raise ValueError(f"type {kind} of a field is not known")
-                length, place = _varint(content, place)
-            yield key >> 3, content[place : place + length]
-            place += length
-
-
-def _varint(content: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = content[place]
-        value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 0x80:
-            return value, place

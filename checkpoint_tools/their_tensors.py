@@ -21,7 +21,7 @@ from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.torch_dist import Shape
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
-from harness.run.files import open_regular
+from harness.run.files import read_regular
 
 MAX_JSON_BYTES = 64 * 1024**2
 INDEX_NAME = "model.safetensors.index.json"
@@ -102,8 +102,7 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: it is missing, too large, or no JSON object.
     """
     try:
-        with open_checked(path) as file:
-            content = file.read(MAX_JSON_BYTES + 1)
+        content = read_regular(path, MAX_JSON_BYTES)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     if len(content) > MAX_JSON_BYTES:
@@ -115,15 +114,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds no JSON object.")
     return fields
-
-
-@contextmanager
-def open_checked(path: Path) -> Iterator[Any]:
-    """Open a regular file for reading bytes; links are refused."""
-    import os
-
-    with os.fdopen(open_regular(path), "rb") as file:
-        yield file
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -162,9 +152,7 @@ def _files(path: Path) -> dict[str, str]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with open_checked(path) as file:
-            start = file.read(len(_LFS))
-        if start == _LFS:
+        if read_regular(path, len(_LFS)).startswith(_LFS):
             raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: fetch it with `git lfs pull`.")
         with safe_open(path, framework="pt", device="cpu") as opened:
             yield opened

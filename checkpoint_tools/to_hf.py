@@ -20,7 +20,7 @@ from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.families.registry import family_for_writing
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
 from checkpoint_tools.proof import Proof, prove
-from checkpoint_tools.safetensors_file import SafetensorsWriter
+from checkpoint_tools.safetensors_file import safetensors_writer
 from checkpoint_tools.their_tensors import INDEX_NAME, read_json
 from checkpoint_tools.tokenizer_files import SOURCE_FOLDER, TokenizerFiles, find_tokenizer
 from harness.config.schema import ModelConfig
@@ -139,12 +139,12 @@ def write_shards(folder: Path, ours: OurTensors, shards: Sequence[Shard], num_wo
 
 
 def _write_shard(path: Path, ours: OurTensors, shard: Shard, progress: Progress) -> None:
-    with SafetensorsWriter(path, shard.entries) as file:
+    with safetensors_writer(path, shard.entries) as write:
         for written in shard.written:
             tensor = ours.read(written.move.ours)
             parts = written.move.fusion.split(tensor, ours.model)
             for entry, part in zip(written.entries, parts, strict=True):
-                file.write(entry.name, part.to(entry.dtype))
+                write(entry.name, part.to(entry.dtype))
             progress(written.num_bytes)
 
 

@@ -33,7 +33,7 @@ class TokenizerFiles:
     """The tokenizer's files to put beside the weights."""
 
     files: Mapping[str, bytes]
-    special_ids: dict[str, object] = field(default_factory=dict)
+    special_ids: Mapping[str, object] = field(default_factory=dict)
     """Keys for `config.json`."""
     warning: str | None = None
     """Warning for a user who wants to load it."""
@@ -68,7 +68,8 @@ def find_tokenizer(ours: OurTensors, named: Path | None) -> TokenizerFiles | Non
             f"{tokenizer.path} is not written as a tokenizer.json, for want of one with the same ids: it is copied as "
             "it is. Load it with its own library; transformers would translate it by rules of its own, to other ids."
         )
-    return TokenizerFiles(files=files, special_ids=_special_ids(tokenizer), warning=warning)
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.end_of_document_id}
+    return TokenizerFiles(files=files, special_ids=ids, warning=warning)
 
 
 def _path_in_run(checkpoint: Path) -> Path | None:
@@ -105,7 +106,3 @@ def _translated(tokenizer: Tokenizer, text: str | None) -> dict[str, bytes]:
         "clean_up_tokenization_spaces": False,
     }
     return {"tokenizer.json": text.encode(), "tokenizer_config.json": (json.dumps(settings, indent=2) + "\n").encode()}
-
-
-def _special_ids(tokenizer: Tokenizer) -> dict[str, object]:
-    return {"bos_token_id": None, "eos_token_id": tokenizer.end_of_document_id}

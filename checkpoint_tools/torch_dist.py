@@ -89,11 +89,8 @@ def _slices(start: Shape, stop: Shape, origin: Shape) -> tuple[slice, ...]:
 def _read_chunk(folder: Path, tensor: StoredTensor, chunk: Chunk) -> torch.Tensor:
     place = f"{chunk.file} at byte {chunk.file_offset:,}"
     try:
-        descriptor = open_regular(folder / chunk.file)
-        try:
-            content = os.pread(descriptor, chunk.num_bytes, chunk.file_offset)
-        finally:
-            os.close(descriptor)
+        with os.fdopen(open_regular(folder / chunk.file), "rb") as file:
+            content = os.pread(file.fileno(), chunk.num_bytes, chunk.file_offset)
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"{folder / chunk.file} cannot be read: {error.strerror}.") from error

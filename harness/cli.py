@@ -93,7 +93,7 @@ class DataGroup(VerbGroup):
         "order": "data_prep.verbs.corpus_verbs:order",
         "train-tokenizer": "data_prep.verbs.tokenizer_verbs:train_tokenizer",
         "inspect-tokenizer": "data_prep.verbs.tokenizer_verbs:inspect_tokenizer",
-        "extend-tokenizer": "data_prep.verbs.extend_verb:extend_tokenizer",
+        "extend-tokenizer": "data_prep.verbs.tokenizer_verbs:extend_tokenizer",
     }
 
 

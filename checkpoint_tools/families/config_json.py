@@ -86,7 +86,7 @@ def model_from(fields: Fields, family: Family) -> ModelConfig:
     said = {**_DEFAULTS, **family.defaults, **{key: value for key, value in fields.items() if value is not None}}
     problems = _unknown(fields, family)
     scaling = _scaling(fields, problems)
-    base = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    base = _rotation(fields)
     values: dict[str, Any] = {name: said[key] for key, name in family.fields.items() if key in said}
     values |= {
         **family.has,
@@ -96,14 +96,14 @@ def model_from(fields: Fields, family: Family) -> ModelConfig:
         "rope_scaling": scaling,
         **_biases(fields, family, problems),
     }
+    model: ModelConfig | None = None
     try:
         model = ModelConfig.model_validate(values)
         wrong = cross_field_problems({"model": model})
         problems += [f"{'.'.join(map(str, problem.location[1:]))} {problem.text}" for problem in wrong]
     except ValidationError as error:
         problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-        model = _NO_MODEL
-    if problems:
+    if problems or model is None:
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise CheckpointError(f"config.json describes a model that this version of harness does not know:\n{lines}")
     return model
@@ -127,7 +127,7 @@ def dynamic_scaling(fields: Fields) -> Fields | None:
 
     Our model has no such setting: the function is the same up to that length.
     """
-    said = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    said = _rotation(fields)
     if not isinstance(said, dict) or _kind(said) != _DYNAMIC:
         return None
     return {key: value for key, value in said.items() if key != "rope_theta"}
@@ -160,7 +160,7 @@ def _unknown(fields: Fields, family: Family) -> list[str]:
 
 
 def _scaling(fields: Fields, problems: list[str]) -> RopeScalingConfig | None:
-    said = fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+    said = _rotation(fields)
     if not isinstance(said, dict):
         problems.append(f"rope_scaling: {ascii(said)[:60]} is no object")
         return None
@@ -180,6 +180,10 @@ def _scaling(fields: Fields, problems: list[str]) -> RopeScalingConfig | None:
     return RopeScalingConfig(type=kind, **rest) if kind not in ("default", _DYNAMIC) else None
 
 
+def _rotation(fields: Fields) -> Any:  # noqa: ANN401 (what a file holds)
+    return fields.get("rope_parameters") or fields.get("rope_scaling") or {}
+
+
 def _kind(said: Fields) -> Any:  # noqa: ANN401 (what a file holds)
     return said.get("rope_type", said.get("type", "default"))
 
@@ -191,6 +195,3 @@ def _biases(fields: Fields, family: Family, problems: list[str]) -> dict[str, bo
     if attention != mlp:
         problems.append(f"attention_bias: {attention} with mlp_bias {mlp}; known are both or neither")
     return {"add_bias_linear": bool(attention)}
-
-
-_NO_MODEL = ModelConfig(num_layers=1, hidden_size=1, num_attention_heads=1, ffn_hidden_size=1, vocab_size=1)

@@ -36,6 +36,10 @@ class Move:
     theirs: tuple[str, ...]
     fusion: Fusion
 
+    def joined(self, read: Callable[[str], torch.Tensor], model: ModelConfig) -> torch.Tensor:
+        """Return our tensor, made of theirs."""
+        return self.fusion.join([read(name) for name in self.theirs], model)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:

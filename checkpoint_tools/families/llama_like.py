@@ -7,44 +7,32 @@ Theirs: `q_proj [N·D, H]`, `k_proj`, `v_proj [G·D, H]`, `o_proj [H, N·D]`, `g
 from __future__ import annotations
 
 from checkpoint_tools.families.family import Rule
-from checkpoint_tools.layout import GATE_UP, QKV, VOCABULARY
+from checkpoint_tools.layout import GATE_UP, QKV, UNCHANGED, VOCABULARY, Fusion
 from harness.parameters.names import EMBEDDING, LAYERS, OUTPUT
 
 _OURS = f"{LAYERS}{{}}."
 _THEIRS = "model.layers.{}."
-_QKV_NAMES = tuple(f"{_THEIRS}self_attn.{name}_proj" for name in "qkv")
-_GATE_UP_NAMES = tuple(f"{_THEIRS}mlp.{name}_proj" for name in ("gate", "up"))
+
+
+def _weight_and_bias(ours: str, *theirs: str, fusion: Fusion = UNCHANGED) -> tuple[Rule, ...]:
+    return tuple(
+        Rule(ours=f"{_OURS}{ours}.{kind}", theirs=tuple(f"{_THEIRS}{name}.{kind}" for name in theirs), fusion=fusion)
+        for kind in ("weight", "bias")
+    )
+
 
 RULES = (
     Rule(ours=EMBEDDING, theirs=("model.embed_tokens.weight",), fusion=VOCABULARY),
     Rule(ours=f"{_OURS}input_layernorm.weight", theirs=(f"{_THEIRS}input_layernorm.weight",)),
-    Rule(
-        ours=f"{_OURS}self_attention.linear_qkv.weight",
-        theirs=tuple(f"{name}.weight" for name in _QKV_NAMES),
-        fusion=QKV,
-    ),
-    Rule(
-        ours=f"{_OURS}self_attention.linear_qkv.bias",
-        theirs=tuple(f"{name}.bias" for name in _QKV_NAMES),
-        fusion=QKV,
+    *_weight_and_bias(
+        "self_attention.linear_qkv", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", fusion=QKV
     ),
     Rule(ours=f"{_OURS}self_attention.q_layernorm.weight", theirs=(f"{_THEIRS}self_attn.q_norm.weight",)),
     Rule(ours=f"{_OURS}self_attention.k_layernorm.weight", theirs=(f"{_THEIRS}self_attn.k_norm.weight",)),
-    Rule(ours=f"{_OURS}self_attention.linear_proj.weight", theirs=(f"{_THEIRS}self_attn.o_proj.weight",)),
-    Rule(ours=f"{_OURS}self_attention.linear_proj.bias", theirs=(f"{_THEIRS}self_attn.o_proj.bias",)),
+    *_weight_and_bias("self_attention.linear_proj", "self_attn.o_proj"),
     Rule(ours=f"{_OURS}pre_mlp_layernorm.weight", theirs=(f"{_THEIRS}post_attention_layernorm.weight",)),
-    Rule(
-        ours=f"{_OURS}mlp.linear_fc1.weight",
-        theirs=tuple(f"{name}.weight" for name in _GATE_UP_NAMES),
-        fusion=GATE_UP,
-    ),
-    Rule(
-        ours=f"{_OURS}mlp.linear_fc1.bias",
-        theirs=tuple(f"{name}.bias" for name in _GATE_UP_NAMES),
-        fusion=GATE_UP,
-    ),
-    Rule(ours=f"{_OURS}mlp.linear_fc2.weight", theirs=(f"{_THEIRS}mlp.down_proj.weight",)),
-    Rule(ours=f"{_OURS}mlp.linear_fc2.bias", theirs=(f"{_THEIRS}mlp.down_proj.bias",)),
+    *_weight_and_bias("mlp.linear_fc1", "mlp.gate_proj", "mlp.up_proj", fusion=GATE_UP),
+    *_weight_and_bias("mlp.linear_fc2", "mlp.down_proj"),
     Rule(ours="decoder.final_layernorm.weight", theirs=("model.norm.weight",)),
     Rule(ours=OUTPUT, theirs=("lm_head.weight",), fusion=VOCABULARY),
 )

@@ -2,60 +2,34 @@
 
 from __future__ import annotations
 
-import queue
-import threading
+from collections import deque
 from collections.abc import Generator, Iterator
-from typing import Generic, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
 
 Item = TypeVar("Item")
-_END = object()
 
 
-class Ahead(Generic[Item]):
-    """Iterates over what another iterator yields, of which up to `num_items` are ready before they are asked for.
+@contextmanager
+def ahead(items: Generator[Item, None, None], num_items: int = 2) -> Iterator[Iterator[Item]]:
+    """Gives the items of another iterator, of which up to `num_items` are ready before they are asked for.
 
-    An error in the iterator is raised when its turn comes. `close` (or leaving the `with`) ends the thread, between two
-    items, and waits for it.
+    An error in the iterator is raised when its turn comes. Leaving the `with` ends the thread, between two items, and
+    closes the iterator.
     """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
 
-    def __init__(self, items: Generator[Item, None, None], num_items: int = 2) -> None:
-        self._items = items
-        self._ready: queue.Queue[object] = queue.Queue(num_items)
-        self._closing = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="read-ahead", daemon=True)
-        self._thread.start()
+    def taken() -> Iterator[Item]:
+        # Each call takes one item; an empty list is the end.
+        ready = deque(thread.submit(list, islice(items, 1)) for _ in range(num_items))
+        while item := ready.popleft().result():
+            ready.append(thread.submit(list, islice(items, 1)))
+            yield from item
 
-    def __enter__(self) -> Ahead[Item]:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __iter__(self) -> Iterator[Item]:
-        while (item := self._ready.get()) is not _END:
-            yield item  # type: ignore[misc] # the queue holds items and the end only
-        if self._error is not None:
-            raise self._error
-
-    def close(self) -> None:
-        """Ends the thread; closing twice is harmless."""
-        self._closing.set()
-        while self._thread.is_alive():
-            try:
-                self._ready.get(timeout=0.05)
-            except queue.Empty:
-                continue
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            for item in self._items:
-                if self._closing.is_set():
-                    return
-                self._ready.put(item)
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that uses the items
-            self._error = error
-        finally:
-            self._items.close()
-            self._ready.put(_END)
+    try:
+        yield taken()
+    finally:
+        thread.shutdown(cancel_futures=True)
+        items.close()

@@ -42,7 +42,7 @@ def count_channel(path: Path) -> ChannelCount:
         DataError: it has no finished part, or a file of one is missing.
     """
     parts = parts_of(path)
-    recorded = read_source(path) if path.is_dir() else None
+    recorded = read_source(path)
     totals = recorded.finished if recorded else None
     return ChannelCount(
         channel=path.resolve().name,

@@ -109,18 +109,9 @@ class PartWriter:
         self._hash = xxhash.xxh3_64()
         self._binary = self._partial(".bin").open("wb", buffering=1 << 20)
 
-    @property
-    def num_documents(self) -> int:
-        """Documents added so far."""
-        return len(self._lengths)
-
     def add_document(self, ids: Sequence[int]) -> None:
         """Appends one document; every id must be within the vocabulary that the dtype was chosen for."""
-        content = np.asarray(ids, dtype=self._dtype).tobytes()
-        self._hash.update(content)
-        self._binary.write(content)
-        self._lengths.append(len(ids))
-        self.num_tokens += len(ids)
+        self.add_documents(np.asarray(ids, dtype=np.int64), np.array([len(ids)]))
 
     def add_documents(self, ids: NDArray[np.integer], lengths: NDArray[np.int64]) -> None:
         """Appends documents whose ids lie back to back; `lengths` are the tokens of each."""
@@ -137,7 +128,7 @@ class PartWriter:
         part = FinishedPart(
             prefix=self._prefix,
             tokens=self.num_tokens,
-            documents=self.num_documents,
+            documents=len(self._lengths),
             bin_bytes=self.num_tokens * self._dtype.itemsize,
             xxh3=self._hash.hexdigest(),
         )
@@ -159,21 +150,16 @@ class PartWriter:
         return self._folder / f"{self._prefix}{suffix}{STAGING_SUFFIX}"
 
     def _write_index(self) -> None:
-        lengths = np.frombuffer(self._lengths, dtype=np.int32) if self._lengths else np.zeros(0, np.int32)
+        lengths = np.array(self._lengths, dtype=np.int32)
+        offsets = (np.cumsum(lengths, dtype=np.int64) - lengths) * self._dtype.itemsize
         with self._partial(".idx").open("wb") as index:
             index.write(MAGIC)
             index.write(struct.pack("<QBQQ", VERSION, DTYPE_CODES[self._dtype.name], len(lengths), len(lengths) + 1))
             index.write(lengths.astype("<i4").tobytes())
-            index.write(_byte_offsets(lengths, self._dtype.itemsize).astype("<i8").tobytes())
+            index.write(offsets.astype("<i8").tobytes())
             index.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
             index.flush()
             os.fsync(index.fileno())
-
-
-def _byte_offsets(lengths: NDArray[np.int32], itemsize: int) -> NDArray[np.int64]:
-    offsets = np.zeros(len(lengths), dtype=np.int64)
-    np.cumsum(lengths[:-1], dtype=np.int64, out=offsets[1:])
-    return offsets * itemsize
 
 
 def _whole_lines(file: Path) -> bytes:

@@ -35,25 +35,17 @@ class Pieces:
     per_document: NDArray[np.int64]
     """Pieces of each document, [D]: 0 if it was dropped, more than 1 if it was split."""
 
-    def head(self, num_documents: int) -> Pieces:
-        """Return only the first documents."""
+    def split_at(self, num_documents: int) -> tuple[Pieces, Pieces]:
+        """Return the first documents, and the others."""
         num_pieces = int(self.per_document[:num_documents].sum())
         num_tokens = int(self.lengths[:num_pieces].sum())
-        return Pieces(
-            ids=self.ids[:num_tokens],
-            lengths=self.lengths[:num_pieces],
-            per_document=self.per_document[:num_documents],
+        first = Pieces(
+            ids=self.ids[:num_tokens], lengths=self.lengths[:num_pieces], per_document=self.per_document[:num_documents]
         )
-
-    def tail(self, num_documents: int) -> Pieces:
-        """Return all but the first documents."""
-        num_pieces = int(self.per_document[:num_documents].sum())
-        num_tokens = int(self.lengths[:num_pieces].sum())
-        return Pieces(
-            ids=self.ids[num_tokens:],
-            lengths=self.lengths[num_pieces:],
-            per_document=self.per_document[num_documents:],
+        rest = Pieces(
+            ids=self.ids[num_tokens:], lengths=self.lengths[num_pieces:], per_document=self.per_document[num_documents:]
         )
+        return first, rest
 
     def num_documents_reaching(self, num_tokens: int) -> int | None:
         """Return the number of documents needed for this many tokens; None if all of them have fewer."""

@@ -7,8 +7,8 @@ renamed when it is complete.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,68 +16,59 @@ import xxhash
 from numpy.typing import NDArray
 
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter
-from data_prep.channels.source import RecordedSource, Source, finish_source, read_source
+from data_prep.channels.source import Source, finish_source, read_source
 from data_prep.channels.totals import Totals
 from harness.data.files.opened import OpenPart, dtype_of, open_part, parts_of
 from harness.data.files.parts import Part
 from harness.errors import DataError, UsageError
+from harness.progress import Progress
 from harness.run.files import STAGING_SUFFIX, fsync_folder
 
 TOKENS_AT_ONCE = 4 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class MergeJob:
-    """Channels to join, and the folder to join them into."""
+def merge_channels(
+    inputs: Sequence[Path], output: Path, tokens_per_part: int | None, done: Progress
+) -> list[FinishedPart]:
+    """Makes the output folder of channel folders or bare prefixes, in the order of the documents.
 
-    inputs: Sequence[Path]
-    """Channel folders or bare prefixes, in the order of the documents."""
-    output: Path
-    """The channel folder to make."""
-    tokens_per_part: int | None = None
-    """A part ends with the document that reaches this; None makes one part of all."""
-
-
-def merge_channels(job: MergeJob, done: Callable[[int], None]) -> list[FinishedPart]:
-    """Makes the output folder; `done` is called with the bytes of every piece that is read.
+    A part ends with the document that reaches `tokens_per_part`; None makes one part of all.
 
     Raises:
         UsageError: the output exists, an input is named twice, or the inputs were made with different tokenizers.
         DataError: an input is damaged.
     """
-    _check_job(job)
-    parts = [part for path in job.inputs for part in parts_of(path)]
-    source = _common_source(job)
-    partial = job.output.with_name(job.output.name + STAGING_SUFFIX)
+    _check(inputs, output)
+    parts = [part for path in inputs for part in parts_of(path)]
+    source = _common_source(inputs, tokens_per_part)
+    partial = output.with_name(output.name + STAGING_SUFFIX)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir(parents=True)
-        finished = _write(partial, parts, job.tokens_per_part, done)
-        if source is not None and source.finished is not None:
-            finish_source(partial, source.source, source.finished)
-        partial.replace(job.output)
-        fsync_folder(job.output.parent)
+        finished = _write(partial, parts, tokens_per_part, done)
+        if source is not None:
+            finish_source(partial, *source)
+        partial.replace(output)
+        fsync_folder(output.parent)
     except OSError as error:
         raise DataError(
-            f"{job.output}: cannot be written ({error}). The inputs are untouched: make room or repair the file "
+            f"{output}: cannot be written ({error}). The inputs are untouched: make room or repair the file "
             "system, then run the same command again."
         ) from error
     return finished
 
 
-def _check_job(job: MergeJob) -> None:
-    if job.output.exists():
-        raise UsageError(f"{job.output} exists. It stays as it is: choose another --output, or delete it.")
+def _check(inputs: Sequence[Path], output: Path) -> None:
+    if output.exists():
+        raise UsageError(f"{output} exists. It stays as it is: choose another --output, or delete it.")
     seen: set[Path] = set()
-    for path in job.inputs:
+    for path in inputs:
         if path.resolve() in seen:
             raise UsageError(f"{path} is named twice: its documents would be doubled. Name every channel once.")
         seen.add(path.resolve())
 
 
-def _write(
-    folder: Path, parts: Sequence[Part], tokens_per_part: int | None, done: Callable[[int], None]
-) -> list[FinishedPart]:
+def _write(folder: Path, parts: Sequence[Part], tokens_per_part: int | None, done: Progress) -> list[FinishedPart]:
     dtype = _widest(parts)
     finished: list[FinishedPart] = []
     writer: PartWriter | None = None
@@ -111,7 +102,7 @@ def _widest(parts: Sequence[Part]) -> np.dtype[np.generic]:
 
 
 def _runs_of_documents(
-    parts: Sequence[Part], tokens_per_part: int | None, done: Callable[[int], None]
+    parts: Sequence[Part], tokens_per_part: int | None, done: Progress
 ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int64]]]:
     """Yields tokens and lengths of documents, never past the document with which a part of the output ends."""
     in_part = 0
@@ -145,10 +136,10 @@ def _check_hash(opened: OpenPart, found: str) -> None:
         )
 
 
-def _common_source(job: MergeJob) -> RecordedSource | None:
-    """Return the source that all inputs have in common; None if one of them records no source."""
-    recorded = [read_source(path) if path.is_dir() else None for path in job.inputs]
-    known = [(path, source) for path, source in zip(job.inputs, recorded, strict=True) if source is not None]
+def _common_source(inputs: Sequence[Path], tokens_per_part: int | None) -> tuple[Source, Totals] | None:
+    """Return the source that all inputs have in common, and its counts; None if one of them records no source."""
+    recorded = [read_source(path) for path in inputs]
+    known = [(path, source) for path, source in zip(inputs, recorded, strict=True) if source is not None]
     for path, found in known[1:]:
         first_path, first = known[0]
         for name in ("tokenizer", "vocab_size", "end_of_document_id"):
@@ -160,10 +151,7 @@ def _common_source(job: MergeJob) -> RecordedSource | None:
     if not known or len(known) < len(recorded) or any(found.finished is None for _, found in known):
         return None
     sources = [found.source for _, found in known]
-    inputs = tuple(entry for source in sources for entry in source.inputs)
-    merged: Source = replace(sources[0], inputs=inputs, tokens_per_part=job.tokens_per_part or 0)
-    return RecordedSource(merged, _sum([found.finished for _, found in known if found.finished]))
-
-
-def _sum(totals: Sequence[Totals]) -> Totals:
-    return Totals(**{field.name: sum(getattr(total, field.name) for total in totals) for field in fields(Totals)})
+    files = tuple(entry for source in sources for entry in source.inputs)
+    merged: Source = replace(sources[0], inputs=files, tokens_per_part=tokens_per_part or 0)
+    totals = [found.finished for _, found in known]
+    return merged, Totals(**{field.name: sum(getattr(each, field.name) for each in totals) for field in fields(Totals)})

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from data_prep.text.named_inputs import draw_by_weight
 from harness.errors import UsageError
 
 
@@ -42,11 +43,6 @@ class ChannelPlan:
     missing_tokens: int
     """Tokens by which it would have to grow, to give its wanted share within the limit on epochs."""
 
-    @property
-    def is_short(self) -> bool:
-        """True if the channel cannot give its wanted share."""
-        return self.missing_tokens > 0
-
 
 @dataclass(frozen=True, kw_only=True)
 class MixPlan:
@@ -63,13 +59,7 @@ class MixPlan:
 
 
 def plan_mix(supplies: Sequence[Supply], shares: Mapping[str, float], train_tokens: int, max_epochs: float) -> MixPlan:
-    """Computes the blend.
-
-    Args:
-        supplies: the channels.
-        shares: wanted weight of each, by name; they need not add up to 1.
-        train_tokens: length of the run.
-        max_epochs: how often a channel may be read.
+    """Computes the blend. The shares are wanted weights by the name of the channel; they need not add up to 1.
 
     Raises:
         UsageError: a share is of no channel, a channel has no share, or a channel is empty.
@@ -78,7 +68,7 @@ def plan_mix(supplies: Sequence[Supply], shares: Mapping[str, float], train_toke
     weights = {supply.name: Fraction(shares[supply.name]) for supply in supplies}
     total = sum(weights.values())
     limits = {supply.name: int(supply.tokens * Fraction(max_epochs)) for supply in supplies}
-    given = _fill(weights, limits, train_tokens)
+    given = draw_by_weight(limits, weights, train_tokens)
     planned = sum(given.values())
     if planned == 0:
         raise UsageError(
@@ -121,21 +111,6 @@ def to_yaml(plan: MixPlan) -> str:
         f"# in the phase that uses it ({plan.planned_tokens:,} tokens):\n"
         f"#   train_tokens: {plan.planned_tokens}\n#   blend: {{{blend}}}\n"
     )
-
-
-def _fill(weights: Mapping[str, Fraction], limits: Mapping[str, int], tokens: int) -> dict[str, int]:
-    """Return the tokens of each channel: in proportion to the weights, except for channels that reach their limit."""
-    given: dict[str, int] = {}
-    open_names = list(weights)
-    while open_names:
-        rest = tokens - sum(given.values())
-        total = sum(weights[name] for name in open_names)
-        full = [name for name in open_names if rest * weights[name] / total >= limits[name]]
-        if not full:
-            return given | {name: int(rest * weights[name] / total) for name in open_names}
-        given |= {name: limits[name] for name in full}
-        open_names = [name for name in open_names if name not in full]
-    return given
 
 
 def _check(supplies: Sequence[Supply], shares: Mapping[str, float]) -> None:

@@ -29,16 +29,13 @@ RESUME_FILE = "resume.jsonl"
 class ResumePoint:
     """Place in the input at which a part ends."""
 
-    batch: ReadState
+    batch: ReadState = ReadState()
     """The border before the batch in which it ends."""
     documents: int = 0
     """Documents of that batch that are in the part or before it."""
     split: int = 0
     """Documents split so far, in all parts."""
     dropped: int = 0
-
-
-BEGINNING_OF_INPUT = ResumePoint(batch=ReadState())
 
 
 def read_resume_point(folder: Path, parts: Sequence[FinishedPart]) -> ResumePoint:
@@ -48,7 +45,7 @@ def read_resume_point(folder: Path, parts: Sequence[FinishedPart]) -> ResumePoin
         DataError: there is no readable line for it.
     """
     if not parts:
-        return BEGINNING_OF_INPUT
+        return ResumePoint()
     file = folder / RESUME_FILE
     try:
         return _from_json(_lines(file)[parts[-1].prefix])

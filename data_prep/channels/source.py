@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from data_prep.channels.indexed_writer import read_finished_parts
 from data_prep.channels.totals import Totals
-from data_prep.text.input_files import InputFile, file_bytes
 from harness.data.files.channels import PARTS_FILE
 from harness.errors import DataError, UsageError
 from harness.run.files import replace_file
@@ -46,17 +44,12 @@ class RecordedSource:
 
 
 def read_source(folder: Path) -> RecordedSource | None:
-    """Return the recorded source of the channel in a folder; None if another program made the channel.
+    """Return the recorded source of a channel folder; None for a bare prefix, or if another program made the channel.
 
     Raises:
         DataError: `source.json` is unreadable.
     """
     return _read(folder / SOURCE_FILE) if (folder / SOURCE_FILE).exists() else None
-
-
-def input_identity(files: Sequence[InputFile]) -> tuple[tuple[str, int], ...]:
-    """Name and size of each file."""
-    return tuple((file.name, file_bytes(file)) for file in files)
 
 
 def open_source(folder: Path, source: Source) -> Totals | None:

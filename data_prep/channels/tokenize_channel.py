@@ -11,14 +11,13 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.channels.ahead import Ahead
+from data_prep.channels.ahead import ahead
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter, part_prefix, read_finished_parts, token_dtype
 from data_prep.channels.long_documents import DocumentShape, LongDocuments, Pieces, lay_down
-from data_prep.channels.preparation_progress import Progress
 from data_prep.channels.resume_point import ResumePoint, read_resume_point, write_resume_point
-from data_prep.channels.source import Source, finish_source, input_identity, open_source
-from data_prep.channels.totals import Totals
-from data_prep.text.input_files import InputFile
+from data_prep.channels.source import Source, finish_source, open_source
+from data_prep.channels.totals import Progress, Totals
+from data_prep.text.input_files import InputFile, file_bytes
 from data_prep.text.reader import Batch, BatchReader, ReadState
 from data_prep.text.sole_writer import sole_writer
 from data_prep.tokenizers.encoders import Encoder, ReferenceEncoder
@@ -79,18 +78,14 @@ def tokenize_channel(
 ) -> ChannelResult:
     """Makes, continues or recognizes a channel.
 
-    Args:
-        job: what to make.
-        tokenizer: the reference, which the channel is recorded to be made with.
-        progress: called after every batch.
-        encoder: gives the same ids as the tokenizer, only faster; the tokenizer itself if None.
+    It is recorded to be made with the tokenizer; an encoder gives the same ids, only faster.
 
     Raises:
         UsageError: the folder holds something else, or is being written by another process.
         DataError: the input is damaged, has no document or too many bad lines; or the disk is full.
     """
     source = Source(
-        inputs=input_identity(job.inputs),
+        inputs=tuple((file.name, file_bytes(file)) for file in job.inputs),
         tokenizer=tokenizer.hash,
         vocab_size=tokenizer.vocab_size,
         text_key=job.text_key,
@@ -106,11 +101,8 @@ def tokenize_channel(
             parts = read_finished_parts(job.folder)
             if totals is not None:
                 return ChannelResult(totals, len(parts), was_there=True)
-            shape = DocumentShape(
-                end_id=source.end_of_document_id, max_tokens=job.max_document_tokens, long_documents=job.long_documents
-            )
             begin = read_resume_point(job.folder, parts)
-            with closing(_ChannelWriter(job, tokenizer.vocab_size, shape, parts, begin)) as writer:
+            with closing(_ChannelWriter(job, source, parts, begin)) as writer:
                 totals = _write_channel(job, encoder or ReferenceEncoder(tokenizer), writer, progress)
             finish_source(job.folder, source, totals)
             return ChannelResult(totals, writer.num_parts, was_there=False)
@@ -119,21 +111,16 @@ def tokenize_channel(
 class _ChannelWriter:
     """Spreads encoded documents over numbered parts."""
 
-    def __init__(  # noqa: PLR0913 - each is one fact about the channel
-        self,
-        job: ChannelJob,
-        vocab_size: int,
-        shape: DocumentShape,
-        parts: Sequence[FinishedPart],
-        begin: ResumePoint,
-    ) -> None:
+    def __init__(self, job: ChannelJob, source: Source, parts: Sequence[FinishedPart], begin: ResumePoint) -> None:
         self.begin = begin
         self.num_parts = len(parts)
         self.num_split = begin.split
         self.num_dropped = begin.dropped
         self._job = job
-        self._shape = shape
-        self._dtype = token_dtype(vocab_size)
+        self._shape = DocumentShape(
+            end_id=source.end_of_document_id, max_tokens=job.max_document_tokens, long_documents=job.long_documents
+        )
+        self._dtype = token_dtype(source.vocab_size)
         self._part: PartWriter | None = None
         self._finished_tokens = sum(part.tokens for part in parts)
 
@@ -154,19 +141,14 @@ class _ChannelWriter:
             wanted = self._job.tokens_per_part - (self._part.num_tokens if self._part else 0)
             reaching = pieces.num_documents_reaching(wanted)
             count = len(pieces.per_document) if reaching is None else reaching
-            self._write(pieces.head(count))
-            pieces = pieces.tail(count)
+            written, pieces = pieces.split_at(count)
+            self._write(written)
             done += count
             if reaching is not None:
                 self.finish_part(batch.start, done)
 
     def finish_part(self, batch: ReadState, documents: int) -> None:
-        """Finish a part with the documents since the last one, if there are any.
-
-        Args:
-            batch: The batch in which the part ends.
-            documents: Number of documents of the batch that the part still holds.
-        """
+        """Finish a part that ends `documents` documents behind the beginning of a batch, if there is one."""
         if self._part is None:
             return
         point = ResumePoint(batch=batch, documents=documents, split=self.num_split, dropped=self.num_dropped)
@@ -193,14 +175,14 @@ class _ChannelWriter:
 def _write_channel(job: ChannelJob, encoder: Encoder, writer: _ChannelWriter, progress: Progress) -> Totals:
     reader = BatchReader(job.inputs, job.text_key, job.folder / REJECTED_FILE)
     end = writer.begin.batch
-    with Ahead(reader.batches(end)) as batches:
+    with ahead(reader.batches(end)) as batches:
         for batch in batches:
             writer.add(batch, encoder)
             end = batch.end
             progress(_totals(end, writer), batch.bytes_read)
     end = reader.end or end
-    if end.documents < writer.begin.batch.documents + writer.begin.documents:
-        done = writer.begin.batch.documents + writer.begin.documents
+    done = writer.begin.batch.documents + writer.begin.documents
+    if end.documents < done:
         raise DataError(_changed_input(job.folder, done, end.documents))
     totals = _totals(end, writer)
     _check_input(job, totals)

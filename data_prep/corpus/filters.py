@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from data_prep.corpus.words import Words
 from data_prep.text.clean_rules import PRESETS, Preset, Text, first_broken
 from harness.errors import UsageError
 
-WITH_WORDS: Mapping[str, Callable[..., BaseFilter]] = {
-    "gopher_quality": GopherQualityFilter,
-    "gopher_repetition": GopherRepetitionFilter,
-    "c4_quality": C4QualityFilter,
-    "fineweb_quality": FineWebQualityFilter,
+NAMED: Mapping[str, Callable[..., BaseFilter]] = {
+    "gopher_quality": partial(GopherQualityFilter, language=Words()),
+    "gopher_repetition": partial(GopherRepetitionFilter, language=Words()),
+    "c4_quality": partial(C4QualityFilter, language=Words()),
+    "fineweb_quality": partial(FineWebQualityFilter, language=Words()),
+    "c4_paragraph": C4ParagraphFilter,
 }
-WITHOUT_WORDS: Mapping[str, Callable[..., BaseFilter]] = {"c4_paragraph": C4ParagraphFilter}
 
 
 class RuleFilter(BaseFilter):  # type: ignore[misc] # datatrove has no types
@@ -113,8 +114,6 @@ def named_filter(name: str, arguments: Mapping[str, Any], dropped: DropDocuments
         UsageError: datatrove's filter has no such argument.
     """
     try:
-        if name in WITH_WORDS:
-            return SpareMarkup(WITH_WORDS[name](**({"language": Words()} | dict(arguments))), dropped)
-        return SpareMarkup(WITHOUT_WORDS[name](**arguments), dropped)
+        return SpareMarkup(NAMED[name](**arguments), dropped)
     except TypeError as error:
         raise UsageError(f"filter {name}: datatrove does not take these arguments ({error}).") from error

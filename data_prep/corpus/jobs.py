@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -68,31 +69,31 @@ class Job:
         return (self.output / FILES_LIST).exists()
 
 
-def clean_job(name: str, source: SourceConfig, files: list[InputFile], output: Path, **options: Any) -> Job:  # noqa: ANN401
-    """Cleans a source.
-
-    Args:
-        name: of the source.
-        source: how.
-        files: its text.
-        output: folder of the cleaned files.
-        options: `tasks`: into how many tasks it is cut; `language_model`: see `CorpusConfig`.
-    """
-    reading = reading_of(files, output, source, options.get("tasks"))
-    model = options.get("language_model")
+def clean_job(
+    source: SourceConfig,
+    files: list[InputFile],
+    output: Path,
+    tasks: int | None = None,
+    language_model: Path | None = None,
+) -> Job:
+    """Cleans a source."""
+    reading = reading_of(files, output, source, tasks)
     return Job(
-        title=f"clean {name}",
+        title=f"clean {output.name}",
         output=output,
         reading=reading,
-        phases=(partial(clean_stages, reading, source.cleaning, model),),
+        phases=(partial(clean_stages, reading, source.cleaning, language_model),),
         num_readings=1,
         folders=(output,),
         steps=("clean",),
-        settings={"clean": source.cleaning.model_dump(), "language_model": str(model) if model else None},
+        settings={
+            "clean": source.cleaning.model_dump(),
+            "language_model": str(language_model) if language_model else None,
+        },
     )
 
 
-def dedup_job(name: str, source: SourceConfig, files: list[InputFile], output: Path, tasks: int | None = None) -> Job:
+def dedup_job(source: SourceConfig, files: list[InputFile], output: Path, tasks: int | None = None) -> Job:
     """Takes the copies out of a source, by one method after the other."""
     config, work = source.deduplication, output / STATE_FOLDER / "work"
     folders = [*(work / method / "files" for method in config.methods[:-1]), output]
@@ -107,7 +108,7 @@ def dedup_job(name: str, source: SourceConfig, files: list[InputFile], output: P
             phases.append(partial(_measuring_stages, reading, output))
         phases.append(partial(_method_stages, method, reading, config, output))
     return Job(
-        title=f"dedup {name}",
+        title=f"dedup {output.name}",
         output=output,
         reading=first,
         phases=phases,
@@ -179,12 +180,13 @@ def finish(job: Job) -> list[FileReport]:
 
 def _joined(reports: Sequence[FileReport]) -> FileReport:
     """Return one report on a file from its reports of several steps."""
-    dropped: dict[str, int] = {}
-    for report in reports:
-        for reason, count in report.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    last = reports[-1]
+    last, dropped = reports[-1], dict(dropped_of(reports))
     return replace(reports[0], kept=last.kept, kept_characters=last.kept_characters, dropped=dropped)
+
+
+def dropped_of(reports: Sequence[FileReport]) -> Counter[str]:
+    """Return the documents that were dropped in all reports, by the reason."""
+    return sum((Counter(report.dropped) for report in reports), Counter[str]())
 
 
 def reading_of(files: list[InputFile], folder: Path, source: SourceConfig, tasks: int | None) -> Reading:

@@ -101,12 +101,7 @@ class FirstOfGroup(MinhashDedupCluster):  # type: ignore[misc]
 
 
 def first_of_groups(count: int, pairs: NDArray[Any]) -> NDArray[np.int64]:
-    """Return for each item the smallest one that pairs connect it with, directly or through others, [count].
-
-    Args:
-        count: Number of items.
-        pairs: Pairs of connected items, [pairs, 2].
-    """
+    """Return for each item the smallest one that `pairs` [P, 2] connect it with, directly or not, [count]."""
     # Each item points to the smallest item known to be connected with it; pointers shorten until nothing changes.
     roots = np.arange(count)
     one, other = pairs[:, 0], pairs[:, 1]

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.corpus.config import SourceConfig
 from data_prep.corpus.jobs import Job, reading_of
-from data_prep.corpus.outcome import REPORT
+from data_prep.corpus.outcome import write_report
 from data_prep.corpus.stages import Stage
 from data_prep.text.input_files import InputFile, file_bytes
 from data_prep.text.order_files import OrderJob, order_files
 from data_prep.text.text_files import FileReport
-from harness.run.files import replace_file
 
 NAME = "ordered"
 """The whole source, in the report."""
@@ -45,31 +43,22 @@ class OrderFiles(PipelineStep):  # type: ignore[misc] # datatrove has no types
             kept_characters=result.characters,
             dropped={"not a document": result.rejected} if result.rejected else {},
         )
-        content = json.dumps(asdict(report), ensure_ascii=False)
-        replace_file(self.job.folder / (NAME + REPORT), content.encode() + b"\n")
+        write_report(self.job.folder, report)
         return iter(())
 
 
-def order_job(name: str, source: SourceConfig, files: Sequence[InputFile], output: Path) -> Job:
+def order_job(source: SourceConfig, files: list[InputFile], output: Path) -> Job:
     """Puts a source in order."""
-    config = source.order
-    work = OrderJob(
-        files=files,
-        folder=output,
-        by=config.by,
-        text_key=source.text_key,
-        score_key=config.score_key,
-        descending=config.descending,
-        seed=config.seed,
-    )
-    reading = replace(reading_of(list(files), output, source, 1), names=(NAME,))
+    settings = source.order.model_dump()
+    work = OrderJob(files=files, folder=output, text_key=source.text_key, **settings)
+    reading = replace(reading_of(files, output, source, 1), names=(NAME,))
     return Job(
-        title=f"order {name}",
+        title=f"order {output.name}",
         output=output,
         reading=reading,
         phases=(lambda: [Stage("order", (OrderFiles(work),), 1, (sum(reading.sizes),))],),
         num_readings=1,
         folders=(output,),
         steps=("order",),
-        settings={"order": config.model_dump()},
+        settings={"order": settings},
     )

@@ -58,8 +58,7 @@ class Outcome:
             dropped=dict(sorted(self._reasons.items())),
             **self._counts,
         )
-        content = json.dumps(asdict(report), ensure_ascii=False)
-        replace_file(output.with_name(output.name + REPORT), content.encode() + b"\n")
+        write_report(self.folder, report)
 
     def read(self, record: Record) -> bool:
         """Count a line, and return whether it is a document. If not, it is dropped."""
@@ -98,6 +97,12 @@ class Outcome:
         name = reason.partition(":")[0]
         self._reasons[name] = self._reasons.get(name, 0) + 1
         self._dropped.write(json.dumps({"line": line, "reason": reason}, ensure_ascii=False).encode() + b"\n")
+
+
+def write_report(folder: Path, report: FileReport) -> None:
+    """Write the report on a file into the folder of its output."""
+    content = json.dumps(asdict(report), ensure_ascii=False)
+    replace_file(folder / (report.file + REPORT), content.encode() + b"\n")
 
 
 def read_reports(folder: Path, names: Sequence[str]) -> list[FileReport]:

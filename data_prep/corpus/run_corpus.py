@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import click
+from rich.console import Console
 
 from data_prep.corpus.config import (
     CorpusConfig,
@@ -25,7 +27,7 @@ from harness.errors import UsageError
 from harness.progress import shown
 
 try:
-    from data_prep.corpus.jobs import Job, clean_job, dedup_job, run_job
+    from data_prep.corpus.jobs import Job, clean_job, dedup_job, dropped_of, run_job
     from data_prep.corpus.ordering import order_job
     from data_prep.corpus.slurm_jobs import SlurmProgress, advance_on_slurm, wait_on_slurm
     from data_prep.corpus.stages import STATE_FOLDER
@@ -37,97 +39,66 @@ except ModuleNotFoundError as error:
     ) from error
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """Choices of the command line that override a corpus file."""
-
-    config: Path
-    sources: tuple[str, ...] = ()
-    """Sources to work on; empty for all."""
-    executor: ExecutorKind | None = None
-    wait: bool = False
-    as_json: bool = False
+Verb = Literal["clean", "dedup", "order"]
+FOLDERS: Mapping[Verb, str] = {"clean": "cleaned", "dedup": "deduped", "order": "ordered"}
+STEP_BEFORE: Mapping[Verb, Verb] = {"dedup": "clean", "order": "dedup"}
+"""The verb whose output another one reads."""
 
 
-def clean_corpus(choice: Choice) -> None:
-    """Cleans the sources of a corpus file."""
-    config = load_corpus(choice.config)
-    jobs = [
-        clean_job(
-            name,
-            source,
-            find_inputs(source.input),
-            config.output / "cleaned" / name,
-            tasks=config.executor.tasks,
-            language_model=config.language_model,
-        )
-        for name, source in _chosen(config, choice)
-    ]
-    _run_all(jobs, config, choice)
+def run_corpus(
+    verb: Verb, file: Path, *, sources: Sequence[str], executor: ExecutorKind | None, wait: bool, as_json: bool
+) -> None:
+    """Cleans the sources of a corpus file, takes the copies out of the cleaned ones, or orders those without copies.
 
-
-def dedup_corpus(choice: Choice) -> None:
-    """Takes the copies out of the cleaned sources of a corpus file.
+    Without `sources` it works on all of them; `executor` wins over the kind in the file.
 
     Raises:
-        UsageError: a source is not cleaned yet.
+        UsageError: there is no such source, or one has not been through the step before.
     """
-    config = load_corpus(choice.config)
-    jobs = [
-        dedup_job(
-            name,
-            source,
-            step_before(config, "clean", name),
-            config.output / "deduped" / name,
-            config.executor.tasks,
-        )
-        for name, source in _chosen(config, choice)
-    ]
-    _run_all(jobs, config, choice)
-
-
-def order_corpus(choice: Choice) -> None:
-    """Puts the de-duplicated sources of a corpus file in their order.
-
-    Raises:
-        UsageError: a source is not de-duplicated yet.
-    """
-    config = load_corpus(choice.config)
-    jobs = [
-        order_job(name, source, step_before(config, "dedup", name), config.output / "ordered" / name)
-        for name, source in _chosen(config, choice)
-    ]
-    _run_all(jobs, config, choice)
+    config = load_corpus(file)
+    unknown = [name for name in sources if name not in config.sources]
+    if unknown:
+        raise UsageError(f"--source {unknown[0]}: there is no such source. Sources: {', '.join(config.sources)}.")
+    jobs = []
+    for name, source in config.sources.items():
+        if sources and name not in sources:
+            continue
+        before = STEP_BEFORE.get(verb)
+        files = step_before(config, before, name) if before else find_inputs(source.input)
+        output = config.output / FOLDERS[verb] / name
+        jobs.append(_job(verb, source, files, output, config.executor.tasks, config.language_model))
+    chosen = config.executor.model_copy(update={"kind": executor or config.executor.kind})
+    _print_reports(_on_slurm(jobs, chosen, wait) if chosen.kind == "slurm" else _here(jobs, chosen), as_json)
 
 
 def one_source(
-    verb: Literal["clean", "dedup", "order"],
-    source: SourceConfig,
-    output: Path,
-    *,
-    workers: int,
-    language_model: Path | None,
-    as_json: bool,
+    verb: Verb, source: SourceConfig, output: Path, *, workers: int, language_model: Path | None, as_json: bool
 ) -> None:
     """Run one source without a corpus file on this machine."""
-    files = find_inputs(source.input)
+    job = _job(verb, source, find_inputs(source.input), output, None, language_model)
+    _print_reports(_here([job], ExecutorConfig(local=LocalConfig(workers=workers))), as_json)
+
+
+def _job(
+    verb: Verb,
+    source: SourceConfig,
+    files: list[InputFile],
+    output: Path,
+    tasks: int | None,
+    language_model: Path | None,
+) -> Job:
     if verb == "clean":
-        job = clean_job(output.name, source, files, output, language_model=language_model)
-    elif verb == "dedup":
-        job = dedup_job(output.name, source, files, output)
-    else:
-        job = order_job(output.name, source, files, output)
-    reports = _run_here(job, ExecutorConfig(local=LocalConfig(workers=workers)))
-    _print_reports({output: reports}, as_json)
+        return clean_job(source, files, output, tasks, language_model)
+    return dedup_job(source, files, output, tasks) if verb == "dedup" else order_job(source, files, output)
 
 
-def step_before(config: CorpusConfig, verb: Literal["clean", "dedup"], name: str) -> list[InputFile]:
+def step_before(config: CorpusConfig, verb: Verb, name: str) -> list[InputFile]:
     """Return the files of a source that an earlier step has written.
 
     Raises:
         UsageError: it has not finished.
     """
-    folder = config.output / {"clean": "cleaned", "dedup": "deduped"}[verb] / name
+    folder = config.output / FOLDERS[verb] / name
     if not (folder / FILES_LIST).exists():
         raise UsageError(
             f"source {name} has not been processed by `harness data {verb}` yet ({folder}). Run that first."
@@ -135,44 +106,28 @@ def step_before(config: CorpusConfig, verb: Literal["clean", "dedup"], name: str
     return find_inputs([str(folder)])
 
 
-def _chosen(config: CorpusConfig, choice: Choice) -> Iterator[tuple[str, SourceConfig]]:
-    unknown = [name for name in choice.sources if name not in config.sources]
-    if unknown:
-        raise UsageError(f"--source {unknown[0]}: there is no such source. Sources: {', '.join(config.sources)}.")
-    for name, source in config.sources.items():
-        if not choice.sources or name in choice.sources:
-            yield name, source
+def _here(jobs: Sequence[Job], executor: ExecutorConfig) -> dict[Path, list[FileReport]]:
+    reports = {}
+    for job in jobs:
+        # The stream is taken now, because tasks in this process may replace it for a while.
+        with shown(job.title, job.bytes_to_read, Console(file=sys.stderr)) as progress:
+            reports[job.output] = run_job(job, executor, progress)
+    return reports
 
 
-def _run_all(jobs: Sequence[Job], config: CorpusConfig, choice: Choice) -> None:
-    executor = config.executor.model_copy(update={"kind": choice.executor or config.executor.kind})
-    reports: dict[Path, list[FileReport]] = {}
-    if executor.kind != "slurm":
-        for job in jobs:
-            reports[job.output] = _run_here(job, executor)
-        _print_reports(reports, choice.as_json)
-        return
-    # All are submitted before the first is waited for.
+def _on_slurm(jobs: Sequence[Job], executor: ExecutorConfig, wait: bool) -> dict[Path, list[FileReport]]:
+    """Submits all jobs before it waits for the first; reports on those that are done."""
+    reports = {}
     for job in jobs:
         progress = advance_on_slurm(job, executor)
         if progress.reports is not None:
             reports[job.output] = progress.reports
         else:
             _tell(job, progress)
-    for job in jobs if choice.wait else ():
+    for job in jobs if wait else ():
         if job.output not in reports:
             reports[job.output] = wait_on_slurm(job, executor, partial(_tell, job))
-    _print_reports(reports, choice.as_json)
-
-
-def _run_here(job: Job, executor: ExecutorConfig) -> list[FileReport]:
-    import sys
-
-    from rich.console import Console
-
-    # Taken now, because tasks in this process may replace the stream for a while.
-    with shown(job.title, job.bytes_to_read, Console(file=sys.stderr)) as progress:
-        return run_job(job, executor, progress)
+    return reports
 
 
 def _tell(job: Job, progress: SlurmProgress) -> None:
@@ -209,11 +164,7 @@ def _print_report(folder: Path, reports: Sequence[FileReport]) -> None:
         f"{folder}: kept {kept:,} of {documents:,} documents ({_percent(kept, documents)}), "
         f"{kept_characters:,} of {characters:,} characters ({_percent(kept_characters, characters)})"
     )
-    dropped: dict[str, int] = {}
-    for report in reports:
-        for reason, count in report.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    for reason, count in sorted(dropped.items(), key=lambda entry: -entry[1]):
+    for reason, count in dropped_of(reports).most_common():
         click.echo(f"  {reason}: {count:,} ({_percent(count, documents)})")
 
 

@@ -37,9 +37,7 @@ def advance_on_slurm(job: Job, config: ExecutorConfig) -> SlurmProgress:
         HarnessError: Slurm does not take the jobs; the folder holds something else.
     """
     with claimed(job):
-        if job.is_finished():
-            return SlurmProgress(finish(job), (), 0, 0, submitted=False)
-        for phase in job.phases:
+        for phase in job.phases if not job.is_finished() else ():
             stages = phase()
             if is_done(job.output, stages):
                 continue

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import shlex
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -96,8 +97,13 @@ def submit(output: Path, stages: Sequence[Stage], config: ExecutorConfig) -> lis
         if is_done(output, [stage]):
             continue
         executor = _executor(output, stage, config, before)
-        with _slurm_errors():
+        try:
             executor.run()
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise UsageError(
+                f"Slurm did not take the job ({error}). Check that sbatch works here, and the partition, time and "
+                "memory of executor.slurm."
+            ) from error
         if executor.job_id not in (None, -1):
             jobs.append(str(executor.job_id))
         before = executor
@@ -170,34 +176,20 @@ def _start_ray(address: str | None) -> None:
 
 
 @contextmanager
-def _slurm_errors() -> Iterator[None]:
-    import subprocess
-
-    try:
-        yield
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UsageError(
-            f"Slurm did not take the job ({error}). Check that sbatch works here, and the partition, time and memory "
-            "of executor.slurm."
-        ) from error
-
-
-@contextmanager
 def _watched(output: Path, stages: Sequence[Stage], progress: Progress) -> Iterator[None]:
     """Report finished tasks to the display at regular intervals."""
     reported: set[tuple[str, int]] = set()
     ended = threading.Event()
 
-    def look() -> None:
-        for stage in stages:
-            for task in tasks_done(output, stage) if stage.bytes_per_task else ():
-                if (stage.name, task) not in reported:
-                    reported.add((stage.name, task))
-                    progress(stage.bytes_per_task[task])
-
     def watch() -> None:
-        while not ended.wait(SECONDS_BETWEEN_LOOKS):
-            look()
+        is_last = False
+        while not is_last:
+            is_last = ended.wait(SECONDS_BETWEEN_LOOKS)
+            for stage in stages:
+                for task in tasks_done(output, stage) if stage.bytes_per_task else ():
+                    if (stage.name, task) not in reported:
+                        reported.add((stage.name, task))
+                        progress(stage.bytes_per_task[task])
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -206,7 +198,6 @@ def _watched(output: Path, stages: Sequence[Stage], progress: Progress) -> Itera
     finally:
         ended.set()
         thread.join()
-        look()
 
 
 def _failed(output: Path, stage: Stage) -> str:

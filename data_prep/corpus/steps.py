@@ -62,12 +62,7 @@ class KeepDocuments(PipelineStep):  # type: ignore[misc]
 
 
 class DropDocuments:
-    """Records what a filter drops: an exclusion writer, in datatrove's words.
-
-    Args:
-        outcome: where it is listed.
-        reason: why, where the filter does not say.
-    """
+    """Records what a filter drops (datatrove: an exclusion writer), with a reason where the filter gives none."""
 
     def __init__(self, outcome: Outcome, reason: str) -> None:
         self._outcome = outcome

@@ -88,11 +88,9 @@ class MeasureCurve(PipelineStep):  # type: ignore[misc]
 
 
 def measure(tables: Sequence[NDArray[np.uint32]], lengths: NDArray[np.int64]) -> Curve:
-    """Measure what is left at each threshold.
+    """Measure what is left at each threshold of documents with these minima, [documents, NUM_MINIMA] in each table.
 
-    Args:
-        tables: Minima of the documents, [documents, NUM_MINIMA] each.
-        lengths: Characters of all documents, [all documents].
+    `lengths` are the characters of all documents, [all documents].
     """
     points = []
     for threshold in THRESHOLDS:

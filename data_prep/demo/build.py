@@ -12,7 +12,6 @@ Python that runs. Everything lies under one folder:
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import platform
 import shutil
@@ -24,8 +23,9 @@ from pathlib import Path
 import xxhash
 from rich.console import Console
 
-from data_prep.channels.preparation_progress import shown_progress
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
+from data_prep.channels.totals import shown_progress
+from data_prep.tokenizers.train_tokenizer import train_sentencepiece
 from harness.data.files.channels import PARTS_FILE
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
@@ -70,7 +70,8 @@ def build_demo(out: Path, say: Callable[[str], None], settings: DemoSettings | N
     replace_file(code, _to_jsonl(standard_library_documents(settings)))
 
     model = out / "tokenizer.model"
-    replace_file(model, train_tokenizer(list(_sample(list(inputs.values()), settings.sample_characters)), settings))
+    sample = _sample(list(inputs.values()), settings.sample_characters)
+    replace_file(model, train_sentencepiece(sample, settings.vocab_size, settings.character_coverage))
     tokenizer = open_tokenizer(model)
     say(f"{model}: SentencePiece BPE, {tokenizer.vocab_size:,} ids")
     for channel in CHANNELS:
@@ -116,38 +117,6 @@ def standard_library_documents(settings: DemoSettings) -> Iterator[str]:
             f"{folder} has no source files of Python's standard library, from which the demo takes its code. "
             "Use a complete Python (3.11 or later)."
         )
-
-
-def train_tokenizer(sample: list[str], settings: DemoSettings) -> bytes:
-    """Trains the demo's SentencePiece model; equal samples give equal bytes.
-
-    Text comes back from it byte for byte: no normalization, no space put in front, unknown characters in bytes.
-    """
-    import sentencepiece
-
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sample),
-        model_writer=model,
-        model_type="bpe",
-        vocab_size=settings.vocab_size,
-        character_coverage=settings.character_coverage,
-        byte_fallback=True,
-        split_digits=True,
-        allow_whitespace_only_pieces=True,
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        max_sentence_length=1 << 20,
-        unk_id=0,
-        bos_id=-1,
-        pad_id=-1,
-        eos_id=1,
-        eos_piece="<|endoftext|>",
-        num_threads=1,
-        minloglevel=2,
-    )
-    return model.getvalue()
 
 
 def _clear_older_demo(out: Path) -> None:

@@ -6,7 +6,6 @@ Usage: `python -m data_prep.demo.collect_text FOLDER`, where FOLDER holds both p
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import re
 import struct
@@ -110,11 +109,9 @@ def english_documents(package: Path) -> Iterator[str]:
 
 def write_documents(path: Path, documents: Iterable[str]) -> None:
     """Writes `{"text": …}` lines as gzip that depends on the documents alone (no time, no file name)."""
-    plain = io.BytesIO()
-    for text in documents:
-        plain.write(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+    lines = (json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n" for text in documents)
     with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=9, fileobj=raw, mtime=0) as packed:
-        packed.write(plain.getvalue())
+        packed.write(b"".join(lines))
 
 
 def main(unpacked: Path) -> None:

@@ -37,28 +37,24 @@ class RemoteFile:
         """Ending of the name, with its dot."""
         return PurePosixPath(self.address).suffix
 
-    def num_bytes(self) -> int:
-        """Return the size of the file."""
-        system, path = _file_system(self.address)
-        return int(system.size(path))
-
-    def open_bytes(self) -> BinaryIO:
-        """Open the file for reading."""
-        system, path = _file_system(self.address)
-        return cast("BinaryIO", system.open(path, "rb"))
-
 
 InputFile: TypeAlias = Path | RemoteFile
 
 
 def file_bytes(file: InputFile) -> int:
     """Return the size of an input file as stored (compressed, if it is)."""
-    return file.num_bytes() if isinstance(file, RemoteFile) else file.stat().st_size
+    if isinstance(file, Path):
+        return file.stat().st_size
+    system, path = _file_system(file.address)
+    return int(system.size(path))
 
 
 def open_bytes(file: InputFile) -> BinaryIO:
     """Open an input file for reading."""
-    return file.open_bytes() if isinstance(file, RemoteFile) else file.open("rb")
+    if isinstance(file, Path):
+        return file.open("rb")
+    system, path = _file_system(file.address)
+    return cast("BinaryIO", system.open(path, "rb"))
 
 
 def find_inputs(arguments: Sequence[str]) -> list[InputFile]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import TypeVar
 
 from data_prep.text.input_files import InputFile, find_inputs
 from data_prep.text.sample_documents import sample_documents
 from harness.errors import DataError, UsageError
+
+Weight = TypeVar("Weight", float, Fraction)
 
 
 def named_inputs(arguments: Sequence[str]) -> dict[str, list[InputFile]]:
@@ -24,7 +28,7 @@ def named_inputs(arguments: Sequence[str]) -> dict[str, list[InputFile]]:
     return {name: find_inputs(paths) for name, paths in by_name.items()}
 
 
-def read_weight(text: str, option: str = "--share") -> tuple[str, float]:
+def read_weight(text: str) -> tuple[str, float]:
     """Split `zh=4` into name and weight.
 
     Raises:
@@ -36,7 +40,7 @@ def read_weight(text: str, option: str = "--share") -> tuple[str, float]:
     except ValueError:
         value = math.nan
     if not name or not (math.isfinite(value) and value > 0):
-        raise UsageError(f"{option} {text!r} is not CHANNEL=WEIGHT with a weight above 0. Example: {option} zh=4.")
+        raise UsageError(f"--share {text!r} is not CHANNEL=WEIGHT with a weight above 0. Example: --share zh=4.")
     return name, value
 
 
@@ -81,12 +85,12 @@ def thinned(documents: Sequence[str], characters: int) -> list[str]:
     return kept
 
 
-def draw_by_weight(available: Mapping[str, int], shares: Mapping[str, float], characters: int) -> dict[str, int]:
-    """Return the characters to take of each channel, in proportion to the shares; others make up for a small one."""
+def draw_by_weight(available: Mapping[str, int], shares: Mapping[str, Weight], amount: int) -> dict[str, int]:
+    """Return how much to take of each channel, in proportion to the shares; others make up for a small one."""
     taken: dict[str, int] = {}
     open_names = list(shares)
     while open_names:
-        rest = characters - sum(taken.values())
+        rest = amount - sum(taken.values())
         total = sum(shares[name] for name in open_names)
         short = [name for name in open_names if available[name] <= rest * shares[name] / total]
         if not short:

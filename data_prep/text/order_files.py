@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from data_prep.text.input_files import InputFile
 from data_prep.text.read_documents import BYTE_ORDER_MARK, Record, Rejection, read_records
-from data_prep.text.similar_order import DIMENSIONS, frequencies, similar_order
+from data_prep.text.similar_order import DIMENSIONS, DocumentFrequencies, similar_order
 from data_prep.text.text_files import written_whole
 from harness.errors import DataError
 
@@ -96,7 +96,7 @@ def _places(job: OrderJob, count: int, folder: Path) -> NDArray[np.int64]:
 def _similar(job: OrderJob, count: int, file: Path) -> NDArray[np.int64]:
     if not count:
         return np.zeros(0, dtype=np.int64)
-    seen = frequencies(_texts(job))
+    seen = DocumentFrequencies(_texts(job))
     vectors = np.memmap(file, dtype=np.float16, mode="w+", shape=(count, DIMENSIONS))
     for number, text in enumerate(_texts(job)):
         vectors[number] = seen.vector(text)

@@ -5,20 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator, Mapping
 from itertools import repeat
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from data_prep.text.input_files import InputFile, file_bytes, open_bytes
 from harness.errors import DataError, UsageError
 
 ROWS_AT_ONCE = 1024
-NO_COLUMNS: Mapping[str, Any] = MappingProxyType({})
-
-
-class NoText(NamedTuple):
-    """The reason why a row holds no document."""
-
-    reason: str
 
 
 class Row(NamedTuple):
@@ -26,21 +18,18 @@ class Row(NamedTuple):
 
     number: int
     """1-based."""
-    content: str | NoText
+    content: bytes | None
+    """The text, which may not be UTF-8; None where there is none."""
     file_bytes_read: int
     """Bytes of the file that stand for the rows so far (in proportion: Parquet keeps columns apart)."""
-    others: Mapping[str, Any] = NO_COLUMNS
+    others: Mapping[str, Any]
     """The other columns, if they were asked for."""
 
 
 def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = False) -> Iterator[Row]:
     """Yields the rows of a column of text, from row `skip_rows` (0-based) on; row groups before it are not read.
 
-    Args:
-        file: a Parquet file.
-        column: that holds the text.
-        skip_rows: rows to leave out at the beginning.
-        whole: whether the other columns are read too, which takes longer.
+    With `whole` the other columns are read too, which takes longer.
 
     Raises:
         DataError: the file is damaged, or has no column of text of that name.
@@ -57,11 +46,11 @@ def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = Fa
             groups = list(range(group, table.metadata.num_row_groups))
             columns = None if whole else [column]
             for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
-                others = batch.drop_columns([column]).to_pylist() if batch.num_columns > 1 else repeat(NO_COLUMNS)
+                others = batch.drop_columns([column]).to_pylist() if batch.num_columns > 1 else repeat({})
                 for value, rest in zip(_as_bytes(arrow, batch.column(column)), others, strict=False):
                     number += 1
                     if number > skip_rows:
-                        yield Row(number, _decoded(value, column), total_bytes * number // num_rows, rest)
+                        yield Row(number, value, total_bytes * number // num_rows, rest)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(_damaged(file, error)) from error
 
@@ -128,12 +117,3 @@ def _as_bytes(arrow: Any, values: Any) -> list[bytes | None]:  # noqa: ANN401
     large = arrow.types.is_large_string(values.type) or arrow.types.is_large_binary(values.type)
     result: list[bytes | None] = values.cast(arrow.large_binary() if large else arrow.binary()).to_pylist()
     return result
-
-
-def _decoded(value: bytes | None, column: str) -> str | NoText:
-    if value is None:
-        return NoText(f"{column!r} is not text")
-    try:
-        return value.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return NoText(f"not UTF-8 (byte 0x{value[error.start]:02x} at position {error.start})")

@@ -79,14 +79,9 @@ def read_records(
     start: Place = BEGINNING,
     whole_rows: bool = False,
 ) -> Generator[Record, None, None]:
-    """Yields one record per line of a file, from `start` on.
+    """Yields one record per line of a file, from `start` on; a line longer than `max_line_bytes` is rejected unread.
 
-    Args:
-        file: where to read.
-        text_key: key (or column) that holds the document.
-        max_line_bytes: a longer line is rejected unread.
-        start: where to begin.
-        whole_rows: whether the other columns of a Parquet file are wanted too, as the `raw` line of the record.
+    With `whole_rows` the other columns of a Parquet file are read too, for the `raw` line of the record.
 
     Raises:
         DataError: the file cannot be read to its end (damaged or truncated compression, I/O error), or is not the one
@@ -97,7 +92,8 @@ def read_records(
         from data_prep.text.parquet import read_rows
 
         for row in read_rows(file, text_key, start.line, whole_rows):
-            content = check_text(row.content) if isinstance(row.content, str) else Rejection(row.content.reason)
+            text = Rejection(f"{text_key!r} is not text") if row.content is None else _decoded(row.content)
+            content = check_text(text) if isinstance(text, str) else text
             raw = _as_line({text_key: content, **row.others}) if whole_rows and isinstance(content, str) else b""
             yield Record(file, row.number, content, row.file_bytes_read, 0, b"", raw)
         return
@@ -159,10 +155,9 @@ def _as_text(value: object) -> str:
 
 def parse_line(content: bytes, text_key: str) -> str | Rejection:
     """Return the document that a line of JSON holds, or a rejection with the reason."""
-    try:
-        line = content.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return Rejection(f"not UTF-8 (byte 0x{content[error.start]:02x} at position {error.start})")
+    line = _decoded(content)
+    if isinstance(line, Rejection):
+        return line
     if not line or line.isspace():
         return Rejection("empty line")
     try:
@@ -177,6 +172,13 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
     if not isinstance(text, str):
         return Rejection(f"no key {text_key!r}" if text_key not in value else f"{text_key!r} is not text")
     return check_text(text)
+
+
+def _decoded(content: bytes) -> str | Rejection:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        return Rejection(f"not UTF-8 (byte 0x{content[error.start]:02x} at position {error.start})")
 
 
 def check_text(text: str) -> str | Rejection:

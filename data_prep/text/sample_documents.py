@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from itertools import zip_longest
 
 from data_prep.text.input_files import InputFile, file_bytes, open_bytes
 from data_prep.text.read_documents import BEGINNING, Place, read_records
@@ -17,36 +17,24 @@ def sample_documents(files: Sequence[InputFile], text_key: str, max_characters: 
     """Return documents at places spread evenly over the input, about `max_characters` in all; always the same."""
     count = min(len(files), MAX_FILES)
     chosen = [files[i * len(files) // count] for i in range(count)]
-    stretches = [stretch for file in chosen for stretch in _stretches(file, max(1, SPOTS // count))]
-    documents: list[str] = []
-    for stretch in stretches:
-        documents += _documents_of(stretch, text_key, max_characters // len(stretches))
-    return documents
+    # A stretch of a file goes from one place up to the next one.
+    stretches: list[tuple[InputFile, Place, Place | None]] = []
+    for file in chosen:
+        places = _places(file, max(1, SPOTS // count))
+        stretches += [(file, start, stop) for start, stop in zip_longest(places, places[1:])]
+    characters = max_characters // max(1, len(stretches))
+    return [text for stretch in stretches for text in _documents_of(*stretch, text_key, characters)]
 
 
-class _Stretch(NamedTuple):
-    """A part of a file, from one place up to where the next one begins."""
-
-    file: InputFile
-    start: Place
-    stop: Place | None
-
-
-def _documents_of(stretch: _Stretch, text_key: str, characters: int) -> Iterator[str]:
-    """Yield documents of a section until `max_characters` is reached; the last one is cut to fit."""
-    stop = stretch.stop
-    for record in read_records(stretch.file, text_key, start=stretch.start):
-        is_row = stretch.file.suffix == ".parquet"
+def _documents_of(file: InputFile, start: Place, stop: Place | None, text_key: str, characters: int) -> Iterator[str]:
+    """Yield documents of a stretch until there are so many characters; the last one is cut to fit."""
+    is_row = file.suffix == ".parquet"
+    for record in read_records(file, text_key, start=start):
         if characters <= 0 or (stop and (record.line > stop.line if is_row else record.end_byte > stop.byte)):
             return
         if isinstance(record.content, str):
             yield record.content[:characters]
             characters -= len(record.content)
-
-
-def _stretches(file: InputFile, count: int) -> list[_Stretch]:
-    places = _places(file, count)
-    return [_Stretch(file, start, stop) for start, stop in zip(places, [*places[1:], None], strict=True)]
 
 
 def _places(file: InputFile, count: int) -> list[Place]:

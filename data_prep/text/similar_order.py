@@ -35,15 +35,13 @@ Vectors = NDArray[Any]
 class DocumentFrequencies:
     """Number of documents in which each (hashed) term occurs."""
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Iterable[str]) -> None:
         self.counts = np.zeros(1 << TERM_BITS, dtype=np.int64)
         self.documents = 0
-
-    def add(self, text: str) -> None:
-        """Counts a document."""
-        terms, _ = _terms(text)
-        self.counts[terms] += 1
-        self.documents += 1
+        for text in texts:
+            terms, _ = _terms(text)
+            self.counts[terms] += 1
+            self.documents += 1
 
     def vector(self, text: str) -> Vectors:
         """Return the projected TF-IDF vector of a document, of length 1 (0 if it has no term), [DIMENSIONS]."""
@@ -64,20 +62,10 @@ class DocumentFrequencies:
         return (vector / length if length else vector).astype(np.float32)
 
 
-def frequencies(texts: Iterable[str]) -> DocumentFrequencies:
-    """Counts all documents."""
-    found = DocumentFrequencies()
-    for text in texts:
-        found.add(text)
-    return found
-
-
 def similar_order(vectors: Vectors, seed: int) -> NDArray[np.int64]:
     """Return the numbers of the documents in an order in which neighbours are similar, [documents].
 
-    Args:
-        vectors: [documents, DIMENSIONS], of length 1, of any precision.
-        seed: Seed for the choice of the first centres.
+    The vectors [documents, DIMENSIONS] have length 1 and any precision. The seed chooses the first centres.
     """
     count = len(vectors)
     if count == 0:

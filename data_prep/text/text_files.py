@@ -37,11 +37,7 @@ class FileReport:
 
 
 def output_names(files: Sequence[InputFile]) -> list[str]:
-    """Return the name under which each file is written; a name that would occur twice gets a number.
-
-    Raises:
-        UsageError: there are none.
-    """
+    """Return the name under which each file is written; a name that would occur twice gets a number."""
     names: list[str] = []
     for file in files:
         name = file.name.removesuffix(".parquet") + ".jsonl.gz" if file.suffix == ".parquet" else file.name

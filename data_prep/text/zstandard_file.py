@@ -16,9 +16,7 @@ PACKED_BYTES = 16 * 1024
 class ZstandardFile(io.RawIOBase):
     """The plain bytes of a zstandard file. Wrap it in `io.BufferedReader`.
 
-    Args:
-        raw: the compressed file.
-        start_frame: makes a decompressor for one frame: `zstandard.ZstdDecompressor().decompressobj`.
+    `start_frame` makes a decompressor for one frame: `zstandard.ZstdDecompressor().decompressobj`.
     """
 
     def __init__(self, raw: BinaryIO, start_frame: Callable[[], Any]) -> None:

@@ -95,6 +95,7 @@ def report_on_vocabulary(tokenizer: Tokenizer) -> VocabularyReport:
     controls = tokenizer.control_symbols()
     digits = tokenizer.encode_documents(["2026"])[0]
     by_length = sorted(set(texts), key=lambda text: (-len(text), text))
+    suspicious = [(text, reason) for text in by_length if (reason := _reason(text))]
     return VocabularyReport(
         vocab_size=tokenizer.vocab_size,
         is_multiple_of_128=tokenizer.vocab_size % 128 == 0,
@@ -102,7 +103,7 @@ def report_on_vocabulary(tokenizer: Tokenizer) -> VocabularyReport:
         control_symbols=len(controls),
         splits_digits=sum(tokenizer.decode([token]).strip().isdigit() for token in digits) == len("2026"),
         longest=tuple(by_length[:LONGEST_SHOWN]),
-        suspicious=tuple(_suspicious(by_length))[:SUSPICIOUS_SHOWN],
+        suspicious=tuple(suspicious[:SUSPICIOUS_SHOWN]),
     )
 
 
@@ -159,13 +160,6 @@ def _is_partial(tokenizer: Tokenizer, token: int, num_bytes: int) -> bool:
     text = tokenizer.decode([token])
     # A lone byte below 128 is a character of its own; the library may write others as U+FFFD.
     return "\N{REPLACEMENT CHARACTER}" in text and len(text.encode()) != num_bytes
-
-
-def _suspicious(texts: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for text in texts:
-        reason = _reason(text)
-        if reason is not None:
-            yield text, reason
 
 
 REASONS: Mapping[str, re.Pattern[str]] = {

@@ -10,9 +10,9 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from harness.errors import UsageError
 
@@ -20,6 +20,23 @@ Kind = Literal["sentencepiece", "byte-level"]
 END_OF_DOCUMENT = "<|endoftext|>"
 MULTIPLE = 128
 MAX_SENTENCE_BYTES = 1 << 20
+SENTENCEPIECE_OPTIONS: Mapping[str, Any] = {
+    "model_type": "bpe",
+    "byte_fallback": True,
+    "split_digits": True,
+    "allow_whitespace_only_pieces": True,
+    "normalization_rule_name": "identity",
+    "add_dummy_prefix": False,
+    "remove_extra_whitespaces": False,
+    "max_sentence_length": MAX_SENTENCE_BYTES,
+    "unk_id": 0,
+    "bos_id": -1,
+    "pad_id": -1,
+    "eos_id": 1,
+    "eos_piece": END_OF_DOCUMENT,
+    "minloglevel": 2,
+}
+"""Text comes back byte for byte: no normalization, no space put in front, unknown characters in bytes."""
 SPLIT_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -100,38 +117,49 @@ def _check(settings: TrainerSettings) -> None:
 
 
 def _train_sentencepiece(sentences: Iterator[str], settings: TrainerSettings) -> bytes:
-    import sentencepiece
-
-    model = io.BytesIO()
+    size = padded_vocab_size(settings.vocab_size)
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_short_enough(sentences),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=padded_vocab_size(settings.vocab_size),
-            character_coverage=settings.character_coverage,
-            byte_fallback=True,
-            split_digits=True,
-            allow_whitespace_only_pieces=True,
-            normalization_rule_name="identity",
-            add_dummy_prefix=False,
-            remove_extra_whitespaces=False,
-            max_sentence_length=MAX_SENTENCE_BYTES,
-            control_symbols=spare_symbols(settings.num_spare_ids),
-            user_defined_symbols=list(settings.user_words),
-            unk_id=0,
-            bos_id=-1,
-            pad_id=-1,
-            eos_id=1,
-            eos_piece=END_OF_DOCUMENT,
+        return train_sentencepiece(
+            _short_enough(sentences),
+            size,
+            settings.character_coverage,
             num_threads=settings.num_threads,
-            minloglevel=2,
+            control_symbols=spare_symbols(settings.num_spare_ids),
+            user_words=settings.user_words,
         )
     except RuntimeError as error:
         raise UsageError(
-            f"SentencePiece cannot train {padded_vocab_size(settings.vocab_size)} ids on this sample: {error}. "
+            f"SentencePiece cannot train {size} ids on this sample: {error}. "
             "Give more text (--sample-characters), a smaller --vocab-size, or a lower --character-coverage."
         ) from error
+
+
+def train_sentencepiece(
+    sentences: Iterator[str],
+    vocab_size: int,
+    character_coverage: float,
+    num_threads: int = 1,
+    control_symbols: Sequence[str] = (),
+    user_words: Sequence[str] = (),
+) -> bytes:
+    """Return a SentencePiece BPE model.
+
+    Raises:
+        RuntimeError: from SentencePiece, for example if the vocabulary is too large for the sample.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences,
+        model_writer=model,
+        vocab_size=vocab_size,
+        character_coverage=character_coverage,
+        **SENTENCEPIECE_OPTIONS,
+        num_threads=num_threads,
+        control_symbols=list(control_symbols),
+        user_defined_symbols=list(user_words),
+    )
     return model.getvalue()
 
 

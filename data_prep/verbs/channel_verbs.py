@@ -202,7 +202,7 @@ def _expectation(folder: Path, tokenizer: Tokenizer | None) -> Expectation:
 
     if tokenizer is not None:
         return Expectation(vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_of_document_id)
-    recorded = read_source(folder) if folder.is_dir() else None
+    recorded = read_source(folder)
     if recorded is None:
         return Expectation()
     return Expectation(vocab_size=recorded.source.vocab_size, end_id=recorded.source.end_of_document_id)
@@ -211,7 +211,7 @@ def _expectation(folder: Path, tokenizer: Tokenizer | None) -> Expectation:
 def _check_tokenizer(channel: Path, tokenizer: Tokenizer) -> None:
     from data_prep.channels.source import read_source
 
-    recorded = read_source(channel) if channel.is_dir() else None
+    recorded = read_source(channel)
     if recorded is not None and recorded.source.tokenizer != tokenizer.hash:
         raise UsageError(
             f"{channel} was made with another tokenizer (hash {recorded.source.tokenizer}) than {tokenizer.path} "

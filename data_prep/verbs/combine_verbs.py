@@ -37,14 +37,13 @@ def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | No
     """
     from rich.console import Console
 
-    from data_prep.channels.merge import MergeJob, merge_channels
+    from data_prep.channels.merge import merge_channels
     from harness.data.files.opened import parts_of
     from harness.progress import shown
 
     num_bytes = sum(part.bin_bytes for path in channels for part in parts_of(path))
-    job = MergeJob(inputs=channels, output=output, tokens_per_part=tokens_per_part)
     with shown(f"merge {output.name}", num_bytes, Console(stderr=True)) as progress:
-        parts = merge_channels(job, progress)
+        parts = merge_channels(channels, output, tokens_per_part, progress)
     count = "1 part" if len(parts) == 1 else f"{len(parts):,} parts"
     documents, tokens = sum(part.documents for part in parts), sum(part.tokens for part in parts)
     click.echo(f"{output}: {count}, {documents:,} documents, {tokens:,} tokens")
@@ -145,7 +144,7 @@ def _print_plan(plan: MixPlan) -> None:
             f"{channel.share:.1%}",
             f"{channel.planned_tokens:,}",
             f"{channel.epochs:.2f}",
-            f"{channel.missing_tokens:,}" if channel.is_short else "",
+            f"{channel.missing_tokens:,}" if channel.missing_tokens else "",
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     click.echo(

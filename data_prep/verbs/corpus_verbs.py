@@ -4,24 +4,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import click
 
 from harness.errors import UsageError
 
 if TYPE_CHECKING:
-    from data_prep.corpus.config import DedupMethod
-    from data_prep.corpus.run_corpus import Choice
+    from data_prep.corpus.config import CleanConfig, DedupConfig, DedupMethod, OrderConfig
+    from data_prep.corpus.run_corpus import Verb
     from data_prep.text.clean_rules import Preset
+    from harness.config.section import Section
 
-PRIVATE = click.option(
-    "--private-data", type=click.Choice(["replace", "keep"]), help="Default: replaced if the preset is prose."
-)
-KEEP = click.option("--keep", metavar="SIZE", help="Leave at most 60% or 500B characters; picks the threshold.")
 WORKERS = click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Files at once.")
 OF_EVERY_VERB = (
     click.argument("inputs", metavar="[IN]...", nargs=-1),
@@ -39,22 +35,11 @@ OF_EVERY_VERB = (
 )
 
 
-@dataclass(frozen=True)
-class Asked:
-    """The values of the options that every verb has: one source, or a corpus file."""
+def verb(settings_of: Callable[..., Section]) -> Callable[..., None]:
+    """Makes a verb of a function that returns the settings of its step: adds the options that all have, and runs it."""
+    name = cast("Verb", settings_of.__name__)
 
-    inputs: tuple[str, ...]
-    output: Path
-    text_key: str
-    as_json: bool
-    corpus: Choice | None
-    """The corpus file and what to do of it; None: the one source of `inputs`."""
-
-
-def verb(own: Callable[..., None]) -> Callable[..., None]:
-    """Gives a verb the options that all have, as one argument before its own ones."""
-
-    @wraps(own)
+    @wraps(settings_of)
     def called(  # noqa: PLR0913 - one argument per option
         *,
         inputs: tuple[str, ...],
@@ -65,15 +50,19 @@ def verb(own: Callable[..., None]) -> Callable[..., None]:
         executor: Literal["local", "slurm", "ray"] | None,
         wait: bool,
         as_json: bool,
+        workers: int = 1,
+        language_model: Path | None = None,
         **settings: object,
     ) -> None:
-        from data_prep.corpus.run_corpus import Choice
+        from data_prep.corpus.config import SourceConfig
+        from data_prep.corpus.run_corpus import one_source, run_corpus
 
         _check_inputs(inputs, output, config)
-        corpus = None
         if config is not None:
-            corpus = Choice(config=config, sources=sources, executor=executor, wait=wait, as_json=as_json)
-        own(Asked(inputs, output or Path(), text_key, as_json, corpus), **settings)
+            run_corpus(name, config, sources=sources, executor=executor, wait=wait, as_json=as_json)
+            return
+        source = SourceConfig.model_validate({"input": inputs, "text_key": text_key, name: settings_of(**settings)})
+        one_source(name, source, output or Path(), workers=workers, language_model=language_model, as_json=as_json)
 
     for option in reversed(OF_EVERY_VERB):
         called = option(called)
@@ -86,18 +75,17 @@ def verb(own: Callable[..., None]) -> Callable[..., None]:
 @click.option("--spare-markup/--no-spare-markup", default=True, show_default=True, help="Spare code, Markdown, LaTeX.")
 @click.option("--language", "languages", multiple=True, help="Keep documents in this language (en, zh). Repeatable.")
 @click.option("--language-model", type=click.Path(path_type=Path), help="fastText model for languages (lid.176.bin).")
-@PRIVATE
+@click.option(
+    "--private-data", type=click.Choice(["replace", "keep"]), help="Default: replaced if the preset is prose."
+)
 @WORKERS
-def clean(  # noqa: PLR0913 - one argument per option
-    asked: Asked,
+def clean(
     *,
     preset: Preset,
     spare_markup: bool,
     languages: tuple[str, ...],
-    language_model: Path | None,
     private_data: Literal["replace", "keep"] | None,
-    workers: int,
-) -> None:
+) -> CleanConfig:
     """Drop documents that are not worth training on, by rules, and count what each rule drops.
 
     \b
@@ -110,20 +98,14 @@ def clean(  # noqa: PLR0913 - one argument per option
     is written under its own name; lines without private data stay as they are; NAME.dropped says which lines went and
     why. Run the same command again after an interruption, or to see how far Slurm is: what is done is not done again.
     """
-    from data_prep.corpus.config import CleanConfig, SourceConfig
-    from data_prep.corpus.run_corpus import clean_corpus, one_source
+    from data_prep.corpus.config import CleanConfig
 
-    if asked.corpus is not None:
-        clean_corpus(asked.corpus)
-        return
-    rules = CleanConfig(
+    return CleanConfig(
         preset=preset,
         spare_markup=spare_markup,
         languages=languages or None,
         replace_private_data={None: None, "replace": True, "keep": False}[private_data],
     )
-    source = SourceConfig(input=asked.inputs, text_key=asked.text_key, clean=rules)
-    one_source("clean", source, asked.output, workers=workers, language_model=language_model, as_json=asked.as_json)
 
 
 @click.command()
@@ -140,16 +122,9 @@ def clean(  # noqa: PLR0913 - one argument per option
 @click.option(
     "--threshold", type=click.FloatRange(0.3, 0.99), default=0.8, show_default=True, help="Jaccard similarity."
 )
-@KEEP
+@click.option("--keep", metavar="SIZE", help="Leave at most 60% or 500B characters; picks the threshold.")
 @WORKERS
-def dedup(  # noqa: PLR0913 - one argument per option
-    asked: Asked,
-    *,
-    methods: tuple[DedupMethod, ...],
-    threshold: float,
-    keep: str | None,
-    workers: int,
-) -> None:
+def dedup(*, methods: tuple[DedupMethod, ...], threshold: float, keep: str | None) -> DedupConfig:
     """Keep the first of every group of equal or nearly equal documents.
 
     \b
@@ -163,15 +138,9 @@ def dedup(  # noqa: PLR0913 - one argument per option
     sentence: of a run of three sentences that occurs again only one stays. Give all files that shall have no copies of
     each other in one call, the best first.
     """
-    from data_prep.corpus.config import DedupConfig, SourceConfig
-    from data_prep.corpus.run_corpus import dedup_corpus, one_source
+    from data_prep.corpus.config import DedupConfig
 
-    if asked.corpus is not None:
-        dedup_corpus(asked.corpus)
-        return
-    copies = DedupConfig(methods=methods, threshold=threshold, keep=keep)
-    source = SourceConfig(input=asked.inputs, text_key=asked.text_key, dedup=copies)
-    one_source("dedup", source, asked.output, workers=workers, language_model=None, as_json=asked.as_json)
+    return DedupConfig(methods=methods, threshold=threshold, keep=keep)
 
 
 @click.command()
@@ -180,14 +149,7 @@ def dedup(  # noqa: PLR0913 - one argument per option
 @click.option("--score-key", default="score", show_default=True, help="Key of each record that holds the number.")
 @click.option("--descending", is_flag=True, help="The largest score first.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-def order(  # noqa: PLR0913 - one argument per option
-    asked: Asked,
-    *,
-    by: Literal["score", "similar", "shuffle"],
-    score_key: str,
-    descending: bool,
-    seed: int,
-) -> None:
+def order(*, by: Literal["score", "similar", "shuffle"], score_key: str, descending: bool, seed: int) -> OrderConfig:
     """Write documents in another order: by a score, like ones next to each other, or shuffled.
 
     \b
@@ -200,15 +162,9 @@ def order(  # noqa: PLR0913 - one argument per option
     record. similar: clusters of TF-IDF vectors, from near to near. Memory grows with the number of documents, not with
     their length; the disk needs room for the text twice.
     """
-    from data_prep.corpus.config import OrderConfig, SourceConfig
-    from data_prep.corpus.run_corpus import one_source, order_corpus
+    from data_prep.corpus.config import OrderConfig
 
-    if asked.corpus is not None:
-        order_corpus(asked.corpus)
-        return
-    wanted = OrderConfig(by=by, score_key=score_key, descending=descending, seed=seed)
-    source = SourceConfig(input=asked.inputs, text_key=asked.text_key, order=wanted)
-    one_source("order", source, asked.output, workers=1, language_model=None, as_json=asked.as_json)
+    return OrderConfig(by=by, score_key=score_key, descending=descending, seed=seed)
 
 
 def _check_inputs(inputs: tuple[str, ...], output: Path | None, config: Path | None) -> None:

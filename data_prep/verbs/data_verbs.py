@@ -125,8 +125,8 @@ def tokenize(  # noqa: PLR0913 - one argument per option
 def _make_channel(job: ChannelJob, tokenizer: Path, encoder: str) -> None:
     from rich.console import Console
 
-    from data_prep.channels.preparation_progress import shown_progress
     from data_prep.channels.tokenize_channel import tokenize_channel
+    from data_prep.channels.totals import shown_progress
     from data_prep.text.input_files import file_bytes
     from data_prep.text.sample_documents import sample_documents
     from data_prep.tokenizers.choose_encoder import SAMPLE_CHARACTERS, choose_encoder

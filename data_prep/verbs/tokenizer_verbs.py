@@ -1,4 +1,4 @@
-"""The `harness data` commands for tokenizers: train-tokenizer, inspect-tokenizer."""
+"""The `harness data` commands for tokenizers: train-tokenizer, inspect-tokenizer, extend-tokenizer."""
 # ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from data_prep.tokenizers.extend_tokenizer import ExtensionReport
     from data_prep.tokenizers.tokenizer_report import ComparisonReport, TextReport, VocabularyReport
     from harness.data.tokenizers.tokenizer import Tokenizer
 
@@ -68,14 +69,13 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
 
     if output.suffix not in (".model", ".json"):
         raise UsageError(f"--output {output}: the name must end in .model (SentencePiece) or .json (byte-level BPE).")
-    if output.exists():
-        raise UsageError(f"--output {output} exists. It stays as it is: choose another name, or delete it.")
+    _require_new(output)
     settings = TrainerSettings(
         kind="sentencepiece" if output.suffix == ".model" else "byte-level",
         vocab_size=vocab_size,
         num_spare_ids=spare_ids,
-        user_words=read_words(user_words),
-        forbidden_words=read_words(forbidden_words),
+        user_words=_read_words(user_words),
+        forbidden_words=_read_words(forbidden_words),
         character_coverage=character_coverage,
         num_threads=threads,
     )
@@ -126,7 +126,55 @@ def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
     _report(opened, other, samples, as_json)
 
 
-def read_words(file: Path | None) -> tuple[str, ...]:
+@click.command("extend-tokenizer")
+@click.argument("tokenizer", type=click.Path(path_type=Path))
+@click.argument("inputs", metavar="[CHANNEL=]IN...", nargs=-1, required=True)
+@click.option("--words", type=click.Path(path_type=Path), required=True, help="File with a word per line.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="Same ending as TOKENIZER.")
+@click.option("--sample-characters", type=click.IntRange(min=1), default=2_000_000, show_default=True)
+@TEXT_KEY
+def extend_tokenizer(
+    *, tokenizer: Path, inputs: tuple[str, ...], words: Path, output: Path, sample_characters: int, text_key: str
+) -> None:
+    """Add words to a tokenizer, behind its own ids, and say what that changes.
+
+    \b
+    Example:
+      harness data extend-tokenizer tokenizer.json zh=corpus/zh en=corpus/en --words terms.txt --output extended.json
+
+    IN is text like what the model was trained on: words of it that are encoded in other ids afterwards are listed,
+    because the model does not know them so. Extending a vocabulary usually costs more than it gains; look at the tokens
+    saved before you pay with new embeddings.
+    """
+    from data_prep.text.named_inputs import draw_samples, named_inputs
+    from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
+    from harness.data.tokenizers.tokenizer import open_tokenizer
+    from harness.run.files import replace_file
+
+    original = open_tokenizer(tokenizer)
+    if output.suffix != original.path.suffix:
+        raise UsageError(f"--output {output}: the name must end in {original.path.suffix}, as {original.path} does.")
+    _require_new(output)
+    added = _read_words(words)
+    samples = draw_samples(named_inputs(inputs), {}, text_key, sample_characters)
+    content = extend(original, added)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(output, content)
+    extended = open_tokenizer(output)
+    click.echo(
+        f"{output}: {extended.vocab_size:,} ids: the {original.vocab_size:,} of {original.path}, {len(added):,} words, "
+        f"{extended.vocab_size - original.vocab_size - len(added):,} spare ids"
+    )
+    for name, documents in samples.items():
+        _print_extension(name, report_on_extension(documents, extended, original, added))
+
+
+def _require_new(output: Path) -> None:
+    if output.exists():
+        raise UsageError(f"--output {output} exists. It stays as it is: choose another name, or delete it.")
+
+
+def _read_words(file: Path | None) -> tuple[str, ...]:
     """Return the distinct lines of a file that are not blank; empty without a file.
 
     Raises:
@@ -201,3 +249,18 @@ def _print_comparison(name: str, comparison: ComparisonReport) -> None:
         )
     else:
         click.echo(f"  all {comparison.words:,} words are encoded in the same ids")
+
+
+def _print_extension(name: str, report: ExtensionReport) -> None:
+    from data_prep.tokenizers.extend_tokenizer import EXAMPLES_SHOWN
+
+    saved = 1 - report.tokens_after / max(1, report.tokens_before)
+    click.echo(f"{name}: {report.tokens_before:,} tokens before, {report.tokens_after:,} after ({saved:.2%} fewer)")
+    if report.changed:
+        examples = " ".join(repr(word) for word in report.changed[:EXAMPLES_SHOWN])
+        click.echo(
+            f"  WARNING: {len(report.changed):,} of {report.words:,} words that were not added are encoded in other "
+            f"ids: a model that was trained with the original learnt other ids for them. For example {examples}"
+        )
+    else:
+        click.echo(f"  all {report.words:,} words that were not added are encoded in the same ids")

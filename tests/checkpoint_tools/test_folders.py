@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from checkpoint_tools import output_folder
-from checkpoint_tools.safetensors_file import Entry, SafetensorsWriter
+from checkpoint_tools.safetensors_file import Entry, safetensors_writer
 from checkpoint_tools.their_tensors import open_model
 from harness.errors import CheckpointError, UsageError
 
@@ -124,9 +124,9 @@ ENTRIES = (
 
 def test_a_safetensors_file_is_what_the_library_reads(tmp_path: Path) -> None:
     weights = {entry.name: torch.randn(entry.shape).to(entry.dtype) for entry in ENTRIES}
-    with SafetensorsWriter(tmp_path / "x.safetensors", ENTRIES) as file:
+    with safetensors_writer(tmp_path / "x.safetensors", ENTRIES) as write:
         for name in ("b", "c", "a"):  # any order
-            file.write(name, weights[name])
+            write(name, weights[name])
     loaded = load_file(tmp_path / "x.safetensors")
     assert set(loaded) == set(weights)
     assert all(torch.equal(loaded[name], weights[name]) for name in weights)
@@ -145,19 +145,19 @@ def test_every_tensor_is_written_exactly_once(tmp_path: Path, written: list[str]
     weights = {entry.name: torch.zeros(entry.shape, dtype=entry.dtype) for entry in ENTRIES}
     with (
         pytest.raises(AssertionError, match=problem),
-        SafetensorsWriter(tmp_path / "x.safetensors", ENTRIES) as file,
+        safetensors_writer(tmp_path / "x.safetensors", ENTRIES) as write,
     ):
         for name in written:
-            file.write(name, weights[name])
+            write(name, weights[name])
     assert not (tmp_path / "x.safetensors").exists()
 
 
 def test_a_tensor_of_another_shape_is_not_written(tmp_path: Path) -> None:
     with (
         pytest.raises(AssertionError, match="a is not as announced"),
-        SafetensorsWriter(tmp_path / "x.safetensors", ENTRIES) as file,
+        safetensors_writer(tmp_path / "x.safetensors", ENTRIES) as write,
     ):
-        file.write("a", torch.zeros(5, 3))
+        write("a", torch.zeros(5, 3))
 
 
 def test_an_interrupted_conversion_is_gone_on_with_only_if_it_is_the_same(tmp_path: Path) -> None:

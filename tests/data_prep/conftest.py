@@ -14,8 +14,8 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import data_prep.demo
 from data_prep.channels.tokenize_channel import ChannelJob
-from data_prep.demo.build import DemoSettings, train_tokenizer
-from data_prep.tokenizers.train_tokenizer import SPLIT_PATTERN
+from data_prep.demo.build import DemoSettings
+from data_prep.tokenizers.train_tokenizer import SPLIT_PATTERN, train_sentencepiece
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 SHIPPED = Path(data_prep.demo.__file__).parent
@@ -31,7 +31,7 @@ def poems() -> list[str]:
 @pytest.fixture(scope="session")
 def model_file(poems: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("tokenizer") / "tokenizer.model"
-    file.write_bytes(train_tokenizer(poems, DemoSettings(vocab_size=3500)))
+    file.write_bytes(train_sentencepiece(iter(poems), 3500, DemoSettings().character_coverage))
     return file
 
 

@@ -4,8 +4,7 @@ import io
 
 from rich.console import Console
 
-from data_prep.channels.preparation_progress import describe, shown_progress
-from data_prep.channels.totals import Totals
+from data_prep.channels.totals import Totals, describe, shown_progress
 
 
 def test_counts_in_one_phrase() -> None:

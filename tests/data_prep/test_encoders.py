@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_prep.tokenizers.choose_encoder import PROBES, choose_encoder
+from data_prep.tokenizers.choose_encoder import CALLS_BETWEEN_CHECKS, PROBES, SpotChecked, choose_encoder
 from data_prep.tokenizers.encoders import (
     FAST_ENCODERS,
     EncodedDocuments,
@@ -17,7 +17,6 @@ from data_prep.tokenizers.encoders import (
     candidates,
     resident_bytes,
 )
-from data_prep.tokenizers.spot_check import CALLS_BETWEEN_CHECKS, SpotChecked
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 

@@ -93,6 +93,7 @@ def test_any_documents_one_by_one(
     reaching = next((count for count, total in enumerate(tokens) if total >= wanted), None)
     assert pieces.num_documents_reaching(wanted) == reaching
     count = reaching or 0
-    assert pieces_of(pieces.head(count)) == [piece for document in expected[:count] for piece in document]
-    assert pieces_of(pieces.tail(count)) == [piece for document in expected[count:] for piece in document]
-    assert len(pieces.tail(count).per_document) == len(documents) - count
+    head, tail = pieces.split_at(count)
+    assert pieces_of(head) == [piece for document in expected[:count] for piece in document]
+    assert pieces_of(tail) == [piece for document in expected[count:] for piece in document]
+    assert len(tail.per_document) == len(documents) - count

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data_prep.channels import merge as merge_module
-from data_prep.channels.merge import MergeJob, merge_channels
+from data_prep.channels.merge import merge_channels
 from data_prep.channels.source import read_source
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.verbs.combine_verbs import merge
@@ -29,7 +29,7 @@ THIRD = [[7] * 20, [8]]
 
 
 def merged(folder: Path, *inputs: Path, tokens_per_part: int | None = None) -> Path:
-    merge_channels(MergeJob(inputs=inputs, output=folder, tokens_per_part=tokens_per_part), lambda num_bytes: None)
+    merge_channels(inputs, folder, tokens_per_part, lambda num_bytes: None)
     return folder
 
 

@@ -24,7 +24,7 @@ def test_enough_of_everything() -> None:
     plan = plan_mix(supplies(zh=1000, en=1000, code=1000), {"zh": 4, "en": 4, "code": 2}, 1000, max_epochs=1)
     assert [channel.planned_tokens for channel in plan.channels] == [400, 400, 200]
     assert [channel.epochs for channel in plan.channels] == [0.4, 0.4, 0.2]
-    assert not any(channel.is_short for channel in plan.channels)
+    assert not any(channel.missing_tokens for channel in plan.channels)
     assert plan.longest_tokens_at_wanted_shares == 2500
 
 
@@ -34,7 +34,7 @@ def test_a_short_channel_gives_what_it_can_and_the_others_the_rest() -> None:
     # zh: 800 wanted, 400 possible; the other 1,600 are shared 4 : 2.
     assert (zh.planned_tokens, zh.epochs, zh.missing_tokens) == (400, 4.0, 100)
     assert (en.planned_tokens, code.planned_tokens) == (1066, 533)
-    assert (zh.wanted_share, zh.is_short, en.is_short) == (0.4, True, False)
+    assert (zh.wanted_share, zh.missing_tokens > 0, en.missing_tokens) == (0.4, True, 0)
     assert plan.longest_tokens_at_wanted_shares == 1000
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from data_prep.text import similar_order as module
-from data_prep.text.similar_order import frequencies, similar_order
+from data_prep.text.similar_order import DocumentFrequencies, similar_order
 
 
 def topic_texts(num_topics: int, per_topic: int, seed: int = 0) -> tuple[list[str], list[int]]:
@@ -25,7 +25,7 @@ def topic_texts(num_topics: int, per_topic: int, seed: int = 0) -> tuple[list[st
 def test_neighbours_are_of_one_topic(per_cluster: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "DOCUMENTS_PER_CLUSTER", per_cluster)
     texts, topics = topic_texts(20, 30)
-    seen = frequencies(texts)
+    seen = DocumentFrequencies(texts)
     order = similar_order(np.stack([seen.vector(text) for text in texts]), seed=0)
     assert sorted(order.tolist()) == list(range(600))
     ordered = np.array(topics)[order]
@@ -37,14 +37,14 @@ def test_neighbours_are_of_one_topic(per_cluster: int, monkeypatch: pytest.Monke
 def test_large_clusters_are_sorted_and_not_walked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_WALK", 10)
     texts, topics = topic_texts(2, 100)
-    seen = frequencies(texts)
+    seen = DocumentFrequencies(texts)
     order = similar_order(np.stack([seen.vector(text) for text in texts]), seed=0)
     ordered = np.array(topics)[order]
     assert sorted(order.tolist()) == list(range(200)) and int((ordered[1:] != ordered[:-1]).sum()) < 20
 
 
 def test_equal_texts_have_equal_vectors_and_rare_words_count_more() -> None:
-    seen = frequencies(["the cat sat", "the dog sat", "the cat ran", "the cow ran"])
+    seen = DocumentFrequencies(["the cat sat", "the dog sat", "the cat ran", "the cow ran"])
     cat, again, dog = (seen.vector(text) for text in ("the cat sat", "The CAT sat!", "the dog ran"))
     assert np.array_equal(cat, again)
     assert np.linalg.norm(cat) == pytest.approx(1)
@@ -52,6 +52,6 @@ def test_equal_texts_have_equal_vectors_and_rare_words_count_more() -> None:
 
 
 def test_texts_without_words_and_no_texts() -> None:
-    assert not frequencies(["...", ""]).vector("...").any()
+    assert not DocumentFrequencies(["...", ""]).vector("...").any()
     assert similar_order(np.zeros((0, module.DIMENSIONS)), 0).tolist() == []
     assert sorted(similar_order(np.zeros((3, module.DIMENSIONS)), 0).tolist()) == [0, 1, 2]
