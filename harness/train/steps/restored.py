@@ -129,7 +129,8 @@ def _replica_problems(run: Run, kinds: Iterable[Replicas]) -> list[str]:
     found = []
     for kind in [kind for kind in kinds if kind in groups]:
         held = [item for item in named if kind in find_parameter(item[1].whole_name, model).replicated_over]
-        found += [(kind, name) for name in _different(held, groups[kind])]
+        if held:  # an embedding that is not tied has no replica at the other end
+            found += [(kind, name) for name in _different(held, groups[kind])]
     return [
         f"{len(names)} parameters of rank {rank} differ from those of {_REPLICAS[kind]}, first {names[0]}"
         for rank, differing in enumerate(collectives.gathered(found))
