@@ -188,7 +188,7 @@ def write_parquet(path: Path, rows: Sequence[PartUse] | Sequence[DocumentTokens]
     except ImportError as error:
         raise UsageError(
             "writing Parquet needs the Python package pyarrow, which is not installed. Install the project with its "
-            "`data` extra, or use --json."
+            "`data-fast` extra, or use --json."
         ) from error
     try:
         parquet.write_table(arrow.Table.from_pylist([asdict(row) for row in rows]), path)
