@@ -14,6 +14,7 @@ import math
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,8 +35,9 @@ _NOT_VALUES = frozenset(
         _NONFINITE,
     )
 )
-_KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), .*\}\n?')
+_KEY = re.compile(rb'\{"attempt": ([0-9]{1,18}), "step": ([0-9]{1,18}), ')
 _SUPERSEDED = -1
+_TOO_MANY_STEPS = 2**62
 _TAIL_BYTES = 1024**2
 
 
@@ -98,15 +100,25 @@ def from_json_line(line: str | bytes) -> StepRecord | None:
                 name: math.nan if value is None else value for name, value in fields.items() if name not in _NOT_VALUES
             },
         )
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
+
+
+def whole_records(path: Path) -> Iterator[StepRecord]:
+    """Yield every record of a `metrics.jsonl` as written, also of steps that were repeated later.
+
+    Lines that cannot be read are passed over. A missing file has no records.
+    """
+    with suppress(FileNotFoundError), path.open("rb") as lines:
+        yield from (record for line in lines if (record := from_json_line(line)) is not None)
 
 
 def read_records(path: Path) -> Iterator[StepRecord]:
     """Yield the effective records of a `metrics.jsonl` by rising step, with all rewinds taken into account.
 
     A line counts unless a later line has the same or an earlier step (training was rewound to before it) or an earlier
-    line has a later attempt. Half lines are passed over. The file is read twice and never held in memory.
+    line has a later attempt. Lines that cannot be read are passed over and hide no other. The file is read twice and
+    never held in memory.
     """
     yield from _records_of(path, _effective_steps(path))
 
@@ -140,15 +152,15 @@ def _effective_steps(path: Path, *, last_attempt: int | None = None) -> array[in
     With `last_attempt`, lines of later attempts are treated as if they had never been written.
     """
     steps = array("q")
-    latest_attempt = 0
+    last = (0, 0)
     with path.open("rb") as lines:
         for line in lines:
-            attempt, step = _key_of(line)
-            if last_attempt is not None and attempt > last_attempt:
+            attempt, step = _key_of(line, last)
+            if attempt < last[0] or step == _SUPERSEDED or (last_attempt is not None and attempt > last_attempt):
                 steps.append(_SUPERSEDED)
-                continue
-            steps.append(step if attempt >= latest_attempt else _SUPERSEDED)
-            latest_attempt = max(latest_attempt, attempt)
+            else:
+                steps.append(step)
+                last = (attempt, step)
     lowest_later_step = math.inf
     for index in range(len(steps) - 1, -1, -1):
         if steps[index] >= lowest_later_step:
@@ -158,16 +170,19 @@ def _effective_steps(path: Path, *, last_attempt: int | None = None) -> array[in
     return steps
 
 
-def _key_of(line: bytes) -> tuple[int, int]:
-    """Return (attempt, step) of a line without parsing all of it. The step of an incomplete line is `_SUPERSEDED`."""
-    if match := _KEY.fullmatch(line):
+def _key_of(line: bytes, last: tuple[int, int]) -> tuple[int, int]:
+    """Return (attempt, step) of a line, given those of the last one that counts. An unreadable line has `_SUPERSEDED`.
+
+    The next step of the attempt hides no line that is not hidden already, so only other lines are parsed.
+    """
+    if (match := _KEY.match(line)) and (int(match[1]), int(match[2]) - 1) == last:
         return int(match[1]), int(match[2])
     record = from_json_line(line)
-    return (record.attempt, record.step) if record else (0, _SUPERSEDED)
+    return (record.attempt, record.step) if record and record.step < _TOO_MANY_STEPS else (last[0], _SUPERSEDED)
 
 
 def last_key(path: Path, *, up_to_step: int | None = None) -> tuple[int, int] | None:
-    """Return (attempt, step) of the last whole line, or None. Reads only as much of the end as necessary.
+    """Return (attempt, step) of the last line that can be read, or None. Reads only as much of the end as necessary.
 
     With `up_to_step` it is the last line whose step is not later than that.
     """
@@ -178,9 +193,9 @@ def last_key(path: Path, *, up_to_step: int | None = None) -> tuple[int, int] | 
             while True:
                 file.seek(max(0, size - num_bytes))
                 for line in reversed(file.read().splitlines()):
-                    attempt, step = _key_of(line)
-                    if step != _SUPERSEDED and (up_to_step is None or step <= up_to_step):
-                        return attempt, step
+                    record = from_json_line(line)
+                    if record is not None and (up_to_step is None or record.step <= up_to_step):
+                        return record.attempt, record.step
                 if num_bytes >= size:
                     return None
                 num_bytes *= 4

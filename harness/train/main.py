@@ -17,7 +17,7 @@ from harness.train.saving.keeping import keep_snapshot, remove_snapshots
 from harness.train.start.opening import open_run
 from harness.train.state import TrainState
 from harness.train.steps.adoption import adopt, await_parts
-from harness.train.steps.blame import write_evidence
+from harness.train.steps.blame import blame
 from harness.train.steps.evaluate import evaluate
 from harness.train.steps.phases import follow_phase
 from harness.train.steps.step import take_step
@@ -56,7 +56,7 @@ def train(run: Run, state: TrainState) -> int:
         state = state.after_step(cursor=result.next_cursor, learning_rate=result.learning_rate, loss=result.loss)
         state = adopt(run, advance(run, state), result.totals.flags)
         if not result.finite:
-            write_evidence(run, state, result)
+            blame(run, state, result)
         commands = run.inbox.agree(result.totals.flags)
         decision = decide(run.milestones, state, commands, finite=result.finite)
         evaluation = None

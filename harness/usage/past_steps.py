@@ -8,7 +8,6 @@ result.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,10 +26,8 @@ from harness.plan.plan import make_plan
 from harness.run.order_changes import History, phase_of
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
-from harness.run.records import StepRecord, from_json_line
+from harness.run.records import StepRecord, whole_records
 from harness.usage.trained import follow, windows_by_attempt
-
-_KEY = re.compile(rb'\{"attempt": ([0-9]+), "step": ([0-9]+), ')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,23 +88,19 @@ def _records_up_to(run_dir: RunDir, step: int, attempt: int | None) -> dict[int,
     Raises:
         UsageError: The step is not among them.
     """
-    lines: dict[int, tuple[int, bytes]] = {}
-    if run_dir.metrics.exists():
-        with run_dir.metrics.open("rb") as file:
-            for line in file:
-                if (key := _KEY.match(line)) is None or int(key[2]) > step:
-                    continue
-                if attempt is None or int(key[1]) <= attempt:
-                    lines[int(key[2])] = (int(key[1]), line)
-    last = max(lines, default=0)
-    if step not in lines or (attempt is not None and lines[step][0] != attempt):
+    found = {
+        record.step: record
+        for record in whole_records(run_dir.metrics)
+        if record.step <= step and (attempt is None or record.attempt <= attempt)
+    }
+    if step not in found or attempt not in (None, found[step].attempt):
         of_attempt = "" if attempt is None else f" in attempt {attempt}"
         raise UsageError(
-            f"{run_dir.root} has no record of step {step}{of_attempt}; its records up to there end with step {last}. "
+            f"{run_dir.root} has no record of step {step}{of_attempt}; its records up to there end with step "
+            f"{max(found, default=0)}. "
             f"Give a step that {run_dir.metrics} has."
         )
-    parsed = {number: from_json_line(line) for number, (_, line) in lines.items()}
-    return {number: record for number, record in parsed.items() if record is not None}
+    return found
 
 
 def _is_proven(order: SampleOrder, positions: Positions, record: StepRecord) -> bool:

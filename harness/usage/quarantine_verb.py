@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 
 if TYPE_CHECKING:
     from harness.run.paths import RunDir
@@ -92,15 +92,13 @@ def _worst(evidence: Path, top: int) -> list[tuple[str, int]]:
     Raises:
         UsageError: It is no evidence file.
     """
+    from harness.run.evidence import read_evidence
+
     try:
-        lines = evidence.read_text(encoding="utf-8").splitlines()[:top]
-        samples = [json.loads(line) for line in lines]
-        found = [(f"{each['channel']}/{each['part']}", int(number)) for each in samples for number in each["documents"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"--evidence {evidence}: not an evidence file ({type(error).__name__}: {error}). Give one that "
-            "`harness signal RUN evidence --steps A:B` has written."
-        ) from error
+        samples = read_evidence(evidence)[:top]
+    except DataError as error:
+        raise UsageError(f"--evidence {error}") from error
+    found = [(f"{each.channel}/{each.part}", number) for each in samples for number in each.documents]
     if not found:
         raise UsageError(f"--evidence {evidence}: it names no documents.")
     return list(dict.fromkeys(found))

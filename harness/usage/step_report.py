@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
-from typing import Any
 
 from harness.data.order.channel_order import SampleAddress
 from harness.data.order.samples import ReadSample
 from harness.data.signs import text_signs, token_signs
 from harness.data.tokenizers.tokenizer import Tokenizer
+from harness.errors import DataError
+from harness.run.evidence import Sample, evidence_files, read_evidence
 from harness.run.paths import RunDir
 from harness.usage.overlaps import overlaps
 from harness.usage.past_steps import PastStep
@@ -160,26 +159,19 @@ def _suspicions(
 
 def _evidence(run_dir: RunDir, step: int) -> tuple[dict[SampleAddress, float], dict[str, float]]:
     """Return the losses in the newest evidence that has samples of the step: theirs, and the usual one by channel."""
-    for path in sorted(run_dir.evidence_folder.glob("step_*.jsonl"), reverse=True):
-        lines = list(_lines(path))
-        mine = [line for line in lines if line["step"] == step]
-        if mine:
-            before = [line for line in lines if line["step"] < step and math.isfinite(line["loss"])]
-            channels = {line["channel"] for line in before}
-            return (
-                {line["address"]: line["loss"] for line in mine},
-                {name: median(line["loss"] for line in before if line["channel"] == name) for name in channels},
-            )
+    for _, path in evidence_files(run_dir):
+        with suppress(DataError):
+            samples = read_evidence(path)
+            mine = [each for each in samples if each.step == step]
+            before = [each for each in samples if each.step < step and math.isfinite(each.loss)]
+            if mine:
+                channels = {each.channel for each in before}
+                return (
+                    {_address(each): each.loss for each in mine},
+                    {name: median(each.loss for each in before if each.channel == name) for name in channels},
+                )
     return {}, {}
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the entries of an evidence file, without the lines that cannot be read; a loss that is null becomes NaN."""
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError, TypeError, KeyError):
-            line = json.loads(text)
-            address = SampleAddress(
-                channel=line["channel"], part=line["part"], epoch=line["epoch"], index=line["sample"]
-            )
-            loss = math.nan if line["loss"] is None else float(line["loss"])
-            yield {"step": line["step"], "channel": line["channel"], "address": address, "loss": loss}
+def _address(sample: Sample) -> SampleAddress:
+    return SampleAddress(channel=sample.channel, part=sample.part, epoch=sample.epoch, index=sample.index)

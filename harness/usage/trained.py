@@ -7,7 +7,7 @@ the history under which the samples were drawn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.data.order.cursor import Cursor
@@ -18,7 +18,7 @@ from harness.run.events import read_events
 from harness.run.order_changes import History, PhaseBegun
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
-from harness.run.records import StepRecord, from_json_line
+from harness.run.records import StepRecord, whole_records
 
 Windows = tuple[tuple[int, int], ...]
 
@@ -66,7 +66,9 @@ def trained_by(run_dir: RunDir, phases: Sequence[str], skip_windows: Windows) ->
     Raises:
         DataError: Records are missing.
     """
-    return follow(_records(run_dir), phases, windows_by_attempt(run_dir, skip_windows), read_journal(run_dir.order))
+    return follow(
+        whole_records(run_dir.metrics), phases, windows_by_attempt(run_dir, skip_windows), read_journal(run_dir.order)
+    )
 
 
 def follow(
@@ -81,7 +83,8 @@ def follow(
         if record.step != last_step + 1 or record.attempt != attempt:
             if record.step - 1 not in consumed:
                 raise DataError(
-                    f"metrics.jsonl has no record of step {record.step - 1} of the line to step {record.step}."
+                    f"metrics.jsonl has no record of step {record.step - 1}, which led to step {record.step}, so the "
+                    f"samples of step {record.step} are not known. Restore metrics.jsonl."
                 )
             line, behind = _split_at(line, consumed[record.step - 1])
             abandoned += behind
@@ -144,13 +147,6 @@ def _split_at(line: Sequence[Trained], consumed: int) -> tuple[list[Trained], li
         if each.last_consumed > consumed
     ]
     return kept, behind
-
-
-def _records(run_dir: RunDir) -> Iterator[StepRecord]:
-    """Yield every complete record, also of steps that were repeated later."""
-    if run_dir.metrics.exists():
-        with run_dir.metrics.open("rb") as file:
-            yield from (record for line in file if (record := from_json_line(line)) is not None)
 
 
 def _without(start: int, stop: int, windows: Windows) -> list[tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Decides from evidence whether the data or the model caused an episode (pure, except for reading the file).
+"""Decides from evidence whether the data or the model caused an episode (pure).
 
 All samples of the evidence were computed with the same weights, some of them from steps before the onset. If the
 samples of the episode still have other losses than those before it, the data differ. If all have similar losses, the
@@ -8,14 +8,12 @@ samples that look like dirt make up most of the difference.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
-from harness.errors import DataError
+from harness.run.evidence import Sample
 
 GARBLED_NATS = 2.5
 """A sample whose loss is this far above the usual one of its channel is not just hard but unpredictable. Clean text of
@@ -33,24 +31,6 @@ LEAST_SHIFT_SHARE = 0.25
 """Share of the height below which the difference with the current weights shows that the data do not explain the
 episode."""
 _NUM_NAMED = 20
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sample:
-    """One line of evidence."""
-
-    step: int
-    position: int
-    loss: float
-    """Mean over its tokens in nats; NaN where it was not finite."""
-    tokens: float
-    channel: str
-    part: str
-    documents: tuple[int, ...]
-    one_token_share: float = 0.0
-    repeated_share: float = 0.0
-    newline_share: float = 0.0
-    unreadable_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,21 +61,6 @@ class Attribution:
             {"channel": channel, "part": part, "documents": list(numbers)}
             for (channel, part), numbers in by_part.items()
         ]
-
-
-def read_evidence(path: Path) -> list[Sample]:
-    """Return the samples in an evidence file.
-
-    Raises:
-        DataError: The file is missing or does not hold evidence of the samples of steps.
-    """
-    try:
-        return [_sample(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: cannot be read as evidence ({error!r}). It has one JSON object per sample; ask for it again with "
-            "`harness signal RUN_DIR evidence --steps A:B`."
-        ) from error
 
 
 def attribute(
@@ -187,26 +152,3 @@ def _sign(sample: Sample, before: Sequence[Sample], usual_loss: float) -> str | 
     if sample.loss - usual_loss >= GARBLED_NATS:
         return f"a loss of {sample.loss:.2f} where {usual_loss:.2f} is usual"
     return None
-
-
-def _sample(fields: dict[str, object]) -> Sample:
-    def number(name: str) -> float:
-        value = fields.get(name, 0.0)
-        return math.nan if value is None else float(str(value))
-
-    documents = fields["documents"]
-    if not isinstance(documents, list):
-        raise TypeError("documents is not a list")
-    return Sample(
-        step=int(number("step")),
-        position=int(number("position")),
-        loss=math.nan if fields["loss"] is None else number("loss"),
-        tokens=number("tokens"),
-        channel=str(fields["channel"]),
-        part=str(fields["part"]),
-        documents=tuple(int(document) for document in documents),
-        one_token_share=number("most_common_token_share"),
-        repeated_share=number("repeated_share"),
-        newline_share=number("newline_share"),
-        unreadable_share=number("unreadable_share"),
-    )

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from harness.errors import DataError
 from harness.run.event_types import Attributed
+from harness.run.evidence import read_evidence
 from harness.watch.announcer import Announcer
-from harness.watch.attribution import attribute, named, read_evidence
+from harness.watch.attribution import attribute, named
 from harness.watch.policy import AskEvidence
 from harness.watch.saved_state import Examination
 from harness.watch.situation import evidence_request

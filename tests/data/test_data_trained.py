@@ -124,7 +124,7 @@ def test_place_among_skipped_samples() -> None:
 
 
 def test_record_that_is_missing() -> None:
-    with pytest.raises(DataError, match="metrics.jsonl has no record of step 2 of the line to step 3"):
+    with pytest.raises(DataError, match="metrics.jsonl has no record of step 2, which led to step 3"):
         follow([record(3)], PHASES, {0: ()}, ())
 
 

@@ -141,7 +141,7 @@ def test_ledger_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
 
 def test_quarantine_drops_an_order(run: Path, tmp_path: Path) -> None:
     evidence = tmp_path / "evidence.jsonl"
-    sample = {"channel": "en", "part": "part-00001", "documents": [3, 4]}
+    sample = {"loss": 9.5, "channel": "en", "part": "part-00001", "documents": [3, 4]}
     evidence.write_text("".join(json.dumps(each) + "\n" for each in (sample, sample, {**sample, "documents": [9]})))
     chosen = ("--document", "zh/part-00000:7", "--evidence", evidence, "--top", 2, "--reason", "garbled")
     assert call(quarantine, run, *chosen).stdout.startswith("command given for 3 documents: ")
@@ -173,6 +173,6 @@ def test_quarantine_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
         )
     (tmp_path / "other").write_text('{"loss": 1}\n')
     found = call(quarantine, run, "--evidence", tmp_path / "other").exception
-    assert "not an evidence file (KeyError: 'documents'). Give one that `harness signal RUN evidence" in str(found)
+    assert "cannot be read as evidence (KeyError('documents')). It has one JSON object per sample" in str(found)
     assert "is not a run directory" in str(call(quarantine, tmp_path, "--document", "zh/p:1").exception)
     assert "is not a run directory" in str(call(quarantine, tmp_path).exception)

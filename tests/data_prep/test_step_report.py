@@ -105,7 +105,15 @@ def evidence(tmp_path: Path, losses: dict[int, float | None], of_step: int = STE
     folder = RunDir(tmp_path).evidence_folder
     folder.mkdir(exist_ok=True)
     lines = [
-        {"step": of_step, "channel": "zh", "part": "part-00001", "epoch": 0, "sample": number, "loss": loss}
+        {
+            "step": of_step,
+            "channel": "zh",
+            "part": "part-00001",
+            "epoch": 0,
+            "sample": number,
+            "loss": loss,
+            "documents": [number],
+        }
         for number, loss in losses.items()
     ]
     earlier = [{**line, "step": of_step - 1, "sample": 50, "loss": 3.0} for line in lines[:1]]
@@ -125,6 +133,17 @@ def test_losses_come_from_evidence_if_there_is_some(tmp_path: Path) -> None:
     assert json.loads(json.dumps(as_json([not_finite]), allow_nan=False))[0]["loss"] is None
     assert not_finite.loss is not None
     assert math.isnan(not_finite.loss)
+
+
+def test_losses_come_from_the_newest_evidence(tmp_path: Path) -> None:
+    evidence(tmp_path, {0: 9.9})
+    first = RunDir(tmp_path).evidence(STEP)
+    for number in (2, 10, 9):
+        evidence(tmp_path, {0: float(number)})
+        first.rename(first.with_name(f"{first.stem}.{number}.jsonl"))
+    evidence(tmp_path, {0: 9.9})
+    (reported,) = report(tmp_path, plain(1))
+    assert reported.loss == 10.0
 
 
 def test_text_cannot_steer_the_terminal() -> None:

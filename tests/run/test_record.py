@@ -117,6 +117,33 @@ def test_half_lines_are_passed_over_at_the_end_and_in_the_middle(tmp_path: Path,
     assert steps_of(path, *lines_of(0, 1, 2), junk, b"\n", *lines_of(0, 3, 3)) == [(0, 1), (0, 2), (0, 3)]
 
 
+@pytest.mark.parametrize(
+    "damaged",
+    [
+        lines_of(0, 4, 4)[0].encode()[:40] + b"\0" * 50 + b"}\n",
+        lines_of(0, 2, 2)[0].encode()[:40] + lines_of(0, 5, 5)[0].encode(),
+        lines_of(0, 2, 2)[0].encode()[:60] + b'"}\n',
+        b'{"attempt": 1, "step": 1, "phase": "\xd1"}\n',
+        b'{"attempt": Infinity, "step": 1, "time": 1}\n',
+        b'{"attempt": ' + b"9" * 5000 + b', "step": 1, "time": 1}\n',
+        b"[" * 100_000 + b"\n",
+    ],
+    ids=["zeros", "merged", "cut", "half a character", "infinite", "huge", "deep"],
+)
+def test_a_line_that_cannot_be_read_hides_no_other(tmp_path: Path, damaged: bytes) -> None:
+    path = tmp_path / "metrics.jsonl"
+    read = steps_of(path, *lines_of(0, 1, 5), damaged)
+    assert read == [(0, step) for step in range(1, 6)]
+    assert last_key(path) == (0, 5)
+    assert hidden_records(path, attempt=0, step=5) == []
+
+
+def test_a_line_that_cannot_be_read_does_not_hide_its_own_repetition(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    read = steps_of(path, *lines_of(0, 1, 3), lines_of(0, 4, 4)[0][:40], "\n", *lines_of(0, 4, 5))
+    assert read == [(0, step) for step in range(1, 6)]
+
+
 def test_records_by_another_writer_are_read_whatever_the_order_of_their_keys(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     other = json.dumps(dict(reversed(json.loads(to_json_line(record(2))).items()))) + "\n"

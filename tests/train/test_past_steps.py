@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,22 @@ def test_recorded_positions_are_enough_and_without_them_the_rest_is(run: Path, t
         expected = [each.position for each in find_step(RunDir(run), step).samples]
         assert [each.position for each in find_step(of_now, step).samples] == expected
         assert [each.position for each in find_step(of_before, step).samples] == expected
+
+
+@pytest.mark.slow
+def test_a_torn_record_is_refused_and_a_torn_copy_hides_nothing(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, copy := tmp_path / "run")
+    metrics = RunDir(copy).metrics
+    lines = metrics.read_text().splitlines(keepends=True)
+    metrics.write_text("".join([*lines, lines[-1][:60] + "\n"]))
+    assert find_step(RunDir(copy), LAST).record.step == LAST
+    metrics.write_text("".join([*lines[:-1], lines[-1][:60] + "\n"]))
+    for verb in ("where", "show"):
+        refused = CliRunner().invoke(root, ["data", verb, str(copy), "--step", str(LAST)])
+        assert isinstance(refused.exception, UsageError)
+        assert f"has no record of step {LAST}; its records up to there end with step {LAST - 1}" in str(
+            refused.exception
+        )
 
 
 @pytest.mark.slow

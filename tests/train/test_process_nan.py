@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from process_runs import Site
 
+from harness.run.evidence import read_evidence
+
 pytestmark = pytest.mark.slow
 
 
@@ -30,7 +32,8 @@ def test_a_step_that_is_not_finite_is_not_applied_and_told_with_its_samples(tmp_
     evidence = site.run_dir.evidence(bad)
     assert f"error: step {bad} is not finite: loss nan" in text
     assert "ranks [1]" in text
-    assert f"It was not applied and nothing was saved. The samples are in {evidence}" in text
+    assert f"It was not applied and nothing was saved. The samples are in {evidence}; the checkpoint" in text
+    assert f"the checkpoint {site.run_dir.checkpoint(3)} is unaffected. Find the cause" in text
     assert "stopped, a person must look (exit code 76)" in text
     assert f"saved up to step 3 in {site.run_dir.checkpoint(3)}" in text
 
@@ -42,6 +45,7 @@ def test_a_step_that_is_not_finite_is_not_applied_and_told_with_its_samples(tmp_
     assert {finding["rank"] for finding in findings} == {1}
     assert {finding["channel"] for finding in findings} <= {"en", "code"}
     assert all({"part", "epoch", "sample", "position"} <= finding.keys() for finding in findings)
+    assert all(each.step == bad and each.documents and math.isnan(each.loss) for each in read_evidence(evidence))
     (event,) = site.events("nan")
     assert (event["step"], event["loss"], event["ranks"]) == (bad, None, [1])
     assert event["evidence"] == str(evidence)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import DataError
-from harness.watch.attribution import Sample, attribute, named, read_evidence
+from harness.run.evidence import Sample, read_evidence
+from harness.watch.attribution import attribute, named
 
 START = 100
 

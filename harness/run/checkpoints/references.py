@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from harness.run.checkpoints.entries import Checkpoint, Entry, newest_first
-from harness.run.paths import RunDir, step_of
+from harness.run.evidence import evidence_files
+from harness.run.paths import RunDir
 
 MAX_EVIDENCE = 8
-"""Number of the newest evidence files that keep a checkpoint. A run with many spikes must not fill the disk."""
+"""Number of the newest steps with evidence that keep a checkpoint. A run with many spikes must not fill the disk."""
 
 
 def evidence_steps(run_dir: RunDir) -> list[int]:
     """Return the steps with an evidence file, newest first, at most `MAX_EVIDENCE`."""
-    names: list[str] = []
-    with suppress(OSError):
-        names = [path.stem for path in run_dir.evidence_folder.iterdir() if path.suffix == ".jsonl"]
-    return sorted((step for name in names if (step := step_of(name)) is not None), reverse=True)[:MAX_EVIDENCE]
+    return list(dict.fromkeys(step for step, _ in evidence_files(run_dir)))[:MAX_EVIDENCE]
 
 
 def before_steps(entries: Iterable[Entry], steps: Iterable[int]) -> set[Path]:

@@ -1,29 +1,15 @@
-"""Computes the losses of the samples of earlier steps again, and writes them down with their documents.
-
-`evidence/step_0040120.jsonl` has one JSON object per sample, the highest loss first:
-
-```
-{"step": 40118, "position": 321012, "loss": 9.81, "tokens": 4096, "channel": "code", "part": "part-00007", "epoch": 0,
- "sample": 551, "documents": [8812, 8813], "most_common_token_share": 0.02, "repeated_share": 0.0, …}
-```
-
-`loss` is the mean over the sample's tokens in nats, with the current weights; null if it is not finite. With a
-tokenizer there are also `newline_share`, `unreadable_share`, `compression_ratio` and the beginning of the `text`.
-"""
+"""Computes the losses of the samples of earlier steps again, with the current weights, and writes them as evidence."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import count
-from pathlib import Path
 
 import numpy as np
 
 from harness.data.order.cursor import Cursor, Positions
-from harness.data.signs import text_signs, token_signs
+from harness.data.signs import text_signs
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, HarnessError
 from harness.parallel import collectives
@@ -31,10 +17,10 @@ from harness.run.checkpoints.lineage import line_of
 from harness.run.commands import requests
 from harness.run.commands.command import Command
 from harness.run.event_types import Evidence, EvidenceRefused
-from harness.run.files import replace_file
+from harness.run.evidence import write_evidence
 from harness.train.run import Run
 from harness.train.state import TrainState
-from harness.train.steps.blame import Sums, own_losses
+from harness.train.steps.blame import Sums, as_evidence, own_losses
 
 
 def reexamine(run: Run, state: TrainState, command: Command) -> TrainState:
@@ -58,7 +44,7 @@ def reexamine(run: Run, state: TrainState, command: Command) -> TrainState:
     if run.recorder is None:
         return state
     try:
-        path = _write(run, last, list(_lines(run, state.cursor, steps, totals)))
+        path = write_evidence(run.run_dir, last, _lines(run, state.cursor, steps, totals))
     except (OSError, HarnessError) as error:
         return _refused(run, state, command, str(error))
     evidence = Evidence(
@@ -111,7 +97,7 @@ def _added(of_ranks: Sequence[Sums]) -> Sums:
     return totals
 
 
-def _lines(run: Run, cursor: Cursor, steps: Mapping[int, int], totals: Sums) -> Iterator[str]:
+def _lines(run: Run, cursor: Cursor, steps: Mapping[int, int], totals: Sums) -> Iterator[dict[str, object]]:
     """Yield one line per sample: samples whose loss is not finite first, then by falling loss."""
     means = {position: loss / tokens if tokens else 0.0 for position, (loss, tokens) in totals.items()}
     ordered = sorted(means, key=lambda position: (-_height(means[position]), position))
@@ -119,18 +105,10 @@ def _lines(run: Run, cursor: Cursor, steps: Mapping[int, int], totals: Sums) -> 
     tokenizer = _tokenizer(run)
     for sample in run.data.stream.order(cursor).read_at(positions, run.phase.seq_length):
         position = sample.position
-        fields: dict[str, object] = {
-            "step": steps[position],
-            "position": position,
-            "loss": means[position] if math.isfinite(means[position]) else None,
-            "tokens": int(totals[position][1]),
-            **sample.address.to_json(),
-            "documents": [span.document for span in sample.documents],
-            **token_signs(sample.tokens),
-        }
+        fields = as_evidence(sample, steps[position], means[position], totals[position][1])
         if tokenizer is not None:
             fields |= text_signs(tokenizer.decode(sample.tokens.tolist()))
-        yield json.dumps(fields, ensure_ascii=False, allow_nan=False) + "\n"
+        yield fields
 
 
 def _height(loss: float) -> float:
@@ -145,16 +123,6 @@ def _tokenizer(run: Run) -> Tokenizer | None:
         return open_tokenizer(run.config.data.tokenizer)
     except DataError:
         return None
-
-
-def _write(run: Run, last: int, lines: Sequence[str]) -> Path:
-    """Write the evidence to a new file. An earlier attempt may have left one for the same step."""
-    first = run.run_dir.evidence(last)
-    names = (first if number == 1 else first.with_name(f"{first.stem}.{number}.jsonl") for number in count(1))
-    path = next(name for name in names if not name.exists())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, "".join(lines))
-    return path
 
 
 def _refused(run: Run, state: TrainState, command: Command, problem: str) -> TrainState:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 
 from harness.data.order.cursor import Positions, rank_positions
+from harness.data.order.samples import ReadSample
+from harness.data.signs import token_signs
 from harness.parallel import collectives
 from harness.run.event_types import NotFinite
-from harness.run.files import replace_file
+from harness.run.evidence import write_evidence
 from harness.train.run import Run
 from harness.train.state import TrainState
 from harness.train.steps.step import StepResult
@@ -20,20 +21,17 @@ Sums = dict[int, tuple[float, float]]
 """(summed loss, tokens) of samples by position."""
 
 
-def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
-    """Write `evidence/step_….jsonl` and report it. Every rank must call it.
+def blame(run: Run, state: TrainState, result: StepResult) -> None:
+    """Write evidence of the samples whose loss is not finite, and report it. Every rank must call it.
 
-    One JSON object per sample whose loss is not finite. If all losses are finite, one per rank whose share of the
-    gradient is not.
+    If all losses are finite, it names the ranks whose share of the gradient is not.
     """
     findings = _from_all_ranks(_own_samples(run, state, result)) or _from_all_ranks(_own_gradient(run))
     if run.recorder is None:
         return
-    step = state.step
-    path = run.run_dir.evidence(step)
+    step, path = state.step, run.run_dir.evidence(state.step)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(path, "".join(json.dumps(finding) + "\n" for finding in findings))
+        path = write_evidence(run.run_dir, step, findings)
     except OSError as error:  # the rest is reported anyway
         run.recorder.message(f"warning: cannot write {path}: {error.strerror or error}")
     channels = sorted({str(finding["channel"]) for finding in findings if "channel" in finding})
@@ -47,12 +45,27 @@ def write_evidence(run: Run, state: TrainState, result: StepResult) -> None:
         ranks=tuple(ranks),
         evidence=str(path),
     )
+    found = f"The samples are in {path}" if channels else f"The losses are finite, but not the gradient: see {path}"
+    kept = f"the checkpoint {state.checkpoint} is unaffected" if state.checkpoint else "there is no checkpoint yet"
     run.announce(
         f"error: step {step} is not finite: loss {result.loss}, gradient norm {result.grad_norm}; ranks {ranks}, "
-        f"channels {channels}. It was not applied and nothing was saved. The samples are in {path}; the last "
-        "checkpoint is good: find the cause, then start again.",
+        f"channels {channels}. It was not applied and nothing was saved. {found}; {kept}. Find the cause, then start "
+        "again.",
         event,
     )
+
+
+def as_evidence(sample: ReadSample, step: int, loss: float, tokens: float) -> Finding:
+    """Return the line of evidence of a sample, given its mean loss in nats and the tokens that count in it."""
+    return {
+        "step": step,
+        "position": sample.position,
+        "loss": loss if math.isfinite(loss) else None,
+        "tokens": int(tokens),
+        **sample.address.to_json(),
+        "documents": [span.document for span in sample.documents],
+        **token_signs(sample.tokens),
+    }
 
 
 def own_losses(run: Run, positions: Positions) -> Sums:
@@ -74,10 +87,11 @@ def _own_samples(run: Run, state: TrainState, result: StepResult) -> list[Findin
     """Return the samples of this rank whose loss is not finite (known on the last pipeline stage)."""
     losses = own_losses(run, result.data.positions)
     not_finite = [position for position, (loss, _) in losses.items() if not math.isfinite(loss)]
-    addresses = run.data.stream.addresses(state.cursor, np.array(not_finite, dtype=np.int64)) if not_finite else []
+    positions = np.array(not_finite, dtype=np.int64)
+    samples = run.data.stream.order(state.cursor).read_at(positions, run.phase.seq_length) if not_finite else ()
     return [
-        {"rank": run.ranks.world.rank, "position": position, **address.to_json()}
-        for position, address in zip(not_finite, addresses, strict=True)
+        {"rank": run.ranks.world.rank, **as_evidence(sample, state.step, math.nan, losses[sample.position][1])}
+        for sample in samples
     ]
 
 
