@@ -12,6 +12,7 @@ import gzip
 import json
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -173,18 +174,19 @@ def _channels_of_row(row: list[str], per_channel: list[tuple[int, Place]]) -> tu
 
 
 def _read_jsonl(path: Path) -> Iterator[LossRecord]:
-    """Yield the records of a `metrics.jsonl`. Incomplete lines are passed over: their writer may have died."""
+    """Yield the records of a `metrics.jsonl`, or of another program's file of that kind, also those of repeated steps.
+
+    Lines that cannot be read are passed over: their writer may have died.
+    """
     places: dict[str, Place | None] = {}
     try:
-        with _open_text(path) as lines:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             for line in lines:
-                try:
+                with suppress(ValueError, RecursionError):
                     fields = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(fields, dict) and (record := _record_of(fields, places)):
-                    yield record
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+                    if isinstance(fields, dict) and (record := _record_of(fields, places)):
+                        yield record
+    except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as lines of JSON: {error}. Give a metrics.jsonl.") from error
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 from harness.watch.recordings import curve_name, read_recording
 from harness.watch.rehearsal import Rehearsal, rehearse
 from harness.watch.score import Label, Score, read_labels, score_curve
@@ -23,11 +23,16 @@ def run_replay(files: Sequence[Path], labels: Path | None, as_json: bool, plot: 
 
     Raises:
         UsageError: Two files have the same name up to the first dot, or `plot` is wanted without matplotlib.
-        DataError: A file cannot be read.
+        DataError: A file cannot be read, or has no losses.
     """
     by_name = _name_curves(files)
     known = read_labels(labels) if labels is not None else None
     rehearsals = {name: rehearse(read_recording(path)) for name, path in by_name.items()}
+    if empty := [str(by_name[name]) for name, rehearsal in rehearsals.items() if not rehearsal.steps]:
+        raise DataError(
+            f"{', '.join(empty)}: no step with a loss was found. Give metrics.jsonl of a run that has trained, or a file "
+            "whose columns or keys are step and loss."
+        )
     if plot is not None:
         from harness.watch.curve_plot import draw
 

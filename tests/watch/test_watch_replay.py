@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 from harness.watch.recordings import curve_name, read_recording
 from harness.watch.rehearsal import Rehearsal, rehearse
 from harness.watch.replay import pooled, run_replay
@@ -172,3 +172,18 @@ def test_famous_spikes_are_seen_at_their_first_step(tmp_path: Path, name: str, s
     path.write_text("\n".join([header, *before, *rows]))
     suspects = [v for v in rehearse(read_recording(path)).verdicts if v.kind == "suspect"]
     assert [v.start for v in suspects] == [step]
+
+
+def test_lines_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
+    good = [json.dumps({"step": step, "loss": 3.0}).encode() for step in (1, 2)]
+    damaged = [b'{"step": 3, "phase": "\xd1', b"[" * 100_000, b"\0" * 50]
+    (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good[0], *damaged, good[1], b""]))
+    output = CliRunner().invoke(replay, [str(tmp_path / "metrics.jsonl")]).output
+    assert output == "metrics: 2 logged steps: nothing strange\n"
+
+
+def test_a_file_without_losses_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "prose.jsonl").write_text('{"text": "It was"}\n')
+    refused = CliRunner().invoke(replay, [str(tmp_path / "prose.jsonl")]).exception
+    assert isinstance(refused, DataError)
+    assert str(refused).startswith(f"{tmp_path}/prose.jsonl: no step with a loss was found. Give metrics.jsonl")
