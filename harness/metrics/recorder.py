@@ -7,21 +7,34 @@ console. What a full or failing disk does not take waits, and is written when th
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 from harness.config.schema import LoggingConfig
 from harness.errors import HarnessError
 from harness.metrics.console import Console
 from harness.metrics.jsonl import WaitingLines
-from harness.metrics.sinks import Outlets, SinkContext, open_sinks
+from harness.metrics.sinks import Outlets, SinkContext, open_sinks, reason_of
 from harness.run.event_types import StepEvent
 from harness.run.events import event_line
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord
 
-_WARN_EVERY_FAILURES = 100
+_WARN_EVERY_CALLS = 100
+
+
+@dataclass(slots=True)
+class _Trouble:
+    """The failures of one output."""
+
+    num_calls: int = 0
+    num_failures: int = 0
+    """Failures since it was last reported to work."""
+    quiet_until_call: int = 0
+    is_reported: bool = False
 
 
 class Recorder:
@@ -45,7 +58,7 @@ class Recorder:
         outlets = outlets or Outlets()
         self._clock = outlets.clock
         self._require_owner = outlets.require_owner
-        self._num_failures: dict[str, int] = {}
+        self._troubles: defaultdict[str, _Trouble] = defaultdict(_Trouble)
         self._events = WaitingLines(
             run_dir.events, outlets.open_file, is_ours=self._is_ours, warn=self.message, is_shared=True
         )
@@ -83,8 +96,8 @@ class Recorder:
             HarnessError: What `require_owner` raises.
         """
         if records:
-            for sink in self._sinks:
-                self._try(sink.name, partial(sink.rewind, records[0].step), is_writing=False)
+            for name, sink in self._sinks:
+                self._try(name, partial(sink.rewind, records[0].step), is_writing=False)
         for record in records:
             self._write(record, is_repeated=True)
 
@@ -99,20 +112,20 @@ class Recorder:
         self._try(self._events.name, partial(self._events.append, line))
 
     def message(self, text: str) -> None:
-        """Shows text to people."""
+        """Show text to people."""
         with suppress(Exception):  # there is no other place to complain at
             self._console.show(text)
 
     def close(self) -> None:
-        """Writes what still waits, as far as the disk takes it, and closes everything."""
+        """Write what still waits, as far as the disk takes it, and close everything."""
         self._try(self._events.name, self._events.close)
-        for sink in self._sinks:
-            self._try(sink.name, sink.close)
+        for name, sink in self._sinks:
+            self._try(name, sink.close)
 
     def _write(self, record: StepRecord, *, is_repeated: bool) -> None:
         self._require_owner()
-        for sink in self._sinks:
-            self._try(sink.name, partial(sink.step, record, is_repeated=is_repeated))
+        for name, sink in self._sinks:
+            self._try(name, partial(sink.step, record, is_repeated=is_repeated))
 
     def _is_ours(self) -> bool:
         try:
@@ -122,19 +135,24 @@ class Recorder:
         return True
 
     def _try(self, name: str, write: Callable[[], None], *, is_writing: bool = True) -> None:
-        """Writes, or warns: at the first failure, at every hundredth, and when writing works again."""
+        """Write, or warn of a failure, and later of the end of the failures; at most once in a hundred calls.
+
+        Only an interrupt by a person passes: even what would end the process (`sys.exit` in a client library) becomes a
+        warning.
+        """
+        trouble = self._troubles[name]
+        trouble.num_calls += 1
         try:
             write()
-        except Exception as error:  # noqa: BLE001 (whatever a sink raises, training goes on)
-            failures = self._num_failures[name] = self._num_failures.get(name, 0) + 1
-            if failures % _WARN_EVERY_FAILURES == 1:
-                self.message(f"warning: cannot write {name}: {_reason(error)}; training goes on")
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 (whatever a sink raises, training goes on)
+            trouble.num_failures += 1
+            if trouble.num_calls > trouble.quiet_until_call:
+                trouble.quiet_until_call = trouble.num_calls + _WARN_EVERY_CALLS - 1
+                trouble.is_reported = True
+                self.message(f"warning: cannot write {name}: {reason_of(error)}; training goes on")
         else:
-            if is_writing and (failures := self._num_failures.pop(name, 0)):
-                self.message(f"{name} is written again, after {failures} failures")
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    return f"{type(error).__name__}: {error}"
+            if is_writing and trouble.is_reported:
+                self.message(f"{name} is written again, after {trouble.num_failures} failures")
+                trouble.num_failures, trouble.is_reported = 0, False

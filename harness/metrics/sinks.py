@@ -17,7 +17,10 @@ from harness.run.records import StepRecord
 
 
 class Sink(Protocol):
-    """A place that metrics go to. What its methods raise becomes a warning with its name, and training goes on."""
+    """A place that metrics go to. What its methods raise becomes a warning with its name, and training goes on.
+
+    Only a person's interrupt (`KeyboardInterrupt`) passes.
+    """
 
     name: str
     """Named so in warnings: `metrics.jsonl`."""
@@ -90,15 +93,31 @@ SINKS = (
 """All kinds, in the order in which they get a step."""
 
 
-def open_sinks(context: SinkContext) -> Iterator[Sink]:
-    """Yield the sinks of a run. Those that cannot be opened are a warning on the console."""
+def open_sinks(context: SinkContext) -> Iterator[tuple[str, Sink]]:
+    """Yield the sinks of a run with their names. Those that cannot be opened are a warning on the console."""
     for kind in SINKS:
         if not kind.is_wanted(context.logging):
             continue
         try:
-            yield kind.open(context)
-        except ImportError as error:
-            package = (error.name or str(error)).partition(".")[0]
-            context.warn(f"warning: no {kind.what}, the package `{package}` is not installed")
-        except Exception as error:  # noqa: BLE001 (a place for metrics must not keep a run from starting)
-            context.warn(f"warning: no {kind.what}: {error}")
+            sink = kind.open(context)
+            opened = str(getattr(sink, "name", kind.what)), sink
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 (a place for metrics must not keep a run from starting)
+            if isinstance(error, ImportError) and error.name:
+                package = error.name.partition(".")[0]
+                context.warn(f"warning: no {kind.what}, the package `{package}` is not installed")
+            else:
+                context.warn(f"warning: no {kind.what}: {reason_of(error)}")
+        else:
+            yield opened
+
+
+def reason_of(error: BaseException) -> str:
+    """Return an error on one line, even if its own text cannot be made."""
+    try:
+        text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        text = "".join(filter(str.isprintable, " ".join(text.split())))
+    except Exception:  # noqa: BLE001 (by a foreign `__str__`)
+        text = ""
+    return text if isinstance(error, OSError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from metric_samples import record
@@ -163,7 +165,7 @@ def test_a_console_that_fails_in_any_way_ends_nothing(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (RuntimeError("no such project"), "warning: no lines elsewhere: no such project"),
+        (RuntimeError("no such project"), "warning: no lines elsewhere: RuntimeError: no such project"),
         (
             ModuleNotFoundError("No module named 'wandb'", name="wandb.sdk"),
             "warning: no lines elsewhere, the package `wandb` is not installed",
@@ -183,3 +185,64 @@ def test_a_sink_that_does_not_open_is_left_out(
     writes.step(record(1))
     writes.close()
     assert stream.getvalue() == line + "\n"
+
+
+class MuteError(Exception):
+    """Cannot be put in words."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MuteError(), "MuteError"),
+        (MemoryError(), "MemoryError"),
+        (SystemExit(3), "SystemExit: 3"),
+        (BaseExceptionGroup("both", [ValueError(), SystemExit()]), "BaseExceptionGroup: both (2 sub-exceptions)"),
+        (ValueError("two\nlines \x1b[31m"), "ValueError: two lines [31m"),
+    ],
+)
+@pytest.mark.parametrize("method", ["step", "rewind", "close"])
+def test_no_kind_of_error_ends_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, error: BaseException, reason: str
+) -> None:
+    stream = io.StringIO()
+    after = Calls()
+    writes = recorder(tmp_path, stream, monkeypatch, Calls(raises={method: error}))
+    monkeypatch.setattr(writes, "_sinks", (*writes._sinks, ("After", after)))
+    writes.step(record(1))
+    writes.repeat([record(1)])
+    writes.close()
+    assert stream.getvalue().startswith(f"warning: cannot write Elsewhere: {reason}; training goes on\n")
+    assert after.calls[-1] == ("close",)
+    assert [read.step for read in read_records(tmp_path / "metrics.jsonl")] == [1]
+
+
+def test_a_sink_that_fails_every_other_time_is_reported_once_in_a_hundred(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream = io.StringIO()
+    sink = Calls()
+    writes = recorder(tmp_path, stream, monkeypatch, sink)
+    for step in range(1, 200):
+        sink.raises = {"step": ValueError("x")} if step % 2 else {}
+        writes.step(record(step))
+    assert stream.getvalue().splitlines() == [
+        "warning: cannot write Elsewhere: ValueError: x; training goes on",
+        "Elsewhere is written again, after 1 failures",
+        "warning: cannot write Elsewhere: ValueError: x; training goes on",
+        "Elsewhere is written again, after 50 failures",
+    ]
+
+
+def test_a_sink_without_a_name_goes_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    calls = Calls(raises={"step": ValueError("x")})
+    nameless: Any = SimpleNamespace(step=calls.step, rewind=calls.rewind, close=calls.close)
+    writes = recorder(tmp_path, stream, monkeypatch, nameless)
+    writes.step(record(1))
+    monkeypatch.undo()
+    assert stream.getvalue() == "warning: cannot write lines elsewhere: ValueError: x; training goes on\n"
+    writes.close()
