@@ -235,6 +235,7 @@ def test_a_sink_that_fails_every_other_time_is_reported_once_in_a_hundred(
         "warning: cannot write Elsewhere: ValueError: x; training goes on",
         "Elsewhere is written again, after 50 failures",
     ]
+    writes.close()
 
 
 def test_a_sink_without_a_name_goes_by_its_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
