@@ -109,7 +109,7 @@ class RunDir:
 
     @property
     def resume_failures(self) -> Path:
-        """Starts that failed before they saved anything; see `harness.train.components.failures`."""
+        """Starts that failed before they saved anything; see `harness.run.resume_failures`."""
         return self.root / "resume_failures.jsonl"
 
     @property

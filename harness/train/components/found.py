@@ -12,6 +12,7 @@ from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.node_folder import SnapshotRecord
 from harness.data.fingerprint import recorded_parts
 from harness.data.order.cursor import Cursor
+from harness.run import resume_failures
 from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Manifest
@@ -23,7 +24,6 @@ from harness.run.order_changes import History, num_parts_of
 from harness.run.order_file import read_journal, rollbacks_in_journal
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, hidden_records, last_key
-from harness.train.components import failures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
     store.clean_partials()
     choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=index_problem)
     if resume == "auto" and choice.entry is not None:
-        failures.require_not_failed_twice(run_dir, choice.entry.path)
+        resume_failures.require_not_failed_twice(run_dir, choice.entry.path)
     if resume == "never":
         run_dir.order.unlink(missing_ok=True)
     entry = choice.entry

@@ -17,10 +17,10 @@ from harness.checkpoint.node_folder import NodeFolder, SnapshotRecord
 from harness.config.schema import Config
 from harness.parallel import collectives
 from harness.plan.plan import Plan
+from harness.run import resume_failures
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.paths import RunDir
 from harness.run.records import last_key
-from harness.train.components import failures
 from harness.train.components.found import Start, attempt_after
 from harness.train.components.identity import config_hash, versions
 
@@ -96,7 +96,9 @@ def nearest(
     own = {record.name: record for record in folder.records()}
     of_all = set.intersection(*collectives.gathered(set(own)))
     wanted: list[tuple[SnapshotRecord, int]] = []
-    if is_writer and not failures.failures_of(run_dir, start.entry.path.name):  # after a failure, without snapshots
+    if is_writer and not resume_failures.failures_of(
+        run_dir, start.entry.path.name
+    ):  # after a failure, without snapshots
         common = (record for name, record in own.items() if name in of_all)
         fitting = [record for record in common if adds_to(record, start.entry, config, plan)]
         wanted = [(each, attempt) for each in fitting if (attempt := attempt_from(each, run_dir)) is not None]

@@ -12,13 +12,13 @@ from harness.checkpoint import mcore
 from harness.config.phase_settings import in_phase
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives
+from harness.run import resume_failures
 from harness.run.checkpoints.manifest import Manifest
 from harness.run.checkpoints.references import before_steps, evidence_steps
 from harness.run.checkpoints.retention import RetentionPolicy, to_delete
 from harness.run.checkpoints.verify import verify
 from harness.run.event_types import Saved, SaveFailed
 from harness.run.heartbeats import Activity
-from harness.train.components import failures
 from harness.train.components.identity import config_hash, versions
 from harness.train.run import Run
 from harness.train.saving import suspects as quarantine
@@ -55,7 +55,7 @@ def conclude(
     _report(run, state, saved, problem)
     if path is not None:
         if run.ranks.is_writer:
-            failures.forget(run.run_dir)
+            resume_failures.forget(run.run_dir)
             conclude_rollback(run, state)
             quarantine.release(run, state)
         _prune(run, path)

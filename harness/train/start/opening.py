@@ -23,6 +23,7 @@ from harness.parallel.ranks import Ranks
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import PhasePlan, Plan, make_plan
 from harness.plan.plan_text import plan_text
+from harness.run import resume_failures
 from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.signature import SigningKey, read_key
 from harness.run.checkpoints.store import CheckpointStore
@@ -33,7 +34,6 @@ from harness.run.fence import Fence, reporting_takeover
 from harness.run.files import replace_file
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
-from harness.train.components import failures
 from harness.train.components.agreement import raising_together
 from harness.train.components.found import Start, find_start, take_possession
 from harness.train.components.identity import other_versions, versions
@@ -96,7 +96,10 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         closing.callback(run.in_flight.discard)
         if run.nearby is not None:
             closing.callback(run.nearby.close)
-        with failures.recording(run_dir, start.path, start=start.name, rank=world.rank), reporting_takeover(fence):
+        blamed = resume_failures.recording(
+            run_dir, start.path, start=start.name, rank=world.rank, is_of_another_rank=collectives.is_lost_connection
+        )
+        with blamed, reporting_takeover(fence):
             yield run, restore(run, start)
 
 

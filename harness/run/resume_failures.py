@@ -11,12 +11,11 @@ start), `rank`, `reason`. A save removes the file.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.errors import CheckpointError, RunTakenOverError
-from harness.parallel.collectives import is_lost_connection
 from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.files import append_lines
 from harness.run.paths import RunDir
@@ -26,7 +25,14 @@ _MAX_REASON = 500
 
 
 @contextmanager
-def recording(run_dir: RunDir, checkpoint: Path | None, *, start: str, rank: int) -> Iterator[None]:
+def recording(
+    run_dir: RunDir,
+    checkpoint: Path | None,
+    *,
+    start: str,
+    rank: int,
+    is_of_another_rank: Callable[[Exception], bool] = lambda error: False,
+) -> Iterator[None]:
     """Record an error of the `with` block, unless something was saved in between, and raise it again."""
     known = _names(run_dir)
     try:
@@ -34,7 +40,7 @@ def recording(run_dir: RunDir, checkpoint: Path | None, *, start: str, rank: int
     except RunTakenOverError:
         raise  # not an error of the checkpoint, and the directory belongs to another process now
     except Exception as error:
-        if checkpoint is not None and not is_lost_connection(error) and _has_saved_nothing(run_dir, known):
+        if checkpoint is not None and not is_of_another_rank(error) and _has_saved_nothing(run_dir, known):
             with suppress(OSError):  # the error itself is what matters
                 failure = {"checkpoint": checkpoint.name, "start": start, "rank": rank, "reason": _summary(error)}
                 append_lines(run_dir.resume_failures, [json.dumps(failure)])  # several ranks may fail at once
