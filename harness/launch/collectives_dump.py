@@ -18,9 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.text import listed
+
 _MOST_BYTES = 256 * 2**20
 _NAME = re.compile(r"rank_([0-9]+)")
-_NUM_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +71,10 @@ def absent_ranks(dumps: Mapping[int, Dump]) -> list[str]:
         behind = [rank for rank in members if rank in states and states[rank].sequence < front.sequence]
         silent = [rank for rank in members if rank not in dumps]
         if waiting and (behind or silent):
-            causes = [f"rank {_ranks(behind)} has not come"] if behind else []
-            causes += [f"there is no dump of rank {_ranks(silent)}"] if silent else []
+            causes = [f"rank {listed(behind)} has not come"] if behind else []
+            causes += [f"there is no dump of rank {listed(silent)}"] if silent else []
             place = f"{front.collective} number {front.sequence} of group {front.description}"
-            lines.append(f"rank {_ranks(waiting)} waits in {place}; {', '.join(causes)}")
+            lines.append(f"rank {listed(waiting)} waits in {place}; {', '.join(causes)}")
     return lines
 
 
@@ -122,9 +123,3 @@ def _pair(value: object) -> tuple[object, object]:
 
 def _description(name: str, text: str) -> str:
     return f"{name} ({text})" if text and text != "undefined" else name
-
-
-def _ranks(ranks: Sequence[int]) -> str:
-    return ", ".join(map(str, ranks[:_NUM_NAMED])) + (
-        f" and {len(ranks) - _NUM_NAMED} more" if len(ranks) > _NUM_NAMED else ""
-    )

@@ -32,8 +32,8 @@ from harness.launch.requeue import Action, Limits, Verdict, decide_resume
 from harness.parallel.environment import job_id
 from harness.run.event_types import LaunchEnded
 from harness.run.events import append_event
-from harness.run.kill_request import kill_reason
 from harness.run.launch_folder import open_launch
+from harness.run.launch_requests import kill_reason
 from harness.run.launches import (
     ENDED,
     LAUNCH,

@@ -18,8 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.launch.workers import ALL_HAVE_ASKED_S, KillSwitch, write_to_stderr
-from harness.run.kill_request import kill_reason
-from harness.run.stacks_request import last_request
+from harness.run.launch_requests import kill_reason, stacks_requested
 
 _STACKS_PATIENCE_S = 15.0
 _DUMP_PATIENCE_S = 5.0
@@ -56,7 +55,7 @@ def switch_for(launch: Path, *, pipes: str | None = None, num_nodes: int = 1) ->
     """Return the kill switch of a launch: its workers are examined and killed by request files in its folder."""
     return KillSwitch(
         reason=lambda: kill_reason(launch),
-        asked=lambda: last_request(launch),
+        asked=lambda: stacks_requested(launch),
         collect=lambda workers: collect(launch, workers, write_to_stderr, pipes=pipes),
         others_learn_s=ALL_HAVE_ASKED_S if num_nodes > 1 else 0.0,
     )

@@ -12,7 +12,7 @@ from harness.errors import HarnessError, UsageError
 from harness.launch import node
 from harness.launch.node import main, run_node
 from harness.parallel.environment import NodePlace, read_node
-from harness.run.kill_request import request_kill
+from harness.run.launch_requests import request_kill
 from harness.run.launches import NodeEnd, node_ends
 from harness.run.paths import RunDir
 
