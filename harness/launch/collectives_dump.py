@@ -17,6 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.text import listed
 
@@ -88,7 +89,7 @@ def _read(path: Path) -> Dump | None:
         return None
 
 
-def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[str, object]]) -> Dump:
+def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[str, Any]]) -> Dump:
     members = {str(group["name"]): tuple(json.loads(group["ranks"])) for group in groups.values()}
     states = {
         str(group["name"]): GroupState(
@@ -102,8 +103,8 @@ def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[s
         if group["name"]
     }
     for entry in entries:
-        name, text = (str(part) for part in _pair(entry["process_group"]))
-        sequence = int(str(entry["collective_seq_id"]))
+        name, text = map(str, entry["process_group"])
+        sequence = int(entry["collective_seq_id"])
         if not entry.get("is_p2p") and (name not in states or sequence >= states[name].sequence):
             states[name] = GroupState(
                 description=_description(name, text),
@@ -113,12 +114,6 @@ def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[s
                 is_done=bool(entry.get("retired")) or entry.get("state") == "completed",
             )
     return states
-
-
-def _pair(value: object) -> tuple[object, object]:
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ValueError(f"{value!r} is not the name and description of a group")
-    return value[0], value[1]
 
 
 def _description(name: str, text: str) -> str:

@@ -49,15 +49,10 @@ class Diagnosis:
 
 
 def diagnose(beats: Sequence[Beat], world_size: int, now: float) -> Diagnosis:
-    """Return the ranks that delay the others (pure).
+    """Return the ranks that delay the others (pure), from the last heartbeat of every rank of the launch.
 
     In a hang all ranks wait for those with the least progress. These may be among the living ranks, because a rank that
     waits in a collective still writes heartbeats.
-
-    Args:
-        beats: The last heartbeat of every rank of the launch.
-        world_size: Ranks of the launch.
-        now: Seconds since 1970.
     """
     active = active_beats(beats)
     quiet = [beat for beat in active if beat.is_quiet(now)]

@@ -34,12 +34,8 @@ def collect(
 ) -> None:
     """Write down the activity of this node's workers. Failures are reported to people and never raised.
 
-    Args:
-        folder: The folder of the launch.
-        workers: Process id of each rank.
-        show: Shows a line to people.
-        pipes: Prefix of the pipes by which torch is asked for collectives; None without them.
-        py_spy: The command of py-spy. Default: the installed one.
+    `workers` has the process id of each rank, `pipes` the prefix of the pipes by which torch is asked for collectives.
+    `py_spy` is by default the installed one.
     """
     asked = _ask_for_collectives(pipes, workers)
     py_spy = find_py_spy() if py_spy is None else py_spy
