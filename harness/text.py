@@ -1,4 +1,4 @@
-"""Sizes, ages and tables as text for people."""
+"""Sizes, ages, lists and tables as text for people."""
 
 from __future__ import annotations
 
@@ -20,6 +20,12 @@ def age_text(span: timedelta) -> str:
     if minutes < 120:
         return f"{minutes} min"
     return f"{minutes // 60} h" if minutes < 2880 else f"{minutes // 1440} d"
+
+
+def listed(words: Sequence[object], most: int = 8) -> str:
+    """Return the first `most` words and the number of the others: `3, 5 and 2 more`."""
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(map(str, words[:most])) + more
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

@@ -17,10 +17,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from harness.text import listed
 
 _MOST_BYTES = 256 * 2**20
 _NAME = re.compile(r"rank_([0-9]+)")
-_NUM_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,10 +72,10 @@ def absent_ranks(dumps: Mapping[int, Dump]) -> list[str]:
         behind = [rank for rank in members if rank in states and states[rank].sequence < front.sequence]
         silent = [rank for rank in members if rank not in dumps]
         if waiting and (behind or silent):
-            causes = [f"rank {_ranks(behind)} has not come"] if behind else []
-            causes += [f"there is no dump of rank {_ranks(silent)}"] if silent else []
+            causes = [f"rank {listed(behind)} has not come"] if behind else []
+            causes += [f"there is no dump of rank {listed(silent)}"] if silent else []
             place = f"{front.collective} number {front.sequence} of group {front.description}"
-            lines.append(f"rank {_ranks(waiting)} waits in {place}; {', '.join(causes)}")
+            lines.append(f"rank {listed(waiting)} waits in {place}; {', '.join(causes)}")
     return lines
 
 
@@ -87,7 +89,7 @@ def _read(path: Path) -> Dump | None:
         return None
 
 
-def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[str, object]]) -> Dump:
+def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[str, Any]]) -> Dump:
     members = {str(group["name"]): tuple(json.loads(group["ranks"])) for group in groups.values()}
     states = {
         str(group["name"]): GroupState(
@@ -101,8 +103,8 @@ def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[s
         if group["name"]
     }
     for entry in entries:
-        name, text = (str(part) for part in _pair(entry["process_group"]))
-        sequence = int(str(entry["collective_seq_id"]))
+        name, text = map(str, entry["process_group"])
+        sequence = int(entry["collective_seq_id"])
         if not entry.get("is_p2p") and (name not in states or sequence >= states[name].sequence):
             states[name] = GroupState(
                 description=_description(name, text),
@@ -114,17 +116,5 @@ def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[s
     return states
 
 
-def _pair(value: object) -> tuple[object, object]:
-    if not isinstance(value, tuple | list) or len(value) != 2:
-        raise ValueError(f"{value!r} is not the name and description of a group")
-    return value[0], value[1]
-
-
 def _description(name: str, text: str) -> str:
     return f"{name} ({text})" if text and text != "undefined" else name
-
-
-def _ranks(ranks: Sequence[int]) -> str:
-    return ", ".join(map(str, ranks[:_NUM_NAMED])) + (
-        f" and {len(ranks) - _NUM_NAMED} more" if len(ranks) > _NUM_NAMED else ""
-    )

@@ -22,10 +22,7 @@ def size_of_events(run_dir: RunDir) -> int:
 def wanted_phase(run_dir: RunDir, plan: Plan, after_bytes: int) -> PhasePlan | None:
     """Return the phase for which the trainer left because it needs other processes; None if it left for another reason.
 
-    Args:
-        run_dir: The run.
-        plan: Its plan.
-        after_bytes: Position in the file at which the events of the launch begin.
+    The events of the launch begin at byte `after_bytes` of the file.
     """
     exits = [event for event in read_events(run_dir.events, after_bytes=after_bytes) if isinstance(event, Exit)]
     name = exits[-1].next_phase if exits else None

@@ -13,13 +13,11 @@ from harness.errors import UsageError
 from harness.launch.collectives_dump import absent_ranks, read_dumps
 from harness.launch.last_words import stacks_path
 from harness.metrics.stragglers import slow_ranks, usual_time
-from harness.run.heartbeats import WRITE_EVERY_S, Activity, Beat, read_beats
-from harness.run.launches import LaunchRecord, launches
+from harness.run.heartbeats import QUIET_AFTER_S, Activity, Beat, active_beats, read_beats
+from harness.run.launch_requests import request_stacks
+from harness.run.launches import LaunchRecord, started_launches
 from harness.run.paths import RunDir
-from harness.run.stacks_request import request_stacks
 
-QUIET_AFTER_S = 6 * WRITE_EVERY_S
-"""A rank without a heartbeat for this long is stopped, dead, or cut off from the file system."""
 ANSWER_WITHIN_S = 30.0
 """Time for the launchers of all nodes to write stacks down. They look for requests every few seconds."""
 _NUM_FRAMES = 4
@@ -51,18 +49,13 @@ class Diagnosis:
 
 
 def diagnose(beats: Sequence[Beat], world_size: int, now: float) -> Diagnosis:
-    """Return the ranks that delay the others (pure).
+    """Return the ranks that delay the others (pure), from the last heartbeat of every rank of the launch.
 
     In a hang all ranks wait for those with the least progress. These may be among the living ranks, because a rank that
     waits in a collective still writes heartbeats.
-
-    Args:
-        beats: The last heartbeat of every rank of the launch.
-        world_size: Ranks of the launch.
-        now: Seconds since 1970.
     """
-    active = [beat for beat in beats if beat.activity is not Activity.LEFT]
-    quiet = [beat for beat in active if now - beat.time > QUIET_AFTER_S]
+    active = active_beats(beats)
+    quiet = [beat for beat in active if beat.is_quiet(now)]
     living = [beat for beat in active if beat not in quiet]
     front = max((beat.position for beat in active), default=(0, 0))
     waited = [beat.spent_s.get(Activity.DATA, 0.0) for beat in active]
@@ -98,20 +91,20 @@ def diagnosis_text(run_dir: RunDir, now: float | None = None) -> str:
         UsageError: The run was never started.
     """
     now = time.time() if now is None else now
-    started = [record for record in launches(run_dir) if record.launch is not None]
+    started = started_launches(run_dir)
     if not started:
         raise UsageError(
             f"no launch of {run_dir.root} has started; give the directory that training printed at its start, "
             "such as runs/NAME"
         )
     launch = started[-1]
-    begun = (launch.folder / "launch.json").stat().st_mtime
-    beats = [beat for beat in read_beats(run_dir) if beat.time >= begun - QUIET_AFTER_S]
-    world_size = (launch.launch and launch.launch.world_size) or len(beats)
+    beats = [beat for beat in read_beats(run_dir) if beat.time >= launch.begun - QUIET_AFTER_S]
+    world_size = launch.world_size or len(beats)
     lines = [f"launch {launch.number}: {len(beats)} of {world_size} ranks have given a sign of life"]
     found = diagnose(beats, world_size, now)
-    lines += _lines(found, now)
-    return "\n".join([*lines, *_dumps(launch, [beat.rank for beat in (*found.quiet, *found.behind)])])
+    return "\n".join(
+        [*lines, *_lines(found, now), *_dumps(launch, [beat.rank for beat in (*found.quiet, *found.behind)])]
+    )
 
 
 def ask_for_stacks(run_dir: RunDir, show: Callable[[str], None], patience_s: float = ANSWER_WITHIN_S) -> None:
@@ -120,10 +113,10 @@ def ask_for_stacks(run_dir: RunDir, show: Callable[[str], None], patience_s: flo
     Raises:
         UsageError: Nothing of the run is running, or its folder cannot be written.
     """
-    started = [record for record in launches(run_dir) if record.launch is not None]
+    started = started_launches(run_dir)
     now = time.time()
-    active = [beat for beat in read_beats(run_dir) if beat.activity is not Activity.LEFT]
-    if not started or started[-1].ended is not None or all(now - beat.time > QUIET_AFTER_S for beat in active):
+    active = active_beats(read_beats(run_dir))
+    if not started or started[-1].ended is not None or all(beat.is_quiet(now) for beat in active):
         raise UsageError(
             f"nothing of {run_dir.root} is running, so there are no stacks to ask for; leave --stacks away"
         )
@@ -132,7 +125,7 @@ def ask_for_stacks(run_dir: RunDir, show: Callable[[str], None], patience_s: flo
         asked = request_stacks(folder)
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror}; only the user who trains may ask") from None
-    world_size = (started[-1].launch and started[-1].launch.world_size) or len(active)
+    world_size = started[-1].world_size or len(active)
     show(f"asking for the stacks of {world_size} ranks, for at most {patience_s:g} s")
     deadline = time.monotonic() + patience_s
     while (answered := _num_stacks(folder, asked)) < world_size and time.monotonic() < deadline:
@@ -160,7 +153,7 @@ def _lines(found: Diagnosis, now: float) -> list[str]:
         f"slow at reading data: {_place(beat)}, {beat.spent_s[Activity.DATA]:.0f} s in all; look at its file system"
         for beat in found.slow_readers
     ]
-    active = [beat for beat in found.beats if beat.activity is not Activity.LEFT]
+    active = active_beats(found.beats)
     lines += [
         f"slow at computing: {_place(beat)}, {beat.compute_ms:.2f} ms where others take "
         f"{usual_time(_compute_times(active)):.2f} ms; see `nvidia-smi -q -d PERFORMANCE,TEMPERATURE` there"

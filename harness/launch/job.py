@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.config.load import load_config
-from harness.config.schema import Config
 from harness.errors import (
     EXIT_FINISHED,
     EXIT_INTERNAL,
@@ -28,12 +27,12 @@ from harness.errors import (
     UsageError,
 )
 from harness.launch.exits import AGREED_EXITS, ERROR_EXITS
-from harness.launch.requeue import Action, Limits, Verdict, decide_resume
+from harness.launch.requeue import Action, Verdict, decide_resume
 from harness.parallel.environment import job_id
 from harness.run.event_types import LaunchEnded
 from harness.run.events import append_event
-from harness.run.kill_request import kill_reason
 from harness.run.launch_folder import open_launch
+from harness.run.launch_requests import kill_reason
 from harness.run.launches import (
     ENDED,
     LAUNCH,
@@ -71,7 +70,7 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
     config = load_config(submission / "config.yaml")
     job = str(job_id())
     earlier = history(run_dir, job)
-    if earlier and (verdict := decide_resume(earlier, _limits(config))).action is Action.STOP:
+    if earlier and (verdict := decide_resume(earlier, config.launch)).action is Action.STOP:
         _report(run_dir, verdict, EXIT_NEEDS_PERSON)
         raise HarnessError(
             f"the job was requeued from outside, but is not started again: {verdict.reason}; look at the run, then "
@@ -94,17 +93,14 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
 def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
     """Write down how a launch ended and what is decided; return the exit code for the batch script.
 
-    Args:
-        run_dir: The run.
-        launch: The folder of the launch.
-        srun_code: Exit code of srun: the highest of all nodes, or 128 and a signal.
-        job_state: State of the job and its reason as Slurm names them, such as `RUNNING:None`.
+    `srun_code` is the highest exit code of all nodes, or 128 and a signal. `job_state` is the state of the job and its
+    reason as Slurm names them, such as `RUNNING:None`.
     """
-    config = load_config(launch / "config.yaml")
+    settings = load_config(launch / "config.yaml").launch
     exit_code = agreed_code(node_ends(launch), srun_code)
     ended = LaunchEnding(ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"), exit_code=exit_code)
     write_launch_file(launch / ENDED, ended)
-    verdict = decide_resume(history(run_dir, str(job_id())), _limits(config), is_taken=_is_taken(job_state))
+    verdict = decide_resume(history(run_dir, str(job_id())), settings, is_taken=_is_taken(job_state))
     if (killed := kill_reason(launch)) is not None:
         verdict = replace(verdict, reason=f"killed because it hung ({killed}); {verdict.reason}")
     decided = {"action": verdict.action, "alert": verdict.alert, "reason": verdict.reason}
@@ -169,13 +165,6 @@ def _is_taken(job_state: str) -> bool:
     """Return whether Slurm ends the job for another reason than its time limit; False if Slurm did not answer."""
     state, _, reason = job_state.partition(":")
     return state not in ("RUNNING", "UNKNOWN") and reason != "TimeLimit"
-
-
-def _limits(config: Config) -> Limits:
-    return Limits(
-        max_failures=config.launch.max_failures_without_progress,
-        max_launches=config.launch.max_launches_without_progress,
-    )
 
 
 @contextmanager

@@ -18,8 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from harness.launch.workers import ALL_HAVE_ASKED_S, KillSwitch, write_to_stderr
-from harness.run.kill_request import kill_reason
-from harness.run.stacks_request import last_request
+from harness.run.launch_requests import kill_reason, stacks_requested
 
 _STACKS_PATIENCE_S = 15.0
 _DUMP_PATIENCE_S = 5.0
@@ -35,12 +34,8 @@ def collect(
 ) -> None:
     """Write down the activity of this node's workers. Failures are reported to people and never raised.
 
-    Args:
-        folder: The folder of the launch.
-        workers: Process id of each rank.
-        show: Shows a line to people.
-        pipes: Prefix of the pipes by which torch is asked for collectives; None without them.
-        py_spy: The command of py-spy. Default: the installed one.
+    `workers` has the process id of each rank, `pipes` the prefix of the pipes by which torch is asked for collectives.
+    `py_spy` is by default the installed one.
     """
     asked = _ask_for_collectives(pipes, workers)
     py_spy = find_py_spy() if py_spy is None else py_spy
@@ -56,7 +51,7 @@ def switch_for(launch: Path, *, pipes: str | None = None, num_nodes: int = 1) ->
     """Return the kill switch of a launch: its workers are examined and killed by request files in its folder."""
     return KillSwitch(
         reason=lambda: kill_reason(launch),
-        asked=lambda: last_request(launch),
+        asked=lambda: stacks_requested(launch),
         collect=lambda workers: collect(launch, workers, write_to_stderr, pipes=pipes),
         others_learn_s=ALL_HAVE_ASKED_S if num_nodes > 1 else 0.0,
     )

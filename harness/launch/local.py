@@ -17,7 +17,7 @@ from harness.launch.machine import count_cores, count_gpus, free_port
 from harness.launch.requirements import require_installed
 from harness.launch.workers import WorkerStart, run_workers, write_to_stderr
 from harness.parallel import gpu_environment
-from harness.parallel.environment import ProcessRanks, job_id, read_ranks, worker_environment
+from harness.parallel.environment import LOOPBACK, NodePlace, ProcessRanks, job_id, read_ranks, worker_environment
 from harness.plan.axes import ranks_per_copy
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
@@ -43,12 +43,8 @@ def train(
     needs: one per GPU, or processes on the CPU without GPUs. Workers read `config.yaml` in the launch's folder. If a
     phase has a layout of its own, they leave at its border, and other workers are started for it.
 
-    Args:
-        config_path: The YAML.
-        run_dir: The run's directory. Default: `runs/<run.name>`.
-        overrides: `key.sub=value`, which override the YAML.
-        resume: `auto`, `must` or `never`.
-        worker_command: Command of a worker, before `--run-dir DIR --resume RESUME --config FILE`.
+    `run_dir` is by default `runs/<run.name>`. `overrides` are of the form `key.sub=value`, `resume` is `auto`, `must`
+    or `never`. `worker_command` goes before `--run-dir DIR --resume RESUME --config FILE`.
 
     Raises:
         ConfigError: The configuration is wrong, or does not fit this machine. Nothing was started.
@@ -82,7 +78,8 @@ def train(
 
 def _run_workers(command: Sequence[str], world_size: int, folder: Path, lock: RunLock, *, on_gpu: bool) -> int:
     """Run the workers of one launch until they have ended; return its exit code."""
-    starts = _worker_starts(command, world_size, folder, on_gpu=on_gpu)
+    here = NodePlace(index=0, count=1, master_address=LOOPBACK, master_port=free_port())
+    starts = worker_starts(command, here, world_size, folder, on_gpu=on_gpu)
     descriptors = () if lock.descriptor is None else (lock.descriptor,)
     return run_workers(starts, pass_descriptors=descriptors, kill_switch=switch_for(folder))
 
@@ -143,14 +140,26 @@ def _open_launch(run: RunDir, config: Config, lock: RunLock, start: LaunchStart)
     return open_launch(run, config, start)
 
 
-def _worker_starts(command: Sequence[str], world_size: int, folder: Path, *, on_gpu: bool) -> list[WorkerStart]:
-    """Return one start per rank. All but rank 0 write to a log."""
-    port = free_port()
-    num_threads = max(1, count_cores() // world_size)
+def worker_starts(
+    command: Sequence[str], place: NodePlace, num_workers: int, folder: Path, *, on_gpu: bool
+) -> list[WorkerStart]:
+    """Return one start for each worker of this node. All but rank 0 write to a log in the launch's folder."""
     starts = []
-    for rank in range(world_size):
-        ranks = ProcessRanks(rank=rank, world_size=world_size, local_rank=rank, local_world_size=world_size)
-        environment = worker_environment(ranks, master_port=port, num_threads=num_threads, on_gpu=on_gpu)
+    for local_rank in range(num_workers):
+        rank = place.index * num_workers + local_rank
+        ranks = ProcessRanks(
+            rank=rank,
+            world_size=place.count * num_workers,
+            local_rank=local_rank,
+            local_world_size=num_workers,
+        )
+        environment = worker_environment(
+            ranks,
+            master_address=place.master_address,
+            master_port=place.master_port,
+            num_threads=max(1, count_cores() // num_workers),
+            on_gpu=on_gpu,
+        )
         log = None if rank == 0 else folder / f"rank_{rank:05d}.log"
         starts.append(WorkerStart(command=command, environment=environment, log=log))
     return starts

@@ -16,17 +16,10 @@ from typing import NoReturn
 from harness.config.load import load_config
 from harness.errors import EXIT_FINISHED, HarnessError, UsageError
 from harness.launch.last_words import remove_pipes, switch_for
-from harness.launch.local import WORKER
-from harness.launch.machine import count_cores, count_gpus
-from harness.launch.workers import WorkerStart, run_workers
-from harness.parallel.environment import (
-    NodePlace,
-    ProcessRanks,
-    collectives_pipes,
-    node_name,
-    read_node,
-    worker_environment,
-)
+from harness.launch.local import WORKER, worker_starts
+from harness.launch.machine import count_gpus
+from harness.launch.workers import run_workers
+from harness.parallel.environment import NodePlace, collectives_pipes, node_name, read_node
 from harness.run.launches import LAUNCH, LaunchStart, NodeEnd, read_launch_file, write_bad_nodes, write_node_end
 from harness.run.paths import RunDir
 
@@ -60,7 +53,7 @@ def run_node(
     kill_switch = switch_for(launch, pipes=collectives_pipes(), num_nodes=place.count)
     code = EXIT_FINISHED
     for command in commands:
-        starts = [_start(command, place, rank, num_workers, launch, num_gpus > 0) for rank in range(num_workers)]
+        starts = worker_starts(command, place, num_workers, launch, on_gpu=num_gpus > 0)
         code = run_workers(starts, kill_switch=kill_switch)
         if code != EXIT_FINISHED:
             break
@@ -76,29 +69,6 @@ def _refuse(launch: Path, place: NodePlace, num_gpus: int, num_workers: int, *, 
         write_bad_nodes(launch / f"bad_node_{place.index:05d}.json", {node_name(): [few]})
         raise HarnessError(f"{few}; the job takes another node; look for GPUs that are lost there (`nvidia-smi`)")
     raise UsageError(f"{few}; give `--gpus-per-node {num_gpus}`, or look for GPUs that are lost (`nvidia-smi`)")
-
-
-def _start(
-    command: Sequence[str], place: NodePlace, local_rank: int, num_workers: int, launch: Path, on_gpu: bool
-) -> WorkerStart:
-    """Return the start of one worker. All but rank 0 write to a log of their own."""
-    rank = place.index * num_workers + local_rank
-    ranks = ProcessRanks(
-        rank=rank,
-        world_size=place.count * num_workers,
-        local_rank=local_rank,
-        local_world_size=num_workers,
-    )
-    environment = worker_environment(
-        ranks,
-        master_address=place.master_address,
-        master_port=place.master_port,
-        num_threads=max(1, count_cores() // num_workers),
-        on_gpu=on_gpu,
-    )
-    return WorkerStart(
-        command=command, environment=environment, log=None if rank == 0 else launch / f"rank_{rank:05d}.log"
-    )
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from harness.config.schema import Config
 from harness.errors import ConfigError
+from harness.launch.requirements import parallel_sections
 from harness.launch.slurm import flag_problems, seconds_of
 from harness.plan.demand import demands
-from harness.plan.plan import Plan, make_plan
+from harness.plan.plan import make_plan
 from harness.run.commands.mailbox import is_being_written
 from harness.run.event_types import Saved
 from harness.run.events import read_events
@@ -48,21 +49,21 @@ class Request:
 
     @property
     def workers_per_node(self) -> int:
-        """Number of ranks on every node."""
-        return workers_per_node(self.config)
+        """Number of ranks on every node: one per GPU unless the configuration has another number."""
+        return self.config.launch.workers_per_node or self.config.launch.gpus_per_node or 1
 
     @property
     def world_size(self) -> int:
         """Number of ranks in all."""
         return self.nodes * self.workers_per_node
 
+    @property
+    def nearest_folder(self) -> Path:
+        """The run directory if it exists, otherwise the first of the folders above it that does."""
+        return next(path for path in (self.run_dir.root, *self.run_dir.root.parents) if path.exists())
+
 
 Check = Callable[[Request], Iterator[str]]
-
-
-def workers_per_node(config: Config) -> int:
-    """Return the number of ranks on every node: one per GPU unless the configuration has another number."""
-    return config.launch.workers_per_node or config.launch.gpus_per_node or 1
 
 
 def check_request(request: Request) -> Findings:
@@ -153,8 +154,7 @@ def _time(request: Request) -> Iterator[str]:
 
 
 def _run_directory(request: Request) -> Iterator[str]:
-    root = request.run_dir.root
-    existing = next(path for path in (root, *root.parents) if path.exists())
+    root, existing = request.run_dir.root, request.nearest_folder
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         yield f"the run directory {root} cannot be made: {existing} is not writable; choose another one with --run-dir"
     elif not request.after_another and (owner := owner_of(request.run_dir)) is not None:
@@ -165,9 +165,14 @@ def _run_directory(request: Request) -> Iterator[str]:
 
 
 def _free_space(request: Request) -> Iterator[str]:
-    root = request.run_dir.root
-    existing = next(path for path in (root, *root.parents) if path.exists())
-    needed = NUM_CHECKPOINTS * _checkpoint_bytes(request)
+    existing = request.nearest_folder
+    try:
+        num_parameters = make_plan(request.config, request.world_size).num_parameters
+    except ConfigError:  # reported by `_layout`
+        return
+    # Weights, master weights and the optimizer's state.
+    checkpoint_bytes = request.config.optimizer.kind.checkpoint_bytes(request.config.precision.dtype)
+    needed = NUM_CHECKPOINTS * num_parameters * checkpoint_bytes
     status = os.statvfs(existing)
     free = status.f_bavail * status.f_frsize
     if free < needed:
@@ -183,7 +188,7 @@ def _lead_time(request: Request) -> Iterator[str]:
     if not run_dir.metrics.is_file():
         return
     step_s = max((record.values.get(STEP_TIME_S, 0.0) for record in read_records(run_dir.metrics)), default=0.0)
-    save_s = max(_save_seconds(run_dir), default=0.0)
+    save_s = max((event.seconds for event in read_events(run_dir.events) if isinstance(event, Saved)), default=0.0)
     wanted = LEAD_FACTOR * (step_s + save_s)
     if lead_s < wanted:
         yield (
@@ -201,9 +206,7 @@ def _waiting_commands(request: Request) -> Iterator[str]:
 
 
 def _spanning_groups(request: Request) -> Iterator[str]:
-    config = request.config
-    own = {f"phases.{n}.parallel": phase.parallel for n, phase in enumerate(config.phases) if phase.parallel}
-    for place, parallel in {"parallel": config.parallel, **own}.items():
+    for place, parallel in parallel_sections(request.config).items():
         if parallel.tensor_model_parallel_size > request.workers_per_node:
             yield (
                 f"{place}.tensor_model_parallel_size {parallel.tensor_model_parallel_size} spans nodes of "
@@ -218,24 +221,6 @@ def _shortages(request: Request) -> Iterator[str]:
     except ConfigError:
         return  # reported as an error by `_layout`
     yield from filter(None, (demand.shortage() for demand in demands(request.config, plan)))
-
-
-def _checkpoint_bytes(request: Request) -> int:
-    """Return the size of a checkpoint: weights, master weights and the optimizer's state."""
-    config = request.config
-    return _parameters(request) * config.optimizer.kind.checkpoint_bytes(config.precision.dtype)
-
-
-def _parameters(request: Request) -> int:
-    try:
-        plan: Plan = make_plan(request.config, request.world_size)
-    except ConfigError:  # reported by `_layout`
-        return 0
-    return plan.num_parameters
-
-
-def _save_seconds(run_dir: RunDir) -> Iterator[float]:
-    return (event.seconds for event in read_events(run_dir.events) if isinstance(event, Saved))
 
 
 def _is_readable(path: Path) -> bool:

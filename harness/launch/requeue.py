@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from harness.config.operation import LaunchConfig
 from harness.errors import (
     EXIT_BAD_DATA,
     EXIT_FINISHED,
@@ -28,16 +29,6 @@ class Action(StrEnum):
 
     REQUEUE = "requeue"
     STOP = "stop"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Limits on requeues without progress."""
-
-    max_failures: int
-    """Launches in a row that fail without progress."""
-    max_launches: int
-    """Launches in a row without progress, including those that were cut short."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +51,12 @@ _FINAL = {
 """Exit codes after which no restart helps, whatever happened before."""
 
 
-def decide_resume(history: Sequence[LaunchEnd], limits: Limits, *, is_taken: bool = False) -> Verdict:
+def decide_resume(history: Sequence[LaunchEnd], settings: LaunchConfig, *, is_taken: bool = False) -> Verdict:
     """Return the decision about a job after its last launch.
 
     Args:
         history: The launches of this job, oldest first, at least one. A job that a person submits starts a new history.
-        limits: Number of launches without progress after which to give up.
+        settings: Says after how many launches without progress to give up.
         is_taken: Whether a person cancelled the job or Slurm preempted it. Then they decide whether it is requeued.
     """
     assert history, "a decision needs a launch that ended"
@@ -80,10 +71,10 @@ def decide_resume(history: Sequence[LaunchEnd], limits: Limits, *, is_taken: boo
     in_vain = list(itertools.takewhile(lambda end: not end.progressed, reversed(history)))
     num_failures = sum(not end.was_cut_short for end in in_vain)
     counted = f"{cause}; nothing new was saved in {_times(len(in_vain))}, {num_failures} of them failures"
-    if num_failures >= limits.max_failures:
-        return Verdict(action=Action.STOP, alert=True, reason=f"{counted} (at most {limits.max_failures} failures)")
-    if len(in_vain) >= limits.max_launches:
-        return Verdict(action=Action.STOP, alert=True, reason=f"{counted} (at most {limits.max_launches} launches)")
+    if num_failures >= (most := settings.max_failures_without_progress):
+        return Verdict(action=Action.STOP, alert=True, reason=f"{counted} (at most {most} failures)")
+    if len(in_vain) >= (most := settings.max_launches_without_progress):
+        return Verdict(action=Action.STOP, alert=True, reason=f"{counted} (at most {most} launches)")
     return Verdict(action=Action.REQUEUE, alert=False, reason=counted)
 
 

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 
-from harness.config.schema import Config
+from harness.config.schema import Config, ParallelConfig
 from harness.errors import ConfigError
 
 TRANSFORMER_ENGINE = "transformer_engine"
 
 
-def require_installed(config: Config, *, num_gpus: int | None = None, module: str = TRANSFORMER_ENGINE) -> None:
-    """Make sure that the packages and GPUs that the configuration needs are there.
+def parallel_sections(config: Config) -> dict[str, ParallelConfig]:
+    """Return the sections that describe a layout, by their place in the YAML: that of the run and those of phases."""
+    own = {f"phases.{n}.parallel": phase.parallel for n, phase in enumerate(config.phases) if phase.parallel}
+    return {"parallel": config.parallel, **own}
 
-    Args:
-        config: The configuration.
-        num_gpus: GPUs of this machine; None if unknown.
-        module: Module name of Transformer Engine.
+
+def require_installed(config: Config, *, num_gpus: int | None = None, module: str = TRANSFORMER_ENGINE) -> None:
+    """Make sure that the packages and GPUs that the configuration needs are there. `num_gpus` is None if unknown.
 
     Raises:
         ConfigError: Context parallelism is asked for without Transformer Engine, or without a GPU.
     """
-    sections = {f"phases.{n}.parallel": phase.parallel for n, phase in enumerate(config.phases) if phase.parallel}
-    given_sizes = {
-        place: section.context_parallel_size for place, section in {"parallel": config.parallel, **sections}.items()
-    }
-    place = max(given_sizes, key=lambda place: given_sizes[place])
-    size = given_sizes[place]
-    if size == 1:
+    sections = parallel_sections(config)
+    place = max(sections, key=lambda place: sections[place].context_parallel_size)
+    if (size := sections[place].context_parallel_size) == 1:
         return
     given = f"{place}.context_parallel_size: {size} ranks are to share a sequence"
     if importlib.util.find_spec(module) is None:

@@ -103,14 +103,10 @@ def seconds_of(time_limit: str) -> int:
     """Return the seconds of a time limit in Slurm's format. A bare number is minutes, after days it is hours."""
     match = _TIME.fullmatch(time_limit)
     assert match is not None, f"the configuration lets no time limit {time_limit!r} through"
-    days, *parts = (None if part is None else int(part) for part in match.groups())
-    first, second, third = parts
-    assert first is not None, "the pattern has a first number"
-    if days is not None:
-        return ((days * 24 + first) * 60 + (second or 0)) * 60 + (third or 0)
-    if third is None:
-        return first * 60 + (second or 0)
-    return (first * 60 + (second or 0)) * 60 + third
+    days, first, second, third = (int(part or 0) for part in match.groups())
+    if match[1] is None and match[4] is None:  # minutes, with or without seconds
+        return first * 60 + second
+    return ((days * 24 + first) * 60 + second) * 60 + third
 
 
 def submit(command: Sequence[str]) -> str:

@@ -19,15 +19,13 @@ from harness.plan.plan import make_plan
 from harness.run.event_types import AnyEvent, Exit
 from harness.run.events import event_line, last_events
 from harness.run.files import last_lines
-from harness.run.heartbeats import WRITE_EVERY_S, Activity, read_beats
+from harness.run.heartbeats import active_beats, read_beats
 from harness.run.launches import LaunchRecord, launches
 from harness.run.lock import owner_of
 from harness.run.metric_names import LM_LOSS
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, from_json_line
 
-FRESH_S = 6 * WRITE_EVERY_S
-"""A run with a heartbeat no older than this trains, on whatever host."""
 NUM_EVENTS = 5
 _NUM_SLOW = 8
 _TAIL_BYTES = 256 * 1024
@@ -130,11 +128,10 @@ def _state(
     if last.ended is not None:
         requeued = last.ended.action == Action.REQUEUE
         return ("requeued" if requeued else "stopped"), last.ended.reason
-    begun = (last.folder / "launch.json").stat().st_mtime
-    exits = [event for event in events if isinstance(event, Exit) and event.time >= begun]
+    exits = [event for event in events if isinstance(event, Exit) and event.time >= last.begun]
     if exits:
         return _EXIT_STATES.get(exits[-1].exit_code, "failed"), exits[-1].reason
-    if any(beat.time >= max(begun, now - FRESH_S) for beat in read_beats(run_dir)):
+    if any(beat.time >= last.begun and not beat.is_quiet(now) for beat in read_beats(run_dir)):
         return "training", None
     return "gone", "it was killed, or its node is: it left no word"
 
@@ -143,16 +140,15 @@ def _slow(run_dir: RunDir, started: Sequence[LaunchRecord]) -> tuple[str, ...]:
     """Return the ranks of the newest launch whose device is slow."""
     if not started:
         return ()
-    begun = (started[-1].folder / "launch.json").stat().st_mtime
-    active = [beat for beat in read_beats(run_dir) if beat.time >= begun and beat.activity is not Activity.LEFT]
+    active = [beat for beat in active_beats(read_beats(run_dir)) if beat.time >= started[-1].begun]
     return tuple(f"rank {beat.rank} on {beat.host}" for beat in slow_computers(active))
 
 
 def _train_steps(run_dir: RunDir, started: Sequence[LaunchRecord]) -> int | None:
-    world_size = started[-1].launch.world_size if started and started[-1].launch else None
+    world_size = started[-1].world_size if started else None
     try:
         config = load_config(run_dir.config)
-        steps = make_plan(config, phase_world_sizes(config, int(world_size))).train_steps if world_size else None
+        steps = make_plan(config, phase_world_sizes(config, world_size)).train_steps if world_size else None
     except ConfigError:  # written by another version
         return None
     return steps if steps is None else min(steps, config.run.stop_at_step or steps)

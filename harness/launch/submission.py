@@ -15,7 +15,7 @@ from pathlib import Path
 import harness.launch as here
 from harness.config.load import dump_config, load_config
 from harness.errors import ConfigError, UsageError
-from harness.launch.preflight import Request, check_request, workers_per_node
+from harness.launch.preflight import Request, check_request
 from harness.launch.slurm import Job, sbatch_command, submit
 from harness.run.files import replace_file
 from harness.run.launch_folder import make_run
@@ -43,12 +43,7 @@ def launch(
 ) -> str | None:
     """Check the run, queue it and return the job's number; None for a dry run, which changes nothing.
 
-    Args:
-        config_path: The YAML.
-        overrides: `key.sub=value`, which override the YAML.
-        options: The other options.
-        show: Shows a line to people.
-        slurm_dir: Folder of the batch scripts.
+    `overrides` are of the form `key.sub=value`, `show` shows a line to people, `slurm_dir` has the batch scripts.
 
     Raises:
         ConfigError: Something is wrong with the run. Nothing was queued or written.
@@ -115,7 +110,7 @@ def _queue(request: Request, folder: Path, command: list[str], show: Callable[[s
         host=socket.gethostname(),
         command=tuple(command),
         nodes=request.nodes,
-        workers_per_node=workers_per_node(request.config),
+        workers_per_node=request.workers_per_node,
         git=_git_state(folder),
     )
     write_launch_file(folder / SUBMISSION, submission)

@@ -77,12 +77,8 @@ def run_workers(
     SIGINT kills them. Signals stay blocked in a worker until it unblocks them (`SignalFlags.install`), so that none is
     lost or deadly while it starts. If this process dies, its workers get SIGTERM. Call it from the main thread.
 
-    Args:
-        starts: The workers.
-        pass_descriptors: Open files that workers inherit, such as the run's lock.
-        patience: Time limits for workers to leave.
-        kill_switch: Kills them on a request from outside.
-        show: Shows a line to people. Default: writes it to standard error.
+    Workers inherit the open files `pass_descriptors`, such as the run's lock. `show` shows a line to people, by default
+    on standard error.
 
     Returns:
         The code of the failure that caused the others (`root_failure`); that of the lowest rank if none failed.

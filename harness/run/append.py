@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from harness.run.files import ends_with_newline
+
 MAX_WAITING_LINES = 10_000
 
 
@@ -35,12 +37,9 @@ class JsonLines:
     """Appends lines to a file. Lines that the disk did not take wait, and are written before the next ones."""
 
     def __init__(self, path: Path, open_file: OpenFile = open_unbuffered, *, is_shared: bool = False) -> None:
-        """Take the path; nothing is opened yet.
+        """Take the path; nothing is opened yet, and the file is made if missing.
 
-        Args:
-            path: The file; it is made if missing.
-            open_file: Opens it for appending.
-            is_shared: Whether others append to the file too. One of them may leave half a line at any moment.
+        `is_shared` if others append to the file too. One of them may leave half a line at any moment.
         """
         self.path = path
         self._is_shared = is_shared
@@ -75,15 +74,11 @@ class JsonLines:
                 write_whole(self._file, self._waiting[0])
                 self._waiting.popleft()
         except OSError:
-            self._abandon_file()
+            self.close()
             raise
 
     def close(self) -> None:
-        """Close the file; lines that still wait are lost."""
-        self._abandon_file()
-
-    def _abandon_file(self) -> None:
-        """Close the file, so that the next write opens it again and ends a line that may be only half there."""
+        """Close the file. The next write opens it again, and ends a line that may be only half there."""
         file, self._file = self._file, None
         if file is not None:
             with suppress(OSError):  # nothing is buffered, so nothing is lost
@@ -101,7 +96,4 @@ def _ends_with_newline(path: Path) -> bool:
     if not path.exists():
         return True
     with path.open("rb") as file:
-        if file.seek(0, os.SEEK_END) == 0:
-            return True
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
+        return ends_with_newline(file.fileno())

@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Range = tuple[int, int]
-CommandName = Annotated[str, Field(alias="order")]
+CommandName = Annotated[
+    str,
+    Field(alias="order", description="Name of the command's file in `signals/`, or of the operating system's signal."),
+]
+Reason = Annotated[str, Field(description="Why, in words.")]
+Channel = Annotated[str, Field(description="Name of the channel.")]
+Channels = Annotated[tuple[str, ...], Field(description="Names of the channels.")]
+Documents = Annotated[Mapping[str, tuple[int, ...]], Field(description="Numbers of documents by `channel/part`.")]
+ExitCode = Annotated[int, Field(description="Exit code; see the page on exit codes.")]
 
 
 class Event(BaseModel):
@@ -58,18 +66,15 @@ class PassedOver(StepEvent):
     """A checkpoint was found, and not used to go on from."""
 
     kind: Literal["passed-over"] = "passed-over"
-    reason: str
-    """Why, in words."""
+    reason: Reason
 
 
 class Exit(StepEvent):
     """The trainer left."""
 
     kind: Literal["exit"] = "exit"
-    exit_code: int
-    """Exit code; see the page on exit codes."""
-    reason: str = ""
-    """Why, in words."""
+    exit_code: ExitCode
+    reason: Reason = ""
     next_phase: str | None = None
     """Name of the phase that needs another number of ranks, where that is why it left."""
 
@@ -80,14 +85,12 @@ class LaunchEnded(Event):
     kind: Literal["launch-ended"] = "launch-ended"
     job_id: str | int | None = None
     """Slurm's number of the job."""
-    exit_code: int
-    """Exit code; see the page on exit codes."""
+    exit_code: ExitCode
     action: str
     """`requeue` or `stop`."""
     alert: bool = False
     """True if a person must look."""
-    reason: str = ""
-    """Why, in words."""
+    reason: Reason = ""
 
 
 class Saved(StepEvent):
@@ -104,16 +107,14 @@ class SaveFailed(StepEvent):
     """A checkpoint could not be written; older ones are untouched."""
 
     kind: Literal["save-failed"] = "save-failed"
-    reason: str
-    """Why, in words."""
+    reason: Reason
 
 
 class SaveWaited(StepEvent):
     """Training waited for a save that should have run beside it."""
 
     kind: Literal["save-waited"] = "save-waited"
-    reason: str
-    """Why, in words."""
+    reason: Reason
 
 
 class Released(StepEvent):
@@ -131,7 +132,6 @@ class Marked(StepEvent):
     checkpoints: tuple[str, ...]
     """Names of their folders."""
     command: CommandName
-    """Name of the command's file in `signals/`, or of the operating system's signal."""
 
 
 class RolledBack(StepEvent):
@@ -139,9 +139,7 @@ class RolledBack(StepEvent):
 
     kind: Literal["rollback"] = "rollback"
     command: CommandName = ""
-    """Name of the command's file in `signals/`, or of the operating system's signal."""
-    reason: str = ""
-    """Why, in words."""
+    reason: Reason = ""
     from_step: int | None = None
     """Step from which the run returned."""
     from_attempt: int | None = None
@@ -157,7 +155,6 @@ class RollbackRefused(StepEvent):
 
     kind: Literal["rollback-refused"] = "rollback-refused"
     command: CommandName = ""
-    """Name of the command's file in `signals/`, or of the operating system's signal."""
     reason: str | None = None
     """Why, in words."""
 
@@ -167,7 +164,6 @@ class RollbackDone(StepEvent):
 
     kind: Literal["rollback-done"] = "rollback-done"
     command: CommandName = ""
-    """Name of the command's file in `signals/`, or of the operating system's signal."""
 
 
 class Evidence(StepEvent):
@@ -179,31 +175,25 @@ class Evidence(StepEvent):
     path: str
     """The file."""
     command: CommandName
-    """Name of the command's file in `signals/`, or of the operating system's signal."""
 
 
 class EvidenceRefused(StepEvent):
     """A command for evidence could not be carried out."""
 
     kind: Literal["evidence-refused"] = "evidence-refused"
-    reason: str
-    """Why, in words."""
+    reason: Reason
     command: CommandName
-    """Name of the command's file in `signals/`, or of the operating system's signal."""
 
 
 class Quarantined(StepEvent):
     """Documents were put into quarantine, or taken out of it."""
 
     kind: Literal["quarantine"] = "quarantine"
-    documents: Mapping[str, tuple[int, ...]]
-    """Numbers of documents by `channel/part`."""
+    documents: Documents
     lift: bool = False
     """True if they were taken out of it."""
     command: CommandName
-    """Name of the command's file in `signals/`, or of the operating system's signal."""
-    reason: str = ""
-    """Why, in words."""
+    reason: Reason = ""
     position: int
     """Position in the sample order from which the change holds."""
 
@@ -212,14 +202,11 @@ class QuarantineRefused(StepEvent):
     """A command about documents could not be carried out."""
 
     kind: Literal["quarantine-refused"] = "quarantine-refused"
-    documents: Mapping[str, tuple[int, ...]]
-    """Numbers of documents by `channel/part`."""
+    documents: Documents
     lift: bool = False
     """True if they were to be taken out of quarantine."""
     command: CommandName
-    """Name of the command's file in `signals/`, or of the operating system's signal."""
-    reason: str = ""
-    """Why, in words."""
+    reason: Reason = ""
     problem: str
     """The reason."""
 
@@ -228,8 +215,7 @@ class Adopted(StepEvent):
     """Parts that arrived while training went on were added to the sample order."""
 
     kind: Literal["adopted"] = "adopted"
-    channel: str
-    """Name of the channel."""
+    channel: Channel
     parts: tuple[str, ...]
     """Names of the parts."""
     tokens: int
@@ -242,16 +228,14 @@ class PartsRefused(StepEvent):
     """Parts that arrived were not used."""
 
     kind: Literal["parts-refused"] = "parts-refused"
-    reason: str
-    """Why, in words."""
+    reason: Reason
 
 
 class WaitingForParts(StepEvent):
     """No data is left, and training waits for further parts."""
 
     kind: Literal["waiting-for-parts"] = "waiting-for-parts"
-    channels: tuple[str, ...]
-    """Names of the channels."""
+    channels: Channels
 
 
 class PartsCame(StepEvent):
@@ -288,16 +272,14 @@ class SlowRanks(StepEvent):
     """Some ranks compute more slowly than the others."""
 
     kind: Literal["slow-ranks"] = "slow-ranks"
-    reason: str
-    """Why, in words."""
+    reason: Reason
 
 
 class ResumeSuspect(StepEvent):
     """The first losses after a resume are higher than those before the checkpoint explain."""
 
     kind: Literal["resume-suspect"] = "resume-suspect"
-    reason: str
-    """Why, in words."""
+    reason: Reason
 
 
 class NotFinite(StepEvent):
@@ -308,8 +290,7 @@ class NotFinite(StepEvent):
     """Loss of the step; null where it is not finite."""
     grad_norm: float | None
     """Norm of the gradient; null where it is not finite."""
-    channels: tuple[str, ...]
-    """Names of the channels."""
+    channels: Channels
     ranks: tuple[int, ...]
     """Ranks on which the loss or the gradient was not finite."""
     evidence: str
@@ -320,8 +301,7 @@ class Seen(StepEvent):
     """The detector of the spike watch reported something about a curve."""
 
     kind: Literal["spike", "suspect", "benign", "drift", "non-finite"]
-    channel: str
-    """Name of the channel."""
+    channel: Channel
     direction: Literal["up", "down"]
     """Side of the forecast on which the curve is."""
     start: int
@@ -340,12 +320,10 @@ class Attributed(StepEvent):
     kind: Literal["attributed"] = "attributed"
     start: int
     """First step of the episode."""
-    channel: str
-    """Name of the channel."""
+    channel: Channel
     dirty: bool
     """True if it points to documents."""
-    reason: str
-    """Why, in words."""
+    reason: Reason
     documents: tuple[Mapping[str, Any], ...] = ()
     """The documents that stand out, worst first."""
     evidence: str
@@ -356,24 +334,20 @@ class RollbackOrdered(StepEvent):
     """The watcher gave the command to roll back."""
 
     kind: Literal["rollback-ordered"] = "rollback-ordered"
-    reason: str
-    """Why, in words."""
+    reason: Reason
     to_step: int
     """Step of the checkpoint to return to."""
     skip_steps: tuple[int, ...]
     """First and last step whose samples are to be skipped."""
     command: CommandName
-    """Name of the command's file in `signals/`, or of the operating system's signal."""
 
 
 class StopOrdered(StepEvent):
     """The watcher gave the command to stop for a person."""
 
     kind: Literal["stop-ordered"] = "stop-ordered"
-    reason: str
-    """Why, in words."""
+    reason: Reason
     command: CommandName
-    """Name of the command's file in `signals/`, or of the operating system's signal."""
     report: str
     """File with what the person needs to know."""
 
@@ -382,8 +356,7 @@ class Hung(StepEvent):
     """A launch made no progress for too long."""
 
     kind: Literal["hung"] = "hung"
-    reason: str
-    """Why, in words."""
+    reason: Reason
     outcome: str
     """The reaction to it."""
 

@@ -17,7 +17,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -28,6 +28,8 @@ from harness.run.files import replace_file
 from harness.run.paths import RunDir
 
 WRITE_EVERY_S = 5.0
+QUIET_AFTER_S = 6 * WRITE_EVERY_S
+"""A rank without a heartbeat for this long is stopped, dead, or cut off from the file system."""
 
 
 class Activity(StrEnum):
@@ -69,6 +71,10 @@ class Beat:
     def position(self) -> tuple[int, int]:
         """Progress of the rank. A later position is greater."""
         return self.step, list(Activity).index(self.activity)
+
+    def is_quiet(self, now: float) -> bool:
+        """Return whether the rank has written nothing for `QUIET_AFTER_S`."""
+        return now - self.time > QUIET_AFTER_S
 
 
 class Heartbeat:
@@ -150,6 +156,11 @@ def read_beats(run_dir: RunDir) -> Iterator[Beat]:
             yield Beat(activity=Activity(fields.pop("phase")), **fields)
         except (OSError, ValueError, TypeError, KeyError):
             continue
+
+
+def active_beats(beats: Iterable[Beat]) -> list[Beat]:
+    """Return the heartbeats of the ranks that have not left."""
+    return [beat for beat in beats if beat.activity is not Activity.LEFT]
 
 
 def beat_to_json(beat: Beat) -> dict[str, object]:

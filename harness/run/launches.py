@@ -148,6 +148,16 @@ class LaunchRecord:
         known = self.launch or self.submission
         return None if known is None else known.job_id
 
+    @property
+    def world_size(self) -> int | None:
+        """Number of ranks; None where it is not known."""
+        return None if self.launch is None else self.launch.world_size
+
+    @property
+    def begun(self) -> float:
+        """Time at which a launch that has started was opened, in seconds since 1970."""
+        return (self.folder / LAUNCH).stat().st_mtime
+
 
 def newest_checkpoint(run_dir: RunDir) -> Progress:
     """Return the newest finished checkpoint of a run, by the manifests."""
@@ -170,13 +180,18 @@ def launches(run_dir: RunDir) -> list[LaunchRecord]:
     ]
 
 
+def started_launches(run_dir: RunDir) -> list[LaunchRecord]:
+    """Return the launches of a run that no longer wait in the queue, oldest first."""
+    return [record for record in launches(run_dir) if record.launch is not None]
+
+
 def history(run_dir: RunDir, job_id: str) -> list[LaunchEnd]:
     """Return the ends of a job's launches that have started, oldest first.
 
     The launch that runs now counts as ended. Call this where none of its workers lives any more, or before it is
     opened.
     """
-    started = [record for record in launches(run_dir) if record.launch is not None and record.job_id == job_id]
+    started = [record for record in started_launches(run_dir) if record.job_id == job_id]
     before = [(record.launch and record.launch.newest_checkpoint) or NOTHING_SAVED for record in started]
     after = [*before, newest_checkpoint(run_dir)][1:]
     return [

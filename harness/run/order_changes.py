@@ -6,84 +6,74 @@ determined by the phases of the plan, the seed, and the changes before its posit
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from harness.errors import CheckpointError
 
+Count = Annotated[int, Field(ge=0)]
 
-@dataclass(frozen=True, kw_only=True)
-class PhaseBegun:
-    """From here on samples are those of another phase of the plan."""
 
-    position: int
-    phase: int
-    """Number of the phase in the plan, from 0."""
-    consumed_samples: int
-    """Samples of the run when the phase began. The samples left in the phase follow from it."""
+class _Change(BaseModel):
+    """A change with strict types: it is read from checkpoints and journals that may be damaged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    kind: str
+    position: Count
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {
-            "kind": "phase",
-            "position": self.position,
-            "phase": self.phase,
-            "consumed_samples": self.consumed_samples,
-        }
+        return self.model_dump(mode="json")
 
 
-@dataclass(frozen=True, kw_only=True)
-class PartsAdopted:
+class PhaseBegun(_Change):
+    """From here on samples are those of another phase of the plan."""
+
+    kind: Literal["phase"] = "phase"
+    phase: Count
+    """Number of the phase in the plan, from 0."""
+    consumed_samples: Count
+    """Samples of the run when the phase began. The samples left in the phase follow from it."""
+
+
+class PartsAdopted(_Change):
     """From here on more parts of a channel are used: the first `num_parts` of its list."""
 
-    position: int
+    kind: Literal["parts"] = "parts"
     channel: str
-    num_parts: int
+    num_parts: Count
     digest: str
     """XXH3 of the entries of those parts in the list (see `harness.data.files.channels.parts_digest`)."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "kind": "parts",
-            "position": self.position,
-            "channel": self.channel,
-            "num_parts": self.num_parts,
-            "digest": self.digest,
-        }
 
-
-@dataclass(frozen=True, kw_only=True)
-class DocumentsQuarantined:
+class DocumentsQuarantined(_Change):
     """From here on documents of a part are in no sample. If it is lifted, they may be again."""
 
-    position: int
+    kind: Literal["quarantine"] = "quarantine"
     channel: str
     part: str
-    documents: tuple[int, ...]
+    documents: tuple[Count, ...]
     """By their numbers in the part, rising."""
-    tokens: tuple[int, ...]
+    tokens: tuple[Count, ...]
     """Length of each document."""
     is_lifted: bool = False
     """True if an earlier quarantine of these documents is taken back."""
 
-    def to_json(self) -> dict[str, Any]:
-        """Return plain JSON values."""
-        return {
-            "kind": "quarantine",
-            "position": self.position,
-            "channel": self.channel,
-            "part": self.part,
-            "documents": list(self.documents),
-            "tokens": list(self.tokens),
-            "is_lifted": self.is_lifted,
-        }
+    @model_validator(mode="after")
+    def _makes_sense(self) -> DocumentsQuarantined:
+        if len(self.documents) != len(self.tokens) or list(self.documents) != sorted(set(self.documents)):
+            raise ValueError("documents rise, and each has its number of tokens")
+        return self
 
 
 Change = PhaseBegun | PartsAdopted | DocumentsQuarantined
 History = tuple[Change, ...]
 """Changes in the order in which they were entered. Positions never fall."""
+_HISTORY: TypeAdapter[History] = TypeAdapter(tuple[Annotated[Change, Field(discriminator="kind")], ...])
 
 
 def phase_of(history: Sequence[Change]) -> int:
@@ -135,48 +125,13 @@ def history_from_json(values: Sequence[Mapping[str, Any]]) -> History:
         CheckpointError: They are not changes, or out of order.
     """
     try:
-        history = tuple(_change(dict(value)) for value in values)
-        is_sound = [change.to_json() for change in history] == list(values) and _is_plausible(history)
-    except (TypeError, KeyError, ValueError) as error:
+        history = _HISTORY.validate_json(json.dumps(values))
+    except (TypeError, ValueError) as error:
         raise CheckpointError(_unreadable(values)) from error
-    if not is_sound:
+    positions = [change.position for change in history]
+    if positions != sorted(positions) or [change.to_json() for change in history] != list(values):
         raise CheckpointError(_unreadable(values))
     return history
-
-
-def _change(values: dict[str, Any]) -> Change:
-    kind = values.pop("kind")
-    if kind == "phase":
-        return PhaseBegun(**values)
-    if kind == "parts":
-        return PartsAdopted(**values)
-    if kind != "quarantine":
-        raise ValueError(f"unknown kind of change {kind!r}")
-    documents, tokens = tuple(values.pop("documents")), tuple(values.pop("tokens"))
-    return DocumentsQuarantined(documents=documents, tokens=tokens, **values)
-
-
-def _is_plausible(history: History) -> bool:
-    positions = [change.position for change in history]
-    return positions == sorted(positions) and all(_is_sound(change) for change in history)
-
-
-def _is_sound(change: Change) -> bool:
-    numbers: tuple[object, ...]
-    words: tuple[object, ...] = ()
-    match change:
-        case PhaseBegun():
-            numbers = (change.phase, change.consumed_samples)
-        case PartsAdopted():
-            numbers, words = (change.num_parts,), (change.channel, change.digest)
-        case DocumentsQuarantined():
-            numbers, words = (*change.documents, *change.tokens), (change.channel, change.part)
-            if type(change.is_lifted) is not bool or len(change.documents) != len(change.tokens):
-                return False
-            if list(change.documents) != sorted(set(change.documents)):
-                return False
-    counts = (change.position, *numbers)
-    return all(type(n) is int and n >= 0 for n in counts) and all(type(word) is str for word in words)
 
 
 def _unreadable(values: object) -> str:

@@ -5,28 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from pathlib import Path
 
 _LASTING_ERRORS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
 """Errors that depend on the file alone, so that a second attempt gives the same one."""
+_KINDS = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "directory", stat.S_IFIFO: "named pipe"}
 
 
 class RefusedFileError(ValueError):
     """A file that is not read. The text gives the reason."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class OwnFile:
-    """The content of a file, with its time."""
-
-    content: bytes
-    changed_ns: int
-    """Time of the last change, in nanoseconds since 1970."""
-
-
-def read_own_file(path: Path, *, max_bytes: int) -> OwnFile:
-    """Read a file that anybody may have put there.
+def read_own_file(path: Path, *, max_bytes: int) -> tuple[bytes, os.stat_result]:
+    """Return content and status of a file that anybody may have put there.
 
     It is checked by name first, because opening a pipe or a device can have effects. It is checked again once it is
     open, because it may have been replaced in between.
@@ -49,18 +40,14 @@ def read_own_file(path: Path, *, max_bytes: int) -> OwnFile:
         raise RefusedFileError(f"cannot be read: {error.strerror}") from None
     if len(content) > max_bytes:
         raise RefusedFileError(f"larger than {max_bytes >> 10} KiB; a command is a line or two")
-    return OwnFile(content=content, changed_ns=status.st_mtime_ns)
+    return content, status
 
 
 def _require_own(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise RefusedFileError(f"a {_type_of(status.st_mode)}, not a regular file")
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "device or socket")
+        raise RefusedFileError(f"a {kind}, not a regular file")
     if status.st_uid != os.geteuid():
         raise RefusedFileError(f"belongs to user {status.st_uid}; commands come from the user who trains")
     if status.st_nlink > 1:
         raise RefusedFileError("a second name of another file (a hard link); write a file of its own")
-
-
-def _type_of(mode: int) -> str:
-    kinds = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "directory", stat.S_IFIFO: "named pipe"}
-    return kinds.get(stat.S_IFMT(mode), "device or socket")

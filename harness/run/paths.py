@@ -28,71 +28,62 @@ _STEP_NAME = re.compile(r"step_([0-9]{7,})")
 _LAUNCH_NAME = re.compile(r"[0-9]{4,}")
 
 
+class _Inside:
+    """A fixed path inside a run's directory."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __get__(self, run_dir: RunDir, owner: type[RunDir]) -> Path:
+        """Return the path in this run."""
+        return run_dir.root / self._path
+
+
 @dataclass(frozen=True)
 class RunDir:
     """A run's directory. Computes paths; makes, reads and removes nothing unless the method says so."""
 
     root: Path
 
+    config = _Inside("config.yaml")
+    """The configuration as it ran, with every default written out."""
+    plan = _Inside("plan.txt")
+    """The plan that follows from the configuration, for people."""
+    metrics = _Inside("metrics.jsonl")
+    """One JSON object per step."""
+    events = _Inside("events.jsonl")
+    """One JSON object per event; see `harness.run.events`."""
+    tensorboard = _Inside("tensorboard")
+    """Folder of the TensorBoard event files."""
+    lock = _Inside("lock")
+    """File that the training process of this directory keeps locked."""
+    fence = _Inside("fence")
+    """Folder with one file for the process that may publish in this directory; see `harness.run.fence`."""
+    signals = _Inside("signals")
+    """Folder into which commands are dropped."""
+    signals_done = _Inside("signals/done")
+    """Folder of the commands that were carried out."""
+    signals_rejected = _Inside("signals/rejected")
+    """Folder of the commands that could not be understood."""
+    checkpoints = _Inside("checkpoints")
+    """Folder of all checkpoints."""
+    order = _Inside("order.jsonl")
+    """Journal of adopted parts, quarantined documents and rollbacks; see `harness.run.order_file`."""
+    resume_failures = _Inside("resume_failures.jsonl")
+    """Starts that failed before they saved anything; see `harness.run.resume_failures`."""
+    evidence_folder = _Inside("evidence")
+    """Folder of the evidence files."""
+    heartbeats = _Inside("heartbeats")
+    """Folder of the heartbeat files."""
+    watch = _Inside("watch")
+    """Folder of the watcher, which makes it itself."""
+    launches = _Inside("launches")
+    """Folder with one folder per job of this run."""
+
     @classmethod
     def of_run(cls, name: str) -> RunDir:
         """Return the directory of the run called `name` where no `--run-dir` was given."""
         return cls(RUNS_FOLDER / name)
-
-    @property
-    def config(self) -> Path:
-        """The configuration as it ran, with every default written out."""
-        return self.root / "config.yaml"
-
-    @property
-    def plan(self) -> Path:
-        """The plan that follows from the configuration, for people."""
-        return self.root / "plan.txt"
-
-    @property
-    def metrics(self) -> Path:
-        """One JSON object per step."""
-        return self.root / "metrics.jsonl"
-
-    @property
-    def events(self) -> Path:
-        """One JSON object per event; see `harness.run.events`."""
-        return self.root / "events.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        """Folder of the TensorBoard event files."""
-        return self.root / "tensorboard"
-
-    @property
-    def lock(self) -> Path:
-        """File that the training process of this directory keeps locked."""
-        return self.root / "lock"
-
-    @property
-    def fence(self) -> Path:
-        """Folder with one file for the process that may publish in this directory; see `harness.run.fence`."""
-        return self.root / "fence"
-
-    @property
-    def signals(self) -> Path:
-        """Folder into which commands are dropped."""
-        return self.root / "signals"
-
-    @property
-    def signals_done(self) -> Path:
-        """Folder of the commands that were carried out."""
-        return self.signals / "done"
-
-    @property
-    def signals_rejected(self) -> Path:
-        """Folder of the commands that could not be understood."""
-        return self.signals / "rejected"
-
-    @property
-    def checkpoints(self) -> Path:
-        """Folder of all checkpoints."""
-        return self.root / "checkpoints"
 
     def checkpoint(self, step: int) -> Path:
         """Return the folder of a finished checkpoint."""
@@ -102,43 +93,13 @@ class RunDir:
         """Return the folder of a checkpoint that is being written."""
         return self.checkpoints / f"{step_name(step)}.partial"
 
-    @property
-    def order(self) -> Path:
-        """Journal of adopted parts, quarantined documents and rollbacks; see `harness.run.order_file`."""
-        return self.root / "order.jsonl"
-
-    @property
-    def resume_failures(self) -> Path:
-        """Starts that failed before they saved anything; see `harness.run.resume_failures`."""
-        return self.root / "resume_failures.jsonl"
-
-    @property
-    def evidence_folder(self) -> Path:
-        """Folder of the evidence files."""
-        return self.root / "evidence"
-
     def evidence(self, step: int) -> Path:
         """Return the file with the losses and documents of the samples of suspicious steps."""
         return self.evidence_folder / f"{step_name(step)}.jsonl"
 
-    @property
-    def heartbeats(self) -> Path:
-        """Folder of the heartbeat files."""
-        return self.root / "heartbeats"
-
     def heartbeat(self, rank: int) -> Path:
         """Return the heartbeat file of a rank."""
         return self.heartbeats / f"rank_{rank:05d}.json"
-
-    @property
-    def watch(self) -> Path:
-        """Folder of the watcher, which makes it itself."""
-        return self.root / "watch"
-
-    @property
-    def launches(self) -> Path:
-        """Folder with one folder per job of this run."""
-        return self.root / "launches"
 
     def launch(self, number: int) -> Path:
         """Return the folder with command, environment, git state and output of a job. Numbers start at 1."""

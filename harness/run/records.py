@@ -22,19 +22,6 @@ from harness.run import metric_names as names
 
 _NONFINITE = "nonfinite"
 _POSITIONS = "positions"
-_NOT_VALUES = frozenset(
-    (
-        "attempt",
-        "step",
-        "time",
-        "phase",
-        "consumed_samples",
-        "consumed_tokens",
-        _POSITIONS,
-        names.BATCH_HASH,
-        _NONFINITE,
-    )
-)
 _KEY = re.compile(rb'\{"attempt": ([0-9]{1,18}), "step": ([0-9]{1,18}), ')
 _SUPERSEDED = -1
 _TOO_MANY_STEPS = 2**62
@@ -59,6 +46,9 @@ class StepRecord:
     that did not write them."""
     values: Mapping[str, float]
     """Metrics by name (`harness.run.metric_names`). Unknown ones are absent."""
+
+
+_NOT_VALUES = {names.BATCH_HASH, _NONFINITE, *StepRecord.__dataclass_fields__}
 
 
 def to_json_line(record: StepRecord) -> str:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from harness.run.evidence import Sample
+from harness.text import listed
 
 GARBLED_NATS = 2.5
 """A sample whose loss is this far above the usual one of its channel is not just hard but unpredictable. Clean text of
@@ -117,9 +118,7 @@ def named(attribution: Attribution) -> str:
     for found in attribution.documents():
         numbers = found["documents"]
         assert isinstance(numbers, list), "documents are a list"
-        more = f" and {len(numbers) - _NUM_NAMED} more" if len(numbers) > _NUM_NAMED else ""
-        shown = ", ".join(str(number) for number in numbers[:_NUM_NAMED])
-        texts.append(f"{found['channel']}/{found['part']}: documents {shown}{more}")
+        texts.append(f"{found['channel']}/{found['part']}: documents {listed(numbers, _NUM_NAMED)}")
     return "; ".join(texts)
 
 

@@ -19,7 +19,7 @@ from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, RunInUseError, UsageError
 from harness.run.event_types import Hung
 from harness.run.files import replace_file
-from harness.run.kill_request import request_kill
+from harness.run.launch_requests import request_kill
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
 from harness.watch.alerts import Alerts

@@ -11,16 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.run.heartbeats import WRITE_EVERY_S, Activity, Beat, read_beats
+from harness.run.heartbeats import Activity, Beat, active_beats, read_beats
 from harness.run.launches import ENDED, LAUNCH, LaunchStart, read_launch_file
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
+from harness.text import listed
 
 LONG_FACTOR = 4.0
 """Factor on the time limit for activities that take long without any sign of progress."""
 _LONG_ACTIVITIES = (Activity.START, Activity.LOAD, Activity.EVALUATE, Activity.SAVE)
-_QUIET_AFTER_S = 6 * WRITE_EVERY_S
-_NUM_NAMED = 8
 
 Position = tuple[int, int, int, str, float]
 """Rank, process, step, activity, and the time at which that began."""
@@ -63,9 +62,9 @@ def hang_of(progress: Progress, beats: Sequence[Beat], limit_s: float, *, clock_
         clock_s: The time on the watcher's clock.
         now: Seconds since 1970.
     """
-    active = [beat for beat in beats if beat.activity is not Activity.LEFT]
+    active = active_beats(beats)
     idle_s = clock_s - progress.seen_at
-    audible = [beat for beat in active if not _is_quiet(beat, now)]  # a silent rank may have come further than it said
+    audible = [beat for beat in active if not beat.is_quiet(now)]  # a silent rank may have come further than it said
     is_long = any(beat.activity in _LONG_ACTIVITIES for beat in audible or active)
     if not active or idle_s < limit_s * (LONG_FACTOR if is_long else 1.0):
         return None
@@ -91,7 +90,7 @@ class HangWatch:
         beats, clock_s, now = beats_of(self._run_dir, launch), self._clock(), time.time()
         self._progress = progress_of(launch, beats, self._progress, clock_s)
         hang = hang_of(self._progress, beats, self._limit_s, clock_s=clock_s, now=now)
-        is_alive = any(not _is_quiet(beat, now) for beat in beats) or owner_of(self._run_dir) is not None
+        is_alive = any(not beat.is_quiet(now) for beat in beats) or owner_of(self._run_dir) is not None
         return hang if is_alive else None
 
 
@@ -115,14 +114,9 @@ def beats_of(run_dir: RunDir, launch: Path) -> list[Beat]:
 
 def _waited_for(active: Sequence[Beat], now: float) -> str:
     """Return the ranks that all others wait for, in words: silent ones, else those with the least progress."""
-    quiet = [beat for beat in active if _is_quiet(beat, now)]
+    quiet = [beat for beat in active if beat.is_quiet(now)]
     least = min(beat.position for beat in active)
     named = quiet or [beat for beat in active if beat.position == least]
-    places = [f"rank {beat.rank} on {beat.host} (process {beat.pid})" for beat in named[:_NUM_NAMED]]
-    more = f" and {len(named) - _NUM_NAMED} more" if len(named) > _NUM_NAMED else ""
+    places = [f"rank {beat.rank} on {beat.host} (process {beat.pid})" for beat in named]
     word = "silent" if quiet else "least far"
-    return f"{word} at step {named[0].step}, {named[0].activity}: {', '.join(places)}{more}"
-
-
-def _is_quiet(beat: Beat, now: float) -> bool:
-    return now - beat.time > _QUIET_AFTER_S
+    return f"{word} at step {named[0].step}, {named[0].activity}: {listed(places)}"

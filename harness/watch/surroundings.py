@@ -6,11 +6,11 @@ import shutil
 from collections.abc import Iterable
 
 from harness.config.operation import WatchConfig
-from harness.run.heartbeats import Activity, Beat, read_beats
+from harness.run.heartbeats import Beat, active_beats, read_beats
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
+from harness.text import listed
 
-_NUM_NAMED = 8
 _GIB = 1024**3
 
 
@@ -38,10 +38,9 @@ def shortage(run_dir: RunDir, watch: WatchConfig) -> str | None:
 
 def _behind(beats: Iterable[Beat]) -> str:
     """Return the ranks with the least progress, in words: all others wait for them."""
-    active = [beat for beat in beats if beat.activity is not Activity.LEFT]
+    active = active_beats(beats)
     if not active:
         return "no rank has given a sign of life"
     least = min(beat.position for beat in active)
     places = [f"rank {beat.rank} on {beat.host} in {beat.activity}" for beat in active if beat.position == least]
-    more = f" and {len(places) - _NUM_NAMED} more" if len(places) > _NUM_NAMED else ""
-    return f"behind at step {least[0]}: {', '.join(places[:_NUM_NAMED])}{more}"
+    return f"behind at step {least[0]}: {listed(places)}"

@@ -16,8 +16,8 @@ from harness.errors import UsageError
 from harness.launch.diagnosis import ask_for_stacks, diagnose, diagnosis_text
 from harness.launch.last_words import stacks_path
 from harness.run.heartbeats import Activity, Beat, beat_to_json
+from harness.run.launch_requests import stacks_requested
 from harness.run.paths import RunDir
-from harness.run.stacks_request import last_request
 
 NOW = 5000.0
 
@@ -176,7 +176,7 @@ def test_stacks_are_asked_for_and_waited_for(run_dir: RunDir, capsys: pytest.Cap
     os.utime(folder / "stacks_rank_00000.txt", (0, 0))
 
     def answer() -> None:
-        while last_request(folder) is None:
+        while stacks_requested(folder) is None:
             clock.sleep(0.01)
         stacks_path(folder, 0).write_text(STACKS)
 

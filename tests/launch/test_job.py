@@ -12,7 +12,7 @@ from checkpoint_samples import write_checkpoint
 from harness.errors import HarnessError, RunInUseError, UsageError
 from harness.launch import job
 from harness.launch.job import agreed_code, bad_nodes, begin, end, main
-from harness.run.kill_request import request_kill
+from harness.run.launch_requests import request_kill
 from harness.run.launches import LaunchEnd, NodeEnd, history, launches, newest_checkpoint, node_ends, write_node_end
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError, UsageError
-from harness.launch import node
+from harness.launch import local, node
 from harness.launch.node import main, run_node
 from harness.parallel.environment import NodePlace, read_node
-from harness.run.kill_request import request_kill
+from harness.run.launch_requests import request_kill
 from harness.run.launches import NodeEnd, node_ends
 from harness.run.paths import RunDir
 
@@ -38,7 +38,7 @@ launch: {check_nodes: false}
 def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A launch with two workers a node."""
     monkeypatch.setattr(node, "count_gpus", lambda: 0)
-    monkeypatch.setattr(node, "count_cores", lambda: 8)
+    monkeypatch.setattr(local, "count_cores", lambda: 8)
     monkeypatch.setattr(node.socket, "gethostname", lambda: "n2")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     (tmp_path / "launch.json").write_text(json.dumps({"workers_per_node": 2}))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.launch.requeue import Action, Limits, decide_resume
+from harness.config.operation import LaunchConfig
+from harness.launch.requeue import Action, decide_resume
 from harness.run.launches import LaunchEnd
 
-LIMITS = Limits(max_failures=3, max_launches=5)
+LIMITS = LaunchConfig(max_failures_without_progress=3, max_launches_without_progress=5)
 
 
 def ends(*history: tuple[int | None, bool]) -> list[LaunchEnd]:

@@ -26,8 +26,8 @@ def to_link_of_a_file(path: Path) -> None:
 def test_a_regular_file_is_read(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"abc")
-    file = read_own_file(path, max_bytes=3)
-    assert (file.content, file.changed_ns) == (b"abc", path.stat().st_mtime_ns)
+    content, status = read_own_file(path, max_bytes=3)
+    assert (content, status.st_mtime_ns) == (b"abc", path.stat().st_mtime_ns)
 
 
 def test_a_file_that_is_gone_is_not_a_refused_one(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from stand_in import StandIn, run_dir_in
 
 from harness.run.heartbeats import Activity, Beat, beat_to_json
-from harness.run.kill_request import kill_reason
+from harness.run.launch_requests import kill_reason
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 from harness.watch import daemon, hang

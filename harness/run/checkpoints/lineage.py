@@ -56,12 +56,8 @@ def rollback_target(entries: Sequence[Entry], saved: Parent | None, target: Targ
         CheckpointError: There is none; lists what the line has.
     """
     line = line_of(entries, saved)
-    for entry in line:
-        is_there = (
-            entry.step == target.to_step if target.to_step is not None else entry.step < (target.before_step or 0)
-        )
-        if is_there and (target.to_step is not None or entry.manifest.health == "clean"):
-            return entry
+    if found := next(filter(target.matches, line), None):
+        return found
     there = ", ".join(f"{entry.step} ({entry.manifest.health})" for entry in reversed(line)) or "none"
     raise CheckpointError(
         f"there is no checkpoint to roll back to: asked for {target}, this line has steps {there}. "

@@ -56,8 +56,7 @@ def read_key(path: Path) -> SigningKey:
         UsageError: The file does not exist, is accessible to others, or is too short.
     """
     try:
-        content = read_own_file(path, max_bytes=MAX_KEY_BYTES).content
-        mode = stat.S_IMODE(path.lstat().st_mode)
+        content, status = read_own_file(path, max_bytes=MAX_KEY_BYTES)
     except FileNotFoundError:
         raise UsageError(f"the key {path} does not exist. {_ADVICE.format(path=path)}") from None
     except RefusedFileError:
@@ -67,7 +66,7 @@ def read_key(path: Path) -> SigningKey:
         ) from None
     except OSError as error:
         raise UsageError(f"the key {path} cannot be read: {error.strerror}") from None
-    if mode & 0o077:
+    if (mode := stat.S_IMODE(status.st_mode)) & 0o077:
         raise UsageError(f"the key {path} is not used: others may read or change it (mode {mode:o}). chmod 600 {path}")
     if len(content) < MIN_KEY_BYTES:
         raise UsageError(

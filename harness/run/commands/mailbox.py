@@ -10,9 +10,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -132,7 +132,7 @@ class Mailbox:
     def _take(self, name: str, inode: int) -> Command | None:
         """Return the command in a file. Another file is moved away, and one that vanished is ignored."""
         try:
-            file = read_own_file(self._run_dir.signals / name, max_bytes=MAX_COMMAND_BYTES)
+            content, status = read_own_file(self._run_dir.signals / name, max_bytes=MAX_COMMAND_BYTES)
         except OSError:  # gone, or unreadable at the moment: the next poll finds it if it is there
             return None
         except RefusedFileError as error:
@@ -140,9 +140,9 @@ class Mailbox:
             return None
         self._num_commands += 1
         try:
-            command = parse_command(name, file.content, f"{name}#{self._num_commands}", file.changed_ns)
+            command = parse_command(name, content, f"{name}#{self._num_commands}", status.st_mtime_ns)
         except UnreadableCommandError as error:
-            if not is_command_name(name) or self._is_finished((name, inode, file.changed_ns)):
+            if not is_command_name(name) or self._is_finished((name, inode, status.st_mtime_ns)):
                 self._reject(name, inode, str(error))
             return None
         self._known.add((name, inode))
@@ -200,12 +200,5 @@ def _inode(path: Path) -> int | None:
 
 def _free_path(folder: Path, stem: str, suffix: str) -> Path:
     """Return the first path of `<stem><suffix>`, `<stem>-2<suffix>` … that does not exist."""
-
-    def candidates() -> Iterator[Path]:
-        yield folder / f"{stem}{suffix}"
-        number = 2
-        while True:
-            yield folder / f"{stem}-{number}{suffix}"
-            number += 1
-
-    return next(path for path in candidates() if not path.exists() and not path.is_symlink())
+    names = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    return next(path for name in names if not os.path.lexists(path := folder / f"{name}{suffix}"))

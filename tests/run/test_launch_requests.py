@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harness.run.kill_request import kill_reason, request_kill
+from harness.run.launch_requests import kill_reason, request_kill
 
 
 def test_an_order_is_about_one_launch(tmp_path: Path) -> None:
