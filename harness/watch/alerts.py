@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.run.files import append_lines
@@ -18,32 +19,21 @@ _MOST_WAITING = 100
 _RETRY_S = 60.0
 
 
+@dataclass
 class Alerts:
     """Sends the alerts of one run."""
 
-    def __init__(
-        self,
-        path: Path,
-        run_name: str,
-        places: Sequence[Deliver],
-        every_s: float,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        """Take the destinations; nothing is sent yet.
-
-        Args:
-            path: The run's `alerts.jsonl`.
-            run_name: Put before every message.
-            places: Destinations. Delivery to one of them is enough.
-            every_s: Minimum time between two messages of one kind, in seconds.
-            clock: Seconds since 1970.
-        """
-        self._path = path
-        self._run_name = run_name
-        self._places = places
-        self._every_s = every_s
-        self._clock = clock
-        self._tried = -_RETRY_S
+    path: Path
+    """The run's `alerts.jsonl`."""
+    run_name: str
+    """Put before every message."""
+    places: Sequence[Deliver]
+    """Destinations. Delivery to one of them is enough."""
+    every_s: float
+    """Minimum time between two messages of one kind, in seconds."""
+    clock: Callable[[], float] = time.time
+    """Seconds since 1970."""
+    _tried: float = -_RETRY_S
 
     def alert(self, state: WatchState, kind: str, text: str) -> None:
         """Write an alert down, and send it unless one of its kind was sent within the last `every_s` seconds.
@@ -51,19 +41,19 @@ class Alerts:
         Raises:
             OSError: From the disk.
         """
-        now = self._clock()
+        now = self.clock()
         last = state.sent.get(kind)
-        is_sent = last is None or not 0 <= now - last < self._every_s  # a clock that went back delays nothing
-        line = {"time": round(now, 3), "kind": kind, "text": text, "sent": is_sent and bool(self._places)}
-        append_lines(self._path, [json.dumps(line, ensure_ascii=False)])
+        is_sent = last is None or not 0 <= now - last < self.every_s  # a clock that went back delays nothing
+        line = {"time": round(now, 3), "kind": kind, "text": text, "sent": is_sent and bool(self.places)}
+        append_lines(self.path, [json.dumps(line, ensure_ascii=False)])
         if not is_sent:
             state.held_back[kind] = state.held_back.get(kind, 0) + 1
             return
         state.sent[kind] = now
         more = state.held_back.pop(kind, 0)
         shown = f"{text} ({more} more of this kind since the last message)" if more else text
-        if self._places:
-            state.undelivered = [*state.undelivered, f"{self._run_name}: {shown}"][-_MOST_WAITING:]
+        if self.places:
+            state.undelivered = [*state.undelivered, f"{self.run_name}: {shown}"][-_MOST_WAITING:]
             self._tried = -_RETRY_S
         self.deliver(state)
 
@@ -72,16 +62,16 @@ class Alerts:
 
         `is_last` if there will be no later call: then they are tried at once.
         """
-        now = self._clock()
+        now = self.clock()
         is_too_soon = 0 <= now - self._tried < _RETRY_S and not is_last
-        if not self._places or not state.undelivered or is_too_soon:
+        if not self.places or not state.undelivered or is_too_soon:
             return
         self._tried = now
         while state.undelivered:
-            problems = [problem for place in self._places if (problem := _problem(place, state.undelivered[0]))]
-            if len(problems) == len(self._places):
+            problems = [problem for place in self.places if (problem := _problem(place, state.undelivered[0]))]
+            if len(problems) == len(self.places):
                 failed = {"time": round(now, 3), "kind": "undelivered", "text": "; ".join(problems)}
-                append_lines(self._path, [json.dumps(failed)])
+                append_lines(self.path, [json.dumps(failed)])
                 return
             del state.undelivered[0]
 

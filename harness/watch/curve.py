@@ -7,7 +7,6 @@ A fall over thirty steps, or a rise over a thousand, is never strange from one v
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from harness.watch.series import Series, SeriesSettings
 from harness.watch.verdict import OpenEpisode, Verdict
@@ -28,13 +27,6 @@ _CLIP = 4.0
 """Single values count in a block's mean as if they were at most this many standard deviations off."""
 
 
-class Mean(NamedTuple):
-    """The mean of a block and the tokens behind it."""
-
-    value: float
-    weight: float
-
-
 @dataclass(slots=True)
 class Block:
     """A block that is being filled, and the series of the means of full blocks."""
@@ -45,14 +37,14 @@ class Block:
     weighted_sum: float = 0.0
     weight: float = 0.0
 
-    def add(self, value: float, weight: float) -> Mean | None:
-        """Add a value; return the mean when the block is full."""
+    def add(self, value: float, weight: float) -> tuple[float, float] | None:
+        """Add a value; return the mean and the tokens behind it when the block is full."""
         self.num_values += 1
         self.weighted_sum += value * weight
         self.weight += weight
         if self.num_values < self.size:
             return None
-        mean = Mean(self.weighted_sum / self.weight, self.weight)
+        mean = self.weighted_sum / self.weight, self.weight
         self.clear()
         return mean
 
@@ -128,15 +120,15 @@ class Curve:
         block = self.blocks.add(value, weight)
         if block is None:
             return []
-        verdicts = slow.observe(step, block.value, block.weight, BLOCK_SETTINGS)
+        verdicts = slow.observe(step, *block, BLOCK_SETTINGS)
         if slow.episode is not None:
             self.drift.clear()
             return verdicts
         if was_open and verdicts[-1].kind == "confirmed":
             self.drift.relearn(slow.baseline.forecast)
             return verdicts
-        long_block = self.drift.add(block.value, block.weight)
+        long_block = self.drift.add(*block)
         if long_block is None:
             return verdicts
-        drifts = self.drift.series.observe(step, long_block.value, long_block.weight, DRIFT_SETTINGS)
+        drifts = self.drift.series.observe(step, *long_block, DRIFT_SETTINGS)
         return verdicts + [replace(drift, kind="drift") for drift in drifts if drift.kind == "suspect"]

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,17 +44,17 @@ def deliveries(command: Sequence[str], urls_file: Path | None, more_urls: Sequen
     return [BoundedDelivery(deliver) for deliver in found]
 
 
+@dataclass
 class BoundedDelivery:
     """A delivery that blocks its caller for at most `patience_s` seconds, however slowly the place answers.
 
     It goes on in a thread. The next call with the same text returns its result. One delivery is under way at a time.
     """
 
-    def __init__(self, deliver: Deliver, patience_s: float = 10.0) -> None:
-        self._deliver = deliver
-        self._patience_s = patience_s
-        self._under_way: tuple[str, threading.Thread] | None = None
-        self._problem: str | None = None
+    deliver: Deliver
+    patience_s: float = 10.0
+    _under_way: tuple[str, threading.Thread] | None = None
+    _problem: str | None = None
 
     def __call__(self, text: str) -> None:
         """Deliver a text, or wait for the delivery that is under way.
@@ -61,12 +62,12 @@ class BoundedDelivery:
         Raises:
             UndeliveredError: The text was not delivered, or not yet.
         """
-        ends = time.monotonic() + self._patience_s
+        ends = time.monotonic() + self.patience_s
         while True:
             sent, thread = self._under_way or self._begin(text)
             thread.join(max(0.0, ends - time.monotonic()))
             if thread.is_alive():
-                raise UndeliveredError(f"no answer within {self._patience_s:g} s")
+                raise UndeliveredError(f"no answer within {self.patience_s:g} s")
             self._under_way = None
             if sent == text:
                 break
@@ -82,7 +83,7 @@ class BoundedDelivery:
 
     def _run(self, text: str) -> None:
         try:
-            self._deliver(text)
+            self.deliver(text)
         except UndeliveredError as error:
             self._problem = str(error)
         except Exception as error:  # noqa: BLE001 (whatever a place answers, it must not end the watcher)

@@ -81,11 +81,7 @@ _FORMAT = 1
 class Detector:
     """Watches the losses of one run. Feed it every record, in the order in which training wrote them."""
 
-    def __init__(
-        self, total_settings: SeriesSettings = VALUE_SETTINGS, channel_settings: SeriesSettings = CHANNEL_SETTINGS
-    ) -> None:
-        self._total_settings = total_settings
-        self._channel_settings = channel_settings
+    def __init__(self) -> None:
         self._state = DetectorState()
 
     def save(self) -> str:
@@ -115,19 +111,11 @@ class Detector:
             total -= self._mix_excess(record, tokens)
         for channel, loss in record.channels.items():
             weight = record.tokens.get(channel, 0.0)
-            verdicts += self._judge(channel, loss, weight, record.step, self._channel_settings, witnessed)
+            verdicts += self._judge(channel, loss, weight, record.step, CHANNEL_SETTINGS, witnessed)
         if total is not None:
-            verdicts += self._judge(TOTAL, total, tokens, record.step, self._total_settings, witnessed)
+            verdicts += self._judge(TOTAL, total, tokens, record.step, VALUE_SETTINGS, witnessed)
         state.step = record.step
         return verdicts
-
-    def rebaseline(self) -> None:
-        """Learn every level anew: something was changed on purpose. Also called for changes that the records show."""
-        state = self._state
-        for curve in state.curves.values():
-            curve.relearn()
-        state.witness.relearn()
-        state.num_shares = 0
 
     def open_episodes(self) -> list[OpenEpisode]:
         """Return the open episodes, those of the total last."""
@@ -198,7 +186,10 @@ class Detector:
                 or _jumped(state.tokens, tokens)
             )
             if changed:
-                self.rebaseline()
+                for curve in state.curves.values():
+                    curve.relearn()
+                state.witness.relearn()
+                state.num_shares = 0
             elif record.attempt != state.attempt or record.step <= state.step:
                 state.not_finite.clear()
                 for curve in state.curves.values():

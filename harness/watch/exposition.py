@@ -8,9 +8,10 @@ the open episodes, the number of rollbacks, and whether training runs.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -42,21 +43,16 @@ class Latest:
     is_training: bool = True
 
 
-@dataclass
-class Gauges:
-    """All values of one metric."""
-
-    values: dict[tuple[tuple[str, str], ...], float] = field(default_factory=dict)
-    """By labels."""
+Gauge = dict[tuple[tuple[str, str], ...], float]
+"""All values of one metric, by labels."""
 
 
-def gauges(latest: Latest) -> dict[str, Gauges]:
+def gauges(latest: Latest) -> dict[str, Gauge]:
     """Return every metric by its Prometheus name (pure)."""
-    found: dict[str, Gauges] = {}
+    found: defaultdict[str, Gauge] = defaultdict(dict)
 
     def put(name: str, value: float, **labels: str) -> None:
-        gauge = found.setdefault(f"harness_{name}", Gauges())
-        gauge.values[("run", latest.run), *labels.items()] = value
+        found[f"harness_{name}"][("run", latest.run), *labels.items()] = value
 
     put("training", float(latest.is_training))
     put("rollbacks", float(latest.num_rollbacks))
@@ -111,18 +107,19 @@ def served(latest: Latest, address: Address | None) -> Iterator[None]:
         thread.join()
 
 
+@dataclass(eq=False)  # the registry needs a hash
 class _Collector:
     """Converts the latest values to Prometheus' objects for every request."""
 
-    def __init__(self, latest: Latest, family: Any) -> None:  # noqa: ANN401 (a class of the library)
-        self._latest = latest
-        self._family = family
+    latest: Latest
+    family: Any
+    """The library's `GaugeMetricFamily`."""
 
     def collect(self) -> Iterator[Any]:
         """Yield one metric family per gauge. The library calls this for every request."""
-        for name, gauge in gauges(self._latest).items():
-            labels: Mapping[str, str] = dict(next(iter(gauge.values)))
-            family = self._family(name, f"of {self._latest.run}, see docs/operations.md", labels=list(labels))
-            for key, value in gauge.values.items():
+        for name, gauge in gauges(self.latest).items():
+            labels: Mapping[str, str] = dict(next(iter(gauge)))
+            family = self.family(name, f"of {self.latest.run}, see docs/operations.md", labels=list(labels))
+            for key, value in gauge.items():
                 family.add_metric([text for _, text in key], value)
             yield family

@@ -55,12 +55,8 @@ def progress_of(launch: Path, beats: Sequence[Beat], before: Progress | None, cl
 def hang_of(progress: Progress, beats: Sequence[Beat], limit_s: float, *, clock_s: float, now: float) -> Hang | None:
     """Return the hang, if there is one (pure).
 
-    Args:
-        progress: The last change of the ranks' positions.
-        beats: Their last heartbeats.
-        limit_s: Time limit for an activity of a step.
-        clock_s: The time on the watcher's clock.
-        now: Seconds since 1970.
+    `limit_s` is the time limit for an activity of a step, `clock_s` the time on the watcher's clock, and `now` in
+    seconds since 1970.
     """
     active = active_beats(beats)
     idle_s = clock_s - progress.seen_at
@@ -73,24 +69,24 @@ def hang_of(progress: Progress, beats: Sequence[Beat], limit_s: float, *, clock_
     )
 
 
+@dataclass
 class HangWatch:
     """Checks repeatedly whether the newest launch of a run hangs."""
 
-    def __init__(self, run_dir: RunDir, limit_s: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self._run_dir = run_dir
-        self._limit_s = limit_s
-        self._clock = clock
-        self._progress: Progress | None = None
+    run_dir: RunDir
+    limit_s: float
+    clock: Callable[[], float] = time.monotonic
+    _progress: Progress | None = None
 
     def look(self) -> Hang | None:
         """Return the hang, if there is one in a launch whose processes still exist."""
-        launch = newest_launch(self._run_dir)
+        launch = newest_launch(self.run_dir)
         if launch is None or (launch / ENDED).exists():
             return None
-        beats, clock_s, now = beats_of(self._run_dir, launch), self._clock(), time.time()
+        beats, clock_s, now = beats_of(self.run_dir, launch), self.clock(), time.time()
         self._progress = progress_of(launch, beats, self._progress, clock_s)
-        hang = hang_of(self._progress, beats, self._limit_s, clock_s=clock_s, now=now)
-        is_alive = any(not beat.is_quiet(now) for beat in beats) or owner_of(self._run_dir) is not None
+        hang = hang_of(self._progress, beats, self.limit_s, clock_s=clock_s, now=now)
+        is_alive = any(not beat.is_quiet(now) for beat in beats) or owner_of(self.run_dir) is not None
         return hang if is_alive else None
 
 

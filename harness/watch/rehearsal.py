@@ -36,14 +36,7 @@ class RehearsedAction:
 
     step: int
     """The step that training had reached."""
-    start: int
-    """First step of the episode that caused it."""
-    reason: str
-    to_step: int | None = None
-    """Step of the checkpoint to return to; None if the run would have been stopped for a person."""
-    skip_from_step: int = 0
-    skip_to_step: int = 0
-    """First step after the skipped ones."""
+    action: Rollback | Stop
 
     def cost_steps(self, labels: Sequence[Label]) -> int:
         """Return the steps of training that this action costs.
@@ -51,12 +44,13 @@ class RehearsedAction:
         If a lasting event was the cause, these are the steps from its onset to the command. Otherwise they are those
         that would be repeated and skipped.
         """
-        needed = any(e.start <= self.start <= e.end and e.end - e.start >= _POLICY.persist_steps for e in labels)
-        if needed:
-            return self.step - self.start
-        if self.to_step is None:
+        start = self.action.start
+        if any(e.start <= start <= e.end and e.end - e.start >= _POLICY.persist_steps for e in labels):
+            return self.step - start
+        if isinstance(self.action, Stop):
             return 0
-        return self.step - self.to_step + self.skip_to_step - self.skip_from_step
+        first, last = self.action.skip_steps
+        return self.step - self.action.to_step + last + 1 - first
 
 
 @dataclass
@@ -74,18 +68,12 @@ class Rehearsal:
 def rehearse(records: Iterable[LossRecord]) -> Rehearsal:
     """Run a recording through a new detector and, where something is off, through the policy."""
     detector, simulated, result = Detector(), _SimulatedRun(), Rehearsal()
-    observe, note_step, note_loss, advance = (
-        detector.observe,
-        result.steps.append,
-        result.losses.append,
-        simulated.advance,
-    )
     episodes: list[OpenEpisode] = []
     for record in records:
-        verdicts = observe(record)
-        note_step(record.step)
-        note_loss(math.nan if record.loss is None else record.loss)
-        advance(record)
+        verdicts = detector.observe(record)
+        result.steps.append(record.step)
+        result.losses.append(math.nan if record.loss is None else record.loss)
+        simulated.advance(record)
         if verdicts or episodes:
             result.verdicts += verdicts
             episodes = detector.open_episodes()
@@ -118,27 +106,25 @@ class _SimulatedRun:
         self._situation = Situation(step=0)
         self._checkpoints: deque[KnownCheckpoint] = deque(maxlen=_NUM_REMEMBERED)
         self._alarms: deque[Verdict] = deque(maxlen=_NUM_REMEMBERED)
-        self._step: int | None = None
+        self._last: LossRecord | None = None
         self._next_save = 0
-        self._attempt = 0
 
     def advance(self, record: LossRecord) -> None:
         """Take one step: save if it is due, and notice a resume."""
-        before, self._step = self._step, record.step
-        if before is not None and (record.attempt != self._attempt or record.step <= before):
+        before, self._last = self._last, record
+        if before is not None and (record.attempt != before.attempt or record.step <= before.step):
             self._situation = replace(self._situation, resumed_after_step=record.step - 1)
             while self._checkpoints and self._checkpoints[-1].step >= record.step:
                 self._checkpoints.pop()
             self._next_save = record.step
-        self._attempt = record.attempt
         if record.step >= self._next_save:
             self._checkpoints.append(KnownCheckpoint(step=record.step, health="clean"))
             self._next_save = record.step - record.step % _SAVE_EVERY_STEPS + _SAVE_EVERY_STEPS
 
     def ask_policy(self, verdicts: list[Verdict], episodes: list[OpenEpisode]) -> RehearsedAction | None:
         """Return the rollback or the stop that the policy would command now, and remember it."""
-        step = self._step
-        assert step is not None, "a step was taken"
+        assert self._last is not None, "a step was taken"
+        step = self._last.step
         self._alarms += [verdict for verdict in verdicts if verdict.kind in ALARMS]
         suspect = checkpoints_to_suspect(self._checkpoints, self._alarms, _POLICY)
         self._situation = replace(
@@ -153,15 +139,7 @@ class _SimulatedRun:
             return None
         handled = self._situation.handled_starts | {action.start}
         self._situation = replace(self._situation, handled_starts=handled)
-        if isinstance(action, Stop):
-            return RehearsedAction(step=step, start=action.start, reason=action.reason)
-        past = PastRollback(at_step=step, start=action.start, to_step=action.to_step)
-        self._situation = replace(self._situation, rollbacks=(*self._situation.rollbacks, past)[-_NUM_REMEMBERED:])
-        return RehearsedAction(
-            step=step,
-            start=action.start,
-            reason=action.reason,
-            to_step=action.to_step,
-            skip_from_step=action.skip_steps[0],
-            skip_to_step=action.skip_steps[1] + 1,
-        )
+        if isinstance(action, Rollback):
+            past = PastRollback(at_step=step, start=action.start, to_step=action.to_step)
+            self._situation = replace(self._situation, rollbacks=(*self._situation.rollbacks, past)[-_NUM_REMEMBERED:])
+        return RehearsedAction(step, action)

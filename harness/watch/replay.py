@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from harness.errors import DataError, UsageError
+from harness.watch.policy import Rollback
 from harness.watch.recordings import curve_name, read_recording
 from harness.watch.rehearsal import Rehearsal, rehearse
 from harness.watch.score import Label, Score, read_labels, score_curve
@@ -53,14 +54,14 @@ def as_document(rehearsals: Mapping[str, Rehearsal], labels: Labels | None) -> d
             ],
             "rollbacks": [
                 {
-                    "step": action.step,
+                    "step": rehearsed.step,
                     "to_step": action.to_step,
-                    "skip_from_step": action.skip_from_step,
-                    "skip_to_step": action.skip_to_step,
+                    "skip_from_step": action.skip_steps[0],
+                    "skip_to_step": action.skip_steps[1] + 1,  # the first step after the skipped ones
                     "reason": action.reason,
                 }
-                for action in rehearsal.actions
-                if action.to_step is not None
+                for rehearsed in rehearsal.actions
+                if isinstance(action := rehearsed.action, Rollback)
             ],
         }
         for name, rehearsal in rehearsals.items()
@@ -75,15 +76,10 @@ def pooled(rehearsals: Mapping[str, Rehearsal], labels: Labels) -> Score:
     """Return the counts of all curves together. A curve without labels counts as one without events."""
     total = Score()
     for name, rehearsal in rehearsals.items():
-        total.add(score_of(rehearsal, labels.get(name, ())))
+        events = labels.get(name, ())
+        total.add(score_curve(rehearsal.verdicts, events, rehearsal.steps))
+        total.wasted_steps += sum(action.cost_steps(events) for action in rehearsal.actions)
     return total
-
-
-def score_of(rehearsal: Rehearsal, labels: Sequence[Label]) -> Score:
-    """Return the counts of one curve."""
-    score = score_curve(rehearsal.verdicts, labels, rehearsal.steps)
-    score.wasted_steps = sum(action.cost_steps(labels) for action in rehearsal.actions)
-    return score
 
 
 def as_table(rehearsals: Mapping[str, Rehearsal], labels: Labels | None) -> str:
@@ -99,15 +95,12 @@ def as_table(rehearsals: Mapping[str, Rehearsal], labels: Labels | None) -> str:
             for v in rehearsal.verdicts
             if v.kind in ALARMS or v.kind == "drift"
         ]
-        for action in rehearsal.actions:
-            target = (
-                "stop for a person"
-                if action.to_step is None
-                else (
-                    f"return to step {action.to_step}, skip steps {action.skip_from_step} to {action.skip_to_step - 1}"
-                )
-            )
-            lines.append(f"  step {action.step}: would {target}: {action.reason}")
+        for rehearsed in rehearsal.actions:
+            action, target = rehearsed.action, "stop for a person"
+            if isinstance(action, Rollback):
+                first, last = action.skip_steps
+                target = f"return to step {action.to_step}, skip steps {first} to {last}"
+            lines.append(f"  step {rehearsed.step}: would {target}: {action.reason}")
     if labels is not None:
         lines.append("pooled")
         lines += [f"  {key}: {_number(value)}" for key, value in pooled(rehearsals, labels).summary().items()]

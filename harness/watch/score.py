@@ -12,7 +12,9 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import median_high
 
 from harness.errors import DataError
 from harness.watch.verdict import ALARMS, Direction, Verdict
@@ -141,20 +143,14 @@ def score_curve(verdicts: Sequence[Verdict], labels: Sequence[Label], steps: Seq
         score.num_episodes += 1
         score.num_false += not touches
         score.num_false_confirmed += episode.confirmed and not touches
-    score.num_quiet = _num_quiet(steps, labels)
-    return score
-
-
-def _num_quiet(steps: Sequence[int], labels: Sequence[Label]) -> int:
     scored = [step for step in steps if step > UNSCORED_STEPS]
-    return len(scored) - sum(sum(label.start <= step <= label.end for step in scored) for label in labels)
+    score.num_quiet = len(scored) - sum(label.start <= step <= label.end for label in labels for step in scored)
+    return score
 
 
 def _usual_interval(steps: Sequence[int]) -> int:
     """Return the usual number of steps between two logged steps."""
-    tail = steps[-1001:]
-    gaps = sorted(b - a for a, b in zip(tail, tail[1:], strict=False) if b > a)
-    return gaps[len(gaps) // 2] if gaps else 1
+    return median_high([b - a for a, b in pairwise(steps[-1001:]) if b > a] or [1])
 
 
 def _share(part: float, whole: float) -> float | None:

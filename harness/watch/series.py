@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from statistics import median
 
-from harness.watch.baseline import Baseline, Tail
+from harness.watch.baseline import Baseline
 from harness.watch.verdict import Direction, Kind, OpenEpisode, Verdict
 
 _NUM_RECENT = 8
@@ -122,7 +122,7 @@ class Series:
 
     def threshold(self, sign: int, settings: SeriesSettings, witnessed: bool = False) -> float:
         """Return the size from which a move in this direction is suspect."""
-        tail: Tail = self.baseline.up if sign > 0 else self.baseline.down
+        tail = self.baseline.up if sign > 0 else self.baseline.down
         size = tail.exceeded_once_in(settings.one_alarm_in)
         size = min(max(size, settings.least_threshold), settings.most_threshold)
         size *= 1.0 + settings.young_surplus / max(1, self.baseline.num_values)
@@ -170,9 +170,9 @@ class Series:
         if not (tall and abs(residual) >= settings.least_jump_nats) and not self._piled(sign, settings):
             return []
         first = self._first_off(sign, settings)
-        self.episode = Episode(sign=sign, start=step if not seen_again else first, end=step)
-        self._grow(step, z)
-        return [self._verdict("suspect", step), *self._confirm(step, settings, threshold)]
+        episode = self.episode = Episode(sign=sign, start=step if not seen_again else first, end=step)
+        self._grow(episode, step, z)
+        return [self._verdict("suspect", episode, step), *self._confirm(episode, step, settings, threshold)]
 
     def _follow(self, step: int, z: float, settings: SeriesSettings, witnessed: bool) -> list[Verdict]:
         """Continue the open episode: confirm it, close it, or accept its level."""
@@ -180,51 +180,43 @@ class Series:
         assert episode is not None, "an episode is open"
         episode.num_values += 1
         if episode.num_values >= settings.accept_after_values:
-            return self._accept(step)
+            return self._accept(episode, step)
         if -z * episode.sign >= self.threshold(-episode.sign, settings):
-            return [self._close(step), *self._reopen(step, z, settings, witnessed)]
+            verdicts = [self._close(episode, step), *self._open(step, z, settings, witnessed)]
+            self.baseline.hold()
+            return verdicts
         if z * episode.sign >= settings.ordinary_z:
-            self._grow(step, z)
+            self._grow(episode, step, z)
         else:
             episode.num_ordinary += 1
         self.baseline.hold()
         if episode.num_ordinary >= settings.ordinary_values:
-            return [self._close(step)]
-        return self._confirm(step, settings, self.threshold(episode.sign, settings, witnessed))
+            return [self._close(episode, step)]
+        return self._confirm(episode, step, settings, self.threshold(episode.sign, settings, witnessed))
 
-    def _reopen(self, step: int, z: float, settings: SeriesSettings, witnessed: bool) -> list[Verdict]:
-        """Open an episode in the other direction right after one was closed."""
-        verdicts = self._open(step, z, settings, witnessed)
-        self.baseline.hold()
-        return verdicts
-
-    def _grow(self, step: int, z: float) -> None:
+    def _grow(self, episode: Episode, step: int, z: float) -> None:
         """Extend the open episode by a value that is off."""
-        episode = self.episode
-        assert episode is not None, "an episode is open"
         episode.end, episode.num_ordinary = step, 0
         if abs(z) > abs(episode.peak_z):
             episode.peak_z, episode.height = z, self.baseline.residual
 
-    def _confirm(self, step: int, settings: SeriesSettings, threshold: float) -> list[Verdict]:
+    def _confirm(self, episode: Episode, step: int, settings: SeriesSettings, threshold: float) -> list[Verdict]:
         """Confirm the open episode if it was seen again, or if the cumulative sum is high enough."""
-        episode = self.episode
-        assert episode is not None, "an episode is open"
         again = self._seen_again(episode.sign, settings, threshold) or self._piled(episode.sign, settings)
         if episode.confirmed or not again:
             return []
         episode.confirmed = True
-        return [self._verdict("confirmed", step)]
+        return [self._verdict("confirmed", episode, step)]
 
-    def _close(self, step: int) -> Verdict:
+    def _close(self, episode: Episode, step: int) -> Verdict:
         """Close the open episode: the curve came back by itself."""
-        verdict = self._verdict("benign", step)
+        verdict = self._verdict("benign", episode, step)
         self.forget_episode()
         return verdict
 
-    def _accept(self, step: int) -> list[Verdict]:
+    def _accept(self, episode: Episode, step: int) -> list[Verdict]:
         """Close an episode that did not end by itself: its level is now the level of the curve."""
-        verdict = self._verdict("confirmed", step)
+        verdict = self._verdict("confirmed", episode, step)
         self.relearn(self.baseline.forecast + median(self.recent_z) * self.baseline.sigma)
         return [verdict]
 
@@ -242,10 +234,8 @@ class Series:
         recent = zip(self.recent_steps[-_NUM_CONFIRMING:], self.recent_z[-_NUM_CONFIRMING:], strict=True)
         return next((step for step, z in recent if z * sign >= settings.ordinary_z), self.recent_steps[-1])
 
-    def _verdict(self, kind: Kind, step: int) -> Verdict:
+    def _verdict(self, kind: Kind, episode: Episode, step: int) -> Verdict:
         """Return the open episode as a verdict."""
-        episode = self.episode
-        assert episode is not None, "an episode is open"
         return Verdict(
             kind=kind,
             channel=self.channel,
