@@ -15,7 +15,7 @@ import json
 import pickle  # the architecture's test allows it here: nothing that a file names is ever looked up
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,11 @@ class GroupState:
     description: str
     members: tuple[int, ...]
     """Ranks of the group; empty if the dump does not contain them."""
-    collective: str
+    collective: str = ""
     """The last collective that it has called, such as `nccl:all_reduce`; empty before the first one."""
-    sequence: int
+    sequence: int = 0
     """Number of that collective in the group."""
-    is_done: bool
+    is_done: bool = True
     """True if this call has returned."""
 
 
@@ -92,23 +92,17 @@ def _read(path: Path) -> Dump | None:
 def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[str, Any]]) -> Dump:
     members = {str(group["name"]): tuple(json.loads(group["ranks"])) for group in groups.values()}
     states = {
-        str(group["name"]): GroupState(
-            description=_description(str(group["name"]), str(group["desc"])),
-            members=members[str(group["name"])],
-            collective="",
-            sequence=0,
-            is_done=True,
-        )
+        name: GroupState(description=_description(name, str(group["desc"])), members=members[name])
         for group in groups.values()
-        if group["name"]
+        if (name := str(group["name"]))
     }
     for entry in entries:
         name, text = map(str, entry["process_group"])
+        before = states.get(name) or GroupState(description=_description(name, text), members=members.get(name, ()))
         sequence = int(entry["collective_seq_id"])
-        if not entry.get("is_p2p") and (name not in states or sequence >= states[name].sequence):
-            states[name] = GroupState(
-                description=_description(name, text),
-                members=members.get(name, ()),
+        if not entry.get("is_p2p") and sequence >= before.sequence:
+            states[name] = replace(
+                before,
                 collective=str(entry["profiling_name"]),
                 sequence=sequence,
                 is_done=bool(entry.get("retired")) or entry.get("state") == "completed",

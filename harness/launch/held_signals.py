@@ -27,15 +27,7 @@ def next_signal(watched: Iterable[int], timeout_s: float) -> int | None:
     descriptor = ctypes.CDLL(None, use_errno=True).signalfd(-1, wanted, os.O_CLOEXEC | os.O_NONBLOCK)
     if descriptor < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-    try:
-        ready, _, _ = select.select([descriptor], [], [], timeout_s)
-        if not ready:
-            return None
-        try:
-            sent = os.read(descriptor, _SIGINFO_BYTES)
-        except BlockingIOError:  # another thread has taken it
-            return None
-        number: int = struct.unpack_from("I", sent)[0]
-        return number
-    finally:
-        os.close(descriptor)
+    with os.fdopen(descriptor, "rb", buffering=0) as signals:
+        ready, _, _ = select.select([signals], [], [], timeout_s)
+        sent = signals.read(_SIGINFO_BYTES) if ready else None  # also None if another thread has taken it
+    return None if sent is None else int(struct.unpack_from("I", sent)[0])

@@ -70,7 +70,8 @@ def decide_resume(history: Sequence[LaunchEnd], settings: LaunchConfig, *, is_ta
         return Verdict(action=Action.REQUEUE, alert=False, reason=f"{cause}; it had saved something new")
     in_vain = list(itertools.takewhile(lambda end: not end.progressed, reversed(history)))
     num_failures = sum(not end.was_cut_short for end in in_vain)
-    counted = f"{cause}; nothing new was saved in {_times(len(in_vain))}, {num_failures} of them failures"
+    times = "1 launch" if len(in_vain) == 1 else f"{len(in_vain)} launches in a row"
+    counted = f"{cause}; nothing new was saved in {times}, {num_failures} of them failures"
     if num_failures >= (most := settings.max_failures_without_progress):
         return Verdict(action=Action.STOP, alert=True, reason=f"{counted} (at most {most} failures)")
     if len(in_vain) >= (most := settings.max_launches_without_progress):
@@ -88,7 +89,3 @@ def _cause(end: LaunchEnd) -> str:
     if end.exit_code > 128:
         return f"killed by signal {end.exit_code - 128}"
     return f"failed with exit code {end.exit_code}"
-
-
-def _times(count: int) -> str:
-    return "1 launch" if count == 1 else f"{count} launches in a row"

@@ -126,12 +126,7 @@ class Baseline:
         Sets `residual` and `sigma`.
         """
         speaker = self.filters[self.speaker]
-        recent = speaker.spread
-        spread = self.long_spread
-        if spread > recent * _SCALE_TRUST:
-            spread = recent * _SCALE_TRUST
-        elif spread < recent / _SCALE_TRUST:
-            spread = recent / _SCALE_TRUST
+        spread = min(max(self.long_spread, speaker.spread / _SCALE_TRUST), speaker.spread * _SCALE_TRUST)
         sigma = spread / (_MEAN_ABSOLUTE * math.sqrt(weight))
         self.sigma = sigma = sigma if sigma > LEAST_SIGMA else LEAST_SIGMA
         self.residual = residual = value - (speaker.level + speaker.slope)

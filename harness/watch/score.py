@@ -56,12 +56,8 @@ class Score:
 
     def add(self, other: Score) -> None:
         """Add the counts of another curve."""
-        self.found += other.found
-        self.num_episodes += other.num_episodes
-        self.num_false += other.num_false
-        self.num_false_confirmed += other.num_false_confirmed
-        self.num_quiet += other.num_quiet
-        self.wasted_steps += other.wasted_steps
+        for name, count in vars(other).items():
+            setattr(self, name, getattr(self, name) + count)
 
     def summary(self) -> dict[str, float | int | None]:
         """Return the pooled numbers of `harness replay --json`. A number without a denominator is None."""

@@ -169,8 +169,8 @@ class Series:
         tall = abs(z) >= threshold or seen_again
         if not (tall and abs(residual) >= settings.least_jump_nats) and not self._piled(sign, settings):
             return []
-        first = self._first_off(sign, settings)
-        episode = self.episode = Episode(sign=sign, start=step if not seen_again else first, end=step)
+        start = self._first_off(sign, settings) if seen_again else step
+        episode = self.episode = Episode(sign=sign, start=start, end=step)
         self._grow(episode, step, z)
         return [self._verdict("suspect", episode, step), *self._confirm(episode, step, settings, threshold)]
 

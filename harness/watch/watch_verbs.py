@@ -90,13 +90,12 @@ def watch(  # noqa: PLR0913 (one argument per option)
     def show(text: str) -> None:
         click.echo(f"{time.strftime('%H:%M:%S')} {text}")
 
-    metrics_at = None if metrics_port is None else Address(metrics_port, metrics_host)
     begin(
         RunDir(run_dir),
         once=once,
         may_command=not no_orders,
         alert_urls=alert_urls,
         show=show,
-        metrics_at=metrics_at,
+        metrics_at=None if metrics_port is None else Address(metrics_port, metrics_host),
         config_file=config_file,
     )

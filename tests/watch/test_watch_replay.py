@@ -146,7 +146,7 @@ def test_the_yardstick(rehearsals: dict[str, Rehearsal]) -> None:
 
 def test_no_real_spike_that_healed_is_rolled_back(rehearsals: dict[str, Rehearsal]) -> None:
     labels = read_labels(CURVES / "labels.csv")
-    orders = [(name, action.start) for name, rehearsal in rehearsals.items() for action in rehearsal.actions]
+    orders = [(name, each.action.start) for name, rehearsal in rehearsals.items() for each in rehearsal.actions]
     in_events = [
         (name, start) for name, start in orders if any(each.start <= start <= each.end for each in labels.get(name, ()))
     ]
