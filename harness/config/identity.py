@@ -29,14 +29,11 @@ def filled_in(identity: Mapping[str, object], schema: type[Section]) -> dict[str
     whole: dict[str, object] = {}
     for name, field in schema.model_fields.items():
         if name in identity:
-            whole[name] = _value_filled_in(identity[name], _section_in(field.annotation))
+            value, inner = identity[name], _section_in(field.annotation)
+            whole[name] = filled_in(value, inner) if isinstance(value, Mapping) and inner is not None else value
         elif not field.is_required():
             whole[name] = to_jsonable_python(field.get_default(call_default_factory=True, validated_data={}))
     return whole | {name: value for name, value in identity.items() if name not in whole}
-
-
-def _value_filled_in(value: object, schema: type[Section] | None) -> object:
-    return filled_in(value, schema) if isinstance(value, Mapping) and schema is not None else value
 
 
 def _section_in(annotation: object) -> type[Section] | None:

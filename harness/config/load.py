@@ -25,11 +25,7 @@ _TOP_LEVEL_ADVICE = "a configuration has sections such as 'run:' and 'model:'"
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a configuration, apply overrides, and check it.
-
-    Args:
-        path: A YAML file.
-        overrides: `key.sub=value`, applied in order; they win over the file.
+    """Read a configuration, apply overrides (`key.sub=value`) in order, which win over the file, and check it.
 
     Raises:
         ConfigError: With all problems, each as `file.yaml:41:5: model.hidden_size: …`.

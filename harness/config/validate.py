@@ -11,7 +11,6 @@ from typing import Any
 from harness.config.nearest import nearest_multiples, one_of
 from harness.config.problems import Location, Problem
 from harness.config.schema import (
-    ChannelConfig,
     CheckpointConfig,
     DataConfig,
     EvaluationConfig,
@@ -29,9 +28,6 @@ from harness.config.validate_phases import (
     stop_problems,
 )
 
-_MODEL: Location = ("model",)
-_PARALLEL: Location = ("parallel",)
-
 
 def cross_field_problems(sections: Mapping[str, Any]) -> list[Problem]:
     """Return all problems between the fields of the given sections (`dict(config)`, or those that could be read)."""
@@ -47,25 +43,25 @@ def _head_problems(model: ModelConfig) -> Iterator[Problem]:
     heads, groups = model.num_attention_heads, model.query_groups
     if model.kv_channels is None and model.hidden_size % heads:
         yield Problem(
-            (*_MODEL, "hidden_size"),
+            ("model", "hidden_size"),
             f"must be a multiple of num_attention_heads {heads}, given {model.hidden_size}; "
             f"take {one_of(nearest_multiples(heads, model.hidden_size))}, or give kv_channels (the size of one head)",
         )
     elif model.head_size % 2:
         key = "kv_channels" if model.kv_channels else "hidden_size"
         yield Problem(
-            (*_MODEL, key), f"makes the size of one head {model.head_size}, but rotary positions need an even one"
+            ("model", key), f"makes the size of one head {model.head_size}, but rotary positions need an even one"
         )
     if heads % groups:
         allowed = ", ".join(str(size) for size in range(1, heads + 1) if heads % size == 0)
         yield Problem(
-            (*_MODEL, "num_query_groups"),
+            ("model", "num_query_groups"),
             f"must divide num_attention_heads {heads}, given {groups}; allowed: {allowed}",
         )
 
 
 def _rope_problems(model: ModelConfig) -> Iterator[Problem]:
-    yield from _scaling_problems(model.rope_scaling, model, (*_MODEL, "rope_scaling"))
+    yield from _scaling_problems(model.rope_scaling, model, ("model", "rope_scaling"))
 
 
 def _phase_rope_problems(model: ModelConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
@@ -92,7 +88,7 @@ def _scaling_problems(scaling: RopeScalingConfig | None, model: ModelConfig, her
         yield Problem((*here, name), f"has no effect with type {scaling.type}, only with llama3; remove it")
 
 
-def _parallel_problems(parallel: ParallelConfig, here: Location = _PARALLEL) -> Iterator[Problem]:
+def _parallel_problems(parallel: ParallelConfig, here: Location = ("parallel",)) -> Iterator[Problem]:
     if parallel.sequence_parallel and parallel.tensor_model_parallel_size == 1:
         yield Problem(
             (*here, "sequence_parallel"),
@@ -144,16 +140,12 @@ def _held_out_problems(data: DataConfig, evaluation: EvaluationConfig) -> Iterat
                 ("data", "channels", name, "validation_path"),
                 "is the channel's own path; held-out documents must not be trained on",
             )
-    lacking = [name for name, channel in data.channels.items() if not _has_validation(channel)]
+    lacking = [name for name, channel in data.channels.items() if channel.validation_path is None]
     if evaluation.every_steps is not None and evaluation.held_out_share == 0 and lacking:
         yield Problem(
             ("evaluation", "held_out_share"),
             f"is 0, so nothing is held out for {', '.join(lacking)}; raise it, or give each a validation_path",
         )
-
-
-def _has_validation(channel: ChannelConfig) -> bool:
-    return channel.validation_path is not None
 
 
 def _snapshot_problems(checkpoint: CheckpointConfig) -> Iterator[Problem]:

@@ -134,9 +134,6 @@ def _continuation_problems(phase: PhaseConfig, index: int) -> Iterator[Problem]:
         yield Problem(
             (*here, "optimizer", "learning_rate"),
             "has no effect, because the schedule continues without a warm-up: the peak is the last learning rate of "
-            f"the phase before; remove it, or give schedule.warmup_steps to go from there to {_shown(phase)}",
+            f"the phase before; remove it, or give schedule.warmup_steps to go from there to "
+            f"{phase.optimizer.learning_rate:g}",
         )
-
-
-def _shown(phase: PhaseConfig) -> str:
-    return f"{phase.optimizer.learning_rate:g}"

@@ -42,14 +42,9 @@ def part_of(whole: torch.Tensor, cut: Cut | None, tp: Place) -> torch.Tensor:
 def fill(
     parameters: Iterable[tuple[str, torch.Tensor]], model: ModelConfig, *, seed: int, first_layer: int, tp: Place
 ) -> None:
-    """Fill the parameters of one model chunk in place.
+    """Fill the parameters of one model chunk (its `named_parameters()`) in place.
 
-    Args:
-        parameters: Local names and tensors, as `named_parameters()` gives them.
-        model: The model.
-        seed: `run.seed`.
-        first_layer: Number of the chunk's first layer in the whole model, from 0.
-        tp: This rank in its tensor-parallel group.
+    `first_layer` is the number of the chunk's first layer in the whole model, from 0.
     """
     for local_name, tensor in parameters:
         parameter = find_parameter(whole_name(local_name, first_layer, model), model)

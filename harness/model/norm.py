@@ -6,39 +6,25 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 
-class RMSNorm(nn.Module):
+class RMSNorm(nn.RMSNorm):
     """Root-mean-square normalization (Zhang and Sennrich 2019), torch's fused kernel."""
 
     def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **_: object) -> None:  # noqa: ANN401
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=_device()))
-        # Each tensor-parallel rank sees only its share of the sequence: Megatron sums gradients so marked.
-        self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-        self.eps = eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize the last dimension."""
-        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype, device=torch.cuda.current_device())
+        _mark(self, config)
 
 
-class LayerNorm(nn.Module):
+class LayerNorm(nn.LayerNorm):
     """Layer normalization with scale and bias, torch's fused kernel."""
 
     def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **_: object) -> None:  # noqa: ANN401
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size, dtype=config.params_dtype, device=_device()))
-        self.bias = nn.Parameter(torch.zeros(hidden_size, dtype=config.params_dtype, device=_device()))
-        for parameter in (self.weight, self.bias):
-            parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
-        self.eps = eps
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Normalize the last dimension."""
-        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype, device=torch.cuda.current_device())
+        _mark(self, config)
 
 
-def _device() -> torch.device | int:
-    return torch.cuda.current_device()
+def _mark(norm: nn.Module, config: Any) -> None:  # noqa: ANN401
+    """Mark gradients for Megatron to sum: each tensor-parallel rank sees only its share of the sequence."""
+    for parameter in norm.parameters():
+        parameter.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]

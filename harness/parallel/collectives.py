@@ -38,14 +38,9 @@ def gathered(value: T) -> list[T]:
 
 
 def joined(share: torch.Tensor, group: Group) -> torch.Tensor:
-    """Concatenate the equal shares of the group's ranks in rank order. Every rank of the group must call it.
+    """Concatenate the equal shares [n] of the group's ranks, contiguous, in rank order: [n x ranks of the group].
 
-    Args:
-        share: This rank's, contiguous [n].
-        group: Who has shares.
-
-    Returns:
-        [n x ranks of the group], on the same device.
+    Every rank of the group must call it.
     """
     whole = share.new_empty(share.numel() * group.size())
     dist.all_gather_into_tensor(whole, share, group=group)

@@ -37,7 +37,7 @@ def read_ranks(environ: Mapping[str, str] | None = None) -> ProcessRanks | None:
     environ = os.environ if environ is None else environ
     if "RANK" in environ and "WORLD_SIZE" in environ:
         ranks = _torchrun_ranks(environ)
-    elif _is_slurm_task(environ):
+    elif "SLURM_PROCID" in environ and "SLURM_STEP_ID" in environ and _slurm_tasks(environ) > 1:
         ranks = _slurm_ranks(environ)
     else:
         return None
@@ -65,14 +65,8 @@ def worker_environment(
 ) -> dict[str, str]:
     """Return the environment of a worker on this machine: the inherited one, its ranks, and its resources.
 
-    Args:
-        ranks: The worker's ranks.
-        master_port: Port on which rank 0 listens.
-        num_threads: Threads per worker for computing on the CPU, unless the user has set OMP_NUM_THREADS.
-        on_gpu: Whether workers compute on GPUs. If not, and all are on this machine, gloo talks over the loopback
-            device, which works without a name service, unless the user has chosen a device.
-        master_address: Host of rank 0.
-        environ: What is set here. Default: this process's environment.
+    `num_threads` compute on the CPU, unless the user has set OMP_NUM_THREADS. Without GPUs, if all workers are on this
+    machine, gloo talks over the loopback device, which works without a name service, unless the user has chosen one.
     """
     environ = os.environ if environ is None else environ
     inherited = {name: value for name, value in environ.items() if not _is_stale(name)}
@@ -143,12 +137,6 @@ def _torchrun_ranks(environ: Mapping[str, str]) -> ProcessRanks:
     local_world_size = _number(environ, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environ else world_size
     local_rank = _number(environ, "LOCAL_RANK") if "LOCAL_RANK" in environ else rank % max(1, local_world_size)
     return ProcessRanks(rank=rank, world_size=world_size, local_rank=local_rank, local_world_size=local_world_size)
-
-
-def _is_slurm_task(environ: Mapping[str, str]) -> bool:
-    if "SLURM_PROCID" not in environ or "SLURM_STEP_ID" not in environ:
-        return False
-    return _slurm_tasks(environ) > 1
 
 
 def _slurm_tasks(environ: Mapping[str, str]) -> int:

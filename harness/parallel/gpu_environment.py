@@ -18,12 +18,7 @@ def settle_for(config: Config, environ: MutableMapping[str, str] | None = None) 
 
 
 def settle(parallel: ParallelConfig, environ: MutableMapping[str, str] | None = None) -> None:
-    """Sets what the layout is fastest with, unless the user has set it. To be called before torch is imported.
-
-    Args:
-        parallel: The layout.
-        environ: Where to set it. Default: this process's environment.
-    """
+    """Sets what the layout is fastest with, unless the user has set it. To be called before torch is imported."""
     environ = os.environ if environ is None else environ
     if not any(name in environ for name in _ALLOCATOR):
         # Large blocks grow instead of being kept apart: less memory is lost between allocations.

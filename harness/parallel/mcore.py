@@ -21,11 +21,8 @@ from megatron.core import parallel_state, tensor_parallel  # noqa: E402 (the CPU
 def join(world_size: int, *, rank: int, device: torch.device, init_method: str = "env://") -> Ranks:
     """Join the world of all processes, before it is divided by a layout. Every rank must call it.
 
-    Args:
-        world_size: Processes in all.
-        rank: Global rank of this process.
-        device: Where this process computes; decides between NCCL and gloo.
-        init_method: Where the processes meet: the environment as torchrun sets it, or an address.
+    The device decides between NCCL and gloo. `init_method` says where the processes meet: in the environment as
+    torchrun sets it, or at an address.
     """
     if not dist.is_initialized():
         dist.init_process_group(
@@ -43,32 +40,22 @@ def join(world_size: int, *, rank: int, device: torch.device, init_method: str =
 def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_method: str = "env://") -> Ranks:
     """Joins the world of `layout.world_size` processes and builds the parallel groups. Every rank must call it.
 
-    Args:
-        layout: Sizes of the process grid.
-        rank: Global rank of this process.
-        device: Where this process computes.
-        seed: Seeds Megatron's random trackers, which nothing in a step draws from.
-        init_method: Where the processes meet.
+    `seed` is for Megatron's random trackers, which nothing in a step draws from.
     """
     join(layout.world_size, rank=rank, device=device, init_method=init_method)
     parallel_state.initialize_model_parallel(**megatron_sizes(layout))
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     return Ranks(
         world=Place(rank=dist.get_rank(), size=dist.get_world_size()),
-        tp=Place(
-            rank=parallel_state.get_tensor_model_parallel_rank(),
-            size=parallel_state.get_tensor_model_parallel_world_size(),
-        ),
-        pp=Place(
-            rank=parallel_state.get_pipeline_model_parallel_rank(),
-            size=parallel_state.get_pipeline_model_parallel_world_size(),
-        ),
-        dp=Place(rank=parallel_state.get_data_parallel_rank(), size=parallel_state.get_data_parallel_world_size()),
-        cp=Place(
-            rank=parallel_state.get_context_parallel_rank(),
-            size=parallel_state.get_context_parallel_world_size(),
-        ),
+        tp=_place(parallel_state.get_tensor_model_parallel_group()),
+        pp=_place(parallel_state.get_pipeline_model_parallel_group()),
+        dp=_place(parallel_state.get_data_parallel_group()),
+        cp=_place(parallel_state.get_context_parallel_group()),
     )
+
+
+def _place(group: dist.ProcessGroup) -> Place:
+    return Place(rank=group.rank(), size=group.size())
 
 
 def megatron_sizes(layout: Layout) -> dict[str, int | None]:

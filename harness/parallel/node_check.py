@@ -58,7 +58,7 @@ _ROUNDS = 5
 _PACKAGES = ("harness", "torch", "megatron-core")
 
 
-def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], None]) -> list[RankReport]:
+def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], object]) -> list[RankReport]:
     """Looks at the nodes and returns what every rank found. Every rank must call it.
 
     Raises:
@@ -190,14 +190,10 @@ def _exchange_ms(ranks: ProcessRanks, where: torch.device) -> dict[str, float]:
         for pair in pairs:
             if ranks.local_rank == 0 and node in pair:
                 other = pair[1] if node == pair[0] else pair[0]
-                found[names[other]] = _exchange_with(other * size, where, is_first=node == pair[0])
+                exchange = partial(collectives.to_and_fro, peer=other * size, is_first=node == pair[0])
+                found[names[other]] = round(_median_ms(exchange, where, lambda: None), 3)
         collectives.barrier()
     return found
-
-
-def _exchange_with(peer: int, where: torch.device, *, is_first: bool) -> float:
-    exchange = partial(collectives.to_and_fro, peer=peer, is_first=is_first)
-    return round(_median_ms(exchange, where, lambda: None), 3)
 
 
 def _median_ms(
@@ -232,7 +228,7 @@ def _sees_file(launch: Path, ranks: ProcessRanks) -> bool:
     return seen
 
 
-def _publish(launch: Path, reports: Sequence[RankReport], say: Callable[[str], None]) -> None:
+def _publish(launch: Path, reports: Sequence[RankReport], say: Callable[[str], object]) -> None:
     replace_file(launch / "nodes.json", json.dumps([asdict(report) for report in reports], indent=1) + "\n")
     first = reports[0]
     hosts = len({report.host for report in reports})
@@ -262,10 +258,6 @@ def _version(package: str) -> str:
         return "none"
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Checks the nodes as one rank, and returns the exit code."""
     parser = argparse.ArgumentParser(description="One rank of the check of all nodes before training.")
@@ -275,7 +267,7 @@ def main(arguments: Sequence[str]) -> int:
         ranks = read_ranks()
         if ranks is None:
             raise UsageError("this process has no rank; the batch script starts it on every node")
-        check(given.launch, ranks, _say)
+        check(given.launch, ranks, lambda text: sys.stdout.write(f"{text}\n"))
     except HarnessError as error:
         sys.stderr.write(f"harness: error: {error}\n")
         return error.exit_code

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.config.batch_sizes import batch_sizes
-from harness.config.schema import Config, ParallelConfig, PhaseConfig
+from harness.config.schema import Config, ParallelConfig
 from harness.plan.axes import COPY_AXES
 from harness.plan.layouts import Layout, layout_problems, make_layout
 from harness.plan.memory import MemoryEstimate, heaviest_rank
@@ -40,7 +40,8 @@ def legal_layouts(config: Config, num_gpus: int, memory_gib: float = 79, gpus_pe
     Micro-batch size and context parallelism are taken as given; stages are even and not interleaved. Recomputation of
     whole layers is listed only where the layout does not fit without it.
     """
-    config = config.model_copy(update={"phases": _in_shared_layout(config)})
+    in_shared_layout = tuple(phase for phase in config.phases if phase.parallel is None)
+    config = config.model_copy(update={"phases": in_shared_layout or config.phases})
     choices = []
     for tensor in range(1, min(num_gpus, gpus_per_node) + 1):
         for pipeline in range(1, config.model.num_layers + 1):
@@ -50,7 +51,8 @@ def legal_layouts(config: Config, num_gpus: int, memory_gib: float = 79, gpus_pe
             choice = _choice(candidate, num_gpus, memory_gib)
             choices.append(choice)
             if not choice.fits and config.parallel.recompute != "full":
-                choices.append(_choice(_with_full_recompute(candidate), num_gpus, memory_gib))
+                full = candidate.parallel.model_copy(update={"recompute": "full"})
+                choices.append(_choice(candidate.model_copy(update={"parallel": full}), num_gpus, memory_gib))
     return sorted(choices, key=_order)
 
 
@@ -82,11 +84,6 @@ def _choice(config: Config, num_gpus: int, memory_gib: float) -> LayoutChoice:
     )
 
 
-def _in_shared_layout(config: Config) -> tuple[PhaseConfig, ...]:
-    """Return the phases that use the run's layout; all of them, if each has its own layout."""
-    return tuple(phase for phase in config.phases if phase.parallel is None) or config.phases
-
-
 def _with_sizes(config: Config, tensor: int, pipeline: int) -> Config:
     parallel = ParallelConfig(
         tensor_model_parallel_size=tensor,
@@ -97,7 +94,3 @@ def _with_sizes(config: Config, tensor: int, pipeline: int) -> Config:
         recompute=config.parallel.recompute,
     )
     return config.model_copy(update={"parallel": parallel})
-
-
-def _with_full_recompute(config: Config) -> Config:
-    return config.model_copy(update={"parallel": config.parallel.model_copy(update={"recompute": "full"})})

@@ -51,7 +51,8 @@ def channel_rows(record: dict[str, Any]) -> list[Row]:
             *(short(tokens) if tokens else "-" for tokens in channel["tokens_by_phase"]),
             short(channel["train_tokens"]),
             _known(channel["available_tokens"], short),
-            _known(channel["epochs"], "{:.2f}".format) + _limit(channel),
+            _known(channel["epochs"], "{:.2f}".format)
+            + (f" of {channel['max_epochs']}" if channel["max_epochs"] is not None else ""),
         ]
         for channel in record["channels"]
     ]
@@ -87,7 +88,3 @@ def _label(text: str, width: int) -> str:
 
 def _known(value: float | None, write: Any) -> str:  # noqa: ANN401 (what writes a number)
     return "not known" if value is None else str(write(value))
-
-
-def _limit(channel: dict[str, Any]) -> str:
-    return f" of {channel['max_epochs']}" if channel["max_epochs"] is not None else ""

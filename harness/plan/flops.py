@@ -44,7 +44,8 @@ def hardware_flops_per_token(
     if recompute == "selective":
         return executed + attention
     if recompute == "full":
-        return executed + attention + _forward_layers(model)
+        in_layers = (parameter for parameter in parameter_table(model) if parameter.layer is not None)
+        return executed + attention + 2 * sum(parameter.num_multiplied for parameter in in_layers)
     return executed
 
 
@@ -57,11 +58,6 @@ def peak_flops(device_name: str) -> float | None:
 def _forward_linear(model: ModelConfig) -> int:
     """Forward FLOPs per token of all weight products, the output layer included."""
     return 2 * sum(parameter.num_multiplied for parameter in parameter_table(model))
-
-
-def _forward_layers(model: ModelConfig) -> int:
-    """Forward FLOPs per token of the weight products of all layers."""
-    return 2 * sum(parameter.num_multiplied for parameter in parameter_table(model) if parameter.layer is not None)
 
 
 def _forward_attention(model: ModelConfig, seq_length: int) -> int:

@@ -40,13 +40,8 @@ class MemoryEstimate:
     @property
     def total_bytes(self) -> int:
         """All counted parts."""
-        return (
-            self.weights_bytes
-            + self.gradients_bytes
-            + self.optimizer_bytes
-            + self.activations_bytes
-            + self.logits_bytes
-        )
+        model_bytes = self.weights_bytes + self.gradients_bytes + self.optimizer_bytes
+        return model_bytes + self.activations_bytes + self.logits_bytes
 
     def fits(self, memory_gib: float) -> bool:
         """Return whether the estimate fits a device of this size, with room for what is not counted."""

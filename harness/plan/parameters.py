@@ -41,16 +41,16 @@ class ParameterCount:
 
 @dataclass(frozen=True, kw_only=True)
 class RankParameters:
-    """Parameters that one rank holds, padded rows included."""
+    """Numbers of some parameters, padded rows included: those that one rank holds, or of a layer over its ranks."""
 
     split: int
-    """Its share of what tensor parallelism splits."""
+    """Share of what tensor parallelism splits; over all ranks the whole."""
     replicated: int
     """Parameters that every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
 
     @property
     def total(self) -> int:
-        """All parameters on the rank."""
+        """All of them."""
         return self.split + self.replicated
 
 
@@ -81,7 +81,7 @@ def stage_parameters(
     A tied output layer on another stage than the embedding is a second copy of it.
     """
     places = _places(model)
-    held: list[list[_Sizes]] = [[] for _ in range(layout.pipeline)]
+    held: list[list[RankParameters]] = [[] for _ in range(layout.pipeline)]
     held[0] += places.first
     held[-1] += places.last if layout.pipeline > 1 else places.last_alone
     first_layer = 0
@@ -99,21 +99,13 @@ def stage_parameters(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sizes:
-    """Numbers of some parameters: of those that tensor-parallel ranks split, and of those that each has whole."""
-
-    split: int
-    replicated: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Places:
     """The parameters of each layer, and those at the ends of the pipeline."""
 
-    layers: tuple[_Sizes, ...]
-    first: tuple[_Sizes, ...]
-    last: tuple[_Sizes, ...]
-    last_alone: tuple[_Sizes, ...]
+    layers: tuple[RankParameters, ...]
+    first: tuple[RankParameters, ...]
+    last: tuple[RankParameters, ...]
+    last_alone: tuple[RankParameters, ...]
     """The parameters at the last end only."""
 
 
@@ -136,9 +128,9 @@ def _places(model: ModelConfig) -> _Places:
     )
 
 
-def _sizes(parameters: Iterable[Parameter]) -> _Sizes:
+def _sizes(parameters: Iterable[Parameter]) -> RankParameters:
     sizes = [(parameter.size, parameter.cut is None) for parameter in parameters]
-    return _Sizes(
+    return RankParameters(
         split=sum(size for size, is_whole in sizes if not is_whole),
         replicated=sum(size for size, is_whole in sizes if is_whole),
     )

@@ -98,7 +98,6 @@ class Plan:
     """Of the phase that the plan was made for: the first, or the one that a launch begins with."""
     layers_per_stage: tuple[tuple[int, ...], ...]
     """Of that phase."""
-    padded_vocab_size: int
     phases: tuple[PhasePlan, ...]
     train_steps: int
     num_parameters: int
@@ -129,12 +128,7 @@ class Plan:
 
 
 def make_plan(config: Config, world_size: int | Sequence[int], phase_index: int = 0) -> Plan:
-    """Derive the plan of a run.
-
-    Args:
-        config: The configuration.
-        world_size: Ranks that compute it, or those of each phase.
-        phase_index: The phase whose layout is the plan's.
+    """Derive the plan of a run on `world_size` ranks, or those of each phase. Its layout is that of `phase_index`.
 
     Raises:
         ConfigError: with every broken rule of the layout of every phase.
@@ -148,7 +142,6 @@ def make_plan(config: Config, world_size: int | Sequence[int], phase_index: int 
     return Plan(
         layout=phases[phase_index].layout,
         layers_per_stage=phases[phase_index].layers_per_stage,
-        padded_vocab_size=config.model.padded_vocab_size,
         phases=tuple(phases),
         train_steps=phases[-1].last_step,
         num_parameters=count_parameters(config.model).total,

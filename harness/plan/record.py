@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 from harness.config.phase_settings import in_phase
@@ -12,7 +13,7 @@ from harness.plan.demand import ChannelDemand, demands
 from harness.plan.flops import CONVENTION, flops_per_token_full_attention, hardware_flops_per_token
 from harness.plan.gpus import Gpu
 from harness.plan.layouts import Layout
-from harness.plan.memory import GIB, OMITTED, MemoryEstimate, heaviest_rank
+from harness.plan.memory import GIB, OMITTED, heaviest_rank
 from harness.plan.parameters import count_parameters
 from harness.plan.plan import PhasePlan, Plan
 
@@ -139,21 +140,11 @@ def _channel_record(demand: ChannelDemand) -> dict[str, Any]:
     }
 
 
-def heaviest(config: Config, plan: Plan) -> MemoryEstimate:
-    """Return the estimate of the rank that needs most, in the phase that needs most."""
-    estimates = (heaviest_rank(in_phase(config, phase.index), phase.layout) for phase in plan.phases)
-    return max(estimates, key=lambda estimate: estimate.total_bytes)
-
-
 def _memory_record(config: Config, plan: Plan, gpu: Gpu | None) -> dict[str, Any]:
-    memory = heaviest(config, plan)
+    estimates = (heaviest_rank(in_phase(config, phase.index), phase.layout) for phase in plan.phases)
+    memory = max(estimates, key=lambda estimate: estimate.total_bytes)
     return {
-        "pipeline_rank": memory.pipeline_rank,
-        "weights_bytes": memory.weights_bytes,
-        "gradients_bytes": memory.gradients_bytes,
-        "optimizer_bytes": memory.optimizer_bytes,
-        "activations_bytes": memory.activations_bytes,
-        "logits_bytes": memory.logits_bytes,
+        **asdict(memory),
         "total_bytes": memory.total_bytes,
         "estimate_omits": OMITTED,
         "gpu_memory_gib": gpu.memory_gib if gpu else None,

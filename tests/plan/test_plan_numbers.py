@@ -24,7 +24,7 @@ def test_a_plan_holds_what_follows_from_the_configuration(make_config: MakeConfi
     plan = make_plan(config, 16)
     assert plan.layout == Layout(tensor=2, pipeline=4, virtual_pipeline=1, context=1, data=2)
     assert plan.layers_per_stage == ((8, 8, 8, 8),)
-    assert plan.padded_vocab_size == 32000
+    assert config.model.padded_vocab_size == 32000
     assert plan.train_steps == 100
     (phase,) = plan.phases
     assert (phase.name, phase.first_step, phase.last_step, phase.train_steps) == ("main", 1, 100, 100)
