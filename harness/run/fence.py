@@ -71,11 +71,10 @@ def reporting_takeover(fence: Fence | None) -> Iterator[None]:
     except Exception as error:
         if fence is not None:
             try:
-                fence.require_held()
+                with suppress(OSError):
+                    fence.require_held()
             except RunTakenOverError as taken:
                 raise taken from error
-            except OSError:
-                pass
         raise
 
 

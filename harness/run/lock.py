@@ -53,8 +53,9 @@ class RunLock:
     def __init__(self, run_dir: RunDir, job_id: str | None = None) -> None:
         self._run_dir = run_dir
         self._job_id = job_id
-        self._descriptor: int | None = None
         self._fence: Fence | None = None
+        self.descriptor: int | None = None
+        """The open file for workers to inherit (`pass_fds`); None where this object does not hold the lock."""
         self.unprotected_reason: str | None = None
         """Set by `acquire` where the file system has no locks: training goes on, but nothing keeps a second trainer
         out."""
@@ -77,22 +78,17 @@ class RunLock:
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor = descriptor
+        self.descriptor = descriptor
 
     def release(self) -> None:
         """Give the lock up, unless a process that inherited it still lives."""
-        descriptor, self._descriptor = self._descriptor, None
+        descriptor, self.descriptor = self.descriptor, None
         if descriptor is not None:
             with suppress(OSError, RunTakenOverError):  # without locks the text may be that of the next owner
                 self.fence.require_held()
                 os.ftruncate(descriptor, 0)
             with suppress(OSError):  # it is closed all the same
                 os.close(descriptor)  # closed, not unlocked: unlocking would release it for the workers too
-
-    @property
-    def descriptor(self) -> int | None:
-        """The open file for workers to inherit (`pass_fds`); None where this object does not hold the lock."""
-        return self._descriptor
 
     @property
     def fence(self) -> Fence:
@@ -198,11 +194,9 @@ def _process_of(pid: int) -> str | None:
 
 
 def _write_owner(descriptor: int, owner: Owner) -> None:
-    try:
+    with suppress(OSError):  # a full disk: the lock holds without its text
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, (json.dumps(asdict(owner)) + "\n").encode(), 0)
-    except OSError:  # a full disk: the lock holds without its text
-        return
 
 
 def _read_owner(descriptor: int) -> Owner | None:

@@ -18,7 +18,6 @@ _MAX_LINES_PER_LIST = 10
 _MAX_VALUE_LENGTH = 80
 
 Fields = Mapping[str, object]
-Items = list[object] | tuple[object, ...]
 
 
 def differences(old: Fields, new: Fields, *, allow_added_parts: bool = False) -> list[str]:
@@ -59,9 +58,9 @@ def _of_fields(place: str, old: Fields, new: Fields, allow_added: bool) -> Itera
 def _of_values(place: str, old: object, new: object, allow_added: bool) -> Iterator[str]:
     if place.endswith(f".{PARTS}") and _are_parts(old) and _are_parts(new):
         yield from _of_parts(place, _by_prefix(old), _by_prefix(new), allow_added)
-    elif _is_object(old) and _is_object(new):
+    elif isinstance(old, Mapping) and isinstance(new, Mapping):
         yield from _of_fields(place, old, new, allow_added)
-    elif _is_list(old) and _is_list(new) and len(old) == len(new):
+    elif isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
         yield from _limited(line for i, (a, b) in pairs for line in _of_values(f"{place}[{i}]", a, b, allow_added))
     elif _json(old) != _json(new) and not _equal_numbers(old, new):
@@ -87,19 +86,12 @@ def _of_parts(place: str, old: dict[str, Fields], new: dict[str, Fields], allow_
         yield from _limited(f"{place}: {prefix!r} was added at the end" for prefix in late)
 
 
-def _is_object(value: object) -> TypeGuard[Fields]:
-    return isinstance(value, Mapping)
-
-
-def _is_list(value: object) -> TypeGuard[Items]:
-    return isinstance(value, list | tuple)
-
-
 def _are_parts(value: object) -> TypeGuard[list[Fields]]:
     """Return whether a value is a list of objects with a `prefix` each, all different."""
-    if not _is_list(value) or not all(_is_object(item) and isinstance(item.get(PREFIX), str) for item in value):
+    if not isinstance(value, list | tuple):
         return False
-    return len({item[PREFIX] for item in value if _is_object(item)}) == len(value)
+    prefixes = [item.get(PREFIX) for item in value if isinstance(item, Mapping)]
+    return all(isinstance(prefix, str) for prefix in prefixes) and len(set(prefixes)) == len(value)
 
 
 def _by_prefix(parts: list[Fields]) -> dict[str, Fields]:

@@ -171,12 +171,11 @@ class Manifest(Record):
 def manifest_text(manifest: Manifest) -> str:
     """Return the text of a manifest without its signature and checksum. Equal manifests give equal text."""
     fields = manifest.model_dump(mode="json", by_alias=True, exclude={"signature"})
-    fields["files"] = {name: _without_nulls(record) for name, record in sorted(fields["files"].items())}
+    fields["files"] = {
+        name: {key: value for key, value in record.items() if value is not None}
+        for name, record in sorted(fields["files"].items())
+    }
     return "{\n" + ",\n".join(f"  {json.dumps(name)}: {_lines(value)}" for name, value in fields.items()) + "\n}\n"
-
-
-def _without_nulls(fields: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _lines(value: object) -> str:

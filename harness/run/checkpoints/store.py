@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,9 +38,6 @@ from harness.run.paths import RunDir
 REMOVED_SUFFIX = ".removed"
 _LEFTOVER = re.compile(r"step_[0-9]+(\.[0-9]+)?(\.partial|(\.partial)?\.removed)")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-Entries = list[Entry]
-"""Return type of `CheckpointStore.list`. Inside the class `list` is the method."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +124,7 @@ class CheckpointStore:
         with suppress(OSError):
             remove_tree(partial, first=MANIFEST_NAME)
 
-    def list(self) -> Entries:
+    def list(self) -> Sequence[Entry]:
         """Return every folder named like a checkpoint, by step. Reads manifests, not files; changes nothing."""
         return entries_in(self.run_dir.checkpoints, self.key)
 

@@ -62,8 +62,7 @@ class SignalFlags:
 
     def commands_from(self, flags: Sequence[bool]) -> list[Command]:
         """Return the commands that signals stand for. The flags may be those of all ranks combined."""
-        arrived = [number for number, flag in zip(HANDLED_SIGNALS, flags, strict=True) if flag]
-        return [self._command(number) for number in arrived]
+        return [self._command(number) for number, flag in zip(HANDLED_SIGNALS, flags, strict=True) if flag]
 
     def take(self) -> list[Command]:
         """Return the commands from signals to this process since the last call."""
@@ -71,12 +70,11 @@ class SignalFlags:
 
     def _command(self, number: signal.Signals) -> Command:
         self._num_commands += 1
-        command_id = f"{number.name}#{self._num_commands}"
         return Command(
             request=make_request(KIND_OF_SIGNAL[number], {}),
             reason=f"received {number.name}",
             source=number.name,
-            id=command_id,
+            id=f"{number.name}#{self._num_commands}",
         )
 
     def _note(self, number: int, frame: FrameType | None) -> None:
