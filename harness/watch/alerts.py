@@ -29,15 +29,7 @@ class Alerts:
         every_s: float,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Take the destinations; nothing is sent yet.
-
-        Args:
-            path: The run's `alerts.jsonl`.
-            run_name: Put before every message.
-            places: Destinations. Delivery to one of them is enough.
-            every_s: Minimum time between two messages of one kind, in seconds.
-            clock: Seconds since 1970.
-        """
+        """Take the destinations; nothing is sent yet. `every_s` is the minimum time between messages of one kind."""
         self._path = path
         self._run_name = run_name
         self._places = places

@@ -43,7 +43,6 @@ _TAIL_STARTS = 2.5
 _TAIL_SHARE, _TAIL_EXCESS = 0.0065, 0.34
 """A normal curve's tail: share of values beyond 2.5 scales on one side, and how far beyond on average."""
 _TAIL_SHARE_GAIN, _TAIL_EXCESS_GAIN, _TAIL_CAP = 1 / 1000, 1 / 64, 5.0
-UP, DOWN = 1, -1
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
@@ -42,21 +42,16 @@ class Latest:
     is_training: bool = True
 
 
-@dataclass
-class Gauges:
-    """All values of one metric."""
-
-    values: dict[tuple[tuple[str, str], ...], float] = field(default_factory=dict)
-    """By labels."""
+Gauge = dict[tuple[tuple[str, str], ...], float]
+"""All values of one metric, by labels."""
 
 
-def gauges(latest: Latest) -> dict[str, Gauges]:
+def gauges(latest: Latest) -> dict[str, Gauge]:
     """Return every metric by its Prometheus name (pure)."""
-    found: dict[str, Gauges] = {}
+    found: dict[str, Gauge] = {}
 
     def put(name: str, value: float, **labels: str) -> None:
-        gauge = found.setdefault(f"harness_{name}", Gauges())
-        gauge.values[("run", latest.run), *labels.items()] = value
+        found.setdefault(f"harness_{name}", {})[("run", latest.run), *labels.items()] = value
 
     put("training", float(latest.is_training))
     put("rollbacks", float(latest.num_rollbacks))
@@ -121,8 +116,8 @@ class _Collector:
     def collect(self) -> Iterator[Any]:
         """Yield one metric family per gauge. The library calls this for every request."""
         for name, gauge in gauges(self._latest).items():
-            labels: Mapping[str, str] = dict(next(iter(gauge.values)))
+            labels: Mapping[str, str] = dict(next(iter(gauge)))
             family = self._family(name, f"of {self._latest.run}, see docs/operations.md", labels=list(labels))
-            for key, value in gauge.values.items():
+            for key, value in gauge.items():
                 family.add_metric([text for _, text in key], value)
             yield family

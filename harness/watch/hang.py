@@ -55,12 +55,8 @@ def progress_of(launch: Path, beats: Sequence[Beat], before: Progress | None, cl
 def hang_of(progress: Progress, beats: Sequence[Beat], limit_s: float, *, clock_s: float, now: float) -> Hang | None:
     """Return the hang, if there is one (pure).
 
-    Args:
-        progress: The last change of the ranks' positions.
-        beats: Their last heartbeats.
-        limit_s: Time limit for an activity of a step.
-        clock_s: The time on the watcher's clock.
-        now: Seconds since 1970.
+    `limit_s` is the time limit for an activity of a step, `clock_s` the time on the watcher's clock, and `now` that
+    since 1970.
     """
     active = active_beats(beats)
     idle_s = clock_s - progress.seen_at

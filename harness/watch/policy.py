@@ -133,7 +133,8 @@ def decide(situation: Situation, settings: WatchConfig) -> Action:
             return AskEvidence(verdict.start, verdict.end)
     for verdict in situation.verdicts:
         if verdict.kind == "drift":
-            return Alert(_described(verdict, "drifts"), verdict.start)
+            moved = f"{verdict.direction}: {verdict.height:+.3f} nats at step {verdict.step}"
+            return Alert(f"loss of {verdict.channel} drifts {moved}.", verdict.start)
     return KeepTraining()
 
 
@@ -225,7 +226,3 @@ def _in_words(action: Rollback | Stop) -> str:
         first, last = action.skip_steps
         return f"return to step {action.to_step} and skip the samples of steps {first} to {last}."
     return "stop the run for a person."
-
-
-def _described(verdict: Verdict, verb: str) -> str:
-    return f"loss of {verdict.channel} {verb} {verdict.direction}: {verdict.height:+.3f} nats at step {verdict.step}."

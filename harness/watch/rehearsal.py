@@ -74,18 +74,12 @@ class Rehearsal:
 def rehearse(records: Iterable[LossRecord]) -> Rehearsal:
     """Run a recording through a new detector and, where something is off, through the policy."""
     detector, simulated, result = Detector(), _SimulatedRun(), Rehearsal()
-    observe, note_step, note_loss, advance = (
-        detector.observe,
-        result.steps.append,
-        result.losses.append,
-        simulated.advance,
-    )
     episodes: list[OpenEpisode] = []
     for record in records:
-        verdicts = observe(record)
-        note_step(record.step)
-        note_loss(math.nan if record.loss is None else record.loss)
-        advance(record)
+        verdicts = detector.observe(record)
+        result.steps.append(record.step)
+        result.losses.append(math.nan if record.loss is None else record.loss)
+        simulated.advance(record)
         if verdicts or episodes:
             result.verdicts += verdicts
             episodes = detector.open_episodes()

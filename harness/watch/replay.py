@@ -70,15 +70,10 @@ def pooled(rehearsals: Mapping[str, Rehearsal], labels: Labels) -> Score:
     """Return the counts of all curves together. A curve without labels counts as one without events."""
     total = Score()
     for name, rehearsal in rehearsals.items():
-        total.add(score_of(rehearsal, labels.get(name, ())))
+        events = labels.get(name, ())
+        total.add(score_curve(rehearsal.verdicts, events, rehearsal.steps))
+        total.wasted_steps += sum(action.cost_steps(events) for action in rehearsal.actions)
     return total
-
-
-def score_of(rehearsal: Rehearsal, labels: Sequence[Label]) -> Score:
-    """Return the counts of one curve."""
-    score = score_curve(rehearsal.verdicts, labels, rehearsal.steps)
-    score.wasted_steps = sum(action.cost_steps(labels) for action in rehearsal.actions)
-    return score
 
 
 def as_table(rehearsals: Mapping[str, Rehearsal], labels: Labels | None) -> str:

@@ -182,7 +182,9 @@ class Series:
         if episode.num_values >= settings.accept_after_values:
             return self._accept(step)
         if -z * episode.sign >= self.threshold(-episode.sign, settings):
-            return [self._close(step), *self._reopen(step, z, settings, witnessed)]
+            verdicts = [self._close(step), *self._open(step, z, settings, witnessed)]  # in the other direction
+            self.baseline.hold()
+            return verdicts
         if z * episode.sign >= settings.ordinary_z:
             self._grow(step, z)
         else:
@@ -191,12 +193,6 @@ class Series:
         if episode.num_ordinary >= settings.ordinary_values:
             return [self._close(step)]
         return self._confirm(step, settings, self.threshold(episode.sign, settings, witnessed))
-
-    def _reopen(self, step: int, z: float, settings: SeriesSettings, witnessed: bool) -> list[Verdict]:
-        """Open an episode in the other direction right after one was closed."""
-        verdicts = self._open(step, z, settings, witnessed)
-        self.baseline.hold()
-        return verdicts
 
     def _grow(self, step: int, z: float) -> None:
         """Extend the open episode by a value that is off."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from harness.run.commands import requests
@@ -67,14 +66,6 @@ def remember_alarm(state: WatchState, start: int, end: int) -> None:
     state.alarms = [*state.alarms, Alarm(start=start, end=end)][-_MOST_ALARMS:]
 
 
-@dataclass(frozen=True, kw_only=True)
-class DueMark:
-    """A request to mark checkpoints, and the name of its command."""
-
-    name: str
-    request: requests.Mark
-
-
 def due_mark(
     checkpoints: Sequence[SavedCheckpoint],
     state: WatchState,
@@ -82,8 +73,8 @@ def due_mark(
     is_quiet: bool,
     margin_steps: int,
     clean_after_steps: int,
-) -> DueMark | None:
-    """Return the command that corrects the health of checkpoints; None if every health is right.
+) -> tuple[str, requests.Mark] | None:
+    """Return name and request of the command that corrects the health of checkpoints; None if every health is right.
 
     A checkpoint is suspect if it was saved in an alarm or within the margin after it. It is clean again when no episode
     is open and there was no alarm for `clean_after_steps`: a run that recovered by itself would recover again from
@@ -106,4 +97,4 @@ def due_mark(
             state.alarms = []
         return None
     name = f"watch-{health}-{state.attempt:03d}-{newest.start:07d}-{names[-1]}"
-    return DueMark(name=name, request=requests.Mark(checkpoints=tuple(names), health=health))
+    return name, requests.Mark(checkpoints=tuple(names), health=health)

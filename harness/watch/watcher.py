@@ -7,7 +7,6 @@ marks are named after their cause, and the state is written last.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 from harness.config.schema import Config
@@ -104,7 +103,9 @@ class Watcher:
             open_starts = {episode.start for episode in self._detector.open_episodes()}
             verdicts = [verdict for verdict in verdicts if verdict.start in open_starts]
             self._announcer.is_history = False
-        self._announce_end()
+        if self._given_up is not None:
+            self._announcer.alert("given-up", self._given_up)
+            self._given_up = None
         self._publish()
         is_new = before != (self.state.metrics.offset, self.state.events.offset)
         if is_new and self.state.attempt >= self.state.attempt_to_await:
@@ -193,12 +194,6 @@ class Watcher:
             past = PastRollback(at_step=at_step, start=int(start), to_step=event.step)
             self.state.causes.setdefault(command, past)
 
-    def _announce_end(self) -> None:
-        """Alert people if the job of the newest launch has given up."""
-        if self._given_up is not None:
-            self._announcer.alert("given-up", self._given_up)
-            self._given_up = None
-
     def _drop_unanswerable(self) -> None:
         """Stop waiting for a command that was withdrawn, or that the run could not read."""
         pending = self.state.pending
@@ -214,8 +209,9 @@ class Watcher:
         """Return the verdicts on the new records. Each record is judged once, even if the file was replaced."""
         verdicts: list[Verdict] = []
         state = self.state
-        for record in self._new_records():
-            if (record.attempt, record.step) <= (state.attempt, state.step):
+        for line in new_lines(self._run_dir.metrics, state.metrics):
+            record = from_json_line(line)
+            if record is None or (record.attempt, record.step) <= (state.attempt, state.step):
                 continue
             if record.step <= state.step:
                 self._rewind(record.step - 1)
@@ -230,11 +226,6 @@ class Watcher:
                     remember_alarm(state, verdict.start, verdict.end)
                 self._announcer.verdict(verdict)
         return verdicts
-
-    def _new_records(self) -> Iterator[StepRecord]:
-        for line in new_lines(self._run_dir.metrics, self.state.metrics):
-            if (record := from_json_line(line)) is not None:
-                yield record
 
     def _rewind(self, to_step: int) -> None:
         """Forget everything after a step to which the run was rewound."""
@@ -253,7 +244,7 @@ class Watcher:
             clean_after_steps=self._clean_after_steps,
         )
         if due is not None:
-            self._announcer.command(due.name, due.request, "")
+            self._announcer.command(*due, "")
 
     def _act(self, verdicts: list[Verdict]) -> None:
         """Carry out the policy's actions until it has no further one."""

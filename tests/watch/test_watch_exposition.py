@@ -45,13 +45,13 @@ def fetched(port: int) -> str:
 def test_names_and_labels() -> None:
     found = gauges(Latest(run="r", record=RECORD, episodes=(EPISODE,), num_rollbacks=2))
     run = ("run", "r")
-    assert found["harness_step"].values == {(run,): 12}
-    assert found["harness_optim_grad_norm"].values == {(run,): 0.5}
-    assert found["harness_rollbacks"].values == {(run,): 2.0}
-    assert found["harness_train_lm_loss"].values[run, ("channel", "total")] == 2.5
-    assert math.isnan(found["harness_train_lm_loss"].values[run, ("channel", "zh")])
-    assert found["harness_valid_lm_loss"].values == {(run, ("channel", "c++ 2")): 3.0}
-    assert found["harness_episode_recent_z"].values == {(run, ("channel", "zh"), ("direction", "up")): 8.0}
+    assert found["harness_step"] == {(run,): 12}
+    assert found["harness_optim_grad_norm"] == {(run,): 0.5}
+    assert found["harness_rollbacks"] == {(run,): 2.0}
+    assert found["harness_train_lm_loss"][run, ("channel", "total")] == 2.5
+    assert math.isnan(found["harness_train_lm_loss"][run, ("channel", "zh")])
+    assert found["harness_valid_lm_loss"] == {(run, ("channel", "c++ 2")): 3.0}
+    assert found["harness_episode_recent_z"] == {(run, ("channel", "zh"), ("direction", "up")): 8.0}
 
 
 def test_nothing_is_known_at_first() -> None:
