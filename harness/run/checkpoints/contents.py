@@ -55,14 +55,11 @@ def contents(folder: Path) -> Contents:
                 elif stat.S_ISREG(status.st_mode):
                     files[path.relative_to(folder).as_posix()] = status.st_size
                 else:
-                    strange[path.relative_to(folder).as_posix()] = _kind(status.st_mode)
+                    kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
+                    strange[path.relative_to(folder).as_posix()] = kind
     for own in (MANIFEST_NAME, MANIFEST_NAME + STAGING_SUFFIX):
         files.pop(own, None)
     return Contents(files=files, strange=strange, folders=tuple(reversed(folders)))
-
-
-def _kind(mode: int) -> str:
-    return "a symbolic link" if stat.S_ISLNK(mode) else "not a regular file"
 
 
 def file_records(

@@ -163,12 +163,8 @@ class Manifest(Record):
 def manifest_text(manifest: Manifest) -> str:
     """Return the text of a manifest without its signature and checksum. Equal manifests give equal text."""
     fields = manifest.model_dump(mode="json", by_alias=True, exclude={"signature"})
-    fields["files"] = {name: _without_nulls(record) for name, record in sorted(fields["files"].items())}
+    fields["files"] = {name: file.model_dump(exclude_none=True) for name, file in sorted(manifest.files.items())}
     return "{\n" + ",\n".join(f"  {json.dumps(name)}: {_lines(value)}" for name, value in fields.items()) + "\n}\n"
-
-
-def _without_nulls(fields: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _lines(value: object) -> str:
@@ -297,10 +293,10 @@ def _parse_finite(text: str) -> float:
     return number
 
 
-def _first_problems(error: ValidationError, limit: int = 3) -> str:
+def _first_problems(error: ValidationError) -> str:
     details = error.errors(include_url=False, include_context=False)
-    shown = [f"{_place(detail['loc'])}: {detail['msg']}, got {_shown(detail['input'])}" for detail in details[:limit]]
-    more = [f"{len(details) - limit} more"] if len(details) > limit else []
+    shown = [f"{_place(detail['loc'])}: {detail['msg']}, got {_shown(detail['input'])}" for detail in details[:3]]
+    more = [f"{len(details) - 3} more"] if len(details) > 3 else []
     return "; ".join(shown + more)
 
 

@@ -50,13 +50,7 @@ def is_command_name(name: str) -> bool:
 
 
 def parse_command(name: str, content: bytes, command_id: str, changed_ns: int = 0) -> Command:
-    """Return the command in a file.
-
-    Args:
-        name: The file's name.
-        content: The file's content.
-        command_id: Identifier for the command.
-        changed_ns: Time of the file's last change, in nanoseconds since 1970.
+    """Return the command in a file that was last changed `changed_ns` nanoseconds after the beginning of 1970.
 
     Raises:
         UnreadableCommandError: The name is not that of a command, or the JSON is broken, incomplete or of unknown kind.

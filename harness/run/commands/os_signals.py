@@ -65,10 +65,6 @@ class SignalFlags:
         arrived = [number for number, flag in zip(HANDLED_SIGNALS, flags, strict=True) if flag]
         return [self._command(number) for number in arrived]
 
-    def take(self) -> list[Command]:
-        """Return the commands from signals to this process since the last call."""
-        return self.commands_from(self.take_flags())
-
     def _command(self, number: signal.Signals) -> Command:
         self._num_commands += 1
         command_id = f"{number.name}#{self._num_commands}"
