@@ -53,7 +53,8 @@ class RunLock:
     def __init__(self, run_dir: RunDir, job_id: str | None = None) -> None:
         self._run_dir = run_dir
         self._job_id = job_id
-        self._descriptor: int | None = None
+        self.descriptor: int | None = None
+        """The open file for workers to inherit (`pass_fds`); None where this object does not hold the lock."""
         self._fence: Fence | None = None
         self.unprotected_reason: str | None = None
         """Set by `acquire` where the file system has no locks: training goes on, but nothing keeps a second trainer
@@ -77,22 +78,17 @@ class RunLock:
         except BaseException:
             os.close(descriptor)
             raise
-        self._descriptor = descriptor
+        self.descriptor = descriptor
 
     def release(self) -> None:
         """Give the lock up, unless a process that inherited it still lives."""
-        descriptor, self._descriptor = self._descriptor, None
+        descriptor, self.descriptor = self.descriptor, None
         if descriptor is not None:
             with suppress(OSError, RunTakenOverError):  # without locks the text may be that of the next owner
                 self.fence.require_held()
                 os.ftruncate(descriptor, 0)
             with suppress(OSError):  # it is closed all the same
                 os.close(descriptor)  # closed, not unlocked: unlocking would release it for the workers too
-
-    @property
-    def descriptor(self) -> int | None:
-        """The open file for workers to inherit (`pass_fds`); None where this object does not hold the lock."""
-        return self._descriptor
 
     @property
     def fence(self) -> Fence:
