@@ -16,8 +16,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.run.commands.command import Command, UnreadableCommandError, is_command_name, parse_command
-from harness.run.commands.requests import PLAIN_KINDS
+from harness.run.commands.command import Command, is_command_name, parse_command
+from harness.run.commands.requests import PLAIN_KINDS, UnreadableCommandError
 from harness.run.files import STAGING_SUFFIX
 from harness.run.own_file import RefusedFileError, read_own_file
 from harness.run.paths import RunDir
