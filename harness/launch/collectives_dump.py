@@ -32,11 +32,11 @@ class GroupState:
     description: str
     members: tuple[int, ...]
     """Ranks of the group; empty if the dump does not contain them."""
-    collective: str
+    collective: str = ""
     """The last collective that it has called, such as `nccl:all_reduce`; empty before the first one."""
-    sequence: int
+    sequence: int = 0
     """Number of that collective in the group."""
-    is_done: bool
+    is_done: bool = True
     """True if this call has returned."""
 
 
@@ -95,9 +95,6 @@ def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[s
         str(group["name"]): GroupState(
             description=_description(str(group["name"]), str(group["desc"])),
             members=members[str(group["name"])],
-            collective="",
-            sequence=0,
-            is_done=True,
         )
         for group in groups.values()
         if group["name"]
