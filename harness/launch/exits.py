@@ -18,8 +18,6 @@ from harness.errors import (
 
 AGREED_EXITS = frozenset((EXIT_FINISHED, EXIT_REQUEUE, EXIT_NEEDS_PERSON, EXIT_STOPPED_BY_PERSON))
 """Exit codes with which all ranks leave together by agreement."""
-ERROR_EXITS = frozenset((EXIT_USAGE, EXIT_BAD_DATA, EXIT_INTERNAL))
-"""Exit codes of a rank that failed by itself."""
 EXPLAINED_EXITS = frozenset((EXIT_USAGE, EXIT_BAD_DATA))
 """Exit codes of a rank that has written the reason in one message."""
 
@@ -40,7 +38,7 @@ class WorkerExit:
     @property
     def exit_code(self) -> int:
         """Exit code of `harness train` for this end."""
-        known = self.return_code in AGREED_EXITS or self.return_code in ERROR_EXITS
+        known = self.return_code in AGREED_EXITS or self.return_code in EXPLAINED_EXITS
         return self.return_code if known else EXIT_INTERNAL
 
     def __str__(self) -> str:

@@ -26,7 +26,7 @@ from harness.errors import (
     RunInUseError,
     UsageError,
 )
-from harness.launch.exits import AGREED_EXITS, ERROR_EXITS
+from harness.launch.exits import AGREED_EXITS, EXPLAINED_EXITS
 from harness.launch.requeue import Action, Verdict, decide_resume
 from harness.parallel.environment import job_id
 from harness.run.event_types import LaunchEnded
@@ -130,11 +130,8 @@ def agreed_code(ends: Sequence[NodeEnd], srun_code: int) -> int:
     The ranks agree on leaving, but nodes leave at slightly different moments, and srun kills the rest after a code that
     is not 0. So a code that only an agreement can explain counts for all. Next comes an error with a code of its own.
     """
-    codes = [node.exit_code for node in ends]
-    agreed = [code for code in codes if code in AGREED_EXITS]
-    named = [code for code in codes if code in ERROR_EXITS and code != EXIT_INTERNAL]
-    internal = [code for code in codes if code == EXIT_INTERNAL]
-    return [*agreed, *named, *internal, srun_code][0]
+    by_weight = (AGREED_EXITS, EXPLAINED_EXITS, (EXIT_INTERNAL,))
+    return next((node.exit_code for kind in by_weight for node in ends if node.exit_code in kind), srun_code)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -90,11 +90,10 @@ def local_world_size(config: Config, num_gpus: int) -> int:
     Raises:
         ConfigError: It needs more GPUs than there are.
     """
-    copy = ranks_per_copy(config)
     copies = config.parallel.data_parallel_size
+    needed = ranks_per_copy(config) * (copies or 1)
     if num_gpus == 0:
-        return copy * (copies or 1)
-    needed = copy * (copies or 1)
+        return needed
     if needed > num_gpus:
         raise ConfigError(
             [

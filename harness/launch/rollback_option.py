@@ -10,7 +10,7 @@ from harness.launch.workers import write_to_stderr
 from harness.parallel.environment import read_ranks
 from harness.run.commands.giving import give_once
 from harness.run.commands.kinds import CommandKind
-from harness.run.commands.requests import UnreadableRequestError, make_request
+from harness.run.commands.requests import UnreadableCommandError, make_request
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
 
@@ -39,9 +39,8 @@ def give_rollback(
             f"`harness signal {run.root} rollback --to-step {to_step}`"
         )
     try:
-        fields = {"to_step": to_step, "skip_steps": skip_steps}
-        request = make_request(CommandKind.ROLLBACK, fields)
-    except UnreadableRequestError as error:
+        request = make_request(CommandKind.ROLLBACK, {"to_step": to_step, "skip_steps": skip_steps})
+    except UnreadableCommandError as error:
         raise UsageError(f"--rollback-to: {error}") from None
     skipped = f"-skip-{skip_steps[0]}-{skip_steps[1]}" if skip_steps else ""
     if not give_once(run, f"rollback-to-{to_step:07d}{skipped}", request, "harness train --rollback-to"):

@@ -198,10 +198,7 @@ class Workers:
             self._kill_at = time.monotonic() + self._patience.after_finish_s
 
     def _ask(self) -> None:
-        """Collect information from the workers if it was requested, and kill them all if that was requested.
-
-        Being killed counts as a failure of the lowest rank, because the rank that failed is unknown.
-        """
+        """Collect information from the workers if it was requested, and kill them all if that was requested."""
         if self._kill_switch is None or self._gave_up or time.monotonic() < self._ask_at:
             return
         self._ask_at = time.monotonic() + _ASK_EVERY_S
@@ -216,12 +213,7 @@ class Workers:
             self._spared_until = time.monotonic() + self._kill_switch.others_learn_s
         if time.monotonic() < self._spared_until:
             return
-        ranks = ", ".join(map(str, self._running))
-        self._show(f"killed: rank {ranks}: {reason}")
-        first = min(self._running)
-        self._ends[first] = WorkerExit(rank=first, return_code=EXIT_INTERNAL)
-        self._reported = self._gave_up = True
-        self._send(signal.SIGKILL)
+        self._kill_running(f": {reason}", is_failure=True)
 
     def _is_our_doing(self, end: WorkerExit) -> bool:
         """Return whether a worker ended by a signal that it was sent because others had failed."""
@@ -230,17 +222,20 @@ class Workers:
     def _give_up(self) -> None:
         """Kill the workers that still run after their time limit. This is the failure if there was no other one."""
         self._report()
-        ranks = ", ".join(map(str, self._running))
-        if (failure := self._failure()) is None:
+        failure = self._failure()
+        when = f"after {failure}" if failure else f"{self._patience.after_finish_s:g} s after others had left"
+        self._kill_running(f", still running {when}", is_failure=failure is None)
+        self._kill_at = None
+
+    def _kill_running(self, cause: str, *, is_failure: bool) -> None:
+        """Kill the workers that still run. A failure counts as one of the lowest rank: which one failed is unknown."""
+        self._show(f"killed: rank {', '.join(map(str, self._running))}{cause}")
+        if is_failure:
             first = min(self._running)
             self._ends[first] = WorkerExit(rank=first, return_code=EXIT_INTERNAL)
             self._reported = True
-            self._show(f"killed: rank {ranks}, still running {self._patience.after_finish_s:g} s after others had left")
-        else:
-            self._show(f"killed: rank {ranks}, still running after {failure}")
         self._gave_up = True
         self._send(signal.SIGKILL)
-        self._kill_at = None
 
     def _failure(self) -> WorkerExit | None:
         return None if self._killed_by_person else root_failure(list(self._ends.values()))

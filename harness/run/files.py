@@ -59,11 +59,8 @@ def fsync_folder(folder: Path) -> None:
 def replace_file(path: Path, content: bytes | str, *, durable: bool = True) -> None:
     """Write a file beside its place and rename it into place: readers see the old content or all of the new one.
 
-    Args:
-        path: The file; its folder exists.
-        content: What it is to hold; text is written as UTF-8.
-        durable: Whether it must outlive a loss of power. Then the file is synced before it is renamed, and its folder
-            afterwards. False only for signs of life and requests, which the next one replaces anyway.
+    If it must outlive a loss of power (`durable`), the file is synced before it is renamed, and its folder afterwards.
+    Only signs of life and requests need not, because the next one replaces them anyway. Text is written as UTF-8.
 
     Raises:
         OSError: From the disk; the old content is there. The staging file is discarded rather than synced again,
@@ -82,15 +79,10 @@ def replace_file(path: Path, content: bytes | str, *, durable: bool = True) -> N
         fsync_folder(path.parent)
 
 
-def append_lines(path: Path, lines: Iterable[str], *, durable: bool = False) -> None:
+def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Append whole lines in one write to a file that others may append to as well. The kernel does not mix such writes.
 
     A half line that a writer left behind when it died is ended first, so that readers lose that line and no other.
-
-    Args:
-        path: The file; it is made if missing.
-        lines: Without line ends.
-        durable: Whether they must outlive a loss of power.
 
     Raises:
         OSError: From the disk. A half line may be there, which the next writer ends.
@@ -102,8 +94,6 @@ def append_lines(path: Path, lines: Iterable[str], *, durable: bool = False) -> 
             content = b"\n" + content
         if os.write(descriptor, content) < len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        if durable:
-            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

@@ -47,16 +47,10 @@ def make_run(run_dir: RunDir) -> None:
 
 
 def open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: Path | None = None) -> Path:
-    """Make the folder of the next launch and write its configuration. The caller holds the run's lock.
+    """Make the folder of the next launch, write its configuration, and return it. The caller holds the run's lock.
 
-    Args:
-        run_dir: The run; its folders exist.
-        config: The configuration of this launch.
-        start: The launch; the time, the host, the process and the command are added.
-        prepared: The folder, where `harness launch` made it before the job was queued.
-
-    Returns:
-        The folder.
+    The run's folders exist. Time, host, process and command are added to `start`. `prepared` is the folder, where
+    `harness launch` made it before the job was queued.
 
     Raises:
         UsageError: The disk refuses, for instance because it is full.

@@ -74,7 +74,7 @@ class RunLock:
                 self._fence = Fence(run_dir=self._run_dir, token=ours.token)
                 return
             self._fence = claim(self._run_dir)
-            _write_owner(descriptor, _myself(self._job_id, self._fence.token))
+            _write_owner(descriptor, self._job_id, self._fence.token)
         except BaseException:
             os.close(descriptor)
             raise
@@ -176,13 +176,6 @@ def _is_ours(owner: Owner) -> bool:
     return owner.process == _process_of(owner.pid)
 
 
-def _myself(job_id: str | None, token: int) -> Owner:
-    pid = os.getpid()
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    process = _process_of(pid)
-    return Owner(host=socket.gethostname(), pid=pid, process=process, job_id=job_id, started=started, token=token)
-
-
 def _process_of(pid: int) -> str | None:
     """Return boot and start time of a process. The start is field 22 of `/proc/<pid>/stat`; field 2 may hold `) `."""
     try:
@@ -193,7 +186,11 @@ def _process_of(pid: int) -> str | None:
     return f"{boot}:{after_name[19]}"
 
 
-def _write_owner(descriptor: int, owner: Owner) -> None:
+def _write_owner(descriptor: int, job_id: str | None, token: int) -> None:
+    """Write down that this process holds the lock."""
+    pid, started = os.getpid(), time.strftime("%Y-%m-%d %H:%M:%S")
+    process = _process_of(pid)
+    owner = Owner(host=socket.gethostname(), pid=pid, process=process, job_id=job_id, started=started, token=token)
     with suppress(OSError):  # a full disk: the lock holds without its text
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, (json.dumps(asdict(owner)) + "\n").encode(), 0)

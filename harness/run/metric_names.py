@@ -39,9 +39,6 @@ MEMORY_GIB = "perf/memory_gib"
 BATCH_HASH = "data/batch_hash"
 """Hash of the identities of the step's samples: 16 hex digits. It is in `metrics.jsonl` only."""
 
-_VALID_LM_LOSS = "valid/lm_loss"
-_VALID_BITS_PER_BYTE = "valid/bits_per_byte"
-
 
 def lm_loss_of(channel: str) -> str:
     """Loss of one channel in the step, in nats; absent where the channel had no token."""
@@ -60,12 +57,12 @@ def epochs_of(channel: str) -> str:
 
 def valid_lm_loss_of(channel: str) -> str:
     """Loss of one channel's held-out samples, in nats."""
-    return f"{_VALID_LM_LOSS}/{channel}"
+    return f"valid/lm_loss/{channel}"
 
 
 def valid_bits_per_byte_of(channel: str) -> str:
     """Held-out loss of one channel in bits per byte of text."""
-    return f"{_VALID_BITS_PER_BYTE}/{channel}"
+    return f"valid/bits_per_byte/{channel}"
 
 
 def channel_of(name: str) -> str | None:

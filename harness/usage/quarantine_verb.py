@@ -52,7 +52,7 @@ def quarantine(  # noqa: PLR0913 - one argument per option
     """
     from harness.run.commands.giving import give, wait_for
     from harness.run.commands.kinds import CommandKind
-    from harness.run.commands.requests import Quarantine, UnreadableRequestError, make_request
+    from harness.run.commands.requests import Quarantine, UnreadableCommandError, make_request
     from harness.run.paths import RunDir
 
     run_dir = RunDir(run)
@@ -67,7 +67,7 @@ def quarantine(  # noqa: PLR0913 - one argument per option
         by_part.setdefault(place, []).append(number)
     try:
         request = make_request(CommandKind.QUARANTINE, {"documents": by_part, "lift": undo})
-    except UnreadableRequestError as error:
+    except UnreadableCommandError as error:
         raise UsageError(str(error)) from None
     assert isinstance(request, Quarantine), "it is of the kind that was asked for"
     file = give(run_dir, request, reason)

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from harness.run.commands.giving import give_once, is_answered
 from harness.run.commands.requests import AnyRequest
 from harness.run.event_types import Seen, StepEvent
+from harness.run.events import append_event, last_events
 from harness.run.paths import RunDir
 from harness.watch.alerts import Alerts
 from harness.watch.saved_state import WatchState
 from harness.watch.verdict import Verdict
-from harness.watch.watcher_events import WatcherEvents
+
+
+class WatcherEvents:
+    """Appends events, each with an `id` that follows from its cause: once, however often the watcher is killed."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        found = (event for event in last_events(path) if isinstance(event, StepEvent) and event.by == "watch")
+        self._known = {event.id or "" for event in found}
+
+    def write(self, event_id: str, event: StepEvent) -> bool:
+        """Append an event; return False if one of this id is there.
+
+        Raises:
+            OSError: From the disk.
+        """
+        if event_id in self._known:
+            return False
+        append_event(self._path, event.model_copy(update={"by": "watch", "id": event_id}), self._clock)
+        self._known.add(event_id)
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

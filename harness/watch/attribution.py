@@ -67,14 +67,10 @@ class Attribution:
 def attribute(
     samples: Sequence[Sample], *, channel: str | None, direction: str, start: int, height: float
 ) -> Attribution:
-    """Return the cause of an episode that began at step `start`.
+    """Return the cause of an episode that began at step `start`, from evidence of steps before and after the onset.
 
-    Args:
-        samples: Evidence of steps before and after the onset.
-        channel: Channel whose loss moved; None for the total.
-        direction: `up` or `down`.
-        start: First step of the episode.
-        height: Largest distance from the forecast, in nats; 0 where the loss was not finite.
+    `channel` is the one whose loss moved, None for the total. `height` is the largest distance from the forecast in
+    nats, 0 where the loss was not finite.
     """
     watched = [sample for sample in samples if channel is None or sample.channel == channel]
     before = [sample for sample in watched if sample.step < start and math.isfinite(sample.loss)]

@@ -23,14 +23,13 @@ from harness.run.launch_requests import request_kill
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
 from harness.watch.alerts import Alerts
-from harness.watch.announcer import Outputs
+from harness.watch.announcer import Outputs, WatcherEvents
 from harness.watch.delivery import deliveries
 from harness.watch.exposition import Address, served
 from harness.watch.hang import HangWatch
 from harness.watch.saved_state import WatchState, load_state, save_state
 from harness.watch.surroundings import shortage, stall
 from harness.watch.watcher import Watcher
-from harness.watch.watcher_events import WatcherEvents
 
 _HEARTBEAT_EVERY_S = 5.0
 _SURROUNDINGS_EVERY_S = 60.0

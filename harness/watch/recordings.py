@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from harness.errors import DataError
 from harness.run import metric_names as names
@@ -136,23 +136,14 @@ def _columns(path: Path, header: list[str]) -> dict[int, Place]:
 
 
 def _records_of_rows(rows: Iterable[list[str]], columns: dict[int, Place], path: Path) -> Iterator[LossRecord]:
-    plain = {place.field: index for index, place in columns.items() if place.channel is None}
-    per_channel = [(index, place) for index, place in columns.items() if place.channel is not None]
-    step, loss = plain["step"], plain.get("loss", -1)
-    norm, rate = plain.get("grad_norm", -1), plain.get("learning_rate", -1)
+    used = [(index, place) for index, place in columns.items() if place.field != "attempt"]
     for number, row in enumerate(rows, start=2):
         if not row:
             continue
         try:
-            channels, tokens = _channels_of_row(row, per_channel)
-            yield LossRecord(
-                step=int(float(row[step])),
-                loss=float(row[loss]) if loss >= 0 and row[loss] else None,
-                channels=channels,
-                tokens=tokens,
-                grad_norm=float(row[norm]) if norm >= 0 and row[norm] else None,
-                learning_rate=float(row[rate]) if rate >= 0 and row[rate] else None,
-            )
+            cells = ((place, row[index]) for index, place in used)
+            fields = _by_field((place, float(cell)) for place, cell in cells if cell or place.field == "step")
+            yield LossRecord(**fields | {"step": int(fields["step"])})
         except (ValueError, IndexError, OverflowError) as error:
             raise DataError(
                 f"{path}:{number}: {','.join(row)!r} is not a row of numbers ({error}). Allowed are numbers, "
@@ -160,17 +151,15 @@ def _records_of_rows(rows: Iterable[list[str]], columns: dict[int, Place], path:
             ) from error
 
 
-def _channels_of_row(row: list[str], per_channel: list[tuple[int, Place]]) -> tuple[dict[str, float], dict[str, float]]:
-    channels: dict[str, float] = {}
-    tokens: dict[str, float] = {}
-    for index, place in per_channel:
-        if row[index] and place.channel:
-            number = float(row[index])
-            if place.field == "channels":
-                channels[place.channel] = number
-            elif 0.0 < number < math.inf:
-                tokens[place.channel] = number
-    return channels, tokens
+def _by_field(numbers: Iterable[tuple[Place, float]]) -> dict[str, Any]:
+    """Return fields of a `LossRecord`. A number of tokens that is not positive and finite counts as unknown."""
+    fields: dict[str, Any] = {"loss": None, "channels": {}, "tokens": {}}
+    for place, number in numbers:
+        if place.channel is None:
+            fields[place.field] = number
+        elif place.field == "channels" or 0.0 < number < math.inf:
+            fields[place.field][place.channel] = number
+    return fields
 
 
 def _read_jsonl(path: Path) -> Iterator[LossRecord]:
@@ -192,35 +181,18 @@ def _read_jsonl(path: Path) -> Iterator[LossRecord]:
 
 def _record_of(fields: dict[str, object], places: dict[str, Place | None]) -> LossRecord | None:
     """Return the record of named numbers, or None without a step or a loss. A null is a number that was not finite."""
-    plain: dict[str, float] = {}
-    channels: dict[str, float] = {}
-    tokens: dict[str, float] = {}
+    numbers = []
     for name, value in fields.items():
         if name not in places:
             places[name] = _place_of(name)
-        place = places[name]
-        if place is None or not (value is None or isinstance(value, int | float)):
-            continue
-        number = math.nan if value is None else float(value)
-        if place.channel is None:
-            plain[place.field] = number
-        elif place.field == "channels":
-            channels[place.channel] = number
-        elif 0.0 < number < math.inf:
-            tokens[place.channel] = number
-    if not math.isfinite(plain.get("step", math.nan)) or not ("loss" in plain or channels):
+        if (place := places[name]) is not None and (value is None or isinstance(value, int | float)):
+            numbers.append((place, math.nan if value is None else float(value)))
+    found = _by_field(numbers)
+    if not math.isfinite(found.get("step", math.nan)) or (found["loss"] is None and not found["channels"]):
         return None
     phase = fields.get("phase")
-    return LossRecord(
-        step=int(plain["step"]),
-        loss=plain.get("loss"),
-        channels=channels,
-        tokens=tokens,
-        grad_norm=plain.get("grad_norm"),
-        learning_rate=plain.get("learning_rate"),
-        phase=phase if isinstance(phase, str) else None,
-        attempt=int(plain.get("attempt", 0)),
-    )
+    whole = {"step": int(found["step"]), "attempt": int(found.get("attempt", 0))}
+    return LossRecord(**found | whole, phase=phase if isinstance(phase, str) else None)
 
 
 def _read_event_file(path: Path) -> Iterator[LossRecord]:

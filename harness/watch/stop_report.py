@@ -9,7 +9,7 @@ from harness.run.event_types import AnyEvent, Attributed, Resumed, RollbackRefus
 from harness.run.events import read_events
 from harness.run.files import replace_file
 from harness.run.paths import RunDir
-from harness.watch.policy import KnownCheckpoint, Situation, Stop
+from harness.watch.policy import Situation, Stop
 
 _MOST_EVENTS = 40
 _MOST_CHECKPOINTS = 10
@@ -42,7 +42,7 @@ def report(run: str, stop: Stop, now: Situation, events: Sequence[AnyEvent]) -> 
         "## What happened",
         _listed(happened[-_MOST_EVENTS:]),
         "## What can be returned to",
-        _listed(_checkpoint(each) for each in now.checkpoints[-_MOST_CHECKPOINTS:]),
+        _listed(f"step {each.step}: {each.health}" for each in now.checkpoints[-_MOST_CHECKPOINTS:]),
         "## What to do",
         _advice(run, stop, now, max((each.step for each in clean), default=None)),
     ]
@@ -92,10 +92,6 @@ def _in_words(event: AnyEvent) -> str | None:
         case _:
             return None
     return f"step {event.step}, attempt {event.attempt}: {text}"
-
-
-def _checkpoint(checkpoint: KnownCheckpoint) -> str:
-    return f"step {checkpoint.step}: {checkpoint.health}"
 
 
 def _listed(lines: Iterator[str] | Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from checkpoint_samples import published_manifest, save, store_in
 
 from harness import cli
 from harness.run.checkpoints.entries import BrokenCheckpoint, Checkpoint, Entry
-from harness.run.checkpoints.references import MAX_EVIDENCE, before_steps, evidence_steps
+from harness.run.checkpoints.retention import MAX_EVIDENCE, before_steps, evidence_steps
 from harness.run.paths import RunDir
 
 

@@ -7,12 +7,11 @@ import pytest
 from harness.run.commands.command import (
     MAX_REASON_LENGTH,
     Command,
-    UnreadableCommandError,
     is_command_name,
     parse_command,
 )
 from harness.run.commands.kinds import CommandKind
-from harness.run.commands.requests import PLAIN_KINDS, Evidence, Mark, make_request
+from harness.run.commands.requests import PLAIN_KINDS, Evidence, Mark, UnreadableCommandError, make_request
 
 
 @pytest.mark.parametrize("kind", PLAIN_KINDS)

@@ -29,26 +29,26 @@ def flags() -> Iterator[SignalFlags]:
     ],
 )
 def test_a_signal_is_an_order_taken_once(flags: SignalFlags, number: signal.Signals, kind: CommandKind) -> None:
-    assert flags.take() == []
+    assert flags.commands_from(flags.take_flags()) == []
     signal.raise_signal(number)
-    (command,) = flags.take()
+    (command,) = flags.commands_from(flags.take_flags())
     assert (command.kind, command.source, command.reason) == (kind, number.name, f"received {number.name}")
-    assert flags.take() == []
+    assert flags.commands_from(flags.take_flags()) == []
 
 
 def test_a_signal_that_comes_twice_is_one_order_and_a_later_one_another(flags: SignalFlags) -> None:
     for _ in range(2):
         signal.raise_signal(signal.SIGUSR1)
-    (first,) = flags.take()
+    (first,) = flags.commands_from(flags.take_flags())
     signal.raise_signal(signal.SIGUSR1)
-    (second,) = flags.take()
+    (second,) = flags.commands_from(flags.take_flags())
     assert first.id != second.id
 
 
 def test_a_second_sigterm_is_harmless(flags: SignalFlags) -> None:
     for _ in range(3):
         signal.raise_signal(signal.SIGTERM)
-    assert [command.source for command in flags.take()] == ["SIGTERM"]
+    assert [command.source for command in flags.commands_from(flags.take_flags())] == ["SIGTERM"]
 
 
 def test_ranks_can_combine_their_flags(flags: SignalFlags) -> None:
@@ -83,7 +83,7 @@ def test_the_second_interrupt_kills() -> None:
     done = run_with_flags(
         "flags.install()\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
-        "print([command.kind.value for command in flags.take()], flush=True)\n"
+        "print([command.kind.value for command in flags.commands_from(flags.take_flags())], flush=True)\n"
         "os.kill(os.getpid(), signal.SIGINT)\n"
         "print('still here')"
     )
@@ -97,7 +97,7 @@ def test_signals_held_back_until_the_worker_listens_are_not_lost() -> None:
         "os.kill(os.getpid(), signal.SIGUSR1)\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"
         "flags.install()\n"
-        "print(sorted(command.source for command in flags.take()))"
+        "print(sorted(command.source for command in flags.commands_from(flags.take_flags())))"
     )
     assert done.stdout == "['SIGTERM', 'SIGUSR1']\n", done.stderr
 

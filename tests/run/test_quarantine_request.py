@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from harness.run.commands.command import UnreadableCommandError, parse_command
+from harness.run.commands.command import parse_command
 from harness.run.commands.kinds import CommandKind
-from harness.run.commands.requests import MAX_DOCUMENTS, Quarantine
+from harness.run.commands.requests import MAX_DOCUMENTS, Quarantine, UnreadableCommandError
 
 
 def test_order_about_documents() -> None:

@@ -22,10 +22,9 @@ from harness.run.files import append_lines
 from harness.run.paths import RunDir, step_name
 from harness.run.records import StepRecord, to_json_line
 from harness.watch.alerts import Alerts
-from harness.watch.announcer import Outputs
+from harness.watch.announcer import Outputs, WatcherEvents
 from harness.watch.saved_state import WatchState, load_state, save_state
 from harness.watch.watcher import Watcher
-from harness.watch.watcher_events import WatcherEvents
 
 BATCH = 8
 ONSET = 301

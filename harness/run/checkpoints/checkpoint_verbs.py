@@ -17,8 +17,7 @@ from harness.progress import shown
 from harness.run.checkpoints.contents import Progress
 from harness.run.checkpoints.entries import BrokenCheckpoint, Checkpoint, Entry
 from harness.run.checkpoints.key_option import key_of_checkpoint, key_of_run, signature_key_option
-from harness.run.checkpoints.references import before_steps, evidence_steps
-from harness.run.checkpoints.retention import RetentionPolicy, to_delete
+from harness.run.checkpoints.retention import RetentionPolicy, before_steps, evidence_steps, to_delete
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.checkpoints.verify import sign as sign_checkpoint
 from harness.run.checkpoints.verify import verify as problems_of

@@ -33,8 +33,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 Health = Literal["clean", "suspect", "abandoned"]
 Count = Annotated[int, Field(ge=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0)]
 HexHash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -48,27 +47,20 @@ def _relative(name: str) -> str:
     return name
 
 
-def _finite(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    rest: list[JsonValue] = list(fields.values())
-    for value in rest:  # grows while it is walked
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError("NaN and infinity are not allowed")
-        if isinstance(value, dict):
-            rest.extend(value.values())
-        elif isinstance(value, list):
-            rest.extend(value)
-    return fields
-
-
 FileName = Annotated[str, AfterValidator(_relative)]
-JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+JsonObject = dict[str, JsonValue]
 
 
 class Record(BaseModel):
-    """A part of the manifest: frozen, no unknown keys, no silent type conversion."""
+    """A part of the manifest: frozen, no unknown keys, no silent type conversion, no NaN and no infinity."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, populate_by_name=True
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        populate_by_name=True,
     )
 
 
@@ -151,7 +143,7 @@ class Manifest(Record):
     """Position in the data, as `harness.data.order.cursor` writes it."""
     optimizer_norms: dict[str, NonNegative]
     """L2 norm of each optimizer state over the whole model."""
-    last_losses: tuple[tuple[Count, Finite], ...] = Field(max_length=MAX_LOSSES)
+    last_losses: tuple[tuple[Count, float], ...] = Field(max_length=MAX_LOSSES)
     """The last steps and their `train/lm_loss`, oldest first."""
     rollback: RollbackRecord | None = None
     """The last rollback on the way to this state."""
@@ -171,10 +163,7 @@ class Manifest(Record):
 def manifest_text(manifest: Manifest) -> str:
     """Return the text of a manifest without its signature and checksum. Equal manifests give equal text."""
     fields = manifest.model_dump(mode="json", by_alias=True, exclude={"signature"})
-    fields["files"] = {
-        name: {key: value for key, value in record.items() if value is not None}
-        for name, record in sorted(fields["files"].items())
-    }
+    fields["files"] = {name: file.model_dump(exclude_none=True) for name, file in sorted(manifest.files.items())}
     return "{\n" + ",\n".join(f"  {json.dumps(name)}: {_lines(value)}" for name, value in fields.items()) + "\n}\n"
 
 
@@ -304,10 +293,10 @@ def _parse_finite(text: str) -> float:
     return number
 
 
-def _first_problems(error: ValidationError, limit: int = 3) -> str:
+def _first_problems(error: ValidationError) -> str:
     details = error.errors(include_url=False, include_context=False)
-    shown = [f"{_place(detail['loc'])}: {detail['msg']}, got {_shown(detail['input'])}" for detail in details[:limit]]
-    more = [f"{len(details) - limit} more"] if len(details) > limit else []
+    shown = [f"{_place(detail['loc'])}: {detail['msg']}, got {_shown(detail['input'])}" for detail in details[:3]]
+    more = [f"{len(details) - 3} more"] if len(details) > 3 else []
     return "; ".join(shown + more)
 
 

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from harness.errors import CheckpointError, RunTakenOverError, SaveFailedError
 from harness.run.checkpoints.choice import CLEAN_ONLY, Choice, Inspect, Resume, choose
-from harness.run.checkpoints.contents import Progress, contents, file_records
+from harness.run.checkpoints.contents import contents, file_records
 from harness.run.checkpoints.entries import Checkpoint, Entry, entries_in
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Health, Manifest, write_manifest
 from harness.run.checkpoints.signature import SigningKey
@@ -75,14 +75,7 @@ class CheckpointStore:
             "Make room there, or remove checkpoints that are no longer needed."
         )
 
-    def publish(
-        self,
-        partial: Path,
-        manifest: Manifest,
-        *,
-        written: Mapping[str, int] | None = None,
-        progress: Progress | None = None,
-    ) -> Path:
+    def publish(self, partial: Path, manifest: Manifest, *, written: Mapping[str, int] | None = None) -> Path:
         """Turn the files in `partial` into a checkpoint: fsync and hash them, write the manifest, rename the folder.
 
         All ranks must have closed their files. `written` holds the size of each file as its writer saw it: a file that
@@ -99,7 +92,7 @@ class CheckpointStore:
         assert partial == self._partial_path(manifest.step), f"{partial} is not of step {manifest.step}"
         token = self.fence.token if self.fence is not None else None
         try:
-            _complete(partial, manifest.model_copy(update={"fencing_token": token}), written or {}, self.key, progress)
+            _complete(partial, manifest.model_copy(update={"fencing_token": token}), written or {}, self.key)
             final = self._free_path(manifest.step)
             self._require_held()
             partial.rename(final)
@@ -225,19 +218,13 @@ def _remove_leftover(path: Path) -> None:
     remove_tree(doomed, first=MANIFEST_NAME)
 
 
-def _complete(
-    partial: Path,
-    manifest: Manifest,
-    written: Mapping[str, int],
-    key: SigningKey | None,
-    progress: Progress | None,
-) -> None:
+def _complete(partial: Path, manifest: Manifest, written: Mapping[str, int], key: SigningKey | None) -> None:
     """Turn the folder into a checkpoint in everything but its name."""
     found = contents(partial)
     if found.strange or not found.files:
         described = [f"{name!r}, {kind}" for name, kind in sorted(found.strange.items())]
         raise CheckpointError(f"the folder holds {'; '.join(described) or 'no files'}")
-    records = file_records(partial, found.files, sync=True, with_sha256=key is not None, progress=progress)
+    records = file_records(partial, found.files, sync=True, with_sha256=key is not None)
     for name, size in written.items():
         if name not in records:
             raise CheckpointError(f"{name!r} was written by another process but is not visible in {partial}")

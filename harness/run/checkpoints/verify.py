@@ -32,9 +32,7 @@ def verify(
     return _problems(path, found, found.files if deep else (), is_signed=key is not None, progress=progress)
 
 
-def verify_before_load(
-    path: Path, *, deep: bool = False, key: SigningKey | None = None, progress: Progress | None = None
-) -> Manifest:
+def verify_before_load(path: Path, *, deep: bool = False, key: SigningKey | None = None) -> Manifest:
     """Check the sizes of all files and the hashes of all but the shards, with `deep` of all files; return the manifest.
 
     Shards hold a few pickled objects beside their tensors (random states): use `deep` where the storage is not trusted.
@@ -48,7 +46,7 @@ def verify_before_load(
         problems = [found]
     else:
         hashed = [name for name in found.files if deep or key is not None or not name.endswith(SHARD_SUFFIX)]
-        problems = _problems(path, found, hashed, is_signed=key is not None, progress=progress)
+        problems = _problems(path, found, hashed, is_signed=key is not None)
         if not problems:
             return found
     raise CheckpointError(
@@ -76,7 +74,7 @@ def sign(path: Path, key: SigningKey, *, progress: Progress | None = None) -> No
 
 
 def _problems(
-    path: Path, manifest: Manifest, hashed: Collection[str], *, is_signed: bool, progress: Progress | None
+    path: Path, manifest: Manifest, hashed: Collection[str], *, is_signed: bool, progress: Progress | None = None
 ) -> list[str]:
     try:
         found = contents(path)

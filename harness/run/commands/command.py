@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import xxhash
 
 from harness.run.commands.kinds import CommandKind
-from harness.run.commands.requests import PLAIN_KINDS, AnyRequest, UnreadableRequestError, fields_of, make_request
+from harness.run.commands.requests import PLAIN_KINDS, AnyRequest, UnreadableCommandError, fields_of, make_request
 
 MAX_REASON_LENGTH = 1000
 
@@ -38,10 +38,6 @@ class Command:
     def kind(self) -> CommandKind:
         """The kind of its request."""
         return self.request.kind
-
-
-class UnreadableCommandError(ValueError):
-    """A file that is not a command. The text gives the reason."""
 
 
 def is_command_name(name: str) -> bool:
@@ -71,12 +67,8 @@ def parse_command(name: str, content: bytes, command_id: str, changed_ns: int = 
     if unknown := sorted(fields.keys() - set(allowed)):
         names = ", ".join(f'"{key}"' for key in allowed)
         raise UnreadableCommandError(f"unknown key {_shown(unknown[0])}; allowed: {names}")
-    try:
-        request = make_request(CommandKind(kind), fields)
-    except UnreadableRequestError as error:
-        raise UnreadableCommandError(str(error)) from None
     return Command(
-        request=request,
+        request=make_request(CommandKind(kind), fields),
         reason=_printable(reason),
         source=name,
         id=command_id,

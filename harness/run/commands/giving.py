@@ -69,14 +69,13 @@ def wait_for(run_dir: RunDir, command: Path, *, timeout_s: float, poll_s: float 
     """
     deadline = time.monotonic() + timeout_s
     while True:
+        is_trained = _seems_to_train(run_dir)  # checked before the look, which then finds the last acknowledgement
         if (outcome := _outcome(run_dir, command)) is not None:
             return _require_saved(outcome)
         reason = run_dir.signals_rejected / f"{command.name}.reason"
         if reason.exists():
             raise UsageError(f"the run rejected the command {command.name}: {reason.read_text().strip()}")
-        if not _seems_to_train(run_dir):
-            if (outcome := _outcome(run_dir, command)) is not None:  # it acknowledged and left since the last look
-                return _require_saved(outcome)
+        if not is_trained:
             raise HarnessError(
                 f"nobody seems to train in {run_dir.root}: the command waits in {command} and takes effect when "
                 "training is started; remove the file to withdraw it"

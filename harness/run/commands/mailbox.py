@@ -16,8 +16,8 @@ from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
-from harness.run.commands.command import Command, UnreadableCommandError, is_command_name, parse_command
-from harness.run.commands.requests import PLAIN_KINDS
+from harness.run.commands.command import Command, is_command_name, parse_command
+from harness.run.commands.requests import PLAIN_KINDS, UnreadableCommandError
 from harness.run.files import STAGING_SUFFIX
 from harness.run.own_file import RefusedFileError, read_own_file
 from harness.run.paths import RunDir
@@ -89,12 +89,9 @@ class Mailbox:
     def acknowledge(self, command: Command, outcome: Mapping[str, object]) -> Path | None:
         """Move the command's file to `done/` and write the outcome. A second call for the same command does nothing.
 
-        Args:
-            command: A command from `poll`, or one that came as a signal and has no file.
-            outcome: For instance step, path and seconds. `step` becomes part of the file's name.
-
-        Returns:
-            The file in `done/`; None if the disk did not take it yet. Either way the command is not handed out again.
+        The command is from `poll`, or it came as a signal and has no file. The `step` of the outcome becomes part of
+        the file's name. Returns the file in `done/`, or None if the disk did not take it yet. Either way the command
+        is not handed out again.
         """
         if command.id in self._acknowledged:
             return self._acknowledged[command.id]

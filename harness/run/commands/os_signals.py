@@ -64,10 +64,6 @@ class SignalFlags:
         """Return the commands that signals stand for. The flags may be those of all ranks combined."""
         return [self._command(number) for number, flag in zip(HANDLED_SIGNALS, flags, strict=True) if flag]
 
-    def take(self) -> list[Command]:
-        """Return the commands from signals to this process since the last call."""
-        return self.commands_from(self.take_flags())
-
     def _command(self, number: signal.Signals) -> Command:
         self._num_commands += 1
         return Command(

@@ -33,8 +33,8 @@ _MAX_PLACE = 300
 _CHECKPOINT_NAME = re.compile(r"step_[0-9]{7,}(\.[0-9]+)?")
 
 
-class UnreadableRequestError(ValueError):
-    """A request with a missing or impossible field. The text says what is allowed."""
+class UnreadableCommandError(ValueError):
+    """A request with a missing or impossible field, or a file that is not a command. The text says what is allowed."""
 
 
 class Expected(NamedTuple):
@@ -221,12 +221,12 @@ def make_request(kind: CommandKind, fields: Mapping[str, object]) -> AnyRequest:
     """Return the request of a kind with fields that may be JSON values.
 
     Raises:
-        UnreadableRequestError: A field is missing or wrong, or together they make no sense.
+        UnreadableCommandError: A field is missing or wrong, or together they make no sense.
     """
     try:
         return REQUESTS[kind].model_validate_json(json.dumps(dict(fields)))
     except ValidationError as error:
-        raise UnreadableRequestError(_explained(REQUESTS[kind], fields, error)) from None
+        raise UnreadableCommandError(_explained(REQUESTS[kind], fields, error)) from None
 
 
 def _explained(request: type[Request], fields: Mapping[str, object], error: ValidationError) -> str:

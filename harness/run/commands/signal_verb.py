@@ -87,7 +87,7 @@ def _request(kind: CommandKind, fields: Mapping[str, Any]) -> AnyRequest:
     Raises:
         UsageError: An option belongs to another command, or together they make no sense.
     """
-    from harness.run.commands.requests import UnreadableRequestError, fields_of, make_request
+    from harness.run.commands.requests import UnreadableCommandError, fields_of, make_request
 
     allowed = fields_of(kind)
     if stray := sorted(fields.keys() - set(allowed)):
@@ -97,7 +97,7 @@ def _request(kind: CommandKind, fields: Mapping[str, Any]) -> AnyRequest:
         raise UsageError("which steps? give --steps A:B, such as --steps 4008:4012")
     try:
         return make_request(kind, fields)
-    except UnreadableRequestError as error:
+    except UnreadableCommandError as error:
         raise UsageError(str(error).replace('"', "").replace("_", "-")) from None
 
 

@@ -14,8 +14,7 @@ from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives
 from harness.run import resume_failures
 from harness.run.checkpoints.manifest import Manifest
-from harness.run.checkpoints.references import before_steps, evidence_steps
-from harness.run.checkpoints.retention import RetentionPolicy, to_delete
+from harness.run.checkpoints.retention import RetentionPolicy, before_steps, evidence_steps, to_delete
 from harness.run.checkpoints.verify import verify
 from harness.run.event_types import Saved, SaveFailed
 from harness.run.heartbeats import Activity
