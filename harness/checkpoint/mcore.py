@@ -243,7 +243,7 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
             from megatron.core.dist_checkpointing.strategies import base
 
             strategy = common.TorchCommonSaveStrategy("torch", 1)
-            strategy.save_common = partial(self._attempt, strategy.save_common)
+            replace(strategy, "save_common", partial(self._attempt, strategy.save_common))
             base.register_default_strategy(base.StrategyAction.SAVE_COMMON, "torch", 1, strategy)
 
     def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str) -> None:
@@ -268,9 +268,9 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
 
     def _get_save_and_finalize_callbacks(self, writer: Any, *arguments: Any) -> Any:  # noqa: ANN401
         """Replace methods of the writer of `.metadata` on rank 0. Megatron calls this with the writer."""
-        writer.finish = partial(self._attempt, writer.finish)
-        writer.write_preloaded_data_multiproc = _write_files  # of 0.16
-        writer.write_preloaded_data_multithread = _write_files  # of later versions
+        replace(writer, "finish", partial(self._attempt, writer.finish))
+        replace(writer, "write_preloaded_data_multiproc", _write_files)  # of 0.16
+        replace(writer, "write_preloaded_data_multithread", _write_files)  # of later versions
         return super()._get_save_and_finalize_callbacks(writer, *arguments)
 
     def _attempt(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401

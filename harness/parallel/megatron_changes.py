@@ -13,10 +13,12 @@ from typing import Any
 BOTH = ("0.16", "0.19")
 """Versions of megatron-core that are supported."""
 
+_WRITER = "megatron.core.dist_checkpointing.strategies.filesystem_async.FileSystemWriterAsync"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Names of one module or class that are replaced for one reason."""
+    """Names of one module or class, or of objects of the class, that are replaced for one reason."""
 
     owner: str
     names: tuple[str, ...]
@@ -110,19 +112,47 @@ CHANGES = (
         made_in="harness.checkpoint.mcore",
         why="Its own queue is a further process of every rank, to start and to lose. Replaced for every save.",
     ),
+    Change(
+        owner=_WRITER,
+        names=("finish",),
+        made_in="harness.checkpoint.mcore",
+        why="Rank 0 writes `.metadata` alone; if the disk refuses it, the other ranks wait for ever.",
+    ),
+    Change(
+        owner=_WRITER,
+        names=("write_preloaded_data_multiproc",),
+        made_in="harness.checkpoint.mcore",
+        why="It forks a process for each file, and waits for ever for one that the kernel killed.",
+        versions=("0.16",),
+    ),
+    Change(
+        owner=_WRITER,
+        names=("write_preloaded_data_multithread",),
+        made_in="harness.checkpoint.mcore",
+        why="Its threads drop the error of the disk.",
+        versions=("0.19",),
+    ),
+    Change(
+        owner="megatron.core.dist_checkpointing.strategies.common.TorchCommonSaveStrategy",
+        names=("save_common",),
+        made_in="harness.checkpoint.mcore",
+        why="Rank 0 writes `common.pt` alone; if the disk refuses it, the other ranks wait for ever.",
+        versions=("0.16",),
+    ),
 )
 
 _PLACES = frozenset(place for change in CHANGES for place in change.places)
 
 
-def replace(owner: Any, name: str, replacement: object) -> None:  # noqa: ANN401 (a module or a class)
-    """Put a replacement in the place of what a module or a class has under a name.
+def replace(owner: Any, name: str, replacement: object) -> None:  # noqa: ANN401 (a module, a class or an object)
+    """Put a replacement in the place of what a module, a class or one object has under a name.
 
     Args:
-        owner: The module or class.
+        owner: The module, class or object.
         name: The name in it.
         replacement: What everybody finds there from now on.
     """
-    path = owner.__name__ if inspect.ismodule(owner) else f"{owner.__module__}.{owner.__qualname__}"
+    kind = owner if isinstance(owner, type) else type(owner)
+    path = owner.__name__ if inspect.ismodule(owner) else f"{kind.__module__}.{kind.__qualname__}"
     assert f"{path}.{name}" in _PLACES, f"{path}.{name} is not in the table of changes to Megatron"
     setattr(owner, name, replacement)

@@ -21,7 +21,7 @@ warnings.simplefilter("ignore")
 import torch  # noqa: E402
 from megatron.core import optimizer as megatron_optimizer  # noqa: E402
 from megatron.core.dist_checkpointing import serialization  # noqa: E402
-from megatron.core.dist_checkpointing.strategies import filesystem_async  # noqa: E402
+from megatron.core.dist_checkpointing.strategies import common, filesystem_async, state_dict_saver  # noqa: E402
 from megatron.core.optimizer import distrib_optimizer  # noqa: E402
 from megatron.core.tensor_parallel import random as megatron_random  # noqa: E402
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner  # noqa: E402
@@ -30,7 +30,8 @@ CUDA = "torch.cuda"
 OPTIMIZER = "megatron.core.optimizer"
 SHARDED = f"{OPTIMIZER}.distrib_optimizer"
 SAVING = "megatron.core.dist_checkpointing.serialization"
-WRITER = "megatron.core.dist_checkpointing.strategies.filesystem_async"
+STRATEGIES = "megatron.core.dist_checkpointing.strategies"
+WRITER = f"{STRATEGIES}.filesystem_async"
 
 
 def raises(call: Callable[[], object]) -> bool:
@@ -93,6 +94,15 @@ def results_queue_is_a_process() -> bool:
     return source_has(make, "_results_queue", "Manager()")
 
 
+def writes_files_with(method: str) -> bool:
+    return source_has(filesystem_async.FileSystemWriterAsync.get_save_function_and_args, f"self.{method}")
+
+
+def common_file_is_written_by_rank_0_alone() -> bool:
+    strategy = getattr(common, "TorchCommonSaveStrategy", None)
+    return strategy is not None and source_has(strategy.save_common, "get_rank() == 0", "torch.save(")
+
+
 PROBES: dict[str, Callable[[], bool]] = {
     f"{CUDA}.current_device": lambda: raises(torch.cuda.current_device),
     f"{CUDA}.set_device": lambda: raises(lambda: torch.cuda.set_device(0)),
@@ -129,6 +139,16 @@ PROBES: dict[str, Callable[[], bool]] = {
         filesystem_async.FileSystemWriterAsync.write_preloaded_data, "open_file = open\n", "open_file(file_name"
     ),
     f"{WRITER}._results_queue": results_queue_is_a_process,
+    f"{WRITER}.FileSystemWriterAsync.finish": lambda: source_has(
+        state_dict_saver.save_state_dict_async_finalize, "if dist_wrapper.is_coordinator:", "storage_writer.finish("
+    ),
+    f"{WRITER}.FileSystemWriterAsync.write_preloaded_data_multiproc": lambda: writes_files_with(
+        "write_preloaded_data_multiproc"
+    ),
+    f"{WRITER}.FileSystemWriterAsync.write_preloaded_data_multithread": lambda: writes_files_with(
+        "write_preloaded_data_multithread"
+    ),
+    f"{STRATEGIES}.common.TorchCommonSaveStrategy.save_common": common_file_is_written_by_rank_0_alone,
 }
 
 if __name__ == "__main__":

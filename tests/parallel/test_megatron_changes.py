@@ -58,6 +58,8 @@ def test_what_is_not_in_the_table_is_refused() -> None:
         replace(json, "dumps", None)
     with pytest.raises(AssertionError, match=r"types\.SimpleNamespace\.x is not in the table"):
         replace(SimpleNamespace, "x", None)
+    with pytest.raises(AssertionError, match=r"types\.SimpleNamespace\.x is not in the table"):
+        replace(SimpleNamespace(), "x", None)
 
 
 def foreign_attributes_set(tree: ast.AST) -> Iterator[str]:
