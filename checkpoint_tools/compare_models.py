@@ -57,7 +57,7 @@ def open_either(path: Path) -> OpenModel:
         ours = open_checkpoint(path, hashes=False)
         return OpenModel(path, ours.model, ours.names, lambda name: _cut(name, ours.read(name), ours.model))
     if not (path / "config.json").is_file():
-        raise CheckpointError(f"{path} is no model: it has neither {MANIFEST_NAME} nor config.json.")
+        raise CheckpointError(f"{path} is not a model folder: it has neither {MANIFEST_NAME} nor config.json.")
     theirs = open_model(path)
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
     model = theirs.model

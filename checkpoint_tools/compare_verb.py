@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from checkpoint_tools.difference import Difference
 
 EXIT_DIFFERENT = 1
-_PATH = click.Path(path_type=Path)
+_EXISTING = click.Path(exists=True, path_type=Path)
 _AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
 @click.command()
-@click.argument("checkpoint", type=_PATH)
+@click.argument("checkpoint", type=_EXISTING)
 @signature_key_option
 @_AS_JSON
 def inspect(checkpoint: Path, key_file: Path | None, as_json: bool) -> None:
@@ -71,8 +71,8 @@ def inspect(checkpoint: Path, key_file: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("first", type=_PATH)
-@click.argument("second", type=_PATH)
+@click.argument("first", type=_EXISTING)
+@click.argument("second", type=_EXISTING)
 @click.option("--all", "show_all", is_flag=True, help="Also list the tensors that are equal.")
 @click.option("--deep", is_flag=True, help="Verify the content of all files first, not only sizes and small files.")
 @signature_key_option

@@ -21,6 +21,7 @@ _FORMATS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(MB|GB)")
 _KIND = re.compile(r"^(optimizer)\..*|(?<=\.)[0-9]+(?=\.)")
 _PATH = click.Path(path_type=Path)
+_EXISTING = click.Path(exists=True, path_type=Path)
 
 
 @click.group()
@@ -34,7 +35,7 @@ def convert() -> None:
 
 
 @convert.command(name="to-hf")
-@click.argument("checkpoint", type=_PATH)
+@click.argument("checkpoint", type=_EXISTING)
 @click.argument("out", type=_PATH)
 @click.option(
     "--family", help="Write this family. Default: the first that can express the model, llama before all others."
@@ -90,7 +91,7 @@ def to_hf(
 
 
 @convert.command(name="from-hf")
-@click.argument("model", type=_PATH)
+@click.argument("model", type=_EXISTING)
 @click.argument("out", type=_PATH)
 @click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Files written at once.")
 @click.option("--proof-layers", type=click.IntRange(min=1), help="Compare the first so many layers only.")
@@ -128,7 +129,7 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
 
 
 @convert.command()
-@click.argument("checkpoints", nargs=-1, required=True, type=_PATH)
+@click.argument("checkpoints", nargs=-1, required=True, type=_EXISTING)
 @click.argument("out", type=_PATH)
 @click.option("--hashes/--no-hashes", default=True, show_default=True, help="Verify the content of every file first.")
 @signature_key_option
@@ -148,8 +149,8 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool, key_file: Pa
 
 
 @convert.command()
-@click.argument("a", type=_PATH)
-@click.argument("b", type=_PATH)
+@click.argument("a", type=_EXISTING)
+@click.argument("b", type=_EXISTING)
 @click.option("--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference.")
 @signature_key_option
 def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
@@ -199,12 +200,14 @@ def left_out_text(names: Sequence[str]) -> str:
 def _numbers(text: str) -> tuple[int, ...]:
     parts = text.split(",") if text else []
     if not all(part.strip().isdecimal() for part in parts):
-        raise UsageError(f"--expand-layers {text!r} is no list of layers. Write numbers with commas, such as 7,15,23.")
+        raise UsageError(
+            f"--expand-layers {text!r} is not a list of layers. Write numbers with commas, such as 7,15,23."
+        )
     return tuple(int(part) for part in parts)
 
 
 def _bytes(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None or float(match[1]) == 0:
-        raise UsageError(f"--max-shard-size {text!r} is no size. Write a number with MB or GB, such as 5GB.")
+        raise UsageError(f"--max-shard-size {text!r} is not a size. Write a number with MB or GB, such as 5GB.")
     return int(float(match[1]) * {"MB": 10**6, "GB": 10**9}[match[2]])

@@ -1,8 +1,8 @@
-"""A tiktoken file as a `tokenizer.json`, which transformers reads; only if both give the same ids.
+"""Write a tiktoken file as a `tokenizer.json` for transformers, if both give the same ids.
 
-tiktoken joins the two neighbours whose union has the lowest rank; a `tokenizer.json` lists the joins. They are found by
-taking each token apart with the ranks below its own: what is left at the end are the two parts that it is joined of.
-Bytes are written as the printable characters that GPT-2 gave them.
+tiktoken merges the two neighbours whose union has the lowest rank; a `tokenizer.json` lists the merges. To find them,
+encode each token with only the ranks below its own; the two pieces that remain are its merge. Bytes are written as the
+printable characters that GPT-2 gave them.
 """
 
 from __future__ import annotations

@@ -96,10 +96,10 @@ def _read_chunk(folder: Path, tensor: StoredTensor, chunk: Chunk) -> torch.Tenso
         raise CheckpointError(f"{folder / chunk.file} cannot be read: {error.strerror}.") from error
     except Exception as error:  # noqa: BLE001 (damaged files raise many kinds)
         raise CheckpointError(
-            f"Checkpoint {folder} is damaged: {place} is no tensor ({type(error).__name__})."
+            f"Checkpoint {folder} is damaged: {place} is not a tensor ({type(error).__name__})."
         ) from error
     if not isinstance(loaded, torch.Tensor) or loaded.dtype != DTYPES[tensor.dtype]:
-        raise CheckpointError(f"Checkpoint {folder} is damaged: {place} is no {tensor.dtype} tensor.")
+        raise CheckpointError(f"Checkpoint {folder} is damaged: {place} is not a {tensor.dtype} tensor.")
     if loaded.numel() != math.prod(chunk.sizes):
         raise CheckpointError(
             f"Checkpoint {folder} is damaged: {place} holds {loaded.numel():,} numbers, "

@@ -162,7 +162,7 @@ def _unknown(fields: Fields, family: Family) -> list[str]:
 def _scaling(fields: Fields, problems: list[str]) -> RopeScalingConfig | None:
     said = _rotation(fields)
     if not isinstance(said, dict):
-        problems.append(f"rope_scaling: {ascii(said)[:60]} is no object")
+        problems.append(f"rope_scaling: {ascii(said)[:60]} is not an object")
         return None
     kind = _kind(said)
     bases = {"rope_theta": fields.get("rope_theta"), "rope_theta in rope_parameters": said.get("rope_theta")}

@@ -72,8 +72,8 @@ def plan_mix(supplies: Sequence[Supply], shares: Mapping[str, float], train_toke
     planned = sum(given.values())
     if planned == 0:
         raise UsageError(
-            f"{sum(supply.tokens for supply in supplies):,} tokens at --max-epochs {max_epochs:g} make no token: "
-            "raise --max-epochs or --tokens, or add data."
+            f"the channels hold {sum(supply.tokens for supply in supplies):,} tokens; at --max-epochs {max_epochs:g} "
+            "that leaves none to train on: raise --max-epochs or --tokens, or add data."
         )
     channels = []
     for supply in supplies:

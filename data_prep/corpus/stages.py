@@ -64,7 +64,7 @@ def is_done(output: Path, stages: Sequence[Stage]) -> bool:
 
 
 def run_here(output: Path, stages: Sequence[Stage], config: ExecutorConfig, progress: Progress) -> None:
-    """Runs what is left of the stages in a pool of this machine, or on Ray, and waits for it.
+    """Run the unfinished stages in a pool of this machine, or on Ray, and wait for them.
 
     Raises:
         UsageError: Ray is not installed.
@@ -82,7 +82,7 @@ def run_here(output: Path, stages: Sequence[Stage], config: ExecutorConfig, prog
 
 
 def submit(output: Path, stages: Sequence[Stage], config: ExecutorConfig) -> list[str]:
-    """Gives what is left of the stages to Slurm, each to begin when the one before it has ended well.
+    """Submit the unfinished stages to Slurm; each starts when the one before it has succeeded.
 
     Returns:
         The numbers of the jobs, also kept in a file beside the stages.

@@ -129,7 +129,7 @@ def _go_to(stream: IO[bytes], start: Place, file: InputFile) -> None:
     """Moves to a place, by seeking in a plain file and by reading in a compressed one.
 
     Raises:
-        DataError: other bytes than then stand before the place.
+        DataError: the bytes before that place have changed.
     """
     before = bytes.fromhex(start.before)
     skipped = start.byte - len(before)

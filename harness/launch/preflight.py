@@ -78,7 +78,8 @@ def _layout(request: Request) -> Iterator[str]:
     try:
         make_plan(request.config, request.world_size)
     except ConfigError as error:
-        yield f"the layout does not fit {request.nodes} nodes with {request.workers_per_node} ranks each:"
+        nodes = "node" if request.nodes == 1 else "nodes"
+        yield f"the layout does not fit {request.nodes} {nodes} with {request.workers_per_node} ranks each:"
         yield from error.problems
 
 
@@ -200,9 +201,8 @@ def _lead_time(request: Request) -> Iterator[str]:
 def _waiting_commands(request: Request) -> Iterator[str]:
     folder = request.run_dir.signals
     names = sorted(path.name for path in folder.iterdir() if path.is_file()) if folder.is_dir() else []
-    commands = [name for name in names if not is_being_written(name) and not name.startswith("slurm-")]
-    if commands:
-        yield f"commands wait in {folder} and take effect at the start: {', '.join(commands)}; remove what is not meant"
+    if commands := ", ".join(n for n in names if not is_being_written(n) and not n.startswith("slurm-")):
+        yield f"commands wait in {folder} and take effect at the start: {commands}; remove those you do not want"
 
 
 def _spanning_groups(request: Request) -> Iterator[str]:

@@ -102,7 +102,7 @@ def flag_problems(flags: Sequence[str]) -> list[str]:
 def seconds_of(time_limit: str) -> int:
     """Return the seconds of a time limit in Slurm's format. A bare number is minutes, after days it is hours."""
     match = _TIME.fullmatch(time_limit)
-    assert match is not None, f"the configuration lets no time limit {time_limit!r} through"
+    assert match is not None, f"the configuration should have refused the time limit {time_limit!r}"
     days, first, second, third = (int(part or 0) for part in match.groups())
     if match[1] is None and match[4] is None:  # minutes, with or without seconds
         return first * 60 + second

@@ -54,7 +54,7 @@ class Parameter:
     writes_to_residual: bool = False
     """True if its product is added to the residual stream: with zeros in its place, a layer's half does nothing."""
     num_true_rows: int | None = None
-    """Rows of the true vocabulary, in front of zeros that never learn; None: rows are no tokens."""
+    """Rows of the true vocabulary, in front of zeros that never learn; None where rows do not stand for tokens."""
 
     @property
     def replicated_over(self) -> tuple[Replicas, ...]:

@@ -8,7 +8,7 @@ import stat
 from pathlib import Path
 
 _LASTING_ERRORS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.ENOTDIR)
-"""Errors that depend on the file alone, so that a second attempt gives the same one."""
+"""Errors that depend on the file alone, so that a second try fails in the same way."""
 _KINDS = {stat.S_IFLNK: "symbolic link", stat.S_IFDIR: "directory", stat.S_IFIFO: "named pipe"}
 
 

@@ -45,7 +45,7 @@ class Hang:
 
 
 def progress_of(launch: Path, beats: Sequence[Beat], before: Progress | None, clock_s: float) -> Progress:
-    """Return the progress of a launch (pure); that of before if nothing has changed since."""
+    """Return the progress of a launch (pure); the previous one if nothing has changed."""
     positions = frozenset((beat.rank, beat.pid, beat.step, str(beat.activity), beat.since) for beat in beats)
     if before is not None and (before.launch, before.positions) == (launch, positions):
         return before

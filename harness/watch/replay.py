@@ -29,11 +29,11 @@ def run_replay(files: Sequence[Path], labels: Path | None, as_json: bool, plot: 
     by_name = _name_curves(files)
     known = read_labels(labels) if labels is not None else None
     rehearsals = {name: rehearse(read_recording(path)) for name, path in by_name.items()}
-    if empty := [str(by_name[name]) for name, rehearsal in rehearsals.items() if not rehearsal.steps]:
-        raise DataError(
-            f"{', '.join(empty)}: no step with a loss was found. Give metrics.jsonl of a run that has trained, or "
-            "a file whose columns or keys are step and loss."
-        )
+    for name, rehearsal in rehearsals.items():
+        if not rehearsal.steps:
+            raise DataError(
+                f"{by_name[name]}: found no step with a loss. Give the metrics.jsonl of a run, or its folder."
+            )
     if plot is not None:
         from harness.watch.curve_plot import draw
 

@@ -15,12 +15,12 @@ _GIB = 1024**3
 
 
 def stall(run_dir: RunDir, watch: WatchConfig, idle_s: float) -> str | None:
-    """Return an alert text if nothing was recorded for too long although the run has not left."""
+    """Return an alert text if nothing has been recorded for too long although the run has not left."""
     if idle_s < watch.stalled_after_s:
         return None
     if owner_of(run_dir) is None:
-        return f"nothing was recorded for {idle_s:.0f} s, and nobody seems to train: was the job killed?"
-    return f"nothing was recorded for {idle_s:.0f} s though the run is alive; {_behind(read_beats(run_dir))}"
+        return f"nothing has been recorded for {idle_s:.0f} s, and nobody seems to train: was the job killed?"
+    return f"nothing has been recorded for {idle_s:.0f} s though the run is alive; {_behind(read_beats(run_dir))}"
 
 
 def shortage(run_dir: RunDir, watch: WatchConfig) -> str | None:

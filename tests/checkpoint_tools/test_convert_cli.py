@@ -16,13 +16,21 @@ from harness.errors import EXIT_BAD_DATA, EXIT_USAGE
 @pytest.mark.parametrize(
     ("arguments", "code", "problem"),
     [
-        (["to-hf", "a", "b", "--max-shard-size", "5"], EXIT_USAGE, "--max-shard-size '5' is no size. Write a number"),
-        (["to-hf", "a", "b", "--dtype", "fp8"], EXIT_USAGE, "'fp8' is not one of 'fp32', 'bf16', 'fp16'"),
-        (["to-hf", "a", "b"], EXIT_BAD_DATA, "Checkpoint a cannot be used:\n  manifest.json is missing"),
-        (["from-hf", "a", "b"], EXIT_BAD_DATA, "a/config.json cannot be read: No such file"),
-        (["from-hf", "a", "b", "--expand-layers", "1;2"], EXIT_USAGE, "--expand-layers '1;2' is no list of layers"),
-        (["check", "a", "b"], EXIT_BAD_DATA, "a is no model: it has neither manifest.json nor config.json"),
-        (["average", "a", "b"], EXIT_USAGE, "A mean needs at least two checkpoints"),
+        (
+            ["to-hf", ".", "b", "--max-shard-size", "5"],
+            EXIT_USAGE,
+            "--max-shard-size '5' is not a size. Write a number",
+        ),
+        (["to-hf", ".", "b", "--dtype", "fp8"], EXIT_USAGE, "'fp8' is not one of 'fp32', 'bf16', 'fp16'"),
+        (["to-hf", "a", "b"], EXIT_USAGE, "'CHECKPOINT': Path 'a' does not exist"),
+        (["from-hf", "a", "b"], EXIT_USAGE, "'MODEL': Path 'a' does not exist"),
+        (["check", ".", "b"], EXIT_USAGE, "'B': Path 'b' does not exist"),
+        (["average", "a", ".", "b"], EXIT_USAGE, "'CHECKPOINTS...': Path 'a' does not exist"),
+        (["to-hf", ".", "b"], EXIT_BAD_DATA, "Checkpoint . cannot be used:\n  manifest.json is missing"),
+        (["from-hf", ".", "b"], EXIT_BAD_DATA, "config.json cannot be read: No such file"),
+        (["from-hf", ".", "b", "--expand-layers", "1;2"], EXIT_USAGE, "--expand-layers '1;2' is not a list of layers"),
+        (["check", ".", "."], EXIT_BAD_DATA, ". is not a model folder: it has neither manifest.json nor config.json"),
+        (["average", ".", "b"], EXIT_USAGE, "A mean needs at least two checkpoints"),
     ],
 )
 def test_what_is_refused_at_once(

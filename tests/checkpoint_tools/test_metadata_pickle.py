@@ -115,7 +115,7 @@ def test_a_damaged_shard_is_told(tmp_path: Path) -> None:
     stored = read_index(tmp_path)["embedding.word_embeddings.weight"]
     content = shard.read_bytes()
     shard.write_bytes(content[: stored.chunks[0].file_offset + 100])
-    with pytest.raises(CheckpointError, match=r"is damaged: __0_0\.distcp at byte .* is no tensor"):
+    with pytest.raises(CheckpointError, match=r"is damaged: __0_0\.distcp at byte .* is not a tensor"):
         read_region(tmp_path, stored, (0, 0), (8, 4))
     shard.unlink()
     with pytest.raises(CheckpointError, match="cannot be read: No such file"):

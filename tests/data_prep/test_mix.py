@@ -82,7 +82,7 @@ def test_shares_and_channels_have_to_fit() -> None:
             plan_mix(supplies(zh=1, en=1), shares, 10, 1)
     with pytest.raises(UsageError, match="channel zh has no tokens yet"):
         plan_mix(supplies(zh=0), {"zh": 1}, 10, 1)
-    with pytest.raises(UsageError, match="1 tokens at --max-epochs 0.5 make no token: raise --max-epochs"):
+    with pytest.raises(UsageError, match="hold 1 tokens; at --max-epochs 0.5 that leaves none to train on: raise"):
         plan_mix(supplies(zh=1), {"zh": 1}, 10, 0.5)
     with pytest.raises(UsageError, match="two channels have the same name"):
         plan_mix([*supplies(zh=1), *supplies(zh=1)], {"zh": 1}, 10, 1)

@@ -61,6 +61,8 @@ def test_the_layout_must_fit_the_nodes(check: Check) -> None:
     errors = check("parallel.tensor_model_parallel_size=3").errors
     assert errors[0] == "the layout does not fit 2 nodes with 8 ranks each:"
     assert any("tensor_model_parallel_size" in error for error in errors[1:])
+    errors = check("parallel.tensor_model_parallel_size=3", nodes=1).errors
+    assert errors[0] == "the layout does not fit 1 node with 8 ranks each:"
 
 
 def test_no_more_workers_than_gpus(check: Check) -> None:
@@ -170,7 +172,7 @@ def test_orders_that_wait_are_told(check: Check, site: Path) -> None:
     for name in ("stop", "x.json.tmp", "y.json.partial", "slurm-1.json"):
         (site / "run" / "signals" / name).touch()
     assert check().warnings == (
-        f"commands wait in {site / 'run' / 'signals'} and take effect at the start: stop; remove what is not meant",
+        f"commands wait in {site / 'run' / 'signals'} and take effect at the start: stop; remove those you do not want",
     )
 
 

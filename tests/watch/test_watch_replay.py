@@ -30,6 +30,17 @@ def write_curve(path: Path, num_steps: int = 3000, seed: int = 0) -> None:
     path.write_text("\n".join(rows) + "\n")
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("prose.jsonl", '{"text": "Once upon a time"}\n'), ("empty.csv", "step,loss\n")]
+)
+def test_a_file_without_losses_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(DataError) as caught:
+        run_replay([path], None, as_json=False, plot=None)
+    assert str(caught.value) == f"{path}: found no step with a loss. Give the metrics.jsonl of a run, or its folder."
+
+
 def test_the_json_is_as_promised(tmp_path: Path) -> None:
     write_curve(tmp_path / "one.csv")
     labels = tmp_path / "labels.csv"
@@ -186,4 +197,4 @@ def test_a_file_without_losses_is_refused(tmp_path: Path) -> None:
     (tmp_path / "prose.jsonl").write_text('{"text": "It was"}\n')
     refused = CliRunner().invoke(replay, [str(tmp_path / "prose.jsonl")]).exception
     assert isinstance(refused, DataError)
-    assert str(refused).startswith(f"{tmp_path}/prose.jsonl: no step with a loss was found. Give metrics.jsonl")
+    assert str(refused).startswith(f"{tmp_path}/prose.jsonl: found no step with a loss. Give the metrics.jsonl")

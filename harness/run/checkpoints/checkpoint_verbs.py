@@ -106,7 +106,7 @@ def unpin(checkpoint: Path, key_file: Path | None) -> None:
 
 
 @click.command()
-@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("checkpoints", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
 @signature_key_option
 def sign(checkpoints: tuple[Path, ...], key_file: Path | None) -> None:
     """Sign CHECKPOINTS that were saved or converted without a key, after hashing every file.

@@ -99,7 +99,7 @@ def _by_prefix(parts: list[Fields]) -> dict[str, Fields]:
 
 
 def _limited(lines: Iterator[str]) -> Iterator[str]:
-    """Yield the first lines and then the number of the rest: a list of a thousand parts may differ in all of them."""
+    """Yield the first differences, then how many more there are."""
     more = 0
     for number, line in enumerate(lines):
         if number < _MAX_LINES_PER_LIST:
