@@ -106,7 +106,7 @@ def main() -> int:
             file.writelines(to_json_line(record(step, channels, noise)) for step in range(1, _RECORDS_BEFORE + 1))
         watcher = subprocess.Popen([sys.executable, "-m", "harness.cli", "watch", folder], stdout=subprocess.DEVNULL)
         try:
-            _wait_for(run_dir.watch / "state.json")
+            _wait_for(run_dir.watch_state)
             time.sleep(_SETTLE_S)
             before, started, step = processor_seconds(watcher.pid), time.monotonic(), _RECORDS_BEFORE
             while time.monotonic() - started < arguments.seconds:

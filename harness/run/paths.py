@@ -77,6 +77,16 @@ class RunDir:
     """Folder of the heartbeat files."""
     watch = _Inside("watch")
     """Folder of the watcher, which makes it itself."""
+    watch_state = _Inside("watch/state.json")
+    """Everything that the watcher knows of the run; see `harness.watch.saved_state`."""
+    watch_alerts = _Inside("watch/alerts.jsonl")
+    """One JSON object per alert; see `harness.watch.alerts`."""
+    watch_heartbeat = _Inside("watch/heartbeat.json")
+    """The watcher's own heartbeat; see `harness.run.watcher_presence`."""
+    watch_report = _Inside("watch/report.md")
+    """The report for the person who must look at a run that the watcher has stopped."""
+    watch_lock = _Inside("watch/lock")
+    """File that the watcher of this directory keeps locked."""
     launches = _Inside("launches")
     """Folder with one folder per job of this run."""
 

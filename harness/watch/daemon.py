@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-import json
-import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +15,10 @@ from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, RunInUseError, UsageError
 from harness.run.event_types import Hung
-from harness.run.files import replace_file
 from harness.run.launch_requests import request_kill
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
+from harness.run.watcher_presence import write_watcher_beat
 from harness.watch.alerts import Alerts
 from harness.watch.announcer import Outputs, WatcherEvents
 from harness.watch.delivery import deliveries
@@ -63,8 +60,8 @@ def watch(  # noqa: PLR0913 (what the command line gives)
     except OSError as error:
         raise UsageError(f"cannot make {run_dir.watch}: {error.strerror}; only the user who trains may watch") from None
     with _holding_lock(run_dir):
-        state = load_state(run_dir.watch / "state.json")
-        alerts = Alerts(run_dir.watch / "alerts.jsonl", config.run.name, places, settings.alert_every_s)
+        state = load_state(run_dir.watch_state)
+        alerts = Alerts(run_dir.watch_alerts, config.run.name, places, settings.alert_every_s)
         outputs = Outputs(events=WatcherEvents(run_dir.events), alerts=alerts, show=show, may_command=may_command)
         watcher = Watcher(run_dir, config, state or WatchState(), outputs, is_anew=state is None)
         show(f"watching {run_dir.root}: {_intention(config, may_command)}")
@@ -129,10 +126,7 @@ class _WatchLoop:
         if now - self._last_beat < _HEARTBEAT_EVERY_S:
             return
         self._last_beat = now
-        beat = {"time": round(time.time(), 3), "host": socket.gethostname(), "pid": os.getpid()}
-        path = self._run_dir.watch / "heartbeat.json"
-        said = {"step": self._watcher.state.step, "may_order": self._outputs.may_command}
-        replace_file(path, json.dumps({**beat, **said}) + "\n", durable=False)
+        write_watcher_beat(self._run_dir, step=self._watcher.state.step, may_command=self._outputs.may_command)
 
     def _check_surroundings(self) -> None:
         """Alert people if nothing is recorded any more, or the disk is nearly full."""
@@ -181,21 +175,21 @@ def _intention(config: Config, may_command: bool) -> str:
 def _save(run_dir: RunDir, state: WatchState, show: Callable[[str], None]) -> None:
     """Save the watcher's state. If the disk refuses, the next look reads the same lines again."""
     try:
-        save_state(run_dir.watch / "state.json", state)
+        save_state(run_dir.watch_state, state)
     except OSError as error:
-        show(f"warning: cannot write {run_dir.watch / 'state.json'}: {error.strerror}")
+        show(f"warning: cannot write {run_dir.watch_state}: {error.strerror}")
 
 
 @contextmanager
 def _holding_lock(run_dir: RunDir) -> Iterator[None]:
     """Hold the watcher's lock. The kernel releases it however the watcher dies."""
-    with (run_dir.watch / "lock").open("w") as file:
+    with run_dir.watch_lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunInUseError(
                 f"{run_dir.root} is being watched already, and a run has one watcher at a time; "
-                f"see {run_dir.watch / 'heartbeat.json'} for where, and stop that one first"
+                f"see {run_dir.watch_heartbeat} for where, and stop that one first"
             ) from None
         yield
 

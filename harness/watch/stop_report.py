@@ -21,9 +21,8 @@ def write_report(run_dir: RunDir, stop: Stop, now: Situation) -> Path:
     Raises:
         OSError: From the disk.
     """
-    path = run_dir.watch / "report.md"
-    replace_file(path, report(str(run_dir.root), stop, now, list(read_events(run_dir.events))))
-    return path
+    replace_file(run_dir.watch_report, report(str(run_dir.root), stop, now, list(read_events(run_dir.events))))
+    return run_dir.watch_report
 
 
 def report(run: str, stop: Stop, now: Situation, events: Sequence[AnyEvent]) -> str:

@@ -191,10 +191,3 @@ def test_lines_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_bytes(b"\n".join([good[0], *damaged, good[1], b""]))
     output = CliRunner().invoke(replay, [str(tmp_path / "metrics.jsonl")]).output
     assert output == "metrics: 2 logged steps: nothing strange\n"
-
-
-def test_a_file_without_losses_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "prose.jsonl").write_text('{"text": "It was"}\n')
-    refused = CliRunner().invoke(replay, [str(tmp_path / "prose.jsonl")]).exception
-    assert isinstance(refused, DataError)
-    assert str(refused).startswith(f"{tmp_path}/prose.jsonl: found no step with a loss. Give the metrics.jsonl")
