@@ -22,6 +22,8 @@ from typing import Any
 from harness.text import listed
 
 _MOST_BYTES = 256 * 2**20
+FLIGHT_RECORDER = "flight_recorder"
+"""Folder of the dumps in that of a launch."""
 _NAME = re.compile(r"rank_([0-9]+)")
 
 

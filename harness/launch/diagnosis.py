@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 
 from harness.errors import UsageError
-from harness.launch.collectives_dump import absent_ranks, read_dumps
-from harness.launch.last_words import stacks_path
+from harness.launch.collectives_dump import FLIGHT_RECORDER, absent_ranks, read_dumps
+from harness.launch.last_words import STACKS, stacks_path
 from harness.metrics.stragglers import slow_ranks, usual_time
 from harness.run.heartbeats import QUIET_AFTER_S, Activity, Beat, active_beats, read_beats
 from harness.run.launch_requests import request_stacks
@@ -137,7 +137,7 @@ def ask_for_stacks(run_dir: RunDir, show: Callable[[str], None], patience_s: flo
 
 
 def _num_stacks(folder: Path, since: float) -> int:
-    return sum(path.stat().st_mtime >= since for path in folder.glob("stacks_rank_*.txt"))
+    return sum(path.stat().st_mtime >= since for path in folder.glob(STACKS))
 
 
 def _lines(found: Diagnosis, now: float) -> list[str]:
@@ -180,16 +180,16 @@ def _ranks(ranks: Sequence[int]) -> str:
 
 def _dumps(launch: LaunchRecord, held_up: Sequence[int]) -> list[str]:
     """Return lines about files from before the launch was killed or timed out: stacks, and the last collectives."""
-    recorder = launch.folder / "flight_recorder"
+    recorder = launch.folder / FLIGHT_RECORDER
     dumps = read_dumps(recorder)
-    stacks = sorted(launch.folder.glob("stacks_rank_*.txt"))
+    stacks = sorted(launch.folder.glob(STACKS))
     lines = [
         f"stack of rank {rank}, innermost first: {stack}"
         for rank in held_up[:_NUM_STACKS]
         if (stack := _stack(launch, rank))
     ]
     if stacks:
-        lines.append(f"stacks of {len(stacks)} ranks: {launch.folder}/stacks_rank_*.txt")
+        lines.append(f"stacks of {len(stacks)} ranks: {launch.folder}/{STACKS}")
     lines += [f"collectives: {line}" for line in absent_ranks(dumps)]
     if dumps:
         lines.append(f"last collectives of {len(dumps)} ranks: torchfrtrace --prefix rank_ {recorder}")

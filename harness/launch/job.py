@@ -34,6 +34,7 @@ from harness.run.events import append_event
 from harness.run.launch_folder import open_launch
 from harness.run.launch_requests import kill_reason
 from harness.run.launches import (
+    CONFIG,
     ENDED,
     LAUNCH,
     SUBMISSION,
@@ -67,7 +68,7 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
     asked = read_launch_file(submission / SUBMISSION, Submission)
     if asked is None or asked.nodes is None or asked.workers_per_node is None:
         raise UsageError(f"there is no {SUBMISSION} in {submission}; submit the run with `harness launch CONFIG`")
-    config = load_config(submission / "config.yaml")
+    config = load_config(submission / CONFIG)
     job = str(job_id())
     earlier = history(run_dir, job)
     if earlier and (verdict := decide_resume(earlier, config.launch)).action is Action.STOP:
@@ -96,7 +97,7 @@ def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
     `srun_code` is the highest exit code of all nodes, or 128 and a signal. `job_state` is the state of the job and its
     reason as Slurm names them, such as `RUNNING:None`.
     """
-    settings = load_config(launch / "config.yaml").launch
+    settings = load_config(launch / CONFIG).launch
     exit_code = agreed_code(node_ends(launch), srun_code)
     ended = LaunchEnding(ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"), exit_code=exit_code)
     write_launch_file(launch / ENDED, ended)
@@ -116,7 +117,7 @@ def bad_nodes(launch: Path) -> list[str]:
 
     It returns none either if these are more than half of the nodes: then the cause is common to them.
     """
-    if not load_config(launch / "config.yaml").launch.exclude_bad_nodes:
+    if not load_config(launch / CONFIG).launch.exclude_bad_nodes:
         return []
     found = [name for name in bad_nodes_in(launch) if _NODE_NAME.fullmatch(name)]
     start = read_launch_file(launch / LAUNCH, LaunchStart)

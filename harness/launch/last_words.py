@@ -17,9 +17,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from harness.launch.collectives_dump import FLIGHT_RECORDER
 from harness.launch.workers import ALL_HAVE_ASKED_S, KillSwitch, write_to_stderr
+from harness.run.files import replace_file
 from harness.run.launch_requests import kill_reason, stacks_requested
 
+STACKS = "stacks_rank_*.txt"
 _STACKS_PATIENCE_S = 15.0
 _DUMP_PATIENCE_S = 5.0
 
@@ -44,7 +47,7 @@ def collect(
     else:
         show("no stacks: py-spy is not installed here; `pip install 'harness[stacks]'` for the next time")
     if asked:
-        _wait_for_dumps(folder / "flight_recorder", asked)
+        _wait_for_dumps(folder / FLIGHT_RECORDER, asked)
 
 
 def switch_for(launch: Path, *, pipes: str | None = None, num_nodes: int = 1) -> KillSwitch:
@@ -66,7 +69,7 @@ def find_py_spy() -> tuple[str, ...]:
 
 def stacks_path(folder: Path, rank: int) -> Path:
     """Return the file of a rank's stacks."""
-    return folder / f"stacks_rank_{rank:05d}.txt"
+    return folder / STACKS.replace("*", f"{rank:05d}")
 
 
 def remove_pipes(pipes: str | None, ranks: Iterable[int]) -> None:
@@ -97,7 +100,7 @@ def _write_stacks(folder: Path, workers: Mapping[int, int], py_spy: Sequence[str
             said, _ = process.communicate()
             said += f"py-spy did not end within {_STACKS_PATIENCE_S:g} s\n"
         try:
-            stacks_path(folder, rank).write_text(said)
+            replace_file(stacks_path(folder, rank), said, durable=False)
         except OSError as error:
             show(f"warning: cannot write {stacks_path(folder, rank)}: {error.strerror}")
         if process.returncode != 0:

@@ -22,7 +22,7 @@ from harness.plan.axes import ranks_per_copy
 from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
 from harness.run.launch_folder import changes, make_run, open_launch
-from harness.run.launches import LaunchStart
+from harness.run.launches import CONFIG, LaunchStart, rank_log
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 
@@ -65,7 +65,7 @@ def train(
             start = LaunchStart(world_size=sizes[phase.index], resume=resume, phase=phase.name, job_id=job_id())
             folder = _open_launch(run, config, lock, start)
             command = (*worker_command, "--run-dir", str(run.root), "--resume", resume)
-            command += ("--config", str(folder / "config.yaml"))
+            command += ("--config", str(folder / CONFIG))
             write_to_stderr(f"{run.root}: starting {_workers_text(sizes[phase.index], num_gpus)}")
             known = size_of_events(run)
             code = _run_workers(command, sizes[phase.index], folder, lock, on_gpu=num_gpus > 0)
@@ -159,6 +159,5 @@ def worker_starts(
             num_threads=max(1, count_cores() // num_workers),
             on_gpu=on_gpu,
         )
-        log = None if rank == 0 else folder / f"rank_{rank:05d}.log"
-        starts.append(WorkerStart(command=command, environment=environment, log=log))
+        starts.append(WorkerStart(command=command, environment=environment, log=rank_log(folder, rank)))
     return starts

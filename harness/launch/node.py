@@ -20,7 +20,7 @@ from harness.launch.local import WORKER, worker_starts
 from harness.launch.machine import count_gpus
 from harness.launch.workers import run_workers
 from harness.parallel.environment import NodePlace, collectives_pipes, node_name, read_node
-from harness.run.launches import LAUNCH, LaunchStart, NodeEnd, read_launch_file, write_bad_nodes, write_node_end
+from harness.run.launches import CONFIG, LAUNCH, LaunchStart, NodeEnd, read_launch_file, write_bad_nodes, write_node_end
 from harness.run.paths import RunDir
 
 CHECK = (sys.executable, "-u", "-W", "ignore", "-m", "harness.parallel.node_check")
@@ -43,7 +43,7 @@ def run_node(
     num_workers = None if started is None else started.workers_per_node
     if num_workers is None:
         raise UsageError(f"{launch / LAUNCH} does not say how many workers a node has; was the job begun?")
-    config = launch / "config.yaml"
+    config = launch / CONFIG
     settings = load_config(config).launch
     num_gpus = count_gpus()
     if 0 < num_gpus < num_workers:

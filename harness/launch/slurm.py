@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness.config.operation import LaunchConfig
 from harness.errors import UsageError
+from harness.run.paths import RunDir
 
 PASSED_ON = ("HOME", "LANG", "LOGNAME", "PATH", "USER")
 """Variables of the login shell that a job gets. The others would make runs depend on the submitting user."""
@@ -69,7 +70,7 @@ def sbatch_command(job: Job) -> list[str]:
         "account": settings.account,
         "dependency": job.dependency,
         "open-mode": "append",
-        "output": job.run_dir / "launches" / "job_%j.log",
+        "output": RunDir(job.run_dir).job_log("%j"),
         "chdir": job.working_directory,
         "export": ",".join(PASSED_ON),
     }

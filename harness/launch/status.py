@@ -165,7 +165,7 @@ def _step_seconds(records: Sequence[StepRecord]) -> float | None:
 
 
 def _log(run_dir: RunDir, last: LaunchRecord) -> str | None:
-    path = run_dir.launches / f"job_{last.job_id}.log"
+    path = run_dir.job_log(str(last.job_id))
     return str(path) if path.exists() else None
 
 

@@ -19,7 +19,7 @@ from harness.launch.preflight import Request, check_request
 from harness.launch.slurm import Job, sbatch_command, submit
 from harness.run.files import replace_file
 from harness.run.launch_folder import make_run
-from harness.run.launches import SUBMISSION, GitState, Submission, write_launch_file
+from harness.run.launches import CONFIG, SUBMISSION, GitState, Submission, write_launch_file
 from harness.run.paths import RunDir
 
 SOURCE = Path(here.__path__[0]).parents[1]
@@ -104,7 +104,7 @@ def _queue(request: Request, folder: Path, command: list[str], show: Callable[[s
     """Write the submission's folder, queue the job, and record its number. A refused job leaves no folder."""
     make_run(request.run_dir)
     folder.mkdir()
-    replace_file(folder / "config.yaml", dump_config(request.config))
+    replace_file(folder / CONFIG, dump_config(request.config))
     submission = Submission(
         submitted=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         host=socket.gethostname(),
@@ -122,7 +122,7 @@ def _queue(request: Request, folder: Path, command: list[str], show: Callable[[s
     write_launch_file(folder / SUBMISSION, submission.model_copy(update={"job_id": job_id}))
     show(f"queued job {job_id}: {request.nodes} nodes, {request.world_size} ranks")
     show(f"run: {request.run_dir.root}")
-    show(f"log: {request.run_dir.launches / f'job_{job_id}.log'}")
+    show(f"log: {request.run_dir.job_log(job_id)}")
     return job_id
 
 

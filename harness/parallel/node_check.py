@@ -46,7 +46,7 @@ from harness.parallel.node_reports import (
 )
 from harness.plan.plan import make_plan
 from harness.run.files import replace_file
-from harness.run.launches import BAD_NODES, write_bad_nodes
+from harness.run.launches import BAD_NODES, CONFIG, NODES, write_bad_nodes
 
 ANSWER_WITHIN_S = 120.0
 """Seconds that rank 0 waits for the others, from its own start."""
@@ -64,7 +64,7 @@ def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], object]) -> li
     Raises:
         HarnessError: Ranks do not answer, or a node is not fit to train. Raised on every rank that can know.
     """
-    config = load_config(launch / "config.yaml")
+    config = load_config(launch / CONFIG)
     layout = make_plan(config, ranks.world_size).layout
     where = device.select(ranks.local_rank)
     dist.init_process_group(
@@ -229,7 +229,7 @@ def _sees_file(launch: Path, ranks: ProcessRanks) -> bool:
 
 
 def _publish(launch: Path, reports: Sequence[RankReport], say: Callable[[str], object]) -> None:
-    replace_file(launch / "nodes.json", json.dumps([asdict(report) for report in reports], indent=1) + "\n")
+    replace_file(launch / NODES, json.dumps([asdict(report) for report in reports], indent=1) + "\n")
     first = reports[0]
     hosts = len({report.host for report in reports})
     memory = "" if first.memory_gib is None else f" ({first.memory_gib:.0f} GiB)"

@@ -1,10 +1,4 @@
-"""The folder of one launch, and the run's `config.yaml`.
-
-```
-launches/0001/config.yaml       the configuration of this launch, with every default and override written out
-              launch.json       when, where and by what command it was started
-              rank_00003.log    what this rank wrote (rank 0 writes to the terminal)
-```
+"""Opens the folder of one launch (see `launches`), and writes the run's `config.yaml`.
 
 `<run>/config.yaml` is the configuration of the newest launch that could begin; those of all launches are in their
 folders, where their workers read them: a start that is refused leaves the run's as it was. A launch may differ from
@@ -27,7 +21,7 @@ from harness.config.load import dump_config, load_config
 from harness.config.schema import Config
 from harness.errors import ConfigError, UsageError
 from harness.run.files import replace_file
-from harness.run.launches import LAUNCH, LaunchStart, write_launch_file
+from harness.run.launches import CONFIG, LAUNCH, LaunchStart, write_launch_file
 from harness.run.paths import RunDir
 
 
@@ -68,7 +62,7 @@ def _open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: 
     folder = prepared or run_dir.launch(run_dir.next_launch_number())
     folder.mkdir(parents=True, exist_ok=prepared is not None)
     text = dump_config(config)
-    replace_file(folder / "config.yaml", text)
+    replace_file(folder / CONFIG, text)
     own = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),

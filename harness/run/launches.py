@@ -1,10 +1,13 @@
 """The launches of a run, from their folders: who asked for them, when they ran, how they ended, what they saved.
 
 ```
-launches/0001/submission.json   the request to Slurm by `harness launch`, with git.diff; missing for other starts
+launches/0001/config.yaml       the configuration of this launch, with every default and override written out
+              submission.json   the request to Slurm by `harness launch`, with git.diff; missing for other starts
               launch.json       when and where it started, in which job, and the newest checkpoint at that time
               node_00000.json   how the workers of a node ended
               ended.json        how the launch ended, and what was decided; missing if the whole job was killed
+              nodes.json        the reports of the nodes, by their check before training
+              rank_00003.log    what this rank wrote (rank 0 writes to the terminal)
 ```
 
 A submission's folder is that of the first start of its job; every requeue gets the next folder.
@@ -26,9 +29,11 @@ from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.files import replace_file
 from harness.run.paths import RunDir
 
+CONFIG = "config.yaml"
 SUBMISSION = "submission.json"
 LAUNCH = "launch.json"
 ENDED = "ended.json"
+NODES = "nodes.json"
 BAD_NODES = "bad_nodes.json"
 """Nodes that the check before training found unfit; a node that has too few GPUs writes `bad_node_00000.json`."""
 Content = TypeVar("Content", bound="LaunchFile")
@@ -155,7 +160,7 @@ class LaunchRecord:
 
     @property
     def begun(self) -> float:
-        """Time at which a launch that has started was opened, in seconds since 1970."""
+        """Time of the start in seconds since 1970, by the clock of the file system as for heartbeats."""
         return (self.folder / LAUNCH).stat().st_mtime
 
 
@@ -198,6 +203,11 @@ def history(run_dir: RunDir, job_id: str) -> list[LaunchEnd]:
         LaunchEnd(exit_code=None if record.ended is None else record.ended.exit_code, progressed=later > earlier)
         for record, earlier, later in zip(started, before, after, strict=True)
     ]
+
+
+def rank_log(folder: Path, rank: int) -> Path | None:
+    """Return the file for what a rank writes; None for rank 0, which writes to the terminal."""
+    return folder / f"rank_{rank:05d}.log" if rank else None
 
 
 def write_node_end(folder: Path, index: int, end: NodeEnd) -> None:

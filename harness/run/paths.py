@@ -115,6 +115,10 @@ class RunDir:
         """Return the folder with command, environment, git state and output of a job. Numbers start at 1."""
         return self.launches / f"{number:04d}"
 
+    def job_log(self, job_id: str) -> Path:
+        """Return the output of a Slurm job of this run. For `%j` it is the pattern that Slurm fills in."""
+        return self.launches / f"job_{job_id}.log"
+
     def next_launch_number(self) -> int:
         """Return the highest launch number on disk plus one. Reads the folder."""
         if not self.launches.is_dir():
