@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -98,6 +99,7 @@ def _open_text(path: Path) -> TextIO:
     return path.open(encoding="utf-8", newline="")
 
 
+@cache
 def _place_of(name: str) -> Place | None:
     """Return the place of a column or a tag, or None if the detector does not use it."""
     if name in _FIELDS:
@@ -167,25 +169,22 @@ def _read_jsonl(path: Path) -> Iterator[LossRecord]:
 
     Lines that cannot be read are passed over: their writer may have died.
     """
-    places: dict[str, Place | None] = {}
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             for line in lines:
                 with suppress(ValueError, RecursionError):
                     fields = json.loads(line)
-                    if isinstance(fields, dict) and (record := _record_of(fields, places)):
+                    if isinstance(fields, dict) and (record := _record_of(fields)):
                         yield record
     except (OSError, EOFError) as error:
         raise DataError(f"{path}: cannot be read as lines of JSON: {error}. Give a metrics.jsonl.") from error
 
 
-def _record_of(fields: dict[str, object], places: dict[str, Place | None]) -> LossRecord | None:
+def _record_of(fields: dict[str, object]) -> LossRecord | None:
     """Return the record of named numbers, or None without a step or a loss. A null is a number that was not finite."""
     numbers = []
     for name, value in fields.items():
-        if name not in places:
-            places[name] = _place_of(name)
-        if (place := places[name]) is not None and (value is None or isinstance(value, int | float)):
+        if (place := _place_of(name)) is not None and (value is None or isinstance(value, int | float)):
             numbers.append((place, math.nan if value is None else float(value)))
     found = _by_field(numbers)
     if not math.isfinite(found.get("step", math.nan)) or (found["loss"] is None and not found["channels"]):
@@ -197,12 +196,11 @@ def _record_of(fields: dict[str, object], places: dict[str, Place | None]) -> Lo
 
 def _read_event_file(path: Path) -> Iterator[LossRecord]:
     """Yield the records of an event file. The scalars of one step follow each other, in any order."""
-    places: dict[str, Place | None] = {}
     fields: dict[str, object] = {}
     try:
         for scalar in read_scalars(path):
             if fields and fields["step"] != scalar.step:
-                if record := _record_of(fields, places):
+                if record := _record_of(fields):
                     yield record
                 fields = {}
             fields["step"] = scalar.step
@@ -211,5 +209,5 @@ def _read_event_file(path: Path) -> Iterator[LossRecord]:
         raise DataError(
             f"{path}: cannot be read as a TensorBoard event file: {error}. Give the file as it was written."
         ) from error
-    if fields and (record := _record_of(fields, places)):
+    if fields and (record := _record_of(fields)):
         yield record
