@@ -27,11 +27,11 @@ from harness.run.paths import RunDir
 
 
 def average(paths: Sequence[Path], out: Path, show: ShowProgress, *, hashes: bool = True, num_workers: int = 4) -> Path:
-    """Writes the mean of checkpoints and returns its folder.
+    """Write the mean of checkpoints and return its folder.
 
     Raises:
-        UsageError: fewer than two checkpoints, or OUT exists.
-        CheckpointError: a checkpoint is damaged, or of another model than the first.
+        UsageError: Fewer than two checkpoints, or OUT exists.
+        CheckpointError: A checkpoint is damaged, or of another model than the first.
     """
     if len(paths) < 2:
         raise UsageError("A mean needs at least two checkpoints.")

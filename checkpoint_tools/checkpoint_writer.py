@@ -69,7 +69,7 @@ def write_checkpoint(
     num_workers: int = 1,
     progress: Progress = silent,
 ) -> int:
-    """Writes all tensors of a model into a folder; only the manifest is left to its owner.
+    """Write all tensors of a model into a folder; only the manifest is left to its owner.
 
     The folder is empty, or left over from an interruption of the same call. Without a folder for `records` an
     interrupted writing begins anew. Each of the workers needs the memory of one tensor and its copy. `progress` hears
@@ -79,7 +79,7 @@ def write_checkpoint(
         Bytes that were there from before an interruption.
 
     Raises:
-        OSError: from the disk.
+        OSError: From the disk.
     """
     names = weights.names
     groups = [names[start : start + NAMES_PER_FILE] for start in range(0, len(names), NAMES_PER_FILE)]
@@ -100,7 +100,7 @@ def write_checkpoint(
 
 
 def write_first_layers(ours: OurTensors, folder: Path, num_layers: int) -> ModelConfig:
-    """Writes the model that is made of a checkpoint's first layers, and returns its description."""
+    """Write the model that is made of a checkpoint's first layers, and return its description."""
     model = ours.model.model_copy(update={"num_layers": num_layers})
     names = [name for name in ours.names if (split_layer(name)[0] or 0) < num_layers]
     write_checkpoint(folder, Weights(model=model, names=names, read=ours.read))

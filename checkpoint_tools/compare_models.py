@@ -51,7 +51,7 @@ def open_either(path: Path) -> OpenModel:
     """Open a checkpoint (a folder with a manifest) or a Hugging Face model's folder (with a config.json).
 
     Raises:
-        CheckpointError: it is neither, or damaged.
+        CheckpointError: It is neither, or damaged.
     """
     if (path / MANIFEST_NAME).is_file():
         ours = open_checkpoint(path, hashes=False)
@@ -70,7 +70,7 @@ def differences(a: OpenModel, b: OpenModel, *, tolerance: float = 0.0) -> list[D
     Numbers that differ by no more than `tolerance` count as equal; 0 wants equal bits.
 
     Raises:
-        CheckpointError: one of them has tensors that the other has not.
+        CheckpointError: One of them has tensors that the other has not.
     """
     found = [
         Difference(name=f"model.{name}", what=f"{value} and {_fields(b.model)[name]}")

@@ -160,7 +160,7 @@ def _model_content(path: Path) -> dict[str, Any]:
     """Return the contents of a folder: family, model, and every tensor with its shape, format, file and size.
 
     Raises:
-        CheckpointError: it is damaged, or of a model that is not known here.
+        CheckpointError: It is damaged, or of a model that is not known here.
     """
     from checkpoint_tools.their_tensors import open_model
 
@@ -200,7 +200,7 @@ def _model_difference(first: Path, second: Path, *, as_json: bool) -> tuple[int,
     Tensors go by our names, without the padding of the vocabulary; a checkpoint's optimizer state is left aside.
 
     Raises:
-        CheckpointError: one of them is damaged, or has tensors that the other has not.
+        CheckpointError: One of them is damaged, or has tensors that the other has not.
     """
     from checkpoint_tools.compare_models import differences, open_either
 

@@ -72,7 +72,7 @@ def require_complete(have: Iterable[str], needed: Iterable[str], place: str) -> 
     """Check that every tensor is used, and that every needed tensor is there.
 
     Raises:
-        CheckpointError: names the tensors on one side only.
+        CheckpointError: Names the tensors on one side only.
     """
     have, needed = set(have), set(needed)
     problems = [f"{name} is missing" for name in sorted(needed - have)]

@@ -41,12 +41,12 @@ class _Sum:
 
 
 def compare(first: Path, second: Path, progress: Progress) -> Iterator[Difference]:
-    """Compares two checkpoints whose small files have been verified: every tensor of either, by name.
+    """Compare two checkpoints whose small files have been verified: every tensor of either, by name.
 
     Holds one chunk of each per worker in memory. `progress` hears of the bytes of the first that were compared.
 
     Raises:
-        CheckpointError: an index or a chunk is damaged.
+        CheckpointError: An index or a chunk is damaged.
     """
     one, other = read_index(first), read_index(second)
     names = sorted({*one, *other})

@@ -60,10 +60,10 @@ def convert(
     num_workers: int = 4,
     proof_layers: int | None = None,
 ) -> Converted:
-    """Converts, lets the model grow, and proves; OUT is there only if all of it went well.
+    """Convert, let the model grow, and prove; OUT is there only if all of it went well.
 
     Raises:
-        CheckpointError: the folder is damaged, has a feature that is not known, or the result is not the same model.
+        CheckpointError: The folder is damaged, has a feature that is not known, or the result is not the same model.
         UsageError: OUT exists, or MODEL is a checkpoint.
     """
     if (folder / MANIFEST_NAME).is_file():

@@ -33,7 +33,7 @@ class Growth:
         """Return the larger model.
 
         Raises:
-            UsageError: a layer is named that the model does not have, or one twice; the vocabulary would shrink.
+            UsageError: A layer is named that the model does not have, or one twice; the vocabulary would shrink.
         """
         layers = range(model.num_layers)
         if len(set(self.copied_layers)) != len(self.copied_layers) or not set(self.copied_layers) <= set(layers):
@@ -53,7 +53,7 @@ class Growth:
         return num_layers + sum(layer < num_layers for layer in self.copied_layers)
 
     def reader(self, read: Read, model: ModelConfig) -> Read:
-        """Gives tensors of the larger model out of those of the smaller one, `model`."""
+        """Give tensors of the larger model out of those of the smaller one, `model`."""
         grown = self.grown(model)
         sources = [
             (layer, is_copy)

@@ -64,10 +64,10 @@ class OurTensors:
 
 
 def open_checkpoint(path: Path, *, hashes: bool = True) -> OurTensors:
-    """Opens a checkpoint after it was verified: sizes and small files always, with `hashes` the content of all files.
+    """Open a checkpoint after it was verified: sizes and small files always, with `hashes` the content of all files.
 
     Raises:
-        CheckpointError: it does not verify, or holds no model that this version knows.
+        CheckpointError: It does not verify, or holds no model that this version knows.
     """
     manifest = verify_before_load(path, deep=hashes)
     model = model_of(manifest, path)
@@ -81,7 +81,7 @@ def model_of(manifest: Manifest, path: Path) -> ModelConfig:
     """Return the model of a checkpoint, from its manifest, with the rotary settings of the phase that was trained last.
 
     Raises:
-        CheckpointError: the manifest describes none that this version knows.
+        CheckpointError: The manifest describes none that this version knows.
     """
     fields = manifest.fingerprint.get("model")
     if isinstance(fields, dict):
@@ -99,7 +99,7 @@ def places_of(index: Mapping[str, StoredTensor], model: ModelConfig, path: Path)
     """Return the place of each weight of a model, by its numbered name.
 
     Raises:
-        CheckpointError: the index is of another model.
+        CheckpointError: The index is of another model.
     """
     places: dict[str, _Place] = {}
     for name, stored in index.items():

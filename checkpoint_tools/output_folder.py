@@ -39,9 +39,9 @@ def begun(out: Path, record: Mapping[str, object]) -> Iterator[Path]:
     No other process writes there meanwhile. After an error it stays, and the next call continues in it.
 
     Raises:
-        UsageError: there is something at OUT, another process converts to it, or what is at OUT.partial is no
+        UsageError: There is something at OUT, another process converts to it, or what is at OUT.partial is no
             conversion.
-        CheckpointError: the disk refused, here or while the folder was written.
+        CheckpointError: The disk refused, here or while the folder was written.
     """
     if out.exists() or out.is_symlink():
         raise UsageError(f"{out} exists. Name another folder, or remove it: nothing is ever overwritten.")
@@ -63,7 +63,7 @@ def publish(partial: Path, out: Path, record: Mapping[str, object]) -> None:
     """Rename the partial folder. `record`, which may have more fields now, replaces the one of the beginning.
 
     Raises:
-        CheckpointError: the disk refused; the partial folder is still there.
+        CheckpointError: The disk refused; the partial folder is still there.
     """
     try:
         replace_file(partial / RECORD_NAME, _text(record))
@@ -101,7 +101,7 @@ def _take(lock: int, partial: Path) -> None:
 
 
 def _prepare(partial: Path, record: Mapping[str, object]) -> None:
-    """Leaves the folder as it is if it belongs to the same conversion, else empties it."""
+    """Leave the folder as it is if it belongs to the same conversion, else empty it."""
     path = partial / RECORD_NAME
     strangers = sorted(entry.name for entry in partial.iterdir() if entry.name not in _OWN_NAMES)
     if not path.exists() and strangers:

@@ -87,13 +87,13 @@ class Proof:
 def prove(
     ours: OurTensors, folder: Path, scratch: Path, *, num_layers: int | None = None, growth: Growth = NO_GROWTH
 ) -> Proof:
-    """Compares a checkpoint with a Hugging Face model's folder.
+    """Compare a checkpoint with a Hugging Face model's folder.
 
     Compared are its first `num_layers`; None: all, or as many as fit into this machine's memory. If not all fit, the
     first ones are written to the folder `scratch`, which is removed. With `growth` the checkpoint's model is larger.
 
     Raises:
-        CheckpointError: they are not the same model. Says where they begin to differ.
+        CheckpointError: They are not the same model. Says where they begin to differ.
     """
     theirs = open_model(folder)
     transformers_model.require_shapes(theirs)

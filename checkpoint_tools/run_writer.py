@@ -35,13 +35,13 @@ class WrittenRun:
 
 
 def write_run(run: Path, manifest: Manifest, weights: Weights, *, num_workers: int, progress: Progress) -> WrittenRun:
-    """Writes the checkpoint of the manifest's step, unless an earlier call has published it.
+    """Write the checkpoint of the manifest's step, unless an earlier call has published it.
 
     The folder belongs to this conversion alone. The manifest's files and the time it took are filled in here.
 
     Raises:
-        OSError: from the disk, while tensors are written.
-        SaveFailedError: the disk refused the rest.
+        OSError: From the disk, while tensors are written.
+        SaveFailedError: The disk refused the rest.
     """
     store, directory, records = CheckpointStore(RunDir(run)), RunDir(run), run / _RECORDS
     started = time.perf_counter()

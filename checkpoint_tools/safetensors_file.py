@@ -43,10 +43,10 @@ class Entry:
 
 @contextmanager
 def safetensors_writer(path: Path, entries: Iterable[Entry]) -> Iterator[Callable[[str, torch.Tensor], None]]:
-    """Gives a function that writes one tensor at its place; the file gets its name at the end, if all went well.
+    """Give a function that writes one tensor at its place; the file gets its name at the end, if all went well.
 
     Raises:
-        AssertionError: a tensor was written twice or not at all, or is not as announced.
+        AssertionError: A tensor was written twice or not at all, or is not as announced.
     """
     announced = {entry.name: entry for entry in entries}
     missing = set(announced)

@@ -17,9 +17,9 @@ def write_line(folder: Path, prompt: str) -> str:
     """Return the prompt and the text that the model writes after it, on one line.
 
     Raises:
-        CheckpointError: the folder holds no model that is known here.
-        UsageError: transformers is not installed.
-        DataError: the folder has no tokenizer, or the prompt is no text.
+        CheckpointError: The folder holds no model that is known here.
+        UsageError: The package transformers is not installed.
+        DataError: The folder has no tokenizer, or the prompt is no text.
     """
     tokenizer = open_tokenizer(folder)
     (ids,) = tokenizer.encode_documents([prompt])

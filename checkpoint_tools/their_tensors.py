@@ -60,7 +60,7 @@ class TheirTensors:
         """Read a whole tensor.
 
         Raises:
-            CheckpointError: there is none of that name, or the file is damaged.
+            CheckpointError: There is none of that name, or the file is damaged.
         """
         if name not in self.files:
             raise CheckpointError(f"{self.path} has no tensor {name}, which its config.json promises.")
@@ -72,7 +72,7 @@ class TheirTensors:
         """Return shape and number format of a tensor, without reading it.
 
         Raises:
-            CheckpointError: as `read`, and for number formats that are no weights.
+            CheckpointError: As `read`, and for number formats that are no weights.
         """
         if name not in self.files:
             raise CheckpointError(f"{self.path} has no tensor {name}, which its config.json promises.")
@@ -85,10 +85,10 @@ class TheirTensors:
 
 
 def open_model(path: Path) -> TheirTensors:
-    """Opens a Hugging Face model's folder.
+    """Open a Hugging Face model's folder.
 
     Raises:
-        CheckpointError: something is missing or damaged, or the model has a feature that is not known here.
+        CheckpointError: Something is missing or damaged, or the model has a feature that is not known here.
     """
     fields = read_json(path / "config.json")
     family = family_of(fields)
@@ -99,7 +99,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
-        CheckpointError: it is missing, too large, or no JSON object.
+        CheckpointError: It is missing, too large, or no JSON object.
     """
     try:
         content = read_regular(path, MAX_JSON_BYTES)

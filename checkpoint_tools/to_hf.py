@@ -75,10 +75,10 @@ class Converted:
 
 
 def convert(job: ToHf, show: ShowProgress) -> Converted:
-    """Converts and proves; OUT is there only if all of it went well.
+    """Convert and prove; OUT is there only if all of it went well.
 
     Raises:
-        CheckpointError: the checkpoint is damaged, or the result is not the same model.
+        CheckpointError: The checkpoint is damaged, or the result is not the same model.
         UsageError: CHECKPOINT is something else, no family can express the model, OUT exists, or the tokenizer is not
             found.
     """
@@ -124,7 +124,7 @@ def _require_checkpoint(path: Path) -> None:
 
 
 def write_shards(folder: Path, ours: OurTensors, shards: Sequence[Shard], num_workers: int, progress: Progress) -> int:
-    """Writes the files that are not there yet, several at once; every tensor of each file exactly once.
+    """Write the files that are not there yet, several at once; every tensor of each file exactly once.
 
     Returns:
         Bytes that were there from before an interruption.

@@ -43,8 +43,8 @@ def find_tokenizer(ours: OurTensors, named: Path | None) -> TokenizerFiles | Non
     """Return the tokenizer that a checkpoint was trained with; None if it had none and none was named.
 
     Raises:
-        UsageError: it is not where the run had it.
-        CheckpointError: it is another one than the checkpoint was trained with.
+        UsageError: It is not where the run had it.
+        CheckpointError: It is another one than the checkpoint was trained with.
     """
     recorded = ours.manifest.fingerprint.get("tokenizer")
     if not isinstance(recorded, dict) and named is None:

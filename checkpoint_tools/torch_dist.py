@@ -65,7 +65,7 @@ def read_region(folder: Path, tensor: StoredTensor, offsets: Shape, sizes: Shape
     """Read a block of a tensor, and only the chunks that overlap it.
 
     Raises:
-        CheckpointError: a chunk is not what the index says.
+        CheckpointError: A chunk is not what the index says.
     """
     whole = next((chunk for chunk in tensor.chunks if (chunk.offsets, chunk.sizes) == (offsets, sizes)), None)
     if whole is not None:

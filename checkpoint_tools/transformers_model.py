@@ -27,7 +27,7 @@ def require_shapes(theirs: TheirTensors) -> None:
     """Check that the model that transformers would build has the same tensors with the same shapes.
 
     Raises:
-        CheckpointError: the folder does not hold that model.
+        CheckpointError: The folder does not hold that model.
     """
     with torch.device("meta"):
         wanted = _class("AutoModelForCausalLM").from_config(_config(theirs, None)).state_dict()
@@ -52,7 +52,7 @@ def require_frequencies(theirs: TheirTensors, model: ModelConfig, bound: float) 
     """Check that the rotary frequencies of transformers equal ours.
 
     Raises:
-        CheckpointError: they are not.
+        CheckpointError: They are not.
     """
     small: Fields = {"vocab_size": 8, "intermediate_size": 8}
     judge = _class("AutoModelForCausalLM").from_config(_config(theirs, 1, small))
@@ -84,7 +84,7 @@ def load(theirs: TheirTensors, num_layers: int | None = None) -> Any:  # noqa: A
     """Return the model as transformers loads it, in fp32 on the CPU, or its first layers.
 
     Raises:
-        CheckpointError: transformers misses something, or finds something that it does not know.
+        CheckpointError: The package transformers misses something, or finds something that it does not know.
     """
     config = _config(theirs, num_layers)
     if theirs.family.judge is not None:

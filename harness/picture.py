@@ -25,7 +25,7 @@ def picture(path: Path, num_panels: int, inches: tuple[float, float], *, same_x:
     """Yield a picture for drawing, of this width and height, and write it when the `with` block ends.
 
     Raises:
-        UsageError: matplotlib is not installed, or the file cannot be written.
+        UsageError: The package matplotlib is not installed, or the file cannot be written.
     """
     try:
         import_module("matplotlib").use("Agg")

@@ -66,7 +66,7 @@ def family_of(fields: Fields) -> Family:
     """Return the family of a `config.json`.
 
     Raises:
-        CheckpointError: it is of a family that is not known here.
+        CheckpointError: It is of a family that is not known here.
     """
     name = fields.get("model_type")
     if isinstance(name, str) and name in FAMILIES:
@@ -81,7 +81,7 @@ def model_from(fields: Fields, family: Family) -> ModelConfig:
     """Return our model for a `config.json`.
 
     Raises:
-        CheckpointError: a key is not known, or has a value that is not. Names every one of them.
+        CheckpointError: A key is not known, or has a value that is not. Names every one of them.
     """
     said = {**_DEFAULTS, **family.defaults, **{key: value for key, value in fields.items() if value is not None}}
     problems = _unknown(fields, family)

@@ -111,7 +111,7 @@ class Family:
         """Return every tensor of a model, layer by layer.
 
         Raises:
-            CheckpointError: the model has parameters for which the family has no rule.
+            CheckpointError: The model has parameters for which the family has no rule.
         """
         if missing := self._without_rule(model):
             raise CheckpointError(f"The family {self.model_type} has no rule for {', '.join(missing)}.")

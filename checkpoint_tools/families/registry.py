@@ -34,7 +34,7 @@ def family_for_writing(model: ModelConfig, wanted: str | None) -> Family:
     """Return the family to write a model as: the wanted one, or the first that can express it.
 
     Raises:
-        UsageError: no family, or not the wanted one, can express the model. Names every feature that stands against it.
+        UsageError: No family, or not the wanted one, can express the model. Names every feature that stands against it.
     """
     if wanted is not None and wanted not in _WRITTEN:
         raise UsageError(f"There is no family {wanted!r} to write. Families: {', '.join(_WRITTEN)}.")

@@ -18,10 +18,10 @@ _FORMAT_OF_COMMON = {"common_backend": "torch", "common_backend_version": 1}
 
 
 def write_index(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
-    """Completes a folder whose shards are written, so that Megatron can load it under any layout.
+    """Complete a folder whose shards are written, so that Megatron can load it under any layout.
 
     Raises:
-        OSError: from the disk.
+        OSError: From the disk.
     """
     described: dict[str, metadata.STORAGE_TYPES] = {name: _described(tensor) for name, tensor in tensors.items()}
     places = {

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 @contextmanager
 def ahead(items: Generator[Item, None, None], num_items: int = 2) -> Iterator[Iterator[Item]]:
-    """Gives the items of another iterator, of which up to `num_items` are ready before they are asked for.
+    """Give the items of another iterator, of which up to `num_items` are ready before they are asked for.
 
     An error in the iterator is raised when its turn comes. Leaving the `with` ends the thread, between two items, and
     closes the iterator.

@@ -36,10 +36,10 @@ class ChannelCount:
 
 
 def count_channel(path: Path) -> ChannelCount:
-    """Counts one channel folder or bare prefix.
+    """Count one channel folder or bare prefix.
 
     Raises:
-        DataError: it has no finished part, or a file of one is missing.
+        DataError: It has no finished part, or a file of one is missing.
     """
     parts = parts_of(path)
     recorded = read_source(path)

@@ -72,7 +72,7 @@ def read_finished_parts(folder: Path) -> list[FinishedPart]:
     """Return the parts whose line in the folder's `parts.jsonl` is complete, in order; a torn last line does not count.
 
     Raises:
-        DataError: a line is unreadable, or a part's `.bin` does not have the size that its line says.
+        DataError: A line is unreadable, or a part's `.bin` does not have the size that its line says.
     """
     file = folder / PARTS_FILE
     if not file.exists():
@@ -110,11 +110,11 @@ class PartWriter:
         self._binary = self._partial(".bin").open("wb", buffering=1 << 20)
 
     def add_document(self, ids: Sequence[int]) -> None:
-        """Appends one document; every id must be within the vocabulary that the dtype was chosen for."""
+        """Append one document; every id must be within the vocabulary that the dtype was chosen for."""
         self.add_documents(np.asarray(ids, dtype=np.int64), np.array([len(ids)]))
 
     def add_documents(self, ids: NDArray[np.integer], lengths: NDArray[np.int64]) -> None:
-        """Appends documents whose ids lie back to back; `lengths` are the tokens of each."""
+        """Append documents whose ids lie back to back; `lengths` are the tokens of each."""
         if ids.size and int(ids.max()) > MAX_ID[self._dtype.name]:
             raise OverflowError(f"id {int(ids.max())} does not fit {self._dtype.name}")
         content = ids.astype(self._dtype).data.cast("B")
@@ -124,7 +124,7 @@ class PartWriter:
         self.num_tokens += len(ids)
 
     def finish(self) -> FinishedPart:
-        """Puts both files on disk under their names, then the part's line into `parts.jsonl`."""
+        """Put both files on disk under their names, then the part's line into `parts.jsonl`."""
         part = FinishedPart(
             prefix=self._prefix,
             tokens=self.num_tokens,
@@ -143,7 +143,7 @@ class PartWriter:
         return part
 
     def close(self) -> None:
-        """Lets go of an unfinished part, as after an error; its partial files are left to be overwritten."""
+        """Let go of an unfinished part, as after an error; its partial files are left to be overwritten."""
         self._binary.close()
 
     def _partial(self, suffix: str) -> Path:

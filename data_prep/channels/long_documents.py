@@ -57,7 +57,7 @@ class Pieces:
 
 
 def lay_down(documents: EncodedDocuments, shape: DocumentShape) -> Pieces:
-    """Drops or splits documents that are too long, and appends the end-of-document token to every piece."""
+    """Drop or split documents that are too long, and append the end-of-document token to every piece."""
     ids, lengths = documents.ids, documents.lengths
     per_document = np.ones(len(lengths), dtype=np.int64)
     num_end_tokens = 0 if shape.end_id is None else 1

@@ -30,13 +30,13 @@ TOKENS_AT_ONCE = 4 << 20
 def merge_channels(
     inputs: Sequence[Path], output: Path, tokens_per_part: int | None, done: Progress
 ) -> list[FinishedPart]:
-    """Makes the output folder of channel folders or bare prefixes, in the order of the documents.
+    """Make the output folder of channel folders or bare prefixes, in the order of the documents.
 
     A part ends with the document that reaches `tokens_per_part`; None makes one part of all.
 
     Raises:
-        UsageError: the output exists, an input is named twice, or the inputs were made with different tokenizers.
-        DataError: an input is damaged.
+        UsageError: The output exists, an input is named twice, or the inputs were made with different tokenizers.
+        DataError: An input is damaged.
     """
     _check(inputs, output)
     parts = [part for path in inputs for part in parts_of(path)]
@@ -104,7 +104,7 @@ def _widest(parts: Sequence[Part]) -> np.dtype[np.generic]:
 def _runs_of_documents(
     parts: Sequence[Part], tokens_per_part: int | None, done: Progress
 ) -> Iterator[tuple[NDArray[np.integer], NDArray[np.int64]]]:
-    """Yields tokens and lengths of documents, never past the document with which a part of the output ends."""
+    """Yield tokens and lengths of documents, never past the document with which a part of the output ends."""
     in_part = 0
     for part in parts:
         opened = open_part(part)

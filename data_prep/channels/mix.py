@@ -59,10 +59,10 @@ class MixPlan:
 
 
 def plan_mix(supplies: Sequence[Supply], shares: Mapping[str, float], train_tokens: int, max_epochs: float) -> MixPlan:
-    """Computes the blend. The shares are wanted weights by the name of the channel; they need not add up to 1.
+    """Compute the blend. The shares are wanted weights by the name of the channel; they need not add up to 1.
 
     Raises:
-        UsageError: a share is of no channel, a channel has no share, or a channel is empty.
+        UsageError: A share is of no channel, a channel has no share, or a channel is empty.
     """
     _check(supplies, shares)
     weights = {supply.name: Fraction(shares[supply.name]) for supply in supplies}

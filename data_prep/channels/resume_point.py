@@ -42,7 +42,7 @@ def read_resume_point(folder: Path, parts: Sequence[FinishedPart]) -> ResumePoin
     """Return the place at which the last finished part ends.
 
     Raises:
-        DataError: there is no readable line for it.
+        DataError: There is no readable line for it.
     """
     if not parts:
         return ResumePoint()
@@ -57,7 +57,7 @@ def read_resume_point(folder: Path, parts: Sequence[FinishedPart]) -> ResumePoin
 
 
 def write_resume_point(folder: Path, prefix: str, point: ResumePoint) -> None:
-    """Records where a part ends, before the part becomes valid; replaces what a killed call said of the same part."""
+    """Record where a part ends, before the part becomes valid; replace what a killed call said of the same part."""
     lines = _lines(folder / RESUME_FILE) if (folder / RESUME_FILE).exists() else {}
     kept = {name: line for name, line in lines.items() if name < prefix}
     kept[prefix] = {"prefix": prefix} | asdict(point)

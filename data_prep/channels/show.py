@@ -30,11 +30,11 @@ class ShownDocument:
 def find_documents(
     parts: Sequence[Part], numbers: Sequence[int], tokenizer: Tokenizer, max_tokens: int | None = None
 ) -> Iterator[ShownDocument]:
-    """Yields documents by number, in the order asked for.
+    """Yield documents by number, in the order asked for.
 
     Raises:
-        UsageError: there is no document of that number.
-        DataError: the files of a part do not fit each other.
+        UsageError: There is no document of that number.
+        DataError: The files of a part do not fit each other.
     """
     total = sum(part.num_documents for part in parts)
     for number in numbers:
@@ -69,7 +69,7 @@ def number_in_channel(parts: Sequence[Part], name: str, document: int) -> int:
     """Return the number in the channel of a document that is given by its number in a part.
 
     Raises:
-        UsageError: there is no such part, or it has no such document.
+        UsageError: There is no such part, or it has no such document.
     """
     before = 0
     for part in parts:

@@ -53,10 +53,10 @@ def read_source(folder: Path) -> RecordedSource | None:
 
 
 def open_source(folder: Path, source: Source) -> Totals | None:
-    """Claims the folder for this source; gives the totals if the channel is finished already, None if work is left.
+    """Claim the folder for this source; give the totals if the channel is finished already, None if work is left.
 
     Raises:
-        UsageError: the folder holds a channel of another source, or parts of unknown origin.
+        UsageError: The folder holds a channel of another source, or parts of unknown origin.
         DataError: `source.json` is unreadable.
     """
     file = folder / SOURCE_FILE
@@ -85,7 +85,7 @@ def open_source(folder: Path, source: Source) -> Totals | None:
 
 
 def finish_source(folder: Path, source: Source, totals: Totals) -> None:
-    """Records that all input is in the parts."""
+    """Record that all input is in the parts."""
     _write(folder / SOURCE_FILE, source, finished=totals)
 
 

@@ -76,13 +76,13 @@ class ChannelResult:
 def tokenize_channel(
     job: ChannelJob, tokenizer: Tokenizer, progress: Progress, encoder: Encoder | None = None
 ) -> ChannelResult:
-    """Makes, continues or recognizes a channel.
+    """Make, continue or recognize a channel.
 
     It is recorded to be made with the tokenizer; an encoder gives the same ids, only faster.
 
     Raises:
-        UsageError: the folder holds something else, or is being written by another process.
-        DataError: the input is damaged, has no document or too many bad lines; or the disk is full.
+        UsageError: The folder holds something else, or is being written by another process.
+        DataError: The input is damaged, has no document or too many bad lines; or the disk is full.
     """
     source = Source(
         inputs=tuple((file.name, file_bytes(file)) for file in job.inputs),

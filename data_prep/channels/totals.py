@@ -45,7 +45,7 @@ class Progress(Protocol):
     """Called after every batch, from one thread."""
 
     def __call__(self, totals: Totals, bytes_read: int) -> None:
-        """Takes note of the counts so far and of the input bytes read so far (as on disk)."""
+        """Take note of the counts so far and of the input bytes read so far (as on disk)."""
 
 
 @contextmanager

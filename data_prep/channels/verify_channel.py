@@ -47,7 +47,7 @@ class PartReport:
 def verify_parts(
     parts: Sequence[Part], expected: Expectation, num_threads: int, done: Callable[[int], None]
 ) -> list[PartReport]:
-    """Reports on every part, in order, several at a time; `done` is called with the bytes of each that is finished."""
+    """Report on every part, in order, several at a time; `done` is called with the bytes of each that is finished."""
 
     def verify(part: Part) -> PartReport:
         report = verify_part(part, expected)

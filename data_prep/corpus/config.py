@@ -190,10 +190,10 @@ class CorpusConfig(Section):
 
 
 def load_corpus(path: Path) -> CorpusConfig:
-    """Reads a corpus file. Its paths are relative to where the command is run, as on the command line.
+    """Read a corpus file. Its paths are relative to where the command is run, as on the command line.
 
     Raises:
-        ConfigError: with every problem and its line.
+        ConfigError: With every problem and its line.
     """
     try:
         document = parse_file_text(path.read_text(encoding="utf-8"), str(path))

@@ -85,10 +85,10 @@ class ModelFile(FastTextLID):  # type: ignore[misc]
 def language_filter(
     languages: tuple[str, ...], least_score: float, model_file: Path | None, dropped: DropDocuments | None = None
 ) -> BaseFilter:
-    """Keeps documents in these languages; without a file the model is the one that datatrove fetches.
+    """Keep documents in these languages; without a file the model is the one that datatrove fetches.
 
     Raises:
-        UsageError: the packages or the file are missing.
+        UsageError: The packages or the file are missing.
     """
     if model_file is not None and not model_file.is_file():
         raise UsageError(
@@ -111,7 +111,7 @@ def named_filter(name: str, arguments: Mapping[str, Any], dropped: DropDocuments
     """Return one of datatrove's filters for prose; by default it splits words as the other rules do.
 
     Raises:
-        UsageError: datatrove's filter has no such argument.
+        UsageError: The filter of datatrove has no such argument.
     """
     try:
         return SpareMarkup(NAMED[name](**arguments), dropped)

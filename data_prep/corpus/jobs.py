@@ -76,7 +76,7 @@ def clean_job(
     tasks: int | None = None,
     language_model: Path | None = None,
 ) -> Job:
-    """Cleans a source."""
+    """Clean a source."""
     reading = reading_of(files, output, source, tasks)
     return Job(
         title=f"clean {output.name}",
@@ -94,7 +94,7 @@ def clean_job(
 
 
 def dedup_job(source: SourceConfig, files: list[InputFile], output: Path, tasks: int | None = None) -> Job:
-    """Takes the copies out of a source, by one method after the other."""
+    """Take the copies out of a source, by one method after the other."""
     config, work = source.deduplication, output / STATE_FOLDER / "work"
     folders = [*(work / method / "files" for method in config.methods[:-1]), output]
     first = reading_of(files, folders[0], source, tasks)
@@ -120,10 +120,10 @@ def dedup_job(source: SourceConfig, files: list[InputFile], output: Path, tasks:
 
 
 def run_job(job: Job, config: ExecutorConfig, progress: Progress) -> list[FileReport]:
-    """Does what is left of a job, here or on Ray, and reports on all files.
+    """Do what is left of a job, here or on Ray, and report on all files.
 
     Raises:
-        HarnessError: see `run_here`; the folder holds something else, or another process works on it.
+        HarnessError: See `run_here`; the folder holds something else, or another process works on it.
     """
     with claimed(job):
         for phase in job.phases if not job.is_finished() else ():
@@ -133,7 +133,7 @@ def run_job(job: Job, config: ExecutorConfig, progress: Progress) -> list[FileRe
 
 @contextmanager
 def claimed(job: Job) -> Iterator[None]:
-    """Makes the folder of a job, keeps others out, and refuses one that holds something else."""
+    """Make the folder of a job, keep others out, and refuse one that holds something else."""
     job.output.mkdir(parents=True, exist_ok=True)
     with sole_writer(job.output):
         _check_plan(job)
@@ -161,7 +161,7 @@ def _check_plan(job: Job) -> None:
 
 
 def finish(job: Job) -> list[FileReport]:
-    """Writes the report from those of the files, and takes away what was only needed on the way."""
+    """Write the report from those of the files, and take away what was only needed on the way."""
     names = job.reading.names
     if not job.is_finished():
         by_step = [read_reports(folder, names) for folder in job.folders]

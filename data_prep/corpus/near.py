@@ -84,7 +84,7 @@ class FirstOfGroup(MinhashDedupCluster):  # type: ignore[misc]
     name = "first of each group"
 
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> None:
-        """Reads pairs of (task, document), writes for every task the documents to leave out."""
+        """Read pairs of (task, document), write for every task the documents to leave out."""
         files = self.input_folder.list_files(glob_pattern="*.dups")
         found = [np.frombuffer(self.input_folder.open(file, "rb").read(), dtype="<u4") for file in files]
         # [pairs, 2, 2]: task and number of both documents of a pair, joined to one number for each document.

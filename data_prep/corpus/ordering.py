@@ -48,7 +48,7 @@ class OrderFiles(PipelineStep):  # type: ignore[misc] # datatrove has no types
 
 
 def order_job(source: SourceConfig, files: list[InputFile], output: Path) -> Job:
-    """Puts a source in order."""
+    """Put a source in order."""
     settings = source.order.model_dump()
     work = OrderJob(files=files, folder=output, text_key=source.text_key, **settings)
     reading = replace(reading_of(files, output, source, 1), names=(NAME,))

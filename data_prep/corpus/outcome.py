@@ -40,7 +40,7 @@ class Outcome:
 
     @contextmanager
     def file(self, number: int) -> Iterator[None]:
-        """Opens the outputs of a file; they get their names, and the file its report, if all went well."""
+        """Open the outputs of a file; they get their names, and the file its report, if all went well."""
         output = self.folder / self.names[number]
         self._counts = {"documents": 0, "kept": 0, "characters": 0, "kept_characters": 0}
         self._reasons = {}
@@ -83,7 +83,7 @@ class Outcome:
             self.drop(self.lost)
 
     def keep(self, raw: bytes, text: str, is_changed: bool) -> None:
-        """Writes a document: the line itself, or with its new text in place of the old one."""
+        """Write a document: the line itself, or with its new text in place of the old one."""
         if self._kept is None:
             raise AssertionError("a document was kept outside its file")
         self._open_line = None

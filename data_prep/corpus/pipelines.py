@@ -65,7 +65,7 @@ class Reading:
         )
 
     def outcome(self, lost: str = "dropped") -> Outcome:
-        """Keeps account of the files."""
+        """Keep account of the files."""
         return Outcome(self.files, self.names, self.folder, self.text_key, lost)
 
     def stage(self, name: str, *steps: PipelineStep, outcome: Outcome | None = None) -> Stage:

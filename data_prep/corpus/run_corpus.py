@@ -48,12 +48,12 @@ STEP_BEFORE: Mapping[Verb, Verb] = {"dedup": "clean", "order": "dedup"}
 def run_corpus(
     verb: Verb, file: Path, *, sources: Sequence[str], executor: ExecutorKind | None, wait: bool, as_json: bool
 ) -> None:
-    """Cleans the sources of a corpus file, takes the copies out of the cleaned ones, or orders those without copies.
+    """Clean the sources of a corpus file, take the copies out of the cleaned ones, or order those without copies.
 
     Without `sources` it works on all of them; `executor` wins over the kind in the file.
 
     Raises:
-        UsageError: there is no such source, or one has not been through the step before.
+        UsageError: There is no such source, or one has not been through the step before.
     """
     config = load_corpus(file)
     unknown = [name for name in sources if name not in config.sources]
@@ -96,7 +96,7 @@ def step_before(config: CorpusConfig, verb: Verb, name: str) -> list[InputFile]:
     """Return the files of a source that an earlier step has written.
 
     Raises:
-        UsageError: it has not finished.
+        UsageError: It has not finished.
     """
     folder = config.output / FOLDERS[verb] / name
     if not (folder / FILES_LIST).exists():
@@ -116,7 +116,7 @@ def _here(jobs: Sequence[Job], executor: ExecutorConfig) -> dict[Path, list[File
 
 
 def _on_slurm(jobs: Sequence[Job], executor: ExecutorConfig, wait: bool) -> dict[Path, list[FileReport]]:
-    """Submits all jobs before it waits for the first; reports on those that are done."""
+    """Submit all jobs before waiting for the first; report on those that are done."""
     reports = {}
     for job in jobs:
         progress = advance_on_slurm(job, executor)

@@ -31,7 +31,7 @@ class SlurmProgress:
 
 
 def advance_on_slurm(job: Job, config: ExecutorConfig) -> SlurmProgress:
-    """Looks how far a job is; submits what is neither done nor in the queue.
+    """Look how far a job is; submit what is neither done nor in the queue.
 
     Raises:
         HarnessError: Slurm does not take the jobs; the folder holds something else.
@@ -50,10 +50,10 @@ def advance_on_slurm(job: Job, config: ExecutorConfig) -> SlurmProgress:
 
 
 def wait_on_slurm(job: Job, config: ExecutorConfig, report: Callable[[SlurmProgress], None]) -> list[FileReport]:
-    """Waits until a job is through; phases that follow are submitted on the way.
+    """Wait until a job is through; phases that follow are submitted on the way.
 
     Raises:
-        DataError: the jobs have left the queue, and tasks are not done.
+        DataError: The jobs have left the queue, and tasks are not done.
     """
     done_when_submitted = -1
     while True:

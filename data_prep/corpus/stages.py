@@ -68,8 +68,8 @@ def run_here(output: Path, stages: Sequence[Stage], config: ExecutorConfig, prog
 
     Raises:
         UsageError: Ray is not installed.
-        HarnessError: what a task says.
-        DataError: a task failed where its error cannot be seen.
+        HarnessError: What a task says.
+        DataError: A task failed where its error cannot be seen.
     """
     # datatrove's pool would fork; a process with threads (progress, readers) must not.
     multiprocess.set_start_method("forkserver", force=True)
@@ -88,7 +88,7 @@ def submit(output: Path, stages: Sequence[Stage], config: ExecutorConfig) -> lis
         The numbers of the jobs, also kept in a file beside the stages.
 
     Raises:
-        UsageError: there is no `executor.slurm` section, or Slurm refuses the jobs.
+        UsageError: There is no `executor.slurm` section, or Slurm refuses the jobs.
     """
     jobs: list[str] = []
     before: SlurmPipelineExecutor | None = None

@@ -111,7 +111,7 @@ def wanted_characters(keep: str, total: int) -> int:
     """Return the characters meant by `60%` of a total, or by a number such as `500B`.
 
     Raises:
-        UsageError: it is neither, or more than there is.
+        UsageError: It is neither, or more than there is.
     """
     factors = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12, "%": total / 100}
     factor = factors.get(keep[-1:].upper(), 1)
@@ -131,7 +131,7 @@ def pick_threshold(curve: Curve, characters: int) -> float:
     """Return the highest threshold that leaves at most this many characters.
 
     Raises:
-        UsageError: none does.
+        UsageError: None does.
     """
     fitting = [point.threshold for point in curve.points if point.characters <= characters]
     if not fitting:

@@ -52,11 +52,11 @@ class DemoSettings:
 
 
 def build_demo(out: Path, say: Callable[[str], None], settings: DemoSettings | None = None) -> None:
-    """Makes what is missing under `out`; returns at once if everything is there.
+    """Make what is missing under `out`; return at once if everything is there.
 
     Raises:
         UsageError: `out` holds files of the same names that are not the demo's.
-        DataError: the running Python has no readable standard library, or the disk is full.
+        DataError: The running Python has no readable standard library, or the disk is full.
     """
     settings = settings or DemoSettings()
     description = describe_demo(settings)
@@ -99,10 +99,10 @@ def read_marker(out: Path) -> object:
 
 
 def standard_library_documents(settings: DemoSettings) -> Iterator[str]:
-    """Yields modules of the running Python's standard library, in the order of their names.
+    """Yield modules of the running Python's standard library, in the order of their names.
 
     Raises:
-        DataError: there are no source files (a stripped-down Python).
+        DataError: There are no source files (a stripped-down Python).
     """
     folder = Path(sysconfig.get_path("stdlib"))
     total_bytes = 0
@@ -120,7 +120,7 @@ def standard_library_documents(settings: DemoSettings) -> Iterator[str]:
 
 
 def _clear_older_demo(out: Path) -> None:
-    """Takes away a demo made from other text or settings; never touches what is not the demo's."""
+    """Take away a demo made from other text or settings; never touch what is not the demo's."""
     if (out / MARKER).exists():
         (out / MARKER).unlink()
         for channel in CHANNELS:
@@ -145,7 +145,7 @@ def _to_jsonl(documents: Iterator[str]) -> bytes:
 
 
 def _sample(files: list[Path], characters: int) -> Iterator[str]:
-    """Yields documents from the beginning of each file until it has given this many characters."""
+    """Yield documents from the beginning of each file until it has given this many characters."""
     for file in files:
         taken = 0
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as lines:

@@ -40,7 +40,7 @@ ATTRIBUTION = re.compile(r"--\s*(?P<author>[^《\s]*)\s*(?:《(?P<title>[^》]*)
 
 
 def read_fortunes(path: Path) -> Iterator[str]:
-    """Yields the entries of a fortune file: separated by lines of a single `%`, colours and indentation taken out."""
+    """Yield the entries of a fortune file: separated by lines of a single `%`, colours and indentation taken out."""
     for entry in re.split(r"(?m)^%$\n?", path.read_text(encoding="utf-8")):
         lines = (line.strip() for line in ANSI_COLOUR.sub("", entry).splitlines())
         text = "\n".join(lines).strip("\n")
@@ -61,14 +61,14 @@ def is_classical(text: str) -> bool:
 
 
 def chinese_documents(package: Path) -> Iterator[str]:
-    """Yields the Tang and Song anthologies, then the classical part of the mixed file."""
+    """Yield the Tang and Song anthologies, then the classical part of the mixed file."""
     for name in ("tang300", "song100"):
         yield from read_fortunes(package / FORTUNES / name)
     yield from filter(is_classical, read_fortunes(package / FORTUNES / "chinese"))
 
 
 def read_r_strings(database: bytes) -> Iterator[list[str]]:
-    r"""Yields the character vectors of R's lazy-load database.
+    r"""Yield the character vectors of R's lazy-load database.
 
     Format: records of `uint32 length of the plain data | zlib stream`, back to back. Plain data is an R serialization
     (`X\n`, big endian): three int32 versions, int32 + name of the encoding, then one vector of strings, `int32 16 |
@@ -93,7 +93,7 @@ def _unpack_strings(plain: bytes, offset: int, count: int) -> Iterator[str]:
 
 
 def split_chapters(lines: list[str]) -> Iterator[str]:
-    """Yields a novel's chapters with their heading, each paragraph on one line, a blank line between paragraphs."""
+    """Yield a novel's chapters with their heading, each paragraph on one line, a blank line between paragraphs."""
     text = "\n".join(line.rstrip() for line in lines)
     for chapter in re.split(r"(?mi)^(?=chapter \w+$)", text)[1:]:
         paragraphs = (" ".join(p.split()) for p in re.split(r"\n{2,}", chapter))
@@ -101,21 +101,21 @@ def split_chapters(lines: list[str]) -> Iterator[str]:
 
 
 def english_documents(package: Path) -> Iterator[str]:
-    """Yields the chapters of the listed novels, in the order of the list."""
+    """Yield the chapters of the listed novels, in the order of the list."""
     novels = {lines[0].strip(): lines for lines in read_r_strings((package / NOVELS).read_bytes()) if lines}
     for title in ENGLISH_TITLES:
         yield from split_chapters(novels[title])
 
 
 def write_documents(path: Path, documents: Iterable[str]) -> None:
-    """Writes `{"text": …}` lines as gzip that depends on the documents alone (no time, no file name)."""
+    """Write `{"text": …}` lines as gzip that depends on the documents alone (no time, no file name)."""
     lines = (json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n" for text in documents)
     with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=9, fileobj=raw, mtime=0) as packed:
         packed.write(b"".join(lines))
 
 
 def main(unpacked: Path) -> None:
-    """Writes `zh.jsonl.gz` and `en.jsonl.gz` beside this file."""
+    """Write `zh.jsonl.gz` and `en.jsonl.gz` beside this file."""
     here = Path(__file__).parent
     write_documents(here / "zh.jsonl.gz", chinese_documents(unpacked))
     write_documents(here / "en.jsonl.gz", english_documents(unpacked))

@@ -61,9 +61,9 @@ def find_inputs(arguments: Sequence[str]) -> list[InputFile]:
     """Return the files named by the arguments (files, folders, patterns, addresses), sorted, without hidden folders.
 
     Raises:
-        UsageError: an argument names nothing, a file of another kind, a file that another argument names too, or an
+        UsageError: An argument names nothing, a file of another kind, a file that another argument names too, or an
             address for which a package is missing.
-        DataError: the file system behind an address does not answer.
+        DataError: The file system behind an address does not answer.
     """
     files: list[InputFile] = []
     for argument in arguments:

@@ -18,7 +18,7 @@ def named_inputs(arguments: Sequence[str]) -> dict[str, list[InputFile]]:
     """Return the files of each channel. An argument without a name belongs to the channel `text`.
 
     Raises:
-        UsageError: an argument names nothing, or a file twice.
+        UsageError: An argument names nothing, or a file twice.
     """
     by_name: dict[str, list[str]] = {}
     for argument in arguments:
@@ -32,7 +32,7 @@ def read_weight(text: str) -> tuple[str, float]:
     """Split `zh=4` into name and weight.
 
     Raises:
-        UsageError: it is not that.
+        UsageError: It is not that.
     """
     name, _, weight = text.partition("=")
     try:
@@ -50,8 +50,8 @@ def draw_samples(
     """Return documents of each channel, about `characters` in all, in proportion to the shares (1 by default).
 
     Raises:
-        UsageError: a share is of no channel.
-        DataError: a channel has no document.
+        UsageError: A share is of no channel.
+        DataError: A channel has no document.
     """
     unknown = [name for name in shares if name not in inputs]
     if unknown:

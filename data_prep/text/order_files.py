@@ -62,7 +62,7 @@ def order_files(job: OrderJob) -> Ordered:
     """Write the documents as `00000.jsonl.gz`, `00001.jsonl.gz` …; lines that are not documents are left out.
 
     Raises:
-        DataError: a file is damaged or cannot be written, or a record has no score.
+        DataError: A file is damaged or cannot be written, or a record has no score.
     """
     result = Ordered()
     sizes = []
@@ -104,7 +104,7 @@ def _similar(job: OrderJob, count: int, file: Path) -> NDArray[np.int64]:
 
 
 def _distribute(job: OrderJob, folder: Path, places: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[Path]:
-    """Writes every line, with its place before it, to the bucket of its place."""
+    """Write every line, with its place before it, to the bucket of its place."""
     by_place = np.empty_like(sizes)
     by_place[places] = sizes
     bucket_bytes = max(job.bucket_bytes, -(-int(sizes.sum()) // MAX_BUCKETS))

@@ -27,13 +27,13 @@ class Row(NamedTuple):
 
 
 def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = False) -> Iterator[Row]:
-    """Yields the rows of a column of text, from row `skip_rows` (0-based) on; row groups before it are not read.
+    """Yield the rows of a column of text, from row `skip_rows` (0-based) on; row groups before it are not read.
 
     With `whole` the other columns are read too, which takes longer.
 
     Raises:
-        DataError: the file is damaged, or has no column of text of that name.
-        UsageError: the package pyarrow is not installed.
+        DataError: The file is damaged, or has no column of text of that name.
+        UsageError: The package pyarrow is not installed.
     """
     arrow, parquet = _libraries(file)
     total_bytes = file_bytes(file)
@@ -59,8 +59,8 @@ def count_rows(file: InputFile) -> int:
     """Return the number of rows that the file's footer states.
 
     Raises:
-        DataError: the file is damaged.
-        UsageError: the package pyarrow is not installed.
+        DataError: The file is damaged.
+        UsageError: The package pyarrow is not installed.
     """
     arrow, parquet = _libraries(file)
     try:

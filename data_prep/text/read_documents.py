@@ -79,14 +79,14 @@ def read_records(
     start: Place = BEGINNING,
     whole_rows: bool = False,
 ) -> Generator[Record, None, None]:
-    """Yields one record per line of a file, from `start` on; a line longer than `max_line_bytes` is rejected unread.
+    """Yield one record per line of a file, from `start` on; a line longer than `max_line_bytes` is rejected unread.
 
     With `whole_rows` the other columns of a Parquet file are read too, for the `raw` line of the record.
 
     Raises:
-        DataError: the file cannot be read to its end (damaged or truncated compression, I/O error), or is not the one
+        DataError: The file cannot be read to its end (damaged or truncated compression, I/O error), or is not the one
             in which `start` was found.
-        UsageError: the file is zstandard or Parquet and the package is not installed.
+        UsageError: The file is zstandard or Parquet and the package is not installed.
     """
     if file.suffix == ".parquet":
         from data_prep.text.parquet import read_rows
@@ -126,10 +126,10 @@ def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Plac
 
 
 def _go_to(stream: IO[bytes], start: Place, file: InputFile) -> None:
-    """Moves to a place, by seeking in a plain file and by reading in a compressed one.
+    """Move to a place, by seeking in a plain file and by reading in a compressed one.
 
     Raises:
-        DataError: the bytes before that place have changed.
+        DataError: The bytes before that place have changed.
     """
     before = bytes.fromhex(start.before)
     skipped = start.byte - len(before)

@@ -70,6 +70,6 @@ def _classes(codes: NDArray[np.uint64]) -> NDArray[np.int8]:
 
 
 def mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Spreads every bit over all others (the finalizer of MurmurHash3, one round)."""
+    """Spread every bit over all others (the finalizer of MurmurHash3, one round)."""
     mixed: NDArray[np.uint64] = (values ^ (values >> _SHIFT)) * _MIX
     return mixed ^ (mixed >> _SHIFT)

@@ -51,10 +51,10 @@ def output_names(files: Sequence[InputFile]) -> list[str]:
 
 
 def finished_files(folder: Path) -> dict[str, FileReport]:
-    """Reports on the files of a finished folder, by name.
+    """Report on the files of a finished folder, by name.
 
     Raises:
-        DataError: the list is unreadable.
+        DataError: The list is unreadable.
     """
     file = folder / FILES_LIST
     if not file.exists():
@@ -67,7 +67,7 @@ def finished_files(folder: Path) -> dict[str, FileReport]:
 
 
 def record_finished(folder: Path, reports: Sequence[FileReport]) -> None:
-    """Writes the list that makes a folder finished."""
+    """Write the list that makes a folder finished."""
     content = json.dumps([asdict(report) for report in reports], ensure_ascii=False, indent=1)
     replace_file(folder / FILES_LIST, content.encode() + b"\n")
 

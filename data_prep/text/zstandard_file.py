@@ -31,10 +31,10 @@ class ZstandardFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - any writable buffer
-        """Fills the buffer as far as the next piece goes; 0 at the end.
+        """Fill the buffer as far as the next piece goes; 0 at the end.
 
         Raises:
-            EOFError: the file ends in the middle of a frame.
+            EOFError: The file ends in the middle of a frame.
         """
         while not self._plain:
             packed = self._packed or self._raw.read(PACKED_BYTES)

@@ -52,7 +52,7 @@ def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AU
     `wanted` is `auto`, `reference`, or the name of a fast encoder; the sample are documents of the input.
 
     Raises:
-        UsageError: the encoder that is wanted is not installed.
+        UsageError: The encoder that is wanted is not installed.
     """
     reference = ReferenceEncoder(tokenizer)
     if wanted == REFERENCE:
@@ -125,7 +125,7 @@ class SpotChecked:
         """See `Encoder`.
 
         Raises:
-            DataError: the fast encoder gives other ids than the reference.
+            DataError: The fast encoder gives other ids than the reference.
         """
         encoded = self._encoder.encode(documents)
         if self._num_calls % CALLS_BETWEEN_CHECKS == 0:

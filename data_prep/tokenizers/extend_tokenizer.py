@@ -36,7 +36,7 @@ def extend(tokenizer: Tokenizer, words: Sequence[str]) -> bytes:
     """Return the file of the extended tokenizer: words, then control symbols up to a multiple of 128 ids.
 
     Raises:
-        UsageError: there are no words, a word is a token already, or the file is a tiktoken file.
+        UsageError: There are no words, a word is a token already, or the file is a tiktoken file.
     """
     if not words:
         raise UsageError("there are no words to add. Give a file with a word per line.")
@@ -58,7 +58,7 @@ def extend(tokenizer: Tokenizer, words: Sequence[str]) -> bytes:
 def report_on_extension(
     documents: Sequence[str], extended: Tokenizer, original: Tokenizer, words: Sequence[str]
 ) -> ExtensionReport:
-    """Encodes a corpus with both."""
+    """Encode a corpus with both."""
     before, after = (sum(map(len, tokenizer.encode_documents(list(documents)))) for tokenizer in (original, extended))
     compared = changed_words(documents, extended, original)
     added = set(words)

@@ -66,7 +66,7 @@ class ComparisonReport:
 
 
 def report_on_text(name: str, documents: Sequence[str], tokenizer: Tokenizer) -> TextReport:
-    """Encodes and decodes the documents."""
+    """Encode and decode the documents."""
     encoded = tokenizer.encode_documents(list(documents))
     partial = _partial_ids(tokenizer)
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
@@ -90,7 +90,7 @@ def report_on_text(name: str, documents: Sequence[str], tokenizer: Tokenizer) ->
 
 
 def report_on_vocabulary(tokenizer: Tokenizer) -> VocabularyReport:
-    """Looks at every token."""
+    """Look at every token."""
     texts = _texts(tokenizer)
     controls = tokenizer.control_symbols()
     digits = tokenizer.encode_documents(["2026"])[0]
@@ -117,7 +117,7 @@ class ChangedWords:
 
 
 def changed_words(documents: Sequence[str], first: Tokenizer, second: Tokenizer) -> ChangedWords:
-    """Encodes every distinct word of the text (a run of letters; a Chinese character) with both."""
+    """Encode every distinct word of the text (a run of letters; a Chinese character) with both."""
     words = list(dict.fromkeys(word for text in documents for word in _words(text)))
     pairs = zip(words, first.encode_documents(words), second.encode_documents(words), strict=True)
     changed = tuple(word for word, one, other in pairs if one != other)
@@ -125,7 +125,7 @@ def changed_words(documents: Sequence[str], first: Tokenizer, second: Tokenizer)
 
 
 def compare(documents: Sequence[str], first: Tokenizer, second: Tokenizer) -> ComparisonReport:
-    """Encodes the same text, and every distinct word of it, with both."""
+    """Encode the same text, and every distinct word of it, with both."""
     tokens = [sum(map(len, tokenizer.encode_documents(list(documents)))) for tokenizer in (first, second)]
     found = changed_words(documents, first, second)
     return ComparisonReport(

@@ -76,7 +76,7 @@ def train(sample: Iterator[str], settings: TrainerSettings) -> bytes:
     """Return the file of the tokenizer: a SentencePiece model, or a tokenizer.json. Equal samples give equal bytes.
 
     Raises:
-        UsageError: the vocabulary has no room for what must be in it, or is too large for the sample.
+        UsageError: The vocabulary has no room for what must be in it, or is too large for the sample.
     """
     _check(settings)
     sentences = cut_at_words(sample, settings.forbidden_words)
@@ -145,7 +145,7 @@ def train_sentencepiece(
     """Return a SentencePiece BPE model.
 
     Raises:
-        RuntimeError: from SentencePiece, for example if the vocabulary is too large for the sample.
+        RuntimeError: From SentencePiece, for example if the vocabulary is too large for the sample.
     """
     import sentencepiece
 
@@ -164,7 +164,7 @@ def train_sentencepiece(
 
 
 def _short_enough(sentences: Iterator[str]) -> Iterator[str]:
-    """Yields texts in pieces that SentencePiece does not leave out for their length."""
+    """Yield texts in pieces that SentencePiece does not leave out for their length."""
     longest = MAX_SENTENCE_BYTES // 4
     for text in sentences:
         for begin in range(0, len(text), longest):

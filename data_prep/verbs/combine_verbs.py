@@ -116,7 +116,7 @@ def number_of_tokens(text: str) -> int:
     """Parse a number of tokens as people write it: `250M`, `100B`, `1.5T`, `100e9`, `1_000_000`.
 
     Raises:
-        UsageError: it is not a number above 0.
+        UsageError: It is not a number above 0.
     """
     factors = {"K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
     factor = factors.get(text[-1:].upper(), 1)

@@ -36,7 +36,7 @@ OF_EVERY_VERB = (
 
 
 def verb(settings_of: Callable[..., Section]) -> Callable[..., None]:
-    """Makes a verb of a function that returns the settings of its step: adds the options that all have, and runs it."""
+    """Make a verb of a function that returns the settings of its step: add the options that all have, and run it."""
     name = cast("Verb", settings_of.__name__)
 
     @wraps(settings_of)

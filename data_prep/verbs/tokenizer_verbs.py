@@ -178,7 +178,7 @@ def _read_words(file: Path | None) -> tuple[str, ...]:
     """Return the distinct lines of a file that are not blank; empty without a file.
 
     Raises:
-        UsageError: it cannot be read.
+        UsageError: It cannot be read.
     """
     if file is None:
         return ()

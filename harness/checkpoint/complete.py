@@ -20,7 +20,7 @@ def incompleteness(folder: Path) -> str | None:
     """Return which file of Megatron's is incomplete, or None.
 
     Raises:
-        OSError: from the disk.
+        OSError: From the disk.
     """
     try:
         promised = promised_bytes(read_inert(folder / METADATA_NAME))

@@ -27,7 +27,7 @@ class CountedFile(io.BufferedWriter):
         """Close the file. A second call does nothing.
 
         Raises:
-            OSError: from the disk, or because not all that was written is there.
+            OSError: From the disk, or because not all that was written is there.
         """
         if self.closed:
             return

@@ -86,7 +86,7 @@ def read_inert(path: Path) -> Inert:
     """Return the records of a `.metadata` file.
 
     Raises:
-        CheckpointError: the file cannot be read, is too large, is not such a pickle, or names what is not allowed.
+        CheckpointError: The file cannot be read, is too large, is not such a pickle, or names what is not allowed.
     """
     try:
         content = read_regular(path, MAX_METADATA_BYTES)

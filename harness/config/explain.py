@@ -62,7 +62,7 @@ def _missing_text(location: Location) -> str:
 
 
 def _unknown_key_text(location: Location) -> str:
-    """Suggests, in this order: the same key elsewhere, a similar key here, a similar key elsewhere; else all keys."""
+    """Suggest, in this order: the same key elsewhere, a similar key here, a similar key elsewhere; else all keys."""
     key = str(location[-1])
     section = _section_at(location[:-1])
     here = tuple(section.model_fields) if section else ()

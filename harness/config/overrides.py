@@ -16,7 +16,7 @@ def apply_override(document: Document, override: str) -> None:
     the document has it. The value is YAML: `--set 'phases.0.blend={zh: 1}'`.
 
     Raises:
-        ConfigError: the override has no `=` or no value, leads nowhere, or its value is not YAML.
+        ConfigError: The override has no `=` or no value, leads nowhere, or its value is not YAML.
     """
     source = f"--set {shortened(override)}"
     dotted_key, equals, text = override.partition("=")

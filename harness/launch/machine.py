@@ -27,7 +27,7 @@ def count_gpus(list_command: Sequence[str] = LIST_GPUS, count_command: Sequence[
     CUDA_VISIBLE_DEVICES, and a build of torch for CPUs can use no GPU.
 
     Raises:
-        HarnessError: torch did not answer with a number.
+        HarnessError: PyTorch did not answer with a number.
     """
     if "GPU" not in _output(list_command):
         return 0

@@ -12,13 +12,13 @@ Group = dist.ProcessGroup
 
 
 def sum_over(tensor: torch.Tensor, group: Group | None = None) -> torch.Tensor:
-    """Sums the tensor in place over the group (default: all ranks) and returns it. Every rank must call it."""
+    """Sum the tensor in place over the group (default: all ranks) and return it. Every rank must call it."""
     dist.all_reduce(tensor, op=dist.ReduceOp.SUM, group=group)
     return tensor
 
 
 def max_over(tensor: torch.Tensor, group: Group | None = None) -> torch.Tensor:
-    """Takes the elementwise maximum in place over the group and returns it. Every rank of the group must call it."""
+    """Take the elementwise maximum in place over the group and return it. Every rank of the group must call it."""
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)
     return tensor
 
@@ -48,7 +48,7 @@ def joined(share: torch.Tensor, group: Group) -> torch.Tensor:
 
 
 def to_and_fro(tensor: torch.Tensor, peer: int, *, is_first: bool) -> None:
-    """Sends the tensor to another rank and gets it back, or the other way round where the other is the first."""
+    """Send the tensor to another rank and get it back, or the other way round where the other is the first."""
     steps = (dist.send, dist.recv) if is_first else (dist.recv, dist.send)
     for step in steps:
         step(tensor, peer)
@@ -62,5 +62,5 @@ def is_lost_connection(error: BaseException) -> bool:
 
 
 def barrier() -> None:
-    """Waits until every rank is here."""
+    """Wait until every rank is here."""
     dist.barrier()

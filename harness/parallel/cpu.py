@@ -78,7 +78,7 @@ _prepared: list[TorchFunctionMode] = []
 
 
 def prepare() -> None:
-    """Answers Megatron's CUDA questions with the CPU. Does nothing where there is a GPU, or when called again.
+    """Answer Megatron's CUDA questions with the CPU. Do nothing where there is a GPU, or when called again.
 
     Must be called before `megatron.core` is imported.
     """

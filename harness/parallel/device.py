@@ -55,7 +55,7 @@ def driver_version(device: torch.device) -> str:
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits until the GPU has done what it was given; returns at once on a CPU."""
+    """Wait until the GPU has done what it was given; return at once on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -38,7 +38,7 @@ def join(world_size: int, *, rank: int, device: torch.device, init_method: str =
 
 
 def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_method: str = "env://") -> Ranks:
-    """Joins the world of `layout.world_size` processes and builds the parallel groups. Every rank must call it.
+    """Join the world of `layout.world_size` processes and build the parallel groups. Every rank must call it.
 
     `seed` is for Megatron's random trackers, which nothing in a step draws from.
     """
@@ -88,7 +88,7 @@ def replica_groups() -> dict[Replicas, dist.ProcessGroup]:
 
 
 def end() -> None:
-    """Leaves all groups, so that the process may start another layout. Every rank must call it."""
+    """Leave all groups, so that the process may start another layout. Every rank must call it."""
     parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -59,7 +59,7 @@ _PACKAGES = ("harness", "torch", "megatron-core")
 
 
 def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], object]) -> list[RankReport]:
-    """Looks at the nodes and returns what every rank found. Every rank must call it.
+    """Look at the nodes and return what every rank found. Every rank must call it.
 
     Raises:
         HarnessError: Ranks do not answer, or a node is not fit to train. Raised on every rank that can know.
@@ -243,7 +243,7 @@ def _publish(launch: Path, reports: Sequence[RankReport], say: Callable[[str], o
 
 
 def _note_bad_nodes(launch: Path, faults: Sequence[Fault], num_nodes: int) -> None:
-    """Writes down, for the end of the launch, which nodes the job should not get again."""
+    """Write down, for the end of the launch, which nodes the job should not get again."""
     write_bad_nodes(launch / BAD_NODES, to_exclude(faults, num_nodes))
 
 
@@ -259,7 +259,7 @@ def _version(package: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Checks the nodes as one rank, and returns the exit code."""
+    """Check the nodes as one rank, and return the exit code."""
     parser = argparse.ArgumentParser(description="One rank of the check of all nodes before training.")
     parser.add_argument("--launch", type=Path, required=True)
     given = parser.parse_args(arguments)

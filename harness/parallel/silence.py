@@ -7,7 +7,7 @@ import warnings
 
 
 def silence_libraries() -> None:
-    """Filters warnings and notices of this process; `harness doctor` names missing packages where it belongs."""
+    """Filter warnings and notices of this process; `harness doctor` names missing packages where it belongs."""
     warnings.filterwarnings("ignore", module=r"megatron\..*")
     warnings.filterwarnings("ignore", module=r"torch\.distributed\.checkpoint\..*")
     warnings.filterwarnings("ignore", category=FutureWarning)

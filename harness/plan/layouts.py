@@ -40,7 +40,7 @@ def make_layout(config: Config, world_size: int) -> Layout:
     """Return the process grid that `world_size` ranks form.
 
     Raises:
-        ConfigError: with all problems of `layout_problems`, if there are any.
+        ConfigError: With all problems of `layout_problems`, if there are any.
     """
     if problems := layout_problems(config, world_size):
         raise ConfigError(problems)

@@ -131,7 +131,7 @@ def make_plan(config: Config, world_size: int | Sequence[int], phase_index: int 
     """Derive the plan of a run on `world_size` ranks, or those of each phase. Its layout is that of `phase_index`.
 
     Raises:
-        ConfigError: with every broken rule of the layout of every phase.
+        ConfigError: With every broken rule of the layout of every phase.
     """
     sizes = [world_size] * len(config.phases) if isinstance(world_size, int) else world_size
     if problems := phase_problems(config, sizes):

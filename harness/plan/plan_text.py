@@ -38,8 +38,8 @@ def print_plan(
     Without `num_gpus` every phase has the smallest number that its layout allows; without `gpu` an H100 is assumed.
 
     Raises:
-        UsageError: if the GPU is not known, or the picture cannot be drawn.
-        ConfigError: with all problems of the layout and all channels with too few tokens, after everything else was
+        UsageError: If the GPU is not known, or the picture cannot be drawn.
+        ConfigError: With all problems of the layout and all channels with too few tokens, after everything else was
             shown.
     """
     device = _known_gpu(gpu or _DEFAULT_GPU)

@@ -16,7 +16,7 @@ def draw_plan(name: str, plan: Plan, path: Path) -> None:
     """Plot learning rate, tokens in a step, and tokens of every channel over the steps of the run.
 
     Raises:
-        UsageError: matplotlib is not installed, or the file cannot be written.
+        UsageError: The package matplotlib is not installed, or the file cannot be written.
     """
     with picture(path, 3, _INCHES, same_x=True) as (figure, panels):
         _draw_curve(

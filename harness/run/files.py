@@ -24,7 +24,7 @@ def open_regular(path: Path) -> int:
     """Open a file for reading and return its descriptor. Links, folders, pipes and devices are refused.
 
     Raises:
-        OSError: as `open` does, and EINVAL for what is not a regular file.
+        OSError: As `open` does, and EINVAL for what is not a regular file.
     """
     # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -41,7 +41,7 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
     the file only: `read(n)` would allocate `n` bytes, which a process under a memory limit may not have.
 
     Raises:
-        OSError: as `open_regular` does.
+        OSError: As `open_regular` does.
     """
     with os.fdopen(open_regular(path), "rb") as file:
         return file.read(min(os.fstat(file.fileno()).st_size, most_bytes + 1))

@@ -180,7 +180,7 @@ def write_parquet(path: Path, rows: Sequence[PartUse] | Sequence[DocumentTokens]
     """Write rows as a Parquet file.
 
     Raises:
-        UsageError: pyarrow is not installed, or the file cannot be written.
+        UsageError: The package pyarrow is not installed, or the file cannot be written.
     """
     try:
         arrow = importlib.import_module("pyarrow")

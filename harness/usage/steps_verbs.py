@@ -29,7 +29,7 @@ def show_step(  # noqa: PLR0913 - one argument per option
     max_tokens: int | None,
     as_json: bool,
 ) -> None:
-    """Prints the most suspicious samples of a step, as text.
+    """Print the most suspicious samples of a step, as text.
 
     Raises:
         UsageError: There is no such run or step.

@@ -25,7 +25,7 @@ def draw(rehearsals: Mapping[str, Rehearsal], labels: Mapping[str, Sequence[Labe
     """Draw one panel per curve to a PNG.
 
     Raises:
-        UsageError: matplotlib is not installed, or the file cannot be written.
+        UsageError: The package matplotlib is not installed, or the file cannot be written.
     """
     width, height = _PANEL_INCHES
     with picture(path, len(rehearsals), (width, height * len(rehearsals))) as (_, panels):

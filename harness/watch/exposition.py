@@ -78,7 +78,7 @@ def served(latest: Latest, address: Address | None) -> Iterator[None]:
     """Serve the values until the end of the `with` block. Does nothing without an address.
 
     Raises:
-        UsageError: prometheus-client is not installed, or the address cannot be listened on.
+        UsageError: The package prometheus-client is not installed, or the address cannot be listened on.
     """
     if address is None:
         yield

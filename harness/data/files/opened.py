@@ -52,7 +52,7 @@ def parts_of(path: Path) -> tuple[Part, ...]:
     """List the parts of a channel folder, or the one part of a bare `.bin/.idx` prefix.
 
     Raises:
-        DataError: there is none, or a file is missing or has another size than its line says.
+        DataError: There is none, or a file is missing or has another size than its line says.
     """
     return open_channel(path.name, ChannelConfig(path=path)).parts
 
@@ -61,7 +61,7 @@ def channel_folders(paths: Sequence[Path]) -> list[Path]:
     """Return the channel folders at these paths; a folder that holds channel folders is replaced by them.
 
     Raises:
-        DataError: a folder is no channel and holds none.
+        DataError: A folder is no channel and holds none.
     """
     found: list[Path] = []
     for path in paths:

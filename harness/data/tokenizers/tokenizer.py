@@ -53,11 +53,11 @@ class Tokenizer(Protocol):
 
 
 def open_tokenizer(path: Path) -> Tokenizer:
-    """Opens a SentencePiece `.model`, a `tokenizer.json`, a `.tiktoken`, or a folder that holds one of them.
+    """Open a SentencePiece `.model`, a `tokenizer.json`, a `.tiktoken`, or a folder that holds one of them.
 
     Raises:
-        DataError: the file is missing, broken, or has no symbol that ends a document.
-        UsageError: the library that reads this kind of file is not installed.
+        DataError: The file is missing, broken, or has no symbol that ends a document.
+        UsageError: The library that reads this kind of file is not installed.
     """
     file = _find_file(path)
     content = file.read_bytes()
@@ -187,7 +187,7 @@ class HuggingFaceTokenizer:
         """See `Tokenizer`.
 
         Raises:
-            DataError: the vocabulary is neither byte-level nor written with ▁ for a space.
+            DataError: The vocabulary is neither byte-level nor written with ▁ for a space.
         """
         kinds = set(_types_in(self._description.get("pre_tokenizer"))) | set(
             _types_in(self._description.get("decoder"))
@@ -218,7 +218,7 @@ def _bytes_of_piece(piece: str) -> int:
 
 
 def _types_in(node: object) -> Iterator[str]:
-    """Yields every `type` in a (nested) component of a tokenizer.json."""
+    """Yield every `type` in a (nested) component of a tokenizer.json."""
     if isinstance(node, dict):
         if isinstance(node.get("type"), str):
             yield node["type"]

@@ -32,7 +32,7 @@ def import_library(name: str, path: Path, extra: str = "data") -> ModuleType:
     """Import the library that reads a kind of file.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: It is not installed.
     """
     try:
         return importlib.import_module(name)

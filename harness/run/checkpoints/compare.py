@@ -32,7 +32,7 @@ def require_same(old: Fields, new: Fields, *, allow_added_parts: bool = False) -
     """Refuse to go on from a checkpoint of another model, other data or another tokenizer.
 
     Raises:
-        CheckpointError: the fingerprints differ. Lists every difference.
+        CheckpointError: The fingerprints differ. Lists every difference.
     """
     lines = differences(old, new, allow_added_parts=allow_added_parts)
     if lines:

@@ -40,7 +40,7 @@ def contents(folder: Path) -> Contents:
     """List a folder and the folders in it; links are never followed.
 
     Raises:
-        OSError: from the disk.
+        OSError: From the disk.
     """
     files: dict[str, int] = {}
     strange: dict[str, str] = {}
@@ -73,7 +73,7 @@ def file_records(
     """Return size and hashes of each named file, read in parallel. With `sync` each file is fsynced before it is read.
 
     Raises:
-        OSError: the first error from the disk.
+        OSError: The first error from the disk.
     """
     report = _one_at_a_time(progress)
     ordered = sorted(names)

@@ -183,8 +183,8 @@ def write_manifest(folder: Path, manifest: Manifest, key: SigningKey | None = No
     """Write or replace a manifest durably, signed if there is a key; a crash leaves the old one or the new one.
 
     Raises:
-        CheckpointError: what would be written could not be read again (a strange file name, a NaN); nothing is written.
-        OSError: from the disk; the old manifest, if there was one, is untouched.
+        CheckpointError: What would be written could not be read again (a strange file name, a NaN); nothing is written.
+        OSError: From the disk; the old manifest, if there was one, is untouched.
     """
     content = manifest_bytes(manifest, key)
     parse_manifest(content)
@@ -204,7 +204,7 @@ def read_manifest(folder: Path, key: SigningKey | None = None) -> Manifest:
     """Return the manifest of a checkpoint. If a key is given, it must have signed it.
 
     Raises:
-        CheckpointError: the folder has none, or it is damaged, too large, of another format version, or not signed.
+        CheckpointError: The folder has none, or it is damaged, too large, of another format version, or not signed.
     """
     found = manifest_or_problem(folder, key)
     if isinstance(found, str):
@@ -228,7 +228,7 @@ def parse_manifest(content: bytes, key: SigningKey | None = None) -> Manifest:
     """Read a manifest's bytes strictly. With a key, the signature is checked before anything else is used.
 
     Raises:
-        CheckpointError: too large, altered since it was written, not JSON, a repeated key, NaN or infinity, another
+        CheckpointError: Too large, altered since it was written, not JSON, a repeated key, NaN or infinity, another
             version, no files, a wrong field.
     """
     if len(content) > MAX_MANIFEST_BYTES:

@@ -54,8 +54,8 @@ class CheckpointStore:
         """Make an empty folder for the checkpoint of a step, and remove what a crash may have left there.
 
         Raises:
-            SaveFailedError: there is not enough room for `estimated_bytes`, or the disk refused.
-            RunTakenOverError: another process has taken the run over.
+            SaveFailedError: There is not enough room for `estimated_bytes`, or the disk refused.
+            RunTakenOverError: Another process has taken the run over.
         """
         partial = self._partial_path(step)
         try:
@@ -85,9 +85,9 @@ class CheckpointStore:
             The checkpoint's folder: `step_…`, or `step_….2` and so on where the step was saved before.
 
         Raises:
-            SaveFailedError: the disk refused (full, I/O error), or a file is not as written. The partial folder is
+            SaveFailedError: The disk refused (full, I/O error), or a file is not as written. The partial folder is
                 removed as far as possible; older checkpoints are untouched.
-            RunTakenOverError: another process has taken the run over. The partial folder is removed too.
+            RunTakenOverError: Another process has taken the run over. The partial folder is removed too.
         """
         assert partial == self._partial_path(manifest.step), f"{partial} is not of step {manifest.step}"
         token = self.fence.token if self.fence is not None else None
@@ -132,7 +132,7 @@ class CheckpointStore:
         """Return the checkpoint to resume from, as `harness.run.checkpoints.choice.choose` does.
 
         Raises:
-            CheckpointError: as there.
+            CheckpointError: As there.
         """
         return choose(self.run_dir.checkpoints, resume, deep=deep, healths=healths, inspect=inspect, key=self.key)
 
@@ -140,8 +140,8 @@ class CheckpointStore:
         """Change a checkpoint's health or pin in its manifest; a crash leaves the old manifest or the new one.
 
         Raises:
-            SaveFailedError: the disk refused; the manifest is the old one or the new one.
-            RunTakenOverError: another process has taken the run over.
+            SaveFailedError: The disk refused; the manifest is the old one or the new one.
+            RunTakenOverError: Another process has taken the run over.
         """
         changes = {"health": health, "pinned": pinned}
         manifest = entry.manifest.model_copy(update={key: value for key, value in changes.items() if value is not None})
@@ -156,8 +156,8 @@ class CheckpointStore:
         """Remove a checkpoint. From the first rename on it is not a checkpoint; a crash after that leaves a leftover.
 
         Raises:
-            CheckpointError: the disk refused. The checkpoint is whole, or gone and a leftover of it remains.
-            RunTakenOverError: another process has taken the run over.
+            CheckpointError: The disk refused. The checkpoint is whole, or gone and a leftover of it remains.
+            RunTakenOverError: Another process has taken the run over.
         """
         doomed = entry.path.with_name(entry.path.name + REMOVED_SUFFIX)
         try:
@@ -174,8 +174,8 @@ class CheckpointStore:
         """Remove the leftovers of crashes and return them. For the owner of the run's lock, before the first save.
 
         Raises:
-            SaveFailedError: a leftover cannot be removed, so that no save would work either.
-            RunTakenOverError: another process has taken the run over.
+            SaveFailedError: A leftover cannot be removed, so that no save would work either.
+            RunTakenOverError: Another process has taken the run over.
         """
         folder = self.run_dir.checkpoints
         found = sorted(folder.iterdir()) if folder.is_dir() else []

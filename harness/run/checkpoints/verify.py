@@ -39,7 +39,7 @@ def verify_before_load(path: Path, *, deep: bool = False, key: SigningKey | None
     With a key, the manifest must be signed, and everything is hashed.
 
     Raises:
-        CheckpointError: it is not sound. Lists every problem.
+        CheckpointError: It is not sound. Lists every problem.
     """
     found = manifest_or_problem(path, key)
     if isinstance(found, str):
@@ -60,7 +60,7 @@ def sign(path: Path, key: SigningKey, *, progress: Progress | None = None) -> No
     """Sign a sound checkpoint: the manifest gets the hashes that nobody can forge (SHA-256) and the signature.
 
     Raises:
-        CheckpointError: it is not sound, or the disk refuses; it is as it was.
+        CheckpointError: It is not sound, or the disk refuses; it is as it was.
     """
     manifest = verify_before_load(path)
     try:
