@@ -41,7 +41,7 @@ flags.install()
 me = Path(sys.argv[1]) / f"ready-{sys.argv[2]}"
 me.touch()
 while True:
-    for order in flags.take():
+    for order in flags.commands_from(flags.take_flags()):
         print(order.source)
         with (Path(sys.argv[1]) / f"orders-{sys.argv[2]}").open("a") as file:
             file.write(order.source + "\\n")
