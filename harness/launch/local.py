@@ -11,7 +11,6 @@ from harness.config.load import load_config
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, ConfigError
-from harness.launch.continuation import phase_to_begin_with, size_of_events, wanted_phase
 from harness.launch.last_words import switch_for
 from harness.launch.machine import count_cores, count_gpus, free_port
 from harness.launch.requirements import require_installed
@@ -20,9 +19,11 @@ from harness.parallel import gpu_environment
 from harness.parallel.environment import LOOPBACK, NodePlace, ProcessRanks, job_id, read_ranks, worker_environment
 from harness.plan.axes import ranks_per_copy
 from harness.plan.layouts import phase_world_sizes
-from harness.plan.plan import make_plan
+from harness.plan.plan import PhasePlan, Plan, make_plan
+from harness.run.event_types import Exit
+from harness.run.events import read_events
 from harness.run.launch_folder import changes, make_run, open_launch
-from harness.run.launches import CONFIG, LaunchStart, rank_log
+from harness.run.launches import CONFIG, LaunchStart, newest_checkpoint, rank_log
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 
@@ -161,3 +162,23 @@ def worker_starts(
         )
         starts.append(WorkerStart(command=command, environment=environment, log=rank_log(folder, rank)))
     return starts
+
+
+def phase_to_begin_with(run_dir: RunDir, plan: Plan, resume: str) -> PhasePlan:
+    """Return the phase of the step after the newest checkpoint; the first phase if the run begins anew."""
+    return plan.phase_of(1 if resume == "never" else newest_checkpoint(run_dir).step + 1)
+
+
+def size_of_events(run_dir: RunDir) -> int:
+    """Return the size of the run's event file in bytes."""
+    return run_dir.events.stat().st_size if run_dir.events.exists() else 0
+
+
+def wanted_phase(run_dir: RunDir, plan: Plan, after_bytes: int) -> PhasePlan | None:
+    """Return the phase for which the trainer left because it needs other processes; None if it left for another reason.
+
+    The events of the launch begin at byte `after_bytes` of the file.
+    """
+    exits = [event for event in read_events(run_dir.events, after_bytes=after_bytes) if isinstance(event, Exit)]
+    name = exits[-1].next_phase if exits else None
+    return next((phase for phase in plan.phases if phase.name == name), None)

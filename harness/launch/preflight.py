@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from harness.errors import ConfigError
 from harness.launch.requirements import parallel_sections
 from harness.launch.slurm import flag_problems, seconds_of
 from harness.plan.demand import demands
-from harness.plan.plan import make_plan
+from harness.plan.plan import Plan, make_plan
 from harness.run.commands.mailbox import is_being_written
 from harness.run.event_types import Saved
 from harness.run.events import read_events
@@ -166,16 +167,12 @@ def _run_directory(request: Request) -> Iterator[str]:
 
 
 def _free_space(request: Request) -> Iterator[str]:
-    existing = request.nearest_folder
-    try:
-        num_parameters = make_plan(request.config, request.world_size).num_parameters
-    except ConfigError:  # reported by `_layout`
+    existing, config, plan = request.nearest_folder, request.config, _plan(request)
+    if plan is None:
         return
     # Weights, master weights and the optimizer's state.
-    checkpoint_bytes = request.config.optimizer.kind.checkpoint_bytes(request.config.precision.dtype)
-    needed = NUM_CHECKPOINTS * num_parameters * checkpoint_bytes
-    status = os.statvfs(existing)
-    free = status.f_bavail * status.f_frsize
+    needed = NUM_CHECKPOINTS * plan.num_parameters * config.optimizer.kind.checkpoint_bytes(config.precision.dtype)
+    free = shutil.disk_usage(existing).free
     if free < needed:
         yield (
             f"only {free / 2**30:,.1f} GiB are free in {existing}, but {NUM_CHECKPOINTS} checkpoints take about "
@@ -216,11 +213,16 @@ def _spanning_groups(request: Request) -> Iterator[str]:
 
 def _shortages(request: Request) -> Iterator[str]:
     """Yield the channels whose parts do not suffice at present. Further parts may arrive while the run goes on."""
+    if (plan := _plan(request)) is not None:
+        yield from filter(None, (demand.shortage() for demand in demands(request.config, plan)))
+
+
+def _plan(request: Request) -> Plan | None:
+    """Return the plan; None if the layout does not fit, which `_layout` reports."""
     try:
-        plan = make_plan(request.config, request.world_size)
+        return make_plan(request.config, request.world_size)
     except ConfigError:
-        return  # reported as an error by `_layout`
-    yield from filter(None, (demand.shortage() for demand in demands(request.config, plan)))
+        return None
 
 
 def _is_readable(path: Path) -> bool:

@@ -17,30 +17,33 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from harness.errors import DataError
 from harness.run.files import replace_file
 from harness.run.paths import RunDir, step_of
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sample:
+class Sample(BaseModel):
     """A sample in evidence."""
 
-    step: int
-    position: int
-    loss: float
+    model_config = ConfigDict(frozen=True, populate_by_name=True)
+
+    step: int = 0
+    position: int = 0
+    loss: Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
     """Mean over its tokens in nats; NaN where it was not finite."""
-    tokens: float
+    tokens: float = 0.0
     channel: str
     part: str
     epoch: int = 0
-    index: int = 0
+    index: int = Field(default=0, alias="sample")
     documents: tuple[int, ...]
-    one_token_share: float = 0.0
+    one_token_share: float = Field(default=0.0, alias="most_common_token_share")
     repeated_share: float = 0.0
     newline_share: float = 0.0
     unreadable_share: float = 0.0
@@ -67,10 +70,11 @@ def read_evidence(path: Path) -> list[Sample]:
         DataError: The file is missing or does not hold evidence of the samples of steps.
     """
     try:
-        return [_sample(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        return [Sample.model_validate_json(line) for line in path.read_bytes().splitlines()]
+    except (OSError, ValidationError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
         raise DataError(
-            f"{path}: cannot be read as evidence ({error!r}). It has one JSON object per sample; ask for it again with "
+            f"{path}: cannot be read as evidence ({reason}). It has one JSON object per sample; ask for it again with "
             "`harness signal RUN_DIR evidence --steps A:B`."
         ) from error
 
@@ -84,28 +88,3 @@ def evidence_files(run_dir: RunDir) -> list[tuple[int, Path]]:
             if (step := step_of(name)) is not None and (not number or number.isdecimal()):
                 found.append((step, int(number or 1), path))
     return [(step, path) for step, _, path in sorted(found, reverse=True)]
-
-
-def _sample(fields: Mapping[str, object]) -> Sample:
-    def number(name: str) -> float:
-        value = fields.get(name, 0.0)
-        return math.nan if value is None else float(str(value))
-
-    documents = fields["documents"]
-    if not isinstance(documents, list):
-        raise TypeError("documents is not a list")
-    return Sample(
-        step=int(number("step")),
-        position=int(number("position")),
-        loss=math.nan if fields["loss"] is None else number("loss"),
-        tokens=number("tokens"),
-        channel=str(fields["channel"]),
-        part=str(fields["part"]),
-        epoch=int(number("epoch")),
-        index=int(number("sample")),
-        documents=tuple(int(document) for document in documents),
-        one_token_share=number("most_common_token_share"),
-        repeated_share=number("repeated_share"),
-        newline_share=number("newline_share"),
-        unreadable_share=number("unreadable_share"),
-    )

@@ -173,6 +173,6 @@ def test_quarantine_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
         )
     (tmp_path / "other").write_text('{"loss": 1}\n')
     found = call(quarantine, run, "--evidence", tmp_path / "other").exception
-    assert "cannot be read as evidence (KeyError('documents')). It has one JSON object per sample" in str(found)
+    assert "cannot be read as evidence (Field required). It has one JSON object per sample" in str(found)
     assert "is not a run directory" in str(call(quarantine, tmp_path, "--document", "zh/p:1").exception)
     assert "is not a run directory" in str(call(quarantine, tmp_path).exception)

@@ -11,8 +11,7 @@ from checkpoint_samples import write_checkpoint
 
 from harness.config.load import load_config
 from harness.launch import local
-from harness.launch.continuation import phase_to_begin_with, size_of_events, wanted_phase
-from harness.launch.local import train
+from harness.launch.local import phase_to_begin_with, size_of_events, train, wanted_phase
 from harness.launch.requirements import require_installed
 from harness.parallel.gpu_environment import settle_for
 from harness.plan.layouts import needed_world_sizes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,7 @@ def sample(step: int, loss: float, channel: str = "code", **changes: float) -> S
     made = Sample(
         step=step, position=step, loss=loss, tokens=64, channel=channel, part="part-00007", documents=(step, step + 1)
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return made.model_copy(update=changes)
 
 
 BEFORE = [sample(step, 2.0 + 0.01 * (step % 3)) for step in range(90, START)]
@@ -49,13 +48,13 @@ def cause(
     ],
 )
 def test_the_cause(within: list[Sample], direction: str, height: float, dirty: bool, words: str) -> None:
-    distinct = [replace(each, position=1000 + number) for number, each in enumerate(within)]
+    distinct = [each.model_copy(update={"position": 1000 + number}) for number, each in enumerate(within)]
     found, text = cause(distinct, direction, height)
     assert (found, words in text) == (dirty, True), text
 
 
 def test_a_channel_that_always_repeats_itself_is_not_dirty_for_that() -> None:
-    always = [replace(each, repeated_share=0.6) for each in BEFORE]
+    always = [each.model_copy(update={"repeated_share": 0.6}) for each in BEFORE]
     within = [sample(100, 3.0, repeated_share=0.62)]
     assert not attribute([*always, *within], channel="code", direction="up", start=START, height=1.0).dirty
 
