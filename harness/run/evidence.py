@@ -20,6 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from harness.errors import DataError
 from harness.run.files import replace_file
@@ -67,7 +68,7 @@ def read_evidence(path: Path) -> list[Sample]:
         DataError: The file is missing or does not hold evidence of the samples of steps.
     """
     try:
-        return [_sample(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [_sample(json.loads(line)) for line in path.read_bytes().splitlines()]
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise DataError(
             f"{path}: cannot be read as evidence ({error!r}). It has one JSON object per sample; ask for it again with "
@@ -86,24 +87,24 @@ def evidence_files(run_dir: RunDir) -> list[tuple[int, Path]]:
     return [(step, path) for step, _, path in sorted(found, reverse=True)]
 
 
-def _sample(fields: Mapping[str, object]) -> Sample:
+def _sample(fields: Mapping[str, Any]) -> Sample:
+    """Return the sample in a line. Earlier versions left out loss and documents where the loss was not finite."""
+    channel, part = str(fields["channel"]), str(fields["part"])
+
     def number(name: str) -> float:
-        value = fields.get(name, 0.0)
+        value = fields.get(name, math.nan if name == "loss" else 0.0)
         return math.nan if value is None else float(str(value))
 
-    documents = fields["documents"]
-    if not isinstance(documents, list):
-        raise TypeError("documents is not a list")
     return Sample(
         step=int(number("step")),
         position=int(number("position")),
-        loss=math.nan if fields["loss"] is None else number("loss"),
+        loss=number("loss"),
         tokens=number("tokens"),
-        channel=str(fields["channel"]),
-        part=str(fields["part"]),
+        channel=channel,
+        part=part,
         epoch=int(number("epoch")),
         index=int(number("sample")),
-        documents=tuple(int(document) for document in documents),
+        documents=tuple(int(document) for document in fields.get("documents", ())),
         one_token_share=number("most_common_token_share"),
         repeated_share=number("repeated_share"),
         newline_share=number("newline_share"),
