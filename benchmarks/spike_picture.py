@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 
 from benchmarks.spike_scene import DIRTY, SHARES
 from harness.run import metric_names as names
+from harness.run.event_types import RolledBack
+from harness.run.events import read_events
 from harness.run.paths import RunDir
-from harness.run.records import StepRecord, from_json_line
+from harness.run.records import StepRecord, read_records, whole_records
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402 (the canvas is chosen first)
@@ -38,10 +40,11 @@ def draw(runs: Mapping[str, RunDir], path: Path) -> None:
     figure, axes = plt.subplots(1, len(DIRTY) + 1, figsize=_INCHES, layout="constrained")
     for channel, axis in zip(DIRTY, axes, strict=False):
         for kind in _ORDER:
-            _draw_channel(axis, list(_attempts(runs[kind])), channel, _COLOURS[kind])
-        for event in _rollbacks(runs["watched"], channel):
-            axis.axvline(event["from_step"], color="tab:blue", linestyle=":", linewidth=0.9)
-            axis.axvline(event["step"], color="tab:blue", linestyle="--", linewidth=0.9)
+            _draw_channel(axis, _attempts(runs[kind]), channel, _COLOURS[kind])
+        for event in read_events(runs["watched"].events):
+            if isinstance(event, RolledBack) and f"loss of {channel} " in event.reason:
+                axis.axvline(event.from_step or 0, color="tab:blue", linestyle=":", linewidth=0.9)
+                axis.axvline(event.step, color="tab:blue", linestyle="--", linewidth=0.9)
         axis.set_title(f"loss of {channel}: {_DIRT[channel]}", fontsize=9, loc="left")
     for kind in _ORDER:
         steps, losses = _held_out(runs[kind])
@@ -75,34 +78,14 @@ def _losses(records: Sequence[StepRecord], channel: str) -> tuple[list[int], lis
 def _held_out(run_dir: RunDir) -> tuple[list[int], list[float]]:
     """Return the held-out loss of all channels, weighted like the run's samples, at the evaluations that count."""
     steps: dict[int, float] = {}
-    for record in _records(run_dir):
+    for record in read_records(run_dir.metrics):
         losses = {name: record.values.get(f"valid/lm_loss/{name}") for name in SHARES}
         if None not in losses.values():
             weighted = sum(SHARES[name] * loss for name, loss in losses.items() if loss is not None)
-            steps = {step: value for step, value in steps.items() if step < record.step}
             steps[record.step] = weighted / sum(SHARES.values())
     return list(steps), list(steps.values())
 
 
-def _attempts(run_dir: RunDir) -> Iterator[list[StepRecord]]:
+def _attempts(run_dir: RunDir) -> list[list[StepRecord]]:
     """Return the records of a run, attempt by attempt, those that were rolled back included."""
-    attempt: list[StepRecord] = []
-    for record in _records(run_dir):
-        if attempt and record.attempt != attempt[-1].attempt:
-            yield attempt
-            attempt = []
-        attempt.append(record)
-    yield attempt
-
-
-def _records(run_dir: RunDir) -> Iterator[StepRecord]:
-    for line in run_dir.metrics.read_bytes().splitlines():
-        if (record := from_json_line(line)) is not None:
-            yield record
-
-
-def _rollbacks(run_dir: RunDir, channel: str) -> Iterator[dict[str, Any]]:
-    for line in run_dir.events.read_text().splitlines():
-        event = json.loads(line)
-        if event["kind"] == "rollback" and f"loss of {channel} " in event["reason"]:
-            yield event
+    return [list(attempt) for _, attempt in groupby(whole_records(run_dir.metrics), key=attrgetter("attempt"))]

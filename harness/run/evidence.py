@@ -35,14 +35,14 @@ class Sample(BaseModel):
 
     step: int = 0
     position: int = 0
-    loss: Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-    """Mean over its tokens in nats; NaN where it was not finite."""
+    loss: Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)] = math.nan
+    """Mean over its tokens in nats; NaN where it was not finite. Earlier versions left it out then, and documents."""
     tokens: float = 0.0
     channel: str
     part: str
     epoch: int = 0
     index: int = Field(default=0, alias="sample")
-    documents: tuple[int, ...]
+    documents: tuple[int, ...] = ()
     one_token_share: float = Field(default=0.0, alias="most_common_token_share")
     repeated_share: float = 0.0
     newline_share: float = 0.0

@@ -20,6 +20,7 @@ from typing import Any, TextIO
 
 from harness.errors import DataError
 from harness.run import metric_names as names
+from harness.run.records import StepRecord, from_json_line
 from harness.watch.detector import LossRecord
 from harness.watch.event_file import read_scalars
 
@@ -77,6 +78,23 @@ def read_recording(path: Path) -> Iterator[LossRecord]:
     raise DataError(
         f"{path}: not a recording of losses. Allowed are metrics.jsonl, .csv, .csv.gz, TensorBoard event files "
         f"(events.out.tfevents…) and run directories; rename the file if it is one of these."
+    )
+
+
+def loss_record(record: StepRecord) -> LossRecord:
+    """Return the detector's input for a record of a run."""
+    values = record.values
+    is_lost = values.get(names.SKIPPED) == 1.0  # the loss itself is finite if only the gradient was not
+    per_channel = [(channel, name) for name in values if (channel := names.channel_of(name)) is not None]
+    return LossRecord(
+        step=record.step,
+        loss=math.nan if is_lost else values.get(names.LM_LOSS),
+        channels={channel: values[name] for channel, name in per_channel if name == names.lm_loss_of(channel)},
+        tokens={channel: values[name] for channel, name in per_channel if name == names.tokens_of(channel)},
+        grad_norm=values.get(names.GRAD_NORM),
+        learning_rate=values.get(names.LEARNING_RATE),
+        phase=record.phase,
+        attempt=record.attempt,
     )
 
 
@@ -172,6 +190,9 @@ def _read_jsonl(path: Path) -> Iterator[LossRecord]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             for line in lines:
+                if (of_run := from_json_line(line)) is not None:
+                    yield loss_record(of_run)
+                    continue
                 with suppress(ValueError, RecursionError):
                     fields = json.loads(line)
                     if isinstance(fields, dict) and (record := _record_of(fields)):

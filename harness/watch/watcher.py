@@ -6,12 +6,10 @@ marks are named after their cause, and the state is written last.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from harness.config.schema import Config
 from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON
-from harness.run import metric_names as names
 from harness.run.commands import requests
 from harness.run.commands.giving import is_known
 from harness.run.event_types import (
@@ -33,9 +31,9 @@ from harness.run.event_types import (
 from harness.run.events import parse_event
 from harness.run.follow import new_lines
 from harness.run.paths import RunDir
-from harness.run.records import StepRecord, from_json_line
+from harness.run.records import from_json_line
 from harness.watch.announcer import Announcer, Outputs
-from harness.watch.detector import Detector, LossRecord
+from harness.watch.detector import Detector
 from harness.watch.exposition import Latest
 from harness.watch.inquiry import Inquiry
 from harness.watch.policy import (
@@ -49,6 +47,7 @@ from harness.watch.policy import (
     Stop,
     decide,
 )
+from harness.watch.recordings import loss_record
 from harness.watch.saved import SavedCheckpoints
 from harness.watch.saved_state import WatchState
 from harness.watch.situation import due_mark, remember_alarm, rollback_request, situation
@@ -215,7 +214,7 @@ class Watcher:
                 verdicts = []
             state.attempt, state.step = record.attempt, record.step
             self.latest.record = record
-            for verdict in self._detector.observe(_for_detector(record)):
+            for verdict in self._detector.observe(loss_record(record)):
                 verdicts.append(verdict)
                 if verdict.kind in ALARMS:
                     remember_alarm(state, verdict.start, verdict.end)
@@ -318,20 +317,3 @@ class Watcher:
 def _name_of(event: RolledBack | RollbackRefused | RollbackDone | Evidence | EvidenceRefused) -> str:
     """Return the name of the command that an event answers."""
     return event.command.removesuffix(".json")
-
-
-def _for_detector(record: StepRecord) -> LossRecord:
-    """Return the detector's input for a record."""
-    values = record.values
-    is_lost = values.get(names.SKIPPED) == 1.0  # the loss itself is finite if only the gradient was not
-    per_channel = [(channel, name) for name in values if (channel := names.channel_of(name)) is not None]
-    return LossRecord(
-        step=record.step,
-        loss=math.nan if is_lost else values.get(names.LM_LOSS),
-        channels={channel: values[name] for channel, name in per_channel if name == names.lm_loss_of(channel)},
-        tokens={channel: values[name] for channel, name in per_channel if name == names.tokens_of(channel)},
-        grad_norm=values.get(names.GRAD_NORM),
-        learning_rate=values.get(names.LEARNING_RATE),
-        phase=record.phase,
-        attempt=record.attempt,
-    )

@@ -12,6 +12,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
+from harness.cli import root
 from harness.config.load import load_config
 from harness.data.files.channels import open_channel, parts_digest
 from harness.data.order.cursor import Cursor
@@ -137,6 +138,24 @@ def test_ledger_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
     assert "the run has no channel fr; its channels: en, zh." in str(unknown)
     unwritable = call(ledger, run, "--parquet", tmp_path / "no" / "x.parquet").exception
     assert "cannot write" in str(unwritable)
+
+
+@pytest.mark.parametrize("command", ["show", "where"])
+def test_a_step_whose_record_is_cut_off_is_named(run: Path, command: str) -> None:
+    lines = RunDir(run).metrics.read_text().splitlines(keepends=True)
+    RunDir(run).metrics.write_text("".join(lines[:-1]) + lines[-1][:60] + "\n")
+    found = call(root, "data", command, run, "--step", 10).exception
+    assert isinstance(found, UsageError)
+    assert "has no record of step 10; its records up to there end with step 9." in str(found)
+
+
+@pytest.mark.parametrize("command", ["show", "where"])
+def test_a_cut_off_copy_does_not_hide_the_record_of_a_step(run: Path, command: str) -> None:
+    lines = RunDir(run).metrics.read_text().splitlines(keepends=True)
+    RunDir(run).metrics.write_text("".join(lines) + lines[-1][:60] + "\n")
+    found = call(root, "data", command, run, "--step", 10).exception
+    assert isinstance(found, DataError)  # the hashes of this run are invented
+    assert "do not have the batch hash 0000000000000001 of its record" in str(found)
 
 
 def test_quarantine_drops_an_order(run: Path, tmp_path: Path) -> None:

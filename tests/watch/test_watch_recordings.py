@@ -2,11 +2,13 @@
 
 import gzip
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harness.errors import DataError
+from harness.run.metric_names import SKIPPED
 from harness.run.records import StepRecord, to_json_line
 from harness.watch.detector import LossRecord
 from harness.watch.event_file import Scalar, read_scalars
@@ -83,6 +85,29 @@ def test_metrics_of_a_run_are_read_in_the_order_of_training(tmp_path: Path) -> N
     assert second.loss is not None
     assert math.isnan(second.loss)
     assert (third.step, third.attempt) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "damaged", ['{"attempt": 0, "step": 2, "phase": "ф'.encode()[:-1], b"[" * 100_000], ids=["half a character", "deep"]
+)
+def test_damaged_lines_of_a_run_are_passed_over(tmp_path: Path, damaged: bytes) -> None:
+    lines = [to_json_line(step_record(step, 2.5)).encode() for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_bytes(lines[0] + damaged + b"\n" + lines[1])
+    assert [record.step for record in read_recording(tmp_path)] == [1, 2]
+
+
+def test_a_step_that_was_not_applied_is_not_finite_as_for_the_watcher(tmp_path: Path) -> None:
+    record = step_record(1, 2.5)
+    (tmp_path / "metrics.jsonl").write_text(to_json_line(replace(record, values={**record.values, SKIPPED: 1.0})))
+    (read,) = read_recording(tmp_path)
+    assert read.loss is not None
+    assert math.isnan(read.loss)
+
+
+def test_lines_of_another_program_are_read_by_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 1, "loss": 2.5, "grad_norm": 0.5}\n{"step": 2, "text": "no loss"}\n')
+    assert list(read_recording(path)) == [LossRecord(step=1, loss=2.5, grad_norm=0.5)]
 
 
 def test_an_event_file_is_read_like_the_metrics(tmp_path: Path) -> None:
