@@ -24,9 +24,7 @@ _HOPPER = (9, 0)
 def slow_kernels(cudnn_version: int | None, capability: tuple[int, int]) -> str | None:
     """Return why attention would be slow on a GPU and what to do; None if it is as fast as torch can make it.
 
-    Args:
-        cudnn_version: What torch loaded, such as 91501 for 9.15.1; None if torch was built without it.
-        capability: The GPU's compute capability.
+    A version of cuDNN is such as 91501 for 9.15.1, or None if torch was built without it.
     """
     if capability < _HOPPER or (cudnn_version is not None and cudnn_version >= _OLDEST_FAST_CUDNN):
         return None
@@ -72,17 +70,10 @@ class SdpaCoreAttention(nn.Module):
         attention_mask: torch.Tensor | None,
         **_megatron_arguments: Any,  # noqa: ANN401 (mask type, bias, packing: not used here)
     ) -> torch.Tensor:
-        """Compute attention, causal or as the mask says.
+        """Return attention, `[S, B, N·D]`. N of keys and values may be smaller than that of the queries (GQA).
 
-        Args:
-            query_SBND: Queries.
-            key_SBND: Keys; N may be smaller than the queries' (grouped-query attention).
-            value_SBND: Values, like the keys.
-            attention_mask: True where a token may look, `[B, 1, S, S]` (see `causal_segments`), or None: at itself and
-                all earlier tokens.
-
-        Returns:
-            `[S, B, N·D]`.
+        The mask is True where a token may look, `[B, 1, S, S]` (see `causal_segments`); with None it looks at itself
+        and all earlier tokens.
         """
         length, batch = query_SBND.shape[:2]
         query, key, value = (

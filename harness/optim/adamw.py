@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from harness.parameters.optimizers import ADAMW
+from harness.parameters.optimizers import ADAMW, OptimizerKind
 
 
 class AdamW(torch.optim.AdamW):
@@ -42,18 +42,19 @@ class AdamW(torch.optim.AdamW):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update every parameter that has a gradient. Parameters without one keep their moments."""
         assert closure is None, "AdamW is stepped with gradients that are ready"
+        first, second = ADAMW.states
         for group in self.param_groups:
             group["step"] = int(group.get("step", 0)) + 1
             params = [p for p in group["params"] if p.grad is not None and p.numel() > 0]
             if not params:
                 continue
-            moments = [self._moments(p) for p in params]
+            moments = [with_moments(self.state[p], p, ADAMW) for p in params]
             count = torch.tensor(float(group["step"]), device=params[0].device)
             torch._fused_adamw_(
                 params,
                 [p.grad for p in params],
-                [first for first, _ in moments],
-                [second for _, second in moments],
+                [state[first] for state in moments],
+                [state[second] for state in moments],
                 [],
                 [count] * len(params),
                 lr=float(group["lr"]),
@@ -66,10 +67,10 @@ class AdamW(torch.optim.AdamW):
                 grad_scale=self.gradient_divisor,
             )
 
-    def _moments(self, param: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        state = self.state[param]
-        for name in ADAMW.states:
-            if name not in state:
-                state[name] = torch.zeros_like(param)
-        first, second = (state[name] for name in ADAMW.states)
-        return first, second
+
+def with_moments(state: dict[str, Any], parameter: torch.Tensor, kind: OptimizerKind) -> dict[str, Any]:
+    """Return the state of a parameter: with zeros before its first update."""
+    for name in kind.states:
+        if name not in state:
+            state[name] = torch.zeros_like(parameter)
+    return state

@@ -11,7 +11,7 @@ from torch import nn
 
 from harness.config.schema import Config
 from harness.config.schema import OptimizerConfig as Settings
-from harness.optim.adamw import AdamW
+from harness.optim.adamw import AdamW, with_moments
 from harness.parallel import collectives, cpu
 from harness.parallel.megatron_changes import replace
 from harness.parameters.names import matches_any, plain_name
@@ -137,7 +137,7 @@ class Optimizer:
         for part in self._parts():
             for group in part.optimizer.param_groups:
                 for parameter in group["params"]:
-                    state = self._state(part, parameter)
+                    state = with_moments(part.optimizer.state[parameter], parameter, self._kind)
                     yield parameter
                     yield from (state[name] for name in sorted(state) if isinstance(state[name], torch.Tensor))
 
@@ -159,15 +159,7 @@ class Optimizer:
             own = {id(parameter) for parameter in part.get_parameters()}
             for shard in self._frozen:
                 if id(shard) in own:
-                    self._state(part, shard)
-
-    def _state(self, part: Any, parameter: torch.Tensor) -> dict[str, Any]:  # noqa: ANN401 (Megatron's)
-        """Return the state of a parameter: zeros before its first update."""
-        state: dict[str, Any] = part.optimizer.state[parameter]
-        for name in self._kind.states:
-            if name not in state:
-                state[name] = torch.zeros_like(parameter)
-        return state
+                    with_moments(part.optimizer.state[shard], shard, self._kind)
 
     def _parts(self) -> list[Any]:
         return [part for part in self.megatron.chained_optimizers if not part.is_stub_optimizer]

@@ -24,22 +24,15 @@ _CUDA_TYPE_NAMES = {
 
 
 class _InertStream:
-    """Stands in for a CUDA stream: on a CPU everything is already in order."""
+    """Stands in for a CUDA stream: on a CPU everything is already in order, and nothing is waited for."""
 
     def __init__(self, *_args: object, **_kwargs: object) -> None:
         self.device = _CPU
 
-    def wait_stream(self, _other: object) -> None:
+    def synchronize(self, *_others: object) -> None:
         """Do nothing: a CPU has no streams."""
 
-    def wait_event(self, _event: object) -> None:
-        """Do nothing: a CPU has no streams."""
-
-    def record_event(self, _event: object = None) -> None:
-        """Do nothing: a CPU has no streams."""
-
-    def synchronize(self) -> None:
-        """Do nothing: a CPU has no streams."""
+    wait_stream = wait_event = record_event = synchronize
 
 
 class _CudaMeansCpu(TorchFunctionMode):

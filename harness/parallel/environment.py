@@ -25,7 +25,7 @@ class ProcessRanks:
     local_world_size: int
 
 
-def read_ranks(environ: Mapping[str, str] | None = None) -> ProcessRanks | None:
+def read_ranks(environ: Mapping[str, str] = os.environ) -> ProcessRanks | None:
     """Return the ranks from torchrun (RANK, WORLD_SIZE …) or srun (SLURM_PROCID …); None for a process started alone.
 
     A batch script or an interactive shell under Slurm also has SLURM_PROCID and SLURM_NTASKS; only a task of a job step
@@ -34,7 +34,6 @@ def read_ranks(environ: Mapping[str, str] | None = None) -> ProcessRanks | None:
     Raises:
         UsageError: The variables contradict each other, or do not say where the ranks meet.
     """
-    environ = os.environ if environ is None else environ
     if "RANK" in environ and "WORLD_SIZE" in environ:
         ranks = _torchrun_ranks(environ)
     elif "SLURM_PROCID" in environ and "SLURM_STEP_ID" in environ and _slurm_tasks(environ) > 1:
@@ -61,14 +60,13 @@ def worker_environment(
     num_threads: int,
     on_gpu: bool,
     master_address: str = LOOPBACK,
-    environ: Mapping[str, str] | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
     """Return the environment of a worker on this machine: the inherited one, its ranks, and its resources.
 
     `num_threads` compute on the CPU, unless the user has set OMP_NUM_THREADS. Without GPUs, if all workers are on this
     machine, gloo talks over the loopback device, which works without a name service, unless the user has chosen one.
     """
-    environ = os.environ if environ is None else environ
     inherited = {name: value for name, value in environ.items() if not _is_stale(name)}
     defaults = {"OMP_NUM_THREADS": str(num_threads)}
     if not on_gpu and master_address == LOOPBACK:
@@ -97,13 +95,12 @@ class NodePlace:
     master_port: int
 
 
-def read_node(environ: Mapping[str, str] | None = None) -> NodePlace:
+def read_node(environ: Mapping[str, str] = os.environ) -> NodePlace:
     """Return the place that srun gave this task, and the meeting point that the batch script chose.
 
     Raises:
         UsageError: A variable is missing or no number.
     """
-    environ = os.environ if environ is None else environ
     if not environ.get("MASTER_ADDR"):
         raise UsageError("MASTER_ADDR is not set; slurm/train.sbatch sets it to the first node of the job")
     return NodePlace(
@@ -114,22 +111,22 @@ def read_node(environ: Mapping[str, str] | None = None) -> NodePlace:
     )
 
 
-def node_name(environ: Mapping[str, str] | None = None) -> str:
+def node_name(environ: Mapping[str, str] = os.environ) -> str:
     """Name of this machine: as Slurm calls it within a job, so that it can be excluded there, otherwise its own."""
-    return (os.environ if environ is None else environ).get("SLURMD_NODENAME") or socket.gethostname()
+    return environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
-def collectives_pipes(environ: Mapping[str, str] | None = None) -> str | None:
+def collectives_pipes(environ: Mapping[str, str] = os.environ) -> str | None:
     """Return the prefix of the pipes through which torch is asked for its last collectives, `<prefix><rank>.pipe`.
 
     slurm/environment.sh sets it; None if it is not set.
     """
-    return (os.environ if environ is None else environ).get("TORCH_NCCL_DEBUG_INFO_PIPE_FILE")
+    return environ.get("TORCH_NCCL_DEBUG_INFO_PIPE_FILE")
 
 
-def job_id(environ: Mapping[str, str] | None = None) -> str | None:
+def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
     """Number of the Slurm job that this process runs in, None outside of one."""
-    return (os.environ if environ is None else environ).get("SLURM_JOB_ID")
+    return environ.get("SLURM_JOB_ID")
 
 
 def _torchrun_ranks(environ: Mapping[str, str]) -> ProcessRanks:

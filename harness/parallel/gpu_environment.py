@@ -11,15 +11,14 @@ from harness.config.schema import Config, ParallelConfig
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 
 
-def settle_for(config: Config, environ: MutableMapping[str, str] | None = None) -> None:
+def settle_for(config: Config, environ: MutableMapping[str, str] = os.environ) -> None:
     """Set what the layouts of all phases are fastest with (see `settle`)."""
     for index in range(len(config.phases)):
         settle(parallel_of(config, index), environ)
 
 
-def settle(parallel: ParallelConfig, environ: MutableMapping[str, str] | None = None) -> None:
+def settle(parallel: ParallelConfig, environ: MutableMapping[str, str] = os.environ) -> None:
     """Set what the layout is fastest with, unless the user has set it. To be called before torch is imported."""
-    environ = os.environ if environ is None else environ
     if not any(name in environ for name in _ALLOCATOR):
         # Large blocks grow instead of being kept apart: less memory is lost between allocations.
         environ[_ALLOCATOR[0]] = "expandable_segments:True"

@@ -87,7 +87,7 @@ def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], object]) -> li
     faults = unfit(reports) + (slow_nodes(reports) if config.launch.exclude_bad_nodes else [])
     if faults:
         if ranks.rank == 0:
-            _note_bad_nodes(launch, faults, len({report.host for report in reports}))
+            write_bad_nodes(launch / BAD_NODES, to_exclude(faults, len({report.host for report in reports})))
         raise HarnessError("the nodes are not fit to train:\n" + "\n".join(f"  {fault.text}" for fault in faults))
     return reports
 
@@ -126,7 +126,7 @@ def _wait_for_all(launch: Path, store: TCPStore, ranks: ProcessRanks) -> None:
             silent = _nodes_of(launch, missing, ranks.local_world_size)
             text = f"did not answer within {ANSWER_WITHIN_S:g} s"
             faults = [Fault(host=node, text=f"{node} {text}") for node in silent]
-            _note_bad_nodes(launch, faults, ranks.world_size // ranks.local_world_size)
+            write_bad_nodes(launch / BAD_NODES, to_exclude(faults, ranks.world_size // ranks.local_world_size))
             named = ", ".join(map(str, missing[:16])) + (" …" if len(missing) > 16 else "")
             where = f" on {', '.join(silent[:16])}" if silent else ""
             raise HarnessError(
@@ -240,11 +240,6 @@ def _publish(launch: Path, reports: Sequence[RankReport], say: Callable[[str], o
         say(f"  {kind}: all-reduce {min(taken):.1f} to {max(taken):.1f} ms, {min(speed):.2f} to {max(speed):.2f} GiB/s")
     for fault in other_drivers(reports) + slow_nodes(reports) + slow_groups(reports):
         say(f"warning: {fault.text}")
-
-
-def _note_bad_nodes(launch: Path, faults: Sequence[Fault], num_nodes: int) -> None:
-    """Write down, for the end of the launch, which nodes the job should not get again."""
-    write_bad_nodes(launch / BAD_NODES, to_exclude(faults, num_nodes))
 
 
 def _num_bytes(where: torch.device) -> int:

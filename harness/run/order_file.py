@@ -30,6 +30,10 @@ class RolledBack(NamedTuple):
     skip_windows: tuple[tuple[int, int], ...]
     """Positions [start, stop) of all samples that the run skips from then on."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {"kind": _ROLLBACK, "order": self.command, "skip_windows": self.skip_windows}
+
 
 def read_journal(path: Path) -> History:
     """Return the changes in a journal by rising position; none without a journal. A half-written last line is ignored.
@@ -60,19 +64,13 @@ def append_to_journal(path: Path, changes: Iterable[Change | RolledBack]) -> Non
     Raises:
         SaveFailedError: The disk does not take them.
     """
-    lines = [json.dumps(_to_json(change)) for change in changes]
+    lines = [json.dumps(change.to_json()) for change in changes]
     if not lines:
         return
     try:
         append_durably(path, lines)
     except OSError as error:
         raise SaveFailedError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _to_json(change: Change | RolledBack) -> dict[str, Any]:
-    if isinstance(change, RolledBack):
-        return {"kind": _ROLLBACK, "order": change.command, "skip_windows": change.skip_windows}
-    return change.to_json()
 
 
 def _rolled_back(value: dict[str, Any]) -> RolledBack:
