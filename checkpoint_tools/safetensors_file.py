@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from harness.run.files import STAGING_SUFFIX
+from harness.run.files import replacing
 
 DTYPE_NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
@@ -51,8 +50,7 @@ def safetensors_writer(path: Path, entries: Iterable[Entry]) -> Iterator[Callabl
     announced = {entry.name: entry for entry in entries}
     missing = set(announced)
     header, offsets = _layout(announced)
-    staging = path.with_name(path.name + STAGING_SUFFIX)
-    with staging.open("wb") as file:
+    with replacing(path) as file:
         file.write(header)
 
         def write(name: str, tensor: torch.Tensor) -> None:
@@ -65,9 +63,6 @@ def safetensors_writer(path: Path, entries: Iterable[Entry]) -> Iterator[Callabl
 
         yield write
         assert not missing, f"{sorted(missing)} were not written"
-        file.flush()
-        os.fsync(file.fileno())
-    staging.rename(path)
 
 
 def _layout(entries: Mapping[str, Entry]) -> tuple[bytes, dict[str, int]]:

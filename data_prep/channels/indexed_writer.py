@@ -37,7 +37,7 @@ from numpy.typing import NDArray
 
 from harness.data.files.channels import PARTS_FILE
 from harness.errors import DataError
-from harness.run.files import STAGING_SUFFIX, append_durably, fsync_folder
+from harness.run.files import STAGING_SUFFIX, append_durably, replacing
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
@@ -107,7 +107,8 @@ class PartWriter:
         self._dtype = dtype
         self._lengths = array("i")
         self._hash = xxhash.xxh3_64()
-        self._binary = self._partial(".bin").open("wb", buffering=1 << 20)
+        self._partial = folder / f"{self._prefix}.bin{STAGING_SUFFIX}"
+        self._binary = self._partial.open("wb", buffering=1 << 20)
 
     def add_document(self, ids: Sequence[int]) -> None:
         """Append one document; every id must be within the vocabulary that the dtype was chosen for."""
@@ -135,10 +136,8 @@ class PartWriter:
         self._binary.flush()
         os.fsync(self._binary.fileno())
         self._binary.close()
+        self._partial.replace(self._folder / f"{self._prefix}.bin")
         self._write_index()
-        for suffix in (".bin", ".idx"):
-            self._partial(suffix).replace(self._folder / f"{self._prefix}{suffix}")
-        fsync_folder(self._folder)
         append_durably(self._folder / PARTS_FILE, [json.dumps(asdict(part))])
         return part
 
@@ -146,20 +145,15 @@ class PartWriter:
         """Let go of an unfinished part, as after an error; its partial files are left to be overwritten."""
         self._binary.close()
 
-    def _partial(self, suffix: str) -> Path:
-        return self._folder / f"{self._prefix}{suffix}{STAGING_SUFFIX}"
-
     def _write_index(self) -> None:
         lengths = np.array(self._lengths, dtype=np.int32)
         offsets = (np.cumsum(lengths, dtype=np.int64) - lengths) * self._dtype.itemsize
-        with self._partial(".idx").open("wb") as index:
+        with replacing(self._folder / f"{self._prefix}.idx") as index:  # which syncs the folder, too
             index.write(MAGIC)
             index.write(struct.pack("<QBQQ", VERSION, DTYPE_CODES[self._dtype.name], len(lengths), len(lengths) + 1))
             index.write(lengths.astype("<i4").tobytes())
             index.write(offsets.astype("<i8").tobytes())
             index.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
-            index.flush()
-            os.fsync(index.fileno())
 
 
 def _whole_lines(file: Path) -> bytes:

@@ -13,7 +13,7 @@ from typing import IO, Any, cast
 
 from data_prep.text.input_files import InputFile
 from harness.errors import DataError, UsageError
-from harness.run.files import STAGING_SUFFIX, replace_file
+from harness.run.files import replace_file, replacing
 
 FILES_LIST = "files.json"
 DROPPED = ".dropped"
@@ -75,11 +75,9 @@ def record_finished(folder: Path, reports: Sequence[FileReport]) -> None:
 @contextmanager
 def written_whole(file: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file, compressed as the final name requires, and rename it at the end."""
-    partial = file.with_name(file.name + STAGING_SUFFIX)
     try:
-        with partial.open("wb") as raw, _compressed(raw, file) as stream:
+        with replacing(file) as raw, _compressed(raw, file) as stream:
             yield stream
-        partial.replace(file)
     except OSError as error:
         raise DataError(
             f"{file}: cannot be written ({error}). Finished files are untouched: make room, then run the command again."

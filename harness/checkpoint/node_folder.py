@@ -28,11 +28,11 @@ import xxhash
 from pydantic import AwareDatetime, Field, ValidationError
 
 from harness.run.checkpoints.manifest import Count, Manifest, Record
-from harness.run.files import open_regular, read_regular
+from harness.run.files import open_regular, read_regular, replace_file, replacing
 from harness.run.paths import RunDir, step_name
 
 MAX_RECORD_BYTES = 64 * 2**20
-_STATE, _RECORD, _WRITING = ".state", ".json", ".partial"
+_STATE, _RECORD = ".state", ".json"
 _NAME = re.compile(r"step_[0-9]{7,}\.[0-9]+\.[0-9a-f]{32}")
 _CHUNK_BYTES = 16 * 2**20
 
@@ -91,21 +91,16 @@ class NodeFolder:
         Raises:
             OSError: The disk refuses. What was written of it is removed.
         """
-        state, described = self._state(record.name), self._record(record.name)
-        writing = state.with_name(state.name + _WRITING)
         digest, num_bytes = xxhash.xxh3_64(), 0
         try:
-            with writing.open("wb", buffering=0) as file:
+            with replacing(self._state(record.name), durable=False) as file:
                 for tensor in tensors:
                     content = _bytes_of(tensor)
                     digest.update(content)
                     num_bytes += len(content)
-                    while content:  # a write may take only a part of the data
-                        content = content[file.write(content) :]
+                    file.write(content)
             whole = record.model_copy(update={"num_bytes": num_bytes, "xxh3": digest.hexdigest()})
-            writing.rename(state)
-            writing.write_text(whole.model_dump_json(by_alias=True))
-            writing.rename(described)
+            replace_file(self._record(record.name), whole.model_dump_json(by_alias=True), durable=False)
         except OSError:
             self._remove(record.name)
             raise
@@ -169,8 +164,7 @@ class NodeFolder:
         return self.path / f"{name}{_RECORD}"
 
     def _remove(self, name: str) -> None:
-        state = self._state(name)
-        for path in (self._record(name), state, state.with_name(state.name + _WRITING)):
+        for path in (self._record(name), self._state(name)):
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 

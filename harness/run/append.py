@@ -68,7 +68,7 @@ class JsonLines:
                 self._file = self._open_file(self.path)
             assert self._file is not None, "it was opened"
             # A crash or a full disk may have left half a line. In a shared file it may be another writer's.
-            if self._waiting and (is_new or self._is_shared) and not _ends_with_newline(self.path):
+            if self._waiting and (is_new or self._is_shared) and not ends_with_newline(self.path):
                 write_whole(self._file, b"\n")
             while self._waiting:
                 write_whole(self._file, self._waiting[0])
@@ -89,11 +89,3 @@ def write_whole(file: AppendFile, data: bytes) -> None:
     """Write all of the data. A disk that takes only a part of it raises OSError, like one that takes nothing."""
     if file.write(data) != len(data):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def _ends_with_newline(path: Path) -> bool:
-    """Return whether the file is empty or its last byte ends a line."""
-    if not path.exists():
-        return True
-    with path.open("rb") as file:
-        return ends_with_newline(file.fileno())

@@ -1,7 +1,8 @@
 """Reads and writes the files of a run, whole or not at all, even if the process dies in between.
 
-Every place that replaces a file or appends lines to one does it through this module. A file that is being written has
-the suffix `.partial`; nobody reads it, and the next writer removes it.
+Every place that replaces a file or appends lines to one does it through this module; `append` keeps a file open for
+lines that come at every step. A file that is being written has the suffix `.partial`; nobody reads it, and the next
+writer removes it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import errno
 import os
 import shutil
 import stat
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 STAGING_SUFFIX = ".partial"
 
@@ -56,11 +58,15 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def replace_file(path: Path, content: bytes | str, *, durable: bool = True) -> None:
-    """Write a file beside its place and rename it into place: readers see the old content or all of the new one.
+@contextmanager
+def replacing(
+    path: Path, *, durable: bool = True, before_rename: Callable[[], object] | None = None
+) -> Iterator[BinaryIO]:
+    """Open a new file beside its place, and rename it into place at the end: readers see the old file or all of this.
 
     If it must outlive a loss of power (`durable`), the file is synced before it is renamed, and its folder afterwards.
-    Only signs of life and requests need not, because the next one replaces them anyway. Text is written as UTF-8.
+    Signs of life and requests need not, because the next one replaces them, nor what may be lost, such as snapshots on
+    a node. `before_rename` is called when the content is complete beside its place.
 
     Raises:
         OSError: From the disk; the old content is there. The staging file is discarded rather than synced again,
@@ -69,14 +75,40 @@ def replace_file(path: Path, content: bytes | str, *, durable: bool = True) -> N
     staging = path.with_name(path.name + STAGING_SUFFIX)
     try:
         staging.unlink(missing_ok=True)
-        _write_new(staging, content.encode() if isinstance(content, str) else content, durable)
+        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            with os.fdopen(descriptor, "wb", closefd=False) as file:
+                yield file
+            if durable:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if before_rename is not None:
+            before_rename()
         staging.replace(path)
-    except OSError:
+    except Exception:
         with suppress(OSError):
             staging.unlink(missing_ok=True)
         raise
     if durable:
         fsync_folder(path.parent)
+
+
+def replace_file(
+    path: Path, content: bytes | str, *, durable: bool = True, before_rename: Callable[[], object] | None = None
+) -> None:
+    """Write a file whole, as `replacing` does; text is written as UTF-8.
+
+    Raises:
+        OSError: As `replacing` does.
+    """
+    rest = memoryview(content.encode() if isinstance(content, str) else content)
+    num_bytes = len(rest)
+    with replacing(path, durable=durable, before_rename=before_rename) as file:
+        while rest:  # a write may take only a part of the data
+            rest = rest[os.write(file.fileno(), rest) :]
+        if os.fstat(file.fileno()).st_size != num_bytes:  # some file systems lose data that they reported as written
+            raise OSError(errno.EIO, "not all that was written is there", str(path))
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
@@ -88,10 +120,10 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
         OSError: From the disk. A half line may be there, which the next writer ends.
     """
     content = "".join(f"{line}\n" for line in lines).encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    if not ends_with_newline(path):
+        content = b"\n" + content
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
-        if not ends_with_newline(descriptor):
-            content = b"\n" + content
         if os.write(descriptor, content) < len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
@@ -121,24 +153,12 @@ def append_durably(path: Path, lines: Iterable[str]) -> None:
         fsync_folder(path.parent)
 
 
-def ends_with_newline(descriptor: int) -> bool:
-    """Return whether an open file is empty or its last byte ends a line."""
-    size = os.fstat(descriptor).st_size
-    return size == 0 or os.pread(descriptor, 1, size - 1) == b"\n"
-
-
-def _write_new(path: Path, content: bytes, durable: bool) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        rest = memoryview(content)
-        while rest:  # a write may take only a part of the data
-            rest = rest[os.write(descriptor, rest) :]
-        if os.fstat(descriptor).st_size != len(content):  # some file systems lose data that they reported as written
-            raise OSError(errno.EIO, "not all that was written is there", str(path))
-        if durable:
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def ends_with_newline(path: Path) -> bool:
+    """Return whether a file is missing or empty, or its last byte ends a line."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 1))
+        return file.read(1) in (b"", b"\n")
+    return True
 
 
 def remove_tree(path: Path, *, first: str) -> None:

@@ -106,11 +106,11 @@ def test_what_has_no_description_is_unfinished(folder: NodeFolder) -> None:
 
 
 def test_a_disk_that_refuses_leaves_nothing_behind(folder: NodeFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, text: str) -> int:
+    def full(descriptor: int, content: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as disk_is_full:
-        disk_is_full.setattr(Path, "write_text", full)
+        disk_is_full.setattr(os, "write", full)
         with pytest.raises(OSError, match="No space"):
             folder.write(record(), TENSORS)
     assert list(folder.path.iterdir()) == []

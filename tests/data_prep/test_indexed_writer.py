@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 import warnings
@@ -86,6 +87,15 @@ def test_line_of_a_finished_part(tmp_path: Path) -> None:
         f'{{"prefix": "part-00007", "tokens": 108, "documents": 5, "bin_bytes": {len(binary)}, "xxh3": "{digest}"}}\n'
     )
     assert list(tmp_path.glob("*.partial")) == []
+
+
+def test_both_files_are_on_disk_before_the_part_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (known.append(os.fstat(descriptor).st_ino), real(descriptor)))
+    prefix = write_part(tmp_path, DOCUMENTS)
+    files = [prefix.with_suffix(".bin"), prefix.with_suffix(".idx"), tmp_path, tmp_path / "parts.jsonl", tmp_path]
+    assert known == [file.stat().st_ino for file in files]
 
 
 def test_nothing_has_its_name_before_finish(tmp_path: Path) -> None:

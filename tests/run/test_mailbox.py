@@ -116,16 +116,17 @@ def test_a_crash_within_the_acknowledgement_leaves_the_order_either_there_or_don
     box = mailbox(run_dir)
     (run_dir.signals / "stop").touch()
     (command,) = box.poll()
-    real_rename, moves = Path.rename, [0]
+    real_replace, moves = Path.replace, [0]
 
-    def rename(path: Path, target: Path) -> Path:
+    def replace(path: Path, target: Path) -> Path:
         if moves[0] == moves_before_the_crash:
             raise KeyboardInterrupt
         moves[0] += 1
-        return real_rename(path, target)
+        return real_replace(path, target)
 
     with monkeypatch.context() as dying:
-        dying.setattr(Path, "rename", rename)
+        dying.setattr(Path, "rename", replace)
+        dying.setattr(Path, "replace", replace)
         with pytest.raises(KeyboardInterrupt):
             box.acknowledge(command, {"step": 5})
     again = mailbox(run_dir).poll()
@@ -137,6 +138,31 @@ def test_a_crash_within_the_acknowledgement_leaves_the_order_either_there_or_don
         assert again == []
         assert list(done) == ["stop-0000005.json"]
         assert json.loads(done["stop-0000005.json"])["step"] == 5
+
+
+def test_an_acknowledgement_follows_no_link_at_its_place(run_dir: RunDir) -> None:
+    box = mailbox(run_dir)
+    (run_dir.signals / "stop").touch()
+    (command,) = box.poll()
+    precious = run_dir.root / "precious"
+    precious.write_text("kept")
+    (run_dir.signals_done / "stop-0000005.json.partial").symlink_to(precious)
+    done = box.acknowledge(command, {"step": 5})
+    assert (precious.read_text(), done is not None and done.is_symlink()) == ("kept", False)
+
+
+def test_an_acknowledgement_is_on_disk_before_it_gets_its_name(
+    run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box = mailbox(run_dir)
+    (run_dir.signals / "stop").touch()
+    (command,) = box.poll()
+    known: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (known.append(os.fstat(descriptor).st_ino), real(descriptor)))
+    done = box.acknowledge(command, {"step": 5})
+    assert done is not None
+    assert known == [done.stat().st_ino, done.parent.stat().st_ino]
 
 
 def test_orders_that_came_as_signals_are_acknowledged_too(run_dir: RunDir) -> None:
@@ -155,11 +181,11 @@ def test_a_disk_that_refuses_the_acknowledgement_stops_nothing(
     (run_dir.signals / "save").touch()
     (command,) = box.poll()
 
-    def full(path: Path, text: str) -> int:
+    def full(descriptor: int, content: bytes) -> int:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as disk_is_full:
-        disk_is_full.setattr(Path, "write_text", full)
+        disk_is_full.setattr(os, "write", full)
         assert box.acknowledge(command, {"step": 1}) is None
         assert box.poll() == []
     assert names(run_dir.signals_done) == []

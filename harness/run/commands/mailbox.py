@@ -12,13 +12,14 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
 from harness.run.commands.command import Command, is_command_name, parse_command
 from harness.run.commands.requests import PLAIN_KINDS, UnreadableCommandError
-from harness.run.files import STAGING_SUFFIX
+from harness.run.files import STAGING_SUFFIX, replace_file
 from harness.run.own_file import RefusedFileError, read_own_file
 from harness.run.paths import RunDir
 
@@ -111,13 +112,9 @@ class Mailbox:
             if done is None:
                 name = f"{command.source.removesuffix('.json')}-{suffix}"
                 done = _free_path(self._run_dir.signals_done, name, ".json")
-            written = Path(f"{done}{STAGING_SUFFIX}")
-            written.write_text(json.dumps(fields, default=str) + "\n")
-            file = self._run_dir.signals / command.source
-            if (in_hand := self._in_hand.get(command.id)) and _inode(file) == in_hand[1]:
-                # Moved before it is replaced: whenever this process dies, the command is either waiting or done.
-                file.rename(done)
-            written.rename(done)
+            # Moved before it is replaced: whenever this process dies, the command is either waiting or done.
+            moved = partial(self._move, command, done)
+            replace_file(done, json.dumps(fields, default=str) + "\n", before_rename=moved)
         except OSError:
             self._unwritten[command.id] = _Unwritten(command, outcome, done)
             return None
@@ -125,6 +122,12 @@ class Mailbox:
         self._known.discard(self._in_hand.pop(command.id, ("", 0)))  # the next file of that name is another command
         self._acknowledged[command.id] = done
         return done
+
+    def _move(self, command: Command, done: Path) -> None:
+        """Move the file of a command, unless another command has taken its place or it was moved before."""
+        file = self._run_dir.signals / command.source
+        if (in_hand := self._in_hand.get(command.id)) and _inode(file) == in_hand[1]:
+            file.rename(done)
 
     def _take(self, name: str, inode: int) -> Command | None:
         """Return the command in a file. Another file is moved away, and one that vanished is ignored."""
@@ -158,7 +161,7 @@ class Mailbox:
     def _reject(self, name: str, inode: int, reason: str) -> None:
         rejected = _free_path(self._run_dir.signals_rejected, os.fsdecode(os.fsencode(name)[:150]), "")
         try:
-            Path(f"{rejected}.reason").write_text(reason + "\n", errors="backslashreplace")
+            replace_file(Path(f"{rejected}.reason"), f"{reason}\n".encode(errors="backslashreplace"), durable=False)
             (self._run_dir.signals / name).rename(rejected)
         except OSError:  # another user's file, or a full disk: it was examined once and stays there
             self._known.add((name, inode))
