@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 
 Breach = tuple[int, str]
@@ -25,6 +26,9 @@ _UNSAFE_CALLS = {
     "subprocess.getstatusoutput",
 }
 _QUESTION_WORDS = {"what", "which", "whether", "how", "who", "where", "when"}
+_PLURAL_NOUNS = {"numbers", "passes", "rows"}
+"""Nouns with which a docstring of a function begins, and which look like a verb in the third person."""
+_RAISED = re.compile(r"\s*(\w+): [a-z]")
 _UNSAFE_KEYWORDS = {("shell", True), ("weights_only", False), ("allow_pickle", True)}
 
 
@@ -90,6 +94,31 @@ def docstring_begins_with_a_question(tree: ast.AST) -> Iterator[Breach]:
             words = node.value.value.split(maxsplit=1)
             if words and words[0].rstrip(",:").lower() in _QUESTION_WORDS:
                 yield node.lineno, words[0]
+
+
+def docstring_is_not_imperative(tree: ast.AST) -> Iterator[Breach]:
+    """A docstring of a function begins with a verb in the third person. One that is read like a field may."""
+    for node, text in _docstrings_of_functions(tree):
+        word = text.split(maxsplit=1)[0].rstrip(",:.")
+        is_field = any(ast.unparse(decorator).endswith("property") for decorator in node.decorator_list)
+        is_noun = word.lower() in _PLURAL_NOUNS or word.endswith("ss") or not word.isalpha()
+        if word.endswith("s") and not is_field and not is_noun:
+            yield node.lineno, word
+
+
+def raises_entry_is_in_lower_case(tree: ast.AST) -> Iterator[Breach]:
+    """An entry of `Raises:` does not begin with a capital letter."""
+    for node, text in _docstrings_of_functions(tree):
+        block = text.partition("Raises:\n")[2].partition("\n\n")[0]
+        for line in block.splitlines():
+            if (match := _RAISED.match(line)) and match[1][0].isupper():
+                yield node.lineno, line.strip()
+
+
+def _docstrings_of_functions(tree: ast.AST) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (text := ast.get_docstring(node)):
+            yield node, text
 
 
 def _imports_of(tree: ast.AST, module: str) -> Iterator[Breach]:

@@ -69,6 +69,8 @@ RULES: list[tuple[Rule, Callable[[Path], bool]]] = [
     (source_rules.is_unsafe, reads_pickles),
     (source_rules.has_long_function, nowhere),
     (source_rules.asserts_without_message, nowhere),
+    (source_rules.docstring_is_not_imperative, nowhere),
+    (source_rules.raises_entry_is_in_lower_case, nowhere),
 ]
 
 
@@ -117,6 +119,13 @@ def test_docstrings_begin_with_a_verb_or_a_noun(folder: str) -> None:
         (source_rules.docstring_begins_with_a_question, '"""What it does."""', "What"),
         (source_rules.docstring_begins_with_a_question, 'def f():\n    """Whether it is so."""', "Whether"),
         (source_rules.docstring_begins_with_a_question, 'class A:\n    x: int\n    """How, often."""', "How,"),
+        (source_rules.docstring_is_not_imperative, 'def f():\n    """Writes a file."""', "Writes"),
+        (source_rules.docstring_is_not_imperative, 'async def f():\n    """Makes, or continues."""', "Makes"),
+        (
+            source_rules.raises_entry_is_in_lower_case,
+            'def f():\n    """Open.\n\n    Raises:\n        OSError: from the disk.\n    """',
+            "OSError: from the disk.",
+        ),
     ],
 )
 def test_rules_see_what_they_forbid(rule: Rule, text: str, what: str) -> None:
@@ -133,6 +142,12 @@ def test_rules_see_what_they_forbid(rule: Rule, text: str, what: str) -> None:
         (source_rules.asserts_without_message, "assert x, 'x holds'"),
         (source_rules.docstring_begins_with_a_question, 'def f():\n    """Return whether it is so."""'),
         (source_rules.docstring_begins_with_a_question, 'x = "What is it?"'),
+        (source_rules.docstring_is_not_imperative, 'def f():\n    """Pass it on."""'),
+        (source_rules.docstring_is_not_imperative, '@property\ndef f():\n    """Samples of a step."""'),
+        (
+            source_rules.raises_entry_is_in_lower_case,
+            'def f():\n    """Open.\n\n    Raises:\n        OSError: From the disk,\n            too: often.\n    """',
+        ),
     ],
 )
 def test_rules_let_the_rest_pass(rule: Rule, text: str) -> None:

@@ -131,7 +131,7 @@ def pick_threshold(curve: Curve, characters: int) -> float:
     """Return the highest threshold that leaves at most this many characters.
 
     Raises:
-        UsageError: None does.
+        UsageError: Every threshold leaves more.
     """
     fitting = [point.threshold for point in curve.points if point.characters <= characters]
     if not fitting:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 BOTH = ("0.16", "0.19")
 """Versions of megatron-core that are supported."""
 
-_WRITER = "megatron.core.dist_checkpointing.strategies.filesystem_async.FileSystemWriterAsync"
+_WRITER = "strategies.filesystem_async.FileSystemWriterAsync"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """Names of one module or class, or of objects of the class, that are replaced for one reason."""
+    """Names in a module, a class or a package, or of objects of a class, that are replaced for one reason."""
 
     owner: str
     names: tuple[str, ...]
@@ -33,6 +34,8 @@ class Change:
         """Full names of all that is replaced."""
         return tuple(f"{self.owner}.{name}" for name in self.names)
 
+
+_in_checkpointing = partial(Change, owner="megatron.core.dist_checkpointing", made_in="harness.checkpoint.mcore")
 
 CHANGES = (
     Change(
@@ -80,64 +83,37 @@ CHANGES = (
         made_in="harness.checkpoint.mcore",
         why="It runs whatever the pickles in a checkpoint's shards name.",
     ),
-    Change(
-        owner="megatron.core.dist_checkpointing.serialization",
-        names=("save_config",),
-        made_in="harness.checkpoint.mcore",
-        why="Rank 0 writes this file alone; if the disk refuses it, the other ranks wait for ever.",
+    _in_checkpointing(
+        names=("serialization.save_config", f"{_WRITER}.finish"),
+        why="Rank 0 writes these files alone; if the disk refuses one, the other ranks wait for ever.",
     ),
-    Change(
-        owner="megatron.core.dist_checkpointing.serialization",
-        names=("Path",),
-        made_in="harness.checkpoint.mcore",
-        why="Rank 0 lists the new folder alone; if the disk refuses that, the other ranks wait for ever.",
+    _in_checkpointing(
+        names=("serialization.Path", "strategies.common.TorchCommonSaveStrategy.save_common"),
+        why="Rank 0 lists the new folder and writes `common.pt` alone; if the disk refuses, the others wait for ever.",
         versions=("0.16",),
     ),
-    Change(
-        owner="megatron.core.dist_checkpointing.serialization",
-        names=("maybe_msc",),
-        made_in="harness.checkpoint.mcore",
+    _in_checkpointing(
+        names=("serialization.maybe_msc",),
         why="As `Path` in 0.16.",
         versions=("0.19",),
     ),
-    Change(
-        owner="megatron.core.dist_checkpointing.strategies.filesystem_async",
-        names=("open",),
-        made_in="harness.checkpoint.mcore",
+    _in_checkpointing(
+        names=("strategies.filesystem_async.open",),
         why="Its writers ask the file how far it is, and so believe a disk that loses what it said it took.",
     ),
-    Change(
-        owner="megatron.core.dist_checkpointing.strategies.filesystem_async",
-        names=("_results_queue",),
-        made_in="harness.checkpoint.mcore",
+    _in_checkpointing(
+        names=("strategies.filesystem_async._results_queue",),
         why="Its own queue is a further process of every rank, to start and to lose. Replaced for every save.",
     ),
-    Change(
-        owner=_WRITER,
-        names=("finish",),
-        made_in="harness.checkpoint.mcore",
-        why="Rank 0 writes `.metadata` alone; if the disk refuses it, the other ranks wait for ever.",
-    ),
-    Change(
-        owner=_WRITER,
-        names=("write_preloaded_data_multiproc",),
-        made_in="harness.checkpoint.mcore",
+    _in_checkpointing(
+        names=(f"{_WRITER}.write_preloaded_data_multiproc",),
         why="It forks a process for each file, and waits for ever for one that the kernel killed.",
         versions=("0.16",),
     ),
-    Change(
-        owner=_WRITER,
-        names=("write_preloaded_data_multithread",),
-        made_in="harness.checkpoint.mcore",
+    _in_checkpointing(
+        names=(f"{_WRITER}.write_preloaded_data_multithread",),
         why="Its threads drop the error of the disk.",
         versions=("0.19",),
-    ),
-    Change(
-        owner="megatron.core.dist_checkpointing.strategies.common.TorchCommonSaveStrategy",
-        names=("save_common",),
-        made_in="harness.checkpoint.mcore",
-        why="Rank 0 writes `common.pt` alone; if the disk refuses it, the other ranks wait for ever.",
-        versions=("0.16",),
     ),
 )
 
