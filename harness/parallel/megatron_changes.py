@@ -121,13 +121,7 @@ _PLACES = frozenset(place for change in CHANGES for place in change.places)
 
 
 def replace(owner: Any, name: str, replacement: object) -> None:  # noqa: ANN401 (a module, a class or an object)
-    """Put a replacement in the place of what a module, a class or one object has under a name.
-
-    Args:
-        owner: The module, class or object.
-        name: The name in it.
-        replacement: What everybody finds there from now on.
-    """
+    """Put a replacement in the place of what a module, a class or one object has under a name."""
     kind = owner if isinstance(owner, type) else type(owner)
     path = owner.__name__ if inspect.ismodule(owner) else f"{kind.__module__}.{kind.__qualname__}"
     assert f"{path}.{name}" in _PLACES, f"{path}.{name} is not in the table of changes to Megatron"
