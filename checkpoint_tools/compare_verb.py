@@ -82,7 +82,7 @@ def diff(  # noqa: PLR0913 (one argument per option)
 ) -> int:
     """Compare every tensor of two checkpoints, weights and optimizer state, whatever their layouts.
 
-    Equal means every bit. Leaves with 0 if all are equal and with 1 if anything differs. Tensors are read one chunk
+    Equal means every bit. Exits with 0 if all are equal and with 1 if anything differs. Tensors are read one chunk
     after the other: checkpoints larger than the memory are no problem. Where one of the two is the folder of a Hugging
     Face model, weights and settings are compared, by our names.
 

@@ -156,7 +156,7 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool, key_file: Pa
 def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
     """Compare two models tensor by tensor; each is a checkpoint or a Hugging Face model's folder.
 
-    Leaves with 0 if they are the same, with 65 if they differ.
+    Exits with 0 if they are the same, with 65 if they differ.
 
     \b
     Example:

@@ -201,7 +201,7 @@ def plan(
     """Show what follows from CONFIG, and which layouts are legal.
 
     Parameters, layers of every stage, FLOPs, memory; of every phase steps, learning rate, batch size, tokens of each
-    channel, and epochs where the data is there. Leaves with 64 if a layout is not legal, or a channel has too few
+    channel, and epochs where the data is there. Exits with 64 if a layout is not legal, or a channel has too few
     tokens for its max_epochs.
 
     \b
@@ -222,7 +222,7 @@ def plan(
 def doctor(as_json: bool) -> int:
     """Show what this machine has, lacks, or has wrong for training.
 
-    Leaves with 64 if something is wrong, with 0 if at most something optional is missing.
+    Exits with 64 if something is wrong, with 0 if at most something optional is missing.
 
     \b
     Examples:

@@ -1,4 +1,4 @@
-"""Runs an iterator in a thread, a few items ahead of the one who uses them."""
+"""Runs an iterator in a thread, a few items ahead of whoever uses them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 
 @contextmanager
 def ahead(items: Generator[Item, None, None], num_items: int = 2) -> Iterator[Iterator[Item]]:
-    """Give the items of another iterator, of which up to `num_items` are ready before they are asked for.
+    """Give the items of another iterator, with up to `num_items` of them prepared in advance.
 
     An error in the iterator is raised when its turn comes. Leaving the `with` ends the thread, between two items, and
     closes the iterator.

@@ -1,4 +1,4 @@
-"""Counts what is in channels from their lists of parts and what was recorded when they were made: no token is read."""
+"""Counts what is in channels, from their lists of parts and the records of their making; reads no tokens."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ChannelCount:
     dtype: str
     """Number format of the tokens."""
     finished: bool | None
-    """All input is in it; None if its source is not known."""
+    """True if all input is in it; None if its source is not known."""
     characters: int | None = None
     """Characters of its documents; None while it is not finished or if it is not known."""
     rejected: int | None = None
-    """Lines of the input that were no documents."""
+    """Lines of the input that were not documents."""
 
     @property
     def characters_per_token(self) -> float | None:

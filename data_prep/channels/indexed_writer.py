@@ -98,7 +98,7 @@ def read_finished_parts(folder: Path) -> list[FinishedPart]:
 
 
 class PartWriter:
-    """Writes one part document by document; it comes into being with `finish`, all at once."""
+    """Writes one part document by document; the part exists only after `finish`."""
 
     def __init__(self, folder: Path, number: int, dtype: np.dtype[np.generic]) -> None:
         self.num_tokens = 0
@@ -142,7 +142,7 @@ class PartWriter:
         return part
 
     def close(self) -> None:
-        """Let go of an unfinished part, as after an error; its partial files are left to be overwritten."""
+        """Abandon an unfinished part, for example after an error; a later part overwrites its partial files."""
         self._binary.close()
 
     def _write_index(self) -> None:

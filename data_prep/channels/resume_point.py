@@ -5,7 +5,7 @@ One JSON object a line, one line for each part, on disk before the part's own li
     {"prefix": "part-00000", "batch": {"file": 0, "place": {"line": …, "byte": …, "before": "…"}, …}, "documents": 17,
      "split": 0, "dropped": 0}
 
-The part ends `documents` documents behind the beginning of the batch; `batch` is a `ReadState`.
+The part ends `documents` documents after the beginning of the batch; `batch` is a `ReadState`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def read_resume_point(folder: Path, parts: Sequence[FinishedPart]) -> ResumePoin
 
 
 def write_resume_point(folder: Path, prefix: str, point: ResumePoint) -> None:
-    """Record where a part ends, before the part becomes valid; replace what a killed call said of the same part."""
+    """Record where a part ends, before the part becomes valid; replace what a killed call wrote for the same part."""
     lines = _lines(folder / RESUME_FILE) if (folder / RESUME_FILE).exists() else {}
     kept = {name: line for name, line in lines.items() if name < prefix}
     kept[prefix] = {"prefix": prefix} | asdict(point)

@@ -18,7 +18,7 @@ SOURCE_FILE = "source.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Everything that the parts are a function of. Equal sources give equal parts, byte for byte."""
+    """Everything that determines the parts. Equal sources give equal parts, byte for byte."""
 
     inputs: tuple[tuple[str, int], ...]
     """Name and size in bytes of each input file, in order (not the folder: corpora get moved)."""
@@ -53,7 +53,7 @@ def read_source(folder: Path) -> RecordedSource | None:
 
 
 def open_source(folder: Path, source: Source) -> Totals | None:
-    """Claim the folder for this source; give the totals if the channel is finished already, None if work is left.
+    """Claim the folder for this source; return the totals if the channel is finished, None if work is left.
 
     Raises:
         UsageError: The folder holds a channel of another source, or parts of unknown origin.

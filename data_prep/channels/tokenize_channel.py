@@ -34,7 +34,7 @@ class ChannelJob:
     inputs: Sequence[InputFile]
     """Files in the order of the documents."""
     folder: Path
-    """The channel folder; it is made if need be."""
+    """The channel folder; it is made if missing."""
     text_key: str = "text"
     tokens_per_part: int = 1_000_000_000
     """A part ends with the document that reaches this many tokens."""
@@ -44,7 +44,7 @@ class ChannelJob:
     long_documents: LongDocuments = "keep"
     """Treatment of longer documents."""
     max_rejected_share: float = 0.01
-    """Share of rejected lines above which the input is not believed."""
+    """Share of rejected lines above which the input is refused."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ChannelResult:
     totals: Totals
     num_parts: int
     was_there: bool
-    """An earlier call had finished the channel, so that nothing was done."""
+    """True if an earlier call had finished the channel, so nothing was done."""
 
     def summary(self, folder: Path) -> str:
         """Return a summary for a person, in a few lines."""
@@ -78,7 +78,7 @@ def tokenize_channel(
 ) -> ChannelResult:
     """Make, continue or recognize a channel.
 
-    It is recorded to be made with the tokenizer; an encoder gives the same ids, only faster.
+    Its record names the tokenizer; an encoder gives the same ids, only faster.
 
     Raises:
         UsageError: The folder holds something else, or is being written by another process.
@@ -148,7 +148,7 @@ class _ChannelWriter:
                 self.finish_part(batch.start, done)
 
     def finish_part(self, batch: ReadState, documents: int) -> None:
-        """Finish a part that ends `documents` documents behind the beginning of a batch, if there is one."""
+        """Finish the open part, if there is one; it ends `documents` documents after the beginning of a batch."""
         if self._part is None:
             return
         point = ResumePoint(batch=batch, documents=documents, split=self.num_split, dropped=self.num_dropped)

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Totals:
-    """Running counts over the input, the part that an earlier, interrupted call has written included."""
+    """Running counts over the input, including what an earlier, interrupted call has written."""
 
     lines: int = 0
     rejected: int = 0
-    """Lines that were no document; they are listed in `rejected.jsonl`."""
+    """Lines that were not documents; they are listed in `rejected.jsonl`."""
     documents: int = 0
     tokens: int = 0
     """Tokens written, the end-of-document tokens included."""

@@ -43,9 +43,9 @@ class CleanConfig(Section):
     languages: Texts | None = None
     """Languages to keep, as the model names them (en, zh); any if left out."""
     least_language_score: Annotated[float, Field(ge=0, le=1)] = 0.65
-    """Documents whose language is less certain go."""
+    """Documents whose language is less certain are dropped."""
     replace_private_data: bool | None = None
-    """Put stand-ins in place of mail and network addresses, telephone and identity numbers; if left out, only
+    """Replace mail and network addresses, telephone and identity numbers by placeholders; if left out, only
     where the preset is `prose`: in code what looks like an address may be a version."""
 
     @property
@@ -67,10 +67,10 @@ class DedupConfig(Section):
 
 
 class OrderConfig(Section):
-    """In which order the documents of a source are read."""
+    """The order in which the documents of a source are read."""
 
     by: Order = "shuffle"
-    """`score` (ascending), `similar` (documents of like content next to each other), or `shuffle`."""
+    """`score` (ascending), `similar` (documents with similar content next to each other), or `shuffle`."""
     score_key: str = "score"
     """`score`: key of each record that holds the number."""
     descending: bool = False
@@ -80,7 +80,7 @@ class OrderConfig(Section):
 
 
 class SourceConfig(Section):
-    """One source of text: a channel to be."""
+    """One source of text, which becomes a channel."""
 
     input: Texts
     """Files, folders, patterns or addresses; of documents that are copies the first is kept, so the best come first."""
@@ -158,7 +158,7 @@ class ExecutorConfig(Section):
 
     kind: ExecutorKind = "local"
     tasks: PositiveInt | None = None
-    """Into how many tasks a source is cut; one for every file if left out, and never more."""
+    """Number of tasks that a source is cut into; one for every file if left out, and never more."""
     local: LocalConfig = Field(default_factory=LocalConfig)
     slurm: SlurmConfig | None = None
     ray: RayConfig = Field(default_factory=RayConfig)
@@ -174,14 +174,14 @@ class MixConfig(Section):
     tokens: str
     """Length of the run: 250M, 100B, 1.5T."""
     max_epochs: PositiveFloat = 4.0
-    """Most passes over a channel."""
+    """Maximum number of passes over a channel."""
 
 
 class CorpusConfig(Section):
     """A whole corpus file."""
 
     output: FilePath
-    """Folder of what is made: `cleaned/<source>`, `deduped/<source>`, `ordered/<source>`."""
+    """Output folder: `cleaned/<source>`, `deduped/<source>`, `ordered/<source>`."""
     sources: Annotated[dict[Name, SourceConfig], Field(min_length=1)]
     language_model: FilePath | None = None
     """fastText model for languages (lid.176.bin); datatrove fetches one if left out."""

@@ -120,7 +120,7 @@ def dedup_job(source: SourceConfig, files: list[InputFile], output: Path, tasks:
 
 
 def run_job(job: Job, config: ExecutorConfig, progress: Progress) -> list[FileReport]:
-    """Do what is left of a job, here or on Ray, and report on all files.
+    """Run the unfinished tasks of a job, here or on Ray, and report on all files.
 
     Raises:
         HarnessError: See `run_here`; the folder holds something else, or another process works on it.
@@ -161,7 +161,7 @@ def _check_plan(job: Job) -> None:
 
 
 def finish(job: Job) -> list[FileReport]:
-    """Write the report from those of the files, and take away what was only needed on the way."""
+    """Write the report from those of the files, and remove what was needed only on the way."""
     names = job.reading.names
     if not job.is_finished():
         by_step = [read_reports(folder, names) for folder in job.folders]

@@ -31,7 +31,7 @@ class SlurmProgress:
 
 
 def advance_on_slurm(job: Job, config: ExecutorConfig) -> SlurmProgress:
-    """Look how far a job is; submit what is neither done nor in the queue.
+    """Check how far a job is; submit what is neither done nor in the queue.
 
     Raises:
         HarnessError: Slurm does not take the jobs; the folder holds something else.
@@ -50,7 +50,7 @@ def advance_on_slurm(job: Job, config: ExecutorConfig) -> SlurmProgress:
 
 
 def wait_on_slurm(job: Job, config: ExecutorConfig, report: Callable[[SlurmProgress], None]) -> list[FileReport]:
-    """Wait until a job is through; phases that follow are submitted on the way.
+    """Wait until a job has finished; submit its later phases on the way.
 
     Raises:
         DataError: The jobs have left the queue, and tasks are not done.

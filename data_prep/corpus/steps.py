@@ -75,5 +75,5 @@ class DropDocuments:
         """Do nothing: no file is open."""
 
     def write(self, document: Document, rank: int = 0) -> None:
-        """Take a dropped document."""
+        """Record a dropped document."""
         self._outcome.drop(str(document.metadata.get("filter_reason", self._reason)))

@@ -120,7 +120,7 @@ def standard_library_documents(settings: DemoSettings) -> Iterator[str]:
 
 
 def _clear_older_demo(out: Path) -> None:
-    """Take away a demo made from other text or settings; never touch what is not the demo's."""
+    """Remove a demo made from other text or settings; never touch anything else."""
     if (out / MARKER).exists():
         (out / MARKER).unlink()
         for channel in CHANNELS:

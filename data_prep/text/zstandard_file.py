@@ -1,6 +1,6 @@
 """Reads a zstandard file to its end, frame after frame, and notices when the last frame has none.
 
-The package's own stream reader stops without a word at the end of the first frame, and at the end of a truncated file.
+The package's own stream reader stops silently at the end of the first frame, and at the end of a truncated file.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Finds the fastest encoder that gives exactly the reference's ids on a sample of the very input.
+"""Finds the fastest encoder that gives exactly the reference's ids on a sample of the input itself.
 
 A fast library that is missing, cannot load the tokenizer or differs in one id is not used, and the reason is printed.
-One that is used is compared with the reference now and then while it works: input may change its nature on the way.
+One that is used is compared with the reference now and then while it works: the input may change along the way.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ChosenEncoder:
 def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AUTO) -> ChosenEncoder:
     """Return the first candidate that agrees with the reference on the sample and on the probes, else the reference.
 
-    `wanted` is `auto`, `reference`, or the name of a fast encoder; the sample are documents of the input.
+    `wanted` is `auto`, `reference`, or the name of a fast encoder; the sample consists of documents of the input.
 
     Raises:
         UsageError: The encoder that is wanted is not installed.

@@ -31,7 +31,7 @@ GIGATOKEN_SPLITS = {"gpt2": "gpt2", "cl100k": "cl100k", "o200k": "o200k", "qwen2
 
 @dataclass(frozen=True, eq=False)
 class EncodedDocuments:
-    """Token ids of some documents, back to back, without end-of-document tokens."""
+    """Token ids of several documents, back to back, without end-of-document tokens."""
 
     ids: NDArray[np.uint32]
     """[number of tokens]"""

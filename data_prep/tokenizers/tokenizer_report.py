@@ -49,7 +49,7 @@ class VocabularyReport:
     longest: tuple[str, ...]
     """The longest tokens."""
     suspicious: tuple[tuple[str, str], ...]
-    """Tokens that one may not want, and why: (token, reason)."""
+    """Tokens that may be unwanted, and why: (token, reason)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ def report_on_text(name: str, documents: Sequence[str], tokenizer: Tokenizer) ->
 
 
 def report_on_vocabulary(tokenizer: Tokenizer) -> VocabularyReport:
-    """Look at every token."""
+    """Measure a vocabulary token by token."""
     texts = _texts(tokenizer)
     controls = tokenizer.control_symbols()
     digits = tokenizer.encode_documents(["2026"])[0]

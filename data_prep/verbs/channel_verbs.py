@@ -41,7 +41,7 @@ def verify(*, channels: tuple[Path, ...], tokenizer: Path | None, threads: int, 
       harness data verify data/ --tokenizer tokenizer.model --json
 
     CHANNELS are channel folders, a folder of them, or prefixes of .bin/.idx pairs. Without --tokenizer the vocabulary
-    is the one recorded in the channel, if it is. Leaves with 65 if anything is wrong.
+    is the one recorded in the channel, if it is. Exits with 65 if anything is wrong.
     """
     from rich.console import Console
 

@@ -96,7 +96,7 @@ def clean(
 
     prose: for web text, English or Chinese. code: for source files. light: only what is broken, for books. Every file
     is written under its own name; lines without private data stay as they are; NAME.dropped says which lines went and
-    why. Run the same command again after an interruption, or to see how far Slurm is: what is done is not done again.
+    why. Run the same command again after an interruption, or to see how far Slurm is: finished work is not repeated.
     """
     from data_prep.corpus.config import CleanConfig
 
@@ -135,7 +135,7 @@ def dedup(*, methods: tuple[DedupMethod, ...], threshold: float, keep: str | Non
       harness data dedup --config corpus.yaml --executor slurm
 
     exact: equal texts. minhash: near copies; the threshold is the similarity at which half of the pairs are found.
-    sentence: of a run of three sentences that occurs again only one stays. Give all files that shall have no copies of
+    sentence: of a run of three sentences that occurs again only one stays. Give all files that must not hold copies of
     each other in one call, the best first.
     """
     from data_prep.corpus.config import DedupConfig

@@ -96,7 +96,7 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     and a configuration names it with
       data: {channels: {zh: {path: data/zh}}}
 
-    Run the same command again after an interruption: it continues behind the last finished part. Run it again on a
+    Run the same command again after an interruption: it continues after the last finished part. Run it again on a
     finished channel: it says what is there and does nothing. With other input or another tokenizer it refuses. So no
     document is ever in a channel twice.
     """

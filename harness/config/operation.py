@@ -105,7 +105,7 @@ class WatchConfig(Section):
     stalled_after_s: PositiveFloat = 900.0
     """Time without a new record, while somebody trains, after which people are told, with the ranks that are behind."""
     kill_hung_after_s: PositiveFloat | None = None
-    """Time after which a launch counts as hung if no rank has come any further: stacks are collected, and the launch is
+    """Time after which a launch counts as hung if no rank has made progress: stacks are collected, and the launch is
     killed, to be requeued. It is four times as long while a rank starts, loads, evaluates or saves. Default: people are
     told, and nothing is killed."""
     least_free_gib: NonNegativeFloat = 50.0

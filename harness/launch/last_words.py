@@ -1,4 +1,4 @@
-"""Collects information from workers that no longer react: their stacks, and their last collectives.
+"""Collects information from workers that no longer respond: their stacks, and their last collectives.
 
 ```
 launches/0003/stacks_rank_00001.txt    the Python stacks of a rank, by py-spy, without help of the process

@@ -106,7 +106,7 @@ def _channels(request: Request) -> Iterator[str]:
 
 
 def _channel_problems(path: Path) -> Iterator[str]:
-    """Yield the problems of a channel's files that names and sizes show."""
+    """Yield the problems of a channel's files that their names and sizes show."""
     listed = path / "parts.jsonl"
     if not listed.exists():
         missing = [str(file) for suffix in (".bin", ".idx") if not _is_readable(file := Path(f"{path}{suffix}"))]
@@ -212,7 +212,7 @@ def _spanning_groups(request: Request) -> Iterator[str]:
 
 
 def _shortages(request: Request) -> Iterator[str]:
-    """Yield the channels whose parts do not suffice at present. Further parts may arrive while the run goes on."""
+    """Yield the channels whose parts do not have enough tokens yet. Further parts may arrive while the run goes on."""
     if (plan := _plan(request)) is not None:
         yield from filter(None, (demand.shortage() for demand in demands(request.config, plan)))
 

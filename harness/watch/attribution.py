@@ -91,7 +91,7 @@ def attribute(
     if shift <= LEAST_SHIFT_SHARE * abs(height):
         return Attribution(
             dirty=False,
-            text=f"with the weights of now these samples differ by {sign * shift:+.2f} nats from those before: the "
+            text=f"with the current weights these samples differ by {sign * shift:+.2f} nats from those before: the "
             "model has changed, not the data",
         )
     dirty_samples = _dirty_samples(compared, before, usual, sign)

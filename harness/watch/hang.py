@@ -65,7 +65,7 @@ def hang_of(progress: Progress, beats: Sequence[Beat], limit_s: float, *, clock_
     if not active or idle_s < limit_s * (LONG_FACTOR if is_long else 1.0):
         return None
     return Hang(
-        launch=progress.launch, text=f"no rank has come any further for {idle_s:.0f} s; {_waited_for(active, now)}"
+        launch=progress.launch, text=f"no rank has made progress for {idle_s:.0f} s; {_waited_for(active, now)}"
     )
 
 
@@ -91,7 +91,7 @@ class HangWatch:
 
 
 def newest_launch(run_dir: RunDir) -> Path | None:
-    """The folder of the launch that was begun last."""
+    """Return the folder of the launch that began last."""
     begun = (path.parent for path in run_dir.launches.glob(f"*/{LAUNCH}") if path.parent.name.isdecimal())
     return max(begun, key=lambda folder: int(folder.name), default=None)
 

@@ -59,7 +59,7 @@ class Inquiry:
             state.evidence = {**dict(list(state.evidence.items())[-_MOST_KEPT:]), command: str(path)}
 
     def give_up(self, command: str) -> None:
-        """Wait no longer for evidence that the run cannot give."""
+        """Stop waiting for evidence that the run cannot give."""
         state = self.announcer.state
         state.examinations = [each for each in state.examinations if each.command != command]
 

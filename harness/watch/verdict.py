@@ -11,7 +11,7 @@ Kind = Literal["benign", "drift", "suspect", "confirmed", "non-finite"]
 TOTAL = "total"
 """The channel name of the loss over all channels."""
 ALARMS: tuple[Kind, ...] = ("suspect", "confirmed", "non-finite")
-"""Verdicts of suspect or stronger."""
+"""Kinds of verdicts that are alarms."""
 
 
 @dataclass(frozen=True, kw_only=True)

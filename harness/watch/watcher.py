@@ -229,7 +229,7 @@ class Watcher:
         state.alarms = [alarm for alarm in state.alarms if alarm.start <= to_step]
 
     def _mark(self) -> None:
-        """Give the command to mark the checkpoints whose health should be another one."""
+        """Give the command to correct the health of checkpoints."""
         due = due_mark(
             self._saved.list(),
             self.state,
@@ -241,7 +241,7 @@ class Watcher:
             self._announcer.command(*due, "")
 
     def _act(self, verdicts: list[Verdict]) -> None:
-        """Carry out the policy's actions until it has no further one."""
+        """Carry out the policy's actions until there are no more."""
         for _ in range(_MOST_ACTIONS):
             if self.state.pending is not None:
                 return

@@ -284,7 +284,7 @@ def test_a_rank_that_hangs_is_named_and_the_watcher_has_the_launch_killed(
     assert f"rank 1 on {os.uname().nodename} {named}" in event["reason"]
     first = job.events("launch-ended")[0]
     assert (first["exit_code"], first["action"]) == (70, "requeue")
-    assert first["reason"].startswith("killed because it hung (no rank has come any further for ")
+    assert first["reason"].startswith("killed because it hung (no rank has made progress for ")
     stacks = [(job.run_dir.launch(1) / f"stacks_rank_0000{rank}.txt").read_text() for rank in (0, 1)]
     assert all("harness/train/main.py" in text for text in stacks), stacks
 

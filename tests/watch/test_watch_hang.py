@@ -45,7 +45,7 @@ def hung_after(idle_s: float, *beats: Beat) -> str | None:
 def test_a_launch_in_which_nobody_moves_hangs() -> None:
     assert hung_after(59, beat(0), beat(1)) is None
     assert hung_after(61, beat(0), beat(1, 7, Activity.DATA), beat(2)) == (
-        "no rank has come any further for 61 s; least far at step 7, data: rank 1 on n1 (process 101)"
+        "no rank has made progress for 61 s; least far at step 7, data: rank 1 on n1 (process 101)"
     )
 
 
@@ -160,4 +160,4 @@ def test_the_watcher_orders_the_kill_once_and_tells(
     assert "silent at step 7, forward-backward: rank 1 on n1" in event["reason"]
     alerts = [json.loads(line) for line in (run.run_dir.watch / "alerts.jsonl").read_text().splitlines()]
     assert [alert["kind"] for alert in alerts] == ["hung"]
-    assert alerts[0]["text"].startswith("launch 0001 hangs: no rank has come any further for ")
+    assert alerts[0]["text"].startswith("launch 0001 hangs: no rank has made progress for ")

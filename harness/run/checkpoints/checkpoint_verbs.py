@@ -59,7 +59,7 @@ def list_checkpoints(run_dir: Path, key_file: Path | None, as_json: bool) -> Non
 def verify(paths: tuple[Path, ...], deep: bool, key_file: Path | None, as_json: bool) -> int:
     """Check that checkpoints are what their manifests say.
 
-    PATHS are checkpoint folders, or run directories (all their checkpoints). Leaves with 65 if one is not sound.
+    PATHS are checkpoint folders, or run directories (all their checkpoints). Exits with 65 if one is not sound.
 
     \b
     Examples:

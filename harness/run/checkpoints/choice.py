@@ -52,9 +52,8 @@ def choose(
 
     The newest is the one of the latest attempt, in it that of the highest step. `auto` starts anew only if there are no
     checkpoints, or only abandoned ones: losing all progress is for a person to decide. `never` looks at nothing.
-    `inspect` may object to a checkpoint that verifies. With a key, only checkpoints that it has signed verify. What
-    cannot be read is read a second time after a pause: a file system that refuses for a moment must not cost the steps
-    since an older one.
+    `inspect` may object to a checkpoint that verifies. With a key, only checkpoints that it has signed verify. One that
+    cannot be read is tried again after a pause: a passing fault of the file system must not cost the steps since then.
 
     Raises:
         CheckpointError: `must` found none, or `auto` found some of which none can be used. Lists all with reasons.

@@ -96,7 +96,7 @@ class RollbackRecord(Record):
     command: Text = Field(alias="order")
     """Fingerprint of the command; `order` in the file. A command that is found again after a crash is not repeated."""
     from_step: Count
-    """Step at which the run was when it was rolled back."""
+    """Step that the run had reached when it was rolled back."""
     to_step: Count
     """Step of the checkpoint that it returned to."""
     attempt: Count
