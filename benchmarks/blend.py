@@ -56,8 +56,8 @@ def make_corpus(folder: Path, num_parts: int, part: Path, num_documents: int) ->
 
 def ours(folder: Path) -> Callable[[int], object]:
     """Open the corpus with the harness; returns a reader of sample number k."""
+    from harness.channels.channels import open_channel
     from harness.config.schema import ChannelConfig
-    from harness.data.files.channels import open_channel
     from harness.data.order.cursor import Cursor
     from harness.data.order.recipe import Recipe
     from harness.data.stream import BatchShape, TrainingStream

@@ -40,7 +40,7 @@ DOCUMENTS_PER_PART = 1_000_000
 
 
 def write_part(prefix: Path, num_documents: int, mean_tokens: int) -> None:
-    """Write a part of documents of 1 to 2·mean_tokens tokens; the index is that of `harness.data.files.index_file`."""
+    """Write a part of documents of 1 to 2·mean_tokens tokens; the index is that of `harness.channels.index_file`."""
     lengths = np.random.default_rng(0).integers(1, 2 * mean_tokens, num_documents, dtype=np.int32)
     ends = np.cumsum(lengths, dtype=np.int64)
     with prefix.with_suffix(".bin").open("wb") as file:
@@ -59,8 +59,8 @@ def rss_gib() -> float:
 
 def ours(prefix: Path) -> Callable[[int], object]:
     """Open a part with the harness; returns a reader of the micro-batches of step n."""
+    from harness.channels.channels import open_channel
     from harness.config.schema import ChannelConfig
-    from harness.data.files.channels import open_channel
     from harness.data.order.cursor import Cursor
     from harness.data.order.recipe import Recipe
     from harness.data.stream import BatchShape, TrainingStream

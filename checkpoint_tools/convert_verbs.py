@@ -13,6 +13,7 @@ import click
 
 from harness.errors import EXIT_BAD_DATA, UsageError
 from harness.run.checkpoints.key_option import require_signed, signature_key_option
+from harness.run.checkpoints.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from checkpoint_tools.to_hf import Converted
@@ -164,7 +165,7 @@ def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
     """
     from checkpoint_tools.compare_models import differences, open_either
 
-    require_signed((path for path in (a, b) if (path / "manifest.json").exists()), key_file)
+    require_signed((path for path in (a, b) if (path / MANIFEST_NAME).exists()), key_file)
     one, other = open_either(a), open_either(b)
     found = differences(one, other, tolerance=tolerance)
     for difference in found:

@@ -2,20 +2,10 @@
 
 The pair of files is Megatron's indexed dataset, version 1, little endian throughout:
 
-    part-00000.bin   the token ids of all documents, back to back, each as `dtype`
-
-    part-00000.idx   offset            bytes        content
-                     0                 9            "MMIDIDX", 0, 0
-                     9                 8            uint64 1, the version
-                     17                1            uint8 code of the dtype of the .bin: 8 uint16, 4 int32
-                     18                8            uint64 number of documents D (Megatron: of sequences)
-                     26                8            uint64 D + 1 (Megatron: length of the last array)
-                     34                4 · D        int32  tokens of each document
-                     34 + 4·D          8 · D        int64  offset of each document in the .bin, in bytes
-                     34 + 12·D         8 · (D + 1)  int64  0 … D: document i begins with sequence i (one sequence each)
-
+    part-00000.bin   the token ids of all documents, back to back, each as uint16 or int32
+    part-00000.idx   as `harness.channels.index_file` describes it, with one sequence for each document
     parts.jsonl      one line per finished part, appended when both files are whole and on disk; its format is that of
-                     `harness.data.files.channels`, which reads it
+                     `harness.channels.channels`, which reads it
 
 A part without its line does not exist: files under its name are overwritten. Memory is bounded by 4 bytes per
 document of the part (32 while the index is written).
@@ -25,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -35,13 +24,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from harness.data.files.channels import PARTS_FILE
+from harness.channels.channels import PARTS_FILE
+from harness.channels.index_file import index_header
 from harness.errors import DataError
 from harness.run.files import STAGING_SUFFIX, append_durably, replacing
 
-MAGIC = b"MMIDIDX\x00\x00"
-VERSION = 1
-DTYPE_CODES = {"uint16": 8, "int32": 4}
 MAX_UINT16_VOCABULARY = 65_536
 MAX_ID = {"uint16": 2**16 - 1, "int32": 2**31 - 1}
 
@@ -149,8 +136,7 @@ class PartWriter:
         lengths = np.array(self._lengths, dtype=np.int32)
         offsets = (np.cumsum(lengths, dtype=np.int64) - lengths) * self._dtype.itemsize
         with replacing(self._folder / f"{self._prefix}.idx") as index:  # which syncs the folder, too
-            index.write(MAGIC)
-            index.write(struct.pack("<QBQQ", VERSION, DTYPE_CODES[self._dtype.name], len(lengths), len(lengths) + 1))
+            index.write(index_header(self._dtype.name, len(lengths)))
             index.write(lengths.astype("<i4").tobytes())
             index.write(offsets.astype("<i8").tobytes())
             index.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())

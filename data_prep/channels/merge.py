@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter
 from data_prep.channels.source import Source, finish_source, read_source
 from data_prep.channels.totals import Totals
+from harness.channels.parts import Part
 from harness.data.files.opened import OpenPart, dtype_of, open_part, parts_of
-from harness.data.files.parts import Part
 from harness.errors import DataError, UsageError
 from harness.progress import Progress
 from harness.run.files import STAGING_SUFFIX, fsync_folder

@@ -6,8 +6,8 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from harness.channels.parts import Part
 from harness.data.files.opened import open_part
-from harness.data.files.parts import Part
 from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import UsageError
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from data_prep.channels.indexed_writer import read_finished_parts
 from data_prep.channels.totals import Totals
-from harness.data.files.channels import PARTS_FILE
+from harness.channels.channels import PARTS_FILE
 from harness.errors import DataError, UsageError
 from harness.run.files import replace_file
 

@@ -10,8 +10,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from harness.channels.parts import Part
 from harness.data.files.opened import OpenPart, open_part
-from harness.data.files.parts import Part
 from harness.errors import DataError
 
 TOKENS_AT_ONCE = 4 << 20

@@ -26,7 +26,7 @@ from rich.console import Console
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.channels.totals import shown_progress
 from data_prep.tokenizers.train_tokenizer import train_sentencepiece
-from harness.data.files.channels import PARTS_FILE
+from harness.channels.channels import PARTS_FILE
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 from harness.run.files import replace_file

@@ -9,6 +9,7 @@ import click
 
 from harness.errors import DataError
 from harness.run import metric_names as names
+from harness.run.checkpoints.manifest import MANIFEST_NAME
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, read_records
 
@@ -33,7 +34,7 @@ def closing_text(run_dir: RunDir) -> str:
     if held_out:
         found = (f"{channel} {held_out[-1].values[names.valid_lm_loss_of(channel)]:.3f}" for channel in channels)
         lines += ["", f"On text it never saw: {', '.join(found)}"]
-    checkpoints = sorted(path.name for path in run_dir.checkpoints.glob("step_*") if (path / "manifest.json").exists())
+    checkpoints = sorted(path.name for path in run_dir.checkpoints.glob("step_*") if (path / MANIFEST_NAME).exists())
     lines += ["", f"Saved in {run_dir.checkpoints}: {', '.join(checkpoints) or 'nothing'}", "", *_next(run_dir)]
     return "\n".join(lines)
 

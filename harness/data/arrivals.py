@@ -14,8 +14,8 @@ from pathlib import Path
 
 import xxhash
 
-from harness.data.files.channels import PARTS_FILE, Channel, further_parts
-from harness.data.files.parts import Part, check_width
+from harness.channels.channels import PARTS_FILE, Channel, further_parts
+from harness.channels.parts import Part, check_width
 from harness.errors import DataError
 
 _BLOCK_BYTES = 1 << 24

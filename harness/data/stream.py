@@ -9,10 +9,10 @@ from functools import lru_cache, partial
 import numpy as np
 import torch
 
+from harness.channels.channels import Channel, parts_digest
+from harness.channels.parts import Part
 from harness.data.batch import Batch, collate
-from harness.data.files.channels import Channel, parts_digest
 from harness.data.files.mcore import MappedPart
-from harness.data.files.parts import Part
 from harness.data.order.channel_order import SampleAddress
 from harness.data.order.cursor import Cursor, Positions, rank_positions
 from harness.data.order.recipe import Recipe

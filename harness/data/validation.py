@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from harness.channels.channels import Channel
+from harness.channels.parts import Part
 from harness.data.batch import Batch, collate
-from harness.data.files.channels import Channel
 from harness.data.files.mcore import MappedPart
-from harness.data.files.parts import Part
 from harness.data.order.packing import PackedDocuments
 from harness.data.order.recipe import Recipe
 from harness.data.order.turns import num_held_out_documents

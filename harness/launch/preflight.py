@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.channels.channels import PARTS_FILE, listed_parts
 from harness.config.schema import Config
-from harness.errors import ConfigError
+from harness.errors import ConfigError, DataError
 from harness.launch.requirements import parallel_sections
 from harness.launch.slurm import flag_problems, seconds_of
 from harness.plan.demand import demands
@@ -107,26 +107,25 @@ def _channels(request: Request) -> Iterator[str]:
 
 def _channel_problems(path: Path) -> Iterator[str]:
     """Yield the problems of a channel's files that their names and sizes show."""
-    listed = path / "parts.jsonl"
+    listed = path / PARTS_FILE
     if not listed.exists():
         missing = [str(file) for suffix in (".bin", ".idx") if not _is_readable(file := Path(f"{path}{suffix}"))]
         if missing:
             yield f"there is no {listed}, and {' and '.join(missing)} cannot be read; make them with `harness data`"
         return
     try:
-        parts = [json.loads(line) for line in listed.read_bytes().split(b"\n")[:-1]]
-        sizes = {path / part["prefix"]: int(part["bin_bytes"]) for part in parts}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        parts = listed_parts(listed)
+    except (OSError, DataError) as error:
         yield f"{listed} cannot be read: {error}"
         return
-    if not sizes:
+    if not parts:
         yield f"{listed} lists no part"
-    for prefix, num_bytes in sizes.items():
-        binary, index = Path(f"{prefix}.bin"), Path(f"{prefix}.idx")
+    for part in parts:
+        binary, index = part.bin_path, part.idx_path
         if not _is_readable(index) or not _is_readable(binary):
             yield f"{binary} or {index} cannot be read, but {listed} lists the part"
-        elif binary.stat().st_size != num_bytes:
-            yield f"{binary} has {binary.stat().st_size} bytes, {listed} says {num_bytes}; was it copied whole?"
+        elif binary.stat().st_size != part.bin_bytes:
+            yield f"{binary} has {binary.stat().st_size} bytes, {listed} says {part.bin_bytes}; was it copied whole?"
 
 
 def _job_files(request: Request) -> Iterator[str]:

@@ -47,7 +47,7 @@ class PartsAdopted(_Change):
     channel: str
     num_parts: Count
     digest: str
-    """XXH3 of the entries of those parts in the list (see `harness.data.files.channels.parts_digest`)."""
+    """XXH3 of the entries of those parts in the list (see `harness.channels.channels.parts_digest`)."""
 
 
 class DocumentsQuarantined(_Change):

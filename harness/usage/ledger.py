@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from harness.channels.channels import Channel, open_channel
 from harness.config.load import load_config
-from harness.data.files.channels import Channel, open_channel
 from harness.data.files.opened import open_part
 from harness.data.order.recipe import Recipe, recipe_for
 from harness.data.order.samples import SampleOrder, open_turns

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from harness.channels.channels import open_channel
 from harness.config.load import load_config
 from harness.config.schema import Config
-from harness.data.files.channels import open_channel
 from harness.data.files.opened import open_part
 from harness.data.order.cursor import Positions
 from harness.data.order.recipe import recipe_for

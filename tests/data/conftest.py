@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from data_parts import three_channels
 
-from harness.data.files.channels import Channel
+from harness.channels.channels import Channel
 
 
 @pytest.fixture

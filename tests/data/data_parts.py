@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from harness.data.files.channels import Channel
-from harness.data.files.parts import Part
+from harness.channels.channels import Channel
+from harness.channels.parts import Part
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Megatron warns of every optional package that is missing

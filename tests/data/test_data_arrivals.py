@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from data_parts import VOCAB_SIZE, part_line, random_documents, write_channel, write_part
 
+from harness.channels.channels import Channel, open_channel
+from harness.channels.parts import Part
 from harness.config.schema import ChannelConfig
 from harness.data.arrivals import Arrivals, NewParts
-from harness.data.files.channels import Channel, open_channel
-from harness.data.files.parts import Part
 from harness.errors import DataError
 
 

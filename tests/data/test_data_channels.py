@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from data_parts import part_line, random_documents, write_channel, write_part
 
+from harness.channels.channels import Channel, open_channel
 from harness.config.schema import ChannelConfig
-from harness.data.files.channels import Channel, open_channel
 from harness.errors import EXIT_BAD_DATA, DataError
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from harness.channels.channels import Channel
 from harness.data import fingerprint
-from harness.data.files.channels import Channel
 from harness.data.fingerprint import data_fingerprint, fingerprint_filled_in, recorded_parts
 from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import ChannelRules, PhaseRecipe, Recipe

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from data_parts import VOCAB_SIZE, IndexedDatasetBuilder, random_documents, write_part
 
+from harness.channels.parts import Part
 from harness.data.files.document_table import DocumentSpan, IndexArrays, document_table
 from harness.data.files.mcore import MappedPart
-from harness.data.files.parts import Part
 from harness.errors import DataError
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from data_parts import VOCAB_SIZE, random_documents, write_channel, write_part
 
-from harness.data.files.channels import Channel
+from harness.channels.channels import Channel
+from harness.channels.parts import Part
 from harness.data.files.mcore import MappedPart
-from harness.data.files.parts import Part
 from harness.data.order.channel_order import ChannelOrder, Sample
 from harness.data.order.packing import OpenPart, PartOpener
 from harness.data.order.recipe import Recipe

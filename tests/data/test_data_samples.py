@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from plain_order import PlainOrder, Token
 
-from harness.data.files.channels import Channel
+from harness.channels.channels import Channel
 from harness.data.files.mcore import MappedPart
 from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import ChannelRules, PhaseRecipe, Recipe

@@ -12,7 +12,7 @@ from data_parts import VOCAB_SIZE, random_documents, three_channels, write_chann
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.data.files.channels import Channel
+from harness.channels.channels import Channel
 from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import Recipe
 from harness.data.stream import BatchShape, StepData, TrainingStream

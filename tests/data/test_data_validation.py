@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from data_parts import VOCAB_SIZE, random_documents, write_channel
 
-from harness.data.files.channels import Channel
+from harness.channels.channels import Channel
 from harness.data.order.recipe import Recipe
 from harness.data.validation import ValidationSet, open_validation
 from harness.errors import DataError

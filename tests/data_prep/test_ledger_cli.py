@@ -12,9 +12,9 @@ import yaml
 from click.testing import CliRunner, Result
 
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
+from harness.channels.channels import open_channel, parts_digest
 from harness.cli import root
 from harness.config.load import load_config
-from harness.data.files.channels import open_channel, parts_digest
 from harness.data.order.cursor import Cursor
 from harness.errors import DataError, UsageError
 from harness.run.order_file import append_to_journal

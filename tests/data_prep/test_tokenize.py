@@ -9,8 +9,8 @@ from tokenized import content_of, make, read_channel, write_lines
 
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.channels.totals import Totals
+from harness.channels.channels import open_channel
 from harness.config.schema import ChannelConfig
-from harness.data.files.channels import open_channel
 from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 

@@ -28,6 +28,9 @@ optimizer: {learning_rate: 3e-4}
 Check = Callable[..., Findings]
 
 
+PART_LINE = json.dumps({"prefix": "part-00000", "tokens": 2, "documents": 1, "bin_bytes": 4, "xxh3": "0" * 16}) + "\n"
+
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory in which nothing is wrong."""
@@ -39,7 +42,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "en").mkdir()
     (tmp_path / "en" / "part-00000.bin").write_bytes(b"1234")
     (tmp_path / "en" / "part-00000.idx").touch()
-    (tmp_path / "en" / "parts.jsonl").write_text(json.dumps({"prefix": "part-00000", "bin_bytes": 4}) + "\n")
+    (tmp_path / "en" / "parts.jsonl").write_text(PART_LINE)
     return tmp_path
 
 
@@ -96,7 +99,12 @@ def test_a_part_that_was_not_copied_whole_is_named(check: Check, site: Path) -> 
 
 @pytest.mark.parametrize(
     ("text", "problem"),
-    [("", "en/parts.jsonl lists no part"), ("[]\n", "en/parts.jsonl cannot be read: ")],
+    [
+        ("", "en/parts.jsonl lists no part"),
+        ("[]\n", "en/parts.jsonl cannot be read: "),
+        (PART_LINE.replace('"bin_bytes": 4', '"bin_bytes": Infinity'), "en/parts.jsonl cannot be read: "),
+        ("[" * 60_000 + "\n", "en/parts.jsonl cannot be read: "),
+    ],
 )
 def test_a_list_of_parts_must_list_some(check: Check, site: Path, text: str, problem: str) -> None:
     (site / "en" / "parts.jsonl").write_text(text)

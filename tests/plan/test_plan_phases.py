@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from harness.channels.index_file import index_header
 from harness.cli import run
 from harness.config.schema import Config
 from harness.errors import ConfigError, UsageError
@@ -146,7 +147,8 @@ def test_phases_that_cannot_use_the_ranks_of_a_launch_get_what_they_need() -> No
 
 def write_channel(folder: Path, *tokens: int) -> None:
     folder.mkdir(parents=True)
-    lines = [json.dumps({"prefix": f"part-{n:05d}", "tokens": count}) for n, count in enumerate(tokens)]
+    sizes = {"documents": 1, "bin_bytes": 8, "xxh3": "0" * 16}
+    lines = [json.dumps({"prefix": f"part-{n:05d}", "tokens": count, **sizes}) for n, count in enumerate(tokens)]
     (folder / "parts.jsonl").write_text("".join(f"{line}\n" for line in lines) + '{"prefix": "part-9')
 
 
@@ -160,8 +162,16 @@ def test_tokens_of_a_channel_are_those_of_its_finished_parts(tmp_path: Path, mon
     assert tokens_to_train_on(with_set, 0.01) == 1500
 
 
+@pytest.mark.parametrize("line", ["{", "[" * 60_000, '{"tokens": Infinity}', '{"tokens": 1}'])
+def test_tokens_of_a_channel_whose_list_is_damaged_are_not_known(tmp_path: Path, line: str) -> None:
+    (tmp_path / "zh").mkdir()
+    (tmp_path / "zh/parts.jsonl").write_text(line + "\n")
+    channel = config().data.channels["zh"].model_copy(update={"path": tmp_path / "zh"})
+    assert tokens_to_train_on(channel, 0.0) is None
+
+
 def test_tokens_of_a_bare_pair(tmp_path: Path) -> None:
-    (tmp_path / "old.idx").write_bytes(b"MMIDIDX\x00\x00" + (1).to_bytes(8, "little") + bytes([8]) + bytes(16))
+    (tmp_path / "old.idx").write_bytes(index_header("uint16", 0) + bytes(8))
     (tmp_path / "old.bin").write_bytes(bytes(2000))
     channel = config().data.channels["zh"].model_copy(update={"path": tmp_path / "old"})
     assert tokens_to_train_on(channel, 0.0) == 1000

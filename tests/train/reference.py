@@ -16,9 +16,9 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from harness.channels.channels import open_channel
 from harness.config.schema import Config, ModelConfig
 from harness.data.batch import Batch
-from harness.data.files.channels import open_channel
 from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import recipe_for
 from harness.data.stream import BatchShape, StepData, TrainingStream

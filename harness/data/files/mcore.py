@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
+from harness.channels.parts import Part, check_header
 from harness.data.files.document_table import DocumentSpan, document_table
-from harness.data.files.parts import Part, check_header
 from harness.errors import DataError
 
 

@@ -9,14 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.channels.channels import PARTS_FILE, open_channel
+from harness.channels.index_file import HEADER_BYTES, IndexHeader, read_index_header
+from harness.channels.parts import Part, check_header
 from harness.config.schema import ChannelConfig
-from harness.data.files.channels import PARTS_FILE, open_channel
 from harness.data.files.document_table import DocumentSpan, DocumentTable, IndexArrays, document_table
-from harness.data.files.index_file import IndexHeader, read_index_header
-from harness.data.files.parts import Part, check_header
 from harness.errors import DataError
 
-_HEADER_BYTES = 34
 _BLOCK = 1 << 20
 
 
@@ -115,7 +114,7 @@ def _check_borders(path: Path, arrays: IndexArrays) -> None:
 
 def _index_arrays(path: Path, header: IndexHeader) -> IndexArrays:
     content = np.memmap(path, dtype=np.uint8, mode="r", offset=0)
-    ends = np.cumsum([_HEADER_BYTES, 4 * header.num_sequences, 8 * header.num_sequences, 8 * header.num_indices])
+    ends = np.cumsum([HEADER_BYTES, 4 * header.num_sequences, 8 * header.num_sequences, 8 * header.num_indices])
     lengths, pointers, borders = (content[begin:end] for begin, end in zip(ends[:-1], ends[1:], strict=True))
     return IndexArrays(
         sequence_lengths=lengths.view("<i4"),

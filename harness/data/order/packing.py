@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from harness.channels.parts import Part
 from harness.data.files.document_table import DocumentSpan
-from harness.data.files.parts import Part
 from harness.data.order.intervals import Intervals, merged
 from harness.data.order.shuffle import ItemNumbers
 from harness.errors import DataError

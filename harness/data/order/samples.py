@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from harness.data.files.channels import Channel
+from harness.channels.channels import Channel
 from harness.data.files.document_table import DocumentSpan
 from harness.data.order.blend_table import Blend, make_blend
 from harness.data.order.channel_order import ChannelOrder, Sample, SampleAddress

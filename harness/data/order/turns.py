@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from harness.data.files.channels import Channel
-from harness.data.files.parts import Part, check_width
+from harness.channels.channels import Channel
+from harness.channels.parts import Part, check_width
 from harness.data.order.cuts import Cut, CutSamples, Quarantine
 from harness.data.order.fitting import num_best_fit, num_end_to_end
 from harness.data.order.packing import OpenPart, PartOpener

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from harness.channels.channels import Channel, open_channel
 from harness.config.identity import identity_of
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.data.arrivals import Arrivals
-from harness.data.files.channels import Channel, open_channel
 from harness.data.fingerprint import data_fingerprint
 from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import Recipe, recipe_for

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
 
+from harness.channels.parts import check_files
 from harness.data.arrivals import NewParts
-from harness.data.files.parts import check_files
 from harness.data.order.cursor import Cursor
 from harness.errors import DataError, SaveFailedError
 from harness.parallel import collectives

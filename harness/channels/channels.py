@@ -19,9 +19,9 @@ from typing import Any
 
 import xxhash
 
+from harness.channels.index_file import read_index_header
+from harness.channels.parts import Part, check_files, file_bytes
 from harness.config.schema import ChannelConfig
-from harness.data.files.index_file import read_index_header
-from harness.data.files.parts import Part, check_files, file_bytes
 from harness.errors import DataError
 
 PARTS_FILE = "parts.jsonl"
@@ -93,7 +93,7 @@ def _open_parts(channel: str, path: Path, num_parts: int | None = None) -> tuple
         if (path / PARTS_FILE).exists():
             return _read_parts(channel, path / PARTS_FILE, num_parts=num_parts)
         if path.with_name(path.name + ".idx").exists():
-            return (_bare_part(path),)
+            return (bare_part(path),)
     except OSError as error:
         raise DataError(f"channel {channel}: cannot look at {path}: {error.strerror or error}.") from error
     if path.is_dir():
@@ -107,7 +107,7 @@ def _open_parts(channel: str, path: Path, num_parts: int | None = None) -> tuple
     )
 
 
-def _bare_part(prefix: Path) -> Part:
+def bare_part(prefix: Path) -> Part:
     """Return a pair without a list as a part, counted by the header of its `.idx` and the size of its `.bin`."""
     part = Part(prefix=prefix, name=prefix.name, num_tokens=0, num_documents=0, bin_bytes=0, xxh3=None)
     header = read_index_header(part.idx_path)
@@ -128,26 +128,35 @@ def _in_words(part: Part) -> str:
 def _read_parts(channel: str, path: Path, *, num_known: int = 0, num_parts: int | None = None) -> tuple[Part, ...]:
     """Read the first `num_parts` parts of a list, or all. The files of the first `num_known` are not checked again."""
     try:
-        content = path.read_bytes()
+        parts = listed_parts(path, num_parts)
+        half = "" if parts or not path.stat().st_size else " (its one line has no newline yet)"
     except OSError as error:
         raise DataError(f"channel {channel}: cannot read {path}: {error.strerror or error}.") from error
-    *lines, unfinished = content.split(b"\n")
+    if not parts:
+        raise DataError(
+            f"channel {channel}: {path} lists no finished part{half}. Wait for the first part, or make one."
+        )
+    for part in parts[num_known:]:
+        check_files(part)
+    return parts
+
+
+def listed_parts(path: Path, num_parts: int | None = None) -> tuple[Part, ...]:
+    """Return the first `num_parts` parts of a list, or all. Their files are not looked at.
+
+    Raises:
+        OSError: The list cannot be read.
+        DataError: A line is malformed, or lists a part again.
+    """
     parts: dict[str, Part] = {}
     offset = 0
-    for number, line in enumerate(lines[:num_parts], start=1):
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1][:num_parts], start=1):
         place = f"{path}:{number} (byte {offset})"
         part = _parse_line(line, path.parent, place)
         if part.name in parts:
             raise DataError(f"{place}: part {part.name} is listed twice. Remove one of the two lines.")
-        if number > num_known:
-            check_files(part)
         parts[part.name] = part
         offset += len(line) + 1
-    if not parts:
-        half = " (its one line has no newline yet)" if unfinished else ""
-        raise DataError(
-            f"channel {channel}: {path} lists no finished part{half}. Wait for the first part, or make one."
-        )
     return tuple(parts.values())
 
 

@@ -27,6 +27,7 @@ from harness.errors import DataError
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
 _HEADER = struct.Struct("<9sQBQQ")
+HEADER_BYTES = _HEADER.size
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,13 @@ class IndexHeader:
     @property
     def file_bytes(self) -> int:
         """Size of the whole `.idx` file."""
-        return _HEADER.size + 12 * self.num_sequences + 8 * self.num_indices
+        return HEADER_BYTES + 12 * self.num_sequences + 8 * self.num_indices
+
+
+def index_header(token_type: str, num_documents: int) -> bytes:
+    """Return the header of the index of a part in which every document is one sequence."""
+    code = next(code for code, kind in TOKEN_TYPES.items() if kind.name == token_type)
+    return _HEADER.pack(MAGIC, VERSION, code, num_documents, num_documents + 1)
 
 
 def read_index_header(path: Path) -> IndexHeader:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.data.files.index_file import IndexHeader, read_index_header
+from harness.channels.index_file import IndexHeader, read_index_header
 from harness.errors import DataError
 
 
