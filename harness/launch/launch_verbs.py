@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
@@ -46,8 +47,7 @@ def launch(
     from harness.launch.submission import SOURCE, Options
     from harness.launch.submission import launch as queue
 
-    given = [f'launch.{name}="{value}"' for name, value in settings.items() if isinstance(value, str)]
-    given += [f"launch.{name}={value}" for name, value in settings.items() if isinstance(value, int)]
+    given = [f"launch.{name}={json.dumps(value)}" for name, value in settings.items() if value is not None]
     options = Options(run_dir=run_dir, dependency=dependency, dry_run=dry_run)
     queue(config, (*overrides, *given), options, click.echo, SOURCE / "slurm")
 

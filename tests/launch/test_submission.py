@@ -133,6 +133,12 @@ def test_the_command_line_says_the_same_as_the_section(site: Path, capsys: pytes
     assert (settings.partition, settings.account) == ("long", "lm")
 
 
+def test_a_value_on_the_command_line_is_taken_as_it_is(site: Path) -> None:
+    assert cli.run(["launch", "config.yaml", "--nodes", "2", "--partition", 'a"b', "--account", "c\\d"]) == 0
+    settings = load_config(site / "runs" / "small" / "launches" / "0001" / "config.yaml").launch
+    assert (settings.partition, settings.account) == ('a"b', "c\\d")
+
+
 def test_preflight_looks_and_queues_nothing(site: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["preflight", "config.yaml", "--nodes", "2", "--run-dir", "run"]) == 0
     assert capsys.readouterr().out == f"ready to launch: 2 nodes, 16 ranks, in {site / 'run'}\n"
