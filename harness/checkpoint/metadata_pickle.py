@@ -35,6 +35,10 @@ _RECORDS = {
     ),
     "torch.distributed.checkpoint.planner": ("SavePlan", "TensorWriteData", "WriteItem", "WriteItemType"),
 }
+_MEMBERS = {
+    "_MEM_FORMAT_ENCODING": ("TORCH_CONTIGUOUS_FORMAT", "TORCH_CHANNELS_LAST", "TORCH_PRESERVE_FORMAT"),
+    "WriteItemType": ("TENSOR", "SHARD", "BYTE_IO"),
+}
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 _PATHS = ("PosixPath", "PurePosixPath", "Path")
 
@@ -57,7 +61,21 @@ def _record(name: str) -> type[Inert]:
     return type(name, (Inert,), {"kind": name})
 
 
+def _member(owner: object, name: object) -> Inert:
+    """Return the stand-in for a member of an enumeration. Python 3.11.0 to 3.11.4 pickle one as `getattr(class, name)`.
+
+    It stands for nothing else: the attributes of other records, or names that are not members, would be calls.
+    """
+    if not (isinstance(owner, type) and issubclass(owner, Inert) and name in _MEMBERS.get(owner.kind, ())):
+        raise CheckpointError(
+            "its .metadata names builtins.getattr for something else than a member of an enumeration. Nothing of it was "
+            "run. Do not use this checkpoint before you know who wrote it"
+        )
+    return owner(name)
+
+
 _KNOWN: dict[tuple[str, str], object] = {
+    ("builtins", "getattr"): _member,
     **{(module, name): _record(name) for module, names in _RECORDS.items() for name in names},
     **{("torch", name): name for name in _DTYPES},
     **{(module, name): _record("Path") for module in ("pathlib", "pathlib._local") for name in _PATHS},

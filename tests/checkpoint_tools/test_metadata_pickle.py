@@ -11,6 +11,8 @@ from unittest.mock import Mock
 
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.planner import WriteItemType
 
 from checkpoint_tools import checkpoint_writer
 from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
@@ -73,6 +75,8 @@ def test_layers_that_have_tensors_of_their_own_are_the_same_weights(
         pytest.param((os.mkdir, "ran"), id="os.mkdir"),
         pytest.param((eval, "__import__('os').mkdir('ran')"), id="eval"),
         pytest.param((getattr, "x", "upper"), id="getattr"),
+        pytest.param((getattr, WriteItemType, "__subclasses__"), id="getattr of an enumeration"),
+        pytest.param((getattr, Metadata, "TENSOR"), id="getattr of a record"),
         pytest.param((torch.load, "x"), id="torch.load"),
         pytest.param((datetime.date, 1, 1, 1), id="harmless but not listed"),
     ],
@@ -120,3 +124,9 @@ def test_a_damaged_shard_is_told(tmp_path: Path) -> None:
     shard.unlink()
     with pytest.raises(CheckpointError, match="cannot be read: No such file"):
         read_region(tmp_path, stored, (0, 0), (8, 4))
+
+
+def test_members_of_enumerations_are_read_as_python_3_11_2_writes_them(tmp_path: Path) -> None:
+    member = Runs(getattr, WriteItemType, "TENSOR")
+    (tmp_path / ".metadata").write_bytes(pickle.dumps(Metadata(state_dict_metadata={}, planner_data=member)))
+    assert read_inert(tmp_path / ".metadata").state["planner_data"].arguments == ("TENSOR",)
