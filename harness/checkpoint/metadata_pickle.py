@@ -68,8 +68,8 @@ def _member(owner: object, name: object) -> Inert:
     """
     if not (isinstance(owner, type) and issubclass(owner, Inert) and name in _MEMBERS.get(owner.kind, ())):
         raise CheckpointError(
-            "its .metadata names builtins.getattr for something else than a member of an enumeration. Nothing of it was "
-            "run. Do not use this checkpoint before you know who wrote it"
+            "its .metadata names builtins.getattr for something else than a member of an enumeration. Nothing of it "
+            "was run. Do not use this checkpoint before you know who wrote it"
         )
     return owner(name)
 
