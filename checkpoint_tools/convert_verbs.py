@@ -13,7 +13,6 @@ import click
 
 from harness.errors import EXIT_BAD_DATA, UsageError
 from harness.run.checkpoints.key_option import require_signed, signature_key_option
-from harness.run.checkpoints.manifest import MANIFEST_NAME
 
 if TYPE_CHECKING:
     from checkpoint_tools.to_hf import Converted
@@ -164,6 +163,7 @@ def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
       harness convert check runs/tiny/checkpoints/step_0000300 exported/tiny
     """
     from checkpoint_tools.compare_models import differences, open_either
+    from harness.run.checkpoints.manifest import MANIFEST_NAME
 
     require_signed((path for path in (a, b) if (path / MANIFEST_NAME).exists()), key_file)
     one, other = open_either(a), open_either(b)

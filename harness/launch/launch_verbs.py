@@ -58,7 +58,7 @@ def launch(
 @click.option("--run-dir", type=_PATH, help="Directory of the run. Default: runs/<run.name>.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value. May be repeated.")
 def preflight(config: Path, nodes: int | None, run_dir: Path | None, overrides: tuple[str, ...]) -> None:
-    """Check CONFIG as `harness launch` does, without queueing anything.
+    """Check CONFIG as `harness launch` does, and queue nothing.
 
     Layout, tokenizer, parts of the channels, free space, lead time, waiting commands. Exits with 64 if something is
     wrong. The nodes themselves are checked in the first minute of the job (launch.check_nodes).
