@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -29,28 +30,19 @@ def quarantine_documents(run: Run, state: TrainState, command: Command) -> Train
     assert isinstance(request, Quarantine), "the table has the kind"
     found = collectives.from_rank_0(_entered(run, state.cursor, request) if run.ranks.is_writer else "")
     count = sum(map(len, request.documents.values()))
+    about: dict[str, Any] = {
+        "attempt": state.attempt,
+        "step": state.step,
+        "documents": request.documents,
+        "lift": request.lift,
+        "command": command.source,
+        "reason": command.reason,
+    }
     if isinstance(found, str):
-        refused = QuarantineRefused(
-            attempt=state.attempt,
-            step=state.step,
-            documents=request.documents,
-            lift=request.lift,
-            command=command.source,
-            reason=command.reason,
-            problem=found,
-        )
         text = f"warning: the command {command.source} about {count} documents was not carried out: {found}"
-        run.announce(text, refused)
+        run.announce(text, QuarantineRefused(**about, problem=found))
         return state
-    quarantined = Quarantined(
-        attempt=state.attempt,
-        step=state.step,
-        documents=request.documents,
-        lift=request.lift,
-        command=command.source,
-        reason=command.reason,
-        position=found.next_position,
-    )
+    quarantined = Quarantined(**about, position=found.next_position)
     done = "are in samples again" if request.lift else "are in no sample"
     run.announce(f"{count} documents {done} from position {found.next_position} on", quarantined)
     return replace(state, cursor=found)
