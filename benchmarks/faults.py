@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 _TESTS = Path(__file__).resolve().parents[1] / "tests"
-sys.path[:0] = [str(_TESTS / name) for name in ("faults", "checkpoint", "train")]
+sys.path[:0] = [str(_TESTS / name) for name in ("", "faults", "checkpoint", "train")]
 
 from campaign import SHARES, SWEEP, Stage, Wish, play, replay  # noqa: E402 (it lives with the tests)
 from fault_report import Report, TrialId  # noqa: E402

@@ -1,18 +1,19 @@
 """A few processes that are started once and run jobs under one layout after the other.
 
-Starting Python, torch and Megatron costs more than the jobs, so tests share the processes; every job starts its own
-process group of as many ranks as its layout needs and ends it.
+Starting Python, torch and Megatron costs more than the jobs, so tests share the processes, which are forks of one that
+has loaded them; every job starts its own process group of as many ranks as its layout needs and ends it.
 """
 
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
+
+from forkserver import warm_context
 
 Job = Callable[..., Any]
 """Called as `job(rank, world_size, init_method, *arguments)` in every process of the job; must be importable."""
@@ -34,11 +35,10 @@ class Pool:
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
         self._workers = []
         for _ in range(self._size):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs,))
+            ours, theirs = warm_context().Pipe()
+            process = warm_context().Process(target=_work, args=(theirs,))
             process.start()
             theirs.close()
             self._workers.append((process, ours))

@@ -21,6 +21,7 @@ import yaml
 from warm import WORKER_NAME, WarmCommand
 
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
+from harness.run.commands.giving import acknowledgements
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, read_records
 
@@ -125,7 +126,7 @@ class Site:
 
     def acknowledgements(self) -> list[dict[str, Any]]:
         """What is written in `signals/done/`, by file name."""
-        return [json.loads(path.read_text()) for path in sorted(self.run_dir.signals_done.glob("*.json"))]
+        return list(acknowledgements(self.run_dir))
 
     def checkpoints(self) -> list[str]:
         """Names in the folder of checkpoints, left-overs included."""
@@ -151,6 +152,7 @@ class Command:
     """A `harness` command that runs in the background; left over, it and all its descendants are killed.
 
     It is a fork of a process that has loaded torch and Megatron, or, cold and at a terminal, what a shell would start.
+    So it is, too, where another version of harness is on its path.
     """
 
     def __init__(
@@ -164,7 +166,7 @@ class Command:
     ) -> None:
         own = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200", "TERM": "xterm", **(environment or {})}
         self.process: subprocess.Popen[bytes] | WarmCommand
-        if not cold and terminal is None and folder == REPOSITORY:
+        if not cold and terminal is None and "PYTHONPATH" not in (environment or {}):
             self.process = WarmCommand(arguments, folder, own)
             return
         self.process = subprocess.Popen(

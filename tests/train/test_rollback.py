@@ -47,33 +47,45 @@ def told_from_the_start(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempP
     return run_dir
 
 
+@pytest.fixture(scope="module")
+def eight_steps(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("eight")
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), run_dir, "never")
+    return run_dir
+
+
+@pytest.fixture
+def at_eight(eight_steps: Path, tmp_path: Path) -> Path:
+    """Folder of a run that stands at step 8."""
+    return shutil.copytree(eight_steps, tmp_path / "run")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("skip", [{"skip_samples": WINDOW}, {"skip_steps": [5, 6]}], ids=["samples", "steps"])
 def test_rollback_equals_a_run_that_was_told(
-    skip: dict[str, Any], pool: Pool, corpus: Path, told_from_the_start: Path, tmp_path: Path
+    skip: dict[str, Any], pool: Pool, corpus: Path, told_from_the_start: Path, at_eight: Path
 ) -> None:
-    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), tmp_path, "never")
-    order(tmp_path, to_step=4, reason="garbled", **skip)
-    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": LAST, **SAVING}), tmp_path, "must")
+    order(at_eight, to_step=4, reason="garbled", **skip)
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": LAST, **SAVING}), at_eight, "must")
 
     for name in ("train/lm_loss", "optim/grad_norm", "optim/learning_rate"):
-        assert column(tmp_path, name) == column(told_from_the_start, name)
-    assert [r.batch_hash for r in records(tmp_path)] == [r.batch_hash for r in records(told_from_the_start)]
+        assert column(at_eight, name) == column(told_from_the_start, name)
+    assert [r.batch_hash for r in records(at_eight)] == [r.batch_hash for r in records(told_from_the_start)]
     any_health = ("clean", "suspect")
     newest = [
         CheckpointStore(RunDir(run_dir)).choose("must", healths=any_health).entry
-        for run_dir in (tmp_path, told_from_the_start)
+        for run_dir in (at_eight, told_from_the_start)
     ]
     assert pool.run(worlds.differing_tensors, 1, *(entry.path for entry in newest if entry))[0] == {}
 
-    assert [record.attempt for record in records(tmp_path)] == [0] * 4 + [1] * 6
-    (event,) = events(tmp_path, "rollback")
+    assert [record.attempt for record in records(at_eight)] == [0] * 4 + [1] * 6
+    (event,) = events(at_eight, "rollback")
     assert (event["from_step"], event["step"], event["attempt"]) == (8, 4, 1)
     assert event["skip_windows"] == [WINDOW]
-    found = healths(tmp_path)
+    found = healths(at_eight)
     assert {name for name, health in found.items() if health == "abandoned"} == {"step_0000006", "step_0000008"}
     assert found["step_0000004.2"] == "suspect"
-    (done,) = (RunDir(tmp_path).signals_done).glob("back-*.json")
+    (done,) = (RunDir(at_eight).signals_done).glob("back-*.json")
     assert json.loads(done.read_text())["step"] == 4
 
 
@@ -100,50 +112,47 @@ def test_an_order_is_carried_out_once_though_a_crash_hid_that_it_was(pool: Pool,
 @pytest.mark.slow
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["waiting", "beside training"])
 def test_a_rollback_that_could_not_be_saved_is_answered_by_the_next_save(
-    asynchronous: bool, pool: Pool, corpus: Path, tmp_path: Path
+    asynchronous: bool, pool: Pool, corpus: Path, at_eight: Path
 ) -> None:
-    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), tmp_path, "never")
-    order(tmp_path, to_step=4, skip_samples=WINDOW)
+    order(at_eight, to_step=4, skip_samples=WINDOW)
     changes = {"run.stop_at_step": LAST, "checkpoint.async_save": asynchronous, **SAVING}
-    assert pool.run(worlds.train_on_a_full_disk, 1, small_config(corpus, Grid(), changes), tmp_path, 2) == [0]
-    assert [event["step"] for event in events(tmp_path, "save-failed")] == [4, 4]
-    found = healths(tmp_path)
+    assert pool.run(worlds.train_on_a_full_disk, 1, small_config(corpus, Grid(), changes), at_eight, 2) == [0]
+    assert [event["step"] for event in events(at_eight, "save-failed")] == [4, 4]
+    found = healths(at_eight)
     assert {name for name, health in found.items() if health == "abandoned"} == {"step_0000006", "step_0000008"}
-    (done,) = (RunDir(tmp_path).signals_done).glob("back-*.json")
+    (done,) = (RunDir(at_eight).signals_done).glob("back-*.json")
     answer = json.loads(done.read_text())
     assert (answer["saved"], Path(answer["path"]).name) == (True, "step_0000006.2")
 
 
 @pytest.mark.slow
 def test_a_rollback_that_was_never_saved_is_carried_out_by_the_next_start(
-    pool: Pool, corpus: Path, told_from_the_start: Path, tmp_path: Path
+    pool: Pool, corpus: Path, told_from_the_start: Path, at_eight: Path
 ) -> None:
-    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), tmp_path, "never")
-    file = order(tmp_path, to_step=4, skip_samples=WINDOW)
+    file = order(at_eight, to_step=4, skip_samples=WINDOW)
     config = small_config(corpus, Grid(), {"run.stop_at_step": LAST, **SAVING})
-    assert pool.run(worlds.train_on_a_full_disk, 1, config, tmp_path, 99) == [76]
-    assert [event["step"] for event in events(tmp_path, "save-failed")] == [4, 4, 6]
+    assert pool.run(worlds.train_on_a_full_disk, 1, config, at_eight, 99) == [76]
+    assert [event["step"] for event in events(at_eight, "save-failed")] == [4, 4, 6]
     assert file.exists()
-    assert set(healths(tmp_path).values()) == {"suspect"}
-    launch(pool, config, tmp_path, "must")
+    assert set(healths(at_eight).values()) == {"suspect"}
+    launch(pool, config, at_eight, "must")
     assert not file.exists()
-    assert column(tmp_path, "train/lm_loss") == column(told_from_the_start, "train/lm_loss")
+    assert column(at_eight, "train/lm_loss") == column(told_from_the_start, "train/lm_loss")
 
 
 @pytest.mark.slow
 def test_a_start_from_before_a_rollback_skips_all_the_same(
-    pool: Pool, corpus: Path, told_from_the_start: Path, tmp_path: Path
+    pool: Pool, corpus: Path, told_from_the_start: Path, at_eight: Path
 ) -> None:
-    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), tmp_path, "never")
-    order(tmp_path, to_step=4, skip_samples=WINDOW)
-    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), tmp_path, "must")
-    for entry in CheckpointStore(RunDir(tmp_path)).list():
+    order(at_eight, to_step=4, skip_samples=WINDOW)
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), at_eight, "must")
+    for entry in CheckpointStore(RunDir(at_eight)).list():
         if entry.manifest.attempt == 1:  # type: ignore[union-attr]
             (entry.path / "manifest.json").write_text("damaged")
-    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": LAST, **SAVING}), tmp_path, "must")
-    (*_, resumed) = events(tmp_path, "resumed")
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": LAST, **SAVING}), at_eight, "must")
+    (*_, resumed) = events(at_eight, "resumed")
     assert Path(resumed["path"]).name == "step_0000004"
-    assert column(tmp_path, "train/lm_loss") == column(told_from_the_start, "train/lm_loss")
+    assert column(at_eight, "train/lm_loss") == column(told_from_the_start, "train/lm_loss")
 
 
 @pytest.mark.slow

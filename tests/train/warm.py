@@ -19,26 +19,16 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from functools import cache
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import IO, Any
 
-_LOADED = ["pytest", "harness.train.main", "harness.train.worker", "harness.launch.local", "harness.watch.daemon"]
+from forkserver import warm_context
+
 _PR_SET_NAME = 15
 WORKER_NAME = "rank "
 """What the name of a forked worker begins with (`/proc/PID/comm`): `/proc/PID/environ` is that of the first process."""
-
-
-@cache
-def warm_context() -> ForkServerContext:
-    """Return the context whose processes are forks of one that has loaded torch and Megatron."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads cannot be forked
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_LOADED)
-    return context
 
 
 class WarmCommand:

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import HarnessError, UsageError
@@ -70,7 +71,7 @@ def wait_for(run_dir: RunDir, command: Path, *, timeout_s: float, poll_s: float 
     deadline = time.monotonic() + timeout_s
     while True:
         is_trained = _seems_to_train(run_dir)  # checked before the look, which then finds the last acknowledgement
-        if (outcome := _outcome(run_dir, command)) is not None:
+        if (outcome := next(acknowledgements(run_dir, command.stem), None)) is not None:
             return _require_saved(outcome)
         reason = run_dir.signals_rejected / f"{command.name}.reason"
         if reason.exists():
@@ -100,16 +101,15 @@ def _write(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> Path
     return file
 
 
-def _outcome(run_dir: RunDir, command: Path) -> dict[str, object] | None:
-    """Return the acknowledgement of a command; None while it is missing or half written."""
-    for done in run_dir.signals_done.glob(f"{command.stem}-*.json"):
+def acknowledgements(run_dir: RunDir, command: str = "*") -> Iterator[dict[str, object]]:
+    """Give what the run answered to all commands, by file name, or to one: its file's name without an ending."""
+    for done in sorted(run_dir.signals_done.glob(f"{command}-*.json")):
         try:
             outcome = json.loads(done.read_text())
         except (OSError, ValueError):
             continue
         if "source" in outcome:  # during the acknowledgement the command itself is at this path for a moment
-            return dict(outcome)
-    return None
+            yield outcome
 
 
 def _require_saved(outcome: dict[str, object]) -> dict[str, object]:

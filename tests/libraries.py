@@ -1,0 +1,22 @@
+"""Imported by the process that the tests' processes are forks of: what they begin with, left out of collections.
+
+Megatron collects garbage at each save, which costs more than all else of a save of a small model while the objects of
+the libraries are searched too.
+"""
+
+from __future__ import annotations
+
+import gc
+import warnings
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import pytest  # noqa: F401
+
+    import harness.launch.local
+    import harness.train.main
+    import harness.train.worker
+    import harness.watch.daemon  # noqa: F401
+
+gc.collect()
+gc.freeze()
