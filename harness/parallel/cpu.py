@@ -67,6 +67,11 @@ def _answer(value: object) -> Callable[..., object]:
     return lambda *_args, **_kwargs: value
 
 
+def _as_it_is(function: Callable[..., object] | None = None, **_options: object) -> Callable[..., object]:
+    """Stand in for `torch.compile`, with and without options."""
+    return (lambda later: later) if function is None else function
+
+
 _prepared: list[TorchFunctionMode] = []
 
 
@@ -92,6 +97,10 @@ def prepare() -> None:
     mode.__enter__()  # type: ignore[no-untyped-call]  # for the rest of the process
     _prepared.append(mode)
 
-    from megatron.core.tensor_parallel import random as megatron_random
-
+    compile_for_gpu = torch.compile
+    replace(torch, "compile", _as_it_is)
+    try:
+        from megatron.core.tensor_parallel import random as megatron_random
+    finally:
+        replace(torch, "compile", compile_for_gpu)
     replace(megatron_random, "_set_cuda_rng_state", lambda state, *_args, **_kwargs: torch.set_rng_state(state))

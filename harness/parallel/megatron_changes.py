@@ -48,6 +48,13 @@ CHANGES = (
         why="Megatron asks them on every machine; without a GPU they raise, or do nothing where the CPU should do it.",
     ),
     Change(
+        owner="torch",
+        names=("compile",),
+        made_in="harness.parallel.cpu",
+        why="Megatron compiles functions that no model of ours calls while it is imported; without a GPU that is half "
+        "of the time that a process needs to start. Put back after the import.",
+    ),
+    Change(
         owner="torch.cuda.random",
         names=("get_rng_state", "set_rng_state"),
         made_in="harness.parallel.cpu",

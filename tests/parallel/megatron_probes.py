@@ -104,6 +104,7 @@ def common_file_is_written_by_rank_0_alone() -> bool:
 
 
 PROBES: dict[str, Callable[[], bool]] = {
+    "torch.compile": lambda: "torch._dynamo" in sys.modules,  # Megatron was imported
     f"{CUDA}.current_device": lambda: raises(torch.cuda.current_device),
     f"{CUDA}.set_device": lambda: raises(lambda: torch.cuda.set_device(0)),
     f"{CUDA}.synchronize": lambda: raises(torch.cuda.synchronize),

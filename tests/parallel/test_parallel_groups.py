@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import torch
 import worlds
+from forkserver import warm_context
 from pool import Pool
 
 from harness.parallel.ranks import Place, Ranks
@@ -72,3 +74,13 @@ def test_a_machine_without_a_gpu_answers_with_its_cpu(pool: Pool) -> None:
         "stream": 1.0,
         "same_random_numbers": True,
     }
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU Megatron compiles its functions")
+def test_a_trainer_without_a_gpu_starts_without_the_compiler() -> None:
+    """Loading it takes as long as the rest of a start; whoever asks for it later gets it."""
+    ours, theirs = warm_context().Pipe(duplex=False)
+    process = warm_context().Process(target=worlds.compiler_of_a_new_process, args=(theirs,))
+    process.start()
+    assert ours.recv() == (False, "torch")
+    process.join()
