@@ -7,6 +7,7 @@ the libraries are searched too.
 from __future__ import annotations
 
 import gc
+import importlib
 import warnings
 
 with warnings.catch_warnings():
@@ -17,6 +18,8 @@ with warnings.catch_warnings():
     import harness.train.main
     import harness.train.worker
     import harness.watch.daemon  # noqa: F401
+
+    importlib.import_module("torch._dynamo")  # as the first step of an optimizer does
 
 gc.collect()
 gc.freeze()

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a job imports what it needs when it runs: the test process stays free of Megatron
-    from multiprocessing.connection import Connection
-
     from harness.config.schema import Config
     from harness.parallel.ranks import Ranks
     from harness.plan.layouts import Layout
@@ -295,15 +293,6 @@ def agreements(rank: int, world_size: int, init_method: str) -> dict[str, Any]:
         return found
     finally:
         torch.distributed.destroy_process_group()
-
-
-def compiler_of_a_new_process(answer: Connection) -> None:
-    """Whether a process that has just loaded the trainer has loaded torch's compiler, and who answers for it."""
-    import sys
-
-    import torch
-
-    answer.send(("torch._dynamo" in sys.modules, torch.compile.__module__))
 
 
 def cuda_answers(rank: int, world_size: int, init_method: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 def require_same_end(root: Path, seed: int, num_kills: int, pool: Pool) -> None:
     """A run that is killed is, bit for bit, one that was not."""
     campaign = [sys.executable, phase_kills.__file__, str(root), str(seed), str(num_kills)]
-    folders = [REPOSITORY, REPOSITORY / "tests" / "train", REPOSITORY / "tests" / "faults"]
+    folders = [REPOSITORY, *(REPOSITORY / "tests" / name for name in ("", "train", "faults"))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders))}
     done = subprocess.run(campaign, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import faulthandler
 import gc
+import importlib
 import os
 import signal
 import subprocess
@@ -57,6 +58,8 @@ class WarmTrainer:
 
             import harness.train.main
             import harness.train.worker  # noqa: F401 (loaded for the forks)
+
+            importlib.import_module("torch._dynamo")  # as the first step of an optimizer does
 
             torch.set_num_threads(1)
         gc.collect()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
 import torch
 import worlds
-from forkserver import warm_context
 from pool import Pool
 
 from harness.parallel.ranks import Place, Ranks
@@ -79,8 +80,8 @@ def test_a_machine_without_a_gpu_answers_with_its_cpu(pool: Pool) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU Megatron compiles its functions")
 def test_a_trainer_without_a_gpu_starts_without_the_compiler() -> None:
     """Loading it takes as long as the rest of a start; whoever asks for it later gets it."""
-    ours, theirs = warm_context().Pipe(duplex=False)
-    process = warm_context().Process(target=worlds.compiler_of_a_new_process, args=(theirs,))
-    process.start()
-    assert ours.recv() == (False, "torch")
-    process.join()
+    program = "import harness.train.main, sys, torch; print('torch._dynamo' in sys.modules, torch.compile.__module__)"
+    started = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=True
+    )
+    assert started.stdout == "False torch\n"
