@@ -1,4 +1,4 @@
-"""Imported by the process that the tests' processes are forks of: what they begin with, left out of collections.
+"""What forks of the tests begin with: imported by the process that is forked, and left out of collections.
 
 Megatron collects garbage at each save, which costs more than all else of a save of a small model while the objects of
 the libraries are searched too.

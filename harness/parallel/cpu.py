@@ -1,7 +1,8 @@
 """Makes megatron-core run on a machine without a GPU, by answering its CUDA questions with the CPU.
 
 Megatron asks torch.cuda for the current device, streams and random generators, and writes
-`device="cuda"` into factory calls. Nothing of Megatron is replaced: it is the questions that are answered.
+`device="cuda"` into factory calls. Nothing of Megatron is replaced: it is the questions that are answered. While it is
+imported it asks for compiled functions, and gets them as they are.
 Only `prepare()` changes anything, only on machines without a GPU, and only once per process.
 """
 

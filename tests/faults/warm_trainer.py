@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import faulthandler
-import gc
-import importlib
 import os
 import signal
 import subprocess
@@ -52,18 +50,10 @@ class WarmTrainer:
 
     def __init__(self) -> None:
         os.environ["OMP_NUM_THREADS"] = "1"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import torch
+        import libraries  # noqa: F401 (loaded for the forks)
+        import torch
 
-            import harness.train.main
-            import harness.train.worker  # noqa: F401 (loaded for the forks)
-
-            importlib.import_module("torch._dynamo")  # as the first step of an optimizer does
-
-            torch.set_num_threads(1)
-        gc.collect()
-        gc.freeze()  # Megatron collects garbage at each save: the libraries are none
+        torch.set_num_threads(1)
 
     def start(
         self,

@@ -151,8 +151,8 @@ def loss_and_norm(record: StepRecord) -> tuple[float, float]:
 class Command:
     """A `harness` command that runs in the background; left over, it and all its descendants are killed.
 
-    It is a fork of a process that has loaded torch and Megatron, or, cold and at a terminal, what a shell would start.
-    So it is, too, where another version of harness is on its path.
+    It is a fork of a process that has loaded torch and Megatron; or what a shell would start, where it is cold, at a
+    terminal, or another version of harness is on its path.
     """
 
     def __init__(
