@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from harness.data.batch import Batch
+from harness.model.attention import Documents
 from harness.model.context import own_part
 from harness.model.loss import by_channel, per_sample_sums
 from harness.parallel import collectives, cpu
@@ -120,14 +121,14 @@ class Pipeline:
         if waiting is None:
             return model(None, None, None), None
         batch = self._own_part(waiting.to(self._device))
-        output = model(batch.tokens_BS, None, batch.segment_ids_BS, labels=batch.labels_BS)
+        output = model(batch.tokens_BS, None, _documents(batch), labels=batch.labels_BS)
         return output, lambda loss_BS: self._loss(loss_BS, batch)
 
     def _own_part(self, batch: Batch) -> Batch:
         """Return this rank's part of a batch: with context parallelism, its two slices of every sequence.
 
         Each context-parallel rank counts the loss of its own tokens, so sums over all ranks count every token once.
-        Document numbers are not cut, because context parallelism excludes resets at document borders.
+        Documents are not cut, because context parallelism excludes resets at document borders.
         """
         cp = self._ranks.cp
         return replace(
@@ -164,3 +165,9 @@ class Pipeline:
             num_tokens=tuple(everything[count : 2 * count]),
             flags=tuple(everything[2 * count :]),
         )
+
+
+def _documents(batch: Batch) -> Documents | None:
+    if batch.document_starts is None or batch.longest_document is None:
+        return None
+    return Documents(batch.document_starts, batch.longest_document)
