@@ -8,13 +8,14 @@ import torch
 from torch.nn import functional
 
 from harness.config.schema import Config, ModelConfig
-from harness.model import initial_weights
+from harness.model import initial_weights, weight_gradient
 from harness.model.attention import Documents
 from harness.model.block.mcore import block_spec, settle_layers
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
 from harness.model.rotary import Rotation
 from harness.parallel import cpu
 from harness.parallel.mcore import megatron_sizes
+from harness.parallel.megatron_changes import replace
 from harness.parallel.ranks import Ranks
 from harness.parameters.table import find_parameter
 from harness.plan.plan import Plan
@@ -103,7 +104,7 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
 def transformer_config(config: Config, plan: Plan, device: torch.device) -> TransformerConfig:
     """Return Megatron's configuration of the model and its layout."""
     model, parallel = config.model, config.parallel
-    on_gpu = device.type == "cuda"
+    on_gpu = device.type != "cpu"  # or on the meta device, which stands for one
     dtype = torch.bfloat16 if config.precision.dtype == "bf16" else torch.float32
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -132,8 +133,7 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         # Weights are filled by harness.model.initial_weights.
         perform_initialization=False,
         use_cpu_initialization=not on_gpu,
-        # With apex's kernel.
-        gradient_accumulation_fusion=on_gpu and layers._grad_accum_fusion_available,
+        gradient_accumulation_fusion=_adds_weight_gradients_in_products(device),
         masked_softmax_fusion=False,
         persist_layer_norm=False,
         # Without dropout the residual is one addition: nothing to fuse.
@@ -144,6 +144,14 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         **_communication(interleaved=plan.layout.virtual_pipeline > 1, on_gpu=on_gpu),
         **_recompute(parallel.recompute),
     )
+
+
+def _adds_weight_gradients_in_products(device: torch.device) -> bool:
+    """Return whether Megatron adds weight gradients within products, and give it the product if apex does not."""
+    if not layers._grad_accum_fusion_available and weight_gradient.product_can_add(device):
+        replace(layers, "fused_weight_gradient_mlp_cuda", weight_gradient)
+        replace(layers, "_grad_accum_fusion_available", True)
+    return bool(layers._grad_accum_fusion_available) and device.type != "cpu"
 
 
 def _communication(*, interleaved: bool, on_gpu: bool) -> dict[str, Any]:
@@ -210,7 +218,7 @@ def _overlaps(ranks: Ranks, device: torch.device) -> bool:
 
     This is done if several GPUs share them.
     """
-    return device.type == "cuda" and ranks.dp.size * ranks.cp.size > 1
+    return device.type != "cpu" and ranks.dp.size * ranks.cp.size > 1
 
 
 def _wrap(
