@@ -32,6 +32,10 @@ class _Recipes:
         shape, compute = tensor.shape, found[1]
         return lambda: compute().view(shape)
 
+    def forget(self) -> None:
+        """Let go of the tensors: autograd keeps this object as long as what it packed."""
+        self._by_storage.clear()
+
     @staticmethod
     def unpack(packed: torch.Tensor | Compute) -> torch.Tensor:
         if isinstance(packed, torch.Tensor):
@@ -52,7 +56,7 @@ def cheap_tensors_again() -> Iterator[None]:
         with saved_tensors_hooks(recipes.pack, recipes.unpack):
             yield
     finally:
-        _active.pop()
+        _active.pop().forget()
 
 
 def computed_by(tensor: torch.Tensor, compute: Compute) -> torch.Tensor:
