@@ -128,6 +128,8 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
+        fp8=config.precision.fp8,
+        fp8_recipe=config.precision.fp8_recipe,
         # Gradients are sums over tokens; the step divides them by the exact number of tokens of the global batch.
         calculate_per_token_loss=True,
         # Weights are filled by harness.model.initial_weights.

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 import worlds
+from model_samples import small_model_config
 from pool import Pool
 
-from harness.config.schema import Config
 from harness.model.weight_gradient import product_can_add, wgrad_gemm_accum_fp32
 
 
@@ -27,33 +27,10 @@ def test_a_cpu_adds_after_the_product_and_a_gpu_within_it() -> None:
     assert product_can_add(torch.device("cuda"))
 
 
-def config_of(tensor_parallel: int) -> Config:
-    return Config.model_validate(
-        {
-            "run": {"name": "test"},
-            "model": {
-                "num_layers": 2,
-                "hidden_size": 32,
-                "num_attention_heads": 4,
-                "num_query_groups": 2,
-                "ffn_hidden_size": 64,
-                "vocab_size": 100,
-            },
-            "parallel": {"tensor_model_parallel_size": tensor_parallel, "micro_batch_size": 2},
-            "data": {"channels": {"text": {"path": "text"}}},
-            "phases": [
-                {"name": "main", "train_steps": 1, "seq_length": 8, "global_batch_size": 4, "blend": {"text": 1}}
-            ],
-            "optimizer": {"learning_rate": 1e-3},
-            "precision": {"dtype": "fp32"},
-        }
-    )
-
-
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_megatron_adds_the_same_gradients(world_size: int, pool: Pool) -> None:
     """Of all matrices but the embedding, by our product; on two tensor-parallel ranks too."""
-    config = config_of(world_size)
+    config = small_model_config({"dtype": "fp32"}, tensor_parallel=world_size)
     plain = pool.run(worlds.gradient_sums, world_size, config, False)
     added = pool.run(worlds.gradient_sums, world_size, config, True)
     for before, after in zip(plain, added, strict=True):

@@ -35,6 +35,8 @@ from megatron.core.transformer.transformer_block import (  # noqa: E402
     get_num_layers_to_build,
 )
 
+_OLDEST_WITH_FP8 = (8, 9)
+
 
 def block_spec(
     config: Config,
@@ -47,8 +49,10 @@ def block_spec(
     """Return the layers of one model chunk, and the norm after the last one.
 
     Raises:
-        ConfigError: Ranks are to share sequences, but Transformer Engine is missing or cannot be imported.
+        ConfigError: Ranks are to share sequences, or products are to be computed in fp8, but Transformer Engine is
+            missing or cannot be imported, or the GPU knows no fp8.
     """
+    _refuse_what_would_be_bf16(config, device)
     if uses_transformer_engine(config, device):
         layer, norm = _transformer_engine_layer(config)
     elif ranks.cp.size > 1:
@@ -83,6 +87,27 @@ def settle_layers(block: Any, recompute: str) -> None:  # noqa: ANN401 (Megatron
         layer.computes_cheap_tensors_again = recompute == "selective"
     if recompute != "full":
         join_layers(block.layers, block.final_layernorm)
+
+
+def _refuse_what_would_be_bf16(config: Config, device: torch.device) -> None:
+    """Refuse fp8 where Megatron's context for it would do nothing."""
+    if config.precision.fp8 is None:
+        return
+    way_out = "; see `harness doctor`, or leave precision.fp8 out"
+    if not uses_transformer_engine(config, device):
+        raise ConfigError(
+            [
+                f"precision.fp8: {config.precision.fp8} needs a GPU and Transformer Engine, and one of them is missing "
+                f"here: Megatron would silently compute in bf16{way_out}"
+            ]
+        )
+    if (found := torch.cuda.get_device_capability(device)) < _OLDEST_WITH_FP8:
+        raise ConfigError(
+            [
+                f"precision.fp8: {config.precision.fp8} needs a GPU of compute capability 8.9 or newer, this one has "
+                f"{found[0]}.{found[1]}{way_out}"
+            ]
+        )
 
 
 def uses_transformer_engine(config: Config, device: torch.device) -> bool:

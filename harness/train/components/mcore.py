@@ -157,7 +157,9 @@ class Pipeline:
                 chunk.scale_gradients(self._expected_tokens / counted)
 
     def _reduce(self) -> Totals:
-        own = torch.tensor([float(flag) for flag in self._flags], dtype=torch.float64, device=self._device)
+        own = torch.zeros(len(self._flags), dtype=torch.float64, device=self._device)
+        for place in (place for place, flag in enumerate(self._flags) if flag):
+            own[place].fill_(1.0)  # on the device: a list that is copied there would make the host wait
         everything = collectives.sum_over(torch.cat((self._sums.flatten(), own))).tolist()
         count = self._num_channels
         return Totals(
