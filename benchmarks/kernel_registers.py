@@ -35,7 +35,7 @@ SIZES = Sizes(rows=512, hidden=4096, ffn=14336, vocabulary=128256, heads=32, gro
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a kernel needs on the GPU."""
+    """Needs of a kernel on the GPU."""
 
     name: str
     warps: int

@@ -282,7 +282,7 @@ class PrecisionConfig(Section):
     and a GPU of Hopper's generation or newer; elsewhere Megatron would silently compute in bf16, so it is refused.
     Default: all products in `dtype`."""
     fp8_recipe: Literal["tensorwise", "blockwise", "mxfp8"] = "tensorwise"
-    """How fp8 numbers are scaled: each tensor by its largest number, in blocks (Hopper), or in the blocks of MXFP8
+    """Scaling of fp8 numbers: each tensor by its largest number, in blocks (Hopper), or in the blocks of MXFP8
     (Blackwell). Megatron's `delayed` is not offered: its history is not in a checkpoint, so a run would not resume
     faithfully."""
 

@@ -56,7 +56,7 @@ class Documents:
     """The documents of a micro-batch, its samples one behind the other."""
 
     starts: torch.Tensor
-    """Where each begins, and the number of tokens at the end: `[documents + 1]`, int32, where attention is computed."""
+    """Places where they begin, and the number of tokens at the end: `[documents + 1]`, int32, on the device."""
     longest: int
     """Tokens of the longest."""
 

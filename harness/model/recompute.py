@@ -17,7 +17,7 @@ Compute = Callable[[], torch.Tensor]
 
 
 class _Recipes:
-    """What is computed again, by the storage of the tensor. It holds the tensors, so that no storage is used anew."""
+    """Recipes by the storage of the tensor. They hold the tensors, so that no storage is used anew."""
 
     def __init__(self) -> None:
         self._by_storage: dict[int, tuple[torch.Tensor, Compute]] = {}

@@ -201,7 +201,8 @@ def _launch_split(
     half = cos.size(-1)
     shares = numbers // (2 * half) - 2
     width, heads = next_power_of_two(half), next_power_of_two(shares + 2)
-    kernels.split_and_rotate[(length * batch,)](
+    kernel = kernels.rotate_back_and_join if back else kernels.split_and_rotate
+    kernel[(length * batch,)](
         mixed_SBGM,
         *parts,
         cos,
@@ -214,6 +215,5 @@ def _launch_split(
         WIDTH=width,
         HEADS=heads,
         BY_SAMPLE=by_sample,
-        BACK=back,
         num_warps=warps(2 * heads * width),
     )

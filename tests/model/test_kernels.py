@@ -6,7 +6,11 @@ compiled kernels to the same references on a GPU.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -164,6 +168,19 @@ def test_a_logit_that_is_no_number_makes_its_row_no_number() -> None:
     log_sum, target = torch.empty(3), torch.empty(3)
     launch_log_sums(logits, torch.tensor([0, 1, 2]), 48, log_sum, target)
     assert log_sum.isfinite().tolist() == [True, False, False]
+
+
+def test_every_kernel_compiles_for_hopper_and_spills_nothing() -> None:
+    """In a process of its own: Triton here interprets. The one narrow access is the logit of the label."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "benchmarks.kernel_registers"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines()[2:]]
+    assert [row[0] for row in rows] == [case.name for case in cases(SIZES)]
+    assert {name: spilled for name, *_, spilled, _ in rows if spilled != "0"} == {}
+    assert {name: narrow for name, *_, narrow in rows if narrow != "0"} == {"cross-entropy, forward": "1"}
 
 
 @pytest.mark.parametrize("case", cases(SIZES), ids=lambda case: case.name)

@@ -1,4 +1,4 @@
-"""What layers are made of: our parts where Megatron's fallbacks are slow or refuse, or Transformer Engine's.
+"""The parts of layers: ours where Megatron's fallbacks are slow or refuse, or Transformer Engine's.
 
 Both are put together by the same `Layer`, rotate by the same `Rotation` and have the same activation. Their checkpoints
 have the same keys, so a run may go on with the other one.

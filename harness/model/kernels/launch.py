@@ -1,4 +1,13 @@
-"""Where kernels run, and how many programs a launch has."""
+"""The Triton kernels of this package: where they run, and how many programs a launch has.
+
+A kernel is what a GPU runs in one launch where torch would run several. Only the other modules of this package import
+Triton, and they are imported when a kernel is first launched. The functions beside the package (`harness.model.norm`,
+`activation`, `rotary`, `cross_entropy`) say what a kernel computes, hold its plain counterpart for the CPU, and
+allocate its outputs.
+
+Every kernel computes in fp32 whatever it reads, and rounds once when it writes. No kernel is made for one sequence
+length: what changes between batches is an ordinary argument, so nothing is compiled after the first step.
+"""
 
 from __future__ import annotations
 

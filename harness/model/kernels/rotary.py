@@ -1,8 +1,8 @@
 """Rotary embedding: the cut of the QKV projection into rotated queries, rotated keys and values, in one kernel.
 
 A row is a token of a sample. Of its `GROUPS` groups each has `SHARES` heads of queries, one of keys, one of values,
-in this order, each of `2·HALF` numbers. The first half of a head is rotated against the second. `BACK` turns by the
-opposite angle and joins what was cut: it is the backward pass.
+in this order, each of `2·HALF` numbers. The first half of a head is rotated against the second. The backward pass turns
+by the opposite angle, and joins what was cut.
 """
 
 from __future__ import annotations
@@ -12,10 +12,19 @@ import triton.language as tl
 
 
 @triton.jit
-def _turned(first, second, cos, sin, BACK: tl.constexpr):
-    if BACK:
-        sin = -sin
+def _turned(first, second, cos, sin):
     return first * cos - second * sin, second * cos + first * sin
+
+
+@triton.jit
+def _angles(cos, sin, position, HALF: tl.constexpr, WIDTH: tl.constexpr):
+    """Return cosines and sines of a position, [1, WIDTH] each."""
+    columns = tl.arange(0, WIDTH)
+    places, inside = position * HALF + columns, columns < HALF
+    return (
+        tl.load(cos + places, mask=inside, other=0.0)[None, :],
+        tl.load(sin + places, mask=inside, other=0.0)[None, :],
+    )
 
 
 @triton.jit(do_not_specialize=["rows_per_position", "num_heads"])
@@ -33,18 +42,30 @@ def rotate(
 ):
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
-    angles = row // rows_per_position * HALF + columns
-    c = tl.load(cos + angles, mask=columns < HALF, other=0.0)[None, :]
-    s = tl.load(sin + angles, mask=columns < HALF, other=0.0)[None, :]
+    c, s = _angles(cos, sin, row // rows_per_position, HALF, WIDTH)
+    if BACK:
+        s = -s
     for start in range(0, num_heads, HEADS):
         heads = start + tl.arange(0, HEADS)
         inside = (heads < num_heads)[:, None] & (columns < HALF)[None, :]
         places = (row * num_heads + heads)[:, None] * (2 * HALF) + columns[None, :]
         first = tl.load(x + places, mask=inside, other=0.0).to(tl.float32)
         second = tl.load(x + places + HALF, mask=inside, other=0.0).to(tl.float32)
-        first, second = _turned(first, second, c, s, BACK)
+        first, second = _turned(first, second, c, s)
         tl.store(y + places, first.to(y.dtype.element_ty), mask=inside)
         tl.store(y + places + HALF, second.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _cut_row(row, rows_per_position, num_positions, BY_SAMPLE: tl.constexpr):
+    """Return where a row of the projection is among queries, keys and values.
+
+    In the projection positions come one after the other, in each all samples. With BY_SAMPLE it is the other way round
+    there.
+    """
+    if BY_SAMPLE:
+        row = row % rows_per_position * num_positions + row // rows_per_position
+    return row
 
 
 @triton.jit(do_not_specialize=["rows_per_position", "num_positions"])
@@ -55,62 +76,77 @@ def split_and_rotate(
     value,  # [rows, GROUPS, 2·HALF]
     cos,  # [positions, HALF], fp32
     sin,
-    rows_per_position,  # samples; positions come one after the other, in each all samples
+    rows_per_position,  # samples
     num_positions,
     GROUPS: tl.constexpr,
     SHARES: tl.constexpr,
     HALF: tl.constexpr,
     WIDTH: tl.constexpr,  # HALF, or the next power of two
     HEADS: tl.constexpr,  # SHARES + 2, or the next power of two
-    BY_SAMPLE: tl.constexpr,  # queries, keys and values: one sample after the other, in each all positions
-    BACK: tl.constexpr,
+    BY_SAMPLE: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    position = row // rows_per_position
-    cut = row  # the row among what was cut
-    if BY_SAMPLE:
-        cut = row % rows_per_position * num_positions + position
-    columns = tl.arange(0, WIDTH)
-    is_column = (columns < HALF)[None, :]
-    angles = position * HALF + columns
-    c = tl.load(cos + angles, mask=columns < HALF, other=0.0)[None, :]
-    s = tl.load(sin + angles, mask=columns < HALF, other=0.0)[None, :]
-    heads = tl.arange(0, HEADS)
-    is_query = (heads < SHARES)[:, None] & is_column
-    is_key = (heads == SHARES)[:, None] & is_column
-    is_value = (heads == SHARES + 1)[:, None] & is_column
-    is_any = is_query | is_key | is_value
-    c = tl.where(is_value, 1.0, c)
-    s = tl.where(is_value, 0.0, s)
+    cut = _cut_row(row, rows_per_position, num_positions, BY_SAMPLE)
+    c, s = _angles(cos, sin, row // rows_per_position, HALF, WIDTH)
+    heads, columns = tl.arange(0, HEADS)[:, None], tl.arange(0, WIDTH)[None, :]
+    inside = (heads < SHARES + 2) & (columns < HALF)
+    is_query, is_key, is_value = inside & (heads < SHARES), inside & (heads == SHARES), inside & (heads == SHARES + 1)
     for group in range(GROUPS):
-        whole = ((row * GROUPS + group) * (SHARES + 2) + heads)[:, None] * (2 * HALF) + columns[None, :]
-        # Heads that are no queries point outside of the queries, and are never read or written there.
-        own = ((cut * GROUPS + group) * SHARES + heads)[:, None] * (2 * HALF) + columns[None, :]
-        shared = ((cut * GROUPS + group) + 0 * heads)[:, None] * (2 * HALF) + columns[None, :]
-        if BACK:
-            first = (
-                tl.load(query + own, mask=is_query, other=0.0).to(tl.float32)
-                + tl.load(key + shared, mask=is_key, other=0.0).to(tl.float32)
-                + tl.load(value + shared, mask=is_value, other=0.0).to(tl.float32)
-            )
-            second = (
-                tl.load(query + own + HALF, mask=is_query, other=0.0).to(tl.float32)
-                + tl.load(key + shared + HALF, mask=is_key, other=0.0).to(tl.float32)
-                + tl.load(value + shared + HALF, mask=is_value, other=0.0).to(tl.float32)
-            )
-        else:
-            first = tl.load(mixed + whole, mask=is_any, other=0.0).to(tl.float32)
-            second = tl.load(mixed + whole + HALF, mask=is_any, other=0.0).to(tl.float32)
-        first, second = _turned(first, second, c, s, BACK)
-        first = first.to(mixed.dtype.element_ty)
-        second = second.to(mixed.dtype.element_ty)
-        if BACK:
-            tl.store(mixed + whole, first, mask=is_any)
-            tl.store(mixed + whole + HALF, second, mask=is_any)
-        else:
-            tl.store(query + own, first, mask=is_query)
-            tl.store(query + own + HALF, second, mask=is_query)
-            tl.store(key + shared, first, mask=is_key)
-            tl.store(key + shared + HALF, second, mask=is_key)
-            tl.store(value + shared, first, mask=is_value)
-            tl.store(value + shared + HALF, second, mask=is_value)
+        whole = mixed + ((row * GROUPS + group) * (SHARES + 2) + heads) * (2 * HALF) + columns
+        old_first = tl.load(whole, mask=inside, other=0.0)
+        old_second = tl.load(whole + HALF, mask=inside, other=0.0)
+        first, second = _turned(old_first.to(tl.float32), old_second.to(tl.float32), c, s)
+        first, second = first.to(mixed.dtype.element_ty), second.to(mixed.dtype.element_ty)
+        # Lanes of other heads point outside of the queries, and are masked there.
+        own = query + ((cut * GROUPS + group) * SHARES + heads) * (2 * HALF) + columns
+        shared = (cut * GROUPS + group) * (2 * HALF) + columns + 0 * heads
+        tl.store(own, first, mask=is_query)
+        tl.store(own + HALF, second, mask=is_query)
+        tl.store(key + shared, first, mask=is_key)
+        tl.store(key + shared + HALF, second, mask=is_key)
+        tl.store(value + shared, old_first, mask=is_value)
+        tl.store(value + shared + HALF, old_second, mask=is_value)
+
+
+@triton.jit(do_not_specialize=["rows_per_position", "num_positions"])
+def rotate_back_and_join(
+    mixed,  # as in `split_and_rotate`, of gradients
+    query,
+    key,
+    value,
+    cos,
+    sin,
+    rows_per_position,
+    num_positions,
+    GROUPS: tl.constexpr,
+    SHARES: tl.constexpr,
+    HALF: tl.constexpr,
+    WIDTH: tl.constexpr,
+    HEADS: tl.constexpr,
+    BY_SAMPLE: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    cut = _cut_row(row, rows_per_position, num_positions, BY_SAMPLE)
+    c, s = _angles(cos, sin, row // rows_per_position, HALF, WIDTH)
+    heads, columns = tl.arange(0, HEADS)[:, None], tl.arange(0, WIDTH)[None, :]
+    inside = (heads < SHARES + 2) & (columns < HALF)
+    is_query, is_key, is_value = inside & (heads < SHARES), inside & (heads == SHARES), inside & (heads == SHARES + 1)
+    # Values were not turned.
+    c, s = tl.where(is_value, 1.0, c), tl.where(is_value, 0.0, -s)
+    for group in range(GROUPS):
+        own = query + ((cut * GROUPS + group) * SHARES + heads) * (2 * HALF) + columns
+        shared = (cut * GROUPS + group) * (2 * HALF) + columns + 0 * heads
+        first = (
+            tl.load(own, mask=is_query, other=0.0).to(tl.float32)
+            + tl.load(key + shared, mask=is_key, other=0.0).to(tl.float32)
+            + tl.load(value + shared, mask=is_value, other=0.0).to(tl.float32)
+        )
+        second = (
+            tl.load(own + HALF, mask=is_query, other=0.0).to(tl.float32)
+            + tl.load(key + shared + HALF, mask=is_key, other=0.0).to(tl.float32)
+            + tl.load(value + shared + HALF, mask=is_value, other=0.0).to(tl.float32)
+        )
+        first, second = _turned(first, second, c, s)
+        whole = mixed + ((row * GROUPS + group) * (SHARES + 2) + heads) * (2 * HALF) + columns
+        tl.store(whole, first.to(mixed.dtype.element_ty), mask=inside)
+        tl.store(whole + HALF, second.to(mixed.dtype.element_ty), mask=inside)

@@ -30,7 +30,7 @@ class Layer(TransformerLayer):  # type: ignore[misc]
     """
 
     computes_cheap_tensors_again = False
-    """Whether autograd keeps recipes of cheap tensors (`parallel.recompute: selective`)."""
+    """Set for `parallel.recompute: selective`: autograd keeps recipes of cheap tensors."""
     norm_behind: tuple[nn.Module] | None = None
     """The norm that reads what this layer returns, if it is on this rank; in a tuple, because it is no part of this."""
 
