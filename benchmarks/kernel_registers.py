@@ -4,7 +4,7 @@
 
 Needs no GPU: Triton brings the compiler, and nothing is run. A kernel that spills keeps in memory what does not fit
 into registers, and reads it back: more bytes than `benchmarks.kernel_traffic` counts. A narrow access takes one number
-where a thread could take eight.
+where a thread could take eight. Batches of three lengths must need one variant, or a run would compile at every phase.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,10 +27,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from benchmarks.kernel_cases import Sizes, cases
+from harness.model.kernels import launch
 
 HOPPER = GPUTarget("cuda", 90, 32)
 _PTXAS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
-SIZES = Sizes(rows=512, hidden=4096, ffn=14336, vocabulary=128256, heads=32, groups=8, head=128)
+LENGTHS = (64, 100, 127)
+SIZES = Sizes(rows=LENGTHS[0], hidden=4096, ffn=14336, vocabulary=128256, heads=32, groups=8, head=128)
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Compiled:
     spilled_bytes: int
     narrow: int
     """Loads and stores of single bf16 numbers, where 16 bytes at once would do."""
+    variants: int
+    """Times that it is compiled for batches of three lengths."""
 
 
 class _Driver:
@@ -67,16 +71,21 @@ def compiled() -> Iterator[Compiled]:
         return lambda *arguments, **keywords: found.append(self.run(*arguments, grid=grid, warmup=True, **keywords))
 
     triton.runtime.driver.set_active(_Driver())
-    with mock.patch.object(JITFunction, "__getitem__", compile_only):
-        for case in cases(SIZES):
-            run = case.prepare()
+    # One processor: its programs have as many rows as on a GPU, and another number of them for each length.
+    one = mock.patch.object(launch, "processors", lambda _device: 1)
+    with one, mock.patch.object(JITFunction, "__getitem__", compile_only):
+        for of_all_lengths in zip(*(cases(replace(SIZES, rows=rows)) for rows in LENGTHS), strict=True):
             found.clear()
-            run()
-            (kernel,) = found
-            yield _needs(case.name, kernel)
+            for case in of_all_lengths:
+                counted = len(found)
+                run = case.prepare()
+                del found[counted:]  # the forward pass that a backward pass needs first
+                run()
+            kernels = {kernel.hash: kernel for kernel in found}
+            yield _needs(case.name, found[0], len(kernels))
 
 
-def _needs(name: str, kernel: Any) -> Compiled:  # noqa: ANN401 (Triton's)
+def _needs(name: str, kernel: Any, variants: int) -> Compiled:  # noqa: ANN401 (Triton's)
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(kernel.asm["ptx"])
         file.flush()
@@ -86,16 +95,18 @@ def _needs(name: str, kernel: Any) -> Compiled:  # noqa: ANN401 (Triton's)
     spilled = re.findall(r"(\d+) bytes spill", said)
     assert registers and spilled, f"ptxas said nothing of registers: {said}"
     narrow = len(re.findall(r"(?:ld|st)\.global[\w.:]*\.b16", kernel.asm["ptx"]))
-    return Compiled(name, kernel.metadata.num_warps, int(registers[1]), sum(map(int, spilled)), narrow)
+    return Compiled(name, kernel.metadata.num_warps, int(registers[1]), sum(map(int, spilled)), narrow, variants)
 
 
 def main() -> int:
     """Print the table."""
     sys.stdout.write(
-        "| kernel | warps | registers of a thread | bytes spilled | narrow accesses |\n|---|---|---|---|---|\n"
+        "| kernel | warps | registers of a thread | bytes spilled | narrow accesses | variants |\n|---|---|---|---|---|---|\n"
     )
     for each in compiled():
-        sys.stdout.write(f"| {each.name} | {each.warps} | {each.registers} | {each.spilled_bytes} | {each.narrow} |\n")
+        sys.stdout.write(
+            f"| {each.name} | {each.warps} | {each.registers} | {each.spilled_bytes} | {each.narrow} | {each.variants} |\n"
+        )
         sys.stdout.flush()
     return 0
 
