@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -100,13 +100,10 @@ def _needs(name: str, kernel: Any, variants: int) -> Compiled:  # noqa: ANN401 (
 
 def main() -> int:
     """Print the table."""
-    sys.stdout.write(
-        "| kernel | warps | registers of a thread | bytes spilled | narrow accesses | variants |\n|---|---|---|---|---|---|\n"
-    )
+    heads = ("kernel", "warps", "registers of a thread", "bytes spilled", "narrow accesses", "variants")
+    sys.stdout.write(f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n")
     for each in compiled():
-        sys.stdout.write(
-            f"| {each.name} | {each.warps} | {each.registers} | {each.spilled_bytes} | {each.narrow} | {each.variants} |\n"
-        )
+        sys.stdout.write(f"| {' | '.join(map(str, astuple(each)))} |\n")
         sys.stdout.flush()
     return 0
 

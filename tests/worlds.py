@@ -257,7 +257,7 @@ def optimizer_step(
         before = {name: weight.detach().numpy().copy() for name, weight in weights.items()}
         for weight in weights.values():
             weight.main_grad.fill_(gradient)
-        norm = optimizer.prepare()
+        norm = float(optimizer.prepare(torch.ones(())))
         optimizer.update(learning_rate)
         return before, {name: weight.detach().numpy().copy() for name, weight in weights.items()}, norm
     finally:
