@@ -7,7 +7,7 @@ from typing import Any
 from harness.config.schema import Config
 
 
-def small_model_config(precision: dict[str, Any], *, tensor_parallel: int = 1) -> Config:
+def small_model_config(precision: dict[str, Any], *, parallel: dict[str, Any] | None = None) -> Config:
     """A model of two layers, 32 wide; its data is not there."""
     return Config.model_validate(
         {
@@ -20,7 +20,7 @@ def small_model_config(precision: dict[str, Any], *, tensor_parallel: int = 1) -
                 "ffn_hidden_size": 64,
                 "vocab_size": 100,
             },
-            "parallel": {"tensor_model_parallel_size": tensor_parallel, "micro_batch_size": 2},
+            "parallel": {"micro_batch_size": 2, **(parallel or {})},
             "data": {"channels": {"text": {"path": "text"}}},
             "phases": [
                 {"name": "main", "train_steps": 1, "seq_length": 8, "global_batch_size": 4, "blend": {"text": 1}}

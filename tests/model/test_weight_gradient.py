@@ -30,7 +30,7 @@ def test_a_cpu_adds_after_the_product_and_a_gpu_within_it() -> None:
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_megatron_adds_the_same_gradients(world_size: int, pool: Pool) -> None:
     """Of all matrices but the embedding, by our product; on two tensor-parallel ranks too."""
-    config = small_model_config({"dtype": "fp32"}, tensor_parallel=world_size)
+    config = small_model_config({"dtype": "fp32"}, parallel={"tensor_model_parallel_size": world_size})
     plain = pool.run(worlds.gradient_sums, world_size, config, False)
     added = pool.run(worlds.gradient_sums, world_size, config, True)
     for before, after in zip(plain, added, strict=True):
