@@ -59,7 +59,7 @@ _FASTEST_ATTENTION = "aten::_scaled_dot_product_cudnn_attention"
 
 @dataclass(frozen=True, kw_only=True)
 class Length:
-    """How long a measurement is."""
+    """Steps and time of a measurement."""
 
     warm_up: int
     steps: int

@@ -3,7 +3,9 @@
 The environment of the machine stays as it is: its torch above all. What it lacks goes into a folder of the checkout,
 which stands before it on the path. `constraints.txt` says the versions.
 
-    python tests/visit/gpu_packages.py FOLDER      fetches the wheels to carry (`make gpu-wheels`)
+    python tests/visit/gpu_packages.py [FOLDER [NAME...]]      fetches the wheels to carry (`make gpu-wheels`)
+
+Names are fetched beside those that most machines lack.
 """
 
 from __future__ import annotations
@@ -104,11 +106,13 @@ def download(folder: Path, names: Sequence[str] = CARRIED) -> list[Path]:
     """Fetch the wheels of these packages for a GPU machine; they take the place of what was there.
 
     Raises:
-        VisitError: pip finds one not, or reaches no index.
+        VisitError: `constraints.txt` has no version of one, or pip does not find it, or reaches no index.
     """
     python, glibcs = WHEELS_FOR
     major, minor = map(int, python.split("."))
     pinned = pins((ROOT / "constraints.txt").read_text(), (major, minor))
+    if unknown := [name for name in names if name not in pinned]:
+        raise VisitError(f"constraints.txt has no version of {', '.join(unknown)}: spell the names as it does")
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.whl"):
         old.unlink()
@@ -144,7 +148,7 @@ def main(arguments: Sequence[str]) -> int:
     """Fetch the wheels and say how large they are."""
     folder = Path(arguments[0]) if arguments else WHEELS
     try:
-        wheels = download(folder)
+        wheels = download(folder, (*CARRIED, *arguments[1:]))
     except VisitError as error:
         sys.stderr.write(f"{error}\n")
         return 64

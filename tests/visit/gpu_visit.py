@@ -49,7 +49,8 @@ def parts_of(what: str, out: Path, times: float) -> list[Part]:
         return part(model, limit_s, "-m", "benchmarks.gpu", *options)
 
     def tests(name: str, limit_s: float, file: str) -> Part:
-        return part(name, limit_s, "-m", "pytest", "-rs", "-m", "gpu", f"tests/gpu/{file}", "-p", "no:cacheprovider")
+        plugins = ("-p", "pytest_timeout", "-p", "no:cacheprovider")
+        return part(name, limit_s, "-m", "pytest", *plugins, "-rs", "-m", "gpu", f"tests/gpu/{file}")
 
     machine = part("machine", 20, "-m", "benchmarks.measured_machine")
     benches = [bench("llama3.2-1b", 145), bench("llama3-8b-8-layers", 180)]
@@ -96,6 +97,8 @@ def environment_with(site: Path) -> dict[str, str]:
     # A machine without a network has no other interface that gloo and NCCL could find.
     given.setdefault("GLOO_SOCKET_IFNAME", "lo")
     given.setdefault("NCCL_SOCKET_IFNAME", "lo")
+    # Plugins of the machine's pytest may warn, and a warning is an error in our tests.
+    given["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     return given | {"PYTHONPATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
 
 

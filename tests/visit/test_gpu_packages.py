@@ -104,6 +104,11 @@ def test_without_an_index_no_wheels_are_fetched(
     assert capsys.readouterr().err == "pip cannot fetch the wheels: no index\n"
 
 
+def test_a_name_without_a_version_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path), "rich", "cilck"]) == 64
+    assert capsys.readouterr().err == "constraints.txt has no version of cilck: spell the names as it does\n"
+
+
 def test_the_last_line_of_pip_is_its_reason() -> None:
     assert gpu_packages._pip(["install", "--no-index", "--dry-run", "no-such-package-of-ours"]) == (
         "No matching distribution found for no-such-package-of-ours"
