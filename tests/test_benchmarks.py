@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +18,8 @@ from benchmarks.gpu_models import MODELS
 from benchmarks.kernels import Kernel, busy_us, kind_of, shares, table
 from benchmarks.stopwatch import FEWEST_STEPS, Stopwatch
 
+ROOT = Path(__file__).parents[1]
+
 
 @pytest.mark.parametrize(
     ("name", "kind"),
@@ -26,17 +30,31 @@ from benchmarks.stopwatch import FEWEST_STEPS, Stopwatch
         ("void cutlass::Kernel2<cutlass_80_tensorop_s1688gemm_128x128>", "matrix products"),
         ("sm90_xmma_gemm_bf16bf16_bf16f32_f32_tn_n_tilesize128x128x64", "matrix products"),
         ("void at::native::multi_tensor_apply_kernel<..., FusedAdamMathFunctor<float, 4, ...>", "optimizer"),
-        ("triton_red_fused__to_copy_gather_logsumexp_unsqueeze_0", "loss"),
-        ("triton_poi_fused__to_copy_arange_copy_copy__eq_exp_mul_scalar_tensor_sub_unsqueeze_where_0", "loss"),
-        ("triton_poi_fused_mul_silu_split_0", "elementwise and norms"),
-        ("triton_poi_fused__to_copy_add_mul_split_sub_0", "elementwise and norms"),
-        ("void at::native::(anonymous namespace)::vectorized_layer_norm_kernel<...>", "elementwise and norms"),
+        (
+            "void at::native::vectorized_elementwise_kernel<4, at::native::CUDAFunctor_add<c10::BFloat16>, ...>",
+            "other elementwise",
+        ),
         ("Memcpy HtoD (Pinned -> Device)", "copies"),
         ("ncclDevKernel_ReduceScatter_Sum_f32_RING_LL(ncclDevKernelArgsStorage<4096ul>)", "communication"),
     ],
 )
 def test_kernels_are_told_apart_by_name(name: str, kind: str) -> None:
     assert kind_of(name) == kind
+
+
+OWN_KERNELS = [
+    node.name
+    for path in sorted((ROOT / "harness/model/kernels").glob("*.py"))
+    for node in ast.parse(path.read_text()).body
+    if isinstance(node, ast.FunctionDef)
+    and any(ast.unparse(each).startswith("triton.jit") for each in node.decorator_list)
+    and not node.name.startswith("_")
+]
+
+
+@pytest.mark.parametrize("name", OWN_KERNELS)
+def test_our_own_kernels_have_a_kind(name: str) -> None:
+    assert kind_of(name) == ("loss" if name in ("log_sums", "gradients") else "norms, activations, rotation")
 
 
 def test_idle_is_when_nothing_runs() -> None:
