@@ -6,7 +6,7 @@ import functools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from types import CodeType, FrameType
+from types import FrameType
 
 from harness.trace.findings import Place
 
@@ -31,7 +31,7 @@ def source() -> Source:
     frame: FrameType | None = sys._getframe(1)
     place, in_forward = None, None
     while frame is not None and (place is None or in_forward is None):
-        if (file := _own_file(frame.f_code)) is not None:
+        if (file := _own_file(frame.f_code.co_filename)) is not None:
             place = place or Place(file=file, line=frame.f_lineno, function=frame.f_code.co_qualname)
         if in_forward is None:
             in_forward = _pass_of(frame.f_code.co_name)
@@ -53,9 +53,8 @@ def _pass_of(function: str) -> bool | None:
 
 
 @functools.cache
-def _own_file(code: CodeType) -> str | None:
+def _own_file(path: str) -> str | None:
     """Return the path of the file from the package on; None for files of others."""
-    path = code.co_filename
     if path.startswith(f"{_HARNESS}/"):
         file = path.removeprefix(f"{_HARNESS.parent}/")
         return None if file.startswith(_TRACER) else file

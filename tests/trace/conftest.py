@@ -20,7 +20,7 @@ TIMEOUT_S = 120
 Trace = Callable[..., StageFindings]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config() -> Callable[..., Config]:
     """Build a configuration of two layers of a real size, so that no length is like another."""
 
@@ -62,7 +62,7 @@ def make_config() -> Callable[..., Config]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def trace() -> Trace:
     """Trace a pipeline rank of a configuration; `before` is called first in the process that does."""
 
