@@ -195,8 +195,15 @@ def train(
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="OUT.png", help="Also draw the phases as a PNG.")
-def plan(
-    config: Path, num_gpus: int | None, gpu: str | None, overrides: tuple[str, ...], as_json: bool, plot: Path | None
+@click.option("--trace", is_flag=True, help="Also run a step of every stage without a GPU and values, and measure it.")
+def plan(  # noqa: PLR0913 (one argument per option)
+    config: Path,
+    num_gpus: int | None,
+    gpu: str | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    plot: Path | None,
+    trace: bool,
 ) -> None:
     """Show what follows from CONFIG, and which layouts are legal.
 
@@ -204,9 +211,14 @@ def plan(
     channel, and epochs where the data is there. Exits with 64 if a layout is not legal, or a channel has too few
     tokens for its max_epochs.
 
+    With --trace the real model, schedule and optimizer take a step on torch's meta device, where tensors have shapes
+    and no values: one rank of each pipeline stage, some seconds each. It shows the memory at the peak by the line of
+    code that made it, beside the estimate, and where the host waits for the device. Needs megatron-core and no GPU.
+
     \b
     Examples:
       harness plan model_configs/tiny.yaml
+      harness plan model_configs/llama3.2_1b.yaml --gpus 8 --trace
       harness plan model_configs/llama3_8b.yaml --gpus 64 --gpu h100
       harness plan model_configs/tiny_phases.yaml --plot plan.png
       harness plan model_configs/tiny.yaml --set parallel.tensor_model_parallel_size=4 --json
@@ -214,7 +226,12 @@ def plan(
     from harness.config.load import load_config
     from harness.plan.plan_text import print_plan
 
-    print_plan(load_config(config, overrides), num_gpus, gpu, as_json, plot)
+    if trace:
+        from harness.trace.trace_text import trace_for_plan
+
+        print_plan(load_config(config, overrides), num_gpus, gpu, as_json, plot, trace_for_plan)
+    else:
+        print_plan(load_config(config, overrides), num_gpus, gpu, as_json, plot)
 
 
 @root.command()

@@ -3,7 +3,8 @@
 Megatron asks torch.cuda for the current device, streams and random generators, and writes
 `device="cuda"` into factory calls. Nothing of Megatron is replaced: it is the questions that are answered. While it is
 imported it asks for compiled functions, and gets them as they are.
-Only `prepare()` changes anything, only on machines without a GPU, and only once per process.
+Only `prepare()` changes anything, only on machines without a GPU, and only once per process. A process may then have
+another device in the place of the CPU (`compute_on`): the meta device, on which tensors have shapes and no values.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class _InertStream:
     """Stands in for a CUDA stream: on a CPU everything is already in order, and nothing is waited for."""
 
     def __init__(self, *_args: object, **_kwargs: object) -> None:
-        self.device = _CPU
+        self.device = _standing_in.device
 
     def synchronize(self, *_others: object) -> None:
         """Do nothing: a CPU has no streams."""
@@ -36,24 +37,26 @@ class _InertStream:
     wait_stream = wait_event = record_event = synchronize
 
 
-class _CudaMeansCpu(TorchFunctionMode):
-    """Maps every `cuda` device in a torch call to the CPU.
+class _StandsInForCuda(TorchFunctionMode):
+    """Maps every `cuda` device in a torch call to the CPU, or to the device that `compute_on` set.
 
     `Tensor.type()` without arguments answers with the CUDA name, because Megatron's optimizers sort parameters by it.
     """
+
+    device = _CPU
 
     def __torch_function__(
         self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:  # noqa: ANN401 (whatever the torch call returns)
         kwargs = kwargs or {}
         if func is torch.Tensor.cuda:
-            return args[0]
+            return args[0].to(self.device)
         if func is torch.Tensor.type and len(args) == 1 and not kwargs and args[0].dtype in _CUDA_TYPE_NAMES:
             return _CUDA_TYPE_NAMES[args[0].dtype]
         if "device" in kwargs and _is_cuda(kwargs["device"]):
-            kwargs = {**kwargs, "device": _CPU}
+            kwargs = {**kwargs, "device": self.device}
         if func is torch.Tensor.to and len(args) > 1 and _is_cuda(args[1]):
-            args = (args[0], _CPU, *args[2:])
+            args = (args[0], self.device, *args[2:])
         return func(*args, **kwargs)
 
 
@@ -73,6 +76,7 @@ def _as_it_is(function: Callable[..., object] | None = None, **_options: object)
     return (lambda later: later) if function is None else function
 
 
+_standing_in = _StandsInForCuda()
 _prepared: list[TorchFunctionMode] = []
 
 
@@ -83,7 +87,7 @@ def prepare() -> None:
     """
     if torch.cuda.is_available() or _prepared:
         return
-    replace(torch.cuda, "current_device", _answer(_CPU))
+    replace(torch.cuda, "current_device", lambda: _standing_in.device)
     for name in ("synchronize", "set_device", "ipc_collect"):
         replace(torch.cuda, name, _answer(None))
     replace(torch.cuda, "manual_seed", lambda seed: torch.manual_seed(seed))
@@ -94,9 +98,8 @@ def prepare() -> None:
     replace(torch.cuda, "current_stream", lambda *_args: _InertStream())
     replace(torch.cuda, "default_stream", lambda *_args: _InertStream())
 
-    mode = _CudaMeansCpu()
-    mode.__enter__()  # type: ignore[no-untyped-call]  # for the rest of the process
-    _prepared.append(mode)
+    _standing_in.__enter__()  # type: ignore[no-untyped-call]  # for the rest of the process
+    _prepared.append(_standing_in)
 
     compile_for_gpu = torch.compile
     replace(torch, "compile", _as_it_is)
@@ -105,3 +108,10 @@ def prepare() -> None:
     finally:
         replace(torch, "compile", compile_for_gpu)
     replace(megatron_random, "_set_cuda_rng_state", lambda state, *_args, **_kwargs: torch.set_rng_state(state))
+
+
+def compute_on(device: torch.device) -> None:
+    """Put a device in the place of the CPU for the rest of this process, which must have no GPU. Prepares as well."""
+    prepare()
+    assert _prepared, "a process with a GPU computes on it"
+    _standing_in.device = device

@@ -85,6 +85,12 @@ def worker_environment(
     )
 
 
+def environment_without_gpus(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment of a process that computes nothing: without GPUs, ranks and threads."""
+    inherited = {name: value for name, value in environ.items() if not _is_stale(name)}
+    return inherited | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class NodePlace:
     """This node's place among the nodes of a job step with one task a node, and where the ranks meet."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.table import Table
@@ -30,12 +31,28 @@ _MOST_STAGES = 6
 _FILE_WIDTH = 160
 
 
+class Trace(Protocol):
+    """What the real program takes under a plan (see `harness.trace`)."""
+
+    def record(self) -> list[dict[str, Any]]:
+        """Return it as plain numbers under stable names."""
+
+    def print(self, console: Console) -> None:
+        """Print it for people."""
+
+
 def print_plan(
-    config: Config, num_gpus: int | None, gpu: str | None, as_json: bool, plot_path: Path | None = None
+    config: Config,
+    num_gpus: int | None,
+    gpu: str | None,
+    as_json: bool,
+    plot_path: Path | None = None,
+    trace: Callable[[Config, Plan], Trace] | None = None,
 ) -> None:
     """Write the plan of `config` on `num_gpus` GPUs to standard output, and draw it as a PNG if a path is given.
 
     Without `num_gpus` every phase has the smallest number that its layout allows; without `gpu` an H100 is assumed.
+    A plan without problems is also traced, if `trace` is given.
 
     Raises:
         UsageError: If the GPU is not known, or the picture cannot be drawn.
@@ -52,11 +69,15 @@ def print_plan(
     console = Console()
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
-    if as_json:
-        console.print_json(json.dumps(_json_record(config, plan, device, choices, problems)))
-    else:
+    if not as_json:
         _print_sections(console, config, plan, device)
         _print_choices(console, sizes[0], device, choices)
+    traced = trace(config, plan) if trace is not None and plan is not None and not problems else None
+    if as_json:
+        record = _json_record(config, plan, device, choices, problems)
+        console.print_json(json.dumps(record | ({"trace": traced.record()} if traced else {})))
+    elif traced:
+        traced.print(console)
     if plan is not None and plot_path is not None:
         draw_plan(config.run.name, plan, plot_path)
     if problems:
@@ -218,7 +239,7 @@ def _ramp_up_text(stages: list[dict[str, int]]) -> str:
 
 
 def _memory_rows(memory: dict[str, Any]) -> list[Row]:
-    parts = ("weights", "gradients", "optimizer", "activations", "logits")
+    parts = ("weights", "gradients", "optimizer", "activations", "logits", "temporary")
     fits = ""
     if memory["fits"] is not None:
         fits = f", {'fits' if memory['fits'] else 'DOES NOT FIT'} {memory['gpu_memory_gib']} GiB"

@@ -1,0 +1,197 @@
+"""Memory that a step takes beside the model's state: activations, logits, and what backward makes for a moment.
+
+Attention is flash attention: no S x S matrix. Per token and layer a rank keeps for backward (h hidden, a heads and g
+groups of size d, f MLP width):
+
+    4*h                  inputs of both norms and of the projections behind them; split over tensor-parallel ranks only
+                         with sequence parallelism
+    (2*a + 2*g)*d        queries, keys, values and the attention's output; always split, as is the rest
+    (a + g)*d            the rotated queries and keys, beside the projection that they come from
+    3*f                  gate, up projection and activation (2*f if not gated)
+    a, and 2             fp32 numbers: the sum of each row of the softmax, and the root of each norm (LayerNorm: 4)
+
+The peak is at one of four moments of the backward pass of a micro-batch: at the output layer, or at the second
+projection, the activation or the first projection of the last layer's MLP. The gradient of a weight is whole, in the
+format of the weights, before it is added to the fp32 gradients. `harness.trace` measures the same on the real program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from harness.config.schema import Config, ModelConfig, PhaseConfig
+from harness.parameters.names import EMBEDDING, OUTPUT, in_layer
+from harness.parameters.table import find_parameter, parameter_table
+from harness.plan.layouts import Layout, layers_per_stage
+
+_FP32_BYTES = 4
+_RECEIVED_AHEAD = 3
+"""Tensors between stages that an interleaved stage has at the peak and does not need yet: 3 to 10 were traced."""
+_FIRST_OF_MLP = "mlp.linear_fc1.weight"
+_SECOND_OF_MLP = "mlp.linear_fc2.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkingMemory:
+    """Bytes at one moment of a step."""
+
+    activations_bytes: int
+    logits_bytes: int
+    temporary_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        """All parts."""
+        return self.activations_bytes + self.logits_bytes + self.temporary_bytes
+
+
+def working_memory(config: Config, layout: Layout, rank: int) -> WorkingMemory:
+    """Return the working memory of a pipeline rank at its peak, in the phase that needs most."""
+    moments = (moment for phase in config.phases for moment in _Step(config, layout, rank, phase).moments())
+    return max(moments, key=lambda moment: moment.total_bytes)
+
+
+def layers_in_flight(layout: Layout, stages: tuple[tuple[int, ...], ...], rank: int, num_microbatches: int) -> int:
+    """Return the most layers x micro-batches whose activations a pipeline rank keeps at once.
+
+    1F1B: rank r has run `pipeline - r` micro-batches ahead. Interleaved: it has run `2 * (pipeline - r - 1)
+    + (chunks - 1) * pipeline + 1` chunks ahead (Megatron-Core: `get_pp_rank_microbatches`).
+    """
+    if layout.virtual_pipeline == 1:
+        return stages[0][rank] * min(layout.pipeline - rank, num_microbatches)
+    ahead = 2 * (layout.pipeline - rank - 1) + (layout.virtual_pipeline - 1) * layout.pipeline + 1
+    return stages[0][rank] * min(ahead, num_microbatches * layout.virtual_pipeline)
+
+
+class _Step:
+    """A step of one pipeline rank in one phase. Numbers are counted for one rank, bytes for all tokens that it has."""
+
+    def __init__(self, config: Config, layout: Layout, rank: int, phase: PhaseConfig) -> None:
+        model, parallel = config.model, config.parallel
+        self._model, self._layout = model, layout
+        self._value_bytes = 2 if config.precision.dtype == "bf16" else _FP32_BYTES
+        self._tokens = parallel.micro_batch_size * phase.seq_length // layout.context
+        self._is_first, self._is_last = rank == 0, rank == layout.pipeline - 1
+        # The gradient of an output layer that is tied with an embedding on the same rank waits for the embedding's.
+        self._output_gradient_waits = layout.pipeline == 1 and not model.untie_embeddings_and_output_weights
+        self._gathers = parallel.sequence_parallel and layout.tensor > 1
+        self._stream = model.hidden_size // (layout.tensor if self._gathers else 1)
+        # The inverse root, with LayerNorm also the mean.
+        self._numbers_of_norm = 2 if model.normalization == "LayerNorm" else 1
+        self._recompute = parallel.recompute
+        num_microbatches = max(1, phase.global_batch_size // (parallel.micro_batch_size * layout.data))
+        self._in_flight = layers_in_flight(layout, layers_per_stage(config), rank, num_microbatches)
+
+    def moments(self) -> Iterator[WorkingMemory]:
+        """Yield the moments at which memory may be at its peak: in the last layer's MLP, and in the output layer."""
+        hidden, stream = self._model.hidden_size, self._stream
+        first, second = self._width(_FIRST_OF_MLP), self._width(_SECOND_OF_MLP)
+        kept = self._in_layers()
+        # A gradient of the residual stream stands beside those of each projection and of the activation.
+        yield self._moment(kept, numbers=stream + second + (hidden if self._gathers else 0), weight=_SECOND_OF_MLP)
+        yield self._moment(kept - self._bytes(second), numbers=stream + second + first)
+        given = hidden + (stream if self._gathers else 0)
+        yield self._moment(kept - self._bytes(second + first), numbers=stream + first + given, weight=_FIRST_OF_MLP)
+        if self._is_last:
+            kept = self._between_layers() + self._behind_layers()
+            logits = self._bytes(self._model.padded_vocab_size // self._layout.tensor)
+            yield self._moment(kept, numbers=given, weight=self._output_name(), logits=logits)
+
+    def _moment(
+        self, activations_bytes: int, *, numbers: int, weight: str | None = None, logits: int = 0
+    ) -> WorkingMemory:
+        """Return the memory while backward makes `numbers` a token, and the gradient of a weight."""
+        weights = {weight} if weight else set()
+        if self._output_gradient_waits:
+            weights.add(EMBEDDING)
+        gradients = sum(map(self._weight_numbers, weights))
+        return WorkingMemory(
+            activations_bytes=activations_bytes,
+            logits_bytes=logits,
+            temporary_bytes=self._bytes(numbers + self._passed_on()) + self._value_bytes * gradients,
+        )
+
+    def _passed_on(self) -> int:
+        """Numbers of the residual stream that stay for the passage between ranks.
+
+        With sequence parallelism the input of a projection is gathered into one buffer. What was sent to the stage
+        before stays until the next is sent. An interleaved stage receives ahead, up to a few inputs and gradients.
+        """
+        buffer = self._model.hidden_size if self._gathers else 0
+        ahead = _RECEIVED_AHEAD if self._layout.virtual_pipeline > 1 else 0
+        return buffer + self._stream * (ahead + (not self._is_first))
+
+    def _in_layers(self) -> int:
+        """Bytes kept while the last layer's backward begins."""
+        if self._recompute != "full":
+            return self._between_layers()
+        # The layer that is computed again has all of it for a moment, and its output.
+        return self._between_layers() + self._of_layer()
+
+    def _between_layers(self) -> int:
+        """Bytes kept between the passes of two layers."""
+        if self._recompute == "full":
+            return self._in_flight * self._bytes(self._stream)
+        return self._in_flight * self._of_layer()
+
+    def _of_layer(self) -> int:
+        """Bytes kept of one layer."""
+        tensor = self._layout.tensor
+        heads, groups = self._model.num_attention_heads, self._model.query_groups
+        numbers = 4 * self._stream + _numbers_inside(self._model) // tensor
+        numbers += _beside_qkv(self._model, self._recompute) // tensor
+        rows = 0 if self._recompute == "selective" else heads // tensor
+        if self._model.qk_layernorm:
+            rows += self._numbers_of_norm * (heads + groups) // tensor
+        return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + 2 * self._norm_bytes()
+
+    def _behind_layers(self) -> int:
+        """Bytes kept of the final norm: its input and its output."""
+        return self._bytes(2 * self._stream) + self._norm_bytes()
+
+    def _norm_bytes(self) -> int:
+        """Bytes of the fp32 numbers that a norm of the residual stream keeps, of this rank's share of the tokens."""
+        return _FP32_BYTES * self._numbers_of_norm * self._tokens * self._stream // self._model.hidden_size
+
+    def _output_name(self) -> str:
+        return OUTPUT if self._model.untie_embeddings_and_output_weights else EMBEDDING
+
+    def _width(self, name: str) -> int:
+        """Width on this rank of what a projection of a layer gives to the next one, or takes from the one before."""
+        parameter = find_parameter(in_layer(0, name), self._model)
+        assert parameter.cut is not None, f"tensor-parallel ranks share {name}"
+        return parameter.shape[parameter.cut.dim] // self._layout.tensor
+
+    def _weight_numbers(self, name: str) -> int:
+        whole = name if name in (OUTPUT, EMBEDDING) else in_layer(0, name)
+        return find_parameter(whole, self._model).size // self._layout.tensor
+
+    def _bytes(self, numbers: int) -> int:
+        """Bytes of so many numbers for each token, in the format of activations."""
+        return self._value_bytes * self._tokens * numbers
+
+
+def _numbers_inside(model: ModelConfig) -> int:
+    """Numbers per token between the projections of one layer: what the first of each half gives, the last takes.
+
+    These are the dimensions over which tensor-parallel ranks share the weights.
+    """
+    return sum(
+        parameter.shape[parameter.cut.dim]
+        for parameter in parameter_table(model)
+        if parameter.layer == 0 and parameter.cut is not None and parameter.num_multiplied
+    )
+
+
+def _beside_qkv(model: ModelConfig, recompute: str) -> int:
+    """Numbers per token that attention keeps beside the projection to queries, keys and values.
+
+    Values are a view of the projection, which keeps all of it. Queries are copied out of it where several heads share
+    keys and values; a norm of theirs keeps the copy. Queries and keys are rotated into tensors of their own, unless
+    selective recomputation rotates again.
+    """
+    heads, groups = model.num_attention_heads, model.query_groups
+    is_copy_kept = groups < heads and (model.qk_layernorm or recompute == "selective")
+    num_rotated = 0 if recompute == "selective" else heads + groups
+    return (num_rotated + (heads if is_copy_kept else 0)) * model.head_size

@@ -1,0 +1,104 @@
+"""Everything of torch and of the harness that a trace replaces: one table, and the way to do it.
+
+What the model does on a GPU it must do on the meta device too; what it decides by the kind of device is decided here as
+on a GPU. A row goes when the code itself treats the meta device as it treats a GPU. What is asked of torch's operators
+is answered in `harness.trace.observer`, without replacing anything.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from harness.model.context import WHOLE
+from harness.parallel.imagined_world import imagined_groups, same_from_all
+from harness.parallel.ranks import Ranks
+from harness.trace import compiled_functions
+
+_GPU = torch.device("cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Substitution:
+    """Something in a module that is replaced for the rest of the process."""
+
+    module: str
+    """Module, or `module:Class`."""
+    name: str
+    why: str
+    substitute: Callable[[Any], Any]
+    """Makes what takes the place, from what is there."""
+
+
+def _nothing(_there: object) -> Callable[..., None]:
+    return lambda *_arguments, **_keywords: None
+
+
+def _as_on_gpu(there: Callable[..., Any]) -> Callable[..., Any]:
+    """Call a function that takes the device as its last argument with a GPU in its place."""
+    return lambda *arguments, **keywords: there(*arguments[:-1], _GPU, **keywords)
+
+
+def _with_whole_sequences(block_spec: Callable[..., Any]) -> Callable[..., Any]:
+    def own_layers(config: object, transformer: object, ranks: Ranks, *arguments: object) -> object:
+        return block_spec(config, transformer, replace(ranks, cp=WHOLE), *arguments)
+
+    return own_layers
+
+
+SUBSTITUTIONS = (
+    Substitution(
+        module="torch.distributed",
+        name="new_group",
+        why="Megatron also makes groups for the host, whose ranks would be waited for.",
+        substitute=imagined_groups,
+    ),
+    Substitution(
+        module="torch.distributed",
+        name="all_gather_object",
+        why="The ranks of an imagined world give no objects.",
+        substitute=same_from_all,
+    ),
+    Substitution(
+        module="harness.model.initial_weights",
+        name="fill",
+        why="No generator draws numbers for a tensor without values.",
+        substitute=_nothing,
+    ),
+    Substitution(
+        module="harness.model.mcore",
+        name="transformer_config",
+        why="On a GPU outputs that were sent are dropped, and sends overlap the computation.",
+        substitute=_as_on_gpu,
+    ),
+    Substitution(
+        module="harness.model.mcore",
+        name="_overlaps",
+        why="On GPUs gradients are reduced, and parameters gathered, during the computation.",
+        substitute=_as_on_gpu,
+    ),
+    Substitution(
+        module="harness.model.mcore",
+        name="block_spec",
+        why="Context parallelism needs Transformer Engine; its ranks are traced with our layers on their own tokens.",
+        substitute=_with_whole_sequences,
+    ),
+    *(
+        Substitution(module=module, name=name, why=why, substitute=substitute)
+        for module, name, why, substitute in compiled_functions.ROWS
+    ),
+)
+
+
+def substitute_all() -> None:
+    """Make every substitution, for the rest of this process."""
+    for each in SUBSTITUTIONS:
+        module, _, owner_class = each.module.partition(":")
+        owner: Any = importlib.import_module(module)
+        if owner_class:
+            owner = getattr(owner, owner_class)
+        setattr(owner, each.name, each.substitute(getattr(owner, each.name)))

@@ -1,0 +1,80 @@
+"""The estimate of memory is that of the real program, for eight layouts that span its terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness.config.schema import Config
+from harness.plan.layouts import make_layout
+from harness.plan.memory import GIB, estimate_memory
+from harness.trace.findings import StageFindings
+
+TIED = {"untie_embeddings_and_output_weights": False}
+GPT = {
+    "hidden_size": 3072,
+    "num_attention_heads": 24,
+    "num_query_groups": None,
+    "ffn_hidden_size": 12288,
+    "vocab_size": 50304,
+    "normalization": "LayerNorm",
+    "activation": "gelu",
+    "add_bias_linear": True,
+}
+WIDE = {"hidden_size": 4096, "ffn_hidden_size": 14336}
+
+
+def layout(tensor: int = 1, pipeline: int = 1, virtual: int | None = None, **others: Any) -> dict[str, Any]:
+    return {
+        "tensor_model_parallel_size": tensor,
+        "pipeline_model_parallel_size": pipeline,
+        "virtual_pipeline_model_parallel_size": virtual,
+        **others,
+    }
+
+
+LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any], int, int, float]] = [
+    # name, model, parallel, ranks, pipeline rank, peak in GiB
+    ("one rank, tied", TIED, layout(micro_batch_size=2), 1, 0, 11.864),
+    ("data 2, untied", {}, layout(), 2, 0, 10.187),
+    ("tensor 2, norms of queries and keys", {"qk_layernorm": True}, layout(2), 2, 0, 7.055),
+    ("tensor 2 with sequence parallelism, data 2", TIED, layout(2, sequence_parallel=True), 4, 0, 3.673),
+    ("pipeline 2, the stage without logits", {**WIDE, "num_layers": 4}, layout(1, 2, micro_batch_size=2), 2, 0, 23.723),
+    ("interleaved pipeline 2 of 2 chunks, data 2", {"num_layers": 8}, layout(1, 2, 2), 4, 1, 10.561),
+    ("full recomputation", {**WIDE, "num_layers": 4}, layout(micro_batch_size=2, recompute="full"), 1, 0, 36.812),
+    ("GPT: LayerNorm, biases, no gate, pipeline 2", {**GPT, **TIED}, layout(1, 2, micro_batch_size=2), 2, 1, 7.480),
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "parallel", "world_size", "rank", "peak_gib"),
+    [case[1:] for case in LAYOUTS],
+    ids=[case[0] for case in LAYOUTS],
+)
+def test_the_estimate_is_the_traced_peak(
+    make_config: Callable[..., Config],
+    trace: Callable[..., StageFindings],
+    model: dict[str, Any],
+    parallel: dict[str, Any],
+    world_size: int,
+    rank: int,
+    peak_gib: float,
+) -> None:
+    config = make_config(model=model, parallel=parallel)
+    findings = trace(config, world_size, rank)
+    assert findings.peak_bytes / GIB == pytest.approx(peak_gib, abs=0.005)
+    estimate = estimate_memory(config, make_layout(config, world_size))[rank]
+    assert estimate.total_bytes == pytest.approx(findings.peak_bytes, rel=0.01)
+    parts = findings.bytes_by_part
+    for part in ("weights", "gradients", "optimizer", "logits"):
+        assert getattr(estimate, f"{part}_bytes") == pytest.approx(parts[part], rel=0.002), part
+    moving = estimate.activations_bytes + estimate.temporary_bytes
+    assert moving == pytest.approx(parts["activations"] + parts["temporary"], rel=0.03)
+
+
+def test_fp32_is_estimated_too(make_config: Callable[..., Config], trace: Callable[..., StageFindings]) -> None:
+    config = make_config(parallel=layout(2), precision="fp32")
+    estimate = estimate_memory(config, make_layout(config, 2))[0]
+    assert estimate.total_bytes == pytest.approx(trace(config, 2).peak_bytes, rel=0.01)
