@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
 from forkserver import warm_context
+from trace_jobs import send_findings
 
 from harness.config.schema import Config
 from harness.plan.plan import make_plan
 from harness.trace.findings import StageFindings
-from harness.trace.request import Request, requests_for
+from harness.trace.request import requests_for
 
 TIMEOUT_S = 120
 
@@ -73,7 +72,7 @@ def trace() -> Trace:
         plan = make_plan(config, world_size)
         request = requests_for(config, plan, plan.phases[0])[pipeline_rank]
         ours, theirs = warm_context().Pipe()
-        process = warm_context().Process(target=_trace, args=(theirs, request, before))
+        process = warm_context().Process(target=send_findings, args=(theirs, request, before))
         process.start()
         theirs.close()
         try:
@@ -86,20 +85,3 @@ def trace() -> Trace:
         return answer
 
     return run
-
-
-def _trace(connection: Connection, request: Request, before: Callable[[], None] | None) -> None:
-    import warnings
-
-    warnings.simplefilter("ignore")
-    import torch
-
-    from harness.trace.stage import trace_stage
-
-    torch.set_num_threads(1)
-    try:
-        if before is not None:
-            before()
-        connection.send(trace_stage(request))
-    except BaseException:  # noqa: BLE001 (sent to the test, which fails with it)
-        connection.send(traceback.format_exc())

@@ -76,7 +76,7 @@ class RotatingSelfAttention(SelfAttention):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return rotated queries, rotated keys, and values: `[S, B, heads, head size]`."""
         shares_groups = self.config.num_query_groups < self.config.tensor_model_parallel_size
-        if self.q_layernorm is not None or self.k_layernorm is not None or shares_groups:
+        if self.config.qk_layernorm or shares_groups:
             query, key, value = super().get_query_key_value_tensors(hidden_states, key_value_states)
             return self.rotation(query), self.rotation(key), value
         mixed, _ = super().get_query_key_value_tensors(hidden_states, key_value_states, split_qkv=False)
