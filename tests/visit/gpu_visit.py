@@ -49,7 +49,7 @@ def parts_of(what: str, out: Path, times: float) -> list[Part]:
         return part(model, limit_s, "-m", "benchmarks.gpu", *options)
 
     def tests(name: str, limit_s: float, file: str) -> Part:
-        plugins = ("-p", "pytest_timeout", "-p", "no:cacheprovider")
+        plugins = ("-p", "pytest_timeout", "-p", "no:cacheprovider", f"--timeout={times * limit_s:.0f}")
         return part(name, limit_s, "-m", "pytest", *plugins, "-rs", "-m", "gpu", f"tests/gpu/{file}")
 
     machine = part("machine", 20, "-m", "benchmarks.measured_machine")

@@ -10,30 +10,27 @@ NORM = 1.0
 """Of the gradients, and of each kind of optimizer state."""
 
 
-def change_sums(module):  # noqa: ANN001, ANN201
-    """Replace the result of the one reduction of a step (`harness.train.components.mcore`)."""
-    reduce = module.Pipeline._reduce
+def change_numbers_of_a_step(module):  # noqa: ANN001, ANN201
+    """Replace what the host reads of a step, once it has waited for it (`harness.train.components.mcore`)."""
+    read = module.Pipeline.read
 
-    def reduce_to_numbers(self):  # noqa: ANN001, ANN202
-        totals = reduce(self)
+    def read_numbers(self, sums, *numbers):  # noqa: ANN001, ANN002, ANN202
+        totals, others = read(self, sums, *numbers)
         channels = len(totals.loss_sums)
         tokens = self._expected_tokens / channels
-        return module.Totals(
+        totals = module.Totals(
             loss_sums=(LOSS * tokens,) * channels, num_tokens=(tokens,) * channels, flags=(0.0,) * len(totals.flags)
         )
+        return totals, [NORM] * len(others)
 
-    module.Pipeline._reduce = reduce_to_numbers
+    module.Pipeline.read = read_numbers
 
 
-def change_norms(module):  # noqa: ANN001, ANN201
-    """Replace the norms of gradients and of optimizer states (`harness.optim.mcore`)."""
-    prepare, state_norms = module.Optimizer.prepare, module.Optimizer.state_norms
-
-    def prepare_with_norm(self):  # noqa: ANN001, ANN202
-        prepare(self)
-        return NORM
+def change_norms_of_the_state(module):  # noqa: ANN001, ANN201
+    """Replace the norms of optimizer states, which a checkpoint is held against (`harness.optim.mcore`)."""
+    state_norms = module.Optimizer.state_norms
 
     def equal_norms(self):  # noqa: ANN001, ANN202
         return dict.fromkeys(state_norms(self), NORM)
 
-    module.Optimizer.prepare, module.Optimizer.state_norms = prepare_with_norm, equal_norms
+    module.Optimizer.state_norms = equal_norms

@@ -11,8 +11,8 @@ import sys
 
 CHANGES = {
     "torch": ("pretended_torch", "change"),
-    "harness.train.components.mcore": ("pretended_harness", "change_sums"),
-    "harness.optim.mcore": ("pretended_harness", "change_norms"),
+    "harness.train.components.mcore": ("pretended_harness", "change_numbers_of_a_step"),
+    "harness.optim.mcore": ("pretended_harness", "change_norms_of_the_state"),
 }
 """By the module that is changed: where the function is that changes it, and its name."""
 
