@@ -129,20 +129,20 @@ class _Step:
         return buffer + self._stream * (ahead + (not self._is_first))
 
     def _in_layers(self) -> int:
-        """Bytes kept while the last layer's backward begins."""
+        """Return the bytes kept while the last layer's backward begins."""
         if self._recompute != "full":
             return self._between_layers()
         # The layer that is computed again has all of it for a moment, and its output.
         return self._between_layers() + self._of_layer()
 
     def _between_layers(self) -> int:
-        """Bytes kept between the passes of two layers."""
+        """Return the bytes kept between the passes of two layers."""
         if self._recompute == "full":
             return self._in_flight * self._bytes(self._stream)
         return self._in_flight * self._of_layer()
 
     def _of_layer(self) -> int:
-        """Bytes kept of one layer."""
+        """Return the bytes kept of one layer."""
         tensor = self._layout.tensor
         heads, groups = self._model.num_attention_heads, self._model.query_groups
         numbers = 4 * self._stream + _numbers_inside(self._model) // tensor
@@ -155,11 +155,11 @@ class _Step:
         return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + 2 * self._norm_bytes()
 
     def _behind_layers(self) -> int:
-        """Bytes kept of the final norm: its input and its output."""
+        """Return the bytes kept of the final norm: its input and its output."""
         return self._bytes(2 * self._stream) + self._norm_bytes()
 
     def _norm_bytes(self) -> int:
-        """Bytes of the fp32 numbers that a norm of the residual stream keeps, of this rank's share of the tokens."""
+        """Return the bytes of the fp32 numbers that a norm of the residual stream keeps, of this rank's share of the tokens."""
         return _FP32_BYTES * self._numbers_of_norm * self._tokens * self._stream // self._model.hidden_size
 
     def _output_name(self) -> str:
@@ -176,7 +176,7 @@ class _Step:
         return find_parameter(whole, self._model).size // self._layout.tensor
 
     def _bytes(self, numbers: int) -> int:
-        """Bytes of so many numbers for each token, in the format of activations."""
+        """Return the bytes of so many numbers for each token, in the format of activations."""
         return self._value_bytes * self._tokens * numbers
 
 

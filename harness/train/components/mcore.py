@@ -47,7 +47,7 @@ class StepSums:
     values: torch.Tensor
     """Losses, tokens and flags one behind the other: `[2·C + flags]`, fp64."""
     gradient_scale: torch.Tensor
-    """What the gradients are to be multiplied with, a number: above 1 if tokens did not count."""
+    """A number to multiply the gradients with: above 1 if tokens did not count."""
 
 
 class Pipeline:
