@@ -159,7 +159,7 @@ class _Step:
         return self._bytes(2 * self._stream) + self._norm_bytes()
 
     def _norm_bytes(self) -> int:
-        """Return the bytes of the fp32 numbers that a norm of the residual stream keeps, of this rank's share of the tokens."""
+        """Return the bytes of a norm's fp32 numbers, of this rank's share of the tokens."""
         return _FP32_BYTES * self._numbers_of_norm * self._tokens * self._stream // self._model.hidden_size
 
     def _output_name(self) -> str:
