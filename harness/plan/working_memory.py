@@ -113,7 +113,7 @@ class _Step:
         )
 
     def _passed_on(self) -> int:
-        """Numbers of the residual stream that stay for the passage between ranks.
+        """Return the numbers of the residual stream that stay for the passage between ranks.
 
         With sequence parallelism the input of a projection is gathered into one buffer. What was sent to the stage
         before stays until the next is sent. An interleaved stage receives ahead, up to a few inputs and gradients.
@@ -123,20 +123,20 @@ class _Step:
         return buffer + self._stream * (ahead + (not self._is_first))
 
     def _in_layers(self) -> int:
-        """Bytes kept while the last layer's backward begins."""
+        """Return the bytes kept while the last layer's backward begins."""
         if self._recompute != "full":
             return self._between_layers()
         # The layer that is computed again has all of it for a moment, and its output.
         return self._between_layers() + self._of_layer()
 
     def _between_layers(self) -> int:
-        """Bytes kept between the passes of two layers."""
+        """Return the bytes kept between the passes of two layers."""
         if self._recompute == "full":
             return self._in_flight * self._bytes(self._stream)
         return self._in_flight * self._of_layer()
 
     def _of_layer(self) -> int:
-        """Bytes kept of one layer."""
+        """Return the bytes kept of one layer."""
         tensor = self._layout.tensor
         heads, groups = self._model.num_attention_heads, self._model.query_groups
         numbers = 4 * self._stream + _numbers_inside(self._model) // tensor
@@ -147,18 +147,18 @@ class _Step:
         return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + 2 * self._norm_bytes()
 
     def _behind_layers(self) -> int:
-        """Bytes kept of the final norm: its input and its output."""
+        """Return the bytes kept of the final norm: its input and its output."""
         return self._bytes(2 * self._stream) + self._norm_bytes()
 
     def _norm_bytes(self) -> int:
-        """Bytes of the fp32 numbers that a norm of the residual stream keeps, of this rank's share of the tokens."""
+        """Return the bytes of the fp32 numbers that a norm of the residual stream keeps."""
         return _FP32_BYTES * self._numbers_of_norm * self._tokens * self._stream // self._model.hidden_size
 
     def _output_name(self) -> str:
         return OUTPUT if self._model.untie_embeddings_and_output_weights else EMBEDDING
 
     def _width(self, name: str) -> int:
-        """Width on this rank of what a projection of a layer gives to the next one, or takes from the one before."""
+        """Return the width on this rank of what a projection gives to the next one, or takes from the one before."""
         parameter = find_parameter(in_layer(0, name), self._model)
         assert parameter.cut is not None, f"tensor-parallel ranks share {name}"
         return parameter.shape[parameter.cut.dim] // self._layout.tensor
@@ -168,12 +168,12 @@ class _Step:
         return find_parameter(whole, self._model).size // self._layout.tensor
 
     def _bytes(self, numbers: int) -> int:
-        """Bytes of so many numbers for each token, in the format of activations."""
+        """Return the bytes of so many numbers for each token, in the format of activations."""
         return self._value_bytes * self._tokens * numbers
 
 
 def _numbers_inside(model: ModelConfig) -> int:
-    """Numbers per token between the projections of one layer: what the first of each half gives, the last takes.
+    """Return the numbers per token between the projections of a layer: the first of each half gives, the last takes.
 
     These are the dimensions over which tensor-parallel ranks share the weights.
     """
@@ -185,7 +185,7 @@ def _numbers_inside(model: ModelConfig) -> int:
 
 
 def _beside_qkv(model: ModelConfig, recompute: str) -> int:
-    """Numbers per token that attention keeps beside the projection to queries, keys and values.
+    """Return the numbers per token that attention keeps beside the projection to queries, keys and values.
 
     Values are a view of the projection, which keeps all of it. Queries are copied out of it where several heads share
     keys and values; a norm of theirs keeps the copy. Queries and keys are rotated into tensors of their own, unless

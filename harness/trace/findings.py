@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 Part = Literal["weights", "gradients", "optimizer", "activations", "logits", "temporary"]
-"""What memory is for. Activations and logits are made in a forward pass, also in one that is repeated; temporary is
-what backward, the update and everything else make."""
+"""Purpose of memory. Activations and logits are made in a forward pass, also in one that is repeated; temporary is what
+backward, the update and everything else make."""
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -80,9 +80,9 @@ class StageFindings:
     """Micro-batches that were traced: no more than fill the pipeline."""
     peak_bytes: int
     held: tuple[Tensors, ...]
-    """What is alive at the peak, most bytes first."""
+    """Tensors that are alive at the peak, most bytes first."""
     made: tuple[Tensors, ...]
-    """What the step makes from beginning to end, most bytes first; also what is gone at the peak."""
+    """Tensors that the step makes from beginning to end, most bytes first; also those that are gone at the peak."""
     host_waits: tuple[HostWait, ...]
     collectives: tuple[Collective, ...]
 
@@ -93,7 +93,7 @@ class StageFindings:
 
     @property
     def num_host_waits(self) -> int:
-        """How often the host waits for the device."""
+        """Times that the host waits for the device."""
         return sum(wait.count for wait in self.host_waits)
 
     def as_json(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ class Peak:
 
     num_bytes: int
     held: tuple[Tensors, ...]
-    """What is allocated then, most bytes first."""
+    """Tensors that are allocated then, most bytes first."""
 
 
 @dataclass(frozen=True)

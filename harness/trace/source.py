@@ -23,7 +23,7 @@ class Source:
 
     place: Place
     in_forward: bool | None
-    """Whether a forward pass asks, also one that is repeated in backward; None if no function on the stack says so."""
+    """True if a forward pass asks, also one that is repeated in backward; None if no function on the stack says so."""
 
 
 def source() -> Source:

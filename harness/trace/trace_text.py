@@ -68,7 +68,7 @@ def _stages(stages: Sequence[TracedStage]) -> Table:
             *(_gib(by_part[part]) for part in PARTS),
             f"{_gib(stage.findings.peak_bytes)} GiB",
             _gib(stage.estimate.total_bytes),
-            f"{stage.deviation_pct:+.1f} %",
+            f"{stage.deviation_pct:+.2f} %",
         )
     return table
 

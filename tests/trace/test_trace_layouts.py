@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from traced_stage import trace
 
 from harness.config.schema import Config
 from harness.plan.layouts import make_layout
 from harness.plan.memory import GIB, estimate_memory
-from harness.trace.findings import StageFindings
 
 TIED = {"untie_embeddings_and_output_weights": False}
 GPT = {
@@ -35,6 +35,8 @@ def layout(tensor: int = 1, pipeline: int = 1, virtual: int | None = None, **oth
     }
 
 
+pytest.importorskip("megatron.core")
+
 LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any], int, int, float]] = [
     # name, model, parallel, ranks, pipeline rank, peak in GiB
     ("one rank, tied", TIED, layout(micro_batch_size=2), 1, 0, 11.864),
@@ -55,7 +57,6 @@ LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any], int, int, float]] = [
 )
 def test_the_estimate_is_the_traced_peak(
     make_config: Callable[..., Config],
-    trace: Callable[..., StageFindings],
     model: dict[str, Any],
     parallel: dict[str, Any],
     world_size: int,
@@ -74,7 +75,7 @@ def test_the_estimate_is_the_traced_peak(
     assert moving == pytest.approx(parts["activations"] + parts["temporary"], rel=0.03)
 
 
-def test_fp32_is_estimated_too(make_config: Callable[..., Config], trace: Callable[..., StageFindings]) -> None:
+def test_fp32_is_estimated_too(make_config: Callable[..., Config]) -> None:
     config = make_config(parallel=layout(2), precision="fp32")
     estimate = estimate_memory(config, make_layout(config, 2))[0]
     assert estimate.total_bytes == pytest.approx(trace(config, 2).peak_bytes, rel=0.01)

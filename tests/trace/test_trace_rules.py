@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from traced_stage import trace
 
 from harness.config.schema import Config
 from harness.trace.findings import StageFindings, Tensors
+
+pytest.importorskip("megatron.core")
 
 SEQ_LENGTH = 6144
 WAITS = {
@@ -44,7 +47,7 @@ def config(make_config: Callable[..., Config]) -> Config:
 
 
 @pytest.fixture(scope="module")
-def step(trace: Callable[..., StageFindings], config: Config) -> StageFindings:
+def step(config: Config) -> StageFindings:
     """Findings of the step as it is."""
     return trace(config, 2)
 
@@ -122,7 +125,7 @@ def test_a_step_keeps_the_rules(step: StageFindings, config: Config) -> None:
     ],
 )
 def test_the_rules_see_what_they_forbid(
-    trace: Callable[..., StageFindings], config: Config, breach: Callable[[], None], rule: str, kind: str | None
+    config: Config, breach: Callable[[], None], rule: str, kind: str | None
 ) -> None:
     findings = trace(config, 2, 0, breach)
     assert list(broken(findings, config)) == [rule]
