@@ -7,7 +7,9 @@
 #   make slurm    jobs on a real Slurm of two nodes on this machine (make slurm-deps installs it; slurm-smoke is the
 #                 part that CI runs)
 #   make check    style, types, layers, and whether docs/reference fits the code (python -m docs.generate writes it)
-#   make gpu      equivalence tests and benchmark on the GPU of this machine
+#   make gpu      benchmark and tests on the GPU of this machine, with the torch of PYTHON, within twelve minutes
+#                 (PART=bench or PART=tests: within six); make gpu-wheels fetches what a machine without an index lacks
+#   make gpu-dry  all of that on a pretended GPU, which computes nothing; see docs/gpu.md
 #   make bench    how fast, against named peers, measured in one run
 #
 # Another Python: PYTHON=python3.12 make test (its environment lives beside the first one).
@@ -18,7 +20,7 @@ VENV := .venv$(if $(filter-out python3,$(NAME)),-$(NAME))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slurm slurm-smoke slurm-deps faults spike check gpu bench clean
+.PHONY: demo test slurm slurm-smoke slurm-deps faults spike check gpu gpu-dry gpu-wheels bench clean
 
 demo: $(READY)
 	$(BIN)/python -m data_prep.demo
@@ -36,7 +38,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m docs.generate --check
-	$(BIN)/shellcheck slurm/*.sbatch slurm/environment.sh tests/slurm/install.sh .ci/run
+	$(BIN)/shellcheck slurm/*.sbatch slurm/environment.sh tests/slurm/install.sh tests/fakegpu/nvidia-smi .ci/run
 
 # Without a Slurm on this machine the tests are skipped, and say so.
 slurm: $(READY)
@@ -56,9 +58,15 @@ faults: $(READY)
 spike: $(READY)
 	$(BIN)/python -m benchmarks.spike --plot docs/spike.png
 
-gpu: $(READY)
-	$(BIN)/python -m pytest -m gpu tests/gpu
-	$(BIN)/python -m benchmarks.gpu
+# Not in an environment of ours: torch must fit the machine's driver, so the machine's own is taken, and left as it is.
+gpu:
+	$(PYTHON) tests/visit/gpu_visit.py $(PART)
+
+gpu-dry:
+	$(PYTHON) tests/visit/gpu_dry.py $(PART)
+
+gpu-wheels:
+	$(PYTHON) tests/visit/gpu_packages.py
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.step
@@ -71,7 +79,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.checkpoints
 
 clean:
-	rm -rf .venv .venv-* .demo runs/tiny
+	rm -rf .venv .venv-* .demo .gpu runs/tiny
 
 # The environment: made once, made again when what it consists of changes.
 $(READY): pyproject.toml constraints.txt

@@ -1,11 +1,17 @@
 """Speed of whole training steps on one GPU: tokens per second, share of the GPU's peak, and where the time goes.
 
-    python -m benchmarks.gpu [--model llama3.2-1b] [--warm-up 20] [--steps 50] [--json FILE]
+    python -m benchmarks.gpu [--model llama3.2-1b] [--warm-up 5] [--steps 12] [--seconds 110] [--json FILE]
 
 Without `--model` every model is measured, each in a process of its own. What is timed is `harness.train.main` as it is:
 data, forward and backward of all micro-batches, gradient accumulation, clipping, AdamW on fp32 master weights, channel
 loss, metrics. A step lasts from one `take_step` to the next, by CUDA events. The model is trained from its initial
-weights on a text that can be learnt, and its loss must fall. After the timed steps one more is profiled.
+weights on a text that can be learnt: the loss must begin where an untrained model's does, and fall. After the timed
+steps one more is profiled. The GPU's power and clocks are read while the timed steps compute.
+
+The defaults are those of a visit to a GPU (`make gpu`), which must end within twelve minutes on one H100.
+With `--seconds` fewer steps are timed if the time is up, four at least.
+
+On a pretended GPU (`tests/fakegpu`) everything runs and nothing is measured. Its name says so wherever it stands.
 
 Model FLOPs count every weight product once forward and twice backward, attention under its causal mask, the true
 vocabulary, no embedding lookup and nothing recomputed (see `harness.plan.flops`); the peak is the data sheet's.
@@ -17,6 +23,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -24,32 +31,49 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.gpu_models import DEFAULTS, MODELS, Measured, config_of
+from benchmarks.gpu_load import load_text
+from benchmarks.gpu_models import DEFAULTS, LEARNING_RATE, MODELS, Measured, config_of
 from benchmarks.kernels import Shares, shares, table
 from benchmarks.measured_machine import matmul_tflops, versions
 from benchmarks.stopwatch import EnoughError, Stopwatch
 from harness.config.schema import Config, ParallelConfig
 from harness.parallel import gpu_environment
 from harness.plan.flops import flops_per_token, flops_per_token_full_attention, hardware_flops_per_token, peak_flops
+from harness.plan.layouts import make_layout
+from harness.plan.memory import GIB, heaviest_rank
 from harness.run.paths import RunDir
 
+PRETENDED = "pretended"
+"""The name of a GPU that computes nothing begins so (`tests/fakegpu`); its clock measures nothing."""
 SMALLEST_FALL_NATS = 0.5
+INITIAL_LOSS_NATS = (-0.3, 1.5)
+"""The first loss of an untrained model, less the logarithm of the number of tokens (its logits are not quite equal)."""
 _FASTEST_ATTENTION = "aten::_scaled_dot_product_cudnn_attention"
 
 
-def measure(measured: Measured, device: torch.device, warm_up: int, steps: int) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Length:
+    """Steps and time of a measurement."""
+
+    warm_up: int
+    steps: int
+    seconds: float = math.inf
+    """Time after which fewer steps are timed."""
+
+
+def measure(measured: Measured, device: torch.device, length: Length, learning_rate: float) -> dict[str, Any]:
     """Trains and measures; what was found, by name."""
     rate = matmul_tflops(device)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        watch = Stopwatch(take_step=_usual_step(), device=device, warm_up=warm_up, steps=steps)
-        config = config_of(measured, folder, watch.train_steps)
+        watch = Stopwatch(take_step=_usual_step(), device=device, **asdict(length))
+        config = config_of(measured, folder, watch.train_steps, learning_rate)
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(EnoughError):
             _train(config, folder, device, watch)
         return _found(measured, config, watch, rate)
@@ -65,25 +89,27 @@ def _train(config: Config, folder: Path, device: torch.device, watch: Stopwatch)
     from harness.train import main as trainer
     from harness.train.world import World
 
+    world = World(rank=0, size=1, device=device, init_method=f"file://{folder}/rendezvous")
     trainer.take_step = watch  # type: ignore[assignment]
-    trainer.main(
-        config,
-        RunDir(folder / "run"),
-        "never",
-        World(rank=0, size=1, device=device, init_method=f"file://{folder}/rendezvous"),
-    )
+    try:
+        trainer.main(config, RunDir(folder / "run"), "never", world)
+    finally:
+        trainer.take_step = _usual_step()
 
 
 def _found(measured: Measured, config: Config, watch: Stopwatch, rate: float) -> dict[str, Any]:
-    seconds = sorted(watch.step_seconds())
+    gpu = torch.cuda.get_device_name(watch.device) if watch.device.type == "cuda" else "cpu"
+    seconds, forward_backward = sorted(watch.step_seconds()), watch.forward_backward_seconds()
+    if gpu.startswith(PRETENDED):
+        seconds, forward_backward, rate = [math.nan] * len(seconds), [math.nan], math.nan
     median = statistics.median(seconds)
     tokens = measured.global_batch_size * measured.seq_length
     speed = tokens / median
     causal = speed * flops_per_token(config.model, measured.seq_length)
-    gpu = torch.cuda.get_device_name(watch.device) if watch.device.type == "cuda" else "cpu"
     peak = peak_flops(gpu) or float("nan")
     cuda = watch.device.type == "cuda"
     ends = max(1, watch.steps // 10)
+    predicted = heaviest_rank(config, make_layout(config, 1)).total_bytes / GIB
     return {
         "model": measured.title,
         "gpu": gpu,
@@ -101,16 +127,21 @@ def _found(measured: Measured, config: Config, watch: Stopwatch, rate: float) ->
         "matmul_tflops": rate,
         "of_matmul_rate_pct": causal / 1e10 / rate,
         "step_s": {"median": median, "p10": seconds[ends - 1], "p90": seconds[-ends], "min": seconds[0]},
-        "forward_backward_s": statistics.median(watch.forward_backward_seconds()),
+        "forward_backward_s": statistics.median(forward_backward),
         "tokens_per_step": tokens,
         "micro_batch": f"{measured.micro_batch_size} x {measured.seq_length}",
         "dtype": measured.dtype,
-        "loss": {"first": watch.losses[0], "last": statistics.mean(watch.losses[-ends:])},
+        "loss": {
+            "first": watch.losses[0],
+            "last": statistics.mean(watch.losses[-3:]),
+            "of_chance": math.log(config.model.vocab_size),
+        },
         "attention": watch.attention_calls(),
-        "peak_allocated_gib": torch.cuda.max_memory_allocated() / 2**30 if cuda else None,
-        "peak_reserved_gib": torch.cuda.max_memory_reserved() / 2**30 if cuda else None,
+        "peak_allocated_gib": torch.cuda.max_memory_allocated() / GIB if cuda else None,
+        "peak_reserved_gib": torch.cuda.max_memory_reserved() / GIB if cuda else None,
+        "predicted_gib": predicted,
         "versions": versions(),
-        "gpu_under_load": watch.state_under_load,
+        "gpu_under_load": watch.load.found(),
         "steps": {"warm_up": watch.warm_up, "timed": watch.steps},
         "shares": shares(watch.kernels(), 1e6 * watch.profiled_s),
     }
@@ -118,13 +149,26 @@ def _found(measured: Measured, config: Config, watch: Stopwatch, rate: float) ->
 
 def problems(found: dict[str, Any]) -> list[str]:
     """Return the reasons why a measurement is invalid."""
-    wrong = []
-    fall = found["loss"]["first"] - found["loss"]["last"]
-    if not fall >= SMALLEST_FALL_NATS:
-        wrong.append(f"the loss fell by {fall:.2f} nats only, not by {SMALLEST_FALL_NATS}: nothing was learnt")
+    wrong = [] if is_pretended(found) else _problems_of_the_loss(found["loss"])
     fast = found["gpu"] == "cpu" or found["dtype"] != "bf16" or set(found["attention"]) == {_FASTEST_ATTENTION}
     if not fast:
         wrong.append(f"attention was not cuDNN's alone, but {found['attention'] or 'not seen by the profiler'}")
+    return wrong
+
+
+def is_pretended(found: dict[str, Any]) -> bool:
+    """Return whether the GPU is that of `tests/fakegpu`, which computes nothing."""
+    return bool(found["gpu"].startswith(PRETENDED))
+
+
+def _problems_of_the_loss(loss: dict[str, float]) -> list[str]:
+    wrong = []
+    low, high = (loss["of_chance"] + each for each in INITIAL_LOSS_NATS)
+    if not low <= loss["first"] <= high:
+        wrong.append(f"the first loss is {loss['first']:.2f}; an untrained model has {low:.2f} to {high:.2f}")
+    fall = loss["first"] - loss["last"]
+    if not fall >= SMALLEST_FALL_NATS:
+        wrong.append(f"the loss fell by {fall:.2f} nats only, not by {SMALLEST_FALL_NATS}: nothing was learnt")
     return wrong
 
 
@@ -136,6 +180,10 @@ def text(found: dict[str, Any]) -> str:
         (
             f"## {found['model']}, {found['dtype']}, one {found['gpu']}",
             "",
+            *(
+                ["**This GPU is pretended: nothing was computed, and no figure below is a speed.**", ""]
+                * is_pretended(found)
+            ),
             f"**{found['tokens_per_second']:,.0f} tokens/s**, causal MFU **{found['mfu_causal_pct']:.1f} %** "
             f"({found['tflops']:.0f} TFLOP/s), with the full attention square {found['mfu_full_attention_pct']:.1f} %, "
             f"HFU {found['hfu_pct']:.1f} %,",
@@ -148,10 +196,9 @@ def text(found: dict[str, Any]) -> str:
             f"{found['steps']['warm_up']} steps to warm up, {found['steps']['timed']} timed; loss "
             f"{found['loss']['first']:.2f} → {found['loss']['last']:.2f}",
             f"weights and activations {found['dtype']}; master weights, gradients and both moments fp32",
-            f"memory: {found['peak_allocated_gib'] or 0:.1f} GiB allocated, "
-            f"{found['peak_reserved_gib'] or 0:.1f} GiB reserved",
+            memory_text(found),
             f"attention: {found['attention']}",
-            f"under load: {found['gpu_under_load']}",
+            f"under load: {load_text(found['gpu_under_load'])}",
             found["versions"],
             "",
             table(split),
@@ -159,12 +206,25 @@ def text(found: dict[str, Any]) -> str:
     )
 
 
+def memory_text(found: dict[str, Any]) -> str:
+    """Return the peak memory beside the estimate of `harness plan`."""
+    predicted, allocated, reserved = (found[f"{name}_gib"] for name in ("predicted", "peak_allocated", "peak_reserved"))
+    if allocated is None:
+        return f"memory: not measured; `harness plan` estimates {predicted:.2f} GiB"
+    return (
+        f"memory at the peak: {allocated:.2f} GiB allocated, {reserved:.2f} GiB reserved; `harness plan` estimates "
+        f"{predicted:.2f} GiB ({100 * (predicted / allocated - 1):+.1f} %)"
+    )
+
+
 def main() -> int:
     """Measure each model in a process of its own, in the environment that the trainer gives its workers."""
     parser = argparse.ArgumentParser(description="Speed of whole training steps on one GPU.")
     parser.add_argument("--model", choices=MODELS, help="default: every model but the toy")
-    parser.add_argument("--warm-up", type=int, default=20, help="steps before the timed ones")
-    parser.add_argument("--steps", type=int, default=50, help="timed steps")
+    parser.add_argument("--warm-up", type=int, default=5, help="steps before the timed ones")
+    parser.add_argument("--steps", type=int, default=12, help="timed steps")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="time fewer steps once these are over")
+    parser.add_argument("--learning-rate", type=float, default=LEARNING_RATE, help="0 must be called worthless")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu: only to try the benchmark")
     parser.add_argument("--json", type=Path, help="append the figures to this file, one line per model")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
@@ -184,7 +244,8 @@ def main() -> int:
 def _measure_here(options: argparse.Namespace) -> int:
     warnings.simplefilter("ignore")
     device = torch.device("cuda", 0) if options.device == "cuda" else torch.device("cpu")
-    found = measure(MODELS[options.model], device, options.warm_up, options.steps)
+    length = Length(warm_up=options.warm_up, steps=options.steps, seconds=options.seconds)
+    found = measure(MODELS[options.model], device, length, options.learning_rate)
     wrong = problems(found)
     sys.stdout.write(f"{text(found)}\n\nrepeat: python {' '.join(_command(options.model, options)[1:])}\n\n")
     if options.json:
@@ -197,7 +258,8 @@ def _measure_here(options: argparse.Namespace) -> int:
 
 def _command(model: str, options: argparse.Namespace) -> list[str]:
     command = [sys.executable, "-m", "benchmarks.gpu", "--model", model, "--device", options.device]
-    command += ["--warm-up", str(options.warm_up), "--steps", str(options.steps)]
+    command += ["--warm-up", str(options.warm_up), "--steps", str(options.steps), "--seconds", str(options.seconds)]
+    command += ["--learning-rate", str(options.learning_rate)]
     return command + (["--json", str(options.json)] if options.json else [])
 
 

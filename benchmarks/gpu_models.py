@@ -74,9 +74,10 @@ MODELS = {
 """By the name that the command line takes."""
 
 DEFAULTS = ("llama3.2-1b", "llama3-8b-8-layers")
+LEARNING_RATE = 5e-4
 
 
-def config_of(measured: Measured, folder: Path, train_steps: int) -> Config:
+def config_of(measured: Measured, folder: Path, train_steps: int, learning_rate: float = LEARNING_RATE) -> Config:
     """Return a complete run of this many steps; its text is written into the folder.
 
     The text is longer than the run, so that no sample is seen twice.
@@ -97,10 +98,10 @@ def config_of(measured: Measured, folder: Path, train_steps: int) -> Config:
                     "seq_length": measured.seq_length,
                     "global_batch_size": measured.global_batch_size,
                     "blend": {"text": 1},
-                    "schedule": {"style": "constant", "warmup_steps": min(10, train_steps)},
+                    "schedule": {"style": "constant", "warmup_steps": min(4, train_steps)},
                 }
             ],
-            "optimizer": {"learning_rate": 5e-4},
+            "optimizer": {"learning_rate": learning_rate},
             "precision": {"dtype": measured.dtype},
             "evaluation": {"held_out_share": 0.0},
             "logging": {"tensorboard": False},

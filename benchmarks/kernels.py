@@ -11,11 +11,12 @@ KINDS = (
     ("attention", r"sdpa|flash|fmha|attention|attn"),
     ("communication", r"nccl"),
     ("optimizer", r"multi_tensor_apply|adam"),
-    # The names of our compiled functions are the operations in them (see harness.model.cross_entropy).
-    ("loss", r"fused.*logsumexp|fused.*online_softmax|fused.*arange.*exp.*where"),
+    # Our own kernels have the names of their functions in harness/model/kernels.
+    ("loss", r"^(log_sums|gradients)"),
+    ("norms, activations, rotation", r"^(rms_norm_|activation_|rotate|split_and_rotate)"),
     ("matrix products", r"gemm|nvjet|cutlass|xmma|cublas|wgmma|splitk"),
-    ("copies", r"^(?!triton).*(memcpy|memset|copy|fill|catarray)"),
-    ("elementwise and norms", r""),
+    ("copies", r"memcpy|memset|copy|fill|catarray"),
+    ("other elementwise", r""),
 )
 """Kinds of kernels, and what is in their names; the first that fits."""
 

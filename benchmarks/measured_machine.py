@@ -9,7 +9,15 @@ from importlib import metadata
 
 import torch
 
-_QUERY = "power.limit,power.draw,clocks.sm,clocks.max.sm,temperature.gpu,driver_version"
+_QUERY = {
+    "power limit": "power.limit",
+    "power drawn": "power.draw",
+    "SM clock": "clocks.sm",
+    "highest SM clock": "clocks.max.sm",
+    "temperature": "temperature.gpu",
+    "driver": "driver_version",
+}
+"""nvidia-smi's names of what a measurement reports."""
 
 
 def versions() -> str:
@@ -26,15 +34,18 @@ def versions() -> str:
     return ", ".join(parts)
 
 
-def gpu_state() -> str:
-    """Return power, clocks and temperature of the first GPU at this moment."""
-    command = ["nvidia-smi", f"--query-gpu={_QUERY}", "--format=csv,noheader", "--id=0"]
+def read_gpu() -> dict[str, str]:
+    """Return power, clocks and temperature of the first GPU at this moment, by name, with their units.
+
+    Raises:
+        RuntimeError: nvidia-smi is missing, fails, or does not answer within 20 s.
+    """
+    command = ["nvidia-smi", f"--query-gpu={','.join(_QUERY.values())}", "--format=csv,noheader", "--id=0"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        return f"unknown ({error})"
-    names = ("power limit", "power drawn", "SM clock", "highest SM clock", "temperature", "driver")
-    return ", ".join(f"{name} {value.strip()}" for name, value in zip(names, done.stdout.split(","), strict=False))
+        raise RuntimeError(str(error)) from error
+    return {name: value.strip() for name, value in zip(_QUERY, done.stdout.split(","), strict=False)}
 
 
 def matmul_tflops(device: torch.device, size: int = 8192, repetitions: int = 50) -> float:
@@ -54,4 +65,9 @@ def matmul_tflops(device: torch.device, size: int = 8192, repetitions: int = 50)
 
 
 if __name__ == "__main__":
-    sys.stdout.write(f"{versions()}\n{gpu_state()}\n")
+    try:
+        state = ", ".join(f"{name} {value}" for name, value in read_gpu().items())
+    except RuntimeError as error:
+        state = f"nvidia-smi: {error}"
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    sys.stdout.write(f"{versions()}\n{gpu}\n{state}\n")

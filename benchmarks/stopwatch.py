@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu_load import LoadReader
 from benchmarks.kernels import Kernel
-from benchmarks.measured_machine import gpu_state
 
 _ATTENTION = "aten::_scaled_dot_product_"
+FEWEST_STEPS = 4
+"""Timed steps of a run whose time is up."""
 
 
 class EnoughError(Exception):
@@ -21,17 +23,25 @@ class EnoughError(Exception):
 
 @dataclass
 class Stopwatch:
-    """Stands in for the trainer's `take_step`: marks when each step begins, and profiles the last one."""
+    """Stands in for the trainer's `take_step`: marks when each step begins, and profiles the last one.
+
+    If `seconds` are over before all `steps` are timed, fewer are: a slow GPU gives fewer steps, and never no result.
+    """
 
     take_step: Callable[..., Any]
     device: torch.device
     warm_up: int
     steps: int
+    seconds: float = float("inf")
+    clock: Callable[[], float] = time.monotonic
     marks: list[Any] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     forward_backward: list[tuple[Any, Any]] = field(default_factory=list)
-    state_under_load: str = ""
+    load: LoadReader = field(default_factory=LoadReader)
     profiler: Any = None
+
+    def __post_init__(self) -> None:
+        self._end = self.clock() + self.seconds
 
     @property
     def train_steps(self) -> int:
@@ -43,15 +53,22 @@ class Stopwatch:
         number = len(self.losses)
         if number == 0:
             run.pipeline.forward_backward = self._timed(run.pipeline.forward_backward)
-        if number == self.warm_up:
-            self._forget_peak()
-        if number == self.warm_up + self.steps // 2:
-            self.state_under_load = gpu_state()
+        self._begin_and_end(number)
         self._profile(number)
         self.marks.append(self._mark())
         result = self.take_step(run, state)
         self.losses.append(result.loss)
         return result
+
+    def _begin_and_end(self, number: int) -> None:
+        """Begins to time after the warm-up, and ends after all steps, or when the time is up."""
+        if number == self.warm_up:
+            self._forget_peak()
+            self.load.start()
+        if self.warm_up + FEWEST_STEPS <= number < self.warm_up + self.steps and self.clock() > self._end:
+            self.steps = number - self.warm_up
+        if number == self.warm_up + self.steps:
+            self.load.stop()
 
     def _profile(self, number: int) -> None:
         """Profiles one step after the timed ones; the step after it ends the run."""
@@ -91,18 +108,18 @@ class Stopwatch:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
 
-    def seconds(self, start: Any, end: Any) -> float:  # noqa: ANN401
+    def between(self, start: Any, end: Any) -> float:  # noqa: ANN401
         """Time between two marks."""
         return start.elapsed_time(end) / 1e3 if self.device.type == "cuda" else end - start
 
     def step_seconds(self) -> list[float]:
         """Return the seconds of every timed step."""
         chosen = self.marks[self.warm_up : self.warm_up + self.steps + 1]
-        return [self.seconds(start, end) for start, end in zip(chosen, chosen[1:], strict=False)]
+        return [self.between(start, end) for start, end in zip(chosen, chosen[1:], strict=False)]
 
     def forward_backward_seconds(self) -> list[float]:
         """Return the seconds of forward and backward of every timed step."""
-        return [self.seconds(*pair) for pair in self.forward_backward[self.warm_up : self.warm_up + self.steps]]
+        return [self.between(*pair) for pair in self.forward_backward[self.warm_up : self.warm_up + self.steps]]
 
     def kernels(self) -> list[Kernel]:
         """Return the kernels of the profiled step."""

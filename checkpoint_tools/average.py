@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -24,6 +23,7 @@ from harness.progress import ShowProgress
 from harness.run.checkpoints.compare import differences
 from harness.run.checkpoints.manifest import Manifest, manifest_text
 from harness.run.paths import RunDir
+from harness.version import VERSION
 
 
 def average(paths: Sequence[Path], out: Path, show: ShowProgress, *, hashes: bool = True, num_workers: int = 4) -> Path:
@@ -40,7 +40,7 @@ def average(paths: Sequence[Path], out: Path, show: ShowProgress, *, hashes: boo
         _require_alike(opened[0], other)
     last = opened[-1].manifest
     manifests = [xxhash.xxh3_64_hexdigest(manifest_text(checkpoint.manifest).encode()) for checkpoint in opened]
-    record = {"averaged": [str(path) for path in paths], "manifests_xxh3": manifests, "harness": version("harness")}
+    record = {"averaged": [str(path) for path in paths], "manifests_xxh3": manifests, "harness": VERSION}
     with output_folder.begun(out, record) as partial:
         with show("average", sum(_num_bytes(opened[0], name) for name in opened[0].names)) as progress:
             written = write_run(

@@ -46,6 +46,7 @@ from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.run.files import replace_file
+from harness.version import VERSION
 
 _KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
@@ -127,7 +128,7 @@ def _record(theirs: TheirTensors, growth: Growth) -> dict[str, object]:
         "weights_xxh3": xxhash.xxh3_64_hexdigest(repr(seen).encode()),
         "family": theirs.family.model_type,
         "growth": {"copied_layers": list(growth.copied_layers), "vocab_size": growth.vocab_size},
-        "harness": version("harness"),
+        "harness": VERSION,
     }
 
 
@@ -152,7 +153,7 @@ def _manifest(theirs: TheirTensors, model: ModelConfig) -> Manifest:
         health="clean",
         config_hash=xxhash.xxh3_64_hexdigest(repr(fields).encode()),
         versions=Versions(
-            harness=version("harness"),
+            harness=VERSION,
             megatron_core=version("megatron-core"),
             torch=version("torch"),
             python=platform.python_version(),

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -29,6 +28,7 @@ from harness.progress import Progress, ShowProgress
 from harness.run.checkpoints.manifest import MANIFEST_NAME, manifest_text
 from harness.run.files import replace_file
 from harness.run.paths import RunDir
+from harness.version import VERSION
 
 NUM_WORKERS = 4
 """Files written at once; each needs the memory of one tensor and its copy."""
@@ -164,7 +164,7 @@ def _record(
         "tokenizer_xxh3": {
             name: xxhash.xxh3_64_hexdigest(content) for name, content in (tokenizer.files.items() if tokenizer else ())
         },
-        "harness": version("harness"),
+        "harness": VERSION,
     }
 
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
 import pytest
+import torch
 from hypothesis import settings
 from pool import Pool
+
+if not torch.cuda.is_available():
+    # Kernels are interpreted where they cannot run. Triton asks for this when it is imported, and never again.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 settings.register_profile("same-everywhere", derandomize=True, deadline=None)
 settings.load_profile("same-everywhere")

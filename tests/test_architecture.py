@@ -21,6 +21,7 @@ IN_PLAIN_ENGLISH = ("benchmarks", "checkpoint_tools", "data_prep", "docs", "harn
 
 LIGHT = (
     "errors",
+    "version",
     "text",
     "progress",
     "standard_streams",

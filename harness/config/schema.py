@@ -146,8 +146,8 @@ class ParallelConfig(Section):
     micro_batch_size: PositiveInt = 1
     """Samples that one rank computes at once."""
     recompute: Literal["none", "selective", "full"] = "none"
-    """Activations that are recomputed in the backward pass: none, those of core attention (`selective`), or those of
-    whole layers (`full`)."""
+    """Activations that are recomputed in the backward pass: none; outputs of norms and of the MLP's activation, which
+    are a third of the memory and a few percent of the time (`selective`); or those of whole layers (`full`)."""
 
 
 class ChannelConfig(Section):
@@ -277,6 +277,14 @@ class PrecisionConfig(Section):
 
     dtype: Literal["bf16", "fp32"] = "bf16"
     """Format of weights and activations in the forward and backward pass."""
+    fp8: Literal["hybrid"] | None = None
+    """`hybrid`: the matrix products of the layers in fp8, e4m3 forward and e5m2 for gradients. Needs Transformer Engine
+    and a GPU of Hopper's generation or newer; elsewhere Megatron would silently compute in bf16, so it is refused.
+    Default: all products in `dtype`."""
+    fp8_recipe: Literal["tensorwise", "blockwise", "mxfp8"] = "tensorwise"
+    """Scaling of fp8 numbers: each tensor by its largest number, in blocks (Hopper), or in the blocks of MXFP8
+    (Blackwell). Megatron's `delayed` is not offered: its history is not in a checkpoint, so a run would not resume
+    faithfully."""
 
 
 class CheckpointConfig(Section):

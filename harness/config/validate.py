@@ -133,6 +133,30 @@ def _context_problems(parallel: ParallelConfig, data: DataConfig, precision: Pre
         )
 
 
+def _fp8_problems(
+    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, phases: tuple[PhaseConfig, ...]
+) -> Iterator[Problem]:
+    """Check what Transformer Engine's fp8 products take: bf16 around them, and shapes in multiples of 16 and 8."""
+    if precision.fp8 is None:
+        return
+    if precision.dtype != "bf16":
+        yield Problem(("precision", "fp8"), f"needs dtype bf16, given {precision.dtype}; set that, or leave fp8 out")
+    tensor = parallel.tensor_model_parallel_size
+    for key in ("hidden_size", "ffn_hidden_size"):
+        if (size := getattr(model, key)) % (16 * tensor):
+            yield Problem(
+                ("model", key),
+                f"must be a multiple of {16 * tensor} (16 a tensor-parallel rank) with precision.fp8, given {size}",
+            )
+    for index, phase in enumerate(phases):
+        split = parallel.context_parallel_size * (tensor if parallel.sequence_parallel else 1)
+        if (tokens := parallel.micro_batch_size * phase.seq_length // split) % 8:
+            yield Problem(
+                ("phases", index, "seq_length"),
+                f"gives a rank {tokens} tokens of a micro-batch; precision.fp8 takes multiples of 8",
+            )
+
+
 def _held_out_problems(data: DataConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:
     for name, channel in data.channels.items():
         if channel.validation_path == channel.path:
@@ -163,6 +187,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), _rope_problems),
     (("parallel",), _parallel_problems),
     (("parallel", "data", "precision"), _context_problems),
+    (("model", "parallel", "precision", "phases"), _fp8_problems),
     (("model", "phases"), _phase_rope_problems),
     (("phases",), _phase_parallel_problems),
     (("phases", "data", "precision"), _phase_context_problems),

@@ -29,9 +29,12 @@ class Batch:
     the model may attend to predicts it."""
     channel_ids_B: Tensor
     """Channel of each sample, int64."""
-    segment_ids_BS: Tensor | None
-    """With reset at document borders: the number of the document within the sample, int32, from 0. Tokens attend
-    within it."""
+    document_starts: Tensor | None
+    """With reset at document borders: where documents begin among the tokens of all samples, one sample behind the
+    other, and the number of tokens at the end, `[documents + 1]`, int32. Tokens attend within their document; what is
+    left of a document that began in an earlier sample is one, and so is padding."""
+    longest_document: int | None
+    """With reset at document borders: tokens of the longest."""
     position_ids_BS: Tensor
     """Place of each token, int64: in its document with reset, else in its sample. A document that began in an earlier
     sample starts again at 0."""
@@ -45,7 +48,7 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        changed: dict[str, Any] = {name: t if t is None else change(t) for name, t in vars(self).items()}
+        changed: dict[str, Any] = {n: change(t) if isinstance(t, Tensor) else t for n, t in vars(self).items()}
         return Batch(**changed)
 
 
@@ -68,19 +71,21 @@ def collate(
     loss_mask = np.ones((batch_size, width - 1), dtype=np.float32)
     for row, counts in enumerate(tokens_by_document):
         loss_mask[row, max(0, sum(counts) - 1) :] = 0
-    segments, positions = None, np.tile(np.arange(width - 1), (batch_size, 1))
+    starts, positions = None, np.tile(np.arange(width - 1), (batch_size, 1))
     if reset_at_document_borders:
         wide = np.stack([_segments(counts, width) for counts in tokens_by_document])
         loss_mask *= wide[:, 1:] == wide[:, :-1]
-        segments = wide[:, :-1]
-        positions = positions - np.maximum.accumulate(np.where(_begins(segments), positions, 0), axis=1)
+        begins = _begins(wide[:, :-1])
+        positions = positions - np.maximum.accumulate(np.where(begins, positions, 0), axis=1)
+        starts = np.append(np.flatnonzero(begins), begins.size).astype(np.int32)
     tokens_and_labels = torch.from_numpy(rows)
     return Batch(
         tokens_BS=tokens_and_labels[:, :-1].contiguous(),
         labels_BS=tokens_and_labels[:, 1:].contiguous(),
         loss_mask_BS=torch.from_numpy(loss_mask),
         channel_ids_B=torch.from_numpy(channel_ids),
-        segment_ids_BS=None if segments is None else torch.from_numpy(np.ascontiguousarray(segments)),
+        document_starts=None if starts is None else torch.from_numpy(starts),
+        longest_document=None if starts is None else int(np.diff(starts).max()),
         position_ids_BS=torch.from_numpy(positions),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 
 from harness.config.schema import Config, ParallelConfig
 from harness.errors import ConfigError
@@ -20,19 +21,25 @@ def require_installed(config: Config, *, num_gpus: int | None = None, module: st
     """Make sure that the packages and GPUs that the configuration needs are there. `num_gpus` is None if unknown.
 
     Raises:
-        ConfigError: Context parallelism is asked for without Transformer Engine, or without a GPU.
+        ConfigError: Context parallelism or fp8 is asked for without Transformer Engine, or without a GPU.
     """
+    for given, way_out in _needs_transformer_engine(config):
+        if importlib.util.find_spec(module) is None:
+            raise ConfigError(
+                [
+                    f"{given}, which needs Transformer Engine, and that is not installed; on a machine with GPUs: "
+                    f"pip install 'harness[transformer-engine]', or {way_out}"
+                ]
+            )
+        if num_gpus == 0:
+            raise ConfigError([f"{given}, which needs GPUs, and this machine has none; {way_out}"])
+
+
+def _needs_transformer_engine(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield what asks for Transformer Engine, and how to do without."""
+    if config.precision.fp8 is not None:
+        yield f"precision.fp8: products are to be computed in fp8 ({config.precision.fp8})", "leave precision.fp8 out"
     sections = parallel_sections(config)
     place = max(sections, key=lambda place: sections[place].context_parallel_size)
-    if (size := sections[place].context_parallel_size) == 1:
-        return
-    given = f"{place}.context_parallel_size: {size} ranks are to share a sequence"
-    if importlib.util.find_spec(module) is None:
-        raise ConfigError(
-            [
-                f"{given}, which needs Transformer Engine, and that is not installed; on a machine with GPUs: "
-                "pip install 'harness[transformer-engine]', or take context_parallel_size 1"
-            ]
-        )
-    if num_gpus == 0:
-        raise ConfigError([f"{given}, which needs GPUs, and this machine has none; take context_parallel_size 1"])
+    if (size := sections[place].context_parallel_size) > 1:
+        yield f"{place}.context_parallel_size: {size} ranks are to share a sequence", "take context_parallel_size 1"

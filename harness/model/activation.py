@@ -1,15 +1,32 @@
 """The activation of the MLP: one kernel forward and one backward on a GPU.
 
-Shapes: the last dimension is the MLP's width, twice for gated ones: first the gate, then what it is multiplied with.
+Shapes: the last dimension is the MLP's width F, twice for gated ones: first the gate, then what it is multiplied with.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from harness.model.fusion import on_device
+from harness.model.kernels.launch import takes_kernels
+from harness.model.recompute import computed_by
+
+_BLOCK = 1024
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An activation: as torch computes it on a CPU, and its number for the kernel."""
+
+    plain: Callable[[torch.Tensor], torch.Tensor]
+    number: int
+    gated: bool
 
 
 def swiglu(x: torch.Tensor) -> torch.Tensor:
@@ -29,7 +46,8 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
     return functional.gelu(x)
 
 
-_FUNCTIONS = {"swiglu": swiglu, "geglu": geglu, "gelu": gelu}
+# The numbers are those of harness.model.kernels.activation.
+KINDS = {"swiglu": Kind(swiglu, 0, True), "geglu": Kind(geglu, 1, True), "gelu": Kind(gelu, 1, False)}
 
 
 class Activation(nn.Module):
@@ -41,12 +59,58 @@ class Activation(nn.Module):
 
     def __init__(self, *, kind: str, config: object = None) -> None:
         super().__init__()
-        self._function = _FUNCTIONS[kind]
+        self._kind = KINDS[kind]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the activation. Halves the last dimension if gated."""
-        return on_device(self._function, x.device)(x)
+        kept = x.detach()
+        return computed_by(activated(x, self._kind), lambda: activated(kept, self._kind))
 
     def sharded_state_dict(self, *_arguments: object, **_keywords: object) -> dict[str, object]:
         """Return an empty state: there is nothing to save."""
         return {}
+
+
+def activated(x: torch.Tensor, kind: Kind) -> torch.Tensor:
+    """Return the activation of x; half as wide as x if gated."""
+    if not takes_kernels(x):
+        return kind.plain(x)
+    return ActivationKernel.apply(x, kind)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class ActivationKernel(torch.autograd.Function):
+    """An activation by its kernels; only the input is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, kind: Kind) -> torch.Tensor:  # noqa: ANN401
+        """Launch the forward kernel."""
+        x = x.contiguous()
+        width = x.size(-1) // (2 if kind.gated else 1)
+        y = torch.empty((*x.shape[:-1], width), dtype=x.dtype, device=x.device)
+        ctx.save_for_backward(x)
+        ctx.kind = kind
+        if not x.is_meta:
+            from harness.model.kernels import activation as kernels
+
+            kernels.activation_forward[_grid(y)](x, y, F=width, BLOCK=_BLOCK, KIND=kind.number, GATED=kind.gated)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ANN401
+        """Launch the backward kernel."""
+        (x,) = ctx.saved_tensors
+        kind: Kind = ctx.kind
+        dx = torch.empty_like(x)
+        if not x.is_meta:
+            from harness.model.kernels import activation as kernels
+
+            kernels.activation_backward[_grid(dy)](
+                dy.contiguous(), x, dx, F=dy.size(-1), BLOCK=_BLOCK, KIND=kind.number, GATED=kind.gated
+            )
+        return dx, None
+
+
+def _grid(y: torch.Tensor) -> tuple[int, int]:
+    """Return the programs for an output: its rows, and the blocks of a row."""
+    return y.numel() // y.size(-1), -(-y.size(-1) // _BLOCK)

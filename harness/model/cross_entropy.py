@@ -1,9 +1,9 @@
 """Cross-entropy over a vocabulary that is cut over tensor-parallel ranks, without an fp32 copy of the logits.
 
-Rows are processed in chunks. The forward pass keeps one number per row (log of the sum of exponentials), and the
-backward pass overwrites the logits with their gradient. So the extra memory is at most one chunk, whatever the size of
-the vocabulary. On a GPU there is no extra memory: the forward pass is one kernel that reads the logits, the backward
-pass one that rewrites them. Columns beyond the true vocabulary are ignored: they are neither predicted nor trained.
+The forward pass keeps one number per row (log of the sum of exponentials), and the backward pass overwrites the logits
+with their gradient. On a GPU each is one kernel without extra memory: forward reads the logits once, backward rewrites
+them. On a CPU rows are processed in chunks, and the extra memory is at most one chunk, whatever the size of the
+vocabulary. Columns beyond the true vocabulary are ignored: they are neither predicted nor trained.
 
 Shapes: S sequence, B micro batch, R rows (S·B), V columns of this rank.
 """
@@ -16,10 +16,11 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from harness.model.fusion import on_device
+from harness.model.kernels.launch import takes_kernels, warps
 from harness.parallel import collectives
 
-_CHUNK_BYTES = {"cuda": 512 * 2**20, "cpu": 8 * 2**20}
+_CHUNK_BYTES = 8 * 2**20
+_BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +61,7 @@ class _CrossEntropy(torch.autograd.Function):
         columns_R = labels_SB.reshape(-1) - shard.first_id
         is_mine_R = (columns_R >= 0) & (columns_R < shard.num_true)
         columns_R = columns_R.clamp(0, shard.num_true - 1)
-        log_sum_R = torch.empty(logits_RV.size(0), dtype=torch.float32, device=logits_RV.device)
-        target_R = torch.empty_like(log_sum_R)
-        forward_chunk = on_device(forward_rows, logits_RV.device)
-        for rows in _chunks(logits_RV):
-            log_sum_R[rows], target_R[rows] = forward_chunk(logits_RV[rows, : shard.num_true], columns_R[rows])
+        log_sum_R, target_R = log_sums(logits_RV, columns_R, shard.num_true)
         target_R = target_R * is_mine_R
         if shard.group is not None:
             log_sum_R = _log_sum_over(log_sum_R, shard.group)
@@ -81,49 +78,93 @@ class _CrossEntropy(torch.autograd.Function):
         gradient_R = gradient_SB.reshape(-1)
         softmax_weight_R = gradient_R * (1 + 2 * ctx.z_loss_coefficient * ctx.log_sum_R)
         target_weight_R = gradient_R * ctx.is_mine_R
-        on_gpu = logits_RV.device.type == "cuda"
-        backward_chunk = on_device(backward_rows_in_one_pass if on_gpu else backward_rows, logits_RV.device)
-        for rows in _chunks(logits_RV):
-            backward_chunk(
-                logits_RV[rows, : shard.num_true],
-                ctx.log_sum_R[rows],
-                softmax_weight_R[rows],
-                target_weight_R[rows],
-                ctx.columns_R[rows],
-            )
-        logits_RV[:, shard.num_true :] = 0
+        replace_by_gradients(
+            logits_RV,
+            columns_R=ctx.columns_R,
+            log_sum_R=ctx.log_sum_R,
+            softmax_weight_R=softmax_weight_R,
+            target_weight_R=target_weight_R,
+            num_true=shard.num_true,
+        )
         return logits_RV.view(*gradient_SB.shape, -1), None, None, None
 
 
-def forward_rows(logits_RV: torch.Tensor, columns_R: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def log_sums(logits_RV: torch.Tensor, columns_R: torch.Tensor, num_true: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log of the sum of exponentials, and the logit in the label's column, per row: fp32, `[R]` each."""
-    logits_RV = logits_RV.float()
-    return logits_RV.logsumexp(dim=-1), logits_RV.gather(1, columns_R[:, None]).squeeze(1)
+    log_sum_R = torch.empty(logits_RV.size(0), dtype=torch.float32, device=logits_RV.device)
+    target_R = torch.empty_like(log_sum_R)
+    if takes_kernels(logits_RV):
+        launch_log_sums(logits_RV, columns_R, num_true, log_sum_R, target_R)
+        return log_sum_R, target_R
+    for rows in _chunks(logits_RV):
+        chunk_RV = logits_RV[rows, :num_true].float()
+        log_sum_R[rows] = chunk_RV.logsumexp(dim=-1)
+        target_R[rows] = chunk_RV.gather(1, columns_R[rows, None]).squeeze(1)
+    return log_sum_R, target_R
 
 
-def backward_rows(
+def launch_log_sums(
+    logits_RV: torch.Tensor, columns_R: torch.Tensor, num_true: int, log_sum_R: torch.Tensor, target_R: torch.Tensor
+) -> None:
+    """Fill `log_sum_R` and `target_R` by the kernel."""
+    if logits_RV.is_meta:
+        return
+    from harness.model.kernels import cross_entropy as kernels
+
+    rows, columns = logits_RV.shape
+    kernels.log_sums[(rows,)](
+        logits_RV, columns_R, log_sum_R, target_R, NUM_TRUE=num_true, V=columns, BLOCK=_BLOCK, num_warps=warps(_BLOCK)
+    )
+
+
+def replace_by_gradients(
     logits_RV: torch.Tensor,
+    *,
+    columns_R: torch.Tensor,
     log_sum_R: torch.Tensor,
     softmax_weight_R: torch.Tensor,
     target_weight_R: torch.Tensor,
-    columns_R: torch.Tensor,
+    num_true: int,
 ) -> None:
-    """Replace logits by their gradient: softmax times one weight, minus the other weight in the label's column."""
-    gradient = (logits_RV.float() - log_sum_R[:, None]).exp_().mul_(softmax_weight_R[:, None])
-    logits_RV.copy_(gradient.scatter_add_(1, columns_R[:, None], -target_weight_R[:, None]))
+    """Replace logits by their gradient: softmax times one weight, minus the other weight in the label's column.
+
+    Columns from `num_true` on become 0.
+    """
+    if takes_kernels(logits_RV):
+        launch_gradients(logits_RV, columns_R, log_sum_R, softmax_weight_R, target_weight_R, num_true)
+        return
+    for rows in _chunks(logits_RV):
+        true_RV = logits_RV[rows, :num_true]
+        gradient = (true_RV.float() - log_sum_R[rows, None]).exp_().mul_(softmax_weight_R[rows, None])
+        true_RV.copy_(gradient.scatter_add_(1, columns_R[rows, None], -target_weight_R[rows, None]))
+    logits_RV[:, num_true:] = 0
 
 
-def backward_rows_in_one_pass(
+def launch_gradients(
     logits_RV: torch.Tensor,
+    columns_R: torch.Tensor,
     log_sum_R: torch.Tensor,
     softmax_weight_R: torch.Tensor,
     target_weight_R: torch.Tensor,
-    columns_R: torch.Tensor,
+    num_true: int,
 ) -> None:
-    """Do the same, element by element, so that it compiles to one kernel without an intermediate tensor."""
-    is_label_RV = torch.arange(logits_RV.size(1), device=logits_RV.device) == columns_R[:, None]
-    gradient = (logits_RV.float() - log_sum_R[:, None]).exp() * softmax_weight_R[:, None]
-    logits_RV.copy_(gradient - torch.where(is_label_RV, target_weight_R[:, None], 0.0))
+    """Do what `replace_by_gradients` does by the kernel."""
+    if logits_RV.is_meta:
+        return
+    from harness.model.kernels import cross_entropy as kernels
+
+    rows, columns = logits_RV.shape
+    kernels.gradients[(rows, -(-columns // _BLOCK))](
+        logits_RV,
+        columns_R,
+        log_sum_R,
+        softmax_weight_R,
+        target_weight_R,
+        NUM_TRUE=num_true,
+        V=columns,
+        BLOCK=_BLOCK,
+        num_warps=warps(_BLOCK),
+    )
 
 
 def _log_sum_over(log_sum_R: torch.Tensor, group: collectives.Group) -> torch.Tensor:
@@ -133,12 +174,7 @@ def _log_sum_over(log_sum_R: torch.Tensor, group: collectives.Group) -> torch.Te
 
 
 def _chunks(logits_RV: torch.Tensor) -> list[slice]:
-    """Return chunks of rows of limited fp32 size, equal if possible, so that compiled kernels see one shape.
-
-    Rows without a useful divisor (a large prime) get a smaller last chunk, and one more kernel.
-    """
+    """Return chunks of rows of limited fp32 size."""
     rows, columns = logits_RV.shape
-    limit = min(max(1, _CHUNK_BYTES[logits_RV.device.type] // (4 * columns)), rows)
-    divisors = (size for size in range(limit, limit // 2, -1) if rows % size == 0)
-    size = next(divisors, limit)
+    size = max(1, _CHUNK_BYTES // (4 * columns))
     return [slice(start, start + size) for start in range(0, rows, size)]

@@ -8,13 +8,14 @@ import torch
 from torch.nn import functional
 
 from harness.config.schema import Config, ModelConfig
-from harness.model import initial_weights
-from harness.model.attention import causal_segments
+from harness.model import initial_weights, weight_gradient
+from harness.model.attention import Documents
+from harness.model.block.mcore import block_spec, settle_layers
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
-from harness.model.layer.mcore import block_spec
 from harness.model.rotary import Rotation
 from harness.parallel import cpu
 from harness.parallel.mcore import megatron_sizes
+from harness.parallel.megatron_changes import replace
 from harness.parallel.ranks import Ranks
 from harness.parameters.table import find_parameter
 from harness.plan.plan import Plan
@@ -27,6 +28,7 @@ from megatron.core.distributed import (  # noqa: E402
     DistributedDataParallelConfig,
 )
 from megatron.core.models.gpt import GPTModel  # noqa: E402
+from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
 from megatron.core.tensor_parallel import layers  # noqa: E402
 from megatron.core.transformer import TransformerConfig  # noqa: E402
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset  # noqa: E402
@@ -35,7 +37,7 @@ _ACTIVATIONS = {"swiglu": functional.silu, "geglu": functional.gelu, "gelu": fun
 
 
 class LanguageModel(GPTModel):  # type: ignore[misc]
-    """Megatron's GPT model with a cross-entropy over the true vocabulary, and attention masks made from documents."""
+    """Megatron's GPT model with a cross-entropy over the true vocabulary, and attention within documents."""
 
     def __init__(
         self,
@@ -60,15 +62,18 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         self,
         input_ids: torch.Tensor | None,
         position_ids: torch.Tensor | None,
-        segment_ids_BS: torch.Tensor | None,
+        documents: Documents | None,
         **arguments: Any,  # noqa: ANN401 (Megatron's)
     ) -> torch.Tensor:
-        """Run Megatron's forward pass, with the document number of every token in place of an attention mask.
+        """Run Megatron's forward pass, with documents in place of an attention mask.
 
-        The mask is made once for all layers. No token attends across a document border.
+        No token attends across a document border. Megatron hands the documents to every layer, also to one that is
+        computed again; in its own form for packed sequences it would take the tokens as one long sample.
         """
-        mask = None if segment_ids_BS is None else causal_segments(segment_ids_BS)
-        output: torch.Tensor = super().forward(input_ids, position_ids, mask, **arguments)
+        packed = None
+        if documents is not None:
+            packed = PackedSeqParams(qkv_format="sbhd", cu_seqlens_q=documents.starts, max_seqlen_q=documents.longest)
+        output: torch.Tensor = super().forward(input_ids, position_ids, None, packed_seq_params=packed, **arguments)
         return output
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
@@ -99,7 +104,7 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
 def transformer_config(config: Config, plan: Plan, device: torch.device) -> TransformerConfig:
     """Return Megatron's configuration of the model and its layout."""
     model, parallel = config.model, config.parallel
-    on_gpu = device.type == "cuda"
+    on_gpu = device.type != "cpu"  # or on the meta device, which stands for one
     dtype = torch.bfloat16 if config.precision.dtype == "bf16" else torch.float32
     return TransformerConfig(
         num_layers=model.num_layers,
@@ -123,13 +128,14 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
+        fp8=config.precision.fp8,
+        fp8_recipe=config.precision.fp8_recipe,
         # Gradients are sums over tokens; the step divides them by the exact number of tokens of the global batch.
         calculate_per_token_loss=True,
         # Weights are filled by harness.model.initial_weights.
         perform_initialization=False,
         use_cpu_initialization=not on_gpu,
-        # With apex's kernel.
-        gradient_accumulation_fusion=on_gpu and layers._grad_accum_fusion_available,
+        gradient_accumulation_fusion=_adds_weight_gradients_in_products(device),
         masked_softmax_fusion=False,
         persist_layer_norm=False,
         # Without dropout the residual is one addition: nothing to fuse.
@@ -140,6 +146,14 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         **_communication(interleaved=plan.layout.virtual_pipeline > 1, on_gpu=on_gpu),
         **_recompute(parallel.recompute),
     )
+
+
+def _adds_weight_gradients_in_products(device: torch.device) -> bool:
+    """Return whether Megatron adds weight gradients within products, and give it the product if apex does not."""
+    if not layers._grad_accum_fusion_available and weight_gradient.product_can_add(device):
+        replace(layers, "fused_weight_gradient_mlp_cuda", weight_gradient)
+        replace(layers, "_grad_accum_fusion_available", True)
+    return bool(layers._grad_accum_fusion_available) and device.type != "cpu"
 
 
 def _communication(*, interleaved: bool, on_gpu: bool) -> dict[str, Any]:
@@ -157,10 +171,9 @@ def _communication(*, interleaved: bool, on_gpu: bool) -> dict[str, Any]:
 
 
 def _recompute(kind: str) -> dict[str, Any]:
-    if kind == "none":
+    """Return Megatron's settings. It knows nothing of what selective recomputation means here: see `settle_layers`."""
+    if kind != "full":
         return {}
-    if kind == "selective":
-        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
     return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
 
 
@@ -169,7 +182,7 @@ def _chunk(
 ) -> LanguageModel:
     model = config.model
     rotation = Rotation(model, ranks.cp)
-    return LanguageModel(
+    chunk = LanguageModel(
         model=model,
         ranks=ranks,
         rotation=rotation,
@@ -184,6 +197,8 @@ def _chunk(
         position_embedding_type="none",  # the rotation happens in the core attention
         vp_stage=virtual_stage,
     )
+    settle_layers(chunk.decoder, config.parallel.recompute)
+    return chunk
 
 
 def _mark(chunk: LanguageModel, model: ModelConfig, ranks: Ranks, first_layer: int) -> None:
@@ -205,7 +220,7 @@ def _overlaps(ranks: Ranks, device: torch.device) -> bool:
 
     This is done if several GPUs share them.
     """
-    return device.type == "cuda" and ranks.dp.size * ranks.cp.size > 1
+    return device.type != "cpu" and ranks.dp.size * ranks.cp.size > 1
 
 
 def _wrap(

@@ -49,7 +49,8 @@ class AdamW(torch.optim.AdamW):
             if not params:
                 continue
             moments = [with_moments(self.state[p], p, ADAMW) for p in params]
-            count = torch.tensor(float(group["step"]), device=params[0].device)
+            # Filled on the device: a number that is copied there would make the host wait.
+            count = torch.full((), float(group["step"]), device=params[0].device)
             torch._fused_adamw_(
                 params,
                 [p.grad for p in params],

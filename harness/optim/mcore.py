@@ -55,7 +55,7 @@ class Optimizer:
             chunks,
             config_overrides=_WITHOUT_DECAY,
         )
-        self._grad_norm = torch.zeros(())
+        self._grad_norm = self._gradient_scale = torch.zeros(())
         self.follow(settings)
 
     def follow(self, settings: Settings, frozen: Collection[str] = ()) -> None:
@@ -74,16 +74,18 @@ class Optimizer:
         self.megatron.zero_grad()
 
     @torch.no_grad()
-    def prepare(self) -> float:
+    def prepare(self, gradient_scale: torch.Tensor) -> torch.Tensor:
         """Move the reduced gradients to where the update reads them, and return their L2 norm before clipping.
 
-        Waits for the device. Every rank must call it.
+        The gradients are those that were reduced, times `gradient_scale`, a number on the device; the update multiplies
+        within its kernel. Does not wait for the device. Every rank must call it.
         """
         self.megatron.prepare_grads()
         for shard in self._frozen:
             shard.grad = None
-        self._grad_norm = self._norm()
-        return float(self._grad_norm.item())
+        self._gradient_scale = gradient_scale
+        self._grad_norm = self._norm() * gradient_scale
+        return self._grad_norm
 
     def _named_shards(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield this rank's shard of each parameter that it updates, with the parameter's name in the whole model."""
@@ -107,7 +109,7 @@ class Optimizer:
             group |= self._group_options | ({"betas": betas} if betas else {})
             # Megatron leaves it to its scheduler to apply the factor, which is 0 for norms and biases.
             group["weight_decay"] = self._weight_decay * group["wd_mult"]
-        self._clip()
+        self._scale_and_clip()
         self._make_moments_of_frozen()
         self.megatron.step_with_ready_grads()
 
@@ -176,10 +178,10 @@ class Optimizer:
             square_sum += torch.stack(torch._foreach_norm(gradients)).square().sum()
         return collectives.sum_over(square_sum, self.megatron.get_grad_stats_parallel_group()).sqrt()
 
-    def _clip(self) -> None:
-        if self._clip_grad == 0.0:
-            return
-        divisor = ((self._grad_norm + 1e-6) / self._clip_grad).clamp(min=1.0)
+    def _scale_and_clip(self) -> None:
+        divisor = 1.0 / self._gradient_scale
+        if self._clip_grad > 0.0:
+            divisor = divisor * ((self._grad_norm + 1e-6) / self._clip_grad).clamp(min=1.0)
         for part in self._parts():
             if isinstance(part.optimizer, AdamW):
                 part.optimizer.gradient_divisor = divisor

@@ -67,6 +67,12 @@ CHANGES = (
         why="It sets the state of a GPU's generator; without a GPU it only remembers to do so later.",
     ),
     Change(
+        owner="megatron.core.tensor_parallel.layers",
+        names=("fused_weight_gradient_mlp_cuda", "_grad_accum_fusion_available"),
+        made_in="harness.model.mcore",
+        why="Only apex's kernel adds weight gradients within the product; torch's product does so too on a GPU.",
+    ),
+    Change(
         owner="megatron.core.optimizer",
         names=("Adam", "USING_PYTORCH_OPTIMIZER"),
         made_in="harness.optim.mcore",

@@ -47,6 +47,7 @@ from harness.parallel.node_reports import (
 from harness.plan.plan import make_plan
 from harness.run.files import replace_file
 from harness.run.launches import BAD_NODES, CONFIG, NODES, write_bad_nodes
+from harness.version import VERSION
 
 ANSWER_WITHIN_S = 120.0
 """Seconds that rank 0 waits for the others, from its own start."""
@@ -55,7 +56,7 @@ FILES_APPEAR_WITHIN_S = 60.0
 _BYTES_ON_GPU = 64 * 2**20
 _BYTES_ON_CPU = 2**20
 _ROUNDS = 5
-_PACKAGES = ("harness", "torch", "megatron-core")
+_PACKAGES = ("torch", "megatron-core")
 
 
 def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], object]) -> list[RankReport]:
@@ -160,7 +161,8 @@ def _report(
         host=node_name(),
         device=device.name(where),
         memory_gib=device.memory_gib(where),
-        versions={name: _version(name) for name in _PACKAGES}
+        versions={"harness": VERSION}
+        | {name: _version(name) for name in _PACKAGES}
         | {"python": platform.python_version(), "cuda": device.cuda_version(where)},
         driver=device.driver_version(where),
         clock_s=time.time(),

@@ -13,9 +13,11 @@ from harness.plan.layouts import Layout, layout_problems, make_layout
 from harness.plan.memory import MemoryEstimate, heaviest_rank
 
 RULE_OF_THUMB = (
-    "what fits comes first, then no recomputation, then the least splitting; "
+    "what fits comes first, then no recomputation, or as little as it takes, then the least splitting; "
     "tensor parallelism stays within a node, and a pipeline is charged for its bubble"
 )
+_RECOMPUTATIONS: tuple[Literal["none", "selective", "full"], ...] = ("none", "selective", "full")
+"""By what they cost."""
 _TENSOR_COST = 0.04
 """Share of the step that doubling the tensor-parallel size is charged with. A guess within a node, to order by."""
 
@@ -37,8 +39,8 @@ class LayoutChoice:
 def legal_layouts(config: Config, num_gpus: int, memory_gib: float = 79, gpus_per_node: int = 8) -> list[LayoutChoice]:
     """List the layouts of `config` on `num_gpus` GPUs, best guess first (see `RULE_OF_THUMB`).
 
-    Micro-batch size and context parallelism are taken as given; stages are even and not interleaved. Recomputation of
-    whole layers is listed only where the layout does not fit without it.
+    Micro-batch size and context parallelism are taken as given; stages are even and not interleaved. More recomputation
+    than the configuration's is listed only where the layout does not fit without it.
     """
     in_shared_layout = tuple(phase for phase in config.phases if phase.parallel is None)
     config = config.model_copy(update={"phases": in_shared_layout or config.phases})
@@ -48,11 +50,12 @@ def legal_layouts(config: Config, num_gpus: int, memory_gib: float = 79, gpus_pe
             candidate = _with_sizes(config, tensor, pipeline)
             if tensor * pipeline > num_gpus or layout_problems(candidate, num_gpus):
                 continue
-            choice = _choice(candidate, num_gpus, memory_gib)
-            choices.append(choice)
-            if not choice.fits and config.parallel.recompute != "full":
-                full = candidate.parallel.model_copy(update={"recompute": "full"})
-                choices.append(_choice(candidate.model_copy(update={"parallel": full}), num_gpus, memory_gib))
+            for recompute in _RECOMPUTATIONS[_RECOMPUTATIONS.index(config.parallel.recompute) :]:
+                parallel = candidate.parallel.model_copy(update={"recompute": recompute})
+                choice = _choice(candidate.model_copy(update={"parallel": parallel}), num_gpus, memory_gib)
+                choices.append(choice)
+                if choice.fits:
+                    break
     return sorted(choices, key=_order)
 
 
@@ -62,11 +65,11 @@ def pipeline_bubble(layout: Layout, num_microbatches: int) -> float:
     return waiting / (num_microbatches * layout.virtual_pipeline + waiting)
 
 
-def _order(choice: LayoutChoice) -> tuple[bool, bool, int, float]:
+def _order(choice: LayoutChoice) -> tuple[bool, int, int, float]:
     layout = choice.layout
     splits = math.prod(layout.sizes(COPY_AXES).values())
     cost = choice.bubble + _TENSOR_COST * math.log2(layout.tensor)
-    return (not choice.fits, choice.recompute == "full", splits, cost)
+    return (not choice.fits, _RECOMPUTATIONS.index(choice.recompute), splits, cost)
 
 
 def _choice(config: Config, num_gpus: int, memory_gib: float) -> LayoutChoice:

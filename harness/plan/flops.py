@@ -36,13 +36,11 @@ def hardware_flops_per_token(
 ) -> int:
     """Return the FLOPs per token that the hardware executes: the numerator of HFU, causal attention.
 
-    Flash attention computes the scores again in backward (5 matrix products against 2 in forward). `selective`
-    runs the core attention once more, `full` the whole forward of every layer, but not the output layer.
+    Flash attention computes the scores again in backward (5 matrix products against 2 in forward). `selective` computes
+    no product again, `full` the whole forward of every layer, but not the output layer.
     """
     attention = _forward_attention(model, seq_length)
     executed = 3 * _forward_linear(model) + attention * 7 // 2
-    if recompute == "selective":
-        return executed + attention
     if recompute == "full":
         in_layers = (parameter for parameter in parameter_table(model) if parameter.layer is not None)
         return executed + attention + 2 * sum(parameter.num_multiplied for parameter in in_layers)

@@ -32,7 +32,7 @@ _FILE_WIDTH = 160
 
 
 class Trace(Protocol):
-    """Memory that the real program takes under a plan (see `harness.trace`)."""
+    """Needs of the real program under a plan (see `harness.trace`)."""
 
     def record(self) -> list[dict[str, Any]]:
         """Return it as plain numbers under stable names."""

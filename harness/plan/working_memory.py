@@ -5,10 +5,11 @@ groups of size d, f MLP width):
 
     4*h                  inputs of both norms and of the projections behind them; split over tensor-parallel ranks only
                          with sequence parallelism
-    (2*a + 2*g)*d        queries, keys, values and the attention's output; always split, as is the rest
-    (a + g)*d            the rotated queries and keys, beside the projection that they come from
+    (2*a + 2*g)*d        rotated queries and keys, values, and the attention's output; always split, as is the rest
     3*f                  gate, up projection and activation (2*f if not gated)
     a, and 2             fp32 numbers: the sum of each row of the softmax, and the root of each norm (LayerNorm: 4)
+
+Selective recomputation computes the inputs of the projections behind norms (2*h) and behind the activation (f) again.
 
 The peak is at one of four moments of the backward pass of a micro-batch: at the output layer, or at the second
 projection, the activation or the first projection of the last layer's MLP. The gradient of a weight is whole, in the
@@ -88,11 +89,16 @@ class _Step:
         hidden, stream = self._model.hidden_size, self._stream
         first, second = self._width(_FIRST_OF_MLP), self._width(_SECOND_OF_MLP)
         kept = self._in_layers()
+        # Selective recomputation has made the inputs of the projections again, each for its moment.
+        again = self._recompute == "selective"
+        activated, normed = (second, stream) if again else (0, 0)
         # A gradient of the residual stream stands beside those of each projection and of the activation.
-        yield self._moment(kept, numbers=stream + second + (hidden if self._gathers else 0), weight=_SECOND_OF_MLP)
-        yield self._moment(kept - self._bytes(second), numbers=stream + second + first)
+        gathered = hidden if self._gathers else 0
+        yield self._moment(kept, numbers=stream + second + gathered + activated, weight=_SECOND_OF_MLP)
+        kept -= self._bytes(0 if again else second)
+        yield self._moment(kept, numbers=stream + second + first)
         given = hidden + (stream if self._gathers else 0)
-        yield self._moment(kept - self._bytes(second + first), numbers=stream + first + given, weight=_FIRST_OF_MLP)
+        yield self._moment(kept - self._bytes(first), numbers=stream + first + given + normed, weight=_FIRST_OF_MLP)
         if self._is_last:
             kept = self._between_layers() + self._behind_layers()
             logits = self._bytes(self._model.padded_vocab_size // self._layout.tensor)
@@ -140,8 +146,10 @@ class _Step:
         tensor = self._layout.tensor
         heads, groups = self._model.num_attention_heads, self._model.query_groups
         numbers = 4 * self._stream + _numbers_inside(self._model) // tensor
-        numbers += _beside_qkv(self._model, self._recompute) // tensor
-        rows = 0 if self._recompute == "selective" else heads // tensor
+        numbers += _beside_normed_heads(self._model) // tensor
+        if self._recompute == "selective":
+            numbers -= 2 * self._stream + self._width(_SECOND_OF_MLP)
+        rows = heads // tensor
         if self._model.qk_layernorm:
             rows += self._numbers_of_norm * (heads + groups) // tensor
         return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + 2 * self._norm_bytes()
@@ -184,14 +192,14 @@ def _numbers_inside(model: ModelConfig) -> int:
     )
 
 
-def _beside_qkv(model: ModelConfig, recompute: str) -> int:
-    """Return the numbers per token that attention keeps beside the projection to queries, keys and values.
+def _beside_normed_heads(model: ModelConfig) -> int:
+    """Return the numbers per token that attention keeps in front of norms of queries and keys.
 
-    Values are a view of the projection, which keeps all of it. Queries are copied out of it where several heads share
-    keys and values; a norm of theirs keeps the copy. Queries and keys are rotated into tensors of their own, unless
-    selective recomputation rotates again.
+    Without such norms the cut of the projection rotates as well, and nothing of the projection is kept. With them
+    values and keys are views of it, which keep all of it, and queries are copied out of it where several heads share
+    keys.
     """
+    if not model.qk_layernorm:
+        return 0
     heads, groups = model.num_attention_heads, model.query_groups
-    is_copy_kept = groups < heads and (model.qk_layernorm or recompute == "selective")
-    num_rotated = 0 if recompute == "selective" else heads + groups
-    return (num_rotated + (heads if is_copy_kept else 0)) * model.head_size
+    return (heads + groups + (heads if groups < heads else 0)) * model.head_size

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 Part = Literal["weights", "gradients", "optimizer", "activations", "logits", "temporary"]
-"""Purpose of memory. Activations and logits are made in a forward pass, also in one that is repeated; temporary is what
-backward, the update and everything else make."""
+"""Purposes of memory. Activations and logits are made in a forward pass, also in one that is repeated; temporary is
+what backward, the update and everything else make."""
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -82,7 +82,7 @@ class StageFindings:
     held: tuple[Tensors, ...]
     """Tensors that are alive at the peak, most bytes first."""
     made: tuple[Tensors, ...]
-    """Tensors that the step makes from beginning to end, most bytes first; also those that are gone at the peak."""
+    """Tensors that the step makes, most bytes first; also those that are gone at the peak."""
     host_waits: tuple[HostWait, ...]
     collectives: tuple[Collective, ...]
 

@@ -73,12 +73,12 @@ def _take_steps(request: Request, plan: Plan, ranks: Ranks, recorder: Recorder) 
             recorder.begin()
         # As harness.train.steps.step does.
         optimizer.zero_grad()
-        pipeline.forward_backward(
+        sums = pipeline.forward_backward(
             [batch] * num_microbatches,
             expected_tokens=num_microbatches * phase.micro_batch_size * phase.seq_length * plan.layout.data,
             flags=(False,),
         )
-        optimizer.prepare()
+        pipeline.read(sums, optimizer.prepare(sums.gradient_scale))
         optimizer.update(phase.peak_learning_rate)
     return recorder.findings(pipeline_rank=request.pipeline_rank, num_microbatches=num_microbatches)
 

@@ -1,8 +1,8 @@
 """Everything of torch and of the harness that a trace replaces: one table, and the way to do it.
 
-What the model does on a GPU it must do on the meta device too; what it decides by the kind of device is decided here as
-on a GPU. A row goes when the code itself treats the meta device as it treats a GPU. What is asked of torch's operators
-is answered in `harness.trace.observer`, without replacing anything.
+The code itself treats the meta device as it treats a GPU: kernels allocate their outputs there, and are not launched.
+What is left is what an imagined world cannot do. What is asked of torch's operators is answered in
+`harness.trace.observer`, without replacing anything.
 """
 
 from __future__ import annotations
@@ -12,14 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from harness.model.context import WHOLE
 from harness.parallel.imagined_world import imagined_groups, same_from_all
 from harness.parallel.ranks import Ranks
-from harness.trace import compiled_functions
-
-_GPU = torch.device("cuda")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +31,6 @@ class Substitution:
 
 def _nothing(_there: object) -> Callable[..., None]:
     return lambda *_arguments, **_keywords: None
-
-
-def _as_on_gpu(there: Callable[..., Any]) -> Callable[..., Any]:
-    """Call a function that takes the device as its last argument with a GPU in its place."""
-    return lambda *arguments, **keywords: there(*arguments[:-1], _GPU, **keywords)
 
 
 def _with_whole_sequences(block_spec: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,25 +61,9 @@ SUBSTITUTIONS = (
     ),
     Substitution(
         module="harness.model.mcore",
-        name="transformer_config",
-        why="On a GPU outputs that were sent are dropped, and sends overlap the computation.",
-        substitute=_as_on_gpu,
-    ),
-    Substitution(
-        module="harness.model.mcore",
-        name="_overlaps",
-        why="On GPUs gradients are reduced, and parameters gathered, during the computation.",
-        substitute=_as_on_gpu,
-    ),
-    Substitution(
-        module="harness.model.mcore",
         name="block_spec",
         why="Context parallelism needs Transformer Engine; its ranks are traced with our layers on their own tokens.",
         substitute=_with_whole_sequences,
-    ),
-    *(
-        Substitution(module=module, name=name, why=why, substitute=substitute)
-        for module, name, why, substitute in compiled_functions.ROWS
     ),
 )
 

@@ -101,6 +101,18 @@ REFUSED = [
         "precision.dtype: must be bf16 with context_parallel_size 2, given fp32; or take context_parallel_size 1",
     ),
     (
+        ("precision.fp8=hybrid", "precision.dtype=fp32"),
+        "precision.fp8: needs dtype bf16, given fp32; set that, or leave fp8 out",
+    ),
+    (
+        ("precision.fp8=hybrid", "model.ffn_hidden_size=72"),
+        "model.ffn_hidden_size: must be a multiple of 16 (16 a tensor-parallel rank) with precision.fp8, given 72",
+    ),
+    (
+        ("precision.fp8=hybrid", "phases.0.seq_length=68", "parallel.micro_batch_size=1"),
+        "phases.0.seq_length: gives a rank 68 tokens of a micro-batch; precision.fp8 takes multiples of 8",
+    ),
+    (
         ("phases.0.blend={zh: 1, enn: 1}",),
         "phases.0.blend.enn: is not a channel of data.channels; did you mean 'en'? (channels: zh, en)",
     ),

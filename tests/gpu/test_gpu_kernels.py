@@ -6,21 +6,19 @@ bf16 inputs are rounded before both sides see them, so what is compared is the k
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import functional
 
 from harness.config.schema import ModelConfig
-from harness.model.activation import geglu, gelu, swiglu
-from harness.model.attention import SdpaCoreAttention, causal_segments, slow_kernels_on
+from harness.model import rotary
+from harness.model.activation import KINDS, Activation
+from harness.model.attention import CoreAttention, slow_kernels_on
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
-from harness.model.fusion import on_device
-from harness.model.norm import RMSNorm
-from harness.model.rotary import Rotation, rotate
-
-# torch's compiler warns about itself, and about fp32 products that could be faster with less precision.
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:TensorFloat32", "ignore:Online softmax")
+from harness.model.norm import RMSNorm, rms_norm_behind_sum
+from harness.model.rotary import Rotation
 
 TOLERANCES = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.bfloat16: {"rtol": 3e-2, "atol": 5e-2}}
 DTYPES = list(TOLERANCES)
@@ -49,9 +47,9 @@ def random(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("function", [swiglu, geglu, gelu])
-def test_activation(function: Callable[[torch.Tensor], torch.Tensor], dtype: torch.dtype) -> None:
-    assert_same(on_device(function, torch.device("cuda")), function, random(256, 2, 512, dtype=dtype))
+@pytest.mark.parametrize("kind", KINDS)
+def test_activation(kind: str, dtype: torch.dtype) -> None:
+    assert_same(Activation(kind=kind), KINDS[kind].plain, random(256, 2, 512, dtype=dtype))
 
 
 def attention_model(head_size: int) -> ModelConfig:
@@ -65,38 +63,67 @@ def attention_model(head_size: int) -> ModelConfig:
     )
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("head_size", [64, 128])
-def test_rotation(head_size: int, dtype: torch.dtype, device: torch.device) -> None:
-    rotation = Rotation(attention_model(head_size))
+def exactly_rotated(rotation: Rotation, x: torch.Tensor) -> torch.Tensor:
     cos, sin = rotation._table(256, torch.device("cpu"))
-
-    def exact(x: torch.Tensor) -> torch.Tensor:
-        first, second = x.chunk(2, dim=-1)
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-    assert_same(rotation, exact, random(256, 2, 8, head_size, dtype=dtype))
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("head_size", [64, 128])
-@pytest.mark.parametrize("borders", [False, True])
-def test_attention(head_size: int, borders: bool, dtype: torch.dtype) -> None:
+def test_rotation(head_size: int, dtype: torch.dtype) -> None:
     rotation = Rotation(attention_model(head_size))
-    attention = SdpaCoreAttention(rotation=rotation)
-    segments = (torch.arange(256) // 100).repeat(2, 1) if borders else None
-    mask = torch.ones(256, 256, dtype=torch.bool).tril() if segments is None else causal_segments(segments)
+    x = random(256, 2, 8, head_size, dtype=dtype)
+    assert_same(rotation, lambda y: exactly_rotated(rotation, y), x)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_size", [64, 128])
+@pytest.mark.parametrize("by_sample", [False, True])
+def test_cut_and_rotation(by_sample: bool, head_size: int, dtype: torch.dtype) -> None:
+    rotation = Rotation(attention_model(head_size))
+
+    def exact(mixed: torch.Tensor) -> torch.Tensor:
+        query, key, value = rotary.split(mixed, head_size)
+        return torch.cat((exactly_rotated(rotation, query), exactly_rotated(rotation, key), value), dim=2)
+
+    mixed = random(256, 2, 2, 6 * head_size, dtype=dtype)
+    assert_same(lambda x: torch.cat(rotation.split(x, head_size, by_sample=by_sample), dim=2), exact, mixed)
+
+
+STARTS = [0, 100, 256, 300, 301, 512]
+"""Documents of two samples of 256 tokens."""
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("head_size", [64, 128])
+@pytest.mark.parametrize("starts", [None, STARTS], ids=["samples", "documents"])
+def test_attention(starts: list[int] | None, head_size: int, dtype: torch.dtype, device: torch.device) -> None:
+    number = torch.bucketize(torch.arange(512), torch.tensor(starts or [0, 256, 512]), right=True).view(2, 1, 256)
+    mask = (number[..., None] == number[:, :, None]) & torch.ones(256, 256, dtype=torch.bool).tril()
+    packed = None
+    if starts is not None:
+        packed = SimpleNamespace(cu_seqlens_q=torch.tensor(starts, dtype=torch.int32, device=device), max_seqlen_q=211)
 
     def exact(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        query, key = (rotate(x.float(), *rotation._table(256, torch.device("cpu"))).double() for x in (query, key))
         key, value = (x.repeat_interleave(4, dim=2) for x in (key, value))
         scores = torch.einsum("sbnd,tbnd->bnst", query, key) / head_size**0.5
         weights = scores.masked_fill(~mask, float("-inf")).softmax(-1)
         return torch.einsum("bnst,tbnd->sbnd", weights, value).flatten(2)
 
     heads = [random(256, 2, number, head_size, dtype=dtype, seed=number) for number in (8, 2, 2)]
-    on_gpu = None if segments is None else causal_segments(segments.cuda())
-    assert_same(lambda q, k, v: attention(q, k, v, on_gpu), exact, *heads)
+    assert_same(lambda q, k, v: CoreAttention()(q, k, v, packed_seq_params=packed), exact, *heads)
+
+
+def test_documents_make_no_square_matrix(device: torch.device) -> None:
+    length = 8192
+    parts = [torch.randn(length, 1, heads, 64, device=device, dtype=torch.bfloat16) for heads in (8, 2, 2)]
+    starts = torch.arange(0, length + 1, 512, device=device, dtype=torch.int32)
+    packed = SimpleNamespace(cu_seqlens_q=starts, max_seqlen_q=512)
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    CoreAttention()(*parts, packed_seq_params=packed)
+    assert torch.cuda.max_memory_allocated() - before < length * length / 2
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -117,8 +144,6 @@ def test_cross_entropy_needs_no_copy_of_the_logits() -> None:
     logits = torch.randn(4096, 1, 128256, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     labels = torch.randint(128256, (4096, 1), device="cuda")
     shard = VocabularyShard(first_id=0, num_true=128256, group=None)
-    cross_entropy(logits * 1, labels, shard).sum().backward()  # compiles
-    logits.grad = None
     copy = logits * 1
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
@@ -128,13 +153,30 @@ def test_cross_entropy_needs_no_copy_of_the_logits() -> None:
     assert torch.cuda.max_memory_allocated() - before < 0.1 * logits.numel() * 2
 
 
-def test_rms_norm_in_bf16() -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [64, 1024, 4096])
+def test_rms_norm(width: int, dtype: torch.dtype) -> None:
     class Settings:
-        params_dtype = torch.bfloat16
+        params_dtype = dtype
         sequence_parallel = False
 
-    norm = RMSNorm(Settings(), 1024)
-    assert_same(norm, lambda x: functional.rms_norm(x, (1024,), eps=1e-5), random(256, 2, 1024, dtype=torch.bfloat16))
+    norm = RMSNorm(Settings(), width)
+    assert_same(norm, lambda x: functional.rms_norm(x, (width,), eps=1e-5), random(256, 2, width, dtype=dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rms_norm_behind_a_sum(dtype: torch.dtype) -> None:
+    def exact(x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        total = x + residual
+        return torch.cat((total, functional.rms_norm(total, (1024,), weight, eps=1e-5)))
+
+    parts = [random(256, 2, 1024, dtype=dtype, seed=seed) for seed in (1, 2)]
+    assert_same(
+        lambda x, residual, weight: torch.cat(rms_norm_behind_sum(x, residual, weight, 1e-5)),
+        exact,
+        *parts,
+        random(1024, dtype=dtype, seed=3),
+    )
 
 
 def test_attention_is_as_fast_as_torch_can_make_it(device: torch.device) -> None:

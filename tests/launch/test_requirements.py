@@ -22,6 +22,19 @@ def test_without_context_parallelism_nothing_is_needed() -> None:
     require_installed(config(1), num_gpus=0, module="no_such_module")
 
 
+def test_fp8_without_transformer_engine_or_a_gpu_is_refused() -> None:
+    asks = load_config(CONFIG, ("precision.fp8=hybrid",))
+    with pytest.raises(ConfigError) as refused:
+        require_installed(asks, num_gpus=8, module="no_such_module")
+    assert refused.value.problems == [
+        "precision.fp8: products are to be computed in fp8 (hybrid), which needs Transformer Engine, and that is not "
+        "installed; on a machine with GPUs: pip install 'harness[transformer-engine]', or leave precision.fp8 out"
+    ]
+    with pytest.raises(ConfigError, match="needs GPUs, and this machine has none; leave precision.fp8 out"):
+        require_installed(asks, num_gpus=0, module="json")
+    require_installed(asks, num_gpus=8, module="json")
+
+
 def test_context_parallelism_without_transformer_engine_is_refused() -> None:
     with pytest.raises(ConfigError) as refused:
         require_installed(config(2), num_gpus=8, module="no_such_module")

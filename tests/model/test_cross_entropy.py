@@ -8,6 +8,7 @@ import worlds
 from pool import Pool
 from torch.nn import functional
 
+from harness.model import cross_entropy as module
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
 
 S, B, TRUE, PADDED = 6, 3, 101, 128
@@ -94,9 +95,10 @@ def test_bf16_logits_are_summed_in_fp32() -> None:
     torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-2, atol=1e-4)
 
 
-def test_chunks_of_rows_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rows", [1, 5, 17])
+def test_chunks_of_rows_do_not_show(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ours(*example(), 1e-2)
-    monkeypatch.setitem(__import__("harness.model.cross_entropy", fromlist=["x"])._CHUNK_BYTES, "cpu", 4 * TRUE * 3)
+    monkeypatch.setattr(module, "_CHUNK_BYTES", rows * 4 * PADDED)
     chunked = ours(*example(), 1e-2)
     assert all(torch.equal(one, other) for one, other in zip(whole, chunked, strict=True))
 

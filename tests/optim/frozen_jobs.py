@@ -57,7 +57,7 @@ def updates(
             for chunk in chunks:
                 for parameter in chunk.parameters():
                     parameter.main_grad.fill_(1.0)
-            norms.append(optimizer.prepare())
+            norms.append(float(optimizer.prepare(torch.ones(()))))
             optimizer.update(0.1)
             seen.append(weights())
         parts = optimizer.megatron.chained_optimizers

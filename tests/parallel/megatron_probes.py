@@ -23,10 +23,12 @@ from megatron.core import optimizer as megatron_optimizer  # noqa: E402
 from megatron.core.dist_checkpointing import serialization  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import common, filesystem_async, state_dict_saver  # noqa: E402
 from megatron.core.optimizer import distrib_optimizer  # noqa: E402
+from megatron.core.tensor_parallel import layers  # noqa: E402
 from megatron.core.tensor_parallel import random as megatron_random  # noqa: E402
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner  # noqa: E402
 
 CUDA = "torch.cuda"
+LAYERS = "megatron.core.tensor_parallel.layers"
 OPTIMIZER = "megatron.core.optimizer"
 SHARDED = f"{OPTIMIZER}.distrib_optimizer"
 SAVING = "megatron.core.dist_checkpointing.serialization"
@@ -120,6 +122,8 @@ PROBES: dict[str, Callable[[], bool]] = {
     "megatron.core.tensor_parallel.random._set_cuda_rng_state": lambda: leaves_the_cpu_alone(
         megatron_random._set_cuda_rng_state
     ),
+    f"{LAYERS}.fused_weight_gradient_mlp_cuda": lambda: not hasattr(layers, "fused_weight_gradient_mlp_cuda"),
+    f"{LAYERS}._grad_accum_fusion_available": lambda: not layers._grad_accum_fusion_available,
     f"{OPTIMIZER}.Adam": torch_keeps_a_step_per_parameter,
     f"{OPTIMIZER}.USING_PYTORCH_OPTIMIZER": torch_keeps_a_step_per_parameter,
     f"{SHARDED}.Adam": lambda: issubclass(distrib_optimizer.Adam, torch.optim.Adam),

@@ -1,109 +1,106 @@
-"""The transformer layer: Megatron's with our parts where its fallbacks are slow or refuse, or Transformer Engine's.
+"""The transformer layer: Megatron's modules, with our own way through them.
 
-Both rotate queries and keys before the core attention, by the same `Rotation`, and both have the same activation. Their
-checkpoints have the same keys, so a run may go on with the other one.
+Shapes: S sequence, B micro batch, H hidden size.
 """
 
 from __future__ import annotations
 
-import functools
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
-from harness.config.schema import Config, ModelConfig
-from harness.errors import ConfigError
-from harness.model.activation import Activation
-from harness.model.attention import SdpaCoreAttention, rotated
-from harness.model.norm import LayerNorm, RMSNorm
+from harness.model.norm import LayerNorm, RMSNorm, hand_over
+from harness.model.recompute import cheap_tensors_again
 from harness.model.rotary import Rotation
 from harness.parallel import cpu
-from harness.parallel.ranks import Ranks
 
 cpu.prepare()
 
-from megatron.core.models.gpt.gpt_layer_specs import (  # noqa: E402 (the CPU must be prepared first)
-    HAVE_TE,
-    get_gpt_layer_local_spec,
-    get_gpt_layer_with_transformer_engine_spec,
-)
-from megatron.core.transformer import TransformerConfig  # noqa: E402
-from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
-from megatron.core.transformer.transformer_block import (  # noqa: E402
-    TransformerBlockSubmodules,
-    get_num_layers_to_build,
-)
+from megatron.core.transformer.attention import SelfAttention  # noqa: E402 (the CPU must be prepared first)
+from megatron.core.transformer.transformer_layer import TransformerLayer  # noqa: E402
 
 
-def block_spec(
-    config: Config,
-    transformer: TransformerConfig,
-    ranks: Ranks,
-    rotation: Rotation,
-    virtual_stage: int | None,
-    device: torch.device,
-) -> TransformerBlockSubmodules:
-    """Return the layers of one model chunk, and the norm after the last one.
+class Layer(TransformerLayer):  # type: ignore[misc]
+    """Attention and MLP, each behind a norm and beside the residual stream.
 
-    Raises:
-        ConfigError: Ranks are to share sequences, but Transformer Engine is missing or cannot be imported.
+    Megatron adds to the stream and normalizes it in two steps; here each addition and the norm behind it are one. The
+    norm behind the last addition is the next layer's.
     """
-    if uses_transformer_engine(config, device):
-        layer, norm = _transformer_engine_layer(config, rotation)
-    elif ranks.cp.size > 1:
-        raise ConfigError(
-            [
-                f"parallel.context_parallel_size: {ranks.cp.size} ranks are to share a sequence, which needs GPUs and "
-                "Transformer Engine, but it cannot be imported here; see `harness doctor`, or take "
-                "context_parallel_size 1"
-            ]
-        )
-    else:
-        layer, norm = _own_layer(config.model, rotation)
-    mlp = layer.submodules.mlp
-    # Megatron 0.16 describes the MLP by a specification, 0.19 by a call that is still to be made.
-    parts = mlp.keywords["submodules"] if isinstance(mlp, functools.partial) else mlp.submodules
-    parts.activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
-    num_layers = get_num_layers_to_build(transformer, vp_stage=virtual_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
+
+    computes_cheap_tensors_again = False
+    """Set for `parallel.recompute: selective`: autograd keeps recipes of cheap tensors."""
+    norm_behind: tuple[nn.Module] | None = None
+    """The norm that reads what this layer returns, if it is on this rank; in a tuple, because it is no part of this."""
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        packed_seq_params: Any = None,  # noqa: ANN401 (Megatron's PackedSeqParams)
+        **_megatron_arguments: Any,  # noqa: ANN401 (for inference, cross attention and Megatron's own rotation)
+    ) -> tuple[torch.Tensor, None]:
+        """Return the stream behind this layer, `[S, B, H]`, and no context of a cross attention."""
+        with cheap_tensors_again() if self.computes_cheap_tensors_again else nullcontext():
+            attended, bias = self.self_attention(
+                self.input_layernorm(hidden_states),
+                attention_mask=attention_mask,
+                packed_seq_params=packed_seq_params,
+            )
+            stream, normed = _add_and_norm(self.pre_mlp_layernorm, _with(bias, attended), hidden_states)
+            output, bias = self.mlp(normed)
+            if self.norm_behind is None:
+                return _with(bias, output) + stream, None
+            (norm,) = self.norm_behind
+            stream, normed = _add_and_norm(norm, _with(bias, output), stream)
+            return hand_over(stream, norm, normed), None
 
 
-def uses_transformer_engine(config: Config, device: torch.device) -> bool:
-    """Return whether layers are made of Transformer Engine's modules: on a GPU, if it is installed, in bf16.
+class RotatingSelfAttention(SelfAttention):  # type: ignore[misc]
+    """Megatron's self-attention with our rotation, in the same step as the cut of the QKV projection.
 
-    Its fast attention does not support fp32.
+    Megatron's own rotation computes its tables anew in every layer, unless Transformer Engine does it.
     """
-    return bool(HAVE_TE) and device.type == "cuda" and config.precision.dtype == "bf16"
+
+    def __init__(self, *arguments: Any, rotation: Rotation, by_sample: bool, **keywords: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments, **keywords)
+        self.rotation = rotation
+        self._by_sample = by_sample
+
+    def get_query_key_value_tensors(
+        self,
+        hidden_states: torch.Tensor,
+        key_value_states: torch.Tensor | None = None,
+        **_megatron_arguments: Any,  # noqa: ANN401
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return rotated queries, rotated keys, and values: `[S, B, heads, head size]`."""
+        shares_groups = self.config.num_query_groups < self.config.tensor_model_parallel_size
+        if self.config.qk_layernorm or shares_groups:
+            query, key, value = super().get_query_key_value_tensors(hidden_states, key_value_states)
+            return self.rotation(query), self.rotation(key), value
+        mixed, _ = super().get_query_key_value_tensors(hidden_states, key_value_states, split_qkv=False)
+        return self.rotation.split(mixed, self.hidden_size_per_attention_head, by_sample=self._by_sample)
 
 
-def _own_layer(model: ModelConfig, rotation: Rotation) -> tuple[ModuleSpec, type[Any]]:
-    norm = RMSNorm if model.normalization == "RMSNorm" else LayerNorm
-    layer = get_gpt_layer_local_spec(qk_layernorm=model.qk_layernorm, normalization=model.normalization)
-    layer.submodules.input_layernorm = norm
-    layer.submodules.pre_mlp_layernorm = norm
-    attention = layer.submodules.self_attention.submodules
-    attention.core_attention = _own_attention(rotation)
-    if model.qk_layernorm:
-        attention.q_layernorm = attention.k_layernorm = norm
-    return layer, norm
+def join_layers(layers: Any, final_norm: nn.Module | None) -> None:  # noqa: ANN401 (a ModuleList)
+    """Let every layer normalize for the one behind it, and the last for the norm behind all, if it is on this rank."""
+    norms = [*(layer.input_layernorm for layer in layers[1:]), final_norm]
+    for layer, norm in zip(layers, norms, strict=True):
+        layer.norm_behind = (norm,) if isinstance(norm, RMSNorm | LayerNorm) else None
 
 
-def _transformer_engine_layer(config: Config, rotation: Rotation) -> tuple[ModuleSpec, type[Any]]:
-    """Return Transformer Engine's layer and norm.
-
-    With resets at document borders it has our attention: Transformer Engine takes an arbitrary mask only in its unfused
-    kernels.
-    """
-    from megatron.core.extensions.transformer_engine import TENorm
-
-    layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.model.qk_layernorm)
-    attention = layer.submodules.self_attention.submodules
-    if config.data.reset_at_document_borders:
-        attention.core_attention = _own_attention(rotation)
-    else:
-        attention.core_attention = rotated(attention.core_attention, rotation)
-    return layer, TENorm
+def _add_and_norm(
+    norm: Any,  # noqa: ANN401 (ours, or Transformer Engine's placeholder where its projection normalizes)
+    x: torch.Tensor,
+    residual: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if isinstance(norm, RMSNorm | LayerNorm):
+        total, normed = norm(x, residual)
+        return total, normed
+    total = x + residual
+    return total, norm(total)
 
 
-def _own_attention(rotation: Rotation) -> ModuleSpec:
-    return ModuleSpec(module=SdpaCoreAttention, params={"rotation": rotation})
+def _with(bias: torch.Tensor | None, x: torch.Tensor) -> torch.Tensor:
+    return x if bias is None else x + bias

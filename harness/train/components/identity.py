@@ -10,6 +10,7 @@ import xxhash
 from harness.config.load import dump_config
 from harness.config.schema import Config
 from harness.run.checkpoints.manifest import Versions
+from harness.version import VERSION
 
 
 def config_hash(config: Config) -> str:
@@ -20,7 +21,7 @@ def config_hash(config: Config) -> str:
 def versions() -> Versions:
     """Return the versions of the running programs."""
     return Versions(
-        harness=version("harness"),
+        harness=VERSION,
         megatron_core=version("megatron-core"),
         torch=version("torch"),
         python=platform.python_version(),

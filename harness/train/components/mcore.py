@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from harness.data.batch import Batch
+from harness.model.attention import Documents
 from harness.model.context import own_part
 from harness.model.loss import by_channel, per_sample_sums
 from harness.parallel import collectives, cpu
@@ -39,6 +40,16 @@ class Totals:
     """Number of ranks that raised each flag."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepSums:
+    """The same sums, still on the device, for which the host has not waited."""
+
+    values: torch.Tensor
+    """Losses, tokens and flags one behind the other: `[2·C + flags]`, fp64."""
+    gradient_scale: torch.Tensor
+    """A number to multiply the gradients with: above 1 if tokens did not count."""
+
+
 class Pipeline:
     """This rank's model chunks, driven by Megatron's schedule for the layout."""
 
@@ -57,14 +68,14 @@ class Pipeline:
         self._sums = torch.zeros(2, num_channels, dtype=torch.float64, device=self._device)
         self._flags: Sequence[bool] = ()
         self._expected_tokens = 1
-        self._totals: Totals | None = None
+        self._step_sums: StepSums | None = None
 
     def forward_backward(
         self, micro_batches: Sequence[Batch | None], *, expected_tokens: int, flags: Sequence[bool]
-    ) -> Totals:
-        """Run forward and backward of one step. The gradient buffers then hold the mean gradient over all tokens.
+    ) -> StepSums:
+        """Run forward and backward of one step, without waiting for the device. Every rank must call it.
 
-        Every rank must call it.
+        The gradient buffers then hold the sum over all tokens that count, over `expected_tokens`.
 
         Args:
             micro_batches: This data-parallel rank's micro-batches; None each on a stage that reads no tokens.
@@ -75,8 +86,8 @@ class Pipeline:
             chunk.zero_grad_buffer()
         self._begin(expected_tokens, flags)
         self._run(micro_batches, forward_only=False)
-        assert self._totals is not None, "the schedule did not finalize the gradients"
-        return self._totals
+        assert self._step_sums is not None, "the schedule did not finalize the gradients"
+        return self._step_sums
 
     @torch.no_grad()
     def forward(self, micro_batches: Sequence[Batch | None], *, flags: Sequence[bool]) -> Totals:
@@ -87,7 +98,17 @@ class Pipeline:
         self._run(micro_batches, forward_only=True)
         for chunk in self.chunks:
             chunk.train()
-        return self._reduce()
+        totals, _ = self.read(self._reduce())
+        return totals
+
+    def read(self, sums: StepSums, *numbers: torch.Tensor) -> tuple[Totals, list[float]]:
+        """Return the sums, and further numbers of the device. Waits for the device, once for all."""
+        read = torch.cat((sums.values, *(number.double().reshape(1) for number in numbers))).tolist()
+        count, end = self._num_channels, sums.values.numel()
+        totals = Totals(
+            loss_sums=tuple(read[:count]), num_tokens=tuple(read[count : 2 * count]), flags=tuple(read[2 * count : end])
+        )
+        return totals, read[end:]
 
     def last_sample_losses(self) -> list[tuple[float, float]]:
         """Return (summed loss, tokens) of each sample of the last micro-batches, in order. Empty off the last stage."""
@@ -96,7 +117,7 @@ class Pipeline:
         return [(loss, tokens) for part in self._per_sample for loss, tokens in part.tolist()]
 
     def _begin(self, expected_tokens: int, flags: Sequence[bool]) -> None:
-        self._totals = None
+        self._step_sums = None
         self._sums.zero_()
         self._per_sample.clear()
         self._flags = flags
@@ -120,14 +141,14 @@ class Pipeline:
         if waiting is None:
             return model(None, None, None), None
         batch = self._own_part(waiting.to(self._device))
-        output = model(batch.tokens_BS, None, batch.segment_ids_BS, labels=batch.labels_BS)
+        output = model(batch.tokens_BS, None, _documents(batch), labels=batch.labels_BS)
         return output, lambda loss_BS: self._loss(loss_BS, batch)
 
     def _own_part(self, batch: Batch) -> Batch:
         """Return this rank's part of a batch: with context parallelism, its two slices of every sequence.
 
         Each context-parallel rank counts the loss of its own tokens, so sums over all ranks count every token once.
-        Document numbers are not cut, because context parallelism excludes resets at document borders.
+        Documents are not cut, because context parallelism excludes resets at document borders.
         """
         cp = self._ranks.cp
         return replace(
@@ -149,18 +170,19 @@ class Pipeline:
     def _finalize(self, chunks: list[Any], _num_tokens: object, **arguments: Any) -> None:  # noqa: ANN401 (Megatron's)
         """Finalize gradients as Megatron does, with our reduction in place of its count of tokens."""
         finalize_model_grads(chunks, None, **arguments)
-        self._totals = self._reduce()
-        counted = sum(self._totals.num_tokens)
-        if counted not in (0, self._expected_tokens):
-            for chunk in chunks:
-                chunk.scale_gradients(self._expected_tokens / counted)
+        self._step_sums = self._reduce()
 
-    def _reduce(self) -> Totals:
-        own = torch.tensor([float(flag) for flag in self._flags], dtype=torch.float64, device=self._device)
-        everything = collectives.sum_over(torch.cat((self._sums.flatten(), own))).tolist()
-        count = self._num_channels
-        return Totals(
-            loss_sums=tuple(everything[:count]),
-            num_tokens=tuple(everything[count : 2 * count]),
-            flags=tuple(everything[2 * count :]),
-        )
+    def _reduce(self) -> StepSums:
+        own = torch.zeros(len(self._flags), dtype=torch.float64, device=self._device)
+        for place in (place for place, flag in enumerate(self._flags) if flag):
+            own[place].fill_(1.0)  # on the device: a list that is copied there would make the host wait
+        values = collectives.sum_over(torch.cat((self._sums.flatten(), own)))
+        counted = values[self._num_channels : 2 * self._num_channels].sum()
+        scale = torch.where(counted > 0, self._expected_tokens / counted, 1.0)
+        return StepSums(values=values, gradient_scale=scale.float())
+
+
+def _documents(batch: Batch) -> Documents | None:
+    if batch.document_starts is None or batch.longest_document is None:
+        return None
+    return Documents(batch.document_starts, batch.longest_document)

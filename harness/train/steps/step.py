@@ -49,14 +49,15 @@ def take_step(run: Run, state: TrainState) -> StepResult:
     run.heartbeat.enter(Activity.FORWARD_BACKWARD, state.step + 1)
     run.optimizer.zero_grad()
     num_samples = len(data.positions)
-    totals = run.pipeline.forward_backward(
+    sums = run.pipeline.forward_backward(
         data.micro_batches or (None,) * phase.num_microbatches_of(num_samples),
         expected_tokens=num_samples * phase.seq_length,
         flags=run.inbox.flags(),
     )
+    # The only wait for the device in a step.
+    totals, (grad_norm,) = run.pipeline.read(sums, run.optimizer.prepare(sums.gradient_scale))
     loss = mean_loss(totals)
     run.heartbeat.enter(Activity.OPTIMIZER, state.step + 1)
-    grad_norm = run.optimizer.prepare()
     if math.isfinite(loss) and math.isfinite(grad_norm):
         run.optimizer.update(rate, state.adjustment.adam_betas if state.adjustment else None)
     return StepResult(

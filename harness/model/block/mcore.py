@@ -1,0 +1,143 @@
+"""The parts of layers: ours where Megatron's fallbacks are slow or refuse, or Transformer Engine's.
+
+Both are put together by the same `Layer`, rotate by the same `Rotation` and have the same activation. Their checkpoints
+have the same keys, so a run may go on with the other one.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+
+from harness.config.schema import Config, ModelConfig
+from harness.errors import ConfigError
+from harness.model.activation import Activation
+from harness.model.attention import CoreAttention
+from harness.model.layer.mcore import Layer, RotatingSelfAttention, join_layers
+from harness.model.norm import LayerNorm, RMSNorm
+from harness.model.rotary import Rotation
+from harness.parallel import cpu
+from harness.parallel.ranks import Ranks
+
+cpu.prepare()
+
+from megatron.core.models.gpt.gpt_layer_specs import (  # noqa: E402 (the CPU must be prepared first)
+    HAVE_TE,
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
+from megatron.core.transformer import TransformerConfig  # noqa: E402
+from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
+from megatron.core.transformer.transformer_block import (  # noqa: E402
+    TransformerBlockSubmodules,
+    get_num_layers_to_build,
+)
+
+_OLDEST_WITH_FP8 = (8, 9)
+
+
+def block_spec(
+    config: Config,
+    transformer: TransformerConfig,
+    ranks: Ranks,
+    rotation: Rotation,
+    virtual_stage: int | None,
+    device: torch.device,
+) -> TransformerBlockSubmodules:
+    """Return the layers of one model chunk, and the norm after the last one.
+
+    Raises:
+        ConfigError: Ranks are to share sequences, or products are to be computed in fp8, but Transformer Engine is
+            missing or cannot be imported, or the GPU knows no fp8.
+    """
+    _refuse_what_would_be_bf16(config, device)
+    if uses_transformer_engine(config, device):
+        layer, norm = _transformer_engine_layer(config)
+    elif ranks.cp.size > 1:
+        raise ConfigError(
+            [
+                f"parallel.context_parallel_size: {ranks.cp.size} ranks are to share a sequence, which needs GPUs and "
+                "Transformer Engine, but it cannot be imported here; see `harness doctor`, or take "
+                "context_parallel_size 1"
+            ]
+        )
+    else:
+        layer, norm = _own_layer(config.model)
+    layer.module = Layer
+    attention = layer.submodules.self_attention
+    attention.module = RotatingSelfAttention
+    attention.params |= {"rotation": rotation, "by_sample": config.data.reset_at_document_borders}
+    mlp = layer.submodules.mlp
+    # Megatron 0.16 describes the MLP by a specification, 0.19 by a call that is still to be made.
+    parts = mlp.keywords["submodules"] if isinstance(mlp, functools.partial) else mlp.submodules
+    parts.activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
+    num_layers = get_num_layers_to_build(transformer, vp_stage=virtual_stage)
+    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
+
+
+def settle_layers(block: Any, recompute: str) -> None:  # noqa: ANN401 (Megatron's TransformerBlock)
+    """Set how the layers of a built block work together.
+
+    A layer that is computed again as a whole normalizes for itself only: what it left for the next one would be left
+    by the first computation, which autograd does not see.
+    """
+    for layer in block.layers:
+        layer.computes_cheap_tensors_again = recompute == "selective"
+    if recompute != "full":
+        join_layers(block.layers, block.final_layernorm)
+
+
+def _refuse_what_would_be_bf16(config: Config, device: torch.device) -> None:
+    """Refuse fp8 where Megatron's context for it would do nothing."""
+    if config.precision.fp8 is None:
+        return
+    way_out = "; see `harness doctor`, or leave precision.fp8 out"
+    if not uses_transformer_engine(config, device):
+        raise ConfigError(
+            [
+                f"precision.fp8: {config.precision.fp8} needs a GPU and Transformer Engine, and one of them is missing "
+                f"here: Megatron would silently compute in bf16{way_out}"
+            ]
+        )
+    if (found := torch.cuda.get_device_capability(device)) < _OLDEST_WITH_FP8:
+        raise ConfigError(
+            [
+                f"precision.fp8: {config.precision.fp8} needs a GPU of compute capability 8.9 or newer, this one has "
+                f"{found[0]}.{found[1]}{way_out}"
+            ]
+        )
+
+
+def uses_transformer_engine(config: Config, device: torch.device) -> bool:
+    """Return whether layers are made of Transformer Engine's modules: on a GPU, if it is installed, in bf16.
+
+    Its fast attention does not support fp32.
+    """
+    return bool(HAVE_TE) and device.type == "cuda" and config.precision.dtype == "bf16"
+
+
+def _own_layer(model: ModelConfig) -> tuple[ModuleSpec, type[Any]]:
+    norm = RMSNorm if model.normalization == "RMSNorm" else LayerNorm
+    layer = get_gpt_layer_local_spec(qk_layernorm=model.qk_layernorm, normalization=model.normalization)
+    layer.submodules.input_layernorm = norm
+    layer.submodules.pre_mlp_layernorm = norm
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = CoreAttention
+    if model.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = norm
+    return layer, norm
+
+
+def _transformer_engine_layer(config: Config) -> tuple[ModuleSpec, type[Any]]:
+    """Return Transformer Engine's layer and norm.
+
+    With resets at document borders it has our attention, which takes documents of any length.
+    """
+    from megatron.core.extensions.transformer_engine import TENorm
+
+    layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.model.qk_layernorm)
+    if config.data.reset_at_document_borders:
+        layer.submodules.self_attention.submodules.core_attention = CoreAttention
+    return layer, TENorm

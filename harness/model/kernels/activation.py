@@ -1,0 +1,46 @@
+"""Activations of the MLP, gated or not: one kernel each way, one program for a block of a row.
+
+Gated: x is `[rows, 2·F]`, the gate in front of what it is multiplied with. Not gated: x is `[rows, F]`.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _value_and_slope(x, KIND: tl.constexpr):
+    """Return the function at x and its derivative. KIND: 0 for SiLU, 1 for the exact GELU."""
+    if KIND == 0:
+        sigmoid = 1.0 / (1.0 + tl.exp(-x))
+        return x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid))
+    else:
+        below = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))  # of a standard normal variable
+        return x * below, below + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
+
+
+@triton.jit
+def activation_forward(x, y, F: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < F
+    source = x + row * F * (2 if GATED else 1) + columns
+    value, _ = _value_and_slope(tl.load(source, mask=inside, other=0.0).to(tl.float32), KIND)
+    if GATED:
+        value *= tl.load(source + F, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y + row * F + columns, value.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def activation_backward(dy, x, dx, F: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.constexpr, GATED: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = columns < F
+    place = row * F * (2 if GATED else 1) + columns
+    gradient = tl.load(dy + row * F + columns, mask=inside, other=0.0).to(tl.float32)
+    value, slope = _value_and_slope(tl.load(x + place, mask=inside, other=0.0).to(tl.float32), KIND)
+    if GATED:
+        tl.store(dx + place + F, (gradient * value).to(dx.dtype.element_ty), mask=inside)
+        gradient *= tl.load(x + place + F, mask=inside, other=0.0).to(tl.float32)
+    tl.store(dx + place, (gradient * slope).to(dx.dtype.element_ty), mask=inside)

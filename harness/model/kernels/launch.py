@@ -1,0 +1,58 @@
+"""The Triton kernels of this package: where they run, and how many programs a launch has.
+
+A kernel is what a GPU runs in one launch where torch would run several. Only the other modules of this package import
+Triton, and they are imported when a kernel is first launched. The functions beside the package (`harness.model.norm`,
+`activation`, `rotary`, `cross_entropy`) say what a kernel computes, hold its plain counterpart for the CPU, and
+allocate its outputs.
+
+Every kernel computes in fp32 whatever it reads, and rounds once when it writes. No kernel is made for one sequence
+length: what changes between batches is an ordinary argument, so nothing is compiled after the first step.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+_PROCESSORS_OF_H100 = 132
+_PROGRAMS_PER_PROCESSOR = 4
+_TILE_NUMBERS = 4096
+
+
+def takes_kernels(tensor: torch.Tensor) -> bool:
+    """Return whether this tensor is for kernels: on a GPU, and on the meta device, which stands for one.
+
+    There the outputs are allocated as on a GPU, and nothing is launched.
+    """
+    return tensor.device.type != "cpu"
+
+
+def next_power_of_two(number: int) -> int:
+    """Return the smallest power of two that is not below the number."""
+    return 1 << (number - 1).bit_length()
+
+
+def row_tiles(num_rows: int, width: int, device: torch.device) -> tuple[int, int, int]:
+    """Return how to share rows out: rows of a tile (a power of two), tiles of a program, programs.
+
+    Short rows are taken together, so that a program has enough to load at once. There are a few programs for each
+    processor of the GPU, however many rows there are.
+    """
+    tile = max(1, _TILE_NUMBERS // next_power_of_two(width))
+    num_tiles = -(-num_rows // tile)
+    per_program = -(-num_tiles // (_PROGRAMS_PER_PROCESSOR * processors(device)))
+    return tile, per_program, -(-num_tiles // per_program)
+
+
+def warps(numbers: int) -> int:
+    """Return the warps of a program that holds so many numbers at once: 16 for each thread, up to 16 warps."""
+    return min(16, max(1, next_power_of_two(numbers) // (32 * 16)))
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    """Return the multiprocessors of a GPU; those of an H100 where there is none."""
+    if device.type != "cuda":
+        return _PROCESSORS_OF_H100
+    return torch.cuda.get_device_properties(device).multi_processor_count
