@@ -119,7 +119,7 @@ class _Step:
         )
 
     def _passed_on(self) -> int:
-        """Numbers of the residual stream that stay for the passage between ranks.
+        """Return the numbers of the residual stream that stay for the passage between ranks.
 
         With sequence parallelism the input of a projection is gathered into one buffer. What was sent to the stage
         before stays until the next is sent. An interleaved stage receives ahead, up to a few inputs and gradients.
@@ -159,14 +159,14 @@ class _Step:
         return self._bytes(2 * self._stream) + self._norm_bytes()
 
     def _norm_bytes(self) -> int:
-        """Return the bytes of a norm's fp32 numbers, of this rank's share of the tokens."""
+        """Return the bytes of the fp32 numbers that a norm of the residual stream keeps."""
         return _FP32_BYTES * self._numbers_of_norm * self._tokens * self._stream // self._model.hidden_size
 
     def _output_name(self) -> str:
         return OUTPUT if self._model.untie_embeddings_and_output_weights else EMBEDDING
 
     def _width(self, name: str) -> int:
-        """Width on this rank of what a projection of a layer gives to the next one, or takes from the one before."""
+        """Return the width on this rank of what a projection gives to the next one, or takes from the one before."""
         parameter = find_parameter(in_layer(0, name), self._model)
         assert parameter.cut is not None, f"tensor-parallel ranks share {name}"
         return parameter.shape[parameter.cut.dim] // self._layout.tensor
@@ -181,7 +181,7 @@ class _Step:
 
 
 def _numbers_inside(model: ModelConfig) -> int:
-    """Numbers per token between the projections of one layer: what the first of each half gives, the last takes.
+    """Return the numbers per token between the projections of a layer: the first of each half gives, the last takes.
 
     These are the dimensions over which tensor-parallel ranks share the weights.
     """
@@ -193,7 +193,7 @@ def _numbers_inside(model: ModelConfig) -> int:
 
 
 def _beside_normed_heads(model: ModelConfig) -> int:
-    """Numbers per token that attention keeps in front of norms of queries and keys.
+    """Return the numbers per token that attention keeps in front of norms of queries and keys.
 
     Without such norms the cut of the projection rotates as well, and nothing of the projection is kept. With them
     values and keys are views of it, which keep all of it, and queries are copied out of it where several heads share

@@ -68,7 +68,7 @@ def _stages(stages: Sequence[TracedStage]) -> Table:
             *(_gib(by_part[part]) for part in PARTS),
             f"{_gib(stage.findings.peak_bytes)} GiB",
             _gib(stage.estimate.total_bytes),
-            f"{stage.deviation_pct:+.1f} %",
+            f"{stage.deviation_pct:+.2f} %",
         )
     return table
 
@@ -93,7 +93,8 @@ def _print_peak(console: Console, findings: StageFindings) -> None:
 
 def _print_host_waits(console: Console, findings: StageFindings) -> None:
     count = findings.num_host_waits
-    console.print(f"  The host waits for the device {count} times a step", highlight=False)
+    times = "once" if count == 1 else f"{count} times"
+    console.print(f"  The host waits for the device {times} a step", highlight=False)
     if not count:
         return
     table = _table("times", "by", "place", left=("by", "place"))
