@@ -80,6 +80,8 @@ int cuCtxGetCurrent(void **current) {
 int cuCtxPopCurrent_v2(void **current) { return cuCtxGetCurrent(current); }
 int cuDevicePrimaryCtxRetain(void **current, int device) { return cuCtxGetCurrent(current); }
 
+int cuStreamGetCtx(void *stream, void **current) { return cuCtxGetCurrent(current); }
+
 int cuCtxGetDevice(int *device) {
     *device = 0;
     return 0;

@@ -15,6 +15,7 @@ from harness.run.paths import RunDir
 
 STEPS = 10
 FEW = {"run.stop_at_step": STEPS, "checkpoint.save_every_steps": 5}
+BF16 = {"precision.dtype": "bf16"}
 SAME = {"rel": 1e-4}
 """fp32 on one kind of GPU, in another order of sums. (Products are not rounded to TF32: torch's default.)"""
 COMPARED = (names.LM_LOSS, names.lm_loss_of("zh"), names.GRAD_NORM, names.valid_lm_loss_of("en"))
@@ -63,10 +64,20 @@ def _own_parallel(changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_bf16_stays_close_to_fp32(text: Path, base: RunDir, tmp_path: Path) -> None:
-    run = train(text, tmp_path / "run", {**FEW, "precision.dtype": "bf16"})
+    run = train(text, tmp_path / "run", {**FEW, **BF16})
     end_if_pretended()
     assert column(run, names.LM_LOSS) == pytest.approx(column(base, names.LM_LOSS), abs=0.05)
     assert column(run, names.GRAD_NORM) == pytest.approx(column(base, names.GRAD_NORM), rel=0.1)
+
+
+@pytest.mark.parametrize("recipe", ["tensorwise", "blockwise"])
+def test_fp8_stays_close_to_fp32(recipe: str, text: Path, base: RunDir, tmp_path: Path) -> None:
+    pytest.importorskip("transformer_engine.pytorch", reason="needs Transformer Engine")
+    fp8 = {"precision.dtype": "bf16", "precision.fp8": "hybrid", "precision.fp8_recipe": recipe}
+    run = train(text, tmp_path / "run", {**FEW, **fp8})
+    end_if_pretended()
+    assert column(run, names.LM_LOSS) != column(train(text, tmp_path / "bf16", {**FEW, **BF16}), names.LM_LOSS)
+    assert column(run, names.LM_LOSS) == pytest.approx(column(base, names.LM_LOSS), abs=0.1)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

@@ -1,6 +1,6 @@
-"""Python imports this at its start, and it changes three modules as they are imported.
+"""Python imports this at its start, and it changes a few modules as they are imported.
 
-What is changed, and why, stands in `pretended_torch` and `pretended_harness`. Nothing is imported before it is needed.
+What is changed, and why, stands in the other files of this folder. Nothing is imported before it is needed.
 """
 
 import importlib
@@ -9,8 +9,11 @@ import importlib.util
 import os
 import sys
 
+TRANSFORMER_ENGINE = "transformer_engine.pytorch.attention.dot_product_attention"
 CHANGES = {
     "torch": ("pretended_torch", "change"),
+    f"{TRANSFORMER_ENGINE}.utils": ("pretended_transformer_engine", "change_choice"),
+    f"{TRANSFORMER_ENGINE}.backends": ("pretended_transformer_engine", "change_attention"),
     "harness.train.components.mcore": ("pretended_harness", "change_numbers_of_a_step"),
     "harness.optim.mcore": ("pretended_harness", "change_norms_of_the_state"),
 }
