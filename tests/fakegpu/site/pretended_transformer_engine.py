@@ -1,7 +1,7 @@
 """Transformer Engine without cuDNN's attention: it asks the library itself, which has no device to speak to.
 
-It then takes its own attention of single products, which would make an S×S matrix; torch's, whose cuDNN is pretended, is
-called in its place. All other modules run as they are.
+It then takes its own attention of single products, which would make an S×S matrix; torch's, whose cuDNN is pretended,
+is called in its place. All other modules run as they are.
 """
 
 
