@@ -12,6 +12,7 @@ from harness.model import initial_weights, weight_gradient
 from harness.model.attention import Documents
 from harness.model.block.mcore import block_spec, settle_layers
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
+from harness.model.kernels.launch import require_compiler
 from harness.model.rotary import Rotation
 from harness.parallel import cpu
 from harness.parallel.mcore import megatron_sizes
@@ -87,6 +88,7 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
 
     There is one chunk, or one per virtual stage. Every rank must call it.
     """
+    require_compiler(device)
     transformer = transformer_config(config, plan, device)
     chunks = []
     for virtual_stage in range(plan.layout.virtual_pipeline):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 import pytest
+import torch
 import worlds
 from model_samples import small_model_config
 from pool import JobFailedError, Pool
+
+from harness.errors import UsageError
+from harness.model.kernels.launch import require_compiler
 
 
 def test_fp8_that_would_silently_be_bf16_is_refused(pool: Pool) -> None:
@@ -18,6 +23,13 @@ def test_fp8_that_would_silently_be_bf16_is_refused(pool: Pool) -> None:
     )
     with pytest.raises(JobFailedError, match=text):
         pool.run(worlds.initial_weights, 1, config)
+
+
+def test_a_gpu_without_triton_is_named_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    require_compiler(torch.device("cpu"))
+    with pytest.raises(UsageError, match=r"sees a GPU, but Triton is not installed, .* pip install triton$"):
+        require_compiler(torch.device("cuda"))
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,11 @@ length: what changes between batches is an ordinary argument, so nothing is comp
 from __future__ import annotations
 
 import functools
+import importlib.util
 
 import torch
+
+from harness.errors import UsageError
 
 _PROCESSORS_OF_H100 = 132
 _PROGRAMS_PER_PROCESSOR = 4
@@ -26,6 +29,19 @@ def takes_kernels(tensor: torch.Tensor) -> bool:
     There the outputs are allocated as on a GPU, and nothing is launched.
     """
     return tensor.device.type != "cpu"
+
+
+def require_compiler(device: torch.device) -> None:
+    """Make sure that kernels can be compiled for this device.
+
+    Raises:
+        UsageError: It is a GPU, and Triton is not installed.
+    """
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UsageError(
+            f"torch {torch.__version__} sees a GPU, but Triton is not installed, which makes our kernels for it; "
+            "torch's wheels for CUDA bring it: pip install triton"
+        )
 
 
 def next_power_of_two(number: int) -> int:
