@@ -1,7 +1,7 @@
-"""AdamW for machines without apex or Transformer Engine, with its step count where Megatron's checkpoints expect it.
+"""AdamW with torch's fused kernel, with its step count where Megatron's checkpoints expect it.
 
 torch's own AdamW keeps one `step` tensor per parameter, while Megatron's resharded loading needs one number per
-parameter group. This class keeps only the two moments as state. The update is torch's fused kernel.
+parameter group. This class keeps only the two moments as state.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class Optimizer:
     """AdamW sharded over data-parallel ranks, over all model chunks of this rank."""
 
     def __init__(self, config: Config, chunks: list[nn.Module]) -> None:
-        _use_own_adam_where_megatron_has_none()
+        _use_own_adam()
         settings = config.optimizer
         self._kind = settings.kind
         self.megatron: Any = get_megatron_optimizer(
@@ -183,11 +183,7 @@ class Optimizer:
         if self._clip_grad > 0.0:
             divisor = divisor * ((self._grad_norm + 1e-6) / self._clip_grad).clamp(min=1.0)
         for part in self._parts():
-            if isinstance(part.optimizer, AdamW):
-                part.optimizer.gradient_divisor = divisor
-            else:
-                gradients = [p.grad for p in part.get_parameters() if p.grad is not None]
-                torch._foreach_div_(gradients, divisor)
+            part.optimizer.gradient_divisor = divisor
 
 
 def _counts_once(parameter: torch.Tensor) -> bool:
@@ -195,12 +191,15 @@ def _counts_once(parameter: torch.Tensor) -> bool:
     return bool(param_is_not_shared(parameter) and param_is_not_tensor_parallel_duplicate(parameter))
 
 
-def _use_own_adam_where_megatron_has_none() -> None:
-    """Set our AdamW as Megatron's Adam, unless it has one from Transformer Engine or apex."""
-    if megatron_optimizer.USING_PYTORCH_OPTIMIZER:
-        replace(megatron_optimizer, "Adam", AdamW)
-        replace(megatron_optimizer, "USING_PYTORCH_OPTIMIZER", False)
-        replace(distrib_optimizer, "Adam", AdamW)
-        # Only these two decide where checkpoints look for the step: in the parameter group, as apex keeps it.
-        replace(distrib_optimizer, "HAVE_APEX_OR_TE", True)
-        replace(distrib_optimizer, "USING_APEX_OPTIMIZER", True)
+def _use_own_adam() -> None:
+    """Set our AdamW as Megatron's Adam, whichever it has found.
+
+    Transformer Engine's and apex's need a GPU, also where they are merely installed, and cannot divide gradients within
+    their kernels.
+    """
+    replace(megatron_optimizer, "Adam", AdamW)
+    replace(megatron_optimizer, "USING_PYTORCH_OPTIMIZER", False)
+    replace(distrib_optimizer, "Adam", AdamW)
+    # Only these two decide where checkpoints look for the step: in the parameter group, as apex keeps it.
+    replace(distrib_optimizer, "HAVE_APEX_OR_TE", True)
+    replace(distrib_optimizer, "USING_APEX_OPTIMIZER", True)

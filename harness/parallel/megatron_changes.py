@@ -76,7 +76,8 @@ CHANGES = (
         owner="megatron.core.optimizer",
         names=("Adam", "USING_PYTORCH_OPTIMIZER"),
         made_in="harness.optim.mcore",
-        why="Without Transformer Engine and apex Megatron takes torch's AdamW, which keeps a step for every parameter.",
+        why="torch's AdamW keeps a step for every parameter; Transformer Engine's and apex's need a GPU, also where "
+        "they are merely installed, and a pass over the gradients to clip them.",
     ),
     Change(
         owner="megatron.core.optimizer.distrib_optimizer",
