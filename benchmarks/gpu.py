@@ -109,6 +109,7 @@ def _found(measured: Measured, config: Config, watch: Stopwatch, rate: float) ->
     peak = peak_flops(gpu) or float("nan")
     cuda = watch.device.type == "cuda"
     ends = max(1, watch.steps // 10)
+    micro_batches = measured.global_batch_size // measured.micro_batch_size
     predicted = heaviest_rank(config, make_layout(config, 1)).total_bytes / GIB
     return {
         "model": measured.title,
@@ -128,6 +129,7 @@ def _found(measured: Measured, config: Config, watch: Stopwatch, rate: float) ->
         "of_matmul_rate_pct": causal / 1e10 / rate,
         "step_s": {"median": median, "p10": seconds[ends - 1], "p90": seconds[-ends], "min": seconds[0]},
         "forward_backward_s": statistics.median(forward_backward),
+        "host_ms_per_micro_batch": 1e3 * statistics.median(watch.host_seconds()) / micro_batches,
         "tokens_per_step": tokens,
         "micro_batch": f"{measured.micro_batch_size} x {measured.seq_length}",
         "dtype": measured.dtype,
@@ -193,6 +195,7 @@ def text(found: dict[str, Any]) -> str:
             f"step {step['median']:.3f} s (p10 {step['p10']:.3f}, p90 {step['p90']:.3f}, min {step['min']:.3f}), of it "
             f"forward and backward {found['forward_backward_s']:.3f} s; {found['tokens_per_step']:,} tokens a step in "
             f"micro-batches of {found['micro_batch']}",
+            f"host: {found['host_ms_per_micro_batch']:.1f} ms to ask for forward and backward of a micro-batch",
             f"{found['steps']['warm_up']} steps to warm up, {found['steps']['timed']} timed; loss "
             f"{found['loss']['first']:.2f} → {found['loss']['last']:.2f}",
             f"weights and activations {found['dtype']}; master weights, gradients and both moments fp32",

@@ -37,6 +37,8 @@ class Stopwatch:
     marks: list[Any] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     forward_backward: list[tuple[Any, Any]] = field(default_factory=list)
+    host_s: list[float] = field(default_factory=list)
+    """Seconds that the host took to ask for forward and backward of each step; it does not wait for them on a GPU."""
     load: LoadReader = field(default_factory=LoadReader)
     profiler: Any = None
 
@@ -97,8 +99,9 @@ class Stopwatch:
 
     def _timed(self, forward_backward: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401
-            start = self._mark()
+            start, begun = self._mark(), time.perf_counter()
             result = forward_backward(*arguments, **keywords)
+            self.host_s.append(time.perf_counter() - begun)
             self.forward_backward.append((start, self._mark()))
             return result
 
@@ -120,6 +123,10 @@ class Stopwatch:
     def forward_backward_seconds(self) -> list[float]:
         """Return the seconds of forward and backward of every timed step."""
         return [self.between(*pair) for pair in self.forward_backward[self.warm_up : self.warm_up + self.steps]]
+
+    def host_seconds(self) -> list[float]:
+        """Return the seconds of the host in forward and backward of every timed step."""
+        return self.host_s[self.warm_up : self.warm_up + self.steps]
 
     def kernels(self) -> list[Kernel]:
         """Return the kernels of the profiled step."""

@@ -193,6 +193,8 @@ def test_the_steps_of_a_visit_are_enough_to_see_the_loss_fall(pool: Pool) -> Non
     assert problems(short) == []
     shown = text(short)
     assert "5 steps to warm up, 12 timed" in shown
+    # A CPU computes while it is asked to, so this is the time of forward and backward themselves.
+    assert 2 * short["host_ms_per_micro_batch"] == pytest.approx(1e3 * short["forward_backward_s"], rel=0.05)
     assert "pretended" not in shown
     assert "**This GPU is pretended: nothing was computed, and no figure below is a speed.**" in text(
         short | {"gpu": "pretended NVIDIA H100"}

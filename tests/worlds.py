@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # a job imports what it needs when it runs: the test process stays free of Megatron
@@ -262,110 +261,6 @@ def optimizer_step(
         return before, {name: weight.detach().numpy().copy() for name, weight in weights.items()}, norm
     finally:
         parallel.end()
-
-
-def _random_batches(config: Config, number: int) -> list[Any]:
-    """Micro-batches of random tokens."""
-    import numpy as np
-
-    from harness.data.batch import collate
-
-    numbers = np.random.default_rng(5)
-    length, samples = config.phases[0].seq_length, config.parallel.micro_batch_size
-    return [
-        collate(
-            numbers.integers(0, config.model.vocab_size, (samples, length + 1)),
-            [[length + 1]] * samples,
-            np.zeros(samples, dtype=np.int64),
-            reset_at_document_borders=False,
-        )
-        for _ in range(number)
-    ]
-
-
-def norms_of_a_step(rank: int, world_size: int, init_method: str, config: Config) -> dict[str, int]:
-    """How often a micro-batch normalizes behind a sum, in the same step, and how often a norm finds that done."""
-    import pytest
-    import torch
-
-    from harness.model import norm
-    from harness.model.mcore import build_model
-    from harness.parallel import mcore as parallel
-    from harness.plan.plan import make_plan
-    from harness.train.components.mcore import Pipeline
-
-    plan = make_plan(config, world_size)
-    device = torch.device("cpu")
-    ranks = parallel.start(plan.layout, rank=rank, device=device, seed=config.run.seed, init_method=init_method)
-    counts = {"behind a sum": 0, "found": 0}
-    usual_sum, usual_find = norm.rms_norm_behind_sum, norm.handed_over
-
-    def counted_sum(*arguments: Any) -> Any:
-        counts["behind a sum"] += 1
-        return usual_sum(*arguments)
-
-    def counted_find(*arguments: Any) -> Any:
-        found = usual_find(*arguments)
-        counts["found"] += found is not None
-        return found
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(norm, "rms_norm_behind_sum", counted_sum)
-        patch.setattr(norm, "handed_over", counted_find)
-        try:
-            phase, samples = config.phases[0], config.parallel.micro_batch_size
-            chunks = build_model(config, plan, ranks, device)
-            pipeline = Pipeline(chunks, ranks, num_channels=1, micro_batch_size=samples, seq_length=phase.seq_length)
-            pipeline.forward_backward(
-                _random_batches(config, 1) if ranks.reads_tokens else [None],
-                expected_tokens=samples * phase.seq_length,
-                flags=[],
-            )
-            return counts
-        finally:
-            parallel.end()
-
-
-def gradient_sums(
-    rank: int, world_size: int, init_method: str, config: Config, adds_in_products: bool
-) -> dict[str, Any]:
-    """The fp32 sums of gradients of two micro-batches, by parameter; weight gradients added within products, or not."""
-    import pytest
-    import torch
-
-    from harness.model import weight_gradient
-    from harness.model.mcore import build_model
-    from harness.parallel import mcore as parallel
-    from harness.plan.plan import make_plan
-    from harness.train.components.mcore import Pipeline
-
-    # isort: split
-    from megatron.core.tensor_parallel import layers
-
-    plan = make_plan(config, world_size)
-    device = torch.device("cpu")
-    ranks = parallel.start(plan.layout, rank=rank, device=device, seed=config.run.seed, init_method=init_method)
-    length, samples = config.phases[0].seq_length, config.parallel.micro_batch_size
-    calls: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
-        if adds_in_products:
-
-            def counted(*tensors: torch.Tensor) -> None:
-                calls.append(1)
-                weight_gradient.wgrad_gemm_accum_fp32(*tensors)
-
-            patch.setattr("harness.model.mcore._adds_weight_gradients_in_products", lambda _device: True)
-            ours = SimpleNamespace(wgrad_gemm_accum_fp32=counted)
-            patch.setattr(layers, "fused_weight_gradient_mlp_cuda", ours, raising=False)
-            patch.setattr(layers, "_grad_accum_fusion_available", True)
-        try:
-            chunks = build_model(config, plan, ranks, device)
-            pipeline = Pipeline(chunks, ranks, num_channels=1, micro_batch_size=samples, seq_length=length)
-            pipeline.forward_backward(_random_batches(config, 2), expected_tokens=2 * samples * length, flags=[])
-            sums = {name: p.main_grad.detach().numpy().copy() for name, p in chunks[0].module.named_parameters()}
-            return sums | {"products": len(calls)}
-        finally:
-            parallel.end()
 
 
 def places(rank: int, world_size: int, init_method: str, layout: Layout) -> Ranks:

@@ -176,7 +176,7 @@ class _Step:
         return find_parameter(whole, self._model).size // self._layout.tensor
 
     def _bytes(self, numbers: int) -> int:
-        """Return the bytes of so many numbers for each token, in the format of activations."""
+        """Return the bytes that all tokens take with this many numbers each, in the format of activations."""
         return self._value_bytes * self._tokens * numbers
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Any
 
+import model_jobs
 import pytest
 import torch
 import worlds
@@ -46,4 +47,4 @@ def test_a_layer_normalizes_for_the_one_behind_it(
     parallel: dict[str, Any], counts: list[dict[str, int]], pool: Pool
 ) -> None:
     config = small_model_config({"dtype": "fp32"}, parallel=parallel)
-    assert pool.run(worlds.norms_of_a_step, len(counts), config) == counts
+    assert pool.run(model_jobs.norms_of_a_step, len(counts), config) == counts

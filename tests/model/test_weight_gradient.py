@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import model_jobs
 import numpy as np
 import pytest
 import torch
-import worlds
 from model_samples import small_model_config
 from pool import Pool
 
@@ -31,8 +31,8 @@ def test_a_cpu_adds_after_the_product_and_a_gpu_within_it() -> None:
 def test_megatron_adds_the_same_gradients(world_size: int, pool: Pool) -> None:
     """Of all matrices but the embedding, by our product; on two tensor-parallel ranks too."""
     config = small_model_config({"dtype": "fp32"}, parallel={"tensor_model_parallel_size": world_size})
-    plain = pool.run(worlds.gradient_sums, world_size, config, False)
-    added = pool.run(worlds.gradient_sums, world_size, config, True)
+    plain = pool.run(model_jobs.gradient_sums, world_size, config, False)
+    added = pool.run(model_jobs.gradient_sums, world_size, config, True)
     for before, after in zip(plain, added, strict=True):
         matrices = sum(sums.ndim == 2 for name, sums in before.items() if name != "products") - 1
         assert before.pop("products") == 0

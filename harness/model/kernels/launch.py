@@ -62,13 +62,13 @@ def row_tiles(num_rows: int, width: int, device: torch.device) -> tuple[int, int
 
 
 def warps(numbers: int) -> int:
-    """Return the warps of a program that holds so many numbers at once: 16 for each thread, up to 16 warps."""
+    """Return how many warps share this many numbers: 16 numbers a thread, up to 16 warps."""
     return min(16, max(1, next_power_of_two(numbers) // (32 * 16)))
 
 
 @functools.cache
 def processors(device: torch.device) -> int:
-    """Return the multiprocessors of a GPU; those of an H100 where there is none."""
+    """Return the number of multiprocessors of the GPU, or of an H100 if the device is no GPU."""
     if device.type != "cuda":
         return _PROCESSORS_OF_H100
     return torch.cuda.get_device_properties(device).multi_processor_count
