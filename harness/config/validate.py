@@ -5,6 +5,7 @@ Each rule gets sections that are valid by themselves, and yields every problem t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -141,16 +142,17 @@ def _fp8_problems(
         return
     if precision.dtype != "bf16":
         yield Problem(("precision", "fp8"), f"needs dtype bf16, given {precision.dtype}; set that, or leave fp8 out")
-    tensor = parallel.tensor_model_parallel_size
+    own = [phase.parallel or parallel for phase in phases]
+    tensor = math.lcm(*(each.tensor_model_parallel_size for each in own))
     for key in ("hidden_size", "ffn_hidden_size"):
         if (size := getattr(model, key)) % (16 * tensor):
             yield Problem(
                 ("model", key),
                 f"must be a multiple of {16 * tensor} (16 a tensor-parallel rank) with precision.fp8, given {size}",
             )
-    for index, phase in enumerate(phases):
-        split = parallel.context_parallel_size * (tensor if parallel.sequence_parallel else 1)
-        if (tokens := parallel.micro_batch_size * phase.seq_length // split) % 8:
+    for index, (phase, each) in enumerate(zip(phases, own, strict=True)):
+        split = each.context_parallel_size * (each.tensor_model_parallel_size if each.sequence_parallel else 1)
+        if (tokens := each.micro_batch_size * phase.seq_length // split) % 8:
             yield Problem(
                 ("phases", index, "seq_length"),
                 f"gives a rank {tokens} tokens of a micro-batch; precision.fp8 takes multiples of 8",

@@ -109,6 +109,10 @@ REFUSED = [
         "model.ffn_hidden_size: must be a multiple of 16 (16 a tensor-parallel rank) with precision.fp8, given 72",
     ),
     (
+        ("precision.fp8=hybrid", "phases.0.parallel={tensor_model_parallel_size: 4}", "model.ffn_hidden_size=96"),
+        "model.ffn_hidden_size: must be a multiple of 64 (16 a tensor-parallel rank) with precision.fp8, given 96",
+    ),
+    (
         ("precision.fp8=hybrid", "phases.0.seq_length=68", "parallel.micro_batch_size=1"),
         "phases.0.seq_length: gives a rank 68 tokens of a micro-batch; precision.fp8 takes multiples of 8",
     ),
