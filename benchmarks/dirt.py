@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from harness.data.signs import text_signs, token_signs
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.watch.attribution import NEWLINE_SHARE, ONE_TOKEN_SHARE, REPEATED_SHARE, UNREADABLE_SHARE
 
 _ENDINGS = (".txt", ".md", ".rst", ".py", ".h", ".c", ".html", ".json", ".pod", ".gz", "copyright")

@@ -18,8 +18,8 @@ from typing import Any
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
 from data_prep.demo.build import SHIPPED, DemoSettings, standard_library_documents
 from data_prep.tokenizers.train_tokenizer import train_sentencepiece
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.run.files import replace_file
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 VOCAB_SIZE = 2048
 SEQ_LENGTH = 64

@@ -115,7 +115,7 @@ def ours(corpus: Path, tokenizer: Path, out: Path, encoder: str) -> int:
     from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
     from data_prep.text.sample_documents import sample_documents
     from data_prep.tokenizers.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
-    from harness.data.tokenizers.tokenizer import open_tokenizer
+    from harness.tokenizers.tokenizer import open_tokenizer
 
     reference = open_tokenizer(tokenizer)
     sample = sample_documents([corpus], "text", SAMPLE_CHARACTERS) if encoder != "reference" else []

@@ -39,13 +39,13 @@ from checkpoint_tools.transformers_model import require_shapes
 from harness.config.identity import identity_of
 from harness.config.schema import ModelConfig
 from harness.data.order.cursor import Cursor
-from harness.data.tokenizers.tokenizer import open_tokenizer
 from harness.errors import CheckpointError, UsageError
 from harness.parameters.names import EMBEDDING
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.run.files import replace_file
+from harness.tokenizers.tokenizer import open_tokenizer
 from harness.version import VERSION
 
 _KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)

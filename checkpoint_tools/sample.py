@@ -8,7 +8,7 @@ import torch
 
 from checkpoint_tools import transformers_model
 from checkpoint_tools.their_tensors import open_model
-from harness.data.tokenizers.tokenizer import open_tokenizer
+from harness.tokenizers.tokenizer import open_tokenizer
 
 NUM_TOKENS = 24
 

@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from harness.data.tokenizers.tiktoken_file import TiktokenTokenizer
+from harness.tokenizers.tiktoken_file import TiktokenTokenizer
 
 _PROBES = (
     "hello world",

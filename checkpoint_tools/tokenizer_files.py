@@ -10,9 +10,9 @@ from pathlib import Path
 from checkpoint_tools import sentencepiece_model, tiktoken_model
 from checkpoint_tools.our_tensors import OurTensors
 from harness.config.load import load_config
-from harness.data.tokenizers.tiktoken_file import TiktokenTokenizer
-from harness.data.tokenizers.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer
 from harness.errors import CheckpointError, HarnessError, UsageError
+from harness.tokenizers.tiktoken_file import TiktokenTokenizer
+from harness.tokenizers.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer
 
 SOURCE_FOLDER = "source"
 """Folder of a run that holds what `from-hf` kept of the model it began from."""

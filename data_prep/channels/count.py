@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.channels.source import read_source
+from harness.channels.source import read_source
 from harness.data.files.opened import dtype_of, parts_of
 
 

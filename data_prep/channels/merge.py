@@ -16,9 +16,9 @@ import xxhash
 from numpy.typing import NDArray
 
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter
-from data_prep.channels.source import Source, finish_source, read_source
-from data_prep.channels.totals import Totals
+from data_prep.channels.source import finish_source
 from harness.channels.parts import Part
+from harness.channels.source import Source, Totals, read_source
 from harness.data.files.opened import OpenPart, dtype_of, open_part, parts_of
 from harness.errors import DataError, UsageError
 from harness.progress import Progress

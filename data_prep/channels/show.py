@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from harness.channels.parts import Part
 from harness.data.files.opened import open_part
-from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import UsageError
+from harness.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,14 +15,15 @@ from data_prep.channels.ahead import ahead
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter, part_prefix, read_finished_parts, token_dtype
 from data_prep.channels.long_documents import DocumentShape, LongDocuments, Pieces, lay_down
 from data_prep.channels.resume_point import ResumePoint, read_resume_point, write_resume_point
-from data_prep.channels.source import Source, finish_source, open_source
-from data_prep.channels.totals import Progress, Totals
+from data_prep.channels.source import finish_source, open_source
+from data_prep.channels.totals import Progress
 from data_prep.text.input_files import InputFile, file_bytes
 from data_prep.text.reader import Batch, BatchReader, ReadState
 from data_prep.text.sole_writer import sole_writer
 from data_prep.tokenizers.encoders import Encoder, ReferenceEncoder
-from harness.data.tokenizers.tokenizer import Tokenizer
+from harness.channels.source import Source, Totals
 from harness.errors import DataError
+from harness.tokenizers.tokenizer import Tokenizer
 
 REJECTED_FILE = "rejected.jsonl"
 

@@ -27,9 +27,9 @@ from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.channels.totals import shown_progress
 from data_prep.tokenizers.train_tokenizer import train_sentencepiece
 from harness.channels.channels import PARTS_FILE
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
 from harness.run.files import replace_file
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 CHANNELS = ("zh", "en", "code")
 MARKER = "demo.json"

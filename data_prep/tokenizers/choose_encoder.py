@@ -13,8 +13,8 @@ from itertools import islice
 import numpy as np
 
 from data_prep.tokenizers.encoders import FAST_ENCODERS, EncodedDocuments, Encoder, ReferenceEncoder, candidates
-from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import DataError, UsageError
+from harness.tokenizers.tokenizer import Tokenizer
 
 AUTO = "auto"
 REFERENCE = "reference"

@@ -1,6 +1,6 @@
 """Encodes many documents at once into one flat array of ids: by the reference library, or by a faster one.
 
-Text is always plain text: what looks like a control symbol is spelt out, as `harness.data.tokenizers.tokenizer`
+Text is always plain text: what looks like a control symbol is spelt out, as `harness.tokenizers.tokenizer`
 does. The fast libraries are trusted only after `data_prep.tokenizers.choose_encoder` has compared them with the
 reference.
 """
@@ -20,8 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.tokenizers.tiktoken_file import TiktokenTokenizer
-from harness.data.tokenizers.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+from harness.tokenizers.tiktoken_file import TiktokenTokenizer
+from harness.tokenizers.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 MAX_GROWTH_BYTES = 1 << 27
 CHARACTERS_BEFORE_A_LOOK = 20_000_000

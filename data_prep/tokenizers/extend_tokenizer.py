@@ -14,8 +14,8 @@ from typing import Any
 
 from data_prep.tokenizers.tokenizer_report import HAN, changed_words
 from data_prep.tokenizers.train_tokenizer import padded_vocab_size
-from harness.data.tokenizers.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 from harness.errors import UsageError
+from harness.tokenizers.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
 
 EXAMPLES_SHOWN = 12
 

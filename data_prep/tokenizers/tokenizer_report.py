@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from harness.data.tokenizers.tokenizer import Tokenizer
+from harness.tokenizers.tokenizer import Tokenizer
 
 LONGEST_SHOWN = 12
 SUSPICIOUS_SHOWN = 30

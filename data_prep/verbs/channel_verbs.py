@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from data_prep.channels.show import ShownDocument
     from data_prep.channels.verify_channel import Expectation, PartReport
-    from harness.data.tokenizers.tokenizer import Tokenizer
+    from harness.tokenizers.tokenizer import Tokenizer
 
 CHANNELS = click.argument("channels", nargs=-1, required=True, type=click.Path(path_type=Path))
 CHANNEL = click.argument("channel", type=click.Path(path_type=Path))
@@ -47,8 +47,8 @@ def verify(*, channels: tuple[Path, ...], tokenizer: Path | None, threads: int, 
 
     from data_prep.channels.verify_channel import verify_parts
     from harness.data.files.opened import channel_folders, parts_of
-    from harness.data.tokenizers.tokenizer import open_tokenizer
     from harness.progress import shown
+    from harness.tokenizers.tokenizer import open_tokenizer
 
     opened = open_tokenizer(tokenizer) if tokenizer else None
     reports: dict[str, list[PartReport]] = {}
@@ -160,7 +160,7 @@ def show(  # noqa: PLR0913 - one argument per option
         )
     from data_prep.channels.show import find_documents, number_in_channel
     from harness.data.files.opened import parts_of
-    from harness.data.tokenizers.tokenizer import open_tokenizer
+    from harness.tokenizers.tokenizer import open_tokenizer
 
     parts = parts_of(channel)
     wanted = [number_in_channel(parts, part, number) if part else number for number in numbers or (0,)]
@@ -187,7 +187,7 @@ def sample(  # noqa: PLR0913 - one argument per option
     """
     from data_prep.channels.show import find_documents, random_numbers
     from harness.data.files.opened import parts_of
-    from harness.data.tokenizers.tokenizer import open_tokenizer
+    from harness.tokenizers.tokenizer import open_tokenizer
 
     parts = parts_of(channel)
     opened = open_tokenizer(tokenizer)
@@ -197,8 +197,8 @@ def sample(  # noqa: PLR0913 - one argument per option
 
 
 def _expectation(folder: Path, tokenizer: Tokenizer | None) -> Expectation:
-    from data_prep.channels.source import read_source
     from data_prep.channels.verify_channel import Expectation
+    from harness.channels.source import read_source
 
     if tokenizer is not None:
         return Expectation(vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_of_document_id)
@@ -209,7 +209,7 @@ def _expectation(folder: Path, tokenizer: Tokenizer | None) -> Expectation:
 
 
 def _check_tokenizer(channel: Path, tokenizer: Tokenizer) -> None:
-    from data_prep.channels.source import read_source
+    from harness.channels.source import read_source
 
     recorded = read_source(channel)
     if recorded is not None and recorded.source.tokenizer != tokenizer.hash:

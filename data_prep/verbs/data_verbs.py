@@ -130,7 +130,7 @@ def _make_channel(job: ChannelJob, tokenizer: Path, encoder: str) -> None:
     from data_prep.text.input_files import file_bytes
     from data_prep.text.sample_documents import sample_documents
     from data_prep.tokenizers.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
-    from harness.data.tokenizers.tokenizer import open_tokenizer
+    from harness.tokenizers.tokenizer import open_tokenizer
 
     opened = open_tokenizer(tokenizer)
     sample = sample_documents(job.inputs, job.text_key, SAMPLE_CHARACTERS) if encoder != "reference" else []

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from data_prep.tokenizers.extend_tokenizer import ExtensionReport
     from data_prep.tokenizers.tokenizer_report import ComparisonReport, TextReport, VocabularyReport
-    from harness.data.tokenizers.tokenizer import Tokenizer
+    from harness.tokenizers.tokenizer import Tokenizer
 
 TEXT_KEY = click.option("--text-key", default="text", show_default=True, help="Key that holds the document.")
 SHARE = click.option("--share", "shares", multiple=True, metavar="CHANNEL=WEIGHT", help="Default: 1 for each.")
@@ -64,8 +64,8 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
     """
     from data_prep.text.named_inputs import draw_samples, named_inputs, read_weight
     from data_prep.tokenizers.train_tokenizer import TrainerSettings, train
-    from harness.data.tokenizers.tokenizer import open_tokenizer
     from harness.run.files import replace_file
+    from harness.tokenizers.tokenizer import open_tokenizer
 
     if output.suffix not in (".model", ".json"):
         raise UsageError(f"--output {output}: the name must end in .model (SentencePiece) or .json (byte-level BPE).")
@@ -118,7 +118,7 @@ def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
     encoded in other ids (which breaks a model that has learnt the old ones).
     """
     from data_prep.text.named_inputs import draw_samples, named_inputs, read_weight
-    from harness.data.tokenizers.tokenizer import open_tokenizer
+    from harness.tokenizers.tokenizer import open_tokenizer
 
     opened = open_tokenizer(tokenizer)
     other = open_tokenizer(against) if against else None
@@ -148,8 +148,8 @@ def extend_tokenizer(
     """
     from data_prep.text.named_inputs import draw_samples, named_inputs
     from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
-    from harness.data.tokenizers.tokenizer import open_tokenizer
     from harness.run.files import replace_file
+    from harness.tokenizers.tokenizer import open_tokenizer
 
     original = open_tokenizer(tokenizer)
     if output.suffix != original.path.suffix:

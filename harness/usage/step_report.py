@@ -12,10 +12,10 @@ from statistics import median
 from harness.data.order.channel_order import SampleAddress
 from harness.data.order.samples import ReadSample
 from harness.data.signs import text_signs, token_signs
-from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import DataError
 from harness.run.evidence import Sample, evidence_files, read_evidence
 from harness.run.paths import RunDir
+from harness.tokenizers.tokenizer import Tokenizer
 from harness.usage.overlaps import overlaps
 from harness.usage.past_steps import PastStep
 from harness.watch.attribution import (

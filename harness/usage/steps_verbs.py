@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from harness.data.tokenizers.tokenizer import Tokenizer
     from harness.run.paths import RunDir
+    from harness.tokenizers.tokenizer import Tokenizer
     from harness.usage.past_steps import PastStep
 
 _CHARACTERS_PER_TOKEN = 6
@@ -99,7 +99,7 @@ def _headline(run: Path, found: PastStep) -> str:
 def _tokenizer_of(run_dir: RunDir, given: Path | None) -> Tokenizer | None:
     """Return the tokenizer that was given, or else the one of the run's configuration, or None."""
     from harness.config.load import load_config
-    from harness.data.tokenizers.tokenizer import open_tokenizer
+    from harness.tokenizers.tokenizer import open_tokenizer
 
     path = given or load_config(run_dir.config).data.tokenizer
     return None if path is None else open_tokenizer(path)

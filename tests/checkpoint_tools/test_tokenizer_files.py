@@ -18,8 +18,8 @@ from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.sentencepiece_model import as_tokenizer_json
 from checkpoint_tools.tokenizer_files import find_tokenizer
 from harness.config.schema import ModelConfig
-from harness.data.tokenizers.tokenizer import open_tokenizer
 from harness.errors import CheckpointError, UsageError
+from harness.tokenizers.tokenizer import open_tokenizer
 
 SENTENCES = [f"the quick brown fox {n} jumps over the lazy dog, 你好世界 number {n * 7}" for n in range(300)]
 PLAIN = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}

@@ -16,7 +16,7 @@ import data_prep.demo
 from data_prep.channels.tokenize_channel import ChannelJob
 from data_prep.demo.build import DemoSettings
 from data_prep.tokenizers.train_tokenizer import SPLIT_PATTERN, train_sentencepiece
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 SHIPPED = Path(data_prep.demo.__file__).parent
 

@@ -4,7 +4,8 @@ import io
 
 from rich.console import Console
 
-from data_prep.channels.totals import Totals, describe, shown_progress
+from data_prep.channels.totals import describe, shown_progress
+from harness.channels.source import Totals
 
 
 def test_counts_in_one_phrase() -> None:

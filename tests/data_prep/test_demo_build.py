@@ -14,8 +14,8 @@ import data_prep.demo
 from data_prep.demo import build
 from data_prep.demo.__main__ import main
 from data_prep.demo.build import CHANNELS, DemoSettings, build_demo, standard_library_documents
-from harness.data.tokenizers.tokenizer import open_tokenizer
 from harness.errors import DataError, UsageError
+from harness.tokenizers.tokenizer import open_tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Megatron warns of every optional package that is missing

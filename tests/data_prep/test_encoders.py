@@ -17,8 +17,8 @@ from data_prep.tokenizers.encoders import (
     candidates,
     resident_bytes,
 )
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 FAST = [
     ("fastokens", "json_file"),

@@ -8,8 +8,8 @@ from click.testing import CliRunner, Result
 
 from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
 from data_prep.verbs.tokenizer_verbs import extend_tokenizer
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import UsageError
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 WORDS = ("Megatron", "梯度下降", "art")
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from data_prep.channels import merge as merge_module
 from data_prep.channels.merge import merge_channels
-from data_prep.channels.source import read_source
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.verbs.combine_verbs import merge
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
+from harness.channels.source import read_source
 from harness.errors import DataError, UsageError
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Megatron warns of every optional package that is missing

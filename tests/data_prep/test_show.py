@@ -11,8 +11,8 @@ from data_prep.channels.show import number_in_channel, random_numbers
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.verbs.channel_verbs import sample, show
 from harness.data.files.opened import parts_of
-from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import UsageError
+from harness.tokenizers.tokenizer import Tokenizer
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from channel_files import read_part
 from click.testing import CliRunner
 
 from data_prep.verbs.data_verbs import tokenize
-from harness.data.tokenizers.tiktoken_file import PUBLISHED, SPLITS, is_tiktoken
-from harness.data.tokenizers.tokenizer import open_tokenizer
 from harness.errors import DataError, UsageError
+from harness.tokenizers.tiktoken_file import PUBLISHED, SPLITS, is_tiktoken
+from harness.tokenizers.tokenizer import open_tokenizer
 
 pytest.importorskip("tiktoken")
 

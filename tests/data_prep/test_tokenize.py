@@ -8,11 +8,11 @@ import pytest
 from tokenized import content_of, make, read_channel, write_lines
 
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
-from data_prep.channels.totals import Totals
 from harness.channels.channels import open_channel
+from harness.channels.source import Totals
 from harness.config.schema import ChannelConfig
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 
 def test_channel_is_the_documents_in_order(job: ChannelJob, tokenizer: Tokenizer, poems: list[str]) -> None:

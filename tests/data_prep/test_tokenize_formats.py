@@ -10,8 +10,8 @@ from tokenized import content_of, make, read_channel, silent, write_lines
 
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.tokenizers.choose_encoder import choose_encoder
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Megatron warns of every optional package that is missing

@@ -12,8 +12,8 @@ import pytest
 from tokenized import content_of, make, silent, write_lines
 
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
-from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import DataError, UsageError
+from harness.tokenizers.tokenizer import Tokenizer
 
 
 def test_second_call_does_nothing_and_says_what_is_there(job: ChannelJob, tokenizer: Tokenizer) -> None:
@@ -60,7 +60,7 @@ from pathlib import Path
 import data_prep.channels.indexed_writer as indexed_writer
 from data_prep.tokenizers.choose_encoder import choose_encoder
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
-from harness.data.tokenizers.tokenizer import open_tokenizer
+from harness.tokenizers.tokenizer import open_tokenizer
 
 folder, model, part, *inputs = sys.argv[1:]
 append_durably = indexed_writer.append_durably
@@ -136,7 +136,7 @@ import os, sys, threading
 from pathlib import Path
 from data_prep.tokenizers.choose_encoder import choose_encoder
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
-from harness.data.tokenizers.tokenizer import open_tokenizer
+from harness.tokenizers.tokenizer import open_tokenizer
 import data_prep.text.reader, signal
 
 folder, model, events, *inputs = sys.argv[1:]

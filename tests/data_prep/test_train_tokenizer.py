@@ -13,8 +13,8 @@ from data_prep.tokenizers.choose_encoder import choose_encoder
 from data_prep.tokenizers.tokenizer_report import REASONS, compare, report_on_text, report_on_vocabulary
 from data_prep.tokenizers.train_tokenizer import TrainerSettings, cut_at_words, padded_vocab_size, spare_symbols, train
 from data_prep.verbs.tokenizer_verbs import inspect_tokenizer, train_tokenizer
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 ENGLISH = ["The quick brown fox 2026 jumps over the lazy dog. " * 20, "Sphinx of black quartz, judge my vow! " * 20]
 RARE = "龘 🦜 \t\r\n  αβγ é 𠀀 \x00 end <|endoftext|><|spare_3|>"

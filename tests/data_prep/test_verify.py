@@ -12,8 +12,8 @@ from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from data_prep.channels.verify_channel import Expectation, PartReport, verify_parts
 from data_prep.verbs.channel_verbs import count, verify
 from harness.data.files.opened import channel_folders, parts_of
-from harness.data.tokenizers.tokenizer import Tokenizer
 from harness.errors import DataError
+from harness.tokenizers.tokenizer import Tokenizer
 
 END = 9
 FIRST = [[1, 2, END], [3, END, 4, END], [], [5]]

@@ -7,8 +7,8 @@ import warnings
 from pathlib import Path
 
 from data_prep.channels.tokenize_channel import ChannelJob, ChannelResult, tokenize_channel
-from data_prep.channels.totals import Totals
-from harness.data.tokenizers.tokenizer import Tokenizer
+from harness.channels.source import Totals
+from harness.tokenizers.tokenizer import Tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Megatron warns of every optional package that is missing

@@ -18,10 +18,10 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import data_prep.demo
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
-from data_prep.channels.totals import Totals
+from harness.channels.source import Totals
 from harness.config.load import dump_config
-from harness.data.tokenizers.tokenizer import open_tokenizer
 from harness.run.paths import RunDir
+from harness.tokenizers.tokenizer import open_tokenizer
 from harness.usage.ledger import RunLedger
 
 NUM_STEPS = 14

@@ -10,7 +10,6 @@ import numpy as np
 
 from harness.data.order.cursor import Cursor, Positions
 from harness.data.signs import text_signs
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, HarnessError
 from harness.parallel import collectives
 from harness.run.checkpoints.lineage import line_of
@@ -18,6 +17,7 @@ from harness.run.commands import requests
 from harness.run.commands.command import Command
 from harness.run.event_types import Evidence, EvidenceRefused
 from harness.run.evidence import write_evidence
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.train.run import Run
 from harness.train.state import TrainState
 from harness.train.steps.blame import Sums, as_evidence, own_losses

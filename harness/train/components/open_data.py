@@ -18,11 +18,11 @@ from harness.data.fingerprint import data_fingerprint
 from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import Recipe, recipe_for
 from harness.data.stream import BatchShape, TrainingStream
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.data.validation import ValidationSet, open_validation
 from harness.errors import DataError
 from harness.parallel.ranks import Ranks
 from harness.plan.plan import PhasePlan, Plan
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)

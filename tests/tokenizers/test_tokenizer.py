@@ -16,8 +16,8 @@ import xxhash
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import data_prep.demo
-from harness.data.tokenizers.tokenizer import Tokenizer, open_tokenizer
 from harness.errors import DataError, UsageError
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 RARE = "龘 🦜 \t\r\n  αβγ é 𠀀 \x00 end"
 SHIPPED = Path(data_prep.demo.__file__).parent
@@ -259,8 +259,7 @@ def test_missing_library(
 
 def test_importing_the_module_loads_neither_library_nor_torch() -> None:
     code = (
-        "import sys, harness.data.tokenizers.tokenizer\n"
-        "print({'torch', 'sentencepiece', 'tokenizers'} & set(sys.modules))"
+        "import sys, harness.tokenizers.tokenizer\nprint({'torch', 'sentencepiece', 'tokenizers'} & set(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
 

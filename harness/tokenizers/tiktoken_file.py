@@ -23,8 +23,8 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from harness.data.tokenizers.tokenizer_file import end_of_document_id, import_library
 from harness.errors import DataError
+from harness.tokenizers.tokenizer_file import end_of_document_id, import_library
 
 _LETTERS = r"[^\r\n\p{L}\p{N}]?"
 _O200K = (

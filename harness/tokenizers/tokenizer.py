@@ -15,9 +15,9 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from harness.data.tokenizers.tiktoken_file import TiktokenTokenizer, is_tiktoken
-from harness.data.tokenizers.tokenizer_file import end_of_document_id, import_library
 from harness.errors import DataError
+from harness.tokenizers.tiktoken_file import TiktokenTokenizer, is_tiktoken
+from harness.tokenizers.tokenizer_file import end_of_document_id, import_library
 
 SPACE_MARK = "▁"
 """U+2581, which SentencePiece and Metaspace vocabularies write for one space."""
