@@ -17,7 +17,7 @@ from data_prep.channels.long_documents import DocumentShape, LongDocuments, Piec
 from data_prep.channels.resume_point import ResumePoint, read_resume_point, write_resume_point
 from data_prep.channels.source import finish_source, open_source
 from data_prep.channels.totals import Progress
-from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.reader import Batch, BatchReader, ReadState
 from data_prep.text.sole_writer import sole_writer
 from data_prep.tokenizers.encoders import Encoder, ReferenceEncoder

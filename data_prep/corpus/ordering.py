@@ -12,7 +12,7 @@ from data_prep.corpus.config import SourceConfig
 from data_prep.corpus.jobs import Job, reading_of
 from data_prep.corpus.outcome import write_report
 from data_prep.corpus.stages import Stage
-from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.order_files import OrderJob, order_files
 from data_prep.text.text_files import FileReport
 

@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.text.input_files import InputFile, file_bytes
-from data_prep.text.read_documents import BYTE_ORDER_MARK, Record, Rejection
-from data_prep.text.text_files import DROPPED, FileReport, written_whole
+from data_prep.text.file_kinds import DROPPED
+from data_prep.text.input_file import InputFile, file_bytes
+from data_prep.text.read_documents import Record, Rejection
+from data_prep.text.text_files import FileReport, written_whole
+from data_prep.text.whole_json import BYTE_ORDER_MARK
 from harness.run.files import replace_file
 
 REPORT = ".report"

@@ -20,10 +20,11 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.text.input_files import InputFile
-from data_prep.text.read_documents import BYTE_ORDER_MARK, Record, Rejection, read_records
+from data_prep.text.input_file import InputFile
+from data_prep.text.read_documents import Record, Rejection, read_records
 from data_prep.text.similar_order import DIMENSIONS, DocumentFrequencies, similar_order
 from data_prep.text.text_files import written_whole
+from data_prep.text.whole_json import BYTE_ORDER_MARK
 from harness.errors import DataError
 
 BUCKET_BYTES = 256 * 1024 * 1024

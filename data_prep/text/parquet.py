@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from data_prep.text.input_files import InputFile, file_bytes, open_bytes
+from data_prep.text.input_file import InputFile, file_bytes, open_bytes
 from harness.errors import DataError, UsageError
 
 ROWS_AT_ONCE = 1024

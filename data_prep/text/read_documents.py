@@ -1,29 +1,26 @@
 """Reads documents from files in order, and gives a reason for every line (or row) that is not a document.
 
-A line is one JSON object whose text key holds the document. Files may be plain (`.jsonl`), gzip (`.jsonl.gz`) or
-zstandard (`.jsonl.zst`, if the package is installed); `data_prep.text.parquet` reads Parquet. A bad line is a record
-with a reason, never an exception. A damaged compressed file is an error, because the amount of missing text is unknown.
+A line is one JSON object whose text key holds the document; `data_prep.text.packed_file` unpacks the file, and
+`data_prep.text.parquet` reads Parquet. A bad line is a record with a reason, never an exception. A damaged compressed
+file is an error, because the amount of missing text is unknown, and so is a file that is one JSON value as a whole.
 """
 
 from __future__ import annotations
 
-import gzip
-import importlib
-import io
 import json
-import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, BinaryIO, NamedTuple, cast
+from typing import IO, NamedTuple
 
-from data_prep.text.input_files import InputFile, open_bytes
-from data_prep.text.zstandard_file import ZstandardFile
-from harness.errors import DataError, UsageError
+from data_prep.text.file_kinds import kind_of
+from data_prep.text.input_file import InputFile
+from data_prep.text.packed_file import open_plain
+from data_prep.text.whole_json import BYTE_ORDER_MARK, refuse_whole_json
+from harness.errors import DataError
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is rejected unread: memory stays bounded, and no honest document is as long as that."""
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 TAIL_BYTES = 64
 
 
@@ -84,11 +81,12 @@ def read_records(
     With `whole_rows` the other columns of a Parquet file are read too, for the `raw` line of the record.
 
     Raises:
-        DataError: The file cannot be read to its end (damaged or truncated compression, I/O error), or is not the one
-            in which `start` was found.
+        DataError: The file cannot be read to its end (damaged or truncated compression, I/O error), is one JSON value
+            as a whole, or is not the one in which `start` was found.
         UsageError: The file is zstandard or Parquet and the package is not installed.
     """
-    if file.suffix == ".parquet":
+    kind = kind_of(file.name)
+    if kind and kind.content == "parquet":
         from data_prep.text.parquet import read_rows
 
         for row in read_rows(file, text_key, start.line, whole_rows):
@@ -101,28 +99,22 @@ def read_records(
 
 
 def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Place) -> Iterator[Record]:
+    if start == BEGINNING:
+        refuse_whole_json(file)
     line, end_byte = start.line, start.byte
-    decompressed, damage = _decompression(file)
-    unreadable: tuple[type[Exception], ...] = (OSError, EOFError, *damage)
-    try:
-        with open_bytes(file) as raw, decompressed(raw) as stream:
-            _go_to(stream, start, file)
-            while content := stream.readline(max_line_bytes + 1):
-                line += 1
-                end_byte += len(content)
-                parsed: str | Rejection
-                if len(content) > max_line_bytes and not content.endswith(b"\n"):
-                    end_byte += _skip_to_line_end(stream, max_line_bytes)
-                    parsed = Rejection(f"longer than {max_line_bytes} bytes")
-                    content = b""
-                else:
-                    parsed = parse_line(content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content, text_key)
-                yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:], content)
-    except unreadable as error:
-        raise DataError(
-            f"{file}: cannot be read beyond line {line} ({error}). The file is damaged or cut short: fetch or "
-            "compress it again."
-        ) from error
+    with open_plain(file, lambda: f"line {line}") as (stream, raw):
+        _go_to(stream, start, file)
+        while content := stream.readline(max_line_bytes + 1):
+            line += 1
+            end_byte += len(content)
+            parsed: str | Rejection
+            if len(content) > max_line_bytes and not content.endswith(b"\n"):
+                end_byte += _skip_to_line_end(stream, max_line_bytes)
+                parsed = Rejection(f"longer than {max_line_bytes} bytes")
+                content = b""
+            else:
+                parsed = parse_line(content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content, text_key)
+            yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:], content)
 
 
 def _go_to(stream: IO[bytes], start: Place, file: InputFile) -> None:
@@ -200,20 +192,3 @@ def _skip_to_line_end(stream: IO[bytes], piece_bytes: int) -> int:
         if piece.endswith(b"\n"):
             break
     return skipped
-
-
-def _decompression(file: InputFile) -> tuple[Callable[[BinaryIO], IO[bytes]], tuple[type[Exception], ...]]:
-    """Return a function that opens such a file, and the exceptions (beyond I/O errors) that damage raises."""
-    if file.suffix == ".gz":
-        return lambda raw: cast("IO[bytes]", gzip.open(raw, "rb")), (zlib.error,)
-    if file.suffix == ".zst":
-        try:
-            zstandard = importlib.import_module("zstandard")
-        except ImportError as error:
-            raise UsageError(
-                f"{file}: reading it needs the Python package zstandard, which is not installed. "
-                "Install it, or pack the file with gzip."
-            ) from error
-        start_frame = zstandard.ZstdDecompressor().decompressobj
-        return lambda raw: io.BufferedReader(ZstandardFile(raw, start_frame)), (zstandard.ZstdError,)
-    return lambda raw: raw, ()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.read_documents import BEGINNING, Place, Record, Rejection, read_records
 
 BATCH_DOCUMENTS = 8192

@@ -81,8 +81,9 @@ def tokenize(  # noqa: PLR0913 - one argument per option
 ) -> None:
     """Make a channel out of text: tokens in numbered parts, in the order of the documents.
 
-    IN are files, folders, patterns or fsspec addresses (s3://bucket/zh/*.jsonl.gz): .jsonl, .jsonl.gz or .jsonl.zst
-    with one JSON object with a text per line, or .parquet with a column of texts.
+    IN are files, folders, patterns or fsspec addresses (s3://bucket/zh/*.jsonl.gz): .jsonl, .json or .ndjson (also .gz,
+    .zst, .bz2, .xz) with one JSON object with a text per line, or .parquet with a column of texts. What lies in a
+    folder and is not read is told.
 
     \b
     Example:
@@ -127,7 +128,7 @@ def _make_channel(job: ChannelJob, tokenizer: Path, encoder: str) -> None:
 
     from data_prep.channels.tokenize_channel import tokenize_channel
     from data_prep.channels.totals import shown_progress
-    from data_prep.text.input_files import file_bytes
+    from data_prep.text.input_file import file_bytes
     from data_prep.text.sample_documents import sample_documents
     from data_prep.tokenizers.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
     from harness.tokenizers.tokenizer import open_tokenizer
