@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from data_prep.text.file_kinds import DROPPED
 from data_prep.text.input_file import InputFile, file_bytes
-from data_prep.text.read_documents import Record, Rejection
+from data_prep.text.read_documents import Record, Rejection, with_text
 from data_prep.text.text_files import FileReport, written_whole
 from data_prep.text.whole_json import BYTE_ORDER_MARK
 from harness.run.files import replace_file
@@ -116,4 +116,4 @@ def _line(raw: bytes, text: str, text_key: str, is_changed: bool) -> bytes:
     if not is_changed:
         return raw if raw.endswith(b"\n") else raw + b"\n"
     record: dict[str, Any] = json.loads(raw.removeprefix(BYTE_ORDER_MARK))
-    return json.dumps(record | {text_key: text}, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(with_text(record, text_key, text), ensure_ascii=False).encode() + b"\n"

@@ -24,6 +24,7 @@ from data_prep.text.input_file import InputFile
 from data_prep.text.read_documents import Record, Rejection, read_records
 from data_prep.text.similar_order import DIMENSIONS, DocumentFrequencies, similar_order
 from data_prep.text.text_files import written_whole
+from data_prep.text.text_key import path_in, value_at
 from data_prep.text.whole_json import BYTE_ORDER_MARK
 from harness.errors import DataError
 
@@ -166,7 +167,9 @@ def _line(record: Record) -> bytes:
 
 
 def _score(record: Record, key: str) -> float:
-    value = json.loads(record.raw.removeprefix(BYTE_ORDER_MARK)).get(key)
+    content = json.loads(record.raw.removeprefix(BYTE_ORDER_MARK))
+    path = path_in(content, key)
+    value = value_at(content, path) if path else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(
             f"{record.file}: line {record.line} has no number under {key!r} (found {value!r}). Ordering by score needs "

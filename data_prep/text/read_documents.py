@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from data_prep.text.file_kinds import kind_of
 from data_prep.text.input_file import InputFile
 from data_prep.text.packed_file import open_plain
+from data_prep.text.text_key import path_in, value_at, with_value
 from data_prep.text.whole_json import BYTE_ORDER_MARK, refuse_whole_json
 from harness.errors import DataError
 
@@ -92,7 +93,8 @@ def read_records(
         for row in read_rows(file, text_key, start.line, whole_rows):
             text = Rejection(f"{text_key!r} is not text") if row.content is None else _decoded(row.content)
             content = check_text(text) if isinstance(text, str) else text
-            raw = _as_line({text_key: content, **row.others}) if whole_rows and isinstance(content, str) else b""
+            is_written = whole_rows and isinstance(content, str)
+            raw = _as_line(with_text(row.whole, text_key, content)) if is_written else b""
             yield Record(file, row.number, content, row.file_bytes_read, 0, b"", raw)
         return
     yield from _read_lines(file, text_key, max_line_bytes, start)
@@ -160,10 +162,31 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
         return Rejection("not JSON (nested too deeply)")
     if not isinstance(value, dict):
         return Rejection("not a JSON object")
-    text = value.get(text_key)
-    if not isinstance(text, str):
-        return Rejection(f"no key {text_key!r}" if text_key not in value else f"{text_key!r} is not text")
-    return check_text(text)
+    path = path_in(value, text_key)
+    if path is None:
+        return Rejection(f"no key {text_key!r}")
+    if line.count(f'"{path[-1]}"') > 1 and _occurs_twice(line, path[-1]):
+        return Rejection(f"key {path[-1]!r} occurs twice in an object")
+    text = value_at(value, path)
+    return check_text(text) if isinstance(text, str) else Rejection(f"{text_key!r} is not text")
+
+
+def _occurs_twice(line: str, key: str) -> bool:
+    """Return whether an object of the line has a key twice: the parser would take the last without a word."""
+    found = False
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal found
+        found = found or sum(name == key for name, _ in pairs) > 1
+        return dict(pairs)
+
+    json.loads(line, object_pairs_hook=look)
+    return found
+
+
+def with_text(record: Mapping[str, Any], text_key: str, text: object) -> dict[str, Any]:
+    """Return a copy of a record that holds another text under its key."""
+    return with_value(record, path_in(record, text_key) or (text_key,), text)
 
 
 def _decoded(content: bytes) -> str | Rejection:
