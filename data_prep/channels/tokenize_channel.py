@@ -70,8 +70,10 @@ class ChannelResult:
         if totals.split or totals.dropped:
             lines.append(f"  too long: {totals.split:,} documents split, {totals.dropped:,} dropped")
         if totals.rejected:
-            share = f"{totals.rejected:,} of {totals.lines:,} lines ({totals.rejected_share:.2%})"
+            share = f"{totals.rejected:,} of {totals.written_lines:,} lines ({totals.rejected_share:.2%})"
             lines.append(f"  rejected {share}, listed in {folder / REJECTED_FILE}")
+        if totals.empty:
+            lines.append(f"  {totals.empty:,} empty lines and documents left out")
         return "\n".join(lines)
 
 
@@ -195,6 +197,7 @@ def _totals(read: ReadState, writer: _ChannelWriter) -> Totals:
     return Totals(
         lines=read.lines,
         rejected=read.rejected,
+        empty=read.empty,
         documents=read.documents,
         tokens=writer.num_tokens,
         characters=read.characters,
@@ -207,14 +210,15 @@ def _check_input(job: ChannelJob, totals: Totals) -> None:
     """Refuse to finish a channel whose input looks wrong. Called before the last part becomes valid."""
     if totals.rejected_share > job.max_rejected_share:
         raise DataError(
-            f"{totals.rejected:,} of {totals.lines:,} lines ({totals.rejected_share:.2%}) are not documents; allowed: "
-            f"{job.max_rejected_share:.2%}. {job.folder / REJECTED_FILE} lists them with the reasons. Correct the "
+            f"{totals.rejected:,} of {totals.written_lines:,} lines ({totals.rejected_share:.2%}) are not documents; "
+            f"allowed: {job.max_rejected_share:.2%}. {job.folder / REJECTED_FILE} lists them with the reasons. Correct the "
             "input and delete the channel folder, or run the same command with a larger --max-rejected-share to go on "
             "as it is."
         )
     names = ", ".join(str(file) for file in job.inputs[:3]) + (" …" if len(job.inputs) > 3 else "")
     if totals.documents == 0:
-        raise DataError(f"no document in the input ({names}): all files are empty.")
+        there = f"{totals.empty:,} empty lines and documents" if totals.empty else "all files are empty"
+        raise DataError(f"no document in the input ({names}): {there}.")
     if totals.documents == totals.dropped:
         raise DataError(
             f"no document is left of the input ({names}): all {totals.documents:,} are longer than "

@@ -66,7 +66,8 @@ class Outcome:
         """Count a line, and return whether it is a document. If not, it is dropped."""
         self._counts["documents"] += 1
         if isinstance(record.content, Rejection):
-            self._list(record.line, f"not a document: {record.content.reason}")
+            kind = "empty" if record.content.is_empty else "not a document"
+            self._list(record.line, f"{kind}: {record.content.reason}")
             return False
         self._counts["characters"] += len(record.content)
         self._open_line = record.line

@@ -57,6 +57,8 @@ class Ordered:
     documents: int = 0
     characters: int = 0
     rejected: int = 0
+    empty: int = 0
+    """Blank lines, and documents without any text."""
     files: list[str] = field(default_factory=list)
 
 
@@ -69,8 +71,10 @@ def order_files(job: OrderJob) -> Ordered:
     result = Ordered()
     sizes = []
     for record in _records(job):
-        result.rejected += isinstance(record.content, Rejection)
-        if isinstance(record.content, str):
+        if isinstance(record.content, Rejection):
+            result.rejected += not record.content.is_empty
+            result.empty += record.content.is_empty
+        else:
             sizes.append(len(_line(record)))
             result.documents += 1
             result.characters += len(record.content)

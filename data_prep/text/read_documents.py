@@ -31,6 +31,15 @@ class Rejection:
 
     reason: str
 
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing was written there: no text is lost without the line, and nothing is wrong with it."""
+        return self in (EMPTY_LINE, EMPTY_TEXT)
+
+
+EMPTY_LINE = Rejection("empty line")
+EMPTY_TEXT = Rejection("empty text")
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -153,7 +162,7 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
     if isinstance(line, Rejection):
         return line
     if not line or line.isspace():
-        return Rejection("empty line")
+        return EMPTY_LINE
     try:
         value = json.loads(line)
     except ValueError as error:
@@ -199,7 +208,7 @@ def _decoded(content: bytes) -> str | Rejection:
 def check_text(text: str) -> str | Rejection:
     """Return the text if it is not blank and can be written as UTF-8, else the reason."""
     if not text or text.isspace():
-        return Rejection("empty text")
+        return EMPTY_TEXT
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -20,6 +20,8 @@ class Totals:
     lines: int = 0
     rejected: int = 0
     """Lines that were not documents; they are listed in `rejected.jsonl`."""
+    empty: int = 0
+    """Blank lines, and documents without any text; they are left out, and not listed."""
     documents: int = 0
     tokens: int = 0
     """Tokens written, the end-of-document tokens included."""
@@ -31,9 +33,14 @@ class Totals:
     """Documents that were longer than allowed and were left out."""
 
     @property
+    def written_lines(self) -> int:
+        """Lines read, without the empty ones."""
+        return self.lines - self.empty
+
+    @property
     def rejected_share(self) -> float:
-        """Rejected lines, as a share of all lines read."""
-        return self.rejected / self.lines if self.lines else 0.0
+        """Rejected lines, as a share of the lines that are not empty."""
+        return self.rejected / self.written_lines if self.written_lines else 0.0
 
     @property
     def characters_per_token(self) -> float:

@@ -17,7 +17,7 @@ def corpus(poems: list[str], tmp_path: Path) -> Path:
     (tmp_path / "corpus").mkdir()
     lines = [json.dumps({"body": poem}) + "\n" for poem in poems[:50]]
     (tmp_path / "corpus" / "a.jsonl").write_text("".join(lines[:25]))
-    (tmp_path / "corpus" / "b.jsonl").write_text("".join(lines[25:]) + "\n")
+    (tmp_path / "corpus" / "b.jsonl").write_text("".join(lines[25:]) + "not JSON\n")
     return tmp_path / "corpus"
 
 
