@@ -163,9 +163,9 @@ def _first_group(metadata: Any, skip_rows: int) -> tuple[int, int]:  # noqa: ANN
 def _values(batch: Any, path: tuple[str, ...]) -> Any:  # noqa: ANN401
     """Return the column at the end of a path; where a struct is null, so is its field."""
     values = batch.column(path[0])
-    compute = importlib.import_module("pyarrow.compute") if len(path) > 1 else None
-    for name in path[1:] if compute else ():
-        values = compute.struct_field(values, [values.type.get_field_index(name)])
+    for name in path[1:]:
+        field = [values.type.get_field_index(name)]
+        values = importlib.import_module("pyarrow.compute").struct_field(values, field)
     return values
 
 

@@ -3,26 +3,41 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from data_prep.verbs.preparing import channel_folder, prepared
 from harness.errors import UsageError
+from harness.text import listed
 
 if TYPE_CHECKING:
     from data_prep.channels.long_documents import LongDocuments
-    from data_prep.channels.tokenize_channel import ChannelJob
 
-CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+IN = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
+TOKENIZER = click.option(
+    "--tokenizer", type=click.Path(path_type=Path), required=True, help="*.model, tokenizer.json or *.tiktoken."
+)
+ENCODER = click.option(
+    "--encoder",
+    type=click.Choice(["auto", "reference", "fastokens", "gigatoken"]),
+    default="auto",
+    show_default=True,
+    help="Library that encodes; a fast one must give the reference's ids on a sample of the input, or is not used.",
+)
+MAX_REJECTED_SHARE = click.option(
+    "--max-rejected-share",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Give up if more than this share of the lines are not documents.",
+)
 
 
 @click.command()
-@click.argument("inputs", metavar="IN...", nargs=-1, required=True)
-@click.option(
-    "--tokenizer", type=click.Path(path_type=Path), required=True, help="*.model, tokenizer.json or *.tiktoken."
-)
+@IN
+@TOKENIZER
 @click.option("--channel", required=True, help="Name of the channel, as configurations will call it.")
 @click.option(
     "--output", type=click.Path(path_type=Path), required=True, help="The channel becomes the folder OUTPUT/CHANNEL."
@@ -51,20 +66,8 @@ CHANNEL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
     type=click.Choice(["split", "drop", "keep"]),
     help="Documents over --max-document-tokens are cut into documents of that length [default], or left out.",
 )
-@click.option(
-    "--encoder",
-    type=click.Choice(["auto", "reference", "fastokens", "gigatoken"]),
-    default="auto",
-    show_default=True,
-    help="Library that encodes; a fast one must give the reference's ids on a sample of the input, or is not used.",
-)
-@click.option(
-    "--max-rejected-share",
-    type=click.FloatRange(0, 1),
-    default=0.01,
-    show_default=True,
-    help="Give up if more than this share of the lines are not documents.",
-)
+@ENCODER
+@MAX_REJECTED_SHARE
 def tokenize(  # noqa: PLR0913 - one argument per option
     *,
     inputs: tuple[str, ...],
@@ -101,18 +104,16 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     finished channel: it says what is there and does nothing. With other input or another tokenizer it refuses. So no
     document is ever in a channel twice.
     """
-    if not CHANNEL_NAME.fullmatch(channel):
-        raise UsageError(
-            f"--channel {channel!r} cannot be the name of a channel. Allowed are up to 64 letters, digits, '_', '.' "
-            "and '-', the first a letter or digit."
-        )
+    folder = channel_folder(output, channel)
     # Imported here so that --help stays instant.
-    from data_prep.channels.tokenize_channel import ChannelJob
+    from data_prep.channels.channel_job import ChannelJob
+    from data_prep.channels.tokenize_channel import tokenize_channel
     from data_prep.text.input_files import find_inputs
+    from harness.tokenizers.tokenizer import open_tokenizer
 
     job = ChannelJob(
         inputs=find_inputs(inputs),
-        folder=output / channel,
+        folder=folder,
         text_key=text_key,
         tokens_per_part=tokens_per_part,
         append_end_of_document=append_eod,
@@ -120,29 +121,66 @@ def tokenize(  # noqa: PLR0913 - one argument per option
         long_documents=_long_documents(max_document_tokens, long_documents),
         max_rejected_share=max_rejected_share,
     )
-    _make_channel(job, tokenizer, encoder)
+    opened = open_tokenizer(tokenizer)
+    with prepared(f"tokenize {channel}", job, opened, encoder) as (progress, chosen):
+        result = tokenize_channel(job, opened, progress, chosen)
+    click.echo(result.summary(folder))
 
 
-def _make_channel(job: ChannelJob, tokenizer: Path, encoder: str) -> None:
-    from rich.console import Console
+@click.command()
+@IN
+@TOKENIZER
+@click.option("--channel", required=True, help="Name of the channel that is there.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), required=True, help="The channel is the folder OUTPUT/CHANNEL."
+)
+@click.option(
+    "--accept-same-names", is_flag=True, help="A file of another size and a name that is there is another file."
+)
+@ENCODER
+@MAX_REJECTED_SHARE
+def append(  # noqa: PLR0913 - one argument per option
+    *,
+    inputs: tuple[str, ...],
+    tokenizer: Path,
+    channel: str,
+    output: Path,
+    accept_same_names: bool,
+    encoder: str,
+    max_rejected_share: float,
+) -> None:
+    """Add further files to a channel: new parts behind those that are there, made in the same way.
 
-    from data_prep.channels.tokenize_channel import tokenize_channel
-    from data_prep.channels.totals import shown_progress
-    from data_prep.text.input_file import file_bytes
-    from data_prep.text.sample_documents import sample_documents
-    from data_prep.tokenizers.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
+    \b
+    Examples:
+      harness data append corpus/zh/new.jsonl --tokenizer tokenizer.model --channel zh --output data
+      harness data append corpus/zh/ --tokenizer tokenizer.model --channel zh --output data
+
+    IN are named as for `harness data tokenize`. Files that the channel holds already, by name and size, are left out,
+    so the whole folder may be named again and again. How text is read and documents end is as the channel was made. A
+    run that trains on the channel adopts the new parts. Run the same command again after an interruption.
+    """
+    from dataclasses import replace
+
+    from data_prep.channels.append_files import opened_append
+    from data_prep.text.input_files import find_inputs
     from harness.tokenizers.tokenizer import open_tokenizer
 
-    opened = open_tokenizer(tokenizer)
-    sample = sample_documents(job.inputs, job.text_key, SAMPLE_CHARACTERS) if encoder != "reference" else []
-    chosen = choose_encoder(opened, sample, encoder)
-    title = f"tokenize {job.folder.name}"
-    for note in chosen.notes:
-        click.echo(f"{title}: {note}", err=True)
-    total_bytes = sum(map(file_bytes, job.inputs))
-    with shown_progress(title, total_bytes, Console(stderr=True)) as progress:
-        result = tokenize_channel(job, opened, progress, chosen.encoder)
-    click.echo(result.summary(job.folder))
+    folder, opened = channel_folder(output, channel), open_tokenizer(tokenizer)
+    files = find_inputs(inputs)
+    while files:
+        with opened_append(folder, files, opened, accept_same_names=accept_same_names) as call:
+            if call.known:
+                names = listed([file.name for file in call.known], 3)
+                click.echo(f"append {channel}: the channel holds {names} already: left out", err=True)
+            if not call.job.inputs:
+                click.echo(f"{folder}: nothing to add; all files are in the channel already")
+                return
+            job = replace(call.job, max_rejected_share=max_rejected_share)
+            with prepared(f"append {channel}", job, opened, encoder) as (progress, chosen):
+                result = replace(call, job=job).run(opened, progress, chosen)
+        click.echo(result.summary(folder))
+        files = list(call.later)
 
 
 def _long_documents(max_document_tokens: int | None, long_documents: LongDocuments | None) -> LongDocuments:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from harness.errors import DataError
 from harness.tokenizers.identity import TokenizerIdentity, recorded_identity
 
 SOURCE_FILE = "source.json"
+
+
+Inputs: TypeAlias = tuple[tuple[str, int], ...]
+"""Name and size in bytes of each input file, in order (not the folder: corpora get moved)."""
 
 
 @dataclass
@@ -32,6 +37,12 @@ class Totals:
     dropped: int = 0
     """Documents that were longer than allowed and were left out."""
 
+    def plus(self, other: Totals) -> Totals:
+        """Return the counts of both."""
+        return Totals(
+            **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Totals)}
+        )
+
     @property
     def written_lines(self) -> int:
         """Lines read, without the empty ones."""
@@ -52,8 +63,7 @@ class Totals:
 class Source:
     """Everything that determines the parts. Equal sources give equal parts, byte for byte."""
 
-    inputs: tuple[tuple[str, int], ...]
-    """Name and size in bytes of each input file, in order (not the folder: corpora get moved)."""
+    inputs: Inputs
     tokenizer: TokenizerIdentity
     text_key: str
     end_of_document_id: int | None
@@ -64,13 +74,48 @@ class Source:
     long_documents: str = "keep"
 
 
+@dataclass(frozen=True, kw_only=True)
+class AppendedFiles:
+    """Files that a later call added to a finished channel, in the same way."""
+
+    inputs: Inputs
+    first_part: int
+    """Parts that the channel had before."""
+    rejected_bytes: int
+    """Size of its list of rejected lines before."""
+    finished: Totals | None = None
+    """Counts of this call; None while work is left."""
+
+
 @dataclass(frozen=True)
 class RecordedSource:
     """The contents of `source.json`."""
 
     source: Source
-    finished: Totals | None
-    """Counts of the finished channel; None while work is left."""
+    """The first call, whose settings all later ones keep."""
+    totals: Totals | None
+    """Counts of all calls that have finished; None while the first has not."""
+    appended: tuple[AppendedFiles, ...] = ()
+
+    @property
+    def unfinished_append(self) -> AppendedFiles | None:
+        """The later call that has not finished; None if there is none."""
+        return next((call for call in self.appended if call.finished is None), None)
+
+    @property
+    def finished(self) -> Totals | None:
+        """Counts of the finished channel; None while work is left."""
+        return None if self.unfinished_append else self.totals
+
+    @property
+    def inputs(self) -> Inputs:
+        """Files of all calls."""
+        return tuple(entry for inputs in self.calls for entry in inputs)
+
+    @property
+    def calls(self) -> tuple[Inputs, ...]:
+        """Files of each call."""
+        return (self.source.inputs, *(call.inputs for call in self.appended))
 
 
 def read_source(folder: Path) -> RecordedSource | None:
@@ -85,15 +130,29 @@ def read_source(folder: Path) -> RecordedSource | None:
 def _read(file: Path) -> RecordedSource:
     try:
         content: dict[str, Any] = json.loads(file.read_bytes())
-        finished = content.pop("finished")
-        inputs = tuple((str(name), int(size)) for name, size in content.pop("inputs"))
+        finished = _totals(content.pop("finished"))
+        inputs = _inputs(content.pop("inputs"))
+        appended = tuple(_appended(call) for call in content.pop("appended", ()))
         tokenizer = _tokenizer(content.pop("tokenizer"), content.pop("vocab_size", None))
         source = Source(inputs=inputs, tokenizer=tokenizer, **content)
-        return RecordedSource(source, Totals(**finished) if finished else None)
+        return RecordedSource(source, finished, appended)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{file}: not readable ({error}). Was it edited? Restore it, or delete the channel folder to make it anew."
         ) from error
+
+
+def _inputs(record: Iterable[tuple[object, object]]) -> Inputs:
+    return tuple((str(name), int(str(size))) for name, size in record)
+
+
+def _totals(record: dict[str, int] | None) -> Totals | None:
+    return Totals(**record) if record else None
+
+
+def _appended(record: dict[str, Any]) -> AppendedFiles:
+    inputs, finished = _inputs(record.pop("inputs")), _totals(record.pop("finished"))
+    return AppendedFiles(inputs=inputs, finished=finished, **record)
 
 
 def _tokenizer(record: object, vocab_size: object) -> TokenizerIdentity:
