@@ -72,7 +72,7 @@ class Append:
             begin = ResumePoint(batch=ReadState(rejected_bytes=call.rejected_bytes))
             if len(parts) > call.first_part:
                 begin = read_resume_point(job.folder, parts)
-            with closing(ChannelWriter(job, source, parts, begin, call.first_part)) as writer:
+            with closing(ChannelWriter(job, source, tokenizer, parts, begin, call.first_part)) as writer:
                 added = write_documents(job, encoder or ReferenceEncoder(tokenizer), writer, progress)
             before = self.recorded.totals or Totals()
             finished = replace(
@@ -196,6 +196,8 @@ def _job(folder: Path, source: Source, files: Sequence[InputFile]) -> ChannelJob
         text_key=source.text_key,
         tokens_per_part=source.tokens_per_part or sys.maxsize,  # 0: a merged channel of one part
         append_end_of_document=source.end_of_document_id is not None,
+        end_of_document_id=source.end_of_document_id,
+        begin_of_document_id=source.begin_of_document_id,
         max_document_tokens=source.max_document_tokens,
         long_documents=cast("LongDocuments", source.long_documents),
         is_append=True,

@@ -25,12 +25,18 @@ class ChannelJob:
     tokens_per_part: int = 1_000_000_000
     """A part ends with the document that reaches this many tokens."""
     append_end_of_document: bool = True
+    end_of_document_id: int | None = None
+    """Id of the symbol to append in place of the tokenizer's own."""
+    begin_of_document_id: int | None = None
+    """Id of the symbol to put before every document; None for none."""
     max_document_tokens: int | None = None
     """Tokens of the longest document, the end-of-document token included."""
     long_documents: LongDocuments = "keep"
     """Treatment of longer documents."""
     max_rejected_share: float = 0.01
     """Share of rejected lines above which the input is refused."""
+    max_lost_share: float = 0.01
+    """Share of characters that do not come back, or of unknown tokens, above which the input is refused."""
     is_append: bool = False
     """True if the files are added to a finished channel."""
 

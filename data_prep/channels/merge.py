@@ -149,11 +149,12 @@ def _common_source(inputs: Sequence[Path], tokens_per_part: int | None) -> tuple
                 f"{path} and {first_path} were not made alike: their tokenizers are {one.tokenizer} and "
                 f"{other.tokenizer}. Only channels of one tokenizer can be merged."
             )
-        if one.end_of_document_id != other.end_of_document_id:
-            raise UsageError(
-                f"{path} and {first_path} were not made alike: documents end with {one.end_of_document_id} and "
-                f"{other.end_of_document_id}. Only channels with the same ends can be merged."
-            )
+        for key, verb in (("end_of_document_id", "end"), ("begin_of_document_id", "begin")):
+            if getattr(one, key) != getattr(other, key):
+                raise UsageError(
+                    f"{path} and {first_path} were not made alike: documents {verb} with {getattr(one, key)} and "
+                    f"{getattr(other, key)}. Only channels with the same symbols can be merged."
+                )
     if not known or len(known) < len(recorded) or any(found.finished is None for _, found in known):
         return None
     files = tuple(entry for _, found in known for entry in found.inputs)

@@ -56,7 +56,8 @@ def tokenize_channel(
         inputs=job.named_inputs,
         tokenizer=identity_of(tokenizer),
         text_key=job.text_key,
-        end_of_document_id=tokenizer.end_of_document_id if job.append_end_of_document else None,
+        end_of_document_id=_end_of_document(job, tokenizer),
+        begin_of_document_id=job.begin_of_document_id,
         tokens_per_part=job.tokens_per_part,
         max_document_tokens=job.max_document_tokens,
         long_documents=job.long_documents,
@@ -69,10 +70,16 @@ def tokenize_channel(
             if totals is not None:
                 return ChannelResult(totals, len(parts), was_there=True)
             begin = read_resume_point(job.folder, parts)
-            with closing(ChannelWriter(job, source, parts, begin)) as writer:
+            with closing(ChannelWriter(job, source, tokenizer, parts, begin)) as writer:
                 totals = write_documents(job, encoder or ReferenceEncoder(tokenizer), writer, progress)
             finish_source(job.folder, source, totals)
             return ChannelResult(totals, writer.num_parts, was_there=False)
+
+
+def _end_of_document(job: ChannelJob, tokenizer: Tokenizer) -> int | None:
+    if not job.append_end_of_document:
+        return None
+    return tokenizer.end_of_document_id if job.end_of_document_id is None else job.end_of_document_id
 
 
 @contextmanager

@@ -62,5 +62,15 @@ def losses(totals: Totals, folder: Path) -> Iterator[str]:
     if totals.rejected:
         share = f"{totals.rejected:,} of {totals.written_lines:,} lines ({totals.rejected_share:.2%})"
         yield f"  rejected {share}, listed in {folder / REJECTED_FILE}"
+    if totals.symbols_inside:
+        yield (
+            f"  WARNING: text within documents became {totals.symbols_inside:,} times the symbol that stands before or "
+            "behind documents (a symbol that is ordinary text to the tokenizer): choose another --end-of-document"
+        )
+    if totals.unknown_tokens or totals.lost_characters:
+        yield (
+            f"  lost: {totals.unknown_tokens:,} tokens ({totals.unknown_share:.4%}) stand for unknown text; of "
+            f"{totals.decoded_characters:,} characters decoded again {totals.lost_share:.4%} did not come back"
+        )
     if totals.empty:
         yield f"  {totals.empty:,} empty lines and documents left out"

@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from data_prep.channels.ahead import ahead
 from data_prep.channels.channel_job import REJECTED_FILE, ChannelJob
+from data_prep.channels.document_counts import DocumentCounts, TextCheck
 from data_prep.channels.indexed_writer import FinishedPart, PartWriter, part_prefix, token_dtype
 from data_prep.channels.long_documents import DocumentShape, Pieces, lay_down
 from data_prep.channels.resume_point import ResumePoint, write_resume_point
 from data_prep.channels.totals import Progress
 from data_prep.text.reader import Batch, BatchReader, ReadState
 from data_prep.tokenizers.encoders import Encoder
+from data_prep.tokenizers.round_trip import LOSS_ADVICE
 from harness.channels.source import Source, Totals
 from harness.errors import DataError
+from harness.tokenizers.tokenizer import Tokenizer
 
 
 class ChannelWriter:
     """Spreads encoded documents over numbered parts, from part `first_part` on; `parts` are all that there are."""
 
-    def __init__(
-        self, job: ChannelJob, source: Source, parts: Sequence[FinishedPart], begin: ResumePoint, first_part: int = 0
+    def __init__(  # noqa: PLR0913 - a whole call
+        self,
+        job: ChannelJob,
+        source: Source,
+        tokenizer: Tokenizer,
+        parts: Sequence[FinishedPart],
+        begin: ResumePoint,
+        first_part: int = 0,
     ) -> None:
         self.begin = begin
         self.num_parts = len(parts)
         self.first_part = first_part
-        self.num_split = begin.split
-        self.num_dropped = begin.dropped
+        self.counts = begin.counts
         self._job = job
+        begin_id, end_id = source.begin_of_document_id, source.end_of_document_id
         self._shape = DocumentShape(
-            end_id=source.end_of_document_id, max_tokens=job.max_document_tokens, long_documents=job.long_documents
+            end_id=end_id, begin_id=begin_id, max_tokens=job.max_document_tokens, long_documents=job.long_documents
         )
+        self._check = TextCheck(tokenizer, [symbol for symbol in (begin_id, end_id) if symbol is not None])
         self._dtype = token_dtype(source.tokenizer.vocab_size)
         self._part: PartWriter | None = None
         self._finished_tokens = sum(part.tokens for part in parts[first_part:])
@@ -48,13 +59,17 @@ class ChannelWriter:
             raise DataError(_changed_input(self._job.folder, batch.start.documents + done, batch.end.documents))
         if done == len(batch.texts):
             return
-        pieces = lay_down(encoder.encode(batch.texts[done:]), self._shape)
+        texts, first = batch.texts[done:], done
+        encoded = encoder.encode(texts)
+        found = self._check.look_at(texts, encoded, batch.start.documents + first)
+        pieces = lay_down(encoded, self._shape)
         while len(pieces.per_document):
             wanted = self._job.tokens_per_part - (self._part.num_tokens if self._part else 0)
             reaching = pieces.num_documents_reaching(wanted)
             count = len(pieces.per_document) if reaching is None else reaching
             written, pieces = pieces.split_at(count)
             self._write(written)
+            self.counts = self.counts.plus(found.sums(done - first, done - first + count))
             done += count
             if reaching is not None:
                 self.finish_part(batch.start, done)
@@ -63,7 +78,7 @@ class ChannelWriter:
         """Finish the open part, if there is one; it ends `documents` documents after the beginning of a batch."""
         if self._part is None:
             return
-        point = ResumePoint(batch=batch, documents=documents, split=self.num_split, dropped=self.num_dropped)
+        point = ResumePoint(batch=batch, documents=documents, counts=self.counts)
         write_resume_point(self._job.folder, part_prefix(self.num_parts), point)
         self._finished_tokens += self._part.finish().tokens
         self._part = None
@@ -75,8 +90,8 @@ class ChannelWriter:
             self._part.close()
 
     def _write(self, pieces: Pieces) -> None:
-        self.num_split += int((pieces.per_document > 1).sum())
-        self.num_dropped += int((pieces.per_document == 0).sum())
+        split, dropped = int((pieces.per_document > 1).sum()), int((pieces.per_document == 0).sum())
+        self.counts = self.counts.plus(DocumentCounts(split=split, dropped=dropped))
         if not len(pieces.lengths):
             return
         if self._part is None:
@@ -115,8 +130,7 @@ def _totals(read: ReadState, writer: ChannelWriter) -> Totals:
         documents=read.documents,
         tokens=writer.num_tokens,
         characters=read.characters,
-        split=writer.num_split,
-        dropped=writer.num_dropped,
+        **asdict(writer.counts),
     )
 
 
@@ -140,6 +154,17 @@ def _check_input(job: ChannelJob, totals: Totals, writer: ChannelWriter) -> None
         raise DataError(
             f"no document is left of the input ({names}): all {totals.documents:,} are longer than "
             f"--max-document-tokens {job.max_document_tokens}. Raise it, or use --long-documents split."
+        )
+    _check_loss(job, totals)
+
+
+def _check_loss(job: ChannelJob, totals: Totals) -> None:
+    share = max(totals.lost_share, totals.unknown_share)
+    if share > job.max_lost_share:
+        raise DataError(
+            f"the tokenizer loses text: {totals.lost_share:.2%} of {totals.decoded_characters:,} characters that were "
+            f"decoded again did not come back, and {totals.unknown_share:.2%} of all tokens stand for unknown text; "
+            f"allowed: {job.max_lost_share:.2%}. {LOSS_ADVICE}"
         )
 
 

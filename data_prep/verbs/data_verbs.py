@@ -1,38 +1,28 @@
-"""The `harness data` commands."""
+"""`harness data tokenize`."""
 # ruff: noqa: D301 (click takes a backspace character in a docstring for "do not wrap this paragraph")
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from data_prep.verbs.preparing import channel_folder, prepared
+from data_prep.verbs.preparing import (
+    ENCODER,
+    IN,
+    MAX_LOST_SHARE,
+    MAX_REJECTED_SHARE,
+    TOKENIZER,
+    NamedBorders,
+    channel_folder,
+    choose_borders,
+    prepared,
+)
 from harness.errors import UsageError
-from harness.text import listed
 
 if TYPE_CHECKING:
     from data_prep.channels.long_documents import LongDocuments
-
-IN = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
-TOKENIZER = click.option(
-    "--tokenizer", type=click.Path(path_type=Path), required=True, help="*.model, tokenizer.json or *.tiktoken."
-)
-ENCODER = click.option(
-    "--encoder",
-    type=click.Choice(["auto", "reference", "fastokens", "gigatoken"]),
-    default="auto",
-    show_default=True,
-    help="Library that encodes; a fast one must give the reference's ids on a sample of the input, or is not used.",
-)
-MAX_REJECTED_SHARE = click.option(
-    "--max-rejected-share",
-    type=click.FloatRange(0, 1),
-    default=0.01,
-    show_default=True,
-    help="Give up if more than this share of the lines are not documents.",
-)
 
 
 @click.command()
@@ -54,12 +44,22 @@ MAX_REJECTED_SHARE = click.option(
     "--append-eod/--no-append-eod",
     default=True,
     show_default=True,
-    help="Whether the tokenizer's end-of-document token is put after every document.",
+    help="Whether a symbol is put behind every document.",
+)
+@click.option(
+    "--end-of-document",
+    metavar="SYMBOL",
+    help="That symbol, by its spelling or its id. Default: the one that the tokenizer names, or a usual one.",
+)
+@click.option(
+    "--begin-of-document",
+    metavar="SYMBOL|none",
+    help="A symbol before every document. Default: none, with a warning if the tokenizer's own library puts one.",
 )
 @click.option(
     "--max-document-tokens",
     type=click.IntRange(min=2),
-    help="Longest document, its end-of-document token included; --long-documents decides about longer ones.",
+    help="Longest document, the symbols around it included; --long-documents decides about longer ones.",
 )
 @click.option(
     "--long-documents",
@@ -68,19 +68,20 @@ MAX_REJECTED_SHARE = click.option(
 )
 @ENCODER
 @MAX_REJECTED_SHARE
+@MAX_LOST_SHARE
 def tokenize(  # noqa: PLR0913 - one argument per option
     *,
     inputs: tuple[str, ...],
     tokenizer: Path,
     channel: str,
     output: Path,
-    text_key: str,
-    tokens_per_part: int,
     append_eod: bool,
+    end_of_document: str | None,
+    begin_of_document: str | None,
     max_document_tokens: int | None,
     long_documents: LongDocuments | None,
     encoder: str,
-    max_rejected_share: float,
+    **settings: Any,  # noqa: ANN401 - fields of a ChannelJob
 ) -> None:
     """Make a channel out of text: tokens in numbered parts, in the order of the documents.
 
@@ -100,87 +101,34 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     and a configuration names it with
       data: {channels: {zh: {path: data/zh}}}
 
-    Run the same command again after an interruption: it continues after the last finished part. Run it again on a
-    finished channel: it says what is there and does nothing. With other input or another tokenizer it refuses. So no
-    document is ever in a channel twice.
+    It says which symbol ends a document, and refuses a tokenizer that loses text of this input. Run the same command
+    again after an interruption: it continues after the last finished part. Run it again on a finished channel: it says
+    what is there and does nothing. With other input or another tokenizer it refuses, so no document is ever in a
+    channel twice; `harness data append` adds further files.
     """
-    folder = channel_folder(output, channel)
     # Imported here so that --help stays instant.
     from data_prep.channels.channel_job import ChannelJob
     from data_prep.channels.tokenize_channel import tokenize_channel
     from data_prep.text.input_files import find_inputs
     from harness.tokenizers.tokenizer import open_tokenizer
 
+    opened = open_tokenizer(tokenizer, needs_end=False)
+    named = NamedBorders(append_eod=append_eod, end=end_of_document, begin=begin_of_document)
+    borders = choose_borders(opened, named, max_document_tokens)
+    for note in borders.notes:
+        click.echo(f"tokenize {channel}: {note}", err=True)
     job = ChannelJob(
         inputs=find_inputs(inputs),
-        folder=folder,
-        text_key=text_key,
-        tokens_per_part=tokens_per_part,
+        folder=channel_folder(output, channel),
         append_end_of_document=append_eod,
+        end_of_document_id=borders.end.id if borders.end else None,
+        begin_of_document_id=borders.begin.id if borders.begin else None,
         max_document_tokens=max_document_tokens,
         long_documents=_long_documents(max_document_tokens, long_documents),
-        max_rejected_share=max_rejected_share,
+        **settings,
     )
-    opened = open_tokenizer(tokenizer)
     with prepared(f"tokenize {channel}", job, opened, encoder) as (progress, chosen):
-        result = tokenize_channel(job, opened, progress, chosen)
-    click.echo(result.summary(folder))
-
-
-@click.command()
-@IN
-@TOKENIZER
-@click.option("--channel", required=True, help="Name of the channel that is there.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="The channel is the folder OUTPUT/CHANNEL."
-)
-@click.option(
-    "--accept-same-names", is_flag=True, help="A file of another size and a name that is there is another file."
-)
-@ENCODER
-@MAX_REJECTED_SHARE
-def append(  # noqa: PLR0913 - one argument per option
-    *,
-    inputs: tuple[str, ...],
-    tokenizer: Path,
-    channel: str,
-    output: Path,
-    accept_same_names: bool,
-    encoder: str,
-    max_rejected_share: float,
-) -> None:
-    """Add further files to a channel: new parts behind those that are there, made in the same way.
-
-    \b
-    Examples:
-      harness data append corpus/zh/new.jsonl --tokenizer tokenizer.model --channel zh --output data
-      harness data append corpus/zh/ --tokenizer tokenizer.model --channel zh --output data
-
-    IN are named as for `harness data tokenize`. Files that the channel holds already, by name and size, are left out,
-    so the whole folder may be named again and again. How text is read and documents end is as the channel was made. A
-    run that trains on the channel adopts the new parts. Run the same command again after an interruption.
-    """
-    from dataclasses import replace
-
-    from data_prep.channels.append_files import opened_append
-    from data_prep.text.input_files import find_inputs
-    from harness.tokenizers.tokenizer import open_tokenizer
-
-    folder, opened = channel_folder(output, channel), open_tokenizer(tokenizer)
-    files = find_inputs(inputs)
-    while files:
-        with opened_append(folder, files, opened, accept_same_names=accept_same_names) as call:
-            if call.known:
-                names = listed([file.name for file in call.known], 3)
-                click.echo(f"append {channel}: the channel holds {names} already: left out", err=True)
-            if not call.job.inputs:
-                click.echo(f"{folder}: nothing to add; all files are in the channel already")
-                return
-            job = replace(call.job, max_rejected_share=max_rejected_share)
-            with prepared(f"append {channel}", job, opened, encoder) as (progress, chosen):
-                result = replace(call, job=job).run(opened, progress, chosen)
-        click.echo(result.summary(folder))
-        files = list(call.later)
+        click.echo(tokenize_channel(job, opened, progress, chosen).summary(job.folder))
 
 
 def _long_documents(max_document_tokens: int | None, long_documents: LongDocuments | None) -> LongDocuments:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -37,11 +37,29 @@ class Totals:
     dropped: int = 0
     """Documents that were longer than allowed and were left out."""
 
+    unknown_tokens: int = 0
+    """Tokens that stand for no text: the tokenizer does not know what was there."""
+    symbols_inside: int = 0
+    """Tokens within documents that are the symbol put before or behind documents: text has become it."""
+    decoded_characters: int = field(default=0, compare=False)
+    """Characters of the documents that were decoded again, to see whether they come back."""
+    lost_characters: int = 0
+    """Characters among these that did not come back."""
+
     def plus(self, other: Totals) -> Totals:
         """Return the counts of both."""
-        return Totals(
-            **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(Totals)}
-        )
+        names = [each.name for each in fields(Totals)]
+        return Totals(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    @property
+    def lost_share(self) -> float:
+        """Characters that do not come back, as a share of those that were looked at."""
+        return self.lost_characters / self.decoded_characters if self.decoded_characters else 0.0
+
+    @property
+    def unknown_share(self) -> float:
+        """Tokens that stand for no text, as a share of all."""
+        return self.unknown_tokens / self.tokens if self.tokens else 0.0
 
     @property
     def written_lines(self) -> int:
@@ -69,6 +87,8 @@ class Source:
     end_of_document_id: int | None
     """Token appended to every document; None for no token."""
     tokens_per_part: int
+    begin_of_document_id: int | None = None
+    """Token put before every document; None for no token."""
     max_document_tokens: int | None = None
     """Length above which a document is split or dropped; None where any length is kept."""
     long_documents: str = "keep"

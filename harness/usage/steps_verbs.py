@@ -102,4 +102,4 @@ def _tokenizer_of(run_dir: RunDir, given: Path | None) -> Tokenizer | None:
     from harness.tokenizers.tokenizer import open_tokenizer
 
     path = given or load_config(run_dir.config).data.tokenizer
-    return None if path is None else open_tokenizer(path)
+    return None if path is None else open_tokenizer(path, needs_end=False)

@@ -17,7 +17,8 @@ from data_prep.channels.append_files import AppendResult, opened_append
 from data_prep.channels.channel_job import ChannelJob
 from data_prep.channels.count import count_channel
 from data_prep.channels.merge import merge_channels
-from data_prep.verbs.data_verbs import append, tokenize
+from data_prep.verbs.append_verb import append
+from data_prep.verbs.data_verbs import tokenize
 from harness.channels.channels import further_parts, open_channel
 from harness.channels.source import read_source
 from harness.config.schema import ChannelConfig

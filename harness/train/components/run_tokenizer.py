@@ -38,7 +38,7 @@ def open_run_tokenizer(config: Config, start: Manifest | None) -> RunTokenizer:
         DataError: It cannot be opened, has more ids than the model has rows, or a channel was made with another one.
     """
     recorded = () if start is None else recorded_tokenizers(start.fingerprint)
-    opened = open_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
+    opened = open_tokenizer(config.data.tokenizer, needs_end=False) if config.data.tokenizer else None
     notes: list[str] = []
     if opened is not None:
         _require_rows(config, opened, start)
