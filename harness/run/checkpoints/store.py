@@ -139,10 +139,18 @@ class CheckpointStore:
     def amend(self, entry: Checkpoint, *, health: Health | None = None, pinned: bool | None = None) -> Checkpoint:
         """Change a checkpoint's health or pin in its manifest; a crash leaves the old manifest or the new one.
 
+        Of a link the folder that it leads to is changed.
+
         Raises:
+            CheckpointError: It is linked from another run, whose trainer may amend it at the same time.
             SaveFailedError: The disk refused; the manifest is the old one or the new one.
             RunTakenOverError: Another process has taken the run over.
         """
+        if entry.other_run is not None:
+            raise CheckpointError(
+                f"{entry.path} was not changed: it is a link to {entry.links_to}, a checkpoint of the run "
+                f"{entry.other_run}. Change it there."
+            )
         changes = {"health": health, "pinned": pinned}
         manifest = entry.manifest.model_copy(update={key: value for key, value in changes.items() if value is not None})
         try:
@@ -154,6 +162,8 @@ class CheckpointStore:
 
     def remove(self, entry: Entry) -> None:
         """Remove a checkpoint. From the first rename on it is not a checkpoint; a crash after that leaves a leftover.
+
+        Of a link only the link goes: the folder that it leads to may serve others.
 
         Raises:
             CheckpointError: The disk refused. The checkpoint is whole, or gone and a leftover of it remains.
