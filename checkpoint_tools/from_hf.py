@@ -2,8 +2,8 @@
 
 ```
 OUT/checkpoints/step_0000000/    the weights; `harness train CONFIG --run-dir OUT --resume must` goes on from them
+        tokenizer/  origin/      the files of the model's tokenizer; its config.json and generation_config.json
     model.yaml                   the `model` section that CONFIG must have
-    source/                      config.json and tokenizer of the model, unchanged
     conversion.json              what was converted, and the proof
 ```
 
@@ -34,7 +34,6 @@ from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
 from checkpoint_tools.their_tensors import TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
-from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER
 from checkpoint_tools.transformers_model import require_shapes
 from harness.config.identity import identity_of
 from harness.config.schema import ModelConfig
@@ -43,12 +42,21 @@ from harness.errors import CheckpointError, UsageError
 from harness.parameters.names import EMBEDDING
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
+from harness.run.checkpoints.for_export import (
+    CONFIG,
+    GENERATION_CONFIG,
+    ORIGIN_FOLDER,
+    TOKENIZER_FOLDER,
+    Belongings,
+    put_into,
+    read_whole,
+)
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.run.files import replace_file
+from harness.tokenizers.belonging_files import names_in_model
 from harness.tokenizers.tokenizer import open_tokenizer
 from harness.version import VERSION
 
-_KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
@@ -75,7 +83,8 @@ def convert(
     _require_tied(theirs, moves)
     require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
     require_shapes(theirs)
-    record = _record(theirs, growth)
+    belongings, missed = _belongings(folder)
+    record = _record(theirs, growth, belongings)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
     with output_folder.begun(out, record) as partial:
         with show("convert", num_bytes) as progress:
@@ -87,10 +96,12 @@ def convert(
                     names=[move.ours for move in theirs.family.moves(model)],
                     read=growth.reader(lambda name: moves[name].joined(theirs.read, theirs.model), theirs.model),
                 ),
+                belongings,
                 num_workers=num_workers,
                 progress=progress,
             )
-        _keep_settings(theirs, model, partial)
+        text = yaml.safe_dump({"model": model.model_dump(mode="json")}, sort_keys=False)
+        replace_file(partial / "model.yaml", text.encode())
         ours = open_checkpoint(written.checkpoint, hashes=False)
         proof = prove(ours, folder, partial / output_folder.PROOF_NAME, num_layers=proof_layers, growth=growth)
         output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
@@ -103,7 +114,7 @@ def convert(
         seconds=written.seconds,
         proof=proof,
         left_out=theirs.left_out,
-        warnings=_warnings(theirs),
+        warnings=(*_warnings(theirs), *missed),
     )
 
 
@@ -117,14 +128,32 @@ def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
     )
 
 
-def _record(theirs: TheirTensors, growth: Growth) -> dict[str, object]:
+def _belongings(folder: Path) -> tuple[Belongings, list[str]]:
+    """Return what the checkpoint keeps of the folder besides the weights, and a warning for each file that it cannot.
+
+    Raises:
+        CheckpointError: The disk refuses, or a file is too large.
+    """
+    origin = [name for name in (CONFIG, GENERATION_CONFIG) if (folder / name).exists()]
+    found: dict[str, bytes] = {}
+    missed: list[str] = []
+    for place, names in ((ORIGIN_FOLDER, origin), (TOKENIZER_FOLDER, names_in_model(folder))):
+        for name in names:
+            if (folder / name).is_symlink():
+                missed.append(f"{name} is a link, which is not followed out of a model's folder: it was not kept")
+            else:
+                found |= put_into(place, {name: read_whole(folder / name)})
+    return found, missed
+
+
+def _record(theirs: TheirTensors, growth: Growth, belongings: Belongings) -> dict[str, object]:
     """Return the input, output and settings of a conversion: an interrupted one is resumed only if all are the same."""
     weights = [(name, (theirs.path / name).stat()) for name in sorted(set(theirs.files.values()))]
     seen = [(name, status.st_size, status.st_mtime_ns) for name, status in weights]
     return {
         "converted": "from-hf",
         "model": theirs.path.resolve().name,
-        "config_xxh3": xxhash.xxh3_64_hexdigest((theirs.path / "config.json").read_bytes()),
+        "belongings_xxh3": {name: xxhash.xxh3_64_hexdigest(content) for name, content in belongings.items()},
         "weights_xxh3": xxhash.xxh3_64_hexdigest(repr(seen).encode()),
         "family": theirs.family.model_type,
         "growth": {"copied_layers": list(growth.copied_layers), "vocab_size": growth.vocab_size},
@@ -168,6 +197,7 @@ def _manifest(theirs: TheirTensors, model: ModelConfig) -> Manifest:
         cursor=Cursor().to_json(),
         optimizer_norms={},
         last_losses=(),
+        longest_seq_length=0,
         fingerprint={"model": identity_of(model), **_tokenizer_fingerprint(theirs.path)},
     )
 
@@ -179,13 +209,3 @@ def _tokenizer_fingerprint(folder: Path) -> dict[str, Any]:
         return {}
     tokenizer = open_tokenizer(folder / found[0])
     return {"tokenizer": {"file": found[0], "xxh3": tokenizer.hash, "vocab_size": tokenizer.vocab_size}}
-
-
-def _keep_settings(theirs: TheirTensors, model: ModelConfig, run: Path) -> None:
-    source = run / SOURCE_FOLDER
-    source.mkdir(exist_ok=True)
-    for name in _KEPT:
-        if (theirs.path / name).is_file() and not (theirs.path / name).is_symlink():
-            replace_file(source / name, (theirs.path / name).read_bytes())
-    text = yaml.safe_dump({"model": model.model_dump(mode="json")}, sort_keys=False)
-    replace_file(run / "model.yaml", text.encode())

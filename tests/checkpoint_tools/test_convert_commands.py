@@ -73,9 +73,8 @@ def test_the_folder_has_all_that_a_model_needs(pool: Pool, checkpoint: Path, tmp
     [left] = pool.run(conversion_jobs.command, 1, ["convert", "to-hf", str(checkpoint), str(out)])
     assert left.code == 0, left.err
     given = checkpoint.parents[2] / "given"
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (out / name).read_bytes() == (given / name).read_bytes()
-    assert json.loads((out / "generation_config.json").read_text()) == {"eos_token_id": 2, "do_sample": False}
     expected = {"config.json", "generation_config.json", "model.safetensors", "conversion.json"}
     assert {path.name for path in out.iterdir()} == expected | {"tokenizer.json", "tokenizer_config.json"}
     assert_same_bits(given, out)

@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 import sentencepiece
 import tokenizers
+from checkpoint_samples import published_manifest
 
 from checkpoint_tools import tiktoken_model
 from checkpoint_tools.our_tensors import OurTensors
@@ -77,9 +78,9 @@ def tiktoken_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_tiktoken_file_gives_the_same_ids_through_tokenizers(tiktoken_file: Path, tmp_path: Path) -> None:
-    found = find_tokenizer(checkpoint_of(tmp_path, tiktoken_file), tiktoken_file)
+    found = find_tokenizer(checkpoint_of(tmp_path, tiktoken_file), {}, tiktoken_file)
     assert found is not None
-    assert found.warning is None
+    assert found.warnings == ()
     assert set(found.files) == {"own.tiktoken", "own.tiktoken.json", "tokenizer.json", "tokenizer_config.json"}
     assert json.loads(found.files["tokenizer_config.json"])["eos_token"] == "<|endoftext|>"
     original, translated = (
@@ -96,11 +97,11 @@ def test_a_tiktoken_file_gives_the_same_ids_through_tokenizers(tiktoken_file: Pa
 def test_a_pattern_that_tokenizers_does_not_know_is_told(tiktoken_file: Path, tmp_path: Path) -> None:
     """Then the file is copied as it is, with a warning."""
     with mock.patch.object(tiktoken_model, "_agree", return_value=False):
-        found = find_tokenizer(checkpoint_of(tmp_path, tiktoken_file), tiktoken_file)
+        found = find_tokenizer(checkpoint_of(tmp_path, tiktoken_file), {}, tiktoken_file)
     assert found is not None
     assert set(found.files) == {"own.tiktoken", "own.tiktoken.json"}
-    assert found.warning is not None
-    assert "own.tiktoken is not written as a tokenizer.json, for want of one with the same ids" in found.warning
+    (warning,) = found.warnings
+    assert "own.tiktoken is not written as a tokenizer.json, for want of one with the same ids" in warning
 
 
 def test_what_cannot_be_translated_is_not_guessed() -> None:
@@ -110,11 +111,9 @@ def test_what_cannot_be_translated_is_not_guessed() -> None:
 
 def checkpoint_of(run: Path, tokenizer: Path | None) -> OurTensors:
     """As much of a checkpoint as says which tokenizer it was trained with."""
-    from unittest.mock import Mock
-
     recorded = {"file": tokenizer.name, "xxh3": open_tokenizer(tokenizer).hash} if tokenizer else None
     model = ModelConfig(num_layers=1, hidden_size=4, num_attention_heads=1, ffn_hidden_size=4, vocab_size=420)
-    manifest = Mock(fingerprint={"tokenizer": recorded})
+    manifest = published_manifest(1, fingerprint={"tokenizer": recorded})
     return OurTensors(path=run / "checkpoints" / "step_0000001", manifest=manifest, model=model, places={})
 
 
@@ -126,7 +125,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_and_special_ids(tokenizer: Path, tmp_path: Path) -> None:
-    found = find_tokenizer(checkpoint_of(tmp_path, tokenizer), tokenizer)
+    found = find_tokenizer(checkpoint_of(tmp_path, tokenizer), {}, tokenizer)
     assert found is not None
     assert set(found.files) == {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}
     assert found.files["tokenizer.model"] == tokenizer.read_bytes()
@@ -138,17 +137,17 @@ def test_another_tokenizer_is_refused(tokenizer: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.model"
     other.write_bytes(train(model_type="unigram", **PLAIN))
     with pytest.raises(CheckpointError, match=r"other\.model has the hash .*, but .*step_0000001 was trained with a"):
-        find_tokenizer(checkpoint_of(tmp_path, tokenizer), other)
+        find_tokenizer(checkpoint_of(tmp_path, tokenizer), {}, other)
 
 
 def test_a_tokenizer_that_is_not_found_is_asked_for(tokenizer: Path, tmp_path: Path) -> None:
     ours = checkpoint_of(tmp_path, tokenizer)
     advice = r"Name it with --tokenizer, or give --without-tokenizer\."
     with pytest.raises(UsageError, match=rf"is not known: there is no readable config\.yaml\. {advice}"):
-        find_tokenizer(ours, None)
+        find_tokenizer(ours, {}, None)
     with pytest.raises(UsageError, match=rf"cannot be opened: .*there is no such file.* {advice}"):
-        find_tokenizer(ours, tmp_path / "gone.model")
+        find_tokenizer(ours, {}, tmp_path / "gone.model")
 
 
 def test_a_run_without_a_tokenizer_needs_none(tmp_path: Path) -> None:
-    assert find_tokenizer(checkpoint_of(tmp_path, None), None) is None
+    assert find_tokenizer(checkpoint_of(tmp_path, None), {}, None) is None

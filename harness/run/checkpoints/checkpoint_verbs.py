@@ -220,7 +220,7 @@ def _row(entry: Entry) -> dict[str, Any]:
     manifest = entry.manifest
     return {
         "path": str(entry.path),
-        "links_to": None if entry.links_to is None else str(entry.links_to),
+        **({} if entry.links_to is None else {"links_to": str(entry.links_to)}),
         "step": entry.step,
         "attempt": manifest.attempt,
         "health": manifest.health,
@@ -240,7 +240,7 @@ def _shown(row: dict[str, Any]) -> tuple[str, ...]:
     loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
     age = age_text(datetime.now(UTC) - datetime.fromisoformat(row["saved_at"]))
     pinned = "yes" if row["pinned"] else ""
-    last = f"{loss}  -> {row['links_to']}" if row["links_to"] else loss
+    last = f"{loss}  -> {row['links_to']}" if "links_to" in row else loss
     return (name, str(row["attempt"]), row["health"], parent, pinned, size_text(row["bytes"]), age, last)
 
 

@@ -44,6 +44,8 @@ class RunData:
     held_out: tuple[HeldOut | None, ...]
     """Held-out samples by phase; None if it evaluates nothing or has no held-out samples."""
     recipe: Recipe
+    tokenizer: Tokenizer | None
+    """None if the configuration names none."""
     identity: dict[str, Any]
     """Model and tokenizer, as plain JSON values."""
     arrivals: Arrivals | None
@@ -92,6 +94,7 @@ def open_data(config: Config, plan: Plan, ranks: Ranks, *, pin_memory: bool, num
         channel_names=channel_names,
         held_out=tuple(_open_held_out(config, phase, channels, recipe, table) for phase in plan.phases),
         recipe=recipe,
+        tokenizer=tokenizer,
         identity=_identity(config, tokenizer),
         arrivals=_look_out(config, stream.channels) if ranks.is_writer and config.data.adopt_parts else None,
     )

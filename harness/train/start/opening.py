@@ -25,6 +25,7 @@ from harness.plan.plan import PhasePlan, Plan, make_plan
 from harness.plan.plan_text import plan_text
 from harness.run import resume_failures
 from harness.run.checkpoints.choice import Resume
+from harness.run.checkpoints.for_export import Belongings
 from harness.run.checkpoints.signature import SigningKey, read_key
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.commands.os_signals import SignalFlags
@@ -35,6 +36,7 @@ from harness.run.files import replace_file
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
 from harness.train.components.agreement import raising_together
+from harness.train.components.belongings import RunBelongings, belongings_for
 from harness.train.components.found import Start, find_start, take_possession
 from harness.train.components.identity import other_versions, versions
 from harness.train.components.in_flight import InFlight
@@ -83,8 +85,17 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", num_parts=start.num_parts)
             closing.callback(data.close)
             require_same_data(config, plan, data, start)
+            belongings = belongings_for(data.tokenizer, start.entry) if ranks.is_writer else RunBelongings()
         run = _introduced(
-            _Parts(config=config, plan=plan, phase=phase, ranks=ranks, device=world.device, data=data),
+            _Parts(
+                config=config,
+                plan=plan,
+                phase=phase,
+                ranks=ranks,
+                device=world.device,
+                data=data,
+                belongings=belongings.files,
+            ),
             store=store,
             inbox=Inbox(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
             recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
@@ -93,6 +104,8 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             if folder is None
             else Nearby(folder=folder, start=start.name, kept=config.checkpoint.snapshots_kept),
         )
+        for note in belongings.notes:
+            run.announce(note)
         closing.callback(run.in_flight.discard)
         if run.nearby is not None:
             closing.callback(run.nearby.close)
@@ -105,7 +118,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
 
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """The inputs of model and optimizer."""
+    """The inputs of model and optimizer, and what checkpoints hold besides them."""
 
     config: Config
     plan: Plan
@@ -113,6 +126,7 @@ class _Parts:
     ranks: Ranks
     device: torch.device
     data: RunData
+    belongings: Belongings
 
 
 def _signing_key(config: Config) -> SigningKey | None:
@@ -188,6 +202,7 @@ def _introduced(
         heartbeat=heartbeat,
         in_flight=InFlight(),
         nearby=nearby,
+        belongings=parts.belongings,
     )
 
 
