@@ -13,11 +13,10 @@ An interrupted conversion continues where it was, also in the proof.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 import xxhash
@@ -29,6 +28,7 @@ from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.families.config_json import dynamic_scaling
 from checkpoint_tools.families.family import Move
 from checkpoint_tools.growth import NO_GROWTH, Growth
+from checkpoint_tools.model_tokenizers import ModelTokenizers, look_at_tokenizers
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
@@ -53,23 +53,24 @@ from harness.run.checkpoints.for_export import (
 )
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.run.files import replace_file
-from harness.tokenizers.belonging_files import names_in_model
-from harness.tokenizers.tokenizer import open_tokenizer
+from harness.tokenizers.belonging_files import files_of_tokenizer, names_in_model, settings_of
+from harness.tokenizers.identity import relation_to
 from harness.version import VERSION
 
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
-
-def convert(
+def convert(  # noqa: PLR0913 (one argument per option)
     folder: Path,
     out: Path,
     show: ShowProgress,
     *,
     growth: Growth = NO_GROWTH,
+    tokenizer: Path | None = None,
     num_workers: int = 4,
     proof_layers: int | None = None,
 ) -> Converted:
     """Convert, let the model grow, and prove; OUT is there only if all of it went well.
+
+    With `tokenizer` training goes on with that one, which is the model's own or grew from it.
 
     Raises:
         CheckpointError: The folder is damaged, has a feature that is not known, or the result is not the same model.
@@ -83,14 +84,15 @@ def convert(
     _require_tied(theirs, moves)
     require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
     require_shapes(theirs)
-    belongings, missed = _belongings(folder)
-    record = _record(theirs, growth, belongings)
+    tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
+    belongings, missed = _belongings(folder, tokenizers)
+    record = _record(theirs, growth, tokenizers, belongings)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
     with output_folder.begun(out, record) as partial:
         with show("convert", num_bytes) as progress:
             written = write_run(
                 partial,
-                _manifest(theirs, model),
+                _manifest(model, tokenizers),
                 Weights(
                     model=model,
                     names=[move.ours for move in theirs.family.moves(model)],
@@ -114,7 +116,7 @@ def convert(
         seconds=written.seconds,
         proof=proof,
         left_out=theirs.left_out,
-        warnings=(*_warnings(theirs), *missed),
+        warnings=(*_warnings(theirs), *tokenizers.warnings, *missed),
     )
 
 
@@ -128,25 +130,33 @@ def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
     )
 
 
-def _belongings(folder: Path) -> tuple[Belongings, list[str]]:
+def _belongings(folder: Path, tokenizers: ModelTokenizers) -> tuple[Belongings, list[str]]:
     """Return what the checkpoint keeps of the folder besides the weights, and a warning for each file that it cannot.
+
+    A tokenizer that grew from the folder's own takes the place of its files, and keeps its settings.
 
     Raises:
         CheckpointError: The disk refuses, or a file is too large.
+        DataError: A file of the named tokenizer cannot be read.
     """
-    origin = [name for name in (CONFIG, GENERATION_CONFIG) if (folder / name).exists()]
-    found: dict[str, bytes] = {}
-    missed: list[str] = []
-    for place, names in ((ORIGIN_FOLDER, origin), (TOKENIZER_FOLDER, names_in_model(folder))):
-        for name in names:
-            if (folder / name).is_symlink():
-                missed.append(f"{name} is a link, which is not followed out of a model's folder: it was not kept")
-            else:
-                found |= put_into(place, {name: read_whole(folder / name)})
-    return found, missed
+    origin, missed = _read(folder, [name for name in (CONFIG, GENERATION_CONFIG) if (folder / name).is_file()])
+    files, others = _read(folder, names_in_model(folder))
+    named = tokenizers.named
+    if named is not None and not (tokenizers.own and relation_to(tokenizers.own[0], named) == "same"):
+        files = {**settings_of(files), **files_of_tokenizer(named)}
+    return {**put_into(ORIGIN_FOLDER, origin), **put_into(TOKENIZER_FOLDER, files)}, [*missed, *others]
 
 
-def _record(theirs: TheirTensors, growth: Growth, belongings: Belongings) -> dict[str, object]:
+def _read(folder: Path, names: Sequence[str]) -> tuple[dict[str, bytes], list[str]]:
+    """Return the content of files, and a warning for each link: none is followed out of a model's folder."""
+    links = [name for name in names if (folder / name).is_symlink()]
+    content = {name: read_whole(folder / name) for name in names if name not in links}
+    return content, [f"{name} is a link, and was not kept: copy the file itself into the folder" for name in links]
+
+
+def _record(
+    theirs: TheirTensors, growth: Growth, tokenizers: ModelTokenizers, belongings: Belongings
+) -> dict[str, object]:
     """Return the input, output and settings of a conversion: an interrupted one is resumed only if all are the same."""
     weights = [(name, (theirs.path / name).stat()) for name in sorted(set(theirs.files.values()))]
     seen = [(name, status.st_size, status.st_mtime_ns) for name, status in weights]
@@ -157,6 +167,7 @@ def _record(theirs: TheirTensors, growth: Growth, belongings: Belongings) -> dic
         "weights_xxh3": xxhash.xxh3_64_hexdigest(repr(seen).encode()),
         "family": theirs.family.model_type,
         "growth": {"copied_layers": list(growth.copied_layers), "vocab_size": growth.vocab_size},
+        **tokenizers.fingerprint(),
         "harness": VERSION,
     }
 
@@ -173,7 +184,7 @@ def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
         )
 
 
-def _manifest(theirs: TheirTensors, model: ModelConfig) -> Manifest:
+def _manifest(model: ModelConfig, tokenizers: ModelTokenizers) -> Manifest:
     fields = model.model_dump(mode="json")
     return Manifest(
         step=0,
@@ -198,14 +209,5 @@ def _manifest(theirs: TheirTensors, model: ModelConfig) -> Manifest:
         optimizer_norms={},
         last_losses=(),
         longest_seq_length=0,
-        fingerprint={"model": identity_of(model), **_tokenizer_fingerprint(theirs.path)},
+        fingerprint={"model": identity_of(model), **tokenizers.fingerprint()},
     )
-
-
-def _tokenizer_fingerprint(folder: Path) -> dict[str, Any]:
-    """Return the fingerprint that a run must find in its own tokenizer; empty unless the model brings exactly one."""
-    found = [name for name in _TOKENIZERS if (folder / name).is_file()]
-    if len(found) != 1:
-        return {}
-    tokenizer = open_tokenizer(folder / found[0])
-    return {"tokenizer": {"file": found[0], "xxh3": tokenizer.hash, "vocab_size": tokenizer.vocab_size}}

@@ -37,7 +37,7 @@ class KeptSettings:
     has_origin: bool
     """True if training began from a Hugging Face model."""
     warnings: tuple[str, ...] = ()
-    """What is not known, and what is written in its place."""
+    """Facts that are not known, and the values that are written in their place."""
 
 
 def kept_settings(ours: OurTensors, belongings: Belongings) -> KeptSettings:

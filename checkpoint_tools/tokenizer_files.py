@@ -21,8 +21,10 @@ from harness.errors import CheckpointError, HarnessError, UsageError
 from harness.run.checkpoints.for_export import CONFIG, ORIGIN_FOLDER, TOKENIZER_FOLDER, Belongings, in_folder
 from harness.text import listed
 from harness.tokenizers.belonging_files import SETTINGS_FILE, files_of_tokenizer, settings_of
+from harness.tokenizers.identity import difference, recorded_tokenizers, relation_to
+from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
 from harness.tokenizers.tiktoken_file import TiktokenTokenizer
-from harness.tokenizers.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 _TRANSLATED = "tokenizer.json"
 _ADVICE = "Name it with --tokenizer, or give --without-tokenizer"
@@ -53,10 +55,10 @@ def find_tokenizer(ours: OurTensors, belongings: Belongings, named: Path | None)
         CheckpointError: It is another one than the checkpoint was trained with.
     """
     kept, has_origin = _kept(ours, belongings), f"{ORIGIN_FOLDER}/{CONFIG}" in belongings
-    recorded = ours.manifest.fingerprint.get("tokenizer")
+    recorded = recorded_tokenizers(ours.manifest.fingerprint)
     if named is None and kept:
         return _of_checkpoint(kept, has_origin=has_origin)
-    if not isinstance(recorded, dict) and named is None:
+    if not recorded and named is None:
         return None
     path = named or _path_in_run(ours.path)
     if path is None:
@@ -65,10 +67,10 @@ def find_tokenizer(ours: OurTensors, belongings: Belongings, named: Path | None)
         tokenizer = open_tokenizer(path)
     except HarnessError as error:
         raise UsageError(f"The tokenizer of {ours.path} cannot be opened: {error} {_ADVICE}.") from error
-    if isinstance(recorded, dict) and tokenizer.hash != recorded.get("xxh3"):
+    if recorded and all(relation_to(identity, tokenizer) == "other" for identity in recorded):
         raise CheckpointError(
-            f"{tokenizer.path} has the hash {tokenizer.hash}, but {ours.path} was trained with a tokenizer of hash "
-            f"{recorded.get('xxh3')}. {_ADVICE}."
+            f"{ours.path} was trained with another tokenizer, {recorded[0]}: {difference(recorded[0], tokenizer)}. "
+            f"{_ADVICE}."
         )
     written = _written(tokenizer, files_of_tokenizer(tokenizer), has_origin=has_origin)
     if lost := sorted(settings_of(kept).keys() - written.files.keys()):
@@ -80,11 +82,11 @@ def find_tokenizer(ours: OurTensors, belongings: Belongings, named: Path | None)
 def _kept(ours: OurTensors, belongings: Belongings) -> dict[str, bytes]:
     """Return the files in a checkpoint; of an earlier version, those of its run if one of them made it."""
     files = in_folder(belongings, TOKENIZER_FOLDER)
-    recorded = ours.manifest.fingerprint.get("tokenizer")
-    if ours.manifest.longest_seq_length is not None or not isinstance(recorded, dict):
+    recorded = recorded_tokenizers(ours.manifest.fingerprint)
+    if ours.manifest.longest_seq_length is not None or not recorded:
         return files
-    made_it = any(xxhash.xxh3_64_hexdigest(content) == recorded.get("xxh3") for content in files.values())
-    return files if made_it else {}
+    hashes = {xxhash.xxh3_64_hexdigest(content) for content in files.values()}
+    return files if any(identity.xxh3 in hashes for identity in recorded) else {}
 
 
 def _path_in_run(checkpoint: Path) -> Path | None:

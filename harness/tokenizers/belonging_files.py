@@ -6,13 +6,16 @@ Code beside a tokenizer (`tokenization_….py`) is a file like the others: it is
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import DataError
-from harness.tokenizers.tiktoken_file import TiktokenTokenizer
-from harness.tokenizers.tokenizer import SentencePieceTokenizer, Tokenizer
+from harness.tokenizers.recognise import tokenizer_files
+from harness.tokenizers.tiktoken_file import description_file
+from harness.tokenizers.tokenizer import Tokenizer
 
+_NAMES = {"hugging-face": "tokenizer.json", "sentencepiece": "tokenizer.model", "tekken": "tekken.json"}
+"""Names of the file with the ids, by its kind; a tiktoken file keeps its own."""
 SETTINGS_FILE = "tokenizer_config.json"
 _SETTINGS = (
     SETTINGS_FILE,
@@ -37,21 +40,29 @@ def files_of_tokenizer(tokenizer: Tokenizer) -> dict[str, bytes]:
         DataError: One of them cannot be read.
     """
     path = tokenizer.path
-    beside = _names_beside(path.parent)
-    name = "tokenizer.json"
-    if isinstance(tokenizer, TiktokenTokenizer):
-        name, beside = path.name, [other for other in (f"{path.name}.json",) if (path.parent / other).is_file()]
-    elif isinstance(tokenizer, SentencePieceTokenizer):
-        name = "tokenizer.model"
-        if (path.parent / "tokenizer.json").is_file():  # the others describe that one
-            beside = []
-    return {other: _read(path.parent / other) for other in beside} | {name: _read(path)}
+    return {name: _read(path.parent / name) for name in _beside(tokenizer)} | {_name_of(tokenizer): _read(path)}
+
+
+def _name_of(tokenizer: Tokenizer) -> str:
+    return _NAMES.get(tokenizer.kind) or tokenizer.path.name
+
+
+def _beside(tokenizer: Tokenizer) -> list[str]:
+    """Return the names of the files beside a tokenizer that belong to it."""
+    folder, name = tokenizer.path.parent, tokenizer.path.name
+    described = description_file(tokenizer.path)
+    if tokenizer.kind == "tiktoken" and described.is_file():
+        return [described.name]
+    if tokenizer.kind != "hugging-face":
+        is_alone = tokenizer_files(folder) == [tokenizer.path]
+        return _names_beside(folder, _BESIDE) if is_alone else []
+    return _names_beside(folder, _BESIDE if name == _NAMES["hugging-face"] else _SETTINGS)
 
 
 def names_in_model(folder: Path) -> list[str]:
     """Return the names of a tokenizer's files in the folder of a Hugging Face model."""
     named = {file.name for file in folder.iterdir() if _IN_A_MODEL.fullmatch(file.name)}
-    return sorted({*named, *_names_beside(folder)})
+    return sorted({*named, *_names_beside(folder, _BESIDE)})
 
 
 def settings_of(files: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -63,10 +74,10 @@ def _is_setting(name: str) -> bool:
     return name in _SETTINGS or name.split("/")[0] in _TEMPLATE_FOLDERS
 
 
-def _names_beside(folder: Path) -> list[str]:
+def _names_beside(folder: Path, names: Sequence[str]) -> list[str]:
     templates = (file for inner in _TEMPLATE_FOLDERS for file in sorted((folder / inner).glob("*.jinja")))
     return [
-        *(name for name in _BESIDE if (folder / name).is_file()),
+        *(name for name in names if (folder / name).is_file()),
         *(f"{file.parent.name}/{file.name}" for file in templates if file.is_file()),
     ]
 

@@ -53,7 +53,7 @@ class Run:
     nearby: Nearby | None = None
     """Writes snapshots down for a start on the same nodes."""
     belongings: Belongings = field(default_factory=dict)
-    """What each checkpoint holds for an export, on the writer (`harness.train.components.belongings`)."""
+    """Files that each checkpoint holds for an export, on the writer (`harness.train.components.belongings`)."""
 
     def announce(self, text: str, event: StepEvent | None = None) -> None:
         """Record an event and show a text to people, on global rank 0."""

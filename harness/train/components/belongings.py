@@ -16,6 +16,7 @@ from harness.run.checkpoints.for_export import (
 )
 from harness.text import listed
 from harness.tokenizers.belonging_files import files_of_tokenizer, settings_of
+from harness.tokenizers.identity import recorded_tokenizers, relation_to
 from harness.tokenizers.tokenizer import Tokenizer
 
 
@@ -25,7 +26,7 @@ class RunBelongings:
 
     files: Belongings = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    """What becomes of files of which there are two, for people."""
+    """Remarks on files of which there are two, for people."""
 
 
 def belongings_for(tokenizer: Tokenizer | None, entry: Checkpoint | None) -> RunBelongings:
@@ -41,16 +42,14 @@ def belongings_for(tokenizer: Tokenizer | None, entry: Checkpoint | None) -> Run
     if tokenizer is None:
         return RunBelongings(files=before)
     kept, own = in_folder(before, TOKENIZER_FOLDER), files_of_tokenizer(tokenizer)
-    is_same = entry is not None and _is_same(entry.manifest.fingerprint.get("tokenizer"), tokenizer)
+    # Of several in a model's folder, the first is the one that transformers reads.
+    recorded = () if entry is None else recorded_tokenizers(entry.manifest.fingerprint)
+    is_same = bool(recorded) and relation_to(recorded[0], tokenizer) == "same"
     files = kept if kept and is_same else {**settings_of(kept), **own}
     origin = put_into(ORIGIN_FOLDER, in_folder(before, ORIGIN_FOLDER))
     return RunBelongings(
         files={**origin, **put_into(TOKENIZER_FOLDER, files)}, notes=_notes(tokenizer, kept, own, files)
     )
-
-
-def _is_same(recorded: object, tokenizer: Tokenizer) -> bool:
-    return isinstance(recorded, dict) and recorded.get("xxh3") == tokenizer.hash
 
 
 def _notes(

@@ -25,7 +25,6 @@ from harness.plan.plan import PhasePlan, Plan, make_plan
 from harness.plan.plan_text import plan_text
 from harness.run import resume_failures
 from harness.run.checkpoints.choice import Resume
-from harness.run.checkpoints.for_export import Belongings
 from harness.run.checkpoints.signature import SigningKey, read_key
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.commands.os_signals import SignalFlags
@@ -44,6 +43,7 @@ from harness.train.components.inbox import Inbox
 from harness.train.components.mcore import Pipeline
 from harness.train.components.nearby import Nearby, folder_of, nearest
 from harness.train.components.open_data import RunData, open_data
+from harness.train.components.run_tokenizer import open_run_tokenizer
 from harness.train.decide import Milestones
 from harness.train.run import Run
 from harness.train.start.loading import require_same_data, restore
@@ -82,10 +82,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
         ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
         with raising_together(ranks):
-            data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", num_parts=start.num_parts)
-            closing.callback(data.close)
-            require_same_data(config, plan, data, start)
-            belongings = belongings_for(data.tokenizer, start.entry) if ranks.is_writer else RunBelongings()
+            data, belongings = _open_inputs(config, plan, ranks, start, world, closing)
         run = _introduced(
             _Parts(
                 config=config,
@@ -94,7 +91,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
                 ranks=ranks,
                 device=world.device,
                 data=data,
-                belongings=belongings.files,
+                belongings=belongings,
             ),
             store=store,
             inbox=Inbox(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
@@ -104,8 +101,6 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             if folder is None
             else Nearby(folder=folder, start=start.name, kept=config.checkpoint.snapshots_kept),
         )
-        for note in belongings.notes:
-            run.announce(note)
         closing.callback(run.in_flight.discard)
         if run.nearby is not None:
             closing.callback(run.nearby.close)
@@ -114,6 +109,23 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         )
         with blamed, reporting_takeover(fence):
             yield run, restore(run, start)
+
+
+def _open_inputs(
+    config: Config, plan: Plan, ranks: Ranks, start: Start, world: World, closing: ExitStack
+) -> tuple[RunData, RunBelongings]:
+    """Open the data, and hold the checkpoint against it; read what its checkpoints have for an export, on the writer.
+
+    Raises:
+        DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
+        CheckpointError: The checkpoint belongs to another model or other data, or cannot be read.
+    """
+    tokenizer = open_run_tokenizer(config, start.manifest)
+    on_gpu = world.device.type == "cuda"
+    data = open_data(config, plan, ranks, tokenizer, pin_memory=on_gpu, num_parts=start.num_parts)
+    closing.callback(data.close)
+    require_same_data(config, plan, data, start)
+    return data, belongings_for(tokenizer.opened, start.entry) if ranks.is_writer else RunBelongings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +138,7 @@ class _Parts:
     ranks: Ranks
     device: torch.device
     data: RunData
-    belongings: Belongings
+    belongings: RunBelongings
 
 
 def _signing_key(config: Config) -> SigningKey | None:
@@ -184,7 +196,7 @@ def _introduced(
     )
     optimizer = Optimizer(settings, list(chunks))
     apply_settings(pipeline, optimizer, settings)
-    return Run(
+    run = Run(
         config=config,
         plan=plan,
         phase=phase,
@@ -202,8 +214,11 @@ def _introduced(
         heartbeat=heartbeat,
         in_flight=InFlight(),
         nearby=nearby,
-        belongings=parts.belongings,
+        belongings=parts.belongings.files,
     )
+    for note in parts.belongings.notes:
+        run.announce(note)
+    return run
 
 
 def _open_recorder(
@@ -231,6 +246,8 @@ def _open_recorder(
         recorder.message(f"resuming {config.run.name} from {start.entry.path} (step {start.entry.step})")
         if changed := other_versions(start.entry.manifest.versions, versions()):
             recorder.message(changed)
+    for note in data.notes:
+        recorder.message(note)
     if start.snapshot is not None:
         recorder.message(
             f"and from there by the ranks' snapshots of step {start.step} in {config.checkpoint.snapshot_folder}"
