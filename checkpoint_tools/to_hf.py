@@ -27,7 +27,7 @@ from harness.errors import UsageError
 from harness.progress import Progress, ShowProgress
 from harness.run.checkpoints.for_export import GENERATION_CONFIG, belongings_of
 from harness.run.checkpoints.manifest import MANIFEST_NAME, manifest_text
-from harness.run.files import replace_file
+from harness.run.files import broken_link, replace_file
 from harness.run.paths import RunDir
 from harness.version import VERSION
 
@@ -121,11 +121,9 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
 
 
 def _require_checkpoint(path: Path) -> None:
-    """Refuse a run directory or a Hugging Face model given in place of a checkpoint; the reader finds other errors."""
-    if RunDir(path).checkpoints.is_dir():
-        raise UsageError(
-            f"{path} is a run directory: name one of its checkpoints. List them: harness checkpoint list {path}"
-        )
+    """Refuse a Hugging Face model, or a run without its disk; the reader of checkpoints finds other errors."""
+    if problem := broken_link(RunDir(path).checkpoints):
+        raise UsageError(f"{RunDir(path).checkpoints} {problem}.")
     if not (path / MANIFEST_NAME).is_file() and (path / "config.json").is_file():
         raise UsageError(f"{path} is a Hugging Face model, no checkpoint. To go the other way: harness convert from-hf")
 

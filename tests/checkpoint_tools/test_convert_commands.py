@@ -271,12 +271,8 @@ def test_a_wrong_model_is_told_before_anything_is_written(
 
 
 def test_what_is_mixed_up_is_told(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_dir, given = checkpoint.parents[1], checkpoint.parents[2] / "given"
+    given = checkpoint.parents[2] / "given"
     for arguments, problem in (
-        (
-            ["to-hf", str(run_dir)],
-            "is a run directory: name one of its checkpoints. List them: harness checkpoint list",
-        ),
         (["to-hf", str(given)], "is a Hugging Face model, no checkpoint. To go the other way: harness convert from-hf"),
         (["from-hf", str(checkpoint)], "is a checkpoint of harness. To go the other way: harness convert to-hf"),
     ):
