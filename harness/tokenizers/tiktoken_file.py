@@ -5,7 +5,8 @@ from the name. For any other file they are in a file beside it, `NAME.tiktoken.j
 
     {"split": "cl100k", "special_tokens": {"<|endoftext|>": 100257}}
 
-where `split` names a published way to split (`SPLITS`), or `pattern` is a regular expression.
+where `split` names a published way to split (`SPLITS`), or `pattern` is a regular expression; with `normalization`
+(NFC, NFKC, NFD or NFKD) a text is brought into that form of Unicode first.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import binascii
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import xxhash
 
@@ -44,6 +47,9 @@ SPLITS: Mapping[str, str] = {
 }
 """Published ways to split text into words, by name."""
 
+Form = Literal["NFC", "NFKC", "NFD", "NFKD"]
+FORMS: tuple[Form, ...] = get_args(Form)
+
 _LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+")
 
 
@@ -55,6 +61,8 @@ class Splitting:
     """Name of the published split; None for a pattern of one's own."""
     pattern: str
     special_tokens: Mapping[str, int]
+    normalization: Form | None = None
+    """Form of Unicode into which a text is brought first."""
 
 
 PUBLISHED: Mapping[str, Splitting] = {
@@ -73,7 +81,7 @@ PUBLISHED: Mapping[str, Splitting] = {
     ),
     "o200k_base": Splitting("o200k", SPLITS["o200k"], {"<|endoftext|>": 199999, "<|endofprompt|>": 200018}),
     "qwen": Splitting(
-        "qwen2", SPLITS["qwen2"], {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
+        "qwen2", SPLITS["qwen2"], {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}, "NFC"
     ),
 }
 
@@ -113,8 +121,14 @@ class TiktokenTokenizer:
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""
-        ids: list[list[int]] = self._encoding.encode_ordinary_batch(documents, num_threads=os.cpu_count() or 1)
+        texts = self.normalized(documents)
+        ids: list[list[int]] = self._encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
         return ids
+
+    def normalized(self, documents: list[str]) -> list[str]:
+        """Return documents as they are split: in the form of Unicode of this tokenizer."""
+        form = self.splitting.normalization
+        return documents if form is None else [unicodedata.normalize(form, document) for document in documents]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer`."""
@@ -139,7 +153,7 @@ class TiktokenTokenizer:
 
     def rules(self) -> object:
         """See `Tokenizer`. What is merged follows from the pieces."""
-        return {"pattern": self.splitting.pattern}
+        return {"pattern": self.splitting.pattern, "normalization": self.splitting.normalization}
 
 
 def description_file(path: Path) -> Path:
@@ -170,7 +184,10 @@ def _read_splitting(file: Path, content: bytes) -> Splitting:
         special = {str(symbol): int(rank) for symbol, rank in description["special_tokens"].items()}
         if (name is None) == (pattern is None) or (name is not None and name not in SPLITS):
             raise ValueError(f"it needs either a pattern or a split of {', '.join(SPLITS)}")
-        return Splitting(name, SPLITS[name] if name else str(pattern), special)
+        form = description.get("normalization")
+        if form is not None and form not in FORMS:
+            raise ValueError(f"normalization is {form!r}; allowed are {', '.join(FORMS)}")
+        return Splitting(name, SPLITS[name] if name else str(pattern), special, form)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"tokenizer {file}: does not describe a tiktoken file ({type(error).__name__}: {error}). It has to look "
