@@ -12,8 +12,9 @@ An interrupted conversion continues where it was, also in the proof.
 
 from __future__ import annotations
 
+import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -52,7 +53,7 @@ from harness.run.checkpoints.for_export import (
     read_whole,
 )
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
-from harness.run.files import replace_file
+from harness.run.files import broken_link, replace_file
 from harness.tokenizers.belonging_files import files_of_tokenizer, names_in_model, settings_of
 from harness.tokenizers.identity import relation_to
 from harness.version import VERSION
@@ -85,7 +86,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
     require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
     require_shapes(theirs)
     tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
-    belongings, missed = _belongings(folder, tokenizers)
+    belongings = _belongings(folder, tokenizers)
     record = _record(theirs, growth, tokenizers, belongings)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
     with output_folder.begun(out, record) as partial:
@@ -116,7 +117,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
         seconds=written.seconds,
         proof=proof,
         left_out=theirs.left_out,
-        warnings=(*_warnings(theirs), *tokenizers.warnings, *missed),
+        warnings=(*_warnings(theirs), *tokenizers.warnings),
     )
 
 
@@ -130,28 +131,27 @@ def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
     )
 
 
-def _belongings(folder: Path, tokenizers: ModelTokenizers) -> tuple[Belongings, list[str]]:
-    """Return what the checkpoint keeps of the folder besides the weights, and a warning for each file that it cannot.
+def _belongings(folder: Path, tokenizers: ModelTokenizers) -> Belongings:
+    """Return the files that the checkpoint keeps of a model's folder, besides the weights.
 
     A tokenizer that grew from the folder's own takes the place of its files, and keeps its settings.
 
     Raises:
-        CheckpointError: The disk refuses, or a file is too large.
+        CheckpointError: A link leads nowhere, the disk refuses, or a file is too large.
         DataError: A file of the named tokenizer cannot be read.
     """
-    origin, missed = _read(folder, [name for name in (CONFIG, GENERATION_CONFIG) if (folder / name).is_file()])
-    files, others = _read(folder, names_in_model(folder))
+    origin = {name: _read(folder / name) for name in (CONFIG, GENERATION_CONFIG) if os.path.lexists(folder / name)}
+    files = {name: _read(folder / name) for name in names_in_model(folder)}
     named = tokenizers.named
     if named is not None and not (tokenizers.own and relation_to(tokenizers.own[0], named) == "same"):
         files = {**settings_of(files), **files_of_tokenizer(named)}
-    return {**put_into(ORIGIN_FOLDER, origin), **put_into(TOKENIZER_FOLDER, files)}, [*missed, *others]
+    return {**put_into(ORIGIN_FOLDER, origin), **put_into(TOKENIZER_FOLDER, files)}
 
 
-def _read(folder: Path, names: Sequence[str]) -> tuple[dict[str, bytes], list[str]]:
-    """Return the content of files, and a warning for each link: none is followed out of a model's folder."""
-    links = [name for name in names if (folder / name).is_symlink()]
-    content = {name: read_whole(folder / name) for name in names if name not in links}
-    return content, [f"{name} is a link, and was not kept: copy the file itself into the folder" for name in links]
+def _read(path: Path) -> bytes:
+    if problem := broken_link(path):
+        raise CheckpointError(f"{path} {problem}.")
+    return read_whole(path.resolve())
 
 
 def _record(

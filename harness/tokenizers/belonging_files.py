@@ -5,6 +5,7 @@ Code beside a tokenizer (`tokenization_….py`) is a file like the others: it is
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -75,10 +76,11 @@ def _is_setting(name: str) -> bool:
 
 
 def _names_beside(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return the names of files that are there; a link that leads nowhere is one, and whoever reads it is told."""
     templates = (file for inner in _TEMPLATE_FOLDERS for file in sorted((folder / inner).glob("*.jinja")))
     return [
-        *(name for name in names if (folder / name).is_file()),
-        *(f"{file.parent.name}/{file.name}" for file in templates if file.is_file()),
+        *(name for name in names if os.path.lexists(folder / name)),
+        *(f"{file.parent.name}/{file.name}" for file in templates),
     ]
 
 

@@ -174,17 +174,19 @@ def test_dynamic_scaling_ends_where_training_went_beyond_it(
 
 
 def test_a_run_of_its_own_with_and_without_a_tokenizer(pool: Pool, channel: Path, tmp_path: Path) -> None:
+    """Its first checkpoint is written beside training."""
     tokenizer = tmp_path / "own" / "tokenizer.json"
     tokenizer.parent.mkdir()
     byte_level().save(str(tokenizer))
     write_json(tokenizer.with_name("tokenizer_config.json"), {"eos_token": "</s>", "chat_template": CHAT})
     for name, data in (("with", {"tokenizer": tokenizer}), ("without", {})):
-        config = config_for(channel, phases=[{"seq_length": 16}], data=data)
+        checkpoint = {"async_save": True, "save_every_steps": 1}
+        config = config_for(channel, phases=[{"seq_length": 16}], data=data, checkpoint=checkpoint)
         assert pool.run(worlds.train, 1, config, tmp_path / name, "auto") == [0]
     expected = files_besides_weights(tokenizer.parent)
     shutil.rmtree(tokenizer.parent)
     for name in ("with", "without"):
-        shutil.copytree(RunDir(tmp_path / name).checkpoint(NUM_STEPS), tmp_path / "scratch" / name)
+        shutil.copytree(RunDir(tmp_path / name).checkpoint(1), tmp_path / "scratch" / name)
         convert(pool, "to-hf", tmp_path / "scratch" / name, tmp_path / f"hf-{name}")
         found = files_besides_weights(tmp_path / f"hf-{name}")
         own = json.loads(found.pop("generation_config.json"))
@@ -259,13 +261,24 @@ def test_another_place_for_the_tokenizer_is_taken_and_what_it_lacks_is_told(pool
     assert set(files_besides_weights(tmp_path / "out")) == {"tokenizer.json", "generation_config.json"}
 
 
-def test_links_in_a_model_are_not_followed_and_named(pool: Pool, tmp_path: Path) -> None:
+def test_files_of_a_model_may_be_links_but_not_into_nothing(pool: Pool, tmp_path: Path) -> None:
+    """As in the cache of the hub, where every file is a link to a blob."""
     given = write_with_tokenizer(tmp_path / "given", "chat templates in files")
-    (given / "chat_template.jinja").rename(tmp_path / "secret")
-    (given / "chat_template.jinja").symlink_to(tmp_path / "secret")
-    out, told = convert(pool, "from-hf", given, tmp_path / "run")
-    assert "warning: chat_template.jinja is a link, and was not kept: copy the file itself into the folder" in told
-    assert not (RunDir(tmp_path / "run").checkpoint(0) / "tokenizer" / "chat_template.jinja").exists()
+    expected = files_besides_weights(given)
+    (tmp_path / "blobs").mkdir()
+    for name in ("chat_template.jinja", "tokenizer.json", "generation_config.json"):
+        blob = (given / name).rename(tmp_path / "blobs" / name.replace(".", "_"))
+        (given / name).symlink_to(f"../blobs/{blob.name}")
+    convert(pool, "from-hf", given, tmp_path / "run")
+    convert(pool, "to-hf", tmp_path / "run", tmp_path / "out")
+    assert files_besides_weights(tmp_path / "out") == expected
+    assert not any(path.is_symlink() for path in (tmp_path / "out").rglob("*"))
+    (tmp_path / "blobs" / "chat_template_jinja").unlink()
+    [left] = pool.run(conversion_jobs.command, 1, ["convert", "from-hf", str(given), str(tmp_path / "none")])
+    assert left.code == 65
+    link = f"{given / 'chat_template.jinja'} is a link to ../blobs/chat_template_jinja, which cannot be read"
+    assert f"{link}: No such file or directory." in left.err
+    assert not list(tmp_path.glob("none*"))
 
 
 def test_a_model_whose_folder_is_a_link_and_a_run_whose_newest_checkpoint_is_damaged(

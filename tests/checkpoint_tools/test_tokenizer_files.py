@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 from pathlib import Path
@@ -20,6 +21,8 @@ from checkpoint_tools.sentencepiece_model import as_tokenizer_json
 from checkpoint_tools.tokenizer_files import find_tokenizer
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError, UsageError
+from harness.run.checkpoints.for_export import put_into
+from harness.tokenizers.belonging_files import files_of_tokenizer
 from harness.tokenizers.identity import identity_of
 from harness.tokenizers.pieces import byte_characters
 from harness.tokenizers.tokenizer import open_tokenizer
@@ -156,3 +159,41 @@ def test_a_tokenizer_that_is_not_found_is_asked_for(tokenizer: Path, tmp_path: P
 
 def test_a_run_without_a_tokenizer_needs_none(tmp_path: Path) -> None:
     assert find_tokenizer(checkpoint_of(tmp_path, None), {}, None) is None
+
+
+def test_settings_beside_a_sentencepiece_model_hold_for_its_translation(tokenizer: Path, tmp_path: Path) -> None:
+    """Of a run's own tokenizer transformers gives the trained ids, and has the tokens and the template beside it."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    model = folder / tokenizer.name
+    model.write_bytes(tokenizer.read_bytes())
+    added = {"<|im_start|>": 420, "<|im_end|>": 421}
+    described = {str(number): {"content": name, "special": True} for name, number in added.items()}
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "eos_token": "<|im_end|>",
+        "bos_token": "<s>",
+        "chat_template": "{{x}}",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "added_tokens_decoder": described}))
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    belongings = put_into("tokenizer", files_of_tokenizer(open_tokenizer(folder)))
+    found = find_tokenizer(checkpoint_of(tmp_path, model), belongings, None)
+    assert found is not None
+    assert found.warnings == ()
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, content in found.files.items():
+        (out / name).write_bytes(content)
+    transformers = importlib.import_module("transformers")
+    loaded = transformers.AutoTokenizer.from_pretrained(out)
+    original = sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
+    for sentence in (*SENTENCES[:20], *TEXTS):
+        assert loaded(sentence, add_special_tokens=False)["input_ids"] == original.encode(sentence)
+    assert loaded("<|im_start|>x<|im_end|>")["input_ids"] == [420, *original.encode("x"), 421]
+    assert (len(loaded), loaded.eos_token, loaded.bos_token, loaded.chat_template) == (
+        422,
+        "<|im_end|>",
+        "<s>",
+        "{{x}}",
+    )
