@@ -36,7 +36,7 @@ def convert() -> None:
 
 
 @convert.command(name="to-hf")
-@click.argument("checkpoint", metavar="CHECKPOINT|RUN_DIR", type=_EXISTING)
+@click.argument("checkpoint", type=_EXISTING)
 @click.argument("out", type=_PATH)
 @click.option(
     "--family", help="Write this family. Default: the first that can express the model, llama before all others."
@@ -57,7 +57,7 @@ def to_hf(
     key_file: Path | None,
     **options: Any,  # noqa: ANN401
 ) -> None:
-    """Convert CHECKPOINT, or the newest sound one of RUN_DIR, into a Hugging Face model's folder OUT.
+    """Convert CHECKPOINT, or the newest sound one of a run directory, into a Hugging Face model's folder OUT.
 
     Everything comes from the checkpoint, wherever it lies: the architecture, the tokenizer's files, and the settings of
     the Hugging Face model with which training began. OUT appears only after the proof: each tensor written once, shapes

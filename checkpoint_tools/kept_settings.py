@@ -5,6 +5,7 @@ They are read from the checkpoint alone (`harness.run.checkpoints.for_export`).
 
 from __future__ import annotations
 
+import importlib
 import json
 from dataclasses import dataclass
 
@@ -50,6 +51,8 @@ def kept_settings(ours: OurTensors, belongings: Belongings) -> KeptSettings:
     origin = _object(files[CONFIG], ours) if CONFIG in files else {}
     config: Fields = {key: origin[key] for key in _KEPT if key in origin}
     trained, promised = longest_seq_length(ours.manifest), origin.get(_LONGEST)
+    if origin and promised is None:
+        promised = _default_length(origin)
     longest = max(trained or 0, promised if isinstance(promised, int) else 0)
     if longest:
         config[_LONGEST] = longest
@@ -62,6 +65,15 @@ def kept_settings(ours: OurTensors, belongings: Belongings) -> KeptSettings:
         has_origin=CONFIG in files,
         warnings=_warnings(ours, trained, longest, bool(belongings)),
     )
+
+
+def _default_length(origin: Fields) -> int | None:
+    """Return the length of a model whose `config.json` names none: the default of its class in transformers."""
+    try:
+        known = importlib.import_module("transformers").AutoConfig.for_model(origin.get("model_type"))
+    except (ImportError, ValueError):
+        return None
+    return getattr(known, _LONGEST, None)
 
 
 def _warnings(ours: OurTensors, trained: int | None, longest: int, has_belongings: bool) -> tuple[str, ...]:

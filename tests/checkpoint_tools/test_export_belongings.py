@@ -173,6 +173,22 @@ def test_dynamic_scaling_ends_where_training_went_beyond_it(
     assert files_besides_weights(tmp_path / "out") == files_besides_weights(given)
 
 
+def test_what_a_model_leaves_to_its_class_is_not_shortened(pool: Pool, tmp_path: Path) -> None:
+    """Llama's class has 2048 positions, and ids of its own, where `config.json` names none."""
+    given = write_with_tokenizer(tmp_path / "given", "chat template in the settings", **DYNAMIC)
+    fields = settings(given)
+    for name in ("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id"):
+        fields.pop(name, None)
+    write_json(given / "config.json", fields)
+    convert(pool, "from-hf", given, tmp_path / "run")
+    checkpoint = RunDir(tmp_path / "run").checkpoint(0)
+    write_manifest(checkpoint, read_manifest(checkpoint).model_copy(update={"longest_seq_length": 512}))
+    convert(pool, "to-hf", tmp_path / "run", tmp_path / "out")
+    assert as_transformers_reads_it(tmp_path / "out") == as_transformers_reads_it(given)
+    assert as_transformers_reads_it(given)["max_position_embeddings"] == 2048
+    assert settings(tmp_path / "out")["rope_scaling"] == {"rope_type": "dynamic", "factor": 4.0}
+
+
 def test_a_run_of_its_own_with_and_without_a_tokenizer(pool: Pool, channel: Path, tmp_path: Path) -> None:
     """Its first checkpoint is written beside training."""
     tokenizer = tmp_path / "own" / "tokenizer.json"
