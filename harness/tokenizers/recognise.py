@@ -64,7 +64,7 @@ def _kind_of_json(path: Path, content: bytes) -> Kind:
     if is_tekken(described):
         return "tekken"
     known = next((text for key, text in _OTHER_JSON.items() if key in described), None)
-    if known is None and len(described) > 1 and all(isinstance(value, int) for value in described.values()):
+    if len(described) > 1 and all(isinstance(value, int) for value in described.values()):
         known = "a vocabulary without its rules (vocab.json). Save the tokenizer with transformers, as a tokenizer.json"
     raise DataError(
         f"tokenizer {path}: {known or 'this JSON is no tokenizer'}. Allowed are {KINDS}, or a folder that holds one "

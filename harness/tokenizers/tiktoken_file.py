@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import os
 import re
@@ -46,6 +47,15 @@ SPLITS: Mapping[str, str] = {
     "qwen2": _CL100K.replace("%s", ""),
 }
 """Published ways to split text into words, by name."""
+
+PUBLISHED_CONTENT: Mapping[str, str] = {
+    "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930": "r50k_base",
+    "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069": "p50k_base",
+    "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7": "cl100k_base",
+    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d": "o200k_base",
+    "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186": "qwen",
+}
+"""SHA-256 of the published files: tiktoken keeps them under names that say nothing, others rename them."""
 
 Form = Literal["NFC", "NFKC", "NFD", "NFKD"]
 FORMS: tuple[Form, ...] = get_args(Form)
@@ -99,7 +109,7 @@ class TiktokenTokenizer:
     def __init__(self, path: Path, content: bytes) -> None:
         library = import_library("tiktoken", path, extra="data-fast")
         self.path = path
-        self.splitting, description = _find_splitting(path)
+        self.splitting, description = _find_splitting(path, content)
         self._ranks = _read_ranks(path, content)
         self._bytes = {rank: token for token, rank in self._ranks.items()}
         special = dict(self.splitting.special_tokens)
@@ -161,17 +171,18 @@ def description_file(path: Path) -> Path:
     return path.with_name(path.stem + ".tiktoken.json")
 
 
-def _find_splitting(path: Path) -> tuple[Splitting, bytes]:
-    """Return the splitting that the file beside it describes, with that file's bytes; else the one of its name."""
+def _find_splitting(path: Path, ranks: bytes) -> tuple[Splitting, bytes]:
+    """Return the splitting that the file beside it describes, with that file's bytes; else the published one."""
     beside = description_file(path)
     if beside.is_file():
         content = beside.read_bytes()
         return _read_splitting(beside, content), content
-    if path.stem in PUBLISHED:
-        return PUBLISHED[path.stem], path.stem.encode()
+    name = PUBLISHED_CONTENT.get(hashlib.sha256(ranks).hexdigest(), path.stem)
+    if name in PUBLISHED:
+        return PUBLISHED[name], name.encode()
     raise DataError(
-        f"tokenizer {path}: a tiktoken file does not say how to split text, and its name is not one of "
-        f"{', '.join(PUBLISHED)}. Write {beside} with "
+        f"tokenizer {path}: a tiktoken file does not say how to split text, and this is none of the published "
+        f"ones ({', '.join(PUBLISHED)}). Write {beside} with "
         '{"split": NAME, "special_tokens": {"<|endoftext|>": ID}}; NAME is one of '
         f'{", ".join(SPLITS)}, or give a regular expression as "pattern" in its place.'
     )

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from harness.errors import DataError
 from harness.tokenizers.identity import TokenizerIdentity, identity_of, relation_to
+from harness.tokenizers.tiktoken_file import PUBLISHED, PUBLISHED_CONTENT
 from harness.tokenizers.tokenizer import open_tokenizer
 
 TEXTS = [
@@ -94,6 +96,27 @@ def test_every_file_that_mistral_ships_is_tried() -> None:
 def test_file_of_qwen() -> None:
     file = folder_of("dashscope", "resources") / "qwen.tiktoken"
     check(file, dashscope_qwen(file), 151646, "<|endoftext|>")
+
+
+def test_published_files_are_known_by_content(tmp_path: Path) -> None:
+    shipped = folder_of("dashscope", "resources") / "qwen.tiktoken"
+    renamed = tmp_path / "tokenizer.model"
+    renamed.write_bytes(shipped.read_bytes())
+    assert relation_to(identity_of(open_tokenizer(shipped)), open_tokenizer(renamed)) == "same"
+    renamed.write_bytes(shipped.read_bytes() + b"IQ== 151643\n")
+    with pytest.raises(DataError, match="this is none of the published ones"):
+        open_tokenizer(renamed)
+
+
+@pytest.mark.parametrize("name", ["r50k_base", "p50k_base", "cl100k_base", "o200k_base"])
+def test_what_tiktoken_says_of_its_own_files(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It fetches the files; what belongs to them is in the package."""
+    public = pytest.importorskip("tiktoken_ext.openai_public")
+    asked: list[str] = []
+    monkeypatch.setattr(public, "load_tiktoken_bpe", lambda address, expected_hash: asked.append(expected_hash))
+    described = getattr(public, name)()
+    assert PUBLISHED_CONTENT[asked[0]] == name
+    assert dict(PUBLISHED[name].special_tokens) == described["special_tokens"]
 
 
 def test_a_tekken_file_says_its_control_symbols_or_has_the_usual_ones(tmp_path: Path) -> None:
