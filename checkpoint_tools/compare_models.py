@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from checkpoint_tools.conversion_plan import require_complete
-from checkpoint_tools.families.config_json import rotary_fields
+from checkpoint_tools.families.rotation import rotary_fields
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.their_tensors import open_model
 from harness.config.schema import ModelConfig

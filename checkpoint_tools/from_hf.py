@@ -26,8 +26,8 @@ import yaml
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.conversion_plan import require_complete
-from checkpoint_tools.families.config_json import dynamic_scaling
 from checkpoint_tools.families.family import Move
+from checkpoint_tools.families.rotation import dynamic_scaling
 from checkpoint_tools.growth import NO_GROWTH, Growth
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
@@ -108,13 +108,16 @@ def convert(
 
 
 def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
-    if dynamic_scaling(theirs.fields) is None:
-        return ()
-    longest = theirs.fields.get("max_position_embeddings", "max_position_embeddings")
-    return (
-        f"its rope_scaling is dynamic: it stretches sequences of more than {longest} tokens, training here does not. "
-        "to-hf writes the setting again, unless the run trained on longer sequences.",
-    )
+    told: list[str] = []
+    if theirs.passed_over:
+        told.append(f"its config.json has keys that change nothing, passed over: {', '.join(theirs.passed_over)}")
+    if dynamic_scaling(theirs.fields) is not None:
+        longest = theirs.fields.get("max_position_embeddings", "max_position_embeddings")
+        told.append(
+            f"its rope_scaling is dynamic: it stretches sequences of more than {longest} tokens, training here does "
+            "not. to-hf writes the setting again, unless the run trained on longer sequences."
+        )
+    return tuple(told)
 
 
 def _record(theirs: TheirTensors, growth: Growth) -> dict[str, object]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from checkpoint_tools.families.config_json import family_of, model_from
+from checkpoint_tools.families.config_json import admit, family_of
 from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.torch_dist import Shape
 from harness.config.schema import ModelConfig
@@ -39,10 +39,13 @@ class TheirTensors:
 
     path: Path
     fields: Fields
+    """The keys of its `config.json` that say what the model computes."""
     family: Family
     model: ModelConfig
     files: Mapping[str, str]
     """Name of the file that holds each tensor."""
+    passed_over: tuple[str, ...] = ()
+    """Keys of its `config.json` that change nothing, and that most files lack."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -92,7 +95,15 @@ def open_model(path: Path) -> TheirTensors:
     """
     fields = read_json(path / "config.json")
     family = family_of(fields)
-    return TheirTensors(path=path, fields=fields, family=family, model=model_from(fields, family), files=_files(path))
+    found = admit(fields, family)
+    return TheirTensors(
+        path=path,
+        fields=found.fields,
+        family=family,
+        model=found.model,
+        files=_files(path),
+        passed_over=found.passed_over,
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -14,9 +14,10 @@ import xxhash
 
 from checkpoint_tools import output_folder
 from checkpoint_tools.conversion_plan import Shard, plan_shards, require_complete
-from checkpoint_tools.families.config_json import dynamic_scaling, fields_for, rotary_fields
+from checkpoint_tools.families.config_json import fields_for
 from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.families.registry import family_for_writing
+from checkpoint_tools.families.rotation import dynamic_scaling, rotary_fields
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
 from checkpoint_tools.proof import Proof, prove
 from checkpoint_tools.safetensors_file import safetensors_writer

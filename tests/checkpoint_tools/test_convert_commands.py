@@ -245,7 +245,7 @@ def _as_pickle(folder: Path) -> None:
         (_as_integers, "model.norm.weight is I64; weights must be F32, BF16, F16"),
         (_as_pickle, "pytorch_model.bin is a pickle, which is never read"),
         (_with_names_of_internlm2, "model.embed_tokens.weight is missing\n  model.tok_embeddings.weight has no place"),
-        (_changed(model_type="qwen3"), "pretraining_tp: not known"),
+        (_changed(model_type="qwen3"), "model.layers.0.self_attn.q_norm.weight is missing"),
         (_changed(model_type="internlm2", bias=False), "head_dim: not known"),
         (_changed(model_type="gemma"), "(its norms multiply by one more than their weights"),
         (_changed(num_hidden_layers=3), "model.layers.2.input_layernorm.weight is missing"),
