@@ -6,13 +6,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from harness.channels.channels import PARTS_FILE, listed_parts
+from harness.channels.made_with import TokenizerFindings, paths_in_use
 from harness.config.schema import Config
 from harness.errors import ConfigError, DataError
 from harness.launch.requirements import parallel_sections
 from harness.launch.slurm import flag_problems, seconds_of
+from harness.launch.tokenizer_check import look_at_tokenizer
 from harness.plan.demand import demands
 from harness.plan.plan import Plan, make_plan
 from harness.run.commands.mailbox import is_being_written
@@ -58,6 +61,11 @@ class Request:
         """Number of ranks in all."""
         return self.nodes * self.workers_per_node
 
+    @cached_property
+    def tokenizer_findings(self) -> TokenizerFindings:
+        """The result of a look at the tokenizer, and at what the channels were made with."""
+        return look_at_tokenizer(self.config)
+
     @property
     def nearest_folder(self) -> Path:
         """The run directory if it exists, otherwise the first of the folders above it that does."""
@@ -91,18 +99,16 @@ def _workers(request: Request) -> Iterator[str]:
 
 
 def _tokenizer(request: Request) -> Iterator[str]:
-    path = request.config.data.tokenizer
-    if path is not None and not _is_readable(path):
-        yield f"data.tokenizer: {path} cannot be read; give the file that made the data"
+    yield from request.tokenizer_findings.problems
+
+
+def _tokenizer_notes(request: Request) -> Iterator[str]:
+    yield from request.tokenizer_findings.notes
 
 
 def _channels(request: Request) -> Iterator[str]:
-    config = request.config
-    used = (name for phase in config.phases for name in (*phase.blend, *(phase.evaluation.channels or ())))
-    for name in dict.fromkeys(used):
-        channel = config.data.channels[name]
-        for path in filter(None, (channel.path, channel.validation_path)):
-            yield from (f"data.channels.{name}: {problem}" for problem in _channel_problems(path))
+    for name, path in paths_in_use(request.config).items():
+        yield from (f"{name}: {problem}" for problem in _channel_problems(path))
 
 
 def _channel_problems(path: Path) -> Iterator[str]:
@@ -239,4 +245,4 @@ _ERRORS: tuple[Check, ...] = (
     _run_directory,
     _free_space,
 )
-_WARNINGS: tuple[Check, ...] = (_lead_time, _waiting_commands, _spanning_groups, _shortages)
+_WARNINGS: tuple[Check, ...] = (_tokenizer_notes, _lead_time, _waiting_commands, _spanning_groups, _shortages)
