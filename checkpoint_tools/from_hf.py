@@ -27,6 +27,7 @@ from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.families.family import Move
 from checkpoint_tools.families.rotation import dynamic_scaling
+from checkpoint_tools.foreign_files import is_there, read_whole
 from checkpoint_tools.growth import NO_GROWTH, Growth
 from checkpoint_tools.model_tokenizers import ModelTokenizers, look_at_tokenizers
 from checkpoint_tools.our_tensors import open_checkpoint
@@ -47,6 +48,7 @@ from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.run.files import replace_file
 from harness.version import VERSION
 
+_MAX_KEPT_BYTES = 1024**3
 _KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)
 
 
@@ -76,8 +78,9 @@ def convert(  # noqa: PLR0913 (one argument per option)
     _require_tied(theirs, moves)
     require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
     require_shapes(theirs)
+    kept = _kept_files(folder)
     tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
-    record = _record(theirs, growth, tokenizers)
+    record = _record(theirs, kept, growth, tokenizers)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
     with output_folder.begun(out, record) as partial:
         with show("convert", num_bytes) as progress:
@@ -92,7 +95,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
                 num_workers=num_workers,
                 progress=progress,
             )
-        _keep_settings(theirs, model, tokenizers, partial)
+        _keep_settings(kept, model, tokenizers, partial)
         ours = open_checkpoint(written.checkpoint, hashes=False)
         proof = prove(ours, folder, partial / output_folder.PROOF_NAME, num_layers=proof_layers, growth=growth)
         output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
@@ -113,6 +116,10 @@ def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
     told: list[str] = []
     if theirs.passed_over:
         told.append(f"its config.json has keys that change nothing, passed over: {', '.join(theirs.passed_over)}")
+    if theirs.beside:
+        told.append(
+            f"its folder has other files that may hold weights, which were not read: {', '.join(theirs.beside)}"
+        )
     if dynamic_scaling(theirs.fields) is not None:
         longest = theirs.fields.get("max_position_embeddings", "max_position_embeddings")
         told.append(
@@ -122,14 +129,16 @@ def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _record(theirs: TheirTensors, growth: Growth, tokenizers: ModelTokenizers) -> dict[str, object]:
+def _record(
+    theirs: TheirTensors, kept: Mapping[str, bytes], growth: Growth, tokenizers: ModelTokenizers
+) -> dict[str, object]:
     """Return the input, output and settings of a conversion: an interrupted one is resumed only if all are the same."""
     weights = [(name, (theirs.path / name).stat()) for name in sorted(set(theirs.files.values()))]
     seen = [(name, status.st_size, status.st_mtime_ns) for name, status in weights]
     return {
         "converted": "from-hf",
         "model": theirs.path.resolve().name,
-        "config_xxh3": xxhash.xxh3_64_hexdigest((theirs.path / "config.json").read_bytes()),
+        "config_xxh3": xxhash.xxh3_64_hexdigest(kept["config.json"]),
         "weights_xxh3": xxhash.xxh3_64_hexdigest(repr(seen).encode()),
         "family": theirs.family.model_type,
         "growth": {"copied_layers": list(growth.copied_layers), "vocab_size": growth.vocab_size},
@@ -178,12 +187,16 @@ def _manifest(model: ModelConfig, tokenizers: ModelTokenizers) -> Manifest:
     )
 
 
-def _keep_settings(theirs: TheirTensors, model: ModelConfig, tokenizers: ModelTokenizers, run: Path) -> None:
+def _kept_files(folder: Path) -> dict[str, bytes]:
+    """Return the content of the files that are kept, of those that the folder has."""
+    return {name: read_whole(folder / name, _MAX_KEPT_BYTES) for name in _KEPT if is_there(folder / name)}
+
+
+def _keep_settings(kept: Mapping[str, bytes], model: ModelConfig, tokenizers: ModelTokenizers, run: Path) -> None:
     source = run / SOURCE_FOLDER
     source.mkdir(exist_ok=True)
-    for name in _KEPT:
-        if (theirs.path / name).is_file() and not (theirs.path / name).is_symlink():
-            replace_file(source / name, (theirs.path / name).read_bytes())
+    for name, content in kept.items():
+        replace_file(source / name, content)
     if tokenizers.named is not None:
         for name, content in written_files(tokenizers.named).items():
             replace_file(source / name, content)

@@ -1,13 +1,13 @@
 """The weights and the settings of a Hugging Face model's folder, read without running anything that lies there.
 
-Only `config.json`, `*.safetensors` and its index are opened: no pickles, no code, no links out of the folder.
+Only `config.json`, `*.safetensors` and its index are opened: no pickles, no code. Links lead to regular files only.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,16 @@ from safetensors import SafetensorError, safe_open
 
 from checkpoint_tools.families.config_json import admit, family_of
 from checkpoint_tools.families.family import Family, Fields
+from checkpoint_tools.foreign_files import is_there, read_start, read_whole
 from checkpoint_tools.torch_dist import Shape
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
-from harness.run.files import read_regular
 
 MAX_JSON_BYTES = 64 * 1024**2
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+ADAPTER_NAME = "adapter_config.json"
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}\.safetensors")
 _LFS = b"version https://git-lfs"
 _COMPUTED = ".rotary_emb.inv_freq"
@@ -46,6 +48,8 @@ class TheirTensors:
     """Name of the file that holds each tensor."""
     passed_over: tuple[str, ...] = ()
     """Keys of its `config.json` that change nothing, and that most files lack."""
+    beside: tuple[str, ...] = ()
+    """Other files that may hold weights; they are not read."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -93,16 +97,19 @@ def open_model(path: Path) -> TheirTensors:
     Raises:
         CheckpointError: Something is missing or damaged, or the model has a feature that is not known here.
     """
+    _require_model_folder(path)
     fields = read_json(path / "config.json")
     family = family_of(fields)
     found = admit(fields, family)
+    files = _files(path)
     return TheirTensors(
         path=path,
         fields=found.fields,
         family=family,
         model=found.model,
-        files=_files(path),
+        files=files,
         passed_over=found.passed_over,
+        beside=tuple(name for name in _weight_files(path) if name not in set(files.values())),
     )
 
 
@@ -112,12 +119,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing, too large, or no JSON object.
     """
-    try:
-        content = read_regular(path, MAX_JSON_BYTES)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(content) > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES // 1024**2} MiB.")
+    content = read_whole(path, MAX_JSON_BYTES)
     try:
         fields = json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -134,20 +136,27 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
+def _require_model_folder(path: Path) -> None:
+    if not is_there(path / "config.json") and (path / "snapshots").is_dir():
+        found = sorted(folder.name for folder in (path / "snapshots").iterdir())
+        raise CheckpointError(
+            f"{path} is a repository in a cache of Hugging Face. Name one of its snapshots: "
+            f"{', '.join(str(path / 'snapshots' / name) for name in found) or 'there is none'}."
+        )
+    if is_there(path / ADAPTER_NAME):
+        raise CheckpointError(
+            f"{path} has an {ADAPTER_NAME}: some readers would change the weights by the adapter, others not. Merge "
+            "the adapter into the model (peft: merge_and_unload), or take its files away."
+        )
+
+
 def _files(path: Path) -> dict[str, str]:
-    if not (path / INDEX_NAME).exists():
-        if not (path / SINGLE_NAME).exists():
-            pickles = sorted(file.name for file in path.glob("*.bin"))
-            hint = f" ({pickles[0]} is a pickle, which is never read: save it as safetensors)" if pickles else ""
-            raise CheckpointError(f"{path} has neither {SINGLE_NAME} nor {INDEX_NAME}{hint}.")
+    if not is_there(path / INDEX_NAME):
+        if not is_there(path / SINGLE_NAME):
+            raise CheckpointError(f"{path} has neither {SINGLE_NAME} nor {INDEX_NAME}{_instead(_weight_files(path))}.")
         with _opened(path / SINGLE_NAME) as file:
             return dict.fromkeys(file.keys(), SINGLE_NAME)
-    named = read_json(path / INDEX_NAME).get("weight_map")
-    if not isinstance(named, dict) or not named:
-        raise CheckpointError(f"{path / INDEX_NAME} has no weight_map.")
-    for name in set(named.values()):
-        if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
-            raise CheckpointError(f"{path / INDEX_NAME} names the file {ascii(name)[:80]}, which is not allowed.")
+    named = _named_by_index(path)
     found: dict[str, str] = {}
     for shard in sorted(set(named.values())):
         with _opened(path / shard) as file:
@@ -160,10 +169,43 @@ def _files(path: Path) -> dict[str, str]:
     return found
 
 
+def _named_by_index(path: Path) -> dict[str, str]:
+    """Return the file of each tensor, as the index says."""
+    named = read_json(path / INDEX_NAME).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise CheckpointError(f"{path / INDEX_NAME} has no weight_map.")
+    for name in named.values():
+        if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
+            raise CheckpointError(f"{path / INDEX_NAME} names the file {ascii(name)[:80]}, which is not allowed.")
+    others = sorted(set(named.values()) - {SINGLE_NAME})
+    if others and is_there(path / SINGLE_NAME):
+        raise CheckpointError(
+            f"{path} has two sets of weights: {SINGLE_NAME}, and an index ({INDEX_NAME}) that names other files, first "
+            f"{others[0]}. transformers reads {SINGLE_NAME}, other programs the index. Take away the one that is not "
+            "the model."
+        )
+    return named
+
+
+def _weight_files(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir() if file.name.endswith(_WEIGHT_SUFFIXES))
+
+
+def _instead(found: Sequence[str]) -> str:
+    """Return a hint for a folder whose weights have other names."""
+    kept = [name for name in found if name.endswith(".safetensors")]
+    if kept:
+        return (
+            f"; it has {kept[0]}{' and others' if len(kept) > 1 else ''}, which nothing names as the model's weights. "
+            f"Fetch the index, or rename the file to {SINGLE_NAME} if it is all of them"
+        )
+    return f" ({found[0]} is a pickle, which is never read: save it as safetensors)" if found else ""
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        if read_regular(path, len(_LFS)).startswith(_LFS):
+        if read_start(path, len(_LFS)) == _LFS:
             raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: fetch it with `git lfs pull`.")
         with safe_open(path, framework="pt", device="cpu") as opened:
             yield opened
