@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_tokenizers import byte_level
 
 from harness.config.load import load_config
 from harness.launch import preflight
@@ -36,7 +37,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory in which nothing is wrong."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(CONFIG)
-    (tmp_path / "tokenizer.model").touch()
+    byte_level().save(str(tmp_path / "tokenizer.model"))
     (tmp_path / "zh.bin").touch()
     (tmp_path / "zh.idx").touch()
     (tmp_path / "en").mkdir()
@@ -78,7 +79,7 @@ def test_all_missing_files_are_named_together(check: Check, site: Path) -> None:
     (site / "zh.idx").unlink()
     (site / "en" / "part-00000.idx").unlink()
     assert check("launch.environment_file=env.sh", "launch.container_image=/images/a.sqsh").errors == (
-        "data.tokenizer: tokenizer.model cannot be read; give the file that made the data",
+        "data.tokenizer: tokenizer tokenizer.model: there is no such file or folder. Check the path.",
         "data.channels.zh: there is no zh/parts.jsonl, and zh.idx cannot be read; make them with `harness data`",
         "data.channels.en: en/part-00000.bin or en/part-00000.idx cannot be read, but en/parts.jsonl lists the part",
         "launch.environment_file: env.sh cannot be read",
