@@ -13,7 +13,7 @@ An interrupted conversion continues where it was, also in the proof.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,7 @@ from checkpoint_tools.families.rotation import dynamic_scaling
 from checkpoint_tools.foreign_files import is_there, read_whole
 from checkpoint_tools.growth import NO_GROWTH, Growth
 from checkpoint_tools.model_tokenizers import ModelTokenizers, look_at_tokenizers
+from checkpoint_tools.number_formats import format_name
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
@@ -41,7 +42,7 @@ from harness.config.identity import identity_of
 from harness.config.schema import ModelConfig
 from harness.data.order.cursor import Cursor
 from harness.errors import CheckpointError, UsageError
-from harness.parameters.names import EMBEDDING
+from harness.parameters.names import EMBEDDING, split_layer
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
@@ -78,6 +79,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
     _require_tied(theirs, moves)
     require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
     require_shapes(theirs)
+    _require_formats(theirs, moves.values())
     kept = _kept_files(folder)
     tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
     record = _record(theirs, kept, growth, tokenizers)
@@ -90,7 +92,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
                 Weights(
                     model=model,
                     names=[move.ours for move in theirs.family.moves(model)],
-                    read=growth.reader(lambda name: moves[name].joined(theirs.read, theirs.model), theirs.model),
+                    read=growth.reader(lambda name: moves[name].joined(theirs.read_finite, theirs.model), theirs.model),
                 ),
                 num_workers=num_workers,
                 progress=progress,
@@ -157,6 +159,20 @@ def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
             f"{theirs.path}: config.json says tie_word_embeddings, but {name} holds other numbers than {embedding}. "
             "Take that tensor away, or set tie_word_embeddings to false, whichever is the model."
         )
+
+
+def _require_formats(theirs: TheirTensors, moves: Iterable[Move]) -> None:
+    """A checkpoint holds a tensor of all layers as one, and so in one number format."""
+    seen: dict[str, tuple[str, torch.dtype]] = {}
+    for move in moves:
+        for name in move.theirs:
+            dtype = theirs.described(name)[1]
+            first, known = seen.setdefault(split_layer(move.ours)[1], (name, dtype))
+            if dtype != known:
+                raise CheckpointError(
+                    f"{theirs.path}: {first} is {format_name(known)}, {name} is {format_name(dtype)}, but both belong "
+                    "to one tensor of a checkpoint. Save the model in one number format."
+                )
 
 
 def _manifest(model: ModelConfig, tokenizers: ModelTokenizers) -> Manifest:

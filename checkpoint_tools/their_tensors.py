@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from checkpoint_tools.families.config_json import admit, family_of
 from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.foreign_files import is_there, read_start, read_whole
+from checkpoint_tools.number_formats import require_fits
 from checkpoint_tools.torch_dist import Shape
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
@@ -73,6 +74,16 @@ class TheirTensors:
             raise CheckpointError(f"{self.path} has no tensor {name}, which its config.json promises.")
         with _opened(self.path / self.files[name]) as file:
             tensor: torch.Tensor = file.get_tensor(name)
+        return tensor
+
+    def read_finite(self, name: str) -> torch.Tensor:
+        """Read a whole tensor, and check that it holds numbers only.
+
+        Raises:
+            CheckpointError: As `read`, and if it holds one that is not finite.
+        """
+        tensor = self.read(name)
+        require_fits(f"{self.path}: {name}", tensor, tensor.dtype)
         return tensor
 
     def described(self, name: str) -> tuple[Shape, torch.dtype]:

@@ -13,6 +13,7 @@ from torch import nn
 from checkpoint_tools.families.config_json import fields_for
 from checkpoint_tools.families.family import Fields
 from checkpoint_tools.families.registry import FAMILIES
+from checkpoint_tools.prompts import Prompts
 from checkpoint_tools.their_tensors import TheirTensors
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError, UsageError
@@ -66,16 +67,30 @@ def require_frequencies(theirs: TheirTensors, model: ModelConfig, bound: float) 
         )
 
 
-def trace(theirs: TheirTensors, tokens_BS: torch.Tensor, num_layers: int) -> dict[str, torch.Tensor]:
+def trace(theirs: TheirTensors, prompts: Prompts, num_layers: int) -> dict[str, torch.Tensor]:
     """Return the trace of the first layers of the model, through transformers in fp32."""
     model = load(theirs, num_layers)
+    rows = zip(prompts.tokens_BS, prompts.positions_BS, strict=True)
+    traces = [_trace(model, tokens[None], positions[None], num_layers) for tokens, positions in rows]
+    return {place: torch.cat([found[place] for found in traces]) for place in traces[0]}
+
+
+def _trace(
+    model: Any,  # noqa: ANN401 (a model of transformers)
+    tokens_BS: torch.Tensor,
+    positions_BS: torch.Tensor,
+    num_layers: int,
+) -> dict[str, torch.Tensor]:
     kept: dict[str, torch.Tensor] = {}
     places = {"embedding": "model.embed_tokens"}
     places |= {f"layer {layer}": f"model.layers.{layer}" for layer in range(num_layers)}
     places["final norm"] = "model.norm"
     hooks = [model.get_submodule(path).register_forward_hook(_keep(kept, name)) for name, path in places.items()]
     with torch.no_grad():
-        kept["logits"] = model(input_ids=tokens_BS, use_cache=False).logits.float()
+        # Without a mask transformers would take every gap between positions for the begin of another text.
+        mask_BS = torch.ones_like(tokens_BS)
+        output = model(input_ids=tokens_BS, position_ids=positions_BS, attention_mask=mask_BS, use_cache=False)
+        kept["logits"] = output.logits.float()
     for hook in hooks:
         hook.remove()
     return {name: kept[name] for name in (*places, "logits")}
@@ -90,10 +105,12 @@ def load(theirs: TheirTensors, num_layers: int | None = None) -> Any:  # noqa: A
     config = _config(theirs, num_layers)
     if theirs.family.judge is not None:
         return _load_through_llama(theirs, config)
-    with _quiet():
-        model, report = _class("AutoModelForCausalLM").from_pretrained(
+    make, settings = _class("AutoModelForCausalLM").from_pretrained, _class("GenerationConfig")()
+    with _quiet(), _refusal_told(theirs):
+        model, report = make(
             theirs.path,
             config=config,
+            generation_config=settings,  # the folder's own may be damaged, and says nothing of the function
             dtype=torch.float32,
             attn_implementation="eager",
             local_files_only=True,
@@ -129,7 +146,7 @@ def _config(theirs: TheirTensors, num_layers: int | None, changes: Fields | None
     """Return the configuration from the keys that say what the model computes, never from the folder's code.
 
     Raises:
-        CheckpointError: transformers refuses it.
+        CheckpointError: The package transformers refuses it.
     """
     family, fields = theirs.family, theirs.fields
     if family.judge is not None:
@@ -157,7 +174,7 @@ def _refusal_told(theirs: TheirTensors) -> Iterator[None]:
         yield
     except Exception as error:  # the library's own checks raise many kinds
         problem = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"transformers refuses the config.json of {theirs.path}: {problem}") from error
+        raise CheckpointError(f"transformers refuses {theirs.path}: {problem}") from error
 
 
 def _keep(kept: dict[str, torch.Tensor], name: str) -> Callable[..., None]:

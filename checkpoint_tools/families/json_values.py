@@ -16,7 +16,7 @@ _MAX_SHOWN = 60
 
 @dataclass(frozen=True)
 class Kind:
-    """What a key may hold."""
+    """The values that a key may have."""
 
     meaning: str
     """Completes "is not …"."""

@@ -158,7 +158,7 @@ def _read_base(fields: Fields, result: Rotation) -> None:
     said = {"rope_theta": fields.get("rope_theta")} | {
         f"rope_theta in {key}": found.get("rope_theta") for key, found in objects.items() if isinstance(found, dict)
     }
-    bases: dict[str, object] = {}
+    bases: dict[str, Any] = {}
     for key, value in said.items():
         try:
             if value is not None:
@@ -168,5 +168,4 @@ def _read_base(fields: Fields, result: Rotation) -> None:
     if len(set(bases.values())) > 1:
         result.problems.append(f"two bases: {', '.join(f'{key} {shown(value)}' for key, value in bases.items())}")
     for value in bases.values():
-        assert isinstance(value, float)
         result.base = value
