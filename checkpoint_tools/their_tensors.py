@@ -47,6 +47,8 @@ class TheirTensors:
     model: ModelConfig
     files: Mapping[str, str]
     """Name of the file that holds each tensor."""
+    headers: Mapping[str, tuple[Shape, str]]
+    """Shape of each tensor, and its number format as the file spells it."""
     passed_over: tuple[str, ...] = ()
     """Keys of its `config.json` that change nothing, and that most files lack."""
     beside: tuple[str, ...] = ()
@@ -94,9 +96,7 @@ class TheirTensors:
         """
         if name not in self.files:
             raise CheckpointError(f"{self.path} has no tensor {name}, which its config.json promises.")
-        with _opened(self.path / self.files[name]) as file:
-            part = file.get_slice(name)
-            shape, kind = tuple(part.get_shape()), str(part.get_dtype())
+        shape, kind = self.headers[name]
         if kind not in _DTYPES:
             raise CheckpointError(f"{self.path}: {name} is {kind}; weights must be {', '.join(_DTYPES)}.")
         return shape, _DTYPES[kind]
@@ -112,13 +112,14 @@ def open_model(path: Path) -> TheirTensors:
     fields = read_json(path / "config.json")
     family = family_of(fields)
     found = admit(fields, family)
-    files = _files(path)
+    files, headers = _files(path)
     return TheirTensors(
         path=path,
         fields=found.fields,
         family=family,
         model=found.model,
         files=files,
+        headers=headers,
         passed_over=found.passed_over,
         beside=tuple(name for name in _weight_files(path) if name not in set(files.values())),
     )
@@ -161,23 +162,27 @@ def _require_model_folder(path: Path) -> None:
         )
 
 
-def _files(path: Path) -> dict[str, str]:
-    if not is_there(path / INDEX_NAME):
-        if not is_there(path / SINGLE_NAME):
-            raise CheckpointError(f"{path} has neither {SINGLE_NAME} nor {INDEX_NAME}{_instead(_weight_files(path))}.")
-        with _opened(path / SINGLE_NAME) as file:
-            return dict.fromkeys(file.keys(), SINGLE_NAME)
-    named = _named_by_index(path)
+def _files(path: Path) -> tuple[dict[str, str], dict[str, tuple[Shape, str]]]:
+    """Return the file, and the shape and format, of each tensor."""
+    if is_there(path / INDEX_NAME):
+        named = _named_by_index(path)
+    elif is_there(path / SINGLE_NAME):
+        named = None
+    else:
+        raise CheckpointError(f"{path} has neither {SINGLE_NAME} nor {INDEX_NAME}{_instead(_weight_files(path))}.")
     found: dict[str, str] = {}
-    for shard in sorted(set(named.values())):
+    headers: dict[str, tuple[Shape, str]] = {}
+    for shard in sorted(set(named.values())) if named is not None else [SINGLE_NAME]:
         with _opened(path / shard) as file:
             for tensor in file.keys():  # noqa: SIM118 (no mapping)
                 if tensor in found:
                     raise CheckpointError(f"{path}: {tensor} is in {found[tensor]} and in {shard}.")
-                found[tensor] = shard
+                part = file.get_slice(tensor)
+                found[tensor], headers[tensor] = shard, (tuple(part.get_shape()), str(part.get_dtype()))
+    named = found if named is None else named
     if wrong := sorted(name for name in {*found, *named} if found.get(name) != named.get(name)):
         raise CheckpointError(f"{path}: index and files differ on {len(wrong)} tensors, first {wrong[0]}.")
-    return found
+    return found, headers
 
 
 def _named_by_index(path: Path) -> dict[str, str]:

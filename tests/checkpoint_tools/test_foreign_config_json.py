@@ -228,7 +228,7 @@ def outcome(fields: dict[str, Any], seen: set[str]) -> None:
 
 
 def judged(found: Admitted, family: Family) -> None:
-    theirs = TheirTensors(path=Path("m"), fields=found.fields, family=family, model=found.model, files={})
+    theirs = TheirTensors(path=Path("m"), fields=found.fields, family=family, model=found.model, files={}, headers={})
     with pytest.raises(CheckpointError, match=r"is not the model of its config\.json|transformers refuses m"):
         require_shapes(theirs)
 
