@@ -85,7 +85,7 @@ def admit(fields: Fields, family: Family) -> Admitted:
     _require_none([*problems, *rotation.problems])
     return Admitted(
         model=_model(values, family),
-        fields={**{key: plain[key] for key in plain if key not in TOKEN_ID_KEYS}, **_rotary(fields, rotation)},
+        fields={**{key: plain[key] for key in plain if key not in TOKEN_ID_KEYS}, **rotation.as_fields()},
         passed_over=tuple(sorted(passed_over)),
     )
 
@@ -201,12 +201,6 @@ def _model(values: dict[str, Any], family: Family) -> ModelConfig:
     wrong = cross_field_problems({"model": model})
     _require_none([f"{theirs.get(str(p.location[1]), p.location[1])}: {p.location[1]} {p.text}" for p in wrong])
     return model
-
-
-def _rotary(fields: Fields, rotation: Rotation) -> Fields:
-    """Return the rotary positions, unless the file leaves them to the default of the family's class."""
-    said = any(fields.get(key) is not None for key in ROTARY_KEYS)
-    return {"rope_parameters": rotation.as_parameters()} if said else {}
 
 
 def _require_none(problems: list[str]) -> None:

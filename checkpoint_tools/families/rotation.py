@@ -17,7 +17,9 @@ from checkpoint_tools.families.json_values import Kind, number, same, shown, who
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 
-KEYS = ("rope_theta", "rope_parameters", "rope_scaling")
+_LENGTH = "original_max_position_embeddings"
+"""Some files say it beside the object, where transformers takes it from too."""
+KEYS = ("rope_theta", "rope_parameters", "rope_scaling", _LENGTH)
 _OBJECTS = ("rope_parameters", "rope_scaling")
 DYNAMIC = "dynamic"
 """Stretches only sequences beyond `max_position_embeddings`: up to there it is nothing."""
@@ -27,7 +29,7 @@ _VALUES: Mapping[str, Kind] = {
     "factor": _FACTOR,
     "low_freq_factor": _FACTOR,
     "high_freq_factor": _FACTOR,
-    "original_max_position_embeddings": whole(2**31 - 1),
+    _LENGTH: whole(2**31 - 1),
 }
 _SCALING_KEYS = {
     "default": frozenset[str](),
@@ -51,10 +53,12 @@ class Rotation:
     passed_over: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
-    def as_parameters(self) -> Fields:
-        """Return `rope_parameters` as transformers 5 takes them."""
+    def as_fields(self) -> Fields:
+        """Return the keys as transformers 5 takes them; none where its class decides."""
+        if self.kind == "default" and self.base is None:
+            return {}
         base = {} if self.base is None else {"rope_theta": self.base}
-        return {"rope_type": self.kind, **base, **self.scaling}
+        return {"rope_parameters": {"rope_type": self.kind, **base, **self.scaling}}
 
     def as_model_field(self) -> Fields | None:
         """Return the field `rope_scaling` of our model, which has no setting for `dynamic`."""
@@ -71,13 +75,14 @@ def read_rotation(fields: Fields) -> Rotation:
             continue
         if not isinstance(said, dict):
             result.problems.append(f"{key}: {shown(said)} is not an object")
-        elif (read := _read_object(key, said, result)) is not None:
+        elif (read := _read_object(key, said, fields.get(_LENGTH), result)) is not None:
             found[key] = read
     _read_base(fields, result)
     if len(found) == len(_OBJECTS) and found["rope_parameters"] != found["rope_scaling"]:
         result.problems.append("rope_parameters and rope_scaling contradict each other. Delete one of them")
     for kind, scaling in found.values():
         result.kind, result.scaling = kind, scaling
+    _check_length(fields.get(_LENGTH), result)
     return result
 
 
@@ -106,7 +111,17 @@ def rotary_fields(model: ModelConfig) -> Fields:
     return {"rope_theta": base, "rope_scaling": {"rope_type": scaling.type, **kept}}
 
 
-def _read_object(key: str, said: Fields, result: Rotation) -> tuple[str, Fields] | None:
+def _check_length(beside: object, result: Rotation) -> None:
+    """Hold the length that is said beside the object against the one in it."""
+    if beside is None or result.problems:
+        return
+    if _LENGTH not in result.scaling:
+        result.passed_over.append(_LENGTH)
+    elif not same(beside, result.scaling[_LENGTH]):
+        result.problems.append(f"two of {_LENGTH}: {shown(beside)}, and {result.scaling[_LENGTH]} in the object")
+
+
+def _read_object(key: str, said: Fields, length: object, result: Rotation) -> tuple[str, Fields] | None:
     """Return the type and its values; None if there is a problem, which is noted."""
     rest = {name: value for name, value in said.items() if value is not None and name != "rope_theta"}
     kinds = [rest.pop(name) for name in ("rope_type", "type") if name in rest] or ["default"]
@@ -118,6 +133,8 @@ def _read_object(key: str, said: Fields, result: Rotation) -> tuple[str, Fields]
         result.problems.append(f"{key}: type {shown(kind)}, known are {', '.join(_SCALING_KEYS)}")
         return None
     known = _SCALING_KEYS[kind]
+    if _LENGTH in known and length is not None:
+        rest.setdefault(_LENGTH, length)
     unused = [name for name in rest if name not in known and _changes_nothing(name, rest[name])]
     result.passed_over += [f"{key}.{name}" for name in unused]
     rest = {name: value for name, value in rest.items() if name not in unused}
@@ -150,7 +167,7 @@ def _read_values(key: str, kind: str, rest: Fields, result: Rotation) -> tuple[s
 
 def _changes_nothing(name: str, value: object) -> bool:
     """Return whether a key is nothing for a type that does not use it."""
-    return name == "original_max_position_embeddings" or (name in _SAYS_NONE and same(value, _SAYS_NONE[name]))
+    return name == _LENGTH or (name in _SAYS_NONE and same(value, _SAYS_NONE[name]))
 
 
 def _read_base(fields: Fields, result: Rotation) -> None:

@@ -105,6 +105,19 @@ def test_what_a_type_of_scaling_does_not_use_is_passed_over(scaling: dict[str, A
         assert found.fields == read("llama", **{key: used}).fields
 
 
+def test_the_length_that_a_context_grew_from_may_stand_beside_the_scaling() -> None:
+    """transformers takes it from there, too."""
+    scaling = {"type": "llama3", **LLAMA3}
+    rest = {key: value for key, value in scaling.items() if key != "original_max_position_embeddings"}
+    whole = read("llama", rope_scaling=scaling)
+    for inside in (scaling, rest):
+        found = read("llama", rope_scaling=inside, original_max_position_embeddings=64.0)
+        assert (found.model, found.fields, found.passed_over) == (whole.model, whole.fields, ())
+    assert read("llama", original_max_position_embeddings=64).passed_over == ("original_max_position_embeddings",)
+    told = refusal("llama", rope_scaling=scaling, original_max_position_embeddings=8192)
+    assert "two of original_max_position_embeddings: 8192, and 64 in the object" in told
+
+
 def test_whole_floats_and_whole_numbers_are_what_they_mean() -> None:
     found = read("llama", hidden_size=48.0, max_position_embeddings=131072.0, rms_norm_eps=1, initializer_range=1)
     assert found.model == read("llama", rms_norm_eps=1.0, initializer_range=1.0).model
@@ -237,7 +250,15 @@ def judged(found: Admitted, family: Family) -> None:
 def test_no_odd_value_of_any_key_ends_in_a_traceback(model_type: str) -> None:
     family, seen = FAMILIES[model_type], set[str]()
     keys = {*family.fields, *family.fixed, *family.ignored, *STANDARD, "tie_word_embeddings", "layer_types"}
-    keys |= {"rope_theta", "rope_scaling", "rope_parameters", "attention_bias", "mlp_bias", "max_position_embeddings"}
+    keys |= {
+        "original_max_position_embeddings",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "attention_bias",
+        "mlp_bias",
+        "max_position_embeddings",
+    }
     for key, value in itertools.product(sorted(keys), ODD):
         outcome({**given(model_type), key: value}, seen)
     for key in keys:
