@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from harness.errors import CheckpointError
-from harness.run.files import read_regular
+from harness.run.files import read_regular, refusal
 
 
 def is_there(path: Path) -> bool:
@@ -27,8 +27,7 @@ def read_start(path: Path, num_bytes: int) -> bytes:
     try:
         return read_regular(Path(os.path.realpath(path, strict=True)), num_bytes)[:num_bytes]
     except OSError as error:
-        link = f" (a link to {path.readlink()})" if path.is_symlink() else ""
-        raise CheckpointError(f"{path}{link} cannot be read: {error.strerror}.") from error
+        raise CheckpointError(f"{path} {refusal(path, error)}.") from error
 
 
 def read_whole(path: Path, most_bytes: int) -> bytes:

@@ -2,8 +2,8 @@
 
 ```
 OUT/checkpoints/step_0000000/    the weights; `harness train CONFIG --run-dir OUT --resume must` goes on from them
+        tokenizer/  origin/      the files of the model's tokenizer; its config.json and generation_config.json
     model.yaml                   the `model` section that CONFIG must have
-    source/                      config.json and tokenizer of the model, unchanged
     conversion.json              what was converted, and the proof
 ```
 
@@ -36,7 +36,6 @@ from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
 from checkpoint_tools.their_tensors import TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
-from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER, written_files
 from checkpoint_tools.transformers_model import require_shapes
 from harness.config.identity import identity_of
 from harness.config.schema import ModelConfig
@@ -45,12 +44,20 @@ from harness.errors import CheckpointError, UsageError
 from harness.parameters.names import EMBEDDING, split_layer
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
+from harness.run.checkpoints.for_export import (
+    CONFIG,
+    GENERATION_CONFIG,
+    MAX_BYTES,
+    ORIGIN_FOLDER,
+    TOKENIZER_FOLDER,
+    Belongings,
+    put_into,
+)
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.run.files import replace_file
+from harness.tokenizers.belonging_files import files_of_tokenizer, names_in_model, settings_of
+from harness.tokenizers.identity import relation_to
 from harness.version import VERSION
-
-_MAX_KEPT_BYTES = 1024**3
-_KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)
 
 
 def convert(  # noqa: PLR0913 (one argument per option)
@@ -76,13 +83,10 @@ def convert(  # noqa: PLR0913 (one argument per option)
     theirs = open_model(folder)
     model = growth.grown(theirs.model)
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
-    _require_tied(theirs, moves)
-    require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
-    require_shapes(theirs)
-    _require_formats(theirs, moves.values())
-    kept = _kept_files(folder)
+    _require_model(theirs, moves)
     tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
-    record = _record(theirs, kept, growth, tokenizers)
+    belongings = _belongings(folder, tokenizers)
+    record = _record(theirs, growth, tokenizers, belongings)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
     with output_folder.begun(out, record) as partial:
         with show("convert", num_bytes) as progress:
@@ -94,10 +98,12 @@ def convert(  # noqa: PLR0913 (one argument per option)
                     names=[move.ours for move in theirs.family.moves(model)],
                     read=growth.reader(lambda name: moves[name].joined(theirs.read_finite, theirs.model), theirs.model),
                 ),
+                belongings,
                 num_workers=num_workers,
                 progress=progress,
             )
-        _keep_settings(kept, model, tokenizers, partial)
+        text = yaml.safe_dump({"model": model.model_dump(mode="json")}, sort_keys=False)
+        replace_file(partial / "model.yaml", text.encode())
         ours = open_checkpoint(written.checkpoint, hashes=False)
         proof = prove(ours, folder, partial / output_folder.PROOF_NAME, num_layers=proof_layers, growth=growth)
         output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
@@ -131,8 +137,27 @@ def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
     return tuple(told)
 
 
+def _belongings(folder: Path, tokenizers: ModelTokenizers) -> Belongings:
+    """Return the files that the checkpoint keeps of a model's folder, besides the weights.
+
+    A tokenizer that grew from the folder's own takes the place of its files, and keeps its settings.
+
+    Raises:
+        CheckpointError: A link leads nowhere, the disk refuses, or a file is too large.
+        DataError: A file of the named tokenizer cannot be read.
+    """
+    origin = {
+        name: read_whole(folder / name, MAX_BYTES) for name in (CONFIG, GENERATION_CONFIG) if is_there(folder / name)
+    }
+    files = {name: read_whole(folder / name, MAX_BYTES) for name in names_in_model(folder)}
+    named = tokenizers.named
+    if named is not None and not (tokenizers.own and relation_to(tokenizers.own[0], named) == "same"):
+        files = {**settings_of(files), **files_of_tokenizer(named)}
+    return {**put_into(ORIGIN_FOLDER, origin), **put_into(TOKENIZER_FOLDER, files)}
+
+
 def _record(
-    theirs: TheirTensors, kept: Mapping[str, bytes], growth: Growth, tokenizers: ModelTokenizers
+    theirs: TheirTensors, growth: Growth, tokenizers: ModelTokenizers, belongings: Belongings
 ) -> dict[str, object]:
     """Return the input, output and settings of a conversion: an interrupted one is resumed only if all are the same."""
     weights = [(name, (theirs.path / name).stat()) for name in sorted(set(theirs.files.values()))]
@@ -140,13 +165,21 @@ def _record(
     return {
         "converted": "from-hf",
         "model": theirs.path.resolve().name,
-        "config_xxh3": xxhash.xxh3_64_hexdigest(kept["config.json"]),
+        "belongings_xxh3": {name: xxhash.xxh3_64_hexdigest(content) for name, content in belongings.items()},
         "weights_xxh3": xxhash.xxh3_64_hexdigest(repr(seen).encode()),
         "family": theirs.family.model_type,
         "growth": {"copied_layers": list(growth.copied_layers), "vocab_size": growth.vocab_size},
         **tokenizers.fingerprint(),
         "harness": VERSION,
     }
+
+
+def _require_model(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
+    """Check what can be known before tensors are read: names, shapes, number formats, one output layer."""
+    _require_tied(theirs, moves)
+    require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(theirs.path))
+    require_shapes(theirs)
+    _require_formats(theirs, moves.values())
 
 
 def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
@@ -199,22 +232,6 @@ def _manifest(model: ModelConfig, tokenizers: ModelTokenizers) -> Manifest:
         cursor=Cursor().to_json(),
         optimizer_norms={},
         last_losses=(),
+        longest_seq_length=0,
         fingerprint={"model": identity_of(model), **tokenizers.fingerprint()},
     )
-
-
-def _kept_files(folder: Path) -> dict[str, bytes]:
-    """Return the content of the files that are kept, of those that the folder has."""
-    return {name: read_whole(folder / name, _MAX_KEPT_BYTES) for name in _KEPT if is_there(folder / name)}
-
-
-def _keep_settings(kept: Mapping[str, bytes], model: ModelConfig, tokenizers: ModelTokenizers, run: Path) -> None:
-    source = run / SOURCE_FOLDER
-    source.mkdir(exist_ok=True)
-    for name, content in kept.items():
-        replace_file(source / name, content)
-    if tokenizers.named is not None:
-        for name, content in written_files(tokenizers.named).items():
-            replace_file(source / name, content)
-    text = yaml.safe_dump({"model": model.model_dump(mode="json")}, sort_keys=False)
-    replace_file(run / "model.yaml", text.encode())

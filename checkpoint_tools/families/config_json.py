@@ -90,6 +90,12 @@ def admit(fields: Fields, family: Family) -> Admitted:
     )
 
 
+def plain_fields(fields: Fields) -> Fields:
+    """Return a `config.json` in which whole numbers that are spelled as `8192.0` are whole; the rest as it is."""
+    plain = {key: kind.plain(fields[key]) for key, kind in _KINDS.items() if key in fields}
+    return {**fields, **{key: value for key, value in plain.items() if value is not None}}
+
+
 def fields_for(model: ModelConfig, family: Family, extras: Fields) -> Fields:
     """Return the `config.json` of a model; `extras` are keys that do not change the function."""
     fields: Fields = {"architectures": [family.architecture], "model_type": family.model_type}

@@ -316,3 +316,22 @@ def test_settings_of_generation_that_are_damaged_do_not_reach_the_judge(pool: Po
     (folder / "generation_config.json").write_text("[1]")
     [told] = pool.run(conversion_jobs.from_hf, 1, folder, tmp_path / "run", {})
     assert told.startswith("proven"), told
+
+
+def test_whole_floats_come_back_as_whole_numbers(pool: Pool, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "given", Variant("given", "llama", {}))
+    path = folder / "config.json"
+    fields = {"max_position_embeddings": 4096.0, "eos_token_id": [2.0, 3], "bos_token_id": 1.0}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    [told] = pool.run(conversion_jobs.from_hf, 1, folder, tmp_path / "run", {})
+    assert told.startswith("proven"), told
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
+    [told] = pool.run(conversion_jobs.to_hf, 1, checkpoint, tmp_path / "back", {"without_tokenizer": True})
+    assert told.startswith("proven"), told
+    written = (tmp_path / "back" / "config.json").read_text()
+    assert '"max_position_embeddings": 4096,' in written
+    assert {key: json.loads(written)[key] for key in ("eos_token_id", "bos_token_id")} == {
+        "eos_token_id": [2, 3],
+        "bos_token_id": 1,
+    }
+    assert ".0" not in json.dumps([json.loads(written)[key] for key in fields])

@@ -76,8 +76,9 @@ def test_a_folder_of_a_cache_is_read_through_its_links(pool: Pool, folder: Path,
     (tmp_path / "linked").symlink_to(snapshot)
     [left] = pool.run(conversion_jobs.command, 1, ["convert", "from-hf", str(tmp_path / "linked"), str(tmp_path / "o")])
     assert (left.code, left.err) == (0, "")
+    kept_in = {"config.json": "origin", "generation_config.json": "origin"}
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
-        kept = tmp_path / "o" / "source" / name
+        kept = tmp_path / "o" / "checkpoints" / "step_0000000" / kept_in.get(name, "tokenizer") / name
         assert not kept.is_symlink()
         assert kept.read_bytes() == (folder / name).read_bytes()
     assert differences(open_either(snapshot), open_either(folder)) == []
@@ -100,7 +101,7 @@ def test_a_link_that_leads_nowhere_is_named(
     (snapshot / name).resolve().unlink()
     assert run(["convert", "from-hf", str(snapshot), str(tmp_path / "out")]) == EXIT_BAD_DATA
     told = capsys.readouterr().err
-    assert f"{snapshot / name} (a link to {target}) cannot be read: No such file or directory." in told
+    assert f"{snapshot / name} is a link to {target}, which cannot be read: No such file or directory." in told
     assert not list(tmp_path.glob("out*"))
 
 
@@ -124,7 +125,7 @@ def test_a_link_leads_to_a_regular_file_or_is_refused(tmp_path: Path, kind: str)
     make[kind]()
     (tmp_path / "config.json").symlink_to(target)
     with pytest.raises(
-        CheckpointError, match=r"config\.json \(a link to .*\) cannot be read: (not a regular|Too many)"
+        CheckpointError, match=r"config\.json is a link to .*, which cannot be read: (not a regular|Too many)"
     ):
         read_whole(tmp_path / "config.json", 100)
 
