@@ -12,9 +12,8 @@ An interrupted conversion continues where it was, also in the proof.
 
 from __future__ import annotations
 
-import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,10 +25,12 @@ import yaml
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.conversion_plan import require_complete
-from checkpoint_tools.families.config_json import dynamic_scaling
 from checkpoint_tools.families.family import Move
+from checkpoint_tools.families.rotation import dynamic_scaling
+from checkpoint_tools.foreign_files import is_there, read_whole
 from checkpoint_tools.growth import NO_GROWTH, Growth
 from checkpoint_tools.model_tokenizers import ModelTokenizers, look_at_tokenizers
+from checkpoint_tools.number_formats import format_name
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
@@ -40,20 +41,20 @@ from harness.config.identity import identity_of
 from harness.config.schema import ModelConfig
 from harness.data.order.cursor import Cursor
 from harness.errors import CheckpointError, UsageError
-from harness.parameters.names import EMBEDDING
+from harness.parameters.names import EMBEDDING, split_layer
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
 from harness.run.checkpoints.for_export import (
     CONFIG,
     GENERATION_CONFIG,
+    MAX_BYTES,
     ORIGIN_FOLDER,
     TOKENIZER_FOLDER,
     Belongings,
     put_into,
-    read_whole,
 )
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
-from harness.run.files import broken_link, replace_file
+from harness.run.files import replace_file
 from harness.tokenizers.belonging_files import files_of_tokenizer, names_in_model, settings_of
 from harness.tokenizers.identity import relation_to
 from harness.version import VERSION
@@ -82,9 +83,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
     theirs = open_model(folder)
     model = growth.grown(theirs.model)
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
-    _require_tied(theirs, moves)
-    require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
-    require_shapes(theirs)
+    _require_model(theirs, moves)
     tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
     belongings = _belongings(folder, tokenizers)
     record = _record(theirs, growth, tokenizers, belongings)
@@ -97,7 +96,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
                 Weights(
                     model=model,
                     names=[move.ours for move in theirs.family.moves(model)],
-                    read=growth.reader(lambda name: moves[name].joined(theirs.read, theirs.model), theirs.model),
+                    read=growth.reader(lambda name: moves[name].joined(theirs.read_finite, theirs.model), theirs.model),
                 ),
                 belongings,
                 num_workers=num_workers,
@@ -122,13 +121,20 @@ def convert(  # noqa: PLR0913 (one argument per option)
 
 
 def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
-    if dynamic_scaling(theirs.fields) is None:
-        return ()
-    longest = theirs.fields.get("max_position_embeddings", "max_position_embeddings")
-    return (
-        f"its rope_scaling is dynamic: it stretches sequences of more than {longest} tokens, training here does not. "
-        "to-hf writes the setting again, unless the run trained on longer sequences.",
-    )
+    told: list[str] = []
+    if theirs.passed_over:
+        told.append(f"its config.json has keys that change nothing, passed over: {', '.join(theirs.passed_over)}")
+    if theirs.beside:
+        told.append(
+            f"its folder has other files that may hold weights, which were not read: {', '.join(theirs.beside)}"
+        )
+    if dynamic_scaling(theirs.fields) is not None:
+        longest = theirs.fields.get("max_position_embeddings", "max_position_embeddings")
+        told.append(
+            f"its rope_scaling is dynamic: it stretches sequences of more than {longest} tokens, training here does "
+            "not. to-hf writes the setting again, unless the run trained on longer sequences."
+        )
+    return tuple(told)
 
 
 def _belongings(folder: Path, tokenizers: ModelTokenizers) -> Belongings:
@@ -140,18 +146,14 @@ def _belongings(folder: Path, tokenizers: ModelTokenizers) -> Belongings:
         CheckpointError: A link leads nowhere, the disk refuses, or a file is too large.
         DataError: A file of the named tokenizer cannot be read.
     """
-    origin = {name: _read(folder / name) for name in (CONFIG, GENERATION_CONFIG) if os.path.lexists(folder / name)}
-    files = {name: _read(folder / name) for name in names_in_model(folder)}
+    origin = {
+        name: read_whole(folder / name, MAX_BYTES) for name in (CONFIG, GENERATION_CONFIG) if is_there(folder / name)
+    }
+    files = {name: read_whole(folder / name, MAX_BYTES) for name in names_in_model(folder)}
     named = tokenizers.named
     if named is not None and not (tokenizers.own and relation_to(tokenizers.own[0], named) == "same"):
         files = {**settings_of(files), **files_of_tokenizer(named)}
     return {**put_into(ORIGIN_FOLDER, origin), **put_into(TOKENIZER_FOLDER, files)}
-
-
-def _read(path: Path) -> bytes:
-    if problem := broken_link(path):
-        raise CheckpointError(f"{path} {problem}.")
-    return read_whole(path.resolve())
 
 
 def _record(
@@ -172,6 +174,14 @@ def _record(
     }
 
 
+def _require_model(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
+    """Check what can be known before tensors are read: names, shapes, number formats, one output layer."""
+    _require_tied(theirs, moves)
+    require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(theirs.path))
+    require_shapes(theirs)
+    _require_formats(theirs, moves.values())
+
+
 def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
     """An output layer beside a tied embedding must be that embedding: readers disagree on which of the two counts."""
     (embedding,) = moves[EMBEDDING].theirs
@@ -182,6 +192,20 @@ def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
             f"{theirs.path}: config.json says tie_word_embeddings, but {name} holds other numbers than {embedding}. "
             "Take that tensor away, or set tie_word_embeddings to false, whichever is the model."
         )
+
+
+def _require_formats(theirs: TheirTensors, moves: Iterable[Move]) -> None:
+    """A checkpoint holds a tensor of all layers as one, and so in one number format."""
+    seen: dict[str, tuple[str, torch.dtype]] = {}
+    for move in moves:
+        for name in move.theirs:
+            dtype = theirs.described(name)[1]
+            first, known = seen.setdefault(split_layer(move.ours)[1], (name, dtype))
+            if dtype != known:
+                raise CheckpointError(
+                    f"{theirs.path}: {first} is {format_name(known)}, {name} is {format_name(dtype)}, but both belong "
+                    "to one tensor of a checkpoint. Save the model in one number format."
+                )
 
 
 def _manifest(model: ModelConfig, tokenizers: ModelTokenizers) -> Manifest:

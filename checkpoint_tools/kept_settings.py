@@ -9,8 +9,9 @@ import importlib
 import json
 from dataclasses import dataclass
 
-from checkpoint_tools.families.config_json import dynamic_scaling, rotary_fields
+from checkpoint_tools.families.config_json import plain_fields
 from checkpoint_tools.families.family import Fields
+from checkpoint_tools.families.rotation import dynamic_scaling, rotary_fields
 from checkpoint_tools.our_tensors import OurTensors, model_of
 from harness.errors import CheckpointError
 from harness.run.checkpoints.for_export import (
@@ -48,7 +49,7 @@ def kept_settings(ours: OurTensors, belongings: Belongings) -> KeptSettings:
         CheckpointError: The original `config.json` in it cannot be read.
     """
     files = in_folder(belongings, ORIGIN_FOLDER)
-    origin = _object(files[CONFIG], ours) if CONFIG in files else {}
+    origin = plain_fields(_object(files[CONFIG], ours)) if CONFIG in files else {}
     config: Fields = {key: origin[key] for key in _KEPT if key in origin}
     trained, promised = longest_seq_length(ours.manifest), origin.get(_LONGEST)
     if origin and promised is None:

@@ -18,6 +18,7 @@ from checkpoint_tools.families.config_json import fields_for
 from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.families.registry import family_for_writing
 from checkpoint_tools.kept_settings import SPECIAL_IDS, KeptSettings, kept_settings
+from checkpoint_tools.number_formats import require_fits
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
 from checkpoint_tools.proof import Proof, prove
 from checkpoint_tools.safetensors_file import safetensors_writer
@@ -147,6 +148,7 @@ def _write_shard(path: Path, ours: OurTensors, shard: Shard, progress: Progress)
     with safetensors_writer(path, shard.entries) as write:
         for written in shard.written:
             tensor = ours.read(written.move.ours)
+            require_fits(written.move.ours, tensor, written.entries[0].dtype)
             parts = written.move.fusion.split(tensor, ours.model)
             for entry, part in zip(written.entries, parts, strict=True):
                 write(entry.name, part.to(entry.dtype))
