@@ -25,8 +25,9 @@ def write_line(folder: Path, prompt: str) -> str:
     (ids,) = tokenizer.encode_documents([prompt])
     model = transformers_model.load(open_model(folder))
     given = torch.tensor([ids or [tokenizer.end_of_document_id]])
+    # Not the folder's own settings: they may draw, or punish repetition.
+    ends = model.generation_config.eos_token_id
+    greedy = type(model.generation_config)(max_new_tokens=NUM_TOKENS, pad_token_id=0, eos_token_id=ends)
     with torch.no_grad():
-        written = model.generate(
-            given, attention_mask=torch.ones_like(given), max_new_tokens=NUM_TOKENS, do_sample=False, pad_token_id=0
-        )
+        written = model.generate(given, attention_mask=torch.ones_like(given), generation_config=greedy)
     return " ".join(tokenizer.decode(written[0].tolist()).split())

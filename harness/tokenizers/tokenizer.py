@@ -41,6 +41,8 @@ class Tokenizer(Protocol):
             DataError: None is known.
         """
 
+    def __hash__(self) -> int: ...  # so that what is known of it can be kept
+
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """Return the token ids of every document, without control symbols. Uses all cores."""
 

@@ -62,6 +62,24 @@ def command(rank: int, world_size: int, init_method: str, arguments: list[str], 
     return Left(code, out.getvalue(), err.getvalue())
 
 
+def warnings_of_transformers(rank: int, world_size: int, init_method: str, arguments: list[str]) -> list[str]:
+    """What transformers says on its own during `harness …`, beside the command's own lines."""
+    import logging
+
+    import transformers
+
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(transformers.__name__)
+    logger.addHandler(handler)
+    try:
+        assert command(rank, world_size, init_method, arguments).code == 0, f"{arguments} failed"
+    finally:
+        logger.removeHandler(handler)
+    return said
+
+
 def with_memory(rank: int, world_size: int, init_method: str, checkpoint: Path, out: Path, memory_bytes: int) -> str:
     """`to-hf` on a machine with so much free memory."""
     from unittest import mock
@@ -83,21 +101,14 @@ def continued(rank: int, world_size: int, init_method: str, folder: Path, prompt
     return str(tokenizer.decode(written[0], skip_special_tokens=True))
 
 
-def loud_copy_from_hf(rank: int, world_size: int, init_method: str, folder: Path, out: Path) -> str:
-    """`from-hf` by a converter that copies a block and forgets to silence it."""
-    from dataclasses import replace
-    from unittest import mock
+def mutated_from_hf(
+    rank: int, world_size: int, init_method: str, folder: Path, out: Path, mutation: str, options: dict[str, Any]
+) -> str:
+    """`from-hf` by a converter that has a certain bug."""
+    import conversion_bugs
 
-    from checkpoint_tools.growth import Growth
-    from harness.config.schema import ModelConfig
-    from harness.parameters.parameter import Parameter
-    from harness.parameters.table import find_parameter
-
-    def never_into_residual(name: str, model: ModelConfig) -> Parameter:
-        return replace(find_parameter(name, model), writes_to_residual=False)
-
-    with mock.patch("checkpoint_tools.growth.find_parameter", never_into_residual):
-        return from_hf(rank, world_size, init_method, folder, out, {"growth": Growth(copied_layers=(1,))})
+    with conversion_bugs.BUGS[mutation]():
+        return from_hf(rank, world_size, init_method, folder, out, options)
 
 
 class HeldOut(NamedTuple):

@@ -35,6 +35,7 @@ from harness.run.files import replace_file
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
 from harness.train.components.agreement import raising_together
+from harness.train.components.belongings import RunBelongings, belongings_for
 from harness.train.components.found import Start, find_start, take_possession
 from harness.train.components.identity import other_versions, versions
 from harness.train.components.in_flight import InFlight
@@ -81,14 +82,17 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
         ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
         with raising_together(ranks):
-            tokenizer = open_run_tokenizer(config, start.manifest)
-            data = open_data(
-                config, plan, ranks, tokenizer, pin_memory=world.device.type == "cuda", num_parts=start.num_parts
-            )
-            closing.callback(data.close)
-            require_same_data(config, plan, data, start)
+            data, belongings = _open_inputs(config, plan, ranks, start, world, closing)
         run = _introduced(
-            _Parts(config=config, plan=plan, phase=phase, ranks=ranks, device=world.device, data=data),
+            _Parts(
+                config=config,
+                plan=plan,
+                phase=phase,
+                ranks=ranks,
+                device=world.device,
+                data=data,
+                belongings=belongings,
+            ),
             store=store,
             inbox=Inbox(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
             recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
@@ -107,9 +111,26 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             yield run, restore(run, start)
 
 
+def _open_inputs(
+    config: Config, plan: Plan, ranks: Ranks, start: Start, world: World, closing: ExitStack
+) -> tuple[RunData, RunBelongings]:
+    """Open the data, and hold the checkpoint against it; read what its checkpoints have for an export, on the writer.
+
+    Raises:
+        DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
+        CheckpointError: The checkpoint belongs to another model or other data, or cannot be read.
+    """
+    tokenizer = open_run_tokenizer(config, start.manifest)
+    on_gpu = world.device.type == "cuda"
+    data = open_data(config, plan, ranks, tokenizer, pin_memory=on_gpu, num_parts=start.num_parts)
+    closing.callback(data.close)
+    require_same_data(config, plan, data, start)
+    return data, belongings_for(tokenizer.opened, start.entry) if ranks.is_writer else RunBelongings()
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """The inputs of model and optimizer."""
+    """The inputs of model and optimizer, and what checkpoints hold besides them."""
 
     config: Config
     plan: Plan
@@ -117,6 +138,7 @@ class _Parts:
     ranks: Ranks
     device: torch.device
     data: RunData
+    belongings: RunBelongings
 
 
 def _signing_key(config: Config) -> SigningKey | None:
@@ -174,7 +196,7 @@ def _introduced(
     )
     optimizer = Optimizer(settings, list(chunks))
     apply_settings(pipeline, optimizer, settings)
-    return Run(
+    run = Run(
         config=config,
         plan=plan,
         phase=phase,
@@ -192,7 +214,11 @@ def _introduced(
         heartbeat=heartbeat,
         in_flight=InFlight(),
         nearby=nearby,
+        belongings=parts.belongings.files,
     )
+    for note in parts.belongings.notes:
+        run.announce(note)
+    return run
 
 
 def _open_recorder(
