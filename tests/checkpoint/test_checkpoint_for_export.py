@@ -66,6 +66,11 @@ def test_an_earlier_version_kept_them_in_the_run(tmp_path: Path) -> None:
     path.parent.symlink_to(moved)
     assert belongings_of(path, published_manifest(10)) == expected
     assert belongings_of(moved / path.name, published_manifest(10)) == {}
+    (tmp_path / "source").mkdir()  # somebody's
+    (tmp_path / "source" / "config.json").touch()
+    assert belongings_of(moved / path.name, published_manifest(10)) == {}
+    (tmp_path / "run" / "source" / "notes.txt").write_text("not of the tokenizer")
+    assert belongings_of(path, published_manifest(10)) == expected
     (tmp_path / "run" / "source" / "tokenizer.model").symlink_to("tokenizer.json")
     with pytest.raises(CheckpointError, match=r"tokenizer\.model is a link to tokenizer\.json, which cannot be read"):
         belongings_of(path, published_manifest(10))

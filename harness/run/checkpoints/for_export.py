@@ -12,13 +12,14 @@ is in the manifest.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.errors import CheckpointError
 from harness.run.checkpoints.manifest import Manifest
 from harness.run.files import read_regular, refusal
+from harness.run.paths import RunDir
 
 TOKENIZER_FOLDER = "tokenizer"
 ORIGIN_FOLDER = "origin"
@@ -27,6 +28,11 @@ GENERATION_CONFIG = "generation_config.json"
 _FOLDER_BEFORE = "source"
 """Folder of a run in which earlier versions kept what `harness convert from-hf` found."""
 _ORIGIN = (CONFIG, GENERATION_CONFIG)
+_TOKENIZER_BEFORE = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "vocab.json", "merges.txt"),
+)
+"""All that they kept there of a tokenizer."""
 MAX_BYTES = 512 * 1024**2
 """A file above this size is refused: no tokenizer comes near it."""
 
@@ -43,16 +49,22 @@ def belongings_of(path: Path, manifest: Manifest) -> dict[str, bytes]:
     own = [name for name in manifest.files if PurePosixPath(name).parts[0] in (TOKENIZER_FOLDER, ORIGIN_FOLDER)]
     if own or manifest.longest_seq_length is not None:
         return {name: read_whole(path / name) for name in own}
-    for run in dict.fromkeys((path.absolute().parent.parent, path.resolve().parent.parent)):
-        if (run / _FOLDER_BEFORE).is_dir():
-            return dict(_of_before(run / _FOLDER_BEFORE))
+    for place in (path.absolute(), path.resolve()):
+        run = RunDir(place.parent.parent)
+        # Beside any other folder, something called source/ is of somebody else.
+        if place.parent == run.checkpoints and (run.root / _FOLDER_BEFORE / CONFIG).is_file():
+            return _of_before(run.root / _FOLDER_BEFORE)
     return {}
 
 
-def _of_before(folder: Path) -> Iterator[tuple[str, bytes]]:
-    for file in sorted(folder.iterdir()):
-        if file.is_file():
-            yield f"{ORIGIN_FOLDER if file.name in _ORIGIN else TOKENIZER_FOLDER}/{file.name}", read_whole(file)
+def _of_before(folder: Path) -> dict[str, bytes]:
+    places = ((ORIGIN_FOLDER, _ORIGIN), (TOKENIZER_FOLDER, _TOKENIZER_BEFORE))
+    return {
+        f"{place}/{name}": read_whole(folder / name)
+        for place, names in places
+        for name in names
+        if (folder / name).is_file()
+    }
 
 
 def in_folder(belongings: Belongings, folder: str) -> dict[str, bytes]:
