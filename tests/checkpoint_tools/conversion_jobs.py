@@ -90,6 +90,7 @@ def with_memory(rank: int, world_size: int, init_method: str, checkpoint: Path, 
 
 def continued(rank: int, world_size: int, init_method: str, folder: Path, prompt: str, num_tokens: int) -> str:
     """What an exported model writes after a prompt, loaded with its tokenizer as any user of transformers does."""
+    import torch
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
