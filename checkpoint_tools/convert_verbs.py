@@ -61,8 +61,8 @@ def to_hf(
 
     Everything comes from the checkpoint, wherever it lies: the architecture, the tokenizer's files, and the settings of
     the Hugging Face model with which training began. OUT appears only after the proof: each tensor written once, shapes
-    as transformers wants them, and logits through megatron-core and transformers equal in fp32. An interrupted
-    conversion continues where it was.
+    as transformers wants them, logits through megatron-core and transformers equal in fp32, and every value equal to
+    its source. An interrupted conversion continues where it was.
 
     \b
     Examples:
@@ -117,8 +117,9 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
 ) -> None:
     """Convert the Hugging Face model in the folder MODEL into a run directory OUT, to continue its training.
 
-    The architecture comes from config.json; an unknown feature is refused by name. Only safetensors are read, and no
-    code of the folder is run. OUT appears only after the proof. An interrupted conversion continues where it was.
+    The architecture comes from config.json; an unknown feature is refused by name, and keys that change nothing are
+    passed over and told. Only safetensors are read, and no code of the folder is run. OUT appears only after the proof.
+    An interrupted conversion continues where it was.
 
     \b
     Example:

@@ -93,6 +93,23 @@ def _last_layer_twice() -> Iterator[None]:
 
 
 @contextmanager
+def _nan_in_checkpoint() -> Iterator[None]:
+    """A run that went wrong: one weight of the last layer is no number."""
+    from checkpoint_tools.our_tensors import OurTensors
+
+    read = OurTensors.read
+
+    def wrong(self: OurTensors, name: str) -> torch.Tensor:
+        tensor = read(self, name)
+        if name == "decoder.layers.1.mlp.linear_fc2.weight":
+            tensor[0, 0] = float("nan")
+        return tensor
+
+    with mock.patch.object(OurTensors, "read", wrong):
+        yield
+
+
+@contextmanager
 def _power_cut() -> Iterator[None]:
     """Ends at the second file."""
     from checkpoint_tools import to_hf
@@ -201,6 +218,7 @@ BUGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "wrong epsilon": lambda: _with_field("rms_norm_eps", 3.0),
     "a layer twice": _last_layer_twice,
     "power cut": _power_cut,
+    "nan in the checkpoint": _nan_in_checkpoint,
     "a value of the last layer": lambda: _value_changed("model.layers.1.mlp.down_proj.weight", 7),
     "a row of the written embedding": lambda: _value_changed("model.embed_tokens.weight", UNSEEN_ROW),
     "a row of the written output layer": lambda: _value_changed("lm_head.weight", UNSEEN_ROW),

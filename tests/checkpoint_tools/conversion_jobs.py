@@ -90,12 +90,15 @@ def with_memory(rank: int, world_size: int, init_method: str, checkpoint: Path, 
 
 def continued(rank: int, world_size: int, init_method: str, folder: Path, prompt: str, num_tokens: int) -> str:
     """What an exported model writes after a prompt, loaded with its tokenizer as any user of transformers does."""
+    import torch
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     settings = transformers.GenerationConfig.from_pretrained(folder)
     settings.max_new_tokens, settings.pad_token_id = num_tokens, 0
+    settings.do_sample, settings.temperature, settings.top_p, settings.top_k = True, 0.8, 0.9, 0
+    torch.manual_seed(1)
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     written = model.generate(**ids, generation_config=settings)
     return str(tokenizer.decode(written[0], skip_special_tokens=True))
