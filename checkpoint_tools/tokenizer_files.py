@@ -20,7 +20,8 @@ from harness.config.load import load_config
 from harness.errors import CheckpointError, HarnessError, UsageError
 from harness.run.checkpoints.for_export import CONFIG, ORIGIN_FOLDER, TOKENIZER_FOLDER, Belongings, in_folder
 from harness.text import listed
-from harness.tokenizers.belonging_files import SETTINGS_FILE, files_of_tokenizer, settings_of
+from harness.tokenizers.belonging_files import files_of_tokenizer, settings_of
+from harness.tokenizers.document_symbols import SETTINGS_FILE
 from harness.tokenizers.identity import difference, recorded_tokenizers, relation_to
 from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
 from harness.tokenizers.tiktoken_file import TiktokenTokenizer
