@@ -213,6 +213,10 @@ class ScheduleConfig(Section):
     """`wsd` only: share of the phase's steps that the final decay takes."""
     decay_style: Literal["linear", "cosine", "one_minus_sqrt"] = "one_minus_sqrt"
     """`wsd` only: shape of the final decay."""
+    changed_after_step: NonNegativeInt | None = None
+    """Confirms that the phase was changed on purpose after it had begun: checkpoints up to this step of the run were
+    trained with another schedule, and the learning rate may jump behind them. A start that needs it says so. Default:
+    phases that have begun stay as they are."""
 
 
 class PhaseConfig(Section):

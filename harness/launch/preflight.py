@@ -15,6 +15,8 @@ from harness.launch.requirements import parallel_sections
 from harness.launch.slurm import flag_problems, seconds_of
 from harness.plan.demand import demands
 from harness.plan.plan import Plan, make_plan
+from harness.run.begun_phases import Moved, moved_phase
+from harness.run.checkpoints.entries import Checkpoint, entries_in, newest_first
 from harness.run.commands.mailbox import is_being_written
 from harness.run.event_types import Saved
 from harness.run.events import read_events
@@ -165,6 +167,25 @@ def _run_directory(request: Request) -> Iterator[str]:
         )
 
 
+def _begun_phases(request: Request) -> Iterator[str]:
+    """Yield the reason why the run would not go on in phases that have begun."""
+    if (moved := _moved_phase(request)) is not None and moved.problem is not None:
+        yield moved.problem
+
+
+def _told_phases(request: Request) -> Iterator[str]:
+    """Yield changes of phases that have begun which are small or confirmed."""
+    if (moved := _moved_phase(request)) is not None and moved.problem is None:
+        yield moved.text
+
+
+def _moved_phase(request: Request) -> Moved | None:
+    found = newest_first(entries_in(request.run_dir.checkpoints))
+    usable = (entry for entry in found if isinstance(entry, Checkpoint) and entry.manifest.health != "abandoned")
+    newest = next(usable, None)
+    return None if newest is None else moved_phase(request.config, newest.manifest, request.run_dir)
+
+
 def _free_space(request: Request) -> Iterator[str]:
     existing, config, plan = request.nearest_folder, request.config, _plan(request)
     if plan is None:
@@ -237,6 +258,7 @@ _ERRORS: tuple[Check, ...] = (
     _flags,
     _time,
     _run_directory,
+    _begun_phases,
     _free_space,
 )
-_WARNINGS: tuple[Check, ...] = (_lead_time, _waiting_commands, _spanning_groups, _shortages)
+_WARNINGS: tuple[Check, ...] = (_told_phases, _lead_time, _waiting_commands, _spanning_groups, _shortages)

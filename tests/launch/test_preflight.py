@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_samples import write_checkpoint
 
 from harness.config.load import load_config
 from harness.launch import preflight
@@ -66,6 +67,17 @@ def test_the_layout_must_fit_the_nodes(check: Check) -> None:
     assert any("tensor_model_parallel_size" in error for error in errors[1:])
     errors = check("parallel.tensor_model_parallel_size=3", nodes=1).errors
     assert errors[0] == "the layout does not fit 1 node with 8 ranks each:"
+
+
+def test_phases_that_have_begun_stay_as_they_are_or_are_confirmed(check: Check, site: Path) -> None:
+    write_checkpoint(site / "run/checkpoints/step_0000009", 9, learning_rate=2e-4, cursor={})
+    write_checkpoint(site / "run/checkpoints/step_0000012", 12, learning_rate=3e-4, cursor={}, health="abandoned")
+    (problem,) = check().errors
+    assert problem.startswith("phases.0 (main): the learning rate of step 10 is 3.0e-05, that of the checkpoint's last")
+    assert "confirm it with phases.0.schedule.changed_after_step: 9" in problem
+    found = check("phases.0.schedule.changed_after_step=9")
+    assert found.errors == ()
+    assert any("(confirmed by phases.0.schedule.changed_after_step)" in warning for warning in found.warnings)
 
 
 def test_no_more_workers_than_gpus(check: Check) -> None:

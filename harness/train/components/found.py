@@ -41,6 +41,8 @@ class Start:
     """Records on the way to the checkpoint that a start in between has hidden, and that must be written again."""
     snapshot: SnapshotRecord | None = None
     """Snapshot of a later step of the same line that every rank has, as the first rank describes it."""
+    remarks: tuple[str, ...] = ()
+    """Differences from the checkpoint with which the run may go on, for people; on the writer."""
     name: str = field(default_factory=lambda: uuid4().hex)
     """Distinguishes this start from every other one."""
 

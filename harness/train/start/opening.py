@@ -24,6 +24,7 @@ from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import PhasePlan, Plan, make_plan
 from harness.plan.plan_text import plan_text
 from harness.run import resume_failures
+from harness.run.begun_phases import require_planned
 from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.signature import SigningKey, read_key
 from harness.run.checkpoints.store import CheckpointStore
@@ -58,6 +59,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         RunInUseError: Another process trains in this run directory.
         DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
         CheckpointError: There are checkpoints but none can be used, or it belongs to another model or other data.
+        ConfigError: A phase that has begun was changed, and nobody has confirmed it.
     """
     whole = make_plan(config, phase_world_sizes(config, world.size))
     with ExitStack() as closing:
@@ -82,7 +84,10 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         with raising_together(ranks):
             data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", num_parts=start.num_parts)
             closing.callback(data.close)
-            require_same_data(config, plan, data, start)
+            remarks = require_same_data(config, plan, data, start)
+            if joined.is_writer and start.manifest is not None:
+                remarks += require_planned(config, start.manifest, run_dir)
+            start = replace(start, remarks=tuple(remarks))
         run = _introduced(
             _Parts(config=config, plan=plan, phase=phase, ranks=ranks, device=world.device, data=data),
             store=store,
@@ -220,6 +225,8 @@ def _open_recorder(
         recorder.message(
             f"and from there by the ranks' snapshots of step {start.step} in {config.checkpoint.snapshot_folder}"
         )
+    for text in start.remarks:
+        recorder.message(text)
     return recorder
 
 
