@@ -23,6 +23,7 @@ from harness.progress import ShowProgress
 from harness.run.checkpoints.compare import differences
 from harness.run.checkpoints.manifest import Manifest, manifest_text
 from harness.run.paths import RunDir
+from harness.tokenizers.identity import recorded_identity
 from harness.version import VERSION
 
 
@@ -69,7 +70,10 @@ def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 def _require_alike(one: OurTensors, other: OurTensors) -> None:
     before, after = (fingerprint_filled_in(each.manifest.fingerprint) for each in (one, other))
     found = differences(before, after, allow_added_parts=True)
-    wrong = [line for line in found if line.startswith(("model", "tokenizer"))]
+    wrong = [line for line in found if line.startswith("model")]
+    tokenizers = [recorded_identity(each.manifest.fingerprint.get("tokenizer")) for each in (one, other)]
+    if tokenizers[0] and tokenizers[1] and not tokenizers[0].is_same_as(tokenizers[1]):
+        wrong.append(f"tokenizer: {tokenizers[0]}, there {tokenizers[1]}")
     if wrong or set(one.names) != set(other.names):
         raise CheckpointError(
             f"{other.path} is of another model than {one.path}:\n  " + "\n  ".join(wrong or ["other tensors"])

@@ -99,8 +99,15 @@ def to_hf(
     "--expand-layers", metavar="N,N…", help="Follow each of these layers (from 0) by a copy that adds nothing yet."
 )
 @click.option("--vocab-size", type=click.IntRange(min=1), help="Add rows to the vocabulary up to this size.")
+@click.option("--tokenizer", type=_PATH, help="Go on with this one, which grew from the model's own.")
 def from_hf(  # noqa: PLR0913 (one argument per option)
-    model: Path, out: Path, workers: int, proof_layers: int | None, expand_layers: str | None, vocab_size: int | None
+    model: Path,
+    out: Path,
+    workers: int,
+    proof_layers: int | None,
+    expand_layers: str | None,
+    vocab_size: int | None,
+    tokenizer: Path | None,
 ) -> None:
     """Convert the Hugging Face model in the folder MODEL into a run directory OUT, to continue its training.
 
@@ -114,18 +121,21 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
     where continued.yaml has the model section of runs/continued/model.yaml.
 
     A model may grow on the way: --expand-layers copies blocks with output projections of zero, --vocab-size adds rows
-    that are the mean of the others. Both leave the function as it is.
+    that are the mean of the others. Both leave the function as it is. With more rows the tokenizer may grow too
+    (harness data extend-tokenizer): name it, and it is held against the model's own, whose ids it must keep.
 
     \b
-    Example:
-      harness convert from-hf models/Qwen2.5-7B runs/larger --expand-layers 6,13,20,27 --vocab-size 160000
+    Examples:
+      harness convert from-hf models/Qwen2.5-7B runs/larger --expand-layers 6,13,20,27
+      harness convert from-hf models/Qwen2.5-7B runs/terms --vocab-size 160000 --tokenizer extended.json
     """
     from checkpoint_tools.from_hf import convert as run
     from checkpoint_tools.growth import Growth
     from harness.progress import shown
 
     growth = Growth(copied_layers=_numbers(expand_layers or ""), vocab_size=vocab_size)
-    _report(run(model, out, shown, growth=growth, num_workers=workers, proof_layers=proof_layers))
+    found = run(model, out, shown, growth=growth, tokenizer=tokenizer, num_workers=workers, proof_layers=proof_layers)
+    _report(found)
 
 
 @convert.command()

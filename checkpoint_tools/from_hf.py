@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 import xxhash
@@ -29,12 +28,13 @@ from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.families.config_json import dynamic_scaling
 from checkpoint_tools.families.family import Move
 from checkpoint_tools.growth import NO_GROWTH, Growth
+from checkpoint_tools.model_tokenizers import ModelTokenizers, look_at_tokenizers
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
 from checkpoint_tools.their_tensors import TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
-from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER
+from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER, written_files
 from checkpoint_tools.transformers_model import require_shapes
 from harness.config.identity import identity_of
 from harness.config.schema import ModelConfig
@@ -45,23 +45,24 @@ from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.run.files import replace_file
-from harness.tokenizers.tokenizer import open_tokenizer
 from harness.version import VERSION
 
 _KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model")
 
 
-def convert(
+def convert(  # noqa: PLR0913 (one argument per option)
     folder: Path,
     out: Path,
     show: ShowProgress,
     *,
     growth: Growth = NO_GROWTH,
+    tokenizer: Path | None = None,
     num_workers: int = 4,
     proof_layers: int | None = None,
 ) -> Converted:
     """Convert, let the model grow, and prove; OUT is there only if all of it went well.
+
+    With `tokenizer` training goes on with that one, which is the model's own or grew from it.
 
     Raises:
         CheckpointError: The folder is damaged, has a feature that is not known, or the result is not the same model.
@@ -75,13 +76,14 @@ def convert(
     _require_tied(theirs, moves)
     require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
     require_shapes(theirs)
-    record = _record(theirs, growth)
+    tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
+    record = _record(theirs, growth, tokenizers)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
     with output_folder.begun(out, record) as partial:
         with show("convert", num_bytes) as progress:
             written = write_run(
                 partial,
-                _manifest(theirs, model),
+                _manifest(model, tokenizers),
                 Weights(
                     model=model,
                     names=[move.ours for move in theirs.family.moves(model)],
@@ -90,7 +92,7 @@ def convert(
                 num_workers=num_workers,
                 progress=progress,
             )
-        _keep_settings(theirs, model, partial)
+        _keep_settings(theirs, model, tokenizers, partial)
         ours = open_checkpoint(written.checkpoint, hashes=False)
         proof = prove(ours, folder, partial / output_folder.PROOF_NAME, num_layers=proof_layers, growth=growth)
         output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
@@ -103,7 +105,7 @@ def convert(
         seconds=written.seconds,
         proof=proof,
         left_out=theirs.left_out,
-        warnings=_warnings(theirs),
+        warnings=(*_warnings(theirs), *tokenizers.warnings),
     )
 
 
@@ -117,7 +119,7 @@ def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
     )
 
 
-def _record(theirs: TheirTensors, growth: Growth) -> dict[str, object]:
+def _record(theirs: TheirTensors, growth: Growth, tokenizers: ModelTokenizers) -> dict[str, object]:
     """Return the input, output and settings of a conversion: an interrupted one is resumed only if all are the same."""
     weights = [(name, (theirs.path / name).stat()) for name in sorted(set(theirs.files.values()))]
     seen = [(name, status.st_size, status.st_mtime_ns) for name, status in weights]
@@ -128,6 +130,7 @@ def _record(theirs: TheirTensors, growth: Growth) -> dict[str, object]:
         "weights_xxh3": xxhash.xxh3_64_hexdigest(repr(seen).encode()),
         "family": theirs.family.model_type,
         "growth": {"copied_layers": list(growth.copied_layers), "vocab_size": growth.vocab_size},
+        **tokenizers.fingerprint(),
         "harness": VERSION,
     }
 
@@ -144,7 +147,7 @@ def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
         )
 
 
-def _manifest(theirs: TheirTensors, model: ModelConfig) -> Manifest:
+def _manifest(model: ModelConfig, tokenizers: ModelTokenizers) -> Manifest:
     fields = model.model_dump(mode="json")
     return Manifest(
         step=0,
@@ -168,24 +171,18 @@ def _manifest(theirs: TheirTensors, model: ModelConfig) -> Manifest:
         cursor=Cursor().to_json(),
         optimizer_norms={},
         last_losses=(),
-        fingerprint={"model": identity_of(model), **_tokenizer_fingerprint(theirs.path)},
+        fingerprint={"model": identity_of(model), **tokenizers.fingerprint()},
     )
 
 
-def _tokenizer_fingerprint(folder: Path) -> dict[str, Any]:
-    """Return the fingerprint that a run must find in its own tokenizer; empty unless the model brings exactly one."""
-    found = [name for name in _TOKENIZERS if (folder / name).is_file()]
-    if len(found) != 1:
-        return {}
-    tokenizer = open_tokenizer(folder / found[0])
-    return {"tokenizer": {"file": found[0], "xxh3": tokenizer.hash, "vocab_size": tokenizer.vocab_size}}
-
-
-def _keep_settings(theirs: TheirTensors, model: ModelConfig, run: Path) -> None:
+def _keep_settings(theirs: TheirTensors, model: ModelConfig, tokenizers: ModelTokenizers, run: Path) -> None:
     source = run / SOURCE_FOLDER
     source.mkdir(exist_ok=True)
     for name in _KEPT:
         if (theirs.path / name).is_file() and not (theirs.path / name).is_symlink():
             replace_file(source / name, (theirs.path / name).read_bytes())
+    if tokenizers.named is not None:
+        for name, content in written_files(tokenizers.named).items():
+            replace_file(source / name, content)
     text = yaml.safe_dump({"model": model.model_dump(mode="json")}, sort_keys=False)
     replace_file(run / "model.yaml", text.encode())

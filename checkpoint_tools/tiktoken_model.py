@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from harness.tokenizers.pieces import byte_characters
 from harness.tokenizers.tiktoken_file import TiktokenTokenizer
 
 _PROBES = (
@@ -32,7 +33,7 @@ def as_tokenizer_json(tokenizer: TiktokenTokenizer) -> str | None:
     merges = [
         parts for token in sorted(ranks, key=ranks.__getitem__) if len(token) > 1 and (parts := _parts(token, ranks))
     ]
-    characters = _characters()
+    characters = byte_characters()
 
     def spelt(token: bytes) -> str:
         return "".join(characters[byte] for byte in token)
@@ -83,13 +84,6 @@ def _parts(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | No
             return None
         parts[lowest : lowest + 2] = [parts[lowest] + parts[lowest + 1]]
     return parts[0], parts[1]
-
-
-def _characters() -> list[str]:
-    """Return GPT-2's printable character for each byte: itself if it is one, else the next free one from 256 on."""
-    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
 
 
 def _agree(tokenizer: TiktokenTokenizer, text: str) -> bool:

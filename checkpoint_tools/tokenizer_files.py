@@ -11,8 +11,11 @@ from checkpoint_tools import sentencepiece_model, tiktoken_model
 from checkpoint_tools.our_tensors import OurTensors
 from harness.config.load import load_config
 from harness.errors import CheckpointError, HarnessError, UsageError
-from harness.tokenizers.tiktoken_file import TiktokenTokenizer
-from harness.tokenizers.tokenizer import SentencePieceTokenizer, Tokenizer, open_tokenizer
+from harness.tokenizers.identity import difference, recorded_tokenizers, relation_to
+from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
+from harness.tokenizers.tekken_file import TekkenTokenizer
+from harness.tokenizers.tiktoken_file import TiktokenTokenizer, description_file
+from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 SOURCE_FOLDER = "source"
 """Folder of a run that holds what `from-hf` kept of the model it began from."""
@@ -46,8 +49,8 @@ def find_tokenizer(ours: OurTensors, named: Path | None) -> TokenizerFiles | Non
         UsageError: It is not where the run had it.
         CheckpointError: It is another one than the checkpoint was trained with.
     """
-    recorded = ours.manifest.fingerprint.get("tokenizer")
-    if not isinstance(recorded, dict) and named is None:
+    recorded = recorded_tokenizers(ours.manifest.fingerprint)
+    if not recorded and named is None:
         return None
     path = named or _path_in_run(ours.path)
     if path is None:
@@ -56,12 +59,12 @@ def find_tokenizer(ours: OurTensors, named: Path | None) -> TokenizerFiles | Non
         tokenizer = open_tokenizer(path)
     except HarnessError as error:
         raise UsageError(f"The tokenizer of {ours.path} cannot be opened: {error} {_ADVICE}.") from error
-    if isinstance(recorded, dict) and tokenizer.hash != recorded.get("xxh3"):
+    if recorded and all(relation_to(identity, tokenizer) == "other" for identity in recorded):
         raise CheckpointError(
-            f"{tokenizer.path} has the hash {tokenizer.hash}, but {ours.path} was trained with a tokenizer of hash "
-            f"{recorded.get('xxh3')}. {_ADVICE}."
+            f"{ours.path} was trained with another tokenizer, {recorded[0]}: {difference(recorded[0], tokenizer)}. "
+            f"{_ADVICE}."
         )
-    files = _files(tokenizer)
+    files = written_files(tokenizer)
     warning = None
     if "tokenizer.json" not in files:
         warning = (
@@ -83,14 +86,17 @@ def _path_in_run(checkpoint: Path) -> Path | None:
     return configured or (kept if kept.is_dir() else None)
 
 
-def _files(tokenizer: Tokenizer) -> dict[str, bytes]:
+def written_files(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Return the files of a tokenizer for a Hugging Face model's folder, by name."""
     content = tokenizer.path.read_bytes()
     if isinstance(tokenizer, SentencePieceTokenizer):
         return {"tokenizer.model": content, **_translated(tokenizer, sentencepiece_model.as_tokenizer_json(content))}
     if isinstance(tokenizer, TiktokenTokenizer):
-        described = tokenizer.path.with_name(tokenizer.path.name + ".json")
+        described = description_file(tokenizer.path)
         copied = {path.name: path.read_bytes() for path in (tokenizer.path, described) if path.is_file()}
         return {**copied, **_translated(tokenizer, tiktoken_model.as_tokenizer_json(tokenizer))}
+    if isinstance(tokenizer, TekkenTokenizer):
+        return {"tekken.json": content}
     beside = [tokenizer.path.with_name(name) for name in BESIDE]
     return {"tokenizer.json": content, **{path.name: path.read_bytes() for path in beside if path.is_file()}}
 

@@ -142,12 +142,17 @@ def _common_source(inputs: Sequence[Path], tokens_per_part: int | None) -> tuple
     known = [(path, source) for path, source in zip(inputs, recorded, strict=True) if source is not None]
     for path, found in known[1:]:
         first_path, first = known[0]
-        for name in ("tokenizer", "vocab_size", "end_of_document_id"):
-            if getattr(found.source, name) != getattr(first.source, name):
-                raise UsageError(
-                    f"{path} and {first_path} were not made alike: {name} is {getattr(found.source, name)} and "
-                    f"{getattr(first.source, name)}. Only channels of one tokenizer can be merged."
-                )
+        one, other = found.source, first.source
+        if not one.tokenizer.is_same_as(other.tokenizer):
+            raise UsageError(
+                f"{path} and {first_path} were not made alike: their tokenizers are {one.tokenizer} and "
+                f"{other.tokenizer}. Only channels of one tokenizer can be merged."
+            )
+        if one.end_of_document_id != other.end_of_document_id:
+            raise UsageError(
+                f"{path} and {first_path} were not made alike: documents end with {one.end_of_document_id} and "
+                f"{other.end_of_document_id}. Only channels with the same ends can be merged."
+            )
     if not known or len(known) < len(recorded) or any(found.finished is None for _, found in known):
         return None
     sources = [found.source for _, found in known]

@@ -11,6 +11,7 @@ from harness.channels.channels import PARTS_FILE
 from harness.channels.source import SOURCE_FILE, Source, Totals, read_source
 from harness.errors import UsageError
 from harness.run.files import replace_file
+from harness.tokenizers.identity import TokenizerIdentity
 
 
 def open_source(folder: Path, source: Source) -> Totals | None:
@@ -33,7 +34,7 @@ def open_source(folder: Path, source: Source) -> Totals | None:
     differences = [
         f"  {field.name}: there {_shown(getattr(recorded, field.name))}, now {_shown(getattr(source, field.name))}"
         for field in fields(Source)
-        if getattr(recorded, field.name) != getattr(source, field.name)
+        if not _is_same(getattr(recorded, field.name), getattr(source, field.name))
     ]
     if differences:
         raise UsageError(
@@ -49,8 +50,17 @@ def finish_source(folder: Path, source: Source, totals: Totals) -> None:
     _write(folder / SOURCE_FILE, source, finished=totals)
 
 
+def _is_same(recorded: object, now: object) -> bool:
+    if isinstance(recorded, TokenizerIdentity) and isinstance(now, TokenizerIdentity):
+        return recorded.is_same_as(now)
+    return recorded == now
+
+
 def _write(file: Path, source: Source, finished: Totals | None) -> None:
-    content = asdict(source) | {"finished": asdict(finished) if finished else None}
+    content = asdict(source) | {
+        "tokenizer": source.tokenizer.as_json(),
+        "finished": asdict(finished) if finished else None,
+    }
     replace_file(file, json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
 
 

@@ -23,6 +23,7 @@ from data_prep.text.sole_writer import sole_writer
 from data_prep.tokenizers.encoders import Encoder, ReferenceEncoder
 from harness.channels.source import Source, Totals
 from harness.errors import DataError
+from harness.tokenizers.identity import identity_of
 from harness.tokenizers.tokenizer import Tokenizer
 
 REJECTED_FILE = "rejected.jsonl"
@@ -87,8 +88,7 @@ def tokenize_channel(
     """
     source = Source(
         inputs=tuple((file.name, file_bytes(file)) for file in job.inputs),
-        tokenizer=tokenizer.hash,
-        vocab_size=tokenizer.vocab_size,
+        tokenizer=identity_of(tokenizer),
         text_key=job.text_key,
         end_of_document_id=tokenizer.end_of_document_id if job.append_end_of_document else None,
         tokens_per_part=job.tokens_per_part,
@@ -121,7 +121,7 @@ class _ChannelWriter:
         self._shape = DocumentShape(
             end_id=source.end_of_document_id, max_tokens=job.max_document_tokens, long_documents=job.long_documents
         )
-        self._dtype = token_dtype(source.vocab_size)
+        self._dtype = token_dtype(source.tokenizer.vocab_size)
         self._part: PartWriter | None = None
         self._finished_tokens = sum(part.tokens for part in parts)
 

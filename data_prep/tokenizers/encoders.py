@@ -20,8 +20,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.tokenizers.hugging_face_file import HuggingFaceTokenizer
+from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
 from harness.tokenizers.tiktoken_file import TiktokenTokenizer
-from harness.tokenizers.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+from harness.tokenizers.tokenizer import Tokenizer
 
 MAX_GROWTH_BYTES = 1 << 27
 CHARACTERS_BEFORE_A_LOOK = 20_000_000
@@ -121,7 +123,7 @@ def _gigatoken_loader(tokenizer: Tokenizer) -> Callable[[], Any]:
         if name is None:
             raise ValueError("it splits text by a pattern of its own")
         return partial(kind.from_tiktoken, str(tokenizer.path), GIGATOKEN_SPLITS[name], {})
-    if tokenizer.path.suffix == ".model":
+    if isinstance(tokenizer, SentencePieceTokenizer):
         reader = importlib.import_module("gigatoken._load.sentencepiece")
         description = reader.sentencepiece_to_tokenizer_json(tokenizer.path.read_bytes())
     else:

@@ -15,7 +15,9 @@ from typing import Any
 from data_prep.tokenizers.tokenizer_report import HAN, changed_words
 from data_prep.tokenizers.train_tokenizer import padded_vocab_size
 from harness.errors import UsageError
-from harness.tokenizers.tokenizer import HuggingFaceTokenizer, SentencePieceTokenizer, Tokenizer
+from harness.tokenizers.hugging_face_file import HuggingFaceTokenizer
+from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
+from harness.tokenizers.tokenizer import Tokenizer
 
 EXAMPLES_SHOWN = 12
 

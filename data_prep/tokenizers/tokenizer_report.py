@@ -151,9 +151,9 @@ def _texts(tokenizer: Tokenizer) -> list[str]:
 
 
 def _partial_ids(tokenizer: Tokenizer) -> list[int]:
-    """Return the ids that stand for a piece of a character."""
-    sizes = tokenizer.bytes_per_token()
-    return [token for token in np.flatnonzero(sizes > 0).tolist() if _is_partial(tokenizer, token, int(sizes[token]))]
+    """Return the ids that stand for a piece of a character; none if their bytes are not known."""
+    sizes = tokenizer.bytes_per_token() or []
+    return [token for token, size in enumerate(sizes) if size > 0 and _is_partial(tokenizer, token, size)]
 
 
 def _is_partial(tokenizer: Tokenizer, token: int, num_bytes: int) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.errors import EXIT_BAD_DATA, UsageError
+from harness.errors import EXIT_BAD_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +53,8 @@ def verify(*, channels: tuple[Path, ...], tokenizer: Path | None, threads: int, 
     opened = open_tokenizer(tokenizer) if tokenizer else None
     reports: dict[str, list[PartReport]] = {}
     for folder in channel_folders(channels):
+        if opened is not None:
+            _check_tokenizer(folder, opened)
         parts = parts_of(folder)
         num_bytes = sum(part.bin_bytes for part in parts)
         with shown(f"verify {folder}", num_bytes, Console(stderr=True)) as progress:
@@ -205,18 +207,14 @@ def _expectation(folder: Path, tokenizer: Tokenizer | None) -> Expectation:
     recorded = read_source(folder)
     if recorded is None:
         return Expectation()
-    return Expectation(vocab_size=recorded.source.vocab_size, end_id=recorded.source.end_of_document_id)
+    return Expectation(vocab_size=recorded.source.tokenizer.vocab_size, end_id=recorded.source.end_of_document_id)
 
 
 def _check_tokenizer(channel: Path, tokenizer: Tokenizer) -> None:
-    from harness.channels.source import read_source
+    from harness.channels.made_with import require_tokenizer
 
-    recorded = read_source(channel)
-    if recorded is not None and recorded.source.tokenizer != tokenizer.hash:
-        raise UsageError(
-            f"{channel} was made with another tokenizer (hash {recorded.source.tokenizer}) than {tokenizer.path} "
-            f"(hash {tokenizer.hash}): the text would be nonsense. Give the one that made it."
-        )
+    for note in require_tokenizer(channel, tokenizer):
+        click.echo(note, err=True)
 
 
 def _describe(path: str, reports: Sequence[PartReport]) -> str:

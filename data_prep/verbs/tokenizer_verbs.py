@@ -130,7 +130,7 @@ def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
 @click.argument("tokenizer", type=click.Path(path_type=Path))
 @click.argument("inputs", metavar="[CHANNEL=]IN...", nargs=-1, required=True)
 @click.option("--words", type=click.Path(path_type=Path), required=True, help="File with a word per line.")
-@click.option("--output", type=click.Path(path_type=Path), required=True, help="Same ending as TOKENIZER.")
+@click.option("--output", type=click.Path(path_type=Path), required=True, help="NAME.json or NAME.model, as TOKENIZER.")
 @click.option("--sample-characters", type=click.IntRange(min=1), default=2_000_000, show_default=True)
 @TEXT_KEY
 def extend_tokenizer(
@@ -149,17 +149,23 @@ def extend_tokenizer(
     from data_prep.text.named_inputs import draw_samples, named_inputs
     from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
     from harness.run.files import replace_file
+    from harness.tokenizers.hugging_face_file import SETTINGS_FILE
     from harness.tokenizers.tokenizer import open_tokenizer
 
     original = open_tokenizer(tokenizer)
-    if output.suffix != original.path.suffix:
-        raise UsageError(f"--output {output}: the name must end in {original.path.suffix}, as {original.path} does.")
+    ending = ".json" if original.kind == "hugging-face" else ".model"
+    if output.suffix != ending:
+        raise UsageError(f"--output {output}: the name must end in {ending}, because {original.path} is of that kind.")
     _require_new(output)
     added = _read_words(words)
     samples = draw_samples(named_inputs(inputs), {}, text_key, sample_characters)
     content = extend(original, added)
     output.parent.mkdir(parents=True, exist_ok=True)
     replace_file(output, content)
+    settings, copied = original.path.with_name(SETTINGS_FILE), output.with_name(SETTINGS_FILE)
+    if settings.is_file() and not copied.exists():  # which names the symbol that ends a document
+        replace_file(copied, settings.read_bytes())
+        click.echo(f"{copied}: as beside {original.path}")
     extended = open_tokenizer(output)
     click.echo(
         f"{output}: {extended.vocab_size:,} ids: the {original.vocab_size:,} of {original.path}, {len(added):,} words, "

@@ -85,23 +85,27 @@ def check_end(part: Part, header: IndexHeader) -> None:
 
 
 def check_headers(channel: str, parts: Sequence[Part], vocab_size: int) -> None:
-    """Check the header of every part's index, several at once: a late part shall not stop a run after days.
+    """Check the header of every part's index: a late part shall not stop a run after days.
 
     Raises:
-        DataError: The first part, in their order, that does not fit.
+        DataError: A part does not fit. Names the first one.
     """
+    if problems := header_problems(parts, vocab_size):
+        raise DataError(f"channel {channel}: {problems[0]}")
 
-    def problem(part: Part) -> DataError | None:
+
+def header_problems(parts: Sequence[Part], vocab_size: int) -> list[str]:
+    """Return what `check_header` finds wrong with parts, in their order. Reads several headers at once."""
+
+    def problem(part: Part) -> str | None:
         try:
             check_header(part, vocab_size)
         except DataError as error:
-            return error
+            return str(error)
         return None
 
     with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
-        for found in pool.map(problem, parts):
-            if found is not None:
-                raise DataError(f"channel {channel}: {found}")
+        return [found for found in pool.map(problem, parts) if found is not None]
 
 
 def check_width(channel: str, parts: Iterable[Part], vocab_size: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError
+from harness.tokenizers.identity import TokenizerIdentity, recorded_identity
 
 SOURCE_FILE = "source.json"
 
@@ -46,9 +47,7 @@ class Source:
 
     inputs: tuple[tuple[str, int], ...]
     """Name and size in bytes of each input file, in order (not the folder: corpora get moved)."""
-    tokenizer: str
-    """xxh3 of the tokenizer's file."""
-    vocab_size: int
+    tokenizer: TokenizerIdentity
     text_key: str
     end_of_document_id: int | None
     """Token appended to every document; None for no token."""
@@ -81,8 +80,20 @@ def _read(file: Path) -> RecordedSource:
         content: dict[str, Any] = json.loads(file.read_bytes())
         finished = content.pop("finished")
         inputs = tuple((str(name), int(size)) for name, size in content.pop("inputs"))
-        return RecordedSource(Source(inputs=inputs, **content), Totals(**finished) if finished else None)
+        tokenizer = _tokenizer(content.pop("tokenizer"), content.pop("vocab_size", None))
+        source = Source(inputs=inputs, tokenizer=tokenizer, **content)
+        return RecordedSource(source, Totals(**finished) if finished else None)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{file}: not readable ({error}). Was it edited? Restore it, or delete the channel folder to make it anew."
         ) from error
+
+
+def _tokenizer(record: object, vocab_size: object) -> TokenizerIdentity:
+    """Return the recorded tokenizer. Earlier versions wrote the hash of its file, and the number of its ids beside."""
+    if isinstance(record, str) and isinstance(vocab_size, int):
+        return TokenizerIdentity(file="a file", xxh3=record, vocab_size=vocab_size)
+    found = recorded_identity(record)
+    if found is None:
+        raise ValueError("it does not say which tokenizer made the channel")
+    return found

@@ -6,13 +6,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from harness.channels.channels import PARTS_FILE, listed_parts
+from harness.channels.channels import PARTS_FILE, bare_part, listed_parts
+from harness.channels.made_with import TokenizerFindings, paths_in_use
+from harness.channels.parts import Part, header_problems
 from harness.config.schema import Config
 from harness.errors import ConfigError, DataError
 from harness.launch.requirements import parallel_sections
 from harness.launch.slurm import flag_problems, seconds_of
+from harness.launch.tokenizer_check import look_at_tokenizer
 from harness.plan.demand import demands
 from harness.plan.plan import Plan, make_plan
 from harness.run.begun_phases import Moved, moved_phase
@@ -60,6 +64,11 @@ class Request:
         """Number of ranks in all."""
         return self.nodes * self.workers_per_node
 
+    @cached_property
+    def tokenizer_findings(self) -> TokenizerFindings:
+        """The result of a look at the tokenizer, and at what the channels were made with."""
+        return look_at_tokenizer(self.config)
+
     @property
     def nearest_folder(self) -> Path:
         """The run directory if it exists, otherwise the first of the folders above it that does."""
@@ -93,41 +102,44 @@ def _workers(request: Request) -> Iterator[str]:
 
 
 def _tokenizer(request: Request) -> Iterator[str]:
-    path = request.config.data.tokenizer
-    if path is not None and not _is_readable(path):
-        yield f"data.tokenizer: {path} cannot be read; give the file that made the data"
+    yield from request.tokenizer_findings.problems
+
+
+def _tokenizer_notes(request: Request) -> Iterator[str]:
+    yield from request.tokenizer_findings.notes
 
 
 def _channels(request: Request) -> Iterator[str]:
-    config = request.config
-    used = (name for phase in config.phases for name in (*phase.blend, *(phase.evaluation.channels or ())))
-    for name in dict.fromkeys(used):
-        channel = config.data.channels[name]
-        for path in filter(None, (channel.path, channel.validation_path)):
-            yield from (f"data.channels.{name}: {problem}" for problem in _channel_problems(path))
+    for name, path in paths_in_use(request.config).items():
+        problems = _channel_problems(path, request.config.model.vocab_size)
+        yield from (f"{name}: {problem}" for problem in problems)
 
 
-def _channel_problems(path: Path) -> Iterator[str]:
-    """Yield the problems of a channel's files that their names and sizes show."""
+def _channel_problems(path: Path, vocab_size: int) -> Iterator[str]:
+    """Yield the problems of a channel's files that names, sizes and the headers of the indices show."""
     listed = path / PARTS_FILE
     if not listed.exists():
         missing = [str(file) for suffix in (".bin", ".idx") if not _is_readable(file := Path(f"{path}{suffix}"))]
         if missing:
             yield f"there is no {listed}, and {' and '.join(missing)} cannot be read; make them with `harness data`"
-        return
+            return
     try:
-        parts = listed_parts(listed)
+        parts = listed_parts(listed) if listed.exists() else (bare_part(path),)
     except (OSError, DataError) as error:
-        yield f"{listed} cannot be read: {error}"
+        yield f"{listed} cannot be read: {error}" if listed.exists() else str(error)
         return
     if not parts:
         yield f"{listed} lists no part"
+    sound: list[Part] = []
     for part in parts:
         binary, index = part.bin_path, part.idx_path
         if not _is_readable(index) or not _is_readable(binary):
             yield f"{binary} or {index} cannot be read, but {listed} lists the part"
         elif binary.stat().st_size != part.bin_bytes:
             yield f"{binary} has {binary.stat().st_size} bytes, {listed} says {part.bin_bytes}; was it copied whole?"
+        else:
+            sound.append(part)
+    yield from header_problems(sound, vocab_size)
 
 
 def _job_files(request: Request) -> Iterator[str]:
@@ -261,4 +273,11 @@ _ERRORS: tuple[Check, ...] = (
     _begun_phases,
     _free_space,
 )
-_WARNINGS: tuple[Check, ...] = (_told_phases, _lead_time, _waiting_commands, _spanning_groups, _shortages)
+_WARNINGS: tuple[Check, ...] = (
+    _tokenizer_notes,
+    _told_phases,
+    _lead_time,
+    _waiting_commands,
+    _spanning_groups,
+    _shortages,
+)

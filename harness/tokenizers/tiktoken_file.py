@@ -19,11 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import xxhash
-from numpy.typing import NDArray
 
 from harness.errors import DataError
+from harness.tokenizers.pieces import GAP, Piece, sizes_of
 from harness.tokenizers.tokenizer_file import end_of_document_id, import_library
 
 _LETTERS = r"[^\r\n\p{L}\p{N}]?"
@@ -79,13 +78,15 @@ PUBLISHED: Mapping[str, Splitting] = {
 }
 
 
-def is_tiktoken(path: Path, content: bytes) -> bool:
-    """Return whether a file is a tiktoken file, by its name or (Llama 3's `tokenizer.model`) by its first line."""
-    return path.suffix == ".tiktoken" or _LINE.fullmatch(content[:4096].partition(b"\n")[0].rstrip()) is not None
+def is_tiktoken(content: bytes) -> bool:
+    """Return whether a file is a tiktoken file, by its first line (Llama 3's is called `tokenizer.model`)."""
+    return _LINE.fullmatch(content[:4096].partition(b"\n")[0].rstrip()) is not None
 
 
 class TiktokenTokenizer:
     """A tiktoken file."""
+
+    kind = "tiktoken"
 
     def __init__(self, path: Path, content: bytes) -> None:
         library = import_library("tiktoken", path, extra="data-fast")
@@ -98,7 +99,7 @@ class TiktokenTokenizer:
         if taken:
             raise DataError(
                 f"tokenizer {path}: id {min(taken)} is a token of the file and a control symbol too. "
-                f"Correct {_beside(path).name}."
+                f"Correct {description_file(path).name}."
             )
         try:
             self._encoding = library.Encoding(
@@ -106,7 +107,7 @@ class TiktokenTokenizer:
             )
         except Exception as error:  # noqa: BLE001 - the library panics on a wrong pattern
             raise DataError(f"tokenizer {path}: tiktoken does not take it ({error}).") from error
-        self.hash = xxhash.xxh3_64_hexdigest(content + description)
+        self.file_hash = xxhash.xxh3_64_hexdigest(content + description)
         self.vocab_size = int(self._encoding.max_token_value) + 1
         self.end_of_document_id = end_of_document_id(path, special)
 
@@ -123,21 +124,32 @@ class TiktokenTokenizer:
         """See `Tokenizer`."""
         return list(self.splitting.special_tokens)
 
-    def bytes_per_token(self) -> NDArray[np.int64]:
+    def bytes_per_token(self) -> list[int]:
         """See `Tokenizer`."""
-        sizes = np.zeros(self.vocab_size, dtype=np.int64)
+        return sizes_of(self.pieces())
+
+    def pieces(self) -> list[Piece]:
+        """See `Tokenizer`."""
+        pieces = [GAP] * self.vocab_size
         for token, rank in self._ranks.items():
-            sizes[rank] = len(token)
-        return sizes
+            pieces[rank] = Piece(token)
+        for symbol, rank in self.splitting.special_tokens.items():
+            pieces[rank] = Piece(symbol.encode("utf-8"), is_control=True)
+        return pieces
+
+    def rules(self) -> object:
+        """See `Tokenizer`. What is merged follows from the pieces."""
+        return {"pattern": self.splitting.pattern}
 
 
-def _beside(path: Path) -> Path:
+def description_file(path: Path) -> Path:
+    """Return the place of the file that describes a tiktoken file further."""
     return path.with_name(path.stem + ".tiktoken.json")
 
 
 def _find_splitting(path: Path) -> tuple[Splitting, bytes]:
     """Return the splitting that the file beside it describes, with that file's bytes; else the one of its name."""
-    beside = _beside(path)
+    beside = description_file(path)
     if beside.is_file():
         content = beside.read_bytes()
         return _read_splitting(beside, content), content

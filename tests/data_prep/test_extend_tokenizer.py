@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -34,7 +35,7 @@ def test_old_ids_stay_and_words_come_behind(original: Tokenizer, extended: Token
     ids = extended.encode_documents([text])[0]
     new = [token for token in ids if token >= original.vocab_size]
     assert original.vocab_size + 1 in new and extended.decode(ids) == text
-    sizes = extended.bytes_per_token()
+    sizes = np.array(extended.bytes_per_token())
     assert int(sizes[original.vocab_size + 1]) == len("梯度下降".encode())
     assert not sizes[original.vocab_size + len(WORDS) :].any()
 

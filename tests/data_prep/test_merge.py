@@ -130,7 +130,7 @@ def test_command_merges_and_keeps_what_is_known(made: Path, poems: list[str]) ->
 def test_what_cannot_be_merged_is_refused(made: Path) -> None:
     error = call(made / "zh-0", made / "zh-2", "--output", made / "zh").exception
     assert isinstance(error, UsageError)
-    assert "were not made alike: tokenizer is " in str(error) and "Only channels of one tokenizer" in str(error)
+    assert "were not made alike: their tokenizers are " in str(error) and "Only channels of one tokenizer" in str(error)
     assert "is named twice" in str(call(made / "zh-0", made / "zh-0", "--output", made / "zh").exception)
     assert "exists. It stays as it is: choose another" in str(call(made / "zh-0", "--output", made / "zh-1").exception)
     assert isinstance(call(made / "no", "--output", made / "zh").exception, DataError)

@@ -63,7 +63,7 @@ def test_random_documents_are_the_same_for_the_same_seed(made: Path, model_file:
 def test_another_tokenizer_is_refused(made: Path, json_file: Path) -> None:
     error = CliRunner().invoke(show, [str(made), "--tokenizer", str(json_file)]).exception
     assert isinstance(error, UsageError)
-    assert "was made with another tokenizer (hash" in str(error)
+    assert "was made with another tokenizer, tokenizer.model with 3,500 ids" in str(error)
 
 
 def test_numbers_that_do_not_exist(made: Path, model_file: Path, tmp_path: Path) -> None:

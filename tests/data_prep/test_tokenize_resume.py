@@ -13,6 +13,7 @@ from tokenized import content_of, make, silent, write_lines
 
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
 from harness.errors import DataError, UsageError
+from harness.tokenizers.identity import identity_of
 from harness.tokenizers.tokenizer import Tokenizer
 
 
@@ -98,6 +99,8 @@ def test_continuing_encodes_only_what_is_left(job: ChannelJob, tokenizer: Tokeni
     source = json.loads((job.folder / "source.json").read_text())
     (job.folder / "source.json").write_text(json.dumps(source | {"finished": None}))
     counting = CountingTokenizer(tokenizer)
+    identity_of(counting)  # which encodes texts of its own
+    counting.num_documents = 0
     assert tokenize_channel(job, counting, silent) == finished
     assert counting.num_documents == json.loads(parts[-1])["documents"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from checkpoint_samples import write_checkpoint
 
+from harness.channels.index_file import index_header
 from harness.config.load import load_config
 from harness.launch import preflight
 from harness.launch.preflight import Findings, Request, check_request
@@ -29,6 +31,7 @@ optimizer: {learning_rate: 3e-4}
 Check = Callable[..., Findings]
 
 
+INDEX = index_header("uint16", 1) + struct.pack("<iqqq", 2, 0, 0, 1)
 PART_LINE = json.dumps({"prefix": "part-00000", "tokens": 2, "documents": 1, "bin_bytes": 4, "xxh3": "0" * 16}) + "\n"
 
 
@@ -38,11 +41,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(CONFIG)
     (tmp_path / "tokenizer.model").touch()
-    (tmp_path / "zh.bin").touch()
-    (tmp_path / "zh.idx").touch()
     (tmp_path / "en").mkdir()
-    (tmp_path / "en" / "part-00000.bin").write_bytes(b"1234")
-    (tmp_path / "en" / "part-00000.idx").touch()
+    for prefix in (tmp_path / "zh", tmp_path / "en" / "part-00000"):
+        Path(f"{prefix}.bin").write_bytes(b"\1\0\2\0")
+        Path(f"{prefix}.idx").write_bytes(INDEX)
     (tmp_path / "en" / "parts.jsonl").write_text(PART_LINE)
     return tmp_path
 
@@ -78,6 +80,21 @@ def test_phases_that_have_begun_stay_as_they_are_or_are_confirmed(check: Check, 
     found = check("phases.0.schedule.changed_after_step=9")
     assert found.errors == ()
     assert any("(confirmed by phases.0.schedule.changed_after_step)" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("prefix", ["zh", "en/part-00000"])
+def test_an_index_that_training_would_refuse_is_refused_here(check: Check, site: Path, prefix: str) -> None:
+    name = prefix.partition("/")[0]
+    index = site / f"{prefix}.idx"
+    index.write_bytes(INDEX[:-8] + struct.pack("<q", 0))
+    (problem,) = check().errors
+    assert problem == (
+        f"data.channels.{name}: {prefix}.idx is damaged: its document borders do not rise from 0 to its 1 sequences: "
+        "the first is 0, the last is 0. Make the part again."
+    )
+    index.write_bytes(INDEX + b"\0")
+    (problem,) = check().errors
+    assert problem.startswith(f"data.channels.{name}: {prefix}.idx has modes: ")
 
 
 def test_no_more_workers_than_gpus(check: Check) -> None:

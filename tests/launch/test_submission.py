@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import struct
 import sys
 from pathlib import Path
 
 import pytest
 
 from harness import cli
+from harness.channels.index_file import index_header
 from harness.config.load import load_config
 from harness.errors import ConfigError, UsageError
 from harness.launch import submission
@@ -30,8 +32,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a configuration, data, and an sbatch that answers 42."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(CONFIG)
-    (tmp_path / "zh.bin").touch()
-    (tmp_path / "zh.idx").touch()
+    (tmp_path / "zh.bin").write_bytes(b"\1\0\2\0")
+    (tmp_path / "zh.idx").write_bytes(index_header("uint16", 1) + struct.pack("<iqqq", 2, 0, 0, 1))
     sbatch_answers(tmp_path, "echo 42")
     monkeypatch.setenv("PATH", f"{tmp_path / 'programs'}:{os.environ['PATH']}")
     return tmp_path

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.channels.channels import Channel, open_channel
+from harness.channels.parts import check_headers
 from harness.config.identity import identity_of
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
@@ -19,10 +20,9 @@ from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import Recipe, recipe_for
 from harness.data.stream import BatchShape, TrainingStream
 from harness.data.validation import ValidationSet, open_validation
-from harness.errors import DataError
 from harness.parallel.ranks import Ranks
 from harness.plan.plan import PhasePlan, Plan
-from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
+from harness.train.components.run_tokenizer import RunTokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,8 @@ class RunData:
     """Model and tokenizer, as plain JSON values."""
     arrivals: Arrivals | None
     """Looks for new parts, on the writer."""
+    notes: tuple[str, ...]
+    """Remarks about the tokenizer of the run, its checkpoint and its channels, for people."""
 
     def fingerprint(self, cursor: Cursor) -> dict[str, Any]:
         """Return model, data and tokenizer at a cursor, on which the weights depend, as plain JSON values."""
@@ -60,22 +62,24 @@ class RunData:
             self.arrivals.close()
 
 
-def open_data(config: Config, plan: Plan, ranks: Ranks, *, pin_memory: bool, num_parts: Mapping[str, int]) -> RunData:
+def open_data(
+    config: Config,
+    plan: Plan,
+    ranks: Ranks,
+    tokenizer: RunTokenizer,
+    *,
+    pin_memory: bool,
+    num_parts: Mapping[str, int],
+) -> RunData:
     """Open the channels of all phases.
 
     `num_parts` has the number of parts of each channel that the run has used so far. Parts that were finished since
     then are left out here and adopted later. Of channels without a number all parts are used.
 
     Raises:
-        DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
+        DataError: A channel is missing, damaged, or does not fit the configuration.
     """
     recipe = recipe_for(config, plan.phases)
-    tokenizer = open_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
-    if tokenizer is not None and tokenizer.vocab_size > config.model.vocab_size:
-        raise DataError(
-            f"{config.data.tokenizer} has {tokenizer.vocab_size} token ids, but model.vocab_size is "
-            f"{config.model.vocab_size}. Set model.vocab_size to {tokenizer.vocab_size} or more."
-        )
     channels = [open_channel(name, config.data.channels[name], num_parts.get(name)) for name in recipe.channel_names]
     stream = TrainingStream(
         channels,
@@ -86,7 +90,11 @@ def open_data(config: Config, plan: Plan, ranks: Ranks, *, pin_memory: bool, num
     evaluated = [name for phase in config.phases for name in phase.evaluation.channels or ()]
     channel_names = tuple(dict.fromkeys((*recipe.channel_names, *evaluated)))
     channels += [open_channel(name, config.data.channels[name]) for name in channel_names[len(channels) :]]
-    table = None if tokenizer is None else tokenizer.bytes_per_token()
+    if ranks.is_writer:
+        for channel in channels:
+            check_headers(channel.name, (*channel.parts, *(channel.validation_parts or ())), config.model.vocab_size)
+    sizes = None if tokenizer.opened is None else tokenizer.opened.bytes_per_token()
+    table = None if sizes is None else np.array(sizes, dtype=np.int64)
     return RunData(
         stream=stream,
         channel_names=channel_names,
@@ -94,6 +102,7 @@ def open_data(config: Config, plan: Plan, ranks: Ranks, *, pin_memory: bool, num
         recipe=recipe,
         identity=_identity(config, tokenizer),
         arrivals=_look_out(config, stream.channels) if ranks.is_writer and config.data.adopt_parts else None,
+        notes=tokenizer.notes,
     )
 
 
@@ -144,12 +153,10 @@ def _open_held_out(
     return HeldOut(sets=sets, num_bytes=num_bytes)
 
 
-def _identity(config: Config, tokenizer: Tokenizer | None) -> dict[str, Any]:
+def _identity(config: Config, tokenizer: RunTokenizer) -> dict[str, Any]:
     return {
         "model": identity_of(config.model),
-        "tokenizer": None
-        if tokenizer is None
-        else {"file": tokenizer.path.name, "xxh3": tokenizer.hash, "vocab_size": tokenizer.vocab_size},
+        "tokenizer": None if tokenizer.identity is None else tokenizer.identity.as_json(),
     }
 
 

@@ -21,6 +21,7 @@ from harness.run.checkpoints.manifest import Manifest
 from harness.run.event_types import Resumed, Started
 from harness.run.heartbeats import Activity
 from harness.run.launch_folder import accept
+from harness.tokenizers.identity import OTHER_TOKENIZERS
 from harness.train.components.agreement import raising_together
 from harness.train.components.found import Start
 from harness.train.components.nearby import Snapshot
@@ -53,7 +54,7 @@ def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -
             )
         recorded = start.manifest.fingerprint
         promised = _promised(recorded, data.fingerprint(cursor))
-        before, now = fingerprint_filled_in(recorded), fingerprint_filled_in(promised)
+        before, now = (_without_tokenizers(fingerprint_filled_in(each)) for each in (recorded, promised))
         require_same(before, now, allow_added_parts=True)
         changed = [f"from step {start.step + 1} on {line}" for line in changed_on_the_way(before, now)]
     require_adopted(data.stream.channels, start.journal)
@@ -149,8 +150,13 @@ def _accept(run: Run, recorder: Recorder) -> None:
         recorder.message(f"warning: cannot write {run.run_dir.config}: {error.strerror}")
 
 
+def _without_tokenizers(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what `components.run_tokenizer` has compared: a tokenizer is not known by its record's text."""
+    return {name: value for name, value in fingerprint.items() if name not in ("tokenizer", OTHER_TOKENIZERS)}
+
+
 def _promised(recorded: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a fingerprint to compare. A converted checkpoint has no data, and perhaps no tokenizer."""
+    """Return the part of a fingerprint to compare. A converted checkpoint has no data."""
     return found if "data" in recorded else {key: value for key, value in found.items() if key in recorded}
 
 

@@ -43,6 +43,7 @@ from harness.train.components.inbox import Inbox
 from harness.train.components.mcore import Pipeline
 from harness.train.components.nearby import Nearby, folder_of, nearest
 from harness.train.components.open_data import RunData, open_data
+from harness.train.components.run_tokenizer import open_run_tokenizer
 from harness.train.decide import Milestones
 from harness.train.run import Run
 from harness.train.start.loading import require_same_data, restore
@@ -82,7 +83,10 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
         ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
         with raising_together(ranks):
-            data = open_data(config, plan, ranks, pin_memory=world.device.type == "cuda", num_parts=start.num_parts)
+            tokenizer = open_run_tokenizer(config, start.manifest)
+            data = open_data(
+                config, plan, ranks, tokenizer, pin_memory=world.device.type == "cuda", num_parts=start.num_parts
+            )
             closing.callback(data.close)
             remarks = require_same_data(config, plan, data, start)
             if joined.is_writer and start.manifest is not None:
@@ -221,6 +225,8 @@ def _open_recorder(
         recorder.message(f"resuming {config.run.name} from {start.entry.path} (step {start.entry.step})")
         if changed := other_versions(start.entry.manifest.versions, versions()):
             recorder.message(changed)
+    for note in data.notes:
+        recorder.message(note)
     if start.snapshot is not None:
         recorder.message(
             f"and from there by the ranks' snapshots of step {start.step} in {config.checkpoint.snapshot_folder}"

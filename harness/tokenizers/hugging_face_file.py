@@ -1,0 +1,159 @@
+"""A tokenizer from a `tokenizer.json`, of which the `tokenizer_config.json` beside it is read too."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from harness.errors import DataError
+from harness.tokenizers.pieces import GAP, Piece, byte_characters, piece_bytes, sizes_of
+from harness.tokenizers.tokenizer_file import end_of_document_id, import_library
+
+SETTINGS_FILE = "tokenizer_config.json"
+"""The file beside it that names the symbol with which a document ends."""
+
+
+class HuggingFaceTokenizer:
+    """A `tokenizer.json` of Hugging Face `tokenizers`, of which the `tokenizer_config.json` beside it is read too."""
+
+    kind = "hugging-face"
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        library = import_library("tokenizers", path)
+        try:
+            text = content.decode("utf-8")
+            self._description: dict[str, Any] = json.loads(text)
+            tokenizer = library.Tokenizer.from_str(text)
+        except Exception as error:  # noqa: BLE001 - the library raises plain Exception for a broken file
+            raise DataError(
+                f"tokenizer {path}: not a readable Hugging Face tokenizer.json ({len(content)} bytes: {error}). "
+                "The file may be truncated, or a Git LFS pointer: fetch it again."
+            ) from error
+        # A file may have been saved with other settings. A corpus is neither cut nor padded, and markers are text.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        tokenizer.encode_special_tokens = True
+        if getattr(tokenizer.model, "dropout", None):  # of its training; a corpus is encoded alike every time
+            tokenizer.model.dropout = None
+        self._tokenizer = tokenizer
+        self._vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
+        self.path = path
+        self.file_hash = xxhash.xxh3_64_hexdigest(content)
+        self.vocab_size = max(self._vocabulary.values()) + 1
+        own = _configured_end(path.with_name(SETTINGS_FILE))
+        self.end_of_document_id = end_of_document_id(path, self._vocabulary, own)
+
+    def encode_documents(self, documents: list[str]) -> list[list[int]]:
+        """See `Tokenizer`."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(documents, add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer`."""
+        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+
+    def control_symbols(self) -> list[str]:
+        """See `Tokenizer`."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return [str(token.content) for token in added if token.special]
+
+    def bytes_per_token(self) -> list[int] | None:
+        """See `Tokenizer`."""
+        return None if self._spelling() is None else sizes_of(self.pieces())
+
+    def pieces(self) -> list[Piece]:
+        """See `Tokenizer`."""
+        bytes_of = self._spelling() or str.encode
+        added = self._tokenizer.get_added_tokens_decoder()
+        unknown = self._unknown_id()
+        pieces = [GAP] * self.vocab_size
+        for spelling, token_id in self._vocabulary.items():
+            if token_id in added:
+                pieces[token_id] = Piece(spelling.encode("utf-8"), is_control=bool(added[token_id].special))
+            elif token_id == unknown:
+                pieces[token_id] = Piece(spelling.encode("utf-8"), is_control=True)
+            else:
+                pieces[token_id] = Piece(bytes_of(spelling))
+        return pieces
+
+    def rules(self) -> object:
+        """See `Tokenizer`.
+
+        Left out are the vocabulary, which is in the pieces, and everything that does not change the ids of a text here:
+        decoder, post-processor, truncation and padding. The library's own way to write a file gives every setting.
+        """
+        described: dict[str, Any] = json.loads(self._tokenizer.to_str())
+        model = described["model"]
+        if isinstance(model.get("vocab"), dict):
+            del model["vocab"]
+        if "merges" in model:
+            model["merges"] = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
+        kept = ("model", "normalizer", "pre_tokenizer", "added_tokens")
+        return _without_defaults({name: described.get(name) for name in kept})
+
+    def _unknown_id(self) -> int | None:
+        model = self._description["model"]
+        named = model.get("unk_token")
+        found = self._vocabulary.get(named) if isinstance(named, str) else model.get("unk_id")
+        return found if isinstance(found, int) else None
+
+    def _spelling(self) -> Callable[[str], bytes] | None:
+        """Return the function from a piece to its bytes; None if the kind of vocabulary does not tell them."""
+        described = self._description
+        kinds = {*_types_in(described.get("pre_tokenizer")), *_types_in(described.get("decoder"))}
+        if "ByteLevel" in kinds:
+            return _byte_level
+        if described["model"].get("byte_fallback") or "Metaspace" in kinds:
+            return piece_bytes
+        return None
+
+
+_BYTES = {character: byte for byte, character in enumerate(byte_characters())}
+
+
+def _byte_level(piece: str) -> bytes:
+    """Return the bytes that stand behind the characters of a piece of a byte-level vocabulary."""
+    if all(character in _BYTES for character in piece):
+        return bytes(_BYTES[character] for character in piece)
+    return piece.encode("utf-8")
+
+
+def _without_defaults(node: object) -> object:
+    """Return a description without settings that are off: a newer library writes more of them."""
+    if isinstance(node, Mapping):
+        said = {name: _without_defaults(value) for name, value in node.items()}
+        return {name: value for name, value in said.items() if not _is_off(value)}
+    return [_without_defaults(value) for value in node] if isinstance(node, list) else node
+
+
+def _is_off(value: object) -> bool:
+    return value is None or value is False or value in ("", [], {})  # 0 is an id, not a setting that is off
+
+
+def _types_in(node: object) -> Iterator[str]:
+    """Yield every `type` in a (nested) component of a tokenizer.json."""
+    if isinstance(node, dict):
+        if isinstance(node.get("type"), str):
+            yield node["type"]
+        for child in node.values():
+            yield from _types_in(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from _types_in(child)
+
+
+def _configured_end(config_file: Path) -> list[str]:
+    """Return the `eos_token` of a tokenizer_config.json (text, or an object with `content`); empty without one."""
+    if not config_file.is_file():
+        return []
+    try:
+        token = json.loads(config_file.read_text(encoding="utf-8")).get("eos_token")
+    except (ValueError, AttributeError) as error:
+        raise DataError(
+            f"tokenizer {config_file}: not readable as JSON ({error}). Fetch it again or remove it."
+        ) from error
+    name = token.get("content") if isinstance(token, dict) else token
+    return [name] if isinstance(name, str) else []

@@ -1,0 +1,42 @@
+"""The pieces of a vocabulary: the text that each id stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+SPACE_MARK = "▁"
+"""U+2581, which SentencePiece and Metaspace vocabularies write for one space."""
+
+
+class Piece(NamedTuple):
+    """The meaning of one id."""
+
+    content: bytes
+    """The UTF-8 bytes that it stands for; the spelling of a control symbol; empty for an id without a piece."""
+    is_control: bool = False
+    """True if no text becomes this id: control symbols, the unknown symbol, unused ids, gaps."""
+
+
+GAP = Piece(b"", is_control=True)
+"""An id that the vocabulary passes over."""
+
+
+def piece_bytes(spelling: str) -> bytes:
+    """Return the bytes of a piece as SentencePiece spells it: ▁ is a space, `<0x41>` is one byte."""
+    is_byte = len(spelling) == 6 and spelling.startswith("<0x") and spelling.endswith(">")
+    if is_byte:
+        return bytes([int(spelling[3:5], 16)])
+    return spelling.replace(SPACE_MARK, " ").encode("utf-8")
+
+
+def byte_characters() -> list[str]:
+    """Return the printable character that GPT-2 gave to each byte: itself if it is one, else the next from 256 on."""
+    printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
+
+
+def sizes_of(pieces: Sequence[Piece]) -> list[int]:
+    """Return the number of bytes that each id adds to a text."""
+    return [0 if piece.is_control else len(piece.content) for piece in pieces]

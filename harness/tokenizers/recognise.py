@@ -1,0 +1,115 @@
+"""Which kind of tokenizer a file is, by its content, and which file of a folder is the tokenizer."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from harness.errors import DataError
+from harness.tokenizers.tekken_file import is_tekken
+from harness.tokenizers.tiktoken_file import is_tiktoken
+
+Kind = Literal["sentencepiece", "hugging-face", "tiktoken", "tekken"]
+
+KINDS = "a SentencePiece model, a Hugging Face tokenizer.json, a tiktoken file, or a tekken JSON"
+_LIKELY = re.compile(r".*(tokenizer|tekken|spiece|sentencepiece|\.tiktoken|\.model|\.spm|\.bpe).*", re.IGNORECASE)
+"""Names that files of tokenizers have."""
+_SETTINGS = re.compile(r".*\.(tiktoken\.json|py|md|txt|jinja)|tokenizer_config\.json", re.IGNORECASE)
+"""Likely names of files that describe a tokenizer further, and are none."""
+_LFS = b"version https://git-lfs"
+_PROTOBUF = b"\x0a"
+"""The first byte of a SentencePiece model: its first piece."""
+_OTHER_JSON: Mapping[str, str] = {
+    "tokenizer_class": "the settings of a tokenizer (tokenizer_config.json). Name the file with the vocabulary",
+    "added_tokens_decoder": "the settings of a tokenizer (tokenizer_config.json). Name the file with the vocabulary",
+    "model_type": "the config.json of a model. Name the file with the vocabulary",
+    "split": "the description that belongs beside a tiktoken file. Name the tiktoken file",
+}
+
+
+def kind_of(path: Path, content: bytes) -> Kind:
+    """Return the kind of a tokenizer's file. The name says something only of a broken file.
+
+    Raises:
+        DataError: It is none that is known.
+    """
+    if content.lstrip()[:1] == b"{":
+        return _kind_of_json(path, content)
+    if is_tiktoken(content) or path.suffix == ".tiktoken":
+        return "tiktoken"
+    if content.startswith(_LFS):
+        raise DataError(f"tokenizer {path}: a Git LFS pointer, not the file: fetch it with `git lfs pull`.")
+    if content.startswith(_PROTOBUF):
+        return "sentencepiece"
+    begins = f"begins with {content[:12]!r}" if content else "is empty"
+    raise DataError(
+        f"tokenizer {path}: the file {begins}. Allowed are {KINDS}, or a folder that holds one of them. "
+        "It may be truncated: fetch it again."
+    )
+
+
+def _kind_of_json(path: Path, content: bytes) -> Kind:
+    try:
+        described: Any = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise DataError(
+            f"tokenizer {path}: not readable as JSON ({len(content)} bytes: {error}). The file may be truncated: fetch "
+            "it again."
+        ) from error
+    if isinstance(described.get("model"), dict):
+        return "hugging-face"
+    if is_tekken(described):
+        return "tekken"
+    known = next((text for key, text in _OTHER_JSON.items() if key in described), None)
+    if known is None and len(described) > 1 and all(isinstance(value, int) for value in described.values()):
+        known = "a vocabulary without its rules (vocab.json). Save the tokenizer with transformers, as a tokenizer.json"
+    raise DataError(
+        f"tokenizer {path}: {known or 'this JSON is no tokenizer'}. Allowed are {KINDS}, or a folder that holds one "
+        "of them."
+    )
+
+
+def find_file(path: Path) -> Path:
+    """Return the file that a path names, or the one tokenizer of a folder.
+
+    Raises:
+        DataError: There is no such file, or the folder holds none or several.
+    """
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise DataError(f"tokenizer {path}: there is no such file or folder. Check the path.")
+    if (path / "tokenizer.json").is_file():
+        return path / "tokenizer.json"
+    found = tokenizer_files(path)
+    if len(found) != 1:
+        names = ", ".join(file.name for file in found) or "none"
+        apart = path / "vocab.json", path / "merges.txt"
+        hint = (
+            " vocab.json and merges.txt do not say how text is split: save the tokenizer with transformers, as a "
+            "tokenizer.json."
+            if not found and all(file.is_file() for file in apart)
+            else " Name the file itself."
+        )
+        raise DataError(
+            f"tokenizer {path}: the folder has no tokenizer.json, and needs exactly one other tokenizer (found: "
+            f"{names}).{hint}"
+        )
+    return found[0]
+
+
+def tokenizer_files(folder: Path) -> list[Path]:
+    """Return the files of a folder that are tokenizers by their content, in order of their names."""
+    named = (file for file in sorted(folder.iterdir()) if _LIKELY.fullmatch(file.name) and file.is_file())
+    return [file for file in named if not _SETTINGS.fullmatch(file.name) and _is_tokenizer(file)]
+
+
+def _is_tokenizer(file: Path) -> bool:
+    try:
+        kind_of(file, file.read_bytes())
+    except (DataError, OSError):
+        return file.suffix in (".model", ".tiktoken")  # a broken one is not passed over in favour of another
+    return True

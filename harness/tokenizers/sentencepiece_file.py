@@ -1,0 +1,87 @@
+"""A tokenizer from a SentencePiece model (BPE or unigram)."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from pathlib import Path
+
+import xxhash
+
+from harness.errors import DataError
+from harness.tokenizers.pieces import Piece, piece_bytes, sizes_of
+from harness.tokenizers.tokenizer_file import end_of_document_id, import_library
+
+
+class SentencePieceTokenizer:
+    """A SentencePiece model (BPE or unigram)."""
+
+    kind = "sentencepiece"
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        library = import_library("sentencepiece", path)
+        try:
+            if not content:  # the library takes nothing for "no model yet"
+                raise OSError("the file is empty")
+            self._processor = library.SentencePieceProcessor(model_proto=content)
+        except (OSError, RuntimeError) as error:
+            raise DataError(
+                f"tokenizer {path}: not a readable SentencePiece model ({len(content)} bytes: {error}). "
+                "The file may be truncated, or a Git LFS pointer: fetch it again."
+            ) from error
+        self.path = path
+        self.file_hash = xxhash.xxh3_64_hexdigest(content)
+        self._content = content
+        self.vocab_size = int(self._processor.get_piece_size())
+        self.end_of_document_id = self._find_end_of_document()
+
+    def encode_documents(self, documents: list[str]) -> list[list[int]]:
+        """See `Tokenizer`."""
+        ids: list[list[int]] = self._processor.encode(documents, num_threads=-1)
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `Tokenizer`."""
+        return str(self._processor.decode([int(i) for i in ids]))
+
+    def control_symbols(self) -> list[str]:
+        """See `Tokenizer`."""
+        processor = self._processor
+        return [str(processor.id_to_piece(i)) for i in range(self.vocab_size) if processor.is_control(i)]
+
+    def bytes_per_token(self) -> list[int]:
+        """See `Tokenizer`."""
+        return sizes_of(self.pieces())
+
+    def pieces(self) -> list[Piece]:
+        """See `Tokenizer`."""
+        return [self._piece(i) for i in range(self.vocab_size)]
+
+    def rules(self) -> object:
+        """See `Tokenizer`."""
+        model = import_library("sentencepiece.sentencepiece_model_pb2", self.path).ModelProto.FromString(self._content)
+        normalizer = model.normalizer_spec
+        return {
+            "model": int(model.trainer_spec.model_type),
+            "suffix": bool(model.trainer_spec.treat_whitespace_as_suffix),
+            "pieces": [[int(piece.type), float(piece.score)] for piece in model.pieces],
+            "characters": base64.b64encode(normalizer.precompiled_charsmap).decode(),
+            "dummy_prefix": bool(normalizer.add_dummy_prefix),
+            "extra_whitespaces": bool(normalizer.remove_extra_whitespaces),
+            "escape_whitespaces": bool(normalizer.escape_whitespaces),
+        }
+
+    def _piece(self, token_id: int) -> Piece:
+        processor = self._processor
+        spelling = processor.id_to_piece(token_id)
+        if processor.is_control(token_id) or processor.is_unknown(token_id) or processor.is_unused(token_id):
+            return Piece(spelling.encode("utf-8"), is_control=True)
+        return Piece(piece_bytes(spelling))
+
+    def _find_end_of_document(self) -> int:
+        processor = self._processor
+        if processor.eos_id() >= 0:
+            return int(processor.eos_id())
+        return end_of_document_id(
+            self.path, {name: int(processor.piece_to_id(name)) for name in self.control_symbols()}
+        )
