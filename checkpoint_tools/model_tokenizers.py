@@ -21,7 +21,7 @@ from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class ModelTokenizers:
-    """What a converted model records of its tokenizers."""
+    """The tokenizers that a converted model records."""
 
     named: Tokenizer | None = None
     """The one that was named in place of the folder's own."""

@@ -40,7 +40,7 @@ def paths_in_use(config: Config) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for name in dict.fromkeys(used):
         channel = config.data.channels[name]
-        paths[f"data.channels.{name}.path"] = channel.path
+        paths[f"data.channels.{name}"] = channel.path
         if channel.validation_path is not None:
             paths[f"data.channels.{name}.validation_path"] = channel.validation_path
     return paths

@@ -1,4 +1,4 @@
-"""Which kind of tokenizer a file is, by its content, and which file of a folder is the tokenizer."""
+"""Recognises the kind of a tokenizer by the content of its file, and the tokenizer among the files of a folder."""
 
 from __future__ import annotations
 

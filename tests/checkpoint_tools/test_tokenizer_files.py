@@ -19,6 +19,8 @@ from checkpoint_tools.sentencepiece_model import as_tokenizer_json
 from checkpoint_tools.tokenizer_files import find_tokenizer
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError, UsageError
+from harness.tokenizers.identity import identity_of
+from harness.tokenizers.pieces import byte_characters
 from harness.tokenizers.tokenizer import open_tokenizer
 
 SENTENCES = [f"the quick brown fox {n} jumps over the lazy dog, 你好世界 number {n * 7}" for n in range(300)]
@@ -66,7 +68,7 @@ def tiktoken_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=600, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(SENTENCES, trainer)
-    spelt = {character: byte for byte, character in enumerate(tiktoken_model._characters())}
+    spelt = {character: byte for byte, character in enumerate(byte_characters())}
     ranks = {bytes(spelt[c] for c in token): number for token, number in tokenizer.get_vocab().items()}
     folder = tmp_path_factory.mktemp("tiktoken")
     lines = [f"{base64.b64encode(token).decode()} {rank}" for token, rank in sorted(ranks.items(), key=lambda i: i[1])]
@@ -112,7 +114,7 @@ def checkpoint_of(run: Path, tokenizer: Path | None) -> OurTensors:
     """As much of a checkpoint as says which tokenizer it was trained with."""
     from unittest.mock import Mock
 
-    recorded = {"file": tokenizer.name, "xxh3": open_tokenizer(tokenizer).hash} if tokenizer else None
+    recorded = identity_of(open_tokenizer(tokenizer)).as_json() if tokenizer else None
     model = ModelConfig(num_layers=1, hidden_size=4, num_attention_heads=1, ffn_hidden_size=4, vocab_size=420)
     manifest = Mock(fingerprint={"tokenizer": recorded})
     return OurTensors(path=run / "checkpoints" / "step_0000001", manifest=manifest, model=model, places={})
@@ -137,7 +139,10 @@ def test_files_and_special_ids(tokenizer: Path, tmp_path: Path) -> None:
 def test_another_tokenizer_is_refused(tokenizer: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.model"
     other.write_bytes(train(model_type="unigram", **PLAIN))
-    with pytest.raises(CheckpointError, match=r"other\.model has the hash .*, but .*step_0000001 was trained with a"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"step_0000001 was trained with another tokenizer, own\.model with .*: .*other\.model has",
+    ):
         find_tokenizer(checkpoint_of(tmp_path, tokenizer), other)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from checkpoint_samples import write_checkpoint
+from small_tokenizers import byte_level
 
 from harness.channels.index_file import index_header
 from harness.config.load import load_config
@@ -40,7 +41,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory in which nothing is wrong."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(CONFIG)
-    (tmp_path / "tokenizer.model").touch()
+    byte_level().save(str(tmp_path / "tokenizer.model"))
     (tmp_path / "en").mkdir()
     for prefix in (tmp_path / "zh", tmp_path / "en" / "part-00000"):
         Path(f"{prefix}.bin").write_bytes(b"\1\0\2\0")
@@ -107,7 +108,7 @@ def test_all_missing_files_are_named_together(check: Check, site: Path) -> None:
     (site / "zh.idx").unlink()
     (site / "en" / "part-00000.idx").unlink()
     assert check("launch.environment_file=env.sh", "launch.container_image=/images/a.sqsh").errors == (
-        "data.tokenizer: tokenizer.model cannot be read; give the file that made the data",
+        "data.tokenizer: tokenizer tokenizer.model: there is no such file or folder. Check the path.",
         "data.channels.zh: there is no zh/parts.jsonl, and zh.idx cannot be read; make them with `harness data`",
         "data.channels.en: en/part-00000.bin or en/part-00000.idx cannot be read, but en/parts.jsonl lists the part",
         "launch.environment_file: env.sh cannot be read",

@@ -2,53 +2,20 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
 import tokenizers
 from sentencepiece import sentencepiece_model_pb2
-from tokenizers import AddedToken, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from small_tokenizers import byte_level, sentencepiece_model
+from tokenizers import AddedToken, normalizers, processors
 
 from checkpoint_tools.sentencepiece_model import as_tokenizer_json
 from harness.tokenizers.identity import difference, identity_of, recorded_identity, relation_to
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
-
-WORDS = [
-    "read",
-    "write",
-    "count",
-    "sing",
-    "build",
-    "carry",
-    "learn",
-    "hold",
-    "keep",
-    "trust",
-    "weigh",
-    "measure",
-    "prove",
-    "find",
-]
-TEXTS = [f"The {number}th word of a text: {word}ing, {word}ed; {word * 2}!" for number, word in enumerate(WORDS)]
-
-
-def byte_level(**changes: Any) -> tokenizers.Tokenizer:
-    tokenizer = tokenizers.Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=changes.get("add_prefix_space", False))
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=changes.get("vocab_size", 330),
-        special_tokens=["<|endoftext|>", "<|pad|>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(TEXTS, trainer)
-    return tokenizer
 
 
 def opened(folder: Path, tokenizer: tokenizers.Tokenizer) -> Tokenizer:
@@ -61,15 +28,6 @@ def described(tokenizer: tokenizers.Tokenizer, change: Callable[[dict[str, Any]]
     content = json.loads(tokenizer.to_str())
     change(content)
     return tokenizers.Tokenizer.from_str(json.dumps(content))
-
-
-def sentencepiece_model(**options: Any) -> bytes:
-    model = io.BytesIO()
-    defaults: dict[str, Any] = {"vocab_size": 360, "model_type": "bpe", "byte_fallback": True, "minloglevel": 2}
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(TEXTS), model_writer=model, **{**defaults, **options}
-    )
-    return model.getvalue()
 
 
 def opened_model(folder: Path, content: bytes) -> Tokenizer:
