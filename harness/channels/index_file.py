@@ -13,8 +13,8 @@ Layout, little-endian, without padding; S sequences, D documents (`IndexHeader.n
     34+12S  8 (D + 1)  number of the first sequence of each document, then S, int64
 
 Megatron-LM and datatrove write one sequence for each document; a document of several sequences is allowed. The `.bin`
-is the tokens of all sequences end to end, and nothing else. Megatron-LM's multimodal index has S more bytes, the mode of
-each sequence (int8); its sequences are not text alone, and it is refused.
+is the tokens of all sequences end to end, and nothing else. Megatron-LM's multimodal index has S more bytes, the mode
+of each sequence (int8); its sequences are not text alone, and it is refused.
 """
 
 from __future__ import annotations

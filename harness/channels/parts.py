@@ -14,6 +14,7 @@ from harness.errors import DataError
 _FILES_AT_ONCE = 16
 """Files that are opened at the same time. A shared file system takes longest to find a file."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Part:
     """One `.bin/.idx` pair of a channel, known by its numbers; its index is read when its turn comes."""
