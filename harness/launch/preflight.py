@@ -14,6 +14,7 @@ from harness.channels.made_with import TokenizerFindings, paths_in_use
 from harness.channels.parts import Part, header_problems
 from harness.config.schema import Config
 from harness.errors import ConfigError, DataError
+from harness.launch.gpu_request import gpu_flag_problems
 from harness.launch.requirements import parallel_sections
 from harness.launch.slurm import flag_problems, seconds_of
 from harness.launch.tokenizer_check import look_at_tokenizer
@@ -157,6 +158,7 @@ def _job_files(request: Request) -> Iterator[str]:
 
 def _flags(request: Request) -> Iterator[str]:
     yield from flag_problems(request.config.launch.sbatch_flags)
+    yield from gpu_flag_problems(request.config.launch, request.nodes)
 
 
 def _time(request: Request) -> Iterator[str]:
