@@ -17,7 +17,7 @@ from harness.config.schema import Config
 _KEY_MARK = "[key]"
 _NAME_RULE = "letters, digits, '_', '-' and '.', starting with a letter or digit"
 
-_REMEDIES = {
+_REMEDIES: dict[Location, str] = {
     ("launch", "gpus_per_node"): "; a kind of GPU goes into launch.sbatch_flags, such as [--gpus-per-node=a100:8]",
 }
 """Advice by the place of a text that should be a number."""
