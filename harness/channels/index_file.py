@@ -20,6 +20,8 @@ of each sequence (int8); its sequences are not text alone, and it is refused.
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -100,6 +102,25 @@ def read_index_header(path: Path) -> IndexHeader:
         ) from error
 
 
+def document_lengths(path: Path, header: IndexHeader, first: int, behind: int) -> list[int]:
+    """Return the tokens of the documents `first … behind - 1`, read from the index without the rest of it.
+
+    Raises:
+        DataError: The file cannot be read, or its borders do not rise.
+    """
+    try:
+        with path.open("rb") as file:
+            borders = _array(file, "q", HEADER_BYTES + 12 * header.num_sequences + 8 * first, behind - first + 1)
+            count = borders[-1] - borders[0]
+            if list(borders) != sorted(borders) or not 0 <= borders[0] <= borders[-1] <= header.num_sequences:
+                raise borders_problem(path, header.num_sequences, f"between {borders[0]} and {borders[-1]}")
+            lengths = _array(file, "i", HEADER_BYTES + 4 * borders[0], count)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}. Try again.") from error
+    pairs = zip(borders[:-1], borders[1:], strict=True)
+    return [sum(lengths[begin - borders[0] : end - borders[0]]) for begin, end in pairs]
+
+
 def borders_problem(path: Path, num_sequences: int, found: str) -> DataError:
     """Return the error for an index whose document borders are wrong. `found` says in which way."""
     return DataError(
@@ -157,6 +178,16 @@ def _with_ends(path: Path, header: IndexHeader, file: BinaryIO) -> IndexHeader:
         return header
     length, begin = _number(file, pointers - 4, "<i"), _number(file, borders - 8, "<q")
     return replace(header, bin_bytes=begin + length * header.token_type.num_bytes)
+
+
+def _array(file: BinaryIO, kind: str, offset: int, count: int) -> array[int]:
+    """Return `count` little-endian numbers from an offset on."""
+    found = array(kind)
+    file.seek(offset)
+    found.frombytes(file.read(count * found.itemsize))
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found
 
 
 def _number(file: BinaryIO, offset: int, kind: str) -> int:

@@ -137,8 +137,8 @@ class TrainingStream:
         return order.addresses(order.locate(positions))
 
     def epochs(self, cursor: Cursor) -> dict[str, float]:
-        """Return the passes over each channel up to the cursor, skipped samples included."""
-        return self.order(cursor).epochs(cursor.next_position)
+        """Return the passes over each channel up to the cursor."""
+        return self.order(cursor).epochs(cursor.passed_ranges())
 
     def close(self) -> None:
         """Stop the prefetch thread."""

@@ -27,7 +27,7 @@ from harness.run.order_changes import History, phase_of
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, whole_records
-from harness.usage.trained import follow, windows_by_attempt
+from harness.usage.trained import follow, recorded_data, windows_by_attempt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
     config = load_config(run_dir.config)
     records = _records_up_to(run_dir, step, attempt)
     plan = make_plan(config, needed_world_sizes(config))
-    recipe = recipe_for(config, plan.phases)
+    recipe = recipe_for(config, plan.phases, recorded_data(run_dir))
     channels = [open_channel(name, config.data.channels[name]) for name in recipe.channel_names]
     turns = open_turns(channels, recipe, open_part)
     positions, history = _drawn(run_dir, config, list(records.values()), [phase.name for phase in plan.phases])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from harness.checkpoint.metadata_pickle import index_problem
@@ -62,6 +64,12 @@ class Start:
     def step(self) -> int:
         """Step of that state; 0 if training begins."""
         return self.manifest.step if self.manifest else 0
+
+    @property
+    def recorded_data(self) -> Mapping[str, Any] | None:
+        """Fingerprint of the data that the run has used so far; None if it has used none."""
+        found = None if self.manifest is None else self.manifest.fingerprint.get("data")
+        return found if isinstance(found, dict) else None
 
     @property
     def num_parts(self) -> dict[str, int]:

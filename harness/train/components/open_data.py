@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from harness.data.stream import BatchShape, TrainingStream
 from harness.data.validation import ValidationSet, open_validation
 from harness.parallel.ranks import Ranks
 from harness.plan.plan import PhasePlan, Plan
+from harness.train.components.found import Start
 from harness.train.components.run_tokenizer import RunTokenizer
 
 
@@ -63,23 +64,19 @@ class RunData:
 
 
 def open_data(
-    config: Config,
-    plan: Plan,
-    ranks: Ranks,
-    tokenizer: RunTokenizer,
-    *,
-    pin_memory: bool,
-    num_parts: Mapping[str, int],
+    config: Config, plan: Plan, ranks: Ranks, tokenizer: RunTokenizer, start: Start, *, pin_memory: bool
 ) -> RunData:
-    """Open the channels of all phases.
+    """Open the channels of all phases, to go on from a start.
 
-    `num_parts` has the number of parts of each channel that the run has used so far. Parts that were finished since
-    then are left out here and adopted later. Of channels without a number all parts are used.
+    Parts that were finished since then are left out here and adopted later. Of channels that the run has not used yet
+    all parts are used.
 
     Raises:
         DataError: A channel is missing, damaged, or does not fit the configuration.
+        CheckpointError: The run is to evaluate, and began without holding anything out.
     """
-    recipe = recipe_for(config, plan.phases)
+    recipe = recipe_for(config, plan.phases, start.recorded_data)
+    num_parts = start.num_parts
     channels = [open_channel(name, config.data.channels[name], num_parts.get(name)) for name in recipe.channel_names]
     stream = TrainingStream(
         channels,

@@ -84,9 +84,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
         with raising_together(ranks):
             tokenizer = open_run_tokenizer(config, start.manifest)
-            data = open_data(
-                config, plan, ranks, tokenizer, pin_memory=world.device.type == "cuda", num_parts=start.num_parts
-            )
+            data = open_data(config, plan, ranks, tokenizer, start, pin_memory=world.device.type == "cuda")
             closing.callback(data.close)
             remarks = require_same_data(config, plan, data, start)
             if joined.is_writer and start.manifest is not None:
