@@ -335,7 +335,9 @@ class EvaluationConfig(Section):
     num_samples_per_channel: PositiveInt = 64
     """Held-out samples of each channel. They are the same ones every time."""
     held_out_share: Share = 0.01
-    """Share of the documents of each channel's first part that is held out, unless it has a `validation_path`."""
+    """Share of the tokens of each channel's first part that is held out, in whole documents at its end, unless it has a
+    `validation_path`. A run that evaluates nothing holds nothing out. What is held out is settled when a run begins:
+    one that began without evaluation needs a `validation_path` to evaluate later."""
 
 
 class LoggingConfig(Section):

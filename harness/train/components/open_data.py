@@ -21,6 +21,7 @@ from harness.data.order.recipe import Recipe, recipe_for
 from harness.data.stream import BatchShape, TrainingStream
 from harness.data.validation import ValidationSet, open_validation
 from harness.parallel.ranks import Ranks
+from harness.plan.channel_tokens import evaluated_channels
 from harness.plan.plan import PhasePlan, Plan
 from harness.train.components.found import Start
 from harness.train.components.run_tokenizer import RunTokenizer
@@ -90,8 +91,7 @@ def open_data(
     if ranks.is_writer:
         for channel in channels:
             check_headers(channel.name, (*channel.parts, *(channel.validation_parts or ())), config.model.vocab_size)
-    sizes = None if tokenizer.opened is None else tokenizer.opened.bytes_per_token()
-    table = None if sizes is None else np.array(sizes, dtype=np.int64)
+    table = _bytes_of_ids(config, tokenizer)
     return RunData(
         stream=stream,
         channel_names=channel_names,
@@ -99,8 +99,29 @@ def open_data(
         recipe=recipe,
         identity=_identity(config, tokenizer),
         arrivals=_look_out(config, stream.channels) if ranks.is_writer and config.data.adopt_parts else None,
-        notes=tokenizer.notes,
+        notes=(*tokenizer.notes, *_notes(config, tokenizer, table)),
     )
+
+
+def _bytes_of_ids(config: Config, tokenizer: RunTokenizer) -> npt.NDArray[np.int64] | None:
+    """Return the UTF-8 bytes of each id of the model, [vocab_size]; None where they are not known, or not needed."""
+    if tokenizer.opened is None or not evaluated_channels(config):
+        return None
+    sizes = tokenizer.opened.bytes_per_token()
+    if sizes is None:
+        return None
+    table = np.zeros(config.model.vocab_size, dtype=np.int64)  # ids that only the model has stand for no text
+    table[: len(sizes)] = sizes
+    return table
+
+
+def _notes(config: Config, tokenizer: RunTokenizer, table: npt.NDArray[np.int64] | None) -> list[str]:
+    if table is not None or tokenizer.opened is None or not evaluated_channels(config):
+        return []
+    return [
+        f"{config.data.tokenizer} does not tell how many bytes of text its tokens stand for: held-out losses are given "
+        "in nats, and no bits per byte"
+    ]
 
 
 def _look_out(config: Config, channels: Sequence[Channel]) -> Arrivals:
