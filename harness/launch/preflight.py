@@ -18,7 +18,7 @@ from harness.launch.gpu_request import gpu_flag_problems
 from harness.launch.requirements import parallel_sections
 from harness.launch.slurm import flag_problems, seconds_of
 from harness.launch.tokenizer_check import look_at_tokenizer
-from harness.plan.demand import demands
+from harness.plan.demand import demands, repetition_notes
 from harness.plan.plan import Plan, make_plan
 from harness.run.begun_phases import Moved, moved_phase
 from harness.run.checkpoints.entries import Checkpoint, entries_in, newest_first
@@ -82,7 +82,7 @@ Check = Callable[[Request], Iterator[str]]
 def check_request(request: Request) -> Findings:
     """Return all problems of a request, not only the first."""
     return Findings(
-        errors=tuple(problem for check in _ERRORS for problem in check(request)),
+        errors=tuple(problem for check in _ERRORS.values() for problem in check(request)),
         warnings=tuple(problem for check in _WARNINGS for problem in check(request)),
     )
 
@@ -92,8 +92,8 @@ def _layout(request: Request) -> Iterator[str]:
         make_plan(request.config, request.world_size)
     except ConfigError as error:
         nodes = "node" if request.nodes == 1 else "nodes"
-        yield f"the layout does not fit {request.nodes} {nodes} with {request.workers_per_node} ranks each:"
-        yield from error.problems
+        place = f"the layout does not fit {request.nodes} {nodes} with {request.workers_per_node} ranks each"
+        yield from (f"{place}: {problem}" for problem in error.problems)
 
 
 def _workers(request: Request) -> Iterator[str]:
@@ -248,7 +248,9 @@ def _spanning_groups(request: Request) -> Iterator[str]:
 def _shortages(request: Request) -> Iterator[str]:
     """Yield the channels whose parts do not have enough tokens yet. Further parts may arrive while the run goes on."""
     if (plan := _plan(request)) is not None:
-        yield from filter(None, (demand.shortage() for demand in demands(request.config, plan)))
+        found = demands(request.config, plan)
+        yield from filter(None, (demand.shortage() for demand in found))
+        yield from repetition_notes(found)
 
 
 def _plan(request: Request) -> Plan | None:
@@ -263,18 +265,20 @@ def _is_readable(path: Path) -> bool:
     return path.is_file() and os.access(path, os.R_OK)
 
 
-_ERRORS: tuple[Check, ...] = (
-    _layout,
-    _workers,
-    _tokenizer,
-    _channels,
-    _job_files,
-    _flags,
-    _time,
-    _run_directory,
-    _begun_phases,
-    _free_space,
-)
+_ERRORS: dict[str, Check] = {
+    "layout: it fits the nodes in every phase": _layout,
+    "workers: at most one a GPU": _workers,
+    "tokenizer: it can be read, and the channels were made with it": _tokenizer,
+    "channels: files, sizes and index headers of all parts": _channels,
+    "environment file and container image": _job_files,
+    "flags for sbatch, and the request for GPUs": _flags,
+    "time limit and lead time": _time,
+    "run directory: it can be written, and nobody trains there": _run_directory,
+    "phases that have begun: they go on as they were": _begun_phases,
+    f"disk: room for {NUM_CHECKPOINTS} checkpoints": _free_space,
+}
+"""What is checked, in words, and the check that yields reasons not to queue the job."""
+CHECKED = tuple(_ERRORS)
 _WARNINGS: tuple[Check, ...] = (
     _tokenizer_notes,
     _told_phases,

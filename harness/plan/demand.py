@@ -8,6 +8,10 @@ from harness.config.schema import ChannelConfig, Config
 from harness.plan.channel_tokens import TrainTokens, held_out_share, tokens_to_train_on
 from harness.plan.plan import Plan
 
+MANY_EPOCHS = 16
+"""Passes over a channel above which people are told: by Muennighoff et al. (2023) four are nearly as good as new text,
+and beyond sixteen little is left of the gain."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelDemand:
@@ -52,6 +56,17 @@ def demands(config: Config, plan: Plan) -> list[ChannelDemand]:
     """Return the demand of a plan's phases for every channel that they use. Reads existing lists of parts."""
     names = dict.fromkeys(name for phase in plan.phases for name in phase.shares)
     return [_demand(name, config.data.channels[name], config, plan) for name in names]
+
+
+def repetition_notes(found: list[ChannelDemand]) -> list[str]:
+    """Return a note for each channel that would be passed through more often than repetition helps."""
+    return [
+        f"channel {demand.channel} would be passed through {demand.epochs:,.0f} times: {demand.train_tokens:,} tokens "
+        f"of {demand.available_tokens:,}. Beyond about {MANY_EPOCHS} passes repeated text teaches next to nothing: add "
+        "parts, lower its weight, or set max_epochs"
+        for demand in found
+        if demand.epochs is not None and demand.epochs > MANY_EPOCHS and demand.max_epochs is None
+    ]
 
 
 def shortage_problems(found: list[ChannelDemand]) -> list[str]:

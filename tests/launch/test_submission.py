@@ -88,14 +88,17 @@ def test_outside_of_git_nothing_is_said_about_the_source(site: Path, monkeypatch
     assert json.loads((folder / "submission.json").read_text())["git"] is None
 
 
-def test_a_dry_run_prints_command_and_script_and_changes_nothing(site: Path) -> None:
+def test_a_dry_run_prints_what_was_checked_and_the_command_and_changes_nothing(site: Path) -> None:
     job_id, told = queue(dry_run=True)
     assert job_id is None
-    command, script = told[0].split("\n\n", 1)
+    checked, command = told
+    assert checked.startswith("checked and found good:\n  layout: it fits the nodes")
+    assert "  channels: files, sizes and index headers of all parts\n" in checked
+    script, command = command.split("\n", 1)
     golden = (Path(__file__).parent / "dry_run.txt").read_text()
     shown = command.replace(str(site), "SITE").replace(sys.executable, "PYTHON").replace(str(SOURCE), "SOURCE")
     assert "\n".join(shlex.split(shown)) + "\n" == golden
-    assert script == (SOURCE / "slurm" / "train.sbatch").read_text()
+    assert script == f"the job would be queued so, and run {SOURCE / 'slurm' / 'train.sbatch'}:"
     assert not (site / "run").exists()
     assert not (site / "asked").exists()
 

@@ -272,3 +272,36 @@ def test_the_picture_of_the_example(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run(["plan", str(example), "--plot", str(tmp_path / "plan.png")]) == 0
     assert (tmp_path / "plan.png").stat().st_size > 10_000
     assert "│warmup" in capsys.readouterr().out
+
+
+def test_very_many_passes_and_a_last_step_that_changes_nothing_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_channel(tmp_path / "data/zh", 1000)
+    ends_at_zero = {**MAIN, "batch_ramp_up": None, "schedule": {"style": "linear", "min_learning_rate_share": 0.0}}
+    made = config(ends_at_zero)
+    print_plan(made, None, None, as_json=True)
+    record = json.loads(capsys.readouterr().out)
+    many, idle = record["notes"]
+    assert many.startswith("channel zh would be passed through ")
+    assert "Beyond about 16 passes repeated text teaches next to nothing" in many
+    last = make_plan(made, 1).train_steps
+    assert idle == (
+        f"phase main: the learning rate ends at 0, so its last step, {last:,}, changes no weight "
+        "(schedule.min_learning_rate_share)"
+    )
+    print_plan(made, None, None, as_json=False)
+    assert "Notes" in capsys.readouterr().out
+    limited = config({**MAIN, "batch_ramp_up": None}, when_low="wait")
+    print_plan(limited, None, None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["notes"] == []
+
+
+def test_the_share_of_the_peak_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    times = {}
+    for mfu in (None, 10.0):
+        print_plan(config(MAIN), 1, None, as_json=True, mfu_pct=mfu)
+        times[mfu] = json.loads(capsys.readouterr().out)["time"]
+    assert (times[None]["assumed_mfu_pct"], times[10.0]["assumed_mfu_pct"]) == (40, 10.0)
+    assert times[10.0]["seconds"] == pytest.approx(4 * times[None]["seconds"])

@@ -6,11 +6,14 @@ import json
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.errors import HarnessError, UsageError
-from harness.run.commands.requests import AnyRequest
+from harness.errors import EXIT_FINISHED, HarnessError, UsageError
+from harness.run.commands.requests import AnyRequest, Rollback
+from harness.run.event_types import Exit, Resumed, Started
+from harness.run.events import read_events
 from harness.run.files import replace_file
 from harness.run.lock import last_owner_of, owner_of
 from harness.run.paths import RunDir
@@ -23,9 +26,15 @@ def give(run_dir: RunDir, request: AnyRequest, reason: str = "") -> Path:
     """Put a command into a run's mailbox and return its file.
 
     Raises:
-        UsageError: There is no such run, or its mailbox cannot be written.
+        UsageError: There is no such run, it has finished, or its mailbox cannot be written.
     """
     run_dir.require_run()
+    if not isinstance(request, Rollback) and not _seems_to_train(run_dir) and (end := _finish(run_dir)) is not None:
+        raise UsageError(
+            f"the run in {run_dir.root} has finished at step {end.step}, and nobody trains there: {request.kind} would "
+            "only disturb the next start. To train longer, add a phase or raise run.stop_at_step, and start it again; "
+            "what it saved: `harness checkpoint list`"
+        )
     return _write(run_dir, f"{request.kind}-{time.time_ns()}-{os.getpid()}", request, reason)
 
 
@@ -87,6 +96,13 @@ def wait_for(run_dir: RunDir, command: Path, *, timeout_s: float, poll_s: float 
                 "effect at the end of the step; wait longer, or remove the file to withdraw it"
             )
         time.sleep(poll_s)
+
+
+def _finish(run_dir: RunDir) -> Exit | None:
+    """Return the event by which the last launch left because all was done; None if it left otherwise or not at all."""
+    told = (event for event in read_events(run_dir.events) if isinstance(event, Exit | Started | Resumed))
+    last = next(iter(deque(told, maxlen=1)), None)
+    return last if isinstance(last, Exit) and last.exit_code == EXIT_FINISHED else None
 
 
 def _write(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from harness.config.schema import Config
 from harness.errors import LayoutError
 from harness.metrics.recorder import Recorder
 from harness.metrics.sinks import Outlets
+from harness.metrics.tensorboard import write_hyperparameters
 from harness.model import attention
 from harness.model.mcore import build_model
 from harness.optim.mcore import Optimizer
@@ -34,6 +36,7 @@ from harness.run.events import append_event
 from harness.run.fence import Fence, reporting_takeover
 from harness.run.files import replace_file
 from harness.run.heartbeats import Heartbeat
+from harness.run.launch_folder import hyperparameters
 from harness.run.paths import RunDir
 from harness.train.components.agreement import raising_together
 from harness.train.components.found import Start, find_start, take_possession
@@ -205,6 +208,11 @@ def _open_recorder(
     assert store.fence is not None, "the writer has taken the run"
     with suppress(OSError):  # for people; the recorder reports a full disk
         replace_file(run_dir.plan, plan_text(config, plan))
+    if config.logging.tensorboard:
+        with suppress(ImportError, OSError):  # the recorder reports both
+            write_hyperparameters(
+                run_dir.tensorboard, hyperparameters(config), run=str(run_dir.root.absolute()), clock=time.time
+            )
     recorder = Recorder(
         run_dir,
         config.logging,
