@@ -53,7 +53,7 @@ def as_tokenizer_json(tokenizer: TiktokenTokenizer) -> str | None:
             "truncation": None,
             "padding": None,
             "added_tokens": [{"id": number, "content": name, **flags} for name, number in symbols],
-            "normalizer": None,
+            "normalizer": {"type": form} if (form := tokenizer.splitting.normalization) else None,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, in_bytes]},
             "post_processor": None,
             "decoder": in_bytes,

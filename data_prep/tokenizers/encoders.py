@@ -92,6 +92,7 @@ class GigatokenEncoder:
 
     def __init__(self, tokenizer: Tokenizer, max_growth_bytes: int = MAX_GROWTH_BYTES) -> None:
         self._load = _gigatoken_loader(tokenizer)
+        self._normalized = tokenizer.normalized if isinstance(tokenizer, TiktokenTokenizer) else list[str]
         self._max_growth_bytes = max_growth_bytes
         self._open()
 
@@ -106,7 +107,7 @@ class GigatokenEncoder:
         self._num_characters += sum(map(len, documents))
         if self._num_characters > CHARACTERS_BEFORE_A_LOOK and self._has_grown():
             self._open()
-        rows = self._tokenizer.encode_batch(documents).layout
+        rows = self._tokenizer.encode_batch(self._normalized(documents)).layout
         borders = np.asarray(rows.offsets.data).astype(np.int64)
         ids = np.asarray(rows.content.data)[borders[0] : borders[-1]]
         return EncodedDocuments(ids, borders[1:] - borders[:-1])

@@ -79,6 +79,7 @@ def mix(  # noqa: PLR0913 - one argument per option
     """
     from data_prep.channels.mix import Supply, plan_mix, to_yaml
     from data_prep.text.named_inputs import read_weight
+    from harness.channels.made_with import compare_channels
     from harness.data.files.opened import channel_folders, parts_of
 
     wanted = dict(map(read_weight, shares))
@@ -90,9 +91,12 @@ def mix(  # noqa: PLR0913 - one argument per option
         tokens, max_epochs = section.tokens, section.max_epochs
     if not (channels and wanted and tokens):
         raise UsageError("give CHANNELS, --share for each and --tokens, or --config with a corpus file.")
+    folders = channel_folders(channels)
+    if problems := compare_channels({str(folder): folder for folder in folders}, None).problems:
+        raise UsageError("\n".join(problems))
     supplies = [
         Supply(name=path.resolve().name, path=path, tokens=sum(part.num_tokens for part in parts_of(path)))
-        for path in channel_folders(channels)
+        for path in folders
     ]
     plan = plan_mix(supplies, wanted, number_of_tokens(tokens), max_epochs)
     if as_json:

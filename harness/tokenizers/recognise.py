@@ -20,8 +20,8 @@ _LIKELY = re.compile(r".*(tokenizer|tekken|spiece|sentencepiece|\.tiktoken|\.mod
 _SETTINGS = re.compile(r".*\.(tiktoken\.json|py|md|txt|jinja)|tokenizer_config\.json", re.IGNORECASE)
 """Likely names of files that describe a tokenizer further, and are none."""
 _LFS = b"version https://git-lfs"
-_PROTOBUF = b"\x0a"
-"""The first byte of a SentencePiece model: its first piece."""
+_PIECE = b"\x0a"
+"""Begins a SentencePiece model's first piece; behind its length, the spelling."""
 _OTHER_JSON: Mapping[str, str] = {
     "tokenizer_class": "the settings of a tokenizer (tokenizer_config.json). Name the file with the vocabulary",
     "added_tokens_decoder": "the settings of a tokenizer (tokenizer_config.json). Name the file with the vocabulary",
@@ -42,7 +42,7 @@ def kind_of(path: Path, content: bytes) -> Kind:
         return "tiktoken"
     if content.startswith(_LFS):
         raise DataError(f"tokenizer {path}: a Git LFS pointer, not the file: fetch it with `git lfs pull`.")
-    if content.startswith(_PROTOBUF):
+    if content[:1] == content[2:3] == _PIECE:
         return "sentencepiece"
     begins = f"begins with {content[:12]!r}" if content else "is empty"
     raise DataError(
@@ -64,7 +64,7 @@ def _kind_of_json(path: Path, content: bytes) -> Kind:
     if is_tekken(described):
         return "tekken"
     known = next((text for key, text in _OTHER_JSON.items() if key in described), None)
-    if known is None and len(described) > 1 and all(isinstance(value, int) for value in described.values()):
+    if len(described) > 1 and all(isinstance(value, int) for value in described.values()):
         known = "a vocabulary without its rules (vocab.json). Save the tokenizer with transformers, as a tokenizer.json"
     raise DataError(
         f"tokenizer {path}: {known or 'this JSON is no tokenizer'}. Allowed are {KINDS}, or a folder that holds one "

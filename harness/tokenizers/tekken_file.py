@@ -89,7 +89,7 @@ def _symbols(described: Mapping[str, Any]) -> list[str]:
     """Return the control symbols by id; those without a name are called `<SPECIAL_7>`."""
     count = int(described["config"]["default_num_special_tokens"])
     named = described.get("special_tokens")
-    names = {rank: name for rank, name in enumerate(_UNNAMED)}
+    names = dict(enumerate(_UNNAMED[:count]))
     if named:
         names = {int(symbol["rank"]): str(symbol["token_str"]) for symbol in named}
     if names and max(names) >= count:

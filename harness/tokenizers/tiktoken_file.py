@@ -5,19 +5,23 @@ from the name. For any other file they are in a file beside it, `NAME.tiktoken.j
 
     {"split": "cl100k", "special_tokens": {"<|endoftext|>": 100257}}
 
-where `split` names a published way to split (`SPLITS`), or `pattern` is a regular expression.
+where `split` names a published way to split (`SPLITS`), or `pattern` is a regular expression; with `normalization`
+(NFC, NFKC, NFD or NFKD) a text is brought into that form of Unicode first.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 import xxhash
 
@@ -44,6 +48,18 @@ SPLITS: Mapping[str, str] = {
 }
 """Published ways to split text into words, by name."""
 
+PUBLISHED_CONTENT: Mapping[str, str] = {
+    "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930": "r50k_base",
+    "94b5ca7dff4d00767bc256fdd1b27e5b17361d7b8a5f968547f9f23eb70d2069": "p50k_base",
+    "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7": "cl100k_base",
+    "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d": "o200k_base",
+    "b2b1b8dfb5cc5f024bafc373121c6aba3f66f9a5a0269e243470a1de16a33186": "qwen",
+}
+"""SHA-256 of the published files: tiktoken keeps them under names that say nothing, others rename them."""
+
+Form = Literal["NFC", "NFKC", "NFD", "NFKD"]
+FORMS: tuple[Form, ...] = get_args(Form)
+
 _LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2} [0-9]+")
 
 
@@ -55,6 +71,8 @@ class Splitting:
     """Name of the published split; None for a pattern of one's own."""
     pattern: str
     special_tokens: Mapping[str, int]
+    normalization: Form | None = None
+    """Form of Unicode into which a text is brought first."""
 
 
 PUBLISHED: Mapping[str, Splitting] = {
@@ -73,7 +91,7 @@ PUBLISHED: Mapping[str, Splitting] = {
     ),
     "o200k_base": Splitting("o200k", SPLITS["o200k"], {"<|endoftext|>": 199999, "<|endofprompt|>": 200018}),
     "qwen": Splitting(
-        "qwen2", SPLITS["qwen2"], {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}
+        "qwen2", SPLITS["qwen2"], {"<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645}, "NFC"
     ),
 }
 
@@ -91,7 +109,7 @@ class TiktokenTokenizer:
     def __init__(self, path: Path, content: bytes) -> None:
         library = import_library("tiktoken", path, extra="data-fast")
         self.path = path
-        self.splitting, description = _find_splitting(path)
+        self.splitting, description = _find_splitting(path, content)
         self._ranks = _read_ranks(path, content)
         self._bytes = {rank: token for token, rank in self._ranks.items()}
         special = dict(self.splitting.special_tokens)
@@ -113,8 +131,14 @@ class TiktokenTokenizer:
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""
-        ids: list[list[int]] = self._encoding.encode_ordinary_batch(documents, num_threads=os.cpu_count() or 1)
+        texts = self.normalized(documents)
+        ids: list[list[int]] = self._encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
         return ids
+
+    def normalized(self, documents: list[str]) -> list[str]:
+        """Return documents as they are split: in the form of Unicode of this tokenizer."""
+        form = self.splitting.normalization
+        return documents if form is None else [unicodedata.normalize(form, document) for document in documents]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer`."""
@@ -139,7 +163,7 @@ class TiktokenTokenizer:
 
     def rules(self) -> object:
         """See `Tokenizer`. What is merged follows from the pieces."""
-        return {"pattern": self.splitting.pattern}
+        return {"pattern": self.splitting.pattern, "normalization": self.splitting.normalization}
 
 
 def description_file(path: Path) -> Path:
@@ -147,17 +171,18 @@ def description_file(path: Path) -> Path:
     return path.with_name(path.stem + ".tiktoken.json")
 
 
-def _find_splitting(path: Path) -> tuple[Splitting, bytes]:
-    """Return the splitting that the file beside it describes, with that file's bytes; else the one of its name."""
+def _find_splitting(path: Path, ranks: bytes) -> tuple[Splitting, bytes]:
+    """Return the splitting that the file beside it describes, with that file's bytes; else the published one."""
     beside = description_file(path)
     if beside.is_file():
         content = beside.read_bytes()
         return _read_splitting(beside, content), content
-    if path.stem in PUBLISHED:
-        return PUBLISHED[path.stem], path.stem.encode()
+    name = PUBLISHED_CONTENT.get(hashlib.sha256(ranks).hexdigest(), path.stem)
+    if name in PUBLISHED:
+        return PUBLISHED[name], name.encode()
     raise DataError(
-        f"tokenizer {path}: a tiktoken file does not say how to split text, and its name is not one of "
-        f"{', '.join(PUBLISHED)}. Write {beside} with "
+        f"tokenizer {path}: a tiktoken file does not say how to split text, and this is none of the published "
+        f"ones ({', '.join(PUBLISHED)}). Write {beside} with "
         '{"split": NAME, "special_tokens": {"<|endoftext|>": ID}}; NAME is one of '
         f'{", ".join(SPLITS)}, or give a regular expression as "pattern" in its place.'
     )
@@ -170,7 +195,10 @@ def _read_splitting(file: Path, content: bytes) -> Splitting:
         special = {str(symbol): int(rank) for symbol, rank in description["special_tokens"].items()}
         if (name is None) == (pattern is None) or (name is not None and name not in SPLITS):
             raise ValueError(f"it needs either a pattern or a split of {', '.join(SPLITS)}")
-        return Splitting(name, SPLITS[name] if name else str(pattern), special)
+        form = description.get("normalization")
+        if form is not None and form not in FORMS:
+            raise ValueError(f"normalization is {form!r}; allowed are {', '.join(FORMS)}")
+        return Splitting(name, SPLITS[name] if name else str(pattern), special, form)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"tokenizer {file}: does not describe a tiktoken file ({type(error).__name__}: {error}). It has to look "

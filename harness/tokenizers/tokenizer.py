@@ -32,6 +32,8 @@ class Tokenizer(Protocol):
     end_of_document_id: int
     """Id of the control symbol that is appended to every document."""
 
+    def __hash__(self) -> int: ...  # so that what is known of it can be kept
+
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """Return the token ids of every document, without control symbols. Uses all cores."""
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from harness.errors import UsageError
+
 if TYPE_CHECKING:
     from harness.run.paths import RunDir
     from harness.tokenizers.tokenizer import Tokenizer
@@ -97,9 +99,20 @@ def _headline(run: Path, found: PastStep) -> str:
 
 
 def _tokenizer_of(run_dir: RunDir, given: Path | None) -> Tokenizer | None:
-    """Return the tokenizer that was given, or else the one of the run's configuration, or None."""
+    """Return the tokenizer that was given, or else the one of the run's configuration, or None.
+
+    Raises:
+        UsageError: A channel of the run was made with another one.
+    """
+    from harness.channels.made_with import compare_channels, paths_in_use
     from harness.config.load import load_config
     from harness.tokenizers.tokenizer import open_tokenizer
 
-    path = given or load_config(run_dir.config).data.tokenizer
-    return None if path is None else open_tokenizer(path)
+    config = load_config(run_dir.config)
+    path = given or config.data.tokenizer
+    if path is None:
+        return None
+    tokenizer = open_tokenizer(path)
+    if problems := compare_channels(paths_in_use(config), tokenizer, str(path)).problems:
+        raise UsageError("\n".join(problems))
+    return tokenizer
