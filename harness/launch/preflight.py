@@ -277,7 +277,7 @@ _ERRORS: dict[str, Check] = {
     "phases that have begun: they go on as they were": _begun_phases,
     f"disk: room for {NUM_CHECKPOINTS} checkpoints": _free_space,
 }
-"""What is checked, in words, and the check that yields reasons not to queue the job."""
+"""Checks by their description; each yields the reasons not to queue the job."""
 CHECKED = tuple(_ERRORS)
 _WARNINGS: tuple[Check, ...] = (
     _tokenizer_notes,
