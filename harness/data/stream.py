@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from harness.channels.channels import Channel, parts_digest
+from harness.channels.held_out import HeldOut
 from harness.channels.parts import Part
 from harness.data.batch import Batch, collate
 from harness.data.files.mcore import MappedPart
@@ -84,6 +85,11 @@ class TrainingStream:
     def channels(self) -> tuple[Channel, ...]:
         """The channels with all parts that are known, by channel id."""
         return tuple(turns.channel for turns in self._turns)
+
+    @property
+    def held_out(self) -> dict[str, HeldOut]:
+        """What the channels keep for evaluation of the parts that they train on, where they keep something."""
+        return {turns.channel.name: turns.held_out for turns in self._turns if turns.held_out.num_documents}
 
     def extend(self, parts: Mapping[str, tuple[Part, ...]]) -> None:
         """Add further parts to channels. They are used from the position at which the history of a cursor adopts them.

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.config.phase_settings import in_phase
-from harness.config.schema import Config
+from harness.config.schema import Config, EvaluationConfig
 from harness.plan.axes import RANK_AXES
+from harness.plan.channel_tokens import held_out_share
 from harness.plan.choices import LayoutChoice, pipeline_bubble
 from harness.plan.demand import ChannelDemand, demands, repetition_notes
 from harness.plan.flops import CONVENTION, flops_per_token_full_attention, hardware_flops_per_token
@@ -34,7 +35,7 @@ def plan_record(config: Config, plan: Plan, gpu: Gpu | None, mfu_pct: float | No
         "layout": _layout_record(plan.layout, plan.layers_per_stage),
         "phases": [_phase_record(config, plan, phase) for phase in plan.phases],
         "channels": [_channel_record(demand) for demand in wanted],
-        "notes": [*repetition_notes(wanted), *_idle_notes(plan)],
+        "notes": [*repetition_notes(wanted), *_idle_notes(plan), *_held_out_notes(config)],
         "train_steps": plan.train_steps,
         "train_tokens": plan.train_tokens,
         "flops_convention": CONVENTION,
@@ -164,6 +165,17 @@ def _idle_notes(plan: Plan) -> list[str]:
         "(schedule.min_learning_rate_share)"
         for phase in plan.phases
         if phase.train_steps > 1 and phase.learning_rate(phase.last_step) == 0
+    ]
+
+
+def _held_out_notes(config: Config) -> list[str]:
+    """Return a note if a share was chosen by which nothing is held out."""
+    share = config.evaluation.held_out_share
+    if share in (0, EvaluationConfig().held_out_share) or held_out_share(config):
+        return []
+    return [
+        f"evaluation.held_out_share is {share:g}, but no phase evaluates, so a new run holds nothing out; give "
+        "evaluation.every_steps"
     ]
 
 

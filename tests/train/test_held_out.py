@@ -76,7 +76,7 @@ def test_skipped_samples_are_in_no_count_of_epochs(site: Site) -> None:
 
 
 def test_a_run_that_evaluates_nothing_trains_on_everything(site: Site) -> None:
-    train(site, "run.stop_at_step=3")
+    assert "held out" not in train(site, "run.stop_at_step=3")
     assert (data_of(site)["held_out_share"], data_of(site)["held_out_by"]) == (0.0, "tokens")
     text = train(site, "evaluation.every_steps=2", code=65)
     assert (
@@ -117,7 +117,8 @@ def test_a_long_last_document_is_all_that_is_held_out(site: Site) -> None:
     writer.finish()
     site.config["data"]["channels"]["en"]["path"] = str(channel)
     site.config["evaluation"] = EVALUATION
-    train(site)
+    text = train(site)
+    assert "held out, and not trained on: en 1 documents (100 tokens), code " in text
     ledger = RunLedger(site.run_dir.root)
     assert ledger.tokens_to_train_on("en", "part-00000") == 200 * 20
 

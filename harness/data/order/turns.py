@@ -57,13 +57,13 @@ class ChannelTurns:
         self._mix = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_mix)
         self._lock = threading.RLock()
         check_width(channel.name, channel.parts, recipe.vocab_size)
-        held_out = NOTHING
+        self.held_out = NOTHING
         if channel.validation_parts is None:
-            held_out = held_out_of(channel.parts[0], recipe.held_out_share, recipe.held_out_by, self._first_lengths)
-        self.num_held_out = held_out.num_documents
+            share, by = recipe.held_out_share, recipe.held_out_by
+            self.held_out = held_out_of(channel.parts[0], share, by, self._first_lengths)
         self.num_tokens = np.array([part.num_tokens for part in channel.parts], dtype=np.int64)
         """Tokens to train on in each part, [P]."""
-        self.num_tokens[0] -= held_out.num_tokens
+        self.num_tokens[0] -= self.held_out.num_tokens
         self.part_digests = self._digests_of(channel.parts)
         """64-bit digest of the names of the channel and each part, uint64 [P]."""
 
@@ -82,7 +82,7 @@ class ChannelTurns:
 
     def num_documents(self, part: int) -> int:
         """Count the documents of a part that are not held out; they are the first ones of the part."""
-        return self.channel.parts[part].num_documents - (self.num_held_out if part == 0 else 0)
+        return self.channel.parts[part].num_documents - (self.held_out.num_documents if part == 0 else 0)
 
     def number_of(self, part: str) -> int:
         """Return the number of the part with this name.

@@ -10,7 +10,9 @@ from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.errors import EXIT_FINISHED, HarnessError, UsageError
+from harness.config.load import load_config
+from harness.errors import EXIT_FINISHED, ConfigError, HarnessError, UsageError
+from harness.plan.schedule import phase_schedules
 from harness.run.commands.requests import AnyRequest, Rollback
 from harness.run.event_types import Exit, Resumed, Started
 from harness.run.events import read_events
@@ -32,8 +34,7 @@ def give(run_dir: RunDir, request: AnyRequest, reason: str = "") -> Path:
     if not isinstance(request, Rollback) and not _seems_to_train(run_dir) and (end := _finish(run_dir)) is not None:
         raise UsageError(
             f"the run in {run_dir.root} has finished at step {end.step}, and nobody trains there: {request.kind} would "
-            "only disturb the next start. To train longer, add a phase or raise run.stop_at_step, and start it again; "
-            "what it saved: `harness checkpoint list`"
+            "only disturb the next start. To train longer, add a phase to the configuration and start it again"
         )
     return _write(run_dir, f"{request.kind}-{time.time_ns()}-{os.getpid()}", request, reason)
 
@@ -102,7 +103,13 @@ def _finish(run_dir: RunDir) -> Exit | None:
     """Return the event by which the last launch left because all was done; None if it left otherwise or not at all."""
     told = (event for event in read_events(run_dir.events) if isinstance(event, Exit | Started | Resumed))
     last = next(iter(deque(told, maxlen=1)), None)
-    return last if isinstance(last, Exit) and last.exit_code == EXIT_FINISHED else None
+    if not isinstance(last, Exit) or last.exit_code != EXIT_FINISHED:
+        return None
+    try:
+        num_steps = phase_schedules(load_config(run_dir.config))[-1].last_step
+    except ConfigError:  # of a version with other fields
+        return None
+    return last if last.step >= num_steps else None  # else `run.stop_at_step` made a pause
 
 
 def _write(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> Path:
