@@ -1,7 +1,8 @@
 """Averages several checkpoints of one model, into a run that can be trained further or converted.
 
 The mean is taken tensor by tensor in fp32 and written in each tensor's own format. The result is a run directory with
-one checkpoint without optimizer state. It has the step of the last checkpoint that was named.
+one checkpoint without optimizer state. It has the step, the tokenizer's files and the original settings of the last
+checkpoint that was named, and the longest sequences of any.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from harness.data.fingerprint import fingerprint_filled_in
 from harness.errors import CheckpointError, UsageError
 from harness.progress import ShowProgress
 from harness.run.checkpoints.compare import differences
+from harness.run.checkpoints.for_export import belongings_of, longest_seq_length
 from harness.run.checkpoints.manifest import Manifest, manifest_text
 from harness.run.paths import RunDir
 from harness.tokenizers.identity import recorded_identity
@@ -41,17 +43,19 @@ def average(paths: Sequence[Path], out: Path, show: ShowProgress, *, hashes: boo
         _require_alike(opened[0], other)
     last = opened[-1].manifest
     manifests = [xxhash.xxh3_64_hexdigest(manifest_text(checkpoint.manifest).encode()) for checkpoint in opened]
+    lengths = [longest_seq_length(checkpoint.manifest) for checkpoint in opened]
     record = {"averaged": [str(path) for path in paths], "manifests_xxh3": manifests, "harness": VERSION}
     with output_folder.begun(out, record) as partial:
         with show("average", sum(_num_bytes(opened[0], name) for name in opened[0].names)) as progress:
             written = write_run(
                 partial,
-                _manifest(last),
+                _manifest(last, None if None in lengths else max(filter(None, lengths), default=0)),
                 Weights(
                     model=opened[0].model,
                     names=opened[0].names,
                     read=lambda name: mean([checkpoint.read(name) for checkpoint in opened]),
                 ),
+                belongings_of(opened[-1].path, last),
                 num_workers=num_workers,
                 progress=progress,
             )
@@ -84,7 +88,7 @@ def _num_bytes(ours: OurTensors, name: str) -> int:
     return torch.empty(ours.shape(name), dtype=ours.dtype(name), device="meta").nbytes
 
 
-def _manifest(last: Manifest) -> Manifest:
+def _manifest(last: Manifest, longest: int | None) -> Manifest:
     """Return the manifest of the last checkpoint, without the fields that only hold for its own weights."""
     kept = {name: last.fingerprint[name] for name in ("model", "tokenizer") if last.fingerprint.get(name)}
     return last.model_copy(
@@ -95,6 +99,7 @@ def _manifest(last: Manifest) -> Manifest:
             "parent": None,
             "pinned": False,
             "saved_at": datetime.now(UTC),
+            "longest_seq_length": longest,
             "fingerprint": kept,
             "files": {},
         }

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from checkpoint_tools.conversion_plan import require_complete
-from checkpoint_tools.families.config_json import rotary_fields
+from checkpoint_tools.families.rotation import rotary_fields
+from checkpoint_tools.foreign_files import is_there
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.their_tensors import open_model
 from harness.config.schema import ModelConfig
@@ -56,7 +57,7 @@ def open_either(path: Path) -> OpenModel:
     if (path / MANIFEST_NAME).is_file():
         ours = open_checkpoint(path, hashes=False)
         return OpenModel(path, ours.model, ours.names, lambda name: _cut(name, ours.read(name), ours.model))
-    if not (path / "config.json").is_file():
+    if not is_there(path / "config.json"):
         raise CheckpointError(f"{path} is not a model folder: it has neither {MANIFEST_NAME} nor config.json.")
     theirs = open_model(path)
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}

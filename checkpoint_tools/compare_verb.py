@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from checkpoint_tools.foreign_files import is_there
 from harness.run.checkpoints.key_option import key_of_checkpoint, signature_key_option
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest
 from harness.run.checkpoints.verify import verify_before_load
@@ -153,7 +154,7 @@ def _as_json(item: Difference) -> dict[str, Any]:
 
 def _is_model_folder(path: Path) -> bool:
     """Return whether a folder holds a Hugging Face model and no checkpoint."""
-    return (path / "config.json").is_file() and not (path / MANIFEST_NAME).is_file()
+    return is_there(path / "config.json") and not (path / MANIFEST_NAME).is_file()
 
 
 def _model_content(path: Path) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from harness.errors import EXIT_BAD_DATA, UsageError
+from harness.errors import EXIT_BAD_DATA, CheckpointError, UsageError
 from harness.run.checkpoints.key_option import require_signed, signature_key_option
+from harness.run.paths import RunDir
 
 if TYPE_CHECKING:
     from checkpoint_tools.to_hf import Converted
@@ -42,7 +43,7 @@ def convert() -> None:
 )
 @click.option("--dtype", type=click.Choice(list(_FORMATS)), help="Number format to write. Default: the checkpoint's.")
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Size of a file, such as 500MB or 5GB.")
-@click.option("--tokenizer", type=_PATH, help="Tokenizer to put beside the weights. Default: the run's.")
+@click.option("--tokenizer", type=_PATH, help="Tokenizer to put beside the weights. Default: the checkpoint's.")
 @click.option("--without-tokenizer", is_flag=True, help="Write no tokenizer.")
 @click.option("--hashes/--no-hashes", default=True, show_default=True, help="Verify the content of every file first.")
 @click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Files written at once.")
@@ -56,16 +57,17 @@ def to_hf(
     key_file: Path | None,
     **options: Any,  # noqa: ANN401
 ) -> None:
-    """Convert CHECKPOINT into a Hugging Face model's folder OUT.
+    """Convert CHECKPOINT, or the newest sound one of a run directory, into a Hugging Face model's folder OUT.
 
-    The architecture comes from the checkpoint. OUT appears only after the proof: every tensor written once, shapes as
-    transformers wants them, and logits through megatron-core and transformers equal in fp32. An interrupted conversion
-    continues where it was.
+    Everything comes from the checkpoint, wherever it lies: the architecture, the tokenizer's files, and the settings of
+    the Hugging Face model with which training began. OUT appears only after the proof: each tensor written once, shapes
+    as transformers wants them, logits through megatron-core and transformers equal in fp32, and every value equal to
+    its source. An interrupted conversion continues where it was.
 
     \b
     Examples:
       harness convert to-hf runs/tiny/checkpoints/step_0000300 exported/tiny
-      harness convert to-hf runs/7b/checkpoints/step_0100000 exported/7b --dtype bf16 --max-shard-size 5GB
+      harness convert to-hf runs/7b exported/7b --dtype bf16 --max-shard-size 5GB
     """
     import torch
 
@@ -73,7 +75,11 @@ def to_hf(
     from checkpoint_tools.to_hf import convert as run
     from harness.progress import shown
 
-    require_signed([checkpoint], key_file)
+    if RunDir(checkpoint).checkpoints.is_dir():
+        checkpoint = _newest_in(RunDir(checkpoint), key_file, deep=options["hashes"])
+        options["hashes"] = False  # it was verified a moment ago
+    else:
+        require_signed([checkpoint], key_file)
     dtype, size, workers = (options.pop(name) for name in ("dtype", "max_shard_size", "workers"))
     job = ToHf(
         checkpoint=checkpoint,
@@ -111,8 +117,9 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
 ) -> None:
     """Convert the Hugging Face model in the folder MODEL into a run directory OUT, to continue its training.
 
-    The architecture comes from config.json; an unknown feature is refused by name. Only safetensors are read, and no
-    code of the folder is run. OUT appears only after the proof. An interrupted conversion continues where it was.
+    The architecture comes from config.json; an unknown feature is refused by name, and keys that change nothing are
+    passed over and told. Only safetensors are read, and no code of the folder is run. OUT appears only after the proof.
+    An interrupted conversion continues where it was.
 
     \b
     Example:
@@ -149,7 +156,7 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool, key_file: Pa
     \b
     Example:
       harness convert average runs/7b/checkpoints/step_0098000 runs/7b/checkpoints/step_0100000 runs/mean
-      harness convert to-hf runs/mean/checkpoints/step_0100000 exported/mean
+      harness convert to-hf runs/mean exported/mean
     """
     from checkpoint_tools.average import average as run
     from harness.progress import shown
@@ -182,6 +189,26 @@ def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
         click.echo(f"{difference.name}: {difference.what}")
     click.echo(f"{len(one.names)} tensors compared, {len(found)} differences")
     return EXIT_BAD_DATA if found else 0
+
+
+def _newest_in(run: RunDir, key_file: Path | None, *, deep: bool) -> Path:
+    """Verify the checkpoints of a run from the newest on, and return the first sound one; tell which it is.
+
+    Raises:
+        CheckpointError: The run has none.
+    """
+    from harness.run.checkpoints.choice import newest_sound
+    from harness.run.checkpoints.key_option import key_of_run
+
+    key = key_of_run(run, key_file)
+    choice = newest_sound(run.checkpoints, deep=deep or key is not None, key=key)
+    if choice.entry is None:
+        told = "".join(f"\n  {path.name}: {reason}" for path, reason in choice.passed_over) or " it is empty."
+        raise CheckpointError(f"There is no sound checkpoint in {run.checkpoints}:{told}")
+    for path, reason in choice.passed_over:
+        click.echo(f"warning: passed over {path}: {reason}", err=True)
+    click.echo(f"{run.root}: its newest sound checkpoint is {choice.entry.path.name}")
+    return choice.entry.path
 
 
 def _report(done: Converted) -> None:

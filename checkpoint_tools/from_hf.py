@@ -2,8 +2,8 @@
 
 ```
 OUT/checkpoints/step_0000000/    the weights; `harness train CONFIG --run-dir OUT --resume must` goes on from them
+        tokenizer/  origin/      the files of the model's tokenizer; its config.json and generation_config.json
     model.yaml                   the `model` section that CONFIG must have
-    source/                      config.json and tokenizer of the model, unchanged
     conversion.json              what was converted, and the proof
 ```
 
@@ -13,7 +13,7 @@ An interrupted conversion continues where it was, also in the proof.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,29 +25,39 @@ import yaml
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.conversion_plan import require_complete
-from checkpoint_tools.families.config_json import dynamic_scaling
 from checkpoint_tools.families.family import Move
+from checkpoint_tools.families.rotation import dynamic_scaling
+from checkpoint_tools.foreign_files import is_there, read_whole
 from checkpoint_tools.growth import NO_GROWTH, Growth
 from checkpoint_tools.model_tokenizers import ModelTokenizers, look_at_tokenizers
+from checkpoint_tools.number_formats import format_name
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
 from checkpoint_tools.their_tensors import TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
-from checkpoint_tools.tokenizer_files import BESIDE, SOURCE_FOLDER, written_files
 from checkpoint_tools.transformers_model import require_shapes
 from harness.config.identity import identity_of
 from harness.config.schema import ModelConfig
 from harness.data.order.cursor import Cursor
 from harness.errors import CheckpointError, UsageError
-from harness.parameters.names import EMBEDDING
+from harness.parameters.names import EMBEDDING, split_layer
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
+from harness.run.checkpoints.for_export import (
+    CONFIG,
+    GENERATION_CONFIG,
+    MAX_BYTES,
+    ORIGIN_FOLDER,
+    TOKENIZER_FOLDER,
+    Belongings,
+    put_into,
+)
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.run.files import replace_file
+from harness.tokenizers.belonging_files import files_of_tokenizer, names_in_model, settings_of
+from harness.tokenizers.identity import relation_to
 from harness.version import VERSION
-
-_KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer.model", *BESIDE)
 
 
 def convert(  # noqa: PLR0913 (one argument per option)
@@ -73,11 +83,10 @@ def convert(  # noqa: PLR0913 (one argument per option)
     theirs = open_model(folder)
     model = growth.grown(theirs.model)
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
-    _require_tied(theirs, moves)
-    require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(folder))
-    require_shapes(theirs)
+    _require_model(theirs, moves)
     tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
-    record = _record(theirs, growth, tokenizers)
+    belongings = _belongings(folder, tokenizers)
+    record = _record(theirs, growth, tokenizers, belongings)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
     with output_folder.begun(out, record) as partial:
         with show("convert", num_bytes) as progress:
@@ -87,12 +96,14 @@ def convert(  # noqa: PLR0913 (one argument per option)
                 Weights(
                     model=model,
                     names=[move.ours for move in theirs.family.moves(model)],
-                    read=growth.reader(lambda name: moves[name].joined(theirs.read, theirs.model), theirs.model),
+                    read=growth.reader(lambda name: moves[name].joined(theirs.read_finite, theirs.model), theirs.model),
                 ),
+                belongings,
                 num_workers=num_workers,
                 progress=progress,
             )
-        _keep_settings(theirs, model, tokenizers, partial)
+        text = yaml.safe_dump({"model": model.model_dump(mode="json")}, sort_keys=False)
+        replace_file(partial / "model.yaml", text.encode())
         ours = open_checkpoint(written.checkpoint, hashes=False)
         proof = prove(ours, folder, partial / output_folder.PROOF_NAME, num_layers=proof_layers, growth=growth)
         output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
@@ -110,29 +121,65 @@ def convert(  # noqa: PLR0913 (one argument per option)
 
 
 def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
-    if dynamic_scaling(theirs.fields) is None:
-        return ()
-    longest = theirs.fields.get("max_position_embeddings", "max_position_embeddings")
-    return (
-        f"its rope_scaling is dynamic: it stretches sequences of more than {longest} tokens, training here does not. "
-        "to-hf writes the setting again, unless the run trained on longer sequences.",
-    )
+    told: list[str] = []
+    if theirs.passed_over:
+        told.append(f"its config.json has keys that change nothing, passed over: {', '.join(theirs.passed_over)}")
+    if theirs.beside:
+        told.append(
+            f"its folder has other files that may hold weights, which were not read: {', '.join(theirs.beside)}"
+        )
+    if dynamic_scaling(theirs.fields) is not None:
+        longest = theirs.fields.get("max_position_embeddings", "max_position_embeddings")
+        told.append(
+            f"its rope_scaling is dynamic: it stretches sequences of more than {longest} tokens, training here does "
+            "not. to-hf writes the setting again, unless the run trained on longer sequences."
+        )
+    return tuple(told)
 
 
-def _record(theirs: TheirTensors, growth: Growth, tokenizers: ModelTokenizers) -> dict[str, object]:
+def _belongings(folder: Path, tokenizers: ModelTokenizers) -> Belongings:
+    """Return the files that the checkpoint keeps of a model's folder, besides the weights.
+
+    A tokenizer that grew from the folder's own takes the place of its files, and keeps its settings.
+
+    Raises:
+        CheckpointError: A link leads nowhere, the disk refuses, or a file is too large.
+        DataError: A file of the named tokenizer cannot be read.
+    """
+    origin = {
+        name: read_whole(folder / name, MAX_BYTES) for name in (CONFIG, GENERATION_CONFIG) if is_there(folder / name)
+    }
+    files = {name: read_whole(folder / name, MAX_BYTES) for name in names_in_model(folder)}
+    named = tokenizers.named
+    if named is not None and not (tokenizers.own and relation_to(tokenizers.own[0], named) == "same"):
+        files = {**settings_of(files), **files_of_tokenizer(named)}
+    return {**put_into(ORIGIN_FOLDER, origin), **put_into(TOKENIZER_FOLDER, files)}
+
+
+def _record(
+    theirs: TheirTensors, growth: Growth, tokenizers: ModelTokenizers, belongings: Belongings
+) -> dict[str, object]:
     """Return the input, output and settings of a conversion: an interrupted one is resumed only if all are the same."""
     weights = [(name, (theirs.path / name).stat()) for name in sorted(set(theirs.files.values()))]
     seen = [(name, status.st_size, status.st_mtime_ns) for name, status in weights]
     return {
         "converted": "from-hf",
         "model": theirs.path.resolve().name,
-        "config_xxh3": xxhash.xxh3_64_hexdigest((theirs.path / "config.json").read_bytes()),
+        "belongings_xxh3": {name: xxhash.xxh3_64_hexdigest(content) for name, content in belongings.items()},
         "weights_xxh3": xxhash.xxh3_64_hexdigest(repr(seen).encode()),
         "family": theirs.family.model_type,
         "growth": {"copied_layers": list(growth.copied_layers), "vocab_size": growth.vocab_size},
         **tokenizers.fingerprint(),
         "harness": VERSION,
     }
+
+
+def _require_model(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
+    """Check what can be known before tensors are read: names, shapes, number formats, one output layer."""
+    _require_tied(theirs, moves)
+    require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(theirs.path))
+    require_shapes(theirs)
+    _require_formats(theirs, moves.values())
 
 
 def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
@@ -145,6 +192,20 @@ def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
             f"{theirs.path}: config.json says tie_word_embeddings, but {name} holds other numbers than {embedding}. "
             "Take that tensor away, or set tie_word_embeddings to false, whichever is the model."
         )
+
+
+def _require_formats(theirs: TheirTensors, moves: Iterable[Move]) -> None:
+    """A checkpoint holds a tensor of all layers as one, and so in one number format."""
+    seen: dict[str, tuple[str, torch.dtype]] = {}
+    for move in moves:
+        for name in move.theirs:
+            dtype = theirs.described(name)[1]
+            first, known = seen.setdefault(split_layer(move.ours)[1], (name, dtype))
+            if dtype != known:
+                raise CheckpointError(
+                    f"{theirs.path}: {first} is {format_name(known)}, {name} is {format_name(dtype)}, but both belong "
+                    "to one tensor of a checkpoint. Save the model in one number format."
+                )
 
 
 def _manifest(model: ModelConfig, tokenizers: ModelTokenizers) -> Manifest:
@@ -171,18 +232,6 @@ def _manifest(model: ModelConfig, tokenizers: ModelTokenizers) -> Manifest:
         cursor=Cursor().to_json(),
         optimizer_norms={},
         last_losses=(),
+        longest_seq_length=0,
         fingerprint={"model": identity_of(model), **tokenizers.fingerprint()},
     )
-
-
-def _keep_settings(theirs: TheirTensors, model: ModelConfig, tokenizers: ModelTokenizers, run: Path) -> None:
-    source = run / SOURCE_FOLDER
-    source.mkdir(exist_ok=True)
-    for name in _KEPT:
-        if (theirs.path / name).is_file() and not (theirs.path / name).is_symlink():
-            replace_file(source / name, (theirs.path / name).read_bytes())
-    if tokenizers.named is not None:
-        for name, content in written_files(tokenizers.named).items():
-            replace_file(source / name, content)
-    text = yaml.safe_dump({"model": model.model_dump(mode="json")}, sort_keys=False)
-    replace_file(run / "model.yaml", text.encode())

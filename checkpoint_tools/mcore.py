@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from checkpoint_tools.prompts import Prompts
 from harness.config.schema import (
     ChannelConfig,
     Config,
@@ -29,10 +30,10 @@ from harness.plan.plan import make_plan
 _ALONE = Layout(tensor=1, pipeline=1, virtual_pipeline=1, context=1, data=1)
 
 
-def trace(directory: Path, model: ModelConfig, tokens_BS: torch.Tensor, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Return the trace of a checkpoint's model, computed in fp32 with weights rounded to `dtype`, on the CPU."""
+def trace(directory: Path, model: ModelConfig, prompts: Prompts, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """Return the trace of a checkpoint's model, computed in fp32 on the CPU, with weights rounded to `dtype` first."""
     with _world() as ranks:
-        config = _config(model, tokens_BS.size(1))
+        config = _config(model, prompts.tokens_BS.size(1))
         from harness.checkpoint import mcore as checkpoint_files
         from harness.model.mcore import build_model
 
@@ -40,17 +41,25 @@ def trace(directory: Path, model: ModelConfig, tokens_BS: torch.Tensor, dtype: t
         checkpoint_files.load_weights(directory, chunks)
         built = chunks[0].module.eval()
         with torch.no_grad():
-            for parameter in built.parameters():
+            for parameter in built.parameters() if dtype is not None else ():
                 parameter.copy_(parameter.to(dtype))
-            return _trace(built, tokens_BS, model)
+            rows = zip(prompts.tokens_BS, prompts.positions_BS, strict=True)
+            traces = [_trace(built, tokens[None], positions, model) for tokens, positions in rows]
+        return {place: torch.cat([found[place] for found in traces]) for place in traces[0]}
 
 
-def _trace(built: Any, tokens_BS: torch.Tensor, model: ModelConfig) -> dict[str, torch.Tensor]:  # noqa: ANN401
+def _trace(
+    built: Any,  # noqa: ANN401
+    tokens_BS: torch.Tensor,
+    positions_S: torch.Tensor,
+    model: ModelConfig,
+) -> dict[str, torch.Tensor]:
     kept: dict[str, torch.Tensor] = {}
     places = {"embedding": built.embedding}
     places |= {f"layer {number}": layer for number, layer in enumerate(built.decoder.layers)}
     places["final norm"] = built.decoder.final_layernorm
     hooks = [module.register_forward_hook(_keep(kept, name)) for name, module in places.items()]
+    built.rotation.place(positions_S)
     device = next(built.parameters()).device
     logits_BSV = built(tokens_BS.to(device), None, None)
     kept["logits"] = logits_BSV[..., : model.vocab_size].float().cpu()

@@ -6,13 +6,13 @@ A checkpoint stacks equal parameters of all layers (`decoder.layers.mlp.linear_f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from checkpoint_tools.torch_dist import DTYPES, Shape, StoredTensor, read_index, read_region
+from checkpoint_tools.torch_dist import DTYPES, Shape, StoredTensor, read_chunk, read_index, read_region
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 from harness.parameters.names import LAYERS, in_layer, split_layer
@@ -61,6 +61,16 @@ class OurTensors:
             return read_region(self.path, place.stored, (0,) * len(shape), shape)
         offsets = (place.layer, *(0 for _ in shape[1:]))
         return read_region(self.path, place.stored, offsets, (1, *shape[1:]))[0]
+
+    def blocks(self, name: str) -> Iterator[tuple[tuple[slice, ...], torch.Tensor]]:
+        """Yield the blocks that make up a weight, as they are stored, each with its place in the weight."""
+        place = self.places[name]
+        for chunk in place.stored.chunks:
+            region = tuple(slice(at, at + size) for at, size in zip(chunk.offsets, chunk.sizes, strict=True))
+            if place.layer is None:
+                yield region, read_chunk(self.path, place.stored, chunk)
+            elif region[0].start <= place.layer < region[0].stop:
+                yield region[1:], read_chunk(self.path, place.stored, chunk)[place.layer - region[0].start]
 
 
 def open_checkpoint(path: Path, *, hashes: bool = True) -> OurTensors:

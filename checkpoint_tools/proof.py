@@ -1,7 +1,8 @@
 """The proof of a conversion: both models compute the same, one through megatron-core, the other through transformers.
 
 Ours is built by megatron-core and loaded by Megatron's own reader; theirs is built and loaded by transformers. Both get
-the same token ids, in fp32. Weights are compared as they were written: with `--dtype bf16` ours are rounded first.
+the same token ids at the same positions, in fp32. Weights are compared as they were written: with `--dtype bf16` ours
+are rounded first. Then every value is compared (`values`), also of layers that did not fit into memory.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from checkpoint_tools import transformers_model
 from checkpoint_tools.free_memory import available_bytes
 from checkpoint_tools.growth import NO_GROWTH, Growth
 from checkpoint_tools.our_tensors import OurTensors
-from checkpoint_tools.their_tensors import open_model
+from checkpoint_tools.prompts import Prompts, longest_text, make_prompts
+from checkpoint_tools.their_tensors import TheirTensors, open_model
+from checkpoint_tools.values import NOT_PUBLISHED, NOT_THE_SAME, ComparedValues, require_same_values
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 from harness.run.checkpoints.manifest import MANIFEST_NAME
@@ -31,8 +34,6 @@ MIN_ARGMAX_AGREEMENT = 0.99
 MAX_FREQUENCY_DIFFERENCE = 1e-5
 """Relative difference of a rotary frequency. Short prompts hardly see the low ones, so that they are compared too."""
 
-NUM_PROMPTS = 2
-PROMPT_TOKENS = 96
 _BYTES_PER_PARAMETER = 12
 """Theirs in fp32, ours in fp32 with the gradient buffer that Megatron's wrapper allocates."""
 _SHARE_OF_MEMORY = 0.7
@@ -42,11 +43,9 @@ Trace = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Proof:
-    """The comparison of two models: its extent, and the distances found."""
+class Distances:
+    """The distances between the traces of two models."""
 
-    num_layers: int
-    of_layers: int
     max_difference: float
     mean_difference: float
     largest_logit: float
@@ -56,7 +55,7 @@ class Proof:
     """The first place on the way through the model at which they differ by more than rounding."""
 
     @property
-    def holds(self) -> bool:
+    def hold(self) -> bool:
         """True if every distance is within its bound."""
         return (
             self.first_difference is None
@@ -65,6 +64,26 @@ class Proof:
             and self.argmax_agreement >= MIN_ARGMAX_AGREEMENT
         )
 
+    def summary(self) -> str:
+        """Return the numbers as a part of a line."""
+        return (
+            f"largest difference {self.max_difference:.1e}, mean {self.mean_difference:.1e} (largest logit "
+            f"{self.largest_logit:.2f}), KL {self.kl:.1e}, same argmax {self.argmax_agreement:.2%}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """A proof that holds: what was compared, and the distances found."""
+
+    num_layers: int
+    """Layers that both models computed."""
+    of_layers: int
+    num_tokens: int
+    longest_position: int
+    distances: Distances
+    values: ComparedValues
+
     def as_json(self) -> dict[str, object]:
         """Return the numbers and the bounds."""
         bounds = {
@@ -72,16 +91,28 @@ class Proof:
             "kl": MAX_KL,
             "argmax_agreement": MIN_ARGMAX_AGREEMENT,
         }
-        return {**asdict(self), "bounds": bounds}
+        return {
+            "num_layers": self.num_layers,
+            "of_layers": self.of_layers,
+            "num_tokens": self.num_tokens,
+            "longest_position": self.longest_position,
+            **asdict(self.distances),
+            **asdict(self.values),
+            "bounds": bounds,
+        }
 
     def summary(self) -> str:
         """Return the numbers in one line."""
-        layers = f"{self.num_layers} of {self.of_layers} layers" if self.num_layers < self.of_layers else "all layers"
         return (
-            f"logits through megatron-core and transformers ({layers}, fp32): largest difference "
-            f"{self.max_difference:.1e}, mean {self.mean_difference:.1e} (largest logit {self.largest_logit:.2f}), "
-            f"KL {self.kl:.1e}, same argmax {self.argmax_agreement:.2%}"
+            f"logits through megatron-core and transformers ({_layers_text(self.num_layers, self.of_layers)}, fp32): "
+            f"{self.distances.summary()}; {self.num_tokens} tokens, up to position {self.longest_position:,}; every "
+            f"value of all {self.values.num_tensors} tensors equal ({' and '.join(self.values.formats)}), with "
+            f"{self.values.num_rows:,} rows of the vocabulary"
         )
+
+
+def _layers_text(num_layers: int, of_layers: int) -> str:
+    return f"{num_layers} of {of_layers} layers" if num_layers < of_layers else "all layers"
 
 
 def prove(
@@ -89,8 +120,9 @@ def prove(
 ) -> Proof:
     """Compare a checkpoint with a Hugging Face model's folder.
 
-    Compared are its first `num_layers`; None: all, or as many as fit into this machine's memory. If not all fit, the
-    first ones are written to the folder `scratch`, which is removed. With `growth` the checkpoint's model is larger.
+    Logits are those of its first `num_layers`; None: all, or as many as fit into this machine's memory. If not all fit,
+    the first ones are written to the folder `scratch`, which is removed. Values are compared in all layers. With
+    `growth` the checkpoint's model is larger.
 
     Raises:
         CheckpointError: They are not the same model. Says where they begin to differ.
@@ -105,21 +137,33 @@ def prove(
             " which this machine does not have. Convert on a larger one."
         )
     compared = min(compared, theirs.model.num_layers)
-    tokens = prompts(theirs.model.vocab_size)
-    dtype = theirs.described(theirs.names[0])[1]
+    prompts = make_prompts(theirs.model.vocab_size, longest_text(theirs.fields, theirs.model))
     # One after the other: only what was computed is kept.
-    their_trace: Trace = transformers_model.trace(theirs, tokens, compared)
-    our_trace = _our_trace(ours, scratch, tokens, growth.first_layers(compared), dtype)
+    their_trace: Trace = transformers_model.trace(theirs, prompts, compared)
+    our_trace = _our_trace(ours, scratch, prompts, growth.first_layers(compared), _format_of(theirs))
     if growth != NO_GROWTH:
         our_trace, their_trace = (_common(trace, theirs.model.vocab_size) for trace in (our_trace, their_trace))
-    proof = compare(our_trace, their_trace, num_layers=compared, of_layers=theirs.model.num_layers)
-    if not proof.holds:
-        place = proof.first_difference or "logits"
+    distances = compare(our_trace, their_trace)
+    if not distances.hold:
+        layers = _layers_text(compared, theirs.model.num_layers)
         raise CheckpointError(
-            f"The converted model is not the same model: they first differ at {place}.\n  {proof.summary()}\n"
-            "It was not published."
+            f"{NOT_THE_SAME}: they first differ at {distances.first_difference or 'logits'}.\n  logits through "
+            f"megatron-core and transformers ({layers}, fp32): {distances.summary()}\n{NOT_PUBLISHED}"
         )
-    return proof
+    return Proof(
+        num_layers=compared,
+        of_layers=theirs.model.num_layers,
+        num_tokens=prompts.tokens_BS.numel(),
+        longest_position=int(prompts.positions_BS.max()),
+        distances=distances,
+        values=require_same_values(ours, theirs, growth),
+    )
+
+
+def _format_of(theirs: TheirTensors) -> torch.dtype | None:
+    """Return the one number format of all tensors, to which ours may have been rounded; None if each kept its own."""
+    formats = {theirs.described(name)[1] for name in theirs.names}
+    return formats.pop() if len(formats) == 1 else None
 
 
 def _common(trace: Trace, vocab_size: int) -> Trace:
@@ -128,15 +172,13 @@ def _common(trace: Trace, vocab_size: int) -> Trace:
     return {**kept, "logits": kept["logits"][..., :vocab_size]}
 
 
-def compare(ours: Trace, theirs: Trace, *, num_layers: int, of_layers: int) -> Proof:
+def compare(ours: Trace, theirs: Trace) -> Distances:
     """Return the distances between two traces."""
     assert list(ours) == list(theirs), f"the traces have different places: {list(ours)}, {list(theirs)}"
     a, b = ours["logits"].double(), theirs["logits"].double()
     difference = (a - b).abs()
     log_a, log_b = a.log_softmax(-1), b.log_softmax(-1)
-    return Proof(
-        num_layers=num_layers,
-        of_layers=of_layers,
+    return Distances(
         max_difference=float(difference.max()),
         mean_difference=float(difference.mean()),
         largest_logit=float(b.abs().max()),
@@ -144,12 +186,6 @@ def compare(ours: Trace, theirs: Trace, *, num_layers: int, of_layers: int) -> P
         argmax_agreement=float((a.argmax(-1) == b.argmax(-1)).double().mean()),
         first_difference=next((name for name in ours if not _are_close(ours[name], theirs[name])), None),
     )
-
-
-def prompts(vocab_size: int) -> torch.Tensor:
-    """Return fixed token ids `[B, S]` that look like noise and use the whole vocabulary."""
-    positions = torch.arange(NUM_PROMPTS * PROMPT_TOKENS, dtype=torch.int64)
-    return (positions * 2654435761 % 4294967291 % vocab_size).reshape(NUM_PROMPTS, PROMPT_TOKENS)
 
 
 def layers_that_fit(model: ModelConfig, memory_bytes: int) -> int:
@@ -171,18 +207,18 @@ def _are_close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
     return float((ours - theirs).abs().max()) <= MAX_RELATIVE_DIFFERENCE * max(scale, 1e-30)
 
 
-def _our_trace(ours: OurTensors, scratch: Path, tokens: torch.Tensor, num_layers: int, dtype: torch.dtype) -> Trace:
+def _our_trace(ours: OurTensors, scratch: Path, prompts: Prompts, num_layers: int, dtype: torch.dtype | None) -> Trace:
     # Imported here: Megatron takes seconds to import, and a wrong request should not have to wait for it.
     from checkpoint_tools import mcore
 
     if num_layers == ours.model.num_layers:
-        return mcore.trace(ours.path, ours.model, tokens, dtype)
+        return mcore.trace(ours.path, ours.model, prompts, dtype)
     from checkpoint_tools.checkpoint_writer import write_first_layers
 
     remove_tree(scratch, first=MANIFEST_NAME)  # left over, if the last one was interrupted
     scratch.mkdir()
     try:
         model = write_first_layers(ours, scratch, num_layers)
-        return mcore.trace(scratch, model, tokens, dtype)
+        return mcore.trace(scratch, model, prompts, dtype)
     finally:
         remove_tree(scratch, first=MANIFEST_NAME)

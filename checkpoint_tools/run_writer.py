@@ -15,6 +15,7 @@ from pathlib import Path
 
 from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
 from harness.progress import Progress
+from harness.run.checkpoints.for_export import Belongings
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.files import remove_tree
@@ -34,7 +35,15 @@ class WrittenRun:
     """Bytes that were there from before an interruption."""
 
 
-def write_run(run: Path, manifest: Manifest, weights: Weights, *, num_workers: int, progress: Progress) -> WrittenRun:
+def write_run(
+    run: Path,
+    manifest: Manifest,
+    weights: Weights,
+    belongings: Belongings,
+    *,
+    num_workers: int,
+    progress: Progress,
+) -> WrittenRun:
     """Write the checkpoint of the manifest's step, unless an earlier call has published it.
 
     The folder belongs to this conversion alone. The manifest's files and the time it took are filled in here.
@@ -55,6 +64,6 @@ def write_run(run: Path, manifest: Manifest, weights: Weights, *, num_workers: i
         records.mkdir(exist_ok=True)
         kept_bytes = write_checkpoint(partial, weights, records=records, num_workers=num_workers, progress=progress)
         seconds = round(time.perf_counter() - started, 3)
-        path = store.publish(partial, manifest.model_copy(update={"save_seconds": seconds}))
+        path = store.publish(partial, manifest.model_copy(update={"save_seconds": seconds}), belongings=belongings)
     remove_tree(records, first=MANIFEST_NAME)
     return WrittenRun(checkpoint=path, seconds=time.perf_counter() - started, kept_bytes=kept_bytes)

@@ -1,4 +1,4 @@
-"""A line of text by a converted model, through transformers: greedy, so that the same model writes the same line."""
+"""A line of text by a converted model, through transformers: drawn with a fixed seed, so that it stays the same."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from checkpoint_tools.their_tensors import open_model
 from harness.tokenizers.tokenizer import open_tokenizer
 
 NUM_TOKENS = 24
+TEMPERATURE = 0.8
+TOP_P = 0.9
+"""A small model that always takes the likeliest token repeats one syllable, and shows nothing of what it has learnt."""
+SEED = 1
 
 
 def write_line(folder: Path, prompt: str) -> str:
@@ -25,8 +29,17 @@ def write_line(folder: Path, prompt: str) -> str:
     (ids,) = tokenizer.encode_documents([prompt])
     model = transformers_model.load(open_model(folder))
     given = torch.tensor([ids or [tokenizer.end_of_document_id]])
-    with torch.no_grad():
-        written = model.generate(
-            given, attention_mask=torch.ones_like(given), max_new_tokens=NUM_TOKENS, do_sample=False, pad_token_id=0
-        )
+    # Not the folder's own settings: they may punish repetition, say.
+    settings = type(model.generation_config)(
+        max_new_tokens=NUM_TOKENS,
+        pad_token_id=0,
+        eos_token_id=model.generation_config.eos_token_id,
+        do_sample=True,
+        temperature=TEMPERATURE,
+        top_p=TOP_P,
+        top_k=0,
+    )
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        written = model.generate(given, attention_mask=torch.ones_like(given), generation_config=settings)
     return " ".join(tokenizer.decode(written[0].tolist()).split())

@@ -1,13 +1,13 @@
 """The weights and the settings of a Hugging Face model's folder, read without running anything that lies there.
 
-Only `config.json`, `*.safetensors` and its index are opened: no pickles, no code, no links out of the folder.
+Only `config.json`, `*.safetensors` and its index are opened: no pickles, no code. Links lead to regular files only.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +16,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from checkpoint_tools.families.config_json import family_of, model_from
+from checkpoint_tools.families.config_json import admit, family_of
 from checkpoint_tools.families.family import Family, Fields
+from checkpoint_tools.foreign_files import is_there, read_start, read_whole
+from checkpoint_tools.number_formats import require_fits
 from checkpoint_tools.torch_dist import Shape
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
-from harness.run.files import read_regular
 
 MAX_JSON_BYTES = 64 * 1024**2
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+ADAPTER_NAME = "adapter_config.json"
+_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}\.safetensors")
 _LFS = b"version https://git-lfs"
 _COMPUTED = ".rotary_emb.inv_freq"
@@ -39,10 +42,17 @@ class TheirTensors:
 
     path: Path
     fields: Fields
+    """The keys of its `config.json` that say what the model computes."""
     family: Family
     model: ModelConfig
     files: Mapping[str, str]
     """Name of the file that holds each tensor."""
+    headers: Mapping[str, tuple[Shape, str]]
+    """Shape of each tensor, and its number format as the file spells it."""
+    passed_over: tuple[str, ...] = ()
+    """Keys of its `config.json` that change nothing, and that most files lack."""
+    beside: tuple[str, ...] = ()
+    """Other files that may hold weights; they are not read."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -68,6 +78,16 @@ class TheirTensors:
             tensor: torch.Tensor = file.get_tensor(name)
         return tensor
 
+    def read_finite(self, name: str) -> torch.Tensor:
+        """Read a whole tensor, and check that it holds numbers only.
+
+        Raises:
+            CheckpointError: As `read`, and if it holds one that is not finite.
+        """
+        tensor = self.read(name)
+        require_fits(f"{self.path}: {name}", tensor, tensor.dtype)
+        return tensor
+
     def described(self, name: str) -> tuple[Shape, torch.dtype]:
         """Return shape and number format of a tensor, without reading it.
 
@@ -76,9 +96,7 @@ class TheirTensors:
         """
         if name not in self.files:
             raise CheckpointError(f"{self.path} has no tensor {name}, which its config.json promises.")
-        with _opened(self.path / self.files[name]) as file:
-            part = file.get_slice(name)
-            shape, kind = tuple(part.get_shape()), str(part.get_dtype())
+        shape, kind = self.headers[name]
         if kind not in _DTYPES:
             raise CheckpointError(f"{self.path}: {name} is {kind}; weights must be {', '.join(_DTYPES)}.")
         return shape, _DTYPES[kind]
@@ -90,9 +108,21 @@ def open_model(path: Path) -> TheirTensors:
     Raises:
         CheckpointError: Something is missing or damaged, or the model has a feature that is not known here.
     """
+    _require_model_folder(path)
     fields = read_json(path / "config.json")
     family = family_of(fields)
-    return TheirTensors(path=path, fields=fields, family=family, model=model_from(fields, family), files=_files(path))
+    found = admit(fields, family)
+    files, headers = _files(path)
+    return TheirTensors(
+        path=path,
+        fields=found.fields,
+        family=family,
+        model=found.model,
+        files=files,
+        headers=headers,
+        passed_over=found.passed_over,
+        beside=tuple(name for name in _weight_files(path) if name not in set(files.values())),
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -101,12 +131,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing, too large, or no JSON object.
     """
-    try:
-        content = read_regular(path, MAX_JSON_BYTES)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    if len(content) > MAX_JSON_BYTES:
-        raise CheckpointError(f"{path} is larger than {MAX_JSON_BYTES // 1024**2} MiB.")
+    content = read_whole(path, MAX_JSON_BYTES)
     try:
         fields = json.loads(content, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -123,36 +148,80 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _files(path: Path) -> dict[str, str]:
-    if not (path / INDEX_NAME).exists():
-        if not (path / SINGLE_NAME).exists():
-            pickles = sorted(file.name for file in path.glob("*.bin"))
-            hint = f" ({pickles[0]} is a pickle, which is never read: save it as safetensors)" if pickles else ""
-            raise CheckpointError(f"{path} has neither {SINGLE_NAME} nor {INDEX_NAME}{hint}.")
-        with _opened(path / SINGLE_NAME) as file:
-            return dict.fromkeys(file.keys(), SINGLE_NAME)
-    named = read_json(path / INDEX_NAME).get("weight_map")
-    if not isinstance(named, dict) or not named:
-        raise CheckpointError(f"{path / INDEX_NAME} has no weight_map.")
-    for name in set(named.values()):
-        if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
-            raise CheckpointError(f"{path / INDEX_NAME} names the file {ascii(name)[:80]}, which is not allowed.")
+def _require_model_folder(path: Path) -> None:
+    if not is_there(path / "config.json") and (path / "snapshots").is_dir():
+        found = sorted(folder.name for folder in (path / "snapshots").iterdir())
+        raise CheckpointError(
+            f"{path} is a repository in a cache of Hugging Face. Name one of its snapshots: "
+            f"{', '.join(str(path / 'snapshots' / name) for name in found) or 'there is none'}."
+        )
+    if is_there(path / ADAPTER_NAME):
+        raise CheckpointError(
+            f"{path} has an {ADAPTER_NAME}: some readers would change the weights by the adapter, others not. Merge "
+            "the adapter into the model (peft: merge_and_unload), or take its files away."
+        )
+
+
+def _files(path: Path) -> tuple[dict[str, str], dict[str, tuple[Shape, str]]]:
+    """Return the file, and the shape and format, of each tensor."""
+    if is_there(path / INDEX_NAME):
+        named = _named_by_index(path)
+    elif is_there(path / SINGLE_NAME):
+        named = None
+    else:
+        raise CheckpointError(f"{path} has neither {SINGLE_NAME} nor {INDEX_NAME}{_instead(_weight_files(path))}.")
     found: dict[str, str] = {}
-    for shard in sorted(set(named.values())):
+    headers: dict[str, tuple[Shape, str]] = {}
+    for shard in sorted(set(named.values())) if named is not None else [SINGLE_NAME]:
         with _opened(path / shard) as file:
             for tensor in file.keys():  # noqa: SIM118 (no mapping)
                 if tensor in found:
                     raise CheckpointError(f"{path}: {tensor} is in {found[tensor]} and in {shard}.")
-                found[tensor] = shard
+                part = file.get_slice(tensor)
+                found[tensor], headers[tensor] = shard, (tuple(part.get_shape()), str(part.get_dtype()))
+    named = found if named is None else named
     if wrong := sorted(name for name in {*found, *named} if found.get(name) != named.get(name)):
         raise CheckpointError(f"{path}: index and files differ on {len(wrong)} tensors, first {wrong[0]}.")
-    return found
+    return found, headers
+
+
+def _named_by_index(path: Path) -> dict[str, str]:
+    """Return the file of each tensor, as the index says."""
+    named = read_json(path / INDEX_NAME).get("weight_map")
+    if not isinstance(named, dict) or not named:
+        raise CheckpointError(f"{path / INDEX_NAME} has no weight_map.")
+    for name in named.values():
+        if not isinstance(name, str) or not _SHARD_NAME.fullmatch(name):
+            raise CheckpointError(f"{path / INDEX_NAME} names the file {ascii(name)[:80]}, which is not allowed.")
+    others = sorted(set(named.values()) - {SINGLE_NAME})
+    if others and is_there(path / SINGLE_NAME):
+        raise CheckpointError(
+            f"{path} has two sets of weights: {SINGLE_NAME}, and an index ({INDEX_NAME}) that names other files, first "
+            f"{others[0]}. transformers reads {SINGLE_NAME}, other programs the index. Take away the one that is not "
+            "the model."
+        )
+    return named
+
+
+def _weight_files(path: Path) -> list[str]:
+    return sorted(file.name for file in path.iterdir() if file.name.endswith(_WEIGHT_SUFFIXES))
+
+
+def _instead(found: Sequence[str]) -> str:
+    """Return a hint for a folder whose weights have other names."""
+    kept = [name for name in found if name.endswith(".safetensors")]
+    if kept:
+        return (
+            f"; it has {kept[0]}{' and others' if len(kept) > 1 else ''}, which nothing names as the model's weights. "
+            f"Fetch the index, or rename the file to {SINGLE_NAME} if it is all of them"
+        )
+    return f" ({found[0]} is a pickle, which is never read: save it as safetensors)" if found else ""
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        if read_regular(path, len(_LFS)).startswith(_LFS):
+        if read_start(path, len(_LFS)) == _LFS:
             raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: fetch it with `git lfs pull`.")
         with safe_open(path, framework="pt", device="cpu") as opened:
             yield opened

@@ -14,19 +14,21 @@ import xxhash
 
 from checkpoint_tools import output_folder
 from checkpoint_tools.conversion_plan import Shard, plan_shards, require_complete
-from checkpoint_tools.families.config_json import dynamic_scaling, fields_for, rotary_fields
+from checkpoint_tools.families.config_json import fields_for
 from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.families.registry import family_for_writing
+from checkpoint_tools.kept_settings import SPECIAL_IDS, KeptSettings, kept_settings
+from checkpoint_tools.number_formats import require_fits
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
 from checkpoint_tools.proof import Proof, prove
 from checkpoint_tools.safetensors_file import safetensors_writer
-from checkpoint_tools.their_tensors import INDEX_NAME, read_json
-from checkpoint_tools.tokenizer_files import SOURCE_FOLDER, TokenizerFiles, find_tokenizer
-from harness.config.schema import ModelConfig
+from checkpoint_tools.their_tensors import INDEX_NAME
+from checkpoint_tools.tokenizer_files import TokenizerFiles, find_tokenizer
 from harness.errors import UsageError
 from harness.progress import Progress, ShowProgress
+from harness.run.checkpoints.for_export import GENERATION_CONFIG, belongings_of
 from harness.run.checkpoints.manifest import MANIFEST_NAME, manifest_text
-from harness.run.files import replace_file
+from harness.run.files import broken_link, replace_file
 from harness.run.paths import RunDir
 from harness.version import VERSION
 
@@ -89,11 +91,17 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
     shards = plan_shards(
         family, ours.model, lambda name: (ours.shape(name), ours.dtype(name)), job.dtype, job.max_shard_bytes
     )
-    tokenizer = None if job.without_tokenizer else find_tokenizer(ours, job.tokenizer)
+    belongings = belongings_of(ours.path, ours.manifest)
+    kept = kept_settings(ours, belongings)
+    tokenizer = None if job.without_tokenizer else find_tokenizer(ours, belongings, job.tokenizer)
     record = _record(ours, family, shards, tokenizer, job)
     num_bytes = sum(shard.num_bytes for shard in shards)
     with output_folder.begun(job.out, record) as partial:
-        _write_settings(partial, ours, family, tokenizer, shards)
+        _write_settings(partial, fields_for(ours.model, family, _extras(kept, tokenizer, shards)), kept)
+        _write_index(partial, shards)
+        for name, content in (tokenizer.files if tokenizer else {}).items():
+            (partial / name).parent.mkdir(exist_ok=True)
+            replace_file(partial / name, content)
         started = time.perf_counter()
         with show("convert", num_bytes) as progress:
             kept_bytes = write_shards(partial, ours, shards, job.num_workers, progress)
@@ -109,16 +117,14 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
         seconds=seconds,
         proof=proof,
         left_out=ours.left_out,
-        warnings=(tokenizer.warning,) if tokenizer and tokenizer.warning else (),
+        warnings=(*kept.warnings, *(tokenizer.warnings if tokenizer else ())),
     )
 
 
 def _require_checkpoint(path: Path) -> None:
-    """Refuse a run directory or a Hugging Face model given in place of a checkpoint; the reader finds other errors."""
-    if RunDir(path).checkpoints.is_dir():
-        raise UsageError(
-            f"{path} is a run directory: name one of its checkpoints. List them: harness checkpoint list {path}"
-        )
+    """Refuse a Hugging Face model, or a run without its disk; the reader of checkpoints finds other errors."""
+    if problem := broken_link(RunDir(path).checkpoints):
+        raise UsageError(f"{RunDir(path).checkpoints} {problem}.")
     if not (path / MANIFEST_NAME).is_file() and (path / "config.json").is_file():
         raise UsageError(f"{path} is a Hugging Face model, no checkpoint. To go the other way: harness convert from-hf")
 
@@ -142,6 +148,7 @@ def _write_shard(path: Path, ours: OurTensors, shard: Shard, progress: Progress)
     with safetensors_writer(path, shard.entries) as write:
         for written in shard.written:
             tensor = ours.read(written.move.ours)
+            require_fits(written.move.ours, tensor, written.entries[0].dtype)
             parts = written.move.fusion.split(tensor, ours.model)
             for entry, part in zip(written.entries, parts, strict=True):
                 write(entry.name, part.to(entry.dtype))
@@ -168,48 +175,30 @@ def _record(
     }
 
 
-def _write_settings(
-    folder: Path, ours: OurTensors, family: Family, tokenizer: TokenizerFiles | None, shards: Sequence[Shard]
-) -> None:
-    """Write `config.json`, `generation_config.json`, the index of the weights, and the tokenizer's files."""
-    extras = {**(tokenizer.special_ids if tokenizer else {}), **_kept_settings(ours)}
-    ids = {key: value for key, value in extras.items() if key.endswith("_token_id") and value is not None}
+def _extras(kept: KeptSettings, tokenizer: TokenizerFiles | None, shards: Sequence[Shard]) -> Fields:
+    """Return the keys of `config.json` that do not change the function."""
     formats = {entry.dtype for shard in shards for entry in shard.entries}
     # The name of transformers 4, which 5 reads too.
     widest = str(max(formats, key=lambda dtype: dtype.itemsize)).removeprefix("torch.")
-    fields = fields_for(ours.model, family, {**extras, "torch_dtype": widest})
+    ids = tokenizer.special_ids if tokenizer and not kept.has_origin else {}
+    return {**ids, **kept.config, "torch_dtype": widest}
+
+
+def _write_settings(folder: Path, fields: Fields, kept: KeptSettings) -> None:
+    """Write `config.json` and `generation_config.json`."""
     _write_json(folder / "config.json", fields)
-    _write_json(folder / "generation_config.json", {**ids, "do_sample": False})
+    if kept.generation_config is not None:
+        replace_file(folder / GENERATION_CONFIG, kept.generation_config)
+    else:
+        ids = {key: fields[key] for key in SPECIAL_IDS if fields.get(key) is not None}
+        _write_json(folder / GENERATION_CONFIG, {**ids, "do_sample": False})
+
+
+def _write_index(folder: Path, shards: Sequence[Shard]) -> None:
     if len(shards) > 1:
         files = {entry.name: shard.name for shard in shards for entry in shard.entries}
         total = sum(shard.num_bytes for shard in shards)
         _write_json(folder / INDEX_NAME, {"metadata": {"total_size": total}, "weight_map": files})
-    if tokenizer is not None:
-        for name, content in tokenizer.files.items():
-            replace_file(folder / name, content)
-
-
-def _kept_settings(ours: OurTensors) -> dict[str, object]:
-    """Return settings that do not change the function: the special ids of the model it began from, and the lengths."""
-    source = ours.path.resolve().parent.parent / SOURCE_FOLDER / "config.json"
-    kept = read_json(source) if source.is_file() else {}
-    settings: dict[str, object] = {
-        key: kept[key] for key in ("bos_token_id", "eos_token_id", "pad_token_id") if key in kept
-    }
-    data = ours.manifest.fingerprint.get("data")
-    lengths = [kept.get("max_position_embeddings"), data.get("seq_length") if isinstance(data, dict) else None]
-    known = [length for length in lengths if isinstance(length, int)]
-    if known:
-        settings["max_position_embeddings"] = max(known)
-        if known[0] == lengths[0] == max(known) and _rotates_as(ours.model, kept):
-            settings["rope_scaling"] = dynamic_scaling(kept)
-    return settings
-
-
-def _rotates_as(model: ModelConfig, kept: Fields) -> bool:
-    """Return whether the rotary positions equal those of the original model, which stretches only longer sequences."""
-    plain = {"rope_theta": kept.get("rope_theta") or (kept.get("rope_parameters") or {}).get("rope_theta")}
-    return dynamic_scaling(kept) is not None and rotary_fields(model) == {**plain, "rope_scaling": None}
 
 
 def _write_json(path: Path, fields: dict[str, object]) -> None:

@@ -1,33 +1,32 @@
-"""The tokenizer of a checkpoint as files for a Hugging Face model's folder."""
+"""The tokenizer of a checkpoint as files for a Hugging Face model's folder.
+
+The files lie in the checkpoint. Those that came from a Hugging Face model go back as they came. A SentencePiece or a
+tiktoken file of a run's own is translated into a `tokenizer.json` that gives the same ids.
+"""
 
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import xxhash
 
 from checkpoint_tools import sentencepiece_model, tiktoken_model
 from checkpoint_tools.our_tensors import OurTensors
 from harness.config.load import load_config
 from harness.errors import CheckpointError, HarnessError, UsageError
+from harness.run.checkpoints.for_export import CONFIG, ORIGIN_FOLDER, TOKENIZER_FOLDER, Belongings, in_folder
+from harness.text import listed
+from harness.tokenizers.belonging_files import SETTINGS_FILE, files_of_tokenizer, settings_of
 from harness.tokenizers.identity import difference, recorded_tokenizers, relation_to
 from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
-from harness.tokenizers.tekken_file import TekkenTokenizer
-from harness.tokenizers.tiktoken_file import TiktokenTokenizer, description_file
+from harness.tokenizers.tiktoken_file import TiktokenTokenizer
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
-SOURCE_FOLDER = "source"
-"""Folder of a run that holds what `from-hf` kept of the model it began from."""
-BESIDE = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-)
-"""Files that describe a tokenizer.json further; they are copied unread."""
+_TRANSLATED = "tokenizer.json"
 _ADVICE = "Name it with --tokenizer, or give --without-tokenizer"
 
 
@@ -37,19 +36,28 @@ class TokenizerFiles:
 
     files: Mapping[str, bytes]
     special_ids: Mapping[str, object] = field(default_factory=dict)
-    """Keys for `config.json`."""
-    warning: str | None = None
-    """Warning for a user who wants to load it."""
+    """Keys for `config.json` of a model that did not begin from a Hugging Face model."""
+    warnings: tuple[str, ...] = ()
+    """Warnings for a user who wants to load it."""
 
 
-def find_tokenizer(ours: OurTensors, named: Path | None) -> TokenizerFiles | None:
+def find_tokenizer(ours: OurTensors, belongings: Belongings, named: Path | None) -> TokenizerFiles | None:
     """Return the tokenizer that a checkpoint was trained with; None if it had none and none was named.
+
+    Args:
+        ours: The checkpoint.
+        belongings: Its small files, the tokenizer's among them. A checkpoint of an earlier version has none, and its
+            tokenizer is looked for in its run.
+        named: A tokenizer to write in place of the checkpoint's files.
 
     Raises:
         UsageError: It is not where the run had it.
         CheckpointError: It is another one than the checkpoint was trained with.
     """
+    kept, has_origin = _kept(ours, belongings), f"{ORIGIN_FOLDER}/{CONFIG}" in belongings
     recorded = recorded_tokenizers(ours.manifest.fingerprint)
+    if named is None and kept:
+        return _of_checkpoint(kept, has_origin=has_origin)
     if not recorded and named is None:
         return None
     path = named or _path_in_run(ours.path)
@@ -64,51 +72,91 @@ def find_tokenizer(ours: OurTensors, named: Path | None) -> TokenizerFiles | Non
             f"{ours.path} was trained with another tokenizer, {recorded[0]}: {difference(recorded[0], tokenizer)}. "
             f"{_ADVICE}."
         )
-    files = written_files(tokenizer)
-    warning = None
-    if "tokenizer.json" not in files:
-        warning = (
-            f"{tokenizer.path} is not written as a tokenizer.json, for want of one with the same ids: it is copied as "
-            "it is. Load it with its own library; transformers would translate it by rules of its own, to other ids."
-        )
-    ids = {"bos_token_id": None, "eos_token_id": tokenizer.end_of_document_id}
-    return TokenizerFiles(files=files, special_ids=ids, warning=warning)
+    written = _written(tokenizer, files_of_tokenizer(tokenizer), has_origin=has_origin)
+    if lost := sorted(settings_of(kept).keys() - written.files.keys()):
+        told = f"{listed(lost)} of the checkpoint are not written, because --tokenizer {named} was given"
+        return TokenizerFiles(files=written.files, special_ids=written.special_ids, warnings=(*written.warnings, told))
+    return written
+
+
+def _kept(ours: OurTensors, belongings: Belongings) -> dict[str, bytes]:
+    """Return the files in a checkpoint; of an earlier version, those of its run if one of them made it."""
+    files = in_folder(belongings, TOKENIZER_FOLDER)
+    recorded = recorded_tokenizers(ours.manifest.fingerprint)
+    if ours.manifest.longest_seq_length is not None or not recorded:
+        return files
+    hashes = {xxhash.xxh3_64_hexdigest(content) for content in files.values()}
+    return files if any(identity.xxh3 in hashes for identity in recorded) else {}
 
 
 def _path_in_run(checkpoint: Path) -> Path | None:
-    """Return `data.tokenizer` of the run that a checkpoint lies in, or the path that `from-hf` kept."""
-    run = checkpoint.resolve().parent.parent
-    try:
-        configured = load_config(run / "config.yaml").data.tokenizer
-    except (HarnessError, OSError):
-        configured = None
-    kept = run / SOURCE_FOLDER
-    return configured or (kept if kept.is_dir() else None)
+    """Return `data.tokenizer` of the run that a checkpoint of an earlier version lies in."""
+    for run in dict.fromkeys((checkpoint.absolute().parent.parent, checkpoint.resolve().parent.parent)):
+        try:
+            return load_config(run / "config.yaml").data.tokenizer
+        except (HarnessError, OSError):
+            continue
+    return None
 
 
-def written_files(tokenizer: Tokenizer) -> dict[str, bytes]:
-    """Return the files of a tokenizer for a Hugging Face model's folder, by name."""
-    content = tokenizer.path.read_bytes()
+def _of_checkpoint(kept: Mapping[str, bytes], *, has_origin: bool) -> TokenizerFiles:
+    if has_origin and not _is_bare(kept):
+        return TokenizerFiles(files=kept)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in kept.items():
+            path = Path(folder) / name
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content)
+        try:
+            return _written(open_tokenizer(Path(folder)), kept, has_origin=has_origin)
+        except HarnessError as error:
+            told = f"its tokenizer is copied as it is, and could not be opened: {str(error).replace(folder, '')}"
+            return TokenizerFiles(files=kept, warnings=(told,))
+
+
+def _is_bare(files: Mapping[str, bytes]) -> bool:
+    """Return whether there is nothing that tells transformers how to load the tokenizer."""
+    return _TRANSLATED not in files and SETTINGS_FILE not in files
+
+
+def _written(tokenizer: Tokenizer, files: Mapping[str, bytes], *, has_origin: bool) -> TokenizerFiles:
+    """Return the files of an open tokenizer, translated where transformers would give other ids."""
+    warnings: tuple[str, ...] = ()
+    if _TRANSLATED not in files and (not has_origin or _is_bare(files)):
+        files = {**files, **_translated(tokenizer, files)}
+        if _TRANSLATED not in files:
+            warnings = (
+                f"{tokenizer.path.name} is not written as a tokenizer.json, for want of one with the same ids: it is "
+                "copied as it is. Load it with its own library; transformers would translate it by rules of its own, "
+                "to other ids.",
+            )
+    ids = {"bos_token_id": None, "eos_token_id": tokenizer.end_of_document_id}
+    return TokenizerFiles(files=files, special_ids=ids, warnings=warnings)
+
+
+def _translated(tokenizer: Tokenizer, files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return a tokenizer as transformers reads it, with the settings beside it; empty if that would give other ids."""
+    text = None
     if isinstance(tokenizer, SentencePieceTokenizer):
-        return {"tokenizer.model": content, **_translated(tokenizer, sentencepiece_model.as_tokenizer_json(content))}
-    if isinstance(tokenizer, TiktokenTokenizer):
-        described = description_file(tokenizer.path)
-        copied = {path.name: path.read_bytes() for path in (tokenizer.path, described) if path.is_file()}
-        return {**copied, **_translated(tokenizer, tiktoken_model.as_tokenizer_json(tokenizer))}
-    if isinstance(tokenizer, TekkenTokenizer):
-        return {"tekken.json": content}
-    beside = [tokenizer.path.with_name(name) for name in BESIDE]
-    return {"tokenizer.json": content, **{path.name: path.read_bytes() for path in beside if path.is_file()}}
-
-
-def _translated(tokenizer: Tokenizer, text: str | None) -> dict[str, bytes]:
-    """Return a tokenizer as transformers reads it; empty if that would give other ids."""
+        text = sentencepiece_model.as_tokenizer_json(tokenizer.path.read_bytes())
+    elif isinstance(tokenizer, TiktokenTokenizer):
+        text = tiktoken_model.as_tokenizer_json(tokenizer)
     if text is None:
         return {}
     symbols = {symbol["id"]: symbol["content"] for symbol in json.loads(text)["added_tokens"]}
+    own = _settings(files)
     settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": symbols.get(tokenizer.end_of_document_id),
         "clean_up_tokenization_spaces": False,
+        **{key: value for key, value in own.items() if key != "auto_map"},
+        "tokenizer_class": "PreTrainedTokenizerFast",
     }
-    return {"tokenizer.json": text.encode(), "tokenizer_config.json": (json.dumps(settings, indent=2) + "\n").encode()}
+    return {_TRANSLATED: text.encode(), SETTINGS_FILE: (json.dumps(settings, indent=2) + "\n").encode()}
+
+
+def _settings(files: Mapping[str, bytes]) -> dict[str, object]:
+    try:
+        found = json.loads(files.get(SETTINGS_FILE, b"{}"))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

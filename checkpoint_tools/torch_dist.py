@@ -69,7 +69,7 @@ def read_region(folder: Path, tensor: StoredTensor, offsets: Shape, sizes: Shape
     """
     whole = next((chunk for chunk in tensor.chunks if (chunk.offsets, chunk.sizes) == (offsets, sizes)), None)
     if whole is not None:
-        return _read_chunk(folder, tensor, whole)
+        return read_chunk(folder, tensor, whole)
     result = torch.empty(sizes, dtype=DTYPES[tensor.dtype])
     for chunk in tensor.chunks:
         start = tuple(max(a, b) for a, b in zip(offsets, chunk.offsets, strict=True))
@@ -77,7 +77,7 @@ def read_region(folder: Path, tensor: StoredTensor, offsets: Shape, sizes: Shape
         stop = tuple(min(a + m, b + n) for a, m, b, n in ends)
         if any(a >= b for a, b in zip(start, stop, strict=True)):
             continue
-        loaded = _read_chunk(folder, tensor, chunk)
+        loaded = read_chunk(folder, tensor, chunk)
         result[_slices(start, stop, offsets)] = loaded[_slices(start, stop, chunk.offsets)]
     return result
 
@@ -86,7 +86,12 @@ def _slices(start: Shape, stop: Shape, origin: Shape) -> tuple[slice, ...]:
     return tuple(slice(a - o, b - o) for a, b, o in zip(start, stop, origin, strict=True))
 
 
-def _read_chunk(folder: Path, tensor: StoredTensor, chunk: Chunk) -> torch.Tensor:
+def read_chunk(folder: Path, tensor: StoredTensor, chunk: Chunk) -> torch.Tensor:
+    """Read a chunk of a tensor.
+
+    Raises:
+        CheckpointError: It is not what the index says.
+    """
     place = f"{chunk.file} at byte {chunk.file_offset:,}"
     try:
         with os.fdopen(open_regular(folder / chunk.file), "rb") as file:

@@ -13,6 +13,7 @@ from torch import nn
 from checkpoint_tools.families.config_json import fields_for
 from checkpoint_tools.families.family import Fields
 from checkpoint_tools.families.registry import FAMILIES
+from checkpoint_tools.prompts import Prompts
 from checkpoint_tools.their_tensors import TheirTensors
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError, UsageError
@@ -20,17 +21,18 @@ from harness.model.rotary import frequencies
 
 OLDEST_TRANSFORMERS = (5, 3)
 """Older versions run code out of a `config.json` (CVE-2026-4372)."""
-_NOT_SETTINGS = ("model_type", "auto_map", "architectures", "transformers_version", "_name_or_path", "torch_dtype")
+_NO_TOKENS = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+"""The ids of special tokens change no logits; transformers warns of those beyond the vocabulary of a small model."""
 
 
 def require_shapes(theirs: TheirTensors) -> None:
     """Check that the model that transformers would build has the same tensors with the same shapes.
 
     Raises:
-        CheckpointError: The folder does not hold that model.
+        CheckpointError: The folder does not hold that model, or transformers refuses its `config.json`.
     """
     with torch.device("meta"):
-        wanted = _class("AutoModelForCausalLM").from_config(_config(theirs, None)).state_dict()
+        wanted = _built(theirs, _config(theirs, None)).state_dict()
     if not theirs.model.untie_embeddings_and_output_weights:
         wanted.pop("lm_head.weight", None)
     found: dict[str, tuple[int, ...]] = {}
@@ -55,7 +57,7 @@ def require_frequencies(theirs: TheirTensors, model: ModelConfig, bound: float) 
         CheckpointError: They are not.
     """
     small: Fields = {"vocab_size": 8, "intermediate_size": 8}
-    judge = _class("AutoModelForCausalLM").from_config(_config(theirs, 1, small))
+    judge = _built(theirs, _config(theirs, 1, small))
     theirs_d = next(buffer for name, buffer in judge.named_buffers() if name.endswith("rotary_emb.inv_freq"))
     ours_d = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
     if ours_d.shape != theirs_d.shape or not torch.allclose(ours_d, theirs_d.cpu().float(), rtol=bound, atol=0.0):
@@ -65,16 +67,30 @@ def require_frequencies(theirs: TheirTensors, model: ModelConfig, bound: float) 
         )
 
 
-def trace(theirs: TheirTensors, tokens_BS: torch.Tensor, num_layers: int) -> dict[str, torch.Tensor]:
+def trace(theirs: TheirTensors, prompts: Prompts, num_layers: int) -> dict[str, torch.Tensor]:
     """Return the trace of the first layers of the model, through transformers in fp32."""
     model = load(theirs, num_layers)
+    rows = zip(prompts.tokens_BS, prompts.positions_BS, strict=True)
+    traces = [_trace(model, tokens[None], positions[None], num_layers) for tokens, positions in rows]
+    return {place: torch.cat([found[place] for found in traces]) for place in traces[0]}
+
+
+def _trace(
+    model: Any,  # noqa: ANN401 (a model of transformers)
+    tokens_BS: torch.Tensor,
+    positions_BS: torch.Tensor,
+    num_layers: int,
+) -> dict[str, torch.Tensor]:
     kept: dict[str, torch.Tensor] = {}
     places = {"embedding": "model.embed_tokens"}
     places |= {f"layer {layer}": f"model.layers.{layer}" for layer in range(num_layers)}
     places["final norm"] = "model.norm"
     hooks = [model.get_submodule(path).register_forward_hook(_keep(kept, name)) for name, path in places.items()]
     with torch.no_grad():
-        kept["logits"] = model(input_ids=tokens_BS, use_cache=False).logits.float()
+        # Without a mask transformers would take every gap between positions for the begin of another text.
+        mask_BS = torch.ones_like(tokens_BS)
+        output = model(input_ids=tokens_BS, position_ids=positions_BS, attention_mask=mask_BS, use_cache=False)
+        kept["logits"] = output.logits.float()
     for hook in hooks:
         hook.remove()
     return {name: kept[name] for name in (*places, "logits")}
@@ -89,10 +105,12 @@ def load(theirs: TheirTensors, num_layers: int | None = None) -> Any:  # noqa: A
     config = _config(theirs, num_layers)
     if theirs.family.judge is not None:
         return _load_through_llama(theirs, config)
-    with _quiet():
-        model, report = _class("AutoModelForCausalLM").from_pretrained(
+    make, settings = _class("AutoModelForCausalLM").from_pretrained, _class("GenerationConfig")()
+    with _quiet(), _refusal_told(theirs):
+        model, report = make(
             theirs.path,
             config=config,
+            generation_config=settings,  # the folder's own may be damaged, and says nothing of the function
             dtype=torch.float32,
             attn_implementation="eager",
             local_files_only=True,
@@ -105,7 +123,7 @@ def load(theirs: TheirTensors, num_layers: int | None = None) -> Any:  # noqa: A
 
 
 def _load_through_llama(theirs: TheirTensors, config: Any) -> nn.Module:  # noqa: ANN401
-    model: nn.Module = _class("AutoModelForCausalLM").from_config(config, attn_implementation="eager")
+    model = _built(theirs, config)
     own = model.state_dict()
     loaded: set[str] = set()
     for name in theirs.names:
@@ -125,17 +143,38 @@ def _judged(theirs: TheirTensors, name: str, tensor: torch.Tensor) -> dict[str, 
 
 
 def _config(theirs: TheirTensors, num_layers: int | None, changes: Fields | None = None) -> Any:  # noqa: ANN401
-    """Return the configuration from the keys that `families.config_json` admits, never from the folder's code."""
+    """Return the configuration from the keys that say what the model computes, never from the folder's code.
+
+    Raises:
+        CheckpointError: The package transformers refuses it.
+    """
     family, fields = theirs.family, theirs.fields
     if family.judge is not None:
         family, fields = FAMILIES["llama"], fields_for(theirs.model, FAMILIES["llama"], {})
-    settings = {key: value for key, value in fields.items() if key not in _NOT_SETTINGS}
-    settings["rope_scaling"] = dict(settings.get("rope_scaling") or {}) or None
-    settings["dtype"] = torch.float32
+    settings = {key: value for key, value in fields.items() if key not in ("model_type", "architectures")}
+    settings |= {**_NO_TOKENS, "dtype": torch.float32}
     if num_layers is not None:
         settings["num_hidden_layers"] = num_layers
-        settings.pop("layer_types", None)
-    return _class("AutoConfig").for_model(family.model_type, **{**settings, **(changes or {})})
+    make = _class("AutoConfig").for_model
+    with _refusal_told(theirs):
+        return make(family.model_type, **{**settings, **(changes or {})})
+
+
+def _built(theirs: TheirTensors, config: Any) -> nn.Module:  # noqa: ANN401
+    """Return the model of a configuration, with weights of its own."""
+    make = _class("AutoModelForCausalLM").from_config
+    with _refusal_told(theirs):
+        model: nn.Module = make(config, attn_implementation="eager")
+    return model
+
+
+@contextmanager
+def _refusal_told(theirs: TheirTensors) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the library's own checks raise many kinds
+        problem = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"transformers refuses {theirs.path}: {problem}") from error
 
 
 def _keep(kept: dict[str, torch.Tensor], name: str) -> Callable[..., None]:

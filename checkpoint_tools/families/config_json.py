@@ -3,63 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
 
 from checkpoint_tools.families.family import Family, Fields
+from checkpoint_tools.families.json_values import TOKEN_IDS, TRUTH, Kind, number, same, shown, whole
 from checkpoint_tools.families.registry import FAMILIES, REFUSED
-from harness.config.schema import ModelConfig, RopeScalingConfig
+from checkpoint_tools.families.remarks import STANDARD, TOKEN_ID_KEYS, changes_nothing
+from checkpoint_tools.families.rotation import KEYS as ROTARY_KEYS
+from checkpoint_tools.families.rotation import Rotation, read_rotation, rotary_fields
+from harness.config.schema import ModelConfig
 from harness.config.validate import cross_field_problems
 from harness.errors import CheckpointError
 
-_HARMLESS = {
-    "architectures",
-    "model_type",
-    "transformers_version",
-    "torch_dtype",
-    "dtype",
-    "use_cache",
-    "_name_or_path",
-    "bos_token_id",
-    "eos_token_id",
-    "pad_token_id",
-    "unk_token_id",
-    "attention_dropout",
-    "max_position_embeddings",
-    "auto_map",
-    "tokenizer_class",
-    "return_dict",
-    "output_attentions",
-    "output_hidden_states",
-    "chunk_size_feed_forward",
-    "is_encoder_decoder",
-    "id2label",
-    "label2id",
-    "problem_type",
-    "num_labels",
-    "is_decoder",
+_BIASES = ("attention_bias", "mlp_bias")
+_WIDTH, _HEADS = whole(2**24), whole(2**16)
+_KINDS: Mapping[str, Kind] = {
+    "vocab_size": _WIDTH,
+    "hidden_size": _WIDTH,
+    "intermediate_size": _WIDTH,
+    "num_hidden_layers": whole(10_000),
+    "num_attention_heads": _HEADS,
+    "num_key_value_heads": _HEADS,
+    "head_dim": _HEADS,
+    "rms_norm_eps": number(1e-30, 1.0),
+    "initializer_range": number(1e-30, 1.0),
+    "tie_word_embeddings": TRUTH,
+    "max_position_embeddings": whole(2**31 - 1),
+    **dict.fromkeys(_BIASES, TRUTH),
+    **dict.fromkeys(TOKEN_ID_KEYS, TOKEN_IDS),
 }
-"""Keys that do not change the function at inference. `auto_map` names code, which is never run."""
-_READ_HERE = {
-    "tie_word_embeddings",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "layer_types",
-    "attention_bias",
-    "mlp_bias",
-}
+"""The values that each key may have. The bounds only keep nonsense out; no model comes near them."""
 _DEFAULTS: Mapping[str, object] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False}
 """Defaults of the classes of transformers for keys that `config.json` lacks."""
-_DYNAMIC = "dynamic"
-"""Stretches only sequences beyond `max_position_embeddings`: up to there it is nothing."""
-_SCALING_KEYS = {
-    "default": frozenset[str](),
-    _DYNAMIC: frozenset({"factor"}),
-    "linear": frozenset({"factor"}),
-    "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"}),
-}
+_GROUPS = "num_key_value_heads"
+"""Here null is no missing key: it means as many as there are heads."""
+_FULL = "full_attention"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admitted:
+    """A `config.json` that was understood."""
+
+    model: ModelConfig
+    fields: Fields
+    """The keys that say what the model computes, as transformers 5 takes them; null only where it says something."""
+    passed_over: tuple[str, ...]
+    """Keys that change nothing and that most files lack."""
 
 
 def family_of(fields: Fields) -> Family:
@@ -73,40 +65,35 @@ def family_of(fields: Fields) -> Family:
         return FAMILIES[name]
     reason = f" ({REFUSED[name]})" if isinstance(name, str) and name in REFUSED else ""
     raise CheckpointError(
-        f"config.json says model_type {ascii(name)[:60]}{reason}; this version of harness knows {', '.join(FAMILIES)}."
+        f"config.json says model_type {shown(name)}{reason}; this version of harness knows {', '.join(FAMILIES)}."
     )
 
 
-def model_from(fields: Fields, family: Family) -> ModelConfig:
-    """Return our model for a `config.json`.
+def admit(fields: Fields, family: Family) -> Admitted:
+    """Return what a `config.json` says.
 
     Raises:
         CheckpointError: A key is not known, or has a value that is not. Names every one of them.
     """
-    said = {**_DEFAULTS, **family.defaults, **{key: value for key, value in fields.items() if value is not None}}
-    problems = _unknown(fields, family)
-    scaling = _scaling(fields, problems)
-    base = _rotation(fields)
-    values: dict[str, Any] = {name: said[key] for key, name in family.fields.items() if key in said}
-    values |= {
-        **family.has,
-        "vocab_size_multiple_of": 128,
-        "untie_embeddings_and_output_weights": not said["tie_word_embeddings"],
-        "rotary_base": base.get("rope_theta", said["rope_theta"]) if isinstance(base, dict) else None,
-        "rope_scaling": scaling,
-        **_biases(fields, family, problems),
-    }
-    model: ModelConfig | None = None
-    try:
-        model = ModelConfig.model_validate(values)
-        wrong = cross_field_problems({"model": model})
-        problems += [f"{'.'.join(map(str, problem.location[1:]))} {problem.text}" for problem in wrong]
-    except ValidationError as error:
-        problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
-    if problems or model is None:
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        raise CheckpointError(f"config.json describes a model that this version of harness does not know:\n{lines}")
-    return model
+    problems: list[str] = []
+    rotation = read_rotation(fields)
+    plain = _plain(fields, family, problems)
+    _check_fixed(fields, family, problems)
+    _check_layer_types(fields, plain, problems)
+    passed_over = [*_passed_over(fields, family, problems), *rotation.passed_over]
+    values = _values(plain, rotation, family, problems)
+    _require_none([*problems, *rotation.problems])
+    return Admitted(
+        model=_model(values, family),
+        fields={**{key: plain[key] for key in plain if key not in TOKEN_ID_KEYS}, **rotation.as_fields()},
+        passed_over=tuple(sorted(passed_over)),
+    )
+
+
+def plain_fields(fields: Fields) -> Fields:
+    """Return a `config.json` in which whole numbers that are spelled as `8192.0` are whole; the rest as it is."""
+    plain = {key: kind.plain(fields[key]) for key, kind in _KINDS.items() if key in fields}
+    return {**fields, **{key: value for key, value in plain.items() if value is not None}}
 
 
 def fields_for(model: ModelConfig, family: Family, extras: Fields) -> Fields:
@@ -116,82 +103,113 @@ def fields_for(model: ModelConfig, family: Family, extras: Fields) -> Fields:
     fields |= {key: said[name] for key, name in family.fields.items()}
     fields |= {key: values[0] for key, values in family.fixed.items()}
     if family.has_bias_keys:
-        fields |= {"attention_bias": model.add_bias_linear, "mlp_bias": model.add_bias_linear}
+        fields |= dict.fromkeys(_BIASES, model.add_bias_linear)
     fields["tie_word_embeddings"] = not model.untie_embeddings_and_output_weights
     # The spelling of transformers 4, which 5 reads too.
     return {**fields, **rotary_fields(model), **extras}
 
 
-def dynamic_scaling(fields: Fields) -> Fields | None:
-    """Return the setting that stretches only sequences beyond `max_position_embeddings`, if a `config.json` has it.
-
-    Our model has no such setting: the function is the same up to that length.
-    """
-    said = _rotation(fields)
-    if not isinstance(said, dict) or _kind(said) != _DYNAMIC:
-        return None
-    return {key: value for key, value in said.items() if key != "rope_theta"}
-
-
-def rotary_fields(model: ModelConfig) -> Fields:
-    """Return the keys for rotary positions; the same for all models with the same frequencies."""
-    scaling, base = model.rope_scaling, model.rotary_base
-    if scaling is None:
-        return {"rope_theta": base, "rope_scaling": None}
-    if scaling.type == "ntk":
-        # A fixed stretching is nothing but another base.
-        size = model.head_size
-        return {"rope_theta": base * scaling.factor ** (size / (size - 2)), "rope_scaling": None}
-    kept = {name: getattr(scaling, name) for name in sorted(_SCALING_KEYS[scaling.type])}
-    return {"rope_theta": base, "rope_scaling": {"rope_type": scaling.type, **kept}}
+def _read_keys(family: Family) -> set[str]:
+    """Return the keys whose values are taken from a file."""
+    return {
+        *family.fields,
+        "tie_word_embeddings",
+        "max_position_embeddings",
+        *TOKEN_ID_KEYS,
+        *(_BIASES if family.has_bias_keys else ()),
+    }
 
 
-def _unknown(fields: Fields, family: Family) -> list[str]:
-    known = _HARMLESS | _READ_HERE | set(family.fields) | set(family.fixed) | set(family.ignored)
-    problems = [f"{ascii(key)[1:-1][:60]}: not known" for key in fields if key not in known]
+def _plain(fields: Fields, family: Family, problems: list[str]) -> Fields:
+    """Return the plain values of the keys that are read, without those that are missing, null or wrong."""
+    plain: Fields = {}
+    for key in sorted(_read_keys(family) & set(fields)):
+        value = fields[key]
+        if value is None:
+            continue
+        try:
+            plain[key] = _KINDS[key].read(key, value) if key in _KINDS else value
+        except CheckpointError as error:
+            problems.append(str(error))
+    if _GROUPS in fields and fields[_GROUPS] is None and "num_attention_heads" in plain:
+        plain[_GROUPS] = plain["num_attention_heads"]
+    fixed = {key: value for key, value in fields.items() if key in family.fixed}
+    return {**plain, **{key: value for key, value in fixed.items() if value is not None or None in family.fixed[key]}}
+
+
+def _check_fixed(fields: Fields, family: Family, problems: list[str]) -> None:
     for key, allowed in family.fixed.items():
-        said = fields.get(key, family.defaults.get(key, allowed[0]))
-        if said not in allowed:
-            problems.append(f"{key}: {ascii(said)[:60]}, known is {', '.join(map(str, allowed))}")
+        missing = family.defaults.get(key, allowed[0])
+        said = fields.get(key, missing)
+        if said is None and None not in allowed:
+            said = missing
+        if not any(same(said, one) for one in allowed):
+            problems.append(f"{key}: {shown(said)}, known is {', '.join(map(str, allowed))}")
+
+
+def _check_layer_types(fields: Fields, plain: Fields, problems: list[str]) -> None:
     kinds = fields.get("layer_types")
-    if kinds is not None and set(kinds) != {"full_attention"}:
-        problems.append(f"layer_types: {ascii(sorted(set(map(str, kinds))))[:80]}, known is full_attention")
-    return problems
+    if kinds is None:
+        return
+    if not isinstance(kinds, list):
+        problems.append(f"layer_types: {shown(kinds)} is not a list")
+    elif other := [kind for kind in kinds if kind != _FULL]:
+        problems.append(f"layer_types: {shown(other[0])} in it, known is {_FULL}")
+    elif len(kinds) != plain.get("num_hidden_layers", len(kinds)):
+        problems.append(f"layer_types: {len(kinds)} layers, but num_hidden_layers is {plain['num_hidden_layers']}")
 
 
-def _scaling(fields: Fields, problems: list[str]) -> RopeScalingConfig | None:
-    said = _rotation(fields)
-    if not isinstance(said, dict):
-        problems.append(f"rope_scaling: {ascii(said)[:60]} is not an object")
-        return None
-    kind = _kind(said)
-    bases = {"rope_theta": fields.get("rope_theta"), "rope_theta in rope_parameters": said.get("rope_theta")}
-    if None not in bases.values() and len(set(bases.values())) > 1:
-        problems.append(f"two bases: {', '.join(f'{key} {ascii(value)[:40]}' for key, value in bases.items())}")
-    if kind not in _SCALING_KEYS:
-        problems.append(f"rope_scaling: type {ascii(kind)[:40]}, known are {', '.join(_SCALING_KEYS)}")
-        return None
-    rest = {key: value for key, value in said.items() if key not in ("rope_type", "type", "rope_theta")}
-    if kind == _DYNAMIC:
-        rest.pop("original_max_position_embeddings", None)
-    if set(rest) != _SCALING_KEYS[kind]:
-        problems.append(f"rope_scaling: {kind} with {sorted(rest)}, known is {sorted(_SCALING_KEYS[kind])}")
-        return None
-    return RopeScalingConfig(type=kind, **rest) if kind not in ("default", _DYNAMIC) else None
+def _passed_over(fields: Fields, family: Family, problems: list[str]) -> list[str]:
+    """Return the keys that change nothing; those that might are noted."""
+    known = {*_read_keys(family), *family.fixed, *family.ignored, *ROTARY_KEYS, *STANDARD, "layer_types"}
+    unknown = {key: value for key, value in fields.items() if key not in known}
+    problems += [
+        f"{ascii(key)[1:-1][:60]}: not known, so it may change what the model computes. If it is only a remark, delete "
+        "it from config.json"
+        for key, value in unknown.items()
+        if not changes_nothing(key, value)
+    ]
+    return [ascii(key)[1:-1][:60] for key, value in unknown.items() if changes_nothing(key, value)]
 
 
-def _rotation(fields: Fields) -> Any:  # noqa: ANN401 (what a file holds)
-    return fields.get("rope_parameters") or fields.get("rope_scaling") or {}
-
-
-def _kind(said: Fields) -> Any:  # noqa: ANN401 (what a file holds)
-    return said.get("rope_type", said.get("type", "default"))
-
-
-def _biases(fields: Fields, family: Family, problems: list[str]) -> dict[str, bool]:
-    attention, mlp = (fields.get(key, False) for key in ("attention_bias", "mlp_bias"))
-    if not family.has_bias_keys:
-        return {}
-    if attention != mlp:
+def _values(plain: Fields, rotation: Rotation, family: Family, problems: list[str]) -> dict[str, Any]:
+    """Return the fields of our model; what is missing is noted."""
+    said = {**_DEFAULTS, **family.defaults, **plain}
+    noted = {problem.split(":")[0] for problem in problems}
+    needed = [key for key, name in family.fields.items() if ModelConfig.model_fields[name].is_required()]
+    problems += [f"{key}: missing, or null" for key in needed if key not in said and key not in noted]
+    attention, mlp = (bool(plain.get(key, False)) for key in _BIASES)
+    if family.has_bias_keys and attention != mlp:
         problems.append(f"attention_bias: {attention} with mlp_bias {mlp}; known are both or neither")
-    return {"add_bias_linear": bool(attention)}
+    return {
+        **{name: said[key] for key, name in family.fields.items() if key in said},
+        **family.has,
+        "vocab_size_multiple_of": 128,
+        "untie_embeddings_and_output_weights": not said["tie_word_embeddings"],
+        "rotary_base": said["rope_theta"] if rotation.base is None else rotation.base,
+        "rope_scaling": rotation.as_model_field(),
+        **({"add_bias_linear": attention} if family.has_bias_keys else {}),
+    }
+
+
+def _model(values: dict[str, Any], family: Family) -> ModelConfig:
+    theirs = {name: key for key, name in family.fields.items()}
+    try:
+        model = ModelConfig.model_validate(values)
+    except ValidationError as error:
+        _require_none(
+            [
+                f"{theirs.get(str(e['loc'][0]), e['loc'][0])}: {e['msg']}, given {shown(e['input'])}"
+                for e in error.errors()
+            ]
+        )
+        raise
+    wrong = cross_field_problems({"model": model})
+    _require_none([f"{theirs.get(str(p.location[1]), p.location[1])}: {p.location[1]} {p.text}" for p in wrong])
+    return model
+
+
+def _require_none(problems: list[str]) -> None:
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise CheckpointError(f"config.json describes a model that this version of harness does not know:\n{lines}")

@@ -24,7 +24,7 @@ MINIMIND = Family(
     fixed={"hidden_act": ("silu",), "use_moe": (False,), "inference_rope_scaling": (False,)},
     # Without experts their settings mean nothing; dropout acts in training only.
     ignored=(*_EXPERTS, "dropout", "flash_attn"),
-    defaults={"tie_word_embeddings": True, "rope_theta": 1e6, "rms_norm_eps": 1e-5},
+    defaults={"tie_word_embeddings": True, "rope_theta": 1e6, "rms_norm_eps": 1e-5, "num_key_value_heads": 2},
     is_written=False,
     judge=lambda name, tensor, model: {name: tensor},
 )

@@ -12,5 +12,5 @@ MISTRAL = Family(
     fields=FIELDS,
     has={**HAS, "qk_layernorm": False, "add_qkv_bias": False, "add_bias_linear": False},
     fixed={"hidden_act": ("silu",), "sliding_window": (None,)},
-    defaults={"sliding_window": 4096},
+    defaults={"sliding_window": 4096, "num_key_value_heads": 8},
 )

@@ -13,5 +13,6 @@ QWEN2 = Family(
     has={**HAS, "qk_layernorm": False, "add_qkv_bias": True, "add_bias_linear": False},
     fixed={"hidden_act": ("silu",), "use_sliding_window": (False,), "use_mrope": (False,)},
     ignored=("sliding_window", "max_window_layers"),
+    defaults={"num_key_value_heads": 32},
     is_default=True,
 )

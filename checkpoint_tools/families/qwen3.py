@@ -13,5 +13,6 @@ QWEN3 = Family(
     has={**HAS, "qk_layernorm": True, "add_qkv_bias": False, "add_bias_linear": False},
     fixed={"hidden_act": ("silu",), "use_sliding_window": (False,), "attention_bias": (False,)},
     ignored=("sliding_window", "max_window_layers"),
+    defaults={"num_key_value_heads": 32, "head_dim": 128},
     is_default=True,
 )

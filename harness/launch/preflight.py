@@ -206,10 +206,11 @@ def _free_space(request: Request) -> Iterator[str]:
         return
     # Weights, master weights and the optimizer's state.
     needed = NUM_CHECKPOINTS * plan.num_parameters * config.optimizer.kind.checkpoint_bytes(config.precision.dtype)
-    free = shutil.disk_usage(existing).free
+    place = folder if (folder := request.run_dir.checkpoints).is_dir() else existing  # it may lie on another disk
+    free = shutil.disk_usage(place).free
     if free < needed:
         yield (
-            f"only {free / 2**30:,.1f} GiB are free in {existing}, but {NUM_CHECKPOINTS} checkpoints take about "
+            f"only {free / 2**30:,.1f} GiB are free in {place}, but {NUM_CHECKPOINTS} checkpoints take about "
             f"{needed / 2**30:,.1f} GiB; make room, or choose another directory with --run-dir"
         )
 

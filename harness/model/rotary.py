@@ -50,12 +50,18 @@ class Rotation:
 
     def __init__(self, model: ModelConfig, cp: Place = context.WHOLE) -> None:
         self._cp = cp
+        self._positions: torch.Tensor | None = None
         self.follow(model)
 
     def follow(self, model: ModelConfig) -> None:
         """Use the base and the scaling of this configuration from here on."""
         self._frequencies = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
         self._tables: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def place(self, positions_S: torch.Tensor | None) -> None:
+        """Take the tokens to stand at these positions from here on; None: one after the other, from 0."""
+        self._positions = positions_S
+        self._tables = {}
 
     def __call__(self, x_SBND: torch.Tensor) -> torch.Tensor:
         """Return the rotated tensor, of the same shape and dtype. S are the tokens that this rank holds."""
@@ -82,8 +88,8 @@ class Rotation:
     def _table(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         key = (length, device)
         if key not in self._tables:
-            positions = context.positions(length, self._cp).float()
-            angles = torch.outer(positions, self._frequencies)[:, None, None, :]
+            positions = context.positions(length, self._cp) if self._positions is None else self._positions
+            angles = torch.outer(positions.float(), self._frequencies)[:, None, None, :]
             self._tables[key] = (angles.cos().to(device), angles.sin().to(device))
         return self._tables[key]
 

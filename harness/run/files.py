@@ -22,6 +22,30 @@ UNREADABLE = "cannot be read"
 """Part of every problem text about a checkpoint that the disk refused to show."""
 
 
+def refusal(path: Path, error: OSError) -> str:
+    """Return why the disk did not show a path, with the place that it leads to if it is a link.
+
+    A disk that is not mounted and a folder that was moved away both leave links that lead nowhere.
+    """
+    target = _target(path)
+    return f"{f'is a link to {target}, which ' if target else ''}{UNREADABLE}: {error.strerror}"
+
+
+def broken_link(path: Path) -> str | None:
+    """Return what is wrong with a link that leads nowhere; None for a link that leads somewhere, and for no link."""
+    try:
+        path.stat()
+    except OSError as error:
+        return refusal(path, error) if _target(path) else None
+    return None
+
+
+def _target(path: Path) -> Path | None:
+    with suppress(OSError):
+        return path.readlink()
+    return None
+
+
 def open_regular(path: Path) -> int:
     """Open a file for reading and return its descriptor. Links, folders, pipes and devices are refused.
 

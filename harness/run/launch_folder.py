@@ -20,7 +20,7 @@ from pathlib import Path
 from harness.config.load import dump_config, load_config
 from harness.config.schema import Config
 from harness.errors import ConfigError, UsageError
-from harness.run.files import replace_file
+from harness.run.files import broken_link, replace_file
 from harness.run.launches import CONFIG, LAUNCH, LaunchStart, write_launch_file
 from harness.run.paths import RunDir
 
@@ -34,9 +34,10 @@ def make_run(run_dir: RunDir) -> None:
     try:
         run_dir.make_folders()
     except OSError as error:
+        place = Path(error.filename or run_dir.root)
+        problem = f"{place} {found}" if (found := broken_link(place)) else f"{error.strerror} ({place})"
         raise UsageError(
-            f"cannot make the run directory {run_dir.root}: {error.strerror} ({error.filename}); "
-            "choose another one with --run-dir"
+            f"cannot make the run directory {run_dir.root}: {problem}; choose another one with --run-dir"
         ) from None
 
 

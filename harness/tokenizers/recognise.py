@@ -78,6 +78,9 @@ def find_file(path: Path) -> Path:
     Raises:
         DataError: There is no such file, or the folder holds none or several.
     """
+    for link in (path, path / "tokenizer.json"):
+        if link.is_symlink() and not link.exists():
+            raise DataError(f"tokenizer {link}: a link that leads nowhere, to {link.readlink()}. Fetch the file again.")
     if path.is_file():
         return path
     if not path.is_dir():

@@ -12,6 +12,7 @@ from harness.metrics.recorder import Recorder
 from harness.optim.mcore import Optimizer
 from harness.parallel.ranks import Ranks
 from harness.plan.plan import PhasePlan, Plan
+from harness.run.checkpoints.for_export import Belongings
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.event_types import StepEvent
 from harness.run.heartbeats import Heartbeat
@@ -51,6 +52,8 @@ class Run:
     """Earlier states in the memory of the host, the oldest first."""
     nearby: Nearby | None = None
     """Writes snapshots down for a start on the same nodes."""
+    belongings: Belongings = field(default_factory=dict)
+    """Files that each checkpoint holds for an export, on the writer (`harness.train.components.belongings`)."""
 
     def announce(self, text: str, event: StepEvent | None = None) -> None:
         """Record an event and show a text to people, on global rank 0."""

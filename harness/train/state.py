@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.data.order.cursor import Cursor
+from harness.run.checkpoints.for_export import longest_seq_length
 from harness.run.checkpoints.manifest import MAX_LOSSES, Adjustment, Manifest, Parent, RollbackRecord
 from harness.run.order_changes import Change
 
@@ -43,6 +44,8 @@ class TrainState:
     """The last rollback on the way to this state."""
     adjustment: Adjustment | None = None
     """Change of the optimizer by a rollback for some steps."""
+    longest_seq_length: int = 0
+    """Tokens of the longest sequences on the way to this state, also before a conversion or a mean."""
 
     @property
     def is_saved(self) -> bool:
@@ -66,6 +69,7 @@ class TrainState:
             learning_rate=learning_rate,
             last_losses=losses,
             adjustment=adjustment,
+            longest_seq_length=max(self.longest_seq_length, _tokens_per_sample(self.cursor, cursor)),
         )
 
     def after_save(
@@ -108,4 +112,10 @@ class TrainState:
             saved=Parent(step=manifest.step, attempt=manifest.attempt),
             rollback=manifest.rollback,
             adjustment=manifest.adjustment,
+            longest_seq_length=longest_seq_length(manifest) or 0,
         )
+
+
+def _tokens_per_sample(before: Cursor, after: Cursor) -> int:
+    samples = after.consumed_samples - before.consumed_samples
+    return (after.consumed_tokens - before.consumed_tokens) // samples if samples else 0

@@ -76,6 +76,7 @@ TEXT = """\
   "rollback": null,
   "adjustment": null,
   "rotation": null,
+  "longest_seq_length": null,
   "fingerprint": {},
   "files": {
     "a": {"bytes": 1, "xxh3": "0000000000000000"},

@@ -76,7 +76,7 @@ def test_the_list_says_what_is_wrong(store: CheckpointStore) -> None:
     assert problems == [
         (5, "manifest.json is missing"),
         (6, "it is not a folder"),
-        (7, "it is not a folder"),
+        (7, "the folder is named after step 7, its manifest says step 10"),
         (20, "the folder is named after step 20, its manifest says step 10"),
     ]
     assert len(store.list()) == 4

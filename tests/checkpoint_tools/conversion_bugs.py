@@ -13,8 +13,9 @@ import torch
 
 from checkpoint_tools.families.family import Family, Rule
 from checkpoint_tools.families.llama import LLAMA
-from checkpoint_tools.layout import GATE_UP, QKV, Fusion, split_gate_up, split_qkv
+from checkpoint_tools.layout import GATE_UP, QKV, VOCABULARY, Fusion, pad_vocabulary, split_gate_up, split_qkv
 from harness.config.schema import ModelConfig
+from harness.parameters.names import EMBEDDING, OUTPUT
 
 
 @contextmanager
@@ -92,6 +93,23 @@ def _last_layer_twice() -> Iterator[None]:
 
 
 @contextmanager
+def _nan_in_checkpoint() -> Iterator[None]:
+    """A run that went wrong: one weight of the last layer is no number."""
+    from checkpoint_tools.our_tensors import OurTensors
+
+    read = OurTensors.read
+
+    def wrong(self: OurTensors, name: str) -> torch.Tensor:
+        tensor = read(self, name)
+        if name == "decoder.layers.1.mlp.linear_fc2.weight":
+            tensor[0, 0] = float("nan")
+        return tensor
+
+    with mock.patch.object(OurTensors, "read", wrong):
+        yield
+
+
+@contextmanager
 def _power_cut() -> Iterator[None]:
     """Ends at the second file."""
     from checkpoint_tools import to_hf
@@ -109,7 +127,88 @@ def _power_cut() -> Iterator[None]:
         yield
 
 
-BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
+@contextmanager
+def _value_changed(name: str, row: int) -> Iterator[None]:
+    """One value of a written file is another one: by a writer, a disk, or a tool on the way."""
+    from safetensors.torch import load_file, save_file
+
+    from checkpoint_tools import to_hf
+
+    write = to_hf.write_shards
+
+    def wrong(folder: Path, *arguments: Any) -> int:
+        kept_bytes = write(folder, *arguments)
+        for path in folder.glob("*.safetensors"):
+            weights = load_file(path)
+            if name in weights:
+                weights[name][row, 3] += 0.25
+                save_file(weights, path, metadata={"format": "pt"})
+        return kept_bytes
+
+    with mock.patch("checkpoint_tools.to_hf.write_shards", wrong):
+        yield
+
+
+@contextmanager
+def _row_lost(parameter: str, row: int) -> Iterator[None]:
+    """A reader of Hugging Face's files leaves out one row of a table."""
+    from checkpoint_tools.families.registry import FAMILIES
+
+    def join(parts: Any, model: ModelConfig) -> torch.Tensor:
+        joined = pad_vocabulary(parts, model)
+        joined[row] = 0
+        return joined
+
+    bug = Fusion(split=VOCABULARY.split, join=join)
+    rules = tuple(replace(rule, fusion=bug) if rule.ours == parameter else rule for rule in LLAMA.rules)
+    with mock.patch.dict(FAMILIES, llama=replace(LLAMA, rules=rules)):
+        yield
+
+
+@contextmanager
+def _new_row_of_its_own() -> Iterator[None]:
+    from checkpoint_tools import growth
+
+    grow = growth._more_rows
+
+    def wrong(rows: torch.Tensor, model: ModelConfig, grown: ModelConfig) -> torch.Tensor:
+        result = grow(rows, model, grown)
+        result[grown.vocab_size - 1] += 0.01
+        return result
+
+    with mock.patch("checkpoint_tools.growth._more_rows", wrong):
+        yield
+
+
+@contextmanager
+def _copy_of_the_first_layer() -> Iterator[None]:
+    """Silent copies that are made of another layer than their own."""
+    from checkpoint_tools.growth import Growth, Read
+
+    give = Growth.reader
+
+    def wrong(self: Growth, read: Read, model: ModelConfig) -> Read:
+        read_grown = give(self, read, model)
+        return lambda name: read_grown(name.replace("layers.2.mlp", "layers.0.mlp"))
+
+    with mock.patch.object(Growth, "reader", wrong):
+        yield
+
+
+def _loud_copy() -> AbstractContextManager[object]:
+    """A copy that nobody silenced."""
+    from harness.parameters.parameter import Parameter
+    from harness.parameters.table import find_parameter
+
+    def never_into_residual(name: str, model: ModelConfig) -> Parameter:
+        return replace(find_parameter(name, model), writes_to_residual=False)
+
+    return mock.patch("checkpoint_tools.growth.find_parameter", never_into_residual)
+
+
+UNSEEN_ROW = 2000
+"""A row of a vocabulary that no prompt of the proof has."""
+BUGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "q and k swapped": lambda: _with_split(QKV, _swap_q_and_k),
     "groups ignored": lambda: _with_split(QKV, _without_groups),
     "pairs rotated": lambda: _with_split(QKV, _heads_by_turns),
@@ -119,5 +218,15 @@ BUGS: dict[str, Callable[[], AbstractContextManager[None]]] = {
     "wrong epsilon": lambda: _with_field("rms_norm_eps", 3.0),
     "a layer twice": _last_layer_twice,
     "power cut": _power_cut,
+    "nan in the checkpoint": _nan_in_checkpoint,
+    "a value of the last layer": lambda: _value_changed("model.layers.1.mlp.down_proj.weight", 7),
+    "a row of the written embedding": lambda: _value_changed("model.embed_tokens.weight", UNSEEN_ROW),
+    "a row of the written output layer": lambda: _value_changed("lm_head.weight", UNSEEN_ROW),
+    "a row of the read embedding": lambda: _row_lost(EMBEDDING, UNSEEN_ROW),
+    "a row of the read output layer": lambda: _row_lost(OUTPUT, UNSEEN_ROW),
+    "a new row": _new_row_of_its_own,
+    "a copy of another layer": _copy_of_the_first_layer,
+    "a loud copy": _loud_copy,
+    "a base that long texts see": lambda: _with_field("rope_theta", 1 + 4e-6),
     "no bug at all": nullcontext,
 }

@@ -62,6 +62,24 @@ def command(rank: int, world_size: int, init_method: str, arguments: list[str], 
     return Left(code, out.getvalue(), err.getvalue())
 
 
+def warnings_of_transformers(rank: int, world_size: int, init_method: str, arguments: list[str]) -> list[str]:
+    """What transformers says on its own during `harness …`, beside the command's own lines."""
+    import logging
+
+    import transformers
+
+    said: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger(transformers.__name__)
+    logger.addHandler(handler)
+    try:
+        assert command(rank, world_size, init_method, arguments).code == 0, f"{arguments} failed"
+    finally:
+        logger.removeHandler(handler)
+    return said
+
+
 def with_memory(rank: int, world_size: int, init_method: str, checkpoint: Path, out: Path, memory_bytes: int) -> str:
     """`to-hf` on a machine with so much free memory."""
     from unittest import mock
@@ -72,32 +90,28 @@ def with_memory(rank: int, world_size: int, init_method: str, checkpoint: Path, 
 
 def continued(rank: int, world_size: int, init_method: str, folder: Path, prompt: str, num_tokens: int) -> str:
     """What an exported model writes after a prompt, loaded with its tokenizer as any user of transformers does."""
+    import torch
     import transformers
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     settings = transformers.GenerationConfig.from_pretrained(folder)
     settings.max_new_tokens, settings.pad_token_id = num_tokens, 0
+    settings.do_sample, settings.temperature, settings.top_p, settings.top_k = True, 0.8, 0.9, 0
+    torch.manual_seed(1)
     ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)
     written = model.generate(**ids, generation_config=settings)
     return str(tokenizer.decode(written[0], skip_special_tokens=True))
 
 
-def loud_copy_from_hf(rank: int, world_size: int, init_method: str, folder: Path, out: Path) -> str:
-    """`from-hf` by a converter that copies a block and forgets to silence it."""
-    from dataclasses import replace
-    from unittest import mock
+def mutated_from_hf(
+    rank: int, world_size: int, init_method: str, folder: Path, out: Path, mutation: str, options: dict[str, Any]
+) -> str:
+    """`from-hf` by a converter that has a certain bug."""
+    import conversion_bugs
 
-    from checkpoint_tools.growth import Growth
-    from harness.config.schema import ModelConfig
-    from harness.parameters.parameter import Parameter
-    from harness.parameters.table import find_parameter
-
-    def never_into_residual(name: str, model: ModelConfig) -> Parameter:
-        return replace(find_parameter(name, model), writes_to_residual=False)
-
-    with mock.patch("checkpoint_tools.growth.find_parameter", never_into_residual):
-        return from_hf(rank, world_size, init_method, folder, out, {"growth": Growth(copied_layers=(1,))})
+    with conversion_bugs.BUGS[mutation]():
+        return from_hf(rank, world_size, init_method, folder, out, options)
 
 
 class HeldOut(NamedTuple):

@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -24,6 +25,10 @@ SIZES: dict[str, Any] = {
     "bos_token_id": None,
     "eos_token_id": 2,
 }
+
+
+VOCAB_SIZE = 420
+SENTENCES = [f"the quick brown fox {n} jumps over the lazy dog, 你好世界 number {n * 7}" for n in range(300)]
 
 
 class Variant(NamedTuple):
@@ -178,3 +183,20 @@ def assert_same_bits(one: Path, other: Path) -> None:
     a, b = weights_of(one), weights_of(other)
     assert set(a) == set(b)
     assert [name for name in a if a[name].dtype != b[name].dtype or not torch.equal(a[name], b[name])] == []
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A small byte-level tokenizer whose documents end with id 2, as the models say."""
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=VOCAB_SIZE,
+        special_tokens=["<unk>", "<s>", "</s>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(SENTENCES, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))

@@ -16,7 +16,8 @@ from typing import Any
 from unittest import mock
 
 from checkpoint_tools import average, checkpoint_writer, from_hf, to_hf
-from checkpoint_tools.proof import Proof
+from checkpoint_tools.proof import Distances, Proof
+from checkpoint_tools.values import ComparedValues
 from harness.progress import Progress, ShowProgress
 
 CALLS = ("open", "fsync", "rename", "replace", "unlink", "mkdir", "rmdir")
@@ -82,14 +83,19 @@ def run(conversion: Conversion, out: Path, kill_at: int | None = None) -> int:
         yield lambda num_bytes: step()
 
     proof = Proof(
-        num_layers=2,
-        of_layers=2,
-        max_difference=0.0,
-        mean_difference=0.0,
-        largest_logit=1.0,
-        kl=0.0,
-        argmax_agreement=1.0,
-        first_difference=None,
+        num_layers=1,
+        of_layers=1,
+        num_tokens=1,
+        longest_position=0,
+        distances=Distances(
+            max_difference=0.0,
+            mean_difference=0.0,
+            largest_logit=1.0,
+            kl=0.0,
+            argmax_agreement=1.0,
+            first_difference=None,
+        ),
+        values=ComparedValues(num_tensors=1, num_rows=1, formats=("float32",)),
     )
     with ExitStack() as stack:
         for name in CALLS:

@@ -229,7 +229,8 @@ def test_a_larger_model_computes_the_same_at_the_start(pool: Pool, tmp_path: Pat
 
 def test_the_proof_catches_a_copy_that_is_not_silent(pool: Pool, tmp_path: Path) -> None:
     given = write_model(tmp_path / "given", VARIANTS[0])
-    [told] = pool.run(conversion_jobs.loud_copy_from_hf, 1, given, tmp_path / "run")
+    options = {"growth": Growth(copied_layers=(1,))}
+    [told] = pool.run(conversion_jobs.mutated_from_hf, 1, given, tmp_path / "run", "a loud copy", options)
     assert "they first differ at final norm" in told
     assert not (tmp_path / "run").exists()
 

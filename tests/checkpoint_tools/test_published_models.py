@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint_tools.families.config_json import family_of, fields_for, model_from
+from checkpoint_tools.families.config_json import admit, family_of, fields_for
 from harness.errors import CheckpointError
 from harness.plan.parameters import count_parameters
 
@@ -106,10 +106,10 @@ PUBLISHED = {
 def test_a_published_model_is_read_and_has_as_many_parameters(name: str) -> None:
     num_parameters, fields = PUBLISHED[name]
     family = family_of(fields)
-    model = model_from(fields, family)
+    model = admit(fields, family).model
     assert count_parameters(model).total == num_parameters
     if family.is_written:
-        again = model_from(fields_for(model, family, {}), family)
+        again = admit(fields_for(model, family, {}), family).model
         assert again.head_size == model.head_size
         assert again.model_copy(update={"kv_channels": model.kv_channels}) == model
 
@@ -118,4 +118,4 @@ def test_a_sliding_window_is_refused_by_name() -> None:
     """Mistral 7B v0.1; later ones have none."""
     fields = {"model_type": "mistral", **sizes(4096, 14336, 32, 32, 8, 32000), "sliding_window": 4096}
     with pytest.raises(CheckpointError, match=r"sliding_window: 4096, known is None"):
-        model_from(fields, family_of(fields))
+        admit(fields, family_of(fields))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
 import json
 from pathlib import Path
@@ -12,6 +13,7 @@ from unittest import mock
 import pytest
 import sentencepiece
 import tokenizers
+from checkpoint_samples import published_manifest
 
 from checkpoint_tools import tiktoken_model
 from checkpoint_tools.our_tensors import OurTensors
@@ -19,6 +21,8 @@ from checkpoint_tools.sentencepiece_model import as_tokenizer_json
 from checkpoint_tools.tokenizer_files import find_tokenizer
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError, UsageError
+from harness.run.checkpoints.for_export import put_into
+from harness.tokenizers.belonging_files import files_of_tokenizer
 from harness.tokenizers.identity import identity_of
 from harness.tokenizers.pieces import byte_characters
 from harness.tokenizers.tokenizer import open_tokenizer
@@ -79,9 +83,9 @@ def tiktoken_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_tiktoken_file_gives_the_same_ids_through_tokenizers(tiktoken_file: Path, tmp_path: Path) -> None:
-    found = find_tokenizer(checkpoint_of(tmp_path, tiktoken_file), tiktoken_file)
+    found = find_tokenizer(checkpoint_of(tmp_path, tiktoken_file), {}, tiktoken_file)
     assert found is not None
-    assert found.warning is None
+    assert found.warnings == ()
     assert set(found.files) == {"own.tiktoken", "own.tiktoken.json", "tokenizer.json", "tokenizer_config.json"}
     assert json.loads(found.files["tokenizer_config.json"])["eos_token"] == "<|endoftext|>"
     original, translated = (
@@ -98,11 +102,11 @@ def test_a_tiktoken_file_gives_the_same_ids_through_tokenizers(tiktoken_file: Pa
 def test_a_pattern_that_tokenizers_does_not_know_is_told(tiktoken_file: Path, tmp_path: Path) -> None:
     """Then the file is copied as it is, with a warning."""
     with mock.patch.object(tiktoken_model, "_agree", return_value=False):
-        found = find_tokenizer(checkpoint_of(tmp_path, tiktoken_file), tiktoken_file)
+        found = find_tokenizer(checkpoint_of(tmp_path, tiktoken_file), {}, tiktoken_file)
     assert found is not None
     assert set(found.files) == {"own.tiktoken", "own.tiktoken.json"}
-    assert found.warning is not None
-    assert "own.tiktoken is not written as a tokenizer.json, for want of one with the same ids" in found.warning
+    (warning,) = found.warnings
+    assert "own.tiktoken is not written as a tokenizer.json, for want of one with the same ids" in warning
 
 
 def test_what_cannot_be_translated_is_not_guessed() -> None:
@@ -112,11 +116,9 @@ def test_what_cannot_be_translated_is_not_guessed() -> None:
 
 def checkpoint_of(run: Path, tokenizer: Path | None) -> OurTensors:
     """As much of a checkpoint as says which tokenizer it was trained with."""
-    from unittest.mock import Mock
-
     recorded = identity_of(open_tokenizer(tokenizer)).as_json() if tokenizer else None
     model = ModelConfig(num_layers=1, hidden_size=4, num_attention_heads=1, ffn_hidden_size=4, vocab_size=420)
-    manifest = Mock(fingerprint={"tokenizer": recorded})
+    manifest = published_manifest(1, fingerprint={"tokenizer": recorded})
     return OurTensors(path=run / "checkpoints" / "step_0000001", manifest=manifest, model=model, places={})
 
 
@@ -128,7 +130,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_files_and_special_ids(tokenizer: Path, tmp_path: Path) -> None:
-    found = find_tokenizer(checkpoint_of(tmp_path, tokenizer), tokenizer)
+    found = find_tokenizer(checkpoint_of(tmp_path, tokenizer), {}, tokenizer)
     assert found is not None
     assert set(found.files) == {"tokenizer.model", "tokenizer.json", "tokenizer_config.json"}
     assert found.files["tokenizer.model"] == tokenizer.read_bytes()
@@ -143,17 +145,55 @@ def test_another_tokenizer_is_refused(tokenizer: Path, tmp_path: Path) -> None:
         CheckpointError,
         match=r"step_0000001 was trained with another tokenizer, own\.model with .*: .*other\.model has",
     ):
-        find_tokenizer(checkpoint_of(tmp_path, tokenizer), other)
+        find_tokenizer(checkpoint_of(tmp_path, tokenizer), {}, other)
 
 
 def test_a_tokenizer_that_is_not_found_is_asked_for(tokenizer: Path, tmp_path: Path) -> None:
     ours = checkpoint_of(tmp_path, tokenizer)
     advice = r"Name it with --tokenizer, or give --without-tokenizer\."
     with pytest.raises(UsageError, match=rf"is not known: there is no readable config\.yaml\. {advice}"):
-        find_tokenizer(ours, None)
+        find_tokenizer(ours, {}, None)
     with pytest.raises(UsageError, match=rf"cannot be opened: .*there is no such file.* {advice}"):
-        find_tokenizer(ours, tmp_path / "gone.model")
+        find_tokenizer(ours, {}, tmp_path / "gone.model")
 
 
 def test_a_run_without_a_tokenizer_needs_none(tmp_path: Path) -> None:
-    assert find_tokenizer(checkpoint_of(tmp_path, None), None) is None
+    assert find_tokenizer(checkpoint_of(tmp_path, None), {}, None) is None
+
+
+def test_settings_beside_a_sentencepiece_model_hold_for_its_translation(tokenizer: Path, tmp_path: Path) -> None:
+    """Of a run's own tokenizer transformers gives the trained ids, and has the tokens and the template beside it."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    model = folder / tokenizer.name
+    model.write_bytes(tokenizer.read_bytes())
+    added = {"<|im_start|>": 420, "<|im_end|>": 421}
+    described = {str(number): {"content": name, "special": True} for name, number in added.items()}
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "eos_token": "<|im_end|>",
+        "bos_token": "<s>",
+        "chat_template": "{{x}}",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "added_tokens_decoder": described}))
+    (folder / "added_tokens.json").write_text(json.dumps(added))
+    belongings = put_into("tokenizer", files_of_tokenizer(open_tokenizer(folder)))
+    found = find_tokenizer(checkpoint_of(tmp_path, model), belongings, None)
+    assert found is not None
+    assert found.warnings == ()
+    out = tmp_path / "out"
+    out.mkdir()
+    for name, content in found.files.items():
+        (out / name).write_bytes(content)
+    transformers = importlib.import_module("transformers")
+    loaded = transformers.AutoTokenizer.from_pretrained(out)
+    original = sentencepiece.SentencePieceProcessor(model_proto=model.read_bytes())
+    for sentence in (*SENTENCES[:20], *TEXTS):
+        assert loaded(sentence, add_special_tokens=False)["input_ids"] == original.encode(sentence)
+    assert loaded("<|im_start|>x<|im_end|>")["input_ids"] == [420, *original.encode("x"), 421]
+    assert (len(loaded), loaded.eos_token, loaded.bos_token, loaded.chat_template) == (
+        422,
+        "<|im_end|>",
+        "<s>",
+        "{{x}}",
+    )

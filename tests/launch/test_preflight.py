@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import replace
@@ -62,6 +63,21 @@ def check(site: Path) -> Check:
 
 def test_nothing_is_found_where_nothing_is_wrong(check: Check) -> None:
     assert check() == Findings(errors=(), warnings=())
+
+
+def test_room_is_looked_for_where_checkpoints_go(check: Check, site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may be linked to another disk."""
+    (site / "run").mkdir()
+    (site / "scratch").mkdir()
+    (site / "run" / "checkpoints").symlink_to(site / "scratch")
+    is_full = {str(site / "run")}
+    whole = shutil.disk_usage(site)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: whole._replace(free=0) if str(path) in is_full else whole)
+    assert check() == Findings(errors=(), warnings=())
+    is_full.add(str(site / "run" / "checkpoints"))
+    assert f"only 0.0 GiB are free in {site / 'run' / 'checkpoints'}, but" in "".join(
+        (*check().errors, *check().warnings)
+    )
 
 
 def test_the_layout_must_fit_the_nodes(check: Check) -> None:

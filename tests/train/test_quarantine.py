@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -74,6 +75,11 @@ def test_steps_after_the_newest_checkpoint_count_and_so_do_their_alarms() -> Non
     newest, now = Parent(step=400, attempt=1), Alarm(2, 470)
     assert [item.step for item in proven(LINE, newest, now, 170, [])] == [300, 200, 200]
     assert [item.step for item in proven(LINE, newest, now, 170, [Alarm(2, 465)])] == [200, 200]
+
+
+def test_what_is_linked_from_another_run_becomes_clean_there() -> None:
+    line = [replace(each, other_run=Path("other")) if each.step == 200 else each for each in LINE]
+    assert [item.step for item in proven(line, Parent(step=400, attempt=1), Alarm(1, 400), 100, [])] == [300]
 
 
 def test_alarms_are_read_from_the_events(tmp_path: Path) -> None:

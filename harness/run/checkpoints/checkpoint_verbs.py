@@ -21,6 +21,7 @@ from harness.run.checkpoints.retention import RetentionPolicy, before_steps, evi
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.checkpoints.verify import sign as sign_checkpoint
 from harness.run.checkpoints.verify import verify as problems_of
+from harness.run.files import broken_link
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 from harness.text import age_text, size_text, table
@@ -168,17 +169,17 @@ def _prune(store: CheckpointStore, policy: RetentionPolicy, *, dry_run: bool) ->
     for entry in doomed:
         if not dry_run:
             store.remove(entry)
-        click.echo(f"{'would remove' if dry_run else 'removed'}: {entry.path} ({size_text(_bytes(entry))})")
-    freed = sum(map(_bytes, doomed))
+        what = size_text(_bytes(entry)) if entry.links_to is None else f"the link; {entry.links_to} stays"
+        click.echo(f"{'would remove' if dry_run else 'removed'}: {entry.path} ({what})")
+    freed = sum(_bytes(entry) for entry in doomed if entry.links_to is None)
     click.echo(f"{len(doomed)} checkpoints, {size_text(freed)}; {len(entries) - len(doomed)} stay")
 
 
 def _run(run_dir: Path) -> RunDir:
-    if not RunDir(run_dir).checkpoints.is_dir():
-        raise UsageError(
-            f"{run_dir} is not a run with checkpoints: {RunDir(run_dir).checkpoints} does not exist. "
-            "Name a run directory."
-        )
+    folder = RunDir(run_dir).checkpoints
+    if not folder.is_dir():
+        problem = next(filter(None, map(_broken, (run_dir, folder))), f"{folder} does not exist")
+        raise UsageError(f"{run_dir} is not a run with checkpoints: {problem}. Name a run directory.")
     return RunDir(run_dir)
 
 
@@ -189,7 +190,13 @@ def _folders(paths: Sequence[Path]) -> Iterable[Path]:
         elif path.is_dir():
             yield path
         else:
-            raise UsageError(f"{path} does not exist. Name checkpoint folders or run directories.")
+            problem = _broken(path) or f"{path} does not exist"
+            raise UsageError(f"{problem}. Name checkpoint folders or run directories.")
+
+
+def _broken(path: Path) -> str | None:
+    problem = broken_link(path)
+    return None if problem is None else f"{path} {problem}"
 
 
 def _amend(checkpoint: Path, key_file: Path | None, *, pinned: bool) -> None:
@@ -213,6 +220,7 @@ def _row(entry: Entry) -> dict[str, Any]:
     manifest = entry.manifest
     return {
         "path": str(entry.path),
+        **({} if entry.links_to is None else {"links_to": str(entry.links_to)}),
         "step": entry.step,
         "attempt": manifest.attempt,
         "health": manifest.health,
@@ -232,7 +240,8 @@ def _shown(row: dict[str, Any]) -> tuple[str, ...]:
     loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
     age = age_text(datetime.now(UTC) - datetime.fromisoformat(row["saved_at"]))
     pinned = "yes" if row["pinned"] else ""
-    return (name, str(row["attempt"]), row["health"], parent, pinned, size_text(row["bytes"]), age, loss)
+    last = f"{loss}  -> {row['links_to']}" if "links_to" in row else loss
+    return (name, str(row["attempt"]), row["health"], parent, pinned, size_text(row["bytes"]), age, last)
 
 
 def _bytes(entry: Entry) -> int:

@@ -60,6 +60,21 @@ def choose(
     """
     if resume == "never":
         return Choice(entry=None, passed_over=())
+    choice, progress_would_be_lost = _search(folder, deep, healths, key, inspect)
+    if choice.entry is None and (progress_would_be_lost or resume == "must"):
+        raise CheckpointError(_none_usable(folder, choice.passed_over))
+    return choice
+
+
+def newest_sound(folder: Path, *, deep: bool = True, key: SigningKey | None = None) -> Choice:
+    """Return the newest checkpoint in a folder that verifies and is not abandoned, if there is one; raises nothing."""
+    return _search(folder, deep, ("clean", "suspect"), key, None)[0]
+
+
+def _search(
+    folder: Path, deep: bool, healths: Collection[Health], key: SigningKey | None, inspect: Inspect | None
+) -> tuple[Choice, bool]:
+    """Return the choice, and whether progress would be lost by starting anew where there is none."""
     passed_over: list[PassedOver] = []
     progress_would_be_lost = False
     entries = _twice(lambda: entries_in(folder, key), _has_refused)
@@ -70,12 +85,10 @@ def choose(
             continue
         objection = _twice(partial(_objection, entry, deep, healths, key, inspect), _is_refusal)
         if objection is None:
-            return Choice(entry=entry, passed_over=tuple(passed_over))
+            return Choice(entry=entry, passed_over=tuple(passed_over)), False
         passed_over.append(PassedOver(entry.path, objection))
         progress_would_be_lost |= entry.manifest.health != "abandoned"
-    if progress_would_be_lost or resume == "must":
-        raise CheckpointError(_none_usable(folder, passed_over))
-    return Choice(entry=None, passed_over=tuple(passed_over))
+    return Choice(entry=None, passed_over=tuple(passed_over)), progress_would_be_lost
 
 
 def _twice(look: Callable[[], Found], is_refused: Callable[[Found], bool]) -> Found:

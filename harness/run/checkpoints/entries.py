@@ -1,15 +1,21 @@
-"""The folders of a run that are named like checkpoints: sound ones and broken ones."""
+"""The folders of a run that are named like checkpoints: sound ones and broken ones.
+
+A link to a folder counts as that folder, wherever it lies: a checkpoint that was moved away and linked back is still
+one of the run, and so is one that is linked from another run.
+"""
 
 from __future__ import annotations
 
 import re
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.run.checkpoints.manifest import Manifest, manifest_or_problem
 from harness.run.checkpoints.signature import SigningKey
-from harness.run.paths import step_of
+from harness.run.files import refusal
+from harness.run.paths import RunDir, step_of
 
 _NAME = re.compile(r"(step_[0-9]+)(?:\.([0-9]+))?")
 
@@ -23,6 +29,10 @@ class Checkpoint:
     copy: int
     """1 for the first save of a step, 2 for the next."""
     manifest: Manifest
+    links_to: Path | None = None
+    """The folder itself, where the run has only a link to it. What removes the checkpoint removes the link."""
+    other_run: Path | None = None
+    """The run directory in which that folder is a checkpoint, if that is another run. Only that run amends it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +81,26 @@ def entry_at(path: Path, key: SigningKey | None = None) -> Entry | None:
     if match is None or step is None:
         return None
     copy = int(match[2] or 1)
-    is_folder = path.is_dir() and not path.is_symlink()
-    found = manifest_or_problem(path, key) if is_folder else "it is not a folder"
+    found = _folder_problem(path) or manifest_or_problem(path, key)
     if isinstance(found, Manifest) and found.step != step:
         found = f"the folder is named after step {step}, its manifest says step {found.step}"
     if isinstance(found, str):
         return BrokenCheckpoint(path=path, step=step, copy=copy, problem=found)
-    return Checkpoint(path=path, step=step, copy=copy, manifest=found)
+    folder = path.resolve() if path.is_symlink() else None
+    other = None if folder is None else _run_of(folder, besides=path.parent)
+    return Checkpoint(path=path, step=step, copy=copy, manifest=found, links_to=folder, other_run=other)
+
+
+def _folder_problem(path: Path) -> str | None:
+    try:
+        return None if stat.S_ISDIR(path.stat().st_mode) else "it is not a folder"
+    except OSError as error:
+        return f"it {refusal(path, error)}"
+
+
+def _run_of(folder: Path, *, besides: Path) -> Path | None:
+    """Return the run directory whose checkpoint a folder is, unless that is the run with the checkpoints `besides`."""
+    run = RunDir(folder.parent.parent)
+    if folder.parent != run.checkpoints or folder.parent == besides.resolve() or not run.config.is_file():
+        return None
+    return run.root

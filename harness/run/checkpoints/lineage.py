@@ -66,7 +66,10 @@ def rollback_target(entries: Sequence[Entry], saved: Parent | None, target: Targ
 
 
 def left_behind(entries: Iterable[Entry], rollback: RollbackRecord) -> list[Checkpoint]:
-    """Return the checkpoints that a rollback leaves behind: earlier attempts, past its target, not yet abandoned."""
+    """Return the checkpoints that a rollback leaves behind: earlier attempts, past its target, not yet abandoned.
+
+    Those that are linked from another run are left out: there they are on the line.
+    """
     return [
         entry
         for entry in entries
@@ -74,4 +77,5 @@ def left_behind(entries: Iterable[Entry], rollback: RollbackRecord) -> list[Chec
         and entry.manifest.attempt < rollback.attempt
         and entry.step > rollback.to_step
         and entry.manifest.health != "abandoned"
+        and entry.other_run is None
     ]

@@ -151,6 +151,9 @@ class Manifest(Record):
     """Change by a rollback for some steps, while it lasts."""
     rotation: JsonObject | None = None
     """`rotary_base` and `rope_scaling` of the last step, where a phase may have its own; None: those of the model."""
+    longest_seq_length: Count | None = None
+    """Tokens of the longest sequences that these weights were trained on, in all phases on the way to them; 0 if they
+    only came from another model. None: written by an earlier version (see `harness.run.checkpoints.for_export`)."""
     fingerprint: JsonObject
     """Model, data and tokenizer, on which the weights depend. Compared field by field at resume."""
     files: dict[FileName, FileRecord] = {}

@@ -29,6 +29,7 @@ from harness.errors import CheckpointError, RunTakenOverError, SaveFailedError
 from harness.run.checkpoints.choice import CLEAN_ONLY, Choice, Inspect, Resume, choose
 from harness.run.checkpoints.contents import contents, file_records
 from harness.run.checkpoints.entries import Checkpoint, Entry, entries_in
+from harness.run.checkpoints.for_export import Belongings
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Health, Manifest, write_manifest
 from harness.run.checkpoints.signature import SigningKey
 from harness.run.fence import Fence
@@ -75,11 +76,19 @@ class CheckpointStore:
             "Make room there, or remove checkpoints that are no longer needed."
         )
 
-    def publish(self, partial: Path, manifest: Manifest, *, written: Mapping[str, int] | None = None) -> Path:
+    def publish(
+        self,
+        partial: Path,
+        manifest: Manifest,
+        *,
+        belongings: Belongings | None = None,
+        written: Mapping[str, int] | None = None,
+    ) -> Path:
         """Turn the files in `partial` into a checkpoint: fsync and hash them, write the manifest, rename the folder.
 
-        All ranks must have closed their files. `written` holds the size of each file as its writer saw it: a file that
-        is not visible here, or of another size, fails the save. The manifest's `files` are filled in here.
+        All ranks must have closed their files. `belongings` are small files that are written beside theirs. `written`
+        holds the size of each file as its writer saw it: a file that is not visible here, or of another size, fails the
+        save. The manifest's `files` are filled in here.
 
         Returns:
             The checkpoint's folder: `step_…`, or `step_….2` and so on where the step was saved before.
@@ -92,7 +101,8 @@ class CheckpointStore:
         assert partial == self._partial_path(manifest.step), f"{partial} is not of step {manifest.step}"
         token = self.fence.token if self.fence is not None else None
         try:
-            _complete(partial, manifest.model_copy(update={"fencing_token": token}), written or {}, self.key)
+            sizes = {**(written or {}), **_write_belongings(partial, belongings or {})}
+            _complete(partial, manifest.model_copy(update={"fencing_token": token}), sizes, self.key)
             final = self._free_path(manifest.step)
             self._require_held()
             partial.rename(final)
@@ -139,10 +149,18 @@ class CheckpointStore:
     def amend(self, entry: Checkpoint, *, health: Health | None = None, pinned: bool | None = None) -> Checkpoint:
         """Change a checkpoint's health or pin in its manifest; a crash leaves the old manifest or the new one.
 
+        Of a link the folder that it leads to is changed.
+
         Raises:
+            CheckpointError: It is linked from another run, whose trainer may amend it at the same time.
             SaveFailedError: The disk refused; the manifest is the old one or the new one.
             RunTakenOverError: Another process has taken the run over.
         """
+        if entry.other_run is not None:
+            raise CheckpointError(
+                f"{entry.path} was not changed: it is a link to {entry.links_to}, a checkpoint of the run "
+                f"{entry.other_run}. Change it there."
+            )
         changes = {"health": health, "pinned": pinned}
         manifest = entry.manifest.model_copy(update={key: value for key, value in changes.items() if value is not None})
         try:
@@ -154,6 +172,8 @@ class CheckpointStore:
 
     def remove(self, entry: Entry) -> None:
         """Remove a checkpoint. From the first rename on it is not a checkpoint; a crash after that leaves a leftover.
+
+        Of a link only the link goes: the folder that it leads to may serve others.
 
         Raises:
             CheckpointError: The disk refused. The checkpoint is whole, or gone and a leftover of it remains.
@@ -216,6 +236,14 @@ def _remove_leftover(path: Path) -> None:
         remove_tree(doomed, first=MANIFEST_NAME)
         path.rename(doomed)
     remove_tree(doomed, first=MANIFEST_NAME)
+
+
+def _write_belongings(partial: Path, belongings: Belongings) -> dict[str, int]:
+    """Write small files, which are synced and hashed with the others; return their sizes."""
+    for name, content in belongings.items():
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        (partial / name).write_bytes(content)
+    return {name: len(content) for name, content in belongings.items()}
 
 
 def _complete(partial: Path, manifest: Manifest, written: Mapping[str, int], key: SigningKey | None) -> None:

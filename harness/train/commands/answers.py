@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from harness.errors import SaveFailedError
+from harness.errors import CheckpointError, SaveFailedError
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.commands import requests
 from harness.run.commands.command import Command
@@ -42,7 +42,7 @@ def _mark(run: Run, state: TrainState, command: Command) -> TrainState:
             continue
         try:
             run.store.amend(entry, health=request.health)
-        except SaveFailedError as error:
+        except (CheckpointError, SaveFailedError) as error:
             run.recorder.message(f"warning: {error}")
         else:
             marked.append(entry.path.name)

@@ -96,7 +96,7 @@ def _conclude(run: Run, state: TrainState, flight: Flight) -> TrainState:
         written_s = round(time.perf_counter() - flight.started_s, 3)
         manifest = flight.manifest.model_copy(update={"save_seconds": written_s})
         pool = ThreadPoolExecutor(max_workers=1)
-        flight.publishing = pool.submit(run.store.publish, flight.partial, manifest)
+        flight.publishing = pool.submit(run.store.publish, flight.partial, manifest, belongings=run.belongings)
         pool.shutdown(wait=False)  # the thread goes on, and ends by itself
     return state
 

@@ -103,7 +103,9 @@ def _publish(
     if not run.ranks.is_writer:
         return None, None
     return path_or_problem(
-        lambda: run.store.publish(partial, manifest(run, state, norms, time.perf_counter() - started_s))
+        lambda: run.store.publish(
+            partial, manifest(run, state, norms, time.perf_counter() - started_s), belongings=run.belongings
+        )
     )
 
 
@@ -132,6 +134,7 @@ def manifest(run: Run, state: TrainState, norms: dict[str, float], written_s: fl
         rollback=state.rollback,
         adjustment=state.adjustment,
         rotation=_rotation(run, state.step),
+        longest_seq_length=state.longest_seq_length,
         fingerprint=run.data.fingerprint(state.cursor),
     )
 

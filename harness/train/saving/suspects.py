@@ -36,7 +36,8 @@ def proven(
 ) -> list[Checkpoint]:
     """Return the suspect checkpoints on the line to `newest` that can become clean at `now`, newest first.
 
-    An alarm counts if its attempt is that of the checkpoint, of the newest one or of `now`. Others were left behind.
+    Those that are linked from another run become clean there. An alarm counts if its attempt is that of the checkpoint,
+    of the newest one or of `now`. Others were left behind.
     """
 
     def is_near(entry: Checkpoint, alarm: Alarm) -> bool:
@@ -47,6 +48,7 @@ def proven(
         entry
         for entry in line_of(entries, newest)
         if entry.manifest.health == "suspect"
+        and entry.other_run is None
         and entry.step + clean_after_steps <= now.step
         and not any(is_near(entry, alarm) for alarm in alarms)
     ]

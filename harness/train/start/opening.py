@@ -39,6 +39,7 @@ from harness.run.heartbeats import Heartbeat
 from harness.run.launch_folder import hyperparameters
 from harness.run.paths import RunDir
 from harness.train.components.agreement import raising_together
+from harness.train.components.belongings import RunBelongings, belongings_for
 from harness.train.components.found import Start, find_start, take_possession
 from harness.train.components.identity import other_versions, versions
 from harness.train.components.in_flight import InFlight
@@ -86,15 +87,20 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
         ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
         with raising_together(ranks):
-            tokenizer = open_run_tokenizer(config, start.manifest)
-            data = open_data(config, plan, ranks, tokenizer, start, pin_memory=world.device.type == "cuda")
-            closing.callback(data.close)
-            remarks = require_same_data(config, plan, data, start)
+            data, belongings, remarks = _open_inputs(config, plan, ranks, start, world, closing)
             if joined.is_writer and start.manifest is not None:
                 remarks += require_planned(config, start.manifest, run_dir)
             start = replace(start, remarks=tuple(remarks))
         run = _introduced(
-            _Parts(config=config, plan=plan, phase=phase, ranks=ranks, device=world.device, data=data),
+            _Parts(
+                config=config,
+                plan=plan,
+                phase=phase,
+                ranks=ranks,
+                device=world.device,
+                data=data,
+                belongings=belongings,
+            ),
             store=store,
             inbox=Inbox(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
             recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
@@ -113,9 +119,28 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
             yield run, restore(run, start)
 
 
+def _open_inputs(
+    config: Config, plan: Plan, ranks: Ranks, start: Start, world: World, closing: ExitStack
+) -> tuple[RunData, RunBelongings, list[str]]:
+    """Open the data, and hold the checkpoint against it; read what its checkpoints have for an export, on the writer.
+
+    Returns also what differs from the checkpoint and may.
+
+    Raises:
+        DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
+        CheckpointError: The checkpoint belongs to another model or other data, or cannot be read.
+    """
+    tokenizer = open_run_tokenizer(config, start.manifest)
+    data = open_data(config, plan, ranks, tokenizer, start, pin_memory=world.device.type == "cuda")
+    closing.callback(data.close)
+    remarks = require_same_data(config, plan, data, start)
+    belongings = belongings_for(tokenizer.opened, start.entry) if ranks.is_writer else RunBelongings()
+    return data, belongings, remarks
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Parts:
-    """The inputs of model and optimizer."""
+    """The inputs of model and optimizer, and what checkpoints hold besides them."""
 
     config: Config
     plan: Plan
@@ -123,6 +148,7 @@ class _Parts:
     ranks: Ranks
     device: torch.device
     data: RunData
+    belongings: RunBelongings
 
 
 def _signing_key(config: Config) -> SigningKey | None:
@@ -180,7 +206,7 @@ def _introduced(
     )
     optimizer = Optimizer(settings, list(chunks))
     apply_settings(pipeline, optimizer, settings)
-    return Run(
+    run = Run(
         config=config,
         plan=plan,
         phase=phase,
@@ -198,7 +224,11 @@ def _introduced(
         heartbeat=heartbeat,
         in_flight=InFlight(),
         nearby=nearby,
+        belongings=parts.belongings.files,
     )
+    for note in parts.belongings.notes:
+        run.announce(note)
+    return run
 
 
 def _open_recorder(

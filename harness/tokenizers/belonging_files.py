@@ -1,0 +1,91 @@
+"""The files that make up a tokenizer: its own, and the settings beside it, which are copied as they are.
+
+Code beside a tokenizer (`tokenization_….py`) is a file like the others: it is copied and never run.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from harness.errors import DataError
+from harness.tokenizers.recognise import tokenizer_files
+from harness.tokenizers.tiktoken_file import description_file
+from harness.tokenizers.tokenizer import Tokenizer
+
+_NAMES = {"hugging-face": "tokenizer.json", "sentencepiece": "tokenizer.model", "tekken": "tekken.json"}
+"""Names of the file with the ids, by its kind; a tiktoken file keeps its own."""
+SETTINGS_FILE = "tokenizer_config.json"
+_SETTINGS = (
+    SETTINGS_FILE,
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""Files that say how a tokenizer is used, and not which ids there are."""
+_TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")
+_BESIDE = (*_SETTINGS, "added_tokens.json", "vocab.json", "merges.txt")
+_IN_A_MODEL = re.compile(
+    r"tokenizer[^/]*\.json|tokenization_\w+\.py|tekken[^/]*\.json|[^/]+\.(model|model\.v\d+|spm|tiktoken|tiktoken\.json)|"
+    r"vocab\.(json|txt|bpe)|merges\.txt|encoder\.json"
+)
+"""Names that files with the ids and the rules of a tokenizer have in a model's folder."""
+
+
+def files_of_tokenizer(tokenizer: Tokenizer) -> dict[str, bytes]:
+    """Return the files of an open tokenizer, by the names that they have in a model's folder.
+
+    Raises:
+        DataError: One of them cannot be read.
+    """
+    path = tokenizer.path
+    return {name: _read(path.parent / name) for name in _beside(tokenizer)} | {_name_of(tokenizer): _read(path)}
+
+
+def _name_of(tokenizer: Tokenizer) -> str:
+    return _NAMES.get(tokenizer.kind) or tokenizer.path.name
+
+
+def _beside(tokenizer: Tokenizer) -> list[str]:
+    """Return the names of the files beside a tokenizer that belong to it."""
+    folder, name = tokenizer.path.parent, tokenizer.path.name
+    described = description_file(tokenizer.path)
+    if tokenizer.kind == "tiktoken" and described.is_file():
+        return [described.name]
+    if tokenizer.kind != "hugging-face":
+        is_alone = tokenizer_files(folder) == [tokenizer.path]
+        return _names_beside(folder, _BESIDE) if is_alone else []
+    return _names_beside(folder, _BESIDE if name == _NAMES["hugging-face"] else _SETTINGS)
+
+
+def names_in_model(folder: Path) -> list[str]:
+    """Return the names of a tokenizer's files in the folder of a Hugging Face model."""
+    named = {file.name for file in folder.iterdir() if _IN_A_MODEL.fullmatch(file.name)}
+    return sorted({*named, *_names_beside(folder, _BESIDE)})
+
+
+def settings_of(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files that hold for every tokenizer in which the ids of this one mean the same."""
+    return {name: content for name, content in files.items() if _is_setting(name)}
+
+
+def _is_setting(name: str) -> bool:
+    return name in _SETTINGS or name.split("/")[0] in _TEMPLATE_FOLDERS
+
+
+def _names_beside(folder: Path, names: Sequence[str]) -> list[str]:
+    """Return the names of files that are there; a link that leads nowhere is one, and whoever reads it is told."""
+    templates = (file for inner in _TEMPLATE_FOLDERS for file in sorted((folder / inner).glob("*.jinja")))
+    return [
+        *(name for name in names if os.path.lexists(folder / name)),
+        *(f"{file.parent.name}/{file.name}" for file in templates),
+    ]
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"tokenizer {path}: cannot be read: {error.strerror}.") from error

@@ -1,0 +1,337 @@
+"""`config.json` of other people's tools: remarks are passed over, wrong values are named, and no traceback."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import conversion_jobs
+import pytest
+import transformers
+from hugging_face_models import Variant, write_model
+from pool import Pool
+
+from checkpoint_tools.families.config_json import Admitted, admit, family_of
+from checkpoint_tools.families.family import Family
+from checkpoint_tools.families.registry import FAMILIES
+from checkpoint_tools.families.remarks import GENERATION, STANDARD
+from checkpoint_tools.their_tensors import TheirTensors
+from checkpoint_tools.transformers_model import require_shapes
+from harness.config.schema import ModelConfig
+from harness.errors import EXIT_BAD_DATA, CheckpointError
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 131,
+    "hidden_size": 48,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+NEEDED: dict[str, dict[str, Any]] = {"mistral": {"sliding_window": None}, "internlm2": {"bias": False}}
+
+
+def given(model_type: str, **fields: Any) -> dict[str, Any]:
+    return {"model_type": model_type, **SIZES, **NEEDED.get(model_type, {}), **fields}
+
+
+def read(model_type: str, **fields: Any) -> Admitted:
+    said = given(model_type, **fields)
+    return admit(said, family_of(said))
+
+
+def refusal(model_type: str, **fields: Any) -> str:
+    with pytest.raises(CheckpointError) as refused:
+        read(model_type, **fields)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+@pytest.mark.parametrize(
+    "remarks",
+    [
+        {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {"kv_cache_dtype": {}}},
+        {"unsloth_fixed": True, "unsloth_version": "2024.9"},
+        {"max_sequence_length": 2048},
+        {"quantization_config": None, "clip_qkv": None},
+        {"temperature": 0.6, "top_p": 0.9, "do_sample": True},
+        {"_attn_implementation_autoset": True, "_attn_implementation_internal": "someone/kernel"},
+        {"partial_rotary_factor": 1.0, "num_experts": 0},
+    ],
+    ids=lambda remarks: next(iter(remarks)),
+)
+def test_what_changes_nothing_is_passed_over_told_and_kept_from_the_judge(
+    model_type: str, remarks: dict[str, Any]
+) -> None:
+    plain, found = read(model_type), read(model_type, **remarks)
+    assert found.model == plain.model
+    assert found.fields == plain.fields
+    assert found.passed_over == tuple(sorted(remarks))
+    assert plain.passed_over == ()
+
+
+def test_every_setting_of_generation_is_known() -> None:
+    """The list stands in our table, so that reading a model needs no transformers; here it is compared with theirs."""
+    theirs = set(transformers.GenerationConfig().to_dict())
+    assert sorted(theirs - GENERATION - STANDARD) == []
+
+
+@pytest.mark.parametrize(
+    ("scaling", "passed_over"),
+    [
+        ({"rope_type": "default", "partial_rotary_factor": 1.0}, ("partial_rotary_factor",)),
+        ({"type": "default", "factor": 1.0}, ("factor",)),
+        (
+            {"type": "linear", "factor": 4, "original_max_position_embeddings": 64},
+            ("original_max_position_embeddings",),
+        ),
+        (
+            {"type": "dynamic", "factor": 4, "original_max_position_embeddings": 64},
+            ("original_max_position_embeddings",),
+        ),
+        ({"type": "linear", "factor": 4, "attention_factor": None, "rope_type": "linear"}, ()),
+    ],
+)
+def test_what_a_type_of_scaling_does_not_use_is_passed_over(scaling: dict[str, Any], passed_over: Any) -> None:
+    used = {key: value for key, value in scaling.items() if key not in passed_over}
+    for key in ("rope_scaling", "rope_parameters"):
+        found = read("llama", **{key: scaling})
+        assert found.passed_over == tuple(f"{key}.{name}" for name in passed_over)
+        assert found.model == read("llama", **{key: used}).model
+        assert found.fields == read("llama", **{key: used}).fields
+
+
+def test_the_length_that_a_context_grew_from_may_stand_beside_the_scaling() -> None:
+    """transformers takes it from there, too."""
+    scaling = {"type": "llama3", **LLAMA3}
+    rest = {key: value for key, value in scaling.items() if key != "original_max_position_embeddings"}
+    whole = read("llama", rope_scaling=scaling)
+    for inside in (scaling, rest):
+        found = read("llama", rope_scaling=inside, original_max_position_embeddings=64.0)
+        assert (found.model, found.fields, found.passed_over) == (whole.model, whole.fields, ())
+    assert read("llama", original_max_position_embeddings=64).passed_over == ("original_max_position_embeddings",)
+    told = refusal("llama", rope_scaling=scaling, original_max_position_embeddings=8192)
+    assert "two of original_max_position_embeddings: 8192, and 64 in the object" in told
+
+
+def test_whole_floats_and_whole_numbers_are_what_they_mean() -> None:
+    found = read("llama", hidden_size=48.0, max_position_embeddings=131072.0, rms_norm_eps=1, initializer_range=1)
+    assert found.model == read("llama", rms_norm_eps=1.0, initializer_range=1.0).model
+    assert type(found.model.hidden_size) is int
+    assert found.fields["max_position_embeddings"] == 131072
+    assert type(found.fields["rms_norm_eps"]) is float
+    whole = {**LLAMA3, "original_max_position_embeddings": 64.0, "factor": 8}
+    assert read("llama", rope_scaling={"type": "llama3", **whole}).model == (
+        read("llama", rope_scaling={"type": "llama3", **LLAMA3}).model
+    )
+
+
+@pytest.mark.parametrize("model_type", [name for name, family in FAMILIES.items() if family.judge is None])
+def test_what_is_missing_or_null_is_what_the_class_of_the_family_takes(model_type: str) -> None:
+    said = {**SIZES, "num_attention_heads": 32, "hidden_size": 768}
+    del said["num_key_value_heads"]
+    theirs = transformers.AutoConfig.for_model(model_type, **said)
+    nulls = ("rms_norm_eps", "initializer_range", "tie_word_embeddings", "rope_theta", "rope_scaling", "head_dim")
+    more = {**NEEDED.get(model_type, {}), "model_type": model_type}
+    for fields in ({**said, **more}, {**said, **more, **dict.fromkeys((*nulls, "attention_bias", "mlp_bias"))}):
+        model = admit(fields, FAMILIES[model_type]).model
+        assert (model.query_groups, model.head_size) == (theirs.num_key_value_heads, getattr(theirs, "head_dim", 24))
+        assert (model.norm_epsilon, model.init_method_std) == (theirs.rms_norm_eps, theirs.initializer_range)
+        assert model.untie_embeddings_and_output_weights is not theirs.tie_word_embeddings
+        assert model.rotary_base == theirs.rope_parameters["rope_theta"]
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_groups_of_null_are_as_many_as_heads(model_type: str) -> None:
+    found = read(model_type, num_key_value_heads=None)
+    assert (found.model.query_groups, found.fields["num_key_value_heads"]) == (4, 4)
+
+
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"vocab_size": "512"}, "vocab_size: '512' is not a whole number from 1 to 16,777,216"),
+    ({"vocab_size": 131.5}, "vocab_size: 131.5 is not a whole number"),
+    ({"hidden_size": True}, "hidden_size: True is not a whole number"),
+    ({"hidden_size": [48]}, "hidden_size: a list of 1 is not a whole number"),
+    ({"num_hidden_layers": 10**30}, "num_hidden_layers: 1000000000000000000000000000000 is not a whole number"),
+    ({"num_attention_heads": 0}, "num_attention_heads: 0 is not a whole number"),
+    ({"num_key_value_heads": -2}, "num_key_value_heads: -2 is not a whole number"),
+    ({"rms_norm_eps": float("nan")}, "rms_norm_eps: nan is not a number from 1e-30 to 1"),
+    ({"rms_norm_eps": "1e-5"}, "rms_norm_eps: '1e-5' is not a number"),
+    ({"rms_norm_eps": 0}, "rms_norm_eps: 0 is not a number"),
+    ({"rope_theta": float("inf")}, "rope_theta: inf is not a number from 1 to 1e+18"),
+    ({"rope_theta": {"a": 1}}, "rope_theta: an object is not a number"),
+    ({"rope_theta": 10**400}, "rope_theta: 1000"),
+    ({"tie_word_embeddings": "false"}, "tie_word_embeddings: 'false' is not true or false"),
+    ({"tie_word_embeddings": 0}, "tie_word_embeddings: 0 is not true or false"),
+    ({"attention_bias": 1, "mlp_bias": 1}, "attention_bias: 1 is not true or false"),
+    ({"max_position_embeddings": "2048"}, "max_position_embeddings: '2048' is not a whole number"),
+    ({"eos_token_id": "</s>"}, "eos_token_id: '</s>' is not the id of a token, or a list of such ids"),
+    ({"pretraining_tp": True}, "pretraining_tp: True, known is 1"),
+    ({"hidden_act": {"name": "silu"}}, "hidden_act: an object, known is silu"),
+    ({"layer_types": "full_attention"}, "layer_types: 'full_attention' is not a list"),
+    ({"layer_types": [["full_attention"]]}, "layer_types: a list of 1 in it, known is full_attention"),
+    ({"layer_types": ["full_attention"]}, "layer_types: 1 layers, but num_hidden_layers is 2"),
+    ({"rope_scaling": "linear"}, "rope_scaling: 'linear' is not an object"),
+    ({"rope_scaling": [1]}, "rope_scaling: a list of 1 is not an object"),
+    ({"rope_scaling": {"type": ["linear"]}}, "rope_scaling: type a list of 1, known are default"),
+    ({"rope_scaling": {"type": "linear", "factor": "2.0"}}, "rope_scaling.factor: '2.0' is not a number"),
+    ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling.factor: 0 is not a number"),
+    ({"rope_scaling": {"type": "linear", "factor": -1.0}}, "rope_scaling.factor: -1.0 is not a number"),
+    ({"rope_scaling": {"type": "linear", "factor": True}}, "rope_scaling.factor: True is not a number"),
+    ({"rope_scaling": {"type": "linear", "factor": None}}, "rope_scaling: linear with [], known is ['factor']"),
+    ({"rope_scaling": {"type": "linear", "rope_type": "llama3"}}, "rope_type 'llama3' and type 'linear' contradict"),
+    ({"rope_scaling": {"type": "default", "factor": 2.0}}, "rope_scaling: default with ['factor'], known is []"),
+    (
+        {"rope_scaling": {"type": "llama3", **LLAMA3, "high_freq_factor": 1.0}},
+        "rope_scaling.low_freq_factor: 1.0 must be smaller than high_freq_factor, 1.0",
+    ),
+    (
+        {"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": {"rope_type": "default"}},
+        "rope_parameters and rope_scaling contradict each other. Delete one of them",
+    ),
+    ({"sliding_window": 4096}, "sliding_window: not known, so it may change what the model computes. If it is only a"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config: not known"),
+]
+
+
+@pytest.mark.parametrize(("fields", "problem"), WRONG, ids=[problem.split(" ")[0] for _, problem in WRONG])
+def test_a_wrong_value_is_named(fields: dict[str, Any], problem: str) -> None:
+    assert problem in refusal("llama", **fields)
+
+
+def test_every_wrong_value_is_in_the_one_message() -> None:
+    told = refusal("llama", vocab_size="1", rope_scaling={"type": "linear", "factor": 0}, later=1, hidden_act="gelu")
+    assert [line.split(":")[0].strip() for line in told.splitlines()[1:]] == [
+        "vocab_size",
+        "hidden_act",
+        "later",
+        "rope_scaling.factor",
+    ]
+
+
+ODD: tuple[Any, ...] = (
+    *(None, True, False, 0, 1, 2, -1, 3, 10**6, 10**30, 10**400, 1.0, 2.0, 0.5, -0.0, 1e-300, 1e300),
+    *(float("nan"), float("inf"), "", "1", "linear", "default", "\ud800", "x" * 5000),
+    *([], [1], ["full_attention"], ["full_attention", "full_attention"], [[]], [None]),
+    *({}, {"a": {}}, {"rope_type": "linear"}, {"rope_theta": 2.0}, {"type": [], "factor": {}}),
+)
+ROTARY = ("rope_type", "type", "factor", "rope_theta", "original_max_position_embeddings", "low_freq_factor", "later")
+
+
+def outcome(fields: dict[str, Any], seen: set[str]) -> None:
+    """Whatever a file says, it is a model that transformers builds too, or an error that names what is wrong.
+
+    The judge is asked once for what is the same to it: `seen`.
+    """
+    try:
+        family = family_of(fields)
+        found = admit(fields, family)
+    except CheckpointError as error:
+        assert all(len(line) < 400 for line in str(error).splitlines())
+        return
+    assert isinstance(found.model, ModelConfig)
+    text = json.dumps([family.model_type, found.fields], sort_keys=True)
+    if found.model.num_layers <= 3 and text not in seen:
+        seen.add(text)
+        judged(found, family)
+
+
+def judged(found: Admitted, family: Family) -> None:
+    theirs = TheirTensors(path=Path("m"), fields=found.fields, family=family, model=found.model, files={}, headers={})
+    with pytest.raises(CheckpointError, match=r"is not the model of its config\.json|transformers refuses m"):
+        require_shapes(theirs)
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_no_odd_value_of_any_key_ends_in_a_traceback(model_type: str) -> None:
+    family, seen = FAMILIES[model_type], set[str]()
+    keys = {*family.fields, *family.fixed, *family.ignored, *STANDARD, "tie_word_embeddings", "layer_types"}
+    keys |= {
+        "original_max_position_embeddings",
+        "rope_theta",
+        "rope_scaling",
+        "rope_parameters",
+        "attention_bias",
+        "mlp_bias",
+        "max_position_embeddings",
+    }
+    for key, value in itertools.product(sorted(keys), ODD):
+        outcome({**given(model_type), key: value}, seen)
+    for key in keys:
+        outcome({name: value for name, value in given(model_type).items() if name != key}, seen)
+    objects = ({"rope_type": "linear", "factor": 2.0}, {"type": "llama3", **LLAMA3})
+    for outer, inner, said, value in itertools.product(("rope_scaling", "rope_parameters"), ROTARY, objects, ODD):
+        outcome({**given(model_type), outer: {**said, inner: value}}, seen)
+
+
+def test_no_odd_values_together_end_in_a_traceback() -> None:
+    draw, seen = random.Random(7), set[str]()
+    for _ in range(1500):
+        fields = given(draw.choice(list(FAMILIES)), rope_scaling={"type": "llama3", **LLAMA3})
+        for _ in range(draw.randint(1, 4)):
+            place = draw.choice([fields, fields.get("rope_scaling")])
+            if isinstance(place, dict):
+                place[draw.choice([*place, *ROTARY, "rope_parameters", "later"])] = draw.choice(ODD)
+        outcome(fields, seen)
+
+
+def test_a_conversion_tells_what_it_passes_over_and_one_line_of_what_transformers_refuses(
+    pool: Pool, tmp_path: Path
+) -> None:
+    folder = write_model(tmp_path / "given", Variant("given", "llama", {}))
+    path = folder / "config.json"
+    said = json.loads(path.read_text())
+    path.write_text(json.dumps({**said, "is_llama_config": True, "quantization_config": None, "bos_token_id": 99999}))
+    [left] = pool.run(conversion_jobs.command, 1, ["convert", "from-hf", str(folder), str(tmp_path / "run")])
+    assert (left.code, left.err) == (
+        0,
+        "warning: its config.json has keys that change nothing, passed over: is_llama_config, quantization_config\n",
+    )
+    path.write_text(json.dumps({**said, "hidden_size": 50, "head_dim": 12}))
+    [left] = pool.run(conversion_jobs.command, 1, ["convert", "from-hf", str(folder), str(tmp_path / "no")])
+    assert left.code == EXIT_BAD_DATA
+    assert f"transformers refuses {folder}: " in left.err
+    assert "The hidden size (50) is not a multiple of the number of attention heads (4)." in left.err
+    assert len(left.err.splitlines()) == 1
+
+
+def test_transformers_says_nothing_of_its_own(pool: Pool, tmp_path: Path) -> None:
+    """A proof builds small models, for which the ids of special tokens would be too large."""
+    ids = {"bos_token_id": 98765, "eos_token_id": [98766, 98767], "pad_token_id": -1}
+    folder = write_model(tmp_path / "given", Variant("given", "llama", {}))
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **ids}))
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
+    for arguments in (["from-hf", str(folder), str(tmp_path / "run")], ["to-hf", str(checkpoint), str(tmp_path / "o")]):
+        assert pool.run(conversion_jobs.warnings_of_transformers, 1, ["convert", *arguments]) == [[]]
+    assert json.loads((tmp_path / "o" / "config.json").read_text())["eos_token_id"] == [98766, 98767]
+
+
+def test_settings_of_generation_that_are_damaged_do_not_reach_the_judge(pool: Pool, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "given", Variant("given", "llama", {}))
+    (folder / "generation_config.json").write_text("[1]")
+    [told] = pool.run(conversion_jobs.from_hf, 1, folder, tmp_path / "run", {})
+    assert told.startswith("proven"), told
+
+
+def test_whole_floats_come_back_as_whole_numbers(pool: Pool, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "given", Variant("given", "llama", {}))
+    path = folder / "config.json"
+    fields = {"max_position_embeddings": 4096.0, "eos_token_id": [2.0, 3], "bos_token_id": 1.0}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+    [told] = pool.run(conversion_jobs.from_hf, 1, folder, tmp_path / "run", {})
+    assert told.startswith("proven"), told
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
+    [told] = pool.run(conversion_jobs.to_hf, 1, checkpoint, tmp_path / "back", {"without_tokenizer": True})
+    assert told.startswith("proven"), told
+    written = (tmp_path / "back" / "config.json").read_text()
+    assert '"max_position_embeddings": 4096,' in written
+    assert {key: json.loads(written)[key] for key in ("eos_token_id", "bos_token_id")} == {
+        "eos_token_id": [2, 3],
+        "bos_token_id": 1,
+    }
+    assert ".0" not in json.dumps([json.loads(written)[key] for key in fields])
