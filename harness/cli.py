@@ -193,6 +193,13 @@ def train(
     "--gpus", "num_gpus", type=click.IntRange(min=1), help="GPUs in all. Default: as few as the layout needs."
 )
 @click.option("--gpu", help="Kind of GPU, for memory and speed. Default: h100.")
+@click.option(
+    "--mfu",
+    "mfu_pct",
+    type=click.FloatRange(min=0, max=100, min_open=True),
+    metavar="PCT",
+    help="Share of the GPU's peak in percent, for the estimate of time. Default: 40.",
+)
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 @click.option("--plot", type=click.Path(path_type=Path), metavar="OUT.png", help="Also draw the phases as a PNG.")
@@ -201,6 +208,7 @@ def plan(  # noqa: PLR0913 (one argument per option)
     config: Path,
     num_gpus: int | None,
     gpu: str | None,
+    mfu_pct: float | None,
     overrides: tuple[str, ...],
     as_json: bool,
     plot: Path | None,
@@ -220,7 +228,7 @@ def plan(  # noqa: PLR0913 (one argument per option)
     Examples:
       harness plan model_configs/tiny.yaml
       harness plan model_configs/llama3.2_1b.yaml --gpus 8 --trace
-      harness plan model_configs/llama3_8b.yaml --gpus 64 --gpu h100
+      harness plan model_configs/llama3_8b.yaml --gpus 64 --gpu h100 --mfu 45
       harness plan model_configs/tiny_phases.yaml --plot plan.png
       harness plan model_configs/tiny.yaml --set parallel.tensor_model_parallel_size=4 --json
     """
@@ -230,9 +238,9 @@ def plan(  # noqa: PLR0913 (one argument per option)
     if trace:
         from harness.trace.trace_text import trace_for_plan
 
-        print_plan(load_config(config, overrides), num_gpus, gpu, as_json, plot, trace_for_plan)
+        print_plan(load_config(config, overrides), num_gpus, gpu, as_json, plot, trace_for_plan, mfu_pct)
     else:
-        print_plan(load_config(config, overrides), num_gpus, gpu, as_json, plot)
+        print_plan(load_config(config, overrides), num_gpus, gpu, as_json, plot, mfu_pct=mfu_pct)
 
 
 @root.command()

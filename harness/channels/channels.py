@@ -20,7 +20,7 @@ from typing import Any
 import xxhash
 
 from harness.channels.index_file import read_index_header
-from harness.channels.parts import Part, check_files, file_bytes
+from harness.channels.parts import Part, check_end, check_files, file_bytes
 from harness.config.schema import ChannelConfig
 from harness.errors import DataError
 
@@ -118,7 +118,9 @@ def bare_part(prefix: Path) -> Part:
             f"{part.bin_path} is truncated: {bin_bytes} bytes are not a whole number of {header.token_type.name} "
             "tokens. Copy or make it again."
         )
-    return replace(part, num_tokens=num_tokens, num_documents=header.num_documents, bin_bytes=bin_bytes)
+    part = replace(part, num_tokens=num_tokens, num_documents=header.num_documents, bin_bytes=bin_bytes)
+    check_end(part, header)
+    return part
 
 
 def _in_words(part: Part) -> str:

@@ -13,14 +13,18 @@ Layout, little-endian, without padding; S sequences, D documents (`IndexHeader.n
     34+12S  8 (D + 1)  number of the first sequence of each document, then S, int64
 
 Megatron-LM and datatrove write one sequence for each document; a document of several sequences is allowed. The `.bin`
-is the tokens of all sequences end to end, and nothing else.
+is the tokens of all sequences end to end, and nothing else. Megatron-LM's multimodal index has S more bytes, the mode
+of each sequence (int8); its sequences are not text alone, and it is refused.
 """
 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+import sys
+from array import array
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from harness.errors import DataError
 
@@ -52,12 +56,14 @@ TOKEN_TYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class IndexHeader:
-    """The first 34 bytes of an `.idx` file."""
+    """The first 34 bytes of an `.idx` file, and the end of the last sequence."""
 
     token_type: TokenType
     num_sequences: int
     num_indices: int
     """Document indices in the file: one more than there are documents."""
+    bin_bytes: int = 0
+    """Byte of the `.bin` at which the last sequence ends: the size that it should have."""
 
     @property
     def num_documents(self) -> int:
@@ -77,19 +83,53 @@ def index_header(token_type: str, num_documents: int) -> bytes:
 
 
 def read_index_header(path: Path) -> IndexHeader:
-    """Read the header of an `.idx` file and compare it with the size of the file.
+    """Read the header of an `.idx` file; compare it with the size of the file, and with both ends of its borders.
+
+    Reads 34 bytes and the ends of the three arrays, however long they are.
 
     Raises:
-        DataError: The file is missing, no index, of another version or token type, or its size is not what it says.
+        DataError: The file is missing, no index, of another version or token type, has modes, its size is not what it
+            says, or its document borders do not begin with 0 and end with the number of sequences.
     """
     try:
         with path.open("rb") as file:
-            head = file.read(_HEADER.size)
-        found_bytes = path.stat().st_size
+            header = _parse_header(path, file.read(_HEADER.size))
+            _check_size(path, header, path.stat().st_size)
+            return _with_ends(path, header, file)
     except OSError as error:
         raise DataError(
             f"cannot read {path}: {error.strerror or error}. Make the part again, or correct the path."
         ) from error
+
+
+def document_lengths(path: Path, header: IndexHeader, first: int, behind: int) -> list[int]:
+    """Return the tokens of the documents `first … behind - 1`, read from the index without the rest of it.
+
+    Raises:
+        DataError: The file cannot be read, or its borders do not rise.
+    """
+    try:
+        with path.open("rb") as file:
+            borders = _array(file, "q", HEADER_BYTES + 12 * header.num_sequences + 8 * first, behind - first + 1)
+            count = borders[-1] - borders[0]
+            if list(borders) != sorted(borders) or not 0 <= borders[0] <= borders[-1] <= header.num_sequences:
+                raise borders_problem(path, header.num_sequences, f"between {borders[0]} and {borders[-1]}")
+            lengths = _array(file, "i", HEADER_BYTES + 4 * borders[0], count)
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}. Try again.") from error
+    pairs = zip(borders[:-1], borders[1:], strict=True)
+    return [sum(lengths[begin - borders[0] : end - borders[0]]) for begin, end in pairs]
+
+
+def borders_problem(path: Path, num_sequences: int, found: str) -> DataError:
+    """Return the error for an index whose document borders are wrong. `found` says in which way."""
+    return DataError(
+        f"{path} is damaged: its document borders do not rise from 0 to its {num_sequences} sequences: {found}. "
+        "Make the part again."
+    )
+
+
+def _parse_header(path: Path, head: bytes) -> IndexHeader:
     if len(head) < _HEADER.size:
         raise DataError(
             f"{path} is truncated: found {len(head)} bytes, its header alone has {_HEADER.size}. Make the part again."
@@ -108,11 +148,49 @@ def read_index_header(path: Path) -> IndexHeader:
         raise DataError(
             f"{path} is damaged: its header says 0 document borders; there is at least 1. Make the part again."
         )
-    header = IndexHeader(token_type=TOKEN_TYPES[code], num_sequences=num_sequences, num_indices=num_indices)
+    return IndexHeader(token_type=TOKEN_TYPES[code], num_sequences=num_sequences, num_indices=num_indices)
+
+
+def _check_size(path: Path, header: IndexHeader, found_bytes: int) -> None:
+    if header.num_sequences and found_bytes == header.file_bytes + header.num_sequences:
+        raise DataError(
+            f"{path} has modes: behind its document borders there is one more byte for each of its "
+            f"{header.num_sequences} sequences, as in Megatron-LM's multimodal data sets. harness trains on text, of "
+            "which all sequences have one mode: make the part again without modes (in Megatron-LM: multimodal=False)."
+        )
     if found_bytes != header.file_bytes:
         raise DataError(
-            f"{path} is truncated or altered: its header says {num_sequences} sequences "
+            f"{path} is truncated or altered: its header says {header.num_sequences} sequences "
             f"and {header.num_documents} documents, which makes {header.file_bytes} bytes; "
             f"found {found_bytes}. Make the part again."
         )
-    return header
+
+
+def _with_ends(path: Path, header: IndexHeader, file: BinaryIO) -> IndexHeader:
+    """Return the header with the end of the last sequence, after a look at the first and the last document border."""
+    count = header.num_sequences
+    pointers, borders = HEADER_BYTES + 4 * count, HEADER_BYTES + 12 * count
+    first, last = _number(file, borders, "<q"), _number(file, header.file_bytes - 8, "<q")
+    if first != 0 or last != count:
+        lacking = "; the last border, which is the number of sequences, is missing" if 0 < last < count else ""
+        raise borders_problem(path, count, f"the first is {first}, the last is {last}{lacking}")
+    if count == 0:
+        return header
+    length, begin = _number(file, pointers - 4, "<i"), _number(file, borders - 8, "<q")
+    return replace(header, bin_bytes=begin + length * header.token_type.num_bytes)
+
+
+def _array(file: BinaryIO, kind: str, offset: int, count: int) -> array[int]:
+    """Return `count` little-endian numbers from an offset on."""
+    found = array(kind)
+    file.seek(offset)
+    found.frombytes(file.read(count * found.itemsize))
+    if sys.byteorder == "big":
+        found.byteswap()
+    return found
+
+
+def _number(file: BinaryIO, offset: int, kind: str) -> int:
+    file.seek(offset)
+    (number,) = struct.unpack(kind, file.read(struct.calcsize(kind)))
+    return int(number)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.channels.index_file import IndexHeader, read_index_header
 from harness.errors import DataError
+
+_FILES_AT_ONCE = 16
+"""Files that are opened at the same time. A shared file system takes longest to find a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +72,43 @@ def check_files(part: Part) -> None:
         )
 
 
+def check_end(part: Part, header: IndexHeader) -> None:
+    """Check that the last sequence of an index ends where the `.bin` does.
+
+    Raises:
+        DataError: It ends elsewhere.
+    """
+    if header.bin_bytes != part.bin_bytes:
+        raise DataError(
+            f"{part.bin_path} is not what its index says: the sequences in {part.idx_path.name} make "
+            f"{header.bin_bytes} bytes, the file has {part.bin_bytes}. Copy or make the part again."
+        )
+
+
+def check_headers(channel: str, parts: Sequence[Part], vocab_size: int) -> None:
+    """Check the header of every part's index: a late part shall not stop a run after days.
+
+    Raises:
+        DataError: A part does not fit. Names the first one.
+    """
+    if problems := header_problems(parts, vocab_size):
+        raise DataError(f"channel {channel}: {problems[0]}")
+
+
+def header_problems(parts: Sequence[Part], vocab_size: int) -> list[str]:
+    """Return what `check_header` finds wrong with parts, in their order. Reads several headers at once."""
+
+    def problem(part: Part) -> str | None:
+        try:
+            check_header(part, vocab_size)
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(_FILES_AT_ONCE) as pool:
+        return [found for found in pool.map(problem, parts) if found is not None]
+
+
 def check_width(channel: str, parts: Iterable[Part], vocab_size: int) -> None:
     """Check by arithmetic alone that the tokens of parts are wide enough: a late part shall not stop a run after days.
 
@@ -105,6 +146,7 @@ def check_header(part: Part, vocab_size: int) -> IndexHeader:
             f"{part.bin_path}: {part.num_tokens} tokens of {kind.name} make {expected} bytes, "
             f"found {part.bin_bytes}. {part.idx_path.name} and the .bin are not from the same part: make it again."
         )
+    check_end(part, header)
     if header.num_documents != part.num_documents:
         raise DataError(
             f"{part.idx_path} says {header.num_documents} documents, the channel says {part.num_documents}. "

@@ -17,6 +17,11 @@ from harness.config.schema import Config
 _KEY_MARK = "[key]"
 _NAME_RULE = "letters, digits, '_', '-' and '.', starting with a letter or digit"
 
+_REMEDIES: dict[Location, str] = {
+    ("launch", "gpus_per_node"): "; a kind of GPU goes into launch.sbatch_flags, such as [--gpus-per-node=a100:8]",
+}
+"""Advice by the place of a text that should be a number."""
+
 _WANTED = {
     "bool_type": "must be true or false",
     "dict_type": "must be a section of keys and values",
@@ -84,7 +89,7 @@ def _hint(error: ErrorDetails, given: object) -> str:
     if kind in ("int_type", "float_type", "bool_type") and isinstance(given, str):
         value = read_plain(given)
         wanted = {"int_type": int, "float_type": int | float, "bool_type": bool}[kind]
-        return "; remove the quotes" if isinstance(value, wanted) else ""
+        return "; remove the quotes" if isinstance(value, wanted) else _REMEDIES.get(error["loc"][:2], "")
     if kind in ("string_type", "path_type") and isinstance(given, bool | int | float):
         return "; put it in quotes"
     if kind in ("model_type", "dict_type") and given is None:

@@ -22,7 +22,8 @@ class LaunchConfig(Section):
     nodes: PositiveInt | None = None
     """Number of nodes. `--nodes` overrides it; one of the two is required for `harness launch`."""
     gpus_per_node: NonNegativeInt = 8
-    """GPUs to ask for on every node. 0 asks for none, and the run computes on CPUs."""
+    """GPUs to ask for on every node. 0 asks for none, and the run computes on CPUs. A cluster that wants another
+    request than `--gpus-per-node=8` gets it by `sbatch_flags`."""
     workers_per_node: PositiveInt | None = None
     """Ranks on every node. Default: one for each GPU, one on a node without GPUs."""
     time_limit: Annotated[str, Field(pattern=SLURM_TIME)] = "24:00:00"
@@ -45,7 +46,9 @@ class LaunchConfig(Section):
     sbatch_flags: tuple[Annotated[str, Field(pattern=r"^--[a-z][a-z-]*(=[ -~]+)?$")], ...] = Field(
         default=(), strict=False
     )
-    """Further flags for sbatch, such as `--qos=high`."""
+    """Further flags for sbatch, such as `--qos=high`. A request for GPUs among them (`--gres=gpu:a100:8`,
+    `--gpus-per-node=a100:8`, `--gpus`, `--gpus-per-task`, `--gpus-per-socket`) takes the place of harness's own; its
+    number must agree with `gpus_per_node`."""
     max_failures_without_progress: PositiveInt = 3
     """Launches in a row that may fail without a newer checkpoint. Then the job stops, and a person has to look."""
     max_launches_without_progress: PositiveInt = 20

@@ -213,6 +213,10 @@ class ScheduleConfig(Section):
     """`wsd` only: share of the phase's steps that the final decay takes."""
     decay_style: Literal["linear", "cosine", "one_minus_sqrt"] = "one_minus_sqrt"
     """`wsd` only: shape of the final decay."""
+    changed_after_step: NonNegativeInt | None = None
+    """Confirms that the phase was changed on purpose after it had begun: checkpoints up to this step of the run were
+    trained with another schedule, and the learning rate may jump behind them. A start that needs it says so. Default:
+    phases that have begun stay as they are."""
 
 
 class PhaseConfig(Section):
@@ -331,7 +335,9 @@ class EvaluationConfig(Section):
     num_samples_per_channel: PositiveInt = 64
     """Held-out samples of each channel. They are the same ones every time."""
     held_out_share: Share = 0.01
-    """Share of the documents of each channel's first part that is held out, unless it has a `validation_path`."""
+    """Share of the tokens of each channel's first part that is held out, in whole documents at its end, unless it has a
+    `validation_path`. A run that evaluates nothing holds nothing out. What is held out is settled when a run begins:
+    one that began without evaluation needs a `validation_path` to evaluate later."""
 
 
 class LoggingConfig(Section):

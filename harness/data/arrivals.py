@@ -15,7 +15,7 @@ from pathlib import Path
 import xxhash
 
 from harness.channels.channels import PARTS_FILE, Channel, further_parts
-from harness.channels.parts import Part, check_width
+from harness.channels.parts import Part, check_headers, check_width
 from harness.errors import DataError
 
 _BLOCK_BYTES = 1 << 24
@@ -105,6 +105,7 @@ class Arrivals:
             try:
                 for part in further_parts(self._known[name], self._paths[name]):
                     check_width(name, [part], self._vocab_size)
+                    check_headers(name, [part], self._vocab_size)
                     _check_hash(name, part)
                     sound.append(part)
             except DataError as error:

@@ -101,6 +101,9 @@ def fingerprint_filled_in(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
 
 def _data_filled_in(data: Mapping[str, Any]) -> dict[str, Any]:
     whole = _settings_filled_in(data, Recipe)
+    if whole.get("held_out_share") == 0 and isinstance(channels := data.get("channels"), Mapping):
+        # Where nothing is held out of the parts, held-out documents of its own change no sample of a channel.
+        whole["channels"] = {name: {**channel, "has_validation_path": False} for name, channel in channels.items()}
     if isinstance(phases := data.get("later_phases"), list):
         whole["later_phases"] = [_settings_filled_in(phase, PhaseRecipe) for phase in phases]
     if isinstance(rules := data.get("rules"), Mapping):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from harness.channels.channels import Channel, parts_digest
+from harness.channels.held_out import HeldOut
 from harness.channels.parts import Part
 from harness.data.batch import Batch, collate
 from harness.data.files.mcore import MappedPart
@@ -85,6 +86,11 @@ class TrainingStream:
         """The channels with all parts that are known, by channel id."""
         return tuple(turns.channel for turns in self._turns)
 
+    @property
+    def held_out(self) -> dict[str, HeldOut]:
+        """Documents that channels keep for evaluation of the parts that they train on; none of a channel that keeps nothing."""
+        return {turns.channel.name: turns.held_out for turns in self._turns if turns.held_out.num_documents}
+
     def extend(self, parts: Mapping[str, tuple[Part, ...]]) -> None:
         """Add further parts to channels. They are used from the position at which the history of a cursor adopts them.
 
@@ -137,8 +143,8 @@ class TrainingStream:
         return order.addresses(order.locate(positions))
 
     def epochs(self, cursor: Cursor) -> dict[str, float]:
-        """Return the passes over each channel up to the cursor, skipped samples included."""
-        return self.order(cursor).epochs(cursor.next_position)
+        """Return the passes over each channel up to the cursor."""
+        return self.order(cursor).epochs(cursor.passed_ranges())
 
     def close(self) -> None:
         """Stop the prefetch thread."""

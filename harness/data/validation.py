@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from harness.channels.channels import Channel
+from harness.channels.held_out import held_out_of
 from harness.channels.parts import Part
 from harness.data.batch import Batch, collate
 from harness.data.files.mcore import MappedPart
 from harness.data.order.packing import PackedDocuments
 from harness.data.order.recipe import Recipe
-from harness.data.order.turns import num_held_out_documents
 from harness.errors import DataError
 
 
@@ -85,21 +85,35 @@ def open_validation(channel: Channel, channel_id: int, recipe: Recipe, num_sampl
     if channel.validation_parts is not None:
         for part in channel.validation_parts:
             if len(samples) < num_samples and part.num_tokens > 1:
-                samples += _cut(channel, part, part.num_documents, recipe, num_samples - len(samples))
+                opened = _open(channel, part, recipe)
+                samples += _cut(opened, part.num_documents, recipe, num_samples - len(samples))
     else:
-        num_held_out = num_held_out_documents(channel, recipe.held_out_share)
-        if num_held_out:
-            samples = _cut(channel, channel.parts[0], num_held_out, recipe, num_samples)
+        samples = _of_first_part(channel, recipe, num_samples) if recipe.held_out_share else []
     return ValidationSet(channel.name, channel_id, samples, recipe) if samples else None
 
 
-def _cut(channel: Channel, part: Part, num_documents: int, recipe: Recipe, limit: int) -> list[_HeldOutSample]:
-    """Return the last `num_documents` documents of a part as at most `limit` samples."""
+def _of_first_part(channel: Channel, recipe: Recipe, num_samples: int) -> list[_HeldOutSample]:
+    """Return at most `num_samples` samples of the documents that are held out of a channel's first part."""
+    opened = _open(channel, channel.parts[0], recipe)
+
+    def lengths(first: int, behind: int) -> list[int]:
+        return [int(length) for length in opened.lengths_of(np.arange(first, behind))]
+
+    held_out = held_out_of(opened.part, recipe.held_out_share, recipe.held_out_by, lengths)
+    return _cut(opened, held_out.num_documents, recipe, num_samples)
+
+
+def _open(channel: Channel, part: Part, recipe: Recipe) -> MappedPart:
     try:
-        opened = MappedPart(part, recipe.vocab_size)
+        return MappedPart(part, recipe.vocab_size)
     except DataError as error:
         raise DataError(f"channel {channel.name} (validation): {error}") from error
-    packed = PackedDocuments(opened, np.arange(part.num_documents - num_documents, part.num_documents))
+
+
+def _cut(opened: MappedPart, num_documents: int, recipe: Recipe, limit: int) -> list[_HeldOutSample]:
+    """Return the last `num_documents` documents of a part as at most `limit` samples."""
+    end = opened.part.num_documents
+    packed = PackedDocuments(opened, np.arange(end - num_documents, end))
     return [
         _HeldOutSample(packed, start, min(recipe.seq_length + 1, packed.num_tokens - start))
         for start in range(0, packed.num_tokens - 1, recipe.seq_length)[:limit]

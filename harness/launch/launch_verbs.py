@@ -23,7 +23,7 @@ _PATH = click.Path(path_type=Path)
 @click.option("--dependency", metavar="TYPE:JOB", help="Start after another job, such as afterany:4711.")
 @click.option("--run-dir", type=_PATH, help="Directory of the run. Default: runs/<run.name>.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value. May be repeated.")
-@click.option("--dry-run", is_flag=True, help="Check everything, print the command and the script, queue nothing.")
+@click.option("--dry-run", is_flag=True, help="Print what was checked and found good, and the command; queue nothing.")
 def launch(
     config: Path,
     run_dir: Path | None,

@@ -9,15 +9,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from harness.channels.channels import PARTS_FILE, listed_parts
+from harness.channels.channels import PARTS_FILE, bare_part, listed_parts
 from harness.channels.made_with import TokenizerFindings, paths_in_use
+from harness.channels.parts import Part, header_problems
 from harness.config.schema import Config
 from harness.errors import ConfigError, DataError
+from harness.launch.gpu_request import gpu_flag_problems
 from harness.launch.requirements import parallel_sections
 from harness.launch.slurm import flag_problems, seconds_of
 from harness.launch.tokenizer_check import look_at_tokenizer
-from harness.plan.demand import demands
+from harness.plan.demand import demands, repetition_notes
 from harness.plan.plan import Plan, make_plan
+from harness.run.begun_phases import Moved, moved_phase
+from harness.run.checkpoints.entries import Checkpoint, entries_in, newest_first
 from harness.run.commands.mailbox import is_being_written
 from harness.run.event_types import Saved
 from harness.run.events import read_events
@@ -78,7 +82,7 @@ Check = Callable[[Request], Iterator[str]]
 def check_request(request: Request) -> Findings:
     """Return all problems of a request, not only the first."""
     return Findings(
-        errors=tuple(problem for check in _ERRORS for problem in check(request)),
+        errors=tuple(problem for check in _ERRORS.values() for problem in check(request)),
         warnings=tuple(problem for check in _WARNINGS for problem in check(request)),
     )
 
@@ -88,8 +92,8 @@ def _layout(request: Request) -> Iterator[str]:
         make_plan(request.config, request.world_size)
     except ConfigError as error:
         nodes = "node" if request.nodes == 1 else "nodes"
-        yield f"the layout does not fit {request.nodes} {nodes} with {request.workers_per_node} ranks each:"
-        yield from error.problems
+        place = f"the layout does not fit {request.nodes} {nodes} with {request.workers_per_node} ranks each"
+        yield from (f"{place}: {problem}" for problem in error.problems)
 
 
 def _workers(request: Request) -> Iterator[str]:
@@ -108,30 +112,35 @@ def _tokenizer_notes(request: Request) -> Iterator[str]:
 
 def _channels(request: Request) -> Iterator[str]:
     for name, path in paths_in_use(request.config).items():
-        yield from (f"{name}: {problem}" for problem in _channel_problems(path))
+        problems = _channel_problems(path, request.config.model.vocab_size)
+        yield from (f"{name}: {problem}" for problem in problems)
 
 
-def _channel_problems(path: Path) -> Iterator[str]:
-    """Yield the problems of a channel's files that their names and sizes show."""
+def _channel_problems(path: Path, vocab_size: int) -> Iterator[str]:
+    """Yield the problems of a channel's files that names, sizes and the headers of the indices show."""
     listed = path / PARTS_FILE
     if not listed.exists():
         missing = [str(file) for suffix in (".bin", ".idx") if not _is_readable(file := Path(f"{path}{suffix}"))]
         if missing:
             yield f"there is no {listed}, and {' and '.join(missing)} cannot be read; make them with `harness data`"
-        return
+            return
     try:
-        parts = listed_parts(listed)
+        parts = listed_parts(listed) if listed.exists() else (bare_part(path),)
     except (OSError, DataError) as error:
-        yield f"{listed} cannot be read: {error}"
+        yield f"{listed} cannot be read: {error}" if listed.exists() else str(error)
         return
     if not parts:
         yield f"{listed} lists no part"
+    sound: list[Part] = []
     for part in parts:
         binary, index = part.bin_path, part.idx_path
         if not _is_readable(index) or not _is_readable(binary):
             yield f"{binary} or {index} cannot be read, but {listed} lists the part"
         elif binary.stat().st_size != part.bin_bytes:
             yield f"{binary} has {binary.stat().st_size} bytes, {listed} says {part.bin_bytes}; was it copied whole?"
+        else:
+            sound.append(part)
+    yield from header_problems(sound, vocab_size)
 
 
 def _job_files(request: Request) -> Iterator[str]:
@@ -149,6 +158,7 @@ def _job_files(request: Request) -> Iterator[str]:
 
 def _flags(request: Request) -> Iterator[str]:
     yield from flag_problems(request.config.launch.sbatch_flags)
+    yield from gpu_flag_problems(request.config.launch, request.nodes)
 
 
 def _time(request: Request) -> Iterator[str]:
@@ -169,6 +179,25 @@ def _run_directory(request: Request) -> Iterator[str]:
             f"{root} is in use: {owner} trains there; wait for it, or queue behind it with "
             "--dependency=afterany:JOB, or choose another directory with --run-dir"
         )
+
+
+def _begun_phases(request: Request) -> Iterator[str]:
+    """Yield the reason why the run would not go on in phases that have begun."""
+    if (moved := _moved_phase(request)) is not None and moved.problem is not None:
+        yield moved.problem
+
+
+def _told_phases(request: Request) -> Iterator[str]:
+    """Yield changes of phases that have begun which are small or confirmed."""
+    if (moved := _moved_phase(request)) is not None and moved.problem is None:
+        yield moved.text
+
+
+def _moved_phase(request: Request) -> Moved | None:
+    found = newest_first(entries_in(request.run_dir.checkpoints))
+    usable = (entry for entry in found if isinstance(entry, Checkpoint) and entry.manifest.health != "abandoned")
+    newest = next(usable, None)
+    return None if newest is None else moved_phase(request.config, newest.manifest, request.run_dir)
 
 
 def _free_space(request: Request) -> Iterator[str]:
@@ -220,7 +249,9 @@ def _spanning_groups(request: Request) -> Iterator[str]:
 def _shortages(request: Request) -> Iterator[str]:
     """Yield the channels whose parts do not have enough tokens yet. Further parts may arrive while the run goes on."""
     if (plan := _plan(request)) is not None:
-        yield from filter(None, (demand.shortage() for demand in demands(request.config, plan)))
+        found = demands(request.config, plan)
+        yield from filter(None, (demand.shortage() for demand in found))
+        yield from repetition_notes(found)
 
 
 def _plan(request: Request) -> Plan | None:
@@ -235,15 +266,25 @@ def _is_readable(path: Path) -> bool:
     return path.is_file() and os.access(path, os.R_OK)
 
 
-_ERRORS: tuple[Check, ...] = (
-    _layout,
-    _workers,
-    _tokenizer,
-    _channels,
-    _job_files,
-    _flags,
-    _time,
-    _run_directory,
-    _free_space,
+_ERRORS: dict[str, Check] = {
+    "layout: it fits the nodes in every phase": _layout,
+    "workers: at most one a GPU": _workers,
+    "tokenizer: it can be read, and the channels were made with it": _tokenizer,
+    "channels: files, sizes and index headers of all parts": _channels,
+    "environment file and container image": _job_files,
+    "flags for sbatch, and the request for GPUs": _flags,
+    "time limit and lead time": _time,
+    "run directory: it can be written, and nobody trains there": _run_directory,
+    "phases that have begun: they go on as they were": _begun_phases,
+    f"disk: room for {NUM_CHECKPOINTS} checkpoints": _free_space,
+}
+"""Checks by their description; each yields the reasons not to queue the job."""
+CHECKED = tuple(_ERRORS)
+_WARNINGS: tuple[Check, ...] = (
+    _tokenizer_notes,
+    _told_phases,
+    _lead_time,
+    _waiting_commands,
+    _spanning_groups,
+    _shortages,
 )
-_WARNINGS: tuple[Check, ...] = (_tokenizer_notes, _lead_time, _waiting_commands, _spanning_groups, _shortages)

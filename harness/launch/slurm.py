@@ -10,6 +10,7 @@ from pathlib import Path
 
 from harness.config.operation import LaunchConfig
 from harness.errors import UsageError
+from harness.launch.gpu_request import own_flags
 from harness.run.paths import RunDir
 
 PASSED_ON = ("HOME", "LANG", "LOGNAME", "PATH", "USER")
@@ -23,7 +24,6 @@ _OWN_FLAGS = {
     "--chdir": "call `harness launch` in the directory that paths in the configuration are relative to",
     "--dependency": "give --dependency to `harness launch`",
     "--export": "set variables in launch.environment_file",
-    "--gpus-per-node": "set launch.gpus_per_node",
     "--exclusive": "set launch.whole_nodes",
     "--job-name": "set run.name",
     "--no-requeue": "the run must come back by itself",
@@ -59,11 +59,8 @@ class Job:
 def sbatch_command(job: Job) -> list[str]:
     """Return the command that queues the job."""
     settings = job.settings
+    size = {"job-name": job.name, "nodes": job.nodes, "ntasks-per-node": 1}
     flags = {
-        "job-name": job.name,
-        "nodes": job.nodes,
-        "ntasks-per-node": 1,
-        "gpus-per-node": settings.gpus_per_node or None,
         "time": settings.time_limit,
         "signal": f"B:USR2@{settings.signal_lead_s}",
         "partition": settings.partition,
@@ -80,6 +77,8 @@ def sbatch_command(job: Job) -> list[str]:
         "--requeue",
         # Without --mem=0 the partition's default may be a fraction of the node's memory.
         *(["--exclusive", "--mem=0"] if settings.whole_nodes else []),
+        *(f"--{name}={value}" for name, value in size.items()),
+        *own_flags(settings),
         *(f"--{name}={value}" for name, value in flags.items() if value is not None),
         *settings.sbatch_flags,
         str(job.slurm_dir / "train.sbatch"),

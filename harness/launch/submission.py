@@ -15,7 +15,7 @@ from pathlib import Path
 import harness.launch as here
 from harness.config.load import dump_config, load_config
 from harness.errors import ConfigError, UsageError
-from harness.launch.preflight import Request, check_request
+from harness.launch.preflight import CHECKED, Request, check_request
 from harness.launch.slurm import Job, sbatch_command, submit
 from harness.run.files import replace_file
 from harness.run.launch_folder import make_run
@@ -56,7 +56,8 @@ def launch(
     folder = request.run_dir.launch(request.run_dir.next_launch_number())
     command = sbatch_command(_job(request, folder, options, slurm_dir))
     if options.dry_run:
-        show(f"{shlex.join(command)}\n\n{script.read_text()}")
+        show("\n".join(["checked and found good:", *(f"  {checked}" for checked in CHECKED)]))
+        show(f"the job would be queued so, and run {script}:\n{shlex.join(command)}")
         return None
     return _queue(request, folder, command, show)
 

@@ -10,7 +10,7 @@ import io
 import itertools
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +79,45 @@ class EventFile:
             self._file.truncate(end)  # readers stop for good at half a record
             self._file.seek(end)
             raise
+
+
+def write_hyperparameters(
+    folder: Path, values: Mapping[str, bool | float | str], *, run: str, clock: Callable[[], float]
+) -> None:
+    """Write what a launch trains with into a file of its own, for TensorBoard's HPARAMS. Call it before `EventFile`.
+
+    TensorBoard follows the newest file only, which must be the one of the metrics. `run` names the run in the table.
+
+    Raises:
+        ImportError: The `tensorboard` package is not installed.
+        OSError: The file cannot be written.
+    """
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.plugins.hparams import metadata
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData, SessionStartInfo
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    session = SessionStartInfo(group_name=run, start_time_secs=clock())
+    for name, value in values.items():
+        if isinstance(value, bool):
+            session.hparams[name].bool_value = value
+        elif isinstance(value, str):
+            session.hparams[name].string_value = value
+        else:
+            session.hparams[name].number_value = value
+    content = HParamsPluginData(session_start_info=session, version=metadata.PLUGIN_DATA_VERSION)
+    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=content.SerializeToString())
+    point = Summary.Value(tag=metadata.SESSION_START_INFO_TAG, metadata=SummaryMetadata(plugin_data=plugin))
+    folder.mkdir(parents=True, exist_ok=True)
+    with _free_path(folder, clock()).open("xb", buffering=0) as file:
+        for event in (
+            Event(wall_time=clock(), file_version=_FILE_VERSION),
+            Event(wall_time=clock(), step=0, summary=Summary(value=[point])),
+        ):
+            framed = io.BytesIO()
+            RecordWriter(framed).write(event.SerializeToString())
+            write_whole(file, framed.getvalue())
 
 
 def _free_path(folder: Path, now: float) -> Path:

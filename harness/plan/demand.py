@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.config.schema import ChannelConfig, Config
-from harness.plan.channel_tokens import tokens_to_train_on
+from harness.plan.channel_tokens import TrainTokens, held_out_share, tokens_to_train_on
 from harness.plan.plan import Plan
+
+MANY_EPOCHS = 16
+"""Passes over a channel above which people are told: by Muennighoff et al. (2023) four are nearly as good as new text,
+and beyond sixteen little is left of the gain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,16 +26,13 @@ class ChannelDemand:
     """Allowed passes over them; None: no limit."""
     waits_for_parts: bool
     """Training would wait for further parts."""
+    epochs: float | None
+    """Passes through the channel over all phases, counted in samples as the run counts them; None if not known."""
 
     @property
     def train_tokens(self) -> int:
         """Tokens over all phases."""
         return sum(self.tokens_by_phase)
-
-    @property
-    def epochs(self) -> float | None:
-        """Passes through the channel over all phases."""
-        return self.train_tokens / self.available_tokens if self.available_tokens else None
 
     @property
     def missing_tokens(self) -> int:
@@ -57,6 +58,17 @@ def demands(config: Config, plan: Plan) -> list[ChannelDemand]:
     return [_demand(name, config.data.channels[name], config, plan) for name in names]
 
 
+def repetition_notes(found: list[ChannelDemand]) -> list[str]:
+    """Return a note for each channel that would be passed through more often than repetition helps."""
+    return [
+        f"channel {demand.channel} would be passed through {demand.epochs:,.0f} times: {demand.train_tokens:,} tokens "
+        f"of {demand.available_tokens:,}. Beyond about {MANY_EPOCHS} passes repeated text teaches next to nothing: add "
+        "parts, lower its weight, or set max_epochs"
+        for demand in found
+        if demand.epochs is not None and demand.epochs > MANY_EPOCHS and demand.max_epochs is None
+    ]
+
+
 def shortage_problems(found: list[ChannelDemand]) -> list[str]:
     """Return why existing data do not suffice for a plan, one line a channel; channels may wait for parts instead."""
     return [
@@ -68,10 +80,24 @@ def shortage_problems(found: list[ChannelDemand]) -> list[str]:
 
 
 def _demand(name: str, channel: ChannelConfig, config: Config, plan: Plan) -> ChannelDemand:
+    found = tokens_to_train_on(channel, held_out_share(config))
     return ChannelDemand(
         channel=name,
         tokens_by_phase=tuple(int(phase.shares.get(name, 0) * phase.train_tokens) for phase in plan.phases),
-        available_tokens=tokens_to_train_on(channel, config.evaluation.held_out_share),
+        available_tokens=None if found is None else found.total,
         max_epochs=channel.max_epochs or (None if channel.when_low == "repeat" else 1),
         waits_for_parts=channel.when_low == "wait",
+        epochs=None if found is None else _epochs(name, found, plan),
     )
+
+
+def _epochs(name: str, found: TrainTokens, plan: Plan) -> float | None:
+    """Return the passes through a channel, by the samples of an epoch in each phase; None if a sample does not fit."""
+    passes = 0.0
+    for phase in plan.phases:
+        if name in phase.shares:
+            num_samples = found.num_samples(phase.seq_length)
+            if num_samples == 0:
+                return None
+            passes += float(phase.shares[name] * phase.train_samples) / num_samples
+    return passes

@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from harness.config.batch_sizes import BatchSizes, batch_sizes, train_steps
+from harness.config.batch_sizes import BatchSizes, batch_sizes
 from harness.config.phase_settings import in_phase
-from harness.config.schema import Config, ScheduleConfig
+from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.plan.flops import flops_per_token
 from harness.plan.layouts import Layout, layers_per_stage, make_layout, phase_problems
 from harness.plan.parameters import count_parameters
-from harness.plan.schedule import learning_rate
+from harness.plan.schedule import PhaseSchedule, phase_number, phase_schedules
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhasePlan:
-    """One phase, in steps. Steps are 1-based; the phase covers `first_step … first_step + train_steps - 1`."""
+class PhasePlan(PhaseSchedule):
+    """One phase: its steps and learning rates, and what else follows from the configuration and the world size."""
 
-    index: int
-    """Number of the phase, from 0."""
-    name: str
-    first_step: int
-    train_steps: int
     seq_length: int
     batch_sizes: BatchSizes
     micro_batch_size: int
@@ -34,10 +28,6 @@ class PhasePlan:
     """Layers by [virtual chunk][pipeline rank]: model chunks in the order in which a token passes them."""
     shares: dict[str, Fraction]
     """Exact share of every channel; they add up to 1."""
-    schedule: ScheduleConfig
-    peak_learning_rate: float
-    entry_learning_rate: float
-    """Learning rate from which the warm-up sets out."""
     flops_per_token: int
     """Model FLOPs of forward and backward per token, causal attention counted once (see `harness.plan.flops`)."""
 
@@ -66,11 +56,6 @@ class PhasePlan:
         """Tokens of the whole phase: what was asked for, rounded up to whole steps."""
         return self.train_samples * self.seq_length
 
-    @property
-    def last_step(self) -> int:
-        """Last step of the phase, counted from the start of the run."""
-        return self.first_step + self.train_steps - 1
-
     def num_microbatches_of(self, batch_size: int) -> int:
         """Return the micro-batches that each data-parallel rank computes in a step of this many samples."""
         return batch_size // (self.micro_batch_size * self.layout.data)
@@ -78,16 +63,6 @@ class PhasePlan:
     def batch_size(self, step: int) -> int:
         """Return the samples in a step, counted from the start of the run."""
         return self.batch_sizes.of_step(step - self.first_step + 1)
-
-    def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step, counted from the start of the run."""
-        return learning_rate(
-            self.schedule,
-            self.peak_learning_rate,
-            step - self.first_step + 1,
-            self.train_steps,
-            entry=self.entry_learning_rate,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +90,7 @@ class Plan:
 
     def phase_of(self, step: int) -> PhasePlan:
         """Return the phase of a step; steps beyond the end belong to the last phase."""
-        first_steps = [phase.first_step for phase in self.phases]
-        return self.phases[max(0, bisect_right(first_steps, step) - 1)]
+        return self.phases[phase_number(self.phases, step)]
 
     def learning_rate(self, step: int) -> float:
         """Return the learning rate of a step: one pure function over the whole run."""
@@ -136,9 +110,8 @@ def make_plan(config: Config, world_size: int | Sequence[int], phase_index: int 
     sizes = [world_size] * len(config.phases) if isinstance(world_size, int) else world_size
     if problems := phase_problems(config, sizes):
         raise ConfigError(problems)
-    phases: list[PhasePlan] = []
-    for index, size in enumerate(sizes):
-        phases.append(_plan_phase(config, index, size, phases[-1] if phases else None))
+    schedules = phase_schedules(config)
+    phases = [_plan_phase(config, schedule, size) for schedule, size in zip(schedules, sizes, strict=True)]
     return Plan(
         layout=phases[phase_index].layout,
         layers_per_stage=phases[phase_index].layers_per_stage,
@@ -155,28 +128,15 @@ def exact_shares(weights: dict[str, float]) -> dict[str, Fraction]:
     return {name: weight / total for name, weight in exact.items()}
 
 
-def _plan_phase(config: Config, index: int, world_size: int, before: PhasePlan | None) -> PhasePlan:
-    own, phase = in_phase(config, index), config.phases[index]
-    entry, peak = 0.0, own.optimizer.learning_rate
-    if phase.schedule.continues:
-        assert before is not None, "a first phase that continues is refused by harness.config.validate"
-        entry = before.learning_rate(before.last_step)
-        peak = peak if phase.schedule.warmup_steps else entry
-    num_steps = train_steps(phase)
-    assert num_steps, "a phase without a length is refused by harness.config.validate"
+def _plan_phase(config: Config, schedule: PhaseSchedule, world_size: int) -> PhasePlan:
+    own, phase = in_phase(config, schedule.index), config.phases[schedule.index]
     return PhasePlan(
-        index=index,
-        name=phase.name,
-        first_step=before.last_step + 1 if before else 1,
-        train_steps=num_steps,
+        **vars(schedule),
         seq_length=phase.seq_length,
         batch_sizes=batch_sizes(phase),
         micro_batch_size=own.parallel.micro_batch_size,
         layout=make_layout(own, world_size),
         layers_per_stage=layers_per_stage(own),
         shares=exact_shares(phase.blend),
-        schedule=phase.schedule,
-        peak_learning_rate=peak,
-        entry_learning_rate=entry,
         flops_per_token=flops_per_token(config.model, phase.seq_length),
     )

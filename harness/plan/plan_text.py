@@ -21,7 +21,7 @@ from harness.plan.gpus import GPUS, Gpu, find_gpu
 from harness.plan.layouts import needed_world_sizes, phase_problems
 from harness.plan.memory import GIB
 from harness.plan.plan import Plan, make_plan
-from harness.plan.record import choice_record, learning_rate_curve, model_record, plan_record
+from harness.plan.record import ASSUMED_MFU_PCT, choice_record, learning_rate_curve, model_record, plan_record
 from harness.plan.schedule_plot import draw_plan
 
 _DEFAULT_GPU = "h100"
@@ -29,6 +29,9 @@ _NUM_CHOICES = 5
 _CURVE_WIDTH = 48
 _MOST_STAGES = 6
 _FILE_WIDTH = 160
+_MFU_ADVICE = (
+    f"{ASSUMED_MFU_PCT} % MFU is what large dense models reach; small ones reach less: give what yours does (--mfu)"
+)
 
 
 class Trace(Protocol):
@@ -41,18 +44,20 @@ class Trace(Protocol):
         """Print it for people."""
 
 
-def print_plan(
+def print_plan(  # noqa: PLR0913 (one argument per option)
     config: Config,
     num_gpus: int | None,
     gpu: str | None,
     as_json: bool,
     plot_path: Path | None = None,
     trace: Callable[[Config, Plan], Trace] | None = None,
+    mfu_pct: float | None = None,
 ) -> None:
     """Write the plan of `config` on `num_gpus` GPUs to standard output, and draw it as a PNG if a path is given.
 
     Without `num_gpus` every phase has the smallest number that its layout allows; without `gpu` an H100 is assumed.
-    A plan without problems is also traced, if `trace` is given.
+    A plan without problems is also traced, if `trace` is given. `mfu_pct` is the share of the peak for the estimate of
+    time.
 
     Raises:
         UsageError: If the GPU is not known, or the picture cannot be drawn.
@@ -70,11 +75,11 @@ def print_plan(
     if not console.is_terminal:
         console = Console(width=_FILE_WIDTH)
     if not as_json:
-        _print_sections(console, config, plan, device)
+        _print_sections(console, config, plan, device, mfu_pct)
         _print_choices(console, sizes[0], device, choices)
     traced = trace(config, plan) if trace is not None and plan is not None and not problems else None
     if as_json:
-        record = _json_record(config, plan, device, choices, problems)
+        record = _json_record(config, plan, device, choices, problems, mfu_pct)
         console.print_json(json.dumps(record | ({"trace": traced.record()} if traced else {})))
     elif traced:
         traced.print(console)
@@ -102,21 +107,26 @@ def _known_gpu(name: str) -> Gpu:
 
 
 def _json_record(
-    config: Config, plan: Plan | None, device: Gpu, choices: list[LayoutChoice], problems: list[str]
+    config: Config,
+    plan: Plan | None,
+    device: Gpu,
+    choices: list[LayoutChoice],
+    problems: list[str],
+    mfu_pct: float | None,
 ) -> dict[str, Any]:
     alternatives = [choice_record(choice) for choice in choices]
     if plan is None:
         record = {"run": config.run.name, "model": model_record(config)}
     else:
-        record = plan_record(config, plan, device)
+        record = plan_record(config, plan, device, mfu_pct)
     return {"legal": not problems, "problems": problems, **record, "legal_layouts": alternatives}
 
 
-def _print_sections(console: Console, config: Config, plan: Plan | None, device: Gpu) -> None:
+def _print_sections(console: Console, config: Config, plan: Plan | None, device: Gpu, mfu_pct: float | None) -> None:
     if plan is None:
         sections = [("Model", _model_rows(config, model_record(config)))]
     else:
-        sections = _sections(config, plan_record(config, plan, device), plan)
+        sections = _sections(config, plan_record(config, plan, device, mfu_pct), plan)
     for heading, rows in sections:
         console.print(f"[bold]{heading}[/bold]", highlight=False)
         grid = Table.grid(padding=(0, 2))
@@ -166,6 +176,8 @@ def _sections(config: Config, record: dict[str, Any], plan: Plan) -> list[tuple[
     sections.append(("Memory on the heaviest rank (estimate)", _memory_rows(record["memory"])))
     if record["time"]:
         sections.append(("Time (estimate)", _time_rows(record["time"])))
+    if record["notes"]:
+        sections.append(("Notes", [("", note) for note in record["notes"]]))
     return sections
 
 
@@ -258,6 +270,7 @@ def _time_rows(time: dict[str, Any]) -> list[Row]:
             f"({time['tokens_per_second_per_gpu']:,.0f} tokens/s per GPU)",
         ),
         ("assumption", f"peak {time['peak_flops'] / 1e12:g} TFLOP/s dense bf16; no restarts, evaluation or saving"),
+        *([] if time["mfu_is_given"] else [("", _MFU_ADVICE)]),
     ]
 
 

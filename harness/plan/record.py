@@ -6,10 +6,11 @@ from dataclasses import asdict
 from typing import Any
 
 from harness.config.phase_settings import in_phase
-from harness.config.schema import Config
+from harness.config.schema import Config, EvaluationConfig
 from harness.plan.axes import RANK_AXES
+from harness.plan.channel_tokens import held_out_share
 from harness.plan.choices import LayoutChoice, pipeline_bubble
-from harness.plan.demand import ChannelDemand, demands
+from harness.plan.demand import ChannelDemand, demands, repetition_notes
 from harness.plan.flops import CONVENTION, flops_per_token_full_attention, hardware_flops_per_token
 from harness.plan.gpus import Gpu
 from harness.plan.layouts import Layout
@@ -22,19 +23,24 @@ ASSUMED_MFU_PCT = 40
 _SECONDS_PER_DAY = 86400
 
 
-def plan_record(config: Config, plan: Plan, gpu: Gpu | None) -> dict[str, Any]:
-    """Return all derived numbers of a run; with a GPU also whether it fits and, in bf16, how long it takes."""
+def plan_record(config: Config, plan: Plan, gpu: Gpu | None, mfu_pct: float | None = None) -> dict[str, Any]:
+    """Return all derived numbers of a run; with a GPU also whether it fits and, in bf16, how long it takes.
+
+    `mfu_pct` is the share of the GPU's peak that the run reaches; by default `ASSUMED_MFU_PCT`.
+    """
+    wanted = demands(config, plan)
     return {
         "run": config.run.name,
         "model": model_record(config),
         "layout": _layout_record(plan.layout, plan.layers_per_stage),
         "phases": [_phase_record(config, plan, phase) for phase in plan.phases],
-        "channels": [_channel_record(demand) for demand in demands(config, plan)],
+        "channels": [_channel_record(demand) for demand in wanted],
+        "notes": [*repetition_notes(wanted), *_idle_notes(plan), *_held_out_notes(config)],
         "train_steps": plan.train_steps,
         "train_tokens": plan.train_tokens,
         "flops_convention": CONVENTION,
         "memory": _memory_record(config, plan, gpu),
-        "time": _time_record(plan, gpu) if gpu and config.precision.dtype == "bf16" else None,
+        "time": _time_record(plan, gpu, mfu_pct) if gpu and config.precision.dtype == "bf16" else None,
     }
 
 
@@ -152,14 +158,37 @@ def _memory_record(config: Config, plan: Plan, gpu: Gpu | None) -> dict[str, Any
     }
 
 
-def _time_record(plan: Plan, gpu: Gpu) -> dict[str, Any]:
-    flops_per_gpu_second = gpu.peak_flops * ASSUMED_MFU_PCT / 100
+def _idle_notes(plan: Plan) -> list[str]:
+    """Return a note for each phase whose schedule ends exactly at 0, so that its last step changes nothing."""
+    return [
+        f"phase {phase.name}: the learning rate ends at 0, so its last step, {phase.last_step:,}, changes no weight "
+        "(schedule.min_learning_rate_share)"
+        for phase in plan.phases
+        if phase.train_steps > 1 and phase.learning_rate(phase.last_step) == 0
+    ]
+
+
+def _held_out_notes(config: Config) -> list[str]:
+    """Return a note if a share was chosen by which nothing is held out."""
+    share = config.evaluation.held_out_share
+    if share in (0, EvaluationConfig().held_out_share) or held_out_share(config):
+        return []
+    return [
+        f"evaluation.held_out_share is {share:g}, but no phase evaluates, so a new run holds nothing out; give "
+        "evaluation.every_steps"
+    ]
+
+
+def _time_record(plan: Plan, gpu: Gpu, mfu_pct: float | None) -> dict[str, Any]:
+    assumed = ASSUMED_MFU_PCT if mfu_pct is None else mfu_pct
+    flops_per_gpu_second = gpu.peak_flops * assumed / 100
     gpu_seconds = sum(map(_phase_flops, plan.phases)) / flops_per_gpu_second
     seconds = sum(_phase_flops(phase) / flops_per_gpu_second / phase.layout.world_size for phase in plan.phases)
     return {
         "gpu": gpu.label,
         "peak_flops": gpu.peak_flops,
-        "assumed_mfu_pct": ASSUMED_MFU_PCT,
+        "assumed_mfu_pct": assumed,
+        "mfu_is_given": mfu_pct is not None,
         "seconds": seconds,
         "days": seconds / _SECONDS_PER_DAY,
         "tokens_per_second_per_gpu": plan.train_tokens / gpu_seconds,

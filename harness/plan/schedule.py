@@ -3,9 +3,75 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from harness.config.schema import ScheduleConfig
+from harness.config.batch_sizes import train_steps
+from harness.config.phase_settings import in_phase
+from harness.config.schema import Config, ScheduleConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhaseSchedule:
+    """Steps and learning rates of one phase: `first_step … first_step + train_steps - 1`, counted from 1."""
+
+    index: int
+    """Number of the phase, from 0."""
+    name: str
+    first_step: int
+    train_steps: int
+    schedule: ScheduleConfig
+    peak_learning_rate: float
+    entry_learning_rate: float
+    """Learning rate from which the warm-up sets out."""
+
+    @property
+    def last_step(self) -> int:
+        """Last step of the phase, counted from the start of the run."""
+        return self.first_step + self.train_steps - 1
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from the start of the run."""
+        return learning_rate(
+            self.schedule,
+            self.peak_learning_rate,
+            step - self.first_step + 1,
+            self.train_steps,
+            entry=self.entry_learning_rate,
+        )
+
+
+def phase_schedules(config: Config) -> tuple[PhaseSchedule, ...]:
+    """Return steps and learning rates of all phases. They do not depend on the layout."""
+    found: list[PhaseSchedule] = []
+    for index, phase in enumerate(config.phases):
+        before = found[-1] if found else None
+        entry, peak = 0.0, in_phase(config, index).optimizer.learning_rate
+        if phase.schedule.continues:
+            assert before is not None, "a first phase that continues is refused by harness.config.validate"
+            entry = before.learning_rate(before.last_step)
+            peak = peak if phase.schedule.warmup_steps else entry
+        num_steps = train_steps(phase)
+        assert num_steps, "a phase without a length is refused by harness.config.validate"
+        found.append(
+            PhaseSchedule(
+                index=index,
+                name=phase.name,
+                first_step=before.last_step + 1 if before else 1,
+                train_steps=num_steps,
+                schedule=phase.schedule,
+                peak_learning_rate=peak,
+                entry_learning_rate=entry,
+            )
+        )
+    return tuple(found)
+
+
+def phase_number(phases: Sequence[PhaseSchedule], step: int) -> int:
+    """Return the number of the phase of a step; steps beyond the end belong to the last phase."""
+    return max(0, bisect_right([phase.first_step for phase in phases], step) - 1)
 
 
 def learning_rate(schedule: ScheduleConfig, peak: float, step: int, train_steps: int, *, entry: float = 0.0) -> float:

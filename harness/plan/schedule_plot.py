@@ -10,6 +10,8 @@ from harness.plan.plan import PhasePlan, Plan
 
 _INCHES = (11.0, 8.0)
 _POINTS_PER_PHASE = 400
+_HEADROOM = 1.2
+"""Height of a panel over its highest value: the names of the phases stand above all curves."""
 
 
 def draw_plan(name: str, plan: Plan, path: Path) -> None:
@@ -59,7 +61,7 @@ def _draw_curve(axis: Any, plan: Plan, label: str, values: list[list[float]]) ->
     steps = [step for phase in plan.phases for step in _steps(phase)]
     axis.plot(steps, [value for of_phase in values for value in of_phase], linewidth=1.2, drawstyle="steps-post")
     axis.set_ylabel(label)
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(bottom=0, top=_HEADROOM * max(max(of_phase) for of_phase in values))
 
 
 def _draw_channels(axis: Any, plan: Plan) -> None:  # noqa: ANN401
@@ -67,7 +69,8 @@ def _draw_channels(axis: Any, plan: Plan) -> None:  # noqa: ANN401
     names = list(dict.fromkeys(name for phase in plan.phases for name in phase.shares))
     axis.stackplot(steps, [[tokens_so_far(plan, name, step) for step in steps] for name in names], labels=names)
     axis.set_ylabel("tokens trained on")
-    axis.legend(fontsize=8, loc="upper left")
+    axis.set_ylim(bottom=0, top=_HEADROOM * sum(tokens_so_far(plan, name, steps[-1]) for name in names))
+    axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the panel, where no label is
 
 
 def _draw_borders(axis: Any, plan: Plan) -> None:  # noqa: ANN401

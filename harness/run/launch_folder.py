@@ -100,6 +100,15 @@ def changes(run_dir: RunDir, config: Config) -> list[str]:
     ]
 
 
+def hyperparameters(config: Config) -> dict[str, bool | float | str]:
+    """Return what a run trains with, by the names of `--set`: no paths, and nothing about operation and output."""
+    chosen = {"seed": config.run.seed} | config.model_dump(
+        mode="json", include={"model", "parallel", "phases", "optimizer", "precision"}
+    )
+    found = _fields(chosen)
+    return {name: value for name, value in found.items() if isinstance(value, bool | int | float | str)}
+
+
 def _fields(value: object, place: str = "") -> dict[str, object]:
     """Return every number and text in nested mappings and lists by its path, such as `phases.0.seq_length`."""
     if isinstance(value, dict):

@@ -51,7 +51,7 @@ def tokens_of(channel: str) -> str:
 
 
 def epochs_of(channel: str) -> str:
-    """Passes over the channel since the run began."""
+    """Passes over the channel since the run began, in samples trained on; skipped ones do not count."""
     return f"data/epochs/{channel}"
 
 

@@ -33,11 +33,16 @@ def introduction(run: Run) -> list[str]:
     data = ", ".join(
         f"{name} {100 * float(share):.3g} % ({tokens[name]:,} tokens)" for name, share in phase.shares.items()
     )
+    kept = ", ".join(
+        f"{name} {held_out.num_documents:,} documents ({held_out.num_tokens:,} tokens)"
+        for name, held_out in run.data.stream.held_out.items()
+    )
     return [
         f"model: {plan.num_parameters:,} parameters, {run.config.model.num_layers} layers, "
         f"{run.config.precision.dtype}; {run.ranks.world.size} x {device.name(run.device)}: tensor {layout.tensor}, "
         f"pipeline {layout.pipeline}, data {layout.data}",
         f"data: {data}",
+        *([f"held out, and not trained on: {kept}"] if kept else []),
         f"plan: {plan.train_steps:,} steps{_phases_text(run)} of {phase.global_batch_size:,} samples of "
         f"{phase.seq_length:,} tokens; "
         f"to save or stop in between: touch {run.run_dir.signals}/save (or stop, save-and-stop)",

@@ -27,7 +27,7 @@ from harness.plan.plan import make_plan
 from harness.run.order_changes import num_parts_of
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
-from harness.usage.trained import Trained, trained_by
+from harness.usage.trained import Trained, recorded_data, trained_by
 
 Range = tuple[int, int]
 Turn = tuple[str, str, int]
@@ -87,7 +87,7 @@ class RunLedger:
         config = load_config(run_dir.config)
         plan = make_plan(config, needed_world_sizes(config))
         self.phases = tuple(phase.name for phase in plan.phases)
-        self.recipe: Recipe = recipe_for(config, plan.phases)
+        self.recipe: Recipe = recipe_for(config, plan.phases, recorded_data(run_dir))
         self.trained: list[Trained] = trained_by(run_dir, self.phases, config.data.skip_windows)
         adopted = num_parts_of(read_journal(run_dir.order))
         self.channels: tuple[Channel, ...] = tuple(
@@ -101,6 +101,21 @@ class RunLedger:
         uses = [use for trained in self.trained for use in self._uses(trained, trained.ranges(), is_skipped=False)]
         kept = [trained for trained in self.trained if trained.is_kept]
         return uses + [use for last in kept for use in self._uses(last, _skipped(last, kept), is_skipped=True)]
+
+    def epochs(self) -> dict[tuple[str, str], float]:
+        """Return the passes over each channel in each phase, of what the current weights were trained on."""
+        passes: dict[tuple[str, str], float] = {}
+        for trained in self.trained:
+            if trained.is_kept:
+                for channel, number in self.order(trained.history).epochs(trained.ranges()).items():
+                    place = channel, self.phases[trained.phase]
+                    passes[place] = passes.get(place, 0.0) + number
+        return passes
+
+    def tokens_to_train_on(self, channel: str, part: str) -> int:
+        """Return the tokens of a part that are not held out."""
+        turns = self.order(()).turns_of(channel)
+        return int(turns.num_tokens[turns.number_of(part)])
 
     def documents(self, channel: str, part: str) -> list[DocumentTokens]:
         """Return the use of every document of a part.

@@ -78,26 +78,31 @@ def _show(opened: RunLedger, uses: Sequence[PartUse], *, by_part: bool) -> None:
     from rich.table import Table
 
     console = Console()
-    size = {each.name: sum(part.num_tokens for part in each.parts) for each in opened.channels}
+    epochs = opened.epochs()
     table = Table("channel", "phase", "tokens", "epochs", "skipped", "left behind")
     for name in opened.recipe.channel_names:
         mine = [use for use in uses if use.channel == name]
         for phase in (*(opened.phases if len(opened.phases) > 1 else ()), None):
             chosen = [use for use in mine if phase in (None, use.phase)]
             if chosen:
-                table.add_row(name if phase is None else "", phase or "all", *_sums(chosen, size[name]))
+                passes = sum(epochs.get((name, each), 0.0) for each in opened.phases if phase in (None, each))
+                table.add_row(name if phase is None else "", phase or "all", *_sums(chosen, passes))
     console.print(table)
     if by_part:
         parts = Table("channel", "part", "tokens", "epochs", "skipped", "left behind")
         for channel, part in dict.fromkeys((use.channel, use.part) for use in uses):
             chosen = [use for use in uses if (use.channel, use.part) == (channel, part)]
-            parts.add_row(channel, part, *_sums(chosen, chosen[0].part_tokens))
+            size = opened.tokens_to_train_on(channel, part)
+            parts.add_row(channel, part, *_sums(chosen, _kept_tokens(chosen) / size if size else None))
         console.print(parts)
 
 
-def _sums(uses: Sequence[PartUse], size: int) -> tuple[str, str, str, str]:
-    """Return the sums of tokens, epochs, skipped tokens and abandoned tokens."""
-    kept = sum(use.tokens for use in uses if use.is_kept and not use.is_skipped)
+def _sums(uses: Sequence[PartUse], epochs: float | None) -> tuple[str, str, str, str]:
+    """Return the sum of tokens, epochs, and the sums of skipped tokens and abandoned tokens."""
     skipped = sum(use.tokens for use in uses if use.is_skipped)
     left = sum(use.tokens for use in uses if not use.is_kept)
-    return f"{kept:,}", f"{kept / size:.3f}" if size else "", f"{skipped:,}", f"{left:,}"
+    return f"{_kept_tokens(uses):,}", "" if epochs is None else f"{epochs:.3f}", f"{skipped:,}", f"{left:,}"
+
+
+def _kept_tokens(uses: Sequence[PartUse]) -> int:
+    return sum(use.tokens for use in uses if use.is_kept and not use.is_skipped)

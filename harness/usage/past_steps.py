@@ -27,7 +27,7 @@ from harness.run.order_changes import History, phase_of
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, whole_records
-from harness.usage.trained import follow, windows_by_attempt
+from harness.usage.trained import follow, recorded_data, windows_by_attempt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
     config = load_config(run_dir.config)
     records = _records_up_to(run_dir, step, attempt)
     plan = make_plan(config, needed_world_sizes(config))
-    recipe = recipe_for(config, plan.phases)
+    recipe = recipe_for(config, plan.phases, recorded_data(run_dir))
     channels = [open_channel(name, config.data.channels[name]) for name in recipe.channel_names]
     turns = open_turns(channels, recipe, open_part)
     positions, history = _drawn(run_dir, config, list(records.values()), [phase.name for phase in plan.phases])
@@ -88,19 +88,25 @@ def _records_up_to(run_dir: RunDir, step: int, attempt: int | None) -> dict[int,
     Raises:
         UsageError: The step is not among them.
     """
-    found = {
-        record.step: record
-        for record in whole_records(run_dir.metrics)
-        if record.step <= step and (attempt is None or record.attempt <= attempt)
-    }
-    if step not in found or attempt not in (None, found[step].attempt):
-        of_attempt = "" if attempt is None else f" in attempt {attempt}"
+    attempts: list[int] = []
+    found: dict[int, StepRecord] = {}
+    for record in whole_records(run_dir.metrics):
+        if record.step == step:
+            attempts.append(record.attempt)
+        if record.step <= step and (attempt is None or record.attempt <= attempt):
+            found[record.step] = record
+    if step in found and attempt in (None, found[step].attempt):
+        return found
+    if attempts:
+        done = ", ".join(map(str, dict.fromkeys(attempts)))
         raise UsageError(
-            f"{run_dir.root} has no record of step {step}{of_attempt}; its records up to there end with step "
-            f"{max(found, default=0)}. "
-            f"Give a step that {run_dir.metrics} has."
+            f"{run_dir.root} did step {step} in attempt {done}, not in attempt {attempt}. Give --attempt "
+            f"{attempts[-1]}, or leave it out."
         )
-    return found
+    raise UsageError(
+        f"{run_dir.root} has no record of step {step}; its records up to there end with step {max(found, default=0)}. "
+        f"Give a step that {run_dir.metrics} has."
+    )
 
 
 def _is_proven(order: SampleOrder, positions: Positions, record: StepRecord) -> bool:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from harness.data.order.cursor import Cursor
+from harness.data.order.cursor import Cursor, outside
 from harness.errors import DataError
-from harness.run.checkpoints.entries import Checkpoint, entries_in
+from harness.run.checkpoints.entries import Checkpoint, entries_in, newest_first
 from harness.run.event_types import RolledBack
 from harness.run.events import read_events
 from harness.run.order_changes import History, PhaseBegun
@@ -42,7 +43,7 @@ class Trained:
     def ranges(self) -> list[tuple[int, int]]:
         """Return their positions as half-open intervals."""
         start, stop = place_of(self.first_consumed, self.skip_windows), self.end
-        return _without(start, stop, self.skip_windows)
+        return outside(start, stop, self.skip_windows)
 
     @property
     def end(self) -> int:
@@ -124,6 +125,13 @@ def windows_by_attempt(run_dir: RunDir, skip_windows: Windows) -> dict[int, Wind
     return found
 
 
+def recorded_data(run_dir: RunDir) -> Mapping[str, Any] | None:
+    """Return the fingerprint of the data in the newest checkpoint; None if there is none yet."""
+    newest = (entry for entry in newest_first(entries_in(run_dir.checkpoints)) if isinstance(entry, Checkpoint))
+    found = (entry.manifest.fingerprint.get("data") for entry in newest)
+    return next((data for data in found if isinstance(data, dict)), None)
+
+
 def _history(line: Sequence[Trained], phase: int, consumed: int, journal: History) -> History:
     """Return the history under which the samples of a piece are drawn, if they belong to this phase."""
     cursor = Cursor(history=tuple(each for each in line[-1].history if isinstance(each, PhaseBegun)) if line else ())
@@ -147,12 +155,3 @@ def _split_at(line: Sequence[Trained], consumed: int) -> tuple[list[Trained], li
         if each.last_consumed > consumed
     ]
     return kept, behind
-
-
-def _without(start: int, stop: int, windows: Windows) -> list[tuple[int, int]]:
-    ranges = []
-    for skip_start, skip_stop in windows:
-        if start < min(stop, skip_start):
-            ranges.append((start, min(stop, skip_start)))
-        start = max(start, skip_stop)
-    return [*ranges, (start, stop)] if start < stop else ranges

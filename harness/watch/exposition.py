@@ -1,8 +1,8 @@
 """Serves the last metrics of a run to Prometheus, at `http://127.0.0.1:PORT/metrics` while the watcher runs.
 
 Every metric of `metrics.jsonl` is a gauge, `train/lm_loss/zh` for instance
-`harness_train_lm_loss{run="tiny",channel="zh"}`; the loss over all channels has the channel `total`. The watcher adds
-the open episodes, the number of rollbacks, and whether training runs.
+`harness_train_lm_loss{run="tiny",directory="/shared/runs/tiny",channel="zh"}`; the loss over all channels has the
+channel `total`. The watcher adds the open episodes, the number of rollbacks, and whether training runs.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Latest:
     """The values that are served. The watcher updates them after every look."""
 
     run: str
+    directory: str = ""
+    """The run's directory: several runs of one YAML have one name."""
     record: StepRecord | None = None
     episodes: tuple[OpenEpisode, ...] = ()
     num_rollbacks: int = 0
@@ -50,9 +52,10 @@ Gauge = dict[tuple[tuple[str, str], ...], float]
 def gauges(latest: Latest) -> dict[str, Gauge]:
     """Return every metric by its Prometheus name (pure)."""
     found: defaultdict[str, Gauge] = defaultdict(dict)
+    own = [("run", latest.run), *([("directory", latest.directory)] if latest.directory else [])]
 
     def put(name: str, value: float, **labels: str) -> None:
-        found[f"harness_{name}"][("run", latest.run), *labels.items()] = value
+        found[f"harness_{name}"][*own, *labels.items()] = value
 
     put("training", float(latest.is_training))
     put("rollbacks", float(latest.num_rollbacks))

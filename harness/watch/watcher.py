@@ -75,7 +75,7 @@ class Watcher:
         self._saved = SavedCheckpoints(run_dir)
         self._announcer = Announcer(run_dir, state, outputs, is_history=is_anew)
         self._inquiry = Inquiry(self._announcer)
-        self.latest = Latest(run=config.run.name)
+        self.latest = Latest(run=config.run.name, directory=str(run_dir.root.absolute()))
         self._given_up: str | None = None
         """Reason why the job of the newest launch gave up; None if it did not."""
         self._detector = Detector()

@@ -51,12 +51,20 @@ def test_same_data_has_no_difference(channels: tuple[Channel, ...]) -> None:
         ({"seq_length": 32}, "seq_length: checkpoint 16, now 32"),
         ({"vocab_size": 2000}, "vocab_size: checkpoint 1000, now 2000"),
         ({"held_out_share": 0.02}, "held_out_share: checkpoint 0.01, now 0.02"),
-        ({"reset_at_document_borders": True}, "reset_at_document_borders: checkpoint false, now true"),
         ({"shares": {"zh": Fraction(1, 3), "en": Fraction(2, 3)}}, 'shares.zh: checkpoint "2/3", now "1/3"'),
     ],
 )
 def test_changed_setting(channels: tuple[Channel, ...], change: dict[str, Any], line: str) -> None:
     assert differences(recorded(channels), data_fingerprint(channels, replace(RECIPE, **change)))[0] == line
+
+
+def test_what_changes_no_sample_may_change_on_the_way_and_is_told(channels: tuple[Channel, ...]) -> None:
+    other = replace(RECIPE, reset_at_document_borders=True)
+    assert differences(recorded(channels), data_fingerprint(channels, other)) == []
+    before, now = (fingerprint_filled_in({"data": data_fingerprint(channels, each)}) for each in (RECIPE, other))
+    line = "data.reset_at_document_borders: checkpoint false, now true"
+    assert compare.changed_on_the_way(before, now) == [line]
+    assert compare.changed_on_the_way(before, before) == []
 
 
 def test_changed_parts(channels: tuple[Channel, ...]) -> None:

@@ -11,13 +11,14 @@ import pytest
 from data_parts import VOCAB_SIZE, random_documents, write_channel, write_part
 
 from harness.channels.channels import Channel
+from harness.channels.held_out import held_out_of
 from harness.channels.parts import Part
 from harness.data.files.mcore import MappedPart
 from harness.data.order.channel_order import ChannelOrder, Sample
 from harness.data.order.packing import OpenPart, PartOpener
 from harness.data.order.recipe import Recipe
 from harness.data.order.shuffle import permutation, shuffle_key
-from harness.data.order.turns import ChannelTurns, num_held_out_documents
+from harness.data.order.turns import ChannelTurns
 from harness.errors import DataError
 
 RECIPE = Recipe(
@@ -140,9 +141,30 @@ def test_held_out_documents_are_never_trained_on(tmp_path: Path) -> None:
 )
 def test_number_of_held_out_documents(share: float, documents: int, held_out: int) -> None:
     part = Part(prefix=Path("p"), name="p", num_tokens=1, num_documents=documents, bin_bytes=2, xxh3=None)
-    assert num_held_out_documents(Channel(name="zh", parts=(part,)), share) == held_out
-    own = Channel(name="zh", parts=(part,), validation_parts=(part,))
-    assert num_held_out_documents(own, share) == 0
+    found = held_out_of(part, share, "documents", lambda first, behind: [1] * (behind - first))
+    assert found == (held_out, held_out)
+
+
+@pytest.mark.parametrize(
+    ("share", "lengths", "held_out"),
+    [
+        (0.1, [10] * 100, 10),
+        (0.1, [1] * 50 + [50], 1),
+        (0.1, [30, 30, 30, 10], 1),
+        (0.1, [30, 30, 30, 9, 1], 2),
+        (0.1, [90, 5, 0, 0, 5, 0], 5),
+        (0.1, [97, 1, 0, 1, 1], 4),
+        (0.001, [100, 0, 0], 3),
+        (0.5, [1] * 5000, 2500),
+        (0.0, [10] * 100, 0),
+    ],
+)
+def test_tokens_that_are_held_out_are_at_most_the_share_or_one_document(
+    share: float, lengths: list[int], held_out: int
+) -> None:
+    part = Part(prefix=Path("p"), name="p", num_tokens=sum(lengths), num_documents=len(lengths), bin_bytes=2, xxh3=None)
+    found = held_out_of(part, share, "tokens", lambda first, behind: lengths[first:behind])
+    assert found == (held_out, sum(lengths[len(lengths) - held_out :]))
 
 
 @pytest.mark.parametrize(("num_tokens", "num_samples"), [(17, 1), (32, 1), (33, 2), (34, 2)])

@@ -88,6 +88,15 @@ def test_in_a_container_every_python_starts_by_pyxis(site: Path, request: pytest
     assert calls.count("  --container-image=/images/torch.sqsh\n") == calls.count("srun\n") == 3
 
 
+def test_steps_beside_training_ask_for_no_gpu_of_a_job_that_asked_in_all(site: Path) -> None:
+    """Slurm passes `--gpus=16` of the job on to each step, and one node does not have them."""
+    _, log, calls = run_script(site, image="image", SLURM_GPUS="16")
+    beside = [step for step in calls.split("srun\n") if "--overlap" in step]
+    assert len(beside) == 2, log
+    assert all("  --gres=none\n" in step for step in beside)
+    assert calls.count("--gres=none") == 2
+
+
 def test_the_watcher_is_in_the_container_too_is_started_again_and_ends_with_training(site: Path) -> None:
     _, log, calls = run_script(site, image="registry.example/torch:25.01", watch="watch", TRAINS_UNTIL="harness.cli")
     assert calls.count("harness.cli\n  watch\n") >= 2, log

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_samples import write_checkpoint
 from small_tokenizers import byte_level
 
+from harness.channels.index_file import index_header
 from harness.config.load import load_config
 from harness.launch import preflight
 from harness.launch.preflight import Findings, Request, check_request
@@ -30,6 +33,7 @@ optimizer: {learning_rate: 3e-4}
 Check = Callable[..., Findings]
 
 
+INDEX = index_header("uint16", 1) + struct.pack("<iqqq", 2, 0, 0, 1)
 PART_LINE = json.dumps({"prefix": "part-00000", "tokens": 2, "documents": 1, "bin_bytes": 4, "xxh3": "0" * 16}) + "\n"
 
 
@@ -39,11 +43,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(CONFIG)
     byte_level().save(str(tmp_path / "tokenizer.model"))
-    (tmp_path / "zh.bin").touch()
-    (tmp_path / "zh.idx").touch()
     (tmp_path / "en").mkdir()
-    (tmp_path / "en" / "part-00000.bin").write_bytes(b"1234")
-    (tmp_path / "en" / "part-00000.idx").touch()
+    for prefix in (tmp_path / "zh", tmp_path / "en" / "part-00000"):
+        Path(f"{prefix}.bin").write_bytes(b"\1\0\2\0")
+        Path(f"{prefix}.idx").write_bytes(INDEX)
     (tmp_path / "en" / "parts.jsonl").write_text(PART_LINE)
     return tmp_path
 
@@ -79,10 +82,36 @@ def test_room_is_looked_for_where_checkpoints_go(check: Check, site: Path, monke
 
 def test_the_layout_must_fit_the_nodes(check: Check) -> None:
     errors = check("parallel.tensor_model_parallel_size=3").errors
-    assert errors[0] == "the layout does not fit 2 nodes with 8 ranks each:"
-    assert any("tensor_model_parallel_size" in error for error in errors[1:])
+    assert all(error.startswith("the layout does not fit 2 nodes with 8 ranks each: ") for error in errors)
+    assert any("tensor_model_parallel_size" in error for error in errors)
     errors = check("parallel.tensor_model_parallel_size=3", nodes=1).errors
-    assert errors[0] == "the layout does not fit 1 node with 8 ranks each:"
+    assert errors[0].startswith("the layout does not fit 1 node with 8 ranks each: ")
+
+
+def test_phases_that_have_begun_stay_as_they_are_or_are_confirmed(check: Check, site: Path) -> None:
+    write_checkpoint(site / "run/checkpoints/step_0000009", 9, learning_rate=2e-4, cursor={})
+    write_checkpoint(site / "run/checkpoints/step_0000012", 12, learning_rate=3e-4, cursor={}, health="abandoned")
+    (problem,) = check().errors
+    assert problem.startswith("phases.0 (main): the learning rate of step 10 is 3.0e-05, that of the checkpoint's last")
+    assert "confirm it with phases.0.schedule.changed_after_step: 9" in problem
+    found = check("phases.0.schedule.changed_after_step=9")
+    assert found.errors == ()
+    assert any("(confirmed by phases.0.schedule.changed_after_step)" in warning for warning in found.warnings)
+
+
+@pytest.mark.parametrize("prefix", ["zh", "en/part-00000"])
+def test_an_index_that_training_would_refuse_is_refused_here(check: Check, site: Path, prefix: str) -> None:
+    name = prefix.partition("/")[0]
+    index = site / f"{prefix}.idx"
+    index.write_bytes(INDEX[:-8] + struct.pack("<q", 0))
+    (problem,) = check().errors
+    assert problem == (
+        f"data.channels.{name}: {prefix}.idx is damaged: its document borders do not rise from 0 to its 1 sequences: "
+        "the first is 0, the last is 0. Make the part again."
+    )
+    index.write_bytes(INDEX + b"\0")
+    (problem,) = check().errors
+    assert problem.startswith(f"data.channels.{name}: {prefix}.idx has modes: ")
 
 
 def test_no_more_workers_than_gpus(check: Check) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from harness.config.operation import LaunchConfig
 from harness.errors import UsageError
+from harness.launch.gpu_request import gpu_flag_problems
 from harness.launch.slurm import Job, flag_problems, sbatch_command, seconds_of, submit
 
 
@@ -80,6 +81,58 @@ def test_everything_that_can_be_asked_for() -> None:
         "/shared/runs/llama:/shared/runs/llama,/shared/project:/shared/project,/shared/harness:/shared/harness,/data:/data",
         "",
     ]
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--gres=gpu:a100:8",),
+        ("--gres=gpu:8",),
+        ("--gres=nvme:1,gpu:a100:8",),
+        ("--gres=gpu:a100:4,gpu:h100:4",),
+        ("--gpus-per-node=a100:8",),
+        ("--gpus-per-node=8",),
+        ("--gpus=128",),
+        ("--gpus=a100:128",),
+        ("--gpus-per-task=a100:8",),
+        ("--gpus-per-socket=a100:4", "--sockets-per-node=2"),
+        ("--tres-per-node=gres/gpu:a100:8",),
+        ("--tres-per-node=gres/gpu:a100=8",),
+    ],
+)
+def test_a_request_for_gpus_as_the_cluster_wants_it_takes_the_place_of_the_own(flags: tuple[str, ...]) -> None:
+    asked = job(sbatch_flags=flags)
+    assert gpu_flag_problems(asked.settings, asked.nodes) == []
+    found = [word for word in sbatch_command(asked) if word.startswith(("--g", "--tres"))]
+    assert found == [flag for flag in flags if not flag.startswith("--sockets")]
+
+
+def test_other_flags_leave_the_own_request() -> None:
+    asked = job(sbatch_flags=("--gres=nvme:1", "--gpu-bind=none", "--gpu-freq=high"))
+    assert gpu_flag_problems(asked.settings, asked.nodes) == []
+    assert "--gpus-per-node=8" in sbatch_command(asked)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        (
+            {"sbatch_flags": ("--gres=gpu:a100:4",)},
+            "--gres=gpu:a100:4 asks for 4 GPUs on a node, but launch.gpus_per_node is 8; the numbers must agree: set "
+            "launch.gpus_per_node to 4 (--gpus-per-node 4), or correct the flag",
+        ),
+        ({"sbatch_flags": ("--gres=gpu",)}, "--gres=gpu asks for 1 GPUs on a node, but launch.gpus_per_node is 8"),
+        ({"sbatch_flags": ("--gpus-per-node=a100",)}, "--gpus-per-node=a100 asks for 1 GPUs on a node"),
+        ({"sbatch_flags": ("--gres=gpu:8",), "gpus_per_node": 0}, "--gres=gpu:8 asks for 8 GPUs on a node, but"),
+        ({"sbatch_flags": ("--gpus=8",)}, "--gpus=8 asks for 8 GPUs in all, but 16 nodes with launch.gpus_per_node 8"),
+        ({"sbatch_flags": ("--gpus-per-socket=4",)}, "--gpus-per-socket=4 needs --sockets-per-node=N beside it"),
+        ({"sbatch_flags": ("--gres=gpu:8", "--gpus=128")}, "--gres=gpu:8 and --gpus=128 both ask for GPUs; give one"),
+    ],
+)
+def test_requests_for_other_numbers_of_gpus_are_refused(settings: dict[str, Any], problem: str) -> None:
+    asked = job(**settings)
+    (found,) = gpu_flag_problems(asked.settings, asked.nodes)
+    assert found.startswith(f"launch.sbatch_flags: {problem}")
 
 
 @pytest.mark.parametrize(

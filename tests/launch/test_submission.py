@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import struct
 import sys
 from pathlib import Path
 
 import pytest
 
 from harness import cli
+from harness.channels.index_file import index_header
 from harness.config.load import load_config
 from harness.errors import ConfigError, UsageError
 from harness.launch import submission
@@ -30,8 +32,8 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with a configuration, data, and an sbatch that answers 42."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(CONFIG)
-    (tmp_path / "zh.bin").touch()
-    (tmp_path / "zh.idx").touch()
+    (tmp_path / "zh.bin").write_bytes(b"\1\0\2\0")
+    (tmp_path / "zh.idx").write_bytes(index_header("uint16", 1) + struct.pack("<iqqq", 2, 0, 0, 1))
     sbatch_answers(tmp_path, "echo 42")
     monkeypatch.setenv("PATH", f"{tmp_path / 'programs'}:{os.environ['PATH']}")
     return tmp_path
@@ -86,14 +88,17 @@ def test_outside_of_git_nothing_is_said_about_the_source(site: Path, monkeypatch
     assert json.loads((folder / "submission.json").read_text())["git"] is None
 
 
-def test_a_dry_run_prints_command_and_script_and_changes_nothing(site: Path) -> None:
+def test_a_dry_run_prints_what_was_checked_and_the_command_and_changes_nothing(site: Path) -> None:
     job_id, told = queue(dry_run=True)
     assert job_id is None
-    command, script = told[0].split("\n\n", 1)
+    checked, command = told
+    assert checked.startswith("checked and found good:\n  layout: it fits the nodes")
+    assert "  channels: files, sizes and index headers of all parts\n" in checked
+    script, command = command.split("\n", 1)
     golden = (Path(__file__).parent / "dry_run.txt").read_text()
     shown = command.replace(str(site), "SITE").replace(sys.executable, "PYTHON").replace(str(SOURCE), "SOURCE")
     assert "\n".join(shlex.split(shown)) + "\n" == golden
-    assert script == (SOURCE / "slurm" / "train.sbatch").read_text()
+    assert script == f"the job would be queued so, and run {SOURCE / 'slurm' / 'train.sbatch'}:"
     assert not (site / "run").exists()
     assert not (site / "asked").exists()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.metrics.tensorboard import EventFile
+from harness.metrics.tensorboard import EventFile, write_hyperparameters
 from harness.run.records import StepRecord
 
 pytest.importorskip("tensorboard")
@@ -86,3 +86,25 @@ def test_half_a_record_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyP
     add(file, 3, 7.0, {"a": 3.0})
     file.close()
     assert scalars(tmp_path) == {"a": [(1, 1.0), (3, 3.0)]}
+
+
+def test_hyperparameters_stand_beside_the_metrics(tmp_path: Path) -> None:
+    """In a file before that of the metrics, because TensorBoard follows the last one only."""
+    values: dict[str, bool | float | str] = {"optimizer.learning_rate": 1e-3, "precision.dtype": "bf16", "tied": True}
+    write_hyperparameters(tmp_path, values, run="/runs/tiny", clock=lambda: 5.0)
+    file = EventFile(tmp_path, purge_step=1, clock=lambda: 5.0)
+    add(file, 1, 6.0, {"train/lm_loss": 2.5})
+    file.close()
+    assert scalars(tmp_path) == {"train/lm_loss": [(1, 2.5)]}
+    program = """
+import json, sys
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+shown = EventAccumulator(sys.argv[1]).Reload()
+(content,) = shown.PluginTagToContent("hparams").values()
+start = HParamsPluginData.FromString(content).session_start_info
+read = {name: getattr(value, value.WhichOneof("kind")) for name, value in start.hparams.items()}
+json.dump([start.group_name, read], sys.stdout)
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == ["/runs/tiny", values]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 from harness.channels.index_file import index_header
 from harness.cli import run
-from harness.config.schema import Config
+from harness.config.schema import ChannelConfig, Config
 from harness.errors import ConfigError, UsageError
 from harness.plan.channel_tokens import tokens_to_train_on
 from harness.plan.course import channel_rows, chart, course_rows
@@ -152,14 +153,20 @@ def write_channel(folder: Path, *tokens: int) -> None:
     (folder / "parts.jsonl").write_text("".join(f"{line}\n" for line in lines) + '{"prefix": "part-9')
 
 
+def total(channel: ChannelConfig, held_out_share: float) -> int:
+    found = tokens_to_train_on(channel, held_out_share)
+    assert found is not None
+    return found.total
+
+
 def test_tokens_of_a_channel_are_those_of_its_finished_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     channel = config().data.channels["zh"]
     assert tokens_to_train_on(channel, 0.01) is None
     write_channel(tmp_path / "data/zh", 1000, 500)
-    assert tokens_to_train_on(channel, 0.01) == 1490
+    assert total(channel, 0.01) == 1490
     with_set = channel.model_copy(update={"validation_path": Path("held")})
-    assert tokens_to_train_on(with_set, 0.01) == 1500
+    assert total(with_set, 0.01) == 1500
 
 
 @pytest.mark.parametrize("line", ["{", "[" * 60_000, '{"tokens": Infinity}', '{"tokens": 1}'])
@@ -171,19 +178,19 @@ def test_tokens_of_a_channel_whose_list_is_damaged_are_not_known(tmp_path: Path,
 
 
 def test_tokens_of_a_bare_pair(tmp_path: Path) -> None:
-    (tmp_path / "old.idx").write_bytes(index_header("uint16", 0) + bytes(8))
+    (tmp_path / "old.idx").write_bytes(index_header("uint16", 1) + struct.pack("<iqqq", 1000, 0, 0, 1))
     (tmp_path / "old.bin").write_bytes(bytes(2000))
     channel = config().data.channels["zh"].model_copy(update={"path": tmp_path / "old"})
-    assert tokens_to_train_on(channel, 0.0) == 1000
+    assert total(channel, 0.0) == 1000
 
 
 @pytest.mark.parametrize(
     ("rules", "missing", "is_problem"),
     [
         ({}, 0, False),
-        ({"max_epochs": 2}, 98304 + 20480 - 2 * 49500, True),
-        ({"when_low": "share"}, 98304 + 20480 - 49500, True),
-        ({"when_low": "wait"}, 98304 + 20480 - 49500, False),
+        ({"max_epochs": 2}, 98304 + 20480 - 2 * 50000, True),
+        ({"when_low": "share"}, 98304 + 20480 - 50000, True),
+        ({"when_low": "wait"}, 98304 + 20480 - 50000, False),
         ({"when_low": "share", "max_epochs": 3}, 0, False),
     ],
 )
@@ -195,15 +202,15 @@ def test_more_tokens_than_a_channel_may_give(
     plain = {**MAIN, "batch_ramp_up": None, "train_steps": 128}
     limited = config(plain, LONG, **rules)
     zh, en = demands(limited, make_plan(limited, 1))
-    assert (zh.tokens_by_phase, zh.available_tokens) == ((98304, 20480), 49500)
+    assert (zh.tokens_by_phase, zh.available_tokens) == ((98304, 20480), 50000)
     assert zh.missing_tokens == missing
     assert (en.available_tokens, en.missing_tokens, en.epochs) == (None, 0, None)
     problems = shortage_problems([zh, en])
     assert bool(problems) == is_problem
     if rules == {"max_epochs": 2}:
         assert problems == [
-            "channel zh: the phases want 118,784 tokens, but 49,500 are there and may be used 2 times (max_epochs): "
-            "19,784 tokens are missing. Add parts, raise max_epochs, lower the channel's weight, shorten a phase, or "
+            "channel zh: the phases want 118,784 tokens, but 50,000 are there and may be used 2 times (max_epochs): "
+            "18,784 tokens are missing. Add parts, raise max_epochs, lower the channel's weight, shorten a phase, or "
             "let it wait for parts (when_low: wait)"
         ]
 
@@ -238,7 +245,7 @@ def test_a_table_has_tokens_by_channel_and_phase(tmp_path: Path, monkeypatch: py
     made = config({**MAIN, "batch_ramp_up": None}, LONG, UP_AGAIN)
     rows = dict(channel_rows(plan_record(made, make_plan(made, 1), None)))
     assert rows["tokens"].split() == ["main", "long", "again", "all", "phases", "there", "now", "epochs"]
-    assert rows["zh"].split() == ["76.8K", "20.5K", "-", "97.3K", "49.5K", "1.97"]
+    assert rows["zh"].split() == ["76.8K", "20.5K", "-", "97.3K", "50K", "1.95"]
     assert rows["en"].split() == ["25.6K", "-", "10.2K", "35.8K", "not", "known", "not", "known"]
     assert "Course of 130 steps" in plan_text(made, make_plan(made, 1))
 
@@ -265,3 +272,36 @@ def test_the_picture_of_the_example(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert run(["plan", str(example), "--plot", str(tmp_path / "plan.png")]) == 0
     assert (tmp_path / "plan.png").stat().st_size > 10_000
     assert "│warmup" in capsys.readouterr().out
+
+
+def test_very_many_passes_and_a_last_step_that_changes_nothing_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_channel(tmp_path / "data/zh", 1000)
+    ends_at_zero = {**MAIN, "batch_ramp_up": None, "schedule": {"style": "linear", "min_learning_rate_share": 0.0}}
+    made = config(ends_at_zero)
+    print_plan(made, None, None, as_json=True)
+    record = json.loads(capsys.readouterr().out)
+    many, idle = record["notes"]
+    assert many.startswith("channel zh would be passed through ")
+    assert "Beyond about 16 passes repeated text teaches next to nothing" in many
+    last = make_plan(made, 1).train_steps
+    assert idle == (
+        f"phase main: the learning rate ends at 0, so its last step, {last:,}, changes no weight "
+        "(schedule.min_learning_rate_share)"
+    )
+    print_plan(made, None, None, as_json=False)
+    assert "Notes" in capsys.readouterr().out
+    limited = config({**MAIN, "batch_ramp_up": None}, when_low="wait")
+    print_plan(limited, None, None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["notes"] == []
+
+
+def test_the_share_of_the_peak_can_be_given(capsys: pytest.CaptureFixture[str]) -> None:
+    times = {}
+    for mfu in (None, 10.0):
+        print_plan(config(MAIN), 1, None, as_json=True, mfu_pct=mfu)
+        times[mfu] = json.loads(capsys.readouterr().out)["time"]
+    assert (times[None]["assumed_mfu_pct"], times[10.0]["assumed_mfu_pct"]) == (40, 10.0)
+    assert times[10.0]["seconds"] == pytest.approx(4 * times[None]["seconds"])

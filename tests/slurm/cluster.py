@@ -49,12 +49,13 @@ ReturnToService=2
 KillWait=5
 SlurmdParameters=config_overrides
 MinJobAge=600
+GresTypes=gpu
 {nodes}
 PartitionName=short Nodes=n[1-3] Default=YES MaxTime=60 OverSubscribe=NO State=UP
 """
 NODE = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=2 RealMemory=2000 Weight={weight} "
-    "State=UNKNOWN"
+    "Gres=gpu:a100:2 State=UNKNOWN"
 )
 
 
@@ -120,6 +121,10 @@ class Cluster:
             CONFIG.format(
                 host=host, user=getpass.getuser(), folder=folder, controller_port=controller_port, nodes=nodes
             )
+        )
+        # No GPU is there, but Slurm hands out what has a file.
+        (folder / "gres.conf").write_text(
+            "".join(f"Name=gpu Type=a100 File=/dev/{name}\n" for name in ("null", "zero"))
         )
         files = {"key-file": key, "socket": folder / "munge.socket", "pid-file": folder / "munge.pid"}
         files |= {"log-file": folder / "munge.log", "seed-file": folder / "munge.seed"}

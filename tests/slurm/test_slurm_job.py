@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 from cluster import Cluster
+
+from harness.channels.index_file import index_header
 
 ROOT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).parent / "stand_in"
@@ -97,8 +100,8 @@ def submit(cluster: Cluster, tmp_path: Path) -> Callable[..., Submitted]:
 
     def queue(behaviours: Iterable[Behaviour], *arguments: str, environment: str = "") -> Submitted:
         (tmp_path / "config.yaml").write_text(CONFIG)
-        for suffix in (".bin", ".idx"):
-            (tmp_path / f"zh{suffix}").touch()
+        (tmp_path / "zh.bin").write_bytes(b"\1\0\2\0")
+        (tmp_path / "zh.idx").write_bytes(index_header("uint16", 1) + struct.pack("<iqqq", 2, 0, 0, 1))
         (tmp_path / "environment.sh").write_text(f"export PYTHONPATH={STAND_IN}:{ROOT}\n{environment}")
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "behaviour.json").write_text(json.dumps(list(behaviours)))
@@ -124,6 +127,37 @@ def test_a_run_that_finishes_is_a_completed_job(submit: Callable[..., Submitted]
     assert submission["job_id"] == job.job_id
     assert submission["command"][0] == "sbatch"
     assert len(submission["git"]["commit"]) == 40
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "--gpus-per-node=2",
+        "--gpus-per-node=a100:2",
+        "--gres=gpu:a100:2",
+        "--gpus=a100:4",
+        "--gpus-per-task=2",
+    ],
+)
+def test_a_request_for_gpus_in_the_words_of_the_cluster(submit: Callable[..., Submitted], flag: str) -> None:
+    settings = ("launch.gpus_per_node=2", "launch.workers_per_node=1", f"launch.sbatch_flags=[{flag}]")
+    job = submit([{"save": 1, "exit": 75}, {"exit": 0}], *(word for each in settings for word in ("--set", each)))
+    fields = job.finish()
+    assert (fields["JobState"], fields["Restarts"]) == ("COMPLETED", "1")
+    assert "gpu" in job.cluster.command("scontrol", "show", "job", job.job_id)
+    assert job.ended() == [(75, "requeue"), (0, "stop")]
+
+
+def test_a_kind_of_gpu_that_is_not_there_is_refused_by_slurm(cluster: Cluster, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(CONFIG)
+    (tmp_path / "zh.bin").write_bytes(b"\1\0\2\0")
+    (tmp_path / "zh.idx").write_bytes(index_header("uint16", 1) + struct.pack("<iqqq", 2, 0, 0, 1))
+    (tmp_path / "environment.sh").touch()
+    settings = ("launch.gpus_per_node=2", "launch.workers_per_node=1", "launch.sbatch_flags=[--gres=gpu:h100:2]")
+    flags = (word for each in settings for word in ("--set", each))
+    done = harness(cluster, tmp_path, "launch", "config.yaml", "--run-dir", "run", *flags)
+    assert done.returncode == 64
+    assert "Slurm refused the job: error: Batch job submission failed: Requested node configuration" in done.stderr
 
 
 @pytest.mark.smoke

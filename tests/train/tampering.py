@@ -43,7 +43,7 @@ def _zero_moments(rank: int, world_size: int, chunks: list[Any], optimizer: Any)
 
 def _alter_a_moment(rank: int, world_size: int, chunks: list[Any], optimizer: Any) -> None:
     state = next(iter(optimizer.chained_optimizers[0].optimizer.state.values()))
-    state["exp_avg_sq"].mul_(1.01)
+    state["exp_avg_sq"].mul_(2)
 
 
 def _alter_a_replica(rank: int, world_size: int, chunks: list[Any], optimizer: Any) -> None:

@@ -8,8 +8,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from process_runs import Site, write_channel
+from process_runs import VOCAB_SIZE, Site, write_channel
 
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
 from harness.run.lock import RunLock
 
 
@@ -98,6 +99,28 @@ def test_an_index_of_another_dtype(site: Site) -> None:
     content[17] = 4  # int32, where the .bin has uint16
     index.write_bytes(content)
     assert re.search(r"\d+ tokens of int32 make \d+ bytes, found \d+.", refused(site))
+
+
+@pytest.mark.parametrize("is_listed", [False, True])
+def test_an_index_without_its_last_border_ends_no_run_late_nor_in_a_traceback(site: Site, *, is_listed: bool) -> None:
+    """Megatron would only assert. A listed part is refused at the start, long before its turn comes."""
+    channel = site.root / "data" / "en"
+    writer = PartWriter(channel, 1, token_dtype(VOCAB_SIZE))
+    for _ in range(3):
+        writer.add_document([1, 2, 3])
+    writer.finish()
+    index = channel / "part-00001.idx"
+    content = bytearray(index.read_bytes()[:-8])
+    content[26:34] = (3).to_bytes(8, "little")
+    index.write_bytes(content)
+    if is_listed:
+        lines = (channel / "parts.jsonl").read_text().replace('"documents": 3,', '"documents": 2,')
+        (channel / "parts.jsonl").write_text(lines)
+    else:
+        site.config["data"]["channels"]["en"]["path"] = str(channel / "part-00001")
+    text = refused(site)
+    assert "part-00001.idx is damaged: its document borders do not rise from 0 to its 3 sequences" in text
+    assert not site.records()
 
 
 def test_a_token_beyond_the_vocabulary_in_the_middle_of_training(site: Site) -> None:

@@ -24,7 +24,12 @@ def test_a_step_that_is_not_finite_is_not_applied_and_told_with_its_samples(tmp_
     good = site.losses()
 
     # Step 4 multiplies the weights by so much that step 5 cannot be computed. It would be saved, and so would step 6.
-    code, text = site.train("--set", "optimizer.learning_rate=1e15", "--set", "checkpoint.save_every_steps=5").finish()
+    changed = (
+        "optimizer.learning_rate=1e15",
+        "phases.0.schedule.changed_after_step=3",
+        "checkpoint.save_every_steps=5",
+    )
+    code, text = site.train(*(word for each in changed for word in ("--set", each))).finish()
     assert code == 76, text
     assert "Traceback" not in text
     assert f"optimizer.learning_rate: 0.01, now {1e15}" in text

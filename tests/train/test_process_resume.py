@@ -31,6 +31,7 @@ def test_stop_at_step_then_another_layout_rate_and_batch_size_then_anew(site: Si
     expect_first_and_last_lines(site, text)
 
     changed = ("parallel.tensor_model_parallel_size=2", "optimizer.learning_rate=5e-3", "phases.0.global_batch_size=2")
+    changed += ("phases.0.schedule.changed_after_step=3",)
     code, text = site.train(*(word for change in changed for word in ("--set", change))).finish()
     assert code == 0, text
     for line in (

@@ -10,7 +10,7 @@ import pytest
 import worlds
 from pool import Pool
 from reference import hugging_face_model, train_reference
-from small_run import NUM_STEPS, column, small_config
+from small_run import EVALUATION, NUM_STEPS, column, small_config
 
 from harness.config.schema import Config
 
@@ -25,7 +25,7 @@ def test_whole_run_equals_a_plain_loop(
     base_run: Path, corpus: Path, initial_weights: Callable[[Config], dict[str, Any]]
 ) -> None:
     """Tied embeddings and grouped queries, 50 steps of cosine schedule with warm-up."""
-    config = small_config(corpus)
+    config = small_config(corpus, changes=EVALUATION)
     plain = train_reference(hugging_face_model(config.model, initial_weights(config)), config, NUM_STEPS)
     assert column(base_run, "train/lm_loss") == pytest.approx([step["loss"] for step in plain], rel=2e-5)
     assert column(base_run, "optim/grad_norm") == pytest.approx([step["grad_norm"] for step in plain], rel=2e-4)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pool import Pool
-from small_run import CHANNELS, Grid, column, launch, records, small_config
+from small_run import CHANNELS, EVALUATION, Grid, column, launch, records, small_config
 
 from harness.run import metric_names as names
 from harness.run.checkpoints.store import CheckpointStore
@@ -61,9 +61,10 @@ def test_every_sample_of_the_steps_with_what_it_loses(grid: Grid, pool: Pool, co
 
 @pytest.mark.slow
 def test_a_run_that_was_asked_goes_on_bit_for_bit(pool: Pool, corpus: Path, base_run: Path, tmp_path: Path) -> None:
-    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 4, **SAVING}), tmp_path, "never")
+    settings = {**SAVING, **EVALUATION}  # as of the base run: what is held out follows from them
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 4, **settings}), tmp_path, "never")
     order(tmp_path, kind="evidence", steps=[1, 4])
-    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **SAVING}), tmp_path, "must")
+    launch(pool, small_config(corpus, Grid(), {"run.stop_at_step": 8, **settings}), tmp_path, "must")
     assert len(evidence(tmp_path)) == 4 * BATCH
     for name in (names.LM_LOSS, names.GRAD_NORM):
         assert column(tmp_path, name) == column(base_run, name)[:8]

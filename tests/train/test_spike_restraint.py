@@ -38,7 +38,9 @@ def test_a_wrong_learning_rate_ends_with_76_and_a_report(tmp_path: Path) -> None
     code, output = site.train("--set", "run.stop_at_step=120").finish()
     assert code == 0, output
 
-    (code, output), (watch_code, watch_output) = train_and_watch(site, "--set", "optimizer.learning_rate=2.0")
+    (code, output), (watch_code, watch_output) = train_and_watch(
+        site, *("--set", "optimizer.learning_rate=2.0"), *("--set", "phases.0.schedule.changed_after_step=120")
+    )
     assert code == 76, output
     assert watch_code == 0, watch_output
     assert len(site.events("rollback")) == 2

@@ -54,6 +54,12 @@ def test_names_and_labels() -> None:
     assert found["harness_episode_recent_z"] == {(run, ("channel", "zh"), ("direction", "up")): 8.0}
 
 
+def test_runs_of_one_configuration_differ_in_their_directory() -> None:
+    one, other = (gauges(Latest(run="r", directory=f"/runs/{name}", record=RECORD)) for name in ("a", "b"))
+    assert one["harness_step"] == {(("run", "r"), ("directory", "/runs/a")): 12}
+    assert one["harness_step"].keys().isdisjoint(other["harness_step"])
+
+
 def test_nothing_is_known_at_first() -> None:
     assert set(gauges(Latest(run="r"))) == {"harness_training", "harness_rollbacks", "harness_open_episodes"}
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from harness.channels.index_file import HEADER_BYTES, IndexHeader, borders_problem
 from harness.errors import DataError
 
 _BLOCK = 1 << 20
@@ -41,6 +42,25 @@ class IndexArrays:
     document_indices: npt.NDArray[np.int64]
 
 
+def read_arrays(idx_path: Path, header: IndexHeader) -> IndexArrays:
+    """Map the arrays of an index whose header has been read.
+
+    Raises:
+        DataError: The file cannot be mapped.
+    """
+    try:
+        content = np.memmap(idx_path, dtype=np.uint8, mode="r", offset=0)
+    except OSError as error:
+        raise DataError(f"cannot map {idx_path}: {error.strerror or error}. Try again.") from error
+    ends = np.cumsum([HEADER_BYTES, 4 * header.num_sequences, 8 * header.num_sequences, 8 * header.num_indices])
+    lengths, pointers, borders = (content[begin:end] for begin, end in zip(ends[:-1], ends[1:], strict=True))
+    return IndexArrays(
+        sequence_lengths=lengths.view("<i4"),
+        sequence_pointers=pointers.view("<i8"),
+        document_indices=borders.view("<i8"),
+    )
+
+
 def document_table(idx_path: Path, arrays: IndexArrays, token_bytes: int, bin_bytes: int) -> DocumentTable:
     """Check the arrays of an index against its `.bin` and find the documents.
 
@@ -51,11 +71,11 @@ def document_table(idx_path: Path, arrays: IndexArrays, token_bytes: int, bin_by
     _check_sequences(idx_path, arrays, token_bytes, bin_bytes)
     borders = arrays.document_indices
     num_sequences = len(arrays.sequence_lengths)
-    if len(borders) == 0 or borders[0] != 0 or borders[-1] != num_sequences or np.any(borders[1:] < borders[:-1]):
-        raise DataError(
-            f"{idx_path} is damaged: its document borders do not rise from 0 to its {num_sequences} sequences. "
-            "Make the part again."
-        )
+    if len(borders) == 0 or borders[0] != 0 or borders[-1] != num_sequences:
+        raise borders_problem(idx_path, num_sequences, f"{len(borders)} from {borders[:1]} to {borders[-1:]}")
+    if len(falling := np.flatnonzero(borders[1:] < borders[:-1])):
+        place = int(falling[0])
+        raise borders_problem(idx_path, num_sequences, f"{borders[place + 1]} follows {borders[place]}")
     if len(borders) == num_sequences + 1 and not np.any(borders[1:] == borders[:-1]):
         return DocumentTable(lengths=arrays.sequence_lengths, byte_offsets=arrays.sequence_pointers)
     byte_borders = np.append(arrays.sequence_pointers, bin_bytes)[borders]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from harness.channels.parts import Part, check_header
-from harness.data.files.document_table import DocumentSpan, document_table
+from harness.data.files.document_table import DocumentSpan, document_table, read_arrays
 from harness.errors import DataError
 
 
@@ -29,19 +29,19 @@ class MappedPart:
         header = check_header(part, vocab_size)
         if part.bin_bytes == 0:
             raise DataError(f"{part.bin_path} is empty: its documents have no tokens. Make the part again.")
+        # All of the index is checked before Megatron reads it.
+        arrays = read_arrays(part.idx_path, header)
+        self._token_bytes = header.token_type.num_bytes
+        table = document_table(part.idx_path, arrays, self._token_bytes, part.bin_bytes)
         try:
             self._dataset = IndexedDataset(str(part.prefix), multimodal=False, mmap=True)
         except OSError as error:
             raise DataError(f"cannot map {part.prefix}.bin/.idx: {error.strerror or error}. Try again.") from error
-        index = self._dataset.index
-        self._token_bytes = header.token_type.num_bytes
-        # Megatron's index has the arrays under the names that they have here.
-        table = document_table(part.idx_path, index, self._token_bytes, part.bin_bytes)
         self.part = part
         self._lengths = table.lengths
         self._byte_offsets = table.byte_offsets
         self._read_bytes = self._dataset.bin_reader.read
-        self._token_type = index.dtype
+        self._token_type = self._dataset.index.dtype
 
     def lengths_of(self, documents: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
         """Return the tokens of each of these documents, [len(documents)]."""

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.channels.channels import PARTS_FILE, open_channel
-from harness.channels.index_file import HEADER_BYTES, IndexHeader, read_index_header
+from harness.channels.index_file import IndexHeader, read_index_header
 from harness.channels.parts import Part, check_header
 from harness.config.schema import ChannelConfig
-from harness.data.files.document_table import DocumentSpan, DocumentTable, IndexArrays, document_table
+from harness.data.files.document_table import DocumentSpan, DocumentTable, IndexArrays, document_table, read_arrays
 from harness.errors import DataError
 
 _BLOCK = 1 << 20
@@ -81,7 +81,7 @@ def open_part(part: Part, vocab_size: int = 1) -> OpenPart:
         DataError: The files do not fit each other or the vocabulary.
     """
     header = check_header(part, vocab_size)
-    arrays = _index_arrays(part.idx_path, header)
+    arrays = read_arrays(part.idx_path, header)
     table = document_table(part.idx_path, arrays, header.token_type.num_bytes, part.bin_bytes)
     if header.num_documents == header.num_sequences:
         _check_borders(part.idx_path, arrays)
@@ -110,14 +110,3 @@ def _check_borders(path: Path, arrays: IndexArrays) -> None:
                 f"{path} is damaged: it has as many documents as sequences, but some documents have none or two. "
                 "Make the part again."
             )
-
-
-def _index_arrays(path: Path, header: IndexHeader) -> IndexArrays:
-    content = np.memmap(path, dtype=np.uint8, mode="r", offset=0)
-    ends = np.cumsum([HEADER_BYTES, 4 * header.num_sequences, 8 * header.num_sequences, 8 * header.num_indices])
-    lengths, pointers, borders = (content[begin:end] for begin, end in zip(ends[:-1], ends[1:], strict=True))
-    return IndexArrays(
-        sequence_lengths=lengths.view("<i4"),
-        sequence_pointers=pointers.view("<i8"),
-        document_indices=borders.view("<i8"),
-    )

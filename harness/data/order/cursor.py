@@ -78,6 +78,10 @@ class Cursor:
         )
         return positions, behind
 
+    def passed_ranges(self) -> list[tuple[int, int]]:
+        """Return the positions behind the cursor that were not skipped, as half-open ranges."""
+        return outside(0, self.next_position, self.skip_windows)
+
     def with_skip_window(self, start: int, stop: int) -> Cursor:
         """Return the cursor with positions `start … stop - 1` skipped from here on."""
         return replace(self, skip_windows=(*self.skip_windows, (start, stop)))
@@ -173,6 +177,16 @@ class Cursor:
                 "Resume from another checkpoint."
             ) from error
         return cursor
+
+
+def outside(start: int, stop: int, windows: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return the positions `start … stop - 1` outside of windows that rise, as half-open ranges."""
+    ranges = []
+    for skip_start, skip_stop in windows:
+        if start < min(stop, skip_start):
+            ranges.append((start, min(stop, skip_start)))
+        start = max(start, skip_stop)
+    return [*ranges, (start, stop)] if start < stop else ranges
 
 
 def ranges_of(positions: Positions) -> tuple[tuple[int, int], ...]:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from harness.data.order import intervals
 from harness.data.order.intervals import Intervals
 from harness.data.order.shuffle import ItemNumbers
+from harness.plan.channel_tokens import num_end_to_end
 
 
 class SampleLayout(Protocol):
@@ -99,11 +100,6 @@ class BestFit:
         overlaps = self._pieces[following, 0] < self._pieces[numbers, 1]
         continues: npt.NDArray[np.bool_] = (following > numbers) & overlaps
         return continues
-
-
-def num_end_to_end(num_tokens: int, seq_length: int) -> int:
-    """Count the samples that tokens laid end to end make; the last label needs one token more."""
-    return max(0, num_tokens - 1) // seq_length
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[int]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Literal
+from typing import Any, Literal
 
+from harness.channels.held_out import HeldOutBy
 from harness.config.schema import ChannelConfig, Config
+from harness.errors import CheckpointError
+from harness.plan.channel_tokens import evaluated_channels, held_out_share
 from harness.plan.plan import PhasePlan
 
 
@@ -59,8 +62,10 @@ class Recipe:
     vocab_size: int
     """True vocabulary: token ids are 0 … vocab_size - 1."""
     held_out_share: float
-    """Share of the documents of each channel's first part that is kept for validation."""
+    """Share of each channel's first part that is kept for evaluation."""
     reset_at_document_borders: bool
+    held_out_by: HeldOutBy = "documents"
+    """Measure of that share."""
     later_phases: tuple[PhaseRecipe, ...] = ()
     rules: Mapping[str, ChannelRules] = field(default_factory=dict)
     """Rules of the channels that differ from the default; the default repeats a channel without limit."""
@@ -81,8 +86,16 @@ class Recipe:
         return replace(self, shares=phase.shares, seq_length=phase.seq_length, later_phases=())
 
 
-def recipe_for(config: Config, phases: Sequence[PhasePlan]) -> Recipe:
-    """Return the recipe of a run with these phases."""
+def recipe_for(config: Config, phases: Sequence[PhasePlan], recorded: Mapping[str, Any] | None = None) -> Recipe:
+    """Return the recipe of a run with these phases.
+
+    `recorded` is what a checkpoint of the run has of its data (`harness.data.fingerprint`). A run that goes on keeps
+    what was held out when it began, so that its order stays as it was.
+
+    Raises:
+        CheckpointError: The run is to evaluate, and began without holding anything out.
+    """
+    share, by = _held_out(config, recorded)
     first, *later = (PhaseRecipe(shares=phase.shares, seq_length=phase.seq_length) for phase in phases)
     return Recipe(
         seed=config.run.seed,
@@ -91,9 +104,33 @@ def recipe_for(config: Config, phases: Sequence[PhasePlan]) -> Recipe:
         later_phases=tuple(later),
         rules={name: rules for name, channel in config.data.channels.items() if (rules := _rules(channel)) != _PLAIN},
         vocab_size=config.model.vocab_size,
-        held_out_share=config.evaluation.held_out_share,
+        held_out_share=share,
+        held_out_by=by,
         reset_at_document_borders=config.data.reset_at_document_borders,
     )
+
+
+def _held_out(config: Config, recorded: Mapping[str, Any] | None) -> tuple[float, HeldOutBy]:
+    """Return the share that is held out, and its measure."""
+    if not recorded:
+        return held_out_share(config), "tokens"
+    if recorded.get("held_out_by", "documents") == "documents":
+        return config.evaluation.held_out_share, "documents"
+    share = float(recorded["held_out_share"])
+    if share == 0:
+        _require_own_held_out(config)
+        return share, "tokens"
+    return held_out_share(config) or share, "tokens"
+
+
+def _require_own_held_out(config: Config) -> None:
+    lacking = [name for name in evaluated_channels(config) if config.data.channels[name].validation_path is None]
+    if lacking:
+        raise CheckpointError(
+            f"held-out losses of {', '.join(lacking)} are asked for, but the run began without evaluation and trains "
+            "on all documents. Give each of these channels a validation_path, leave evaluation.every_steps out, or "
+            "start a new run."
+        )
 
 
 def _rules(channel: ChannelConfig) -> ChannelRules:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -241,10 +241,18 @@ class SampleOrder:
             raise DataError(f"the run has no channel {channel}; its channels: {', '.join(self.channel_names)}.")
         return self._orders[self.channel_names.index(channel)].turns
 
-    def epochs(self, num_positions: int) -> dict[str, float]:
-        """Return the passes over each channel after `num_positions` positions, skipped ones included."""
-        drawn = zip(self.channel_names, self._orders, self.drawn(num_positions), strict=True)
-        return {name: order.passes(number) for name, order, number in drawn}
+    def epochs(self, ranges: Iterable[tuple[int, int]]) -> dict[str, float]:
+        """Return the passes over each channel that the samples at these half-open ranges of positions make.
+
+        It is the one count of epochs: of what is trained on, without skipped samples, in samples of an epoch, without
+        held-out documents.
+        """
+        passes = dict.fromkeys(self.channel_names, 0.0)
+        for start, stop in ranges:
+            numbers = zip(self.channel_names, self._orders, self.drawn(start), self.drawn(stop), strict=True)
+            for name, order, before, behind in numbers:
+                passes[name] += order.passes(behind) - order.passes(before)
+        return passes
 
     def _extend_to(self, position: int) -> None:
         """Derive the courses up to the one that holds the position."""

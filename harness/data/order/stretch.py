@@ -114,10 +114,10 @@ class Stretch:
         self._num_left = sum(map(turns.count, progress.cuts)) - progress.num_taken
         self._num_in_epoch = self._num_left + self.num_samples - self._before(progress.next_part)
         if self.num_samples == 0:
-            most = turns.num_tokens[: terms.num_parts].max()
+            most, held_out = turns.num_tokens[: terms.num_parts].max(), turns.held_out.num_documents
             raise DataError(
                 f"channel {turns.channel.name}: no part holds one sample of {terms.seq_length + 1} tokens "
-                f"(`seq_length` + 1); the largest has {most} tokens to train on, {turns.num_held_out} documents are "
+                f"(`seq_length` + 1); the largest has {most} tokens to train on, {held_out} documents are "
                 "held out. Add data, or lower `seq_length` or `evaluation.held_out_share`."
             )
 

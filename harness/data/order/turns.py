@@ -13,33 +13,26 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
 from functools import lru_cache
-from math import ceil
 
 import numpy as np
 import numpy.typing as npt
 import xxhash
 
 from harness.channels.channels import Channel
+from harness.channels.held_out import NOTHING, held_out_of
 from harness.channels.parts import Part, check_width
 from harness.data.order.cuts import Cut, CutSamples, Quarantine
-from harness.data.order.fitting import num_best_fit, num_end_to_end
+from harness.data.order.fitting import num_best_fit
 from harness.data.order.packing import OpenPart, PartOpener
 from harness.data.order.recipe import Recipe, rules_of
 from harness.data.order.shuffle import permutation, shuffle_key
 from harness.errors import DataError
+from harness.plan.channel_tokens import num_end_to_end
 
 _NUM_RECENT_TURNS = 2
 """Turns kept in memory for each channel: the current one, and its neighbour while a batch crosses from one to the
 other."""
-
-
-def num_held_out_documents(channel: Channel, held_out_share: float) -> int:
-    """Count the documents at the end of the channel's first part that are kept for validation."""
-    if channel.validation_parts is not None or held_out_share == 0:
-        return 0
-    return ceil(Fraction(repr(held_out_share)) * channel.parts[0].num_documents)
 
 
 class ChannelTurns:
@@ -64,10 +57,13 @@ class ChannelTurns:
         self._mix = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_mix)
         self._lock = threading.RLock()
         check_width(channel.name, channel.parts, recipe.vocab_size)
-        self.num_held_out = num_held_out_documents(channel, recipe.held_out_share)
+        self.held_out = NOTHING
+        if channel.validation_parts is None:
+            share, by = recipe.held_out_share, recipe.held_out_by
+            self.held_out = held_out_of(channel.parts[0], share, by, self._first_lengths)
         self.num_tokens = np.array([part.num_tokens for part in channel.parts], dtype=np.int64)
         """Tokens to train on in each part, [P]."""
-        self.num_tokens[0] -= self._held_out_tokens()
+        self.num_tokens[0] -= self.held_out.num_tokens
         self.part_digests = self._digests_of(channel.parts)
         """64-bit digest of the names of the channel and each part, uint64 [P]."""
 
@@ -86,7 +82,7 @@ class ChannelTurns:
 
     def num_documents(self, part: int) -> int:
         """Count the documents of a part that are not held out; they are the first ones of the part."""
-        return self.channel.parts[part].num_documents - (self.num_held_out if part == 0 else 0)
+        return self.channel.parts[part].num_documents - (self.held_out.num_documents if part == 0 else 0)
 
     def number_of(self, part: str) -> int:
         """Return the number of the part with this name.
@@ -230,9 +226,6 @@ class ChannelTurns:
         names = (f"{self.channel.name}\0{part.name}" for part in parts)
         return np.array([xxhash.xxh3_64_intdigest(name.encode()) for name in names], dtype=np.uint64)
 
-    def _held_out_tokens(self) -> int:
-        if self.num_held_out == 0:
-            return 0
-        num_documents = self.channel.parts[0].num_documents
-        held_out = np.arange(num_documents - self.num_held_out, num_documents)
-        return int(self.lengths_of(0, held_out).sum(dtype=np.int64))
+    def _first_lengths(self, first: int, behind: int) -> list[int]:
+        """Return the tokens of these documents of the first part."""
+        return [int(length) for length in self.lengths_of(0, np.arange(first, behind))]

@@ -14,6 +14,9 @@ from harness.errors import CheckpointError
 
 PARTS = "parts"
 PREFIX = "prefix"
+MAY_CHANGE = ("model.init_method_std", "model.z_loss_coefficient", "data.reset_at_document_borders")
+"""Fields that a run may change on its way: with another value weights mean what they meant, and samples are the same
+ones. What is not here is refused."""
 _MAX_LINES_PER_LIST = 10
 _MAX_VALUE_LENGTH = 80
 
@@ -23,9 +26,15 @@ Fields = Mapping[str, object]
 def differences(old: Fields, new: Fields, *, allow_added_parts: bool = False) -> list[str]:
     """Return one line for each field that differs, in the order of `old`; none if the fingerprints agree.
 
-    With `allow_added_parts`, parts that come after all the checkpoint's parts of a channel are not a difference.
+    With `allow_added_parts`, parts that come after all the checkpoint's parts of a channel are not a difference. Fields
+    that may change never are.
     """
-    return list(_of_fields("", old, new, allow_added_parts))
+    return [line for line in _of_fields("", old, new, allow_added_parts) if not _may_change(line)]
+
+
+def changed_on_the_way(old: Fields, new: Fields) -> list[str]:
+    """Return one line for each field that differs and may (see `MAY_CHANGE`)."""
+    return [line for line in _of_fields("", old, new, allow_added=True) if _may_change(line)]
 
 
 def require_same(old: Fields, new: Fields, *, allow_added_parts: bool = False) -> None:
@@ -42,6 +51,10 @@ def require_same(old: Fields, new: Fields, *, allow_added_parts: bool = False) -
             + "\nGive the configuration and the data with which it was saved, "
             "or another --run-dir to train this configuration from the start."
         )
+
+
+def _may_change(line: str) -> bool:
+    return line.partition(": ")[0] in MAY_CHANGE
 
 
 def _of_fields(place: str, old: Fields, new: Fields, allow_added: bool) -> Iterator[str]:

@@ -6,11 +6,16 @@ import json
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.errors import HarnessError, UsageError
-from harness.run.commands.requests import AnyRequest
+from harness.config.load import load_config
+from harness.errors import EXIT_FINISHED, ConfigError, HarnessError, UsageError
+from harness.plan.schedule import phase_schedules
+from harness.run.commands.requests import AnyRequest, Rollback
+from harness.run.event_types import Exit, Resumed, Started
+from harness.run.events import read_events
 from harness.run.files import replace_file
 from harness.run.lock import last_owner_of, owner_of
 from harness.run.paths import RunDir
@@ -23,9 +28,14 @@ def give(run_dir: RunDir, request: AnyRequest, reason: str = "") -> Path:
     """Put a command into a run's mailbox and return its file.
 
     Raises:
-        UsageError: There is no such run, or its mailbox cannot be written.
+        UsageError: There is no such run, it has finished, or its mailbox cannot be written.
     """
     run_dir.require_run()
+    if not isinstance(request, Rollback) and not _seems_to_train(run_dir) and (end := _finish(run_dir)) is not None:
+        raise UsageError(
+            f"the run in {run_dir.root} has finished at step {end.step}, and nobody trains there: {request.kind} would "
+            "only disturb the next start. To train longer, add a phase to the configuration and start it again"
+        )
     return _write(run_dir, f"{request.kind}-{time.time_ns()}-{os.getpid()}", request, reason)
 
 
@@ -87,6 +97,19 @@ def wait_for(run_dir: RunDir, command: Path, *, timeout_s: float, poll_s: float 
                 "effect at the end of the step; wait longer, or remove the file to withdraw it"
             )
         time.sleep(poll_s)
+
+
+def _finish(run_dir: RunDir) -> Exit | None:
+    """Return the event by which the last launch left because all was done; None if it left otherwise or not at all."""
+    told = (event for event in read_events(run_dir.events) if isinstance(event, Exit | Started | Resumed))
+    last = next(iter(deque(told, maxlen=1)), None)
+    if not isinstance(last, Exit) or last.exit_code != EXIT_FINISHED:
+        return None
+    try:
+        num_steps = phase_schedules(load_config(run_dir.config))[-1].last_step
+    except ConfigError:  # of a version with other fields
+        return None
+    return last if last.step >= num_steps else None  # else `run.stop_at_step` made a pause
 
 
 def _write(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -76,9 +76,20 @@ def roll_back(run: Run, state: TrainState, command: Command) -> TrainState:
         skip_windows=rolled_back.cursor.skip_windows,
         from_memory=from_memory,
     )
-    skipping = list(rolled_back.cursor.skip_windows)
-    run.announce(f"rolled back from step {state.step} to {plan.target.path}; skipping {skipping}", event)
+    skipping = _skipping_text(rolled_back.cursor.skip_windows, request)
+    run.announce(f"rolled back from step {state.step} to {plan.target.path}; {skipping}", event)
     return rolled_back
+
+
+def _skipping_text(windows: Sequence[tuple[int, int]], request: Rollback) -> str:
+    """Return what the run skips from now on, in words. The windows are those of earlier rollbacks, too."""
+    if not windows:
+        return "no samples are skipped"
+    samples = " and ".join(f"{start:,} to {stop - 1:,}" for start, stop in windows)
+    if request.skip_steps is None:
+        return f"skipping samples {samples} of the order"
+    first, last = request.skip_steps
+    return f"skipping the samples of steps {first} to {last}; in all, samples {samples} of the order are skipped"
 
 
 def _refused(run: Run, state: TrainState, command: Command, problem: str | None) -> TrainState:

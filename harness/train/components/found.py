@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from harness.checkpoint.metadata_pickle import index_problem
@@ -41,6 +43,8 @@ class Start:
     """Records on the way to the checkpoint that a start in between has hidden, and that must be written again."""
     snapshot: SnapshotRecord | None = None
     """Snapshot of a later step of the same line that every rank has, as the first rank describes it."""
+    remarks: tuple[str, ...] = ()
+    """Differences from the checkpoint with which the run may go on, for people; on the writer."""
     name: str = field(default_factory=lambda: uuid4().hex)
     """Distinguishes this start from every other one."""
 
@@ -60,6 +64,12 @@ class Start:
     def step(self) -> int:
         """Step of that state; 0 if training begins."""
         return self.manifest.step if self.manifest else 0
+
+    @property
+    def recorded_data(self) -> Mapping[str, Any] | None:
+        """Fingerprint of the data that the run has used so far; None if it has used none."""
+        found = None if self.manifest is None else self.manifest.fingerprint.get("data")
+        return found if isinstance(found, dict) else None
 
     @property
     def num_parts(self) -> dict[str, int]:

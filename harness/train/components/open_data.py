@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from harness.channels.channels import Channel, open_channel
+from harness.channels.parts import check_headers
 from harness.config.identity import identity_of
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
@@ -20,7 +21,9 @@ from harness.data.order.recipe import Recipe, recipe_for
 from harness.data.stream import BatchShape, TrainingStream
 from harness.data.validation import ValidationSet, open_validation
 from harness.parallel.ranks import Ranks
+from harness.plan.channel_tokens import evaluated_channels
 from harness.plan.plan import PhasePlan, Plan
+from harness.train.components.found import Start
 from harness.train.components.run_tokenizer import RunTokenizer
 
 
@@ -62,23 +65,19 @@ class RunData:
 
 
 def open_data(
-    config: Config,
-    plan: Plan,
-    ranks: Ranks,
-    tokenizer: RunTokenizer,
-    *,
-    pin_memory: bool,
-    num_parts: Mapping[str, int],
+    config: Config, plan: Plan, ranks: Ranks, tokenizer: RunTokenizer, start: Start, *, pin_memory: bool
 ) -> RunData:
-    """Open the channels of all phases.
+    """Open the channels of all phases, to go on from a start.
 
-    `num_parts` has the number of parts of each channel that the run has used so far. Parts that were finished since
-    then are left out here and adopted later. Of channels without a number all parts are used.
+    Parts that were finished since then are left out here and adopted later. Of channels that the run has not used yet
+    all parts are used.
 
     Raises:
         DataError: A channel is missing, damaged, or does not fit the configuration.
+        CheckpointError: The run is to evaluate, and began without holding anything out.
     """
-    recipe = recipe_for(config, plan.phases)
+    recipe = recipe_for(config, plan.phases, start.recorded_data)
+    num_parts = start.num_parts
     channels = [open_channel(name, config.data.channels[name], num_parts.get(name)) for name in recipe.channel_names]
     stream = TrainingStream(
         channels,
@@ -89,8 +88,10 @@ def open_data(
     evaluated = [name for phase in config.phases for name in phase.evaluation.channels or ()]
     channel_names = tuple(dict.fromkeys((*recipe.channel_names, *evaluated)))
     channels += [open_channel(name, config.data.channels[name]) for name in channel_names[len(channels) :]]
-    sizes = None if tokenizer.opened is None else tokenizer.opened.bytes_per_token()
-    table = None if sizes is None else np.array(sizes, dtype=np.int64)
+    if ranks.is_writer:
+        for channel in channels:
+            check_headers(channel.name, (*channel.parts, *(channel.validation_parts or ())), config.model.vocab_size)
+    table = _bytes_of_ids(config, tokenizer)
     return RunData(
         stream=stream,
         channel_names=channel_names,
@@ -98,8 +99,29 @@ def open_data(
         recipe=recipe,
         identity=_identity(config, tokenizer),
         arrivals=_look_out(config, stream.channels) if ranks.is_writer and config.data.adopt_parts else None,
-        notes=tokenizer.notes,
+        notes=(*tokenizer.notes, *_notes(config, tokenizer, table)),
     )
+
+
+def _bytes_of_ids(config: Config, tokenizer: RunTokenizer) -> npt.NDArray[np.int64] | None:
+    """Return the UTF-8 bytes of each id of the model, [vocab_size]; None where they are not known, or not needed."""
+    if tokenizer.opened is None or not evaluated_channels(config):
+        return None
+    sizes = tokenizer.opened.bytes_per_token()
+    if sizes is None:
+        return None
+    table = np.zeros(config.model.vocab_size, dtype=np.int64)  # ids that only the model has stand for no text
+    table[: len(sizes)] = sizes
+    return table
+
+
+def _notes(config: Config, tokenizer: RunTokenizer, table: npt.NDArray[np.int64] | None) -> list[str]:
+    if table is not None or tokenizer.opened is None or not evaluated_channels(config):
+        return []
+    return [
+        f"{config.data.tokenizer} does not tell how many bytes of text its tokens stand for: held-out losses are given "
+        "in nats, and no bits per byte"
+    ]
 
 
 def _look_out(config: Config, channels: Sequence[Channel]) -> Arrivals:

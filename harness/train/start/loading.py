@@ -15,7 +15,7 @@ from harness.errors import CheckpointError
 from harness.metrics.recorder import Recorder
 from harness.parallel import collectives
 from harness.plan.plan import Plan
-from harness.run.checkpoints.compare import require_same
+from harness.run.checkpoints.compare import changed_on_the_way, require_same
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Manifest
 from harness.run.event_types import Resumed, Started
@@ -34,13 +34,14 @@ from harness.train.steps.adoption import write_down
 from harness.train.steps.restored import require_restored
 
 
-def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -> None:
-    """Refuse to go on from a checkpoint of other data or other phases.
+def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -> list[str]:
+    """Refuse to go on from a checkpoint of other data or other phases, and return what differs and may.
 
     Raises:
         CheckpointError: It belongs to another model, other data or other phases.
         DataError: Adopted parts are missing.
     """
+    changed: list[str] = []
     if start.manifest is not None:
         cursor = Cursor.from_json(start.manifest.cursor)
         expected = plan.phase_of(start.step + 1)
@@ -55,7 +56,9 @@ def require_same_data(config: Config, plan: Plan, data: RunData, start: Start) -
         promised = _promised(recorded, data.fingerprint(cursor))
         before, now = (_without_tokenizers(fingerprint_filled_in(each)) for each in (recorded, promised))
         require_same(before, now, allow_added_parts=True)
+        changed = [f"from step {start.step + 1} on {line}" for line in changed_on_the_way(before, now)]
     require_adopted(data.stream.channels, start.journal)
+    return changed
 
 
 def restore(run: Run, start: Start) -> TrainState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from harness.config.schema import Config
 from harness.errors import LayoutError
 from harness.metrics.recorder import Recorder
 from harness.metrics.sinks import Outlets
+from harness.metrics.tensorboard import write_hyperparameters
 from harness.model import attention
 from harness.model.mcore import build_model
 from harness.optim.mcore import Optimizer
@@ -24,6 +26,7 @@ from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import PhasePlan, Plan, make_plan
 from harness.plan.plan_text import plan_text
 from harness.run import resume_failures
+from harness.run.begun_phases import require_planned
 from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.signature import SigningKey, read_key
 from harness.run.checkpoints.store import CheckpointStore
@@ -33,6 +36,7 @@ from harness.run.events import append_event
 from harness.run.fence import Fence, reporting_takeover
 from harness.run.files import replace_file
 from harness.run.heartbeats import Heartbeat
+from harness.run.launch_folder import hyperparameters
 from harness.run.paths import RunDir
 from harness.train.components.agreement import raising_together
 from harness.train.components.belongings import RunBelongings, belongings_for
@@ -60,6 +64,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         RunInUseError: Another process trains in this run directory.
         DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
         CheckpointError: There are checkpoints but none can be used, or it belongs to another model or other data.
+        ConfigError: A phase that has begun was changed, and nobody has confirmed it.
     """
     whole = make_plan(config, phase_world_sizes(config, world.size))
     with ExitStack() as closing:
@@ -82,7 +87,10 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
         ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
         with raising_together(ranks):
-            data, belongings = _open_inputs(config, plan, ranks, start, world, closing)
+            data, belongings, remarks = _open_inputs(config, plan, ranks, start, world, closing)
+            if joined.is_writer and start.manifest is not None:
+                remarks += require_planned(config, start.manifest, run_dir)
+            start = replace(start, remarks=tuple(remarks))
         run = _introduced(
             _Parts(
                 config=config,
@@ -113,19 +121,21 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
 
 def _open_inputs(
     config: Config, plan: Plan, ranks: Ranks, start: Start, world: World, closing: ExitStack
-) -> tuple[RunData, RunBelongings]:
+) -> tuple[RunData, RunBelongings, list[str]]:
     """Open the data, and hold the checkpoint against it; read what its checkpoints have for an export, on the writer.
+
+    Returns also what differs from the checkpoint and may.
 
     Raises:
         DataError: A channel or the tokenizer is missing, damaged, or does not fit the configuration.
         CheckpointError: The checkpoint belongs to another model or other data, or cannot be read.
     """
     tokenizer = open_run_tokenizer(config, start.manifest)
-    on_gpu = world.device.type == "cuda"
-    data = open_data(config, plan, ranks, tokenizer, pin_memory=on_gpu, num_parts=start.num_parts)
+    data = open_data(config, plan, ranks, tokenizer, start, pin_memory=world.device.type == "cuda")
     closing.callback(data.close)
-    require_same_data(config, plan, data, start)
-    return data, belongings_for(tokenizer.opened, start.entry) if ranks.is_writer else RunBelongings()
+    remarks = require_same_data(config, plan, data, start)
+    belongings = belongings_for(tokenizer.opened, start.entry) if ranks.is_writer else RunBelongings()
+    return data, belongings, remarks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +238,11 @@ def _open_recorder(
     assert store.fence is not None, "the writer has taken the run"
     with suppress(OSError):  # for people; the recorder reports a full disk
         replace_file(run_dir.plan, plan_text(config, plan))
+    if config.logging.tensorboard:
+        with suppress(ImportError, OSError):  # the recorder reports both
+            write_hyperparameters(
+                run_dir.tensorboard, hyperparameters(config), run=str(run_dir.root.absolute()), clock=time.time
+            )
     recorder = Recorder(
         run_dir,
         config.logging,
@@ -252,6 +267,8 @@ def _open_recorder(
         recorder.message(
             f"and from there by the ranks' snapshots of step {start.step} in {config.checkpoint.snapshot_folder}"
         )
+    for text in start.remarks:
+        recorder.message(text)
     return recorder
 
 
