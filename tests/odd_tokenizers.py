@@ -44,12 +44,19 @@ def byte_level(
     return folder
 
 
-def words(folder: Path) -> Path:
+def spaceless(folder: Path) -> Path:
+    """A vocabulary of words whose decoder writes them one behind the other."""
+    return words(folder, decoders.Fuse())
+
+
+def words(folder: Path, decoder: decoders.Decoder | None = None) -> Path:
     """A vocabulary of words with an unknown symbol."""
     vocabulary = {"<unk>": 0, "</s>": 1, "The": 2, "quick": 3, "brown": 4, "fox": 5}
     made = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     made.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     made.add_special_tokens(["</s>"])
+    if decoder is not None:
+        made.decoder = decoder
     folder.mkdir(exist_ok=True, parents=True)
     made.save(str(folder / "tokenizer.json"))
     return folder

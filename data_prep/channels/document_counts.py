@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.tokenizers.encoders import EncodedDocuments
-from data_prep.tokenizers.round_trip import lost_characters
+from data_prep.tokenizers.round_trip import count_lost, lost_characters
 from harness.tokenizers.tokenizer import Tokenizer
 
 FIRST_DECODED = 200
@@ -29,6 +29,7 @@ class DocumentCounts:
     symbols_inside: int = 0
     decoded_characters: int = 0
     lost_characters: int = 0
+    lost_white_space: int = 0
 
     def plus(self, other: DocumentCounts) -> DocumentCounts:
         """Return the sums of both."""
@@ -44,6 +45,7 @@ class TextCounts:
     symbols_inside: NDArray[np.int64]
     decoded_characters: NDArray[np.int64]
     lost_characters: NDArray[np.int64]
+    lost_white_space: NDArray[np.int64]
 
     def sums(self, begin: int, end: int) -> DocumentCounts:
         """Return the sums over some of the documents."""
@@ -70,19 +72,20 @@ class TextCheck:
         """Count; `first_number` is the number of the first document in the whole input, from 0."""
         borders = np.concatenate([[0], np.cumsum(encoded.lengths)])
         decoded = np.zeros(len(texts), dtype=np.int64)
-        lost = np.zeros(len(texts), dtype=np.int64)
+        lost = np.zeros((2, len(texts)), dtype=np.int64)
         for place, text in enumerate(texts):
             number = first_number + place
             is_wanted = number < FIRST_DECODED or number % DOCUMENTS_FOR_EACH_DECODED == 0
             if is_wanted and len(text) <= MAX_DECODED_CHARACTERS:
                 ids = encoded.ids[borders[place] : borders[place + 1]]
                 decoded[place] = len(text)
-                lost[place] = lost_characters(text, self._tokenizer.decode(ids.tolist())).total()
+                lost[:, place] = count_lost(lost_characters(text, self._tokenizer.decode(ids.tolist())))
         return TextCounts(
             unknown_tokens=_sums(self._has_no_text[encoded.ids], borders),
             symbols_inside=_sums(self._is_symbol[encoded.ids], borders),
             decoded_characters=decoded,
-            lost_characters=lost,
+            lost_characters=lost[0],
+            lost_white_space=lost[1],
         )
 
 

@@ -67,10 +67,11 @@ def losses(totals: Totals, folder: Path) -> Iterator[str]:
             f"  WARNING: text within documents became {totals.symbols_inside:,} times the symbol that stands before or "
             "behind documents (a symbol that is ordinary text to the tokenizer): choose another --end-of-document"
         )
-    if totals.unknown_tokens or totals.lost_characters:
+    if totals.unknown_tokens or totals.lost_characters or totals.lost_white_space:
         yield (
             f"  lost: {totals.unknown_tokens:,} tokens ({totals.unknown_share:.4%}) stand for unknown text; of "
-            f"{totals.decoded_characters:,} characters decoded again {totals.lost_share:.4%} did not come back"
+            f"{totals.decoded_characters:,} characters decoded again {totals.lost_share:.4%} did not come back, and "
+            f"white space of {totals.lost_white_space_share:.4%}"
         )
     if totals.empty:
         yield f"  {totals.empty:,} empty lines and documents left out"

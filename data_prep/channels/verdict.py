@@ -67,7 +67,7 @@ def judge(
     return Verdict(
         reports=tuple(reports),
         text_problems=tuple(_lost_text(reports, totals or Totals(), max_lost_share)),
-        doubts=tuple(_doubts(reports, expected)),
+        doubts=(*_doubts(reports, expected), *_lost_white_space(totals or Totals(), max_lost_share)),
     )
 
 
@@ -90,6 +90,15 @@ def _lost_text(reports: Sequence[PartReport], totals: Totals, most: float) -> It
         yield (
             f"text was lost: of {characters:,} characters that were read {broken:,} ({broken / characters:.2%}) are "
             f"broken, because bytes are missing; allowed: {most:.2%}. {advice}."
+        )
+
+
+def _lost_white_space(totals: Totals, most: float) -> Iterator[str]:
+    if totals.lost_white_space_share > most:
+        yield (
+            f"white space was lost: when the channel was made, {totals.lost_white_space_share:.2%} of "
+            f"{totals.decoded_characters:,} characters that were decoded again were spaces or line breaks that did not "
+            "come back"
         )
 
 

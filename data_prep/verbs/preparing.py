@@ -155,13 +155,15 @@ def prepared(title: str, job: ChannelJob, tokenizer: Tokenizer, encoder: str) ->
 
 
 def _check_loss(title: str, sample: list[str], tokenizer: Tokenizer, max_lost_share: float) -> None:
-    from data_prep.tokenizers.round_trip import LOSS_ADVICE, round_trip
+    from data_prep.tokenizers.round_trip import LOSS_ADVICE, count_lost, round_trip
 
     found = round_trip(sample, tokenizer)
     if found.worst_share > max_lost_share:
         raise DataError(
             f"the tokenizer {tokenizer.path} loses text of this input: {found.describe()}\nAllowed is a share of "
-            f"{max_lost_share:.2%}; nothing was written. {LOSS_ADVICE}"
+            f"{max_lost_share:.2%} without white space; nothing was written. {LOSS_ADVICE}"
         )
     if found.lost or found.unknown_tokens:
-        click.echo(f"{title}: {found.describe()}", err=True)
+        warning = "WARNING: white space is lost (line breaks and indentation matter in code): "
+        is_much = count_lost(found.lost).white_space > max_lost_share * found.characters
+        click.echo(f"{title}: {warning if is_much else ''}{found.describe()}", err=True)

@@ -44,7 +44,9 @@ class Totals:
     decoded_characters: int = field(default=0, compare=False)
     """Characters of the documents that were decoded again, to see whether they come back."""
     lost_characters: int = 0
-    """Characters among these that did not come back."""
+    """Characters among these, other than white space, that did not come back."""
+    lost_white_space: int = 0
+    """White space among these that did not come back."""
 
     def plus(self, other: Totals) -> Totals:
         """Return the counts of both."""
@@ -53,8 +55,13 @@ class Totals:
 
     @property
     def lost_share(self) -> float:
-        """Characters that do not come back, as a share of those that were looked at."""
+        """Characters other than white space that do not come back, as a share of those that were looked at."""
         return self.lost_characters / self.decoded_characters if self.decoded_characters else 0.0
+
+    @property
+    def lost_white_space_share(self) -> float:
+        """White space that does not come back, as a share of the characters that were looked at."""
+        return self.lost_white_space / self.decoded_characters if self.decoded_characters else 0.0
 
     @property
     def unknown_share(self) -> float:

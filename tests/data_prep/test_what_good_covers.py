@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
-from odd_tokenizers import byte_level, words
+from odd_tokenizers import byte_level, spaceless, words
 from tokenized import write_lines
 from tokenizers import normalizers
 
@@ -101,6 +101,17 @@ def empty(bench: Bench) -> str:
 
 def lost(bench: Bench) -> str:
     return bench.tokenize(tokenizer=byte_level(bench.folder / "low", normalizer=normalizers.Lowercase()))
+
+
+def without_white_space(bench: Bench, *options: object) -> str:
+    """Made with a tokenizer whose pieces are parted at white space, which it gives not back."""
+    bench.input.write_text('{"text": "The fox The fox"}\n')
+    return bench.tokenize(*options, tokenizer=spaceless(bench.folder / "spaceless"))
+
+
+def white_space_when_made(bench: Bench) -> str:
+    without_white_space(bench)
+    return bench.verify()
 
 
 def unknown(bench: Bench) -> str:
@@ -216,6 +227,10 @@ LINES: dict[str, tuple[Callable[[Bench], str], str]] = {
     "lines that are no documents": (bad_lines, r"1 of 41 lines \(2\.44%\) are not documents.*exit 65$"),
     "empty lines and documents": (empty, r"  2 empty lines and documents left out\n\nexit 0$"),
     "characters of a sample that do not come back from their tokens": (lost, r"do not come back.*exit 65$"),
+    "white space of a sample that does not come back (tokenizers that work on words give none back)": (
+        without_white_space,
+        r"WARNING: white space is lost .*20\.00% of the characters.*; 0\.00% without white space\).*exit 0$",
+    ),
     "tokens that stand for unknown text, in the whole input": (unknown, r"% of all tokens stand for unknown.*65$"),
     "the symbol that ends a document, and why it was taken": (end_told, r"documents end with </s> \(id 0\): a usual"),
     "an `eos_token` that is not in the vocabulary": (no_such_end, r"eos_token is '<no>', which is not.*exit 65$"),
@@ -247,6 +262,10 @@ LINES: dict[str, tuple[Callable[[Bench], str], str]] = {
     "text came back from its tokens when the channel was made": (
         lost_when_made,
         r": BAD, .*when the channel was made, .*did not come back.*exit 65$",
+    ),
+    "white space came back when the channel was made": (
+        white_space_when_made,
+        r": doubtful, .*white space was lost: .*20\.00% of 15 characters.*exit 0$",
     ),
     "no token stands for unknown text (with `--tokenizer`)": (
         unknown_tokens,
