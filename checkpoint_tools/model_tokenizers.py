@@ -54,7 +54,7 @@ def look_at_tokenizers(folder: Path, named: Path | None, num_rows: int) -> Model
     # transformers takes tokenizer.json before all others.
     for file in sorted(tokenizer_files(folder), key=lambda file: (file.name != "tokenizer.json", file.name)):
         try:
-            opened.append(open_tokenizer(file))
+            opened.append(open_tokenizer(file, needs_end=False))
         except HarnessError as error:
             warnings.append(f"{file.name} was not looked at: {error}")
     own = tuple(map(identity_of, opened))
@@ -66,7 +66,7 @@ def look_at_tokenizers(folder: Path, named: Path | None, num_rows: int) -> Model
                 f"of them, convert with --vocab-size {opened[0].vocab_size}"
             )
         return ModelTokenizers(own=own, warnings=tuple(warnings))
-    return _named(open_tokenizer(named), own, warnings, num_rows)
+    return _named(open_tokenizer(named, needs_end=False), own, warnings, num_rows)
 
 
 def _named(

@@ -20,7 +20,8 @@ from harness.config.load import load_config
 from harness.errors import CheckpointError, HarnessError, UsageError
 from harness.run.checkpoints.for_export import CONFIG, ORIGIN_FOLDER, TOKENIZER_FOLDER, Belongings, in_folder
 from harness.text import listed
-from harness.tokenizers.belonging_files import SETTINGS_FILE, files_of_tokenizer, settings_of
+from harness.tokenizers.belonging_files import files_of_tokenizer, settings_of
+from harness.tokenizers.document_symbols import SETTINGS_FILE
 from harness.tokenizers.identity import difference, recorded_tokenizers, relation_to
 from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
 from harness.tokenizers.tiktoken_file import TiktokenTokenizer
@@ -64,7 +65,7 @@ def find_tokenizer(ours: OurTensors, belongings: Belongings, named: Path | None)
     if path is None:
         raise UsageError(f"The tokenizer of {ours.path} is not known: there is no readable config.yaml. {_ADVICE}.")
     try:
-        tokenizer = open_tokenizer(path)
+        tokenizer = open_tokenizer(path, needs_end=False)
     except HarnessError as error:
         raise UsageError(f"The tokenizer of {ours.path} cannot be opened: {error} {_ADVICE}.") from error
     if recorded and all(relation_to(identity, tokenizer) == "other" for identity in recorded):
@@ -108,7 +109,7 @@ def _of_checkpoint(kept: Mapping[str, bytes], *, has_origin: bool) -> TokenizerF
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
         try:
-            return _written(open_tokenizer(Path(folder)), kept, has_origin=has_origin)
+            return _written(open_tokenizer(Path(folder), needs_end=False), kept, has_origin=has_origin)
         except HarnessError as error:
             told = f"its tokenizer is copied as it is, and could not be opened: {str(error).replace(folder, '')}"
             return TokenizerFiles(files=kept, warnings=(told,))
@@ -130,7 +131,8 @@ def _written(tokenizer: Tokenizer, files: Mapping[str, bytes], *, has_origin: bo
                 "copied as it is. Load it with its own library; transformers would translate it by rules of its own, "
                 "to other ids.",
             )
-    ids = {"bos_token_id": None, "eos_token_id": tokenizer.end_of_document_id}
+    end = tokenizer.symbols.end
+    ids = {"bos_token_id": None, "eos_token_id": end.id if end else None}
     return TokenizerFiles(files=files, special_ids=ids, warnings=warnings)
 
 
@@ -146,7 +148,7 @@ def _translated(tokenizer: Tokenizer, files: Mapping[str, bytes]) -> dict[str, b
     symbols = {symbol["id"]: symbol["content"] for symbol in json.loads(text)["added_tokens"]}
     own = _settings(files)
     settings = {
-        "eos_token": symbols.get(tokenizer.end_of_document_id),
+        "eos_token": symbols.get(tokenizer.symbols.end.id) if tokenizer.symbols.end else None,
         "clean_up_tokenization_spaces": False,
         **{key: value for key, value in own.items() if key != "auto_map"},
         "tokenizer_class": "PreTrainedTokenizerFast",

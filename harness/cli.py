@@ -79,6 +79,7 @@ class DataGroup(VerbGroup):
 
     elsewhere: Mapping[str, str] = {
         "tokenize": "data_prep.verbs.data_verbs:tokenize",
+        "append": "data_prep.verbs.append_verb:append",
         "verify": "data_prep.verbs.channel_verbs:verify",
         "count": "data_prep.verbs.channel_verbs:count",
         "ledger": "harness.usage.ledger_verb:ledger",

@@ -1,4 +1,4 @@
-"""Cuts, splits or drops documents that are too long, and appends the end-of-document token: arrays in, arrays out."""
+"""Splits or drops documents that are too long, and puts symbols before and behind them: arrays in, arrays out."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ class DocumentShape:
 
     end_id: int | None
     """Token appended to every document, and to every piece of a split one; None for no token."""
+    begin_id: int | None = None
+    """Token put before every document, and before every piece of a split one; None for no token."""
     max_tokens: int | None = None
-    """Tokens of the longest document, the appended one included; None for any length."""
+    """Tokens of the longest document, those two included; None for any length."""
     long_documents: LongDocuments = "keep"
 
 
@@ -57,11 +59,11 @@ class Pieces:
 
 
 def lay_down(documents: EncodedDocuments, shape: DocumentShape) -> Pieces:
-    """Drop or split documents that are too long, and append the end-of-document token to every piece."""
+    """Drop or split documents that are too long, and put the symbols before and behind every piece."""
     ids, lengths = documents.ids, documents.lengths
     per_document = np.ones(len(lengths), dtype=np.int64)
-    num_end_tokens = 0 if shape.end_id is None else 1
-    room = None if shape.max_tokens is None else shape.max_tokens - num_end_tokens
+    num_symbols = (shape.begin_id is not None) + (shape.end_id is not None)
+    room = None if shape.max_tokens is None else shape.max_tokens - num_symbols
     if room is not None and shape.long_documents != "keep" and (lengths > room).any():
         if shape.long_documents == "drop":
             # `repeat` turns the choice of documents into a choice of their tokens.
@@ -71,9 +73,14 @@ def lay_down(documents: EncodedDocuments, shape: DocumentShape) -> Pieces:
         else:
             per_document = np.maximum(1, -(-lengths // room))
             lengths = _lengths_of_pieces(lengths, per_document, room)
-    if shape.end_id is not None:
-        ids = np.insert(ids, np.cumsum(lengths), shape.end_id)
-        lengths = lengths + 1
+    ends = np.cumsum(lengths)
+    both = ((shape.begin_id, ends - lengths), (shape.end_id, ends))
+    borders = [(symbol, places) for symbol, places in both if symbol is not None]
+    if borders:
+        # Piece by piece: where one ends and the next begins, the end comes first.
+        at = np.stack([places for _, places in borders], axis=1).ravel()
+        ids = np.insert(ids, at, np.tile([symbol for symbol, _ in borders], len(lengths)))
+        lengths = lengths + len(borders)
     return Pieces(ids=ids, lengths=lengths, per_document=per_document)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -148,15 +149,14 @@ def _common_source(inputs: Sequence[Path], tokens_per_part: int | None) -> tuple
                 f"{path} and {first_path} were not made alike: their tokenizers are {one.tokenizer} and "
                 f"{other.tokenizer}. Only channels of one tokenizer can be merged."
             )
-        if one.end_of_document_id != other.end_of_document_id:
-            raise UsageError(
-                f"{path} and {first_path} were not made alike: documents end with {one.end_of_document_id} and "
-                f"{other.end_of_document_id}. Only channels with the same ends can be merged."
-            )
+        for key, verb in (("end_of_document_id", "end"), ("begin_of_document_id", "begin")):
+            if getattr(one, key) != getattr(other, key):
+                raise UsageError(
+                    f"{path} and {first_path} were not made alike: documents {verb} with {getattr(one, key)} and "
+                    f"{getattr(other, key)}. Only channels with the same symbols can be merged."
+                )
     if not known or len(known) < len(recorded) or any(found.finished is None for _, found in known):
         return None
-    sources = [found.source for _, found in known]
-    files = tuple(entry for source in sources for entry in source.inputs)
-    merged: Source = replace(sources[0], inputs=files, tokens_per_part=tokens_per_part or 0)
-    totals = [found.finished for _, found in known]
-    return merged, Totals(**{field.name: sum(getattr(each, field.name) for each in totals) for field in fields(Totals)})
+    files = tuple(entry for _, found in known for entry in found.inputs)
+    merged: Source = replace(known[0][1].source, inputs=files, tokens_per_part=tokens_per_part or 0)
+    return merged, reduce(Totals.plus, [found.finished for _, found in known if found.finished])

@@ -3,19 +3,21 @@
 One JSON object a line, one line for each part, on disk before the part's own line in `parts.jsonl`:
 
     {"prefix": "part-00000", "batch": {"file": 0, "place": {"line": …, "byte": …, "before": "…"}, …}, "documents": 17,
-     "split": 0, "dropped": 0}
+     "split": 0, "dropped": 0, …}
 
-The part ends `documents` documents after the beginning of the batch; `batch` is a `ReadState`.
+The part ends `documents` documents after the beginning of the batch; `batch` is a `ReadState`, the rest
+`DocumentCounts`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from data_prep.channels.document_counts import DocumentCounts
 from data_prep.channels.indexed_writer import FinishedPart
 from data_prep.text.read_documents import Place
 from data_prep.text.reader import ReadState
@@ -33,9 +35,8 @@ class ResumePoint:
     """The border before the batch in which it ends."""
     documents: int = 0
     """Documents of that batch that are in the part or before it."""
-    split: int = 0
-    """Documents split so far, in all parts."""
-    dropped: int = 0
+    counts: DocumentCounts = DocumentCounts()
+    """Counts so far, in all parts."""
 
 
 def read_resume_point(folder: Path, parts: Sequence[FinishedPart]) -> ResumePoint:
@@ -60,7 +61,8 @@ def write_resume_point(folder: Path, prefix: str, point: ResumePoint) -> None:
     """Record where a part ends, before the part becomes valid; replace what a killed call wrote for the same part."""
     lines = _lines(folder / RESUME_FILE) if (folder / RESUME_FILE).exists() else {}
     kept = {name: line for name, line in lines.items() if name < prefix}
-    kept[prefix] = {"prefix": prefix} | asdict(point)
+    place = {"batch": asdict(point.batch), "documents": point.documents}
+    kept[prefix] = {"prefix": prefix} | place | asdict(point.counts)
     replace_file(folder / RESUME_FILE, b"".join(json.dumps(line).encode() + b"\n" for line in kept.values()))
 
 
@@ -75,6 +77,6 @@ def _from_json(line: dict[str, Any]) -> ResumePoint:
     return ResumePoint(
         batch=ReadState(place=place, **batch),
         documents=int(line["documents"]),
-        split=int(line["split"]),
-        dropped=int(line["dropped"]),
+        # Earlier versions counted less.
+        counts=DocumentCounts(**{field.name: int(line.get(field.name, 0)) for field in fields(DocumentCounts)}),
     )

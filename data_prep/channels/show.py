@@ -28,9 +28,16 @@ class ShownDocument:
 
 
 def find_documents(
-    parts: Sequence[Part], numbers: Sequence[int], tokenizer: Tokenizer, max_tokens: int | None = None
+    parts: Sequence[Part],
+    numbers: Sequence[int],
+    tokenizer: Tokenizer,
+    max_tokens: int | None = None,
+    borders: tuple[int | None, int | None] = (None, None),
 ) -> Iterator[ShownDocument]:
     """Yield documents by number, in the order asked for.
+
+    The symbols that the channel has before and behind documents are given as `borders`: they are not text, even where
+    the tokenizer has them as text.
 
     Raises:
         UsageError: There is no document of that number.
@@ -52,11 +59,18 @@ def find_documents(
                     part=part.name,
                     document=inner,
                     tokens=len(ids),
-                    text=tokenizer.decode(shown),
+                    text=tokenizer.decode(_without(shown, borders, is_whole=len(shown) == len(ids))),
                     ids=shown,
                 )
                 break
             inner -= part.num_documents
+
+
+def _without(ids: list[int], borders: tuple[int | None, int | None], *, is_whole: bool) -> list[int]:
+    begin, end = borders
+    first = 1 if ids[:1] == [begin] else 0
+    last = len(ids) - 1 if is_whole and ids[first:][-1:] == [end] else len(ids)
+    return ids[first:last]
 
 
 def random_numbers(parts: Sequence[Part], count: int, seed: int) -> list[int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from data_prep.channels.indexed_writer import read_finished_parts
 from harness.channels.channels import PARTS_FILE
-from harness.channels.source import SOURCE_FILE, Source, Totals, read_source
+from harness.channels.source import SOURCE_FILE, RecordedSource, Source, Totals, read_source
 from harness.errors import UsageError
 from harness.run.files import replace_file
 from harness.tokenizers.identity import TokenizerIdentity
@@ -21,33 +22,48 @@ def open_source(folder: Path, source: Source) -> Totals | None:
         UsageError: The folder holds a channel of another source, or parts of unknown origin.
         DataError: `source.json` is unreadable.
     """
-    file = folder / SOURCE_FILE
     if (found := read_source(folder)) is None:
         if read_finished_parts(folder):
             raise UsageError(
                 f"{folder} already holds parts that another program made ({PARTS_FILE} without {SOURCE_FILE}). "
                 "They stay as they are. Choose another --output or --channel."
             )
-        _write(file, source, finished=None)
+        write_source(folder, RecordedSource(source, None))
         return None
-    recorded, finished = found.source, found.finished
-    differences = [
-        f"  {field.name}: there {_shown(getattr(recorded, field.name))}, now {_shown(getattr(source, field.name))}"
+    _check_same(folder, found, source)
+    if found.unfinished_append:
+        raise UsageError(
+            f"{folder}: a call of `harness data append` was interrupted ({_shown(found.unfinished_append.inputs)}). "
+            "Run that again first."
+        )
+    return found.finished
+
+
+def _check_same(folder: Path, found: RecordedSource, source: Source) -> None:
+    recorded = found.source
+    # The calls so far, up to any of them, are not called anew.
+    if source.inputs in itertools.accumulate(found.calls):
+        source = replace(source, inputs=recorded.inputs)
+    names = [
+        field.name
         for field in fields(Source)
         if not _is_same(getattr(recorded, field.name), getattr(source, field.name))
     ]
-    if differences:
-        raise UsageError(
-            f"{folder} already holds {'a' if finished else 'an unfinished'} channel made in another way:\n"
-            + "\n".join(differences)
-            + "\nNothing was changed. Choose another --output or --channel, or delete the folder to make it anew."
-        )
-    return finished
+    if not names:
+        return
+    there = {name: found.inputs if name == "inputs" else getattr(recorded, name) for name in names}
+    differences = [f"  {name}: there {_shown(there[name])}, now {_shown(getattr(source, name))}" for name in names]
+    add = "To add files to the channel use `harness data append`. " if names == ["inputs"] and found.totals else ""
+    raise UsageError(
+        f"{folder} already holds {'a' if found.finished else 'an unfinished'} channel made in another way:\n"
+        + "\n".join(differences)
+        + f"\nNothing was changed. {add}Choose another --output or --channel, or delete the folder to make it anew."
+    )
 
 
 def finish_source(folder: Path, source: Source, totals: Totals) -> None:
     """Record that all input is in the parts."""
-    _write(folder / SOURCE_FILE, source, finished=totals)
+    write_source(folder, RecordedSource(source, totals))
 
 
 def _is_same(recorded: object, now: object) -> bool:
@@ -56,12 +72,16 @@ def _is_same(recorded: object, now: object) -> bool:
     return recorded == now
 
 
-def _write(file: Path, source: Source, finished: Totals | None) -> None:
+def write_source(folder: Path, recorded: RecordedSource) -> None:
+    """Write what a channel is made from."""
+    source, totals = recorded.source, recorded.totals
     content = asdict(source) | {
         "tokenizer": source.tokenizer.as_json(),
-        "finished": asdict(finished) if finished else None,
+        "finished": asdict(totals) if totals else None,
     }
-    replace_file(file, json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
+    if recorded.appended:
+        content["appended"] = [asdict(call) for call in recorded.appended]
+    replace_file(folder / SOURCE_FILE, json.dumps(content, ensure_ascii=False, indent=1).encode() + b"\n")
 
 
 def _shown(value: object) -> str:

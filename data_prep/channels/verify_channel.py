@@ -1,4 +1,4 @@
-"""Reads every byte of a channel and reports its faults: structure, hashes, ids, and ends of documents."""
+"""Reads every byte of a channel and reports its faults: structure, hashes, ids, symbols around documents, lost text."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 from harness.channels.parts import Part
 from harness.data.files.opened import OpenPart, open_part
 from harness.errors import DataError
+from harness.tokenizers.pieces import Piece
 
 TOKENS_AT_ONCE = 4 << 20
+DOCUMENTS_READ = 200
+"""Documents of a part that are read as text."""
+TOKENS_READ = 4096
+"""Tokens of each, at most."""
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +29,10 @@ class Expectation:
 
     vocab_size: int | None = None
     end_id: int | None = None
+    begin_id: int | None = None
+    unknown_id: int | None = None
+    pieces: Sequence[Piece] | None = None
+    """The meaning of each id; with it a sample of every part is read as text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +51,16 @@ class PartReport:
     """Documents whose last token is the end-of-document token."""
     inner_ends: int = 0
     """End-of-document tokens that are not the last of a document."""
+    begun_documents: int = 0
+    """Documents whose first token is the symbol that begins documents."""
+    inner_begins: int = 0
+    """Such symbols that are not the first of a document."""
+    unknown_tokens: int = 0
+    """Tokens that are the tokenizer's unknown symbol."""
+    text_characters: int = 0
+    """Characters of the documents that were read as text."""
+    broken_characters: int = 0
+    """Characters among these that are no character: bytes are missing."""
     problems: tuple[str, ...] = ()
 
 
@@ -76,7 +96,9 @@ def verify_part(part: Part, expected: Expectation) -> PartReport:
             f"{part.bin_path}: {seen.num_beyond:,} tokens are beyond the vocabulary of {expected.vocab_size:,} ids "
             f"(the largest is {seen.max_id}). The part was made with another tokenizer, or is damaged: make it again."
         )
-    ended = 0 if expected.end_id is None else _count_ended(opened, expected.end_id)
+    ended = _count_at_border(opened, expected.end_id, is_last=True)
+    begun = _count_at_border(opened, expected.begin_id, is_last=False)
+    characters, broken = (0, 0) if expected.pieces is None else read_as_text(opened, expected.pieces)
     return PartReport(
         prefix=str(part.prefix),
         tokens=part.num_tokens,
@@ -86,6 +108,11 @@ def verify_part(part: Part, expected: Expectation) -> PartReport:
         tokens_beyond_vocabulary=seen.num_beyond,
         ended_documents=ended,
         inner_ends=seen.num_ends - ended,
+        begun_documents=begun,
+        inner_begins=seen.num_begins - begun,
+        unknown_tokens=seen.num_unknown,
+        text_characters=characters,
+        broken_characters=broken,
         problems=tuple(problems),
     )
 
@@ -98,24 +125,55 @@ class _Seen:
     max_id: int
     num_beyond: int
     num_ends: int
+    num_begins: int
+    num_unknown: int
 
 
 def _read_through(tokens: NDArray[np.integer], expected: Expectation) -> _Seen:
     digest = xxhash.xxh3_64()
-    max_id, num_beyond, num_ends = -1, 0, 0
+    max_id, num_beyond = -1, 0
+    symbols = (expected.end_id, expected.begin_id, expected.unknown_id)
+    counts = [0, 0, 0]
     for begin in range(0, len(tokens), TOKENS_AT_ONCE):
         piece = tokens[begin : begin + TOKENS_AT_ONCE]
         digest.update(piece.data.cast("B"))
         max_id = max(max_id, int(piece.max()))
         if expected.vocab_size is not None and (max_id >= expected.vocab_size or piece.min() < 0):
             num_beyond += int(((piece >= expected.vocab_size) | (piece < 0)).sum())
-        if expected.end_id is not None:
-            num_ends += int((piece == expected.end_id).sum())
-    return _Seen(xxh3=digest.hexdigest(), max_id=max_id, num_beyond=num_beyond, num_ends=num_ends)
+        for number, symbol in enumerate(symbols):
+            if symbol is not None:
+                counts[number] += int((piece == symbol).sum())
+    ends, begins, unknown = counts
+    return _Seen(
+        xxh3=digest.hexdigest(),
+        max_id=max_id,
+        num_beyond=num_beyond,
+        num_ends=ends,
+        num_begins=begins,
+        num_unknown=unknown,
+    )
 
 
-def _count_ended(opened: OpenPart, end_id: int) -> int:
+def _count_at_border(opened: OpenPart, symbol: int | None, *, is_last: bool) -> int:
+    """Return how many documents have the symbol as their last token, or as their first."""
+    if symbol is None:
+        return 0
     lengths = opened.table.lengths
     first = opened.table.byte_offsets // opened.header.token_type.num_bytes
-    last = (first + lengths - 1)[lengths > 0]
-    return int((opened.tokens[last] == end_id).sum())
+    place = (first + lengths - 1 if is_last else first)[lengths > 0]
+    return int((opened.tokens[place] == symbol).sum())
+
+
+def read_as_text(opened: OpenPart, pieces: Sequence[Piece]) -> tuple[int, int]:
+    """Return the characters of documents from all over a part, and how many of them are broken: bytes are missing."""
+    characters = broken = 0
+    count = opened.part.num_documents
+    for number in sorted({place * count // DOCUMENTS_READ for place in range(min(count, DOCUMENTS_READ))}):
+        ids = opened.document(number)[:TOKENS_READ]
+        known = [pieces[token] for token in ids.tolist() if 0 <= token < len(pieces)]
+        content = b"".join(piece.content for piece in known if not piece.is_control)
+        text = content.decode("utf-8", "replace")
+        characters += len(text)
+        # The text itself may have this character; then it has its bytes, too.
+        broken += text.count(REPLACEMENT) - content.count(REPLACEMENT.encode())
+    return characters, broken

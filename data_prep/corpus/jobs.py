@@ -17,7 +17,7 @@ from data_prep.corpus.config import DedupConfig, DedupMethod, ExecutorConfig, So
 from data_prep.corpus.near import choose_bands
 from data_prep.corpus.outcome import REPORT, read_reports
 from data_prep.corpus.pipelines import LARGEST_PRIORITY, Reading, clean_stages, dedup_stages
-from data_prep.corpus.stages import STATE_FOLDER, Stage, run_here
+from data_prep.corpus.stages import Stage, run_here
 from data_prep.corpus.threshold_curve import (
     CURVE_FILE,
     MeasureCurve,
@@ -26,9 +26,10 @@ from data_prep.corpus.threshold_curve import (
     read_curve,
     wanted_characters,
 )
-from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.file_kinds import DROPPED, FILES_LIST, LOCK_FILE, STATE_FOLDER
+from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.sole_writer import sole_writer
-from data_prep.text.text_files import DROPPED, FILES_LIST, FileReport, finished_files, output_names, record_finished
+from data_prep.text.text_files import FileReport, finished_files, output_names, record_finished
 from harness.errors import UsageError
 from harness.progress import Progress
 from harness.run.files import replace_file
@@ -154,7 +155,7 @@ def _check_plan(job: Job) -> None:
                     f"{_shown(plan[key])}. It stays as it is. Choose another --output, or delete it to make it anew."
                 )
         return
-    if any(path.name not in (".lock", STATE_FOLDER) for path in job.output.iterdir()):
+    if any(path.name not in (LOCK_FILE, STATE_FOLDER) for path in job.output.iterdir()):
         raise UsageError(f"{job.output} is not empty. It stays as it is: choose another --output, or delete it.")
     file.parent.mkdir(exist_ok=True)
     replace_file(file, json.dumps(plan, ensure_ascii=False, indent=1).encode() + b"\n")

@@ -12,7 +12,7 @@ from data_prep.corpus.config import SourceConfig
 from data_prep.corpus.jobs import Job, reading_of
 from data_prep.corpus.outcome import write_report
 from data_prep.corpus.stages import Stage
-from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.order_files import OrderJob, order_files
 from data_prep.text.text_files import FileReport
 
@@ -33,15 +33,16 @@ class OrderFiles(PipelineStep):  # type: ignore[misc] # datatrove has no types
     def run(self, data: object = None, rank: int = 0, world_size: int = 1) -> Iterator[object]:
         """See datatrove's `PipelineStep`."""
         result = order_files(self.job)
+        left_out = {"empty": result.empty, "not a document": result.rejected}
         report = FileReport(
             file=NAME,
             input=f"{len(self.job.files)} files, ordered by {self.job.by}",
             input_bytes=sum(map(file_bytes, self.job.files)),
-            documents=result.documents + result.rejected,
+            documents=result.documents + result.rejected + result.empty,
             kept=result.documents,
             characters=result.characters,
             kept_characters=result.characters,
-            dropped={"not a document": result.rejected} if result.rejected else {},
+            dropped={reason: count for reason, count in left_out.items() if count},
         )
         write_report(self.job.folder, report)
         return iter(())

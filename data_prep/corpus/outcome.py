@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from data_prep.text.input_files import InputFile, file_bytes
-from data_prep.text.read_documents import BYTE_ORDER_MARK, Record, Rejection
-from data_prep.text.text_files import DROPPED, FileReport, written_whole
+from data_prep.text.file_kinds import DROPPED
+from data_prep.text.input_file import InputFile, file_bytes
+from data_prep.text.read_documents import Record, Rejection, with_text
+from data_prep.text.text_files import FileReport, written_whole
+from data_prep.text.whole_json import BYTE_ORDER_MARK
 from harness.run.files import replace_file
 
 REPORT = ".report"
@@ -64,7 +66,8 @@ class Outcome:
         """Count a line, and return whether it is a document. If not, it is dropped."""
         self._counts["documents"] += 1
         if isinstance(record.content, Rejection):
-            self._list(record.line, f"not a document: {record.content.reason}")
+            kind = "empty" if record.content.is_empty else "not a document"
+            self._list(record.line, f"{kind}: {record.content.reason}")
             return False
         self._counts["characters"] += len(record.content)
         self._open_line = record.line
@@ -114,4 +117,4 @@ def _line(raw: bytes, text: str, text_key: str, is_changed: bool) -> bytes:
     if not is_changed:
         return raw if raw.endswith(b"\n") else raw + b"\n"
     record: dict[str, Any] = json.loads(raw.removeprefix(BYTE_ORDER_MARK))
-    return json.dumps(record | {text_key: text}, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(with_text(record, text_key, text), ensure_ascii=False).encode() + b"\n"

@@ -30,7 +30,7 @@ from data_prep.corpus.private_data import PrivateData
 from data_prep.corpus.stages import Stage
 from data_prep.corpus.steps import DropDocuments, KeepDocuments, ReadFiles, files_of_task
 from data_prep.corpus.words import Words
-from data_prep.text.input_files import InputFile
+from data_prep.text.input_file import InputFile
 
 EXACT_COPY = "exact duplicate"
 NEAR_COPY = "near duplicate"

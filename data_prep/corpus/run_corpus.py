@@ -21,8 +21,10 @@ from data_prep.corpus.config import (
     SourceConfig,
     load_corpus,
 )
-from data_prep.text.input_files import InputFile, find_inputs
-from data_prep.text.text_files import FILES_LIST, FileReport
+from data_prep.text.file_kinds import FILES_LIST, STATE_FOLDER
+from data_prep.text.input_file import InputFile
+from data_prep.text.input_files import find_inputs
+from data_prep.text.text_files import FileReport
 from harness.errors import UsageError
 from harness.progress import shown
 
@@ -30,7 +32,6 @@ try:
     from data_prep.corpus.jobs import Job, clean_job, dedup_job, dropped_of, run_job
     from data_prep.corpus.ordering import order_job
     from data_prep.corpus.slurm_jobs import SlurmProgress, advance_on_slurm, wait_on_slurm
-    from data_prep.corpus.stages import STATE_FOLDER
     from data_prep.corpus.threshold_curve import CURVE_FILE, read_curve
 except ModuleNotFoundError as error:
     raise UsageError(

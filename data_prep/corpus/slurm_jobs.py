@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from data_prep.corpus.config import ExecutorConfig
 from data_prep.corpus.jobs import Job, claimed, finish
-from data_prep.corpus.stages import STATE_FOLDER, is_done, submit, submitted_jobs, tasks_done
+from data_prep.corpus.stages import is_done, submit, submitted_jobs, tasks_done
+from data_prep.text.file_kinds import STATE_FOLDER
 from data_prep.text.text_files import FileReport
 from harness.errors import DataError, UsageError
 

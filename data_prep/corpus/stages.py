@@ -26,11 +26,11 @@ from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
 from data_prep.corpus.config import ExecutorConfig
+from data_prep.text.file_kinds import STATE_FOLDER
 from harness.errors import DataError, UsageError
 from harness.progress import Progress
 from harness.run.files import replace_file
 
-STATE_FOLDER = ".stages"
 JOBS_FILE = "jobs.json"
 SECONDS_BETWEEN_LOOKS = 0.2
 SAFE_PATH = re.compile(r"[A-Za-z0-9/._-]+")

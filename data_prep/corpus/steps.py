@@ -9,7 +9,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 
 from data_prep.corpus.outcome import Outcome
-from data_prep.text.input_files import InputFile
+from data_prep.text.input_file import InputFile
 from data_prep.text.read_documents import Rejection, read_records
 
 

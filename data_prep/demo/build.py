@@ -23,7 +23,8 @@ from pathlib import Path
 import xxhash
 from rich.console import Console
 
-from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
+from data_prep.channels.channel_job import ChannelJob
+from data_prep.channels.tokenize_channel import tokenize_channel
 from data_prep.channels.totals import shown_progress
 from data_prep.tokenizers.train_tokenizer import train_sentencepiece
 from harness.channels.channels import PARTS_FILE

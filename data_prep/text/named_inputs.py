@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TypeVar
 
-from data_prep.text.input_files import InputFile, find_inputs
+from data_prep.text.input_file import InputFile
+from data_prep.text.input_files import find_inputs
 from data_prep.text.sample_documents import sample_documents
 from harness.errors import DataError, UsageError
 

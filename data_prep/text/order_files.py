@@ -20,10 +20,12 @@ from typing import IO, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.text.input_files import InputFile
-from data_prep.text.read_documents import BYTE_ORDER_MARK, Record, Rejection, read_records
+from data_prep.text.input_file import InputFile
+from data_prep.text.read_documents import Record, Rejection, read_records
 from data_prep.text.similar_order import DIMENSIONS, DocumentFrequencies, similar_order
 from data_prep.text.text_files import written_whole
+from data_prep.text.text_key import path_in, value_at
+from data_prep.text.whole_json import BYTE_ORDER_MARK
 from harness.errors import DataError
 
 BUCKET_BYTES = 256 * 1024 * 1024
@@ -55,6 +57,8 @@ class Ordered:
     documents: int = 0
     characters: int = 0
     rejected: int = 0
+    empty: int = 0
+    """Blank lines, and documents without any text."""
     files: list[str] = field(default_factory=list)
 
 
@@ -67,8 +71,10 @@ def order_files(job: OrderJob) -> Ordered:
     result = Ordered()
     sizes = []
     for record in _records(job):
-        result.rejected += isinstance(record.content, Rejection)
-        if isinstance(record.content, str):
+        if isinstance(record.content, Rejection):
+            result.rejected += not record.content.is_empty
+            result.empty += record.content.is_empty
+        else:
             sizes.append(len(_line(record)))
             result.documents += 1
             result.characters += len(record.content)
@@ -165,7 +171,9 @@ def _line(record: Record) -> bytes:
 
 
 def _score(record: Record, key: str) -> float:
-    value = json.loads(record.raw.removeprefix(BYTE_ORDER_MARK)).get(key)
+    content = json.loads(record.raw.removeprefix(BYTE_ORDER_MARK))
+    path = path_in(content, key)
+    value = value_at(content, path) if path else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise DataError(
             f"{record.file}: line {record.line} has no number under {key!r} (found {value!r}). Ordering by score needs "

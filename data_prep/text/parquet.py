@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from data_prep.text.input_files import InputFile, file_bytes, open_bytes
+from data_prep.text.input_file import InputFile, file_bytes, open_bytes
+from data_prep.text.text_key import key_path
 from harness.errors import DataError, UsageError
 
 ROWS_AT_ONCE = 1024
@@ -22,17 +25,18 @@ class Row(NamedTuple):
     """The text, which may not be UTF-8; None where there is none."""
     file_bytes_read: int
     """Bytes of the file that stand for the rows so far (in proportion: Parquet keeps columns apart)."""
-    others: Mapping[str, Any]
-    """The other columns, if they were asked for."""
+    whole: Mapping[str, Any]
+    """All columns, if they were asked for; the place of the text may hold None."""
 
 
 def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = False) -> Iterator[Row]:
     """Yield the rows of a column of text, from row `skip_rows` (0-based) on; row groups before it are not read.
 
-    With `whole` the other columns are read too, which takes longer.
+    `meta.text` is the field `text` of the column `meta`, unless a column has that name. With `whole` the other columns
+    are read too, which takes longer.
 
     Raises:
-        DataError: The file is damaged, or has no column of text of that name.
+        DataError: The file is damaged, has no column of text of that name, or two.
         UsageError: The package pyarrow is not installed.
     """
     arrow, parquet = _libraries(file)
@@ -40,17 +44,18 @@ def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = Fa
     try:
         with open_bytes(file) as raw:
             table = parquet.ParquetFile(raw)
-            _check_column(arrow, table.schema_arrow, column, file)
+            path = find_column(arrow, table.schema_arrow, column, file, whole)
             num_rows = table.metadata.num_rows
             group, number = _first_group(table.metadata, skip_rows)
             groups = list(range(group, table.metadata.num_row_groups))
-            columns = None if whole else [column]
+            # A name with dots is a path for the library: it would read the nested column of that path.
+            columns = None if whole or (len(path) == 1 and "." in column) else [column]
             for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
-                others = batch.drop_columns([column]).to_pylist() if batch.num_columns > 1 else repeat({})
-                for value, rest in zip(_as_bytes(arrow, batch.column(column)), others, strict=False):
+                rows = _rows(batch, path) if whole else repeat({})
+                for value, row in zip(_as_bytes(arrow, _values(batch, path)), rows, strict=False):
                     number += 1
                     if number > skip_rows:
-                        yield Row(number, value, total_bytes * number // num_rows, rest)
+                        yield Row(number, value, total_bytes * number // num_rows, row)
     except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(_damaged(file, error)) from error
 
@@ -84,19 +89,64 @@ def _damaged(file: InputFile, error: Exception) -> str:
     return f"{file}: cannot be read ({error}). The file is not Parquet, or is damaged or cut short: fetch it again."
 
 
-def _check_column(arrow: Any, schema: Any, column: str, file: InputFile) -> None:  # noqa: ANN401 - pyarrow has no types
-    if column not in schema.names:
+def find_column(arrow: Any, schema: Any, column: str, file: InputFile, whole: bool) -> tuple[str, ...]:  # noqa: ANN401 - pyarrow has no types
+    """Return the names that lead to a column of text.
+
+    Raises:
+        DataError: There is none of that name, or it holds something else, or the name does not tell which of two.
+    """
+    twice = sorted(name for name, count in Counter(schema.names).items() if count > 1)
+    path = key_path([schema], column, partial(_field, arrow))
+    if twice and (whole or path is None or path[0] in twice):
         raise DataError(
-            f"{file}: there is no column {column!r}; its columns are {', '.join(schema.names)}. "
+            f"{file}: two columns are called {twice[0]!r}, so it is not known which one is meant. Write the file again "
+            "with other names."
+        )
+    if path is None:
+        raise DataError(
+            f"{file}: there is no column {column!r}; its columns are {', '.join(_names(arrow, schema))}. "
             "Name the one that holds the text with --text-key."
         )
-    kind = schema.field(column).type
-    values = kind.value_type if arrow.types.is_dictionary(kind) else kind
-    kinds = arrow.types
-    if not any(f(values) for f in (kinds.is_string, kinds.is_large_string, kinds.is_binary, kinds.is_large_binary)):
+    kind = [schema]
+    for name in path:
+        kind = _field(arrow, kind, name) or kind
+    if not _is_text(arrow, kind[0]):
         raise DataError(
-            f"{file}: column {column!r} holds {kind}, not text. Name the one that holds the text with --text-key."
+            f"{file}: column {column!r} holds {kind[0]}, not text. Name the one that holds the text with --text-key."
         )
+    return path
+
+
+def _field(arrow: Any, node: list[Any], name: str) -> list[Any] | None:  # noqa: ANN401
+    """Return the type of a column of a schema, or of a field of a struct, in a box; None if there is none."""
+    parent = node[0]
+    is_struct = not isinstance(parent, arrow.Schema) and arrow.types.is_struct(parent)
+    if not (is_struct or isinstance(parent, arrow.Schema)):
+        return None
+    found = parent.get_all_field_indices(name)
+    return [parent.field(found[0]).type] if found else None
+
+
+def _names(arrow: Any, parent: Any, before: str = "") -> Iterator[str]:  # noqa: ANN401
+    """Yield the names of columns, those of the fields of structs with dots."""
+    for field in parent:
+        if arrow.types.is_struct(field.type):
+            yield from _names(arrow, field.type, f"{before}{field.name}.")
+        else:
+            yield before + field.name
+
+
+def _is_text(arrow: Any, kind: Any) -> bool:  # noqa: ANN401
+    kinds = arrow.types
+    if kinds.is_dictionary(kind):
+        return _is_text(arrow, kind.value_type)
+    if isinstance(kind, arrow.BaseExtensionType):
+        return _is_text(arrow, kind.storage_type)
+    tests = (kinds.is_string, kinds.is_large_string, kinds.is_string_view)
+    # A column of nulls alone has no type that could say what else it would hold.
+    return any(
+        test(kind) for test in (*tests, kinds.is_binary, kinds.is_large_binary, kinds.is_binary_view, kinds.is_null)
+    )
 
 
 def _first_group(metadata: Any, skip_rows: int) -> tuple[int, int]:  # noqa: ANN401
@@ -110,10 +160,32 @@ def _first_group(metadata: Any, skip_rows: int) -> tuple[int, int]:  # noqa: ANN
     return int(metadata.num_row_groups), before
 
 
+def _values(batch: Any, path: tuple[str, ...]) -> Any:  # noqa: ANN401
+    """Return the column at the end of a path; where a struct is null, so is its field."""
+    values = batch.column(path[0])
+    for name in path[1:]:
+        field = [values.type.get_field_index(name)]
+        values = importlib.import_module("pyarrow.compute").struct_field(values, field)
+    return values
+
+
+def _rows(batch: Any, path: tuple[str, ...]) -> list[dict[str, Any]]:  # noqa: ANN401
+    """Return all columns by rows. A column of text is left out: one row that is not UTF-8 would cost all of them."""
+    if len(path) > 1:
+        rows: list[dict[str, Any]] = batch.to_pylist()
+        return rows
+    if batch.num_columns == 1:
+        return [{path[0]: None} for _ in range(batch.num_rows)]
+    return [{path[0]: None, **row} for row in batch.drop_columns([path[0]]).to_pylist()]
+
+
 def _as_bytes(arrow: Any, values: Any) -> list[bytes | None]:  # noqa: ANN401
     """Return the values as bytes: pyarrow would refuse a whole batch for one row that is not UTF-8."""
+    if isinstance(values.type, arrow.BaseExtensionType):
+        values = values.storage
     if arrow.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    large = arrow.types.is_large_string(values.type) or arrow.types.is_large_binary(values.type)
-    result: list[bytes | None] = values.cast(arrow.large_binary() if large else arrow.binary()).to_pylist()
+    kinds = arrow.types
+    is_short = kinds.is_string(values.type) or kinds.is_binary(values.type) or kinds.is_null(values.type)
+    result: list[bytes | None] = values.cast(arrow.binary() if is_short else arrow.large_binary()).to_pylist()
     return result

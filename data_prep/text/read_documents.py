@@ -1,29 +1,27 @@
 """Reads documents from files in order, and gives a reason for every line (or row) that is not a document.
 
-A line is one JSON object whose text key holds the document. Files may be plain (`.jsonl`), gzip (`.jsonl.gz`) or
-zstandard (`.jsonl.zst`, if the package is installed); `data_prep.text.parquet` reads Parquet. A bad line is a record
-with a reason, never an exception. A damaged compressed file is an error, because the amount of missing text is unknown.
+A line is one JSON object whose text key holds the document; `data_prep.text.packed_file` unpacks the file, and
+`data_prep.text.parquet` reads Parquet. A bad line is a record with a reason, never an exception. A damaged compressed
+file is an error, because the amount of missing text is unknown, and so is a file that is one JSON value as a whole.
 """
 
 from __future__ import annotations
 
-import gzip
-import importlib
-import io
 import json
-import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import IO, BinaryIO, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
-from data_prep.text.input_files import InputFile, open_bytes
-from data_prep.text.zstandard_file import ZstandardFile
-from harness.errors import DataError, UsageError
+from data_prep.text.file_kinds import kind_of
+from data_prep.text.input_file import InputFile
+from data_prep.text.packed_file import open_plain
+from data_prep.text.text_key import path_in, value_at, with_value
+from data_prep.text.whole_json import BYTE_ORDER_MARK, refuse_whole_json
+from harness.errors import DataError
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is rejected unread: memory stays bounded, and no honest document is as long as that."""
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 TAIL_BYTES = 64
 
 
@@ -32,6 +30,15 @@ class Rejection:
     """The reason why a line is not a document."""
 
     reason: str
+
+    @property
+    def is_empty(self) -> bool:
+        """True if nothing was written there: no text is lost without the line, and nothing is wrong with it."""
+        return self in (EMPTY_LINE, EMPTY_TEXT)
+
+
+EMPTY_LINE = Rejection("empty line")
+EMPTY_TEXT = Rejection("empty text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,45 +91,41 @@ def read_records(
     With `whole_rows` the other columns of a Parquet file are read too, for the `raw` line of the record.
 
     Raises:
-        DataError: The file cannot be read to its end (damaged or truncated compression, I/O error), or is not the one
-            in which `start` was found.
+        DataError: The file cannot be read to its end (damaged or truncated compression, I/O error), is one JSON value
+            as a whole, or is not the one in which `start` was found.
         UsageError: The file is zstandard or Parquet and the package is not installed.
     """
-    if file.suffix == ".parquet":
+    kind = kind_of(file.name)
+    if kind and kind.content == "parquet":
         from data_prep.text.parquet import read_rows
 
         for row in read_rows(file, text_key, start.line, whole_rows):
             text = Rejection(f"{text_key!r} is not text") if row.content is None else _decoded(row.content)
             content = check_text(text) if isinstance(text, str) else text
-            raw = _as_line({text_key: content, **row.others}) if whole_rows and isinstance(content, str) else b""
+            is_written = whole_rows and isinstance(content, str)
+            raw = _as_line(with_text(row.whole, text_key, content)) if is_written else b""
             yield Record(file, row.number, content, row.file_bytes_read, 0, b"", raw)
         return
     yield from _read_lines(file, text_key, max_line_bytes, start)
 
 
 def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Place) -> Iterator[Record]:
+    if start == BEGINNING:
+        refuse_whole_json(file)
     line, end_byte = start.line, start.byte
-    decompressed, damage = _decompression(file)
-    unreadable: tuple[type[Exception], ...] = (OSError, EOFError, *damage)
-    try:
-        with open_bytes(file) as raw, decompressed(raw) as stream:
-            _go_to(stream, start, file)
-            while content := stream.readline(max_line_bytes + 1):
-                line += 1
-                end_byte += len(content)
-                parsed: str | Rejection
-                if len(content) > max_line_bytes and not content.endswith(b"\n"):
-                    end_byte += _skip_to_line_end(stream, max_line_bytes)
-                    parsed = Rejection(f"longer than {max_line_bytes} bytes")
-                    content = b""
-                else:
-                    parsed = parse_line(content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content, text_key)
-                yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:], content)
-    except unreadable as error:
-        raise DataError(
-            f"{file}: cannot be read beyond line {line} ({error}). The file is damaged or cut short: fetch or "
-            "compress it again."
-        ) from error
+    with open_plain(file, lambda: f"line {line}") as (stream, raw):
+        _go_to(stream, start, file)
+        while content := stream.readline(max_line_bytes + 1):
+            line += 1
+            end_byte += len(content)
+            parsed: str | Rejection
+            if len(content) > max_line_bytes and not content.endswith(b"\n"):
+                end_byte += _skip_to_line_end(stream, max_line_bytes)
+                parsed = Rejection(f"longer than {max_line_bytes} bytes")
+                content = b""
+            else:
+                parsed = parse_line(content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content, text_key)
+            yield Record(file, line, parsed, raw.tell(), end_byte, content[-TAIL_BYTES:], content)
 
 
 def _go_to(stream: IO[bytes], start: Place, file: InputFile) -> None:
@@ -159,7 +162,7 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
     if isinstance(line, Rejection):
         return line
     if not line or line.isspace():
-        return Rejection("empty line")
+        return EMPTY_LINE
     try:
         value = json.loads(line)
     except ValueError as error:
@@ -168,10 +171,31 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
         return Rejection("not JSON (nested too deeply)")
     if not isinstance(value, dict):
         return Rejection("not a JSON object")
-    text = value.get(text_key)
-    if not isinstance(text, str):
-        return Rejection(f"no key {text_key!r}" if text_key not in value else f"{text_key!r} is not text")
-    return check_text(text)
+    path = path_in(value, text_key)
+    if path is None:
+        return Rejection(f"no key {text_key!r}")
+    if line.count(f'"{path[-1]}"') > 1 and _occurs_twice(line, path[-1]):
+        return Rejection(f"key {path[-1]!r} occurs twice in an object")
+    text = value_at(value, path)
+    return check_text(text) if isinstance(text, str) else Rejection(f"{text_key!r} is not text")
+
+
+def _occurs_twice(line: str, key: str) -> bool:
+    """Return whether an object of the line has a key twice: the parser would take the last without a word."""
+    found = False
+
+    def look(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal found
+        found = found or sum(name == key for name, _ in pairs) > 1
+        return dict(pairs)
+
+    json.loads(line, object_pairs_hook=look)
+    return found
+
+
+def with_text(record: Mapping[str, Any], text_key: str, text: object) -> dict[str, Any]:
+    """Return a copy of a record that holds another text under its key."""
+    return with_value(record, path_in(record, text_key) or (text_key,), text)
 
 
 def _decoded(content: bytes) -> str | Rejection:
@@ -184,7 +208,7 @@ def _decoded(content: bytes) -> str | Rejection:
 def check_text(text: str) -> str | Rejection:
     """Return the text if it is not blank and can be written as UTF-8, else the reason."""
     if not text or text.isspace():
-        return Rejection("empty text")
+        return EMPTY_TEXT
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -200,20 +224,3 @@ def _skip_to_line_end(stream: IO[bytes], piece_bytes: int) -> int:
         if piece.endswith(b"\n"):
             break
     return skipped
-
-
-def _decompression(file: InputFile) -> tuple[Callable[[BinaryIO], IO[bytes]], tuple[type[Exception], ...]]:
-    """Return a function that opens such a file, and the exceptions (beyond I/O errors) that damage raises."""
-    if file.suffix == ".gz":
-        return lambda raw: cast("IO[bytes]", gzip.open(raw, "rb")), (zlib.error,)
-    if file.suffix == ".zst":
-        try:
-            zstandard = importlib.import_module("zstandard")
-        except ImportError as error:
-            raise UsageError(
-                f"{file}: reading it needs the Python package zstandard, which is not installed. "
-                "Install it, or pack the file with gzip."
-            ) from error
-        start_frame = zstandard.ZstdDecompressor().decompressobj
-        return lambda raw: io.BufferedReader(ZstandardFile(raw, start_frame)), (zstandard.ZstdError,)
-    return lambda raw: raw, ()

@@ -1,4 +1,7 @@
-"""Reads the input in batches of documents, counts every line, and lists the lines that are not documents."""
+"""Reads the input in batches of documents, counts every line, and lists the lines that are not documents.
+
+Empty lines and empty texts are counted apart: there is nothing to lose in them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from data_prep.text.input_files import InputFile, file_bytes
+from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.read_documents import BEGINNING, Place, Record, Rejection, read_records
 
 BATCH_DOCUMENTS = 8192
@@ -26,6 +29,8 @@ class ReadState:
     place: Place = BEGINNING
     lines: int = 0
     rejected: int = 0
+    empty: int = 0
+    """Lines, and texts, in which there is nothing; they are not listed."""
     rejected_bytes: int = 0
     """Size of the list of rejected lines."""
     documents: int = 0
@@ -93,6 +98,7 @@ class _OpenBatch:
         self._last: Record | None = None
         self._characters = 0
         self._num_rejected = 0
+        self._num_empty = 0
         self.rejected_bytes = 0
         self._num_lines = 0
 
@@ -105,6 +111,9 @@ class _OpenBatch:
         self._last = record
         self._num_lines += 1
         if isinstance(record.content, Rejection):
+            if record.content.is_empty:
+                self._num_empty += 1
+                return
             entry = {"file": str(record.file), "line": record.line, "reason": record.content.reason}
             self.rejected_bytes += rejected.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
             self._num_rejected += 1
@@ -120,6 +129,7 @@ class _OpenBatch:
             place=self._last.end if self._last else start.place,
             lines=start.lines + self._num_lines,
             rejected=start.rejected + self._num_rejected,
+            empty=start.empty + self._num_empty,
             rejected_bytes=start.rejected_bytes + self.rejected_bytes,
             documents=start.documents + len(self.texts),
             characters=start.characters + self._characters,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
-from data_prep.text.input_files import InputFile, file_bytes, open_bytes
+from data_prep.text.file_kinds import kind_of
+from data_prep.text.input_file import InputFile, file_bytes, open_bytes
 from data_prep.text.read_documents import BEGINNING, Place, read_records
 
 MAX_FILES = 32
@@ -28,7 +29,8 @@ def sample_documents(files: Sequence[InputFile], text_key: str, max_characters: 
 
 def _documents_of(file: InputFile, start: Place, stop: Place | None, text_key: str, characters: int) -> Iterator[str]:
     """Yield documents of a stretch until there are so many characters; the last one is cut to fit."""
-    is_row = file.suffix == ".parquet"
+    kind = kind_of(file.name)
+    is_row = kind is not None and kind.content == "parquet"
     for record in read_records(file, text_key, start=start):
         if characters <= 0 or (stop and (record.line > stop.line if is_row else record.end_byte > stop.byte)):
             return
@@ -38,12 +40,13 @@ def _documents_of(file: InputFile, start: Place, stop: Place | None, text_key: s
 
 
 def _places(file: InputFile, count: int) -> list[Place]:
-    if file.suffix == ".parquet":
+    kind = kind_of(file.name)
+    if kind and kind.content == "parquet":
         from data_prep.text.parquet import count_rows
 
         num_rows = count_rows(file)
         return [Place(line=row) for row in sorted({i * num_rows // count for i in range(count)})]
-    if file.suffix != ".jsonl":
+    if kind and kind.packing != "plain":
         return [BEGINNING]
     offsets = [i * file_bytes(file) // count for i in range(1, count)]
     starts = [start for start in (_next_line(file, offset) for offset in offsets) if start < file_bytes(file)]

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from data_prep.text.file_kinds import LOCK_FILE
 from harness.errors import UsageError
-
-LOCK_FILE = ".lock"
 
 
 @contextmanager

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
-import importlib
 import json
+import lzma
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, cast
 
-from data_prep.text.input_files import InputFile
-from harness.errors import DataError, UsageError
+from data_prep.text.file_kinds import FILES_LIST, kind_of
+from data_prep.text.input_file import InputFile
+from data_prep.text.packed_file import zstandard_library
+from harness.errors import DataError
 from harness.run.files import replace_file, replacing
-
-FILES_LIST = "files.json"
-DROPPED = ".dropped"
-"""Ending of the list of dropped lines. None of the names ends as an input does: the folder is the next step's input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +36,15 @@ class FileReport:
 
 
 def output_names(files: Sequence[InputFile]) -> list[str]:
-    """Return the name under which each file is written; a name that would occur twice gets a number."""
+    """Return the name under which each file is written; a name that would occur twice, or is ours, gets a number."""
     names: list[str] = []
     for file in files:
-        name = file.name.removesuffix(".parquet") + ".jsonl.gz" if file.suffix == ".parquet" else file.name
+        kind = kind_of(file.name)
+        is_parquet = kind is not None and kind.content == "parquet"
+        name = file.name[: -len(kind.ending)] + ".jsonl.gz" if kind and is_parquet else file.name
         stem, dot, rest = name.partition(".")
         number = 2
-        while name in names:
+        while name in names or name == FILES_LIST:
             name = f"{stem}-{number}{dot}{rest}"
             number += 1
         names.append(name)
@@ -86,16 +87,21 @@ def written_whole(file: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _compressed(raw: IO[bytes], file: Path) -> Iterator[IO[bytes]]:
-    if file.suffix == ".gz":
+    kind = kind_of(file.name)
+    packing = kind.packing if kind else "plain"
+    if packing == "gz":
         # No time in the header: equal input gives equal bytes.
         with gzip.GzipFile(filename="", mode="wb", compresslevel=3, fileobj=raw, mtime=0) as stream:
             yield cast("IO[bytes]", stream)
-    elif file.suffix == ".zst":
-        try:
-            library: Any = importlib.import_module("zstandard")
-        except ImportError as error:
-            raise UsageError(f"{file}: writing it needs the Python package zstandard. Install it.") from error
-        with library.ZstdCompressor(level=3).stream_writer(raw, closefd=False) as stream:
+    elif packing == "bz2":
+        with bz2.BZ2File(raw, "wb", compresslevel=3) as stream:
+            yield cast("IO[bytes]", stream)
+    elif packing == "xz":
+        with lzma.LZMAFile(raw, "wb", preset=1) as stream:
+            yield cast("IO[bytes]", stream)
+    elif packing == "zst":
+        compressor = zstandard_library(file, "writing").ZstdCompressor(level=3)
+        with compressor.stream_writer(raw, closefd=False) as stream:
             yield stream
     else:
         yield raw

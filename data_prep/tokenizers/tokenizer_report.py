@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from data_prep.tokenizers.round_trip import lost_characters
 from harness.tokenizers.tokenizer import Tokenizer
 
 LONGEST_SHOWN = 12
@@ -35,6 +36,10 @@ class TextReport:
     """Share of the vocabulary that occurs."""
     changed_documents: int
     """Documents that do not come back byte for byte."""
+    lost_share: float
+    """Share of the characters that do not come back."""
+    unknown_tokens: int
+    """Tokens that stand for no text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,8 @@ class VocabularyReport:
 
     vocab_size: int
     is_multiple_of_128: bool
-    end_of_document_id: int
+    end_of_document_id: int | None
+    """None if it is not known which symbol ends a document."""
     control_symbols: int
     splits_digits: bool
     longest: tuple[str, ...]
@@ -68,12 +74,14 @@ class ComparisonReport:
 def report_on_text(name: str, documents: Sequence[str], tokenizer: Tokenizer) -> TextReport:
     """Encode and decode the documents."""
     encoded = tokenizer.encode_documents(list(documents))
-    partial = _partial_ids(tokenizer)
+    partial, has_no_text = _partial_ids(tokenizer), [piece.is_control for piece in tokenizer.pieces()]
     counts = np.zeros(tokenizer.vocab_size, dtype=np.int64)
-    changed = 0
+    changed = lost = 0
     for text, ids in zip(documents, encoded, strict=True):
         counts += np.bincount(np.asarray(ids, dtype=np.int64), minlength=tokenizer.vocab_size)
-        changed += tokenizer.decode(ids) != text
+        decoded = tokenizer.decode(ids)
+        changed += decoded != text
+        lost += lost_characters(text, decoded).total()
     tokens = int(counts.sum())
     characters = sum(map(len, documents))
     return TextReport(
@@ -86,6 +94,8 @@ def report_on_text(name: str, documents: Sequence[str], tokenizer: Tokenizer) ->
         byte_pieces_share=float(counts[partial].sum()) / max(1, tokens),
         distinct_ids_share=float((counts > 0).mean()),
         changed_documents=changed,
+        lost_share=lost / max(1, characters),
+        unknown_tokens=int(counts[np.array(has_no_text)].sum()),
     )
 
 
@@ -99,7 +109,7 @@ def report_on_vocabulary(tokenizer: Tokenizer) -> VocabularyReport:
     return VocabularyReport(
         vocab_size=tokenizer.vocab_size,
         is_multiple_of_128=tokenizer.vocab_size % 128 == 0,
-        end_of_document_id=tokenizer.end_of_document_id,
+        end_of_document_id=tokenizer.symbols.end.id if tokenizer.symbols.end else None,
         control_symbols=len(controls),
         splits_digits=sum(tokenizer.decode([token]).strip().isdigit() for token in digits) == len("2026"),
         longest=tuple(by_length[:LONGEST_SHOWN]),

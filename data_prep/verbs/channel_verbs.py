@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from data_prep.channels.show import ShownDocument
-    from data_prep.channels.verify_channel import Expectation, PartReport
+    from data_prep.channels.verify_channel import Expectation
     from harness.tokenizers.tokenizer import Tokenizer
 
 CHANNELS = click.argument("channels", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -31,9 +31,18 @@ MAX_TOKENS = click.option("--max-tokens", type=click.IntRange(min=1), help="Show
 @CHANNELS
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Check the ids against this one's vocabulary.")
 @click.option("--threads", type=click.IntRange(min=1), default=4, show_default=True, help="Parts read at once.")
+@click.option(
+    "--max-lost-share",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Share of characters, or of unknown tokens, that may be lost.",
+)
 @JSON
-def verify(*, channels: tuple[Path, ...], tokenizer: Path | None, threads: int, as_json: bool) -> None:
-    """Read every byte of channels and say what is wrong: structure, hashes, ids, ends of documents.
+def verify(
+    *, channels: tuple[Path, ...], tokenizer: Path | None, threads: int, max_lost_share: float, as_json: bool
+) -> None:
+    """Read every byte of channels and say what is wrong: structure, hashes, ids, ends of documents, lost text.
 
     \b
     Examples:
@@ -41,32 +50,35 @@ def verify(*, channels: tuple[Path, ...], tokenizer: Path | None, threads: int, 
       harness data verify data/ --tokenizer tokenizer.model --json
 
     CHANNELS are channel folders, a folder of them, or prefixes of .bin/.idx pairs. Without --tokenizer the vocabulary
-    is the one recorded in the channel, if it is. Exits with 65 if anything is wrong.
+    is the one recorded in the channel, if it is; with it unknown tokens are counted, and documents are read as text.
+    Doubtful is what may be meant so: symbols of borders inside documents, documents without them. Exits with 65 if
+    anything is wrong.
     """
     from rich.console import Console
 
+    from data_prep.channels.verdict import Verdict, judge
     from data_prep.channels.verify_channel import verify_parts
+    from harness.channels.source import read_source
     from harness.data.files.opened import channel_folders, parts_of
     from harness.progress import shown
     from harness.tokenizers.tokenizer import open_tokenizer
 
-    opened = open_tokenizer(tokenizer) if tokenizer else None
-    reports: dict[str, list[PartReport]] = {}
+    opened = open_tokenizer(tokenizer, needs_end=False) if tokenizer else None
+    verdicts: dict[str, Verdict] = {}
     for folder in channel_folders(channels):
         if opened is not None:
             _check_tokenizer(folder, opened)
-        parts = parts_of(folder)
+        parts, expected, recorded = parts_of(folder), _expectation(folder, opened), read_source(folder)
         num_bytes = sum(part.bin_bytes for part in parts)
         with shown(f"verify {folder}", num_bytes, Console(stderr=True)) as progress:
-            reports[str(folder)] = verify_parts(parts, _expectation(folder, opened), threads, progress)
+            reports = verify_parts(parts, expected, threads, progress)
+        verdicts[str(folder)] = judge(reports, expected, recorded.totals if recorded else None, max_lost_share)
     if as_json:
-        click.echo(
-            json.dumps({path: [asdict(report) for report in found] for path, found in reports.items()}, indent=1)
-        )
+        click.echo(json.dumps({path: verdict.as_json() for path, verdict in verdicts.items()}, indent=1))
     else:
-        for path, found in reports.items():
-            click.echo(_describe(path, found))
-    if any(report.problems for found in reports.values() for report in found):
+        for path, verdict in verdicts.items():
+            click.echo(verdict.describe(path))
+    if any(verdict.judgement == "BAD" for verdict in verdicts.values()):
         sys.exit(EXIT_BAD_DATA)
 
 
@@ -166,9 +178,9 @@ def show(  # noqa: PLR0913 - one argument per option
 
     parts = parts_of(channel)
     wanted = [number_in_channel(parts, part, number) if part else number for number in numbers or (0,)]
-    opened = open_tokenizer(tokenizer)
+    opened = open_tokenizer(tokenizer, needs_end=False)
     _check_tokenizer(channel, opened)
-    _print_documents(list(find_documents(parts, wanted, opened, max_tokens)), as_json, ids)
+    _print_documents(list(find_documents(parts, wanted, opened, max_tokens, _borders(channel))), as_json, ids)
 
 
 @click.command()
@@ -192,22 +204,45 @@ def sample(  # noqa: PLR0913 - one argument per option
     from harness.tokenizers.tokenizer import open_tokenizer
 
     parts = parts_of(channel)
-    opened = open_tokenizer(tokenizer)
+    opened = open_tokenizer(tokenizer, needs_end=False)
     _check_tokenizer(channel, opened)
     numbers = random_numbers(parts, num_documents, seed)
-    _print_documents(list(find_documents(parts, numbers, opened, max_tokens)), as_json, ids=False)
+    _print_documents(list(find_documents(parts, numbers, opened, max_tokens, _borders(channel))), as_json, ids=False)
 
 
 def _expectation(folder: Path, tokenizer: Tokenizer | None) -> Expectation:
+    """Return what the tokens of a channel should be: by its own record, else by the tokenizer."""
     from data_prep.channels.verify_channel import Expectation
     from harness.channels.source import read_source
 
-    if tokenizer is not None:
-        return Expectation(vocab_size=tokenizer.vocab_size, end_id=tokenizer.end_of_document_id)
     recorded = read_source(folder)
-    if recorded is None:
-        return Expectation()
-    return Expectation(vocab_size=recorded.source.tokenizer.vocab_size, end_id=recorded.source.end_of_document_id)
+    source = recorded.source if recorded else None
+    if tokenizer is None:
+        if source is None:
+            return Expectation()
+        return Expectation(
+            vocab_size=source.tokenizer.vocab_size,
+            end_id=source.end_of_document_id,
+            begin_id=source.begin_of_document_id,
+        )
+    end = tokenizer.symbols.end
+    return Expectation(
+        vocab_size=tokenizer.vocab_size,
+        end_id=source.end_of_document_id if source else end.id if end else None,
+        begin_id=source.begin_of_document_id if source else None,
+        unknown_id=tokenizer.symbols.unknown_id,
+        pieces=tokenizer.pieces() if tokenizer.bytes_per_token() is not None else None,
+    )
+
+
+def _borders(channel: Path) -> tuple[int | None, int | None]:
+    """Return the symbols before and behind the documents of a channel, as far as it records them."""
+    from harness.channels.source import read_source
+
+    recorded = read_source(channel)
+    return (
+        (None, None) if recorded is None else (recorded.source.begin_of_document_id, recorded.source.end_of_document_id)
+    )
 
 
 def _check_tokenizer(channel: Path, tokenizer: Tokenizer) -> None:
@@ -215,23 +250,6 @@ def _check_tokenizer(channel: Path, tokenizer: Tokenizer) -> None:
 
     for note in require_tokenizer(channel, tokenizer):
         click.echo(note, err=True)
-
-
-def _describe(path: str, reports: Sequence[PartReport]) -> str:
-    documents = sum(report.documents for report in reports)
-    problems = [problem for report in reports for problem in report.problems]
-    lines = [
-        f"{path}: {'BAD' if problems else 'good'}, {_parts(len(reports))}, {documents:,} documents, "
-        f"{sum(report.tokens for report in reports):,} tokens, largest id {max(report.max_id for report in reports)}",
-        f"  documents that end with the end-of-document token: {sum(report.ended_documents for report in reports):,}; "
-        f"such tokens inside documents: {sum(report.inner_ends for report in reports):,}; "
-        f"empty documents: {sum(report.empty_documents for report in reports):,}",
-    ]
-    return "\n".join([*lines, *(f"  {problem}" for problem in problems)])
-
-
-def _parts(count: int) -> str:
-    return "1 part" if count == 1 else f"{count:,} parts"
 
 
 def _print_documents(documents: Sequence[ShownDocument], as_json: bool, ids: bool) -> None:

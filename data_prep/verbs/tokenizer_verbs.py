@@ -114,14 +114,16 @@ def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
       harness data inspect-tokenizer tokenizer.model zh=corpus/zh en=corpus/en
       harness data inspect-tokenizer extended.json zh=corpus/zh --against tokenizer.json
 
+    Lost are characters that do not come back from the tokens, unknown are tokens that stand for no text.
+
     With --against, two tokenizers are compared on the same text: how many tokens each needs, and whether words are
     encoded in other ids (which breaks a model that has learnt the old ones).
     """
     from data_prep.text.named_inputs import draw_samples, named_inputs, read_weight
     from harness.tokenizers.tokenizer import open_tokenizer
 
-    opened = open_tokenizer(tokenizer)
-    other = open_tokenizer(against) if against else None
+    opened = open_tokenizer(tokenizer, needs_end=False)
+    other = open_tokenizer(against, needs_end=False) if against else None
     samples = draw_samples(named_inputs(inputs), dict(map(read_weight, shares)), text_key, sample_characters)
     _report(opened, other, samples, as_json)
 
@@ -149,10 +151,10 @@ def extend_tokenizer(
     from data_prep.text.named_inputs import draw_samples, named_inputs
     from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
     from harness.run.files import replace_file
-    from harness.tokenizers.hugging_face_file import SETTINGS_FILE
+    from harness.tokenizers.document_symbols import SETTINGS_FILE
     from harness.tokenizers.tokenizer import open_tokenizer
 
-    original = open_tokenizer(tokenizer)
+    original = open_tokenizer(tokenizer, needs_end=False)
     ending = ".json" if original.kind == "hugging-face" else ".model"
     if output.suffix != ending:
         raise UsageError(f"--output {output}: the name must end in {ending}, because {original.path} is of that kind.")
@@ -166,7 +168,7 @@ def extend_tokenizer(
     if settings.is_file() and not copied.exists():  # which names the symbol that ends a document
         replace_file(copied, settings.read_bytes())
         click.echo(f"{copied}: as beside {original.path}")
-    extended = open_tokenizer(output)
+    extended = open_tokenizer(output, needs_end=False)
     click.echo(
         f"{output}: {extended.vocab_size:,} ids: the {original.vocab_size:,} of {original.path}, {len(added):,} words, "
         f"{extended.vocab_size - original.vocab_size - len(added):,} spare ids"
@@ -217,7 +219,16 @@ def _print_text(texts: Sequence[TextReport]) -> None:
     from rich.table import Table
 
     table = Table(
-        "channel", "characters", "tokens", "characters/token", "bytes/token", "byte pieces", "ids used", "changed"
+        "channel",
+        "characters",
+        "tokens",
+        "characters/token",
+        "bytes/token",
+        "byte pieces",
+        "ids used",
+        "changed",
+        "lost",
+        "unknown",
     )
     for text in texts:
         table.add_row(
@@ -229,6 +240,8 @@ def _print_text(texts: Sequence[TextReport]) -> None:
             f"{text.byte_pieces_share:.2%}",
             f"{text.distinct_ids_share:.1%}",
             f"{text.changed_documents:,} of {text.documents:,}",
+            f"{text.lost_share:.2%}",
+            f"{text.unknown_tokens:,}",
         )
     Console(width=None if sys.stdout.isatty() else 120).print(table)
 
@@ -238,7 +251,7 @@ def _print_vocabulary(vocabulary: VocabularyReport) -> None:
     digits = "digits are split" if vocabulary.splits_digits else "digits are NOT split"
     click.echo(
         f"{vocabulary.vocab_size:,} ids ({multiple}), {vocabulary.control_symbols:,} control symbols, {digits}, "
-        f"end of document {vocabulary.end_of_document_id}"
+        f"end of document {'not known' if vocabulary.end_of_document_id is None else vocabulary.end_of_document_id}"
     )
     click.echo("longest tokens: " + " ".join(repr(text) for text in vocabulary.longest))
     for text, reason in vocabulary.suspicious:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from harness.errors import DataError
 from harness.tokenizers.identity import TokenizerIdentity, recorded_identity
 
 SOURCE_FILE = "source.json"
+
+
+Inputs: TypeAlias = tuple[tuple[str, int], ...]
+"""Name and size in bytes of each input file, in order (not the folder: corpora get moved)."""
 
 
 @dataclass
@@ -20,6 +25,8 @@ class Totals:
     lines: int = 0
     rejected: int = 0
     """Lines that were not documents; they are listed in `rejected.jsonl`."""
+    empty: int = 0
+    """Blank lines, and documents without any text; they are left out, and not listed."""
     documents: int = 0
     tokens: int = 0
     """Tokens written, the end-of-document tokens included."""
@@ -30,10 +37,39 @@ class Totals:
     dropped: int = 0
     """Documents that were longer than allowed and were left out."""
 
+    unknown_tokens: int = 0
+    """Tokens that stand for no text: the tokenizer does not know what was there."""
+    symbols_inside: int = 0
+    """Tokens within documents that are the symbol put before or behind documents: text has become it."""
+    decoded_characters: int = field(default=0, compare=False)
+    """Characters of the documents that were decoded again, to see whether they come back."""
+    lost_characters: int = 0
+    """Characters among these that did not come back."""
+
+    def plus(self, other: Totals) -> Totals:
+        """Return the counts of both."""
+        names = [each.name for each in fields(Totals)]
+        return Totals(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    @property
+    def lost_share(self) -> float:
+        """Characters that do not come back, as a share of those that were looked at."""
+        return self.lost_characters / self.decoded_characters if self.decoded_characters else 0.0
+
+    @property
+    def unknown_share(self) -> float:
+        """Tokens that stand for no text, as a share of all."""
+        return self.unknown_tokens / self.tokens if self.tokens else 0.0
+
+    @property
+    def written_lines(self) -> int:
+        """Lines read, without the empty ones."""
+        return self.lines - self.empty
+
     @property
     def rejected_share(self) -> float:
-        """Rejected lines, as a share of all lines read."""
-        return self.rejected / self.lines if self.lines else 0.0
+        """Rejected lines, as a share of the lines that are not empty."""
+        return self.rejected / self.written_lines if self.written_lines else 0.0
 
     @property
     def characters_per_token(self) -> float:
@@ -45,16 +81,30 @@ class Totals:
 class Source:
     """Everything that determines the parts. Equal sources give equal parts, byte for byte."""
 
-    inputs: tuple[tuple[str, int], ...]
-    """Name and size in bytes of each input file, in order (not the folder: corpora get moved)."""
+    inputs: Inputs
     tokenizer: TokenizerIdentity
     text_key: str
     end_of_document_id: int | None
     """Token appended to every document; None for no token."""
     tokens_per_part: int
+    begin_of_document_id: int | None = None
+    """Token put before every document; None for no token."""
     max_document_tokens: int | None = None
     """Length above which a document is split or dropped; None where any length is kept."""
     long_documents: str = "keep"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AppendedFiles:
+    """Files that a later call added to a finished channel, in the same way."""
+
+    inputs: Inputs
+    first_part: int
+    """Parts that the channel had before."""
+    rejected_bytes: int
+    """Size of its list of rejected lines before."""
+    finished: Totals | None = None
+    """Counts of this call; None while work is left."""
 
 
 @dataclass(frozen=True)
@@ -62,8 +112,30 @@ class RecordedSource:
     """The contents of `source.json`."""
 
     source: Source
-    finished: Totals | None
-    """Counts of the finished channel; None while work is left."""
+    """The first call, whose settings all later ones keep."""
+    totals: Totals | None
+    """Counts of all calls that have finished; None while the first has not."""
+    appended: tuple[AppendedFiles, ...] = ()
+
+    @property
+    def unfinished_append(self) -> AppendedFiles | None:
+        """The later call that has not finished; None if there is none."""
+        return next((call for call in self.appended if call.finished is None), None)
+
+    @property
+    def finished(self) -> Totals | None:
+        """Counts of the finished channel; None while work is left."""
+        return None if self.unfinished_append else self.totals
+
+    @property
+    def inputs(self) -> Inputs:
+        """Files of all calls."""
+        return tuple(entry for inputs in self.calls for entry in inputs)
+
+    @property
+    def calls(self) -> tuple[Inputs, ...]:
+        """Files of each call."""
+        return (self.source.inputs, *(call.inputs for call in self.appended))
 
 
 def read_source(folder: Path) -> RecordedSource | None:
@@ -78,15 +150,29 @@ def read_source(folder: Path) -> RecordedSource | None:
 def _read(file: Path) -> RecordedSource:
     try:
         content: dict[str, Any] = json.loads(file.read_bytes())
-        finished = content.pop("finished")
-        inputs = tuple((str(name), int(size)) for name, size in content.pop("inputs"))
+        finished = _totals(content.pop("finished"))
+        inputs = _inputs(content.pop("inputs"))
+        appended = tuple(_appended(call) for call in content.pop("appended", ()))
         tokenizer = _tokenizer(content.pop("tokenizer"), content.pop("vocab_size", None))
         source = Source(inputs=inputs, tokenizer=tokenizer, **content)
-        return RecordedSource(source, Totals(**finished) if finished else None)
+        return RecordedSource(source, finished, appended)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{file}: not readable ({error}). Was it edited? Restore it, or delete the channel folder to make it anew."
         ) from error
+
+
+def _inputs(record: Iterable[tuple[object, object]]) -> Inputs:
+    return tuple((str(name), int(str(size))) for name, size in record)
+
+
+def _totals(record: dict[str, int] | None) -> Totals | None:
+    return Totals(**record) if record else None
+
+
+def _appended(record: dict[str, Any]) -> AppendedFiles:
+    inputs, finished = _inputs(record.pop("inputs")), _totals(record.pop("finished"))
+    return AppendedFiles(inputs=inputs, finished=finished, **record)
 
 
 def _tokenizer(record: object, vocab_size: object) -> TokenizerIdentity:

@@ -17,7 +17,7 @@ def look_at_tokenizer(config: Config) -> TokenizerFindings:
     """
     path, rows = config.data.tokenizer, config.model.vocab_size
     try:
-        tokenizer = None if path is None else open_tokenizer(path)
+        tokenizer = None if path is None else open_tokenizer(path, needs_end=False)
     except DataError as error:
         return TokenizerFindings(problems=(f"data.tokenizer: {error}",))
     except UsageError as error:

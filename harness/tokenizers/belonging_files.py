@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import DataError
+from harness.tokenizers.document_symbols import SETTINGS_FILE
 from harness.tokenizers.recognise import tokenizer_files
 from harness.tokenizers.tiktoken_file import description_file
 from harness.tokenizers.tokenizer import Tokenizer
 
 _NAMES = {"hugging-face": "tokenizer.json", "sentencepiece": "tokenizer.model", "tekken": "tekken.json"}
 """Names of the file with the ids, by its kind; a tiktoken file keeps its own."""
-SETTINGS_FILE = "tokenizer_config.json"
 _SETTINGS = (
     SETTINGS_FILE,
     "special_tokens_map.json",

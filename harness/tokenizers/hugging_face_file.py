@@ -10,14 +10,21 @@ from typing import Any
 import xxhash
 
 from harness.errors import DataError
+from harness.tokenizers.document_symbols import (
+    SETTINGS_FILE,
+    DocumentSymbols,
+    HasDocumentSymbols,
+    begins_by_settings,
+    find_symbols,
+    named_in,
+    read_settings,
+    with_begin,
+)
 from harness.tokenizers.pieces import GAP, Piece, byte_characters, piece_bytes, sizes_of
-from harness.tokenizers.tokenizer_file import end_of_document_id, import_library
-
-SETTINGS_FILE = "tokenizer_config.json"
-"""The file beside it that names the symbol with which a document ends."""
+from harness.tokenizers.tokenizer_file import import_library
 
 
-class HuggingFaceTokenizer:
+class HuggingFaceTokenizer(HasDocumentSymbols):
     """A `tokenizer.json` of Hugging Face `tokenizers`, of which the `tokenizer_config.json` beside it is read too."""
 
     kind = "hugging-face"
@@ -44,8 +51,7 @@ class HuggingFaceTokenizer:
         self.path = path
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
         self.vocab_size = max(self._vocabulary.values()) + 1
-        own = _configured_end(path.with_name(SETTINGS_FILE))
-        self.end_of_document_id = end_of_document_id(path, self._vocabulary, own)
+        self.symbols = self._find_symbols(read_settings(path))
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""
@@ -93,6 +99,25 @@ class HuggingFaceTokenizer:
             model["merges"] = [pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"]]
         kept = ("model", "normalizer", "pre_tokenizer", "added_tokens")
         return _without_defaults({name: described.get(name) for name in kept})
+
+    def _find_symbols(self, settings: Mapping[str, Any]) -> DocumentSymbols:
+        end = named_in(settings, "eos_token")
+        symbols = find_symbols(self.path, self._vocabulary, named_end=end, unknown_id=self._unknown_id())
+        said = begins_by_settings(settings)
+        if said is False:
+            return symbols
+        begin = self._begins_with()
+        if begin is not None:
+            return with_begin(symbols, self._vocabulary, begin, "its post-processor puts it before every text")
+        reason = f"{SETTINGS_FILE} puts it before every text"
+        return with_begin(symbols, self._vocabulary, named_in(settings, "bos_token"), reason) if said else symbols
+
+    def _begins_with(self) -> str | None:
+        """Return the symbol that the post-processor puts before a text; None if it puts none."""
+        with_symbols, plain = (self._tokenizer.encode("a", add_special_tokens=added) for added in (True, False))
+        if not with_symbols.ids or with_symbols.ids[:1] == plain.ids[:1]:
+            return None
+        return str(with_symbols.tokens[0])
 
     def _unknown_id(self) -> int | None:
         model = self._description["model"]
@@ -143,17 +168,3 @@ def _types_in(node: object) -> Iterator[str]:
     elif isinstance(node, list):
         for child in node:
             yield from _types_in(child)
-
-
-def _configured_end(config_file: Path) -> list[str]:
-    """Return the `eos_token` of a tokenizer_config.json (text, or an object with `content`); empty without one."""
-    if not config_file.is_file():
-        return []
-    try:
-        token = json.loads(config_file.read_text(encoding="utf-8")).get("eos_token")
-    except (ValueError, AttributeError) as error:
-        raise DataError(
-            f"tokenizer {config_file}: not readable as JSON ({error}). Fetch it again or remove it."
-        ) from error
-    name = token.get("content") if isinstance(token, dict) else token
-    return [name] if isinstance(name, str) else []

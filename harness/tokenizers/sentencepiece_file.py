@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 from harness.errors import DataError
+from harness.tokenizers.document_symbols import (
+    SETTINGS_FILE,
+    DocumentSymbols,
+    HasDocumentSymbols,
+    Symbol,
+    begins_by_settings,
+    find_symbols,
+    read_settings,
+)
 from harness.tokenizers.pieces import Piece, piece_bytes, sizes_of
-from harness.tokenizers.tokenizer_file import end_of_document_id, import_library
+from harness.tokenizers.tokenizer_file import import_library
 
 
-class SentencePieceTokenizer:
+class SentencePieceTokenizer(HasDocumentSymbols):
     """A SentencePiece model (BPE or unigram)."""
 
     kind = "sentencepiece"
@@ -33,7 +44,7 @@ class SentencePieceTokenizer:
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
         self._content = content
         self.vocab_size = int(self._processor.get_piece_size())
-        self.end_of_document_id = self._find_end_of_document()
+        self.symbols = self._find_symbols(read_settings(path))
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""
@@ -78,10 +89,16 @@ class SentencePieceTokenizer:
             return Piece(spelling.encode("utf-8"), is_control=True)
         return Piece(piece_bytes(spelling))
 
-    def _find_end_of_document(self) -> int:
+    def _find_symbols(self, settings: Mapping[str, Any]) -> DocumentSymbols:
         processor = self._processor
-        if processor.eos_id() >= 0:
-            return int(processor.eos_id())
-        return end_of_document_id(
-            self.path, {name: int(processor.piece_to_id(name)) for name in self.control_symbols()}
-        )
+        ids = {name: int(processor.piece_to_id(name)) for name in self.control_symbols()}
+        unknown_id = int(processor.unk_id())
+        symbols = find_symbols(self.path, ids, unknown_id=unknown_id if unknown_id >= 0 else None)
+        if (end := int(processor.eos_id())) >= 0:
+            own = Symbol(id=end, spelling=str(processor.id_to_piece(end)), reason="the model's own end of a sentence")
+            symbols = replace(symbols, end=own, problem="")
+        begin = int(processor.bos_id())
+        if begin < 0 or not begins_by_settings(settings):
+            return symbols
+        reason = f"{SETTINGS_FILE} puts it before every text"
+        return replace(symbols, begin=Symbol(id=begin, spelling=str(processor.id_to_piece(begin)), reason=reason))

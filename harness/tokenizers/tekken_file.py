@@ -15,8 +15,9 @@ from typing import Any
 import xxhash
 
 from harness.errors import DataError
+from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, with_begin
 from harness.tokenizers.pieces import Piece, sizes_of
-from harness.tokenizers.tokenizer_file import end_of_document_id, import_library
+from harness.tokenizers.tokenizer_file import import_library
 
 _UNNAMED = (
     *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
@@ -26,7 +27,7 @@ _UNNAMED = (
 """Control symbols of the files that do not name theirs, in order of their ids; as mistral-common 1.13 has them."""
 
 
-class TekkenTokenizer:
+class TekkenTokenizer(HasDocumentSymbols):
     """A tekken file."""
 
     kind = "tekken"
@@ -49,7 +50,10 @@ class TekkenTokenizer:
             raise DataError(
                 f"tokenizer {path}: not a readable tekken file ({type(error).__name__}: {error}). Fetch it again."
             ) from error
-        self.end_of_document_id = end_of_document_id(path, {name: rank for rank, name in enumerate(self._symbols)})
+        special = {name: rank for rank, name in enumerate(self._symbols)}
+        self.symbols = with_begin(
+            find_symbols(path, special), special, "<s>", "models that have it begin every text with it"
+        )
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""

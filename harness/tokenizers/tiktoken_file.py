@@ -26,8 +26,9 @@ from typing import Literal, get_args
 import xxhash
 
 from harness.errors import DataError
+from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, with_begin
 from harness.tokenizers.pieces import GAP, Piece, sizes_of
-from harness.tokenizers.tokenizer_file import end_of_document_id, import_library
+from harness.tokenizers.tokenizer_file import import_library
 
 _LETTERS = r"[^\r\n\p{L}\p{N}]?"
 _O200K = (
@@ -101,7 +102,7 @@ def is_tiktoken(content: bytes) -> bool:
     return _LINE.fullmatch(content[:4096].partition(b"\n")[0].rstrip()) is not None
 
 
-class TiktokenTokenizer:
+class TiktokenTokenizer(HasDocumentSymbols):
     """A tiktoken file."""
 
     kind = "tiktoken"
@@ -127,7 +128,12 @@ class TiktokenTokenizer:
             raise DataError(f"tokenizer {path}: tiktoken does not take it ({error}).") from error
         self.file_hash = xxhash.xxh3_64_hexdigest(content + description)
         self.vocab_size = int(self._encoding.max_token_value) + 1
-        self.end_of_document_id = end_of_document_id(path, special)
+        self.symbols = with_begin(
+            find_symbols(path, special),
+            special,
+            "<|begin_of_text|>",
+            "models that have it begin every text with it",
+        )
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.errors import DataError
+from harness.tokenizers.document_symbols import DocumentSymbols
 from harness.tokenizers.hugging_face_file import HuggingFaceTokenizer
 from harness.tokenizers.pieces import Piece
 from harness.tokenizers.recognise import Kind, find_file, kind_of
@@ -29,8 +30,16 @@ class Tokenizer(Protocol):
     """xxh3 (64 bits, hexadecimal) of that file. What the tokenizer does is told by `harness.tokenizers.identity`."""
     vocab_size: int
     """Largest token id + 1, control symbols included."""
-    end_of_document_id: int
-    """Id of the control symbol that is appended to every document."""
+    symbols: DocumentSymbols
+    """The symbols around documents."""
+
+    @property
+    def end_of_document_id(self) -> int:
+        """Id of the symbol that is appended to every document, unless a command names another.
+
+        Raises:
+            DataError: None is known.
+        """
 
     def __hash__(self) -> int: ...  # so that what is known of it can be kept
 
@@ -67,11 +76,13 @@ _READERS: Mapping[Kind, Callable[[Path, bytes], Tokenizer]] = {
 }
 
 
-def open_tokenizer(path: Path) -> Tokenizer:
+def open_tokenizer(path: Path, *, needs_end: bool = True) -> Tokenizer:
     """Open a tokenizer's file, whatever its name is, or that of a folder.
 
+    Without `needs_end` it may be one of which nobody says how a document ends.
+
     Raises:
-        DataError: The file is missing, broken, of no kind that is known, or has no symbol that ends a document.
+        DataError: The file is missing, broken, of no known kind, or it is not known which symbol ends a document.
         UsageError: The library that reads this kind of file is not installed.
     """
     file = find_file(path)
@@ -79,4 +90,7 @@ def open_tokenizer(path: Path) -> Tokenizer:
         content = file.read_bytes()
     except OSError as error:
         raise DataError(f"tokenizer {file}: cannot be read ({error.strerror or error}).") from error
-    return _READERS[kind_of(file, content)](file, content)
+    tokenizer = _READERS[kind_of(file, content)](file, content)
+    if needs_end:
+        tokenizer.symbols.require_end()
+    return tokenizer

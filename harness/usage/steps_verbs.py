@@ -112,7 +112,7 @@ def _tokenizer_of(run_dir: RunDir, given: Path | None) -> Tokenizer | None:
     path = given or config.data.tokenizer
     if path is None:
         return None
-    tokenizer = open_tokenizer(path)
+    tokenizer = open_tokenizer(path, needs_end=False)
     if problems := compare_channels(paths_in_use(config), tokenizer, str(path)).problems:
         raise UsageError("\n".join(problems))
     return tokenizer

@@ -44,6 +44,12 @@ def pieces_of(pieces: Pieces) -> list[list[int]]:
             [[1, 2, 3], [], [4], [5, 6, 7], [8, 9]],
             [1, 1, 1, 2],
         ),
+        (DocumentShape(end_id=None, begin_id=7), [[7, 1, 2, 3], [7], [7, 4], [7, 5, 6, 7, 8, 9]], [1, 1, 1, 1]),
+        (
+            DocumentShape(end_id=END, begin_id=7, max_tokens=4, long_documents="split"),
+            [[7, 1, 2, END], [7, 3, END], [7, END], [7, 4, END], [7, 5, 6, END], [7, 7, 8, END], [7, 9, END]],
+            [2, 1, 1, 3],
+        ),
         (
             DocumentShape(end_id=None, max_tokens=1, long_documents="keep"),
             [[1, 2, 3], [], [4], [5, 6, 7, 8, 9]],

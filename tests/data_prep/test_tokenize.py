@@ -50,19 +50,19 @@ def test_without_end_of_document(job: ChannelJob, tokenizer: Tokenizer) -> None:
 def test_bad_lines_are_kept_with_file_line_and_reason(tmp_path: Path, tokenizer: Tokenizer) -> None:
     good = b'{"body": "one"}\n' * 98
     file = tmp_path / "a.jsonl"
-    file.write_bytes(good + b"\n" + b'{"body": "caf\xe9"}\n' + b'{"body": "two"}\n')
+    file.write_bytes(good + b"not JSON\n" + b'{"body": "caf\xe9"}\n' + b'{"body": "two"}\n')
     result = make(ChannelJob(inputs=[file], folder=tmp_path / "c", text_key="body", max_rejected_share=0.02), tokenizer)
     assert (result.totals.documents, result.totals.rejected, result.totals.lines) == (99, 2, 101)
     rejected = [json.loads(line) for line in (tmp_path / "c" / "rejected.jsonl").read_text().splitlines()]
     assert rejected == [
-        {"file": str(file), "line": 99, "reason": "empty line"},
+        {"file": str(file), "line": 99, "reason": "not JSON (Expecting value: line 1 column 1 (char 0))"},
         {"file": str(file), "line": 100, "reason": "not UTF-8 (byte 0xe9 at position 13)"},
     ]
     assert f"rejected 2 of 101 lines (1.98%), listed in {tmp_path}/c/rejected.jsonl" in result.summary(tmp_path / "c")
 
 
 def test_too_many_bad_lines_make_no_channel_until_allowed(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    file = write_lines(tmp_path / "a.jsonl", {"text": "one"}, {"text": ""}, {"text": "two"})
+    file = write_lines(tmp_path / "a.jsonl", {"text": "one"}, {"text": 1}, {"text": "two"})
     job = ChannelJob(inputs=[file], folder=tmp_path / "c")
     with pytest.raises(
         DataError, match=r"1 of 3 lines \(33\.33%\) are not documents; allowed: 1\.00%\. .*rejected\.jsonl"
@@ -71,6 +71,37 @@ def test_too_many_bad_lines_make_no_channel_until_allowed(tmp_path: Path, tokeni
     assert not (tmp_path / "c" / "parts.jsonl").exists()
     result = make(replace(job, max_rejected_share=0.5), tokenizer)
     assert (result.num_parts, result.totals.documents) == (1, 2)
+
+
+def test_empty_lines_and_texts_are_counted_apart(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    file = tmp_path / "a.jsonl"
+    empty = b'\n  \n{"text": ""}\n{"text": " \\n\\t"}\n'
+    file.write_bytes(empty * 30 + b'{"text": "one"}\n' * 99 + b"not JSON\n")
+    result = make(ChannelJob(inputs=[file], folder=tmp_path / "c"), tokenizer)
+    totals = result.totals
+    assert (totals.lines, totals.empty, totals.rejected, totals.documents) == (220, 120, 1, 99)
+    # The empty ones hide no bad line either.
+    assert totals.rejected_share == 0.01
+    assert "\n  120 empty lines and documents left out" in result.summary(tmp_path / "c")
+    (rejected,) = (tmp_path / "c" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(rejected)["line"] == 220
+    recorded = json.loads((tmp_path / "c" / "source.json").read_text())
+    assert recorded["finished"]["empty"] == 120
+
+
+def test_a_channel_of_before_empty_lines_were_counted_opens(job: ChannelJob, tokenizer: Tokenizer) -> None:
+    first = make(job, tokenizer)
+    file = job.folder / "source.json"
+    recorded = json.loads(file.read_text())
+    del recorded["finished"]["empty"]
+    file.write_text(json.dumps(recorded))
+    assert make(job, tokenizer) == replace(first, was_there=True)
+
+
+def test_only_empty_documents_are_no_input(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    file = write_lines(tmp_path / "a.jsonl", {"text": ""}, {"text": " "})
+    with pytest.raises(DataError, match=r"no document in the input \(.*a\.jsonl\): 2 empty lines and documents\."):
+        make(ChannelJob(inputs=[file], folder=tmp_path / "c"), tokenizer)
 
 
 @pytest.mark.parametrize("max_rejected_share", [0.01, 1.0])

@@ -170,11 +170,11 @@ def test_twenty_kills_at_random_file_operations_change_nothing(
     monkeypatch.setattr("data_prep.text.reader.BATCH_DOCUMENTS", 7)
     job = replace(job, max_document_tokens=40, long_documents="split")
     with job.inputs[0].open("a") as file:  # type: ignore[union-attr]
-        file.write("\nnot JSON\n")
+        file.write("\n{}\nnot JSON\n")
     job = replace(job, max_rejected_share=0.01, tokens_per_part=700)
     whole = replace(job, folder=tmp_path / "whole" / "zh")
     totals = make(whole, tokenizer).totals
-    assert totals.split > 20 and totals.rejected == 2
+    assert totals.split > 20 and totals.rejected == 2 and totals.empty == 1
     generator = random.Random(20)
     for number in range(20):
         events = generator.randint(1, 20)

@@ -120,7 +120,7 @@ def _tokenizer(run: Run) -> Tokenizer | None:
     if run.config.data.tokenizer is None:
         return None
     try:
-        return open_tokenizer(run.config.data.tokenizer)
+        return open_tokenizer(run.config.data.tokenizer, needs_end=False)
     except DataError:
         return None
 

@@ -38,12 +38,12 @@ def open_run_tokenizer(config: Config, start: Manifest | None) -> RunTokenizer:
         DataError: It cannot be opened, has more ids than the model has rows, or a channel was made with another one.
     """
     recorded = () if start is None else recorded_tokenizers(start.fingerprint)
-    opened = open_tokenizer(config.data.tokenizer) if config.data.tokenizer else None
+    opened = open_tokenizer(config.data.tokenizer, needs_end=False) if config.data.tokenizer else None
     notes: list[str] = []
     if opened is not None:
         _require_rows(config, opened, start)
         notes += _compared(opened, recorded)
-        identity: TokenizerIdentity | None = identity_of(opened)
+        identity: TokenizerIdentity | None = _known(opened, recorded) or identity_of(opened)
     else:
         identity = recorded[0] if recorded else None
     name = "data.tokenizer" if opened is not None else "the checkpoint"
@@ -52,6 +52,11 @@ def open_run_tokenizer(config: Config, start: Manifest | None) -> RunTokenizer:
         hint = "" if opened or not recorded else _HINT
         raise DataError("\n".join(channels.problems) + f".{hint}")
     return RunTokenizer(opened=opened, identity=identity, notes=(*notes, *channels.notes))
+
+
+def _known(opened: Tokenizer, recorded: tuple[TokenizerIdentity, ...]) -> TokenizerIdentity | None:
+    """Return the identity that the checkpoint has of this very file: to compute it takes a second or two."""
+    return next((each for each in recorded if each.xxh3 == opened.file_hash and each.pieces is not None), None)
 
 
 def _compared(opened: Tokenizer, recorded: tuple[TokenizerIdentity, ...]) -> Iterator[str]:

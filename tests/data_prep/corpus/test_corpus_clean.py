@@ -163,3 +163,21 @@ def test_languages_by_a_model_of_fasttext(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "a.jsonl").read_text())["text"] == ENGLISH
     with pytest.raises(UsageError, match="language_model .*no.bin: there is no such file"):
         language_filter(("en",), 0.5, tmp_path / "no.bin")
+
+
+def test_empty_lines_and_texts_are_listed_as_empty(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": ENGLISH}) + '\n\n{"text": " "}\n{}\n')
+    result = call(tmp_path / "a.jsonl", "--output", tmp_path / "out", "--json")
+    (report,) = json.loads(result.stdout)
+    assert report["dropped"] == {"empty": 2, "not a document": 1}
+
+
+def test_text_under_a_nested_key_is_changed_in_its_place(tmp_path: Path) -> None:
+    text = ENGLISH + "\nWrite to jo@mail.example.net for more."
+    (tmp_path / "a.JSON").write_text(json.dumps({"meta": {"text": text, "id": 7}, "b": 1}) + "\n")
+    result = call(tmp_path / "a.JSON", "--text-key", "meta.text", "--output", tmp_path / "out")
+    assert result.exception is None, result.exception
+    (line,) = (tmp_path / "out" / "a.JSON").read_text().splitlines()
+    found = json.loads(line)
+    assert found == {"meta": {"text": found["meta"]["text"], "id": 7}, "b": 1}
+    assert "jo@mail" not in found["meta"]["text"] and found["meta"]["text"].startswith(ENGLISH[:40])
