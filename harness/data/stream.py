@@ -88,7 +88,7 @@ class TrainingStream:
 
     @property
     def held_out(self) -> dict[str, HeldOut]:
-        """Documents that channels keep for evaluation of the parts that they train on; none of a channel that keeps nothing."""
+        """Documents that channels keep for evaluation of the parts that they train on, where they keep some."""
         return {turns.channel.name: turns.held_out for turns in self._turns if turns.held_out.num_documents}
 
     def extend(self, parts: Mapping[str, tuple[Part, ...]]) -> None:
