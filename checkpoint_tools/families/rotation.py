@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_tools.families.family import Fields
-from checkpoint_tools.families.json_values import Kind, number, same, shown, whole
+from checkpoint_tools.families.json_values import Kind, number, same, says_nothing, shown, whole
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 
@@ -38,6 +38,7 @@ _SCALING_KEYS = {
     "llama3": frozenset(_VALUES),
 }
 _SAYS_NONE = {"partial_rotary_factor": 1.0, "factor": 1.0}
+_DEFAULT = "default"
 """Keys of a type that does not use them, with the value that changes nothing."""
 
 
@@ -124,8 +125,10 @@ def _check_length(beside: object, result: Rotation) -> None:
 def _read_object(key: str, said: Fields, length: object, result: Rotation) -> tuple[str, Fields] | None:
     """Return the type and its values; None if there is a problem, which is noted."""
     rest = {name: value for name, value in said.items() if value is not None and name != "rope_theta"}
-    kinds = [rest.pop(name) for name in ("rope_type", "type") if name in rest] or ["default"]
-    kind: Any = kinds[0]
+    kinds = [rest.pop(name) for name in ("rope_type", "type") if name in rest]
+    said_kind = kinds[0] if kinds else None
+    kind: Any = kinds[0] if kinds else _DEFAULT
+    kinds = kinds or [kind]
     if not same(kind, kinds[-1]):
         result.problems.append(f"{key}: rope_type {shown(kind)} and type {shown(kinds[-1])} contradict each other")
         return None
@@ -135,7 +138,7 @@ def _read_object(key: str, said: Fields, length: object, result: Rotation) -> tu
     known = _SCALING_KEYS[kind]
     if _LENGTH in known and length is not None:
         rest.setdefault(_LENGTH, length)
-    unused = [name for name in rest if name not in known and _changes_nothing(name, rest[name])]
+    unused = [name for name in rest if name not in known and _changes_nothing(name, rest[name], said_kind)]
     result.passed_over += [f"{key}.{name}" for name in unused]
     rest = {name: value for name, value in rest.items() if name not in unused}
     if set(rest) != known:
@@ -165,9 +168,14 @@ def _read_values(key: str, kind: str, rest: Fields, result: Rotation) -> tuple[s
     return kind, plain
 
 
-def _changes_nothing(name: str, value: object) -> bool:
-    """Return whether a key is nothing for a type that does not use it."""
-    return name == _LENGTH or (name in _SAYS_NONE and same(value, _SAYS_NONE[name]))
+def _changes_nothing(name: str, value: object, said_kind: object) -> bool:
+    """Return whether a key is nothing for a type that does not use it.
+
+    Beside a type that is said to be `default` a factor has no effect; without a type it may be another type's.
+    """
+    if name == _LENGTH or says_nothing(value) or (name in _SAYS_NONE and same(value, _SAYS_NONE[name])):
+        return True
+    return name == "factor" and said_kind == _DEFAULT and _FACTOR.plain(value) is not None
 
 
 def _read_base(fields: Fields, result: Rotation) -> None:
