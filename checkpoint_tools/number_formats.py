@@ -38,8 +38,8 @@ def require_fits(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
     if not _holds(dtype, largest):
         problem = f"{name} holds {largest:g}, but {format_name(dtype)} ends at {torch.finfo(dtype).max:g}"
         raise CheckpointError(f"{problem}. {_other_formats(tensor, largest)}")
-    if problem := loss_of(tensor, dtype).problem(dtype):
-        raise CheckpointError(f"{name}: {problem}. {_other_formats(tensor, largest)}")
+    if lost := loss_of(tensor, dtype).problem(dtype):
+        raise CheckpointError(f"{name}: {lost}. {_other_formats(tensor, largest)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def loss_of(tensor: torch.Tensor, dtype: torch.dtype) -> Loss:
     if _contains(dtype, tensor.dtype):
         return Loss()
     found = Loss()
-    for block in tensor.reshape(-1).split(_BLOCK):
+    for block in torch.split(tensor.reshape(-1), _BLOCK):
         exact = block.double()
         rounded = block.to(dtype).double()
         found += Loss(
