@@ -9,6 +9,7 @@ from pathlib import Path
 
 from data_prep.text.file_kinds import DROPPED, FILES_LIST, LOCK_FILE, STATE_FOLDER, kind_of
 from data_prep.text.found_files import DEAD_LINK, HIDDEN, OTHER_ENDING, SEEN, WHOLE_JSON, FoundFiles
+from data_prep.text.packed_file import check_beginning
 from data_prep.text.whole_json import refuse_whole_json, whole_json_of
 from harness.errors import DataError
 
@@ -26,6 +27,7 @@ def find_local(argument: str) -> FoundFiles | None:
         kind = kind_of(path.name)
         if kind is None:
             return None
+        check_beginning(path)
         if kind.is_json:
             refuse_whole_json(path)
         found.files.append(path)
@@ -86,6 +88,7 @@ class _Finder:
         elif not file.is_file():
             self._found.leave_out(DEAD_LINK, shown)
         elif self._is_new(file, self._files, shown):
+            check_beginning(file)
             # Beside text such a file holds settings; an array may be text, and is refused.
             if kind.is_plain_json and whole_json_of(file) == "object":
                 self._found.leave_out(WHOLE_JSON, shown)
