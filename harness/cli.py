@@ -15,6 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from harness.errors import EXIT_INTERNAL, EXIT_USAGE, HarnessError
+from harness.finite_range import FiniteRange
 from harness.standard_streams import drop_unread_output, open_standard_streams
 
 EXIT_INTERRUPTED = 130
@@ -196,7 +197,7 @@ def train(
 @click.option(
     "--mfu",
     "mfu_pct",
-    type=click.FloatRange(min=0, max=100, min_open=True),
+    type=FiniteRange(min=0, max=100, min_open=True),
     metavar="PCT",
     help="Share of the GPU's peak in percent, for the estimate of time. Default: 40.",
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from harness.errors import UsageError
+from harness.finite_range import FiniteRange
 
 if TYPE_CHECKING:
     from data_prep.corpus.config import CleanConfig, DedupConfig, DedupMethod, OrderConfig
@@ -119,9 +120,7 @@ def clean(
     show_default=True,
     help="Repeatable: one after the other.",
 )
-@click.option(
-    "--threshold", type=click.FloatRange(0.3, 0.99), default=0.8, show_default=True, help="Jaccard similarity."
-)
+@click.option("--threshold", type=FiniteRange(0.3, 0.99), default=0.8, show_default=True, help="Jaccard similarity.")
 @click.option("--keep", metavar="SIZE", help="Leave at most 60% or 500B characters; picks the threshold.")
 @WORKERS
 def dedup(*, methods: tuple[DedupMethod, ...], threshold: float, keep: str | None) -> DedupConfig:
