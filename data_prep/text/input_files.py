@@ -12,11 +12,12 @@ from pathlib import Path
 import click
 
 from data_prep.text.file_kinds import READ_ENDINGS
-from data_prep.text.found_files import FoundFiles
-from data_prep.text.input_file import InputFile
+from data_prep.text.found_files import EXAMPLES, FoundFiles
+from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.local_files import find_local
 from data_prep.text.remote_files import find_remote
 from harness.errors import UsageError
+from harness.text import listed
 
 
 def tell(line: str) -> None:
@@ -45,6 +46,9 @@ def find_inputs(arguments: Sequence[str], tell: Callable[[str], None] = tell) ->
             raise UsageError(_nothing(argument, found))
         for line in found.told():
             tell(f"input {argument}: {line}")
+        empty = [str(file) for file in found.files if file_bytes(file) == 0]
+        if empty:
+            tell(f"input {argument}: of 0 bytes, so without any text: {listed(empty, EXAMPLES)}")
         files.extend(found.files)
     _check_distinct(files)
     return files
