@@ -342,3 +342,10 @@ def test_names_longer_than_a_file_can_have_are_no_bug(
     error = capsys.readouterr().err
     assert error.startswith("harness: error: ")
     assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("keep", ["nan%", "inf", "-5%", "half"])
+def test_a_size_that_is_none_is_one_clear_error(keep: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["data", "dedup", "a.jsonl", f"--keep={keep}", "--output", "out"]) == EXIT_USAGE
+    (message,) = capsys.readouterr().err.splitlines()
+    assert f"--keep {keep!r}: " in message
