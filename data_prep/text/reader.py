@@ -110,8 +110,8 @@ class BatchReader:
         reason = rejected.content.reason if isinstance(rejected.content, Rejection) else ""
         return (
             f"{rejected.file}: the file has not one document. The first reason, of line {rejected.line}: {reason}. "
-            f"{self._rejected_file} lists all. Correct the file or leave it out, and delete what was begun of the "
-            "channel; or run the same command with --max-rejected-share 1 to go on without its text."
+            f"{self._rejected_file} lists all. Correct the file or leave it out; or run the same command with "
+            "--max-rejected-share 1 to go on without its text."
         )
 
 
