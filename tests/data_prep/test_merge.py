@@ -123,7 +123,7 @@ def test_command_merges_and_keeps_what_is_known(made: Path, poems: list[str]) ->
     assert result.stdout.startswith(f"{made}/zh: 1 part, 40 documents, ")
     recorded = read_source(made / "zh")
     assert recorded is not None and recorded.finished is not None
-    assert [name for name, _ in recorded.source.inputs] == ["0.jsonl", "1.jsonl"]
+    assert [entry.name for entry in recorded.source.inputs] == ["0.jsonl", "1.jsonl"]
     assert recorded.finished.characters == sum(map(len, poems[:40]))
 
 
