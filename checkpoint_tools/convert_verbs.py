@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.errors import EXIT_BAD_DATA, CheckpointError, UsageError
+from harness.finite_range import FiniteRange
 from harness.run.checkpoints.key_option import require_signed, signature_key_option
 from harness.run.paths import RunDir
 
@@ -168,7 +169,7 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool, key_file: Pa
 @convert.command()
 @click.argument("a", type=_EXISTING)
 @click.argument("b", type=_EXISTING)
-@click.option("--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference.")
+@click.option("--tolerance", type=FiniteRange(min=0), default=0.0, show_default=True, help="Largest difference.")
 @signature_key_option
 def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
     """Compare two models tensor by tensor; each is a checkpoint or a Hugging Face model's folder.

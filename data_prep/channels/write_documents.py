@@ -134,7 +134,8 @@ def write_documents(job: ChannelJob, encoder: Encoder, writer: ChannelWriter, pr
     Raises:
         DataError: The input is damaged, has no document or too many bad lines, or has changed since an interruption.
     """
-    reader = BatchReader(job.inputs, job.text_key, job.folder / REJECTED_FILE)
+    rejected_file, may_lose_files = job.folder / REJECTED_FILE, job.max_rejected_share >= 1
+    reader = BatchReader(job.inputs, job.text_key, rejected_file, may_lose_files=may_lose_files)
     end = writer.begin.batch
     with ahead(reader.batches(end)) as batches:
         for batch in batches:

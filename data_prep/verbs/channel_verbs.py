@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import EXIT_BAD_DATA
+from harness.finite_range import FiniteRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,7 @@ MAX_TOKENS = click.option("--max-tokens", type=click.IntRange(min=1), help="Show
 @click.option("--threads", type=click.IntRange(min=1), default=4, show_default=True, help="Parts read at once.")
 @click.option(
     "--max-lost-share",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.01,
     show_default=True,
     help="Share of characters, or of unknown tokens, that may be lost.",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import UsageError
+from harness.finite_range import FiniteRange
 
 if TYPE_CHECKING:
     from data_prep.channels.mix import MixPlan
@@ -60,7 +61,7 @@ def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | No
 @click.argument("channels", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--share", "shares", multiple=True, metavar="CHANNEL=WEIGHT", help="Repeat per channel.")
 @click.option("--tokens", help="Length of the run in tokens: 100000000, 100e9, 500B, 1.5T.")
-@click.option("--max-epochs", type=click.FloatRange(min=0, min_open=True), default=4.0, show_default=True)
+@click.option("--max-epochs", type=FiniteRange(min=0, min_open=True), default=4.0, show_default=True)
 @click.option("--config", type=click.Path(path_type=Path), help="Corpus file with a section `mix`, in place of these.")
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the `data` section and the blend of a configuration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")

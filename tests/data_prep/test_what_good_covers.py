@@ -89,6 +89,23 @@ def damaged(bench: Bench) -> str:
     return bench.tokenize(inputs=packed)
 
 
+def packed_otherwise(bench: Bench) -> str:
+    (bench.folder / "b.jsonl").write_bytes(gzip.compress(bench.input.read_bytes()))
+    return bench.tokenize(inputs=bench.folder / "b.jsonl")
+
+
+def without_document(bench: Bench) -> str:
+    bench.input.write_text('{"data": [{"text": "one"}, {"text": "two"}]}\n')
+    return bench.tokenize()
+
+
+def no_bytes(bench: Bench) -> str:
+    bench.input.write_bytes(b"")
+    said = bench.tokenize()
+    (bench.folder / "b.jsonl.gz").touch()
+    return said + bench.tokenize(inputs=bench.folder / "b.jsonl.gz")
+
+
 def bad_lines(bench: Bench) -> str:
     bench.input.write_text(bench.input.read_text() + "not JSON\n")
     return bench.tokenize()
@@ -239,8 +256,14 @@ def broken_characters(bench: Bench) -> str:
 LINES: dict[str, tuple[Callable[[Bench], str], str]] = {
     "what lies in a folder or under a pattern and is not read": (left_out, r"1 is left out, .*: b\.csv.*exit 0$"),
     "a packed file that is damaged or cut short": (damaged, r"damaged or cut short.*exit 65$"),
+    "a file that is packed otherwise than its name says": (packed_otherwise, r"its content is gz, though.*exit 65$"),
     "lines that are no documents": (bad_lines, r"1 of 41 lines \(2\.44%\) are not documents.*exit 65$"),
+    "a file that has lines, and not one document": (
+        without_document,
+        r"the file has not one document\. The first reason, of line 1: no key 'text'.*exit 65$",
+    ),
     "empty lines and documents": (empty, r"  2 empty lines and documents left out\n\nexit 0$"),
+    "files of 0 bytes": (no_bytes, r"of 0 bytes, so without any text: .*it has 0 bytes.*exit 65$"),
     "characters of a sample that do not come back from their tokens": (lost, r"do not come back.*exit 65$"),
     "white space of a sample that does not come back (tokenizers that work on words give none back)": (
         without_white_space,
