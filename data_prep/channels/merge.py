@@ -36,11 +36,12 @@ def merge_channels(
     A part ends with the document that reaches `tokens_per_part`; None makes one part of all.
 
     Raises:
-        UsageError: The output exists, an input is named twice, or the inputs were made with different tokenizers.
+        UsageError: The output exists, inputs have a part in common, or the inputs were made with different tokenizers.
         DataError: An input is damaged.
     """
-    _check(inputs, output)
-    parts = [part for path in inputs for part in parts_of(path)]
+    if output.exists():
+        raise UsageError(f"{output} exists. It stays as it is: choose another --output, or delete it.")
+    parts = _all_parts(inputs)
     source = _common_source(inputs, tokens_per_part)
     partial = output.with_name(output.name + STAGING_SUFFIX)
     shutil.rmtree(partial, ignore_errors=True)
@@ -64,14 +65,26 @@ def without_record(inputs: Sequence[Path]) -> list[Path]:
     return [path for path in inputs if read_source(path) is None]
 
 
-def _check(inputs: Sequence[Path], output: Path) -> None:
-    if output.exists():
-        raise UsageError(f"{output} exists. It stays as it is: choose another --output, or delete it.")
-    seen: set[Path] = set()
+def _all_parts(inputs: Sequence[Path]) -> list[Part]:
+    """Return the parts of all inputs, each of them once.
+
+    Raises:
+        UsageError: Two inputs have a part in common.
+    """
+    parts: list[Part] = []
+    owners: dict[Path, Path] = {}
     for path in inputs:
-        if path.resolve() in seen:
-            raise UsageError(f"{path} is named twice: its documents would be doubled. Name every channel once.")
-        seen.add(path.resolve())
+        for part in parts_of(path):
+            file = part.bin_path.resolve()
+            if file in owners:
+                first = owners[file]
+                named = f"{path} is named twice"
+                if first.resolve() != path.resolve():
+                    named = f"{first} and {path} have {part.bin_path.name} in common"
+                raise UsageError(f"{named}: its documents would be doubled. Name every channel and part once.")
+            owners[file] = path
+            parts.append(part)
+    return parts
 
 
 def _write(folder: Path, parts: Sequence[Part], tokens_per_part: int | None, done: Progress) -> list[FinishedPart]:

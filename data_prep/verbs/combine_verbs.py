@@ -85,6 +85,7 @@ def mix(  # noqa: PLR0913 - one argument per option
     CHANNELS are channel folders or a folder of them. A channel that cannot give its share within --max-epochs gives
     what it can; the others take over the rest in proportion to their shares.
     """
+    from data_prep.channels.count import unfinished_note
     from data_prep.channels.mix import Supply, plan_mix, to_yaml
     from data_prep.text.named_inputs import read_weight
     from harness.channels.made_with import compare_channels
@@ -102,6 +103,8 @@ def mix(  # noqa: PLR0913 - one argument per option
     folders = channel_folders(channels)
     if problems := compare_channels({str(folder): folder for folder in folders}, None).problems:
         raise UsageError("\n".join(problems))
+    for note in filter(None, map(unfinished_note, folders)):
+        click.echo(note, err=True)
     supplies = [
         Supply(name=path.resolve().name, path=path, tokens=sum(part.num_tokens for part in parts_of(path)))
         for path in folders

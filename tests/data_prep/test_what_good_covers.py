@@ -215,6 +215,21 @@ def inner_border(bench: Bench) -> str:
     return bench.verify()
 
 
+def unfinished(bench: Bench) -> str:
+    bench.tokenize()
+    source = bench.channel / "source.json"
+    source.write_text(json.dumps(json.loads(source.read_text()) | {"finished": None}))
+    return bench.verify()
+
+
+def test_one_symbol_before_and_behind_documents_is_inside_only_where_it_is_neither(bench: Bench) -> None:
+    bench.tokenize("--begin-of-document", "</s>")
+    assert f"{bench.channel}: good, 1 part, 40 documents" in bench.verify()
+    bench.rewrite([0, 5, 0], [0], [0, 5, 0, 6, 0], [0, 0])
+    found = bench.verify()
+    assert "doubtful: 1 end-of-document tokens are inside documents" in found and "that begin documents" not in found
+
+
 def lost_when_made(bench: Bench) -> str:
     tokenizer = byte_level(bench.folder / "low", normalizer=normalizers.Lowercase())
     bench.tokenize("--max-lost-share", 1, tokenizer=tokenizer)
@@ -281,6 +296,10 @@ LINES: dict[str, tuple[Callable[[Bench], str], str]] = {
     "that symbol is nowhere inside a document": (
         inner_border,
         r": doubtful, .*1 end-of-document tokens are inside",
+    ),
+    "all input is in the channel": (
+        unfinished,
+        r": doubtful, .*unfinished: the call that makes it was interrupted or still runs; 40 documents so far.*exit 0$",
     ),
     "text came back from its tokens when the channel was made": (
         lost_when_made,
