@@ -76,10 +76,11 @@ def convert(  # noqa: PLR0913 (one argument per option)
 
     Raises:
         CheckpointError: The folder is damaged, has a feature that is not known, or the result is not the same model.
-        UsageError: OUT exists, or MODEL is a checkpoint.
+        UsageError: OUT exists or lies in MODEL, or MODEL is a checkpoint.
     """
     if (folder / MANIFEST_NAME).is_file():
         raise UsageError(f"{folder} is a checkpoint of harness. To go the other way: harness convert to-hf")
+    output_folder.require_free(out, [folder])
     theirs = open_model(folder)
     model = growth.grown(theirs.model)
     moves = {move.ours: move for move in theirs.family.moves(theirs.model)}

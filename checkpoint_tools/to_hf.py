@@ -81,10 +81,11 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
 
     Raises:
         CheckpointError: The checkpoint is damaged, or the result is not the same model.
-        UsageError: CHECKPOINT is something else, no family can express the model, OUT exists, or the tokenizer is not
-            found.
+        UsageError: CHECKPOINT is something else, no family can express the model, OUT exists or lies in CHECKPOINT, or
+            the tokenizer is not found or has more ids than the model has rows.
     """
     _require_checkpoint(job.checkpoint)
+    output_folder.require_free(job.out, [job.checkpoint])
     ours = open_checkpoint(job.checkpoint, hashes=job.hashes)
     family = family_for_writing(ours.model, job.family)
     require_complete(ours.names, (move.ours for move in family.moves(ours.model)), f"Checkpoint {ours.path}")
