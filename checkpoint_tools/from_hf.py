@@ -12,6 +12,7 @@ An interrupted conversion continues where it was, also in the proof.
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -25,12 +26,15 @@ import yaml
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.conversion_plan import require_complete
+from checkpoint_tools.families.config_json import plain_fields
 from checkpoint_tools.families.family import Move
+from checkpoint_tools.families.remarks import GENERATION
 from checkpoint_tools.families.rotation import dynamic_scaling
 from checkpoint_tools.foreign_files import is_there, read_whole
 from checkpoint_tools.growth import NO_GROWTH, Growth
 from checkpoint_tools.model_tokenizers import ModelTokenizers, look_at_tokenizers
 from checkpoint_tools.number_formats import format_name
+from checkpoint_tools.original_settings import OriginalSettings, original_settings
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
@@ -51,6 +55,7 @@ from harness.run.checkpoints.for_export import (
     ORIGIN_FOLDER,
     TOKENIZER_FOLDER,
     Belongings,
+    in_folder,
     put_into,
 )
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
@@ -87,6 +92,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
     _require_model(theirs, moves)
     tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
     belongings = _belongings(folder, tokenizers)
+    settings = _settings(belongings, model.vocab_size)
     record = _record(theirs, growth, tokenizers, belongings)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
     with output_folder.begun(out, record) as partial:
@@ -117,14 +123,15 @@ def convert(  # noqa: PLR0913 (one argument per option)
         seconds=written.seconds,
         proof=proof,
         left_out=theirs.left_out,
-        warnings=(*_warnings(theirs), *tokenizers.warnings),
+        warnings=(*_warnings(theirs), *settings.warnings, *tokenizers.warnings),
     )
 
 
 def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
     told: list[str] = []
-    if theirs.passed_over:
-        told.append(f"its config.json has keys that change nothing, passed over: {', '.join(theirs.passed_over)}")
+    # Settings of generation go with the model, and are told apart.
+    if passed_over := [key for key in theirs.passed_over if key not in GENERATION]:
+        told.append(f"its config.json has keys that change nothing, passed over: {', '.join(passed_over)}")
     if theirs.beside:
         told.append(
             f"its folder has other files that may hold weights, which were not read: {', '.join(theirs.beside)}"
@@ -155,6 +162,12 @@ def _belongings(folder: Path, tokenizers: ModelTokenizers) -> Belongings:
     if named is not None and not (tokenizers.own and relation_to(tokenizers.own[0], named) == "same"):
         files = {**settings_of(files), **files_of_tokenizer(named)}
     return {**put_into(ORIGIN_FOLDER, origin), **put_into(TOKENIZER_FOLDER, files)}
+
+
+def _settings(belongings: Belongings, num_rows: int) -> OriginalSettings:
+    """Return the settings that an export of the model will have again."""
+    files = in_folder(belongings, ORIGIN_FOLDER)
+    return original_settings(plain_fields(json.loads(files[CONFIG])), files.get(GENERATION_CONFIG), num_rows)
 
 
 def _record(

@@ -173,4 +173,5 @@ def _noted(path: Path) -> dict[str, Any] | None:
 
 
 def _text(record: Mapping[str, object]) -> bytes:
-    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+    # A name that is no UTF-8 has lone surrogates; in JSON they are spelled as this spells them.
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")
