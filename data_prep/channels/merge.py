@@ -59,6 +59,11 @@ def merge_channels(
     return finished
 
 
+def without_record(inputs: Sequence[Path]) -> list[Path]:
+    """Return the inputs of which no record says what made them: then none can be written of the output."""
+    return [path for path in inputs if read_source(path) is None]
+
+
 def _check(inputs: Sequence[Path], output: Path) -> None:
     if output.exists():
         raise UsageError(f"{output} exists. It stays as it is: choose another --output, or delete it.")
@@ -155,7 +160,13 @@ def _common_source(inputs: Sequence[Path], tokens_per_part: int | None) -> tuple
                     f"{path} and {first_path} were not made alike: documents {verb} with {getattr(one, key)} and "
                     f"{getattr(other, key)}. Only channels with the same symbols can be merged."
                 )
-    if not known or len(known) < len(recorded) or any(found.finished is None for _, found in known):
+    for path, found in known:
+        if found.finished is None:
+            raise UsageError(
+                f"{path} is not finished: the call that makes it still runs, or was interrupted. Run it again to its "
+                "end, then merge."
+            )
+    if not known or len(known) < len(recorded):
         return None
     files = tuple(entry for _, found in known for entry in found.inputs)
     merged: Source = replace(known[0][1].source, inputs=files, tokens_per_part=tokens_per_part or 0)

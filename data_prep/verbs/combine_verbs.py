@@ -37,7 +37,7 @@ def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | No
     """
     from rich.console import Console
 
-    from data_prep.channels.merge import merge_channels
+    from data_prep.channels.merge import merge_channels, without_record
     from harness.data.files.opened import parts_of
     from harness.progress import shown
 
@@ -47,6 +47,13 @@ def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | No
     count = "1 part" if len(parts) == 1 else f"{len(parts):,} parts"
     documents, tokens = sum(part.documents for part in parts), sum(part.tokens for part in parts)
     click.echo(f"{output}: {count}, {documents:,} documents, {tokens:,} tokens")
+    if unknown := without_record(channels):
+        names = ", ".join(map(str, unknown[:3])) + (" …" if len(unknown) > 3 else "")
+        click.echo(
+            f"WARNING: {output} has no record of its tokenizer, because there is none of {names}: no command can tell "
+            "whether a tokenizer fits it",
+            err=True,
+        )
 
 
 @click.command()

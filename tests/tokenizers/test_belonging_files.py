@@ -46,9 +46,10 @@ def test_one_of_another_name_has_the_settings_only(tmp_path: Path) -> None:
 
 def test_a_sentencepiece_model_has_the_files_beside_it_if_it_is_alone(tmp_path: Path) -> None:
     write(tmp_path, {"own.model": sentencepiece_model(), **SETTINGS})
-    assert set(files_of_tokenizer(open_tokenizer(tmp_path))) == {"tokenizer.model", *SETTINGS}
+    assert set(files_of_tokenizer(open_tokenizer(tmp_path, needs_end=False))) == {"tokenizer.model", *SETTINGS}
     byte_level().save(str(tmp_path / "tokenizer.json"))
-    assert set(files_of_tokenizer(open_tokenizer(tmp_path / "own.model"))) == {"tokenizer.model"}
+    own = open_tokenizer(tmp_path / "own.model", needs_end=False)
+    assert set(files_of_tokenizer(own)) == {"tokenizer.model"}
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
