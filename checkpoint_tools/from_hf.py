@@ -60,7 +60,7 @@ from harness.run.checkpoints.for_export import (
 )
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.run.files import replace_file
-from harness.tokenizers.belonging_files import files_of_tokenizer, names_in_model, settings_of
+from harness.tokenizers.belonging_files import files_of_tokenizer, names_in_model, with_settings_of
 from harness.tokenizers.identity import relation_to
 from harness.version import VERSION
 
@@ -160,7 +160,7 @@ def _belongings(folder: Path, tokenizers: ModelTokenizers) -> Belongings:
     files = {name: read_whole(folder / name, MAX_BYTES) for name in names_in_model(folder)}
     named = tokenizers.named
     if named is not None and not (tokenizers.own and relation_to(tokenizers.own[0], named) == "same"):
-        files = {**settings_of(files), **files_of_tokenizer(named)}
+        files = with_settings_of(files, files_of_tokenizer(named))
     return {**put_into(ORIGIN_FOLDER, origin), **put_into(TOKENIZER_FOLDER, files)}
 
 

@@ -20,7 +20,7 @@ from harness.config.load import load_config
 from harness.errors import CheckpointError, HarnessError, UsageError
 from harness.run.checkpoints.for_export import CONFIG, ORIGIN_FOLDER, TOKENIZER_FOLDER, Belongings, in_folder
 from harness.text import listed
-from harness.tokenizers.belonging_files import files_of_tokenizer, settings_of
+from harness.tokenizers.belonging_files import files_of_tokenizer, lost_settings
 from harness.tokenizers.document_symbols import SETTINGS_FILE
 from harness.tokenizers.identity import TokenizerIdentity, difference, recorded_tokenizers, relation_to
 from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
@@ -74,8 +74,9 @@ def find_tokenizer(ours: OurTensors, belongings: Belongings, named: Path | None)
             f"{_ADVICE}."
         )
     told = _remarks(recorded, tokenizer, ours.model.vocab_size)
-    written = _written(tokenizer, files_of_tokenizer(tokenizer), has_origin=has_origin)
-    if lost := sorted(settings_of(kept).keys() - written.files.keys()):
+    own = files_of_tokenizer(tokenizer)
+    written = _written(tokenizer, own, has_origin=has_origin)
+    if lost := lost_settings(kept, {**written.files, **own}):
         told = (*told, f"{listed(lost)} of the checkpoint are not written, because --tokenizer {named} was given")
     return replace(written, warnings=(*written.warnings, *told))
 
