@@ -16,7 +16,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,9 @@ def begun(out: Path, record: Mapping[str, object]) -> Iterator[Path]:
     partial = require_free(out)
     try:
         with _locked(partial):
-            _prepare(partial, record)
-            yield partial
+            is_resumed = _prepare(partial, record)
+            with _kept_files_suspected(partial) if is_resumed else nullcontext():
+                yield partial
     except OSError as error:
         if error.errno is None:  # no disk says that: some library raised it
             raise
@@ -146,8 +147,24 @@ def _take(lock: int, partial: Path) -> None:
             raise
 
 
-def _prepare(partial: Path, record: Mapping[str, object]) -> None:
-    """Leave the folder as it is if it belongs to the same conversion, else empty it."""
+@contextmanager
+def _kept_files_suspected(partial: Path) -> Iterator[None]:
+    """Say of every failure that it may come from what was there before: it would come back each time."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise type(error)(
+            f"{error}\nThis conversion went on from {partial}, in which a file may be damaged: remove that folder "
+            "and call the same command again."
+        ) from error
+
+
+def _prepare(partial: Path, record: Mapping[str, object]) -> bool:
+    """Leave the folder as it is if it belongs to the same conversion, else empty it.
+
+    Returns:
+        True if it holds something from before.
+    """
     path = partial / RECORD_NAME
     strangers = sorted(entry.name for entry in partial.iterdir() if entry.name not in _OWN_NAMES)
     if not path.exists() and strangers:
@@ -156,11 +173,12 @@ def _prepare(partial: Path, record: Mapping[str, object]) -> None:
             "away, or name another folder."
         )
     if _noted(path) == json.loads(_text(record)):
-        return
+        return bool(strangers)
     replace_file(path, _text({}))  # whoever is interrupted here starts anew
     for name in strangers:
         remove_tree(partial / name, first=MANIFEST_NAME)
     replace_file(path, _text(record))
+    return False
 
 
 def _noted(path: Path) -> dict[str, Any] | None:
