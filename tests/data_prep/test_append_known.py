@@ -141,7 +141,7 @@ def test_rejected_lines_of_finished_calls_stay_listed(channel: ChannelJob, token
     add(channel.folder, [good], tokenizer)
     bad = other(channel, name="bad.jsonl")
     bad.write_text("not JSON\n" * 3)
-    with pytest.raises(DataError, match="are not documents"):
+    with pytest.raises(DataError, match="has not one document"):
         add(channel.folder, [bad], tokenizer)
     assert lines() == ["b.jsonl", *["bad.jsonl"] * 3]
     add(channel.folder, [other(channel, "new", name="c.jsonl")], tokenizer)
