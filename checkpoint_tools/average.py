@@ -2,12 +2,13 @@
 
 The mean is taken tensor by tensor in fp32 and written in each tensor's own format. The result is a run directory with
 one checkpoint without optimizer state. It has the step, the tokenizer's files and the original settings of the last
-checkpoint that was named, and the longest sequences of any.
+checkpoint that was named, the longest sequences of any, and the worst health of any; abandoned ones are refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,31 +17,49 @@ import xxhash
 
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
+from checkpoint_tools.families.rotation import rotary_fields
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
 from checkpoint_tools.run_writer import write_run
 from harness.data.fingerprint import fingerprint_filled_in
 from harness.errors import CheckpointError, UsageError
 from harness.progress import ShowProgress
 from harness.run.checkpoints.compare import differences
-from harness.run.checkpoints.for_export import belongings_of, longest_seq_length
-from harness.run.checkpoints.manifest import Manifest, manifest_text
+from harness.run.checkpoints.for_export import Belongings, belongings_of, longest_seq_length
+from harness.run.checkpoints.manifest import Health, Manifest, manifest_text
 from harness.run.paths import RunDir
-from harness.tokenizers.identity import recorded_identity
+from harness.text import listed
+from harness.tokenizers.identity import OTHER_TOKENIZERS, recorded_identity
 from harness.version import VERSION
 
 
-def average(paths: Sequence[Path], out: Path, show: ShowProgress, *, hashes: bool = True, num_workers: int = 4) -> Path:
-    """Write the mean of checkpoints and return its folder.
+@dataclass(frozen=True, kw_only=True)
+class Averaged:
+    """The result of taking a mean."""
+
+    checkpoint: Path
+    warnings: tuple[str, ...] = ()
+    """Warnings for a user who continues with the result."""
+
+
+def average(
+    paths: Sequence[Path], out: Path, show: ShowProgress, *, hashes: bool = True, num_workers: int = 4
+) -> Averaged:
+    """Write the mean of checkpoints.
 
     Raises:
-        UsageError: Fewer than two checkpoints, or OUT exists.
-        CheckpointError: A checkpoint is damaged, or of another model than the first.
+        UsageError: Fewer than two checkpoints, or OUT exists or lies in one of them.
+        CheckpointError: A checkpoint is damaged, abandoned, or computes by another model than the first.
     """
     if len(paths) < 2:
         raise UsageError("A mean needs at least two checkpoints.")
+    output_folder.require_free(out, paths)
     opened = [open_checkpoint(path, hashes=hashes) for path in paths]
+    for checkpoint in opened:
+        _require_living(checkpoint)
     for other in opened[1:]:
         _require_alike(opened[0], other)
+    health: Health = "suspect" if any(each.manifest.health == "suspect" for each in opened) else "clean"
+    belongings = [belongings_of(checkpoint.path, checkpoint.manifest) for checkpoint in opened]
     last = opened[-1].manifest
     manifests = [xxhash.xxh3_64_hexdigest(manifest_text(checkpoint.manifest).encode()) for checkpoint in opened]
     lengths = [longest_seq_length(checkpoint.manifest) for checkpoint in opened]
@@ -49,18 +68,21 @@ def average(paths: Sequence[Path], out: Path, show: ShowProgress, *, hashes: boo
         with show("average", sum(_num_bytes(opened[0], name) for name in opened[0].names)) as progress:
             written = write_run(
                 partial,
-                _manifest(last, None if None in lengths else max(filter(None, lengths), default=0)),
+                _manifest(last, None if None in lengths else max(filter(None, lengths), default=0), health),
                 Weights(
                     model=opened[0].model,
                     names=opened[0].names,
                     read=lambda name: mean([checkpoint.read(name) for checkpoint in opened]),
                 ),
-                belongings_of(opened[-1].path, last),
+                belongings[-1],
                 num_workers=num_workers,
                 progress=progress,
             )
         output_folder.publish(partial, out, record)
-    return RunDir(out).checkpoints / written.checkpoint.name
+    return Averaged(
+        checkpoint=RunDir(out).checkpoints / written.checkpoint.name,
+        warnings=(*_suspects(opened), *_other_belongings(opened, belongings)),
+    )
 
 
 def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -71,10 +93,40 @@ def mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return (total / len(tensors)).to(tensors[0].dtype)
 
 
+def _require_living(ours: OurTensors) -> None:
+    if ours.manifest.health == "abandoned":
+        raise CheckpointError(
+            f"{ours.path} is abandoned: a rollback left it behind. A mean with it would bring back what was given up. "
+            "Leave it out."
+        )
+
+
+def _suspects(opened: Sequence[OurTensors]) -> Iterator[str]:
+    if suspect := [str(ours.path) for ours in opened if ours.manifest.health == "suspect"]:
+        yield f"the mean is suspect, because {listed(suspect)} may be spoilt"
+
+
+def _other_belongings(opened: Sequence[OurTensors], belongings: Sequence[Belongings]) -> Iterator[str]:
+    """Yield remarks on checkpoints that hold other small files than the last, whose files go with the mean."""
+    kept = belongings[-1]
+    for ours, own in zip(opened, belongings, strict=True):
+        if names := sorted(name for name in {*own, *kept} if own.get(name) != kept.get(name)):
+            yield (
+                f"{listed(names)} of {ours.path} and {opened[-1].path} differ; the mean has those of the last, "
+                f"{opened[-1].path}"
+            )
+
+
 def _require_alike(one: OurTensors, other: OurTensors) -> None:
     before, after = (fingerprint_filled_in(each.manifest.fingerprint) for each in (one, other))
     found = differences(before, after, allow_added_parts=True)
     wrong = [line for line in found if line.startswith("model")]
+    rotations = [rotary_fields(each.model) for each in (one, other)]
+    if rotations[0] != rotations[1]:  # of phases, which may have their own
+        wrong.append(
+            "rotation of the last phase: "
+            + ", there ".join(f"rotary_base {r['rope_theta']:g}, rope_scaling {r['rope_scaling']}" for r in rotations)
+        )
     tokenizers = [recorded_identity(each.manifest.fingerprint.get("tokenizer")) for each in (one, other)]
     if tokenizers[0] and tokenizers[1] and not tokenizers[0].is_same_as(tokenizers[1]):
         wrong.append(f"tokenizer: {tokenizers[0]}, there {tokenizers[1]}")
@@ -88,9 +140,10 @@ def _num_bytes(ours: OurTensors, name: str) -> int:
     return torch.empty(ours.shape(name), dtype=ours.dtype(name), device="meta").nbytes
 
 
-def _manifest(last: Manifest, longest: int | None) -> Manifest:
+def _manifest(last: Manifest, longest: int | None, health: Health) -> Manifest:
     """Return the manifest of the last checkpoint, without the fields that only hold for its own weights."""
-    kept = {name: last.fingerprint[name] for name in ("model", "tokenizer") if last.fingerprint.get(name)}
+    names = ("model", "tokenizer", OTHER_TOKENIZERS)
+    kept = {name: last.fingerprint[name] for name in names if last.fingerprint.get(name)}
     return last.model_copy(
         update={
             "optimizer_norms": {},
@@ -98,6 +151,7 @@ def _manifest(last: Manifest, longest: int | None) -> Manifest:
             "next_batch_hash": None,
             "parent": None,
             "pinned": False,
+            "health": health,
             "saved_at": datetime.now(UTC),
             "longest_seq_length": longest,
             "fingerprint": kept,

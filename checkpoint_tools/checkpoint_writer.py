@@ -121,7 +121,10 @@ def _recorded(records: Path, file: Path) -> list[StoredChunk] | None:
     path = records / f"{file.name}.json"
     if not path.exists() or not file.exists():
         return None
-    stored = _RECORD.validate_json(path.read_bytes())
+    try:
+        stored = _RECORD.validate_json(path.read_bytes())
+    except ValueError:  # damaged: the file is written again
+        return None
     return stored if file.stat().st_size == sum(item.chunk.num_bytes for item in stored) else None
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.errors import EXIT_BAD_DATA, CheckpointError, UsageError
+from harness.finite_range import FiniteRange
 from harness.run.checkpoints.key_option import require_signed, signature_key_option
 from harness.run.paths import RunDir
 
@@ -69,6 +70,7 @@ def to_hf(
       harness convert to-hf runs/tiny/checkpoints/step_0000300 exported/tiny
       harness convert to-hf runs/7b exported/7b --dtype bf16 --max-shard-size 5GB
     """
+    _require_consistent(sample, options["tokenizer"], without_tokenizer=options["without_tokenizer"])
     from checkpoint_tools.number_formats import OPTIONS
     from checkpoint_tools.to_hf import ToHf
     from checkpoint_tools.to_hf import convert as run
@@ -161,13 +163,16 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool, key_file: Pa
     from harness.progress import shown
 
     require_signed(checkpoints, key_file)
-    click.echo(f"mean of {len(checkpoints)} checkpoints: {run(checkpoints, out, shown, hashes=hashes)}")
+    done = run(checkpoints, out, shown, hashes=hashes)
+    click.echo(f"mean of {len(checkpoints)} checkpoints: {done.checkpoint}")
+    for warning in done.warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 @convert.command()
 @click.argument("a", type=_EXISTING)
 @click.argument("b", type=_EXISTING)
-@click.option("--tolerance", type=click.FloatRange(min=0), default=0.0, show_default=True, help="Largest difference.")
+@click.option("--tolerance", type=FiniteRange(min=0), default=0.0, show_default=True, help="Largest difference.")
 @signature_key_option
 def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
     """Compare two models tensor by tensor; each is a checkpoint or a Hugging Face model's folder.
@@ -226,6 +231,18 @@ def _report(done: Converted) -> None:
     click.echo(f"proven: {done.proof.summary()}")
     for warning in done.warnings:
         click.echo(f"warning: {warning}", err=True)
+
+
+def _require_consistent(sample: str | None, tokenizer: Path | None, *, without_tokenizer: bool) -> None:
+    """Refuse options of `to-hf` that contradict each other, and a prompt that is no text."""
+    if without_tokenizer and tokenizer is not None:
+        raise UsageError(f"--without-tokenizer and --tokenizer {tokenizer} contradict each other. Give one of them.")
+    if without_tokenizer and sample is not None:
+        raise UsageError("--sample needs the tokenizer, which --without-tokenizer leaves out. Give one of them.")
+    try:
+        (sample or "").encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"--sample {ascii(sample)[:80]} is no UTF-8 text. Write the prompt in UTF-8.") from error
 
 
 def left_out_text(names: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ An interrupted conversion continues where it was, also in the proof.
 
 from __future__ import annotations
 
+import json
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -22,10 +23,13 @@ import yaml
 
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
+from checkpoint_tools.families.config_json import plain_fields
+from checkpoint_tools.families.remarks import GENERATION
 from checkpoint_tools.families.rotation import dynamic_scaling
 from checkpoint_tools.foreign_files import is_there, read_whole
 from checkpoint_tools.growth import NO_GROWTH, Growth
 from checkpoint_tools.model_tokenizers import ModelTokenizers, look_at_tokenizers
+from checkpoint_tools.original_settings import OriginalSettings, original_settings
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
@@ -46,11 +50,12 @@ from harness.run.checkpoints.for_export import (
     ORIGIN_FOLDER,
     TOKENIZER_FOLDER,
     Belongings,
+    in_folder,
     put_into,
 )
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest, Versions
 from harness.run.files import replace_file
-from harness.tokenizers.belonging_files import files_of_tokenizer, names_in_model, settings_of
+from harness.tokenizers.belonging_files import files_of_tokenizer, names_in_model, with_settings_of
 from harness.tokenizers.identity import relation_to
 from harness.version import VERSION
 
@@ -71,10 +76,11 @@ def convert(  # noqa: PLR0913 (one argument per option)
 
     Raises:
         CheckpointError: The folder is damaged, has a feature that is not known, or the result is not the same model.
-        UsageError: OUT exists, or MODEL is a checkpoint.
+        UsageError: OUT exists or lies in MODEL, or MODEL is a checkpoint.
     """
     if (folder / MANIFEST_NAME).is_file():
         raise UsageError(f"{folder} is a checkpoint of harness. To go the other way: harness convert to-hf")
+    output_folder.require_free(out, [folder])
     theirs = open_model(folder)
     model = growth.grown(theirs.model)
     moves = checked_moves(theirs)
@@ -82,6 +88,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
     require_stackable(theirs, moves.values())
     tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
     belongings = _belongings(folder, tokenizers)
+    settings = _settings(belongings, model.vocab_size)
     record = _record(theirs, growth, tokenizers, belongings)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
     with output_folder.begun(out, record) as partial:
@@ -112,14 +119,15 @@ def convert(  # noqa: PLR0913 (one argument per option)
         seconds=written.seconds,
         proof=proof,
         left_out=theirs.left_out,
-        warnings=(*_warnings(theirs), *tokenizers.warnings),
+        warnings=(*_warnings(theirs), *settings.warnings, *tokenizers.warnings),
     )
 
 
 def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
     told: list[str] = []
-    if theirs.passed_over:
-        told.append(f"its config.json has keys that change nothing, passed over: {', '.join(theirs.passed_over)}")
+    # Settings of generation go with the model, and are told apart.
+    if passed_over := [key for key in theirs.passed_over if key not in GENERATION]:
+        told.append(f"its config.json has keys that change nothing, passed over: {', '.join(passed_over)}")
     if theirs.beside:
         told.append(
             f"its folder has other files that may hold weights, which were not read: {', '.join(theirs.beside)}"
@@ -148,8 +156,14 @@ def _belongings(folder: Path, tokenizers: ModelTokenizers) -> Belongings:
     files = {name: read_whole(folder / name, MAX_BYTES) for name in names_in_model(folder)}
     named = tokenizers.named
     if named is not None and not (tokenizers.own and relation_to(tokenizers.own[0], named) == "same"):
-        files = {**settings_of(files), **files_of_tokenizer(named)}
+        files = with_settings_of(files, files_of_tokenizer(named))
     return {**put_into(ORIGIN_FOLDER, origin), **put_into(TOKENIZER_FOLDER, files)}
+
+
+def _settings(belongings: Belongings, num_rows: int) -> OriginalSettings:
+    """Return the settings that an export of the model will have again."""
+    files = in_folder(belongings, ORIGIN_FOLDER)
+    return original_settings(plain_fields(json.loads(files[CONFIG])), files.get(GENERATION_CONFIG), num_rows)
 
 
 def _record(

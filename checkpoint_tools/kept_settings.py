@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from checkpoint_tools.families.config_json import plain_fields
 from checkpoint_tools.families.family import Fields
 from checkpoint_tools.families.rotation import dynamic_scaling, rotary_fields
+from checkpoint_tools.original_settings import original_settings
 from checkpoint_tools.our_tensors import OurTensors, model_of
 from harness.errors import CheckpointError
 from harness.run.checkpoints.for_export import (
@@ -23,9 +24,6 @@ from harness.run.checkpoints.for_export import (
     longest_seq_length,
 )
 
-SPECIAL_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-_KEPT = (*SPECIAL_IDS, "unk_token_id", "tokenizer_class", "use_cache", "attention_dropout")
-"""Keys of the original `config.json` that are written as they came."""
 _LONGEST = "max_position_embeddings"
 
 
@@ -35,7 +33,9 @@ class KeptSettings:
 
     config: Fields
     generation_config: bytes | None
-    """As it came; None if training did not begin from a model that had one."""
+    """As it came; None if training did not begin from a model that had one that can be read."""
+    generation: Fields
+    """Settings of generation that stood in the original `config.json` alone."""
     has_origin: bool
     """True if training began from a Hugging Face model."""
     warnings: tuple[str, ...] = ()
@@ -50,7 +50,8 @@ def kept_settings(ours: OurTensors, belongings: Belongings) -> KeptSettings:
     """
     files = in_folder(belongings, ORIGIN_FOLDER)
     origin = plain_fields(_object(files[CONFIG], ours)) if CONFIG in files else {}
-    config: Fields = {key: origin[key] for key in _KEPT if key in origin}
+    original = original_settings(origin, files.get(GENERATION_CONFIG), ours.model.vocab_size)
+    config = dict(original.config)
     trained, promised = longest_seq_length(ours.manifest), origin.get(_LONGEST)
     if origin and promised is None:
         promised = _default_length(origin)
@@ -62,9 +63,10 @@ def kept_settings(ours: OurTensors, belongings: Belongings) -> KeptSettings:
         config["rope_scaling"] = dynamic
     return KeptSettings(
         config=config,
-        generation_config=files.get(GENERATION_CONFIG),
+        generation_config=original.generation_config,
+        generation=original.generation,
         has_origin=CONFIG in files,
-        warnings=_warnings(ours, trained, longest, bool(belongings)),
+        warnings=(*original.warnings, *_warnings(ours, trained, longest, bool(belongings))),
     )
 
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from checkpoint_tools.foreign_files import is_there, read_whole
 from harness.errors import HarnessError, UsageError
+from harness.run.checkpoints.for_export import MAX_BYTES
+from harness.text import listed
+from harness.tokenizers.belonging_files import names_in_model
+from harness.tokenizers.document_symbols import SETTINGS_FILE
 from harness.tokenizers.identity import (
     OTHER_TOKENIZERS,
     TokenizerIdentity,
@@ -17,6 +24,11 @@ from harness.tokenizers.identity import (
 )
 from harness.tokenizers.recognise import tokenizer_files
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
+
+_FIRST = "tokenizer.json"
+"""The file that transformers takes before all others."""
+_ADDED = "added_tokens.json"
+_ID = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +63,18 @@ def look_at_tokenizers(folder: Path, named: Path | None, num_rows: int) -> Model
     """
     warnings: list[str] = []
     opened: list[Tokenizer] = []
-    # transformers takes tokenizer.json before all others.
-    for file in sorted(tokenizer_files(folder), key=lambda file: (file.name != "tokenizer.json", file.name)):
+    broken: list[str] = []
+    for file in sorted(tokenizer_files(folder), key=lambda file: (file.name != _FIRST, file.name)):
         try:
             opened.append(open_tokenizer(file, needs_end=False))
         except HarnessError as error:
             warnings.append(f"{file.name} was not looked at: {error}")
+            broken.append(file.name)
     own = tuple(map(identity_of, opened))
     warnings += _different(opened, own)
     if named is None:
+        warnings += _in_place_of(broken, opened) if opened else _none_recorded(folder)
+        warnings += _added_beyond(folder, max(num_rows, opened[0].vocab_size if opened else 0), num_rows)
         if opened and opened[0].vocab_size > num_rows:
             warnings.append(
                 f"{opened[0].path.name} has {opened[0].vocab_size} ids, the model {num_rows} rows: to train with all "
@@ -94,6 +109,54 @@ def _named(
             "meant"
         )
     return ModelTokenizers(named=tokenizer, own=tuple(own), warnings=tuple(notes))
+
+
+def _in_place_of(broken: Sequence[str], opened: Sequence[Tokenizer]) -> Iterator[str]:
+    if _FIRST in broken:
+        yield (
+            f"{opened[0].path.name} is recorded as the model's tokenizer, because {_FIRST}, which transformers reads "
+            f"first, cannot be read. It may be another one: fetch {_FIRST} again and convert anew, or make sure"
+        )
+
+
+def _none_recorded(folder: Path) -> Iterator[str]:
+    if names := names_in_model(folder):
+        apart = {"vocab.json", "merges.txt"} <= set(names) and _FIRST not in names
+        split = "vocab.json and merges.txt do not say how text is split"
+        why = split if apart else "none is a tokenizer that can be read"
+        yield (
+            f"no tokenizer could be recorded for the model ({listed(names)}: {why}), so no run is held to it. Save it "
+            f"with transformers as a {_FIRST}, or name one with --tokenizer"
+        )
+
+
+def _added_beyond(folder: Path, told_up_to: int, num_rows: int) -> Iterator[str]:
+    """Yield the remark on ids that added tokens have beyond the model's rows, and beyond those that are told anyway."""
+    found = {
+        name: max(_added_ids(name, read_whole(folder / name, MAX_BYTES)), default=-1)
+        for name in (_ADDED, SETTINGS_FILE)
+        if is_there(folder / name)
+    }
+    num_ids = max(found.values(), default=-1) + 1
+    if num_ids > told_up_to:
+        names = [name for name, most in found.items() if most >= num_rows]
+        yield (
+            f"with its added tokens ({listed(names)}) the tokenizer has {num_ids} ids, the model {num_rows} "
+            f"rows: to train with all of them, convert with --vocab-size {num_ids}"
+        )
+
+
+def _added_ids(name: str, content: bytes) -> Iterator[int]:
+    """Yield the ids of the added tokens in one of the files beside a tokenizer; what is no such id is passed over."""
+    try:
+        described = json.loads(content)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(described, dict):
+        return
+    decoder = described.get("added_tokens_decoder")
+    ids = described.values() if name == _ADDED else decoder if isinstance(decoder, dict) else ()
+    yield from (int(number) for number in map(str, ids) if _ID.fullmatch(number))
 
 
 def _different(opened: Sequence[Tokenizer], own: Sequence[TokenizerIdentity]) -> Iterator[str]:

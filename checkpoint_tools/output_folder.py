@@ -15,8 +15,8 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,55 @@ LOCK_NAME = "lock"
 PROOF_NAME = "proof"
 """Scratch folder of the proof; gone when it is done."""
 _OWN_NAMES = {RECORD_NAME, RECORD_NAME + STAGING_SUFFIX, LOCK_NAME}
+_OF_AN_INPUT = (MANIFEST_NAME, "config.json")
+"""Files of which a checkpoint or a model's folder has one."""
+_MAX_SHOWN = 200
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def require_free(out: Path, inputs: Iterable[Path] = ()) -> Path:
+    """Check that OUT can become a folder apart from what is read, before anything is written.
+
+    Returns:
+        The partial folder beside it.
+
+    Raises:
+        UsageError: OUT names no folder, is there already, cannot be there, or it or its partial folder lies in an
+            input, also through links; or an input lies in the partial folder, which may be emptied.
+    """
+    if out.name in ("", ".."):
+        raise UsageError(f"{out} ends without the name of a new folder. Name one, such as {out / 'converted'}.")
+    partial = out.with_name(out.name + STAGING_SUFFIX)
+    if _is_there(out):
+        raise UsageError(f"{out} exists. Name another folder, or remove it: nothing is ever overwritten.")
+    _is_there(partial)
+    for path in inputs:
+        if not any((path / name).is_file() for name in _OF_AN_INPUT):
+            continue  # whoever reads it says what is wrong with it
+        source, places = path.resolve(), (out.resolve(), partial.resolve())
+        if any(place.is_relative_to(source) for place in places) or source.is_relative_to(places[1]):
+            raise UsageError(
+                f"{out}, or {partial.name} in which it is written, lies in {path}, which is read: it would be changed. "
+                "Name a folder outside of it."
+            )
+    return partial
+
+
+def _is_there(path: Path) -> bool:
+    """Return whether a path has an entry, also if it is a link that leads nowhere.
+
+    Raises:
+        UsageError: There can be none, or the disk does not say.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        text = str(path)
+        shown = text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+        raise UsageError(f"{shown} cannot be written: {error.strerror}. Name another folder.") from error
+    return True
 
 
 @contextmanager
@@ -39,17 +87,16 @@ def begun(out: Path, record: Mapping[str, object]) -> Iterator[Path]:
     No other process writes there meanwhile. After an error it stays, and the next call continues in it.
 
     Raises:
-        UsageError: There is something at OUT, another process converts to it, or what is at OUT.partial is no
+        UsageError: OUT is not free (`require_free`), another process converts to it, or what is at OUT.partial is no
             conversion.
         CheckpointError: The disk refused, here or while the folder was written.
     """
-    if out.exists() or out.is_symlink():
-        raise UsageError(f"{out} exists. Name another folder, or remove it: nothing is ever overwritten.")
-    partial = out.with_name(out.name + STAGING_SUFFIX)
+    partial = require_free(out)
     try:
         with _locked(partial):
-            _prepare(partial, record)
-            yield partial
+            is_resumed = _prepare(partial, record)
+            with _kept_files_suspected(partial) if is_resumed else nullcontext():
+                yield partial
     except OSError as error:
         if error.errno is None:  # no disk says that: some library raised it
             raise
@@ -100,8 +147,24 @@ def _take(lock: int, partial: Path) -> None:
             raise
 
 
-def _prepare(partial: Path, record: Mapping[str, object]) -> None:
-    """Leave the folder as it is if it belongs to the same conversion, else empty it."""
+@contextmanager
+def _kept_files_suspected(partial: Path) -> Iterator[None]:
+    """Say of every failure that it may come from what was there before: it would come back each time."""
+    try:
+        yield
+    except CheckpointError as error:
+        raise type(error)(
+            f"{error}\nThis conversion went on from {partial}, in which a file may be damaged: remove that folder "
+            "and call the same command again."
+        ) from error
+
+
+def _prepare(partial: Path, record: Mapping[str, object]) -> bool:
+    """Leave the folder as it is if it belongs to the same conversion, else empty it.
+
+    Returns:
+        True if it holds something from before.
+    """
     path = partial / RECORD_NAME
     strangers = sorted(entry.name for entry in partial.iterdir() if entry.name not in _OWN_NAMES)
     if not path.exists() and strangers:
@@ -110,11 +173,12 @@ def _prepare(partial: Path, record: Mapping[str, object]) -> None:
             "away, or name another folder."
         )
     if _noted(path) == json.loads(_text(record)):
-        return
+        return bool(strangers)
     replace_file(path, _text({}))  # whoever is interrupted here starts anew
     for name in strangers:
         remove_tree(partial / name, first=MANIFEST_NAME)
     replace_file(path, _text(record))
+    return False
 
 
 def _noted(path: Path) -> dict[str, Any] | None:
@@ -127,4 +191,5 @@ def _noted(path: Path) -> dict[str, Any] | None:
 
 
 def _text(record: Mapping[str, object]) -> bytes:
-    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+    # A name that is no UTF-8 has lone surrogates; in JSON they are spelled as this spells them.
+    return (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace")

@@ -106,7 +106,7 @@ def open_model(path: Path) -> TheirTensors:
 
     Raises:
         CheckpointError: Something is missing or damaged, or the model has a feature that is not known here.
-        UsageError: It is a file, or its name is not UTF-8.
+        UsageError: It is a file.
     """
     _require_model_folder(path)
     fields = read_json(path / "config.json")
@@ -151,11 +151,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _require_model_folder(path: Path) -> None:
     if path.is_file():
         raise UsageError(f"{path} is a file. Name the model's folder, with its config.json and its weights.")
-    if not _is_text(path):
-        raise UsageError(
-            f"The name of the folder {ascii(str(path))} is not UTF-8, which the readers of weights want. Rename it, or "
-            "link to it under another name."
-        )
     if not is_there(path / "config.json") and (path / "snapshots").is_dir():
         found = sorted(folder.name for folder in (path / "snapshots").iterdir())
         raise CheckpointError(
@@ -167,14 +162,6 @@ def _require_model_folder(path: Path) -> None:
             f"{path} has an {ADAPTER_NAME}: some readers would change the weights by the adapter, others not. Merge "
             "the adapter into the model (peft: merge_and_unload), or take its files away."
         )
-
-
-def _is_text(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _files(path: Path) -> tuple[dict[str, str], dict[str, tuple[Shape, str]]]:

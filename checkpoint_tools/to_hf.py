@@ -17,13 +17,15 @@ from checkpoint_tools.conversion_plan import Shard, plan_shards, require_complet
 from checkpoint_tools.families.config_json import fields_for
 from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.families.registry import family_for_writing
-from checkpoint_tools.kept_settings import SPECIAL_IDS, KeptSettings, kept_settings
+from checkpoint_tools.kept_settings import KeptSettings, kept_settings
 from checkpoint_tools.number_formats import require_fits
+from checkpoint_tools.original_settings import SPECIAL_IDS
 from checkpoint_tools.our_tensors import OurTensors, open_checkpoint
 from checkpoint_tools.proof import Proof, prove
 from checkpoint_tools.safetensors_file import safetensors_writer
 from checkpoint_tools.their_tensors import INDEX_NAME
 from checkpoint_tools.tokenizer_files import TokenizerFiles, find_tokenizer
+from checkpoint_tools.transformers_model import require_loadable
 from harness.errors import UsageError
 from harness.progress import Progress, ShowProgress
 from harness.run.checkpoints.for_export import GENERATION_CONFIG, belongings_of
@@ -81,10 +83,11 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
 
     Raises:
         CheckpointError: The checkpoint is damaged, or the result is not the same model.
-        UsageError: CHECKPOINT is something else, no family can express the model, OUT exists, or the tokenizer is not
-            found.
+        UsageError: CHECKPOINT is something else, no family can express the model, OUT exists or lies in CHECKPOINT, or
+            the tokenizer is not found or has more ids than the model has rows.
     """
     _require_checkpoint(job.checkpoint)
+    output_folder.require_free(job.out, [job.checkpoint])
     ours = open_checkpoint(job.checkpoint, hashes=job.hashes)
     family = family_for_writing(ours.model, job.family)
     require_complete(ours.names, (move.ours for move in family.moves(ours.model)), f"Checkpoint {ours.path}")
@@ -106,6 +109,7 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
         with show("convert", num_bytes) as progress:
             kept_bytes = write_shards(partial, ours, shards, job.num_workers, progress)
         seconds = time.perf_counter() - started
+        require_loadable(partial, family)
         proof = prove(ours, partial, partial / output_folder.PROOF_NAME, num_layers=job.proof_layers)
         output_folder.publish(partial, job.out, {**record, "proof": proof.as_json()})
     return Converted(
@@ -191,7 +195,7 @@ def _write_settings(folder: Path, fields: Fields, kept: KeptSettings) -> None:
         replace_file(folder / GENERATION_CONFIG, kept.generation_config)
     else:
         ids = {key: fields[key] for key in SPECIAL_IDS if fields.get(key) is not None}
-        _write_json(folder / GENERATION_CONFIG, {**ids, "do_sample": False})
+        _write_json(folder / GENERATION_CONFIG, {**ids, "do_sample": False, **kept.generation})
 
 
 def _write_index(folder: Path, shards: Sequence[Shard]) -> None:
@@ -202,4 +206,4 @@ def _write_index(folder: Path, shards: Sequence[Shard]) -> None:
 
 
 def _write_json(path: Path, fields: dict[str, object]) -> None:
-    replace_file(path, (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode())
+    replace_file(path, (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode(errors="backslashreplace"))

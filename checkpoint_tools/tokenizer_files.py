@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import xxhash
@@ -20,9 +20,9 @@ from harness.config.load import load_config
 from harness.errors import CheckpointError, HarnessError, UsageError
 from harness.run.checkpoints.for_export import CONFIG, ORIGIN_FOLDER, TOKENIZER_FOLDER, Belongings, in_folder
 from harness.text import listed
-from harness.tokenizers.belonging_files import files_of_tokenizer, settings_of
+from harness.tokenizers.belonging_files import files_of_tokenizer, lost_settings
 from harness.tokenizers.document_symbols import SETTINGS_FILE
-from harness.tokenizers.identity import difference, recorded_tokenizers, relation_to
+from harness.tokenizers.identity import TokenizerIdentity, difference, recorded_tokenizers, relation_to
 from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
 from harness.tokenizers.tiktoken_file import TiktokenTokenizer
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
@@ -52,7 +52,7 @@ def find_tokenizer(ours: OurTensors, belongings: Belongings, named: Path | None)
         named: A tokenizer to write in place of the checkpoint's files.
 
     Raises:
-        UsageError: It is not where the run had it.
+        UsageError: It is not where the run had it, or it has more ids than the model has rows.
         CheckpointError: It is another one than the checkpoint was trained with.
     """
     kept, has_origin = _kept(ours, belongings), f"{ORIGIN_FOLDER}/{CONFIG}" in belongings
@@ -73,11 +73,36 @@ def find_tokenizer(ours: OurTensors, belongings: Belongings, named: Path | None)
             f"{ours.path} was trained with another tokenizer, {recorded[0]}: {difference(recorded[0], tokenizer)}. "
             f"{_ADVICE}."
         )
-    written = _written(tokenizer, files_of_tokenizer(tokenizer), has_origin=has_origin)
-    if lost := sorted(settings_of(kept).keys() - written.files.keys()):
-        told = f"{listed(lost)} of the checkpoint are not written, because --tokenizer {named} was given"
-        return TokenizerFiles(files=written.files, special_ids=written.special_ids, warnings=(*written.warnings, told))
-    return written
+    told = _remarks(recorded, tokenizer, ours.model.vocab_size)
+    own = files_of_tokenizer(tokenizer)
+    written = _written(tokenizer, own, has_origin=has_origin)
+    if lost := lost_settings(kept, {**written.files, **own}):
+        told = (*told, f"{listed(lost)} of the checkpoint are not written, because --tokenizer {named} was given")
+    return replace(written, warnings=(*written.warnings, *told))
+
+
+def _remarks(recorded: Sequence[TokenizerIdentity], tokenizer: Tokenizer, num_rows: int) -> tuple[str, ...]:
+    """Return remarks on a tokenizer that is not the very one that the checkpoint was trained with.
+
+    Raises:
+        UsageError: It has more ids than the model has rows.
+    """
+    relations = [relation_to(identity, tokenizer) for identity in recorded]
+    if "same" in relations:
+        return ()
+    if tokenizer.vocab_size > num_rows:
+        raise UsageError(
+            f"The tokenizer {tokenizer.path} has {tokenizer.vocab_size} ids, the model {num_rows} rows: a text could "
+            "have an id that the model lacks. Give the tokenizer that the checkpoint was trained with. A model gets "
+            f"rows by convert from-hf --vocab-size {tokenizer.vocab_size}."
+        )
+    if "grown" not in relations:
+        return ()
+    return (
+        f"{tokenizer.path} grew from the tokenizer that the checkpoint was trained with, from "
+        f"{recorded[relations.index('grown')].vocab_size} to {tokenizer.vocab_size} ids: the model has not been "
+        "trained with the new ones",
+    )
 
 
 def _kept(ours: OurTensors, belongings: Belongings) -> dict[str, bytes]:

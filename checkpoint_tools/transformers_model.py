@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from checkpoint_tools.families.config_json import fields_for
-from checkpoint_tools.families.family import Fields
+from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.families.registry import FAMILIES
 from checkpoint_tools.prompts import Prompts
 from checkpoint_tools.their_tensors import TheirTensors
@@ -120,6 +121,42 @@ def load(theirs: TheirTensors, num_layers: int | None = None) -> Any:  # noqa: A
     if missing := sorted([*report["missing_keys"], *map(str, report["mismatched_keys"])]):
         raise CheckpointError(f"transformers misses tensors in {theirs.path}: {missing[:5]}.")
     return model.eval()
+
+
+def generation_problem(folder: Path) -> str | None:
+    """Return why transformers cannot read the `generation_config.json` of a folder; None if it can."""
+    return _problem(lambda: _class("GenerationConfig").from_pretrained(folder, local_files_only=True))
+
+
+def require_loadable(folder: Path, family: Family) -> None:
+    """Check that a user's `from_pretrained` takes the settings of a written folder. The weights were compared before.
+
+    Raises:
+        CheckpointError: It refuses them.
+    """
+
+    def build() -> None:
+        config = _class("AutoConfig").from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            _class("AutoModelForCausalLM").from_config(config)
+
+    problem = generation_problem(folder)
+    if problem is None and family.judge is None:  # transformers does not know the others
+        problem = _problem(build)
+    if problem is not None:
+        raise CheckpointError(f"transformers could not load the written settings: {problem} It was not published.")
+
+
+def _problem(read: Callable[[], object]) -> str | None:
+    """Return what transformers says against what it is asked to read; None if it takes it."""
+    try:
+        with _quiet():
+            read()
+    except UsageError:  # it is not installed, or too old
+        raise
+    except Exception as error:  # noqa: BLE001 (the library's own checks raise many kinds)
+        return " ".join(str(error).split())[:300]
+    return None
 
 
 def _load_through_llama(theirs: TheirTensors, config: Any) -> nn.Module:  # noqa: ANN401

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import json
 import sys
@@ -14,8 +15,10 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from harness.errors import EXIT_INTERNAL, EXIT_USAGE, HarnessError
+from harness.errors import EXIT_INTERNAL, EXIT_USAGE, HarnessError, UsageError
+from harness.finite_range import FiniteRange
 from harness.standard_streams import drop_unread_output, open_standard_streams
+from harness.text import printable
 
 EXIT_INTERRUPTED = 130
 
@@ -196,7 +199,7 @@ def train(
 @click.option(
     "--mfu",
     "mfu_pct",
-    type=click.FloatRange(min=0, max=100, min_open=True),
+    type=FiniteRange(min=0, max=100, min_open=True),
     metavar="PCT",
     help="Share of the GPU's peak in percent, for the estimate of time. Default: 40.",
 )
@@ -305,6 +308,7 @@ def checkpoint() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code. Errors are written to standard error."""
     try:
+        _require_utf8(arguments)
         code = root.main(list(arguments), prog_name="harness", standalone_mode=False)
     except click.ClickException as error:
         context = error.ctx if isinstance(error, click.UsageError) else None
@@ -314,10 +318,33 @@ def run(arguments: Sequence[str]) -> int:
         return _complain(str(error), error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            traceback.print_exc()
+            return EXIT_INTERNAL
+        name = printable(str(error.filename))
+        return _complain(
+            f"{name[:80]}…: the name of {len(name):,} characters is longer than a file can have here (usually 255 "
+            "bytes for each name, 4,096 for a path). Was a text given in place of a path?",
+            EXIT_USAGE,
+        )
     except Exception:  # noqa: BLE001 (whatever it is, it is a bug, and its exit code must say so)
         traceback.print_exc()
         return EXIT_INTERNAL
     return code if isinstance(code, int) else 0
+
+
+def _require_utf8(arguments: Sequence[str]) -> None:
+    """Refuse what neither messages nor records could hold.
+
+    Raises:
+        UsageError: An argument is not UTF-8.
+    """
+    odd = next((argument for argument in arguments if printable(argument) != argument), None)
+    if odd is not None:
+        raise UsageError(
+            f"argument {printable(odd)!r} is not UTF-8. Give text as UTF-8; rename a file or a folder of such a name."
+        )
 
 
 def main() -> NoReturn:

@@ -28,6 +28,11 @@ def listed(words: Sequence[object], most: int = 8) -> str:
     return ", ".join(map(str, words[:most])) + more
 
 
+def printable(path: str) -> str:
+    """Return a path, or another argument, with bytes that are not UTF-8 as escapes."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def table(rows: Sequence[Sequence[str]]) -> str:
     """Return rows of equally many cells as text in columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]

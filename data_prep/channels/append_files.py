@@ -1,7 +1,7 @@
 """Adds further files to a finished channel: new parts behind those there are, made in the same way.
 
-`source.json` records every such call, and how far it is. A file of which the channel already holds the name and the
-size is left out, so that no document is in it twice. A running trainer adopts the new parts.
+`source.json` records every such call, and how far it is. A file of which the channel already holds the
+content is left out, so that no document is in it twice. A running trainer adopts the new parts.
 """
 
 from __future__ import annotations
@@ -15,17 +15,28 @@ from typing import TypeAlias, cast
 
 from data_prep.channels.channel_job import REJECTED_FILE, ChannelJob
 from data_prep.channels.indexed_writer import read_finished_parts
+from data_prep.channels.input_records import record_inputs
 from data_prep.channels.long_documents import LongDocuments
 from data_prep.channels.resume_point import ResumePoint, read_resume_point
 from data_prep.channels.source import write_source
 from data_prep.channels.tokenize_channel import explaining_write_errors
 from data_prep.channels.totals import Progress, counts, losses, parts_text
 from data_prep.channels.write_documents import ChannelWriter, write_documents
-from data_prep.text.input_file import InputFile, file_bytes
+from data_prep.text.input_file import InputFile
 from data_prep.text.reader import ReadState
 from data_prep.text.sole_writer import sole_writer
 from data_prep.tokenizers.encoders import Encoder, ReferenceEncoder
-from harness.channels.source import SOURCE_FILE, AppendedFiles, RecordedSource, Source, Totals, read_source
+from harness.channels.source import (
+    SOURCE_FILE,
+    AppendedFiles,
+    InputRecord,
+    Inputs,
+    RecordedSource,
+    Source,
+    Totals,
+    are_same,
+    read_source,
+)
 from harness.errors import UsageError
 from harness.text import listed
 from harness.tokenizers.identity import difference, relation_to
@@ -48,12 +59,25 @@ class AppendResult:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KnownFile:
+    """A file whose content the channel holds."""
+
+    name: str
+    recorded_name: str
+    """Its name when it was added."""
+
+    def __str__(self) -> str:
+        """Return its name, and the other one if there is."""
+        return self.name if self.name == self.recorded_name else f"{self.name} (as {self.recorded_name})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Append:
     """A call that adds files to a channel, while it holds the channel's lock."""
 
     job: ChannelJob
     """The new files only; none if the channel holds all of them."""
-    known: tuple[InputFile, ...]
+    known: tuple[KnownFile, ...]
     """Files that the channel holds already."""
     later: tuple[InputFile, ...] = ()
     """Files for a call after this one, which goes on with those of an interrupted call."""
@@ -72,7 +96,10 @@ class Append:
             begin = ResumePoint(batch=ReadState(rejected_bytes=call.rejected_bytes))
             if len(parts) > call.first_part:
                 begin = read_resume_point(job.folder, parts)
-            with closing(ChannelWriter(job, source, tokenizer, parts, begin, call.first_part)) as writer:
+            with (
+                self._taken_back_if_nothing_came(call.first_part),
+                closing(ChannelWriter(job, source, tokenizer, parts, begin, call.first_part)) as writer,
+            ):
                 added = write_documents(job, encoder or ReferenceEncoder(tokenizer), writer, progress)
             before = self.recorded.totals or Totals()
             finished = replace(
@@ -89,18 +116,25 @@ class Append:
     def _begin(self, num_parts: int) -> AppendedFiles:
         """Return the record of this call: of an interrupted one, or a new one, which is written first."""
         open_call = self.recorded.unfinished_append
-        if open_call is not None and open_call.inputs == self.job.named_inputs:
+        if open_call is not None and are_same(open_call.inputs, self.job.recorded_inputs):
             return open_call
         rejected = self.job.folder / REJECTED_FILE
-        call = AppendedFiles(
-            inputs=self.job.named_inputs,
-            first_part=num_parts,
-            rejected_bytes=rejected.stat().st_size if rejected.exists() else 0,
-        )
-        if open_call is not None:  # of which nothing is in the channel
-            call = replace(call, rejected_bytes=open_call.rejected_bytes)
+        # Behind the lines of finished calls may be those of one that was refused.
+        lines = rejected.read_bytes().splitlines(keepends=True) if rejected.exists() else []
+        kept = lines[: self.recorded.totals.rejected if self.recorded.totals else 0]
+        call = AppendedFiles(inputs=self.job.recorded_inputs, first_part=num_parts, rejected_bytes=sum(map(len, kept)))
         write_source(self.job.folder, replace(self.recorded, appended=(*self._earlier(), call)))
         return call
+
+    @contextmanager
+    def _taken_back_if_nothing_came(self, first_part: int) -> Iterator[None]:
+        """Leave the channel finished, as it was, if the call fails before its first part."""
+        try:
+            yield
+        except BaseException:
+            if len(read_finished_parts(self.job.folder)) == first_part:
+                write_source(self.job.folder, replace(self.recorded, appended=self._earlier()))
+            raise
 
     def _earlier(self) -> tuple[AppendedFiles, ...]:
         return tuple(call for call in self.recorded.appended if call.finished is not None)
@@ -112,7 +146,7 @@ def opened_append(
 ) -> Iterator[Append]:
     """Prepare a call, and keep others from writing the channel until it is done.
 
-    With `accept_same_names` a file with the name of one in the channel, and another size, is another file.
+    With `accept_same_names` a file with the name of one in the channel, and other content, is another file.
 
     Raises:
         UsageError: There is no finished channel, it was made with another tokenizer, a file has changed, another call
@@ -150,41 +184,69 @@ Files: TypeAlias = tuple[InputFile, ...]
 
 def _sorted_out(
     folder: Path, recorded: RecordedSource, files: Sequence[InputFile], accept_same_names: bool
-) -> tuple[Files, Files, Files]:
+) -> tuple[tuple[KnownFile, ...], Files, Files]:
     """Return the files that the channel holds already, the new ones, and those that must wait for an interrupted call.
 
     Raises:
         UsageError: An interrupted call must go on with its own files, or a file has changed.
     """
-    finished = {entry for inputs in _finished_calls(recorded) for entry in inputs}
-    by_entry = [(file, (file.name, file_bytes(file))) for file in files]
-    known = tuple(file for file, entry in by_entry if entry in finished)
-    new = [(file, entry) for file, entry in by_entry if entry not in finished]
+    finished = [entry for inputs in _finished_calls(recorded) for entry in inputs]
+    known: list[KnownFile] = []
+    new: list[tuple[InputFile, InputRecord]] = []
+    for file, entry in zip(files, record_inputs(files), strict=True):
+        if held := _held(entry, finished):
+            known.append(KnownFile(name=entry.name, recorded_name=held.name))
+        else:
+            new.append((file, entry))
     open_call = recorded.unfinished_append
     if open_call is not None and len(read_finished_parts(folder)) > open_call.first_part:
-        left = list(new)
-        try:
-            again = [left.pop([entry for _, entry in left].index(wanted))[0] for wanted in open_call.inputs]
-        except ValueError as error:
-            names = listed([f"{name} ({size:,} bytes)" for name, size in open_call.inputs], 3)
+        again, later = _of_open_call(folder, open_call, new)
+        return tuple(known), again, later
+    if not accept_same_names:
+        _check_names(finished, new)
+    return tuple(known), tuple(file for file, _ in new), ()
+
+
+def _held(entry: InputRecord, finished: Sequence[InputRecord]) -> InputRecord | None:
+    """Return the file of the channel that has this content, the one of the same name if there are several."""
+    found = [each for each in finished if each.has_content_of(entry)]
+    return next((each for each in found if each.name == entry.name), found[0] if found else None)
+
+
+def _of_open_call(
+    folder: Path, call: AppendedFiles, new: Sequence[tuple[InputFile, InputRecord]]
+) -> tuple[Files, Files]:
+    """Return the files of an interrupted call, in its order, and the others.
+
+    Raises:
+        UsageError: A file of it is missing.
+    """
+    left, again = list(new), []
+    for wanted in call.inputs:
+        place = next((number for number, (_, entry) in enumerate(left) if entry.is_same_as(wanted)), None)
+        if place is None:
+            names = listed([f"{entry.name} ({entry.size:,} bytes)" for entry in call.inputs], 3)
             raise UsageError(
                 f"{folder}: an earlier call that added {names} was interrupted, with some of its parts in the channel. "
                 "Name these files again, unchanged, to go on with it."
-            ) from error
-        return known, tuple(again), tuple(file for file, _ in left)
-    sizes = {name: size for name, size in finished}
-    changed = [(file, size) for file, (name, size) in new if name in sizes]
-    if changed and not accept_same_names:
-        file, size = changed[0]
-        raise UsageError(
-            f"{file} has {size:,} bytes, and the channel holds a file of that name with {sizes[file.name]:,}. If "
-            "documents were added to it, those before would be in the channel twice: write the new ones into a file of "
-            "their own. If it is another file, add --accept-same-names."
-        )
-    return known, tuple(file for file, _ in new), ()
+            )
+        again.append(left.pop(place)[0])
+    return tuple(again), tuple(file for file, _ in left)
 
 
-def _finished_calls(recorded: RecordedSource) -> Iterator[tuple[tuple[str, int], ...]]:
+def _check_names(finished: Sequence[InputRecord], new: Sequence[tuple[InputFile, InputRecord]]) -> None:
+    sizes = {entry.name: entry.size for entry in finished}
+    for file, entry in new:
+        if entry.name in sizes:
+            there = f"{sizes[entry.name]:,}" + (" and other content" if sizes[entry.name] == entry.size else "")
+            raise UsageError(
+                f"{file} has {entry.size:,} bytes, and the channel holds a file of that name with {there}. If "
+                "documents were added to it, those before would be in the channel twice: write the new ones into a "
+                "file of their own. If it is another file, add --accept-same-names."
+            )
+
+
+def _finished_calls(recorded: RecordedSource) -> Iterator[Inputs]:
     yield recorded.source.inputs
     yield from (call.inputs for call in recorded.appended if call.finished is not None)
 

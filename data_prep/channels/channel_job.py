@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from data_prep.channels.input_records import record_inputs
 from data_prep.channels.long_documents import LongDocuments
-from data_prep.text.input_file import InputFile, file_bytes
+from data_prep.text.input_file import InputFile
 from harness.channels.source import Inputs
 
 REJECTED_FILE = "rejected.jsonl"
@@ -40,7 +42,7 @@ class ChannelJob:
     is_append: bool = False
     """True if the files are added to a finished channel."""
 
-    @property
-    def named_inputs(self) -> Inputs:
-        """Names and sizes of the files, as `source.json` records them."""
-        return tuple((file.name, file_bytes(file)) for file in self.inputs)
+    @cached_property
+    def recorded_inputs(self) -> Inputs:
+        """The files as `source.json` records them."""
+        return record_inputs(self.inputs)

@@ -8,6 +8,20 @@ from pathlib import Path
 from harness.channels.source import read_source
 from harness.data.files.opened import dtype_of, parts_of
 
+UNFINISHED = "unfinished: the call that makes it was interrupted or still runs"
+
+
+def unfinished_note(path: Path) -> str | None:
+    """Return a warning if a channel does not have all of its input yet.
+
+    Raises:
+        DataError: `source.json` is unreadable.
+    """
+    recorded = read_source(path)
+    if recorded is None or recorded.finished is not None:
+        return None
+    return f"WARNING: {path} is {UNFINISHED}; what it has now is counted"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChannelCount:

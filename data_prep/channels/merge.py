@@ -36,11 +36,12 @@ def merge_channels(
     A part ends with the document that reaches `tokens_per_part`; None makes one part of all.
 
     Raises:
-        UsageError: The output exists, an input is named twice, or the inputs were made with different tokenizers.
+        UsageError: The output exists, inputs have a part in common, or the inputs were made with different tokenizers.
         DataError: An input is damaged.
     """
-    _check(inputs, output)
-    parts = [part for path in inputs for part in parts_of(path)]
+    if output.exists():
+        raise UsageError(f"{output} exists. It stays as it is: choose another --output, or delete it.")
+    parts = _all_parts(inputs)
     source = _common_source(inputs, tokens_per_part)
     partial = output.with_name(output.name + STAGING_SUFFIX)
     shutil.rmtree(partial, ignore_errors=True)
@@ -59,14 +60,31 @@ def merge_channels(
     return finished
 
 
-def _check(inputs: Sequence[Path], output: Path) -> None:
-    if output.exists():
-        raise UsageError(f"{output} exists. It stays as it is: choose another --output, or delete it.")
-    seen: set[Path] = set()
+def without_record(inputs: Sequence[Path]) -> list[Path]:
+    """Return the inputs of which no record says what made them: then none can be written of the output."""
+    return [path for path in inputs if read_source(path) is None]
+
+
+def _all_parts(inputs: Sequence[Path]) -> list[Part]:
+    """Return the parts of all inputs, each of them once.
+
+    Raises:
+        UsageError: Two inputs have a part in common.
+    """
+    parts: list[Part] = []
+    owners: dict[Path, Path] = {}
     for path in inputs:
-        if path.resolve() in seen:
-            raise UsageError(f"{path} is named twice: its documents would be doubled. Name every channel once.")
-        seen.add(path.resolve())
+        for part in parts_of(path):
+            file = part.bin_path.resolve()
+            if file in owners:
+                first = owners[file]
+                named = f"{path} is named twice"
+                if first.resolve() != path.resolve():
+                    named = f"{first} and {path} have {part.bin_path.name} in common"
+                raise UsageError(f"{named}: its documents would be doubled. Name every channel and part once.")
+            owners[file] = path
+            parts.append(part)
+    return parts
 
 
 def _write(folder: Path, parts: Sequence[Part], tokens_per_part: int | None, done: Progress) -> list[FinishedPart]:
@@ -155,7 +173,13 @@ def _common_source(inputs: Sequence[Path], tokens_per_part: int | None) -> tuple
                     f"{path} and {first_path} were not made alike: documents {verb} with {getattr(one, key)} and "
                     f"{getattr(other, key)}. Only channels with the same symbols can be merged."
                 )
-    if not known or len(known) < len(recorded) or any(found.finished is None for _, found in known):
+    for path, found in known:
+        if found.finished is None:
+            raise UsageError(
+                f"{path} is not finished: the call that makes it still runs, or was interrupted. Run it again to its "
+                "end, then merge."
+            )
+    if not known or len(known) < len(recorded):
         return None
     files = tuple(entry for _, found in known for entry in found.inputs)
     merged: Source = replace(known[0][1].source, inputs=files, tokens_per_part=tokens_per_part or 0)

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.channels.document_counts import DocumentCounts
-from data_prep.channels.indexed_writer import FinishedPart
+from data_prep.channels.indexed_writer import FinishedPart, read_finished_parts
 from data_prep.text.read_documents import Place
 from data_prep.text.reader import ReadState
+from harness.channels.source import RecordedSource, Totals
 from harness.errors import DataError
 from harness.run.files import replace_file
 
@@ -55,6 +56,38 @@ def read_resume_point(folder: Path, parts: Sequence[FinishedPart]) -> ResumePoin
             f"{file}: it does not say where in the input {parts[-1].prefix} ends ({type(error).__name__}: {error}). "
             "Was it edited, or the channel begun by an older version? Delete the channel folder to make it anew."
         ) from error
+
+
+def totals_so_far(folder: Path, recorded: RecordedSource) -> Totals:
+    """Return the counts of what is in a channel, finished or not.
+
+    Of an unfinished call they are those of its finished parts; its lines and characters are counted up to the batch of
+    documents in which the last part ends.
+
+    Raises:
+        DataError: A part is missing, or it is not recorded where it ends.
+    """
+    finished = recorded.totals or Totals()
+    call = recorded.unfinished_append
+    if recorded.finished:
+        return finished
+    parts = read_finished_parts(folder)
+    first_part = call.first_part if call else 0
+    if len(parts) <= first_part:
+        return finished
+    point = read_resume_point(folder, parts)
+    read = point.batch
+    return finished.plus(
+        Totals(
+            lines=read.lines,
+            rejected=read.rejected,
+            empty=read.empty,
+            documents=read.documents + point.documents,
+            tokens=sum(part.tokens for part in parts[first_part:]),
+            characters=read.characters,
+            **asdict(point.counts),
+        )
+    )
 
 
 def write_resume_point(folder: Path, prefix: str, point: ResumePoint) -> None:

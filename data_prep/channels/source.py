@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_prep.channels.indexed_writer import read_finished_parts
 from harness.channels.channels import PARTS_FILE
-from harness.channels.source import SOURCE_FILE, RecordedSource, Source, Totals, read_source
+from harness.channels.source import SOURCE_FILE, InputRecord, RecordedSource, Source, Totals, are_same, read_source
 from harness.errors import UsageError
 from harness.run.files import replace_file
 from harness.tokenizers.identity import TokenizerIdentity
@@ -41,8 +41,8 @@ def open_source(folder: Path, source: Source) -> Totals | None:
 
 def _check_same(folder: Path, found: RecordedSource, source: Source) -> None:
     recorded = found.source
-    # The calls so far, up to any of them, are not called anew.
-    if source.inputs in itertools.accumulate(found.calls):
+    # The calls so far, up to any of them, are not called anew. Earlier versions recorded no hashes of files.
+    if any(are_same(source.inputs, calls) for calls in itertools.accumulate(found.calls)):
         source = replace(source, inputs=recorded.inputs)
     names = [
         field.name
@@ -86,6 +86,12 @@ def write_source(folder: Path, recorded: RecordedSource) -> None:
 
 def _shown(value: object) -> str:
     if isinstance(value, tuple):
-        names = ", ".join(f"{name} ({size} bytes)" for name, size in value[:3])
+        names = ", ".join(_shown_input(entry) for entry in value[:3])
         return names if len(value) <= 3 else f"{names} and {len(value) - 3} more"
     return str(value)
+
+
+def _shown_input(entry: InputRecord) -> str:
+    # Of equal names and sizes the content tells the two lists apart.
+    content = f", content {entry.xxh3}" if entry.xxh3 else ""
+    return f"{entry.name} ({entry.size} bytes{content})"

@@ -53,7 +53,7 @@ def tokenize_channel(
         DataError: The input is damaged, has no document or too many bad lines; or the disk is full.
     """
     source = Source(
-        inputs=job.named_inputs,
+        inputs=job.recorded_inputs,
         tokenizer=identity_of(tokenizer),
         text_key=job.text_key,
         end_of_document_id=_end_of_document(job, tokenizer),

@@ -31,10 +31,11 @@ class Verdict:
         return "doubtful" if self.doubts else "good"
 
     def as_json(self) -> list[dict[str, object]]:
-        """Return the reports on the parts; problems of the channel as a whole stand with the first."""
-        found = [asdict(report) for report in self.reports]
+        """Return the reports on the parts; problems and doubts of the channel as a whole stand with the first."""
+        found = [asdict(report) | {"doubts": ()} for report in self.reports]
         if found:
             found[0]["problems"] = (*found[0]["problems"], *self.text_problems)
+            found[0]["doubts"] = self.doubts
         return found
 
     def describe(self, path: str) -> str:
@@ -61,7 +62,7 @@ def judge(
     Args:
         reports: On its parts.
         expected: The properties that they were compared with.
-        totals: The counts of its making, as it records them; None if it records none.
+        totals: The counts of its making so far, as it records them; None if it records none.
         max_lost_share: Share of characters or tokens that may be lost.
     """
     return Verdict(

@@ -50,7 +50,7 @@ class PartReport:
     ended_documents: int = 0
     """Documents whose last token is the end-of-document token."""
     inner_ends: int = 0
-    """End-of-document tokens that are not the last of a document."""
+    """End-of-document tokens that are not the last of a document, nor the first if they begin documents, too."""
     begun_documents: int = 0
     """Documents whose first token is the symbol that begins documents."""
     inner_begins: int = 0
@@ -98,6 +98,11 @@ def verify_part(part: Part, expected: Expectation) -> PartReport:
         )
     ended = _count_at_border(opened, expected.end_id, is_last=True)
     begun = _count_at_border(opened, expected.begin_id, is_last=False)
+    num_inner_ends, num_inner_begins = seen.num_ends - ended, seen.num_begins - begun
+    if expected.end_id is not None and expected.end_id == expected.begin_id:
+        # One symbol for both: it stands inside where it is neither, and is told once.
+        num_inner_ends -= begun - _count_alone(opened, expected.end_id)
+        num_inner_begins = 0
     characters, broken = (0, 0) if expected.pieces is None else read_as_text(opened, expected.pieces)
     return PartReport(
         prefix=str(part.prefix),
@@ -107,9 +112,9 @@ def verify_part(part: Part, expected: Expectation) -> PartReport:
         max_id=seen.max_id,
         tokens_beyond_vocabulary=seen.num_beyond,
         ended_documents=ended,
-        inner_ends=seen.num_ends - ended,
+        inner_ends=num_inner_ends,
         begun_documents=begun,
-        inner_begins=seen.num_begins - begun,
+        inner_begins=num_inner_begins,
         unknown_tokens=seen.num_unknown,
         text_characters=characters,
         broken_characters=broken,
@@ -161,6 +166,12 @@ def _count_at_border(opened: OpenPart, symbol: int | None, *, is_last: bool) -> 
     lengths = opened.table.lengths
     first = opened.table.byte_offsets // opened.header.token_type.num_bytes
     place = (first + lengths - 1 if is_last else first)[lengths > 0]
+    return int((opened.tokens[place] == symbol).sum())
+
+
+def _count_alone(opened: OpenPart, symbol: int) -> int:
+    """Return how many documents are this token and nothing else: both their first and their last."""
+    place = (opened.table.byte_offsets // opened.header.token_type.num_bytes)[opened.table.lengths == 1]
     return int((opened.tokens[place] == symbol).sum())
 
 

@@ -52,8 +52,18 @@ class ChannelWriter:
         """Tokens written of these files, those of interrupted calls included."""
         return self._finished_tokens + (self._part.num_tokens if self._part else 0)
 
+    @property
+    def is_begun(self) -> bool:
+        """True if the channel has parts of these files."""
+        return self.num_parts > self.first_part
+
     def add(self, batch: Batch, encoder: Encoder) -> None:
-        """Write the documents of a batch, opening and finishing parts as they fill up."""
+        """Write the documents of a batch, opening and finishing parts as they fill up.
+
+        Raises:
+            DataError: More of the input up to the end of the batch is lost or rejected than allowed, and a part would
+                be finished; or the input has changed since an interruption.
+        """
         done = self.begin.documents if batch.start == self.begin.batch else 0
         if done > len(batch.texts):
             raise DataError(_changed_input(self._job.folder, batch.start.documents + done, batch.end.documents))
@@ -61,8 +71,9 @@ class ChannelWriter:
             return
         texts, first = batch.texts[done:], done
         encoded = encoder.encode(texts)
-        found = self._check.look_at(texts, encoded, batch.start.documents + first)
+        found = self._check.look_at(texts, encoded, batch.start.documents + first, encoder)
         pieces = lay_down(encoded, self._shape)
+        seen = self._seen(batch.end, found.sums(0, len(texts)), len(pieces.ids))
         while len(pieces.per_document):
             wanted = self._job.tokens_per_part - (self._part.num_tokens if self._part else 0)
             reaching = pieces.num_documents_reaching(wanted)
@@ -72,6 +83,8 @@ class ChannelWriter:
             self.counts = self.counts.plus(found.sums(done - first, done - first + count))
             done += count
             if reaching is not None:
+                # A part can't be taken back: trainers adopt it. So all that is known is held against the limits before.
+                check_shares(self._job, seen, is_begun=self.is_begun)
                 self.finish_part(batch.start, done)
 
     def finish_part(self, batch: ReadState, documents: int) -> None:
@@ -84,10 +97,26 @@ class ChannelWriter:
         self._part = None
         self.num_parts += 1
 
+    def totals(self, read: ReadState) -> Totals:
+        """Return the counts of what was written, and of the input that was read for it."""
+        return self._seen(read, DocumentCounts(), 0)
+
     def close(self) -> None:
         """Close an unfinished part, which is then lost."""
         if self._part is not None:
             self._part.close()
+
+    def _seen(self, read: ReadState, further: DocumentCounts, num_tokens: int) -> Totals:
+        """Return the counts with those of documents that are encoded and not yet written."""
+        return Totals(
+            lines=read.lines,
+            rejected=read.rejected,
+            empty=read.empty,
+            documents=read.documents,
+            tokens=self.num_tokens + num_tokens,
+            characters=read.characters,
+            **asdict(self.counts.plus(further)),
+        )
 
     def _write(self, pieces: Pieces) -> None:
         split, dropped = int((pieces.per_document > 1).sum()), int((pieces.per_document == 0).sum())
@@ -105,67 +134,69 @@ def write_documents(job: ChannelJob, encoder: Encoder, writer: ChannelWriter, pr
     Raises:
         DataError: The input is damaged, has no document or too many bad lines, or has changed since an interruption.
     """
-    reader = BatchReader(job.inputs, job.text_key, job.folder / REJECTED_FILE)
+    rejected_file, may_lose_files = job.folder / REJECTED_FILE, job.max_rejected_share >= 1
+    reader = BatchReader(job.inputs, job.text_key, rejected_file, may_lose_files=may_lose_files)
     end = writer.begin.batch
     with ahead(reader.batches(end)) as batches:
         for batch in batches:
             writer.add(batch, encoder)
             end = batch.end
-            progress(_totals(end, writer), batch.bytes_read)
+            progress(writer.totals(end), batch.bytes_read)
     end = reader.end or end
     done = writer.begin.batch.documents + writer.begin.documents
     if end.documents < done:
         raise DataError(_changed_input(job.folder, done, end.documents))
-    totals = _totals(end, writer)
-    _check_input(job, totals, writer)
+    totals = writer.totals(end)
+    _check_whole(job, totals, is_begun=writer.is_begun)
     writer.finish_part(end, 0)
     return totals
 
 
-def _totals(read: ReadState, writer: ChannelWriter) -> Totals:
-    return Totals(
-        lines=read.lines,
-        rejected=read.rejected,
-        empty=read.empty,
-        documents=read.documents,
-        tokens=writer.num_tokens,
-        characters=read.characters,
-        **asdict(writer.counts),
-    )
+def check_shares(job: ChannelJob, totals: Totals, *, is_begun: bool) -> None:
+    """Refuse input of which too much is rejected or lost. Called before a part becomes valid.
 
+    `is_begun` says that parts of this input are in the channel already.
 
-def _check_input(job: ChannelJob, totals: Totals, writer: ChannelWriter) -> None:
-    """Refuse to finish a channel whose input looks wrong. Called before the last part becomes valid."""
+    Raises:
+        DataError: A share is above the job's limit.
+    """
     if totals.rejected_share > job.max_rejected_share:
         correct = "Correct the input and delete the channel folder, or run"
         if job.is_append:
-            is_begun = writer.num_parts > writer.first_part
             correct = "Parts of it are in the channel already: run" if is_begun else "Correct the input, or run"
         raise DataError(
             f"{totals.rejected:,} of {totals.written_lines:,} lines ({totals.rejected_share:.2%}) are not documents; "
             f"allowed: {job.max_rejected_share:.2%}. {job.folder / REJECTED_FILE} lists them with the reasons. "
             f"{correct} the same command with a larger --max-rejected-share to go on as it is."
         )
-    names = ", ".join(str(file) for file in job.inputs[:3]) + (" …" if len(job.inputs) > 3 else "")
-    if totals.documents == 0:
-        there = f"{totals.empty:,} empty lines and documents" if totals.empty else "all files are empty"
-        raise DataError(f"no document in the input ({names}): {there}.")
-    if totals.documents == totals.dropped:
-        raise DataError(
-            f"no document is left of the input ({names}): all {totals.documents:,} are longer than "
-            f"--max-document-tokens {job.max_document_tokens}. Raise it, or use --long-documents split."
-        )
-    _check_loss(job, totals)
-
-
-def _check_loss(job: ChannelJob, totals: Totals) -> None:
-    share = max(totals.lost_share, totals.unknown_share)
-    if share > job.max_lost_share:
+    if max(totals.lost_share, totals.unknown_share) > job.max_lost_share:
         raise DataError(
             f"the tokenizer loses text: {totals.lost_share:.2%} of {totals.decoded_characters:,} characters that were "
             f"decoded again did not come back, and {totals.unknown_share:.2%} of all tokens stand for unknown text; "
             f"allowed: {job.max_lost_share:.2%}. {LOSS_ADVICE}"
         )
+
+
+def _check_whole(job: ChannelJob, totals: Totals, *, is_begun: bool) -> None:
+    """Refuse to finish a channel whose input looks wrong. Called before the last part becomes valid."""
+    check_shares(job, totals, is_begun=is_begun)
+    names = ", ".join(str(file) for file in job.inputs[:3]) + (" …" if len(job.inputs) > 3 else "")
+    if totals.documents == 0:
+        raise DataError(f"no document in the input ({names}): {_other_lines(totals)}.")
+    if totals.documents == totals.dropped:
+        raise DataError(
+            f"no document is left of the input ({names}): all {totals.documents:,} are longer than "
+            f"--max-document-tokens {job.max_document_tokens}. Raise it, or use --long-documents split."
+        )
+
+
+def _other_lines(totals: Totals) -> str:
+    """Say what is in an input without a document."""
+    kinds = (
+        (totals.rejected, "rejected lines"),
+        (totals.empty, "empty lines and documents"),
+    )
+    return " and ".join(f"{number:,} {name}" for number, name in kinds if number) or "all files are empty"
 
 
 def _changed_input(folder: Path, num_done: int, num_found: int) -> str:

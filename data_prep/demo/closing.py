@@ -43,8 +43,10 @@ def _next(run_dir: RunDir) -> list[str]:
     root = run_dir.root
     return [
         "What to try next (`. .venv/bin/activate` first):",
-        "  another layout continues from the same step, on the same samples:",
+        "  another layout continues from the same step, on the same samples (a longer phase moves the learning rate,",
+        "  which is confirmed here):",
         "    harness train model_configs/tiny.yaml --set phases.0.train_steps=320 \\",
+        "      --set phases.0.schedule.changed_after_step=300 \\",
         "      --set parallel.tensor_model_parallel_size=1 --set parallel.pipeline_model_parallel_size=1",
         f"  save whenever you like, from another terminal:   touch {root}/signals/save",
         f"  look at the curves:                               tensorboard --logdir {root}/tensorboard",

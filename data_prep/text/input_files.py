@@ -12,11 +12,13 @@ from pathlib import Path
 import click
 
 from data_prep.text.file_kinds import READ_ENDINGS
-from data_prep.text.found_files import FoundFiles
-from data_prep.text.input_file import InputFile
+from data_prep.text.found_files import EXAMPLES, FoundFiles
+from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.local_files import find_local
+from data_prep.text.patterns import identity_of
 from data_prep.text.remote_files import find_remote
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
+from harness.text import listed, printable
 
 
 def tell(line: str) -> None:
@@ -38,6 +40,7 @@ def find_inputs(arguments: Sequence[str], tell: Callable[[str], None] = tell) ->
     """
     files: list[InputFile] = []
     for argument in arguments:
+        _check_argument(argument)
         found = find_remote(argument) if "://" in argument else find_local(argument)
         if found is None:
             raise UsageError(f"input {argument}: the name must end in one of {READ_ENDINGS}.")
@@ -45,9 +48,31 @@ def find_inputs(arguments: Sequence[str], tell: Callable[[str], None] = tell) ->
             raise UsageError(_nothing(argument, found))
         for line in found.told():
             tell(f"input {argument}: {line}")
+        empty = [str(file) for file in found.files if file_bytes(file) == 0]
+        if empty:
+            tell(f"input {argument}: of 0 bytes, so without any text: {listed(empty, EXAMPLES)}")
+        _check_names(found.files)
         files.extend(found.files)
     _check_distinct(files)
     return files
+
+
+def _check_argument(argument: str) -> None:
+    if not argument.strip():
+        raise UsageError(
+            f"input {argument!r} names nothing (an unset variable of the shell?). Give a file, a folder, a pattern or "
+            "an address; the current folder is '.'."
+        )
+
+
+def _check_names(files: Sequence[InputFile]) -> None:
+    """Refuse names that are not UTF-8: neither messages nor the channel's records could hold them."""
+    for file in files:
+        if printable(str(file)) != str(file):
+            raise DataError(
+                f"input {printable(str(file))}: the name of the file, or of a folder on its way, is not UTF-8. "
+                "Rename it, or name another path to it."
+            )
 
 
 def _nothing(argument: str, found: FoundFiles) -> str:
@@ -59,9 +84,12 @@ def _nothing(argument: str, found: FoundFiles) -> str:
 
 
 def _check_distinct(files: Sequence[InputFile]) -> None:
-    seen: set[InputFile] = set()
+    seen: dict[object, InputFile] = {}
     for file in files:
-        identity = file.resolve() if isinstance(file, Path) else file
-        if identity in seen:
-            raise UsageError(f"input {file} is named twice: its documents would be doubled. Name every file once.")
-        seen.add(identity)
+        identity = identity_of(file) if isinstance(file, Path) else file
+        other = seen.setdefault(identity, file)
+        if other is not file:
+            also = "" if str(other) == str(file) else f" It is also {other}."
+            raise UsageError(
+                f"input {file} is named twice: its documents would be doubled.{also} Name every file once."
+            )

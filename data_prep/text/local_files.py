@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import glob
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from data_prep.text.file_kinds import DROPPED, FILES_LIST, LOCK_FILE, STATE_FOLDER, kind_of
 from data_prep.text.found_files import DEAD_LINK, HIDDEN, OTHER_ENDING, SEEN, WHOLE_JSON, FoundFiles
+from data_prep.text.packed_file import check_beginning
+from data_prep.text.patterns import Identity, entries, identity_of, matches
 from data_prep.text.whole_json import refuse_whole_json, whole_json_of
-from harness.errors import DataError
 
 OWN_LIST_BYTES = 1 << 16
 
@@ -26,12 +25,12 @@ def find_local(argument: str) -> FoundFiles | None:
         kind = kind_of(path.name)
         if kind is None:
             return None
+        check_beginning(path)
         if kind.is_json:
             refuse_whole_json(path)
         found.files.append(path)
         return found
-    # Path.glob takes no absolute patterns, glob.glob does.
-    tops = [path] if path.is_dir() else [Path(match) for match in glob.glob(argument, recursive=True)]  # noqa: PTH207
+    tops = [path] if path.is_dir() else matches(argument)
     finder = _Finder(found)
     for top in sorted(tops):
         finder.look_at(top, str(top.relative_to(path)) if path.is_dir() else str(top))
@@ -46,8 +45,8 @@ class _Finder:
     def __init__(self, found: FoundFiles) -> None:
         self._found = found
         self._linked: list[tuple[Path, str]] = []
-        self._folders: set[Path] = set()
-        self._files: set[Path] = set()
+        self._folders: set[Identity] = set()
+        self._files: set[Identity] = set()
 
     def look_at(self, path: Path, shown: str) -> None:
         """Take a file, or all that is in a folder and the real folders below it. `shown` is its name for people."""
@@ -65,9 +64,9 @@ class _Finder:
             self.look_at(*self._linked.pop(0))
 
     def _inside(self, folder: Path, shown: str) -> Iterator[tuple[Path, str]]:
-        entries = _entries(folder)
-        has_records = any(entry.name == FILES_LIST and _is_own_list(entry) for entry in entries)
-        for entry in entries:
+        inside = entries(folder)
+        has_records = any(entry.name == FILES_LIST and _is_own_list(entry) for entry in inside)
+        for entry in inside:
             name = entry.name if shown == "." else f"{shown}/{entry.name}"
             if has_records and (entry.name in (FILES_LIST, LOCK_FILE, STATE_FOLDER) or entry.name.endswith(DROPPED)):
                 continue
@@ -86,6 +85,7 @@ class _Finder:
         elif not file.is_file():
             self._found.leave_out(DEAD_LINK, shown)
         elif self._is_new(file, self._files, shown):
+            check_beginning(file)
             # Beside text such a file holds settings; an array may be text, and is refused.
             if kind.is_plain_json and whole_json_of(file) == "object":
                 self._found.leave_out(WHOLE_JSON, shown)
@@ -94,23 +94,13 @@ class _Finder:
                 refuse_whole_json(file)
             self._found.files.append(file)
 
-    def _is_new(self, path: Path, seen: set[Path], shown: str) -> bool:
-        identity = path.resolve()
+    def _is_new(self, path: Path, seen: set[Identity], shown: str) -> bool:
+        identity = identity_of(path)
         if identity in seen:
             self._found.leave_out(SEEN, shown)
             return False
         seen.add(identity)
         return True
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(Path(entry) for entry in os.scandir(folder))
-    except OSError as error:
-        raise DataError(
-            f"input {folder}: the folder cannot be read ({error.strerror or error}). Correct its permissions, or name "
-            "the files that can be read."
-        ) from error
 
 
 def _is_own_list(file: Path) -> bool:

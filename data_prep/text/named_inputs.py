@@ -25,6 +25,8 @@ def named_inputs(arguments: Sequence[str]) -> dict[str, list[InputFile]]:
     for argument in arguments:
         name, separator, path = argument.partition("=")
         is_named = bool(separator) and "/" not in name
+        if is_named and not name:
+            raise UsageError(f"input {argument!r} names no channel before '='. Example: zh=corpus/zh.")
         by_name.setdefault(name if is_named else "text", []).append(path if is_named else argument)
     return {name: find_inputs(paths) for name, paths in by_name.items()}
 

@@ -95,26 +95,49 @@ def find_column(arrow: Any, schema: Any, column: str, file: InputFile, whole: bo
     Raises:
         DataError: There is none of that name, or it holds something else, or the name does not tell which of two.
     """
-    twice = sorted(name for name, count in Counter(schema.names).items() if count > 1)
     path = key_path([schema], column, partial(_field, arrow))
-    if twice and (whole or path is None or path[0] in twice):
-        raise DataError(
-            f"{file}: two columns are called {twice[0]!r}, so it is not known which one is meant. Write the file again "
-            "with other names."
-        )
     if path is None:
         raise DataError(
-            f"{file}: there is no column {column!r}; its columns are {', '.join(_names(arrow, schema))}. "
+            f"{file}: there is no column {column!r}; its columns are {', '.join(map(_shown, _names(arrow, schema)))}. "
             "Name the one that holds the text with --text-key."
+        )
+    twice = _doubled(arrow, schema, path, is_anywhere=whole)
+    if twice is not None:
+        raise DataError(
+            f"{file}: two columns are called {twice!r}, so it is not known which one is meant. Write the file again "
+            "with other names."
         )
     kind = [schema]
     for name in path:
         kind = _field(arrow, kind, name) or kind
     if not _is_text(arrow, kind[0]):
         raise DataError(
-            f"{file}: column {column!r} holds {kind[0]}, not text. Name the one that holds the text with --text-key."
+            f"{file}: column {column!r} holds {_shown(str(kind[0]))}, not text. Name the one that holds the "
+            "text with --text-key."
         )
     return path
+
+
+def _doubled(arrow: Any, schema: Any, path: tuple[str, ...], *, is_anywhere: bool) -> str | None:  # noqa: ANN401
+    """Return the name of two columns, or of two fields of a struct, that are in the way; fields with dots.
+
+    In the way are those on the path to the text, and with `is_anywhere` all others.
+    """
+    on_path = {".".join(path[: length + 1]) for length in range(len(path))}
+    return next((name for name in _doubled_names(arrow, schema) if is_anywhere or name in on_path), None)
+
+
+def _doubled_names(arrow: Any, parent: Any, before: str = "") -> Iterator[str]:  # noqa: ANN401
+    fields = list(parent)
+    yield from sorted(before + name for name, count in Counter(field.name for field in fields).items() if count > 1)
+    for field in fields:
+        if arrow.types.is_struct(field.type):
+            yield from _doubled_names(arrow, field.type, f"{before}{field.name}.")
+
+
+def _shown(name: str) -> str:
+    """Return a name as it is, or spelt out if it holds a line break or another character that is not printed."""
+    return name if name.isprintable() else repr(name)
 
 
 def _field(arrow: Any, node: list[Any], name: str) -> list[Any] | None:  # noqa: ANN401

@@ -8,6 +8,7 @@ file is an error, because the amount of missing text is unknown, and so is a fil
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, NamedTuple
@@ -16,13 +17,16 @@ from data_prep.text.file_kinds import kind_of
 from data_prep.text.input_file import InputFile
 from data_prep.text.packed_file import open_plain
 from data_prep.text.text_key import path_in, value_at, with_value
-from data_prep.text.whole_json import BYTE_ORDER_MARK, refuse_whole_json
+from data_prep.text.whole_json import BYTE_ORDER_MARK, are_carriage_returns, refuse_whole_json
 from harness.errors import DataError
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is rejected unread: memory stays bounded, and no honest document is as long as that."""
 
 TAIL_BYTES = 64
+
+_HAS_SPELT_KEY = re.compile(r'"[^"\\]*\\[^"]*"\s*:').search
+"""Finds what may be a key with a character that is spelt otherwise (`"te\\u0078t":`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,9 @@ class Rejection:
 
 EMPTY_LINE = Rejection("empty line")
 EMPTY_TEXT = Rejection("empty text")
+CARRIAGE_RETURNS = Rejection(
+    "not JSON (the lines end with carriage returns alone; read are lines that end with a line feed)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Plac
             parsed: str | Rejection
             if len(content) > max_line_bytes and not content.endswith(b"\n"):
                 end_byte += _skip_to_line_end(stream, max_line_bytes)
-                parsed = Rejection(f"longer than {max_line_bytes} bytes")
+                parsed = CARRIAGE_RETURNS if are_carriage_returns(content) else _too_long(max_line_bytes)
                 content = b""
             else:
                 parsed = parse_line(content.removeprefix(BYTE_ORDER_MARK) if line == 1 else content, text_key)
@@ -147,6 +154,10 @@ def _go_to(stream: IO[bytes], start: Place, file: InputFile) -> None:
         )
 
 
+def _too_long(max_line_bytes: int) -> Rejection:
+    return Rejection(f"longer than {max_line_bytes} bytes")
+
+
 def _as_line(row: Mapping[str, object]) -> bytes:
     """Return a row of a Parquet file as a line of JSON; types that JSON lacks (times, bytes) become text."""
     return json.dumps(row, ensure_ascii=False, default=_as_text).encode("utf-8", "replace") + b"\n"
@@ -166,7 +177,7 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
     try:
         value = json.loads(line)
     except ValueError as error:
-        return Rejection(f"not JSON ({error})")
+        return CARRIAGE_RETURNS if are_carriage_returns(content) else Rejection(f"not JSON ({error})")
     except RecursionError:
         return Rejection("not JSON (nested too deeply)")
     if not isinstance(value, dict):
@@ -174,10 +185,17 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
     path = path_in(value, text_key)
     if path is None:
         return Rejection(f"no key {text_key!r}")
-    if line.count(f'"{path[-1]}"') > 1 and _occurs_twice(line, path[-1]):
-        return Rejection(f"key {path[-1]!r} occurs twice in an object")
+    twice = next((name for name in path if _may_occur_twice(line, name) and _occurs_twice(line, name)), None)
+    if twice is not None:
+        return Rejection(f"key {twice!r} occurs twice in an object")
     text = value_at(value, path)
     return check_text(text) if isinstance(text, str) else Rejection(f"{text_key!r} is not text")
+
+
+def _may_occur_twice(line: str, key: str) -> bool:
+    """Return whether it is worth parsing the line again; almost always it is not."""
+    spelt = f'"{key}"'
+    return line.count(spelt) > 1 or _HAS_SPELT_KEY(line) is not None or json.dumps(key, ensure_ascii=False) != spelt
 
 
 def _occurs_twice(line: str, key: str) -> bool:

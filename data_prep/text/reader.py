@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.read_documents import BEGINNING, Place, Record, Rejection, read_records
+from harness.errors import DataError
 
 BATCH_DOCUMENTS = 8192
 BATCH_CHARACTERS = 4_000_000
@@ -49,17 +50,28 @@ class Batch:
 
 
 class BatchReader:
-    """Batches of documents. They depend on the input and on where one begins, on nothing else."""
+    """Batches of documents. They depend on the input and on where one begins, on nothing else.
 
-    def __init__(self, files: Sequence[InputFile], text_key: str, rejected_file: Path) -> None:
+    Unless it `may_lose_files`, a file that has lines and not one document is refused: among many files its few lines,
+    perhaps one for all documents, would stay below any limit.
+    """
+
+    def __init__(
+        self, files: Sequence[InputFile], text_key: str, rejected_file: Path, *, may_lose_files: bool = True
+    ) -> None:
         self._files = files
         self._text_key = text_key
         self._rejected_file = rejected_file
+        self._may_lose_files = may_lose_files
         self.end: ReadState | None = None
         """Totals of all that was read; known when the last batch has been yielded."""
 
     def batches(self, start: ReadState) -> Generator[Batch, None, None]:
-        """Yield the batches from `start` on. The list of lines that are not documents is first cut back to `start`."""
+        """Yield the batches from `start` on. The list of lines that are not documents is first cut back to `start`.
+
+        Raises:
+            DataError: A file cannot be read, or has no document though it may not be lost.
+        """
         self._rejected_file.touch()
         bytes_before = sum(file_bytes(file) for file in self._files[: start.file])
         with self._rejected_file.open("r+b") as rejected:
@@ -82,9 +94,25 @@ class BatchReader:
     def _records(self, start: ReadState) -> Iterator[tuple[int, Record]]:
         for number in range(start.file, len(self._files)):
             place = start.place if number == start.file else BEGINNING
+            # A batch that ends within a file ends with a document of it.
+            has_document, first_rejected = place != BEGINNING, None
             with closing(read_records(self._files[number], self._text_key, start=place)) as records:
                 for record in records:
+                    if isinstance(record.content, str):
+                        has_document = True
+                    elif first_rejected is None and not record.content.is_empty:
+                        first_rejected = record
                     yield number, record
+            if first_rejected is not None and not has_document and not self._may_lose_files:
+                raise DataError(self._without_document(first_rejected))
+
+    def _without_document(self, rejected: Record) -> str:
+        reason = rejected.content.reason if isinstance(rejected.content, Rejection) else ""
+        return (
+            f"{rejected.file}: the file has not one document. The first reason, of line {rejected.line}: {reason}. "
+            f"{self._rejected_file} lists all. Correct the file or leave it out; or run the same command with "
+            "--max-rejected-share 1 to go on without its text."
+        )
 
 
 class _OpenBatch:

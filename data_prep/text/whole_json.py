@@ -34,6 +34,12 @@ def _is_json(line: bytes) -> bool:
         return False
 
 
+def are_carriage_returns(line: bytes) -> bool:
+    """Return whether a line is several lines of JSON, with carriage returns alone between them."""
+    first, separator, rest = line.removeprefix(BYTE_ORDER_MARK).strip().partition(b"\r")
+    return bool(separator) and bool(rest.strip()) and _is_json(first)
+
+
 def whole_json_of(file: InputFile) -> WholeJson | None:
     """Return the value that a file is; None if it may be lines of JSON.
 

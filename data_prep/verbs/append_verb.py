@@ -27,7 +27,7 @@ from harness.text import listed
     "--output", type=click.Path(path_type=Path), required=True, help="The channel is the folder OUTPUT/CHANNEL."
 )
 @click.option(
-    "--accept-same-names", is_flag=True, help="A file of another size and a name that is there is another file."
+    "--accept-same-names", is_flag=True, help="A file of other content and a name that is there is another file."
 )
 @ENCODER
 @MAX_REJECTED_SHARE
@@ -50,7 +50,7 @@ def append(  # noqa: PLR0913 - one argument per option
       harness data append corpus/zh/new.jsonl --tokenizer tokenizer.model --channel zh --output data
       harness data append corpus/zh/ --tokenizer tokenizer.model --channel zh --output data
 
-    IN are named as for `harness data tokenize`. Files that the channel holds already, by name and size, are left out,
+    IN are named as for `harness data tokenize`. Files whose content the channel holds already are left out,
     so the whole folder may be named again and again. How text is read and documents end is as the channel was made. A
     run that trains on the channel adopts the new parts. Run the same command again after an interruption.
     """
@@ -65,7 +65,7 @@ def append(  # noqa: PLR0913 - one argument per option
     while files:
         with opened_append(folder, files, opened, accept_same_names=accept_same_names) as call:
             if call.known:
-                names = listed([file.name for file in call.known], 3)
+                names = listed(list(map(str, call.known)), 3)
                 click.echo(f"append {channel}: the channel holds {names} already: left out", err=True)
             if not call.job.inputs:
                 click.echo(f"{folder}: nothing to add; all files are in the channel already")

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from harness.errors import EXIT_BAD_DATA
+from harness.finite_range import FiniteRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +34,7 @@ MAX_TOKENS = click.option("--max-tokens", type=click.IntRange(min=1), help="Show
 @click.option("--threads", type=click.IntRange(min=1), default=4, show_default=True, help="Parts read at once.")
 @click.option(
     "--max-lost-share",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.01,
     show_default=True,
     help="Share of characters, or of unknown tokens, that may be lost.",
@@ -51,11 +52,13 @@ def verify(
 
     CHANNELS are channel folders, a folder of them, or prefixes of .bin/.idx pairs. Without --tokenizer the vocabulary
     is the one recorded in the channel, if it is; with it unknown tokens are counted, and documents are read as text.
-    Doubtful is what may be meant so: symbols of borders inside documents, documents without them. Exits with 65 if
-    anything is wrong.
+    Doubtful is what may be meant so: symbols of borders inside documents, documents without them, a channel that is
+    not finished. Exits with 65 if anything is wrong.
     """
     from rich.console import Console
 
+    from data_prep.channels.count import UNFINISHED
+    from data_prep.channels.resume_point import totals_so_far
     from data_prep.channels.verdict import Verdict, judge
     from data_prep.channels.verify_channel import verify_parts
     from harness.channels.source import read_source
@@ -72,7 +75,12 @@ def verify(
         num_bytes = sum(part.bin_bytes for part in parts)
         with shown(f"verify {folder}", num_bytes, Console(stderr=True)) as progress:
             reports = verify_parts(parts, expected, threads, progress)
-        verdicts[str(folder)] = judge(reports, expected, recorded.totals if recorded else None, max_lost_share)
+        totals = totals_so_far(folder, recorded) if recorded else None
+        verdict = judge(reports, expected, totals, max_lost_share)
+        if recorded is not None and recorded.finished is None:
+            documents = sum(report.documents for report in reports)
+            verdict = replace(verdict, doubts=(f"{UNFINISHED}; {documents:,} documents so far", *verdict.doubts))
+        verdicts[str(folder)] = verdict
     if as_json:
         click.echo(json.dumps({path: verdict.as_json() for path, verdict in verdicts.items()}, indent=1))
     else:
@@ -95,10 +103,13 @@ def count(*, channels: tuple[Path, ...], as_json: bool) -> None:
 
     CHANNELS are channel folders, a folder of them, or prefixes of .bin/.idx pairs.
     """
-    from data_prep.channels.count import count_channel
+    from data_prep.channels.count import count_channel, unfinished_note
     from harness.data.files.opened import channel_folders
 
-    counts = [count_channel(path) for path in channel_folders(channels)]
+    folders = channel_folders(channels)
+    for note in filter(None, map(unfinished_note, folders)):
+        click.echo(note, err=True)
+    counts = [count_channel(path) for path in folders]
     if as_json:
         click.echo(json.dumps([asdict(found) for found in counts], indent=1, ensure_ascii=False))
         return

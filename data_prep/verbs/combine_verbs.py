@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import UsageError
+from harness.finite_range import FiniteRange
 
 if TYPE_CHECKING:
     from data_prep.channels.mix import MixPlan
@@ -37,7 +38,7 @@ def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | No
     """
     from rich.console import Console
 
-    from data_prep.channels.merge import merge_channels
+    from data_prep.channels.merge import merge_channels, without_record
     from harness.data.files.opened import parts_of
     from harness.progress import shown
 
@@ -47,13 +48,20 @@ def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | No
     count = "1 part" if len(parts) == 1 else f"{len(parts):,} parts"
     documents, tokens = sum(part.documents for part in parts), sum(part.tokens for part in parts)
     click.echo(f"{output}: {count}, {documents:,} documents, {tokens:,} tokens")
+    if unknown := without_record(channels):
+        names = ", ".join(map(str, unknown[:3])) + (" …" if len(unknown) > 3 else "")
+        click.echo(
+            f"WARNING: {output} has no record of its tokenizer, because there is none of {names}: no command can tell "
+            "whether a tokenizer fits it",
+            err=True,
+        )
 
 
 @click.command()
 @click.argument("channels", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--share", "shares", multiple=True, metavar="CHANNEL=WEIGHT", help="Repeat per channel.")
 @click.option("--tokens", help="Length of the run in tokens: 100000000, 100e9, 500B, 1.5T.")
-@click.option("--max-epochs", type=click.FloatRange(min=0, min_open=True), default=4.0, show_default=True)
+@click.option("--max-epochs", type=FiniteRange(min=0, min_open=True), default=4.0, show_default=True)
 @click.option("--config", type=click.Path(path_type=Path), help="Corpus file with a section `mix`, in place of these.")
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the `data` section and the blend of a configuration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -77,6 +85,7 @@ def mix(  # noqa: PLR0913 - one argument per option
     CHANNELS are channel folders or a folder of them. A channel that cannot give its share within --max-epochs gives
     what it can; the others take over the rest in proportion to their shares.
     """
+    from data_prep.channels.count import unfinished_note
     from data_prep.channels.mix import Supply, plan_mix, to_yaml
     from data_prep.text.named_inputs import read_weight
     from harness.channels.made_with import compare_channels
@@ -94,6 +103,8 @@ def mix(  # noqa: PLR0913 - one argument per option
     folders = channel_folders(channels)
     if problems := compare_channels({str(folder): folder for folder in folders}, None).problems:
         raise UsageError("\n".join(problems))
+    for note in filter(None, map(unfinished_note, folders)):
+        click.echo(note, err=True)
     supplies = [
         Supply(name=path.resolve().name, path=path, tokens=sum(part.num_tokens for part in parts_of(path)))
         for path in folders

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Literal, cast
 import click
 
 from harness.errors import UsageError
+from harness.finite_range import FiniteRange
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from data_prep.corpus.config import CleanConfig, DedupConfig, DedupMethod, OrderConfig
     from data_prep.corpus.run_corpus import Verb
     from data_prep.text.clean_rules import Preset
@@ -54,6 +57,8 @@ def verb(settings_of: Callable[..., Section]) -> Callable[..., None]:
         language_model: Path | None = None,
         **settings: object,
     ) -> None:
+        from pydantic import ValidationError
+
         from data_prep.corpus.config import SourceConfig
         from data_prep.corpus.run_corpus import one_source, run_corpus
 
@@ -61,7 +66,11 @@ def verb(settings_of: Callable[..., Section]) -> Callable[..., None]:
         if config is not None:
             run_corpus(name, config, sources=sources, executor=executor, wait=wait, as_json=as_json)
             return
-        source = SourceConfig.model_validate({"input": inputs, "text_key": text_key, name: settings_of(**settings)})
+        try:
+            given = {"input": inputs, "text_key": text_key, name: settings_of(**settings)}
+            source = SourceConfig.model_validate(given)
+        except ValidationError as error:
+            raise UsageError(_wrong_options(error)) from error
         one_source(name, source, output or Path(), workers=workers, language_model=language_model, as_json=as_json)
 
     for option in reversed(OF_EVERY_VERB):
@@ -119,9 +128,7 @@ def clean(
     show_default=True,
     help="Repeatable: one after the other.",
 )
-@click.option(
-    "--threshold", type=click.FloatRange(0.3, 0.99), default=0.8, show_default=True, help="Jaccard similarity."
-)
+@click.option("--threshold", type=FiniteRange(0.3, 0.99), default=0.8, show_default=True, help="Jaccard similarity.")
 @click.option("--keep", metavar="SIZE", help="Leave at most 60% or 500B characters; picks the threshold.")
 @WORKERS
 def dedup(*, methods: tuple[DedupMethod, ...], threshold: float, keep: str | None) -> DedupConfig:
@@ -165,6 +172,15 @@ def order(*, by: Literal["score", "similar", "shuffle"], score_key: str, descend
     from data_prep.corpus.config import OrderConfig
 
     return OrderConfig(by=by, score_key=score_key, descending=descending, seed=seed)
+
+
+def _wrong_options(error: ValidationError) -> str:
+    """Return what is wrong with options, as the model of their values says it."""
+    found = error.errors(include_url=False)
+    return " ".join(
+        f"--{str(each['loc'][-1] if each['loc'] else '').replace('_', '-')} {each['input']!r}: {each['msg']}."
+        for each in found
+    )
 
 
 def _check_inputs(inputs: tuple[str, ...], output: Path | None, config: Path | None) -> None:

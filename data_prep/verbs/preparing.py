@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import DataError, UsageError
+from harness.finite_range import FiniteRange
 
 if TYPE_CHECKING:
     from data_prep.channels.channel_job import ChannelJob
@@ -36,14 +37,14 @@ ENCODER = click.option(
 )
 MAX_REJECTED_SHARE = click.option(
     "--max-rejected-share",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.01,
     show_default=True,
     help="Give up if more than this share of the lines are not documents.",
 )
 MAX_LOST_SHARE = click.option(
     "--max-lost-share",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=0.01,
     show_default=True,
     help="Give up if the tokenizer loses more than this share of the characters, or of the tokens to unknown text.",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import UsageError
+from harness.finite_range import FiniteRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,7 @@ SHARE = click.option("--share", "shares", multiple=True, metavar="CHANNEL=WEIGHT
 )
 @click.option("--user-words", type=click.Path(path_type=Path), help="File with a word per line: one token each.")
 @click.option("--forbidden-words", type=click.Path(path_type=Path), help="File with a word per line: in no token.")
-@click.option("--character-coverage", type=click.FloatRange(0.5, 1), default=0.9995, show_default=True)
+@click.option("--character-coverage", type=FiniteRange(0.5, 1), default=0.9995, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @TEXT_KEY
 def train_tokenizer(  # noqa: PLR0913 - one argument per option

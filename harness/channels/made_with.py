@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.channels.source import SOURCE_FILE, read_source
+from harness.channels.source import SOURCE_FILE, Source, read_source
 from harness.config.schema import Config
 from harness.errors import DataError, UsageError
 from harness.tokenizers.identity import TokenizerIdentity, difference, relation_to
@@ -23,15 +23,17 @@ class TokenizerFindings:
     """Differences that are allowed."""
 
 
-def tokenizer_of(path: Path) -> TokenizerIdentity | None:
-    """Return the tokenizer that made a channel folder, or the part of one; None if no record says so.
+def source_of(path: Path) -> Source | None:
+    """Return the record of what made a channel folder, or of the folder that a part lies in, also behind a link.
 
     Raises:
         DataError: The record is unreadable.
     """
-    folder = path if path.is_dir() else path.parent
-    recorded = read_source(folder) if (folder / SOURCE_FILE).is_file() else None
-    return None if recorded is None else recorded.source.tokenizer
+    binary = path.with_name(f"{path.name}.bin")
+    folders = (path,) if path.is_dir() else (path.parent, binary.resolve().parent)
+    found = next((folder for folder in folders if (folder / SOURCE_FILE).is_file()), None)
+    recorded = None if found is None else read_source(found)
+    return None if recorded is None else recorded.source
 
 
 def paths_in_use(config: Config) -> dict[str, Path]:
@@ -56,21 +58,23 @@ def compare_channels(
         tokenizer: The run's own, opened; or the one that its checkpoint records.
         name: What names the tokenizer.
     """
-    recorded: dict[str, TokenizerIdentity] = {}
+    sources: dict[str, Source] = {}
     problems: list[str] = []
     for key, path in paths.items():
         try:
-            if (made_with := tokenizer_of(path)) is not None:
-                recorded[key] = made_with
+            if (source := source_of(path)) is not None:
+                sources[key] = source
         except DataError as error:
             problems.append(f"{key}: {error}")
-    notes: list[str] = []
+    recorded = {key: source.tokenizer for key, source in sources.items()}
+    notes = list(_different_ends(sources))
     if tokenizer is None and recorded:
         name, tokenizer = next(iter(recorded.items()))
     for key, found in recorded.items():
         if isinstance(tokenizer, TokenizerIdentity):
             if not found.is_same_as(tokenizer):
-                problems.append(_of_another(key, paths[key], found, f"{name} has {tokenizer}"))
+                reason = f"{name} has {tokenizer} (if one of them grew from the other, name it as data.tokenizer)"
+                problems.append(_of_another(key, paths[key], found, reason))
         elif tokenizer is not None and (relation := relation_to(found, tokenizer)) != "same":
             if relation == "grown":
                 notes.append(
@@ -80,6 +84,13 @@ def compare_channels(
             else:
                 problems.append(_of_another(key, paths[key], found, f"{name}: {difference(found, tokenizer)}"))
     return TokenizerFindings(problems=tuple(problems), notes=tuple(notes))
+
+
+def _different_ends(sources: Mapping[str, Source]) -> Iterator[str]:
+    ends = {key: source.end_of_document_id for key, source in sources.items()}
+    if len(set(ends.values())) > 1:
+        told = ", ".join(f"{key} with {'nothing' if end is None else end}" for key, end in ends.items())
+        yield f"channels end their documents differently: {told}"
 
 
 def require_tokenizer(path: Path, tokenizer: Tokenizer) -> tuple[str, ...]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from harness.errors import DataError
 from harness.tokenizers.identity import TokenizerIdentity, recorded_identity
@@ -14,8 +14,33 @@ from harness.tokenizers.identity import TokenizerIdentity, recorded_identity
 SOURCE_FILE = "source.json"
 
 
-Inputs: TypeAlias = tuple[tuple[str, int], ...]
-"""Name and size in bytes of each input file, in order (not the folder: corpora get moved)."""
+class InputRecord(NamedTuple):
+    """An input file (not its folder: corpora get moved)."""
+
+    name: str
+    size: int
+    """Bytes."""
+    xxh3: str | None = None
+    """Hash of its beginning and end; None in what earlier versions recorded."""
+
+    def has_content_of(self, other: InputRecord) -> bool:
+        """Return whether both are the same text as far as is known; files without a hash are known by their names."""
+        if self.xxh3 is None or other.xxh3 is None:
+            return (self.name, self.size) == (other.name, other.size)
+        return (self.size, self.xxh3) == (other.size, other.xxh3)
+
+    def is_same_as(self, other: InputRecord) -> bool:
+        """Return whether both have the same name, too."""
+        return self.name == other.name and self.has_content_of(other)
+
+
+Inputs: TypeAlias = tuple[InputRecord, ...]
+"""Input files in order."""
+
+
+def are_same(one: Inputs, other: Inputs) -> bool:
+    """Return whether both are the same files in the same order."""
+    return len(one) == len(other) and all(map(InputRecord.is_same_as, one, other))
 
 
 @dataclass
@@ -169,8 +194,8 @@ def _read(file: Path) -> RecordedSource:
         ) from error
 
 
-def _inputs(record: Iterable[tuple[object, object]]) -> Inputs:
-    return tuple((str(name), int(str(size))) for name, size in record)
+def _inputs(record: Iterable[Sequence[Any]]) -> Inputs:
+    return tuple(InputRecord(str(name), int(size), *xxh3) for name, size, *xxh3 in record)
 
 
 def _totals(record: dict[str, int] | None) -> Totals | None:

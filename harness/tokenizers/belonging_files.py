@@ -5,10 +5,12 @@ Code beside a tokenizer (`tokenization_….py`) is a file like the others: it is
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.errors import DataError
 from harness.tokenizers.document_symbols import SETTINGS_FILE
@@ -25,6 +27,9 @@ _SETTINGS = (
     "chat_template.json",
 )
 """Files that say how a tokenizer is used, and not which ids there are."""
+_TEMPLATE, _DECODER = "chat_template", "added_tokens_decoder"
+"""Keys of a tokenizer's settings."""
+_TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json")
 _TEMPLATE_FOLDERS = ("chat_templates", "additional_chat_templates")
 _BESIDE = (*_SETTINGS, "added_tokens.json", "vocab.json", "merges.txt")
 _IN_A_MODEL = re.compile(
@@ -69,6 +74,54 @@ def names_in_model(folder: Path) -> list[str]:
 def settings_of(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the files that hold for every tokenizer in which the ids of this one mean the same."""
     return {name: content for name, content in files.items() if _is_setting(name)}
+
+
+def with_settings_of(before: Mapping[str, bytes], own: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a tokenizer with the settings of the one that it grew from, key by key; its own count first.
+
+    A chat template in a file counts before one in the settings: the file before makes way for a template of its own.
+    """
+    kept = settings_of(before)
+    if _TEMPLATE in _object(own.get(SETTINGS_FILE)):
+        kept = {name: content for name, content in kept.items() if name not in _TEMPLATE_FILES}
+    merged = {**kept, **own}
+    for name in kept.keys() & own.keys():
+        old, new = _object(kept[name]), _object(own[name])
+        if not old or not new or name not in _SETTINGS:
+            continue
+        fields = {**old, **new}
+        if all(isinstance(side.get(_DECODER), dict) for side in (old, new)):
+            fields[_DECODER] = {**old[_DECODER], **new[_DECODER]}
+        if fields != new:
+            text = json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+            merged[name] = kept[name] if fields == old else text.encode(errors="backslashreplace")
+    return merged
+
+
+def lost_settings(before: Mapping[str, bytes], after: Mapping[str, bytes]) -> list[str]:
+    """Return the settings that other files lack or have otherwise: the names of files, with keys where some stay."""
+    lost = []
+    for name, content in sorted(settings_of(before).items()):
+        old, new = _object(content), _object(after.get(name))
+        if keys := sorted(key for key in old if key not in new or new[key] != old[key]):
+            has_some = len(keys) < len(old) or name in after
+            lost.append(f"{name} ({', '.join(map(_shown, keys))})" if has_some else name)
+        elif not old and after.get(name) != content:
+            lost.append(name)
+    return lost
+
+
+def _shown(key: str) -> str:
+    return ascii(key)[1:-1][:60]
+
+
+def _object(content: bytes | None) -> dict[str, Any]:
+    """Return the JSON object in a file; empty if there is none."""
+    try:
+        found = json.loads(content or b"{}")
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is_setting(name: str) -> bool:

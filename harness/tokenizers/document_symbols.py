@@ -13,6 +13,10 @@ from harness.tokenizers.pieces import Piece
 
 SETTINGS_FILE = "tokenizer_config.json"
 """The file beside a tokenizer that names its symbols."""
+_OLDER_FILE = "special_tokens_map.json"
+_ADDED_FILE = "added_tokens.json"
+_SOURCE = "read from"
+"""Key under which settings say that their `eos_token` stands in another file."""
 _END_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<|end_of_document|>", "<eod>", "</s>", "<eos>")
 """Names tried in this order where the tokenizer itself does not name the symbol that ends a document."""
 _BEGINS_BY_DEFAULT = ("LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast")
@@ -73,26 +77,38 @@ class HasDocumentSymbols:
 
 
 def find_symbols(
-    path: Path, ids: Mapping[str, int], *, named_end: object = None, unknown_id: int | None = None
+    path: Path,
+    ids: Mapping[str, int],
+    settings: Mapping[str, Any],
+    *,
+    own_end: Symbol | None = None,
+    unknown_id: int | None = None,
 ) -> DocumentSymbols:
-    """Return the symbols of a tokenizer by the names of its own settings, or by usual names.
+    """Return the symbols of a tokenizer by the names of its settings, by its own choice, or by usual names.
 
     Args:
         path: The tokenizer's file.
         ids: Ids of the spellings among which a symbol may be.
-        named_end: The `eos_token` of its settings; None if they name none.
+        settings: The settings beside the file; see `read_settings`.
+        own_end: The symbol that the file itself has for the end, if it has one.
         unknown_id: Id of the unknown symbol.
     """
-    settings = path.with_name(SETTINGS_FILE)
-    if named_end is not None:
-        if isinstance(named_end, str) and named_end in ids:
-            end = Symbol(id=ids[named_end], spelling=named_end, reason=f"eos_token of {SETTINGS_FILE}")
+    if (named := named_in(settings, "eos_token")) is not None:
+        source = settings.get(_SOURCE, SETTINGS_FILE)
+        if isinstance(named, str) and named in ids:
+            end = Symbol(id=ids[named], spelling=named, reason=f"eos_token of {source}")
             return DocumentSymbols(end=end, unknown_id=unknown_id)
+        if own_end is not None and named in _added(path, settings):
+            # Its own library knows it, the file with the vocabulary does not.
+            reason = f"{own_end.reason}; {named}, the eos_token of {source}, is an added token that {path.name} lacks"
+            return DocumentSymbols(end=replace(own_end, reason=reason), unknown_id=unknown_id)
         problem = (
-            f"tokenizer {settings}: eos_token is {named_end!r}, which is not in the vocabulary of {path.name}. Correct "
-            "it, or name the symbol that ends a document (`harness data tokenize --end-of-document SYMBOL`)."
+            f"{path.with_name(source)}: eos_token is {named!r}, which is not in the vocabulary of {path.name}. "
+            "Correct it, or name the symbol that ends a document (`harness data tokenize --end-of-document SYMBOL`)."
         )
         return DocumentSymbols(end=None, problem=problem, unknown_id=unknown_id)
+    if own_end is not None:
+        return DocumentSymbols(end=own_end, unknown_id=unknown_id)
     for name in _END_NAMES:
         if name in ids:
             reason = "a usual name; the tokenizer itself names none"
@@ -106,21 +122,37 @@ def find_symbols(
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """Return the settings beside a tokenizer's file; empty without them.
+    """Return the settings beside a tokenizer's file, with the symbols that older versions named in a file of their own.
 
     Raises:
         DataError: They are unreadable.
     """
-    file = path.with_name(SETTINGS_FILE)
+    settings = _read_object(path.with_name(SETTINGS_FILE))
+    if named_in(settings, "eos_token") is None:
+        older = _read_object(path.with_name(_OLDER_FILE))
+        if named_in(older, "eos_token") is not None:
+            settings |= {"eos_token": older["eos_token"], _SOURCE: _OLDER_FILE}
+    return settings
+
+
+def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(settings, dict):
+        found = json.loads(file.read_text(encoding="utf-8-sig"))
+        if not isinstance(found, dict):
             raise ValueError("not a JSON object")
-    except (ValueError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise DataError(f"tokenizer {file}: not readable as JSON ({error}). Fetch it again or remove it.") from error
-    return settings
+    return found
+
+
+def _added(path: Path, settings: Mapping[str, Any]) -> set[str]:
+    """Return the spellings of the tokens that are added to a vocabulary by the files beside it."""
+    decoder = settings.get("added_tokens_decoder")
+    described = decoder.values() if isinstance(decoder, Mapping) else ()
+    spelt = {str(token.get("content")) for token in described if isinstance(token, Mapping)}
+    return spelt | set(_read_object(path.with_name(_ADDED_FILE)))
 
 
 def named_in(settings: Mapping[str, Any], key: str) -> object:

@@ -20,7 +20,7 @@ from harness.tokenizers.document_symbols import (
     read_settings,
     with_begin,
 )
-from harness.tokenizers.pieces import GAP, Piece, byte_characters, piece_bytes, sizes_of
+from harness.tokenizers.pieces import GAP, MAX_IDS, Piece, byte_characters, piece_bytes, sizes_of
 from harness.tokenizers.tokenizer_file import import_library
 
 
@@ -32,7 +32,7 @@ class HuggingFaceTokenizer(HasDocumentSymbols):
     def __init__(self, path: Path, content: bytes) -> None:
         library = import_library("tokenizers", path)
         try:
-            text = content.decode("utf-8")
+            text = content.decode("utf-8-sig")
             self._description: dict[str, Any] = json.loads(text)
             tokenizer = library.Tokenizer.from_str(text)
         except Exception as error:  # noqa: BLE001 - the library raises plain Exception for a broken file
@@ -50,7 +50,12 @@ class HuggingFaceTokenizer(HasDocumentSymbols):
         self._vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
         self.path = path
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
-        self.vocab_size = max(self._vocabulary.values()) + 1
+        self.vocab_size = max(self._vocabulary.values(), default=-1) + 1
+        if not 0 < self.vocab_size <= MAX_IDS:
+            raise DataError(
+                f"tokenizer {path}: it has {self.vocab_size:,} ids; allowed are 1 to {MAX_IDS:,}. The file is damaged: "
+                "fetch it again."
+            )
         self.symbols = self._find_symbols(read_settings(path))
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
@@ -101,8 +106,7 @@ class HuggingFaceTokenizer(HasDocumentSymbols):
         return _without_defaults({name: described.get(name) for name in kept})
 
     def _find_symbols(self, settings: Mapping[str, Any]) -> DocumentSymbols:
-        end = named_in(settings, "eos_token")
-        symbols = find_symbols(self.path, self._vocabulary, named_end=end, unknown_id=self._unknown_id())
+        symbols = find_symbols(self.path, self._vocabulary, settings, unknown_id=self._unknown_id())
         said = begins_by_settings(settings)
         if said is False:
             return symbols
@@ -150,7 +154,8 @@ def _without_defaults(node: object) -> object:
     """Return a description without settings that are off: a newer library writes more of them."""
     if isinstance(node, Mapping):
         said = {name: _without_defaults(value) for name, value in node.items()}
-        return {name: value for name, value in said.items() if not _is_off(value)}
+        kept = {name: value for name, value in said.items() if not _is_off(value)}
+        return {} if kept == {"type": "Sequence"} else kept  # a sequence of nothing
     return [_without_defaults(value) for value in node] if isinstance(node, list) else node
 
 

@@ -9,6 +9,10 @@ SPACE_MARK = "▁"
 """U+2581, which SentencePiece and Metaspace vocabularies write for one space."""
 
 
+MAX_IDS = 2**24
+"""Ids of the largest vocabulary that is believed; a file with a larger id is damaged, and would take all memory."""
+
+
 class Piece(NamedTuple):
     """The meaning of one id."""
 

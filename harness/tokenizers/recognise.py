@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Mapping
@@ -36,12 +37,14 @@ def kind_of(path: Path, content: bytes) -> Kind:
     Raises:
         DataError: It is none that is known.
     """
-    if content.lstrip()[:1] == b"{":
+    if content.removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"{":
         return _kind_of_json(path, content)
-    if is_tiktoken(content) or path.suffix == ".tiktoken":
-        return "tiktoken"
     if content.startswith(_LFS):
         raise DataError(f"tokenizer {path}: a Git LFS pointer, not the file: fetch it with `git lfs pull`.")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"tokenizer {path}: the file is UTF-16. Save it as UTF-8, as transformers writes it.")
+    if content and (is_tiktoken(content) or path.suffix == ".tiktoken"):
+        return "tiktoken"
     if content[:1] == content[2:3] == _PIECE:
         return "sentencepiece"
     begins = f"begins with {content[:12]!r}" if content else "is empty"
@@ -53,7 +56,7 @@ def kind_of(path: Path, content: bytes) -> Kind:
 
 def _kind_of_json(path: Path, content: bytes) -> Kind:
     try:
-        described: Any = json.loads(content)
+        described: Any = json.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise DataError(
             f"tokenizer {path}: not readable as JSON ({len(content)} bytes: {error}). The file may be truncated: fetch "
@@ -78,13 +81,18 @@ def find_file(path: Path) -> Path:
     Raises:
         DataError: There is no such file, or the folder holds none or several.
     """
+    try:
+        path.is_file()
+    except OSError as error:
+        raise DataError(f"tokenizer {str(path)[:80]}…: {error.strerror}. Check the path.") from error
     for link in (path, path / "tokenizer.json"):
         if link.is_symlink() and not link.exists():
             raise DataError(f"tokenizer {link}: a link that leads nowhere, to {link.readlink()}. Fetch the file again.")
     if path.is_file():
         return path
     if not path.is_dir():
-        raise DataError(f"tokenizer {path}: there is no such file or folder. Check the path.")
+        problem = "it is no regular file" if path.exists() else "there is no such file or folder"
+        raise DataError(f"tokenizer {path}: {problem}. Check the path.")
     if (path / "tokenizer.json").is_file():
         return path / "tokenizer.json"
     found = tokenizer_files(path)
@@ -114,5 +122,6 @@ def _is_tokenizer(file: Path) -> bool:
     try:
         kind_of(file, file.read_bytes())
     except (DataError, OSError):
-        return file.suffix in (".model", ".tiktoken")  # a broken one is not passed over in favour of another
+        # A broken one is not passed over in favour of another.
+        return file.suffix in (".model", ".tiktoken") or file.name == "tokenizer.json"
     return True

@@ -18,6 +18,7 @@ from harness.tokenizers.document_symbols import (
     Symbol,
     begins_by_settings,
     find_symbols,
+    named_in,
     read_settings,
 )
 from harness.tokenizers.pieces import Piece, piece_bytes, sizes_of
@@ -92,11 +93,16 @@ class SentencePieceTokenizer(HasDocumentSymbols):
     def _find_symbols(self, settings: Mapping[str, Any]) -> DocumentSymbols:
         processor = self._processor
         ids = {name: int(processor.piece_to_id(name)) for name in self.control_symbols()}
-        unknown_id = int(processor.unk_id())
-        symbols = find_symbols(self.path, ids, unknown_id=unknown_id if unknown_id >= 0 else None)
-        if (end := int(processor.eos_id())) >= 0:
+        named = named_in(settings, "eos_token")
+        if isinstance(named, str) and processor.id_to_piece(place := processor.piece_to_id(named)) == named:
+            ids[named] = int(place)
+        unknown_id, end = int(processor.unk_id()), int(processor.eos_id())
+        own = None
+        if end >= 0:
             own = Symbol(id=end, spelling=str(processor.id_to_piece(end)), reason="the model's own end of a sentence")
-            symbols = replace(symbols, end=own, problem="")
+        symbols = find_symbols(
+            self.path, ids, settings, own_end=own, unknown_id=unknown_id if unknown_id >= 0 else None
+        )
         begin = int(processor.bos_id())
         if begin < 0 or not begins_by_settings(settings):
             return symbols

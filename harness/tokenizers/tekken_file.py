@@ -15,7 +15,7 @@ from typing import Any
 import xxhash
 
 from harness.errors import DataError
-from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, with_begin
+from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, read_settings, with_begin
 from harness.tokenizers.pieces import Piece, sizes_of
 from harness.tokenizers.tokenizer_file import import_library
 
@@ -51,9 +51,8 @@ class TekkenTokenizer(HasDocumentSymbols):
                 f"tokenizer {path}: not a readable tekken file ({type(error).__name__}: {error}). Fetch it again."
             ) from error
         special = {name: rank for rank, name in enumerate(self._symbols)}
-        self.symbols = with_begin(
-            find_symbols(path, special), special, "<s>", "models that have it begin every text with it"
-        )
+        symbols = find_symbols(path, special, read_settings(path))
+        self.symbols = with_begin(symbols, special, "<s>", "models that have it begin every text with it")
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""
@@ -107,6 +106,8 @@ def _tokens(vocabulary: Sequence[Mapping[str, Any]], count: int) -> list[bytes]:
     ranks = [int(entry["rank"]) for entry in vocabulary[:count]]
     if ranks != list(range(count)):
         raise ValueError(f"the vocabulary has {len(ranks)} tokens in order, its config promises {count}")
+    if len(set(tokens)) < len(tokens):
+        raise ValueError("two of its tokens are equal")
     if missing := [byte for byte in range(256) if bytes([byte]) not in set(tokens[:256])]:
         raise ValueError(f"byte 0x{missing[0]:02x} has no id, so not every text can be encoded")
     return tokens

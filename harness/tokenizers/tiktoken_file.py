@@ -26,7 +26,7 @@ from typing import Literal, get_args
 import xxhash
 
 from harness.errors import DataError
-from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, with_begin
+from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, read_settings, with_begin
 from harness.tokenizers.pieces import GAP, Piece, sizes_of
 from harness.tokenizers.tokenizer_file import import_library
 
@@ -111,7 +111,7 @@ class TiktokenTokenizer(HasDocumentSymbols):
         library = import_library("tiktoken", path, extra="data-fast")
         self.path = path
         self.splitting, description = _find_splitting(path, content)
-        self._ranks = _read_ranks(path, content)
+        self._ranks = _read_ranks(path, content, self.splitting.special_tokens)
         self._bytes = {rank: token for token, rank in self._ranks.items()}
         special = dict(self.splitting.special_tokens)
         taken = set(self._ranks.values()).intersection(special.values())
@@ -129,7 +129,7 @@ class TiktokenTokenizer(HasDocumentSymbols):
         self.file_hash = xxhash.xxh3_64_hexdigest(content + description)
         self.vocab_size = int(self._encoding.max_token_value) + 1
         self.symbols = with_begin(
-            find_symbols(path, special),
+            find_symbols(path, special, read_settings(path)),
             special,
             "<|begin_of_text|>",
             "models that have it begin every text with it",
@@ -183,9 +183,14 @@ def _find_splitting(path: Path, ranks: bytes) -> tuple[Splitting, bytes]:
     if beside.is_file():
         content = beside.read_bytes()
         return _read_splitting(beside, content), content
-    name = PUBLISHED_CONTENT.get(hashlib.sha256(ranks).hexdigest(), path.stem)
-    if name in PUBLISHED:
+    name = PUBLISHED_CONTENT.get(hashlib.sha256(ranks).hexdigest())
+    if name is not None:
         return PUBLISHED[name], name.encode()
+    if path.stem in PUBLISHED:
+        raise DataError(
+            f"tokenizer {path}: it is called like a published file, and has other content: it may be truncated or "
+            f"altered. Fetch it again; if it is meant so, say in {beside} how it splits text."
+        )
     raise DataError(
         f"tokenizer {path}: a tiktoken file does not say how to split text, and this is none of the published "
         f"ones ({', '.join(PUBLISHED)}). Write {beside} with "
@@ -212,7 +217,7 @@ def _read_splitting(file: Path, content: bytes) -> Splitting:
         ) from error
 
 
-def _read_ranks(path: Path, content: bytes) -> dict[bytes, int]:
+def _read_ranks(path: Path, content: bytes, special: Mapping[str, int]) -> dict[bytes, int]:
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(content.splitlines(), start=1):
         if not line:
@@ -225,6 +230,12 @@ def _read_ranks(path: Path, content: bytes) -> dict[bytes, int]:
                 f"tokenizer {path}: line {number} is not a token in base64 and an id ({error}). The file may be "
                 "truncated, or a Git LFS pointer: fetch it again."
             ) from error
+    gap = sorted(set(range(len(ranks))) - set(ranks.values()) - set(special.values()))
+    if len(set(ranks.values())) < sum(1 for line in content.splitlines() if line) or gap:
+        raise DataError(
+            f"tokenizer {path}: {f'id {gap[0]} has no token' if gap else 'a token or an id occurs twice'}. The file is "
+            "damaged: fetch it again."
+        )
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
         raise DataError(

@@ -11,7 +11,7 @@ from small_tokenizers import TEXTS, byte_level
 from tokenizers import AddedToken
 
 from data_prep.channels.tokenize_channel import ChannelJob, tokenize_channel
-from harness.channels.made_with import compare_channels, paths_in_use, require_tokenizer, tokenizer_of
+from harness.channels.made_with import compare_channels, paths_in_use, require_tokenizer, source_of
 from harness.cli import run
 from harness.config.schema import Config
 from harness.errors import EXIT_BAD_DATA, EXIT_USAGE, UsageError
@@ -59,14 +59,49 @@ def test_channel_of_another_tokenizer_of_equal_size(tmp_path: Path, one: Tokeniz
 
 def test_part_of_a_channel_folder_is_of_its_tokenizer(tmp_path: Path, one: Tokenizer, other: Tokenizer) -> None:
     prefix = write_channel(tmp_path / "a", one) / "part-00000"
-    assert tokenizer_of(prefix) == identity_of(one)
-    assert len(compare_channels({"a": prefix}, other).problems) == 1
+    linked = tmp_path / "linked" / "x"
+    linked.parent.mkdir()
+    for ending in (".bin", ".idx"):
+        linked.with_suffix(ending).symlink_to(prefix.with_suffix(ending))
+    for each in (prefix, linked):
+        source = source_of(each)
+        assert source is not None and source.tokenizer == identity_of(one)
+        assert len(compare_channels({"a": each}, other).problems) == 1
 
 
 def test_channel_without_a_record_is_taken(tmp_path: Path, one: Tokenizer) -> None:
     folder = write_channel(tmp_path / "a", one)
     (folder / "source.json").unlink()
-    assert tokenizer_of(folder) is None and compare_channels({"a": folder}, one).problems == ()
+    assert source_of(folder) is None and compare_channels({"a": folder}, one).problems == ()
+
+
+def test_channels_that_end_their_documents_differently_are_told(tmp_path: Path, one: Tokenizer) -> None:
+    paths = {name: write_channel(tmp_path / name, one) for name in ("a", "b")}
+    assert compare_channels(paths, one).notes == ()
+    record = json.loads((paths["b"] / "source.json").read_text())
+    (paths["b"] / "source.json").write_text(json.dumps(record | {"end_of_document_id": 1}))
+    assert compare_channels(paths, one).notes == ("channels end their documents differently: a with 0, b with 1",)
+
+
+def test_old_and_grown_channels_without_a_tokenizer_are_told_what_helps(tmp_path: Path, one: Tokenizer) -> None:
+    grown = write_tokenizer(tmp_path / "grown", words=["telescope"])
+    paths = {"a": write_channel(tmp_path / "a", one), "b": write_channel(tmp_path / "b", grown)}
+    (problem,) = compare_channels(paths, None).problems
+    assert "if one of them grew from the other, name it as data.tokenizer" in problem
+    assert compare_channels(paths, grown).problems == ()
+
+
+def test_merging_what_has_no_record_or_is_not_finished(
+    tmp_path: Path, one: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bare, made = write_channel(tmp_path / "bare", one), write_channel(tmp_path / "made", one)
+    (bare / "source.json").unlink()
+    assert run(["data", "merge", str(made), str(bare), "--output", str(tmp_path / "merged")]) == 0
+    assert f"has no record of its tokenizer, because there is none of {bare}" in capsys.readouterr().err
+    record = json.loads((made / "source.json").read_text())
+    (made / "source.json").write_text(json.dumps(record | {"finished": None}))
+    assert run(["data", "merge", str(made), "--output", str(tmp_path / "two")]) == EXIT_USAGE
+    assert "is not finished: the call that makes it still runs, or was interrupted" in capsys.readouterr().err
 
 
 def test_damaged_record_is_named(tmp_path: Path, one: Tokenizer) -> None:
@@ -169,6 +204,8 @@ def test_preflight_opens_the_tokenizer(tmp_path: Path, one: Tokenizer, capsys: p
         (one.path.parent, 330, 0, ""),  # a folder is fine
         (one.path, 329, EXIT_USAGE, "has 330 ids, but model.vocab_size is 329: set it to 330 or more"),
         (tmp_path / "config.yaml", 330, EXIT_USAGE, "config.yaml: the file begins with"),
+        ("null", 329, EXIT_USAGE, "data.channels.c: its tokenizer has 330 ids, but model.vocab_size is 329"),
+        ("null", 330, 0, ""),
     ):
         file.write_text(CONFIG.format(tokenizer=tokenizer, rows=rows, path=good, more=""))
         assert run(["preflight", str(file), "--run-dir", str(tmp_path / "run")]) == code

@@ -102,6 +102,7 @@ def run(conversion: Conversion, out: Path, kill_at: int | None = None) -> int:
             stack.enter_context(mock.patch.object(os, name, counted(getattr(os, name), name)))
         for module in (from_hf, to_hf):
             stack.enter_context(mock.patch.object(module, "prove", lambda *args, **kwargs: proof))
+        stack.enter_context(mock.patch.object(to_hf, "require_loadable"))
         stack.enter_context(mock.patch.object(checkpoint_writer, "NAMES_PER_FILE", 6))
         conversion(out, show)
     return count

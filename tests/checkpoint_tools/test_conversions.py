@@ -254,7 +254,7 @@ def test_the_mean_of_checkpoints(pool: Pool, grouped: Path, tmp_path: Path) -> N
     [told] = pool.run(conversion_jobs.from_hf, 1, other, tmp_path / "run", {})
     assert told.startswith("proven"), told
     second = tmp_path / "run" / "checkpoints" / "step_0000000"
-    path = average([grouped, second], tmp_path / "mean", conversion_jobs.no_display)
+    path = average([grouped, second], tmp_path / "mean", conversion_jobs.no_display).checkpoint
     one, mean = open_either(grouped), open_either(path)
     assert all(torch.allclose(mean.read(name), one.read(name) * 2, atol=1e-6) for name in one.names)
     assert [found.name for found in differences(one, mean)] != []

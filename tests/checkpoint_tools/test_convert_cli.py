@@ -30,6 +30,9 @@ from harness.errors import EXIT_BAD_DATA, EXIT_USAGE
         (["from-hf", ".", "b"], EXIT_BAD_DATA, "config.json cannot be read: No such file"),
         (["from-hf", ".", "b", "--expand-layers", "1;2"], EXIT_USAGE, "--expand-layers '1;2' is not a list of layers"),
         (["check", ".", "."], EXIT_BAD_DATA, ". is not a model folder: it has neither manifest.json nor config.json"),
+        (["to-hf", ".", "b", "--without-tokenizer", "--tokenizer", "x"], EXIT_USAGE, "contradict each other"),
+        (["to-hf", ".", "b", "--without-tokenizer", "--sample", "x"], EXIT_USAGE, "--sample needs the tokenizer"),
+        (["to-hf", ".", "b", "--sample", "a\udcff"], EXIT_USAGE, "--sample 'a\\udcff' is no UTF-8 text"),
         (["average", ".", "b"], EXIT_USAGE, "A mean needs at least two checkpoints"),
     ],
 )

@@ -115,7 +115,7 @@ def test_a_run_keeps_what_came_wherever_its_tokenizer_lies(pool: Pool, channel: 
     assert (found["bos_token_id"], found["eos_token_id"], found["pad_token_id"]) == (1, [2, 17], 2)
 
     copied = shutil.copytree(last, tmp_path / "scratch" / "any name")
-    mean = average([run.checkpoint(0), last], tmp_path / "mean", conversion_jobs.no_display)
+    mean = average([run.checkpoint(0), last], tmp_path / "mean", conversion_jobs.no_display).checkpoint
     moved = run.checkpoints.rename(tmp_path / "scratch" / "moved")
     run.checkpoints.symlink_to(moved)
     for name, checkpoint in (("copied", copied), ("linked", last), ("averaged", mean)):
@@ -137,8 +137,8 @@ def test_the_longest_sequences_so_far_are_written(pool: Pool, channel: Path, tmp
         found[step] = (fields["max_position_embeddings"], fields["rope_theta"])
     short, long, again = (16, 10_000.0), (48, 500_000.0), (48, 10_000.0)
     assert found == {1: short, 2: short, 3: long, 4: long, 5: again, 6: again}
-    first, last = (RunDir(tmp_path / "run").checkpoint(step) for step in (4, 1))
-    mean = average([first, last], tmp_path / "mean", conversion_jobs.no_display)
+    first, last = (RunDir(tmp_path / "run").checkpoint(step) for step in (5, 1))
+    mean = average([first, last], tmp_path / "mean", conversion_jobs.no_display).checkpoint
     assert read_manifest(mean).longest_seq_length == 48
 
 

@@ -158,3 +158,33 @@ def test_a_file_system_without_locks_is_no_hindrance(tmp_path: Path) -> None:
     without = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
     with mock.patch("fcntl.flock", side_effect=without), output_folder.begun(tmp_path / "out", {}) as partial:
         assert partial.is_dir()
+
+
+def test_a_failure_after_an_interruption_names_what_may_be_damaged(tmp_path: Path) -> None:
+    """What is left from before may have been damaged meanwhile, and would fail each time."""
+
+    def fail() -> str:
+        with (
+            pytest.raises(CheckpointError) as refused,
+            output_folder.begun(tmp_path / "out", {"dtype": "bf16"}) as partial,
+        ):
+            (partial / "model.safetensors").write_bytes(b"damaged")
+            raise CheckpointError("not the same model.")
+        return str(refused.value)
+
+    assert fail() == "not the same model."
+    assert f"\nThis conversion went on from {tmp_path / 'out.partial'}, in which a file may be damaged" in fail()
+
+
+def test_a_damaged_record_of_a_finished_file_is_written_again(given: Path, fresh: Callable[[], Path]) -> None:
+    whole, out = fresh(), fresh()
+    run(convert_from_hf(given), whole)
+    records: list[Path] = []
+    for number in range(30, 1000, 3):
+        if ended(convert_from_hf(given), out, kill_at=number) or records:
+            break
+        records = list(out.with_name("out.partial").glob("finished/*.json"))
+    assert records
+    records[0].write_bytes(b"[{")
+    run(convert_from_hf(given), out)
+    assert contents(out) == contents(whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -83,3 +84,49 @@ def test_named_tokenizer_that_is_another_one(folder: Path, tmp_path: Path) -> No
         look_at_tokenizers(folder, write(tmp_path / "other", add_prefix_space=True), 330)
     with pytest.raises(DataError, match="no such file"):
         look_at_tokenizers(folder, tmp_path / "nowhere", 330)
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"version https://git-lfs.github.com/spec/v1\n", b"{}", b"[]"])
+def test_broken_tokenizer_json_is_said_and_no_other_takes_its_place_unsaid(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    warnings = look_at_tokenizers(tmp_path, None, 512).warnings
+    assert warnings[0].startswith("tokenizer.json was not looked at: ")
+    assert warnings[1].startswith("no tokenizer could be recorded for the model (tokenizer.json: none is a tokenizer")
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model())
+    found = look_at_tokenizers(tmp_path, None, 512)
+    assert found.warnings[0].startswith("tokenizer.json was not looked at: ")
+    assert found.warnings[1].startswith(
+        "tokenizer.model is recorded as the model's tokenizer, because tokenizer.json, "
+    )
+
+
+def test_vocabulary_without_rules_is_said(tmp_path: Path) -> None:
+    byte_level().model.save(str(tmp_path))
+    (warning,) = look_at_tokenizers(tmp_path, None, 512).warnings
+    assert "(merges.txt, vocab.json: vocab.json and merges.txt do not say how text is split)" in warning
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens.json", {"[OLD]": 3, "[NEW]": 512}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"512": {"content": "[NEW]"}}, "model_max_length": 4096}),
+    ],
+)
+@pytest.mark.parametrize("kind", ["tokenizer.json", "tokenizer.model"])
+def test_added_tokens_beyond_the_rows_are_said(tmp_path: Path, name: str, content: object, kind: str) -> None:
+    byte_level().save(str(tmp_path / kind)) if kind == "tokenizer.json" else (tmp_path / kind).write_bytes(
+        sentencepiece_model()
+    )
+    (tmp_path / name).write_text(json.dumps(content))
+    (warning,) = look_at_tokenizers(tmp_path, None, 512).warnings
+    assert warning.startswith(f"with its added tokens ({name}) the tokenizer has 513 ids, the model 512 rows: ")
+    assert warning.endswith("--vocab-size 513")
+    assert look_at_tokenizers(tmp_path, None, 513).warnings == ()
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"added_tokens_decoder": [1]}', '{"x": "y", "z": -1, "t": true}'])
+def test_odd_files_beside_a_tokenizer_add_nothing(folder: Path, content: str) -> None:
+    for name in ("added_tokens.json", "tokenizer_config.json"):
+        (folder / name).write_text(content)
+    assert not [told for told in look_at_tokenizers(folder, None, 330).warnings if "with its added tokens" in told]

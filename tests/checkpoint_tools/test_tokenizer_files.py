@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import importlib
 import io
 import json
@@ -12,6 +13,7 @@ from unittest import mock
 
 import pytest
 import sentencepiece
+import small_tokenizers
 import tokenizers
 from checkpoint_samples import published_manifest
 
@@ -155,6 +157,26 @@ def test_a_tokenizer_that_is_not_found_is_asked_for(tokenizer: Path, tmp_path: P
         find_tokenizer(ours, {}, None)
     with pytest.raises(UsageError, match=rf"cannot be opened: .*there is no such file.* {advice}"):
         find_tokenizer(ours, {}, tmp_path / "gone.model")
+
+
+def test_a_tokenizer_that_grew_must_fit_into_the_model_and_is_told(tmp_path: Path) -> None:
+    paths = []
+    for name, words in (("before", ()), ("grown", ("telescope", "microscope"))):
+        (tmp_path / name).mkdir()
+        own = small_tokenizers.byte_level()
+        own.add_tokens([tokenizers.AddedToken(word, normalized=False) for word in words])
+        own.save(str(tmp_path / name / "tokenizer.json"))
+        paths.append(tmp_path / name / "tokenizer.json")
+    before, grown = paths
+    ours = checkpoint_of(tmp_path, before)
+    found = find_tokenizer(ours, {}, grown)
+    assert found is not None
+    (warning,) = found.warnings
+    assert "grew from the tokenizer that the checkpoint was trained with, from 330 to 332 ids" in warning
+    narrow = dataclasses.replace(ours, model=ours.model.model_copy(update={"vocab_size": 331}))
+    with pytest.raises(UsageError, match=r"grown/tokenizer\.json has 332 ids, the model 331 rows: "):
+        find_tokenizer(narrow, {}, grown)
+    assert find_tokenizer(narrow, {}, before) is not None
 
 
 def test_a_run_without_a_tokenizer_needs_none(tmp_path: Path) -> None:

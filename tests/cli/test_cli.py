@@ -301,3 +301,51 @@ def test_train_rolls_back_before_it_starts_and_only_once(
 def test_signal_needs_a_run_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["signal", str(tmp_path), "save"]) == EXIT_USAGE
     assert f"harness: error: {tmp_path} is not a run directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("data", "tokenize", "a.jsonl", "--text-key", "\udcff"),
+        ("data", "tokenize", "a.jsonl", "--end-of-document=\udcff"),
+        ("data", "order", "\udce9t\udce9/a.jsonl", "--output", "out"),
+        ("train", "\udcff.yaml"),
+    ],
+)
+def test_arguments_that_are_not_utf8_are_wrong(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(arguments) == EXIT_USAGE
+    (message,) = capsys.readouterr().err.splitlines()
+    assert "is not UTF-8. Give text as UTF-8" in message
+
+
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("data", "tokenize", LONG, "--tokenizer", str(ROOT / "README.md"), "--channel", "a", "--output", "out"),
+        ("data", "tokenize", "a.jsonl", "--tokenizer", LONG, "--channel", "a", "--output", "out"),
+        ("data", "clean", LONG + "/*.jsonl", "--output", "out"),
+        ("data", "order", "x" * 300 + ".jsonl", "--by", "shuffle", "--output", "out"),
+        ("data", "train-tokenizer", f"zh={LONG}", "--vocab-size", "300", "--output", "new.model"),
+        ("data", "verify", LONG),
+        ("data", "count", LONG),
+        ("train", LONG),
+    ],
+)
+def test_names_longer_than_a_file_can_have_are_no_bug(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(arguments) in (EXIT_USAGE, EXIT_BAD_DATA)
+    error = capsys.readouterr().err
+    assert error.startswith("harness: error: ")
+    assert "Traceback" not in error
+
+
+@pytest.mark.parametrize("keep", ["nan%", "inf", "-5%", "half"])
+def test_a_size_that_is_none_is_one_clear_error(keep: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["data", "dedup", "a.jsonl", f"--keep={keep}", "--output", "out"]) == EXIT_USAGE
+    (message,) = capsys.readouterr().err.splitlines()
+    assert f"--keep {keep!r}: " in message

@@ -58,7 +58,7 @@ def test_parts_come_behind_those_that_are_there(
     assert after["parts.jsonl"].startswith(before["parts.jsonl"])
     recorded = read_source(job.folder)
     assert recorded is not None and recorded.finished == two.channel
-    assert [name for name, _ in recorded.inputs] == ["0.jsonl", "1.jsonl.gz", "2.jsonl", "3.jsonl"]
+    assert [entry.name for entry in recorded.inputs] == ["0.jsonl", "1.jsonl.gz", "2.jsonl", "3.jsonl"]
     assert count_channel(job.folder).documents == 400
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.text.input_files import find_inputs
-from data_prep.text.read_documents import Rejection, parse_line, read_records
+from data_prep.text.read_documents import CARRIAGE_RETURNS, Rejection, parse_line, read_records
 from harness.errors import DataError, UsageError
 
 
@@ -34,6 +34,12 @@ def lines_of(*texts: str) -> bytes:
         (b'{"text": "a\xff"}', "not UTF-8 (byte 0xff at position 11)"),
         ("Grüße".encode("latin-1"), "not UTF-8 (byte 0xfc at position 2)"),
         (b'{"text": "a \\ud800"}', "not valid Unicode (lone surrogate at position 2)"),
+        (rb'{"te\u0078t": "a1", "text": "b2"}', "key 'text' occurs twice in an object"),
+        (rb'{"text": "b2", "\u0074ext" : "a1"}', "key 'text' occurs twice in an object"),
+        (rb'{"te\u0078t": "a1", "t\u0065xt": "b2"}', "key 'text' occurs twice in an object"),
+        (b'{"text": "a"}\r{"text": "b"}\r', CARRIAGE_RETURNS.reason),
+        (b'{"text": "a"}\r\r{"text": "b', CARRIAGE_RETURNS.reason),
+        (b'{"text": "a\r b"}', "not JSON (Invalid control character at: line 1 column 12 (char 11))"),
     ],
 )
 def test_lines_that_are_no_documents(line: bytes, reason: str) -> None:
@@ -46,6 +52,9 @@ def test_lines_that_are_no_documents(line: bytes, reason: str) -> None:
         (b'{"text": " kept as it is \\n"}', " kept as it is \n"),
         (b'{"id": 1, "text": "\\ud83e\\udd9c"}', "🦜"),
         ('{"text": "春眠不觉晓"}'.encode(), "春眠不觉晓"),
+        (rb'{"\u0074ext": "a key may be spelt so"}', "a key may be spelt so"),
+        (rb'{"text": "say \"text\": \u0078", "a\"text": "another key"}', 'say "text": x'),
+        (b'{"text": "one line, from another system"}\r', "one line, from another system"),
     ],
 )
 def test_lines_that_are_documents(line: bytes, text: str) -> None:
@@ -64,6 +73,25 @@ def test_records_have_file_line_and_content(tmp_path: Path, name: str) -> None:
         (file, 3, "two"),
     ]
     assert records[-1].file_bytes_read == file.stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "twice"),
+    [
+        (b'{"meta": {"text": "a"}, "meta": {"text": "b"}}', "meta.text", "meta"),
+        (b'{"meta": {"text": "a", "text": "b"}}', "meta.text", "text"),
+        (rb'{"a\"b": "a", "a\"b": "b"}', 'a"b', 'a"b'),
+        (rb'{"a/b": "a", "a\/b": "b"}', "a/b", "a/b"),
+    ],
+)
+def test_a_key_that_occurs_twice_at_any_level(line: bytes, key: str, twice: str) -> None:
+    assert parse_line(line, key) == Rejection(f"key {twice!r} occurs twice in an object")
+
+
+def test_a_long_line_of_carriage_returns_says_so(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines_of("one", "two" * 500).replace(b"\n", b"\r"))
+    contents = [r.content for r in read_records(tmp_path / "a.jsonl", "text", max_line_bytes=1000)]
+    assert contents == [CARRIAGE_RETURNS]
 
 
 def test_byte_order_mark_is_no_text(tmp_path: Path) -> None:
@@ -122,7 +150,7 @@ def test_damaged_zstandard_is_an_error(tmp_path: Path, kept_bytes: int) -> None:
     zstandard = pytest.importorskip("zstandard")
     file = tmp_path / "a.jsonl.zst"
     file.write_bytes(zstandard.compress(lines_of(*(str(number) * 50 for number in range(5000))))[:kept_bytes])
-    with pytest.raises(DataError, match=r"cannot be read beyond line \d+ \(the last zstandard frame has no end\)"):
+    with pytest.raises(DataError, match=r"cannot be read beyond line \d+ \(its last piece has no end\)"):
         list(read_records(file, "text"))
     file.write_bytes(b"not zstandard at all")
     with pytest.raises(DataError, match=r"cannot be read beyond line 0 .*damaged or cut short"):
@@ -132,7 +160,7 @@ def test_damaged_zstandard_is_an_error(tmp_path: Path, kept_bytes: int) -> None:
 def test_inputs_are_files_folders_and_patterns_in_order(tmp_path: Path) -> None:
     for name in ("b/2.jsonl", "b/1.jsonl.gz", "b/deep/3.jsonl", "b/readme.txt", "c-1.jsonl", "c-0.jsonl", "a.jsonl"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(gzip.compress(b"") if name.endswith(".gz") else b"")
     found = find_inputs([str(tmp_path / "b"), str(tmp_path / "c-*"), str(tmp_path / "a.jsonl")])
     names = [str(file.relative_to(tmp_path)) for file in found]
     assert names == ["b/1.jsonl.gz", "b/2.jsonl", "b/deep/3.jsonl", "c-0.jsonl", "c-1.jsonl", "a.jsonl"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import glob
 import gzip
 import json
 import lzma
@@ -14,6 +15,8 @@ import pytest
 
 from data_prep.text.file_kinds import kind_of
 from data_prep.text.input_files import find_inputs
+from data_prep.text.named_inputs import named_inputs
+from data_prep.text.patterns import matches
 from data_prep.text.read_documents import read_records
 from data_prep.text.text_files import output_names, written_whole
 from harness.errors import DataError, UsageError
@@ -271,3 +274,74 @@ def test_zstandard_with_skippable_frames_is_read(tmp_path: Path) -> None:
     note = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"notes"
     (tmp_path / "a.jsonl.zst").write_bytes(note + zstd(LINES) + note + zstd(LINES) + note)
     assert [record.content for record in read_records(tmp_path / "a.jsonl.zst", "text")] == TEXTS * 2
+
+
+@pytest.mark.parametrize("pattern", ["**/*.jsonl", "**/**/*.jsonl", "**", "*/../**/[ab].jsonl"])
+def test_patterns_end_where_links_go_in_circles(tmp_path: Path, pattern: str) -> None:
+    write(tmp_path / "cyc" / "a.jsonl")
+    write(tmp_path / "cyc" / "deep" / "b.jsonl")
+    (tmp_path / "cyc" / "self").symlink_to(".")
+    (tmp_path / "cyc" / "up").symlink_to("../cyc")
+    names, _ = found(tmp_path / "cyc" / pattern)
+    assert sorted(names) == ["a.jsonl", "b.jsonl"]
+
+
+def test_patterns_name_what_those_of_the_shell_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("a/1.jsonl", "a/b/2.jsonl", "a/b/c/3.jsonl", "a/.h/4.jsonl", "a/[x]/5.jsonl", "a/.6.jsonl", "7.jsonl"):
+        write(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for pattern in (
+        *("a/*", "a/**", "**/*.jsonl", "a/**/[23].jsonl", "*/b/*", "a/?/*.jsonl", "a/[[]x]/*", "./a/*/*.jsonl"),
+        *("a/.*/*.jsonl", "no/*", "a/1.jsonl/*", "**/c/**/*.jsonl", f"{tmp_path}/*/*.jsonl"),
+    ):
+        expected = {Path(match) for match in glob.glob(pattern, recursive=True)}  # noqa: PTH207
+        reached = set(matches(pattern))
+        # Behind a last `**` the folder itself is named, and all of it is read.
+        assert reached == ({Path("a")} if pattern == "a/**" else expected), pattern
+
+
+def test_a_linked_folder_is_searched_by_a_pattern(tmp_path: Path) -> None:
+    write(tmp_path / "blobs" / "deep" / "a.jsonl")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "blobs")
+    assert found(tmp_path / "in" / "**" / "*.jsonl") == (["a.jsonl"], [])
+
+
+@pytest.mark.parametrize("argument", ["", " ", "\t"])
+def test_an_argument_of_nothing_is_not_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    write(tmp_path / "a.jsonl")
+    monkeypatch.chdir(tmp_path)
+    for read in (lambda: find_inputs([argument]), lambda: named_inputs([f"zh={argument}", "."])):
+        with pytest.raises(UsageError, match=r"names nothing \(an unset variable of the shell\?\)"):
+            read()
+    with pytest.raises(UsageError, match=r"'=a\.jsonl' names no channel"):
+        named_inputs(["=a.jsonl"])
+    assert len(find_inputs(["."])) == 1
+
+
+def test_hard_links_to_one_file_are_read_once(tmp_path: Path) -> None:
+    os.link(write(tmp_path / "in" / "a.jsonl"), tmp_path / "in" / "b.jsonl")
+    (tmp_path / "other").mkdir()
+    os.link(tmp_path / "in" / "a.jsonl", tmp_path / "other" / "c.jsonl")
+    write(tmp_path / "in" / "equal.jsonl")
+    names, told = found(tmp_path / "in")
+    assert names == ["a.jsonl", "equal.jsonl"]
+    assert told == [f"input {tmp_path}/in: 1 is left out, read already under another name: b.jsonl"]
+    with pytest.raises(UsageError, match=r"c\.jsonl is named twice: .*It is also .*in/a\.jsonl\."):
+        find_inputs([str(tmp_path / "in"), str(tmp_path / "other")])
+
+
+@pytest.mark.parametrize("name", [b"a\xff.jsonl", b"\xe9t\xe9/b.jsonl"])
+def test_names_that_are_not_utf8_are_refused_or_shown(tmp_path: Path, name: bytes) -> None:
+    file = write(tmp_path / "in" / os.fsdecode(name))
+    for argument in (file, tmp_path / "in", tmp_path / "in" / "**" / "*.jsonl"):
+        with pytest.raises(DataError, match=r"\\udc(ff|e9).*is not UTF-8\. Rename it") as at:
+            find_inputs([str(argument)])
+        str(at.value).encode()
+    file.rename(tmp_path / "in" / os.fsdecode(b"a\xff.txt"))
+    write(tmp_path / "in" / "b.jsonl")
+    names, told = found(tmp_path / "in")
+    assert names == ["b.jsonl"]
+    assert "a\\udcff.txt" in "".join(told)

@@ -200,3 +200,14 @@ def test_a_sample_of_little_is_all_of_it_in_pieces(tmp_path: Path) -> None:
     assert sample_documents([tmp_path / "c.jsonl"], "text", 10**9) == texts
     (tmp_path / "b.jsonl").touch()
     assert sample_documents([tmp_path / "b.jsonl"], "text", 100) == []
+
+
+def test_at_an_address_packed_files_are_held_to_their_name_too(memory: str) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    system.pipe("/corpus/c.jsonl", gzip.compress(jsonl(TEXTS)))
+    with pytest.raises(DataError, match=r"c\.jsonl: its content is gz, though by its name it is not packed"):
+        texts_of(RemoteFile("memory://corpus/c.jsonl"))
+    system.pipe("/corpus/c.jsonl.gz", b"")
+    with pytest.raises(DataError, match=r"c\.jsonl\.gz: cannot be read beyond line 0 \(it has 0 bytes"):
+        texts_of(RemoteFile("memory://corpus/c.jsonl.gz"))

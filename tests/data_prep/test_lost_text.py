@@ -171,7 +171,42 @@ def test_counts_depend_on_documents_and_not_on_batches(tmp_path: Path) -> None:
         assert np.concatenate([getattr(piece, name) for piece in pieces]).tolist() == getattr(whole, name).tolist()
     assert whole.unknown_tokens.tolist()[:4] == [0, 2, 0, 0]
     assert (whole.decoded_characters[:200] == [len(text) for text in texts[:200]]).all()
-    assert np.flatnonzero(whole.decoded_characters[200:]).tolist() == [56, 312]
+    assert (200 + np.flatnonzero(whole.decoded_characters[200:])).tolist() == [233, 267, 411, 555, 644, 699]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 10])
+def test_loss_that_begins_behind_the_first_documents_is_seen(tmp_path: Path, every: int) -> None:
+    tokenizer = open_tokenizer(lowercase(tmp_path / "t"))
+    texts = ["SOME TEXT" if number % every == 0 else "some text" for number in range(8000)]
+    ids = tokenizer.encode_documents(texts)
+    encoded = EncodedDocuments(np.array(sum(ids, []), dtype=np.uint32), np.array(list(map(len, ids))))
+    found = TextCheck(tokenizer, []).look_at(texts, encoded, 1000)
+    assert found.decoded_characters.sum() > 0.01 * sum(map(len, texts))
+    share = found.lost_characters.sum() / found.decoded_characters.sum() * 9 / 8
+    assert share == pytest.approx(1 / every, rel=0.3)
+
+
+@pytest.mark.parametrize("number", [0, 5000])
+@pytest.mark.parametrize("begin", [0, 60_000, 400_000])
+def test_loss_in_a_long_document_is_seen(tmp_path: Path, number: int, begin: int) -> None:
+    tokenizer = open_tokenizer(lowercase(tmp_path / "t"))
+    text = "some text " * (begin // 10) + "SOME TEXT " * 10_000
+    ids = tokenizer.encode_documents([text])[0]
+    encoded = EncodedDocuments(np.array(ids, dtype=np.uint32), np.array([len(ids)]))
+    found = TextCheck(tokenizer, []).look_at([text], encoded, number)
+    assert 0.02 * len(text) <= found.decoded_characters[0] < (0.04 * len(text) if number else 60_000)
+    wanted = 0.8 * 100_000 / len(text)
+    assert found.lost_characters[0] / found.decoded_characters[0] == pytest.approx(wanted, rel=0.5)
+
+
+def test_a_long_document_that_comes_back_is_no_loss(tmp_path: Path) -> None:
+    for made in (byte_level(tmp_path / "t"), sentencepiece_default(tmp_path / "s")):
+        tokenizer = open_tokenizer(made)
+        text = "The quick brown fox. " * 5000
+        ids = tokenizer.encode_documents([text])[0]
+        encoded = EncodedDocuments(np.array(ids, dtype=np.uint32), np.array([len(ids)]))
+        found = TextCheck(tokenizer, []).look_at([text], encoded, 0)
+        assert found.lost_characters[0] == 0 < found.decoded_characters[0]
 
 
 def test_verify_finds_unknown_tokens_and_broken_characters(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def test_command_merges_and_keeps_what_is_known(made: Path, poems: list[str]) ->
     assert result.stdout.startswith(f"{made}/zh: 1 part, 40 documents, ")
     recorded = read_source(made / "zh")
     assert recorded is not None and recorded.finished is not None
-    assert [name for name, _ in recorded.source.inputs] == ["0.jsonl", "1.jsonl"]
+    assert [entry.name for entry in recorded.source.inputs] == ["0.jsonl", "1.jsonl"]
     assert recorded.finished.characters == sum(map(len, poems[:40]))
 
 
@@ -132,6 +132,15 @@ def test_what_cannot_be_merged_is_refused(made: Path) -> None:
     assert isinstance(error, UsageError)
     assert "were not made alike: their tokenizers are " in str(error) and "Only channels of one tokenizer" in str(error)
     assert "is named twice" in str(call(made / "zh-0", made / "zh-0", "--output", made / "zh").exception)
+    (made / "link").symlink_to(made / "zh-0")
+    for same in (made / "zh-0" / "part-00000", made / "link", made / "link" / "part-00000"):
+        for inputs in ((made / "zh-0", same), (same, made / "zh-1", made / "zh-0")):
+            error = call(*inputs, "--output", made / "zh").exception
+            assert isinstance(error, UsageError) and "documents would be doubled" in str(error)
+    part = made / "zh-0" / "part-00000"
+    error = call(made / "zh-0", part, "--output", made / "zh").exception
+    assert f"{made / 'zh-0'} and {part} have part-00000.bin in common" in str(error)
+    assert not (made / "zh").exists()
     assert "exists. It stays as it is: choose another" in str(call(made / "zh-0", "--output", made / "zh-1").exception)
     assert isinstance(call(made / "no", "--output", made / "zh").exception, DataError)
 

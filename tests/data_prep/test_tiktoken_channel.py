@@ -59,6 +59,10 @@ def test_llama_calls_its_file_a_model(tiktoken_file: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize("name", sorted(PUBLISHED))
 def test_published_splits_are_patterns_that_tiktoken_takes(name: str, tiktoken_file: Path, tmp_path: Path) -> None:
     shutil.copy(tiktoken_file, tmp_path / f"{name}.tiktoken")
+    with pytest.raises(DataError, match="called like a published file, and has other content: it may be truncated"):
+        open_tokenizer(tmp_path / f"{name}.tiktoken")
+    described = {"split": PUBLISHED[name].name, "special_tokens": {"<|endoftext|>": 900}}
+    (tmp_path / f"{name}.tiktoken.json").write_text(json.dumps(described))
     tokenizer = open_tokenizer(tmp_path / f"{name}.tiktoken")
     text = "He'll pay 12345 for it —\r\n\n  春眠不觉晓ABCdef/x\n"
     assert tokenizer.decode(tokenizer.encode_documents([text])[0]) == text
@@ -91,15 +95,21 @@ def test_descriptions_that_say_too_little(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\n", "line 1 is not a token in base64 and an id"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
+        (b"", "the file is empty"),
+        (b"YQ== 0\nYg== 2\n", "id 1 has no token"),
+        (b"YQ== 0\nYg== 0\n", "id 1 has no token"),
+        (b"YQ== 0\nYQ== 1\n", "id 0 has no token"),
+        (b"YQ== 0\nYQ== 0\n", "a token or an id occurs twice"),
         (b"YQ==\n", "line 1 is not a token in base64 and an id"),
         (base64.b64encode(b"a") + b" 0\n", "byte 0x00 has no id"),
     ],
 )
 def test_files_that_are_broken(content: bytes, message: str, tmp_path: Path) -> None:
-    (tmp_path / "cl100k_base.tiktoken").write_bytes(content)
+    (tmp_path / "own.tiktoken").write_bytes(content)
+    (tmp_path / "own.tiktoken.json").write_text('{"split": "gpt2", "special_tokens": {"<|endoftext|>": 900}}')
     with pytest.raises(DataError, match=message):
-        open_tokenizer(tmp_path / "cl100k_base.tiktoken")
+        open_tokenizer(tmp_path / "own.tiktoken")
 
 
 def test_the_package_is_asked_for(tiktoken_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,23 @@ def damaged(bench: Bench) -> str:
     return bench.tokenize(inputs=packed)
 
 
+def packed_otherwise(bench: Bench) -> str:
+    (bench.folder / "b.jsonl").write_bytes(gzip.compress(bench.input.read_bytes()))
+    return bench.tokenize(inputs=bench.folder / "b.jsonl")
+
+
+def without_document(bench: Bench) -> str:
+    bench.input.write_text('{"data": [{"text": "one"}, {"text": "two"}]}\n')
+    return bench.tokenize()
+
+
+def no_bytes(bench: Bench) -> str:
+    bench.input.write_bytes(b"")
+    said = bench.tokenize()
+    (bench.folder / "b.jsonl.gz").touch()
+    return said + bench.tokenize(inputs=bench.folder / "b.jsonl.gz")
+
+
 def bad_lines(bench: Bench) -> str:
     bench.input.write_text(bench.input.read_text() + "not JSON\n")
     return bench.tokenize()
@@ -198,6 +215,21 @@ def inner_border(bench: Bench) -> str:
     return bench.verify()
 
 
+def unfinished(bench: Bench) -> str:
+    bench.tokenize()
+    source = bench.channel / "source.json"
+    source.write_text(json.dumps(json.loads(source.read_text()) | {"finished": None}))
+    return bench.verify()
+
+
+def test_one_symbol_before_and_behind_documents_is_inside_only_where_it_is_neither(bench: Bench) -> None:
+    bench.tokenize("--begin-of-document", "</s>")
+    assert f"{bench.channel}: good, 1 part, 40 documents" in bench.verify()
+    bench.rewrite([0, 5, 0], [0], [0, 5, 0, 6, 0], [0, 0])
+    found = bench.verify()
+    assert "doubtful: 1 end-of-document tokens are inside documents" in found and "that begin documents" not in found
+
+
 def lost_when_made(bench: Bench) -> str:
     tokenizer = byte_level(bench.folder / "low", normalizer=normalizers.Lowercase())
     bench.tokenize("--max-lost-share", 1, tokenizer=tokenizer)
@@ -224,8 +256,14 @@ def broken_characters(bench: Bench) -> str:
 LINES: dict[str, tuple[Callable[[Bench], str], str]] = {
     "what lies in a folder or under a pattern and is not read": (left_out, r"1 is left out, .*: b\.csv.*exit 0$"),
     "a packed file that is damaged or cut short": (damaged, r"damaged or cut short.*exit 65$"),
+    "a file that is packed otherwise than its name says": (packed_otherwise, r"its content is gz, though.*exit 65$"),
     "lines that are no documents": (bad_lines, r"1 of 41 lines \(2\.44%\) are not documents.*exit 65$"),
+    "a file that has lines, and not one document": (
+        without_document,
+        r"the file has not one document\. The first reason, of line 1: no key 'text'.*exit 65$",
+    ),
     "empty lines and documents": (empty, r"  2 empty lines and documents left out\n\nexit 0$"),
+    "files of 0 bytes": (no_bytes, r"of 0 bytes, so without any text: .*it has 0 bytes.*exit 65$"),
     "characters of a sample that do not come back from their tokens": (lost, r"do not come back.*exit 65$"),
     "white space of a sample that does not come back (tokenizers that work on words give none back)": (
         without_white_space,
@@ -258,6 +296,10 @@ LINES: dict[str, tuple[Callable[[Bench], str], str]] = {
     "that symbol is nowhere inside a document": (
         inner_border,
         r": doubtful, .*1 end-of-document tokens are inside",
+    ),
+    "all input is in the channel": (
+        unfinished,
+        r": doubtful, .*unfinished: the call that makes it was interrupted or still runs; 40 documents so far.*exit 0$",
     ),
     "text came back from its tokens when the channel was made": (
         lost_when_made,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from small_tokenizers import byte_level, sentencepiece_model
 
 from harness.errors import DataError
-from harness.tokenizers.belonging_files import files_of_tokenizer, names_in_model, settings_of
+from harness.tokenizers.belonging_files import (
+    files_of_tokenizer,
+    lost_settings,
+    names_in_model,
+    settings_of,
+    with_settings_of,
+)
 from harness.tokenizers.tokenizer import open_tokenizer
 
 SETTINGS = {
@@ -46,9 +53,10 @@ def test_one_of_another_name_has_the_settings_only(tmp_path: Path) -> None:
 
 def test_a_sentencepiece_model_has_the_files_beside_it_if_it_is_alone(tmp_path: Path) -> None:
     write(tmp_path, {"own.model": sentencepiece_model(), **SETTINGS})
-    assert set(files_of_tokenizer(open_tokenizer(tmp_path))) == {"tokenizer.model", *SETTINGS}
+    assert set(files_of_tokenizer(open_tokenizer(tmp_path, needs_end=False))) == {"tokenizer.model", *SETTINGS}
     byte_level().save(str(tmp_path / "tokenizer.json"))
-    assert set(files_of_tokenizer(open_tokenizer(tmp_path / "own.model"))) == {"tokenizer.model"}
+    own = open_tokenizer(tmp_path / "own.model", needs_end=False)
+    assert set(files_of_tokenizer(own)) == {"tokenizer.model"}
 
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
@@ -68,3 +76,48 @@ def test_names_in_the_folder_of_a_model(tmp_path: Path) -> None:
     )
     write(tmp_path, dict.fromkeys((*own, *others), b""))
     assert names_in_model(tmp_path) == sorted(own)
+
+
+CONFIG = "tokenizer_config.json"
+BEFORE = {
+    "eos_token": "</s>",
+    "chat_template": "{{ x }}",
+    "model_max_length": 99,
+    "added_tokens_decoder": {"2": "</s>"},
+}
+
+
+def as_bytes(fields: object) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def test_settings_of_a_tokenizer_that_grew_are_merged_key_by_key() -> None:
+    own = {"eos_token": "<end>", "added_tokens_decoder": {"420": "<end>"}}
+    merged = with_settings_of(
+        {CONFIG: as_bytes(BEFORE), "tokenizer.json": b"old", "chat_template.jinja": b"x"},
+        {CONFIG: as_bytes(own), "tokenizer.json": b"new"},
+    )
+    decoder = {"2": "</s>", "420": "<end>"}
+    assert json.loads(merged[CONFIG]) == {**BEFORE, "eos_token": "<end>", "added_tokens_decoder": decoder}
+    assert (merged["tokenizer.json"], merged["chat_template.jinja"]) == (b"new", b"x")
+
+
+def test_settings_stay_byte_for_byte_where_one_side_has_them_all() -> None:
+    small, large = as_bytes({"eos_token": "</s>"}), b'{"eos_token":   "</s>", "pad_token": "x"}'
+    for before, own in ((small, large), (large, small)):
+        assert with_settings_of({CONFIG: before}, {CONFIG: own}) == {CONFIG: large}
+    assert with_settings_of({CONFIG: b"{"}, {CONFIG: small}) == {CONFIG: small}
+
+
+def test_a_chat_template_of_its_own_is_not_hidden_by_the_file_before() -> None:
+    own = {CONFIG: as_bytes({"chat_template": "mine"})}
+    assert with_settings_of({"chat_template.jinja": b"theirs"}, own) == own
+
+
+def test_lost_settings_are_named_by_content() -> None:
+    before = {CONFIG: as_bytes(BEFORE), "chat_template.jinja": b"x", "tokenizer.json": b"y"}
+    poorer = {CONFIG: as_bytes({"eos_token": "</s>", "model_max_length": 7}), "chat_template.jinja": b"z"}
+    lost = ["chat_template.jinja", f"{CONFIG} (added_tokens_decoder, chat_template, model_max_length)"]
+    assert lost_settings(before, poorer) == lost
+    assert lost_settings(before, {}) == ["chat_template.jinja", CONFIG]
+    assert lost_settings(before, {**before, CONFIG: json.dumps(BEFORE, indent=4).encode()}) == []

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from odd_tokenizers import byte_level, words
+from small_tokenizers import sentencepiece_model
 
 from harness.errors import DataError, UsageError
 from harness.tokenizers.document_symbols import begins_by_settings, symbol_called
@@ -39,6 +40,37 @@ def test_an_end_that_is_named_and_not_there_is_an_error_and_no_other_is_taken(tm
     opened = open_tokenizer(folder, needs_end=False)
     with pytest.raises(DataError, match="eos_token is"):
         _ = opened.end_of_document_id
+
+
+def test_older_settings_name_the_end_in_a_file_of_their_own(tmp_path: Path) -> None:
+    byte_level(tmp_path, control=("</s>", "<|im_end|>"), settings={"eos_token": None})
+    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": {"content": "<|im_end|>"}}')
+    assert reason(open_tokenizer(tmp_path)) == ("<|im_end|>", "eos_token of special_tokens_map.json")
+    (tmp_path / "special_tokens_map.json").write_text('{"eos_token": "<gone>"}')
+    with pytest.raises(DataError, match=r"special_tokens_map\.json: eos_token is '<gone>'"):
+        open_tokenizer(tmp_path)
+
+
+def test_a_sentencepiece_model_has_the_end_that_its_settings_name(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(sentencepiece_model(control_symbols=["<pad>"]))
+    assert reason(open_tokenizer(tmp_path)) == ("</s>", "the model's own end of a sentence")
+    settings = tmp_path / "tokenizer_config.json"
+    settings.write_text('{"eos_token": "<pad>"}')
+    assert reason(open_tokenizer(tmp_path)) == ("<pad>", "eos_token of tokenizer_config.json")
+    settings.write_text('{"eos_token": "<gone>"}')
+    with pytest.raises(DataError, match=r"eos_token is '<gone>', which is not in the vocabulary of tokenizer\.model"):
+        open_tokenizer(tmp_path)
+    # An added token is known to transformers alone.
+    settings.write_text('{"eos_token": "<|im_end|>", "added_tokens_decoder": {"360": {"content": "<|im_end|>"}}}')
+    spelling, why = reason(open_tokenizer(tmp_path))
+    assert spelling == "</s>" and "<|im_end|>, the eos_token of tokenizer_config.json, is an added token" in why
+
+
+def test_settings_that_are_nested_without_end(tmp_path: Path) -> None:
+    byte_level(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="not readable as JSON"):
+        open_tokenizer(tmp_path)
 
 
 def test_settings_that_are_no_object_are_an_error(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 import data_prep.demo
 from harness.errors import DataError, UsageError
+from harness.tokenizers.recognise import tokenizer_files
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 RARE = "龘 🦜 \t\r\n  αβγ é 𠀀 \x00 end"
@@ -230,13 +232,39 @@ def test_missing_file(tmp_path: Path) -> None:
         ("tokenizer_config.json", b'{"tokenizer_class": "X"}', "the settings of a tokenizer"),
         ("config.json", b'{"model_type": "llama"}', r"the config\.json of a model"),
         ("tekken.json", b'{"config": {"pattern": "."}, "vocab": []}', "not a readable tekken file"),
-        ("qwen.tiktoken", b"nonsense", "line 1 is not a token in base64"),
+        ("qwen.tiktoken", b"nonsense", "called like a published file, and has other content"),
+        ("tokenizer.json", "{}".encode("utf-16"), "the file is UTF-16"),
+        ("tokenizer.json", b'{"model": {"type": "WordLevel", "vocab": {}, "unk_token": "a"}}', "it has 0 ids"),
+        (
+            "tokenizer.json",
+            b'{"model": {"type": "WordLevel", "vocab": {"a": 2000000000}, "unk_token": "a"}}',
+            "it has 2,000,000,001 ids; allowed are 1 to 16,777,216",
+        ),
     ],
 )
 def test_file_that_is_no_tokenizer(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=reason):
         open_tokenizer(tmp_path / name)
+
+
+def test_a_byte_order_mark_is_passed_over(tmp_path: Path, json_file: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(b"\xef\xbb\xbf" + json_file.read_bytes())
+    assert open_tokenizer(tmp_path).vocab_size == open_tokenizer(json_file).vocab_size
+
+
+def test_what_is_no_regular_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(DataError, match="it is no regular file"):
+        open_tokenizer(tmp_path / "pipe")
+    with pytest.raises(DataError, match="File name too long"):
+        open_tokenizer(tmp_path / ("x" * 300))
+
+
+def test_a_broken_tokenizer_json_is_not_passed_over(tmp_path: Path, model_file: Path) -> None:
+    (tmp_path / "tokenizer.model").write_bytes(model_file.read_bytes())
+    (tmp_path / "tokenizer.json").write_text("{")
+    assert [file.name for file in tokenizer_files(tmp_path)] == ["tokenizer.json", "tokenizer.model"]
 
 
 def test_the_name_of_a_file_does_not_matter(tmp_path: Path, model_file: Path, json_file: Path) -> None:

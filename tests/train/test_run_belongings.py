@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,22 @@ def test_a_tokenizer_that_grew_takes_the_place_and_keeps_the_settings(own: Token
     assert found.files == {**settings, **file_of(grown)}
     (note,) = found.notes
     assert note.startswith("tokenizer.json, vocab.json in the checkpoint belong to its tokenizer; from here on")
+
+
+def test_settings_beside_one_that_grew_are_merged_and_told(own: Tokenizer, tmp_path: Path) -> None:
+    settings = {"tokenizer/tokenizer_config.json": b'{"eos_token": "<|endoftext|>", "model_max_length": 99}'}
+    entry = entry_with(tmp_path, [own], {**file_of(own), **settings})
+    larger = byte_level()
+    larger.add_tokens(["<new>"])
+    (tmp_path / "grown").mkdir()
+    larger.save(str(tmp_path / "grown" / "tokenizer.json"))
+    (tmp_path / "grown" / "tokenizer_config.json").write_text('{"eos_token": "<|pad|>"}')
+    found = belongings_for(open_tokenizer(tmp_path / "grown"), entry)
+    merged = json.loads(found.files["tokenizer/tokenizer_config.json"])
+    assert merged == {"eos_token": "<|pad|>", "model_max_length": 99}
+    assert found.notes[-1].startswith(
+        "of the settings in the checkpoint tokenizer_config.json (eos_token) are from here"
+    )
 
 
 def test_of_two_different_ones_in_a_model_only_the_trained_one_goes_on(own: Tokenizer, tmp_path: Path) -> None:

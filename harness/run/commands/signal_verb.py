@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.errors import UsageError
+from harness.finite_range import FiniteRange
 from harness.run.commands.kinds import GIVEN_BY_PEOPLE, CommandKind
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the new
 @click.option(
     "--timeout",
     "timeout_s",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=600.0,
     show_default=True,
     help="Seconds to wait at most.",
@@ -51,7 +52,9 @@ class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the new
 @click.option("--before-step", type=int, help="rollback: to the newest clean checkpoint of an earlier step.")
 @click.option("--skip-steps", type=Pair(), help="rollback: never train again on the samples of steps A to B.")
 @click.option("--skip-samples", type=Pair(), help="rollback: nor on the samples A up to B of the run's order.")
-@click.option("--learning-rate-factor", type=float, help="rollback: factor of the learning rate for some steps.")
+@click.option(
+    "--learning-rate-factor", type=FiniteRange(), help="rollback: factor of the learning rate for some steps."
+)
 @click.option("--adam-betas", type=Pair(float), help="rollback: betas of Adam for some steps.")
 @click.option("--for-steps", type=int, help="rollback: how many steps these two last.")
 @click.option("--steps", type=Pair(), help="evidence: the steps whose samples are examined, A to B.")

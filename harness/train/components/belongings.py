@@ -15,7 +15,7 @@ from harness.run.checkpoints.for_export import (
     put_into,
 )
 from harness.text import listed
-from harness.tokenizers.belonging_files import files_of_tokenizer, settings_of
+from harness.tokenizers.belonging_files import files_of_tokenizer, lost_settings, settings_of, with_settings_of
 from harness.tokenizers.identity import recorded_tokenizers, relation_to
 from harness.tokenizers.tokenizer import Tokenizer
 
@@ -45,7 +45,7 @@ def belongings_for(tokenizer: Tokenizer | None, entry: Checkpoint | None) -> Run
     # Of several in a model's folder, the first is the one that transformers reads.
     recorded = () if entry is None else recorded_tokenizers(entry.manifest.fingerprint)
     is_same = bool(recorded) and relation_to(recorded[0], tokenizer) == "same"
-    files = kept if kept and is_same else {**settings_of(kept), **own}
+    files = kept if kept and is_same else with_settings_of(kept, own)
     origin = put_into(ORIGIN_FOLDER, in_folder(before, ORIGIN_FOLDER))
     return RunBelongings(
         files={**origin, **put_into(TOKENIZER_FOLDER, files)}, notes=_notes(tokenizer, kept, own, files)
@@ -58,7 +58,8 @@ def _notes(
     if not kept:
         return ()
     unused = sorted(name for name in own if files.get(name) != own[name])
-    dropped = sorted(name for name in kept if files.get(name) != kept[name])
+    dropped = sorted(name for name in kept.keys() - settings_of(kept).keys() if files.get(name) != kept[name])
+    changed = lost_settings(kept, files)
     notes = []
     if unused:
         notes.append(
@@ -69,5 +70,10 @@ def _notes(
         notes.append(
             f"{listed(dropped)} in the checkpoint belong to its tokenizer; from here on checkpoints have the files of "
             f"{tokenizer.path}"
+        )
+    if changed:
+        notes.append(
+            f"of the settings in the checkpoint {listed(changed)} are from here on those of {tokenizer.path}; the "
+            "others stay"
         )
     return tuple(notes)
