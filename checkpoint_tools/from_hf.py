@@ -24,6 +24,7 @@ import yaml
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.families.config_json import plain_fields
+from checkpoint_tools.families.family import Move
 from checkpoint_tools.families.remarks import GENERATION
 from checkpoint_tools.families.rotation import dynamic_scaling
 from checkpoint_tools.foreign_files import is_there, read_whole
@@ -83,9 +84,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
     output_folder.require_free(out, [folder])
     theirs = open_model(folder)
     model = growth.grown(theirs.model)
-    moves = checked_moves(theirs)
-    require_shapes(theirs)
-    require_stackable(theirs, moves.values())
+    moves = _moves(theirs)
     tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
     belongings = _belongings(folder, tokenizers)
     settings = _settings(belongings, model.vocab_size)
@@ -121,6 +120,14 @@ def convert(  # noqa: PLR0913 (one argument per option)
         left_out=theirs.left_out,
         warnings=(*_warnings(theirs), *settings.warnings, *tokenizers.warnings),
     )
+
+
+def _moves(theirs: TheirTensors) -> dict[str, Move]:
+    """Return the tensors by our names, after all was checked that can be known before they are read."""
+    moves = checked_moves(theirs)
+    require_shapes(theirs)
+    require_stackable(theirs, moves.values())
+    return moves
 
 
 def _warnings(theirs: TheirTensors) -> tuple[str, ...]:
