@@ -12,6 +12,7 @@ from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.families.rotation import rotary_fields
 from checkpoint_tools.foreign_files import is_there
 from checkpoint_tools.our_tensors import open_checkpoint
+from checkpoint_tools.their_model import checked_moves
 from checkpoint_tools.their_tensors import open_model
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
@@ -52,15 +53,16 @@ def open_either(path: Path) -> OpenModel:
     """Open a checkpoint (a folder with a manifest) or a Hugging Face model's folder (with a config.json).
 
     Raises:
-        CheckpointError: It is neither, or damaged.
+        CheckpointError: It is neither, or damaged, or does not hold the model of its config.json.
+        UsageError: It is a file.
     """
     if (path / MANIFEST_NAME).is_file():
         ours = open_checkpoint(path, hashes=False)
         return OpenModel(path, ours.model, ours.names, lambda name: _cut(name, ours.read(name), ours.model))
-    if not is_there(path / "config.json"):
+    if not path.is_file() and not is_there(path / "config.json"):
         raise CheckpointError(f"{path} is not a model folder: it has neither {MANIFEST_NAME} nor config.json.")
     theirs = open_model(path)
-    moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
+    moves = checked_moves(theirs)
     model = theirs.model
     return OpenModel(path, model, tuple(moves), lambda name: _cut(name, moves[name].joined(theirs.read, model), model))
 

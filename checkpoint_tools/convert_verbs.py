@@ -19,7 +19,7 @@ from harness.run.paths import RunDir
 if TYPE_CHECKING:
     from checkpoint_tools.to_hf import Converted
 
-_FORMATS = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+_FORMATS = ("fp32", "bf16", "fp16")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *(MB|GB)")
 _KIND = re.compile(r"^(optimizer)\..*|(?<=\.)[0-9]+(?=\.)")
 _PATH = click.Path(path_type=Path)
@@ -42,7 +42,7 @@ def convert() -> None:
 @click.option(
     "--family", help="Write this family. Default: the first that can express the model, llama before all others."
 )
-@click.option("--dtype", type=click.Choice(list(_FORMATS)), help="Number format to write. Default: the checkpoint's.")
+@click.option("--dtype", type=click.Choice(_FORMATS), help="Number format to write. Default: the checkpoint's.")
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Size of a file, such as 500MB or 5GB.")
 @click.option("--tokenizer", type=_PATH, help="Tokenizer to put beside the weights. Default: the checkpoint's.")
 @click.option("--without-tokenizer", is_flag=True, help="Write no tokenizer.")
@@ -71,8 +71,7 @@ def to_hf(
       harness convert to-hf runs/7b exported/7b --dtype bf16 --max-shard-size 5GB
     """
     _require_consistent(sample, options["tokenizer"], without_tokenizer=options["without_tokenizer"])
-    import torch
-
+    from checkpoint_tools.number_formats import OPTIONS
     from checkpoint_tools.to_hf import ToHf
     from checkpoint_tools.to_hf import convert as run
     from harness.progress import shown
@@ -86,7 +85,7 @@ def to_hf(
     job = ToHf(
         checkpoint=checkpoint,
         out=out,
-        dtype=getattr(torch, _FORMATS[dtype]) if dtype else None,
+        dtype=OPTIONS[dtype] if dtype else None,
         max_shard_bytes=_bytes(size),
         num_workers=workers,
         **options,

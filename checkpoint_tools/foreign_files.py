@@ -12,6 +12,10 @@ from pathlib import Path
 from harness.errors import CheckpointError
 from harness.run.files import read_regular, refusal
 
+_LFS = b"version https://git-lfs"
+POINTER_START = len(_LFS)
+"""Bytes that tell a Git LFS pointer."""
+
 
 def is_there(path: Path) -> bool:
     """Return whether a folder has an entry of that name, also if it is a link that leads nowhere."""
@@ -30,13 +34,24 @@ def read_start(path: Path, num_bytes: int) -> bytes:
         raise CheckpointError(f"{path} {refusal(path, error)}.") from error
 
 
+def require_content(path: Path, start: bytes) -> None:
+    """Check that a file, of which the first bytes are given, is no pointer to its content.
+
+    Raises:
+        CheckpointError: It is one of Git LFS.
+    """
+    if start.startswith(_LFS):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the file itself: fetch it with `git lfs pull`.")
+
+
 def read_whole(path: Path, most_bytes: int) -> bytes:
     """Return the content of a regular file, through links.
 
     Raises:
-        CheckpointError: There is none, it cannot be read, or it is larger than that.
+        CheckpointError: There is none, it cannot be read, it is larger than that, or a Git LFS pointer.
     """
     content = read_start(path, most_bytes + 1)
     if len(content) > most_bytes:
         raise CheckpointError(f"{path} is larger than {most_bytes // 1024**2} MiB.")
+    require_content(path, content)
     return content

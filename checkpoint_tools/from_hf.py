@@ -14,38 +14,33 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 import xxhash
 import yaml
 
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
-from checkpoint_tools.conversion_plan import require_complete
 from checkpoint_tools.families.config_json import plain_fields
-from checkpoint_tools.families.family import Move
 from checkpoint_tools.families.remarks import GENERATION
 from checkpoint_tools.families.rotation import dynamic_scaling
 from checkpoint_tools.foreign_files import is_there, read_whole
 from checkpoint_tools.growth import NO_GROWTH, Growth
 from checkpoint_tools.model_tokenizers import ModelTokenizers, look_at_tokenizers
-from checkpoint_tools.number_formats import format_name
 from checkpoint_tools.original_settings import OriginalSettings, original_settings
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
+from checkpoint_tools.their_model import checked_moves, require_stackable
 from checkpoint_tools.their_tensors import TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
 from checkpoint_tools.transformers_model import require_shapes
 from harness.config.identity import identity_of
 from harness.config.schema import ModelConfig
 from harness.data.order.cursor import Cursor
-from harness.errors import CheckpointError, UsageError
-from harness.parameters.names import EMBEDDING, split_layer
+from harness.errors import UsageError
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
 from harness.run.checkpoints.for_export import (
@@ -88,8 +83,9 @@ def convert(  # noqa: PLR0913 (one argument per option)
     output_folder.require_free(out, [folder])
     theirs = open_model(folder)
     model = growth.grown(theirs.model)
-    moves = {move.ours: move for move in theirs.family.moves(theirs.model)}
-    _require_model(theirs, moves)
+    moves = checked_moves(theirs)
+    require_shapes(theirs)
+    require_stackable(theirs, moves.values())
     tokenizers = look_at_tokenizers(folder, tokenizer, model.vocab_size)
     belongings = _belongings(folder, tokenizers)
     settings = _settings(belongings, model.vocab_size)
@@ -186,40 +182,6 @@ def _record(
         **tokenizers.fingerprint(),
         "harness": VERSION,
     }
-
-
-def _require_model(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
-    """Check what can be known before tensors are read: names, shapes, number formats, one output layer."""
-    _require_tied(theirs, moves)
-    require_complete(theirs.names, (name for move in moves.values() for name in move.theirs), str(theirs.path))
-    require_shapes(theirs)
-    _require_formats(theirs, moves.values())
-
-
-def _require_tied(theirs: TheirTensors, moves: Mapping[str, Move]) -> None:
-    """An output layer beside a tied embedding must be that embedding: readers disagree on which of the two counts."""
-    (embedding,) = moves[EMBEDDING].theirs
-    for name in theirs.left_out:
-        if name.endswith("rotary_emb.inv_freq") or torch.equal(theirs.read(name), theirs.read(embedding)):
-            continue
-        raise CheckpointError(
-            f"{theirs.path}: config.json says tie_word_embeddings, but {name} holds other numbers than {embedding}. "
-            "Take that tensor away, or set tie_word_embeddings to false, whichever is the model."
-        )
-
-
-def _require_formats(theirs: TheirTensors, moves: Iterable[Move]) -> None:
-    """A checkpoint holds a tensor of all layers as one, and so in one number format."""
-    seen: dict[str, tuple[str, torch.dtype]] = {}
-    for move in moves:
-        for name in move.theirs:
-            dtype = theirs.described(name)[1]
-            first, known = seen.setdefault(split_layer(move.ours)[1], (name, dtype))
-            if dtype != known:
-                raise CheckpointError(
-                    f"{theirs.path}: {first} is {format_name(known)}, {name} is {format_name(dtype)}, but both belong "
-                    "to one tensor of a checkpoint. Save the model in one number format."
-                )
 
 
 def _manifest(model: ModelConfig, tokenizers: ModelTokenizers) -> Manifest:

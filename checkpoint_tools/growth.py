@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from checkpoint_tools.families.config_json import MAX_WIDTH
 from harness.config.schema import ModelConfig
 from harness.errors import UsageError
 from harness.parameters.names import in_layer, split_layer
@@ -33,7 +34,8 @@ class Growth:
         """Return the larger model.
 
         Raises:
-            UsageError: A layer is named that the model does not have, or one twice; the vocabulary would shrink.
+            UsageError: A layer is named that the model does not have, or one twice; the vocabulary would shrink, or be
+                larger than any model's.
         """
         layers = range(model.num_layers)
         if len(set(self.copied_layers)) != len(self.copied_layers) or not set(self.copied_layers) <= set(layers):
@@ -42,6 +44,8 @@ class Growth:
                 f"--expand-layers {named}: name each layer once, by its number from 0 to {model.num_layers - 1}."
             )
         size = self.vocab_size or model.vocab_size
+        if size > MAX_WIDTH:
+            raise UsageError(f"--vocab-size {size} is larger than any model's: at most {MAX_WIDTH:,} rows.")
         if size < model.vocab_size:
             raise UsageError(
                 f"--vocab-size {size} is smaller than the model's {model.vocab_size}: rows are only added."

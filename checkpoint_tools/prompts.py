@@ -12,11 +12,15 @@ from dataclasses import dataclass
 import torch
 
 from checkpoint_tools.families.family import Fields
+from checkpoint_tools.families.rotation import dynamic_scaling
 from harness.config.schema import ModelConfig
+from harness.errors import CheckpointError
 
 PROMPT_TOKENS = 96
 _TOGETHER = 16
 """Tokens without gaps at either end of the prompt with gaps."""
+_LEAST_LENGTH = 2 * _TOGETHER
+"""Shorter texts would hardly show a rotation: one position alone shows none."""
 _DEFAULT_LENGTH = 2048
 """The shortest default of the classes of transformers for `max_position_embeddings`."""
 _MAX_LENGTH = 131_072
@@ -42,10 +46,22 @@ def make_prompts(vocab_size: int, length: int) -> Prompts:
 
 
 def longest_text(fields: Fields, model: ModelConfig) -> int:
-    """Return the length up to which both models are compared: the whole context, at least twice what it grew from."""
+    """Return the length up to which both models are compared: the whole context, at least twice what it grew from.
+
+    Raises:
+        CheckpointError: A dynamic scaling leaves no text that it does not stretch.
+    """
     scaling = model.rope_scaling
     stretched = 2 * scaling.original_max_position_embeddings if scaling and scaling.type == "llama3" else 0
-    return min(max(int(fields.get("max_position_embeddings", _DEFAULT_LENGTH)), stretched), _MAX_LENGTH)
+    length = int(fields.get("max_position_embeddings", _DEFAULT_LENGTH))
+    if dynamic_scaling(fields) is None:
+        length = max(length, _LEAST_LENGTH)
+    elif length == 1:
+        raise CheckpointError(
+            "config.json says max_position_embeddings 1 with a dynamic rope_scaling: it stretches every text of two "
+            "tokens or more, so no rotation can be proven."
+        )
+    return min(max(length, stretched), _MAX_LENGTH)
 
 
 def _with_gaps(size: int, length: int) -> torch.Tensor:

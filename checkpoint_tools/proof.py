@@ -2,7 +2,8 @@
 
 Ours is built by megatron-core and loaded by Megatron's own reader; theirs is built and loaded by transformers. Both get
 the same token ids at the same positions, in fp32. Weights are compared as they were written: with `--dtype bf16` ours
-are rounded first. Then every value is compared (`values`), also of layers that did not fit into memory.
+are rounded first. Then every value is compared (`values`), also of layers that did not fit into memory, and what was
+lost by rounding is held against the precision of the format.
 """
 
 from __future__ import annotations
@@ -107,8 +108,12 @@ class Proof:
             f"logits through megatron-core and transformers ({_layers_text(self.num_layers, self.of_layers)}, fp32): "
             f"{self.distances.summary()}; {self.num_tokens} tokens, up to position {self.longest_position:,}; every "
             f"value of all {self.values.num_tensors} tensors equal ({' and '.join(self.values.formats)}), with "
-            f"{self.values.num_rows:,} rows of the vocabulary"
+            f"{self.values.num_rows:,} rows of the vocabulary{self._vanished_text()}"
         )
+
+    def _vanished_text(self) -> str:
+        number = self.values.num_vanished
+        return f"; {number:,} values that are not zero are so small that they became zero" if number else ""
 
 
 def _layers_text(num_layers: int, of_layers: int) -> str:

@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 
 from checkpoint_tools.families.config_json import admit, family_of
 from checkpoint_tools.families.family import Family, Fields
-from checkpoint_tools.foreign_files import is_there, read_start, read_whole
+from checkpoint_tools.foreign_files import POINTER_START, is_there, read_start, read_whole, require_content
 from checkpoint_tools.number_formats import require_fits
 from checkpoint_tools.torch_dist import Shape
 from harness.config.schema import ModelConfig
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, UsageError
 
 MAX_JSON_BYTES = 64 * 1024**2
 INDEX_NAME = "model.safetensors.index.json"
@@ -30,8 +30,7 @@ SINGLE_NAME = "model.safetensors"
 ADAPTER_NAME = "adapter_config.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}\.safetensors")
-_LFS = b"version https://git-lfs"
-_COMPUTED = ".rotary_emb.inv_freq"
+COMPUTED = ".rotary_emb.inv_freq"
 """Buffers that old versions of transformers saved, and that every version computes anew."""
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -58,7 +57,7 @@ class TheirTensors:
     def names(self) -> tuple[str, ...]:
         """Names of all tensors that say something: an output layer beside a tied embedding does not."""
         tied = () if self.model.untie_embeddings_and_output_weights else self.family.outputs
-        return tuple(name for name in self.files if name not in tied and not name.endswith(_COMPUTED))
+        return tuple(name for name in self.files if name not in tied and not name.endswith(COMPUTED))
 
     @property
     def left_out(self) -> tuple[str, ...]:
@@ -107,6 +106,7 @@ def open_model(path: Path) -> TheirTensors:
 
     Raises:
         CheckpointError: Something is missing or damaged, or the model has a feature that is not known here.
+        UsageError: It is a file, or its name is not UTF-8.
     """
     _require_model_folder(path)
     fields = read_json(path / "config.json")
@@ -149,6 +149,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _require_model_folder(path: Path) -> None:
+    if path.is_file():
+        raise UsageError(f"{path} is a file. Name the model's folder, with its config.json and its weights.")
+    if not _is_text(path):
+        raise UsageError(
+            f"The name of the folder {ascii(str(path))} is not UTF-8, which the readers of weights want. Rename it, or "
+            "link to it under another name."
+        )
     if not is_there(path / "config.json") and (path / "snapshots").is_dir():
         found = sorted(folder.name for folder in (path / "snapshots").iterdir())
         raise CheckpointError(
@@ -160,6 +167,14 @@ def _require_model_folder(path: Path) -> None:
             f"{path} has an {ADAPTER_NAME}: some readers would change the weights by the adapter, others not. Merge "
             "the adapter into the model (peft: merge_and_unload), or take its files away."
         )
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _files(path: Path) -> tuple[dict[str, str], dict[str, tuple[Shape, str]]]:
@@ -215,14 +230,17 @@ def _instead(found: Sequence[str]) -> str:
             f"; it has {kept[0]}{' and others' if len(kept) > 1 else ''}, which nothing names as the model's weights. "
             f"Fetch the index, or rename the file to {SINGLE_NAME} if it is all of them"
         )
-    return f" ({found[0]} is a pickle, which is never read: save it as safetensors)" if found else ""
+    if not found:
+        return ""
+    if found[0].endswith(".gguf"):
+        return f" ({found[0]} is a GGUF file of llama.cpp, which is not read: take the model that it was made from)"
+    return f" ({found[0]} is a pickle, which is never read: save it as safetensors)"
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        if read_start(path, len(_LFS)) == _LFS:
-            raise CheckpointError(f"{path} is a Git LFS pointer, not the weights: fetch it with `git lfs pull`.")
+        require_content(path, read_start(path, POINTER_START))
         with safe_open(path, framework="pt", device="cpu") as opened:
             yield opened
     except OSError as error:

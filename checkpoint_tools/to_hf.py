@@ -121,7 +121,7 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
         seconds=seconds,
         proof=proof,
         left_out=ours.left_out,
-        warnings=(*kept.warnings, *(tokenizer.warnings if tokenizer else ())),
+        warnings=(*([family.note] if family.note else []), *kept.warnings, *(tokenizer.warnings if tokenizer else ())),
     )
 
 

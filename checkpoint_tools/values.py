@@ -14,7 +14,7 @@ import torch
 
 from checkpoint_tools.families.family import Move
 from checkpoint_tools.growth import Growth
-from checkpoint_tools.number_formats import are_equal, format_name, require_fits
+from checkpoint_tools.number_formats import Loss, are_equal, format_name, loss_of, require_fits
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.their_tensors import TheirTensors
 from harness.errors import CheckpointError
@@ -37,17 +37,19 @@ class ComparedValues:
     """Rows of the embedding and of the output layer in our checkpoint, padding left out."""
     formats: tuple[str, ...]
     """Number formats of ours, and of theirs if they are others."""
+    num_vanished: int = 0
+    """Values of ours that are not zero, and are in their format."""
 
 
 def require_same_values(ours: OurTensors, theirs: TheirTensors, growth: Growth) -> ComparedValues:
     """Compare every value of a checkpoint with the Hugging Face model's; with `growth` the checkpoint is larger.
 
-    Ours are rounded to their format first.
+    Ours are rounded to their format first. What that changes must be no more than the format's precision.
 
     Raises:
         CheckpointError: One differs, or is not finite. Names the tensors and the row.
     """
-    num_rows = 0
+    num_rows = num_vanished = 0
     formats: dict[str, None] = {}
     for move in theirs.family.moves(theirs.model):
         parts = [theirs.read(name) for name in move.theirs]
@@ -58,7 +60,10 @@ def require_same_values(ours: OurTensors, theirs: TheirTensors, growth: Growth) 
         for name, wanted in _places(move, joined, theirs, growth):
             formats |= dict.fromkeys((format_name(ours.dtype(name)), format_name(wanted.dtype)))
             num_rows += _require_equal(ours, name, move, wanted, theirs)
-    return ComparedValues(num_tensors=len(theirs.names), num_rows=num_rows, formats=tuple(formats))
+            num_vanished += _require_little_lost(ours, name, wanted.dtype)
+    return ComparedValues(
+        num_tensors=len(theirs.names), num_rows=num_rows, formats=tuple(formats), num_vanished=num_vanished
+    )
 
 
 def _require_undone(move: Move, parts: Sequence[torch.Tensor], joined: torch.Tensor, theirs: TheirTensors) -> None:
@@ -99,6 +104,20 @@ def _require_equal(ours: OurTensors, name: str, move: Move, wanted: torch.Tensor
         if mean is not None:
             _require_mean(name, rounded[old:new], mean[region[1:]], start + old)
     return num_rows or 0
+
+
+def _require_little_lost(ours: OurTensors, name: str, dtype: torch.dtype) -> int:
+    """Compare a tensor of the checkpoint with what rounding leaves of it; return how many of its values are then zero.
+
+    Raises:
+        CheckpointError: More is lost than a format's precision.
+    """
+    if ours.dtype(name) == dtype:
+        return 0
+    lost = sum((loss_of(block, dtype) for _, block in ours.blocks(name)), start=Loss())
+    if problem := lost.problem(dtype):
+        raise CheckpointError(f"{NOT_THE_SAME}: {name}: {problem}. {NOT_PUBLISHED}")
+    return lost.num_vanished
 
 
 def _compare(move: Move, found: torch.Tensor, wanted: torch.Tensor, region: tuple[slice, ...]) -> None:

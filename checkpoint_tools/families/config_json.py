@@ -19,7 +19,9 @@ from harness.config.validate import cross_field_problems
 from harness.errors import CheckpointError
 
 _BIASES = ("attention_bias", "mlp_bias")
-_WIDTH, _HEADS = whole(2**24), whole(2**16)
+MAX_WIDTH = 2**24
+"""The largest vocabulary, and the largest width of a layer."""
+_WIDTH, _HEADS = whole(MAX_WIDTH), whole(2**16)
 _KINDS: Mapping[str, Kind] = {
     "vocab_size": _WIDTH,
     "hidden_size": _WIDTH,
@@ -133,18 +135,22 @@ def _plain(fields: Fields, family: Family, problems: list[str]) -> Fields:
             problems.append(str(error))
     if _GROUPS in fields and fields[_GROUPS] is None and "num_attention_heads" in plain:
         plain[_GROUPS] = plain["num_attention_heads"]
-    fixed = {key: value for key, value in fields.items() if key in family.fixed}
-    return {**plain, **{key: value for key, value in fixed.items() if value is not None or None in family.fixed[key]}}
+    for key, allowed in family.fixed.items():
+        if key in fields and (fields[key] is not None or None in allowed):
+            # `1.0` is allowed where 1 is, but transformers wants the one that is known.
+            plain[key] = next((one for one in allowed if same(fields[key], one)), fields[key])
+    return plain
 
 
 def _check_fixed(fields: Fields, family: Family, problems: list[str]) -> None:
     for key, allowed in family.fixed.items():
         missing = family.defaults.get(key, allowed[0])
-        said = fields.get(key, missing)
-        if said is None and None not in allowed:
-            said = missing
+        is_missing = key not in fields or (fields[key] is None and None not in allowed)
+        said = missing if is_missing else fields[key]
         if not any(same(said, one) for one in allowed):
-            problems.append(f"{key}: {shown(said)}, known is {', '.join(map(str, allowed))}")
+            why = "missing, so that transformers takes its default, " if is_missing else ""
+            known = ", ".join(one if isinstance(one, str) else shown(one) for one in allowed)
+            problems.append(f"{key}: {why}{shown(said)}, known is {known}")
 
 
 def _check_layer_types(fields: Fields, plain: Fields, problems: list[str]) -> None:
@@ -180,7 +186,7 @@ def _values(plain: Fields, rotation: Rotation, family: Family, problems: list[st
     problems += [f"{key}: missing, or null" for key in needed if key not in said and key not in noted]
     attention, mlp = (bool(plain.get(key, False)) for key in _BIASES)
     if family.has_bias_keys and attention != mlp:
-        problems.append(f"attention_bias: {attention} with mlp_bias {mlp}; known are both or neither")
+        problems.append(f"attention_bias: {shown(attention)} with mlp_bias {shown(mlp)}; known are both or neither")
     return {
         **{name: said[key] for key, name in family.fields.items() if key in said},
         **family.has,

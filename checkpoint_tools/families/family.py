@@ -84,6 +84,8 @@ class Family:
     """The keys `attention_bias` and `mlp_bias` tell if there are biases."""
     is_written: bool = True
     """True if models are written as this family, and not only read."""
+    note: str | None = None
+    """A warning for whoever writes a model as this family."""
     is_default: bool = False
     """True if a model that it can express is written as this family where none is named."""
     judge: Judge | None = None

@@ -76,4 +76,9 @@ INTERNLM2 = Family(
     defaults={"bias": True},
     ignored=("attn_implementation",),
     judge=as_llama,
+    note=(
+        "transformers does not know internlm2: AutoModelForCausalLM loads this folder only with the modeling code of "
+        "the original repository (modeling_internlm2.py and configuration_internlm2.py), an auto_map in config.json "
+        "that names them, and trust_remote_code=True. --family llama needs none of these."
+    ),
 )

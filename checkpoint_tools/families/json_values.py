@@ -5,6 +5,7 @@ A whole number may be spelled `8192.0`. Nothing else is guessed: text is no numb
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -79,10 +80,17 @@ def same(value: object, other: object) -> bool:
     return isinstance(value, bool) == isinstance(other, bool) and value == other
 
 
+def says_nothing(value: object) -> bool:
+    """Return whether a value switches nothing on: `null`, `false`, and what is empty. A zero may be a number."""
+    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
+
+
 def shown(value: object) -> str:
     """Return a value of a file as an error shows it: short, and in one line."""
     if isinstance(value, dict):
         return "an object"
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
     if isinstance(value, list):
         return f"a list of {len(value)}"
     if isinstance(value, float) and not math.isfinite(value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from checkpoint_tools.families.json_values import same
+from checkpoint_tools.families.json_values import same, says_nothing
 
 TOKEN_ID_KEYS = ("bos_token_id", "eos_token_id", "pad_token_id")
 STANDARD = frozenset(
@@ -166,8 +166,8 @@ _SAYS_NONE = (
 def changes_nothing(key: str, value: object) -> bool:
     """Return whether a key that a family does not know leaves the function as it is, with this value.
 
-    `null` and `false` switch nothing on.
+    `null`, `false` and what is empty switch nothing on.
     """
-    if value is None or value is False or key in _REMARKS or key in GENERATION or key.startswith(_REMARK_PREFIXES):
+    if says_nothing(value) or key in _REMARKS or key in GENERATION or key.startswith(_REMARK_PREFIXES):
         return True
     return any(key == name and same(value, none) for name, none in _SAYS_NONE)

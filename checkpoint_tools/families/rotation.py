@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_tools.families.family import Fields
-from checkpoint_tools.families.json_values import Kind, number, same, shown, whole
+from checkpoint_tools.families.json_values import Kind, number, same, says_nothing, shown, whole
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 
@@ -21,6 +21,7 @@ _LENGTH = "original_max_position_embeddings"
 """Some files say it beside the object, where transformers takes it from too."""
 KEYS = ("rope_theta", "rope_parameters", "rope_scaling", _LENGTH)
 _OBJECTS = ("rope_parameters", "rope_scaling")
+_DEFAULT = "default"
 DYNAMIC = "dynamic"
 """Stretches only sequences beyond `max_position_embeddings`: up to there it is nothing."""
 _BASE = number(1.0, 1e18)
@@ -32,7 +33,7 @@ _VALUES: Mapping[str, Kind] = {
     _LENGTH: whole(2**31 - 1),
 }
 _SCALING_KEYS = {
-    "default": frozenset[str](),
+    _DEFAULT: frozenset[str](),
     DYNAMIC: frozenset({"factor"}),
     "linear": frozenset({"factor"}),
     "llama3": frozenset(_VALUES),
@@ -45,7 +46,7 @@ _SAYS_NONE = {"partial_rotary_factor": 1.0, "factor": 1.0}
 class Rotation:
     """The rotary positions that a `config.json` describes, and what is wrong with the description."""
 
-    kind: str = "default"
+    kind: str = _DEFAULT
     scaling: Fields = field(default_factory=dict)
     """The values that the type uses, plain."""
     base: float | None = None
@@ -55,14 +56,14 @@ class Rotation:
 
     def as_fields(self) -> Fields:
         """Return the keys as transformers 5 takes them; none where its class decides."""
-        if self.kind == "default" and self.base is None:
+        if self.kind == _DEFAULT and self.base is None:
             return {}
         base = {} if self.base is None else {"rope_theta": self.base}
         return {"rope_parameters": {"rope_type": self.kind, **base, **self.scaling}}
 
     def as_model_field(self) -> Fields | None:
         """Return the field `rope_scaling` of our model, which has no setting for `dynamic`."""
-        return None if self.kind in ("default", DYNAMIC) else {"type": self.kind, **self.scaling}
+        return None if self.kind in (_DEFAULT, DYNAMIC) else {"type": self.kind, **self.scaling}
 
 
 def read_rotation(fields: Fields) -> Rotation:
@@ -124,9 +125,9 @@ def _check_length(beside: object, result: Rotation) -> None:
 def _read_object(key: str, said: Fields, length: object, result: Rotation) -> tuple[str, Fields] | None:
     """Return the type and its values; None if there is a problem, which is noted."""
     rest = {name: value for name, value in said.items() if value is not None and name != "rope_theta"}
-    kinds = [rest.pop(name) for name in ("rope_type", "type") if name in rest] or ["default"]
-    kind: Any = kinds[0]
-    if not same(kind, kinds[-1]):
+    kinds = [rest.pop(name) for name in ("rope_type", "type") if name in rest]
+    kind: Any = kinds[0] if kinds else _DEFAULT
+    if kinds and not same(kind, kinds[-1]):
         result.problems.append(f"{key}: rope_type {shown(kind)} and type {shown(kinds[-1])} contradict each other")
         return None
     if not isinstance(kind, str) or kind not in _SCALING_KEYS:
@@ -135,7 +136,8 @@ def _read_object(key: str, said: Fields, length: object, result: Rotation) -> tu
     known = _SCALING_KEYS[kind]
     if _LENGTH in known and length is not None:
         rest.setdefault(_LENGTH, length)
-    unused = [name for name in rest if name not in known and _changes_nothing(name, rest[name])]
+    said_default = bool(kinds) and kind == _DEFAULT
+    unused = [name for name in rest if name not in known and _changes_nothing(name, rest[name], said_default)]
     result.passed_over += [f"{key}.{name}" for name in unused]
     rest = {name: value for name, value in rest.items() if name not in unused}
     if set(rest) != known:
@@ -165,9 +167,14 @@ def _read_values(key: str, kind: str, rest: Fields, result: Rotation) -> tuple[s
     return kind, plain
 
 
-def _changes_nothing(name: str, value: object) -> bool:
-    """Return whether a key is nothing for a type that does not use it."""
-    return name == _LENGTH or (name in _SAYS_NONE and same(value, _SAYS_NONE[name]))
+def _changes_nothing(name: str, value: object, said_default: bool) -> bool:
+    """Return whether a key is nothing for a type that does not use it.
+
+    Beside a type that is said to be `default` a factor has no effect; without a type it may be another type's.
+    """
+    if name == _LENGTH or says_nothing(value) or (name in _SAYS_NONE and same(value, _SAYS_NONE[name])):
+        return True
+    return said_default and name == "factor" and _FACTOR.plain(value) is not None
 
 
 def _read_base(fields: Fields, result: Rotation) -> None:

@@ -118,6 +118,17 @@ def test_internlm2_there_and_back(pool: Pool, tmp_path: Path, changes: dict[str,
     assert written["rope_scaling"] == given["rope_scaling"]
 
 
+def test_a_family_that_transformers_does_not_know_is_told(pool: Pool, grouped: Path, tmp_path: Path) -> None:
+    arguments = ["convert", "to-hf", str(grouped), str(tmp_path / "out"), "--without-tokenizer", "--family"]
+    [left] = pool.run(conversion_jobs.command, 1, [*arguments, "internlm2"])
+    assert left.code == 0, left.err
+    assert "warning: transformers does not know internlm2: AutoModelForCausalLM loads this folder only" in left.err
+    assert "trust_remote_code=True" in left.err
+    arguments[3] = str(tmp_path / "llama")
+    [left] = pool.run(conversion_jobs.command, 1, [*arguments, "llama"])
+    assert (left.code, "trust_remote_code" in left.err) == (0, False)
+
+
 def test_internlm2_is_written_as_llama_with_the_same_function(pool: Pool, tmp_path: Path) -> None:
     back = there_and_back(pool, write_internlm2(tmp_path / "given"), tmp_path)
     assert json.loads((back / "config.json").read_text())["model_type"] == "llama"

@@ -79,7 +79,7 @@ def test_a_tensor_in_two_files_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer, not the weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer, not the file itself"),
         (b"", "is damaged or truncated"),
         (b"\xff" * 64, "is damaged or truncated"),
         ((2**62).to_bytes(8, "little") + b"{}", "is damaged or truncated"),

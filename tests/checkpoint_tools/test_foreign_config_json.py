@@ -10,9 +10,11 @@ from typing import Any
 
 import conversion_jobs
 import pytest
+import torch
 import transformers
-from hugging_face_models import Variant, write_model
+from hugging_face_models import Variant, weights_of, write_model
 from pool import Pool
+from safetensors.torch import save_file
 
 from checkpoint_tools.families.config_json import Admitted, admit, family_of
 from checkpoint_tools.families.family import Family
@@ -58,6 +60,7 @@ def refusal(model_type: str, **fields: Any) -> str:
         {"unsloth_fixed": True, "unsloth_version": "2024.9"},
         {"max_sequence_length": 2048},
         {"quantization_config": None, "clip_qkv": None},
+        {"pruned_heads": {}, "quantization_config": {}, "some_text": "", "some_list": []},
         {"temperature": 0.6, "top_p": 0.9, "do_sample": True},
         {"_attn_implementation_autoset": True, "_attn_implementation_internal": "someone/kernel"},
         {"partial_rotary_factor": 1.0, "num_experts": 0},
@@ -72,6 +75,22 @@ def test_what_changes_nothing_is_passed_over_told_and_kept_from_the_judge(
     assert found.fields == plain.fields
     assert found.passed_over == tuple(sorted(remarks))
     assert plain.passed_over == ()
+
+
+@pytest.mark.parametrize("value", [0, 0.0, True, [0], {"a": None}, " "])
+def test_a_key_that_is_not_known_is_refused_if_it_says_something(value: Any) -> None:
+    assert "some_key: not known" in refusal("llama", some_key=value)
+
+
+@pytest.mark.parametrize("scaling", [{"factor": 8.0}, {"type": "default", "factor": "8"}, {"type": "", "factor": 8.0}])
+def test_a_factor_is_passed_over_only_beside_a_type_that_is_said(scaling: dict[str, Any]) -> None:
+    assert "rope_scaling: " in refusal("llama", rope_scaling=scaling)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "internlm2"])
+def test_a_fixed_number_reaches_the_judge_as_it_is_known(model_type: str) -> None:
+    found = read(model_type, pretraining_tp=1.0).fields["pretraining_tp"]
+    assert (found, type(found)) == (1, int)
 
 
 def test_every_setting_of_generation_is_known() -> None:
@@ -94,6 +113,9 @@ def test_every_setting_of_generation_is_known() -> None:
             ("original_max_position_embeddings",),
         ),
         ({"type": "linear", "factor": 4, "attention_factor": None, "rope_type": "linear"}, ()),
+        ({"type": "linear", "factor": 4, "finetuned": False}, ("finetuned",)),
+        ({"type": "linear", "factor": 4, "mrope_section": []}, ("mrope_section",)),
+        ({"type": "default", "factor": 8.0}, ("factor",)),
     ],
 )
 def test_what_a_type_of_scaling_does_not_use_is_passed_over(scaling: dict[str, Any], passed_over: Any) -> None:
@@ -154,7 +176,7 @@ def test_groups_of_null_are_as_many_as_heads(model_type: str) -> None:
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"vocab_size": "512"}, "vocab_size: '512' is not a whole number from 1 to 16,777,216"),
     ({"vocab_size": 131.5}, "vocab_size: 131.5 is not a whole number"),
-    ({"hidden_size": True}, "hidden_size: True is not a whole number"),
+    ({"hidden_size": True}, "hidden_size: true is not a whole number"),
     ({"hidden_size": [48]}, "hidden_size: a list of 1 is not a whole number"),
     ({"num_hidden_layers": 10**30}, "num_hidden_layers: 1000000000000000000000000000000 is not a whole number"),
     ({"num_attention_heads": 0}, "num_attention_heads: 0 is not a whole number"),
@@ -170,7 +192,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"attention_bias": 1, "mlp_bias": 1}, "attention_bias: 1 is not true or false"),
     ({"max_position_embeddings": "2048"}, "max_position_embeddings: '2048' is not a whole number"),
     ({"eos_token_id": "</s>"}, "eos_token_id: '</s>' is not the id of a token, or a list of such ids"),
-    ({"pretraining_tp": True}, "pretraining_tp: True, known is 1"),
+    ({"pretraining_tp": True}, "pretraining_tp: true, known is 1"),
     ({"hidden_act": {"name": "silu"}}, "hidden_act: an object, known is silu"),
     ({"layer_types": "full_attention"}, "layer_types: 'full_attention' is not a list"),
     ({"layer_types": [["full_attention"]]}, "layer_types: a list of 1 in it, known is full_attention"),
@@ -181,10 +203,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"rope_scaling": {"type": "linear", "factor": "2.0"}}, "rope_scaling.factor: '2.0' is not a number"),
     ({"rope_scaling": {"type": "linear", "factor": 0}}, "rope_scaling.factor: 0 is not a number"),
     ({"rope_scaling": {"type": "linear", "factor": -1.0}}, "rope_scaling.factor: -1.0 is not a number"),
-    ({"rope_scaling": {"type": "linear", "factor": True}}, "rope_scaling.factor: True is not a number"),
+    ({"rope_scaling": {"type": "linear", "factor": True}}, "rope_scaling.factor: true is not a number"),
     ({"rope_scaling": {"type": "linear", "factor": None}}, "rope_scaling: linear with [], known is ['factor']"),
     ({"rope_scaling": {"type": "linear", "rope_type": "llama3"}}, "rope_type 'llama3' and type 'linear' contradict"),
-    ({"rope_scaling": {"type": "default", "factor": 2.0}}, "rope_scaling: default with ['factor'], known is []"),
+    ({"rope_scaling": {"factor": 2.0}}, "rope_scaling: default with ['factor'], known is []"),
     (
         {"rope_scaling": {"type": "llama3", **LLAMA3, "high_freq_factor": 1.0}},
         "rope_scaling.low_freq_factor: 1.0 must be smaller than high_freq_factor, 1.0",
@@ -279,6 +301,11 @@ def test_no_odd_values_together_end_in_a_traceback() -> None:
         outcome(fields, seen)
 
 
+def _with_hidden_size(name: str, weight: torch.Tensor, size: int) -> torch.Tensor:
+    is_first = weight.dim() == 1 or "o_proj" in name or "down_proj" in name
+    return torch.ones((size, *weight.shape[1:]) if is_first else (weight.shape[0], size))
+
+
 def test_a_conversion_tells_what_it_passes_over_and_one_line_of_what_transformers_refuses(
     pool: Pool, tmp_path: Path
 ) -> None:
@@ -292,6 +319,9 @@ def test_a_conversion_tells_what_it_passes_over_and_one_line_of_what_transformer
         "warning: its config.json has keys that change nothing, passed over: is_llama_config, quantization_config\n",
     )
     path.write_text(json.dumps({**said, "hidden_size": 50, "head_dim": 12}))
+    # The tensors are those of such a model.
+    wider = {name: _with_hidden_size(name, tensor, 50) for name, tensor in weights_of(folder).items()}
+    save_file(wider, folder / "model.safetensors", metadata={"format": "pt"})
     [left] = pool.run(conversion_jobs.command, 1, ["convert", "from-hf", str(folder), str(tmp_path / "no")])
     assert left.code == EXIT_BAD_DATA
     assert f"transformers refuses {folder}: " in left.err

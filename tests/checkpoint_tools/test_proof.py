@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from checkpoint_tools.growth import Growth
 from checkpoint_tools.prompts import longest_text, make_prompts
 from harness.config.schema import ModelConfig
-from harness.errors import EXIT_BAD_DATA
+from harness.errors import EXIT_BAD_DATA, CheckpointError
 
 VOCAB_SIZE = 4000
 WIDE = Variant("wide", "llama", {"vocab_size": VOCAB_SIZE, "num_key_value_heads": 4, "max_position_embeddings": 131072})
@@ -45,6 +45,14 @@ def with_weight(folder: Path, out: Path, name: str, row: int, value: float) -> P
     weights = weights_of(folder)
     weights[name][row, 5] = value
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "config.json").write_bytes((folder / "config.json").read_bytes())
+    return out
+
+
+def with_tensor(folder: Path, out: Path, name: str, tensor: torch.Tensor) -> Path:
+    """A copy of a model in which one tensor is another one."""
+    out.mkdir()
+    save_file({**weights_of(folder), name: tensor}, out / "model.safetensors", metadata={"format": "pt"})
     (out / "config.json").write_bytes((folder / "config.json").read_bytes())
     return out
 
@@ -154,7 +162,11 @@ def test_a_checkpoint_with_numbers_that_are_none_is_refused(pool: Pool, checkpoi
 
 @pytest.mark.parametrize(
     ("value", "dtype", "end"),
-    [(70000.0, torch.float16, "float16 ends at 65504"), (3.4e38, torch.bfloat16, "bfloat16 ends at 3.38953e+38")],
+    [
+        (70000.0, torch.float16, "float16 ends at 65504. Write another format: --dtype bf16 or --dtype fp32."),
+        (3.4e38, torch.bfloat16, "bfloat16 ends at 3.38953e+38. Write another format: --dtype fp32."),
+        (3.4e38, torch.float16, "float16 ends at 65504. Write another format: --dtype fp32."),
+    ],
 )
 def test_a_number_that_the_format_cannot_hold_is_refused(
     pool: Pool, given: Path, tmp_path: Path, value: float, dtype: torch.dtype, end: str
@@ -164,11 +176,60 @@ def test_a_number_that_the_format_cannot_hold_is_refused(
     assert imported(pool, folder, tmp_path / "run").startswith("proven")
     checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
     told = exported(pool, checkpoint, tmp_path / "out", "no bug at all", dtype=dtype)
-    assert told == (
-        f"CheckpointError: embedding.word_embeddings.weight holds {value:g}, but {end}. Write another format: --dtype "
-        "bf16 or --dtype fp32."
-    )
+    assert told == f"CheckpointError: embedding.word_embeddings.weight holds {value:g}, but {end}"
     assert exported(pool, checkpoint, tmp_path / "same", "no bug at all").startswith("proven")
+
+
+TINY_NAME = "model.layers.1.mlp.down_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype", "problem"),
+    [
+        (2e-8, torch.float16, "100.0% of its nonzero values would be zero in float16"),
+        (9e-8, torch.float16, "its values would change by 32.5% in float16"),
+        (4e-41, torch.bfloat16, "100.0% of its nonzero values would be zero in bfloat16"),
+    ],
+)
+def test_values_that_are_too_small_for_the_format_are_refused(
+    pool: Pool, given: Path, tmp_path: Path, value: float, dtype: torch.dtype, problem: str
+) -> None:
+    folder = with_tensor(given, tmp_path / "small", TINY_NAME, torch.full((48, 40), value))
+    assert imported(pool, folder, tmp_path / "run").startswith("proven")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
+    told = exported(pool, checkpoint, tmp_path / "out", "no bug at all", dtype=dtype)
+    other = "--dtype fp32" if dtype == torch.bfloat16 else "--dtype bf16 or --dtype fp32"
+    assert told.startswith(f"CheckpointError: decoder.layers.1.mlp.linear_fc2.weight: {problem}"), told
+    assert told.endswith(f". Write another format: {other}."), told
+    assert exported(pool, checkpoint, tmp_path / "same", "no bug at all").startswith("proven")
+
+
+def test_the_proof_itself_sees_what_rounding_loses(pool: Pool, given: Path, tmp_path: Path) -> None:
+    folder = with_tensor(given, tmp_path / "small", TINY_NAME, torch.full((48, 40), 2e-8))
+    imported(pool, folder, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
+    told = exported(pool, checkpoint, tmp_path / "out", "a writer that looks at no losses", dtype=torch.float16)
+    assert told.startswith(f"{NOT_THE_SAME}decoder.layers.1.mlp.linear_fc2.weight: 100.0% of its nonzero values"), told
+
+
+def test_a_few_values_that_become_zero_are_told(pool: Pool, given: Path, tmp_path: Path) -> None:
+    weight = weights_of(given)[TINY_NAME]
+    weight[0, :7] = 1e-8
+    weight[1] = 0.0
+    folder = with_tensor(given, tmp_path / "small", TINY_NAME, weight)
+    imported(pool, folder, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
+    told = exported(pool, checkpoint, tmp_path / "out", "no bug at all", dtype=torch.float16)
+    assert told.endswith("; 7 values that are not zero are so small that they became zero"), told
+    assert json.loads((tmp_path / "out" / "conversion.json").read_text())["proof"]["num_vanished"] == 7
+
+
+def test_a_model_meant_for_one_position_is_proven_with_a_rotation(pool: Pool, tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "given", Variant("one", "llama", {"max_position_embeddings": 1}))
+    assert "; 64 tokens, up to position 31; " in imported(pool, folder, tmp_path / "run")
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
+    told = exported(pool, checkpoint, tmp_path / "out", "pairs rotated")
+    assert told.startswith(f"{NOT_THE_SAME}they first differ at layer 0"), told
 
 
 def test_a_rotation_that_only_long_texts_see_is_caught(pool: Pool, checkpoint: Path, tmp_path: Path) -> None:
@@ -184,6 +245,11 @@ def test_prompts_go_as_far_as_the_context_and_beyond_what_it_grew_from() -> None
     assert longest_text({}, plain) == 2048
     assert longest_text({"max_position_embeddings": 10**6}, plain) == 131072
     assert longest_text({"max_position_embeddings": 8192}, llama3) == 16384
+    assert longest_text({"max_position_embeddings": 1}, plain) == 32
+    dynamic = {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}
+    assert longest_text({"max_position_embeddings": 2, **dynamic}, plain) == 2
+    with pytest.raises(CheckpointError, match="no rotation can be proven"):
+        longest_text({"max_position_embeddings": 1, **dynamic}, plain)
     for length in (1, 2, 3, 31, 95, 96, 97, 128, 131072):
         prompts = make_prompts(50, length)
         assert prompts.tokens_BS.shape == prompts.positions_BS.shape == (2, min(length, 96))
