@@ -24,6 +24,7 @@ import yaml
 from checkpoint_tools import output_folder
 from checkpoint_tools.checkpoint_writer import Weights
 from checkpoint_tools.families.config_json import plain_fields
+from checkpoint_tools.families.family import Move
 from checkpoint_tools.families.remarks import GENERATION
 from checkpoint_tools.families.rotation import dynamic_scaling
 from checkpoint_tools.foreign_files import is_there, read_whole
