@@ -234,15 +234,11 @@ def _report(done: Converted) -> None:
 
 
 def _require_consistent(sample: str | None, tokenizer: Path | None, *, without_tokenizer: bool) -> None:
-    """Refuse options of `to-hf` that contradict each other, and a prompt that is no text."""
+    """Refuse options of `to-hf` that contradict each other."""
     if without_tokenizer and tokenizer is not None:
         raise UsageError(f"--without-tokenizer and --tokenizer {tokenizer} contradict each other. Give one of them.")
     if without_tokenizer and sample is not None:
         raise UsageError("--sample needs the tokenizer, which --without-tokenizer leaves out. Give one of them.")
-    try:
-        (sample or "").encode()
-    except UnicodeEncodeError as error:
-        raise UsageError(f"--sample {ascii(sample)[:80]} is no UTF-8 text. Write the prompt in UTF-8.") from error
 
 
 def left_out_text(names: Sequence[str]) -> str:

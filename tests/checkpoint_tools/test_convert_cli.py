@@ -32,7 +32,7 @@ from harness.errors import EXIT_BAD_DATA, EXIT_USAGE
         (["check", ".", "."], EXIT_BAD_DATA, ". is not a model folder: it has neither manifest.json nor config.json"),
         (["to-hf", ".", "b", "--without-tokenizer", "--tokenizer", "x"], EXIT_USAGE, "contradict each other"),
         (["to-hf", ".", "b", "--without-tokenizer", "--sample", "x"], EXIT_USAGE, "--sample needs the tokenizer"),
-        (["to-hf", ".", "b", "--sample", "a\udcff"], EXIT_USAGE, "--sample 'a\\udcff' is no UTF-8 text"),
+        (["to-hf", ".", "b", "--sample", "a\udcff"], EXIT_USAGE, "is not UTF-8. Give text as UTF-8"),
         (["average", ".", "b"], EXIT_USAGE, "A mean needs at least two checkpoints"),
     ],
 )
