@@ -117,5 +117,5 @@ def test_a_published_model_is_read_and_has_as_many_parameters(name: str) -> None
 def test_a_sliding_window_is_refused_by_name() -> None:
     """Mistral 7B v0.1; later ones have none."""
     fields = {"model_type": "mistral", **sizes(4096, 14336, 32, 32, 8, 32000), "sliding_window": 4096}
-    with pytest.raises(CheckpointError, match=r"sliding_window: 4096, known is None"):
+    with pytest.raises(CheckpointError, match=r"sliding_window: 4096, known is null"):
         admit(fields, family_of(fields))
