@@ -131,7 +131,7 @@ def _none_recorded(folder: Path) -> Iterator[str]:
 
 
 def _added_beyond(folder: Path, told_up_to: int, num_rows: int) -> Iterator[str]:
-    """Yield the remark on ids that added tokens have beyond the model's rows, and beyond those that are told anyway."""
+    """Yield a remark if added tokens have ids for which the model has no rows, and no other remark says so."""
     found = {
         name: max(_added_ids(name, read_whole(folder / name, MAX_BYTES)), default=-1)
         for name in (_ADDED, SETTINGS_FILE)

@@ -141,7 +141,7 @@ def _shown(name: str) -> str:
 
 
 def _field(arrow: Any, node: list[Any], name: str) -> list[Any] | None:  # noqa: ANN401
-    """Return the type of a column of a schema, or of a field of a struct, in a box; None if there is none."""
+    """Return the type of a column or of a struct's field, in a list of one; None if there is no such column."""
     parent = node[0]
     is_struct = not isinstance(parent, arrow.Schema) and arrow.types.is_struct(parent)
     if not (is_struct or isinstance(parent, arrow.Schema)):

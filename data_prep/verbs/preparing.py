@@ -26,7 +26,7 @@ NO_SYMBOL = "none"
 
 IN = click.argument("inputs", metavar="IN...", nargs=-1, required=True)
 TOKENIZER = click.option(
-    "--tokenizer", type=click.Path(path_type=Path), required=True, help="*.model, tokenizer.json or *.tiktoken."
+    "--tokenizer", type=click.Path(path_type=Path), required=True, help="Its file, of any kind and name, or its folder."
 )
 ENCODER = click.option(
     "--encoder",
@@ -47,7 +47,7 @@ MAX_LOST_SHARE = click.option(
     type=FiniteRange(0, 1),
     default=0.01,
     show_default=True,
-    help="Give up if the tokenizer loses more than this share of the characters, or of the tokens to unknown text.",
+    help="Give up if more than this share of the characters (without white space) or of the tokens is lost.",
 )
 
 

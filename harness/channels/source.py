@@ -151,7 +151,7 @@ class RecordedSource:
 
     @property
     def unfinished_append(self) -> AppendedFiles | None:
-        """The later call that has not finished; None if there is none."""
+        """The call of `harness data append` that has not finished; None if all have."""
         return next((call for call in self.appended if call.finished is None), None)
 
     @property

@@ -39,7 +39,7 @@ def own_flags(settings: LaunchConfig) -> list[str]:
 
 
 def gpu_flag_problems(settings: LaunchConfig, nodes: int) -> list[str]:
-    """Return what is wrong with the flags in `launch.sbatch_flags` that ask for GPUs, for a job of so many nodes."""
+    """Return the problems of the requests for GPUs in `launch.sbatch_flags`, for a job on `nodes` nodes."""
     found = _gpu_flags(settings.sbatch_flags)
     if len(found) > 1:
         given = " and ".join(flag.text for flag in found)
@@ -89,6 +89,6 @@ def _is_sockets(flag: str) -> bool:
 
 
 def _count(text: str) -> int:
-    """Return the number in `8`, `a100:8`, `a100=8`; where there is none, Slurm takes 1."""
+    """Return the number of GPUs in `8`, `a100:8` or `a100=8`; 1 if there is no number, as in Slurm."""
     last = re.split("[:=]", text)[-1]
     return int(last) if last.isdecimal() else 1

@@ -38,7 +38,7 @@ class Moved:
 
 
 def require_planned(config: Config, manifest: Manifest, run_dir: RunDir) -> list[str]:
-    """Return what people are told about phases that have begun and were changed; usually nothing.
+    """Return messages about changed phases that have begun already; none if nothing was changed.
 
     Args:
         config: The configuration to go on with.

@@ -12,6 +12,8 @@ import tokenizers
 import torch
 from safetensors.torch import load_file, save_file
 
+from data_prep.channels.indexed_writer import PartWriter, token_dtype
+
 SIZES: dict[str, Any] = {
     "vocab_size": 131,
     "hidden_size": 48,
@@ -185,18 +187,33 @@ def assert_same_bits(one: Path, other: Path) -> None:
     assert [name for name in a if a[name].dtype != b[name].dtype or not torch.equal(a[name], b[name])] == []
 
 
-def write_tokenizer(folder: Path) -> None:
-    """A small byte-level tokenizer whose documents end with id 2, as the models say."""
+def byte_level(num_ids: int = VOCAB_SIZE) -> tokenizers.Tokenizer:
+    """A byte-level tokenizer with `<unk>`, `<s>`, `</s>` in front."""
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE,
+        vocab_size=num_ids,
         special_tokens=["<unk>", "<s>", "</s>"],
         initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+def write_tokenizer(folder: Path) -> None:
+    """A small byte-level tokenizer whose documents end with id 2, as the models say."""
+    byte_level().save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def write_channel(folder: Path, vocab_size: int) -> Path:
+    """A channel in which every number is the one before plus seven."""
+    folder.mkdir()
+    writer = PartWriter(folder, 0, token_dtype(vocab_size))
+    for start in range(200):
+        writer.add_document([(start + 7 * k) % vocab_size for k in range(40)])
+    writer.finish()
+    return folder

@@ -10,6 +10,7 @@ from typing import Any
 import conversion_jobs
 import pytest
 import worlds
+from hugging_face_models import write_channel
 from pool import Pool
 from tokenizer_folders import (
     CHAT,
@@ -24,7 +25,6 @@ from tokenizer_folders import (
 
 from checkpoint_tools.average import average
 from checkpoint_tools.compare_models import open_either
-from data_prep.channels.indexed_writer import PartWriter, token_dtype
 from harness.config.schema import Config
 from harness.run.checkpoints.manifest import read_manifest, write_manifest
 from harness.run.paths import RunDir
@@ -35,13 +35,7 @@ DYNAMIC = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "facto
 
 @pytest.fixture(scope="module")
 def channel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "zh"
-    folder.mkdir()
-    writer = PartWriter(folder, 0, token_dtype(VOCAB_SIZE))
-    for start in range(200):
-        writer.add_document([(start + 7 * k) % VOCAB_SIZE for k in range(40)])
-    writer.finish()
-    return folder
+    return write_channel(tmp_path_factory.mktemp("data") / "zh", VOCAB_SIZE)
 
 
 def config_for(channel: Path, *, phases: list[dict[str, Any]], **sections: Any) -> Config:

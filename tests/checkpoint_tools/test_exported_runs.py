@@ -12,12 +12,11 @@ import pytest
 import torch
 import worlds
 from conversion_jobs import HeldOut
-from hugging_face_models import Variant, assert_same_bits, weights_of, write_model
+from hugging_face_models import Variant, assert_same_bits, weights_of, write_channel, write_model
 from pool import Pool
 
 from checkpoint_tools.compare_models import differences, open_either
 from checkpoint_tools.torch_dist import read_index, read_region
-from data_prep.channels.indexed_writer import PartWriter, token_dtype
 from harness.config.schema import Config
 from harness.run.checkpoints.contents import contents, file_records
 from harness.run.checkpoints.manifest import read_manifest, write_manifest
@@ -93,14 +92,7 @@ def run_config(channel: Path, source: Source) -> Config:
 
 @pytest.fixture(scope="module")
 def channel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A channel in which every number is the one before plus seven."""
-    folder = tmp_path_factory.mktemp("data") / "zh"
-    folder.mkdir()
-    writer = PartWriter(folder, 0, token_dtype(VOCAB_SIZE))
-    for start in range(200):
-        writer.add_document([(start + 7 * k) % VOCAB_SIZE for k in range(40)])
-    writer.finish()
-    return folder
+    return write_channel(tmp_path_factory.mktemp("data") / "zh", VOCAB_SIZE)
 
 
 @pytest.fixture(scope="module", params=SOURCES.values(), ids=SOURCES)

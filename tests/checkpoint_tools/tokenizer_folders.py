@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import sentencepiece
-import tokenizers
-from hugging_face_models import Variant, write_model
+from hugging_face_models import SENTENCES, VOCAB_SIZE, Variant, byte_level, write_model
 
-VOCAB_SIZE = 420
-SENTENCES = [f"the quick brown fox {n} jumps over the lazy dog, 你好世界 number {n * 7}" for n in range(300)]
 TEXTS = (
     "the lazy fox 12",
     "  two spaces\n\tand a tab ",
@@ -23,21 +20,6 @@ TEXTS = (
     "x",
 )
 CHAT = "{% for message in messages %}<|im_start|>{{ message.content }}<|im_end|>{% endfor %}"
-
-
-def byte_level(num_ids: int = VOCAB_SIZE) -> tokenizers.Tokenizer:
-    """A byte-level tokenizer with `<unk>`, `<s>`, `</s>` in front."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = tokenizers.decoders.ByteLevel()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=num_ids,
-        special_tokens=["<unk>", "<s>", "</s>"],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(SENTENCES, trainer)
-    return tokenizer
 
 
 def sentencepiece_model(num_ids: int = VOCAB_SIZE) -> bytes:

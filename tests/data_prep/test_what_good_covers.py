@@ -172,21 +172,21 @@ def missing_file(bench: Bench) -> str:
     return bench.verify()
 
 
+def flip_bit(file: Path, byte: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[byte] ^= 1
+    file.write_bytes(content)
+
+
 def flipped(bench: Bench) -> str:
     bench.tokenize()
-    file = bench.channel / "part-00000.bin"
-    content = bytearray(file.read_bytes())
-    content[100] ^= 1
-    file.write_bytes(content)
+    flip_bit(bench.channel / "part-00000.bin", 100)
     return bench.verify()
 
 
 def other_index(bench: Bench) -> str:
     bench.tokenize()
-    file = bench.channel / "part-00000.idx"
-    content = bytearray(file.read_bytes())
-    content[34] ^= 1
-    file.write_bytes(content)
+    flip_bit(bench.channel / "part-00000.idx", 34)
     return bench.verify()
 
 
