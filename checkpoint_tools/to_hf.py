@@ -175,6 +175,8 @@ def _record(
         "tokenizer_xxh3": {
             name: xxhash.xxh3_64_hexdigest(content) for name, content in (tokenizer.files.items() if tokenizer else ())
         },
+        # Of the one that the weights were trained with, so that a tokenizer can be held against the export.
+        "tokenizer": ours.manifest.fingerprint.get("tokenizer"),
         "harness": VERSION,
     }
 

@@ -31,6 +31,8 @@ from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import layers_that_fit
 from harness.cli import run
 from harness.errors import EXIT_BAD_DATA, EXIT_USAGE
+from harness.tokenizers.identity import identity_of, recorded_identity
+from harness.tokenizers.tokenizer import open_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +67,8 @@ def test_the_folder_has_all_that_a_model_needs(pool: Pool, checkpoint: Path, tmp
     for name in ("tokenizer.json", "tokenizer_config.json", "generation_config.json"):
         assert (out / name).read_bytes() == (given / name).read_bytes()
     expected = {"config.json", "generation_config.json", "model.safetensors", "conversion.json"}
+    record = json.loads((out / "conversion.json").read_text())["tokenizer"]
+    assert recorded_identity(record) == identity_of(open_tokenizer(out))
     assert {path.name for path in out.iterdir()} == expected | {"tokenizer.json", "tokenizer_config.json"}
     assert_same_bits(given, out)
 
