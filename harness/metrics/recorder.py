@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -89,16 +89,16 @@ class Recorder:
         """
         self._write(record, is_repeated=False)
 
-    def repeat(self, records: Sequence[StepRecord]) -> None:
+    def repeat(self, records: Iterable[StepRecord]) -> None:
         """Record steps from before this launch once more, by rising step. Their earlier records no longer count.
 
         Raises:
             HarnessError: What `require_owner` raises.
         """
-        if records:
-            for name, sink in self._sinks:
-                self._try(name, partial(sink.rewind, records[0].step), is_writing=False)
-        for record in records:
+        for number, record in enumerate(records):
+            if number == 0:
+                for name, sink in self._sinks:
+                    self._try(name, partial(sink.rewind, record.step), is_writing=False)
             self._write(record, is_repeated=True)
 
     def event(self, event: StepEvent) -> None:

@@ -7,12 +7,22 @@ import os
 import socket
 import time
 
-from harness.json_text import parse_json
+from pydantic import BaseModel
+
+from harness.run.field_types import Flag, Seconds
 from harness.run.files import replace_file
 from harness.run.paths import RunDir
+from harness.run.small_files import read_if_valid
 
 _MOST_SILENCE_S = 60.0
 """Clocks of two nodes differ, and a shared file system shows a file late."""
+
+
+class _Beat(BaseModel):
+    """The fields of the heartbeat that the run reads."""
+
+    time: Seconds
+    may_order: Flag = True
 
 
 def write_watcher_beat(run_dir: RunDir, *, step: int, may_command: bool) -> None:
@@ -28,8 +38,5 @@ def write_watcher_beat(run_dir: RunDir, *, step: int, may_command: bool) -> None
 
 def is_watched(run_dir: RunDir) -> bool:
     """Return whether a watcher that may give commands has written its heartbeat within the last minute."""
-    try:
-        beat = parse_json(run_dir.watch_heartbeat.read_bytes())
-        return bool(beat.get("may_order", True)) and abs(time.time() - float(beat["time"])) <= _MOST_SILENCE_S
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return False
+    beat = read_if_valid(run_dir.watch_heartbeat, _Beat)
+    return beat is not None and beat.may_order and abs(time.time() - beat.time) <= _MOST_SILENCE_S
