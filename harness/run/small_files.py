@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,17 +16,17 @@ MOST_BYTES = 16 * 1024**2
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def read_json_file(path: Path) -> object:
-    """Return the JSON value in a file.
+def read_json_file(path: Path, most_bytes: int = MOST_BYTES) -> object:
+    """Return the JSON value in a file of at most so many bytes.
 
     Raises:
         OSError: The file cannot be read, or is not a regular file.
         ValueError: It does not hold JSON, or is too large.
     """
     with open_lines(path) as file:
-        content = file.read(MOST_BYTES + 1)
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"larger than {MOST_BYTES >> 20} MiB")
+        content = file.read(min(os.fstat(file.fileno()).st_size, most_bytes) + 1)
+    if len(content) > most_bytes:
+        raise ValueError(f"larger than {most_bytes >> 20} MiB")
     return parse_json(content)
 
 
