@@ -16,6 +16,8 @@ A submission's folder is that of the first start of its job; every requeue gets 
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +25,7 @@ from typing import Annotated, NamedTuple, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from harness.errors import EXIT_REQUEUE
+from harness.errors import EXIT_REQUEUE, UsageError
 from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.field_types import MOST_RANKS, Count, Flag, Rank, Text
 from harness.run.files import replace_file
@@ -37,6 +39,7 @@ ENDED = "ended.json"
 NODES = "nodes.json"
 BAD_NODES = "bad_nodes.json"
 """Nodes that the check before training found unfit; a node that has too few GPUs writes `bad_node_00000.json`."""
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _FAULTS = TypeAdapter(dict[Text, list[Text]])
 Content = TypeVar("Content", bound="LaunchFile")
 
@@ -172,8 +175,11 @@ class LaunchRecord:
 
     @property
     def begun(self) -> float:
-        """Time of the start in seconds since 1970, by the clock of the file system as for heartbeats."""
-        return (self.folder / LAUNCH).stat().st_mtime
+        """Time of the start in seconds since 1970, by the clock of the file system; now, if the file is gone."""
+        try:
+            return (self.folder / LAUNCH).stat().st_mtime
+        except OSError:
+            return time.time()
 
 
 def newest_checkpoint(run_dir: RunDir) -> Progress:
@@ -183,8 +189,17 @@ def newest_checkpoint(run_dir: RunDir) -> Progress:
 
 
 def launches(run_dir: RunDir) -> list[LaunchRecord]:
-    """Return the launches of a run, oldest first."""
-    folders = run_dir.launches.iterdir() if run_dir.launches.is_dir() else ()
+    """Return the launches of a run, oldest first.
+
+    Raises:
+        UsageError: Their folder cannot be read.
+    """
+    try:
+        folders = sorted(run_dir.launches.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UsageError(f"{run_dir.launches} cannot be read: {error.strerror}") from None
     return [
         LaunchRecord(
             folder=folder,
@@ -192,8 +207,8 @@ def launches(run_dir: RunDir) -> list[LaunchRecord]:
             launch=read_launch_file(folder / LAUNCH, LaunchStart),
             ended=read_launch_file(folder / ENDED, LaunchEnding),
         )
-        for folder in sorted(folders)
-        if folder.is_dir() and folder.name.isdecimal()
+        for folder in folders
+        if _NUMBER.fullmatch(folder.name) and folder.is_dir()
     ]
 
 
