@@ -90,12 +90,14 @@ def read_evidence(path: Path) -> list[Sample]:
     number = 0
     try:
         with open_lines(path) as file:
-            for number, line in enumerate(lines_of(file), start=1):
+            for line in lines_of(file):
+                number += 1
                 samples.append(Sample.model_validate(parse_json(line)))
     except (OSError, ValueError) as error:
+        place = f"{path}:{number}" if number else str(path)
         raise DataError(
-            f"{path}{f':{number}' if number else ''}: cannot be read as evidence ({reason_in_words(error)}). It has one JSON "
-            "object per sample; ask for it again with `harness signal RUN_DIR evidence --steps A:B`."
+            f"{place}: cannot be read as evidence ({reason_in_words(error)}). It has one "
+            "JSON object per sample; ask for it again with `harness signal RUN_DIR evidence --steps A:B`."
         ) from None
     return samples
 

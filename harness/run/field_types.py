@@ -35,7 +35,7 @@ def reason_in_words(error: OSError | ValueError) -> str:
     """Return why content was refused, for people: by pydantic, by the reader of JSON, or by the disk."""
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False)[0]
-        place = ".".join(map(str, found["loc"]))
+        place = ".".join(map(str, found["loc"])) if found["type"] != "missing" else ""
         return f"{place}: {found['msg']}" if place else str(found["msg"])
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 

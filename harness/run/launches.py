@@ -27,7 +27,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from harness.errors import EXIT_REQUEUE, UsageError
 from harness.run.checkpoints.entries import Checkpoint, entries_in
-from harness.run.field_types import MOST_RANKS, Count, Flag, Rank, Text
+from harness.run.field_types import MOST_RANKS, Count, Flag, Text
 from harness.run.files import replace_file
 from harness.run.paths import RunDir
 from harness.run.small_files import read_if_valid, read_json_file
@@ -49,7 +49,7 @@ JobId = Annotated[
     BeforeValidator(lambda value: str(value) if type(value) is int else value),
     Field(strict=True, max_length=64, pattern=r"^[0-9A-Za-z_.+\[\]-]+$"),
 ]
-"""Slurm's number of a job, of a part of it (`4711+1`), or of a task of an array (`4711_2`). It is part of file names."""
+"""Slurm's number of a job, of a part of it (`4711+1`), or of a task of an array (`4711_2`). File names have it."""
 NumRanks = Annotated[int, Field(strict=True, ge=1, le=MOST_RANKS)]
 ExitCode = Annotated[int, Field(strict=True, ge=-255, le=255)]
 

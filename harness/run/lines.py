@@ -65,7 +65,9 @@ def lines_in(path: Path) -> Iterator[bytes]:
 
 
 def lines_backwards(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file without line ends, the last one first. Too long ones are empty; a missing file has none.
+    """Yield the lines of a file without line ends, the last one first.
+
+    Too long ones are empty. A missing file has none.
 
     Raises:
         OSError: It cannot be read.

@@ -88,7 +88,8 @@ def _entries(path: Path) -> tuple[list[Change], list[RolledBack]]:
     rollbacks: list[RolledBack] = []
     number = 0
     try:
-        for number, line in enumerate(lines_in(path), start=1):
+        for line in lines_in(path):
+            number += 1
             if line and not line.endswith(b"\n"):
                 break
             if not line:
@@ -103,7 +104,7 @@ def _entries(path: Path) -> tuple[list[Change], list[RolledBack]]:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
     except ValueError as error:
         raise CheckpointError(
-            f"{path} is damaged in line {number}: {reason_in_words(error)}. It says when parts were adopted, and what "
+            f"{path} is damaged: line {number}: {reason_in_words(error)}. It says when parts were adopted, and what "
             "is skipped; restore it, or move it away to go on with what the checkpoint knows."
         ) from error
     return changes, rollbacks

@@ -1,4 +1,4 @@
-"""Reads small JSON files of a run, such as heartbeats and the files of a launch, as what they should be or not at all."""
+"""Reads small JSON files of a run, such as heartbeats and the files of a launch: as what they should be, or not."""
 
 from __future__ import annotations
 

@@ -172,9 +172,9 @@ def _remembered(run_dir: RunDir, alerts: Alerts, show: Callable[[str], None]) ->
             return saved, False
     except LostStateError as error:
         text = (
-            f"the memory of the watcher, {path}, {error}. It begins anew: the run is judged by all of its metrics again, "
-            f"and earlier rollbacks count against the budget. What happened since its last look, and alerts that were "
-            f"not delivered, are not sent again: see `harness status {run_dir.root}` and {run_dir.watch_alerts}"
+            f"the memory of the watcher, {path}, {error}. It begins anew: the run is judged by all of its metrics, and "
+            "earlier rollbacks count against the budget. What happened since its last look, and alerts that were not "
+            f"delivered, are not sent again: see `harness status {run_dir.root}` and {run_dir.watch_alerts}"
         )
         show(f"warning: {text}")
         try:

@@ -176,7 +176,7 @@ def test_what_a_crash_left_half_written_is_no_change(tmp_path: Path) -> None:
 
 def test_damaged_journal(tmp_path: Path) -> None:
     (tmp_path / "order.jsonl").write_text("broken\n")
-    with pytest.raises(CheckpointError, match=r"order.jsonl is damaged in line 1: .* restore it, or move it away"):
+    with pytest.raises(CheckpointError, match=r"order.jsonl is damaged: .* restore it, or move it away"):
         read_journal(tmp_path / "order.jsonl")
 
 

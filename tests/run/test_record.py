@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.run import metric_names as names
 from harness.run import lines
+from harness.run import metric_names as names
 from harness.run.records import StepRecord, from_json_line, hidden_records, last_key, read_records, to_json_line
 
 METRIC_NAMES = st.sampled_from([names.LM_LOSS, names.lm_loss_of("zh"), names.GRAD_NORM, names.LEARNING_RATE])
