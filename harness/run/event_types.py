@@ -278,6 +278,15 @@ class PhaseBegun(StepEvent):
     """True if the same processes train it; False if another launch does."""
 
 
+class FileLost(StepEvent):
+    """A file that the trainer writes was removed, replaced or cut by somebody else; it goes on in a new one."""
+
+    kind: Literal["file-lost"] = "file-lost"
+    file: Text
+    """Name of the file in the run's folder."""
+    reason: Reason
+
+
 class SlowRanks(StepEvent):
     """Some ranks compute more slowly than the others."""
 
@@ -375,6 +384,6 @@ AnyEvent = (
     Started | Resumed | PassedOver | Exit | LaunchEnded | Saved | SaveFailed | SaveWaited | Released | Marked
     | RolledBack | RollbackRefused | RollbackDone | Evidence | EvidenceRefused | Quarantined | QuarantineRefused
     | Adopted | PartsRefused | WaitingForParts | PartsCame | PhaseBegun | SlowRanks | ResumeSuspect | NotFinite
-    | Seen | Attributed | RollbackOrdered | StopOrdered | Hung
+    | FileLost | Seen | Attributed | RollbackOrdered | StopOrdered | Hung
 )  # fmt: skip
 """Every event that this version writes."""

@@ -149,6 +149,8 @@ class Heartbeat:
             spent_s={name: round(seconds, 3) for name, seconds in self._spent_s.copy().items()},
             compute_ms=self.compute_ms,
         )
+        with suppress(OSError):  # somebody may have removed the folder
+            self._path.parent.mkdir(exist_ok=True)
         replace_file(self._path, json.dumps(beat_to_json(beat)) + "\n", durable=False)
 
 

@@ -18,6 +18,7 @@ from harness.run.event_types import (
     Evidence,
     EvidenceRefused,
     Exit,
+    FileLost,
     LaunchEnded,
     PartsRefused,
     Resumed,
@@ -148,6 +149,8 @@ class Watcher:
                 channels = ", ".join(event.channels)
                 text = f"training waits for further parts, because no data is left in {channels} (step {event.step})"
                 self._announcer.alert("data", text)
+            case FileLost():
+                self._announcer.alert("file", f"{event.reason} (step {event.step})")
             case PartsRefused():
                 self._announcer.alert("data", f"parts of the data were refused: {event.reason} (step {event.step})")
 
