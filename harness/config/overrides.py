@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.config.problems import Location, Origin, Problem, shortened
+from harness.config.secrets import masked_override
 from harness.config.strict_yaml import MAX_DEPTH, Document, Value, parse_override_text
 from harness.errors import ConfigError
 
@@ -18,7 +19,7 @@ def apply_override(document: Document, override: str) -> None:
     Raises:
         ConfigError: The override has no `=` or no value, leads nowhere, or its value is not YAML.
     """
-    source = f"--set {shortened(override)}"
+    source = f"--set {shortened(masked_override(override))}"
     dotted_key, equals, text = override.partition("=")
     if not equals or not dotted_key:
         raise ConfigError([f"{source}: must be KEY=VALUE, for example --set run.seed=1"])

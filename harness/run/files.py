@@ -86,13 +86,14 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(
-    path: Path, *, durable: bool = True, before_rename: Callable[[], object] | None = None
+    path: Path, *, durable: bool = True, private: bool = False, before_rename: Callable[[], object] | None = None
 ) -> Iterator[BinaryIO]:
     """Open a new file beside its place, and rename it into place at the end: readers see the old file or all of this.
 
     If it must outlive a loss of power (`durable`), the file is synced before it is renamed, and its folder afterwards.
     Signs of life and requests need not, because the next one replaces them, nor what may be lost, such as snapshots on
-    a node. `before_rename` is called when the content is complete beside its place.
+    a node. `before_rename` is called when the content is complete beside its place. Only the owner can read a `private`
+    file, which holds secrets.
 
     Raises:
         OSError: From the disk; the old content is there. The staging file is discarded rather than synced again,
@@ -101,7 +102,7 @@ def replacing(
     staging = path.with_name(path.name + STAGING_SUFFIX)
     try:
         staging.unlink(missing_ok=True)
-        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666)
         try:
             with os.fdopen(descriptor, "wb", closefd=False) as file:
                 yield file
@@ -121,7 +122,12 @@ def replacing(
 
 
 def replace_file(
-    path: Path, content: bytes | str, *, durable: bool = True, before_rename: Callable[[], object] | None = None
+    path: Path,
+    content: bytes | str,
+    *,
+    durable: bool = True,
+    private: bool = False,
+    before_rename: Callable[[], object] | None = None,
 ) -> None:
     """Write a file whole, as `replacing` does; text is written as UTF-8.
 
@@ -130,7 +136,7 @@ def replace_file(
     """
     rest = memoryview(content.encode() if isinstance(content, str) else content)
     num_bytes = len(rest)
-    with replacing(path, durable=durable, before_rename=before_rename) as file:
+    with replacing(path, durable=durable, private=private, before_rename=before_rename) as file:
         while rest:  # a write may take only a part of the data
             rest = rest[os.write(file.fileno(), rest) :]
         if os.fstat(file.fileno()).st_size != num_bytes:  # some file systems lose data that they reported as written

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from harness.config.load import dump_config, load_config
 from harness.config.schema import Config
+from harness.config.secrets import HIDDEN, holds_secrets, is_secret, masked_arguments
 from harness.errors import ConfigError, UsageError
 from harness.run.files import broken_link, replace_file
 from harness.run.launches import CONFIG, LAUNCH, LaunchStart, write_launch_file
@@ -62,18 +63,17 @@ def open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: P
 def _open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: Path | None) -> Path:
     folder = prepared or run_dir.launch(run_dir.next_launch_number())
     folder.mkdir(parents=True, exist_ok=prepared is not None)
-    text = dump_config(config)
-    replace_file(folder / CONFIG, text)
+    write_config(folder / CONFIG, config)
     own = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "working_directory": str(Path.cwd()),
-        "command": tuple(sys.argv),
+        "command": masked_arguments(sys.argv),
     }
     write_launch_file(folder / LAUNCH, start.model_copy(update=own))
     if not run_dir.config.exists():  # this file makes the directory a run for everybody else
-        replace_file(run_dir.config, text)
+        write_config(run_dir.config, config)
     return folder
 
 
@@ -83,7 +83,16 @@ def accept(run_dir: RunDir, config: Config) -> None:
     Raises:
         OSError: The disk refuses; the run's configuration is the earlier one.
     """
-    replace_file(run_dir.config, dump_config(config))
+    write_config(run_dir.config, config)
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Write a copy of a configuration, for its owner alone if it may hold secrets.
+
+    Raises:
+        OSError: The disk refuses; an earlier copy is as it was.
+    """
+    replace_file(path, dump_config(config), private=holds_secrets(config))
 
 
 def changes(run_dir: RunDir, config: Config) -> list[str]:
@@ -123,4 +132,6 @@ def _fields(value: object, place: str = "") -> dict[str, object]:
 
 
 def _shown(fields: Mapping[str, object], name: str) -> str:
-    return json.dumps(fields[name], ensure_ascii=False) if name in fields else "absent"
+    if name not in fields:
+        return "absent"
+    return HIDDEN if is_secret(tuple(name.split("."))) else json.dumps(fields[name], ensure_ascii=False)

@@ -151,6 +151,7 @@ def test_a_webhook_that_refuses_with_http_200_is_heard(
     url, got, answers = robot
     monkeypatch.setattr(delivery, hosts, ("127.0.0.1",))
     (tmp_path / "urls").write_text(f"# robots\n{url}\n")
+    (tmp_path / "urls").chmod(0o600)
     (deliver,) = deliveries((), tmp_path / "urls")
     for answer in (refusal, b"not json"):
         answers[:] = [answer]
