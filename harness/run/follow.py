@@ -27,7 +27,8 @@ class Mark:
     is_in_long_line: Flag = False
     """True if the rest of a line that is too long is to be passed over."""
     num_waits: _Size = 0
-    """Consecutive looks at a line of zero bytes: shared file systems may show the new size before the content."""
+    """Looks at lines of zero bytes, since one met none: shared file systems may show the new size before the content.
+    Lines that stay so are passed over together."""
 
 
 def new_lines(path: Path, mark: Mark) -> Iterator[bytes]:
@@ -53,16 +54,20 @@ def new_lines(path: Path, mark: Mark) -> Iterator[bytes]:
 
 
 def _lines_from_here(file: BinaryIO, mark: Mark) -> Iterator[bytes]:
+    has_zeros = False
     while line := file.readline(MOST_LINE_BYTES):
         is_whole = line.endswith(b"\n")
         is_too_long = mark.is_in_long_line or (not is_whole and len(line) == MOST_LINE_BYTES)
         if not is_whole and not is_too_long:
-            return
-        if not is_too_long and b"\0" in line and mark.num_waits < _MOST_WAITS:
-            mark.num_waits += 1
-            return
+            break
+        if not is_too_long and b"\0" in line:
+            has_zeros = True
+            if mark.num_waits < _MOST_WAITS:
+                mark.num_waits += 1
+                return
         mark.offset += len(line)
-        mark.num_waits = 0
         mark.is_in_long_line = not is_whole
         if not is_too_long:
             yield line.removesuffix(b"\n")
+    if not has_zeros:
+        mark.num_waits = 0

@@ -91,12 +91,15 @@ def lines_backwards(path: Path) -> Iterator[bytes]:
 
 
 def last_lines(path: Path, most_bytes: int) -> list[bytes]:
-    """Return the whole lines in the last `most_bytes` of a file, without line ends. An unreadable file has none."""
-    try:
-        with open_lines(path) as file:
-            start = max(0, os.fstat(file.fileno()).st_size - most_bytes)
-            file.seek(start)
-            lines = file.read(most_bytes).split(b"\n")
-    except OSError:
-        return []
-    return lines[1:] if start else lines
+    """Return the last lines of a file, together at most so many bytes, without line ends. An unreadable file has none.
+
+    Too long ones are empty, and hide none before them.
+    """
+    found: list[bytes] = []
+    with suppress(OSError):
+        for line in lines_backwards(path):
+            most_bytes -= len(line) + 1
+            if most_bytes < 0:
+                break
+            found.append(line)
+    return found[::-1]

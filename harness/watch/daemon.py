@@ -13,7 +13,7 @@ from types import FrameType
 
 from harness.config.load import load_config
 from harness.config.schema import Config
-from harness.errors import EXIT_REQUEUE, RunInUseError, UsageError
+from harness.errors import EXIT_REQUEUE, DataError, RunInUseError, UsageError
 from harness.run.event_types import Hung
 from harness.run.launch_requests import request_kill
 from harness.run.lock import owner_of
@@ -50,6 +50,7 @@ def watch(  # noqa: PLR0913 (what the command line gives)
     Raises:
         UsageError: There is no such run, an alert cannot be delivered, or metrics cannot be served at `metrics_at`.
         RunInUseError: Another watcher watches it.
+        DataError: A file of the run cannot be read, when looking once.
     """
     run_dir.require_run()
     config = load_config(config_file or run_dir.config)
@@ -66,7 +67,7 @@ def watch(  # noqa: PLR0913 (what the command line gives)
         watcher = Watcher(run_dir, config, state, outputs, is_anew=is_anew)
         show(f"watching {run_dir.root}: {_intention(config, may_command)}")
         if once:
-            watcher.look()
+            _look_once(run_dir, watcher)
             _save(run_dir, watcher.state, show)
         else:
             with served(watcher.latest, metrics_at):
@@ -162,6 +163,18 @@ class _WatchLoop:
             text = f"launch {hang.launch.name} hangs: {hang.text}; {outcome}"
             self._show(text)
             self._alerts.alert(state, "hung", text)
+
+
+def _look_once(run_dir: RunDir, watcher: Watcher) -> None:
+    """Look once.
+
+    Raises:
+        DataError: A file of the run cannot be read.
+    """
+    try:
+        watcher.look()
+    except OSError as error:
+        raise DataError(f"{error.filename or run_dir.root} cannot be read: {error.strerror or error}") from None
 
 
 def _remembered(run_dir: RunDir, alerts: Alerts, show: Callable[[str], None]) -> tuple[WatchState, bool]:

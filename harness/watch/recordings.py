@@ -48,6 +48,8 @@ _CHANNEL_PREFIXES = {
     names.tokens_of(""): "tokens",
     "tokens/": "tokens",
 }
+_OF_RUNS = {names.BATCH_HASH, "consumed_samples", "consumed_tokens"}
+"""Keys of the records of a run, which other programs do not write."""
 _EVENT_FILE_MARK = "tfevents"
 _LEAST_TOKENS = 1e-6
 """Numbers of tokens that are not above this count as unknown."""
@@ -261,7 +263,12 @@ def _read_jsonl(path: Path) -> Iterator[LossRecord]:
 
 
 def _record_of(fields: dict[str, object]) -> LossRecord | None:
-    """Return the record of named numbers, or None without a step or a loss. A null is a number that was not finite."""
+    """Return the record of named numbers, or None without a step or a loss. A null is a number that was not finite.
+
+    A line that is a damaged one of a run is none: what is left of it would be half a record.
+    """
+    if not _OF_RUNS.isdisjoint(fields):
+        return None
     numbers = []
     for name, value in fields.items():
         if (place := _place_of(name)) is not None:
