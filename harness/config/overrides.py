@@ -27,7 +27,12 @@ def apply_override(document: Document, override: str) -> None:
         raise ConfigError([f"{source}: has no value; write {shortened(dotted_key)}=null for none"])
     if dotted_key.count(".") >= MAX_DEPTH:
         raise ConfigError([f"{source}: the key has more than {MAX_DEPTH} parts"])
-    given = parse_override_text(text, source)
+    try:
+        given = parse_override_text(text, source)
+    except ConfigError:
+        if masked_override(override) == override:
+            raise
+        raise ConfigError([f"{source}: the value is not YAML; it is not shown, as it may hold a secret"]) from None
     location = _write(document, dotted_key, given.value, Origin(source))
     _drop_below(document, location)
     document.origins.update({location + below: origin for below, origin in given.origins.items()})
