@@ -24,8 +24,8 @@ from harness.errors import UsageError
 RUNS_FOLDER = Path("runs")
 """Folder of the runs, relative to the working directory, unless `--run-dir` is given."""
 
-_STEP_NAME = re.compile(r"step_([0-9]{7,})")
-_LAUNCH_NAME = re.compile(r"[0-9]{4,}")
+_STEP_NAME = re.compile(r"step_([0-9]{7,15})")
+_LAUNCH_NAME = re.compile(r"[0-9]{4,9}")
 
 
 class _Inside:
