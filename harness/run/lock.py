@@ -169,10 +169,14 @@ def _open(path: Path) -> int:
     try:
         descriptor = open_own(path)
     except OSError as error:
-        word = "it is a link" if error.errno == errno.ELOOP else str(error.strerror)
+        if error.errno in (errno.ELOOP, errno.EINVAL, errno.ENXIO):
+            raise UsageError(
+                f"cannot lock the run directory {path.parent}: {path} is a link, or no regular file, and the lock "
+                "must be a file of its own. If nobody trains there, remove it"
+            ) from None
         raise UsageError(
-            f"cannot lock the run directory {path.parent} by {path}: {word}; the directory must exist and be writable, "
-            "and the lock is a file of its own: remove what is in its place, or choose another directory with --run-dir"
+            f"cannot lock the run directory {path.parent}: {error.strerror}; it must exist and be writable, "
+            "choose another one with --run-dir"
         ) from None
     if os.fstat(descriptor).st_nlink > 1:
         os.close(descriptor)

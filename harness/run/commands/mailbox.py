@@ -20,7 +20,7 @@ from typing import NamedTuple
 import xxhash
 
 from harness.run.commands.command import Command, is_command_name, parse_command, require_command_name
-from harness.run.commands.requests import PLAIN_KINDS, UnreadableCommandError
+from harness.run.commands.requests import PLAIN_KINDS, AnyRequest, UnreadableCommandError
 from harness.run.files import STAGING_SUFFIX, replace_file
 from harness.run.own_file import RefusedFileError, is_refused, read_own_file
 from harness.run.paths import RunDir
@@ -75,10 +75,13 @@ class Mailbox:
         self,
         run_dir: RunDir,
         *,
+        problem_of: Callable[[AnyRequest], str | None] = lambda request: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Take the run. `problem_of` returns why the run rejects a request that is well-formed; None if it does not."""
         self._run_dir = run_dir
+        self._problem_of = problem_of
         self._clock = clock
         self._monotonic = monotonic
         self._known: set[_File] = set()
@@ -203,6 +206,9 @@ class Mailbox:
         except UnreadableCommandError as error:
             if self._is_finished((name, inode), status.st_mtime_ns):
                 self._reject(name, inode, str(error))
+            return None
+        if (problem := self._problem_of(command.request)) is not None:
+            self._reject(name, inode, problem)
             return None
         self._known.add((name, inode))
         self._unfinished.pop((name, inode), None)

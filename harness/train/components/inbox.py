@@ -9,13 +9,11 @@ import torch
 
 from harness.data.arrivals import Arrivals, NewParts
 from harness.parallel import collectives
-from harness.parallel.ranks import Ranks
 from harness.run.commands.command import Command
 from harness.run.commands.kinds import CommandKind
 from harness.run.commands.mailbox import Mailbox
 from harness.run.commands.os_signals import SignalFlags
 from harness.run.fence import Fence
-from harness.run.paths import RunDir
 from harness.train.state import TrainState
 
 _SAVING_KINDS = (CommandKind.SAVE, CommandKind.SAVE_AND_STOP, CommandKind.ROLLBACK)
@@ -30,15 +28,15 @@ class Inbox:
 
     def __init__(
         self,
-        run_dir: RunDir,
-        ranks: Ranks,
+        mailbox: Mailbox | None,
         signals: SignalFlags,
         device: torch.device,
         *,
         fence: Fence | None,
         arrivals: Arrivals | None,
     ) -> None:
-        self._mailbox = Mailbox(run_dir) if ranks.is_writer else None
+        """Take the mailbox, which only the writer has, and the other sources of commands."""
+        self._mailbox = mailbox
         self._fence = fence
         self._arrivals = arrivals
         self._signals = signals
@@ -46,6 +44,8 @@ class Inbox:
         self._waiting: list[Command] = []
         self._unsaved: list[Command] = []
         """Commands that were carried out, but are in no checkpoint yet."""
+        self._refused: dict[str, str] = {}
+        """Reasons why commands were not carried out, by the command's id."""
 
     def flags(self) -> tuple[bool, ...]:
         """Return this rank's flags for the others: data arrived, a command waits, and one for each kind of signal."""
@@ -88,6 +88,11 @@ class Inbox:
         if self._arrivals is not None:
             self._arrivals.put_back(news.parts)
 
+    def refuse(self, command: Command, problem: str | None) -> None:
+        """Note why a command was not carried out, for its acknowledgement."""
+        if self._mailbox is not None:
+            self._refused[command.id] = problem or "it could not be carried out"
+
     def acknowledge(self, commands: Sequence[Command], state: TrainState) -> None:
         """Move the commands to `done/` with their outcome. Must be called before every step.
 
@@ -106,7 +111,9 @@ class Inbox:
                 self._fence.require_held()
         for command in answered:
             outcome: dict[str, object] = {"step": state.step, "attempt": state.attempt}
-            if command.kind in _SAVING_KINDS:
+            if (problem := self._refused.pop(command.id, None)) is not None:
+                outcome["refused"] = problem
+            elif command.kind in _SAVING_KINDS:
                 outcome |= _what_was_saved(command, state)
             self._mailbox.acknowledge(command, outcome)
 
