@@ -47,11 +47,11 @@ class RefusedFileError(ValueError):
     """A file that is not read. The text gives the reason."""
 
 
-def require_own_file(path: Path, *, for_execution: bool = False) -> None:
+def require_own_file(path: Path, *, or_owner_of: Path | None = None, for_execution: bool = False) -> None:
     """Return if a file is a regular one of this user, or is not there.
 
-    With `for_execution` nobody else may write to it either. The user's own group counts as the user: many systems give
-    every user a group, and let it write.
+    `or_owner_of` names a folder whose owner is trusted too. With `for_execution` nobody else may write to the file
+    either. The user's own group counts as the user: many systems give every user a group, and let it write.
 
     Raises:
         RefusedFileError: It is not.
@@ -61,10 +61,13 @@ def require_own_file(path: Path, *, for_execution: bool = False) -> None:
         status = path.lstat()
     except FileNotFoundError:
         return
-    _require_own(status, may_have_names=True)
+    _require_regular(status)
+    trusted = {os.geteuid()} | ({or_owner_of.stat().st_uid} if or_owner_of is not None else set())
+    if status.st_uid not in trusted:
+        raise RefusedFileError(f"belongs to user {status.st_uid}, and this is user {os.geteuid()}")
     others = stat.S_IWOTH | (stat.S_IWGRP if status.st_gid != os.getegid() else 0)
     if for_execution and status.st_mode & others:
-        raise RefusedFileError("others can write to it; take that right away with `chmod go-w`")
+        raise RefusedFileError("can be changed by other users; take that right away with `chmod go-w`")
 
 
 def is_own_file(path: Path) -> bool:
@@ -112,11 +115,15 @@ def is_refused(status: os.stat_result) -> bool:
     return False
 
 
-def _require_own(status: os.stat_result, *, may_have_names: bool = False) -> None:
+def _require_regular(status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = _KINDS.get(stat.S_IFMT(status.st_mode), "device or socket")
         raise RefusedFileError(f"a {kind}, not a regular file")
+
+
+def _require_own(status: os.stat_result) -> None:
+    _require_regular(status)
     if status.st_uid != os.geteuid():
         raise RefusedFileError(f"belongs to user {status.st_uid}; commands come from the user who trains")
-    if status.st_nlink > 1 and not may_have_names:
+    if status.st_nlink > 1:
         raise RefusedFileError("a second name of another file (a hard link); write a file of its own")

@@ -207,7 +207,11 @@ class Mailbox:
             if self._is_finished((name, inode), status.st_mtime_ns):
                 self._reject(name, inode, str(error))
             return None
-        if (problem := self._problem_of(command.request)) is not None:
+        try:
+            problem = self._problem_of(command.request)
+        except OSError:  # the disk does not say: the next poll asks again
+            return None
+        if problem is not None:
             self._reject(name, inode, problem)
             return None
         self._known.add((name, inode))
