@@ -73,6 +73,21 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
         return file.read(min(os.fstat(file.fileno()).st_size, most_bytes + 1))
 
 
+def require_readable(*paths: Path) -> None:
+    """Return if each of these is a regular file that can be read, or is missing. Links are followed.
+
+    Raises:
+        OSError: One cannot be read, or is something else.
+    """
+    for path in paths:
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            os.close(descriptor)
+            if not is_file:
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def open_own(path: Path) -> int:
     """Open a file for reading and writing, made if it is missing, and return its descriptor. Nothing is emptied.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from harness.errors import EXIT_BAD_DATA, CheckpointError, UsageError
+from harness.errors import EXIT_BAD_DATA, CheckpointError, SaveFailedError, UsageError
 from harness.progress import shown
 from harness.run.checkpoints.contents import Progress
 from harness.run.checkpoints.entries import BrokenCheckpoint, Checkpoint, Entry
@@ -210,7 +210,10 @@ def _amend(checkpoint: Path, key_file: Path | None, *, pinned: bool) -> None:
             raise CheckpointError(f"{checkpoint} was not changed: {entry.problem}")
         if entry.manifest.signature is not None and store.key is None:
             raise UsageError(f"{checkpoint} is signed, and would not be any more: give --signature-key-file")
-        store.amend(entry, pinned=pinned)
+        try:
+            store.amend(entry, pinned=pinned)
+        except SaveFailedError as error:
+            raise CheckpointError(str(error)) from None
         return
     raise UsageError(f"{checkpoint} is not a checkpoint of a run. List them: harness checkpoint list {run.root}")
 
