@@ -212,7 +212,7 @@ def append_durably(path: Path, lines: Iterable[str]) -> None:
         OSError: From the disk; nothing was appended.
     """
     content = "".join(f"{line}\n" for line in lines).encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_own(path)
     try:
         end = os.pread(descriptor, os.fstat(descriptor).st_size, 0).rfind(b"\n") + 1
         os.ftruncate(descriptor, end)

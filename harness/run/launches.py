@@ -28,6 +28,7 @@ from harness.errors import EXIT_REQUEUE
 from harness.json_text import parse_json
 from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.files import replace_file
+from harness.run.own_file import is_own_file
 from harness.run.paths import RunDir
 
 CONFIG = "config.yaml"
@@ -241,9 +242,9 @@ def write_bad_nodes(path: Path, faults: Mapping[str, Sequence[str]]) -> None:
 
 
 def bad_nodes_in(launch: Path) -> list[str]:
-    """Return the names of the nodes that were written down for a launch, in no file twice."""
+    """Return the names of the nodes that this user wrote down for a launch, in no file twice."""
     names: list[str] = []
-    for path in (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json"))):
+    for path in filter(is_own_file, (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json")))):
         with suppress(OSError, ValueError):
             found = parse_json(path.read_bytes())
             names += found if isinstance(found, dict) else ()
