@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from harness.errors import CheckpointError, RunTakenOverError
+from harness.errors import CheckpointError, DamagedPartError, RunTakenOverError
 from harness.json_text import parse_json
 from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.files import append_lines
@@ -38,8 +38,8 @@ def recording(
     known = _names(run_dir)
     try:
         yield
-    except RunTakenOverError:
-        raise  # not an error of the checkpoint, and the directory belongs to another process now
+    except (RunTakenOverError, DamagedPartError):
+        raise  # not an error of the checkpoint; and after a takeover, the directory belongs to another process
     except Exception as error:
         if checkpoint is not None and not is_of_another_rank(error) and _has_saved_nothing(run_dir, known):
             with suppress(OSError):  # the error itself is what matters

@@ -34,6 +34,11 @@ _NUM_RECENT_TURNS = 2
 """Turns kept in memory for each channel: the current one, and its neighbour while a batch crosses from one to the
 other."""
 
+_AHEAD_BYTES = 4 << 30
+_MOST_AHEAD = 64
+"""Parts that are worth a look before their turn, counted from the current one: at least one further turn, more while
+they are small."""
+
 
 class ChannelTurns:
     """The parts of one channel and the samples that they make. Safe to use from several threads."""
@@ -83,6 +88,15 @@ class ChannelTurns:
     def num_documents(self, part: int) -> int:
         """Count the documents of a part that are not held out; they are the first ones of the part."""
         return self.channel.parts[part].num_documents - (self.held_out.num_documents if part == 0 else 0)
+
+    def following(self, part: int) -> tuple[Part, ...]:
+        """Return the parts whose turns come with or after that of a part, as far ahead as is worth looking at them."""
+        parts = self.channel.parts
+        first = part - part % self.window
+        ahead = [parts[(first + place) % len(parts)] for place in range(min(_MOST_AHEAD, len(parts)))]
+        sizes = np.cumsum([each.bin_bytes for each in ahead])
+        count = int(np.searchsorted(sizes, _AHEAD_BYTES)) + 1
+        return tuple(ahead[: max(count, 2 * self.window + 1)])
 
     def number_of(self, part: str) -> int:
         """Return the number of the part with this name.
