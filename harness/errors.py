@@ -67,10 +67,6 @@ class DataError(BadDataError):
     """A channel, a part or a tokenizer is unreadable or does not fit the configuration."""
 
 
-class DamagedPartError(DataError):
-    """A part of a channel is not what it was when it was made. Put back, it lets the run go on as if nothing was."""
-
-
 class CheckpointError(BadDataError):
     """A checkpoint does not verify, or belongs to another model, other data or another tokenizer."""
 

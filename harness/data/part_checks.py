@@ -58,6 +58,7 @@ class PartChecks:
         self._untold: set[Key] = set()
         self._next_look = clock() + _LOOK_EVERY_S
         self._is_closed = False
+        self._failure: Exception | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self.num_read = 0
@@ -80,7 +81,13 @@ class PartChecks:
             self._known.update(checked)
 
     def has_news(self) -> bool:
-        """Return whether there is a finding that `tell` has not returned yet."""
+        """Return whether there is a finding that `tell` has not returned yet.
+
+        Raises:
+            Exception: The thread has failed, for another reason than what is on the disk.
+        """
+        if self._failure is not None:
+            raise self._failure
         return bool(self._untold)
 
     def tell(self, keys: Collection[Key]) -> dict[Key, CheckedPart | DataError]:
@@ -100,12 +107,18 @@ class PartChecks:
     def _work(self) -> None:
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        try:
+            self._check_all()
+        except CheckStoppedError:
+            pass
+        except Exception as error:  # noqa: BLE001 (it ends the rank, which would else wait for this thread for ever)
+            self._failure = error
+
+    def _check_all(self) -> None:
         while (part := self._next()) is not None:
             states = states_of(part.part)
             try:
                 finding: CheckedPart | DataError = self._check(part)
-            except CheckStoppedError:
-                return
             except DataError as error:
                 finding = error
             with self._changed:

@@ -196,7 +196,7 @@ class SampleOrder:
             parts, turns = samples.parts[samples.channels == channel], self._orders[channel].turns
             name, known = turns.channel.name, turns.channel.parts
             used += [UsedPart(name, known[number]) for number in np.unique(parts).tolist()]
-            following[name] = tuple(UsedPart(name, part) for part in turns.following(int(parts[-1])))
+            following[name] = turns.following(int(parts[-1]))
         return tuple(used), following
 
     def documents_of(self, samples: LocatedSamples) -> list[list[DocumentSpan]]:

@@ -22,6 +22,7 @@ import xxhash
 from harness.channels.channels import Channel
 from harness.channels.held_out import NOTHING, held_out_of
 from harness.channels.parts import Part, check_width
+from harness.data.files.checked import UsedPart
 from harness.data.order.cuts import Cut, CutSamples, Quarantine
 from harness.data.order.fitting import num_best_fit
 from harness.data.order.packing import OpenPart, PartOpener
@@ -59,6 +60,7 @@ class ChannelTurns:
         self._is_best_fit = self._rules.packing == "best_fit"
         self._num_best_fit: dict[tuple[int, int, Quarantine], int] = {}
         self._recent: OrderedDict[Cut, CutSamples] = OrderedDict()
+        self._ahead = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_ahead)
         self._mix = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_mix)
         self._lock = threading.RLock()
         check_width(channel.name, channel.parts, recipe.vocab_size)
@@ -89,14 +91,16 @@ class ChannelTurns:
         """Count the documents of a part that are not held out; they are the first ones of the part."""
         return self.channel.parts[part].num_documents - (self.held_out.num_documents if part == 0 else 0)
 
-    def following(self, part: int) -> tuple[Part, ...]:
+    def following(self, part: int) -> tuple[UsedPart, ...]:
         """Return the parts whose turns come with or after that of a part, as far ahead as is worth looking at them."""
-        parts = self.channel.parts
-        first = part - part % self.window
+        return self._ahead(part - part % self.window, len(self.channel.parts))
+
+    def _make_ahead(self, first: int, num_parts: int) -> tuple[UsedPart, ...]:
+        parts = self.channel.parts[:num_parts]
         ahead = [parts[(first + place) % len(parts)] for place in range(min(_MOST_AHEAD, len(parts)))]
         sizes = np.cumsum([each.bin_bytes for each in ahead])
         count = int(np.searchsorted(sizes, _AHEAD_BYTES)) + 1
-        return tuple(ahead[: max(count, 2 * self.window + 1)])
+        return tuple(UsedPart(self.channel.name, each) for each in ahead[: max(count, 2 * self.window + 1)])
 
     def number_of(self, part: str) -> int:
         """Return the number of the part with this name.

@@ -55,12 +55,13 @@ class SoundParts:
 
     def follow(self, parts: StepParts, held_out: tuple[UsedPart, ...]) -> None:
         """Look at the parts of the next step, at those of held-out samples, and at those whose turns come next."""
+        is_known = all(self._following.get(name) is following for name, following in parts.following.items())
+        if is_known and all(part.key in self._looked_at for part in (*parts.used, *held_out)):
+            return
         self._following |= parts.following
         ahead = (part for parts in self._following.values() for part in parts)
-        looked_at = {part.key: part for part in (*parts.used, *held_out, *ahead)}
-        if looked_at.keys() != self._looked_at.keys():
-            self._looked_at = looked_at
-            self._checks.want(tuple(looked_at.values()))
+        self._looked_at = {part.key: part for part in (*parts.used, *held_out, *ahead)}
+        self._checks.want(tuple(self._looked_at.values()))
 
     def unknown(self, parts: tuple[UsedPart, ...]) -> tuple[UsedPart, ...]:
         """Return those of the parts that are not known to be sound, nor to be damaged."""

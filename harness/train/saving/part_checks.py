@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from harness.data.files.checked import UsedPart
-from harness.errors import DamagedPartError
+from harness.errors import DataError
 from harness.run.commands.command import Command
 from harness.run.event_types import PartDamaged
 from harness.run.heartbeats import Activity
@@ -34,7 +34,7 @@ def await_sound_parts(run: Run, state: TrainState) -> list[Command]:
     steps, or if training does not wait for them.
 
     Raises:
-        DamagedPartError: A part is damaged, and the run is to end.
+        DataError: A part is damaged, and the run is to end.
         SystemExit: The same on all ranks but the first.
     """
     known = run.data.sound_parts
@@ -103,7 +103,7 @@ def _require_sound(run: Run, state: TrainState, known: SoundParts, needed: tuple
         kept = f"It goes on from {state.checkpoint}." if state.is_saved else "No checkpoint was saved."
     with raising_together(run.ranks):
         ended = f"The run ended after step {state.step}; start it again when the part is as it was made."
-        raise DamagedPartError(f"{worst.reason}{_used(worst)} {ended} {kept}")
+        raise DataError(f"{worst.reason}{_used(worst)} {ended} {kept}")
 
 
 def _used(damage: Damage) -> str:
