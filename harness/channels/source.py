@@ -215,7 +215,7 @@ def _parsed(text: bytes) -> RecordedSource:
     apart = {name: content.pop(name, empty) for name, empty in (("finished", _MISSING), ("appended", []))}
     return RecordedSource(
         source=_checked("source", Source, content),
-        totals=_checked("finished", Totals | None, apart["finished"] or None),
+        totals=_checked("finished", Totals | None, apart["finished"]),
         appended=_checked("appended", tuple[AppendedFiles, ...], apart["appended"]),
     )
 
