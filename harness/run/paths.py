@@ -1,7 +1,8 @@
 """Every path inside a run, named once.
 
 ```
-<run>/config.yaml  plan.txt  metrics.jsonl  events.jsonl  order.jsonl  resume_failures.jsonl  lock
+<run>/config.yaml  plan.txt  metrics.jsonl  events.jsonl  order.jsonl  checked_parts.jsonl  resume_failures.jsonl
+      lock
       fence/0000003   (the token of the process that may publish)
       tensorboard/
       signals/  signals/done/  signals/rejected/
@@ -69,6 +70,8 @@ class RunDir:
     """Folder of all checkpoints."""
     order = _Inside("order.jsonl")
     """Journal of adopted parts, quarantined documents and rollbacks; see `harness.run.order_file`."""
+    checked_parts = _Inside("checked_parts.jsonl")
+    """Parts of channels that were read whole and found sound; see `harness.run.checked_parts`."""
     resume_failures = _Inside("resume_failures.jsonl")
     """Starts that failed before they saved anything; see `harness.run.resume_failures`."""
     evidence_folder = _Inside("evidence")

@@ -16,6 +16,7 @@ from harness.data.fingerprint import recorded_parts
 from harness.data.order.cursor import Cursor
 from harness.errors import CheckpointError
 from harness.run import resume_failures
+from harness.run.checked_parts import CheckedParts, read_checked
 from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Manifest
@@ -43,6 +44,8 @@ class Start:
     """Positions that rollbacks skip for good, from the same journal."""
     hidden: tuple[StepRecord, ...] = ()
     """Records on the way to the checkpoint that a start in between has hidden, and that must be written again."""
+    checked_parts: CheckedParts = field(default_factory=dict)
+    """Parts that earlier launches have read whole and found sound."""
     snapshot: SnapshotRecord | None = None
     """Snapshot of a later step of the same line that every rank has, as the first rank describes it."""
     remarks: tuple[str, ...] = ()
@@ -106,6 +109,7 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
         resume_failures.require_not_failed_twice(run_dir, choice.entry.path)
     if resume == "never":
         run_dir.order.unlink(missing_ok=True)
+        run_dir.checked_parts.unlink(missing_ok=True)
     _require_own_journal(run_dir)
     entry = choice.entry
     key = None if entry is None else (entry.manifest.attempt, entry.step)
@@ -113,6 +117,7 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
         entry=entry,
         hidden=() if key is None else tuple(hidden_records(run_dir.metrics, attempt=key[0], step=key[1])),
         journal=read_journal(run_dir.order),
+        checked_parts=read_checked(run_dir.checked_parts),
         skips=tuple(chain.from_iterable(each.skip_windows for each in rollbacks_in_journal(run_dir.order))),
         passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
         attempt=attempt_after(run_dir, entry.manifest if entry else None),

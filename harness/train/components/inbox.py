@@ -7,13 +7,14 @@ from contextlib import suppress
 
 import torch
 
-from harness.data.arrivals import Arrivals, NewParts
+from harness.data.arrivals import NewParts
 from harness.parallel import collectives
 from harness.run.commands.command import Command
 from harness.run.commands.kinds import CommandKind
 from harness.run.commands.mailbox import Mailbox
 from harness.run.commands.os_signals import SignalFlags
 from harness.run.fence import Fence
+from harness.train.components.open_data import RunData
 from harness.train.state import TrainState
 
 _SAVING_KINDS = (CommandKind.SAVE, CommandKind.SAVE_AND_STOP, CommandKind.ROLLBACK)
@@ -33,12 +34,13 @@ class Inbox:
         device: torch.device,
         *,
         fence: Fence | None,
-        arrivals: Arrivals | None,
+        data: RunData,
     ) -> None:
         """Take the mailbox, which only the writer has, and the other sources of commands."""
         self._mailbox = mailbox
         self._fence = fence
-        self._arrivals = arrivals
+        self._arrivals = data.arrivals
+        self._sound_parts = data.sound_parts
         self._signals = signals
         self._device = device
         self._waiting: list[Command] = []
@@ -48,11 +50,15 @@ class Inbox:
         """Reasons why commands were not carried out, by the command's id."""
 
     def flags(self) -> tuple[bool, ...]:
-        """Return this rank's flags for the others: data arrived, a command waits, and one for each kind of signal."""
+        """Return this rank's flags for the others.
+
+        Data arrived, parts were read, a command waits, and one for each kind of signal.
+        """
         if self._mailbox is not None:
             self._waiting += self._mailbox.poll()
         has_parts = self._arrivals is not None and self._arrivals.has_found()
-        return (has_parts, bool(self._waiting), *self._signals.take_flags())
+        has_read = self._sound_parts is not None and self._sound_parts.has_news()
+        return (has_parts, has_read, bool(self._waiting), *self._signals.take_flags())
 
     def summed_flags(self) -> list[float]:
         """Return the sums of all ranks' flags, outside a step. Every rank must call it."""
@@ -69,7 +75,7 @@ class Inbox:
 
         Every rank must call it with the same sums. Costs nothing unless a flag is raised.
         """
-        _, *of_commands = summed_flags
+        _, _, *of_commands = summed_flags
         if not any(of_commands):
             return []
         arrived = [count > 0 for count in of_commands[1:]]
@@ -82,6 +88,10 @@ class Inbox:
         if not summed_flags[0]:
             return NewParts()
         return collectives.from_rank_0(self._arrivals.take() if self._arrivals is not None else NewParts())
+
+    def has_part_news(self, summed_flags: Sequence[float]) -> bool:
+        """Return whether a rank has read a part; the same on every rank."""
+        return summed_flags[1] > 0
 
     def put_back(self, news: NewParts) -> None:
         """Let the parts be found again later."""

@@ -104,7 +104,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
                 belongings=belongings,
             ),
             store=store,
-            inbox=Inbox(_mailbox(config, run_dir, ranks), signals, world.device, fence=fence, arrivals=data.arrivals),
+            inbox=Inbox(_mailbox(config, run_dir, ranks), signals, world.device, fence=fence, data=data),
             recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
             heartbeat=heartbeat,
             nearby=None
@@ -133,7 +133,7 @@ def _open_inputs(
         CheckpointError: The checkpoint belongs to another model or other data, or cannot be read.
     """
     tokenizer = open_run_tokenizer(config, start.manifest)
-    data = open_data(config, plan, ranks, tokenizer, start, pin_memory=world.device.type == "cuda")
+    data = open_data(config, plan, ranks, tokenizer, start, device=world.device)
     closing.callback(data.close)
     remarks = require_same_data(config, plan, data, start)
     belongings = belongings_for(tokenizer.opened, start.entry) if ranks.is_writer else RunBelongings()
