@@ -13,6 +13,7 @@ from pydantic_core import ErrorDetails
 from harness.config.problems import Location, Problem, closest, did_you_mean, dotted, shortened
 from harness.config.scalars import Unreadable, read_plain
 from harness.config.schema import Config
+from harness.config.secrets import HIDDEN, is_secret
 
 _KEY_MARK = "[key]"
 _NAME_RULE = "letters, digits, '_', '-' and '.', starting with a letter or digit"
@@ -54,6 +55,8 @@ def explain(error: ErrorDetails) -> Problem | None:
         return Problem(location, _missing_text(location))
     if error["type"] == "extra_forbidden":
         return Problem(location, _unknown_key_text(location))
+    if is_secret(location):
+        given = HIDDEN
     wanted = _WANTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
     return Problem(location, f"{wanted}, given {_shown(given)}{_hint(error, given)}")
 

@@ -18,6 +18,8 @@ from typing import BinaryIO
 
 STAGING_SUFFIX = ".partial"
 
+_BLOCK_BYTES = 1024**2
+
 UNREADABLE = "cannot be read"
 """Part of every problem text about a checkpoint that the disk refused to show."""
 
@@ -214,7 +216,7 @@ def append_durably(path: Path, lines: Iterable[str]) -> None:
     content = "".join(f"{line}\n" for line in lines).encode()
     descriptor = open_own(path)
     try:
-        end = os.pread(descriptor, os.fstat(descriptor).st_size, 0).rfind(b"\n") + 1
+        end = _end_of_whole_lines(descriptor)
         os.ftruncate(descriptor, end)
         if os.pwrite(descriptor, content, end) < len(content):
             os.ftruncate(descriptor, end)
@@ -224,6 +226,17 @@ def append_durably(path: Path, lines: Iterable[str]) -> None:
         os.close(descriptor)
     if end == 0:  # the name is new
         fsync_folder(path.parent)
+
+
+def _end_of_whole_lines(descriptor: int) -> int:
+    """Return the place behind the last line end of a file, in bounded memory."""
+    end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - _BLOCK_BYTES)
+        if (found := os.pread(descriptor, end - start, start).rfind(b"\n")) >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def ends_with_newline(path: Path) -> bool:
@@ -241,15 +254,3 @@ def remove_tree(path: Path, *, first: str) -> None:
         return
     (path / first).unlink(missing_ok=True)
     shutil.rmtree(path)
-
-
-def last_lines(path: Path, most_bytes: int) -> list[bytes]:
-    """Return the whole lines in the last `most_bytes` of a file, without line ends. An unreadable file has none."""
-    try:
-        with path.open("rb") as file:
-            start = max(0, os.fstat(file.fileno()).st_size - most_bytes)
-            file.seek(start)
-            lines = file.read().splitlines()
-    except OSError:
-        return []
-    return lines[1:] if start else lines
