@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 STAGING_SUFFIX = ".partial"
+_NO_HARD_LINKS_HERE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 UNREADABLE = "cannot be read"
 """Part of every problem text about a checkpoint that the disk refused to show."""
@@ -73,6 +75,19 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
         return file.read(min(os.fstat(file.fileno()).st_size, most_bytes + 1))
 
 
+def open_own(path: Path) -> int:
+    """Open a file for reading and writing, made if it is missing, and return its descriptor. Nothing is emptied.
+
+    Raises:
+        OSError: As `open` does, ELOOP for a link, and EINVAL for what is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable: what was created, renamed or removed in it stays that way."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -105,10 +120,12 @@ def replacing(
                 yield file
             if durable:
                 os.fsync(descriptor)
+            written = os.fstat(descriptor)
         finally:
             os.close(descriptor)
         if before_rename is not None:
             before_rename()
+        require_own(staging, written)
         staging.replace(path)
     except Exception:
         with suppress(OSError):
@@ -116,6 +133,18 @@ def replacing(
         raise
     if durable:
         fsync_folder(path.parent)
+
+
+def require_own(staging: Path, written: os.stat_result) -> None:
+    """Check that a file under its staging name is still the one that this process wrote.
+
+    Raises:
+        OSError: ESTALE: somebody removed it, or another process writes the same file.
+    """
+    with suppress(FileNotFoundError):
+        if os.path.samestat(staging.lstat(), written):
+            return
+    raise OSError(errno.ESTALE, "another process removed or replaced it while it was written", str(staging))
 
 
 def replace_file(
@@ -133,6 +162,32 @@ def replace_file(
             rest = rest[os.write(file.fileno(), rest) :]
         if os.fstat(file.fileno()).st_size != num_bytes:  # some file systems lose data that they reported as written
             raise OSError(errno.EIO, "not all that was written is there", str(path))
+
+
+def create_file(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet, whole or not at all, and never in place of another.
+
+    It is written under a name of its own, so that two processes that make the same file do not meet.
+
+    Raises:
+        FileExistsError: It is there by now.
+        OSError: As `replacing` does.
+    """
+    staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
+    try:
+        replace_file(staging, content)
+        try:
+            os.link(staging, path)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS_HERE:
+                raise
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            staging.rename(path)
+    finally:
+        with suppress(OSError):
+            staging.unlink(missing_ok=True)
+    fsync_folder(path.parent)
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
@@ -157,15 +212,20 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
 def append_durably(path: Path, lines: Iterable[str]) -> None:
     """Append whole lines to a file with one writer at a time: all of them or none, even after a power cut.
 
-    A half line that an earlier writer left behind is removed.
+    A half line that an earlier writer left behind is removed. A link is not followed.
 
     Raises:
-        OSError: From the disk; nothing was appended.
+        OSError: From the disk, or as `open_own` does; nothing was appended.
     """
     content = "".join(f"{line}\n" for line in lines).encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_own(path)
     try:
-        end = os.pread(descriptor, os.fstat(descriptor).st_size, 0).rfind(b"\n") + 1
+        found = os.fstat(descriptor)
+        before = os.pread(descriptor, found.st_size, 0)
+        end = before.rfind(b"\n") + 1
+        if found.st_nlink > 1:  # another name of the file, as in a copy that shares files, keeps what it has
+            replace_file(path, before[:end] + content)
+            return
         os.ftruncate(descriptor, end)
         if os.pwrite(descriptor, content, end) < len(content):
             os.ftruncate(descriptor, end)
