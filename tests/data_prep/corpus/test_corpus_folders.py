@@ -60,9 +60,8 @@ def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
     with small_disk(tmp_path / "disk", 80):
         command.append(str(tmp_path / "disk" / "out"))
         # In a process of its own, because the files that it has open then are closed at its end only.
-        done = subprocess.run([sys.executable, "-m", "harness.cli", *command], capture_output=True, check=False)
+        done = subprocess.run([sys.executable, "-m", "harness.cli", *command], check=False)
         assert done.returncode == 65
-        print(done.stderr.decode(), file=sys.stderr, end="")
         assert "cannot be written ([Errno 28] No space left on device" in told(capfd)
         assert not (tmp_path / "disk" / "out" / "files.json").exists()
         enlarge(tmp_path / "disk", 16384)
