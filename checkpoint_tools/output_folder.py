@@ -21,7 +21,7 @@ from harness.errors import CheckpointError, UsageError
 from harness.json_text import parse_json
 from harness.run.checkpoints.manifest import MANIFEST_NAME
 from harness.run.files import STAGING_SUFFIX, remove_tree, replace_file
-from harness.sole_writer import LOCK_FILE, SoleWriter, partial_folder
+from harness.sole_writer import LOCK_FILE, SoleWriter, partial_folder, refuse_links
 
 RECORD_NAME = "conversion.json"
 PROOF_NAME = "proof"
@@ -87,7 +87,7 @@ def begun(out: Path, record: Mapping[str, object]) -> Iterator[SoleWriter]:
         UsageError: OUT is not free (`require_free`), another process converts to it, or what is at OUT.partial is no
             conversion.
         CheckpointError: The disk refused, here or while the folder was written.
-        DataError: The folder was deleted, moved or replaced meanwhile.
+        DataError: The folder has links in it, or was deleted, moved or replaced meanwhile.
     """
     partial = require_free(out)
     try:
@@ -138,6 +138,7 @@ def _prepare(partial: Path, record: Mapping[str, object]) -> bool:
     Returns:
         True if it holds something from before.
     """
+    refuse_links(partial)
     path = partial / RECORD_NAME
     strangers = sorted(entry.name for entry in partial.iterdir() if entry.name not in _OWN_NAMES)
     if not path.exists() and strangers:

@@ -111,6 +111,18 @@ def partial_folder(out: Path) -> Iterator[SoleWriter]:
         yield held
 
 
+def refuse_links(folder: Path) -> None:
+    """Refuse links in a folder that an interrupted call has left: what they lead to would be written, or removed.
+
+    Raises:
+        DataError: There is one.
+    """
+    for parent, names, files in os.walk(folder):
+        for path in (Path(parent), *(Path(parent) / name for name in (*names, *files))):
+            if path.is_symlink():
+                raise DataError(f"{path} is a link. Nothing was changed: remove it first.")
+
+
 def _taken(folder: Path) -> int:
     """Return the descriptor of a folder's lock, held."""
     path = folder / LOCK_FILE

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +42,7 @@ from harness.errors import DataError, UsageError
 from harness.json_text import parse_json
 from harness.progress import Progress
 from harness.run.files import replace_file
-from harness.sole_writer import LOCK_FILE, SoleWriter, sole_writer
+from harness.sole_writer import LOCK_FILE, SoleWriter, refuse_links, sole_writer
 
 PLAN_FILE = "plan.json"
 
@@ -156,17 +155,9 @@ def claimed(job: Job) -> Iterator[SoleWriter]:
     with explaining_write_errors(job.output, "Finished files"):
         job.output.mkdir(parents=True, exist_ok=True)
         with sole_writer(job.output) as held:
-            _refuse_links(job.output / STATE_FOLDER)
+            refuse_links(job.output / STATE_FOLDER)
             _check_plan(job)
             yield held
-
-
-def _refuse_links(state: Path) -> None:
-    """Refuse links in the state of a job: what they lead to would be overwritten, or removed at the end."""
-    for folder, names, files in os.walk(state):
-        for path in (Path(folder), *(Path(folder) / name for name in (*names, *files))):
-            if path.is_symlink():
-                raise DataError(f"{path} is a link. Nothing was changed: remove it first.")
 
 
 def _check_plan(job: Job) -> None:
