@@ -107,6 +107,7 @@ def test_a_file_that_another_process_writes_is_never_published_half(tmp_path: Pa
         staging.unlink()
         staging.write_bytes(b"ha")  # half of what the other will write
     assert not file.exists()
+    assert staging.read_bytes() == b"ha"
     replace_file(file, b"second")
     assert file.read_bytes() == b"second"
 
