@@ -90,7 +90,8 @@ def convert(  # noqa: PLR0913 (one argument per option)
     settings = _settings(belongings, model.vocab_size)
     record = _record(theirs, growth, tokenizers, belongings)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
-    with output_folder.begun(out, record) as partial:
+    with output_folder.begun(out, record) as held:
+        partial = held.folder
         with show("convert", num_bytes) as progress:
             written = write_run(
                 partial,
@@ -108,7 +109,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
         replace_file(partial / "model.yaml", text.encode())
         ours = open_checkpoint(written.checkpoint, hashes=False)
         proof = prove(ours, folder, partial / output_folder.PROOF_NAME, num_layers=proof_layers, growth=growth)
-        output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
+        output_folder.publish(held, out, {**record, "proof": proof.as_json()})
     return Converted(
         out=out,
         family=theirs.family,

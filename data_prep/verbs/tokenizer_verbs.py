@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 from harness.finite_range import FiniteRange
 from harness.say import say
 
@@ -66,7 +67,6 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
     """
     from data_prep.text.named_inputs import draw_samples, named_inputs, read_weight
     from data_prep.tokenizers.train_tokenizer import TrainerSettings, train
-    from harness.run.files import replace_file
     from harness.tokenizers.tokenizer import open_tokenizer
 
     if output.suffix not in (".model", ".json"):
@@ -85,8 +85,7 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
     for name, documents in samples.items():
         say(f"sample of {name}: {len(documents):,} documents, {sum(map(len, documents)):,} characters", err=True)
     content = train((text for documents in samples.values() for text in documents), settings)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(output, content)
+    _create(output, content)
     say(f"{output}: {len(content):,} bytes")
     _report(open_tokenizer(output), None, samples, as_json=False)
 
@@ -152,7 +151,6 @@ def extend_tokenizer(
     """
     from data_prep.text.named_inputs import draw_samples, named_inputs
     from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
-    from harness.run.files import replace_file
     from harness.tokenizers.document_symbols import SETTINGS_FILE
     from harness.tokenizers.tokenizer import open_tokenizer
 
@@ -164,11 +162,10 @@ def extend_tokenizer(
     added = _read_words(words)
     samples = draw_samples(named_inputs(inputs), {}, text_key, sample_characters)
     content = extend(original, added)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(output, content)
+    _create(output, content)
     settings, copied = original.path.with_name(SETTINGS_FILE), output.with_name(SETTINGS_FILE)
-    if settings.is_file() and not copied.exists():  # which names the symbol that ends a document
-        replace_file(copied, settings.read_bytes())
+    if settings.is_file() and not os.path.lexists(copied):  # which names the symbol that ends a document
+        _create(copied, settings.read_bytes())
         say(f"{copied}: as beside {original.path}")
     extended = open_tokenizer(output, needs_end=False)
     say(
@@ -180,8 +177,32 @@ def extend_tokenizer(
 
 
 def _require_new(output: Path) -> None:
-    if output.exists():
-        raise UsageError(f"--output {output} exists. It stays as it is: choose another name, or delete it.")
+    if os.path.lexists(output):
+        raise UsageError(_exists(output))
+
+
+def _exists(output: Path) -> str:
+    return f"--output {output} exists. It stays as it is: choose another name, or delete it."
+
+
+def _create(output: Path, content: bytes) -> None:
+    """Write a file that is not there yet.
+
+    Raises:
+        UsageError: It came while this command worked.
+        DataError: The disk refused.
+    """
+    from harness.run.files import create_file
+
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        create_file(output, content)
+    except FileExistsError as error:
+        raise UsageError(_exists(output)) from error
+    except OSError as error:
+        raise DataError(
+            f"{output}: cannot be written ({error.strerror or error}). Make room, or name another."
+        ) from error
 
 
 def _read_words(file: Path | None) -> tuple[str, ...]:
