@@ -12,7 +12,8 @@ from typing import Literal
 
 import torch
 
-from checkpoint_tools.torch_dist import Chunk, StoredTensor, read_index, read_region
+from checkpoint_tools.torch_dist import read_index, read_region
+from harness.checkpoint.stored_index import BYTES_OF, Chunk, StoredTensor
 from harness.progress import Progress
 
 NUM_WORKERS = 2
@@ -59,7 +60,7 @@ def compare(first: Path, second: Path, progress: Progress) -> Iterator[Differenc
 
 def num_bytes(tensor: StoredTensor) -> int:
     """Return the size of a tensor as stored."""
-    return math.prod(tensor.shape) * int(getattr(torch, tensor.dtype).itemsize)
+    return math.prod(tensor.shape) * BYTES_OF[tensor.dtype]
 
 
 def _compare(

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import torch
 
-from checkpoint_tools.torch_dist import DTYPES, Shape, StoredTensor, read_chunk, read_index, read_region
+from checkpoint_tools.torch_dist import DTYPES, read_chunk, read_index, read_region
+from harness.checkpoint.stored_index import StoredTensor
+from harness.checkpoint.tiling import Shape
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 from harness.parameters.names import LAYERS, in_layer, split_layer
