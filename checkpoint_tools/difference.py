@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 
 from checkpoint_tools.torch_dist import read_index, read_region
-from harness.checkpoint.stored_index import BYTES_OF, Chunk, StoredTensor
 from harness.progress import Progress
+from harness.run.checkpoints.stored_index import BYTES_OF, Chunk, StoredTensor
 
 NUM_WORKERS = 2
 Verdict = Literal["equal", "different", "only in first", "only in second", "other shape", "other format"]

@@ -1,6 +1,6 @@
 """Reads tensors out of a `torch_dist` checkpoint in place, one by one: no process group, no model, no GPU.
 
-The index is read and checked by `harness.checkpoint.stored_index`. A chunk is read with `weights_only=True`.
+The index is read and checked by `harness.run.checkpoints.stored_index`. A chunk is read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from harness.checkpoint import stored_index
 from harness.checkpoint.archives import require_bounded
-from harness.checkpoint.stored_index import BYTES_OF, Chunk, StoredTensor
-from harness.checkpoint.tiling import Shape
 from harness.errors import CheckpointError
+from harness.run.checkpoints import stored_index
+from harness.run.checkpoints.stored_index import BYTES_OF, Chunk, StoredTensor
+from harness.run.checkpoints.tiling import Shape
 from harness.run.files import open_regular
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -24,6 +24,8 @@ _MOST_KEY_LENGTH = 8
 _MOST_KEY = 2**64
 """Whole numbers beyond it are no keys: any number of them may have the same hash."""
 _MOST_NAME_BYTES = 1000
+PICKLE_START = b"\x80"
+"""First byte of every pickle of protocol 2 or later."""
 _EMPTY_MAPPING = ("collections", "OrderedDict")
 
 Names = Container[tuple[str, str]]
@@ -321,4 +323,4 @@ _STEPS: dict[int, Callable[[_Reader], None]] = {
     ord("b"): _Reader._build,
     ord("Q"): _Reader._push_outside,
 }
-"""What each instruction does."""
+"""Effects of the instructions."""

@@ -54,7 +54,7 @@ def is_parallel(path: Path) -> bool:
 
 def knows_pickles(path: Path) -> bool:
     """The file that writes an index as torch does, and names the error of torch's own reader."""
-    return path == Path("harness/checkpoint/metadata_pickle.py")
+    return path == Path("harness/run/checkpoints/metadata_pickle.py")
 
 
 def nowhere(path: Path) -> bool:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from harness.checkpoint.metadata_pickle import METADATA_NAME, write_records
-from harness.checkpoint.stored_index import StoredIndex, StoredTensor
-from harness.checkpoint.torch_metadata import torch_metadata
+from harness.checkpoint.torch_index.mcore import torch_metadata
+from harness.run.checkpoints.metadata_pickle import METADATA_NAME, write_records
+from harness.run.checkpoints.stored_index import StoredIndex, StoredTensor
 
 _FORMAT = {"sharded_backend": "torch_dist", "sharded_backend_version": 1}
 _FORMAT_OF_COMMON = {"common_backend": "torch", "common_backend_version": 1}

@@ -10,9 +10,9 @@ import os
 import zipfile
 from pathlib import Path
 
-from harness.checkpoint.stored_index import described_index
 from harness.errors import CheckpointError
 from harness.json_text import parse_json
+from harness.run.checkpoints.stored_index import described_index
 from harness.run.files import open_regular
 
 

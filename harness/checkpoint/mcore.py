@@ -27,13 +27,13 @@ from harness.checkpoint.complete import incompleteness
 from harness.checkpoint.counted import open_counted
 from harness.checkpoint.forked_results import ForkedResults
 from harness.checkpoint.gathered import whole_state
-from harness.checkpoint.metadata_pickle import UnpicklingError
 from harness.checkpoint.shard_objects import guarded, guarded_slice
-from harness.checkpoint.torch_metadata import read_metadata
+from harness.checkpoint.torch_index.mcore import read_metadata
 from harness.checkpoint.writing import Writing
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives, cpu
 from harness.parallel.megatron_changes import replace
+from harness.run.checkpoints.metadata_pickle import UnpicklingError
 
 cpu.prepare()
 

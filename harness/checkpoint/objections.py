@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from harness.checkpoint.archives import require_bounded
-from harness.checkpoint.stored_index import read_index
 from harness.errors import CheckpointError
 from harness.json_text import parse_json
+from harness.run.checkpoints.stored_index import read_index
 from harness.run.files import UNREADABLE, open_regular, read_regular
 
 COMMON_NAME, FORMAT_NAME = "common.pt", "metadata.json"

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from harness.checkpoint.archives import require_bounded
-from harness.checkpoint.metadata_pickle import UnpicklingError
 from harness.errors import CheckpointError
+from harness.run.checkpoints.metadata_pickle import UnpicklingError
 
 TakeObject = Callable[[Any, Any, io.BytesIO], None]
 """A method of torch's planner, which runs whatever the pickle of an object names."""

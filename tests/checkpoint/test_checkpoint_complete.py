@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.checkpoint.complete import incompleteness
-from harness.checkpoint.metadata_pickle import METADATA_NAME, write_records
+from harness.run.checkpoints.metadata_pickle import METADATA_NAME, write_records
 
 
 @pytest.fixture(scope="module")

@@ -18,9 +18,9 @@ from checkpoint_tools import checkpoint_writer
 from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
 from checkpoint_tools.our_tensors import OurTensors, places_of
 from checkpoint_tools.torch_dist import read_index, read_region
-from harness.checkpoint.metadata_pickle import read_records
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
+from harness.run.checkpoints.metadata_pickle import read_records
 
 MODEL = ModelConfig(num_layers=3, hidden_size=4, num_attention_heads=1, ffn_hidden_size=4, vocab_size=8)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from process_runs import Site
 
-from harness.checkpoint.stored_index import read_index
 from harness.run.checkpoints.contents import file_records
 from harness.run.checkpoints.manifest import read_manifest, write_manifest
+from harness.run.checkpoints.stored_index import read_index
 
 
 class Hostile:

@@ -18,7 +18,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from harness.checkpoint.stored_index import Place, StoredIndex, StoredTensor, read_index
+from harness.run.checkpoints.stored_index import Place, StoredIndex, StoredTensor, read_index
 
 _VERSION = "1.0.0"
 
@@ -40,7 +40,7 @@ def read_metadata(reader: Any, *_: object, **__: object) -> Metadata:  # noqa: A
     """Return the records of a reader's checkpoint. Replaces torch's method, which unpickles what is there.
 
     Raises:
-        CheckpointError: As `harness.checkpoint.stored_index.read_index`.
+        CheckpointError: As `harness.run.checkpoints.stored_index.read_index`.
     """
     found = torch_metadata(read_index(Path(reader.path)))
     assert found.storage_meta is not None, "it was made here"

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoint.metadata_pickle import METADATA_NAME, is_record, read_records
-from harness.checkpoint.tiling import Shape, is_tiled
 from harness.errors import CheckpointError
 from harness.plain_pickle import Name
+from harness.run.checkpoints.metadata_pickle import METADATA_NAME, is_record, read_records
+from harness.run.checkpoints.tiling import Shape, is_tiled
 from harness.run.files import UNREADABLE
 
 MOST_NUMBER = 2**53

@@ -2,7 +2,7 @@
 
 The file holds torch's own records (`torch.distributed.checkpoint.metadata`). Nothing that it names is looked up: every
 allowed name makes an inert record that only keeps its arguments, and every other name ends the reading. Torch itself
-never reads the file here: it gets what `harness.checkpoint.stored_index` makes of these records.
+never reads the file here: it gets what `harness.run.checkpoints.stored_index` makes of these records.
 """
 
 from __future__ import annotations
