@@ -7,6 +7,7 @@ ever to hash, by calls that copy the same list again and again.
 
 from __future__ import annotations
 
+import errno
 import zipfile
 from typing import BinaryIO
 
@@ -51,6 +52,7 @@ def require_bounded(file: BinaryIO) -> None:
 
     Raises:
         CheckpointError: It cannot, or the file is not such an archive. The text completes "the file …".
+        OSError: From the disk.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -62,7 +64,9 @@ def require_bounded(file: BinaryIO) -> None:
         read_pickle(content, _AnyName(), _Copies(_MOST_COPIES * len(content)))
     except PickleError as error:
         raise CheckpointError(f"is damaged: its pickle {error}") from None
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, RuntimeError) as error:
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, EOFError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # the disk, not a place before the begin
+            raise
         raise CheckpointError(f"is not an archive of torch ({type(error).__name__})") from None
     file.seek(0)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +20,43 @@ TakeObject = Callable[[Any, Any, io.BytesIO], None]
 TakeSlice = Callable[[Any, Any, Any], Any]
 """A method of torch's reader, which gives a part of a file to torch's unpickler."""
 
+_ADVICE = "Nothing of it was run. Do not use this checkpoint before you know who wrote it"
+
+
+class _Part(io.RawIOBase):
+    """A part of a file that is open. Torch's own does not find its end."""
+
+    def __init__(self, file: Any, offset: int, length: int) -> None:  # noqa: ANN401 (torch's stream)
+        self._file, self._offset, self._length, self._at = file, offset, length, 0
+
+    def seekable(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def readable(self) -> bool:
+        """Return that it is."""
+        return True
+
+    def tell(self) -> int:
+        """Return the place of the next byte in the part."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        """Go to a place in the part."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._length}[whence]
+        if start + offset < 0:
+            raise OSError(errno.EINVAL, "before the begin")
+        self._at = start + offset
+        return self._at
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return the next bytes, none at the end."""
+        left = max(0, self._length - self._at)
+        self._file.seek(self._offset + self._at)
+        content: bytes = self._file.read(left if size < 0 else min(size, left))
+        self._at += len(content)
+        return content
+
 
 def guarded(take_object: TakeObject) -> TakeObject:
     """Return the method behind torch's allow-list, to which megatron-core has added its own harmless classes.
@@ -31,17 +70,12 @@ def guarded(take_object: TakeObject) -> TakeObject:
         Raises:
             CheckpointError: It names something that is not part of a checkpoint.
         """
-        name = item.dest_index.fqn
         try:
-            require_bounded(content)
             torch.load(content, map_location="cpu", weights_only=True)
-        except CheckpointError as error:
-            raise CheckpointError(f"the object {name!r} in a shard {error}") from None
         except UnpicklingError as error:
-            cause = str(error).splitlines()[0][:200]
+            name, cause = item.dest_index.fqn, str(error).splitlines()[0][:200]
             raise CheckpointError(
-                f"the object {name!r} in a shard is not part of a checkpoint: {cause}. Nothing of it was run. "
-                "Do not use this checkpoint before you know who wrote it"
+                f"the object {name!r} in a shard is not part of a checkpoint: {cause}. {_ADVICE}"
             ) from None
         content.seek(0)
         take_object(planner, item, content)
@@ -58,11 +92,13 @@ def guarded_slice(slice_file: TakeSlice) -> TakeSlice:
         Raises:
             CheckpointError: It is not what `torch.save` writes.
         """
-        part = slice_file(reader, file, place)
         try:
-            require_bounded(part)
+            require_bounded(_Part(file, place.offset, place.length))
         except CheckpointError as error:
-            raise CheckpointError(f"{place.relative_path} at byte {place.offset:,} {error}") from None
-        return part
+            raise CheckpointError(
+                f"the content from byte {place.offset:,} on of {place.relative_path} in a shard is not part of a "
+                f"checkpoint: it {error}. {_ADVICE}"
+            ) from None
+        return slice_file(reader, file, place)
 
     return take_slice
