@@ -27,6 +27,7 @@ from harness.checkpoint.complete import incompleteness
 from harness.checkpoint.counted import open_counted
 from harness.checkpoint.forked_results import ForkedResults
 from harness.checkpoint.gathered import whole_state
+from harness.checkpoint.objections import objection_to
 from harness.checkpoint.shard_objects import guarded, guarded_slice
 from harness.checkpoint.torch_index.mcore import read_metadata
 from harness.checkpoint.writing import Writing
@@ -194,6 +195,8 @@ def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) 
     """Return the checkpoint's content for the state. Unused entries are allowed if their names begin with `unused`."""
     strict = StrictHandling.RETURN_ALL
     _require_readable(directory)
+    if (objection := objection_to(directory)) is not None:
+        raise CheckpointError(f"{directory} cannot be loaded: {objection}.")
     loaded, without_place, absent = dist_checkpointing.load(state, str(directory), strict=strict)
     lacking = sorted(key for key in absent if "_extra_state" not in key)
     if lacking:

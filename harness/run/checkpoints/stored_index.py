@@ -12,6 +12,7 @@ import re
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,19 @@ def described_index(folder: Path) -> StoredIndex:
     Raises:
         CheckpointError: As `read_index`, but for these files.
     """
-    metadata = _fields(read_records(folder / METADATA_NAME), "Metadata")
+    path = folder / METADATA_NAME
+    try:
+        status = path.lstat()
+    except OSError as error:
+        raise CheckpointError(f"its .metadata {UNREADABLE}: {error.strerror}") from error
+    # A start of training asks several times, and the index of a large checkpoint takes seconds.
+    return _index_in(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+
+
+@lru_cache(maxsize=2)
+def _index_in(path: Path, _state: tuple[int, ...]) -> StoredIndex:
+    """Return the index in a file, in the state that its status tells."""
+    metadata = _fields(read_records(path), "Metadata")
     places = _places(_mapping(metadata.get("storage_data")))
     tensors: dict[str, StoredTensor] = {}
     objects: dict[str, Place] = {}
