@@ -19,10 +19,10 @@ from checkpoint_tools.families.config_json import admit, family_of
 from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.foreign_files import POINTER_START, is_there, read_start, read_whole, require_content
 from checkpoint_tools.number_formats import require_fits
-from checkpoint_tools.torch_dist import Shape
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError, UsageError
 from harness.json_text import parse_json
+from harness.run.checkpoints.tiling import Shape
 
 MAX_JSON_BYTES = 64 * 1024**2
 INDEX_NAME = "model.safetensors.index.json"

@@ -261,9 +261,7 @@ def append_durably(path: Path, lines: Iterable[str]) -> None:
     descriptor = open_own(path)
     try:
         end = _end_of_whole_lines(descriptor)
-        if (
-            os.fstat(descriptor).st_nlink > 1
-        ):  # another name of the file, as in a copy that shares files, keeps what it has
+        if os.fstat(descriptor).st_nlink > 1:  # a second name, as in a copy that shares files, keeps what it has
             replace_file(path, os.pread(descriptor, end, 0) + content)
             return
         os.ftruncate(descriptor, end)

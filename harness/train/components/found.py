@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.node_folder import SnapshotRecord
+from harness.checkpoint.objections import objection_to
 from harness.data.fingerprint import recorded_parts
 from harness.data.order.cursor import Cursor
 from harness.errors import CheckpointError, DataError
@@ -102,7 +102,7 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
     """
     run_dir = store.run_dir
     store.clean_partials()
-    choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=index_problem)
+    choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=objection_to)
     if resume == "auto" and choice.entry is not None:
         resume_failures.require_not_failed_twice(run_dir, choice.entry.path)
     if resume == "never":
