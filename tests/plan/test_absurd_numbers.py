@@ -1,4 +1,4 @@
-"""Every number of a configuration, set to what nobody means: a plan or one clear error, at once, and never a traceback."""
+"""Every number of a configuration, set to what nobody means: a plan or one clear error, at once."""
 
 from __future__ import annotations
 
