@@ -65,6 +65,10 @@ MOST_ARGUMENT = 65536
 """Characters of one argument of a program: the system takes 128 KiB."""
 MOST_ENTRIES = 100
 """Words of one kind."""
+MOST_TASKS = 10**6
+"""Tasks of an array of jobs: Slurm's own limit is four million."""
+MOST_SPARE_IDS = 10**6
+"""Control symbols that a tokenizer keeps for later: each is a piece of its own."""
 MOST_THREADS = 1024
 """Threads, or processes, that a tool uses at once."""
 MOST_COUNT = 2**53

@@ -87,12 +87,14 @@ def _content_of(path: Path) -> bytes:
         ConfigError: It is a pipe, a socket or a device, from which reading might never end.
     """
     # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
         if stat.S_ISDIR(mode):
             raise IsADirectoryError
-        if not stat.S_ISREG(mode):
-            raise ConfigError([f"{path}: is a pipe or a device, not a file; write the YAML to a file, and give that"])
+        raise ConfigError([f"{path}: is a pipe or a device, not a file; write the YAML to a file, and give that"])
+    with os.fdopen(descriptor, "rb") as file:
         return file.read(MAX_BYTES + 1)
 
 

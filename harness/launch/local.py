@@ -11,6 +11,7 @@ from harness.config.load import load_config
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, ConfigError
+from harness.launch.cpu_room import require_room
 from harness.launch.last_words import switch_for
 from harness.launch.machine import count_cores, count_gpus, free_port
 from harness.launch.requirements import require_installed
@@ -60,6 +61,8 @@ def train(
     require_installed(config, num_gpus=num_gpus)
     sizes = [local_world_size(in_phase(config, index), num_gpus) for index in range(len(config.phases))]
     plan = make_plan(config, sizes)
+    if num_gpus == 0:
+        require_room(config, plan, sizes)
     with _locked(run) as lock:
         phase = phase_to_begin_with(run, plan, resume)
         while True:

@@ -47,19 +47,19 @@ def work() -> int:
 
         if is_lost_connection(error):  # the rank that ended first reports the cause
             complain(f"the connection to another rank, which ended, was lost: {error}")
+        elif advice := memory_advice(error):
+            complain(f"{advice} ({str(error).partition(chr(10))[0] or type(error).__name__})")
         else:
             traceback.print_exc()
-        if advice := memory_advice(error):
-            complain(advice)
         return EXIT_INTERNAL
 
 
 def memory_advice(error: BaseException) -> str | None:
     """Return advice for an error about used-up memory; None for other errors."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's, which is a RuntimeError
         return (
             "the memory of this host is used up, or as much as its limits allow (ulimit -v, the job's --mem): give the "
-            "job more, or lower checkpoint.snapshots_kept"
+            "job more, or lower checkpoint.snapshots_kept, parallel.micro_batch_size or phases.N.seq_length"
         )
     if type(error).__name__ == "OutOfMemoryError":  # torch's; its own text says how much was asked for
         return (
