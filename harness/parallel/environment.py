@@ -135,6 +135,11 @@ def collectives_pipes(environ: Mapping[str, str] = os.environ) -> str | None:
     return environ.get("TORCH_NCCL_DEBUG_INFO_PIPE_FILE")
 
 
+def names_set(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the names of the environment variables that are set to something."""
+    return [name for name, value in environ.items() if value]
+
+
 def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
     """Number of the Slurm job that this process runs in, None outside of one."""
     return environ.get("SLURM_JOB_ID")
