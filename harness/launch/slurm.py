@@ -53,6 +53,7 @@ _WITH_VALUE = frozenset(
         "--cpus-per-gpu", "--cpus-per-task", "--deadline", "--delay-boot", "--distribution", "--exclude",
         "--error", "--extra", "--extra-node-info", "--gid", "--gpu-bind", "--gpu-freq", "--gpus",
         "--gpus-per-node", "--gpus-per-socket", "--gpus-per-task", "--gres", "--gres-flags", "--hint", "--input",
+        "--kill-on-invalid-dep",
         "--licenses", "--mail-type", "--mail-user", "--mcs-label", "--mem", "--mem-bind", "--mem-per-cpu",
         "--mem-per-gpu", "--mincpus", "--network", "--nodefile", "--nodelist", "--ntasks-per-core",
         "--ntasks-per-gpu", "--ntasks-per-socket", "--power", "--prefer", "--priority", "--profile",
@@ -65,7 +66,7 @@ _WITH_VALUE = frozenset(
 _WITHOUT_VALUE = frozenset(
     (
         "--contiguous", "--disable-stdout-job-summary", "--get-user-env", "--hold", "--ignore-pbs",
-        "--kill-on-invalid-dep", "--nice", "--no-kill", "--overcommit", "--oversubscribe", "--parsable",
+        "--nice", "--no-kill", "--overcommit", "--oversubscribe", "--parsable",
         "--quiet", "--reboot", "--requeue", "--resv-ports", "--spread-job", "--stepmgr", "--use-min-nodes",
         "--verbose",
     )

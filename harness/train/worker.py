@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import os
 import signal
@@ -15,11 +14,10 @@ from harness.config.load import load_config
 from harness.errors import EXIT_INTERNAL, HarnessError
 from harness.parallel import gpu_environment
 from harness.parallel.silence import silence_libraries
+from harness.parent_death import follow_parent
 from harness.run.paths import RunDir
 from harness.say import complain
 from harness.standard_streams import drop_unread_output
-
-_PR_SET_PDEATHSIG = 1
 
 
 def work() -> int:
@@ -71,8 +69,7 @@ def memory_advice(error: BaseException) -> str | None:
 
 def _take_children_along() -> None:
     """Let forked writers of a checkpoint die with their worker. They would go on writing and hold the run's lock."""
-    libc = ctypes.CDLL(None)
-    os.register_at_fork(after_in_child=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+    os.register_at_fork(after_in_child=lambda: follow_parent(signal.SIGKILL))
 
 
 if __name__ == "__main__":

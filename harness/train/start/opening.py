@@ -70,9 +70,15 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
     with ExitStack() as closing:
         heartbeat = closing.enter_context(Heartbeat(run_dir.heartbeat(world.rank), world.rank))
         signals = SignalFlags()
-        signals.install()
+        signals.install(is_starting=True)
         closing.callback(signals.restore)
-        joined = parallel.join(world.size, rank=world.rank, device=world.device, init_method=world.init_method)
+        joined = parallel.join(
+            world.size,
+            rank=world.rank,
+            device=world.device,
+            init_method=world.init_method,
+            is_told_to_stop=signals.asks_to_leave,
+        )
         closing.callback(parallel.end)
         with raising_together(joined):
             fence = take_possession(run_dir, closing) if joined.is_writer else None
