@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from data_prep.text.file_kinds import READ_ENDINGS
 from data_prep.text.input_file import InputFile
-from harness.text import listed
+from harness.text import listed, printable
 
 EXAMPLES = 3
 """Names shown of the files that are left out for one reason."""
@@ -29,7 +29,7 @@ class FoundFiles:
 
     def leave_out(self, reason: str, path: str) -> None:
         """Note a path that is not read."""
-        self.left_out.setdefault(reason, []).append(path)
+        self.left_out.setdefault(reason, []).append(printable(path))
 
     def told(self) -> Iterator[str]:
         """Yield a line for each reason: how many, the first names, and why."""

@@ -17,7 +17,7 @@ from data_prep.text.patterns import identity_of
 from data_prep.text.remote_files import find_remote
 from harness.errors import DataError, UsageError
 from harness.say import say
-from harness.text import is_unicode, listed
+from harness.text import is_unicode, listed, printable
 
 
 def tell(line: str) -> None:
@@ -69,7 +69,7 @@ def _check_names(files: Sequence[InputFile]) -> None:
     for file in files:
         if not is_unicode(str(file)):
             raise DataError(
-                f"input {file}: the name of the file, or of a folder on its way, is not UTF-8. "
+                f"input {printable(str(file))}: the name of the file, or of a folder on its way, is not UTF-8. "
                 "Rename it, or name another path to it."
             )
 
