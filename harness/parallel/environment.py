@@ -145,6 +145,15 @@ def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
     return environ.get("SLURM_JOB_ID")
 
 
+def restart_count(environ: Mapping[str, str] = os.environ) -> int:
+    """Return how often Slurm has started this job again; 0 outside of one.
+
+    Raises:
+        UsageError: The variable is no number.
+    """
+    return _number(environ, "SLURM_RESTART_COUNT") if environ.get("SLURM_RESTART_COUNT") else 0
+
+
 def _torchrun_ranks(environ: Mapping[str, str]) -> ProcessRanks:
     rank, world_size = _number(environ, "RANK"), _number(environ, "WORLD_SIZE")
     local_world_size = _number(environ, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in environ else world_size

@@ -14,6 +14,7 @@ from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.node_folder import SnapshotRecord
 from harness.data.fingerprint import recorded_parts
 from harness.data.order.cursor import Cursor
+from harness.parallel.environment import job_id
 from harness.run import resume_failures
 from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.entries import Checkpoint
@@ -88,7 +89,7 @@ def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:
         UsageError: It cannot be made.
     """
     make_run(run_dir)
-    return closing.enter_context(RunLock(run_dir)).fence
+    return closing.enter_context(RunLock(run_dir, job_id())).fence
 
 
 def find_start(store: CheckpointStore, resume: Resume) -> Start:
