@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from disturbed_runs import wait_for
 from process_runs import Command, Site, descendants, kill_all, signal_all
 
@@ -21,17 +22,12 @@ from harness.run.lock import owner_of
 
 GONE_WITHIN_S = 30.0
 """Time for those who are left: a launcher gives ranks five seconds after a failure; the rest is a busy machine."""
-_LISTENS = "0A"
 
 
 def _listens(pid: int) -> bool:
     """Whether a process has a socket that listens."""
-    inodes = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        with suppress(OSError):
-            inodes.add(str(link.readlink()).removeprefix("socket:[").removesuffix("]"))
-    lines = (line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
-    return any(fields[3] == _LISTENS and fields[9] in inodes for fields in lines)
+    connections = psutil.Process(pid).net_connections(kind="tcp")
+    return any(connection.status == psutil.CONN_LISTEN for connection in connections)
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Start:
         return len(self.command.workers()) == 2
 
     def rank_listens(self, rank: int) -> bool:
-        with suppress(OSError, KeyError):
+        with suppress(OSError, KeyError, psutil.Error):
             return _listens(self.command.workers()[rank])
         return False
 
