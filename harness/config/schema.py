@@ -213,6 +213,10 @@ class DataConfig(Section):
     """Use parts that are added to a channel's `parts.jsonl` while the run trains, behind the parts there are."""
     adopt_every_s: Seconds = 5.0
     """Time between two looks at the lists of parts."""
+    damaged_parts: Literal["refuse", "alert", "ignore"] = "refuse"
+    """Action when a part is not what its line in `parts.jsonl` says; a thread reads each part whole before its turn
+    comes. `refuse`: training waits for that, and the run ends (65) before the first sample of a damaged part. `alert`:
+    training does not wait, people are told, and it goes on. `ignore`: parts are not read for this."""
     num_prefetch_batches: Annotated[int, Field(ge=1, le=MOST_BATCHES_AHEAD)] = 2
     """Batches prepared ahead of the step that uses them."""
 
