@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import DataError, UsageError
+from harness.limits import MOST_COUNT
 from harness.say import say
 from harness.text import listed
 
@@ -29,7 +30,7 @@ _MOST_DIGITS = 16
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Evidence file: the documents of its worst samples.",
 )
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="So many samples of it.")
+@click.option("--top", type=click.IntRange(1, MOST_COUNT), default=10, show_default=True, help="So many samples of it.")
 @click.option("--undo", is_flag=True, help="Let the documents into samples again that are not drawn yet.")
 @click.option("--reason", default="", help="Why; it is kept with the command and in the run's events.")
 @click.option("--wait", is_flag=True, help="Wait until the run has carried it out.")

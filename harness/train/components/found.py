@@ -15,6 +15,7 @@ from harness.checkpoint.objections import objection_to
 from harness.data.fingerprint import recorded_parts
 from harness.data.order.cursor import Cursor
 from harness.errors import CheckpointError, DataError
+from harness.parallel.environment import job_id
 from harness.run import resume_failures
 from harness.run.checked_parts import CheckedParts, read_checked
 from harness.run.checkpoints.choice import Resume
@@ -91,7 +92,7 @@ def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:
         UsageError: It cannot be made.
     """
     make_run(run_dir)
-    return closing.enter_context(RunLock(run_dir)).fence
+    return closing.enter_context(RunLock(run_dir, job_id())).fence
 
 
 def find_start(store: CheckpointStore, resume: Resume) -> Start:
