@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ SPACE_MARK = "▁"
 """U+2581, which SentencePiece and Metaspace vocabularies write for one space."""
 
 
+_BYTE = re.compile("<0x([0-9A-Fa-f]{2})>")
 MAX_IDS = 2**24
 """Ids of the largest vocabulary that is believed; a file with a larger id is damaged, and would take all memory."""
 
@@ -28,9 +30,8 @@ GAP = Piece(b"", is_control=True)
 
 def piece_bytes(spelling: str) -> bytes:
     """Return the bytes of a piece as SentencePiece spells it: ▁ is a space, `<0x41>` is one byte."""
-    is_byte = len(spelling) == 6 and spelling.startswith("<0x") and spelling.endswith(">")
-    if is_byte:
-        return bytes([int(spelling[3:5], 16)])
+    if byte := _BYTE.fullmatch(spelling):
+        return bytes([int(byte[1], 16)])
     return spelling.replace(SPACE_MARK, " ").encode("utf-8")
 
 
