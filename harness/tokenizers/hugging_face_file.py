@@ -19,7 +19,7 @@ from harness.tokenizers.document_symbols import (
     with_begin,
 )
 from harness.tokenizers.native import encoded, explained
-from harness.tokenizers.pieces import GAP, Piece, byte_characters, piece_bytes, sizes_of
+from harness.tokenizers.pieces import GAP, Piece, byte_characters, checked_size, piece_bytes, sizes_of
 from harness.tokenizers.tokenizer_file import import_library, parse_described
 
 
@@ -30,7 +30,7 @@ class HuggingFaceTokenizer(HasDocumentSymbols):
 
     def __init__(self, path: Path, content: bytes) -> None:
         library = import_library("tokenizers", path)
-        with explained(path, f"not a readable Hugging Face tokenizer.json of {len(content)} bytes"):
+        with explained(path, "not a readable Hugging Face tokenizer.json", len(content)):
             self._description: dict[str, Any] = parse_described(content)
             tokenizer = library.Tokenizer.from_str(content.decode("utf-8-sig"))
         # A file may have been saved with other settings. A corpus is neither cut nor padded, and markers are text.
@@ -43,7 +43,7 @@ class HuggingFaceTokenizer(HasDocumentSymbols):
         self._vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
         self.path = path
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
-        self.vocab_size = max(self._vocabulary.values(), default=-1) + 1
+        self.vocab_size = checked_size(path, max(self._vocabulary.values(), default=-1) + 1)
         self.symbols = self._find_symbols(read_settings(path))
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:

@@ -41,12 +41,13 @@ def is_panic(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(path: Path, problem: str) -> Iterator[None]:
+def explained(path: Path, problem: str, num_bytes: int | None = None) -> Iterator[None]:
     """Turn whatever a native library raises into an error about the tokenizer.
 
     Args:
         path: The tokenizer's file.
         problem: The failure in words, such as "not a readable tokenizer.json".
+        num_bytes: Size of the file, where that says something about the failure.
 
     Raises:
         DataError: The library raised something; with its text.
@@ -58,9 +59,10 @@ def explained(path: Path, problem: str) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
+        size = "" if num_bytes is None else f"{num_bytes} bytes: "
         raise DataError(
-            f"tokenizer {path}: {problem} ({reason(error)}). The file may be truncated, or a Git LFS pointer: fetch it "
-            "again."
+            f"tokenizer {path}: {problem} ({size}{reason(error)}). The file may be truncated, or a Git LFS pointer: "
+            "fetch it again."
         ) from error
 
 

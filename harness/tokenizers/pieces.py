@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+from harness.errors import DataError
 
 SPACE_MARK = "▁"
 """U+2581, which SentencePiece and Metaspace vocabularies write for one space."""
@@ -40,6 +43,20 @@ def byte_characters() -> list[str]:
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
+
+
+def checked_size(path: Path, vocab_size: int) -> int:
+    """Return the number of ids of a tokenizer's file.
+
+    Raises:
+        DataError: There are none, or more than any vocabulary has.
+    """
+    if not 0 < vocab_size <= MAX_IDS:
+        raise DataError(
+            f"tokenizer {path}: it has {vocab_size:,} ids; allowed are 1 to {MAX_IDS:,}. The file is damaged: fetch it "
+            "again."
+        )
+    return vocab_size
 
 
 def sizes_of(pieces: Sequence[Piece]) -> list[int]:

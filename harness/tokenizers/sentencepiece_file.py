@@ -22,7 +22,7 @@ from harness.tokenizers.document_symbols import (
     read_settings,
 )
 from harness.tokenizers.native import encoded, explained
-from harness.tokenizers.pieces import Piece, piece_bytes, sizes_of
+from harness.tokenizers.pieces import Piece, checked_size, piece_bytes, sizes_of
 from harness.tokenizers.tokenizer_file import import_library
 
 
@@ -33,7 +33,7 @@ class SentencePieceTokenizer(HasDocumentSymbols):
 
     def __init__(self, path: Path, content: bytes) -> None:
         library = import_library("sentencepiece", path)
-        with explained(path, f"not a readable SentencePiece model of {len(content)} bytes"):
+        with explained(path, "not a readable SentencePiece model", len(content)):
             if not content:  # the library takes nothing for "no model yet"
                 raise ValueError("the file is empty")
             self._processor = library.SentencePieceProcessor(model_proto=content)
@@ -41,7 +41,7 @@ class SentencePieceTokenizer(HasDocumentSymbols):
         self.path = path
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
         self._content = content
-        self.vocab_size = int(self._processor.get_piece_size())
+        self.vocab_size = checked_size(path, int(self._processor.get_piece_size()))
         self.symbols = self._find_symbols(read_settings(path))
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:

@@ -15,7 +15,7 @@ import xxhash
 
 from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, read_settings, with_begin
 from harness.tokenizers.native import encoded, explained, in_threads
-from harness.tokenizers.pieces import MAX_IDS, Piece, sizes_of
+from harness.tokenizers.pieces import MAX_IDS, Piece, checked_size, sizes_of
 from harness.tokenizers.tokenizer_file import import_library, parse_described
 
 _UNNAMED = (
@@ -39,7 +39,7 @@ class TekkenTokenizer(HasDocumentSymbols):
             described: dict[str, Any] = parse_described(content)
             self._pattern = _pattern(described["config"])
             self._symbols = _symbols(described)
-            self.vocab_size = _count(described["config"], "default_vocab_size")
+            self.vocab_size = checked_size(path, _count(described["config"], "default_vocab_size"))
             self._tokens = _tokens(described["vocab"], self.vocab_size - len(self._symbols))
             ranks = {token: rank for rank, token in enumerate(self._tokens)}
             self._encoding = library.Encoding(

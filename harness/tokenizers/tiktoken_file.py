@@ -27,7 +27,7 @@ import xxhash
 from harness.errors import DataError
 from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, read_settings, with_begin
 from harness.tokenizers.native import encoded, explained, in_threads
-from harness.tokenizers.pieces import GAP, MAX_IDS, Piece, sizes_of
+from harness.tokenizers.pieces import GAP, MAX_IDS, Piece, checked_size, sizes_of
 from harness.tokenizers.tokenizer_file import import_library, parse_described, read_file
 
 _LETTERS = r"[^\r\n\p{L}\p{N}]?"
@@ -125,7 +125,7 @@ class TiktokenTokenizer(HasDocumentSymbols):
                 path.stem, pat_str=self.splitting.pattern, mergeable_ranks=self._ranks, special_tokens=special
             )
         self.file_hash = xxhash.xxh3_64_hexdigest(content + description)
-        self.vocab_size = int(self._encoding.max_token_value) + 1
+        self.vocab_size = checked_size(path, int(self._encoding.max_token_value) + 1)
         self.symbols = with_begin(
             find_symbols(path, special, read_settings(path)),
             special,

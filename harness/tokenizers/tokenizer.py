@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from harness.errors import DataError
 from harness.tokenizers.document_symbols import DocumentSymbols
 from harness.tokenizers.hugging_face_file import HuggingFaceTokenizer
-from harness.tokenizers.pieces import MAX_IDS, Piece
+from harness.tokenizers.pieces import Piece
 from harness.tokenizers.recognise import Kind, find_file, kind_of
 from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
 from harness.tokenizers.tekken_file import TekkenTokenizer
@@ -109,10 +108,4 @@ def read_tokenizer(file: Path, content: bytes) -> Tokenizer:
         DataError: The file is broken, of no known kind, or has too many ids.
         UsageError: The library that reads this kind of file is not installed.
     """
-    tokenizer = _READERS[kind_of(file, content)](file, content)
-    if not 0 < tokenizer.vocab_size <= MAX_IDS:
-        raise DataError(
-            f"tokenizer {file}: it has {tokenizer.vocab_size:,} ids; allowed are 1 to {MAX_IDS:,}. The file is "
-            "damaged: fetch it again."
-        )
-    return tokenizer
+    return _READERS[kind_of(file, content)](file, content)
