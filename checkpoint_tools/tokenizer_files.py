@@ -14,8 +14,8 @@ from pathlib import Path
 
 import xxhash
 
+from checkpoint_tools import sentencepiece_model, tiktoken_model
 from checkpoint_tools.our_tensors import OurTensors
-from checkpoint_tools.translation import translated
 from harness.config.load import load_config
 from harness.errors import CheckpointError, HarnessError, UsageError
 from harness.json_text import parse_json
@@ -24,6 +24,8 @@ from harness.text import listed
 from harness.tokenizers.belonging_files import files_of_tokenizer, lost_settings
 from harness.tokenizers.document_symbols import SETTINGS_FILE
 from harness.tokenizers.identity import TokenizerIdentity, difference, recorded_tokenizers, relation_to
+from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
+from harness.tokenizers.tiktoken_file import TiktokenTokenizer
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 _TRANSLATED = "tokenizer.json"
@@ -162,7 +164,11 @@ def _written(tokenizer: Tokenizer, files: Mapping[str, bytes], *, has_origin: bo
 
 def _translated(tokenizer: Tokenizer, files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return a tokenizer as transformers reads it, with the settings beside it; empty if that would give other ids."""
-    text = translated(tokenizer)
+    text = None
+    if isinstance(tokenizer, SentencePieceTokenizer):
+        text = sentencepiece_model.as_tokenizer_json(tokenizer.path.read_bytes())
+    elif isinstance(tokenizer, TiktokenTokenizer):
+        text = tiktoken_model.as_tokenizer_json(tokenizer)
     if text is None:
         return {}
     symbols = {symbol["id"]: symbol["content"] for symbol in parse_json(text)["added_tokens"]}

@@ -1,48 +1,37 @@
-"""A tokenizer as the `tokenizer.json` that transformers reads, made in a child process: its library is native code."""
+"""A tokenizer translated into a `tokenizer.json`, opened as safely as a file of others: the rules in it are theirs."""
 
 from __future__ import annotations
 
-import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from checkpoint_tools import sentencepiece_model, tiktoken_model
-from harness.errors import HarnessError
-from harness.limited_child import LimitedError, limited
-from harness.tokenizers.native import explained
-from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
-from harness.tokenizers.tiktoken_file import TiktokenTokenizer
+from harness.errors import DataError
 from harness.tokenizers.tokenizer import Tokenizer, read_tokenizer
-from harness.tokenizers.tokenizer_file import read_file
-from harness.tokenizers.trial import MEMORY_BYTES
+from harness.tokenizers.trial import try_out
 
-SECONDS = 600.0
-"""Time for a translation, which looks at every way to make every piece. One of 150,000 ids takes a minute."""
+_PATH = Path(os.devnull) / "tokenizer.json"
+"""A path at which nothing can lie beside: it is in no folder."""
+_FEW = 1000
+"""Markers that are looked for in texts one by one, which is fast."""
 
 
-def translated(tokenizer: Tokenizer) -> str | None:
-    """Return a SentencePiece or a tiktoken file as a tokenizer.json; None if none gives the same ids."""
-    if not isinstance(tokenizer, SentencePieceTokenizer | TiktokenTokenizer):
-        return None
-    request = json.dumps(str(tokenizer.path)).encode()
+def opened_translation(text: str) -> Tokenizer | None:
+    """Return the translation of a tokenizer; None if its library cannot work with it, with its pattern, say."""
     try:
-        return limited(in_child, request, memory_bytes=MEMORY_BYTES, seconds=SECONDS).decode() or None
-    except LimitedError:
+        try_out(_PATH, text.encode(), b"")
+        return read_tokenizer(_PATH, text.encode())
+    except DataError:
         return None
 
 
-def in_child(content: bytes) -> bytes:
-    """Return the translation of a tokenizer; empty if there is none. Runs in the child.
-
-    Args:
-        content: The path of its file, as JSON.
-    """
-    path = Path(json.loads(content))  # noqa: TID251 (our own parent's request)
-    file = read_file(path)
-    try:
-        with explained(path, "it cannot be translated"):
-            tokenizer = read_tokenizer(path, file)
-            if isinstance(tokenizer, TiktokenTokenizer):
-                return (tiktoken_model.as_tokenizer_json(tokenizer) or "").encode()
-            return (sentencepiece_model.as_tokenizer_json(file) or "").encode()
-    except HarnessError:
-        return b""
+def without_markers(texts: Sequence[str], markers: Sequence[str]) -> list[str]:
+    """Return the texts in which no marker is spelt out: that is a symbol to transformers, and text in a corpus."""
+    if len(markers) <= _FEW:
+        return [text for text in texts if not any(marker in text for marker in markers)]
+    known, lengths = set(markers), sorted({len(marker) for marker in markers})
+    return [
+        text
+        for text in texts
+        if not any(text[begin : begin + length] in known for length in lengths for begin in range(len(text)))
+    ]

@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 
 from data_prep.tokenizers.encoders import FAST_ENCODERS, EncodedDocuments, Encoder, ReferenceEncoder, candidates
-from data_prep.tokenizers.fast_trial import require_fit
+from data_prep.tokenizers.fast_trial import first_line, require_fit
 from harness.errors import DataError, UsageError
 from harness.tokenizers.native import is_panic
 from harness.tokenizers.tokenizer import Tokenizer
@@ -65,7 +65,7 @@ def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AU
     notes: list[str] = []
     for name in candidates(tokenizer) if wanted == AUTO else (wanted,):
         try:
-            require_fit(name, tokenizer, probes)
+            require_fit(FAST_ENCODERS[name], tokenizer, probes)
             encoder = FAST_ENCODERS[name](tokenizer)
             found = encoder.encode(documents)
         except ImportError as error:
@@ -79,7 +79,7 @@ def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AU
         except BaseException as error:  # these libraries raise plain exceptions, and panic
             if not isinstance(error, Exception) and not is_panic(error):
                 raise
-            notes.append(f"{name} is not used: it cannot read this tokenizer ({_first_line(error)})")
+            notes.append(f"{name} is not used: it cannot read this tokenizer ({first_line(error)})")
             continue
         difference = _difference(documents, expected, found)
         if difference is None:
@@ -112,10 +112,6 @@ def _difference(documents: Sequence[str], expected: EncodedDocuments, found: Enc
     ends = np.cumsum(expected.lengths)
     number = min(int(np.searchsorted(ends, first, side="right")), len(documents) - 1)
     return f"document {number + 1} of the sample, which begins {documents[number][:40]!r}"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 class SpotChecked:

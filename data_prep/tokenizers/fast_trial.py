@@ -5,28 +5,32 @@ The same as `harness.tokenizers.trial` does with a tokenizer's own library, whos
 
 from __future__ import annotations
 
+import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from data_prep.tokenizers.encoders import FAST_ENCODERS
+from data_prep.tokenizers.encoders import Encoder
 from harness.limited_child import LimitedError, limited
-from harness.tokenizers.native import is_panic, reason
+from harness.text import one_line
+from harness.tokenizers.native import is_panic
 from harness.tokenizers.tokenizer import Tokenizer, read_tokenizer
 from harness.tokenizers.tokenizer_file import read_file
 from harness.tokenizers.trial import MEMORY_BYTES, SECONDS
+
+_MOST_SHOWN = 200
 
 
 class UnfitError(Exception):
     """An encoder cannot work with a tokenizer."""
 
 
-def require_fit(name: str, tokenizer: Tokenizer, documents: Sequence[str]) -> None:
+def require_fit(make: Callable[[Tokenizer], Encoder], tokenizer: Tokenizer, documents: Sequence[str]) -> None:
     """Check that a fast encoder opens a tokenizer and encodes documents.
 
     Args:
-        name: Its name in `FAST_ENCODERS`.
+        make: Its class, of a module that the child can import.
         tokenizer: The tokenizer.
         documents: A few short ones.
 
@@ -34,7 +38,7 @@ def require_fit(name: str, tokenizer: Tokenizer, documents: Sequence[str]) -> No
         ImportError: The package is not installed.
         UnfitError: It fails, or needs more time or memory than it may.
     """
-    problem = _problem(name, tokenizer.path, tokenizer.file_hash, tuple(documents))
+    problem = _problem(make.__module__, make.__qualname__, tokenizer.path, tokenizer.file_hash, tuple(documents))
     if "missing" in problem:
         raise ImportError(problem["missing"])
     if "unfit" in problem:
@@ -42,8 +46,8 @@ def require_fit(name: str, tokenizer: Tokenizer, documents: Sequence[str]) -> No
 
 
 @lru_cache(maxsize=16)
-def _problem(name: str, path: Path, _file_hash: str, documents: tuple[str, ...]) -> dict[str, str]:
-    request = json.dumps([name, str(path), documents]).encode()
+def _problem(module: str, name: str, path: Path, _file_hash: str, documents: tuple[str, ...]) -> dict[str, str]:
+    request = json.dumps([module, name, str(path), documents]).encode()
     try:
         answer = limited(in_child, request, memory_bytes=MEMORY_BYTES, seconds=SECONDS)
     except LimitedError as error:
@@ -56,17 +60,22 @@ def in_child(content: bytes) -> bytes:
     """Return what is wrong with an encoder, as JSON; an empty object if nothing is. Runs in the child.
 
     Args:
-        content: The encoder's name, the tokenizer's path and the documents, as JSON.
+        content: Module and name of the encoder's class, the tokenizer's path and the documents, as JSON.
     """
-    name, path, documents = json.loads(content)  # noqa: TID251 (our own parent's request)
+    module, name, path, documents = json.loads(content)  # noqa: TID251 (our own parent's request)
     found = {}
     try:
         tokenizer = read_tokenizer(Path(path), read_file(Path(path)))
-        FAST_ENCODERS[name](tokenizer).encode(documents)
+        getattr(importlib.import_module(module), name)(tokenizer).encode(documents)
     except ImportError as error:
         found = {"missing": str(error)}
     except BaseException as error:  # the libraries raise plain exceptions for a tokenizer that they cannot read
         if not isinstance(error, Exception) and not is_panic(error):
             raise
-        found = {"unfit": reason(error)}
+        found = {"unfit": first_line(error)}
     return json.dumps(found).encode()
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's error; the name of its kind if it says nothing."""
+    return one_line((str(error).splitlines() or [type(error).__name__])[0][:_MOST_SHOWN])

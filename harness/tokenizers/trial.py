@@ -87,7 +87,7 @@ def in_child(content: bytes) -> bytes:
     path = Path(json.loads(header))  # noqa: TID251 (our own parent's header)
     try:
         with explained(path, "its library cannot work with it"):
-            answer = {"identity": _worked_with(path, content)}
+            answer: dict[str, Any] = {"identity": _worked_with(path, content)}
     except UsageError as error:
         answer = {"usage": str(error)}
     except HarnessError as error:
