@@ -43,7 +43,9 @@ class HuggingFaceTokenizer(HasDocumentSymbols):
         self._vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
         self.path = path
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
-        self.vocab_size = checked_size(path, max(self._vocabulary.values(), default=-1) + 1)
+        self.vocab_size = checked_size(
+            path, max(self._vocabulary.values(), default=-1) + 1, len(set(self._vocabulary.values()))
+        )
         self.symbols = self._find_symbols(read_settings(path))
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:

@@ -18,6 +18,10 @@ MAX_IDS = 2**24
 """Ids of the largest vocabulary that is believed; a file with a larger id is damaged, and would take all memory."""
 
 
+MAX_GAPS = 2**18
+"""Ids without a piece, up to the largest one. Published vocabularies pass over some thousand, for later symbols."""
+
+
 class Piece(NamedTuple):
     """The meaning of one id."""
 
@@ -45,16 +49,21 @@ def byte_characters() -> list[str]:
     return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
 
 
-def checked_size(path: Path, vocab_size: int) -> int:
-    """Return the number of ids of a tokenizer's file.
+def checked_size(path: Path, vocab_size: int, num_pieces: int) -> int:
+    """Return the number of ids of a tokenizer's file, given how many of them have a piece.
 
     Raises:
-        DataError: There are none, or more than any vocabulary has.
+        DataError: There are none, more than any vocabulary has, or far more than pieces.
     """
     if not 0 < vocab_size <= MAX_IDS:
         raise DataError(
             f"tokenizer {path}: it has {vocab_size:,} ids; allowed are 1 to {MAX_IDS:,}. The file is damaged: fetch it "
             "again."
+        )
+    if vocab_size - num_pieces > MAX_GAPS:
+        raise DataError(
+            f"tokenizer {path}: its largest id is {vocab_size - 1:,}, but it has only {num_pieces:,} pieces. The file "
+            "is damaged: fetch it again."
         )
     return vocab_size
 

@@ -41,7 +41,7 @@ class SentencePieceTokenizer(HasDocumentSymbols):
         self.path = path
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
         self._content = content
-        self.vocab_size = checked_size(path, int(self._processor.get_piece_size()))
+        self.vocab_size = checked_size(path, size := int(self._processor.get_piece_size()), size)
         self.symbols = self._find_symbols(read_settings(path))
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:

@@ -39,7 +39,7 @@ class TekkenTokenizer(HasDocumentSymbols):
             described: dict[str, Any] = parse_described(content)
             self._pattern = _pattern(described["config"])
             self._symbols = _symbols(described)
-            self.vocab_size = checked_size(path, _count(described["config"], "default_vocab_size"))
+            self.vocab_size = checked_size(path, size := _count(described["config"], "default_vocab_size"), size)
             self._tokens = _tokens(described["vocab"], self.vocab_size - len(self._symbols))
             ranks = {token: rank for rank, token in enumerate(self._tokens)}
             self._encoding = library.Encoding(

@@ -125,7 +125,7 @@ class TiktokenTokenizer(HasDocumentSymbols):
                 path.stem, pat_str=self.splitting.pattern, mergeable_ranks=self._ranks, special_tokens=special
             )
         self.file_hash = xxhash.xxh3_64_hexdigest(content + description)
-        self.vocab_size = checked_size(path, int(self._encoding.max_token_value) + 1)
+        self.vocab_size = checked_size(path, int(self._encoding.max_token_value) + 1, len(self._ranks) + len(special))
         self.symbols = with_begin(
             find_symbols(path, special, read_settings(path)),
             special,
