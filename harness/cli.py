@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import json
 import sys
@@ -15,8 +14,10 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from harness.disk_errors import disk_problem
 from harness.errors import EXIT_INTERNAL, EXIT_USAGE, HarnessError, UsageError
 from harness.finite_range import FiniteRange
+from harness.limits import MOST_RANKS, MOST_STEPS
 from harness.say import complain, say
 from harness.standard_streams import drop_unread_output, open_standard_streams
 from harness.text import is_unicode
@@ -151,7 +152,9 @@ def root() -> None:
     show_default=True,
     help="Go on from the newest good checkpoint if there is one (auto), or refuse without one (must), or start anew.",
 )
-@click.option("--rollback-to", type=click.IntRange(min=0), metavar="STEP", help="Return to this checkpoint first.")
+@click.option(
+    "--rollback-to", type=click.IntRange(0, MOST_STEPS), metavar="STEP", help="Return to this checkpoint first."
+)
 @click.option(
     "--skip-steps", metavar="A:B", help="With --rollback-to: never train again on the samples of steps A to B."
 )
@@ -194,7 +197,7 @@ def train(
 @root.command()
 @CONFIG
 @click.option(
-    "--gpus", "num_gpus", type=click.IntRange(min=1), help="GPUs in all. Default: as few as the layout needs."
+    "--gpus", "num_gpus", type=click.IntRange(1, MOST_RANKS), help="GPUs in all. Default: as few as the layout needs."
 )
 @click.option("--gpu", help="Kind of GPU, for memory and speed. Default: h100.")
 @click.option(
@@ -320,15 +323,10 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if (problem := disk_problem(error, arguments)) is None:
             traceback.print_exc()
             return EXIT_INTERNAL
-        name = str(error.filename)
-        return _complain(
-            f"{name[:80]}…: the name of {len(name):,} characters is longer than a file can have here (usually 255 "
-            "bytes for each name, 4,096 for a path). Was a text given in place of a path?",
-            EXIT_USAGE,
-        )
+        return _complain(*problem)
     except Exception:  # noqa: BLE001 (whatever it is, it is a bug, and its exit code must say so)
         traceback.print_exc()
         return EXIT_INTERNAL

@@ -18,6 +18,7 @@ from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
 from harness.run.event_types import AnyEvent, Exit
 from harness.run.events import event_line, last_events
+from harness.run.files import require_readable
 from harness.run.heartbeats import active_beats, read_beats
 from harness.run.launches import LaunchRecord, launches
 from harness.run.lines import last_lines
@@ -65,6 +66,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
 
     Raises:
         UsageError: There is no such run.
+        OSError: Its events or metrics cannot be read.
     """
     now = time.time() if now is None else now
     known = launches(run_dir)
@@ -73,6 +75,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
             f"{run_dir.root} is not a run directory: nothing was launched there; give the directory that training "
             "printed at its start, such as runs/NAME"
         )
+    require_readable(run_dir.events, run_dir.metrics)
     events = last_events(run_dir.events)
     records = [record for line in last_lines(run_dir.metrics, _TAIL_BYTES) if (record := from_json_line(line))]
     state, reason = _state(run_dir, known, events, now)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from harness.run.files import ends_with_newline
+from harness.run.files import ends_with_newline, open_to_append
 
 MAX_WAITING_LINES = 10_000
 
@@ -30,18 +29,12 @@ OpenFile = Callable[[Path], AppendFile]
 
 
 def open_unbuffered(path: Path) -> AppendFile:
-    """Open a file for appending, without a buffer: a line that was written is in the file.
+    """Open a file for appending, without a buffer: a line that was written is in the file. A link is not followed.
 
     Raises:
-        OSError: As `open` does, and EINVAL for what is not a regular file.
+        OSError: As `open_to_append` does.
     """
-    # O_NONBLOCK: opening a pipe that nobody reads from would wait for ever.
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
-    descriptor = os.open(path, flags, 0o666)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "not a regular file", str(path))
-    return os.fdopen(descriptor, "ab", buffering=0)
+    return os.fdopen(open_to_append(path), "ab", buffering=0)
 
 
 class FileSeen:

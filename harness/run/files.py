@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 STAGING_SUFFIX = ".partial"
+_NO_HARD_LINKS_HERE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 _BLOCK_BYTES = 1024**2
 
@@ -75,6 +77,48 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
         return file.read(min(os.fstat(file.fileno()).st_size, most_bytes + 1))
 
 
+def require_readable(*paths: Path) -> None:
+    """Return if each of these is a regular file that can be read, or is missing. Links are followed.
+
+    Raises:
+        OSError: One cannot be read, or is something else.
+    """
+    for path in paths:
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            os.close(descriptor)
+            if not is_file:
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+def open_own(path: Path) -> int:
+    """Open a file for reading and writing, made if it is missing, and return its descriptor. Nothing is emptied.
+
+    Raises:
+        OSError: As `open` does, ELOOP for a link, and EINVAL for what is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
+def open_to_append(path: Path) -> int:
+    """Open a file for writing at its end, made if it is missing, and return its descriptor.
+
+    Raises:
+        OSError: As `open_own` does.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable: what was created, renamed or removed in it stays that way."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -86,24 +130,25 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(
-    path: Path, *, durable: bool = True, private: bool = False, before_rename: Callable[[], object] | None = None
+    path: Path, *, durable: bool = True, before_rename: Callable[[], object] | None = None, mode: int = 0o666
 ) -> Iterator[BinaryIO]:
     """Open a new file beside its place, and rename it into place at the end: readers see the old file or all of this.
 
     If it must outlive a loss of power (`durable`), the file is synced before it is renamed, and its folder afterwards.
     Signs of life and requests need not, because the next one replaces them, nor what may be lost, such as snapshots on
-    a node. `before_rename` is called when the content is complete beside its place. Only the owner can read a `private`
-    file, which holds secrets.
+    a node. `before_rename` is called when the content is complete beside its place. Of the rights in `mode` the umask
+    takes some away.
 
     Raises:
         OSError: From the disk; the old content is there. The staging file is discarded rather than synced again,
             because a second fsync may succeed although the first one lost data.
     """
-    staging = path.with_name(path.name + STAGING_SUFFIX)
+    staging, own = path.with_name(path.name + STAGING_SUFFIX), None
     try:
         staging.unlink(missing_ok=True)
-        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666)
+        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
+            own = os.fstat(descriptor)
             with os.fdopen(descriptor, "wb", closefd=False) as file:
                 yield file
             if durable:
@@ -112,13 +157,28 @@ def replacing(
             os.close(descriptor)
         if before_rename is not None:
             before_rename()
+        require_own(staging, own)
         staging.replace(path)
     except Exception:
-        with suppress(OSError):
-            staging.unlink(missing_ok=True)
+        if own is not None:
+            with suppress(OSError):
+                require_own(staging, own)
+                staging.unlink()
         raise
     if durable:
         fsync_folder(path.parent)
+
+
+def require_own(staging: Path, written: os.stat_result) -> None:
+    """Check that a file under its staging name is still the one that this process wrote.
+
+    Raises:
+        OSError: ESTALE: somebody removed it, or another process writes the same file.
+    """
+    with suppress(FileNotFoundError):
+        if os.path.samestat(staging.lstat(), written):
+            return
+    raise OSError(errno.ESTALE, "another process removed or replaced it while it was written", str(staging))
 
 
 def replace_file(
@@ -126,8 +186,8 @@ def replace_file(
     content: bytes | str,
     *,
     durable: bool = True,
-    private: bool = False,
     before_rename: Callable[[], object] | None = None,
+    mode: int = 0o666,
 ) -> None:
     """Write a file whole, as `replacing` does; text is written as UTF-8.
 
@@ -136,17 +196,44 @@ def replace_file(
     """
     rest = memoryview(content.encode() if isinstance(content, str) else content)
     num_bytes = len(rest)
-    with replacing(path, durable=durable, private=private, before_rename=before_rename) as file:
+    with replacing(path, durable=durable, before_rename=before_rename, mode=mode) as file:
         while rest:  # a write may take only a part of the data
             rest = rest[os.write(file.fileno(), rest) :]
         if os.fstat(file.fileno()).st_size != num_bytes:  # some file systems lose data that they reported as written
             raise OSError(errno.EIO, "not all that was written is there", str(path))
 
 
+def create_file(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet, whole or not at all, and never in place of another.
+
+    It is written under a name of its own, so that two processes that make the same file do not meet.
+
+    Raises:
+        FileExistsError: It is there by now.
+        OSError: As `replacing` does.
+    """
+    staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
+    try:
+        replace_file(staging, content)
+        try:
+            os.link(staging, path)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS_HERE:
+                raise
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            staging.rename(path)
+    finally:
+        with suppress(OSError):
+            staging.unlink(missing_ok=True)
+    fsync_folder(path.parent)
+
+
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Append whole lines in one write to a file that others may append to as well. The kernel does not mix such writes.
 
-    A half line that a writer left behind when it died is ended first, so that readers lose that line and no other.
+    A half line that a writer left behind when it died is ended first, so that readers lose that line and no other. A
+    link is not followed.
 
     Raises:
         OSError: From the disk. A half line may be there, which the next writer ends.
@@ -154,7 +241,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     content = "".join(f"{line}\n" for line in lines).encode()
     if not ends_with_newline(path):
         content = b"\n" + content
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_to_append(path)
     try:
         if os.write(descriptor, content) < len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -165,15 +252,18 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
 def append_durably(path: Path, lines: Iterable[str]) -> None:
     """Append whole lines to a file with one writer at a time: all of them or none, even after a power cut.
 
-    A half line that an earlier writer left behind is removed.
+    A half line that an earlier writer left behind is removed. A link is not followed.
 
     Raises:
-        OSError: From the disk; nothing was appended.
+        OSError: From the disk, or as `open_own` does; nothing was appended.
     """
     content = "".join(f"{line}\n" for line in lines).encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_own(path)
     try:
         end = _end_of_whole_lines(descriptor)
+        if os.fstat(descriptor).st_nlink > 1:  # a second name, as in a copy that shares files, keeps what it has
+            replace_file(path, os.pread(descriptor, end, 0) + content)
+            return
         os.ftruncate(descriptor, end)
         if os.pwrite(descriptor, content, end) < len(content):
             os.ftruncate(descriptor, end)
@@ -198,7 +288,7 @@ def _end_of_whole_lines(descriptor: int) -> int:
 
 def ends_with_newline(path: Path) -> bool:
     """Return whether a file is missing or empty, or its last byte ends a line."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
+    with suppress(FileNotFoundError), os.fdopen(open_regular(path), "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 1))
         return file.read(1) in (b"", b"\n")
     return True

@@ -30,16 +30,31 @@ def make_run(run_dir: RunDir) -> None:
     """Make the run's directory and its folders, where they are missing.
 
     Raises:
-        UsageError: A file is in the way, or the file system does not allow it.
+        UsageError: A file or a link is in the way, or the file system does not allow it.
     """
     try:
         run_dir.make_folders()
+        _require_no_links(run_dir)
     except OSError as error:
         place = Path(error.filename or run_dir.root)
         problem = f"{place} {found}" if (found := broken_link(place)) else f"{error.strerror} ({place})"
         raise UsageError(
             f"cannot make the run directory {run_dir.root}: {problem}; choose another one with --run-dir"
         ) from None
+
+
+def _require_no_links(run_dir: RunDir) -> None:
+    """Return if no file to which a run appends is a link: somebody else's file could be behind it.
+
+    Raises:
+        UsageError: One is.
+    """
+    for path in (run_dir.metrics, run_dir.events, run_dir.order, run_dir.resume_failures):
+        if path.is_symlink():
+            raise UsageError(
+                f"{path} is a link to {path.readlink()}, and a run writes only to files of its own. Move the file here "
+                "in place of the link; a whole run directory, or a folder in it, may be a link"
+            )
 
 
 def open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: Path | None = None) -> Path:
@@ -77,6 +92,17 @@ def _open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: 
     return folder
 
 
+def write_config(path: Path, config: Config) -> None:
+    """Write a copy of a configuration, for its owner alone if it may hold secrets.
+
+    It names commands that the watcher runs, so nobody else may change it, whatever the umask.
+
+    Raises:
+        OSError: The disk refuses; the old file is untouched.
+    """
+    replace_file(path, dump_config(config), mode=0o600 if holds_secrets(config) else 0o644)
+
+
 def accept(run_dir: RunDir, config: Config) -> None:
     """Make the configuration of a launch that can begin the configuration of the run. The caller holds the run's lock.
 
@@ -84,15 +110,6 @@ def accept(run_dir: RunDir, config: Config) -> None:
         OSError: The disk refuses; the run's configuration is the earlier one.
     """
     write_config(run_dir.config, config)
-
-
-def write_config(path: Path, config: Config) -> None:
-    """Write a copy of a configuration, for its owner alone if it may hold secrets.
-
-    Raises:
-        OSError: The disk refuses; an earlier copy is as it was.
-    """
-    replace_file(path, dump_config(config), private=holds_secrets(config))
 
 
 def changes(run_dir: RunDir, config: Config) -> list[str]:

@@ -29,6 +29,7 @@ from harness.errors import EXIT_REQUEUE, UsageError
 from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.field_types import MOST_RANKS, Count, Flag, Text
 from harness.run.files import replace_file
+from harness.run.own_file import is_own_file
 from harness.run.paths import RunDir
 from harness.run.small_files import read_if_valid, read_json_file
 
@@ -264,9 +265,9 @@ def write_bad_nodes(path: Path, faults: Mapping[str, Sequence[str]]) -> None:
 
 
 def bad_nodes_in(launch: Path) -> list[str]:
-    """Return the names of the nodes that were written down for a launch, in no file twice."""
+    """Return the names of the nodes that this user wrote down for a launch, in no file twice."""
     names: list[str] = []
-    for path in (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json"))):
+    for path in filter(is_own_file, (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json")))):
         try:
             names += _FAULTS.validate_python(read_json_file(path))
         except (OSError, ValueError):

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from harness.run.field_types import Flag, Seconds
 from harness.run.files import replace_file
+from harness.run.own_file import is_own_file
 from harness.run.paths import RunDir
 from harness.run.small_files import read_if_valid
 
@@ -37,6 +38,6 @@ def write_watcher_beat(run_dir: RunDir, *, step: int, may_command: bool) -> None
 
 
 def is_watched(run_dir: RunDir) -> bool:
-    """Return whether a watcher that may give commands has written its heartbeat within the last minute."""
-    beat = read_if_valid(run_dir.watch_heartbeat, _Beat)
+    """Return whether a watcher of this user that may give commands has written its heartbeat within the last minute."""
+    beat = read_if_valid(run_dir.watch_heartbeat, _Beat) if is_own_file(run_dir.watch_heartbeat) else None
     return beat is not None and beat.may_order and abs(time.time() - beat.time) <= _MOST_SILENCE_S

@@ -20,6 +20,7 @@ from harness.run.event_types import (
     Exit,
     FileLost,
     LaunchEnded,
+    PartDamaged,
     PartsRefused,
     Resumed,
     RollbackDone,
@@ -145,14 +146,8 @@ class Watcher:
                 self._inquiry.take(_name_of(event), Path(event.path), self._detector.open_episodes())
             case EvidenceRefused():
                 self._inquiry.give_up(_name_of(event))
-            case WaitingForParts():
-                channels = ", ".join(event.channels)
-                text = f"training waits for further parts, because no data is left in {channels} (step {event.step})"
-                self._announcer.alert("data", text)
-            case FileLost():
-                self._announcer.alert("file", f"{event.reason} (step {event.step})")
-            case PartsRefused():
-                self._announcer.alert("data", f"parts of the data were refused: {event.reason} (step {event.step})")
+            case WaitingForParts() | PartsRefused() | PartDamaged() | FileLost():
+                self._announcer.alert(*_trouble_in_words(event))
 
     def _handle_start(self, event: Started | Resumed) -> None:
         state = self.state
@@ -318,6 +313,21 @@ class Watcher:
         if self._announcer.event(name, given):
             text = f"{action.reason}: gave the command to stop; a person must look, see {path}"
             self._announcer.alert("order", text)
+
+
+def _trouble_in_words(event: WaitingForParts | PartsRefused | PartDamaged | FileLost) -> tuple[str, str]:
+    """Return kind and text of the alert about trouble with files."""
+    at = f"(step {event.step})"
+    match event:
+        case WaitingForParts():
+            channels = ", ".join(event.channels)
+            return "data", f"training waits for further parts, because no data is left in {channels} {at}"
+        case PartsRefused():
+            return "data", f"parts of the data were refused: {event.reason} {at}"
+        case PartDamaged():
+            return "data", f"a part of the data is damaged: {event.reason} {at}"
+        case FileLost():
+            return "file", f"{event.reason} {at}"
 
 
 def _name_of(event: RolledBack | RollbackRefused | RollbackDone | Evidence | EvidenceRefused) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from harness.checkpoint import mcore as checkpoint_files
-from harness.checkpoint.metadata_pickle import index_problem
+from harness.checkpoint.objections import objection_to
 from harness.data.order.cursor import Cursor, Positions
 from harness.errors import CheckpointError
 from harness.parallel import collectives
@@ -94,6 +94,7 @@ def _skipping_text(windows: Sequence[tuple[int, int]], request: Rollback) -> str
 
 def _refused(run: Run, state: TrainState, command: Command, problem: str | None) -> TrainState:
     refused = RollbackRefused(attempt=state.attempt, step=state.step, command=command.source, reason=problem)
+    run.inbox.refuse(command, problem)
     run.announce(f"warning: the rollback by {command.source} was not carried out: {problem}", refused)
     return state
 
@@ -127,7 +128,7 @@ def _problem_of(run: Run, target: Checkpoint) -> str | None:
         verify_before_load(target.path, deep=True, key=run.store.key)
     except CheckpointError as error:
         return str(error)
-    return index_problem(target.path)
+    return objection_to(target.path)
 
 
 def _returned(run: Run, state: TrainState, target: Checkpoint, command: Command, request: Rollback) -> TrainState:

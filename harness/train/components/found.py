@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.node_folder import SnapshotRecord
+from harness.checkpoint.objections import objection_to
 from harness.data.fingerprint import recorded_parts
 from harness.data.order.cursor import Cursor
-from harness.errors import DataError
+from harness.errors import CheckpointError, DataError
+from harness.parallel.environment import job_id
 from harness.run import resume_failures
+from harness.run.checked_parts import CheckedParts, read_checked
 from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Manifest
@@ -25,6 +27,7 @@ from harness.run.launch_folder import make_run
 from harness.run.lock import RunLock
 from harness.run.order_changes import History, num_parts_of
 from harness.run.order_file import read_journal, rollbacks_in_journal
+from harness.run.own_file import RefusedFileError, require_own_file
 from harness.run.paths import RunDir
 from harness.run.records import last_key
 
@@ -40,6 +43,8 @@ class Start:
     """Adopted parts and quarantined documents, from the journal of the run."""
     skips: tuple[tuple[int, int], ...] = ()
     """Positions that rollbacks skip for good, from the same journal."""
+    checked_parts: CheckedParts = field(default_factory=dict)
+    """Parts that earlier launches have read whole and found sound."""
     snapshot: SnapshotRecord | None = None
     """Snapshot of a later step of the same line that every rank has, as the first rank describes it."""
     remarks: tuple[str, ...] = ()
@@ -87,30 +92,48 @@ def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:
         UsageError: It cannot be made.
     """
     make_run(run_dir)
-    return closing.enter_context(RunLock(run_dir)).fence
+    return closing.enter_context(RunLock(run_dir, job_id())).fence
 
 
 def find_start(store: CheckpointStore, resume: Resume) -> Start:
     """Find the checkpoint to go on from.
 
     Raises:
-        CheckpointError: There are checkpoints but none can be used.
+        CheckpointError: There are checkpoints but none can be used; or the journal of the order is not ours.
     """
     run_dir = store.run_dir
     store.clean_partials()
-    choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=index_problem)
+    choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=objection_to)
     if resume == "auto" and choice.entry is not None:
         resume_failures.require_not_failed_twice(run_dir, choice.entry.path)
     if resume == "never":
         run_dir.order.unlink(missing_ok=True)
+        run_dir.checked_parts.unlink(missing_ok=True)
+    _require_own_journal(run_dir)
     entry = choice.entry
     return Start(
         entry=entry,
         journal=read_journal(run_dir.order),
+        checked_parts=read_checked(run_dir.checked_parts),
         skips=tuple(chain.from_iterable(each.skip_windows for each in rollbacks_in_journal(run_dir.order))),
         passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
         attempt=attempt_after(run_dir, entry.manifest if entry else None),
     )
+
+
+def _require_own_journal(run_dir: RunDir) -> None:
+    """Return if nobody else can have written what is quarantined and skipped.
+
+    Raises:
+        CheckpointError: The journal belongs to another user, or is no file.
+    """
+    try:
+        require_own_file(run_dir.order, or_owner_of=run_dir.root)
+    except (OSError, RefusedFileError) as error:
+        raise CheckpointError(
+            f"{run_dir.order} {error}. It says which documents and samples the run leaves out, and only the user who "
+            "trains may say so. If it is right, make it yours with `chown`; else move it away."
+        ) from None
 
 
 def attempt_after(run_dir: RunDir, manifest: Manifest | None) -> int:
