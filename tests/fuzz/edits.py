@@ -1,0 +1,109 @@
+"""One damage to one file, as a line of JSON that can be kept, thrown out of a finding, and applied again."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from formats import FORMATS, Change
+from seals import SEALS
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A damage to a file of a place, by the file's path in it."""
+
+    file: str
+    how: str
+    """A format of `formats.FORMATS`; or `place`: the file becomes something else (`PLACES`); or `seal`: hashes of a
+    folder are made right again, after everything else."""
+    change: Change
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Edit:
+        return cls(fields["file"], fields["how"], fields["change"])
+
+    def to_fields(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def draw_edit(choose: random.Random, file: str, how: str, content: bytes, *, place_share: float = 0.06) -> Edit:
+    """A damage to a file of a format, drawn."""
+    if choose.random() < place_share:
+        return Edit(file, "place", {"becomes": choose.choice(sorted(PLACES))})
+    if how != "bytes" and choose.random() < 0.15:
+        return Edit(file, "bytes", FORMATS["bytes"].draw(choose, content))
+    return Edit(file, how, FORMATS[how].draw(choose, content))
+
+
+def apply_edits(folder: Path, edits: Sequence[Edit]) -> None:
+    """Damages files of a folder: those of one format in one file together, what is structural before what is not."""
+    by_file: dict[str, list[Edit]] = {}
+    for edit in (edit for edit in edits if edit.how != "seal"):
+        by_file.setdefault(edit.file, []).append(edit)
+    for file, wanted in by_file.items():
+        path = folder / file
+        for how in sorted({edit.how for edit in wanted if edit.how != "place"}, key=lambda how: (how == "bytes", how)):
+            if path.is_file():
+                changes = [edit.change for edit in wanted if edit.how == how]
+                path.write_bytes(FORMATS[how].apply(path.read_bytes(), changes))
+        for edit in wanted:
+            if edit.how == "place" and path.is_file():
+                PLACES[edit.change["becomes"]](path)
+    for edit in (edit for edit in edits if edit.how == "seal"):
+        SEALS[edit.change["kind"]](folder / edit.file)
+
+
+def _replaced(make: Callable[[Path], object]) -> Callable[[Path], None]:
+    def replace(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return replace
+
+
+def _sparse(path: Path) -> None:
+    os.truncate(path, 1 << 42)
+
+
+def _renamed(name: str) -> Callable[[Path], None]:
+    def rename(path: Path) -> None:
+        path.rename(path.with_name(name))
+
+    return rename
+
+
+def _copied(name: str) -> Callable[[Path], None]:
+    """Puts the file there a second time, under a name that nobody gave it."""
+
+    def copy(path: Path) -> None:
+        encoded = name.format(path.stem, path.suffix).encode("utf-8", "surrogateescape")
+        shutil.copyfile(path, os.path.join(os.fsencode(path.parent), encoded))  # noqa: PTH118 (bytes)
+
+    return copy
+
+
+PLACES: dict[str, Callable[[Path], None]] = {
+    "nothing": Path.unlink,
+    "an empty file": lambda path: os.truncate(path, 0),
+    "a folder": _replaced(Path.mkdir),
+    "a pipe": _replaced(os.mkfifo),
+    "a link to itself": _replaced(lambda path: path.symlink_to(path.name)),
+    "a link to nothing": _replaced(lambda path: path.symlink_to("nowhere")),
+    "a link to an endless device": _replaced(lambda path: path.symlink_to("/dev/zero")),
+    "a link to a file outside": _replaced(lambda path: path.symlink_to("/etc/hostname")),
+    "a link to a folder": _replaced(lambda path: path.symlink_to("/proc/self")),
+    "a file of 4 TiB of zeros": _sparse,
+    "a file of another name": _renamed("renamed"),
+    "two files": _copied("{}\x1b[2J{}"),
+    "two files, one of no UTF-8": _copied("{}\udcff{}"),
+    "two files, one with a line break": _copied("{}\nharness: error: x{}"),
+    "two files, one of a very long name": _copied("{}" + "x" * 180 + "{}"),
+    "its own backup": _copied("{}.partial{}"),
+}
+"""What a file may become instead of a file with its content."""
