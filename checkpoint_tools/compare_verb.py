@@ -15,6 +15,7 @@ from checkpoint_tools.foreign_files import is_there
 from harness.run.checkpoints.key_option import key_of_checkpoint, signature_key_option
 from harness.run.checkpoints.manifest import MANIFEST_NAME, Manifest
 from harness.run.checkpoints.verify import verify_before_load
+from harness.say import say
 from harness.text import size_text, table
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def inspect(checkpoint: Path, key_file: Path | None, as_json: bool) -> None:
     from checkpoint_tools.torch_dist import read_index
 
     if _is_model_folder(checkpoint):
-        click.echo(json.dumps(_model_content(checkpoint), indent=2) if as_json else _model_text(checkpoint))
+        say(json.dumps(_model_content(checkpoint), indent=2) if as_json else _model_text(checkpoint))
         return
     manifest = verify_before_load(checkpoint, key=key_of_checkpoint(checkpoint, key_file))
     index = read_index(checkpoint)
@@ -60,15 +61,15 @@ def inspect(checkpoint: Path, key_file: Path | None, as_json: bool) -> None:
     }
     if as_json:
         fields = manifest.model_dump(mode="json", by_alias=True, exclude={"files"})
-        click.echo(json.dumps({"path": str(checkpoint), **fields, "tensors": tensors}, indent=2))
+        say(json.dumps({"path": str(checkpoint), **fields, "tensors": tensors}, indent=2))
         return
-    click.echo("\n".join(_origin(checkpoint, manifest)))
+    say("\n".join(_origin(checkpoint, manifest)))
     rows = [
         (name, str(t["shape"]), t["dtype"], str(t["num_chunks"]), size_text(t["bytes"])) for name, t in _by(tensors)
     ]
     total = sum(t["bytes"] for t in tensors.values())
-    click.echo(f"{len(tensors)} tensors, {size_text(total)}\n")
-    click.echo(table([("tensor", "shape", "format", "chunks", "size"), *rows]))
+    say(f"{len(tensors)} tensors, {size_text(total)}\n")
+    say(table([("tensor", "shape", "format", "chunks", "size"), *rows]))
 
 
 @click.command()
@@ -99,7 +100,7 @@ def diff(  # noqa: PLR0913 (one argument per option)
 
     if _is_model_folder(first) or _is_model_folder(second):
         num_different, text = _model_difference(first, second, as_json=as_json)
-        click.echo(text)
+        say(text)
         return EXIT_DIFFERENT if num_different else 0
     for path in (first, second):
         verify_before_load(path, deep=deep, key=key_of_checkpoint(path, key_file))
@@ -108,12 +109,12 @@ def diff(  # noqa: PLR0913 (one argument per option)
         found = list(compare(first, second, progress))
     different = [item for item in found if item.verdict != "equal"]
     if as_json:
-        click.echo(json.dumps({item.name: _as_json(item) for item in found}, indent=2, allow_nan=False))
+        say(json.dumps({item.name: _as_json(item) for item in found}, indent=2, allow_nan=False))
     else:
         if shown_items := (found if show_all else different):
             header = ("tensor", "verdict", "largest", "mean", "")
-            click.echo(table([header, *(_row(item) for item in shown_items)]))
-        click.echo(f"{len(found) - len(different)} tensors are equal in every bit, {len(different)} differ")
+            say(table([header, *(_row(item) for item in shown_items)]))
+        say(f"{len(found) - len(different)} tensors are equal in every bit, {len(different)} differ")
     return EXIT_DIFFERENT if different else 0
 
 

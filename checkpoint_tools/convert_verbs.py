@@ -15,6 +15,7 @@ from harness.errors import EXIT_BAD_DATA, CheckpointError, UsageError
 from harness.finite_range import FiniteRange
 from harness.run.checkpoints.key_option import require_signed, signature_key_option
 from harness.run.paths import RunDir
+from harness.say import say
 
 if TYPE_CHECKING:
     from checkpoint_tools.to_hf import Converted
@@ -94,7 +95,7 @@ def to_hf(
     if sample is not None:
         from checkpoint_tools.sample import write_line
 
-        click.echo(f"it writes: {write_line(out, sample)}")
+        say(f"it writes: {write_line(out, sample)}")
 
 
 @convert.command(name="from-hf")
@@ -164,9 +165,9 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool, key_file: Pa
 
     require_signed(checkpoints, key_file)
     done = run(checkpoints, out, shown, hashes=hashes)
-    click.echo(f"mean of {len(checkpoints)} checkpoints: {done.checkpoint}")
+    say(f"mean of {len(checkpoints)} checkpoints: {done.checkpoint}")
     for warning in done.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
 
 
 @convert.command()
@@ -190,8 +191,8 @@ def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
     one, other = open_either(a), open_either(b)
     found = differences(one, other, tolerance=tolerance)
     for difference in found:
-        click.echo(f"{difference.name}: {difference.what}")
-    click.echo(f"{len(one.names)} tensors compared, {len(found)} differences")
+        say(f"{difference.name}: {difference.what}")
+    say(f"{len(one.names)} tensors compared, {len(found)} differences")
     return EXIT_BAD_DATA if found else 0
 
 
@@ -210,8 +211,8 @@ def _newest_in(run: RunDir, key_file: Path | None, *, deep: bool) -> Path:
         told = "".join(f"\n  {path.name}: {reason}" for path, reason in choice.passed_over) or " it is empty."
         raise CheckpointError(f"There is no sound checkpoint in {run.checkpoints}:{told}")
     for path, reason in choice.passed_over:
-        click.echo(f"warning: passed over {path}: {reason}", err=True)
-    click.echo(f"{run.root}: its newest sound checkpoint is {choice.entry.path.name}")
+        say(f"warning: passed over {path}: {reason}", err=True)
+    say(f"{run.root}: its newest sound checkpoint is {choice.entry.path.name}")
     return choice.entry.path
 
 
@@ -222,15 +223,15 @@ def _report(done: Converted) -> None:
         f", of which {done.kept_bytes / 1e9:.3f} GB were there from before an interruption" if done.kept_bytes else ""
     )
     speed = speed_text(max(0, done.num_bytes - done.kept_bytes), done.seconds)
-    click.echo(
+    say(
         f"{done.out}: {done.family.architecture}, {done.num_tensors} tensors, {done.num_bytes / 1e9:.3f} GB{kept}, "
         f"in {done.seconds:.1f} s ({speed})"
     )
     if done.left_out:
-        click.echo(f"left out: {left_out_text(done.left_out)}")
-    click.echo(f"proven: {done.proof.summary()}")
+        say(f"left out: {left_out_text(done.left_out)}")
+    say(f"proven: {done.proof.summary()}")
     for warning in done.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
 
 
 def _require_consistent(sample: str | None, tokenizer: Path | None, *, without_tokenizer: bool) -> None:

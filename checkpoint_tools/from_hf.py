@@ -12,7 +12,6 @@ An interrupted conversion continues where it was, also in the proof.
 
 from __future__ import annotations
 
-import json
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -42,6 +41,7 @@ from harness.config.identity import identity_of
 from harness.config.schema import ModelConfig
 from harness.data.order.cursor import Cursor
 from harness.errors import UsageError
+from harness.json_text import parse_json
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
 from harness.run.checkpoints.for_export import (
@@ -170,7 +170,7 @@ def _belongings(folder: Path, tokenizers: ModelTokenizers) -> Belongings:
 def _settings(belongings: Belongings, num_rows: int) -> OriginalSettings:
     """Return the settings that an export of the model will have again."""
     files = in_folder(belongings, ORIGIN_FOLDER)
-    return original_settings(plain_fields(json.loads(files[CONFIG])), files.get(GENERATION_CONFIG), num_rows)
+    return original_settings(plain_fields(parse_json(files[CONFIG])), files.get(GENERATION_CONFIG), num_rows)
 
 
 def _record(

@@ -6,7 +6,6 @@ They are read from the checkpoint alone (`harness.run.checkpoints.for_export`).
 from __future__ import annotations
 
 import importlib
-import json
 from dataclasses import dataclass
 
 from checkpoint_tools.families.config_json import plain_fields
@@ -15,6 +14,7 @@ from checkpoint_tools.families.rotation import dynamic_scaling, rotary_fields
 from checkpoint_tools.original_settings import original_settings
 from checkpoint_tools.our_tensors import OurTensors, model_of
 from harness.errors import CheckpointError
+from harness.json_text import parse_json
 from harness.run.checkpoints.for_export import (
     CONFIG,
     GENERATION_CONFIG,
@@ -98,8 +98,8 @@ def _warnings(ours: OurTensors, trained: int | None, longest: int, has_belonging
 
 def _object(content: bytes, ours: OurTensors) -> Fields:
     try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(content)
+    except ValueError as error:
         raise CheckpointError(f"{ORIGIN_FOLDER}/{CONFIG} of {ours.path} is no JSON: {error}.") from error
     if not isinstance(fields, dict):
         raise CheckpointError(f"{ORIGIN_FOLDER}/{CONFIG} of {ours.path} is no JSON object.")

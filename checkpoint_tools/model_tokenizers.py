@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 
 from checkpoint_tools.foreign_files import is_there, read_whole
 from harness.errors import HarnessError, UsageError
+from harness.json_text import parse_json
 from harness.run.checkpoints.for_export import MAX_BYTES
 from harness.text import listed
 from harness.tokenizers.belonging_files import names_in_model
@@ -149,8 +149,8 @@ def _added_beyond(folder: Path, told_up_to: int, num_rows: int) -> Iterator[str]
 def _added_ids(name: str, content: bytes) -> Iterator[int]:
     """Yield the ids of the added tokens in one of the files beside a tokenizer; what is no such id is passed over."""
     try:
-        described = json.loads(content)
-    except (ValueError, RecursionError):
+        described = parse_json(content)
+    except ValueError:
         return
     if not isinstance(described, dict):
         return

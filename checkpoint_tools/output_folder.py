@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import CheckpointError, UsageError
+from harness.json_text import parse_json
 from harness.run.checkpoints.manifest import MANIFEST_NAME
 from harness.run.files import STAGING_SUFFIX, fsync_folder, remove_tree, replace_file
 
@@ -172,7 +173,7 @@ def _prepare(partial: Path, record: Mapping[str, object]) -> bool:
             f"{partial} is not left over from a conversion: it holds {strangers[0]!r} and no {RECORD_NAME}. Move it "
             "away, or name another folder."
         )
-    if _noted(path) == json.loads(_text(record)):
+    if _noted(path) == parse_json(_text(record)):
         return bool(strangers)
     replace_file(path, _text({}))  # whoever is interrupted here starts anew
     for name in strangers:
@@ -184,7 +185,7 @@ def _prepare(partial: Path, record: Mapping[str, object]) -> bool:
 def _noted(path: Path) -> dict[str, Any] | None:
     """Return the record of the beginning, without the proof that came later, just before an interruption."""
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
     return {key: value for key, value in found.items() if key != "proof"} if isinstance(found, dict) else None

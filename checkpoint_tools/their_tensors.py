@@ -5,7 +5,6 @@ Only `config.json`, `*.safetensors` and its index are opened: no pickles, no cod
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from checkpoint_tools.number_formats import require_fits
 from checkpoint_tools.torch_dist import Shape
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError, UsageError
+from harness.json_text import parse_json
 
 MAX_JSON_BYTES = 64 * 1024**2
 INDEX_NAME = "model.safetensors.index.json"
@@ -133,19 +133,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     content = read_whole(path, MAX_JSON_BYTES)
     try:
-        fields = json.loads(content, object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(content, unique_keys=True)
+    except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from None
     if not isinstance(fields, dict):
         raise CheckpointError(f"{path} holds no JSON object.")
     return fields
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key occurs twice in one object")
-    return result
 
 
 def _require_model_folder(path: Path) -> None:

@@ -18,6 +18,7 @@ from checkpoint_tools import sentencepiece_model, tiktoken_model
 from checkpoint_tools.our_tensors import OurTensors
 from harness.config.load import load_config
 from harness.errors import CheckpointError, HarnessError, UsageError
+from harness.json_text import parse_json
 from harness.run.checkpoints.for_export import CONFIG, ORIGIN_FOLDER, TOKENIZER_FOLDER, Belongings, in_folder
 from harness.text import listed
 from harness.tokenizers.belonging_files import files_of_tokenizer, lost_settings
@@ -170,7 +171,7 @@ def _translated(tokenizer: Tokenizer, files: Mapping[str, bytes]) -> dict[str, b
         text = tiktoken_model.as_tokenizer_json(tokenizer)
     if text is None:
         return {}
-    symbols = {symbol["id"]: symbol["content"] for symbol in json.loads(text)["added_tokens"]}
+    symbols = {symbol["id"]: symbol["content"] for symbol in parse_json(text)["added_tokens"]}
     own = _settings(files)
     settings = {
         "eos_token": symbols.get(tokenizer.symbols.end.id) if tokenizer.symbols.end else None,
@@ -183,7 +184,7 @@ def _translated(tokenizer: Tokenizer, files: Mapping[str, bytes]) -> dict[str, b
 
 def _settings(files: Mapping[str, bytes]) -> dict[str, object]:
     try:
-        found = json.loads(files.get(SETTINGS_FILE, b"{}"))
+        found = parse_json(files.get(SETTINGS_FILE, b"{}"))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}

@@ -17,8 +17,9 @@ import click
 
 from harness.errors import EXIT_INTERNAL, EXIT_USAGE, HarnessError, UsageError
 from harness.finite_range import FiniteRange
+from harness.say import complain, say
 from harness.standard_streams import drop_unread_output, open_standard_streams
-from harness.text import printable
+from harness.text import is_unicode
 
 EXIT_INTERRUPTED = 130
 
@@ -34,7 +35,7 @@ class VerbGroup(click.Group):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Show the help if there is no verb, and leave with an error, so that a script that forgot the verb notices."""
         if not args:
-            click.echo(ctx.get_help(), err=True)
+            say(ctx.get_help(), err=True)
             ctx.exit(EXIT_USAGE)
         return super().parse_args(ctx, args)
 
@@ -264,11 +265,11 @@ def doctor(as_json: bool) -> int:
 
     found = findings(gather(Path.cwd()))
     if as_json:
-        click.echo(report.as_json(found))
+        say(report.as_json(found))
     elif sys.stdout.isatty():
         report.show_table(found)
     else:
-        click.echo(report.as_lines(found))
+        say(report.as_lines(found))
     return 0 if report.is_healthy(found) else EXIT_USAGE
 
 
@@ -282,7 +283,7 @@ def schema() -> None:
     """
     from harness.config.schema import Config
 
-    click.echo(json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False))
+    say(json.dumps(Config.model_json_schema(), indent=2, ensure_ascii=False))
 
 
 @root.group(cls=DataGroup)
@@ -322,7 +323,7 @@ def run(arguments: Sequence[str]) -> int:
         if error.errno != errno.ENAMETOOLONG:
             traceback.print_exc()
             return EXIT_INTERNAL
-        name = printable(str(error.filename))
+        name = str(error.filename)
         return _complain(
             f"{name[:80]}…: the name of {len(name):,} characters is longer than a file can have here (usually 255 "
             "bytes for each name, 4,096 for a path). Was a text given in place of a path?",
@@ -340,11 +341,9 @@ def _require_utf8(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: An argument is not UTF-8.
     """
-    odd = next((argument for argument in arguments if printable(argument) != argument), None)
+    odd = next((argument for argument in arguments if not is_unicode(argument)), None)
     if odd is not None:
-        raise UsageError(
-            f"argument {printable(odd)!r} is not UTF-8. Give text as UTF-8; rename a file or a folder of such a name."
-        )
+        raise UsageError(f"argument {odd} is not UTF-8. Give text as UTF-8; rename a file or a folder of such a name.")
 
 
 def main() -> NoReturn:
@@ -356,7 +355,7 @@ def main() -> NoReturn:
 
 
 def _complain(text: str, exit_code: int) -> int:
-    click.echo(f"harness: error: {text}", err=True)
+    complain(text)
     return exit_code
 
 

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from harness.text import printable
+
 if TYPE_CHECKING:
-    from rich.console import Console
+    from harness.screen import Screen
 
 Progress = Callable[[int], None]
 """Called with the number of bytes done since the last call, from any thread."""
@@ -65,13 +67,14 @@ class LineProgress:
 
 
 @contextmanager
-def shown(title: str, total_bytes: int, console: Console | None = None) -> Iterator[CountingProgress]:
+def shown(title: str, total_bytes: int, console: Screen | None = None) -> Iterator[CountingProgress]:
     """Show a bar if the console (default: standard error) is a terminal, else a line every ten seconds."""
-    from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    screen = console or Console(stderr=True)
+    from harness.screen import Screen
+
+    title, screen = printable(title), console or Screen(stderr=True)
     if not screen.is_terminal:
         yield LineProgress(title, total_bytes, write=lambda line: screen.out(line, highlight=False))
         return

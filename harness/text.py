@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -28,9 +29,34 @@ def listed(words: Sequence[object], most: int = 8) -> str:
     return ", ".join(map(str, words[:most])) + more
 
 
-def printable(path: str) -> str:
-    """Return a path, or another argument, with bytes that are not UTF-8 as escapes."""
-    return path.encode("utf-8", "backslashreplace").decode()
+_NOT_SHOWN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline; escape sequences begin with one
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # they change the direction, so that text reads as another
+    "\u2028\u2029"  # further ends of lines
+    "\ud800-\udfff]"  # bytes of a name that is not UTF-8
+)
+
+
+def printable(text: str) -> str:
+    """Return a text as it can be written to a terminal: what would act on the terminal is an escape, as JSON writes it.
+
+    Newlines and tabs stay.
+    """
+    return _NOT_SHOWN.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def one_line(text: str) -> str:
+    """Return a text as `printable` does, with newlines and tabs as escapes too."""
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def is_unicode(text: str) -> bool:
+    """Return whether a path, or another argument, can be written as UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:

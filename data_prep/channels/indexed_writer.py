@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from harness.channels.channels import PARTS_FILE
 from harness.channels.index_file import index_header
 from harness.errors import DataError
+from harness.json_text import parse_json
 from harness.run.files import STAGING_SUFFIX, append_durably, replacing
 
 MAX_UINT16_VOCABULARY = 65_536
@@ -67,7 +68,7 @@ def read_finished_parts(folder: Path) -> list[FinishedPart]:
     parts = []
     for number, line in enumerate(_whole_lines(file).splitlines(), start=1):
         try:
-            part = FinishedPart(**json.loads(line))
+            part = FinishedPart(**parse_json(line))
         except (ValueError, TypeError) as error:
             raise DataError(
                 f"{file}:{number}: not the line of a part ({error}). Was the file edited? Restore it."

@@ -23,6 +23,7 @@ from data_prep.text.read_documents import Place
 from data_prep.text.reader import ReadState
 from harness.channels.source import RecordedSource, Totals
 from harness.errors import DataError
+from harness.json_text import parse_json
 from harness.run.files import replace_file
 
 RESUME_FILE = "resume.jsonl"
@@ -100,7 +101,7 @@ def write_resume_point(folder: Path, prefix: str, point: ResumePoint) -> None:
 
 
 def _lines(file: Path) -> dict[str, dict[str, Any]]:
-    lines = [json.loads(line) for line in file.read_bytes().splitlines()]
+    lines = [parse_json(line) for line in file.read_bytes().splitlines()]
     return {str(line["prefix"]): line for line in lines}
 
 

@@ -12,7 +12,7 @@ from harness.channels.source import Totals
 from harness.progress import shown
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from harness.screen import Screen
 
 
 class Progress(Protocol):
@@ -23,7 +23,7 @@ class Progress(Protocol):
 
 
 @contextmanager
-def shown_progress(title: str, total_bytes: int, console: Console) -> Iterator[Progress]:
+def shown_progress(title: str, total_bytes: int, console: Screen) -> Iterator[Progress]:
     """Show a bar, or lines, with the counts."""
     seen_bytes = 0
     with shown(title, total_bytes, console) as progress:

@@ -31,6 +31,7 @@ from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.sole_writer import sole_writer
 from data_prep.text.text_files import FileReport, finished_files, output_names, record_finished
 from harness.errors import UsageError
+from harness.json_text import parse_json
 from harness.progress import Progress
 from harness.run.files import replace_file
 
@@ -145,9 +146,9 @@ def _check_plan(job: Job) -> None:
     file = job.output / STATE_FOLDER / PLAN_FILE
     inputs = [[str(path), file_bytes(path)] for path in job.reading.files]
     plan = {"input": inputs, "text_key": job.reading.text_key, "tasks": job.reading.tasks, **job.settings}
-    plan = json.loads(json.dumps(plan, default=str))
+    plan = parse_json(json.dumps(plan, default=str))
     if file.exists():
-        recorded = json.loads(file.read_bytes())
+        recorded = parse_json(file.read_bytes())
         for key in plan:
             if recorded.get(key) != plan[key]:
                 raise UsageError(

@@ -18,6 +18,7 @@ from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.read_documents import Record, Rejection, with_text
 from data_prep.text.text_files import FileReport, written_whole
 from data_prep.text.whole_json import BYTE_ORDER_MARK
+from harness.json_text import parse_json
 from harness.run.files import replace_file
 
 REPORT = ".report"
@@ -110,11 +111,11 @@ def write_report(folder: Path, report: FileReport) -> None:
 
 def read_reports(folder: Path, names: Sequence[str]) -> list[FileReport]:
     """Return the reports on the files of a finished folder."""
-    return [FileReport(**json.loads((folder / (name + REPORT)).read_bytes())) for name in names]
+    return [FileReport(**parse_json((folder / (name + REPORT)).read_bytes())) for name in names]
 
 
 def _line(raw: bytes, text: str, text_key: str, is_changed: bool) -> bytes:
     if not is_changed:
         return raw if raw.endswith(b"\n") else raw + b"\n"
-    record: dict[str, Any] = json.loads(raw.removeprefix(BYTE_ORDER_MARK))
+    record: dict[str, Any] = json.loads(raw.removeprefix(BYTE_ORDER_MARK))  # noqa: TID251 (a record of the user, taken as it is)
     return json.dumps(with_text(record, text_key, text), ensure_ascii=False).encode() + b"\n"

@@ -10,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import click
-from rich.console import Console
-
 from data_prep.corpus.config import (
     CorpusConfig,
     ExecutorConfig,
@@ -27,6 +24,8 @@ from data_prep.text.input_files import find_inputs
 from data_prep.text.text_files import FileReport
 from harness.errors import UsageError
 from harness.progress import shown
+from harness.say import say
+from harness.screen import Screen
 
 try:
     from data_prep.corpus.jobs import Job, clean_job, dedup_job, dropped_of, run_job
@@ -111,7 +110,7 @@ def _here(jobs: Sequence[Job], executor: ExecutorConfig) -> dict[Path, list[File
     reports = {}
     for job in jobs:
         # The stream is taken now, because tasks in this process may replace it for a while.
-        with shown(job.title, job.bytes_to_read, Console(file=sys.stderr)) as progress:
+        with shown(job.title, job.bytes_to_read, Screen(file=sys.stderr)) as progress:
             reports[job.output] = run_job(job, executor, progress)
     return reports
 
@@ -134,7 +133,7 @@ def _on_slurm(jobs: Sequence[Job], executor: ExecutorConfig, wait: bool) -> dict
 def _tell(job: Job, progress: SlurmProgress) -> None:
     numbers = ", ".join(progress.jobs)
     what = f"submitted as {numbers}" if progress.submitted else f"in the queue as {numbers}"
-    click.echo(
+    say(
         f"{job.title}: {progress.tasks_done} of {progress.tasks} tasks done, {what}. Run the same command again to "
         "see how far it is, and for the report.",
         err=True,
@@ -144,7 +143,7 @@ def _tell(job: Job, progress: SlurmProgress) -> None:
 def _print_reports(by_folder: dict[Path, list[FileReport]], as_json: bool) -> None:
     if as_json:
         found = [asdict(report) for reports in by_folder.values() for report in reports]
-        click.echo(json.dumps(found, ensure_ascii=False, indent=1))
+        say(json.dumps(found, ensure_ascii=False, indent=1))
         return
     for folder, reports in by_folder.items():
         _print_report(folder, reports)
@@ -153,20 +152,18 @@ def _print_reports(by_folder: dict[Path, list[FileReport]], as_json: bool) -> No
 def _print_report(folder: Path, reports: Sequence[FileReport]) -> None:
     if (folder / STATE_FOLDER / CURVE_FILE).exists():
         curve = read_curve(folder / STATE_FOLDER / CURVE_FILE)
-        click.echo(f"{folder}: what each threshold leaves of {curve.characters:,} characters:")
+        say(f"{folder}: what each threshold leaves of {curve.characters:,} characters:")
         for point in curve.points:
-            click.echo(
-                f"  {point.threshold:.2f}: {point.characters:,} ({_percent(point.characters, curve.characters)})"
-            )
+            say(f"  {point.threshold:.2f}: {point.characters:,} ({_percent(point.characters, curve.characters)})")
     documents, kept = sum(report.documents for report in reports), sum(report.kept for report in reports)
     characters = sum(report.characters for report in reports)
     kept_characters = sum(report.kept_characters for report in reports)
-    click.echo(
+    say(
         f"{folder}: kept {kept:,} of {documents:,} documents ({_percent(kept, documents)}), "
         f"{kept_characters:,} of {characters:,} characters ({_percent(kept_characters, characters)})"
     )
     for reason, count in dropped_of(reports).most_common():
-        click.echo(f"  {reason}: {count:,} ({_percent(count, documents)})")
+        say(f"  {reason}: {count:,} ({_percent(count, documents)})")
 
 
 def _percent(part: int, whole: int) -> str:

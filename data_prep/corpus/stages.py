@@ -28,6 +28,7 @@ from loguru import logger
 from data_prep.corpus.config import ExecutorConfig
 from data_prep.text.file_kinds import STATE_FOLDER
 from harness.errors import DataError, UsageError
+from harness.json_text import parse_json
 from harness.progress import Progress
 from harness.run.files import replace_file
 
@@ -114,7 +115,7 @@ def submit(output: Path, stages: Sequence[Stage], config: ExecutorConfig) -> lis
 def submitted_jobs(output: Path) -> list[str]:
     """Return the jobs that were submitted last; empty if there are none."""
     file = output / STATE_FOLDER / JOBS_FILE
-    return [str(job) for job in json.loads(file.read_bytes())] if file.exists() else []
+    return [str(job) for job in parse_json(file.read_bytes())] if file.exists() else []
 
 
 class QuietLocalExecutor(LocalPipelineExecutor):  # type: ignore[misc] # datatrove has no types

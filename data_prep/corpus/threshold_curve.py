@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from data_prep.corpus.near import NUM_MINIMA, choose_bands, first_of_groups, minima
 from data_prep.text.shingles import POWERS, mixed
 from harness.errors import UsageError
+from harness.json_text import parse_json
 from harness.run.files import replace_file
 
 THRESHOLDS = tuple(number / 100 for number in range(50, 100, 5))
@@ -103,7 +104,7 @@ def measure(tables: Sequence[NDArray[np.uint32]], lengths: NDArray[np.int64]) ->
 
 def read_curve(file: Path) -> Curve:
     """Return the recorded curve."""
-    content = json.loads(file.read_bytes())
+    content = parse_json(file.read_bytes())
     return Curve(characters=content["characters"], points=tuple(CurvePoint(**point) for point in content["points"]))
 
 

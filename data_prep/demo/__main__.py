@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from harness.errors import HarnessError
+from harness.say import say
 
 
 @click.command()
@@ -20,9 +21,9 @@ def main(out: Path) -> None:
     from data_prep.demo.build import build_demo
 
     try:
-        build_demo(out, say=click.echo)
+        build_demo(out, say=say)
     except HarnessError as error:
-        click.echo(f"error: {error}", err=True)
+        say(f"error: {error}", err=True)
         sys.exit(error.exit_code)
 
 

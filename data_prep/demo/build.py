@@ -21,7 +21,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import xxhash
-from rich.console import Console
 
 from data_prep.channels.channel_job import ChannelJob
 from data_prep.channels.tokenize_channel import tokenize_channel
@@ -29,7 +28,9 @@ from data_prep.channels.totals import shown_progress
 from data_prep.tokenizers.train_tokenizer import train_sentencepiece
 from harness.channels.channels import PARTS_FILE
 from harness.errors import DataError, UsageError
+from harness.json_text import parse_json
 from harness.run.files import replace_file
+from harness.screen import Screen
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
 
 CHANNELS = ("zh", "en", "code")
@@ -94,7 +95,7 @@ def describe_demo(settings: DemoSettings) -> dict[str, object]:
 def read_marker(out: Path) -> object:
     """Return the record of what the demo under `out` was made from; None if it is missing or incomplete."""
     try:
-        return json.loads((out / MARKER).read_bytes())
+        return parse_json((out / MARKER).read_bytes())
     except (OSError, ValueError):
         return None
 
@@ -135,7 +136,7 @@ def _clear_older_demo(out: Path) -> None:
 
 def _make_channel(source: Path, folder: Path, tokenizer: Tokenizer) -> str:
     job = ChannelJob(inputs=[source], folder=folder)
-    console = Console(stderr=True)
+    console = Screen(stderr=True)
     with shown_progress(f"tokenize {folder.name}", source.stat().st_size, console) as progress:
         result = tokenize_channel(job, tokenizer, progress)
     return result.summary(folder)
@@ -153,6 +154,6 @@ def _sample(files: list[Path], characters: int) -> Iterator[str]:
             for line in lines:
                 if taken >= characters:
                     break
-                text = json.loads(line)["text"]
+                text = json.loads(line)["text"]  # noqa: TID251 (a record of the user, taken as it is)
                 taken += len(text)
                 yield text

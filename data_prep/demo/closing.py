@@ -5,13 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import click
-
 from harness.errors import DataError
 from harness.run import metric_names as names
 from harness.run.checkpoints.manifest import MANIFEST_NAME
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, read_records
+from harness.say import complain, say
 
 _BARS = "█▇▆▅▄▃▂▁"
 _NUM_BARS = 40
@@ -72,7 +71,7 @@ def _curve(records: list[StepRecord], name: str) -> str:
 
 if __name__ == "__main__":
     try:
-        click.echo(closing_text(RunDir(Path(sys.argv[1]))))
+        say(closing_text(RunDir(Path(sys.argv[1]))))
     except DataError as error:
-        click.echo(f"harness: error: {error}", err=True)
+        complain(error)
         sys.exit(error.exit_code)

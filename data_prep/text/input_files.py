@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import click
-
 from data_prep.text.file_kinds import READ_ENDINGS
 from data_prep.text.found_files import EXAMPLES, FoundFiles
 from data_prep.text.input_file import InputFile, file_bytes
@@ -18,12 +16,13 @@ from data_prep.text.local_files import find_local
 from data_prep.text.patterns import identity_of
 from data_prep.text.remote_files import find_remote
 from harness.errors import DataError, UsageError
-from harness.text import listed, printable
+from harness.say import say
+from harness.text import is_unicode, listed, printable
 
 
 def tell(line: str) -> None:
     """Write a line to the error output."""
-    click.echo(line, err=True)
+    say(line, err=True)
 
 
 def find_inputs(arguments: Sequence[str], tell: Callable[[str], None] = tell) -> list[InputFile]:
@@ -68,7 +67,7 @@ def _check_argument(argument: str) -> None:
 def _check_names(files: Sequence[InputFile]) -> None:
     """Refuse names that are not UTF-8: neither messages nor the channel's records could hold them."""
     for file in files:
-        if printable(str(file)) != str(file):
+        if not is_unicode(str(file)):
             raise DataError(
                 f"input {printable(str(file))}: the name of the file, or of a folder on its way, is not UTF-8. "
                 "Rename it, or name another path to it."

@@ -171,7 +171,7 @@ def _line(record: Record) -> bytes:
 
 
 def _score(record: Record, key: str) -> float:
-    content = json.loads(record.raw.removeprefix(BYTE_ORDER_MARK))
+    content = json.loads(record.raw.removeprefix(BYTE_ORDER_MARK))  # noqa: TID251 (a record of the user, taken as it is)
     path = path_in(content, key)
     value = value_at(content, path) if path else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):

@@ -175,7 +175,7 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
     if not line or line.isspace():
         return EMPTY_LINE
     try:
-        value = json.loads(line)
+        value = json.loads(line)  # noqa: TID251 (a record of the user, taken as it is)
     except ValueError as error:
         return CARRIAGE_RETURNS if are_carriage_returns(content) else Rejection(f"not JSON ({error})")
     except RecursionError:
@@ -207,7 +207,7 @@ def _occurs_twice(line: str, key: str) -> bool:
         found = found or sum(name == key for name, _ in pairs) > 1
         return dict(pairs)
 
-    json.loads(line, object_pairs_hook=look)
+    json.loads(line, object_pairs_hook=look)  # noqa: TID251 (a record of the user, taken as it is)
     return found
 
 

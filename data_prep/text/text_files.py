@@ -16,6 +16,7 @@ from data_prep.text.file_kinds import FILES_LIST, kind_of
 from data_prep.text.input_file import InputFile
 from data_prep.text.packed_file import zstandard_library
 from harness.errors import DataError
+from harness.json_text import parse_json
 from harness.run.files import replace_file, replacing
 
 
@@ -61,7 +62,7 @@ def finished_files(folder: Path) -> dict[str, FileReport]:
     if not file.exists():
         return {}
     try:
-        reports = [FileReport(**entry) for entry in json.loads(file.read_bytes())]
+        reports = [FileReport(**entry) for entry in parse_json(file.read_bytes())]
     except (ValueError, TypeError) as error:
         raise DataError(f"{file}: not readable ({error}). Was it edited? Restore it, or delete the folder.") from error
     return {report.file: report for report in reports}

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from harness.json_text import parse_json
 from harness.tokenizers.hugging_face_file import HuggingFaceTokenizer
 from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
 from harness.tokenizers.tiktoken_file import TiktokenTokenizer
@@ -157,11 +158,11 @@ def candidates(tokenizer: Tokenizer) -> tuple[str, ...]:
 
 def _plain_description(path: Path) -> str:
     """Return a tokenizer.json without truncation and padding, which may have been saved with it."""
-    description: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    description: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
     return json.dumps(description | {"truncation": None, "padding": None}, ensure_ascii=False)
 
 
 def _without_control_symbols(description: str) -> str:
-    content: dict[str, Any] = json.loads(description)
+    content: dict[str, Any] = parse_json(description)
     content["added_tokens"] = [token for token in content.get("added_tokens", []) if not token.get("special")]
     return json.dumps(content | {"truncation": None, "padding": None}, ensure_ascii=False)

@@ -16,6 +16,7 @@ from data_prep.verbs.preparing import (
     channel_folder,
     prepared,
 )
+from harness.say import say
 from harness.text import listed
 
 
@@ -66,12 +67,12 @@ def append(  # noqa: PLR0913 - one argument per option
         with opened_append(folder, files, opened, accept_same_names=accept_same_names) as call:
             if call.known:
                 names = listed(list(map(str, call.known)), 3)
-                click.echo(f"append {channel}: the channel holds {names} already: left out", err=True)
+                say(f"append {channel}: the channel holds {names} already: left out", err=True)
             if not call.job.inputs:
-                click.echo(f"{folder}: nothing to add; all files are in the channel already")
+                say(f"{folder}: nothing to add; all files are in the channel already")
                 return
             job = replace(call.job, max_rejected_share=max_rejected_share, max_lost_share=max_lost_share)
             with prepared(f"append {channel}", job, opened, encoder) as (progress, chosen):
                 result = replace(call, job=job).run(opened, progress, chosen)
-        click.echo(result.summary(folder))
+        say(result.summary(folder))
         files = list(call.later)

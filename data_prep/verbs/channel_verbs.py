@@ -13,6 +13,7 @@ import click
 
 from harness.errors import EXIT_BAD_DATA
 from harness.finite_range import FiniteRange
+from harness.say import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,8 +56,6 @@ def verify(
     Doubtful is what may be meant so: symbols of borders inside documents, documents without them, a channel that is
     not finished. Exits with 65 if anything is wrong.
     """
-    from rich.console import Console
-
     from data_prep.channels.count import UNFINISHED
     from data_prep.channels.resume_point import totals_so_far
     from data_prep.channels.verdict import Verdict, judge
@@ -64,6 +63,7 @@ def verify(
     from harness.channels.source import read_source
     from harness.data.files.opened import channel_folders, parts_of
     from harness.progress import shown
+    from harness.screen import Screen
     from harness.tokenizers.tokenizer import open_tokenizer
 
     opened = open_tokenizer(tokenizer, needs_end=False) if tokenizer else None
@@ -73,7 +73,7 @@ def verify(
             _check_tokenizer(folder, opened)
         parts, expected, recorded = parts_of(folder), _expectation(folder, opened), read_source(folder)
         num_bytes = sum(part.bin_bytes for part in parts)
-        with shown(f"verify {folder}", num_bytes, Console(stderr=True)) as progress:
+        with shown(f"verify {folder}", num_bytes, Screen(stderr=True)) as progress:
             reports = verify_parts(parts, expected, threads, progress)
         totals = totals_so_far(folder, recorded) if recorded else None
         verdict = judge(reports, expected, totals, max_lost_share)
@@ -82,10 +82,10 @@ def verify(
             verdict = replace(verdict, doubts=(f"{UNFINISHED}; {documents:,} documents so far", *verdict.doubts))
         verdicts[str(folder)] = verdict
     if as_json:
-        click.echo(json.dumps({path: verdict.as_json() for path, verdict in verdicts.items()}, indent=1))
+        say(json.dumps({path: verdict.as_json() for path, verdict in verdicts.items()}, indent=1))
     else:
         for path, verdict in verdicts.items():
-            click.echo(verdict.describe(path))
+            say(verdict.describe(path))
     if any(verdict.judgement == "BAD" for verdict in verdicts.values()):
         sys.exit(EXIT_BAD_DATA)
 
@@ -108,13 +108,14 @@ def count(*, channels: tuple[Path, ...], as_json: bool) -> None:
 
     folders = channel_folders(channels)
     for note in filter(None, map(unfinished_note, folders)):
-        click.echo(note, err=True)
+        say(note, err=True)
     counts = [count_channel(path) for path in folders]
     if as_json:
-        click.echo(json.dumps([asdict(found) for found in counts], indent=1, ensure_ascii=False))
+        say(json.dumps([asdict(found) for found in counts], indent=1, ensure_ascii=False))
         return
-    from rich.console import Console
     from rich.table import Table
+
+    from harness.screen import Screen
 
     table = Table("channel", "parts", "documents", "tokens", "share", "GB", "dtype", "characters/token", "finished")
     total = sum(found.tokens for found in counts)
@@ -131,7 +132,7 @@ def count(*, channels: tuple[Path, ...], as_json: bool) -> None:
             f"{ratio:.2f}" if ratio else "",
             {True: "yes", False: "no", None: "unknown"}[found.finished],
         )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Screen(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 @click.command()
@@ -260,18 +261,18 @@ def _check_tokenizer(channel: Path, tokenizer: Tokenizer) -> None:
     from harness.channels.made_with import require_tokenizer
 
     for note in require_tokenizer(channel, tokenizer):
-        click.echo(note, err=True)
+        say(note, err=True)
 
 
 def _print_documents(documents: Sequence[ShownDocument], as_json: bool, ids: bool) -> None:
     if as_json:
-        click.echo(json.dumps([asdict(document) for document in documents], ensure_ascii=False, indent=1))
+        say(json.dumps([asdict(document) for document in documents], ensure_ascii=False, indent=1))
         return
     for document in documents:
         place = f"document {document.number} ({document.part}, number {document.document} in it)"
         cut = f", the first {len(document.ids)} shown" if len(document.ids) < document.tokens else ""
-        click.secho(f"── {place}, {document.tokens:,} tokens{cut}", bold=True)
+        say(f"── {place}, {document.tokens:,} tokens{cut}", bold=True)
         # Control characters of a document must not steer the terminal.
-        click.echo("".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in document.text))
+        say(document.text)
         if ids:
-            click.echo(" ".join(map(str, document.ids)))
+            say(" ".join(map(str, document.ids)))

@@ -14,6 +14,7 @@ import click
 
 from harness.errors import UsageError
 from harness.finite_range import FiniteRange
+from harness.say import say
 
 if TYPE_CHECKING:
     from data_prep.channels.mix import MixPlan
@@ -36,21 +37,20 @@ def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | No
 
     CHANNELS are channel folders or prefixes of .bin/.idx pairs. The inputs stay; their hashes are checked on the way.
     """
-    from rich.console import Console
-
     from data_prep.channels.merge import merge_channels, without_record
     from harness.data.files.opened import parts_of
     from harness.progress import shown
+    from harness.screen import Screen
 
     num_bytes = sum(part.bin_bytes for path in channels for part in parts_of(path))
-    with shown(f"merge {output.name}", num_bytes, Console(stderr=True)) as progress:
+    with shown(f"merge {output.name}", num_bytes, Screen(stderr=True)) as progress:
         parts = merge_channels(channels, output, tokens_per_part, progress)
     count = "1 part" if len(parts) == 1 else f"{len(parts):,} parts"
     documents, tokens = sum(part.documents for part in parts), sum(part.tokens for part in parts)
-    click.echo(f"{output}: {count}, {documents:,} documents, {tokens:,} tokens")
+    say(f"{output}: {count}, {documents:,} documents, {tokens:,} tokens")
     if unknown := without_record(channels):
         names = ", ".join(map(str, unknown[:3])) + (" …" if len(unknown) > 3 else "")
-        click.echo(
+        say(
             f"WARNING: {output} has no record of its tokenizer, because there is none of {names}: no command can tell "
             "whether a tokenizer fits it",
             err=True,
@@ -104,16 +104,16 @@ def mix(  # noqa: PLR0913 - one argument per option
     if problems := compare_channels({str(folder): folder for folder in folders}, None).problems:
         raise UsageError("\n".join(problems))
     for note in filter(None, map(unfinished_note, folders)):
-        click.echo(note, err=True)
+        say(note, err=True)
     supplies = [
         Supply(name=path.resolve().name, path=path, tokens=sum(part.num_tokens for part in parts_of(path)))
         for path in folders
     ]
     plan = plan_mix(supplies, wanted, number_of_tokens(tokens), max_epochs)
     if as_json:
-        click.echo(json.dumps(asdict(plan), indent=1, ensure_ascii=False))
+        say(json.dumps(asdict(plan), indent=1, ensure_ascii=False))
     elif as_yaml:
-        click.echo(to_yaml(plan), nl=False)
+        say(to_yaml(plan), nl=False)
     else:
         _print_plan(plan)
 
@@ -147,8 +147,9 @@ def number_of_tokens(text: str) -> int:
 
 
 def _print_plan(plan: MixPlan) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from harness.screen import Screen
 
     table = Table("channel", "available", "wanted share", "share", "tokens", "epochs", "missing")
     for channel in plan.channels:
@@ -161,12 +162,10 @@ def _print_plan(plan: MixPlan) -> None:
             f"{channel.epochs:.2f}",
             f"{channel.missing_tokens:,}" if channel.missing_tokens else "",
         )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
-    click.echo(
-        f"The wanted shares last for {plan.longest_tokens_at_wanted_shares:,} tokens at {plan.max_epochs:g} epochs."
-    )
+    Screen(width=None if sys.stdout.isatty() else 120).print(table)
+    say(f"The wanted shares last for {plan.longest_tokens_at_wanted_shares:,} tokens at {plan.max_epochs:g} epochs.")
     if plan.planned_tokens < plan.train_tokens * 0.999:
-        click.echo(
+        say(
             f"The channels have {plan.planned_tokens:,} of the {plan.train_tokens:,} tokens: "
             f"{plan.train_tokens - plan.planned_tokens:,} are missing."
         )

@@ -20,6 +20,7 @@ from data_prep.verbs.preparing import (
     prepared,
 )
 from harness.errors import UsageError
+from harness.say import say
 
 if TYPE_CHECKING:
     from data_prep.channels.long_documents import LongDocuments
@@ -116,7 +117,7 @@ def tokenize(  # noqa: PLR0913 - one argument per option
     named = NamedBorders(append_eod=append_eod, end=end_of_document, begin=begin_of_document)
     borders = choose_borders(opened, named, max_document_tokens)
     for note in borders.notes:
-        click.echo(f"tokenize {channel}: {note}", err=True)
+        say(f"tokenize {channel}: {note}", err=True)
     job = ChannelJob(
         inputs=find_inputs(inputs),
         folder=channel_folder(output, channel),
@@ -128,7 +129,7 @@ def tokenize(  # noqa: PLR0913 - one argument per option
         **settings,
     )
     with prepared(f"tokenize {channel}", job, opened, encoder) as (progress, chosen):
-        click.echo(tokenize_channel(job, opened, progress, chosen).summary(job.folder))
+        say(tokenize_channel(job, opened, progress, chosen).summary(job.folder))
 
 
 def _long_documents(max_document_tokens: int | None, long_documents: LongDocuments | None) -> LongDocuments:

@@ -13,6 +13,7 @@ import click
 
 from harness.errors import DataError, UsageError
 from harness.finite_range import FiniteRange
+from harness.say import say
 
 if TYPE_CHECKING:
     from data_prep.channels.channel_job import ChannelJob
@@ -139,19 +140,18 @@ def prepared(title: str, job: ChannelJob, tokenizer: Tokenizer, encoder: str) ->
         UsageError: The encoder that is wanted is not installed.
     """
     # Imported here so that --help stays instant.
-    from rich.console import Console
-
     from data_prep.channels.totals import shown_progress
     from data_prep.text.input_file import file_bytes
     from data_prep.text.sample_documents import sample_documents
     from data_prep.tokenizers.choose_encoder import SAMPLE_CHARACTERS, choose_encoder
+    from harness.screen import Screen
 
     sample = sample_documents(job.inputs, job.text_key, SAMPLE_CHARACTERS)
     _check_loss(title, sample, tokenizer, job.max_lost_share)
     chosen = choose_encoder(tokenizer, sample, encoder)
     for note in chosen.notes:
-        click.echo(f"{title}: {note}", err=True)
-    with shown_progress(title, sum(map(file_bytes, job.inputs)), Console(stderr=True)) as progress:
+        say(f"{title}: {note}", err=True)
+    with shown_progress(title, sum(map(file_bytes, job.inputs)), Screen(stderr=True)) as progress:
         yield progress, chosen.encoder
 
 
@@ -167,4 +167,4 @@ def _check_loss(title: str, sample: list[str], tokenizer: Tokenizer, max_lost_sh
     if found.lost or found.unknown_tokens:
         warning = "WARNING: white space is lost (line breaks and indentation matter in code): "
         is_much = count_lost(found.lost).white_space > max_lost_share * found.characters
-        click.echo(f"{title}: {warning if is_much else ''}{found.describe()}", err=True)
+        say(f"{title}: {warning if is_much else ''}{found.describe()}", err=True)

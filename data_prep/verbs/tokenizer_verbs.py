@@ -13,6 +13,7 @@ import click
 
 from harness.errors import UsageError
 from harness.finite_range import FiniteRange
+from harness.say import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -82,11 +83,11 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
     )
     samples = draw_samples(named_inputs(inputs), dict(map(read_weight, shares)), text_key, sample_characters)
     for name, documents in samples.items():
-        click.echo(f"sample of {name}: {len(documents):,} documents, {sum(map(len, documents)):,} characters", err=True)
+        say(f"sample of {name}: {len(documents):,} documents, {sum(map(len, documents)):,} characters", err=True)
     content = train((text for documents in samples.values() for text in documents), settings)
     output.parent.mkdir(parents=True, exist_ok=True)
     replace_file(output, content)
-    click.echo(f"{output}: {len(content):,} bytes")
+    say(f"{output}: {len(content):,} bytes")
     _report(open_tokenizer(output), None, samples, as_json=False)
 
 
@@ -168,9 +169,9 @@ def extend_tokenizer(
     settings, copied = original.path.with_name(SETTINGS_FILE), output.with_name(SETTINGS_FILE)
     if settings.is_file() and not copied.exists():  # which names the symbol that ends a document
         replace_file(copied, settings.read_bytes())
-        click.echo(f"{copied}: as beside {original.path}")
+        say(f"{copied}: as beside {original.path}")
     extended = open_tokenizer(output, needs_end=False)
-    click.echo(
+    say(
         f"{output}: {extended.vocab_size:,} ids: the {original.vocab_size:,} of {original.path}, {len(added):,} words, "
         f"{extended.vocab_size - original.vocab_size - len(added):,} spare ids"
     )
@@ -207,7 +208,7 @@ def _report(tokenizer: Tokenizer, other: Tokenizer | None, samples: dict[str, li
     if as_json:
         found = {name: asdict(comparison) for name, comparison in comparisons.items()}
         content = {"vocabulary": asdict(vocabulary), "text": [asdict(text) for text in texts], "against": found}
-        click.echo(json.dumps(content, indent=1, ensure_ascii=False))
+        say(json.dumps(content, indent=1, ensure_ascii=False))
         return
     _print_text(texts)
     _print_vocabulary(vocabulary)
@@ -216,8 +217,9 @@ def _report(tokenizer: Tokenizer, other: Tokenizer | None, samples: dict[str, li
 
 
 def _print_text(texts: Sequence[TextReport]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from harness.screen import Screen
 
     table = Table(
         "channel",
@@ -244,43 +246,43 @@ def _print_text(texts: Sequence[TextReport]) -> None:
             f"{text.lost_share:.2%}",
             f"{text.unknown_tokens:,}",
         )
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    Screen(width=None if sys.stdout.isatty() else 120).print(table)
 
 
 def _print_vocabulary(vocabulary: VocabularyReport) -> None:
     multiple = "a multiple of 128" if vocabulary.is_multiple_of_128 else "NOT a multiple of 128"
     digits = "digits are split" if vocabulary.splits_digits else "digits are NOT split"
-    click.echo(
+    say(
         f"{vocabulary.vocab_size:,} ids ({multiple}), {vocabulary.control_symbols:,} control symbols, {digits}, "
         f"end of document {'not known' if vocabulary.end_of_document_id is None else vocabulary.end_of_document_id}"
     )
-    click.echo("longest tokens: " + " ".join(repr(text) for text in vocabulary.longest))
+    say("longest tokens: " + " ".join(repr(text) for text in vocabulary.longest))
     for text, reason in vocabulary.suspicious:
-        click.echo(f"  suspicious: {text!r}: {reason}")
+        say(f"  suspicious: {text!r}: {reason}")
 
 
 def _print_comparison(name: str, comparison: ComparisonReport) -> None:
-    click.echo(f"{name}: {comparison.tokens_ratio:.3f} tokens for each token of the other")
+    say(f"{name}: {comparison.tokens_ratio:.3f} tokens for each token of the other")
     if comparison.changed_words:
         examples = " ".join(repr(word) for word in comparison.examples)
-        click.echo(
+        say(
             f"  WARNING: {comparison.changed_words:,} of {comparison.words:,} words are encoded in other ids: a model "
             f"that was trained with the other tokenizer learnt other ids for them. For example {examples}"
         )
     else:
-        click.echo(f"  all {comparison.words:,} words are encoded in the same ids")
+        say(f"  all {comparison.words:,} words are encoded in the same ids")
 
 
 def _print_extension(name: str, report: ExtensionReport) -> None:
     from data_prep.tokenizers.extend_tokenizer import EXAMPLES_SHOWN
 
     saved = 1 - report.tokens_after / max(1, report.tokens_before)
-    click.echo(f"{name}: {report.tokens_before:,} tokens before, {report.tokens_after:,} after ({saved:.2%} fewer)")
+    say(f"{name}: {report.tokens_before:,} tokens before, {report.tokens_after:,} after ({saved:.2%} fewer)")
     if report.changed:
         examples = " ".join(repr(word) for word in report.changed[:EXAMPLES_SHOWN])
-        click.echo(
+        say(
             f"  WARNING: {len(report.changed):,} of {report.words:,} words that were not added are encoded in other "
             f"ids: a model that was trained with the original learnt other ids for them. For example {examples}"
         )
     else:
-        click.echo(f"  all {report.words:,} words that were not added are encoded in the same ids")
+        say(f"  all {report.words:,} words that were not added are encoded in the same ids")

@@ -23,6 +23,7 @@ from harness.channels.index_file import read_index_header
 from harness.channels.parts import Part, check_end, check_files, file_bytes
 from harness.config.schema import ChannelConfig
 from harness.errors import DataError
+from harness.json_text import parse_json
 
 PARTS_FILE = "parts.jsonl"
 _KEYS = ("prefix", "tokens", "documents", "bin_bytes", "xxh3")
@@ -190,20 +191,13 @@ def _load_object(line: bytes, place: str) -> dict[str, Any]:
     if len(line) > _MAX_LINE_BYTES:
         raise DataError(f"{place}: the line has {len(line)} bytes; a part's line has at most {_MAX_LINE_BYTES}.")
     try:
-        values = json.loads(line.decode("utf-8"), object_pairs_hook=_refuse_repeated_keys)
-    except (ValueError, RecursionError) as error:
+        values = parse_json(line, unique_keys=True)
+    except ValueError as error:
         raise DataError(
             f"{place}: not a line of {PARTS_FILE}: {error}. Restore the line, or make the part again."
         ) from error
     if not isinstance(values, dict):
         raise DataError(f"{place}: not a JSON object: {line[:80]!r}. Restore the line, or make the part again.")
-    return values
-
-
-def _refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError(f"a key occurs twice among {_quoted(key for key, _ in pairs)}")
     return values
 
 

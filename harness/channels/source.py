@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 from harness.errors import DataError
+from harness.json_text import parse_json
 from harness.tokenizers.identity import TokenizerIdentity, recorded_identity
 
 SOURCE_FILE = "source.json"
@@ -181,7 +181,7 @@ def read_source(folder: Path) -> RecordedSource | None:
 
 def _read(file: Path) -> RecordedSource:
     try:
-        content: dict[str, Any] = json.loads(file.read_bytes())
+        content: dict[str, Any] = parse_json(file.read_bytes())
         finished = _totals(content.pop("finished"))
         inputs = _inputs(content.pop("inputs"))
         appended = tuple(_appended(call) for call in content.pop("appended", ()))

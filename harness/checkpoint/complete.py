@@ -6,13 +6,13 @@ what is on disk. Each file format itself tells how much of it there must be.
 
 from __future__ import annotations
 
-import json
 import os
 import zipfile
 from pathlib import Path
 
 from harness.checkpoint.metadata_pickle import METADATA_NAME, Inert, read_inert
 from harness.errors import CheckpointError
+from harness.json_text import parse_json
 from harness.run.files import open_regular
 
 
@@ -35,7 +35,7 @@ def incompleteness(folder: Path) -> str | None:
             return f"{archive.name} is not whole"
     for text in folder.glob("*.json"):
         try:
-            json.loads(text.read_bytes())
+            parse_json(text.read_bytes())
         except ValueError:
             return f"{text.name} is not whole"
     return None

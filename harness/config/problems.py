@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from harness.errors import ConfigError
+from harness.text import one_line
 
 Location = tuple[str | int, ...]
 """Keys and list indices from the top of the configuration down to a value."""
@@ -66,7 +67,7 @@ def dotted(location: Location) -> str:
 
 def shortened(text: str) -> str:
     """Return the text with unprintable characters escaped, shortened to fit a message."""
-    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:200])
+    shown = one_line(text[:200])
     return shown if len(shown) <= _LONGEST_SHOWN_VALUE else shown[: _LONGEST_SHOWN_VALUE - 1] + "…"
 
 

@@ -6,11 +6,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from harness.doctor.findings import Finding
+from harness.screen import Screen
 
 _COLOURS = {"ok": "green", "missing": "yellow", "wrong": "bold red"}
 
@@ -33,7 +33,7 @@ def show_table(found: Sequence[Finding]) -> None:
     for finding in found:
         state = Text(finding.state, style=_COLOURS[finding.state])
         table.add_row(Text(finding.name, style="bold"), state, Text(_explained(finding)))
-    Console().print(table)
+    Screen().print(table)
 
 
 def is_healthy(found: Sequence[Finding]) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import platform
 import shutil
@@ -14,6 +13,8 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from harness.json_text import parse_json
 
 DISTRIBUTIONS = ("torch", "megatron-core", "transformer-engine", "apex")
 _PROBE_TIMEOUT_S = 180
@@ -91,7 +92,7 @@ def run_probe(command: tuple[str, ...] = (sys.executable, "-m", "harness.doctor.
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return {"errors": {"probe": f"importing torch ended the process with {done.returncode}: {last}"}}
-    seen: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    seen: dict[str, Any] = parse_json(done.stdout.strip().splitlines()[-1])
     return seen
 
 

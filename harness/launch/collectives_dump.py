@@ -11,7 +11,6 @@ looks up no name: it refuses a file that has one. It uses these fields (version 
 from __future__ import annotations
 
 import io
-import json
 import pickle  # the architecture's test allows it here: nothing that a file names is ever looked up
 import re
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from harness.json_text import parse_json
 from harness.text import listed
 
 _MOST_BYTES = 256 * 2**20
@@ -92,7 +92,7 @@ def _read(path: Path) -> Dump | None:
 
 
 def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[str, Any]]) -> Dump:
-    members = {str(group["name"]): tuple(json.loads(group["ranks"])) for group in groups.values()}
+    members = {str(group["name"]): tuple(parse_json(group["ranks"])) for group in groups.values()}
     states = {
         name: GroupState(description=_description(name, str(group["desc"])), members=members[name])
         for group in groups.values()

@@ -51,6 +51,7 @@ from harness.run.launches import (
 )
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
+from harness.say import complain, say
 
 _NODE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 LOCK_PATIENCE_S = 120.0
@@ -150,11 +151,11 @@ def main(arguments: Sequence[str]) -> int:
     given = parser.parse_args(arguments)
     try:
         if given.verb == "end":
-            sys.stdout.write(",".join(bad_nodes(given.launch)) + "\n")
+            say(",".join(bad_nodes(given.launch)))
             return end(RunDir(given.run_dir), given.launch, given.exit_code, given.job_state)
-        sys.stdout.write(f"{begin(RunDir(given.run_dir), given.submission)}\n")
+        say(begin(RunDir(given.run_dir), given.submission))
     except HarnessError as error:
-        sys.stderr.write(f"harness: error: {error}\n")
+        complain(error)
         return error.exit_code
     return EXIT_FINISHED
 
@@ -186,7 +187,7 @@ def _locked(run_dir: RunDir, job: str, sleep: Callable[[float], None]) -> Iterat
 
 def _report(run_dir: RunDir, verdict: Verdict, exit_code: int) -> None:
     """Write the decision to the batch log and, for the watcher, to the run's events."""
-    sys.stderr.write(f"{verdict.action}: {verdict.reason} (exit code {exit_code})\n")
+    say(f"{verdict.action}: {verdict.reason} (exit code {exit_code})", err=True)
     ended = LaunchEnded(
         job_id=job_id(),
         exit_code=exit_code,

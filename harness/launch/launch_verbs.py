@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from harness.say import say
+
 _PATH = click.Path(path_type=Path)
 
 
@@ -49,7 +51,7 @@ def launch(
 
     given = [f"launch.{name}={json.dumps(value)}" for name, value in settings.items() if value is not None]
     options = Options(run_dir=run_dir, dependency=dependency, dry_run=dry_run)
-    queue(config, (*overrides, *given), options, click.echo, SOURCE / "slurm")
+    queue(config, (*overrides, *given), options, say, SOURCE / "slurm")
 
 
 @click.command()
@@ -71,8 +73,8 @@ def preflight(config: Path, nodes: int | None, run_dir: Path | None, overrides: 
     from harness.launch.submission import preflight as look
 
     given = () if nodes is None else (f"launch.nodes={nodes}",)
-    request = look(config, (*overrides, *given), Options(run_dir=run_dir), click.echo)
-    click.echo(f"ready to launch: {request.nodes} nodes, {request.world_size} ranks, in {request.run_dir.root}")
+    request = look(config, (*overrides, *given), Options(run_dir=run_dir), say)
+    say(f"ready to launch: {request.nodes} nodes, {request.world_size} ranks, in {request.run_dir.root}")
 
 
 @click.command()
@@ -95,7 +97,7 @@ def status(run_dir: Path, as_json: bool) -> None:
     from harness.run.paths import RunDir
 
     found = status_of(RunDir(run_dir))
-    click.echo(json.dumps(asdict(found), indent=2) if as_json else status_text(found))
+    say(json.dumps(asdict(found), indent=2) if as_json else status_text(found))
 
 
 @click.command()
@@ -116,5 +118,5 @@ def diagnose(run_dir: Path, stacks: bool) -> None:
     from harness.run.paths import RunDir
 
     if stacks:
-        ask_for_stacks(RunDir(run_dir), lambda text: click.echo(text, err=True))
-    click.echo(diagnosis_text(RunDir(run_dir)))
+        ask_for_stacks(RunDir(run_dir), lambda text: say(text, err=True))
+    say(diagnosis_text(RunDir(run_dir)))

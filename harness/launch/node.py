@@ -22,6 +22,7 @@ from harness.launch.workers import run_workers
 from harness.parallel.environment import NodePlace, collectives_pipes, node_name, read_node
 from harness.run.launches import CONFIG, LAUNCH, LaunchStart, NodeEnd, read_launch_file, write_bad_nodes, write_node_end
 from harness.run.paths import RunDir
+from harness.say import complain
 
 CHECK = (sys.executable, "-u", "-W", "ignore", "-m", "harness.parallel.node_check")
 
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         return run_node(RunDir(given.run_dir), given.launch, read_node())
     except HarnessError as error:
-        sys.stderr.write(f"harness: error: {error}\n")
+        complain(error)
         return error.exit_code
 
 

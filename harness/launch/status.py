@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from harness.config.load import load_config
 from harness.errors import ConfigError, UsageError
+from harness.json_text import parse_json
 from harness.launch.diagnosis import slow_computers
 from harness.launch.requeue import Action
 from harness.plan.layouts import phase_world_sizes
@@ -94,7 +94,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
         time_left_s=(train_steps - last.step) * step_s if last and train_steps and step_s else None,
         slow=_slow(run_dir, started),
         log=_log(run_dir, known[-1]),
-        events=tuple(json.loads(event_line(event, event.time)) for event in events[-NUM_EVENTS:]),
+        events=tuple(parse_json(event_line(event, event.time)) for event in events[-NUM_EVENTS:]),
     )
 
 

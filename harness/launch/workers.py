@@ -6,7 +6,6 @@ import ctypes
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from harness.errors import EXIT_INTERNAL, EXIT_STOPPED_BY_PERSON
 from harness.launch.exits import EXPLAINED_EXITS, WorkerExit, root_failure
 from harness.launch.held_signals import next_signal
+from harness.say import say
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 _BLOCKED = (*FORWARDED, signal.SIGHUP, signal.SIGCHLD)
@@ -303,5 +303,4 @@ def _last_lines(log: Path | None) -> list[str]:
 def write_to_stderr(text: str) -> None:
     """Write a line for people to standard error."""
     with suppress(OSError, ValueError):  # a closed terminal must not end the training
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+        say(text, err=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from harness.run import metric_names as names
 from harness.run.records import StepRecord
+from harness.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -75,12 +76,13 @@ class Console:
         return (last_time - first_time) / (last_step - first_step) * (self._train_steps - last_step)
 
     def show(self, text: str) -> None:
-        """Write a text unchanged."""
+        """Write a text."""
+        shown = printable(text)
         with suppress(OSError, ValueError):  # ValueError: the stream was closed
             if self._bar is not None:
-                self._bar[0].console.print(text, markup=False, highlight=False, soft_wrap=True)
+                self._bar[0].console.print(shown, markup=False, highlight=False, soft_wrap=True)
             else:
-                self._stream.write(text + "\n")
+                self._stream.write(shown + "\n")
                 self._stream.flush()
 
     def close(self) -> None:
@@ -149,8 +151,9 @@ def _left_text(seconds: float | None) -> str:
 
 def _bar(stream: TextIO, train_steps: int, resume_step: int) -> tuple[Progress, TaskID]:
     """Return a running bar on the stream. Rich is imported only here: it costs a tenth of a second."""
-    from rich.console import Console as Terminal
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from harness.screen import Screen as Terminal
 
     columns = (BarColumn(None), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left {task.fields[left]}"))
     bar = Progress(*columns, console=Terminal(file=stream), refresh_per_second=2)

@@ -47,6 +47,7 @@ from harness.parallel.node_reports import (
 from harness.plan.plan import make_plan
 from harness.run.files import replace_file
 from harness.run.launches import BAD_NODES, CONFIG, NODES, write_bad_nodes
+from harness.say import complain, say
 from harness.version import VERSION
 
 ANSWER_WITHIN_S = 120.0
@@ -264,9 +265,9 @@ def main(arguments: Sequence[str]) -> int:
         ranks = read_ranks()
         if ranks is None:
             raise UsageError("this process has no rank; the batch script starts it on every node")
-        check(given.launch, ranks, lambda text: sys.stdout.write(f"{text}\n"))
+        check(given.launch, ranks, say)
     except HarnessError as error:
-        sys.stderr.write(f"harness: error: {error}\n")
+        complain(error)
         return error.exit_code
     return 0
 

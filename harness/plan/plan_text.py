@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from rich.console import Console
 from rich.table import Table
 
 from harness.config.phase_settings import parallel_of
@@ -23,6 +22,7 @@ from harness.plan.memory import GIB
 from harness.plan.plan import Plan, make_plan
 from harness.plan.record import ASSUMED_MFU_PCT, choice_record, learning_rate_curve, model_record, plan_record
 from harness.plan.schedule_plot import draw_plan
+from harness.screen import Screen
 
 _DEFAULT_GPU = "h100"
 _NUM_CHOICES = 5
@@ -40,7 +40,7 @@ class Trace(Protocol):
     def record(self) -> list[dict[str, Any]]:
         """Return it as plain numbers under stable names."""
 
-    def print(self, console: Console) -> None:
+    def print(self, console: Screen) -> None:
         """Print it for people."""
 
 
@@ -71,9 +71,9 @@ def print_plan(  # noqa: PLR0913 (one argument per option)
     plan = None if problems else make_plan(config, sizes)
     if plan is not None:
         problems = shortage_problems(demands(config, plan))
-    console = Console()
+    console = Screen()
     if not console.is_terminal:
-        console = Console(width=_FILE_WIDTH)
+        console = Screen(width=_FILE_WIDTH)
     if not as_json:
         _print_sections(console, config, plan, device, mfu_pct)
         _print_choices(console, sizes[0], device, choices)
@@ -122,7 +122,7 @@ def _json_record(
     return {"legal": not problems, "problems": problems, **record, "legal_layouts": alternatives}
 
 
-def _print_sections(console: Console, config: Config, plan: Plan | None, device: Gpu, mfu_pct: float | None) -> None:
+def _print_sections(console: Screen, config: Config, plan: Plan | None, device: Gpu, mfu_pct: float | None) -> None:
     if plan is None:
         sections = [("Model", _model_rows(config, model_record(config)))]
     else:
@@ -136,7 +136,7 @@ def _print_sections(console: Console, config: Config, plan: Plan | None, device:
         console.print()
 
 
-def _print_choices(console: Console, world_size: int, device: Gpu, choices: list[LayoutChoice]) -> None:
+def _print_choices(console: Screen, world_size: int, device: Gpu, choices: list[LayoutChoice]) -> None:
     gpus = "1 GPU" if world_size == 1 else f"{world_size} GPUs"
     console.print(f"[bold]Legal layouts on {gpus}, best guess first[/bold]", highlight=False)
     if not choices:

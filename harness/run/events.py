@@ -15,6 +15,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
+from harness.json_text import parse_json
 from harness.run.event_types import AnyEvent, Event
 from harness.run.files import append_lines, last_lines
 
@@ -27,13 +28,13 @@ _TAIL_BYTES = 4 * 1024**2
 def event_line(event: Event, now: float) -> str:
     """Return the event as it stands in `events.jsonl`, without a line end. Numbers that are not finite are null."""
     dated = event.model_copy(update={"time": round(now, 3)})
-    return json.dumps(json.loads(dated.model_dump_json(by_alias=True, exclude_none=True)))
+    return json.dumps(parse_json(dated.model_dump_json(by_alias=True, exclude_none=True)))
 
 
 def parse_event(line: str | bytes) -> AnyEvent | None:
     """Return the event in a line, or None if the line is cut off or its kind is unknown to this version."""
     try:
-        fields = json.loads(line)
+        fields = parse_json(line)
         parsed = _TYPES[fields["kind"]].model_validate(fields)
     except (ValueError, TypeError, KeyError, RecursionError, ValidationError):
         return None

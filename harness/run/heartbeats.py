@@ -24,6 +24,7 @@ from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 
+from harness.json_text import parse_json
 from harness.run.files import replace_file
 from harness.run.paths import RunDir
 
@@ -152,7 +153,7 @@ def read_beats(run_dir: RunDir) -> Iterator[Beat]:
     """Yield the last heartbeat of every rank that has one, by rank. Files that cannot be read are passed over."""
     for path in sorted(run_dir.heartbeats.glob("rank_*.json")):
         try:
-            fields = json.loads(path.read_bytes())
+            fields = parse_json(path.read_bytes())
             yield Beat(activity=Activity(fields.pop("phase")), **fields)
         except (OSError, ValueError, TypeError, KeyError):
             continue

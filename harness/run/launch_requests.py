@@ -14,6 +14,7 @@ import json
 import time
 from pathlib import Path
 
+from harness.json_text import parse_json
 from harness.run.files import replace_file
 
 _KILL = "kill.json"
@@ -36,7 +37,7 @@ def request_kill(launch: Path, reason: str) -> bool:
 def kill_reason(launch: Path) -> str | None:
     """Return the reason for which the launch in this folder is to be killed, or None."""
     try:
-        return str(json.loads((launch / _KILL).read_bytes())["reason"])
+        return str(parse_json((launch / _KILL).read_bytes())["reason"])
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError):  # an unreadable file is a request too

@@ -25,6 +25,7 @@ from typing import NamedTuple, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from harness.errors import EXIT_REQUEUE
+from harness.json_text import parse_json
 from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.files import replace_file
 from harness.run.paths import RunDir
@@ -244,6 +245,6 @@ def bad_nodes_in(launch: Path) -> list[str]:
     names: list[str] = []
     for path in (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json"))):
         with suppress(OSError, ValueError):
-            found = json.loads(path.read_bytes())
+            found = parse_json(path.read_bytes())
             names += found if isinstance(found, dict) else ()
     return list(dict.fromkeys(names))

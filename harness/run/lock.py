@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from harness.errors import RunInUseError, RunTakenOverError, UsageError
+from harness.json_text import parse_json
 from harness.run.fence import Fence, claim
 from harness.run.paths import RunDir
 
@@ -202,6 +203,6 @@ def _read_owner(descriptor: int) -> Owner | None:
 
 def _parse_owner(text: bytes) -> Owner | None:
     try:
-        return Owner(**json.loads(text))
+        return Owner(**parse_json(text))
     except (ValueError, TypeError):
         return None

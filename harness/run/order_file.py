@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from harness.errors import CheckpointError, SaveFailedError
+from harness.json_text import parse_json
 from harness.run.files import append_durably
 from harness.run.order_changes import Change, History, history_from_json
 
@@ -43,7 +44,7 @@ def read_journal(path: Path) -> History:
     """
     lines = _lines(path)
     with _raising_damage(path):
-        values = [value for line in lines if (value := json.loads(line))["kind"] != _ROLLBACK]
+        values = [value for line in lines if (value := parse_json(line))["kind"] != _ROLLBACK]
         return history_from_json(sorted(values, key=lambda value: value["position"]))
 
 
@@ -55,7 +56,7 @@ def rollbacks_in_journal(path: Path) -> list[RolledBack]:
     """
     lines = _lines(path)
     with _raising_damage(path):
-        return [_rolled_back(value) for line in lines if (value := json.loads(line))["kind"] == _ROLLBACK]
+        return [_rolled_back(value) for line in lines if (value := parse_json(line))["kind"] == _ROLLBACK]
 
 
 def append_to_journal(path: Path, changes: Iterable[Change | RolledBack]) -> None:

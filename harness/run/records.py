@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.json_text import parse_json
 from harness.run import metric_names as names
 
 _NONFINITE = "nonfinite"
@@ -76,7 +77,7 @@ def from_json_line(line: str | bytes) -> StepRecord | None:
     A null reads as NaN.
     """
     try:
-        fields = json.loads(line)
+        fields = parse_json(line)
         return StepRecord(
             attempt=int(fields["attempt"]),
             step=int(fields["step"]),

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from harness.errors import CheckpointError, RunTakenOverError
+from harness.json_text import parse_json
 from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.files import append_lines
 from harness.run.paths import RunDir
@@ -70,7 +71,7 @@ def failures_of(run_dir: RunDir, name: str) -> list[str]:
     with suppress(OSError):
         for line in run_dir.resume_failures.read_text(errors="replace").splitlines():
             with suppress(ValueError, KeyError, TypeError):  # a line that a full disk cut off
-                failure = json.loads(line)
+                failure = parse_json(line)
                 if failure["checkpoint"] == name:
                     reasons.setdefault(str(failure["start"]), str(failure["reason"]))
     return list(reasons.values())

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 
+from harness.json_text import parse_json
 from harness.run.files import replace_file
 from harness.run.paths import RunDir
 
@@ -28,7 +29,7 @@ def write_watcher_beat(run_dir: RunDir, *, step: int, may_command: bool) -> None
 def is_watched(run_dir: RunDir) -> bool:
     """Return whether a watcher that may give commands has written its heartbeat within the last minute."""
     try:
-        beat = json.loads(run_dir.watch_heartbeat.read_bytes())
+        beat = parse_json(run_dir.watch_heartbeat.read_bytes())
         return bool(beat.get("may_order", True)) and abs(time.time() - float(beat["time"])) <= _MOST_SILENCE_S
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False

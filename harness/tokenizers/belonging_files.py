@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError
+from harness.json_text import parse_json
 from harness.tokenizers.document_symbols import SETTINGS_FILE
 from harness.tokenizers.recognise import tokenizer_files
 from harness.tokenizers.tiktoken_file import description_file
@@ -118,8 +119,8 @@ def _shown(key: str) -> str:
 def _object(content: bytes | None) -> dict[str, Any]:
     """Return the JSON object in a file; empty if there is none."""
     try:
-        found = json.loads(content or b"{}")
-    except (ValueError, RecursionError):
+        found = parse_json(content or b"{}")
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError, UsageError
+from harness.json_text import parse_json
 from harness.tokenizers.pieces import Piece
 
 SETTINGS_FILE = "tokenizer_config.json"
@@ -139,10 +139,10 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8-sig"))
+        found = parse_json(file.read_text(encoding="utf-8-sig"))
         if not isinstance(found, dict):
             raise ValueError("not a JSON object")
-    except (ValueError, RecursionError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise DataError(f"tokenizer {file}: not readable as JSON ({error}). Fetch it again or remove it.") from error
     return found
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import xxhash
 
 from harness.errors import DataError
+from harness.json_text import parse_json
 from harness.tokenizers.document_symbols import (
     SETTINGS_FILE,
     DocumentSymbols,
@@ -33,7 +33,7 @@ class HuggingFaceTokenizer(HasDocumentSymbols):
         library = import_library("tokenizers", path)
         try:
             text = content.decode("utf-8-sig")
-            self._description: dict[str, Any] = json.loads(text)
+            self._description: dict[str, Any] = parse_json(text)
             tokenizer = library.Tokenizer.from_str(text)
         except Exception as error:  # noqa: BLE001 - the library raises plain Exception for a broken file
             raise DataError(
@@ -96,7 +96,7 @@ class HuggingFaceTokenizer(HasDocumentSymbols):
         Left out are the vocabulary, which is in the pieces, and everything that does not change the ids of a text here:
         decoder, post-processor, truncation and padding. The library's own way to write a file gives every setting.
         """
-        described: dict[str, Any] = json.loads(self._tokenizer.to_str())
+        described: dict[str, Any] = parse_json(self._tokenizer.to_str())
         model = described["model"]
         if isinstance(model.get("vocab"), dict):
             del model["vocab"]

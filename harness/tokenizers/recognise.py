@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import codecs
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import DataError
+from harness.json_text import parse_json
 from harness.tokenizers.tekken_file import is_tekken
 from harness.tokenizers.tiktoken_file import is_tiktoken
 
@@ -56,8 +56,8 @@ def kind_of(path: Path, content: bytes) -> Kind:
 
 def _kind_of_json(path: Path, content: bytes) -> Kind:
     try:
-        described: Any = json.loads(content.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        described: Any = parse_json(content.decode("utf-8-sig"))
+    except ValueError as error:
         raise DataError(
             f"tokenizer {path}: not readable as JSON ({len(content)} bytes: {error}). The file may be truncated: fetch "
             "it again."

@@ -6,7 +6,6 @@ The ids of the control symbols come first; every other id is a rank of the vocab
 from __future__ import annotations
 
 import base64
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import xxhash
 
 from harness.errors import DataError
+from harness.json_text import parse_json
 from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, read_settings, with_begin
 from harness.tokenizers.pieces import Piece, sizes_of
 from harness.tokenizers.tokenizer_file import import_library
@@ -37,7 +37,7 @@ class TekkenTokenizer(HasDocumentSymbols):
         self.path = path
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
         try:
-            described: dict[str, Any] = json.loads(content)
+            described: dict[str, Any] = parse_json(content)
             self._pattern = str(described["config"]["pattern"])
             self._symbols = _symbols(described)
             self.vocab_size = int(described["config"]["default_vocab_size"])

@@ -14,7 +14,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 import os
 import re
 import unicodedata
@@ -26,6 +25,7 @@ from typing import Literal, get_args
 import xxhash
 
 from harness.errors import DataError
+from harness.json_text import parse_json
 from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, read_settings, with_begin
 from harness.tokenizers.pieces import GAP, Piece, sizes_of
 from harness.tokenizers.tokenizer_file import import_library
@@ -201,7 +201,7 @@ def _find_splitting(path: Path, ranks: bytes) -> tuple[Splitting, bytes]:
 
 def _read_splitting(file: Path, content: bytes) -> Splitting:
     try:
-        description = json.loads(content)
+        description = parse_json(content)
         name, pattern = description.get("split"), description.get("pattern")
         special = {str(symbol): int(rank) for symbol, rank in description["special_tokens"].items()}
         if (name is None) == (pattern is None) or (name is not None and name not in SPLITS):

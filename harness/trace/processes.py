@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from harness.errors import HarnessError, UsageError
+from harness.json_text import parse_json
 from harness.parallel.environment import environment_without_gpus
 from harness.trace.findings import StageFindings
 from harness.trace.request import Request
@@ -126,7 +126,7 @@ def _trace(request: Request, processes: _Processes) -> StageFindings:
             process.stdin.flush()
             answer = process.stdout.readline()
         if answer:
-            return StageFindings.from_json(json.loads(answer))
+            return StageFindings.from_json(parse_json(answer))
         errors.seek(0)
         lines = [f"  {line}" for line in errors.read().splitlines()[-_LAST_LINES:]]
         heading = f"the trace of pipeline rank {request.pipeline_rank} failed; its last lines:"

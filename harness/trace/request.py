@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from harness.config.phase_settings import in_phase, parallel_of, shares_processes
 from harness.config.schema import Config
+from harness.json_text import parse_json
 from harness.plan.memory import heaviest_rank
 from harness.plan.plan import PhasePlan, Plan
 
@@ -31,7 +32,7 @@ class Request:
     @staticmethod
     def from_json(text: str) -> Request:
         """Return the request that `as_json` wrote."""
-        record = json.loads(text)
+        record = parse_json(text)
         config = Config.model_validate_json(record["config"])
         return Request(**{**record, "config": config, "world_sizes": tuple(record["world_sizes"])})
 

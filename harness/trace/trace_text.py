@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import click
-from rich.console import Console
 from rich.table import Table
 
 from harness.config.schema import Config
 from harness.plan.axes import as_product
 from harness.plan.memory import GIB
 from harness.plan.plan import Plan
+from harness.say import say
+from harness.screen import Screen
 from harness.trace.findings import PARTS, StageFindings
 from harness.trace.traced_plan import TracedPhase, TracedStage, trace_plan
 
@@ -30,7 +30,7 @@ class TraceText:
         """Return all findings, phase by phase."""
         return [phase.record() for phase in self._phases]
 
-    def print(self, console: Console) -> None:
+    def print(self, console: Screen) -> None:
         """Print what every stage takes, what that consists of, and what a step asks of host and network."""
         for phase in self._phases:
             _print_phase(console, phase)
@@ -38,10 +38,10 @@ class TraceText:
 
 def trace_for_plan(config: Config, plan: Plan) -> TraceText:
     """Trace a plan, with a line on standard error for every stage that is done."""
-    return TraceText(trace_plan(config, plan, show=lambda line: click.echo(line, err=True)))
+    return TraceText(trace_plan(config, plan, show=lambda line: say(line, err=True)))
 
 
-def _print_phase(console: Console, phase: TracedPhase) -> None:
+def _print_phase(console: Screen, phase: TracedPhase) -> None:
     findings = phase.heaviest.findings
     console.print()
     traced, in_all = findings.num_microbatches, phase.phase.num_microbatches
@@ -73,7 +73,7 @@ def _stages(stages: Sequence[TracedStage]) -> Table:
     return table
 
 
-def _print_peak(console: Console, findings: StageFindings) -> None:
+def _print_peak(console: Screen, findings: StageFindings) -> None:
     console.print(f"  At the peak of pipeline rank {findings.pipeline_rank}, largest first", highlight=False)
     table = _table("GiB", "tensors", "part", "shape", "made by", left=("part", "shape", "made by"))
     for held in findings.held[:NUM_SHOWN]:
@@ -91,7 +91,7 @@ def _print_peak(console: Console, findings: StageFindings) -> None:
     console.print(table)
 
 
-def _print_host_waits(console: Console, findings: StageFindings) -> None:
+def _print_host_waits(console: Screen, findings: StageFindings) -> None:
     count = findings.num_host_waits
     times = "once" if count == 1 else f"{count} times"
     console.print(f"  The host waits for the device {times} a step", highlight=False)
@@ -103,7 +103,7 @@ def _print_host_waits(console: Console, findings: StageFindings) -> None:
     console.print(table)
 
 
-def _print_collectives(console: Console, findings: StageFindings) -> None:
+def _print_collectives(console: Screen, findings: StageFindings) -> None:
     if not findings.collectives:
         return
     console.print("  Collectives and messages of the traced step", highlight=False)

@@ -16,6 +16,7 @@ from harness.errors import EXIT_INTERNAL, HarnessError
 from harness.parallel import gpu_environment
 from harness.parallel.silence import silence_libraries
 from harness.run.paths import RunDir
+from harness.say import complain
 from harness.standard_streams import drop_unread_output
 
 _PR_SET_PDEATHSIG = 1
@@ -39,17 +40,17 @@ def work() -> int:
         gc.freeze()  # excludes the libraries' objects from collections, which Megatron runs at each save
         return main(config, run_dir, arguments.resume)
     except HarnessError as error:
-        sys.stderr.write(f"harness: error: {error}\n")
+        complain(error)
         return error.exit_code
     except Exception as error:  # noqa: BLE001 (the last line of defence: any bug becomes exit code 70)
         from harness.parallel.collectives import is_lost_connection
 
         if is_lost_connection(error):  # the rank that ended first reports the cause
-            sys.stderr.write(f"harness: error: the connection to another rank, which ended, was lost: {error}\n")
+            complain(f"the connection to another rank, which ended, was lost: {error}")
         else:
             traceback.print_exc()
         if advice := memory_advice(error):
-            sys.stderr.write(f"harness: error: {advice}\n")
+            complain(advice)
         return EXIT_INTERNAL
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import UsageError
+from harness.say import say
 
 if TYPE_CHECKING:
     from harness.usage.ledger import PartUse, RunLedger
@@ -43,16 +44,16 @@ def ledger(run: Path, documents: str | None, *, by_part: bool, as_json: bool, pa
         if parquet is not None:
             write_parquet(parquet, rows)
         if as_json:
-            click.echo(json.dumps([asdict(row) for row in rows]))
+            say(json.dumps([asdict(row) for row in rows]))
         elif parquet is None:
             for row in rows:
-                click.echo(f"{row.document:>8}  {row.tokens:>12,} of {row.document_tokens:,} tokens, {row.epochs:.2f}x")
+                say(f"{row.document:>8}  {row.tokens:>12,} of {row.document_tokens:,} tokens, {row.epochs:.2f}x")
         return
     uses = opened.parts()
     if parquet is not None:
         write_parquet(parquet, uses)
     if as_json:
-        click.echo(json.dumps([asdict(use) for use in uses]))
+        say(json.dumps([asdict(use) for use in uses]))
     else:
         _show(opened, uses, by_part=by_part)
 
@@ -74,10 +75,11 @@ def _place(text: str, opened: RunLedger) -> tuple[str, str]:
 
 
 def _show(opened: RunLedger, uses: Sequence[PartUse], *, by_part: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from harness.screen import Screen
+
+    console = Screen()
     epochs = opened.epochs()
     table = Table("channel", "phase", "tokens", "epochs", "skipped", "left behind")
     for name in opened.recipe.channel_names:

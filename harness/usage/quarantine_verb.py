@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import DataError, UsageError
+from harness.say import say
 
 if TYPE_CHECKING:
     from harness.run.paths import RunDir
@@ -74,9 +75,9 @@ def quarantine(  # noqa: PLR0913 - one argument per option
     count = sum(map(len, request.documents.values()))
     if wait:
         wait_for(run_dir, file, timeout_s=600.0)
-        click.echo(f"{count} documents: done; see `harness data quarantine {run}` and the run's events")
+        say(f"{count} documents: done; see `harness data quarantine {run}` and the run's events")
     else:
-        click.echo(f"command given for {count} documents: {file}")
+        say(f"command given for {count} documents: {file}")
 
 
 def _document(text: str) -> tuple[str, int]:
@@ -111,10 +112,10 @@ def _list(run_dir: RunDir, *, as_json: bool) -> None:
     run_dir.require_run()
     held = quarantined_in(read_journal(run_dir.order))
     if as_json:
-        click.echo(json.dumps({f"{channel}/{part}": list(found) for (channel, part), found in held.items()}))
+        say(json.dumps({f"{channel}/{part}": list(found) for (channel, part), found in held.items()}))
         return
     if not held:
-        click.echo("no documents are in quarantine")
+        say("no documents are in quarantine")
     for (channel, part), documents in held.items():
         for document, tokens in documents.items():
-            click.echo(f"{channel}/{part}:{document}  {tokens:,} tokens")
+            say(f"{channel}/{part}:{document}  {tokens:,} tokens")

@@ -89,15 +89,13 @@ def in_words(report: SampleReport, max_characters: int) -> str:
     lines = [f"── {report.channel}/{report.part}, documents {documents}: {report.tokens:,} tokens{loss}{usual}"]
     shares = ", ".join(f"{name.removesuffix('_share')} {value:g}" for name, value in report.signs.items())
     lines.append(f"   {'; '.join(report.looks_like) or 'nothing suspicious'}  [{shares}]")
-    shown = printable(report.text) if report.text is not None else " ".join(map(str, report.ids))
+    shown = _with_counted_breaks(report.text) if report.text is not None else " ".join(map(str, report.ids))
     more = f" … ({len(shown) - max_characters:,} more characters)" if len(shown) > max_characters else ""
     return "\n".join([*lines, shown[:max_characters] + more])
 
 
-def printable(text: str) -> str:
-    """Return text that is safe on a terminal: without control sequences, and with runs of line breaks as a count."""
-    shortened = _LONG_BREAK.sub(lambda found: f"\n[{len(found[0]):,} line breaks]\n", text)
-    return "".join(c if c.isprintable() or c in "\n\t" else f"\\x{ord(c):02x}" for c in shortened)
+def _with_counted_breaks(text: str) -> str:
+    return _LONG_BREAK.sub(lambda found: f"\n[{len(found[0]):,} line breaks]\n", text)
 
 
 def as_json(reports: Sequence[SampleReport]) -> list[dict[str, object]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import UsageError
+from harness.say import say
 
 if TYPE_CHECKING:
     from harness.run.paths import RunDir
@@ -46,14 +47,14 @@ def show_step(  # noqa: PLR0913 - one argument per option
     found = find_step(run_dir, step, attempt)
     reports = step_report(run_dir, found, _tokenizer_of(run_dir, tokenizer))
     if as_json:
-        click.echo(json.dumps(plain(reports[:top]), ensure_ascii=False, indent=1))
+        say(json.dumps(plain(reports[:top]), ensure_ascii=False, indent=1))
         return
     num_suspicious = sum(report.suspicion >= 1.0 for report in reports)
-    click.secho(f"{_headline(run, found)}; {num_suspicious} look suspicious", bold=True)
+    say(f"{_headline(run, found)}; {num_suspicious} look suspicious", bold=True)
     for report in reports[:top]:
-        click.echo(in_words(report, (max_tokens or _SHOWN_TOKENS) * _CHARACTERS_PER_TOKEN))
+        say(in_words(report, (max_tokens or _SHOWN_TOKENS) * _CHARACTERS_PER_TOKEN))
     if all(report.loss is None for report in reports):
-        click.echo(f"For the loss of each: harness signal {run} evidence --steps {max(1, step - 16)}:{step}")
+        say(f"For the loss of each: harness signal {run} evidence --steps {max(1, step - 16)}:{step}")
 
 
 @click.command()
@@ -84,11 +85,11 @@ def where(*, run: Path, step: int, attempt: int | None, as_json: bool) -> None:
             {"channel": channel, "part": part, "documents": sorted(numbers)}
             for (channel, part), numbers in sorted(documents.items())
         ]
-        click.echo(json.dumps({"step": step, "attempt": found.record.attempt, "parts": places}, indent=1))
+        say(json.dumps({"step": step, "attempt": found.record.attempt, "parts": places}, indent=1))
         return
-    click.secho(_headline(run, found), bold=True)
+    say(_headline(run, found), bold=True)
     for (channel, part), numbers in sorted(documents.items()):
-        click.echo(f"{channel}/{part}: documents {', '.join(map(str, sorted(numbers)))}")
+        say(f"{channel}/{part}: documents {', '.join(map(str, sorted(numbers)))}")
 
 
 def _headline(run: Path, found: PastStep) -> str:

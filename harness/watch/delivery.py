@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from harness.errors import UsageError
+from harness.json_text import parse_json
 
 Deliver = Callable[[str], None]
 """Delivers the text of an alert to one place. Raises `UndeliveredError`."""
@@ -145,7 +146,7 @@ def _post(url: str, body: dict[str, Any], code_key: str) -> None:
     )
     try:
         with _OPENER.open(request, timeout=_WEBHOOK_TIMEOUT_S) as answer:
-            fields = json.loads(answer.read(65536))
+            fields = parse_json(answer.read(65536))
     except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
         raise UndeliveredError(f"{host}: {type(error).__name__}") from None
     code = fields.get(code_key, fields.get("StatusCode")) if isinstance(fields, dict) else None

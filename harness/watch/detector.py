@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 
 from pydantic import TypeAdapter
 
+from harness.json_text import parse_json
 from harness.watch.curve import VALUE_SETTINGS, Curve
 from harness.watch.series import Series, SeriesSettings
 from harness.watch.verdict import TOTAL, OpenEpisode, Verdict
@@ -94,7 +95,7 @@ class Detector:
         Raises:
             ValueError: The text is not a state that this version wrote.
         """
-        document = json.loads(text)
+        document = parse_json(text)
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
             raise ValueError(f"not the state of a detector of format {_FORMAT}")
         self._state = _STATE.validate_python(document["state"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import json
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from harness.errors import DataError
+from harness.json_text import parse_json
 from harness.run import metric_names as names
 from harness.run.records import StepRecord, from_json_line
 from harness.watch.detector import LossRecord
@@ -193,8 +193,8 @@ def _read_jsonl(path: Path) -> Iterator[LossRecord]:
                 if (of_run := from_json_line(line)) is not None:
                     yield loss_record(of_run)
                     continue
-                with suppress(ValueError, RecursionError):
-                    fields = json.loads(line)
+                with suppress(ValueError):
+                    fields = parse_json(line)
                     if isinstance(fields, dict) and (record := _record_of(fields)):
                         yield record
     except (OSError, EOFError) as error:

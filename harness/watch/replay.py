@@ -7,9 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import click
-
 from harness.errors import DataError, UsageError
+from harness.say import say
 from harness.watch.policy import Rollback
 from harness.watch.recordings import curve_name, read_recording
 from harness.watch.rehearsal import Rehearsal, rehearse
@@ -39,9 +38,9 @@ def run_replay(files: Sequence[Path], labels: Path | None, as_json: bool, plot: 
 
         draw(rehearsals, known or {}, plot)
     if as_json:
-        click.echo(json.dumps(as_document(rehearsals, known), allow_nan=False))
+        say(json.dumps(as_document(rehearsals, known), allow_nan=False))
     else:
-        click.echo(as_table(rehearsals, known))
+        say(as_table(rehearsals, known))
 
 
 def as_document(rehearsals: Mapping[str, Rehearsal], labels: Labels | None) -> dict[str, object]:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from harness.json_text import parse_json
 from harness.run.files import replace_file
 from harness.run.follow import Mark
 from harness.watch.policy import PastRollback
@@ -88,7 +89,7 @@ _STATE = TypeAdapter(WatchState)
 def load_state(path: Path) -> WatchState | None:
     """Return the saved state; None if the file is missing, damaged or of another format."""
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(path.read_bytes())
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
             return None
         return _STATE.validate_python(document["memory"])

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from harness.say import say
+
 _EXISTING = click.Path(exists=True, path_type=Path)
 
 
@@ -88,7 +90,7 @@ def watch(  # noqa: PLR0913 (one argument per option)
     from harness.watch.exposition import Address
 
     def show(text: str) -> None:
-        click.echo(f"{time.strftime('%H:%M:%S')} {text}")
+        say(f"{time.strftime('%H:%M:%S')} {text}")
 
     begin(
         RunDir(run_dir),

@@ -181,11 +181,11 @@ def edited(**changes: object) -> str:
     [
         ("", "manifest.json is not valid JSON: Expecting value"),
         (TEXT[:-30], "manifest.json is not valid JSON"),
-        ("\ufeff" + TEXT, "manifest.json is not valid JSON"),
-        (TEXT.replace("0.0003", "NaN"), "manifest.json is not valid JSON: NaN is not allowed"),
-        (TEXT.replace("0.0003", "1e999"), "manifest.json is not valid JSON: 1e999 is too large for a number"),
+        ("\ufeff" + TEXT, "manifest.json is damaged: top level: Invalid JSON"),
+        (TEXT.replace("0.0003", "NaN"), "manifest.json is not valid JSON: NaN is not JSON"),
+        (TEXT.replace("0.0003", "1e999"), "manifest.json is not valid JSON: 1e999 is larger than any float"),
         (TEXT.replace("0.0003", "9" * 5000), "manifest.json is not valid JSON"),
-        (TEXT.replace('"attempt": 0,', '"attempt": 0, "attempt": 1,', 1), "a key occurs twice in one object"),
+        (TEXT.replace('"attempt": 0,', '"attempt": 0, "attempt": 1,', 1), "attempt is there twice"),
         ("[" * 100_000, "manifest.json is not valid JSON"),
         ("[]", "manifest.json has format version None, and this harness reads version 1"),
         (edited(format_version=2), "has format version 2, and this harness reads version 1: use the version"),
@@ -208,7 +208,7 @@ def test_damaged_text_is_refused(text: str, message: str) -> None:
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:
-    with pytest.raises(CheckpointError, match=r"manifest\.json is not valid JSON: 'utf-8' codec"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json is not valid JSON: not UTF-8 at byte 0"):
         parse_manifest(b"\xff" + TEXT.encode())
 
 

@@ -31,6 +31,7 @@ from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import layers_that_fit
 from harness.cli import run
 from harness.errors import EXIT_BAD_DATA, EXIT_USAGE
+from harness.text import printable
 from harness.tokenizers.identity import identity_of, recorded_identity
 from harness.tokenizers.tokenizer import open_tokenizer
 
@@ -54,7 +55,7 @@ def test_a_sample_is_what_the_exported_folder_writes(pool: Pool, checkpoint: Pat
     [left] = pool.run(conversion_jobs.command, 1, arguments)
     assert (left.code, left.err) == (0, "")
     [written] = pool.run(conversion_jobs.continued, 1, out, prompt, 24)
-    assert left.out.splitlines()[-1] == f"it writes: {' '.join(written.split())}"
+    assert left.out.splitlines()[-1] == printable(f"it writes: {' '.join(written.split())}")
     assert written.startswith(prompt)
     assert len(written) > len(prompt)
 

@@ -98,7 +98,7 @@ def test_a_generation_config_that_cannot_be_read_is_told_and_left_out(content: b
 
 
 def test_the_export_of_wrong_settings_loads(pool: Pool, tmp_path: Path) -> None:
-    wrong = {"attention_dropout": "0.1", "use_cache": "yes", "pad_token_id": ROWS, "tokenizer_class": "\ud800"}
+    wrong = {"attention_dropout": "0.1", "use_cache": "yes", "pad_token_id": ROWS, "tokenizer_class": 5}
     given, out = write_changed(tmp_path / "given", b"[]", **wrong), tmp_path / "out"
     for told in there_and_back(pool, given, out):
         for name in (*wrong, "generation_config.json"):

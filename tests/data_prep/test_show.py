@@ -46,7 +46,7 @@ def test_as_text_with_ids_and_nothing_that_steers_the_terminal(made: Path, model
     arguments = [str(made), "--tokenizer", str(model_file), "--document", "50", "--ids"]
     output = CliRunner().invoke(show, arguments).stdout
     assert "document 50 (part-" in output
-    assert "a\\x1b[31mred\\x07\tb\n" in output
+    assert "a\\u001b[31mred\\u0007\tb\n" in output
     assert output.splitlines()[-1].endswith(" 1")
     short = CliRunner().invoke(show, [*arguments[:-1], "--max-tokens", "1"]).stdout
     assert "tokens, the first 1 shown" in short

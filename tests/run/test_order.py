@@ -56,7 +56,7 @@ def test_text_in_a_plainly_named_file_is_the_reason_without_what_a_terminal_woul
         ),
         ("readme.txt", b"", "'readme.txt' is not a command; a command is an empty file named after its kind"),
         ("x.json", b"", "not JSON: Expecting value"),
-        ("x.json", b"\xff", "not JSON: 'utf-8' codec can't decode"),
+        ("x.json", b"\xff", "not JSON: not UTF-8 at byte 0"),
         ("x.json", b"[" * 60_000, "not JSON: "),
         ("x.json", b'{"kind": "save"', "not JSON: Expecting"),
         ("x.json", b'["save"]', "not a JSON object"),

@@ -24,6 +24,7 @@ from harness.run.checkpoints.verify import verify as problems_of
 from harness.run.files import broken_link
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
+from harness.say import say
 from harness.text import age_text, size_text, table
 
 RUN_DIR = click.argument("run_dir", type=click.Path(path_type=Path))
@@ -46,10 +47,10 @@ def list_checkpoints(run_dir: Path, key_file: Path | None, as_json: bool) -> Non
     run = _run(run_dir)
     rows = [_row(entry) for entry in CheckpointStore(run, key=key_of_run(run, key_file)).list()]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        say(json.dumps(rows, indent=2))
         return
     header = ("checkpoint", "attempt", "health", "from", "pinned", "size", "age", "loss")
-    click.echo(table([header, *(_shown(row) for row in rows)]))
+    say(table([header, *(_shown(row) for row in rows)]))
 
 
 @click.command()
@@ -72,9 +73,9 @@ def verify(paths: tuple[Path, ...], deep: bool, key_file: Path | None, as_json: 
         with _progress(folder, deep) as advance:
             found[str(folder)] = problems_of(folder, deep, key=key_of_checkpoint(folder, key_file), progress=advance)
         if not as_json:
-            click.echo(f"{folder}: {'sound' if not found[str(folder)] else '; '.join(found[str(folder)])}")
+            say(f"{folder}: {'sound' if not found[str(folder)] else '; '.join(found[str(folder)])}")
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        say(json.dumps(found, indent=2))
     return EXIT_BAD_DATA if any(found.values()) else 0
 
 
@@ -89,7 +90,7 @@ def pin(checkpoint: Path, key_file: Path | None) -> None:
       harness checkpoint pin runs/tiny/checkpoints/step_0000300
     """
     _amend(checkpoint, key_file, pinned=True)
-    click.echo(f"pinned: {checkpoint}")
+    say(f"pinned: {checkpoint}")
 
 
 @click.command()
@@ -103,7 +104,7 @@ def unpin(checkpoint: Path, key_file: Path | None) -> None:
       harness checkpoint unpin runs/tiny/checkpoints/step_0000300
     """
     _amend(checkpoint, key_file, pinned=False)
-    click.echo(f"no longer pinned: {checkpoint}")
+    say(f"no longer pinned: {checkpoint}")
 
 
 @click.command()
@@ -125,7 +126,7 @@ def sign(checkpoints: tuple[Path, ...], key_file: Path | None) -> None:
             raise UsageError("there is no key to sign with: give --signature-key-file")
         with _progress(checkpoint, deep=True) as advance:
             sign_checkpoint(checkpoint, key, progress=advance)
-        click.echo(f"signed: {checkpoint}")
+        say(f"signed: {checkpoint}")
 
 
 @click.command()
@@ -170,9 +171,9 @@ def _prune(store: CheckpointStore, policy: RetentionPolicy, *, dry_run: bool) ->
         if not dry_run:
             store.remove(entry)
         what = size_text(_bytes(entry)) if entry.links_to is None else f"the link; {entry.links_to} stays"
-        click.echo(f"{'would remove' if dry_run else 'removed'}: {entry.path} ({what})")
+        say(f"{'would remove' if dry_run else 'removed'}: {entry.path} ({what})")
     freed = sum(_bytes(entry) for entry in doomed if entry.links_to is None)
-    click.echo(f"{len(doomed)} checkpoints, {size_text(freed)}; {len(entries) - len(doomed)} stay")
+    say(f"{len(doomed)} checkpoints, {size_text(freed)}; {len(entries) - len(doomed)} stay")
 
 
 def _run(run_dir: Path) -> RunDir:

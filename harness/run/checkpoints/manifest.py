@@ -8,16 +8,16 @@ last line, `"checksum"`, is the hash of the same text without that line, because
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, NoReturn
+from typing import Annotated, Final, Literal
 
 import xxhash
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from harness.errors import CheckpointError
+from harness.json_text import parse_json
 from harness.plan.layouts import Layout
 from harness.run.checkpoints.signature import SigningKey
 from harness.run.files import UNREADABLE, read_regular, replace_file
@@ -240,13 +240,8 @@ def parse_manifest(content: bytes, key: SigningKey | None = None) -> Manifest:
     if key is not None and (problem := key.problem(content)) is not None:
         raise CheckpointError(f"{MANIFEST_NAME} is not to be trusted: {problem}")
     try:
-        fields = json.loads(
-            content.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_constant,
-            parse_float=_parse_finite,
-        )
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(content, unique_keys=True)
+    except ValueError as error:
         raise CheckpointError(f"{MANIFEST_NAME} is not valid JSON: {error}") from None
     version = fields.get("format_version") if isinstance(fields, dict) else None
     if version != FORMAT_VERSION or isinstance(version, bool):
@@ -276,24 +271,6 @@ def _without_checksum(content: bytes) -> bytes:
             f"{MANIFEST_NAME} was altered: the hash of its text is {checksum}, its last line says {found[1].decode()}"
         )
     return text
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key occurs twice in one object")
-    return result
-
-
-def _refuse_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not allowed")
-
-
-def _parse_finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is too large for a number")
-    return number
 
 
 def _first_problems(error: ValidationError) -> str:

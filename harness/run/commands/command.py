@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import xxhash
 
+from harness.json_text import parse_json
 from harness.run.commands.kinds import CommandKind
 from harness.run.commands.requests import PLAIN_KINDS, AnyRequest, UnreadableCommandError, fields_of, make_request
 
@@ -78,8 +79,8 @@ def parse_command(name: str, content: bytes, command_id: str, changed_ns: int = 
 
 def _parse_object(content: bytes) -> dict[str, object]:
     try:
-        fields = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        fields = parse_json(content)
+    except ValueError as error:
         raise UnreadableCommandError(f"not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise UnreadableCommandError('not a JSON object; write {"kind": "save", "reason": "…"}')

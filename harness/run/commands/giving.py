@@ -12,6 +12,7 @@ from pathlib import Path
 
 from harness.config.load import load_config
 from harness.errors import EXIT_FINISHED, ConfigError, HarnessError, UsageError
+from harness.json_text import parse_json
 from harness.plan.schedule import phase_schedules
 from harness.run.commands.requests import AnyRequest, Rollback
 from harness.run.event_types import Exit, Resumed, Started
@@ -128,7 +129,7 @@ def acknowledgements(run_dir: RunDir, command: str = "*") -> Iterator[dict[str, 
     """Give what the run answered to all commands, by file name, or to one: its file's name without an ending."""
     for done in sorted(run_dir.signals_done.glob(f"{command}-*.json")):
         try:
-            outcome = json.loads(done.read_text())
+            outcome = parse_json(done.read_text())
         except (OSError, ValueError):
             continue
         if "source" in outcome:  # during the acknowledgement the command itself is at this path for a moment

@@ -12,6 +12,7 @@ import click
 from harness.errors import UsageError
 from harness.finite_range import FiniteRange
 from harness.run.commands.kinds import GIVEN_BY_PEOPLE, CommandKind
+from harness.say import say
 
 if TYPE_CHECKING:
     from harness.run.commands.requests import AnyRequest
@@ -79,9 +80,9 @@ def signal(run_dir: Path, command: str, reason: str, wait: bool, timeout_s: floa
     file = give(RunDir(run_dir), request, reason)
     if wait:
         outcome = wait_for(RunDir(run_dir), file, timeout_s=timeout_s)
-        click.echo("\n".join(f"{name}: {value}" for name, value in outcome.items()))
+        say("\n".join(f"{name}: {value}" for name, value in outcome.items()))
     else:
-        click.echo(f"command given: {file}")
+        say(f"command given: {file}")
 
 
 def _request(kind: CommandKind, fields: Mapping[str, Any]) -> AnyRequest:

@@ -1,0 +1,51 @@
+"""What reaches a terminal: nothing that comes from a file or a name may act on it."""
+
+from __future__ import annotations
+
+import io
+import json
+import unicodedata
+
+import pytest
+from rich.table import Table
+
+from harness.say import complain, say
+from harness.screen import Screen
+from harness.text import is_unicode, one_line, printable
+
+HOSTILE = "\x1b]0;owned\x07\x1b[2J\r\x9b31m\u202egnp.exe\u2028\udcff"
+SHOWN = r"\u001b]0;owned\u0007\u001b[2J\u000d\u009b31m\u202egnp.exe\u2028\udcff"
+WRITTEN = "日本語　Ελλάδα\tاردو naïve — 👩\N{ZERO WIDTH JOINER}🔬\nsecond line"
+
+
+def test_what_would_act_on_the_terminal_is_shown() -> None:
+    assert printable(HOSTILE) == SHOWN
+    assert printable(WRITTEN) == WRITTEN
+    assert one_line("a\n\tb\x1b") == r"a\n\tb\u001b"
+    assert is_unicode(WRITTEN)
+    assert not is_unicode(HOSTILE)
+
+
+def test_every_control_character_is_escaped_but_newline_and_tab() -> None:
+    odd = [chr(code) for code in range(0x110000) if unicodedata.category(chr(code)) in ("Cc", "Cs", "Zl", "Zp")]
+    assert [one for one in odd if printable(one) == one] == ["\t", "\n"]
+
+
+def test_all_output_goes_through_it(capsys: pytest.CaptureFixture[str]) -> None:
+    say(HOSTILE)
+    say(HOSTILE, bold=True)
+    complain(HOSTILE)
+    screen = Screen(file=io.StringIO(), width=200)
+    table = Table("[bold]column")
+    table.add_row(HOSTILE)
+    screen.print(table)
+    out, err = capsys.readouterr()
+    assert out == f"{SHOWN}\n" * 2
+    assert err == f"harness: error: {SHOWN}\n"
+    assert SHOWN in screen.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_json_stays_the_same_json(capsys: pytest.CaptureFixture[str]) -> None:
+    value = {"a\x7f": ["\u202e", "\x85", WRITTEN]}
+    say(json.dumps(value, ensure_ascii=False))
+    assert json.loads(capsys.readouterr().out) == value
