@@ -101,7 +101,9 @@ def _neighbour(choose: random.Random, near: object) -> Raw:
         changed = choose.choice([near * 2, -near, near * 1e300, near * 1e-300, near + 1])
         return plain(choose.choice([json.dumps(changed), f'"{near}"', str(int(near)) if abs(near) < 1e15 else "0"]))
     if isinstance(near, str):
-        changed = choose.choice([near + "x", near[1:], near.upper(), near * 3, f"{near}\x1b[2J", f" {near}", near[::-1]])
+        changed = choose.choice(
+            [near + "x", near[1:], near.upper(), near * 3, f"{near}\x1b[2J", f" {near}", near[::-1]]
+        )
         return plain(json.dumps(changed))
     if isinstance(near, list):
         return plain(json.dumps(choose.choice([near + near, near[:1], near[1:], [near], {"0": near}]), default=str))

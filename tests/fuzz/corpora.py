@@ -109,7 +109,8 @@ def _dump(rank: int) -> dict[str, Any]:
     """What torch's flight recorder writes: rank 1 waits, rank 0 has not come."""
     entry = {"process_group": ("0", "default_pg"), "profiling_name": "gloo:all_reduce", "is_p2p": False}
     entries = [
-        entry | {"collective_seq_id": number, "state": "completed" if number < 3 else "scheduled", "retired": number < 3}
+        entry
+        | {"collective_seq_id": number, "state": "completed" if number < 3 else "scheduled", "retired": number < 3}
         for number in range(1, 3 + rank)
     ]
     groups = {"0": {"name": "0", "desc": "default_pg", "ranks": "[0, 1]"}}

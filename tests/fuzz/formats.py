@@ -150,7 +150,13 @@ def apply_json_lines(content: bytes, changes: Sequence[Change]) -> bytes:
 
 # An .idx file, by the names of its fields; see `harness/channels/index_file.py` for the layout.
 
-_IDX_HEADER = {"magic": (0, "<9s"), "version": (9, "<Q"), "code": (17, "<B"), "sequences": (18, "<Q"), "borders": (26, "<Q")}
+_IDX_HEADER = {
+    "magic": (0, "<9s"),
+    "version": (9, "<Q"),
+    "code": (17, "<B"),
+    "sequences": (18, "<Q"),
+    "borders": (26, "<Q"),
+}
 _BOUNDS = (0, 1, 2, 3, 5, 8, 255, 256, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**53, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 
 
@@ -234,9 +240,23 @@ _PICKLE_BITS = (
     *(b"cposix\nsystem\n".hex(), b"cbuiltins\neval\n".hex()),
     *(b"ctorch\nload\n".hex(), b"(S'touch pwned'\ntR".hex(), b"I9999999999999999999999\n".hex(), b"F1e999\n".hex()),
     *(b"\x8a\xff".hex(), b"\x8b\xff\xff\xff\x7f".hex(), b"B\xff\xff\xff\x7f".hex(), b"X\xff\xff\xff\x7f".hex()),
-    *(b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7f".hex(), b"\x96\xff\xff\xff\xff\xff\xff\xff\x7f".hex(), b"j\xff\xff\xff\xff".hex()),
+    *(
+        b"\x8d\xff\xff\xff\xff\xff\xff\xff\x7f".hex(),
+        b"\x96\xff\xff\xff\xff\xff\xff\xff\x7f".hex(),
+        b"j\xff\xff\xff\xff".hex(),
+    ),
     *((b"(" * 5000).hex(), (b"]" * 3000).hex(), b"N.".hex(), b"}".hex(), b"K\x00".hex(), b"J\xff\xff\xff\xff".hex()),
-    *(b"2".hex(), b"0".hex(), b"b".hex(), b"R".hex(), b"\x81".hex(), b"\x85".hex(), b"Q".hex(), b"P1\n".hex(), b"\x95".hex()),
+    *(
+        b"2".hex(),
+        b"0".hex(),
+        b"b".hex(),
+        b"R".hex(),
+        b"\x81".hex(),
+        b"\x85".hex(),
+        b"Q".hex(),
+        b"P1\n".hex(),
+        b"\x95".hex(),
+    ),
     *(b"r\xff\xff\xff\x7f".hex(), b"X\x04\x00\x00\x00\x1b[2J".hex(), b"G\x7f\xf8\x00\x00\x00\x00\x00\x00".hex()),
 )
 
@@ -255,7 +275,11 @@ def draw_pickle(choose: random.Random, content: bytes) -> Change:
     elif kind == "put":
         change["hex"] = choose.choice(_PICKLE_BITS)
     elif kind == "argument":
-        change |= {"at": choose.randrange(count), "byte": choose.choice([1, 1, 2, 3, 5]), "value": choose.randrange(256)}
+        change |= {
+            "at": choose.randrange(count),
+            "byte": choose.choice([1, 1, 2, 3, 5]),
+            "value": choose.randrange(256),
+        }
     return change
 
 
@@ -306,7 +330,11 @@ def apply_csv(content: bytes, change: Change) -> bytes:
 
 def draw_text(choose: random.Random, content: bytes) -> Change:
     """Another whole content: commands and other small files."""
-    return {"content": draw_value(choose)} if choose.random() < 0.7 or not content else {"bytes": draw_bytes(choose, content)}
+    return (
+        {"content": draw_value(choose)}
+        if choose.random() < 0.7 or not content
+        else {"bytes": draw_bytes(choose, content)}
+    )
 
 
 def apply_text(content: bytes, change: Change) -> bytes:

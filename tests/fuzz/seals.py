@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import trees
 import xxhash
 
+_MOST_BYTES = 1 << 28
 _CHECKSUM = re.compile(rb',\n  "checksum": "[0-9a-f]{16}"\n}\n\Z')
 
 
@@ -28,9 +30,9 @@ def seal_checkpoint(folder: Path) -> None:
     """Makes a manifest say of its files what they are."""
     path = folder / "manifest.json"
     try:
-        fields = json.loads(_without_checksum(path.read_bytes()))
+        fields = json.loads(_without_checksum(_content(path)))
         for name in fields["files"]:
-            content = (folder / name).read_bytes()
+            content = _content(folder / name)
             fields["files"][name] |= {"bytes": len(content), "xxh3": xxhash.xxh3_64_hexdigest(content)}
     except (OSError, ValueError, KeyError, TypeError):
         return
@@ -41,13 +43,20 @@ def seal_channel(folder: Path) -> None:
     """Makes the list of a channel's parts say of each `.bin` what it is."""
     path = folder / "parts.jsonl"
     try:
-        lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+        lines = [json.loads(line) for line in _content(path).splitlines()]
         for fields in lines:
-            content = (folder / f"{fields['prefix']}.bin").read_bytes()
+            content = _content(folder / f"{fields['prefix']}.bin")
             fields |= {"bin_bytes": len(content), "xxh3": xxhash.xxh3_64_hexdigest(content)}
     except (OSError, ValueError, KeyError, TypeError):
         return
     path.write_text("".join(json.dumps(fields) + "\n" for fields in lines))
+
+
+def _content(path: Path) -> bytes:
+    """Content of a file that is one, and not of terabytes."""
+    if not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_size > _MOST_BYTES:
+        raise ValueError("not a file to be read")
+    return path.read_bytes()
 
 
 def _without_checksum(content: bytes) -> bytes:

@@ -162,7 +162,17 @@ SURFACES: tuple[Surface, ...] = (
             ),
             Asked(
                 "append",
-                ["data", "append", "text.jsonl", "--tokenizer", "tokenizer.json", "--channel", "en", "--output", "data"],
+                [
+                    "data",
+                    "append",
+                    "text.jsonl",
+                    "--tokenizer",
+                    "tokenizer.json",
+                    "--channel",
+                    "en",
+                    "--output",
+                    "data",
+                ],
                 writes=("data/en*",),
             ),
             Asked("mix", ["data", "mix", "data/", "--share", "en=1", "--share", "code=2", "--tokens", "20000"]),

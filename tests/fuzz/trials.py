@@ -162,5 +162,3 @@ def _shorter(change: Any) -> Iterator[Any]:
 
 def _is_piece(piece: object) -> bool:
     return isinstance(piece, list) and len(piece) == 2 and isinstance(piece[0], str) and isinstance(piece[1], int)
-
-

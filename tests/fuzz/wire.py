@@ -73,7 +73,7 @@ def _changed(message: bytes, path: list[int], change: Change) -> bytes:
     fields = parse(message)
     at = path[0]
     field = fields[at]
-    if len(path) > 1:
+    if len(path) > 1 and field.kind == 2:
         fields[at] = field._replace(value=_changed(field.value, path[1:], change))
         return spell(fields)
     kind = change["kind"]

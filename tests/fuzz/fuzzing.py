@@ -1,0 +1,202 @@
+"""Plays the trials of the surfaces, each surface in a process of its own that has loaded what its commands need."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import os
+import resource
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from corpora import make_corpora
+from findings import Finding, kept_findings, write_finding
+from fuzz_report import Report, SurfaceReport
+from oracle import Problem
+from place import Place
+from surfaces import SURFACES, Surface, surface_named
+from trials import Input, TrialId, draw_input, patient, play, smaller
+
+_MEMORY_BYTES = 12 << 30
+"""Of a process that plays a surface: a mistake of the fuzzer must not take the machine's."""
+_REPORT_EVERY_S = 30.0
+_WRITE_EVERY_S = 5.0
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is to be played."""
+
+    seed: int
+    seconds: float
+    surfaces: Sequence[str] = ()
+    """All if none is named."""
+    max_inputs: int | None = None
+    """Of each surface, in this call."""
+    num_processes: int = 1
+    plays_found: bool = False
+    """First what was once found."""
+    plays_new: bool = True
+
+    @property
+    def wanted(self) -> list[Surface]:
+        return [surface for surface in SURFACES if surface.name in self.surfaces or not self.surfaces]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Folders of a campaign."""
+
+    folder: Path
+    """Corpora and places; goes with the campaign."""
+    state: Path
+    """How far each surface is, by seed."""
+    found: Path
+    """Where findings are kept."""
+
+    def state_file(self, surface: str, seed: int) -> Path:
+        return self.state / f"seed-{seed}" / f"{surface.replace(' ', '-')}.json"
+
+    def corpus(self, surface: Surface) -> Path:
+        return self.folder / "corpora" / surface.corpus
+
+
+def fuzz(wish: Wish, stage: Stage, say: Say) -> Report:
+    """Plays every surface for its share of the time, `num_processes` of them at once; the whole report."""
+    wanted = wish.wanted
+    make_corpora(stage.folder / "corpora", sorted({surface.corpus for surface in wanted}))
+    started_s, whole = time.monotonic(), sum(surface.share for surface in wanted)
+    waiting = [(surface, wish.seconds * wish.num_processes * surface.share / whole) for surface in wanted]
+    running: dict[int, Surface] = {}
+    said_at, failed = started_s, False
+    while waiting or running:
+        while waiting and len(running) < wish.num_processes:
+            surface, seconds = waiting.pop(0)
+            running[_forked(lambda s=surface, t=seconds: _play_surface(s, t, wish, stage))] = surface
+        for child in list(running):
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                failed = failed or status != 0
+                say(f"{running.pop(child).name}: {'done' if status == 0 else 'FAILED'}")
+        time.sleep(0.05)
+        if time.monotonic() > said_at + _REPORT_EVERY_S:
+            said_at = time.monotonic()
+            say(_added(wish, stage).progress())
+    assert not failed, "a process of the fuzzer has failed"
+    return _added(wish, stage)
+
+
+def replay(given: Input, stage: Stage) -> list[Problem]:
+    """Plays one input again, with patience."""
+    surface = surface_named(given.surface)
+    make_corpora(stage.folder / "corpora", [surface.corpus])
+    _prepare(surface)
+    place = Place(stage.corpus(surface), stage.folder / "replay")
+    result = play(given, patient(surface), place)
+    sys.stdout.write(result.outcome.output.decode(errors="backslashreplace")[-2000:])
+    sys.stdout.write(result.outcome.errors.decode(errors="backslashreplace")[-4000:])
+    sys.stdout.write(f"exit code {result.outcome.code}, {result.outcome.processor_s:.2f} s\n")
+    return result.problems
+
+
+def input_of(trial: TrialId, stage: Stage) -> Input:
+    """The input of a trial."""
+    surface = surface_named(trial.surface)
+    make_corpora(stage.folder / "corpora", [surface.corpus])
+    return draw_input(trial, surface, stage.corpus(surface))
+
+
+def _added(wish: Wish, stage: Stage) -> Report:
+    files = [stage.state_file(surface.name, wish.seed) for surface in wish.wanted]
+    return Report([SurfaceReport.from_json(file.read_text()) for file in files if file.exists()])
+
+
+def _prepare(surface: Surface) -> None:
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in surface.preload:
+            importlib.import_module(name)
+    warnings.simplefilter("ignore")
+    gc.collect()
+    gc.freeze()
+
+
+def _play_surface(surface: Surface, seconds: float, wish: Wish, stage: Stage) -> None:
+    """Goes on where the state says that the surface is."""
+    _prepare(surface)
+    path = stage.state_file(surface.name, wish.seed)
+    report = SurfaceReport.from_json(path.read_text()) if path.exists() else SurfaceReport(surface.name)
+    place = Place(stage.corpus(surface), stage.folder / f"play-{surface.name}")
+    ends, written_at = time.monotonic() + seconds, 0.0
+    if wish.plays_found:
+        for finding in kept_findings(stage.found, surface.name):
+            result = play(finding.given, patient(surface), place)
+            report.count(finding.given.asked, result.outcome.code)
+            for problem in result.problems:
+                report.found(problem, f"kept: {finding.path.name}", finding.given)
+        _write(path, report)
+    first = report.next_number
+    while wish.plays_new and time.monotonic() < ends:
+        if wish.max_inputs is not None and report.next_number - first >= wish.max_inputs:
+            break
+        _play_trial(TrialId(surface.name, wish.seed, report.next_number), surface, place, report, stage)
+        report.next_number += 1
+        if time.monotonic() > written_at + _WRITE_EVERY_S:
+            written_at = time.monotonic()
+            _write(path, report)
+    _write(path, report)
+
+
+def _play_trial(trial: TrialId, surface: Surface, place: Place, report: SurfaceReport, stage: Stage) -> None:
+    given = draw_input(trial, surface, place.corpus)
+    result = play(given, surface, place)
+    report.count(given.asked, result.outcome.code)
+    for problem in result.problems:
+        if report.knows(problem):
+            report.found(problem, str(trial), given)
+            continue
+        again = play(given, patient(surface), place)
+        if not any(problem.kind == other.kind for other in again.problems):
+            report.passing += 1
+            continue
+        small = smaller(given, problem.kind, surface, place)
+        report.found(problem, str(trial), small)
+        write_finding(stage.found, Finding.of(problem, small, str(trial)))
+        sys.stdout.write(f"FOUND [--replay {str(trial)!r}] {small.asked}: {problem.kind}: {problem.text[:300]}\n")
+        sys.stdout.flush()
+
+
+def _write(path: Path, report: SurfaceReport) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.with_suffix(".tmp").write_text(report.to_json())
+    path.with_suffix(".tmp").replace(path)
+
+
+def _forked(work: Callable[[], object]) -> int:
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        work()
+        code = 0
+    except BaseException:  # noqa: BLE001 (the fork must not return)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def inputs_in(path: Path) -> Input:
+    """The input of a kept finding."""
+    return Input.from_fields(json.loads(path.read_text()))
