@@ -128,6 +128,12 @@ def make_trainer(folder: Path) -> None:
     harness("train", "config.yaml", "--run-dir", "run", folder=folder)
     (folder / "run").rename(folder / "expected")
     (folder / "before").rename(folder / "run")
+    (folder / "drop").mkdir()
+    plain = {kind: {"kind": kind} for kind in ("save", "stop", "save-and-stop", "stop-for-person")}
+    mark = {"kind": "mark", "checkpoints": ["step_0000002"], "health": "suspect", "reason": "fuzz"}
+    for name, request in {**REQUESTS, **plain, "mark": mark}.items():
+        (folder / "drop" / f"{name}.json").write_text(json.dumps(request))
+    (folder / "run" / "resume_failures.jsonl").touch()
 
 
 def make_model(folder: Path) -> None:

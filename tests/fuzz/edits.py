@@ -21,7 +21,7 @@ class Edit:
     file: str
     how: str
     """A format of `formats.FORMATS`; or `place`: the file becomes something else (`PLACES`); or `seal`: hashes of a
-    folder are made right again, after everything else."""
+    folder are made right again, after everything else; or `drop`: a file of the place is put there, damaged."""
     change: Change
 
     @classmethod
@@ -41,10 +41,62 @@ def draw_edit(choose: random.Random, file: str, how: str, content: bytes, *, pla
     return Edit(file, how, FORMATS[how].draw(choose, content))
 
 
+def draw_drop(choose: random.Random, folder: str, source: str, how: str, content: bytes) -> Edit:
+    """A damaged copy of a file, under its name or an odd one, in a folder where such files are read."""
+    name = Path(source).name if choose.random() < 0.7 else choose.choice(ODD_NAMES)
+    change: Change = {"source": source, "as": how, "changes": [], "becomes": None}
+    if choose.random() < 0.15:
+        change["becomes"] = choose.choice(sorted(PLACES))
+    for _ in range(choose.choice([0, 1, 1, 1, 2])):
+        kind = how if choose.random() < 0.7 else "text" if choose.random() < 0.5 else "bytes"
+        change["changes"].append([kind, FORMATS[kind].draw(choose, content)])
+    return Edit(f"{folder}/{name}", "drop", change)
+
+
+ODD_NAMES = (
+    *("save", "stop", "save-and-stop", "Save", "save.json", "rollback", "evidence", "x", "x.json", ".hidden", ".save"),
+    *(
+        "\x1b[2J",
+        "\x1b[2Jsave.json",
+        "a\nb.json",
+        "x" * 250,
+        "x" * 250 + ".json",
+        "save ",
+        "sävé.json",
+        "\u202esave.json",
+    ),
+    *(
+        "done.json",
+        "rejected.json",
+        "save.json.partial",
+        "save.tmp",
+        "-rf",
+        "*",
+        "{}",
+        "rollback-0000001.json",
+        "\udcff",
+    ),
+)
+
+
+def _apply_drop(folder: Path, edit: Edit) -> None:
+    change, target = edit.change, os.fsencode(folder) + b"/" + os.fsencode(edit.file)
+    content = (folder / change["source"]).read_bytes()
+    for how, inner in change["changes"]:
+        content = FORMATS[how].apply(content, [inner])
+    os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120 (bytes)
+    Path(os.fsdecode(target)).write_bytes(content)
+    if change["becomes"] is not None:
+        PLACES[change["becomes"]](Path(os.fsdecode(target)))
+
+
 def apply_edits(folder: Path, edits: Sequence[Edit]) -> None:
     """Damages files of a folder: those of one format in one file together, what is structural before what is not."""
     by_file: dict[str, list[Edit]] = {}
-    for edit in (edit for edit in edits if edit.how != "seal"):
+    for edit in edits:
+        if edit.how == "drop":
+            _apply_drop(folder, edit)
+    for edit in (edit for edit in edits if edit.how not in ("seal", "drop")):
         by_file.setdefault(edit.file, []).append(edit)
     for file, wanted in by_file.items():
         path = folder / file

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import xxhash
 from oracle import Problem
 from trials import Input
 
@@ -27,7 +27,7 @@ class Finding:
     @classmethod
     def of(cls, problem: Problem, given: Input, trial: str) -> Finding:
         words = re.sub(r"[^A-Za-z0-9]+", "-", problem.kind).strip("-").lower()[:60]
-        name = f"{words}-{xxhash.xxh32_hexdigest(f'{given.asked} {problem.kind}')}.json"
+        name = f"{words}-{zlib.crc32(f'{given.asked} {problem.kind}'.encode()):08x}.json"
         return cls(f"{problem.kind}: {problem.text}"[:500], trial, given, Path(given.surface.replace(" ", "-"), name))
 
 

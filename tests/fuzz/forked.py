@@ -23,6 +23,8 @@ from pathlib import Path
 
 from process_runs import descendants
 
+from harness.launch.machine import free_port
+
 _PR_SET_PDEATHSIG = 1
 _STACKS = signal.SIGRTMIN
 """Sent to what hangs, which then says where."""
@@ -34,7 +36,7 @@ _MOST_FILE_BYTES = 1 << 30
 class Limits:
     """Bounds of one command; they are those of a busy machine."""
 
-    wall_s: float = 30.0
+    wall_s: float = 10.0
     """A command that takes longer hangs."""
     processor_s: float = 10.0
     """It and its children together."""
@@ -61,6 +63,12 @@ class Outcome:
 def run_command(arguments: Sequence[str], folder: Path, limits: Limits) -> Outcome:
     """Runs `harness` with arguments in a folder."""
     return run_forked(lambda: _harness(arguments), folder, limits, tuple(arguments))
+
+
+def run_worker(arguments: Sequence[str], folder: Path, limits: Limits) -> Outcome:
+    """Runs the only rank of a trainer in a folder."""
+    port = free_port()
+    return run_forked(lambda: _worker(arguments, port), folder, limits, tuple(arguments))
 
 
 def run_forked(work: Callable[[], int], folder: Path, limits: Limits, arguments: tuple[str, ...] = ()) -> Outcome:
@@ -148,6 +156,17 @@ def _harness(arguments: Sequence[str]) -> int:
     code = run(arguments)
     drop_unread_output()
     return code
+
+
+def _worker(arguments: Sequence[str], port: int) -> int:
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from harness.run.commands import mailbox
+    from harness.train.worker import work
+
+    vars(mailbox)["UNFINISHED_S"] = 0.0  # the run is over before a file that is no command would be moved away
+    sys.argv = ["worker", *arguments]
+    return work()
 
 
 def _content(descriptor: int) -> bytes:

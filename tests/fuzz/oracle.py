@@ -1,4 +1,4 @@
-"""What must hold of every command, whatever it was given; a problem is one line, and its kind is what is counted once."""
+"""What must hold of every command, whatever it was given. Problems of one kind are counted once."""
 
 from __future__ import annotations
 

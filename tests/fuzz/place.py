@@ -52,7 +52,7 @@ class Place:
         """Makes everything again as in the corpus."""
         now = _look(self.root)
         for path in sorted((path for path in now if now[path] != self._whole.get(path)), reverse=True):
-            _remove(os.path.join(os.fsencode(self.root), os.fsencode(path)))
+            _remove(os.fsencode(self.root) + b"/" + os.fsencode(path))
         for path in sorted(path for path in self._whole if now.get(path) != self._whole[path]):
             source, target = self.corpus / path, self.root / path
             if source.is_dir() and not source.is_symlink():

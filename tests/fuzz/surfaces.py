@@ -36,6 +36,8 @@ class Asked:
     writes: Sequence[str] = ()
     """What it may change, as patterns of paths; `*` matches slashes too."""
     weight: float = 1.0
+    is_worker: bool = False
+    """The trainer itself, alone in its world; the arguments are its own."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Surface:
     """Part of the time, compared with the others."""
     seals: Sequence[tuple[str, str]] = ()
     """Folders whose hashes most trials make right again, and how (`seals.SEALS`)."""
+    dropped_into: str = ""
+    """Folder into which damaged copies of the targets are put, where the targets themselves are left as they are."""
     check: Callable[[Attempt], Iterable[str]] | None = None
     """What is wrong with something that was accepted."""
 
@@ -329,6 +333,60 @@ SURFACES: tuple[Surface, ...] = (
         [Asked("replay", ["replay", "curve.csv", "--labels", "labels.csv", "--json"])],
         preload=(*LIGHT, "harness.watch.replay"),
         share=0.3,
+    ),
+)
+
+
+TRAINER = ("torch", "numpy", "harness.train.worker", "harness.train.main", "torch._dynamo")
+_TRAIN = Asked(
+    "train",
+    ["--run-dir", "run", "--config", "config.yaml", "--resume", "auto"],
+    codes=(0, 64, 65, 75, 76, 77),
+    writes=("run*",),
+    is_worker=True,
+)
+_TRAINING = Limits(wall_s=120.0, processor_s=60.0, memory_bytes=2 << 30)
+
+SURFACES += (
+    Surface(
+        "signals",
+        "trainer",
+        [Target("drop/*.json", "json")],
+        [_TRAIN],
+        preload=TRAINER,
+        limits=_TRAINING,
+        share=2,
+        dropped_into="run/signals",
+        check=accepted.steps_are_those_of_an_undisturbed_run,
+    ),
+    Surface(
+        "training",
+        "trainer",
+        [
+            Target("run/metrics.jsonl", "jsonl", 2),
+            Target("run/events.jsonl", "jsonl", 2),
+            Target("run/order.jsonl", "jsonl", 3),
+            Target("run/resume_failures.jsonl", "jsonl", 1),
+            Target("run/heartbeats/*.json", "json", 1),
+            Target("run/config.yaml", "yaml", 1),
+            Target("run/lock", "text", 0.5),
+            Target("run/fence/*", "text", 0.5),
+            Target("run/launches/*/*", "json", 0.5),
+            Target("run/checkpoints/step_0000004/manifest.json", "manifest", 2),
+            Target("run/checkpoints/step_0000004/.metadata", "pickle", 2),
+            Target("run/checkpoints/step_0000004/metadata.json", "json", 0.5),
+            Target("run/checkpoints/step_0000004/common.pt", "bytes", 1),
+            Target("data/en/*.idx", "idx", 2),
+            Target("data/en/parts.jsonl", "jsonl", 2),
+            Target("data/en/source.json", "json", 1),
+            Target("tokenizer.json", "json", 1),
+        ],
+        [_TRAIN],
+        preload=TRAINER,
+        limits=_TRAINING,
+        share=2,
+        seals=[("checkpoint", "run/checkpoints/step_0000004")],
+        check=accepted.steps_are_those_of_an_undisturbed_run,
     ),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from collections.abc import Iterator, Sequence
@@ -42,7 +43,7 @@ def apply_yaml(content: bytes, changes: Sequence[Change]) -> bytes:
 def _parsed_json(content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError:  # a line that a process was killed in
+    except (ValueError, RecursionError):  # a line that a process was killed in
         return {}
 
 
@@ -108,7 +109,7 @@ def _changed(tree: Any, changes: Sequence[Change]) -> tuple[Any, _Marks]:
             if isinstance(holder, str):
                 continue
             _change_inside(tree, holder, path[-1], change, marks)
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, AttributeError):
             continue
     return tree, marks
 
@@ -121,7 +122,7 @@ def _change_inside(tree: Any, holder: Any, key: Any, change: Change, marks: _Mar
     elif kind == "drop":
         del holder[key]
     elif kind == "copy":
-        holder[key] = _value(tree, change["from"]) if change["from"] != change["at"] else holder[key]
+        holder[key] = copy.deepcopy(_value(tree, change["from"]))
     elif isinstance(holder, list):
         holder.insert(int(key), marks.mark(change["raw"]))
     elif kind == "key":

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from accepted import Attempt
-from edits import Edit, apply_edits, draw_edit
-from forked import Limits, Outcome, run_command
+from edits import Edit, apply_edits, draw_drop, draw_edit
+from forked import Limits, Outcome, run_command, run_worker
 from oracle import Problem, generic_problems
 from place import Place
 from surfaces import Asked, Surface
@@ -62,8 +62,10 @@ class Result(NamedTuple):
 def draw_input(trial: TrialId, surface: Surface, corpus: Path) -> Input:
     """The damage and the command of a trial."""
     choose = random.Random(str(trial))
-    files = surface.files(corpus)
     asked = choose.choices(surface.asked, [each.weight for each in surface.asked])[0]
+    if surface.dropped_into:
+        return Input(surface.name, asked.name, tuple(_draw_drops(choose, surface, corpus)))
+    files = surface.files(corpus)
     weights = _weights(surface, files)
     first = choose.choices(files, weights)[0]
     edits = []
@@ -73,6 +75,12 @@ def draw_input(trial: TrialId, surface: Surface, corpus: Path) -> Input:
     if surface.seals and choose.random() < _SEALED_SHARE:
         edits += [Edit(folder, "seal", {"kind": kind}) for kind, folder in surface.seals]
     return Input(surface.name, asked.name, tuple(edits))
+
+
+def _draw_drops(choose: random.Random, surface: Surface, corpus: Path) -> Iterator[Edit]:
+    for _ in range(choose.choice([1, 1, 2, 3, 6])):
+        file, target = choose.choice(surface.files(corpus))
+        yield draw_drop(choose, surface.dropped_into, file, target.how, (corpus / file).read_bytes())
 
 
 def _weights(surface: Surface, files: Sequence[tuple[str, Any]]) -> list[float]:
@@ -87,7 +95,8 @@ def play(given: Input, surface: Surface, place: Place) -> Result:
     try:
         apply_edits(place.root, given.edits)
         place.begin()
-        outcome = run_command(arguments_of(asked, file), place.root, surface.limits)
+        run = run_worker if asked.is_worker else run_command
+        outcome = run(arguments_of(asked, file), place.root, surface.limits)
         problems = generic_problems(outcome, asked.codes, asked.silent, surface.limits)
         problems += [Problem("changed a file", text) for text in place.changes(asked.writes)]
         if outcome.code == 0 and not problems and surface.check is not None:
