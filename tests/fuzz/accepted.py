@@ -108,9 +108,13 @@ def documents_are_those_of_the_files(attempt: Attempt) -> Iterator[str]:
         if (counted["documents"], counted["tokens"]) != found:
             yield f"another count: {counted['documents']}, {counted['tokens']}, not {found}"
     elif attempt.asked == "merge":
-        merged = [doc for prefix in parts_of_channel(attempt.root / "merged") for doc in documents_of_part(prefix)]
-        if merged[: len(documents)] != documents:
-            yield "merged documents differ: those of the first channel"
+        yield from _merge_problems(attempt, documents)
+
+
+def _merge_problems(attempt: Attempt, documents: list[list[int]]) -> Iterator[str]:
+    merged = [doc for prefix in parts_of_channel(attempt.root / "merged") for doc in documents_of_part(prefix)]
+    if merged[: len(documents)] != documents:
+        yield "merged documents differ: those of the first channel"
 
 
 def tokens_are_those_of_the_library(attempt: Attempt) -> Iterator[str]:

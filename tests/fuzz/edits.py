@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ def _apply_drop(folder: Path, edit: Edit) -> None:
     os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120 (bytes)
     Path(os.fsdecode(target)).write_bytes(content)
     if change["becomes"] is not None:
-        PLACES[change["becomes"]](Path(os.fsdecode(target)))
+        with suppress(OSError):  # a name that is too long
+            PLACES[change["becomes"]](Path(os.fsdecode(target)))
 
 
 def apply_edits(folder: Path, edits: Sequence[Edit]) -> None:

@@ -1,4 +1,4 @@
-"""Runs a command of `harness` in a fork of this process, with limits, and says how it ended and what it used.
+"""Runs a function, such as a command of `harness`, in a fork of this process with limits; how it ended, what it used.
 
 Must be called in a process without other threads. The fork is in a session and a folder of its own, writes to files in
 memory, and dies with this process.
@@ -58,17 +58,6 @@ class Outcome:
     processor_s: float
     grown_bytes: int
     """By how much the largest process of it was larger than at the fork."""
-
-
-def run_command(arguments: Sequence[str], folder: Path, limits: Limits) -> Outcome:
-    """Runs `harness` with arguments in a folder."""
-    return run_forked(lambda: _harness(arguments), folder, limits, tuple(arguments))
-
-
-def run_worker(arguments: Sequence[str], folder: Path, limits: Limits) -> Outcome:
-    """Runs the only rank of a trainer in a folder."""
-    port = free_port()
-    return run_forked(lambda: _worker(arguments, port), folder, limits, tuple(arguments))
 
 
 def run_forked(work: Callable[[], int], folder: Path, limits: Limits, arguments: tuple[str, ...] = ()) -> Outcome:
@@ -147,7 +136,8 @@ def _become(work: Callable[[], int], folder: Path, limits: Limits, output: int, 
         os._exit(code)
 
 
-def _harness(arguments: Sequence[str]) -> int:
+def harness(arguments: Sequence[str]) -> int:
+    """Becomes the command `harness` with arguments; the exit code."""
     from harness.cli import run
     from harness.standard_streams import drop_unread_output, open_standard_streams
 
@@ -158,9 +148,10 @@ def _harness(arguments: Sequence[str]) -> int:
     return code
 
 
-def _worker(arguments: Sequence[str], port: int) -> int:
+def worker(arguments: Sequence[str]) -> int:
+    """Becomes the only rank of a trainer; the exit code."""
     os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     from harness.run.commands import mailbox
     from harness.train.worker import work
 

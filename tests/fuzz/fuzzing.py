@@ -12,16 +12,17 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from corpora import make_corpora
 from findings import Finding, kept_findings, write_finding
 from fuzz_report import Report, SurfaceReport
-from oracle import Problem
+from oracle import Problem, generic_problems
 from place import Place
 from surfaces import SURFACES, Surface, surface_named
-from trials import Input, TrialId, draw_input, patient, play, smaller
+from trials import Input, TrialId, arguments_of, draw_input, patient, play, run_and_list_modules, smaller
 
 _MEMORY_BYTES = 12 << 30
 """Of a process that plays a surface: a mistake of the fuzzer must not take the machine's."""
@@ -97,8 +98,8 @@ def replay(given: Input, stage: Stage) -> list[Problem]:
     """Plays one input again, with patience."""
     surface = surface_named(given.surface)
     make_corpora(stage.folder / "corpora", [surface.corpus])
-    _prepare(surface)
     place = Place(stage.corpus(surface), stage.folder / "replay")
+    _prepare(surface, place)
     result = play(given, patient(surface), place)
     sys.stdout.write(result.outcome.output.decode(errors="backslashreplace")[-2000:])
     sys.stdout.write(result.outcome.errors.decode(errors="backslashreplace")[-4000:])
@@ -118,23 +119,35 @@ def _added(wish: Wish, stage: Stage) -> Report:
     return Report([SurfaceReport.from_json(file.read_text()) for file in files if file.exists()])
 
 
-def _prepare(surface: Surface) -> None:
+def _prepare(surface: Surface, place: Place) -> None:
+    """Loads what the surface's commands load on undamaged files, where they must do what they are asked."""
     resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in surface.preload:
-            importlib.import_module(name)
     warnings.simplefilter("ignore")
+    for name in surface.preload:
+        importlib.import_module(name)
+    whole = max(file for file, _ in surface.files(place.corpus))
+    for asked in surface.asked:
+        modules = place.root.parent / "modules.txt"
+        outcome = run_and_list_modules(asked, arguments_of(asked, whole), place.root, surface.limits, modules)
+        problems = generic_problems(outcome, asked.codes, asked.silent, surface.limits)
+        assert not problems, f"{asked.name}, of undamaged files: {problems}, {outcome}"
+        for name in modules.read_text().split():
+            with suppress(Exception):
+                importlib.import_module(name)
+        modules.unlink()
+        place.restore()
+    num_threads = len(list(Path("/proc/self/task").iterdir()))
+    assert num_threads == 1, f"{surface.name}: a process with {num_threads} threads cannot be forked"
     gc.collect()
     gc.freeze()
 
 
 def _play_surface(surface: Surface, seconds: float, wish: Wish, stage: Stage) -> None:
     """Goes on where the state says that the surface is."""
-    _prepare(surface)
+    place = Place(stage.corpus(surface), stage.folder / f"play-{surface.name}")
+    _prepare(surface, place)
     path = stage.state_file(surface.name, wish.seed)
     report = SurfaceReport.from_json(path.read_text()) if path.exists() else SurfaceReport(surface.name)
-    place = Place(stage.corpus(surface), stage.folder / f"play-{surface.name}")
     ends, written_at = time.monotonic() + seconds, 0.0
     if wish.plays_found:
         for finding in kept_findings(stage.found, surface.name):

@@ -10,7 +10,7 @@ import accepted
 from accepted import Attempt
 from forked import Limits
 
-LIGHT = ("harness.cli", "harness.launch.launch_verbs", "harness.run.records", "harness.config.load")
+LIGHT = ("harness.cli",)
 TORCH = (*LIGHT, "torch", "numpy", "harness.checkpoint.mcore", "checkpoint_tools.convert_verbs")
 DATA = (*LIGHT, "numpy", "data_prep.verbs.data_verbs", "data_prep.verbs.channel_verbs", "tokenizers", "sentencepiece")
 
@@ -104,7 +104,7 @@ SURFACES: tuple[Surface, ...] = (
         [
             Asked("plan", ["plan", "{file}"], weight=3),
             Asked("plan --json", ["plan", "{file}", "--json"], weight=2),
-            Asked("preflight", ["preflight", "{file}"]),
+            Asked("preflight", ["preflight", "{file}", "--nodes", "1"]),
             Asked("plan --gpus", ["plan", "{file}", "--gpus", "64", "--mfu", "45"]),
         ],
         preload=(*LIGHT, "harness.plan.plan_text", "harness.launch.preflight", "yaml"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 from accepted import Attempt
 from edits import Edit, apply_edits, draw_drop, draw_edit
-from forked import Limits, Outcome, run_command, run_worker
+from forked import Limits, Outcome, harness, run_forked, worker
 from oracle import Problem, generic_problems
 from place import Place
 from surfaces import Asked, Surface
@@ -95,8 +96,7 @@ def play(given: Input, surface: Surface, place: Place) -> Result:
     try:
         apply_edits(place.root, given.edits)
         place.begin()
-        run = run_worker if asked.is_worker else run_command
-        outcome = run(arguments_of(asked, file), place.root, surface.limits)
+        outcome = _run(asked, arguments_of(asked, file), place.root, surface.limits)
         problems = generic_problems(outcome, asked.codes, asked.silent, surface.limits)
         problems += [Problem("changed a file", text) for text in place.changes(asked.writes)]
         if outcome.code == 0 and not problems and surface.check is not None:
@@ -107,7 +107,7 @@ def play(given: Input, surface: Surface, place: Place) -> Result:
                 file=file,
                 asked=given.asked,
                 outcome=outcome,
-                again=lambda arguments: run_command(arguments, place.root, surface.limits),
+                again=lambda arguments: run_forked(lambda: harness(arguments), place.root, surface.limits),
             )
             problems += [Problem(f"accepted wrongly: {text.split(':')[0]}", text) for text in surface.check(attempt)]
         return Result(outcome, problems)
@@ -115,9 +115,25 @@ def play(given: Input, surface: Surface, place: Place) -> Result:
         place.restore()
 
 
+def _run(asked: Asked, arguments: Sequence[str], folder: Path, limits: Limits) -> Outcome:
+    run = worker if asked.is_worker else harness
+    return run_forked(lambda: run(arguments), folder, limits, tuple(arguments))
+
+
 def arguments_of(asked: Asked, file: str) -> list[str]:
     folder = str(Path(file).parent)
     return [word.replace("{file}", file).replace("{folder}", folder) for word in asked.arguments]
+
+
+def run_and_list_modules(asked: Asked, arguments: Sequence[str], folder: Path, limits: Limits, listed: Path) -> Outcome:
+    """Runs a command and writes the names of all modules that it has loaded."""
+
+    def run() -> int:
+        code = worker(arguments) if asked.is_worker else harness(arguments)
+        listed.write_text("\n".join(name for name, module in sys.modules.items() if module is not None))
+        return code
+
+    return run_forked(run, folder, Limits(10 * limits.wall_s, limits.processor_s, limits.memory_bytes))
 
 
 def patient(surface: Surface) -> Surface:
