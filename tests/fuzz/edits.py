@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from formats import FORMATS, Change
+from formats import FORMATS, UNPACKABLE, Change
 from seals import SEALS
+from trees import LOST_PLACE
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,14 @@ def draw_drop(choose: random.Random, folder: str, source: str, how: str, content
     return Edit(f"{folder}/{name}", "drop", change)
 
 
+def changed(content: bytes, how: str, changes: Sequence[Change]) -> bytes:
+    """Content with changes of a format; as it was where another change has made it something else."""
+    try:
+        return FORMATS[how].apply(content, changes)
+    except (*LOST_PLACE, *UNPACKABLE):
+        return content
+
+
 ODD_NAMES = (
     *("save", "stop", "save-and-stop", "Save", "save.json", "rollback", "evidence", "x", "x.json", ".hidden", ".save"),
     *(
@@ -84,7 +93,7 @@ def _apply_drop(folder: Path, edit: Edit) -> None:
     change, target = edit.change, os.fsencode(folder) + b"/" + os.fsencode(edit.file)
     content = (folder / change["source"]).read_bytes()
     for how, inner in change["changes"]:
-        content = FORMATS[how].apply(content, [inner])
+        content = changed(content, how, [inner])
     os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120 (bytes)
     Path(os.fsdecode(target)).write_bytes(content)
     if change["becomes"] is not None:
@@ -105,7 +114,7 @@ def apply_edits(folder: Path, edits: Sequence[Edit]) -> None:
         for how in sorted({edit.how for edit in wanted if edit.how != "place"}, key=lambda how: (how == "bytes", how)):
             if path.is_file():
                 changes = [edit.change for edit in wanted if edit.how == how]
-                path.write_bytes(FORMATS[how].apply(path.read_bytes(), changes))
+                path.write_bytes(changed(path.read_bytes(), how, changes))
         for edit in wanted:
             if edit.how == "place" and path.is_file():
                 PLACES[edit.change["becomes"]](path)

@@ -8,6 +8,7 @@ import lzma
 import pickletools
 import random
 import struct
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -347,6 +348,8 @@ def _zstd(content: bytes, *, packs: bool) -> bytes:
     return zstandard.compress(content) if packs else zstandard.ZstdDecompressor().stream_reader(content).read()
 
 
+UNPACKABLE = (OSError, EOFError, lzma.LZMAError, zlib.error, struct.error)
+"""What comes of unpacking something that was damaged before."""
 JSON_LINES = Format(draw_json_lines, apply_json_lines)
 FORMATS: dict[str, Format] = {
     "bytes": Format(draw_bytes, one_by_one(apply_bytes)),

@@ -28,6 +28,7 @@ _MEMORY_BYTES = 12 << 30
 """Of a process that plays a surface: a mistake of the fuzzer must not take the machine's."""
 _REPORT_EVERY_S = 30.0
 _WRITE_EVERY_S = 5.0
+_STARTS_THREADS = ("pyarrow",)
 Say = Callable[[str], None]
 
 
@@ -131,15 +132,23 @@ def _prepare(surface: Surface, place: Place) -> None:
         outcome = run_and_list_modules(asked, arguments_of(asked, whole), place.root, surface.limits, modules)
         problems = generic_problems(outcome, asked.codes, asked.silent, surface.limits)
         assert not problems, f"{asked.name}, of undamaged files: {problems}, {outcome}"
-        for name in modules.read_text().split():
-            with suppress(Exception):
-                importlib.import_module(name)
+        _load(modules.read_text().split())
         modules.unlink()
         place.restore()
     num_threads = len(list(Path("/proc/self/task").iterdir()))
     assert num_threads == 1, f"{surface.name}: a process with {num_threads} threads cannot be forked"
     gc.collect()
     gc.freeze()
+
+
+def _load(names: Sequence[str]) -> None:
+    """Imports modules, those aside that start threads and those that cannot do without them."""
+    sys.modules.update(dict.fromkeys(_STARTS_THREADS))
+    for name in names:
+        with suppress(Exception):
+            importlib.import_module(name)
+    for name in _STARTS_THREADS:
+        del sys.modules[name]
 
 
 def _play_surface(surface: Surface, seconds: float, wish: Wish, stage: Stage) -> None:

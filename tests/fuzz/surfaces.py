@@ -238,7 +238,7 @@ SURFACES: tuple[Surface, ...] = (
             ),
             Asked("inspect-tokenizer", ["data", "inspect-tokenizer", "tokenizer.json", "x={file}"]),
         ],
-        preload=(*DATA, "pyarrow", "zstandard", "data_prep.text.parquet"),
+        preload=DATA,
         check=accepted.documents_are_those_of_the_text,
     ),
     Surface(

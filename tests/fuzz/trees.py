@@ -13,6 +13,8 @@ from absurd import Raw, draw_key, draw_value, encoded, plain
 
 Change = dict[str, Any]
 Path = list[Any]
+LOST_PLACE = (KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError, OverflowError)
+"""What comes of a change of something that an earlier change has taken away."""
 _MARK = "mark-of-the-fuzzer-"
 
 
@@ -109,7 +111,7 @@ def _changed(tree: Any, changes: Sequence[Change]) -> tuple[Any, _Marks]:
             if isinstance(holder, str):
                 continue
             _change_inside(tree, holder, path[-1], change, marks)
-        except (KeyError, IndexError, TypeError, AttributeError):
+        except LOST_PLACE:
             continue
     return tree, marks
 
