@@ -146,6 +146,19 @@ def measure_corpus(folder: Path) -> dict[str, float]:
     return {"opened_s": opened_s, "first_step_s": time.perf_counter() - begin, "gib": rss_gib() - before_gib}
 
 
+def measure_check(prefix: Path) -> dict[str, float]:
+    """Return how fast a part is read whole before its turn, in GB a second, with its files in the page cache."""
+    from harness.channels.channels import bare_part
+    from harness.data.files.checked import UsedPart, check_part
+
+    used = UsedPart("all", bare_part(prefix))
+    check_part(used, VOCAB_SIZE)
+    begin = time.perf_counter()
+    check_part(used, VOCAB_SIZE)
+    num_bytes = used.part.bin_bytes + used.part.idx_path.stat().st_size
+    return {"gb_per_s": num_bytes / 1e9 / (time.perf_counter() - begin), "gb": num_bytes / 1e9}
+
+
 def in_fresh_process(what: str, path: Path) -> dict[str, float]:
     """Measure in a fresh process, in which everything is imported first."""
     command = [sys.executable, "-m", "benchmarks.data", "--measure", what, "--folder", str(path)]
@@ -181,6 +194,8 @@ def report(folder: Path, num_documents: int) -> str:
         lines.append(row("samples/s, one process", speed["ours"], speed["megatrons"]))
         lines.append(row("seconds to the first step", mine["start_s"], theirs["start_s"]))
         lines.append(row("GiB taken by starting", mine["start_gib"], theirs["start_gib"]) + "\n")
+    check = in_fresh_process("check", prefix)
+    lines.append(f"check of a whole part, {check['gb']:.1f} GB in the page cache: {check['gb_per_s']:.1f} GB/s")
     write_part(folder / "linked", DOCUMENTS_PER_PART, 8)
     link_corpus(folder / "corpus", folder / "linked")
     corpus = in_fresh_process("corpus", folder / "corpus")
@@ -207,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else None)
     parser.add_argument("--documents", type=int, default=10_000_000, help="documents in the large part")
     parser.add_argument("--folder", type=Path, help="where to make the files")
-    parser.add_argument("--measure", choices=["ours", "megatrons", "speed", "corpus"], help=argparse.SUPPRESS)
+    parser.add_argument("--measure", choices=["ours", "megatrons", "speed", "corpus", "check"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         sys.stdout.write(json.dumps(_measured(options.measure, options.folder)) + "\n")
@@ -231,6 +246,7 @@ def _measured(what: str, path: Path) -> dict[str, float]:
             "megatrons": lambda: measure_start(megatrons, path),
             "speed": lambda: measure_speed(path),
             "corpus": lambda: measure_corpus(path),
+            "check": lambda: measure_check(path),
         }
         return measures[what]()
 

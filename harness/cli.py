@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import importlib
 import json
 import sys
@@ -15,6 +14,7 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from harness.disk_errors import disk_problem
 from harness.errors import EXIT_INTERNAL, EXIT_USAGE, HarnessError, UsageError
 from harness.finite_range import FiniteRange
 from harness.say import complain, say
@@ -320,15 +320,10 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if (problem := disk_problem(error, arguments)) is None:
             traceback.print_exc()
             return EXIT_INTERNAL
-        name = str(error.filename)
-        return _complain(
-            f"{name[:80]}…: the name of {len(name):,} characters is longer than a file can have here (usually 255 "
-            "bytes for each name, 4,096 for a path). Was a text given in place of a path?",
-            EXIT_USAGE,
-        )
+        return _complain(*problem)
     except Exception:  # noqa: BLE001 (whatever it is, it is a bug, and its exit code must say so)
         traceback.print_exc()
         return EXIT_INTERNAL

@@ -19,8 +19,9 @@ from typing import Any
 
 import xxhash
 
-from harness.channels.index_file import read_index_header
-from harness.channels.parts import Part, check_end, check_files, file_bytes
+from harness.channels.index_file import MOST_DOCUMENTS, read_index_header
+from harness.channels.parts import MOST_BYTES, Part, check_end, check_files, file_bytes
+from harness.channels.regular_file import read_within
 from harness.config.schema import ChannelConfig
 from harness.errors import DataError
 from harness.json_text import parse_json
@@ -30,6 +31,12 @@ _KEYS = ("prefix", "tokens", "documents", "bin_bytes", "xxh3")
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _XXH3 = re.compile(r"[0-9a-f]{16}")
 _MAX_LINE_BYTES = 65536
+_MOST_SHOWN = 80
+_MOST_NAME = 200
+"""Characters of a part's name: with `.bin` behind it, what a file system takes."""
+_MOST_LIST_BYTES = 256 << 20
+"""Two million parts, at the 120 bytes that a line has."""
+_MOST = {"tokens": MOST_BYTES, "documents": MOST_DOCUMENTS, "bin_bytes": MOST_BYTES}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +160,8 @@ def listed_parts(path: Path, num_parts: int | None = None) -> tuple[Part, ...]:
     """
     parts: dict[str, Part] = {}
     offset = 0
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1][:num_parts], start=1):
+    lines = read_within(path, _MOST_LIST_BYTES).split(b"\n")[:-1]
+    for number, line in enumerate(lines[:num_parts], start=1):
         place = f"{path}:{number} (byte {offset})"
         part = _parse_line(line, path.parent, place)
         if part.name in parts:
@@ -166,17 +174,20 @@ def listed_parts(path: Path, num_parts: int | None = None) -> tuple[Part, ...]:
 def _parse_line(line: bytes, folder: Path, place: str) -> Part:
     values = _load_object(line, place)
     if set(values) != set(_KEYS):
-        raise DataError(f"{place}: the keys are {_quoted(values)}; expected {_quoted(_KEYS)}.")
+        raise DataError(f"{place}: the keys are {_quoted(values)[:_MOST_SHOWN]}; expected {_quoted(_KEYS)}.")
     name = values["prefix"]
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or len(name) > _MOST_NAME or not _NAME.fullmatch(name):
         raise DataError(
-            f"{place}: prefix is {name!r}; expected the name of a part in this folder (letters, digits, `_`, `-`, `.`)."
+            f"{place}: prefix is {_shown(name)}; expected the name of a part in this folder (letters, digits, `_`, "
+            f"`-`, `.`; at most {_MOST_NAME} characters)."
         )
-    for key in ("tokens", "documents", "bin_bytes"):
-        if type(values[key]) is not int or values[key] < 0:
-            raise DataError(f"{place}: {key} is {values[key]!r}; expected a whole number, 0 or more.")
+    for key, most in _MOST.items():
+        if type(values[key]) is not int or not 0 <= values[key] <= most:
+            raise DataError(
+                f"{place}: {key} is {_shown(values[key])}; expected a whole number, 0 or more, up to {most}."
+            )
     if not isinstance(values["xxh3"], str) or not _XXH3.fullmatch(values["xxh3"]):
-        raise DataError(f"{place}: xxh3 is {values['xxh3']!r}; expected 16 hexadecimal digits as text.")
+        raise DataError(f"{place}: xxh3 is {_shown(values['xxh3'])}; expected 16 hexadecimal digits as text.")
     return Part(
         prefix=folder / name,
         name=name,
@@ -197,8 +208,14 @@ def _load_object(line: bytes, place: str) -> dict[str, Any]:
             f"{place}: not a line of {PARTS_FILE}: {error}. Restore the line, or make the part again."
         ) from error
     if not isinstance(values, dict):
-        raise DataError(f"{place}: not a JSON object: {line[:80]!r}. Restore the line, or make the part again.")
+        raise DataError(f"{place}: not a JSON object: {_shown(line)}. Restore the line, or make the part again.")
     return values
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message, cut short."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _quoted(names: Iterable[str]) -> str:

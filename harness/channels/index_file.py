@@ -19,6 +19,7 @@ of each sequence (int8); its sequences are not text alone, and it is refused.
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 from array import array
@@ -26,10 +27,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from harness.channels.regular_file import open_to_read
 from harness.errors import DataError
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
+MOST_DOCUMENTS = 1 << 32
+"""Documents and sequences of one part. The index of so many has 86 GB; larger counts are damage, and never read."""
+_SEQUENCES_AT_ONCE = 1 << 20
 _HEADER = struct.Struct("<9sQBQQ")
 HEADER_BYTES = _HEADER.size
 
@@ -92,9 +97,9 @@ def read_index_header(path: Path) -> IndexHeader:
             says, or its document borders do not begin with 0 and end with the number of sequences.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             header = _parse_header(path, file.read(_HEADER.size))
-            _check_size(path, header, path.stat().st_size)
+            _check_size(path, header, os.fstat(file.fileno()).st_size)
             return _with_ends(path, header, file)
     except OSError as error:
         raise DataError(
@@ -109,16 +114,28 @@ def document_lengths(path: Path, header: IndexHeader, first: int, behind: int) -
         DataError: The file cannot be read, or its borders do not rise.
     """
     try:
-        with path.open("rb") as file:
+        with open_to_read(path) as file:
             borders = _array(file, "q", HEADER_BYTES + 12 * header.num_sequences + 8 * first, behind - first + 1)
-            count = borders[-1] - borders[0]
             if list(borders) != sorted(borders) or not 0 <= borders[0] <= borders[-1] <= header.num_sequences:
                 raise borders_problem(path, header.num_sequences, f"between {borders[0]} and {borders[-1]}")
-            lengths = _array(file, "i", HEADER_BYTES + 4 * borders[0], count)
+            begins = _begins(file, header, borders)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}. Try again.") from error
-    pairs = zip(borders[:-1], borders[1:], strict=True)
-    return [sum(lengths[begin - borders[0] : end - borders[0]]) for begin, end in pairs]
+    return [(end - begin) // header.token_type.num_bytes for begin, end in zip(begins[:-1], begins[1:], strict=True)]
+
+
+def _begins(file: BinaryIO, header: IndexHeader, borders: array[int]) -> list[int]:
+    """Return the byte of the `.bin` at which the sequences with these numbers begin; the end for the last number."""
+    pointers = HEADER_BYTES + 4 * header.num_sequences
+    first, count = borders[0], borders[-1] - borders[0]
+    if count > _SEQUENCES_AT_ONCE:  # a document of very many sequences: only those at its ends are needed
+        inside = (border for border in borders if border < header.num_sequences)
+        found = {border: _number(file, pointers + 8 * border, "<q") for border in inside}
+    else:
+        found = dict(
+            enumerate(_array(file, "q", pointers + 8 * first, min(count + 1, header.num_sequences - first)), first)
+        )
+    return [found.get(border, header.bin_bytes) for border in borders]
 
 
 def borders_problem(path: Path, num_sequences: int, found: str) -> DataError:
@@ -163,6 +180,11 @@ def _check_size(path: Path, header: IndexHeader, found_bytes: int) -> None:
             f"{path} is truncated or altered: its header says {header.num_sequences} sequences "
             f"and {header.num_documents} documents, which makes {header.file_bytes} bytes; "
             f"found {found_bytes}. Make the part again."
+        )
+    if max(header.num_sequences, header.num_documents) > MOST_DOCUMENTS:
+        raise DataError(
+            f"{path} is damaged: its header says {header.num_sequences} sequences and {header.num_documents} "
+            f"documents; a part has at most {MOST_DOCUMENTS}. Make the part again."
         )
 
 

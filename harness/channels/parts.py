@@ -11,6 +11,8 @@ from pathlib import Path
 from harness.channels.index_file import IndexHeader, read_index_header
 from harness.errors import DataError
 
+MOST_BYTES = 1 << 46
+"""Size of a `.bin`: 64 TiB, four times what a file of ext4 may have. Sums over 100,000 parts fit an int64."""
 _FILES_AT_ONCE = 16
 """Files that are opened at the same time. A shared file system takes longest to find a file."""
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+import json
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from harness.channels.regular_file import read_within
 from harness.errors import DataError
 from harness.json_text import parse_json
 from harness.tokenizers.identity import TokenizerIdentity, recorded_identity
 
 SOURCE_FILE = "source.json"
+_MOST_BYTES = 128 << 20
+"""A record of a million input files."""
+_MISSING = "missing"
+Count = Annotated[int, Field(ge=0, le=1 << 53)]
+"""A number of things: up to what every reader of JSON holds exactly."""
 
 
 class InputRecord(NamedTuple):
     """An input file (not its folder: corpora get moved)."""
 
     name: str
-    size: int
+    size: Count
     """Bytes."""
     xxh3: str | None = None
     """Hash of its beginning and end; None in what earlier versions recorded."""
@@ -47,30 +55,32 @@ def are_same(one: Inputs, other: Inputs) -> bool:
 class Totals:
     """Running counts over the input, including what an earlier, interrupted call has written."""
 
-    lines: int = 0
-    rejected: int = 0
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    lines: Count = 0
+    rejected: Count = 0
     """Lines that were not documents; they are listed in `rejected.jsonl`."""
-    empty: int = 0
+    empty: Count = 0
     """Blank lines, and documents without any text; they are left out, and not listed."""
-    documents: int = 0
-    tokens: int = 0
+    documents: Count = 0
+    tokens: Count = 0
     """Tokens written, the end-of-document tokens included."""
-    characters: int = 0
+    characters: Count = 0
     """Unicode characters of the documents."""
-    split: int = 0
+    split: Count = 0
     """Documents that were longer than allowed and were cut into several."""
-    dropped: int = 0
+    dropped: Count = 0
     """Documents that were longer than allowed and were left out."""
 
-    unknown_tokens: int = 0
+    unknown_tokens: Count = 0
     """Tokens that stand for no text: the tokenizer does not know what was there."""
-    symbols_inside: int = 0
+    symbols_inside: Count = 0
     """Tokens within documents that are the symbol put before or behind documents: text has become it."""
-    decoded_characters: int = field(default=0, compare=False)
+    decoded_characters: Count = field(default=0, compare=False)
     """Characters of the documents that were decoded again, to see whether they come back."""
-    lost_characters: int = 0
+    lost_characters: Count = 0
     """Characters among these, other than white space, that did not come back."""
-    lost_white_space: int = 0
+    lost_white_space: Count = 0
     """White space among these that did not come back."""
 
     def plus(self, other: Totals) -> Totals:
@@ -113,15 +123,17 @@ class Totals:
 class Source:
     """Everything that determines the parts. Equal sources give equal parts, byte for byte."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     inputs: Inputs
     tokenizer: TokenizerIdentity
     text_key: str
-    end_of_document_id: int | None
+    end_of_document_id: Count | None
     """Token appended to every document; None for no token."""
-    tokens_per_part: int
-    begin_of_document_id: int | None = None
+    tokens_per_part: Count
+    begin_of_document_id: Count | None = None
     """Token put before every document; None for no token."""
-    max_document_tokens: int | None = None
+    max_document_tokens: Count | None = None
     """Length above which a document is split or dropped; None where any length is kept."""
     long_documents: str = "keep"
 
@@ -130,10 +142,12 @@ class Source:
 class AppendedFiles:
     """Files that a later call added to a finished channel, in the same way."""
 
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
     inputs: Inputs
-    first_part: int
+    first_part: Count
     """Parts that the channel had before."""
-    rejected_bytes: int
+    rejected_bytes: Count
     """Size of its list of rejected lines before."""
     finished: Totals | None = None
     """Counts of this call; None while work is left."""
@@ -176,35 +190,48 @@ def read_source(folder: Path) -> RecordedSource | None:
     Raises:
         DataError: `source.json` is unreadable.
     """
-    return _read(folder / SOURCE_FILE) if (folder / SOURCE_FILE).exists() else None
-
-
-def _read(file: Path) -> RecordedSource:
+    file = folder / SOURCE_FILE
     try:
-        content: dict[str, Any] = parse_json(file.read_bytes())
-        finished = _totals(content.pop("finished"))
-        inputs = _inputs(content.pop("inputs"))
-        appended = tuple(_appended(call) for call in content.pop("appended", ()))
-        tokenizer = _tokenizer(content.pop("tokenizer"), content.pop("vocab_size", None))
-        source = Source(inputs=inputs, tokenizer=tokenizer, **content)
-        return RecordedSource(source, finished, appended)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return _parsed(read_within(file, _MOST_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        reason = error.strerror or error if isinstance(error, OSError) else error
         raise DataError(
-            f"{file}: not readable ({error}). Was it edited? Restore it, or delete the channel folder to make it anew."
+            f"{file}: not readable ({reason}). Was it edited? Restore it, or delete the channel folder to make it anew."
         ) from error
 
 
-def _inputs(record: Iterable[Sequence[Any]]) -> Inputs:
-    return tuple(InputRecord(str(name), int(size), *xxh3) for name, size, *xxh3 in record)
+def _parsed(text: bytes) -> RecordedSource:
+    """Return the contents of the file.
+
+    Raises:
+        ValueError: It is no record of a source, in one line.
+    """
+    content = parse_json(text)
+    if not isinstance(content, dict):
+        raise ValueError(f"not an object, but {type(content).__name__}")
+    content["tokenizer"] = asdict(_tokenizer(content.get("tokenizer"), content.pop("vocab_size", None)))
+    apart = {name: content.pop(name, empty) for name, empty in (("finished", _MISSING), ("appended", []))}
+    return RecordedSource(
+        source=_checked("source", Source, content),
+        totals=_checked("finished", Totals | None, apart["finished"]),
+        appended=_checked("appended", tuple[AppendedFiles, ...], apart["appended"]),
+    )
 
 
-def _totals(record: dict[str, int] | None) -> Totals | None:
-    return Totals(**record) if record else None
+def _checked(name: str, kind: Any, value: object) -> Any:  # noqa: ANN401 (the type of a field)
+    """Return a JSON value as the type that it must have, and no other: true is no number.
 
-
-def _appended(record: dict[str, Any]) -> AppendedFiles:
-    inputs, finished = _inputs(record.pop("inputs")), _totals(record.pop("finished"))
-    return AppendedFiles(inputs=inputs, finished=finished, **record)
+    Raises:
+        ValueError: It has another one.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        (first, *_) = error.errors(include_url=False, include_input=False)
+        place = ".".join(map(str, first["loc"])) or name
+        raise ValueError(f"{place}: {first['msg']}") from None
 
 
 def _tokenizer(record: object, vocab_size: object) -> TokenizerIdentity:

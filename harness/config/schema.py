@@ -194,6 +194,10 @@ class DataConfig(Section):
     """Use parts that are added to a channel's `parts.jsonl` while the run trains, behind the parts there are."""
     adopt_every_s: NonNegativeFloat = 5.0
     """Time between two looks at the lists of parts."""
+    damaged_parts: Literal["refuse", "alert", "ignore"] = "refuse"
+    """Action when a part is not what its line in `parts.jsonl` says; a thread reads each part whole before its turn
+    comes. `refuse`: training waits for that, and the run ends (65) before the first sample of a damaged part. `alert`:
+    training does not wait, people are told, and it goes on. `ignore`: parts are not read for this."""
     num_prefetch_batches: PositiveInt = 2
     """Batches prepared ahead of the step that uses them."""
 

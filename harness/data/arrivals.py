@@ -1,7 +1,7 @@
 """Watches for new parts of channels while a run trains: new lines in `parts.jsonl` whose files are complete.
 
-A look costs one stat call for each channel, every few seconds. A list is read only if it has changed. The `.bin` of a
-new part is hashed in a thread beside training.
+A look costs one stat call for each channel, every few seconds. A list is read only if it has changed. A new
+part is read whole in a thread beside training.
 """
 
 from __future__ import annotations
@@ -12,13 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import xxhash
-
 from harness.channels.channels import PARTS_FILE, Channel, further_parts
-from harness.channels.parts import Part, check_headers, check_width
+from harness.channels.parts import Part, check_width
+from harness.data.files.checked import UsedPart, check_part
 from harness.errors import DataError
-
-_BLOCK_BYTES = 1 << 24
+from harness.run.checked_parts import CheckedPart, CheckedParts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +26,8 @@ class NewParts:
     parts: Mapping[str, tuple[Part, ...]] = field(default_factory=dict)
     """New parts of each channel, in the order of its list."""
     problems: tuple[str, ...] = ()
+    checked: CheckedParts = field(default_factory=dict)
+    """The checks of the new parts: they are not read again when their turn comes."""
 
 
 class Arrivals:
@@ -99,21 +99,21 @@ class Arrivals:
 
     def _look(self, names: list[str]) -> NewParts:
         parts: dict[str, tuple[Part, ...]] = {}
+        checked: dict[tuple[str, str], CheckedPart] = {}
         problems = []
         for name in names:
             sound: list[Part] = []
             try:
                 for part in further_parts(self._known[name], self._paths[name]):
                     check_width(name, [part], self._vocab_size)
-                    check_headers(name, [part], self._vocab_size)
-                    _check_hash(name, part)
+                    checked[name, part.name] = check_part(UsedPart(name, part), self._vocab_size)
                     sound.append(part)
             except DataError as error:
                 problems.append(str(error))
                 self._seen.pop(name)  # a file that is still being copied may be whole at the next look
             if sound:
                 parts[name] = tuple(sound)
-        return NewParts(parts=parts, problems=tuple(problems))
+        return NewParts(parts=parts, problems=tuple(problems), checked=checked)
 
     def _keep(self, found: NewParts) -> None:
         """Add what a look found to what `take` has not returned yet, without the problems that were reported before."""
@@ -124,27 +124,7 @@ class Arrivals:
         self._reported.update(unreported)
         both = {name: self._found.parts.get(name, ()) + found.parts.get(name, ()) for name in self._known}
         self._found = NewParts(
-            parts={name: parts for name, parts in both.items() if parts}, problems=(*self._found.problems, *unreported)
-        )
-
-
-def _check_hash(channel: str, part: Part) -> None:
-    """Compare the hash of a part's tokens with its line in the list.
-
-    Raises:
-        DataError: They differ, or the file cannot be read.
-    """
-    if part.xxh3 is None:
-        return
-    digest = xxhash.xxh3_64()
-    try:
-        with part.bin_path.open("rb") as file:
-            while block := file.read(_BLOCK_BYTES):
-                digest.update(block)
-    except OSError as error:
-        raise DataError(f"channel {channel}: cannot read {part.bin_path}: {error.strerror or error}.") from error
-    if digest.hexdigest() != part.xxh3:
-        raise DataError(
-            f"channel {channel}: {part.bin_path} has the hash {digest.hexdigest()}, its line in {PARTS_FILE} says "
-            f"{part.xxh3}. Copy or make the part again."
+            parts={name: parts for name, parts in both.items() if parts},
+            problems=(*self._found.problems, *unreported),
+            checked={**self._found.checked, **found.checked},
         )

@@ -13,6 +13,7 @@ from harness.channels.channels import Channel, parts_digest
 from harness.channels.held_out import HeldOut
 from harness.channels.parts import Part
 from harness.data.batch import Batch, collate
+from harness.data.files.checked import UsedPart
 from harness.data.files.mcore import MappedPart
 from harness.data.order.channel_order import SampleAddress
 from harness.data.order.cursor import Cursor, Positions, rank_positions
@@ -53,6 +54,16 @@ class StepData:
     next_cursor: Cursor
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepParts:
+    """The parts of one step, the same on every rank."""
+
+    used: tuple[UsedPart, ...]
+    """They hold samples of the step."""
+    following: Mapping[str, tuple[UsedPart, ...]]
+    """By channel that has samples in the step: parts whose turns come next."""
+
+
 class TrainingStream:
     """Makes the data of steps from their cursors, and prepares the following steps. It keeps no position."""
 
@@ -76,6 +87,7 @@ class TrainingStream:
         self._recipe = recipe
         self._shape_at = shape if callable(shape) else lambda _: shape
         self._order_of = lru_cache(maxsize=_NUM_RECENT_ORDERS)(partial(SampleOrder, self._turns, recipe))
+        self._located = lru_cache(maxsize=num_prefetch_batches + _NUM_RECENT_ORDERS)(self._locate)
         self._order_of(())
         pin_memory = self._shape_at(Cursor()).pin_memory
         begin_thread = partial(torch.cuda.set_device, torch.cuda.current_device()) if pin_memory else None
@@ -137,6 +149,16 @@ class TrainingStream:
         order, (positions, _) = self.order(cursor), self.take(cursor)
         return None if order.lacks_parts_of(positions) else order.batch_hash(order.locate(positions))
 
+    def parts_at(self, cursor: Cursor) -> StepParts:
+        """Return the parts that hold samples of the step at `cursor`, and those whose turns come next; opens none.
+
+        Raises:
+            DataError: A part that must be opened to count its samples is damaged.
+        """
+        order = self.order(cursor)
+        used, following = order.parts_of(self._located(cursor)[2])
+        return StepParts(used=used, following=following)
+
     def addresses(self, cursor: Cursor, positions: Positions) -> list[SampleAddress]:
         """Return the addresses of samples of the run, in the order under a cursor's history."""
         order = self.order(cursor)
@@ -150,13 +172,17 @@ class TrainingStream:
         """Stop the prefetch thread."""
         self._steps.close()
 
+    def _locate(self, cursor: Cursor) -> tuple[Positions, Cursor, LocatedSamples]:
+        """Return the positions and the samples of the step at `cursor`, and the cursor behind it."""
+        positions, next_cursor = self.take(cursor)
+        return positions, next_cursor, self.order(cursor).locate(positions)
+
     def _following(self, cursor: Cursor) -> Cursor:
         return self.take(cursor)[1]
 
     def _prepare(self, cursor: Cursor) -> StepData:
-        positions, next_cursor = self.take(cursor)
         order = self.order(cursor)
-        samples = order.locate(positions)
+        positions, next_cursor, samples = self._located(cursor)
         shape = self._shape_at(cursor)
         micro_batches: tuple[Batch, ...] = ()
         if shape.reads_tokens or self._recipe.reset_at_document_borders:

@@ -15,6 +15,7 @@ from harness.channels.channels import Channel
 from harness.channels.held_out import held_out_of
 from harness.channels.parts import Part
 from harness.data.batch import Batch, collate
+from harness.data.files.checked import UsedPart, held_out_name
 from harness.data.files.mcore import MappedPart
 from harness.data.order.packing import PackedDocuments
 from harness.data.order.recipe import Recipe
@@ -36,6 +37,8 @@ class ValidationSet:
 
     channel_name: str
     channel_id: int
+    has_own_parts: bool
+    """True if they are not of a part that is trained on."""
     _samples: Sequence[_HeldOutSample]
     _recipe: Recipe
 
@@ -43,6 +46,13 @@ class ValidationSet:
     def num_samples(self) -> int:
         """Samples in the set: those asked for, or as many as there are."""
         return len(self._samples)
+
+    @property
+    def parts(self) -> tuple[UsedPart, ...]:
+        """The parts that hold the samples."""
+        name = held_out_name(self.channel_name) if self.has_own_parts else self.channel_name
+        found = {sample.packed.part.name: sample.packed.part for sample in self._samples}
+        return tuple(UsedPart(name, part) for part in found.values())
 
     def num_micro_batches(self, dp_size: int, micro_batch_size: int) -> int:
         """Return the number of micro-batches that each data-parallel rank computes; the same on all ranks."""
@@ -89,7 +99,8 @@ def open_validation(channel: Channel, channel_id: int, recipe: Recipe, num_sampl
                 samples += _cut(opened, part.num_documents, recipe, num_samples - len(samples))
     else:
         samples = _of_first_part(channel, recipe, num_samples) if recipe.held_out_share else []
-    return ValidationSet(channel.name, channel_id, samples, recipe) if samples else None
+    has_own_parts = channel.validation_parts is not None
+    return ValidationSet(channel.name, channel_id, has_own_parts, samples, recipe) if samples else None
 
 
 def _of_first_part(channel: Channel, recipe: Recipe, num_samples: int) -> list[_HeldOutSample]:

@@ -8,7 +8,7 @@ from harness.config.load import load_config
 from harness.errors import UsageError
 from harness.launch.workers import write_to_stderr
 from harness.parallel.environment import read_ranks
-from harness.run.commands.giving import give_once
+from harness.run.commands.giving import give_once, require_possible
 from harness.run.commands.kinds import CommandKind
 from harness.run.commands.requests import UnreadableCommandError, make_request
 from harness.run.lock import owner_of
@@ -42,6 +42,7 @@ def give_rollback(
         request = make_request(CommandKind.ROLLBACK, {"to_step": to_step, "skip_steps": skip_steps})
     except UnreadableCommandError as error:
         raise UsageError(f"--rollback-to: {error}") from None
+    require_possible(run, request)
     skipped = f"-skip-{skip_steps[0]}-{skip_steps[1]}" if skip_steps else ""
     if not give_once(run, f"rollback-to-{to_step:07d}{skipped}", request, "harness train --rollback-to"):
         write_to_stderr(f"the rollback to step {to_step} was commanded before; it is not carried out twice")

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import harness.launch as here
-from harness.config.load import dump_config, load_config
+from harness.config.load import load_config
 from harness.errors import ConfigError, UsageError
 from harness.launch.preflight import CHECKED, Request, check_request
 from harness.launch.slurm import Job, sbatch_command, submit
 from harness.run.files import replace_file
-from harness.run.launch_folder import make_run
+from harness.run.launch_folder import make_run, write_config
 from harness.run.launches import CONFIG, SUBMISSION, GitState, Submission, write_launch_file
 from harness.run.paths import RunDir
 
@@ -105,7 +105,7 @@ def _queue(request: Request, folder: Path, command: list[str], show: Callable[[s
     """Write the submission's folder, queue the job, and record its number. A refused job leaves no folder."""
     make_run(request.run_dir)
     folder.mkdir()
-    replace_file(folder / CONFIG, dump_config(request.config))
+    write_config(folder / CONFIG, request.config)
     submission = Submission(
         submitted=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         host=socket.gethostname(),

@@ -16,6 +16,7 @@ from pathlib import Path
 from harness.errors import EXIT_INTERNAL, EXIT_STOPPED_BY_PERSON
 from harness.launch.exits import EXPLAINED_EXITS, WorkerExit, root_failure
 from harness.launch.held_signals import next_signal
+from harness.run.files import open_to_append
 from harness.say import say
 
 FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
@@ -124,7 +125,9 @@ class Workers:
     def start(self, start: WorkerStart, pass_descriptors: Sequence[int], logs: ExitStack) -> None:
         """Start a worker. Its rank is RANK in its environment, or the number of workers before it."""
         rank = int(start.environment.get("RANK", len(self._logs)))
-        output = None if start.log is None else logs.enter_context(start.log.open("ab"))
+        output = None if start.log is None else open_to_append(start.log)
+        if output is not None:
+            logs.callback(os.close, output)
         launcher = os.getpid()
         self._running[rank] = subprocess.Popen(
             start.command,

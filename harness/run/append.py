@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from harness.run.files import ends_with_newline
+from harness.run.files import ends_with_newline, open_to_append
 
 MAX_WAITING_LINES = 10_000
 
@@ -29,8 +29,8 @@ OpenFile = Callable[[Path], AppendFile]
 
 
 def open_unbuffered(path: Path) -> AppendFile:
-    """Open a file for appending, without a buffer: a line that was written is in the file."""
-    return path.open("ab", buffering=0)
+    """Open a file for appending, without a buffer: a line that was written is in the file. A link is not followed."""
+    return os.fdopen(open_to_append(path), "ab", buffering=0)
 
 
 class JsonLines:

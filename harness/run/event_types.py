@@ -231,6 +231,18 @@ class PartsRefused(StepEvent):
     reason: Reason
 
 
+class PartDamaged(StepEvent):
+    """A part in use, or about to be, is not what it was when it was made, or when the run first read it."""
+
+    kind: Literal["part-damaged"] = "part-damaged"
+    channel: Channel
+    part: str
+    """Name of the part."""
+    reason: Reason
+    used_since: int | None = None
+    """First step of this launch that was trained on samples of the part; None if there was none."""
+
+
 class WaitingForParts(StepEvent):
     """No data is left, and training waits for further parts."""
 
@@ -364,7 +376,7 @@ class Hung(StepEvent):
 AnyEvent = (
     Started | Resumed | PassedOver | Exit | LaunchEnded | Saved | SaveFailed | SaveWaited | Released | Marked
     | RolledBack | RollbackRefused | RollbackDone | Evidence | EvidenceRefused | Quarantined | QuarantineRefused
-    | Adopted | PartsRefused | WaitingForParts | PartsCame | PhaseBegun | SlowRanks | ResumeSuspect | NotFinite
-    | Seen | Attributed | RollbackOrdered | StopOrdered | Hung
+    | Adopted | PartsRefused | PartDamaged | WaitingForParts | PartsCame | PhaseBegun | SlowRanks | ResumeSuspect
+    | NotFinite | Seen | Attributed | RollbackOrdered | StopOrdered | Hung
 )  # fmt: skip
 """Every event that this version writes."""

@@ -22,6 +22,8 @@ from harness.errors import RunTakenOverError, UsageError
 from harness.run.files import fsync_folder
 from harness.run.paths import RunDir
 
+MOST_TOKEN = 10**18 - 1
+"""Higher than any run comes. A file of this number or above was put there by somebody else."""
 _NAME = re.compile(r"[0-9]{7,18}")
 _GONE = (errno.ENOENT, errno.ESTALE, errno.ENOTDIR)
 
@@ -41,7 +43,7 @@ class Fence:
             OSError: The file system does not say.
         """
         try:
-            os.close(os.open(_path(self.run_dir, self.token), os.O_RDONLY | os.O_CLOEXEC))
+            os.close(os.open(_path(self.run_dir, self.token), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
         except OSError as error:
             if error.errno not in _GONE:
                 raise
@@ -106,6 +108,9 @@ def _make_next(run_dir: RunDir) -> int:
     """Make the file of the lowest free number above all others, durably."""
     token = max(_tokens(run_dir), default=0) + 1
     while True:
+        if token > MOST_TOKEN:
+            above = str(_path(run_dir, token - 1))
+            raise OSError(errno.ERANGE, "no number is left above this one, which no run made: remove it", above)
         try:
             descriptor = os.open(_path(run_dir, token), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
         except FileExistsError:  # another process took this number

@@ -73,6 +73,33 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
         return file.read(min(os.fstat(file.fileno()).st_size, most_bytes + 1))
 
 
+def open_own(path: Path) -> int:
+    """Open a file for reading and writing, made if it is missing, and return its descriptor. Nothing is emptied.
+
+    Raises:
+        OSError: As `open` does, ELOOP for a link, and EINVAL for what is not a regular file.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
+def open_to_append(path: Path) -> int:
+    """Open a file for writing at its end, made if it is missing, and return its descriptor.
+
+    Raises:
+        OSError: As `open_own` does.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return descriptor
+
+
 def fsync_folder(folder: Path) -> None:
     """Make the names in a folder durable: what was created, renamed or removed in it stays that way."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -84,13 +111,14 @@ def fsync_folder(folder: Path) -> None:
 
 @contextmanager
 def replacing(
-    path: Path, *, durable: bool = True, before_rename: Callable[[], object] | None = None
+    path: Path, *, durable: bool = True, before_rename: Callable[[], object] | None = None, mode: int = 0o666
 ) -> Iterator[BinaryIO]:
     """Open a new file beside its place, and rename it into place at the end: readers see the old file or all of this.
 
     If it must outlive a loss of power (`durable`), the file is synced before it is renamed, and its folder afterwards.
     Signs of life and requests need not, because the next one replaces them, nor what may be lost, such as snapshots on
-    a node. `before_rename` is called when the content is complete beside its place.
+    a node. `before_rename` is called when the content is complete beside its place. Of the rights in `mode` the umask
+    takes some away.
 
     Raises:
         OSError: From the disk; the old content is there. The staging file is discarded rather than synced again,
@@ -99,7 +127,7 @@ def replacing(
     staging = path.with_name(path.name + STAGING_SUFFIX)
     try:
         staging.unlink(missing_ok=True)
-        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
             with os.fdopen(descriptor, "wb", closefd=False) as file:
                 yield file
@@ -119,7 +147,12 @@ def replacing(
 
 
 def replace_file(
-    path: Path, content: bytes | str, *, durable: bool = True, before_rename: Callable[[], object] | None = None
+    path: Path,
+    content: bytes | str,
+    *,
+    durable: bool = True,
+    before_rename: Callable[[], object] | None = None,
+    mode: int = 0o666,
 ) -> None:
     """Write a file whole, as `replacing` does; text is written as UTF-8.
 
@@ -128,7 +161,7 @@ def replace_file(
     """
     rest = memoryview(content.encode() if isinstance(content, str) else content)
     num_bytes = len(rest)
-    with replacing(path, durable=durable, before_rename=before_rename) as file:
+    with replacing(path, durable=durable, before_rename=before_rename, mode=mode) as file:
         while rest:  # a write may take only a part of the data
             rest = rest[os.write(file.fileno(), rest) :]
         if os.fstat(file.fileno()).st_size != num_bytes:  # some file systems lose data that they reported as written
@@ -138,7 +171,8 @@ def replace_file(
 def append_lines(path: Path, lines: Iterable[str]) -> None:
     """Append whole lines in one write to a file that others may append to as well. The kernel does not mix such writes.
 
-    A half line that a writer left behind when it died is ended first, so that readers lose that line and no other.
+    A half line that a writer left behind when it died is ended first, so that readers lose that line and no other. A
+    link is not followed.
 
     Raises:
         OSError: From the disk. A half line may be there, which the next writer ends.
@@ -146,7 +180,7 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     content = "".join(f"{line}\n" for line in lines).encode()
     if not ends_with_newline(path):
         content = b"\n" + content
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_to_append(path)
     try:
         if os.write(descriptor, content) < len(content):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -179,7 +213,7 @@ def append_durably(path: Path, lines: Iterable[str]) -> None:
 
 def ends_with_newline(path: Path) -> bool:
     """Return whether a file is missing or empty, or its last byte ends a line."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
+    with suppress(FileNotFoundError), os.fdopen(open_regular(path), "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - 1))
         return file.read(1) in (b"", b"\n")
     return True

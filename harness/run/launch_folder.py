@@ -29,16 +29,31 @@ def make_run(run_dir: RunDir) -> None:
     """Make the run's directory and its folders, where they are missing.
 
     Raises:
-        UsageError: A file is in the way, or the file system does not allow it.
+        UsageError: A file or a link is in the way, or the file system does not allow it.
     """
     try:
         run_dir.make_folders()
+        _require_no_links(run_dir)
     except OSError as error:
         place = Path(error.filename or run_dir.root)
         problem = f"{place} {found}" if (found := broken_link(place)) else f"{error.strerror} ({place})"
         raise UsageError(
             f"cannot make the run directory {run_dir.root}: {problem}; choose another one with --run-dir"
         ) from None
+
+
+def _require_no_links(run_dir: RunDir) -> None:
+    """Return if no file to which a run appends is a link: somebody else's file could be behind it.
+
+    Raises:
+        UsageError: One is.
+    """
+    for path in (run_dir.metrics, run_dir.events, run_dir.order, run_dir.resume_failures):
+        if path.is_symlink():
+            raise UsageError(
+                f"{path} is a link to {path.readlink()}, and a run writes only to files of its own. Move the file here "
+                "in place of the link; a whole run directory, or a folder in it, may be a link"
+            )
 
 
 def open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: Path | None = None) -> Path:
@@ -62,8 +77,7 @@ def open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: P
 def _open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: Path | None) -> Path:
     folder = prepared or run_dir.launch(run_dir.next_launch_number())
     folder.mkdir(parents=True, exist_ok=prepared is not None)
-    text = dump_config(config)
-    replace_file(folder / CONFIG, text)
+    write_config(folder / CONFIG, config)
     own = {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "host": socket.gethostname(),
@@ -73,8 +87,17 @@ def _open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: 
     }
     write_launch_file(folder / LAUNCH, start.model_copy(update=own))
     if not run_dir.config.exists():  # this file makes the directory a run for everybody else
-        replace_file(run_dir.config, text)
+        write_config(run_dir.config, config)
     return folder
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Write a configuration. It names commands that the watcher runs: nobody else may change it, whatever the umask.
+
+    Raises:
+        OSError: The disk refuses; the old file is untouched.
+    """
+    replace_file(path, dump_config(config), mode=0o644)
 
 
 def accept(run_dir: RunDir, config: Config) -> None:
@@ -83,7 +106,7 @@ def accept(run_dir: RunDir, config: Config) -> None:
     Raises:
         OSError: The disk refuses; the run's configuration is the earlier one.
     """
-    replace_file(run_dir.config, dump_config(config))
+    write_config(run_dir.config, config)
 
 
 def changes(run_dir: RunDir, config: Config) -> list[str]:

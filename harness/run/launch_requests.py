@@ -6,6 +6,8 @@ the run's directory, whether or not Slurm's commands are there.
 
 `launches/0003/stacks.request`, an empty file, asks for the stacks of the workers. Its time of change distinguishes it
 from an earlier request. It does the workers no harm. The launchers answer it, because workers that hang cannot.
+
+Both count only as files of the user whose launch it is.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from pathlib import Path
 
 from harness.json_text import parse_json
 from harness.run.files import replace_file
+from harness.run.own_file import RefusedFileError, is_own_file, read_own_file
 
+_MOST_BYTES = 64 * 1024
 _KILL = "kill.json"
 _STACKS = "stacks.request"
 
@@ -28,19 +32,24 @@ def request_kill(launch: Path, reason: str) -> bool:
         OSError: The file cannot be written.
     """
     request = launch / _KILL
-    if request.exists():
+    if is_own_file(request):
         return False
     replace_file(request, json.dumps({"reason": reason, "time": round(time.time(), 3)}) + "\n", durable=False)
     return True
 
 
 def kill_reason(launch: Path) -> str | None:
-    """Return the reason for which the launch in this folder is to be killed, or None."""
+    """Return the reason for which the launch in this folder is to be killed, or None.
+
+    A request of another user is none. One of this user that is damaged is a request all the same.
+    """
     try:
-        return str(parse_json((launch / _KILL).read_bytes())["reason"])
-    except FileNotFoundError:
+        content, _ = read_own_file(launch / _KILL, max_bytes=_MOST_BYTES)
+    except (OSError, RefusedFileError):
         return None
-    except (OSError, ValueError, TypeError, KeyError):  # an unreadable file is a request too
+    try:
+        return str(parse_json(content)["reason"])
+    except (ValueError, TypeError, KeyError):
         return "requested, but the reason cannot be read"
 
 
@@ -51,14 +60,14 @@ def request_stacks(launch: Path) -> float:
         OSError: The file cannot be written.
     """
     request = launch / _STACKS
-    request.unlink(missing_ok=True)
-    request.touch()
-    return request.stat().st_mtime
+    replace_file(request, "", durable=False)
+    return request.lstat().st_mtime
 
 
 def stacks_requested(launch: Path) -> float | None:
-    """Return the time of the last request for stacks in seconds since 1970, or None."""
+    """Return the time of the last request for stacks by this user in seconds since 1970, or None."""
+    request = launch / _STACKS
     try:
-        return (launch / _STACKS).stat().st_mtime
+        return request.lstat().st_mtime if is_own_file(request) else None
     except OSError:
         return None

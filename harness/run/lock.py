@@ -17,15 +17,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from harness.errors import RunInUseError, RunTakenOverError, UsageError
 from harness.json_text import parse_json
-from harness.run.fence import Fence, claim
+from harness.run.fence import MOST_TOKEN, Fence, claim
+from harness.run.files import open_own, open_regular, read_regular
 from harness.run.paths import RunDir
 
 PATIENCE_S = 0.5
 """Time for which a held lock is tried again. A process that only checks the lock holds it for a moment."""
 _RETRY_S = 0.05
+_MOST_BYTES = 4096
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -39,13 +44,16 @@ class Owner:
     """Boot and start time of the process: a later one with the same pid differs in them. None where unknown."""
     job_id: str | None
     started: str
-    token: int = 0
+    token: Annotated[int, Field(ge=0, le=MOST_TOKEN)] = 0
     """Token of its fence."""
 
     def __str__(self) -> str:
         """Return the owner in words: `process 123 on node07 (job 4711) since 2025-01-31 12:00:00`."""
         job = f" (job {self.job_id})" if self.job_id else ""
         return f"process {self.pid} on {self.host}{job} since {self.started}"
+
+
+_OWNER = TypeAdapter(Owner)
 
 
 class RunLock:
@@ -121,7 +129,7 @@ class RunLock:
                 self.unprotected_reason = f"the file system of {self._run_dir.root} has no locks ({error.strerror})"
                 owner = _read_owner(descriptor)
                 return owner if owner is not None and _is_ours(owner) else None
-            if owner is not None and _is_ours(owner):
+            if owner is not None and _is_ours(owner) and os.fstat(descriptor).st_uid == os.geteuid():
                 return owner
             if time.monotonic() >= deadline:
                 raise RunInUseError(_in_use_text(self._run_dir, owner))
@@ -129,9 +137,13 @@ class RunLock:
 
 
 def owner_of(run_dir: RunDir) -> Owner | None:
-    """Return the owner of the run's lock, or None if nobody holds it or its file does not exist."""
+    """Return the owner of the run's lock, or None if nobody holds it or its file does not exist.
+
+    Raises:
+        OSError: The file cannot be read, or is a link or no file.
+    """
     try:
-        descriptor = os.open(run_dir.lock, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = open_regular(run_dir.lock)
     except FileNotFoundError:
         return None
     try:
@@ -147,19 +159,32 @@ def owner_of(run_dir: RunDir) -> Owner | None:
 def last_owner_of(run_dir: RunDir) -> Owner | None:
     """Return who took the lock last and did not release it. It may train still, be dead, or hold it on another host."""
     try:
-        return _parse_owner(run_dir.lock.read_bytes())
+        return _parse_owner(read_regular(run_dir.lock, _MOST_BYTES))
     except OSError:
         return None
 
 
 def _open(path: Path) -> int:
+    """Open the lock's file. What it holds is replaced later, so it must be the only name of its content."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = open_own(path)
     except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EINVAL, errno.ENXIO):
+            raise UsageError(
+                f"cannot lock the run directory {path.parent}: {path} is a link, or no regular file, and the lock "
+                "must be a file of its own. If nobody trains there, remove it"
+            ) from None
         raise UsageError(
             f"cannot lock the run directory {path.parent}: {error.strerror}; it must exist and be writable, "
             "choose another one with --run-dir"
         ) from None
+    if os.fstat(descriptor).st_nlink > 1:
+        os.close(descriptor)
+        raise UsageError(
+            f"cannot lock the run directory {path.parent}: {path} is a second name of another file (a hard link), "
+            "whose content the lock would replace. If nobody trains there, remove that name"
+        )
+    return descriptor
 
 
 def _in_use_text(run_dir: RunDir, owner: Owner | None) -> str:
@@ -198,11 +223,11 @@ def _write_owner(descriptor: int, job_id: str | None, token: int) -> None:
 
 
 def _read_owner(descriptor: int) -> Owner | None:
-    return _parse_owner(os.pread(descriptor, 4096, 0))
+    return _parse_owner(os.pread(descriptor, _MOST_BYTES, 0))
 
 
 def _parse_owner(text: bytes) -> Owner | None:
     try:
-        return Owner(**parse_json(text))
-    except (ValueError, TypeError):
+        return _OWNER.validate_json(json.dumps(parse_json(text)), strict=True)
+    except ValueError:
         return None

@@ -37,7 +37,8 @@ MFU_PCT = "perf/mfu_pct"
 MEMORY_GIB = "perf/memory_gib"
 """Largest memory that the first rank has allocated on its GPU; absent on CPUs."""
 BATCH_HASH = "data/batch_hash"
-"""Hash of the identities of the step's samples: 16 hex digits. It is in `metrics.jsonl` only."""
+"""Hash of which samples the step had (parts, epochs, numbers), not of their tokens: 16 hex digits. It is in
+`metrics.jsonl` only."""
 
 
 def lm_loss_of(channel: str) -> str:

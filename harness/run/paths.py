@@ -1,7 +1,8 @@
 """Every path inside a run, named once.
 
 ```
-<run>/config.yaml  plan.txt  metrics.jsonl  events.jsonl  order.jsonl  resume_failures.jsonl  lock
+<run>/config.yaml  plan.txt  metrics.jsonl  events.jsonl  order.jsonl  checked_parts.jsonl  resume_failures.jsonl
+      lock
       fence/0000003   (the token of the process that may publish)
       tensorboard/
       signals/  signals/done/  signals/rejected/
@@ -24,8 +25,8 @@ from harness.errors import UsageError
 RUNS_FOLDER = Path("runs")
 """Folder of the runs, relative to the working directory, unless `--run-dir` is given."""
 
-_STEP_NAME = re.compile(r"step_([0-9]{7,})")
-_LAUNCH_NAME = re.compile(r"[0-9]{4,}")
+_STEP_NAME = re.compile(r"step_([0-9]{7,15})")
+_LAUNCH_NAME = re.compile(r"[0-9]{4,9}")
 
 
 class _Inside:
@@ -69,6 +70,8 @@ class RunDir:
     """Folder of all checkpoints."""
     order = _Inside("order.jsonl")
     """Journal of adopted parts, quarantined documents and rollbacks; see `harness.run.order_file`."""
+    checked_parts = _Inside("checked_parts.jsonl")
+    """Parts of channels that were read whole and found sound; see `harness.run.checked_parts`."""
     resume_failures = _Inside("resume_failures.jsonl")
     """Starts that failed before they saved anything; see `harness.run.resume_failures`."""
     evidence_folder = _Inside("evidence")

@@ -1,8 +1,8 @@
 """Records starts from a checkpoint that failed before the next save. After two of them, `--resume auto` stops.
 
 Repeating a start that failed twice would burn the allocation and hide the cause. A start counts if an error of its own
-ended one of its ranks. If it was killed, was stopped by a command, or lost a node, that says nothing about its
-checkpoint.
+ended one of its ranks. If it was killed, was stopped by a command, lost a node, or found its data damaged, that says
+nothing about its checkpoint.
 
 `resume_failures.jsonl` has one JSON object a line: `checkpoint` (name of the folder), `start` (equal on all ranks of a
 start), `rank`, `reason`. A save removes the file.
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from harness.errors import CheckpointError, RunTakenOverError
+from harness.errors import CheckpointError, DataError, RunTakenOverError
 from harness.json_text import parse_json
 from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.files import append_lines
@@ -38,8 +38,8 @@ def recording(
     known = _names(run_dir)
     try:
         yield
-    except RunTakenOverError:
-        raise  # not an error of the checkpoint, and the directory belongs to another process now
+    except (RunTakenOverError, DataError):
+        raise  # not errors of the checkpoint; and after a takeover, the directory belongs to another process
     except Exception as error:
         if checkpoint is not None and not is_of_another_rank(error) and _has_saved_nothing(run_dir, known):
             with suppress(OSError):  # the error itself is what matters

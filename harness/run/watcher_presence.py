@@ -9,6 +9,7 @@ import time
 
 from harness.json_text import parse_json
 from harness.run.files import replace_file
+from harness.run.own_file import is_own_file
 from harness.run.paths import RunDir
 
 _MOST_SILENCE_S = 60.0
@@ -27,7 +28,9 @@ def write_watcher_beat(run_dir: RunDir, *, step: int, may_command: bool) -> None
 
 
 def is_watched(run_dir: RunDir) -> bool:
-    """Return whether a watcher that may give commands has written its heartbeat within the last minute."""
+    """Return whether a watcher of this user that may give commands has written its heartbeat within the last minute."""
+    if not is_own_file(run_dir.watch_heartbeat):
+        return False
     try:
         beat = parse_json(run_dir.watch_heartbeat.read_bytes())
         return bool(beat.get("may_order", True)) and abs(time.time() - float(beat["time"])) <= _MOST_SILENCE_S

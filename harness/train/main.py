@@ -14,6 +14,7 @@ from harness.train.report import leave, record
 from harness.train.run import Run
 from harness.train.saving.background import advance, finish_save, save_or_begin
 from harness.train.saving.keeping import keep_snapshot, remove_snapshots
+from harness.train.saving.part_checks import await_sound_parts, hear_of_parts
 from harness.train.start.opening import open_run
 from harness.train.state import TrainState
 from harness.train.steps.adoption import adopt, await_parts
@@ -49,12 +50,14 @@ def train(run: Run, state: TrainState) -> int:
             return leave(run, state, decision)
 
         state, commands = await_parts(run, state)
+        commands = commands or await_sound_parts(run, state)
         if commands:
             decision = decide(run.milestones, state, commands)
             continue
         result = take_step(run, state)
         state = state.after_step(cursor=result.next_cursor, learning_rate=result.learning_rate, loss=result.loss)
         state = adopt(run, advance(run, state), result.totals.flags)
+        hear_of_parts(run, state, result.totals.flags)
         if not result.finite:
             blame(run, state, result)
         commands = run.inbox.agree(result.totals.flags)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import signal
 import threading
 import time
@@ -15,8 +17,10 @@ from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, RunInUseError, UsageError
 from harness.run.event_types import Hung
+from harness.run.files import open_own
 from harness.run.launch_requests import request_kill
 from harness.run.lock import owner_of
+from harness.run.own_file import RefusedFileError, require_own_file
 from harness.run.paths import RunDir
 from harness.run.watcher_presence import write_watcher_beat
 from harness.watch.alerts import Alerts
@@ -48,13 +52,14 @@ def watch(  # noqa: PLR0913 (what the command line gives)
     `config_file` is the file of the configuration, if the one in the directory is not yet that of this launch.
 
     Raises:
-        UsageError: There is no such run, an alert cannot be delivered, or metrics cannot be served at `metrics_at`.
+        UsageError: There is no such run, it is not this user's, an alert cannot be delivered, or metrics cannot be
+            served at `metrics_at`.
         RunInUseError: Another watcher watches it.
     """
     run_dir.require_run()
-    config = load_config(config_file or run_dir.config)
+    config = _own_config(run_dir, config_file or run_dir.config)
     settings = config.watch
-    places = deliveries(settings.alert_command, settings.alert_urls_file, alert_urls)
+    places = deliveries(settings.alert_command, settings.alert_urls_file, alert_urls) if may_command else []
     try:
         run_dir.watch.mkdir(exist_ok=True)
     except OSError as error:
@@ -164,9 +169,34 @@ class _WatchLoop:
             self._alerts.alert(state, "hung", text)
 
 
+def _own_config(run_dir: RunDir, path: Path) -> Config:
+    """Return the configuration of a watch, in which nobody else may have written: it names commands and addresses.
+
+    Raises:
+        UsageError: It, or the state of the watcher, is not this user's.
+        ConfigError: It is wrong.
+    """
+    for file in (path, run_dir.watch_state):
+        _require_own(file)
+    config = load_config(path)
+    if config.watch.alert_command:
+        _require_own(path, for_execution=True)
+    return config
+
+
+def _require_own(path: Path, *, for_execution: bool = False) -> None:
+    try:
+        require_own_file(path, for_execution=for_execution)
+    except RefusedFileError as error:
+        raise UsageError(
+            f"{path} {error}. Nothing is done: it makes the watcher run commands, send alerts and steer the run, so "
+            "only the user who trains may watch"
+        ) from None
+
+
 def _intention(config: Config, may_command: bool) -> str:
     if not may_command:
-        return "only looking, no commands"
+        return "only looking: no commands, and nothing is sent"
     if config.watch.action == "alert":
         return "alerts only (watch.action: alert)"
     return "rolling back by itself (watch.action: rollback)"
@@ -183,15 +213,24 @@ def _save(run_dir: RunDir, state: WatchState, show: Callable[[str], None]) -> No
 @contextmanager
 def _holding_lock(run_dir: RunDir) -> Iterator[None]:
     """Hold the watcher's lock. The kernel releases it however the watcher dies."""
-    with run_dir.watch_lock.open("w") as file:
+    try:
+        descriptor = open_own(run_dir.watch_lock)
+    except OSError as error:
+        word = "it is a link" if error.errno == errno.ELOOP else error.strerror
+        raise UsageError(
+            f"cannot open {run_dir.watch_lock}: {word}; it must be a file of the user who trains"
+        ) from None
+    try:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunInUseError(
                 f"{run_dir.root} is being watched already, and a run has one watcher at a time; "
                 f"see {run_dir.watch_heartbeat} for where, and stop that one first"
             ) from None
         yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -39,7 +39,12 @@ def replay(files: tuple[Path, ...], labels: Path | None, as_json: bool, plot: Pa
 @click.command()
 @click.argument("run_dir", type=click.Path(path_type=Path))
 @click.option("--once", is_flag=True, help="Look once and leave, for cron. The next look goes on from there.")
-@click.option("--no-orders", is_flag=True, help="Only alert; the run gets no command, not even for evidence.")
+@click.option(
+    "--no-orders",
+    is_flag=True,
+    help="Only look: the run gets no command, not even for evidence, and nobody an alert. What is seen is printed, and "
+    "written to watch/alerts.jsonl.",
+)
 @click.option(
     "--alert-url",
     "alert_urls",

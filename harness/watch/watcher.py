@@ -18,6 +18,7 @@ from harness.run.event_types import (
     EvidenceRefused,
     Exit,
     LaunchEnded,
+    PartDamaged,
     PartsRefused,
     Resumed,
     RollbackDone,
@@ -146,6 +147,8 @@ class Watcher:
                 self._announcer.alert("data", text)
             case PartsRefused():
                 self._announcer.alert("data", f"parts of the data were refused: {event.reason} (step {event.step})")
+            case PartDamaged():
+                self._announcer.alert("data", f"a part of the data is damaged: {event.reason} (step {event.step})")
 
     def _handle_start(self, event: Started | Resumed) -> None:
         state = self.state

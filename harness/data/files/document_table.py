@@ -61,12 +61,18 @@ def read_arrays(idx_path: Path, header: IndexHeader) -> IndexArrays:
     )
 
 
-def document_table(idx_path: Path, arrays: IndexArrays, token_bytes: int, bin_bytes: int) -> DocumentTable:
+def document_table(
+    idx_path: Path, arrays: IndexArrays, token_bytes: int, bin_bytes: int, *, is_one_each: bool = True
+) -> DocumentTable:
     """Check the arrays of an index against its `.bin` and find the documents.
+
+    With `is_one_each`, as many documents as sequences means that each is one. Megatron-LM's own builder keeps no such
+    promise.
 
     Raises:
         DataError: A length is negative, a pointer is not where the lengths before it end, the sequences do not fill the
-            `.bin`, or the document borders do not rise from 0 to the number of sequences.
+            `.bin`, the document borders do not rise from 0 to the number of sequences, or some documents have no
+            sequence where each is one.
     """
     _check_sequences(idx_path, arrays, token_bytes, bin_bytes)
     borders = arrays.document_indices
@@ -76,10 +82,26 @@ def document_table(idx_path: Path, arrays: IndexArrays, token_bytes: int, bin_by
     if len(falling := np.flatnonzero(borders[1:] < borders[:-1])):
         place = int(falling[0])
         raise borders_problem(idx_path, num_sequences, f"{borders[place + 1]} follows {borders[place]}")
+    if len(borders) == num_sequences + 1 and is_one_each:
+        _check_one_each(idx_path, borders)
     if len(borders) == num_sequences + 1 and not np.any(borders[1:] == borders[:-1]):
         return DocumentTable(lengths=arrays.sequence_lengths, byte_offsets=arrays.sequence_pointers)
     byte_borders = np.append(arrays.sequence_pointers, bin_bytes)[borders]
     return DocumentTable(lengths=np.diff(byte_borders) // token_bytes, byte_offsets=byte_borders[:-1])
+
+
+def _check_one_each(idx_path: Path, borders: npt.NDArray[np.int64]) -> None:
+    """Check that every document is one sequence, given that there are equally many of both.
+
+    Otherwise some documents would have none and others two, which no other check would show: one flipped bit is enough.
+    """
+    for begin in range(0, len(borders), _BLOCK):
+        piece = borders[begin : begin + _BLOCK]
+        if not np.array_equal(piece, np.arange(begin, begin + len(piece))):
+            raise DataError(
+                f"{idx_path} is damaged: it has as many documents as sequences, but some documents have none or two. "
+                "Make the part again."
+            )
 
 
 def _check_sequences(idx_path: Path, arrays: IndexArrays, token_bytes: int, bin_bytes: int) -> None:

@@ -32,11 +32,18 @@ class MappedPart:
         # All of the index is checked before Megatron reads it.
         arrays = read_arrays(part.idx_path, header)
         self._token_bytes = header.token_type.num_bytes
-        table = document_table(part.idx_path, arrays, self._token_bytes, part.bin_bytes)
+        table = document_table(
+            part.idx_path, arrays, self._token_bytes, part.bin_bytes, is_one_each=part.xxh3 is not None
+        )
         try:
             self._dataset = IndexedDataset(str(part.prefix), multimodal=False, mmap=True)
         except OSError as error:
             raise DataError(f"cannot map {part.prefix}.bin/.idx: {error.strerror or error}. Try again.") from error
+        except (AssertionError, ValueError, KeyError) as error:  # the file has changed since it was looked at
+            raise DataError(
+                f"{part.idx_path} is damaged, or changed while it was opened: Megatron refuses it "
+                f"({str(error) or type(error).__name__}). Copy or make the part again."
+            ) from error
         self.part = part
         self._lengths = table.lengths
         self._byte_offsets = table.byte_offsets

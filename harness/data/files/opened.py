@@ -13,10 +13,8 @@ from harness.channels.channels import PARTS_FILE, open_channel
 from harness.channels.index_file import IndexHeader, read_index_header
 from harness.channels.parts import Part, check_header
 from harness.config.schema import ChannelConfig
-from harness.data.files.document_table import DocumentSpan, DocumentTable, IndexArrays, document_table, read_arrays
+from harness.data.files.document_table import DocumentSpan, DocumentTable, document_table, read_arrays
 from harness.errors import DataError
-
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +81,6 @@ def open_part(part: Part, vocab_size: int = 1) -> OpenPart:
     header = check_header(part, vocab_size)
     arrays = read_arrays(part.idx_path, header)
     table = document_table(part.idx_path, arrays, header.token_type.num_bytes, part.bin_bytes)
-    if header.num_documents == header.num_sequences:
-        _check_borders(part.idx_path, arrays)
     dtype = np.dtype(header.token_type.name).newbyteorder("<")
     # An empty file cannot be mapped.
     empty = np.zeros(0, dtype=dtype)
@@ -95,18 +91,3 @@ def open_part(part: Part, vocab_size: int = 1) -> OpenPart:
 def dtype_of(part: Part) -> str:
     """Number format of the part's tokens."""
     return read_index_header(part.idx_path).token_type.name
-
-
-def _check_borders(path: Path, arrays: IndexArrays) -> None:
-    """Check that every document is one sequence, given that there are equally many of both.
-
-    Otherwise some documents would have none and others two, which no other check would show.
-    """
-    borders = arrays.document_indices
-    for begin in range(0, len(borders), _BLOCK):
-        piece = borders[begin : begin + _BLOCK]
-        if not np.array_equal(piece, np.arange(begin, begin + len(piece))):
-            raise DataError(
-                f"{path} is damaged: it has as many documents as sequences, but some documents have none or two. "
-                "Make the part again."
-            )

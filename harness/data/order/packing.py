@@ -54,6 +54,11 @@ class PackedDocuments:
         """Place in the row behind each document, [D]."""
 
     @property
+    def part(self) -> Part:
+        """The part that the documents are of."""
+        return self._part.part
+
+    @property
     def num_tokens(self) -> int:
         """Length of the row."""
         return int(self.ends[-1]) if len(self.ends) else 0

@@ -22,6 +22,7 @@ import numpy.typing as npt
 import xxhash
 
 from harness.channels.channels import Channel
+from harness.data.files.checked import UsedPart
 from harness.data.files.document_table import DocumentSpan
 from harness.data.order.blend_table import Blend, make_blend
 from harness.data.order.channel_order import ChannelOrder, Sample, SampleAddress
@@ -186,6 +187,17 @@ class SampleOrder:
             )
             for channel, sample in samples.rows()
         ]
+
+    def parts_of(self, samples: LocatedSamples) -> tuple[tuple[UsedPart, ...], dict[str, tuple[UsedPart, ...]]]:
+        """Return the parts that hold these samples, and by channel those whose turns come next."""
+        used: list[UsedPart] = []
+        following: dict[str, tuple[UsedPart, ...]] = {}
+        for channel in np.unique(samples.channels).tolist():
+            parts, turns = samples.parts[samples.channels == channel], self._orders[channel].turns
+            name, known = turns.channel.name, turns.channel.parts
+            used += [UsedPart(name, known[number]) for number in np.unique(parts).tolist()]
+            following[name] = turns.following(int(parts[-1]))
+        return tuple(used), following
 
     def documents_of(self, samples: LocatedSamples) -> list[list[DocumentSpan]]:
         """Return for each sample the pieces of documents that it is made of, its last label included."""

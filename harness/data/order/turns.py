@@ -22,6 +22,7 @@ import xxhash
 from harness.channels.channels import Channel
 from harness.channels.held_out import NOTHING, held_out_of
 from harness.channels.parts import Part, check_width
+from harness.data.files.checked import UsedPart
 from harness.data.order.cuts import Cut, CutSamples, Quarantine
 from harness.data.order.fitting import num_best_fit
 from harness.data.order.packing import OpenPart, PartOpener
@@ -33,6 +34,11 @@ from harness.plan.channel_tokens import num_end_to_end
 _NUM_RECENT_TURNS = 2
 """Turns kept in memory for each channel: the current one, and its neighbour while a batch crosses from one to the
 other."""
+
+_AHEAD_BYTES = 4 << 30
+_MOST_AHEAD = 64
+"""Parts that are worth a look before their turn, counted from the current one: at least one further turn, more while
+they are small."""
 
 
 class ChannelTurns:
@@ -54,6 +60,7 @@ class ChannelTurns:
         self._is_best_fit = self._rules.packing == "best_fit"
         self._num_best_fit: dict[tuple[int, int, Quarantine], int] = {}
         self._recent: OrderedDict[Cut, CutSamples] = OrderedDict()
+        self._ahead = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_ahead)
         self._mix = lru_cache(maxsize=_NUM_RECENT_TURNS)(self._make_mix)
         self._lock = threading.RLock()
         check_width(channel.name, channel.parts, recipe.vocab_size)
@@ -83,6 +90,17 @@ class ChannelTurns:
     def num_documents(self, part: int) -> int:
         """Count the documents of a part that are not held out; they are the first ones of the part."""
         return self.channel.parts[part].num_documents - (self.held_out.num_documents if part == 0 else 0)
+
+    def following(self, part: int) -> tuple[UsedPart, ...]:
+        """Return the parts whose turns come with or after that of a part, as far ahead as is worth looking at them."""
+        return self._ahead(part - part % self.window, len(self.channel.parts))
+
+    def _make_ahead(self, first: int, num_parts: int) -> tuple[UsedPart, ...]:
+        parts = self.channel.parts[:num_parts]
+        ahead = [parts[(first + place) % len(parts)] for place in range(min(_MOST_AHEAD, len(parts)))]
+        sizes = np.cumsum([each.bin_bytes for each in ahead])
+        count = int(np.searchsorted(sizes, _AHEAD_BYTES)) + 1
+        return tuple(UsedPart(self.channel.name, each) for each in ahead[: max(count, 2 * self.window + 1)])
 
     def number_of(self, part: str) -> int:
         """Return the number of the part with this name.

@@ -16,6 +16,7 @@ import xxhash
 from harness.json_text import parse_json
 from harness.run.commands.kinds import CommandKind
 from harness.run.commands.requests import PLAIN_KINDS, AnyRequest, UnreadableCommandError, fields_of, make_request
+from harness.text import is_unicode
 
 MAX_REASON_LENGTH = 1000
 
@@ -43,7 +44,19 @@ class Command:
 
 def is_command_name(name: str) -> bool:
     """Return whether a file of this name can be a command."""
-    return name in PLAIN_KINDS or name.endswith(".json")
+    return name in PLAIN_KINDS or (name.endswith(".json") and is_unicode(name))
+
+
+def require_command_name(name: str) -> None:
+    """Return if a file of this name can be a command.
+
+    Raises:
+        UnreadableCommandError: It cannot.
+    """
+    if not is_unicode(name):
+        raise UnreadableCommandError("its name is not UTF-8; rename it to give the command")
+    if not is_command_name(name):
+        raise UnreadableCommandError(f"{name!r} is not a command; {_advice(name)}")
 
 
 def parse_command(name: str, content: bytes, command_id: str, changed_ns: int = 0) -> Command:
@@ -55,8 +68,7 @@ def parse_command(name: str, content: bytes, command_id: str, changed_ns: int = 
     if name in PLAIN_KINDS:
         text = _printable(content.decode(errors="replace"))
         return Command(request=make_request(CommandKind(name), {}), reason=text, source=name, id=command_id)
-    if not name.endswith(".json"):
-        raise UnreadableCommandError(f"{name!r} is not a command; {_advice(name)}")
+    require_command_name(name)
     fields = _parse_object(content)
     kind: object = fields.pop("kind", None)
     reason: object = fields.pop("reason", "")

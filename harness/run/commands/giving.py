@@ -8,19 +8,26 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from harness.config.load import load_config
+from harness.config.schema import Config
 from harness.errors import EXIT_FINISHED, ConfigError, HarnessError, UsageError
 from harness.json_text import parse_json
 from harness.plan.schedule import phase_schedules
+from harness.run.commands.command import MAX_REASON_LENGTH
+from harness.run.commands.mailbox import MAX_COMMAND_BYTES
+from harness.run.commands.reach import problem_of, reach_of
 from harness.run.commands.requests import AnyRequest, Rollback
 from harness.run.event_types import Exit, Resumed, Started
 from harness.run.events import read_events
-from harness.run.files import replace_file
+from harness.run.files import read_regular, replace_file
 from harness.run.lock import last_owner_of, owner_of
 from harness.run.paths import RunDir
 
+_MOST_BYTES = 1024**2
+"""Size of an answer that is read. It holds a command of at most 64 KiB, and what came of it."""
 STEP_AT_MOST_S = 600.0
 """Age of the metrics above which a run on another host, whose lock cannot be seen, does not seem to train."""
 
@@ -29,15 +36,39 @@ def give(run_dir: RunDir, request: AnyRequest, reason: str = "") -> Path:
     """Put a command into a run's mailbox and return its file.
 
     Raises:
-        UsageError: There is no such run, it has finished, or its mailbox cannot be written.
+        UsageError: There is no such run, it has finished or belongs to somebody else, it has not got the steps that the
+            command names, the reason or the command is too long, or its mailbox cannot be written.
     """
     run_dir.require_run()
+    if len(reason) > MAX_REASON_LENGTH:
+        raise UsageError(
+            f"the reason has {len(reason):,} characters; at most {MAX_REASON_LENGTH:,} are kept with a command"
+        )
+    require_possible(run_dir, request)
     if not isinstance(request, Rollback) and not _seems_to_train(run_dir) and (end := _finish(run_dir)) is not None:
         raise UsageError(
             f"the run in {run_dir.root} has finished at step {end.step}, and nobody trains there: {request.kind} would "
             "only disturb the next start. To train longer, add a phase to the configuration and start it again"
         )
     return _write(run_dir, f"{request.kind}-{time.time_ns()}-{os.getpid()}", request, reason)
+
+
+def require_possible(run_dir: RunDir, request: AnyRequest) -> None:
+    """Return if a run may take a command of this user, and has the steps that it names.
+
+    Raises:
+        UsageError: It may not, or has not.
+    """
+    owner = run_dir.config.stat().st_uid
+    if owner != os.geteuid():
+        raise UsageError(
+            f"{run_dir.root} belongs to user {owner}, and this is user {os.geteuid()}; only the user who trains may "
+            "give commands"
+        )
+    config = _config_of(run_dir)
+    problem = None if config is None else problem_of(request, reach_of(run_dir, config))
+    if problem is not None:
+        raise UsageError(f"{run_dir.root} cannot carry out {request.kind}: {problem}")
 
 
 def give_once(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> bool:
@@ -75,25 +106,25 @@ def wait_for(run_dir: RunDir, command: Path, *, timeout_s: float, poll_s: float 
     """Wait until a command from `give` was carried out, and return its acknowledgement.
 
     Raises:
-        UsageError: The run rejected the command.
+        UsageError: The run rejected or refused the command; or nobody trains there, or the run did not answer in time,
+            and then the command stays where it is.
         HarnessError: The run could not save, as the command asks.
-        HarnessError: Nobody trains there, or the run did not answer in time. The command stays where it is.
     """
     deadline = time.monotonic() + timeout_s
     while True:
         is_trained = _seems_to_train(run_dir)  # checked before the look, which then finds the last acknowledgement
         if (outcome := next(acknowledgements(run_dir, command.stem), None)) is not None:
-            return _require_saved(outcome)
-        reason = run_dir.signals_rejected / f"{command.name}.reason"
-        if reason.exists():
-            raise UsageError(f"the run rejected the command {command.name}: {reason.read_text().strip()}")
+            return _require_done(outcome)
+        with suppress(FileNotFoundError):
+            reason = read_regular(run_dir.signals_rejected / f"{command.name}.reason", _MOST_BYTES)
+            raise UsageError(f"the run rejected the command {command.name}: {reason.decode(errors='replace').strip()}")
         if not is_trained:
-            raise HarnessError(
+            raise UsageError(
                 f"nobody seems to train in {run_dir.root}: the command waits in {command} and takes effect when "
                 "training is started; remove the file to withdraw it"
             )
         if time.monotonic() >= deadline:
-            raise HarnessError(
+            raise UsageError(
                 f"no answer from {run_dir.root} within {timeout_s:g} s: the command waits in {command} and takes "
                 "effect at the end of the step; wait longer, or remove the file to withdraw it"
             )
@@ -106,18 +137,30 @@ def _finish(run_dir: RunDir) -> Exit | None:
     last = next(iter(deque(told, maxlen=1)), None)
     if not isinstance(last, Exit) or last.exit_code != EXIT_FINISHED:
         return None
+    if (config := _config_of(run_dir)) is None:
+        return None
+    num_steps = phase_schedules(config)[-1].last_step
+    return last if last.step >= num_steps else None  # else `run.stop_at_step` made a pause
+
+
+def _config_of(run_dir: RunDir) -> Config | None:
     try:
-        num_steps = phase_schedules(load_config(run_dir.config))[-1].last_step
+        return load_config(run_dir.config)
     except ConfigError:  # of a version with other fields
         return None
-    return last if last.step >= num_steps else None  # else `run.stop_at_step` made a pause
 
 
 def _write(run_dir: RunDir, name: str, request: AnyRequest, reason: str) -> Path:
     file = run_dir.signals / f"{name}.json"
+    content = json.dumps({"kind": request.kind, "reason": reason, **request.to_json()}) + "\n"
+    if len(content) > MAX_COMMAND_BYTES:
+        raise UsageError(
+            f"the command {request.kind} has {len(content):,} bytes, and a run reads {MAX_COMMAND_BYTES:,} of one; "
+            "give several commands"
+        )
     try:
         run_dir.signals.mkdir(exist_ok=True)
-        replace_file(file, json.dumps({"kind": request.kind, "reason": reason, **request.to_json()}) + "\n")
+        replace_file(file, content)
     except OSError as error:
         raise UsageError(
             f"cannot put a command into {run_dir.signals}: {error.strerror}; only the user who trains may give commands"
@@ -129,14 +172,18 @@ def acknowledgements(run_dir: RunDir, command: str = "*") -> Iterator[dict[str, 
     """Give what the run answered to all commands, by file name, or to one: its file's name without an ending."""
     for done in sorted(run_dir.signals_done.glob(f"{command}-*.json")):
         try:
-            outcome = parse_json(done.read_text())
+            outcome = parse_json(read_regular(done, _MOST_BYTES))
         except (OSError, ValueError):
             continue
-        if "source" in outcome:  # during the acknowledgement the command itself is at this path for a moment
+        if (
+            isinstance(outcome, dict) and "source" in outcome
+        ):  # during the acknowledgement the command itself is at this path for a moment
             yield outcome
 
 
-def _require_saved(outcome: dict[str, object]) -> dict[str, object]:
+def _require_done(outcome: dict[str, object]) -> dict[str, object]:
+    if (problem := outcome.get("refused")) is not None:
+        raise UsageError(f"the run refused the command {outcome.get('source')}: {problem}")
     if outcome.get("saved") is False:
         raise HarnessError(
             f"the run took the command but saved nothing at step {outcome.get('step')}: {outcome.get('problem')}. "

@@ -29,8 +29,11 @@ MAX_EVIDENCE_STEPS = 64
 """Every step costs a forward pass."""
 MAX_DOCUMENTS = 100_000
 _MAX_CHECKPOINTS = 1000
+_MOST_COUNT = 2**53
+"""Steps and positions: up to here a float holds every whole number, and sums stay within 64 bits."""
 _MAX_PLACE = 300
-_CHECKPOINT_NAME = re.compile(r"step_[0-9]{7,}(\.[0-9]+)?")
+_MOST_SHOWN = 80
+_CHECKPOINT_NAME = re.compile(r"step_[0-9]{7,15}(\.[0-9]{1,15})?")
 
 
 class UnreadableCommandError(ValueError):
@@ -43,10 +46,12 @@ class Expected(NamedTuple):
     text: str
 
 
-Step = Annotated[int, Field(ge=0)]
-_WHOLE = Expected("it is a whole number from 0 on")
+Step = Annotated[int, Field(ge=0, le=_MOST_COUNT)]
+_WHOLE = Expected("it is a whole number from 0 to 2^53")
 _NUMBER = Expected("it is a number")
 _TWO_STEPS = Expected("it is a list of two whole numbers, first and last step")
+
+_RANGE = Expected("it is a list of two whole numbers, [start, stop)")
 
 
 class Request(BaseModel):
@@ -101,9 +106,11 @@ class Rollback(Request):
     """The checkpoint of this step …"""
     before_step: Annotated[Step | None, _WHOLE] = None
     """… or the newest clean one of an earlier step."""
-    skip_steps: Annotated[tuple[int, int] | None, _TWO_STEPS] = None
+    skip_steps: Annotated[tuple[Step, Step] | None, _TWO_STEPS] = None
     """First and last step whose samples are never trained on again, as the run has counted steps until now …"""
-    skip_samples: Annotated[tuple[int, int] | None, Expected("it is a list of two whole numbers, [start, stop)")] = None
+    skip_samples: Annotated[tuple[Step, Step] | None, Expected("it is a list of two whole numbers, [start, stop)")] = (
+        None
+    )
     """… or positions [start, stop) in the run's sample order."""
     learning_rate_factor: Annotated[float, _NUMBER] = 1.0
     """Factor of the learning rate for `for_steps` steps."""
@@ -139,7 +146,7 @@ class Evidence(Request):
 
     kind: Literal[CommandKind.EVIDENCE] = CommandKind.EVIDENCE
     interrupts = False
-    steps: Annotated[tuple[int, int], _TWO_STEPS]
+    steps: Annotated[tuple[Step, Step], _TWO_STEPS]
     """First and last step, of the line that is being trained."""
 
     @field_validator("steps")
@@ -174,7 +181,7 @@ class Mark(Request):
     def _are_names(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if not _CHECKPOINT_NAME.fullmatch(name):
-                raise ValueError(f'"checkpoints" names {name!r}; a checkpoint is called like "step_0040000"')
+                raise ValueError(f'"checkpoints" names {_short(name)}; a checkpoint is called like "step_0040000"')
         return names
 
 
@@ -235,16 +242,27 @@ def _explained(request: type[Request], fields: Mapping[str, object], error: Vali
         return str(problem["ctx"]["error"])
     name = str(problem["loc"][0])
     if name not in request.model_fields:
-        return f'unknown key "{name}"'
+        return f"unknown key {_short(name)}"
     expected = [each.text for each in request.model_fields[name].metadata if isinstance(each, Expected)]
-    return f'"{name}" is {fields.get(name)!r}; {expected[0]}'
+    return f'"{name}" is {_short(fields.get(name))}; {expected[0]}'
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and 0 <= value <= _MOST_COUNT
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _numbers(place: object, numbers: object) -> tuple[int, ...]:
     channel, slash, part = str(place).partition("/")
     if not (channel and slash and part) or "/" in part or len(str(place)) > _MAX_PLACE or not str(place).isprintable():
         raise ValueError(f'"documents" names {str(place)[:80]!r}; a part is named like "zh/part-00007"')
-    are_numbers = isinstance(numbers, list | tuple) and all(type(each) is int and each >= 0 for each in numbers)
+    are_numbers = isinstance(numbers, list | tuple) and all(
+        type(each) is int and 0 <= each <= _MOST_COUNT for each in numbers
+    )
     if not isinstance(numbers, list | tuple) or not numbers or not are_numbers:
         raise ValueError(f'"documents" has {str(numbers)[:80]} for {place}; it is a list of whole numbers from 0 on')
     return tuple(sorted(set(numbers)))

@@ -40,6 +40,7 @@ def quarantine_documents(run: Run, state: TrainState, command: Command) -> Train
     }
     if isinstance(found, str):
         text = f"warning: the command {command.source} about {count} documents was not carried out: {found}"
+        run.inbox.refuse(command, found)
         run.announce(text, QuarantineRefused(**about, problem=found))
         return state
     quarantined = Quarantined(**about, position=found.next_position)

@@ -127,5 +127,6 @@ def _tokenizer(run: Run) -> Tokenizer | None:
 
 def _refused(run: Run, state: TrainState, command: Command, problem: str) -> TrainState:
     refused = EvidenceRefused(attempt=state.attempt, step=state.step, reason=problem, command=command.source)
+    run.inbox.refuse(command, problem)
     run.announce(f"warning: no evidence for {command.source}: {problem}", refused)
     return state

@@ -94,6 +94,7 @@ def _skipping_text(windows: Sequence[tuple[int, int]], request: Rollback) -> str
 
 def _refused(run: Run, state: TrainState, command: Command, problem: str | None) -> TrainState:
     refused = RollbackRefused(attempt=state.attempt, step=state.step, command=command.source, reason=problem)
+    run.inbox.refuse(command, problem)
     run.announce(f"warning: the rollback by {command.source} was not carried out: {problem}", refused)
     return state
 

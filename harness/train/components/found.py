@@ -14,7 +14,9 @@ from harness.checkpoint.metadata_pickle import index_problem
 from harness.checkpoint.node_folder import SnapshotRecord
 from harness.data.fingerprint import recorded_parts
 from harness.data.order.cursor import Cursor
+from harness.errors import CheckpointError
 from harness.run import resume_failures
+from harness.run.checked_parts import CheckedParts, read_checked
 from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Manifest
@@ -24,6 +26,7 @@ from harness.run.launch_folder import make_run
 from harness.run.lock import RunLock
 from harness.run.order_changes import History, num_parts_of
 from harness.run.order_file import read_journal, rollbacks_in_journal
+from harness.run.own_file import RefusedFileError, require_own_file
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, hidden_records, last_key
 
@@ -41,6 +44,8 @@ class Start:
     """Positions that rollbacks skip for good, from the same journal."""
     hidden: tuple[StepRecord, ...] = ()
     """Records on the way to the checkpoint that a start in between has hidden, and that must be written again."""
+    checked_parts: CheckedParts = field(default_factory=dict)
+    """Parts that earlier launches have read whole and found sound."""
     snapshot: SnapshotRecord | None = None
     """Snapshot of a later step of the same line that every rank has, as the first rank describes it."""
     remarks: tuple[str, ...] = ()
@@ -95,7 +100,7 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
     """Find the checkpoint to go on from.
 
     Raises:
-        CheckpointError: There are checkpoints but none can be used.
+        CheckpointError: There are checkpoints but none can be used; or the journal of the order is not ours.
     """
     run_dir = store.run_dir
     store.clean_partials()
@@ -104,16 +109,34 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
         resume_failures.require_not_failed_twice(run_dir, choice.entry.path)
     if resume == "never":
         run_dir.order.unlink(missing_ok=True)
+        run_dir.checked_parts.unlink(missing_ok=True)
+    _require_own_journal(run_dir)
     entry = choice.entry
     key = None if entry is None else (entry.manifest.attempt, entry.step)
     return Start(
         entry=entry,
         hidden=() if key is None else tuple(hidden_records(run_dir.metrics, attempt=key[0], step=key[1])),
         journal=read_journal(run_dir.order),
+        checked_parts=read_checked(run_dir.checked_parts),
         skips=tuple(chain.from_iterable(each.skip_windows for each in rollbacks_in_journal(run_dir.order))),
         passed_over=tuple(f"passed over {path}: {reason}" for path, reason in choice.passed_over),
         attempt=attempt_after(run_dir, entry.manifest if entry else None),
     )
+
+
+def _require_own_journal(run_dir: RunDir) -> None:
+    """Return if nobody else can have written what is quarantined and skipped.
+
+    Raises:
+        CheckpointError: The journal belongs to another user, or is no file.
+    """
+    try:
+        require_own_file(run_dir.order, or_owner_of=run_dir.root)
+    except (OSError, RefusedFileError) as error:
+        raise CheckpointError(
+            f"{run_dir.order} {error}. It says which documents and samples the run leaves out, and only the user who "
+            "trains may say so. If it is right, make it yours with `chown`; else move it away."
+        ) from None
 
 
 def attempt_after(run_dir: RunDir, manifest: Manifest | None) -> int:

@@ -7,15 +7,14 @@ from contextlib import suppress
 
 import torch
 
-from harness.data.arrivals import Arrivals, NewParts
+from harness.data.arrivals import NewParts
 from harness.parallel import collectives
-from harness.parallel.ranks import Ranks
 from harness.run.commands.command import Command
 from harness.run.commands.kinds import CommandKind
 from harness.run.commands.mailbox import Mailbox
 from harness.run.commands.os_signals import SignalFlags
 from harness.run.fence import Fence
-from harness.run.paths import RunDir
+from harness.train.components.open_data import RunData
 from harness.train.state import TrainState
 
 _SAVING_KINDS = (CommandKind.SAVE, CommandKind.SAVE_AND_STOP, CommandKind.ROLLBACK)
@@ -30,29 +29,36 @@ class Inbox:
 
     def __init__(
         self,
-        run_dir: RunDir,
-        ranks: Ranks,
+        mailbox: Mailbox | None,
         signals: SignalFlags,
         device: torch.device,
         *,
         fence: Fence | None,
-        arrivals: Arrivals | None,
+        data: RunData,
     ) -> None:
-        self._mailbox = Mailbox(run_dir) if ranks.is_writer else None
+        """Take the mailbox, which only the writer has, and the other sources of commands."""
+        self._mailbox = mailbox
         self._fence = fence
-        self._arrivals = arrivals
+        self._arrivals = data.arrivals
+        self._sound_parts = data.sound_parts
         self._signals = signals
         self._device = device
         self._waiting: list[Command] = []
         self._unsaved: list[Command] = []
         """Commands that were carried out, but are in no checkpoint yet."""
+        self._refused: dict[str, str] = {}
+        """Reasons why commands were not carried out, by the command's id."""
 
     def flags(self) -> tuple[bool, ...]:
-        """Return this rank's flags for the others: data arrived, a command waits, and one for each kind of signal."""
+        """Return this rank's flags for the others.
+
+        Data arrived, parts were read, a command waits, and one for each kind of signal.
+        """
         if self._mailbox is not None:
             self._waiting += self._mailbox.poll()
         has_parts = self._arrivals is not None and self._arrivals.has_found()
-        return (has_parts, bool(self._waiting), *self._signals.take_flags())
+        has_read = self._sound_parts is not None and self._sound_parts.has_news()
+        return (has_parts, has_read, bool(self._waiting), *self._signals.take_flags())
 
     def summed_flags(self) -> list[float]:
         """Return the sums of all ranks' flags, outside a step. Every rank must call it."""
@@ -69,7 +75,7 @@ class Inbox:
 
         Every rank must call it with the same sums. Costs nothing unless a flag is raised.
         """
-        _, *of_commands = summed_flags
+        _, _, *of_commands = summed_flags
         if not any(of_commands):
             return []
         arrived = [count > 0 for count in of_commands[1:]]
@@ -83,10 +89,19 @@ class Inbox:
             return NewParts()
         return collectives.from_rank_0(self._arrivals.take() if self._arrivals is not None else NewParts())
 
+    def has_part_news(self, summed_flags: Sequence[float]) -> bool:
+        """Return whether a rank has read a part; the same on every rank."""
+        return summed_flags[1] > 0
+
     def put_back(self, news: NewParts) -> None:
         """Let the parts be found again later."""
         if self._arrivals is not None:
             self._arrivals.put_back(news.parts)
+
+    def refuse(self, command: Command, problem: str | None) -> None:
+        """Note why a command was not carried out, for its acknowledgement."""
+        if self._mailbox is not None:
+            self._refused[command.id] = problem or "it could not be carried out"
 
     def acknowledge(self, commands: Sequence[Command], state: TrainState) -> None:
         """Move the commands to `done/` with their outcome. Must be called before every step.
@@ -106,7 +121,9 @@ class Inbox:
                 self._fence.require_held()
         for command in answered:
             outcome: dict[str, object] = {"step": state.step, "attempt": state.attempt}
-            if command.kind in _SAVING_KINDS:
+            if (problem := self._refused.pop(command.id, None)) is not None:
+                outcome["refused"] = problem
+            elif command.kind in _SAVING_KINDS:
                 outcome |= _what_was_saved(command, state)
             self._mailbox.acknowledge(command, outcome)
 

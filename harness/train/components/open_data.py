@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from harness.channels.channels import Channel, open_channel
 from harness.channels.parts import check_headers
@@ -15,9 +16,11 @@ from harness.config.identity import identity_of
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.data.arrivals import Arrivals
+from harness.data.files.checked import UsedPart
 from harness.data.fingerprint import data_fingerprint
 from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import Recipe, recipe_for
+from harness.data.part_checks import PartChecks
 from harness.data.stream import BatchShape, TrainingStream
 from harness.data.validation import ValidationSet, open_validation
 from harness.parallel.ranks import Ranks
@@ -25,6 +28,7 @@ from harness.plan.channel_tokens import evaluated_channels
 from harness.plan.plan import PhasePlan, Plan
 from harness.train.components.found import Start
 from harness.train.components.run_tokenizer import RunTokenizer
+from harness.train.components.sound_parts import SoundParts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +38,11 @@ class HeldOut:
     sets: tuple[ValidationSet, ...]
     num_bytes: dict[str, int]
     """UTF-8 bytes of the text that each channel's targets stand for; empty without a tokenizer."""
+
+    @property
+    def parts(self) -> tuple[UsedPart, ...]:
+        """The parts that hold the samples."""
+        return tuple(part for held_out in self.sets for part in held_out.parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +59,8 @@ class RunData:
     """Model and tokenizer, as plain JSON values."""
     arrivals: Arrivals | None
     """Looks for new parts, on the writer."""
+    sound_parts: SoundParts | None
+    """What is known of the parts; None if they are not checked."""
     notes: tuple[str, ...]
     """Remarks about the tokenizer of the run, its checkpoint and its channels, for people."""
 
@@ -62,10 +73,12 @@ class RunData:
         self.stream.close()
         if self.arrivals is not None:
             self.arrivals.close()
+        if self.sound_parts is not None:
+            self.sound_parts.close()
 
 
 def open_data(
-    config: Config, plan: Plan, ranks: Ranks, tokenizer: RunTokenizer, start: Start, *, pin_memory: bool
+    config: Config, plan: Plan, ranks: Ranks, tokenizer: RunTokenizer, start: Start, *, device: torch.device
 ) -> RunData:
     """Open the channels of all phases, to go on from a start.
 
@@ -82,7 +95,7 @@ def open_data(
     stream = TrainingStream(
         channels,
         recipe,
-        lambda cursor: _shape(plan, ranks, cursor, pin_memory=pin_memory),
+        lambda cursor: _shape(plan, ranks, cursor, pin_memory=device.type == "cuda"),
         num_prefetch_batches=config.data.num_prefetch_batches,
     )
     evaluated = [name for phase in config.phases for name in phase.evaluation.channels or ()]
@@ -99,8 +112,18 @@ def open_data(
         recipe=recipe,
         identity=_identity(config, tokenizer),
         arrivals=_look_out(config, stream.channels) if ranks.is_writer and config.data.adopt_parts else None,
+        sound_parts=_sound_parts(config, ranks, start, device),
         notes=(*tokenizer.notes, *_notes(config, tokenizer, table)),
     )
+
+
+def _sound_parts(config: Config, ranks: Ranks, start: Start, device: torch.device) -> SoundParts | None:
+    """Return what is known of the parts, or None if they are not to be checked."""
+    if config.data.damaged_parts == "ignore":
+        return None
+    place, vocab_size = ranks.world, config.model.vocab_size
+    checks = PartChecks(vocab_size, rank=place.rank, num_ranks=place.size, earlier=start.checked_parts)
+    return SoundParts(checks, device, start.checked_parts)
 
 
 def _bytes_of_ids(config: Config, tokenizer: RunTokenizer) -> npt.NDArray[np.int64] | None:

@@ -30,7 +30,9 @@ from harness.run.begun_phases import require_planned
 from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.signature import SigningKey, read_key
 from harness.run.checkpoints.store import CheckpointStore
+from harness.run.commands.mailbox import Mailbox
 from harness.run.commands.os_signals import SignalFlags
+from harness.run.commands.reach import rollback_problem
 from harness.run.event_types import Exit, PassedOver
 from harness.run.events import append_event
 from harness.run.fence import Fence, reporting_takeover
@@ -102,7 +104,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
                 belongings=belongings,
             ),
             store=store,
-            inbox=Inbox(run_dir, ranks, signals, world.device, fence=fence, arrivals=data.arrivals),
+            inbox=Inbox(_mailbox(config, run_dir, ranks), signals, world.device, fence=fence, data=data),
             recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
             heartbeat=heartbeat,
             nearby=None
@@ -131,7 +133,7 @@ def _open_inputs(
         CheckpointError: The checkpoint belongs to another model or other data, or cannot be read.
     """
     tokenizer = open_run_tokenizer(config, start.manifest)
-    data = open_data(config, plan, ranks, tokenizer, start, pin_memory=world.device.type == "cuda")
+    data = open_data(config, plan, ranks, tokenizer, start, device=world.device)
     closing.callback(data.close)
     remarks = require_same_data(config, plan, data, start)
     belongings = belongings_for(tokenizer.opened, start.entry) if ranks.is_writer else RunBelongings()
@@ -149,6 +151,10 @@ class _Parts:
     device: torch.device
     data: RunData
     belongings: RunBelongings
+
+
+def _mailbox(config: Config, run_dir: RunDir, ranks: Ranks) -> Mailbox | None:
+    return Mailbox(run_dir, problem_of=partial(rollback_problem, run_dir, config)) if ranks.is_writer else None
 
 
 def _signing_key(config: Config) -> SigningKey | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 
@@ -12,6 +13,7 @@ from harness.data.arrivals import NewParts
 from harness.data.order.cursor import Cursor
 from harness.errors import DataError, SaveFailedError
 from harness.parallel import collectives
+from harness.run.checked_parts import CheckedPart, append_checked
 from harness.run.commands.command import Command
 from harness.run.event_types import Adopted, PartsCame, PartsRefused, WaitingForParts
 from harness.run.heartbeats import Activity
@@ -44,6 +46,9 @@ def adopt(run: Run, state: TrainState, summed_flags: Sequence[float]) -> TrainSt
         run.inbox.put_back(news)
         return state
     run.data.stream.extend(news.parts)
+    if run.data.sound_parts is not None:
+        run.data.sound_parts.know(news.checked)
+        remember(run, tuple(news.checked.values()))
     for name, parts in news.parts.items():
         tokens = sum(part.num_tokens for part in parts)
         adopted = Adopted(
@@ -92,6 +97,13 @@ def await_parts(run: Run, state: TrainState) -> tuple[TrainState, list[Command]]
     came = PartsCame(attempt=state.attempt, step=state.step, channels=names, seconds=waited_s)
     run.announce(f"parts of {names} came: training goes on", came)
     return state, []
+
+
+def remember(run: Run, checked: Sequence[CheckedPart]) -> None:
+    """Write down parts that were read and found sound, on the writer, for later launches."""
+    if run.ranks.is_writer and checked:
+        with suppress(OSError):  # then the next launch reads these parts again
+            append_checked(run.run_dir.checked_parts, checked)
 
 
 def write_down(run: Run, before: History, after: History) -> None:
