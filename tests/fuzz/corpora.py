@@ -34,12 +34,12 @@ def make_corpora(folder: Path, names: Sequence[str]) -> None:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def harness(*arguments: str, folder: Path, code: int = 0) -> None:
-    """Runs the product, which must end as expected."""
-    command = [sys.executable, "-W", "ignore", "-m", "harness.cli", *arguments]
-    own = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=own, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == code, f"{arguments}: {done.returncode}\n{done.stdout}{done.stderr}"
+def harness(*arguments: str, folder: Path) -> None:
+    """Runs the product, in a fork of a process that has loaded torch; it must do what it is asked."""
+    from process_runs import Command
+
+    code, text = Command(arguments, folder=folder).finish()
+    assert code == 0, f"{arguments}: {code}\n{text}"
 
 
 def make_text(folder: Path) -> None:

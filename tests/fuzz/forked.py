@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from process_runs import descendants
 
@@ -60,16 +61,24 @@ class Outcome:
     """By how much the largest process of it was larger than at the fork."""
 
 
+class _Streams(NamedTuple):
+    """Descriptors of files in memory."""
+
+    output: int
+    errors: int
+    size: int
+    """Resident bytes at the beginning."""
+
+
 def run_forked(work: Callable[[], int], folder: Path, limits: Limits, arguments: tuple[str, ...] = ()) -> Outcome:
     """Runs a function, whose result is the exit code, in a fork."""
-    output, errors = (os.memfd_create(name) for name in ("output", "errors"))
-    at_first = _resident_bytes()
+    streams = _Streams(*(os.memfd_create(name) for name in ("output", "errors", "size")))
     started_s = time.monotonic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside any thread
         pid = os.fork()
     if pid == 0:
-        _become(work, folder, limits, output, errors)
+        _become(work, folder, limits, streams)
     hangs = not _ends_within(pid, limits.wall_s)
     if hangs:
         with suppress(ProcessLookupError):
@@ -85,12 +94,12 @@ def run_forked(work: Callable[[], int], folder: Path, limits: Limits, arguments:
     return Outcome(
         arguments=arguments,
         code=os.waitstatus_to_exitcode(status),
-        output=_content(output),
-        errors=_content(errors),
+        output=_content(streams.output),
+        errors=_content(streams.errors),
         hangs=hangs,
         wall_s=time.monotonic() - started_s,
         processor_s=used.ru_utime + used.ru_stime,
-        grown_bytes=max(0, used.ru_maxrss * 1024 - at_first),
+        grown_bytes=max(0, used.ru_maxrss * 1024 - int(_content(streams.size) or used.ru_maxrss * 1024)),
     )
 
 
@@ -104,14 +113,14 @@ def _ends_within(pid: int, seconds: float) -> bool:
         os.close(descriptor)
 
 
-def _become(work: Callable[[], int], folder: Path, limits: Limits, output: int, errors: int) -> None:
+def _become(work: Callable[[], int], folder: Path, limits: Limits, streams: _Streams) -> None:
     code = 99
     try:
         os.setsid()
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         os.chdir(folder)
         nothing = os.open(os.devnull, os.O_RDONLY)
-        for target, source in ((0, nothing), (1, output), (2, errors)):
+        for target, source in ((0, nothing), (1, streams.output), (2, streams.errors)):
             os.dup2(source, target)
         sys.stdin = os.fdopen(0, "r", closefd=False)
         sys.stdout = os.fdopen(1, "w", closefd=False)
@@ -123,6 +132,7 @@ def _become(work: Callable[[], int], folder: Path, limits: Limits, output: int, 
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_FILE_BYTES, _MOST_FILE_BYTES))
         warnings.simplefilter("ignore")
+        os.write(streams.size, str(_resident_bytes()).encode())
         code = work()
     except SystemExit as left:
         code = left.code if isinstance(left.code, int) else 1

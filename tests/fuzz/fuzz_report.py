@@ -56,7 +56,7 @@ class SurfaceReport:
 class Report:
     """The surfaces of a campaign."""
 
-    surfaces: Sequence[SurfaceReport]
+    surfaces: list[SurfaceReport]
 
     @property
     def num_inputs(self) -> int:

@@ -19,6 +19,8 @@ from pathlib import Path
 from corpora import make_corpora
 from findings import Finding, kept_findings, write_finding
 from fuzz_report import Report, SurfaceReport
+from guided import READERS
+from guided_readers import is_available, play_reader
 from oracle import Problem, generic_problems
 from place import Place
 from surfaces import SURFACES, Surface, surface_named
@@ -28,6 +30,8 @@ _MEMORY_BYTES = 12 << 30
 """Of a process that plays a surface: a mistake of the fuzzer must not take the machine's."""
 _REPORT_EVERY_S = 30.0
 _WRITE_EVERY_S = 5.0
+_GUIDED_SHARE = 0.2
+"""Part of the time of each guided reader, compared with a surface."""
 _STARTS_THREADS = ("pyarrow",)
 Say = Callable[[str], None]
 
@@ -74,7 +78,8 @@ def fuzz(wish: Wish, stage: Stage, say: Say) -> Report:
     """Plays every surface for its share of the time, `num_processes` of them at once; the whole report."""
     wanted = wish.wanted
     make_corpora(stage.folder / "corpora", sorted({surface.corpus for surface in wanted}))
-    started_s, whole = time.monotonic(), sum(surface.share for surface in wanted)
+    guided = _guided(wish, say)
+    started_s, whole = time.monotonic(), sum(surface.share for surface in wanted) + len(guided) * _GUIDED_SHARE
     waiting = [(surface, wish.seconds * wish.num_processes * surface.share / whole) for surface in wanted]
     running: dict[int, Surface] = {}
     said_at, failed = started_s, False
@@ -92,7 +97,22 @@ def fuzz(wish: Wish, stage: Stage, say: Say) -> Report:
             said_at = time.monotonic()
             say(_added(wish, stage).progress())
     assert not failed, "a process of the fuzzer has failed"
-    return _added(wish, stage)
+    total = _added(wish, stage)
+    for name in guided:
+        report = play_reader(name, wish.seconds * _GUIDED_SHARE / whole, stage.state, stage.found, wish.seed)
+        total.surfaces.append(report)
+        say(f"{report.surface}: done")
+    return total
+
+
+def _guided(wish: Wish, say: Say) -> Sequence[str]:
+    """Readers that Atheris plays: all, unless something else is asked for."""
+    if wish.surfaces or wish.max_inputs is not None or not wish.plays_new:
+        return ()
+    if not is_available():
+        say("Atheris is not installed: no readers are guided by what inputs reach (it is in the extra `dev`)")
+        return ()
+    return tuple(READERS)
 
 
 def replay(given: Input, stage: Stage) -> list[Problem]:
