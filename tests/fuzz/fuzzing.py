@@ -178,6 +178,9 @@ def _play_surface(surface: Surface, seconds: float, wish: Wish, stage: Stage) ->
     path = stage.state_file(surface.name, wish.seed)
     report = SurfaceReport.from_json(path.read_text()) if path.exists() else SurfaceReport(surface.name)
     ends, written_at = time.monotonic() + seconds, 0.0
+    for kind, seen in list(report.kinds.items()):  # of an earlier call: it may have been mended
+        if all(problem.kind != kind for problem in play(Input.from_fields(seen["input"]), surface, place).problems):
+            del report.kinds[kind]
     if wish.plays_found:
         for finding in kept_findings(stage.found, surface.name):
             result = play(finding.given, patient(surface), place)

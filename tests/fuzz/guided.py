@@ -1,8 +1,8 @@
 """Readers of the product in one process, guided by the lines that an input reaches: Atheris, with libFuzzer inside.
 
 As a program: `python guided.py READER CORPUS [libFuzzer's options]`. A reader may raise what it says that it raises,
-and nothing else. Files are only written where their reader takes a path. What was reached stays in CORPUS, so that a later
-call goes on; an input that breaks something is written where `-artifact_prefix` says.
+and nothing else. Files are only written where their reader takes a path. What was reached stays in CORPUS, so that a
+later call goes on; an input that breaks something is written where `-artifact_prefix` says.
 """
 
 from __future__ import annotations

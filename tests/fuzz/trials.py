@@ -19,6 +19,7 @@ from surfaces import Asked, Surface
 _SEALED_SHARE = 0.75
 _MOST_TRIES = 80
 """Of making a finding smaller."""
+_MOST_TRIES_OF_A_HANG = 6
 
 
 class TrialId(NamedTuple):
@@ -151,14 +152,15 @@ def smaller(given: Input, kind: str, surface: Surface, place: Place) -> Input:
         return any(problem.kind == kind for problem in result.problems)
 
     edits, tries, search = list(given.edits), 0, True
-    while search and tries < _MOST_TRIES:
+    most = _MOST_TRIES if not kind.startswith("hangs") else _MOST_TRIES_OF_A_HANG
+    while search and tries < most:
         search = False
         for candidate in _simpler(edits):
             tries += 1
             if shows(candidate):
                 edits, search = candidate, True
                 break
-            if tries >= _MOST_TRIES:
+            if tries >= most:
                 break
     return replace(given, edits=tuple(edits))
 
