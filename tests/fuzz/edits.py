@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -11,9 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from absurd import draw_value, encoded
 from formats import FORMATS, UNPACKABLE, Change
 from seals import SEALS
 from trees import LOST_PLACE
+
+_MOST_OPTION = 100_000
+"""Characters of an option; Linux takes 131,071 bytes."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,8 @@ class Edit:
     file: str
     how: str
     """A format of `formats.FORMATS`; or `place`: the file becomes something else (`PLACES`); or `seal`: hashes of a
-    folder are made right again, after everything else; or `drop`: a file of the place is put there, damaged."""
+    folder are made right again, after everything else; or `drop`: a file of the place is put there, damaged; or
+    `option`: no file, but the value of an option."""
     change: Change
 
     @classmethod
@@ -41,6 +47,29 @@ def draw_edit(choose: random.Random, file: str, how: str, content: bytes, *, pla
     if how != "bytes" and choose.random() < 0.15:
         return Edit(file, "bytes", FORMATS["bytes"].draw(choose, content))
     return Edit(file, how, FORMATS[how].draw(choose, content))
+
+
+def draw_option(choose: random.Random, is_setting: bool, keys: Sequence[str]) -> Edit:
+    """A value of an option, or of `--set` a key with a value: no NUL and no more than a command line takes."""
+    raw = draw_value(choose, choose.choice([None, 1, 0.5, "a"]), is_yaml=is_setting)
+    raw = [[text.replace("\0", ""), min(times, _MOST_OPTION // max(1, len(text)))] for text, times in raw]
+    if is_setting:
+        raw.insert(0, [choose.choice(keys) + "=", 1])
+    elif choose.random() < 0.5:
+        raw = [[_unquoted(text), times] for text, times in raw]
+    return Edit("", "option", {"raw": raw})
+
+
+def _unquoted(text: str) -> str:
+    """What a text in JSON's spelling stands for; half a pair of surrogates as the bytes that it would be."""
+    with suppress(ValueError):
+        text = str(json.loads(text)) if text.startswith('"') else text
+    return text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape").replace("\0", "")
+
+
+def option_of(edits: Sequence[Edit]) -> str:
+    """The value of the option, as Python has it of a command line."""
+    return next((os.fsdecode(encoded(edit.change["raw"])) for edit in edits if edit.how == "option"), "")
 
 
 def draw_drop(choose: random.Random, folder: str, source: str, how: str, content: bytes) -> Edit:
@@ -107,7 +136,7 @@ def apply_edits(folder: Path, edits: Sequence[Edit]) -> None:
     for edit in edits:
         if edit.how == "drop":
             _apply_drop(folder, edit)
-    for edit in (edit for edit in edits if edit.how not in ("seal", "drop")):
+    for edit in (edit for edit in edits if edit.how not in ("seal", "drop", "option")):
         by_file.setdefault(edit.file, []).append(edit)
     for file, wanted in by_file.items():
         path = folder / file

@@ -202,7 +202,11 @@ def _play_surface(surface: Surface, seconds: float, wish: Wish, stage: Stage) ->
 
 def _play_trial(trial: TrialId, surface: Surface, place: Place, report: SurfaceReport, stage: Stage) -> None:
     given = draw_input(trial, surface, place.corpus)
-    result = play(given, surface, place)
+    try:
+        result = play(given, surface, place)
+    except Exception:  # noqa: BLE001 (a mistake of the fuzzer must be told, and not end the campaign)
+        report.found(Problem("the fuzzer itself", traceback.format_exc()[-1500:]), str(trial), given)
+        return
     report.count(given.asked, result.outcome.code)
     for problem in result.problems:
         if report.knows(problem):

@@ -50,7 +50,7 @@ def _parsed_json(content: bytes) -> Any:
 
 
 def _draw(choose: random.Random, tree: Any, *, is_yaml: bool) -> Change:
-    paths = list(_paths(tree))
+    paths = list(paths_of(tree))
     path = choose.choice(paths)
     inside = [path for path in paths if path]
     kind = choose.choice(["set"] * 6 + ["drop", "key", "double", "add", "copy"]) if inside else "set"
@@ -69,16 +69,16 @@ def _draw(choose: random.Random, tree: Any, *, is_yaml: bool) -> Change:
     return change
 
 
-def _paths(tree: Any, path: Path | None = None) -> Iterator[Path]:
+def paths_of(tree: Any, path: Path | None = None) -> Iterator[Path]:
     """Every value of a tree; of long lists a few only."""
     path = path or []
     yield path
     if isinstance(tree, dict):
         for key in list(tree)[:400]:
-            yield from _paths(tree[key], [*path, key])
+            yield from paths_of(tree[key], [*path, key])
     elif isinstance(tree, list):
         for number in sorted({*range(min(len(tree), 6)), len(tree) - 1} if tree else ()):
-            yield from _paths(tree[number], [*path, number])
+            yield from paths_of(tree[number], [*path, number])
 
 
 def _value(tree: Any, path: Path) -> Any:

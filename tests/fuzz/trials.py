@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from accepted import Attempt
-from edits import Edit, apply_edits, draw_drop, draw_edit
+from edits import Edit, apply_edits, draw_drop, draw_edit, draw_option, option_of
 from forked import Limits, Outcome, harness, run_forked, worker
 from oracle import Problem, generic_problems
 from place import Place
-from surfaces import Asked, Surface
+from surfaces import OPTION, Asked, Surface
 
 _SEALED_SHARE = 0.75
 _MOST_TRIES = 80
@@ -65,6 +65,9 @@ def draw_input(trial: TrialId, surface: Surface, corpus: Path) -> Input:
     """The damage and the command of a trial."""
     choose = random.Random(str(trial))
     asked = choose.choices(surface.asked, [each.weight for each in surface.asked])[0]
+    if OPTION in asked.arguments:
+        keys = surface.keys(corpus)
+        return Input(surface.name, asked.name, (draw_option(choose, "--set" in asked.arguments, keys),))
     if surface.dropped_into:
         return Input(surface.name, asked.name, tuple(_draw_drops(choose, surface, corpus)))
     files = surface.files(corpus)
@@ -97,7 +100,8 @@ def play(given: Input, surface: Surface, place: Place) -> Result:
     try:
         apply_edits(place.root, given.edits)
         place.begin()
-        outcome = _run(asked, arguments_of(asked, file), place.root, surface.limits)
+        arguments = arguments_of(asked, file, option_of(given.edits))
+        outcome = _run(asked, arguments, place.root, surface.limits)
         problems = generic_problems(outcome, asked.codes, asked.silent, surface.limits)
         problems += [Problem("changed a file", text) for text in place.changes(asked.writes)]
         if outcome.code == 0 and not problems and surface.check is not None:
@@ -121,9 +125,10 @@ def _run(asked: Asked, arguments: Sequence[str], folder: Path, limits: Limits) -
     return run_forked(lambda: run(arguments), folder, limits, tuple(arguments))
 
 
-def arguments_of(asked: Asked, file: str) -> list[str]:
-    folder = str(Path(file).parent)
-    return [word.replace("{file}", file).replace("{folder}", folder) for word in asked.arguments]
+def arguments_of(asked: Asked, file: str, option: str = "") -> list[str]:
+    """The words of a command; an undamaged option is as the command has it."""
+    words = {"{file}": file, "{folder}": str(Path(file).parent), OPTION: option or asked.plain}
+    return [words.get(word, word.replace("{file}", file)) for word in asked.arguments]
 
 
 def run_and_list_modules(asked: Asked, arguments: Sequence[str], folder: Path, limits: Limits, listed: Path) -> Outcome:
