@@ -34,7 +34,7 @@ def seal_checkpoint(folder: Path) -> None:
         for name in fields["files"]:
             content = _content(folder / name)
             fields["files"][name] |= {"bytes": len(content), "xxh3": xxhash.xxh3_64_hexdigest(content)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *trees.LOST_PLACE):
         return
     path.write_bytes(_with_checksum(json.dumps(fields).encode()))
 
@@ -47,7 +47,7 @@ def seal_channel(folder: Path) -> None:
         for fields in lines:
             content = _content(folder / f"{fields['prefix']}.bin")
             fields |= {"bin_bytes": len(content), "xxh3": xxhash.xxh3_64_hexdigest(content)}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, *trees.LOST_PLACE):
         return
     path.write_text("".join(json.dumps(fields) + "\n" for fields in lines))
 
