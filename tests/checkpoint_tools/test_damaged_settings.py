@@ -1,4 +1,4 @@
-"""Damaged and absurd settings of Hugging Face folders: refused with the key, or taken; never a traceback, nor gigabytes.
+"""Damaged and absurd settings of Hugging Face folders: refused with the key, or taken; no traceback, no gigabytes.
 
 Every value of every family's `config.json` becomes one of another kind or size; the index and the other files are
 damaged too.
