@@ -38,18 +38,11 @@ def replace(path: Path) -> None:
     path.with_name("other").replace(path)
 
 
-def link(path: Path) -> None:
-    path.replace(path.with_name("elsewhere"))
-    path.with_name("further").write_text("")
-    path.symlink_to("further")
-
-
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
         (Path.unlink, "was removed while it was written to"),
         (replace, "was replaced by another file while it was written to"),
-        (link, "was replaced by another file while it was written to"),
         (lambda path: os.truncate(path, 10), "was cut while it was written to"),
     ],
 )
@@ -67,6 +60,25 @@ def test_metrics_go_on_and_people_are_told(tmp_path: Path, damage: Callable[[Pat
     assert stream.getvalue().count(f"warning: {told}\n") == 1
     (event,) = read_events(tmp_path / "events.jsonl")
     assert event == FileLost(time=1000.0, attempt=0, step=4, file="metrics.jsonl", reason=told)
+
+
+def test_lines_wait_while_a_link_is_in_the_place_of_their_file(tmp_path: Path) -> None:
+    """A link could lead to any file of the user who trains."""
+    stream, path = io.StringIO(), tmp_path / "metrics.jsonl"
+    writes = opened(tmp_path, stream)
+    writes.step(record(1))
+    path.unlink()
+    (tmp_path / "precious").write_text("mine")
+    path.symlink_to("precious")
+    for step in (2, 3):
+        writes.step(record(step))
+    path.unlink()
+    writes.step(record(4))
+    writes.close()
+    assert (tmp_path / "precious").read_text() == "mine"
+    assert [each.step for each in whole_records(path)] == [2, 3, 4]
+    assert "warning: cannot write metrics.jsonl" in stream.getvalue()
+    assert "metrics.jsonl was removed while it was written to" in stream.getvalue()
 
 
 def test_events_go_on(tmp_path: Path) -> None:
