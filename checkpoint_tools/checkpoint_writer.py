@@ -24,10 +24,12 @@ from pydantic import TypeAdapter
 
 from checkpoint_tools.index.mcore import write_index
 from checkpoint_tools.our_tensors import OurTensors
-from checkpoint_tools.torch_dist import DTYPES, Chunk, Shape, StoredTensor
+from checkpoint_tools.torch_dist import DTYPES
 from harness.config.schema import ModelConfig
 from harness.parameters.names import LAYERS, split_layer
 from harness.progress import Progress, silent
+from harness.run.checkpoints.stored_index import Chunk, Place, StoredTensor
+from harness.run.checkpoints.tiling import Shape
 from harness.run.files import replace_file
 
 NAMES_PER_FILE = 64
@@ -85,7 +87,7 @@ def write_checkpoint(
     groups = [names[start : start + NAMES_PER_FILE] for start in range(0, len(names), NAMES_PER_FILE)]
     paths = [folder / f"__0_{number}.distcp" for number in range(len(groups))]
     before = {path: found for path in paths if records and (found := _recorded(records, path)) is not None}
-    progress(kept_bytes := sum(item.chunk.num_bytes for found in before.values() for item in found))
+    progress(kept_bytes := sum(item.chunk.place.length for found in before.values() for item in found))
 
     def write(path: Path, group: Sequence[str]) -> list[StoredChunk]:
         if path in before:
@@ -125,7 +127,7 @@ def _recorded(records: Path, file: Path) -> list[StoredChunk] | None:
         stored = _RECORD.validate_json(path.read_bytes())
     except ValueError:  # damaged: the file is written again
         return None
-    return stored if file.stat().st_size == sum(item.chunk.num_bytes for item in stored) else None
+    return stored if file.stat().st_size == sum(item.chunk.place.length for item in stored) else None
 
 
 def _write_file(
@@ -143,9 +145,7 @@ def _write_file(
             chunk = Chunk(
                 offsets=(0,) * len(shape) if layer is None else (layer, *(0,) * len(shape)),
                 sizes=tuple(block.shape),
-                file=path.name,
-                file_offset=file.tell(),
-                num_bytes=content.tell(),
+                place=Place(file=path.name, offset=file.tell(), length=content.tell()),
             )
             file.write(content.getbuffer())
             whole = shape if layer is None else (weights.model.num_layers, *shape)

@@ -12,8 +12,9 @@ from typing import Literal
 
 import torch
 
-from checkpoint_tools.torch_dist import Chunk, StoredTensor, read_index, read_region
+from checkpoint_tools.torch_dist import read_index, read_region
 from harness.progress import Progress
+from harness.run.checkpoints.stored_index import BYTES_OF, Chunk, StoredTensor
 
 NUM_WORKERS = 2
 Verdict = Literal["equal", "different", "only in first", "only in second", "other shape", "other format"]
@@ -59,7 +60,7 @@ def compare(first: Path, second: Path, progress: Progress) -> Iterator[Differenc
 
 def num_bytes(tensor: StoredTensor) -> int:
     """Return the size of a tensor as stored."""
-    return math.prod(tensor.shape) * int(getattr(torch, tensor.dtype).itemsize)
+    return math.prod(tensor.shape) * BYTES_OF[tensor.dtype]
 
 
 def _compare(

@@ -34,7 +34,7 @@ from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
 from checkpoint_tools.their_model import checked_moves, require_stackable
-from checkpoint_tools.their_tensors import TheirTensors, open_model
+from checkpoint_tools.their_tensors import MAX_CONFIG_BYTES, TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
 from checkpoint_tools.transformers_model import require_shapes
 from harness.config.identity import identity_of
@@ -159,7 +159,9 @@ def _belongings(folder: Path, tokenizers: ModelTokenizers) -> Belongings:
         DataError: A file of the named tokenizer cannot be read.
     """
     origin = {
-        name: read_whole(folder / name, MAX_BYTES) for name in (CONFIG, GENERATION_CONFIG) if is_there(folder / name)
+        name: read_whole(folder / name, MAX_CONFIG_BYTES)
+        for name in (CONFIG, GENERATION_CONFIG)
+        if is_there(folder / name)
     }
     files = {name: read_whole(folder / name, MAX_BYTES) for name in names_in_model(folder)}
     named = tokenizers.named

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import torch
 
-from checkpoint_tools.torch_dist import DTYPES, Shape, StoredTensor, read_chunk, read_index, read_region
+from checkpoint_tools.torch_dist import DTYPES, read_chunk, read_index, read_region
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 from harness.parameters.names import LAYERS, in_layer, split_layer
 from harness.run.checkpoints.manifest import Manifest
+from harness.run.checkpoints.stored_index import StoredTensor
+from harness.run.checkpoints.tiling import Shape
 from harness.run.checkpoints.verify import verify_before_load
 
 _NOT_WEIGHTS = ("optimizer.", "rng_state", "rerun_state")

@@ -14,6 +14,7 @@ import click
 
 from harness.errors import DataError, UsageError
 from harness.finite_range import FiniteRange
+from harness.limits import MOST_COUNT, MOST_SPARE_IDS, MOST_THREADS, MOST_VOCABULARY
 from harness.say import say
 
 if TYPE_CHECKING:
@@ -30,16 +31,22 @@ SHARE = click.option("--share", "shares", multiple=True, metavar="CHANNEL=WEIGHT
 @click.command("train-tokenizer")
 @click.argument("inputs", metavar="[CHANNEL=]IN...", nargs=-1, required=True)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="NAME.model or NAME.json.")
-@click.option("--vocab-size", type=click.IntRange(min=1), required=True, help="All ids; rounded up to 128s.")
-@SHARE
-@click.option("--sample-characters", type=click.IntRange(min=1), default=100_000_000, show_default=True)
 @click.option(
-    "--spare-ids", type=click.IntRange(min=0), default=1000, show_default=True, help="Control symbols for later."
+    "--vocab-size", type=click.IntRange(1, MOST_VOCABULARY), required=True, help="All ids; rounded up to 128s."
+)
+@SHARE
+@click.option("--sample-characters", type=click.IntRange(1, MOST_COUNT), default=100_000_000, show_default=True)
+@click.option(
+    "--spare-ids",
+    type=click.IntRange(0, MOST_SPARE_IDS),
+    default=1000,
+    show_default=True,
+    help="Control symbols for later.",
 )
 @click.option("--user-words", type=click.Path(path_type=Path), help="File with a word per line: one token each.")
 @click.option("--forbidden-words", type=click.Path(path_type=Path), help="File with a word per line: in no token.")
 @click.option("--character-coverage", type=FiniteRange(0.5, 1), default=0.9995, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), default=1, show_default=True)
 @TEXT_KEY
 def train_tokenizer(  # noqa: PLR0913 - one argument per option
     *,
@@ -95,7 +102,7 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
 @click.argument("inputs", metavar="[CHANNEL=]IN...", nargs=-1, required=True)
 @click.option("--against", type=click.Path(path_type=Path), help="Another tokenizer, to compare with.")
 @SHARE
-@click.option("--sample-characters", type=click.IntRange(min=1), default=2_000_000, show_default=True)
+@click.option("--sample-characters", type=click.IntRange(1, MOST_COUNT), default=2_000_000, show_default=True)
 @TEXT_KEY
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
@@ -134,7 +141,7 @@ def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
 @click.argument("inputs", metavar="[CHANNEL=]IN...", nargs=-1, required=True)
 @click.option("--words", type=click.Path(path_type=Path), required=True, help="File with a word per line.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="NAME.json or NAME.model, as TOKENIZER.")
-@click.option("--sample-characters", type=click.IntRange(min=1), default=2_000_000, show_default=True)
+@click.option("--sample-characters", type=click.IntRange(1, MOST_COUNT), default=2_000_000, show_default=True)
 @TEXT_KEY
 def extend_tokenizer(
     *, tokenizer: Path, inputs: tuple[str, ...], words: Path, output: Path, sample_characters: int, text_key: str

@@ -10,9 +10,9 @@ import os
 import zipfile
 from pathlib import Path
 
-from harness.checkpoint.metadata_pickle import METADATA_NAME, Inert, read_inert
 from harness.errors import CheckpointError
 from harness.json_text import parse_json
+from harness.run.checkpoints.stored_index import described_index
 from harness.run.files import open_regular
 
 
@@ -23,7 +23,7 @@ def incompleteness(folder: Path) -> str | None:
         OSError: From the disk.
     """
     try:
-        promised = promised_bytes(read_inert(folder / METADATA_NAME))
+        promised = described_index(folder).num_bytes
     except CheckpointError as error:
         return str(error)
     for name, size in promised.items():
@@ -47,15 +47,6 @@ def _is_whole(archive: Path) -> bool:
             return opened.testzip() is None
     except (zipfile.BadZipFile, EOFError):
         return False
-
-
-def promised_bytes(index: Inert) -> dict[str, int]:
-    """Return the minimum size of each file with tensors, from the places in it that the checkpoint's index names."""
-    sizes: dict[str, int] = {}
-    for place in index.state["storage_data"].values():
-        name, end = place.state["relative_path"], place.state["offset"] + place.state["length"]
-        sizes[name] = max(end, sizes.get(name, 0))
-    return sizes
 
 
 def _bytes_of(path: Path) -> int:

@@ -12,12 +12,14 @@ import queue
 import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 
@@ -25,11 +27,14 @@ from harness.checkpoint.complete import incompleteness
 from harness.checkpoint.counted import open_counted
 from harness.checkpoint.forked_results import ForkedResults
 from harness.checkpoint.gathered import whole_state
-from harness.checkpoint.shard_objects import guarded
+from harness.checkpoint.objections import objection_to
+from harness.checkpoint.shard_objects import guarded, guarded_slice
+from harness.checkpoint.torch_index.mcore import read_metadata
 from harness.checkpoint.writing import Writing
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives, cpu
 from harness.parallel.megatron_changes import replace
+from harness.run.checkpoints.metadata_pickle import UnpicklingError
 
 cpu.prepare()
 
@@ -37,7 +42,7 @@ import megatron.core  # noqa: E402 (the CPU must be prepared first)
 from megatron.core import dist_checkpointing  # noqa: E402
 from megatron.core import parallel_state as ps  # noqa: E402
 from megatron.core.dist_checkpointing import serialization  # noqa: E402
-from megatron.core.dist_checkpointing.core import CheckpointingConfig, save_config  # noqa: E402
+from megatron.core.dist_checkpointing.core import CheckpointingConfig, CheckpointingException, save_config  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import common, filesystem_async  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelSaveStrategyWrapper  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy  # noqa: E402
@@ -45,6 +50,8 @@ from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: 
 from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer  # noqa: E402
 
 replace(DefaultLoadPlanner, "load_bytes", guarded(DefaultLoadPlanner.load_bytes))
+replace(FileSystemReader, "read_metadata", read_metadata)
+replace(FileSystemReader, "_slice_file", guarded_slice(FileSystemReader._slice_file))
 
 # Megatron's writers open their files by this name. They ask the file how far it is, and so believe a disk that lies.
 replace(filesystem_async, "open", open_counted)
@@ -85,6 +92,12 @@ _FORMAT = ("torch_dist", 1)
 _DISK_ERRORS = (OSError, RuntimeError)
 """Errors of a full or failing disk. torch's own writer raises RuntimeError."""
 _WRAPPING = re.compile(r"^(Worker failure: )?(\[Errno [0-9]+\] )?")
+
+_ERRORS_OF_CONTENT = (
+    *(AssertionError, AttributeError, EOFError, IndexError, KeyError, TypeError, UnpicklingError, ValueError),
+    CheckpointingException,
+)
+"""Errors of Megatron's and torch's readers about a checkpoint that is not as they expect it."""
 
 # Every parameter's state in the parameter's own shape, so that any layout can load it.
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
@@ -144,9 +157,10 @@ def load(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
     Raises:
         CheckpointError: The checkpoint lacks something that the model needs.
     """
-    loaded = _read(directory, _sharded_state(chunks, optimizer, is_loading=True))
-    _fill(directory, chunks, loaded)
-    optimizer.load_state_dict(loaded["optimizer"])
+    with _reading(directory):
+        loaded = _read(directory, _sharded_state(chunks, optimizer, is_loading=True))
+        _fill(directory, chunks, loaded)
+        optimizer.load_state_dict(loaded["optimizer"])
 
 
 def load_weights(directory: Path, chunks: list[Any]) -> None:
@@ -158,20 +172,32 @@ def load_weights(directory: Path, chunks: list[Any]) -> None:
     Raises:
         CheckpointError: The checkpoint lacks something that the model needs.
     """
-    _fill(directory, chunks, _read(directory, _model_state(chunks), unused="optimizer."))
+    with _reading(directory):
+        _fill(directory, chunks, _read(directory, _model_state(chunks), unused="optimizer."))
+
+
+@contextmanager
+def _reading(directory: Path) -> Iterator[None]:
+    """Turn what Megatron's and torch's readers raise about a checkpoint's content into one kind of error."""
+    try:
+        yield
+    except OSError as error:  # of the small files, which each rank opens by itself
+        raise CheckpointError(f"{directory} cannot be loaded: {error.strerror} ({error.filename}).") from error
+    except CheckpointException as failed:  # raised on every rank; only the first knows of whom
+        causes = (f"rank {rank}: {_cause(error)}" for rank, (error, _) in sorted(failed.failures.items()))
+        raise CheckpointError(f"{directory} cannot be loaded: {'; '.join(causes) or 'see rank 0'}.") from failed
+    except _ERRORS_OF_CONTENT as error:
+        cause = (str(error).splitlines() or [""])[0][:300]
+        raise CheckpointError(f"{directory} cannot be loaded: {type(error).__name__}: {cause}.") from error
 
 
 def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) -> dict[str, Any]:
     """Return the checkpoint's content for the state. Unused entries are allowed if their names begin with `unused`."""
     strict = StrictHandling.RETURN_ALL
     _require_readable(directory)
-    try:
-        loaded, without_place, absent = dist_checkpointing.load(state, str(directory), strict=strict)
-    except OSError as error:  # of the small files, which each rank opens by itself
-        raise CheckpointError(f"{directory} cannot be loaded: {error.strerror} ({error.filename}).") from error
-    except CheckpointException as failed:  # raised on every rank; only the first knows of whom
-        causes = (f"rank {rank}: {_cause(error)}" for rank, (error, _) in sorted(failed.failures.items()))
-        raise CheckpointError(f"{directory} cannot be loaded: {'; '.join(causes) or 'see rank 0'}.") from failed
+    if (objection := objection_to(directory)) is not None:
+        raise CheckpointError(f"{directory} cannot be loaded: {objection}.")
+    loaded, without_place, absent = dist_checkpointing.load(state, str(directory), strict=strict)
     lacking = sorted(key for key in absent if "_extra_state" not in key)
     if lacking:
         raise CheckpointError(
@@ -200,7 +226,10 @@ def _require_readable(directory: Path) -> None:
 
 def _fill(directory: Path, chunks: list[Any], loaded: dict[str, Any]) -> None:
     for index, chunk in enumerate(chunks):
-        wrong = chunk.module.load_state_dict(loaded[f"model{index}"], strict=False)
+        try:
+            wrong = chunk.module.load_state_dict(loaded[f"model{index}"], strict=False)
+        except RuntimeError as error:  # of shapes
+            raise CheckpointError(f"{directory} does not fit the model: {_cause(error).splitlines()[0]}") from error
         unknown = [key for key in (*wrong.missing_keys, *wrong.unexpected_keys) if "_extra_state" not in key]
         if unknown:
             raise CheckpointError(f"{directory} does not fit the model: {unknown[:5]}.")

@@ -1,7 +1,7 @@
 """Finds the ranks that have not joined a collective in which others wait, from the dumps of torch's flight recorder.
 
-A dump, `flight_recorder/rank_3`, is a pickle of plain values. Unpickling calls whatever a file names, so this reader
-looks up no name: it refuses a file that has one. It uses these fields (version 2 of the format, torch 2.4 and later):
+A dump, `flight_recorder/rank_3`, is a pickle of plain values, which names nothing. These fields of it are used (version
+2 of the format, torch 2.4 and later):
 
     {"pg_config": {"0": {"name": "0", "desc": "default_pg", "ranks": "[0, 1]"}},
      "entries": [{"process_group": ("0", "default_pg"), "collective_seq_id": 5, "profiling_name": "nccl:all_reduce",
@@ -10,8 +10,6 @@ looks up no name: it refuses a file that has one. It uses these fields (version 
 
 from __future__ import annotations
 
-import io
-import pickle  # the architecture's test allows it here: nothing that a file names is ever looked up
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from harness.json_text import parse_json
+from harness.plain_pickle import read_pickle
+from harness.run.files import read_regular
 from harness.text import listed
 
-_MOST_BYTES = 256 * 2**20
+_MOST_BYTES = 128 * 2**20
+_MOST_STEPS = 2**23
+"""Instructions of a dump. One of 2,000 collectives, as many as torch keeps, has an eighth of it."""
+_MOST_RANKS = 2**20
+_MOST_SHOWN = 200
 FLIGHT_RECORDER = "flight_recorder"
 """Folder of the dumps in that of a launch."""
-_NAME = re.compile(r"rank_([0-9]+)")
+_NAME = re.compile(r"rank_([0-9]{1,9})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +48,6 @@ class GroupState:
 
 Dump = Mapping[str, GroupState]
 """A rank's state in each of its groups, by the name of the group."""
-
-
-class _PlainValues(pickle.Unpickler):
-    """Reads numbers, text, lists, tuples and mappings; refuses everything else."""
-
-    def find_class(self, module_name: str, global_name: str, /) -> object:
-        raise pickle.UnpicklingError(f"the file names {module_name}.{global_name}, which no dump does")
 
 
 def read_dumps(folder: Path) -> dict[int, Dump]:
@@ -83,34 +80,74 @@ def absent_ranks(dumps: Mapping[int, Dump]) -> list[str]:
 
 def _read(path: Path) -> Dump | None:
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        content = read_regular(path, _MOST_BYTES)
+        if len(content) > _MOST_BYTES:
             return None
-        content = _PlainValues(io.BytesIO(path.read_bytes())).load()
-        return _states(content["pg_config"], content["entries"])
-    except (OSError, pickle.UnpicklingError, EOFError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+        found = read_pickle(content, most_steps=_MOST_STEPS)
+        fields = _mapping(found)
+        return _states(_mapping(fields.get("pg_config")), _list(fields.get("entries")))
+    except (OSError, ValueError):
         return None
 
 
-def _states(groups: Mapping[str, Mapping[str, str]], entries: Sequence[Mapping[str, Any]]) -> Dump:
-    members = {str(group["name"]): tuple(parse_json(group["ranks"])) for group in groups.values()}
-    states = {
-        name: GroupState(description=_description(name, str(group["desc"])), members=members[name])
-        for group in groups.values()
-        if (name := str(group["name"]))
-    }
-    for entry in entries:
-        name, text = map(str, entry["process_group"])
-        before = states.get(name) or GroupState(description=_description(name, text), members=members.get(name, ()))
-        sequence = int(entry["collective_seq_id"])
+def _states(groups: Mapping[Any, Any], entries: Sequence[Any]) -> Dump:
+    states: dict[str, GroupState] = {}
+    members: dict[str, tuple[int, ...]] = {}
+    """Ranks by the text that lists them, which groups may share."""
+    for group in map(_mapping, groups.values()):
+        name, ranks = _text(group.get("name")), _text(group.get("ranks"))
+        if ranks not in members:
+            members[ranks] = _ranks(ranks)
+        states[name] = GroupState(description=_description(name, _text(group.get("desc"))), members=members[ranks])
+    for entry in map(_mapping, entries):
+        name, text = _pair(entry.get("process_group"))
+        before = states.get(name) or GroupState(description=_description(name, text), members=())
+        sequence = _count(entry.get("collective_seq_id"))
         if not entry.get("is_p2p") and sequence >= before.sequence:
             states[name] = replace(
                 before,
-                collective=str(entry["profiling_name"]),
+                collective=_text(entry.get("profiling_name"))[:_MOST_SHOWN],
                 sequence=sequence,
                 is_done=bool(entry.get("retired")) or entry.get("state") == "completed",
             )
     return states
 
 
+def _ranks(text: str) -> tuple[int, ...]:
+    """Return the ranks of a group, which a dump lists as JSON."""
+    return tuple(_count(rank, most=_MOST_RANKS) for rank in _list(parse_json(text)))
+
+
+def _mapping(value: object) -> Mapping[Any, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("no mapping")
+    return value
+
+
+def _list(value: object) -> Sequence[Any]:
+    if not isinstance(value, list):
+        raise ValueError("no list")
+    return value
+
+
+def _pair(value: object) -> tuple[str, str]:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ValueError("no pair")
+    return _text(value[0]), _text(value[1])
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("no text")
+    return value
+
+
+def _count(value: object, most: int = 2**63) -> int:
+    if type(value) is not int or not 0 <= value <= most:
+        raise ValueError("no count")
+    return value
+
+
 def _description(name: str, text: str) -> str:
+    name, text = name[:_MOST_SHOWN], text[:_MOST_SHOWN]
     return f"{name} ({text})" if text and text != "undefined" else name

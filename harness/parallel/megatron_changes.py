@@ -97,6 +97,18 @@ CHANGES = (
         made_in="harness.checkpoint.mcore",
         why="It runs whatever the pickles in a checkpoint's shards name.",
     ),
+    Change(
+        owner="torch.distributed.checkpoint.filesystem.FileSystemReader",
+        names=("read_metadata",),
+        made_in="harness.checkpoint.mcore",
+        why="It runs whatever a checkpoint's index names, and believes what that says about files and chunks.",
+    ),
+    Change(
+        owner="torch.distributed.checkpoint.filesystem.FileSystemReader",
+        names=("_slice_file",),
+        made_in="harness.checkpoint.mcore",
+        why="It gives parts of files to a reader that takes as much time and memory as they ask for.",
+    ),
     _in_checkpointing(
         names=("serialization.save_config", f"{_WRITER}.finish"),
         why="Rank 0 writes these files alone; if the disk refuses one, the other ranks wait for ever.",

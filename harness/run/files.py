@@ -20,6 +20,8 @@ from typing import BinaryIO
 STAGING_SUFFIX = ".partial"
 _NO_HARD_LINKS_HERE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
+_BLOCK_BYTES = 1024**2
+
 UNREADABLE = "cannot be read"
 """Part of every problem text about a checkpoint that the disk refused to show."""
 
@@ -73,6 +75,21 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
     """
     with os.fdopen(open_regular(path), "rb") as file:
         return file.read(min(os.fstat(file.fileno()).st_size, most_bytes + 1))
+
+
+def require_readable(*paths: Path) -> None:
+    """Return if each of these is a regular file that can be read, or is missing. Links are followed.
+
+    Raises:
+        OSError: One cannot be read, or is something else.
+    """
+    for path in paths:
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            os.close(descriptor)
+            if not is_file:
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 def open_own(path: Path) -> int:
@@ -243,11 +260,9 @@ def append_durably(path: Path, lines: Iterable[str]) -> None:
     content = "".join(f"{line}\n" for line in lines).encode()
     descriptor = open_own(path)
     try:
-        found = os.fstat(descriptor)
-        before = os.pread(descriptor, found.st_size, 0)
-        end = before.rfind(b"\n") + 1
-        if found.st_nlink > 1:  # another name of the file, as in a copy that shares files, keeps what it has
-            replace_file(path, before[:end] + content)
+        end = _end_of_whole_lines(descriptor)
+        if os.fstat(descriptor).st_nlink > 1:  # a second name, as in a copy that shares files, keeps what it has
+            replace_file(path, os.pread(descriptor, end, 0) + content)
             return
         os.ftruncate(descriptor, end)
         if os.pwrite(descriptor, content, end) < len(content):
@@ -258,6 +273,17 @@ def append_durably(path: Path, lines: Iterable[str]) -> None:
         os.close(descriptor)
     if end == 0:  # the name is new
         fsync_folder(path.parent)
+
+
+def _end_of_whole_lines(descriptor: int) -> int:
+    """Return the place behind the last line end of a file, in bounded memory."""
+    end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - _BLOCK_BYTES)
+        if (found := os.pread(descriptor, end - start, start).rfind(b"\n")) >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def ends_with_newline(path: Path) -> bool:
@@ -275,15 +301,3 @@ def remove_tree(path: Path, *, first: str) -> None:
         return
     (path / first).unlink(missing_ok=True)
     shutil.rmtree(path)
-
-
-def last_lines(path: Path, most_bytes: int) -> list[bytes]:
-    """Return the whole lines in the last `most_bytes` of a file, without line ends. An unreadable file has none."""
-    try:
-        with path.open("rb") as file:
-            start = max(0, os.fstat(file.fileno()).st_size - most_bytes)
-            file.seek(start)
-            lines = file.read().splitlines()
-    except OSError:
-        return []
-    return lines[1:] if start else lines

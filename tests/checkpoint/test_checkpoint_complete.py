@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.checkpoint.complete import incompleteness
-from harness.checkpoint.metadata_pickle import METADATA_NAME, write_records
+from harness.run.checkpoints.metadata_pickle import METADATA_NAME, write_records
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def test_all_is_there(folder: Path) -> None:
         ("common.pt", 0, "common.pt is not whole"),
         ("common.pt", 30, "common.pt is not whole"),
         ("metadata.json", 0, "metadata.json is not whole"),
-        (METADATA_NAME, 0, "its .metadata is damaged: EOFError"),
+        (METADATA_NAME, 0, "its .metadata is damaged: it ends too early"),
     ],
 )
 def test_something_is_lacking(folder: Path, name: str, size: int, problem: str) -> None:

@@ -13,7 +13,7 @@ import torch.distributed.checkpoint as dcp
 from checkpoint_samples import sample_manifest, store_in
 
 from harness import cli
-from harness.checkpoint.metadata_pickle import index_problem
+from harness.checkpoint.objections import objection_to
 
 EQUAL = {"a.weight": torch.arange(12.0).reshape(3, 4), "a.bias": torch.tensor([1.0, math.nan, math.inf])}
 
@@ -24,6 +24,7 @@ def checkpoint(folder: Path, tensors: dict[str, torch.Tensor], step: int = 10) -
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         dcp.save(dict(tensors), checkpoint_id=partial, no_dist=True)
+    (partial / "metadata.json").write_text('{"sharded_backend": "torch_dist", "sharded_backend_version": 1}')
     return store.publish(partial, sample_manifest(step))
 
 
@@ -101,7 +102,7 @@ def test_an_index_that_names_a_function_is_passed_over_whatever_its_manifest_say
     (partial / ".metadata").write_bytes(b"cos\nsystem\n(S'touch /nowhere'\ntR.")
     hostile = store.publish(partial, sample_manifest(20))
     assert store.choose("auto", deep=True).entry.path == hostile  # type: ignore[union-attr]
-    choice = store.choose("auto", deep=True, inspect=index_problem)
+    choice = store.choose("auto", deep=True, inspect=objection_to)
     assert choice.entry is not None
     assert choice.entry.path == older
     assert choice.passed_over == (

@@ -10,6 +10,7 @@ from typing import Any
 import conversion_jobs
 import pytest
 import xxhash
+from hostile_indexes import Change, first_half_only, halves_that_overlap, of_place, rewrite_index
 from hugging_face_models import VARIANTS, write_model, write_tokenizer
 from pool import Pool
 
@@ -109,3 +110,23 @@ def test_the_mean_knows_all_tokenizers_of_the_model(altered: Callable[..., Path]
     both = [altered(name, fingerprint={**fingerprint, OTHER_TOKENIZERS: others}) for name in ("one", "two")]
     done = average(both, tmp_path / "mean", conversion_jobs.no_display)
     assert read_manifest(done.checkpoint).fingerprint == read_manifest(both[0]).fingerprint
+
+
+@pytest.mark.parametrize("change", [halves_that_overlap, first_half_only, of_place(relative_path="../x.distcp")])
+def test_tensors_that_are_not_whole_are_read_by_no_converter(
+    checkpoint: Path, tmp_path: Path, change: Change, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A hole would be filled with whatever is in the memory."""
+    harmed, out = Path(shutil.copytree(checkpoint, tmp_path / "harmed")), tmp_path / "out"
+    rewrite_index(harmed, change)
+    for arguments in (
+        ("average", checkpoint, harmed, out),
+        ("to-hf", harmed, out),
+        ("check", checkpoint, harmed),
+        ("check", harmed, checkpoint),
+    ):
+        assert run(["convert", *map(str, arguments)]) == EXIT_BAD_DATA
+        err = capsys.readouterr().err
+        assert f"Checkpoint {harmed} cannot be read: " in err
+        assert len(err.splitlines()) == 1
+    assert not list(tmp_path.glob("out*"))

@@ -30,7 +30,7 @@ from harms import HARMS
 from judge import is_sound, newest, sound_checkpoints, unsound
 from power_cuts import DiskModel
 
-from harness.checkpoint.metadata_pickle import index_problem
+from harness.checkpoint.objections import objection_to
 from harness.errors import HarnessError
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Manifest, parse_manifest
@@ -249,7 +249,7 @@ class StoreTrials:
 
     def _check_passed_over(self, trial: TrialId, family: str, store: CheckpointStore, what: str) -> None:
         try:
-            choice = store.choose("auto", deep=True, healths=HEALTHS, inspect=index_problem)
+            choice = store.choose("auto", deep=True, healths=HEALTHS, inspect=objection_to)
         except HarnessError as error:
             self._report.violated(trial, family, f"[{what}] nothing was chosen: {error}")
             return
@@ -282,7 +282,7 @@ class StoreTrials:
         elif wrong := unsound(store.run_dir.checkpoints):
             problem = f"{sorted(wrong)} are named like checkpoints and are none"
         else:
-            choice = store.choose("must", deep=True, healths=HEALTHS, inspect=index_problem)
+            choice = store.choose("must", deep=True, healths=HEALTHS, inspect=objection_to)
             if choice.entry is None or choice.entry.path != found.path or choice.passed_over:
                 problem = f"chosen was {choice}, the newest sound checkpoint is {found.path.name}"
         if problem is not None:

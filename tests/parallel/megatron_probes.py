@@ -11,8 +11,11 @@ import io
 import json
 import pickle
 import sys
+import tempfile
 import warnings
+import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,6 +28,7 @@ from megatron.core.dist_checkpointing.strategies import common, filesystem_async
 from megatron.core.optimizer import distrib_optimizer  # noqa: E402
 from megatron.core.tensor_parallel import layers  # noqa: E402
 from megatron.core.tensor_parallel import random as megatron_random  # noqa: E402
+from torch.distributed.checkpoint import FileSystemReader  # noqa: E402
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner  # noqa: E402
 
 CUDA = "torch.cuda"
@@ -77,6 +81,25 @@ def shards_run_code() -> bool:
     with contextlib.suppress(pickle.UnpicklingError):
         planner.load_bytes(SimpleNamespace(dest_index=SimpleNamespace(fqn="x")), content)
     return Exploit.ran
+
+
+def indexes_run_code() -> bool:
+    Exploit.ran = False
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(AttributeError):
+        Path(folder, ".metadata").write_bytes(pickle.dumps(Exploit()))
+        FileSystemReader(folder).read_metadata()
+    return Exploit.ran
+
+
+def packed_records_are_read() -> bool:
+    """Whether a few bytes take the memory of many: torch reads archives with packed records, which it never writes."""
+    written, packed = io.BytesIO(), io.BytesIO()
+    torch.save(torch.zeros(1000), written)
+    with zipfile.ZipFile(written) as source, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as target:
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    packed.seek(0)
+    return len(packed.getvalue()) < 2000 and len(torch.load(packed, weights_only=True)) == 1000
 
 
 def torch_keeps_a_step_per_parameter() -> bool:
@@ -137,6 +160,8 @@ PROBES: dict[str, Callable[[], bool]] = {
         distrib_optimizer.DistributedOptimizer.get_parameter_state_dp_zero, ".detach().cpu()", "recv_tensors"
     ),
     "torch.distributed.checkpoint.default_planner.DefaultLoadPlanner.load_bytes": shards_run_code,
+    "torch.distributed.checkpoint.filesystem.FileSystemReader.read_metadata": indexes_run_code,
+    "torch.distributed.checkpoint.filesystem.FileSystemReader._slice_file": packed_records_are_read,
     f"{SAVING}.save_config": lambda: source_has(serialization.save, "save_config("),
     f"{SAVING}.Path": lambda: source_has(serialization.save, "= Path(checkpoint_dir)", ".iterdir()"),
     f"{SAVING}.maybe_msc": lambda: source_has(serialization.save, "maybe_msc.Path(", ".iterdir()"),

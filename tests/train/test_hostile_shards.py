@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from process_runs import Site
 
-from harness.checkpoint.metadata_pickle import METADATA_NAME, read_inert
 from harness.run.checkpoints.contents import file_records
 from harness.run.checkpoints.manifest import read_manifest, write_manifest
+from harness.run.checkpoints.stored_index import read_index
 
 
 class Hostile:
@@ -26,14 +26,8 @@ class Hostile:
 
 def objects_in(checkpoint: Path) -> list[tuple[Path, int, int]]:
     """File, offset and length of every pickled object."""
-    index = read_inert(checkpoint / METADATA_NAME).state
-    kinds = {name: record.kind for name, record in index["state_dict_metadata"].items()}
-    stored = [(key.state["fqn"], place.state) for key, place in index["storage_data"].items()]
-    return [
-        (checkpoint / place["relative_path"], place["offset"], place["length"])
-        for name, place in stored
-        if kinds[name] == "BytesStorageMetadata"
-    ]
+    places = read_index(checkpoint).objects.values()
+    return [(checkpoint / place.file, place.offset, place.length) for place in places]
 
 
 @pytest.mark.slow

@@ -12,13 +12,15 @@ from typing import Any
 
 import click
 
-from harness.errors import EXIT_BAD_DATA, CheckpointError, UsageError
+from harness.errors import EXIT_BAD_DATA, CheckpointError, SaveFailedError, UsageError
+from harness.limits import MOST_STEPS
 from harness.progress import shown
 from harness.run.checkpoints.contents import Progress
 from harness.run.checkpoints.entries import BrokenCheckpoint, Checkpoint, Entry
 from harness.run.checkpoints.key_option import key_of_checkpoint, key_of_run, signature_key_option
 from harness.run.checkpoints.retention import RetentionPolicy, before_steps, evidence_steps, to_delete
 from harness.run.checkpoints.store import CheckpointStore
+from harness.run.checkpoints.verify import has_index, index_problems
 from harness.run.checkpoints.verify import sign as sign_checkpoint
 from harness.run.checkpoints.verify import verify as problems_of
 from harness.run.files import broken_link
@@ -59,7 +61,7 @@ def list_checkpoints(run_dir: Path, key_file: Path | None, as_json: bool) -> Non
 @signature_key_option
 @AS_JSON
 def verify(paths: tuple[Path, ...], deep: bool, key_file: Path | None, as_json: bool) -> int:
-    """Check that checkpoints are what their manifests say.
+    """Check that checkpoints are what their manifests say, and that their tensors are whole.
 
     PATHS are checkpoint folders, or run directories (all their checkpoints). Exits with 65 if one is not sound.
 
@@ -71,9 +73,13 @@ def verify(paths: tuple[Path, ...], deep: bool, key_file: Path | None, as_json: 
     found: dict[str, list[str]] = {}
     for folder in _folders(paths):
         with _progress(folder, deep) as advance:
-            found[str(folder)] = problems_of(folder, deep, key=key_of_checkpoint(folder, key_file), progress=advance)
+            key = key_of_checkpoint(folder, key_file)
+            problems = problems_of(folder, deep, key=key, progress=advance)
+        indexed = has_index(folder)
+        found[str(folder)] = problems or (index_problems(folder) if indexed else [])
         if not as_json:
-            say(f"{folder}: {'sound' if not found[str(folder)] else '; '.join(found[str(folder)])}")
+            sound = "sound" if indexed else "sound; it has no index of tensors, and cannot be loaded"
+            say(f"{folder}: {'; '.join(found[str(folder)]) or sound}")
     if as_json:
         say(json.dumps(found, indent=2))
     return EXIT_BAD_DATA if any(found.values()) else 0
@@ -131,8 +137,12 @@ def sign(checkpoints: tuple[Path, ...], key_file: Path | None) -> None:
 
 @click.command()
 @RUN_DIR
-@click.option("--keep-last", type=click.IntRange(min=1), required=True, help="Number of newest checkpoints to keep.")
-@click.option("--keep-every-steps", type=click.IntRange(min=1), help="Keep every step that this divides for good.")
+@click.option(
+    "--keep-last", type=click.IntRange(1, MOST_STEPS), required=True, help="Number of newest checkpoints to keep."
+)
+@click.option(
+    "--keep-every-steps", type=click.IntRange(1, MOST_STEPS), help="Keep every step that this divides for good."
+)
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @signature_key_option
 def prune(run_dir: Path, keep_last: int, keep_every_steps: int | None, dry_run: bool, key_file: Path | None) -> None:
@@ -210,7 +220,10 @@ def _amend(checkpoint: Path, key_file: Path | None, *, pinned: bool) -> None:
             raise CheckpointError(f"{checkpoint} was not changed: {entry.problem}")
         if entry.manifest.signature is not None and store.key is None:
             raise UsageError(f"{checkpoint} is signed, and would not be any more: give --signature-key-file")
-        store.amend(entry, pinned=pinned)
+        try:
+            store.amend(entry, pinned=pinned)
+        except SaveFailedError as error:
+            raise CheckpointError(str(error)) from None
         return
     raise UsageError(f"{checkpoint} is not a checkpoint of a run. List them: harness checkpoint list {run.root}")
 

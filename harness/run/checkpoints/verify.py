@@ -10,10 +10,13 @@ from collections.abc import Collection
 from pathlib import Path
 
 from harness.errors import CheckpointError
+from harness.plain_pickle import PICKLE_START
 from harness.run.checkpoints.contents import Progress, contents, file_records
 from harness.run.checkpoints.manifest import Manifest, manifest_or_problem, write_manifest
+from harness.run.checkpoints.metadata_pickle import METADATA_NAME
 from harness.run.checkpoints.signature import SigningKey
-from harness.run.files import UNREADABLE
+from harness.run.checkpoints.stored_index import read_index
+from harness.run.files import UNREADABLE, read_regular
 
 SHARD_SUFFIX = ".distcp"
 """Suffix of the files with tensors. All other files are small and always hashed before they are used."""
@@ -30,6 +33,26 @@ def verify(
     if isinstance(found, str):
         return [found]
     return _problems(path, found, found.files if deep else (), is_signed=key is not None, progress=progress)
+
+
+def index_problems(path: Path) -> list[str]:
+    """Return why the tensors of a checkpoint that `verify` finds sound are not whole by its index, or are not there.
+
+    Whoever wrote the files may have written the manifest too.
+    """
+    try:
+        read_index(path)
+    except CheckpointError as error:
+        return [str(error)]
+    return []
+
+
+def has_index(path: Path) -> bool:
+    """Return whether a checkpoint has an index of tensors, right or wrong. Other files may be kept like checkpoints."""
+    try:
+        return read_regular(path / METADATA_NAME, 1)[:1] == PICKLE_START
+    except OSError:
+        return False
 
 
 def verify_before_load(path: Path, *, deep: bool = False, key: SigningKey | None = None) -> Manifest:

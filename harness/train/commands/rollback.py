@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from harness.checkpoint import mcore as checkpoint_files
-from harness.checkpoint.metadata_pickle import index_problem
+from harness.checkpoint.objections import objection_to
 from harness.data.order.cursor import Cursor, Positions
 from harness.errors import CheckpointError
 from harness.parallel import collectives
@@ -128,7 +128,7 @@ def _problem_of(run: Run, target: Checkpoint) -> str | None:
         verify_before_load(target.path, deep=True, key=run.store.key)
     except CheckpointError as error:
         return str(error)
-    return index_problem(target.path)
+    return objection_to(target.path)
 
 
 def _returned(run: Run, state: TrainState, target: Checkpoint, command: Command, request: Rollback) -> TrainState:
