@@ -51,7 +51,7 @@ class OpenTable:
     path: tuple[str, ...]
     """Names that lead to the text."""
     whole: bool
-    """Whether the other columns are read too."""
+    """True if the other columns are read too."""
 
 
 def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = False) -> Iterator[Row]:
