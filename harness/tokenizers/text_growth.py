@@ -1,4 +1,4 @@
-"""How much the rules of a tokenizer can multiply a text: a few of them, each harmless, fill any memory.
+"""Measures how much the rules of a tokenizer can multiply a text: a few of them, each harmless, fill any memory.
 
 `rules` is the value of `Tokenizer.rules`: the normalizer and the model as the library of a tokenizer.json describes
 them, or those of a SentencePiece model.
