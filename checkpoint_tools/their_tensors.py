@@ -19,6 +19,7 @@ from checkpoint_tools.families.config_json import admit, family_of
 from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.foreign_files import POINTER_START, is_there, read_start, read_whole, require_content
 from checkpoint_tools.number_formats import require_fits
+from checkpoint_tools.safetensors_header import Header, read_header
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError, UsageError
 from harness.json_text import parse_json
@@ -50,7 +51,7 @@ class TheirTensors:
     model: ModelConfig
     files: Mapping[str, str]
     """Name of the file that holds each tensor."""
-    headers: Mapping[str, tuple[Shape, str]]
+    headers: Header
     """Shape of each tensor, and its number format as the file spells it."""
     passed_over: tuple[str, ...] = ()
     """Keys of its `config.json` that change nothing, and that most files lack."""
@@ -161,7 +162,7 @@ def _require_model_folder(path: Path) -> None:
         )
 
 
-def _files(path: Path) -> tuple[dict[str, str], dict[str, tuple[Shape, str]]]:
+def _files(path: Path) -> tuple[dict[str, str], Header]:
     """Return the file, and the shape and format, of each tensor."""
     if is_there(path / INDEX_NAME):
         named = _named_by_index(path)
@@ -172,12 +173,13 @@ def _files(path: Path) -> tuple[dict[str, str], dict[str, tuple[Shape, str]]]:
     found: dict[str, str] = {}
     headers: dict[str, tuple[Shape, str]] = {}
     for shard in sorted(set(named.values())) if named is not None else [SINGLE_NAME]:
-        with _opened(path / shard) as file:
-            for tensor in file.keys():  # noqa: SIM118 (no mapping)
-                if tensor in found:
-                    raise CheckpointError(f"{path}: {tensor} is in {found[tensor]} and in {shard}.")
-                part = file.get_slice(tensor)
-                found[tensor], headers[tensor] = shard, (tuple(part.get_shape()), str(part.get_dtype()))
+        require_content(path / shard, read_start(path / shard, POINTER_START))
+        for tensor, described in read_header(path / shard).items():
+            if tensor in found:
+                raise CheckpointError(f"{path}: {tensor} is in {found[tensor]} and in {shard}.")
+            found[tensor], headers[tensor] = shard, described
+        with _opened(path / shard):  # the library has to agree
+            pass
     named = found if named is None else named
     if wrong := sorted(name for name in {*found, *named} if found.get(name) != named.get(name)):
         first = wrong[0][:_MOST_SHOWN]

@@ -29,7 +29,7 @@ def masked_override(override: str) -> str:
     """Return `key=value` with a value that may hold secrets hidden."""
     key, equals, value = override.partition("=")
     path = tuple(key.strip().split("."))
-    if is_secret(path) or (path == _SECRET[: len(path)] and _SECRET[-1] in value):
+    if is_secret(path) or (path == _SECRET[: len(path)] and str(_SECRET[-1]) in value):
         return f"{key}{equals}{HIDDEN}"
     return override
 

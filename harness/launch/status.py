@@ -83,7 +83,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
     train_steps = _train_steps(run_dir, started)
     step_s = _step_seconds(records)
     last = records[-1] if records else None
-    tokens = (last.consumed_tokens - records[-2].consumed_tokens) if last and len(records) > 1 else None
+    tokens = (last.consumed_tokens - records[-2].consumed_tokens) if last and len(records) > 1 else 0
     return Status(
         run=str(run_dir.root),
         state=state,
@@ -94,7 +94,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
         train_steps=train_steps,
         loss=last.values.get(LM_LOSS) if last else None,
         step_time_s=step_s,
-        tokens_per_second=tokens / step_s if tokens is not None and step_s else None,
+        tokens_per_second=tokens / step_s if tokens > 0 and step_s else None,  # a rollback goes back
         time_left_s=max(0, train_steps - last.step) * step_s if last and train_steps and step_s else None,
         slow=_slow(run_dir, started),
         log=_log(run_dir, known[-1]),

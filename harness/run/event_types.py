@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from typing_extensions import TypedDict
 
 from harness.run.field_types import Count, Flag, Number, NumberOrNan, Range, Rank, Seconds, Text
 
@@ -24,12 +23,16 @@ Documents = Annotated[Mapping[Text, tuple[Count, ...]], Field(description="Numbe
 ExitCode = Annotated[int, Field(strict=True, ge=-255, le=255, description="Exit code; see the page on exit codes.")]
 
 
-class NamedDocuments(TypedDict):
+class NamedDocuments(BaseModel):
     """Documents of a part that stand out."""
 
-    channel: Text
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    channel: Channel
     part: Text
+    """Name of the part."""
     documents: tuple[Count, ...]
+    """Their numbers in the part."""
 
 
 class Event(BaseModel):

@@ -6,7 +6,7 @@ The bounds are far beyond what any run has. Within them later arithmetic neither
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationError
 
@@ -19,14 +19,25 @@ LAST_MOMENT = 253_402_300_799.0
 MOST_NATS = 1e9
 """Largest loss. A model that gives each token of the largest vocabulary the smallest probability of float32 has 104."""
 
-Count = Annotated[int, Field(strict=True, ge=0, le=MOST_COUNT)]
-Rank = Annotated[int, Field(strict=True, ge=0, lt=MOST_RANKS)]
+
+def _at_most(most: float) -> AfterValidator:
+    """Return the check of an upper bound that is no rule for users, only a limit of what is believed."""
+
+    def check(value: Any) -> Any:  # noqa: ANN401 (a number of either type)
+        if value > most:
+            raise ValueError(f"{value} is larger than any run has")
+        return value
+
+    return AfterValidator(check)
+
+
+Count = Annotated[int, Field(strict=True, ge=0), _at_most(MOST_COUNT)]
+Rank = Annotated[int, Field(strict=True, ge=0), _at_most(MOST_RANKS - 1)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 NumberOrNan = Annotated[float | None, Field(strict=True)]
 """A number; where it is not finite the file has null, which reads as None."""
-Seconds = Annotated[float, Field(strict=True, ge=0, le=LAST_MOMENT, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False), _at_most(LAST_MOMENT)]
 """A duration, or a moment since 1970."""
-Nats = Annotated[float, Field(strict=True, ge=-MOST_NATS, le=MOST_NATS, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 

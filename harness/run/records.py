@@ -87,7 +87,7 @@ def from_json_line(line: str | bytes) -> StepRecord | None:
 
 def _record_of(fields: Mapping[str, Any]) -> StepRecord | None:
     """Return the record with these fields; None if one is missing, or no record has it so."""
-    counts = {name: fields.get(name) for name in _COUNTS}
+    counts: dict[str, Any] = {name: fields.get(name) for name in _COUNTS}
     phase, digest, positions = fields.get("phase"), fields.get(names.BATCH_HASH), fields.get(_POSITIONS, [])
     values = {name: math.nan if value is None else value for name, value in fields.items() if name not in _NOT_VALUES}
     if not (

@@ -13,7 +13,7 @@ from damaged_json import broken, damaged, without
 from stand_in import StandIn, run_dir_in
 
 from harness import cli
-from harness.run.event_types import Attributed, Exit, PhaseBegun, RolledBack, Seen, StepEvent
+from harness.run.event_types import Attributed, Exit, NamedDocuments, PhaseBegun, RolledBack, Seen, StepEvent
 from harness.run.events import event_line
 from harness.run.heartbeats import Activity, Beat, beat_to_json, read_beats
 from harness.run.launches import LAUNCH, LaunchStart, read_launch_file
@@ -28,7 +28,7 @@ EVENTS: tuple[StepEvent, ...] = (
     Seen(kind="spike", attempt=0, step=3, channel="en", direction="up", start=1, end=2, z=1.0, height=1.0),
     Attributed(
         attempt=0, step=3, start=2, channel="en", dirty=True, reason="r", evidence="e",
-        documents=({"channel": "en", "part": "p", "documents": (1,)},),
+        documents=(NamedDocuments(channel="en", part="p", documents=(1,)),),
     ),
     PhaseBegun(
         attempt=0, step=3, phase="b", before="a", seq_length=8, global_batch_size=4, shares={"en": 1.0},
