@@ -205,7 +205,9 @@ def _play_trial(trial: TrialId, surface: Surface, place: Place, report: SurfaceR
     try:
         result = play(given, surface, place)
     except Exception:  # noqa: BLE001 (a mistake of the fuzzer must be told, and not end the campaign)
-        report.found(Problem("the fuzzer itself", traceback.format_exc()[-1500:]), str(trial), given)
+        report.found(
+            Problem("the fuzzer itself", " / ".join(traceback.format_exc().splitlines()[-5:])), str(trial), given
+        )
         return
     report.count(given.asked, result.outcome.code)
     for problem in result.problems:

@@ -6,18 +6,32 @@ import bz2
 import gzip
 import json
 import lzma
+import stat
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+_MOST_BYTES = 1 << 28
 _TOKENS = {1: "B", 2: "b", 3: "h", 4: "i", 5: "q", 8: "H"}
+
+
+def content_of(path: Path) -> bytes:
+    """The content of a file that is one, and not of terabytes.
+
+    Raises:
+        OSError, ValueError: It is something else.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > _MOST_BYTES:
+        raise ValueError(f"{path.name} is no file to be read")
+    return path.read_bytes()
 
 
 def documents_of_part(prefix: Path) -> list[list[int]]:
     """The documents of a `.bin/.idx` pair, each as its tokens, as Megatron-LM reads them."""
-    index = prefix.with_name(prefix.name + ".idx").read_bytes()
-    content = prefix.with_name(prefix.name + ".bin").read_bytes()
+    index = content_of(prefix.with_name(prefix.name + ".idx"))
+    content = content_of(prefix.with_name(prefix.name + ".bin"))
     magic, version, code, num_sequences, num_borders = struct.unpack_from("<9sQBQQ", index)
     if magic != b"MMIDIDX\x00\x00" or version != 1 or code not in _TOKENS:
         raise ValueError("no index")
@@ -36,7 +50,7 @@ def documents_of_part(prefix: Path) -> list[list[int]]:
 def parts_of_channel(folder: Path) -> list[Path]:
     """The prefixes of a channel's finished parts; its last line may be one that a process was killed in."""
     found = []
-    for line in (folder / "parts.jsonl").read_bytes().split(b"\n"):
+    for line in content_of(folder / "parts.jsonl").split(b"\n"):
         try:
             found.append(folder / json.loads(line)["prefix"])
         except (ValueError, TypeError, KeyError):
@@ -50,7 +64,7 @@ def lines_of(path: Path) -> list[bytes]:
     Raises:
         OSError, EOFError, ValueError: It is damaged.
     """
-    content = path.read_bytes()
+    content = content_of(path)
     if path.suffix == ".gz":
         content = gzip.decompress(content)
     elif path.suffix == ".bz2":
@@ -84,8 +98,8 @@ def texts_of(path: Path) -> list[str]:
         import pyarrow.parquet
 
         return [text for text in pyarrow.parquet.read_table(path)["text"].to_pylist() if text]
-    if path.suffix == ".json" and path.read_bytes().lstrip()[:1] == b"[":
-        records = json.loads(path.read_bytes())
+    if path.suffix == ".json" and content_of(path).lstrip()[:1] == b"[":
+        records = json.loads(content_of(path))
     else:
         records = [record for line in lines_of(path) if (record := _object(line)) is not None]
     texts = [record.get("text") for record in records if isinstance(record, dict)]
@@ -103,7 +117,7 @@ def _object(line: bytes) -> dict[str, Any] | None:
 def tensors_of(folder: Path) -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
     """Name, number format, shape and bytes of every tensor of a Hugging Face model's folder."""
     for path in sorted(folder.glob("*.safetensors")):
-        content = path.read_bytes()
+        content = content_of(path)
         length = int.from_bytes(content[:8], "little")
         header: Mapping[str, Any] = json.loads(content[8 : 8 + length])
         for name, fields in header.items():

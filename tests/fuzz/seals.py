@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import random
 import re
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import trees
 import xxhash
+from plain_readers import content_of
 
-_MOST_BYTES = 1 << 28
 _CHECKSUM = re.compile(rb',\n  "checksum": "[0-9a-f]{16}"\n}\n\Z')
 
 
@@ -30,9 +29,9 @@ def seal_checkpoint(folder: Path) -> None:
     """Makes a manifest say of its files what they are."""
     path = folder / "manifest.json"
     try:
-        fields = json.loads(_without_checksum(_content(path)))
+        fields = json.loads(_without_checksum(content_of(path)))
         for name in fields["files"]:
-            content = _content(folder / name)
+            content = content_of(folder / name)
             fields["files"][name] |= {"bytes": len(content), "xxh3": xxhash.xxh3_64_hexdigest(content)}
     except (OSError, *trees.LOST_PLACE):
         return
@@ -43,20 +42,13 @@ def seal_channel(folder: Path) -> None:
     """Makes the list of a channel's parts say of each `.bin` what it is."""
     path = folder / "parts.jsonl"
     try:
-        lines = [json.loads(line) for line in _content(path).splitlines()]
+        lines = [json.loads(line) for line in content_of(path).splitlines()]
         for fields in lines:
-            content = _content(folder / f"{fields['prefix']}.bin")
+            content = content_of(folder / f"{fields['prefix']}.bin")
             fields |= {"bin_bytes": len(content), "xxh3": xxhash.xxh3_64_hexdigest(content)}
     except (OSError, *trees.LOST_PLACE):
         return
     path.write_text("".join(json.dumps(fields) + "\n" for fields in lines))
-
-
-def _content(path: Path) -> bytes:
-    """Content of a file that is one, and not of terabytes."""
-    if not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_size > _MOST_BYTES:
-        raise ValueError("not a file to be read")
-    return path.read_bytes()
 
 
 def _without_checksum(content: bytes) -> bytes:
