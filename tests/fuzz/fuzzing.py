@@ -142,7 +142,7 @@ def _added(wish: Wish, stage: Stage) -> Report:
 
 def _prepare(surface: Surface, place: Place) -> None:
     """Loads what the surface's commands load on undamaged files, where they must do what they are asked."""
-    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, resource.RLIM_INFINITY))
     warnings.simplefilter("ignore")
     for name in surface.preload:
         importlib.import_module(name)
