@@ -6,33 +6,12 @@ Keys keep the names that they have in the files of older runs: the command behin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
+from harness.run.event_fields import Channel, Channels, CommandName, Documents, ExitCode, NamedDocuments, Reason
 from harness.run.field_types import Count, Flag, Number, NumberOrNan, Range, Rank, Seconds, Text
-
-CommandName = Annotated[
-    Text,
-    Field(alias="order", description="Name of the command's file in `signals/`, or of the operating system's signal."),
-]
-Reason = Annotated[Text, Field(description="Why, in words.")]
-Channel = Annotated[Text, Field(description="Name of the channel.")]
-Channels = Annotated[tuple[Text, ...], Field(description="Names of the channels.")]
-Documents = Annotated[Mapping[Text, tuple[Count, ...]], Field(description="Numbers of documents by `channel/part`.")]
-ExitCode = Annotated[int, Field(strict=True, ge=-255, le=255, description="Exit code; see the page on exit codes.")]
-
-
-class NamedDocuments(BaseModel):
-    """Documents of a part that stand out."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
-
-    channel: Channel
-    part: Text
-    """Name of the part."""
-    documents: tuple[Count, ...]
-    """Their numbers in the part."""
 
 
 class Event(BaseModel):

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import DataError
-from harness.run.event_types import Attributed, NamedDocuments
+from harness.run.event_fields import NamedDocuments
+from harness.run.event_types import Attributed
 from harness.run.evidence import read_evidence
 from harness.watch.announcer import Announcer
 from harness.watch.attribution import attribute, named
