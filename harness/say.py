@@ -10,6 +10,9 @@ import click
 
 from harness.text import printable
 
+_LONGEST_LINE = 4000
+"""Characters of a line of an error: a path has at most 4,096 bytes, and what was given may have megabytes."""
+
 
 def say(text: object = "", *, err: bool = False, bold: bool = False, nl: bool = True) -> None:
     """Write a text to standard output, or to standard error (`err`), with everything escaped that is not printable.
@@ -21,5 +24,15 @@ def say(text: object = "", *, err: bool = False, bold: bool = False, nl: bool = 
 
 
 def complain(text: object) -> None:
-    """Write an error to standard error, as every command and every process of a launch does."""
-    say(f"harness: error: {text}", err=True)
+    """Write an error to standard error, as every command and every process of a launch does.
+
+    Of a line that quotes what is endless, the beginning and the end are written.
+    """
+    say("harness: error: " + "\n".join(map(_shortened, str(text).split("\n"))), err=True)
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= _LONGEST_LINE:
+        return line
+    half = _LONGEST_LINE // 2
+    return f"{line[:half]} … {len(line) - 2 * half:,} characters … {line[-half:]}"
