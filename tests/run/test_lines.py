@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,13 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         assert last_lines(tmp_path / name, 100) == []
     with pytest.raises(OSError, match="null"):
         list(lines_in(tmp_path / "a\0b"))
+
+
+@pytest.mark.parametrize("read", [lines_in, lines_backwards])
+def test_terabytes_without_a_line_end_are_no_lines(read: Callable[[Path], Iterator[bytes]], tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b"{}\n")
+    os.truncate(path, 1 << 42)
+    with pytest.raises(OSError, match="no line ends within 1 GiB"):
+        list(read(path))
+    assert last_lines(path, 1 << 20) == []
