@@ -77,13 +77,14 @@ def recorded_identity(record: object) -> TokenizerIdentity | None:
     if not isinstance(record, Mapping):
         return None
     names = TokenizerIdentity.__dataclass_fields__
-    known = {name: record[name] for name in names if isinstance(record.get(name), str | int)}
+    known = {name: record[name] for name in names if type(record.get(name)) is (int if name == "vocab_size" else str)}
     return TokenizerIdentity(**known) if {"file", "xxh3", "vocab_size"} <= known.keys() else None
 
 
 def recorded_tokenizers(fingerprint: Mapping[str, Any]) -> tuple[TokenizerIdentity, ...]:
     """Return the tokenizers of a checkpoint: the run's own; of a converted model all that were in its folder."""
-    records = (fingerprint.get("tokenizer"), *(fingerprint.get(OTHER_TOKENIZERS) or ()))
+    others = fingerprint.get(OTHER_TOKENIZERS)
+    records = (fingerprint.get("tokenizer"), *(others if isinstance(others, list | tuple) else ()))
     return tuple(found for record in records if (found := recorded_identity(record)) is not None)
 
 
