@@ -1,4 +1,4 @@
-"""A manifest whose checksum fits may still say what no run says: the checkpoint is passed over, or the command says so."""
+"""A manifest may say what no run says: the checkpoint is passed over, and every command says so in one line."""
 
 from __future__ import annotations
 
