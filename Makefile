@@ -3,6 +3,8 @@
 #   make demo     train a small model on real text, see the loss of every channel, save, convert to Hugging Face
 #   make test     all tests
 #   make faults   kills, failing disks and damage against checkpoints and trainer, for ten minutes; see docs/faults.md
+#   make fuzz     damaged, hostile and absurd files against every command, for ten minutes (MINUTES=120: for two hours);
+#                 see docs/fuzz.md
 #   make spike    garbled documents and empty pages against the spike watch, and the README's picture of it
 #   make slurm    jobs on a real Slurm of two nodes on this machine (make slurm-deps installs it; slurm-smoke is the
 #                 part that CI runs)
@@ -20,7 +22,7 @@ VENV := .venv$(if $(filter-out python3,$(NAME)),-$(NAME))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slurm slurm-smoke slurm-deps faults spike check gpu gpu-dry gpu-wheels bench clean
+.PHONY: demo test slurm slurm-smoke slurm-deps faults fuzz spike check gpu gpu-dry gpu-wheels bench clean
 
 demo: $(READY)
 	$(BIN)/python -m data_prep.demo
@@ -55,6 +57,11 @@ faults: $(READY)
 	$(BIN)/python -m benchmarks.faults --seed 1 --minutes 10
 	$(BIN)/python -m pytest -m faults tests/faults
 
+# Goes on where the last call ended; what it finds is kept in tests/fuzz/found.
+MINUTES ?= 10
+fuzz: $(READY)
+	$(BIN)/python -m benchmarks.fuzz --seed 1 --minutes $(MINUTES) --processes 2 --state .fuzz --also-found
+
 spike: $(READY)
 	$(BIN)/python -m benchmarks.spike --plot docs/spike.png
 
@@ -79,7 +86,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.checkpoints
 
 clean:
-	rm -rf .venv .venv-* .demo .gpu runs/tiny
+	rm -rf .venv .venv-* .demo .gpu .fuzz runs/tiny
 
 # The environment: made once, made again when what it consists of changes.
 $(READY): pyproject.toml constraints.txt

@@ -64,10 +64,10 @@ def average(
     manifests = [xxhash.xxh3_64_hexdigest(manifest_text(checkpoint.manifest).encode()) for checkpoint in opened]
     lengths = [longest_seq_length(checkpoint.manifest) for checkpoint in opened]
     record = {"averaged": [str(path) for path in paths], "manifests_xxh3": manifests, "harness": VERSION}
-    with output_folder.begun(out, record) as partial:
+    with output_folder.begun(out, record) as held:
         with show("average", sum(_num_bytes(opened[0], name) for name in opened[0].names)) as progress:
             written = write_run(
-                partial,
+                held.folder,
                 _manifest(last, None if None in lengths else max(filter(None, lengths), default=0), health),
                 Weights(
                     model=opened[0].model,
@@ -78,7 +78,7 @@ def average(
                 num_workers=num_workers,
                 progress=progress,
             )
-        output_folder.publish(partial, out, record)
+        output_folder.publish(held, out, record)
     return Averaged(
         checkpoint=RunDir(out).checkpoints / written.checkpoint.name,
         warnings=(*_suspects(opened), *_other_belongings(opened, belongings)),

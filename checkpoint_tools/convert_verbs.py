@@ -13,6 +13,7 @@ import click
 
 from harness.errors import EXIT_BAD_DATA, CheckpointError, UsageError
 from harness.finite_range import FiniteRange
+from harness.limits import MOST_FLOAT, MOST_LAYERS, MOST_THREADS, MOST_VOCABULARY
 from harness.run.checkpoints.key_option import require_signed, signature_key_option
 from harness.run.paths import RunDir
 from harness.say import say
@@ -48,8 +49,10 @@ def convert() -> None:
 @click.option("--tokenizer", type=_PATH, help="Tokenizer to put beside the weights. Default: the checkpoint's.")
 @click.option("--without-tokenizer", is_flag=True, help="Write no tokenizer.")
 @click.option("--hashes/--no-hashes", default=True, show_default=True, help="Verify the content of every file first.")
-@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Files written at once.")
-@click.option("--proof-layers", type=click.IntRange(min=1), help="Compare the first so many layers only.")
+@click.option(
+    "--workers", type=click.IntRange(1, MOST_THREADS), default=4, show_default=True, help="Files written at once."
+)
+@click.option("--proof-layers", type=click.IntRange(1, MOST_LAYERS), help="Compare the first so many layers only.")
 @click.option("--sample", metavar="PROMPT", help="Let the converted model write on after PROMPT, at the end.")
 @signature_key_option
 def to_hf(
@@ -101,12 +104,16 @@ def to_hf(
 @convert.command(name="from-hf")
 @click.argument("model", type=_EXISTING)
 @click.argument("out", type=_PATH)
-@click.option("--workers", type=click.IntRange(min=1), default=4, show_default=True, help="Files written at once.")
-@click.option("--proof-layers", type=click.IntRange(min=1), help="Compare the first so many layers only.")
+@click.option(
+    "--workers", type=click.IntRange(1, MOST_THREADS), default=4, show_default=True, help="Files written at once."
+)
+@click.option("--proof-layers", type=click.IntRange(1, MOST_LAYERS), help="Compare the first so many layers only.")
 @click.option(
     "--expand-layers", metavar="N,N…", help="Follow each of these layers (from 0) by a copy that adds nothing yet."
 )
-@click.option("--vocab-size", type=click.IntRange(min=1), help="Add rows to the vocabulary up to this size.")
+@click.option(
+    "--vocab-size", type=click.IntRange(1, MOST_VOCABULARY), help="Add rows to the vocabulary up to this size."
+)
 @click.option("--tokenizer", type=_PATH, help="Go on with this one, which grew from the model's own.")
 def from_hf(  # noqa: PLR0913 (one argument per option)
     model: Path,
@@ -173,7 +180,9 @@ def average(checkpoints: tuple[Path, ...], out: Path, hashes: bool, key_file: Pa
 @convert.command()
 @click.argument("a", type=_EXISTING)
 @click.argument("b", type=_EXISTING)
-@click.option("--tolerance", type=FiniteRange(min=0), default=0.0, show_default=True, help="Largest difference.")
+@click.option(
+    "--tolerance", type=FiniteRange(0, MOST_FLOAT), default=0.0, show_default=True, help="Largest difference."
+)
 @signature_key_option
 def check(a: Path, b: Path, tolerance: float, key_file: Path | None) -> int:
     """Compare two models tensor by tensor; each is a checkpoint or a Hugging Face model's folder.

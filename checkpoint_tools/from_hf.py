@@ -34,7 +34,7 @@ from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.proof import prove
 from checkpoint_tools.run_writer import write_run
 from checkpoint_tools.their_model import checked_moves, require_stackable
-from checkpoint_tools.their_tensors import TheirTensors, open_model
+from checkpoint_tools.their_tensors import MAX_CONFIG_BYTES, TheirTensors, open_model
 from checkpoint_tools.to_hf import Converted
 from checkpoint_tools.transformers_model import require_shapes
 from harness.config.identity import identity_of
@@ -90,7 +90,8 @@ def convert(  # noqa: PLR0913 (one argument per option)
     settings = _settings(belongings, model.vocab_size)
     record = _record(theirs, growth, tokenizers, belongings)
     num_bytes = sum((folder / name).stat().st_size for name in set(theirs.files.values()))
-    with output_folder.begun(out, record) as partial:
+    with output_folder.begun(out, record) as held:
+        partial = held.folder
         with show("convert", num_bytes) as progress:
             written = write_run(
                 partial,
@@ -108,7 +109,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
         replace_file(partial / "model.yaml", text.encode())
         ours = open_checkpoint(written.checkpoint, hashes=False)
         proof = prove(ours, folder, partial / output_folder.PROOF_NAME, num_layers=proof_layers, growth=growth)
-        output_folder.publish(partial, out, {**record, "proof": proof.as_json()})
+        output_folder.publish(held, out, {**record, "proof": proof.as_json()})
     return Converted(
         out=out,
         family=theirs.family,
@@ -158,7 +159,9 @@ def _belongings(folder: Path, tokenizers: ModelTokenizers) -> Belongings:
         DataError: A file of the named tokenizer cannot be read.
     """
     origin = {
-        name: read_whole(folder / name, MAX_BYTES) for name in (CONFIG, GENERATION_CONFIG) if is_there(folder / name)
+        name: read_whole(folder / name, MAX_CONFIG_BYTES)
+        for name in (CONFIG, GENERATION_CONFIG)
+        if is_there(folder / name)
     }
     files = {name: read_whole(folder / name, MAX_BYTES) for name in names_in_model(folder)}
     named = tokenizers.named

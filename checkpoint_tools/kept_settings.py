@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from checkpoint_tools.families.config_json import plain_fields
 from checkpoint_tools.families.family import Fields
+from checkpoint_tools.families.registry import FAMILIES
 from checkpoint_tools.families.rotation import dynamic_scaling, rotary_fields
 from checkpoint_tools.original_settings import original_settings
 from checkpoint_tools.our_tensors import OurTensors, model_of
@@ -72,8 +73,11 @@ def kept_settings(ours: OurTensors, belongings: Belongings) -> KeptSettings:
 
 def _default_length(origin: Fields) -> int | None:
     """Return the length of a model whose `config.json` names none: the default of its class in transformers."""
+    family = origin.get("model_type")
+    if not isinstance(family, str) or family not in FAMILIES:
+        return None
     try:
-        known = importlib.import_module("transformers").AutoConfig.for_model(origin.get("model_type"))
+        known = importlib.import_module("transformers").AutoConfig.for_model(family)
     except (ImportError, ValueError):
         return None
     return getattr(known, _LONGEST, None)

@@ -10,7 +10,6 @@ from typing import Any
 
 from checkpoint_tools.foreign_files import is_there, read_whole
 from harness.errors import HarnessError, UsageError
-from harness.json_text import parse_json
 from harness.run.checkpoints.for_export import MAX_BYTES
 from harness.text import listed
 from harness.tokenizers.belonging_files import names_in_model
@@ -24,6 +23,7 @@ from harness.tokenizers.identity import (
 )
 from harness.tokenizers.recognise import tokenizer_files
 from harness.tokenizers.tokenizer import Tokenizer, open_tokenizer
+from harness.tokenizers.tokenizer_file import parse_described
 
 _FIRST = "tokenizer.json"
 """The file that transformers takes before all others."""
@@ -149,7 +149,7 @@ def _added_beyond(folder: Path, told_up_to: int, num_rows: int) -> Iterator[str]
 def _added_ids(name: str, content: bytes) -> Iterator[int]:
     """Yield the ids of the added tokens in one of the files beside a tokenizer; what is no such id is passed over."""
     try:
-        described = parse_json(content)
+        described = parse_described(content)
     except ValueError:
         return
     if not isinstance(described, dict):

@@ -16,6 +16,7 @@ from checkpoint_tools.families.family import Fields
 from checkpoint_tools.families.json_values import TOKEN_IDS, TRUTH, number, shown
 from checkpoint_tools.families.remarks import GENERATION
 from checkpoint_tools.transformers_model import generation_problem
+from harness.json_text import parse_json
 from harness.run.checkpoints.for_export import CONFIG, GENERATION_CONFIG
 from harness.text import listed
 
@@ -126,6 +127,10 @@ def _name(value: object) -> object:
 
 def _problem(content: bytes) -> str | None:
     """Return why transformers cannot read a `generation_config.json`; None if it can."""
+    try:
+        parse_json(content)
+    except ValueError as error:
+        return f"it is not valid JSON: {error}"
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / GENERATION_CONFIG).write_bytes(content)
         problem = generation_problem(Path(folder))

@@ -3,7 +3,7 @@
 ```
 OUT.partial/conversion.json   what is being converted; other content means another conversion, which starts anew
             proof/                first layers of a model that is too large to be compared whole
-            lock              held (`flock`) by the process that writes here; the kernel releases it however it ends
+            .lock             held by the process that writes here (`harness.sole_writer`)
             …                 what is finished is marked so by whoever writes it
 OUT/                          all of it, once the proof is done
 ```
@@ -11,10 +11,7 @@ OUT/                          all of it, once the proof is done
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,17 +20,16 @@ from typing import Any
 from harness.errors import CheckpointError, UsageError
 from harness.json_text import parse_json
 from harness.run.checkpoints.manifest import MANIFEST_NAME
-from harness.run.files import STAGING_SUFFIX, fsync_folder, remove_tree, replace_file
+from harness.run.files import STAGING_SUFFIX, remove_tree, replace_file
+from harness.sole_writer import LOCK_FILE, SoleWriter, partial_folder, refuse_links
 
 RECORD_NAME = "conversion.json"
-LOCK_NAME = "lock"
 PROOF_NAME = "proof"
 """Scratch folder of the proof; gone when it is done."""
-_OWN_NAMES = {RECORD_NAME, RECORD_NAME + STAGING_SUFFIX, LOCK_NAME}
+_OWN_NAMES = {RECORD_NAME, RECORD_NAME + STAGING_SUFFIX, LOCK_FILE}
 _OF_AN_INPUT = (MANIFEST_NAME, "config.json")
 """Files of which a checkpoint or a model's folder has one."""
 _MAX_SHOWN = 200
-_NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def require_free(out: Path, inputs: Iterable[Path] = ()) -> Path:
@@ -82,8 +78,8 @@ def _is_there(path: Path) -> bool:
 
 
 @contextmanager
-def begun(out: Path, record: Mapping[str, object]) -> Iterator[Path]:
-    """Return the partial folder to write into: that of an interrupted conversion with the same record, or an empty one.
+def begun(out: Path, record: Mapping[str, object]) -> Iterator[SoleWriter]:
+    """Lock the partial folder to write into: that of an interrupted conversion with the same record, or an empty one.
 
     No other process writes there meanwhile. After an error it stays, and the next call continues in it.
 
@@ -91,13 +87,14 @@ def begun(out: Path, record: Mapping[str, object]) -> Iterator[Path]:
         UsageError: OUT is not free (`require_free`), another process converts to it, or what is at OUT.partial is no
             conversion.
         CheckpointError: The disk refused, here or while the folder was written.
+        DataError: The folder has links in it, or was deleted, moved or replaced meanwhile.
     """
     partial = require_free(out)
     try:
-        with _locked(partial):
+        with partial_folder(out) as held:
             is_resumed = _prepare(partial, record)
             with _kept_files_suspected(partial) if is_resumed else nullcontext():
-                yield partial
+                yield held
     except OSError as error:
         if error.errno is None:  # no disk says that: some library raised it
             raise
@@ -107,45 +104,20 @@ def begun(out: Path, record: Mapping[str, object]) -> Iterator[Path]:
         ) from error
 
 
-def publish(partial: Path, out: Path, record: Mapping[str, object]) -> None:
+def publish(held: SoleWriter, out: Path, record: Mapping[str, object]) -> None:
     """Rename the partial folder. `record`, which may have more fields now, replaces the one of the beginning.
 
     Raises:
         CheckpointError: The disk refused; the partial folder is still there.
+        DataError: The folder was deleted, moved or replaced.
+        UsageError: OUT is there by now.
     """
     try:
-        replace_file(partial / RECORD_NAME, _text(record))
-        (partial / LOCK_NAME).unlink(missing_ok=True)
-        fsync_folder(partial)
-        partial.rename(out)
-        fsync_folder(out.parent)
+        held.require()
+        replace_file(held.folder / RECORD_NAME, _text(record))
+        held.publish(out)
     except OSError as error:
         raise CheckpointError(f"{out} could not be published: {error.strerror}.") from error
-
-
-@contextmanager
-def _locked(partial: Path) -> Iterator[None]:
-    if partial.is_symlink():
-        raise UsageError(f"{partial} is a link. Name another folder, or remove it.")
-    partial.mkdir(parents=True, exist_ok=True)
-    lock = os.open(partial / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    try:
-        _take(lock, partial)
-        yield
-    finally:
-        os.close(lock)
-
-
-def _take(lock: int, partial: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(
-            f"{partial} is being written by another process. Wait until it is done, or name another folder."
-        ) from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS_HERE:  # there nothing keeps a second process out
-            raise
 
 
 @contextmanager
@@ -166,6 +138,7 @@ def _prepare(partial: Path, record: Mapping[str, object]) -> bool:
     Returns:
         True if it holds something from before.
     """
+    refuse_links(partial)
     path = partial / RECORD_NAME
     strangers = sorted(entry.name for entry in partial.iterdir() if entry.name not in _OWN_NAMES)
     if not path.exists() and strangers:

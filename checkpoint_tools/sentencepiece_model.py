@@ -12,6 +12,9 @@ import importlib
 import json
 from typing import Any
 
+from checkpoint_tools.translation import opened_translation, without_markers
+from harness.tokenizers.tokenizer import Tokenizer
+
 _SPACE = "▁"
 _UNIGRAM, _BPE = 1, 2
 _PROBES = (
@@ -37,19 +40,19 @@ def as_tokenizer_json(content: bytes) -> str | None:
     if rules.remove_extra_whitespaces and not is_unigram:
         return None
     text = json.dumps(_description(processor, rules, is_unigram), ensure_ascii=False)
-    tokenizer = importlib.import_module("tokenizers").Tokenizer.from_str(text)
-    return text if _agree(processor, tokenizer) else None
+    translated = opened_translation(text)
+    return text if translated is not None and _agree(processor, translated) else None
 
 
-def _agree(processor: Any, tokenizer: Any) -> bool:  # noqa: ANN401 (classes of two libraries)
+def _agree(processor: Any, translated: Tokenizer) -> bool:  # noqa: ANN401 (of SentencePiece)
     ids = [number for number in range(processor.get_piece_size()) if _is_text(processor, number)]
     pieces = [processor.id_to_piece(number).replace(_SPACE, " ") for number in ids]
     texts = [*_PROBES, *pieces, *(a + b for a, b in zip(pieces[::7], pieces[3::7], strict=False)), " ".join(pieces)]
     # Markers of the tokenizer itself are spelt out in a corpus, but are symbols to transformers.
     markers = [processor.id_to_piece(n) for n in range(processor.get_piece_size()) if not _is_text(processor, n)]
-    plain = [text for text in texts if not any(marker in text for marker in markers)]
-    encodings = tokenizer.encode_batch(plain, add_special_tokens=False)
-    return all(encoding.ids == expected for encoding, expected in zip(encodings, processor.encode(plain), strict=True))
+    plain = without_markers(texts, markers)
+    expected: list[list[int]] = processor.encode(plain)
+    return translated.encode_documents(plain) == expected
 
 
 def _is_text(processor: Any, number: int) -> bool:  # noqa: ANN401

@@ -25,11 +25,15 @@ from harness.errors import CheckpointError, UsageError
 from harness.json_text import parse_json
 from harness.run.checkpoints.tiling import Shape
 
-MAX_JSON_BYTES = 64 * 1024**2
+MAX_CONFIG_BYTES = 16 * 1024**2
+"""Size of a `config.json` and the like. The largest published ones, with names for 22,000 classes, have 2 MB."""
+MAX_INDEX_BYTES = 64 * 1024**2
+"""Size of an index. That of the largest published model, of 150,000 tensors, has 15 MB."""
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 ADAPTER_NAME = "adapter_config.json"
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+_MOST_SHOWN = 200
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}\.safetensors")
 COMPUTED = ".rotary_emb.inv_freq"
 """Buffers that old versions of transformers saved, and that every version computes anew."""
@@ -110,7 +114,7 @@ def open_model(path: Path) -> TheirTensors:
         UsageError: It is a file.
     """
     _require_model_folder(path)
-    fields = read_json(path / "config.json")
+    fields = read_json(path / "config.json", MAX_CONFIG_BYTES)
     family = family_of(fields)
     found = admit(fields, family)
     files, headers = _files(path)
@@ -126,13 +130,13 @@ def open_model(path: Path) -> TheirTensors:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, most_bytes: int) -> dict[str, Any]:
     """Read a JSON object from a file.
 
     Raises:
         CheckpointError: It is missing, too large, or no JSON object.
     """
-    content = read_whole(path, MAX_JSON_BYTES)
+    content = read_whole(path, most_bytes)
     try:
         fields = parse_json(content, unique_keys=True)
     except ValueError as error:
@@ -178,13 +182,14 @@ def _files(path: Path) -> tuple[dict[str, str], Header]:
             pass
     named = found if named is None else named
     if wrong := sorted(name for name in {*found, *named} if found.get(name) != named.get(name)):
-        raise CheckpointError(f"{path}: index and files differ on {len(wrong)} tensors, first {wrong[0]}.")
+        first = wrong[0][:_MOST_SHOWN]
+        raise CheckpointError(f"{path}: index and files differ on {len(wrong)} tensors, first {first}.")
     return found, headers
 
 
 def _named_by_index(path: Path) -> dict[str, str]:
     """Return the file of each tensor, as the index says."""
-    named = read_json(path / INDEX_NAME).get("weight_map")
+    named = read_json(path / INDEX_NAME, MAX_INDEX_BYTES).get("weight_map")
     if not isinstance(named, dict) or not named:
         raise CheckpointError(f"{path / INDEX_NAME} has no weight_map.")
     for name in named.values():

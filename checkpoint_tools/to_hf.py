@@ -99,7 +99,8 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
     tokenizer = None if job.without_tokenizer else find_tokenizer(ours, belongings, job.tokenizer)
     record = _record(ours, family, shards, tokenizer, job)
     num_bytes = sum(shard.num_bytes for shard in shards)
-    with output_folder.begun(job.out, record) as partial:
+    with output_folder.begun(job.out, record) as held:
+        partial = held.folder
         _write_settings(partial, fields_for(ours.model, family, _extras(kept, tokenizer, shards)), kept)
         _write_index(partial, shards)
         for name, content in (tokenizer.files if tokenizer else {}).items():
@@ -111,7 +112,7 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
         seconds = time.perf_counter() - started
         require_loadable(partial, family)
         proof = prove(ours, partial, partial / output_folder.PROOF_NAME, num_layers=job.proof_layers)
-        output_folder.publish(partial, job.out, {**record, "proof": proof.as_json()})
+        output_folder.publish(held, job.out, {**record, "proof": proof.as_json()})
     return Converted(
         out=job.out,
         family=family,

@@ -17,6 +17,7 @@ import click
 from harness.disk_errors import disk_problem
 from harness.errors import EXIT_INTERNAL, EXIT_USAGE, HarnessError, UsageError
 from harness.finite_range import FiniteRange
+from harness.limits import MOST_RANKS, MOST_STEPS
 from harness.say import complain, say
 from harness.standard_streams import drop_unread_output, open_standard_streams
 from harness.text import is_unicode
@@ -151,7 +152,9 @@ def root() -> None:
     show_default=True,
     help="Go on from the newest good checkpoint if there is one (auto), or refuse without one (must), or start anew.",
 )
-@click.option("--rollback-to", type=click.IntRange(min=0), metavar="STEP", help="Return to this checkpoint first.")
+@click.option(
+    "--rollback-to", type=click.IntRange(0, MOST_STEPS), metavar="STEP", help="Return to this checkpoint first."
+)
 @click.option(
     "--skip-steps", metavar="A:B", help="With --rollback-to: never train again on the samples of steps A to B."
 )
@@ -194,7 +197,7 @@ def train(
 @root.command()
 @CONFIG
 @click.option(
-    "--gpus", "num_gpus", type=click.IntRange(min=1), help="GPUs in all. Default: as few as the layout needs."
+    "--gpus", "num_gpus", type=click.IntRange(1, MOST_RANKS), help="GPUs in all. Default: as few as the layout needs."
 )
 @click.option("--gpu", help="Kind of GPU, for memory and speed. Default: h100.")
 @click.option(

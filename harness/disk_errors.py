@@ -35,7 +35,7 @@ def disk_problem(error: OSError, arguments: Sequence[str]) -> tuple[str, int] | 
     reason = error.strerror or str(error)
     if name is not None:
         places = {argument.partition("=")[2] if argument.startswith("--") else argument for argument in arguments}
-        return f"{name}: {reason}{_ADVICE.get(error.errno, '')}", EXIT_USAGE if name in places else EXIT_BAD_DATA
+        return f"{name}: {reason}{_ADVICE.get(error.errno or 0, '')}", EXIT_USAGE if name in places else EXIT_BAD_DATA
     return (f"the disk refused: {reason}", EXIT_BAD_DATA) if error.errno in _ONLY_OF_A_DISK else None
 
 

@@ -77,5 +77,17 @@ class LayoutError(HarnessError):
     exit_code = EXIT_REQUEUE
 
 
+class StoppedAtStartError(HarnessError):
+    """The run was told to stop while its ranks still waited for each other. Nothing was trained: start it again."""
+
+    exit_code = EXIT_REQUEUE
+
+
+class RunEndingError(RunInUseError):
+    """Processes of an earlier launch of the same run, whose launcher has died, still hold it. Start it again later."""
+
+    exit_code = EXIT_REQUEUE
+
+
 class SaveFailedError(HarnessError):
     """A checkpoint could not be written (full disk, I/O error). Older checkpoints were not touched."""

@@ -54,7 +54,7 @@ def parse_json(content: bytes | str, *, unique_keys: bool = False) -> Any:  # no
     except RecursionError:
         raise JsonError(f"nested deeper than {MOST_DEPTH} levels") from None
     if text.count("[") + text.count("{") > MOST_DEPTH:
-        _require_shallow(value)
+        require_shallow(value)
     if _SURROGATE.search(text):
         _require_unicode(value)
     return value
@@ -98,8 +98,12 @@ def _short(text: str) -> str:
     return shown if len(shown) <= _MOST_SHOWN else f"{shown[:_MOST_SHOWN]}…"
 
 
-def _require_shallow(value: object) -> None:
-    """Raise JsonError if a value is nested too deeply. Goes level by level, so that no depth is too much for it."""
+def require_shallow(value: object) -> None:
+    """Check that a value is nested no deeper than `MOST_DEPTH`. Goes level by level, so that no depth is too much.
+
+    Raises:
+        JsonError: It is.
+    """
     level = [value]
     for _ in range(MOST_DEPTH):
         level = [inner for outer in level for inner in _inner(outer)]

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeAlias, cast
 
 from data_prep.channels.channel_job import REJECTED_FILE, ChannelJob
-from data_prep.channels.indexed_writer import read_finished_parts
+from data_prep.channels.indexed_writer import read_finished_parts, require_parts
 from data_prep.channels.input_records import record_inputs
 from data_prep.channels.long_documents import LongDocuments
 from data_prep.channels.resume_point import ResumePoint, read_resume_point
 from data_prep.channels.source import write_source
-from data_prep.channels.tokenize_channel import explaining_write_errors
 from data_prep.channels.totals import Progress, counts, losses, parts_text
 from data_prep.channels.write_documents import ChannelWriter, write_documents
 from data_prep.text.input_file import InputFile
 from data_prep.text.reader import ReadState
-from data_prep.text.sole_writer import sole_writer
+from data_prep.text.rejected_list import bytes_of_lines
+from data_prep.text.write_errors import explaining_write_errors
 from data_prep.tokenizers.encoders import Encoder, ReferenceEncoder
 from harness.channels.source import (
     SOURCE_FILE,
@@ -37,7 +37,8 @@ from harness.channels.source import (
     are_same,
     read_source,
 )
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
+from harness.sole_writer import SoleWriter, sole_writer
 from harness.text import listed
 from harness.tokenizers.identity import difference, relation_to
 from harness.tokenizers.tokenizer import Tokenizer
@@ -82,26 +83,32 @@ class Append:
     later: tuple[InputFile, ...] = ()
     """Files for a call after this one, which goes on with those of an interrupted call."""
     recorded: RecordedSource
+    held: SoleWriter
+    """The channel's lock."""
 
     def run(self, tokenizer: Tokenizer, progress: Progress, encoder: Encoder | None = None) -> AppendResult:
         """Write the new parts.
 
         Raises:
-            DataError: The input is damaged, has no document or too many bad lines; or the disk is full.
+            DataError: The input is damaged, has no document or too many bad lines; the disk is full; or the channel
+                was deleted, moved or replaced meanwhile.
         """
         job, source = self.job, self.recorded.source
         with explaining_write_errors(job.folder):
             parts = read_finished_parts(job.folder)
             call = self._begin(len(parts))
+            before = self.recorded.totals or Totals()
+            require_parts(job.folder, len(parts), before.tokens + sum(part.tokens for part in parts[call.first_part :]))
             begin = ResumePoint(batch=ReadState(rejected_bytes=call.rejected_bytes))
             if len(parts) > call.first_part:
                 begin = read_resume_point(job.folder, parts)
             with (
                 self._taken_back_if_nothing_came(call.first_part),
-                closing(ChannelWriter(job, source, tokenizer, parts, begin, call.first_part)) as writer,
+                closing(ChannelWriter(job, source, tokenizer, parts, begin, self.held, call.first_part)) as writer,
             ):
                 added = write_documents(job, encoder or ReferenceEncoder(tokenizer), writer, progress)
-            before = self.recorded.totals or Totals()
+            self.held.require()
+            require_parts(job.folder, writer.num_parts, before.tokens + added.tokens)
             finished = replace(
                 self.recorded, totals=before.plus(added), appended=(*self._earlier(), replace(call, finished=added))
             )
@@ -118,11 +125,10 @@ class Append:
         open_call = self.recorded.unfinished_append
         if open_call is not None and are_same(open_call.inputs, self.job.recorded_inputs):
             return open_call
-        rejected = self.job.folder / REJECTED_FILE
         # Behind the lines of finished calls may be those of one that was refused.
-        lines = rejected.read_bytes().splitlines(keepends=True) if rejected.exists() else []
-        kept = lines[: self.recorded.totals.rejected if self.recorded.totals else 0]
-        call = AppendedFiles(inputs=self.job.recorded_inputs, first_part=num_parts, rejected_bytes=sum(map(len, kept)))
+        num_lines = self.recorded.totals.rejected if self.recorded.totals else 0
+        kept_bytes = bytes_of_lines(self.job.folder / REJECTED_FILE, num_lines)
+        call = AppendedFiles(inputs=self.job.recorded_inputs, first_part=num_parts, rejected_bytes=kept_bytes)
         write_source(self.job.folder, replace(self.recorded, appended=(*self._earlier(), call)))
         return call
 
@@ -132,8 +138,9 @@ class Append:
         try:
             yield
         except BaseException:
-            if len(read_finished_parts(self.job.folder)) == first_part:
-                write_source(self.job.folder, replace(self.recorded, appended=self._earlier()))
+            with suppress(OSError, DataError):  # then the next call goes on with this one
+                if self.held.is_held and len(read_finished_parts(self.job.folder)) == first_part:
+                    write_source(self.job.folder, replace(self.recorded, appended=self._earlier()))
             raise
 
     def _earlier(self) -> tuple[AppendedFiles, ...]:
@@ -158,7 +165,7 @@ def opened_append(
             f"{folder}: there is no channel that `harness data tokenize` made ({SOURCE_FILE} is missing), so it is not "
             "known how further files are to be read. Check --output and --channel, or make the channel first."
         )
-    with sole_writer(folder):
+    with explaining_write_errors(folder), sole_writer(folder) as held:
         recorded = read_source(folder)
         if recorded is None or recorded.totals is None:
             raise UsageError(
@@ -167,7 +174,7 @@ def opened_append(
             )
         _check_tokenizer(folder, recorded.source, tokenizer)
         known, new, later = _sorted_out(folder, recorded, files, accept_same_names)
-        yield Append(job=_job(folder, recorded.source, new), known=known, later=later, recorded=recorded)
+        yield Append(job=_job(folder, recorded.source, new), known=known, later=later, recorded=recorded, held=held)
 
 
 def _check_tokenizer(folder: Path, source: Source, tokenizer: Tokenizer) -> None:

@@ -7,7 +7,7 @@ The pair of files is Megatron's indexed dataset, version 1, little endian throug
     parts.jsonl      one line per finished part, appended when both files are whole and on disk; its format is that of
                      `harness.channels.channels`, which reads it
 
-A part without its line does not exist: files under its name are overwritten. Memory is bounded by 4 bytes per
+A part without its line does not exist: files under its name are replaced. Memory is bounded by 4 bytes per
 document of the part (32 while the index is written).
 """
 
@@ -17,6 +17,7 @@ import json
 import os
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,11 +25,10 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from harness.channels.channels import PARTS_FILE
+from harness.channels.channels import PARTS_FILE, listed_parts
 from harness.channels.index_file import index_header
 from harness.errors import DataError
-from harness.json_text import parse_json
-from harness.run.files import STAGING_SUFFIX, append_durably, replacing
+from harness.run.files import STAGING_SUFFIX, append_durably, replacing, require_own
 
 MAX_UINT16_VOCABULARY = 65_536
 MAX_ID = {"uint16": 2**16 - 1, "int32": 2**31 - 1}
@@ -61,18 +61,20 @@ def read_finished_parts(folder: Path) -> list[FinishedPart]:
 
     Raises:
         DataError: A line is unreadable, or a part's `.bin` does not have the size that its line says.
+        OSError: From the disk.
     """
     file = folder / PARTS_FILE
     if not file.exists():
         return []
     parts = []
-    for number, line in enumerate(_whole_lines(file).splitlines(), start=1):
-        try:
-            part = FinishedPart(**parse_json(line))
-        except (ValueError, TypeError) as error:
-            raise DataError(
-                f"{file}:{number}: not the line of a part ({error}). Was the file edited? Restore it."
-            ) from error
+    for number, listed in enumerate(listed_parts(file), start=1):
+        part = FinishedPart(
+            prefix=listed.name,
+            tokens=listed.num_tokens,
+            documents=listed.num_documents,
+            bin_bytes=listed.bin_bytes,
+            xxh3=str(listed.xxh3),
+        )
         binary = folder / f"{part.prefix}.bin"
         size = binary.stat().st_size if binary.exists() else None
         if size != part.bin_bytes or not binary.with_suffix(".idx").exists():
@@ -83,6 +85,23 @@ def read_finished_parts(folder: Path) -> list[FinishedPart]:
             )
         parts.append(part)
     return parts
+
+
+def require_parts(folder: Path, num_parts: int, num_tokens: int) -> None:
+    """Check that the parts on disk are those that were written, before or after a channel is called finished.
+
+    Raises:
+        DataError: They are others.
+        OSError: From the disk.
+    """
+    parts = read_finished_parts(folder)
+    found = (len(parts), sum(part.tokens for part in parts))
+    if found != (num_parts, num_tokens):
+        raise DataError(
+            f"{folder}: {found[0]:,} parts with {found[1]:,} tokens are there, and {num_parts:,} with {num_tokens:,} "
+            "were written: something was removed or replaced. Restore it, or delete the folder and run the command "
+            "again."
+        )
 
 
 class PartWriter:
@@ -96,7 +115,9 @@ class PartWriter:
         self._lengths = array("i")
         self._hash = xxhash.xxh3_64()
         self._partial = folder / f"{self._prefix}.bin{STAGING_SUFFIX}"
-        self._binary = self._partial.open("wb", buffering=1 << 20)
+        self._partial.unlink(missing_ok=True)  # of a killed call, or a link
+        self._binary = self._partial.open("xb", buffering=1 << 20)
+        self._own = os.fstat(self._binary.fileno())
 
     def add_document(self, ids: Sequence[int]) -> None:
         """Append one document; every id must be within the vocabulary that the dtype was chosen for."""
@@ -124,14 +145,19 @@ class PartWriter:
         self._binary.flush()
         os.fsync(self._binary.fileno())
         self._binary.close()
+        require_own(self._partial, self._own)
         self._partial.replace(self._folder / f"{self._prefix}.bin")
         self._write_index()
         append_durably(self._folder / PARTS_FILE, [json.dumps(asdict(part))])
         return part
 
     def close(self) -> None:
-        """Abandon an unfinished part, for example after an error; a later part overwrites its partial files."""
-        self._binary.close()
+        """Abandon an unfinished part, for example after an error, and remove its file: the disk may be full."""
+        with suppress(OSError):
+            require_own(self._partial, self._own)
+            self._partial.unlink()
+        with suppress(OSError):  # which writes what is left
+            self._binary.close()
 
     def _write_index(self) -> None:
         lengths = np.array(self._lengths, dtype=np.int32)
@@ -141,8 +167,3 @@ class PartWriter:
             index.write(lengths.astype("<i4").tobytes())
             index.write(offsets.astype("<i8").tobytes())
             index.write(np.arange(len(lengths) + 1, dtype="<i8").tobytes())
-
-
-def _whole_lines(file: Path) -> bytes:
-    content = file.read_bytes()
-    return content[: content.rfind(b"\n") + 1]

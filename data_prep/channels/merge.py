@@ -1,12 +1,13 @@
 """Joins the parts of channels into fewer, larger ones, in order, reading a few million tokens at a time.
 
-The files equal those that Megatron's builder makes of the same documents. The output is written under another name, and
-renamed when it is complete.
+The files equal those that Megatron's builder makes of the same documents. The output is written under another name
+(OUTPUT.partial), by one process at a time, and renamed when it is complete.
 """
 
 from __future__ import annotations
 
-import shutil
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import reduce
@@ -16,16 +17,19 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from data_prep.channels.indexed_writer import FinishedPart, PartWriter
+from data_prep.channels.indexed_writer import FinishedPart, PartWriter, require_parts
 from data_prep.channels.source import finish_source
 from harness.channels.parts import Part
 from harness.channels.source import Source, Totals, read_source
 from harness.data.files.opened import OpenPart, dtype_of, open_part, parts_of
 from harness.errors import DataError, UsageError
 from harness.progress import Progress
-from harness.run.files import STAGING_SUFFIX, fsync_folder
+from harness.run.files import STAGING_SUFFIX
+from harness.sole_writer import LOCK_FILE, partial_folder
 
 TOKENS_AT_ONCE = 4 << 20
+_OWN_NAME = re.compile(r"(part-\d+\.(bin|idx)|parts\.jsonl|source\.json)(\.partial)?")
+"""Files of an unfinished merge."""
 
 
 def merge_channels(
@@ -36,28 +40,62 @@ def merge_channels(
     A part ends with the document that reaches `tokens_per_part`; None makes one part of all.
 
     Raises:
-        UsageError: The output exists, inputs have a part in common, or the inputs were made with different tokenizers.
-        DataError: An input is damaged.
+        UsageError: The output exists or another process makes it, inputs have a part in common, or the inputs were made
+            with different tokenizers.
+        DataError: An input is damaged, the disk is full, or the folder was deleted, moved or replaced meanwhile.
     """
-    if output.exists():
+    if os.path.lexists(output):
         raise UsageError(f"{output} exists. It stays as it is: choose another --output, or delete it.")
     parts = _all_parts(inputs)
     source = _common_source(inputs, tokens_per_part)
-    partial = output.with_name(output.name + STAGING_SUFFIX)
-    shutil.rmtree(partial, ignore_errors=True)
+    _require_apart(output, parts)
     try:
-        partial.mkdir(parents=True)
-        finished = _write(partial, parts, tokens_per_part, done)
-        if source is not None:
-            finish_source(partial, *source)
-        partial.replace(output)
-        fsync_folder(output.parent)
+        with partial_folder(output) as held:
+            _empty(held.folder)
+            finished = _write(held.folder, parts, tokens_per_part, done)
+            if source is not None:
+                finish_source(held.folder, *source)
+            held.require()
+            require_parts(held.folder, len(finished), sum(part.tokens for part in finished))
+            held.publish(output)
     except OSError as error:
         raise DataError(
             f"{output}: cannot be written ({error}). The inputs are untouched: make room or repair the file "
             "system, then run the same command again."
         ) from error
     return finished
+
+
+def _require_apart(output: Path, parts: Sequence[Part]) -> None:
+    """Refuse to empty an input.
+
+    Raises:
+        UsageError: A part lies in the folder in which the output is written.
+    """
+    partial = output.with_name(output.name + STAGING_SUFFIX).resolve()
+    for part in parts:
+        folder = part.prefix.resolve().parent
+        if folder == partial:
+            raise UsageError(
+                f"{output} is written in {partial.name}, which is read: it would be changed. Choose another --output."
+            )
+
+
+def _empty(partial: Path) -> None:
+    """Remove what a killed call has left.
+
+    Raises:
+        UsageError: There is something else.
+    """
+    found = [path for path in partial.iterdir() if path.name != LOCK_FILE]
+    for path in found:
+        if not _OWN_NAME.fullmatch(path.name) or (path.is_dir() and not path.is_symlink()):
+            raise UsageError(
+                f"{partial} is not left over from a merge: it holds {path.name!r}. Move it away, or choose another "
+                "--output."
+            )
+    for path in found:
+        path.unlink()
 
 
 def without_record(inputs: Sequence[Path]) -> list[Path]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+from data_prep.channels.channel_job import REJECTED_FILE
 from data_prep.channels.indexed_writer import read_finished_parts
 from harness.channels.channels import PARTS_FILE
 from harness.channels.source import SOURCE_FILE, InputRecord, RecordedSource, Source, Totals, are_same, read_source
@@ -27,6 +29,11 @@ def open_source(folder: Path, source: Source) -> Totals | None:
             raise UsageError(
                 f"{folder} already holds parts that another program made ({PARTS_FILE} without {SOURCE_FILE}). "
                 "They stay as they are. Choose another --output or --channel."
+            )
+        if os.path.lexists(folder / REJECTED_FILE):  # which would be cut off
+            raise UsageError(
+                f"{folder} already holds {REJECTED_FILE} without {SOURCE_FILE}, so it is of no channel that is made "
+                "here. It stays as it is: remove it, or choose another --output or --channel."
             )
         write_source(folder, RecordedSource(source, None))
         return None

@@ -6,21 +6,20 @@ bytes. Reading runs in a thread ahead of encoding, which uses all cores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.channels.channel_job import ChannelJob
-from data_prep.channels.indexed_writer import read_finished_parts
+from data_prep.channels.indexed_writer import read_finished_parts, require_parts
 from data_prep.channels.resume_point import read_resume_point
 from data_prep.channels.source import finish_source, open_source
 from data_prep.channels.totals import Progress, counts, losses, parts_text
 from data_prep.channels.write_documents import ChannelWriter, write_documents
-from data_prep.text.sole_writer import sole_writer
+from data_prep.text.write_errors import explaining_write_errors
 from data_prep.tokenizers.encoders import Encoder, ReferenceEncoder
 from harness.channels.source import Source, Totals
-from harness.errors import DataError
+from harness.sole_writer import sole_writer
 from harness.tokenizers.identity import identity_of
 from harness.tokenizers.tokenizer import Tokenizer
 
@@ -50,7 +49,8 @@ def tokenize_channel(
 
     Raises:
         UsageError: The folder holds something else, or is being written by another process.
-        DataError: The input is damaged, has no document or too many bad lines; or the disk is full.
+        DataError: The input is damaged, has no document or too many bad lines; the disk is full; or the folder was
+            deleted, moved or replaced meanwhile.
     """
     source = Source(
         inputs=job.recorded_inputs,
@@ -64,14 +64,17 @@ def tokenize_channel(
     )
     with explaining_write_errors(job.folder):
         job.folder.mkdir(parents=True, exist_ok=True)
-        with sole_writer(job.folder):
+        with sole_writer(job.folder) as held:
             totals = open_source(job.folder, source)
             parts = read_finished_parts(job.folder)
             if totals is not None:
+                require_parts(job.folder, len(parts), totals.tokens)
                 return ChannelResult(totals, len(parts), was_there=True)
             begin = read_resume_point(job.folder, parts)
-            with closing(ChannelWriter(job, source, tokenizer, parts, begin)) as writer:
+            with closing(ChannelWriter(job, source, tokenizer, parts, begin, held)) as writer:
                 totals = write_documents(job, encoder or ReferenceEncoder(tokenizer), writer, progress)
+            held.require()
+            require_parts(job.folder, writer.num_parts, totals.tokens)
             finish_source(job.folder, source, totals)
             return ChannelResult(totals, writer.num_parts, was_there=False)
 
@@ -80,19 +83,3 @@ def _end_of_document(job: ChannelJob, tokenizer: Tokenizer) -> int | None:
     if not job.append_end_of_document:
         return None
     return tokenizer.end_of_document_id if job.end_of_document_id is None else job.end_of_document_id
-
-
-@contextmanager
-def explaining_write_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of the file system into ones that say what to do.
-
-    Raises:
-        DataError: Something could not be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{folder}: cannot be written ({error}). Finished parts are untouched: "
-            "make room or repair the file system, then run the same command again."
-        ) from error

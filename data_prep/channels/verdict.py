@@ -19,7 +19,7 @@ class Verdict:
 
     reports: tuple[PartReport, ...]
     text_problems: tuple[str, ...]
-    """Text that is lost, of the channel as a whole."""
+    """Parts and text that are lost, of the channel as a whole."""
     doubts: tuple[str, ...]
     """Findings that may be meant so, and mostly are not."""
 
@@ -67,9 +67,18 @@ def judge(
     """
     return Verdict(
         reports=tuple(reports),
-        text_problems=tuple(_lost_text(reports, totals or Totals(), max_lost_share)),
+        text_problems=(*_lost_parts(reports, totals), *_lost_text(reports, totals or Totals(), max_lost_share)),
         doubts=(*_doubts(reports, expected), *_lost_white_space(totals or Totals(), max_lost_share)),
     )
+
+
+def _lost_parts(reports: Sequence[PartReport], totals: Totals | None) -> Iterator[str]:
+    tokens = _sum(reports, "tokens")
+    if totals is not None and tokens != totals.tokens:
+        yield (
+            f"{totals.tokens:,} tokens were written when the channel was made, and its parts have {tokens:,}: parts "
+            "were removed or added. Restore them, or make the channel anew."
+        )
 
 
 def _lost_text(reports: Sequence[PartReport], totals: Totals, most: float) -> Iterator[str]:

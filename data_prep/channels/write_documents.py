@@ -18,6 +18,7 @@ from data_prep.tokenizers.encoders import Encoder
 from data_prep.tokenizers.round_trip import LOSS_ADVICE
 from harness.channels.source import Source, Totals
 from harness.errors import DataError
+from harness.sole_writer import SoleWriter
 from harness.tokenizers.tokenizer import Tokenizer
 
 
@@ -31,9 +32,11 @@ class ChannelWriter:
         tokenizer: Tokenizer,
         parts: Sequence[FinishedPart],
         begin: ResumePoint,
+        held: SoleWriter,
         first_part: int = 0,
     ) -> None:
         self.begin = begin
+        self._held = held
         self.num_parts = len(parts)
         self.first_part = first_part
         self.counts = begin.counts
@@ -88,9 +91,14 @@ class ChannelWriter:
                 self.finish_part(batch.start, done)
 
     def finish_part(self, batch: ReadState, documents: int) -> None:
-        """Finish the open part, if there is one; it ends `documents` documents after the beginning of a batch."""
+        """Finish the open part, if there is one; it ends `documents` documents after the beginning of a batch.
+
+        Raises:
+            DataError: The channel folder was deleted, moved or replaced.
+        """
         if self._part is None:
             return
+        self._held.require()  # else the part would go into a channel that another process makes now
         point = ResumePoint(batch=batch, documents=documents, counts=self.counts)
         write_resume_point(self._job.folder, part_prefix(self.num_parts), point)
         self._finished_tokens += self._part.finish().tokens

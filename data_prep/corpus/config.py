@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from harness.config.load import read_text
 from harness.config.operation import SLURM_TIME
 from harness.config.problems import Location, Problem, closest, raise_problems, shortened
-from harness.config.section import FilePath, Name, PositiveFloat, PositiveInt, Section, Word
+from harness.config.section import FilePath, Name, PositiveFloat, Section, Word
 from harness.config.strict_yaml import parse_file_text
 from harness.errors import ConfigError
+from harness.limits import MOST_EPOCHS, MOST_GIB, MOST_ON_A_NODE, MOST_SEED, MOST_TASKS, MOST_THREADS
 
 ExecutorKind = Literal["local", "slurm", "ray"]
 Kind = Literal["web", "knowledge", "code"]
@@ -21,6 +23,11 @@ DedupMethod = Literal["exact", "minhash", "sentence"]
 Order = Literal["score", "similar", "shuffle"]
 Texts = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 Similarity = Annotated[float, Field(ge=0.3, le=0.99)]
+
+
+Cores = Annotated[int, Field(ge=1, le=MOST_ON_A_NODE)]
+Gigabytes = Annotated[int, Field(ge=1, le=MOST_GIB)]
+Tasks = Annotated[int, Field(ge=1, le=MOST_TASKS)]
 
 
 class FilterConfig(Section):
@@ -75,7 +82,7 @@ class OrderConfig(Section):
     """`score`: key of each record that holds the number."""
     descending: bool = False
     """`score`: the largest first."""
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 0
     """`shuffle` and `similar`: equal seeds give equal orders."""
 
 
@@ -121,7 +128,7 @@ _DEDUP: Mapping[Kind, DedupConfig] = {
 class LocalConfig(Section):
     """A pool of processes on this machine."""
 
-    workers: PositiveInt = 1
+    workers: Annotated[int, Field(ge=1, le=MOST_THREADS)] = 1
     """Tasks that run at once."""
 
 
@@ -131,9 +138,9 @@ class SlurmConfig(Section):
     partition: Word
     time: Annotated[str, Field(pattern=SLURM_TIME)]
     """Limit of one task, as Slurm writes it."""
-    cpus_per_task: PositiveInt = 1
-    mem_per_cpu_gb: PositiveInt = 2
-    workers: PositiveInt | None = None
+    cpus_per_task: Cores = 1
+    mem_per_cpu_gb: Gigabytes = 2
+    workers: Tasks | None = None
     """Tasks that run at once; as many as the partition has room for if left out."""
     qos: Word | None = None
     environment: str | None = None
@@ -147,9 +154,9 @@ class RayConfig(Section):
 
     address: str | None = None
     """Of a running cluster (`auto` finds it); one is started on this machine if left out."""
-    cpus_per_task: PositiveInt = 1
+    cpus_per_task: Cores = 1
     mem_per_cpu_gb: PositiveFloat = 2.0
-    workers: PositiveInt | None = None
+    workers: Tasks | None = None
     """Tasks that run at once; all if left out."""
 
 
@@ -157,7 +164,7 @@ class ExecutorConfig(Section):
     """Executor of the tasks. `kind` chooses one; sections for the others may be present."""
 
     kind: ExecutorKind = "local"
-    tasks: PositiveInt | None = None
+    tasks: Tasks | None = None
     """Number of tasks that a source is cut into; one for every file if left out, and never more."""
     local: LocalConfig = Field(default_factory=LocalConfig)
     slurm: SlurmConfig | None = None
@@ -173,7 +180,7 @@ class MixConfig(Section):
     """Weight of each source."""
     tokens: str
     """Length of the run: 250M, 100B, 1.5T."""
-    max_epochs: PositiveFloat = 4.0
+    max_epochs: Annotated[float, Field(gt=0, le=MOST_EPOCHS)] = 4.0
     """Maximum number of passes over a channel."""
 
 
@@ -195,10 +202,7 @@ def load_corpus(path: Path) -> CorpusConfig:
     Raises:
         ConfigError: With every problem and its line.
     """
-    try:
-        document = parse_file_text(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: cannot be read: {error}. Give a YAML file in UTF-8"]) from error
+    document = parse_file_text(read_text(path), str(path))
     if not isinstance(document.value, dict):
         raise ConfigError([f"{path}: has no sections; a corpus file has 'output:' and 'sources:'"])
     try:

@@ -26,14 +26,23 @@ from data_prep.corpus.threshold_curve import (
     read_curve,
     wanted_characters,
 )
-from data_prep.text.file_kinds import DROPPED, FILES_LIST, LOCK_FILE, STATE_FOLDER
+from data_prep.text.file_kinds import DROPPED, FILES_LIST, STATE_FOLDER
 from data_prep.text.input_file import InputFile, file_bytes
-from data_prep.text.sole_writer import sole_writer
-from data_prep.text.text_files import FileReport, finished_files, output_names, record_finished
-from harness.errors import UsageError
+from data_prep.text.own_json import fields_of, read_own
+from data_prep.text.text_files import (
+    FileReport,
+    finished_files,
+    output_names,
+    record_finished,
+    require_written,
+    unreadable,
+)
+from data_prep.text.write_errors import explaining_write_errors
+from harness.errors import DataError, UsageError
 from harness.json_text import parse_json
 from harness.progress import Progress
 from harness.run.files import replace_file
+from harness.sole_writer import LOCK_FILE, SoleWriter, refuse_links, sole_writer
 
 PLAN_FILE = "plan.json"
 
@@ -125,30 +134,43 @@ def run_job(job: Job, config: ExecutorConfig, progress: Progress) -> list[FileRe
     """Run the unfinished tasks of a job, here or on Ray, and report on all files.
 
     Raises:
-        HarnessError: See `run_here`; the folder holds something else, or another process works on it.
+        HarnessError: See `run_here`; the folder holds something else, another process works on it, the disk is full, or
+            the folder was deleted, moved or replaced meanwhile.
     """
-    with claimed(job):
+    with claimed(job) as held:
         for phase in job.phases if not job.is_finished() else ():
             run_here(job.output, phase(), config, progress)
-        return finish(job)
+            held.require()
+        return finish(job, held)
 
 
 @contextmanager
-def claimed(job: Job) -> Iterator[None]:
-    """Make the folder of a job, keep others out, and refuse one that holds something else."""
-    job.output.mkdir(parents=True, exist_ok=True)
-    with sole_writer(job.output):
-        _check_plan(job)
-        yield
+def claimed(job: Job) -> Iterator[SoleWriter]:
+    """Make the folder of a job, keep others out, and refuse one that holds something else.
+
+    Raises:
+        UsageError: It holds something else, or another process writes it.
+        DataError: Its state is unreadable or has links; it cannot be written; or it was deleted, moved or replaced.
+    """
+    with explaining_write_errors(job.output, "Finished files"):
+        job.output.mkdir(parents=True, exist_ok=True)
+        with sole_writer(job.output) as held:
+            refuse_links(job.output / STATE_FOLDER)
+            _check_plan(job)
+            yield held
 
 
 def _check_plan(job: Job) -> None:
     file = job.output / STATE_FOLDER / PLAN_FILE
     inputs = [[str(path), file_bytes(path)] for path in job.reading.files]
     plan = {"input": inputs, "text_key": job.reading.text_key, "tasks": job.reading.tasks, **job.settings}
-    plan = parse_json(json.dumps(plan, default=str))
+    text = json.dumps(plan, ensure_ascii=False, indent=1, default=str)
+    plan = parse_json(text)
     if file.exists():
-        recorded = parse_json(file.read_bytes())
+        try:
+            recorded = fields_of(read_own(file))
+        except (OSError, ValueError) as error:
+            raise unreadable(file, error) from error
         for key in plan:
             if recorded.get(key) != plan[key]:
                 raise UsageError(
@@ -159,15 +181,22 @@ def _check_plan(job: Job) -> None:
     if any(path.name not in (LOCK_FILE, STATE_FOLDER) for path in job.output.iterdir()):
         raise UsageError(f"{job.output} is not empty. It stays as it is: choose another --output, or delete it.")
     file.parent.mkdir(exist_ok=True)
-    replace_file(file, json.dumps(plan, ensure_ascii=False, indent=1).encode() + b"\n")
+    replace_file(file, text.encode() + b"\n")
 
 
-def finish(job: Job) -> list[FileReport]:
-    """Write the report from those of the files, and remove what was needed only on the way."""
+def finish(job: Job, held: SoleWriter) -> list[FileReport]:
+    """Write the report from those of the files, and remove what was needed only on the way.
+
+    Raises:
+        DataError: A file is not there as it was written, or the folder was deleted, moved or replaced.
+    """
     names = job.reading.names
     if not job.is_finished():
         by_step = [read_reports(folder, names) for folder in job.folders]
-        record_finished(job.output, [_joined(reports) for reports in zip(*by_step, strict=True)])
+        reports = [_joined(reports) for reports in zip(*by_step, strict=True)]
+        held.require()
+        require_written(job.output, reports)
+        record_finished(job.output, reports)
     for folder, step in zip(job.folders[:-1], job.steps, strict=False):
         for name in names:
             listed = folder / (name + DROPPED)
@@ -177,13 +206,19 @@ def finish(job: Job) -> list[FileReport]:
     for name in names:
         (job.output / (name + REPORT)).unlink(missing_ok=True)
     finished = finished_files(job.output)
+    if missing := [name for name in names if name not in finished]:
+        raise DataError(
+            f"{job.output / FILES_LIST}: {missing[0]} is not in it. Was it edited? Restore it, or delete the folder."
+        )
     return [finished[name] for name in names]
 
 
 def _joined(reports: Sequence[FileReport]) -> FileReport:
     """Return one report on a file from its reports of several steps."""
     last, dropped = reports[-1], dict(dropped_of(reports))
-    return replace(reports[0], kept=last.kept, kept_characters=last.kept_characters, dropped=dropped)
+    return replace(
+        reports[0], kept=last.kept, kept_characters=last.kept_characters, dropped=dropped, written=last.written
+    )
 
 
 def dropped_of(reports: Sequence[FileReport]) -> Counter[str]:

@@ -43,6 +43,7 @@ class OrderFiles(PipelineStep):  # type: ignore[misc] # datatrove has no types
             characters=result.characters,
             kept_characters=result.characters,
             dropped={reason: count for reason, count in left_out.items() if count},
+            written={name: (self.job.folder / name).stat().st_size for name in result.files},
         )
         write_report(self.job.folder, report)
         return iter(())

@@ -15,10 +15,10 @@ from typing import IO, Any
 
 from data_prep.text.file_kinds import DROPPED
 from data_prep.text.input_file import InputFile, file_bytes
+from data_prep.text.own_json import read_own
 from data_prep.text.read_documents import Record, Rejection, with_text
-from data_prep.text.text_files import FileReport, written_whole
+from data_prep.text.text_files import FileReport, report_of, unreadable, written_whole
 from data_prep.text.whole_json import BYTE_ORDER_MARK
-from harness.json_text import parse_json
 from harness.run.files import replace_file
 
 REPORT = ".report"
@@ -59,6 +59,7 @@ class Outcome:
             input=str(self.files[number]),
             input_bytes=file_bytes(self.files[number]),
             dropped=dict(sorted(self._reasons.items())),
+            written={output.name: output.stat().st_size},
             **self._counts,
         )
         write_report(self.folder, report)
@@ -110,8 +111,19 @@ def write_report(folder: Path, report: FileReport) -> None:
 
 
 def read_reports(folder: Path, names: Sequence[str]) -> list[FileReport]:
-    """Return the reports on the files of a finished folder."""
-    return [FileReport(**parse_json((folder / (name + REPORT)).read_bytes())) for name in names]
+    """Return the reports on the files of a finished folder.
+
+    Raises:
+        DataError: One is missing or unreadable.
+    """
+    return [_read_report(folder / (name + REPORT)) for name in names]
+
+
+def _read_report(file: Path) -> FileReport:
+    try:
+        return report_of(read_own(file))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise unreadable(file, error) from error
 
 
 def _line(raw: bytes, text: str, text_key: str, is_changed: bool) -> bytes:

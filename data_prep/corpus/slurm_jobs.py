@@ -37,7 +37,7 @@ def advance_on_slurm(job: Job, config: ExecutorConfig) -> SlurmProgress:
     Raises:
         HarnessError: Slurm does not take the jobs; the folder holds something else.
     """
-    with claimed(job):
+    with claimed(job) as held:
         for phase in job.phases if not job.is_finished() else ():
             stages = phase()
             if is_done(job.output, stages):
@@ -47,7 +47,7 @@ def advance_on_slurm(job: Job, config: ExecutorConfig) -> SlurmProgress:
             if waiting:
                 return SlurmProgress(None, tuple(waiting), done, total, submitted=False)
             return SlurmProgress(None, tuple(submit(job.output, stages, config)), done, total, submitted=True)
-        return SlurmProgress(finish(job), (), 0, 0, submitted=False)
+        return SlurmProgress(finish(job, held), (), 0, 0, submitted=False)
 
 
 def wait_on_slurm(job: Job, config: ExecutorConfig, report: Callable[[SlurmProgress], None]) -> list[FileReport]:

@@ -27,8 +27,9 @@ from loguru import logger
 
 from data_prep.corpus.config import ExecutorConfig
 from data_prep.text.file_kinds import STATE_FOLDER
+from data_prep.text.own_json import read_own
+from data_prep.text.text_files import unreadable
 from harness.errors import DataError, UsageError
-from harness.json_text import parse_json
 from harness.progress import Progress
 from harness.run.files import replace_file
 
@@ -56,7 +57,8 @@ def stage_folder(output: Path, stage: Stage) -> Path:
 def tasks_done(output: Path, stage: Stage) -> list[int]:
     """Return the numbers of the finished tasks."""
     folder = stage_folder(output, stage) / "completions"
-    return sorted(int(path.name) for path in folder.iterdir()) if folder.is_dir() else []
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal() and int(name) < stage.tasks)
 
 
 def is_done(output: Path, stages: Sequence[Stage]) -> bool:
@@ -113,9 +115,21 @@ def submit(output: Path, stages: Sequence[Stage], config: ExecutorConfig) -> lis
 
 
 def submitted_jobs(output: Path) -> list[str]:
-    """Return the jobs that were submitted last; empty if there are none."""
+    """Return the jobs that were submitted last; empty if there are none.
+
+    Raises:
+        DataError: The list is unreadable.
+    """
     file = output / STATE_FOLDER / JOBS_FILE
-    return [str(job) for job in parse_json(file.read_bytes())] if file.exists() else []
+    if not file.exists():
+        return []
+    try:
+        jobs = read_own(file)
+        if not isinstance(jobs, list) or not all(isinstance(job, str) and job.isdecimal() for job in jobs):
+            raise ValueError("it is not a list of numbers of jobs")
+    except (OSError, ValueError) as error:
+        raise unreadable(file, error) from error
+    return jobs
 
 
 class QuietLocalExecutor(LocalPipelineExecutor):  # type: ignore[misc] # datatrove has no types

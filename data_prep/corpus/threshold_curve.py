@@ -19,9 +19,10 @@ from datatrove.pipeline.base import PipelineStep
 from numpy.typing import NDArray
 
 from data_prep.corpus.near import NUM_MINIMA, choose_bands, first_of_groups, minima
+from data_prep.text.own_json import counts_of, fields_of, read_own
 from data_prep.text.shingles import POWERS, mixed
+from data_prep.text.text_files import unreadable
 from harness.errors import UsageError
-from harness.json_text import parse_json
 from harness.run.files import replace_file
 
 THRESHOLDS = tuple(number / 100 for number in range(50, 100, 5))
@@ -103,9 +104,27 @@ def measure(tables: Sequence[NDArray[np.uint32]], lengths: NDArray[np.int64]) ->
 
 
 def read_curve(file: Path) -> Curve:
-    """Return the recorded curve."""
-    content = parse_json(file.read_bytes())
-    return Curve(characters=content["characters"], points=tuple(CurvePoint(**point) for point in content["points"]))
+    """Return the recorded curve.
+
+    Raises:
+        DataError: It is missing or unreadable.
+    """
+    try:
+        content = fields_of(read_own(file))
+        characters = counts_of({"characters": content["characters"]})["characters"]
+        if not isinstance(content["points"], list):
+            raise ValueError("points is not a list")
+        return Curve(characters=characters, points=tuple(map(_point, content["points"])))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise unreadable(file, error) from error
+
+
+def _point(value: object) -> CurvePoint:
+    fields = fields_of(value, "a point")
+    threshold = fields.pop("threshold")
+    if type(threshold) is not float or not 0 < threshold < 1:
+        raise ValueError(f"threshold is {threshold!r:.60}, and not a number between 0 and 1")
+    return CurvePoint(threshold=threshold, **counts_of(fields))
 
 
 def wanted_characters(keep: str, total: int) -> int:

@@ -19,7 +19,6 @@ DROPPED = ".dropped"
 """Ending of a list of dropped lines, beside the file of the kept ones."""
 STATE_FOLDER = ".stages"
 """Folder in which the steps of a corpus keep their state."""
-LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from data_prep.text.file_kinds import DROPPED, FILES_LIST, LOCK_FILE, STATE_FOLDER, kind_of
+from data_prep.text.file_kinds import DROPPED, FILES_LIST, STATE_FOLDER, kind_of
 from data_prep.text.found_files import DEAD_LINK, HIDDEN, OTHER_ENDING, SEEN, WHOLE_JSON, FoundFiles
 from data_prep.text.packed_file import check_beginning
 from data_prep.text.patterns import Identity, entries, identity_of, matches
 from data_prep.text.whole_json import refuse_whole_json, whole_json_of
+from harness.sole_writer import LOCK_FILE
 
 OWN_LIST_BYTES = 1 << 16
 

@@ -11,6 +11,7 @@ from data_prep.text.input_file import InputFile
 from data_prep.text.input_files import find_inputs
 from data_prep.text.sample_documents import sample_documents
 from harness.errors import DataError, UsageError
+from harness.limits import LEAST_FLOAT, MOST_FLOAT
 
 Weight = TypeVar("Weight", float, Fraction)
 
@@ -42,8 +43,11 @@ def read_weight(text: str) -> tuple[str, float]:
         value = float(weight)
     except ValueError:
         value = math.nan
-    if not name or not (math.isfinite(value) and value > 0):
-        raise UsageError(f"--share {text!r} is not CHANNEL=WEIGHT with a weight above 0. Example: --share zh=4.")
+    if not name or not LEAST_FLOAT <= value <= MOST_FLOAT:
+        raise UsageError(
+            f"--share {text[:80]!r} is not CHANNEL=WEIGHT with a weight above 0 (at most {MOST_FLOAT:g}). "
+            "Example: --share zh=4."
+        )
     return name, value
 
 

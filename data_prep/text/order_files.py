@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -103,7 +104,10 @@ def _similar(job: OrderJob, count: int, file: Path) -> NDArray[np.int64]:
     if not count:
         return np.zeros(0, dtype=np.int64)
     seen = DocumentFrequencies(_texts(job))
-    vectors = np.memmap(file, dtype=np.float16, mode="w+", shape=(count, DIMENSIONS))
+    # A place that the disk does not have, found out by writing to memory, ends the process (SIGBUS).
+    with file.open("xb") as made:
+        os.posix_fallocate(made.fileno(), 0, count * DIMENSIONS * np.dtype(np.float16).itemsize)
+    vectors = np.memmap(file, dtype=np.float16, mode="r+", shape=(count, DIMENSIONS))
     for number, text in enumerate(_texts(job)):
         vectors[number] = seen.vector(text)
     return similar_order(vectors, job.seed)

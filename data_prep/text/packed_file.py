@@ -14,13 +14,17 @@ from functools import partial
 from types import ModuleType
 from typing import IO, BinaryIO, cast
 
+from data_prep.text.expansion import ExpansionError
 from data_prep.text.file_kinds import kind_of
 from data_prep.text.input_file import InputFile, open_bytes
 from data_prep.text.packed_stream import PackedStream
 from harness.errors import DataError, UsageError
 
 LARGEST_WINDOW_BYTES = 2**31
-"""The most that zstandard's format allows (`zstd --long=31`); unasked the library refuses more than 128 MiB."""
+"""The most that zstandard's format allows (`zstd --long=31`); unasked the library refuses more than 128 MiB. A small
+file does not fill it: see `data_prep.text.expansion`."""
+LARGEST_DICTIONARY_BYTES = 256 << 20
+"""Memory that xz may take: four times what `xz -9` needs."""
 
 
 _BEGINNINGS = {
@@ -46,7 +50,7 @@ def open_plain(file: InputFile, place: Callable[[], str]) -> Iterator[tuple[IO[b
 
     Raises:
         DataError: The file cannot be read to its end: damaged or truncated, empty though it is packed, packed
-            otherwise than its name says, or an I/O error.
+            otherwise than its name says, for far more bytes than text has, or an I/O error.
         UsageError: The file is zstandard and the package is not installed.
     """
     unpacked, damage = _unpacking(file)
@@ -56,7 +60,14 @@ def open_plain(file: InputFile, place: Callable[[], str]) -> Iterator[tuple[IO[b
             _check_beginning(file, raw)
             with unpacked(raw) as stream:
                 yield stream, raw
+    except ExpansionError as error:
+        raise DataError(f"{file}: {error}.") from error
     except unreadable as error:
+        if isinstance(error, lzma.LZMAError) and "emory usage limit" in str(error):
+            raise DataError(
+                f"{file}: needs more than {LARGEST_DICTIONARY_BYTES >> 20} MiB of memory to unpack, because it was "
+                "packed with a larger dictionary. Pack it again with `xz -9` or less."
+            ) from error
         raise DataError(
             f"{file}: cannot be read beyond {place()} ({error}). The file is damaged or cut short: fetch or "
             "compress it again."
@@ -114,7 +125,8 @@ def _unpacking(file: InputFile) -> tuple[Callable[[BinaryIO], IO[bytes]], tuple[
     if packing == "bz2":
         return lambda raw: io.BufferedReader(PackedStream(raw, bz2.BZ2Decompressor)), ()
     if packing == "xz":
-        unpacked = partial(PackedStream, start_piece=lzma.LZMADecompressor, has_padding=True)
+        start = partial(lzma.LZMADecompressor, memlimit=LARGEST_DICTIONARY_BYTES)
+        unpacked = partial(PackedStream, start_piece=start, has_padding=True)
         return lambda raw: io.BufferedReader(unpacked(raw)), (lzma.LZMAError,)
     if packing == "zst":
         library = zstandard_library(file, "reading")

@@ -11,8 +11,13 @@ import io
 from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol
 
+from data_prep.text.expansion import check_expansion
+
 PACKED_BYTES = 16 * 1024
-"""Packed bytes unpacked at once; small, because they may stand for thousands of times as many."""
+"""Packed bytes that are read at once."""
+UNLIMITED_BYTES = 1024
+"""Packed bytes unpacked at once where the library does not let us limit the plain ones: four bytes of zstandard may
+stand for 128 KiB."""
 PLAIN_BYTES = 1 << 20
 """Plain bytes made at once, where the library lets us limit them."""
 
@@ -47,6 +52,7 @@ class PackedStream(io.RawIOBase):
         self._is_begun = False
         self._packed = b""
         self._plain = memoryview(b"")
+        self._packed_bytes = self._plain_bytes = 0
 
     def readable(self) -> bool:
         """Return True: it can be read from."""
@@ -57,12 +63,13 @@ class PackedStream(io.RawIOBase):
 
         Raises:
             EOFError: The file is empty, or ends in the middle of a piece.
+            ExpansionError: It stands for far more than text can.
         """
         while not self._plain:
             if self._has_more_inside:
                 self._unpack(b"")
                 continue
-            packed = self._packed or self._raw.read(PACKED_BYTES)
+            packed = self._packed or self._read()
             self._packed = b""
             if not packed:
                 if self._piece is not None or not self._is_begun:
@@ -82,12 +89,24 @@ class PackedStream(io.RawIOBase):
         """True while the unpacker can go on without another packed byte."""
         return self._piece is not None and not getattr(self._piece, "needs_input", True)
 
+    def _read(self) -> bytes:
+        packed = self._raw.read(PACKED_BYTES)
+        self._packed_bytes += len(packed)
+        return packed
+
     def _unpack(self, packed: bytes) -> None:
         if self._piece is None:
             self._piece, self._is_begun = self._start_piece(), True
-        is_limited = hasattr(self._piece, "needs_input")
-        plain = self._piece.decompress(packed, PLAIN_BYTES) if is_limited else self._piece.decompress(packed)
+        rest = b""
+        if hasattr(self._piece, "needs_input"):
+            plain = self._piece.decompress(packed, PLAIN_BYTES)
+        else:
+            packed, rest = packed[:UNLIMITED_BYTES], packed[UNLIMITED_BYTES:]
+            plain = self._piece.decompress(packed)
+        self._plain_bytes += len(plain)
+        check_expansion(self._plain_bytes, self._packed_bytes)
         self._plain = memoryview(plain)
+        self._packed = rest
         if self._piece.eof:
-            self._packed = self._piece.unused_data
+            self._packed = self._piece.unused_data + rest
             self._piece = None

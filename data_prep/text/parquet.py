@@ -5,15 +5,24 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
+from data_prep.text.expansion import ExpansionError, check_expansion
 from data_prep.text.input_file import InputFile, file_bytes, open_bytes
 from data_prep.text.text_key import key_path
 from harness.errors import DataError, UsageError
 
-ROWS_AT_ONCE = 1024
+ROW_BYTES = 512
+"""Bytes that a row counts in memory and in lists, however empty it is."""
+BUFFER_BYTES = 8 << 20
+"""Bytes of a column that are read at once: else it would be all of a row group, however large."""
+MOST_ENTRIES = 1_000_000
+MOST_FOOTER_BYTES = 100_000_000
+"""The library's own limits to lists and texts in a footer."""
 
 
 class Row(NamedTuple):
@@ -29,50 +38,112 @@ class Row(NamedTuple):
     """All columns, if they were asked for; the place of the text may hold None."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenTable:
+    """An open Parquet file, and the place of its text."""
+
+    file: InputFile
+    arrow: Any
+    """The package pyarrow."""
+    table: Any
+    """Its reader of this file."""
+    column: str
+    path: tuple[str, ...]
+    """Names that lead to the text."""
+    whole: bool
+    """True if the other columns are read too."""
+
+
 def read_rows(file: InputFile, column: str, skip_rows: int = 0, whole: bool = False) -> Iterator[Row]:
     """Yield the rows of a column of text, from row `skip_rows` (0-based) on; row groups before it are not read.
 
     `meta.text` is the field `text` of the column `meta`, unless a column has that name. With `whole` the other columns
-    are read too, which takes longer.
+    are read too, which takes longer. The file is read in a limited child first.
 
     Raises:
-        DataError: The file is damaged, has no column of text of that name, or two.
+        DataError: The file is damaged, stands for far more than text can or takes too much memory, has fewer rows than
+            are skipped, or has no column of text of that name, or two.
         UsageError: The package pyarrow is not installed.
     """
+    from data_prep.text.parquet_probe import rows_at_once
+
+    _libraries(file)
+    num_rows = rows_at_once(file, column, whole)
+    with open_table(file, column, whole) as opened:
+        if skip_rows > opened.table.metadata.num_rows:
+            raise DataError(
+                f"{file}: has {opened.table.metadata.num_rows:,} rows, and the interrupted call was in row "
+                f"{skip_rows:,}. The input was changed: delete the channel folder to make it anew."
+            )
+        yield from read_table(opened, skip_rows, num_rows, file_bytes(file))
+
+
+@contextmanager
+def open_table(file: InputFile, column: str, whole: bool) -> Iterator[OpenTable]:
+    """Open a file, and find its column of text.
+
+    Raises:
+        DataError: It is damaged, here or while it is read, or has no such column.
+        UsageError: The package pyarrow is not installed.
+        MemoryError: There is not enough.
+    """
     arrow, parquet = _libraries(file)
-    total_bytes = file_bytes(file)
     try:
         with open_bytes(file) as raw:
-            table = parquet.ParquetFile(raw)
+            table = _table(parquet, raw, file)
             path = find_column(arrow, table.schema_arrow, column, file, whole)
-            num_rows = table.metadata.num_rows
-            group, number = _first_group(table.metadata, skip_rows)
-            groups = list(range(group, table.metadata.num_row_groups))
-            # A name with dots is a path for the library: it would read the nested column of that path.
-            columns = None if whole or (len(path) == 1 and "." in column) else [column]
-            for batch in table.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
-                rows = _rows(batch, path) if whole else repeat({})
-                for value, row in zip(_as_bytes(arrow, _values(batch, path)), rows, strict=False):
-                    number += 1
-                    if number > skip_rows:
-                        yield Row(number, value, total_bytes * number // num_rows, row)
-    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            yield OpenTable(file=file, arrow=arrow, table=table, column=column, path=path, whole=whole)
+    except ExpansionError as error:
+        raise DataError(f"{file}: {error}.") from error
+    except arrow.ArrowMemoryError as error:
+        raise MemoryError(str(error)) from error
+    except (arrow.ArrowException, OSError, UnicodeDecodeError, OverflowError) as error:
         raise DataError(_damaged(file, error)) from error
 
 
-def count_rows(file: InputFile) -> int:
-    """Return the number of rows that the file's footer states.
+def read_table(opened: OpenTable, skip_rows: int, num_rows: int, total_bytes: int) -> Iterator[Row]:
+    """Yield the rows of an open file behind the first `skip_rows`, reading `num_rows` at once.
 
     Raises:
-        DataError: The file is damaged.
+        ExpansionError: It stands for far more bytes than it has.
+    """
+    metadata, path = opened.table.metadata, opened.path
+    group, number = _first_group(metadata, skip_rows)
+    groups = list(range(group, metadata.num_row_groups))
+    # A name with dots is a path for the library: it would read the nested column of that path.
+    is_all = opened.whole or (len(path) == 1 and "." in opened.column)
+    plain_bytes = ROW_BYTES * number
+    for batch in opened.table.iter_batches(num_rows, row_groups=groups, columns=None if is_all else [opened.column]):
+        rows = _rows(batch, path) if opened.whole else repeat({})
+        for value, row in zip(_as_bytes(opened.arrow, _values(batch, path)), rows, strict=False):
+            number += 1
+            plain_bytes += ROW_BYTES + len(value or b"")
+            check_expansion(plain_bytes, total_bytes)
+            if number > skip_rows:
+                yield Row(number, value, total_bytes * number // max(1, metadata.num_rows), row)
+
+
+def count_rows(file: InputFile, column: str) -> int:
+    """Return the number of rows that the file's footer states. The file is read in a limited child first.
+
+    Raises:
+        DataError: The file is damaged, or takes too much to read, or has no column of text of that name.
         UsageError: The package pyarrow is not installed.
     """
-    arrow, parquet = _libraries(file)
-    try:
-        with open_bytes(file) as raw:
-            return int(parquet.ParquetFile(raw).metadata.num_rows)
-    except (arrow.ArrowException, OSError) as error:
-        raise DataError(_damaged(file, error)) from error
+    from data_prep.text.parquet_probe import rows_at_once
+
+    _libraries(file)
+    rows_at_once(file, column, whole=False)
+    with open_table(file, column, whole=False) as opened:
+        return int(opened.table.metadata.num_rows)
+
+
+def _table(parquet: Any, raw: Any, file: InputFile) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Return the reader of a file. A list in its footer can have no more entries than the file has bytes."""
+    most = max(1, min(file_bytes(file), MOST_ENTRIES))
+    return parquet.ParquetFile(
+        raw, buffer_size=BUFFER_BYTES, thrift_container_size_limit=most, thrift_string_size_limit=MOST_FOOTER_BYTES
+    )
 
 
 def _libraries(file: InputFile) -> tuple[Any, Any]:

@@ -19,9 +19,13 @@ from data_prep.text.packed_file import open_plain
 from data_prep.text.text_key import path_in, value_at, with_value
 from data_prep.text.whole_json import BYTE_ORDER_MARK, are_carriage_returns, refuse_whole_json
 from harness.errors import DataError
+from harness.json_text import MOST_DEPTH, JsonError, require_shallow
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is rejected unread: memory stays bounded, and no honest document is as long as that."""
+
+MAX_STRUCTURE = 4 * 1024 * 1024
+"""Characters of a line outside of its texts, and number of its texts. Each may cost twenty times its size in memory."""
 
 TAIL_BYTES = 64
 
@@ -43,6 +47,7 @@ class Rejection:
 
 EMPTY_LINE = Rejection("empty line")
 EMPTY_TEXT = Rejection("empty text")
+TOO_DEEP = Rejection("not JSON (nested too deeply)")
 CARRIAGE_RETURNS = Rejection(
     "not JSON (the lines end with carriage returns alone; read are lines that end with a line feed)"
 )
@@ -107,13 +112,19 @@ def read_records(
         from data_prep.text.parquet import read_rows
 
         for row in read_rows(file, text_key, start.line, whole_rows):
-            text = Rejection(f"{text_key!r} is not text") if row.content is None else _decoded(row.content)
+            text = _text_of_row(row.content, text_key, max_line_bytes)
             content = check_text(text) if isinstance(text, str) else text
             is_written = whole_rows and isinstance(content, str)
             raw = _as_line(with_text(row.whole, text_key, content)) if is_written else b""
             yield Record(file, row.number, content, row.file_bytes_read, 0, b"", raw)
         return
     yield from _read_lines(file, text_key, max_line_bytes, start)
+
+
+def _text_of_row(content: bytes | None, text_key: str, max_bytes: int) -> str | Rejection:
+    if content is None:
+        return Rejection(f"{text_key!r} is not text")
+    return _too_long(max_bytes) if len(content) > max_bytes else _decoded(content)
 
 
 def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Place) -> Iterator[Record]:
@@ -174,12 +185,9 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
         return line
     if not line or line.isspace():
         return EMPTY_LINE
-    try:
-        value = json.loads(line)  # noqa: TID251 (a record of the user, taken as it is)
-    except ValueError as error:
-        return CARRIAGE_RETURNS if are_carriage_returns(content) else Rejection(f"not JSON ({error})")
-    except RecursionError:
-        return Rejection("not JSON (nested too deeply)")
+    value = _value_of(line, content)
+    if isinstance(value, Rejection):
+        return value
     if not isinstance(value, dict):
         return Rejection("not a JSON object")
     path = path_in(value, text_key)
@@ -190,6 +198,32 @@ def parse_line(content: bytes, text_key: str) -> str | Rejection:
         return Rejection(f"key {twice!r} occurs twice in an object")
     text = value_at(value, path)
     return check_text(text) if isinstance(text, str) else Rejection(f"{text_key!r} is not text")
+
+
+def _value_of(line: str, content: bytes) -> Any:  # noqa: ANN401 - any JSON value, or a rejection
+    """Return the value that a line holds, which is the user's: what JSON lacks, as `NaN`, is taken as it is."""
+    if len(line) > MAX_STRUCTURE and _is_mostly_structure(line):
+        return Rejection(f"more than {MAX_STRUCTURE} characters, or as many texts, beside the text")
+    try:
+        value = json.loads(line)  # noqa: TID251 (a record of the user, taken as it is)
+    except ValueError as error:
+        return CARRIAGE_RETURNS if are_carriage_returns(content) else Rejection(f"not JSON ({error})")
+    except RecursionError:
+        return TOO_DEEP
+    if line.count("[") + line.count("{") > MOST_DEPTH:
+        try:
+            require_shallow(value)
+        except JsonError:
+            return TOO_DEEP
+    return value
+
+
+def _is_mostly_structure(line: str) -> bool:
+    """Return whether a long line has too much beside its texts: lists, numbers, short texts."""
+    line = line.replace("\\\\", "").replace('\\"', "")
+    if line.count('"') > MAX_STRUCTURE:
+        return True
+    return sum(map(len, line.split('"')[::2])) > MAX_STRUCTURE
 
 
 def _may_occur_twice(line: str, key: str) -> bool:

@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from data_prep.text.input_file import InputFile, file_bytes
 from data_prep.text.read_documents import BEGINNING, Place, Record, Rejection, read_records
+from data_prep.text.rejected_list import opened_list
 from harness.errors import DataError
 
 BATCH_DOCUMENTS = 8192
@@ -70,13 +71,17 @@ class BatchReader:
         """Yield the batches from `start` on. The list of lines that are not documents is first cut back to `start`.
 
         Raises:
-            DataError: A file cannot be read, or has no document though it may not be lost.
+            DataError: A file cannot be read, or has no document though it may not be lost; the list is a link, or
+                shorter than `start` says.
+            OSError: From the disk, while the list is written.
         """
-        self._rejected_file.touch()
+        if start.file > max(0, len(self._files) - 1):
+            raise DataError(
+                f"the interrupted call was in file {start.file + 1} of the input, which now has {len(self._files)}. "
+                "The input was changed: delete the channel folder to make it anew."
+            )
         bytes_before = sum(file_bytes(file) for file in self._files[: start.file])
-        with self._rejected_file.open("r+b") as rejected:
-            rejected.truncate(start.rejected_bytes)
-            rejected.seek(start.rejected_bytes)
+        with opened_list(self._rejected_file, start.rejected_bytes) as rejected:
             batch = _OpenBatch(start)
             for number, record in self._records(start):
                 if number != batch.file:

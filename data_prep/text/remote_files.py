@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from data_prep.text.file_kinds import DROPPED, FILES_LIST, LOCK_FILE, STATE_FOLDER, kind_of
+from data_prep.text.file_kinds import DROPPED, FILES_LIST, STATE_FOLDER, kind_of
 from data_prep.text.found_files import HIDDEN, OTHER_ENDING, WHOLE_JSON, FoundFiles
 from data_prep.text.input_file import RemoteFile, file_system
 from data_prep.text.whole_json import refuse_whole_json, whole_json_of
 from harness.errors import DataError, HarnessError
+from harness.sole_writer import LOCK_FILE
 
 
 def find_remote(address: str) -> FoundFiles | None:

@@ -21,7 +21,7 @@ def sample_documents(files: Sequence[InputFile], text_key: str, max_characters: 
     # A stretch of a file goes from one place up to the next one.
     stretches: list[tuple[InputFile, Place, Place | None]] = []
     for file in chosen:
-        places = _places(file, max(1, SPOTS // count))
+        places = _places(file, text_key, max(1, SPOTS // count))
         stretches += [(file, start, stop) for start, stop in zip_longest(places, places[1:])]
     characters = max_characters // max(1, len(stretches))
     return [text for stretch in stretches for text in _documents_of(*stretch, text_key, characters)]
@@ -39,12 +39,12 @@ def _documents_of(file: InputFile, start: Place, stop: Place | None, text_key: s
             characters -= len(record.content)
 
 
-def _places(file: InputFile, count: int) -> list[Place]:
+def _places(file: InputFile, text_key: str, count: int) -> list[Place]:
     kind = kind_of(file.name)
     if kind and kind.content == "parquet":
         from data_prep.text.parquet import count_rows
 
-        num_rows = count_rows(file)
+        num_rows = count_rows(file, text_key)
         return [Place(line=row) for row in sorted({i * num_rows // count for i in range(count)})]
     if kind and kind.packing != "plain":
         return [BEGINNING]

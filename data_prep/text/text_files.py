@@ -8,15 +8,15 @@ import json
 import lzma
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
 from data_prep.text.file_kinds import FILES_LIST, kind_of
 from data_prep.text.input_file import InputFile
+from data_prep.text.own_json import counts_of, fields_of, read_own, text_of
 from data_prep.text.packed_file import zstandard_library
 from harness.errors import DataError
-from harness.json_text import parse_json
 from harness.run.files import replace_file, replacing
 
 
@@ -34,6 +34,8 @@ class FileReport:
     kept_characters: int
     dropped: dict[str, int]
     """Documents dropped, by the reason."""
+    written: dict[str, int] = field(default_factory=dict)
+    """Names and bytes of the files that were written for it; empty in what earlier versions recorded."""
 
 
 def output_names(files: Sequence[InputFile]) -> list[str]:
@@ -62,10 +64,33 @@ def finished_files(folder: Path) -> dict[str, FileReport]:
     if not file.exists():
         return {}
     try:
-        reports = [FileReport(**entry) for entry in parse_json(file.read_bytes())]
-    except (ValueError, TypeError) as error:
-        raise DataError(f"{file}: not readable ({error}). Was it edited? Restore it, or delete the folder.") from error
+        entries = read_own(file)
+        if not isinstance(entries, list):
+            raise ValueError("it is not a list")
+        reports = [report_of(entry) for entry in entries]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise unreadable(file, error) from error
     return {report.file: report for report in reports}
+
+
+def unreadable(file: Path, error: Exception) -> DataError:
+    """Return the error about a file of a folder of text that is not as it was written."""
+    reason = f"{error} is missing" if isinstance(error, KeyError) else getattr(error, "strerror", None) or str(error)
+    return DataError(f"{file}: not readable ({reason}). Was it edited? Restore it, or delete the folder.")
+
+
+def report_of(value: object) -> FileReport:
+    """Return the report on a file that JSON holds.
+
+    Raises:
+        ValueError, TypeError, KeyError: It holds something else.
+    """
+    fields = fields_of(value, "a report")
+    file, source = text_of(fields.pop("file"), "file"), text_of(fields.pop("input"), "input")
+    if Path(file).name != file:
+        raise ValueError(f"file is {file[:80]!r}, and not the name of a file in the folder")
+    dropped, written = counts_of(fields.pop("dropped"), "dropped"), counts_of(fields.pop("written", {}), "written")
+    return FileReport(file=file, input=source, dropped=dropped, written=written, **counts_of(fields))
 
 
 def record_finished(folder: Path, reports: Sequence[FileReport]) -> None:
@@ -74,13 +99,37 @@ def record_finished(folder: Path, reports: Sequence[FileReport]) -> None:
     replace_file(folder / FILES_LIST, content.encode() + b"\n")
 
 
+def require_written(folder: Path, reports: Sequence[FileReport]) -> None:
+    """Check that the files are there as they were written, before a folder is called finished.
+
+    Raises:
+        DataError: One is missing, or of another size.
+    """
+    for name, num_bytes in ((name, size) for report in reports for name, size in report.written.items()):
+        file = folder / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != num_bytes:
+            there = "is missing" if found is None else f"has {found:,} bytes"
+            raise DataError(
+                f"{file}: was written with {num_bytes:,} bytes, and {there}: something was removed or replaced. Leave "
+                "the folder alone, delete it, and run the same command again."
+            )
+
+
 @contextmanager
 def written_whole(file: Path) -> Iterator[IO[bytes]]:
     """Open a temporary file, compressed as the final name requires, and rename it at the end."""
+    given_up: BaseException | None = None
     try:
         with replacing(file) as raw, _compressed(raw, file) as stream:
-            yield stream
+            try:
+                yield stream
+            except BaseException as reason:
+                given_up = reason
+                raise
     except OSError as error:
+        if given_up is not None and given_up is not error:
+            raise given_up from None  # on a full disk closing fails too
         raise DataError(
             f"{file}: cannot be written ({error}). Finished files are untouched: make room, then run the command again."
         ) from error

@@ -13,7 +13,9 @@ from itertools import islice
 import numpy as np
 
 from data_prep.tokenizers.encoders import FAST_ENCODERS, EncodedDocuments, Encoder, ReferenceEncoder, candidates
+from data_prep.tokenizers.fast_trial import first_line, require_fit
 from harness.errors import DataError, UsageError
+from harness.tokenizers.native import is_panic
 from harness.tokenizers.tokenizer import Tokenizer
 
 AUTO = "auto"
@@ -57,11 +59,13 @@ def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AU
     reference = ReferenceEncoder(tokenizer)
     if wanted == REFERENCE:
         return ChosenEncoder(reference, ())
-    documents = [*sample, *PROBES, *_documents_with_symbols(tokenizer, sample)]
+    probes = [*PROBES, *_documents_with_symbols(tokenizer, sample)]
+    documents = [*sample, *probes]
     expected = reference.encode(documents)
     notes: list[str] = []
     for name in candidates(tokenizer) if wanted == AUTO else (wanted,):
         try:
+            require_fit(FAST_ENCODERS[name], tokenizer, probes)
             encoder = FAST_ENCODERS[name](tokenizer)
             found = encoder.encode(documents)
         except ImportError as error:
@@ -72,8 +76,10 @@ def choose_encoder(tokenizer: Tokenizer, sample: Sequence[str], wanted: str = AU
                 ) from error
             notes.append(f"{name} is not used: the package is not installed (extra `data-fast`)")
             continue
-        except Exception as error:  # noqa: BLE001 - these libraries raise plain exceptions for a tokenizer they cannot read
-            notes.append(f"{name} is not used: it cannot read this tokenizer ({_first_line(error)})")
+        except BaseException as error:  # these libraries raise plain exceptions, and panic
+            if not isinstance(error, Exception) and not is_panic(error):
+                raise
+            notes.append(f"{name} is not used: it cannot read this tokenizer ({first_line(error)})")
             continue
         difference = _difference(documents, expected, found)
         if difference is None:
@@ -106,10 +112,6 @@ def _difference(documents: Sequence[str], expected: EncodedDocuments, found: Enc
     ends = np.cumsum(expected.lengths)
     number = min(int(np.searchsorted(ends, first, side="right")), len(documents) - 1)
     return f"document {number + 1} of the sample, which begins {documents[number][:40]!r}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 class SpotChecked:

@@ -20,11 +20,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.json_text import parse_json
 from harness.tokenizers.hugging_face_file import HuggingFaceTokenizer
+from harness.tokenizers.native import encoded
 from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
 from harness.tokenizers.tiktoken_file import TiktokenTokenizer
 from harness.tokenizers.tokenizer import Tokenizer
+from harness.tokenizers.tokenizer_file import parse_described, read_file
 
 MAX_GROWTH_BYTES = 1 << 27
 CHARACTERS_BEFORE_A_LOOK = 20_000_000
@@ -74,10 +75,14 @@ class FastokensEncoder:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         library = importlib.import_module("fastokens")
+        self._path = tokenizer.path
         self._tokenizer = library.Tokenizer.from_json_str(_plain_description(tokenizer.path))
 
     def encode(self, documents: list[str]) -> EncodedDocuments:
         """See `Encoder`."""
+        return encoded(self._path, documents, self._encode)
+
+    def _encode(self, documents: list[str]) -> EncodedDocuments:
         ids, borders = self._tokenizer.encode_batch_flat(documents, split_special_tokens=True)
         ends = np.frombuffer(borders, dtype="<u8").astype(np.int64)
         return EncodedDocuments(np.frombuffer(ids, dtype="<u4"), ends[1:] - ends[:-1])
@@ -93,6 +98,7 @@ class GigatokenEncoder:
 
     def __init__(self, tokenizer: Tokenizer, max_growth_bytes: int = MAX_GROWTH_BYTES) -> None:
         self._load = _gigatoken_loader(tokenizer)
+        self._path = tokenizer.path
         self._normalized = tokenizer.normalized if isinstance(tokenizer, TiktokenTokenizer) else list[str]
         self._max_growth_bytes = max_growth_bytes
         self._open()
@@ -108,6 +114,9 @@ class GigatokenEncoder:
         self._num_characters += sum(map(len, documents))
         if self._num_characters > CHARACTERS_BEFORE_A_LOOK and self._has_grown():
             self._open()
+        return encoded(self._path, documents, self._encode)
+
+    def _encode(self, documents: list[str]) -> EncodedDocuments:
         rows = self._tokenizer.encode_batch(self._normalized(documents)).layout
         borders = np.asarray(rows.offsets.data).astype(np.int64)
         ids = np.asarray(rows.content.data)[borders[0] : borders[-1]]
@@ -127,9 +136,9 @@ def _gigatoken_loader(tokenizer: Tokenizer) -> Callable[[], Any]:
         return partial(kind.from_tiktoken, str(tokenizer.path), GIGATOKEN_SPLITS[name], {})
     if isinstance(tokenizer, SentencePieceTokenizer):
         reader = importlib.import_module("gigatoken._load.sentencepiece")
-        description = reader.sentencepiece_to_tokenizer_json(tokenizer.path.read_bytes())
+        description = reader.sentencepiece_to_tokenizer_json(read_file(tokenizer.path))
     else:
-        description = tokenizer.path.read_text(encoding="utf-8")
+        description = read_file(tokenizer.path)
     return partial(kind.from_json, _without_control_symbols(description))
 
 
@@ -158,11 +167,11 @@ def candidates(tokenizer: Tokenizer) -> tuple[str, ...]:
 
 def _plain_description(path: Path) -> str:
     """Return a tokenizer.json without truncation and padding, which may have been saved with it."""
-    description: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
+    description: dict[str, Any] = parse_described(read_file(path))
     return json.dumps(description | {"truncation": None, "padding": None}, ensure_ascii=False)
 
 
-def _without_control_symbols(description: str) -> str:
-    content: dict[str, Any] = parse_json(description)
+def _without_control_symbols(description: bytes | str) -> str:
+    content: dict[str, Any] = parse_described(description)
     content["added_tokens"] = [token for token in content.get("added_tokens", []) if not token.get("special")]
     return json.dumps(content | {"truncation": None, "padding": None}, ensure_ascii=False)

@@ -16,8 +16,10 @@ from data_prep.tokenizers.tokenizer_report import HAN, changed_words
 from data_prep.tokenizers.train_tokenizer import padded_vocab_size
 from harness.errors import UsageError
 from harness.tokenizers.hugging_face_file import HuggingFaceTokenizer
+from harness.tokenizers.native import explained
 from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
 from harness.tokenizers.tokenizer import Tokenizer
+from harness.tokenizers.tokenizer_file import read_file
 
 EXAMPLES_SHOWN = 12
 
@@ -47,10 +49,11 @@ def extend(tokenizer: Tokenizer, words: Sequence[str]) -> bytes:
         raise UsageError(f"{known[0]!r} is a single token already. Remove it from the list ({len(known)} such words).")
     size = padded_vocab_size(tokenizer.vocab_size + len(words))
     spare = [f"<|added_{number}|>" for number in range(size - tokenizer.vocab_size - len(words))]
-    if isinstance(tokenizer, HuggingFaceTokenizer):
-        return _extend_json(tokenizer.path, tokenizer.vocab_size, words, spare)
-    if isinstance(tokenizer, SentencePieceTokenizer):
-        return _extend_sentencepiece(tokenizer.path, words, spare)
+    with explained(tokenizer.path, "words cannot be added"):
+        if isinstance(tokenizer, HuggingFaceTokenizer):
+            return _extend_json(tokenizer.path, tokenizer.vocab_size, words, spare)
+        if isinstance(tokenizer, SentencePieceTokenizer):
+            return _extend_sentencepiece(tokenizer.path, words, spare)
     raise UsageError(
         f"tokenizer {tokenizer.path}: words can be added to a SentencePiece model or a tokenizer.json, not to a "
         "tiktoken file, whose splitting lies outside it. Convert it to a tokenizer.json first."
@@ -75,7 +78,7 @@ def report_on_extension(
 def _extend_json(file: Path, vocab_size: int, words: Sequence[str], spare: Sequence[str]) -> bytes:
     from tokenizers import AddedToken, Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer = Tokenizer.from_str(read_file(file).decode("utf-8-sig"))
     plain = [AddedToken(word, normalized=False, special=False, single_word=not HAN.search(word)) for word in words]
     tokenizer.add_tokens(plain)
     tokenizer.add_special_tokens([AddedToken(symbol, normalized=False, special=True) for symbol in spare])
@@ -89,7 +92,7 @@ def _extend_sentencepiece(file: Path, words: Sequence[str], spare: Sequence[str]
     from sentencepiece import sentencepiece_model_pb2 as model_format
 
     model: Any = model_format.ModelProto()
-    model.ParseFromString(file.read_bytes())
+    model.ParseFromString(read_file(file))
     kinds = model_format.ModelProto.SentencePiece
     for words_of_kind, kind in ((words, kinds.USER_DEFINED), (spare, kinds.CONTROL)):
         for word in words_of_kind:

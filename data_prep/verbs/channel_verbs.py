@@ -13,6 +13,7 @@ import click
 
 from harness.errors import EXIT_BAD_DATA
 from harness.finite_range import FiniteRange
+from harness.limits import MOST_COUNT, MOST_LAUNCHES, MOST_SEED, MOST_STEPS, MOST_THREADS, MOST_TOKENS
 from harness.say import say
 
 if TYPE_CHECKING:
@@ -26,13 +27,17 @@ CHANNELS = click.argument("channels", nargs=-1, required=True, type=click.Path(p
 CHANNEL = click.argument("channel", type=click.Path(path_type=Path))
 TOKENIZER = click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="The one that made it.")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-MAX_TOKENS = click.option("--max-tokens", type=click.IntRange(min=1), help="Show at most this many tokens of each.")
+MAX_TOKENS = click.option(
+    "--max-tokens", type=click.IntRange(1, MOST_TOKENS), help="Show at most this many tokens of each."
+)
 
 
 @click.command()
 @CHANNELS
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="Check the ids against this one's vocabulary.")
-@click.option("--threads", type=click.IntRange(min=1), default=4, show_default=True, help="Parts read at once.")
+@click.option(
+    "--threads", type=click.IntRange(1, MOST_THREADS), default=4, show_default=True, help="Parts read at once."
+)
 @click.option(
     "--max-lost-share",
     type=FiniteRange(0, 1),
@@ -138,13 +143,19 @@ def count(*, channels: tuple[Path, ...], as_json: bool) -> None:
 @click.command()
 @click.argument("channel", metavar="CHANNEL|RUN", type=click.Path(path_type=Path))
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="The one that made it. With --step: the run's own.")
-@click.option("--step", type=click.IntRange(min=1), help="Show what a run was trained on in this step.")
-@click.option("--attempt", type=click.IntRange(min=0), help="With --step, if it was done again. Default: the last.")
+@click.option("--step", type=click.IntRange(1, MOST_STEPS), help="Show what a run was trained on in this step.")
 @click.option(
-    "--top", type=click.IntRange(min=1), default=10, show_default=True, help="With --step: number of samples to show."
+    "--attempt", type=click.IntRange(0, MOST_LAUNCHES), help="With --step, if it was done again. Default: the last."
 )
 @click.option(
-    "--document", "numbers", type=click.IntRange(min=0), multiple=True, help="Its number, from 0. Repeatable."
+    "--top",
+    type=click.IntRange(1, MOST_COUNT),
+    default=10,
+    show_default=True,
+    help="With --step: number of samples to show.",
+)
+@click.option(
+    "--document", "numbers", type=click.IntRange(0, MOST_COUNT), multiple=True, help="Its number, from 0. Repeatable."
 )
 @click.option("--part", help="Count the numbers within this part, as evidence of a spike does.")
 @click.option("--ids", is_flag=True, help="Show the token ids too.")
@@ -198,8 +209,14 @@ def show(  # noqa: PLR0913 - one argument per option
 @click.command()
 @CHANNEL
 @TOKENIZER
-@click.option("--count", "num_documents", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Equal seeds draw equal documents.")
+@click.option("--count", "num_documents", type=click.IntRange(1, MOST_COUNT), default=3, show_default=True)
+@click.option(
+    "--seed",
+    type=click.IntRange(-MOST_SEED, MOST_SEED),
+    default=0,
+    show_default=True,
+    help="Equal seeds draw equal documents.",
+)
 @MAX_TOKENS
 @JSON
 def sample(  # noqa: PLR0913 - one argument per option

@@ -14,6 +14,7 @@ import click
 
 from harness.errors import UsageError
 from harness.finite_range import FiniteRange
+from harness.limits import MOST_EPOCHS, MOST_TOKENS
 from harness.say import say
 
 if TYPE_CHECKING:
@@ -26,7 +27,9 @@ CHANNELS = click.argument("channels", nargs=-1, required=True, type=click.Path(p
 @click.command()
 @CHANNELS
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="The channel folder to make.")
-@click.option("--tokens-per-part", type=click.IntRange(min=1), help="Make parts of this many tokens instead of one.")
+@click.option(
+    "--tokens-per-part", type=click.IntRange(1, MOST_TOKENS), help="Make parts of this many tokens instead of one."
+)
 def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | None) -> None:
     """Join the parts of channels, in order, into one channel.
 
@@ -61,7 +64,7 @@ def merge(*, channels: tuple[Path, ...], output: Path, tokens_per_part: int | No
 @click.argument("channels", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--share", "shares", multiple=True, metavar="CHANNEL=WEIGHT", help="Repeat per channel.")
 @click.option("--tokens", help="Length of the run in tokens: 100000000, 100e9, 500B, 1.5T.")
-@click.option("--max-epochs", type=FiniteRange(min=0, min_open=True), default=4.0, show_default=True)
+@click.option("--max-epochs", type=FiniteRange(0, MOST_EPOCHS, min_open=True), default=4.0, show_default=True)
 @click.option("--config", type=click.Path(path_type=Path), help="Corpus file with a section `mix`, in place of these.")
 @click.option("--yaml", "as_yaml", is_flag=True, help="Print the `data` section and the blend of a configuration.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -139,9 +142,10 @@ def number_of_tokens(text: str) -> int:
         value = float(text[:-1] if factor > 1 else text) * factor
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value >= 1):
+    if not 1 <= value <= MOST_TOKENS:
         raise UsageError(
-            f"--tokens {text!r} is not a number of tokens. Allowed are for example 250M, 100B, 1.5T or 100e9."
+            f"--tokens {text[:80]!r} is not a number of tokens from 1 to {MOST_TOKENS:,}. Allowed are for example "
+            "250M, 100B, 1.5T or 100e9."
         )
     return round(value)
 

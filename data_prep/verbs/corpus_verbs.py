@@ -12,6 +12,7 @@ import click
 
 from harness.errors import UsageError
 from harness.finite_range import FiniteRange
+from harness.limits import MOST_SEED, MOST_THREADS
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
     from data_prep.text.clean_rules import Preset
     from harness.config.section import Section
 
-WORKERS = click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Files at once.")
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1, MOST_THREADS), default=1, show_default=True, help="Files at once."
+)
 OF_EVERY_VERB = (
     click.argument("inputs", metavar="[IN]...", nargs=-1),
     click.option("--output", type=click.Path(path_type=Path), help="Folder for the files of IN."),
@@ -155,7 +158,7 @@ def dedup(*, methods: tuple[DedupMethod, ...], threshold: float, keep: str | Non
 @click.option("--by", type=click.Choice(["score", "similar", "shuffle"]), default="shuffle", show_default=True)
 @click.option("--score-key", default="score", show_default=True, help="Key of each record that holds the number.")
 @click.option("--descending", is_flag=True, help="The largest score first.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, MOST_SEED), default=0, show_default=True)
 def order(*, by: Literal["score", "similar", "shuffle"], score_key: str, descending: bool, seed: int) -> OrderConfig:
     """Write documents in another order: by a score, like ones next to each other, or shuffled.
 

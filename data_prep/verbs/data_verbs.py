@@ -20,6 +20,7 @@ from data_prep.verbs.preparing import (
     prepared,
 )
 from harness.errors import UsageError
+from harness.limits import MOST_TOKENS
 from harness.say import say
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @click.option("--text-key", default="text", show_default=True, help="Key of each JSON object that holds the document.")
 @click.option(
     "--tokens-per-part",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_TOKENS),
     default=1_000_000_000,
     show_default=True,
     help="A part ends with the document that reaches this; an interrupted call loses at most one part.",
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--max-document-tokens",
-    type=click.IntRange(min=2),
+    type=click.IntRange(2, MOST_TOKENS),
     help="Longest document, the symbols around it included; --long-documents decides about longer ones.",
 )
 @click.option(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.errors import UsageError
+from harness.errors import DataError, UsageError
 from harness.finite_range import FiniteRange
+from harness.limits import MOST_COUNT, MOST_SPARE_IDS, MOST_THREADS, MOST_VOCABULARY
 from harness.say import say
 
 if TYPE_CHECKING:
@@ -29,16 +31,22 @@ SHARE = click.option("--share", "shares", multiple=True, metavar="CHANNEL=WEIGHT
 @click.command("train-tokenizer")
 @click.argument("inputs", metavar="[CHANNEL=]IN...", nargs=-1, required=True)
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="NAME.model or NAME.json.")
-@click.option("--vocab-size", type=click.IntRange(min=1), required=True, help="All ids; rounded up to 128s.")
-@SHARE
-@click.option("--sample-characters", type=click.IntRange(min=1), default=100_000_000, show_default=True)
 @click.option(
-    "--spare-ids", type=click.IntRange(min=0), default=1000, show_default=True, help="Control symbols for later."
+    "--vocab-size", type=click.IntRange(1, MOST_VOCABULARY), required=True, help="All ids; rounded up to 128s."
+)
+@SHARE
+@click.option("--sample-characters", type=click.IntRange(1, MOST_COUNT), default=100_000_000, show_default=True)
+@click.option(
+    "--spare-ids",
+    type=click.IntRange(0, MOST_SPARE_IDS),
+    default=1000,
+    show_default=True,
+    help="Control symbols for later.",
 )
 @click.option("--user-words", type=click.Path(path_type=Path), help="File with a word per line: one token each.")
 @click.option("--forbidden-words", type=click.Path(path_type=Path), help="File with a word per line: in no token.")
 @click.option("--character-coverage", type=FiniteRange(0.5, 1), default=0.9995, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--threads", type=click.IntRange(1, MOST_THREADS), default=1, show_default=True)
 @TEXT_KEY
 def train_tokenizer(  # noqa: PLR0913 - one argument per option
     *,
@@ -66,7 +74,6 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
     """
     from data_prep.text.named_inputs import draw_samples, named_inputs, read_weight
     from data_prep.tokenizers.train_tokenizer import TrainerSettings, train
-    from harness.run.files import replace_file
     from harness.tokenizers.tokenizer import open_tokenizer
 
     if output.suffix not in (".model", ".json"):
@@ -85,8 +92,7 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
     for name, documents in samples.items():
         say(f"sample of {name}: {len(documents):,} documents, {sum(map(len, documents)):,} characters", err=True)
     content = train((text for documents in samples.values() for text in documents), settings)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(output, content)
+    _create(output, content)
     say(f"{output}: {len(content):,} bytes")
     _report(open_tokenizer(output), None, samples, as_json=False)
 
@@ -96,7 +102,7 @@ def train_tokenizer(  # noqa: PLR0913 - one argument per option
 @click.argument("inputs", metavar="[CHANNEL=]IN...", nargs=-1, required=True)
 @click.option("--against", type=click.Path(path_type=Path), help="Another tokenizer, to compare with.")
 @SHARE
-@click.option("--sample-characters", type=click.IntRange(min=1), default=2_000_000, show_default=True)
+@click.option("--sample-characters", type=click.IntRange(1, MOST_COUNT), default=2_000_000, show_default=True)
 @TEXT_KEY
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
@@ -135,7 +141,7 @@ def inspect_tokenizer(  # noqa: PLR0913 - one argument per option
 @click.argument("inputs", metavar="[CHANNEL=]IN...", nargs=-1, required=True)
 @click.option("--words", type=click.Path(path_type=Path), required=True, help="File with a word per line.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, help="NAME.json or NAME.model, as TOKENIZER.")
-@click.option("--sample-characters", type=click.IntRange(min=1), default=2_000_000, show_default=True)
+@click.option("--sample-characters", type=click.IntRange(1, MOST_COUNT), default=2_000_000, show_default=True)
 @TEXT_KEY
 def extend_tokenizer(
     *, tokenizer: Path, inputs: tuple[str, ...], words: Path, output: Path, sample_characters: int, text_key: str
@@ -152,7 +158,6 @@ def extend_tokenizer(
     """
     from data_prep.text.named_inputs import draw_samples, named_inputs
     from data_prep.tokenizers.extend_tokenizer import extend, report_on_extension
-    from harness.run.files import replace_file
     from harness.tokenizers.document_symbols import SETTINGS_FILE
     from harness.tokenizers.tokenizer import open_tokenizer
 
@@ -164,11 +169,10 @@ def extend_tokenizer(
     added = _read_words(words)
     samples = draw_samples(named_inputs(inputs), {}, text_key, sample_characters)
     content = extend(original, added)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(output, content)
+    _create(output, content)
     settings, copied = original.path.with_name(SETTINGS_FILE), output.with_name(SETTINGS_FILE)
-    if settings.is_file() and not copied.exists():  # which names the symbol that ends a document
-        replace_file(copied, settings.read_bytes())
+    if settings.is_file() and not os.path.lexists(copied):  # which names the symbol that ends a document
+        _create(copied, settings.read_bytes())
         say(f"{copied}: as beside {original.path}")
     extended = open_tokenizer(output, needs_end=False)
     say(
@@ -180,8 +184,32 @@ def extend_tokenizer(
 
 
 def _require_new(output: Path) -> None:
-    if output.exists():
-        raise UsageError(f"--output {output} exists. It stays as it is: choose another name, or delete it.")
+    if os.path.lexists(output):
+        raise UsageError(_exists(output))
+
+
+def _exists(output: Path) -> str:
+    return f"--output {output} exists. It stays as it is: choose another name, or delete it."
+
+
+def _create(output: Path, content: bytes) -> None:
+    """Write a file that is not there yet.
+
+    Raises:
+        UsageError: It came while this command worked.
+        DataError: The disk refused.
+    """
+    from harness.run.files import create_file
+
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        create_file(output, content)
+    except FileExistsError as error:
+        raise UsageError(_exists(output)) from error
+    except OSError as error:
+        raise DataError(
+            f"{output}: cannot be written ({error.strerror or error}). Make room, or name another."
+        ) from error
 
 
 def _read_words(file: Path | None) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from functools import lru_cache
 
 from harness.config.schema import PhaseConfig
+from harness.limits import MOST_PHASES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,23 +35,29 @@ class BatchSizes:
 
     def of_step(self, step: int) -> int:
         """Return the number of samples in step `step` (1-based within the phase)."""
-        return self.stages[bisect_right([stage.first_step for stage in self.stages], step) - 1].size
+        return self._stage_of(step).size
 
     def after_samples(self, num_samples: int) -> int:
         """Return the number of samples in the step that follows `num_samples` samples of the phase."""
-        return self.stages[bisect_right([stage.first_sample for stage in self.stages], num_samples) - 1].size
+        return self._stage_after(num_samples).size
 
     def samples_in(self, num_steps: int) -> int:
         """Count the samples of the first `num_steps` steps of the phase."""
-        stage = self.stages[bisect_right([stage.first_step for stage in self.stages], num_steps) - 1]
+        stage = self._stage_of(num_steps)
         return stage.first_sample + (num_steps - stage.first_step + 1) * stage.size if num_steps else 0
 
     def steps_for(self, num_samples: int) -> int:
         """Count the steps after which at least `num_samples` samples of the phase have been trained on."""
         if num_samples <= 0:
             return 0
-        stage = self.stages[bisect_right([stage.first_sample for stage in self.stages], num_samples - 1) - 1]
+        stage = self._stage_after(num_samples - 1)
         return stage.first_step - 1 - (stage.first_sample - num_samples) // stage.size
+
+    def _stage_of(self, step: int) -> BatchStage:
+        return self.stages[bisect_right(self.stages, step, key=lambda stage: stage.first_step) - 1]
+
+    def _stage_after(self, num_samples: int) -> BatchStage:
+        return self.stages[bisect_right(self.stages, num_samples, key=lambda stage: stage.first_sample) - 1]
 
 
 def batch_sizes(phase: PhaseConfig) -> BatchSizes:
@@ -61,12 +69,17 @@ def batch_sizes(phase: PhaseConfig) -> BatchSizes:
     ramp = phase.batch_ramp_up
     if ramp is None or ramp.start >= phase.global_batch_size:
         return BatchSizes(stages=(BatchStage(first_step=1, first_sample=0, size=phase.global_batch_size),))
-    sizes = [*range(ramp.start, phase.global_batch_size, ramp.increment), phase.global_batch_size]
+    return _ramping_up(ramp.start, ramp.increment, phase.global_batch_size, ramp.ramp_up_samples)
+
+
+@lru_cache(maxsize=MOST_PHASES)
+def _ramping_up(start: int, increment: int, whole: int, ramp_up_samples: int) -> BatchSizes:
+    sizes = [*range(start, whole, increment), whole]
     num_rises = len(sizes) - 1
     stages: list[BatchStage] = []
     step, sample = 1, 0
     for number, size in enumerate(sizes, start=1):
-        end = ramp.ramp_up_samples * number // num_rises
+        end = ramp_up_samples * number // num_rises
         num_steps = max(0, -(-(end - sample) // size))
         if num_steps or number > num_rises:
             stages.append(BatchStage(first_step=step, first_sample=sample, size=size))

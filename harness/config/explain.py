@@ -10,9 +10,13 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
+from harness.config.operation import SBATCH_FLAG, SLURM_TIME
 from harness.config.problems import Location, Problem, closest, did_you_mean, dotted, shortened
 from harness.config.scalars import Unreadable, read_plain
 from harness.config.schema import Config
+from harness.config.secrets import HIDDEN, is_secret
+from harness.config.section import NAME, WORD
+from harness.limits import LEAST_FLOAT
 
 _KEY_MARK = "[key]"
 _NAME_RULE = "letters, digits, '_', '-' and '.', starting with a letter or digit"
@@ -36,10 +40,17 @@ _WANTED = {
     "greater_than_equal": "must be at least {ge}",
     "less_than": "must be less than {lt}",
     "less_than_equal": "must be at most {le}",
-    "string_pattern_mismatch": f"must be a name of {_NAME_RULE}",
     "string_too_long": "must have at most {max_length} characters",
+    "too_long": "must have at most {max_length} entries",
     "too_short": "must have at least {min_length} entry",
 }
+_WANTED_BY_PATTERN = {
+    NAME: f"must be a name of {_NAME_RULE}",
+    WORD: "must be printable text without spaces that does not begin with '-'",
+    SLURM_TIME: "must be a time as Slurm spells it: minutes, hours:minutes:seconds or days-hours:minutes:seconds",
+    SBATCH_FLAG: "must be one long option in one piece, such as --qos=high",
+}
+"""The meaning of a pattern that a text must match."""
 
 
 def explain(error: ErrorDetails) -> Problem | None:
@@ -54,8 +65,18 @@ def explain(error: ErrorDetails) -> Problem | None:
         return Problem(location, _missing_text(location))
     if error["type"] == "extra_forbidden":
         return Problem(location, _unknown_key_text(location))
-    wanted = _WANTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
-    return Problem(location, f"{wanted}, given {_shown(given)}{_hint(error, given)}")
+    if is_secret(location):
+        given = HIDDEN
+    return Problem(location, f"{_wanted_text(error)}, given {_shown(given)}{_hint(error, given)}")
+
+
+def _wanted_text(error: ErrorDetails) -> str:
+    context = error.get("ctx", {})
+    if error["type"] == "string_pattern_mismatch":
+        return _WANTED_BY_PATTERN[context["pattern"]]
+    if error["type"] == "greater_than_equal" and context["ge"] == LEAST_FLOAT and error["input"] <= 0:
+        return "must be greater than 0.0"
+    return _WANTED.get(error["type"], error["msg"]).format(**context)
 
 
 def _missing_text(location: Location) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: With all problems, each as `file.yaml:41:5: model.hidden_size: …`.
     """
     source = str(path)
-    document = parse_file_text(_read_text(path), source)
+    document = parse_file_text(read_text(path), source)
     _require_mapping(document, source)
     refused: list[str] = []
     for override in overrides:
@@ -50,10 +52,14 @@ def dump_config(config: Config) -> str:
     return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=4096)
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the text of a YAML file.
+
+    Raises:
+        ConfigError: It cannot be read, is too large, or is not UTF-8.
+    """
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+        content = _content_of(path)
     except FileNotFoundError:
         raise ConfigError([f"{path}: there is no such file{_similar_files(path)}"]) from None
     except IsADirectoryError:
@@ -71,6 +77,25 @@ def _read_text(path: Path) -> str:
         raise ConfigError(
             [f"{path}:{line}: is not UTF-8 (byte 0x{content[error.start]:02x}); save it as UTF-8"]
         ) from None
+
+
+def _content_of(path: Path) -> bytes:
+    """Return the content of a file, or more than `MAX_BYTES` of it. Links are followed.
+
+    Raises:
+        OSError: It cannot be read.
+        ConfigError: It is a pipe, a socket or a device, from which reading might never end.
+    """
+    # O_NONBLOCK: opening a pipe that nobody writes to would wait for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError
+        raise ConfigError([f"{path}: is a pipe or a device, not a file; write the YAML to a file, and give that"])
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(MAX_BYTES + 1)
 
 
 def _similar_files(path: Path) -> str:

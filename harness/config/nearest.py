@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 
@@ -15,7 +16,13 @@ def nearest(legal: Iterable[int], given: int) -> list[int]:
 
 def nearest_divisors(whole: int, given: int) -> list[int]:
     """Return the divisors of `whole` next to `given`."""
-    return nearest((size for size in range(1, whole + 1) if whole % size == 0), given)
+    return nearest(divisors(whole), given)
+
+
+def divisors(whole: int) -> list[int]:
+    """Return the divisors of a positive number, rising. Takes as many steps as its square root has."""
+    small = [size for size in range(1, math.isqrt(whole) + 1) if whole % size == 0]
+    return sorted({*small, *(whole // size for size in small)})
 
 
 def nearest_multiples(unit: int, given: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.config.problems import Location, Origin, Problem, shortened
+from harness.config.secrets import masked_override
 from harness.config.strict_yaml import MAX_DEPTH, Document, Value, parse_override_text
 from harness.errors import ConfigError
 
@@ -18,7 +19,7 @@ def apply_override(document: Document, override: str) -> None:
     Raises:
         ConfigError: The override has no `=` or no value, leads nowhere, or its value is not YAML.
     """
-    source = f"--set {shortened(override)}"
+    source = f"--set {shortened(masked_override(override))}"
     dotted_key, equals, text = override.partition("=")
     if not equals or not dotted_key:
         raise ConfigError([f"{source}: must be KEY=VALUE, for example --set run.seed=1"])
@@ -26,7 +27,12 @@ def apply_override(document: Document, override: str) -> None:
         raise ConfigError([f"{source}: has no value; write {shortened(dotted_key)}=null for none"])
     if dotted_key.count(".") >= MAX_DEPTH:
         raise ConfigError([f"{source}: the key has more than {MAX_DEPTH} parts"])
-    given = parse_override_text(text, source)
+    try:
+        given = parse_override_text(text, source)
+    except ConfigError:
+        if masked_override(override) == override:
+            raise
+        raise ConfigError([f"{source}: the value is not YAML; it is not shown, as it may hold a secret"]) from None
     location = _write(document, dotted_key, given.value, Origin(source))
     _drop_below(document, location)
     document.origins.update({location + below: origin for below, origin in given.origins.items()})

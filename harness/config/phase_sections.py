@@ -4,17 +4,27 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from harness.config.section import Name, NonNegativeFloat, PositiveFloat, PositiveInt, Section, Share
+from harness.config.section import (
+    HeldOutSamples,
+    Name,
+    NonNegativeFloat,
+    PositiveFloat,
+    Samples,
+    Section,
+    Share,
+    Steps,
+    Tokens,
+)
 
 
 class BatchRampUpConfig(Section):
     """A batch size that grows at the beginning of a phase."""
 
-    start: PositiveInt
+    start: Samples
     """Batch size of the phase's first step, in samples."""
-    increment: PositiveInt
+    increment: Samples
     """Samples that are added at each increase, from `start` to `global_batch_size`."""
-    ramp_up_samples: PositiveInt
+    ramp_up_samples: Tokens
     """Samples of the phase after which `global_batch_size` is reached. Each smaller batch size gets an equal share of
     them."""
 
@@ -37,9 +47,9 @@ class PhaseOptimizerConfig(Section):
 class PhaseEvaluationConfig(Section):
     """Settings of the held-out evaluation that differ in a phase. Default of each key: the run's value."""
 
-    every_steps: PositiveInt | None = None
+    every_steps: Steps | None = None
     """Evaluate after each step of the run that is a multiple of this, and at the end of the phase."""
-    num_samples_per_channel: PositiveInt | None = None
+    num_samples_per_channel: HeldOutSamples | None = None
     """Held-out samples of each channel."""
     channels: tuple[Name, ...] | None = Field(default=None, strict=False, min_length=1)
     """Channels that are evaluated. They may be channels that the phase does not train on. Default: those of the

@@ -14,14 +14,33 @@ from harness.config.operation import LaunchConfig, WatchConfig
 from harness.config.phase_sections import BatchRampUpConfig, PhaseEvaluationConfig, PhaseOptimizerConfig
 from harness.config.section import (
     FilePath,
+    HeldOutSamples,
+    Ids,
+    Layers,
     Name,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
-    PositiveInt,
+    RankCount,
+    Samples,
+    SampleTokens,
+    Seconds,
     Section,
     Share,
     SkipWindow,
+    Steps,
+    StepsOrNone,
+    Tokens,
+    Width,
+)
+from harness.limits import (
+    LEAST_DECAY,
+    MOST_BATCHES_AHEAD,
+    MOST_EPOCHS,
+    MOST_PARTS,
+    MOST_PHASES,
+    MOST_SEED,
+    MOST_SNAPSHOTS,
+    MOST_TEXT,
 )
 from harness.parameters.optimizers import ADAMW, OptimizerKind
 
@@ -31,9 +50,9 @@ class RunConfig(Section):
 
     name: Name
     """Name of the run; its directory is `runs/<name>` unless `--run-dir` gives another."""
-    seed: NonNegativeInt = 1234
+    seed: Annotated[int, Field(ge=0, le=MOST_SEED)] = 1234
     """Seed of the initial weights and of the order of the data. Two runs with equal seeds see equal samples."""
-    stop_at_step: PositiveInt | None = None
+    stop_at_step: Steps | None = None
     """Leave after this step with exit code 0; the schedule still aims at the end of the last phase. Default: no
     stop."""
 
@@ -52,28 +71,28 @@ class RopeScalingConfig(Section):
     high_freq_factor: PositiveFloat = 4.0
     """`llama3` only: wavelengths shorter than `original_max_position_embeddings / high_freq_factor` are not
     stretched."""
-    original_max_position_embeddings: PositiveInt = 8192
+    original_max_position_embeddings: SampleTokens = 8192
     """`llama3` only: the sequence length before stretching, in tokens."""
 
 
 class ModelConfig(Section):
     """A decoder-only transformer."""
 
-    num_layers: PositiveInt
+    num_layers: Layers
     """Transformer layers in the whole model."""
-    hidden_size: PositiveInt
+    hidden_size: Width
     """Width of the residual stream."""
-    num_attention_heads: PositiveInt
+    num_attention_heads: Width
     """Query heads."""
-    num_query_groups: PositiveInt | None = None
+    num_query_groups: Width | None = None
     """Key/value heads. Fewer than query heads is GQA, 1 is MQA. Default: as many as query heads."""
-    kv_channels: PositiveInt | None = None
+    kv_channels: Width | None = None
     """Size of one head. Default: hidden_size / num_attention_heads."""
-    ffn_hidden_size: PositiveInt
+    ffn_hidden_size: Width
     """Inner width of the MLP. In a gated MLP the gate and the up projection have this width each."""
-    vocab_size: PositiveInt
+    vocab_size: Ids
     """Size of the vocabulary without padding: token ids are 0 … vocab_size - 1."""
-    vocab_size_multiple_of: PositiveInt = 128
+    vocab_size_multiple_of: Width = 128
     """The embedding is padded to a multiple of this, under every layout. Padded rows are neither predicted nor
     trained."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
@@ -126,24 +145,24 @@ class ModelConfig(Section):
 class ParallelConfig(Section):
     """The layout: the cut of the model and of the batch over the ranks. Nothing here changes what is learnt."""
 
-    tensor_model_parallel_size: PositiveInt = 1
+    tensor_model_parallel_size: RankCount = 1
     """Ranks that share every layer. Keep them within a node."""
-    pipeline_model_parallel_size: PositiveInt = 1
+    pipeline_model_parallel_size: RankCount = 1
     """Ranks that hold consecutive stages of layers."""
-    virtual_pipeline_model_parallel_size: PositiveInt | None = None
+    virtual_pipeline_model_parallel_size: Layers | None = None
     """Model chunks of each pipeline rank (interleaved schedule). Needs pipeline_model_parallel_size > 1. Default: one
     chunk."""
-    context_parallel_size: PositiveInt = 1
+    context_parallel_size: RankCount = 1
     """Ranks that share one sequence. Needs Transformer Engine."""
-    data_parallel_size: PositiveInt | None = None
+    data_parallel_size: RankCount | None = None
     """Copies of the model. Default: as many as the number of ranks allows."""
     sequence_parallel: bool = False
     """Divide norms and residuals along the sequence among the ranks of a tensor-parallel group."""
-    num_layers_in_first_pipeline_stage: PositiveInt | None = None
+    num_layers_in_first_pipeline_stage: Layers | None = None
     """Layers of the first stage; the others share the rest evenly. Default: all stages are even."""
-    num_layers_in_last_pipeline_stage: PositiveInt | None = None
+    num_layers_in_last_pipeline_stage: Layers | None = None
     """Layers of the last stage; the others share the rest evenly. Default: all stages are even."""
-    micro_batch_size: PositiveInt = 1
+    micro_batch_size: Samples = 1
     """Samples that one rank computes at once."""
     recompute: Literal["none", "selective", "full"] = "none"
     """Activations that are recomputed in the backward pass: none; outputs of norms and of the MLP's activation, which
@@ -162,19 +181,19 @@ class ChannelConfig(Section):
     """Action when all parts were passed through `max_epochs` times. `wait`: the run waits for further parts, with an
     alert. `share`: the other channels take over its share of the blend until further parts come. `repeat`: the same as
     `share` if `max_epochs` is given; without it the channel begins again, as often as needed."""
-    max_epochs: PositiveInt | None = None
+    max_epochs: Annotated[int, Field(ge=1, le=MOST_EPOCHS)] | None = None
     """Largest number of passes through the channel. Default: 1; with `repeat`, as many as the phases need."""
     order: Literal["shuffled", "window", "as_written"] = "shuffled"
     """`shuffled`: one part after the other, with the documents and the samples of each part shuffled. `window`: the
     samples of `window_parts` parts are mixed too. `as_written`: the order of the files (a curriculum, or an order by
     score)."""
-    window_parts: PositiveInt = 8
+    window_parts: Annotated[int, Field(ge=1, le=MOST_PARTS)] = 8
     """`window` only: number of parts whose samples are mixed. Their indices are all in memory."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
     """`concatenate`: documents end to end, cut anywhere. `best_fit`: documents stay whole wherever they fit into a
     sample, and samples are padded. `best_fit` reads the index of every part at the start, so it is for channels of few
     parts."""
-    epoch_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    epoch_decay: Annotated[float, Field(ge=LEAST_DECAY, le=1)] = 1.0
     """Factor of the channel's weight in the blend for each epoch after the first."""
 
 
@@ -192,13 +211,13 @@ class DataConfig(Section):
     """Positions [start, stop) in the run's order of samples that are never trained on. A rollback adds its own."""
     adopt_parts: bool = True
     """Use parts that are added to a channel's `parts.jsonl` while the run trains, behind the parts there are."""
-    adopt_every_s: NonNegativeFloat = 5.0
+    adopt_every_s: Seconds = 5.0
     """Time between two looks at the lists of parts."""
     damaged_parts: Literal["refuse", "alert", "ignore"] = "refuse"
     """Action when a part is not what its line in `parts.jsonl` says; a thread reads each part whole before its turn
     comes. `refuse`: training waits for that, and the run ends (65) before the first sample of a damaged part. `alert`:
     training does not wait, people are told, and it goes on. `ignore`: parts are not read for this."""
-    num_prefetch_batches: PositiveInt = 2
+    num_prefetch_batches: Annotated[int, Field(ge=1, le=MOST_BATCHES_AHEAD)] = 2
     """Batches prepared ahead of the step that uses them."""
 
 
@@ -207,7 +226,7 @@ class ScheduleConfig(Section):
 
     style: Literal["cosine", "linear", "constant", "wsd", "inverse_square_root"] = "cosine"
     """Shape after the warm-up. `wsd` is constant until the last `decay_share` of the phase."""
-    warmup_steps: NonNegativeInt = 0
+    warmup_steps: StepsOrNone = 0
     """Length of the linear rise from 0 to the peak."""
     continues: bool = False
     """Begin at the last learning rate of the phase before: the warm-up leads from it to the peak, or it is the peak."""
@@ -217,7 +236,7 @@ class ScheduleConfig(Section):
     """`wsd` only: share of the phase's steps that the final decay takes."""
     decay_style: Literal["linear", "cosine", "one_minus_sqrt"] = "one_minus_sqrt"
     """`wsd` only: shape of the final decay."""
-    changed_after_step: NonNegativeInt | None = None
+    changed_after_step: StepsOrNone | None = None
     """Confirms that the phase was changed on purpose after it had begun: checkpoints up to this step of the run were
     trained with another schedule, and the learning rate may jump behind them. A start that needs it says so. Default:
     phases that have begun stay as they are."""
@@ -228,13 +247,13 @@ class PhaseConfig(Section):
 
     name: Name
     """Name of the phase, as it appears in metrics and events."""
-    train_tokens: PositiveInt | None = None
+    train_tokens: Tokens | None = None
     """Length in tokens, rounded up to whole steps. Give this or `train_steps`."""
-    train_steps: PositiveInt | None = None
+    train_steps: Steps | None = None
     """Length in steps. Give this or `train_tokens`."""
-    seq_length: PositiveInt
+    seq_length: SampleTokens
     """Tokens in one sample."""
-    global_batch_size: PositiveInt
+    global_batch_size: Samples
     """Samples in one step, over all ranks."""
     batch_ramp_up: BatchRampUpConfig | None = None
     """Smaller batches at the beginning of the phase. Default: none."""
@@ -248,7 +267,9 @@ class PhaseConfig(Section):
     """Scaling of the rotary frequencies in this phase. Default: the model's."""
     optimizer: PhaseOptimizerConfig = PhaseOptimizerConfig()
     """Settings of the optimizer that differ from the run's."""
-    frozen_parameters: tuple[Annotated[str, Field(min_length=1)], ...] = Field(default=(), strict=False)
+    frozen_parameters: tuple[Annotated[str, Field(min_length=1, max_length=MOST_TEXT)], ...] = Field(
+        default=(), strict=False
+    )
     """Parameters that are not trained in this phase, by name or pattern: `embedding.*`, `decoder.layers.[0-3].*`."""
     evaluation: PhaseEvaluationConfig = PhaseEvaluationConfig()
     """Settings of the evaluation that differ from the run's."""
@@ -298,21 +319,21 @@ class PrecisionConfig(Section):
 class CheckpointConfig(Section):
     """Saving: when, in which way, and what is kept."""
 
-    save_every_steps: PositiveInt | None = None
+    save_every_steps: Steps | None = None
     """Save after each step that is a multiple of this. Default: save at the end, at borders of phases and on commands
     only."""
-    keep_last: PositiveInt | None = None
+    keep_last: Steps | None = None
     """After a save keep this many of the newest checkpoints and remove the others. Pinned checkpoints, the newest clean
     one, and those that the last 8 pieces of evidence need are never removed. Default: all stay."""
-    keep_every_steps: PositiveInt | None = None
+    keep_every_steps: Steps | None = None
     """With `keep_last`: keep every checkpoint whose step is a multiple of this."""
     async_save: bool = False
     """Write checkpoints beside training, which then waits only for the copy in memory. The copy is of the whole state,
     so each node needs room for it. Training still waits for saves on commands, at exits and in rollbacks."""
-    snapshot_every_steps: PositiveInt | None = None
+    snapshot_every_steps: Steps | None = None
     """Keep the state in the memory of the host after each step that is a multiple of this, each rank its own share. A
     rollback to the checkpoint of such a step then reads no file. Make `save_every_steps` a multiple of it."""
-    snapshots_kept: PositiveInt = 2
+    snapshots_kept: Annotated[int, Field(ge=1, le=MOST_SNAPSHOTS)] = 2
     """Number of snapshots that are kept, the newest ones. Each takes the memory of weights and optimizer state: on a
     node that is the figure of `harness plan`, times this number."""
     snapshot_folder: FilePath | None = None
@@ -325,7 +346,7 @@ class CheckpointConfig(Section):
     save_as_suspect: bool = True
     """Save checkpoints as suspect until they have proved good: a start goes on from them, but the watcher does not roll
     back to them. With `false` they are clean until something is seen."""
-    clean_after_steps: PositiveInt | None = None
+    clean_after_steps: Steps | None = None
     """Steps without an alarm nearby after which a suspect checkpoint becomes clean. One that the watcher marked becomes
     clean again when the alarm has gone by itself and this many steps were quiet. Default:
     `watch.rollback_margin_steps`."""
@@ -334,9 +355,9 @@ class CheckpointConfig(Section):
 class EvaluationConfig(Section):
     """Held-out loss of every channel."""
 
-    every_steps: PositiveInt | None = None
+    every_steps: Steps | None = None
     """Evaluate after each step that is a multiple of this, and at the end. Default: never."""
-    num_samples_per_channel: PositiveInt = 64
+    num_samples_per_channel: HeldOutSamples = 64
     """Held-out samples of each channel. They are the same ones every time."""
     held_out_share: Share = 0.01
     """Share of the tokens of each channel's first part that is held out, in whole documents at its end, unless it has a
@@ -347,11 +368,11 @@ class EvaluationConfig(Section):
 class LoggingConfig(Section):
     """Output of the run. `metrics.jsonl` always has every step."""
 
-    console_every_steps: PositiveInt = 1
+    console_every_steps: Steps = 1
     """Steps between two console lines."""
     tensorboard: bool = True
     """Also write TensorBoard event files."""
-    compare_ranks_every_steps: NonNegativeInt = 100
+    compare_ranks_every_steps: StepsOrNone = 100
     """Steps between two comparisons of the ranks' speed at computing and at getting data. A comparison takes a few
     milliseconds and names slow ranks. 0: never."""
 
@@ -363,7 +384,7 @@ class Config(Section):
     model: ModelConfig
     parallel: ParallelConfig = ParallelConfig()
     data: DataConfig
-    phases: tuple[PhaseConfig, ...] = Field(min_length=1, strict=False)
+    phases: tuple[PhaseConfig, ...] = Field(min_length=1, max_length=MOST_PHASES, strict=False)
     """Phases, in the order in which they are trained."""
     optimizer: OptimizerConfig
     precision: PrecisionConfig = PrecisionConfig()

@@ -7,15 +7,50 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+from harness.limits import (
+    LEAST_FLOAT,
+    LEAST_SECONDS,
+    MOST_FLOAT,
+    MOST_HELD_OUT_SAMPLES,
+    MOST_LAYERS,
+    MOST_RANKS,
+    MOST_SAMPLE_TOKENS,
+    MOST_SAMPLES,
+    MOST_SECONDS,
+    MOST_STEPS,
+    MOST_TEXT,
+    MOST_TOKENS,
+    MOST_VOCABULARY,
+    MOST_WIDTH,
+)
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+WORD = r"^[!-,.-~][!-~]*$"
+
+Steps = Annotated[int, Field(ge=1, le=MOST_STEPS)]
+StepsOrNone = Annotated[int, Field(ge=0, le=MOST_STEPS)]
+"""A number of steps that may be 0."""
+Tokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+Samples = Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
+HeldOutSamples = Annotated[int, Field(ge=1, le=MOST_HELD_OUT_SAMPLES)]
+SampleTokens = Annotated[int, Field(ge=1, le=MOST_SAMPLE_TOKENS)]
+Layers = Annotated[int, Field(ge=1, le=MOST_LAYERS)]
+Width = Annotated[int, Field(ge=1, le=MOST_WIDTH)]
+Ids = Annotated[int, Field(ge=1, le=MOST_VOCABULARY)]
+RankCount = Annotated[int, Field(ge=1, le=MOST_RANKS)]
+PositiveFloat = Annotated[float, Field(ge=LEAST_FLOAT, le=MOST_FLOAT, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, le=MOST_FLOAT, allow_inf_nan=False)]
+Interval = Annotated[float, Field(ge=LEAST_SECONDS, le=MOST_SECONDS, allow_inf_nan=False)]
+"""Seconds between two looks at something."""
+Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)]
-SkipWindow = Annotated[tuple[NonNegativeInt, NonNegativeInt], Field(strict=False)]
+Name = Annotated[str, Field(pattern=NAME, max_length=64)]
+SkipWindow = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=MOST_TOKENS)], Annotated[int, Field(ge=0, le=MOST_TOKENS)]],
+    Field(strict=False),
+]
 FilePath = Annotated[Path, Field(strict=False)]
-Word = Annotated[str, Field(pattern=r"^[!-,.-~][!-~]*$")]
+Word = Annotated[str, Field(pattern=WORD, max_length=MOST_TEXT)]
 """Printable text without spaces that cannot be taken for a flag."""
 
 

@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from harness.config.nearest import nearest_multiples, one_of
+from harness.config.nearest import divisors, nearest_multiples, one_of
 from harness.config.problems import Location, Problem
 from harness.config.schema import (
     CheckpointConfig,
@@ -26,8 +26,13 @@ from harness.config.validate_phases import (
     changed_fields,
     frozen_problems,
     phase_problems,
+    run_length_problems,
     stop_problems,
 )
+from harness.text import listed
+
+_MOST_SHOWN = 32
+"""Legal numbers that a message lists."""
 
 
 def cross_field_problems(sections: Mapping[str, Any]) -> list[Problem]:
@@ -54,10 +59,9 @@ def _head_problems(model: ModelConfig) -> Iterator[Problem]:
             ("model", key), f"makes the size of one head {model.head_size}, but rotary positions need an even one"
         )
     if heads % groups:
-        allowed = ", ".join(str(size) for size in range(1, heads + 1) if heads % size == 0)
         yield Problem(
             ("model", "num_query_groups"),
-            f"must divide num_attention_heads {heads}, given {groups}; allowed: {allowed}",
+            f"must divide num_attention_heads {heads}, given {groups}; allowed: {listed(divisors(heads), _MOST_SHOWN)}",
         )
 
 
@@ -159,6 +163,16 @@ def _fp8_problems(
             )
 
 
+def _skip_problems(data: DataConfig) -> Iterator[Problem]:
+    for number, (start, stop) in enumerate(data.skip_windows):
+        if stop < start:
+            yield Problem(
+                ("data", "skip_windows", number),
+                f"must be [start, stop) with start at most stop, given [{start}, {stop}]; did you mean "
+                f"[{stop}, {start}]?",
+            )
+
+
 def _held_out_problems(data: DataConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:
     for name, channel in data.channels.items():
         if channel.validation_path == channel.path:
@@ -195,8 +209,10 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("phases", "data", "precision"), _phase_context_problems),
     (("data", "phases"), blend_problems),
     (("phases",), phase_problems),
+    (("phases",), run_length_problems),
     (("run", "phases"), stop_problems),
     (("model", "phases"), frozen_problems),
+    (("data",), _skip_problems),
     (("data", "evaluation"), _held_out_problems),
     (("checkpoint",), _snapshot_problems),
 )

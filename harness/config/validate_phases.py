@@ -9,9 +9,12 @@ from harness.config.nearest import nearest_divisors, one_of
 from harness.config.problems import Location, Problem, did_you_mean
 from harness.config.schema import DataConfig, ModelConfig, PhaseConfig, RunConfig, ScheduleConfig
 from harness.config.section import Section
+from harness.limits import MOST_PATTERNS, MOST_RISES, MOST_STEPS, MOST_TOKENS
 from harness.parameters.names import matches_any
 from harness.parameters.table import parameter_table
 
+_MOST_COMPARED = 256
+"""Names that a wrong pattern is compared with: those of further layers are alike."""
 Phases = tuple[PhaseConfig, ...]
 
 
@@ -48,10 +51,33 @@ def phase_problems(phases: Phases) -> Iterator[Problem]:
         yield from _continuation_problems(phase, index)
 
 
+def run_length_problems(phases: Phases) -> Iterator[Problem]:
+    """Check that the steps and the tokens of all phases together can be counted; tells the phase that is too long."""
+    if _steps_are_unknown(phases):
+        return
+    num_steps = num_tokens = 0
+    for index, phase in enumerate(phases):
+        steps = train_steps(phase)
+        num_steps, num_tokens = num_steps + steps, num_tokens + batch_sizes(phase).samples_in(steps) * phase.seq_length
+        key = "train_steps" if phase.train_tokens is None else "train_tokens"
+        if num_steps > MOST_STEPS:
+            text = f"makes {num_steps:,} steps of the run up to its end; a run has at most {MOST_STEPS:,}"
+        elif num_tokens > MOST_TOKENS:
+            text = f"makes {num_tokens:,} tokens of the run up to its end; a run has at most {MOST_TOKENS:,}"
+        else:
+            continue
+        yield Problem(("phases", index, key), f"{text}; shorten the phase")
+        return
+
+
+def _steps_are_unknown(phases: Phases) -> bool:
+    return any(list(_ramp_up_problems(phase, ())) for phase in phases)
+
+
 def stop_problems(run: RunConfig, phases: Phases) -> Iterator[Problem]:
     """Check that the step at which the run is to stop is one of its steps."""
-    if any(list(_ramp_up_problems(phase, ())) for phase in phases):
-        return  # then the number of steps is not known
+    if _steps_are_unknown(phases):
+        return
     lengths = [train_steps(phase) for phase in phases]
     if run.stop_at_step is not None and 0 not in lengths and run.stop_at_step > sum(lengths):
         yield Problem(
@@ -63,13 +89,17 @@ def frozen_problems(model: ModelConfig, phases: Phases) -> Iterator[Problem]:
     """Every pattern of frozen parameters names some of them, and all together leave something to train."""
     is_needed = any(phase.frozen_parameters for phase in phases)
     names = [parameter.name for parameter in parameter_table(model)] if is_needed else []
+    if (num_patterns := sum(len(phase.frozen_parameters) for phase in phases)) > MOST_PATTERNS:
+        text = f"{num_patterns:,} patterns of frozen parameters in all phases; at most {MOST_PATTERNS}: take wider ones"
+        yield Problem(("phases",), text)
+        return
     for index, phase in enumerate(phases):
         here: Location = ("phases", index, "frozen_parameters")
         for number, pattern in enumerate(phase.frozen_parameters):
             if not any(matches_any(name, (pattern,)) for name in names):
                 yield Problem(
                     (*here, number),
-                    f"{pattern} matches no parameter{did_you_mean(pattern, names)}; "
+                    f"{pattern} matches no parameter{did_you_mean(pattern, names[:_MOST_COMPARED])}; "
                     "names are such as embedding.*, decoder.layers.0.self_attention.linear_qkv.weight, *layernorm*",
                 )
         if names and all(matches_any(name, phase.frozen_parameters) for name in names):
@@ -95,6 +125,12 @@ def _ramp_up_problems(phase: PhaseConfig, here: Location) -> Iterator[Problem]:
             (*here, "increment"),
             f"must divide global_batch_size - start = {size - ramp.start}, given {ramp.increment}; take "
             f"{one_of(nearest_divisors(size - ramp.start, ramp.increment))}, or a global_batch_size of {sizes}",
+        )
+    elif (rises := (size - ramp.start) // ramp.increment) > MOST_RISES:
+        yield Problem(
+            (*here, "increment"),
+            f"makes {rises:,} increases from start {ramp.start} to global_batch_size {size}; at most {MOST_RISES:,} "
+            f"are allowed: take at least {-(-(size - ramp.start) // MOST_RISES)}",
         )
 
 

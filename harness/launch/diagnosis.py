@@ -13,15 +13,19 @@ from harness.errors import UsageError
 from harness.launch.collectives_dump import FLIGHT_RECORDER, absent_ranks, read_dumps
 from harness.launch.last_words import STACKS, stacks_path
 from harness.metrics.stragglers import slow_ranks, usual_time
+from harness.run.files import read_regular
 from harness.run.heartbeats import QUIET_AFTER_S, Activity, Beat, active_beats, read_beats
 from harness.run.launch_requests import request_stacks
 from harness.run.launches import LaunchRecord, started_launches
 from harness.run.paths import RunDir
+from harness.text import listed
 
 ANSWER_WITHIN_S = 30.0
 """Time for the launchers of all nodes to write stacks down. They look for requests every few seconds."""
 _NUM_FRAMES = 4
 _NUM_STACKS = 8
+_NUM_RANGES = 100
+_MOST_STACK_BYTES = 1024**2
 SLOW_FACTOR = 2.0
 SLOW_AT_LEAST_S = 10.0
 """A rank is slow at reading data if it waited `SLOW_FACTOR` times the median, and at least this many seconds more."""
@@ -173,9 +177,11 @@ def _place(beat: Beat) -> str:
 
 def _ranks(ranks: Sequence[int]) -> str:
     """Return ranks in words, with ranges: `0-7, 12`."""
-    starts = [rank for rank in ranks if rank - 1 not in ranks]
-    ends = [rank for rank in ranks if rank + 1 not in ranks]
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
+    known = set(ranks)
+    starts = [rank for rank in ranks if rank - 1 not in known]
+    ends = [rank for rank in ranks if rank + 1 not in known]
+    pieces = [str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
+    return listed(pieces, _NUM_RANGES)
 
 
 def _dumps(launch: LaunchRecord, held_up: Sequence[int]) -> list[str]:
@@ -199,9 +205,10 @@ def _dumps(launch: LaunchRecord, held_up: Sequence[int]) -> list[str]:
 def _stack(launch: LaunchRecord, rank: int) -> str | None:
     """Return the innermost frames of a rank's main thread, by py-spy; None without a stack."""
     try:
-        lines = stacks_path(launch.folder, rank).read_text(errors="replace").splitlines()
+        content = read_regular(stacks_path(launch.folder, rank), _MOST_STACK_BYTES)
     except OSError:
         return None
+    lines = content.decode(errors="replace").splitlines()
     threads = [number for number, line in enumerate(lines) if line.startswith("Thread ")]
     main = next((number for number in threads if '"MainThread"' in lines[number]), threads[0] if threads else None)
     if main is None:

@@ -18,6 +18,8 @@ _OF_A_NODE = ("--gpus-per-node", "--gpus-per-task")
 _IN_ALL = "--gpus"
 _OF_A_SOCKET = "--gpus-per-socket"
 _GENERIC = ("--gres", "--tres-per-node")
+GPU_FLAGS = (*_OF_A_NODE, _IN_ALL, _OF_A_SOCKET, *_GENERIC)
+"""Flags that may ask for GPUs."""
 _GENERIC_GPU = re.compile(r"(?:gres[:/])?gpu(?:[:=/](?P<what>.+))?")
 
 

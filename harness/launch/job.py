@@ -28,7 +28,7 @@ from harness.errors import (
 )
 from harness.launch.exits import AGREED_EXITS, EXPLAINED_EXITS
 from harness.launch.requeue import Action, Verdict, decide_resume
-from harness.parallel.environment import job_id
+from harness.parallel.environment import job_id, restart_count
 from harness.run.event_types import LaunchEnded
 from harness.run.events import append_event
 from harness.run.launch_folder import open_launch
@@ -49,7 +49,7 @@ from harness.run.launches import (
     read_launch_file,
     write_launch_file,
 )
-from harness.run.lock import RunLock
+from harness.run.lock import RunLock, ending_error, last_owner_of
 from harness.run.paths import RunDir
 from harness.say import complain, say
 
@@ -62,6 +62,7 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
     """Open the folder of this start: the submission's own at first, the next one after a requeue.
 
     Raises:
+        RunEndingError: What is left of the job's earlier start still holds the run; the job is to come back.
         RunInUseError: Another process trains in this run directory.
         UsageError: There is no such submission.
         HarnessError: The job was requeued from outside again and again, and nothing new was saved.
@@ -78,7 +79,9 @@ def begin(run_dir: RunDir, submission: Path, *, sleep: Callable[[float], None] =
             f"the job was requeued from outside, but is not started again: {verdict.reason}; look at the run, then "
             "submit it again with `harness launch`"
         )
-    with _locked(run_dir, job, sleep):
+    num_in_vain = restart_count() - len(earlier)  # starts that did not even get a folder
+    may_return = num_in_vain < config.launch.max_failures_without_progress
+    with _locked(run_dir, job, sleep, may_return=may_return):
         for stale in run_dir.signals.glob("slurm-*.json"):  # commands for an earlier start
             stale.unlink(missing_ok=True)
         start = LaunchStart(
@@ -167,8 +170,11 @@ def _is_taken(job_state: str) -> bool:
 
 
 @contextmanager
-def _locked(run_dir: RunDir, job: str, sleep: Callable[[float], None]) -> Iterator[None]:
-    """Hold the run's lock. Waits for workers of an earlier start that are still dying."""
+def _locked(run_dir: RunDir, job: str, sleep: Callable[[float], None], *, may_return: bool) -> Iterator[None]:
+    """Hold the run's lock. Waits for workers of an earlier start that are still dying.
+
+    Those of an earlier start of this job are worth another try (`may_return`): Slurm starts a job once at a time.
+    """
     deadline = time.monotonic() + LOCK_PATIENCE_S
     lock = RunLock(run_dir, job)
     while True:
@@ -177,6 +183,9 @@ def _locked(run_dir: RunDir, job: str, sleep: Callable[[float], None]) -> Iterat
             break
         except RunInUseError:
             if time.monotonic() >= deadline:
+                owner = last_owner_of(run_dir)
+                if may_return and owner is not None and owner.job_id == job:
+                    raise ending_error(run_dir, owner) from None
                 raise
             sleep(2.0)
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from harness.limits import MOST_NODES, MOST_ON_A_NODE
 from harness.say import say
 
 _PATH = click.Path(path_type=Path)
@@ -15,9 +16,11 @@ _PATH = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("config", type=_PATH)
-@click.option("--nodes", type=click.IntRange(min=1), help="Nodes (launch.nodes).")
+@click.option("--nodes", type=click.IntRange(1, MOST_NODES), help="Nodes (launch.nodes).")
 @click.option(
-    "--gpus-per-node", type=click.IntRange(min=0), help="GPUs on every node, 0 for CPUs (launch.gpus_per_node)."
+    "--gpus-per-node",
+    type=click.IntRange(0, MOST_ON_A_NODE),
+    help="GPUs on every node, 0 for CPUs (launch.gpus_per_node).",
 )
 @click.option("--time", "time_limit", help="Time limit of one launch, such as 24:00:00 (launch.time_limit).")
 @click.option("--partition", help="Partition (launch.partition).")
@@ -56,7 +59,7 @@ def launch(
 
 @click.command()
 @click.argument("config", type=_PATH)
-@click.option("--nodes", type=click.IntRange(min=1), help="Nodes (launch.nodes).")
+@click.option("--nodes", type=click.IntRange(1, MOST_NODES), help="Nodes (launch.nodes).")
 @click.option("--run-dir", type=_PATH, help="Directory of the run. Default: runs/<run.name>.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override one value. May be repeated.")
 def preflight(config: Path, nodes: int | None, run_dir: Path | None, overrides: tuple[str, ...]) -> None:

@@ -11,6 +11,8 @@ from harness.config.load import load_config
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.errors import EXIT_REQUEUE, ConfigError
+from harness.launch.cpu_room import require_room
+from harness.launch.held_run import held
 from harness.launch.last_words import switch_for
 from harness.launch.machine import count_cores, count_gpus, free_port
 from harness.launch.requirements import require_installed
@@ -49,6 +51,7 @@ def train(
 
     Raises:
         ConfigError: The configuration is wrong, or does not fit this machine. Nothing was started.
+        RunEndingError: What is left of an earlier launch, whose launcher was killed, did not end in time.
         RunInUseError: Another process trains in the run's directory. Nothing was changed there.
     """
     config = load_config(config_path, overrides)
@@ -60,7 +63,9 @@ def train(
     require_installed(config, num_gpus=num_gpus)
     sizes = [local_world_size(in_phase(config, index), num_gpus) for index in range(len(config.phases))]
     plan = make_plan(config, sizes)
-    with _locked(run) as lock:
+    if num_gpus == 0:
+        require_room(config, plan, sizes)
+    with held(_lock_of(run), write_to_stderr) as lock:
         phase = phase_to_begin_with(run, plan, resume)
         while True:
             start = LaunchStart(world_size=sizes[phase.index], resume=resume, phase=phase.name, job_id=job_id())
@@ -119,12 +124,12 @@ def _train_as(ranks: ProcessRanks, config: Config, run: RunDir, resume: str) -> 
     trainer: Callable[[Config, RunDir, str], int] = importlib.import_module(_TRAINER).main
     if ranks.rank != 0:
         return trainer(config, run, resume)
-    with _locked(run) as lock:
+    with held(_lock_of(run), write_to_stderr) as lock:
         _open_launch(run, config, lock, LaunchStart(world_size=ranks.world_size, resume=resume, job_id=job_id()))
         return trainer(config, run, resume)
 
 
-def _locked(run: RunDir) -> RunLock:
+def _lock_of(run: RunDir) -> RunLock:
     """Return the lock of the run, and make its folders if missing."""
     make_run(run)
     return RunLock(run, job_id())

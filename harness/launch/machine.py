@@ -18,6 +18,7 @@ COUNT_GPUS = (sys.executable, "-c", "import torch; print(torch.cuda.device_count
 _PATIENCE_S = 120.0
 _PORTS_GIVEN = Path("/proc/sys/net/ipv4/ip_local_port_range")
 _FIRST_PORT = 10_000
+_MEMORY = Path("/proc/meminfo")
 
 
 def count_gpus(list_command: Sequence[str] = LIST_GPUS, count_command: Sequence[str] = COUNT_GPUS) -> int:
@@ -43,6 +44,15 @@ def count_gpus(list_command: Sequence[str] = LIST_GPUS, count_command: Sequence[
 def count_cores() -> int:
     """Return the number of cores that this process may run on."""
     return len(os.sched_getaffinity(0))
+
+
+def memory_bytes() -> int | None:
+    """Return the memory and the swap space of this machine in bytes; None if the system does not say."""
+    try:
+        fields = dict(line.split(":", 1) for line in _MEMORY.read_text().splitlines())
+        return sum(int(fields[name].split()[0]) << 10 for name in ("MemTotal", "SwapTotal"))
+    except (OSError, ValueError, KeyError, IndexError):
+        return None
 
 
 def free_port() -> int:

@@ -16,8 +16,9 @@ from harness.config.schema import Config
 from harness.errors import ConfigError, DataError
 from harness.launch.gpu_request import gpu_flag_problems
 from harness.launch.requirements import parallel_sections
-from harness.launch.slurm import flag_problems, seconds_of
+from harness.launch.slurm import flag_problems, seconds_of, variable_problems
 from harness.launch.tokenizer_check import look_at_tokenizer
+from harness.parallel.environment import names_set
 from harness.plan.demand import demands, repetition_notes
 from harness.plan.plan import Plan, make_plan
 from harness.run.begun_phases import Moved, moved_phase
@@ -159,6 +160,7 @@ def _job_files(request: Request) -> Iterator[str]:
 def _flags(request: Request) -> Iterator[str]:
     yield from flag_problems(request.config.launch.sbatch_flags)
     yield from gpu_flag_problems(request.config.launch, request.nodes)
+    yield from variable_problems(names_set())
 
 
 def _time(request: Request) -> Iterator[str]:

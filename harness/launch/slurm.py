@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.config.operation import LaunchConfig
+from harness.config.problems import shortened
 from harness.errors import UsageError
-from harness.launch.gpu_request import own_flags
+from harness.launch.gpu_request import GPU_FLAGS, own_flags
 from harness.run.paths import RunDir
+from harness.text import listed
 
 PASSED_ON = ("HOME", "LANG", "LOGNAME", "PATH", "USER")
 """Variables of the login shell that a job gets. The others would make runs depend on the submitting user."""
@@ -24,17 +26,63 @@ _OWN_FLAGS = {
     "--chdir": "call `harness launch` in the directory that paths in the configuration are relative to",
     "--dependency": "give --dependency to `harness launch`",
     "--export": "set variables in launch.environment_file",
+    "--export-file": "set variables in launch.environment_file",
     "--exclusive": "set launch.whole_nodes",
+    "--help": "it queues nothing",
     "--job-name": "set run.name",
     "--no-requeue": "the run must come back by itself",
     "--nodes": "set launch.nodes",
     "--ntasks": "set launch.workers_per_node",
     "--ntasks-per-node": "set launch.workers_per_node",
+    "--open-mode": "a job that comes back goes on in its log",
     "--output": "the logs are in the run's directory",
     "--partition": "set launch.partition",
     "--signal": "set launch.signal_lead_s",
+    "--test-only": "it queues nothing; give --dry-run to `harness launch`",
     "--time": "set launch.time_limit",
+    "--usage": "it queues nothing",
+    "--version": "it queues nothing",
+    "--wait": "`harness launch` does not wait for the job; `harness status` tells where the run is",
+    "--workdir": "call `harness launch` in the directory that paths in the configuration are relative to",
+    "--wrap": "a job of a run is slurm/train.sbatch",
 }
+_WITH_VALUE = frozenset(
+    (
+        "--acctg-freq", "--batch", "--bb", "--bbf", "--begin", "--cluster-constraint", "--clusters", "--comment",
+        "--constraint", "--container", "--container-id", "--core-spec", "--cores-per-socket", "--cpu-freq",
+        "--cpus-per-gpu", "--cpus-per-task", "--deadline", "--delay-boot", "--distribution", "--exclude",
+        "--error", "--extra", "--extra-node-info", "--gid", "--gpu-bind", "--gpu-freq", "--gpus",
+        "--gpus-per-node", "--gpus-per-socket", "--gpus-per-task", "--gres", "--gres-flags", "--hint", "--input",
+        "--kill-on-invalid-dep",
+        "--licenses", "--mail-type", "--mail-user", "--mcs-label", "--mem", "--mem-bind", "--mem-per-cpu",
+        "--mem-per-gpu", "--mincpus", "--network", "--nodefile", "--nodelist", "--ntasks-per-core",
+        "--ntasks-per-gpu", "--ntasks-per-socket", "--power", "--prefer", "--priority", "--profile",
+        "--propagate", "--qos", "--reservation", "--segment", "--sockets-per-node", "--switches", "--thread-spec",
+        "--threads-per-core", "--time-min", "--tmp", "--tres-bind", "--tres-per-job", "--tres-per-node",
+        "--tres-per-task", "--uid", "--wait-all-nodes", "--wckey",
+    )
+)  # fmt: skip
+"""Options of sbatch with a value. Without `=` they would take the next word for it: the next flag, or the script."""
+_WITHOUT_VALUE = frozenset(
+    (
+        "--contiguous", "--disable-stdout-job-summary", "--get-user-env", "--hold", "--ignore-pbs",
+        "--nice", "--no-kill", "--overcommit", "--oversubscribe", "--parsable",
+        "--quiet", "--reboot", "--requeue", "--resv-ports", "--spread-job", "--stepmgr", "--use-min-nodes",
+        "--verbose",
+    )
+)  # fmt: skip
+_WATCHED = frozenset((*_OWN_FLAGS, *GPU_FLAGS))
+"""Flags that mean something to harness, and must not be hidden by an abbreviation."""
+_IN_ENVIRONMENT = {
+    "SBATCH_ARRAY_INX": _OWN_FLAGS["--array"],
+    "SBATCH_WAIT": _OWN_FLAGS["--wait"],
+    **dict.fromkeys(
+        ("SBATCH_GPUS", "SBATCH_GPUS_PER_NODE", "SBATCH_GPUS_PER_TASK", "SBATCH_GRES", "SBATCH_TRES_PER_NODE"),
+        "put the request for GPUs into launch.sbatch_flags",
+    ),
+}
+"""Variables that sbatch takes for flags which harness would refuse. Others, such as an account, are the user's."""
+_DEPENDENCY = re.compile(r"[!-~]{1,1000}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +142,41 @@ def sbatch_command(job: Job) -> list[str]:
 
 
 def flag_problems(flags: Sequence[str]) -> list[str]:
-    """Return the problems of `launch.sbatch_flags`: flags that harness sets itself."""
-    names = (flag.partition("=")[0] for flag in flags)
-    return [f"launch.sbatch_flags: {name} is not allowed: {_OWN_FLAGS[name]}" for name in names if name in _OWN_FLAGS]
+    """Return the problems of `launch.sbatch_flags`.
+
+    Refused are flags that harness sets itself, abbreviations of them and of requests for GPUs, which sbatch takes for
+    the whole names, and flags that would take the next word of the command for their value.
+    """
+    found = ((flag, _flag_problem(flag)) for flag in flags)
+    return [f"launch.sbatch_flags: {flag.partition('=')[0]} {problem}" for flag, problem in found if problem]
+
+
+def variable_problems(set_names: Iterable[str]) -> list[str]:
+    """Return the problems of environment variables that are set: some are flags to sbatch that nobody would see."""
+    return [
+        f"the environment variable {name} is set, and sbatch takes it for a flag: {_IN_ENVIRONMENT[name]}; unset {name}"
+        for name in sorted(set(set_names) & _IN_ENVIRONMENT.keys())
+    ]
+
+
+def dependency_problems(dependency: str | None) -> list[str]:
+    """Return what is wrong with a dependency on other jobs."""
+    if dependency is None or _DEPENDENCY.fullmatch(dependency):
+        return []
+    return [f"--dependency is {shortened(dependency)!r}; it must be as Slurm has it, such as afterany:4711"]
+
+
+def _flag_problem(flag: str) -> str | None:
+    name, equals, _ = flag.partition("=")
+    if name in _OWN_FLAGS:
+        return f"is not allowed: {_OWN_FLAGS[name]}"
+    if name in _WITH_VALUE or name in _WITHOUT_VALUE or name in _WATCHED:
+        return "needs a value: write it behind '='" if name in _WITH_VALUE and not equals else None
+    if whole := sorted(known for known in _WATCHED if known.startswith(name)):
+        return f"is not allowed: sbatch takes it for {listed(whole)}; write the whole name"
+    if any(known.startswith(name) for known in _WITH_VALUE) and not equals:
+        return "needs a value: write the whole name, and the value behind '='"
+    return None
 
 
 def seconds_of(time_limit: str) -> int:
@@ -116,7 +196,9 @@ def submit(command: Sequence[str]) -> str:
         UsageError: Slurm is not here, or refused the job.
     """
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE_S, check=False)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S, check=False
+        )
     except FileNotFoundError:
         raise UsageError(
             "there is no `sbatch` here; call `harness launch` on a login node of the cluster, or `harness train` to "
@@ -126,8 +208,10 @@ def submit(command: Sequence[str]) -> str:
         raise UsageError(
             f"Slurm did not answer within {_PATIENCE_S:g} s; look with `squeue --me` whether the job was queued"
         ) from None
+    except OSError as error:
+        raise UsageError(f"`sbatch` cannot be run: {error.strerror}") from None
     job_id = done.stdout.strip().partition(";")[0]
-    if done.returncode != 0 or not job_id.isdecimal():
+    if done.returncode != 0 or not re.fullmatch(r"[0-9]{1,18}", job_id):
         said = (done.stderr.strip() or done.stdout.strip()).removeprefix("sbatch: ")
         raise UsageError(f"Slurm refused the job: {said}")
     return job_id

@@ -18,9 +18,10 @@ from harness.plan.layouts import phase_world_sizes
 from harness.plan.plan import make_plan
 from harness.run.event_types import AnyEvent, Exit
 from harness.run.events import event_line, last_events
-from harness.run.files import last_lines
+from harness.run.files import require_readable
 from harness.run.heartbeats import active_beats, read_beats
 from harness.run.launches import LaunchRecord, launches
+from harness.run.lines import last_lines
 from harness.run.lock import owner_of
 from harness.run.metric_names import LM_LOSS
 from harness.run.paths import RunDir
@@ -29,6 +30,7 @@ from harness.run.records import StepRecord, from_json_line
 NUM_EVENTS = 5
 _NUM_SLOW = 8
 _TAIL_BYTES = 256 * 1024
+_LONG_S = 1000 * 365 * 86400.0
 _EXIT_STATES = {
     0: "finished",
     75: "stopped, to be continued",
@@ -64,6 +66,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
 
     Raises:
         UsageError: There is no such run.
+        OSError: Its events or metrics cannot be read.
     """
     now = time.time() if now is None else now
     known = launches(run_dir)
@@ -72,6 +75,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
             f"{run_dir.root} is not a run directory: nothing was launched there; give the directory that training "
             "printed at its start, such as runs/NAME"
         )
+    require_readable(run_dir.events, run_dir.metrics)
     events = last_events(run_dir.events)
     records = [record for line in last_lines(run_dir.metrics, _TAIL_BYTES) if (record := from_json_line(line))]
     state, reason = _state(run_dir, known, events, now)
@@ -79,7 +83,7 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
     train_steps = _train_steps(run_dir, started)
     step_s = _step_seconds(records)
     last = records[-1] if records else None
-    tokens = (last.consumed_tokens - records[-2].consumed_tokens) if last and len(records) > 1 else None
+    tokens = (last.consumed_tokens - records[-2].consumed_tokens) if last and len(records) > 1 else 0
     return Status(
         run=str(run_dir.root),
         state=state,
@@ -90,8 +94,8 @@ def status_of(run_dir: RunDir, now: float | None = None) -> Status:
         train_steps=train_steps,
         loss=last.values.get(LM_LOSS) if last else None,
         step_time_s=step_s,
-        tokens_per_second=tokens / step_s if tokens is not None and step_s else None,
-        time_left_s=(train_steps - last.step) * step_s if last and train_steps and step_s else None,
+        tokens_per_second=tokens / step_s if tokens > 0 and step_s else None,  # a rollback goes back
+        time_left_s=max(0, train_steps - last.step) * step_s if last and train_steps and step_s else None,
         slow=_slow(run_dir, started),
         log=_log(run_dir, known[-1]),
         events=tuple(parse_json(event_line(event, event.time)) for event in events[-NUM_EVENTS:]),
@@ -108,7 +112,7 @@ def status_text(status: Status) -> str:
         ("step", None if status.step is None else f"{status.step:,} of {status.train_steps or 0:,}"),
         ("loss", None if status.loss is None else f"{status.loss:.4f}"),
         ("speed", _speed(status)),
-        ("time left", None if status.time_left_s is None else str(timedelta(seconds=round(status.time_left_s)))),
+        ("time left", None if status.time_left_s is None else _duration(status.time_left_s)),
         ("slow", ", ".join(status.slow[:_NUM_SLOW]) + (" …" if len(status.slow) > _NUM_SLOW else "") or None),
         ("log", status.log),
     ]
@@ -155,13 +159,20 @@ def _train_steps(run_dir: RunDir, started: Sequence[LaunchRecord]) -> int | None
 
 
 def _step_seconds(records: Sequence[StepRecord]) -> float | None:
-    """Return the median time from one record to the next, that is of a step with everything that belongs to it."""
+    """Return the median time from one record to the next, that is of a step with everything that belongs to it.
+
+    None without two records, or where a clock went back.
+    """
     gaps = [
         later.time - earlier.time
         for earlier, later in zip(records, records[1:], strict=False)
         if (later.attempt, later.step) == (earlier.attempt, earlier.step + 1)
     ]
-    return median(gaps) if gaps else None
+    return usual if gaps and (usual := median(gaps)) > 0 else None
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds))) if seconds < _LONG_S else "more than a thousand years"
 
 
 def _log(run_dir: RunDir, last: LaunchRecord) -> str | None:

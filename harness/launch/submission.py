@@ -16,7 +16,7 @@ import harness.launch as here
 from harness.config.load import load_config
 from harness.errors import ConfigError, UsageError
 from harness.launch.preflight import CHECKED, Request, check_request
-from harness.launch.slurm import Job, sbatch_command, submit
+from harness.launch.slurm import Job, dependency_problems, sbatch_command, submit
 from harness.run.files import replace_file
 from harness.run.launch_folder import make_run, write_config
 from harness.run.launches import CONFIG, SUBMISSION, GitState, Submission, write_launch_file
@@ -81,8 +81,8 @@ def preflight(config_path: Path, overrides: tuple[str, ...], options: Options, s
     findings = check_request(request)
     for warning in findings.warnings:
         show(f"warning: {warning}")
-    if findings.errors:
-        raise ConfigError(list(findings.errors))
+    if errors := [*dependency_problems(options.dependency), *findings.errors]:
+        raise ConfigError(errors)
     return request
 
 

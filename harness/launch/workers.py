@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from harness.errors import EXIT_INTERNAL, EXIT_STOPPED_BY_PERSON
 from harness.launch.exits import EXPLAINED_EXITS, WorkerExit, root_failure
 from harness.launch.held_signals import next_signal
+from harness.parent_death import follow_parent
 from harness.run.files import open_to_append
 from harness.say import say
 
@@ -27,7 +27,6 @@ _ASK_EVERY_S = 5.0
 ALL_HAVE_ASKED_S = 2 * _ASK_EVERY_S
 """Time after which every launcher has looked once, and has collected its information."""
 _NUM_LAST_LINES = 30
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +75,8 @@ def run_workers(
 
     SIGTERM, SIGUSR1, SIGUSR2 and SIGINT are forwarded to every worker, SIGHUP (a closed terminal) as SIGTERM. A second
     SIGINT kills them. Signals stay blocked in a worker until it unblocks them (`SignalFlags.install`), so that none is
-    lost or deadly while it starts. If this process dies, its workers get SIGTERM. Call it from the main thread.
+    lost or deadly while it starts. If this process dies, its workers die too, or, once they train, get SIGTERM. Call it
+    from the main thread.
 
     Workers inherit the open files `pass_descriptors`, such as the run's lock. `show` shows a line to people, by default
     on standard error.
@@ -125,9 +125,7 @@ class Workers:
     def start(self, start: WorkerStart, pass_descriptors: Sequence[int], logs: ExitStack) -> None:
         """Start a worker. Its rank is RANK in its environment, or the number of workers before it."""
         rank = int(start.environment.get("RANK", len(self._logs)))
-        output = None if start.log is None else open_to_append(start.log)
-        if output is not None:
-            logs.callback(os.close, output)
+        output = None if start.log is None else logs.enter_context(os.fdopen(open_to_append(start.log), "ab"))
         launcher = os.getpid()
         self._running[rank] = subprocess.Popen(
             start.command,
@@ -283,17 +281,18 @@ def _blocking_signals() -> Iterator[list[signal.Signals]]:
 
 
 def _prepare_worker(launcher: int) -> None:
-    """Prepare a worker process before its program starts: SIGTERM if the launcher dies, only forwarded signals blocked.
+    """Prepare a worker process before its program starts: it dies with its launcher; forwarded signals are blocked.
+
+    A worker that trains exchanges that end for SIGTERM (`SignalFlags.begun`): before, it has nothing to save, and might
+    wait for others that died too.
 
     These are also ignored until the worker sets its own handlers, and again after it has restored them. Otherwise a
     signal that comes while it leaves could end it through one of its threads that does not block it.
     """
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     for number in FORWARDED:
         signal.signal(number, signal.SIG_IGN)  # while it is blocked, a signal stays pending all the same
     signal.pthread_sigmask(signal.SIG_UNBLOCK, set(_BLOCKED) - set(FORWARDED))
-    if os.getppid() != launcher:  # it died before prctl took effect
-        os.kill(os.getpid(), signal.SIGTERM)
+    follow_parent(signal.SIGKILL, launcher)
 
 
 def _last_lines(log: Path | None) -> list[str]:

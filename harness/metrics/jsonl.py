@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from harness.run.append import JsonLines, OpenFile
@@ -19,11 +20,13 @@ class WaitingLines:
         *,
         is_ours: Callable[[], bool],
         warn: Callable[[str], None],
+        tell_loss: Callable[[str, str], None],
         is_shared: bool = False,
     ) -> None:
+        """Take the path; nothing is opened yet. `tell_loss` gets the file's name, and what happened to it."""
         self.name = path.name
         self._path = path
-        self._lines = JsonLines(path, open_file, is_shared=is_shared)
+        self._lines = JsonLines(path, open_file, is_shared=is_shared, tell_loss=partial(tell_loss, self.name))
         self._is_ours = is_ours
         self._warn = warn
 

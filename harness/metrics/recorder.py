@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from harness.errors import HarnessError
 from harness.metrics.console import Console
 from harness.metrics.jsonl import WaitingLines
 from harness.metrics.sinks import Outlets, SinkContext, open_sinks, reason_of
-from harness.run.event_types import StepEvent
+from harness.run.event_types import FileLost, StepEvent
 from harness.run.events import event_line
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord
@@ -59,8 +59,15 @@ class Recorder:
         self._clock = outlets.clock
         self._require_owner = outlets.require_owner
         self._troubles: defaultdict[str, _Trouble] = defaultdict(_Trouble)
+        self._place = (0, resume_step)
+        self._losses: list[tuple[str, str]] = []
         self._events = WaitingLines(
-            run_dir.events, outlets.open_file, is_ours=self._is_ours, warn=self.message, is_shared=True
+            run_dir.events,
+            outlets.open_file,
+            is_ours=self._is_ours,
+            warn=self.message,
+            tell_loss=self._note_loss,
+            is_shared=True,
         )
         self._console = Console(
             outlets.stream or sys.stdout,
@@ -77,6 +84,7 @@ class Recorder:
             outlets=outlets,
             console=self._console,
             warn=self.message,
+            tell_loss=self._note_loss,
             is_ours=self._is_ours,
         )
         self._sinks = tuple(open_sinks(context))
@@ -89,16 +97,16 @@ class Recorder:
         """
         self._write(record, is_repeated=False)
 
-    def repeat(self, records: Sequence[StepRecord]) -> None:
+    def repeat(self, records: Iterable[StepRecord]) -> None:
         """Record steps from before this launch once more, by rising step. Their earlier records no longer count.
 
         Raises:
             HarnessError: What `require_owner` raises.
         """
-        if records:
-            for name, sink in self._sinks:
-                self._try(name, partial(sink.rewind, records[0].step), is_writing=False)
-        for record in records:
+        for number, record in enumerate(records):
+            if number == 0:
+                for name, sink in self._sinks:
+                    self._try(name, partial(sink.rewind, record.step), is_writing=False)
             self._write(record, is_repeated=True)
 
     def event(self, event: StepEvent) -> None:
@@ -108,8 +116,9 @@ class Recorder:
             HarnessError: What `require_owner` raises.
         """
         self._require_owner()
-        line = event_line(event, self._clock()) + "\n"
-        self._try(self._events.name, partial(self._events.append, line))
+        self._place = event.attempt, event.step
+        self._append(event)
+        self._tell_losses()
 
     def message(self, text: str) -> None:
         """Show text to people."""
@@ -126,6 +135,24 @@ class Recorder:
         self._require_owner()
         for name, sink in self._sinks:
             self._try(name, partial(sink.step, record, is_repeated=is_repeated))
+        self._place = record.attempt, record.step
+        self._tell_losses()
+
+    def _append(self, event: StepEvent) -> None:
+        line = event_line(event, self._clock()) + "\n"
+        self._try(self._events.name, partial(self._events.append, line))
+
+    def _note_loss(self, name: str, found: str) -> None:
+        self._losses.append((name, found))
+
+    def _tell_losses(self) -> None:
+        """Tell people and the events of outputs that somebody removed, replaced or cut."""
+        losses, self._losses = self._losses, []
+        for name, found in losses:
+            text = f"{name} {found}: what it had is gone, and what follows is in a file of that name"
+            self.message(f"warning: {text}")
+            attempt, step = self._place
+            self._append(FileLost(attempt=attempt, step=step, file=name, reason=text))
 
     def _is_ours(self) -> bool:
         try:

@@ -61,6 +61,8 @@ class SinkContext:
     console: Console
     warn: Callable[[str], None]
     """Shows a line to people; never raises."""
+    tell_loss: Callable[[str, str], None]
+    """Tells people, and the events, what happened to the output of this name; never raises."""
     is_ours: Callable[[], bool]
     """Returns whether the run is still ours to write in."""
 
@@ -77,12 +79,18 @@ class SinkKind:
 
 
 def _jsonl(context: SinkContext) -> Sink:
-    return JsonlSink(context.run_dir.metrics, context.outlets.open_file, is_ours=context.is_ours, warn=context.warn)
+    return JsonlSink(
+        context.run_dir.metrics,
+        context.outlets.open_file,
+        is_ours=context.is_ours,
+        warn=context.warn,
+        tell_loss=context.tell_loss,
+    )
 
 
 def _tensorboard(context: SinkContext) -> Sink:
     folder, clock = context.run_dir.tensorboard, context.outlets.clock
-    return EventFile(folder, purge_step=context.resume_step + 1, clock=clock)
+    return EventFile(folder, purge_step=context.resume_step + 1, clock=clock, tell_loss=context.tell_loss)
 
 
 SINKS = (

@@ -11,10 +11,11 @@ import itertools
 import os
 import socket
 from collections.abc import Callable, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from harness.run.append import write_whole
+from harness.run.append import FileSeen, write_whole
 from harness.run.records import StepRecord
 
 _FILE_VERSION = "brain.Event:2"
@@ -25,10 +26,18 @@ class EventFile:
 
     name = "TensorBoard"
 
-    def __init__(self, folder: Path, *, purge_step: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        purge_step: int,
+        clock: Callable[[], float],
+        tell_loss: Callable[[str, str], None] = lambda name, found: None,
+    ) -> None:
         """Open the file; the folder is made if missing.
 
-        Steps from `purge_step` on that earlier launches have written are no longer shown.
+        Steps from `purge_step` on that earlier launches have written are no longer shown. `tell_loss` gets the name of
+        this sink, and what happened to its file, if somebody removes it; a new file is then begun.
 
         Raises:
             ImportError: The `tensorboard` package is not installed.
@@ -40,10 +49,9 @@ class EventFile:
 
         self._event, self._session_log, self._summary, self._frame = Event, SessionLog, Summary, RecordWriter
         self._clock = clock
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = _free_path(folder, clock()).open("xb", buffering=0)
-        # The purge is heeded only in a file that declared its version before it.
-        self._write(Event(wall_time=clock(), step=purge_step, file_version=_FILE_VERSION))
+        self._folder = folder
+        self._tell_loss = tell_loss
+        self._file, self._seen = self._opened(purge_step)
         self.rewind(purge_step)
 
     def rewind(self, step: int) -> None:
@@ -61,6 +69,10 @@ class EventFile:
         Raises:
             OSError: The disk is full or gone; the points are lost, the file stays readable.
         """
+        if (loss := self._seen.loss()) is not None:
+            lost, (self._file, self._seen) = self._file, self._opened(record.step)
+            lost.close()
+            self._tell_loss(self.name, loss)
         value_type = self._summary.Value
         points = [value_type(tag=name, simple_value=value) for name, value in record.values.items()]
         self._write(self._event(wall_time=record.time, step=record.step, summary=self._summary(value=points)))
@@ -69,15 +81,30 @@ class EventFile:
         """Close the file."""
         self._file.close()
 
+    def _opened(self, step: int) -> tuple[FileIO, FileSeen]:
+        """Open a new file, which begins with this step."""
+        self._folder.mkdir(exist_ok=True)
+        path = _free_path(self._folder, self._clock())
+        file = path.open("xb", buffering=0)
+        # A purge is heeded only in a file that declared its version before it.
+        self._write_to(file, self._event(wall_time=self._clock(), step=step, file_version=_FILE_VERSION))
+        seen = FileSeen(path)
+        seen.look()
+        return file, seen
+
     def _write(self, event: Any) -> None:  # noqa: ANN401  (the package has no types)
+        self._write_to(self._file, event)
+        self._seen.look()
+
+    def _write_to(self, file: FileIO, event: Any) -> None:  # noqa: ANN401
         framed = io.BytesIO()
         self._frame(framed).write(event.SerializeToString())
-        end = self._file.tell()
+        end = file.tell()
         try:
-            write_whole(self._file, framed.getvalue())
+            write_whole(file, framed.getvalue())
         except OSError:
-            self._file.truncate(end)  # readers stop for good at half a record
-            self._file.seek(end)
+            file.truncate(end)  # readers stop for good at half a record
+            file.seek(end)
             raise
 
 

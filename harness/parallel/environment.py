@@ -11,6 +11,10 @@ from dataclasses import dataclass
 from harness.errors import UsageError
 
 LOOPBACK = "127.0.0.1"
+_MOST_DIGITS = 9
+"""Digits of a number of ranks; Python itself stops at 4,300."""
+_MOST_PORT = 65534
+"""The check of the nodes takes the port behind it."""
 _STALE_PREFIXES = ("TORCHELASTIC_",)
 _STALE_NAMES = ("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE")
 
@@ -50,6 +54,7 @@ def read_ranks(environ: Mapping[str, str] = os.environ) -> ProcessRanks | None:
             f"this process is rank {ranks.rank} of {ranks.world_size}, but {' and '.join(missing)} are not set; "
             "set them to the host of rank 0 and a free port of it, so that the ranks find each other"
         )
+    _port(environ)
     return ranks
 
 
@@ -113,7 +118,7 @@ def read_node(environ: Mapping[str, str] = os.environ) -> NodePlace:
         index=_number(environ, "SLURM_NODEID"),
         count=_number(environ, "SLURM_STEP_NUM_NODES"),
         master_address=environ["MASTER_ADDR"],
-        master_port=_number(environ, "MASTER_PORT"),
+        master_port=_port(environ),
     )
 
 
@@ -130,9 +135,23 @@ def collectives_pipes(environ: Mapping[str, str] = os.environ) -> str | None:
     return environ.get("TORCH_NCCL_DEBUG_INFO_PIPE_FILE")
 
 
+def names_set(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the names of the environment variables that are set to something."""
+    return [name for name, value in environ.items() if value]
+
+
 def job_id(environ: Mapping[str, str] = os.environ) -> str | None:
     """Number of the Slurm job that this process runs in, None outside of one."""
     return environ.get("SLURM_JOB_ID")
+
+
+def restart_count(environ: Mapping[str, str] = os.environ) -> int:
+    """Return how often Slurm has started this job again; 0 outside of one.
+
+    Raises:
+        UsageError: The variable is no number.
+    """
+    return _number(environ, "SLURM_RESTART_COUNT") if environ.get("SLURM_RESTART_COUNT") else 0
 
 
 def _torchrun_ranks(environ: Mapping[str, str]) -> ProcessRanks:
@@ -160,11 +179,22 @@ def _slurm_ranks(environ: Mapping[str, str]) -> ProcessRanks:
 
 def _number(environ: Mapping[str, str], name: str) -> int:
     text = environ.get(name, "")
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        allowed = f"a whole number of at most {_MOST_DIGITS} digits" if text.isdecimal() else "a whole number"
         raise UsageError(
-            f"the environment variable {name} is {text!r}; it must be a whole number, or not be set at all"
+            f"the environment variable {name} is {text[:80]!r}; it must be {allowed}, or not be set at all"
         )
     return int(text)
+
+
+def _port(environ: Mapping[str, str]) -> int:
+    port = _number(environ, "MASTER_PORT")
+    if not 1 <= port <= _MOST_PORT:
+        raise UsageError(
+            f"the environment variable MASTER_PORT is {port}; it must be a port from 1 to {_MOST_PORT} that is free, "
+            "and so must the one behind it"
+        )
+    return port
 
 
 def _is_stale(name: str) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
 from harness.parallel import cpu
+from harness.parallel.meeting import meet
 from harness.parallel.ranks import Place, Ranks
 from harness.parameters.parameter import Replicas
 from harness.plan.axes import AXES
@@ -17,27 +19,46 @@ cpu.prepare()
 
 from megatron.core import parallel_state, tensor_parallel  # noqa: E402 (the CPU must be prepared first)
 
+IN_ENVIRONMENT = "env://"
+"""The meeting place that the environment names."""
 
-def join(world_size: int, *, rank: int, device: torch.device, init_method: str = "env://") -> Ranks:
+
+def join(
+    world_size: int,
+    *,
+    rank: int,
+    device: torch.device,
+    init_method: str = IN_ENVIRONMENT,
+    is_told_to_stop: Callable[[], bool] = lambda: False,
+) -> Ranks:
     """Join the world of all processes, before it is divided by a layout. Every rank must call it.
 
     The device decides between NCCL and gloo. `init_method` says where the processes meet: in the environment as
     torchrun sets it, or at an address.
+
+    Raises:
+        HarnessError: Ranks did not come in time.
+        StoppedAtStartError: A rank was told to stop (`is_told_to_stop`), and the others did not come.
     """
     if not dist.is_initialized():
+        own_meeting, timeout = init_method == IN_ENVIRONMENT, timedelta(minutes=30)
+        store = meet(rank, world_size, is_told_to_stop=is_told_to_stop) if own_meeting else None
+        if store is not None:
+            store.set_timeout(timeout)
         dist.init_process_group(
             backend="nccl" if device.type == "cuda" else "gloo",
-            init_method=init_method,
+            init_method=None if own_meeting else init_method,
+            store=store,
             rank=rank,
             world_size=world_size,
-            timeout=timedelta(minutes=30),
+            timeout=timeout,
             device_id=device if device.type == "cuda" else None,
         )
     uncut = Place(rank=0, size=1)
     return Ranks(world=Place(rank=rank, size=world_size), tp=uncut, pp=uncut, dp=uncut, cp=uncut)
 
 
-def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_method: str = "env://") -> Ranks:
+def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_method: str = IN_ENVIRONMENT) -> Ranks:
     """Join the world of `layout.world_size` processes and build the parallel groups. Every rank must call it.
 
     `seed` is for Megatron's random trackers, which nothing in a step draws from.

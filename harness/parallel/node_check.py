@@ -33,6 +33,7 @@ from harness.errors import HarnessError, UsageError
 from harness.parallel import collectives, device
 from harness.parallel import mcore as parallel
 from harness.parallel.environment import ProcessRanks, node_name, read_ranks
+from harness.parallel.meeting import serve
 from harness.parallel.node_reports import (
     Fault,
     RankReport,
@@ -101,14 +102,12 @@ def _meet(launch: Path, ranks: ProcessRanks) -> TCPStore:
         HarnessError: Some ranks did not come (on rank 0), or rank 0 cannot be reached (on the others).
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1
+    timeout = timedelta(seconds=ANSWER_WITHIN_S)
     try:
-        store = TCPStore(
-            address,
-            port,
-            is_master=ranks.rank == 0,
-            wait_for_workers=False,
-            timeout=timedelta(seconds=ANSWER_WITHIN_S),
-        )
+        if ranks.rank == 0:
+            store = serve(address, port, timeout)
+        else:
+            store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)
     except RuntimeError as error:
         raise HarnessError(
             f"{socket.gethostname()} (rank {ranks.rank}) cannot reach rank 0 at {address}:{port}: "

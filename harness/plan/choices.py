@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from harness.config.batch_sizes import batch_sizes
+from harness.config.nearest import divisors
 from harness.config.schema import Config, ParallelConfig
 from harness.plan.axes import COPY_AXES
 from harness.plan.layouts import Layout, layout_problems, make_layout
@@ -46,9 +47,11 @@ def legal_layouts(config: Config, num_gpus: int, memory_gib: float = 79, gpus_pe
     config = config.model_copy(update={"phases": in_shared_layout or config.phases})
     choices = []
     for tensor in range(1, min(num_gpus, gpus_per_node) + 1):
-        for pipeline in range(1, config.model.num_layers + 1):
+        for pipeline in divisors(config.model.num_layers):  # of even stages
+            if tensor * pipeline > num_gpus:
+                break
             candidate = _with_sizes(config, tensor, pipeline)
-            if tensor * pipeline > num_gpus or layout_problems(candidate, num_gpus):
+            if layout_problems(candidate, num_gpus):
                 continue
             for recompute in _RECOMPUTATIONS[_RECOMPUTATIONS.index(config.parallel.recompute) :]:
                 parallel = candidate.parallel.model_copy(update={"recompute": recompute})

@@ -12,12 +12,15 @@ Not counted: the embedding lookup, padded vocabulary rows, norms, activations, t
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Literal
 
 from harness.config.schema import ModelConfig
 from harness.parameters.table import parameter_table
 from harness.plan.gpus import find_gpu
 
+_NUM_REMEMBERED = 16
+"""Models whose sum is kept: the plan asks for it again in every phase."""
 CONVENTION = "forward + backward, causal attention counted once, true vocabulary, no recompute"
 
 
@@ -53,6 +56,7 @@ def peak_flops(device_name: str) -> float | None:
     return gpu.peak_flops if gpu else None
 
 
+@lru_cache(maxsize=_NUM_REMEMBERED)
 def _forward_linear(model: ModelConfig) -> int:
     """Forward FLOPs per token of all weight products, the output layer included."""
     return 2 * sum(parameter.num_multiplied for parameter in parameter_table(model))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 from harness.config.batch_sizes import batch_sizes
-from harness.config.nearest import nearest, nearest_divisors, nearest_multiples, one_of
+from harness.config.nearest import divisors, nearest, nearest_divisors, nearest_multiples, one_of
 from harness.config.schema import Config, PhaseConfig
 from harness.plan.axes import COPY_AXES, as_product, given_sizes, ranks_per_copy
 
@@ -19,9 +19,7 @@ def legal_tensor_sizes(config: Config) -> list[int]:
     """Return the tensor-parallel sizes that divide heads, query groups, MLP and vocabulary."""
     model = config.model
     whole = math.gcd(model.num_attention_heads, model.query_groups, model.ffn_hidden_size, model.padded_vocab_size)
-    return [
-        size for size in range(1, whole + 1) if whole % size == 0 and not _leaves_a_rank_without_tokens(config, size)
-    ]
+    return [size for size in divisors(whole) if not _leaves_a_rank_without_tokens(config, size)]
 
 
 def _leaves_a_rank_without_tokens(config: Config, tensor_size: int) -> bool:

@@ -8,6 +8,7 @@ workspaces of libraries, checkpoints being written. Leave about a tenth of the d
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.config.schema import Config
@@ -46,21 +47,33 @@ class MemoryEstimate:
 
 def heaviest_rank(config: Config, layout: Layout) -> MemoryEstimate:
     """Return the estimate of the pipeline rank that needs most, in the phase that needs most."""
-    return max(estimate_memory(config, layout), key=lambda estimate: estimate.total_bytes)
+    return max(_estimates(config, layout, _ranks_that_differ(layout)), key=lambda estimate: estimate.total_bytes)
+
+
+def _ranks_that_differ(layout: Layout) -> Sequence[int]:
+    """Return the pipeline ranks among which the heaviest is: both ends, and the first between them.
+
+    Those between the ends have equally many layers, and each keeps no more micro-batches than the one before it.
+    """
+    return sorted({0, min(1, layout.pipeline - 1), layout.pipeline - 1})
 
 
 def estimate_memory(config: Config, layout: Layout) -> tuple[MemoryEstimate, ...]:
     """Estimate the memory of a rank of every pipeline stage, by pipeline rank."""
-    stages = layers_per_stage(config)
+    return _estimates(config, layout, range(layout.pipeline))
+
+
+def _estimates(config: Config, layout: Layout, ranks: Sequence[int]) -> tuple[MemoryEstimate, ...]:
     value_bytes = 2 if config.precision.dtype == "bf16" else 4
     state_bytes = config.optimizer.kind.state_bytes(config.precision.dtype)
+    held = [parameters.total for parameters in stage_parameters(config.model, layout, layers_per_stage(config))]
     return tuple(
         MemoryEstimate(
             pipeline_rank=rank,
-            weights_bytes=value_bytes * parameters.total,
-            gradients_bytes=4 * parameters.total,
-            optimizer_bytes=-(-state_bytes * parameters.total // (layout.data * layout.context)),
+            weights_bytes=value_bytes * held[rank],
+            gradients_bytes=4 * held[rank],
+            optimizer_bytes=-(-state_bytes * held[rank] // (layout.data * layout.context)),
             **vars(working_memory(config, layout, rank)),
         )
-        for rank, parameters in enumerate(stage_parameters(config.model, layout, stages))
+        for rank in ranks
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ from harness.plan.plan import PhasePlan, Plan
 
 _INCHES = (11.0, 8.0)
 _POINTS_PER_PHASE = 400
+_MOST_POINTS = 4000
+"""Points of a curve over all phases: more than a picture has columns."""
 _HEADROOM = 1.2
 """Height of a panel over its highest value: the names of the phases stand above all curves."""
 
@@ -25,13 +29,16 @@ def draw_plan(name: str, plan: Plan, path: Path) -> None:
             panels[0],
             plan,
             "learning rate",
-            [[phase.learning_rate(step) for step in _steps(phase)] for phase in plan.phases],
+            [[phase.learning_rate(step) for step in _steps(phase, plan)] for phase in plan.phases],
         )
         _draw_curve(
             panels[1],
             plan,
             "tokens in a step",
-            [[float(phase.batch_size(step) * phase.seq_length) for step in _steps(phase)] for phase in plan.phases],
+            [
+                [float(phase.batch_size(step) * phase.seq_length) for step in _steps(phase, plan)]
+                for phase in plan.phases
+            ],
         )
         _draw_channels(panels[2], plan)
         for panel in panels:
@@ -42,32 +49,40 @@ def draw_plan(name: str, plan: Plan, path: Path) -> None:
 
 def tokens_so_far(plan: Plan, channel: str, step: int) -> float:
     """Return the tokens of a channel that the first `step` steps train on, by the shares of the blends."""
-    total = 0.0
+    return _tokens_at(plan, channel, [step])[0]
+
+
+def _tokens_at(plan: Plan, channel: str, steps: Sequence[int]) -> list[float]:
+    """Return the tokens of a channel that have been trained on behind each of these rising steps."""
+    found: list[float] = []
+    before, left = 0.0, deque(steps)
     for phase in plan.phases:
-        num_steps = min(phase.train_steps, step - phase.first_step + 1)
-        if num_steps > 0 and channel in phase.shares:
-            total += float(phase.shares[channel]) * phase.batch_sizes.samples_in(num_steps) * phase.seq_length
-    return total
+        share = float(phase.shares.get(channel, 0))
+        while left and (left[0] <= phase.last_step or phase is plan.phases[-1]):
+            num_steps = max(0, min(phase.train_steps, left.popleft() - phase.first_step + 1))
+            found.append(before + share * phase.batch_sizes.samples_in(num_steps) * phase.seq_length)
+        before += share * phase.train_tokens
+    return found
 
 
-def _steps(phase: PhasePlan) -> list[int]:
+def _steps(phase: PhasePlan, plan: Plan) -> list[int]:
     """Return the steps of a phase that are drawn: all, or a limited number with the first and the last."""
     last = phase.train_steps - 1
-    count = min(last, _POINTS_PER_PHASE)
+    count = min(last, _POINTS_PER_PHASE, _MOST_POINTS // len(plan.phases))
     return sorted({phase.first_step + (last * point // count if count else 0) for point in range(count + 1)})
 
 
 def _draw_curve(axis: Any, plan: Plan, label: str, values: list[list[float]]) -> None:  # noqa: ANN401 (matplotlib's)
-    steps = [step for phase in plan.phases for step in _steps(phase)]
+    steps = [step for phase in plan.phases for step in _steps(phase, plan)]
     axis.plot(steps, [value for of_phase in values for value in of_phase], linewidth=1.2, drawstyle="steps-post")
     axis.set_ylabel(label)
     axis.set_ylim(bottom=0, top=_HEADROOM * max(max(of_phase) for of_phase in values))
 
 
 def _draw_channels(axis: Any, plan: Plan) -> None:  # noqa: ANN401
-    steps = [0, *(step for phase in plan.phases for step in _steps(phase))]
+    steps = [0, *(step for phase in plan.phases for step in _steps(phase, plan))]
     names = list(dict.fromkeys(name for phase in plan.phases for name in phase.shares))
-    axis.stackplot(steps, [[tokens_so_far(plan, name, step) for step in steps] for name in names], labels=names)
+    axis.stackplot(steps, [_tokens_at(plan, name, steps) for name in names], labels=names)
     axis.set_ylabel("tokens trained on")
     axis.set_ylim(bottom=0, top=_HEADROOM * sum(tokens_so_far(plan, name, steps[-1]) for name in names))
     axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))  # beside the panel, where no label is

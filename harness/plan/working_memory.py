@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from harness.config.schema import Config, ModelConfig, PhaseConfig
 from harness.parameters.names import EMBEDDING, OUTPUT, in_layer
@@ -27,6 +28,8 @@ from harness.parameters.table import find_parameter, parameter_table
 from harness.plan.layouts import Layout, layers_per_stage
 
 _FP32_BYTES = 4
+_NUM_REMEMBERED = 16
+"""Models whose sum is kept: every stage of every phase asks for it."""
 _RECEIVED_AHEAD = 3
 """Tensors between stages that an interleaved stage has at the peak and does not need yet: 3 to 10 were traced."""
 _FIRST_OF_MLP = "mlp.linear_fc1.weight"
@@ -180,6 +183,7 @@ class _Step:
         return self._value_bytes * self._tokens * numbers
 
 
+@lru_cache(maxsize=_NUM_REMEMBERED)
 def _numbers_inside(model: ModelConfig) -> int:
     """Return the numbers per token between the projections of a layer: the first of each half gives, the last takes.
 

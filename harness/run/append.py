@@ -29,22 +29,69 @@ OpenFile = Callable[[Path], AppendFile]
 
 
 def open_unbuffered(path: Path) -> AppendFile:
-    """Open a file for appending, without a buffer: a line that was written is in the file. A link is not followed."""
+    """Open a file for appending, without a buffer: a line that was written is in the file. A link is not followed.
+
+    Raises:
+        OSError: As `open_to_append` does.
+    """
     return os.fdopen(open_to_append(path), "ab", buffering=0)
+
+
+class FileSeen:
+    """A file as its writer saw it last, by its name: it may be removed, replaced or cut while it is open."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: os.stat_result | None = None
+
+    def loss(self) -> str | None:
+        """Return what has happened to the file since `look`, in words; None if it is still there.
+
+        Raises:
+            OSError: The disk does not say.
+        """
+        seen, now = self._seen, self._status()
+        if seen is None:
+            return None
+        if now is None:
+            return "was removed while it was written to"
+        if (now.st_dev, now.st_ino) != (seen.st_dev, seen.st_ino):
+            return "was replaced by another file while it was written to"
+        return "was cut while it was written to" if now.st_size < seen.st_size else None
+
+    def look(self) -> None:
+        """Take the file as it is now for the one that is written to."""
+        self._seen = self._status()
+
+    def _status(self) -> os.stat_result | None:
+        try:
+            return self._path.stat()
+        except FileNotFoundError:
+            return None
 
 
 class JsonLines:
     """Appends lines to a file. Lines that the disk did not take wait, and are written before the next ones."""
 
-    def __init__(self, path: Path, open_file: OpenFile = open_unbuffered, *, is_shared: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        open_file: OpenFile = open_unbuffered,
+        *,
+        is_shared: bool = False,
+        tell_loss: Callable[[str], None] = lambda found: None,
+    ) -> None:
         """Take the path; nothing is opened yet, and the file is made if missing.
 
-        `is_shared` if others append to the file too. One of them may leave half a line at any moment.
+        `is_shared` if others append to the file too. One of them may leave half a line at any moment. `tell_loss` gets
+        what happened to a file that is no longer the one that was written to, in words; it is then opened anew.
         """
         self.path = path
         self._is_shared = is_shared
         self._open_file = open_file
+        self._tell_loss = tell_loss
         self._file: AppendFile | None = None
+        self._seen = FileSeen(path)
         self._waiting: deque[bytes] = deque(maxlen=MAX_WAITING_LINES)
 
     @property
@@ -64,6 +111,8 @@ class JsonLines:
     def write_waiting(self) -> None:
         """Write the waiting lines. Raises OSError as `append` does."""
         try:
+            if (loss := self._seen.loss()) is not None:
+                self.close()
             if is_new := self._file is None:
                 self._file = self._open_file(self.path)
             assert self._file is not None, "it was opened"
@@ -73,9 +122,12 @@ class JsonLines:
             while self._waiting:
                 write_whole(self._file, self._waiting[0])
                 self._waiting.popleft()
+            self._seen.look()
         except OSError:
             self.close()
             raise
+        if loss is not None:
+            self._tell_loss(loss)
 
     def close(self) -> None:
         """Close the file. The next write opens it again, and ends a line that may be only half there."""

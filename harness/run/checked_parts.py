@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from harness.run.files import append_lines, read_regular
 
 _MOST_BYTES = 256 << 20
-"""A million checks. What a longer file holds is not used, so its parts are read again."""
+"""A million checks. The rest of a longer file is not used, so its parts are read again."""
 _FRESH_NS = 2_000_000_000
 """A file that changed so shortly before may change again without another time: clocks of file systems are coarse."""
 
@@ -28,7 +28,7 @@ Number = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class FileState(NamedTuple):
-    """What tells without reading a file whether it has changed."""
+    """Numbers that tell without reading a file whether it has changed."""
 
     num_bytes: Number
     modified_ns: Number

@@ -6,20 +6,33 @@ Keys keep the names that they have in the files of older runs: the command behin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Range = tuple[int, int]
+from harness.run.field_types import Count, Flag, Number, NumberOrNan, Range, Rank, Seconds, Text
+
 CommandName = Annotated[
-    str,
+    Text,
     Field(alias="order", description="Name of the command's file in `signals/`, or of the operating system's signal."),
 ]
-Reason = Annotated[str, Field(description="Why, in words.")]
-Channel = Annotated[str, Field(description="Name of the channel.")]
-Channels = Annotated[tuple[str, ...], Field(description="Names of the channels.")]
-Documents = Annotated[Mapping[str, tuple[int, ...]], Field(description="Numbers of documents by `channel/part`.")]
-ExitCode = Annotated[int, Field(description="Exit code; see the page on exit codes.")]
+Reason = Annotated[Text, Field(description="Why, in words.")]
+Channel = Annotated[Text, Field(description="Name of the channel.")]
+Channels = Annotated[tuple[Text, ...], Field(description="Names of the channels.")]
+Documents = Annotated[Mapping[Text, tuple[Count, ...]], Field(description="Numbers of documents by `channel/part`.")]
+ExitCode = Annotated[int, Field(strict=True, ge=-255, le=255, description="Exit code; see the page on exit codes.")]
+
+
+class NamedDocuments(BaseModel):
+    """Documents of a part that stand out."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    channel: Channel
+    part: Text
+    """Name of the part."""
+    documents: tuple[Count, ...]
+    """Their numbers in the part."""
 
 
 class Event(BaseModel):
@@ -27,22 +40,22 @@ class Event(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True, use_attribute_docstrings=True)
 
-    time: float = 0.0
+    time: Seconds = 0.0
     """Seconds since 1970; set when the event is written."""
-    kind: str
+    kind: Text
     """Kind of the event."""
 
 
 class StepEvent(Event):
     """An event at a step of an attempt."""
 
-    attempt: int
+    attempt: Count
     """Number of times that the line of steps had been rewound."""
-    step: int
+    step: Count
     """Last finished step."""
     by: Literal["watch"] | None = None
     """Writer of the event; None for the trainer."""
-    id: str | None = None
+    id: Text | None = None
     """Follows from the cause, so that a watcher that sees the cause again does not write the event twice."""
 
 
@@ -56,9 +69,9 @@ class Resumed(StepEvent):
     """A launch went on from a checkpoint."""
 
     kind: Literal["resumed"] = "resumed"
-    path: str = ""
+    path: Text = ""
     """The checkpoint."""
-    from_snapshot: bool = False
+    from_snapshot: Flag = False
     """True if it went on from a snapshot of the ranks, which is later than the checkpoint."""
 
 
@@ -75,7 +88,7 @@ class Exit(StepEvent):
     kind: Literal["exit"] = "exit"
     exit_code: ExitCode
     reason: Reason = ""
-    next_phase: str | None = None
+    next_phase: Text | None = None
     """Name of the phase that needs another number of ranks, where that is why it left."""
 
 
@@ -83,12 +96,12 @@ class LaunchEnded(Event):
     """The launch of a Slurm job ended, with the decision about the job."""
 
     kind: Literal["launch-ended"] = "launch-ended"
-    job_id: str | int | None = None
+    job_id: Text | Count | None = None
     """Slurm's number of the job."""
     exit_code: ExitCode
-    action: str
+    action: Text
     """`requeue` or `stop`."""
-    alert: bool = False
+    alert: Flag = False
     """True if a person must look."""
     reason: Reason = ""
 
@@ -97,9 +110,9 @@ class Saved(StepEvent):
     """A checkpoint was published."""
 
     kind: Literal["saved"] = "saved"
-    path: str
+    path: Text
     """The checkpoint."""
-    seconds: float
+    seconds: Seconds
     """Counted from the beginning of the save."""
 
 
@@ -121,7 +134,7 @@ class Released(StepEvent):
     """A suspect checkpoint became clean, because no alarm followed it."""
 
     kind: Literal["released"] = "released"
-    checkpoint: str
+    checkpoint: Text
     """Name of its folder."""
 
 
@@ -129,7 +142,7 @@ class Marked(StepEvent):
     """A command entered a health into checkpoints."""
 
     kind: Literal["marked-clean", "marked-suspect"]
-    checkpoints: tuple[str, ...]
+    checkpoints: tuple[Text, ...]
     """Names of their folders."""
     command: CommandName
 
@@ -140,13 +153,13 @@ class RolledBack(StepEvent):
     kind: Literal["rollback"] = "rollback"
     command: CommandName = ""
     reason: Reason = ""
-    from_step: int | None = None
+    from_step: Count | None = None
     """Step from which the run returned."""
-    from_attempt: int | None = None
+    from_attempt: Count | None = None
     """Attempt from which the run returned."""
     skip_windows: tuple[Range, ...] = ()
     """Positions [start, stop) of all samples that the run skips from now on."""
-    from_memory: bool = False
+    from_memory: Flag = False
     """True if the state came from a snapshot in the memory of the hosts."""
 
 
@@ -155,7 +168,7 @@ class RollbackRefused(StepEvent):
 
     kind: Literal["rollback-refused"] = "rollback-refused"
     command: CommandName = ""
-    reason: str | None = None
+    reason: Text | None = None
     """Why, in words."""
 
 
@@ -172,7 +185,7 @@ class Evidence(StepEvent):
     kind: Literal["evidence"] = "evidence"
     steps: Range
     """First and last step."""
-    path: str
+    path: Text
     """The file."""
     command: CommandName
 
@@ -190,11 +203,11 @@ class Quarantined(StepEvent):
 
     kind: Literal["quarantine"] = "quarantine"
     documents: Documents
-    lift: bool = False
+    lift: Flag = False
     """True if they were taken out of it."""
     command: CommandName
     reason: Reason = ""
-    position: int
+    position: Count
     """Position in the sample order from which the change holds."""
 
 
@@ -203,11 +216,11 @@ class QuarantineRefused(StepEvent):
 
     kind: Literal["quarantine-refused"] = "quarantine-refused"
     documents: Documents
-    lift: bool = False
+    lift: Flag = False
     """True if they were to be taken out of quarantine."""
     command: CommandName
     reason: Reason = ""
-    problem: str
+    problem: Text
     """The reason."""
 
 
@@ -216,11 +229,11 @@ class Adopted(StepEvent):
 
     kind: Literal["adopted"] = "adopted"
     channel: Channel
-    parts: tuple[str, ...]
+    parts: tuple[Text, ...]
     """Names of the parts."""
-    tokens: int
+    tokens: Count
     """Tokens in the parts."""
-    position: int
+    position: Count
     """Position in the sample order from which they are used."""
 
 
@@ -254,9 +267,9 @@ class PartsCame(StepEvent):
     """The parts that training waited for arrived."""
 
     kind: Literal["parts-came"] = "parts-came"
-    channels: str
+    channels: Text
     """Names of the channels."""
-    seconds: float
+    seconds: Seconds
     """Time that training waited."""
 
 
@@ -264,20 +277,29 @@ class PhaseBegun(StepEvent):
     """A training phase begins with the next step."""
 
     kind: Literal["phase"] = "phase"
-    phase: str
+    phase: Text
     """Name of the phase."""
-    before: str
+    before: Text
     """Name of the phase that has ended."""
-    seq_length: int
+    seq_length: Count
     """Tokens in a sample."""
-    global_batch_size: int
+    global_batch_size: Count
     """Samples in a step."""
-    shares: Mapping[str, float]
+    shares: Mapping[Text, Number]
     """Share of each channel, by name."""
-    rotary_base: float
+    rotary_base: Number
     """Base of the rotary positions."""
-    same_processes: bool
+    same_processes: Flag
     """True if the same processes train it; False if another launch does."""
+
+
+class FileLost(StepEvent):
+    """A file that the trainer writes was removed, replaced or cut by somebody else; it goes on in a new one."""
+
+    kind: Literal["file-lost"] = "file-lost"
+    file: Text
+    """Name of the file in the run's folder."""
+    reason: Reason
 
 
 class SlowRanks(StepEvent):
@@ -298,14 +320,14 @@ class NotFinite(StepEvent):
     """A step was not applied, because its loss or gradient was not finite."""
 
     kind: Literal["nan"] = "nan"
-    loss: float | None
+    loss: NumberOrNan
     """Loss of the step; null where it is not finite."""
-    grad_norm: float | None
+    grad_norm: NumberOrNan
     """Norm of the gradient; null where it is not finite."""
     channels: Channels
-    ranks: tuple[int, ...]
+    ranks: tuple[Rank, ...]
     """Ranks on which the loss or the gradient was not finite."""
-    evidence: str
+    evidence: Text
     """File that names the samples."""
 
 
@@ -316,13 +338,13 @@ class Seen(StepEvent):
     channel: Channel
     direction: Literal["up", "down"]
     """Side of the forecast on which the curve is."""
-    start: int
+    start: Count
     """First step of the episode."""
-    end: int
+    end: Count
     """Last step so far at which the curve was off."""
-    z: float
+    z: Number
     """Largest size so far, in standard deviations of the noise."""
-    height: float
+    height: Number
     """Largest distance from the forecast so far, in nats."""
 
 
@@ -330,15 +352,15 @@ class Attributed(StepEvent):
     """The watcher weighed evidence of an episode."""
 
     kind: Literal["attributed"] = "attributed"
-    start: int
+    start: Count
     """First step of the episode."""
     channel: Channel
-    dirty: bool
+    dirty: Flag
     """True if it points to documents."""
     reason: Reason
-    documents: tuple[Mapping[str, Any], ...] = ()
+    documents: tuple[NamedDocuments, ...] = ()
     """The documents that stand out, worst first."""
-    evidence: str
+    evidence: Text
     """File with the evidence."""
 
 
@@ -347,9 +369,9 @@ class RollbackOrdered(StepEvent):
 
     kind: Literal["rollback-ordered"] = "rollback-ordered"
     reason: Reason
-    to_step: int
+    to_step: Count
     """Step of the checkpoint to return to."""
-    skip_steps: tuple[int, ...]
+    skip_steps: tuple[Count, ...]
     """First and last step whose samples are to be skipped."""
     command: CommandName
 
@@ -360,7 +382,7 @@ class StopOrdered(StepEvent):
     kind: Literal["stop-ordered"] = "stop-ordered"
     reason: Reason
     command: CommandName
-    report: str
+    report: Text
     """File with what the person needs to know."""
 
 
@@ -369,7 +391,7 @@ class Hung(StepEvent):
 
     kind: Literal["hung"] = "hung"
     reason: Reason
-    outcome: str
+    outcome: Text
     """The reaction to it."""
 
 
@@ -377,6 +399,6 @@ AnyEvent = (
     Started | Resumed | PassedOver | Exit | LaunchEnded | Saved | SaveFailed | SaveWaited | Released | Marked
     | RolledBack | RollbackRefused | RollbackDone | Evidence | EvidenceRefused | Quarantined | QuarantineRefused
     | Adopted | PartsRefused | PartDamaged | WaitingForParts | PartsCame | PhaseBegun | SlowRanks | ResumeSuspect
-    | NotFinite | Seen | Attributed | RollbackOrdered | StopOrdered | Hung
+    | NotFinite | FileLost | Seen | Attributed | RollbackOrdered | StopOrdered | Hung
 )  # fmt: skip
 """Every event that this version writes."""

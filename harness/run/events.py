@@ -17,7 +17,8 @@ from pydantic import ValidationError
 
 from harness.json_text import parse_json
 from harness.run.event_types import AnyEvent, Event
-from harness.run.files import append_lines, last_lines
+from harness.run.files import append_lines
+from harness.run.lines import last_lines, lines_of, open_lines
 
 _TYPES: dict[str, type[Event]] = {
     kind: event for event in get_args(AnyEvent) for kind in get_args(event.model_fields["kind"].annotation)
@@ -54,9 +55,9 @@ def append_event(path: Path, event: Event, clock: Callable[[], float] = time.tim
 def read_events(path: Path, *, after_bytes: int = 0) -> Iterator[AnyEvent]:
     """Yield the events of a file, oldest first, from byte `after_bytes` on. A file that cannot be read has none."""
     try:
-        with path.open("rb") as file:
+        with open_lines(path) as file:
             file.seek(after_bytes)
-            for line in file:
+            for line in lines_of(file):
                 if (event := parse_event(line)) is not None:
                     yield event
     except OSError:

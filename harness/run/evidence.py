@@ -21,11 +21,28 @@ from itertools import count
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from harness.errors import DataError
+from harness.json_text import parse_json
+from harness.run.field_types import MOST_COUNT, MOST_NATS, Count, Number, Text, reason_in_words
 from harness.run.files import replace_file
+from harness.run.lines import lines_of, open_lines
 from harness.run.paths import RunDir, step_of
+
+
+def _require_possible(loss: float) -> float:
+    if abs(loss) > MOST_NATS:
+        raise ValueError(f"no loss is beyond {MOST_NATS:g} nats")
+    return loss
+
+
+_Loss = Annotated[
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    Field(strict=True),
+    AfterValidator(_require_possible),
+]
 
 
 class Sample(BaseModel):
@@ -33,20 +50,20 @@ class Sample(BaseModel):
 
     model_config = ConfigDict(frozen=True, populate_by_name=True)
 
-    step: int = 0
-    position: int = 0
-    loss: Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)] = math.nan
+    step: Count = 0
+    position: Count = 0
+    loss: _Loss = math.nan
     """Mean over its tokens in nats; NaN where it was not finite. Earlier versions left it out then, and documents."""
-    tokens: float = 0.0
-    channel: str
-    part: str
-    epoch: int = 0
-    index: int = Field(default=0, alias="sample")
-    documents: tuple[int, ...] = ()
-    one_token_share: float = Field(default=0.0, alias="most_common_token_share")
-    repeated_share: float = 0.0
-    newline_share: float = 0.0
-    unreadable_share: float = 0.0
+    tokens: Annotated[Number, Field(ge=0, le=MOST_COUNT)] = 0.0
+    channel: Text
+    part: Text
+    epoch: Count = 0
+    index: Count = Field(default=0, alias="sample")
+    documents: tuple[Count, ...] = ()
+    one_token_share: Number = Field(default=0.0, alias="most_common_token_share")
+    repeated_share: Number = 0.0
+    newline_share: Number = 0.0
+    unreadable_share: Number = 0.0
 
 
 def write_evidence(run_dir: RunDir, step: int, lines: Iterable[Mapping[str, object]]) -> Path:
@@ -69,14 +86,20 @@ def read_evidence(path: Path) -> list[Sample]:
     Raises:
         DataError: The file is missing or does not hold evidence of the samples of steps.
     """
+    samples: list[Sample] = []
+    number = 0
     try:
-        return [Sample.model_validate_json(line) for line in path.read_bytes().splitlines()]
-    except (OSError, ValidationError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error.strerror
+        with open_lines(path) as file:
+            for line in lines_of(file):
+                number += 1
+                samples.append(Sample.model_validate(parse_json(line)))
+    except (OSError, ValueError) as error:
+        place = f"{path}:{number}" if number else str(path)
         raise DataError(
-            f"{path}: cannot be read as evidence ({reason}). It has one JSON object per sample; ask for it again with "
-            "`harness signal RUN_DIR evidence --steps A:B`."
-        ) from error
+            f"{place}: cannot be read as evidence ({reason_in_words(error)}). It has one "
+            "JSON object per sample; ask for it again with `harness signal RUN_DIR evidence --steps A:B`."
+        ) from None
+    return samples
 
 
 def evidence_files(run_dir: RunDir) -> list[tuple[int, Path]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 STAGING_SUFFIX = ".partial"
+_NO_HARD_LINKS_HERE = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+
+_BLOCK_BYTES = 1024**2
 
 UNREADABLE = "cannot be read"
 """Part of every problem text about a checkpoint that the disk refused to show."""
@@ -73,6 +77,21 @@ def read_regular(path: Path, most_bytes: int) -> bytes:
         return file.read(min(os.fstat(file.fileno()).st_size, most_bytes + 1))
 
 
+def require_readable(*paths: Path) -> None:
+    """Return if each of these is a regular file that can be read, or is missing. Links are followed.
+
+    Raises:
+        OSError: One cannot be read, or is something else.
+    """
+    for path in paths:
+        with suppress(FileNotFoundError):
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            os.close(descriptor)
+            if not is_file:
+                raise OSError(errno.EINVAL, "not a regular file", str(path))
+
+
 def open_own(path: Path) -> int:
     """Open a file for reading and writing, made if it is missing, and return its descriptor. Nothing is emptied.
 
@@ -124,11 +143,12 @@ def replacing(
         OSError: From the disk; the old content is there. The staging file is discarded rather than synced again,
             because a second fsync may succeed although the first one lost data.
     """
-    staging = path.with_name(path.name + STAGING_SUFFIX)
+    staging, own = path.with_name(path.name + STAGING_SUFFIX), None
     try:
         staging.unlink(missing_ok=True)
         descriptor = os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         try:
+            own = os.fstat(descriptor)
             with os.fdopen(descriptor, "wb", closefd=False) as file:
                 yield file
             if durable:
@@ -137,13 +157,28 @@ def replacing(
             os.close(descriptor)
         if before_rename is not None:
             before_rename()
+        require_own(staging, own)
         staging.replace(path)
     except Exception:
-        with suppress(OSError):
-            staging.unlink(missing_ok=True)
+        if own is not None:
+            with suppress(OSError):
+                require_own(staging, own)
+                staging.unlink()
         raise
     if durable:
         fsync_folder(path.parent)
+
+
+def require_own(staging: Path, written: os.stat_result) -> None:
+    """Check that a file under its staging name is still the one that this process wrote.
+
+    Raises:
+        OSError: ESTALE: somebody removed it, or another process writes the same file.
+    """
+    with suppress(FileNotFoundError):
+        if os.path.samestat(staging.lstat(), written):
+            return
+    raise OSError(errno.ESTALE, "another process removed or replaced it while it was written", str(staging))
 
 
 def replace_file(
@@ -166,6 +201,32 @@ def replace_file(
             rest = rest[os.write(file.fileno(), rest) :]
         if os.fstat(file.fileno()).st_size != num_bytes:  # some file systems lose data that they reported as written
             raise OSError(errno.EIO, "not all that was written is there", str(path))
+
+
+def create_file(path: Path, content: bytes) -> None:
+    """Write a file that is not there yet, whole or not at all, and never in place of another.
+
+    It is written under a name of its own, so that two processes that make the same file do not meet.
+
+    Raises:
+        FileExistsError: It is there by now.
+        OSError: As `replacing` does.
+    """
+    staging = path.with_name(f"{path.name}.{secrets.token_hex(4)}{STAGING_SUFFIX}")
+    try:
+        replace_file(staging, content)
+        try:
+            os.link(staging, path)
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS_HERE:
+                raise
+            if os.path.lexists(path):
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+            staging.rename(path)
+    finally:
+        with suppress(OSError):
+            staging.unlink(missing_ok=True)
+    fsync_folder(path.parent)
 
 
 def append_lines(path: Path, lines: Iterable[str]) -> None:
@@ -191,15 +252,18 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
 def append_durably(path: Path, lines: Iterable[str]) -> None:
     """Append whole lines to a file with one writer at a time: all of them or none, even after a power cut.
 
-    A half line that an earlier writer left behind is removed.
+    A half line that an earlier writer left behind is removed. A link is not followed.
 
     Raises:
-        OSError: From the disk; nothing was appended.
+        OSError: From the disk, or as `open_own` does; nothing was appended.
     """
     content = "".join(f"{line}\n" for line in lines).encode()
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_own(path)
     try:
-        end = os.pread(descriptor, os.fstat(descriptor).st_size, 0).rfind(b"\n") + 1
+        end = _end_of_whole_lines(descriptor)
+        if os.fstat(descriptor).st_nlink > 1:  # a second name, as in a copy that shares files, keeps what it has
+            replace_file(path, os.pread(descriptor, end, 0) + content)
+            return
         os.ftruncate(descriptor, end)
         if os.pwrite(descriptor, content, end) < len(content):
             os.ftruncate(descriptor, end)
@@ -209,6 +273,17 @@ def append_durably(path: Path, lines: Iterable[str]) -> None:
         os.close(descriptor)
     if end == 0:  # the name is new
         fsync_folder(path.parent)
+
+
+def _end_of_whole_lines(descriptor: int) -> int:
+    """Return the place behind the last line end of a file, in bounded memory."""
+    end = os.fstat(descriptor).st_size
+    while end > 0:
+        start = max(0, end - _BLOCK_BYTES)
+        if (found := os.pread(descriptor, end - start, start).rfind(b"\n")) >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def ends_with_newline(path: Path) -> bool:
@@ -226,15 +301,3 @@ def remove_tree(path: Path, *, first: str) -> None:
         return
     (path / first).unlink(missing_ok=True)
     shutil.rmtree(path)
-
-
-def last_lines(path: Path, most_bytes: int) -> list[bytes]:
-    """Return the whole lines in the last `most_bytes` of a file, without line ends. An unreadable file has none."""
-    try:
-        with path.open("rb") as file:
-            start = max(0, os.fstat(file.fileno()).st_size - most_bytes)
-            file.seek(start)
-            lines = file.read().splitlines()
-    except OSError:
-        return []
-    return lines[1:] if start else lines

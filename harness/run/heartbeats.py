@@ -17,16 +17,19 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from types import TracebackType
 
-from harness.json_text import parse_json
+from pydantic import TypeAdapter
+
+from harness.run.field_types import Count, Rank, Seconds, Text
 from harness.run.files import replace_file
 from harness.run.paths import RunDir
+from harness.run.small_files import read_json_file
 
 WRITE_EVERY_S = 5.0
 QUIET_AFTER_S = 6 * WRITE_EVERY_S
@@ -55,17 +58,17 @@ class Activity(StrEnum):
 class Beat:
     """The last heartbeat of a rank."""
 
-    rank: int
-    host: str
-    pid: int
-    step: int
+    rank: Rank
+    host: Text
+    pid: Count
+    step: Count
     """The step it works on; after the update, the step that is done."""
     activity: Activity
-    since: float
-    time: float
-    spent_s: dict[str, float]
+    since: Seconds
+    time: Seconds
+    spent_s: dict[Text, Seconds]
     """Seconds in each activity since this launch began."""
-    compute_ms: float | None = None
+    compute_ms: Seconds | None = None
     """Time of a fixed computation on its device at the last comparison of the ranks; None before the first one."""
 
     @property
@@ -146,17 +149,27 @@ class Heartbeat:
             spent_s={name: round(seconds, 3) for name, seconds in self._spent_s.copy().items()},
             compute_ms=self.compute_ms,
         )
+        with suppress(OSError):  # somebody may have removed the folder
+            self._path.parent.mkdir(exist_ok=True)
         replace_file(self._path, json.dumps(beat_to_json(beat)) + "\n", durable=False)
+
+
+_BEAT = TypeAdapter(Beat)
 
 
 def read_beats(run_dir: RunDir) -> Iterator[Beat]:
     """Yield the last heartbeat of every rank that has one, by rank. Files that cannot be read are passed over."""
     for path in sorted(run_dir.heartbeats.glob("rank_*.json")):
-        try:
-            fields = parse_json(path.read_bytes())
-            yield Beat(activity=Activity(fields.pop("phase")), **fields)
-        except (OSError, ValueError, TypeError, KeyError):
-            continue
+        with suppress(OSError, ValueError):
+            fields = read_json_file(path)
+            beat = _BEAT.validate_python(_with_activity(fields)) if isinstance(fields, dict) else None
+            if beat is not None and run_dir.heartbeat(beat.rank).name == path.name:
+                yield beat
+
+
+def _with_activity(fields: Mapping[str, object]) -> dict[str, object]:
+    """Return the fields by the names that they have here."""
+    return {("activity" if name == "phase" else name): value for name, value in fields.items()}
 
 
 def active_beats(beats: Iterable[Beat]) -> list[Beat]:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from harness.config.load import dump_config, load_config
 from harness.config.schema import Config
+from harness.config.secrets import HIDDEN, holds_secrets, is_secret, masked_arguments
 from harness.errors import ConfigError, UsageError
 from harness.run.files import broken_link, replace_file
 from harness.run.launches import CONFIG, LAUNCH, LaunchStart, write_launch_file
@@ -83,7 +84,7 @@ def _open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: 
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "working_directory": str(Path.cwd()),
-        "command": tuple(sys.argv),
+        "command": masked_arguments(sys.argv),
     }
     write_launch_file(folder / LAUNCH, start.model_copy(update=own))
     if not run_dir.config.exists():  # this file makes the directory a run for everybody else
@@ -92,12 +93,14 @@ def _open_launch(run_dir: RunDir, config: Config, start: LaunchStart, prepared: 
 
 
 def write_config(path: Path, config: Config) -> None:
-    """Write a configuration. It names commands that the watcher runs: nobody else may change it, whatever the umask.
+    """Write a copy of a configuration, for its owner alone if it may hold secrets.
+
+    It names commands that the watcher runs, so nobody else may change it, whatever the umask.
 
     Raises:
         OSError: The disk refuses; the old file is untouched.
     """
-    replace_file(path, dump_config(config), mode=0o644)
+    replace_file(path, dump_config(config), mode=0o600 if holds_secrets(config) else 0o644)
 
 
 def accept(run_dir: RunDir, config: Config) -> None:
@@ -146,4 +149,6 @@ def _fields(value: object, place: str = "") -> dict[str, object]:
 
 
 def _shown(fields: Mapping[str, object], name: str) -> str:
-    return json.dumps(fields[name], ensure_ascii=False) if name in fields else "absent"
+    if name not in fields:
+        return "absent"
+    return HIDDEN if is_secret(tuple(name.split("."))) else json.dumps(fields[name], ensure_ascii=False)

@@ -16,19 +16,22 @@ A submission's folder is that of the first start of its job; every requeue gets 
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Annotated, NamedTuple, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from harness.errors import EXIT_REQUEUE
-from harness.json_text import parse_json
+from harness.errors import EXIT_REQUEUE, UsageError
 from harness.run.checkpoints.entries import Checkpoint, entries_in
+from harness.run.field_types import MOST_RANKS, Count, Flag, Text
 from harness.run.files import replace_file
+from harness.run.own_file import is_own_file
 from harness.run.paths import RunDir
+from harness.run.small_files import read_if_valid, read_json_file
 
 CONFIG = "config.yaml"
 SUBMISSION = "submission.json"
@@ -37,14 +40,26 @@ ENDED = "ended.json"
 NODES = "nodes.json"
 BAD_NODES = "bad_nodes.json"
 """Nodes that the check before training found unfit; a node that has too few GPUs writes `bad_node_00000.json`."""
+_NUMBER = re.compile(r"[0-9]{1,9}")
+_FAULTS = TypeAdapter(dict[Text, list[Text]])
 Content = TypeVar("Content", bound="LaunchFile")
+
+
+JobId = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if type(value) is int else value),
+    Field(strict=True, max_length=64, pattern=r"^[0-9A-Za-z_.+\[\]-]+$"),
+]
+"""Slurm's number of a job, of a part of it (`4711+1`), or of a task of an array (`4711_2`). File names have it."""
+NumRanks = Annotated[int, Field(strict=True, ge=1, le=MOST_RANKS)]
+ExitCode = Annotated[int, Field(strict=True, ge=-255, le=255)]
 
 
 class Progress(NamedTuple):
     """The newest checkpoint of a run. A later one is greater."""
 
-    attempt: int
-    step: int
+    attempt: Annotated[int, Field(strict=True, ge=-1)]
+    step: Count
 
 
 NOTHING_SAVED = Progress(-1, 0)
@@ -53,47 +68,47 @@ NOTHING_SAVED = Progress(-1, 0)
 class LaunchFile(BaseModel):
     """A JSON file in the folder of a launch. Fields that an earlier version did not write are None."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True, coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
 class GitState(LaunchFile):
     """The source tree that a job was submitted from. Its changes against the commit are in `git.diff`."""
 
-    source: str
-    commit: str
-    changed: bool
+    source: Text
+    commit: Text
+    changed: Flag
 
 
 class Submission(LaunchFile):
     """The request of `harness launch` to Slurm: `submission.json`."""
 
-    submitted: str | None = None
-    host: str | None = None
-    command: tuple[str, ...] = ()
-    nodes: int | None = None
-    workers_per_node: int | None = None
+    submitted: Text | None = None
+    host: Text | None = None
+    command: tuple[Text, ...] = ()
+    nodes: NumRanks | None = None
+    workers_per_node: NumRanks | None = None
     git: GitState | None = None
     """None outside of git."""
-    job_id: str | None = None
+    job_id: JobId | None = None
     """Slurm's number of the job; None until Slurm has given one."""
 
 
 class LaunchStart(LaunchFile):
     """The start of a launch: `launch.json`."""
 
-    started: str | None = None
-    host: str | None = None
-    pid: int | None = None
-    working_directory: str | None = None
-    command: tuple[str, ...] = ()
-    world_size: int | None = None
-    workers_per_node: int | None = None
-    resume: str | None = None
-    phase: str | None = None
+    started: Text | None = None
+    host: Text | None = None
+    pid: Count | None = None
+    working_directory: Text | None = None
+    command: tuple[Text, ...] = ()
+    world_size: NumRanks | None = None
+    workers_per_node: NumRanks | None = None
+    resume: Text | None = None
+    phase: Text | None = None
     """Name of the training phase whose layout the launch has."""
-    job_id: str | None = None
+    job_id: JobId | None = None
     """Slurm's number of the job; None outside of Slurm."""
-    submission: str | None = None
+    submission: Text | None = None
     """Name of the folder of the job's submission."""
     newest_checkpoint: Progress | None = None
     """The newest checkpoint when the launch was opened."""
@@ -102,20 +117,20 @@ class LaunchStart(LaunchFile):
 class LaunchEnding(LaunchFile):
     """The end of a launch, and the decision about its job: `ended.json`."""
 
-    ended: str | None = None
-    exit_code: int | None = None
-    action: str | None = None
+    ended: Text | None = None
+    exit_code: ExitCode | None = None
+    action: Text | None = None
     """`requeue` or `stop`."""
-    alert: bool | None = None
+    alert: Flag | None = None
     """True if a person must look."""
-    reason: str | None = None
+    reason: Text | None = None
 
 
 class NodeEnd(LaunchFile):
     """The end of the workers of one node: `node_00000.json`."""
 
-    host: str
-    exit_code: int
+    host: Text
+    exit_code: ExitCode
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,8 +176,11 @@ class LaunchRecord:
 
     @property
     def begun(self) -> float:
-        """Time of the start in seconds since 1970, by the clock of the file system as for heartbeats."""
-        return (self.folder / LAUNCH).stat().st_mtime
+        """Time of the start in seconds since 1970, by the clock of the file system; now, if the file is gone."""
+        try:
+            return (self.folder / LAUNCH).stat().st_mtime
+        except OSError:
+            return time.time()
 
 
 def newest_checkpoint(run_dir: RunDir) -> Progress:
@@ -172,8 +190,17 @@ def newest_checkpoint(run_dir: RunDir) -> Progress:
 
 
 def launches(run_dir: RunDir) -> list[LaunchRecord]:
-    """Return the launches of a run, oldest first."""
-    folders = run_dir.launches.iterdir() if run_dir.launches.is_dir() else ()
+    """Return the launches of a run, oldest first.
+
+    Raises:
+        UsageError: Their folder cannot be read.
+    """
+    try:
+        folders = sorted(run_dir.launches.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise UsageError(f"{run_dir.launches} cannot be read: {error.strerror}") from None
     return [
         LaunchRecord(
             folder=folder,
@@ -181,8 +208,8 @@ def launches(run_dir: RunDir) -> list[LaunchRecord]:
             launch=read_launch_file(folder / LAUNCH, LaunchStart),
             ended=read_launch_file(folder / ENDED, LaunchEnding),
         )
-        for folder in sorted(folders)
-        if folder.is_dir() and folder.name.isdecimal()
+        for folder in folders
+        if _NUMBER.fullmatch(folder.name) and folder.is_dir()
     ]
 
 
@@ -229,10 +256,7 @@ def write_launch_file(path: Path, content: LaunchFile) -> None:
 
 def read_launch_file(path: Path, kind: type[Content]) -> Content | None:
     """Return the content of a file of a launch, or None if the file is missing or holds something else."""
-    try:
-        return kind.model_validate_json(path.read_bytes())
-    except (OSError, ValueError):
-        return None
+    return read_if_valid(path, kind)
 
 
 def write_bad_nodes(path: Path, faults: Mapping[str, Sequence[str]]) -> None:
@@ -241,10 +265,11 @@ def write_bad_nodes(path: Path, faults: Mapping[str, Sequence[str]]) -> None:
 
 
 def bad_nodes_in(launch: Path) -> list[str]:
-    """Return the names of the nodes that were written down for a launch, in no file twice."""
+    """Return the names of the nodes that this user wrote down for a launch, in no file twice."""
     names: list[str] = []
-    for path in (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json"))):
-        with suppress(OSError, ValueError):
-            found = parse_json(path.read_bytes())
-            names += found if isinstance(found, dict) else ()
+    for path in filter(is_own_file, (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json")))):
+        try:
+            names += _FAULTS.validate_python(read_json_file(path))
+        except (OSError, ValueError):
+            continue
     return list(dict.fromkeys(names))

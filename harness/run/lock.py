@@ -21,7 +21,7 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from harness.errors import RunInUseError, RunTakenOverError, UsageError
+from harness.errors import RunEndingError, RunInUseError, RunTakenOverError, UsageError
 from harness.json_text import parse_json
 from harness.run.fence import MOST_TOKEN, Fence, claim
 from harness.run.files import open_own, open_regular, read_regular
@@ -30,6 +30,8 @@ from harness.run.paths import RunDir
 PATIENCE_S = 0.5
 """Time for which a held lock is tried again. A process that only checks the lock holds it for a moment."""
 _RETRY_S = 0.05
+_DEAD = "ZX"
+"""States of a process that has ended, and whose parent has not noticed yet."""
 _MOST_BYTES = 4096
 _NO_LOCKS_HERE = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -73,6 +75,7 @@ class RunLock:
         """Take the lock. Does nothing if this process, or the launcher that started it, holds it already.
 
         Raises:
+            RunEndingError: What is left of an earlier launch on this machine, whose launcher is dead, still holds it.
             RunInUseError: Another process trains in this run directory.
             UsageError: The run directory does not exist or cannot be written.
         """
@@ -132,7 +135,7 @@ class RunLock:
             if owner is not None and _is_ours(owner) and os.fstat(descriptor).st_uid == os.geteuid():
                 return owner
             if time.monotonic() >= deadline:
-                raise RunInUseError(_in_use_text(self._run_dir, owner))
+                raise _refusal(self._run_dir, owner)
             time.sleep(_RETRY_S)
 
 
@@ -187,6 +190,27 @@ def _open(path: Path) -> int:
     return descriptor
 
 
+def ending_error(run_dir: RunDir, owner: Owner) -> RunEndingError:
+    """Return the error for a run that is held by what is left of an earlier launch."""
+    return RunEndingError(
+        f"{run_dir.root} is still held by processes of an earlier launch ({owner}), which is over. They save, and "
+        f"leave by themselves: start again in a minute, or look who they are (`fuser -v {run_dir.lock}`)"
+    )
+
+
+def _refusal(run_dir: RunDir, owner: Owner | None) -> RunInUseError:
+    if owner is not None and _has_died(owner):
+        return ending_error(run_dir, owner)
+    return RunInUseError(_in_use_text(run_dir, owner))
+
+
+def _has_died(owner: Owner) -> bool:
+    """Return whether the owner was a process of this machine and is none any more; False where that is not known."""
+    if owner.host != socket.gethostname() or owner.process is None:
+        return False
+    return _process_of(owner.pid) != owner.process
+
+
 def _in_use_text(run_dir: RunDir, owner: Owner | None) -> str:
     who = str(owner) if owner else "another process"
     return (
@@ -203,13 +227,16 @@ def _is_ours(owner: Owner) -> bool:
 
 
 def _process_of(pid: int) -> str | None:
-    """Return boot and start time of a process. The start is field 22 of `/proc/<pid>/stat`; field 2 may hold `) `."""
+    """Return boot and start time of a living process.
+
+    The start is field 22 of `/proc/<pid>/stat`; field 2 may hold `) `.
+    """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return f"{boot}:{after_name[19]}"
+    return None if after_name[0] in _DEAD else f"{boot}:{after_name[19]}"
 
 
 def _write_owner(descriptor: int, job_id: str | None, token: int) -> None:

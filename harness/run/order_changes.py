@@ -13,8 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from harness.errors import CheckpointError
-
-Count = Annotated[int, Field(ge=0)]
+from harness.run.field_types import Count
 
 
 class _Change(BaseModel):
@@ -73,7 +72,7 @@ class DocumentsQuarantined(_Change):
 Change = PhaseBegun | PartsAdopted | DocumentsQuarantined
 History = tuple[Change, ...]
 """Changes in the order in which they were entered. Positions never fall."""
-_HISTORY: TypeAdapter[History] = TypeAdapter(tuple[Annotated[Change, Field(discriminator="kind")], ...])
+_CHANGE: TypeAdapter[Change] = TypeAdapter(Annotated[Change, Field(discriminator="kind")])
 
 
 def phase_of(history: Sequence[Change]) -> int:
@@ -118,6 +117,18 @@ def quarantined_in(history: Iterable[Change]) -> dict[tuple[str, str], dict[int,
     return {place: dict(sorted(documents.items())) for place, documents in held.items() if documents}
 
 
+def change_from_json(value: object) -> Change:
+    """Return the change that `to_json` wrote.
+
+    Raises:
+        ValueError: It is none.
+    """
+    change = _CHANGE.validate_json(json.dumps(value))
+    if change.to_json() != value:
+        raise ValueError("a field has another type than a change has")
+    return change
+
+
 def history_from_json(values: Sequence[Mapping[str, Any]]) -> History:
     """Return the changes that `to_json` wrote.
 
@@ -125,11 +136,11 @@ def history_from_json(values: Sequence[Mapping[str, Any]]) -> History:
         CheckpointError: They are not changes, or out of order.
     """
     try:
-        history = _HISTORY.validate_json(json.dumps(values))
+        history = tuple(map(change_from_json, values))
     except (TypeError, ValueError) as error:
         raise CheckpointError(_unreadable(values)) from error
     positions = [change.position for change in history]
-    if positions != sorted(positions) or [change.to_json() for change in history] != list(values):
+    if positions != sorted(positions):
         raise CheckpointError(_unreadable(values))
     return history
 

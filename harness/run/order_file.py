@@ -10,15 +10,18 @@ here as well, for a start that must go back to an earlier checkpoint than those:
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from harness.errors import CheckpointError, SaveFailedError
 from harness.json_text import parse_json
+from harness.run.field_types import Range, Text, reason_in_words
 from harness.run.files import append_durably
-from harness.run.order_changes import Change, History, history_from_json
+from harness.run.lines import MOST_LINE_BYTES, lines_in
+from harness.run.order_changes import Change, History, change_from_json
 
 _ROLLBACK = "rollback"
 
@@ -36,16 +39,20 @@ class RolledBack(NamedTuple):
         return {"kind": _ROLLBACK, "order": self.command, "skip_windows": self.skip_windows}
 
 
+class _RolledBack(BaseModel):
+    """A line about a rollback, with strict types: it may be damaged."""
+
+    order: Text
+    skip_windows: tuple[Range, ...]
+
+
 def read_journal(path: Path) -> History:
     """Return the changes in a journal by rising position; none without a journal. A half-written last line is ignored.
 
     Raises:
         CheckpointError: The journal is damaged.
     """
-    lines = _lines(path)
-    with _raising_damage(path):
-        values = [value for line in lines if (value := parse_json(line))["kind"] != _ROLLBACK]
-        return history_from_json(sorted(values, key=lambda value: value["position"]))
+    return tuple(sorted(_entries(path)[0], key=lambda change: change.position))
 
 
 def rollbacks_in_journal(path: Path) -> list[RolledBack]:
@@ -54,9 +61,7 @@ def rollbacks_in_journal(path: Path) -> list[RolledBack]:
     Raises:
         CheckpointError: The journal is damaged.
     """
-    lines = _lines(path)
-    with _raising_damage(path):
-        return [_rolled_back(value) for line in lines if (value := parse_json(line))["kind"] == _ROLLBACK]
+    return _entries(path)[1]
 
 
 def append_to_journal(path: Path, changes: Iterable[Change | RolledBack]) -> None:
@@ -74,31 +79,32 @@ def append_to_journal(path: Path, changes: Iterable[Change | RolledBack]) -> Non
         raise SaveFailedError(f"cannot write {path}: {error.strerror or error}") from error
 
 
-def _rolled_back(value: dict[str, Any]) -> RolledBack:
-    windows = tuple((start, stop) for start, stop in value["skip_windows"])
-    if type(value["order"]) is not str or not all(type(a) is type(b) is int and 0 <= a <= b for a, b in windows):
-        raise ValueError(f"this is not a rollback: {value}")
-    return RolledBack(value["order"], windows)
+def _entries(path: Path) -> tuple[list[Change], list[RolledBack]]:
+    """Return the changes and the rollbacks of a journal, in the order in which they were written.
 
-
-def _lines(path: Path) -> list[bytes]:
-    """Return the lines of the journal, without an unfinished last one."""
+    An unfinished last line is ignored: it did not count yet.
+    """
+    changes: list[Change] = []
+    rollbacks: list[RolledBack] = []
+    number = 0
     try:
-        *lines, _ = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
+        for line in lines_in(path):
+            number += 1
+            if line and not line.endswith(b"\n"):
+                break
+            if not line:
+                raise ValueError(f"it is longer than {MOST_LINE_BYTES >> 20} MiB")  # noqa: TRY301 (told below)
+            value = parse_json(line)
+            if isinstance(value, dict) and value.get("kind") == _ROLLBACK:
+                found = _RolledBack.model_validate(value)
+                rollbacks.append(RolledBack(found.order, found.skip_windows))
+            else:
+                changes.append(change_from_json(value))
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
-    return lines
-
-
-@contextmanager
-def _raising_damage(path: Path) -> Iterator[None]:
-    """Raise `CheckpointError` in place of an error that unexpected content causes."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, CheckpointError) as error:
+    except ValueError as error:
         raise CheckpointError(
-            f"{path} is damaged: {error}. It says when parts were adopted, and what is skipped; restore it, or move it "
-            "away to go on with what the checkpoint knows."
+            f"{path} is damaged: line {number}: {reason_in_words(error)}. It says when parts were adopted, and what "
+            "is skipped; restore it, or move it away to go on with what the checkpoint knows."
         ) from error
+    return changes, rollbacks

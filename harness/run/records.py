@@ -14,19 +14,20 @@ import math
 import re
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from harness.json_text import parse_json
+from harness.json_text import JsonError, parse_json
 from harness.run import metric_names as names
+from harness.run.field_types import is_count, is_moment, is_number
+from harness.run.lines import lines_backwards, lines_in, lines_of, open_lines
 
 _NONFINITE = "nonfinite"
 _POSITIONS = "positions"
 _KEY = re.compile(rb'\{"attempt": ([0-9]{1,18}), "step": ([0-9]{1,18}), ')
 _SUPERSEDED = -1
-_TOO_MANY_STEPS = 2**62
-_TAIL_BYTES = 1024**2
+_HASH = re.compile(r"[0-9a-f]{1,16}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class StepRecord:
     """Metrics by name (`harness.run.metric_names`). Unknown ones are absent."""
 
 
+_COUNTS = ("attempt", "step", "consumed_samples", "consumed_tokens")
 _NOT_VALUES = {names.BATCH_HASH, _NONFINITE, *StepRecord.__dataclass_fields__}
 
 
@@ -72,27 +74,48 @@ def to_json_line(record: StepRecord) -> str:
 
 
 def from_json_line(line: str | bytes) -> StepRecord | None:
-    """Return the record in a line, or None if the line is incomplete because its writer died.
+    """Return the record in a line, or None if the line is incomplete, or a field is not what a record can have.
 
     A null reads as NaN.
     """
     try:
         fields = parse_json(line)
-        return StepRecord(
-            attempt=int(fields["attempt"]),
-            step=int(fields["step"]),
-            time=float(fields["time"]),
-            phase=str(fields["phase"]),
-            consumed_samples=int(fields["consumed_samples"]),
-            consumed_tokens=int(fields["consumed_tokens"]),
-            batch_hash=int(fields[names.BATCH_HASH], 16),
-            positions=tuple((int(start), int(stop)) for start, stop in fields.get(_POSITIONS, ())),
-            values={
-                name: math.nan if value is None else value for name, value in fields.items() if name not in _NOT_VALUES
-            },
-        )
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+    except JsonError:
         return None
+    return _record_of(fields) if isinstance(fields, dict) else None
+
+
+def _record_of(fields: Mapping[str, Any]) -> StepRecord | None:
+    """Return the record with these fields; None if one is missing, or no record has it so."""
+    counts: dict[str, Any] = {name: fields.get(name) for name in _COUNTS}
+    phase, digest, positions = fields.get("phase"), fields.get(names.BATCH_HASH), fields.get(_POSITIONS, [])
+    values = {name: math.nan if value is None else value for name, value in fields.items() if name not in _NOT_VALUES}
+    if not (
+        all(map(is_count, counts.values()))
+        and is_moment(fields.get("time"))
+        and isinstance(phase, str)
+        and isinstance(digest, str)
+        and _HASH.fullmatch(digest)
+        and _are_ranges(positions)
+        and all(fields[name] is None or is_number(fields[name]) for name in values)
+    ):
+        return None
+    return StepRecord(
+        **counts,
+        time=float(fields["time"]),
+        phase=phase,
+        batch_hash=int(digest, 16),
+        positions=tuple((start, stop) for start, stop in positions),
+        values=values,
+    )
+
+
+def _are_ranges(positions: object) -> bool:
+    """Return whether these are half-open ranges that rise."""
+    if not isinstance(positions, list) or not all(isinstance(each, list) and len(each) == 2 for each in positions):
+        return False
+    ends = [end for each in positions for end in each]
+    return all(map(is_count, ends)) and ends == sorted(ends)
 
 
 def whole_records(path: Path) -> Iterator[StepRecord]:
@@ -100,8 +123,7 @@ def whole_records(path: Path) -> Iterator[StepRecord]:
 
     Lines that cannot be read are passed over. A missing file has no records.
     """
-    with suppress(FileNotFoundError), path.open("rb") as lines:
-        yield from (record for line in lines if (record := from_json_line(line)) is not None)
+    yield from (record for line in lines_in(path) if (record := from_json_line(line)) is not None)
 
 
 def read_records(path: Path) -> Iterator[StepRecord]:
@@ -114,25 +136,27 @@ def read_records(path: Path) -> Iterator[StepRecord]:
     yield from _records_of(path, _effective_steps(path))
 
 
-def hidden_records(path: Path, *, attempt: int, step: int) -> list[StepRecord]:
-    """Return the records to write again before training goes on from a step of an attempt, by rising step.
+def hidden_records(path: Path, *, attempt: int, step: int) -> Iterator[StepRecord]:
+    """Yield the records to write again before training goes on from a step of an attempt, by rising step.
 
     A start in between may have gone on from an earlier step, recorded some steps, and died before it saved a
     checkpoint. It did so because it could not read the later checkpoint at that moment. Its records hide those on the
-    way to the later checkpoint. Usually there are none, and then only the end of the file is read.
+    way to the later checkpoint. Usually there are none, and then only the end of the file is read. What is appended
+    while they are read is not among them.
     """
     if last_key(path, up_to_step=step) in (None, (attempt, step)):
-        return []
+        return
     way, effective = _effective_steps(path, last_attempt=attempt), _effective_steps(path)
-    hidden = [own for own, counts in zip(way, effective, strict=False) if own != _SUPERSEDED and own != counts]
-    first = min((own for own in hidden if own <= step), default=math.inf)
-    return list(_records_of(path, array("q", (own if first <= own <= step else _SUPERSEDED for own in way))))
+    pairs = zip(way, effective, strict=False)
+    first = min((own for own, counts in pairs if _SUPERSEDED != own != counts and own <= step), default=None)
+    if first is not None:
+        yield from _records_of(path, (own if first <= own <= step else _SUPERSEDED for own in way))
 
 
 def _records_of(path: Path, steps: Iterable[int]) -> Iterator[StepRecord]:
     """Yield the records of the lines whose step is not `_SUPERSEDED`."""
-    with path.open("rb") as lines:
-        for line, step in zip(lines, steps, strict=False):  # the file may have grown since `steps` was made
+    with open_lines(path) as file:
+        for line, step in zip(lines_of(file), steps, strict=False):  # it may have grown since `steps` was made
             if step != _SUPERSEDED and (record := from_json_line(line)) is not None:
                 yield record
 
@@ -144,8 +168,8 @@ def _effective_steps(path: Path, *, last_attempt: int | None = None) -> array[in
     """
     steps = array("q")
     last = (0, 0)
-    with path.open("rb") as lines:
-        for line in lines:
+    with open_lines(path) as file:
+        for line in lines_of(file):
             attempt, step = _key_of(line, last)
             if attempt < last[0] or step == _SUPERSEDED or (last_attempt is not None and attempt > last_attempt):
                 steps.append(_SUPERSEDED)
@@ -169,7 +193,7 @@ def _key_of(line: bytes, last: tuple[int, int]) -> tuple[int, int]:
     if (match := _KEY.match(line)) and (int(match[1]), int(match[2]) - 1) == last:
         return int(match[1]), int(match[2])
     record = from_json_line(line)
-    return (record.attempt, record.step) if record and record.step < _TOO_MANY_STEPS else (last[0], _SUPERSEDED)
+    return (record.attempt, record.step) if record else (last[0], _SUPERSEDED)
 
 
 def last_key(path: Path, *, up_to_step: int | None = None) -> tuple[int, int] | None:
@@ -177,18 +201,10 @@ def last_key(path: Path, *, up_to_step: int | None = None) -> tuple[int, int] | 
 
     With `up_to_step` it is the last line whose step is not later than that.
     """
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            num_bytes = _TAIL_BYTES
-            while True:
-                file.seek(max(0, size - num_bytes))
-                for line in reversed(file.read().splitlines()):
-                    record = from_json_line(line)
-                    if record is not None and (up_to_step is None or record.step <= up_to_step):
-                        return record.attempt, record.step
-                if num_bytes >= size:
-                    return None
-                num_bytes *= 4
-    except FileNotFoundError:
-        return None
+    for line in lines_backwards(path):
+        if up_to_step is not None and (match := _KEY.match(line)) and int(match[2]) > up_to_step:
+            continue
+        record = from_json_line(line)
+        if record is not None and (up_to_step is None or record.step <= up_to_step):
+            return record.attempt, record.step
+    return None

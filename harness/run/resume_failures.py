@@ -15,14 +15,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from harness.errors import CheckpointError, DataError, RunTakenOverError
 from harness.json_text import parse_json
 from harness.run.checkpoints.entries import Checkpoint, entries_in
+from harness.run.field_types import Text
 from harness.run.files import append_lines
+from harness.run.lines import lines_in
 from harness.run.paths import RunDir
 
 MAX_FAILURES = 2
 _MAX_REASON = 500
+_MOST_REASONS = 100
 
 
 @contextmanager
@@ -65,15 +70,26 @@ def require_not_failed_twice(run_dir: RunDir, checkpoint: Path) -> None:
     )
 
 
+class _Failure(BaseModel):
+    """A line of the record."""
+
+    checkpoint: Text
+    start: Text
+    reason: Text
+
+
 def failures_of(run_dir: RunDir, name: str) -> list[str]:
-    """Return why starts from a checkpoint failed: the first reason of each start, oldest first."""
+    """Return why starts from a checkpoint failed: the first reason of each start, oldest first.
+
+    Lines that a full disk cut off, or that are damaged, are passed over.
+    """
     reasons: dict[str, str] = {}
     with suppress(OSError):
-        for line in run_dir.resume_failures.read_text(errors="replace").splitlines():
-            with suppress(ValueError, KeyError, TypeError):  # a line that a full disk cut off
-                failure = parse_json(line)
-                if failure["checkpoint"] == name:
-                    reasons.setdefault(str(failure["start"]), str(failure["reason"]))
+        for line in lines_in(run_dir.resume_failures):
+            with suppress(ValueError):
+                failure = _Failure.model_validate(parse_json(line))
+                if failure.checkpoint == name and len(reasons) < _MOST_REASONS:
+                    reasons.setdefault(failure.start, failure.reason[:_MAX_REASON])
     return list(reasons.values())
 
 

@@ -12,12 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import DataError
-from harness.json_text import parse_json
 from harness.tokenizers.document_symbols import SETTINGS_FILE
 from harness.tokenizers.recognise import tokenizer_files
 from harness.tokenizers.tiktoken_file import description_file
 from harness.tokenizers.tokenizer import Tokenizer
+from harness.tokenizers.tokenizer_file import parse_described, read_file
 
 _NAMES = {"hugging-face": "tokenizer.json", "sentencepiece": "tokenizer.model", "tekken": "tekken.json"}
 """Names of the file with the ids, by its kind; a tiktoken file keeps its own."""
@@ -47,7 +46,7 @@ def files_of_tokenizer(tokenizer: Tokenizer) -> dict[str, bytes]:
         DataError: One of them cannot be read.
     """
     path = tokenizer.path
-    return {name: _read(path.parent / name) for name in _beside(tokenizer)} | {_name_of(tokenizer): _read(path)}
+    return {name: read_file(path.parent / name) for name in _beside(tokenizer)} | {_name_of(tokenizer): read_file(path)}
 
 
 def _name_of(tokenizer: Tokenizer) -> str:
@@ -119,7 +118,7 @@ def _shown(key: str) -> str:
 def _object(content: bytes | None) -> dict[str, Any]:
     """Return the JSON object in a file; empty if there is none."""
     try:
-        found = parse_json(content or b"{}")
+        found = parse_described(content or b"{}")
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -136,10 +135,3 @@ def _names_beside(folder: Path, names: Sequence[str]) -> list[str]:
         *(name for name in names if os.path.lexists(folder / name)),
         *(f"{file.parent.name}/{file.name}" for file in templates),
     ]
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"tokenizer {path}: cannot be read: {error.strerror}.") from error

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import DataError, UsageError
-from harness.json_text import parse_json
 from harness.tokenizers.pieces import Piece
+from harness.tokenizers.tokenizer_file import parse_described, read_file
 
 SETTINGS_FILE = "tokenizer_config.json"
 """The file beside a tokenizer that names its symbols."""
@@ -22,6 +22,9 @@ _END_NAMES = ("<|endoftext|>", "<|end_of_text|>", "<|end_of_document|>", "<eod>"
 _BEGINS_BY_DEFAULT = ("LlamaTokenizer", "LlamaTokenizerFast", "GemmaTokenizer", "GemmaTokenizerFast")
 """Classes of transformers that begin every text with a symbol unless their settings say no."""
 _SHOWN = 12
+_MOST_SHOWN = 60
+_MOST_DIGITS = 9
+"""Digits of an id that a person names: no vocabulary has more ids."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,7 @@ class HasDocumentSymbols:
     """A tokenizer that knows its symbols around documents."""
 
     symbols: DocumentSymbols
+    tried: Mapping[str, Any] | None = None
 
     @property
     def end_of_document_id(self) -> int:
@@ -98,12 +102,12 @@ def find_symbols(
         if isinstance(named, str) and named in ids:
             end = Symbol(id=ids[named], spelling=named, reason=f"eos_token of {source}")
             return DocumentSymbols(end=end, unknown_id=unknown_id)
-        if own_end is not None and named in _added(path, settings):
+        if own_end is not None and isinstance(named, str) and named in _added(path, settings):
             # Its own library knows it, the file with the vocabulary does not.
             reason = f"{own_end.reason}; {named}, the eos_token of {source}, is an added token that {path.name} lacks"
             return DocumentSymbols(end=replace(own_end, reason=reason), unknown_id=unknown_id)
         problem = (
-            f"{path.with_name(source)}: eos_token is {named!r}, which is not in the vocabulary of {path.name}. "
+            f"{path.with_name(source)}: eos_token is {_short(named)}, which is not in the vocabulary of {path.name}. "
             "Correct it, or name the symbol that ends a document (`harness data tokenize --end-of-document SYMBOL`)."
         )
         return DocumentSymbols(end=None, problem=problem, unknown_id=unknown_id)
@@ -128,6 +132,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         DataError: They are unreadable.
     """
     settings = _read_object(path.with_name(SETTINGS_FILE))
+    settings.pop(_SOURCE, None)
     if named_in(settings, "eos_token") is None:
         older = _read_object(path.with_name(_OLDER_FILE))
         if named_in(older, "eos_token") is not None:
@@ -139,10 +144,10 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = parse_json(file.read_text(encoding="utf-8-sig"))
+        found = parse_described(read_file(file))
         if not isinstance(found, dict):
             raise ValueError("not a JSON object")
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise DataError(f"tokenizer {file}: not readable as JSON ({error}). Fetch it again or remove it.") from error
     return found
 
@@ -182,7 +187,8 @@ def symbol_called(pieces: Sequence[Piece], text: str, option: str) -> Symbol:
     Raises:
         UsageError: The vocabulary does not have it.
     """
-    if text.isascii() and text.isdigit() and int(text) < len(pieces) and pieces[int(text)].content:
+    is_id = text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS
+    if is_id and int(text) < len(pieces) and pieces[int(text)].content:
         return Symbol(id=int(text), spelling=_spelling(pieces[int(text)]), reason=option)
     wanted = text.encode()
     found = [number for number, piece in enumerate(pieces) if piece.content == wanted]
@@ -195,6 +201,11 @@ def symbol_called(pieces: Sequence[Piece], text: str, option: str) -> Symbol:
         )
     chosen = next((number for number in found if pieces[number].is_control), found[0])
     return Symbol(id=chosen, spelling=text, reason=option)
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _spelling(piece: Piece) -> str:

@@ -8,8 +8,6 @@ from typing import Any
 
 import xxhash
 
-from harness.errors import DataError
-from harness.json_text import parse_json
 from harness.tokenizers.document_symbols import (
     SETTINGS_FILE,
     DocumentSymbols,
@@ -20,8 +18,9 @@ from harness.tokenizers.document_symbols import (
     read_settings,
     with_begin,
 )
-from harness.tokenizers.pieces import GAP, MAX_IDS, Piece, byte_characters, piece_bytes, sizes_of
-from harness.tokenizers.tokenizer_file import import_library
+from harness.tokenizers.native import encoded, explained
+from harness.tokenizers.pieces import GAP, Piece, byte_characters, checked_size, piece_bytes, sizes_of
+from harness.tokenizers.tokenizer_file import import_library, parse_described
 
 
 class HuggingFaceTokenizer(HasDocumentSymbols):
@@ -31,15 +30,9 @@ class HuggingFaceTokenizer(HasDocumentSymbols):
 
     def __init__(self, path: Path, content: bytes) -> None:
         library = import_library("tokenizers", path)
-        try:
-            text = content.decode("utf-8-sig")
-            self._description: dict[str, Any] = parse_json(text)
-            tokenizer = library.Tokenizer.from_str(text)
-        except Exception as error:  # noqa: BLE001 - the library raises plain Exception for a broken file
-            raise DataError(
-                f"tokenizer {path}: not a readable Hugging Face tokenizer.json ({len(content)} bytes: {error}). "
-                "The file may be truncated, or a Git LFS pointer: fetch it again."
-            ) from error
+        with explained(path, "not a readable Hugging Face tokenizer.json", len(content)):
+            self._description: dict[str, Any] = parse_described(content)
+            tokenizer = library.Tokenizer.from_str(content.decode("utf-8-sig"))
         # A file may have been saved with other settings. A corpus is neither cut nor padded, and markers are text.
         tokenizer.no_truncation()
         tokenizer.no_padding()
@@ -50,21 +43,22 @@ class HuggingFaceTokenizer(HasDocumentSymbols):
         self._vocabulary: dict[str, int] = tokenizer.get_vocab(with_added_tokens=True)
         self.path = path
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
-        self.vocab_size = max(self._vocabulary.values(), default=-1) + 1
-        if not 0 < self.vocab_size <= MAX_IDS:
-            raise DataError(
-                f"tokenizer {path}: it has {self.vocab_size:,} ids; allowed are 1 to {MAX_IDS:,}. The file is damaged: "
-                "fetch it again."
-            )
+        self.vocab_size = checked_size(
+            path, max(self._vocabulary.values(), default=-1) + 1, len(set(self._vocabulary.values()))
+        )
         self.symbols = self._find_symbols(read_settings(path))
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""
+        return encoded(self.path, documents, self._encode)
+
+    def _encode(self, documents: list[str]) -> list[list[int]]:
         return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(documents, add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer`."""
-        return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
+        with explained(self.path, "its library cannot decode"):
+            return str(self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True))
 
     def control_symbols(self) -> list[str]:
         """See `Tokenizer`."""
@@ -96,7 +90,7 @@ class HuggingFaceTokenizer(HasDocumentSymbols):
         Left out are the vocabulary, which is in the pieces, and everything that does not change the ids of a text here:
         decoder, post-processor, truncation and padding. The library's own way to write a file gives every setting.
         """
-        described: dict[str, Any] = parse_json(self._tokenizer.to_str())
+        described: dict[str, Any] = parse_described(self._tokenizer.to_str())
         model = described["model"]
         if isinstance(model.get("vocab"), dict):
             del model["vocab"]

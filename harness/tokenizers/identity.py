@@ -14,8 +14,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import xxhash
 
@@ -26,6 +26,8 @@ Relation = Literal["same", "grown", "other"]
 
 OTHER_TOKENIZERS = "other_tokenizers"
 """Key of a checkpoint's fingerprint for further tokenizers of a model's folder, beside `tokenizer`."""
+_known: WeakKeyDictionary[Tokenizer, TokenizerIdentity] = WeakKeyDictionary()
+"""Identities of open tokenizers: one does not change, and is compared with every channel."""
 _NUM_PIECES_ENCODED = 4096
 _TEXTS = (
     "hello world",
@@ -77,7 +79,8 @@ def recorded_identity(record: object) -> TokenizerIdentity | None:
     if not isinstance(record, Mapping):
         return None
     names = TokenizerIdentity.__dataclass_fields__
-    known = {name: record[name] for name in names if type(record.get(name)) is (int if name == "vocab_size" else str)}
+    kinds = {name: int if name == "vocab_size" else str for name in names}
+    known: dict[str, Any] = {name: record[name] for name, kind in kinds.items() if type(record.get(name)) is kind}
     return TokenizerIdentity(**known) if {"file", "xxh3", "vocab_size"} <= known.keys() else None
 
 
@@ -88,17 +91,23 @@ def recorded_tokenizers(fingerprint: Mapping[str, Any]) -> tuple[TokenizerIdenti
     return tuple(found for record in records if (found := recorded_identity(record)) is not None)
 
 
-@lru_cache(maxsize=2)  # a tokenizer does not change, and is compared with every channel
 def identity_of(tokenizer: Tokenizer) -> TokenizerIdentity:
-    """Return the identity of an open tokenizer. Takes about a second for 150,000 ids."""
-    pieces = tokenizer.pieces()
+    """Return the identity of an open tokenizer."""
+    if tokenizer not in _known:
+        found = recorded_identity(tokenizer.tried)
+        _known[tokenizer] = found or identity_from(tokenizer, tokenizer.pieces(), tokenizer.rules())
+    return _known[tokenizer]
+
+
+def identity_from(tokenizer: Tokenizer, pieces: Sequence[Piece], rules: object) -> TokenizerIdentity:
+    """Return the identity of an open tokenizer of given pieces and rules. Takes seconds for 150,000 ids."""
     return TokenizerIdentity(
         file=tokenizer.path.name,
         xxh3=tokenizer.file_hash,
         vocab_size=tokenizer.vocab_size,
         kind=tokenizer.kind,
         pieces=_digest_of_pieces(pieces),
-        rules=_digest(tokenizer.rules()),
+        rules=_digest(rules),
         encodes=_digest(tokenizer.encode_documents(list(_texts(pieces)))),
     )
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.errors import DataError
-from harness.json_text import parse_json
 from harness.tokenizers.tekken_file import is_tekken
 from harness.tokenizers.tiktoken_file import is_tiktoken
+from harness.tokenizers.tokenizer_file import parse_described, read_file
 
 Kind = Literal["sentencepiece", "hugging-face", "tiktoken", "tekken"]
 
@@ -56,7 +56,7 @@ def kind_of(path: Path, content: bytes) -> Kind:
 
 def _kind_of_json(path: Path, content: bytes) -> Kind:
     try:
-        described: Any = parse_json(content.decode("utf-8-sig"))
+        described: Any = parse_described(content)
     except ValueError as error:
         raise DataError(
             f"tokenizer {path}: not readable as JSON ({len(content)} bytes: {error}). The file may be truncated: fetch "
@@ -120,8 +120,8 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 def _is_tokenizer(file: Path) -> bool:
     try:
-        kind_of(file, file.read_bytes())
-    except (DataError, OSError):
+        kind_of(file, read_file(file))
+    except DataError:
         # A broken one is not passed over in favour of another.
         return file.suffix in (".model", ".tiktoken") or file.name == "tokenizer.json"
     return True

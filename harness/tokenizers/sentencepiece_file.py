@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import xxhash
 
-from harness.errors import DataError
 from harness.tokenizers.document_symbols import (
     SETTINGS_FILE,
     DocumentSymbols,
@@ -21,7 +21,8 @@ from harness.tokenizers.document_symbols import (
     named_in,
     read_settings,
 )
-from harness.tokenizers.pieces import Piece, piece_bytes, sizes_of
+from harness.tokenizers.native import encoded, explained
+from harness.tokenizers.pieces import Piece, checked_size, piece_bytes, sizes_of
 from harness.tokenizers.tokenizer_file import import_library
 
 
@@ -32,29 +33,29 @@ class SentencePieceTokenizer(HasDocumentSymbols):
 
     def __init__(self, path: Path, content: bytes) -> None:
         library = import_library("sentencepiece", path)
-        try:
+        with explained(path, "not a readable SentencePiece model", len(content)):
             if not content:  # the library takes nothing for "no model yet"
-                raise OSError("the file is empty")
+                raise ValueError("the file is empty")
             self._processor = library.SentencePieceProcessor(model_proto=content)
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"tokenizer {path}: not a readable SentencePiece model ({len(content)} bytes: {error}). "
-                "The file may be truncated, or a Git LFS pointer: fetch it again."
-            ) from error
+            _require_finite(self._processor)
         self.path = path
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
         self._content = content
-        self.vocab_size = int(self._processor.get_piece_size())
+        self.vocab_size = checked_size(path, size := int(self._processor.get_piece_size()), size)
         self.symbols = self._find_symbols(read_settings(path))
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""
+        return encoded(self.path, documents, self._encode)
+
+    def _encode(self, documents: list[str]) -> list[list[int]]:
         ids: list[list[int]] = self._processor.encode(documents, num_threads=-1)
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer`."""
-        return str(self._processor.decode([int(i) for i in ids]))
+        with explained(self.path, "its library cannot decode"):
+            return str(self._processor.decode([int(i) for i in ids]))
 
     def control_symbols(self) -> list[str]:
         """See `Tokenizer`."""
@@ -108,3 +109,10 @@ class SentencePieceTokenizer(HasDocumentSymbols):
             return symbols
         reason = f"{SETTINGS_FILE} puts it before every text"
         return replace(symbols, begin=Symbol(id=begin, spelling=str(processor.id_to_piece(begin)), reason=reason))
+
+
+def _require_finite(processor: Any) -> None:  # noqa: ANN401 (of SentencePiece)
+    """Check the scores: with one that is no number the best way to write a text is not defined."""
+    for number in range(processor.get_piece_size()):
+        if not math.isfinite(processor.get_score(number)):
+            raise ValueError(f"the score of piece {number} is {processor.get_score(number)}")

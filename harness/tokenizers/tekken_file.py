@@ -13,11 +13,10 @@ from typing import Any
 
 import xxhash
 
-from harness.errors import DataError
-from harness.json_text import parse_json
 from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, read_settings, with_begin
-from harness.tokenizers.pieces import Piece, sizes_of
-from harness.tokenizers.tokenizer_file import import_library
+from harness.tokenizers.native import encoded, explained, in_threads
+from harness.tokenizers.pieces import MAX_IDS, Piece, checked_size, sizes_of
+from harness.tokenizers.tokenizer_file import import_library, parse_described
 
 _UNNAMED = (
     *("<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]", "[TOOL_RESULTS]"),
@@ -36,28 +35,28 @@ class TekkenTokenizer(HasDocumentSymbols):
         library = import_library("tiktoken", path, extra="data-fast")
         self.path = path
         self.file_hash = xxhash.xxh3_64_hexdigest(content)
-        try:
-            described: dict[str, Any] = parse_json(content)
-            self._pattern = str(described["config"]["pattern"])
+        with explained(path, "not a readable tekken file"):
+            described: dict[str, Any] = parse_described(content)
+            self._pattern = _pattern(described["config"])
             self._symbols = _symbols(described)
-            self.vocab_size = int(described["config"]["default_vocab_size"])
+            self.vocab_size = checked_size(path, size := _count(described["config"], "default_vocab_size"), size)
             self._tokens = _tokens(described["vocab"], self.vocab_size - len(self._symbols))
             ranks = {token: rank for rank, token in enumerate(self._tokens)}
             self._encoding = library.Encoding(
                 path.stem, pat_str=self._pattern, mergeable_ranks=ranks, special_tokens={}
             )
-        except Exception as error:  # noqa: BLE001 - the library panics on a wrong pattern
-            raise DataError(
-                f"tokenizer {path}: not a readable tekken file ({type(error).__name__}: {error}). Fetch it again."
-            ) from error
         special = {name: rank for rank, name in enumerate(self._symbols)}
         symbols = find_symbols(path, special, read_settings(path))
         self.symbols = with_begin(symbols, special, "<s>", "models that have it begin every text with it")
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""
-        encoded = self._encoding.encode_ordinary_batch(documents, num_threads=os.cpu_count() or 1)
-        return [[rank + len(self._symbols) for rank in ranks] for ranks in encoded]
+        return encoded(self.path, documents, self._encode)
+
+    def _encode(self, documents: list[str]) -> list[list[int]]:
+        # Not the library's own batch, whose threads keep the process from ending.
+        found = in_threads(self._encoding.encode_ordinary, documents, os.cpu_count() or 1)
+        return [[rank + len(self._symbols) for rank in ranks] for ranks in found]
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Tokenizer`."""
@@ -88,13 +87,31 @@ def is_tekken(described: Mapping[str, Any]) -> bool:
     return isinstance(config, dict) and "pattern" in config and isinstance(described.get("vocab"), list)
 
 
+def _pattern(config: Mapping[str, Any]) -> str:
+    if not isinstance(config["pattern"], str):
+        raise TypeError("its pattern is no text")
+    return config["pattern"]
+
+
+def _count(described: Mapping[str, Any], key: str) -> int:
+    """Return a number of ids, or an id.
+
+    Raises:
+        ValueError: It is none.
+    """
+    found = described[key]
+    if type(found) is not int or not 0 <= found <= MAX_IDS:
+        raise ValueError(f"{key} must be a whole number from 0 to {MAX_IDS:,}")
+    return found
+
+
 def _symbols(described: Mapping[str, Any]) -> list[str]:
     """Return the control symbols by id; those without a name are called `<SPECIAL_7>`."""
-    count = int(described["config"]["default_num_special_tokens"])
+    count = _count(described["config"], "default_num_special_tokens")
     named = described.get("special_tokens")
     names = dict(enumerate(_UNNAMED[:count]))
     if named:
-        names = {int(symbol["rank"]): str(symbol["token_str"]) for symbol in named}
+        names = {_count(symbol, "rank"): str(symbol["token_str"]) for symbol in named}
     if names and max(names) >= count:
         raise ValueError(f"control symbol {max(names)} is beyond the {count} that its config promises")
     return [names.get(rank, f"<SPECIAL_{rank}>") for rank in range(count)]
@@ -102,10 +119,14 @@ def _symbols(described: Mapping[str, Any]) -> list[str]:
 
 def _tokens(vocabulary: Sequence[Mapping[str, Any]], count: int) -> list[bytes]:
     """Return the bytes of the first tokens by rank."""
+    if count < 0:
+        raise ValueError("it has more control symbols than ids")
     tokens = [base64.b64decode(entry["token_bytes"], validate=True) for entry in vocabulary[:count]]
-    ranks = [int(entry["rank"]) for entry in vocabulary[:count]]
+    ranks = [_count(entry, "rank") for entry in vocabulary[:count]]
     if ranks != list(range(count)):
         raise ValueError(f"the vocabulary has {len(ranks)} tokens in order, its config promises {count}")
+    if b"" in tokens:
+        raise ValueError(f"token {tokens.index(b'')} stands for no text")
     if len(set(tokens)) < len(tokens):
         raise ValueError("two of its tokens are equal")
     if missing := [byte for byte in range(256) if bytes([byte]) not in set(tokens[:256])]:

@@ -25,10 +25,10 @@ from typing import Literal, get_args
 import xxhash
 
 from harness.errors import DataError
-from harness.json_text import parse_json
 from harness.tokenizers.document_symbols import HasDocumentSymbols, find_symbols, read_settings, with_begin
-from harness.tokenizers.pieces import GAP, Piece, sizes_of
-from harness.tokenizers.tokenizer_file import import_library
+from harness.tokenizers.native import encoded, explained, in_threads
+from harness.tokenizers.pieces import GAP, MAX_IDS, Piece, checked_size, sizes_of
+from harness.tokenizers.tokenizer_file import import_library, parse_described, read_file
 
 _LETTERS = r"[^\r\n\p{L}\p{N}]?"
 _O200K = (
@@ -120,14 +120,12 @@ class TiktokenTokenizer(HasDocumentSymbols):
                 f"tokenizer {path}: id {min(taken)} is a token of the file and a control symbol too. "
                 f"Correct {description_file(path).name}."
             )
-        try:
+        with explained(path, "tiktoken does not take it"):
             self._encoding = library.Encoding(
                 path.stem, pat_str=self.splitting.pattern, mergeable_ranks=self._ranks, special_tokens=special
             )
-        except Exception as error:  # noqa: BLE001 - the library panics on a wrong pattern
-            raise DataError(f"tokenizer {path}: tiktoken does not take it ({error}).") from error
         self.file_hash = xxhash.xxh3_64_hexdigest(content + description)
-        self.vocab_size = int(self._encoding.max_token_value) + 1
+        self.vocab_size = checked_size(path, int(self._encoding.max_token_value) + 1, len(self._ranks) + len(special))
         self.symbols = with_begin(
             find_symbols(path, special, read_settings(path)),
             special,
@@ -137,9 +135,11 @@ class TiktokenTokenizer(HasDocumentSymbols):
 
     def encode_documents(self, documents: list[str]) -> list[list[int]]:
         """See `Tokenizer`."""
-        texts = self.normalized(documents)
-        ids: list[list[int]] = self._encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)
-        return ids
+        return encoded(self.path, documents, self._encode)
+
+    def _encode(self, documents: list[str]) -> list[list[int]]:
+        # Not the library's own batch, whose threads keep the process from ending.
+        return in_threads(self._encoding.encode_ordinary, self.normalized(documents), os.cpu_count() or 1)
 
     def normalized(self, documents: list[str]) -> list[str]:
         """Return documents as they are split: in the form of Unicode of this tokenizer."""
@@ -181,7 +181,7 @@ def _find_splitting(path: Path, ranks: bytes) -> tuple[Splitting, bytes]:
     """Return the splitting that the file beside it describes, with that file's bytes; else the published one."""
     beside = description_file(path)
     if beside.is_file():
-        content = beside.read_bytes()
+        content = read_file(beside)
         return _read_splitting(beside, content), content
     name = PUBLISHED_CONTENT.get(hashlib.sha256(ranks).hexdigest())
     if name is not None:
@@ -201,20 +201,38 @@ def _find_splitting(path: Path, ranks: bytes) -> tuple[Splitting, bytes]:
 
 def _read_splitting(file: Path, content: bytes) -> Splitting:
     try:
-        description = parse_json(content)
+        description = parse_described(content)
         name, pattern = description.get("split"), description.get("pattern")
-        special = {str(symbol): int(rank) for symbol, rank in description["special_tokens"].items()}
-        if (name is None) == (pattern is None) or (name is not None and name not in SPLITS):
+        special = _special(description["special_tokens"])
+        if (name is None) == (pattern is None) or not (name is None or (isinstance(name, str) and name in SPLITS)):
             raise ValueError(f"it needs either a pattern or a split of {', '.join(SPLITS)}")
         form = description.get("normalization")
         if form is not None and form not in FORMS:
             raise ValueError(f"normalization is {form!r}; allowed are {', '.join(FORMS)}")
-        return Splitting(name, SPLITS[name] if name else str(pattern), special, form)
+        if name is None and not isinstance(pattern, str):
+            raise ValueError("its pattern is no text")
+        return Splitting(name, pattern if name is None else SPLITS[name], special, form)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"tokenizer {file}: does not describe a tiktoken file ({type(error).__name__}: {error}). It has to look "
             'like {"split": "cl100k", "special_tokens": {"<|endoftext|>": 100257}}.'
         ) from error
+
+
+def _special(described: Mapping[str, object]) -> dict[str, int]:
+    """Return the ids of control symbols.
+
+    Raises:
+        ValueError: One is no id, or two are the same.
+    """
+    special: dict[str, int] = {}
+    for symbol, rank in described.items():
+        if type(rank) is not int or not 0 <= rank < MAX_IDS:
+            raise ValueError(f"the id of {symbol!r} must be a whole number from 0 to {MAX_IDS - 1:,}")
+        if not symbol or rank in special.values():
+            raise ValueError(f"the id {rank} belongs to two control symbols" if symbol else "a control symbol is empty")
+        special[symbol] = rank
+    return special
 
 
 def _read_ranks(path: Path, content: bytes, special: Mapping[str, int]) -> dict[bytes, int]:
@@ -224,6 +242,8 @@ def _read_ranks(path: Path, content: bytes, special: Mapping[str, int]) -> dict[
             continue
         try:
             token, rank = line.split()
+            if not rank.isdigit() or int(rank) >= MAX_IDS:
+                raise ValueError(f"the id must be a whole number from 0 to {MAX_IDS - 1:,}")
             ranks[base64.b64decode(token, validate=True)] = int(rank)
         except (ValueError, binascii.Error) as error:
             raise DataError(
@@ -236,6 +256,8 @@ def _read_ranks(path: Path, content: bytes, special: Mapping[str, int]) -> dict[
             f"tokenizer {path}: {f'id {gap[0]} has no token' if gap else 'a token or an id occurs twice'}. The file is "
             "damaged: fetch it again."
         )
+    if b"" in ranks:
+        raise DataError(f"tokenizer {path}: id {ranks[b'']} stands for no text. The file is damaged: fetch it again.")
     missing = [byte for byte in range(256) if bytes([byte]) not in ranks]
     if missing:
         raise DataError(

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from harness.errors import DataError
 from harness.tokenizers.document_symbols import DocumentSymbols
 from harness.tokenizers.hugging_face_file import HuggingFaceTokenizer
 from harness.tokenizers.pieces import Piece
 from harness.tokenizers.recognise import Kind, find_file, kind_of
 from harness.tokenizers.sentencepiece_file import SentencePieceTokenizer
 from harness.tokenizers.tekken_file import TekkenTokenizer
-from harness.tokenizers.tiktoken_file import TiktokenTokenizer
+from harness.tokenizers.tiktoken_file import TiktokenTokenizer, description_file
+from harness.tokenizers.tokenizer_file import read_file
+from harness.tokenizers.trial import try_out
 
 
 class Tokenizer(Protocol):
@@ -32,6 +33,8 @@ class Tokenizer(Protocol):
     """Largest token id + 1, control symbols included."""
     symbols: DocumentSymbols
     """The symbols around documents."""
+    tried: Mapping[str, Any] | None
+    """The record of its identity from the trial of its file; None if there was no trial."""
 
     @property
     def end_of_document_id(self) -> int:
@@ -81,16 +84,28 @@ def open_tokenizer(path: Path, *, needs_end: bool = True) -> Tokenizer:
 
     Without `needs_end` it may be one of which nobody says how a document ends.
 
+    The file is tried out in a child process first (`harness.tokenizers.trial`).
+
     Raises:
-        DataError: The file is missing, broken, of no known kind, or it is not known which symbol ends a document.
+        DataError: The file is missing, broken, of no known kind, needs more time or memory than any tokenizer, or it is
+            not known which symbol ends a document.
         UsageError: The library that reads this kind of file is not installed.
     """
     file = find_file(path)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise DataError(f"tokenizer {file}: cannot be read ({error.strerror or error}).") from error
-    tokenizer = _READERS[kind_of(file, content)](file, content)
+    content, beside = read_file(file), description_file(file)
+    tried = try_out(file, content, read_file(beside) if beside.is_file() else b"")
+    tokenizer = read_tokenizer(file, content)
+    tokenizer.tried = tried
     if needs_end:
         tokenizer.symbols.require_end()
     return tokenizer
+
+
+def read_tokenizer(file: Path, content: bytes) -> Tokenizer:
+    """Return the tokenizer of a file, without a trial.
+
+    Raises:
+        DataError: The file is broken, of no known kind, or has too many ids.
+        UsageError: The library that reads this kind of file is not installed.
+    """
+    return _READERS[kind_of(file, content)](file, content)

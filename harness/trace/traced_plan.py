@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
+from harness.errors import UsageError
 from harness.plan.axes import AXES
 from harness.plan.memory import MemoryEstimate, estimate_memory
 from harness.plan.plan import PhasePlan, Plan
@@ -15,6 +16,8 @@ from harness.trace.findings import StageFindings
 from harness.trace.processes import Show, require_megatron, trace_stages
 from harness.trace.request import Request, phases_to_trace, requests_for
 
+MOST_STAGES = 64
+"""Stages that are traced: two at once, they take minutes."""
 TraceStages = Callable[[Sequence[Request], Show], list[StageFindings]]
 
 
@@ -58,11 +61,18 @@ def trace_plan(config: Config, plan: Plan, show: Show, trace: TraceStages = trac
     """Trace a plan, one phase for every layout. Takes seconds for each stage; `show` gets a line for each.
 
     Raises:
-        UsageError: Megatron or torch are not installed.
+        UsageError: Megatron or torch are not installed, or there are too many stages.
         HarnessError: A trace failed.
     """
     require_megatron()
-    return [_trace_phase(config, plan, phase, show, trace) for phase in phases_to_trace(config, plan)]
+    phases = list(phases_to_trace(config, plan))
+    if (num_stages := sum(phase.layout.pipeline for phase in phases)) > MOST_STAGES:
+        raise UsageError(
+            f"--trace runs each of the {num_stages:,} pipeline stages of the run's layouts, some seconds each; at most "
+            f"{MOST_STAGES} are traced: choose fewer stages (parallel.pipeline_model_parallel_size) or phases with a "
+            "layout of their own, or leave --trace out"
+        )
+    return [_trace_phase(config, plan, phase, show, trace) for phase in phases]
 
 
 def _trace_phase(config: Config, plan: Plan, phase: PhasePlan, show: Show, trace: TraceStages) -> TracedPhase:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import gc
 import os
 import signal
@@ -15,11 +14,10 @@ from harness.config.load import load_config
 from harness.errors import EXIT_INTERNAL, HarnessError
 from harness.parallel import gpu_environment
 from harness.parallel.silence import silence_libraries
+from harness.parent_death import follow_parent
 from harness.run.paths import RunDir
 from harness.say import complain
 from harness.standard_streams import drop_unread_output
-
-_PR_SET_PDEATHSIG = 1
 
 
 def work() -> int:
@@ -47,19 +45,19 @@ def work() -> int:
 
         if is_lost_connection(error):  # the rank that ended first reports the cause
             complain(f"the connection to another rank, which ended, was lost: {error}")
+        elif advice := memory_advice(error):
+            complain(f"{advice} ({str(error).partition(chr(10))[0] or type(error).__name__})")
         else:
             traceback.print_exc()
-        if advice := memory_advice(error):
-            complain(advice)
         return EXIT_INTERNAL
 
 
 def memory_advice(error: BaseException) -> str | None:
     """Return advice for an error about used-up memory; None for other errors."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error):  # torch's, which is a RuntimeError
         return (
             "the memory of this host is used up, or as much as its limits allow (ulimit -v, the job's --mem): give the "
-            "job more, or lower checkpoint.snapshots_kept"
+            "job more, or lower checkpoint.snapshots_kept, parallel.micro_batch_size or phases.N.seq_length"
         )
     if type(error).__name__ == "OutOfMemoryError":  # torch's; its own text says how much was asked for
         return (
@@ -71,8 +69,7 @@ def memory_advice(error: BaseException) -> str | None:
 
 def _take_children_along() -> None:
     """Let forked writers of a checkpoint die with their worker. They would go on writing and hold the run's lock."""
-    libc = ctypes.CDLL(None)
-    os.register_at_fork(after_in_child=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL))
+    os.register_at_fork(after_in_child=lambda: follow_parent(signal.SIGKILL))
 
 
 if __name__ == "__main__":

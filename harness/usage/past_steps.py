@@ -8,10 +8,13 @@ result.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.channels.channels import open_channel
 from harness.config.load import load_config
@@ -23,10 +26,11 @@ from harness.data.order.samples import ReadSample, SampleOrder, open_turns
 from harness.errors import DataError, UsageError
 from harness.plan.layouts import needed_world_sizes
 from harness.plan.plan import make_plan
+from harness.run.lines import lines_of, open_lines
 from harness.run.order_changes import History, phase_of
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
-from harness.run.records import StepRecord, whole_records
+from harness.run.records import StepRecord, from_json_line
 from harness.usage.trained import follow, recorded_data, windows_by_attempt
 
 
@@ -48,65 +52,114 @@ def find_step(run_dir: RunDir, step: int, attempt: int | None = None) -> PastSte
     """
     run_dir.require_run()
     config = load_config(run_dir.config)
-    records = _records_up_to(run_dir, step, attempt)
+    way = _way_to(run_dir, step, attempt)
+    record = way.record(-1)
     plan = make_plan(config, needed_world_sizes(config))
     recipe = recipe_for(config, plan.phases, recorded_data(run_dir))
     channels = [open_channel(name, config.data.channels[name]) for name in recipe.channel_names]
     turns = open_turns(channels, recipe, open_part)
-    positions, history = _drawn(run_dir, config, list(records.values()), [phase.name for phase in plan.phases])
+    positions, history = _drawn(run_dir, config, way, [phase.name for phase in plan.phases])
     order = SampleOrder(turns, recipe, history)
-    if not _is_proven(order, positions, records[step]):
+    if not _is_proven(order, positions, record):
         raise DataError(
             f"the samples of step {step} of {run_dir.root} cannot be found any more: those at its positions do not "
-            f"have the batch hash {records[step].batch_hash:016x} of its record. Were the channels changed, or "
+            f"have the batch hash {record.batch_hash:016x} of its record. Were the channels changed, or "
             "config.yaml?"
         )
     seq_length = recipe.phases[phase_of(history)].seq_length
-    return PastStep(record=records[step], samples=order.read_at(positions, seq_length))
+    return PastStep(record=record, samples=order.read_at(positions, seq_length))
 
 
-def _drawn(
-    run_dir: RunDir, config: Config, line: Sequence[StepRecord], phases: Sequence[str]
-) -> tuple[Positions, History]:
-    """Return the positions of the samples of the last step of a line, and the changes of the order up to then.
+def _drawn(run_dir: RunDir, config: Config, way: Way, phases: Sequence[str]) -> tuple[Positions, History]:
+    """Return the positions of the samples of the last step of a way, and the changes of the order up to then.
 
     Raises:
-        DataError: A record of the line is missing.
+        DataError: A record of the way is missing.
     """
     windows = windows_by_attempt(run_dir, config.data.skip_windows)
-    trained = follow(line, phases, windows, read_journal(run_dir.order))[-1]
-    before = line[-2].consumed_samples if len(line) > 1 else 0
+    trained = follow(way.records(), phases, windows, read_journal(run_dir.order))[-1]
+    before = way.record(-2).consumed_samples if len(way.places) > 1 else 0
     last = replace(trained, first_consumed=max(before, trained.first_consumed))
-    ranges = line[-1].positions or last.ranges()
+    ranges = way.record(-1).positions or last.ranges()
     positions = np.concatenate([np.arange(start, stop, dtype=np.int64) for start, stop in ranges])
     return positions, trained.history
 
 
-def _records_up_to(run_dir: RunDir, step: int, attempt: int | None) -> dict[int, StepRecord]:
-    """Return the records of the attempts that led to the step, by step.
+@dataclass(frozen=True)
+class Way:
+    """The records of the attempts that led to a step, one for each step. They stay in the file: there are millions."""
+
+    path: Path
+    places: npt.NDArray[np.int64]
+    """Places of their lines in the file, by rising step, [S]."""
+
+    def record(self, index: int) -> StepRecord:
+        """Return one of them."""
+        return next(self._at(self.places[index : index + 1 or None]))
+
+    def records(self) -> Iterator[StepRecord]:
+        """Yield all of them, by rising step."""
+        return self._at(self.places)
+
+    def _at(self, places: npt.NDArray[np.int64]) -> Iterator[StepRecord]:
+        with open_lines(self.path) as file:
+            for place in places.tolist():
+                file.seek(place)
+                record = from_json_line(next(lines_of(file), b""))
+                if record is None:
+                    raise DataError(f"{self.path} was changed while it was read. Try again.")
+                yield record
+
+
+def _way_to(run_dir: RunDir, step: int, attempt: int | None) -> Way:
+    """Return the way to a step.
 
     Raises:
-        UsageError: The step is not among them.
+        UsageError: The step is not among the records.
+        DataError: The records cannot be read.
     """
     attempts: list[int] = []
-    found: dict[int, StepRecord] = {}
-    for record in whole_records(run_dir.metrics):
-        if record.step == step:
+    steps, places = array("q"), array("q")
+    found: int | None = None
+    for place, record in _placed_records(run_dir.metrics):
+        if record.step == step and record.attempt not in attempts:
             attempts.append(record.attempt)
         if record.step <= step and (attempt is None or record.attempt <= attempt):
-            found[record.step] = record
-    if step in found and attempt in (None, found[step].attempt):
-        return found
+            steps.append(record.step)
+            places.append(place)
+            found = record.attempt if record.step == step else found
+    if found is not None and attempt in (None, found):
+        # Of several records of a step the last one counts.
+        _, from_end = np.unique(np.frombuffer(steps, dtype=np.int64)[::-1], return_index=True)
+        return Way(run_dir.metrics, np.frombuffer(places, dtype=np.int64)[len(places) - 1 - from_end])
     if attempts:
-        done = ", ".join(map(str, dict.fromkeys(attempts)))
         raise UsageError(
-            f"{run_dir.root} did step {step} in attempt {done}, not in attempt {attempt}. Give --attempt "
-            f"{attempts[-1]}, or leave it out."
+            f"{run_dir.root} did step {step} in attempt {', '.join(map(str, attempts))}, not in attempt {attempt}. "
+            f"Give --attempt {attempts[-1]}, or leave it out."
         )
     raise UsageError(
-        f"{run_dir.root} has no record of step {step}; its records up to there end with step {max(found, default=0)}. "
+        f"{run_dir.root} has no record of step {step}; its records up to there end with step {max(steps, default=0)}. "
         f"Give a step that {run_dir.metrics} has."
     )
+
+
+def _placed_records(path: Path) -> Iterator[tuple[int, StepRecord]]:
+    """Yield every record with the place of its line in the file. A missing file has none.
+
+    Raises:
+        DataError: It cannot be read.
+    """
+    try:
+        with open_lines(path) as file:
+            place = 0
+            for line in lines_of(file):
+                if (record := from_json_line(line)) is not None:
+                    yield place, record
+                place = file.tell()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}.") from None
 
 
 def _is_proven(order: SampleOrder, positions: Positions, record: StepRecord) -> bool:

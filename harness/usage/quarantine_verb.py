@@ -10,10 +10,16 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import DataError, UsageError
+from harness.limits import MOST_COUNT
 from harness.say import say
+from harness.text import listed
 
 if TYPE_CHECKING:
+    from harness.run.commands.requests import Quarantine
     from harness.run.paths import RunDir
+
+_MOST_DIGITS = 16
+"""Digits of a document's number."""
 
 
 @click.command()
@@ -24,7 +30,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Evidence file: the documents of its worst samples.",
 )
-@click.option("--top", type=click.IntRange(min=1), default=10, show_default=True, help="So many samples of it.")
+@click.option("--top", type=click.IntRange(1, MOST_COUNT), default=10, show_default=True, help="So many samples of it.")
 @click.option("--undo", is_flag=True, help="Let the documents into samples again that are not drawn yet.")
 @click.option("--reason", default="", help="Why; it is kept with the command and in the run's events.")
 @click.option("--wait", is_flag=True, help="Wait until the run has carried it out.")
@@ -71,6 +77,8 @@ def quarantine(  # noqa: PLR0913 - one argument per option
     except UnreadableCommandError as error:
         raise UsageError(str(error)) from None
     assert isinstance(request, Quarantine), "it is of the kind that was asked for"
+    run_dir.require_run()
+    _require_there(run_dir, request)
     file = give(run_dir, request, reason)
     count = sum(map(len, request.documents.values()))
     if wait:
@@ -80,9 +88,33 @@ def quarantine(  # noqa: PLR0913 - one argument per option
         say(f"command given for {count} documents: {file}")
 
 
+def _require_there(run_dir: RunDir, request: Quarantine) -> None:
+    """Return if the run's channels have these documents, as far as that can be seen from here.
+
+    Raises:
+        UsageError: They have not.
+    """
+    from harness.channels.channels import open_channel
+    from harness.config.load import load_config
+
+    channels = load_config(run_dir.config).data.channels
+    for place, numbers in request.documents.items():
+        channel, _, part = place.partition("/")
+        if channel not in channels:
+            raise UsageError(f"{place}: the run has no channel {channel}; it has {listed(list(channels))}")
+        try:
+            parts = {each.name: each for each in open_channel(channel, channels[channel]).parts}
+        except DataError:  # on another disk, say: the run will know
+            continue
+        if part not in parts:
+            raise UsageError(f"{place}: channel {channel} has no part {part}; it has {listed(list(parts))}")
+        if numbers[-1] >= (count := parts[part].num_documents):
+            raise UsageError(f"{place}: there is no document {numbers[-1]}; it has {count:,}, counted from 0")
+
+
 def _document(text: str) -> tuple[str, int]:
     place, colon, number = text.rpartition(":")
-    if not colon or not number.isdecimal() or place.count("/") != 1:
+    if not colon or not number.isdecimal() or len(number) > _MOST_DIGITS or place.count("/") != 1:
         raise UsageError(f"--document {text}: no document; give channel, part and number, such as zh/part-00007:8812")
     return place, int(number)
 

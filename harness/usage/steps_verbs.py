@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from harness.errors import UsageError
+from harness.limits import MOST_LAUNCHES, MOST_STEPS
 from harness.say import say
 
 if TYPE_CHECKING:
@@ -59,8 +60,10 @@ def show_step(  # noqa: PLR0913 - one argument per option
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--step", type=click.IntRange(min=1), required=True, help="The step.")
-@click.option("--attempt", type=click.IntRange(min=0), help="Which one, if it was done again. Default: the last.")
+@click.option("--step", type=click.IntRange(1, MOST_STEPS), required=True, help="The step.")
+@click.option(
+    "--attempt", type=click.IntRange(0, MOST_LAUNCHES), help="Which one, if it was done again. Default: the last."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 def where(*, run: Path, step: int, attempt: int | None, as_json: bool) -> None:
     """List the parts and documents that a step of RUN was trained on, without their text.

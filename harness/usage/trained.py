@@ -7,6 +7,7 @@ the history under which the samples were drawn.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,8 +21,11 @@ from harness.run.order_changes import History, PhaseBegun
 from harness.run.order_file import read_journal
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, whole_records
+from harness.text import listed
 
 Windows = tuple[tuple[int, int], ...]
+_MOST_SAMPLES = 2**24
+"""Largest number of samples in a step. The largest published batches have 2**14."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,22 +71,35 @@ def trained_by(run_dir: RunDir, phases: Sequence[str], skip_windows: Windows) ->
     Raises:
         DataError: Records are missing.
     """
-    return follow(
-        whole_records(run_dir.metrics), phases, windows_by_attempt(run_dir, skip_windows), read_journal(run_dir.order)
-    )
+    windows, journal = windows_by_attempt(run_dir, skip_windows), read_journal(run_dir.order)
+    try:
+        return follow(whole_records(run_dir.metrics), phases, windows, journal, are_windows_complete=True)
+    except OSError as error:
+        raise DataError(f"{run_dir.metrics} cannot be read: {error.strerror}.") from None
 
 
 def follow(
-    records: Iterable[StepRecord], phases: Sequence[str], windows: Mapping[int, Windows], journal: History
+    records: Iterable[StepRecord],
+    phases: Sequence[str],
+    windows: Mapping[int, Windows],
+    journal: History,
+    *,
+    are_windows_complete: bool = False,
 ) -> list[Trained]:
-    """Return everything that each attempt was trained on, from the records in the order of their writing (pure)."""
+    """Return everything that each attempt was trained on, from the records in the order of their writing (pure).
+
+    `are_windows_complete` if positions that do not fit the windows are an error: the result then rests on the windows.
+
+    Raises:
+        DataError: Records are missing, or do not fit each other.
+    """
     line: list[Trained] = []
     abandoned: list[Trained] = []
-    consumed = {0: 0}
+    consumed = array("q", [0])  # by step: millions of numbers
     last_step, attempt = 0, 0
     for record in records:
         if record.step != last_step + 1 or record.attempt != attempt:
-            if record.step - 1 not in consumed:
+            if not 1 <= record.step <= len(consumed):
                 raise DataError(
                     f"metrics.jsonl has no record of step {record.step - 1}, which led to step {record.step}, so the "
                     f"samples of step {record.step} are not known. Restore metrics.jsonl."
@@ -90,12 +107,15 @@ def follow(
             line, behind = _split_at(line, consumed[record.step - 1])
             abandoned += behind
         before, last_step, attempt = consumed[record.step - 1], record.step, record.attempt
-        consumed[record.step] = record.consumed_samples
-        phase = phases.index(record.phase)
+        consumed[record.step : record.step + 1] = array("q", [record.consumed_samples])
+        of_attempt = windows[max((each for each in windows if each <= record.attempt), default=0)]
+        _require_possible(record, before)
+        if are_windows_complete and record.positions:
+            _require_same_positions(record, before, of_attempt)
+        phase = _phase_number(record, phases)
         if line and (line[-1].attempt, line[-1].phase, line[-1].last_consumed) == (record.attempt, phase, before):
             line[-1] = replace(line[-1], last_consumed=record.consumed_samples)
             continue
-        of_attempt = windows[max((each for each in windows if each <= record.attempt), default=0)]
         line.append(
             Trained(
                 attempt=record.attempt,
@@ -107,6 +127,48 @@ def follow(
             )
         )
     return sorted([*line, *abandoned], key=lambda each: (each.attempt, each.first_consumed))
+
+
+def _phase_number(record: StepRecord, phases: Sequence[str]) -> int:
+    try:
+        return phases.index(record.phase)
+    except ValueError:
+        raise DataError(
+            f"metrics.jsonl says that step {record.step} was trained in phase {record.phase[:100]!r}, and config.yaml "
+            f"has the phases {listed(phases)}. Restore the one that was changed."
+        ) from None
+
+
+def _require_possible(record: StepRecord, before: int) -> None:
+    """Refuse a record whose numbers of samples do not fit each other: one of them is damaged.
+
+    Raises:
+        DataError: They do not.
+    """
+    num_samples = record.consumed_samples - before
+    recorded = sum(stop - start for start, stop in record.positions)
+    if not 0 < num_samples <= _MOST_SAMPLES or (record.positions and recorded != num_samples):
+        said = f", and names {recorded:,} positions" if record.positions else ""
+        raise DataError(
+            f"metrics.jsonl has {before:,} samples before step {record.step} and {record.consumed_samples:,} after it"
+            f"{said}, which no step can do. Restore metrics.jsonl."
+        )
+
+
+def _require_same_positions(record: StepRecord, before: int, windows: Windows) -> None:
+    """Refuse a record whose positions are not those that follow from the consumed samples and the skip windows.
+
+    Raises:
+        DataError: They are not.
+    """
+    ends = record.positions[0][0], record.positions[-1][1]
+    by_count = place_of(before, windows), place_of(record.consumed_samples - 1, windows) + 1
+    if ends != by_count:
+        raise DataError(
+            f"metrics.jsonl says that step {record.step} was trained on positions {ends[0]:,} to {ends[1]:,}, but by "
+            f"its consumed samples and the skip windows of the run they are {by_count[0]:,} to {by_count[1]:,}. "
+            "Restore what was changed: metrics.jsonl, events.jsonl, or data.skip_windows in config.yaml."
+        )
 
 
 def windows_by_attempt(run_dir: RunDir, skip_windows: Windows) -> dict[int, Windows]:

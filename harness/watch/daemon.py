@@ -15,7 +15,7 @@ from types import FrameType
 
 from harness.config.load import load_config
 from harness.config.schema import Config
-from harness.errors import EXIT_REQUEUE, RunInUseError, UsageError
+from harness.errors import EXIT_REQUEUE, DataError, RunInUseError, UsageError
 from harness.run.event_types import Hung
 from harness.run.files import open_own
 from harness.run.launch_requests import request_kill
@@ -28,7 +28,7 @@ from harness.watch.announcer import Outputs, WatcherEvents
 from harness.watch.delivery import deliveries
 from harness.watch.exposition import Address, served
 from harness.watch.hang import HangWatch
-from harness.watch.saved_state import WatchState, load_state, save_state
+from harness.watch.saved_state import LostStateError, WatchState, load_state, put_aside, save_state
 from harness.watch.surroundings import shortage, stall
 from harness.watch.watcher import Watcher
 
@@ -55,6 +55,7 @@ def watch(  # noqa: PLR0913 (what the command line gives)
         UsageError: There is no such run, it is not this user's, an alert cannot be delivered, or metrics cannot be
             served at `metrics_at`.
         RunInUseError: Another watcher watches it.
+        DataError: A file of the run cannot be read, when looking once.
     """
     run_dir.require_run()
     config = _own_config(run_dir, config_file or run_dir.config)
@@ -65,13 +66,13 @@ def watch(  # noqa: PLR0913 (what the command line gives)
     except OSError as error:
         raise UsageError(f"cannot make {run_dir.watch}: {error.strerror}; only the user who trains may watch") from None
     with _holding_lock(run_dir):
-        state = load_state(run_dir.watch_state)
         alerts = Alerts(run_dir.watch_alerts, config.run.name, places, settings.alert_every_s)
+        state, is_anew = _remembered(run_dir, alerts, show)
         outputs = Outputs(events=WatcherEvents(run_dir.events), alerts=alerts, show=show, may_command=may_command)
-        watcher = Watcher(run_dir, config, state or WatchState(), outputs, is_anew=state is None)
+        watcher = Watcher(run_dir, config, state, outputs, is_anew=is_anew)
         show(f"watching {run_dir.root}: {_intention(config, may_command)}")
         if once:
-            watcher.look()
+            _look_once(run_dir, watcher)
             _save(run_dir, watcher.state, show)
         else:
             with served(watcher.latest, metrics_at):
@@ -192,6 +193,39 @@ def _require_own(path: Path, *, for_execution: bool = False) -> None:
             f"{path} {error}. Nothing is done: it makes the watcher run commands, send alerts and steer the run, so "
             "only the user who trains may watch"
         ) from None
+
+
+def _look_once(run_dir: RunDir, watcher: Watcher) -> None:
+    """Look once.
+
+    Raises:
+        DataError: A file of the run cannot be read.
+    """
+    try:
+        watcher.look()
+    except OSError as error:
+        raise DataError(f"{error.filename or run_dir.root} cannot be read: {error.strerror or error}") from None
+
+
+def _remembered(run_dir: RunDir, alerts: Alerts, show: Callable[[str], None]) -> tuple[WatchState, bool]:
+    """Return the state to go on from, and whether it is new. People are told of one that cannot be used."""
+    path, state = run_dir.watch_state, WatchState()
+    try:
+        if (saved := load_state(path)) is not None:
+            return saved, False
+    except LostStateError as error:
+        text = (
+            f"the memory of the watcher, {path}, {error}. It begins anew: the run is judged by all of its metrics, and "
+            "earlier rollbacks count against the budget. What happened since its last look, and alerts that were not "
+            f"delivered, are not sent again: see `harness status {run_dir.root}` and {run_dir.watch_alerts}"
+        )
+        show(f"warning: {text}")
+        try:
+            alerts.alert(state, "watcher", text)
+            show(f"the file is kept as {put_aside(path)}")
+        except OSError as failure:
+            show(f"warning: {failure}")
+    return state, True
 
 
 def _intention(config: Config, may_command: bool) -> str:

@@ -8,6 +8,9 @@ from __future__ import annotations
 import http.client
 import importlib
 import json
+import os
+import re
+import stat
 import subprocess
 import threading
 import time
@@ -16,16 +19,20 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from harness.errors import UsageError
 from harness.json_text import parse_json
+from harness.run.lines import open_lines
 
 Deliver = Callable[[str], None]
 """Delivers the text of an alert to one place. Raises `UndeliveredError`."""
 _COMMAND_TIMEOUT_S = 30
 _WEBHOOK_TIMEOUT_S = 10
+_MOST_ADDRESS_BYTES = 256 * 1024
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,19})://")
+"""The first part of an address, which is no secret."""
 _FEISHU_HOSTS = ("open.feishu.cn", "open.larksuite.com")
 _DINGTALK_HOSTS = ("oapi.dingtalk.com",)
 
@@ -38,10 +45,12 @@ def deliveries(command: Sequence[str], urls_file: Path | None, more_urls: Sequen
     """Return the deliveries to all places that are configured.
 
     Raises:
-        UsageError: The file of addresses cannot be read, or apprise is needed and not installed.
+        UsageError: The file of addresses cannot be read, or others can read it; something in it is no address; or
+            apprise is needed and not installed.
     """
     found: list[Deliver] = [_command(tuple(command))] if command else []
-    found += [_address(url) for url in (*_urls_in(urls_file), *more_urls)]
+    given = [Address(f"alert address {number}", url) for number, url in enumerate(more_urls, start=1)]
+    found += [_deliver_to(address) for address in (*_urls_in(urls_file), *given)]
     return [BoundedDelivery(deliver) for deliver in found]
 
 
@@ -91,25 +100,67 @@ class BoundedDelivery:
             self._problem = type(error).__name__  # its text may hold an address, and so a secret
 
 
-def _urls_in(path: Path | None) -> list[str]:
+def _urls_in(path: Path | None) -> list[Address]:
+    """Return the addresses in a file that only its owner can read, one a line; lines with a # are remarks.
+
+    Raises:
+        UsageError: It cannot be read, or others can read it too.
+    """
     if path is None:
         return []
+    name = f"watch.alert_urls_file: {path}"
     try:
-        lines = path.read_text().splitlines()
+        with open_lines(path) as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(_MOST_ADDRESS_BYTES + 1)
     except OSError as error:
         raise UsageError(
             f"watch.alert_urls_file: cannot read {path}: {error.strerror}; it holds one address per line"
         ) from None
-    return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+    if mode & 0o077:
+        raise UsageError(
+            f"{name} can be read or written by others (mode {mode:04o}), and addresses hold secrets. Close it with "
+            f"`chmod 600 {path}`; if others have seen it, make new addresses"
+        )
+    try:
+        lines = content.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} is not UTF-8; it holds one address per line") from None
+    if len(content) > _MOST_ADDRESS_BYTES:
+        raise UsageError(f"{name} is larger than {_MOST_ADDRESS_BYTES >> 10} KiB; it holds one address per line")
+    numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1)]
+    return [Address(f"{path}:{number}", line) for number, line in numbered if line and not line.startswith("#")]
 
 
-def _address(url: str) -> Deliver:
-    host = urlsplit(url).hostname or ""
+class Address(NamedTuple):
+    """An address of alerts. Messages name its place, since the address itself is a secret."""
+
+    place: str
+    url: str
+
+
+def _deliver_to(address: Address) -> Deliver:
+    """Return the delivery to an address.
+
+    Raises:
+        UsageError: It is not an address, or apprise is needed and not installed.
+    """
+    url = address.url
+    scheme = _SCHEME.match(url)
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:  # its text may hold the address
+        scheme = None
+    if scheme is None or not url.isprintable():
+        raise UsageError(
+            f"{address.place}: not the address of a place for alerts, which begins with the kind of place, such as "
+            "`slack://` or `https://`. It is not shown, because it may hold a secret"
+        )
     if host in _FEISHU_HOSTS:
         return lambda text: _post(url, {"msg_type": "text", "content": {"text": text}}, "code")
     if host in _DINGTALK_HOSTS:
         return lambda text: _post(url, {"msgtype": "text", "text": {"content": text}}, "errcode")
-    return _apprise(url)
+    return _apprise(url, scheme[1])
 
 
 def _command(command: tuple[str, ...]) -> Deliver:
@@ -154,8 +205,7 @@ def _post(url: str, body: dict[str, Any], code_key: str) -> None:
         raise UndeliveredError(f"{host} answered with code {code}")
 
 
-def _apprise(url: str) -> Deliver:
-    scheme = url.split(":", 1)[0][:20]
+def _apprise(url: str, scheme: str) -> Deliver:
     try:
         library = importlib.import_module("apprise")
     except ImportError:

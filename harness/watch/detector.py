@@ -32,6 +32,8 @@ CHANNEL_SETTINGS = replace(VALUE_SETTINGS, most_threshold=12.0)
 """A channel may have few documents in a step, and then its tails are heavy."""
 WITNESS_SETTINGS = replace(VALUE_SETTINGS, most_threshold=12.0, least_jump_nats=0.3)
 """The logarithm of the gradient norm: a jump is at least a third up."""
+MOST_CURVES = 20_000
+"""Channels beyond these are not watched. No run has so many; a damaged file may name new ones in every line."""
 _WITNESS_RECORDS = 4
 _PLANNED_RATIO = 1.3
 """A larger change of learning rate or batch size from one record to the next happens only on purpose."""
@@ -136,6 +138,8 @@ class Detector:
             state.not_finite.remove(channel)
         curve = state.curves.get(channel)
         if curve is None:
+            if len(state.curves) >= MOST_CURVES:
+                return []
             curve = state.curves[channel] = Curve.of(channel)
         usual_weight = curve.values.baseline.mean_weight
         if weight <= 0.0:  # not known: as many as usual

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import DataError
-from harness.run.event_types import Attributed
+from harness.run.event_types import Attributed, NamedDocuments
 from harness.run.evidence import read_evidence
 from harness.watch.announcer import Announcer
 from harness.watch.attribution import attribute, named
@@ -80,7 +80,7 @@ class Inquiry:
             channel=asked.channel,
             dirty=found.dirty,
             reason=found.text,
-            documents=tuple(found.documents()),
+            documents=tuple(NamedDocuments.model_validate(each) for each in found.documents()),
             evidence=str(path),
         )
         is_new = announcer.event(f"attributed-{asked.command}", attributed)

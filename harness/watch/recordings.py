@@ -10,16 +10,20 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import os
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from harness.errors import DataError
-from harness.json_text import parse_json
+from harness.json_text import JsonError, parse_json
 from harness.run import metric_names as names
+from harness.run.field_types import MOST_COUNT, MOST_NATS, is_count
+from harness.run.lines import MOST_LINE_BYTES, lines_of, open_lines
 from harness.run.records import StepRecord, from_json_line
 from harness.watch.detector import LossRecord
 from harness.watch.event_file import read_scalars
@@ -44,7 +48,15 @@ _CHANNEL_PREFIXES = {
     names.tokens_of(""): "tokens",
     "tokens/": "tokens",
 }
+_OF_RUNS = {names.BATCH_HASH, "consumed_samples", "consumed_tokens"}
+"""Keys of the records of a run, which other programs do not write."""
 _EVENT_FILE_MARK = "tfevents"
+_LEAST_TOKENS = 1e-6
+"""Numbers of tokens that are not above this count as unknown."""
+_UNPACKED_BYTES, _UNPACKED_RATIO = 256 * 1024**2, 200
+"""A packed file that unpacks to more than this, and this many times its size, is not a recording: metrics are packed to
+a tenth, and a gzip file made to fill a disk to a thousandth."""
+UNREADABLE = (OSError, EOFError, ValueError, zlib.error, csv.Error)
 
 
 @dataclass(frozen=True)
@@ -88,9 +100,13 @@ def loss_record(record: StepRecord) -> LossRecord:
     per_channel = [(channel, name) for name in values if (channel := names.channel_of(name)) is not None]
     return LossRecord(
         step=record.step,
-        loss=math.nan if is_lost else values.get(names.LM_LOSS),
-        channels={channel: values[name] for channel, name in per_channel if name == names.lm_loss_of(channel)},
-        tokens={channel: values[name] for channel, name in per_channel if name == names.tokens_of(channel)},
+        loss=math.nan if is_lost else None if (loss := values.get(names.LM_LOSS)) is None else _nats(loss),
+        channels={channel: _nats(values[name]) for channel, name in per_channel if name == names.lm_loss_of(channel)},
+        tokens={
+            channel: values[name]
+            for channel, name in per_channel
+            if name == names.tokens_of(channel) and _is_known(values[name])
+        },
         grad_norm=values.get(names.GRAD_NORM),
         learning_rate=values.get(names.LEARNING_RATE),
         phase=record.phase,
@@ -111,13 +127,47 @@ def _inside(folder: Path) -> Path:
     )
 
 
-def _open_text(path: Path) -> TextIO:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
-    return path.open(encoding="utf-8", newline="")
+class _Unpacked:
+    """A packed file whose lines are read, as long as it is not there to fill a disk."""
+
+    def __init__(self, file: gzip.GzipFile, most_bytes: int) -> None:
+        self._file = file
+        self._left = most_bytes
+
+    def readline(self, size: int, /) -> bytes:
+        """Return bytes up to the end of the line, at most so many.
+
+        Raises:
+            ValueError: The file unpacks to more than a recording does.
+        """
+        line = self._file.readline(size)
+        self._left -= len(line)
+        if self._left < 0:
+            raise ValueError(f"it unpacks to more than {_UNPACKED_RATIO} times its size")
+        return line
 
 
-@cache
+def _lines(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file, packed or not. Raises one of `UNREADABLE` where it cannot be read."""
+    with open_lines(path) as file:
+        if path.suffix != ".gz":
+            yield from lines_of(file)
+            return
+        most_bytes = max(_UNPACKED_BYTES, _UNPACKED_RATIO * os.fstat(file.fileno()).st_size)
+        with gzip.GzipFile(fileobj=file) as packed:
+            yield from lines_of(_Unpacked(packed, most_bytes))
+
+
+def _nats(loss: float) -> float:
+    """Return a loss; infinite if no model can have it, so that it counts as not finite."""
+    return loss if not abs(loss) > MOST_NATS else math.copysign(math.inf, loss)
+
+
+def _is_known(tokens: float) -> bool:
+    return _LEAST_TOKENS < tokens <= MOST_COUNT
+
+
+@lru_cache(maxsize=10_000)
 def _place_of(name: str) -> Place | None:
     """Return the place of a column or a tag, or None if the detector does not use it."""
     if name in _FIELDS:
@@ -130,14 +180,21 @@ def _place_of(name: str) -> Place | None:
 
 def _read_csv(path: Path) -> Iterator[LossRecord]:
     try:
-        with _open_text(path) as file:
-            rows = csv.reader(file)
-            header = next(rows, [])
-            yield from _records_of_rows(rows, _columns(path, header), path)
-    except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
+        rows = csv.reader(text_lines(path))
+        header = next(rows, [])
+        yield from _records_of_rows(rows, _columns(path, header), path)
+    except UNREADABLE as error:
         raise DataError(
             f"{path}: cannot be read as CSV: {error}. Give a text file, or a gzipped one ending in .gz."
         ) from error
+
+
+def text_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file, packed or not. Raises one of `UNREADABLE` where it cannot be read."""
+    for number, line in enumerate(_lines(path), start=1):
+        if not line:
+            raise ValueError(f"line {number} is longer than {MOST_LINE_BYTES >> 20} MiB")
+        yield line.decode("utf-8-sig" if number == 1 else "utf-8")
 
 
 def _columns(path: Path, header: list[str]) -> dict[int, Place]:
@@ -163,7 +220,10 @@ def _records_of_rows(rows: Iterable[list[str]], columns: dict[int, Place], path:
         try:
             cells = ((place, row[index]) for index, place in used)
             fields = _by_field((place, float(cell)) for place, cell in cells if cell or place.field == "step")
-            yield LossRecord(**fields | {"step": int(fields["step"])})
+            step = int(fields["step"])
+            if not is_count(step):
+                raise ValueError(f"a step is a number from 0 to {MOST_COUNT:,}")  # noqa: TRY301 (told below)
+            yield LossRecord(**fields | {"step": step})
         except (ValueError, IndexError, OverflowError) as error:
             raise DataError(
                 f"{path}:{number}: {','.join(row)!r} is not a row of numbers ({error}). Allowed are numbers, "
@@ -176,9 +236,11 @@ def _by_field(numbers: Iterable[tuple[Place, float]]) -> dict[str, Any]:
     fields: dict[str, Any] = {"loss": None, "channels": {}, "tokens": {}}
     for place, number in numbers:
         if place.channel is None:
-            fields[place.field] = number
-        elif place.field == "channels" or 0.0 < number < math.inf:
-            fields[place.field][place.channel] = number
+            fields[place.field] = _nats(number) if place.field == "loss" else number
+        elif place.field == "channels":
+            fields["channels"][place.channel] = _nats(number)
+        elif _is_known(number):
+            fields["tokens"][place.channel] = number
     return fields
 
 
@@ -188,31 +250,38 @@ def _read_jsonl(path: Path) -> Iterator[LossRecord]:
     Lines that cannot be read are passed over: their writer may have died.
     """
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
-            for line in lines:
-                if (of_run := from_json_line(line)) is not None:
-                    yield loss_record(of_run)
-                    continue
-                with suppress(ValueError):
-                    fields = parse_json(line)
-                    if isinstance(fields, dict) and (record := _record_of(fields)):
-                        yield record
-    except (OSError, EOFError) as error:
+        for line in _lines(path):
+            if (of_run := from_json_line(line)) is not None:
+                yield loss_record(of_run)
+                continue
+            with suppress(JsonError):
+                fields = parse_json(line)
+                if isinstance(fields, dict) and (record := _record_of(fields)):
+                    yield record
+    except UNREADABLE as error:
         raise DataError(f"{path}: cannot be read as lines of JSON: {error}. Give a metrics.jsonl.") from error
 
 
 def _record_of(fields: dict[str, object]) -> LossRecord | None:
-    """Return the record of named numbers, or None without a step or a loss. A null is a number that was not finite."""
+    """Return the record of named numbers, or None without a step or a loss. A null is a number that was not finite.
+
+    A line that is a damaged one of a run is none: what is left of it would be half a record.
+    """
+    if not _OF_RUNS.isdisjoint(fields):
+        return None
     numbers = []
     for name, value in fields.items():
-        if (place := _place_of(name)) is not None and (value is None or isinstance(value, int | float)):
-            numbers.append((place, math.nan if value is None else float(value)))
+        if (place := _place_of(name)) is not None:
+            if value is not None and type(value) not in (int, float):
+                return None
+            numbers.append((place, math.nan if value is None else float(value)))  # type: ignore[arg-type]
     found = _by_field(numbers)
-    if not math.isfinite(found.get("step", math.nan)) or (found["loss"] is None and not found["channels"]):
+    places = [found.get("step", math.nan), found.get("attempt", 0.0)]
+    if not all(0 <= place <= MOST_COUNT for place in places) or (found["loss"] is None and not found["channels"]):
         return None
     phase = fields.get("phase")
-    whole = {"step": int(found["step"]), "attempt": int(found.get("attempt", 0))}
-    return LossRecord(**found | whole, phase=phase if isinstance(phase, str) else None)
+    step, attempt = map(int, places)
+    return LossRecord(**found | {"step": step, "attempt": attempt}, phase=phase if isinstance(phase, str) else None)
 
 
 def _read_event_file(path: Path) -> Iterator[LossRecord]:

@@ -2,23 +2,32 @@
 
 `watch/state.json` is written after every look that changed something. The watcher may die between a command and the
 next writing. It then reads the same lines again and comes to the same commands, under the same names.
+
+A state that is damaged is not believed: the watcher begins anew, with the metrics and the events from their start. They
+hold what must not be forgotten: the rollbacks so far, which count against the budget, and the ids of its own events.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
-from harness.json_text import parse_json
+from harness.run.field_types import reason_in_words
 from harness.run.files import replace_file
 from harness.run.follow import Mark
+from harness.run.small_files import read_json_file
+from harness.watch.detector import Detector
 from harness.watch.policy import PastRollback
 
-_FORMAT = 1
+_FORMAT = 2
+_MOST_BYTES = 1024**3
+"""A channel takes 5 KiB."""
+_ASIDE_SUFFIX = ".unusable"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,15 +95,42 @@ class WatchState:
 _STATE = TypeAdapter(WatchState)
 
 
+class LostStateError(ValueError):
+    """The saved state is damaged, or another version's. The text completes "the state …"."""
+
+
 def load_state(path: Path) -> WatchState | None:
-    """Return the saved state; None if the file is missing, damaged or of another format."""
+    """Return the saved state; None if there is none.
+
+    Raises:
+        LostStateError: There is one, and it cannot be used.
+    """
     try:
-        document = parse_json(path.read_bytes())
+        document = read_json_file(path, _MOST_BYTES)
         if not isinstance(document, dict) or document.get("format") != _FORMAT:
-            return None
-        return _STATE.validate_python(document["memory"])
-    except (OSError, ValueError, KeyError, ValidationError):
+            raise LostStateError(f"is not of format {_FORMAT}")  # noqa: TRY301 (one place for all reasons)
+        memory = json.dumps(document.get("memory"))
+        if document.get("digest") != _digest(memory):
+            raise LostStateError("has changed since it was written")  # noqa: TRY301
+        state = _STATE.validate_json(memory, strict=True)
+        if state.detector is not None:
+            Detector().restore(state.detector)
+    except FileNotFoundError:
         return None
+    except LostStateError:
+        raise
+    except (OSError, ValueError) as error:
+        raise LostStateError(f"cannot be read: {reason_in_words(error)}") from error
+    return state
+
+
+def put_aside(path: Path) -> Path:
+    """Rename a state that cannot be used, in place of an earlier one, and return its new name.
+
+    Raises:
+        OSError: From the disk.
+    """
+    return path.replace(path.with_name(path.name + _ASIDE_SUFFIX))
 
 
 def save_state(path: Path, state: WatchState) -> None:
@@ -103,5 +139,10 @@ def save_state(path: Path, state: WatchState) -> None:
     Raises:
         OSError: From the disk; the old file is untouched.
     """
-    text = json.dumps({"format": _FORMAT, "memory": _STATE.dump_python(state, by_alias=True)}, allow_nan=False)
-    replace_file(path, text)
+    memory = json.dumps(_STATE.dump_python(state, by_alias=True), allow_nan=False)
+    replace_file(path, f'{{"format": {_FORMAT}, "digest": "{_digest(memory)}", "memory": {memory}}}\n')
+
+
+def _digest(memory: str) -> str:
+    """Return the checksum of the state as it stands in the file: a flipped bit may leave it valid JSON."""
+    return blake2b(memory.encode(), digest_size=16).hexdigest()

@@ -10,17 +10,22 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from statistics import median_high
 
 from harness.errors import DataError
+from harness.run.field_types import is_count
+from harness.watch.recordings import UNREADABLE, text_lines
 from harness.watch.verdict import ALARMS, Direction, Verdict
 
 UNSCORED_STEPS = 1500
 MERGE_STEPS = 50
+_MOST_LABELS = 10_000
+_MOST_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -87,24 +92,39 @@ def read_labels(path: Path) -> dict[str, list[Label]]:
         DataError: A column is missing or a cell has unexpected content.
     """
     labels: dict[str, list[Label]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = csv.DictReader(file)
+    try:
+        rows = csv.DictReader(text_lines(path))
         if missing := {"curve", "direction", "start", "end"} - set(rows.fieldnames or ()):
             raise DataError(
                 f"{path}: the labels have no column {', '.join(sorted(missing))}; the first line is "
                 f"{','.join(rows.fieldnames or ())!r}. Needed are curve,direction,start,end."
             )
         for number, row in enumerate(rows, start=2):
-            try:
-                direction: Direction = {"up": "up", "down": "down"}[row["direction"]]  # type: ignore[assignment]
-                label = Label(direction, int(row["start"]), int(row["end"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(
-                    f"{path}:{number}: {','.join(str(cell) for cell in row.values())!r} is not a label. The "
-                    f"direction is up or down, start and end are steps. Correct the line."
-                ) from error
-            labels.setdefault(row["curve"], []).append(label)
+            if number > _MOST_LABELS + 1:
+                raise DataError(f"{path}: more than {_MOST_LABELS:,} labels; a curve that people looked at has fewer.")
+            labels.setdefault(row["curve"] or "", []).append(_label_in(row, f"{path}:{number}"))
+    except UNREADABLE as error:
+        raise DataError(f"{path}: cannot be read as CSV: {error}. Give lines of curve,direction,start,end.") from error
     return labels
+
+
+def _label_in(row: Mapping[str, str], place: str) -> Label:
+    try:
+        direction: Direction = {"up": "up", "down": "down"}[row["direction"]]  # type: ignore[assignment]
+        label = Label(direction, int(row["start"]), int(row["end"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(_no_label(row, place)) from error
+    if not (is_count(label.start) and is_count(label.end)):
+        raise DataError(_no_label(row, place))
+    return label
+
+
+def _no_label(row: Mapping[str, str], place: str) -> str:
+    shown = ",".join(str(cell) for cell in row.values())
+    return (
+        f"{place}: {shown[:_MOST_SHOWN]!r} is not a label. The direction is up or down, start and end are steps. "
+        "Correct the line."
+    )
 
 
 def merged_alarms(verdicts: Iterable[Verdict]) -> list[Alarm]:
@@ -139,8 +159,9 @@ def score_curve(verdicts: Sequence[Verdict], labels: Sequence[Label], steps: Seq
         score.num_episodes += 1
         score.num_false += not touches
         score.num_false_confirmed += episode.confirmed and not touches
-    scored = [step for step in steps if step > UNSCORED_STEPS]
-    score.num_quiet = len(scored) - sum(label.start <= step <= label.end for label in labels for step in scored)
+    scored = sorted(step for step in steps if step > UNSCORED_STEPS)
+    covered = (bisect_right(scored, label.end) - bisect_left(scored, label.start) for label in labels)
+    score.num_quiet = len(scored) - sum(max(0, count) for count in covered)
     return score
 
 

@@ -80,7 +80,7 @@ def _in_words(event: AnyEvent) -> str | None:
         case Seen(kind="non-finite"):
             text = f"loss of {event.channel} was not finite"
         case Attributed():
-            parts = {f"{each['channel']}/{each['part']}" for each in event.documents}
+            parts = {f"{each.channel}/{each.part}" for each in event.documents}
             text = event.reason + (f" ({', '.join(sorted(parts))})" if parts else "")
         case RolledBack():
             text = f"rolled back from step {event.from_step}: {event.reason}"

@@ -6,6 +6,7 @@ marks are named after their cause, and the state is written last.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from harness.config.schema import Config
@@ -17,6 +18,7 @@ from harness.run.event_types import (
     Evidence,
     EvidenceRefused,
     Exit,
+    FileLost,
     LaunchEnded,
     PartDamaged,
     PartsRefused,
@@ -59,6 +61,7 @@ _UNREMARKABLE_EXITS = (EXIT_FINISHED, EXIT_REQUEUE, EXIT_STOPPED_BY_PERSON)
 _MOST_ACTIONS = 16
 _ROLLBACK, _STOP = "watch-rollback", "watch-stop"
 """Prefixes of the names of the watcher's commands."""
+_STEP = re.compile(r"[0-9]{1,15}")
 
 
 class Watcher:
@@ -125,6 +128,8 @@ class Watcher:
                 self._handle_launch_end(event)
             elif event is not None and event.by != "watch":
                 self._handle(event)
+            elif isinstance(event, RollbackOrdered) and self._announcer.is_history:
+                self._remember_cause(event.command, event.step, event.to_step)
 
     def _handle(self, event: AnyEvent) -> None:
         match event:
@@ -141,14 +146,8 @@ class Watcher:
                 self._inquiry.take(_name_of(event), Path(event.path), self._detector.open_episodes())
             case EvidenceRefused():
                 self._inquiry.give_up(_name_of(event))
-            case WaitingForParts():
-                channels = ", ".join(event.channels)
-                text = f"training waits for further parts, because no data is left in {channels} (step {event.step})"
-                self._announcer.alert("data", text)
-            case PartsRefused():
-                self._announcer.alert("data", f"parts of the data were refused: {event.reason} (step {event.step})")
-            case PartDamaged():
-                self._announcer.alert("data", f"a part of the data is damaged: {event.reason} (step {event.step})")
+            case WaitingForParts() | PartsRefused() | PartDamaged() | FileLost():
+                self._announcer.alert(*_trouble_in_words(event))
 
     def _handle_start(self, event: Started | Resumed) -> None:
         state = self.state
@@ -174,7 +173,7 @@ class Watcher:
         if state.pending == command:
             state.pending = None
         if isinstance(event, RolledBack):
-            self._remember_cause(command, event)
+            self._remember_cause(command, event.step if event.from_step is None else event.from_step, event.step)
             state.attempt_to_await = max(state.attempt_to_await, event.attempt)
             state.resumed_after_step = event.step
             text = f"rolled back from step {event.from_step} to step {event.step}: {event.reason}"
@@ -183,12 +182,11 @@ class Watcher:
             state.causes.pop(command, None)
             self._announcer.alert("refused", f"the run did not roll back: {event.reason}; a person must look")
 
-    def _remember_cause(self, command: str, event: RolledBack) -> None:
-        """Count a rollback that was commanded just before the watcher was killed."""
+    def _remember_cause(self, command: str, at_step: int, to_step: int) -> None:
+        """Count a rollback that was commanded by a watcher that was killed just then, or whose state is lost."""
         start = command.rpartition("-")[2]
-        if command.startswith(_ROLLBACK) and start.isdecimal():
-            at_step = event.step if event.from_step is None else event.from_step
-            past = PastRollback(at_step=at_step, start=int(start), to_step=event.step)
+        if command.startswith(_ROLLBACK) and _STEP.fullmatch(start):
+            past = PastRollback(at_step=at_step, start=int(start), to_step=to_step)
             self.state.causes.setdefault(command, past)
 
     def _drop_unanswerable(self) -> None:
@@ -315,6 +313,21 @@ class Watcher:
         if self._announcer.event(name, given):
             text = f"{action.reason}: gave the command to stop; a person must look, see {path}"
             self._announcer.alert("order", text)
+
+
+def _trouble_in_words(event: WaitingForParts | PartsRefused | PartDamaged | FileLost) -> tuple[str, str]:
+    """Return kind and text of the alert about trouble with files."""
+    at = f"(step {event.step})"
+    match event:
+        case WaitingForParts():
+            channels = ", ".join(event.channels)
+            return "data", f"training waits for further parts, because no data is left in {channels} {at}"
+        case PartsRefused():
+            return "data", f"parts of the data were refused: {event.reason} {at}"
+        case PartDamaged():
+            return "data", f"a part of the data is damaged: {event.reason} {at}"
+        case FileLost():
+            return "file", f"{event.reason} {at}"
 
 
 def _name_of(event: RolledBack | RollbackRefused | RollbackDone | Evidence | EvidenceRefused) -> str:

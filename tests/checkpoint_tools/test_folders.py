@@ -154,14 +154,15 @@ def test_a_tensor_of_another_shape_is_not_written(tmp_path: Path) -> None:
 
 def test_an_interrupted_conversion_is_gone_on_with_only_if_it_is_the_same(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    with output_folder.begun(out, {"dtype": "bf16"}) as partial:
+    partial = tmp_path / "out.partial"
+    with output_folder.begun(out, {"dtype": "bf16"}) as held:
+        assert held.folder == partial
         (partial / "done").write_text("x")
-    with output_folder.begun(out, {"dtype": "bf16"}) as again:
-        assert again == partial
+    with output_folder.begun(out, {"dtype": "bf16"}):
         assert (partial / "done").exists()
-    with output_folder.begun(out, {"dtype": "fp32"}):
+    with output_folder.begun(out, {"dtype": "fp32"}) as held:
         assert not (partial / "done").exists()
-        output_folder.publish(partial, out, {"dtype": "fp32", "proof": {}})
+        output_folder.publish(held, out, {"dtype": "fp32", "proof": {}})
     assert json.loads((out / "conversion.json").read_text()) == {"dtype": "fp32", "proof": {}}
     assert [path.name for path in out.iterdir()] == ["conversion.json"]
     assert not partial.exists()

@@ -17,6 +17,7 @@ from killed_conversions import Conversion, convert_from_hf, convert_to_hf, ended
 from checkpoint_tools import output_folder
 from harness.errors import CheckpointError, UsageError
 from harness.run.checkpoints.verify import verify
+from harness.sole_writer import LOCK_FILE
 
 OF_THE_MOMENT = ("saved_at", "save_seconds", "checksum")
 
@@ -45,8 +46,9 @@ def fresh(tmp_path: Path) -> Callable[[], Path]:
 
 
 def contents(out: Path) -> dict[str, Any]:
-    """All of a conversion's result but the moment at which it was made."""
+    """All of a conversion's result but the moment at which it was made, and a lock that nobody holds any more."""
     files = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    files.pop(LOCK_FILE, None)  # of one that was killed right after the last rename
     parsed: dict[str, Any] = dict(files)
     for name in files:
         if name.endswith("manifest.json"):
@@ -146,18 +148,18 @@ def test_a_full_disk_is_told_and_what_is_finished_stays(tmp_path: Path, given: P
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "out.partial/x")
     with (
         pytest.raises(CheckpointError, match=r"x cannot be written: No space left on device\. What is finished stays"),
-        output_folder.begun(tmp_path / "out", {}) as partial,
+        output_folder.begun(tmp_path / "out", {}) as held,
     ):
-        (partial / "finished").write_text("x")
+        (held.folder / "finished").write_text("x")
         raise full
-    with output_folder.begun(tmp_path / "out", {}) as partial:
-        assert (partial / "finished").exists()
+    with output_folder.begun(tmp_path / "out", {}) as held:
+        assert (held.folder / "finished").exists()
 
 
 def test_a_file_system_without_locks_is_no_hindrance(tmp_path: Path) -> None:
     without = OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
-    with mock.patch("fcntl.flock", side_effect=without), output_folder.begun(tmp_path / "out", {}) as partial:
-        assert partial.is_dir()
+    with mock.patch("fcntl.flock", side_effect=without), output_folder.begun(tmp_path / "out", {}) as held:
+        assert held.folder.is_dir()
 
 
 def test_a_failure_after_an_interruption_names_what_may_be_damaged(tmp_path: Path) -> None:
@@ -166,9 +168,9 @@ def test_a_failure_after_an_interruption_names_what_may_be_damaged(tmp_path: Pat
     def fail() -> str:
         with (
             pytest.raises(CheckpointError) as refused,
-            output_folder.begun(tmp_path / "out", {"dtype": "bf16"}) as partial,
+            output_folder.begun(tmp_path / "out", {"dtype": "bf16"}) as held,
         ):
-            (partial / "model.safetensors").write_bytes(b"damaged")
+            (held.folder / "model.safetensors").write_bytes(b"damaged")
             raise CheckpointError("not the same model.")
         return str(refused.value)
 

@@ -160,3 +160,19 @@ def test_only_the_used_parts_are_opened(channel: Channel) -> None:
     with pytest.raises(DataError, match="has 2 finished parts, and the run has used 3. Put the missing ones back"):
         write_part(folder / "part-00001", random_documents(9, seed=1))
         open_channel("zh", ChannelConfig(path=folder), 3)
+
+
+def test_part_whose_index_merges_documents_is_refused(channel: Channel) -> None:
+    arrivals = watching(channel)
+    part = add_part(channel, 1)
+    whole = part.idx_path.read_bytes()
+    merged = bytearray(whole)
+    merged[-16] ^= 1  # the last border but one
+    part.idx_path.write_bytes(merged)
+    (problem,) = found_by(arrivals).problems
+    assert "part-00001.idx is damaged" in problem
+    part.idx_path.write_bytes(whole)
+    found = found_by(arrivals)
+    assert found.parts == {"zh": (part,)}
+    assert found.checked["zh", part.name].bin.xxh3 == part.xxh3  # it is not read again when its turn comes
+    arrivals.close()

@@ -101,8 +101,9 @@ def test_both_files_are_on_disk_before_the_part_is_listed(tmp_path: Path, monkey
 def test_nothing_has_its_name_before_finish(tmp_path: Path) -> None:
     writer = PartWriter(tmp_path, 0, token_dtype(100))
     writer.add_document([1, 2, 3])
-    writer.close()
     assert [file.name for file in tmp_path.iterdir()] == ["part-00000.bin.partial"]
+    writer.close()
+    assert list(tmp_path.iterdir()) == []
     assert read_finished_parts(tmp_path) == []
 
 
@@ -136,12 +137,19 @@ def test_changed_binary_is_noticed(tmp_path: Path) -> None:
         read_finished_parts(tmp_path)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"prefix": "part-00000"}'])
-def test_edited_line_is_named(tmp_path: Path, line: str) -> None:
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("{", "not a line of parts.jsonl: "),
+        ("[]", "not a JSON object: "),
+        ('{"prefix": "part-00000"}', "the keys are `prefix`; expected "),
+    ],
+)
+def test_edited_line_is_named(tmp_path: Path, line: str, told: str) -> None:
     write_part(tmp_path, [[1]])
     with (tmp_path / "parts.jsonl").open("a") as lines:
         lines.write(line + "\n")
-    with pytest.raises(DataError, match=re.escape("parts.jsonl:2: not the line of a part") + r" .*Restore it"):
+    with pytest.raises(DataError, match=r"parts\.jsonl:2 \(byte \d+\): " + re.escape(told)):
         read_finished_parts(tmp_path)
 
 

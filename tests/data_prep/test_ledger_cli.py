@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from click.testing import CliRunner, Result
 
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
+from harness import cli
 from harness.channels.channels import open_channel, parts_digest
 from harness.cli import root
 from harness.config.load import load_config
@@ -195,3 +197,57 @@ def test_quarantine_says_what_is_wrong(run: Path, tmp_path: Path) -> None:
     assert "cannot be read as evidence (Field required). It has one JSON object per sample" in str(found)
     assert "is not a run directory" in str(call(quarantine, tmp_path, "--document", "zh/p:1").exception)
     assert "is not a run directory" in str(call(quarantine, tmp_path).exception)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"consumed_samples": 2**53}, "which no step can do"),
+        ({"consumed_samples": 12}, "which no step can do"),
+        ({"positions": [[28, 29]]}, "and names 1 positions, which no step can do"),
+        ({"positions": [[2**52, 2**52 + BATCH]]}, "but by its consumed samples and the skip windows"),
+        ({"phase": "elsewhere"}, "was trained in phase 'elsewhere', and config.yaml has the phases main"),
+        ({"step": 2**53}, "has no record of step 9007199254740991"),
+    ],
+)
+def test_records_that_do_not_fit_each_other_are_refused(
+    run: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, object], message: str
+) -> None:
+    path = RunDir(run).metrics
+    lines = path.read_text().splitlines()
+    lines[7] = json.dumps(json.loads(lines[7]) | changes)
+    path.write_text("\n".join(lines) + "\n")
+    for arguments in (["ledger", str(run)], ["ledger", str(run), "--json"]):
+        assert cli.run(["data", *arguments]) == 65
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"kind": "parts", "position": 9007199254740993, "channel": "zh", "num_parts": 1, "digest": "a"}',
+        b'{"kind": "rollback", "order": "a", "skip_windows": [[1e3, 2000]]}',
+        b'{"kind": "rollback", "order": "\\ud800", "skip_windows": []}',
+        b"7",
+        b"\0" * 100,
+        b"\xff",
+        b"x" * (5 * 1024**2),
+    ],
+)
+def test_every_command_names_the_damaged_line_of_a_journal(
+    run: Path, capsys: pytest.CaptureFixture[str], line: bytes
+) -> None:
+    path = RunDir(run).order
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    for arguments in (["ledger", str(run)], ["where", str(run), "--step", "3"], ["quarantine", str(run)]):
+        assert cli.run(["data", *arguments]) == 65
+        assert f"{path} is damaged: line 3: " in capsys.readouterr().err
+
+
+def test_a_journal_that_is_no_file_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = RunDir(run).order
+    path.unlink()
+    os.mkfifo(path)
+    assert cli.run(["data", "ledger", str(run)]) == 65
+    assert "order.jsonl: not a regular file" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import re
@@ -54,6 +55,11 @@ class Bench:
         for document in documents:
             writer.add_document(document)
         writer.finish()
+        source = self.channel / "source.json"
+        if source.exists():
+            content = json.loads(source.read_text())
+            content["finished"]["tokens"] = sum(map(len, documents))
+            source.write_text(json.dumps(content))
 
 
 def _said(result: Result) -> str:
@@ -253,10 +259,28 @@ def broken_characters(bench: Bench) -> str:
     return bench.verify("--tokenizer", bench.tokenizer)
 
 
+def stands_for_more(bench: Bench) -> str:
+    with bz2.open(bench.folder / "in.jsonl.bz2", "wb") as stream:
+        for _ in range(130):
+            stream.write(bytes(1 << 20))
+    return bench.tokenize(inputs=bench.folder / "in.jsonl.bz2")
+
+
+def without_a_part(bench: Bench) -> str:
+    bench.tokenize("--tokens-per-part", 100)
+    parts = bench.channel / "parts.jsonl"
+    parts.write_text("".join(parts.read_text().splitlines(keepends=True)[:-1]))
+    return bench.verify()
+
+
 LINES: dict[str, tuple[Callable[[Bench], str], str]] = {
     "what lies in a folder or under a pattern and is not read": (left_out, r"1 is left out, .*: b\.csv.*exit 0$"),
     "a packed file that is damaged or cut short": (damaged, r"damaged or cut short.*exit 65$"),
     "a file that is packed otherwise than its name says": (packed_otherwise, r"its content is gz, though.*exit 65$"),
+    "a packed file that stands for far more than text can": (
+        stands_for_more,
+        r"stands for more than 1,032 times its own size, and more than 128 MiB.*exit 65$",
+    ),
     "lines that are no documents": (bad_lines, r"1 of 41 lines \(2\.44%\) are not documents.*exit 65$"),
     "a file that has lines, and not one document": (
         without_document,
@@ -281,6 +305,10 @@ LINES: dict[str, tuple[Callable[[Bench], str], str]] = {
     "every part's files are there, with the size that `parts.jsonl` says": (
         missing_file,
         r"cannot find .*bin.*\nexit 65$",
+    ),
+    "the parts hold as many tokens as were written when the channel was made": (
+        without_a_part,
+        r": BAD, .*tokens were written when the channel was made, and its parts have.*exit 65$",
     ),
     "every byte of the tokens is as it was written": (
         flipped,

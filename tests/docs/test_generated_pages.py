@@ -125,15 +125,19 @@ def test_links_lead_to_headings() -> None:
 @pytest.mark.parametrize(
     ("section", "key", "facts"),
     [
-        ("ModelConfig", "num_layers", ("integer, at least 1", "required")),
+        ("ModelConfig", "num_layers", ("integer, at least 1 and at most 2048", "required")),
         ("ModelConfig", "activation", ("one of `swiglu`, `geglu`, `gelu`", "default `swiglu`")),
-        ("ChannelConfig", "epoch_decay", ("number, above 0 and at most 1", "default `1.0`")),
+        ("ChannelConfig", "epoch_decay", ("number, at least 1e-06 and at most 1", "default `1.0`")),
         ("EvaluationConfig", "held_out_share", ("number, at least 0 and below 1", "default `0.01`")),
         ("CheckpointConfig", "async_save", ("`true` or `false`", "default `false`")),
         ("CheckpointConfig", "snapshot_folder", ("path", "optional")),
-        ("DataConfig", "skip_windows", ("list of lists of 2 integers, at least 0", "default `[]`")),
+        (
+            "DataConfig",
+            "skip_windows",
+            ("list of lists of 2 integers, at least 0 and at most 9,007,199,254,740,992", "default `[]`"),
+        ),
         ("DataConfig", "channels", ("mapping of names to sections", "required")),
-        ("PhaseConfig", "blend", ("mapping of names to numbers, above 0", "required")),
+        ("PhaseConfig", "blend", ("mapping of names to numbers, at least 1e-30 and at most 1e+30", "required")),
         ("WatchConfig", "repeat_adam_betas", ("list of 2 numbers, at least 0 and below 1", "optional")),
         ("LaunchConfig", "signal_lead_s", ("integer, at least 1 and at most 65,535", "default `600`")),
     ],

@@ -23,8 +23,10 @@ from disturbed_runs import LAST_STEP, everybody, is_saving, one_rank, wait_for, 
 from fault_report import Report, TrialId
 from harms import HARMS, Harm
 from judge import newest, sound_checkpoints
+from meanwhile import IN_LAUNCHES, put_right
 from process_runs import Command, Site, descendants, kill_all
 from scenes import Line, line_of
+from start_deaths import GONE_WITHIN_S, STAGES, VICTIMS, Start, is_free, kill_at, left_over
 from surroundings import wrong_clock
 
 from harness.errors import EXIT_FINISHED, EXIT_REQUEUE, EXIT_USAGE
@@ -89,6 +91,37 @@ class Trial:
                 command.process.wait(timeout=120)
             wait_until_gone(self._site)
             return True
+
+    def kill_at_start(self, stage: str, victims: str) -> bool:
+        """SIGKILL at a stage of the start: whoever is left ends within seconds, and holds the run no longer."""
+        self._report.num_starts += 1
+        start = Start.of(self._site)
+        with start.command:
+            known = kill_at(start, stage, VICTIMS[victims])
+            if known is None:
+                self._left(start.command)
+                return False
+            left = left_over(start.command, known)
+            kill_all(left)
+            if left:
+                self._violated(f"{len(left)} processes are left {GONE_WITHIN_S:g} s after the deaths at: {stage}")
+        if not is_free(self._site):
+            self._violated(f"the run is held after the deaths at: {stage}")
+        return True
+
+    def meddle(self, name: str) -> bool:
+        """Somebody does something in the folders of launches: training goes on."""
+        first, ahead = self._site.last_step(), self._random.randint(1, 6)
+        with self._start() as command:
+            wait_for(command, lambda: self._site.last_step() >= first + ahead)
+            if command.process.poll() is not None:
+                return False
+            IN_LAUNCHES[name](self._random, self._site.run_dir.root)
+            code = command.process.wait(timeout=120)
+            put_right(self._site.run_dir.root)
+            if code != EXIT_FINISHED:
+                self._violated(f"{name}: it left with {code}")
+        return True
 
     def second_process(self) -> bool:
         """Another trainer in the same run directory is refused and disturbs nothing; then the first is killed."""
@@ -175,6 +208,14 @@ FAULTS: dict[str, Callable[[Trial], bool]] = {
     "SIGKILL of rank 0": lambda trial: trial.kill(one_rank(0)),
     "SIGKILL of rank 1": lambda trial: trial.kill(one_rank(1)),
     "SIGKILL of the launcher": lambda trial: trial.kill(lambda command: [command.process.pid]),
+    **{
+        f"SIGKILL of {victims} at: {stage}": (
+            lambda trial, stage=stage, victims=victims: trial.kill_at_start(stage, victims)
+        )
+        for stage in STAGES
+        for victims in VICTIMS
+    },
+    **{f"meanwhile {name}": (lambda trial, name=name: trial.meddle(name)) for name in IN_LAUNCHES},
     "SIGTERM to the launcher": lambda trial: trial.stop_politely(),
     "a second process in the run directory": lambda trial: trial.second_process(),
     "a clock that is wrong": lambda trial: trial.wrong_clock(),

@@ -24,6 +24,7 @@ from pathlib import Path
 from fault_report import Report, TrialId
 from harms import HARMS
 from judge import Sound, newest, sound_checkpoints, unsound
+from meanwhile import MEANWHILE, put_right
 from process_runs import descendants, kill_all
 from run_folder_faults import fill_up, harm_run_file, occupied, write_protected
 from scenes import LAST_STEP, SNAPSHOTS, Line, Scene, line_of
@@ -246,6 +247,35 @@ class TrainerTrial:
             outcome = self.start("while another process holds the lock")
         if outcome.code != 64 or "is in use" not in outcome.output:
             self._violated(f"a second process in the run directory left with {outcome.code}: {outcome.output[-300:]}")
+        self._counted(True)
+
+    def meddled_with(self, name: str) -> None:
+        """A start in whose folder somebody does something meanwhile: it trains on, to its end."""
+        self._family = f"meanwhile {name}"
+        wait_s = self.draw.uniform(0.0, 1.0)
+        if "metrics.jsonl" in name:
+            self._may_lack_lines = True
+
+        def meddle(pid: int) -> None:
+            time.sleep(wait_s)
+            MEANWHILE[name](self.draw, self.run_dir)
+
+        is_first = not self._story
+        outcome = self.start(f"{name} after {wait_s:.2f} s", meanwhile=meddle)
+        put_right(self.run_dir)
+        if is_first and outcome.code != EXIT_FINISHED:
+            self._violated(f"it left with {outcome.code}: {outcome.output[-500:]}")
+        self._counted(True)
+
+    def index_harmed(self) -> None:
+        """An index of the newest checkpoint that names a file outside of it; seen by the next start."""
+        usable = [sound for sound in sound_checkpoints(self.run_dir / "checkpoints") if sound.health != "abandoned"]
+        if len(usable) < 2 or not (index := usable[0].path / ".metadata").is_file():
+            return
+        self._family = "an index that names ../x"
+        index.write_bytes(index.read_bytes().replace(b"__0_0.distcp", b"../../x.dist"))
+        self._story.append(f"an index that names ../../x.dist: {usable[0].path.name}")
+        self._harmed.add(usable[0].path.name)
         self._counted(True)
 
     def surrounded(self, name: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fault_report import Report, TrialId
 from harms import HARMS
+from meanwhile import MEANWHILE
 from run_folder_faults import RUN_FILES
 from scenes import Scene
 from surroundings import SURROUNDINGS
@@ -27,6 +28,8 @@ OTHERS: dict[str, Throw] = {
     **{f"{name} in a checkpoint": (lambda trial, name=name: trial.harmed(name)) for name in HARMS},
     **{f"{name} in a snapshot": (lambda trial, name=name: trial.snapshot_harmed(name)) for name in HARMS},
     **{name: (lambda trial, name=name: trial.surrounded(name)) for name in SURROUNDINGS},
+    **{f"meanwhile {name}": (lambda trial, name=name: trial.meddled_with(name)) for name in MEANWHILE},
+    "an index that names ../x": TrainerTrial.index_harmed,
     **{f"damage to {name}": (lambda trial, name=name: trial.run_file_harmed(name)) for name in RUN_FILES},
 }
 """What can be thrown besides faults at system calls."""

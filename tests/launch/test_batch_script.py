@@ -17,7 +17,7 @@ SRUN = """\
 #!/bin/bash
 printf '%s\\n' srun "${@/#/  }" >> "$CALLS"
 case "$*" in
-*"job begin"*) echo "$LAUNCH" ;;
+*"job begin"*) echo "$LAUNCH"; exit "$BEGIN_CODE" ;;
 *launch.node*) until [[ -z $TRAINS_UNTIL ]] || (($(grep -c "$TRAINS_UNTIL" "$CALLS") > 1)); do :; done ;;
 *"job end"*) echo "$BAD_NODES"; exit "$END_CODE" ;;
 esac
@@ -54,6 +54,7 @@ def run_script(site: Path, image: str = "", watch: str = "", **environment: str)
         "SLURM_JOB_ID": "7",
         "SLURM_JOB_NUM_NODES": "2",
         "SLURM_JOB_NODELIST": "n[1-2]",
+        "BEGIN_CODE": "0",
         "END_CODE": "0",
         "BAD_NODES": "",
         "TRAINS_UNTIL": "",
@@ -112,3 +113,16 @@ def test_nodes_that_were_excluded_before_stay_excluded(site: Path) -> None:
 def test_without_bad_nodes_nothing_is_excluded(site: Path) -> None:
     _, _, calls = run_script(site, image="image", END_CODE="75")
     assert calls.endswith("scontrol\n  requeue\n  7\n")
+
+
+def test_a_start_that_finds_what_is_left_of_the_one_before_comes_back(site: Path) -> None:
+    code, log, calls = run_script(site, image="image", BEGIN_CODE="75")
+    assert code == 75, log
+    assert calls.endswith("scontrol\n  requeue\n  7\n")
+    assert "launch.node" not in calls
+
+
+def test_a_start_that_is_refused_does_not_come_back(site: Path) -> None:
+    code, _, calls = run_script(site, image="image", BEGIN_CODE="64")
+    assert code == 64
+    assert "requeue" not in calls

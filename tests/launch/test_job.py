@@ -98,6 +98,19 @@ def test_a_run_that_trains_elsewhere_is_in_use(run_dir: RunDir, monkeypatch: pyt
             begin(run_dir, run_dir.launch(1))
 
 
+@pytest.mark.parametrize(("restarts", "owner", "code"), [(1, "42", 75), (2, "42", 64), (1, "41", 64)])
+def test_what_is_left_of_the_start_before_lets_the_job_come_back_a_few_times(
+    restarts: int, owner: str, code: int, run_dir: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "LOCK_PATIENCE_S", 0.0)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+    there = {"host": "n7", "pid": 9, "process": "x", "job_id": owner, "started": "2026-01-01 00:00:00", "token": 1}
+    run_dir.lock.write_text(json.dumps(there) + "\n")
+    with run_dir.lock.open("a+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert main(["begin", str(run_dir.root), str(run_dir.launch(1))]) == code
+
+
 def test_requeued_from_outside_again_and_again_it_stops(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(3):
         begin(run_dir, run_dir.launch(1))

@@ -10,7 +10,15 @@ import pytest
 from harness.config.operation import LaunchConfig
 from harness.errors import UsageError
 from harness.launch.gpu_request import gpu_flag_problems
-from harness.launch.slurm import Job, flag_problems, sbatch_command, seconds_of, submit
+from harness.launch.slurm import (
+    Job,
+    dependency_problems,
+    flag_problems,
+    sbatch_command,
+    seconds_of,
+    submit,
+    variable_problems,
+)
 
 
 def job(dependency: str | None = None, **settings: Any) -> Job:
@@ -166,6 +174,70 @@ def test_flags_that_harness_sets_itself_are_refused_with_a_reason() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("flag", "problem"),
+    [
+        ("--arr=0-3", "--arr is not allowed: sbatch takes it for --array; write the whole name"),
+        ("--a=0-3", "--a is not allowed: sbatch takes it for --account, --array; write the whole name"),
+        ("--expor=ALL", "--expor is not allowed: sbatch takes it for --export, --export-file; write the whole name"),
+        ("--export-file=e", "--export-file is not allowed: set variables in launch.environment_file"),
+        ("--no-req", "--no-req is not allowed: sbatch takes it for --no-requeue; write the whole name"),
+        ("--gre=gpu:8", "--gre is not allowed: sbatch takes it for --gres; write the whole name"),
+        ("--gpus-per-n=4", "--gpus-per-n is not allowed: sbatch takes it for --gpus-per-node; write the whole name"),
+        ("--wra=touch", "--wra is not allowed: sbatch takes it for --wrap; write the whole name"),
+        ("--wrap=touch /tmp/x", "--wrap is not allowed: a job of a run is slurm/train.sbatch"),
+        ("--comment", "--comment needs a value: write it behind '='"),
+        ("--commen", "--commen needs a value: write the whole name, and the value behind '='"),
+    ],
+)
+def test_flags_cannot_hide_behind_abbreviations_nor_take_the_next_word(flag: str, problem: str) -> None:
+    assert LaunchConfig(sbatch_flags=(flag,)).sbatch_flags == (flag,)
+    assert flag_problems((flag,)) == [f"launch.sbatch_flags: {problem}"]
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--contiguous", "--hold", "--qos=high", "--time-min=1:00:00", "--exclude=n1", "--no-container-mount-home",
+     "--nodelist=n[1-4]", "--mem=100G", "--get-user-env", "--gpu-bind=none", "--error=e.log", "--plugin-option=1"],
+)  # fmt: skip
+def test_whole_names_of_other_flags_are_taken(flag: str) -> None:
+    assert flag_problems((flag,)) == []
+
+
+def test_every_beginning_of_a_flag_of_ours_is_known() -> None:
+    whole = {"--nodes", "--time", "--gpus", "--export", "--exclusive", "--array", "--dependency", "--wrap", "--signal"}
+    for name in whole:
+        for end in range(3, len(name)):
+            assert flag_problems((f"{name[:end]}=1",)) or name[:end] in ("--gpus",), name[:end]
+
+
+@pytest.mark.parametrize("flag", ["--array 0-3", "-a0-3", "-a", "-Ha0", "--array", "0-3"])
+def test_two_words_and_short_flags_are_refused(flag: str) -> None:
+    try:
+        taken = LaunchConfig(sbatch_flags=(flag,))
+    except ValueError:
+        return
+    assert flag_problems(taken.sbatch_flags)
+
+
+def test_variables_that_sbatch_takes_for_flags_are_refused() -> None:
+    assert variable_problems(["SBATCH_ACCOUNT", "HOME"]) == []
+    assert variable_problems(["SBATCH_WAIT", "SBATCH_ARRAY_INX"]) == [
+        "the environment variable SBATCH_ARRAY_INX is set, and sbatch takes it for a flag: a run is one job; for "
+        "several runs call `harness launch` once for each configuration; unset SBATCH_ARRAY_INX",
+        "the environment variable SBATCH_WAIT is set, and sbatch takes it for a flag: `harness launch` does not wait "
+        "for the job; `harness status` tells where the run is; unset SBATCH_WAIT",
+    ]
+
+
+@pytest.mark.parametrize("dependency", ["afterany:1 --wrap=x", "", "a\nb", "afterany:\x1b[2J", "x" * 2000])
+def test_dependencies_are_one_word(dependency: str) -> None:
+    assert dependency_problems("afterok:4711?afterany:12") == []
+    (problem,) = dependency_problems(dependency)
+    assert problem.startswith("--dependency is '")
+    assert problem.isprintable()
+
+
 @pytest.mark.parametrize("flag", ["-a", "qos=high", "--qos high", "--qos=\n", "--"])
 def test_flags_have_one_form(flag: str) -> None:
     with pytest.raises(ValueError, match="sbatch_flags"):
@@ -189,6 +261,7 @@ def test_the_number_of_the_job_is_read(tmp_path: Path, answer: str) -> None:
     [
         ("echo 'sbatch: error: no such account' >&2; exit 1", "^Slurm refused the job: error: no such account$"),
         ("echo what", "^Slurm refused the job: what$"),
+        ("printf '\\377'; exit 1", "^Slurm refused the job: "),
     ],
 )
 def test_a_refusal_is_told(tmp_path: Path, body: str, message: str) -> None:

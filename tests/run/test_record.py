@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.run import lines
 from harness.run import metric_names as names
-from harness.run import records
 from harness.run.records import StepRecord, from_json_line, hidden_records, last_key, read_records, to_json_line
 
 METRIC_NAMES = st.sampled_from([names.LM_LOSS, names.lm_loss_of("zh"), names.GRAD_NORM, names.LEARNING_RATE])
@@ -135,7 +135,7 @@ def test_a_line_that_cannot_be_read_hides_no_other(tmp_path: Path, damaged: byte
     read = steps_of(path, *lines_of(0, 1, 5), damaged)
     assert read == [(0, step) for step in range(1, 6)]
     assert last_key(path) == (0, 5)
-    assert hidden_records(path, attempt=0, step=5) == []
+    assert list(hidden_records(path, attempt=0, step=5)) == []
 
 
 def test_a_line_that_cannot_be_read_does_not_hide_its_own_repetition(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_the_way_to_a_checkpoint_that_a_lost_start_has_hidden(
 ) -> None:
     path = tmp_path / "metrics.jsonl"
     steps_of(path, *lines_of(0, 1, 8), *lost)
-    hidden = hidden_records(path, attempt=0, step=6)
+    hidden = list(hidden_records(path, attempt=0, step=6))
     assert [(read.attempt, read.step) for read in hidden] == [(0, step) for step in expected]
     again = [to_json_line(dataclasses.replace(read, attempt=3)) for read in hidden]
     read = steps_of(path, *lines_of(0, 1, 8), *lost, *again, *lines_of(3, 7, 9))
@@ -182,14 +182,14 @@ def test_the_way_to_a_checkpoint_that_a_lost_start_has_hidden(
 def test_the_way_is_that_of_its_attempt_with_what_went_before_it(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     steps_of(path, *lines_of(0, 1, 6), *lines_of(1, 3, 6), *lines_of(2, 2, 2))
-    hidden = hidden_records(path, attempt=1, step=5)
+    hidden = list(hidden_records(path, attempt=1, step=5))
     assert [(read.attempt, read.step) for read in hidden] == [(0, 2), (1, 3), (1, 4), (1, 5)]
 
 
 def test_the_last_line_up_to_a_step_is_found_however_far_back_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(records, "_TAIL_BYTES", 300)
+    monkeypatch.setattr(lines, "_BLOCK_BYTES", 300)
     path = tmp_path / "metrics.jsonl"
     steps_of(path, *lines_of(0, 1, 40), *lines_of(1, 30, 60), b'{"attempt": 0, "st')
     assert last_key(path) == (1, 60)

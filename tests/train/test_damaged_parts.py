@@ -180,7 +180,8 @@ def test_a_pair_without_a_list_stays_what_it_was(tmp_path: Path) -> None:
 def test_ranks_end_together(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.config["parallel"] = {"data_parallel_size": 2}
-    assert train_to(site, FIRST_STEPS)[0] == 0
+    code, output = train_to(site, FIRST_STEPS)
+    assert code == 0, output
     for channel in ("en", "code"):  # whichever rank reads which
         path = tmp_path / "data" / channel / "part-00000.bin"
         content = path.read_bytes()

@@ -10,6 +10,7 @@ from harness.train.worker import memory_advice
     ("error", "advice"),
     [
         (MemoryError(), "the memory of this host is used up"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), "of this host"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), "Lower parallel.micro_batch_size"),
     ],
 )

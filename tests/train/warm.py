@@ -22,7 +22,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 from forkserver import warm_context
 
@@ -100,19 +100,18 @@ class _ForkedWorker:
         command: Sequence[str],
         *,
         env: Mapping[str, str],
-        stdout: IO[bytes] | None,
+        stdout: int | None,
         preexec_fn: Callable[[], None],
         **_: object,
     ) -> None:
         from harness.launch.local import WORKER
 
         assert tuple(command[: len(WORKER)]) == WORKER, command
-        output = None if stdout is None else stdout.fileno()
         arguments = list(command[len(WORKER) :])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside any thread
             self._process = multiprocessing.get_context("fork").Process(
-                target=_run_worker, args=(arguments, dict(env), output, preexec_fn)
+                target=_run_worker, args=(arguments, dict(env), stdout, preexec_fn)
             )
             self._process.start()
         assert self._process.pid is not None

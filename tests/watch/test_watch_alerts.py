@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import os
 import socket
 import sys
 import threading
@@ -14,8 +15,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
+from stand_in import StandIn
 
+from harness import cli
 from harness.errors import UsageError
+from harness.run.paths import RunDir
 from harness.watch import delivery
 from harness.watch.alerts import Alerts
 from harness.watch.delivery import BoundedDelivery, UndeliveredError, deliveries
@@ -151,6 +156,7 @@ def test_a_webhook_that_refuses_with_http_200_is_heard(
     url, got, answers = robot
     monkeypatch.setattr(delivery, hosts, ("127.0.0.1",))
     (tmp_path / "urls").write_text(f"# robots\n{url}\n")
+    (tmp_path / "urls").chmod(0o600)
     (deliver,) = deliveries((), tmp_path / "urls")
     for answer in (refusal, b"not json"):
         answers[:] = [answer]
@@ -282,3 +288,62 @@ def test_what_is_missing_is_said_before_anything_is_watched(monkeypatch: pytest.
     assert SECRET not in str(caught.value)
     with pytest.raises(UsageError, match="watch.alert_urls_file: cannot read .*: No such file"):
         deliveries((), tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "7f3a9c-this-is-a-token",
+        "7f3a9c:AAErandomtoken",
+        "token7f3a9c:x",
+        "http://[7f3a9c",
+        "sla\x1bck://7f3a9c",
+        "://7f3a9c",
+    ],
+)
+def test_what_is_no_address_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str) -> None:
+    run = StandIn(RunDir(tmp_path / "run"))
+    urls = tmp_path / "urls"
+    urls.write_text(f"# robots\n{address}\n")
+    urls.chmod(0o600)
+    config = yaml.safe_load(run.run_dir.config.read_text())
+    config["watch"]["alert_urls_file"] = str(urls)
+    run.run_dir.config.write_text(yaml.safe_dump(config))
+    root = str(run.run_dir.root)
+    assert cli.run(["watch", root, "--once"]) == 64
+    told = capsys.readouterr().err
+    assert f"{urls}:2: not the address of a place for alerts" in told
+    assert "7f3a9c" not in told
+    config["watch"]["alert_urls_file"] = None
+    run.run_dir.config.write_text(yaml.safe_dump(config))
+    assert cli.run(["watch", root, "--once", "--alert-url", address]) == 64
+    told = capsys.readouterr().err
+    assert "alert address 1: not the address of a place for alerts" in told
+    assert "7f3a9c" not in told
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o777])
+def test_a_file_of_addresses_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    urls = tmp_path / "urls"
+    urls.write_text(f"slack://{SECRET}\n")
+    urls.chmod(mode)
+    with pytest.raises(
+        UsageError, match=f"can be read or written by others \\(mode {mode:04o}\\).*chmod 600"
+    ) as caught:
+        deliveries((), urls)
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\xff\xfe", "is not UTF-8"), (b"x" * (300 * 1024), "is larger than 256 KiB"), (None, "not a regular file")],
+)
+def test_a_file_that_is_no_file_of_addresses(tmp_path: Path, content: bytes | None, message: str) -> None:
+    urls = tmp_path / "urls"
+    if content is None:
+        os.mkfifo(urls, 0o600)
+    else:
+        urls.write_bytes(content)
+        urls.chmod(0o600)
+    with pytest.raises(UsageError, match=f"watch.alert_urls_file: .*{message}"):
+        deliveries((), urls)

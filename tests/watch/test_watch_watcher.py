@@ -228,7 +228,9 @@ def test_people_hear_that_training_waits_for_data(tmp_path: Path) -> None:
     watching.look()
     run.event("waiting-for-parts", channels=["zh"])
     run.event("parts-refused", reason="channel zh: part-00001.bin has the hash 0")
+    run.event("part-damaged", channel="zh", part="part-00002", reason="channel zh: part-00002.bin has the hash 1")
     watching.look()
     step = run.step
     assert f"training waits for further parts, because no data is left in zh (step {step})" in told
     assert f"parts of the data were refused: channel zh: part-00001.bin has the hash 0 (step {step})" in told
+    assert f"a part of the data is damaged: channel zh: part-00002.bin has the hash 1 (step {step})" in told

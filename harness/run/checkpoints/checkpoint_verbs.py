@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from harness.errors import EXIT_BAD_DATA, CheckpointError, UsageError
+from harness.errors import EXIT_BAD_DATA, CheckpointError, SaveFailedError, UsageError
+from harness.limits import MOST_STEPS
 from harness.progress import shown
 from harness.run.checkpoints.contents import Progress
 from harness.run.checkpoints.entries import BrokenCheckpoint, Checkpoint, Entry
@@ -136,8 +137,12 @@ def sign(checkpoints: tuple[Path, ...], key_file: Path | None) -> None:
 
 @click.command()
 @RUN_DIR
-@click.option("--keep-last", type=click.IntRange(min=1), required=True, help="Number of newest checkpoints to keep.")
-@click.option("--keep-every-steps", type=click.IntRange(min=1), help="Keep every step that this divides for good.")
+@click.option(
+    "--keep-last", type=click.IntRange(1, MOST_STEPS), required=True, help="Number of newest checkpoints to keep."
+)
+@click.option(
+    "--keep-every-steps", type=click.IntRange(1, MOST_STEPS), help="Keep every step that this divides for good."
+)
 @click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @signature_key_option
 def prune(run_dir: Path, keep_last: int, keep_every_steps: int | None, dry_run: bool, key_file: Path | None) -> None:
@@ -215,7 +220,10 @@ def _amend(checkpoint: Path, key_file: Path | None, *, pinned: bool) -> None:
             raise CheckpointError(f"{checkpoint} was not changed: {entry.problem}")
         if entry.manifest.signature is not None and store.key is None:
             raise UsageError(f"{checkpoint} is signed, and would not be any more: give --signature-key-file")
-        store.amend(entry, pinned=pinned)
+        try:
+            store.amend(entry, pinned=pinned)
+        except SaveFailedError as error:
+            raise CheckpointError(str(error)) from None
         return
     raise UsageError(f"{checkpoint} is not a checkpoint of a run. List them: harness checkpoint list {run.root}")
 

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Sequence
 from types import FrameType
 
+from harness.parent_death import follow_parent, followed_signal
 from harness.run.commands.command import Command
 from harness.run.commands.kinds import CommandKind
 from harness.run.commands.requests import make_request
@@ -29,12 +30,34 @@ class SignalFlags:
         self._arrived = dict.fromkeys(HANDLED_SIGNALS, False)
         self._before: dict[signal.Signals, signal._HANDLER] = {}
         self._num_commands = 0
+        self._has_begun = False
 
-    def install(self) -> None:
-        """Set the handlers, and unblock the signals that a launcher had blocked until now."""
+    def install(self, *, is_starting: bool = False) -> None:
+        """Set the handlers, and unblock the signals that a launcher had blocked until now.
+
+        The end of the launcher, with which this process died until now, becomes a signal to save and stop; where the
+        process `is_starting`, that waits for `begun`.
+        """
         for number in HANDLED_SIGNALS:
             self._before[number] = signal.signal(number, self._note)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED_SIGNALS)
+        if not is_starting:
+            self.begun()
+
+    def asks_to_leave(self) -> bool:
+        """Return whether a signal has arrived that lets the run save and stop."""
+        return any(
+            self._arrived[number] for number, kind in KIND_OF_SIGNAL.items() if kind is CommandKind.SAVE_AND_STOP
+        )
+
+    def begun(self) -> None:
+        """Note that the first step is done: from now on the end of the launcher is a signal to save and stop.
+
+        Until then a worker dies with it: it has nothing to save, and may wait for others that died too.
+        """
+        if not self._has_begun and followed_signal() == signal.SIGKILL:
+            follow_parent(signal.SIGTERM)
+        self._has_begun = True
 
     def restore(self) -> None:
         """Block the signals again and restore the earlier handlers.

@@ -15,7 +15,7 @@ from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.commands.requests import AnyRequest, Evidence, Rollback
 from harness.run.event_types import RolledBack
 from harness.run.events import last_events
-from harness.run.files import last_lines
+from harness.run.lines import last_lines
 from harness.run.paths import RunDir
 from harness.run.records import from_json_line
 

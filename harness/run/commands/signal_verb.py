@@ -11,6 +11,7 @@ import click
 
 from harness.errors import UsageError
 from harness.finite_range import FiniteRange
+from harness.limits import MOST_SECONDS, MOST_STEPS, MOST_TOKENS
 from harness.run.commands.kinds import GIVEN_BY_PEOPLE, CommandKind
 from harness.say import say
 
@@ -30,7 +31,10 @@ class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the new
         """Return the pair of numbers that a text stands for."""
         first, colon, second = str(value).partition(":")
         try:
-            return self._number(first), self._number(second)
+            pair = self._number(first), self._number(second)
+            if max(map(abs, pair)) > MOST_TOKENS:
+                raise ValueError  # nothing here counts so far, and `int` takes any length
+            return pair
         except ValueError:
             example = "116:183" if self._number is int else "0.9:0.95"
             raise click.BadParameter(f"{value!r} is not a pair of numbers A:B, such as {example}", ctx, param) from None
@@ -44,20 +48,30 @@ class Pair(click.ParamType):  # type: ignore[type-arg] # generic only in the new
 @click.option(
     "--timeout",
     "timeout_s",
-    type=FiniteRange(min=0),
+    type=FiniteRange(0, MOST_SECONDS),
     default=600.0,
     show_default=True,
     help="Seconds to wait at most.",
 )
-@click.option("--to-step", type=int, help="rollback: to the checkpoint of this step, whatever its health.")
-@click.option("--before-step", type=int, help="rollback: to the newest clean checkpoint of an earlier step.")
+@click.option(
+    "--to-step",
+    type=click.IntRange(0, MOST_STEPS),
+    help="rollback: to the checkpoint of this step, whatever its health.",
+)
+@click.option(
+    "--before-step",
+    type=click.IntRange(0, MOST_STEPS),
+    help="rollback: to the newest clean checkpoint of an earlier step.",
+)
 @click.option("--skip-steps", type=Pair(), help="rollback: never train again on the samples of steps A to B.")
 @click.option("--skip-samples", type=Pair(), help="rollback: nor on the samples A up to B of the run's order.")
 @click.option(
-    "--learning-rate-factor", type=FiniteRange(), help="rollback: factor of the learning rate for some steps."
+    "--learning-rate-factor",
+    type=FiniteRange(0, 10, min_open=True),
+    help="rollback: factor of the learning rate for some steps.",
 )
 @click.option("--adam-betas", type=Pair(float), help="rollback: betas of Adam for some steps.")
-@click.option("--for-steps", type=int, help="rollback: how many steps these two last.")
+@click.option("--for-steps", type=click.IntRange(1, MOST_STEPS), help="rollback: how many steps these two last.")
 @click.option("--steps", type=Pair(), help="evidence: the steps whose samples are examined, A to B.")
 def signal(run_dir: Path, command: str, reason: str, wait: bool, timeout_s: float, **fields: object) -> None:
     """Give a command to the run that trains in RUN_DIR.

@@ -14,7 +14,8 @@ from harness.checkpoint.node_folder import SnapshotRecord
 from harness.checkpoint.objections import objection_to
 from harness.data.fingerprint import recorded_parts
 from harness.data.order.cursor import Cursor
-from harness.errors import CheckpointError
+from harness.errors import CheckpointError, DataError
+from harness.parallel.environment import job_id
 from harness.run import resume_failures
 from harness.run.checked_parts import CheckedParts, read_checked
 from harness.run.checkpoints.choice import Resume
@@ -28,7 +29,7 @@ from harness.run.order_changes import History, num_parts_of
 from harness.run.order_file import read_journal, rollbacks_in_journal
 from harness.run.own_file import RefusedFileError, require_own_file
 from harness.run.paths import RunDir
-from harness.run.records import StepRecord, hidden_records, last_key
+from harness.run.records import last_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +43,6 @@ class Start:
     """Adopted parts and quarantined documents, from the journal of the run."""
     skips: tuple[tuple[int, int], ...] = ()
     """Positions that rollbacks skip for good, from the same journal."""
-    hidden: tuple[StepRecord, ...] = ()
-    """Records on the way to the checkpoint that a start in between has hidden, and that must be written again."""
     checked_parts: CheckedParts = field(default_factory=dict)
     """Parts that earlier launches have read whole and found sound."""
     snapshot: SnapshotRecord | None = None
@@ -93,7 +92,7 @@ def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:
         UsageError: It cannot be made.
     """
     make_run(run_dir)
-    return closing.enter_context(RunLock(run_dir)).fence
+    return closing.enter_context(RunLock(run_dir, job_id())).fence
 
 
 def find_start(store: CheckpointStore, resume: Resume) -> Start:
@@ -112,10 +111,8 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
         run_dir.checked_parts.unlink(missing_ok=True)
     _require_own_journal(run_dir)
     entry = choice.entry
-    key = None if entry is None else (entry.manifest.attempt, entry.step)
     return Start(
         entry=entry,
-        hidden=() if key is None else tuple(hidden_records(run_dir.metrics, attempt=key[0], step=key[1])),
         journal=read_journal(run_dir.order),
         checked_parts=read_checked(run_dir.checked_parts),
         skips=tuple(chain.from_iterable(each.skip_windows for each in rollbacks_in_journal(run_dir.order))),
@@ -140,8 +137,18 @@ def _require_own_journal(run_dir: RunDir) -> None:
 
 
 def attempt_after(run_dir: RunDir, manifest: Manifest | None) -> int:
-    """Return the attempt in which to go on from a state: a new one if recorded steps will be repeated."""
-    recorded = last_key(run_dir.metrics)
+    """Return the attempt in which to go on from a state: a new one if recorded steps will be repeated.
+
+    Raises:
+        DataError: The recorded steps cannot be read.
+    """
+    try:
+        recorded = last_key(run_dir.metrics)
+    except OSError as error:
+        raise DataError(
+            f"{run_dir.metrics} cannot be read: {error.strerror}. It says which steps were trained; make it a readable "
+            "file, or move it away to go on without the records so far."
+        ) from None
     resumed = (manifest.attempt, manifest.step) if manifest else (0, 0)
     if recorded is None or recorded == resumed:
         return resumed[0]

@@ -68,13 +68,17 @@ class Inbox:
 
     def before_first_step(self) -> list[Command]:
         """Return the commands that came before training began. Every rank must call it."""
-        return self.agree(self.summed_flags())
+        return self._behind(self.summed_flags())
 
     def agree(self, summed_flags: Sequence[float]) -> list[Command]:
-        """Return the commands behind the flags that the ranks raised, in the same order on every rank.
+        """Return the commands behind the flags that the ranks raised in a step, in the same order on every rank.
 
         Every rank must call it with the same sums. Costs nothing unless a flag is raised.
         """
+        self._signals.begun()
+        return self._behind(summed_flags)
+
+    def _behind(self, summed_flags: Sequence[float]) -> list[Command]:
         _, _, *of_commands = summed_flags
         if not any(of_commands):
             return []

@@ -60,7 +60,7 @@ class RunData:
     arrivals: Arrivals | None
     """Looks for new parts, on the writer."""
     sound_parts: SoundParts | None
-    """What is known of the parts; None if they are not checked."""
+    """Knowledge of the soundness of parts; None if they are not checked."""
     notes: tuple[str, ...]
     """Remarks about the tokenizer of the run, its checkpoint and its channels, for people."""
 

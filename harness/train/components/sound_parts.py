@@ -1,4 +1,4 @@
-"""What all ranks know of the soundness of parts: each is read by one rank, and told to all in one small reduction.
+"""Soundness of parts, as all ranks know it: each is read by one rank, and told to all in one small reduction.
 
 Shapes: P parts that are looked at.
 """
@@ -31,7 +31,7 @@ class Damage(NamedTuple):
 
 
 class Learnt(NamedTuple):
-    """What was not known before."""
+    """The news of one exchange."""
 
     sound: tuple[CheckedPart, ...]
     damages: tuple[Damage, ...]

@@ -21,6 +21,7 @@ from harness.run.checkpoints.manifest import Manifest
 from harness.run.event_types import Resumed, Started
 from harness.run.heartbeats import Activity
 from harness.run.launch_folder import accept
+from harness.run.records import hidden_records
 from harness.tokenizers.identity import OTHER_TOKENIZERS
 from harness.train.components.agreement import raising_together
 from harness.train.components.found import Start
@@ -97,8 +98,9 @@ def restore(run: Run, start: Start) -> TrainState:
     if run.recorder is not None:
         _accept(run, run.recorder)
         run.recorder.event(opened)
-        if start.snapshot is None:  # the way to a snapshot is never hidden
-            run.recorder.repeat([replace(record, attempt=state.attempt) for record in start.hidden])
+        if start.entry is not None and start.snapshot is None:  # the way to a snapshot is never hidden
+            hidden = hidden_records(run.run_dir.metrics, attempt=start.entry.manifest.attempt, step=start.entry.step)
+            run.recorder.repeat(replace(record, attempt=state.attempt) for record in hidden)
         for text in introduction(run):
             run.recorder.message(text)
     return state

@@ -72,9 +72,9 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
     with ExitStack() as closing:
         heartbeat = closing.enter_context(Heartbeat(run_dir.heartbeat(world.rank), world.rank))
         signals = SignalFlags()
-        signals.install()
+        signals.install(is_starting=True)
         closing.callback(signals.restore)
-        joined = parallel.join(world.size, rank=world.rank, device=world.device, init_method=world.init_method)
+        joined = _join(world, signals)
         closing.callback(parallel.end)
         with raising_together(joined):
             fence = take_possession(run_dir, closing) if joined.is_writer else None
@@ -119,6 +119,22 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         )
         with blamed, reporting_takeover(fence):
             yield run, restore(run, start)
+
+
+def _join(world: World, signals: SignalFlags) -> Ranks:
+    """Join the other ranks.
+
+    Raises:
+        HarnessError: They did not come in time.
+        StoppedAtStartError: This rank or another was told to stop, and some did not come.
+    """
+    return parallel.join(
+        world.size,
+        rank=world.rank,
+        device=world.device,
+        init_method=world.init_method,
+        is_told_to_stop=signals.asks_to_leave,
+    )
 
 
 def _open_inputs(

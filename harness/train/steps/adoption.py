@@ -109,11 +109,14 @@ def remember(run: Run, checked: Sequence[CheckedPart]) -> None:
 def write_down(run: Run, before: History, after: History) -> None:
     """Append the changes of `after` that `before` does not have to the journal, on the writer.
 
+    If somebody has removed the journal since, all changes of `after` are written again.
+
     Raises:
         SaveFailedError: The disk does not take them.
     """
     if run.ranks.is_writer:
-        further = [each for each in after if each not in before and not isinstance(each, PhaseBegun)]
+        known = before if run.run_dir.order.exists() else ()
+        further = [each for each in after if each not in known and not isinstance(each, PhaseBegun)]
         append_to_journal(run.run_dir.order, further)
 
 
