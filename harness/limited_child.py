@@ -82,8 +82,10 @@ def main(name: str, memory_bytes: str) -> int:
     module, _, function = name.partition(":")
     call: Callable[[bytes], bytes] = getattr(importlib.import_module(module), function)
     content = sys.stdin.buffer.read()
-    limit = _data_bytes() + int(memory_bytes)
     # Not RLIMIT_AS: threads reserve addresses that they never use.
+    limit, largest = _data_bytes() + int(memory_bytes), resource.getrlimit(resource.RLIMIT_DATA)[1]
+    if largest != resource.RLIM_INFINITY:  # of the user, as by `ulimit -d`
+        limit = min(limit, largest)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,18 @@ def test_what_goes_wrong_is_one_line(function: Callable[[bytes], bytes], words: 
 def test_a_bug_is_no_refusal() -> None:
     with pytest.raises(RuntimeError, match="TypeError: a bug"):
         call(fails)
+
+
+def test_it_works_under_a_limit_of_the_user() -> None:
+    program = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_DATA, (400 << 20, 400 << 20)); "
+        "from harness.limited_child import limited; from test_limited_child import reversed_bytes; "
+        "sys.stdout.buffer.write(limited(reversed_bytes, b'abc', memory_bytes=1 << 40, seconds=60))"
+    )
+    places = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    own = {**os.environ, "PYTHONPATH": places, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, b"cba"), done.stderr
 
 
 def test_a_child_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from formats import FORMATS, UNPACKABLE, Change
 from seals import SEALS
 from trees import LOST_PLACE
 
+_MOST_COPIED = 1 << 26
 _MOST_OPTION = 100_000
 """Characters of an option; Linux takes 131,071 bytes."""
 
@@ -174,6 +175,8 @@ def _copied(name: str) -> Callable[[Path], None]:
     """Puts the file there a second time, under a name that nobody gave it."""
 
     def copy(path: Path) -> None:
+        if path.lstat().st_size > _MOST_COPIED:  # zeros that are nowhere would be somewhere
+            return
         encoded = name.format(path.stem, path.suffix).encode("utf-8", "surrogateescape")
         shutil.copyfile(path, os.path.join(os.fsencode(path.parent), encoded))  # noqa: PTH118 (bytes)
 

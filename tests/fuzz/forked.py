@@ -128,7 +128,7 @@ def _become(work: Callable[[], int], folder: Path, limits: Limits, streams: _Str
         signal.signal(signal.SIGINT, signal.default_int_handler)
         faulthandler.register(_STACKS, file=2)
         data = _data_bytes() + 2 * limits.memory_bytes
-        resource.setrlimit(resource.RLIMIT_DATA, (data, data))
+        resource.setrlimit(resource.RLIMIT_DATA, (data, resource.RLIM_INFINITY))  # children may set their own
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (_MOST_FILE_BYTES, _MOST_FILE_BYTES))
         warnings.simplefilter("ignore")

@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import resource
+import shutil
 import sys
 import time
 import traceback
@@ -28,6 +29,7 @@ from trials import Input, TrialId, arguments_of, draw_input, patient, play, run_
 
 _MEMORY_BYTES = 12 << 30
 """Of a process that plays a surface: a mistake of the fuzzer must not take the machine's."""
+_LEAST_FREE_BYTES = 2 << 30
 _REPORT_EVERY_S = 30.0
 _WRITE_EVERY_S = 5.0
 _GUIDED_SHARE = 0.2
@@ -142,7 +144,7 @@ def _added(wish: Wish, stage: Stage) -> Report:
 
 def _prepare(surface: Surface, place: Place) -> None:
     """Loads what the surface's commands load on undamaged files, where they must do what they are asked."""
-    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY_BYTES, resource.RLIM_INFINITY))
     warnings.simplefilter("ignore")
     for name in surface.preload:
         importlib.import_module(name)
@@ -192,12 +194,19 @@ def _play_surface(surface: Surface, seconds: float, wish: Wish, stage: Stage) ->
     while wish.plays_new and time.monotonic() < ends:
         if wish.max_inputs is not None and report.next_number - first >= wish.max_inputs:
             break
+        _require_space(stage.folder)
         _play_trial(TrialId(surface.name, wish.seed, report.next_number), surface, place, report, stage)
         report.next_number += 1
         if time.monotonic() > written_at + _WRITE_EVERY_S:
             written_at = time.monotonic()
             _write(path, report)
     _write(path, report)
+
+
+def _require_space(folder: Path) -> None:
+    """Ends a campaign that fills its disk, which may be the machine's memory."""
+    free_bytes = shutil.disk_usage(folder).free
+    assert free_bytes > _LEAST_FREE_BYTES, f"{folder} has only {free_bytes >> 20:,} MiB left"
 
 
 def _play_trial(trial: TrialId, surface: Surface, place: Place, report: SurfaceReport, stage: Stage) -> None:
