@@ -90,4 +90,5 @@ def read_chunk(folder: Path, tensor: StoredTensor, chunk: Chunk) -> torch.Tensor
             f"Checkpoint {folder} is damaged: {place} holds {loaded.numel():,} numbers, "
             f"its index says {math.prod(chunk.sizes):,}."
         )
-    return loaded.reshape(chunk.sizes)
+    reshaped: torch.Tensor = loaded.reshape(chunk.sizes)
+    return reshaped

@@ -8,6 +8,7 @@ what would be a call of it becomes a record of its arguments.
 
 from __future__ import annotations
 
+import gc
 import struct
 from collections.abc import Callable, Container
 from dataclasses import dataclass
@@ -91,7 +92,13 @@ def read_pickle(
         PickleError: It is damaged, something else, or goes over a limit.
         NameRefusedError: It names something else.
     """
-    return _Reader(content, names, inspect).value(most_steps)
+    is_collecting = gc.isenabled()
+    gc.disable()  # nothing that is made here can be freed before the end, and looking for it takes most of the time
+    try:
+        return _Reader(content, names, inspect).value(most_steps)
+    finally:
+        if is_collecting:
+            gc.enable()
 
 
 class _Reader:

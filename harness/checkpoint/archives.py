@@ -8,8 +8,9 @@ ever to hash, by calls that copy the same list again and again.
 from __future__ import annotations
 
 import errno
+import io
 import zipfile
-from typing import BinaryIO
+from typing import IO, BinaryIO, cast
 
 from harness.errors import CheckpointError
 from harness.plain_pickle import PickleError, Record, read_pickle
@@ -47,7 +48,7 @@ class _Copies:
             raise PickleError("asks for more memory than it has bytes")
 
 
-def require_bounded(file: BinaryIO) -> None:
+def require_bounded(file: BinaryIO | io.RawIOBase) -> None:
     """Check that torch can read a file in time and memory that follow from its size; the file is then at its begin.
 
     Raises:
@@ -55,7 +56,7 @@ def require_bounded(file: BinaryIO) -> None:
         OSError: From the disk.
     """
     try:
-        with zipfile.ZipFile(file) as archive:
+        with zipfile.ZipFile(cast("IO[bytes]", file)) as archive:
             _require_plain(archive.infolist())
             names = [name for name in archive.namelist() if name.endswith(_PICKLE)]
             if len(names) != 1:

@@ -19,9 +19,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch.distributed as dist
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from harness.checkpoint.complete import incompleteness
 from harness.checkpoint.counted import open_counted

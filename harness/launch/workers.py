@@ -125,7 +125,9 @@ class Workers:
     def start(self, start: WorkerStart, pass_descriptors: Sequence[int], logs: ExitStack) -> None:
         """Start a worker. Its rank is RANK in its environment, or the number of workers before it."""
         rank = int(start.environment.get("RANK", len(self._logs)))
-        output = None if start.log is None else logs.enter_context(os.fdopen(open_to_append(start.log), "ab"))
+        output = None if start.log is None else open_to_append(start.log)
+        if output is not None:
+            logs.callback(os.close, output)
         launcher = os.getpid()
         self._running[rank] = subprocess.Popen(
             start.command,

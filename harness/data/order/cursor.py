@@ -221,9 +221,14 @@ def _merged(windows: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(merged)
 
 
+_MOST_POSITION = 2**53
+"""Positions beyond it are damage: no order of samples is so long."""
+
+
 def _plausible(cursor: Cursor) -> bool:
     counts = (cursor.consumed_samples, cursor.consumed_tokens, cursor.next_position)
     borders = (border for window in cursor.skip_windows for border in window)
     return (
-        all(type(n) is int and n >= 0 for n in (*counts, *borders)) and cursor.next_position >= cursor.consumed_samples
+        all(type(n) is int and 0 <= n <= _MOST_POSITION for n in (*counts, *borders))
+        and cursor.next_position >= cursor.consumed_samples
     )

@@ -32,7 +32,13 @@ _CHECKSUM = re.compile(rb',\n  "checksum": "([0-9a-f]{16})"\n}\n\Z')
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 Health = Literal["clean", "suspect", "abandoned"]
-Count = Annotated[int, Field(ge=0)]
+MOST_COUNT = 2**53
+"""Numbers above it are damage: no run counts so far, and not every program could read them."""
+Count = Annotated[int, Field(ge=0, le=MOST_COUNT)]
+MOST_ATTEMPTS = 10**6
+"""Attempts of a run: one more for each rollback, and for each start that repeats steps."""
+Attempt = Annotated[int, Field(ge=0, le=MOST_ATTEMPTS)]
+Beta = Annotated[float, Field(ge=0, lt=1)]
 NonNegative = Annotated[float, Field(ge=0)]
 HexHash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
@@ -47,8 +53,37 @@ def _relative(name: str) -> str:
     return name
 
 
+def _shaped(fingerprint: JsonObject) -> JsonObject:
+    """Check the shape of what is taken apart later: objects of objects, and lists of objects."""
+    for name in ("model", "data"):
+        _require(fingerprint.get(name), dict, name)
+    data = fingerprint.get("data")
+    if not isinstance(data, dict):
+        return fingerprint
+    for name, kind in (("channels", dict), ("rules", dict), ("later_phases", list)):
+        _require_objects(data.get(name), kind, f"data.{name}")
+    channels = data.get("channels")
+    for name, channel in channels.items() if isinstance(channels, dict) else ():
+        if isinstance(channel, dict):
+            _require_objects(channel.get("parts"), list, f"data.channels.{name}.parts")
+    return fingerprint
+
+
+def _require_objects(value: JsonValue, kind: type, place: str) -> None:
+    _require(value, kind, place)
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        if not isinstance(inner, dict):
+            raise ValueError(f"{place} holds something else than objects")
+
+
+def _require(value: JsonValue, kind: type, place: str) -> None:
+    if value is not None and not isinstance(value, kind):
+        raise ValueError(f"{place} is no {'object' if kind is dict else 'list'}")
+
+
 FileName = Annotated[str, AfterValidator(_relative)]
 JsonObject = dict[str, JsonValue]
+Fingerprint = Annotated[JsonObject, AfterValidator(_shaped)]
 
 
 class Record(BaseModel):
@@ -78,7 +113,7 @@ class Parent(Record):
     """The checkpoint from which this one's training went on."""
 
     step: Count
-    attempt: Count
+    attempt: Attempt
 
 
 class Versions(Record):
@@ -99,7 +134,7 @@ class RollbackRecord(Record):
     """Step that the run had reached when it was rolled back."""
     to_step: Count
     """Step of the checkpoint that it returned to."""
-    attempt: Count
+    attempt: Attempt
     """The attempt that began with it."""
     reason: str = Field(max_length=1000)
 
@@ -107,8 +142,8 @@ class RollbackRecord(Record):
 class Adjustment(Record):
     """A change of the optimizer that ends by itself."""
 
-    learning_rate_factor: NonNegative
-    adam_betas: tuple[float, float] | None
+    learning_rate_factor: Annotated[float, Field(gt=0, le=10)]
+    adam_betas: tuple[Beta, Beta] | None
     until_step: Count
     """Last step to which it applies."""
 
@@ -119,7 +154,7 @@ class Manifest(Record):
     format_version: Literal[1] = FORMAT_VERSION
     step: Count
     """Updates that the saved weights have seen."""
-    attempt: Count
+    attempt: Attempt
     parent: Parent | None
     """None where training began from initial weights."""
     health: Health
@@ -154,7 +189,7 @@ class Manifest(Record):
     longest_seq_length: Count | None = None
     """Tokens of the longest sequences that these weights were trained on, in all phases on the way to them; 0 if they
     only came from another model. None: written by an earlier version (see `harness.run.checkpoints.for_export`)."""
-    fingerprint: JsonObject
+    fingerprint: Fingerprint
     """Model, data and tokenizer, on which the weights depend. Compared field by field at resume."""
     files: dict[FileName, FileRecord] = {}
     """Every file of the folder except the manifest. Empty only before publishing."""

@@ -118,7 +118,7 @@ def _index_in(path: Path, _state: tuple[int, ...]) -> StoredIndex:
     tensors: dict[str, StoredTensor] = {}
     objects: dict[str, Place] = {}
     for name, record in _mapping(metadata.get("state_dict_metadata")).items():
-        _require_name(name)
+        _checked_name(name)
         if is_record(record, "BytesStorageMetadata"):
             objects[name] = _place_of(places, name, ())
         else:
@@ -130,8 +130,7 @@ def _places(stored: Mapping[Any, Any]) -> _Places:
     places: dict[tuple[str, Shape], Place] = {}
     for key, record in stored.items():
         index, storage = _fields(key, "MetadataIndex"), _fields(record, "_StorageInfo")
-        name, offset = index.get("fqn"), index.get("offset")
-        _require_name(name)
+        name, offset = _checked_name(index.get("fqn")), index.get("offset")
         offsets = () if offset is None else _shape(offset, f"the offset of {name}")
         file = storage.get("relative_path")
         if type(file) is not str or not _FILE_NAME.fullmatch(file) or storage.get("transform_descriptors"):
@@ -212,9 +211,10 @@ def _is_plain(value: object) -> bool:
     return value is None or type(value) in (int, float, bool)
 
 
-def _require_name(name: object) -> None:
+def _checked_name(name: object) -> str:
     if type(name) is not str or not 0 < len(name) <= MOST_NAME_LENGTH or not name.isprintable():
         raise CheckpointError(f"its .metadata gives a tensor the name {ascii(name)[:80] if type(name) is str else '?'}")
+    return name
 
 
 def _mapping(value: object) -> Mapping[Any, Any]:
