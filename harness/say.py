@@ -10,6 +10,9 @@ import click
 
 from harness.text import printable
 
+_MOST_LINE = 6000
+"""Characters. A path has at most 4,096 bytes."""
+
 
 def say(text: object = "", *, err: bool = False, bold: bool = False, nl: bool = True) -> None:
     """Write a text to standard output, or to standard error (`err`), with everything escaped that is not printable.
@@ -21,5 +24,13 @@ def say(text: object = "", *, err: bool = False, bold: bool = False, nl: bool = 
 
 
 def complain(text: object) -> None:
-    """Write an error to standard error, as every command and every process of a launch does."""
-    say(f"harness: error: {text}", err=True)
+    """Write an error to standard error, as every command and every process of a launch does.
+
+    A line that quotes something longer than any path is cut, and says how long it was.
+    """
+    lines = f"harness: error: {text}".split("\n")
+    say("\n".join(line if len(line) <= _MOST_LINE else _cut(line) for line in lines), err=True)
+
+
+def _cut(line: str) -> str:
+    return f"{line[:_MOST_LINE]}… ({len(line):,} characters)"

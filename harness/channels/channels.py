@@ -20,7 +20,7 @@ from typing import Any
 import xxhash
 
 from harness.channels.index_file import MOST_DOCUMENTS, read_index_header
-from harness.channels.parts import MOST_BYTES, Part, check_end, check_files, file_bytes
+from harness.channels.parts import MOST_BYTES, Part, beside, check_end, check_files, file_bytes
 from harness.channels.regular_file import read_within
 from harness.config.schema import ChannelConfig
 from harness.errors import DataError
@@ -100,7 +100,7 @@ def _open_parts(channel: str, path: Path, num_parts: int | None = None) -> tuple
     try:
         if (path / PARTS_FILE).exists():
             return _read_parts(channel, path / PARTS_FILE, num_parts=num_parts)
-        if path.with_name(path.name + ".idx").exists():
+        if beside(path, ".idx").exists():
             return (bare_part(path),)
     except OSError as error:
         raise DataError(f"channel {channel}: cannot look at {path}: {error.strerror or error}.") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.run import lines
+from harness.run import follow, lines
 from harness.run.follow import Mark, new_lines
 from harness.run.lines import MOST_LINE_BYTES, last_lines, lines_backwards, lines_in, lines_of
 
@@ -105,3 +105,23 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path) -> None:
         assert last_lines(tmp_path / name, 100) == []
     with pytest.raises(OSError, match="null"):
         list(lines_in(tmp_path / "a\0b"))
+
+
+def test_a_file_of_terabytes_without_a_line_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MOST_SKIPPED_BYTES", 16 * 1024**2)
+    monkeypatch.setattr(follow, "MOST_SKIPPED_BYTES", 16 * 1024**2)
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b"one\n")
+    os.truncate(path, 2**42)
+    with pytest.raises(OSError, match="a line has more than") as at:
+        list(lines_in(path))
+    assert at.value.filename == str(path)
+    with pytest.raises(OSError, match="a line has more than"):
+        list(lines_backwards(path))
+    assert last_lines(path, 1000) == []
+    mark = Mark()
+    assert list(new_lines(path, mark)) == [b"one"]
+    first = mark.offset
+    assert 0 < first < 32 * 1024**2
+    assert list(new_lines(path, mark)) == []
+    assert mark.offset > first, "the next look goes on"
