@@ -20,7 +20,7 @@ from typing import Any
 import xxhash
 
 from harness.channels.index_file import MOST_DOCUMENTS, read_index_header
-from harness.channels.parts import MOST_BYTES, Part, check_end, check_files, file_bytes
+from harness.channels.parts import MOST_BYTES, Part, beside, check_end, check_files, file_bytes
 from harness.channels.regular_file import read_within
 from harness.config.schema import ChannelConfig
 from harness.errors import DataError
@@ -100,7 +100,7 @@ def _open_parts(channel: str, path: Path, num_parts: int | None = None) -> tuple
     try:
         if (path / PARTS_FILE).exists():
             return _read_parts(channel, path / PARTS_FILE, num_parts=num_parts)
-        if path.with_name(path.name + ".idx").exists():
+        if beside(path, ".idx").exists():
             return (bare_part(path),)
     except OSError as error:
         raise DataError(f"channel {channel}: cannot look at {path}: {error.strerror or error}.") from error
@@ -116,16 +116,7 @@ def _open_parts(channel: str, path: Path, num_parts: int | None = None) -> tuple
 
 
 def bare_part(prefix: Path) -> Part:
-    """Return a pair without a list as a part, counted by the header of its `.idx` and the size of its `.bin`.
-
-    Raises:
-        DataError: There is no such pair, or it is damaged.
-    """
-    if not prefix.name:
-        raise DataError(
-            f"{prefix} has no parts.jsonl and is no .bin/.idx pair. Name the channel's folder, or the pair without "
-            "its endings."
-        )
+    """Return a pair without a list as a part, counted by the header of its `.idx` and the size of its `.bin`."""
     part = Part(prefix=prefix, name=prefix.name, num_tokens=0, num_documents=0, bin_bytes=0, xxh3=None)
     header = read_index_header(part.idx_path)
     bin_bytes = file_bytes(part.bin_path)

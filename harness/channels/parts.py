@@ -34,12 +34,17 @@ class Part:
     @property
     def bin_path(self) -> Path:
         """The tokens."""
-        return self.prefix.with_name(self.prefix.name + ".bin")
+        return beside(self.prefix, ".bin")
 
     @property
     def idx_path(self) -> Path:
         """The index."""
-        return self.prefix.with_name(self.prefix.name + ".idx")
+        return beside(self.prefix, ".idx")
+
+
+def beside(prefix: Path, ending: str) -> Path:
+    """Return a file of a pair by its prefix, which may be a folder such as `.` that has no name."""
+    return prefix.parent / (prefix.name + ending)
 
 
 def file_bytes(path: Path) -> int:

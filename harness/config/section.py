@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from harness.limits import (
     LEAST_FLOAT,
@@ -49,7 +50,15 @@ SkipWindow = Annotated[
     tuple[Annotated[int, Field(ge=0, le=MOST_TOKENS)], Annotated[int, Field(ge=0, le=MOST_TOKENS)]],
     Field(strict=False),
 ]
-FilePath = Annotated[Path, Field(strict=False)]
+
+
+def _require_named(path: object) -> object:
+    if path == "":
+        raise PydanticCustomError("empty_path", "must name a file or a folder; the current folder is '.'")
+    return path
+
+
+FilePath = Annotated[Path, Field(strict=False), BeforeValidator(_require_named)]
 Word = Annotated[str, Field(pattern=WORD, max_length=MOST_TEXT)]
 """Printable text without spaces that cannot be taken for a flag."""
 

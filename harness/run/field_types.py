@@ -42,7 +42,7 @@ Text = Annotated[str, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
 
-def reason_in_words(error: OSError | ValueError) -> str:
+def reason_in_words(error: Exception) -> str:
     """Return why content was refused, for people: by pydantic, by the reader of JSON, or by the disk."""
     if isinstance(error, ValidationError):
         found = error.errors(include_url=False)[0]

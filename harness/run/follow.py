@@ -11,7 +11,7 @@ from typing import Annotated, BinaryIO
 from pydantic import Field
 
 from harness.run.field_types import Flag
-from harness.run.lines import MOST_LINE_BYTES, open_lines
+from harness.run.lines import MOST_LINE_BYTES, MOST_SKIPPED_BYTES, open_lines
 
 _MOST_WAITS = 30
 _Size = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
@@ -54,7 +54,7 @@ def new_lines(path: Path, mark: Mark) -> Iterator[bytes]:
 
 
 def _lines_from_here(file: BinaryIO, mark: Mark) -> Iterator[bytes]:
-    has_zeros = False
+    has_zeros, skipped = False, 0
     while line := file.readline(MOST_LINE_BYTES):
         is_whole = line.endswith(b"\n")
         is_too_long = mark.is_in_long_line or (not is_whole and len(line) == MOST_LINE_BYTES)
@@ -69,5 +69,9 @@ def _lines_from_here(file: BinaryIO, mark: Mark) -> Iterator[bytes]:
         mark.is_in_long_line = not is_whole
         if not is_too_long:
             yield line.removesuffix(b"\n")
+            continue
+        skipped += len(line)
+        if skipped > MOST_SKIPPED_BYTES:  # the next call goes on: in between the caller has other things to do
+            return
     if not has_zeros:
         mark.num_waits = 0

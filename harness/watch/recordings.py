@@ -22,7 +22,7 @@ from typing import Any
 from harness.errors import DataError
 from harness.json_text import JsonError, parse_json
 from harness.run import metric_names as names
-from harness.run.field_types import MOST_COUNT, MOST_NATS, is_count
+from harness.run.field_types import MOST_COUNT, MOST_NATS, is_count, reason_in_words
 from harness.run.lines import MOST_LINE_BYTES, lines_of, open_lines
 from harness.run.records import StepRecord, from_json_line
 from harness.watch.detector import LossRecord
@@ -185,7 +185,7 @@ def _read_csv(path: Path) -> Iterator[LossRecord]:
         yield from _records_of_rows(rows, _columns(path, header), path)
     except UNREADABLE as error:
         raise DataError(
-            f"{path}: cannot be read as CSV: {error}. Give a text file, or a gzipped one ending in .gz."
+            f"{path}: cannot be read as CSV: {reason_in_words(error)}. Give a text file, or a gzipped one ending in .gz."
         ) from error
 
 

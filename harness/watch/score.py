@@ -18,7 +18,7 @@ from pathlib import Path
 from statistics import median_high
 
 from harness.errors import DataError
-from harness.run.field_types import is_count
+from harness.run.field_types import is_count, reason_in_words
 from harness.watch.recordings import UNREADABLE, text_lines
 from harness.watch.verdict import ALARMS, Direction, Verdict
 
@@ -104,7 +104,9 @@ def read_labels(path: Path) -> dict[str, list[Label]]:
                 raise DataError(f"{path}: more than {_MOST_LABELS:,} labels; a curve that people looked at has fewer.")
             labels.setdefault(row["curve"] or "", []).append(_label_in(row, f"{path}:{number}"))
     except UNREADABLE as error:
-        raise DataError(f"{path}: cannot be read as CSV: {error}. Give lines of curve,direction,start,end.") from error
+        raise DataError(
+            f"{path}: cannot be read as CSV: {reason_in_words(error)}. Give lines of curve,direction,start,end."
+        ) from error
     return labels
 
 
