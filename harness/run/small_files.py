@@ -24,8 +24,9 @@ def read_json_file(path: Path, most_bytes: int = MOST_BYTES) -> object:
         ValueError: It does not hold JSON, or is too large.
     """
     with open_lines(path) as file:
-        content = file.read(min(os.fstat(file.fileno()).st_size, most_bytes) + 1)
-    if len(content) > most_bytes:
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1) if size <= most_bytes else b""
+    if max(size, len(content)) > most_bytes:
         raise ValueError(f"larger than {most_bytes >> 20} MiB")
     return parse_json(content)
 
