@@ -10,8 +10,8 @@ import click
 
 from harness.text import printable
 
-_MOST_LINE = 6000
-"""Characters. A path has at most 4,096 bytes."""
+_LONGEST_LINE = 4000
+"""Characters of a line of an error: a path has at most 4,096 bytes, and what was given may have megabytes."""
 
 
 def say(text: object = "", *, err: bool = False, bold: bool = False, nl: bool = True) -> None:
@@ -26,11 +26,13 @@ def say(text: object = "", *, err: bool = False, bold: bool = False, nl: bool = 
 def complain(text: object) -> None:
     """Write an error to standard error, as every command and every process of a launch does.
 
-    A line that quotes something longer than any path is cut, and says how long it was.
+    Of a line that quotes what is endless, the beginning and the end are written.
     """
-    lines = f"harness: error: {text}".split("\n")
-    say("\n".join(line if len(line) <= _MOST_LINE else _cut(line) for line in lines), err=True)
+    say("harness: error: " + "\n".join(map(_shortened, str(text).split("\n"))), err=True)
 
 
-def _cut(line: str) -> str:
-    return f"{line[:_MOST_LINE]}… ({len(line):,} characters)"
+def _shortened(line: str) -> str:
+    if len(line) <= _LONGEST_LINE:
+        return line
+    half = _LONGEST_LINE // 2
+    return f"{line[:half]} … {len(line) - 2 * half:,} characters … {line[-half:]}"

@@ -116,7 +116,11 @@ def _open_parts(channel: str, path: Path, num_parts: int | None = None) -> tuple
 
 
 def bare_part(prefix: Path) -> Part:
-    """Return a pair without a list as a part, counted by the header of its `.idx` and the size of its `.bin`."""
+    """Return a pair without a list as a part, counted by the header of its `.idx` and the size of its `.bin`.
+
+    Raises:
+        DataError: There is no such pair, or it is damaged.
+    """
     part = Part(prefix=prefix, name=prefix.name, num_tokens=0, num_documents=0, bin_bytes=0, xxh3=None)
     header = read_index_header(part.idx_path)
     bin_bytes = file_bytes(part.bin_path)

@@ -11,7 +11,7 @@ from typing import Annotated, BinaryIO
 from pydantic import Field
 
 from harness.run.field_types import Flag
-from harness.run.lines import MOST_LINE_BYTES, MOST_SKIPPED_BYTES, open_lines
+from harness.run.lines import MOST_LINE_BYTES, MOST_PASSED_OVER, open_lines
 
 _MOST_WAITS = 30
 _Size = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
@@ -71,7 +71,7 @@ def _lines_from_here(file: BinaryIO, mark: Mark) -> Iterator[bytes]:
             yield line.removesuffix(b"\n")
             continue
         skipped += len(line)
-        if skipped > MOST_SKIPPED_BYTES:  # the next call goes on: in between the caller has other things to do
+        if skipped > MOST_PASSED_OVER:  # the next call goes on: in between the caller has other things to do
             return
     if not has_zeros:
         mark.num_waits = 0

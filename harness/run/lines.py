@@ -18,8 +18,8 @@ MOST_LINE_BYTES = 4 * 1024**2
 """A record of a step with ten thousand channels has 3 MiB; an event with all documents that a command can name has
 less than one."""
 _BLOCK_BYTES = 1024**2
-MOST_SKIPPED_BYTES = 1024**3
-"""Length up to which the end of a line is looked for. In a file of terabytes of zeros there would be none for hours."""
+MOST_PASSED_OVER = 1024**3
+"""Bytes without a line end after which a file is not one of lines: zeros of terabytes take no room on a disk."""
 
 
 class LineFile(Protocol):
@@ -51,27 +51,21 @@ def lines_of(file: LineFile) -> Iterator[bytes]:
     """Yield every line with its line end, from the place of the file on. A line that is too long is empty.
 
     Raises:
-        OSError: EFBIG, if a line is longer than `MOST_SKIPPED_BYTES`.
+        OSError: The file cannot be read, or has no line end for a gigabyte.
     """
     while line := file.readline(MOST_LINE_BYTES):
         if len(line) == MOST_LINE_BYTES and not line.endswith(b"\n"):
-            _skip_rest(file)
+            passed_over = len(line)
+            while (rest := file.readline(_BLOCK_BYTES)) and not rest.endswith(b"\n"):
+                passed_over += len(rest)
+                _require_lines(passed_over)
             line = b""
         yield line
 
 
-def _skip_rest(file: LineFile) -> None:
-    skipped = 0
-    while (rest := file.readline(_BLOCK_BYTES)) and not rest.endswith(b"\n"):
-        skipped += len(rest)
-        if skipped > MOST_SKIPPED_BYTES:
-            raise OSError(
-                errno.EFBIG, f"a line has more than {MOST_SKIPPED_BYTES >> 30} GiB", getattr(file, "name", None)
-            )
-
-
-def _endless(name: object) -> OSError:
-    return OSError(errno.EFBIG, f"a line has more than {MOST_SKIPPED_BYTES >> 30} GiB", name)
+def _require_lines(passed_over: int) -> None:
+    if passed_over > MOST_PASSED_OVER:
+        raise OSError(errno.EFBIG, f"no line ends within {MOST_PASSED_OVER >> 30} GiB")
 
 
 def lines_in(path: Path) -> Iterator[bytes]:
@@ -90,25 +84,25 @@ def lines_backwards(path: Path) -> Iterator[bytes]:
     Too long ones are empty. A missing file has none.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: It cannot be read, or has no line end for a gigabyte.
     """
     with suppress(FileNotFoundError), open_lines(path) as file:
         position = file.seek(0, os.SEEK_END)
-        tail, is_too_long, end_of_line = b"", False, position
+        tail, is_too_long, passed_over = b"", False, 0
         while position > 0:
             size = min(_BLOCK_BYTES, position)
             position = file.seek(position - size)
             first, *others = file.read(size).split(b"\n")
+            passed_over = 0 if others else passed_over + size
+            _require_lines(passed_over)
             if others:
                 yield b"" if is_too_long else others[-1] + tail
                 yield from reversed(others[:-1])
-                tail, is_too_long, end_of_line = first, False, position + len(first)
+                tail, is_too_long = first, False
             elif not is_too_long:
                 tail = first + tail
             if len(tail) > MOST_LINE_BYTES:
                 tail, is_too_long = b"", True
-            if end_of_line - position > MOST_SKIPPED_BYTES:
-                raise _endless(str(path))
         yield tail
 
 

@@ -185,7 +185,8 @@ def _read_csv(path: Path) -> Iterator[LossRecord]:
         yield from _records_of_rows(rows, _columns(path, header), path)
     except UNREADABLE as error:
         raise DataError(
-            f"{path}: cannot be read as CSV: {reason_in_words(error)}. Give a text file, or a gzipped one ending in .gz."
+            f"{path}: cannot be read as CSV: {reason_in_words(error)}. "
+            "Give a text file, or a gzipped one ending in .gz."
         ) from error
 
 
