@@ -48,7 +48,9 @@ def _compare_settings(path: Path) -> int:
 
     from harness.config.load import load_config
 
-    spelt = yaml.load(path.read_text(), Loader=yaml.BaseLoader)  # noqa: S506 (it makes nothing but text)
+    # libyaml's grammar, where it is there: as YAML says, a tab may stand before a value, which PyYAML's own refuses.
+    loader: Any = getattr(yaml, "CBaseLoader", yaml.BaseLoader)
+    spelt = yaml.load(path.read_text(), Loader=loader)  # noqa: S506 (it makes nothing but text)
     config = load_config(path).model_dump(mode="json")
     for where, text in _leaves(spelt, ()):
         value: Any = config

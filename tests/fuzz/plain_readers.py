@@ -97,7 +97,7 @@ def texts_of(path: Path) -> list[str]:
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        return [text for text in pyarrow.parquet.read_table(path)["text"].to_pylist() if text]
+        return [text for text in pyarrow.parquet.read_table(path, columns=["text"])["text"].to_pylist() if text]
     if path.suffix == ".json" and content_of(path).lstrip()[:1] == b"[":
         records = json.loads(content_of(path))
     else:
