@@ -128,12 +128,15 @@ def _queue(request: Request, folder: Path, command: list[str], show: Callable[[s
 
 
 def _git_state(folder: Path) -> GitState | None:
-    """Return the commit of the source tree, or None outside of git. Local changes go to `git.diff` in the folder."""
+    """Return the commit of the source tree, or None outside of git. Local changes go to `git.diff` in the folder.
+
+    Only its owner may read that file: a key may have been put into the source for a try.
+    """
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
     changes = _git("diff", "HEAD") or ""
-    replace_file(folder / "git.diff", changes)
+    replace_file(folder / "git.diff", changes, mode=0o600)
     return GitState(source=str(SOURCE), commit=commit.strip(), changed=bool(changes))
 
 

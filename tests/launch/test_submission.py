@@ -79,6 +79,7 @@ def test_the_source_is_kept_as_commit_and_difference(site: Path, monkeypatch: py
     git = json.loads((folder / "submission.json").read_text())["git"]
     assert git == {"source": str(SOURCE), "commit": "abc", "changed": True}
     assert (folder / "git.diff").read_text() == "+changed\n"
+    assert (folder / "git.diff").stat().st_mode & 0o777 == 0o600  # it may hold a key
 
 
 def test_outside_of_git_nothing_is_said_about_the_source(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
