@@ -38,6 +38,7 @@ from harness.run.launches import (
     ENDED,
     LAUNCH,
     SUBMISSION,
+    LaunchEnd,
     LaunchEnding,
     LaunchStart,
     NodeEnd,
@@ -47,6 +48,7 @@ from harness.run.launches import (
     newest_checkpoint,
     node_ends,
     read_launch_file,
+    read_own_launch_file,
     write_launch_file,
 )
 from harness.run.lock import RunLock, ending_error, last_owner_of
@@ -104,16 +106,30 @@ def end(run_dir: RunDir, launch: Path, srun_code: int, job_state: str) -> int:
     settings = load_config(launch / CONFIG).launch
     exit_code = agreed_code(node_ends(launch), srun_code)
     ended = LaunchEnding(ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"), exit_code=exit_code)
-    write_launch_file(launch / ENDED, ended)
-    verdict = decide_resume(history(run_dir, str(job_id())), settings, is_taken=_is_taken(job_state))
+    _write_ending(launch, ended)
+    verdict = decide_resume(_ends(run_dir, exit_code), settings, is_taken=_is_taken(job_state))
     if (killed := kill_reason(launch)) is not None:
         verdict = replace(verdict, reason=f"killed because it hung ({killed}); {verdict.reason}")
     decided = {"action": verdict.action, "alert": verdict.alert, "reason": verdict.reason}
-    write_launch_file(launch / ENDED, ended.model_copy(update=decided))
+    _write_ending(launch, ended.model_copy(update=decided))
     _report(run_dir, verdict, exit_code)
     if verdict.action is Action.REQUEUE:
         return EXIT_REQUEUE
     return exit_code if exit_code != EXIT_REQUEUE else EXIT_NEEDS_PERSON
+
+
+def _ends(run_dir: RunDir, exit_code: int) -> list[LaunchEnd]:
+    """Return the ends of this job's launches; the last one ended just now, whatever its folder says."""
+    known = history(run_dir, str(job_id()))
+    return [*known[:-1], LaunchEnd(exit_code=exit_code, progressed=bool(known) and known[-1].progressed)]
+
+
+def _write_ending(launch: Path, ended: LaunchEnding) -> None:
+    """Write down how a launch ended. What stands in the way changes nothing of the decision."""
+    try:
+        write_launch_file(launch / ENDED, ended)
+    except OSError as error:
+        complain(f"{launch / ENDED} cannot be written: {error.strerror}")
 
 
 def bad_nodes(launch: Path) -> list[str]:
@@ -124,7 +140,7 @@ def bad_nodes(launch: Path) -> list[str]:
     if not load_config(launch / CONFIG).launch.exclude_bad_nodes:
         return []
     found = [name for name in bad_nodes_in(launch) if _NODE_NAME.fullmatch(name)]
-    start = read_launch_file(launch / LAUNCH, LaunchStart)
+    start = read_own_launch_file(launch / LAUNCH, LaunchStart)
     world_size, per_node = (1, 1) if start is None else (start.world_size or 1, start.workers_per_node or 1)
     return found if 2 * len(found) <= world_size // per_node else []
 

@@ -20,7 +20,15 @@ from harness.launch.local import WORKER, worker_starts
 from harness.launch.machine import count_gpus
 from harness.launch.workers import run_workers
 from harness.parallel.environment import NodePlace, collectives_pipes, node_name, read_node
-from harness.run.launches import CONFIG, LAUNCH, LaunchStart, NodeEnd, read_launch_file, write_bad_nodes, write_node_end
+from harness.run.launches import (
+    CONFIG,
+    LAUNCH,
+    LaunchStart,
+    NodeEnd,
+    read_own_launch_file,
+    write_bad_nodes,
+    write_node_end,
+)
 from harness.run.paths import RunDir
 from harness.say import complain
 
@@ -40,7 +48,7 @@ def run_node(
         UsageError: The launch has no number of workers per node, or there are fewer GPUs than workers.
         HarnessError: There are fewer GPUs than workers, and the job should get another node instead.
     """
-    started = read_launch_file(launch / LAUNCH, LaunchStart)
+    started = read_own_launch_file(launch / LAUNCH, LaunchStart)
     num_workers = None if started is None else started.workers_per_node
     if num_workers is None:
         raise UsageError(f"{launch / LAUNCH} does not say how many workers a node has; was the job begun?")
@@ -59,7 +67,10 @@ def run_node(
         if code != EXIT_FINISHED:
             break
     remove_pipes(collectives_pipes(), range(place.index * num_workers, (place.index + 1) * num_workers))
-    write_node_end(launch, place.index, NodeEnd(host=socket.gethostname(), exit_code=code))
+    try:
+        write_node_end(launch, place.index, NodeEnd(host=socket.gethostname(), exit_code=code))
+    except OSError as error:  # srun passes the code on too
+        complain(f"the end of this node cannot be written into {launch}: {error.strerror}")
     return code
 
 

@@ -28,6 +28,7 @@ from pydantic import TypeAdapter
 
 from harness.run.field_types import Count, Rank, Seconds, Text
 from harness.run.files import replace_file
+from harness.run.own_file import read_own_json
 from harness.run.paths import RunDir
 from harness.run.small_files import read_json_file
 
@@ -157,11 +158,14 @@ class Heartbeat:
 _BEAT = TypeAdapter(Beat)
 
 
-def read_beats(run_dir: RunDir) -> Iterator[Beat]:
-    """Yield the last heartbeat of every rank that has one, by rank. Files that cannot be read are passed over."""
+def read_beats(run_dir: RunDir, *, only_own: bool = False) -> Iterator[Beat]:
+    """Yield the last heartbeat of every rank that has one, by rank. Files that cannot be read are passed over.
+
+    With `only_own` so are those of other users: for what acts on them, not for what only shows them.
+    """
     for path in sorted(run_dir.heartbeats.glob("rank_*.json")):
         with suppress(OSError, ValueError):
-            fields = read_json_file(path)
+            fields = read_own_json(path) if only_own else read_json_file(path)
             beat = _BEAT.validate_python(_with_activity(fields)) if isinstance(fields, dict) else None
             if beat is not None and run_dir.heartbeat(beat.rank).name == path.name:
                 yield beat

@@ -29,9 +29,9 @@ from harness.errors import EXIT_REQUEUE, UsageError
 from harness.run.checkpoints.entries import Checkpoint, entries_in
 from harness.run.field_types import MOST_RANKS, Count, Flag, Text
 from harness.run.files import replace_file
-from harness.run.own_file import is_own_file
+from harness.run.own_file import read_own_json
 from harness.run.paths import RunDir
-from harness.run.small_files import read_if_valid, read_json_file
+from harness.run.small_files import read_if_valid
 
 CONFIG = "config.yaml"
 SUBMISSION = "submission.json"
@@ -189,8 +189,10 @@ def newest_checkpoint(run_dir: RunDir) -> Progress:
     return max((Progress(manifest.attempt, manifest.step) for manifest in saved), default=NOTHING_SAVED)
 
 
-def launches(run_dir: RunDir) -> list[LaunchRecord]:
+def launches(run_dir: RunDir, *, only_own: bool = False) -> list[LaunchRecord]:
     """Return the launches of a run, oldest first.
+
+    With `only_own` files of other users count as missing: for what acts on them, not for what only shows them.
 
     Raises:
         UsageError: Their folder cannot be read.
@@ -201,30 +203,31 @@ def launches(run_dir: RunDir) -> list[LaunchRecord]:
         return []
     except OSError as error:
         raise UsageError(f"{run_dir.launches} cannot be read: {error.strerror}") from None
+    read = read_own_launch_file if only_own else read_launch_file
     return [
         LaunchRecord(
             folder=folder,
-            submission=read_launch_file(folder / SUBMISSION, Submission),
-            launch=read_launch_file(folder / LAUNCH, LaunchStart),
-            ended=read_launch_file(folder / ENDED, LaunchEnding),
+            submission=read(folder / SUBMISSION, Submission),
+            launch=read(folder / LAUNCH, LaunchStart),
+            ended=read(folder / ENDED, LaunchEnding),
         )
         for folder in folders
         if _NUMBER.fullmatch(folder.name) and folder.is_dir()
     ]
 
 
-def started_launches(run_dir: RunDir) -> list[LaunchRecord]:
-    """Return the launches of a run that no longer wait in the queue, oldest first."""
-    return [record for record in launches(run_dir) if record.launch is not None]
+def started_launches(run_dir: RunDir, *, only_own: bool = False) -> list[LaunchRecord]:
+    """Return the launches of a run that no longer wait in the queue, oldest first; `only_own` as in `launches`."""
+    return [record for record in launches(run_dir, only_own=only_own) if record.launch is not None]
 
 
 def history(run_dir: RunDir, job_id: str) -> list[LaunchEnd]:
     """Return the ends of a job's launches that have started, oldest first.
 
     The launch that runs now counts as ended. Call this where none of its workers lives any more, or before it is
-    opened.
+    opened. Launches that another user wrote down are none of the job's.
     """
-    started = [record for record in started_launches(run_dir) if record.job_id == job_id]
+    started = [record for record in started_launches(run_dir, only_own=True) if record.job_id == job_id]
     before = [(record.launch and record.launch.newest_checkpoint) or NOTHING_SAVED for record in started]
     after = [*before, newest_checkpoint(run_dir)][1:]
     return [
@@ -244,8 +247,8 @@ def write_node_end(folder: Path, index: int, end: NodeEnd) -> None:
 
 
 def node_ends(folder: Path) -> list[NodeEnd]:
-    """Return how the workers of each node ended, by index. A node that was killed wrote nothing."""
-    found = (read_launch_file(path, NodeEnd) for path in sorted(folder.glob("node_*.json")))
+    """Return how the workers of each node of this user ended, by index. A node that was killed wrote nothing."""
+    found = (read_own_launch_file(path, NodeEnd) for path in sorted(folder.glob("node_*.json")))
     return [end for end in found if end is not None]
 
 
@@ -259,6 +262,14 @@ def read_launch_file(path: Path, kind: type[Content]) -> Content | None:
     return read_if_valid(path, kind)
 
 
+def read_own_launch_file(path: Path, kind: type[Content]) -> Content | None:
+    """Return the content as `read_launch_file` does, and None for a file of another user: for what acts on it."""
+    try:
+        return kind.model_validate(read_own_json(path))
+    except (OSError, ValueError):
+        return None
+
+
 def write_bad_nodes(path: Path, faults: Mapping[str, Sequence[str]]) -> None:
     """Write down nodes that a job should not get again, with their faults."""
     replace_file(path, json.dumps(faults, indent=2) + "\n")
@@ -267,9 +278,9 @@ def write_bad_nodes(path: Path, faults: Mapping[str, Sequence[str]]) -> None:
 def bad_nodes_in(launch: Path) -> list[str]:
     """Return the names of the nodes that this user wrote down for a launch, in no file twice."""
     names: list[str] = []
-    for path in filter(is_own_file, (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json")))):
+    for path in (launch / BAD_NODES, *sorted(launch.glob("bad_node_*.json"))):
         try:
-            names += _FAULTS.validate_python(read_json_file(path))
+            names += _FAULTS.validate_python(read_own_json(path))
         except (OSError, ValueError):
             continue
     return list(dict.fromkeys(names))

@@ -12,6 +12,9 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
+from harness.json_text import parse_json
+from harness.run.small_files import MOST_BYTES
+
 
 class Steering(NamedTuple):
     """A file of a run by which somebody makes its processes act."""
@@ -31,6 +34,10 @@ STEERING = (
     Steering("launches/*/kill.json", "kills the workers of a launch", "launcher", "no request"),
     Steering("launches/*/stacks.request", "writes down the stacks of the workers", "launcher", "no request"),
     Steering("launches/*/bad_node*.json", "excludes nodes from the next launch", "launcher", "excludes nothing"),
+    Steering("launches/*/launch.json", "the launches that count, their ranks", "launcher, watcher", "no launch"),
+    Steering("launches/*/node_*.json", "whether the job comes back", "launcher", "a node without a word"),
+    Steering("launches/*/ended.json", "whether the job comes back, no more hangs", "launcher, watcher", "none"),
+    Steering("heartbeats/rank_*.json", "whether a launch hangs and is killed", "watcher", "a rank without heartbeat"),
     Steering("watch/heartbeat.json", "lets a rank wait for the watcher", "trainer", "no watcher"),
     Steering("order.jsonl", "quarantine, adopted parts, samples to skip", "trainer", "refuses to start"),
     Steering("config.yaml", "the watcher's command, addresses and limits", "watcher", "refuses to watch"),
@@ -104,6 +111,16 @@ def read_own_file(path: Path, *, max_bytes: int) -> tuple[bytes, os.stat_result]
     if len(content) > max_bytes:
         raise RefusedFileError(f"larger than {max_bytes >> 10} KiB; a command is a line or two")
     return content, status
+
+
+def read_own_json(path: Path) -> object:
+    """Return the JSON value in a file, which is read as `read_own_file` does.
+
+    Raises:
+        OSError: As `read_own_file` does.
+        ValueError: It is refused, or does not hold JSON.
+    """
+    return parse_json(read_own_file(path, max_bytes=MOST_BYTES)[0])
 
 
 def is_refused(status: os.stat_result) -> bool:

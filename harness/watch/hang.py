@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.run.heartbeats import Activity, Beat, active_beats, read_beats
-from harness.run.launches import ENDED, LAUNCH, LaunchStart, read_launch_file
+from harness.run.launches import ENDED, LAUNCH, LaunchStart, read_own_launch_file
 from harness.run.lock import owner_of
+from harness.run.own_file import is_own_file
 from harness.run.paths import RunDir
 from harness.text import listed
 
@@ -81,7 +82,7 @@ class HangWatch:
     def look(self) -> Hang | None:
         """Return the hang, if there is one in a launch whose processes still exist."""
         launch = newest_launch(self.run_dir)
-        if launch is None or (launch / ENDED).exists():
+        if launch is None or is_own_file(launch / ENDED):
             return None
         beats, clock_s, now = beats_of(self.run_dir, launch), self.clock(), time.time()
         self._progress = progress_of(launch, beats, self._progress, clock_s)
@@ -91,20 +92,24 @@ class HangWatch:
 
 
 def newest_launch(run_dir: RunDir) -> Path | None:
-    """Return the folder of the launch that began last."""
-    begun = (path.parent for path in run_dir.launches.glob(f"*/{LAUNCH}") if path.parent.name.isdecimal())
+    """Return the folder of this user's launch that began last."""
+    found = filter(is_own_file, run_dir.launches.glob(f"*/{LAUNCH}"))
+    begun = (path.parent for path in found if path.parent.name.isdecimal())
     return max(begun, key=lambda folder: int(folder.name), default=None)
 
 
 def beats_of(run_dir: RunDir, launch: Path) -> list[Beat]:
-    """Return the last heartbeats of the ranks of this launch. Earlier launches leave files of the same names behind."""
+    """Return the last heartbeats of the ranks of this launch, as this user wrote them.
+
+    Earlier launches leave files of the same names behind.
+    """
     try:
         begun = (launch / LAUNCH).stat().st_mtime
     except OSError:
         return []
-    start = read_launch_file(launch / LAUNCH, LaunchStart)
+    start = read_own_launch_file(launch / LAUNCH, LaunchStart)
     num_ranks = None if start is None else start.world_size
-    beats = [beat for beat in read_beats(run_dir) if beat.time >= begun]
+    beats = [beat for beat in read_beats(run_dir, only_own=True) if beat.time >= begun]
     return [beat for beat in beats if num_ranks is None or beat.rank < num_ranks]
 
 

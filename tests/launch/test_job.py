@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,9 @@ from harness.run.launch_requests import request_kill
 from harness.run.launches import LaunchEnd, NodeEnd, history, launches, newest_checkpoint, node_ends, write_node_end
 from harness.run.lock import owner_of
 from harness.run.paths import RunDir
+
+OTHER = 65534
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file to another user")
 
 CONFIG = """\
 run: {name: small}
@@ -244,6 +248,32 @@ def test_a_job_that_stopped_for_a_person_is_not_started_by_a_requeue(run_dir: Ru
         HarnessError, match="stopped, a person must look at the run; look at the run, then submit it again"
     ):
         begin(run_dir, run_dir.launch(1))
+
+
+@only_root
+def test_what_another_user_wrote_down_decides_nothing(run_dir: RunDir) -> None:
+    save(run_dir, 5)
+    strange = run_dir.launch(7)
+    strange.mkdir()
+    (strange / "launch.json").write_text(json.dumps({"job_id": "42", "newest_checkpoint": [0, 5]}))
+    (strange / "ended.json").write_text(json.dumps({"exit_code": 76}))
+    for name in ("launch.json", "ended.json"):
+        os.chown(strange / name, OTHER, -1)
+    folder = begin(run_dir, run_dir.launch(1))
+    write_node_end(folder, 0, NodeEnd(host="a", exit_code=77))
+    os.chown(folder / "node_00000.json", OTHER, -1)
+    assert end(run_dir, folder, 70, "RUNNING:None") == 75
+
+
+def test_what_stands_in_the_way_of_a_record_changes_no_decision(
+    run_dir: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = begin(run_dir, run_dir.launch(1))
+    (folder / "ended.json" / "full").mkdir(parents=True)
+    assert main(["end", str(run_dir.root), str(folder), "77", "RUNNING:None"]) == 77
+    said = capsys.readouterr().err
+    assert f"harness: error: {folder / 'ended.json'} cannot be written: Is a directory" in said
+    assert "stop: stopped by a person (exit code 77)" in said
 
 
 def test_nodes_that_wrote_nothing_are_passed_over(tmp_path: Path) -> None:

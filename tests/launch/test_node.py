@@ -132,3 +132,9 @@ def test_outside_of_a_job_it_is_a_message(
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     assert main([str(tmp_path), str(tmp_path)]) == 64
     assert capsys.readouterr().err.startswith("harness: error: MASTER_ADDR is not set")
+
+
+def test_an_end_that_cannot_be_written_down_keeps_its_code(launch: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (launch / "node_00001.json" / "full").mkdir(parents=True)
+    assert run_node(RunDir(launch / "run"), launch, SECOND, (sys.executable, "-c", TELLS)) == 75
+    assert "the end of this node cannot be written" in capsys.readouterr().err

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from harness import cli
 from harness.run.commands.mailbox import Mailbox
+from harness.run.heartbeats import Activity, Beat, beat_to_json
 from harness.run.launch_requests import kill_reason, request_kill, request_stacks, stacks_requested
-from harness.run.launches import bad_nodes_in
+from harness.run.launches import NodeEnd, bad_nodes_in, history, node_ends, write_node_end
 from harness.run.own_file import STEERING
 from harness.run.paths import RunDir
 from harness.run.watcher_presence import is_watched, write_watcher_beat
+from harness.watch.hang import beats_of, newest_launch
 
 OTHER = 65534
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
@@ -58,12 +61,46 @@ def bad_node(run_dir: RunDir) -> Path:
     return path
 
 
+def start(run_dir: RunDir) -> Path:
+    path = run_dir.launch(1) / "launch.json"
+    path.write_text(json.dumps({"job_id": "42", "world_size": 1, "workers_per_node": 1}))
+    return path
+
+
+def node_end(run_dir: RunDir) -> Path:
+    write_node_end(run_dir.launch(1), 0, NodeEnd(host="node07", exit_code=77))
+    return run_dir.launch(1) / "node_00000.json"
+
+
+def ending(run_dir: RunDir) -> Path:
+    start(run_dir)
+    path = run_dir.launch(1) / "ended.json"
+    path.write_text(json.dumps({"exit_code": 77, "action": "stop", "reason": "stopped by a person"}))
+    return path
+
+
+def rank_beat(run_dir: RunDir) -> Path:
+    start(run_dir)
+    now = time.time() + 1
+    beat = Beat(
+        rank=0, host="node07", pid=7, step=3, activity=Activity.DATA, since=now, time=now, spent_s={"data": 1.0}
+    )
+    run_dir.heartbeat(0).parent.mkdir(exist_ok=True)
+    run_dir.heartbeat(0).write_text(json.dumps(beat_to_json(beat)))
+    return run_dir.heartbeat(0)
+
+
 WAYS: list[tuple[Callable[[RunDir], Path], Callable[[RunDir], object]]] = [
     (kill, lambda run_dir: kill_reason(run_dir.launch(1))),
     (stacks, lambda run_dir: stacks_requested(run_dir.launch(1))),
     (beat, is_watched),
     (command, lambda run_dir: Mailbox(run_dir).poll()),
     (bad_node, lambda run_dir: bad_nodes_in(run_dir.launch(1))),
+    (start, newest_launch),
+    (start, lambda run_dir: history(run_dir, "42")),
+    (node_end, lambda run_dir: node_ends(run_dir.launch(1))),
+    (ending, lambda run_dir: [end for end in history(run_dir, "42") if end.exit_code is not None]),
+    (rank_beat, lambda run_dir: beats_of(run_dir, run_dir.launch(1))),
 ]
 
 
@@ -122,6 +159,17 @@ def test_a_request_for_stacks_follows_no_link(run_dir: RunDir) -> None:
     (run_dir.launch(1) / "stacks.request").symlink_to(precious)
     assert request_stacks(run_dir.launch(1)) > time.time() - 60
     assert (precious.read_text(), precious.stat().st_mtime) == ("kept", 1)
+
+
+@only_root
+def test_what_does_not_steer_is_shown_all_the_same(run_dir: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    for make in (start, rank_beat):
+        os.chown(make(run_dir), OTHER, -1)
+    assert cli.run(["status", str(run_dir.root)]) == 0
+    assert "state      training\n" in capsys.readouterr().out
+    os.chown(ending(run_dir), OTHER, -1)
+    assert cli.run(["status", str(run_dir.root)]) == 0
+    assert "stopped by a person" in capsys.readouterr().out
 
 
 def test_the_guide_lists_every_file_that_steers() -> None:

@@ -131,6 +131,29 @@ def test_a_launch_that_has_ended_or_whose_processes_are_gone_is_left_alone(
         assert watching.look() is None
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a file to another user")
+def test_files_of_another_user_neither_hide_a_hang_nor_make_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hang.time, "time", lambda: NOW)
+    clock = iter(range(0, 1000, 100))
+    run_dir = RunDir(tmp_path)
+    run_dir.make_folders()
+    folder = launch_in(run_dir, 1, beat(0))
+    later = launch_in(run_dir, 2, beat(1))
+    (folder / "ended.json").touch()
+    for path in (later / "launch.json", folder / "ended.json", run_dir.heartbeat(1)):
+        os.chown(path, 65534, -1)
+    watching = HangWatch(run_dir, LIMIT_S, lambda: float(next(clock)))
+    assert watching.look() is None
+    found = watching.look()
+    assert found is not None
+    assert found.launch == folder
+    assert "rank 1" not in found.text
+    os.chown(run_dir.heartbeat(0), 65534, -1)
+    assert [watching.look() for _ in range(3)] == [None] * 3
+
+
 @pytest.mark.parametrize("may_command", [True, False])
 def test_the_watcher_orders_the_kill_once_and_tells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, may_command: bool
