@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from harness.config.load import read_text
 from harness.config.operation import SLURM_TIME
@@ -15,7 +15,17 @@ from harness.config.problems import Location, Problem, closest, raise_problems, 
 from harness.config.section import FilePath, Name, PositiveFloat, Section, Word
 from harness.config.strict_yaml import parse_file_text
 from harness.errors import ConfigError
-from harness.limits import MOST_EPOCHS, MOST_GIB, MOST_ON_A_NODE, MOST_SEED, MOST_TASKS, MOST_THREADS
+from harness.launch.slurm import flag_problem
+from harness.limits import (
+    MOST_ENTRIES,
+    MOST_EPOCHS,
+    MOST_GIB,
+    MOST_ON_A_NODE,
+    MOST_SEED,
+    MOST_TASKS,
+    MOST_TEXT,
+    MOST_THREADS,
+)
 
 ExecutorKind = Literal["local", "slurm", "ray"]
 Kind = Literal["web", "knowledge", "code"]
@@ -27,6 +37,9 @@ Similarity = Annotated[float, Field(ge=0.3, le=0.99)]
 
 Cores = Annotated[int, Field(ge=1, le=MOST_ON_A_NODE)]
 Gigabytes = Annotated[int, Field(ge=1, le=MOST_GIB)]
+SbatchName = Annotated[str, Field(pattern=r"^[a-z][a-z-]*$", max_length=MOST_TEXT)]
+SbatchValue = Annotated[str, Field(pattern=r"^[ -~]*$", max_length=MOST_TEXT)]
+"""It stands on a line of the job's script, which it must not end."""
 Tasks = Annotated[int, Field(ge=1, le=MOST_TASKS)]
 
 
@@ -125,6 +138,40 @@ _DEDUP: Mapping[Kind, DedupConfig] = {
 }
 
 
+_SET_BY_HARNESS = {
+    "--array": "set executor.tasks; a job has one task for every part",
+    "--chdir": "run the command in the directory that paths in the corpus file are relative to",
+    "--cpus-per-task": "set executor.slurm.cpus_per_task",
+    "--dependency": "the jobs of a source wait for each other",
+    "--error": "the logs are beside the output",
+    "--export": "the job needs what harness passes on; set variables in executor.slurm.environment",
+    "--export-file": "the job needs what harness passes on; set variables in executor.slurm.environment",
+    "--help": "it queues nothing",
+    "--job-name": "it is the name of the step",
+    "--mem-per-cpu": "set executor.slurm.mem_per_cpu_gb",
+    "--nodes": "a task runs on one node",
+    "--output": "the logs are beside the output",
+    "--parsable": "the number of the job is read from the usual answer",
+    "--partition": "set executor.slurm.partition",
+    "--quiet": "the number of the job is read from the usual answer",
+    "--test-only": "it queues nothing",
+    "--time": "set executor.slurm.time",
+    "--usage": "it queues nothing",
+    "--version": "it queues nothing",
+    "--wait": "give --wait to the command of harness",
+    "--workdir": "run the command in the directory that paths in the corpus file are relative to",
+    "--wrap": "the jobs have a script of their own",
+}
+"""Options of sbatch that would break the jobs, with what to do."""
+
+
+def _without_refused_flags(options: dict[str, str]) -> dict[str, str]:
+    for name, value in options.items():
+        if problem := flag_problem(f"--{name}={value}" if value else f"--{name}", _SET_BY_HARNESS):
+            raise PydanticCustomError("sbatch_flag", "{text}", {"text": f"--{name} {problem}"})
+    return options
+
+
 class LocalConfig(Section):
     """A pool of processes on this machine."""
 
@@ -145,8 +192,10 @@ class SlurmConfig(Section):
     qos: Word | None = None
     environment: str | None = None
     """Shell line before each task, for example one that loads a module."""
-    sbatch: dict[str, str] = Field(default_factory=dict)
-    """More options of sbatch, without the dashes."""
+    sbatch: Annotated[
+        dict[SbatchName, SbatchValue], Field(max_length=MOST_ENTRIES), AfterValidator(_without_refused_flags)
+    ] = Field(default_factory=dict)
+    """More options of sbatch, without the dashes. One without a value has an empty text."""
 
 
 class RayConfig(Section):

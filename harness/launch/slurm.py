@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +71,6 @@ _WITHOUT_VALUE = frozenset(
         "--verbose",
     )
 )  # fmt: skip
-_WATCHED = frozenset((*_OWN_FLAGS, *GPU_FLAGS))
-"""Flags that mean something to harness, and must not be hidden by an abbreviation."""
 _IN_ENVIRONMENT = {
     "SBATCH_ARRAY_INX": _OWN_FLAGS["--array"],
     "SBATCH_WAIT": _OWN_FLAGS["--wait"],
@@ -147,7 +145,7 @@ def flag_problems(flags: Sequence[str]) -> list[str]:
     Refused are flags that harness sets itself, abbreviations of them and of requests for GPUs, which sbatch takes for
     the whole names, and flags that would take the next word of the command for their value.
     """
-    found = ((flag, _flag_problem(flag)) for flag in flags)
+    found = ((flag, flag_problem(flag, _OWN_FLAGS)) for flag in flags)
     return [f"launch.sbatch_flags: {flag.partition('=')[0]} {problem}" for flag, problem in found if problem]
 
 
@@ -166,13 +164,19 @@ def dependency_problems(dependency: str | None) -> list[str]:
     return [f"--dependency is {shortened(dependency)!r}; it must be as Slurm has it, such as afterany:4711"]
 
 
-def _flag_problem(flag: str) -> str | None:
+def flag_problem(flag: str, refused: Mapping[str, str]) -> str | None:
+    """Return what is wrong with a user's flag for sbatch, or None.
+
+    `refused` has the flags that are not allowed, each with the reason. They and requests for GPUs mean something to
+    harness, and must not be hidden by an abbreviation.
+    """
     name, equals, _ = flag.partition("=")
-    if name in _OWN_FLAGS:
-        return f"is not allowed: {_OWN_FLAGS[name]}"
-    if name in _WITH_VALUE or name in _WITHOUT_VALUE or name in _WATCHED:
+    if name in refused:
+        return f"is not allowed: {refused[name]}"
+    watched = {*refused, *GPU_FLAGS}
+    if name in _WITH_VALUE or name in _WITHOUT_VALUE or name in watched:
         return "needs a value: write it behind '='" if name in _WITH_VALUE and not equals else None
-    if whole := sorted(known for known in _WATCHED if known.startswith(name)):
+    if whole := sorted(known for known in watched if known.startswith(name)):
         return f"is not allowed: sbatch takes it for {listed(whole)}; write the whole name"
     if any(known.startswith(name) for known in _WITH_VALUE) and not equals:
         return "needs a value: write the whole name, and the value behind '='"

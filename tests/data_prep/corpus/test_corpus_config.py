@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.corpus.config import load_corpus
+from harness import cli
 from harness.errors import ConfigError
 
 WHOLE = """\
@@ -72,3 +73,42 @@ def test_files_that_are_no_corpus_files(tmp_path: Path, text: str, message: str)
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no.yaml: cannot be read: .*Give a YAML file in UTF-8"):
         load_corpus(tmp_path / "no.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{array: 0-3}", "--array is not allowed: set executor.tasks"),
+        ("{arr: 0-3}", "--arr is not allowed: sbatch takes it for --array; write the whole name"),
+        ("{wrap: touch x}", "--wrap is not allowed: the jobs have a script of their own"),
+        ("{wait: ''}", "--wait is not allowed"),
+        ("{wai: ''}", "--wai is not allowed"),
+        ("{export: NONE}", "--export is not allowed"),
+        ("{output: /dev/null}", "--output is not allowed: the logs are beside the output"),
+        ("{error: x}", "--error is not allowed"),
+        ("{parsable: ''}", "--parsable is not allowed"),
+        ("{time: '1'}", "--time is not allowed: set executor.slurm.time"),
+        ("{exclude: ''}", "--exclude needs a value: write it behind '='"),
+        ('{comment: "a\\ntouch x"}', "executor.slurm.sbatch.comment"),
+        ('{comment: "a\\n"}', "executor.slurm.sbatch.comment"),
+        ("{'x y': '1'}", "executor.slurm.sbatch.x y"),
+        ("{'hold\\ntouch x': ''}", "executor.slurm.sbatch"),
+    ],
+)
+def test_options_of_sbatch_that_would_break_the_jobs_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, message: str
+) -> None:
+    given = WHOLE.replace('time: "12:00:00"', f'time: "12:00:00", sbatch: {options}')
+    (tmp_path / "corpus.yaml").write_text(given)
+    assert cli.run(["data", "clean", "--config", str(tmp_path / "corpus.yaml")]) == 64
+    said = capsys.readouterr().err
+    assert "corpus.yaml:11:" in said
+    assert message in said
+
+
+def test_other_options_of_sbatch_are_passed_on(tmp_path: Path) -> None:
+    given = WHOLE.replace('time: "12:00:00"', 'time: "1", sbatch: {account: nlp, exclude: "n[1-3]", contiguous: ""}')
+    (tmp_path / "corpus.yaml").write_text(given)
+    slurm = load_corpus(tmp_path / "corpus.yaml").executor.slurm
+    assert slurm is not None
+    assert slurm.sbatch == {"account": "nlp", "exclude": "n[1-3]", "contiguous": ""}
