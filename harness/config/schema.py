@@ -12,6 +12,7 @@ from pydantic import Field
 
 from harness.config.operation import LaunchConfig, WatchConfig
 from harness.config.phase_sections import BatchRampUpConfig, PhaseEvaluationConfig, PhaseOptimizerConfig
+from harness.config.rope_scaling import RopeScalingConfig
 from harness.config.section import (
     FilePath,
     HeldOutSamples,
@@ -55,24 +56,6 @@ class RunConfig(Section):
     stop_at_step: Steps | None = None
     """Leave after this step with exit code 0; the schedule still aims at the end of the last phase. Default: no
     stop."""
-
-
-class RopeScalingConfig(Section):
-    """Scaling of the rotary frequencies for sequences longer than the base was chosen for."""
-
-    type: Literal["linear", "ntk", "llama3"]
-    """`linear` divides positions by `factor`. `ntk` raises the base by factor^(d/(d-2)), where d is the size of a head.
-    `llama3` stretches low frequencies only."""
-    factor: PositiveFloat
-    """Factor by which the context grows."""
-    low_freq_factor: PositiveFloat = 1.0
-    """`llama3` only: wavelengths longer than `original_max_position_embeddings / low_freq_factor` are stretched
-    fully."""
-    high_freq_factor: PositiveFloat = 4.0
-    """`llama3` only: wavelengths shorter than `original_max_position_embeddings / high_freq_factor` are not
-    stretched."""
-    original_max_position_embeddings: SampleTokens = 8192
-    """`llama3` only: the sequence length before stretching, in tokens."""
 
 
 class ModelConfig(Section):

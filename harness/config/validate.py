@@ -11,6 +11,7 @@ from typing import Any
 
 from harness.config.nearest import divisors, nearest_multiples, one_of
 from harness.config.problems import Location, Problem
+from harness.config.rope_scaling import RopeScalingConfig
 from harness.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -19,7 +20,6 @@ from harness.config.schema import (
     ParallelConfig,
     PhaseConfig,
     PrecisionConfig,
-    RopeScalingConfig,
 )
 from harness.config.validate_phases import (
     blend_problems,

@@ -194,7 +194,7 @@ def test_a_gguf_file_is_no_pickle(plain: Path, tmp_path: Path, capsys: pytest.Ca
     assert "is a pickle" not in told
 
 
-@pytest.mark.parametrize("size", [2**24 + 1, 10**12])
+@pytest.mark.parametrize("size", [2**24 + 1, 2**31 - 1])
 def test_a_vocabulary_beyond_any_models_is_refused(
     plain: Path, tmp_path: Path, size: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

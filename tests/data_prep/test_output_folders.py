@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -240,7 +241,7 @@ def test_a_full_disk_is_told_by_merge_and_append(
 
 def test_files_may_not_grow_beyond_a_limit(tmp_path: Path, tokenize: list[str]) -> None:
     """As a quota, or `ulimit -f`."""
-    command = f"ulimit -f 2; exec python -m harness.cli {' '.join(tokenize)}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    command = ["bash", "-c", 'ulimit -f 2; exec "$@"', "bash", sys.executable, "-m", "harness.cli", *tokenize]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 65
     assert done.stderr.count(ERROR) == 1 and "File too large" in done.stderr and "Traceback" not in done.stderr

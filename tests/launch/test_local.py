@@ -9,13 +9,14 @@ import types
 from pathlib import Path
 
 import pytest
+from lock_holder import held_by_another
 
 from harness.config.load import load_config
 from harness.config.schema import Config
 from harness.errors import ConfigError, RunInUseError
 from harness.launch import local
 from harness.launch.local import local_world_size, train
-from harness.run.lock import RunLock, last_owner_of, owner_of
+from harness.run.lock import owner_of
 from harness.run.paths import RunDir
 
 TINY = Path(__file__).parents[2] / "model_configs" / "tiny.yaml"
@@ -117,13 +118,8 @@ def test_where_somebody_trains_nothing_is_changed_and_nothing_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunDir(tmp_path)
-    with RunLock(run):
-        owner = last_owner_of(run)
-        assert owner is not None
-        # Somebody else: the same lock, but not our process.
-        run.lock.write_text(run.lock.read_text().replace(f'"pid": {owner.pid}', '"pid": 1'))
-        with pytest.raises(RunInUseError, match="process 1 on"):
-            train(TINY, tmp_path, (), "auto", worker("raise SystemExit(70)"))
+    with held_by_another(run) as pid, pytest.raises(RunInUseError, match=f"process {pid} on"):
+        train(TINY, tmp_path, (), "auto", worker("raise SystemExit(70)"))
     assert not run.config.exists()
     assert list(run.launches.iterdir()) == []
 

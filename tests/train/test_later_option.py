@@ -15,7 +15,7 @@ from process_runs import REPOSITORY
 pytestmark = pytest.mark.slow
 
 MODEL_OPTION = "    softmax_scale: PositiveFloat | None = None\n"
-CHANNEL_OPTION = "    least_tokens: NonNegativeInt = 0\n"
+CHANNEL_OPTION = "    least_tokens: Annotated[int, Field(ge=0)] = 0\n"
 RULE_OPTION = "    least_tokens: int = 0\n"
 RULE_USE = "        least_tokens=channel.least_tokens,\n"
 

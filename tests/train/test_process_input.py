@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
+from lock_holder import held_by_another
 from process_runs import VOCAB_SIZE, Site, write_channel
 
 from data_prep.channels.indexed_writer import PartWriter, token_dtype
-from harness.run.lock import RunLock
 
 
 @pytest.fixture
@@ -65,11 +64,9 @@ def test_a_layout_that_does_not_fit(site: Site) -> None:
 
 def test_a_run_directory_in_use(site: Site) -> None:
     site.run_dir.make_folders()
-    with RunLock(site.run_dir):
-        # Somebody else: the same lock, but not the process that starts the command.
-        site.run_dir.lock.write_text(site.run_dir.lock.read_text().replace(f'"pid": {os.getpid()}', '"pid": 1'))
+    with held_by_another(site.run_dir) as pid:
         text = refused(site, code=64)
-    assert f"{site.run_dir.root} is in use: process 1 on" in text
+    assert f"{site.run_dir.root} is in use: process {pid} on" in text
     assert not site.run_dir.config.exists()
 
 

@@ -108,7 +108,9 @@ def test_workers_save_and_leave_when_their_launcher_is_killed(tmp_path: Path) ->
         command.process.wait()
         try:
             # Another launch would be refused; by the time it has started, the workers may have left.
-            with pytest.raises(RunInUseError, match=f"{site.run_dir.root} is in use: process"):
+            with pytest.raises(
+                RunInUseError, match=f"{site.run_dir.root} is still held by processes of an earlier launch"
+            ):
                 RunLock(site.run_dir).acquire()
             site.wait_until(lambda: owner_of(site.run_dir) is None)
         finally:
