@@ -16,6 +16,8 @@ import safetensors.numpy
 from small_tokenizers import byte_level
 
 from harness import cli
+from harness.run.event_types import SaveFailed
+from harness.run.events import event_line
 from harness.run.heartbeats import Activity, Beat, beat_to_json
 from harness.run.paths import RunDir
 
@@ -70,10 +72,9 @@ def run_whose_files_are_hostile(folder: Path) -> RunDir:
     run = RunDir(folder / "run")
     run.make_folders()
     run.config.write_text("run: {name: small}\n")
-    event = {"time": "2026-01-01T00:00:00Z", "type": "warning", "text": ESCAPE, "source": ESCAPE, "message": ESCAPE}
-    run.events.write_text(json.dumps(event, ensure_ascii=False) + "\n")
+    run.events.write_text(event_line(SaveFailed(attempt=0, step=3, reason=ESCAPE), time.time()) + "\n")
     run.launch(1).mkdir()
-    (run.launch(1) / "launch.json").write_text(json.dumps({"job_id": ESCAPE, "world_size": 2}, ensure_ascii=False))
+    (run.launch(1) / "launch.json").write_text(json.dumps({"job_id": "42", "world_size": 2}))
     now = time.time() + 1
     for rank, step in ((0, 3), (1, 4)):
         beat = Beat(
@@ -84,7 +85,7 @@ def run_whose_files_are_hostile(folder: Path) -> RunDir:
 
 
 def status_of_a_hostile_run(folder: Path) -> list[str]:
-    return ["status", str(run_whose_files_are_hostile(folder).root)]
+    return ["status", str(run_whose_files_are_hostile(folder).root), "--json"]
 
 
 def diagnosis_of_a_hostile_run(folder: Path) -> list[str]:

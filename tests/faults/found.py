@@ -87,7 +87,7 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
     (
         "an index that could not be opened ended a rollback in a traceback of torch, before the error",
         "rollback",
-        [_at("checkpoints/step_0000002/.metadata", "openat", 3, "EIO")],
+        [_at("checkpoints/step_0000002/.metadata", "openat", 1, "EIO")],
     ),
     (
         "samples that a rollback had skipped came again, when the checkpoints behind it were damaged",

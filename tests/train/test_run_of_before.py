@@ -76,10 +76,14 @@ def test_its_checkpoints_are_listed_and_sound(untouched: OldRun) -> None:
     assert lines == [f"{entry['path']}: sound" for entry in EXPECTED["checkpoints"]]
 
 
-def test_the_watcher_goes_on_from_what_it_kept(old_run: OldRun) -> None:
-    """The rollback is news to it: the copied files count as replaced, and are read from their beginning."""
-    lines = old_run.harness("watch", "run", "--once").splitlines()
-    assert [line.partition(" ")[2] for line in lines] == [line.partition(" ")[2] for line in EXPECTED["watch"]]
+def test_the_watcher_begins_anew_from_the_metrics_and_says_so(old_run: OldRun) -> None:
+    """The state that it kept had no checksum."""
+    warning, kept, *lines = [line.partition(" ")[2] for line in old_run.harness("watch", "run", "--once").splitlines()]
+    assert warning.startswith(
+        "warning: the memory of the watcher, run/watch/state.json, is not of format 2. It begins anew"
+    )
+    assert kept == "the file is kept as run/watch/state.json.unusable"
+    assert lines == [EXPECTED["watch"][0].partition(" ")[2]]
     state = json.loads((old_run.root / "run/watch/state.json").read_text())
     memory = state["memory"]
     assert (memory["attempt"], memory["step"], memory["resumed_after_step"]) == (1, 14, 8)
