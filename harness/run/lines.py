@@ -26,7 +26,7 @@ class LineFile(Protocol):
     """An open file, as `lines_of` reads it."""
 
     def readline(self, size: int, /) -> bytes:
-        """Return bytes up to the end of the line, at most so many; none at the end of the file."""
+        """Return bytes up to the end of the line, at most `size`; none at the end of the file."""
 
 
 def open_lines(path: Path) -> BinaryIO:
@@ -107,7 +107,7 @@ def lines_backwards(path: Path) -> Iterator[bytes]:
 
 
 def last_lines(path: Path, most_bytes: int) -> list[bytes]:
-    """Return the last lines of a file, together at most so many bytes, without line ends. An unreadable file has none.
+    """Return as many of the last lines of a file as fit in `most_bytes`, without line ends; none if it is unreadable.
 
     Too long ones are empty, and hide none before them.
     """

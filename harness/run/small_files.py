@@ -17,7 +17,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_json_file(path: Path, most_bytes: int = MOST_BYTES) -> object:
-    """Return the JSON value in a file of at most so many bytes.
+    """Return the JSON value in a file of at most `most_bytes`.
 
     Raises:
         OSError: The file cannot be read, or is not a regular file.

@@ -135,7 +135,7 @@ class _Unpacked:
         self._left = most_bytes
 
     def readline(self, size: int, /) -> bytes:
-        """Return bytes up to the end of the line, at most so many.
+        """Return bytes up to the end of the line, at most `size`.
 
         Raises:
             ValueError: The file unpacks to more than a recording does.

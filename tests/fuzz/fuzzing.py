@@ -24,7 +24,8 @@ from guided import READERS
 from guided_readers import is_available, play_reader
 from oracle import Problem, generic_problems
 from place import Place
-from surfaces import SURFACES, Surface, surface_named
+from surface import Surface
+from surfaces import SURFACES, surface_named
 from trials import Input, TrialId, arguments_of, draw_input, patient, play, run_and_list_modules, smaller
 
 _MEMORY_BYTES = 12 << 30

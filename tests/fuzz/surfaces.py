@@ -2,86 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-
 import accepted
-import yaml
-from accepted import Attempt
+from absurd_options import absurd_options
 from forked import Limits
-from trees import paths_of
+from surface import LIGHT, Asked, Surface, Target
 
-LIGHT = ("harness.cli",)
 TORCH = (*LIGHT, "torch", "numpy", "harness.checkpoint.mcore", "checkpoint_tools.convert_verbs")
 DATA = (*LIGHT, "numpy", "data_prep.verbs.data_verbs", "data_prep.verbs.channel_verbs", "tokenizers", "sentencepiece")
-
-
-OPTION = "{option}"
-
-
-@dataclass(frozen=True)
-class Target:
-    """Files that are damaged in a format."""
-
-    pattern: str
-    how: str
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A command. `{file}` in its arguments is the damaged file, `{folder}` its folder, `{option}` the absurd option."""
-
-    name: str
-    arguments: Sequence[str]
-    codes: Sequence[int] = (0, 64, 65)
-    silent: Sequence[int] = ()
-    """Codes whose reason is in the output."""
-    writes: Sequence[str] = ()
-    """What it may change, as patterns of paths; `*` matches slashes too."""
-    weight: float = 1.0
-    plain: str = ""
-    """What the option is if nobody damages it."""
-    is_worker: bool = False
-    """The trainer itself, alone in its world; the arguments are its own."""
-
-
-@dataclass(frozen=True)
-class Surface:
-    """Something that reads files."""
-
-    name: str
-    corpus: str
-    targets: Sequence[Target]
-    asked: Sequence[Asked]
-    preload: Sequence[str] = LIGHT
-    """Modules that the commands' forks begin with."""
-    limits: Limits = field(default_factory=Limits)
-    share: float = 1.0
-    """Part of the time, compared with the others."""
-    seals: Sequence[tuple[str, str]] = ()
-    """Folders whose hashes most trials make right again, and how (`seals.SEALS`)."""
-    dropped_into: str = ""
-    """Folder into which damaged copies of the targets are put, where the targets themselves are left as they are."""
-    check: Callable[[Attempt], Iterable[str]] | None = None
-    """What is wrong with something that was accepted."""
-
-    def command(self, name: str) -> Asked:
-        return next(asked for asked in self.asked if asked.name == name)
-
-    def keys(self, folder: Path) -> list[str]:
-        """Keys of the configuration of a corpus, with dots."""
-        spelt = yaml.safe_load((folder / "run" / "config.yaml").read_text())
-        return [".".join(map(str, path)) for path in paths_of(spelt) if path]
-
-    def files(self, folder: Path) -> list[tuple[str, Target]]:
-        """Files that can be damaged, with what they are."""
-        found = []
-        for target in self.targets:
-            paths = sorted(path for path in folder.glob(target.pattern) if path.is_file())
-            found += [(path.relative_to(folder).as_posix(), target) for path in paths]
-        return found
 
 
 _RUN = (
@@ -178,17 +105,8 @@ SURFACES: tuple[Surface, ...] = (
             ),
             Asked(
                 "append",
-                [
-                    "data",
-                    "append",
-                    "text.jsonl",
-                    "--tokenizer",
-                    "tokenizer.json",
-                    "--channel",
-                    "en",
-                    "--output",
-                    "data",
-                ],
+                ["data", "append", "text.jsonl", "--tokenizer", "tokenizer.json"]
+                + ["--channel", "en", "--output", "data"],
                 writes=("data/en*",),
             ),
             Asked("mix", ["data", "mix", "data/", "--share", "en=1", "--share", "code=2", "--tokens", "20000"]),
@@ -349,99 +267,7 @@ SURFACES: tuple[Surface, ...] = (
 )
 
 
-SURFACES += (
-    Surface(
-        "options",
-        "run",
-        [Target("config.yaml", "yaml")],
-        [
-            Asked("plan --set", ["plan", "config.yaml", "--set", OPTION], plain="model.num_layers=1", weight=6),
-            Asked("plan --gpus", ["plan", "config.yaml", "--gpus", OPTION], plain="1"),
-            Asked("plan --gpu", ["plan", "config.yaml", "--gpu", OPTION], plain="h100"),
-            Asked("plan --mfu", ["plan", "config.yaml", "--mfu", OPTION], plain="40"),
-            Asked("plan CONFIG", ["plan", OPTION], plain="config.yaml"),
-            Asked("status RUN_DIR", ["status", OPTION], plain="run"),
-            Asked("diagnose RUN_DIR", ["diagnose", OPTION], plain="run"),
-            Asked("replay FILE", ["replay", OPTION], plain="run/metrics.jsonl"),
-            Asked("watch RUN_DIR", ["watch", OPTION, "--once", "--no-orders"], plain="run", writes=_WATCHED),
-            Asked(
-                "watch --config", ["watch", "run", "--once", "--config", OPTION], plain="config.yaml", writes=_WATCHED
-            ),
-            Asked("checkpoint list", ["checkpoint", "list", OPTION], plain="run"),
-            Asked("checkpoint verify", ["checkpoint", "verify", OPTION], plain=_CHECKPOINT, silent=(65,)),
-            Asked("checkpoint inspect", ["checkpoint", "inspect", OPTION], plain=_CHECKPOINT),
-            Asked("data count", ["data", "count", OPTION], plain="data/en"),
-            Asked("data verify", ["data", "verify", OPTION], plain="data/en", silent=(65,)),
-            Asked(
-                "data verify --max-lost-share", ["data", "verify", "data/en", "--max-lost-share", OPTION], plain="0.1"
-            ),
-            Asked("data mix --tokens", ["data", "mix", "data/", "--share", "en=1", "--tokens", OPTION], plain="20000"),
-            Asked("data mix --share", ["data", "mix", "data/", "--tokens", "20000", "--share", OPTION], plain="en=1"),
-            Asked("data where --step", ["data", "where", "run", "--step", OPTION], plain="2"),
-            Asked("data ledger --documents", ["data", "ledger", "run", "--documents", OPTION], plain="en/part-00000"),
-            Asked(
-                "data show --part",
-                ["data", "show", "data/en", "--tokenizer", "tokenizer.json", "--document", "0", "--part", OPTION],
-                plain="part-00000",
-            ),
-            Asked(
-                "data sample --tokenizer", ["data", "sample", "data/en", "--tokenizer", OPTION], plain="tokenizer.json"
-            ),
-            Asked(
-                "data tokenize --channel",
-                [
-                    "data",
-                    "tokenize",
-                    "text.jsonl",
-                    "--tokenizer",
-                    "tokenizer.json",
-                    "--output",
-                    "out",
-                    "--channel",
-                    OPTION,
-                ],
-                plain="x",
-                writes=("out*",),
-            ),
-            Asked(
-                "data tokenize --end-of-document",
-                ["data", "tokenize", "text.jsonl", "--tokenizer", "tokenizer.json", "--output", "out", "--channel", "x"]
-                + ["--end-of-document", OPTION],
-                plain="0",
-                writes=("out*",),
-            ),
-            Asked(
-                "signal --reason", ["signal", "run", "save", "--reason", OPTION], plain="x", writes=("run/signals*",)
-            ),
-            Asked(
-                "signal --to-step",
-                ["signal", "run", "rollback", "--to-step", OPTION],
-                plain="2",
-                writes=("run/signals*",),
-            ),
-            Asked(
-                "signal --learning-rate-factor",
-                ["signal", "run", "rollback", "--to-step", "2", "--for-steps", "2", "--learning-rate-factor", OPTION],
-                plain="0.5",
-                writes=("run/signals*",),
-            ),
-            Asked(
-                "signal --skip-steps",
-                ["signal", "run", "rollback", "--to-step", "2", "--skip-steps", OPTION],
-                plain="3:4",
-                writes=("run/signals*",),
-            ),
-            Asked(
-                "data quarantine",
-                ["data", "quarantine", "run", "--document", OPTION],
-                plain="en/part-00000:7",
-                writes=("run/signals*",),
-            ),
-            Asked("a verb", [OPTION], plain="schema"),
-        ],
-        preload=DATA,
-    ),
-)
+SURFACES += (absurd_options(DATA, _CHECKPOINT, _WATCHED),)
 
 TRAINER = ("torch", "numpy", "harness.train.worker", "harness.train.main", "torch._dynamo")
 _TRAIN = Asked(

@@ -14,7 +14,7 @@ from edits import Edit, apply_edits, draw_drop, draw_edit, draw_option, option_o
 from forked import Limits, Outcome, harness, run_forked, worker
 from oracle import Problem, generic_problems
 from place import Place
-from surfaces import OPTION, Asked, Surface
+from surface import OPTION, Asked, Surface
 
 _SEALED_SHARE = 0.75
 _MOST_TRIES = 80
