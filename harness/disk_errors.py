@@ -9,6 +9,18 @@ from collections.abc import Sequence
 from harness.errors import EXIT_BAD_DATA, EXIT_USAGE
 
 _ONLY_OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EFBIG)
+_PASSING = (
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+    errno.ENOTCONN,
+    errno.ECONNRESET,
+    errno.EREMOTEIO,
+    errno.ENOMEM,
+    errno.EMFILE,
+    errno.ENFILE,
+)
 _ADVICE = {
     errno.EACCES: ". Ask its owner for the right to read it, or call this as its owner",
     errno.EPERM: ". Ask its owner for the right to read it, or call this as its owner",
@@ -37,6 +49,14 @@ def disk_problem(error: OSError, arguments: Sequence[str]) -> tuple[str, int] | 
         places = {argument.partition("=")[2] if argument.startswith("--") else argument for argument in arguments}
         return f"{name}: {reason}{_ADVICE.get(error.errno or 0, '')}", EXIT_USAGE if name in places else EXIT_BAD_DATA
     return (f"the disk refused: {reason}", EXIT_BAD_DATA) if error.errno in _ONLY_OF_A_DISK else None
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether behind an error is one of the disk, or of a shared file system, that a later try may not have."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    return isinstance(cause, OSError) and cause.errno in _PASSING
 
 
 def _name_of(error: OSError) -> str | None:

@@ -15,6 +15,7 @@ from contextlib import suppress
 import xxhash
 
 from harness.data.files.checked import CheckStoppedError, UsedPart, check_part, states_of
+from harness.disk_errors import may_pass
 from harness.errors import DataError
 from harness.run.checked_parts import CheckedPart, CheckedParts, FileState
 
@@ -22,6 +23,8 @@ _LOOK_EVERY_S = 10.0
 _NICENESS = 10
 """Lets every other thread go first."""
 _JOIN_S = 5.0
+_AGAIN_AFTER_S = (1.0, 4.0, 15.0, 40.0)
+"""When a part that cannot be read is read again: a shared file system may fail for a minute, and come back."""
 
 Key = tuple[str, str]
 """Names of channel and part."""
@@ -117,14 +120,24 @@ class PartChecks:
     def _check_all(self) -> None:
         while (part := self._next()) is not None:
             states = states_of(part.part)
-            try:
-                finding: CheckedPart | DataError = self._check(part)
-            except DataError as error:
-                finding = error
+            finding = self._finding(part)
             with self._changed:
                 self._findings[part.key] = finding
                 self._seen[part.key] = states
                 self._untold.add(part.key)
+
+    def _finding(self, part: UsedPart) -> CheckedPart | DataError:
+        """Check a part, and again later if it is the disk that fails."""
+        pauses_s = iter(_AGAIN_AFTER_S)
+        while True:
+            try:
+                return self._check(part)
+            except DataError as error:
+                pause_s = next(pauses_s, None)
+                if pause_s is None or not may_pass(error):
+                    return error
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_closed, pause_s)
 
     def _next(self) -> UsedPart | None:
         """Return the next part to look at, and wait until there is one; None at the end."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 import tracemalloc
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
 from data_parts import VOCAB_SIZE, IndexedDatasetBuilder, random_documents, write_channel
 
 from harness.channels.channels import bare_part, open_channel
+from harness.channels.regular_file import open_to_read
 from harness.config.schema import ChannelConfig
+from harness.data import part_checks
+from harness.data.files import checked
 from harness.data.files.checked import CheckStoppedError, UsedPart, check_part
 from harness.data.part_checks import PartChecks, owner_of
 from harness.errors import DataError
@@ -181,6 +186,45 @@ def test_a_file_that_is_no_file_is_refused_at_once(parts: tuple[UsedPart, ...]) 
     link.symlink_to(link)
     with pytest.raises(DataError, match="cannot find"):
         check_part(parts[2], VOCAB_SIZE)
+
+
+@pytest.mark.parametrize(
+    ("error", "num_failures", "is_sound", "num_tries"),
+    [
+        (errno.EIO, 3, True, 4),
+        (errno.ESTALE, 4, True, 5),
+        (errno.ESTALE, 99, False, 5),
+        (errno.EACCES, 99, False, 1),
+    ],
+)
+def test_a_disk_that_fails_for_a_moment_is_no_damage(
+    parts: tuple[UsedPart, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    error: int,
+    num_failures: int,
+    is_sound: bool,
+    num_tries: int,
+) -> None:
+    opened = 0
+
+    def open_or_fail(path: Path) -> BinaryIO:
+        nonlocal opened
+        if path.suffix == ".bin":
+            opened += 1
+            if opened <= num_failures:
+                raise OSError(error, os.strerror(error), str(path))
+        return open_to_read(path)
+
+    monkeypatch.setattr(checked, "open_to_read", open_or_fail)
+    monkeypatch.setattr(part_checks, "_AGAIN_AFTER_S", (0.01,) * 4)
+    checks = PartChecks(VOCAB_SIZE, rank=0, num_ranks=1, earlier={})
+    checks.want(parts[:1])
+    (finding,) = told(checks, parts, lambda found: len(found) == 1).values()
+    checks.close()
+    assert isinstance(finding, CheckedPart) is is_sound
+    assert opened == num_tries
+    if isinstance(finding, DataError):
+        assert f"cannot read {parts[0].part.bin_path}: {os.strerror(error)}" in str(finding)
 
 
 def test_what_is_written_down_is_read_again(
