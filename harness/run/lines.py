@@ -7,6 +7,7 @@ gigabyte, a pipe, cut off in the middle of a line.
 from __future__ import annotations
 
 import errno
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -43,8 +44,16 @@ def open_lines(path: Path) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a regular file", str(path))
-    # With the path: errors of reading name the file by it.
-    return open(path, "rb", opener=lambda _path, _flags: descriptor)  # noqa: PTH123 (a path has no opener)
+    return io.BufferedReader(_ReadFile(str(path), opener=lambda _path, _flags: descriptor))
+
+
+class _ReadFile(io.FileIO):
+    """A file that is only read, under its path, so that errors of reading name it."""
+
+    def close(self) -> None:
+        """Close it. A disk that fails here takes nothing away: what was read is read."""
+        with suppress(OSError):
+            super().close()
 
 
 def lines_of(file: LineFile) -> Iterator[bytes]:

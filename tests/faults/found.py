@@ -104,6 +104,11 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
         "rollback",
         [_at("signals/rollback.json", "openat", 1, "EMFILE")],
     ),
+    (
+        "metrics that could not be closed were a traceback from nowhere, where a reader was left before its end",
+        "snapshots",
+        [_at("metrics.jsonl", "close", 2, "EIO", sticky=True)],
+    ),
 )
 """(what broke, scene, faults)"""
 

@@ -172,6 +172,21 @@ def documents_are_those_of_the_text(attempt: Attempt) -> Iterator[str]:
         yield f"a document that is not in the text: number {odd[0]}"
 
 
+def nothing_is_added_to_the_text(attempt: Attempt) -> Iterator[str]:
+    """What was put in order or freed of copies is the text that a plain reader finds, without more or fewer."""
+    if attempt.asked not in ("dedup", "order", "order similar"):
+        return
+    given = texts_of(attempt.root / "text.jsonl")
+    made = [text for path in sorted((attempt.root / "out").glob("*.jsonl*")) for text in _kept_texts(path)]
+    expected = list(dict.fromkeys(given)) if attempt.asked == "dedup" else given
+    if sorted(made) != sorted(expected):
+        yield f"other documents: {len(made)}, not {len(expected)}"
+
+
+def _kept_texts(path: Path) -> list[str]:
+    return [] if path.name.endswith(".dropped") else texts_of(path)
+
+
 def steps_are_those_of_an_undisturbed_run(attempt: Attempt) -> Iterator[str]:
     """Every step that was recorded has the values of the run that nobody disturbed, unless a command changed them."""
     expected = _steps(attempt.root / "expected")

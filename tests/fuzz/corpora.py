@@ -194,6 +194,17 @@ def make_packed(folder: Path) -> None:
         pyarrow.parquet.write_table(table, folder / f"{name}.parquet", compression=compression, row_group_size=40)
 
 
+def make_prepared(folder: Path) -> None:
+    """Text that a corpus file has cleaned, freed of copies and put in order, and what that leaves for a restart."""
+    make_text(folder)
+    (folder / "words.txt").write_text("naïve\n世界\nline —\n")
+    given: dict[str, Any] = {"input": ["text.jsonl"], "clean": {"preset": "light"}, "dedup": {"methods": ["exact"]}}
+    given["order"] = {"by": "score", "score_key": "id"}
+    _write_yaml(folder / "corpus.yaml", {"output": "corpus", "sources": {"en": given}, "executor": {"kind": "local"}})
+    for stage in ("clean", "dedup", "order"):
+        harness("data", stage, "--config", "corpus.yaml", folder=folder)
+
+
 def make_recordings(folder: Path) -> None:
     """Curves in every form that `harness replay` reads."""
     from torch.utils.tensorboard import SummaryWriter
@@ -231,6 +242,7 @@ CORPORA: dict[str, Callable[[Path], None]] = {
     "configs": make_configs,
     "model": make_model,
     "packed": make_packed,
+    "prepared": make_prepared,
     "recordings": make_recordings,
     "run": make_run,
     "tokenizers": make_tokenizers,

@@ -172,6 +172,60 @@ SURFACES: tuple[Surface, ...] = (
         check=accepted.documents_are_those_of_the_text,
     ),
     Surface(
+        "preparation",
+        "prepared",
+        [
+            Target("corpus.yaml", "yaml", 3),
+            Target("text.jsonl", "jsonl", 3),
+            Target("words.txt", "text", 1.5),
+            Target("tokenizer.json", "json", 1.5),
+            Target("corpus/*/en/files.json", "json", 2),
+            Target("corpus/*/en/.stages/plan.json", "json", 2),
+            Target("corpus/*/en/.stages/*/executor.json", "json"),
+            Target("corpus/*/en/.stages/*/stats/*", "json"),
+            Target("corpus/*/en/.stages/*/completions/*", "text"),
+            Target("corpus/*/en/*.jsonl*", "bytes"),
+        ],
+        [
+            *[
+                Asked(f"{stage} --config", ["data", stage, "--config", "corpus.yaml"], writes=("corpus*",), weight=2)
+                for stage in ("clean", "dedup", "order")
+            ],
+            Asked("clean", ["data", "clean", "text.jsonl", "--output", "out", "--workers", "1"], writes=("out*",)),
+            Asked("dedup", ["data", "dedup", "text.jsonl", "--method", "exact", "--output", "out"], writes=("out*",)),
+            Asked(
+                "order",
+                ["data", "order", "text.jsonl", "--by", "score", "--score-key", "id", "--output", "out"],
+                writes=("out*",),
+            ),
+            Asked(
+                "order similar", ["data", "order", "text.jsonl", "--by", "similar", "--output", "out"], writes=("out*",)
+            ),
+            Asked(
+                "train-tokenizer",
+                ["data", "train-tokenizer", "x=text.jsonl", "--vocab-size", "512", "--spare-ids", "8"]
+                + ["--user-words", "words.txt", "--output", "new.json"],
+                writes=("new.json*",),
+            ),
+            Asked(
+                "train-tokenizer .model",
+                ["data", "train-tokenizer", "x=text.jsonl", "--vocab-size", "512", "--spare-ids", "8"]
+                + ["--user-words", "words.txt", "--output", "new.model"],
+                writes=("new.model*",),
+            ),
+            Asked(
+                "extend-tokenizer",
+                ["data", "extend-tokenizer", "tokenizer.json", "x=text.jsonl", "--words", "words.txt"]
+                + ["--output", "new.json"],
+                writes=("new.json*",),
+                weight=2,
+            ),
+        ],
+        preload=DATA,
+        limits=Limits(wall_s=30.0, processor_s=20.0),
+        check=accepted.nothing_is_added_to_the_text,
+    ),
+    Surface(
         "Hugging Face model",
         "model",
         [

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
+import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -128,3 +131,18 @@ def test_a_follower_does_other_things_between_gigabytes(tmp_path: Path, monkeypa
     assert 0 < first < 32 * 1024**2
     assert list(new_lines(path, mark)) == []
     assert mark.offset > first, "the next look goes on"
+
+
+def test_a_disk_that_fails_at_the_close_takes_nothing_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error there would be a traceback from nowhere, where a reader is left before its end."""
+    path = tmp_path / "lines"
+    path.write_text("first\nlast\n")
+    told: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    for read, first in ((lines_in, b"first\n"), (lines_backwards, b"")):
+        lines = read(path)
+        assert next(lines) == first
+        os.close(cast(Any, lines).gi_frame.f_locals["file"].fileno())
+        del lines
+        gc.collect()
+    assert told == []
