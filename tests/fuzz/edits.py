@@ -146,7 +146,7 @@ def apply_edits(folder: Path, edits: Sequence[Edit]) -> None:
                 changes = [edit.change for edit in wanted if edit.how == how]
                 path.write_bytes(changed(path.read_bytes(), how, changes))
         for edit in wanted:
-            if edit.how == "place" and path.is_file():
+            if edit.how == "place" and path.is_file() and not path.is_symlink():  # what it leads to is not ours
                 PLACES[edit.change["becomes"]](path)
     for edit in (edit for edit in edits if edit.how == "seal"):
         SEALS[edit.change["kind"]](folder / edit.file)
@@ -162,6 +162,11 @@ def _replaced(make: Callable[[Path], object]) -> Callable[[Path], None]:
 
 def _sparse(path: Path) -> None:
     os.truncate(path, 1 << 42)
+
+
+def _link_outside(path: Path) -> None:
+    """Leads to the file beside the place, which no command may touch."""
+    path.symlink_to(next(up / "outside" / "secret" for up in path.parents if (up / "outside").is_dir()))
 
 
 def _renamed(name: str) -> Callable[[Path], None]:
@@ -191,7 +196,7 @@ PLACES: dict[str, Callable[[Path], None]] = {
     "a link to itself": _replaced(lambda path: path.symlink_to(path.name)),
     "a link to nothing": _replaced(lambda path: path.symlink_to("nowhere")),
     "a link to an endless device": _replaced(lambda path: path.symlink_to("/dev/zero")),
-    "a link to a file outside": _replaced(lambda path: path.symlink_to("/etc/hostname")),
+    "a link to a file outside": _replaced(_link_outside),
     "a link to a folder": _replaced(lambda path: path.symlink_to("/proc/self")),
     "a file of 4 TiB of zeros": _sparse,
     "a file of another name": _renamed("renamed"),

@@ -238,11 +238,19 @@ def test_changes_change(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("becomes", sorted(PLACES))
 def test_files_become_something_else(becomes: str, tmp_path: Path) -> None:
-    (tmp_path / "a.json").write_text("{}")
-    before = os.lstat(tmp_path / "a.json")
-    apply_edits(tmp_path, [Edit("a.json", "place", {"becomes": becomes})])
-    names = [path.name for path in tmp_path.iterdir()]
-    assert names != ["a.json"] or os.lstat(tmp_path / "a.json") != before
+    outside, folder = tmp_path / "outside" / "secret", tmp_path / "place"
+    outside.parent.mkdir()
+    outside.write_text("kept")
+    folder.mkdir()
+    (folder / "a.json").write_text("{}")
+    before = os.lstat(folder / "a.json")
+    apply_edits(folder, [Edit("a.json", "place", {"becomes": becomes})])
+    names = [path.name for path in folder.iterdir()]
+    assert names != ["a.json"] or os.lstat(folder / "a.json") != before
+    for again in sorted(PLACES):  # through a link, it would be another file that becomes four tebibytes
+        apply_edits(folder, [Edit("a.json", "place", {"becomes": name}) for name in (becomes, again)])
+    assert outside.read_text() == "kept"
+    assert sum(path.lstat().st_blocks for path in folder.iterdir()) < 1000
 
 
 def test_absurd_values_are_spelt_as_bytes() -> None:
