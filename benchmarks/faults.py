@@ -26,6 +26,7 @@ _TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(_TESTS / name) for name in ("", "faults", "checkpoint", "train")]
 
 from campaign import SHARES, SWEEP, Stage, Wish, play, replay  # noqa: E402 (it lives with the tests)
+from campaigns import memory, say  # noqa: E402
 from fault_report import Report, TrialId  # noqa: E402
 from found import FOUND  # noqa: E402
 from system_calls import is_available  # noqa: E402
@@ -36,11 +37,11 @@ def main() -> int:
     arguments = _arguments()
     started_s = time.monotonic()
     if not is_available():
-        _say("strace is not installed: no faults at system calls of the trainer (apt-get install strace)")
+        say("strace is not installed: no faults at system calls of the trainer (apt-get install strace)")
     with tempfile.TemporaryDirectory(prefix="harness-faults-", dir=arguments.folder) as folder:
         report = _played(arguments, Path(folder))
-    _say(str(report))
-    _say(f"seed {arguments.seed}, {(time.monotonic() - started_s) / 60:.1f} minutes")
+    say(str(report))
+    say(f"seed {arguments.seed}, {(time.monotonic() - started_s) / 60:.1f} minutes")
     if arguments.json:
         arguments.json.write_text(report.to_json())
     return 1 if report.violations else 0
@@ -66,7 +67,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--scene", action="append", help="Scenes of the trainer's layer. Default: all.")
     parser.add_argument("--json", type=Path, help="Also write the counts to this file.")
-    parser.add_argument("--folder", type=Path, default=_memory(), help="Where runs are played. Default: in memory.")
+    parser.add_argument("--folder", type=Path, default=memory(), help="Where runs are played. Default: in memory.")
     return parser.parse_args()
 
 
@@ -87,17 +88,7 @@ def _played(arguments: argparse.Namespace, folder: Path) -> Report:
         max_injections=arguments.injections,
         num_processes=arguments.processes,
     )
-    return play(wish, stage, _say)
-
-
-def _memory() -> Path | None:
-    memory = Path("/dev/shm")
-    return memory if memory.is_dir() else None
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+    return play(wish, stage, say)
 
 
 if __name__ == "__main__":

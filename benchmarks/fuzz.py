@@ -28,7 +28,8 @@ _TESTS = Path(__file__).resolve().parents[1] / "tests"
 sys.path[:0] = [str(_TESTS / name) for name in ("", "fuzz", "train", "checkpoint_tools", "data_prep")]
 os.environ["OMP_NUM_THREADS"] = "1"  # a process with threads cannot be forked
 
-from findings import FOUND  # noqa: E402 (it lives with the tests)
+from campaigns import memory, say  # noqa: E402 (it lives with the tests)
+from findings import FOUND  # noqa: E402
 from fuzzing import Stage, Wish, fuzz, input_of, inputs_in, replay  # noqa: E402
 from surfaces import SURFACES  # noqa: E402
 from trials import TrialId  # noqa: E402
@@ -39,16 +40,16 @@ def main() -> int:
     arguments = _arguments()
     if arguments.list:
         for surface in SURFACES:
-            _say(f"{surface.name}: {', '.join(asked.name for asked in surface.asked)}")
+            say(f"{surface.name}: {', '.join(asked.name for asked in surface.asked)}")
         return 0
     started_s = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="harness-fuzz-", dir=arguments.folder) as folder:
         stage = Stage(Path(folder), arguments.state or Path(folder) / "state", arguments.findings)
         if arguments.replay:
             return _replayed(arguments.replay, stage)
-        report = fuzz(_wish(arguments), stage, _say)
-    _say(str(report))
-    _say(f"seed {arguments.seed}, {(time.monotonic() - started_s) / 60:.1f} minutes")
+        report = fuzz(_wish(arguments), stage, say)
+    say(str(report))
+    say(f"seed {arguments.seed}, {(time.monotonic() - started_s) / 60:.1f} minutes")
     if arguments.json:
         arguments.json.write_text(report.to_json())
     return 1 if report.num_findings else 0
@@ -69,7 +70,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--also-found", action="store_true", help="Play what was once found first.")
     parser.add_argument("--findings", type=Path, default=FOUND, help="Folder of findings. Default: tests/fuzz/found.")
     parser.add_argument("--json", type=Path, help="Also write the counts to this file.")
-    parser.add_argument("--folder", type=Path, default=_memory(), help="Where it is played. Default: in memory.")
+    parser.add_argument("--folder", type=Path, default=memory(), help="Where it is played. Default: in memory.")
     return parser.parse_args()
 
 
@@ -87,21 +88,11 @@ def _wish(arguments: argparse.Namespace) -> Wish:
 
 def _replayed(what: str, stage: Stage) -> int:
     given = inputs_in(Path(what)) if what.endswith(".json") else input_of(TrialId.parse(what), stage)
-    _say(str(given.to_fields()))
+    say(str(given.to_fields()))
     problems = replay(given, stage)
     for problem in problems:
-        _say(f"{problem.kind}: {problem.text}")
+        say(f"{problem.kind}: {problem.text}")
     return 1 if problems else 0
-
-
-def _memory() -> Path | None:
-    memory = Path("/dev/shm")
-    return memory if memory.is_dir() else None
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

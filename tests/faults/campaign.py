@@ -6,14 +6,13 @@ import os
 import shutil
 import sys
 import time
-import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
 
+from campaigns import forked
 from disturbed_runs import campaign_site
 from fault_report import Report, TrialId
 from found import play_found
@@ -76,7 +75,7 @@ class Stage:
     def material(self) -> Material:
         """Checkpoints of the plain scene, made by another process."""
         folder = self.folder / "material"
-        os.waitpid(_forked(lambda: self._make_material(folder)), 0)
+        os.waitpid(forked(lambda: self._make_material(folder)), 0)
         return material_in(folder)
 
     def _make_material(self, folder: Path) -> None:
@@ -114,9 +113,7 @@ def _play_layer(layer: str, wish: Wish, seconds: float, stage: Stage, say: Say) 
         return _play_in_turn(layer, wish, ends, stage, 0, None, say)
     stage.prepare(layer)
     reports = [stage.folder / f"report-{layer}-{number}.json" for number in range(wish.num_processes)]
-    children = [
-        _forked(lambda k=k: _play_in_turn(layer, wish, ends, stage, k, reports[k])) for k in range(len(reports))
-    ]
+    children = [forked(lambda k=k: _play_in_turn(layer, wish, ends, stage, k, reports[k])) for k in range(len(reports))]
     said_at = time.monotonic()
     while children:
         time.sleep(1.0)
@@ -202,20 +199,3 @@ def _undisturbed(place: Path) -> Line:
     code, text = site.train(cold=True).finish()
     assert code == 0, text
     return line_of(site.run_dir.root)
-
-
-def _forked(play: Callable[[], object]) -> int:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forks beside any thread
-        child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        play()
-        code = 0
-    except BaseException:  # noqa: BLE001 (the fork must not return)
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        os._exit(code)

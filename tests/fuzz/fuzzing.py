@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from campaigns import forked
 from corpora import make_corpora
 from findings import Finding, kept_findings, write_finding
 from fuzz_report import Report, SurfaceReport
@@ -89,7 +90,7 @@ def fuzz(wish: Wish, stage: Stage, say: Say) -> Report:
     while waiting or running:
         while waiting and len(running) < wish.num_processes:
             surface, seconds = waiting.pop(0)
-            running[_forked(lambda s=surface, t=seconds: _play_surface(s, t, wish, stage))] = surface
+            running[forked(lambda s=surface, t=seconds: _play_surface(s, t, wish, stage))] = surface
         for child in list(running):
             ended, status = os.waitpid(child, os.WNOHANG)
             if ended:
@@ -239,23 +240,6 @@ def _write(path: Path, report: SurfaceReport) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".tmp").write_text(report.to_json())
     path.with_suffix(".tmp").replace(path)
-
-
-def _forked(work: Callable[[], object]) -> int:
-    sys.stdout.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:  # noqa: BLE001 (the fork must not return)
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def inputs_in(path: Path) -> Input:
