@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from run_samples import untrained_run
 
 from harness import cli
 from harness.disk_errors import disk_problem
@@ -19,13 +20,6 @@ from harness.run.paths import RunDir
 from harness.run.records import StepRecord, to_json_line
 
 OTHER = 65534
-CONFIG = """\
-run: {name: r}
-model: {num_layers: 1, hidden_size: 8, num_attention_heads: 1, ffn_hidden_size: 8, vocab_size: 100}
-data: {channels: {c: {path: c}}}
-phases: [{name: main, train_steps: 10, seq_length: 8, global_batch_size: 4, blend: {c: 1}}]
-optimizer: {learning_rate: 1e-3}
-"""
 VERBS = [
     ["status", "RUN"],
     ["status", "RUN", "--json"],
@@ -46,9 +40,7 @@ verbs = pytest.mark.parametrize("verb", VERBS, ids=" ".join)
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> RunDir:
-    run_dir = RunDir(tmp_path / "run")
-    run_dir.make_folders()
-    run_dir.config.write_text(CONFIG)
+    run_dir = untrained_run(tmp_path / "run")
     values = {"train/lm_loss": 2.0}
     record = StepRecord(
         attempt=0, step=1, time=1.0, phase="main", consumed_samples=4, consumed_tokens=32, batch_hash=1, values=values

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from run_samples import SMALLEST, untrained_run
 
 from harness import cli
 from harness.run.event_types import Exit, Resumed
@@ -12,27 +13,17 @@ from harness.run.events import append_event
 from harness.run.lock import RunLock
 from harness.run.paths import RunDir
 
-CONFIG = """\
-run: {name: r}
-model: {num_layers: 1, hidden_size: 8, num_attention_heads: 1, ffn_hidden_size: 8, vocab_size: 100}
-data: {channels: {c: {path: c}}}
-phases: [{name: main, train_steps: 10, seq_length: 8, global_batch_size: 4, blend: {c: 1}}]
-optimizer: {learning_rate: 1e-3}
-"""
-
 
 @pytest.fixture
 def finished(tmp_path: Path) -> RunDir:
-    run_dir = RunDir(tmp_path / "run")
-    run_dir.make_folders()
-    run_dir.config.write_text(CONFIG)
+    run_dir = untrained_run(tmp_path / "run")
     left = Exit(attempt=0, step=10, exit_code=0, reason="all steps are done", next_phase=None)
     append_event(run_dir.events, left)
     return run_dir
 
 
 def test_a_run_that_paused_at_a_step_takes_commands_for_its_next_start(finished: RunDir) -> None:
-    finished.config.write_text(CONFIG.replace("train_steps: 10", "train_steps: 11"))
+    finished.config.write_text(SMALLEST.replace("train_steps: 10", "train_steps: 11"))
     assert cli.run(["signal", str(finished.root), "save"]) == 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from run_samples import untrained_run
 
 from harness import cli
 from harness.errors import UsageError
@@ -18,21 +19,11 @@ from harness.run.launch_folder import make_run
 from harness.run.lock import RunLock, last_owner_of, owner_of
 from harness.run.paths import RunDir
 
-CONFIG = """\
-run: {name: r}
-model: {num_layers: 1, hidden_size: 8, num_attention_heads: 1, ffn_hidden_size: 8, vocab_size: 100}
-data: {channels: {c: {path: c}}}
-phases: [{name: main, train_steps: 10, seq_length: 8, global_batch_size: 4, blend: {c: 1}}]
-optimizer: {learning_rate: 1e-3}
-"""
-
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> RunDir:
-    run_dir = RunDir(tmp_path / "run")
-    run_dir.make_folders()
+    run_dir = untrained_run(tmp_path / "run")
     run_dir.watch.mkdir()
-    run_dir.config.write_text(CONFIG)
     return run_dir
 
 

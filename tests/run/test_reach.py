@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+from run_samples import SMALLEST, untrained_run
 
 from harness import cli
 from harness.config.load import load_config
@@ -17,14 +18,6 @@ from harness.run.events import append_event
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, to_json_line
 
-CONFIG = """\
-run: {name: r}
-model: {num_layers: 1, hidden_size: 8, num_attention_heads: 1, ffn_hidden_size: 8, vocab_size: 100}
-data: {channels: {c: {path: c}}}
-phases: [{name: main, train_steps: 1000000, seq_length: 8, global_batch_size: 4, blend: {c: 1}}]
-optimizer: {learning_rate: 1e-3}
-watch: {most_skip_steps: 100}
-"""
 MADE = 320
 
 
@@ -45,9 +38,9 @@ def record(step: int) -> str:
 
 @pytest.fixture
 def run_dir(tmp_path: Path) -> RunDir:
-    run_dir = RunDir(tmp_path / "run")
-    run_dir.make_folders()
-    run_dir.config.write_text(CONFIG)
+    run_dir = untrained_run(tmp_path / "run")
+    longer = SMALLEST.replace("train_steps: 10", "train_steps: 1000000")
+    run_dir.config.write_text(longer + "watch: {most_skip_steps: 100}\n")
     run_dir.metrics.write_text("".join(record(step) for step in range(1, MADE + 1)))
     return run_dir
 
