@@ -24,7 +24,7 @@ _NICENESS = 10
 """Lets every other thread go first."""
 _JOIN_S = 5.0
 _AGAIN_AFTER_S = (1.0, 4.0, 15.0, 40.0)
-"""When a part that cannot be read is read again: a shared file system may fail for a minute, and come back."""
+"""Pauses between reads of a part that cannot be read: a shared file system may fail for a minute, and come back."""
 
 Key = tuple[str, str]
 """Names of channel and part."""

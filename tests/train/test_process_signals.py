@@ -29,7 +29,8 @@ def drop(site: Site, name: str, content: str = "") -> None:
 
 
 def acknowledged(site: Site, source: str) -> list[dict[str, Any]]:
-    return [done for done in site.acknowledgements() if done["source"] == source]
+    """The answers to the commands of one source, oldest first."""
+    return sorted((done for done in site.acknowledgements() if done["source"] == source), key=lambda done: done["time"])
 
 
 def wait_for_acknowledgement(site: Site, command: Command, source: str, count: int = 1) -> dict[str, Any]:
@@ -50,6 +51,7 @@ def test_every_way_to_order_a_save(site: Site) -> None:
         assert (first["step"], first["saved"], first["problem"]) == (0, False, "no step was done yet")
         assert first["reason"] == "before the start"
 
+        command.wait_until(lambda: site.last_step() > 0)  # a run that waits for its first part answers at step 0 again
         drop(site, "save")
         assert is_saved(site, wait_for_acknowledgement(site, command, "save", 2))
 
