@@ -109,6 +109,11 @@ FOUND: Sequence[tuple[str, str, Sequence[Throw]]] = (
         "snapshots",
         [_at("metrics.jsonl", "close", 2, "EIO", sticky=True)],
     ),
+    (
+        "metrics that could not be read ended a start in a traceback, behind the load, and blamed its checkpoint",
+        "prune",
+        [_at("metrics.jsonl", "openat", 2, "ESTALE", sticky=True)],
+    ),
 )
 """(what broke, scene, faults)"""
 

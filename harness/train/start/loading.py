@@ -99,8 +99,7 @@ def restore(run: Run, start: Start) -> TrainState:
         _accept(run, run.recorder)
         run.recorder.event(opened)
         if start.entry is not None and start.snapshot is None:  # the way to a snapshot is never hidden
-            hidden = hidden_records(run.run_dir.metrics, attempt=start.entry.manifest.attempt, step=start.entry.step)
-            run.recorder.repeat(replace(record, attempt=state.attempt) for record in hidden)
+            _repeat_hidden(run, run.recorder, start.entry, state.attempt)
         for text in introduction(run):
             run.recorder.message(text)
     return state
@@ -150,6 +149,19 @@ def _accept(run: Run, recorder: Recorder) -> None:
         accept(run.run_dir, run.config)
     except OSError as error:
         recorder.message(f"warning: cannot write {run.run_dir.config}: {error.strerror}")
+
+
+def _repeat_hidden(run: Run, recorder: Recorder, entry: Checkpoint, attempt: int) -> None:
+    """Record the steps on the way to the checkpoint once more, where records of a later start hide them."""
+    path = run.run_dir.metrics
+    hidden = hidden_records(path, attempt=entry.manifest.attempt, step=entry.step)
+    try:
+        recorder.repeat(replace(record, attempt=attempt) for record in hidden)
+    except OSError as error:
+        recorder.message(
+            f"warning: cannot read {path}: {error.strerror}; steps up to {entry.step} that a start in between recorded "
+            "differently stay hidden there; training goes on"
+        )
 
 
 def _without_tokenizers(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
