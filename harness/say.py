@@ -10,6 +10,7 @@ import click
 
 from harness.text import printable
 
+_ERROR = "harness: error: "
 _LONGEST_LINE = 4000
 """Characters of a line of an error: a path has at most 4,096 bytes, and what was given may have megabytes."""
 
@@ -26,9 +27,11 @@ def say(text: object = "", *, err: bool = False, bold: bool = False, nl: bool = 
 def complain(text: object) -> None:
     """Write an error to standard error, as every command and every process of a launch does.
 
-    Of a line that quotes what is endless, the beginning and the end are written.
+    Of a line that quotes what is endless, the beginning and the end are written. A name with a line end in it cannot
+    look like a further error.
     """
-    say("harness: error: " + "\n".join(map(_shortened, str(text).split("\n"))), err=True)
+    one_error = str(text).replace(f"\n{_ERROR}", f"\\n{_ERROR}")
+    say(_ERROR + "\n".join(map(_shortened, one_error.split("\n"))), err=True)
 
 
 def _shortened(line: str) -> str:

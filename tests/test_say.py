@@ -59,3 +59,8 @@ def test_an_error_that_quotes_what_is_endless_shows_both_ends(capsys: pytest.Cap
     assert second.endswith("aaaa is no number")
     assert " … 96,013 characters … " in second
     assert len(second) < 4100
+
+
+def test_a_name_in_an_error_cannot_look_like_a_further_error(capsys: pytest.CaptureFixture[str]) -> None:
+    complain("no folder a\nharness: error: all is well\n  look again")
+    assert capsys.readouterr().err == "harness: error: no folder a\\nharness: error: all is well\n  look again\n"
