@@ -50,6 +50,19 @@ class Channel:
     """Held-out documents of their own; none: a share of the first part is held out."""
 
 
+def has_list(path: Path) -> bool:
+    """Return whether there is a list of parts in a folder, also one that cannot be read, or a link to nothing.
+
+    Raises:
+        OSError: The disk does not say.
+    """
+    try:
+        (path / PARTS_FILE).lstat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name with a NUL is that of no file
+        return False
+    return True
+
+
 def parts_digest(parts: Sequence[Part]) -> str:
     """Return XXH3 of these lines of the list of parts; equal for the same parts in the same order."""
     lines = [[part.name, part.num_tokens, part.num_documents, part.bin_bytes, part.xxh3] for part in parts]
@@ -98,7 +111,7 @@ def open_channel(name: str, config: ChannelConfig, num_parts: int | None = None)
 
 def _open_parts(channel: str, path: Path, num_parts: int | None = None) -> tuple[Part, ...]:
     try:
-        if (path / PARTS_FILE).exists():
+        if has_list(path):
             return _read_parts(channel, path / PARTS_FILE, num_parts=num_parts)
         if beside(path, ".idx").exists():
             return (bare_part(path),)

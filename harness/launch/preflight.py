@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from harness.channels.channels import PARTS_FILE, bare_part, listed_parts
+from harness.channels.channels import PARTS_FILE, bare_part, has_list, listed_parts
 from harness.channels.made_with import TokenizerFindings, paths_in_use
 from harness.channels.parts import Part, header_problems
 from harness.config.schema import Config
@@ -119,16 +119,16 @@ def _channels(request: Request) -> Iterator[str]:
 
 def _channel_problems(path: Path, vocab_size: int) -> Iterator[str]:
     """Yield the problems of a channel's files that names, sizes and the headers of the indices show."""
-    listed = path / PARTS_FILE
-    if not listed.exists():
+    listed, is_listed = path / PARTS_FILE, True
+    try:
+        is_listed = has_list(path)
         missing = [str(file) for suffix in (".bin", ".idx") if not _is_readable(file := Path(f"{path}{suffix}"))]
-        if missing:
+        if missing and not is_listed:
             yield f"there is no {listed}, and {' and '.join(missing)} cannot be read; make them with `harness data`"
             return
-    try:
-        parts = listed_parts(listed) if listed.exists() else (bare_part(path),)
+        parts = listed_parts(listed) if is_listed else (bare_part(path),)
     except (OSError, DataError) as error:
-        yield f"{listed} cannot be read: {error}" if listed.exists() else str(error)
+        yield f"{listed} cannot be read: {error}" if is_listed else str(error)
         return
     if not parts:
         yield f"{listed} lists no part"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.channels.channels import PARTS_FILE, bare_part, listed_parts
+from harness.channels.channels import PARTS_FILE, bare_part, has_list, listed_parts
 from harness.channels.held_out import held_out_of
 from harness.channels.index_file import document_lengths, read_index_header
 from harness.channels.parts import Part
@@ -53,7 +53,7 @@ def tokens_to_train_on(channel: ChannelConfig, held_out_share: float) -> TrainTo
     """Return the tokens of one epoch without the held-out ones; None if the data cannot be read (yet)."""
     path = channel.path
     try:
-        parts = listed_parts(path / PARTS_FILE) if (path / PARTS_FILE).exists() else (bare_part(path),)
+        parts = listed_parts(path / PARTS_FILE) if has_list(path) else (bare_part(path),)
     except (OSError, DataError):
         return None
     if not parts:

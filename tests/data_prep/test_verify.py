@@ -124,6 +124,15 @@ def test_folders_that_hold_channels_stand_for_them(made: Path, tmp_path: Path) -
         channel_folders([tmp_path / "empty"])
 
 
+def test_a_channel_whose_list_is_a_link_to_nothing_is_not_passed_over(made: Path) -> None:
+    (made / "en").mkdir()
+    (made / "en" / "parts.jsonl").symlink_to("parts-of-yesterday.jsonl")
+    assert channel_folders([made]) == [made / "en", made / "zh"]
+    problem = call(made).exception
+    assert isinstance(problem, DataError)
+    assert f"cannot read {made}/en/parts.jsonl: No such file or directory" in str(problem)
+
+
 def test_counts(made: Path, tokenizer: Tokenizer, poems: list[str]) -> None:
     write_channel(made / "other", FIRST, SECOND)
     result = CliRunner().invoke(count, [str(made), "--json"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.channels.channels import PARTS_FILE, open_channel
+from harness.channels.channels import PARTS_FILE, has_list, open_channel
 from harness.channels.index_file import IndexHeader, read_index_header
 from harness.channels.parts import Part, check_header
 from harness.config.schema import ChannelConfig
@@ -58,18 +58,23 @@ def channel_folders(paths: Sequence[Path]) -> list[Path]:
     """Return the channel folders at these paths; a folder that holds channel folders is replaced by them.
 
     Raises:
-        DataError: A folder is no channel and holds none.
+        DataError: A folder is no channel and holds none, or cannot be looked into.
     """
-    found: list[Path] = []
-    for path in paths:
-        inner = [] if (path / PARTS_FILE).exists() or not path.is_dir() else sorted(path.glob(f"*/{PARTS_FILE}"))
-        if path.is_dir() and not inner and not (path / PARTS_FILE).exists():
-            raise DataError(
-                f"{path} is not a channel folder and contains none: there is no {PARTS_FILE} in it or one level "
-                "below. Give a channel folder, a folder of channels, or the prefix of a .bin/.idx pair."
-            )
-        found += [file.parent for file in inner] or [path]
-    return found
+    try:
+        return [folder for path in paths for folder in _channels_at(path)]
+    except OSError as error:
+        raise DataError(f"cannot look for channels at {error.filename}: {error.strerror or error}.") from error
+
+
+def _channels_at(path: Path) -> list[Path]:
+    if has_list(path) or not path.is_dir():
+        return [path]
+    if inner := sorted(folder for folder in path.iterdir() if has_list(folder)):
+        return inner
+    raise DataError(
+        f"{path} is not a channel folder and contains none: there is no {PARTS_FILE} in it or one level below. Give a "
+        "channel folder, a folder of channels, or the prefix of a .bin/.idx pair."
+    )
 
 
 def open_part(part: Part, vocab_size: int = 1) -> OpenPart:
