@@ -52,7 +52,7 @@ def longest_text(fields: Fields, model: ModelConfig) -> int:
         CheckpointError: A dynamic scaling leaves no text that it does not stretch.
     """
     scaling = model.rope_scaling
-    stretched = 2 * scaling.original_max_position_embeddings if scaling and scaling.type == "llama3" else 0
+    stretched = 2 * scaling.original_max_position_embeddings if scaling and scaling.type in ("llama3", "yarn") else 0
     length = int(fields.get("max_position_embeddings", _DEFAULT_LENGTH))
     if dynamic_scaling(fields) is None:
         length = max(length, _LEAST_LENGTH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -52,16 +53,19 @@ def require_shapes(theirs: TheirTensors) -> None:
 
 
 def require_frequencies(theirs: TheirTensors, model: ModelConfig, bound: float) -> None:
-    """Check that the rotary frequencies of transformers equal ours.
+    """Check that the rotary frequencies of transformers, and what it multiplies rotated numbers with, equal ours.
 
     Raises:
         CheckpointError: They are not.
     """
     small: Fields = {"vocab_size": 8, "intermediate_size": 8}
     judge = _built(theirs, _config(theirs, 1, small))
-    theirs_d = next(buffer for name, buffer in judge.named_buffers() if name.endswith("rotary_emb.inv_freq"))
+    theirs_of: Any = next(module for name, module in judge.named_modules() if name.endswith("rotary_emb"))
+    theirs_d = theirs_of.inv_freq.cpu().float()
     ours_d = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
-    if ours_d.shape != theirs_d.shape or not torch.allclose(ours_d, theirs_d.cpu().float(), rtol=bound, atol=0.0):
+    wanted = model.rope_scaling.magnification if model.rope_scaling is not None else 1.0
+    is_same = ours_d.shape == theirs_d.shape and torch.allclose(ours_d, theirs_d, rtol=bound, atol=0.0)
+    if not is_same or not math.isclose(theirs_of.attention_scaling, wanted, rel_tol=bound):
         raise CheckpointError(
             f"{theirs.path} rotates by other frequencies than the checkpoint: rope_theta or rope_scaling of its "
             "config.json are not those of the model."

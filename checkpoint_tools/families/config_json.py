@@ -14,6 +14,7 @@ from checkpoint_tools.families.registry import FAMILIES, REFUSED
 from checkpoint_tools.families.remarks import STANDARD, TOKEN_ID_KEYS, changes_nothing
 from checkpoint_tools.families.rotation import KEYS as ROTARY_KEYS
 from checkpoint_tools.families.rotation import Rotation, read_rotation, rotary_fields
+from harness.config.problems import dotted
 from harness.config.schema import ModelConfig
 from harness.config.validate import cross_field_problems
 from harness.errors import CheckpointError
@@ -211,7 +212,9 @@ def _model(values: dict[str, Any], family: Family) -> ModelConfig:
         )
         raise
     wrong = cross_field_problems({"model": model})
-    _require_none([f"{theirs.get(str(p.location[1]), p.location[1])}: {p.location[1]} {p.text}" for p in wrong])
+    _require_none(
+        [f"{theirs.get(str(p.location[1]), p.location[1])}: {dotted(p.location[1:])} {p.text}" for p in wrong]
+    )
     return model
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoint_tools.families.family import Fields
-from checkpoint_tools.families.json_values import Kind, number, same, says_nothing, shown, whole
+from checkpoint_tools.families.json_values import TRUTH, Kind, number, same, says_nothing, shown, whole
+from harness.config.rope_scaling import RopeScalingConfig
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 
@@ -26,17 +27,29 @@ DYNAMIC = "dynamic"
 """Stretches only sequences beyond `max_position_embeddings`: up to there it is nothing."""
 _BASE = number(1.0, 1e18)
 _FACTOR = number(1e-3, 1e6)
+_SHARE = number(0.0, 1e6)
 _VALUES: Mapping[str, Kind] = {
     "factor": _FACTOR,
     "low_freq_factor": _FACTOR,
     "high_freq_factor": _FACTOR,
     _LENGTH: whole(2**31 - 1),
+    "beta_fast": _FACTOR,
+    "beta_slow": _FACTOR,
+    "mscale": _SHARE,
+    "mscale_all_dim": _SHARE,
+    "attention_factor": _FACTOR,
+    "truncate": TRUTH,
 }
-_SCALING_KEYS = {
-    _DEFAULT: frozenset[str](),
+_NEEDED: Mapping[str, frozenset[str]] = {
+    _DEFAULT: frozenset(),
     DYNAMIC: frozenset({"factor"}),
     "linear": frozenset({"factor"}),
-    "llama3": frozenset(_VALUES),
+    "llama3": frozenset({"factor", "low_freq_factor", "high_freq_factor", _LENGTH}),
+    "yarn": frozenset({"factor", _LENGTH}),
+}
+_MSCALES = ("mscale", "mscale_all_dim")
+_OPTIONAL: Mapping[str, frozenset[str]] = {
+    "yarn": frozenset({"beta_fast", "beta_slow", *_MSCALES, "attention_factor", "truncate"})
 }
 _SAYS_NONE = {"partial_rotary_factor": 1.0, "factor": 1.0}
 """Keys of a type that does not use them, with the value that changes nothing."""
@@ -108,8 +121,22 @@ def rotary_fields(model: ModelConfig) -> Fields:
         # A fixed stretching is nothing but another base.
         size = model.head_size
         return {"rope_theta": base * scaling.factor ** (size / (size - 2)), "rope_scaling": None}
-    kept = {name: getattr(scaling, name) for name in sorted(_SCALING_KEYS[scaling.type])}
+    kept = {name: getattr(scaling, name) for name in sorted(_NEEDED[scaling.type])}
+    if scaling.type == "yarn":
+        kept |= _yarn_fields(scaling)
     return {"rope_theta": base, "rope_scaling": {"rope_type": scaling.type, **kept}}
+
+
+def _yarn_fields(scaling: RopeScalingConfig) -> Fields:
+    """Return the keys that are not needed; for the magnification those of which transformers makes the same number."""
+    fields: Fields = {"beta_fast": scaling.beta_fast, "beta_slow": scaling.beta_slow}
+    if not scaling.truncate:
+        fields["truncate"] = False
+    if scaling.attention_factor is None and scaling.mscale and scaling.mscale_all_dim:
+        return fields | {name: getattr(scaling, name) for name in _MSCALES}
+    if scaling.magnification != RopeScalingConfig(type="yarn", factor=scaling.factor).magnification:
+        fields["attention_factor"] = scaling.magnification
+    return fields
 
 
 def _check_length(beside: object, result: Rotation) -> None:
@@ -124,25 +151,30 @@ def _check_length(beside: object, result: Rotation) -> None:
 
 def _read_object(key: str, said: Fields, length: object, result: Rotation) -> tuple[str, Fields] | None:
     """Return the type and its values; None if there is a problem, which is noted."""
-    rest = {name: value for name, value in said.items() if value is not None and name != "rope_theta"}
+    # `truncate: null` means false to transformers, so that it is not the same as a missing key.
+    rest = {
+        name: said[name] for name in said if (said[name] is not None or name == "truncate") and name != "rope_theta"
+    }
     kinds = [rest.pop(name) for name in ("rope_type", "type") if name in rest]
     kind: Any = kinds[0] if kinds else _DEFAULT
     if kinds and not same(kind, kinds[-1]):
         result.problems.append(f"{key}: rope_type {shown(kind)} and type {shown(kinds[-1])} contradict each other")
         return None
-    if not isinstance(kind, str) or kind not in _SCALING_KEYS:
-        result.problems.append(f"{key}: type {shown(kind)}, known are {', '.join(_SCALING_KEYS)}")
+    if not isinstance(kind, str) or kind not in _NEEDED:
+        result.problems.append(f"{key}: type {shown(kind)}, known are {', '.join(_NEEDED)}")
         return None
-    known = _SCALING_KEYS[kind]
+    needed = _NEEDED[kind]
+    known = needed | _OPTIONAL.get(kind, frozenset())
     if _LENGTH in known and length is not None:
         rest.setdefault(_LENGTH, length)
     said_default = bool(kinds) and kind == _DEFAULT
     unused = [name for name in rest if name not in known and _changes_nothing(name, rest[name], said_default)]
     result.passed_over += [f"{key}.{name}" for name in unused]
     rest = {name: value for name, value in rest.items() if name not in unused}
-    if set(rest) != known:
+    if not needed <= set(rest) <= known:
+        more = "" if needed == known else f", needed are {sorted(needed)}"
         result.problems.append(
-            f"{key}: {kind} with {[ascii(name)[1:-1][:60] for name in sorted(rest)]}, known is {sorted(known)}. "
+            f"{key}: {kind} with {[ascii(name)[1:-1][:60] for name in sorted(rest)]}, known is {sorted(known)}{more}. "
             "Delete what is only a remark"
         )
         return None
@@ -164,7 +196,15 @@ def _read_values(key: str, kind: str, rest: Fields, result: Rotation) -> tuple[s
             f"{key}.low_freq_factor: {plain['low_freq_factor']} must be smaller than high_freq_factor, "
             f"{plain['high_freq_factor']}"
         )
+    if kind == "yarn":
+        _drop_unused_mscales(key, plain, result)
     return kind, plain
+
+
+def _drop_unused_mscales(key: str, plain: Fields, result: Rotation) -> None:
+    """Leave `mscale` and `mscale_all_dim` out where transformers does not read them: it wants both, and no factor."""
+    if "attention_factor" in plain or not all(plain.get(name) for name in _MSCALES):
+        result.passed_over += [f"{key}.{name}" for name in _MSCALES if plain.pop(name, None) is not None]
 
 
 def _changes_nothing(name: str, value: object, said_default: bool) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from harness.config.nearest import divisors, nearest_multiples, one_of
 from harness.config.problems import Location, Problem
-from harness.config.rope_scaling import RopeScalingConfig
+from harness.config.rope_scaling import OPTIONS, RopeScalingConfig
 from harness.config.schema import (
     CheckpointConfig,
     DataConfig,
@@ -67,11 +67,15 @@ def _head_problems(model: ModelConfig) -> Iterator[Problem]:
 
 def _rope_problems(model: ModelConfig) -> Iterator[Problem]:
     yield from _scaling_problems(model.rope_scaling, model, ("model", "rope_scaling"))
+    yield from _base_problems(model.rope_scaling, model.rotary_base, ("model", "rotary_base"))
 
 
 def _phase_rope_problems(model: ModelConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
     for index, phase in enumerate(phases):
         yield from _scaling_problems(phase.rope_scaling, model, ("phases", index, "rope_scaling"))
+        if phase.rope_scaling or phase.rotary_base:
+            scaling, base = phase.rope_scaling or model.rope_scaling, phase.rotary_base or model.rotary_base
+            yield from _base_problems(scaling, base, ("phases", index, "rotary_base"))
 
 
 def _scaling_problems(scaling: RopeScalingConfig | None, model: ModelConfig, here: Location) -> Iterator[Problem]:
@@ -81,16 +85,27 @@ def _scaling_problems(scaling: RopeScalingConfig | None, model: ModelConfig, her
         yield Problem((*here, "factor"), f"must be at least 1 (it stretches the context), given {scaling.factor}")
     if scaling.type == "ntk" and model.head_size == 2:
         yield Problem((*here, "type"), "ntk needs heads larger than 2; take linear")
-    if scaling.type == "llama3":
-        if scaling.low_freq_factor >= scaling.high_freq_factor:
-            yield Problem(
-                (*here, "high_freq_factor"),
-                f"must be greater than low_freq_factor {scaling.low_freq_factor}, given {scaling.high_freq_factor}",
-            )
-        return
-    names = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-    for name in changed_fields(scaling, names):
-        yield Problem((*here, name), f"has no effect with type {scaling.type}, only with llama3; remove it")
+    if scaling.type == "llama3" and scaling.low_freq_factor >= scaling.high_freq_factor:
+        yield Problem(
+            (*here, "high_freq_factor"),
+            f"must be greater than low_freq_factor {scaling.low_freq_factor}, given {scaling.high_freq_factor}",
+        )
+    if scaling.type == "yarn" and scaling.beta_slow > scaling.beta_fast:
+        yield Problem(
+            (*here, "beta_fast"), f"must be at least beta_slow {scaling.beta_slow}, given {scaling.beta_fast}"
+        )
+    of_others = {name for names in OPTIONS.values() for name in names} - {*OPTIONS[scaling.type]}
+    for name in changed_fields(scaling, tuple(sorted(of_others))):
+        owners = " and ".join(kind for kind, names in OPTIONS.items() if name in names)
+        yield Problem((*here, name), f"has no effect with type {scaling.type}, only with {owners}; remove it")
+    if scaling.type == "yarn" and scaling.attention_factor is not None:
+        for name in changed_fields(scaling, ("mscale", "mscale_all_dim")):
+            yield Problem((*here, name), "has no effect beside attention_factor; remove one of them")
+
+
+def _base_problems(scaling: RopeScalingConfig | None, base: float, here: Location) -> Iterator[Problem]:
+    if scaling is not None and scaling.type == "yarn" and base <= 1:
+        yield Problem(here, f"must be greater than 1 with yarn, which asks how fast pairs turn; given {base}")
 
 
 def _parallel_problems(parallel: ParallelConfig, here: Location = ("parallel",)) -> Iterator[Problem]:

@@ -25,7 +25,8 @@ _NUMBERS_AT_ONCE = 2048
 def frequencies(head_size: int, base: float, scaling: RopeScalingConfig | None) -> torch.Tensor:
     """Return the angle per position of each rotated pair: `[D/2]`, fp32 on the CPU.
 
-    Sources: RoFormer (base), position interpolation (`linear`), NTK-aware scaling (`ntk`), Llama 3.1 (`llama3`).
+    Sources: RoFormer (base), position interpolation (`linear`), NTK-aware scaling (`ntk`), Llama 3.1 (`llama3`),
+    YaRN (`yarn`).
     """
     if scaling is not None and scaling.type == "ntk":
         base = base * scaling.factor ** (head_size / (head_size - 2))
@@ -35,15 +36,33 @@ def frequencies(head_size: int, base: float, scaling: RopeScalingConfig | None) 
         return plain
     if scaling.type == "linear":
         return plain / scaling.factor
-    return _stretch_low_frequencies(plain, scaling)
+    kept = _kept_by_llama3(plain, scaling) if scaling.type == "llama3" else _kept_by_yarn(len(plain), base, scaling)
+    return (1 - kept) * plain / scaling.factor + kept * plain
 
 
-def _stretch_low_frequencies(plain: torch.Tensor, scaling: RopeScalingConfig) -> torch.Tensor:
-    """Apply Llama 3.1's rule: divide long wavelengths by the factor, keep short ones, blend linearly in between."""
+def _kept_by_llama3(plain: torch.Tensor, scaling: RopeScalingConfig) -> torch.Tensor:
+    """Return the share of each frequency that is not stretched: none of long wavelengths, all of short ones."""
     turns = scaling.original_max_position_embeddings * plain / (2 * math.pi)
     low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    smooth = ((turns - low) / (high - low)).clamp(0.0, 1.0)
-    return (1 - smooth) * plain / scaling.factor + smooth * plain
+    return ((turns - low) / (high - low)).clamp(0.0, 1.0)
+
+
+def _kept_by_yarn(num_pairs: int, base: float, scaling: RopeScalingConfig) -> torch.Tensor:
+    """Return the share of each frequency that is not stretched; it falls from pair to pair between two of them."""
+    first, last = (
+        _pair_that_turns(times, num_pairs, base, scaling) for times in (scaling.beta_fast, scaling.beta_slow)
+    )
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, 2 * num_pairs - 1)
+    span = last - first or 0.001  # the paper's code avoids a division by zero like this, so others do
+    return 1 - ((torch.arange(num_pairs, device="cpu").float() - first) / span).clamp(0.0, 1.0)
+
+
+def _pair_that_turns(times: float, num_pairs: int, base: float, scaling: RopeScalingConfig) -> float:
+    """Return the number of the pair, a fraction, that turns so many times over the original length."""
+    wavelength = scaling.original_max_position_embeddings / (2 * math.pi * times)
+    return num_pairs * math.log(wavelength) / math.log(base)
 
 
 class Rotation:
@@ -57,6 +76,7 @@ class Rotation:
     def follow(self, model: ModelConfig) -> None:
         """Use the base and the scaling of this configuration from here on."""
         self._frequencies = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
+        self._magnification = model.rope_scaling.magnification if model.rope_scaling is not None else 1.0
         self._tables: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def place(self, positions_S: torch.Tensor | None) -> None:
@@ -91,7 +111,8 @@ class Rotation:
         if key not in self._tables:
             positions = context.positions(length, self._cp) if self._positions is None else self._positions
             angles = torch.outer(positions.float(), self._frequencies)[:, None, None, :]
-            self._tables[key] = (angles.cos().to(device), angles.sin().to(device))
+            cos, sin = angles.cos() * self._magnification, angles.sin() * self._magnification
+            self._tables[key] = (cos.to(device), sin.to(device))
         return self._tables[key]
 
 

@@ -45,6 +45,14 @@ class Variant(NamedTuple):
 
 
 TIED = {"tie_word_embeddings": True}
+
+
+def yarn(**numbers: float) -> dict[str, Any]:
+    """The setting of a model whose context was stretched from 64 tokens."""
+    lengths = {"original_max_position_embeddings": 64}
+    return {"rope_parameters": {"rope_type": "yarn", "rope_theta": 10000.0, **lengths, **numbers}}
+
+
 VARIANTS = (
     Variant("llama-gqa", "llama", {}),
     Variant("llama-mha-tied", "llama", {"num_key_value_heads": 4, "tie_word_embeddings": True}),
@@ -66,6 +74,8 @@ VARIANTS = (
     ),
     Variant("llama-linear", "llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}}),
     Variant("llama-dynamic", "llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}),
+    Variant("llama-yarn", "llama", yarn(factor=4.0)),
+    Variant("qwen3-yarn", "qwen3", {"head_dim": 24, **yarn(factor=40.0, mscale=0.707, mscale_all_dim=0.5)}),
     Variant("mistral", "mistral", {"sliding_window": None, "head_dim": 24}),
     Variant("mistral-mqa-tied", "mistral", {"sliding_window": None, "num_key_value_heads": 1, **TIED}),
     Variant("mistral-mha", "mistral", {"sliding_window": None, "num_key_value_heads": 4, "vocab_size": 257}),

@@ -8,7 +8,7 @@ import pytest
 
 from checkpoint_tools.families.config_json import admit, family_of, fields_for
 from checkpoint_tools.families.registry import FAMILIES, family_for_writing
-from checkpoint_tools.families.rotation import dynamic_scaling
+from checkpoint_tools.families.rotation import dynamic_scaling, rotary_fields
 from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError, UsageError
 
@@ -22,6 +22,9 @@ SIZES: dict[str, Any] = {
 }
 
 
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+
 def read(model_type: str, **fields: Any) -> ModelConfig:
     given = {"model_type": model_type, **SIZES, **fields}
     return admit(given, family_of(given)).model
@@ -33,6 +36,28 @@ def test_transformers_4_and_5_spell_rotary_settings_differently() -> None:
     new = read("llama", rope_parameters={"rope_type": "llama3", "rope_theta": 5e5, **scaling})
     assert old == new
     assert (old.rotary_base, old.rope_scaling.factor if old.rope_scaling else None) == (5e5, 8.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "fields"),
+    [
+        ({}, {}),
+        ({"beta_fast": 16.0, "mscale": 0.707, "mscale_all_dim": 0.5}, None),
+        ({"mscale": 0.707}, {}),  # transformers wants both
+        ({"mscale": 0.0, "mscale_all_dim": 1.0}, {}),
+        ({"mscale": 0.707, "mscale_all_dim": 0.5, "attention_factor": 1.5}, {"attention_factor": 1.5}),
+        ({"truncate": False}, None),
+    ],
+)
+def test_yarn_is_what_transformers_makes_of_it(more: dict[str, Any], fields: dict[str, Any] | None) -> None:
+    model = read("llama", rope_scaling={**YARN, **more})
+    assert model.rope_scaling is not None
+    fields = more if fields is None else fields
+    assert model.rope_scaling.model_dump(exclude_defaults=True) == {**YARN, **fields}
+    written = rotary_fields(model)["rope_scaling"]
+    assert read("llama", rope_scaling=written) == model
+    numbers = {key: value for key, value in YARN.items() if key != "type"}
+    assert written == {**numbers, "rope_type": "yarn", "beta_fast": 32.0, "beta_slow": 1.0, **fields}
 
 
 def test_what_is_not_said_is_what_transformers_takes() -> None:
@@ -50,7 +75,10 @@ def test_what_is_not_said_is_what_transformers_takes() -> None:
         ("llama", {"hidden_act": "gelu"}, "hidden_act: 'gelu', known is silu"),
         ("llama", {"pretraining_tp": 2}, "pretraining_tp: 2, known is 1"),
         ("llama", {"attention_bias": True}, "attention_bias: true with mlp_bias false; known are both or neither"),
-        ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling: type 'yarn', known are default"),
+        ("llama", {"rope_scaling": {"type": "longrope", "factor": 2.0}}, "rope_scaling: type 'longrope', known are"),
+        ("llama", {"rope_scaling": {"type": "yarn", "factor": 2.0}}, "rope_scaling: yarn with ['factor'], known is"),
+        ("llama", {"rope_scaling": {**YARN, "truncate": None}}, "rope_scaling.truncate: null is not true or false"),
+        ("llama", {"rope_scaling": {**YARN, "beta_fast": 0.5}}, "rope_scaling: rope_scaling.beta_fast must be at"),
         ("llama", {"rope_scaling": {"type": "linear"}}, "rope_scaling: linear with [], known is ['factor']"),
         (
             "llama",
@@ -74,7 +102,7 @@ def test_what_is_not_said_is_what_transformers_takes() -> None:
         ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types:"),
         ("qwen3", {"attention_bias": True}, "attention_bias: true, known is false"),
         ("internlm2", {}, "bias: missing, so that transformers takes its default, true, known is false"),
-        ("internlm2", {"bias": False, "rope_scaling": {"type": "yarn", "factor": 2.0}}, "type 'yarn'"),
+        ("internlm2", {"bias": False, "rope_scaling": {"type": "longrope"}}, "type 'longrope'"),
         ("minimind", {"use_moe": True}, "use_moe: true, known is false"),
     ],
 )

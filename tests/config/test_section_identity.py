@@ -34,6 +34,12 @@ ABSENT_MEANS: dict[type[Section], dict[str, Any]] = {
         "low_freq_factor": 1.0,
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 8192,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.0,
+        "attention_factor": None,
+        "truncate": True,
     },
 }
 """What an absent field means, for good: the default of each at the time when it came. A new field gets its line here,

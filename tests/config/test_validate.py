@@ -26,7 +26,31 @@ def problems(overrides: tuple[str, ...]) -> list[str]:
 NEEDS_STAGES = "needs pipeline_model_parallel_size greater than 1; set it, or leave this out"
 LLAMA3_ONLY = "has no effect with type linear, only with llama3; remove it"
 
+YARN = "model.rope_scaling={type: yarn, factor: 8"
+
 REFUSED = [
+    ((f"{YARN}, beta_slow: 33}}",), "model.rope_scaling.beta_fast: must be at least beta_slow 33.0, given 32.0"),
+    (
+        (f"{YARN}, low_freq_factor: 2}}",),
+        "model.rope_scaling.low_freq_factor: has no effect with type yarn, only with llama3; remove it",
+    ),
+    (
+        ("model.rope_scaling={type: linear, factor: 8, original_max_position_embeddings: 9}",),
+        "model.rope_scaling.original_max_position_embeddings: has no effect with type linear, only with llama3 and "
+        "yarn; remove it",
+    ),
+    (
+        (f"{YARN}, attention_factor: 1.5, mscale: 2}}",),
+        "model.rope_scaling.mscale: has no effect beside attention_factor; remove one of them",
+    ),
+    (
+        (f"{YARN}}}", "model.rotary_base=1"),
+        "model.rotary_base: must be greater than 1 with yarn, which asks how fast pairs turn; given 1.0",
+    ),
+    (
+        (f"{YARN}}}", "phases.0.rotary_base=0.5"),
+        "phases.0.rotary_base: must be greater than 1 with yarn, which asks how fast pairs turn; given 0.5",
+    ),
     (
         ("checkpoint={snapshot_folder: local, snapshot_every_steps: 10}",),
         "checkpoint.snapshot_folder: must be an absolute path, given local: each node has its own",
@@ -165,6 +189,7 @@ def test_refused(overrides: tuple[str, ...], text: str) -> None:
         ("model.num_query_groups=1",),
         ("model.rope_scaling={type: llama3, factor: 8}",),
         ("model.rope_scaling={type: linear, factor: 2, high_freq_factor: 4.0}",),
+        (f"{YARN}, beta_fast: 2, beta_slow: 2, mscale: 0.7, mscale_all_dim: 0.7, truncate: false}}",),
         ("parallel.sequence_parallel=true", "parallel.tensor_model_parallel_size=2"),
         ("parallel.virtual_pipeline_model_parallel_size=2", "parallel.pipeline_model_parallel_size=2"),
         ("parallel.num_layers_in_first_pipeline_stage=1", "parallel.pipeline_model_parallel_size=2"),

@@ -21,7 +21,7 @@ with warnings.catch_warnings():
 HEAD_SIZE = 64
 
 
-def hugging_face_frequencies(parameters: dict[str, Any], max_length: int) -> torch.Tensor:
+def hugging_face_frequencies(parameters: dict[str, Any], max_length: int, magnification: float = 1.0) -> torch.Tensor:
     config = LlamaConfig(
         hidden_size=4 * HEAD_SIZE,
         num_attention_heads=4,
@@ -30,7 +30,7 @@ def hugging_face_frequencies(parameters: dict[str, Any], max_length: int) -> tor
         rope_parameters=parameters,
     )
     found, attention_factor = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, torch.device("cpu"))
-    assert attention_factor == 1.0
+    assert attention_factor == pytest.approx(magnification, rel=1e-12)
     return found
 
 
@@ -48,6 +48,35 @@ def test_llama3_equals_transformers(factor: float, low: float, high: float, orig
     expected = hugging_face_frequencies({"rope_type": "llama3", "rope_theta": 500000.0, **numbers}, 131072)
     found = frequencies(HEAD_SIZE, 500000.0, RopeScalingConfig(type="llama3", **numbers))
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {"factor": 4.0, "original_max_position_embeddings": 32768},  # Qwen2.5, Qwen3
+        {"factor": 40.0, "original_max_position_embeddings": 4096, "mscale": 1.0, "mscale_all_dim": 1.0},  # DeepSeek V3
+        {"factor": 40.0, "original_max_position_embeddings": 4096, "mscale": 0.707, "mscale_all_dim": 0.5},
+        {"factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False},  # gpt-oss
+        {"factor": 16.0, "original_max_position_embeddings": 64, "beta_fast": 4.0, "beta_slow": 2.0},
+        {"factor": 2.0, "original_max_position_embeddings": 1, "beta_fast": 8.0, "beta_slow": 8.0},
+        {"factor": 8.0, "original_max_position_embeddings": 8192, "attention_factor": 1.25},
+        {"factor": 1.0, "original_max_position_embeddings": 8192},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("base", [10000.0, 150000.0])
+def test_yarn_equals_transformers(base: float, numbers: dict[str, Any]) -> None:
+    scaling = RopeScalingConfig(type="yarn", **numbers)
+    rest = {"rope_type": "yarn", "rope_theta": base, **numbers}
+    expected = hugging_face_frequencies(rest, 131072, scaling.magnification)
+    torch.testing.assert_close(frequencies(HEAD_SIZE, base, scaling), expected, rtol=1e-6, atol=0)
+
+
+def test_yarn_makes_queries_and_keys_larger() -> None:
+    x_SBND = torch.randn(6, 2, 2, 16, generator=torch.Generator().manual_seed(0))
+    scaling = RopeScalingConfig(type="yarn", factor=4.0, original_max_position_embeddings=64)
+    rotated = rotation(scaling)(x_SBND)
+    torch.testing.assert_close(rotated.norm(dim=-1), (0.1 * math.log(4.0) + 1.0) * x_SBND.norm(dim=-1))
 
 
 def test_ntk_raises_the_base() -> None:

@@ -56,6 +56,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "heads-of-their-own-size": {"model.kv_channels": 24},
     "z-loss": {"model.z_loss_coefficient": 0.01},
     "rope-scaling": {"model.rope_scaling": {"type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16}},
+    "yarn": {"model.rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
     "documents-apart": {"data.reset_at_document_borders": True},
     "no-clipping": {"optimizer.clip_grad": 0.0},
 }
