@@ -82,8 +82,9 @@ class ModelConfig(Section):
     """Normalization before attention, before the MLP and at the end."""
     norm_epsilon: PositiveFloat = 1e-5
     """Added to the variance in every normalization."""
-    activation: Literal["swiglu", "geglu", "gelu"] = "swiglu"
-    """Activation of the MLP. `swiglu` and `geglu` are gated."""
+    activation: Literal["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh", "squared_relu"] = "swiglu"
+    """Activation of the MLP. `swiglu`, `geglu` and `geglu_tanh` are gated. `_tanh`: GELU by its tanh approximation
+    (GPT-2, Gemma). `squared_relu`: the square of what is positive (Nemotron)."""
     untie_embeddings_and_output_weights: bool = True
     """Give the output layer weights of its own. With `false` it uses those of the embedding, which small models gain
     by."""
@@ -116,7 +117,7 @@ class ModelConfig(Section):
     @property
     def gated(self) -> bool:
         """True if the MLP has a gate projection."""
-        return self.activation in ("swiglu", "geglu")
+        return self.activation in ("swiglu", "geglu", "geglu_tanh")
 
     @property
     def padded_vocab_size(self) -> int:

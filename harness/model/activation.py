@@ -46,8 +46,31 @@ def gelu(x: torch.Tensor) -> torch.Tensor:
     return functional.gelu(x)
 
 
+def geglu_tanh(x: torch.Tensor) -> torch.Tensor:
+    """Return GELU of the gate, by its tanh approximation, times the rest (Gemma)."""
+    gate, rest = x.chunk(2, dim=-1)
+    return functional.gelu(gate, approximate="tanh") * rest
+
+
+def gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    """Return the tanh approximation of GELU (GPT-2)."""
+    return functional.gelu(x, approximate="tanh")
+
+
+def squared_relu(x: torch.Tensor) -> torch.Tensor:
+    """Return the square of what is positive, 0 for the rest (So et al. 2021)."""
+    return functional.relu(x).square()
+
+
 # The numbers are those of harness.model.kernels.activation.
-KINDS = {"swiglu": Kind(swiglu, 0, True), "geglu": Kind(geglu, 1, True), "gelu": Kind(gelu, 1, False)}
+KINDS = {
+    "swiglu": Kind(swiglu, 0, True),
+    "geglu": Kind(geglu, 1, True),
+    "geglu_tanh": Kind(geglu_tanh, 2, True),
+    "gelu": Kind(gelu, 1, False),
+    "gelu_tanh": Kind(gelu_tanh, 2, False),
+    "squared_relu": Kind(squared_relu, 3, False),
+}
 
 
 class Activation(nn.Module):

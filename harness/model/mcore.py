@@ -34,7 +34,12 @@ from megatron.core.tensor_parallel import layers  # noqa: E402
 from megatron.core.transformer import TransformerConfig  # noqa: E402
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset  # noqa: E402
 
-_ACTIVATIONS = {"swiglu": functional.silu, "geglu": functional.gelu, "gelu": functional.gelu}
+_ACTIVATIONS = {
+    "swiglu": functional.silu,
+    **dict.fromkeys(("geglu", "geglu_tanh", "gelu", "gelu_tanh"), functional.gelu),
+    "squared_relu": functional.relu,
+}
+"""What Megatron is told, which then knows of no other function; `harness.model.activation` computes them."""
 
 
 class LanguageModel(GPTModel):  # type: ignore[misc]

@@ -126,7 +126,11 @@ def test_links_lead_to_headings() -> None:
     ("section", "key", "facts"),
     [
         ("ModelConfig", "num_layers", ("integer, at least 1 and at most 2048", "required")),
-        ("ModelConfig", "activation", ("one of `swiglu`, `geglu`, `gelu`", "default `swiglu`")),
+        (
+            "ModelConfig",
+            "activation",
+            ("one of `swiglu`, `geglu`, `geglu_tanh`, `gelu`, `gelu_tanh`, `squared_relu`", "default `swiglu`"),
+        ),
         ("ChannelConfig", "epoch_decay", ("number, at least 1e-06 and at most 1", "default `1.0`")),
         ("EvaluationConfig", "held_out_share", ("number, at least 0 and below 1", "default `0.01`")),
         ("CheckpointConfig", "async_save", ("`true` or `false`", "default `false`")),

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from harness.model.activation import Activation
+from harness.model.activation import KINDS, Activation
 from harness.model.recompute import cheap_tensors_again, computed_by
 
 WIDTH = 6
@@ -41,10 +41,10 @@ def test_gradients_are_the_same_and_the_cheap_tensor_is_not_kept() -> None:
     assert torch.equal(weight.grad, expected[1])
 
 
-@pytest.mark.parametrize("kind", ["swiglu", "geglu", "gelu"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_an_activation_is_computed_again(kind: str) -> None:
     first = nn.Linear(WIDTH, 16, bias=False)
-    second = nn.Linear(16 if kind == "gelu" else 8, WIDTH, bias=False)
+    second = nn.Linear(8 if KINDS[kind].gated else 16, WIDTH, bias=False)
     computed = []
 
     class Counting(Activation):

@@ -47,6 +47,9 @@ FEATURES: dict[str, dict[str, Any]] = {
         "model.add_bias_linear": True,
     },
     "geglu-untied": {"model.activation": "geglu", "model.untie_embeddings_and_output_weights": True},
+    "tanh-gated": {"model.activation": "geglu_tanh"},
+    "tanh": {"model.activation": "gelu_tanh"},
+    "squared-relu": {"model.activation": "squared_relu"},
     "query-key-norm": {"model.qk_layernorm": True},
     "query-key-layer-norm-biases": {
         "model.qk_layernorm": True,

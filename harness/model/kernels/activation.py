@@ -11,13 +11,25 @@ import triton.language as tl
 
 @triton.jit
 def _value_and_slope(x, KIND: tl.constexpr):
-    """Return the function at x and its derivative. KIND: 0 for SiLU, 1 for the exact GELU."""
+    """Return the function at x and its derivative.
+
+    KIND: 0 for SiLU, 1 for the exact GELU, 2 for its tanh approximation, 3 for the squared ReLU.
+    """
     if KIND == 0:
         sigmoid = 1.0 / (1.0 + tl.exp(-x))
         return x * sigmoid, sigmoid * (1.0 + x * (1.0 - sigmoid))
-    else:
+    elif KIND == 1:
         below = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))  # of a standard normal variable
         return x * below, below + x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
+    elif KIND == 2:
+        # (1 + tanh z) / 2 is the sigmoid of 2z. Beyond 80 it is 0 in fp32, and its exponential would be infinite.
+        square = x * x
+        below = 1.0 / (1.0 + tl.exp(tl.minimum(-1.5957691216057308 * x * (1.0 + 0.044715 * square), 80.0)))
+        bend = 1.5957691216057308 * x * (1.0 + 0.134145 * square)
+        return x * below, below + below * (1.0 - below) * bend
+    else:
+        positive = tl.maximum(x, 0.0)
+        return positive * positive, 2.0 * positive
 
 
 @triton.jit
