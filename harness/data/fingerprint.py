@@ -52,8 +52,8 @@ def data_fingerprint(channels: Sequence[Channel], recipe: Recipe, history: Histo
 
 def recorded_parts(recorded: Mapping[str, Any]) -> dict[str, int]:
     """Return the number of parts of each channel in a checkpoint's fingerprint; empty if the run had used no data."""
-    channels = recorded.get("data", {}).get("channels", {})
-    return {name: len(channel.get("parts", ())) for name, channel in channels.items()}
+    channels = (recorded.get("data") or {}).get("channels") or {}  # a manifest may say null
+    return {name: len(channel.get("parts") or ()) for name, channel in channels.items()}
 
 
 def require_adopted(channels: Sequence[Channel], history: History) -> None:

@@ -39,7 +39,7 @@ _ACTIVATIONS = {
     **dict.fromkeys(("geglu", "geglu_tanh", "gelu", "gelu_tanh"), functional.gelu),
     "squared_relu": functional.relu,
 }
-"""What Megatron is told, which then knows of no other function; `harness.model.activation` computes them."""
+"""Functions that Megatron is told of, out of the few that it knows here; `harness.model.activation` computes ours."""
 
 
 class LanguageModel(GPTModel):  # type: ignore[misc]

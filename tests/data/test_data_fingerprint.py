@@ -186,3 +186,10 @@ def test_a_new_option_of_the_data_is_no_difference_until_it_is_used(
         "later_phases[0].rises: checkpoint true, now false",
         "rules.zh.least_tokens: checkpoint 9, now 0",
     ]
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"), [(None, {}), ({"channels": None}, {}), ({"channels": {"zh": {"parts": None}}}, {"zh": 0})]
+)
+def test_null_in_a_manifest_is_what_is_missing(data: Any, parts: dict[str, int]) -> None:
+    assert fingerprint.recorded_parts({"data": data}) == parts

@@ -102,8 +102,14 @@ def left_over(command: Command, known: Sequence[int], within_s: float = GONE_WIT
     return alive
 
 
-def is_free(site: Site) -> bool:
-    return owner_of(site.run_dir) is None
+def is_free(site: Site, within_s: float = GONE_WITHIN_S) -> bool:
+    """Whether nobody holds the run. The threads of one that is dead already may take a moment to let its files go."""
+    deadline = time.monotonic() + within_s
+    while owner_of(site.run_dir) is not None:
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _is_alive(pid: int) -> bool:

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from harness.channels.held_out import HeldOutBy
+from harness.config.problems import shortened
 from harness.config.schema import ChannelConfig, Config
 from harness.errors import CheckpointError
 from harness.plan.channel_tokens import evaluated_channels, held_out_share
@@ -93,7 +94,7 @@ def recipe_for(config: Config, phases: Sequence[PhasePlan], recorded: Mapping[st
     what was held out when it began, so that its order stays as it was.
 
     Raises:
-        CheckpointError: The run is to evaluate, and began without holding anything out.
+        CheckpointError: What is recorded is no share, or the run is to evaluate and began without holding anything out.
     """
     share, by = _held_out(config, recorded)
     first, *later = (PhaseRecipe(shares=phase.shares, seq_length=phase.seq_length) for phase in phases)
@@ -111,16 +112,25 @@ def recipe_for(config: Config, phases: Sequence[PhasePlan], recorded: Mapping[st
 
 
 def _held_out(config: Config, recorded: Mapping[str, Any] | None) -> tuple[float, HeldOutBy]:
-    """Return the share that is held out, and its measure."""
+    """Return the share that is held out, and its measure.
+
+    Raises:
+        CheckpointError: The checkpoint says something else than a share, or the run began without held-out documents.
+    """
     if not recorded:
         return held_out_share(config), "tokens"
     if recorded.get("held_out_by", "documents") == "documents":
         return config.evaluation.held_out_share, "documents"
-    share = float(recorded["held_out_share"])
+    share = recorded.get("held_out_share")
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        raise CheckpointError(
+            f"the checkpoint says of its data that held_out_share is {shortened(str(share))}; it is a share, from 0 to "
+            "1. Go on from another checkpoint."
+        )
     if share == 0:
         _require_own_held_out(config)
-        return share, "tokens"
-    return held_out_share(config) or share, "tokens"
+        return 0.0, "tokens"
+    return held_out_share(config) or float(share), "tokens"
 
 
 def _require_own_held_out(config: Config) -> None:
