@@ -20,6 +20,8 @@ from harness.text import one_line, size_text
 _REFUSED = 3
 """Exit code of a child whose function refused the content: standard output then holds the reason."""
 _OUT_OF_MEMORY = 4
+_MOST_SECONDS = 7 * 86_400
+"""No content takes a week; an operating system waits for less than a month."""
 _MOST_SHOWN = 500
 _START = "import sys; sys.path[:] = sys.argv[3:]; import harness.limited_child as c; sys.exit(c.main(*sys.argv[1:3]))"
 """Program of the child: it imports what this process can import."""
@@ -36,13 +38,14 @@ def limited(function: Callable[[bytes], bytes], content: bytes, *, memory_bytes:
         function: A function of a module, which the child imports. It may print nothing.
         content: Its argument.
         memory_bytes: How much memory the function may use, over that of its imports.
-        seconds: How long it may take, imports included.
+        seconds: How long it may take, imports included; at most a week.
 
     Raises:
         LimitedError: It raised a ValueError, used more, took longer, or ended the process.
         RuntimeError: It raised another error, which is a bug; with the traceback.
     """
     name = f"{function.__module__}:{function.__qualname__}"
+    seconds = min(seconds, _MOST_SECONDS)
     command = [sys.executable, "-c", _START, name, str(memory_bytes), *sys.path]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True

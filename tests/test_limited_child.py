@@ -50,6 +50,10 @@ def test_it_answers_what_the_function_returns() -> None:
     assert call(reversed_bytes, content) == content[::-1]
 
 
+def test_any_time_may_be_given() -> None:
+    assert call(reversed_bytes, b"ab", seconds=1e12) == b"ba"
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [
