@@ -93,17 +93,18 @@ def _whole_zstd(content: bytes, zstandard: Any) -> bytes:
 
 
 def texts_of(path: Path) -> list[str]:
-    """The documents of a file of text: those of its lines that are objects with a text."""
+    """The documents of a file of text: those of its lines that are objects with a text of more than white space."""
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        return [text for text in pyarrow.parquet.read_table(path, columns=["text"])["text"].to_pylist() if text]
+        texts = pyarrow.parquet.read_table(path, columns=["text"])["text"].to_pylist()
+        return [text for text in texts if text and text.strip()]
     if path.suffix == ".json" and content_of(path).lstrip()[:1] == b"[":
         records = json.loads(content_of(path))
     else:
         records = [record for line in lines_of(path) if (record := _object(line)) is not None]
     texts = [record.get("text") for record in records if isinstance(record, dict)]
-    return [text for text in texts if isinstance(text, str) and text]
+    return [text for text in texts if isinstance(text, str) and text.strip()]
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
