@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bz2
-import gzip
 import importlib
 import io
 import lzma
@@ -12,12 +11,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from types import ModuleType
-from typing import IO, BinaryIO, cast
+from typing import IO, BinaryIO
 
 from data_prep.text.expansion import ExpansionError
 from data_prep.text.file_kinds import kind_of
 from data_prep.text.input_file import InputFile, open_bytes
-from data_prep.text.packed_stream import PackedStream
+from data_prep.text.packed_stream import Gunzip, PackedStream
 from harness.errors import DataError, UsageError
 
 LARGEST_WINDOW_BYTES = 2**31
@@ -121,7 +120,7 @@ def _unpacking(file: InputFile) -> tuple[Callable[[BinaryIO], IO[bytes]], tuple[
     kind = kind_of(file.name)
     packing = kind.packing if kind else "plain"
     if packing == "gz":
-        return lambda raw: cast("IO[bytes]", gzip.open(raw, "rb")), (zlib.error,)
+        return lambda raw: io.BufferedReader(PackedStream(raw, Gunzip, has_padding=True)), (zlib.error,)
     if packing == "bz2":
         return lambda raw: io.BufferedReader(PackedStream(raw, bz2.BZ2Decompressor)), ()
     if packing == "xz":

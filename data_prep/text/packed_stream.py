@@ -1,13 +1,14 @@
 """Reads a packed file to its end, piece after piece, and notices when a piece is damaged or has no end.
 
-bzip2, xz and zstandard files may hold several pieces, one behind the other (`pbzip2`, Wikipedia's dumps, joined files).
-The libraries' own readers stop silently: zstandard's at the end of the first piece, Python's for bzip2 and xz at a
-later piece that is damaged.
+Packed files may hold several pieces, one behind the other (`pbzip2`, Wikipedia's dumps, joined files). The libraries'
+own readers stop silently: zstandard's at the end of the first piece, Python's for bzip2 and xz at a later piece that is
+damaged; and Python's for gzip reads zeros behind the end byte by byte, however many there are.
 """
 
 from __future__ import annotations
 
 import io
+import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol
 
@@ -20,6 +21,8 @@ UNLIMITED_BYTES = 1024
 stand for 128 KiB."""
 PLAIN_BYTES = 1 << 20
 """Plain bytes made at once, where the library lets us limit them."""
+_MOST_PADDING = 64 << 20
+"""Zero bytes behind a piece. Tapes and block devices need some; a file that was only made larger has any number."""
 
 
 class Unpacker(Protocol):
@@ -37,6 +40,33 @@ class Unpacker(Protocol):
         """Return plain bytes."""
 
 
+class Gunzip:
+    """Unpacks one piece of a gzip file, with the limits that Python's unpackers of bzip2 and xz have."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=16 + zlib.MAX_WBITS)
+        self._rest = b""
+        self.needs_input = True
+        """False while there may be more plain bytes without another packed one."""
+
+    @property
+    def eof(self) -> bool:
+        """True behind the end of the piece."""
+        return self._inner.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        """The bytes behind the piece."""
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int = PLAIN_BYTES) -> bytes:
+        """Return at most so many plain bytes. Packed bytes that were not needed for them are kept."""
+        plain = self._inner.decompress(self._rest + data, max_length)
+        self._rest = self._inner.unconsumed_tail
+        self.needs_input = not self._rest and len(plain) < max_length
+        return plain
+
+
 class PackedStream(io.RawIOBase):
     """The plain bytes of a packed file. Wrap it in `io.BufferedReader`.
 
@@ -52,7 +82,7 @@ class PackedStream(io.RawIOBase):
         self._is_begun = False
         self._packed = b""
         self._plain = memoryview(b"")
-        self._packed_bytes = self._plain_bytes = 0
+        self._packed_bytes = self._plain_bytes = self._padding_bytes = 0
 
     def readable(self) -> bool:
         """Return True: it can be read from."""
@@ -62,7 +92,7 @@ class PackedStream(io.RawIOBase):
         """Fill the buffer as far as the next piece of plain bytes goes; 0 at the end.
 
         Raises:
-            EOFError: The file is empty, or ends in the middle of a piece.
+            EOFError: The file is empty, ends in the middle of a piece, or has too many zeros behind one.
             ExpansionError: It stands for far more than text can.
         """
         while not self._plain:
@@ -76,7 +106,7 @@ class PackedStream(io.RawIOBase):
                     raise EOFError("its last piece has no end" if self._is_begun else "it is empty")
                 return 0
             if self._piece is None and self._has_padding and self._is_begun:
-                packed = packed.lstrip(b"\0")
+                packed = self._without_padding(packed)
             if packed:
                 self._unpack(packed)
         size = min(len(buffer), len(self._plain))
@@ -88,6 +118,13 @@ class PackedStream(io.RawIOBase):
     def _has_more_inside(self) -> bool:
         """True while the unpacker can go on without another packed byte."""
         return self._piece is not None and not getattr(self._piece, "needs_input", True)
+
+    def _without_padding(self, packed: bytes) -> bytes:
+        begun = packed.lstrip(b"\0")
+        self._padding_bytes = 0 if begun else self._padding_bytes + len(packed)
+        if self._padding_bytes > _MOST_PADDING:
+            raise EOFError(f"its last piece is followed by more than {_MOST_PADDING >> 20} MiB of zeros")
+        return begun
 
     def _read(self) -> bytes:
         packed = self._raw.read(PACKED_BYTES)

@@ -20,12 +20,16 @@ from data_prep.text.text_key import path_in, value_at, with_value
 from data_prep.text.whole_json import BYTE_ORDER_MARK, are_carriage_returns, refuse_whole_json
 from harness.errors import DataError
 from harness.json_text import MOST_DEPTH, JsonError, require_shallow
+from harness.text import size_text
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
 """A longer line is rejected unread: memory stays bounded, and no honest document is as long as that."""
 
 MAX_STRUCTURE = 4 * 1024 * 1024
 """Characters of a line outside of its texts, and number of its texts. Each may cost twenty times its size in memory."""
+
+_MOST_SKIPPED = 1 << 30
+"""Bytes of a line that are looked through for its end, behind those that a document may have."""
 
 TAIL_BYTES = 64
 
@@ -103,8 +107,8 @@ def read_records(
     With `whole_rows` the other columns of a Parquet file are read too, for the `raw` line of the record.
 
     Raises:
-        DataError: The file cannot be read to its end (damaged or truncated compression, I/O error), is one JSON value
-            as a whole, or is not the one in which `start` was found.
+        DataError: The file cannot be read to its end (damaged or truncated compression, I/O error, a line of more than
+            a gigabyte), is one JSON value as a whole, or is not the one in which `start` was found.
         UsageError: The file is zstandard or Parquet and the package is not installed.
     """
     kind = kind_of(file.name)
@@ -138,7 +142,7 @@ def _read_lines(file: InputFile, text_key: str, max_line_bytes: int, start: Plac
             end_byte += len(content)
             parsed: str | Rejection
             if len(content) > max_line_bytes and not content.endswith(b"\n"):
-                end_byte += _skip_to_line_end(stream, max_line_bytes)
+                end_byte += skip_to_line_end(stream, max_line_bytes, f"{file}: line {line}")
                 parsed = CARRIAGE_RETURNS if are_carriage_returns(content) else _too_long(max_line_bytes)
                 content = b""
             else:
@@ -269,10 +273,20 @@ def check_text(text: str) -> str | Rejection:
     return text
 
 
-def _skip_to_line_end(stream: IO[bytes], piece_bytes: int) -> int:
+def skip_to_line_end(stream: IO[bytes], piece_bytes: int, place: str) -> int:
+    """Read to the end of a line, or of the file, in pieces, and return the number of bytes.
+
+    Raises:
+        DataError: The line has no end for a gigabyte; `place` says which.
+    """
     skipped = 0
     while piece := stream.readline(piece_bytes):
         skipped += len(piece)
         if piece.endswith(b"\n"):
             break
+        if skipped > _MOST_SKIPPED:
+            raise DataError(
+                f"{place} has no end for {size_text(_MOST_SKIPPED)}. This is no file of lines that end with a line "
+                "feed: leave it out."
+            )
     return skipped

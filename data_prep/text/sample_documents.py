@@ -7,7 +7,7 @@ from itertools import zip_longest
 
 from data_prep.text.file_kinds import kind_of
 from data_prep.text.input_file import InputFile, file_bytes, open_bytes
-from data_prep.text.read_documents import BEGINNING, Place, read_records
+from data_prep.text.read_documents import BEGINNING, Place, read_records, skip_to_line_end
 
 MAX_FILES = 32
 SPOTS = 32
@@ -57,8 +57,4 @@ def _next_line(file: InputFile, offset: int) -> int:
     """Return the first byte behind `offset` at which a line begins; the end of the file if no line does."""
     with open_bytes(file) as raw:
         raw.seek(offset)
-        while piece := raw.readline(1 << 20):
-            offset += len(piece)
-            if piece.endswith(b"\n"):
-                break
-    return offset
+        return offset + skip_to_line_end(raw, 1 << 20, f"{file}: the line at byte {offset}")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from data_prep.text.input_files import find_inputs
 from data_prep.text.read_documents import CARRIAGE_RETURNS, Rejection, parse_line, read_records
+from data_prep.text.sample_documents import sample_documents
 from harness.errors import DataError, UsageError
 
 
@@ -112,6 +114,15 @@ def test_huge_last_line_without_end(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(b"x" * 5000)
     contents = [r.content for r in read_records(tmp_path / "a.jsonl", "text", max_line_bytes=1000)]
     assert contents == [Rejection("longer than 1000 bytes")]
+
+
+def test_a_line_without_an_end_is_refused_wherever_one_looks(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines_of("one"))
+    os.truncate(tmp_path / "a.jsonl", 1 << 42)
+    (file,) = find_inputs([str(tmp_path / "a.jsonl")])
+    for read in (lambda: [*read_records(file, "text")], lambda: sample_documents([file], "text", 1000)):
+        with pytest.raises(DataError, match=r"a\.jsonl: .*line .* has no end for 1\.0 GiB"):
+            read()
 
 
 @pytest.mark.parametrize("damage", ["cut short", "altered", "not gzip"])

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -58,13 +59,24 @@ def test_something_else_behind_the_last_piece_is_refused(tmp_path: Path, packing
 
 
 @pytest.mark.parametrize("padding", [4, 8, 40_000])
-def test_zero_bytes_between_and_behind_the_pieces_of_xz_are_legal(tmp_path: Path, padding: int) -> None:
-    piece = lzma.compress(LINES) + bytes(padding)
-    (tmp_path / "a.jsonl.xz").write_bytes(piece * 3)
-    assert texts_of(tmp_path / "a.jsonl.xz") == TEXTS * 3
+@pytest.mark.parametrize("packing", ["gz", "xz"])
+def test_zero_bytes_between_and_behind_pieces_are_legal(tmp_path: Path, packing: str, padding: int) -> None:
+    piece = PACKERS[packing](LINES) + bytes(padding)
+    file = tmp_path / f"a.jsonl.{packing}"
+    file.write_bytes(piece * 3)
+    assert texts_of(file) == TEXTS * 3
 
 
-@pytest.mark.parametrize("packing", ["bz2", "xz"])
+@pytest.mark.parametrize("packing", ["gz", "xz"])
+def test_zero_bytes_without_an_end_are_refused(tmp_path: Path, packing: str) -> None:
+    file = tmp_path / f"a.jsonl.{packing}"
+    file.write_bytes(PACKERS[packing](LINES))
+    os.truncate(file, 1 << 42)
+    with pytest.raises(DataError, match="its last piece is followed by more than 64 MiB of zeros"):
+        texts_of(file)
+
+
+@pytest.mark.parametrize("packing", ["gz", "bz2", "xz"])
 def test_much_text_in_few_packed_bytes_is_read_whole(tmp_path: Path, packing: str) -> None:
     texts = ["x" * 3_000_000, *map(str, range(2000)), "y" * 3_000_000]
     lines = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
