@@ -42,6 +42,12 @@ def test_they_are_files_of_the_checkpoint_like_all_others(tmp_path: Path) -> Non
     assert problem.startswith("'tokenizer/tokenizer.json' was altered: ")
 
 
+@pytest.mark.parametrize("name", ["a\nb.json", "a\x1b[2J.json", "../a.json", "chat_templates//a"])
+def test_a_name_that_no_manifest_takes_is_refused_before_anything_is_saved(name: str) -> None:
+    with pytest.raises(CheckpointError, match="cannot go with a checkpoint: a file name must be relative, printable"):
+        put_into("tokenizer", {"tokenizer.json": b"{}", name: b""})
+
+
 def test_a_disk_that_refuses_them_fails_the_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(path: Path, content: bytes) -> int:
         raise OSError(28, os.strerror(28), str(path))

@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.errors import CheckpointError
-from harness.run.checkpoints.manifest import Manifest
+from harness.run.checkpoints.manifest import Manifest, file_name
 from harness.run.files import read_regular, refusal
 from harness.run.paths import RunDir
+from harness.text import one_line
 
 TOKENIZER_FOLDER = "tokenizer"
 ORIGIN_FOLDER = "origin"
@@ -77,8 +78,20 @@ def in_folder(belongings: Belongings, folder: str) -> dict[str, bytes]:
 
 
 def put_into(folder: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return files as the belongings of a checkpoint, in one of its two folders."""
-    return {f"{folder}/{name}": content for name, content in files.items()}
+    """Return files as the belongings of a checkpoint, in one of its two folders.
+
+    Raises:
+        CheckpointError: One has a name that a file of a checkpoint may not have.
+    """
+    return {_named(f"{folder}/{name}"): content for name, content in files.items()}
+
+
+def _named(name: str) -> str:
+    try:
+        return file_name(name)
+    except ValueError as error:
+        shown = one_line(PurePosixPath(name).name)
+        raise CheckpointError(f"the file {shown} cannot go with a checkpoint: {error}. Rename it.") from None
 
 
 def read_whole(path: Path) -> bytes:

@@ -44,7 +44,12 @@ HexHash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Text = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-def _relative(name: str) -> str:
+def file_name(name: str) -> str:
+    """Return a name that a file of a checkpoint may have.
+
+    Raises:
+        ValueError: It may not.
+    """
     parts = name.split("/")
     if len(name) > MAX_NAME_LENGTH or _UNPRINTABLE.search(name) or any(part in ("", ".", "..") for part in parts):
         raise ValueError("a file name must be relative, printable, and without '..' or empty parts")
@@ -81,7 +86,7 @@ def _require(value: JsonValue, kind: type, place: str) -> None:
         raise ValueError(f"{place} is no {'object' if kind is dict else 'list'}")
 
 
-FileName = Annotated[str, AfterValidator(_relative)]
+FileName = Annotated[str, AfterValidator(file_name)]
 JsonObject = dict[str, JsonValue]
 Fingerprint = Annotated[JsonObject, AfterValidator(_shaped)]
 
