@@ -105,7 +105,10 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
         )
         _mark(chunk, config.model, ranks, first_layer)
         chunks.append(chunk)
-    return _wrap(chunks, transformer, overlap=_overlaps(ranks, device))
+    wrapped = _wrap(chunks, transformer, overlap=_overlaps(ranks, device))
+    again = chunks if config.parallel.recompute == "selective" else []
+    weight_gradient.tell(parameter for chunk in again for parameter in chunk.decoder.layers.parameters())
+    return wrapped
 
 
 def transformer_config(config: Config, plan: Plan, device: torch.device) -> TransformerConfig:
@@ -142,7 +145,7 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         # Weights are filled by harness.model.initial_weights.
         perform_initialization=False,
         use_cpu_initialization=not on_gpu,
-        gradient_accumulation_fusion=_adds_weight_gradients_in_products(device),
+        gradient_accumulation_fusion=_adds_weight_gradients_in_products(parallel.recompute, device),
         masked_softmax_fusion=False,
         persist_layer_norm=False,
         # Without dropout the residual is one addition: nothing to fuse.
@@ -155,12 +158,18 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
     )
 
 
-def _adds_weight_gradients_in_products(device: torch.device) -> bool:
-    """Return whether Megatron adds weight gradients within products, and give it the product if apex does not."""
-    if not layers._grad_accum_fusion_available and weight_gradient.product_can_add(device):
+def _adds_weight_gradients_in_products(recompute: str, device: torch.device) -> bool:
+    """Return whether Megatron adds weight gradients within products, and give it the product if apex does not.
+
+    apex's does not tell parameters what selective recomputation needs (`weight_gradient.tell`).
+    """
+    needs_own = recompute == "selective"
+    if (needs_own or not layers._grad_accum_fusion_available) and weight_gradient.product_can_add(device):
         replace(layers, "fused_weight_gradient_mlp_cuda", weight_gradient)
         replace(layers, "_grad_accum_fusion_available", True)
-    return bool(layers._grad_accum_fusion_available) and device.type != "cpu"
+    if device.type == "cpu" or not layers._grad_accum_fusion_available:
+        return False
+    return not needs_own or layers.fused_weight_gradient_mlp_cuda is weight_gradient
 
 
 def _communication(*, interleaved: bool, on_gpu: bool) -> dict[str, Any]:

@@ -9,7 +9,24 @@ Shapes: T tokens, I inputs, O outputs of the matrix.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import nn
+
+_owners: dict[int, nn.Parameter] = {}
+"""Parameters by the identity of the sum of their gradients."""
+
+
+def tell(parameters: Iterable[nn.Parameter]) -> None:
+    """Tell these parameters, and no others, from here on when a product has added to their sums (`main_grad`).
+
+    Megatron tells the parameter that autograd hands it, and gives autograd an empty gradient for it. Where autograd
+    keeps tensors through hooks (`harness.model.recompute`) it hands out a copy, and gets no gradient; but a reduction
+    beside backward waits for both.
+    """
+    _owners.clear()
+    _owners.update((id(parameter.main_grad), parameter) for parameter in parameters)  # type: ignore[attr-defined]
 
 
 def product_can_add(device: torch.device) -> bool:
@@ -19,6 +36,9 @@ def product_can_add(device: torch.device) -> bool:
 
 def wgrad_gemm_accum_fp32(inputs_TI: torch.Tensor, gradient_TO: torch.Tensor, sum_OI: torch.Tensor) -> None:
     """Add the gradient of the weights to their sum. The name and the order of arguments are apex's."""
+    if (owner := _owners.get(id(sum_OI))) is not None:
+        owner.grad_added_to_main_grad = True  # type: ignore[attr-defined]
+        owner.grad = owner.detach().new_empty(()).expand(owner.shape)  # one number: nobody reads it
     if sum_OI.is_meta:
         return
     if sum_OI.dtype is inputs_TI.dtype:

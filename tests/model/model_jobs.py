@@ -39,9 +39,12 @@ def norms_of_a_step(rank: int, world_size: int, init_method: str, config: Config
 
 
 def gradient_sums(
-    rank: int, world_size: int, init_method: str, config: Config, adds_in_products: bool
+    rank: int, world_size: int, init_method: str, config: Config, adds_in_products: bool, overlaps: bool = False
 ) -> dict[str, Any]:
-    """The fp32 sums of gradients of two micro-batches, by parameter; weight gradients added within products, or not."""
+    """The fp32 sums of gradients of two micro-batches, by parameter; weight gradients added within products, or not.
+
+    Where reduction overlaps, it begins within backward, as on several GPUs.
+    """
     import pytest
 
     from harness.model import weight_gradient
@@ -57,8 +60,10 @@ def gradient_sums(
         weight_gradient.wgrad_gemm_accum_fp32(*tensors)
 
     with pytest.MonkeyPatch.context() as patch:
+        if overlaps:
+            patch.setattr("harness.model.mcore._overlaps", lambda *_: True)
         if adds_in_products:
-            patch.setattr("harness.model.mcore._adds_weight_gradients_in_products", lambda _device: True)
+            patch.setattr("harness.model.mcore._adds_weight_gradients_in_products", lambda *_: True)
             ours = SimpleNamespace(wgrad_gemm_accum_fp32=counted)
             patch.setattr(layers, "fused_weight_gradient_mlp_cuda", ours, raising=False)
             patch.setattr(layers, "_grad_accum_fusion_available", True)

@@ -27,6 +27,22 @@ def test_a_cpu_adds_after_the_product_and_a_gpu_within_it() -> None:
     assert product_can_add(torch.device("cuda"))
 
 
+@pytest.mark.parametrize("recompute", ["none", "selective", "full"])
+def test_gradients_that_are_reduced_within_backward_are_the_same(recompute: str, pool: Pool) -> None:
+    """As on several GPUs, where Megatron waits for every parameter to be told that its product has added."""
+    plain, again = (
+        small_model_config({"dtype": "fp32"}, parallel={"data_parallel_size": 2, "recompute": kind})
+        for kind in ("none", recompute)
+    )
+    behind = pool.run(model_jobs.gradient_sums, 2, plain, False)
+    within = pool.run(model_jobs.gradient_sums, 2, again, True, True)
+    for before, after in zip(behind, within, strict=True):
+        before.pop("products")
+        assert after.pop("products") > 0
+        for name, sums in before.items():
+            np.testing.assert_allclose(after[name], sums, rtol=1e-4, atol=1e-7, err_msg=name)
+
+
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_megatron_adds_the_same_gradients(world_size: int, pool: Pool) -> None:
     """Of all matrices but the embedding, by our product; on two tensor-parallel ranks too."""

@@ -52,6 +52,7 @@ LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any], int, int, float]] = [
         0,
         6.779,
     ),
+    ("selective recomputation, data 2", {}, layout(recompute="selective"), 2, 0, 9.847),
     ("GPT: LayerNorm, biases, no gate, pipeline 2", {**GPT, **TIED}, layout(1, 2, micro_batch_size=2), 2, 1, 7.340),
 ]
 
