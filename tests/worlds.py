@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,7 +212,6 @@ def norms(rank: int, world_size: int, init_method: str) -> dict[str, tuple[float
     from harness.parallel import cpu
 
     cpu.prepare()
-    config = SimpleNamespace(params_dtype=torch.float32, sequence_parallel=True)
     x = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)) + 3
     centred = x - x.mean(dim=-1, keepdim=True)
     scaled = {
@@ -219,16 +219,20 @@ def norms(rank: int, world_size: int, init_method: str) -> dict[str, tuple[float
         LayerNorm: centred / (centred.square().mean(dim=-1, keepdim=True) + 1e-3).sqrt(),
     }
     found = {}
-    for kind, expected in scaled.items():
+    for (kind, expected), is_zero_centered in itertools.product(scaled.items(), (False, True)):
+        config = SimpleNamespace(
+            params_dtype=torch.float32, sequence_parallel=True, layernorm_zero_centered_gamma=is_zero_centered
+        )
         norm = kind(config, 16, eps=1e-3)
         for parameter in norm.parameters():
             parameter.data += 0.5
-        expected = expected * 1.5 + (0.5 if kind is LayerNorm else 0.0)
+        expected = expected * (1.5 + is_zero_centered) + (0.5 if kind is LayerNorm else 0.0)
         marks = {
             "sequence_parallel": all(p.sequence_parallel for p in norm.parameters()),
             "dtype": str(norm.weight.dtype),
         }
-        found[kind.__name__] = (float((norm(x) - expected).abs().max()), marks)
+        name = f"{kind.__name__}, zero-centred" if is_zero_centered else kind.__name__
+        found[name] = (float((norm(x) - expected).abs().max()), marks)
     return found
 
 

@@ -14,6 +14,11 @@ _OURS = f"{LAYERS}{{}}."
 _THEIRS = "model.layers.{}."
 
 
+def norm_rule(ours: str, theirs: str) -> Rule:
+    """Return the rule for a norm of a layer, by its names there."""
+    return Rule(ours=f"{_OURS}{ours}.weight", theirs=(f"{_THEIRS}{theirs}.weight",))
+
+
 def _weight_and_bias(ours: str, *theirs: str, fusion: Fusion = UNCHANGED) -> tuple[Rule, ...]:
     return tuple(
         Rule(ours=f"{_OURS}{ours}.{kind}", theirs=tuple(f"{_THEIRS}{name}.{kind}" for name in theirs), fusion=fusion)
@@ -23,14 +28,14 @@ def _weight_and_bias(ours: str, *theirs: str, fusion: Fusion = UNCHANGED) -> tup
 
 RULES = (
     Rule(ours=EMBEDDING, theirs=("model.embed_tokens.weight",), fusion=VOCABULARY),
-    Rule(ours=f"{_OURS}input_layernorm.weight", theirs=(f"{_THEIRS}input_layernorm.weight",)),
+    norm_rule("input_layernorm", "input_layernorm"),
     *_weight_and_bias(
         "self_attention.linear_qkv", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", fusion=QKV
     ),
-    Rule(ours=f"{_OURS}self_attention.q_layernorm.weight", theirs=(f"{_THEIRS}self_attn.q_norm.weight",)),
-    Rule(ours=f"{_OURS}self_attention.k_layernorm.weight", theirs=(f"{_THEIRS}self_attn.k_norm.weight",)),
+    norm_rule("self_attention.q_layernorm", "self_attn.q_norm"),
+    norm_rule("self_attention.k_layernorm", "self_attn.k_norm"),
     *_weight_and_bias("self_attention.linear_proj", "self_attn.o_proj"),
-    Rule(ours=f"{_OURS}pre_mlp_layernorm.weight", theirs=(f"{_THEIRS}post_attention_layernorm.weight",)),
+    norm_rule("pre_mlp_layernorm", "post_attention_layernorm"),
     *_weight_and_bias("mlp.linear_fc1", "mlp.gate_proj", "mlp.up_proj", fusion=GATE_UP),
     *_weight_and_bias("mlp.linear_fc2", "mlp.down_proj"),
     Rule(ours="decoder.final_layernorm.weight", theirs=("model.norm.weight",)),

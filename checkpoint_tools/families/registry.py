@@ -7,18 +7,19 @@ from checkpoint_tools.families.internlm2 import INTERNLM2
 from checkpoint_tools.families.llama import LLAMA
 from checkpoint_tools.families.minimind import MINIMIND
 from checkpoint_tools.families.mistral import MISTRAL
+from checkpoint_tools.families.olmo2 import OLMO2
 from checkpoint_tools.families.qwen2 import QWEN2
 from checkpoint_tools.families.qwen3 import QWEN3
 from harness.config.schema import ModelConfig
 from harness.errors import UsageError
 
-_FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, INTERNLM2, MINIMIND)
+_FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, INTERNLM2, MINIMIND)
 """All families. If none is named for writing, the first one that can express the model is taken."""
 FAMILIES = {family.model_type: family for family in _FAMILIES}
 REFUSED = {
-    "gemma": "its norms multiply by one more than their weights, and its embedding is scaled",
-    "gemma2": "its norms multiply by one more than their weights, its logits are capped, it has sliding windows",
-    "gemma3_text": "its norms multiply by one more than their weights, and it has sliding windows",
+    "gemma": "its embedding is scaled",
+    "gemma2": "its embedding is scaled, its logits are capped, it has sliding windows",
+    "gemma3_text": "its embedding is scaled, and it has sliding windows",
     "gpt2": "its positions are learnt",
     "internlm": "only its attention has biases",
     "mixtral": "it has experts",

@@ -82,6 +82,11 @@ class ModelConfig(Section):
     """Normalization before attention, before the MLP and at the end."""
     norm_epsilon: PositiveFloat = 1e-5
     """Added to the variance in every normalization."""
+    norm_placement: Literal["before", "behind", "around"] = "before"
+    """Norms of attention and MLP: `before` each; `behind` each, on what it adds to the residual stream (OLMo 2); or
+    `around` each, both (Gemma 2)."""
+    layernorm_zero_centered_gamma: bool = False
+    """Multiply in norms by one plus the weights, which begin at zero (Gemma)."""
     activation: Literal["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh", "squared_relu"] = "swiglu"
     """Activation of the MLP. `swiglu`, `geglu` and `geglu_tanh` are gated. `_tanh`: GELU by its tanh approximation
     (GPT-2, Gemma). `squared_relu`: the square of what is positive (Nemotron)."""
@@ -93,7 +98,10 @@ class ModelConfig(Section):
     add_qkv_bias: bool = False
     """Add a bias in the query, key and value projections only (Qwen2)."""
     qk_layernorm: bool = False
-    """Normalize queries and keys per head before the rotation (Qwen3)."""
+    """Normalize queries and keys before the rotation (Qwen3)."""
+    qk_layernorm_over: Literal["head", "width"] = "head"
+    """`qk_layernorm` only: normalize each `head` on its own (Qwen3), or all heads together over their `width`
+    (OLMo 2, OLMoE). The latter needs RMSNorm."""
     rotary_base: PositiveFloat = 10000.0
     """Base of the rotary position embedding (theta)."""
     rope_scaling: RopeScalingConfig | None = None

@@ -70,6 +70,16 @@ def _rope_problems(model: ModelConfig) -> Iterator[Problem]:
     yield from _base_problems(model.rope_scaling, model.rotary_base, ("model", "rotary_base"))
 
 
+def _norm_problems(model: ModelConfig) -> Iterator[Problem]:
+    if model.qk_layernorm_over == "head":
+        return
+    here = ("model", "qk_layernorm_over")
+    if not model.qk_layernorm:
+        yield Problem(here, f"{model.qk_layernorm_over} has no effect without qk_layernorm; set that, or remove this")
+    elif model.normalization != "RMSNorm":
+        yield Problem(here, f"width needs normalization RMSNorm, given {model.normalization}; take head")
+
+
 def _phase_rope_problems(model: ModelConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
     for index, phase in enumerate(phases):
         yield from _scaling_problems(phase.rope_scaling, model, ("phases", index, "rope_scaling"))
@@ -216,6 +226,7 @@ def _snapshot_problems(checkpoint: CheckpointConfig) -> Iterator[Problem]:
 _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), _head_problems),
     (("model",), _rope_problems),
+    (("model",), _norm_problems),
     (("parallel",), _parallel_problems),
     (("parallel", "data", "precision"), _context_problems),
     (("model", "parallel", "precision", "phases"), _fp8_problems),

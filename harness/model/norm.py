@@ -14,16 +14,30 @@ from torch.nn import functional
 
 from harness.model.kernels.launch import next_power_of_two, row_tiles, takes_kernels, warps
 from harness.model.recompute import computed_by
+from harness.parallel import collectives
+from harness.parallel.collectives import Group
 
 Normed = torch.Tensor | tuple[torch.Tensor, torch.Tensor]
 
 
-class RMSNorm(nn.RMSNorm):
+class Scaled:
+    """A norm whose weights are what it multiplies with, or one less (`layernorm_zero_centered_gamma`)."""
+
+    weight: nn.Parameter
+    _is_zero_centered = False
+
+    def scale(self) -> torch.Tensor:
+        """Return what is multiplied with: `[H]`. A sum is fp32: near one a weight in bf16 has two digits."""
+        return self.weight.float() + 1.0 if self._is_zero_centered else self.weight
+
+
+class RMSNorm(Scaled, nn.RMSNorm):
     """Root-mean-square normalization (Zhang and Sennrich 2019): one kernel each way on a GPU, torch's on a CPU."""
 
     def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **_: object) -> None:  # noqa: ANN401
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype, device=torch.cuda.current_device())
         self._epsilon = eps
+        self._is_zero_centered = config.layernorm_zero_centered_gamma
         _mark(self, config)
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Normed:  # type: ignore[override]
@@ -32,34 +46,41 @@ class RMSNorm(nn.RMSNorm):
         The addition and the norm are then one kernel each way on a GPU.
         """
         if residual is not None:
-            total, normed = rms_norm_behind_sum(x, residual, self.weight, self._epsilon)
+            total, normed = rms_norm_behind_sum(x, residual, self.scale(), self._epsilon)
             return total, self._again(normed, total)
         ready = handed_over(x, self)
-        return self._again(rms_norm(x, self.weight, self._epsilon) if ready is None else ready, x)
+        return self._again(rms_norm(x, self.scale(), self._epsilon) if ready is None else ready, x)
 
     def _again(self, normed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         kept = x.detach()
-        return computed_by(normed, lambda: rms_norm(kept, self.weight, self._epsilon))
+        return computed_by(normed, lambda: rms_norm(kept, self.scale(), self._epsilon))
 
 
-class LayerNorm(nn.LayerNorm):
+class LayerNorm(Scaled, nn.LayerNorm):
     """Layer normalization with scale and bias, torch's fused kernel."""
 
     def __init__(self, config: Any, hidden_size: int, eps: float = 1e-5, **_: object) -> None:  # noqa: ANN401
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype, device=torch.cuda.current_device())
+        self._is_zero_centered = config.layernorm_zero_centered_gamma
         _mark(self, config)
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> Normed:  # type: ignore[override]
         """Return the normalized tensor, `[..., H]`; with a residual, add it first, and return the sum in front."""
         if residual is not None:
             total = x + residual
-            return total, self._again(super().forward(total), total)
+            return total, self._again(self._normed(total), total)
         ready = handed_over(x, self)
-        return self._again(super().forward(x) if ready is None else ready, x)
+        return self._again(self._normed(x) if ready is None else ready, x)
+
+    def _normed(self, x: torch.Tensor) -> torch.Tensor:
+        if not self._is_zero_centered:
+            return super().forward(x)
+        normed = functional.layer_norm(x.float(), self.normalized_shape, self.scale(), self.bias.float(), self.eps)
+        return normed.to(x.dtype)
 
     def _again(self, normed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         kept = x.detach()
-        return computed_by(normed, lambda: nn.LayerNorm.forward(self, kept))
+        return computed_by(normed, lambda: self._normed(kept))
 
 
 def hand_over(total: torch.Tensor, norm: nn.Module, normed: torch.Tensor) -> torch.Tensor:
@@ -77,6 +98,8 @@ def handed_over(total: torch.Tensor, norm: nn.Module) -> torch.Tensor | None:
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Return x over the root of its mean square, times the weight: `[..., H]`."""
     if not takes_kernels(x):
+        if weight.dtype is not x.dtype:
+            return functional.rms_norm(x.float(), weight.shape, weight, epsilon).to(x.dtype)
         return functional.rms_norm(x, weight.shape, weight, epsilon)
     return RMSNormKernel.apply(x, weight, epsilon)  # type: ignore[no-untyped-call, no-any-return]
 
@@ -89,6 +112,36 @@ def rms_norm_behind_sum(
         total = x + residual
         return total, rms_norm(total, weight, epsilon)
     return RMSNormBehindSumKernel.apply(x, residual, weight, epsilon)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class SharedRMSNorm(torch.autograd.Function):
+    """`rms_norm` of rows of which each rank of a group has a share of the width; one fp32 number a row is kept.
+
+    Both passes add up one number a row over the group.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, epsilon: float, group: Group) -> torch.Tensor:  # noqa: ANN401
+        """Normalize by the mean square over all shares, which are equally wide."""
+        wide = x.float()
+        width = x.size(-1) * group.size()
+        squares = collectives.sum_over(wide.square().sum(dim=-1, keepdim=True), group)
+        inverse_rms = torch.rsqrt(squares / width + epsilon)
+        ctx.save_for_backward(x, scale, inverse_rms)
+        ctx.width, ctx.group = width, group
+        return (wide * inverse_rms * scale).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # noqa: ANN401
+        """Return the gradients of this rank's share, and of its scale."""
+        x, scale, inverse_rms = ctx.saved_tensors
+        unit = x.float() * inverse_rms
+        dunit = dy.float() * scale
+        along = collectives.sum_over((unit * dunit).sum(dim=-1, keepdim=True), ctx.group) / ctx.width
+        dx = (dunit - unit * along) * inverse_rms
+        dscale = (dy.float() * unit).flatten(0, -2).sum(dim=0)
+        return dx.to(x.dtype), dscale.to(scale.dtype), None, None
 
 
 class RMSNormKernel(torch.autograd.Function):

@@ -50,6 +50,14 @@ class ModelShape(Hashable, Protocol):
         """`RMSNorm` or `LayerNorm`; only the latter has a bias."""
 
     @property
+    def norm_placement(self) -> str:
+        """`before` attention and MLP, `behind` them, or `around` them."""
+
+    @property
+    def layernorm_zero_centered_gamma(self) -> bool:
+        """True if norms multiply by one plus their weights."""
+
+    @property
     def untie_embeddings_and_output_weights(self) -> bool:
         """True if the output layer has weights of its own."""
 
@@ -64,6 +72,10 @@ class ModelShape(Hashable, Protocol):
     @property
     def qk_layernorm(self) -> bool:
         """True if queries and keys are normalized."""
+
+    @property
+    def qk_layernorm_over(self) -> str:
+        """`head` if each head is normalized on its own, `width` if all are together."""
 
     @property
     def init_method_std(self) -> float:

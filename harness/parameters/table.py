@@ -2,8 +2,8 @@
 
 A parameter exists if it is in the table. To add a kind of parameter, add a row: initial weights, cuts, weight decay,
 counts, FLOPs, memory, growth and conversions follow. The rows are those of Megatron-Core's GPT model: fused
-query-key-value and gate-up projections, two norms per layer, one final norm, rotary positions (no parameters), and an
-output layer that has no bias and may share the embedding.
+query-key-value and gate-up projections, two or four norms per layer, one final norm, rotary positions (no parameters),
+and an output layer that has no bias and may share the embedding.
 """
 
 from __future__ import annotations
@@ -70,8 +70,9 @@ def _norm(
     part: Part = "norm",
     when: Callable[[ModelShape], bool] = _always,
     end: End | None = None,
+    cut: Callable[[ModelShape], Cut | None] = lambda model: None,
 ) -> tuple[_Row, ...]:
-    """Rows of a norm: ones, and with LayerNorm zeros that are added."""
+    """Rows of a norm: ones, or zeros to which one is added; and with LayerNorm zeros that are added behind it."""
 
     def row(kind: str, mean: float, exists: Callable[[ModelShape], bool]) -> _Row:
         return _Row(
@@ -79,7 +80,8 @@ def _norm(
             part=part,
             shape=lambda model: (size(model),),
             when=exists,
-            initial=lambda model: Initial(mean=mean),
+            initial=lambda model: Initial(mean=0.0 if model.layernorm_zero_centered_gamma else mean),
+            cut=cut,
             ends=lambda model: (end,) if end else (),
         )
 
@@ -87,6 +89,29 @@ def _norm(
         return when(model) and model.normalization == "LayerNorm"
 
     return row("weight", 1.0, when), row("bias", 0.0, has_bias)
+
+
+def _norm_of_heads(name: str, heads: Callable[[ModelShape], int]) -> tuple[_Row, ...]:
+    """Rows of a norm of queries or keys: as wide as a head, or as all heads, which tensor-parallel ranks share."""
+
+    def is_whole(model: ModelShape) -> bool:
+        return model.qk_layernorm_over == "width"
+
+    return _norm(
+        name,
+        lambda model: (heads(model) if is_whole(model) else 1) * model.head_size,
+        part="attention",
+        when=lambda model: model.qk_layernorm,
+        cut=lambda model: Cut(dim=0) if is_whole(model) else None,
+    )
+
+
+def _has_norms_before(model: ModelShape) -> bool:
+    return model.norm_placement != "behind"
+
+
+def _has_norms_behind(model: ModelShape) -> bool:
+    return model.norm_placement != "before"
 
 
 def _into_layer(
@@ -177,7 +202,7 @@ _BEFORE_LAYERS = (
     ),
 )
 _OF_LAYER = (
-    *_norm("input_layernorm", lambda model: model.hidden_size),
+    *_norm("input_layernorm", lambda model: model.hidden_size, when=_has_norms_before),
     *_into_residual(
         "self_attention.linear_proj", "attention", lambda model: model.num_attention_heads * model.head_size
     ),
@@ -187,19 +212,10 @@ _OF_LAYER = (
         lambda model: (model.num_attention_heads + 2 * model.query_groups) * model.head_size,
         has_bias=lambda model: model.add_bias_linear or model.add_qkv_bias,
     ),
-    *_norm(
-        "self_attention.q_layernorm",
-        lambda model: model.head_size,
-        part="attention",
-        when=lambda model: model.qk_layernorm,
-    ),
-    *_norm(
-        "self_attention.k_layernorm",
-        lambda model: model.head_size,
-        part="attention",
-        when=lambda model: model.qk_layernorm,
-    ),
-    *_norm("pre_mlp_layernorm", lambda model: model.hidden_size),
+    *_norm_of_heads("self_attention.q_layernorm", lambda model: model.num_attention_heads),
+    *_norm_of_heads("self_attention.k_layernorm", lambda model: model.query_groups),
+    *_norm("post_self_attn_layernorm", lambda model: model.hidden_size, when=_has_norms_behind),
+    *_norm("pre_mlp_layernorm", lambda model: model.hidden_size, when=_has_norms_before),
     *_into_layer(
         "mlp.linear_fc1",
         "mlp",
@@ -208,6 +224,7 @@ _OF_LAYER = (
         num_blocks=lambda model: 2 if model.gated else 1,
     ),
     *_into_residual("mlp.linear_fc2", "mlp", lambda model: model.ffn_hidden_size),
+    *_norm("post_mlp_layernorm", lambda model: model.hidden_size, when=_has_norms_behind),
 )
 _AFTER_LAYERS = (
     *_norm("decoder.final_layernorm", lambda model: model.hidden_size, end="last"),

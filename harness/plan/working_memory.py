@@ -3,13 +3,15 @@
 Attention is flash attention: no S x S matrix. Per token and layer a rank keeps for backward (h hidden, a heads and g
 groups of size d, f MLP width):
 
-    4*h                  inputs of both norms and of the projections behind them; split over tensor-parallel ranks only
-                         with sequence parallelism
+    4*h                  inputs of both norms and of the projections behind them; with norms behind, of the projections
+                         and of both norms (6*h with norms around); split over tensor-parallel ranks only with sequence
+                         parallelism
     (2*a + 2*g)*d        rotated queries and keys, values, and the attention's output; always split, as is the rest
     3*f                  gate, up projection and activation (2*f if not gated)
     a, and 2             fp32 numbers: the sum of each row of the softmax, and the root of each norm (LayerNorm: 4)
 
-Selective recomputation computes the inputs of the projections behind norms (2*h) and behind the activation (f) again.
+Selective recomputation computes the inputs of the projections behind norms (2*h; none with norms behind) and behind the
+activation (f) again.
 
 The peak is at one of four moments of the backward pass of a micro-batch: at the output layer, or at the second
 projection, the activation or the first projection of the last layer's MLP. The gradient of a weight is whole, in the
@@ -148,14 +150,17 @@ class _Step:
         """Return the bytes kept of one layer."""
         tensor = self._layout.tensor
         heads, groups = self._model.num_attention_heads, self._model.query_groups
-        numbers = 4 * self._stream + _numbers_inside(self._model) // tensor
+        has_norms_before = self._model.norm_placement != "behind"
+        num_norms = 4 if self._model.norm_placement == "around" else 2
+        # Of every half the input of its projection and that of its first norm or product; of two norms both inputs.
+        numbers = (2 + num_norms) * self._stream + _numbers_inside(self._model) // tensor
         numbers += _beside_normed_heads(self._model) // tensor
         if self._recompute == "selective":
-            numbers -= 2 * self._stream + self._width(_SECOND_OF_MLP)
+            numbers -= 2 * self._stream * has_norms_before + self._width(_SECOND_OF_MLP)
         rows = heads // tensor
         if self._model.qk_layernorm:
-            rows += self._numbers_of_norm * (heads + groups) // tensor
-        return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + 2 * self._norm_bytes()
+            rows += self._numbers_of_norm * (heads + groups) // tensor if self._model.qk_layernorm_over == "head" else 2
+        return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + num_norms * self._norm_bytes()
 
     def _behind_layers(self) -> int:
         """Return the bytes kept of the final norm: its input and its output."""
@@ -200,10 +205,11 @@ def _beside_normed_heads(model: ModelConfig) -> int:
     """Return the numbers per token that attention keeps in front of norms of queries and keys.
 
     Without such norms the cut of the projection rotates as well, and nothing of the projection is kept. With them
-    values and keys are views of it, which keep all of it, and queries are copied out of it where several heads share
-    keys.
+    values and keys are views of it, which keep all of it; queries are copied out of it where several heads share keys,
+    and keys where all heads are normalized together.
     """
     if not model.qk_layernorm:
         return 0
     heads, groups = model.num_attention_heads, model.query_groups
-    return (heads + groups + (heads if groups < heads else 0)) * model.head_size
+    copied = (heads if groups < heads else 0) + (groups if model.qk_layernorm_over == "width" else 0)
+    return (heads + groups + copied) * model.head_size

@@ -24,6 +24,8 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
     "add_bias_linear": (False, True),
     "add_qkv_bias": (False, True),
     "qk_layernorm": (False, True),
+    "qk_layernorm_over": ("head", "width"),
+    "norm_placement": ("before", "behind", "around"),
     "untie_embeddings_and_output_weights": (False, True),
     "kv_channels": (None, 6),
 }
@@ -60,9 +62,8 @@ class LaterModel(ModelConfig):
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
 def test_an_option_that_a_family_does_not_name_is_refused_unless_it_is_at_its_default(family: Family) -> None:
-    own = {"add_qkv_bias": family.has.get("add_qkv_bias"), "qk_layernorm": family.has.get("qk_layernorm")}
-    assert family.objections(LaterModel.model_validate({**SIZES, **own})) == []
-    changed = LaterModel.model_validate({**SIZES, **own, "softmax_scale": 0.5})
+    assert family.objections(LaterModel.model_validate({**SIZES, **family.has})) == []
+    changed = LaterModel.model_validate({**SIZES, **family.has, "softmax_scale": 0.5})
     assert family.objections(changed) == ["model.softmax_scale is 0.5, the family has None"]
     named = replace(family, fields={**family.fields, "attention_scale": "softmax_scale"})
     assert named.objections(changed) == []

@@ -85,6 +85,17 @@ PUBLISHED = {
         {**_QWEN3, **sizes(1024, 3072, 28, 16, 8, 151936), "head_dim": 128, "tie_word_embeddings": True},
     ),
     "Qwen3-8B": (8_190_735_360, {**_QWEN3, **sizes(4096, 12288, 36, 32, 8, 151936), "head_dim": 128}),
+    "OLMo-2-1124-7B": (
+        7_298_617_344,
+        {
+            "model_type": "olmo2",
+            **sizes(4096, 11008, 32, 32, 32, 100352),
+            "attention_bias": False,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 500000,
+            "rope_scaling": None,
+        },
+    ),
     "internlm2_5-7b": (
         7_737_708_544,
         {

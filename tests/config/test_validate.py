@@ -29,6 +29,14 @@ LLAMA3_ONLY = "has no effect with type linear, only with llama3; remove it"
 YARN = "model.rope_scaling={type: yarn, factor: 8"
 
 REFUSED = [
+    (
+        ("model.qk_layernorm_over=width",),
+        "model.qk_layernorm_over: width has no effect without qk_layernorm; set that, or remove this",
+    ),
+    (
+        ("model.qk_layernorm_over=width", "model.qk_layernorm=true", "model.normalization=LayerNorm"),
+        "model.qk_layernorm_over: width needs normalization RMSNorm, given LayerNorm; take head",
+    ),
     ((f"{YARN}, beta_slow: 33}}",), "model.rope_scaling.beta_fast: must be at least beta_slow 33.0, given 32.0"),
     (
         (f"{YARN}, low_freq_factor: 2}}",),

@@ -35,6 +35,7 @@ def layout(tensor: int = 1, pipeline: int = 1, virtual: int | None = None, **oth
     }
 
 
+OLMO = {"norm_placement": "behind", "qk_layernorm": True, "qk_layernorm_over": "width"}
 LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any], int, int, float]] = [
     # name, model, parallel, ranks, pipeline rank, peak in GiB
     ("one rank, tied", TIED, layout(micro_batch_size=2), 1, 0, 11.747),
@@ -53,6 +54,15 @@ LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any], int, int, float]] = [
         6.779,
     ),
     ("selective recomputation, data 2", {}, layout(recompute="selective"), 2, 0, 9.847),
+    (
+        "norms around, zero-centred, selective recomputation",
+        {"norm_placement": "around", "layernorm_zero_centered_gamma": True},
+        layout(recompute="selective"),
+        2,
+        0,
+        9.941,
+    ),
+    ("norms behind, and over the width, tensor 2", {**OLMO, **TIED}, layout(2), 2, 0, 4.859),
     ("GPT: LayerNorm, biases, no gate, pipeline 2", {**GPT, **TIED}, layout(1, 2, micro_batch_size=2), 2, 1, 7.340),
 ]
 

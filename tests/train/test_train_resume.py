@@ -103,6 +103,19 @@ def test_weights_and_moments_survive_resharding_to_the_last_bit(
     assert pool.run(worlds.differing_tensors, 1, source, again)[0] == {}
 
 
+@pytest.mark.slow
+def test_a_norm_that_tensor_parallel_ranks_share_survives_resharding(pool: Pool, corpus: Path, tmp_path: Path) -> None:
+    """Its weight is cut, unlike that of any other norm: two ranks and one go on with the same one."""
+    over_width = {"model.qk_layernorm": True, "model.qk_layernorm_over": "width", "model.norm_placement": "behind"}
+    for name, grids in {"straight": [Grid(), Grid()], "through two": [Grid(), Grid(tp=2), Grid()]}.items():
+        for grid, stop in zip(grids, (2, 6) if len(grids) == 2 else (2, 4, 6), strict=True):
+            launch(pool, small_config(corpus, grid, {**over_width, "run.stop_at_step": stop}), tmp_path / name)
+    straight, resumed = records(tmp_path / "straight"), records(tmp_path / "through two")
+    for name in ("train/lm_loss", "optim/grad_norm"):
+        found = [record.values[name] for record in resumed]
+        assert found == pytest.approx([record.values[name] for record in straight], rel=1e-5)
+
+
 def test_checkpoints_of_two_steps_differ(pool: Pool, base_run: Path) -> None:
     """The comparison above sees differences: every trained tensor and the step count."""
     checkpoints = [RunDir(base_run).checkpoint(step) for step in (10, 20)]

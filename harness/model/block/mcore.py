@@ -15,7 +15,7 @@ from harness.config.schema import Config, ModelConfig
 from harness.errors import ConfigError
 from harness.model.activation import Activation
 from harness.model.attention import CoreAttention
-from harness.model.layer.mcore import Layer, RotatingSelfAttention, join_layers
+from harness.model.layer.mcore import Layer, RotatingSelfAttention, WholeHeadsNorm, join_layers
 from harness.model.norm import LayerNorm, RMSNorm
 from harness.model.rotary import Rotation
 from harness.parallel import cpu
@@ -29,6 +29,7 @@ from megatron.core.models.gpt.gpt_layer_specs import (  # noqa: E402 (the CPU mu
     get_gpt_layer_with_transformer_engine_spec,
 )
 from megatron.core.transformer import TransformerConfig  # noqa: E402
+from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
 from megatron.core.transformer.transformer_block import (  # noqa: E402
     TransformerBlockSubmodules,
@@ -65,16 +66,34 @@ def block_spec(
         )
     else:
         layer, norm = _own_layer(config.model)
-    layer.module = Layer
+    _place_norms(layer, norm, config.model)
     attention = layer.submodules.self_attention
     attention.module = RotatingSelfAttention
     attention.params |= {"rotation": rotation, "by_sample": config.data.reset_at_document_borders}
-    mlp = layer.submodules.mlp
-    # Megatron 0.16 describes the MLP by a specification, 0.19 by a call that is still to be made.
-    parts = mlp.keywords["submodules"] if isinstance(mlp, functools.partial) else mlp.submodules
-    parts.activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
+    _parts_of_mlp(layer).activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
     num_layers = get_num_layers_to_build(transformer, vp_stage=virtual_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
+
+
+def _parts_of_mlp(layer: ModuleSpec) -> Any:  # noqa: ANN401 (Megatron's MLPSubmodules)
+    """Return the parts of a layer's MLP: Megatron 0.16 describes it by a specification, 0.19 by a call to be made."""
+    mlp = layer.submodules.mlp
+    return mlp.keywords["submodules"] if isinstance(mlp, functools.partial) else mlp.submodules
+
+
+def _place_norms(layer: ModuleSpec, norm: type[Any], model: ModelConfig) -> None:
+    """Set the norms of a layer that its kind does not bring."""
+    layer.module = Layer
+    if model.norm_placement != "before":
+        layer.params["kind_of_norms_behind"] = norm
+    if model.norm_placement == "behind":
+        layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = IdentityOp
+    if model.qk_layernorm and model.qk_layernorm_over == "width":
+        parts = layer.submodules.self_attention.submodules
+        parts.q_layernorm, parts.k_layernorm = (
+            ModuleSpec(module=WholeHeadsNorm, params={"num_heads": number})
+            for number in (model.num_attention_heads, model.query_groups)
+        )
 
 
 def settle_layers(block: Any, recompute: str) -> None:  # noqa: ANN401 (Megatron's TransformerBlock)
@@ -135,9 +154,12 @@ def _transformer_engine_layer(config: Config) -> tuple[ModuleSpec, type[Any]]:
 
     With resets at document borders it has our attention, which takes documents of any length.
     """
-    from megatron.core.extensions.transformer_engine import TENorm
+    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm
 
     layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.model.qk_layernorm)
     if config.data.reset_at_document_borders:
         layer.submodules.self_attention.submodules.core_attention = CoreAttention
+    if config.model.norm_placement == "behind":  # its usual projections normalize what they read
+        layer.submodules.self_attention.submodules.linear_qkv = TEColumnParallelLinear
+        _parts_of_mlp(layer).linear_fc1 = TEColumnParallelLinear
     return layer, TENorm

@@ -11,19 +11,22 @@ from typing import Any
 import torch
 from torch import nn
 
-from harness.model.norm import LayerNorm, RMSNorm, hand_over
+from harness.model.norm import LayerNorm, RMSNorm, Scaled, SharedRMSNorm, hand_over, rms_norm
 from harness.model.recompute import cheap_tensors_again
 from harness.model.rotary import Rotation
 from harness.parallel import cpu
 
 cpu.prepare()
 
-from megatron.core.transformer.attention import SelfAttention  # noqa: E402 (the CPU must be prepared first)
+from megatron.core import parallel_state  # noqa: E402 (the CPU must be prepared first)
+from megatron.core.transformer.attention import SelfAttention  # noqa: E402
+from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.transformer_layer import TransformerLayer  # noqa: E402
+from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint  # noqa: E402
 
 
 class Layer(TransformerLayer):  # type: ignore[misc]
-    """Attention and MLP, each behind a norm and beside the residual stream.
+    """Attention and MLP, each behind a norm, in front of one, or both, and beside the residual stream.
 
     Megatron adds to the stream and normalizes it in two steps; here each addition and the norm behind it are one. The
     norm behind the last addition is the next layer's.
@@ -33,6 +36,13 @@ class Layer(TransformerLayer):  # type: ignore[misc]
     """Set for `parallel.recompute: selective`: autograd keeps recipes of cheap tensors."""
     norm_behind: tuple[nn.Module] | None = None
     """The norm that reads what this layer returns, if it is on this rank; in a tuple, because it is no part of this."""
+
+    def __init__(self, *arguments: Any, kind_of_norms_behind: type[Any] | None = None, **keywords: Any) -> None:  # noqa: ANN401
+        super().__init__(*arguments, **keywords)
+        kind: type[Any] = kind_of_norms_behind or IdentityOp
+        sizes = {"hidden_size": self.config.hidden_size, "eps": self.config.layernorm_epsilon}
+        self.post_self_attn_layernorm = kind(config=self.config, **sizes)
+        self.post_mlp_layernorm = kind(config=self.config, **sizes)
 
     def forward(
         self,
@@ -48,12 +58,14 @@ class Layer(TransformerLayer):  # type: ignore[misc]
                 attention_mask=attention_mask,
                 packed_seq_params=packed_seq_params,
             )
-            stream, normed = _add_and_norm(self.pre_mlp_layernorm, _with(bias, attended), hidden_states)
+            attended = self.post_self_attn_layernorm(_with(bias, attended))
+            stream, normed = _add_and_norm(self.pre_mlp_layernorm, attended, hidden_states)
             output, bias = self.mlp(normed)
+            output = self.post_mlp_layernorm(_with(bias, output))
             if self.norm_behind is None:
-                return _with(bias, output) + stream, None
+                return output + stream, None
             (norm,) = self.norm_behind
-            stream, normed = _add_and_norm(norm, _with(bias, output), stream)
+            stream, normed = _add_and_norm(norm, output, stream)
             return hand_over(stream, norm, normed), None
 
 
@@ -67,6 +79,7 @@ class RotatingSelfAttention(SelfAttention):  # type: ignore[misc]
         super().__init__(*arguments, **keywords)
         self.rotation = rotation
         self._by_sample = by_sample
+        self.norms_heads = not isinstance(self.q_layernorm, IdentityOp | None)
 
     def get_query_key_value_tensors(
         self,
@@ -76,11 +89,45 @@ class RotatingSelfAttention(SelfAttention):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return rotated queries, rotated keys, and values: `[S, B, heads, head size]`."""
         shares_groups = self.config.num_query_groups < self.config.tensor_model_parallel_size
-        if self.config.qk_layernorm or shares_groups:
+        if self.norms_heads or shares_groups:
             query, key, value = super().get_query_key_value_tensors(hidden_states, key_value_states)
             return self.rotation(query), self.rotation(key), value
         mixed, _ = super().get_query_key_value_tensors(hidden_states, key_value_states, split_qkv=False)
         return self.rotation.split(mixed, self.hidden_size_per_attention_head, by_sample=self._by_sample)
+
+
+class WholeHeadsNorm(Scaled, nn.Module):
+    """Root-mean-square norm of all heads of queries or keys together, which tensor-parallel ranks share.
+
+    Shapes: N heads of this rank, D head size, W their width N·D.
+    """
+
+    def __init__(self, config: Any, hidden_size: int, eps: float, *, num_heads: int) -> None:  # noqa: ANN401
+        super().__init__()
+        self._group = parallel_state.get_tensor_model_parallel_group()
+        self._epsilon = eps
+        self._is_zero_centered = config.layernorm_zero_centered_gamma
+        width = num_heads * hidden_size // self._group.size()
+        self.weight = nn.Parameter(torch.ones(width, dtype=config.params_dtype, device=torch.cuda.current_device()))
+
+    def forward(self, x_SBND: torch.Tensor) -> torch.Tensor:
+        """Return the normalized heads, of the same shape and dtype."""
+        x_SBW = x_SBND.flatten(2)
+        if self._group.size() == 1:
+            return rms_norm(x_SBW, self.scale(), self._epsilon).view_as(x_SBND)
+        normed_SBW: torch.Tensor = SharedRMSNorm.apply(x_SBW, self.scale(), self._epsilon, self._group)  # type: ignore[no-untyped-call]
+        return normed_SBW.view_as(x_SBND)
+
+    def sharded_state_dict(
+        self,
+        prefix: str = "",
+        sharded_offsets: tuple[tuple[int, int, int], ...] = (),
+        metadata: dict[str, Any] | None = None,  # noqa: ARG002 (Megatron gives it by name)
+    ) -> dict[str, Any]:
+        """Return the weight with its place in that of all tensor-parallel ranks."""
+        state = self.state_dict(prefix="", keep_vars=True)
+        sharded: dict[str, Any] = make_sharded_tensors_for_checkpoint(state, prefix, {"weight": 0}, sharded_offsets)
+        return sharded
 
 
 def join_layers(layers: Any, final_norm: nn.Module | None) -> None:  # noqa: ANN401 (a ModuleList)
