@@ -123,6 +123,16 @@ class ModelConfig(Section):
         return self.num_query_groups or self.num_attention_heads
 
     @property
+    def norms_each_head(self) -> bool:
+        """True if every head of queries and keys is normalized on its own."""
+        return self.qk_layernorm and self.qk_layernorm_over == "head"
+
+    @property
+    def norms_heads_together(self) -> bool:
+        """True if all heads of queries, and all of keys, are normalized over their width."""
+        return self.qk_layernorm and self.qk_layernorm_over == "width"
+
+    @property
     def gated(self) -> bool:
         """True if the MLP has a gate projection."""
         return self.activation in ("swiglu", "geglu", "geglu_tanh")

@@ -131,7 +131,7 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         add_qkv_bias=model.add_qkv_bias,
         layernorm_zero_centered_gamma=model.layernorm_zero_centered_gamma,
         # With it Megatron adds up the gradients of such norms over tensor-parallel ranks, as if all had the same one.
-        qk_layernorm=model.qk_layernorm and model.qk_layernorm_over == "head",
+        qk_layernorm=model.norms_each_head,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         sequence_parallel=parallel.sequence_parallel,

@@ -15,7 +15,7 @@ from harness.config.schema import Config, ModelConfig
 from harness.errors import ConfigError
 from harness.model.activation import Activation
 from harness.model.attention import CoreAttention
-from harness.model.layer.mcore import Layer, RotatingSelfAttention, WholeHeadsNorm, join_layers
+from harness.model.layer.mcore import Layer, RotatingSelfAttention, join_layers
 from harness.model.norm import LayerNorm, RMSNorm
 from harness.model.rotary import Rotation
 from harness.parallel import cpu
@@ -69,7 +69,11 @@ def block_spec(
     _place_norms(layer, norm, config.model)
     attention = layer.submodules.self_attention
     attention.module = RotatingSelfAttention
-    attention.params |= {"rotation": rotation, "by_sample": config.data.reset_at_document_borders}
+    attention.params |= {
+        "rotation": rotation,
+        "by_sample": config.data.reset_at_document_borders,
+        "norms_heads_together": config.model.norms_heads_together,
+    }
     _parts_of_mlp(layer).activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
     num_layers = get_num_layers_to_build(transformer, vp_stage=virtual_stage)
     return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
@@ -88,12 +92,6 @@ def _place_norms(layer: ModuleSpec, norm: type[Any], model: ModelConfig) -> None
         layer.params["kind_of_norms_behind"] = norm
     if model.norm_placement == "behind":
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = IdentityOp
-    if model.qk_layernorm and model.qk_layernorm_over == "width":
-        parts = layer.submodules.self_attention.submodules
-        parts.q_layernorm, parts.k_layernorm = (
-            ModuleSpec(module=WholeHeadsNorm, params={"num_heads": number})
-            for number in (model.num_attention_heads, model.query_groups)
-        )
 
 
 def settle_layers(block: Any, recompute: str) -> None:  # noqa: ANN401 (Megatron's TransformerBlock)
@@ -139,12 +137,12 @@ def uses_transformer_engine(config: Config, device: torch.device) -> bool:
 
 def _own_layer(model: ModelConfig) -> tuple[ModuleSpec, type[Any]]:
     norm = RMSNorm if model.normalization == "RMSNorm" else LayerNorm
-    layer = get_gpt_layer_local_spec(qk_layernorm=model.qk_layernorm, normalization=model.normalization)
+    layer = get_gpt_layer_local_spec(qk_layernorm=model.norms_each_head, normalization=model.normalization)
     layer.submodules.input_layernorm = norm
     layer.submodules.pre_mlp_layernorm = norm
     attention = layer.submodules.self_attention.submodules
     attention.core_attention = CoreAttention
-    if model.qk_layernorm:
+    if model.norms_each_head:
         attention.q_layernorm = attention.k_layernorm = norm
     return layer, norm
 
@@ -156,7 +154,7 @@ def _transformer_engine_layer(config: Config) -> tuple[ModuleSpec, type[Any]]:
     """
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm
 
-    layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.model.qk_layernorm)
+    layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.model.norms_each_head)
     if config.data.reset_at_document_borders:
         layer.submodules.self_attention.submodules.core_attention = CoreAttention
     if config.model.norm_placement == "behind":  # its usual projections normalize what they read

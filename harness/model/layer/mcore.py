@@ -6,6 +6,7 @@ Shapes: S sequence, B micro batch, H hidden size.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -75,11 +76,24 @@ class RotatingSelfAttention(SelfAttention):  # type: ignore[misc]
     Megatron's own rotation computes its tables anew in every layer, unless Transformer Engine does it.
     """
 
-    def __init__(self, *arguments: Any, rotation: Rotation, by_sample: bool, **keywords: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        *arguments: Any,  # noqa: ANN401
+        rotation: Rotation,
+        by_sample: bool,
+        norms_heads_together: bool,
+        **keywords: Any,  # noqa: ANN401
+    ) -> None:
         super().__init__(*arguments, **keywords)
         self.rotation = rotation
         self._by_sample = by_sample
-        self.norms_heads = not isinstance(self.q_layernorm, IdentityOp | None)
+        if norms_heads_together:  # Megatron knows norms of each head only
+            of_heads = partial(
+                WholeHeadsNorm, self.config, self.hidden_size_per_attention_head, self.config.layernorm_epsilon
+            )
+            self.q_layernorm = of_heads(num_heads=self.config.num_attention_heads)
+            self.k_layernorm = of_heads(num_heads=self.config.num_query_groups)
+        self._norms_heads = norms_heads_together or self.config.qk_layernorm
 
     def get_query_key_value_tensors(
         self,
@@ -89,7 +103,7 @@ class RotatingSelfAttention(SelfAttention):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return rotated queries, rotated keys, and values: `[S, B, heads, head size]`."""
         shares_groups = self.config.num_query_groups < self.config.tensor_model_parallel_size
-        if self.norms_heads or shares_groups:
+        if self._norms_heads or shares_groups:
             query, key, value = super().get_query_key_value_tensors(hidden_states, key_value_states)
             return self.rotation(query), self.rotation(key), value
         mixed, _ = super().get_query_key_value_tensors(hidden_states, key_value_states, split_qkv=False)
