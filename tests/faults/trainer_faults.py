@@ -33,6 +33,8 @@ from system_calls import SystemCall, injection, struck
 from warm_trainer import Outcome, WarmTrainer
 
 from harness.errors import EXIT_FINISHED
+from harness.run.lock import last_owner_of
+from harness.run.paths import RunDir
 
 LAYER = "trainer"
 ERRORS: Mapping[str, Sequence[str]] = {
@@ -250,13 +252,15 @@ class TrainerTrial:
         self._counted(True)
 
     def meddled_with(self, name: str) -> None:
-        """A start in whose folder somebody does something meanwhile: it trains on, to its end."""
+        """A start in whose folder somebody does something once it holds the run: it trains on, to its end."""
         self._family = f"meanwhile {name}"
         wait_s = self.draw.uniform(0.0, 1.0)
         if "metrics.jsonl" in name:
             self._may_lack_lines = True
 
         def meddle(pid: int) -> None:
+            while _is_running(pid) and not self._is_held_by(pid):
+                time.sleep(0.01)
             time.sleep(wait_s)
             MEANWHILE[name](self.draw, self.run_dir)
 
@@ -266,6 +270,10 @@ class TrainerTrial:
         if is_first and outcome.code != EXIT_FINISHED:
             self._violated(f"it left with {outcome.code}: {outcome.output[-500:]}")
         self._counted(True)
+
+    def _is_held_by(self, pid: int) -> bool:
+        owner = last_owner_of(RunDir(self.run_dir))
+        return owner is not None and owner.pid == pid
 
     def index_harmed(self) -> None:
         """An index of the newest checkpoint that names a file outside of it; seen by the next start."""
