@@ -13,15 +13,15 @@ from functools import partial
 from types import ModuleType
 from typing import IO, BinaryIO
 
-from data_prep.text.expansion import ExpansionError
 from data_prep.text.file_kinds import kind_of
 from data_prep.text.input_file import InputFile, open_bytes
-from data_prep.text.packed_stream import Gunzip, PackedStream
 from harness.errors import DataError, UsageError
+from harness.expansion import ExpansionError
+from harness.packed_stream import Gunzip, PackedStream
 
 LARGEST_WINDOW_BYTES = 2**31
 """The most that zstandard's format allows (`zstd --long=31`); unasked the library refuses more than 128 MiB. A small
-file does not fill it: see `data_prep.text.expansion`."""
+file does not fill it: see `harness.expansion`."""
 LARGEST_DICTIONARY_BYTES = 256 << 20
 """Memory that xz may take: four times what `xz -9` needs."""
 

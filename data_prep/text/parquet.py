@@ -11,10 +11,10 @@ from functools import partial
 from itertools import repeat
 from typing import Any, NamedTuple
 
-from data_prep.text.expansion import ExpansionError, check_expansion
 from data_prep.text.input_file import InputFile, file_bytes, open_bytes
 from data_prep.text.text_key import key_path
 from harness.errors import DataError, UsageError
+from harness.expansion import ExpansionError, check_expansion
 
 ROW_BYTES = 512
 """Bytes that a row counts in memory and in lists, however empty it is."""

@@ -8,7 +8,7 @@ all channels, every other column is the loss of a channel.
 from __future__ import annotations
 
 import csv
-import gzip
+import io
 import math
 import os
 import zlib
@@ -17,10 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.errors import DataError
 from harness.json_text import JsonError, parse_json
+from harness.packed_stream import Gunzip, PackedStream
 from harness.run import metric_names as names
 from harness.run.field_types import MOST_COUNT, MOST_NATS, is_count, reason_in_words
 from harness.run.lines import MOST_LINE_BYTES, lines_of, open_lines
@@ -130,7 +131,7 @@ def _inside(folder: Path) -> Path:
 class _Unpacked:
     """A packed file whose lines are read, as long as it is not there to fill a disk."""
 
-    def __init__(self, file: gzip.GzipFile, most_bytes: int) -> None:
+    def __init__(self, file: BinaryIO, most_bytes: int) -> None:
         self._file = file
         self._left = most_bytes
 
@@ -154,7 +155,7 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield from lines_of(file)
             return
         most_bytes = max(_UNPACKED_BYTES, _UNPACKED_RATIO * os.fstat(file.fileno()).st_size)
-        with gzip.GzipFile(fileobj=file) as packed:
+        with io.BufferedReader(PackedStream(file, Gunzip, has_padding=True)) as packed:
             yield from lines_of(_Unpacked(packed, most_bytes))
 
 

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO, Protocol
 
-from data_prep.text.expansion import check_expansion
+from harness.expansion import check_expansion
 
 PACKED_BYTES = 16 * 1024
 """Packed bytes that are read at once."""
@@ -60,8 +60,15 @@ class Gunzip:
         return self._inner.unused_data
 
     def decompress(self, data: bytes, max_length: int = PLAIN_BYTES) -> bytes:
-        """Return at most so many plain bytes. Packed bytes that were not needed for them are kept."""
-        plain = self._inner.decompress(self._rest + data, max_length)
+        """Return at most so many plain bytes. Packed bytes that were not needed for them are kept.
+
+        Raises:
+            zlib.error: They are damaged, or no gzip.
+        """
+        try:
+            plain = self._inner.decompress(self._rest + data, max_length)
+        except zlib.error as error:
+            raise zlib.error("not gzip" if "incorrect header" in str(error) else str(error)) from None
         self._rest = self._inner.unconsumed_tail
         self.needs_input = not self._rest and len(plain) < max_length
         return plain
