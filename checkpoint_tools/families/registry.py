@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from checkpoint_tools.families.family import Family
+from checkpoint_tools.families.gemma import GEMMA
 from checkpoint_tools.families.internlm2 import INTERNLM2
 from checkpoint_tools.families.llama import LLAMA
 from checkpoint_tools.families.minimind import MINIMIND
@@ -13,13 +14,12 @@ from checkpoint_tools.families.qwen3 import QWEN3
 from harness.config.schema import ModelConfig
 from harness.errors import UsageError
 
-_FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, INTERNLM2, MINIMIND)
+_FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, INTERNLM2, MINIMIND)
 """All families. If none is named for writing, the first one that can express the model is taken."""
 FAMILIES = {family.model_type: family for family in _FAMILIES}
 REFUSED = {
-    "gemma": "its embedding is scaled",
-    "gemma2": "its embedding is scaled, its logits are capped, it has sliding windows",
-    "gemma3_text": "its embedding is scaled, and it has sliding windows",
+    "gemma2": "its logits are capped, and it has sliding windows",
+    "gemma3_text": "it has sliding windows",
     "gpt2": "its positions are learnt",
     "internlm": "only its attention has biases",
     "mixtral": "it has experts",

@@ -78,6 +78,8 @@ class ModelConfig(Section):
     vocab_size_multiple_of: Width = 128
     """The embedding is padded to a multiple of this, under every layout. Padded rows are neither predicted nor
     trained."""
+    scale_embedding: bool = False
+    """Multiply what is looked up in the embedding by sqrt(hidden_size) (Gemma)."""
     normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
     """Normalization before attention, before the MLP and at the end."""
     norm_epsilon: PositiveFloat = 1e-5
@@ -124,13 +126,8 @@ class ModelConfig(Section):
 
     @property
     def norms_each_head(self) -> bool:
-        """True if every head of queries and keys is normalized on its own."""
+        """True if heads of queries and keys are normalized, each on its own."""
         return self.qk_layernorm and self.qk_layernorm_over == "head"
-
-    @property
-    def norms_heads_together(self) -> bool:
-        """True if all heads of queries, and all of keys, are normalized over their width."""
-        return self.qk_layernorm and self.qk_layernorm_over == "width"
 
     @property
     def gated(self) -> bool:

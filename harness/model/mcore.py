@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any, cast
 
 import torch
+from torch import nn
 from torch.nn import functional
 
 from harness.config.schema import Config, ModelConfig
@@ -57,6 +60,8 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         columns = model.padded_vocab_size // ranks.tp.size
         first = ranks.tp.rank * columns
         self.rotation = rotation
+        if model.scale_embedding and self.pre_process:
+            self.embedding.register_forward_hook(partial(_scaled, scale=math.sqrt(model.hidden_size)))
         self._z_loss_coefficient = model.z_loss_coefficient
         self._shard = VocabularyShard(
             first_id=first,
@@ -86,6 +91,11 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         """Return the cross-entropy per token `[B, S]` from labels `[B, S]` and this rank's logits `[S, B, V]`."""
         loss_SB = cross_entropy(logits, labels.T.contiguous(), self._shard, self._z_loss_coefficient)
         return loss_SB.T.contiguous()
+
+
+def _scaled(_embedding: nn.Module, _inputs: object, looked_up: torch.Tensor, *, scale: float) -> torch.Tensor:
+    """Multiply by a number that is rounded to the format of the numbers first, as transformers does it."""
+    return looked_up * torch.tensor(scale, dtype=looked_up.dtype).item()
 
 
 def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) -> list[DistributedDataParallel]:

@@ -159,7 +159,7 @@ class _Step:
             numbers -= 2 * self._stream * has_norms_before + self._width(_SECOND_OF_MLP)
         rows = heads // tensor
         if self._model.qk_layernorm:
-            rows += 2 if self._model.norms_heads_together else self._numbers_of_norm * (heads + groups) // tensor
+            rows += self._numbers_of_norm * (heads + groups) // tensor if self._model.norms_each_head else 2
         return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + num_norms * self._norm_bytes()
 
     def _behind_layers(self) -> int:
@@ -211,5 +211,5 @@ def _beside_normed_heads(model: ModelConfig) -> int:
     if not model.qk_layernorm:
         return 0
     heads, groups = model.num_attention_heads, model.query_groups
-    copied = (heads if groups < heads else 0) + (groups if model.norms_heads_together else 0)
+    copied = (heads if groups < heads else 0) + (0 if model.norms_each_head else groups)
     return (heads + groups + copied) * model.head_size

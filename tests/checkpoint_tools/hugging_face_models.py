@@ -87,6 +87,8 @@ VARIANTS = (
     Variant("olmo2", "olmo2", {}),
     Variant("olmo2-mqa-tied", "olmo2", {"num_key_value_heads": 1, **TIED}),
     Variant("olmo2-mha", "olmo2", {"num_key_value_heads": 4, "vocab_size": 97}),
+    Variant("gemma", "gemma", {"head_dim": 24, **TIED}),
+    Variant("gemma-mqa-untied", "gemma", {"head_dim": 12, "num_key_value_heads": 1}),
     Variant("qwen3-mha", "qwen3", {"head_dim": 12, "num_key_value_heads": 4}),
 )
 """Query groups 1, 2 and as many as heads; own head sizes; tied; biases; vocabularies that nothing divides."""

@@ -121,8 +121,7 @@ def test_unknown_families_are_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("gemma", "its embedding is scaled"),
-        ("gemma2", "its embedding is scaled, its logits are capped, it has sliding windows"),
+        ("gemma2", "its logits are capped, and it has sliding windows"),
         ("mixtral", "it has experts"),
         ("internlm", "only its attention has biases"),
     ],
@@ -173,7 +172,7 @@ def test_the_features_decide_on_the_family(changes: dict[str, Any], family: str)
         (
             {},
             "minimind",
-            "There is no family 'minimind' to write. Families: llama, mistral, qwen2, qwen3, olmo2, internlm2.",
+            "There is no family 'minimind' to write. Families: llama, mistral, qwen2, qwen3, olmo2, gemma, internlm2.",
         ),
     ],
 )

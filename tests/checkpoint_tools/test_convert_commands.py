@@ -240,7 +240,7 @@ def _as_pickle(folder: Path) -> None:
         (_with_names_of_internlm2, "model.embed_tokens.weight is missing\n  model.tok_embeddings.weight has no place"),
         (_changed(model_type="qwen3"), "model.layers.0.self_attn.q_norm.weight is missing"),
         (_changed(model_type="internlm2", bias=False), "head_dim: not known"),
-        (_changed(model_type="gemma"), "(its embedding is scaled)"),
+        (_changed(model_type="gemma2"), "(its logits are capped"),
         (_changed(num_hidden_layers=3), "model.layers.2.input_layernorm.weight is missing"),
         (_changed(num_hidden_layers=1), "model.layers.1.input_layernorm.weight has no place in this model"),
         (_changed(num_key_value_heads=1), "k_proj.weight: [24, 48], wanted is [12, 48]"),

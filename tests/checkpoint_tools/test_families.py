@@ -20,7 +20,9 @@ from harness.parameters.table import parameter_table
 SIZES = {"num_layers": 2, "hidden_size": 16, "num_attention_heads": 4, "ffn_hidden_size": 24, "vocab_size": 100}
 OPTIONS: dict[str, tuple[Any, ...]] = {
     "normalization": ("RMSNorm", "LayerNorm"),
-    "activation": ("swiglu", "gelu"),
+    "activation": ("swiglu", "gelu", "geglu_tanh"),
+    "layernorm_zero_centered_gamma": (False, True),
+    "scale_embedding": (False, True),
     "add_bias_linear": (False, True),
     "add_qkv_bias": (False, True),
     "qk_layernorm": (False, True),

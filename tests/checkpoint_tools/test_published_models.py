@@ -96,6 +96,19 @@ PUBLISHED = {
             "rope_scaling": None,
         },
     ),
+    "gemma-2b": (
+        2_506_172_416,
+        {
+            "model_type": "gemma",
+            **sizes(2048, 16384, 18, 8, 1, 256000),
+            "attention_bias": False,
+            "head_dim": 256,
+            "hidden_act": "gelu",
+            "hidden_activation": None,
+            "rms_norm_eps": 1e-6,
+            "rope_theta": 10000.0,
+        },
+    ),
     "internlm2_5-7b": (
         7_737_708_544,
         {

@@ -18,6 +18,7 @@ ABSENT_MEANS: dict[type[Section], dict[str, Any]] = {
         "num_query_groups": None,
         "kv_channels": None,
         "vocab_size_multiple_of": 128,
+        "scale_embedding": False,
         "normalization": "RMSNorm",
         "norm_epsilon": 1e-5,
         "norm_placement": "before",

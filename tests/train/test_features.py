@@ -66,6 +66,7 @@ FEATURES: dict[str, dict[str, Any]] = {
         "model.qk_layernorm": True,
         "model.qk_layernorm_over": "width",
     },
+    "scaled-embedding": {"model.scale_embedding": True},
     "heads-of-their-own-size": {"model.kv_channels": 24},
     "z-loss": {"model.z_loss_coefficient": 0.01},
     "rope-scaling": {"model.rope_scaling": {"type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16}},

@@ -72,7 +72,7 @@ def block_spec(
     attention.params |= {
         "rotation": rotation,
         "by_sample": config.data.reset_at_document_borders,
-        "norms_heads_together": config.model.norms_heads_together,
+        "norms_heads_together": config.model.qk_layernorm and not config.model.norms_each_head,
     }
     _parts_of_mlp(layer).activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
     num_layers = get_num_layers_to_build(transformer, vp_stage=virtual_stage)
