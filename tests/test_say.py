@@ -61,6 +61,15 @@ def test_an_error_that_quotes_what_is_endless_shows_both_ends(capsys: pytest.Cap
     assert len(second) < 4100
 
 
+def test_what_is_escaped_is_shortened_too_and_so_are_remarks(capsys: pytest.CaptureFixture[str]) -> None:
+    complain("\0" * 4000)
+    say("tokenize " + "a" * 100_000, err=True)
+    say("a" * 100_000)
+    out, err = capsys.readouterr()
+    assert [len(line) < 4100 for line in err.splitlines()] == [True, True]
+    assert out == "a" * 100_000 + "\n"
+
+
 def test_a_name_in_an_error_cannot_look_like_a_further_error(capsys: pytest.CaptureFixture[str]) -> None:
     complain("no folder a\nharness: error: all is well\n  look again")
     assert capsys.readouterr().err == "harness: error: no folder a\\nharness: error: all is well\n  look again\n"
