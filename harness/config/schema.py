@@ -85,8 +85,7 @@ class ModelConfig(Section):
     norm_epsilon: PositiveFloat = 1e-5
     """Added to the variance in every normalization."""
     norm_placement: Literal["before", "behind", "around"] = "before"
-    """Norms of attention and MLP: `before` each; `behind` each, on what it adds to the residual stream (OLMo 2); or
-    `around` each, both (Gemma 2)."""
+    """Norms `before` attention and MLP; `behind` them, on what they add to the stream (OLMo 2); or `around`: both."""
     layernorm_zero_centered_gamma: bool = False
     """Multiply in norms by one plus the weights, which begin at zero (Gemma)."""
     activation: Literal["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh", "squared_relu"] = "swiglu"
@@ -102,8 +101,7 @@ class ModelConfig(Section):
     qk_layernorm: bool = False
     """Normalize queries and keys before the rotation (Qwen3)."""
     qk_layernorm_over: Literal["head", "width"] = "head"
-    """`qk_layernorm` only: normalize each `head` on its own (Qwen3), or all heads together over their `width`
-    (OLMo 2, OLMoE). The latter needs RMSNorm."""
+    """`qk_layernorm` only: each `head` on its own (Qwen3), or all together over their `width` (OLMo 2; RMSNorm)."""
     rotary_base: PositiveFloat = 10000.0
     """Base of the rotary position embedding (theta)."""
     rope_scaling: RopeScalingConfig | None = None
