@@ -13,7 +13,7 @@ class ExpansionError(ValueError):
 
 
 def check_expansion(plain_bytes: int, packed_bytes: int) -> None:
-    """Check that a file, of which so many bytes were read, has not more plain bytes than text has.
+    """Check that the bytes read of a packed file do not stand for more plain bytes than text can have.
 
     Raises:
         ExpansionError: It has.

@@ -60,7 +60,7 @@ class Gunzip:
         return self._inner.unused_data
 
     def decompress(self, data: bytes, max_length: int = PLAIN_BYTES) -> bytes:
-        """Return at most so many plain bytes. Packed bytes that were not needed for them are kept.
+        """Return at most `max_length` plain bytes, and keep packed bytes that were not needed for them.
 
         Raises:
             zlib.error: They are damaged, or no gzip.

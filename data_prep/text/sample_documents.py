@@ -28,7 +28,7 @@ def sample_documents(files: Sequence[InputFile], text_key: str, max_characters: 
 
 
 def _documents_of(file: InputFile, start: Place, stop: Place | None, text_key: str, characters: int) -> Iterator[str]:
-    """Yield documents of a stretch until there are so many characters; the last one is cut to fit."""
+    """Yield documents of a stretch, up to a number of characters in all; the last one is cut to fit."""
     kind = kind_of(file.name)
     is_row = kind is not None and kind.content == "parquet"
     for record in read_records(file, text_key, start=start):

@@ -60,7 +60,7 @@ def _kept_by_yarn(num_pairs: int, base: float, scaling: RopeScalingConfig) -> to
 
 
 def _pair_that_turns(times: float, num_pairs: int, base: float, scaling: RopeScalingConfig) -> float:
-    """Return the number of the pair, a fraction, that turns so many times over the original length."""
+    """Return which pair turns this many times over the original length, as a number that need not be whole."""
     wavelength = scaling.original_max_position_embeddings / (2 * math.pi * times)
     return num_pairs * math.log(wavelength) / math.log(base)
 

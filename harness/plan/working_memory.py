@@ -152,7 +152,7 @@ class _Step:
         heads, groups = self._model.num_attention_heads, self._model.query_groups
         has_norms_before = self._model.norm_placement != "behind"
         num_norms = 4 if self._model.norm_placement == "around" else 2
-        # Of every half the input of its projection and that of its first norm or product; of two norms both inputs.
+        # Each half keeps the input of its first projection, and the input of each of its norms.
         numbers = (2 + num_norms) * self._stream + _numbers_inside(self._model) // tensor
         numbers += _beside_normed_heads(self._model) // tensor
         if self._recompute == "selective":
