@@ -22,14 +22,14 @@ import torch
 from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
 from checkpoint_tools.families.config_json import fields_for
 from checkpoint_tools.families.llama import LLAMA
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.parameters.table import find_parameter
 
 _SHARD_BYTES = 500 * 10**6
 _COMMON = """
 import json, sys, time
 from pathlib import Path
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 
 def peak_kib():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -42,7 +42,8 @@ from benchmarks.gpu_models import DEFAULTS, LEARNING_RATE, MODELS, Measured, con
 from benchmarks.kernels import Shares, shares, table
 from benchmarks.measured_machine import matmul_tflops, versions
 from benchmarks.stopwatch import EnoughError, Stopwatch
-from harness.config.schema import Config, ParallelConfig
+from harness.config.parallel import ParallelConfig
+from harness.config.schema import Config
 from harness.parallel import gpu_environment
 from harness.plan.flops import flops_per_token, flops_per_token_full_attention, hardware_flops_per_token, peak_flops
 from harness.plan.layouts import make_layout

@@ -25,7 +25,7 @@ from pydantic import TypeAdapter
 from checkpoint_tools.index.mcore import write_index
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.torch_dist import DTYPES
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.parameters.names import LAYERS, split_layer
 from harness.progress import Progress, silent
 from harness.run.checkpoints.stored_index import Chunk, Place, StoredTensor

@@ -14,7 +14,7 @@ from checkpoint_tools.foreign_files import is_there
 from checkpoint_tools.our_tensors import open_checkpoint
 from checkpoint_tools.their_model import checked_moves
 from checkpoint_tools.their_tensors import open_model
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError
 from harness.parameters.names import EMBEDDING, OUTPUT
 from harness.run.checkpoints.manifest import MANIFEST_NAME

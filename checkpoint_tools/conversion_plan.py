@@ -9,7 +9,7 @@ import torch
 
 from checkpoint_tools.families.family import Family, Move
 from checkpoint_tools.safetensors_file import Entry
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError
 
 Described = Callable[[str], tuple[tuple[int, ...], torch.dtype]]

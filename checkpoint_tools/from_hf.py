@@ -38,7 +38,7 @@ from checkpoint_tools.their_tensors import MAX_CONFIG_BYTES, TheirTensors, open_
 from checkpoint_tools.to_hf import Converted
 from checkpoint_tools.transformers_model import require_shapes
 from harness.config.identity import identity_of
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.data.order.cursor import Cursor
 from harness.errors import UsageError
 from harness.json_text import parse_json

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from checkpoint_tools.families.config_json import MAX_WIDTH
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import UsageError
 from harness.parameters.names import in_layer, split_layer
 from harness.parameters.table import find_parameter

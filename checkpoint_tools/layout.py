@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import torch
 
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 
 Split = Callable[[torch.Tensor, ModelConfig], tuple[torch.Tensor, ...]]
 Join = Callable[[Sequence[torch.Tensor], ModelConfig], torch.Tensor]

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from checkpoint_tools.prompts import Prompts
+from harness.config.model import ModelConfig
 from harness.config.schema import (
     ChannelConfig,
     Config,
     DataConfig,
-    ModelConfig,
     OptimizerConfig,
     PhaseConfig,
     PrecisionConfig,

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from checkpoint_tools.torch_dist import DTYPES, read_chunk, read_index, read_region
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError
 from harness.parameters.names import LAYERS, in_layer, split_layer
 from harness.run.checkpoints.manifest import Manifest

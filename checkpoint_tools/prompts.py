@@ -13,7 +13,7 @@ import torch
 
 from checkpoint_tools.families.family import Fields
 from checkpoint_tools.families.rotation import dynamic_scaling
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError
 
 PROMPT_TOKENS = 96

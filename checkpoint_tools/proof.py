@@ -21,7 +21,7 @@ from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.prompts import Prompts, longest_text, make_prompts
 from checkpoint_tools.their_tensors import TheirTensors, open_model
 from checkpoint_tools.values import NOT_PUBLISHED, NOT_THE_SAME, ComparedValues, require_same_values
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError
 from harness.run.checkpoints.manifest import MANIFEST_NAME
 from harness.run.files import remove_tree

@@ -20,7 +20,7 @@ from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.foreign_files import POINTER_START, is_there, read_start, read_whole, require_content
 from checkpoint_tools.number_formats import require_fits
 from checkpoint_tools.safetensors_header import Header, read_header
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError, UsageError
 from harness.json_text import parse_json
 from harness.run.checkpoints.tiling import Shape

@@ -17,7 +17,7 @@ from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.families.registry import FAMILIES
 from checkpoint_tools.prompts import Prompts
 from checkpoint_tools.their_tensors import TheirTensors
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError, UsageError
 from harness.model.rotary import frequencies
 

@@ -14,8 +14,8 @@ from checkpoint_tools.families.registry import FAMILIES, REFUSED
 from checkpoint_tools.families.remarks import STANDARD, TOKEN_ID_KEYS, changes_nothing
 from checkpoint_tools.families.rotation import KEYS as ROTARY_KEYS
 from checkpoint_tools.families.rotation import Rotation, read_rotation, rotary_fields
+from harness.config.model import ModelConfig
 from harness.config.problems import dotted
-from harness.config.schema import ModelConfig
 from harness.config.validate import cross_field_problems
 from harness.errors import CheckpointError
 

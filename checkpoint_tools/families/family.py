@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from checkpoint_tools.layout import UNCHANGED, Fusion
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError
 from harness.parameters.names import LAYERS, OUTPUT, fused_name, split_layer
 from harness.parameters.table import parameter_table

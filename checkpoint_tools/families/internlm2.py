@@ -14,7 +14,7 @@ import torch
 from checkpoint_tools.families.family import Family, Rule
 from checkpoint_tools.families.llama_like import FIELDS, HAS
 from checkpoint_tools.layout import GATE_UP, VOCABULARY
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.parameters.names import EMBEDDING, LAYERS, OUTPUT
 
 _OURS = f"{LAYERS}{{}}."

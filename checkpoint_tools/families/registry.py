@@ -11,7 +11,7 @@ from checkpoint_tools.families.mistral import MISTRAL
 from checkpoint_tools.families.olmo2 import OLMO2
 from checkpoint_tools.families.qwen2 import QWEN2
 from checkpoint_tools.families.qwen3 import QWEN3
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import UsageError
 
 _FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, INTERNLM2, MINIMIND)

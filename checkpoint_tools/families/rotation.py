@@ -14,8 +14,8 @@ from typing import Any
 
 from checkpoint_tools.families.family import Fields
 from checkpoint_tools.families.json_values import TRUTH, Kind, number, same, says_nothing, shown, whole
+from harness.config.model import ModelConfig
 from harness.config.rope_scaling import RopeScalingConfig
-from harness.config.schema import ModelConfig
 from harness.errors import CheckpointError
 
 _LENGTH = "original_max_position_embeddings"

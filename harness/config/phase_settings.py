@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from harness.config.schema import Config, ParallelConfig
+from harness.config.parallel import ParallelConfig
+from harness.config.schema import Config
 from harness.config.section import Section
 
 

@@ -9,18 +9,12 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from harness.config.model import ModelConfig
 from harness.config.nearest import divisors, nearest_multiples, one_of
+from harness.config.parallel import ParallelConfig
 from harness.config.problems import Location, Problem
 from harness.config.rope_scaling import OPTIONS, RopeScalingConfig
-from harness.config.schema import (
-    CheckpointConfig,
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    ParallelConfig,
-    PhaseConfig,
-    PrecisionConfig,
-)
+from harness.config.schema import CheckpointConfig, DataConfig, EvaluationConfig, PhaseConfig, PrecisionConfig
 from harness.config.validate_phases import (
     blend_problems,
     changed_fields,

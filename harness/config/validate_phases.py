@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.config.batch_sizes import batch_sizes, train_steps
+from harness.config.model import ModelConfig
 from harness.config.nearest import nearest_divisors, one_of
 from harness.config.problems import Location, Problem, did_you_mean
-from harness.config.schema import DataConfig, ModelConfig, PhaseConfig, RunConfig, ScheduleConfig
+from harness.config.schema import DataConfig, PhaseConfig, RunConfig, ScheduleConfig
 from harness.config.section import Section
 from harness.limits import MOST_PATTERNS, MOST_RISES, MOST_STEPS, MOST_TOKENS
 from harness.parameters.names import matches_any

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from harness.channels.channels import Channel, parts_digest
 from harness.channels.parts import Part
 from harness.config.identity import filled_in
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.data.order.recipe import ChannelRules, PhaseRecipe, Recipe
 from harness.errors import DataError
 from harness.run.order_changes import History, PartsAdopted, num_parts_of, phase_of

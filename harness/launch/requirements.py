@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 
-from harness.config.schema import Config, ParallelConfig
+from harness.config.parallel import ParallelConfig
+from harness.config.schema import Config
 from harness.errors import ConfigError
 
 TRANSFORMER_ENGINE = "transformer_engine"

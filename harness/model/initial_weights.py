@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 import xxhash
 
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.parallel.ranks import Place
 from harness.parameters.names import EMBEDDING, OUTPUT, in_layer, split_layer
 from harness.parameters.parameter import Cut

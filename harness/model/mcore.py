@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from harness.config.schema import Config, ModelConfig
+from harness.config.model import ModelConfig
+from harness.config.schema import Config
 from harness.model import initial_weights, weight_gradient
 from harness.model.attention import Documents
 from harness.model.block.mcore import block_spec, settle_layers

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from harness.config.model import ModelConfig
 from harness.config.rope_scaling import RopeScalingConfig
-from harness.config.schema import ModelConfig
 from harness.model import context
 from harness.model.kernels.launch import next_power_of_two, takes_kernels, warps
 from harness.parallel.ranks import Place

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import MutableMapping
 
+from harness.config.parallel import ParallelConfig
 from harness.config.phase_settings import parallel_of
-from harness.config.schema import Config, ParallelConfig
+from harness.config.schema import Config
 
 _ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
 

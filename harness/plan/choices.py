@@ -8,7 +8,8 @@ from typing import Literal
 
 from harness.config.batch_sizes import batch_sizes
 from harness.config.nearest import divisors
-from harness.config.schema import Config, ParallelConfig
+from harness.config.parallel import ParallelConfig
+from harness.config.schema import Config
 from harness.plan.axes import COPY_AXES
 from harness.plan.layouts import Layout, layout_problems, make_layout
 from harness.plan.memory import MemoryEstimate, heaviest_rank

@@ -15,7 +15,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Literal
 
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.parameters.table import parameter_table
 from harness.plan.gpus import find_gpu
 

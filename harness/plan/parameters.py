@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.parameters.parameter import End, Parameter
 from harness.parameters.table import parameter_table
 from harness.plan.layouts import Layout

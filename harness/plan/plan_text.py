@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 from rich.table import Table
 
+from harness.config.parallel import ParallelConfig
 from harness.config.phase_settings import parallel_of
-from harness.config.schema import Config, ParallelConfig
+from harness.config.schema import Config
 from harness.errors import ConfigError, UsageError
 from harness.plan.axes import as_product
 from harness.plan.choices import RULE_OF_THUMB, LayoutChoice, legal_layouts

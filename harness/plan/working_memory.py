@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from harness.config.schema import Config, ModelConfig, PhaseConfig
+from harness.config.model import ModelConfig
+from harness.config.schema import Config, PhaseConfig
 from harness.parameters.names import EMBEDDING, OUTPUT, in_layer
 from harness.parameters.table import find_parameter, parameter_table
 from harness.plan.layouts import Layout, layers_per_stage

@@ -14,7 +14,7 @@ import torch
 from checkpoint_tools.families.family import Family, Rule
 from checkpoint_tools.families.llama import LLAMA
 from checkpoint_tools.layout import GATE_UP, QKV, VOCABULARY, Fusion, pad_vocabulary, split_gate_up, split_qkv
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.parameters.names import EMBEDDING, OUTPUT
 
 

@@ -9,7 +9,7 @@ import pytest
 from checkpoint_tools.families.config_json import admit, family_of, fields_for
 from checkpoint_tools.families.registry import FAMILIES, family_for_writing
 from checkpoint_tools.families.rotation import dynamic_scaling, rotary_fields
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError, UsageError
 
 SIZES: dict[str, Any] = {

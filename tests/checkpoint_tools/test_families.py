@@ -12,7 +12,7 @@ import pytest
 from checkpoint_tools.families.family import Family
 from checkpoint_tools.families.llama import LLAMA
 from checkpoint_tools.families.registry import FAMILIES
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError
 from harness.parameters.names import plain_name
 from harness.parameters.table import parameter_table

@@ -22,7 +22,7 @@ from checkpoint_tools.families.registry import FAMILIES
 from checkpoint_tools.families.remarks import GENERATION, STANDARD
 from checkpoint_tools.their_tensors import TheirTensors
 from checkpoint_tools.transformers_model import require_shapes
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import EXIT_BAD_DATA, CheckpointError
 
 SIZES: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pytest
 
 from checkpoint_tools.free_memory import available_bytes
 from checkpoint_tools.proof import layers_that_fit
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.plan.parameters import count_parameters
 
 GB = 10**9

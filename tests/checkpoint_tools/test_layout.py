@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from checkpoint_tools.layout import GATE_UP, QKV, VOCABULARY, Fusion
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 
 
 def model_of(heads: int, groups: int, head_size: int, **changes: int) -> ModelConfig:

@@ -18,7 +18,7 @@ from checkpoint_tools import checkpoint_writer
 from checkpoint_tools.checkpoint_writer import Weights, write_checkpoint
 from checkpoint_tools.our_tensors import OurTensors, places_of
 from checkpoint_tools.torch_dist import read_index, read_region
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError
 from harness.run.checkpoints.metadata_pickle import read_records
 

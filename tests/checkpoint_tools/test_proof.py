@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from checkpoint_tools.growth import Growth
 from checkpoint_tools.prompts import longest_text, make_prompts
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import EXIT_BAD_DATA, CheckpointError
 
 VOCAB_SIZE = 4000

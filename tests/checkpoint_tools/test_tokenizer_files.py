@@ -21,7 +21,7 @@ from checkpoint_tools import tiktoken_model
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.sentencepiece_model import as_tokenizer_json
 from checkpoint_tools.tokenizer_files import find_tokenizer
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.errors import CheckpointError, UsageError
 from harness.run.checkpoints.for_export import put_into
 from harness.tokenizers.belonging_files import files_of_tokenizer

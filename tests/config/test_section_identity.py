@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from harness.config.identity import filled_in, identity_of
+from harness.config.model import ModelConfig
 from harness.config.rope_scaling import RopeScalingConfig
-from harness.config.schema import ModelConfig
 from harness.config.section import Section
 from harness.run.checkpoints.compare import differences
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.model import rotary
 from harness.model.activation import KINDS, Activation
 from harness.model.attention import CoreAttention, slow_kernels_on

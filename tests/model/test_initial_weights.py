@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.model.initial_weights import fill, part_of, whole_name
 from harness.parallel.ranks import Place
 from harness.parameters.names import EMBEDDING, OUTPUT

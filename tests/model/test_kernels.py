@@ -20,7 +20,7 @@ pytest.importorskip("triton", reason="Triton has no wheel for this machine")
 
 from benchmarks.kernel_cases import Case, cases
 from benchmarks.kernel_traffic import SIZES, ratio
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.model import rotary
 from harness.model.activation import KINDS, ActivationKernel
 from harness.model.cross_entropy import launch_gradients, launch_log_sums

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.model import context
 from harness.model.rotary import Rotation
 from harness.parallel.ranks import Place

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from harness.config.model import ModelConfig
 from harness.config.rope_scaling import RopeScalingConfig
-from harness.config.schema import ModelConfig
 from harness.model.rotary import Rotation, frequencies
 
 with warnings.catch_warnings():

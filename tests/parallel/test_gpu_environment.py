@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.config.schema import ParallelConfig
+from harness.config.parallel import ParallelConfig
 from harness.parallel.gpu_environment import settle
 
 GROWING = "expandable_segments:True"

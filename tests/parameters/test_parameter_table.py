@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from harness.config.schema import ModelConfig
+from harness.config.model import ModelConfig
 from harness.parameters.names import EMBEDDING, OUTPUT, in_layer, plain_name
 from harness.parameters.parameter import Cut
 from harness.parameters.table import find_parameter, parameter_table

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from harness.config.schema import Config, ModelConfig
+from harness.config.model import ModelConfig
+from harness.config.schema import Config
 from harness.plan.flops import flops_per_token, flops_per_token_full_attention, hardware_flops_per_token
 from harness.plan.layouts import layers_per_stage, make_layout
 from harness.plan.parameters import count_parameters, stage_parameters

@@ -17,7 +17,8 @@ import torch
 from torch.nn import functional
 
 from harness.channels.channels import open_channel
-from harness.config.schema import Config, ModelConfig
+from harness.config.model import ModelConfig
+from harness.config.schema import Config
 from harness.data.batch import Batch
 from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import recipe_for

@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from harness.config.schema import Config, ModelConfig
+from harness.config.model import ModelConfig
+from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.model.activation import Activation
 from harness.model.attention import CoreAttention
