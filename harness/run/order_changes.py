@@ -44,7 +44,7 @@ class PartsAdopted(_Change):
 
     kind: Literal["parts"] = "parts"
     channel: str
-    num_parts: Count
+    num_parts: Annotated[Count, Field(ge=1)]
     digest: str
     """XXH3 of the entries of those parts in the list (see `harness.channels.channels.parts_digest`)."""
 
@@ -129,6 +129,20 @@ def change_from_json(value: object) -> Change:
     return change
 
 
+def require_growing(history: Iterable[Change]) -> None:
+    """Require that no change takes parts away again that an earlier one adopted.
+
+    Raises:
+        ValueError: One does.
+    """
+    used: dict[str, int] = {}
+    for change in history:
+        if isinstance(change, PartsAdopted):
+            if change.num_parts < used.get(change.channel, 1):
+                raise ValueError(f"{change.channel} has {change.num_parts} parts after {used[change.channel]}")
+            used[change.channel] = change.num_parts
+
+
 def history_from_json(values: Sequence[Mapping[str, Any]]) -> History:
     """Return the changes that `to_json` wrote.
 
@@ -137,6 +151,7 @@ def history_from_json(values: Sequence[Mapping[str, Any]]) -> History:
     """
     try:
         history = tuple(map(change_from_json, values))
+        require_growing(history)
     except (TypeError, ValueError) as error:
         raise CheckpointError(_unreadable(values)) from error
     positions = [change.position for change in history]

@@ -21,7 +21,7 @@ from harness.json_text import parse_json
 from harness.run.field_types import Range, Text, reason_in_words
 from harness.run.files import append_durably
 from harness.run.lines import MOST_LINE_BYTES, lines_in
-from harness.run.order_changes import Change, History, change_from_json
+from harness.run.order_changes import Change, History, change_from_json, require_growing
 
 _ROLLBACK = "rollback"
 
@@ -52,7 +52,12 @@ def read_journal(path: Path) -> History:
     Raises:
         CheckpointError: The journal is damaged.
     """
-    return tuple(sorted(_entries(path)[0], key=lambda change: change.position))
+    history = tuple(sorted(_entries(path)[0], key=lambda change: change.position))
+    try:
+        require_growing(history)
+    except ValueError as error:
+        raise CheckpointError(_damaged(path, str(error))) from error
+    return history
 
 
 def rollbacks_in_journal(path: Path) -> list[RolledBack]:
@@ -103,8 +108,12 @@ def _entries(path: Path) -> tuple[list[Change], list[RolledBack]]:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
     except ValueError as error:
-        raise CheckpointError(
-            f"{path} is damaged: line {number}: {reason_in_words(error)}. It says when parts were adopted, and what "
-            "is skipped; restore it, or move it away to go on with what the checkpoint knows."
-        ) from error
+        raise CheckpointError(_damaged(path, f"line {number}: {reason_in_words(error)}")) from error
     return changes, rollbacks
+
+
+def _damaged(path: Path, reason: str) -> str:
+    return (
+        f"{path} is damaged: {reason}. It says when parts were adopted, and what is skipped; restore it, or move it away "
+        "to go on with what the checkpoint knows."
+    )

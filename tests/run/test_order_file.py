@@ -180,6 +180,22 @@ def test_damaged_journal(tmp_path: Path) -> None:
         read_journal(tmp_path / "order.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("num_parts", "reason"),
+    [((0,), r"line 1: parts.num_parts: Input should be greater than or equal to 1"), ((3, 2), "zh has 2 parts after 3")],
+)
+def test_parts_are_never_taken_away_again(tmp_path: Path, num_parts: tuple[int, ...], reason: str) -> None:
+    lines = [
+        {"kind": "parts", "position": 10 * place, "channel": "zh", "num_parts": number, "digest": "d"}
+        for place, number in enumerate(num_parts)
+    ]
+    (tmp_path / "order.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(CheckpointError, match=f"order.jsonl is damaged: {reason}"):
+        read_journal(tmp_path / "order.jsonl")
+    with pytest.raises(CheckpointError, match="is unreadable"):
+        history_from_json(lines)
+
+
 def test_journal_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(SaveFailedError, match="cannot write .*order.jsonl: No such file"):
         append_to_journal(tmp_path / "gone" / "order.jsonl", history())
