@@ -114,6 +114,6 @@ def _entries(path: Path) -> tuple[list[Change], list[RolledBack]]:
 
 def _damaged(path: Path, reason: str) -> str:
     return (
-        f"{path} is damaged: {reason}. It says when parts were adopted, and what is skipped; restore it, or move it away "
-        "to go on with what the checkpoint knows."
+        f"{path} is damaged: {reason}. It says when parts were adopted, and what is skipped; restore it, or move it "
+        "away to go on with what the checkpoint knows."
     )

@@ -182,7 +182,10 @@ def test_damaged_journal(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("num_parts", "reason"),
-    [((0,), r"line 1: parts.num_parts: Input should be greater than or equal to 1"), ((3, 2), "zh has 2 parts after 3")],
+    [
+        ((0,), r"line 1: parts.num_parts: Input should be greater than or equal to 1"),
+        ((3, 2), "zh has 2 parts after 3"),
+    ],
 )
 def test_parts_are_never_taken_away_again(tmp_path: Path, num_parts: tuple[int, ...], reason: str) -> None:
     lines = [
