@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from harness.config.expert_layers import ExpertLayers, expanded
 from harness.config.rope_scaling import RopeScalingConfig
 from harness.config.section import Ids, Layers, NonNegativeFloat, PositiveFloat, Section, Width
 
@@ -56,6 +57,46 @@ class ModelConfig(Section):
     """Base of the rotary position embedding (theta)."""
     rope_scaling: RopeScalingConfig | None = None
     """Scaling of the rotary frequencies for longer sequences. Default: none."""
+    num_moe_experts: Width | None = None
+    """Experts in each expert layer, which has them in place of one MLP. Default: none, every layer is dense."""
+    moe_layer_freq: ExpertLayers = 1
+    """Layers with experts: every n-th, from the first on; or a number for each layer, 1 with experts and 0 dense, as a
+    list or as text: `[0]*3+[1]*58`."""
+    moe_ffn_hidden_size: Width | None = None
+    """Inner width of one expert. Default: ffn_hidden_size, which stays the width of dense layers."""
+    moe_router_topk: Width = 2
+    """Experts that compute each token."""
+    moe_router_score_function: Literal["sigmoid", "softmax"] = "sigmoid"
+    """Scores of the experts from the router's logits: a `sigmoid` of each (DeepSeek-V3, GLM-4.5), or a `softmax` over
+    them (Mixtral, Qwen3-MoE)."""
+    moe_router_pre_softmax: bool = False
+    """`softmax` only: over all experts, before the choice, so that weights of a token add up to less than 1 (Qwen2-MoE,
+    DeepSeek-V2). Default: over the chosen ones (Mixtral; Qwen3-MoE's `norm_topk_prob`)."""
+    moe_router_num_groups: Width | None = None
+    """Groups of experts, of equal size; a token goes to few. Give `moe_router_group_topk` too. Default: none."""
+    moe_router_group_topk: Width | None = None
+    """Groups that a token may go to: those with the largest sums of their best `moe_router_topk /
+    moe_router_group_topk` scores."""
+    moe_router_topk_scaling_factor: PositiveFloat = 1.0
+    """Factor of the weights with which a token's experts are added up."""
+    moe_router_enable_expert_bias: bool = True
+    """Balance the experts without an auxiliary loss: a bias of each expert, which only the choice sees, moves after
+    each step towards equal numbers of tokens. Needs `sigmoid`."""
+    moe_router_bias_update_rate: NonNegativeFloat = 0.001
+    """Change of an expert's bias in a step."""
+    moe_router_load_balancing_type: Literal["none", "aux_loss", "seq_aux_loss"] = "none"
+    """Auxiliary loss that balances the experts, over a micro-batch of a rank (`aux_loss`) or over each sample of it
+    (`seq_aux_loss`). It is trained on, but not part of the reported loss."""
+    moe_aux_loss_coeff: NonNegativeFloat = 0.0
+    """Weight of the auxiliary loss, which is 1 when all experts get equally many tokens."""
+    moe_z_loss_coeff: NonNegativeFloat = 0.0
+    """Weight of log²Z of the router's softmax (ST-MoE uses 1e-3)."""
+    moe_shared_expert_intermediate_size: Width | None = None
+    """Inner width of the shared experts together, which compute every token. Default: there are none."""
+    moe_shared_expert_gate: bool = False
+    """Multiply what the shared experts give with a sigmoid of the token (Qwen2-MoE)."""
+    moe_token_dispatcher_type: Literal["alltoall", "allgather"] = "alltoall"
+    """Way of the tokens to the ranks of their experts: each to where it is needed, or all to all of them."""
     init_method_std: PositiveFloat = 0.02
     """Standard deviation of the initial weights; divided by sqrt(2 · num_layers) in projections into the residual
     stream."""
@@ -81,6 +122,20 @@ class ModelConfig(Section):
     def gated(self) -> bool:
         """True if the MLP has a gate projection."""
         return self.activation in ("swiglu", "geglu", "geglu_tanh")
+
+    @property
+    def expert_width(self) -> int:
+        """Inner width of one expert."""
+        return self.moe_ffn_hidden_size or self.ffn_hidden_size
+
+    @property
+    def expert_layers(self) -> tuple[bool, ...]:
+        """One flag for each layer: True if it has experts."""
+        return (
+            tuple(map(bool, expanded(self.moe_layer_freq, self.num_layers)))
+            if self.num_moe_experts
+            else (False,) * self.num_layers
+        )
 
     @property
     def padded_vocab_size(self) -> int:

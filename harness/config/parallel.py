@@ -19,6 +19,10 @@ class ParallelConfig(Section):
     chunk."""
     context_parallel_size: RankCount = 1
     """Ranks that share one sequence. Needs Transformer Engine."""
+    expert_model_parallel_size: RankCount = 1
+    """Ranks that share the experts of a layer. They are taken from tensor-, context- and data-parallel ranks."""
+    expert_tensor_parallel_size: RankCount | None = None
+    """Ranks that share every expert. Default: tensor_model_parallel_size. 1 is best for narrow experts."""
     data_parallel_size: RankCount | None = None
     """Copies of the model. Default: as many as the number of ranks allows."""
     sequence_parallel: bool = False

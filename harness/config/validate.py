@@ -15,6 +15,7 @@ from harness.config.parallel import ParallelConfig
 from harness.config.problems import Location, Problem
 from harness.config.rope_scaling import OPTIONS, RopeScalingConfig
 from harness.config.schema import CheckpointConfig, DataConfig, EvaluationConfig, PhaseConfig, PrecisionConfig
+from harness.config.validate_experts import expert_problems
 from harness.config.validate_phases import (
     blend_problems,
     changed_fields,
@@ -167,6 +168,8 @@ def _fp8_problems(
         yield Problem(("precision", "fp8"), f"needs dtype bf16, given {precision.dtype}; set that, or leave fp8 out")
     own = [phase.parallel or parallel for phase in phases]
     tensor = math.lcm(*(each.tensor_model_parallel_size for each in own))
+    if model.num_moe_experts is not None:
+        yield Problem(("precision", "fp8"), "cannot be combined with model.num_moe_experts; leave it out")
     for key in ("hidden_size", "ffn_hidden_size"):
         if (size := getattr(model, key)) % (16 * tensor):
             yield Problem(
@@ -221,6 +224,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), _head_problems),
     (("model",), _rope_problems),
     (("model",), _norm_problems),
+    (("model",), expert_problems),
     (("parallel",), _parallel_problems),
     (("parallel", "data", "precision"), _context_problems),
     (("model", "parallel", "precision", "phases"), _fp8_problems),

@@ -19,8 +19,7 @@ from harness.launch.requirements import require_installed
 from harness.launch.workers import WorkerStart, run_workers, write_to_stderr
 from harness.parallel import gpu_environment
 from harness.parallel.environment import LOOPBACK, NodePlace, ProcessRanks, job_id, read_ranks, worker_environment
-from harness.plan.axes import ranks_per_copy
-from harness.plan.layouts import phase_world_sizes
+from harness.plan.layouts import phase_world_sizes, smallest_world_size
 from harness.plan.plan import PhasePlan, Plan, make_plan
 from harness.run.event_types import Exit
 from harness.run.events import read_events
@@ -97,7 +96,7 @@ def local_world_size(config: Config, num_gpus: int) -> int:
         ConfigError: It needs more GPUs than there are.
     """
     copies = config.parallel.data_parallel_size
-    needed = ranks_per_copy(config) * (copies or 1)
+    needed = smallest_world_size(config)
     if num_gpus == 0:
         return needed
     if needed > num_gpus:

@@ -38,6 +38,34 @@ class ModelShape(Hashable, Protocol):
         """True if the first projection of the MLP is gate and up projection in one."""
 
     @property
+    def expert_layers(self) -> tuple[bool, ...]:
+        """One flag for each layer: True if it has experts."""
+
+    @property
+    def num_moe_experts(self) -> int | None:
+        """Experts of each such layer."""
+
+    @property
+    def expert_width(self) -> int:
+        """Inner width of one expert."""
+
+    @property
+    def moe_router_topk(self) -> int:
+        """Experts that compute each token."""
+
+    @property
+    def moe_router_enable_expert_bias(self) -> bool:
+        """True if experts have a bias for the router's choice."""
+
+    @property
+    def moe_shared_expert_intermediate_size(self) -> int | None:
+        """Inner width of the shared experts together."""
+
+    @property
+    def moe_shared_expert_gate(self) -> bool:
+        """True if shared experts have a gate."""
+
+    @property
     def vocab_size(self) -> int:
         """True vocabulary."""
 

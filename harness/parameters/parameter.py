@@ -6,15 +6,16 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Part = Literal["embedding", "attention", "mlp", "norm", "output"]
+Part = Literal["embedding", "attention", "mlp", "experts", "norm", "output"]
 End = Literal["first", "last"]
-Replicas = Literal["data", "tensor", "ends"]
-"""Ranks that hold the same numbers: data- and context-parallel ones, tensor-parallel ones, both ends of a pipeline."""
+Replicas = Literal["data", "tensor", "ends", "expert data"]
+"""Ranks that hold the same numbers: data- and context-parallel ones, tensor-parallel ones, both ends of a pipeline, and
+those that hold the same experts."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """Cuts a parameter into equal parts for the tensor-parallel ranks."""
+    """Cuts a parameter into equal parts for the tensor-parallel ranks, or for those that share each expert."""
 
     dim: int
     """Dimension that is cut."""
@@ -53,12 +54,21 @@ class Parameter:
     """Weights that a token is multiplied with in the forward pass, padding left out."""
     writes_to_residual: bool = False
     """True if its product is added to the residual stream: with zeros in its place, a layer's half does nothing."""
+    num_experts: int | None = None
+    """Experts along the first dimension, which expert-parallel ranks share; None: it is not of experts."""
+    num_chosen: int | None = None
+    """Experts that compute a token; None: it is not of experts."""
+    is_trained: bool = True
+    """False for fp32 numbers that no gradient moves, and no optimizer knows."""
     num_true_rows: int | None = None
     """Rows of the true vocabulary, in front of zeros that never learn; None where rows do not stand for tokens."""
 
     @property
     def replicated_over(self) -> tuple[Replicas, ...]:
         """Kinds of ranks that hold replicas of it."""
+        if self.num_experts is not None:
+            assert self.cut is not None, f"ranks share {self.name}"
+            return ("expert data",)
         return ("data", *(("tensor",) if self.cut is None else ()), *(("ends",) if len(self.ends) > 1 else ()))
 
     @property
@@ -70,3 +80,10 @@ class Parameter:
     def num_true(self) -> int:
         """Numbers without padding."""
         return self.size if self.num_true_rows is None else math.prod((self.num_true_rows, *self.shape[1:]))
+
+    @property
+    def num_active(self) -> int:
+        """Numbers that one token meets, without padding."""
+        if self.num_experts is None or self.num_chosen is None:
+            return self.num_true
+        return self.num_true // self.num_experts * self.num_chosen

@@ -2,8 +2,9 @@
 
 A parameter exists if it is in the table. To add a kind of parameter, add a row: initial weights, cuts, weight decay,
 counts, FLOPs, memory, growth and conversions follow. The rows are those of Megatron-Core's GPT model: fused
-query-key-value and gate-up projections, two or four norms per layer, one final norm, rotary positions (no parameters),
-and an output layer that has no bias and may share the embedding.
+query-key-value and gate-up projections, an MLP or experts in each layer (those of a layer in one tensor), two
+or four norms per layer, one final norm, rotary positions (no parameters), and an output layer that has no bias and may
+share the embedding.
 """
 
 from __future__ import annotations
@@ -43,11 +44,15 @@ class _Row:
     ends: Callable[[ModelShape], tuple[End, ...]] = lambda model: ()
     is_multiplied: Callable[[ModelShape], bool] = _never
     writes_to_residual: bool = False
+    is_of_experts: bool = False
+    is_trained: bool = True
     has_vocabulary: bool = False
 
     def parameter(self, model: ModelShape, layer: int | None) -> Parameter:
         shape = self.shape(model)
         true_shape = (model.vocab_size, *shape[1:]) if self.has_vocabulary else shape
+        if self.is_of_experts:
+            true_shape = (model.moe_router_topk, *shape[1:])
         return Parameter(
             name=self.name if layer is None else in_layer(layer, self.name),
             part=self.part,
@@ -59,6 +64,9 @@ class _Row:
             ends=self.ends(model),
             num_multiplied=math.prod(true_shape) if self.is_multiplied(model) else 0,
             writes_to_residual=self.writes_to_residual,
+            num_experts=shape[0] if self.is_of_experts else None,
+            num_chosen=model.moe_router_topk if self.is_of_experts else None,
+            is_trained=self.is_trained,
             num_true_rows=model.vocab_size if self.has_vocabulary else None,
         )
 
@@ -120,6 +128,7 @@ def _into_layer(
     outputs: Callable[[ModelShape], int],
     *,
     has_bias: Callable[[ModelShape], bool],
+    when: Callable[[ModelShape], bool] = _always,
     num_blocks: Callable[[ModelShape], int] = lambda model: 1,
 ) -> tuple[_Row, ...]:
     """Rows of a projection from the residual stream `[outputs, hidden]`: tensor-parallel ranks share its outputs."""
@@ -127,6 +136,7 @@ def _into_layer(
         name=f"{name}.weight",
         part=part,
         shape=lambda model: (outputs(model), model.hidden_size),
+        when=when,
         initial=lambda model: Initial(deviation=model.init_method_std),
         cut=lambda model: Cut(dim=0, num_blocks=num_blocks(model)),
         decays=True,
@@ -142,14 +152,16 @@ def _into_layer(
     return weight, bias
 
 
-def _into_residual(name: str, part: Part, inputs: Callable[[ModelShape], int]) -> tuple[_Row, ...]:
+def _into_residual(
+    name: str, part: Part, inputs: Callable[[ModelShape], int], *, when: Callable[[ModelShape], bool] = _always
+) -> tuple[_Row, ...]:
     """Rows of a projection into the residual stream `[hidden, inputs]`: tensor-parallel ranks share its inputs."""
     weight = _Row(
         name=f"{name}.weight",
         part=part,
         shape=lambda model: (model.hidden_size, inputs(model)),
-        # GPT-2's scaling: two projections of every layer add to the residual stream.
-        initial=lambda model: Initial(deviation=model.init_method_std / math.sqrt(2 * model.num_layers)),
+        when=when,
+        initial=lambda model: Initial(deviation=_deviation_into_residual(model)),
         cut=lambda model: Cut(dim=1),
         decays=True,
         is_multiplied=_always,
@@ -159,10 +171,65 @@ def _into_residual(name: str, part: Part, inputs: Callable[[ModelShape], int]) -
         name=f"{name}.bias",
         part=part,
         shape=lambda model: (model.hidden_size,),
-        when=lambda model: model.add_bias_linear,
+        when=lambda model: when(model) and model.add_bias_linear,
         writes_to_residual=True,
     )
     return weight, bias
+
+
+def _of_experts() -> tuple[_Row, ...]:
+    """Rows of the experts of a layer `[experts, …]`: expert-parallel ranks share experts, others each of them."""
+
+    def row(
+        name: str,
+        width: Callable[[ModelShape], tuple[int, int]],
+        *,
+        deviation: Callable[[ModelShape], float],
+        cut: Callable[[ModelShape], Cut],
+        writes: bool,
+    ) -> _Row:
+        return _Row(
+            name=name,
+            part="experts",
+            shape=lambda model: (_num_experts(model), *width(model)),
+            initial=lambda model: Initial(deviation=deviation(model)),
+            cut=cut,
+            decays=True,
+            is_multiplied=_always,
+            is_of_experts=True,
+            writes_to_residual=writes,
+        )
+
+    return (
+        row(
+            "mlp.experts.linear_fc1.weight",
+            lambda model: (_num_blocks(model) * model.expert_width, model.hidden_size),
+            deviation=lambda model: model.init_method_std,
+            cut=lambda model: Cut(dim=1, num_blocks=_num_blocks(model)),
+            writes=False,
+        ),
+        row(
+            "mlp.experts.linear_fc2.weight",
+            lambda model: (model.hidden_size, model.expert_width),
+            deviation=_deviation_into_residual,
+            cut=lambda model: Cut(dim=2),
+            writes=True,
+        ),
+    )
+
+
+def _num_experts(model: ModelShape) -> int:
+    return model.num_moe_experts or 0
+
+
+def _num_blocks(model: ModelShape) -> int:
+    """Return the projections that the first tensor of an MLP holds: gate and up projection, or one."""
+    return 2 if model.gated else 1
+
+
+def _deviation_into_residual(model: ModelShape) -> float:
+    """Return GPT-2's scaling: two projections of every layer add to the residual stream."""
+    return model.init_method_std / math.sqrt(2 * model.num_layers)
 
 
 def _vocabulary(
@@ -186,6 +253,14 @@ def _vocabulary(
         is_multiplied=is_multiplied,
         has_vocabulary=True,
     )
+
+
+def _has_shared_experts(model: ModelShape) -> bool:
+    return model.moe_shared_expert_intermediate_size is not None
+
+
+def _shared_width(model: ModelShape) -> int:
+    return model.moe_shared_expert_intermediate_size or 0
 
 
 def _is_tied(model: ModelShape) -> bool:
@@ -216,16 +291,54 @@ _OF_LAYER = (
     *_norm_of_heads("self_attention.k_layernorm", lambda model: model.query_groups),
     *_norm("post_self_attn_layernorm", lambda model: model.hidden_size, when=_has_norms_behind),
     *_norm("pre_mlp_layernorm", lambda model: model.hidden_size, when=_has_norms_before),
+)
+_OF_MLP = (
     *_into_layer(
         "mlp.linear_fc1",
         "mlp",
-        lambda model: (2 if model.gated else 1) * model.ffn_hidden_size,
+        lambda model: _num_blocks(model) * model.ffn_hidden_size,
         has_bias=lambda model: model.add_bias_linear,
-        num_blocks=lambda model: 2 if model.gated else 1,
+        num_blocks=_num_blocks,
     ),
     *_into_residual("mlp.linear_fc2", "mlp", lambda model: model.ffn_hidden_size),
-    *_norm("post_mlp_layernorm", lambda model: model.hidden_size, when=_has_norms_behind),
 )
+_OF_EXPERTS = (
+    _Row(
+        name="mlp.router.weight",
+        part="experts",
+        shape=lambda model: (_num_experts(model), model.hidden_size),
+        initial=lambda model: Initial(deviation=model.init_method_std),
+        decays=True,
+        is_multiplied=_always,
+    ),
+    _Row(
+        name="mlp.router.expert_bias",
+        part="experts",
+        shape=lambda model: (_num_experts(model),),
+        when=lambda model: model.moe_router_enable_expert_bias,
+        is_trained=False,
+    ),
+    *_of_experts(),
+    *_into_layer(
+        "mlp.shared_experts.linear_fc1",
+        "experts",
+        lambda model: _num_blocks(model) * _shared_width(model),
+        when=_has_shared_experts,
+        has_bias=_never,
+        num_blocks=_num_blocks,
+    ),
+    *_into_residual("mlp.shared_experts.linear_fc2", "experts", _shared_width, when=_has_shared_experts),
+    _Row(
+        name="mlp.shared_experts.gate_weight",
+        part="experts",
+        shape=lambda model: (1, model.hidden_size),
+        when=lambda model: _has_shared_experts(model) and model.moe_shared_expert_gate,
+        initial=lambda model: Initial(deviation=model.init_method_std),
+        decays=True,
+        is_multiplied=_always,
+    ),
+)
+_BEHIND_MLP = _norm("post_mlp_layernorm", lambda model: model.hidden_size, when=_has_norms_behind)
 _AFTER_LAYERS = (
     *_norm("decoder.final_layernorm", lambda model: model.hidden_size, end="last"),
     _vocabulary(
@@ -258,6 +371,7 @@ def _by_name(model: ModelShape) -> Mapping[str, Parameter]:
 
 def _parameters(model: ModelShape) -> Iterator[Parameter]:
     yield from (row.parameter(model, None) for row in _BEFORE_LAYERS if row.when(model))
-    for layer in range(model.num_layers):
-        yield from (row.parameter(model, layer) for row in _OF_LAYER if row.when(model))
+    for layer, has_experts in enumerate(model.expert_layers):
+        rows = (*_OF_LAYER, *(_OF_EXPERTS if has_experts else _OF_MLP), *_BEHIND_MLP)
+        yield from (row.parameter(model, layer) for row in rows if row.when(model))
     yield from (row.parameter(model, None) for row in _AFTER_LAYERS if row.when(model))

@@ -98,6 +98,8 @@ def _with_sizes(config: Config, tensor: int, pipeline: int) -> Config:
         context_parallel_size=config.parallel.context_parallel_size,
         sequence_parallel=tensor > 1,
         micro_batch_size=config.parallel.micro_batch_size,
+        expert_model_parallel_size=config.parallel.expert_model_parallel_size,
+        expert_tensor_parallel_size=config.parallel.expert_tensor_parallel_size,
         recompute=config.parallel.recompute,
     )
     return config.model_copy(update={"parallel": parallel})

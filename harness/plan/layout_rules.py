@@ -10,7 +10,7 @@ import math
 from harness.config.batch_sizes import batch_sizes
 from harness.config.nearest import divisors, nearest, nearest_divisors, nearest_multiples, one_of
 from harness.config.schema import Config, PhaseConfig
-from harness.plan.axes import COPY_AXES, as_product, given_sizes, ranks_per_copy
+from harness.plan.axes import COPY_AXES, as_product, fewest_ranks, given_sizes, ranks_per_copy, ranks_per_experts
 
 _PROMISE = "(no layer is ever dropped to make it fit)"
 
@@ -18,8 +18,20 @@ _PROMISE = "(no layer is ever dropped to make it fit)"
 def legal_tensor_sizes(config: Config) -> list[int]:
     """Return the tensor-parallel sizes that divide heads, query groups, MLP and vocabulary."""
     model = config.model
-    whole = math.gcd(model.num_attention_heads, model.query_groups, model.ffn_hidden_size, model.padded_vocab_size)
+    whole = math.gcd(
+        model.num_attention_heads, model.query_groups, model.padded_vocab_size, *_mlp_widths(config).values()
+    )
     return [size for size in divisors(whole) if not _leaves_a_rank_without_tokens(config, size)]
+
+
+def _mlp_widths(config: Config) -> dict[str, int]:
+    """Return the widths of what tensor-parallel ranks share of layers beside attention: dense MLPs, shared experts."""
+    model, widths = config.model, {}
+    if not all(model.expert_layers):
+        widths["ffn_hidden_size"] = model.ffn_hidden_size
+    if model.moe_shared_expert_intermediate_size is not None:
+        widths["moe_shared_expert_intermediate_size"] = model.moe_shared_expert_intermediate_size
+    return widths
 
 
 def _leaves_a_rank_without_tokens(config: Config, tensor_size: int) -> bool:
@@ -55,7 +67,7 @@ def tensor_problems(config: Config) -> list[str]:
     numbers = {
         "num_attention_heads": model.num_attention_heads,
         **({"num_query_groups": model.num_query_groups} if model.num_query_groups else {}),
-        "ffn_hidden_size": model.ffn_hidden_size,
+        **_mlp_widths(config),
         "padded vocabulary size": model.padded_vocab_size,
     }
     problems = [
@@ -69,6 +81,50 @@ def tensor_problems(config: Config) -> list[str]:
             f"{size} tensor-parallel ranks without a single token: {advice}, or a smaller vocab_size_multiple_of"
         )
     return problems
+
+
+def expert_problems(config: Config, world_size: int) -> list[str]:
+    """Check that ranks share experts evenly, that they divide each, and that every expert is on some rank."""
+    model, parallel = config.model, config.parallel
+    sizes = given_sizes(config)
+    experts, each = sizes["expert_model_parallel_size"], sizes["expert_tensor_parallel_size"]
+    if model.num_moe_experts is None:
+        given = [key for key in ("expert_model_parallel_size", "expert_tensor_parallel_size") if sizes[key] > 1]
+        return [f"{key} {sizes[key]} needs model.num_moe_experts: give that, or leave this out" for key in given]
+    problems = []
+    if model.num_moe_experts % experts:
+        problems.append(
+            f"num_moe_experts {model.num_moe_experts} is not divisible by expert_model_parallel_size {experts}: use "
+            f"{one_of(nearest_divisors(model.num_moe_experts, experts))}"
+        )
+    if model.expert_width % each:
+        problems.append(
+            f"moe_ffn_hidden_size {model.expert_width} is not divisible by expert_tensor_parallel_size {each}: use "
+            f"{one_of(nearest_divisors(model.expert_width, each))}"
+        )
+    tensor = parallel.tensor_model_parallel_size
+    if tensor > 1 and not parallel.sequence_parallel:
+        problems.append(
+            f"experts with tensor_model_parallel_size {tensor} need sequence_parallel: true, or every rank of the "
+            "group would send the same tokens to them"
+        )
+    return problems + _shared_out_problems(config, world_size)
+
+
+def _shared_out_problems(config: Config, world_size: int) -> list[str]:
+    """Check that the ranks of a pipeline stage hold whole copies of its experts."""
+    num_stages, needed = config.parallel.pipeline_model_parallel_size, ranks_per_experts(config)
+    if world_size % num_stages or world_size % ranks_per_copy(config) or world_size // num_stages % needed == 0:
+        return []
+    stage, sizes = world_size // num_stages, given_sizes(config)
+    experts, each = sizes["expert_model_parallel_size"], sizes["expert_tensor_parallel_size"]
+    legal = [size for size in divisors(config.model.num_moe_experts or 1) if stage % (size * each) == 0]
+    advice = f"use expert_model_parallel_size {one_of(nearest(legal, experts))}, or " if legal else ""
+    return [
+        f"{stage} ranks of a pipeline stage cannot hold whole copies of the experts, which take "
+        f"expert_model_parallel_size {experts} x expert_tensor_parallel_size {each} = {needed} ranks: {advice}"
+        f"start {one_of(nearest_multiples(fewest_ranks(config), world_size))} ranks"
+    ]
 
 
 def pipeline_problems(config: Config) -> list[str]:

@@ -10,14 +10,15 @@ from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.plan import layout_rules
-from harness.plan.axes import AXES, RANK_AXES, Axis, given_sizes, ranks_per_copy
+from harness.plan.axes import AXES, RANK_AXES, Axis, fewest_ranks, given_sizes, ranks_per_copy
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
     """Sizes of the process grid.
 
-    `virtual_pipeline` is the number of model chunks per pipeline rank (1: not interleaved).
+    `virtual_pipeline` is the number of model chunks per pipeline rank (1: not interleaved). `expert` and
+    `expert_tensor` divide the ranks of a pipeline stage anew, for its experts.
     """
 
     tensor: int
@@ -25,6 +26,13 @@ class Layout:
     virtual_pipeline: int
     context: int
     data: int
+    expert: int = 1
+    expert_tensor: int = 1
+
+    @property
+    def expert_data(self) -> int:
+        """Copies of the experts."""
+        return self.tensor * self.context * self.data // (self.expert * self.expert_tensor)
 
     @property
     def world_size(self) -> int:
@@ -82,6 +90,7 @@ def layout_problems(config: Config, world_size: int) -> list[str]:
     return [
         *layout_rules.world_size_problems(config, world_size),
         *layout_rules.tensor_problems(config),
+        *layout_rules.expert_problems(config, world_size),
         *layout_rules.pipeline_problems(config),
         *layout_rules.sequence_problems(config),
         *layout_rules.batch_problems(config, world_size),
@@ -89,8 +98,9 @@ def layout_problems(config: Config, world_size: int) -> list[str]:
 
 
 def smallest_world_size(config: Config) -> int:
-    """Return the ranks that the parallel section needs: one copy of the model, or `data_parallel_size` of them."""
-    return ranks_per_copy(config) * (config.parallel.data_parallel_size or 1)
+    """Return the ranks that the parallel section needs: `data_parallel_size` copies, or as few as hold every expert."""
+    copies = config.parallel.data_parallel_size
+    return fewest_ranks(config) if copies is None else ranks_per_copy(config) * copies
 
 
 def layers_per_stage(config: Config) -> tuple[tuple[int, ...], ...]:

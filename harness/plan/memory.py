@@ -1,9 +1,10 @@
 """Estimate of the memory that a rank needs, part by part, in bytes.
 
-Counted: weights; fp32 main gradients; optimizer state, shared out over data- and context-parallel ranks; activations
-that backward needs, for all micro-batches in flight; logits of one micro-batch; and what backward makes for a moment
-(see `harness.plan.working_memory`). Not counted: CUDA context and communication buffers, the allocator's fragments,
-workspaces of libraries, checkpoints being written. Leave about a tenth of the device free for them.
+Counted: weights; fp32 main gradients; optimizer state, shared out over data- and context-parallel ranks, that of
+experts over the copies of them; activations that backward needs, for all micro-batches in flight; logits of one
+micro-batch; and what backward makes for a moment (see `harness.plan.working_memory`). Not counted: CUDA context and
+communication buffers, the allocator's fragments, workspaces of libraries, checkpoints being written. Leave about a
+tenth of the device free for them.
 """
 
 from __future__ import annotations
@@ -66,14 +67,22 @@ def estimate_memory(config: Config, layout: Layout) -> tuple[MemoryEstimate, ...
 def _estimates(config: Config, layout: Layout, ranks: Sequence[int]) -> tuple[MemoryEstimate, ...]:
     value_bytes = 2 if config.precision.dtype == "bf16" else 4
     state_bytes = config.optimizer.kind.state_bytes(config.precision.dtype)
-    held = [parameters.total for parameters in stage_parameters(config.model, layout, layers_per_stage(config))]
+    held = stage_parameters(config.model, layout, layers_per_stage(config))
     return tuple(
         MemoryEstimate(
             pipeline_rank=rank,
-            weights_bytes=value_bytes * held[rank],
-            gradients_bytes=4 * held[rank],
-            optimizer_bytes=-(-state_bytes * held[rank] // (layout.data * layout.context)),
+            weights_bytes=value_bytes * held[rank].total,
+            gradients_bytes=4 * held[rank].total,
+            optimizer_bytes=_shared_out(
+                state_bytes * (held[rank].split + held[rank].replicated), layout.data * layout.context
+            )
+            + _shared_out(state_bytes * held[rank].experts, layout.expert_data),
             **vars(working_memory(config, layout, rank)),
         )
         for rank in ranks
     )
+
+
+def _shared_out(num_bytes: int, num_ranks: int) -> int:
+    """Return the share of one of these ranks, rounded up."""
+    return -(-num_bytes // num_ranks)

@@ -19,19 +19,26 @@ class ParameterCount:
     embedding: int
     attention_per_layer: int
     mlp_per_layer: int
+    """MLP of a dense layer; 0 where every layer has experts."""
+    experts_per_layer: int
+    """Router, experts and shared experts of a layer with experts; 0 where none has."""
     norms_per_layer: int
     num_layers: int
+    num_expert_layers: int
     output: int
     """Output layer; 0 where it shares the embedding."""
     total: int
     """Parameters of the model as one publishes it."""
+    active: int
+    """Parameters that one token meets: of the experts of a layer those that are chosen."""
     padding: int
     """Parameters of the padded rows of embedding and output layer, which never learn."""
 
     @property
     def per_layer(self) -> int:
-        """Parameters of one transformer layer."""
-        return self.attention_per_layer + self.mlp_per_layer + self.norms_per_layer
+        """Parameters of one transformer layer: a dense one, or one with experts where there is no other."""
+        of_mlp = self.experts_per_layer if self.num_expert_layers == self.num_layers else self.mlp_per_layer
+        return self.attention_per_layer + of_mlp + self.norms_per_layer
 
     @property
     def padded_total(self) -> int:
@@ -47,28 +54,36 @@ class RankParameters:
     """Share of what tensor parallelism splits; over all ranks the whole."""
     replicated: int
     """Parameters that every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
+    experts: int = 0
+    """Share of what expert-parallel ranks and those that share each expert divide; over all of them the whole."""
 
     @property
     def total(self) -> int:
         """All of them."""
-        return self.split + self.replicated
+        return self.split + self.replicated + self.experts
 
 
 def count_parameters(model: ModelConfig) -> ParameterCount:
     """Count the parameters of a model by its parts."""
-    table = parameter_table(model)
+    table = [parameter for parameter in parameter_table(model) if parameter.is_trained]
 
     def number(part: str, layer: int | None) -> int:
         return sum(parameter.num_true for parameter in table if (parameter.part, parameter.layer) == (part, layer))
 
+    def number_in_first(part: str, *, with_experts: bool) -> int:
+        return number(part, model.expert_layers.index(with_experts)) if with_experts in model.expert_layers else 0
+
     return ParameterCount(
         embedding=number("embedding", None),
         attention_per_layer=number("attention", 0),
-        mlp_per_layer=number("mlp", 0),
+        mlp_per_layer=number_in_first("mlp", with_experts=False),
+        experts_per_layer=number_in_first("experts", with_experts=True),
         norms_per_layer=number("norm", 0),
         num_layers=model.num_layers,
+        num_expert_layers=sum(model.expert_layers),
         output=number("output", None),
         total=sum(parameter.num_true for parameter in table),
+        active=sum(parameter.num_active for parameter in table),
         padding=sum(parameter.size - parameter.num_true for parameter in table),
     )
 
@@ -93,6 +108,7 @@ def stage_parameters(
         RankParameters(
             split=sum(sizes.split // layout.tensor for sizes in stage),
             replicated=sum(sizes.replicated for sizes in stage),
+            experts=sum(sizes.experts // (layout.expert * layout.expert_tensor) for sizes in stage),
         )
         for stage in held
     )
@@ -129,8 +145,10 @@ def _places(model: ModelConfig) -> _Places:
 
 
 def _sizes(parameters: Iterable[Parameter]) -> RankParameters:
-    sizes = [(parameter.size, parameter.cut is None) for parameter in parameters]
+    trained = [parameter for parameter in parameters if parameter.is_trained]
+    dense = [parameter for parameter in trained if parameter.num_experts is None]
     return RankParameters(
-        split=sum(size for size, is_whole in sizes if not is_whole),
-        replicated=sum(size for size, is_whole in sizes if is_whole),
+        split=sum(parameter.size for parameter in dense if parameter.cut is not None),
+        replicated=sum(parameter.size for parameter in dense if parameter.cut is None),
+        experts=sum(parameter.size for parameter in trained if parameter.num_experts is not None),
     )

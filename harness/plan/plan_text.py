@@ -182,16 +182,44 @@ def _sections(config: Config, record: dict[str, Any], plan: Plan) -> list[tuple[
     return sections
 
 
+def _expert_ranks(layout: dict[str, Any]) -> list[Row]:
+    experts, each = layout["expert_model_parallel_size"], layout["expert_tensor_parallel_size"]
+    if experts * each == 1:
+        return []
+    copies = layout["world_size"] // (layout["pipeline_model_parallel_size"] * experts * each)
+    return [("of a stage", f"{experts} share the experts of a layer x {each} share each x {copies} copies")]
+
+
+def _layer_rows(config: Config, model: dict[str, Any]) -> list[Row]:
+    num_dense, num_expert = model["num_layers"] - model["num_expert_layers"], model["num_expert_layers"]
+    attention = f"attention {model['attention_per_layer']:,}"
+    rows = []
+    if num_dense:
+        dense = f"{attention}, MLP {model['mlp_per_layer']:,}"
+        rows.append(("per layer", f"{model['per_layer']:,} x {num_dense} layers ({dense})"))
+    if num_expert:
+        settings = config.model
+        per_layer = model["per_layer"] - (model["mlp_per_layer"] if num_dense else model["experts_per_layer"])
+        experts = f"{attention}, experts {model['experts_per_layer']:,}"
+        name = "per layer with experts" if num_dense else "per layer"
+        rows.append((name, f"{per_layer + model['experts_per_layer']:,} x {num_expert} layers ({experts})"))
+        shared = ", and shared ones" if settings.moe_shared_expert_intermediate_size else ""
+        rows.append(
+            (
+                "experts",
+                f"{settings.moe_router_topk} of {settings.num_moe_experts} compute a token{shared}: "
+                f"{model['num_active_parameters']:,} active parameters ({short(model['num_active_parameters'])})",
+            )
+        )
+    return rows
+
+
 def _model_rows(config: Config, model: dict[str, Any]) -> list[Row]:
     padding = model["num_parameters_padded"] - model["num_parameters"]
     return [
         ("parameters", f"{model['num_parameters']:,} ({short(model['num_parameters'])})"),
         ("embedding", f"{model['embedding']:,}" + ("" if model["output"] else ", shared with the output layer")),
-        (
-            "per layer",
-            f"{model['per_layer']:,} x {model['num_layers']} layers "
-            f"(attention {model['attention_per_layer']:,}, MLP {model['mlp_per_layer']:,})",
-        ),
+        *_layer_rows(config, model),
         (
             "vocabulary",
             f"{model['vocab_size']:,}, padded to {model['padded_vocab_size']:,} ({padding:,} padding parameters)",
@@ -204,6 +232,7 @@ def _layout_rows(parallel: ParallelConfig, layout: dict[str, Any]) -> list[Row]:
     chunks = layout["virtual_pipeline_model_parallel_size"]
     rows = [
         ("ranks", f"{layout['world_size']} = {as_product(layout)}"),
+        *_expert_ranks(layout),
         ("layers per stage", " | ".join(" ".join(map(str, chunk)) for chunk in layout["layers_per_stage"])),
         ("sequence parallel", "yes" if parallel.sequence_parallel else "no"),
         ("recompute", parallel.recompute),

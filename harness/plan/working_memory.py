@@ -10,6 +10,8 @@ groups of size d, f MLP width):
     3*f                  gate, up projection and activation (2*f if not gated)
     a, and 2             fp32 numbers: the sum of each row of the softmax, and the root of each norm (LayerNorm: 4)
 
+A layer with experts keeps other things in the place of the MLP's: see `harness.plan.expert_memory`.
+
 Selective recomputation computes the inputs of the projections behind norms (2*h; none with norms behind) and behind the
 activation (f) again.
 
@@ -21,13 +23,14 @@ format of the weights, before it is added to the fp32 gradients. `harness.trace`
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from harness.config.model import ModelConfig
 from harness.config.schema import Config, PhaseConfig
 from harness.parameters.names import EMBEDDING, OUTPUT, in_layer
 from harness.parameters.table import find_parameter, parameter_table
+from harness.plan.expert_memory import ExpertLayer
 from harness.plan.layouts import Layout, layers_per_stage
 
 _FP32_BYTES = 4
@@ -88,10 +91,35 @@ class _Step:
         self._numbers_of_norm = 2 if model.normalization == "LayerNorm" else 1
         self._recompute = parallel.recompute
         num_microbatches = max(1, phase.global_batch_size // (parallel.micro_batch_size * layout.data))
-        self._in_flight = layers_in_flight(layout, layers_per_stage(config), rank, num_microbatches)
+        stages = layers_per_stage(config)
+        self._in_flight = layers_in_flight(layout, stages, rank, num_microbatches)
+        self._own_kinds = _kinds_of_layers(model, stages, rank)
+        self._experts = ExpertLayer(
+            model=model,
+            layout=layout,
+            value_bytes=self._value_bytes,
+            own_tokens=self._tokens // (layout.tensor if self._gathers else 1),
+            all_tokens=self._tokens,
+        )
 
     def moments(self) -> Iterator[WorkingMemory]:
         """Yield the moments at which memory may be at its peak: in the last layer's MLP, and in the output layer."""
+        yield from self._moments_of_experts() if self._own_kinds[-1] else self._moments_of_mlp()
+        if self._is_last:
+            kept = self._between_layers() + self._behind_layers()
+            logits = self._bytes(self._model.padded_vocab_size // self._layout.tensor)
+            yield self._moment(kept, numbers=self._given(), weight=self._output_name(), logits=logits)
+
+    def _moments_of_experts(self) -> Iterator[WorkingMemory]:
+        for made, freed in self._experts.moments(recomputes=self._recompute == "selective"):
+            moment = self._moment(self._in_layers() - freed, numbers=self._stream)
+            yield replace(moment, temporary_bytes=moment.temporary_bytes + made)
+
+    def _given(self) -> int:
+        """Return the numbers of the gradient that a projection from the stream gives, gathered and scattered."""
+        return self._model.hidden_size + (self._stream if self._gathers else 0)
+
+    def _moments_of_mlp(self) -> Iterator[WorkingMemory]:
         hidden, stream = self._model.hidden_size, self._stream
         first, second = self._width(_FIRST_OF_MLP), self._width(_SECOND_OF_MLP)
         kept = self._in_layers()
@@ -103,12 +131,8 @@ class _Step:
         yield self._moment(kept, numbers=stream + second + gathered + activated, weight=_SECOND_OF_MLP)
         kept -= self._bytes(0 if again else second)
         yield self._moment(kept, numbers=stream + second + first)
-        given = hidden + (stream if self._gathers else 0)
-        yield self._moment(kept - self._bytes(first), numbers=stream + first + given + normed, weight=_FIRST_OF_MLP)
-        if self._is_last:
-            kept = self._between_layers() + self._behind_layers()
-            logits = self._bytes(self._model.padded_vocab_size // self._layout.tensor)
-            yield self._moment(kept, numbers=given, weight=self._output_name(), logits=logits)
+        numbers = stream + first + self._given() + normed
+        yield self._moment(kept - self._bytes(first), numbers=numbers, weight=_FIRST_OF_MLP)
 
     def _moment(
         self, activations_bytes: int, *, numbers: int, weight: str | None = None, logits: int = 0
@@ -139,29 +163,36 @@ class _Step:
         if self._recompute != "full":
             return self._between_layers()
         # The layer that is computed again has all of it for a moment, and its output.
-        return self._between_layers() + self._of_layer()
+        return self._between_layers() + self._of_layer(has_experts=self._own_kinds[-1])
 
     def _between_layers(self) -> int:
         """Return the bytes kept between the passes of two layers."""
         if self._recompute == "full":
             return self._in_flight * self._bytes(self._stream)
-        return self._in_flight * self._of_layer()
+        num_experts = sum(self._own_kinds)
+        of_all = num_experts * self._of_layer(has_experts=True) if num_experts else 0
+        if num_dense := len(self._own_kinds) - num_experts:
+            of_all += num_dense * self._of_layer(has_experts=False)
+        return self._in_flight * of_all // len(self._own_kinds)
 
-    def _of_layer(self) -> int:
+    def _of_layer(self, *, has_experts: bool) -> int:
         """Return the bytes kept of one layer."""
         tensor = self._layout.tensor
         heads, groups = self._model.num_attention_heads, self._model.query_groups
         has_norms_before = self._model.norm_placement != "behind"
         num_norms = 4 if self._model.norm_placement == "around" else 2
         # Each half keeps the input of its first projection, and the input of each of its norms.
-        numbers = (2 + num_norms) * self._stream + _numbers_inside(self._model) // tensor
+        numbers = (2 + num_norms) * self._stream + _numbers_inside(self._model, has_experts) // tensor
         numbers += _beside_normed_heads(self._model) // tensor
-        if self._recompute == "selective":
-            numbers -= 2 * self._stream * has_norms_before + self._width(_SECOND_OF_MLP)
+        recomputes = self._recompute == "selective"
+        if recomputes:
+            numbers -= 2 * self._stream * has_norms_before + (0 if has_experts else self._width(_SECOND_OF_MLP))
+        of_experts = self._experts.kept_bytes(recomputes=recomputes) if has_experts else 0
         rows = heads // tensor
         if self._model.qk_layernorm:
             rows += self._numbers_of_norm * (heads + groups) // tensor if self._model.norms_each_head else 2
-        return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + num_norms * self._norm_bytes()
+        of_norms = num_norms * self._norm_bytes()
+        return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + of_norms + of_experts
 
     def _behind_layers(self) -> int:
         """Return the bytes kept of the final norm: its input and its output."""
@@ -176,12 +207,12 @@ class _Step:
 
     def _width(self, name: str) -> int:
         """Return the width on this rank of what a projection gives to the next one, or takes from the one before."""
-        parameter = find_parameter(in_layer(0, name), self._model)
+        parameter = find_parameter(in_layer(_first_dense(self._model), name), self._model)
         assert parameter.cut is not None, f"tensor-parallel ranks share {name}"
         return parameter.shape[parameter.cut.dim] // self._layout.tensor
 
     def _weight_numbers(self, name: str) -> int:
-        whole = name if name in (OUTPUT, EMBEDDING) else in_layer(0, name)
+        whole = name if name in (OUTPUT, EMBEDDING) else in_layer(_first_dense(self._model), name)
         return find_parameter(whole, self._model).size // self._layout.tensor
 
     def _bytes(self, numbers: int) -> int:
@@ -190,16 +221,35 @@ class _Step:
 
 
 @lru_cache(maxsize=_NUM_REMEMBERED)
-def _numbers_inside(model: ModelConfig) -> int:
+def _numbers_inside(model: ModelConfig, has_experts: bool) -> int:
     """Return the numbers per token between the projections of a layer: the first of each half gives, the last takes.
 
-    These are the dimensions over which tensor-parallel ranks share the weights.
+    These are the dimensions over which tensor-parallel ranks share the weights. Those of experts are counted elsewhere.
     """
+    layer = model.expert_layers.index(has_experts)
     return sum(
         parameter.shape[parameter.cut.dim]
         for parameter in parameter_table(model)
-        if parameter.layer == 0 and parameter.cut is not None and parameter.num_multiplied
+        if parameter.layer == layer
+        and parameter.cut is not None
+        and parameter.num_multiplied
+        and parameter.part != "experts"
     )
+
+
+def _first_dense(model: ModelConfig) -> int:
+    return model.expert_layers.index(False)
+
+
+def _kinds_of_layers(model: ModelConfig, stages: tuple[tuple[int, ...], ...], rank: int) -> tuple[bool, ...]:
+    """Return whether each layer of a pipeline rank has experts, in the order in which a token passes them."""
+    kinds: list[bool] = []
+    first = 0
+    for chunk in stages:
+        begin = first + sum(chunk[:rank])
+        kinds += model.expert_layers[begin : begin + chunk[rank]]
+        first += sum(chunk)
+    return tuple(kinds)
 
 
 def _beside_normed_heads(model: ModelConfig) -> int:
