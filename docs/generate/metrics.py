@@ -25,6 +25,7 @@ A rollback rewinds the line of steps: a step may have several lines, and the las
 _GROUPS = {
     "train": "Training loss and tokens",
     "valid": "Held-out loss",
+    "experts": "Experts",
     "optim": "Optimizer",
     "data": "Data",
     "perf": "Speed and memory",

@@ -1,7 +1,8 @@
 """Initial weights that depend on the seed and the parameter, not on how the model is cut over ranks.
 
 Every parameter is drawn whole, from a generator seeded by (seed, name of the parameter in the whole model), and each
-rank keeps its part. Drawing more than is kept costs seconds once, and gives equal losses under every layout.
+rank keeps its part; one of experts is drawn expert by expert. Drawing more than is kept costs seconds once, and gives
+equal losses under every layout.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import torch
 import xxhash
 
 from harness.config.model import ModelConfig
-from harness.parallel.ranks import Place
+from harness.parallel.ranks import Place, Ranks
 from harness.parameters.names import EMBEDDING, OUTPUT, in_layer, split_layer
-from harness.parameters.parameter import Cut
+from harness.parameters.parameter import Cut, Parameter
 from harness.parameters.table import find_parameter
 
 
@@ -31,7 +32,7 @@ def whole_name(name: str, first_layer: int, model: ModelConfig) -> str:
 
 
 def part_of(whole: torch.Tensor, cut: Cut | None, tp: Place) -> torch.Tensor:
-    """The part of a whole parameter that one tensor-parallel rank holds."""
+    """The part of a whole parameter that one of the ranks that share it holds."""
     if cut is None or tp.size == 1:
         return whole
     blocks = whole.chunk(cut.num_blocks, dim=cut.dim)
@@ -40,9 +41,9 @@ def part_of(whole: torch.Tensor, cut: Cut | None, tp: Place) -> torch.Tensor:
 
 @torch.no_grad()
 def fill(
-    parameters: Iterable[tuple[str, torch.Tensor]], model: ModelConfig, *, seed: int, first_layer: int, tp: Place
+    parameters: Iterable[tuple[str, torch.Tensor]], model: ModelConfig, *, seed: int, first_layer: int, ranks: Ranks
 ) -> None:
-    """Fill the parameters of one model chunk (its `named_parameters()`) in place.
+    """Fill the parameters of one model chunk (its `named_parameters()`) in place, with the part of this rank.
 
     `first_layer` is the number of the chunk's first layer in the whole model, from 0.
     """
@@ -52,13 +53,28 @@ def fill(
         if initial.deviation == 0.0:
             tensor.fill_(initial.mean)
             continue
-        generator = torch.Generator(device=tensor.device)
-        generator.manual_seed(xxhash.xxh3_64_intdigest(f"{seed}/{parameter.name}".encode()) >> 1)
-        whole = torch.zeros(parameter.shape, dtype=torch.float32, device=tensor.device)
-        # Only true tokens are drawn, so that padding the vocabulary changes nothing but rows of zeros.
-        whole[: parameter.num_true_rows].normal_(initial.mean, initial.deviation, generator=generator)
-        own = part_of(whole, parameter.cut, tp)
+        if parameter.num_experts is None:
+            own = part_of(_drawn(parameter, seed, tensor.device), parameter.cut, ranks.tp)
+        else:
+            num_own = parameter.num_experts // ranks.ep.size
+            experts = range(ranks.ep.rank * num_own, (ranks.ep.rank + 1) * num_own)
+            drawn = (_drawn(parameter, seed, tensor.device, expert=expert) for expert in experts)
+            own = torch.cat([part_of(each, parameter.cut, ranks.etp) for each in drawn])
         assert own.shape == tensor.shape, (
             f"{local_name} has the shape {list(tensor.shape)}, the table {list(own.shape)}"
         )
         tensor.copy_(own)
+
+
+def _drawn(parameter: Parameter, seed: int, device: torch.device, *, expert: int | None = None) -> torch.Tensor:
+    """Draw a whole parameter, or one expert of it: `[1, …]`, fp32."""
+    name, shape = parameter.name, parameter.shape
+    if expert is not None:
+        name, shape = f"{name}/{expert}", (1, *shape[1:])
+    generator = torch.Generator(device=device)
+    generator.manual_seed(xxhash.xxh3_64_intdigest(f"{seed}/{name}".encode()) >> 1)
+    whole = torch.zeros(shape, dtype=torch.float32, device=device)
+    # Only true tokens are drawn, so that padding the vocabulary changes nothing but rows of zeros.
+    initial = parameter.initial
+    whole[: parameter.num_true_rows].normal_(initial.mean, initial.deviation, generator=generator)
+    return whole

@@ -16,6 +16,7 @@ from harness.model import initial_weights, weight_gradient
 from harness.model.attention import Documents
 from harness.model.block.mcore import block_spec, settle_layers
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
+from harness.model.experts.mcore import expert_settings
 from harness.model.kernels.launch import require_compiler
 from harness.model.rotary import Rotation
 from harness.parallel import cpu
@@ -112,7 +113,7 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
         chunk = _chunk(config, transformer, ranks, stage, device).to(device)
         first_layer = get_transformer_layer_offset(transformer, vp_stage=stage)
         initial_weights.fill(
-            chunk.named_parameters(), config.model, seed=config.run.seed, first_layer=first_layer, tp=ranks.tp
+            chunk.named_parameters(), config.model, seed=config.run.seed, first_layer=first_layer, ranks=ranks
         )
         _mark(chunk, config.model, ranks, first_layer)
         chunks.append(chunk)
@@ -165,6 +166,7 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         bias_dropout_fusion=False,
         # The name stands for "the layer specification brings an activation": ours, see harness.model.activation.
         use_te_activation_func=True,
+        **expert_settings(model),
         **megatron_sizes(plan.layout),
         **_communication(interleaved=plan.layout.virtual_pipeline > 1, on_gpu=on_gpu),
         **_recompute(parallel.recompute),
@@ -240,8 +242,12 @@ def _mark(chunk: LanguageModel, model: ModelConfig, ranks: Ranks, first_layer: i
         tensor.whole_name = initial_weights.whole_name(name, first_layer, model)
         parameter = find_parameter(tensor.whole_name, model)
         tensor.has_no_weight_decay = not parameter.decays
-        if parameter.cut is not None and ranks.tp.size > 1 and not hasattr(tensor, "tensor_model_parallel"):
+        # Of experts, every rank has other ones, or other numbers of them.
+        is_shared = parameter.num_experts is not None or (parameter.cut is not None and ranks.tp.size > 1)
+        if is_shared and parameter.cut is not None and not hasattr(tensor, "tensor_model_parallel"):
             layers.set_tensor_model_parallel_attributes(tensor, is_parallel=True, dim=parameter.cut.dim, stride=1)
+    for name, tensor in chunk.named_buffers():
+        tensor.whole_name = initial_weights.whole_name(name, first_layer, model)
 
 
 def _overlaps(ranks: Ranks, device: torch.device) -> bool:

@@ -34,7 +34,11 @@ class _InertStream:
     def synchronize(self, *_others: object) -> None:
         """Do nothing: a CPU has no streams."""
 
-    wait_stream = wait_event = record_event = synchronize
+    wait = wait_stream = wait_event = synchronize
+
+    def record_event(self, *_others: object) -> _InertStream:
+        """Return an event, which is as inert."""
+        return self
 
 
 class _StandsInForCuda(TorchFunctionMode):

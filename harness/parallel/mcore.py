@@ -72,6 +72,8 @@ def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_me
         pp=_place(parallel_state.get_pipeline_model_parallel_group()),
         dp=_place(parallel_state.get_data_parallel_group()),
         cp=_place(parallel_state.get_context_parallel_group()),
+        ep=_place(parallel_state.get_expert_model_parallel_group()),
+        etp=_place(parallel_state.get_expert_tensor_parallel_group()),
     )
 
 
@@ -93,6 +95,9 @@ def groups_by_kind() -> dict[str, dist.ProcessGroup]:
         "pipeline": parallel_state.get_pipeline_model_parallel_group(),
         "context": parallel_state.get_context_parallel_group(),
         "data": parallel_state.get_data_parallel_group(),
+        "expert": parallel_state.get_expert_model_parallel_group(),
+        "expert tensor": parallel_state.get_expert_tensor_parallel_group(),
+        "expert data": parallel_state.get_expert_data_parallel_group(),
     }
     assert dist.group.WORLD is not None, "the groups were started"
     return {"world": dist.group.WORLD} | {kind: group for kind, group in kinds.items() if group.size() > 1}
@@ -103,6 +108,7 @@ def replica_groups() -> dict[Replicas, dist.ProcessGroup]:
     groups: dict[Replicas, dist.ProcessGroup | None] = {
         "data": parallel_state.get_data_parallel_group(with_context_parallel=True),
         "tensor": parallel_state.get_tensor_model_parallel_group(),
+        "expert data": parallel_state.get_expert_data_parallel_group(),
         "ends": parallel_state.get_embedding_group(check_initialized=False),  # None between the ends
     }
     return {kind: group for kind, group in groups.items() if group is not None and group.size() > 1}

@@ -73,6 +73,16 @@ CHANGES = (
         why="Only apex's kernel adds weight gradients within the product; torch's product does so too on a GPU.",
     ),
     Change(
+        owner="megatron.core.transformer.moe.token_dispatcher",
+        names=(
+            "all_to_all",
+            "gather_from_sequence_parallel_region",
+            "reduce_scatter_to_sequence_parallel_region",
+        ),
+        made_in="harness.model.experts.mcore",
+        why="They hand over sizes as tensors, or unequal ones, and gloo takes neither.",
+    ),
+    Change(
         owner="megatron.core.optimizer",
         names=("Adam", "USING_PYTORCH_OPTIMIZER"),
         made_in="harness.optim.mcore",

@@ -25,13 +25,17 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranks:
-    """This process's place in the world and in the tensor, pipeline, data and context parallel groups."""
+    """This process's place in the world and in the parallel groups: tensor, pipeline, data, context, expert."""
 
     world: Place
     tp: Place
     pp: Place
     dp: Place
     cp: Place
+    ep: Place = Place(rank=0, size=1)
+    """Among the ranks that share the experts of a layer."""
+    etp: Place = Place(rank=0, size=1)
+    """Among the ranks that share each expert."""
 
     @property
     def is_writer(self) -> bool:

@@ -46,12 +46,14 @@ class StepRecord:
     positions: tuple[tuple[int, int], ...] = ()
     """Positions of the step's samples in the run's sample order, as rising half-open ranges. Empty in lines of versions
     that did not write them."""
+    experts_by_layer: tuple[tuple[float, float], ...] = ()
+    """Largest load and dead share of each layer with experts (`harness.run.metric_names.EXPERTS_BY_LAYER`)."""
     values: Mapping[str, float]
     """Metrics by name (`harness.run.metric_names`). Unknown ones are absent."""
 
 
 _COUNTS = ("attempt", "step", "consumed_samples", "consumed_tokens")
-_NOT_VALUES = {names.BATCH_HASH, _NONFINITE, *StepRecord.__dataclass_fields__}
+_NOT_VALUES = {names.BATCH_HASH, names.EXPERTS_BY_LAYER, _NONFINITE, *StepRecord.__dataclass_fields__}
 
 
 def to_json_line(record: StepRecord) -> str:
@@ -67,6 +69,8 @@ def to_json_line(record: StepRecord) -> str:
     if record.positions:
         fields[_POSITIONS] = record.positions
     fields |= {name: value if math.isfinite(value) else None for name, value in record.values.items()}
+    if record.experts_by_layer:
+        fields[names.EXPERTS_BY_LAYER] = record.experts_by_layer
     fields[names.BATCH_HASH] = f"{record.batch_hash:016x}"
     if not all(map(math.isfinite, record.values.values())):
         fields[_NONFINITE] = True
@@ -89,6 +93,7 @@ def _record_of(fields: Mapping[str, Any]) -> StepRecord | None:
     """Return the record with these fields; None if one is missing, or no record has it so."""
     counts: dict[str, Any] = {name: fields.get(name) for name in _COUNTS}
     phase, digest, positions = fields.get("phase"), fields.get(names.BATCH_HASH), fields.get(_POSITIONS, [])
+    by_layer = fields.get(names.EXPERTS_BY_LAYER, [])
     values = {name: math.nan if value is None else value for name, value in fields.items() if name not in _NOT_VALUES}
     if not (
         all(map(is_count, counts.values()))
@@ -97,6 +102,7 @@ def _record_of(fields: Mapping[str, Any]) -> StepRecord | None:
         and isinstance(digest, str)
         and _HASH.fullmatch(digest)
         and _are_ranges(positions)
+        and _are_pairs(by_layer)
         and all(fields[name] is None or is_number(fields[name]) for name in values)
     ):
         return None
@@ -106,6 +112,7 @@ def _record_of(fields: Mapping[str, Any]) -> StepRecord | None:
         phase=phase,
         batch_hash=int(digest, 16),
         positions=tuple((start, stop) for start, stop in positions),
+        experts_by_layer=tuple((max_load, dead_share) for max_load, dead_share in by_layer),
         values=values,
     )
 
@@ -116,6 +123,13 @@ def _are_ranges(positions: object) -> bool:
         return False
     ends = [end for each in positions for end in each]
     return all(map(is_count, ends)) and ends == sorted(ends)
+
+
+def _are_pairs(by_layer: object) -> bool:
+    """Return whether these are pairs of numbers."""
+    return isinstance(by_layer, list) and all(
+        isinstance(each, list) and len(each) == 2 and all(map(is_number, each)) for each in by_layer
+    )
 
 
 def whole_records(path: Path) -> Iterator[StepRecord]:

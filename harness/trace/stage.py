@@ -61,6 +61,7 @@ def _take_steps(request: Request, plan: Plan, ranks: Ranks, recorder: Recorder) 
     pipeline = Pipeline(
         chunks,
         ranks,
+        settings.model,
         num_channels=len(request.config.data.channels),
         micro_batch_size=phase.micro_batch_size,
         seq_length=phase.seq_length,

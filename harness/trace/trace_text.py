@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from harness.config.schema import Config
+from harness.errors import UsageError
 from harness.plan.axes import as_product
 from harness.plan.memory import GIB
 from harness.plan.plan import Plan
@@ -37,7 +38,16 @@ class TraceText:
 
 
 def trace_for_plan(config: Config, plan: Plan) -> TraceText:
-    """Trace a plan, with a line on standard error for every stage that is done."""
+    """Trace a plan, with a line on standard error for every stage that is done.
+
+    Raises:
+        UsageError: The model has experts.
+    """
+    if config.model.num_moe_experts is not None:
+        raise UsageError(
+            "a model with experts cannot be traced: tensors without values do not say which experts tokens go to. "
+            "Leave --trace out: the plan estimates the memory"
+        )
     return TraceText(trace_plan(config, plan, show=lambda line: say(line, err=True)))
 
 

@@ -21,6 +21,7 @@ from harness.train.decide import Decision
 from harness.train.run import Run
 from harness.train.state import TrainState
 from harness.train.steps.evaluate import Evaluation
+from harness.train.steps.experts import expert_metrics, layer_loads
 from harness.train.steps.pace import compare_ranks
 from harness.train.steps.restored import resume_suspicion
 from harness.train.steps.step import StepResult, channel_losses
@@ -72,6 +73,7 @@ def record(run: Run, state: TrainState, result: StepResult, evaluation: Evaluati
             consumed_tokens=state.cursor.consumed_tokens,
             batch_hash=result.data.batch_hash,
             positions=ranges_of(result.data.positions),
+            experts_by_layer=layer_loads(result.totals.experts),
             values=_losses(run, result)
             | _speed(run, result)
             | spread
@@ -129,6 +131,10 @@ def _losses(run: Run, result: StepResult) -> dict[str, float]:
     for number, loss in channel_losses(result.totals).items():
         values[names.lm_loss_of(run.channels[number])] = loss
         values[names.tokens_of(run.channels[number])] = result.totals.num_tokens[number]
+    model = run.config.model
+    values |= expert_metrics(
+        result.totals.experts, topk=model.moe_router_topk, has_aux_loss=model.moe_aux_loss_coeff > 0
+    )
     values[names.GRAD_NORM] = result.grad_norm
     values[names.LEARNING_RATE] = result.learning_rate
     values[names.SKIPPED] = 0.0 if result.finite else 1.0

@@ -101,7 +101,7 @@ def _after_forward_and_backward(
             )
             for _ in range(num_microbatches)
         ]
-        pipeline = Pipeline(chunks, ranks, num_channels=1, micro_batch_size=samples, seq_length=length)
+        pipeline = Pipeline(chunks, ranks, config.model, num_channels=1, micro_batch_size=samples, seq_length=length)
         pipeline.forward_backward(
             batches if ranks.reads_tokens else [None] * num_microbatches,
             expected_tokens=num_microbatches * samples * length,

@@ -10,7 +10,7 @@ import torch
 
 from harness.config.model import ModelConfig
 from harness.model.initial_weights import fill, part_of, whole_name
-from harness.parallel.ranks import Place
+from harness.parallel.ranks import Place, Ranks
 from harness.parameters.names import EMBEDDING, OUTPUT
 from harness.parameters.parameter import Cut
 from harness.parameters.table import find_parameter
@@ -21,6 +21,10 @@ ONE = Place(rank=0, size=1)
 def model(**changes: Any) -> ModelConfig:
     values = {"num_layers": 4, "hidden_size": 16, "num_attention_heads": 2, "ffn_hidden_size": 24, "vocab_size": 100}
     return ModelConfig(**{**values, "add_qkv_bias": True, **changes})
+
+
+def ranks_of(tp: Place = ONE, ep: Place = ONE, etp: Place = ONE) -> Ranks:
+    return Ranks(world=ONE, tp=tp, pp=ONE, dp=ONE, cp=ONE, ep=ep, etp=etp)
 
 
 def cut_of(name: str, config: ModelConfig) -> Cut | None:
@@ -53,7 +57,7 @@ def filled(
         if cut := cut_of(name, config):
             sizes[cut.dim] //= tp.size
         parameters[name] = torch.full(sizes, math.nan)
-    fill(parameters.items(), config, seed=seed, first_layer=first_layer, tp=tp)
+    fill(parameters.items(), config, seed=seed, first_layer=first_layer, ranks=ranks_of(tp=tp))
     return parameters
 
 
@@ -110,7 +114,7 @@ def test_residual_projections_are_smaller() -> None:
     assert standard_deviation("decoder.final_layernorm.weight", model()) == 0.0
     wide = torch.full((256, 1024), math.nan)
     wide_model = model(hidden_size=1024, ffn_hidden_size=128)
-    fill([("decoder.layers.0.mlp.linear_fc1.weight", wide)], wide_model, seed=0, first_layer=0, tp=ONE)
+    fill([("decoder.layers.0.mlp.linear_fc1.weight", wide)], wide_model, seed=0, first_layer=0, ranks=ranks_of())
     assert float(wide.std()) == pytest.approx(0.02, rel=0.01)
     assert float(wide.mean()) == pytest.approx(0.0, abs=2e-4)
 
@@ -120,5 +124,5 @@ def test_padded_rows_are_zero_and_change_nothing(name: str) -> None:
     whole = filled()[name]
     assert not whole[100:].any()
     unpadded = torch.full((100, 16), math.nan)
-    fill([(name, unpadded)], model(vocab_size_multiple_of=1), seed=1, first_layer=0, tp=ONE)
+    fill([(name, unpadded)], model(vocab_size_multiple_of=1), seed=1, first_layer=0, ranks=ranks_of())
     assert torch.equal(whole[:100], unpadded)

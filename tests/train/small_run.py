@@ -62,6 +62,8 @@ class Grid(NamedTuple):
     pp: int = 1
     vp: int = 1
     dp: int = 1
+    ep: int = 1
+    etp: int | None = None
     sequence_parallel: bool = False
     first_stage: int | None = None
     micro_batch_size: int = 1
@@ -76,6 +78,8 @@ class Grid(NamedTuple):
             "pipeline_model_parallel_size": self.pp,
             "virtual_pipeline_model_parallel_size": self.vp if self.vp > 1 else None,
             "data_parallel_size": self.dp,
+            "expert_model_parallel_size": self.ep,
+            "expert_tensor_parallel_size": self.etp,
             "sequence_parallel": self.sequence_parallel,
             "num_layers_in_first_pipeline_stage": self.first_stage,
             "micro_batch_size": self.micro_batch_size,

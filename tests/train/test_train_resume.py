@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import worlds
@@ -23,9 +23,12 @@ class Stretch(NamedTuple):
     stop_at_step: int
 
 
-def launch_in_stretches(pool: Pool, corpus: Path, run_dir: Path, stretches: Sequence[Stretch]) -> None:
+def launch_in_stretches(
+    pool: Pool, corpus: Path, run_dir: Path, stretches: Sequence[Stretch], changes: Mapping[str, Any] | None = None
+) -> None:
     for number, stretch in enumerate(stretches):
-        config = small_config(corpus, stretch.grid, {"run.stop_at_step": stretch.stop_at_step, **EVALUATION})
+        stop = {"run.stop_at_step": stretch.stop_at_step}
+        config = small_config(corpus, stretch.grid, {**stop, **EVALUATION, **(changes or {})})
         launch(pool, config, run_dir, "must" if number else "never")
 
 

@@ -6,6 +6,8 @@ have the same keys, so a run may go on with the other one.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 from typing import Any
 
@@ -16,6 +18,7 @@ from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.model.activation import Activation
 from harness.model.attention import CoreAttention
+from harness.model.experts.mcore import expert_mlp
 from harness.model.layer.mcore import Layer, RotatingSelfAttention, join_layers
 from harness.model.norm import LayerNorm, RMSNorm
 from harness.model.rotary import Rotation
@@ -36,6 +39,7 @@ from megatron.core.transformer.transformer_block import (  # noqa: E402
     TransformerBlockSubmodules,
     get_num_layers_to_build,
 )
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset  # noqa: E402
 
 _OLDEST_WITH_FP8 = (8, 9)
 
@@ -76,8 +80,39 @@ def block_spec(
         "norms_heads_together": config.model.qk_layernorm and not config.model.norms_each_head,
     }
     _parts_of_mlp(layer).activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
-    num_layers = get_num_layers_to_build(transformer, vp_stage=virtual_stage)
-    return TransformerBlockSubmodules(layer_specs=[layer] * num_layers, layer_norm=norm)
+    first = get_transformer_layer_offset(transformer, vp_stage=virtual_stage)
+    behind = first + get_num_layers_to_build(transformer, vp_stage=virtual_stage)
+    with_experts = _with_experts(layer, norm, config.model)
+    layers = [with_experts if has_experts else layer for has_experts in config.model.expert_layers[first:behind]]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm)
+
+
+def _with_experts(layer: ModuleSpec, norm: type[Any], model: ModelConfig) -> ModuleSpec:
+    """Return the layer with experts in place of its MLP; itself if the model has none.
+
+    The norm in front of experts is a layer of its own, and has the name in checkpoints that it has in front of an MLP.
+    """
+    if model.num_moe_experts is None:
+        return layer
+    shared_experts = copy.copy(_parts_of_mlp(layer))
+    if model.norm_placement != "behind":
+        shared_experts.linear_fc1 = _without_norm(shared_experts.linear_fc1)
+    parts = copy.copy(layer.submodules)
+    parts.mlp = expert_mlp(model, shared_experts)
+    if model.norm_placement != "behind":
+        parts.pre_mlp_layernorm = norm
+    names = {"pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_"}
+    parts.sharded_state_dict_keys_map = {**parts.sharded_state_dict_keys_map, **names}
+    return dataclasses.replace(layer, submodules=parts)
+
+
+def _without_norm(projection: type[Any]) -> type[Any]:
+    """Return Transformer Engine's projection that does not normalize what it reads; any other as it is."""
+    if projection.__name__ != "TELayerNormColumnParallelLinear":
+        return projection
+    from megatron.core.extensions.transformer_engine import TEColumnParallelLinear
+
+    return TEColumnParallelLinear  # type: ignore[no-any-return]
 
 
 def _parts_of_mlp(layer: ModuleSpec) -> Any:  # noqa: ANN401 (Megatron's MLPSubmodules)

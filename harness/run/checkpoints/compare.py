@@ -14,7 +14,16 @@ from harness.errors import CheckpointError
 
 PARTS = "parts"
 PREFIX = "prefix"
-MAY_CHANGE = ("model.init_method_std", "model.z_loss_coefficient", "data.reset_at_document_borders")
+MAY_CHANGE = (
+    "model.init_method_std",
+    "model.z_loss_coefficient",
+    "model.moe_router_bias_update_rate",
+    "model.moe_router_load_balancing_type",
+    "model.moe_aux_loss_coeff",
+    "model.moe_z_loss_coeff",
+    "model.moe_token_dispatcher_type",
+    "data.reset_at_document_borders",
+)
 """Fields that a run may change on its way: with another value weights mean what they meant, and samples are the same
 ones. What is not here is refused."""
 _MAX_LINES_PER_LIST = 10

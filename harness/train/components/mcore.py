@@ -1,9 +1,10 @@
 """Runs a step's micro-batches through megatron-core's pipeline schedule, and reduces losses, token counts and flags.
 
 One reduction over all ranks carries the loss sum and the token count of every channel together with the ranks' flags
-(a command is waiting, a signal arrived). It takes the place of the reduction with which Megatron counts tokens.
+(a command is waiting, a signal arrived) and what routers counted. It takes the place of the reductions with which
+Megatron counts tokens.
 
-Shapes: B micro batch, S sequence, C channels.
+Shapes: B micro batch, S sequence, C channels, X numbers of routers (see `harness.model.experts.tally`).
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any
 
 import torch
 
+from harness.config.model import ModelConfig
 from harness.data.batch import Batch
 from harness.model.attention import Documents
 from harness.model.context import own_part
+from harness.model.experts.mcore import tallies_in
+from harness.model.experts.tally import RowSums, Tallies
 from harness.model.loss import by_channel, per_sample_sums
 from harness.parallel import collectives, cpu
 from harness.parallel.ranks import Ranks
@@ -38,6 +42,8 @@ class Totals:
     """Tokens that counted, by channel."""
     flags: tuple[float, ...]
     """Number of ranks that raised each flag."""
+    experts: tuple[RowSums, ...] = ()
+    """Sums of the router of each layer with experts."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,7 +51,7 @@ class StepSums:
     """The same sums, still on the device, for which the host has not waited."""
 
     values: torch.Tensor
-    """Losses, tokens and flags one behind the other: `[2·C + flags]`, fp64."""
+    """Losses, tokens, flags and routers one behind the other: `[2·C + flags + X]`, fp64."""
     gradient_scale: torch.Tensor
     """A number to multiply the gradients with: above 1 if tokens did not count."""
 
@@ -54,9 +60,21 @@ class Pipeline:
     """This rank's model chunks, driven by Megatron's schedule for the layout."""
 
     def __init__(
-        self, chunks: list[Any], ranks: Ranks, *, num_channels: int, micro_batch_size: int, seq_length: int
+        self,
+        chunks: list[Any],
+        ranks: Ranks,
+        model: ModelConfig,
+        *,
+        num_channels: int,
+        micro_batch_size: int,
+        seq_length: int,
     ) -> None:
         self.chunks = chunks
+        self._tallies = Tallies(
+            (tally for chunk in chunks for tally in tallies_in(chunk)),
+            num_rows=sum(model.expert_layers),
+            num_experts=model.num_moe_experts or 0,
+        )
         self._ranks = ranks
         self._num_channels = num_channels
         self.micro_batch_size = micro_batch_size
@@ -101,12 +119,21 @@ class Pipeline:
         totals, _ = self.read(self._reduce())
         return totals
 
+    def balance_experts(self, sums: StepSums) -> None:
+        """Move the biases of experts by what a step counted. Only for a step that is applied."""
+        if self._tallies.size:
+            self._tallies.move_biases(sums.values[-self._tallies.size :])
+
     def read(self, sums: StepSums, *numbers: torch.Tensor) -> tuple[Totals, list[float]]:
         """Return the sums, and further numbers of the device. Waits for the device, once for all."""
         read = torch.cat((sums.values, *(number.double().reshape(1) for number in numbers))).tolist()
         count, end = self._num_channels, sums.values.numel()
+        begin = end - self._tallies.size
         totals = Totals(
-            loss_sums=tuple(read[:count]), num_tokens=tuple(read[count : 2 * count]), flags=tuple(read[2 * count : end])
+            loss_sums=tuple(read[:count]),
+            num_tokens=tuple(read[count : 2 * count]),
+            flags=tuple(read[2 * count : begin]),
+            experts=self._tallies.read(read[begin:end]),
         )
         return totals, read[end:]
 
@@ -122,6 +149,7 @@ class Pipeline:
         self._per_sample.clear()
         self._flags = flags
         self._expected_tokens = expected_tokens
+        self._tallies.begin(1 / expected_tokens)
 
     def _run(self, micro_batches: Sequence[Batch | None], *, forward_only: bool) -> None:
         schedule = get_forward_backward_func()
@@ -176,7 +204,7 @@ class Pipeline:
         own = torch.zeros(len(self._flags), dtype=torch.float64, device=self._device)
         for place in (place for place, flag in enumerate(self._flags) if flag):
             own[place].fill_(1.0)  # on the device: a list that is copied there would make the host wait
-        values = collectives.sum_over(torch.cat((self._sums.flatten(), own)))
+        values = collectives.sum_over(torch.cat((self._sums.flatten(), own, self._tallies.values(self._device))))
         counted = values[self._num_channels : 2 * self._num_channels].sum()
         scale = torch.where(counted > 0, self._expected_tokens / counted, 1.0)
         return StepSums(values=values, gradient_scale=scale.float())

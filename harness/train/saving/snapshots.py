@@ -56,6 +56,7 @@ def live(run: Run) -> Iterator[torch.Tensor]:
     for chunk in run.pipeline.chunks:
         yield from chunk.module.parameters()
         yield from chunk.module.buffers()
+        yield from chunk.module.buffers()
     yield from run.optimizer.tensors()
 
 

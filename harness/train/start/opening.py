@@ -222,6 +222,7 @@ def _introduced(
     pipeline = Pipeline(
         chunks,
         ranks,
+        settings.model,
         num_channels=len(parts.data.channel_names),
         micro_batch_size=phase.micro_batch_size,
         seq_length=phase.seq_length,

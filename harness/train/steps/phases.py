@@ -50,6 +50,7 @@ def in_same_processes(run: Run, phase: PhasePlan) -> Run:
         pipeline=Pipeline(
             run.pipeline.chunks,
             run.ranks,
+            run.config.model,
             num_channels=len(run.channels),
             micro_batch_size=phase.micro_batch_size,
             seq_length=phase.seq_length,

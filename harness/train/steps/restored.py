@@ -7,8 +7,9 @@ the loss went from 2.2 to 11 within two steps, and nobody looked before thousand
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import median
+from typing import Any
 
 import torch
 
@@ -35,6 +36,7 @@ _REPLICAS: Mapping[Replicas, str] = {
     "data": "its data-parallel replicas",
     "tensor": "its tensor-parallel replicas",
     "ends": "the other end of the pipeline",
+    "expert data": "its replicas among the copies of the experts",
 }
 _CHECKSUM_CHUNK = 2**24
 _WEIGHT_MULTIPLIER = 0x9E3779B1
@@ -54,7 +56,8 @@ def require_restored(run: Run, step: int, norms: Mapping[str, float], *, from_fi
         CheckpointError: On every rank, with the same text.
     """
     problems = norm_problems(step, norms, run.optimizer.state_norms()) if norms else []
-    problems += _replica_problems(run, ("data", "tensor", "ends") if from_files else ("data",))
+    made_equal: tuple[Replicas, ...] = ("data", "expert data")
+    problems += _replica_problems(run, (*made_equal, "tensor", "ends") if from_files else made_equal)
     if problems:
         raise CheckpointError(
             f"the checkpoint of step {step} was loaded, but the state is not the saved one: {'; '.join(problems)}. "
@@ -125,10 +128,12 @@ def checksum(tensor: torch.Tensor) -> torch.Tensor:
 def _replica_problems(run: Run, kinds: Iterable[Replicas]) -> list[str]:
     """Return the parameters whose bits differ between ranks that hold the same part of the model, one line per rank."""
     groups, model = replica_groups(), run.config.model
-    named = [named for chunk in run.pipeline.chunks for named in chunk.module.named_parameters()]
+    named = [named for chunk in run.pipeline.chunks for named in _named_tensors(chunk.module)]
     found = []
     for kind in [kind for kind in kinds if kind in groups]:
-        held = [item for item in named if kind in find_parameter(item[1].whole_name, model).replicated_over]
+        held = [
+            (name, tensor) for name, tensor in named if kind in find_parameter(_whole(tensor), model).replicated_over
+        ]
         if held:  # an embedding that is not tied has no replica at the other end
             found += [(kind, name) for name in _different(held, groups[kind])]
     return [
@@ -137,6 +142,16 @@ def _replica_problems(run: Run, kinds: Iterable[Replicas]) -> list[str]:
         for kind in _REPLICAS
         if (names := [name for of_kind, name in differing if of_kind == kind])
     ]
+
+
+def _named_tensors(chunk: Any) -> Iterator[tuple[str, torch.Tensor]]:  # noqa: ANN401 (Megatron's)
+    """Yield what the table has of a model chunk: its parameters, and the biases of experts."""
+    yield from chunk.named_parameters()
+    yield from chunk.named_buffers()
+
+
+def _whole(tensor: Any) -> str:  # noqa: ANN401 (a tensor that `harness.model` has marked)
+    return str(tensor.whole_name)
 
 
 def _different(named: Sequence[tuple[str, torch.Tensor]], group: collectives.Group) -> list[str]:

@@ -60,6 +60,7 @@ def take_step(run: Run, state: TrainState) -> StepResult:
     run.heartbeat.enter(Activity.OPTIMIZER, state.step + 1)
     if math.isfinite(loss) and math.isfinite(grad_norm):
         run.optimizer.update(rate, state.adjustment.adam_betas if state.adjustment else None)
+        run.pipeline.balance_experts(sums)
     return StepResult(
         totals=totals,
         loss=loss,

@@ -1,0 +1,107 @@
+"""A model with experts trains the same under every layout, goes on bitwise, and under another layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import worlds
+from pool import Pool
+from small_run import EVALUATION, LAYOUT_STEPS, Grid, launch, records, small_config
+from test_train_resume import Stretch, comparable, launch_in_stretches
+
+from harness.run.paths import RunDir
+
+EXPERTS: dict[str, Any] = {
+    "model.num_moe_experts": 8,
+    "model.moe_layer_freq": [0, 1, 1, 1],
+    "model.moe_ffn_hidden_size": 48,
+    "model.moe_router_topk": 2,
+    "model.moe_shared_expert_intermediate_size": 32,
+    "model.init_method_std": 0.1,  # routers that know what they want: no choice hangs on the last bit
+}
+WITH_LOSSES = {
+    "model.moe_router_enable_expert_bias": False,
+    "model.moe_router_score_function": "softmax",
+    "model.moe_router_load_balancing_type": "seq_aux_loss",
+    "model.moe_aux_loss_coeff": 0.02,
+    "model.moe_z_loss_coeff": 0.001,
+    "model.moe_shared_expert_gate": True,
+}
+KINDS = {"bias": {}, "losses": WITH_LOSSES}
+GRIDS = {
+    "dp2": Grid(dp=2),
+    "ep2": Grid(dp=2, ep=2),
+    "ep4": Grid(dp=4, ep=4),
+    "ep2-of-dp4": Grid(dp=4, ep=2),
+    "tp2": Grid(tp=2, sequence_parallel=True),
+    "tp2-etp1": Grid(tp=2, etp=1, sequence_parallel=True),
+    "tp2-ep2-etp1": Grid(tp=2, ep=2, etp=1, sequence_parallel=True),
+    "tp2-dp2-ep2": Grid(tp=2, dp=2, ep=2, sequence_parallel=True),
+    "tp2-dp2-ep4-etp1": Grid(tp=2, dp=2, ep=4, etp=1, sequence_parallel=True),
+    "etp2": Grid(dp=2, etp=2),
+    "pp2": Grid(pp=2),
+    "pp2-ep2": Grid(pp=2, dp=2, ep=2),
+    "pp2-vp2": Grid(pp=2, vp=2),
+    "pp2-tp2-ep2-etp1": Grid(pp=2, tp=2, ep=2, etp=1, sequence_parallel=True),
+}
+TOLERANCE = 1e-5
+ExpertRun = Callable[[str, Grid], Path]
+
+
+@pytest.fixture(scope="module")
+def expert_run(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> ExpertRun:
+    folder = tmp_path_factory.mktemp("experts")
+    made: dict[tuple[str, Grid], Path] = {}
+
+    def run(kind: str, grid: Grid) -> Path:
+        if (kind, grid) not in made:
+            made[kind, grid] = folder / f"{kind}-{len(made)}"
+            changes = {"run.stop_at_step": LAYOUT_STEPS, **EVALUATION, **EXPERTS, **KINDS[kind]}
+            launch(pool, small_config(corpus, grid, changes), made[kind, grid])
+        return made[kind, grid]
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS)
+def test_layout_trains_the_same_experts(kind: str, grid: Grid, expert_run: ExpertRun) -> None:
+    base, run = records(expert_run(kind, Grid())), records(expert_run(kind, grid))
+    assert len(run) == LAYOUT_STEPS
+    assert [record.experts_by_layer for record in run] == [record.experts_by_layer for record in base]
+    for record, expected in zip(run, base, strict=True):
+        names = {name for name in expected.values if not name.startswith("perf/")}
+        assert {name for name in record.values if not name.startswith("perf/")} == names
+        assert {name: record.values[name] for name in names} == pytest.approx(
+            {name: expected.values[name] for name in names}, rel=TOLERANCE
+        )
+
+
+RESUMED = {"ep2": GRIDS["ep2"], "tp2-ep2-etp1": GRIDS["tp2-ep2-etp1"], "etp2": GRIDS["etp2"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", RESUMED.values(), ids=RESUMED)
+def test_experts_resume_bitwise(grid: Grid, pool: Pool, corpus: Path, expert_run: ExpertRun, tmp_path: Path) -> None:
+    """Weights, moments and biases: five steps and five steps are ten."""
+    launch_in_stretches(pool, corpus, tmp_path, [Stretch(grid, 5), Stretch(grid, LAYOUT_STEPS)], EXPERTS)
+    straight, resumed = records(expert_run("bias", grid)), records(tmp_path)
+    assert [comparable(record) for record in resumed[5:]] == [comparable(record) for record in straight[5:]]
+    checkpoints = [RunDir(run_dir).checkpoint(LAYOUT_STEPS) for run_dir in (expert_run("bias", grid), tmp_path)]
+    assert pool.run(worlds.differing_tensors, 1, *checkpoints)[0] == {}
+
+
+@pytest.mark.slow
+def test_experts_go_on_under_other_layouts(pool: Pool, corpus: Path, expert_run: ExpertRun, tmp_path: Path) -> None:
+    way = [GRIDS[name] for name in ("ep2", "tp2-etp1", "pp2", "ep4", "etp2", "ep2")]
+    stretches = [Stretch(grid, step) for grid, step in zip(way, (2, 4, 5, 7, 8, LAYOUT_STEPS), strict=True)]
+    launch_in_stretches(pool, corpus, tmp_path, stretches, EXPERTS)
+    straight, resumed = records(expert_run("bias", Grid())), records(tmp_path)
+    for name in ("train/lm_loss", "optim/grad_norm", "experts/max_load"):
+        found = [record.values[name] for record in resumed]
+        assert found == pytest.approx([record.values[name] for record in straight], rel=TOLERANCE)
+    assert [record.experts_by_layer for record in resumed] == [record.experts_by_layer for record in straight]
