@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,13 @@ def test_command_says_bad_and_leaves_with_65(made: Path) -> None:
     assert [bool(report["problems"]) for report in reports].count(True) == 1
     assert reports[1]["tokens_beyond_vocabulary"] == reports[1]["tokens"]
     assert f"{made}/zh: BAD" in call(made).stdout
+
+
+def test_a_channel_that_lost_its_list_is_not_passed_over(made: Path) -> None:
+    shutil.copytree(made / "zh", made / "en")
+    (made / "en" / "parts.jsonl").unlink()
+    with pytest.raises(DataError, match=r"/en holds parts, but no parts\.jsonl, which makes it a channel"):
+        channel_folders([made])
 
 
 def test_folders_that_hold_channels_stand_for_them(made: Path, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def seal_checkpoint(folder: Path) -> None:
         for name in fields["files"]:
             content = content_of(folder / name)
             fields["files"][name] |= {"bytes": len(content), "xxh3": xxhash.xxh3_64_hexdigest(content)}
-    except (OSError, *trees.LOST_PLACE):
+    except (OSError, ValueError, *trees.LOST_PLACE):
         return
     path.write_bytes(_with_checksum(json.dumps(fields).encode()))
 
@@ -46,7 +46,7 @@ def seal_channel(folder: Path) -> None:
         for fields in lines:
             content = content_of(folder / f"{fields['prefix']}.bin")
             fields |= {"bin_bytes": len(content), "xxh3": xxhash.xxh3_64_hexdigest(content)}
-    except (OSError, *trees.LOST_PLACE):
+    except (OSError, ValueError, *trees.LOST_PLACE):
         return
     path.write_text("".join(json.dumps(fields) + "\n" for fields in lines))
 

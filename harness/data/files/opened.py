@@ -58,7 +58,7 @@ def channel_folders(paths: Sequence[Path]) -> list[Path]:
     """Return the channel folders at these paths; a folder that holds channel folders is replaced by them.
 
     Raises:
-        DataError: A folder is no channel and holds none, or cannot be looked into.
+        DataError: A folder is no channel and holds none, or cannot be looked into, or holds parts that no list names.
     """
     try:
         return [folder for path in paths for folder in _channels_at(path)]
@@ -70,11 +70,22 @@ def _channels_at(path: Path) -> list[Path]:
     if has_list(path) or not path.is_dir():
         return [path]
     if inner := sorted(folder for folder in path.iterdir() if has_list(folder)):
+        _require_lists(path, inner)
         return inner
     raise DataError(
         f"{path} is not a channel folder and contains none: there is no {PARTS_FILE} in it or one level below. Give a "
         "channel folder, a folder of channels, or the prefix of a .bin/.idx pair."
     )
+
+
+def _require_lists(path: Path, channels: Sequence[Path]) -> None:
+    """Refuse a folder of channels of which one has lost its list: it would be passed over in silence."""
+    lost = sorted(folder for folder in path.iterdir() if folder not in channels and any(folder.glob("*.idx")))
+    if lost:
+        raise DataError(
+            f"{lost[0]} holds parts, but no {PARTS_FILE}, which makes it a channel. Restore the list, or give the "
+            f"channels that you mean by name instead of {path}."
+        )
 
 
 def open_part(part: Part, vocab_size: int = 1) -> OpenPart:
