@@ -126,3 +126,23 @@ def test_padded_rows_are_zero_and_change_nothing(name: str) -> None:
     unpadded = torch.full((100, 16), math.nan)
     fill([(name, unpadded)], model(vocab_size_multiple_of=1), seed=1, first_layer=0, ranks=ranks_of())
     assert torch.equal(whole[:100], unpadded)
+
+
+EXPERTS = "decoder.layers.0.mlp.experts.linear_fc1.weight"
+
+
+def experts_of(ep: Place = ONE, etp: Place = ONE) -> torch.Tensor:
+    config = model(num_moe_experts=4, moe_ffn_hidden_size=24)
+    tensor = torch.full((4 // ep.size, 48 // etp.size, 16), math.nan)
+    fill([(EXPERTS, tensor)], config, seed=1, first_layer=0, ranks=ranks_of(ep=ep, etp=etp))
+    return tensor
+
+
+def test_experts_differ_and_do_not_depend_on_who_holds_them() -> None:
+    whole = experts_of()
+    assert len({float(expert.sum()) for expert in whole}) == 4
+    for size in (2, 4):
+        assert torch.equal(torch.cat([experts_of(ep=Place(rank=rank, size=size)) for rank in range(size)]), whole)
+    shares = [experts_of(etp=Place(rank=rank, size=2)) for rank in range(2)]
+    blocks = [torch.cat(block, dim=1) for block in zip(*(share.chunk(2, dim=1) for share in shares), strict=True)]
+    assert torch.equal(torch.cat(blocks, dim=1), whole)

@@ -38,6 +38,15 @@ def test_line_is_the_documented_format() -> None:
     )
 
 
+def test_the_loads_of_layers_survive_and_wrong_ones_are_no_record() -> None:
+    written = dataclasses.replace(record(7), experts_by_layer=((1.25, 0.0), (8.0, 0.875)))
+    line = to_json_line(written)
+    assert '"experts/by_layer": [[1.25, 0.0], [8.0, 0.875]]' in line
+    assert from_json_line(line) == written
+    for wrong in ("[[1.25]]", "[1.25, 0.0]", '[["a", 0.0]]', "7", "[[1.25, null]]"):
+        assert from_json_line(line.replace("[[1.25, 0.0], [8.0, 0.875]]", wrong)) is None
+
+
 @given(
     values=st.dictionaries(METRIC_NAMES, st.floats(allow_nan=False, allow_infinity=False)),
     batch_hash=st.integers(0, 2**64 - 1),

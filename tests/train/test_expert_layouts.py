@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import expert_jobs
 import pytest
 import worlds
 from pool import Pool
@@ -105,3 +106,18 @@ def test_experts_go_on_under_other_layouts(pool: Pool, corpus: Path, expert_run:
         found = [record.values[name] for record in resumed]
         assert found == pytest.approx([record.values[name] for record in straight], rel=TOLERANCE)
     assert [record.experts_by_layer for record in resumed] == [record.experts_by_layer for record in straight]
+
+
+@pytest.mark.slow
+def test_a_refused_step_moves_no_bias(pool: Pool, corpus: Path, tmp_path: Path) -> None:
+    grid = Grid(dp=2, ep=2)
+    config = small_config(corpus, grid, {**EXPERTS, "model.moe_router_bias_update_rate": 0.25})
+    (start, after, refused, later), of_other_rank = pool.run(
+        expert_jobs.biases_around_steps, grid.world_size, config, tmp_path
+    )
+    assert start == [[0.0] * 8] * 3
+    assert {abs(bias) for layer in after for bias in layer} <= {0.0, 0.25}
+    assert after != start
+    assert refused == after
+    assert later != refused
+    assert [start, after, refused, later] == of_other_rank

@@ -15,7 +15,17 @@ from harness.run.checkpoints.store import CheckpointStore
 from harness.run.paths import RunDir
 
 SAVING = {"checkpoint.save_every_steps": 2, "run.stop_at_step": 8}
-GRID = Grid(tp=2, dp=2)
+DENSE, WITH_EXPERTS = Grid(tp=2, dp=2), Grid(tp=2, dp=2, ep=2, etp=1, sequence_parallel=True)
+EXPERTS = {
+    "model.num_moe_experts": 4,
+    "model.moe_layer_freq": [0, 1, 0, 1],
+    "model.moe_router_bias_update_rate": 0.05,
+}
+RUNS: dict[str, tuple[Grid, dict[str, Any]]] = {
+    "fp32": (DENSE, {}),
+    "bf16": (DENSE, {"precision.dtype": "bf16"}),
+    "experts in bf16": (WITH_EXPERTS, {**EXPERTS, "precision.dtype": "bf16"}),
+}
 
 
 def event(run_dir: Path) -> dict[str, Any]:
@@ -24,19 +34,21 @@ def event(run_dir: Path) -> dict[str, Any]:
     return found
 
 
-def train(pool: Pool, corpus: Path, run_dir: Path, changes: dict[str, Any]) -> None:
+def train(pool: Pool, corpus: Path, grid: Grid, run_dir: Path, changes: dict[str, Any]) -> None:
     """Trains to step 6, goes back to step 4 without a restart, skips samples, and trains to step 8."""
-    config = small_config(corpus, GRID, {**SAVING, **changes})
-    codes = pool.run(worlds.train_and_return, GRID.world_size, config, run_dir, 6, {"to_step": 4, "skip_steps": [5, 5]})
-    assert codes == [0] * GRID.world_size
+    config = small_config(corpus, grid, {**SAVING, **changes})
+    codes = pool.run(worlds.train_and_return, grid.world_size, config, run_dir, 6, {"to_step": 4, "skip_steps": [5, 5]})
+    assert codes == [0] * grid.world_size
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_a_rollback_out_of_memory_is_one_out_of_the_store(dtype: str, pool: Pool, corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("grid", "changes"), RUNS.values(), ids=RUNS)
+def test_a_rollback_out_of_memory_is_one_out_of_the_store(
+    grid: Grid, changes: dict[str, Any], pool: Pool, corpus: Path, tmp_path: Path
+) -> None:
     kept = {"checkpoint.snapshot_every_steps": 2, "checkpoint.snapshots_kept": 2}
-    for name, changes in {"memory": kept, "store": {}}.items():
-        train(pool, corpus, tmp_path / name, {**changes, "precision.dtype": dtype})
+    for name, snapshots in {"memory": kept, "store": {}}.items():
+        train(pool, corpus, grid, tmp_path / name, {**snapshots, **changes})
     memory, store = tmp_path / "memory", tmp_path / "store"
     assert (event(memory)["from_memory"], event(store)["from_memory"]) == (True, False)
     for name in ("train/lm_loss", "optim/grad_norm", "optim/learning_rate"):
