@@ -1,6 +1,7 @@
 """Writes the weights of a model as `torch_dist` files, tensor by tensor: no process group, no model.
 
-Equal parameters of all layers are one stacked tensor `[L, …]`, with a chunk for each layer, as Megatron writes them.
+Equal parameters of all layers are one stacked tensor `[L, …]`, with a chunk for each layer, as Megatron writes them;
+where only some layers have experts, each layer's parameters are tensors of their own.
 
 A file is finished when its record exists, so that it is not written again after an interruption. The record is written
 last, and lists the contents of the file.
@@ -103,7 +104,7 @@ def write_checkpoint(
 
 def write_first_layers(ours: OurTensors, folder: Path, num_layers: int) -> ModelConfig:
     """Write the model that is made of a checkpoint's first layers, and return its description."""
-    model = ours.model.model_copy(update={"num_layers": num_layers})
+    model = ours.model.with_layers(ours.model.expert_layers[:num_layers])
     names = [name for name in ours.names if (split_layer(name)[0] or 0) < num_layers]
     write_checkpoint(folder, Weights(model=model, names=names, read=ours.read))
     return model
@@ -137,7 +138,7 @@ def _write_file(
     with path.open("wb") as file:
         for name in names:
             tensor = weights.read(name)
-            layer, rest = split_layer(name)
+            layer, rest = split_layer(name) if weights.model.has_equal_layers else (None, name)
             shape = tuple(tensor.shape)
             block = tensor if layer is None else tensor[None]
             content = io.BytesIO()

@@ -1,8 +1,8 @@
 """Splits fused tensors into Hugging Face's and joins them again: pure functions on tensors.
 
-Shapes: H hidden, N query heads, G query groups (key/value heads), D head size, F inner width of the MLP, V true
-vocabulary, P padded vocabulary. A bias has the same leading dimension and no H. Every function works on `meta` tensors
-too, so that shapes can be planned.
+Shapes: E experts, H hidden, N query heads, G query groups (key/value heads), D head size, F inner width of an MLP, V
+true vocabulary, P padded vocabulary. A bias has the same leading dimension and no H. Every function works on `meta`
+tensors too, so that shapes can be planned.
 
 Megatron's fused query-key-value projection is `[G·(N/G + 2)·D, H]`: for each group its queries, then its key, then its
 value. The gated first projection is `[2·F, H]`: the gate, then the up projection. Both are in this order in a
@@ -56,6 +56,26 @@ def join_gate_up(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Ten
     return torch.cat(tuple(parts))
 
 
+def split_experts_gate_up(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """Split `[E, 2·F, H]` into gate `[F, H]` and up `[F, H]` of the first expert, of the second, and so on."""
+    return tuple(part for expert in fused for part in torch.tensor_split(expert, 2))
+
+
+def join_experts_gate_up(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
+    """Join gate and up of all experts: the inverse of `split_experts_gate_up`."""
+    return torch.stack([torch.cat((gate, up)) for gate, up in zip(parts[::2], parts[1::2], strict=True)])
+
+
+def split_experts(stacked: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """Split `[E, …]` into the tensors of the experts."""
+    return stacked.unbind()
+
+
+def join_experts(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
+    """Join the tensors of the experts: the inverse of `split_experts`."""
+    return torch.stack(tuple(parts))
+
+
 def cut_vocabulary(padded: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
     """Cut `[P, H]` to `[V, H]`: the padding is never predicted or trained."""
     return (padded[: model.vocab_size],)
@@ -80,4 +100,6 @@ def _only(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
 UNCHANGED = Fusion(split=_same, join=_only)
 QKV = Fusion(split=split_qkv, join=join_qkv)
 GATE_UP = Fusion(split=split_gate_up, join=join_gate_up)
+EXPERTS = Fusion(split=split_experts, join=join_experts)
+EXPERTS_GATE_UP = Fusion(split=split_experts_gate_up, join=join_experts_gate_up)
 VOCABULARY = Fusion(split=cut_vocabulary, join=pad_vocabulary)

@@ -38,10 +38,15 @@ def require_shapes(theirs: TheirTensors) -> None:
     if not theirs.model.untie_embeddings_and_output_weights:
         wanted.pop("lm_head.weight", None)
     found: dict[str, tuple[int, ...]] = {}
-    for name in theirs.names:
-        shape, dtype = theirs.described(name)
-        for own, part in _judged(theirs, name, torch.empty(shape, dtype=dtype, device="meta")).items():
-            found[own] = tuple(part.shape)
+    left = dict.fromkeys(theirs.names)
+    for move in theirs.family.moves(theirs.model):
+        if move.built is not None and left.keys() >= set(move.theirs):
+            parts = {name: _without_values(theirs, name) for name in move.theirs}
+            found[move.built] = tuple(move.joined(parts.__getitem__, theirs.model).shape)
+            left = {name: None for name in left if name not in parts}
+    for name in left:
+        judged = _judged(theirs, name, _without_values(theirs, name))
+        found |= {own: tuple(tensor.shape) for own, tensor in judged.items()}
     problems = [
         f"{name}: {found.get(name, 'missing')}, transformers wants {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
@@ -52,13 +57,19 @@ def require_shapes(theirs: TheirTensors) -> None:
         raise CheckpointError(f"{theirs.path} is not the model of its config.json:\n  " + "\n  ".join(problems[:10]))
 
 
+def _without_values(theirs: TheirTensors, name: str) -> torch.Tensor:
+    shape, dtype = theirs.described(name)
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
 def require_frequencies(theirs: TheirTensors, model: ModelConfig, bound: float) -> None:
     """Check that the rotary frequencies of transformers, and what it multiplies rotated numbers with, equal ours.
 
     Raises:
         CheckpointError: They are not.
     """
-    small: Fields = {"vocab_size": 8, "intermediate_size": 8}
+    widths = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
+    small: Fields = {"vocab_size": 8, **{key: 8 for key in widths if key in theirs.fields}}
     judge = _built(theirs, _config(theirs, 1, small))
     theirs_of: Any = next(module for name, module in judge.named_modules() if name.endswith("rotary_emb"))
     theirs_d = theirs_of.inv_freq.cpu().float()

@@ -8,6 +8,7 @@ import pytest
 from harness.config.load import load_config
 from harness.plan.gpus import find_gpu
 from harness.plan.memory import heaviest_rank
+from harness.plan.parameters import count_parameters
 from harness.plan.plan import make_plan
 
 MODEL_CONFIGS = Path(__file__).parent.parent / "model_configs"
@@ -26,7 +27,12 @@ PUBLISHED_PARAMETERS = {
     "internlm2_1.8b": 1_889_110_016,
     "internlm2_7b": 7_737_708_544,
     "internlm2_20b": 19_861_149_696,
+    "mixtral_8x7b": 46_702_792_704,
+    "qwen3_30b_a3b": 30_532_122_624,
+    "olmoe_1b_7b": 6_919_161_856,
 }
+# Billions, as their makers say it.
+ACTIVE = {"mixtral_8x7b": 12.9, "qwen3_30b_a3b": 3.3, "olmoe_1b_7b": 1.3}
 LLAMA_STEPS = {"llama_7b": 238_419, "llama_13b": 238_419, "llama_33b": 333_787, "llama_65b": 333_787}
 
 FILES = sorted(MODEL_CONFIGS.glob("*.yaml"))
@@ -41,7 +47,7 @@ def planned_gpus(path: Path) -> int:
 
 
 def test_every_published_model_has_a_file_and_every_file_a_test() -> None:
-    assert {path.stem for path in FILES} == {"tiny", "tiny_phases", *PUBLISHED_PARAMETERS}
+    assert {path.stem for path in FILES} == {"tiny", "tiny_moe", "tiny_phases", *PUBLISHED_PARAMETERS}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -54,6 +60,12 @@ def test_a_configuration_is_a_complete_legal_run(path: Path) -> None:
     assert set(config.phases[0].blend) == set(config.data.channels)
     assert config.checkpoint.save_every_steps is not None
     assert config.evaluation.every_steps is not None
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_the_parameters_that_a_token_meets_are_the_published_ones(name: str) -> None:
+    active = count_parameters(load_config(MODEL_CONFIGS / f"{name}.yaml").model).active
+    assert active / 1e9 == pytest.approx(ACTIVE[name], abs=0.06)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

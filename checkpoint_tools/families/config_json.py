@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from checkpoint_tools.families.family import Family, Fields
-from checkpoint_tools.families.json_values import TOKEN_IDS, TRUTH, Kind, number, same, shown, whole
+from checkpoint_tools.families.json_values import LAYERS, TOKEN_IDS, TRUTH, Kind, number, same, shown, whole
 from checkpoint_tools.families.registry import FAMILIES, REFUSED
 from checkpoint_tools.families.remarks import STANDARD, TOKEN_ID_KEYS, changes_nothing
 from checkpoint_tools.families.rotation import KEYS as ROTARY_KEYS
@@ -28,6 +28,11 @@ _KINDS: Mapping[str, Kind] = {
     "hidden_size": _WIDTH,
     "intermediate_size": _WIDTH,
     "num_hidden_layers": whole(10_000),
+    **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok"), _HEADS),
+    **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), _WIDTH),
+    "decoder_sparse_step": whole(10_000),
+    "mlp_only_layers": LAYERS,
+    "norm_topk_prob": TRUTH,
     "num_attention_heads": _HEADS,
     "num_key_value_heads": _HEADS,
     "head_dim": _HEADS,
@@ -104,6 +109,8 @@ def fields_for(model: ModelConfig, family: Family, extras: Fields) -> Fields:
     fields: Fields = {"architectures": [family.architecture], "model_type": family.model_type}
     said = {**dict(model), "num_query_groups": model.query_groups, "kv_channels": model.head_size}
     fields |= {key: said[name] for key, name in family.fields.items()}
+    for derived in family.derived:
+        fields |= derived.write(model)
     fields |= {key: values[0] for key, values in family.fixed.items()}
     if family.has_bias_keys:
         fields |= dict.fromkeys(_BIASES, model.add_bias_linear)
@@ -116,6 +123,7 @@ def _read_keys(family: Family) -> set[str]:
     """Return the keys whose values are taken from a file."""
     return {
         *family.fields,
+        *(key for derived in family.derived for key in derived.keys),
         "tie_word_embeddings",
         "max_position_embeddings",
         *TOKEN_ID_KEYS,
@@ -185,11 +193,13 @@ def _values(plain: Fields, rotation: Rotation, family: Family, problems: list[st
     noted = {problem.split(":")[0] for problem in problems}
     needed = [key for key, name in family.fields.items() if ModelConfig.model_fields[name].is_required()]
     problems += [f"{key}: missing, or null" for key in needed if key not in said and key not in noted]
+    derived = _derived(said, family, noted, problems)
     attention, mlp = (bool(plain.get(key, False)) for key in _BIASES)
     if family.has_bias_keys and attention != mlp:
         problems.append(f"attention_bias: {shown(attention)} with mlp_bias {shown(mlp)}; known are both or neither")
     return {
         **{name: said[key] for key, name in family.fields.items() if key in said},
+        **derived,
         **family.has,
         "vocab_size_multiple_of": 128,
         "untie_embeddings_and_output_weights": not said["tie_word_embeddings"],
@@ -199,8 +209,21 @@ def _values(plain: Fields, rotation: Rotation, family: Family, problems: list[st
     }
 
 
+def _derived(said: Fields, family: Family, noted: set[str], problems: list[str]) -> dict[str, Any]:
+    """Return the fields of our model that are derived; what is wrong with their keys is noted, once."""
+    values: dict[str, Any] = {}
+    for derived in family.derived:
+        if noted.isdisjoint(derived.keys):
+            try:
+                values |= derived.read(said)
+            except CheckpointError as error:
+                problems.append(str(error))
+    return values
+
+
 def _model(values: dict[str, Any], family: Family) -> ModelConfig:
     theirs = {name: key for key, name in family.fields.items()}
+    theirs |= {name: derived.keys[0] for derived in family.derived for name in derived.fields}
     try:
         model = ModelConfig.model_validate(values)
     except ValidationError as error:

@@ -22,7 +22,8 @@ _IN_EVERY_FAMILY = (
     # Read and written by `checkpoint_tools.families.config_json`:
     *("untie_embeddings_and_output_weights", "rotary_base", "rope_scaling"),
     # They do not change what the model computes:
-    *("vocab_size_multiple_of", "z_loss_coefficient"),
+    *("vocab_size_multiple_of", "z_loss_coefficient", "moe_router_load_balancing_type", "moe_aux_loss_coeff"),
+    *("moe_z_loss_coeff", "moe_router_bias_update_rate", "moe_token_dispatcher_type"),
 )
 """Fields of our model that a family need not name."""
 
@@ -35,6 +36,8 @@ class Move:
     """Name in a checkpoint."""
     theirs: tuple[str, ...]
     fusion: Fusion
+    built: str | None = None
+    """Name that all of them together have in a model that transformers has built; None: their own."""
 
     def joined(self, read: Callable[[str], torch.Tensor], model: ModelConfig) -> torch.Tensor:
         """Return our tensor, made of theirs."""
@@ -43,20 +46,41 @@ class Move:
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """One tensor of ours, and those of theirs with the same numbers. `{}` stands for the layer.
+    """One tensor of ours, and those of theirs with the same numbers. `{}` stands for the layer, `{e}` for each expert.
 
-    A rule applies to the models that have the parameter.
+    A rule applies to the layers, and the models, that have the parameter.
     """
 
     ours: str
     """Name in the table of parameters."""
     theirs: tuple[str, ...]
     fusion: Fusion = UNCHANGED
+    built: str | None = None
+    """Name that all of theirs have together, as one tensor, in a model that transformers has built; None: their own."""
 
-    def of_layer(self, layer: int) -> Move:
+    def of_layer(self, layer: int, num_experts: int) -> Move:
         """Return the rule for one layer."""
-        theirs = tuple(name.replace("{}", str(layer)) for name in self.theirs)
-        return Move(ours=fused_name(self.ours.replace("{}", str(layer))), theirs=theirs, fusion=self.fusion)
+        is_of_experts = any("{e}" in name for name in self.theirs)
+        numbers = range(num_experts) if is_of_experts else range(1)
+        names = (name.replace("{e}", str(number)) for number in numbers for name in self.theirs)
+        theirs = tuple(name.replace("{}", str(layer)) for name in names)
+        return Move(
+            ours=fused_name(self.ours.replace("{}", str(layer))),
+            theirs=theirs,
+            fusion=self.fusion,
+            built=None if self.built is None else self.built.replace("{}", str(layer)),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Derived:
+    """Keys of `config.json` and fields of our model that say the same in other words."""
+
+    keys: tuple[str, ...]
+    fields: tuple[str, ...]
+    read: Callable[[Fields], dict[str, Any]]
+    """Makes the fields out of plain values; raises CheckpointError, whose text begins with a key, if it cannot."""
+    write: Callable[[ModelConfig], Fields]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +94,7 @@ class Family:
     rules: tuple[Rule, ...]
     fields: Mapping[str, str]
     """Key of `config.json` to field of our model."""
+    derived: tuple[Derived, ...] = ()
     has: Mapping[str, object]
     """Fields of our model that are the same in every model of the family."""
     required: Callable[[ModelConfig], Mapping[str, object]] = field(default=lambda model: {})
@@ -117,18 +142,23 @@ class Family:
         """
         if missing := self._without_rule(model):
             raise CheckpointError(f"The family {self.model_type} has no rule for {', '.join(missing)}.")
-        has = _rule_names(model)
-        rules = [rule for rule in self.rules if rule.ours in has]
+        has = {(split_layer(parameter.name)) for parameter in parameter_table(model)}
+        num_experts = model.num_moe_experts or 0
+        rules = list(self.rules)
         first = next((number for number, rule in enumerate(rules) if "{}" in rule.ours), len(rules))
         last = first + sum("{}" in rule.ours for rule in rules)
-        yield from (rule.of_layer(0) for rule in rules[:first])
+        yield from (rule.of_layer(0, 0) for rule in rules[:first] if (None, rule.ours) in has)
         for layer in range(model.num_layers):
-            yield from (rule.of_layer(layer) for rule in rules[first:last])
-        yield from (rule.of_layer(0) for rule in rules[last:])
+            for rule in rules[first:last]:
+                if (layer, rule.ours.removeprefix(f"{LAYERS}{{}}.")) in has:
+                    yield rule.of_layer(layer, num_experts)
+        yield from (rule.of_layer(0, 0) for rule in rules[last:] if (None, rule.ours) in has)
 
     def _unnamed(self, model: ModelConfig) -> dict[str, object]:
         """Return the defaults of the fields that the family does not name."""
-        named = {*_IN_EVERY_FAMILY, *self.fields.values(), *(("add_bias_linear",) if self.has_bias_keys else ())}
+        derived = (name for one in self.derived for name in one.fields)
+        biases = ("add_bias_linear",) if self.has_bias_keys else ()
+        named = {*_IN_EVERY_FAMILY, *self.fields.values(), *derived, *biases}
         return {name: field.default for name, field in type(model).model_fields.items() if name not in named}
 
     def _without_rule(self, model: ModelConfig) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from harness.errors import CheckpointError
 
 _MAX_SHOWN = 60
+_MAX_LAYERS = 10_000
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,15 @@ def _token_ids(value: object) -> object:
     return numbers if isinstance(value, list) else numbers[0]
 
 
+def _layers(value: object) -> object:
+    """Numbers of layers, from 0; none at all is a list too."""
+    if not isinstance(value, list) or len(value) > _MAX_LAYERS:
+        return None
+    return value if all(type(one) is int and 0 <= one < _MAX_LAYERS for one in value) else None
+
+
 TRUTH = Kind("true or false", _truth)
+LAYERS = Kind("a list of numbers of layers", _layers)
 TOKEN_IDS = Kind("the id of a token, or a list of such ids", _token_ids)
 
 

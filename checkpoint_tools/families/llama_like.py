@@ -10,18 +10,21 @@ from checkpoint_tools.families.family import Rule
 from checkpoint_tools.layout import GATE_UP, QKV, UNCHANGED, VOCABULARY, Fusion
 from harness.parameters.names import EMBEDDING, LAYERS, OUTPUT
 
-_OURS = f"{LAYERS}{{}}."
-_THEIRS = "model.layers.{}."
+LAYER = f"{LAYERS}{{}}."
+"""What names of a layer begin with in rules: ours, and theirs below."""
+THEIR_LAYER = "model.layers.{}."
 
 
 def norm_rule(ours: str, theirs: str) -> Rule:
     """Return the rule for a norm of a layer, by its names there."""
-    return Rule(ours=f"{_OURS}{ours}.weight", theirs=(f"{_THEIRS}{theirs}.weight",))
+    return Rule(ours=f"{LAYER}{ours}.weight", theirs=(f"{THEIR_LAYER}{theirs}.weight",))
 
 
 def _weight_and_bias(ours: str, *theirs: str, fusion: Fusion = UNCHANGED) -> tuple[Rule, ...]:
     return tuple(
-        Rule(ours=f"{_OURS}{ours}.{kind}", theirs=tuple(f"{_THEIRS}{name}.{kind}" for name in theirs), fusion=fusion)
+        Rule(
+            ours=f"{LAYER}{ours}.{kind}", theirs=tuple(f"{THEIR_LAYER}{name}.{kind}" for name in theirs), fusion=fusion
+        )
         for kind in ("weight", "bias")
     )
 
@@ -55,6 +58,9 @@ FIELDS = {
     "initializer_range": "init_method_std",
 }
 """Keys of `config.json` that are plain numbers of our model."""
+
+DENSE_MLP = tuple(f"{LAYER}mlp.{name}.{kind}" for name in ("linear_fc1", "linear_fc2") for kind in ("weight", "bias"))
+"""Rules that families without dense layers do not have."""
 
 HAS = {"normalization": "RMSNorm", "activation": "swiglu"}
 """Fields of our model that all of them have."""

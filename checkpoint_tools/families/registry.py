@@ -8,13 +8,18 @@ from checkpoint_tools.families.internlm2 import INTERNLM2
 from checkpoint_tools.families.llama import LLAMA
 from checkpoint_tools.families.minimind import MINIMIND
 from checkpoint_tools.families.mistral import MISTRAL
+from checkpoint_tools.families.mixtral import MIXTRAL
 from checkpoint_tools.families.olmo2 import OLMO2
+from checkpoint_tools.families.olmoe import OLMOE
 from checkpoint_tools.families.qwen2 import QWEN2
 from checkpoint_tools.families.qwen3 import QWEN3
+from checkpoint_tools.families.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from harness.config.model import ModelConfig
 from harness.errors import UsageError
 
-_FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, INTERNLM2, MINIMIND)
+_DENSE = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, INTERNLM2, MINIMIND)
+_WITH_EXPERTS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, OLMOE)
+_FAMILIES = (*_DENSE, *_WITH_EXPERTS)
 """All families. If none is named for writing, the first one that can express the model is taken."""
 FAMILIES = {family.model_type: family for family in _FAMILIES}
 REFUSED = {
@@ -22,10 +27,11 @@ REFUSED = {
     "gemma3_text": "it has sliding windows",
     "gpt2": "its positions are learnt",
     "internlm": "only its attention has biases",
-    "mixtral": "it has experts",
     "phi3": "its fused projections are ordered otherwise",
-    "qwen2_moe": "it has experts",
-    "qwen3_moe": "it has experts",
+    "deepseek_v2": "its attention is latent",
+    "deepseek_v3": "its attention is latent",
+    "glm4_moe": "it rotates a part of each head only",
+    "gpt_oss": "its attention has sinks and windows, its experts have biases",
 }
 """Families that are often asked for, and why they are not in the tables."""
 _WRITTEN = tuple(name for name, family in FAMILIES.items() if family.is_written)
@@ -39,7 +45,8 @@ def family_for_writing(model: ModelConfig, wanted: str | None) -> Family:
     """
     if wanted is not None and wanted not in _WRITTEN:
         raise UsageError(f"There is no family {wanted!r} to write. Families: {', '.join(_WRITTEN)}.")
-    defaults = tuple(name for name, family in FAMILIES.items() if family.is_default)
+    candidates = _DENSE if model.num_moe_experts is None else _WITH_EXPERTS
+    defaults = tuple(family.model_type for family in candidates if family.is_default)
     objections = {name: FAMILIES[name].objections(model) for name in ((wanted,) if wanted else defaults)}
     for name, found in objections.items():
         if not found:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from harness.config.expert_layers import ExpertLayers, expanded
@@ -136,6 +137,16 @@ class ModelConfig(Section):
             if self.num_moe_experts
             else (False,) * self.num_layers
         )
+
+    @property
+    def has_equal_layers(self) -> bool:
+        """True if all layers have the same parameters: all have experts, or none has."""
+        return len(set(self.expert_layers)) == 1
+
+    def with_layers(self, kinds: Sequence[bool]) -> ModelConfig:
+        """Return the same model with other layers, of which `kinds` says whether each has experts."""
+        freq = 1 if all(kinds) or self.num_moe_experts is None else tuple(map(int, kinds))
+        return self.model_copy(update={"num_layers": len(kinds), "moe_layer_freq": freq})
 
     @property
     def padded_vocab_size(self) -> int:

@@ -45,6 +45,7 @@ class Variant(NamedTuple):
 
 
 TIED = {"tie_word_embeddings": True}
+EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
 def yarn(**numbers: float) -> dict[str, Any]:
@@ -89,6 +90,26 @@ VARIANTS = (
     Variant("olmo2-mha", "olmo2", {"num_key_value_heads": 4, "vocab_size": 97}),
     Variant("gemma", "gemma", {"head_dim": 24, **TIED}),
     Variant("gemma-mqa-untied", "gemma", {"head_dim": 12, "num_key_value_heads": 1}),
+    Variant("mixtral", "mixtral", {"num_local_experts": 4, "sliding_window": None}),
+    Variant("mixtral-mha-tied", "mixtral", {"num_local_experts": 3, "num_key_value_heads": 4, **TIED}),
+    Variant("qwen2-moe", "qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 24, "mlp_only_layers": [0]}),
+    Variant(
+        "qwen2-moe-normalized",
+        "qwen2_moe",
+        {**EXPERTS, "shared_expert_intermediate_size": 20, "norm_topk_prob": True, "num_key_value_heads": 4},
+    ),
+    Variant("qwen3-moe", "qwen3_moe", {**EXPERTS, "head_dim": 24, "norm_topk_prob": True}),
+    Variant(
+        "qwen3-moe-every-second",
+        "qwen3_moe",
+        {**EXPERTS, "head_dim": 12, "decoder_sparse_step": 2, "num_hidden_layers": 4, **TIED},
+    ),
+    Variant("olmoe", "olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    Variant(
+        "olmoe-mqa",
+        "olmoe",
+        {"num_experts": 5, "num_experts_per_tok": 3, "num_key_value_heads": 1, "norm_topk_prob": True},
+    ),
     Variant("qwen3-mha", "qwen3", {"head_dim": 12, "num_key_value_heads": 4}),
 )
 """Query groups 1, 2 and as many as heads; own head sizes; tied; biases; vocabularies that nothing divides."""

@@ -122,7 +122,7 @@ def test_unknown_families_are_refused_by_name() -> None:
     ("name", "reason"),
     [
         ("gemma2", "its logits are capped, and it has sliding windows"),
-        ("mixtral", "it has experts"),
+        ("deepseek_v3", "its attention is latent"),
         ("internlm", "only its attention has biases"),
     ],
 )
@@ -144,6 +144,13 @@ def test_a_stretching_of_longer_sequences_alone_is_no_stretching() -> None:
     assert dynamic_scaling({"rope_scaling": {"type": "linear", "factor": 2.0}}) is None
 
 
+EXPERTS = {
+    "num_moe_experts": 4,
+    "moe_router_score_function": "softmax",
+    "moe_router_enable_expert_bias": False,
+}
+
+
 def model(**changes: Any) -> ModelConfig:
     sizes = {"num_layers": 2, "hidden_size": 48, "num_attention_heads": 4, "ffn_hidden_size": 40, "vocab_size": 131}
     return ModelConfig.model_validate(sizes | changes)
@@ -156,6 +163,19 @@ def model(**changes: Any) -> ModelConfig:
         ({"add_bias_linear": True}, "llama"),
         ({"add_qkv_bias": True}, "qwen2"),
         ({"qk_layernorm": True}, "qwen3"),
+        (EXPERTS, "mixtral"),
+        ({**EXPERTS, "qk_layernorm": True, "moe_layer_freq": [0, 1]}, "qwen3_moe"),
+        ({**EXPERTS, "qk_layernorm": True, "qk_layernorm_over": "width"}, "olmoe"),
+        (
+            {
+                **EXPERTS,
+                "add_qkv_bias": True,
+                "moe_router_pre_softmax": True,
+                "moe_shared_expert_intermediate_size": 24,
+                "moe_shared_expert_gate": True,
+            },
+            "qwen2_moe",
+        ),
     ],
 )
 def test_the_features_decide_on_the_family(changes: dict[str, Any], family: str) -> None:
@@ -168,11 +188,18 @@ def test_the_features_decide_on_the_family(changes: dict[str, Any], family: str)
         ({"normalization": "LayerNorm"}, None, "llama: model.normalization is LayerNorm, the family has RMSNorm"),
         ({"activation": "geglu"}, "mistral", "mistral: model.activation is geglu, the family has swiglu"),
         ({"qk_layernorm": True}, "llama", "llama: model.qk_layernorm is True, the family has False"),
+        (
+            {"num_moe_experts": 4},
+            None,
+            "mixtral: model.moe_router_score_function is sigmoid, the family has softmax; "
+            "model.moe_router_enable_expert_bias is True, the family has False",
+        ),
+        (EXPERTS, "llama", "llama: model.num_moe_experts is 4, the family has None"),
         ({"kv_channels": 24}, "internlm2", "internlm2: model.head_size is 24, the family has 12"),
         (
             {},
             "minimind",
-            "There is no family 'minimind' to write. Families: llama, mistral, qwen2, qwen3, olmo2, gemma, internlm2.",
+            "There is no family 'minimind' to write. Families: llama, mistral, qwen2, qwen3, olmo2, gemma, internlm2, ",
         ),
     ],
 )

@@ -33,9 +33,21 @@ OPTIONS: dict[str, tuple[Any, ...]] = {
 }
 
 
+SOFTMAX = {"num_moe_experts": 4, "moe_router_score_function": "softmax", "moe_router_enable_expert_bias": False}
+SHARED = {"moe_shared_expert_intermediate_size": 8, "moe_shared_expert_gate": True}
+MLPS: tuple[dict[str, Any], ...] = (
+    {},
+    SOFTMAX,
+    {**SOFTMAX, **SHARED, "moe_layer_freq": [0, 1]},
+    {**SOFTMAX, "moe_layer_freq": [0, 1], "moe_router_pre_softmax": True},
+)
+"""Dense, and with experts of several kinds."""
+
+
 def models() -> Iterator[ModelConfig]:
-    for values in product(*OPTIONS.values()):
-        yield ModelConfig.model_validate({**SIZES, **dict(zip(OPTIONS, values, strict=True))})
+    for mlp, *values in product(MLPS, *OPTIONS.values()):
+        if not (mlp and (values[1] != "swiglu" or values[4] or values[0] == "LayerNorm")):
+            yield ModelConfig.model_validate({**SIZES, **mlp, **dict(zip(OPTIONS, values, strict=True))})
 
 
 def expressed(family: Family) -> list[ModelConfig]:
@@ -64,8 +76,9 @@ class LaterModel(ModelConfig):
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
 def test_an_option_that_a_family_does_not_name_is_refused_unless_it_is_at_its_default(family: Family) -> None:
-    assert family.objections(LaterModel.model_validate({**SIZES, **family.has})) == []
-    changed = LaterModel.model_validate({**SIZES, **family.has, "softmax_scale": 0.5})
+    sizes = {**SIZES, **({"num_moe_experts": 4} if "moe_router_score_function" in family.has else {})}
+    assert family.objections(LaterModel.model_validate({**sizes, **family.has})) == []
+    changed = LaterModel.model_validate({**sizes, **family.has, "softmax_scale": 0.5})
     assert family.objections(changed) == ["model.softmax_scale is 0.5, the family has None"]
     named = replace(family, fields={**family.fields, "attention_scale": "softmax_scale"})
     assert named.objections(changed) == []

@@ -73,12 +73,12 @@ def expert_settings(model: ModelConfig) -> dict[str, Any]:
 
     What our router does is left out: balance, losses, bias.
     """
-    if model.num_moe_experts is None:
+    if not any(model.expert_layers):
         return {}
-    freq = model.moe_layer_freq
     return {
         "num_moe_experts": model.num_moe_experts,
-        "moe_layer_freq": freq if isinstance(freq, int) else list(freq),
+        # With a list Megatron's checkpoints number the layers; with 1 they stack them.
+        "moe_layer_freq": 1 if model.has_equal_layers else list(map(int, model.expert_layers)),
         "moe_ffn_hidden_size": model.expert_width,
         "moe_router_topk": model.moe_router_topk,
         "moe_router_load_balancing_type": "none",
