@@ -30,19 +30,50 @@ class Fusion:
     join: Join
 
 
+def in_their_order(heads: torch.Tensor, model: ModelConfig) -> torch.Tensor:
+    """Order the numbers of heads `[heads·D, …]` as models do that rotate only the first R of each.
+
+    Ours begin each half of a head with half of the rotated numbers (see `harness.model.rotary`); theirs begin the head
+    with all of them. Scores do not change if queries and keys are ordered alike.
+    """
+    return _reordered(heads, _rotated_first(model), model)
+
+
+def in_our_order(heads: torch.Tensor, model: ModelConfig) -> torch.Tensor:
+    """Order the numbers of heads as ours are: the inverse of `in_their_order`."""
+    return _reordered(heads, _rotated_first(model).argsort(), model)
+
+
+def _rotated_first(model: ModelConfig) -> torch.Tensor:
+    """Return where each number of their heads stands in ours, `[D]`."""
+    half, rotated = model.head_size // 2, model.rotary_size // 2
+    first, second = torch.arange(half), torch.arange(half, 2 * half)
+    return torch.cat((first[:rotated], second[:rotated], first[rotated:], second[rotated:]))
+
+
+def _reordered(heads: torch.Tensor, places_D: torch.Tensor, model: ModelConfig) -> torch.Tensor:
+    if model.rotary_size == model.head_size:
+        return heads
+    by_head = heads.reshape(-1, model.head_size, *heads.shape[1:])
+    return by_head[:, places_D].reshape(heads.shape)
+
+
 def split_qkv(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
     """Split `[G·(N/G + 2)·D, H]` into queries `[N·D, H]`, keys `[G·D, H]`, values `[G·D, H]`."""
     groups, size, rest = model.query_groups, model.head_size, fused.shape[1:]
     queries = model.num_attention_heads // groups
     by_group = fused.reshape(groups, queries + 2, size, *rest)
     parts = torch.tensor_split(by_group, [queries, queries + 1], dim=1)
-    return tuple(part.reshape(-1, *rest) for part in parts)
+    query, key, value = (part.reshape(-1, *rest) for part in parts)
+    return in_their_order(query, model), in_their_order(key, model), value
 
 
 def join_qkv(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
     """Join queries, keys and values: the inverse of `split_qkv`."""
     groups, size = model.query_groups, model.head_size
-    by_group = [part.reshape(groups, -1, size, *part.shape[1:]) for part in parts]
+    query, key, value = parts
+    ordered = (in_our_order(query, model), in_our_order(key, model), value)
+    by_group = [part.reshape(groups, -1, size, *part.shape[1:]) for part in ordered]
     return torch.cat(by_group, dim=1).reshape(-1, *parts[0].shape[1:])
 
 
@@ -99,6 +130,11 @@ def _only(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
 
 UNCHANGED = Fusion(split=_same, join=_only)
 QKV = Fusion(split=split_qkv, join=join_qkv)
+HEADS = Fusion(
+    split=lambda tensor, model: (in_their_order(tensor, model),),
+    join=lambda parts, model: in_our_order(parts[0], model),
+)
+"""A norm of heads, whose numbers are ordered as those of the heads."""
 GATE_UP = Fusion(split=split_gate_up, join=join_gate_up)
 EXPERTS = Fusion(split=split_experts, join=join_experts)
 EXPERTS_GATE_UP = Fusion(split=split_experts_gate_up, join=join_experts_gate_up)

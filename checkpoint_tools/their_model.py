@@ -76,7 +76,7 @@ def _require_tied(theirs: TheirTensors, move: Move) -> None:
     (embedding,) = move.theirs
     wanted, _ = theirs.described(embedding)
     for name in theirs.left_out:
-        if name.endswith(COMPUTED):
+        if name not in theirs.family.outputs or name.endswith(COMPUTED):
             continue
         shape, _ = theirs.described(name)
         if shape == wanted and torch.equal(theirs.read(name).float(), theirs.read(embedding).float()):

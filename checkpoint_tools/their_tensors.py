@@ -60,9 +60,23 @@ class TheirTensors:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all tensors that say something: an output layer beside a tied embedding does not."""
+        """Names of all tensors that are read.
+
+        An output layer beside a tied embedding is not, nor are layers behind the last one that predict further tokens.
+        """
         tied = () if self.model.untie_embeddings_and_output_weights else self.family.outputs
-        return tuple(name for name in self.files if name not in tied and not name.endswith(COMPUTED))
+        beyond = self._further_layers()
+        return tuple(
+            name
+            for name in self.files
+            if name not in tied and not name.endswith(COMPUTED) and not name.startswith(beyond)
+        )
+
+    def _further_layers(self) -> tuple[str, ...]:
+        """Return what the names of tensors in such layers begin with."""
+        key = self.family.further_layers
+        number = self.fields.get(key, 0) if key is not None else 0
+        return tuple(f"model.layers.{self.model.num_layers + layer}." for layer in range(number))
 
     @property
     def left_out(self) -> tuple[str, ...]:

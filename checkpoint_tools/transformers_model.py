@@ -73,7 +73,7 @@ def require_frequencies(theirs: TheirTensors, model: ModelConfig, bound: float) 
     judge = _built(theirs, _config(theirs, 1, small))
     theirs_of: Any = next(module for name, module in judge.named_modules() if name.endswith("rotary_emb"))
     theirs_d = theirs_of.inv_freq.cpu().float()
-    ours_d = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
+    ours_d = frequencies(model.rotary_size, model.rotary_base, model.rope_scaling)
     wanted = model.rope_scaling.magnification if model.rope_scaling is not None else 1.0
     is_same = ours_d.shape == theirs_d.shape and torch.allclose(ours_d, theirs_d, rtol=bound, atol=0.0)
     if not is_same or not math.isclose(theirs_of.attention_scaling, wanted, rel_tol=bound):

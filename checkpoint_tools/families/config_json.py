@@ -12,6 +12,7 @@ from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.families.json_values import LAYERS, TOKEN_IDS, TRUTH, Kind, number, same, shown, whole
 from checkpoint_tools.families.registry import FAMILIES, REFUSED
 from checkpoint_tools.families.remarks import STANDARD, TOKEN_ID_KEYS, changes_nothing
+from checkpoint_tools.families.rotary_share import SHARE_KEY, rotary_share, with_rotary_share, without_rotary_share
 from checkpoint_tools.families.rotation import KEYS as ROTARY_KEYS
 from checkpoint_tools.families.rotation import Rotation, read_rotation, rotary_fields
 from harness.config.model import ModelConfig
@@ -28,7 +29,11 @@ _KINDS: Mapping[str, Kind] = {
     "hidden_size": _WIDTH,
     "intermediate_size": _WIDTH,
     "num_hidden_layers": whole(10_000),
-    **dict.fromkeys(("num_experts", "num_local_experts", "num_experts_per_tok"), _HEADS),
+    **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"), _HEADS),
+    **dict.fromkeys(("n_group", "topk_group"), _HEADS),
+    **dict.fromkeys(("first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers"), whole(10_000, least=0)),
+    "routed_scaling_factor": number(1e-6, 1e6),
+    "use_qk_norm": TRUTH,
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), _WIDTH),
     "decoder_sparse_step": whole(10_000),
     "mlp_only_layers": LAYERS,
@@ -84,16 +89,21 @@ def admit(fields: Fields, family: Family) -> Admitted:
         CheckpointError: A key is not known, or has a value that is not. Names every one of them.
     """
     problems: list[str] = []
-    rotation = read_rotation(fields)
+    share = rotary_share(fields) if family.rotary_share is not None else None
+    rotation = read_rotation(fields if share is None else without_rotary_share(fields))
     plain = _plain(fields, family, problems)
     _check_fixed(fields, family, problems)
     _check_layer_types(fields, plain, problems)
     passed_over = [*_passed_over(fields, family, problems), *rotation.passed_over]
     values = _values(plain, rotation, family, problems)
+    if share is not None:
+        values["rotary_percent"] = share.read(family.rotary_share, problems)
     _require_none([*problems, *rotation.problems])
+    model = _model(values, family)
+    rotary = rotation.as_fields() if share is None else with_rotary_share(rotation.as_fields(), model.rotary_percent)
     return Admitted(
-        model=_model(values, family),
-        fields={**{key: plain[key] for key in plain if key not in TOKEN_ID_KEYS}, **rotation.as_fields()},
+        model=model,
+        fields={**{key: plain[key] for key in plain if key not in TOKEN_ID_KEYS}, **rotary},
         passed_over=tuple(sorted(passed_over)),
     )
 
@@ -116,7 +126,10 @@ def fields_for(model: ModelConfig, family: Family, extras: Fields) -> Fields:
         fields |= dict.fromkeys(_BIASES, model.add_bias_linear)
     fields["tie_word_embeddings"] = not model.untie_embeddings_and_output_weights
     # The spelling of transformers 4, which 5 reads too.
-    return {**fields, **rotary_fields(model), **extras}
+    rotary = rotary_fields(model)
+    if family.rotary_share is not None:
+        rotary |= {SHARE_KEY: model.rotary_percent}
+    return {**fields, **rotary, **extras}
 
 
 def _read_keys(family: Family) -> set[str]:
@@ -127,6 +140,7 @@ def _read_keys(family: Family) -> set[str]:
         "tie_word_embeddings",
         "max_position_embeddings",
         *TOKEN_ID_KEYS,
+        *((family.further_layers,) if family.further_layers else ()),
         *(_BIASES if family.has_bias_keys else ()),
     }
 
@@ -176,7 +190,8 @@ def _check_layer_types(fields: Fields, plain: Fields, problems: list[str]) -> No
 
 def _passed_over(fields: Fields, family: Family, problems: list[str]) -> list[str]:
     """Return the keys that change nothing; those that might are noted."""
-    known = {*_read_keys(family), *family.fixed, *family.ignored, *ROTARY_KEYS, *STANDARD, "layer_types"}
+    rotary = (SHARE_KEY,) if family.rotary_share is not None else ()
+    known = {*_read_keys(family), *rotary, *family.fixed, *family.ignored, *ROTARY_KEYS, *STANDARD, "layer_types"}
     unknown = {key: value for key, value in fields.items() if key not in known}
     problems += [
         f"{ascii(key)[1:-1][:60]}: not known, so it may change what the model computes. If it is only a remark, delete "

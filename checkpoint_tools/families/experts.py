@@ -24,7 +24,13 @@ SOFTMAX = {
 NOT_SHARED = {"moe_shared_expert_intermediate_size": None, "moe_shared_expert_gate": False}
 TRAINING_KEYS = ("router_aux_loss_coef", "output_router_logits", "router_jitter_noise")
 """Keys that act in training only."""
-_COUNTS = ("num_experts", "num_local_experts")
+SIGMOID = {
+    "moe_router_score_function": "sigmoid",
+    "moe_router_enable_expert_bias": True,
+    "moe_router_pre_softmax": False,
+}
+"""Fields of our model in families whose routers have sigmoids and a bias."""
+_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
 def expert_rules(
@@ -81,10 +87,11 @@ def count(default: int, written: str = "num_experts") -> Derived:
     """Return the keys of the number of experts, for which transformers 5 and published files have different names."""
 
     def read(said: Fields) -> dict[str, Any]:
-        counts = [said[key] for key in _COUNTS if key in said]
-        if len(set(counts)) > 1:
-            raise CheckpointError(f"{_COUNTS[1]}: {counts[1]}, but {_COUNTS[0]} is {counts[0]}")
-        return {"num_moe_experts": counts[0] if counts else default}
+        counts = {key: said[key] for key in _COUNTS if key in said}
+        if len(set(counts.values())) > 1:
+            told = ", ".join(f"{key} {number}" for key, number in counts.items())
+            raise CheckpointError(f"{next(iter(counts))}: two numbers of experts: {told}")
+        return {"num_moe_experts": next(iter(counts.values()), default)}
 
     return Derived(
         keys=_COUNTS,
@@ -137,3 +144,86 @@ SPARSE_LAYERS = Derived(
     write=_write_sparse_layers,
 )
 """Qwen's layers with experts: every n-th, less those that are named."""
+ROUTER_BIAS = Rule(ours=f"{LAYER}mlp.router.expert_bias", theirs=(f"{THEIR_LAYER}mlp.gate.e_score_correction_bias",))
+
+
+def _read_dense_first(said: Fields) -> dict[str, Any]:
+    num_layers, num_dense = said.get("num_hidden_layers", 0), said.get("first_k_dense_replace", 0)
+    if num_dense >= num_layers:
+        raise CheckpointError(f"first_k_dense_replace: {num_dense} leaves no layer of {num_layers} with experts")
+    return {"moe_layer_freq": 1 if num_dense == 0 else [0] * num_dense + [1] * (num_layers - num_dense)}
+
+
+DENSE_FIRST = Derived(
+    keys=("first_k_dense_replace",),
+    fields=("moe_layer_freq",),
+    read=_read_dense_first,
+    write=lambda model: {"first_k_dense_replace": model.expert_layers.count(False)},
+    objections=lambda model: (
+        ["its dense layers are not the first ones"] if sorted(model.expert_layers) != list(model.expert_layers) else []
+    ),
+)
+"""DeepSeek's layers with experts: all but the first few."""
+
+
+def shared_experts(default: int) -> Derived:
+    """Return the key of the number of shared experts, each of which is as wide as another."""
+
+    def read(said: Fields) -> dict[str, Any]:
+        number, width = said.get("n_shared_experts", default), said.get("moe_intermediate_size", 0)
+        return {"moe_shared_expert_intermediate_size": number * width or None}
+
+    def write(model: ModelConfig) -> Fields:
+        return {"n_shared_experts": (model.moe_shared_expert_intermediate_size or 0) // model.expert_width}
+
+    def objections(model: ModelConfig) -> list[str]:
+        shared = model.moe_shared_expert_intermediate_size
+        if shared is None:
+            return ["it has no shared experts"]
+        if shared % model.expert_width == 0:
+            return []
+        return [f"its shared experts are {shared} wide, not a multiple of {model.expert_width}"]
+
+    return Derived(
+        keys=("n_shared_experts",),
+        fields=("moe_shared_expert_intermediate_size",),
+        read=read,
+        write=write,
+        objections=objections,
+    )
+
+
+def groups() -> Derived:
+    """Return the keys of groups of experts: those with the largest sum of their two best scores are chosen."""
+
+    def read(said: Fields) -> dict[str, Any]:
+        number, chosen, topk = (said.get(key, 1) for key in ("n_group", "topk_group", "num_experts_per_tok"))
+        if number == 1:
+            return {"moe_router_num_groups": None, "moe_router_group_topk": None}
+        if topk != _SUMMED * chosen:
+            raise CheckpointError(
+                f"topk_group: {chosen} with num_experts_per_tok {topk}: groups are chosen by their {_SUMMED} best "
+                f"scores, which is known only where each gives {_SUMMED} experts"
+            )
+        return {"moe_router_num_groups": number, "moe_router_group_topk": chosen}
+
+    def objections(model: ModelConfig) -> list[str]:
+        chosen = model.moe_router_group_topk
+        if chosen is None or model.moe_router_topk == _SUMMED * chosen:
+            return []
+        return [f"its groups are chosen by other numbers of scores than {_SUMMED}"]
+
+    return Derived(
+        keys=("n_group", "topk_group"),
+        fields=("moe_router_num_groups", "moe_router_group_topk"),
+        read=read,
+        write=lambda model: {
+            "n_group": model.moe_router_num_groups or 1,
+            "topk_group": model.moe_router_group_topk or 1,
+        },
+        objections=objections,
+    )
+
+
+_SUMMED = 2
+"""Scores of a group that DeepSeek-V3 and its kin add up."""

@@ -81,6 +81,8 @@ class Derived:
     read: Callable[[Fields], dict[str, Any]]
     """Makes the fields out of plain values; raises CheckpointError, whose text begins with a key, if it cannot."""
     write: Callable[[ModelConfig], Fields]
+    objections: Callable[[ModelConfig], list[str]] = lambda model: []
+    """Features of a model that the keys cannot say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +109,10 @@ class Family:
     """Defaults of the family's class for keys that `config.json` lacks."""
     has_bias_keys: bool = False
     """The keys `attention_bias` and `mlp_bias` tell if there are biases."""
+    rotary_share: float | None = None
+    """Share of a head that is rotated where `config.json` does not say it; None: all of it, always."""
+    further_layers: str | None = None
+    """Key with the number of layers behind the last whose tensors are not read: they predict further tokens."""
     is_written: bool = True
     """True if models are written as this family, and not only read."""
     note: str | None = None
@@ -132,6 +138,7 @@ class Family:
             for name, value in needed.items()
             if getattr(model, name) != value
         ]
+        found += [f"{objection}" for derived in self.derived for objection in derived.objections(model)]
         return found or [f"the family has no rule for {name}" for name in self._without_rule(model)]
 
     def moves(self, model: ModelConfig) -> Iterator[Move]:
@@ -158,7 +165,8 @@ class Family:
         """Return the defaults of the fields that the family does not name."""
         derived = (name for one in self.derived for name in one.fields)
         biases = ("add_bias_linear",) if self.has_bias_keys else ()
-        named = {*_IN_EVERY_FAMILY, *self.fields.values(), *derived, *biases}
+        rotary = ("rotary_percent",) if self.rotary_share is not None else ()
+        named = {*_IN_EVERY_FAMILY, *self.fields.values(), *derived, *biases, *rotary}
         return {name: field.default for name, field in type(model).model_fields.items() if name not in named}
 
     def _without_rule(self, model: ModelConfig) -> list[str]:

@@ -37,14 +37,14 @@ class Kind:
         return found
 
 
-def whole(most: int) -> Kind:
-    """Return the kind of a whole number from 1 to `most`."""
+def whole(most: int, least: int = 1) -> Kind:
+    """Return the kind of a whole number from `least` to `most`."""
 
     def plain(value: object) -> object:
         number = int(value) if isinstance(value, float) and value.is_integer() else value
-        return number if type(number) is int and 1 <= number <= most else None
+        return number if type(number) is int and least <= number <= most else None
 
-    return Kind(f"a whole number from 1 to {most:,}", plain)
+    return Kind(f"a whole number from {least} to {most:,}", plain)
 
 
 def number(least: float, most: float) -> Kind:

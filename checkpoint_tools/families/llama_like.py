@@ -7,7 +7,7 @@ Theirs: `q_proj [N·D, H]`, `k_proj`, `v_proj [G·D, H]`, `o_proj [H, N·D]`, `g
 from __future__ import annotations
 
 from checkpoint_tools.families.family import Rule
-from checkpoint_tools.layout import GATE_UP, QKV, UNCHANGED, VOCABULARY, Fusion
+from checkpoint_tools.layout import GATE_UP, HEADS, QKV, UNCHANGED, VOCABULARY, Fusion
 from harness.parameters.names import EMBEDDING, LAYERS, OUTPUT
 
 LAYER = f"{LAYERS}{{}}."
@@ -15,9 +15,9 @@ LAYER = f"{LAYERS}{{}}."
 THEIR_LAYER = "model.layers.{}."
 
 
-def norm_rule(ours: str, theirs: str) -> Rule:
+def norm_rule(ours: str, theirs: str, fusion: Fusion = UNCHANGED) -> Rule:
     """Return the rule for a norm of a layer, by its names there."""
-    return Rule(ours=f"{LAYER}{ours}.weight", theirs=(f"{THEIR_LAYER}{theirs}.weight",))
+    return Rule(ours=f"{LAYER}{ours}.weight", theirs=(f"{THEIR_LAYER}{theirs}.weight",), fusion=fusion)
 
 
 def _weight_and_bias(ours: str, *theirs: str, fusion: Fusion = UNCHANGED) -> tuple[Rule, ...]:
@@ -35,8 +35,8 @@ RULES = (
     *_weight_and_bias(
         "self_attention.linear_qkv", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", fusion=QKV
     ),
-    norm_rule("self_attention.q_layernorm", "self_attn.q_norm"),
-    norm_rule("self_attention.k_layernorm", "self_attn.k_norm"),
+    norm_rule("self_attention.q_layernorm", "self_attn.q_norm", fusion=HEADS),
+    norm_rule("self_attention.k_layernorm", "self_attn.k_norm", fusion=HEADS),
     *_weight_and_bias("self_attention.linear_proj", "self_attn.o_proj"),
     norm_rule("pre_mlp_layernorm", "post_attention_layernorm"),
     *_weight_and_bias("mlp.linear_fc1", "mlp.gate_proj", "mlp.up_proj", fusion=GATE_UP),

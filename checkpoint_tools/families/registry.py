@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from checkpoint_tools.families.family import Family
 from checkpoint_tools.families.gemma import GEMMA
+from checkpoint_tools.families.glm4_moe import GLM4_MOE
 from checkpoint_tools.families.internlm2 import INTERNLM2
 from checkpoint_tools.families.llama import LLAMA
 from checkpoint_tools.families.minimind import MINIMIND
@@ -18,7 +19,7 @@ from harness.config.model import ModelConfig
 from harness.errors import UsageError
 
 _DENSE = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, INTERNLM2, MINIMIND)
-_WITH_EXPERTS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, OLMOE)
+_WITH_EXPERTS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, OLMOE, GLM4_MOE)
 _FAMILIES = (*_DENSE, *_WITH_EXPERTS)
 """All families. If none is named for writing, the first one that can express the model is taken."""
 FAMILIES = {family.model_type: family for family in _FAMILIES}
@@ -30,7 +31,6 @@ REFUSED = {
     "phi3": "its fused projections are ordered otherwise",
     "deepseek_v2": "its attention is latent",
     "deepseek_v3": "its attention is latent",
-    "glm4_moe": "it rotates a part of each head only",
     "gpt_oss": "its attention has sinks and windows, its experts have biases",
 }
 """Families that are often asked for, and why they are not in the tables."""

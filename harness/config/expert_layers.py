@@ -51,7 +51,7 @@ _SCHEMA = {
     "anyOf": [
         {"type": "integer", "minimum": 1, "maximum": MOST_LAYERS},
         {"type": "array", "items": {"enum": [0, 1]}, "maxItems": MOST_LAYERS},
-        {"type": "string", "pattern": f"^({_TEXT.pattern})$"},
+        {"type": "string", "pattern": "^[0-9, *+()[\\]]+$"},
     ]
 }
 ExpertLayers = Annotated[int | tuple[int, ...], BeforeValidator(_read), WithJsonSchema(_SCHEMA)]

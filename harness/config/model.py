@@ -7,7 +7,7 @@ from typing import Literal
 
 from harness.config.expert_layers import ExpertLayers, expanded
 from harness.config.rope_scaling import RopeScalingConfig
-from harness.config.section import Ids, Layers, NonNegativeFloat, PositiveFloat, Section, Width
+from harness.config.section import Ids, Layers, NonNegativeFloat, PositiveFloat, RotaryShare, Section, Width
 
 
 class ModelConfig(Section):
@@ -56,6 +56,8 @@ class ModelConfig(Section):
     """`qk_layernorm` only: each `head` on its own (Qwen3), or all together over their `width` (OLMo 2; RMSNorm)."""
     rotary_base: PositiveFloat = 10000.0
     """Base of the rotary position embedding (theta)."""
+    rotary_percent: RotaryShare = 1.0
+    """Share of the numbers of a head that are rotated (GLM-4.5: 0.5); the others do not see positions."""
     rope_scaling: RopeScalingConfig | None = None
     """Scaling of the rotary frequencies for longer sequences. Default: none."""
     num_moe_experts: Width | None = None
@@ -108,6 +110,11 @@ class ModelConfig(Section):
     def head_size(self) -> int:
         """Size of one attention head."""
         return self.kv_channels or self.hidden_size // self.num_attention_heads
+
+    @property
+    def rotary_size(self) -> int:
+        """Numbers of a head that are rotated."""
+        return int(self.head_size * self.rotary_percent)
 
     @property
     def query_groups(self) -> int:

@@ -45,6 +45,7 @@ Interval = Annotated[float, Field(ge=LEAST_SECONDS, le=MOST_SECONDS, allow_inf_n
 """Seconds between two looks at something."""
 Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+RotaryShare = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]
 SkipWindow = Annotated[
     tuple[Annotated[int, Field(ge=0, le=MOST_TOKENS)], Annotated[int, Field(ge=0, le=MOST_TOKENS)]],

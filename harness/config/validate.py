@@ -53,6 +53,11 @@ def _head_problems(model: ModelConfig) -> Iterator[Problem]:
         yield Problem(
             ("model", key), f"makes the size of one head {model.head_size}, but rotary positions need an even one"
         )
+    elif model.rotary_size % 2 or model.rotary_size == 0:
+        yield Problem(
+            ("model", "rotary_percent"),
+            f"makes {model.rotary_size} of the {model.head_size} numbers of a head rotary, but they rotate in pairs",
+        )
     if heads % groups:
         yield Problem(
             ("model", "num_query_groups"),
@@ -88,7 +93,7 @@ def _scaling_problems(scaling: RopeScalingConfig | None, model: ModelConfig, her
         return
     if scaling.factor < 1:
         yield Problem((*here, "factor"), f"must be at least 1 (it stretches the context), given {scaling.factor}")
-    if scaling.type == "ntk" and model.head_size == 2:
+    if scaling.type == "ntk" and model.rotary_size == 2:
         yield Problem((*here, "type"), "ntk needs heads larger than 2; take linear")
     if scaling.type == "llama3" and scaling.low_freq_factor >= scaling.high_freq_factor:
         yield Problem(

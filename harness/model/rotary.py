@@ -1,7 +1,9 @@
 """Rotary position embedding: frequencies, their stretching for long contexts, and the rotation.
 
-Shapes: S sequence, B micro batch, N heads, G of them with keys and values of their own, D head size. Halves are rotated
-against each other (as in Llama and Hugging Face), not neighbouring pairs.
+Shapes: S sequence, B micro batch, N heads, G of them with keys and values of their own, D head size, R rotated numbers
+of a head. Halves are rotated against each other (as in Llama and Hugging Face), not neighbouring pairs. Where only a
+part of a head is rotated, it is the beginning of each half: its pairs stand as in a head that is rotated whole, for the
+same kernels. Converters order the numbers of heads (`checkpoint_tools.layout`).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import pad
 
 from harness.config.model import ModelConfig
 from harness.config.rope_scaling import RopeScalingConfig
@@ -22,15 +25,15 @@ from harness.parallel.ranks import Place
 _NUMBERS_AT_ONCE = 2048
 
 
-def frequencies(head_size: int, base: float, scaling: RopeScalingConfig | None) -> torch.Tensor:
-    """Return the angle per position of each rotated pair: `[D/2]`, fp32 on the CPU.
+def frequencies(rotary_size: int, base: float, scaling: RopeScalingConfig | None) -> torch.Tensor:
+    """Return the angle per position of each rotated pair: `[R/2]`, fp32 on the CPU.
 
     Sources: RoFormer (base), position interpolation (`linear`), NTK-aware scaling (`ntk`), Llama 3.1 (`llama3`),
     YaRN (`yarn`).
     """
     if scaling is not None and scaling.type == "ntk":
-        base = base * scaling.factor ** (head_size / (head_size - 2))
-    exponents = torch.arange(0, head_size, 2, device="cpu", dtype=torch.int64).float() / head_size
+        base = base * scaling.factor ** (rotary_size / (rotary_size - 2))
+    exponents = torch.arange(0, rotary_size, 2, device="cpu", dtype=torch.int64).float() / rotary_size
     plain = 1.0 / (base**exponents)
     if scaling is None or scaling.type == "ntk":
         return plain
@@ -75,7 +78,8 @@ class Rotation:
 
     def follow(self, model: ModelConfig) -> None:
         """Use the base and the scaling of this configuration from here on."""
-        self._frequencies = frequencies(model.head_size, model.rotary_base, model.rope_scaling)
+        self._frequencies = frequencies(model.rotary_size, model.rotary_base, model.rope_scaling)
+        self._num_still = (model.head_size - model.rotary_size) // 2
         self._magnification = model.rope_scaling.magnification if model.rope_scaling is not None else 1.0
         self._tables: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
@@ -112,6 +116,7 @@ class Rotation:
             positions = context.positions(length, self._cp) if self._positions is None else self._positions
             angles = torch.outer(positions.float(), self._frequencies)[:, None, None, :]
             cos, sin = angles.cos() * self._magnification, angles.sin() * self._magnification
+            cos, sin = pad(cos, (0, self._num_still), value=1.0), pad(sin, (0, self._num_still))
             self._tables[key] = (cos.to(device), sin.to(device))
         return self._tables[key]
 

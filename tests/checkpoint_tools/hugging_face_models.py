@@ -45,6 +45,7 @@ class Variant(NamedTuple):
 
 
 TIED = {"tie_word_embeddings": True}
+GLM = {"n_routed_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
@@ -110,6 +111,17 @@ VARIANTS = (
         "olmoe",
         {"num_experts": 5, "num_experts_per_tok": 3, "num_key_value_heads": 1, "norm_topk_prob": True},
     ),
+    Variant("glm-4-moe", "glm4_moe", {**GLM, "head_dim": 24}),
+    Variant(
+        "glm-4-moe-groups-norms-biases",
+        "glm4_moe",
+        {
+            **GLM,
+            **{"n_routed_experts": 8, "n_group": 4, "topk_group": 1, "n_shared_experts": 2, "use_qk_norm": True},
+            **{"attention_bias": True, "routed_scaling_factor": 2.5, "num_hidden_layers": 3, "head_dim": 16},
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
+        },
+    ),
     Variant("qwen3-mha", "qwen3", {"head_dim": 12, "num_key_value_heads": 4}),
 )
 """Query groups 1, 2 and as many as heads; own head sizes; tied; biases; vocabularies that nothing divides."""
@@ -123,6 +135,7 @@ def write_model(folder: Path, variant: Variant, *, dtype: torch.dtype = torch.fl
         config = transformers.AutoConfig.for_model(variant.model_type, **{**SIZES, **variant.changes})
         model = transformers.AutoModelForCausalLM.from_config(config)
         draw_weights(dict(model.named_parameters()))
+        draw_weights({name: buffer for name, buffer in model.named_buffers() if name.endswith("_bias")})
         model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
     return folder
 

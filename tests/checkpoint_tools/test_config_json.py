@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from checkpoint_tools.families.config_json import admit, family_of, fields_for
+from checkpoint_tools.families.config_json import Admitted, admit, family_of, fields_for
 from checkpoint_tools.families.registry import FAMILIES, family_for_writing
 from checkpoint_tools.families.rotation import dynamic_scaling, rotary_fields
 from harness.config.model import ModelConfig
@@ -168,6 +168,15 @@ def model(**changes: Any) -> ModelConfig:
         ({**EXPERTS, "qk_layernorm": True, "qk_layernorm_over": "width"}, "olmoe"),
         (
             {
+                "num_moe_experts": 4,
+                "moe_shared_expert_intermediate_size": 80,
+                "moe_layer_freq": [0, 1],
+                "rotary_percent": 0.5,
+            },
+            "glm4_moe",
+        ),
+        (
+            {
                 **EXPERTS,
                 "add_qkv_bias": True,
                 "moe_router_pre_softmax": True,
@@ -224,3 +233,67 @@ def test_what_is_written_is_read_as_the_same_model(name: str) -> None:
     given = model(num_query_groups=2, kv_channels=24, rotary_base=5e5, **own.get(name, {}))
     written = fields_for(given, FAMILIES[name], {"eos_token_id": 2})
     assert admit(written, FAMILIES[name]).model == given
+
+
+def glm(**changes: Any) -> Admitted:
+    fields = {**GLM, **changes}
+    return admit(fields, family_of(fields))
+
+
+GLM = {
+    **{"model_type": "glm4_moe", "vocab_size": 131, "hidden_size": 48, "intermediate_size": 40},
+    **{"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "moe_intermediate_size": 16},
+    **{"n_routed_experts": 8, "num_experts_per_tok": 2, "head_dim": 16},
+}
+
+
+def test_the_layers_groups_and_shared_experts_of_glm() -> None:
+    found = glm(first_k_dense_replace=2, n_group=4, topk_group=1, n_shared_experts=3).model
+    assert found.moe_layer_freq == (0, 0, 1)
+    assert (found.moe_router_num_groups, found.moe_router_group_topk) == (4, 1)
+    assert found.moe_shared_expert_intermediate_size == 48
+    assert (
+        fields_for(found, FAMILIES["glm4_moe"], {}).items()
+        >= {
+            "first_k_dense_replace": 2,
+            "n_group": 4,
+            "topk_group": 1,
+            "n_shared_experts": 3,
+            "n_routed_experts": 8,
+            "partial_rotary_factor": 0.5,
+        }.items()
+    )
+
+
+def test_the_rotated_share_is_read_wherever_it_stands() -> None:
+    inside = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25}
+    assert glm().model.rotary_percent == 0.5
+    assert glm(partial_rotary_factor=0.25).model.rotary_percent == 0.25
+    assert glm(rope_parameters=inside).model.rotary_percent == 0.25
+    assert glm(rope_parameters=inside).fields["rope_parameters"]["partial_rotary_factor"] == 0.25
+    assert glm(rope_parameters=inside, partial_rotary_factor=0.25).passed_over == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"first_k_dense_replace": 3}, "first_k_dense_replace: 3 leaves no layer of 3 with experts"),
+        (
+            {"n_group": 4, "topk_group": 2},
+            "topk_group: 2 with num_experts_per_tok 2: groups are chosen by their 2 best",
+        ),
+        ({"num_experts": 4}, "num_experts: two numbers of experts: num_experts 4, n_routed_experts 8"),
+        ({"partial_rotary_factor": 1.5}, "partial_rotary_factor: 1.5 is not a number from 0.001 to 1"),
+        (
+            {"partial_rotary_factor": 0.5, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.25}},
+            "two of partial_rotary_factor: partial_rotary_factor 0.5, rope_parameters.partial_rotary_factor 0.25",
+        ),
+        ({"partial_rotary_factor": 0.2}, "rotary_percent makes 3 of the 16 numbers of a head rotary"),
+        ({"norm_topk_prob": False}, "norm_topk_prob: false, known is true"),
+        ({"mlp_only_layers": [0]}, "mlp_only_layers: not known"),
+    ],
+)
+def test_what_glm_s_settings_cannot_mean_is_refused(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        glm(**changes)
+    assert problem in str(refused.value)

@@ -40,6 +40,7 @@ MLPS: tuple[dict[str, Any], ...] = (
     SOFTMAX,
     {**SOFTMAX, **SHARED, "moe_layer_freq": [0, 1]},
     {**SOFTMAX, "moe_layer_freq": [0, 1], "moe_router_pre_softmax": True},
+    {"num_moe_experts": 4, "moe_layer_freq": [0, 1], "moe_shared_expert_intermediate_size": 24},
 )
 """Dense, and with experts of several kinds."""
 
@@ -76,7 +77,9 @@ class LaterModel(ModelConfig):
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
 def test_an_option_that_a_family_does_not_name_is_refused_unless_it_is_at_its_default(family: Family) -> None:
-    sizes = {**SIZES, **({"num_moe_experts": 4} if "moe_router_score_function" in family.has else {})}
+    sizes: dict[str, Any] = dict(SIZES)
+    if "moe_router_score_function" in family.has:
+        sizes |= {"num_moe_experts": 4, "moe_shared_expert_intermediate_size": 24}
     assert family.objections(LaterModel.model_validate({**sizes, **family.has})) == []
     changed = LaterModel.model_validate({**sizes, **family.has, "softmax_scale": 0.5})
     assert family.objections(changed) == ["model.softmax_scale is 0.5, the family has None"]

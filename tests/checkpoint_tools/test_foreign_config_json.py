@@ -71,7 +71,8 @@ def test_what_changes_nothing_is_passed_over_told_and_kept_from_the_judge(
     model_type: str, remarks: dict[str, Any]
 ) -> None:
     family = FAMILIES[model_type]
-    known = {*family.fixed, *(key for derived in family.derived for key in derived.keys)}
+    rotary = {"partial_rotary_factor"} if family.rotary_share is not None else set()
+    known = {*rotary, *family.fixed, *(key for derived in family.derived for key in derived.keys)}
     remarks = {key: value for key, value in remarks.items() if key not in known}
     plain, found = read(model_type), read(model_type, **remarks)
     assert found.model == plain.model

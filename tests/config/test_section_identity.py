@@ -30,6 +30,7 @@ ABSENT_MEANS: dict[type[Section], dict[str, Any]] = {
         "qk_layernorm": False,
         "qk_layernorm_over": "head",
         "rotary_base": 10000.0,
+        "rotary_percent": 1.0,
         "rope_scaling": None,
         "num_moe_experts": None,
         "moe_layer_freq": 1,

@@ -51,6 +51,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "tanh": {"model.activation": "gelu_tanh"},
     "squared-relu": {"model.activation": "squared_relu"},
     "query-key-norm": {"model.qk_layernorm": True},
+    "half-of-a-head-rotated": {"model.rotary_percent": 0.5},
     "query-key-layer-norm-biases": {
         "model.qk_layernorm": True,
         "model.add_qkv_bias": True,
