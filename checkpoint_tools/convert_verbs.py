@@ -13,7 +13,7 @@ import click
 
 from harness.errors import EXIT_BAD_DATA, CheckpointError, UsageError
 from harness.finite_range import FiniteRange
-from harness.limits import MOST_FLOAT, MOST_LAYERS, MOST_THREADS, MOST_VOCABULARY
+from harness.limits import MOST_EXPERTS, MOST_FLOAT, MOST_LAYERS, MOST_THREADS, MOST_VOCABULARY
 from harness.run.checkpoints.key_option import require_signed, signature_key_option
 from harness.run.paths import RunDir
 from harness.say import say
@@ -114,6 +114,14 @@ def to_hf(
 @click.option(
     "--vocab-size", type=click.IntRange(1, MOST_VOCABULARY), help="Add rows to the vocabulary up to this size."
 )
+@click.option("--experts", type=click.IntRange(2, MOST_EXPERTS), help="Make each MLP this many experts, copies of it.")
+@click.option(
+    "--experts-per-token",
+    type=click.IntRange(1, MOST_EXPERTS),
+    default=2,
+    show_default=True,
+    help="Experts that compute a token, with --experts.",
+)
 @click.option("--tokenizer", type=_PATH, help="Go on with this one, which grew from the model's own.")
 def from_hf(  # noqa: PLR0913 (one argument per option)
     model: Path,
@@ -122,6 +130,8 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
     proof_layers: int | None,
     expand_layers: str | None,
     vocab_size: int | None,
+    experts: int | None,
+    experts_per_token: int,
     tokenizer: Path | None,
 ) -> None:
     """Convert the Hugging Face model in the folder MODEL into a run directory OUT, to continue its training.
@@ -137,19 +147,26 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
     where continued.yaml has the model section of runs/continued/model.yaml.
 
     A model may grow on the way: --expand-layers copies blocks with output projections of zero, --vocab-size adds rows
-    that are the mean of the others. Both leave the function as it is. With more rows the tokenizer may grow too
+    that are the mean of the others, --experts makes a mixture of copies of each MLP (upcycling). All leave the function
+    as it is. With more rows the tokenizer may grow too
     (harness data extend-tokenizer): name it, and it is held against the model's own, whose ids it must keep.
 
     \b
     Examples:
       harness convert from-hf models/Qwen2.5-7B runs/larger --expand-layers 6,13,20,27
       harness convert from-hf models/Qwen2.5-7B runs/terms --vocab-size 160000 --tokenizer extended.json
+      harness convert from-hf models/Llama-3.2-1B runs/mixture --experts 8
     """
     from checkpoint_tools.from_hf import convert as run
     from checkpoint_tools.growth import Growth
     from harness.progress import shown
 
-    growth = Growth(copied_layers=_numbers(expand_layers or ""), vocab_size=vocab_size)
+    growth = Growth(
+        copied_layers=_numbers(expand_layers or ""),
+        vocab_size=vocab_size,
+        num_experts=experts,
+        experts_per_token=experts_per_token,
+    )
     found = run(model, out, shown, growth=growth, tokenizer=tokenizer, num_workers=workers, proof_layers=proof_layers)
     _report(found)
 

@@ -13,6 +13,7 @@ An interrupted conversion continues where it was, also in the proof.
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +43,8 @@ from harness.config.model import ModelConfig
 from harness.data.order.cursor import Cursor
 from harness.errors import UsageError
 from harness.json_text import parse_json
+from harness.parameters.names import fused_name
+from harness.parameters.table import parameter_table
 from harness.plan.layouts import Layout
 from harness.progress import ShowProgress
 from harness.run.checkpoints.for_export import (
@@ -98,7 +101,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
                 _manifest(model, tokenizers),
                 Weights(
                     model=model,
-                    names=[move.ours for move in theirs.family.moves(model)],
+                    names=[fused_name(parameter.name) for parameter in parameter_table(model)],
                     read=growth.reader(lambda name: moves[name].joined(theirs.read_finite, theirs.model), theirs.model),
                 ),
                 belongings,
@@ -188,7 +191,7 @@ def _record(
         "belongings_xxh3": {name: xxhash.xxh3_64_hexdigest(content) for name, content in belongings.items()},
         "weights_xxh3": xxhash.xxh3_64_hexdigest(repr(seen).encode()),
         "family": theirs.family.model_type,
-        "growth": {"copied_layers": list(growth.copied_layers), "vocab_size": growth.vocab_size},
+        "growth": {**asdict(growth), "copied_layers": list(growth.copied_layers)},
         **tokenizers.fingerprint(),
         "harness": VERSION,
     }

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from checkpoint_tools.families.family import Move
-from checkpoint_tools.growth import Growth
+from checkpoint_tools.growth import OF_EXPERTS, Growth
 from checkpoint_tools.number_formats import Loss, are_equal, format_name, loss_of, require_fits
 from checkpoint_tools.our_tensors import OurTensors
 from checkpoint_tools.their_tensors import TheirTensors
@@ -23,6 +23,7 @@ from harness.parameters.table import find_parameter
 
 NOT_THE_SAME = "The converted model is not the same model"
 NOT_PUBLISHED = "It was not published."
+_OF_MLP = {mlp: experts for experts, mlp in OF_EXPERTS.items()}
 _ROUNDING = 4.0
 """Steps of the number format by which the mean of a vocabulary may be off: it is summed in another order here."""
 
@@ -81,10 +82,12 @@ def _places(
     if layer is None:
         yield move.ours, joined
         return
+    is_silent = find_parameter(move.ours, theirs.model).writes_to_residual
     place = growth.first_layers(layer)
+    if growth.num_experts is not None and rest in _OF_MLP:
+        rest, joined = _OF_MLP[rest], joined[None].expand(growth.num_experts, *joined.shape)
     yield in_layer(place, rest), joined
     if layer in growth.copied_layers:
-        is_silent = find_parameter(move.ours, theirs.model).writes_to_residual
         yield in_layer(place + 1, rest), torch.zeros_like(joined) if is_silent else joined
 
 

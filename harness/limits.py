@@ -25,6 +25,8 @@ MOST_LAYERS = 2048
 """Layers of a model: the plan has rows for each; the deepest transformers that were published have a thousand."""
 MOST_WIDTH = 2**22
 """Widths of a model, and numbers of its heads: a hundred times those of the largest models."""
+MOST_EXPERTS = 2**14
+"""Experts of a layer: the largest published models have some hundred. Each is counted in every step."""
 MOST_VOCABULARY = 2**31 - 1
 """Ids of a vocabulary: data files have at most 32 bits for one, and Megatron takes them for signed."""
 MOST_RANKS = 2**20

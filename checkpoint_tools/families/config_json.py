@@ -118,6 +118,7 @@ def fields_for(model: ModelConfig, family: Family, extras: Fields) -> Fields:
     """Return the `config.json` of a model; `extras` are keys that do not change the function."""
     fields: Fields = {"architectures": [family.architecture], "model_type": family.model_type}
     said = {**dict(model), "num_query_groups": model.query_groups, "kv_channels": model.head_size}
+    said["moe_ffn_hidden_size"] = model.expert_width
     fields |= {key: said[name] for key, name in family.fields.items()}
     for derived in family.derived:
         fields |= derived.write(model)

@@ -7,7 +7,7 @@ from typing import Literal
 
 from harness.config.expert_layers import ExpertLayers, expanded
 from harness.config.rope_scaling import RopeScalingConfig
-from harness.config.section import Ids, Layers, NonNegativeFloat, PositiveFloat, RotaryShare, Section, Width
+from harness.config.section import Experts, Ids, Layers, NonNegativeFloat, PositiveFloat, RotaryShare, Section, Width
 
 
 class ModelConfig(Section):
@@ -60,14 +60,14 @@ class ModelConfig(Section):
     """Share of the numbers of a head that are rotated (GLM-4.5: 0.5); the others do not see positions."""
     rope_scaling: RopeScalingConfig | None = None
     """Scaling of the rotary frequencies for longer sequences. Default: none."""
-    num_moe_experts: Width | None = None
+    num_moe_experts: Experts | None = None
     """Experts in each expert layer, which has them in place of one MLP. Default: none, every layer is dense."""
     moe_layer_freq: ExpertLayers = 1
     """Layers with experts: every n-th, from the first on; or a number for each layer, 1 with experts and 0 dense, as a
     list or as text: `[0]*3+[1]*58`."""
     moe_ffn_hidden_size: Width | None = None
     """Inner width of one expert. Default: ffn_hidden_size, which stays the width of dense layers."""
-    moe_router_topk: Width = 2
+    moe_router_topk: Experts = 2
     """Experts that compute each token."""
     moe_router_score_function: Literal["sigmoid", "softmax"] = "sigmoid"
     """Scores of the experts from the router's logits: a `sigmoid` of each (DeepSeek-V3, GLM-4.5), or a `softmax` over
@@ -75,9 +75,9 @@ class ModelConfig(Section):
     moe_router_pre_softmax: bool = False
     """`softmax` only: over all experts, before the choice, so that weights of a token add up to less than 1 (Qwen2-MoE,
     DeepSeek-V2). Default: over the chosen ones (Mixtral; Qwen3-MoE's `norm_topk_prob`)."""
-    moe_router_num_groups: Width | None = None
+    moe_router_num_groups: Experts | None = None
     """Groups of experts, of equal size; a token goes to few. Give `moe_router_group_topk` too. Default: none."""
-    moe_router_group_topk: Width | None = None
+    moe_router_group_topk: Experts | None = None
     """Groups that a token may go to: those with the largest sums of their best `moe_router_topk /
     moe_router_group_topk` scores."""
     moe_router_topk_scaling_factor: PositiveFloat = 1.0

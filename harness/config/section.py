@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from harness.limits import (
     LEAST_FLOAT,
     LEAST_SECONDS,
+    MOST_EXPERTS,
     MOST_FLOAT,
     MOST_HELD_OUT_SAMPLES,
     MOST_LAYERS,
@@ -45,6 +46,7 @@ Interval = Annotated[float, Field(ge=LEAST_SECONDS, le=MOST_SECONDS, allow_inf_n
 """Seconds between two looks at something."""
 Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Experts = Annotated[int, Field(ge=1, le=MOST_EXPERTS)]
 RotaryShare = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]
 SkipWindow = Annotated[

@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from checkpoint_tools.average import average
 from checkpoint_tools.compare_models import differences, open_either
 from checkpoint_tools.growth import Growth
+from checkpoint_tools.their_tensors import open_model
 from harness.errors import CheckpointError, UsageError
 
 PROVEN = r"proven: logits through megatron-core and transformers \(all layers, fp32\): largest difference .*"
@@ -236,6 +237,45 @@ def test_a_larger_model_computes_the_same_at_the_start(pool: Pool, tmp_path: Pat
     for layer, expected in enumerate([False, True, False, True]):
         projection = grown.read(f"decoder.layers.{layer}.mlp.linear_fc2.weight")
         assert (projection.abs().max() == 0) == expected
+
+
+@pytest.mark.parametrize("model_type", ["llama", "qwen3"])
+def test_a_mixture_of_copies_computes_what_the_dense_model_does(pool: Pool, tmp_path: Path, model_type: str) -> None:
+    given = write_model(tmp_path / "given", Variant("dense", model_type, {"head_dim": 24}))
+    growth = {"growth": Growth(num_experts=4, experts_per_token=2)}
+    [told] = pool.run(conversion_jobs.from_hf, 1, given, tmp_path / "run", growth)
+    assert re.fullmatch(PROVEN, told), told
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
+    grown = open_either(checkpoint)
+    assert (grown.model.num_moe_experts, grown.model.moe_router_topk, grown.model.expert_width) == (4, 2, 40)
+    experts = grown.read("decoder.layers.1.mlp.experts.linear_fc2.weight")
+    dense = weights_of(given)["model.layers.1.mlp.down_proj.weight"]
+    assert all(torch.equal(expert, dense) for expert in experts)
+    routers = [grown.read(f"decoder.layers.{layer}.mlp.router.weight") for layer in range(2)]
+    assert not torch.equal(*routers)
+    assert 0.01 < float(routers[0].std()) < 0.03
+    [told] = pool.run(conversion_jobs.to_hf, 1, checkpoint, tmp_path / "back", {"without_tokenizer": True})
+    assert re.fullmatch(PROVEN, told), told
+    fields = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert fields["model_type"] == {"llama": "mixtral", "qwen3": "qwen3_moe"}[model_type]
+
+
+@pytest.mark.parametrize(
+    ("variant", "growth", "problem"),
+    [
+        (Variant("b", "llama", {"attention_bias": True, "mlp_bias": True}), {"num_experts": 4}, "MLPs have biases"),
+        (Variant("m", "mixtral", {"num_local_experts": 4}), {"num_experts": 8}, "the model has 4 experts already"),
+        (VARIANTS[0], {"num_experts": 4, "experts_per_token": 1}, "--experts-per-token 1: give a number from 2 to"),
+        (VARIANTS[0], {"num_experts": 4, "experts_per_token": 5}, "--experts-per-token 5: give a number from 2 to"),
+    ],
+    ids=str,
+)
+def test_what_cannot_become_a_mixture_is_refused(
+    tmp_path: Path, variant: Variant, growth: dict[str, Any], problem: str
+) -> None:
+    theirs = open_model(write_model(tmp_path / "given", variant))
+    with pytest.raises(UsageError, match=problem):
+        Growth(**growth).grown(theirs.model)
 
 
 def test_the_proof_catches_a_copy_that_is_not_silent(pool: Pool, tmp_path: Path) -> None:

@@ -41,3 +41,26 @@ def biases_around_steps(
                 )
             found.append(biases())
         return found
+
+
+def model_is_let_go(rank: int, world_size: int, init_method: str, config: Config, run_dir: Path) -> bool:
+    """True if nothing holds the model after a step, and the end of its run."""
+    import gc
+    import weakref
+
+    import torch
+
+    from harness.run.paths import RunDir
+    from harness.train.start.opening import open_run
+    from harness.train.steps.step import take_step
+    from harness.train.world import World
+
+    def model_of_a_run() -> weakref.ref[object]:
+        world = World(rank=rank, size=world_size, device=torch.device("cpu"), init_method=init_method)
+        with open_run(config, RunDir(run_dir), "never", world) as (run, state):
+            take_step(run, state)
+            return weakref.ref(run.pipeline.chunks[0])
+
+    model = model_of_a_run()
+    gc.collect()
+    return model() is None

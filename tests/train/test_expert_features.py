@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import expert_jobs
 import pytest
 import worlds
 from pool import Pool
@@ -110,3 +111,10 @@ def test_experts_in_bf16_stay_close_to_fp32(take_steps: TakeSteps) -> None:
         found = take_steps(grid, {"precision.dtype": "bf16"})
         assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in exact], rel=1e-3)
         assert [norm for _, norm in found] == pytest.approx([norm for _, norm in exact], rel=5e-2)
+
+
+@pytest.mark.parametrize("changes", [{}, {"parallel.recompute": "full"}], ids=["plain", "recomputed"])
+def test_a_model_with_experts_is_let_go(changes: dict[str, Any], pool: Pool, corpus: Path, tmp_path: Path) -> None:
+    """Its process groups have threads, and every job of these tests would leave some behind."""
+    config = small_config(corpus, Grid(dp=2, ep=2), EXPERTS | changes)
+    assert pool.run(expert_jobs.model_is_let_go, 2, config, tmp_path) == [True, True]

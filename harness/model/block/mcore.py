@@ -18,7 +18,7 @@ from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.model.activation import Activation
 from harness.model.attention import CoreAttention
-from harness.model.experts.mcore import expert_mlp
+from harness.model.experts.mcore import expert_mlp, let_graphs_go
 from harness.model.layer.mcore import Layer, RotatingSelfAttention, join_layers
 from harness.model.norm import LayerNorm, RMSNorm
 from harness.model.rotary import Rotation
@@ -137,6 +137,7 @@ def settle_layers(block: Any, recompute: str) -> None:  # noqa: ANN401 (Megatron
     by the first computation, which autograd does not see.
     """
     for layer in block.layers:
+        let_graphs_go(layer.mlp)
         layer.computes_cheap_tensors_again = recompute == "selective"
     if recompute != "full":
         join_layers(block.layers, block.final_layernorm)

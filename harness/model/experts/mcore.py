@@ -106,6 +106,23 @@ def tallies_in(chunk: nn.Module) -> list[Tally]:
     return [module.tally for module in chunk.modules() if isinstance(module, Router)]
 
 
+def let_graphs_go(mlp: nn.Module) -> None:
+    """Let the dispatcher of a layer with experts hold no tensor of a forward pass that is over.
+
+    Megatron's keeps some until the next one, and with them what autograd knows of the pass: from there a way leads back
+    to the model, which no collector of cycles sees. A model that ends would keep its memory and its process groups.
+    """
+    if isinstance(mlp, MoELayer):
+        mlp.register_forward_hook(_forget)
+
+
+def _forget(mlp: Any, _inputs: object, _outputs: object) -> None:  # noqa: ANN401 (Megatron's MoELayer)
+    dispatcher = mlp.token_dispatcher
+    for name, value in vars(dispatcher).items():
+        if isinstance(value, torch.Tensor) and value.requires_grad:
+            setattr(dispatcher, name, None)
+
+
 class Router(nn.Module):
     """Chooses the experts of each token, in fp32."""
 
