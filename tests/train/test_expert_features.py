@@ -106,10 +106,11 @@ def test_recomputing_experts_changes_nothing_and_counts_once(recompute: str, gri
 
 @pytest.mark.slow
 def test_experts_in_bf16_stay_close_to_fp32(take_steps: TakeSteps) -> None:
+    """Less close than without experts: a token between two of them goes to the other one, and biases follow."""
     exact = take_steps(Grid(), {})
     for grid in (Grid(), SHARED):
         found = take_steps(grid, {"precision.dtype": "bf16"})
-        assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in exact], rel=1e-3)
+        assert [loss for loss, _ in found] == pytest.approx([loss for loss, _ in exact], rel=3e-3)
         assert [norm for _, norm in found] == pytest.approx([norm for _, norm in exact], rel=5e-2)
 
 
