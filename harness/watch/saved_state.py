@@ -23,6 +23,7 @@ from harness.run.follow import Mark
 from harness.run.small_files import read_json_file
 from harness.watch.detector import Detector
 from harness.watch.policy import PastRollback
+from harness.watch.routers import RouterState
 
 _FORMAT = 2
 _MOST_BYTES = 1024**3
@@ -82,6 +83,7 @@ class WatchState:
     """Evidence files by the name of the command, for commands that were given just before the watcher was killed."""
     alarms: list[Alarm] = field(default_factory=list)
     """Alarms of the current line, oldest first."""
+    routers: RouterState = field(default_factory=RouterState)
     exit_code: int | None = None
     """Exit code of the newest launch; None while it runs."""
     sent: dict[str, float] = field(default_factory=dict)

@@ -51,6 +51,7 @@ from harness.watch.policy import (
     decide,
 )
 from harness.watch.recordings import loss_record
+from harness.watch.routers import RouterState, watch_routers
 from harness.watch.saved import SavedCheckpoints
 from harness.watch.saved_state import WatchState
 from harness.watch.situation import due_mark, remember_alarm, rollback_request, situation
@@ -75,6 +76,7 @@ class Watcher:
         self.state = state
         self._run_dir = run_dir
         self._watch = config.watch
+        self._model = config.model
         self._clean_after_steps = config.clean_after_steps_or_default
         self._saved = SavedCheckpoints(run_dir)
         self._announcer = Announcer(run_dir, state, outputs, is_history=is_anew)
@@ -215,6 +217,9 @@ class Watcher:
                 verdicts = []
             state.attempt, state.step = record.attempt, record.step
             self.latest.record = record
+            collapse = watch_routers(state.routers, record.experts_by_layer, self._model)
+            if collapse is not None:
+                self._announcer.alert("routers", f"{collapse} (step {record.step})")
             for verdict in self._detector.observe(loss_record(record)):
                 verdicts.append(verdict)
                 if verdict.kind in ALARMS:
@@ -228,6 +233,7 @@ class Watcher:
         state.resumed_after_step = to_step
         state.handled_starts, state.dirty_starts, state.examinations = [], [], []
         state.alarms = [alarm for alarm in state.alarms if alarm.start <= to_step]
+        state.routers = RouterState()
 
     def _mark(self) -> None:
         """Give the command to correct the health of checkpoints."""
