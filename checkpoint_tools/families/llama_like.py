@@ -11,7 +11,7 @@ from checkpoint_tools.layout import GATE_UP, HEADS, QKV, UNCHANGED, VOCABULARY, 
 from harness.parameters.names import EMBEDDING, LAYERS, OUTPUT
 
 LAYER = f"{LAYERS}{{}}."
-"""What names of a layer begin with in rules: ours, and theirs below."""
+"""Prefix of the names of a layer in rules: of ours, and below of theirs."""
 THEIR_LAYER = "model.layers.{}."
 
 

@@ -15,7 +15,7 @@ _SHARE = number(1e-3, 1.0)
 
 @dataclass(frozen=True)
 class RotaryShare:
-    """What a file says of the share, by the place where it says it."""
+    """Values of the share in a file, by the places where they stand."""
 
     said: dict[str, object]
 
