@@ -96,8 +96,6 @@ def groups_by_kind() -> dict[str, dist.ProcessGroup]:
         "context": parallel_state.get_context_parallel_group(),
         "data": parallel_state.get_data_parallel_group(),
         "expert": parallel_state.get_expert_model_parallel_group(),
-        "expert tensor": parallel_state.get_expert_tensor_parallel_group(),
-        "expert data": parallel_state.get_expert_data_parallel_group(),
     }
     assert dist.group.WORLD is not None, "the groups were started"
     return {"world": dist.group.WORLD} | {kind: group for kind, group in kinds.items() if group.size() > 1}
@@ -106,9 +104,9 @@ def groups_by_kind() -> dict[str, dist.ProcessGroup]:
 def replica_groups() -> dict[Replicas, dist.ProcessGroup]:
     """Return this rank's groups of more than one rank that hold replicas of parameters (see `replicated_over`)."""
     groups: dict[Replicas, dist.ProcessGroup | None] = {
+        "expert data": parallel_state.get_expert_data_parallel_group(),
         "data": parallel_state.get_data_parallel_group(with_context_parallel=True),
         "tensor": parallel_state.get_tensor_model_parallel_group(),
-        "expert data": parallel_state.get_expert_data_parallel_group(),
         "ends": parallel_state.get_embedding_group(check_initialized=False),  # None between the ends
     }
     return {kind: group for kind, group in groups.items() if group is not None and group.size() > 1}

@@ -37,7 +37,7 @@ def test_inspect_names_every_tensor(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert cli.run(["checkpoint", "inspect", str(path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == "step 10, attempt 0, clean, from step 5 of attempt 0"
-    assert "layout: tensor 2, pipeline 1, virtual_pipeline 1, context 1, data 2" in lines
+    assert "layout: tensor 2, pipeline 1, virtual_pipeline 1, context 1, data 2, expert 1, expert_tensor 1" in lines
     assert "2 tensors, 60 B" in lines
     assert lines[-1].split() == ["a.weight", "[3,", "4]", "float32", "1", "48", "B"]
 

@@ -54,7 +54,9 @@ TEXT = """\
     "pipeline": 1,
     "virtual_pipeline": 1,
     "context": 1,
-    "data": 2
+    "data": 2,
+    "expert": 1,
+    "expert_tensor": 1
   },
   "consumed_samples": 80,
   "consumed_tokens": 10240,

@@ -26,12 +26,14 @@ from megatron.core import optimizer as megatron_optimizer  # noqa: E402
 from megatron.core.dist_checkpointing import serialization  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import common, filesystem_async, state_dict_saver  # noqa: E402
 from megatron.core.optimizer import distrib_optimizer  # noqa: E402
-from megatron.core.tensor_parallel import layers  # noqa: E402
+from megatron.core.tensor_parallel import layers, mappings  # noqa: E402
 from megatron.core.tensor_parallel import random as megatron_random  # noqa: E402
+from megatron.core.transformer.moe import token_dispatcher  # noqa: E402
 from torch.distributed.checkpoint import FileSystemReader  # noqa: E402
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner  # noqa: E402
 
 CUDA = "torch.cuda"
+DISPATCHER = "megatron.core.transformer.moe.token_dispatcher"
 LAYERS = "megatron.core.tensor_parallel.layers"
 OPTIMIZER = "megatron.core.optimizer"
 SHARDED = f"{OPTIMIZER}.distrib_optimizer"
@@ -147,6 +149,15 @@ PROBES: dict[str, Callable[[], bool]] = {
     ),
     f"{LAYERS}.fused_weight_gradient_mlp_cuda": lambda: not hasattr(layers, "fused_weight_gradient_mlp_cuda"),
     f"{LAYERS}._grad_accum_fusion_available": lambda: not layers._grad_accum_fusion_available,
+    f"{DISPATCHER}.all_to_all": lambda: source_has(
+        token_dispatcher.MoEAlltoAllTokenDispatcher.token_dispatch, "self.output_splits, self.input_splits"
+    ),
+    f"{DISPATCHER}.gather_from_sequence_parallel_region": lambda: source_has(
+        mappings._gather_along_first_dim, "torch.split(output, output_split_sizes", "all_gather(output_tensor_list"
+    ),
+    f"{DISPATCHER}.reduce_scatter_to_sequence_parallel_region": lambda: source_has(
+        mappings._reduce_scatter_along_first_dim, "torch.split(input_, input_split_sizes", "reduce_scatter("
+    ),
     f"{OPTIMIZER}.Adam": torch_keeps_a_step_per_parameter,
     f"{OPTIMIZER}.USING_PYTORCH_OPTIMIZER": torch_keeps_a_step_per_parameter,
     f"{SHARDED}.Adam": lambda: issubclass(distrib_optimizer.Adam, torch.optim.Adam),
