@@ -150,7 +150,10 @@ PROBES: dict[str, Callable[[], bool]] = {
     f"{LAYERS}.fused_weight_gradient_mlp_cuda": lambda: not hasattr(layers, "fused_weight_gradient_mlp_cuda"),
     f"{LAYERS}._grad_accum_fusion_available": lambda: not layers._grad_accum_fusion_available,
     f"{DISPATCHER}.all_to_all": lambda: source_has(
-        token_dispatcher.MoEAlltoAllTokenDispatcher.token_dispatch, "self.output_splits, self.input_splits"
+        token_dispatcher.MoEAlltoAllTokenDispatcher.token_dispatch,
+        "all_to_all(",
+        "self.output_splits",
+        "self.input_splits",
     ),
     f"{DISPATCHER}.gather_from_sequence_parallel_region": lambda: source_has(
         mappings._gather_along_first_dim, "torch.split(output, output_split_sizes", "all_gather(output_tensor_list"
