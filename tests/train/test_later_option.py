@@ -26,7 +26,7 @@ def later(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("later")
     shutil.copytree(REPOSITORY / "harness", folder / "harness", ignore=shutil.ignore_patterns("__pycache__"))
     schema, recipe = folder / "harness/config/schema.py", folder / "harness/data/order/recipe.py"
-    insert(schema, "    z_loss_coefficient:", MODEL_OPTION)
+    insert(folder / "harness/config/model.py", "    z_loss_coefficient:", MODEL_OPTION)
     insert(schema, "    epoch_decay:", CHANNEL_OPTION)
     insert(recipe, "    window_parts: int = 1", RULE_OPTION)
     insert(recipe, "        packing=channel.packing", RULE_USE)
