@@ -30,6 +30,8 @@ SIGMOID = {
     "moe_router_pre_softmax": False,
 }
 """Fields of our model in families whose routers have sigmoids and a bias."""
+_SUMMED = 2
+"""Scores of a group that DeepSeek-V3 and its kin add up."""
 _COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -223,7 +225,3 @@ def groups() -> Derived:
         },
         objections=objections,
     )
-
-
-_SUMMED = 2
-"""Scores of a group that DeepSeek-V3 and its kin add up."""

@@ -138,7 +138,7 @@ class Family:
             for name, value in needed.items()
             if getattr(model, name) != value
         ]
-        found += [f"{objection}" for derived in self.derived for objection in derived.objections(model)]
+        found += [objection for derived in self.derived for objection in derived.objections(model)]
         return found or [f"the family has no rule for {name}" for name in self._without_rule(model)]
 
     def moves(self, model: ModelConfig) -> Iterator[Move]:
@@ -149,9 +149,8 @@ class Family:
         """
         if missing := self._without_rule(model):
             raise CheckpointError(f"The family {self.model_type} has no rule for {', '.join(missing)}.")
-        has = {(split_layer(parameter.name)) for parameter in parameter_table(model)}
-        num_experts = model.num_moe_experts or 0
-        rules = list(self.rules)
+        has = {split_layer(parameter.name) for parameter in parameter_table(model)}
+        num_experts, rules = model.num_moe_experts or 0, self.rules
         first = next((number for number, rule in enumerate(rules) if "{}" in rule.ours), len(rules))
         last = first + sum("{}" in rule.ours for rule in rules)
         yield from (rule.of_layer(0, 0) for rule in rules[:first] if (None, rule.ours) in has)

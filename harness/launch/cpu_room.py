@@ -8,6 +8,7 @@ from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.launch.machine import count_cores, memory_bytes
+from harness.parameters.table import parameter_table
 from harness.plan.memory import GIB
 from harness.plan.plan import Plan
 
@@ -56,5 +57,6 @@ def _state_bytes(config: Config, plan: Plan, index: int) -> int:
     own, layout = in_phase(config, index), plan.phases[index].layout
     dtype = own.precision.dtype
     of_a_copy = (2 if dtype == "bf16" else 4) + 4
-    copies = layout.data * layout.context
-    return plan.num_parameters * (copies * of_a_copy + own.optimizer.kind.state_bytes(dtype))
+    in_experts = sum(one.num_true for one in parameter_table(own.model) if one.num_experts is not None)
+    held = (plan.num_parameters - in_experts) * layout.data * layout.context + in_experts * layout.expert_data
+    return held * of_a_copy + plan.num_parameters * own.optimizer.kind.state_bytes(dtype)

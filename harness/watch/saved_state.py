@@ -102,7 +102,7 @@ class LostStateError(ValueError):
 
 
 def load_state(path: Path) -> WatchState | None:
-    """Return the saved state; None if there is none.
+    """Return the state that was saved; None if no file is there.
 
     Raises:
         LostStateError: There is one, and it cannot be used.

@@ -48,3 +48,15 @@ def test_a_model_that_is_larger_than_the_memory_is_refused() -> None:
     require(world_size=4, memory=GIB)
     with pytest.raises(ConfigError, match=r"model: weights, gradients and optimizer state of its [0-9,]+ parameters"):
         require("model.ffn_hidden_size=1048576", "model.hidden_size=65536", world_size=4)
+
+
+def test_experts_that_ranks_share_are_counted_once() -> None:
+    """One copy of 1.6 billion fp32 numbers, 16 bytes each with gradients and moments, and four of dense layers."""
+    sizes = (
+        *("model.num_moe_experts=64", "model.moe_ffn_hidden_size=16384"),
+        *("parallel.tensor_model_parallel_size=1", "parallel.pipeline_model_parallel_size=1"),
+        *("parallel.micro_batch_size=1", "parallel.expert_tensor_parallel_size=1"),
+    )
+    require(*sizes, "parallel.expert_model_parallel_size=4", world_size=4, memory=26 * GIB)
+    with pytest.raises(ConfigError, match="which has 26.0 GiB of memory"):
+        require(*sizes, world_size=4, memory=26 * GIB)

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from harness.config.schema import Config
+from harness.errors import UsageError
 from harness.plan.flops import flops_per_token
 from harness.plan.layouts import layers_per_stage, layout_problems, make_layout, smallest_world_size
 from harness.plan.memory import estimate_memory
 from harness.plan.parameters import count_parameters, stage_parameters
+from harness.plan.plan import make_plan
+from harness.trace.trace_text import trace_for_plan
 
 MakeConfig = Callable[..., Config]
 EXPERTS: dict[str, Any] = {
@@ -144,3 +147,9 @@ def test_experts_on_more_ranks_take_less_memory_of_each(make_config: MakeConfig)
     of_experts = 3 * 8 * 3 * 1024 * 24  # layers, experts, projections
     assert one - four == 6 * of_experts * 3 // 4
     assert state_of_one == state_of_four  # shared out over all copies, whichever ranks hold them
+
+
+def test_a_model_with_experts_is_not_traced(make_config: MakeConfig) -> None:
+    config = make_config(model=EXPERTS)
+    with pytest.raises(UsageError, match="a model with experts cannot be traced: .* Leave --trace out"):
+        trace_for_plan(config, make_plan(config, 1))
