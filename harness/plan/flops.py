@@ -7,6 +7,8 @@ groups of size d, f MLP width, L layers, V true vocabulary, s sequence length:
     linear    = 6 * (L * (2*h*a*d + 2*h*g*d + 3*h*f) + V*h)      (2*h*f if the MLP is not gated)
     attention = 6 * L * s * a * d                                (scores and values; causal: half of the full square)
 
+A layer whose tokens see a window of w of them has (2*w - w*w/s) in the place of s there, if w < s.
+
 Not counted: the embedding lookup, padded vocabulary rows, norms, activations, the optimizer, and anything recomputed.
 """
 
@@ -30,8 +32,12 @@ def flops_per_token(model: ModelConfig, seq_length: int) -> int:
 
 
 def flops_per_token_full_attention(model: ModelConfig, seq_length: int) -> int:
-    """Return the model FLOPs per token with attention over the full square, as many published MFU numbers count it."""
-    return 3 * (_forward_linear(model) + 2 * _forward_attention(model, seq_length))
+    """Return the model FLOPs per token with attention over the full square, as many published MFU numbers count it.
+
+    They count no windows either.
+    """
+    full = model.num_layers * _forward_attention_of_layer(model, seq_length, seq_length)
+    return 3 * (_forward_linear(model) + 2 * full)
 
 
 def hardware_flops_per_token(
@@ -64,4 +70,12 @@ def _forward_linear(model: ModelConfig) -> int:
 
 def _forward_attention(model: ModelConfig, seq_length: int) -> int:
     """Return the forward FLOPs per token of scores and values under a causal mask (half of `4 * L * s * a * d`)."""
-    return 2 * model.num_layers * seq_length * model.num_attention_heads * model.head_size
+    of_layers = (model.window_size if has_window else None for has_window in model.windowed_layers)
+    return sum(_forward_attention_of_layer(model, seq_length, window or seq_length) for window in of_layers)
+
+
+def _forward_attention_of_layer(model: ModelConfig, seq_length: int, window: int) -> int:
+    seen = min(window, seq_length)
+    # Twice the tokens that one sees on average: w, but fewer for the first w of a sample.
+    twice_seen = 2 * seen - seen * seen / seq_length
+    return round(2 * twice_seen * model.num_attention_heads * model.head_size)

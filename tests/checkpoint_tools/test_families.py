@@ -72,7 +72,7 @@ def test_every_rule_is_used_by_a_model_that_some_family_expresses() -> None:
 class LaterModel(ModelConfig):
     """A model with an option that no family knows yet."""
 
-    softmax_scale: float | None = None
+    embedding_multiplier: float | None = None
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
@@ -81,9 +81,9 @@ def test_an_option_that_a_family_does_not_name_is_refused_unless_it_is_at_its_de
     if "moe_router_score_function" in family.has:
         sizes |= {"num_moe_experts": 4, "moe_shared_expert_intermediate_size": 24}
     assert family.objections(LaterModel.model_validate({**sizes, **family.has})) == []
-    changed = LaterModel.model_validate({**sizes, **family.has, "softmax_scale": 0.5})
-    assert family.objections(changed) == ["model.softmax_scale is 0.5, the family has None"]
-    named = replace(family, fields={**family.fields, "attention_scale": "softmax_scale"})
+    changed = LaterModel.model_validate({**sizes, **family.has, "embedding_multiplier": 0.5})
+    assert family.objections(changed) == ["model.embedding_multiplier is 0.5, the family has None"]
+    named = replace(family, fields={**family.fields, "attention_scale": "embedding_multiplier"})
     assert named.objections(changed) == []
 
 
