@@ -50,10 +50,6 @@ def _window_problems(model: ModelConfig) -> Iterator[Problem]:
         yield Problem(
             _at("window_attn_skip_freq"), "leaves no layer with a window; leave window_size out, or change it"
         )
-    elif all(model.windowed_layers) and model.window_rotary_base is not None:
-        yield Problem(
-            _at("window_rotary_base"), "is that of every layer, as each has a window; give rotary_base instead"
-        )
 
 
 def position_problems(model: ModelConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:

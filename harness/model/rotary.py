@@ -126,7 +126,7 @@ class Rotations:
 
     def __init__(self, model: ModelConfig, cp: Place = context.WHOLE) -> None:
         self.elsewhere = Rotation(model, cp)
-        self.in_windows = self.elsewhere if model.window_rotary_base is None else Rotation(_in_windows(model), cp)
+        self.in_windows = self.elsewhere if model.window_rotary_base is None else Rotation(as_in_windows(model), cp)
 
     def of(self, model: ModelConfig, layer: int) -> Rotation | None:
         """Return the rotation of a layer, counted from 0; None if nothing is rotated."""
@@ -138,7 +138,7 @@ class Rotations:
         """Use the base and the scaling of this configuration from here on."""
         self.elsewhere.follow(model)
         if self.in_windows is not self.elsewhere:
-            self.in_windows.follow(_in_windows(model))
+            self.in_windows.follow(as_in_windows(model))
 
     def place(self, positions_S: torch.Tensor | None) -> None:
         """Take the tokens to stand at these positions from here on; None: one after the other, from 0."""
@@ -146,7 +146,7 @@ class Rotations:
         self.in_windows.place(positions_S)
 
 
-def _in_windows(model: ModelConfig) -> ModelConfig:
+def as_in_windows(model: ModelConfig) -> ModelConfig:
     """Return the model as layers with a window rotate."""
     return model.model_copy(update={"rotary_base": model.window_rotary_base, "rope_scaling": None})
 

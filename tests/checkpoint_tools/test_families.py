@@ -45,10 +45,31 @@ MLPS: tuple[dict[str, Any], ...] = (
 """Dense, and with experts of several kinds."""
 
 
+WINDOWS = {"window_size": 3, "window_attn_skip_freq": 2}
+LEARNED = {"position_embedding_type": "learned_absolute", "max_position_embeddings": 8}
+GEMMA: dict[str, Any] = {
+    **{"activation": "geglu_tanh", "layernorm_zero_centered_gamma": True, "scale_embedding": True},
+    **{"norm_placement": "around", "attn_logit_softcapping": 5.0},
+}
+OTHERS: tuple[dict[str, Any], ...] = (
+    {**LEARNED, "normalization": "LayerNorm", "activation": "gelu_tanh", "add_bias_linear": True},
+    {**GEMMA, **WINDOWS},
+    {**GEMMA, **WINDOWS, "qk_layernorm": True, "window_rotary_base": 100.0},
+    {
+        **SOFTMAX,
+        **WINDOWS,
+        **{"softmax_type": "learnable", "activation": "clamped_swiglu", "add_bias_linear": True},
+    },
+)
+"""What one family alone has."""
+
+
 def models() -> Iterator[ModelConfig]:
     for mlp, *values in product(MLPS, *OPTIONS.values()):
         if not (mlp and (values[1] != "swiglu" or values[4] or values[0] == "LayerNorm")):
             yield ModelConfig.model_validate({**SIZES, **mlp, **dict(zip(OPTIONS, values, strict=True))})
+    for other, untied in product(OTHERS, (False, True)):
+        yield ModelConfig.model_validate({**SIZES, **other, "untie_embeddings_and_output_weights": untied})
 
 
 def expressed(family: Family) -> list[ModelConfig]:

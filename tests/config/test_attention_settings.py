@@ -68,7 +68,6 @@ def test_fewer_or_more_layers_keep_their_kinds() -> None:
             "has 2 entries for num_layers 6; give one for each layer",
         ),
         ({"window_size": 8, "window_attn_skip_freq": 1}, "leaves no layer with a window"),
-        ({"window_size": 8, "window_rotary_base": 10.0}, "is that of every layer, as each has a window"),
         ({"max_position_embeddings": 8}, "has no effect with position_embedding_type rope"),
         ({"position_embedding_type": "learned_absolute"}, "learned_absolute needs max_position_embeddings"),
         ({**LEARNED, "rotary_percent": 0.5}, "rotary_percent has no effect with position_embedding_type learned"),
