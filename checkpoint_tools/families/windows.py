@@ -17,7 +17,7 @@ SLIDING = "sliding_attention"
 _FIELDS = ("window_size", "window_attn_skip_freq")
 _SWITCH = "use_sliding_window"
 TypesByDefault = Callable[[int, Fields], bool]
-"""Whether a layer has a window where `layer_types` does not say it."""
+"""Says if a layer has a window where there are no `layer_types`."""
 
 
 def _windows(size: int | None, flags: list[bool]) -> dict[str, Any]:
