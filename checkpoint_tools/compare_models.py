@@ -22,6 +22,7 @@ from harness.run.checkpoints.manifest import MANIFEST_NAME
 _NOT_COMPUTED = {
     "init_method_std",
     "z_loss_coefficient",
+    "mtp_loss_scaling_factor",
     "vocab_size_multiple_of",
     "num_query_groups",
     "kv_channels",

@@ -48,6 +48,7 @@ def convert() -> None:
 @click.option("--max-shard-size", default="5GB", show_default=True, help="Size of a file, such as 500MB or 5GB.")
 @click.option("--tokenizer", type=_PATH, help="Tokenizer to put beside the weights. Default: the checkpoint's.")
 @click.option("--without-tokenizer", is_flag=True, help="Write no tokenizer.")
+@click.option("--without-mtp", is_flag=True, help="Leave the modules that predict further tokens out.")
 @click.option("--hashes/--no-hashes", default=True, show_default=True, help="Verify the content of every file first.")
 @click.option(
     "--workers", type=click.IntRange(1, MOST_THREADS), default=4, show_default=True, help="Files written at once."

@@ -7,7 +7,7 @@ A checkpoint stacks equal parameters of all layers (`decoder.layers.mlp.linear_f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ import torch
 from checkpoint_tools.torch_dist import DTYPES, read_chunk, read_index, read_region
 from harness.config.model import ModelConfig
 from harness.errors import CheckpointError
-from harness.parameters.names import LAYERS, in_layer, split_layer
+from harness.parameters.names import LAYERS, MODULES, in_layer, split_layer
 from harness.run.checkpoints.manifest import Manifest
 from harness.run.checkpoints.stored_index import StoredTensor
 from harness.run.checkpoints.tiling import Shape
@@ -39,12 +39,22 @@ class OurTensors:
     model: ModelConfig
     places: Mapping[str, _Place]
     left_out: tuple[str, ...] = ()
-    """Tensors that are not weights: the optimizer's state."""
+    """Tensors that are not weights: the optimizer's state; and weights that are not wanted."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """Names of all weights."""
         return tuple(self.places)
+
+    def without_modules(self) -> OurTensors:
+        """Return the same without the modules that predict further tokens."""
+        names = [name for name in self.places if name.startswith(MODULES)]
+        return replace(
+            self,
+            model=self.model.model_copy(update={"mtp_num_layers": None}),
+            places={name: place for name, place in self.places.items() if name not in names},
+            left_out=(*self.left_out, *names),
+        )
 
     def shape(self, name: str) -> Shape:
         """Return the shape of a weight."""

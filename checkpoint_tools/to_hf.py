@@ -52,6 +52,8 @@ class ToHf:
     tokenizer: Path | None = None
     """The tokenizer to put beside the weights; None: the run's."""
     without_tokenizer: bool = False
+    without_mtp: bool = False
+    """The modules that predict further tokens are left out."""
     hashes: bool = True
     """The content of all files of the checkpoint is verified, not only sizes and small files."""
     num_workers: int = NUM_WORKERS
@@ -84,11 +86,12 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
     Raises:
         CheckpointError: The checkpoint is damaged, or the result is not the same model.
         UsageError: CHECKPOINT is something else, no family can express the model, OUT exists or lies in CHECKPOINT, or
-            the tokenizer is not found or has more ids than the model has rows.
+            the tokenizer is not found or has more ids than the model has rows; or the model has modules that predict
+            further tokens, and they are not left out.
     """
     _require_checkpoint(job.checkpoint)
     output_folder.require_free(job.out, [job.checkpoint])
-    ours = open_checkpoint(job.checkpoint, hashes=job.hashes)
+    ours = _of_modules(open_checkpoint(job.checkpoint, hashes=job.hashes), without=job.without_mtp)
     family = family_for_writing(ours.model, job.family)
     require_complete(ours.names, (move.ours for move in family.moves(ours.model)), f"Checkpoint {ours.path}")
     shards = plan_shards(
@@ -134,6 +137,19 @@ def _require_checkpoint(path: Path) -> None:
         raise UsageError(f"{path} is a Hugging Face model, no checkpoint. To go the other way: harness convert from-hf")
 
 
+def _of_modules(ours: OurTensors, *, without: bool) -> OurTensors:
+    """Leave the modules that predict further tokens out, or refuse a model that has some."""
+    number = ours.model.num_modules
+    if without and not number:
+        raise UsageError(f"{ours.path} has no modules that predict further tokens: leave --without-mtp out.")
+    if number and not without:
+        raise UsageError(
+            f"{ours.path} has modules that predict further tokens (model.mtp_num_layers {number}), which cannot be "
+            "written. Give --without-mtp to write the model without them: it predicts the next token as before."
+        )
+    return ours.without_modules() if without else ours
+
+
 def write_shards(folder: Path, ours: OurTensors, shards: Sequence[Shard], num_workers: int, progress: Progress) -> int:
     """Write the files that are not there yet, several at once; every tensor of each file exactly once.
 
@@ -167,6 +183,7 @@ def _record(
     formats = sorted({str(entry.dtype).removeprefix("torch.") for shard in shards for entry in shard.entries})
     return {
         "converted": "to-hf",
+        **({"without_mtp": True} if job.without_mtp else {}),
         "checkpoint": ours.path.name,
         "manifest_xxh3": xxhash.xxh3_64_hexdigest(manifest_text(ours.manifest).encode()),
         "step": ours.manifest.step,

@@ -24,6 +24,7 @@ _IN_EVERY_FAMILY = (
     # They do not change what the model computes:
     *("vocab_size_multiple_of", "z_loss_coefficient", "moe_router_load_balancing_type", "moe_aux_loss_coeff"),
     *("moe_z_loss_coeff", "moe_router_bias_update_rate", "moe_token_dispatcher_type"),
+    "mtp_loss_scaling_factor",
 )
 """Fields of our model that a family need not name."""
 

@@ -45,12 +45,13 @@ def metrics_page(module: ModuleType) -> str:
 
 
 def _metrics_of(module: ModuleType) -> Iterator[tuple[str, str]]:
-    """Yield name and meaning of the constants, and of the functions that make a name from that of a channel."""
+    """Yield name and meaning of the constants, and of the functions that make a name from that of one thing."""
     for constant, text in constants_of(module).items():
         yield getattr(module, constant), text
     for name, function in inspect.getmembers(module, inspect.isfunction):
-        if name.endswith("_of") and list(inspect.signature(function).parameters) == ["channel"]:
-            yield function("CHANNEL"), summary_of(function)
+        parameters = list(inspect.signature(function).parameters)
+        if name.endswith("_of") and parameters in (["channel"], ["module"]):
+            yield function(parameters[0].upper()), summary_of(function)
 
 
 def _unit(name: str) -> str:

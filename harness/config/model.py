@@ -138,6 +138,11 @@ class ModelConfig(Section):
     """Multiply what the shared experts give with a sigmoid of the token (Qwen2-MoE)."""
     moe_token_dispatcher_type: Literal["alltoall", "allgather"] = "alltoall"
     """Way of the tokens to the ranks of their experts: each to where it is needed, or all to all of them."""
+    mtp_num_layers: Layers | None = None
+    """Modules behind the last layer that predict further tokens in training (DeepSeek-V3: 1): the first one the token
+    behind the next, each further one the token behind that. Each has a layer like the last one. Default: none."""
+    mtp_loss_scaling_factor: PositiveFloat = 0.1
+    """Weight of the mean of the modules' losses, which are trained on, but not part of the reported loss."""
     init_method_std: PositiveFloat = 0.02
     """Standard deviation of the initial weights; divided by sqrt(2 · num_layers) in projections into the residual
     stream."""
@@ -182,11 +187,25 @@ class ModelConfig(Section):
         return from_first_on(self.moe_layer_freq, self.num_layers)
 
     @property
+    def num_modules(self) -> int:
+        """Modules that predict further tokens."""
+        return self.mtp_num_layers or 0
+
+    @property
+    def routed_layers(self) -> tuple[bool, ...]:
+        """`expert_layers`, and behind them a flag for the layer of each module, which is like the last one."""
+        return self.expert_layers + self.expert_layers[-1:] * self.num_modules
+
+    @property
     def windowed_layers(self) -> tuple[bool, ...]:
         """One flag for each layer: True if its tokens see a window only."""
         if self.window_size is None:
             return (False,) * self.num_layers
         return all_but_every(self.window_attn_skip_freq, self.num_layers)
+
+    def has_window(self, layer: int) -> bool:
+        """Return whether tokens see a window only in a layer, counted from 0; behind the last are those of modules."""
+        return self.windowed_layers[min(layer, self.num_layers - 1)]
 
     @property
     def has_plain_attention(self) -> bool:

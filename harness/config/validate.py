@@ -17,6 +17,7 @@ from harness.config.rope_scaling import OPTIONS, RopeScalingConfig
 from harness.config.schema import CheckpointConfig, DataConfig, EvaluationConfig, PhaseConfig, PrecisionConfig
 from harness.config.validate_attention import attention_problems, position_problems, shared_sequence_problems
 from harness.config.validate_experts import expert_problems
+from harness.config.validate_further_tokens import further_token_phase_problems, further_token_problems
 from harness.config.validate_phases import (
     blend_problems,
     changed_fields,
@@ -239,6 +240,8 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), _norm_problems),
     (("model",), expert_problems),
     (("model",), attention_problems),
+    (("model", "precision"), further_token_problems),
+    (("model", "parallel", "phases"), further_token_phase_problems),
     (("model", "phases"), position_problems),
     (("model", "parallel", "phases"), shared_sequence_problems),
     (("parallel",), _parallel_problems),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
@@ -14,9 +15,10 @@ from harness.config.model import ModelConfig
 from harness.config.schema import Config
 from harness.model import initial_weights, weight_gradient
 from harness.model.attention.flash import Documents
-from harness.model.block.mcore import block_spec, settle_layers
+from harness.model.block.mcore import block_spec, last_layer, settle_layers
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
 from harness.model.experts.mcore import expert_settings
+from harness.model.further_tokens.mcore import FurtherTokens, Inputs, Kinds, embedding_behind_layers, share_over_ends
 from harness.model.kernels.launch import require_compiler
 from harness.model.learned_positions import positions_of
 from harness.model.logit_cap import cap_output
@@ -25,6 +27,7 @@ from harness.parallel import cpu
 from harness.parallel.mcore import megatron_sizes
 from harness.parallel.megatron_changes import replace
 from harness.parallel.ranks import Ranks
+from harness.parameters.names import EMBEDDING
 from harness.parameters.table import find_parameter
 from harness.plan.plan import Plan
 
@@ -59,6 +62,8 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         model: ModelConfig,
         ranks: Ranks,
         rotations: Rotations,
+        kinds_in_modules: Kinds | None,
+        recompute: str,
         **arguments: Any,  # noqa: ANN401 (Megatron's)
     ) -> None:
         super().__init__(**arguments)
@@ -69,6 +74,13 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         self._learns_positions = model.position_embedding_type == "learned_absolute"
         if model.scale_embedding and self.pre_process:
             self.embedding.register_forward_hook(partial(_scaled, scale=math.sqrt(model.hidden_size)))
+        self._further: tuple[FurtherTokens, Any] | None = None
+        if kinds_in_modules is not None and self.post_process:
+            self._add_modules(model, kinds_in_modules, recompute)
+        self._is_at_both_ends = kinds_in_modules is not None and not self.share_embeddings_and_output_weights
+        self._is_at_both_ends &= self.pre_process != self.post_process
+        if self.untied_replica is not None:
+            share_over_ends(self.untied_replica)
         if model.final_logit_softcapping is not None and self.post_process:
             cap_output(self.output_layer, model.final_logit_softcapping)
         self._z_loss_coefficient = model.z_loss_coefficient
@@ -77,6 +89,33 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
             num_true=min(columns, model.vocab_size - first),
             group=self.pg_collection.tp if ranks.tp.size > 1 else None,
         )
+
+    def _add_modules(self, model: ModelConfig, kinds: Kinds, recompute: str) -> None:
+        """Add the modules that predict further tokens, and the embedding that they read where there is none."""
+        self.mtp = FurtherTokens(
+            self.config,
+            kinds,
+            model=model,
+            recompute=recompute,
+            virtual_stage=self.vp_stage,
+            groups=self.pg_collection,
+        )
+        embedding = embedding_behind_layers(self)
+        if model.scale_embedding and not self.pre_process:
+            embedding.register_forward_hook(partial(_scaled, scale=math.sqrt(model.hidden_size)))
+        self._further = (self.mtp, embedding)  # in a tuple, because a tied one is no part of the model
+
+    def parameters_in_layers(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters of all layers, those in modules among them."""
+        yield from self.decoder.layers.parameters()
+        for module in self.mtp.layers if self._further is not None else ():
+            yield from module.transformer_layer.parameters()
+
+    @property
+    def untied_replica(self) -> nn.Parameter | None:
+        """The embedding, where the other end of the pipeline has it too, and it is not tied."""
+        weight: nn.Parameter | None = self.embedding.word_embeddings.weight if self._is_at_both_ends else None
+        return weight
 
     def forward(
         self,
@@ -98,6 +137,35 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
             packed = PackedSeqParams(qkv_format="sbhd", cu_seqlens_q=documents.starts, max_seqlen_q=documents.longest)
         output: torch.Tensor = super().forward(input_ids, position_ids, None, packed_seq_params=packed, **arguments)
         return output
+
+    def _postprocess(self, hidden_states: torch.Tensor, **arguments: Any) -> torch.Tensor:  # noqa: ANN401 (Megatron's)
+        """Attach the losses of further tokens in training; then predict the next ones as Megatron does."""
+        labels_BS = arguments["labels"]
+        if self._further is not None and labels_BS is not None and self.training and torch.is_grad_enabled():
+            modules, embedding = self._further
+            inputs = Inputs(
+                tokens_BS=arguments["input_ids"],
+                labels_BS=labels_BS,
+                loss_mask_BS=arguments["loss_mask"],
+                packed=arguments["packed_seq_params"],
+            )
+            hidden_states = modules(hidden_states, inputs, partial(embedding, position_ids=None), self._further_loss)
+        output: torch.Tensor = super()._postprocess(hidden_states=hidden_states, **arguments)
+        return output
+
+    def _further_loss(self, labels_BS: torch.Tensor, hidden_SBH: torch.Tensor) -> torch.Tensor:
+        """Return the cross-entropy per token of the output layer on a module's stream, without z-loss."""
+        shared = self.shared_embedding_or_output_weight() if self.share_embeddings_and_output_weights else None
+        logits_SBV, _ = self.output_layer(hidden_SBH, weight=shared)
+        return cross_entropy(logits_SBV, labels_BS.T.contiguous(), self._shard).T
+
+    def sharded_state_dict(self, prefix: str = "", *arguments: Any, **keywords: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return Megatron's, in which an embedding on the last stage is a replica of that on the first."""
+        sharded: dict[str, Any] = super().sharded_state_dict(prefix, *arguments, **keywords)
+        if self._is_at_both_ends and self.post_process:
+            embedding = sharded[f"{prefix}{EMBEDDING}"]
+            embedding.replica_id = (1, *embedding.replica_id[1:])
+        return sharded
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy per token `[B, S]` from labels `[B, S]` and this rank's logits `[S, B, V]`."""
@@ -129,7 +197,7 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
         chunks.append(chunk)
     wrapped = _wrap(chunks, transformer, overlap=_overlaps(ranks, device))
     again = chunks if config.parallel.recompute == "selective" else []
-    weight_gradient.tell(parameter for chunk in again for parameter in chunk.decoder.layers.parameters())
+    weight_gradient.tell(parameter for chunk in again for parameter in chunk.parameters_in_layers())
     return wrapped
 
 
@@ -227,10 +295,16 @@ def _chunk(
     model = config.model
     rotations = Rotations(model, ranks.cp)
     learns_positions = model.position_embedding_type == "learned_absolute"
+    kinds = None
+    if model.num_modules:
+        layer, norm = last_layer(config, ranks, rotations, device)
+        kinds = Kinds(layer=layer, norm=norm)
     chunk = LanguageModel(
         model=model,
         ranks=ranks,
         rotations=rotations,
+        kinds_in_modules=kinds,
+        recompute=config.parallel.recompute,
         config=transformer,
         transformer_layer_spec=block_spec(config, transformer, ranks, rotations, virtual_stage, device),
         vocab_size=model.padded_vocab_size,

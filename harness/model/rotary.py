@@ -132,7 +132,7 @@ class Rotations:
         """Return the rotation of a layer, counted from 0; None if nothing is rotated."""
         if model.position_embedding_type != "rope":
             return None
-        return self.in_windows if model.windowed_layers[layer] else self.elsewhere
+        return self.in_windows if model.has_window(layer) else self.elsewhere
 
     def follow(self, model: ModelConfig) -> None:
         """Use the base and the scaling of this configuration from here on."""

@@ -66,6 +66,10 @@ class ModelShape(Hashable, Protocol):
         """True if shared experts have a gate."""
 
     @property
+    def num_modules(self) -> int:
+        """Modules that predict further tokens, each with a layer like the last one."""
+
+    @property
     def vocab_size(self) -> int:
         """True vocabulary."""
 

@@ -12,6 +12,9 @@ OUTPUT = "output_layer.weight"
 LAYERS = "decoder.layers."
 """Prefix of every layer's parameters: in front of the layer's number, or of a tensor that stacks all layers."""
 
+MODULES = "mtp.layers."
+"""Prefix of the parameters of modules that predict further tokens, in front of a module's number."""
+
 _IN_LAYER = re.compile(rf"{re.escape(LAYERS)}([0-9]+)\.(.+)")
 _PRODUCT_AFTER = {"input_layernorm": "self_attention.linear_qkv", "pre_mlp_layernorm": "mlp.linear_fc1"}
 _NORM_BEFORE = {product: norm for norm, product in _PRODUCT_AFTER.items()}

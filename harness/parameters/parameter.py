@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Part = Literal["embedding", "attention", "mlp", "experts", "norm", "output"]
+Part = Literal["embedding", "attention", "mlp", "experts", "norm", "output", "mtp"]
 End = Literal["first", "last"]
 Replicas = Literal["data", "tensor", "ends", "expert data"]
 """Ranks that hold the same numbers: data- and context-parallel ones, tensor-parallel ones, both ends of a pipeline, and

@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 
 from harness.parameters.model_shape import ModelShape
-from harness.parameters.names import EMBEDDING, OUTPUT, POSITIONS, plain_name
+from harness.parameters.names import EMBEDDING, MODULES, OUTPUT, POSITIONS, plain_name
 from harness.parameters.parameter import Cut, Initial, Parameter
 from harness.parameters.rows import (
     Row,
@@ -140,7 +140,8 @@ _BEFORE_LAYERS = (
     of_vocabulary(
         EMBEDDING,
         "embedding",
-        lambda model: ("first", "last") if _is_tied(model) else ("first",),
+        # Modules that predict further tokens read it behind the last layer.
+        lambda model: ("first", "last") if _is_tied(model) or model.num_modules else ("first",),
         # Looked up, not multiplied with, unless it is the output layer too.
         is_multiplied=_is_tied,
     ),
@@ -231,6 +232,20 @@ _OF_EXPERTS = (
     ),
 )
 _BEHIND_MLP = norm("post_mlp_layernorm", lambda model: model.hidden_size, when=_has_norms_behind)
+_OF_MODULE = (
+    *norm("enorm", lambda model: model.hidden_size),
+    *norm("hnorm", lambda model: model.hidden_size),
+    Row(
+        name="eh_proj.weight",
+        part="mtp",
+        shape=lambda model: (model.hidden_size, 2 * model.hidden_size),
+        initial=lambda model: Initial(deviation=model.init_method_std),
+        cut=lambda model: Cut(dim=0),
+        decays=True,
+        is_multiplied=always,
+    ),
+    *norm("final_layernorm", lambda model: model.hidden_size),
+)
 _AFTER_LAYERS = (
     *norm("decoder.final_layernorm", lambda model: model.hidden_size, end="last"),
     of_vocabulary(
@@ -249,6 +264,11 @@ def parameter_table(model: ModelShape) -> tuple[Parameter, ...]:
     return tuple(_parameters(model))
 
 
+def output_name(model: ModelShape) -> str:
+    """Return the name of the weights of the output layer."""
+    return EMBEDDING if _is_tied(model) else OUTPUT
+
+
 def find_parameter(name: str, model: ModelShape) -> Parameter:
     """Return the parameter of a name in the whole model, in either spelling of norms."""
     found = _by_name(model).get(plain_name(name))
@@ -264,6 +284,22 @@ def _by_name(model: ModelShape) -> Mapping[str, Parameter]:
 def _parameters(model: ModelShape) -> Iterator[Parameter]:
     yield from (row.parameter(model, None) for row in _BEFORE_LAYERS if row.when(model))
     for layer, has_experts in enumerate(model.expert_layers):
-        rows = (*_OF_LAYER, *(_OF_EXPERTS if has_experts else _OF_MLP), *_BEHIND_MLP)
-        yield from (row.parameter(model, layer) for row in rows if row.when(model))
+        yield from (row.parameter(model, layer) for row in _rows_of_layer(has_experts) if row.when(model))
     yield from (row.parameter(model, None) for row in _AFTER_LAYERS if row.when(model))
+    for module in range(model.num_modules):
+        yield from _of_module(model, module)
+
+
+def _rows_of_layer(has_experts: bool) -> tuple[Row, ...]:
+    return (*_OF_LAYER, *(_OF_EXPERTS if has_experts else _OF_MLP), *_BEHIND_MLP)
+
+
+def _of_module(model: ModelShape, module: int) -> Iterator[Parameter]:
+    """Yield the parameters of a module that predicts further tokens: its own, and those of a layer like the last."""
+    inside = (
+        replace(row, name=f"transformer_layer.{row.name}") for row in _rows_of_layer(any(model.expert_layers[-1:]))
+    )
+    for row in (*_OF_MODULE, *inside):
+        if row.when(model):
+            name = f"{MODULES}{module}.{row.name}"
+            yield replace(row.parameter(model, None), name=name, part="mtp", ends=("last",))

@@ -7,7 +7,8 @@ groups of size d, f MLP width, L layers, V true vocabulary, s sequence length:
     linear    = 6 * (L * (2*h*a*d + 2*h*g*d + 3*h*f) + V*h)      (2*h*f if the MLP is not gated)
     attention = 6 * L * s * a * d                                (scores and values; causal: half of the full square)
 
-A layer whose tokens see a window of w of them has (2*w - w*w/s) in the place of s there, if w < s.
+A layer whose tokens see a window of w of them has (2*w - w*w/s) in the place of s there, if w < s. A module that
+predicts further tokens costs a layer like the last one, a projection of 2*h*h, and the output layer once more.
 
 Not counted: the embedding lookup, padded vocabulary rows, norms, activations, the optimizer, and anything recomputed.
 """
@@ -18,7 +19,7 @@ from functools import lru_cache
 from typing import Literal
 
 from harness.config.model import ModelConfig
-from harness.parameters.table import parameter_table
+from harness.parameters.table import find_parameter, output_name, parameter_table
 from harness.plan.gpus import find_gpu
 
 _NUM_REMEMBERED = 16
@@ -36,7 +37,8 @@ def flops_per_token_full_attention(model: ModelConfig, seq_length: int) -> int:
 
     They count no windows either.
     """
-    full = model.num_layers * _forward_attention_of_layer(model, seq_length, seq_length)
+    num_layers = model.num_layers + model.num_modules
+    full = num_layers * _forward_attention_of_layer(model, seq_length, seq_length)
     return 3 * (_forward_linear(model) + 2 * full)
 
 
@@ -51,7 +53,9 @@ def hardware_flops_per_token(
     attention = _forward_attention(model, seq_length)
     executed = 3 * _forward_linear(model) + attention * 7 // 2
     if recompute == "full":
-        in_layers = (parameter for parameter in parameter_table(model) if parameter.layer is not None)
+        in_layers = (
+            parameter for parameter in parameter_table(model) if parameter.layer is not None or parameter.part == "mtp"
+        )
         return executed + attention + 2 * sum(parameter.num_multiplied for parameter in in_layers)
     return executed
 
@@ -65,12 +69,15 @@ def peak_flops(device_name: str) -> float | None:
 @lru_cache(maxsize=_NUM_REMEMBERED)
 def _forward_linear(model: ModelConfig) -> int:
     """Forward FLOPs per token of all weight products, the output layer included."""
-    return 2 * sum(parameter.num_multiplied for parameter in parameter_table(model))
+    once = sum(parameter.num_multiplied for parameter in parameter_table(model))
+    in_modules = model.num_modules * find_parameter(output_name(model), model).num_multiplied
+    return 2 * (once + in_modules)
 
 
 def _forward_attention(model: ModelConfig, seq_length: int) -> int:
     """Return the forward FLOPs per token of scores and values under a causal mask (half of `4 * L * s * a * d`)."""
-    of_layers = (model.window_size if has_window else None for has_window in model.windowed_layers)
+    layers = range(model.num_layers + model.num_modules)
+    of_layers = (model.window_size if model.has_window(layer) else None for layer in layers)
     return sum(_forward_attention_of_layer(model, seq_length, window or seq_length) for window in of_layers)
 
 

@@ -19,14 +19,19 @@ def legal_tensor_sizes(config: Config) -> list[int]:
     """Return the tensor-parallel sizes that divide heads, query groups, MLP and vocabulary."""
     model = config.model
     whole = math.gcd(
-        model.num_attention_heads, model.query_groups, model.padded_vocab_size, *_mlp_widths(config).values()
+        model.num_attention_heads, model.query_groups, model.padded_vocab_size, *_shared_widths(config).values()
     )
     return [size for size in divisors(whole) if not _leaves_a_rank_without_tokens(config, size)]
 
 
-def _mlp_widths(config: Config) -> dict[str, int]:
-    """Return the widths of what tensor-parallel ranks share of layers beside attention: dense MLPs, shared experts."""
+def _shared_widths(config: Config) -> dict[str, int]:
+    """Return the widths of what tensor-parallel ranks share beside attention.
+
+    These are dense MLPs, shared experts, and projections in modules that predict further tokens.
+    """
     model, widths = config.model, {}
+    if model.num_modules:
+        widths["hidden_size"] = model.hidden_size
     if not all(model.expert_layers):
         widths["ffn_hidden_size"] = model.ffn_hidden_size
     if model.moe_shared_expert_intermediate_size is not None:
@@ -67,7 +72,7 @@ def tensor_problems(config: Config) -> list[str]:
     numbers = {
         "num_attention_heads": model.num_attention_heads,
         **({"num_query_groups": model.num_query_groups} if model.num_query_groups else {}),
-        **_mlp_widths(config),
+        **_shared_widths(config),
         "padded vocabulary size": model.padded_vocab_size,
     }
     problems = [

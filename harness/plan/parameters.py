@@ -27,8 +27,10 @@ class ParameterCount:
     num_expert_layers: int
     output: int
     """Output layer; 0 where it shares the embedding."""
+    mtp: int
+    """Modules that predict further tokens; 0 where there are none."""
     total: int
-    """Parameters of the model as one publishes it."""
+    """Parameters of the model as one publishes it, with the modules that predict further tokens."""
     active: int
     """Parameters that one token meets: of the experts of a layer those that are chosen."""
     padding: int
@@ -82,6 +84,7 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
         num_layers=model.num_layers,
         num_expert_layers=sum(model.expert_layers),
         output=number("output", None),
+        mtp=number("mtp", None),
         total=sum(parameter.num_true for parameter in table),
         active=sum(parameter.num_active for parameter in table),
         padding=sum(parameter.size - parameter.num_true for parameter in table),

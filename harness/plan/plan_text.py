@@ -214,12 +214,21 @@ def _layer_rows(config: Config, model: dict[str, Any]) -> list[Row]:
     return rows
 
 
+def _module_rows(config: Config, model: dict[str, Any]) -> list[Row]:
+    number = config.model.num_modules
+    if not number:
+        return []
+    words = "1 module" if number == 1 else f"{number} modules"
+    return [("further tokens", f"{model['mtp']:,} in {words} behind the layers, on the last pipeline stage")]
+
+
 def _model_rows(config: Config, model: dict[str, Any]) -> list[Row]:
     padding = model["num_parameters_padded"] - model["num_parameters"]
     return [
         ("parameters", f"{model['num_parameters']:,} ({short(model['num_parameters'])})"),
         ("embedding", f"{model['embedding']:,}" + ("" if model["output"] else ", shared with the output layer")),
         *_layer_rows(config, model),
+        *_module_rows(config, model),
         (
             "vocabulary",
             f"{model['vocab_size']:,}, padded to {model['padded_vocab_size']:,} ({padding:,} padding parameters)",

@@ -58,6 +58,7 @@ def model_record(config: Config) -> dict[str, Any]:
         "num_expert_layers": count.num_expert_layers,
         "num_active_parameters": count.active,
         "output": count.output,
+        "mtp": count.mtp,
         "num_layers": count.num_layers,
         "vocab_size": config.model.vocab_size,
         "padded_vocab_size": config.model.padded_vocab_size,

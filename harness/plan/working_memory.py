@@ -15,9 +15,13 @@ A layer with experts keeps other things in the place of the MLP's: see `harness.
 Selective recomputation computes the inputs of the projections behind norms (2*h; none with norms behind) and behind the
 activation (f) again.
 
+A module that predicts further tokens keeps what a layer keeps, 5*h beside it for its norms and its projection, and
+logits; with full recomputation it keeps 2*h and logits.
+
 The peak is at one of four moments of the backward pass of a micro-batch: at the output layer, or at the second
-projection, the activation or the first projection of the last layer's MLP. The gradient of a weight is whole, in the
-format of the weights, before it is added to the fp32 gradients. `harness.trace` measures the same on the real program.
+projection, the activation or the first projection of the MLP of the last layer, or of the last module. The gradient of
+a weight is whole, in the format of the weights, before it is added to the fp32 gradients. `harness.trace` measures the
+same on the real program.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ from functools import lru_cache
 from harness.config.model import ModelConfig
 from harness.config.schema import Config, PhaseConfig
 from harness.parameters.names import EMBEDDING, OUTPUT, in_layer
-from harness.parameters.table import find_parameter, parameter_table
+from harness.parameters.table import find_parameter, output_name, parameter_table
 from harness.plan.expert_memory import ExpertLayer
 from harness.plan.layouts import Layout, layers_per_stage
 
@@ -83,8 +87,10 @@ class _Step:
         self._value_bytes = 2 if config.precision.dtype == "bf16" else _FP32_BYTES
         self._tokens = parallel.micro_batch_size * phase.seq_length // layout.context
         self._is_first, self._is_last = rank == 0, rank == layout.pipeline - 1
-        # The gradient of an output layer that is tied with an embedding on the same rank waits for the embedding's.
-        self._output_gradient_waits = layout.pipeline == 1 and not model.untie_embeddings_and_output_weights
+        self._num_modules = model.num_modules if self._is_last else 0
+        # Gradients of an embedding that was read last wait on its rank for that of its first reading.
+        is_read_again = model.num_modules > 0 or not model.untie_embeddings_and_output_weights
+        self._waiting = frozenset({EMBEDDING} if layout.pipeline == 1 and is_read_again else ())
         self._gathers = parallel.sequence_parallel and layout.tensor > 1
         self._stream = model.hidden_size // (layout.tensor if self._gathers else 1)
         # The inverse root, with LayerNorm also the mean.
@@ -104,26 +110,52 @@ class _Step:
 
     def moments(self) -> Iterator[WorkingMemory]:
         """Yield the moments at which memory may be at its peak: in the last layer's MLP, and in the output layer."""
-        yield from self._moments_of_experts() if self._own_kinds[-1] else self._moments_of_mlp()
-        if self._is_last:
-            kept = self._between_layers() + self._behind_layers()
-            num_copies = 1 if self._model.final_logit_softcapping is None else 2
-            logits = self._bytes(num_copies * self._model.padded_vocab_size // self._layout.tensor)
-            yield self._moment(kept, numbers=self._given(), weight=self._output_name(), logits=logits)
+        yield from self._moments_of_layer(self._own_kinds[-1], self._in_layers())
+        if not self._is_last:
+            return
+        kept = self._between_layers() + self._behind_layers() + self._num_modules * self._of_module()
+        num_copies = 1 if self._model.final_logit_softcapping is None else 2
+        logits = self._bytes(num_copies * self._model.padded_vocab_size // self._layout.tensor)
+        output = output_name(self._model)
+        all_logits = (1 + self._num_modules) * logits
+        yield self._moment(kept, numbers=self._given(), weight=output, logits=all_logits)
+        if self._num_modules:
+            yield from self._moments_of_last_module(kept, logits, output)
 
-    def _moments_of_experts(self) -> Iterator[WorkingMemory]:
+    def _moments_of_last_module(self, kept: int, logits: int, output: str) -> Iterator[WorkingMemory]:
+        """Yield the moments in the last module's layer, whose backward begins behind the model's own output layer.
+
+        The logits of the modules before it are still there. The gradient of the output layer waits for theirs, and that
+        of the stream behind the last layer for that of the first module.
+        """
+        has_experts = self._model.expert_layers[-1]
+        again = self._of_layer(has_experts=has_experts) if self._recompute == "full" else 0
+        waiting = self._bytes(self._stream)
+        if output not in self._waiting:
+            waiting += self._value_bytes * self._weight_numbers(output)
+        for moment in self._moments_of_layer(has_experts, kept + again):
+            yield replace(
+                moment,
+                logits_bytes=(self._num_modules - 1) * logits,
+                temporary_bytes=moment.temporary_bytes + waiting,
+            )
+
+    def _moments_of_layer(self, has_experts: bool, kept: int) -> Iterator[WorkingMemory]:
+        """Yield the moments in a layer's MLP, with what is kept while its backward begins."""
+        yield from self._moments_of_experts(kept) if has_experts else self._moments_of_mlp(kept)
+
+    def _moments_of_experts(self, kept: int) -> Iterator[WorkingMemory]:
         for made, freed in self._experts.moments(recomputes=self._recompute == "selective"):
-            moment = self._moment(self._in_layers() - freed, numbers=self._stream)
+            moment = self._moment(kept - freed, numbers=self._stream)
             yield replace(moment, temporary_bytes=moment.temporary_bytes + made)
 
     def _given(self) -> int:
         """Return the numbers of the gradient that a projection from the stream gives, gathered and scattered."""
         return self._model.hidden_size + (self._stream if self._gathers else 0)
 
-    def _moments_of_mlp(self) -> Iterator[WorkingMemory]:
+    def _moments_of_mlp(self, kept: int) -> Iterator[WorkingMemory]:
         hidden, stream = self._model.hidden_size, self._stream
         first, second = self._width(_FIRST_OF_MLP), self._width(_SECOND_OF_MLP)
-        kept = self._in_layers()
         # Selective recomputation has made the inputs of the projections again, each for its moment.
         again = self._recompute == "selective"
         activated, normed = (second, stream) if again else (0, 0)
@@ -139,9 +171,7 @@ class _Step:
         self, activations_bytes: int, *, numbers: int, weight: str | None = None, logits: int = 0
     ) -> WorkingMemory:
         """Return the memory while backward makes `numbers` a token, and the gradient of a weight."""
-        weights = {weight} if weight else set()
-        if self._output_gradient_waits:
-            weights.add(EMBEDDING)
+        weights = self._waiting | ({weight} if weight else set())
         gradients = sum(map(self._weight_numbers, weights))
         return WorkingMemory(
             activations_bytes=activations_bytes,
@@ -195,6 +225,17 @@ class _Step:
         of_norms = num_norms * self._norm_bytes()
         return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + of_norms + of_experts
 
+    def _of_module(self) -> int:
+        """Return the bytes kept of a module that predicts further tokens, beside its logits.
+
+        These are the embedding and the stream that its norms read, of which the stream is another's output; what both
+        give to the projection; its layer; and input and output of its last norm.
+        """
+        if self._recompute == "full":
+            return self._bytes(2 * self._stream) + self._norm_bytes()
+        kept = self._bytes(5 * self._stream) + 3 * self._norm_bytes()
+        return kept + self._of_layer(has_experts=self._model.expert_layers[-1])
+
     def _behind_layers(self) -> int:
         """Return the bytes kept of the final norm: its input and its output."""
         return self._bytes(2 * self._stream) + self._norm_bytes()
@@ -202,9 +243,6 @@ class _Step:
     def _norm_bytes(self) -> int:
         """Return the bytes of the fp32 numbers that a norm of the residual stream keeps."""
         return _FP32_BYTES * self._numbers_of_norm * self._tokens * self._stream // self._model.hidden_size
-
-    def _output_name(self) -> str:
-        return OUTPUT if self._model.untie_embeddings_and_output_weights else EMBEDDING
 
     def _width(self, name: str) -> int:
         """Return the width on this rank of what a projection gives to the next one, or takes from the one before."""

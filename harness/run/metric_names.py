@@ -61,6 +61,14 @@ def lm_loss_of(channel: str) -> str:
     return f"{LM_LOSS}/{channel}"
 
 
+def mtp_loss_of(module: int | str) -> str:
+    """Loss of a module's own tokens in the step, in nats: module 1 predicts the token behind the next.
+
+    It is not part of `train/lm_loss`, and absent where the model has no modules that predict further tokens.
+    """
+    return f"train/mtp_loss/{module}"
+
+
 def tokens_of(channel: str) -> str:
     """Unmasked tokens of one channel in the step."""
     return f"train/tokens/{channel}"

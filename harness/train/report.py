@@ -131,6 +131,9 @@ def _losses(run: Run, result: StepResult) -> dict[str, float]:
     for number, loss in channel_losses(result.totals).items():
         values[names.lm_loss_of(run.channels[number])] = loss
         values[names.tokens_of(run.channels[number])] = result.totals.num_tokens[number]
+    for number, module in enumerate(result.totals.further_tokens, start=1):
+        if module.num_tokens:
+            values[names.mtp_loss_of(number)] = module.loss_sum / module.num_tokens
     model = run.config.model
     values |= expert_metrics(
         result.totals.experts, topk=model.moe_router_topk, has_aux_loss=model.moe_aux_loss_coeff > 0

@@ -34,7 +34,7 @@ def watch_routers(state: RouterState, loads: Sequence[tuple[float, float]], mode
 
     A layer is told once, and again if it has come back in between.
     """
-    numbers = [layer for layer, has_experts in enumerate(model.expert_layers) if has_experts]
+    numbers = [layer for layer, has_experts in enumerate(model.routed_layers) if has_experts]
     if model.num_moe_experts is None or len(loads) != len(numbers):
         return None
     newly: list[str] = []

@@ -58,6 +58,8 @@ ABSENT_MEANS: dict[type[Section], dict[str, Any]] = {
         "moe_shared_expert_intermediate_size": None,
         "moe_shared_expert_gate": False,
         "moe_token_dispatcher_type": "alltoall",
+        "mtp_num_layers": None,
+        "mtp_loss_scaling_factor": 0.1,
         "init_method_std": 0.02,
         "z_loss_coefficient": 0.0,
     },

@@ -27,6 +27,6 @@ def rules_of(model: ModelConfig, layer: int, scale: float | None = None) -> Rule
     """Return the rules of a layer, counted from 0. A scale of Megatron's holds where the model gives none."""
     return Rules(
         scale=model.softmax_scale or scale,
-        window=model.window_size if model.windowed_layers[layer] else None,
+        window=model.window_size if model.has_window(layer) else None,
         cap=model.attn_logit_softcapping,
     )

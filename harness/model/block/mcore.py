@@ -58,6 +58,24 @@ def block_spec(
             missing or cannot be imported, or the GPU knows no fp8.
     """
     _refuse_what_would_be_bf16(config, device)
+    layer, norm = _layer(config, ranks, rotations, device)
+    first = get_transformer_layer_offset(transformer, vp_stage=virtual_stage)
+    behind = first + get_num_layers_to_build(transformer, vp_stage=virtual_stage)
+    with_experts = _with_experts(layer, norm, config.model)
+    layers = [with_experts if has_experts else layer for has_experts in config.model.expert_layers[first:behind]]
+    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm)
+
+
+def last_layer(
+    config: Config, ranks: Ranks, rotations: Rotations, device: torch.device
+) -> tuple[ModuleSpec, type[Any]]:
+    """Return a layer like the last one of the model, and its kind of norm."""
+    layer, norm = _layer(config, ranks, rotations, device)
+    return _with_experts(layer, norm, config.model) if config.model.expert_layers[-1] else layer, norm
+
+
+def _layer(config: Config, ranks: Ranks, rotations: Rotations, device: torch.device) -> tuple[ModuleSpec, type[Any]]:
+    """Return a dense layer, and its kind of norm."""
     if uses_transformer_engine(config, device):
         layer, norm = _transformer_engine_layer(config)
     elif ranks.cp.size > 1:
@@ -79,11 +97,7 @@ def block_spec(
         "by_sample": config.data.reset_at_document_borders,
     }
     _parts_of_mlp(layer).activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
-    first = get_transformer_layer_offset(transformer, vp_stage=virtual_stage)
-    behind = first + get_num_layers_to_build(transformer, vp_stage=virtual_stage)
-    with_experts = _with_experts(layer, norm, config.model)
-    layers = [with_experts if has_experts else layer for has_experts in config.model.expert_layers[first:behind]]
-    return TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm)
+    return layer, norm
 
 
 def _with_experts(layer: ModuleSpec, norm: type[Any], model: ModelConfig) -> ModuleSpec:

@@ -22,6 +22,7 @@ from harness.model.experts import routing, uneven
 from harness.model.experts.products import each_with_its_own, grouped_product
 from harness.model.experts.tally import Tally
 from harness.model.recompute import computed_by
+from harness.model.side_loss import with_loss
 from harness.parallel import collectives, cpu
 from harness.parallel.megatron_changes import replace
 
@@ -146,7 +147,7 @@ class Router(nn.Module):
 
     def set_layer_number(self, layer_number: int) -> None:
         """Take the number of the layer in the whole model, from 1 on."""
-        self.tally.row = sum(self._model.expert_layers[: layer_number - 1])
+        self.tally.row = sum(self._model.routed_layers[: layer_number - 1])
 
     def forward(self, hidden_SBH: torch.Tensor, _padding_mask: object = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the weights of the experts for each token, and which are chosen: `[T, E]` both."""
@@ -170,8 +171,7 @@ class Router(nn.Module):
         if not (aux_weight or z_weight):
             return weights_TE
         loss = aux_weight * aux_loss + z_weight * z_loss
-        attached: torch.Tensor = _Attached.apply(weights_TE, self.tally.loss_weight * loss)  # type: ignore[no-untyped-call]
-        return attached
+        return with_loss(weights_TE, self.tally.loss_weight * loss)
 
     def _aux_loss(self, shares_SBE: torch.Tensor) -> torch.Tensor:
         """Return this rank's part of the auxiliary loss, times the tokens that it is the mean of."""
@@ -216,22 +216,6 @@ class _RouterProduct(torch.autograd.Function):
         dhidden_SBH = dlogits_SBE @ weight_EH.float()
         dweight_EH = dlogits_SBE.flatten(0, 1).T @ hidden_SBH.flatten(0, 1).float()
         return dhidden_SBH.to(hidden_SBH.dtype), dweight_EH.to(weight_EH.dtype)
-
-
-class _Attached(torch.autograd.Function):
-    """Hands a tensor on, and lets a loss beside it have its gradient when that tensor's comes back."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: torch.Tensor, loss: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
-        """Hand the tensor on."""
-        ctx.like = loss.new_ones(())
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
-        """Return the gradient, and 1 for the loss."""
-        return gradient, ctx.like
 
 
 class Experts(nn.Module):

@@ -22,6 +22,7 @@ MAY_CHANGE = (
     "model.moe_aux_loss_coeff",
     "model.moe_z_loss_coeff",
     "model.moe_token_dispatcher_type",
+    "model.mtp_loss_scaling_factor",
     "data.reset_at_document_borders",
 )
 """Fields that a run may change on its way: with another value weights mean what they meant, and samples are the same

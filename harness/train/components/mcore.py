@@ -4,7 +4,8 @@ One reduction over all ranks carries the loss sum and the token count of every c
 (a command is waiting, a signal arrived) and what routers counted. It takes the place of the reductions with which
 Megatron counts tokens.
 
-Shapes: B micro batch, S sequence, C channels, X numbers of routers (see `harness.model.experts.tally`).
+Shapes: B micro batch, S sequence, C channels, M modules that predict further tokens, X numbers of routers (see
+`harness.model.experts.tally`).
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from harness.model.attention.flash import Documents
 from harness.model.context import own_part
 from harness.model.experts.mcore import tallies_in
 from harness.model.experts.tally import RowSums, Tallies
+from harness.model.further_tokens.mcore import add_up_over_ends, losses_in
+from harness.model.further_tokens.tally import ModuleLoss, read_losses
 from harness.model.loss import by_channel, per_sample_sums
 from harness.parallel import collectives, cpu
 from harness.parallel.ranks import Ranks
@@ -44,6 +47,8 @@ class Totals:
     """Number of ranks that raised each flag."""
     experts: tuple[RowSums, ...] = ()
     """Sums of the router of each layer with experts."""
+    further_tokens: tuple[ModuleLoss, ...] = ()
+    """Losses of the modules that predict further tokens; 0 without gradients."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,7 +56,7 @@ class StepSums:
     """The same sums, still on the device, for which the host has not waited."""
 
     values: torch.Tensor
-    """Losses, tokens, flags and routers one behind the other: `[2·C + flags + X]`, fp64."""
+    """Losses, tokens, flags, modules and routers one behind the other: `[2·C + flags + 2·M + X]`, fp64."""
     gradient_scale: torch.Tensor
     """A number to multiply the gradients with: above 1 if tokens did not count."""
 
@@ -72,9 +77,11 @@ class Pipeline:
         self.chunks = chunks
         self._tallies = Tallies(
             (tally for chunk in chunks for tally in tallies_in(chunk)),
-            num_rows=sum(model.expert_layers),
+            num_rows=sum(model.routed_layers),
             num_experts=model.num_moe_experts or 0,
         )
+        self._losses = [tally for chunk in chunks for tally in losses_in(chunk)]
+        self._num_modules = model.num_modules
         self._ranks = ranks
         self._num_channels = num_channels
         self.micro_batch_size = micro_batch_size
@@ -128,12 +135,14 @@ class Pipeline:
         """Return the sums, and further numbers of the device. Waits for the device, once for all."""
         read = torch.cat((sums.values, *(number.double().reshape(1) for number in numbers))).tolist()
         count, end = self._num_channels, sums.values.numel()
-        begin = end - self._tallies.size
+        routers = end - self._tallies.size
+        modules = routers - 2 * self._num_modules
         totals = Totals(
             loss_sums=tuple(read[:count]),
             num_tokens=tuple(read[count : 2 * count]),
-            flags=tuple(read[2 * count : begin]),
-            experts=self._tallies.read(read[begin:end]),
+            flags=tuple(read[2 * count : modules]),
+            further_tokens=read_losses(read[modules:routers]),
+            experts=self._tallies.read(read[routers:end]),
         )
         return totals, read[end:]
 
@@ -150,6 +159,8 @@ class Pipeline:
         self._flags = flags
         self._expected_tokens = expected_tokens
         self._tallies.begin(1 / expected_tokens)
+        for tally in self._losses:
+            tally.begin(1 / expected_tokens)
 
     def _run(self, micro_batches: Sequence[Batch | None], *, forward_only: bool) -> None:
         schedule = get_forward_backward_func()
@@ -169,7 +180,7 @@ class Pipeline:
         if waiting is None:
             return model(None, None, None), None
         batch = self._own_part(waiting.to(self._device))
-        output = model(batch.tokens_BS, None, _documents(batch), labels=batch.labels_BS)
+        output = model(batch.tokens_BS, None, _documents(batch), labels=batch.labels_BS, loss_mask=batch.loss_mask_BS)
         return output, lambda loss_BS: self._loss(loss_BS, batch)
 
     def _own_part(self, batch: Batch) -> Batch:
@@ -198,16 +209,25 @@ class Pipeline:
     def _finalize(self, chunks: list[Any], _num_tokens: object, **arguments: Any) -> None:  # noqa: ANN401 (Megatron's)
         """Finalize gradients as Megatron does, with our reduction in place of its count of tokens."""
         finalize_model_grads(chunks, None, **arguments)
+        add_up_over_ends(chunks)
         self._step_sums = self._reduce()
 
     def _reduce(self) -> StepSums:
         own = torch.zeros(len(self._flags), dtype=torch.float64, device=self._device)
         for place in (place for place, flag in enumerate(self._flags) if flag):
             own[place].fill_(1.0)  # on the device: a list that is copied there would make the host wait
-        values = collectives.sum_over(torch.cat((self._sums.flatten(), own, self._tallies.values(self._device))))
+        parts = (self._sums.flatten(), own, self._losses_of_modules(), self._tallies.values(self._device))
+        values = collectives.sum_over(torch.cat(parts))
         counted = values[self._num_channels : 2 * self._num_channels].sum()
         scale = torch.where(counted > 0, self._expected_tokens / counted, 1.0)
         return StepSums(values=values, gradient_scale=scale.float())
+
+    def _losses_of_modules(self) -> torch.Tensor:
+        """Return this rank's part of the sums of modules over all ranks: `[2·M]`, fp64."""
+        sums = torch.zeros(self._num_modules, 2, dtype=torch.float64, device=self._device)
+        for tally in self._losses if self._ranks.counts_loss else ():
+            sums += tally.sums(self._device)
+        return sums.flatten()
 
 
 def _documents(batch: Batch) -> Documents | None:

@@ -1,0 +1,238 @@
+"""Modules that predict further tokens in training, with Megatron's names of parameters (multi-token prediction).
+
+With h⁰ the stream behind the final norm, and emb the embedding (DeepSeek-V3, section 2.2; Megatron has the same order):
+
+    hᵏᵢ = final_layernorm(transformer_layer(eh_proj[enorm(emb(tᵢ₊ₖ)); hnorm(hᵏ⁻¹ᵢ)]))
+
+and the model's output layer predicts tᵢ₊ₖ₊₁ from it. Ours, because Megatron's versions average these losses
+differently, scale them by themselves, and roll position ids, which our models do not have.
+
+Shapes: S sequence of this rank, B micro batch, H hidden size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness.config.model import ModelConfig
+from harness.model.experts.mcore import let_graphs_go
+from harness.model.further_tokens.tally import LossTally
+from harness.model.further_tokens.targets import targets_ahead
+from harness.model.layer.mcore import join_layers
+from harness.model.side_loss import with_loss
+from harness.parallel import collectives, cpu
+from harness.parallel.mcore import replica_groups
+
+cpu.prepare()
+
+from megatron.core import tensor_parallel  # noqa: E402 (the CPU must be prepared first)
+from megatron.core.models.common.embeddings.language_model_embedding import LanguageModelEmbedding  # noqa: E402
+from megatron.core.transformer import TransformerConfig  # noqa: E402
+from megatron.core.transformer.module import MegatronModule  # noqa: E402
+from megatron.core.transformer.spec_utils import ModuleSpec, build_module  # noqa: E402
+from megatron.core.transformer.transformer_layer import get_transformer_layer_offset  # noqa: E402
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kinds:
+    """What modules are made of: the layer that is like the model's last one, and its kind of norm."""
+
+    layer: ModuleSpec
+    norm: type[Any]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inputs:
+    """A micro-batch, as the trainer hands it to the model."""
+
+    tokens_BS: torch.Tensor
+    labels_BS: torch.Tensor
+    loss_mask_BS: torch.Tensor
+    packed: Any
+    """Megatron's PackedSeqParams: documents that are kept apart, or None."""
+
+
+class FurtherToken(MegatronModule):  # type: ignore[misc]
+    """One module."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        kinds: Kinds,
+        *,
+        number: int,
+        virtual_stage: int | None,
+        groups: Any,  # noqa: ANN401 (Megatron's)
+    ) -> None:
+        super().__init__(config=config)
+        hidden = config.hidden_size
+        norm = {"config": config, "hidden_size": hidden, "eps": config.layernorm_epsilon}
+        self.enorm, self.hnorm = kinds.norm(**norm), kinds.norm(**norm)
+        self.eh_proj = tensor_parallel.ColumnParallelLinear(
+            2 * hidden,
+            hidden,
+            config=config,
+            init_method=config.init_method,
+            bias=False,
+            gather_output=False,
+            tp_group=groups.tp,
+        )
+        # The layer adds the number of those in front of this stage to its own, which counts from 1.
+        first_here = config.num_layers - get_transformer_layer_offset(config, vp_stage=virtual_stage)
+        self.transformer_layer = build_module(
+            kinds.layer,
+            config=config,
+            layer_number=first_here + number + 1,
+            vp_stage=virtual_stage,
+            pg_collection=groups,
+        )
+        self.final_layernorm = kinds.norm(**norm)
+
+    @property
+    def mtp_model_layer(self) -> nn.Module:
+        """The layer, by the name under which Megatron's schedule looks for it from 0.19 on."""
+        layer: nn.Module = self.transformer_layer
+        return layer
+
+    def forward(
+        self,
+        hidden_SBH: torch.Tensor,
+        embedded_SBH: torch.Tensor,
+        packed: Any,  # noqa: ANN401 (Megatron's PackedSeqParams)
+    ) -> torch.Tensor:
+        """Return the stream behind this module."""
+        if self.config.recompute_granularity != "full":
+            return self._computed(hidden_SBH, embedded_SBH, packed)
+
+        def computed(hidden_SBH: torch.Tensor, embedded_SBH: torch.Tensor) -> torch.Tensor:
+            return self._computed(hidden_SBH, embedded_SBH, packed)
+
+        again: torch.Tensor = tensor_parallel.checkpoint(computed, False, hidden_SBH, embedded_SBH)
+        return again
+
+    def _computed(self, hidden_SBH: torch.Tensor, embedded_SBH: torch.Tensor, packed: Any) -> torch.Tensor:  # noqa: ANN401
+        both = torch.cat((self.enorm(embedded_SBH), self.hnorm(hidden_SBH)), dim=-1)
+        mixed_SBH, _ = self.eh_proj(both)
+        mixed_SBH = tensor_parallel.gather_from_tensor_model_parallel_region(mixed_SBH)
+        if self.config.sequence_parallel:
+            mixed_SBH = tensor_parallel.scatter_to_sequence_parallel_region(mixed_SBH)
+        stream_SBH, _ = self.transformer_layer(mixed_SBH, packed_seq_params=packed)
+        normed_SBH: torch.Tensor = self.final_layernorm(stream_SBH)
+        return normed_SBH
+
+
+class FurtherTokens(MegatronModule):  # type: ignore[misc]
+    """All modules of a model, one behind the other, on its last pipeline stage."""
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        kinds: Kinds,
+        *,
+        model: ModelConfig,
+        recompute: str,
+        virtual_stage: int | None,
+        groups: Any,  # noqa: ANN401 (Megatron's)
+    ) -> None:
+        super().__init__(config=config)
+        self.layers = nn.ModuleList(
+            FurtherToken(config, kinds, number=number, virtual_stage=virtual_stage, groups=groups)
+            for number in range(model.num_modules)
+        )
+        for module in self.layers:
+            let_graphs_go(module.transformer_layer.mlp)
+            module.transformer_layer.computes_cheap_tensors_again = recompute == "selective"
+            if recompute != "full":
+                join_layers([module.transformer_layer], module.final_layernorm)
+        self.tally = LossTally(model.num_modules)
+        self._loss_weight = model.mtp_loss_scaling_factor / model.num_modules
+
+    def forward(
+        self,
+        hidden_SBH: torch.Tensor,
+        inputs: Inputs,
+        embed: Callable[[torch.Tensor], torch.Tensor],
+        loss_of: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """Return the stream that the output layer reads, with the losses of all modules attached.
+
+        Args:
+            hidden_SBH: The stream behind the final norm.
+            inputs: The micro-batch.
+            embed: Gives the embedding `[S, B, H]` of tokens `[B, S]`.
+            loss_of: Gives the loss `[B, S]` of labels `[B, S]` and a stream `[S, B, H]`.
+        """
+        stream_SBH, losses = hidden_SBH, []
+        starts = None if inputs.packed is None else inputs.packed.cu_seqlens_q
+        for number, module in enumerate(self.layers):
+            targets = targets_ahead(inputs.tokens_BS, inputs.labels_BS, inputs.loss_mask_BS, number + 1, starts)
+            stream_SBH = module(stream_SBH, embed(targets.tokens_BS), inputs.packed)
+            loss_BS = loss_of(targets.labels_BS, stream_SBH)
+            self.tally.add(number, loss_BS.detach(), targets.loss_mask_BS)
+            losses.append((loss_BS * targets.loss_mask_BS).sum())
+        return with_loss(hidden_SBH, self._loss_weight * self.tally.loss_weight * torch.stack(losses).sum())
+
+    def sharded_state_dict(
+        self,
+        prefix: str = "",
+        sharded_offsets: tuple[tuple[int, int, int], ...] = (),
+        metadata: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Return the parameters of all modules, which Megatron does not look for in a list."""
+        sharded: dict[str, Any] = {}
+        for number, module in enumerate(self.layers):
+            sharded |= module.sharded_state_dict(f"{prefix}layers.{number}.", sharded_offsets, metadata)
+        return sharded
+
+
+def embedding_behind_layers(chunk: Any) -> Any:  # noqa: ANN401 (Megatron's)
+    """Return the embedding that the modules of a built model chunk read.
+
+    Where the chunk does not begin with one, it is a replica: a tied one has the weights of the output layer, and is no
+    part of the chunk; any other becomes one.
+    """
+    if chunk.pre_process:
+        return chunk.embedding
+    embedding = LanguageModelEmbedding(
+        config=chunk.config,
+        vocab_size=chunk.vocab_size,
+        max_sequence_length=chunk.max_sequence_length,
+        position_embedding_type="none",
+        tp_group=chunk.pg_collection.tp,
+    )
+    if chunk.share_embeddings_and_output_weights:
+        weight = embedding.word_embeddings.weight = chunk.output_layer.weight
+        # Of a product that adds to the sum by itself, autograd gets a gradient to which the lookup's is added.
+        weight.zero_out_wgrad = True
+    else:
+        chunk.embedding = embedding
+        embedding.word_embeddings.weight.shared = True  # norms count it once
+        share_over_ends(embedding.word_embeddings.weight)
+    return embedding
+
+
+def share_over_ends(weight: nn.Parameter) -> None:
+    """Let both ends of a pipeline cut the gradients of an embedding into the same shards."""
+    weight.shared_embedding = True  # type: ignore[attr-defined]  # Megatron's mark
+
+
+def add_up_over_ends(chunks: list[Any]) -> None:
+    """Add up the reduced gradients of an embedding that both ends of a pipeline hold, and that is not tied.
+
+    Megatron does it for tied ones. Both ends must call it.
+    """
+    group = replica_groups().get("ends")
+    for chunk in chunks:
+        weight = chunk.module.untied_replica
+        if weight is not None and group is not None:
+            collectives.sum_over(weight.main_grad, group)
+
+
+def losses_in(chunk: nn.Module) -> list[LossTally]:
+    """Return the losses of the modules of a model chunk; one at most."""
+    return [module.tally for module in chunk.modules() if isinstance(module, FurtherTokens)]
