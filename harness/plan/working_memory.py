@@ -90,7 +90,7 @@ class _Step:
         self._num_modules = model.num_modules if self._is_last else 0
         # Gradients of an embedding that was read last wait on its rank for that of its first reading.
         is_read_again = model.num_modules > 0 or not model.untie_embeddings_and_output_weights
-        self._waiting = frozenset({EMBEDDING} if layout.pipeline == 1 and is_read_again else ())
+        self._embedding_waits = layout.pipeline == 1 and is_read_again
         self._gathers = parallel.sequence_parallel and layout.tensor > 1
         self._stream = model.hidden_size // (layout.tensor if self._gathers else 1)
         # The inverse root, with LayerNorm also the mean.
@@ -110,7 +110,9 @@ class _Step:
 
     def moments(self) -> Iterator[WorkingMemory]:
         """Yield the moments at which memory may be at its peak: in the last layer's MLP, and in the output layer."""
-        yield from self._moments_of_layer(self._own_kinds[-1], self._in_layers())
+        waiting = self._value_bytes * self._weight_numbers(EMBEDDING) if self._embedding_waits else 0
+        for moment in self._moments_of_layer(self._own_kinds[-1], self._in_layers()):
+            yield replace(moment, temporary_bytes=moment.temporary_bytes + waiting)
         if not self._is_last:
             return
         kept = self._between_layers() + self._behind_layers() + self._num_modules * self._of_module()
@@ -130,9 +132,7 @@ class _Step:
         """
         has_experts = self._model.expert_layers[-1]
         again = self._of_layer(has_experts=has_experts) if self._recompute == "full" else 0
-        waiting = self._bytes(self._stream)
-        if output not in self._waiting:
-            waiting += self._value_bytes * self._weight_numbers(output)
+        waiting = self._bytes(self._stream) + self._value_bytes * self._weight_numbers(output)
         for moment in self._moments_of_layer(has_experts, kept + again):
             yield replace(
                 moment,
@@ -171,8 +171,7 @@ class _Step:
         self, activations_bytes: int, *, numbers: int, weight: str | None = None, logits: int = 0
     ) -> WorkingMemory:
         """Return the memory while backward makes `numbers` a token, and the gradient of a weight."""
-        weights = self._waiting | ({weight} if weight else set())
-        gradients = sum(map(self._weight_numbers, weights))
+        gradients = self._weight_numbers(weight) if weight else 0
         return WorkingMemory(
             activations_bytes=activations_bytes,
             logits_bytes=logits,

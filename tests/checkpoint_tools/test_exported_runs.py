@@ -37,6 +37,7 @@ class Source(NamedTuple):
     first_stage: int | None = None
     dtype: str = "fp32"
     tied: bool = False
+    modules: int | None = None
 
     @property
     def world_size(self) -> int:
@@ -67,6 +68,7 @@ def run_config(channel: Path, source: Source) -> Config:
     """A run on one channel of numbers that can be learnt: four layers, query groups, a head size of its own."""
     model = {"num_layers": 4, "hidden_size": 64, "num_attention_heads": 4, "num_query_groups": 2, "kv_channels": 24}
     model |= {"ffn_hidden_size": 72, "vocab_size": VOCAB_SIZE, "rotary_base": 500.0}
+    model |= {"mtp_num_layers": source.modules}
     parallel = {
         "tensor_model_parallel_size": source.tp,
         "pipeline_model_parallel_size": source.pp,
@@ -140,6 +142,21 @@ def test_there_and_back_is_the_same_checkpoint(pool: Pool, export: Export, tmp_p
     again = RunDir(tmp_path / "again").checkpoint(0)
     assert differences(open_either(export.checkpoint), open_either(again)) == []
     assert differences(open_either(export.checkpoint), open_either(export.folder)) == []
+
+
+def test_a_run_with_modules_is_exported_without_them(pool: Pool, channel: Path, tmp_path: Path) -> None:
+    source = Source(pp=2, modules=1)
+    config, run, out = run_config(channel, source), tmp_path / "run", tmp_path / "out"
+    assert pool.run(worlds.train, source.world_size, config, run, "auto") == [0] * source.world_size
+    checkpoint = RunDir(run).checkpoint(NUM_STEPS)
+    [told] = pool.run(conversion_jobs.to_hf, 1, checkpoint, out, {})
+    assert told == (
+        f"UsageError: {checkpoint} has modules that predict further tokens (model.mtp_num_layers 1), which cannot be "
+        "written. Give --without-mtp to write the model without them: it predicts the next token as before."
+    )
+    [told] = pool.run(conversion_jobs.to_hf, 1, checkpoint, out, {"without_mtp": True})
+    assert told.startswith("proven"), told
+    test_the_exported_model_computes_what_the_run_computes(pool, Export(source, config, run, checkpoint, out))
 
 
 def shards_of(checkpoint: Path) -> dict[str, int]:
