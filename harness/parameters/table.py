@@ -10,8 +10,8 @@ share the embedding.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from harness.parameters.model_shape import ModelShape
@@ -47,6 +47,7 @@ class _Row:
     is_of_experts: bool = False
     is_trained: bool = True
     has_vocabulary: bool = False
+    stacked: Callable[[ModelShape], tuple[int, ...]] = lambda model: ()
 
     def parameter(self, model: ModelShape, layer: int | None) -> Parameter:
         shape = self.shape(model)
@@ -68,6 +69,7 @@ class _Row:
             num_chosen=model.moe_router_topk if self.is_of_experts else None,
             is_trained=self.is_trained,
             num_true_rows=model.vocab_size if self.has_vocabulary else None,
+            stacked=self.stacked(model),
         )
 
 
@@ -218,6 +220,16 @@ def _of_experts() -> tuple[_Row, ...]:
     )
 
 
+def _stacking(projections: Callable[[ModelShape], tuple[int, ...]], rows: Iterable[_Row]) -> tuple[_Row, ...]:
+    """Rows of a matrix that stacks projections otherwise than its blocks say."""
+    return tuple(replace(row, stacked=projections) for row in rows)
+
+
+def _of_a_query_group(model: ModelShape) -> tuple[int, int, int]:
+    """Return the rows of the queries, of the key and of the value of each query group."""
+    return (model.num_attention_heads // model.query_groups * model.head_size, model.head_size, model.head_size)
+
+
 def _num_experts(model: ModelShape) -> int:
     return model.num_moe_experts or 0
 
@@ -281,11 +293,14 @@ _OF_LAYER = (
     *_into_residual(
         "self_attention.linear_proj", "attention", lambda model: model.num_attention_heads * model.head_size
     ),
-    *_into_layer(
-        "self_attention.linear_qkv",
-        "attention",
-        lambda model: (model.num_attention_heads + 2 * model.query_groups) * model.head_size,
-        has_bias=lambda model: model.add_bias_linear or model.add_qkv_bias,
+    *_stacking(
+        _of_a_query_group,
+        _into_layer(
+            "self_attention.linear_qkv",
+            "attention",
+            lambda model: (model.num_attention_heads + 2 * model.query_groups) * model.head_size,
+            has_bias=lambda model: model.add_bias_linear or model.add_qkv_bias,
+        ),
     ),
     *_norm_of_heads("self_attention.q_layernorm", lambda model: model.num_attention_heads),
     *_norm_of_heads("self_attention.k_layernorm", lambda model: model.query_groups),
