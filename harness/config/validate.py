@@ -14,7 +14,14 @@ from harness.config.nearest import divisors, nearest_multiples, one_of
 from harness.config.parallel import ParallelConfig
 from harness.config.problems import Location, Problem
 from harness.config.rope_scaling import OPTIONS, RopeScalingConfig
-from harness.config.schema import CheckpointConfig, DataConfig, EvaluationConfig, PhaseConfig, PrecisionConfig
+from harness.config.schema import (
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    PhaseConfig,
+    PrecisionConfig,
+)
 from harness.config.validate_attention import attention_problems, position_problems, shared_sequence_problems
 from harness.config.validate_experts import expert_problems
 from harness.config.validate_phases import (
@@ -198,6 +205,18 @@ def _fp8_problems(
             )
 
 
+def _muon_problems(optimizer: OptimizerConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
+    if optimizer.kind == "muon":
+        return
+    names = tuple(name for name in OptimizerConfig.model_fields if name.startswith("muon_"))
+    given: list[Location] = [("optimizer", name) for name in changed_fields(optimizer, names)]
+    for index, phase in enumerate(phases):
+        own = tuple(name for name in names if name in type(phase.optimizer).model_fields)
+        given += [("phases", index, "optimizer", name) for name in changed_fields(phase.optimizer, own)]
+    for place in given:
+        yield Problem(place, f"has no effect with optimizer.kind {optimizer.kind}, only with muon; remove it")
+
+
 def _skip_problems(data: DataConfig) -> Iterator[Problem]:
     for number, (start, stop) in enumerate(data.skip_windows):
         if stop < start:
@@ -252,6 +271,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("phases",), run_length_problems),
     (("run", "phases"), stop_problems),
     (("model", "phases"), frozen_problems),
+    (("optimizer", "phases"), _muon_problems),
     (("data",), _skip_problems),
     (("data", "evaluation"), _held_out_problems),
     (("checkpoint",), _snapshot_problems),

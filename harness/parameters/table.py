@@ -9,7 +9,7 @@ output layer that has no bias and may share the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
@@ -115,6 +115,16 @@ def _of_experts() -> tuple[Row, ...]:
     )
 
 
+def _stacking(projections: Callable[[ModelShape], tuple[int, ...]], rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Rows of a matrix that stacks projections otherwise than its blocks say."""
+    return tuple(replace(row, stacked=projections) for row in rows)
+
+
+def _of_a_query_group(model: ModelShape) -> tuple[int, int, int]:
+    """Return the rows of the queries, of the key and of the value of each query group."""
+    return (model.num_attention_heads // model.query_groups * model.head_size, model.head_size, model.head_size)
+
+
 def _num_experts(model: ModelShape) -> int:
     return model.num_moe_experts or 0
 
@@ -167,11 +177,14 @@ _OF_LAYER = (
     *into_residual(
         "self_attention.linear_proj", "attention", lambda model: model.num_attention_heads * model.head_size
     ),
-    *into_layer(
-        "self_attention.linear_qkv",
-        "attention",
-        lambda model: (model.num_attention_heads + 2 * model.query_groups) * model.head_size,
-        has_bias=lambda model: model.add_bias_linear or model.add_qkv_bias,
+    *_stacking(
+        _of_a_query_group,
+        into_layer(
+            "self_attention.linear_qkv",
+            "attention",
+            lambda model: (model.num_attention_heads + 2 * model.query_groups) * model.head_size,
+            has_bias=lambda model: model.add_bias_linear or model.add_qkv_bias,
+        ),
     ),
     *_norm_of_heads("self_attention.q_layernorm", lambda model: model.num_attention_heads),
     *_norm_of_heads("self_attention.k_layernorm", lambda model: model.query_groups),
