@@ -245,7 +245,7 @@ class Experts(nn.Module):
         weights = partial(ExpertWeights, num_local_experts, dtype=config.params_dtype)
         self.linear_fc1 = weights(*first, dim=1, num_blocks=num_blocks)
         self.linear_fc2 = weights(*second, dim=2, num_blocks=1)
-        self.activation = Activation(kind=activation)
+        self.activation = Activation(kind=activation, module="moe_act")
 
     def forward(
         self, tokens_TH: torch.Tensor, tokens_per_expert: torch.Tensor, weights_T: torch.Tensor
@@ -256,8 +256,13 @@ class Experts(nn.Module):
         """
         mixed_Tf = grouped_product(tokens_TH, self.linear_fc1.weight, tokens_per_expert)
         activated_Tf = self.activation(mixed_Tf)
-        kept_Tf, kept_T = activated_Tf.detach(), weights_T.detach()
-        weighted_Tf = computed_by(_weighted(activated_Tf, weights_T), lambda: _weighted(kept_Tf, kept_T))
+        # From what the product gives: a recipe that held the activated tokens would keep them.
+        kept_Tf, kept_T = mixed_Tf.detach(), weights_T.detach()
+        weighted_Tf = computed_by(
+            "moe_act",
+            _weighted(activated_Tf, weights_T),
+            lambda: _weighted(self.activation(kept_Tf), kept_T),
+        )
         return grouped_product(weighted_Tf, self.linear_fc2.weight, tokens_per_expert), None
 
     def sharded_state_dict(self, prefix: str = "", *arguments: Any, **keywords: Any) -> dict[str, Any]:  # noqa: ANN401
