@@ -104,7 +104,7 @@ def write_checkpoint(
 
 def write_first_layers(ours: OurTensors, folder: Path, num_layers: int) -> ModelConfig:
     """Write the model that is made of a checkpoint's first layers, and return its description."""
-    model = ours.model.with_layers(ours.model.expert_layers[:num_layers])
+    model = ours.model.with_layers(range(num_layers))
     names = [name for name in ours.names if (split_layer(name)[0] or 0) < num_layers]
     write_checkpoint(folder, Weights(model=model, names=names, read=ours.read))
     return model

@@ -60,8 +60,8 @@ class Growth:
                 f"--vocab-size {size} is smaller than the model's {model.vocab_size}: rows are only added."
             )
         copies = [2 if layer in self.copied_layers else 1 for layer in layers]
-        kinds = [kind for kind, number in zip(model.expert_layers, copies, strict=True) for _ in range(number)]
-        return model.with_layers(kinds).model_copy(update={"vocab_size": size})
+        numbers = [layer for layer, number in zip(layers, copies, strict=True) for _ in range(number)]
+        return model.with_layers(numbers).model_copy(update={"vocab_size": size})
 
     def first_layers(self, num_layers: int) -> int:
         """Return the number of layers of the larger model that come from the first `num_layers` of the smaller one."""

@@ -57,7 +57,7 @@ def kept_settings(ours: OurTensors, belongings: Belongings) -> KeptSettings:
     if origin and promised is None:
         promised = _default_length(origin)
     longest = max(trained or 0, promised if isinstance(promised, int) else 0)
-    if longest:
+    if longest and ours.model.max_position_embeddings is None:  # a learned position has its own key
         config[_LONGEST] = longest
     dynamic = dynamic_scaling(origin)
     if dynamic is not None and longest == promised and _rotates_as_before(ours):

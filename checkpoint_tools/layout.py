@@ -107,6 +107,52 @@ def join_experts(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Ten
     return torch.stack(tuple(parts))
 
 
+def alternate(stacked: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """Order `[E, 2·F, H]` as `[E, H, 2·F]`, where the gate's and the up projection's outputs alternate."""
+    by_half = stacked.view(stacked.size(0), 2, -1, *stacked.shape[2:])
+    return (by_half.movedim((2, 1), (-2, -1)).flatten(-2).contiguous(),)
+
+
+def group(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
+    """Order alternating outputs as the gate's, then the up projection's: the inverse of `alternate`."""
+    (alternating,) = parts
+    by_pair = alternating.view(*alternating.shape[:-1], -1, 2)
+    return by_pair.movedim((-2, -1), (2, 1)).flatten(1, 2).contiguous()
+
+
+def split_qkv_turned(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """Order `[G·(N/G + 2)·D, H]` as `[H, (N + 2·G)·D]`: all queries, all keys, all values; of a bias likewise."""
+    ordered = torch.cat(split_qkv(fused, model))
+    return _turned(ordered, model)
+
+
+def join_qkv_turned(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
+    """Order by groups again: the inverse of `split_qkv_turned`."""
+    ordered = _turned_back(parts, model)
+    queries, others = (heads * model.head_size for heads in (model.num_attention_heads, model.query_groups))
+    return join_qkv(torch.split(ordered, [queries, others, others]), model)
+
+
+def _turned(tensor: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """Turn a matrix; a bias stays as it is."""
+    return (tensor.T.contiguous() if tensor.dim() > 1 else tensor,)
+
+
+def _turned_back(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
+    return _turned(parts[0], model)[0]
+
+
+def turn(stacked: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    """Turn `[E, H, F]` to `[E, F, H]`."""
+    return (stacked.mT.contiguous(),)
+
+
+def turn_back(parts: Sequence[torch.Tensor], model: ModelConfig) -> torch.Tensor:
+    """Turn the matrix of each expert: the inverse of `turn`."""
+    (turned,) = parts
+    return turned.mT.contiguous()
+
+
 def cut_vocabulary(padded: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
     """Cut `[P, H]` to `[V, H]`: the padding is never predicted or trained."""
     return (padded[: model.vocab_size],)
@@ -136,6 +182,10 @@ HEADS = Fusion(
 )
 """A norm of heads, whose numbers are ordered as those of the heads."""
 GATE_UP = Fusion(split=split_gate_up, join=join_gate_up)
+TURNED = Fusion(split=_turned, join=_turned_back)
+QKV_TURNED = Fusion(split=split_qkv_turned, join=join_qkv_turned)
 EXPERTS = Fusion(split=split_experts, join=join_experts)
 EXPERTS_GATE_UP = Fusion(split=split_experts_gate_up, join=join_experts_gate_up)
+EXPERTS_ALTERNATING = Fusion(split=alternate, join=group)
+EXPERTS_TURNED = Fusion(split=turn, join=turn_back)
 VOCABULARY = Fusion(split=cut_vocabulary, join=pad_vocabulary)

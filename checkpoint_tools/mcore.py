@@ -59,9 +59,9 @@ def _trace(
     places |= {f"layer {number}": layer for number, layer in enumerate(built.decoder.layers)}
     places["final norm"] = built.decoder.final_layernorm
     hooks = [module.register_forward_hook(_keep(kept, name)) for name, module in places.items()]
-    built.rotation.place(positions_S)
+    built.rotations.place(positions_S)
     device = next(built.parameters()).device
-    logits_BSV = built(tokens_BS.to(device), None, None)
+    logits_BSV = built(tokens_BS.to(device), positions_S[None].to(device), None)
     kept["logits"] = logits_BSV[..., : model.vocab_size].float().cpu()
     for hook in hooks:
         hook.remove()

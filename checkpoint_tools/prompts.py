@@ -51,6 +51,8 @@ def longest_text(fields: Fields, model: ModelConfig) -> int:
     Raises:
         CheckpointError: A dynamic scaling leaves no text that it does not stretch.
     """
+    if model.max_position_embeddings is not None:
+        return model.max_position_embeddings
     scaling = model.rope_scaling
     stretched = 2 * scaling.original_max_position_embeddings if scaling and scaling.type in ("llama3", "yarn") else 0
     length = int(fields.get("max_position_embeddings", _DEFAULT_LENGTH))

@@ -202,7 +202,7 @@ def layers_that_fit(model: ModelConfig, memory_bytes: int) -> int:
 def _bytes_of(model: ModelConfig, num_layers: int) -> int:
     from harness.plan.parameters import count_parameters
 
-    return count_parameters(model.with_layers(model.expert_layers[:num_layers])).total * _BYTES_PER_PARAMETER
+    return count_parameters(model.with_layers(range(num_layers))).total * _BYTES_PER_PARAMETER
 
 
 def _are_close(ours: torch.Tensor, theirs: torch.Tensor) -> bool:

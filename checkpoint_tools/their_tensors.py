@@ -53,6 +53,8 @@ class TheirTensors:
     """Name of the file that holds each tensor."""
     headers: Header
     """Shape of each tensor, and its number format as the file spells it."""
+    left_out_prefix: str = ""
+    """Begin of all names that the files leave out."""
     passed_over: tuple[str, ...] = ()
     """Keys of its `config.json` that change nothing, and that most files lack."""
     beside: tuple[str, ...] = ()
@@ -69,7 +71,7 @@ class TheirTensors:
         return tuple(
             name
             for name in self.files
-            if name not in tied and not name.endswith(COMPUTED) and not name.startswith(beyond)
+            if name not in tied and not name.endswith((COMPUTED, *self.family.buffers)) and not name.startswith(beyond)
         )
 
     def _further_layers(self) -> tuple[str, ...]:
@@ -93,7 +95,7 @@ class TheirTensors:
         if name not in self.files:
             raise CheckpointError(f"{self.path} has no tensor {name}, which its config.json promises.")
         with _opened(self.path / self.files[name]) as file:
-            tensor: torch.Tensor = file.get_tensor(name)
+            tensor: torch.Tensor = file.get_tensor(name.removeprefix(self.left_out_prefix))
         return tensor
 
     def read_finite(self, name: str) -> torch.Tensor:
@@ -132,16 +134,25 @@ def open_model(path: Path) -> TheirTensors:
     family = family_of(fields)
     found = admit(fields, family)
     files, headers = _files(path)
+    prefix = _prefix_left_out(files, family)
+    full = {name: name if name in family.outputs else prefix + name for name in files}
     return TheirTensors(
         path=path,
         fields=found.fields,
         family=family,
         model=found.model,
-        files=files,
-        headers=headers,
+        files={full[name]: file for name, file in files.items()},
+        headers={full[name]: described for name, described in headers.items()},
+        left_out_prefix=prefix,
         passed_over=found.passed_over,
         beside=tuple(name for name in _weight_files(path) if name not in set(files.values())),
     )
+
+
+def _prefix_left_out(files: Mapping[str, str], family: Family) -> str:
+    """Return what the names of the files lack in front."""
+    prefix = family.base_prefix or ""
+    return "" if prefix and any(name.startswith(prefix) for name in files) else prefix
 
 
 def read_json(path: Path, most_bytes: int) -> dict[str, Any]:

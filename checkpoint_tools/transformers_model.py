@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from checkpoint_tools.families.config_json import fields_for
-from checkpoint_tools.families.family import Family, Fields
+from checkpoint_tools.families.family import Family, Fields, Places
 from checkpoint_tools.families.registry import FAMILIES
+from checkpoint_tools.families.windows import FULL, SLIDING
 from checkpoint_tools.prompts import Prompts
 from checkpoint_tools.their_tensors import TheirTensors
 from harness.config.model import ModelConfig
 from harness.errors import CheckpointError, UsageError
-from harness.model.rotary import frequencies
+from harness.model.rotary import as_in_windows, frequencies
 
 OLDEST_TRANSFORMERS = (5, 3)
 """Older versions run code out of a `config.json` (CVE-2026-4372)."""
@@ -70,24 +71,38 @@ def require_frequencies(theirs: TheirTensors, model: ModelConfig, bound: float) 
     """
     widths = ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")
     small: Fields = {"vocab_size": 8, **{key: 8 for key in widths if key in theirs.fields}}
-    judge = _built(theirs, _config(theirs, 1, small))
-    theirs_of: Any = next(module for name, module in judge.named_modules() if name.endswith("rotary_emb"))
-    theirs_d = theirs_of.inv_freq.cpu().float()
-    ours_d = frequencies(model.rotary_size, model.rotary_base, model.rope_scaling)
-    wanted = model.rope_scaling.magnification if model.rope_scaling is not None else 1.0
-    is_same = ours_d.shape == theirs_d.shape and torch.allclose(ours_d, theirs_d, rtol=bound, atol=0.0)
-    if not is_same or not math.isclose(theirs_of.attention_scaling, wanted, rel_tol=bound):
-        raise CheckpointError(
-            f"{theirs.path} rotates by other frequencies than the checkpoint: rope_theta or rope_scaling of its "
-            "config.json are not those of the model."
-        )
+    for kind, ours in _rotations(theirs, model).items():
+        of_kind = small if kind is None else {**small, "layer_types": [kind]}
+        judge = _built(theirs, _config(theirs, 1, of_kind))
+        theirs_of: Any = next(module for name, module in judge.named_modules() if name.endswith("rotary_emb"))
+        prefix = "" if kind is None else f"{kind}_"
+        theirs_d = getattr(theirs_of, f"{prefix}inv_freq").cpu().float()
+        scaling = getattr(theirs_of, f"{prefix}attention_scaling")
+        ours_d = frequencies(ours.rotary_size, ours.rotary_base, ours.rope_scaling)
+        wanted = ours.rope_scaling.magnification if ours.rope_scaling is not None else 1.0
+        is_same = ours_d.shape == theirs_d.shape and torch.allclose(ours_d, theirs_d, rtol=bound, atol=0.0)
+        if not is_same or not math.isclose(scaling, wanted, rel_tol=bound):
+            raise CheckpointError(
+                f"{theirs.path} rotates by other frequencies than the checkpoint: rope_theta or rope_scaling of its "
+                "config.json are not those of the model."
+            )
+
+
+def _rotations(theirs: TheirTensors, model: ModelConfig) -> dict[str | None, ModelConfig]:
+    """Return the model as it rotates, by the kind of layer where transformers tells them apart."""
+    if model.position_embedding_type != "rope":
+        return {}
+    if not theirs.family.rotates_apart_in_windows:
+        return {None: model}
+    return {FULL: model, SLIDING: model if model.window_rotary_base is None else as_in_windows(model)}
 
 
 def trace(theirs: TheirTensors, prompts: Prompts, num_layers: int) -> dict[str, torch.Tensor]:
     """Return the trace of the first layers of the model, through transformers in fp32."""
     model = load(theirs, num_layers)
+    at = theirs.family.places if theirs.family.judge is None else Places()
     rows = zip(prompts.tokens_BS, prompts.positions_BS, strict=True)
-    traces = [_trace(model, tokens[None], positions[None], num_layers) for tokens, positions in rows]
+    traces = [_trace(model, tokens[None], positions[None], num_layers, at) for tokens, positions in rows]
     return {place: torch.cat([found[place] for found in traces]) for place in traces[0]}
 
 
@@ -96,11 +111,12 @@ def _trace(
     tokens_BS: torch.Tensor,
     positions_BS: torch.Tensor,
     num_layers: int,
+    at: Places,
 ) -> dict[str, torch.Tensor]:
     kept: dict[str, torch.Tensor] = {}
-    places = {"embedding": "model.embed_tokens"}
-    places |= {f"layer {layer}": f"model.layers.{layer}" for layer in range(num_layers)}
-    places["final norm"] = "model.norm"
+    places = {"embedding": at.embedding}
+    places |= {f"layer {layer}": f"{at.layers}.{layer}" for layer in range(num_layers)}
+    places["final norm"] = at.final_norm
     hooks = [model.get_submodule(path).register_forward_hook(_keep(kept, name)) for name, path in places.items()]
     with torch.no_grad():
         # Without a mask transformers would take every gap between positions for the begin of another text.
@@ -206,7 +222,9 @@ def _config(theirs: TheirTensors, num_layers: int | None, changes: Fields | None
     settings = {key: value for key, value in fields.items() if key not in ("model_type", "architectures")}
     settings |= {**_NO_TOKENS, "dtype": torch.float32}
     if num_layers is not None:
-        settings["num_hidden_layers"] = num_layers
+        settings[family.layers_key] = num_layers
+        if "layer_types" in settings:
+            settings["layer_types"] = settings["layer_types"][:num_layers]
     make = _class("AutoConfig").for_model
     with _refusal_told(theirs):
         return make(family.model_type, **{**settings, **(changes or {})})

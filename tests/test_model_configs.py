@@ -30,9 +30,13 @@ PUBLISHED_PARAMETERS = {
     "mixtral_8x7b": 46_702_792_704,
     "qwen3_30b_a3b": 30_532_122_624,
     "olmoe_1b_7b": 6_919_161_856,
+    "gpt_oss_20b": 20_914_757_184,
+    "glm4.5_air": 106_852_245_504,  # the index names 110,468,824,832 with the layer that predicts a further token
 }
 # Billions, as their makers say it.
 ACTIVE = {"mixtral_8x7b": 12.9, "qwen3_30b_a3b": 3.3, "olmoe_1b_7b": 1.3}
+# The card of gpt-oss counts the output layer, but not the embedding.
+ACTIVE_WITHOUT_EMBEDDING = {"gpt_oss_20b": 3.61}
 LLAMA_STEPS = {"llama_7b": 238_419, "llama_13b": 238_419, "llama_33b": 333_787, "llama_65b": 333_787}
 
 FILES = sorted(MODEL_CONFIGS.glob("*.yaml"))
@@ -66,6 +70,12 @@ def test_a_configuration_is_a_complete_legal_run(path: Path) -> None:
 def test_the_parameters_that_a_token_meets_are_the_published_ones(name: str) -> None:
     active = count_parameters(load_config(MODEL_CONFIGS / f"{name}.yaml").model).active
     assert active / 1e9 == pytest.approx(ACTIVE[name], abs=0.06)
+
+
+@pytest.mark.parametrize("name", ACTIVE_WITHOUT_EMBEDDING)
+def test_the_parameters_that_a_token_is_multiplied_with_are_the_published_ones(name: str) -> None:
+    count = count_parameters(load_config(MODEL_CONFIGS / f"{name}.yaml").model)
+    assert (count.active - count.embedding) / 1e9 == pytest.approx(ACTIVE_WITHOUT_EMBEDDING[name], abs=0.006)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 from checkpoint_tools.families.family import Family, Fields
 from checkpoint_tools.families.json_values import LAYERS, TOKEN_IDS, TRUTH, Kind, number, same, shown, whole
+from checkpoint_tools.families.local_rotation import LOCAL_BASE_KEY, with_both_rotations, with_one_rotation
 from checkpoint_tools.families.registry import FAMILIES, REFUSED
 from checkpoint_tools.families.remarks import STANDARD, TOKEN_ID_KEYS, changes_nothing
 from checkpoint_tools.families.rotary_share import SHARE_KEY, rotary_share, with_rotary_share, without_rotary_share
 from checkpoint_tools.families.rotation import KEYS as ROTARY_KEYS
 from checkpoint_tools.families.rotation import Rotation, read_rotation, rotary_fields
+from checkpoint_tools.families.windows import FULL, SLIDING
 from harness.config.model import ModelConfig
 from harness.config.problems import dotted
 from harness.config.validate import cross_field_problems
@@ -25,7 +27,10 @@ MAX_WIDTH = 2**24
 """The largest vocabulary, and the largest width of a layer."""
 _WIDTH, _HEADS = whole(MAX_WIDTH), whole(2**16)
 _KINDS: Mapping[str, Kind] = {
-    "vocab_size": _WIDTH,
+    **dict.fromkeys(("vocab_size", "n_embd", "n_inner"), _WIDTH),
+    **dict.fromkeys(("n_layer", "n_head"), whole(10_000)),
+    "n_positions": whole(2**24),
+    "layer_norm_epsilon": number(1e-30, 1.0),
     "hidden_size": _WIDTH,
     "intermediate_size": _WIDTH,
     "num_hidden_layers": whole(10_000),
@@ -35,6 +40,11 @@ _KINDS: Mapping[str, Kind] = {
     "routed_scaling_factor": number(1e-6, 1e6),
     "use_qk_norm": TRUTH,
     **dict.fromkeys(("moe_intermediate_size", "shared_expert_intermediate_size"), _WIDTH),
+    **dict.fromkeys(("sliding_window", "query_pre_attn_scalar"), whole(2**31 - 1)),
+    **dict.fromkeys(("max_window_layers", "sliding_window_pattern"), whole(10_000, least=0)),
+    **dict.fromkeys(("attn_logit_softcapping", "final_logit_softcapping"), number(1e-3, 1e9)),
+    LOCAL_BASE_KEY: number(1.0, 1e18),
+    "use_sliding_window": TRUTH,
     "decoder_sparse_step": whole(10_000),
     "mlp_only_layers": LAYERS,
     "norm_topk_prob": TRUTH,
@@ -53,7 +63,8 @@ _DEFAULTS: Mapping[str, object] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, 
 """Defaults of the classes of transformers for keys that `config.json` lacks."""
 _GROUPS = "num_key_value_heads"
 """Here null is no missing key: it means as many as there are heads."""
-_FULL = "full_attention"
+_SAYS_NONE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
+"""Here null is no missing key either: it switches off what the default would switch on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +101,13 @@ def admit(fields: Fields, family: Family) -> Admitted:
     """
     problems: list[str] = []
     share = rotary_share(fields) if family.rotary_share is not None else None
-    rotation = read_rotation(fields if share is None else without_rotary_share(fields))
+    rotary_keys = fields if share is None else without_rotary_share(fields)
+    if family.rotates_apart_in_windows:
+        fields = rotary_keys = with_one_rotation(rotary_keys, problems)
+    rotation = read_rotation(rotary_keys)
     plain = _plain(fields, family, problems)
     _check_fixed(fields, family, problems)
-    _check_layer_types(fields, plain, problems)
+    _check_layer_types(fields, plain, family, problems)
     passed_over = [*_passed_over(fields, family, problems), *rotation.passed_over]
     values = _values(plain, rotation, family, problems)
     if share is not None:
@@ -101,6 +115,8 @@ def admit(fields: Fields, family: Family) -> Admitted:
     _require_none([*problems, *rotation.problems])
     model = _model(values, family)
     rotary = rotation.as_fields() if share is None else with_rotary_share(rotation.as_fields(), model.rotary_percent)
+    if family.rotates_apart_in_windows:
+        rotary = with_both_rotations(rotary, plain.pop(LOCAL_BASE_KEY, family.defaults[LOCAL_BASE_KEY]))
     return Admitted(
         model=model,
         fields={**{key: plain[key] for key in plain if key not in TOKEN_ID_KEYS}, **rotary},
@@ -127,7 +143,7 @@ def fields_for(model: ModelConfig, family: Family, extras: Fields) -> Fields:
         fields |= dict.fromkeys(_BIASES, model.add_bias_linear)
     fields["tie_word_embeddings"] = not model.untie_embeddings_and_output_weights
     # The spelling of transformers 4, which 5 reads too.
-    rotary = rotary_fields(model)
+    rotary = rotary_fields(model) if model.position_embedding_type == "rope" else {}
     if family.rotary_share is not None:
         rotary |= {SHARE_KEY: model.rotary_percent}
     return {**fields, **rotary, **extras}
@@ -152,6 +168,8 @@ def _plain(fields: Fields, family: Family, problems: list[str]) -> Fields:
     for key in sorted(_read_keys(family) & set(fields)):
         value = fields[key]
         if value is None:
+            if key in _SAYS_NONE:
+                plain[key] = None
             continue
         try:
             plain[key] = _KINDS[key].read(key, value) if key in _KINDS else value
@@ -177,14 +195,17 @@ def _check_fixed(fields: Fields, family: Family, problems: list[str]) -> None:
             problems.append(f"{key}: {why}{shown(said)}, known is {known}")
 
 
-def _check_layer_types(fields: Fields, plain: Fields, problems: list[str]) -> None:
+def _check_layer_types(fields: Fields, plain: Fields, family: Family, problems: list[str]) -> None:
     kinds = fields.get("layer_types")
+    has_windows = any("layer_types" in derived.keys for derived in family.derived)
+    known = (FULL, SLIDING) if has_windows else (FULL,)
     if kinds is None:
         return
     if not isinstance(kinds, list):
         problems.append(f"layer_types: {shown(kinds)} is not a list")
-    elif other := [kind for kind in kinds if kind != _FULL]:
-        problems.append(f"layer_types: {shown(other[0])} in it, known is {_FULL}")
+    elif other := [kind for kind in kinds if kind not in known]:
+        told = f"known are {' and '.join(known)}" if has_windows else f"known is {FULL}"
+        problems.append(f"layer_types: {shown(other[0])} in it, {told}")
     elif len(kinds) != plain.get("num_hidden_layers", len(kinds)):
         problems.append(f"layer_types: {len(kinds)} layers, but num_hidden_layers is {plain['num_hidden_layers']}")
 

@@ -86,6 +86,16 @@ class Derived:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Places:
+    """Modules of transformers whose outputs a proof compares."""
+
+    embedding: str = "model.embed_tokens"
+    layers: str = "model.layers"
+    """In front of the number of a layer."""
+    final_norm: str = "model.norm"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """A family. Everything about it is in this table; the registry alone knows its name."""
 
@@ -111,6 +121,13 @@ class Family:
     """The keys `attention_bias` and `mlp_bias` tell if there are biases."""
     rotary_share: float | None = None
     """Share of a head that is rotated where `config.json` does not say it; None: all of it, always."""
+    places: Places = field(default_factory=Places)
+    base_prefix: str | None = None
+    """Prefix that published files leave out of all names; None: none does."""
+    buffers: tuple[str, ...] = ()
+    """Ends of the names of tensors that are no weights."""
+    rotates_apart_in_windows: bool = False
+    """True if layers with a window have a base of their own, and no scaling, in the rotary settings."""
     further_layers: str | None = None
     """Key with the number of layers behind the last whose tensors are not read: they predict further tokens."""
     is_written: bool = True
@@ -121,6 +138,11 @@ class Family:
     """True if a model that it can express is written as this family where none is named."""
     judge: Judge | None = None
     """Their tensor as Llama's tensors, where transformers does not know this family."""
+
+    @property
+    def layers_key(self) -> str:
+        """Key of the number of layers."""
+        return next(key for key, name in self.fields.items() if name == "num_layers")
 
     @property
     def outputs(self) -> tuple[str, ...]:

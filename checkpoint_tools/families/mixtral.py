@@ -5,6 +5,7 @@ from __future__ import annotations
 from checkpoint_tools.families.experts import NOT_SHARED, SAME_WIDTH, SOFTMAX, TRAINING_KEYS, count, expert_rules
 from checkpoint_tools.families.family import Family
 from checkpoint_tools.families.llama_like import DENSE_MLP, FIELDS, HAS, RULES
+from checkpoint_tools.families.windows import in_every_layer
 
 MIXTRAL = Family(
     model_type="mixtral",
@@ -18,7 +19,7 @@ MIXTRAL = Family(
         **{key: name for key, name in FIELDS.items() if key != "intermediate_size"},
         "num_experts_per_tok": "moe_router_topk",
     },
-    derived=(count(8, "num_local_experts"), SAME_WIDTH),
+    derived=(count(8, "num_local_experts"), SAME_WIDTH, in_every_layer()),
     has={
         **HAS,
         **SOFTMAX,
@@ -29,7 +30,7 @@ MIXTRAL = Family(
         "add_qkv_bias": False,
         "add_bias_linear": False,
     },
-    fixed={"hidden_act": ("silu",), "sliding_window": (None,)},
+    fixed={"hidden_act": ("silu",)},
     ignored=TRAINING_KEYS,
     defaults={
         "num_key_value_heads": 8,

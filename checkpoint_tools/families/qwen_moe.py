@@ -15,17 +15,17 @@ from checkpoint_tools.families.experts import (
 )
 from checkpoint_tools.families.family import Family
 from checkpoint_tools.families.llama_like import FIELDS, HAS, RULES
+from checkpoint_tools.families.windows import QWEN_MOE_WINDOWS, in_every_layer
 
 _FIELDS = {**FIELDS, "moe_intermediate_size": "moe_ffn_hidden_size", "num_experts_per_tok": "moe_router_topk"}
 _DERIVED = (NORMALIZED, SPARSE_LAYERS)
-_IGNORED = ("sliding_window", "max_window_layers", *TRAINING_KEYS)
 
 QWEN2_MOE = Family(
     model_type="qwen2_moe",
     architecture="Qwen2MoeForCausalLM",
     rules=(*RULES[:-2], *expert_rules(), *shared_rules("shared_expert"), SHARED_GATE, *RULES[-2:]),
     fields={**_FIELDS, "shared_expert_intermediate_size": "moe_shared_expert_intermediate_size"},
-    derived=(count(60), *_DERIVED),
+    derived=(count(60), *_DERIVED, QWEN_MOE_WINDOWS),
     has={
         **HAS,
         **SOFTMAX,
@@ -34,9 +34,10 @@ QWEN2_MOE = Family(
         "add_qkv_bias": True,
         "add_bias_linear": False,
     },
-    fixed={"hidden_act": ("silu",), "use_sliding_window": (False,), "qkv_bias": (True,)},
-    ignored=_IGNORED,
+    fixed={"hidden_act": ("silu",), "qkv_bias": (True,)},
+    ignored=TRAINING_KEYS,
     defaults={
+        "sliding_window": 4096,
         "num_key_value_heads": 16,
         "num_experts_per_tok": 4,
         "moe_intermediate_size": 1408,
@@ -49,7 +50,7 @@ QWEN3_MOE = Family(
     architecture="Qwen3MoeForCausalLM",
     rules=(*RULES[:-2], *expert_rules(), *RULES[-2:]),
     fields=_FIELDS,
-    derived=(count(128), *_DERIVED),
+    derived=(count(128), *_DERIVED, in_every_layer(switch=True)),
     has={
         **HAS,
         **SOFTMAX,
@@ -58,9 +59,10 @@ QWEN3_MOE = Family(
         "add_qkv_bias": False,
         "add_bias_linear": False,
     },
-    fixed={"hidden_act": ("silu",), "use_sliding_window": (False,), "attention_bias": (False,)},
-    ignored=_IGNORED,
+    fixed={"hidden_act": ("silu",), "attention_bias": (False,)},
+    ignored=("max_window_layers", *TRAINING_KEYS),
     defaults={
+        "sliding_window": 4096,
         "num_key_value_heads": 4,
         "num_experts_per_tok": 8,
         "moe_intermediate_size": 768,

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from checkpoint_tools.families.family import Family
 from checkpoint_tools.families.gemma import GEMMA
+from checkpoint_tools.families.gemma2 import GEMMA2
+from checkpoint_tools.families.gemma3 import GEMMA3
 from checkpoint_tools.families.glm4_moe import GLM4_MOE
+from checkpoint_tools.families.gpt2 import GPT2
+from checkpoint_tools.families.gpt_oss import GPT_OSS
 from checkpoint_tools.families.internlm2 import INTERNLM2
 from checkpoint_tools.families.llama import LLAMA
 from checkpoint_tools.families.minimind import MINIMIND
@@ -18,20 +22,17 @@ from checkpoint_tools.families.qwen_moe import QWEN2_MOE, QWEN3_MOE
 from harness.config.model import ModelConfig
 from harness.errors import UsageError
 
-_DENSE = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, INTERNLM2, MINIMIND)
-_WITH_EXPERTS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, OLMOE, GLM4_MOE)
+_DENSE = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT2, INTERNLM2, MINIMIND)
+_WITH_EXPERTS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, OLMOE, GLM4_MOE, GPT_OSS)
 _FAMILIES = (*_DENSE, *_WITH_EXPERTS)
 """All families. If none is named for writing, the first one that can express the model is taken."""
 FAMILIES = {family.model_type: family for family in _FAMILIES}
 REFUSED = {
-    "gemma2": "its logits are capped, and it has sliding windows",
-    "gemma3_text": "it has sliding windows",
-    "gpt2": "its positions are learnt",
+    "gemma3": "it reads pictures too; its model of texts alone is gemma3_text",
     "internlm": "only its attention has biases",
     "phi3": "its fused projections are ordered otherwise",
     "deepseek_v2": "its attention is latent",
     "deepseek_v3": "its attention is latent",
-    "gpt_oss": "its attention has sinks and windows, its experts have biases",
 }
 """Families that are often asked for, and why they are not in the tables."""
 _WRITTEN = tuple(name for name, family in FAMILIES.items() if family.is_written)

@@ -5,9 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from harness.config.expert_layers import ExpertLayers, expanded
+from harness.config.layer_flags import LayerFlags, all_but_every, from_first_on
 from harness.config.rope_scaling import RopeScalingConfig
-from harness.config.section import Experts, Ids, Layers, NonNegativeFloat, PositiveFloat, RotaryShare, Section, Width
+from harness.config.section import (
+    Experts,
+    Ids,
+    Layers,
+    NonNegativeFloat,
+    PositiveFloat,
+    RotaryShare,
+    SampleTokens,
+    Section,
+    Width,
+    Window,
+)
 
 
 class ModelConfig(Section):
@@ -40,20 +51,47 @@ class ModelConfig(Section):
     """Norms `before` attention and MLP; `behind` them, on what they add to the stream (OLMo 2); or `around`: both."""
     layernorm_zero_centered_gamma: bool = False
     """Multiply in norms by one plus the weights, which begin at zero (Gemma)."""
-    activation: Literal["swiglu", "geglu", "geglu_tanh", "gelu", "gelu_tanh", "squared_relu"] = "swiglu"
-    """Activation of the MLP. `swiglu`, `geglu` and `geglu_tanh` are gated. `_tanh`: GELU by its tanh approximation
-    (GPT-2, Gemma). `squared_relu`: the square of what is positive (Nemotron)."""
+    activation: Literal["swiglu", "geglu", "geglu_tanh", "clamped_swiglu", "gelu", "gelu_tanh", "squared_relu"] = (
+        "swiglu"
+    )
+    """Activation of the MLP. `swiglu`, `geglu`, `geglu_tanh` and `clamped_swiglu` are gated. `_tanh`: GELU by its tanh
+    approximation (GPT-2, Gemma). `clamped_swiglu`: within bounds, and one plus what the gate is multiplied with
+    (gpt-oss). `squared_relu`: the square of what is positive (Nemotron)."""
     untie_embeddings_and_output_weights: bool = True
     """Give the output layer weights of its own. With `false` it uses those of the embedding, which small models gain
     by."""
+    final_logit_softcapping: PositiveFloat | None = None
+    """Bound that the logits approach: cap · tanh(logit / cap) (Gemma 2: 30). Default: none."""
     add_bias_linear: bool = False
-    """Add a bias in the attention projection and in the MLP (GPT-2)."""
+    """Add a bias in every projection of attention and MLP (GPT-2), of routers and experts too (gpt-oss)."""
     add_qkv_bias: bool = False
     """Add a bias in the query, key and value projections only (Qwen2)."""
     qk_layernorm: bool = False
     """Normalize queries and keys before the rotation (Qwen3)."""
     qk_layernorm_over: Literal["head", "width"] = "head"
     """`qk_layernorm` only: each `head` on its own (Qwen3), or all together over their `width` (OLMo 2; RMSNorm)."""
+    softmax_scale: PositiveFloat | None = None
+    """Factor of attention's scores (Gemma: query_pre_attn_scalar to the power of -1/2). Default: one over the square
+    root of the head size."""
+    attn_logit_softcapping: PositiveFloat | None = None
+    """Bound that attention's scores approach: cap · tanh(score / cap) (Gemma 2: 50). Default: none."""
+    softmax_type: Literal["vanilla", "off-by-one", "learnable"] = "vanilla"
+    """Attention sinks: one more score in the softmax of each head, which no value stands behind. `learnable`: a
+    parameter of each head (gpt-oss). `off-by-one`: 0. `vanilla`: none."""
+    window_size: Window | None = None
+    """Tokens that a token sees in layers with a window: itself and those right before it (Mistral: 4096; Hugging Face's
+    files: `sliding_window`). Default: no layer has a window."""
+    window_attn_skip_freq: LayerFlags | None = None
+    """Layers with a window: all but every n-th (Gemma 2: 2, Gemma 3: 6); or a number for each layer, 1 with a window
+    and 0 without, as a list or as text: `[1]*5+[0]`. Default: every layer, if there is a `window_size`."""
+    window_rotary_base: PositiveFloat | None = None
+    """Base of the rotary positions in layers with a window, without `rope_scaling` (Gemma 3: 10000). Default: they
+    rotate as the other layers do."""
+    position_embedding_type: Literal["rope", "learned_absolute"] = "rope"
+    """Positions by rotation of queries and keys, or by a learned vector of each that is added to the embedding
+    (GPT-2)."""
+    max_position_embeddings: SampleTokens | None = None
+    """`learned_absolute` only: positions that have a vector; no sample may be longer."""
     rotary_base: PositiveFloat = 10000.0
     """Base of the rotary position embedding (theta)."""
     rotary_percent: RotaryShare = 1.0
@@ -62,7 +100,7 @@ class ModelConfig(Section):
     """Scaling of the rotary frequencies for longer sequences. Default: none."""
     num_moe_experts: Experts | None = None
     """Experts in each expert layer, which has them in place of one MLP. Default: none, every layer is dense."""
-    moe_layer_freq: ExpertLayers = 1
+    moe_layer_freq: LayerFlags = 1
     """Layers with experts: every n-th, from the first on; or a number for each layer, 1 with experts and 0 dense, as a
     list or as text: `[0]*3+[1]*58`."""
     moe_ffn_hidden_size: Width | None = None
@@ -114,7 +152,7 @@ class ModelConfig(Section):
     @property
     def rotary_size(self) -> int:
         """Numbers of a head that are rotated."""
-        return int(self.head_size * self.rotary_percent)
+        return int(self.head_size * self.rotary_percent) if self.position_embedding_type == "rope" else 0
 
     @property
     def query_groups(self) -> int:
@@ -129,7 +167,7 @@ class ModelConfig(Section):
     @property
     def gated(self) -> bool:
         """True if the MLP has a gate projection."""
-        return self.activation in ("swiglu", "geglu", "geglu_tanh")
+        return self.activation in ("swiglu", "geglu", "geglu_tanh", "clamped_swiglu")
 
     @property
     def expert_width(self) -> int:
@@ -139,21 +177,38 @@ class ModelConfig(Section):
     @property
     def expert_layers(self) -> tuple[bool, ...]:
         """One flag for each layer: True if it has experts."""
-        return (
-            tuple(map(bool, expanded(self.moe_layer_freq, self.num_layers)))
-            if self.num_moe_experts
-            else (False,) * self.num_layers
-        )
+        if self.num_moe_experts is None:
+            return (False,) * self.num_layers
+        return from_first_on(self.moe_layer_freq, self.num_layers)
+
+    @property
+    def windowed_layers(self) -> tuple[bool, ...]:
+        """One flag for each layer: True if its tokens see a window only."""
+        if self.window_size is None:
+            return (False,) * self.num_layers
+        return all_but_every(self.window_attn_skip_freq, self.num_layers)
+
+    @property
+    def has_plain_attention(self) -> bool:
+        """True if tokens see all before them in every layer, and scores go into the softmax as they are."""
+        rules = (self.window_size, self.attn_logit_softcapping)
+        return rules == (None, None) and self.softmax_type == "vanilla"
 
     @property
     def has_equal_layers(self) -> bool:
         """True if all layers have the same parameters: all have experts, or none has."""
         return len(set(self.expert_layers)) == 1
 
-    def with_layers(self, kinds: Sequence[bool]) -> ModelConfig:
-        """Return the same model with other layers, of which `kinds` says whether each has experts."""
-        freq = 1 if all(kinds) or self.num_moe_experts is None else tuple(map(int, kinds))
-        return self.model_copy(update={"num_layers": len(kinds), "moe_layer_freq": freq})
+    def with_layers(self, numbers: Sequence[int]) -> ModelConfig:
+        """Return the same model with other layers, each like that layer of this one, counted from 0."""
+        changes: dict[str, object] = {"num_layers": len(numbers)}
+        if self.num_moe_experts is not None:
+            has_experts = [self.expert_layers[number] for number in numbers]
+            changes["moe_layer_freq"] = 1 if all(has_experts) else tuple(map(int, has_experts))
+        if self.window_size is not None:
+            has_window = [self.windowed_layers[number] for number in numbers]
+            changes["window_attn_skip_freq"] = None if all(has_window) else tuple(map(int, has_window))
+        return self.model_copy(update=changes)
 
     @property
     def padded_vocab_size(self) -> int:

@@ -26,6 +26,18 @@ from harness.limits import (
     MOST_WIDTH,
 )
 
+
+def _window(value: object) -> object:
+    """Tell those who give Megatron's pair, which counts the tokens before and behind, what to give here."""
+    if isinstance(value, list | tuple) and len(value) == len(("before", "behind")) and type(value[0]) is int:
+        raise PydanticCustomError(
+            "window_pair",
+            "must be the number of tokens that a token sees, itself among them: for Megatron's {pair} that is {number}",
+            {"pair": str(list(value)), "number": value[0] + 1},
+        )
+    return value
+
+
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 WORD = r"^[!-,.-~][!-~]*$"
 
@@ -48,6 +60,8 @@ Seconds = Annotated[float, Field(ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Experts = Annotated[int, Field(ge=1, le=MOST_EXPERTS)]
 RotaryShare = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Window = Annotated[SampleTokens, BeforeValidator(_window)]
+"""Tokens that a token sees, itself among them."""
 Name = Annotated[str, Field(pattern=NAME, max_length=64)]
 SkipWindow = Annotated[
     tuple[Annotated[int, Field(ge=0, le=MOST_TOKENS)], Annotated[int, Field(ge=0, le=MOST_TOKENS)]],

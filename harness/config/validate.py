@@ -14,7 +14,15 @@ from harness.config.nearest import divisors, nearest_multiples, one_of
 from harness.config.parallel import ParallelConfig
 from harness.config.problems import Location, Problem
 from harness.config.rope_scaling import OPTIONS, RopeScalingConfig
-from harness.config.schema import CheckpointConfig, DataConfig, EvaluationConfig, PhaseConfig, PrecisionConfig
+from harness.config.schema import (
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    PhaseConfig,
+    PrecisionConfig,
+)
+from harness.config.validate_attention import attention_problems, position_problems, shared_sequence_problems
 from harness.config.validate_experts import expert_problems
 from harness.config.validate_parallel import module_problems, parallel_problems, phase_parallel_problems
 from harness.config.validate_phases import (
@@ -49,7 +57,17 @@ def _head_problems(model: ModelConfig) -> Iterator[Problem]:
             f"must be a multiple of num_attention_heads {heads}, given {model.hidden_size}; "
             f"take {one_of(nearest_multiples(heads, model.hidden_size))}, or give kv_channels (the size of one head)",
         )
-    elif model.head_size % 2:
+    elif model.position_embedding_type == "rope":
+        yield from _rotated_head_problems(model)
+    if heads % groups:
+        yield Problem(
+            ("model", "num_query_groups"),
+            f"must divide num_attention_heads {heads}, given {groups}; allowed: {listed(divisors(heads), _MOST_SHOWN)}",
+        )
+
+
+def _rotated_head_problems(model: ModelConfig) -> Iterator[Problem]:
+    if model.head_size % 2:
         key = "kv_channels" if model.kv_channels else "hidden_size"
         yield Problem(
             ("model", key), f"makes the size of one head {model.head_size}, but rotary positions need an even one"
@@ -59,14 +77,11 @@ def _head_problems(model: ModelConfig) -> Iterator[Problem]:
             ("model", "rotary_percent"),
             f"makes {model.rotary_size} of the {model.head_size} numbers of a head rotary, but they rotate in pairs",
         )
-    if heads % groups:
-        yield Problem(
-            ("model", "num_query_groups"),
-            f"must divide num_attention_heads {heads}, given {groups}; allowed: {listed(divisors(heads), _MOST_SHOWN)}",
-        )
 
 
 def _rope_problems(model: ModelConfig) -> Iterator[Problem]:
+    if model.position_embedding_type != "rope":
+        return
     yield from _scaling_problems(model.rope_scaling, model, ("model", "rope_scaling"))
     yield from _base_problems(model.rope_scaling, model.rotary_base, ("model", "rotary_base"))
 
@@ -169,6 +184,18 @@ def _fp8_problems(
             )
 
 
+def _muon_problems(optimizer: OptimizerConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
+    if optimizer.kind == "muon":
+        return
+    names = tuple(name for name in OptimizerConfig.model_fields if name.startswith("muon_"))
+    given: list[Location] = [("optimizer", name) for name in changed_fields(optimizer, names)]
+    for index, phase in enumerate(phases):
+        own = tuple(name for name in names if name in type(phase.optimizer).model_fields)
+        given += [("phases", index, "optimizer", name) for name in changed_fields(phase.optimizer, own)]
+    for place in given:
+        yield Problem(place, f"has no effect with optimizer.kind {optimizer.kind}, only with muon; remove it")
+
+
 def _skip_problems(data: DataConfig) -> Iterator[Problem]:
     for number, (start, stop) in enumerate(data.skip_windows):
         if stop < start:
@@ -209,6 +236,9 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), _rope_problems),
     (("model",), _norm_problems),
     (("model",), expert_problems),
+    (("model",), attention_problems),
+    (("model", "phases"), position_problems),
+    (("model", "parallel", "phases"), shared_sequence_problems),
     (("parallel",), parallel_problems),
     (("model", "parallel", "precision"), module_problems),
     (("parallel", "data", "precision"), _context_problems),
@@ -221,6 +251,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("phases",), run_length_problems),
     (("run", "phases"), stop_problems),
     (("model", "phases"), frozen_problems),
+    (("optimizer", "phases"), _muon_problems),
     (("data",), _skip_problems),
     (("data", "evaluation"), _held_out_problems),
     (("checkpoint",), _snapshot_problems),

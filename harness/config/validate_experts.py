@@ -27,8 +27,12 @@ def expert_problems(model: ModelConfig) -> Iterator[Problem]:
         )
     elif not any(model.expert_layers):
         yield Problem(_at("moe_layer_freq"), "leaves no layer with experts; leave num_moe_experts out, or change it")
-    if model.add_bias_linear:
-        yield Problem(_at("add_bias_linear"), "cannot be combined with num_moe_experts; set it to false")
+    if model.add_bias_linear and model.moe_shared_expert_intermediate_size is not None:
+        yield Problem(
+            _at("add_bias_linear"),
+            "cannot be combined with moe_shared_expert_intermediate_size, as shared experts have no biases; set it to "
+            "false",
+        )
     if model.moe_shared_expert_gate and model.moe_shared_expert_intermediate_size is None:
         yield Problem(_at("moe_shared_expert_gate"), "needs moe_shared_expert_intermediate_size; give that")
     yield from _router_problems(model, model.num_moe_experts)

@@ -18,6 +18,9 @@ from harness.model.kernels.launch import takes_kernels
 from harness.model.recompute import computed_by
 
 _BLOCK = 1024
+# As published for gpt-oss. The kernels have the same numbers.
+_CLAMP = 7.0
+_STEEPNESS = 1.702
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,13 @@ def geglu(x: torch.Tensor) -> torch.Tensor:
     """Return GELU of the gate times the rest (Shazeer 2020)."""
     gate, rest = x.chunk(2, dim=-1)
     return functional.gelu(gate) * rest
+
+
+def clamped_swiglu(x: torch.Tensor) -> torch.Tensor:
+    """Return the gate times a steep sigmoid of it, times one plus the rest, both within bounds (gpt-oss)."""
+    gate, rest = x.chunk(2, dim=-1)
+    gate = gate.clamp(max=_CLAMP)
+    return gate * torch.sigmoid(_STEEPNESS * gate) * (rest.clamp(-_CLAMP, _CLAMP) + 1)
 
 
 def gelu(x: torch.Tensor) -> torch.Tensor:
@@ -67,6 +77,7 @@ KINDS = {
     "swiglu": Kind(swiglu, 0, True),
     "geglu": Kind(geglu, 1, True),
     "geglu_tanh": Kind(geglu_tanh, 2, True),
+    "clamped_swiglu": Kind(clamped_swiglu, 4, True),
     "gelu": Kind(gelu, 1, False),
     "gelu_tanh": Kind(gelu_tanh, 2, False),
     "squared_relu": Kind(squared_relu, 3, False),

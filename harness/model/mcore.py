@@ -15,12 +15,14 @@ from harness.config.parallel import CHEAP_MODULES, ParallelConfig
 from harness.config.pipeline_layout import LAYER_NAMES
 from harness.config.schema import Config
 from harness.model import initial_weights, weight_gradient
-from harness.model.attention import Documents
+from harness.model.attention.flash import Documents
 from harness.model.block.mcore import block_spec, settle_layers
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
 from harness.model.experts.mcore import expert_settings
 from harness.model.kernels.launch import require_compiler
-from harness.model.rotary import Rotation
+from harness.model.learned_positions import positions_of
+from harness.model.logit_cap import cap_output
+from harness.model.rotary import Rotations
 from harness.parallel import cpu
 from harness.parallel.mcore import megatron_sizes
 from harness.parallel.megatron_changes import replace
@@ -45,6 +47,7 @@ _ACTIVATIONS = {
     "swiglu": functional.silu,
     **dict.fromkeys(("geglu", "geglu_tanh", "gelu", "gelu_tanh"), functional.gelu),
     "squared_relu": functional.relu,
+    "clamped_swiglu": functional.silu,
 }
 """Functions that Megatron is told of, out of the few that it knows here; `harness.model.activation` computes ours."""
 _RECOMPUTED_BY_MEGATRON = frozenset(("core_attn", "shared_experts"))
@@ -58,15 +61,19 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         *,
         model: ModelConfig,
         ranks: Ranks,
-        rotation: Rotation,
+        rotations: Rotations,
         **arguments: Any,  # noqa: ANN401 (Megatron's)
     ) -> None:
         super().__init__(**arguments)
         columns = model.padded_vocab_size // ranks.tp.size
         first = ranks.tp.rank * columns
-        self.rotation = rotation
+        self.rotations = rotations
+        self._cp = ranks.cp
+        self._learns_positions = model.position_embedding_type == "learned_absolute"
         if model.scale_embedding and self.pre_process:
             self.embedding.register_forward_hook(partial(_scaled, scale=math.sqrt(model.hidden_size)))
+        if model.final_logit_softcapping is not None and self.post_process:
+            cap_output(self.output_layer, model.final_logit_softcapping)
         self._z_loss_coefficient = model.z_loss_coefficient
         self._shard = VocabularyShard(
             first_id=first,
@@ -84,9 +91,12 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         """Run Megatron's forward pass, with documents in place of an attention mask.
 
         No token attends across a document border. Megatron hands the documents to every layer, also to one that is
-        computed again; in its own form for packed sequences it would take the tokens as one long sample.
+        computed again; in its own form for packed sequences it would take the tokens as one long sample. Learned
+        positions are counted here, unless they are given.
         """
         packed = None
+        if self._learns_positions and input_ids is not None and position_ids is None:
+            position_ids = positions_of(input_ids, documents, self._cp)
         if documents is not None:
             packed = PackedSeqParams(qkv_format="sbhd", cu_seqlens_q=documents.starts, max_seqlen_q=documents.longest)
         output: torch.Tensor = super().forward(input_ids, position_ids, None, packed_seq_params=packed, **arguments)
@@ -131,7 +141,7 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
     model, parallel = config.model, config.parallel
     on_gpu = device.type != "cpu"  # or on the meta device, which stands for one
     dtype = torch.bfloat16 if config.precision.dtype == "bf16" else torch.float32
-    return TransformerConfig(
+    transformer = TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
         num_attention_heads=model.num_attention_heads,
@@ -142,7 +152,8 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         layernorm_epsilon=model.norm_epsilon,
         gated_linear_unit=model.gated,
         activation_func=_ACTIVATIONS[model.activation],
-        add_bias_linear=model.add_bias_linear,
+        # Set below: Megatron refuses it where ranks share each expert, whose biases are ours.
+        add_bias_linear=False,
         add_qkv_bias=model.add_qkv_bias,
         layernorm_zero_centered_gamma=model.layernorm_zero_centered_gamma,
         # With it Megatron adds up the gradients of such norms over tensor-parallel ranks, as if all had the same one.
@@ -173,6 +184,8 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         **_stages(parallel),
         **_recompute(parallel),
     )
+    transformer.add_bias_linear = model.add_bias_linear
+    return transformer
 
 
 def _keeps_recipes(parallel: ParallelConfig) -> bool:
@@ -237,20 +250,22 @@ def _chunk(
     config: Config, transformer: TransformerConfig, ranks: Ranks, virtual_stage: int | None, device: torch.device
 ) -> LanguageModel:
     model = config.model
-    rotation = Rotation(model, ranks.cp)
+    rotations = Rotations(model, ranks.cp)
+    learns_positions = model.position_embedding_type == "learned_absolute"
     chunk = LanguageModel(
         model=model,
         ranks=ranks,
-        rotation=rotation,
+        rotations=rotations,
         config=transformer,
-        transformer_layer_spec=block_spec(config, transformer, ranks, rotation, virtual_stage, device),
+        transformer_layer_spec=block_spec(config, transformer, ranks, rotations, virtual_stage, device),
         vocab_size=model.padded_vocab_size,
-        max_sequence_length=max(phase.seq_length for phase in config.phases),
+        max_sequence_length=model.max_position_embeddings or max(phase.seq_length for phase in config.phases),
         pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=virtual_stage),
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=virtual_stage),
         parallel_output=True,
         share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
-        position_embedding_type="none",  # the rotation happens in the core attention
+        # The rotation is that of our self-attention.
+        position_embedding_type="learned_absolute" if learns_positions else "none",
         vp_stage=virtual_stage,
     )
     settle_layers(chunk.decoder, config.parallel)

@@ -121,6 +121,36 @@ class Rotation:
         return self._tables[key]
 
 
+class Rotations:
+    """The rotations of all layers: one, or another one in layers with a window."""
+
+    def __init__(self, model: ModelConfig, cp: Place = context.WHOLE) -> None:
+        self.elsewhere = Rotation(model, cp)
+        self.in_windows = self.elsewhere if model.window_rotary_base is None else Rotation(as_in_windows(model), cp)
+
+    def of(self, model: ModelConfig, layer: int) -> Rotation | None:
+        """Return the rotation of a layer, counted from 0; None if nothing is rotated."""
+        if model.position_embedding_type != "rope":
+            return None
+        return self.in_windows if model.windowed_layers[layer] else self.elsewhere
+
+    def follow(self, model: ModelConfig) -> None:
+        """Use the base and the scaling of this configuration from here on."""
+        self.elsewhere.follow(model)
+        if self.in_windows is not self.elsewhere:
+            self.in_windows.follow(as_in_windows(model))
+
+    def place(self, positions_S: torch.Tensor | None) -> None:
+        """Take the tokens to stand at these positions from here on; None: one after the other, from 0."""
+        self.elsewhere.place(positions_S)
+        self.in_windows.place(positions_S)
+
+
+def as_in_windows(model: ModelConfig) -> ModelConfig:
+    """Return the model as layers with a window rotate."""
+    return model.model_copy(update={"rotary_base": model.window_rotary_base, "rope_scaling": None})
+
+
 def split(mixed_SBGM: torch.Tensor, head_size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cut the QKV projection into queries `[S, B, N, D]`, and keys and values `[S, B, G, D]`."""
     shares = mixed_SBGM.size(-1) - 2 * head_size

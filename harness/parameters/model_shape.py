@@ -106,5 +106,17 @@ class ModelShape(Hashable, Protocol):
         """`head` if each head is normalized on its own, `width` if all are together."""
 
     @property
+    def softmax_type(self) -> str:
+        """`learnable` if each head has a sink."""
+
+    @property
+    def position_embedding_type(self) -> str:
+        """`learned_absolute` if each position has a vector."""
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """Positions that have one."""
+
+    @property
     def init_method_std(self) -> float:
         """Standard deviation of the initial weights."""

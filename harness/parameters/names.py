@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 EMBEDDING = "embedding.word_embeddings.weight"
+POSITIONS = "embedding.position_embeddings.weight"
 OUTPUT = "output_layer.weight"
 LAYERS = "decoder.layers."
 """Prefix of every layer's parameters: in front of the layer's number, or of a tensor that stacks all layers."""

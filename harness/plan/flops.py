@@ -7,6 +7,8 @@ groups of size d, f MLP width, L layers, V true vocabulary, s sequence length:
     linear    = 6 * (L * (2*h*a*d + 2*h*g*d + 3*h*f) + V*h)      (2*h*f if the MLP is not gated)
     attention = 6 * L * s * a * d                                (scores and values; causal: half of the full square)
 
+A layer whose tokens see a window of w of them has (2*w - w*w/s) in the place of s there, if w < s.
+
 Not counted: the embedding lookup, padded vocabulary rows, norms, activations, the optimizer, and anything recomputed.
 """
 
@@ -32,8 +34,12 @@ def flops_per_token(model: ModelConfig, seq_length: int) -> int:
 
 
 def flops_per_token_full_attention(model: ModelConfig, seq_length: int) -> int:
-    """Return the model FLOPs per token with attention over the full square, as many published MFU numbers count it."""
-    return 3 * (_forward_linear(model) + 2 * _forward_attention(model, seq_length))
+    """Return the model FLOPs per token with attention over the full square, as many published MFU numbers count it.
+
+    They count no windows either.
+    """
+    full = model.num_layers * _forward_attention_of_layer(model, seq_length, seq_length)
+    return 3 * (_forward_linear(model) + 2 * full)
 
 
 def hardware_flops_per_token(config: Config, seq_length: int) -> int:
@@ -42,32 +48,29 @@ def hardware_flops_per_token(config: Config, seq_length: int) -> int:
     Flash attention computes the scores again in backward (5 matrix products against 2 in forward). Recomputed modules
     and layers are computed once more, but never the output layer.
     """
-    model, parallel = config.model, config.parallel
-    attention = _forward_attention(model, seq_length)
-    executed = 3 * _forward_linear(model) + attention * 7 // 2
-    if "core_attn" in parallel.recomputed_modules:
-        executed += attention
-    return executed + sum(
-        linear + attention // model.num_layers * (parallel.recomputation == "full")
-        for linear in _recomputed_linear(config).values()
+    model, modules = config.model, config.parallel.recomputed_modules
+    attention = _attention_by_layer(model, seq_length)
+    executed = 3 * _forward_linear(model) + sum(attention) * 7 // 2
+    if "core_attn" in modules:
+        executed += sum(attention)
+    again = _recomputed_layers(config)
+    linear = sum(
+        2 * parameter.num_multiplied
+        for parameter in parameter_table(model)
+        if parameter.layer is not None and (parameter.layer in again or _is_of(parameter, modules))
     )
+    return executed + linear + sum(attention[layer] for layer in again)
 
 
-def _recomputed_linear(config: Config) -> dict[int, int]:
-    """Return the forward FLOPs per token of the weight products of each layer that are computed once more."""
-    parallel = config.parallel
-    whole: set[int] = set()
-    if parallel.recomputation == "full":
-        stages = layers_per_stage(config)
-        for rank in range(parallel.pipeline_model_parallel_size):
-            for layers in layers_of_rank(stages, rank):
-                whole.update(layers[: parallel.num_recomputed(len(layers))])
-    again = dict.fromkeys(whole, 0)
-    for parameter in parameter_table(config.model):
-        layer = parameter.layer
-        if layer is not None and (layer in whole or _is_of(parameter, parallel.recomputed_modules)):
-            again[layer] = again.get(layer, 0) + 2 * parameter.num_multiplied
-    return again
+def _recomputed_layers(config: Config) -> set[int]:
+    """Return the numbers of the layers that are recomputed as a whole."""
+    parallel, stages = config.parallel, layers_per_stage(config)
+    return {
+        layer
+        for rank in range(parallel.pipeline_model_parallel_size)
+        for layers in layers_of_rank(stages, rank)
+        for layer in layers[: parallel.num_recomputed(len(layers))]
+    }
 
 
 def _is_of(parameter: Parameter, modules: frozenset[str]) -> bool:
@@ -93,9 +96,9 @@ def stage_flops_per_token(model: ModelConfig, seq_length: int, stages: Stages) -
             at_end += 6 * parameter.num_multiplied
         else:
             by_layer[parameter.layer] += 6 * parameter.num_multiplied
-    of_attention = 3 * _forward_attention(model, seq_length) // model.num_layers
+    attention = _attention_by_layer(model, seq_length)
     shares = [
-        sum(by_layer[layer] + of_attention for layers in layers_of_rank(stages, rank) for layer in layers)
+        sum(by_layer[layer] + 3 * attention[layer] for layers in layers_of_rank(stages, rank) for layer in layers)
         for rank in range(len(stages[0]))
     ]
     shares[-1] += at_end
@@ -110,4 +113,17 @@ def _forward_linear(model: ModelConfig) -> int:
 
 def _forward_attention(model: ModelConfig, seq_length: int) -> int:
     """Return the forward FLOPs per token of scores and values under a causal mask (half of `4 * L * s * a * d`)."""
-    return 2 * model.num_layers * seq_length * model.num_attention_heads * model.head_size
+    return sum(_attention_by_layer(model, seq_length))
+
+
+def _attention_by_layer(model: ModelConfig, seq_length: int) -> list[int]:
+    """Return the same of each layer."""
+    of_layers = (model.window_size if has_window else None for has_window in model.windowed_layers)
+    return [_forward_attention_of_layer(model, seq_length, window or seq_length) for window in of_layers]
+
+
+def _forward_attention_of_layer(model: ModelConfig, seq_length: int, window: int) -> int:
+    seen = min(window, seq_length)
+    # Twice the tokens that one sees on average: w, but fewer for the first w of a sample.
+    twice_seen = 2 * seen - seen * seen / seq_length
+    return round(2 * twice_seen * model.num_attention_heads * model.head_size)

@@ -104,6 +104,11 @@ def expert_problems(config: Config, world_size: int) -> list[str]:
             f"moe_ffn_hidden_size {model.expert_width} is not divisible by expert_tensor_parallel_size {each}: use "
             f"{one_of(nearest_divisors(model.expert_width, each))}"
         )
+    if model.add_bias_linear and model.hidden_size % each:
+        problems.append(
+            f"hidden_size {model.hidden_size} is not divisible by expert_tensor_parallel_size {each}, whose ranks "
+            f"share the biases of experts: use {one_of(nearest_divisors(model.hidden_size, each))}"
+        )
     tensor = parallel.tensor_model_parallel_size
     if tensor > 1 and not parallel.sequence_parallel:
         problems.append(

@@ -9,10 +9,11 @@ tenth of the device free for them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harness.config.schema import Config
+from harness.parameters.table import parameter_table
 from harness.plan.layouts import Layout
 from harness.plan.parameters import stage_parameters
 from harness.plan.stages import layers_per_stage
@@ -47,6 +48,22 @@ class MemoryEstimate:
         return self.total_bytes <= USABLE_SHARE * memory_gib * GIB
 
 
+def state_bytes(config: Config) -> int:
+    """Return the bytes of the optimizer's state of the whole model, fp32 master weights included."""
+    return _sum_over(config, config.optimizer.traits.state_bytes)
+
+
+def checkpoint_bytes(config: Config) -> int:
+    """Return the bytes of a checkpoint: weights, fp32 master weights, and the optimizer's state."""
+    return _sum_over(config, config.optimizer.traits.checkpoint_bytes)
+
+
+def _sum_over(config: Config, bytes_of_a_number: Callable[..., int]) -> int:
+    table = [parameter for parameter in parameter_table(config.model) if parameter.is_trained]
+    each = {is_matrix: bytes_of_a_number(config.precision.dtype, is_matrix=is_matrix) for is_matrix in (False, True)}
+    return sum(each[parameter.is_matrix] * parameter.num_true for parameter in table)
+
+
 def heaviest_rank(config: Config, layout: Layout) -> MemoryEstimate:
     """Return the estimate of the pipeline rank that needs most, in the phase that needs most."""
     return max(_estimates(config, layout, _ranks_that_differ(config, layout)), key=lambda each: each.total_bytes)
@@ -70,7 +87,8 @@ def estimate_memory(config: Config, layout: Layout) -> tuple[MemoryEstimate, ...
 
 def _estimates(config: Config, layout: Layout, ranks: Sequence[int]) -> tuple[MemoryEstimate, ...]:
     value_bytes = 2 if config.precision.dtype == "bf16" else 4
-    state_bytes = config.optimizer.kind.state_bytes(config.precision.dtype)
+    dtype, traits = config.precision.dtype, config.optimizer.traits
+    of_others, of_matrices = (traits.state_bytes(dtype, is_matrix=is_matrix) for is_matrix in (False, True))
     held = stage_parameters(config.model, layout, layers_per_stage(config))
     return tuple(
         MemoryEstimate(
@@ -78,9 +96,10 @@ def _estimates(config: Config, layout: Layout, ranks: Sequence[int]) -> tuple[Me
             weights_bytes=value_bytes * held[rank].total,
             gradients_bytes=4 * held[rank].total,
             optimizer_bytes=_shared_out(
-                state_bytes * (held[rank].split + held[rank].replicated), layout.data * layout.context
+                of_matrices * held[rank].dense_in_matrices + of_others * held[rank].outside_matrices,
+                layout.data * layout.context,
             )
-            + _shared_out(state_bytes * held[rank].experts, layout.expert_data),
+            + _shared_out(of_matrices * held[rank].experts, layout.expert_data),
             **vars(working_memory(config, layout, rank)),
         )
         for rank in ranks

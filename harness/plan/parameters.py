@@ -57,11 +57,25 @@ class RankParameters:
     """Parameters that every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
     experts: int = 0
     """Share of what expert-parallel ranks and those that share each expert divide; over all of them the whole."""
+    split_in_matrices: int = 0
+    """Numbers of `split` that are in hidden matrices (`Parameter.is_matrix`)."""
+    replicated_in_matrices: int = 0
+    """The same of `replicated`; of `experts` all are."""
 
     @property
     def total(self) -> int:
         """All of them."""
         return self.split + self.replicated + self.experts
+
+    @property
+    def dense_in_matrices(self) -> int:
+        """Those in hidden matrices that are not of experts."""
+        return self.split_in_matrices + self.replicated_in_matrices
+
+    @property
+    def outside_matrices(self) -> int:
+        """Those in no hidden matrix."""
+        return self.split + self.replicated - self.dense_in_matrices
 
 
 def count_parameters(model: ModelConfig) -> ParameterCount:
@@ -106,6 +120,8 @@ def stage_parameters(model: ModelConfig, layout: Layout, stages: Stages) -> tupl
             split=sum(sizes.split // layout.tensor for sizes in stage),
             replicated=sum(sizes.replicated for sizes in stage),
             experts=sum(sizes.experts // (layout.expert * layout.expert_tensor) for sizes in stage),
+            split_in_matrices=sum(sizes.split_in_matrices // layout.tensor for sizes in stage),
+            replicated_in_matrices=sum(sizes.replicated_in_matrices for sizes in stage),
         )
         for stage in held
     )
@@ -143,9 +159,20 @@ def _places(model: ModelConfig) -> _Places:
 
 def _sizes(parameters: Iterable[Parameter]) -> RankParameters:
     trained = [parameter for parameter in parameters if parameter.is_trained]
-    dense = [parameter for parameter in trained if parameter.num_experts is None]
+
+    def numbers(*, is_cut: bool, is_matrix: bool | None = None) -> int:
+        return sum(
+            parameter.size
+            for parameter in trained
+            if parameter.num_experts is None
+            and (parameter.cut is not None) == is_cut
+            and is_matrix in (None, parameter.is_matrix)
+        )
+
     return RankParameters(
-        split=sum(parameter.size for parameter in dense if parameter.cut is not None),
-        replicated=sum(parameter.size for parameter in dense if parameter.cut is None),
+        split=numbers(is_cut=True),
+        replicated=numbers(is_cut=False),
         experts=sum(parameter.size for parameter in trained if parameter.num_experts is not None),
+        split_in_matrices=numbers(is_cut=True, is_matrix=True),
+        replicated_in_matrices=numbers(is_cut=False, is_matrix=True),
     )

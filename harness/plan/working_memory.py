@@ -132,7 +132,8 @@ class _Step:
             yield from self._moments_of_experts(last) if has_experts else self._moments_of_mlp(last)
         if self._is_last:
             kept = self._between_layers() + self._behind_layers()
-            logits = self._bytes(self._model.padded_vocab_size // self._layout.tensor)
+            num_copies = 1 if self._model.final_logit_softcapping is None else 2
+            logits = self._bytes(num_copies * self._model.padded_vocab_size // self._layout.tensor)
             yield self._moment(kept, numbers=self._given(), weight=self._output_name(), logits=logits)
         if self._is_first:
             kept = self._between_layers() - self._of_chunk(self._chunks[0])

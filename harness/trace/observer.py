@@ -183,5 +183,6 @@ def _without_meta(argument: T) -> T:
     if isinstance(argument, torch.Tensor) and argument.is_meta:
         return torch.empty(0, device="cpu")  # type: ignore[return-value]
     if isinstance(argument, (list, tuple)):
-        return type(argument)(_without_meta(each) for each in argument)
+        # The sizes of the stretches of an empty tensor are not those of the tensor that it stands for.
+        return type(argument)(_without_meta(each) for each in argument if not isinstance(each, int))
     return argument

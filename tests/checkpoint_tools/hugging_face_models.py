@@ -46,6 +46,17 @@ class Variant(NamedTuple):
 
 TIED = {"tie_word_embeddings": True}
 GLM = {"n_routed_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
+FULL, SLIDING = "full_attention", "sliding_attention"
+WINDOWS = {"use_sliding_window": True, "sliding_window": 5}
+GEMMA_2 = {
+    **{"head_dim": 24, "sliding_window": 5, "query_pre_attn_scalar": 30, "num_hidden_layers": 3},
+    **{"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+}
+GEMMA_3 = {"head_dim": 12, "sliding_window": 5, "query_pre_attn_scalar": 12, **TIED}
+OF_GPT_2 = ("vocab_size", "bos_token_id", "eos_token_id")
+"""Sizes that have the same names there."""
+GPT_2 = {"n_embd": 48, "n_head": 4, "n_layer": 3, "n_positions": 128}
+GPT_OSS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5, "head_dim": 24}
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
@@ -81,24 +92,49 @@ VARIANTS = (
     Variant("mistral", "mistral", {"sliding_window": None, "head_dim": 24}),
     Variant("mistral-mqa-tied", "mistral", {"sliding_window": None, "num_key_value_heads": 1, **TIED}),
     Variant("mistral-mha", "mistral", {"sliding_window": None, "num_key_value_heads": 4, "vocab_size": 257}),
+    Variant("mistral-window", "mistral", {"sliding_window": 5}),
     Variant("qwen2-tied", "qwen2", TIED),
     Variant("qwen2-mqa-head24", "qwen2", {"num_key_value_heads": 1, "head_dim": 24}),
     Variant("qwen2-mha", "qwen2", {"num_key_value_heads": 4, "vocab_size": 97}),
     Variant("qwen3-mqa-head24", "qwen3", {"head_dim": 24, "num_key_value_heads": 1}),
     Variant("qwen3-gqa-tied", "qwen3", {"head_dim": 24, **TIED}),
+    Variant("qwen2-windows", "qwen2", {**WINDOWS, "max_window_layers": 1}),
+    Variant("qwen3-windows", "qwen3", {**WINDOWS, "head_dim": 12, "layer_types": [SLIDING, FULL]}),
     Variant("olmo2", "olmo2", {}),
     Variant("olmo2-mqa-tied", "olmo2", {"num_key_value_heads": 1, **TIED}),
     Variant("olmo2-mha", "olmo2", {"num_key_value_heads": 4, "vocab_size": 97}),
     Variant("gemma", "gemma", {"head_dim": 24, **TIED}),
     Variant("gemma-mqa-untied", "gemma", {"head_dim": 12, "num_key_value_heads": 1}),
+    Variant("gpt-2", "gpt2", {**GPT_2, **TIED}),
+    Variant("gpt-2-untied", "gpt2", {**GPT_2, "n_inner": 40}),
+    Variant("gemma-2", "gemma2", GEMMA_2),
+    Variant("gemma-2-no-caps", "gemma2", {**GEMMA_2, "attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    Variant("gemma-3", "gemma3_text", {**GEMMA_3, "num_hidden_layers": 7}),
+    Variant(
+        "gemma-3-stretched",
+        "gemma3_text",
+        {
+            **GEMMA_3,
+            "layer_types": [FULL, SLIDING],
+            "rope_parameters": {
+                FULL: {"rope_type": "linear", "factor": 8.0, "rope_theta": 5e4},
+                SLIDING: {"rope_type": "default", "rope_theta": 500.0},
+            },
+        },
+    ),
+    Variant("gpt-oss", "gpt_oss", GPT_OSS),
+    Variant("gpt-oss-mqa", "gpt_oss", {**GPT_OSS, "num_key_value_heads": 1, "num_local_experts": 5, "head_dim": 12}),
     Variant("mixtral", "mixtral", {"num_local_experts": 4, "sliding_window": None}),
     Variant("mixtral-mha-tied", "mixtral", {"num_local_experts": 3, "num_key_value_heads": 4, **TIED}),
+    Variant("mixtral-window", "mixtral", {"num_local_experts": 3, "sliding_window": 5}),
     Variant("qwen2-moe", "qwen2_moe", {**EXPERTS, "shared_expert_intermediate_size": 24, "mlp_only_layers": [0]}),
     Variant(
         "qwen2-moe-normalized",
         "qwen2_moe",
         {**EXPERTS, "shared_expert_intermediate_size": 20, "norm_topk_prob": True, "num_key_value_heads": 4},
     ),
+    Variant("qwen2-moe-windows", "qwen2_moe", {**EXPERTS, **WINDOWS, "num_hidden_layers": 3, "max_window_layers": 9}),
+    Variant("qwen3-moe-windows", "qwen3_moe", {**EXPERTS, **WINDOWS, "head_dim": 12}),
     Variant("qwen3-moe", "qwen3_moe", {**EXPERTS, "head_dim": 24, "norm_topk_prob": True}),
     Variant(
         "qwen3-moe-every-second",
@@ -132,7 +168,8 @@ def write_model(folder: Path, variant: Variant, *, dtype: torch.dtype = torch.fl
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         transformers = importlib.import_module("transformers")
-        config = transformers.AutoConfig.for_model(variant.model_type, **{**SIZES, **variant.changes})
+        sizes = {key: SIZES[key] for key in OF_GPT_2} if variant.model_type == "gpt2" else SIZES
+        config = transformers.AutoConfig.for_model(variant.model_type, **{**sizes, **variant.changes})
         model = transformers.AutoModelForCausalLM.from_config(config)
         draw_weights(dict(model.named_parameters()))
         draw_weights({name: buffer for name, buffer in model.named_buffers() if name.endswith("_bias")})

@@ -96,10 +96,41 @@ def test_what_is_not_said_is_what_transformers_takes() -> None:
         ("internlm2", {"bias": False, "pretraining_tp": 2}, "pretraining_tp: 2, known is 1"),
         ("llama", {"hidden_size": "48"}, "hidden_size: '48' is not a whole number from 1 to"),
         ("llama", {"num_hidden_layers": None}, "num_hidden_layers: missing, or null"),
-        ("mistral", {}, "sliding_window: missing, so that transformers takes its default, 4096, known is null"),
-        ("mistral", {"sliding_window": 4096}, "sliding_window: 4096, known is null"),
-        ("qwen2", {"use_sliding_window": True}, "use_sliding_window: true, known is false"),
-        ("qwen2", {"layer_types": ["full_attention", "sliding_attention"]}, "layer_types:"),
+        ("mistral", {"sliding_window": 0}, "sliding_window: 0 is not a whole number from 1 to"),
+        (
+            "mistral",
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "'sliding_attention' in it, known is full",
+        ),
+        ("qwen2", {"use_sliding_window": 1}, "use_sliding_window: 1 is not true or false"),
+        (
+            "qwen2",
+            {"layer_types": ["full_attention", "sliding_attention"]},
+            "layer_types: sliding_attention in it, but no sliding_window",
+        ),
+        (
+            "gemma2",
+            {"layer_types": ["full_attention", "chunked_attention"]},
+            "layer_types: 'chunked_attention' in it, known are full_attention and sliding_attention",
+        ),
+        ("gemma2", {"hidden_activation": "gelu"}, "hidden_activation: 'gelu', known is gelu_pytorch_tanh"),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"full_attention": 1}},
+            "rope_parameters.full_attention: 1 is not an object",
+        ),
+        (
+            "gemma3_text",
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+            "rope_parameters.sliding_attention: rope_type is 'linear'; known is a base alone",
+        ),
+        (
+            "gemma3_text",
+            {"rope_local_base_freq": 500.0, "rope_parameters": {"sliding_attention": {"rope_theta": 100.0}}},
+            "rope_local_base_freq: 500.0, but rope_parameters.sliding_attention says 100.0",
+        ),
+        ("gpt_oss", {"swiglu_limit": 6.0}, "swiglu_limit: 6.0, known is 7.0"),
+        ("gpt_oss", {"attention_bias": False}, "attention_bias: false, known is true"),
         ("qwen3", {"attention_bias": True}, "attention_bias: true, known is false"),
         ("internlm2", {}, "bias: missing, so that transformers takes its default, true, known is false"),
         ("internlm2", {"bias": False, "rope_scaling": {"type": "longrope"}}, "type 'longrope'"),
@@ -121,7 +152,7 @@ def test_unknown_families_are_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("gemma2", "its logits are capped, and it has sliding windows"),
+        ("gemma3", "it reads pictures too; its model of texts alone is gemma3_text"),
         ("deepseek_v3", "its attention is latent"),
         ("internlm", "only its attention has biases"),
     ],
@@ -208,7 +239,7 @@ def test_the_features_decide_on_the_family(changes: dict[str, Any], family: str)
         (
             {},
             "minimind",
-            "There is no family 'minimind' to write. Families: llama, mistral, qwen2, qwen3, olmo2, gemma, internlm2, ",
+            "There is no family 'minimind' to write. Families: llama, mistral, qwen2, qwen3, olmo2, gemma, gemma2, ",
         ),
     ],
 )

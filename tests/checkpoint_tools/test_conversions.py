@@ -22,7 +22,7 @@ from hugging_face_models import (
     write_model,
 )
 from pool import Pool
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from checkpoint_tools.average import average
 from checkpoint_tools.compare_models import differences, open_either
@@ -48,7 +48,8 @@ def test_there_and_back_is_the_same_to_the_bit(pool: Pool, tmp_path: Path, varia
     back = there_and_back(pool, folder, tmp_path, family=variant.model_type)
     assert_same_bits(folder, back)
     fields = json.loads((back / "config.json").read_text())
-    assert (fields["model_type"], fields["max_position_embeddings"]) == (variant.model_type, 128)
+    longest = "n_positions" if variant.model_type == "gpt2" else "max_position_embeddings"
+    assert (fields["model_type"], fields[longest]) == (variant.model_type, 128)
     assert not list(tmp_path.glob("*.partial"))
 
 
@@ -63,6 +64,18 @@ def test_what_a_file_has_besides_is_left_out(pool: Pool, tmp_path: Path) -> None
     save_file({**weights, **more}, folder / "model.safetensors", metadata={"format": "pt"})
     back = there_and_back(pool, folder, tmp_path)
     assert set(weights_of(back)) == set(weights)
+
+
+def test_gpt2_as_it_was_published(pool: Pool, tmp_path: Path) -> None:
+    """Without the prefix of names, and with the mask of each layer."""
+    folder = write_model(tmp_path / "given", next(one for one in VARIANTS if one.name == "gpt-2"))
+    weights = {
+        name.removeprefix("transformer."): tensor for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    masks = {f"h.{layer}.attn.bias": torch.ones(1, 1, 128, 128).tril() for layer in range(3)}
+    save_file(weights | masks, folder / "model.safetensors", {"format": "pt"})
+    [told] = pool.run(conversion_jobs.from_hf, 1, folder, tmp_path / "run", {})
+    assert re.fullmatch(PROVEN, told), told
 
 
 def test_a_tied_model_with_an_output_layer_of_its_own_is_refused(pool: Pool, tmp_path: Path) -> None:

@@ -45,10 +45,31 @@ MLPS: tuple[dict[str, Any], ...] = (
 """Dense, and with experts of several kinds."""
 
 
+WINDOWS = {"window_size": 3, "window_attn_skip_freq": 2}
+LEARNED = {"position_embedding_type": "learned_absolute", "max_position_embeddings": 8}
+GEMMA: dict[str, Any] = {
+    **{"activation": "geglu_tanh", "layernorm_zero_centered_gamma": True, "scale_embedding": True},
+    **{"norm_placement": "around", "attn_logit_softcapping": 5.0},
+}
+OTHERS: tuple[dict[str, Any], ...] = (
+    {**LEARNED, "normalization": "LayerNorm", "activation": "gelu_tanh", "add_bias_linear": True},
+    {**GEMMA, **WINDOWS},
+    {**GEMMA, **WINDOWS, "qk_layernorm": True, "window_rotary_base": 100.0},
+    {
+        **SOFTMAX,
+        **WINDOWS,
+        **{"softmax_type": "learnable", "activation": "clamped_swiglu", "add_bias_linear": True},
+    },
+)
+"""What one family alone has."""
+
+
 def models() -> Iterator[ModelConfig]:
     for mlp, *values in product(MLPS, *OPTIONS.values()):
         if not (mlp and (values[1] != "swiglu" or values[4] or values[0] == "LayerNorm")):
             yield ModelConfig.model_validate({**SIZES, **mlp, **dict(zip(OPTIONS, values, strict=True))})
+    for other, untied in product(OTHERS, (False, True)):
+        yield ModelConfig.model_validate({**SIZES, **other, "untie_embeddings_and_output_weights": untied})
 
 
 def expressed(family: Family) -> list[ModelConfig]:
@@ -72,7 +93,7 @@ def test_every_rule_is_used_by_a_model_that_some_family_expresses() -> None:
 class LaterModel(ModelConfig):
     """A model with an option that no family knows yet."""
 
-    softmax_scale: float | None = None
+    embedding_multiplier: float | None = None
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
@@ -81,9 +102,9 @@ def test_an_option_that_a_family_does_not_name_is_refused_unless_it_is_at_its_de
     if "moe_router_score_function" in family.has:
         sizes |= {"num_moe_experts": 4, "moe_shared_expert_intermediate_size": 24}
     assert family.objections(LaterModel.model_validate({**sizes, **family.has})) == []
-    changed = LaterModel.model_validate({**sizes, **family.has, "softmax_scale": 0.5})
-    assert family.objections(changed) == ["model.softmax_scale is 0.5, the family has None"]
-    named = replace(family, fields={**family.fields, "attention_scale": "softmax_scale"})
+    changed = LaterModel.model_validate({**sizes, **family.has, "embedding_multiplier": 0.5})
+    assert family.objections(changed) == ["model.embedding_multiplier is 0.5, the family has None"]
+    named = replace(family, fields={**family.fields, "attention_scale": "embedding_multiplier"})
     assert named.objections(changed) == []
 
 

@@ -34,11 +34,16 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2,
 }
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-NEEDED: dict[str, dict[str, Any]] = {"mistral": {"sliding_window": None}, "internlm2": {"bias": False}}
+NEEDED: dict[str, dict[str, Any]] = {"internlm2": {"bias": False}}
+GPT_2_SIZES = {"vocab_size": 131, "n_embd": 48, "n_inner": 40, "n_layer": 2, "n_head": 4}
+
+
+WITH_GROUPS = [name for name, family in FAMILIES.items() if "num_key_value_heads" in family.fields]
 
 
 def given(model_type: str, **fields: Any) -> dict[str, Any]:
-    return {"model_type": model_type, **SIZES, **NEEDED.get(model_type, {}), **fields}
+    sizes = GPT_2_SIZES if model_type == "gpt2" else SIZES
+    return {"model_type": model_type, **sizes, **NEEDED.get(model_type, {}), **fields}
 
 
 def read(model_type: str, **fields: Any) -> Admitted:
@@ -156,7 +161,7 @@ def test_whole_floats_and_whole_numbers_are_what_they_mean() -> None:
     )
 
 
-@pytest.mark.parametrize("model_type", [name for name, family in FAMILIES.items() if family.judge is None])
+@pytest.mark.parametrize("model_type", [name for name in WITH_GROUPS if FAMILIES[name].judge is None])
 def test_what_is_missing_or_null_is_what_the_class_of_the_family_takes(model_type: str) -> None:
     said = {**SIZES, "num_attention_heads": 32, "hidden_size": 768}
     del said["num_key_value_heads"]
@@ -171,10 +176,22 @@ def test_what_is_missing_or_null_is_what_the_class_of_the_family_takes(model_typ
         )
         assert (model.norm_epsilon, model.init_method_std) == (theirs.rms_norm_eps, theirs.initializer_range)
         assert model.untie_embeddings_and_output_weights is not theirs.tie_word_embeddings
-        assert model.rotary_base == theirs.rope_parameters["rope_theta"]
+        rotary = theirs.rope_parameters.get("full_attention", theirs.rope_parameters)
+        assert model.rotary_base == rotary["rope_theta"]
 
 
-@pytest.mark.parametrize("model_type", FAMILIES)
+def test_what_is_missing_or_null_is_what_gpt2_takes() -> None:
+    said = {"vocab_size": 131, "n_embd": 48, "n_layer": 2, "n_head": 4}
+    theirs = transformers.AutoConfig.for_model("gpt2", **said)
+    nulls = ("n_positions", "n_inner", "layer_norm_epsilon", "initializer_range", "tie_word_embeddings")
+    for fields in (said, {**said, **dict.fromkeys(nulls)}):
+        model = admit({"model_type": "gpt2", **fields}, FAMILIES["gpt2"]).model
+        assert (model.max_position_embeddings, model.ffn_hidden_size) == (theirs.n_positions, 4 * 48)
+        assert (model.norm_epsilon, model.init_method_std) == (theirs.layer_norm_epsilon, theirs.initializer_range)
+        assert not model.untie_embeddings_and_output_weights
+
+
+@pytest.mark.parametrize("model_type", WITH_GROUPS)
 def test_groups_of_null_are_as_many_as_heads(model_type: str) -> None:
     found = read(model_type, num_key_value_heads=None)
     assert (found.model.query_groups, found.fields["num_key_value_heads"]) == (4, 4)

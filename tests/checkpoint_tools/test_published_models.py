@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from checkpoint_tools.families.config_json import admit, family_of, fields_for
-from harness.errors import CheckpointError
 from harness.plan.parameters import count_parameters
 
 _MORE = {
@@ -59,6 +58,58 @@ PUBLISHED = {
             **llama3(32.0),
             "head_dim": 64,
             "tie_word_embeddings": True,
+        },
+    ),
+    "Mistral-7B-v0.1": (
+        7_241_732_096,
+        {"model_type": "mistral", **sizes(4096, 14336, 32, 32, 8, 32000), "sliding_window": 4096},
+    ),
+    "gpt2": (
+        124_439_808,
+        {
+            **{"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "n_ctx": 1024},
+            **{"vocab_size": 50257, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5},
+        },
+    ),
+    "gpt2-xl": (
+        1_557_611_200,
+        {
+            **{"model_type": "gpt2", "n_embd": 1600, "n_layer": 48, "n_head": 25, "n_positions": 1024},
+            "vocab_size": 50257,
+        },
+    ),
+    "gemma-2-9b": (
+        9_241_705_984,
+        {
+            "model_type": "gemma2",
+            **sizes(3584, 14336, 42, 16, 8, 256000),
+            **{"head_dim": 256, "hidden_act": "gelu_pytorch_tanh", "cache_implementation": "hybrid"},
+            **{"query_pre_attn_scalar": 256, "sliding_window": 4096, "sliding_window_size": None},
+        },
+    ),
+    "gemma-3-1b-pt": (
+        999_885_952,
+        {
+            "model_type": "gemma3_text",
+            **sizes(1152, 6912, 26, 4, 1, 262144),
+            **{"head_dim": 256, "rope_local_base_freq": 10000, "rope_theta": 1000000, "sliding_window": 512},
+            "hidden_act": "gelu_pytorch_tanh",
+            **{"sliding_window_pattern": 6, "attn_logit_softcapping": None, "final_logit_softcapping": None},
+        },
+    ),
+    "gpt-oss-20b": (
+        20_914_757_184,
+        {
+            "model_type": "gpt_oss",
+            **sizes(2880, 2880, 24, 64, 8, 201088),
+            **{"head_dim": 64, "num_local_experts": 32, "num_experts_per_tok": 4, "experts_per_token": 4},
+            **{"sliding_window": 128, "swiglu_limit": 7.0, "attention_bias": True, "initial_context_length": 4096},
+            "layer_types": ["sliding_attention", "full_attention"] * 12,
+            "rope_theta": 150000,
+            "rope_scaling": {
+                **{"rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False},
+                "original_max_position_embeddings": 4096,
+            },
         },
     ),
     "Mistral-7B-v0.3": (
@@ -136,10 +187,3 @@ def test_a_published_model_is_read_and_has_as_many_parameters(name: str) -> None
         again = admit(fields_for(model, family, {}), family).model
         assert again.head_size == model.head_size
         assert again.model_copy(update={"kv_channels": model.kv_channels}) == model
-
-
-def test_a_sliding_window_is_refused_by_name() -> None:
-    """Mistral 7B v0.1; later ones have none."""
-    fields = {"model_type": "mistral", **sizes(4096, 14336, 32, 32, 8, 32000), "sliding_window": 4096}
-    with pytest.raises(CheckpointError, match=r"sliding_window: 4096, known is null"):
-        admit(fields, family_of(fields))

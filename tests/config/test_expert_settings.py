@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from harness.config.expert_layers import expanded
+from harness.config.layer_flags import from_first_on
 from harness.config.model import ModelConfig
 from harness.config.validate_experts import expert_problems
 
@@ -48,7 +48,7 @@ def test_no_layers_with_experts(given: object) -> None:
 def test_more_layers_than_a_model_has_are_not_made() -> None:
     with pytest.raises(ValidationError, match="stands for more than 2048 layers"):
         ModelConfig(**EXPERTS, moe_layer_freq="[0]*2000+[1]*2000")
-    assert expanded(3, 7) == (1, 0, 0, 1, 0, 0, 1)
+    assert from_first_on(3, 7) == (True, False, False, True, False, False, True)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,10 @@ def test_more_layers_than_a_model_has_are_not_made() -> None:
     [
         ({"moe_layer_freq": [1, 1]}, "moe_layer_freq has 2 entries for num_layers 4; give one for each layer"),
         ({"moe_layer_freq": [0, 0, 0, 0]}, "moe_layer_freq leaves no layer with experts"),
-        ({"add_bias_linear": True}, "add_bias_linear cannot be combined with num_moe_experts"),
+        (
+            {"add_bias_linear": True, "moe_shared_expert_intermediate_size": 32},
+            "add_bias_linear cannot be combined with moe_shared_expert_intermediate_size",
+        ),
         ({"moe_shared_expert_gate": True}, "moe_shared_expert_gate needs moe_shared_expert_intermediate_size"),
         ({"moe_router_topk": 9}, "moe_router_topk must be at most num_moe_experts 8, given 9"),
         ({"moe_router_pre_softmax": True}, "moe_router_pre_softmax has no effect with sigmoid"),

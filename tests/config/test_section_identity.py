@@ -29,6 +29,15 @@ ABSENT_MEANS: dict[type[Section], dict[str, Any]] = {
         "add_qkv_bias": False,
         "qk_layernorm": False,
         "qk_layernorm_over": "head",
+        "final_logit_softcapping": None,
+        "softmax_scale": None,
+        "attn_logit_softcapping": None,
+        "softmax_type": "vanilla",
+        "window_size": None,
+        "window_attn_skip_freq": None,
+        "window_rotary_base": None,
+        "position_embedding_type": "rope",
+        "max_position_embeddings": None,
         "rotary_base": 10000.0,
         "rotary_percent": 1.0,
         "rope_scaling": None,
@@ -121,7 +130,7 @@ class LaterModel(ModelConfig):
     """That of a version to come: an option, one within a section, and a section."""
 
     rope_scaling: LaterScaling | None = None
-    softmax_scale: float | None = None
+    embedding_multiplier: float | None = None
     experts: Experts = Experts()
 
 
@@ -138,27 +147,29 @@ def test_a_checkpoint_from_before_an_option_is_of_the_model_that_does_not_use_it
     used = plain.model_copy(
         update={
             "rope_scaling": LaterScaling(type="llama3", factor=2.0, softness=0.25),
-            "softmax_scale": 0.1,
+            "embedding_multiplier": 0.1,
             "experts": Experts(number=8),
         }
     )
     assert lines(old, identity_of(used)) == [
         "rope_scaling.softness: checkpoint 0.5, now 0.25",
-        "softmax_scale: checkpoint null, now 0.1",
+        "embedding_multiplier: checkpoint null, now 0.1",
         "experts.number: checkpoint 1, now 8",
     ]
     assert lines(identity_of(used), old) == [
         "rope_scaling.softness: checkpoint 0.25, now 0.5",
-        "softmax_scale: checkpoint 0.1, now null",
+        "embedding_multiplier: checkpoint 0.1, now null",
         "experts.number: checkpoint 8, now 1",
     ]
 
 
 def test_a_version_that_does_not_know_a_used_option_refuses_it() -> None:
-    used, unused = LaterModel(**REQUIRED, softmax_scale=0.1), LaterModel(**REQUIRED)
+    used, unused = LaterModel(**REQUIRED, embedding_multiplier=0.1), LaterModel(**REQUIRED)
     now = filled_in(identity_of(MODEL), ModelConfig)
     assert differences(filled_in(identity_of(unused), ModelConfig), now) == []
-    assert differences(filled_in(identity_of(used), ModelConfig), now) == ["softmax_scale: checkpoint 0.1, now absent"]
+    assert differences(filled_in(identity_of(used), ModelConfig), now) == [
+        "embedding_multiplier: checkpoint 0.1, now absent"
+    ]
 
 
 def test_a_required_field_is_never_made_up() -> None:

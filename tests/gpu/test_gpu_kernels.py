@@ -15,7 +15,7 @@ from torch.nn import functional
 from harness.config.model import ModelConfig
 from harness.model import rotary
 from harness.model.activation import KINDS, Activation
-from harness.model.attention import CoreAttention, slow_kernels_on
+from harness.model.attention.core import CoreAttention, slow_kernels_on
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
 from harness.model.norm import RMSNorm, rms_norm_behind_sum
 from harness.model.rotary import Rotation

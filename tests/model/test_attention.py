@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness.model import attention
-from harness.model.attention import CoreAttention, slow_kernels
+from harness.model.attention import core as attention
+from harness.model.attention.core import CoreAttention, slow_kernels
 
 S, B, N, D = 7, 2, 4, 8
 STARTS = [0, 3, 5, 7, 8, 14]

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from harness.config.schema import Config
+from harness.parameters.table import parameter_table
 from harness.plan.choices import legal_layouts, pipeline_bubble
 from harness.plan.flops import peak_flops
 from harness.plan.gpus import GPUS, find_gpu
 from harness.plan.layouts import Layout, make_layout
-from harness.plan.memory import GIB, estimate_memory, heaviest_rank
+from harness.plan.memory import GIB, checkpoint_bytes, estimate_memory, heaviest_rank, state_bytes
 from harness.plan.parameters import count_parameters
 from harness.plan.working_memory import layers_in_flight
 
@@ -60,6 +61,25 @@ def test_the_optimizer_state_is_shared_over_data_and_context_ranks(make_config: 
     assert four.optimizer_bytes == pytest.approx(one.optimizer_bytes / 4)
     alone = estimate_memory(make_config(model=LLAMA_7B), layout(1))[0]
     assert one.activations_bytes == alone.activations_bytes / 2
+
+
+def test_muon_keeps_one_average_of_hidden_matrices(make_config: MakeConfig) -> None:
+    """In bf16 8 bytes a number with the master weights, and 12 of embedding, output layer and norms."""
+    experts = {"num_moe_experts": 8, "moe_layer_freq": [0, 1] * 16, "moe_ffn_hidden_size": 512}
+    config = make_config(model=LLAMA_7B | experts, optimizer={"kind": "muon"})
+    table = parameter_table(config.model)
+    hidden = sum(parameter.num_true for parameter in table if parameter.is_matrix)
+    others = sum(parameter.num_true for parameter in table if parameter.is_trained) - hidden
+    assert others == 2 * 32000 * 4096 + (2 * 32 + 1) * 4096
+    assert state_bytes(config) == 8 * hidden + 12 * others
+    assert checkpoint_bytes(config) == 10 * hidden + 14 * others
+    (alone,) = estimate_memory(config, make_layout(config, 1))
+    padding = 12 * (count_parameters(config.model).padded_total - hidden - others)
+    assert alone.optimizer_bytes == state_bytes(config) + padding
+    parallel = {"tensor_model_parallel_size": 2, "sequence_parallel": True, "expert_model_parallel_size": 2}
+    cut = make_config(model=LLAMA_7B | experts, parallel=parallel, optimizer={"kind": "muon"})
+    (of_a_rank,) = estimate_memory(cut, make_layout(cut, 4))
+    assert of_a_rank.optimizer_bytes == pytest.approx(alone.optimizer_bytes / 4, rel=0.01)
 
 
 def test_sequence_parallelism_splits_all_activations(make_config: MakeConfig) -> None:

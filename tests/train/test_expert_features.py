@@ -29,6 +29,7 @@ SOFTMAX = {
     "model.moe_router_enable_expert_bias": False,
     "model.moe_router_bias_update_rate": 0.001,
 }
+BIASES = {**SOFTMAX, "model.add_bias_linear": True, "model.activation": "clamped_swiglu"}
 SHARED = Grid(tp=2, dp=2, ep=4, etp=1, sequence_parallel=True)
 DIVIDED = Grid(tp=2, etp=2, sequence_parallel=True)
 
@@ -75,6 +76,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     },
     "not-gated": {"model.activation": "squared_relu"},
     "norms-behind": {"model.norm_placement": "behind"},
+    "biases": BIASES,
     "documents-apart": {"data.reset_at_document_borders": True},
 }
 
@@ -87,6 +89,12 @@ def test_feature_trains_alike_on_ranks_that_share_experts(name: str, take_steps:
     assert one[-1][0] < one[0][0]
     plain = take_steps(Grid(), {})
     assert one[-1] != pytest.approx(plain[-1], rel=1e-5), "the feature makes no difference"
+
+
+@pytest.mark.slow
+def test_ranks_that_divide_experts_add_each_bias_once(take_steps: TakeSteps) -> None:
+    divided = take_steps(DIVIDED, BIASES)
+    assert numbers(divided) == pytest.approx(numbers(take_steps(Grid(), BIASES)), rel=1e-5)
 
 
 @pytest.mark.slow

@@ -40,6 +40,10 @@ def assert_same(found: Steps, expected: Steps, rel: float = 1e-5) -> None:
     )
 
 
+LEARNED_POSITIONS: dict[str, Any] = {
+    "model.position_embedding_type": "learned_absolute",
+    "model.max_position_embeddings": 64,
+}
 FEATURES: dict[str, dict[str, Any]] = {
     "layer-norm-gelu-biases": {
         "model.normalization": "LayerNorm",
@@ -72,6 +76,24 @@ FEATURES: dict[str, dict[str, Any]] = {
     "z-loss": {"model.z_loss_coefficient": 0.01},
     "rope-scaling": {"model.rope_scaling": {"type": "llama3", "factor": 8.0, "original_max_position_embeddings": 16}},
     "yarn": {"model.rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}},
+    "clamped": {"model.activation": "clamped_swiglu"},
+    "windows": {"model.window_size": 8},
+    "windows-in-every-second-layer-with-a-base-of-their-own": {
+        "model.window_size": 8,
+        "model.window_attn_skip_freq": 2,
+        "model.window_rotary_base": 100.0,
+    },
+    "sinks": {"model.softmax_type": "learnable"},
+    "off-by-one": {"model.softmax_type": "off-by-one"},
+    "sinks-windows-documents-apart": {
+        "model.softmax_type": "learnable",
+        "model.window_size": 8,
+        "data.reset_at_document_borders": True,
+    },
+    "scores-capped-and-scaled": {"model.attn_logit_softcapping": 0.1, "model.softmax_scale": 0.5},
+    "logits-capped": {"model.final_logit_softcapping": 1.0},
+    "learned-positions": LEARNED_POSITIONS,
+    "learned-positions-documents-apart": LEARNED_POSITIONS | {"data.reset_at_document_borders": True},
     "documents-apart": {"data.reset_at_document_borders": True},
     "no-clipping": {"optimizer.clip_grad": 0.0},
 }

@@ -14,7 +14,7 @@ from process_runs import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
-MODEL_OPTION = "    softmax_scale: PositiveFloat | None = None\n"
+MODEL_OPTION = "    embedding_multiplier: PositiveFloat | None = None\n"
 CHANNEL_OPTION = "    least_tokens: Annotated[int, Field(ge=0)] = 0\n"
 RULE_OPTION = "    least_tokens: int = 0\n"
 RULE_USE = "        least_tokens=channel.least_tokens,\n"
@@ -42,7 +42,7 @@ def insert(path: Path, before: str, line: str) -> None:
 def test_a_run_goes_on_to_a_version_with_more_options_and_back(tmp_path: Path, later: Path) -> None:
     run = OldRun(tmp_path)
     num_before = len(run.steps())
-    assert "softmax_scale" not in run.model_of("step_0000014")
+    assert "embedding_multiplier" not in run.model_of("step_0000014")
     assert run.model_of("step_0000014")["norm_epsilon"] == 1e-5  # written out, as it was done then
     run.train("16", package=later)
     assert set(run.model_of("step_0000016")) == {
@@ -57,11 +57,11 @@ def test_a_run_goes_on_to_a_version_with_more_options_and_back(tmp_path: Path, l
 
 def test_options_in_use_are_refused_where_they_were_not_and_the_other_way_round(tmp_path: Path, later: Path) -> None:
     run = OldRun(tmp_path)
-    use = ("--set", "model.softmax_scale=0.5", "--set", "data.channels.en.least_tokens=3")
+    use = ("--set", "model.embedding_multiplier=0.5", "--set", "data.channels.en.least_tokens=3")
     head = "The checkpoint does not belong to this configuration:\n"
     text = run.train("16", *use, package=later, code=65)
     assert (
-        f"""{head}  model.softmax_scale: checkpoint null, now 0.5
+        f"""{head}  model.embedding_multiplier: checkpoint null, now 0.5
   data.rules.en.least_tokens: checkpoint 0, now 3
 """
         in text
@@ -69,14 +69,14 @@ def test_options_in_use_are_refused_where_they_were_not_and_the_other_way_round(
     run.train("2", "--resume", "never", *use, package=later)
     text = run.train("3", package=later, code=65)
     assert (
-        f"""{head}  model.softmax_scale: checkpoint 0.5, now null
+        f"""{head}  model.embedding_multiplier: checkpoint 0.5, now null
   data.rules.en.least_tokens: checkpoint 3, now 0
 """
         in text
     )
     text = run.train("3", code=65)
     assert (
-        f"""{head}  model.softmax_scale: checkpoint 0.5, now absent
+        f"""{head}  model.embedding_multiplier: checkpoint 0.5, now absent
   data.rules.en.least_tokens: checkpoint 3, now absent
 """
         in text

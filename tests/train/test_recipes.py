@@ -101,13 +101,13 @@ def test_a_model_option(tmp_path: Path) -> None:
     package = tmp_path / "package"
     follow("model_option.md", package)
     plain = losses_of(tmp_path / "plain", REPOSITORY)
-    default = losses_of(tmp_path / "default", package, "--set", f"model.softmax_scale={8**-0.5}")  # for heads of 8
-    other = losses_of(tmp_path / "other", package, "--set", "model.softmax_scale=2.0")
+    default = losses_of(tmp_path / "default", package, "--set", "model.embedding_multiplier=1.0")
+    other = losses_of(tmp_path / "other", package, "--set", "model.embedding_multiplier=2.0")
     assert default == pytest.approx(plain, rel=1e-6)
     assert other[0] != pytest.approx(plain[0], rel=1e-6)
     checkpoint = tmp_path / "other/run/checkpoints/step_0000003"
     refusal = harness(package, "convert", "to-hf", str(checkpoint), str(tmp_path / "theirs"), code=EXIT_USAGE)
-    assert "llama: model.softmax_scale is 2.0, the family has None" in refusal
+    assert "llama: model.embedding_multiplier is 2.0, the family has None" in refusal
 
 
 def test_a_sink(tmp_path: Path) -> None:

@@ -18,11 +18,10 @@ from harness.config.parallel import ParallelConfig
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.model.activation import Activation
-from harness.model.attention import CoreAttention
 from harness.model.experts.mcore import expert_mlp, let_graphs_go
-from harness.model.layer.mcore import Layer, RotatingSelfAttention, join_layers
+from harness.model.layer.mcore import Layer, LayerAttention, RotatingSelfAttention, join_layers
 from harness.model.norm import LayerNorm, RMSNorm
-from harness.model.rotary import Rotation
+from harness.model.rotary import Rotations
 from harness.parallel import cpu
 from harness.parallel.ranks import Ranks
 
@@ -49,7 +48,7 @@ def block_spec(
     config: Config,
     transformer: TransformerConfig,
     ranks: Ranks,
-    rotation: Rotation,
+    rotations: Rotations,
     virtual_stage: int | None,
     device: torch.device,
 ) -> TransformerBlockSubmodules:
@@ -77,9 +76,9 @@ def block_spec(
     attention = layer.submodules.self_attention
     attention.module = RotatingSelfAttention
     attention.params |= {
-        "rotation": rotation,
+        "model": config.model,
+        "rotations": rotations,
         "by_sample": config.data.reset_at_document_borders,
-        "norms_heads_together": config.model.qk_layernorm and not config.model.norms_each_head,
     }
     _parts_of_mlp(layer).activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
     first = get_transformer_layer_offset(transformer, vp_stage=virtual_stage)
@@ -191,7 +190,7 @@ def _own_layer(model: ModelConfig) -> tuple[ModuleSpec, type[Any]]:
     layer.submodules.input_layernorm = norm
     layer.submodules.pre_mlp_layernorm = norm
     attention = layer.submodules.self_attention.submodules
-    attention.core_attention = CoreAttention
+    attention.core_attention = functools.partial(LayerAttention, model=model)
     if model.norms_each_head:
         attention.q_layernorm = attention.k_layernorm = norm
     return layer, norm
@@ -200,13 +199,14 @@ def _own_layer(model: ModelConfig) -> tuple[ModuleSpec, type[Any]]:
 def _transformer_engine_layer(config: Config) -> tuple[ModuleSpec, type[Any]]:
     """Return Transformer Engine's layer and norm.
 
-    With resets at document borders it has our attention, which takes documents of any length.
+    With resets at document borders, or with windows, sinks or caps, it has our attention.
     """
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm
 
     layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.model.norms_each_head)
-    if config.data.reset_at_document_borders:
-        layer.submodules.self_attention.submodules.core_attention = CoreAttention
+    if config.data.reset_at_document_borders or not config.model.has_plain_attention:
+        own = functools.partial(LayerAttention, model=config.model)
+        layer.submodules.self_attention.submodules.core_attention = own
     if config.model.norm_placement == "behind":  # its usual projections normalize what they read
         layer.submodules.self_attention.submodules.linear_qkv = TEColumnParallelLinear
         _parts_of_mlp(layer).linear_fc1 = TEColumnParallelLinear

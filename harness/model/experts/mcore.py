@@ -14,11 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from harness.config.model import ModelConfig
 from harness.model.activation import Activation
 from harness.model.experts import routing, uneven
-from harness.model.experts.products import grouped_product
+from harness.model.experts.products import each_with_its_own, grouped_product
 from harness.model.experts.tally import Tally
 from harness.model.recompute import computed_by
 from harness.parallel import collectives, cpu
@@ -135,6 +136,10 @@ class Router(nn.Module):
         device = torch.cuda.current_device()
         self.weight = nn.Parameter(torch.empty(num_experts, config.hidden_size, dtype=dtype, device=device))
         self.weight.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
+        self.bias: nn.Parameter | None = None
+        if model.add_bias_linear:
+            self.bias = nn.Parameter(torch.empty(num_experts, dtype=dtype, device=device))
+            self.bias.sequence_parallel = config.sequence_parallel  # type: ignore[attr-defined]
         self.tally = Tally(num_experts=num_experts, bias_rate=model.moe_router_bias_update_rate)
         if model.moe_router_enable_expert_bias:
             self.register_buffer("expert_bias", torch.zeros(num_experts, dtype=torch.float32, device=device))
@@ -146,6 +151,8 @@ class Router(nn.Module):
     def forward(self, hidden_SBH: torch.Tensor, _padding_mask: object = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the weights of the experts for each token, and which are chosen: `[T, E]` both."""
         logits_SBE: torch.Tensor = _RouterProduct.apply(hidden_SBH, self.weight)  # type: ignore[no-untyped-call]
+        if self.bias is not None:
+            logits_SBE = logits_SBE + self.bias.float()
         logits_TE = logits_SBE.flatten(0, 1)
         self.tally.bias_E = bias_E = getattr(self, "expert_bias", None)
         weights_TE, chosen_TE = routing.choose(logits_TE, bias_E, self._rules)
@@ -186,7 +193,7 @@ class Router(nn.Module):
         sharded_offsets: tuple[tuple[int, int, int], ...] = (),
         metadata: dict[str, Any] | None = None,  # noqa: ARG002 (Megatron gives it by name)
     ) -> dict[str, Any]:
-        """Return weight and bias, of which every tensor-parallel rank has all."""
+        """Return weight and biases, of which every tensor-parallel rank has all."""
         state = self.state_dict(prefix="", keep_vars=True)
         sharded: dict[str, Any] = make_sharded_tensors_for_checkpoint(state, prefix, {}, sharded_offsets)
         return sharded
@@ -239,12 +246,15 @@ class Experts(nn.Module):
         **_megatron_arguments: Any,  # noqa: ANN401
     ) -> None:
         super().__init__()
-        share = config.moe_ffn_hidden_size // parallel_state.get_expert_tensor_parallel_world_size()
+        group = parallel_state.get_expert_tensor_parallel_group()
+        share, self._own_outputs = config.moe_ffn_hidden_size // group.size(), config.hidden_size // group.size()
         num_blocks = 2 if config.gated_linear_unit else 1
         first, second = (num_blocks * share, config.hidden_size), (config.hidden_size, share)
         weights = partial(ExpertWeights, num_local_experts, dtype=config.params_dtype)
-        self.linear_fc1 = weights(*first, dim=1, num_blocks=num_blocks)
-        self.linear_fc2 = weights(*second, dim=2, num_blocks=1)
+        has_bias = config.add_bias_linear
+        self.linear_fc1 = weights(*first, dim=1, num_blocks=num_blocks, num_biases=first[0] if has_bias else 0)
+        self.linear_fc2 = weights(*second, dim=2, num_blocks=1, num_biases=self._own_outputs if has_bias else 0)
+        self._first_output = group.rank() * self._own_outputs
         self.activation = Activation(kind=activation, module="moe_act")
 
     def forward(
@@ -255,6 +265,8 @@ class Experts(nn.Module):
         Tokens come in the order of their experts. With several expert-tensor-parallel ranks, the parts of all add up.
         """
         mixed_Tf = grouped_product(tokens_TH, self.linear_fc1.weight, tokens_per_expert)
+        if self.linear_fc1.bias is not None:
+            mixed_Tf = mixed_Tf + each_with_its_own(self.linear_fc1.bias, tokens_per_expert)
         activated_Tf = self.activation(mixed_Tf)
         # From what the product gives: a recipe that held the activated tokens would keep them.
         kept_Tf, kept_T = mixed_Tf.detach(), weights_T.detach()
@@ -263,7 +275,12 @@ class Experts(nn.Module):
             _weighted(activated_Tf, weights_T),
             lambda: _weighted(self.activation(kept_Tf), kept_T),
         )
-        return grouped_product(weighted_Tf, self.linear_fc2.weight, tokens_per_expert), None
+        output_TH = grouped_product(weighted_Tf, self.linear_fc2.weight, tokens_per_expert)
+        if self.linear_fc2.bias is not None:
+            own_Th = _weighted(each_with_its_own(self.linear_fc2.bias, tokens_per_expert), weights_T)
+            behind = tokens_TH.size(-1) - self._first_output - self._own_outputs
+            output_TH = output_TH + functional.pad(own_Th, (self._first_output, behind))
+        return output_TH, None
 
     def sharded_state_dict(self, prefix: str = "", *arguments: Any, **keywords: Any) -> dict[str, Any]:  # noqa: ANN401
         """Return the weights with their places."""
@@ -281,12 +298,17 @@ def _weighted(x_Tf: torch.Tensor, weights_T: torch.Tensor) -> torch.Tensor:
 
 
 class ExpertWeights(nn.Module):
-    """A matrix of each expert of this rank, cut over expert-tensor-parallel ranks along `dim`: `[e, …]`."""
+    """A matrix of each expert of this rank, cut over expert-tensor-parallel ranks along `dim`: `[e, …]`.
 
-    def __init__(self, *shape: int, dim: int, num_blocks: int, dtype: torch.dtype) -> None:
+    With biases, each rank has an equal part of those of an expert: `[e, biases]`.
+    """
+
+    def __init__(
+        self, num_experts: int, *matrix: int, dim: int, num_blocks: int, num_biases: int, dtype: torch.dtype
+    ) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(shape, dtype=dtype, device=torch.cuda.current_device()))
-        self.weight.allreduce = False  # type: ignore[attr-defined]  # Megatron's mark: reduced over copies of the experts
+        self.weight = _of_experts(num_experts, *matrix, dtype=dtype)
+        self.bias = _of_experts(num_experts, num_biases, dtype=dtype) if num_biases else None
         self._dim, self._num_blocks = dim, num_blocks
 
     def sharded_state_dict(
@@ -295,15 +317,27 @@ class ExpertWeights(nn.Module):
         sharded_offsets: tuple[tuple[int, int, int], ...] = (),
         metadata: dict[str, Any] | None = None,  # noqa: ARG002 (Megatron gives it by name)
     ) -> dict[str, Any]:
-        """Return the weights with their place among all experts, and in each."""
-        name = f"{prefix}weight"
+        """Return weights and biases with their place among all experts, and in each."""
+        sharded = {f"{prefix}weight": self._sharded(f"{prefix}weight", self.weight, self._dim, sharded_offsets)}
+        if self.bias is not None:
+            sharded[f"{prefix}bias"] = self._sharded(f"{prefix}bias", self.bias, 1, sharded_offsets)
+        return sharded
+
+    def _sharded(
+        self, name: str, tensor: torch.Tensor, dim: int, offsets: tuple[tuple[int, int, int], ...]
+    ) -> ShardedTensor | ShardedTensorFactory:
         replica = (0, 0, parallel_state.get_expert_data_parallel_rank())
-        build = partial(_blocks, offsets=sharded_offsets, dim=self._dim, num_blocks=self._num_blocks)
+        build = partial(_blocks, offsets=offsets, dim=dim, num_blocks=self._num_blocks)
         if self._num_blocks == 1:
-            (sharded,) = build(name, self.weight, replica)
-            return {name: sharded}
-        join = partial(torch.cat, dim=self._dim)
-        return {name: ShardedTensorFactory(name, self.weight, build, join, replica)}
+            (sharded,) = build(name, tensor, replica)
+            return sharded
+        return ShardedTensorFactory(name, tensor, build, partial(torch.cat, dim=dim), replica)
+
+
+def _of_experts(*shape: int, dtype: torch.dtype) -> nn.Parameter:
+    parameter = nn.Parameter(torch.empty(shape, dtype=dtype, device=torch.cuda.current_device()))
+    parameter.allreduce = False  # type: ignore[attr-defined]  # Megatron's mark: reduced over copies of the experts
+    return parameter
 
 
 def _blocks(

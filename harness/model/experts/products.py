@@ -37,6 +37,30 @@ def looped_product(x_TI: torch.Tensor, weights_EOI: torch.Tensor, tokens_per_exp
     return torch.cat(list(products))
 
 
+def each_with_its_own(bias_EO: torch.Tensor, tokens_per_expert: torch.Tensor) -> torch.Tensor:
+    """Return the bias of each token's expert: `[T, O]`."""
+    rows: torch.Tensor = _Repeated.apply(bias_EO, tokens_per_expert.tolist())  # type: ignore[no-untyped-call]
+    return rows
+
+
+class _Repeated(torch.autograd.Function):
+    """Rows, each as often as asked; backward adds up in a fixed order, as torch's own does not on a GPU."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_EO: torch.Tensor, times: list[int]) -> torch.Tensor:  # noqa: ANN401
+        """Repeat."""
+        ctx.times, ctx.dtype = times, rows_EO.dtype
+        parts = [row_O.expand(number, -1) for row_O, number in zip(rows_EO, times, strict=True)]
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient_TO: torch.Tensor) -> tuple[torch.Tensor, None]:  # noqa: ANN401
+        """Add up in fp32."""
+        parts = torch.split(gradient_TO, ctx.times)
+        return torch.stack([part_tO.sum(dim=0, dtype=torch.float32) for part_tO in parts]).to(ctx.dtype), None
+
+
 def takes_grouped(x_TI: torch.Tensor, weights_EOI: torch.Tensor) -> bool:
     """Return whether torch's grouped product takes these tensors: on GPUs bf16 only, and nowhere without tokens."""
     row_bytes = [size * x_TI.element_size() for size in weights_EOI.shape[1:]]

@@ -13,7 +13,8 @@ import triton.language as tl
 def _value_and_slope(x, KIND: tl.constexpr):
     """Return the function at x and its derivative.
 
-    KIND: 0 for SiLU, 1 for the exact GELU, 2 for its tanh approximation, 3 for the squared ReLU.
+    KIND: 0 for SiLU, 1 for the exact GELU, 2 for its tanh approximation, 3 for the squared ReLU, 4 for gpt-oss's
+    steeper SiLU of what is at most 7.
     """
     if KIND == 0:
         sigmoid = 1.0 / (1.0 + tl.exp(-x))
@@ -27,9 +28,23 @@ def _value_and_slope(x, KIND: tl.constexpr):
         below = 1.0 / (1.0 + tl.exp(tl.minimum(-1.5957691216057308 * x * (1.0 + 0.044715 * square), 80.0)))
         bend = 1.5957691216057308 * x * (1.0 + 0.134145 * square)
         return x * below, below + below * (1.0 - below) * bend
-    else:
+    elif KIND == 3:
         positive = tl.maximum(x, 0.0)
         return positive * positive, 2.0 * positive
+    else:
+        bounded = tl.minimum(x, 7.0)
+        sigmoid = 1.0 / (1.0 + tl.exp(-1.702 * bounded))
+        slope = sigmoid * (1.0 + 1.702 * bounded * (1.0 - sigmoid))
+        return bounded * sigmoid, tl.where(x <= 7.0, slope, 0.0)
+
+
+@triton.jit
+def _factor_and_slope(x, KIND: tl.constexpr):
+    """Return what the gate is multiplied with, made of x, and its derivative: x itself, but for gpt-oss (KIND 4)."""
+    if KIND == 4:
+        return tl.minimum(tl.maximum(x, -7.0), 7.0) + 1.0, tl.where(tl.abs(x) <= 7.0, 1.0, 0.0)
+    else:
+        return x, tl.full(x.shape, 1.0, tl.float32)
 
 
 @triton.jit
@@ -40,7 +55,8 @@ def activation_forward(x, y, F: tl.constexpr, BLOCK: tl.constexpr, KIND: tl.cons
     source = x + row * F * (2 if GATED else 1) + columns
     value, _ = _value_and_slope(tl.load(source, mask=inside, other=0.0).to(tl.float32), KIND)
     if GATED:
-        value *= tl.load(source + F, mask=inside, other=0.0).to(tl.float32)
+        factor, _ = _factor_and_slope(tl.load(source + F, mask=inside, other=0.0).to(tl.float32), KIND)
+        value *= factor
     tl.store(y + row * F + columns, value.to(y.dtype.element_ty), mask=inside)
 
 
@@ -53,6 +69,7 @@ def activation_backward(dy, x, dx, F: tl.constexpr, BLOCK: tl.constexpr, KIND: t
     gradient = tl.load(dy + row * F + columns, mask=inside, other=0.0).to(tl.float32)
     value, slope = _value_and_slope(tl.load(x + place, mask=inside, other=0.0).to(tl.float32), KIND)
     if GATED:
-        tl.store(dx + place + F, (gradient * value).to(dx.dtype.element_ty), mask=inside)
-        gradient *= tl.load(x + place + F, mask=inside, other=0.0).to(tl.float32)
+        factor, of_factor = _factor_and_slope(tl.load(x + place + F, mask=inside, other=0.0).to(tl.float32), KIND)
+        tl.store(dx + place + F, (gradient * value * of_factor).to(dx.dtype.element_ty), mask=inside)
+        gradient *= factor
     tl.store(dx + place, (gradient * slope).to(dx.dtype.element_ty), mask=inside)

@@ -13,10 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from harness.config.model import ModelConfig
 from harness.config.parallel import CHEAP_MODULES
+from harness.model.attention.core import CoreAttention
+from harness.model.attention.rules import rules_of
 from harness.model.norm import LayerNorm, RMSNorm, Scaled, SharedRMSNorm, hand_over, rms_norm
 from harness.model.recompute import cheap_tensors_again
-from harness.model.rotary import Rotation
+from harness.model.rotary import Rotations
 from harness.parallel import cpu
 
 cpu.prepare()
@@ -91,20 +94,22 @@ class Layer(TransformerLayer):  # type: ignore[misc]
 class RotatingSelfAttention(SelfAttention):  # type: ignore[misc]
     """Megatron's self-attention with our rotation, in the same step as the cut of the QKV projection.
 
-    Megatron's own rotation computes its tables anew in every layer, unless Transformer Engine does it.
+    Megatron's own rotation computes its tables anew in every layer, unless Transformer Engine does it. With learned
+    positions nothing is rotated.
     """
 
     def __init__(
         self,
         *arguments: Any,  # noqa: ANN401
-        rotation: Rotation,
+        model: ModelConfig,
+        rotations: Rotations,
         by_sample: bool,
-        norms_heads_together: bool,
         **keywords: Any,  # noqa: ANN401
     ) -> None:
         super().__init__(*arguments, **keywords)
-        self.rotation = rotation
+        self.rotation = rotations.of(model, self.layer_number - 1)
         self._by_sample = by_sample
+        norms_heads_together = model.qk_layernorm and not model.norms_each_head
         if norms_heads_together:  # Megatron knows norms of each head only
             of_heads = partial(
                 WholeHeadsNorm, self.config, self.hidden_size_per_attention_head, self.config.layernorm_epsilon
@@ -121,14 +126,56 @@ class RotatingSelfAttention(SelfAttention):  # type: ignore[misc]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return rotated queries, rotated keys, and values: `[S, B, heads, head size]`."""
         shares_groups = self.config.num_query_groups < self.config.tensor_model_parallel_size
-        if self._norms_heads or shares_groups:
+        if self._norms_heads or shares_groups or self.rotation is None:
             query, key, value = super().get_query_key_value_tensors(hidden_states, key_value_states)
+            if self.rotation is None:
+                return query, key, value
             return self.rotation(query), self.rotation(key), value
         mixed, _ = super().get_query_key_value_tensors(hidden_states, key_value_states, split_qkv=False)
         return self.rotation.split(mixed, self.hidden_size_per_attention_head, by_sample=self._by_sample)
 
 
-class WholeHeadsNorm(Scaled, nn.Module):
+class _Shared(nn.Module):
+    """A module whose parameters tensor-parallel ranks share along their first dimension."""
+
+    def sharded_state_dict(
+        self,
+        prefix: str = "",
+        sharded_offsets: tuple[tuple[int, int, int], ...] = (),
+        metadata: dict[str, Any] | None = None,  # noqa: ARG002 (Megatron gives it by name)
+    ) -> dict[str, Any]:
+        """Return the parameters with their places in those of all tensor-parallel ranks."""
+        state = self.state_dict(prefix="", keep_vars=True)
+        sharded: dict[str, Any] = make_sharded_tensors_for_checkpoint(
+            state, prefix, dict.fromkeys(state, 0), sharded_offsets
+        )
+        return sharded
+
+
+class LayerAttention(CoreAttention, _Shared):
+    """Attention by the rules of its layer, with the sinks of this rank's heads."""
+
+    def __init__(
+        self,
+        *,
+        model: ModelConfig,
+        config: Any,  # noqa: ANN401 (Megatron's)
+        layer_number: int,
+        softmax_scale: float | None = None,
+        **_megatron_arguments: object,
+    ) -> None:
+        heads = config.num_attention_heads // parallel_state.get_tensor_model_parallel_world_size()
+        device = torch.cuda.current_device()
+        sinks: torch.Tensor | None = None
+        if model.softmax_type == "learnable":
+            sinks = nn.Parameter(torch.empty(heads, dtype=config.params_dtype, device=device))
+        elif model.softmax_type == "off-by-one":
+            sinks = torch.zeros(heads, dtype=config.params_dtype, device=device)
+        rules = rules_of(model, layer_number - 1, softmax_scale)
+        super().__init__(rules=rules, sinks_N=sinks)
+
+
+class WholeHeadsNorm(Scaled, _Shared):
     """Root-mean-square norm of all heads of queries or keys together, which tensor-parallel ranks share.
 
     Shapes: N heads of this rank, D head size, W their width N·D.
@@ -149,17 +196,6 @@ class WholeHeadsNorm(Scaled, nn.Module):
             return rms_norm(x_SBW, self.scale(), self._epsilon).view_as(x_SBND)
         normed_SBW: torch.Tensor = SharedRMSNorm.apply(x_SBW, self.scale(), self._epsilon, self._group)  # type: ignore[no-untyped-call]
         return normed_SBW.view_as(x_SBND)
-
-    def sharded_state_dict(
-        self,
-        prefix: str = "",
-        sharded_offsets: tuple[tuple[int, int, int], ...] = (),
-        metadata: dict[str, Any] | None = None,  # noqa: ARG002 (Megatron gives it by name)
-    ) -> dict[str, Any]:
-        """Return the weight with its place in that of all tensor-parallel ranks."""
-        state = self.state_dict(prefix="", keep_vars=True)
-        sharded: dict[str, Any] = make_sharded_tensors_for_checkpoint(state, prefix, {"weight": 0}, sharded_offsets)
-        return sharded
 
 
 def join_layers(layers: Any, final_norm: nn.Module | None, apart: Collection[int]) -> None:  # noqa: ANN401 (a ModuleList)

@@ -17,7 +17,7 @@ import torch
 
 from harness.config.model import ModelConfig
 from harness.data.batch import Batch
-from harness.model.attention import Documents
+from harness.model.attention.flash import Documents
 from harness.model.context import own_part
 from harness.model.experts.mcore import tallies_in
 from harness.model.experts.tally import RowSums, Tallies

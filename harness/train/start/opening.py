@@ -16,7 +16,7 @@ from harness.errors import LayoutError
 from harness.metrics.recorder import Recorder
 from harness.metrics.sinks import Outlets
 from harness.metrics.tensorboard import write_hyperparameters
-from harness.model import attention
+from harness.model.attention import core as attention
 from harness.model.mcore import build_model
 from harness.optim.mcore import Optimizer
 from harness.parallel import collectives

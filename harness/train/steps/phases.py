@@ -62,7 +62,7 @@ def apply_settings(pipeline: Pipeline, optimizer: Optimizer, settings: Config) -
     """Apply the settings of a phase to model and optimizer."""
     (phase,) = settings.phases
     for chunk in pipeline.chunks:
-        chunk.module.rotation.follow(settings.model)
+        chunk.module.rotations.follow(settings.model)
     optimizer.follow(settings.optimizer, phase.frozen_parameters)
 
 

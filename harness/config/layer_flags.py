@@ -1,4 +1,4 @@
-"""The layers that have experts: as a number, a list, or the text that Megatron's launch scripts give."""
+"""Layers that have something: by a number, a list, or the text that Megatron's launch scripts give."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ def _read(value: object) -> int | tuple[int, ...]:
     if isinstance(value, list | tuple) and all(type(flag) is int and flag in (0, 1) for flag in value):
         return tuple(value)
     raise PydanticCustomError(
-        "expert_layers",
-        "must be a number from 1 on (every n-th layer), a list of 0 and 1 for each layer, or a text like [0]*3+[1]*58",
+        "layer_flags",
+        "must be a number from 1 on (for every n-th layer), a list of 0 and 1 for each layer, or a text like "
+        "[0]*3+[1]*58",
     )
 
 
@@ -42,7 +43,7 @@ def _from_text(text: str) -> tuple[int, ...]:
         number = int(times.replace("*", "").strip() or 1)
         once = [int(digit) for digit in re.findall("[01]", inside)]
         if len(layers) + len(once) * number > MOST_LAYERS:
-            raise PydanticCustomError("expert_layers", f"stands for more than {MOST_LAYERS} layers")
+            raise PydanticCustomError("layer_flags", f"stands for more than {MOST_LAYERS} layers")
         layers += once * number
     return tuple(layers)
 
@@ -54,12 +55,21 @@ _SCHEMA = {
         {"type": "string", "pattern": "^[0-9, *+()[\\]]+$"},
     ]
 }
-ExpertLayers = Annotated[int | tuple[int, ...], BeforeValidator(_read), WithJsonSchema(_SCHEMA)]
-"""Every n-th layer, or a flag of each layer."""
+LayerFlags = Annotated[int | tuple[int, ...], BeforeValidator(_read), WithJsonSchema(_SCHEMA)]
+"""A number for every n-th layer, or a flag of each layer."""
 
 
-def expanded(layers: int | Sequence[int], num_layers: int) -> tuple[int, ...]:
-    """Return a flag of each layer, 1 with experts."""
+def from_first_on(layers: int | Sequence[int], num_layers: int) -> tuple[bool, ...]:
+    """Return a flag of each layer: a number n stands for every n-th, the first among them."""
     if isinstance(layers, int):
-        return tuple(int(layer % layers == 0) for layer in range(num_layers))
-    return tuple(layers)
+        return tuple(layer % layers == 0 for layer in range(num_layers))
+    return tuple(map(bool, layers))
+
+
+def all_but_every(layers: int | Sequence[int] | None, num_layers: int) -> tuple[bool, ...]:
+    """Return a flag of each layer: a number n stands for all but every n-th, nothing for all."""
+    if layers is None:
+        return (True,) * num_layers
+    if isinstance(layers, int):
+        return tuple((layer + 1) % layers != 0 for layer in range(num_layers))
+    return tuple(map(bool, layers))

@@ -1,15 +1,13 @@
-"""Core attention through torch's fused scaled-dot-product kernels: no S×S matrix, on a GPU or a CPU.
+"""Core attention: torch's fused scaled-dot-product kernels where they know the rules of a layer, tiles elsewhere.
 
-Shapes: S sequence, B micro batch, T tokens of all samples (B·S), N heads, G of them with keys and values of their own,
-D head size.
+No S×S matrix, on a GPU or a CPU. Shapes: S sequence, B micro batch, T tokens of all samples (B·S), N heads, G of them
+with keys and values of their own, D head size.
 """
 
 from __future__ import annotations
 
-import inspect
 import itertools
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,11 +15,16 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from harness.model.attention.flash import Documents, attend_in_one_launch
+from harness.model.attention.rules import Rules
+from harness.model.attention.tiles import attend_in_tiles
+
 # cuDNN's kernels are about twice as fast as FlashAttention 2 on Hopper; the rest are fallbacks, in order of speed.
 # The kernel that makes an S×S matrix is not among them: it would be taken silently.
 _GPU_KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION]
 _OLDEST_FAST_CUDNN = 91501
 _HOPPER = (9, 0)
+_PLAIN = Rules()
 
 
 def slow_kernels(cudnn_version: int | None, capability: tuple[int, int]) -> str | None:
@@ -51,25 +54,27 @@ def _spelled(cudnn_version: int) -> str:
     return f"{cudnn_version // 10000}.{cudnn_version // 100 % 100}.{cudnn_version % 100}"
 
 
-@dataclass(frozen=True)
-class Documents:
-    """The documents of a micro-batch, its samples one behind the other."""
-
-    starts: torch.Tensor
-    """Places where they begin, and the number of tokens at the end: `[documents + 1]`, int32, on the device."""
-    longest: int
-    """Tokens of the longest."""
-
-
 class CoreAttention(nn.Module):
     """Causal attention, in place of Megatron's core attention.
 
     The arguments are Megatron's; those that do not matter here are ignored.
     """
 
-    def __init__(self, *, softmax_scale: float | None = None, **_megatron_arguments: object) -> None:
+    def __init__(
+        self,
+        *,
+        rules: Rules | None = None,
+        sinks_N: torch.Tensor | None = None,
+        softmax_scale: float | None = None,
+        **_megatron_arguments: object,
+    ) -> None:
         super().__init__()
-        self.softmax_scale = softmax_scale
+        self.rules = rules or Rules(scale=softmax_scale)
+        self.softmax_offset: torch.Tensor | None
+        if isinstance(sinks_N, nn.Parameter):
+            self.softmax_offset = sinks_N
+        else:
+            self.register_buffer("softmax_offset", sinks_N, persistent=False)
 
     def forward(
         self,
@@ -83,20 +88,63 @@ class CoreAttention(nn.Module):
     ) -> torch.Tensor:
         """Return attention, `[S, B, N·D]`. G may be smaller than N (GQA).
 
-        A token looks at itself and at all earlier tokens of its sample, or with `packed_seq_params` of its document.
+        A token looks at itself and at all earlier tokens of its sample, or with `packed_seq_params` of its document, as
+        far as the window reaches.
         """
+        how = (self.rules, self.softmax_offset)
         if packed_seq_params is None:
-            output_SBND = attend(query_SBND, key_SBGD, value_SBGD, self.softmax_scale)
+            output_SBND = attend(query_SBND, key_SBGD, value_SBGD, *how)
         else:
             documents = Documents(packed_seq_params.cu_seqlens_q, packed_seq_params.max_seqlen_q)
-            output_SBND = attend_documents(query_SBND, key_SBGD, value_SBGD, documents, self.softmax_scale)
+            output_SBND = attend_documents(query_SBND, key_SBGD, value_SBGD, documents, *how)
         return output_SBND.reshape(*query_SBND.shape[:2], -1)
 
 
 def attend(
-    query_SBND: torch.Tensor, key_SBGD: torch.Tensor, value_SBGD: torch.Tensor, scale: float | None
+    query_SBND: torch.Tensor,
+    key_SBGD: torch.Tensor,
+    value_SBGD: torch.Tensor,
+    rules: Rules = _PLAIN,
+    sinks_N: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return causal scaled-dot-product attention: `[S, B, N, D]`."""
+    length, batch = query_SBND.shape[:2]
+    rules = rules.for_length(length)
+    if sinks_N is not None or rules.window is not None or rules.cap is not None:
+        if _takes_flash(query_SBND, rules):
+            starts = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=query_SBND.device)
+            return _by_flash(query_SBND, key_SBGD, value_SBGD, Documents(starts, length), rules, sinks_N)
+        query, key, value = (x.permute(1, 2, 0, 3) for x in (query_SBND, key_SBGD, value_SBGD))
+        return attend_in_tiles(query, key, value, rules, sinks_N).permute(2, 0, 1, 3)
+    return _fused(query_SBND, key_SBGD, value_SBGD, rules.scale)
+
+
+def attend_documents(
+    query_SBND: torch.Tensor,
+    key_SBGD: torch.Tensor,
+    value_SBGD: torch.Tensor,
+    documents: Documents,
+    rules: Rules = _PLAIN,
+    sinks_N: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return causal attention within documents: `[S, B, N, D]`. Time and memory follow their lengths, not S²."""
+    rules = rules.for_length(documents.longest)
+    if _takes_flash(query_SBND, rules):
+        return _by_flash(query_SBND, key_SBGD, value_SBGD, documents, rules, sinks_N)
+    length, batch = query_SBND.shape[:2]
+    query_TND, key_TGD, value_TGD = (x.transpose(0, 1).flatten(0, 1) for x in (query_SBND, key_SBGD, value_SBGD))
+    slices = [slice(start, end) for start, end in itertools.pairwise(documents.starts.tolist())]
+    outputs = [
+        attend(query_TND[own, None], key_TGD[own, None], value_TGD[own, None], rules, sinks_N)[:, 0] for own in slices
+    ]
+    output_TND = torch.cat(outputs)
+    return output_TND.view(batch, length, *output_TND.shape[1:]).transpose(0, 1)
+
+
+def _fused(
+    query_SBND: torch.Tensor, key_SBGD: torch.Tensor, value_SBGD: torch.Tensor, scale: float | None
+) -> torch.Tensor:
+    """Attend by torch's fused kernels: all tokens before a token, every score as it is."""
     query, key, value = (x.permute(1, 2, 0, 3) for x in (query_SBND, key_SBGD, value_SBGD))
     shares = query.size(1) // key.size(1)
     if shares > 1 and query.device.type == "cuda" and query.dtype is torch.float32:
@@ -111,44 +159,20 @@ def attend(
     return output_BNSD.permute(2, 0, 1, 3)
 
 
-def attend_documents(
+def _takes_flash(query_SBND: torch.Tensor, rules: Rules) -> bool:
+    """Return whether FlashAttention's kernel for different lengths takes these: on a GPU, not in fp32, no cap."""
+    return query_SBND.device.type != "cpu" and query_SBND.dtype is not torch.float32 and rules.cap is None
+
+
+def _by_flash(
     query_SBND: torch.Tensor,
     key_SBGD: torch.Tensor,
     value_SBGD: torch.Tensor,
     documents: Documents,
-    scale: float | None,
+    rules: Rules,
+    sinks_N: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return causal attention within documents: `[S, B, N, D]`. Time and memory follow their lengths, not S²."""
     length, batch = query_SBND.shape[:2]
     query_TND, key_TGD, value_TGD = (x.transpose(0, 1).flatten(0, 1) for x in (query_SBND, key_SBGD, value_SBGD))
-    in_one_launch = query_SBND.device.type != "cpu" and query_SBND.dtype is not torch.float32
-    attention = _all_at_once if in_one_launch else _one_by_one
-    output_TND = attention(query_TND, key_TGD, value_TGD, documents, scale)
+    output_TND = attend_in_one_launch(query_TND, key_TGD, value_TGD, documents, rules, sinks_N)
     return output_TND.view(batch, length, *output_TND.shape[1:]).transpose(0, 1)
-
-
-def _all_at_once(
-    query_TND: torch.Tensor, key_TGD: torch.Tensor, value_TGD: torch.Tensor, documents: Documents, scale: float | None
-) -> torch.Tensor:
-    """FlashAttention's kernel for sequences of different length; it knows shared keys and values."""
-    from torch.nn.attention import varlen
-
-    # torch 2.13 wants to be told of shared keys and values, torch 2.11 takes them as they come.
-    asks = "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters
-    told: dict[str, Any] = {"enable_gqa": True} if asks else {}
-    starts, longest = documents.starts, documents.longest
-    output = varlen.varlen_attn(
-        *(query_TND, key_TGD, value_TGD, starts, starts, longest, longest), scale=scale, window_size=(-1, 0), **told
-    )
-    assert isinstance(output, torch.Tensor), "nothing beside the output was asked for"
-    return output
-
-
-def _one_by_one(
-    query_TND: torch.Tensor, key_TGD: torch.Tensor, value_TGD: torch.Tensor, documents: Documents, scale: float | None
-) -> torch.Tensor:
-    """On a CPU, and for fp32, which no kernel for different lengths takes."""
-    starts = documents.starts.tolist()
-    slices = [slice(start, end) for start, end in itertools.pairwise(starts)]
-    outputs = [attend(query_TND[own, None], key_TGD[own, None], value_TGD[own, None], scale)[:, 0] for own in slices]
-    return torch.cat(outputs)
