@@ -58,7 +58,7 @@ def _layout_problems(parallel: ParallelConfig, num_stages: int, here: Location) 
             f"has {num_stages} stages, which is not a multiple of pipeline_model_parallel_size {num_ranks}; give "
             f"{one_of(nearest_multiples(num_ranks, num_stages))}",
         )
-    elif chunks not in (None, num_stages // num_ranks):
+    elif chunks is not None and chunks != num_stages // num_ranks:
         yield Problem(
             place,
             f"has {num_stages} stages, {num_stages // num_ranks} on each of {num_ranks} ranks, but "

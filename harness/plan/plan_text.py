@@ -24,6 +24,7 @@ from harness.plan.plan import Plan, make_plan
 from harness.plan.record import ASSUMED_MFU_PCT, choice_record, learning_rate_curve, model_record, plan_record
 from harness.plan.schedule_plot import draw_plan
 from harness.screen import Screen
+from harness.text import listed
 
 _DEFAULT_GPU = "h100"
 _NUM_CHOICES = 5
@@ -255,7 +256,7 @@ def _stage_rows(stages: list[dict[str, Any]]) -> list[Row]:
     rows = []
     for rank, stage in enumerate(stages):
         ends = (rank == 0, "embedding"), (rank == len(stages) - 1, "loss")
-        layers = ", ".join(_layers_text(chunk) for chunk in stage["layers"] if chunk)
+        layers = listed([_layers_text(chunk) for chunk in stage["layers"] if chunk])
         held = [*(word for is_held, word in ends if is_held), f"layers {layers}" if layers else "no layer"]
         rows.append(
             (

@@ -132,7 +132,7 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 num_ranks=len(ranks),
                 num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
             )
-        return func(*_without_meta(args), **kwargs)
+        return func(*map(_without_meta, args), **kwargs)
 
 
 class HostQuestions(TorchFunctionMode):
