@@ -66,31 +66,36 @@ def working_memory(config: Config, layout: Layout, rank: int) -> WorkingMemory:
 
 def layers_in_flight(layout: Layout, stages: Stages, rank: int, num_microbatches: int) -> int:
     """Return the most layers x micro-batches whose activations a pipeline rank keeps at once."""
-    return _most_in_flight([sizes[rank] for sizes in stages], layout, rank, num_microbatches)
+    return max(_kept_before_backward([sizes[rank] for sizes in stages], layout, rank, num_microbatches))
 
 
-def _most_in_flight(of_chunks: Sequence[int], layout: Layout, rank: int, num_microbatches: int) -> int:
-    """Return the most that a pipeline rank keeps at once, given what it keeps of a micro-batch in each model chunk.
+def _kept_before_backward(
+    of_chunks: Sequence[int], layout: Layout, rank: int, num_microbatches: int
+) -> tuple[int, ...]:
+    """Return the most that a pipeline rank keeps when backward of each model chunk begins.
 
-    1F1B: rank r has run `pipeline - r` micro-batches ahead. Interleaved: it has run `2 * (pipeline - r - 1)
-    + (chunks - 1) * pipeline + 1` chunks ahead (Megatron-Core: `get_pp_rank_microbatches`), in groups of `pipeline`
-    micro-batches; the chunks of a group follow each other forward, and the other way round backward.
+    `of_chunks` is what it keeps of a micro-batch in each chunk. 1F1B: rank r has run `pipeline - r` micro-batches
+    ahead. Interleaved: it has run `2 * (pipeline - r - 1) + (chunks - 1) * pipeline + 1` chunks ahead (Megatron-Core:
+    `get_pp_rank_microbatches`), in groups of `pipeline` micro-batches; the chunks of a group follow each other
+    forward, and the other way round backward.
     """
     num_chunks = len(of_chunks)
     if num_chunks == 1:
-        return of_chunks[0] * min(layout.pipeline - rank, num_microbatches)
+        return (of_chunks[0] * min(layout.pipeline - rank, num_microbatches),)
     ahead = 2 * (layout.pipeline - rank - 1) + (num_chunks - 1) * layout.pipeline + 1
     in_all = num_microbatches * num_chunks
     if len(set(of_chunks)) == 1:
-        return of_chunks[0] * min(ahead, in_all)
-    most = kept = 0
-    # The passes repeat themselves after a group.
-    for number in range(min(in_all, ahead + layout.pipeline * num_chunks)):
-        kept += of_chunks[number // layout.pipeline % num_chunks]
-        if number >= ahead:
-            kept -= of_chunks[-1 - (number - ahead) // layout.pipeline % num_chunks]
-        most = max(most, kept)
-    return most
+        return (of_chunks[0] * min(ahead, in_all),) * num_chunks
+    most, kept = [0] * num_chunks, 0
+    num_passes = min(in_all, ahead + layout.pipeline * num_chunks)  # they repeat themselves after a group
+    for number in range(num_passes + ahead - 1):
+        if number < num_passes:
+            kept += of_chunks[number // layout.pipeline % num_chunks]
+        if (num_backward := number - ahead + 1) >= 0:
+            chunk = num_chunks - 1 - num_backward // layout.pipeline % num_chunks
+            most[chunk] = max(most[chunk], kept)
+            kept -= of_chunks[chunk]
+    return tuple(most)
 
 
 class _Step:
@@ -123,38 +128,39 @@ class _Step:
     def moments(self) -> Iterator[WorkingMemory]:
         """Yield the moments at which memory may be at its peak.
 
-        They are in the MLP of the last layer, in the output layer, and where an embedding with few layers behind it
-        gets its gradient.
+        They are in the MLP of each chunk's last layer, in the output layer, and where an embedding with few layers
+        behind it gets its gradient.
         """
-        last = next((layers for layers in reversed(self._chunks) if layers), None)
-        if last is not None:
-            has_experts = self._model.expert_layers[last[-1]]
-            yield from self._moments_of_experts(last) if has_experts else self._moments_of_mlp(last)
+        of_chunks = [self._of_chunk(layers) for layers in self._chunks]
+        kept = _kept_before_backward(of_chunks, self._layout, self._rank, self._num_microbatches)
+        for layers, kept_of_rank in zip(self._chunks, kept, strict=True):
+            if layers:
+                has_experts = self._model.expert_layers[layers[-1]]
+                moments = self._moments_of_experts if has_experts else self._moments_of_mlp
+                yield from moments(layers, kept_of_rank + self._made_again(layers))
         if self._is_last:
-            kept = self._between_layers() + self._behind_layers()
             num_copies = 1 if self._model.final_logit_softcapping is None else 2
             logits = self._bytes(num_copies * self._model.padded_vocab_size // self._layout.tensor)
-            yield self._moment(kept, numbers=self._given(), weight=self._output_name(), logits=logits)
+            behind = kept[-1] + self._behind_layers()
+            yield self._moment(behind, numbers=self._given(), weight=self._output_name(), logits=logits)
         if self._is_first:
-            kept = self._between_layers() - self._of_chunk(self._chunks[0])
-            yield self._moment(kept, numbers=self._stream, weight=EMBEDDING)
+            yield self._moment(kept[0] - of_chunks[0], numbers=self._stream, weight=EMBEDDING)
 
-    def _moments_of_experts(self, layers: range) -> Iterator[WorkingMemory]:
+    def _moments_of_experts(self, layers: range, kept: int) -> Iterator[WorkingMemory]:
         experts = self._experts
         if self._is_recomputed_whole(layers) or "moe" in self._modules:
             experts = replace(experts, modules=frozenset())
         for made, freed in experts.moments():
-            moment = self._moment(self._in_layers(layers) - freed, numbers=self._stream)
+            moment = self._moment(kept - freed, numbers=self._stream)
             yield replace(moment, temporary_bytes=moment.temporary_bytes + made)
 
     def _given(self) -> int:
         """Return the numbers of the gradient that a projection from the stream gives, gathered and scattered."""
         return self._model.hidden_size + (self._stream if self._gathers else 0)
 
-    def _moments_of_mlp(self, layers: range) -> Iterator[WorkingMemory]:
+    def _moments_of_mlp(self, _layers: range, kept: int) -> Iterator[WorkingMemory]:
         hidden, stream = self._model.hidden_size, self._stream
         first, second = self._width(_FIRST_OF_MLP), self._width(_SECOND_OF_MLP)
-        kept = self._in_layers(layers)
         # What is kept as a recipe is there for a moment: the input of each projection in its turn, or of the whole MLP.
         again = "mlp_act" in self._modules and "mlp" not in self._modules
         activated, normed = second if again else 0, stream if "layernorm" in self._modules else 0
@@ -192,27 +198,20 @@ class _Step:
         ahead = _RECEIVED_AHEAD if self._layout.virtual_pipeline > 1 else 0
         return buffer + self._stream * (ahead + (not self._is_first))
 
-    def _in_layers(self, layers: range) -> int:
-        """Return the bytes kept while backward begins in the last layer of a model chunk, given all of the chunk's."""
-        kept = self._between_layers()
+    def _made_again(self, layers: range) -> int:
+        """Return the bytes that are recomputed as backward begins in the last of a model chunk's layers."""
         if self._is_recomputed_whole(layers):
             # The layers that are recomputed together have all of it for a moment, and the output of the last.
             unit = layers[-self._parallel.layers_of_unit :]
-            return kept + sum(self._of_layer(has_experts=self._model.expert_layers[layer]) for layer in unit)
+            return sum(self._of_layer(has_experts=self._model.expert_layers[layer]) for layer in unit)
         if self._model.expert_layers[layers[-1]]:
             made = replace(self._experts, modules=frozenset()).made_bytes()
-            return kept + (made if "moe" in self._modules else 0)
-        inside = self._width(_FIRST_OF_MLP) + self._width(_SECOND_OF_MLP) if "mlp" in self._modules else 0
-        return kept + self._bytes(inside)
+            return made if "moe" in self._modules else 0
+        return self._bytes(self._width(_FIRST_OF_MLP) + self._width(_SECOND_OF_MLP)) if "mlp" in self._modules else 0
 
     def _is_recomputed_whole(self, layers: range) -> bool:
         """Return whether the last one of a model chunk's layers is recomputed as a whole."""
         return self._parallel.num_recomputed(len(layers)) == len(layers)
-
-    def _between_layers(self) -> int:
-        """Return the bytes kept between the passes of two layers."""
-        of_chunks = [self._of_chunk(layers) for layers in self._chunks]
-        return _most_in_flight(of_chunks, self._layout, self._rank, self._num_microbatches)
 
     def _of_chunk(self, layers: range) -> int:
         """Return the bytes kept of one micro-batch in a model chunk."""

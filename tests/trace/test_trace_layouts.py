@@ -88,7 +88,7 @@ LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any], int, int, float]] = [
         ),
         4,
         1,
-        12.435,
+        11.135,
     ),
     (
         "the embedding alone",
