@@ -123,7 +123,7 @@ def _found(measured: Measured, config: Config, watch: Stopwatch, rate: float) ->
         / peak,
         "hfu_pct": 100
         * speed
-        * hardware_flops_per_token(config.model, measured.seq_length, config.parallel.recompute)
+        * hardware_flops_per_token(config, measured.seq_length)
         / peak,
         "tflops": causal / 1e12,
         "matmul_tflops": rate,

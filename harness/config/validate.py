@@ -24,6 +24,7 @@ from harness.config.schema import (
 )
 from harness.config.validate_attention import attention_problems, position_problems, shared_sequence_problems
 from harness.config.validate_experts import expert_problems
+from harness.config.validate_parallel import module_problems, parallel_problems, phase_parallel_problems
 from harness.config.validate_phases import (
     blend_problems,
     changed_fields,
@@ -133,28 +134,6 @@ def _base_problems(scaling: RopeScalingConfig | None, base: float, here: Locatio
         yield Problem(here, f"must be greater than 1 with yarn, which asks how fast pairs turn; given {base}")
 
 
-def _parallel_problems(parallel: ParallelConfig, here: Location = ("parallel",)) -> Iterator[Problem]:
-    if parallel.sequence_parallel and parallel.tensor_model_parallel_size == 1:
-        yield Problem(
-            (*here, "sequence_parallel"),
-            "needs tensor_model_parallel_size greater than 1; set it, or leave sequence_parallel out",
-        )
-    if parallel.pipeline_model_parallel_size > 1:
-        return
-    names = ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage")
-    needing = [name for name in names if getattr(parallel, name) is not None]
-    if (parallel.virtual_pipeline_model_parallel_size or 1) > 1:
-        needing.append("virtual_pipeline_model_parallel_size")
-    for name in needing:
-        yield Problem((*here, name), "needs pipeline_model_parallel_size greater than 1; set it, or leave this out")
-
-
-def _phase_parallel_problems(phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
-    for index, phase in enumerate(phases):
-        if phase.parallel is not None:
-            yield from _parallel_problems(phase.parallel, ("phases", index, "parallel"))
-
-
 def _phase_context_problems(
     phases: tuple[PhaseConfig, ...], data: DataConfig, precision: PrecisionConfig
 ) -> Iterator[Problem]:
@@ -260,11 +239,12 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), attention_problems),
     (("model", "phases"), position_problems),
     (("model", "parallel", "phases"), shared_sequence_problems),
-    (("parallel",), _parallel_problems),
+    (("parallel",), parallel_problems),
+    (("model", "parallel", "precision"), module_problems),
     (("parallel", "data", "precision"), _context_problems),
     (("model", "parallel", "precision", "phases"), _fp8_problems),
     (("model", "phases"), _phase_rope_problems),
-    (("phases",), _phase_parallel_problems),
+    (("model", "phases", "precision"), phase_parallel_problems),
     (("phases", "data", "precision"), _phase_context_problems),
     (("data", "phases"), blend_problems),
     (("phases",), phase_problems),

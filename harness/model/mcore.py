@@ -11,6 +11,8 @@ from torch import nn
 from torch.nn import functional
 
 from harness.config.model import ModelConfig
+from harness.config.parallel import CHEAP_MODULES, ParallelConfig
+from harness.config.pipeline_layout import LAYER_NAMES
 from harness.config.schema import Config
 from harness.model import initial_weights, weight_gradient
 from harness.model.attention.flash import Documents
@@ -48,6 +50,7 @@ _ACTIVATIONS = {
     "clamped_swiglu": functional.silu,
 }
 """Functions that Megatron is told of, out of the few that it knows here; `harness.model.activation` computes ours."""
+_RECOMPUTED_BY_MEGATRON = frozenset(("core_attn", "shared_experts"))
 
 
 class LanguageModel(GPTModel):  # type: ignore[misc]
@@ -128,7 +131,7 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
         _mark(chunk, config.model, ranks, first_layer)
         chunks.append(chunk)
     wrapped = _wrap(chunks, transformer, overlap=_overlaps(ranks, device))
-    again = chunks if config.parallel.recompute == "selective" else []
+    again = chunks if _keeps_recipes(config.parallel) else []
     weight_gradient.tell(parameter for chunk in again for parameter in chunk.decoder.layers.parameters())
     return wrapped
 
@@ -158,8 +161,6 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         hidden_dropout=0.0,
         attention_dropout=0.0,
         sequence_parallel=parallel.sequence_parallel,
-        num_layers_in_first_pipeline_stage=parallel.num_layers_in_first_pipeline_stage,
-        num_layers_in_last_pipeline_stage=parallel.num_layers_in_last_pipeline_stage,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
@@ -170,7 +171,7 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         # Weights are filled by harness.model.initial_weights.
         perform_initialization=False,
         use_cpu_initialization=not on_gpu,
-        gradient_accumulation_fusion=_adds_weight_gradients_in_products(parallel.recompute, device),
+        gradient_accumulation_fusion=_adds_weight_gradients_in_products(parallel, device),
         masked_softmax_fusion=False,
         persist_layer_norm=False,
         # Without dropout the residual is one addition: nothing to fuse.
@@ -180,18 +181,24 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         **expert_settings(model),
         **megatron_sizes(plan.layout),
         **_communication(interleaved=plan.layout.virtual_pipeline > 1, on_gpu=on_gpu),
-        **_recompute(parallel.recompute),
+        **_stages(parallel),
+        **_recompute(parallel),
     )
     transformer.add_bias_linear = model.add_bias_linear
     return transformer
 
 
-def _adds_weight_gradients_in_products(recompute: str, device: torch.device) -> bool:
+def _keeps_recipes(parallel: ParallelConfig) -> bool:
+    """Return whether autograd keeps recipes of tensors in the place of some of them (`harness.model.recompute`)."""
+    return bool(parallel.recomputed_modules & CHEAP_MODULES)
+
+
+def _adds_weight_gradients_in_products(parallel: ParallelConfig, device: torch.device) -> bool:
     """Return whether Megatron adds weight gradients within products, and give it the product if apex does not.
 
-    apex's does not tell parameters what selective recomputation needs (`weight_gradient.tell`).
+    apex's does not tell parameters what is needed where autograd keeps recipes (`weight_gradient.tell`).
     """
-    needs_own = recompute == "selective"
+    needs_own = _keeps_recipes(parallel)
     if (needs_own or not layers._grad_accum_fusion_available) and weight_gradient.product_can_add(device):
         replace(layers, "fused_weight_gradient_mlp_cuda", weight_gradient)
         replace(layers, "_grad_accum_fusion_available", True)
@@ -214,11 +221,29 @@ def _communication(*, interleaved: bool, on_gpu: bool) -> dict[str, Any]:
     }
 
 
-def _recompute(kind: str) -> dict[str, Any]:
-    """Return Megatron's settings. It knows nothing of what selective recomputation means here: see `settle_layers`."""
-    if kind != "full":
-        return {}
-    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+def _stages(parallel: ParallelConfig) -> dict[str, Any]:
+    """Return Megatron's settings of the layers of every stage; even stages need none."""
+    layout = parallel.pipeline_model_parallel_layout
+    names = None if layout is None else [[LAYER_NAMES[letter] for letter in stage] for stage in layout]
+    return {
+        "pipeline_model_parallel_layout": names,
+        "num_layers_in_first_pipeline_stage": parallel.num_layers_in_first_pipeline_stage,
+        "num_layers_in_last_pipeline_stage": parallel.num_layers_in_last_pipeline_stage,
+        "account_for_embedding_in_pipeline_split": parallel.account_for_embedding_in_pipeline_split,
+        "account_for_loss_in_pipeline_split": parallel.account_for_loss_in_pipeline_split,
+    }
+
+
+def _recompute(parallel: ParallelConfig) -> dict[str, Any]:
+    """Return Megatron's settings of what it recomputes itself; our layers do the rest (see `settle_layers`)."""
+    if parallel.recomputation == "full":
+        return {
+            "recompute_granularity": "full",
+            "recompute_method": parallel.recompute_method or "uniform",
+            "recompute_num_layers": parallel.recompute_num_layers or 1,
+        }
+    modules = sorted(parallel.recomputed_modules & _RECOMPUTED_BY_MEGATRON)
+    return {"recompute_granularity": "selective", "recompute_modules": modules} if modules else {}
 
 
 def _chunk(
@@ -243,7 +268,7 @@ def _chunk(
         position_embedding_type="learned_absolute" if learns_positions else "none",
         vp_stage=virtual_stage,
     )
-    settle_layers(chunk.decoder, config.parallel.recompute)
+    settle_layers(chunk.decoder, config.parallel)
     return chunk
 
 

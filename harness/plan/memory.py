@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from harness.config.schema import Config
 from harness.parameters.table import parameter_table
-from harness.plan.layouts import Layout, layers_per_stage
+from harness.plan.layouts import Layout
 from harness.plan.parameters import stage_parameters
+from harness.plan.stages import layers_per_stage
 from harness.plan.working_memory import working_memory
 
 GIB = 1024**3
@@ -66,14 +67,17 @@ def _sum_over(config: Config, bytes_of_a_number: Callable[..., int]) -> int:
 
 def heaviest_rank(config: Config, layout: Layout) -> MemoryEstimate:
     """Return the estimate of the pipeline rank that needs most, in the phase that needs most."""
-    return max(_estimates(config, layout, _ranks_that_differ(layout)), key=lambda estimate: estimate.total_bytes)
+    return max(_estimates(config, layout, _ranks_that_differ(config, layout)), key=lambda each: each.total_bytes)
 
 
-def _ranks_that_differ(layout: Layout) -> Sequence[int]:
-    """Return the pipeline ranks among which the heaviest is: both ends, and the first between them.
+def _ranks_that_differ(config: Config, layout: Layout) -> Sequence[int]:
+    """Return the pipeline ranks among which the heaviest is: both ends, and the first between them; or all.
 
-    Those between the ends have equally many layers, and each keeps no more micro-batches than the one before it.
+    Those between the ends have equally many layers, unless a layout says each, and every one keeps no more
+    micro-batches than the one before it.
     """
+    if config.parallel.pipeline_model_parallel_layout is not None:
+        return range(layout.pipeline)
     return sorted({0, min(1, layout.pipeline - 1), layout.pipeline - 1})
 
 

@@ -10,6 +10,7 @@ from harness.config.model import ModelConfig
 from harness.parameters.parameter import End, Parameter
 from harness.parameters.table import parameter_table
 from harness.plan.layouts import Layout
+from harness.plan.stages import Stages, layers_of_rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,9 +103,7 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
     )
 
 
-def stage_parameters(
-    model: ModelConfig, layout: Layout, layers_per_stage: tuple[tuple[int, ...], ...]
-) -> tuple[RankParameters, ...]:
+def stage_parameters(model: ModelConfig, layout: Layout, stages: Stages) -> tuple[RankParameters, ...]:
     """Return the parameters on a rank of every pipeline stage, all of its model chunks together, by pipeline rank.
 
     A tied output layer on another stage than the embedding is a second copy of it.
@@ -113,11 +112,9 @@ def stage_parameters(
     held: list[list[RankParameters]] = [[] for _ in range(layout.pipeline)]
     held[0] += places.first
     held[-1] += places.last if layout.pipeline > 1 else places.last_alone
-    first_layer = 0
-    for chunk in layers_per_stage:
-        for stage, num_layers in zip(held, chunk, strict=True):
-            stage += places.layers[first_layer : first_layer + num_layers]
-            first_layer += num_layers
+    for rank, stage in enumerate(held):
+        for layers in layers_of_rank(stages, rank):
+            stage += places.layers[layers.start : layers.stop]
     return tuple(
         RankParameters(
             split=sum(sizes.split // layout.tensor for sizes in stage),
