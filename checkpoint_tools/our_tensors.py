@@ -15,7 +15,7 @@ import torch
 from checkpoint_tools.torch_dist import DTYPES, read_chunk, read_index, read_region
 from harness.config.model import ModelConfig
 from harness.errors import CheckpointError
-from harness.parameters.names import LAYERS, MODULES, in_layer, split_layer
+from harness.parameters.names import LAYERS, MTP_MODULES, in_layer, split_layer
 from harness.run.checkpoints.manifest import Manifest
 from harness.run.checkpoints.stored_index import StoredTensor
 from harness.run.checkpoints.tiling import Shape
@@ -46,9 +46,9 @@ class OurTensors:
         """Names of all weights."""
         return tuple(self.places)
 
-    def without_modules(self) -> OurTensors:
+    def without_mtp_modules(self) -> OurTensors:
         """Return the same without the modules that predict further tokens."""
-        names = [name for name in self.places if name.startswith(MODULES)]
+        names = [name for name in self.places if name.startswith(MTP_MODULES)]
         return replace(
             self,
             model=self.model.model_copy(update={"mtp_num_layers": None}),

@@ -91,7 +91,7 @@ def convert(job: ToHf, show: ShowProgress) -> Converted:
     """
     _require_checkpoint(job.checkpoint)
     output_folder.require_free(job.out, [job.checkpoint])
-    ours = _of_modules(open_checkpoint(job.checkpoint, hashes=job.hashes), without=job.without_mtp)
+    ours = _with_or_without_mtp(open_checkpoint(job.checkpoint, hashes=job.hashes), without=job.without_mtp)
     family = family_for_writing(ours.model, job.family)
     require_complete(ours.names, (move.ours for move in family.moves(ours.model)), f"Checkpoint {ours.path}")
     shards = plan_shards(
@@ -137,9 +137,9 @@ def _require_checkpoint(path: Path) -> None:
         raise UsageError(f"{path} is a Hugging Face model, no checkpoint. To go the other way: harness convert from-hf")
 
 
-def _of_modules(ours: OurTensors, *, without: bool) -> OurTensors:
+def _with_or_without_mtp(ours: OurTensors, *, without: bool) -> OurTensors:
     """Leave the modules that predict further tokens out, or refuse a model that has some."""
-    number = ours.model.num_modules
+    number = ours.model.num_mtp_modules
     if without and not number:
         raise UsageError(f"{ours.path} has no modules that predict further tokens: leave --without-mtp out.")
     if number and not without:
@@ -147,7 +147,7 @@ def _of_modules(ours: OurTensors, *, without: bool) -> OurTensors:
             f"{ours.path} has modules that predict further tokens (model.mtp_num_layers {number}), which cannot be "
             "written. Give --without-mtp to write the model without them: it predicts the next token as before."
         )
-    return ours.without_modules() if without else ours
+    return ours.without_mtp_modules() if without else ours
 
 
 def write_shards(folder: Path, ours: OurTensors, shards: Sequence[Shard], num_workers: int, progress: Progress) -> int:

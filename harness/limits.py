@@ -37,6 +37,8 @@ MOST_ON_A_NODE = 1024
 """GPUs or ranks of a node: the largest hosts have a few hundred cores."""
 MOST_PATTERNS = 256
 """Patterns of frozen parameters in all phases. Each is held against the name of every parameter."""
+MOST_NS_STEPS = 99
+"""Steps of Muon's iteration: `torch.optim.Muon` takes as many; five to ten are in use."""
 MOST_EPOCHS = 10**6
 """Passes over a channel."""
 LEAST_DECAY = 1e-6

@@ -16,7 +16,22 @@ from harness.parameters.table import parameter_table
 
 Fields = dict[str, Any]
 """A `config.json`."""
-Judge = Callable[[str, torch.Tensor, ModelConfig], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a tensor."""
+
+    tensor: torch.Tensor
+    number: int
+    """Index along the first dimension of the whole."""
+    rows: slice
+    """Indices along the second one."""
+
+
+Judged = Mapping[str, torch.Tensor | Piece]
+"""Tensors of the family that judges, by their names there, or pieces of them."""
+Judge = Callable[[str, torch.Tensor, ModelConfig], Judged]
 
 _IN_EVERY_FAMILY = (
     # Read and written by `checkpoint_tools.families.config_json`:
@@ -131,14 +146,14 @@ class Family:
     """True if layers with a window have a base of their own, and no scaling, in the rotary settings."""
     further_layers: str | None = None
     """Key with the number of layers behind the last whose tensors are not read: they predict further tokens."""
-    is_written: bool = True
-    """True if models are written as this family, and not only read."""
     note: str | None = None
     """A warning for whoever writes a model as this family."""
     is_default: bool = False
     """True if a model that it can express is written as this family where none is named."""
     judge: Judge | None = None
-    """Their tensor as Llama's tensors, where transformers does not know this family."""
+    """Their tensor as those of a family that transformers knows, where it does not know this one."""
+    judged_as: Callable[[ModelConfig], tuple[str, Fields]] = lambda model: ("llama", {})
+    """Name of that family, and keys of its `config.json` that are other than ours would be."""
 
     @property
     def layers_key(self) -> str:

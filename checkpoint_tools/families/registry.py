@@ -35,7 +35,6 @@ REFUSED = {
     "deepseek_v3": "its attention is latent",
 }
 """Families that are often asked for, and why they are not in the tables."""
-_WRITTEN = tuple(name for name, family in FAMILIES.items() if family.is_written)
 
 
 def family_for_writing(model: ModelConfig, wanted: str | None) -> Family:
@@ -44,8 +43,8 @@ def family_for_writing(model: ModelConfig, wanted: str | None) -> Family:
     Raises:
         UsageError: No family, or not the wanted one, can express the model. Names every feature that stands against it.
     """
-    if wanted is not None and wanted not in _WRITTEN:
-        raise UsageError(f"There is no family {wanted!r} to write. Families: {', '.join(_WRITTEN)}.")
+    if wanted is not None and wanted not in FAMILIES:
+        raise UsageError(f"There is no family {wanted!r} to write. Families: {', '.join(FAMILIES)}.")
     candidates = _DENSE if model.num_moe_experts is None else _WITH_EXPERTS
     defaults = tuple(family.model_type for family in candidates if family.is_default)
     objections = {name: FAMILIES[name].objections(model) for name in ((wanted,) if wanted else defaults)}

@@ -201,17 +201,22 @@ def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) 
     lacking = sorted(key for key in absent if "_extra_state" not in key)
     if lacking:
         raise CheckpointError(
-            f"{directory} lacks {len(lacking)} entries that this model needs, first {lacking[:5]}. "
-            "It was saved by a different model; name another checkpoint or another configuration."
+            f"{directory} lacks {len(lacking)} entries that this model needs, first {lacking[:5]}. {_reason(lacking)}"
         )
     left = sorted(key for key in without_place if "_extra_state" not in key)
     left = [key for key in left if unused is None or not key.startswith(unused)]
     if left:
         raise CheckpointError(
-            f"{directory} has {len(left)} entries for which this model has no place, first {left[:5]}. "
-            "It was saved by a different model; name another checkpoint or another configuration."
+            f"{directory} has {len(left)} entries for which this model has no place, first {left[:5]}. {_reason(left)}"
         )
     return dict(loaded)
+
+
+def _reason(entries: list[str]) -> str:
+    """Return why entries differ, and what to do."""
+    if all(key.startswith("optimizer.") for key in entries):
+        return "It was saved with another optimizer. Give optimizer.kind as it was, or name another checkpoint."
+    return "It was saved by a different model; name another checkpoint or another configuration."
 
 
 def _require_readable(directory: Path) -> None:
@@ -254,7 +259,22 @@ def _model_state(chunks: list[Any]) -> dict[str, Any]:
 def _sharded_state(chunks: list[Any], optimizer: Any, *, is_loading: bool) -> dict[str, Any]:  # noqa: ANN401
     state = _model_state(chunks)
     state["optimizer"] = optimizer.sharded_state_dict(dict(state), is_loading=is_loading, metadata=dict(_SHARDING))
+    _leave_out_what_is_not_kept(optimizer, state["optimizer"])
     return state
+
+
+def _leave_out_what_is_not_kept(optimizer: Any, state: dict[Any, Any]) -> None:  # noqa: ANN401 (Megatron's types)
+    """Take states from what is saved or loaded that the optimizer does not keep of a parameter.
+
+    Megatron takes it that there are the same of all parameters.
+    """
+    parts = optimizer.chained_optimizers
+    for number, part in enumerate(parts):
+        of_part = state if len(parts) == 1 else state[number]
+        parameters = (parameter for buffer in part.buffers for parameter in buffer.param_index_map)
+        for parameter, tensors in zip(parameters, of_part["param_state"].values(), strict=True):
+            for name in tensors.keys() - {"param", *parameter.kept_states}:
+                del tensors[name]
 
 
 def _shared_among_replicas(strategy: _Strategy) -> Any:  # noqa: ANN401 (Megatron's type)

@@ -187,14 +187,14 @@ class ModelConfig(Section):
         return from_first_on(self.moe_layer_freq, self.num_layers)
 
     @property
-    def num_modules(self) -> int:
+    def num_mtp_modules(self) -> int:
         """Modules that predict further tokens."""
         return self.mtp_num_layers or 0
 
     @property
     def routed_layers(self) -> tuple[bool, ...]:
         """`expert_layers`, and behind them a flag for the layer of each module, which is like the last one."""
-        return self.expert_layers + self.expert_layers[-1:] * self.num_modules
+        return self.expert_layers + self.expert_layers[-1:] * self.num_mtp_modules
 
     @property
     def windowed_layers(self) -> tuple[bool, ...]:

@@ -42,6 +42,10 @@ class PhaseOptimizerConfig(Section):
     """Decay of the second moment."""
     clip_grad: NonNegativeFloat | None = None
     """Largest L2 norm of the whole gradient; 0 turns clipping off."""
+    muon_momentum: Share | None = None
+    """`muon` only: decay of the average of the gradients."""
+    muon_extra_scale_factor: PositiveFloat | None = None
+    """`muon` only: a further factor of the update."""
 
 
 class PhaseEvaluationConfig(Section):

@@ -35,13 +35,14 @@ from harness.limits import (
     LEAST_DECAY,
     MOST_BATCHES_AHEAD,
     MOST_EPOCHS,
+    MOST_NS_STEPS,
     MOST_PARTS,
     MOST_PHASES,
     MOST_SEED,
     MOST_SNAPSHOTS,
     MOST_TEXT,
 )
-from harness.parameters.optimizers import ADAMW, OptimizerKind
+from harness.parameters.optimizers import KINDS, OptimizerKind
 
 
 class RunConfig(Section):
@@ -166,9 +167,15 @@ class PhaseConfig(Section):
     border with 75, and the launcher goes on in the other layout."""
 
 
-class OptimizerConfig(Section):
-    """AdamW, sharded over data-parallel ranks."""
+MuonScale = Literal["spectral", "shape_scaling", "unit_rms_norm"]
 
+
+class OptimizerConfig(Section):
+    """The optimizer, sharded over data-parallel ranks: AdamW, or Muon with AdamW for all but hidden matrices."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """`muon`: matrices of attention, MLP, experts and routers are updated by Muon, each projection on its own (queries,
+    keys, values, gate, up); embedding, output layer, norms and biases by AdamW. `adamw`: all by AdamW."""
     learning_rate: PositiveFloat
     """Peak learning rate."""
     weight_decay: NonNegativeFloat = 0.1
@@ -181,11 +188,29 @@ class OptimizerConfig(Section):
     """Constant added to the denominator."""
     clip_grad: NonNegativeFloat = 1.0
     """Largest L2 norm of the whole gradient; 0 turns clipping off."""
+    muon_momentum: Share = 0.95
+    """`muon` only: decay of the average of the gradients."""
+    muon_nesterov: bool = True
+    """`muon` only: Nesterov's momentum."""
+    muon_num_ns_steps: Annotated[int, Field(ge=1, le=MOST_NS_STEPS)] = 5
+    """`muon` only: steps of the Newton-Schulz iteration that makes the average orthogonal."""
+    muon_fp32_matmul_prec: Literal["medium", "highest"] | None = None
+    """`muon` only: format of that iteration. `medium`: bf16, as `torch.optim.Muon` has it. `highest`: fp32. Default:
+    that of `precision.dtype`."""
+    muon_split_qkv: bool = True
+    """`muon` only: make queries, keys and values orthogonal each on their own; `false`: all in one matrix."""
+    muon_scale_mode: MuonScale = "spectral"
+    """`muon` only: factor of the update of a projection of r rows (outputs) and c columns (inputs). `spectral`: the
+    root of the larger of r and c, so that updates of all shapes are alike. `shape_scaling`: the root of r / c, at least
+    1. `unit_rms_norm`: the root of r / c."""
+    muon_extra_scale_factor: PositiveFloat = 0.2
+    """`muon` only: a further factor of the update. With `spectral`, 0.2 makes updates as large as those of AdamW are,
+    so that learning rate and weight decay are AdamW's (`match_rms_adamw` of `torch.optim.Muon`)."""
 
     @property
-    def kind(self) -> OptimizerKind:
-        """Kind of optimizer: which state it keeps."""
-        return ADAMW
+    def traits(self) -> OptimizerKind:
+        """Traits of its kind: which state it keeps."""
+        return KINDS[self.kind]
 
 
 class PrecisionConfig(Section):

@@ -14,10 +14,18 @@ from harness.config.nearest import divisors, nearest_multiples, one_of
 from harness.config.parallel import ParallelConfig
 from harness.config.problems import Location, Problem
 from harness.config.rope_scaling import OPTIONS, RopeScalingConfig
-from harness.config.schema import CheckpointConfig, DataConfig, EvaluationConfig, PhaseConfig, PrecisionConfig
+from harness.config.schema import (
+    CheckpointConfig,
+    DataConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    PhaseConfig,
+    PrecisionConfig,
+)
 from harness.config.validate_attention import attention_problems, position_problems, shared_sequence_problems
 from harness.config.validate_experts import expert_problems
 from harness.config.validate_further_tokens import further_token_phase_problems, further_token_problems
+from harness.config.validate_parallel import module_problems, parallel_problems, phase_parallel_problems
 from harness.config.validate_phases import (
     blend_problems,
     changed_fields,
@@ -127,28 +135,6 @@ def _base_problems(scaling: RopeScalingConfig | None, base: float, here: Locatio
         yield Problem(here, f"must be greater than 1 with yarn, which asks how fast pairs turn; given {base}")
 
 
-def _parallel_problems(parallel: ParallelConfig, here: Location = ("parallel",)) -> Iterator[Problem]:
-    if parallel.sequence_parallel and parallel.tensor_model_parallel_size == 1:
-        yield Problem(
-            (*here, "sequence_parallel"),
-            "needs tensor_model_parallel_size greater than 1; set it, or leave sequence_parallel out",
-        )
-    if parallel.pipeline_model_parallel_size > 1:
-        return
-    names = ("num_layers_in_first_pipeline_stage", "num_layers_in_last_pipeline_stage")
-    needing = [name for name in names if getattr(parallel, name) is not None]
-    if (parallel.virtual_pipeline_model_parallel_size or 1) > 1:
-        needing.append("virtual_pipeline_model_parallel_size")
-    for name in needing:
-        yield Problem((*here, name), "needs pipeline_model_parallel_size greater than 1; set it, or leave this out")
-
-
-def _phase_parallel_problems(phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
-    for index, phase in enumerate(phases):
-        if phase.parallel is not None:
-            yield from _parallel_problems(phase.parallel, ("phases", index, "parallel"))
-
-
 def _phase_context_problems(
     phases: tuple[PhaseConfig, ...], data: DataConfig, precision: PrecisionConfig
 ) -> Iterator[Problem]:
@@ -199,6 +185,18 @@ def _fp8_problems(
             )
 
 
+def _muon_problems(optimizer: OptimizerConfig, phases: tuple[PhaseConfig, ...]) -> Iterator[Problem]:
+    if optimizer.kind == "muon":
+        return
+    names = tuple(name for name in OptimizerConfig.model_fields if name.startswith("muon_"))
+    given: list[Location] = [("optimizer", name) for name in changed_fields(optimizer, names)]
+    for index, phase in enumerate(phases):
+        own = tuple(name for name in names if name in type(phase.optimizer).model_fields)
+        given += [("phases", index, "optimizer", name) for name in changed_fields(phase.optimizer, own)]
+    for place in given:
+        yield Problem(place, f"has no effect with optimizer.kind {optimizer.kind}, only with muon; remove it")
+
+
 def _skip_problems(data: DataConfig) -> Iterator[Problem]:
     for number, (start, stop) in enumerate(data.skip_windows):
         if stop < start:
@@ -244,17 +242,19 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model", "parallel", "phases"), further_token_phase_problems),
     (("model", "phases"), position_problems),
     (("model", "parallel", "phases"), shared_sequence_problems),
-    (("parallel",), _parallel_problems),
+    (("parallel",), parallel_problems),
+    (("model", "parallel", "precision"), module_problems),
     (("parallel", "data", "precision"), _context_problems),
     (("model", "parallel", "precision", "phases"), _fp8_problems),
     (("model", "phases"), _phase_rope_problems),
-    (("phases",), _phase_parallel_problems),
+    (("model", "phases", "precision"), phase_parallel_problems),
     (("phases", "data", "precision"), _phase_context_problems),
     (("data", "phases"), blend_problems),
     (("phases",), phase_problems),
     (("phases",), run_length_problems),
     (("run", "phases"), stop_problems),
     (("model", "phases"), frozen_problems),
+    (("optimizer", "phases"), _muon_problems),
     (("data",), _skip_problems),
     (("data", "evaluation"), _held_out_problems),
     (("checkpoint",), _snapshot_problems),

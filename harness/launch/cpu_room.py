@@ -9,7 +9,7 @@ from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.launch.machine import count_cores, memory_bytes
 from harness.parameters.table import parameter_table
-from harness.plan.memory import GIB
+from harness.plan.memory import GIB, state_bytes
 from harness.plan.plan import Plan
 
 PROCESSES_PER_CORE = 8
@@ -59,4 +59,4 @@ def _state_bytes(config: Config, plan: Plan, index: int) -> int:
     of_a_copy = (2 if dtype == "bf16" else 4) + 4
     in_experts = sum(one.num_true for one in parameter_table(own.model) if one.num_experts is not None)
     held = (plan.num_parameters - in_experts) * layout.data * layout.context + in_experts * layout.expert_data
-    return held * of_a_copy + plan.num_parameters * own.optimizer.kind.state_bytes(dtype)
+    return held * of_a_copy + state_bytes(own)

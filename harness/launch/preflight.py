@@ -20,6 +20,7 @@ from harness.launch.slurm import flag_problems, seconds_of, variable_problems
 from harness.launch.tokenizer_check import look_at_tokenizer
 from harness.parallel.environment import names_set
 from harness.plan.demand import demands, repetition_notes
+from harness.plan.memory import checkpoint_bytes
 from harness.plan.plan import Plan, make_plan
 from harness.run.begun_phases import Moved, moved_phase
 from harness.run.checkpoints.entries import Checkpoint, entries_in, newest_first
@@ -203,11 +204,8 @@ def _moved_phase(request: Request) -> Moved | None:
 
 
 def _free_space(request: Request) -> Iterator[str]:
-    existing, config, plan = request.nearest_folder, request.config, _plan(request)
-    if plan is None:
-        return
-    # Weights, master weights and the optimizer's state.
-    needed = NUM_CHECKPOINTS * plan.num_parameters * config.optimizer.kind.checkpoint_bytes(config.precision.dtype)
+    existing = request.nearest_folder
+    needed = NUM_CHECKPOINTS * checkpoint_bytes(request.config)
     place = folder if (folder := request.run_dir.checkpoints).is_dir() else existing  # it may lie on another disk
     free = shutil.disk_usage(place).free
     if free < needed:

@@ -91,14 +91,14 @@ class Activation(nn.Module):
     Megatron 0.19 takes nothing else there.
     """
 
-    def __init__(self, *, kind: str, config: object = None) -> None:
+    def __init__(self, *, kind: str, module: str = "mlp_act", config: object = None) -> None:
         super().__init__()
-        self._kind = KINDS[kind]
+        self._kind, self._module = KINDS[kind], module
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Apply the activation. Halves the last dimension if gated."""
         kept = x.detach()
-        return computed_by(activated(x, self._kind), lambda: activated(kept, self._kind))
+        return computed_by(self._module, activated(x, self._kind), lambda: activated(kept, self._kind))
 
     def sharded_state_dict(self, *_arguments: object, **_keywords: object) -> dict[str, object]:
         """Return an empty state: there is nothing to save."""

@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from harness.config.model import ModelConfig
+from harness.config.parallel import CHEAP_MODULES, ParallelConfig
+from harness.config.pipeline_layout import LAYER_NAMES
 from harness.config.schema import Config
 from harness.model import initial_weights, weight_gradient
 from harness.model.attention.flash import Documents
@@ -51,6 +53,7 @@ _ACTIVATIONS = {
     "clamped_swiglu": functional.silu,
 }
 """Functions that Megatron is told of, out of the few that it knows here; `harness.model.activation` computes ours."""
+_RECOMPUTED_BY_MEGATRON = frozenset(("core_attn", "shared_experts"))
 
 
 class LanguageModel(GPTModel):  # type: ignore[misc]
@@ -62,8 +65,8 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         model: ModelConfig,
         ranks: Ranks,
         rotations: Rotations,
-        kinds_in_modules: Kinds | None,
-        recompute: str,
+        kinds_in_mtp: Kinds | None,
+        parallel: ParallelConfig,
         **arguments: Any,  # noqa: ANN401 (Megatron's)
     ) -> None:
         super().__init__(**arguments)
@@ -75,9 +78,9 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         if model.scale_embedding and self.pre_process:
             self.embedding.register_forward_hook(partial(_scaled, scale=math.sqrt(model.hidden_size)))
         self._further: tuple[FurtherTokens, Any] | None = None
-        if kinds_in_modules is not None and self.post_process:
-            self._add_modules(model, kinds_in_modules, recompute)
-        self._is_at_both_ends = kinds_in_modules is not None and not self.share_embeddings_and_output_weights
+        if kinds_in_mtp is not None and self.post_process:
+            self._add_mtp_modules(model, kinds_in_mtp, parallel)
+        self._is_at_both_ends = kinds_in_mtp is not None and not self.share_embeddings_and_output_weights
         self._is_at_both_ends &= self.pre_process != self.post_process
         if self.untied_replica is not None:
             share_over_ends(self.untied_replica)
@@ -90,16 +93,9 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
             group=self.pg_collection.tp if ranks.tp.size > 1 else None,
         )
 
-    def _add_modules(self, model: ModelConfig, kinds: Kinds, recompute: str) -> None:
+    def _add_mtp_modules(self, model: ModelConfig, kinds: Kinds, parallel: ParallelConfig) -> None:
         """Add the modules that predict further tokens, and the embedding that they read where there is none."""
-        self.mtp = FurtherTokens(
-            self.config,
-            kinds,
-            model=model,
-            recompute=recompute,
-            virtual_stage=self.vp_stage,
-            groups=self.pg_collection,
-        )
+        self.mtp = FurtherTokens(self, kinds, model, parallel)
         embedding = embedding_behind_layers(self)
         if model.scale_embedding and not self.pre_process:
             embedding.register_forward_hook(partial(_scaled, scale=math.sqrt(model.hidden_size)))
@@ -140,15 +136,10 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
 
     def _postprocess(self, hidden_states: torch.Tensor, **arguments: Any) -> torch.Tensor:  # noqa: ANN401 (Megatron's)
         """Attach the losses of further tokens in training; then predict the next ones as Megatron does."""
-        labels_BS = arguments["labels"]
-        if self._further is not None and labels_BS is not None and self.training and torch.is_grad_enabled():
+        is_trained = arguments["labels"] is not None and self.training and torch.is_grad_enabled()
+        if self._further is not None and is_trained:
             modules, embedding = self._further
-            inputs = Inputs(
-                tokens_BS=arguments["input_ids"],
-                labels_BS=labels_BS,
-                loss_mask_BS=arguments["loss_mask"],
-                packed=arguments["packed_seq_params"],
-            )
+            inputs = Inputs.of(arguments)
             hidden_states = modules(hidden_states, inputs, partial(embedding, position_ids=None), self._further_loss)
         output: torch.Tensor = super()._postprocess(hidden_states=hidden_states, **arguments)
         return output
@@ -196,7 +187,7 @@ def build_model(config: Config, plan: Plan, ranks: Ranks, device: torch.device) 
         _mark(chunk, config.model, ranks, first_layer)
         chunks.append(chunk)
     wrapped = _wrap(chunks, transformer, overlap=_overlaps(ranks, device))
-    again = chunks if config.parallel.recompute == "selective" else []
+    again = chunks if _keeps_recipes(config.parallel) else []
     weight_gradient.tell(parameter for chunk in again for parameter in chunk.parameters_in_layers())
     return wrapped
 
@@ -226,8 +217,6 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         hidden_dropout=0.0,
         attention_dropout=0.0,
         sequence_parallel=parallel.sequence_parallel,
-        num_layers_in_first_pipeline_stage=parallel.num_layers_in_first_pipeline_stage,
-        num_layers_in_last_pipeline_stage=parallel.num_layers_in_last_pipeline_stage,
         params_dtype=dtype,
         pipeline_dtype=dtype,
         bf16=dtype is torch.bfloat16,
@@ -238,7 +227,7 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         # Weights are filled by harness.model.initial_weights.
         perform_initialization=False,
         use_cpu_initialization=not on_gpu,
-        gradient_accumulation_fusion=_adds_weight_gradients_in_products(parallel.recompute, device),
+        gradient_accumulation_fusion=_adds_weight_gradients_in_products(parallel, device),
         masked_softmax_fusion=False,
         persist_layer_norm=False,
         # Without dropout the residual is one addition: nothing to fuse.
@@ -248,18 +237,24 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         **expert_settings(model),
         **megatron_sizes(plan.layout),
         **_communication(interleaved=plan.layout.virtual_pipeline > 1, on_gpu=on_gpu),
-        **_recompute(parallel.recompute),
+        **_stages(parallel),
+        **_recompute(parallel),
     )
     transformer.add_bias_linear = model.add_bias_linear
     return transformer
 
 
-def _adds_weight_gradients_in_products(recompute: str, device: torch.device) -> bool:
+def _keeps_recipes(parallel: ParallelConfig) -> bool:
+    """Return whether autograd keeps recipes of tensors in the place of some of them (`harness.model.recompute`)."""
+    return bool(parallel.recomputed_modules & CHEAP_MODULES)
+
+
+def _adds_weight_gradients_in_products(parallel: ParallelConfig, device: torch.device) -> bool:
     """Return whether Megatron adds weight gradients within products, and give it the product if apex does not.
 
-    apex's does not tell parameters what selective recomputation needs (`weight_gradient.tell`).
+    apex's does not tell parameters what is needed where autograd keeps recipes (`weight_gradient.tell`).
     """
-    needs_own = recompute == "selective"
+    needs_own = _keeps_recipes(parallel)
     if (needs_own or not layers._grad_accum_fusion_available) and weight_gradient.product_can_add(device):
         replace(layers, "fused_weight_gradient_mlp_cuda", weight_gradient)
         replace(layers, "_grad_accum_fusion_available", True)
@@ -282,11 +277,29 @@ def _communication(*, interleaved: bool, on_gpu: bool) -> dict[str, Any]:
     }
 
 
-def _recompute(kind: str) -> dict[str, Any]:
-    """Return Megatron's settings. It knows nothing of what selective recomputation means here: see `settle_layers`."""
-    if kind != "full":
-        return {}
-    return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+def _stages(parallel: ParallelConfig) -> dict[str, Any]:
+    """Return Megatron's settings of the layers of every stage; even stages need none."""
+    layout = parallel.pipeline_model_parallel_layout
+    names = None if layout is None else [[LAYER_NAMES[letter] for letter in stage] for stage in layout]
+    return {
+        "pipeline_model_parallel_layout": names,
+        "num_layers_in_first_pipeline_stage": parallel.num_layers_in_first_pipeline_stage,
+        "num_layers_in_last_pipeline_stage": parallel.num_layers_in_last_pipeline_stage,
+        "account_for_embedding_in_pipeline_split": parallel.account_for_embedding_in_pipeline_split,
+        "account_for_loss_in_pipeline_split": parallel.account_for_loss_in_pipeline_split,
+    }
+
+
+def _recompute(parallel: ParallelConfig) -> dict[str, Any]:
+    """Return Megatron's settings of what it recomputes itself; our layers do the rest (see `settle_layers`)."""
+    if parallel.recomputation == "full":
+        return {
+            "recompute_granularity": "full",
+            "recompute_method": parallel.recompute_method or "uniform",
+            "recompute_num_layers": parallel.recompute_num_layers or 1,
+        }
+    modules = sorted(parallel.recomputed_modules & _RECOMPUTED_BY_MEGATRON)
+    return {"recompute_granularity": "selective", "recompute_modules": modules} if modules else {}
 
 
 def _chunk(
@@ -296,15 +309,15 @@ def _chunk(
     rotations = Rotations(model, ranks.cp)
     learns_positions = model.position_embedding_type == "learned_absolute"
     kinds = None
-    if model.num_modules:
+    if model.num_mtp_modules:
         layer, norm = last_layer(config, ranks, rotations, device)
         kinds = Kinds(layer=layer, norm=norm)
     chunk = LanguageModel(
         model=model,
         ranks=ranks,
         rotations=rotations,
-        kinds_in_modules=kinds,
-        recompute=config.parallel.recompute,
+        kinds_in_mtp=kinds,
+        parallel=config.parallel,
         config=transformer,
         transformer_layer_spec=block_spec(config, transformer, ranks, rotations, virtual_stage, device),
         vocab_size=model.padded_vocab_size,
@@ -317,7 +330,7 @@ def _chunk(
         position_embedding_type="learned_absolute" if learns_positions else "none",
         vp_stage=virtual_stage,
     )
-    settle_layers(chunk.decoder, config.parallel.recompute)
+    settle_layers(chunk.decoder, config.parallel)
     return chunk
 
 

@@ -53,7 +53,7 @@ class RMSNorm(Scaled, nn.RMSNorm):
 
     def _again(self, normed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         kept = x.detach()
-        return computed_by(normed, lambda: rms_norm(kept, self.scale(), self._epsilon))
+        return computed_by("layernorm", normed, lambda: rms_norm(kept, self.scale(), self._epsilon))
 
 
 class LayerNorm(Scaled, nn.LayerNorm):
@@ -80,7 +80,7 @@ class LayerNorm(Scaled, nn.LayerNorm):
 
     def _again(self, normed: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         kept = x.detach()
-        return computed_by(normed, lambda: self._normed(kept))
+        return computed_by("layernorm", normed, lambda: self._normed(kept))
 
 
 def hand_over(total: torch.Tensor, norm: nn.Module, normed: torch.Tensor) -> torch.Tensor:

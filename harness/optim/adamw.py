@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from harness.parameters.optimizers import ADAMW, OptimizerKind
+from harness.parameters.optimizers import ADAMW
 
 
 class AdamW(torch.optim.AdamW):
@@ -48,7 +48,7 @@ class AdamW(torch.optim.AdamW):
             params = [p for p in group["params"] if p.grad is not None and p.numel() > 0]
             if not params:
                 continue
-            moments = [with_moments(self.state[p], p, ADAMW) for p in params]
+            moments = [with_states(self.state[p], p, ADAMW.states) for p in params]
             # Filled on the device: a number that is copied there would make the host wait.
             count = torch.full((), float(group["step"]), device=params[0].device)
             torch._fused_adamw_(
@@ -69,9 +69,9 @@ class AdamW(torch.optim.AdamW):
             )
 
 
-def with_moments(state: dict[str, Any], parameter: torch.Tensor, kind: OptimizerKind) -> dict[str, Any]:
+def with_states(state: dict[str, Any], parameter: torch.Tensor, names: Iterable[str]) -> dict[str, Any]:
     """Return the state of a parameter: with zeros before its first update."""
-    for name in kind.states:
+    for name in names:
         if name not in state:
             state[name] = torch.zeros_like(parameter)
     return state

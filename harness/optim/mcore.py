@@ -11,10 +11,13 @@ from torch import nn
 
 from harness.config.schema import Config
 from harness.config.schema import OptimizerConfig as Settings
-from harness.optim.adamw import AdamW, with_moments
+from harness.optim.adamw import AdamW, with_states
+from harness.optim.muon.mcore import make_muon
+from harness.optim.muon.update import Muon
 from harness.parallel import collectives, cpu
 from harness.parallel.megatron_changes import replace
 from harness.parameters.names import matches_any, plain_name
+from harness.parameters.table import find_parameter
 
 cpu.prepare()
 
@@ -33,12 +36,15 @@ _WITHOUT_DECAY = {ParamKey(attr="has_no_weight_decay"): {"wd_mult": 0.0}}
 
 
 class Optimizer:
-    """AdamW sharded over data-parallel ranks, over all model chunks of this rank."""
+    """The optimizer, sharded over data-parallel ranks, over all model chunks of this rank.
+
+    Megatron updates by AdamW whatever has a gradient. Before that, Muon updates hidden matrices, and drops theirs.
+    """
 
     def __init__(self, config: Config, chunks: list[nn.Module]) -> None:
         _use_own_adam()
         settings = config.optimizer
-        self._kind = settings.kind
+        self._kind = settings.traits
         self.megatron: Any = get_megatron_optimizer(
             OptimizerConfig(
                 optimizer=self._kind.megatron_name,
@@ -56,6 +62,8 @@ class Optimizer:
             config_overrides=_WITHOUT_DECAY,
         )
         self._grad_norm = self._gradient_scale = torch.zeros(())
+        self._states = self._names_of_states(config, chunks)
+        self._muon = self._made_muon(config) if self._kind.orthogonalizes else None
         self.follow(settings)
 
     def follow(self, settings: Settings, frozen: Collection[str] = ()) -> None:
@@ -67,7 +75,13 @@ class Optimizer:
         self._clip_grad = settings.clip_grad
         self._group_options = self._kind.group_options(settings)
         self._weight_decay = settings.weight_decay
-        self._frozen = [shard for name, shard in self._named_shards() if matches_any(plain_name(name), frozen)]
+
+        def is_frozen(name: str) -> bool:
+            return matches_any(plain_name(name), frozen)
+
+        self._frozen = [shard for tensor, shard in self._shards() if is_frozen(tensor.whole_name)]
+        if self._muon is not None:
+            self._muon.follow(settings, is_frozen)
 
     def zero_grad(self) -> None:
         """Drop the parameters' gradients. The owner of the chunks zeroes their gradient buffers."""
@@ -87,8 +101,23 @@ class Optimizer:
         self._grad_norm = self._norm() * gradient_scale
         return self._grad_norm
 
-    def _named_shards(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield this rank's shard of each parameter that it updates, with the parameter's name in the whole model."""
+    def _names_of_states(self, config: Config, chunks: list[nn.Module]) -> dict[int, tuple[str, ...]]:
+        """Return the names of the states of each shard, by its `id`, and tell its parameter, for checkpoints."""
+        for chunk in chunks:
+            tensor: Any  # which `harness.model` has marked
+            for tensor in chunk.parameters():
+                is_matrix = find_parameter(tensor.whole_name, config.model).is_matrix
+                tensor.kept_states = self._kind.states_of(is_matrix=is_matrix)
+        return {id(shard): tensor.kept_states for tensor, shard in self._shards()}
+
+    def _made_muon(self, config: Config) -> Muon:
+        # Megatron makes whatever state is not there before a load, and knows only AdamW's.
+        for _ in self.tensors():
+            pass
+        return make_muon(config, self._parts(), {id(tensor): shard for tensor, shard in self._shards()})
+
+    def _shards(self) -> Iterator[tuple[Any, torch.Tensor]]:
+        """Yield this rank's shard of each parameter that it updates, behind the parameter."""
         for part in self._parts():
             pairs = (
                 (part.model_float16_groups, part.shard_fp32_from_float16_groups),
@@ -96,11 +125,11 @@ class Optimizer:
             )
             for models, shards in pairs:
                 for of_model, of_shard in zip(models, shards, strict=True):
-                    yield from zip((parameter.whole_name for parameter in of_model), of_shard, strict=True)
+                    yield from zip(of_model, of_shard, strict=True)
 
     @torch.no_grad()
     def update(self, learning_rate: float, betas: tuple[float, float] | None = None) -> None:
-        """Clip the prepared gradients and update, with other betas than the configuration's if given.
+        """Clip the prepared gradients and update, with other betas of AdamW than the configuration's if given.
 
         Every rank must call it.
         """
@@ -109,8 +138,12 @@ class Optimizer:
             group |= self._group_options | ({"betas": betas} if betas else {})
             # Megatron leaves it to its scheduler to apply the factor, which is 0 for norms and biases.
             group["weight_decay"] = self._weight_decay * group["wd_mult"]
-        self._scale_and_clip()
-        self._make_moments_of_frozen()
+        divisor = self._divisor()
+        for part in self._parts():
+            part.optimizer.gradient_divisor = divisor
+        self._make_states_of_frozen()
+        if self._muon is not None:
+            self._muon.update(learning_rate, divisor=divisor)
         self.megatron.step_with_ready_grads()
 
     def gradient_is_finite(self) -> bool:
@@ -124,10 +157,11 @@ class Optimizer:
         totals = torch.zeros(len(names), dtype=torch.float64, device=torch.cuda.current_device())
         for part in self._parts():
             for parameter, state in part.optimizer.state.items():
-                if _counts_once(parameter) and all(name in state for name in names):
+                if _counts_once(parameter) and all(name in state for name in self._states[id(parameter)]):
                     # Adds up in float64 without a copy in float64, which would be twice the state.
-                    norms = [torch.linalg.vector_norm(state[name], dtype=torch.float64) for name in names]
-                    totals += torch.stack(norms).square()
+                    for total, name in zip(totals, names, strict=True):
+                        if name in state:
+                            total += torch.linalg.vector_norm(state[name], dtype=torch.float64).square()
         collectives.sum_over(totals)
         return {name: math.sqrt(value) for name, value in zip(names, totals.tolist(), strict=True)}
 
@@ -139,7 +173,7 @@ class Optimizer:
         for part in self._parts():
             for group in part.optimizer.param_groups:
                 for parameter in group["params"]:
-                    state = with_moments(part.optimizer.state[parameter], parameter, self._kind)
+                    state = with_states(part.optimizer.state[parameter], parameter, self._states[id(parameter)])
                     yield parameter
                     yield from (state[name] for name in sorted(state) if isinstance(state[name], torch.Tensor))
 
@@ -155,13 +189,13 @@ class Optimizer:
     def _groups(self) -> list[dict[str, Any]]:
         return [group for part in self._parts() for group in part.optimizer.param_groups]
 
-    def _make_moments_of_frozen(self) -> None:
-        """Make zero moments where an update would have made them: a checkpoint holds those of every parameter."""
+    def _make_states_of_frozen(self) -> None:
+        """Make states of zeros where an update would have made them: a checkpoint holds those of every parameter."""
         for part in self._parts() if self._frozen else ():
             own = {id(parameter) for parameter in part.get_parameters()}
             for shard in self._frozen:
                 if id(shard) in own:
-                    with_moments(part.optimizer.state[shard], shard, self._kind)
+                    with_states(part.optimizer.state[shard], shard, self._states[id(shard)])
 
     def _parts(self) -> list[Any]:
         return [part for part in self.megatron.chained_optimizers if not part.is_stub_optimizer]
@@ -178,12 +212,12 @@ class Optimizer:
             square_sum += torch.stack(torch._foreach_norm(gradients)).square().sum()
         return collectives.sum_over(square_sum, self.megatron.get_grad_stats_parallel_group()).sqrt()
 
-    def _scale_and_clip(self) -> None:
+    def _divisor(self) -> torch.Tensor:
+        """Return the divisor of the gradients in an update: for their scale, and for clipping."""
         divisor = 1.0 / self._gradient_scale
         if self._clip_grad > 0.0:
             divisor = divisor * ((self._grad_norm + 1e-6) / self._clip_grad).clamp(min=1.0)
-        for part in self._parts():
-            part.optimizer.gradient_divisor = divisor
+        return divisor
 
 
 def _counts_once(parameter: torch.Tensor) -> bool:

@@ -47,6 +47,16 @@ def joined(share: torch.Tensor, group: Group) -> torch.Tensor:
     return whole
 
 
+def exchanged(given: torch.Tensor, given_sizes: list[int], taken_sizes: list[int], group: Group) -> torch.Tensor:
+    """Give each rank of the group its stretch of a tensor `[numbers]`, and return what they gave, in rank order.
+
+    The sizes are those of the stretches, by rank. Every rank of the group must call it.
+    """
+    taken = given.new_empty(sum(taken_sizes))
+    dist.all_to_all_single(taken, given, taken_sizes, given_sizes, group=group)
+    return taken
+
+
 def to_and_fro(tensor: torch.Tensor, peer: int, *, is_first: bool) -> None:
     """Send the tensor to another rank and get it back, or the other way round where the other is the first."""
     steps = (dist.send, dist.recv) if is_first else (dist.recv, dist.send)

@@ -88,6 +88,12 @@ def megatron_sizes(layout: Layout) -> dict[str, int | None]:
     return {**sizes, "virtual_pipeline_model_parallel_size": chunks}
 
 
+def stage_group() -> dist.ProcessGroup:
+    """Return the group of all ranks of this rank's pipeline stage, in the order of their numbers in the world."""
+    group: dist.ProcessGroup = parallel_state.get_tensor_and_data_parallel_group(with_context_parallel=True)
+    return group
+
+
 def groups_by_kind() -> dict[str, dist.ProcessGroup]:
     """Return this rank's groups of more than one rank, and the whole world, by name."""
     kinds = {

@@ -66,7 +66,7 @@ class ModelShape(Hashable, Protocol):
         """True if shared experts have a gate."""
 
     @property
-    def num_modules(self) -> int:
+    def num_mtp_modules(self) -> int:
         """Modules that predict further tokens, each with a layer like the last one."""
 
     @property

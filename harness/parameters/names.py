@@ -12,7 +12,7 @@ OUTPUT = "output_layer.weight"
 LAYERS = "decoder.layers."
 """Prefix of every layer's parameters: in front of the layer's number, or of a tensor that stacks all layers."""
 
-MODULES = "mtp.layers."
+MTP_MODULES = "mtp.layers."
 """Prefix of the parameters of modules that predict further tokens, in front of a module's number."""
 
 _IN_LAYER = re.compile(rf"{re.escape(LAYERS)}([0-9]+)\.(.+)")

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from harness.parameters.names import MTP_MODULES
+
 Part = Literal["embedding", "attention", "mlp", "experts", "norm", "output", "mtp"]
 End = Literal["first", "last"]
 Replicas = Literal["data", "tensor", "ends", "expert data"]
@@ -62,6 +64,32 @@ class Parameter:
     """False for fp32 numbers that no gradient moves, and no optimizer knows."""
     num_true_rows: int | None = None
     """Rows of the true vocabulary, in front of zeros that never learn; None where rows do not stand for tokens."""
+    stacked: tuple[int, ...] = ()
+    """Rows of the projections that a matrix has one below the other, as often as it has rows for them; empty where its
+    blocks say it."""
+
+    @property
+    def is_of_mtp(self) -> bool:
+        """True if it is in a module that predicts further tokens."""
+        return self.name.startswith(MTP_MODULES)
+
+    @property
+    def projections(self) -> tuple[int, ...]:
+        """Rows of the projections that a hidden matrix (of each expert) stacks, as often as it has rows for them.
+
+        A hidden matrix maps hidden numbers to hidden numbers. Empty for others: vectors, and tables that tokens or
+        positions are looked up in, or compared with.
+        """
+        dim = 0 if self.num_experts is None else 1
+        if self.part in ("embedding", "output") or len(self.shape) < dim + 2:
+            return ()
+        num_blocks = self.cut.num_blocks if self.cut is not None and self.cut.dim == dim else 1
+        return self.stacked or (self.shape[dim] // num_blocks,) * num_blocks
+
+    @property
+    def is_matrix(self) -> bool:
+        """True for a hidden matrix, which Muon makes orthogonal."""
+        return bool(self.projections)
 
     @property
     def replicated_over(self) -> tuple[Replicas, ...]:

@@ -38,6 +38,7 @@ class Row:
     is_of_experts: bool = False
     is_trained: bool = True
     has_vocabulary: bool = False
+    stacked: Callable[[ModelShape], tuple[int, ...]] = lambda model: ()
 
     def parameter(self, model: ModelShape, layer: int | None) -> Parameter:
         """Return the parameter of a model that has it, in this layer or outside of all."""
@@ -60,6 +61,7 @@ class Row:
             num_chosen=model.moe_router_topk if self.is_of_experts else None,
             is_trained=self.is_trained,
             num_true_rows=model.vocab_size if self.has_vocabulary else None,
+            stacked=self.stacked(model),
         )
 
 

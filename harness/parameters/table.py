@@ -9,12 +9,12 @@ output layer that has no bias and may share the embedding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
 from harness.parameters.model_shape import ModelShape
-from harness.parameters.names import EMBEDDING, MODULES, OUTPUT, POSITIONS, plain_name
+from harness.parameters.names import EMBEDDING, MTP_MODULES, OUTPUT, POSITIONS, plain_name
 from harness.parameters.parameter import Cut, Initial, Parameter
 from harness.parameters.rows import (
     Row,
@@ -115,6 +115,16 @@ def _of_experts() -> tuple[Row, ...]:
     )
 
 
+def _stacking(projections: Callable[[ModelShape], tuple[int, ...]], rows: Iterable[Row]) -> tuple[Row, ...]:
+    """Rows of a matrix that stacks projections otherwise than its blocks say."""
+    return tuple(replace(row, stacked=projections) for row in rows)
+
+
+def _of_a_query_group(model: ModelShape) -> tuple[int, int, int]:
+    """Return the rows of the queries, of the key and of the value of each query group."""
+    return (model.num_attention_heads // model.query_groups * model.head_size, model.head_size, model.head_size)
+
+
 def _num_experts(model: ModelShape) -> int:
     return model.num_moe_experts or 0
 
@@ -141,7 +151,7 @@ _BEFORE_LAYERS = (
         EMBEDDING,
         "embedding",
         # Modules that predict further tokens read it behind the last layer.
-        lambda model: ("first", "last") if _is_tied(model) or model.num_modules else ("first",),
+        lambda model: ("first", "last") if _is_tied(model) or model.num_mtp_modules else ("first",),
         # Looked up, not multiplied with, unless it is the output layer too.
         is_multiplied=_is_tied,
     ),
@@ -168,11 +178,14 @@ _OF_LAYER = (
     *into_residual(
         "self_attention.linear_proj", "attention", lambda model: model.num_attention_heads * model.head_size
     ),
-    *into_layer(
-        "self_attention.linear_qkv",
-        "attention",
-        lambda model: (model.num_attention_heads + 2 * model.query_groups) * model.head_size,
-        has_bias=lambda model: model.add_bias_linear or model.add_qkv_bias,
+    *_stacking(
+        _of_a_query_group,
+        into_layer(
+            "self_attention.linear_qkv",
+            "attention",
+            lambda model: (model.num_attention_heads + 2 * model.query_groups) * model.head_size,
+            has_bias=lambda model: model.add_bias_linear or model.add_qkv_bias,
+        ),
     ),
     *_norm_of_heads("self_attention.q_layernorm", lambda model: model.num_attention_heads),
     *_norm_of_heads("self_attention.k_layernorm", lambda model: model.query_groups),
@@ -286,7 +299,7 @@ def _parameters(model: ModelShape) -> Iterator[Parameter]:
     for layer, has_experts in enumerate(model.expert_layers):
         yield from (row.parameter(model, layer) for row in _rows_of_layer(has_experts) if row.when(model))
     yield from (row.parameter(model, None) for row in _AFTER_LAYERS if row.when(model))
-    for module in range(model.num_modules):
+    for module in range(model.num_mtp_modules):
         yield from _of_module(model, module)
 
 
@@ -301,5 +314,5 @@ def _of_module(model: ModelShape, module: int) -> Iterator[Parameter]:
     )
     for row in (*_OF_MODULE, *inside):
         if row.when(model):
-            name = f"{MODULES}{module}.{row.name}"
-            yield replace(row.parameter(model, None), name=name, part="mtp", ends=("last",))
+            name = f"{MTP_MODULES}{module}.{row.name}"
+            yield replace(row.parameter(model, None), name=name, ends=("last",))

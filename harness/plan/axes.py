@@ -41,6 +41,7 @@ def given_sizes(config: Config) -> dict[str, int]:
     Each expert is shared by as many ranks as every layer, if nothing else is said.
     """
     sizes = {axis.key: getattr(config.parallel, axis.key) or 1 for axis in AXES}
+    sizes["virtual_pipeline_model_parallel_size"] = config.parallel.num_model_chunks
     if config.model.num_moe_experts is not None and config.parallel.expert_tensor_parallel_size is None:
         sizes["expert_tensor_parallel_size"] = config.parallel.tensor_model_parallel_size
     return sizes

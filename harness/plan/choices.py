@@ -18,7 +18,8 @@ RULE_OF_THUMB = (
     "what fits comes first, then no recomputation, or as little as it takes, then the least splitting; "
     "tensor parallelism stays within a node, and a pipeline is charged for its bubble"
 )
-_RECOMPUTATIONS: tuple[Literal["none", "selective", "full"], ...] = ("none", "selective", "full")
+Recomputation = Literal["none", "selective", "full"]
+_RECOMPUTATIONS: tuple[Recomputation, ...] = ("none", "selective", "full")
 """By what they cost."""
 _TENSOR_COST = 0.04
 """Share of the step that doubling the tensor-parallel size is charged with. A guess within a node, to order by."""
@@ -30,7 +31,7 @@ class LayoutChoice:
 
     layout: Layout
     sequence_parallel: bool
-    recompute: Literal["none", "selective", "full"]
+    recompute: Recomputation
     memory: MemoryEstimate
     """Of the heaviest rank."""
     fits: bool
@@ -54,8 +55,7 @@ def legal_layouts(config: Config, num_gpus: int, memory_gib: float = 79, gpus_pe
             candidate = _with_sizes(config, tensor, pipeline)
             if layout_problems(candidate, num_gpus):
                 continue
-            for recompute in _RECOMPUTATIONS[_RECOMPUTATIONS.index(config.parallel.recompute) :]:
-                parallel = candidate.parallel.model_copy(update={"recompute": recompute})
+            for parallel in _with_more_recomputation(candidate.parallel):
                 choice = _choice(candidate.model_copy(update={"parallel": parallel}), num_gpus, memory_gib)
                 choices.append(choice)
                 if choice.fits:
@@ -84,22 +84,33 @@ def _choice(config: Config, num_gpus: int, memory_gib: float) -> LayoutChoice:
     return LayoutChoice(
         layout=layout,
         sequence_parallel=config.parallel.sequence_parallel,
-        recompute=config.parallel.recompute,
+        recompute=config.parallel.recomputation,
         memory=memory,
         fits=memory.fits(memory_gib),
         bubble=pipeline_bubble(layout, fewest),
     )
 
 
+def _with_more_recomputation(parallel: ParallelConfig) -> list[ParallelConfig]:
+    """Return the settings as they are, then those of each granularity that recomputes more, without a choice in it."""
+    more = _RECOMPUTATIONS[_RECOMPUTATIONS.index(parallel.recomputation) + 1 :]
+    plain = parallel.model_copy(update=dict.fromkeys(("recompute", "recompute_modules")))
+    return [parallel, *(plain.model_copy(update={"recompute_granularity": granularity}) for granularity in more)]
+
+
 def _with_sizes(config: Config, tensor: int, pipeline: int) -> Config:
+    given = config.parallel
     parallel = ParallelConfig(
         tensor_model_parallel_size=tensor,
         pipeline_model_parallel_size=pipeline,
-        context_parallel_size=config.parallel.context_parallel_size,
+        context_parallel_size=given.context_parallel_size,
         sequence_parallel=tensor > 1,
-        micro_batch_size=config.parallel.micro_batch_size,
-        expert_model_parallel_size=config.parallel.expert_model_parallel_size,
-        expert_tensor_parallel_size=config.parallel.expert_tensor_parallel_size,
-        recompute=config.parallel.recompute,
+        micro_batch_size=given.micro_batch_size,
+        expert_model_parallel_size=given.expert_model_parallel_size,
+        expert_tensor_parallel_size=given.expert_tensor_parallel_size,
+        recompute_granularity=None if given.recomputation == "none" else given.recomputation,
+        recompute_modules=given.recompute_modules,
+        recompute_method=given.recompute_method,
+        recompute_num_layers=given.recompute_num_layers,
     )
     return config.model_copy(update={"parallel": parallel})

@@ -5,9 +5,11 @@ ranks that share each expert): every rank of the expert-parallel group has t tok
 For backward it keeps (h hidden, E experts, f this rank's share of an expert's width, g that of the shared experts):
 
     h * r, and 4*f * r      tokens in the order of their experts; gate and up projection, activation, and that times
-                            the token's weight (3*f if not gated; selective recomputation: only the projections)
+                            the token's weight (3*f if not gated; `moe_act` recomputed: only the projections)
     E * t, and r            fp32 numbers: the router's scores, and the weights of rows
-    3*g                     of each token of the tensor-parallel group, as in a dense MLP
+    3*g                     of each token of the tensor-parallel group, as in a dense MLP (`mlp_act` recomputed: 2*g)
+
+Nothing of the experts is kept where `moe` is recomputed, and nothing of the shared ones where `shared_experts` is.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ class ExpertLayer:
     """Tokens of a micro-batch between layers, of this rank alone where tensor-parallel ranks share the sequence."""
     all_tokens: int
     """Tokens of the whole tensor-parallel group."""
+    modules: frozenset[str]
+    """Modules that are recomputed."""
 
     @property
     def _rows(self) -> int:
@@ -46,23 +50,28 @@ class ExpertLayer:
         """Width of what the first projection of an expert gives."""
         return (2 if self.model.gated else 1) * self._width
 
-    def kept_bytes(self, *, recomputes: bool) -> int:
+    def kept_bytes(self) -> int:
         """Return the bytes that are kept between the passes, beside those of a layer's attention, norms and stream."""
-        activated = 0 if recomputes else 2 * self._width
+        return 0 if "moe" in self.modules else self.made_bytes()
+
+    def made_bytes(self) -> int:
+        """Return the bytes that the experts and their router keep when they are computed."""
+        activated = 0 if "moe_act" in self.modules else 2 * self._width
         rows = self.value_bytes * self._rows * (self.model.hidden_size + self._projected + activated)
         of_router = _FP32_BYTES * (self.own_tokens * (self.model.num_moe_experts or 0) + self._rows)
-        return rows + of_router + self._shared_bytes(recomputes=recomputes)
+        return rows + of_router + self._shared_bytes()
 
-    def moments(self, *, recomputes: bool) -> tuple[tuple[int, int], ...]:
+    def moments(self) -> tuple[tuple[int, int], ...]:
         """Return the peaks in backward: the bytes that are made for a moment, less those that are no longer kept.
 
         They are at the second products of the experts, at their activation, and at the first products.
         """
         hidden, width, projected = self.model.hidden_size, self._width, self._projected
         rows = self.value_bytes * self._rows
-        shared = self._shared_bytes(recomputes=recomputes)
+        shared = self._shared_bytes()
         num_own = (self.model.num_moe_experts or 0) // self.layout.expert
         first, second = num_own * projected * hidden, num_own * width * hidden
+        recomputes = "moe_act" in self.modules
         again = 2 * width if recomputes else 0
         freed = 0 if recomputes else width
         return (
@@ -71,7 +80,9 @@ class ExpertLayer:
             (rows * (projected + hidden) + self.value_bytes * first, shared + rows * 2 * freed),
         )
 
-    def _shared_bytes(self, *, recomputes: bool) -> int:
+    def _shared_bytes(self) -> int:
+        if "shared_experts" in self.modules:
+            return 0
         width = (self.model.moe_shared_expert_intermediate_size or 0) // self.layout.tensor
-        kept = ((2 if self.model.gated else 1) + (not recomputes)) * width
+        kept = ((2 if self.model.gated else 1) + ("mlp_act" not in self.modules)) * width
         return self.value_bytes * self.all_tokens * kept

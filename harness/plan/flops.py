@@ -16,11 +16,13 @@ Not counted: the embedding lookup, padded vocabulary rows, norms, activations, t
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Literal
 
 from harness.config.model import ModelConfig
+from harness.config.schema import Config
+from harness.parameters.parameter import Parameter
 from harness.parameters.table import find_parameter, output_name, parameter_table
 from harness.plan.gpus import find_gpu
+from harness.plan.stages import Stages, layers_of_rank, layers_per_stage
 
 _NUM_REMEMBERED = 16
 """Models whose sum is kept: the plan asks for it again in every phase."""
@@ -37,27 +39,51 @@ def flops_per_token_full_attention(model: ModelConfig, seq_length: int) -> int:
 
     They count no windows either.
     """
-    num_layers = model.num_layers + model.num_modules
+    num_layers = model.num_layers + model.num_mtp_modules
     full = num_layers * _forward_attention_of_layer(model, seq_length, seq_length)
     return 3 * (_forward_linear(model) + 2 * full)
 
 
-def hardware_flops_per_token(
-    model: ModelConfig, seq_length: int, recompute: Literal["none", "selective", "full"]
-) -> int:
-    """Return the FLOPs per token that the hardware executes: the numerator of HFU, causal attention.
+def hardware_flops_per_token(config: Config, seq_length: int) -> int:
+    """Return the FLOPs per token that the hardware executes in a layout: the numerator of HFU, causal attention.
 
-    Flash attention computes the scores again in backward (5 matrix products against 2 in forward). `selective` computes
-    no product again, `full` the whole forward of every layer, but not the output layer.
+    Flash attention computes the scores again in backward (5 matrix products against 2 in forward). Recomputed modules
+    and layers are computed once more, but never the output layer.
     """
-    attention = _forward_attention(model, seq_length)
-    executed = 3 * _forward_linear(model) + attention * 7 // 2
-    if recompute == "full":
-        in_layers = (
-            parameter for parameter in parameter_table(model) if parameter.layer is not None or parameter.part == "mtp"
-        )
-        return executed + attention + 2 * sum(parameter.num_multiplied for parameter in in_layers)
-    return executed
+    model, modules = config.model, config.parallel.recomputed_modules
+    attention = _attention_by_layer(model, seq_length)
+    of_mtp = sum(attention[model.num_layers :]) if config.parallel.recomputes_mtp_layers else 0
+    executed = 3 * _forward_linear(model) + sum(attention) * 7 // 2
+    if "core_attn" in modules:
+        executed += sum(attention)
+    again = _recomputed_layers(config)
+    linear = sum(
+        2 * parameter.num_multiplied
+        for parameter in parameter_table(model)
+        if parameter.layer in again
+        or (parameter.is_of_mtp and config.parallel.recomputes_mtp_layers)
+        or _is_of(parameter, modules)
+    )
+    return executed + linear + sum(attention[layer] for layer in again) + of_mtp
+
+
+def _recomputed_layers(config: Config) -> set[int]:
+    """Return the numbers of the layers that are recomputed as a whole."""
+    parallel, stages = config.parallel, layers_per_stage(config)
+    return {
+        layer
+        for rank in range(parallel.pipeline_model_parallel_size)
+        for layers in layers_of_rank(stages, rank)
+        for layer in layers[: parallel.num_recomputed(len(layers))]
+    }
+
+
+def _is_of(parameter: Parameter, modules: frozenset[str]) -> bool:
+    """Return whether the parameter belongs to one of the modules that have products of their own."""
+    if parameter.part == "mlp":
+        return "mlp" in modules
+    is_shared = ".shared_experts." in parameter.name
+    return parameter.part == "experts" and ("moe" in modules or (is_shared and "shared_experts" in modules))
 
 
 def peak_flops(device_name: str) -> float | None:
@@ -66,19 +92,47 @@ def peak_flops(device_name: str) -> float | None:
     return gpu.peak_flops if gpu else None
 
 
+def stage_flops_per_token(model: ModelConfig, seq_length: int, stages: Stages) -> tuple[int, ...]:
+    """Return the model FLOPs per token of every pipeline rank, which add up to `flops_per_token`."""
+    by_layer = [0] * model.num_layers
+    at_end = 0
+    for parameter in parameter_table(model):
+        if parameter.layer is None:
+            at_end += 6 * parameter.num_multiplied
+        else:
+            by_layer[parameter.layer] += 6 * parameter.num_multiplied
+    attention = _attention_by_layer(model, seq_length)
+    at_end += 3 * sum(attention[model.num_layers :]) + 6 * _in_further_outputs(model)
+    shares = [
+        sum(by_layer[layer] + 3 * attention[layer] for layers in layers_of_rank(stages, rank) for layer in layers)
+        for rank in range(len(stages[0]))
+    ]
+    shares[-1] += at_end
+    return tuple(shares)
+
+
 @lru_cache(maxsize=_NUM_REMEMBERED)
 def _forward_linear(model: ModelConfig) -> int:
     """Forward FLOPs per token of all weight products, the output layer included."""
     once = sum(parameter.num_multiplied for parameter in parameter_table(model))
-    in_modules = model.num_modules * find_parameter(output_name(model), model).num_multiplied
-    return 2 * (once + in_modules)
+    return 2 * (once + _in_further_outputs(model))
+
+
+def _in_further_outputs(model: ModelConfig) -> int:
+    """Return the weights of the output layer, as often as modules that predict further tokens use it."""
+    return model.num_mtp_modules * find_parameter(output_name(model), model).num_multiplied
 
 
 def _forward_attention(model: ModelConfig, seq_length: int) -> int:
     """Return the forward FLOPs per token of scores and values under a causal mask (half of `4 * L * s * a * d`)."""
-    layers = range(model.num_layers + model.num_modules)
+    return sum(_attention_by_layer(model, seq_length))
+
+
+def _attention_by_layer(model: ModelConfig, seq_length: int) -> list[int]:
+    """Return the same of each layer, and behind them of those in modules that predict further tokens."""
+    layers = range(model.num_layers + model.num_mtp_modules)
     of_layers = (model.window_size if model.has_window(layer) else None for layer in layers)
-    return sum(_forward_attention_of_layer(model, seq_length, window or seq_length) for window in of_layers)
+    return [_forward_attention_of_layer(model, seq_length, window or seq_length) for window in of_layers]
 
 
 def _forward_attention_of_layer(model: ModelConfig, seq_length: int, window: int) -> int:

@@ -11,6 +11,8 @@ from harness.config.batch_sizes import batch_sizes
 from harness.config.nearest import divisors, nearest, nearest_divisors, nearest_multiples, one_of
 from harness.config.schema import Config, PhaseConfig
 from harness.plan.axes import COPY_AXES, as_product, fewest_ranks, given_sizes, ranks_per_copy, ranks_per_experts
+from harness.plan.stages import counted_layers, layers_per_stage
+from harness.text import listed
 
 _PROMISE = "(no layer is ever dropped to make it fit)"
 
@@ -30,7 +32,7 @@ def _shared_widths(config: Config) -> dict[str, int]:
     These are dense MLPs, shared experts, and projections in modules that predict further tokens.
     """
     model, widths = config.model, {}
-    if model.num_modules:
+    if model.num_mtp_modules:
         widths["hidden_size"] = model.hidden_size
     if not all(model.expert_layers):
         widths["ffn_hidden_size"] = model.ffn_hidden_size
@@ -138,35 +140,59 @@ def _shared_out_problems(config: Config, world_size: int) -> list[str]:
 
 
 def pipeline_problems(config: Config) -> list[str]:
-    """Check that every pipeline stage and chunk gets the same number of layers, unless uneven ends are asked for."""
+    """Check that every pipeline stage and chunk gets the same number of layers, unless uneven ones are asked for."""
     parallel = config.parallel
-    num_chunks = parallel.virtual_pipeline_model_parallel_size or 1
+    if parallel.pipeline_model_parallel_layout is not None:
+        return []  # says each stage, and was held against the number of layers when it was read
+    num_chunks = parallel.num_model_chunks
     uneven = parallel.num_layers_in_first_pipeline_stage or parallel.num_layers_in_last_pipeline_stage
     if uneven and num_chunks > 1:
         return [
             f"virtual_pipeline_model_parallel_size {num_chunks} cannot be combined with uneven stages "
-            "(num_layers_in_first/last_pipeline_stage): leave one of them out"
+            "(num_layers_in_first/last_pipeline_stage): leave one of them out, or give pipeline_model_parallel_layout"
         ]
     return _uneven_stage_problems(config) if uneven else _even_stage_problems(config)
 
 
 def _even_stage_problems(config: Config) -> list[str]:
-    num_layers = config.model.num_layers
-    num_stages = config.parallel.pipeline_model_parallel_size
-    num_chunks = config.parallel.virtual_pipeline_model_parallel_size or 1
+    parallel, num_layers = config.parallel, counted_layers(config)
+    num_stages, num_chunks = parallel.pipeline_model_parallel_size, parallel.num_model_chunks
     if num_layers % (num_stages * num_chunks) == 0:
         return []
+    words = f"num_layers {config.model.num_layers}"
+    if num_layers != config.model.num_layers:
+        ends = ("embedding",) * parallel.account_for_embedding_in_pipeline_split
+        ends += ("loss",) * parallel.account_for_loss_in_pipeline_split
+        words += f" and {' and '.join(ends)}, which count as one each: {num_layers}"
     if num_layers % num_stages == 0:
         legal = nearest_divisors(num_layers // num_stages, num_chunks)
         return [
-            f"num_layers {num_layers} is not divisible by pipeline_model_parallel_size {num_stages} x "
+            f"{words} is not divisible by pipeline_model_parallel_size {num_stages} x "
             f"virtual_pipeline_model_parallel_size {num_chunks} = {num_stages * num_chunks}: use {one_of(legal)} "
-            f"virtual chunks {_PROMISE}"
+            f"virtual chunks, or pipeline_model_parallel_layout {_PROMISE}"
         ]
-    uneven = "" if num_chunks > 1 else ", or num_layers_in_first_pipeline_stage or num_layers_in_last_pipeline_stage"
     return [
-        f"num_layers {num_layers} is not divisible by pipeline_model_parallel_size {num_stages}: "
-        f"use {one_of(nearest_divisors(num_layers, num_stages))} stages{uneven} {_PROMISE}"
+        f"{words} is not divisible by pipeline_model_parallel_size {num_stages}: "
+        f"use {one_of(nearest_divisors(num_layers, num_stages))} stages, or pipeline_model_parallel_layout {_PROMISE}"
+    ]
+
+
+def recompute_problems(config: Config) -> list[str]:
+    """Check that units that are recomputed together fill every model chunk, or that a chunk has so many layers."""
+    parallel, number = config.parallel, config.parallel.recompute_num_layers or 1
+    if parallel.recomputation != "full" or number == 1 or pipeline_problems(config):
+        return []
+    sizes = sorted({size for chunk in layers_per_stage(config) for size in chunk if size})
+    given = f"recompute_num_layers {number}"
+    if parallel.recompute_method == "block":
+        most = f"model chunks have at most {sizes[-1]} layers: use at most as many"
+        return [f"{given} is more than there are: {most}"] if number > sizes[-1] else []
+    if not any(size % number for size in sizes):
+        return []
+    legal = nearest_divisors(math.gcd(*sizes), number)
+    return [
+        f"{given} does not divide the layers of every model chunk ({listed(sizes)}), which recompute_method uniform "
+        f"recomputes in units of so many: use {one_of(legal)}, or recompute_method block"
     ]
 
 
@@ -230,7 +256,7 @@ def batch_problems(config: Config, world_size: int) -> list[str]:
     once = parallel.micro_batch_size * data
     words = f"micro_batch_size {parallel.micro_batch_size} x data-parallel size {data} = {once}"
     num_stages = parallel.pipeline_model_parallel_size
-    interleaved = (parallel.virtual_pipeline_model_parallel_size or 1) > 1 and num_stages > 1
+    interleaved = parallel.num_model_chunks > 1 and num_stages > 1
     problems = []
     unit = once * num_stages if interleaved else once
     for phase in config.phases:

@@ -1,4 +1,4 @@
-"""The layout of a model on the ranks: the process grid, and the layers of every pipeline stage."""
+"""The layout of a model on the ranks: the process grid, and what a number of ranks allows."""
 
 from __future__ import annotations
 
@@ -92,6 +92,7 @@ def layout_problems(config: Config, world_size: int) -> list[str]:
         *layout_rules.tensor_problems(config),
         *layout_rules.expert_problems(config, world_size),
         *layout_rules.pipeline_problems(config),
+        *layout_rules.recompute_problems(config),
         *layout_rules.sequence_problems(config),
         *layout_rules.batch_problems(config, world_size),
     ]
@@ -101,22 +102,3 @@ def smallest_world_size(config: Config) -> int:
     """Return the ranks that the parallel section needs: `data_parallel_size` copies, or as few as hold every expert."""
     copies = config.parallel.data_parallel_size
     return fewest_ranks(config) if copies is None else ranks_per_copy(config) * copies
-
-
-def layers_per_stage(config: Config) -> tuple[tuple[int, ...], ...]:
-    """Return the layers by [virtual chunk][pipeline rank], in the order in which a token passes them.
-
-    Chunk c of rank r starts at layer `c * (num_layers / chunks) + r * layers_per_chunk`; uneven first and last stages
-    leave equal shares to the ranks between them (Megatron-Core: `get_num_layers_to_build`,
-    `get_transformer_layer_offset`). The configuration must pass `layout_problems`.
-    """
-    parallel = config.parallel
-    num_stages = parallel.pipeline_model_parallel_size
-    num_chunks = parallel.virtual_pipeline_model_parallel_size or 1
-    first, last = parallel.num_layers_in_first_pipeline_stage, parallel.num_layers_in_last_pipeline_stage
-    if first is None and last is None:
-        return ((config.model.num_layers // (num_stages * num_chunks),) * num_stages,) * num_chunks
-    num_even = num_stages - (first is not None) - (last is not None)
-    num_left = config.model.num_layers - (first or 0) - (last or 0)
-    even = (num_left // num_even,) * num_even if num_even else ()
-    return ((*((first,) if first else ()), *even, *((last,) if last else ())),)

@@ -10,6 +10,7 @@ from harness.config.model import ModelConfig
 from harness.parameters.parameter import End, Parameter
 from harness.parameters.table import parameter_table
 from harness.plan.layouts import Layout
+from harness.plan.stages import Stages, layers_of_rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +59,25 @@ class RankParameters:
     """Parameters that every tensor-parallel rank holds: norms, and biases of row-parallel layers."""
     experts: int = 0
     """Share of what expert-parallel ranks and those that share each expert divide; over all of them the whole."""
+    split_in_matrices: int = 0
+    """Numbers of `split` that are in hidden matrices (`Parameter.is_matrix`)."""
+    replicated_in_matrices: int = 0
+    """The same of `replicated`; of `experts` all are."""
 
     @property
     def total(self) -> int:
         """All of them."""
         return self.split + self.replicated + self.experts
+
+    @property
+    def dense_in_matrices(self) -> int:
+        """Those in hidden matrices that are not of experts."""
+        return self.split_in_matrices + self.replicated_in_matrices
+
+    @property
+    def outside_matrices(self) -> int:
+        """Those in no hidden matrix."""
+        return self.split + self.replicated - self.dense_in_matrices
 
 
 def count_parameters(model: ModelConfig) -> ParameterCount:
@@ -84,16 +99,14 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
         num_layers=model.num_layers,
         num_expert_layers=sum(model.expert_layers),
         output=number("output", None),
-        mtp=number("mtp", None),
+        mtp=sum(parameter.num_true for parameter in table if parameter.is_of_mtp),
         total=sum(parameter.num_true for parameter in table),
         active=sum(parameter.num_active for parameter in table),
         padding=sum(parameter.size - parameter.num_true for parameter in table),
     )
 
 
-def stage_parameters(
-    model: ModelConfig, layout: Layout, layers_per_stage: tuple[tuple[int, ...], ...]
-) -> tuple[RankParameters, ...]:
+def stage_parameters(model: ModelConfig, layout: Layout, stages: Stages) -> tuple[RankParameters, ...]:
     """Return the parameters on a rank of every pipeline stage, all of its model chunks together, by pipeline rank.
 
     A tied output layer on another stage than the embedding is a second copy of it.
@@ -102,16 +115,16 @@ def stage_parameters(
     held: list[list[RankParameters]] = [[] for _ in range(layout.pipeline)]
     held[0] += places.first
     held[-1] += places.last if layout.pipeline > 1 else places.last_alone
-    first_layer = 0
-    for chunk in layers_per_stage:
-        for stage, num_layers in zip(held, chunk, strict=True):
-            stage += places.layers[first_layer : first_layer + num_layers]
-            first_layer += num_layers
+    for rank, stage in enumerate(held):
+        for layers in layers_of_rank(stages, rank):
+            stage += places.layers[layers.start : layers.stop]
     return tuple(
         RankParameters(
             split=sum(sizes.split // layout.tensor for sizes in stage),
             replicated=sum(sizes.replicated for sizes in stage),
             experts=sum(sizes.experts // (layout.expert * layout.expert_tensor) for sizes in stage),
+            split_in_matrices=sum(sizes.split_in_matrices // layout.tensor for sizes in stage),
+            replicated_in_matrices=sum(sizes.replicated_in_matrices for sizes in stage),
         )
         for stage in held
     )
@@ -149,9 +162,20 @@ def _places(model: ModelConfig) -> _Places:
 
 def _sizes(parameters: Iterable[Parameter]) -> RankParameters:
     trained = [parameter for parameter in parameters if parameter.is_trained]
-    dense = [parameter for parameter in trained if parameter.num_experts is None]
+
+    def numbers(*, is_cut: bool, is_matrix: bool | None = None) -> int:
+        return sum(
+            parameter.size
+            for parameter in trained
+            if parameter.num_experts is None
+            and (parameter.cut is not None) == is_cut
+            and is_matrix in (None, parameter.is_matrix)
+        )
+
     return RankParameters(
-        split=sum(parameter.size for parameter in dense if parameter.cut is not None),
-        replicated=sum(parameter.size for parameter in dense if parameter.cut is None),
+        split=numbers(is_cut=True),
+        replicated=numbers(is_cut=False),
         experts=sum(parameter.size for parameter in trained if parameter.num_experts is not None),
+        split_in_matrices=numbers(is_cut=True, is_matrix=True),
+        replicated_in_matrices=numbers(is_cut=False, is_matrix=True),
     )

@@ -11,9 +11,10 @@ from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.plan.flops import flops_per_token
-from harness.plan.layouts import Layout, layers_per_stage, make_layout, phase_problems
+from harness.plan.layouts import Layout, make_layout, phase_problems
 from harness.plan.parameters import count_parameters
 from harness.plan.schedule import PhaseSchedule, phase_number, phase_schedules
+from harness.plan.stages import Stages, layers_per_stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class PhasePlan(PhaseSchedule):
     batch_sizes: BatchSizes
     micro_batch_size: int
     layout: Layout
-    layers_per_stage: tuple[tuple[int, ...], ...]
+    layers_per_stage: Stages
     """Layers by [virtual chunk][pipeline rank]: model chunks in the order in which a token passes them."""
     shares: dict[str, Fraction]
     """Exact share of every channel; they add up to 1."""
@@ -71,7 +72,7 @@ class Plan:
 
     layout: Layout
     """Of the phase that the plan was made for: the first, or the one that a launch begins with."""
-    layers_per_stage: tuple[tuple[int, ...], ...]
+    layers_per_stage: Stages
     """Of that phase."""
     phases: tuple[PhasePlan, ...]
     train_steps: int

@@ -24,11 +24,14 @@ from harness.plan.plan import Plan, make_plan
 from harness.plan.record import ASSUMED_MFU_PCT, choice_record, learning_rate_curve, model_record, plan_record
 from harness.plan.schedule_plot import draw_plan
 from harness.screen import Screen
+from harness.text import listed
 
 _DEFAULT_GPU = "h100"
 _NUM_CHOICES = 5
 _CURVE_WIDTH = 48
 _MOST_STAGES = 6
+_MOST_STAGES_SHOWN = 16
+"""Stages of a pipeline that have a line."""
 _FILE_WIDTH = 160
 _MFU_ADVICE = (
     f"{ASSUMED_MFU_PCT} % MFU is what large dense models reach; small ones reach less: give what yours does (--mfu)"
@@ -215,7 +218,7 @@ def _layer_rows(config: Config, model: dict[str, Any]) -> list[Row]:
 
 
 def _module_rows(config: Config, model: dict[str, Any]) -> list[Row]:
-    number = config.model.num_modules
+    number = config.model.num_mtp_modules
     if not number:
         return []
     words = "1 module" if number == 1 else f"{number} modules"
@@ -243,14 +246,50 @@ def _layout_rows(parallel: ParallelConfig, layout: dict[str, Any]) -> list[Row]:
         ("ranks", f"{layout['world_size']} = {as_product(layout)}"),
         *_expert_ranks(layout),
         ("layers per stage", " | ".join(" ".join(map(str, chunk)) for chunk in layout["layers_per_stage"])),
+        *_stage_rows(layout["stages"]),
         ("sequence parallel", "yes" if parallel.sequence_parallel else "no"),
-        ("recompute", parallel.recompute),
+        ("recompute", _recompute_text(parallel)),
     ]
     if chunks > 1:
         rows.insert(1, ("virtual chunks", f"{chunks} per pipeline rank (interleaved)"))
     if layout["context_parallel_size"] > 1:
         rows.append(("note", "context parallelism needs Transformer Engine on every rank"))
     return rows
+
+
+def _stage_rows(stages: list[dict[str, Any]]) -> list[Row]:
+    """Return a row for each stage of a pipeline, or for those at its ends if there are many."""
+    if len(stages) == 1:
+        return []
+    whole = sum(stage["flops_per_token"] for stage in stages)
+    rows = []
+    for rank, stage in enumerate(stages):
+        ends = (rank == 0, "embedding"), (rank == len(stages) - 1, "loss")
+        layers = listed([_layers_text(chunk) for chunk in stage["layers"] if chunk])
+        held = [*(word for is_held, word in ends if is_held), f"layers {layers}" if layers else "no layer"]
+        rows.append(
+            (
+                f"stage {rank}",
+                f"{' and '.join(held)}: {short(stage['num_parameters'])} parameters, "
+                f"{_size(stage['memory_bytes'])} a rank, {100 * stage['flops_per_token'] / whole:.1f} % of the FLOPs",
+            )
+        )
+    if len(rows) > _MOST_STAGES_SHOWN:
+        rows[_MOST_STAGES_SHOWN // 2 : -_MOST_STAGES_SHOWN // 2] = [("", "…")]
+    return rows
+
+
+def _layers_text(layers: list[int]) -> str:
+    return str(layers[0]) if len(layers) == 1 else f"{layers[0]}-{layers[-1]}"
+
+
+def _recompute_text(parallel: ParallelConfig) -> str:
+    if parallel.recomputation == "selective":
+        return f"selective: {', '.join(sorted(parallel.recomputed_modules))}"
+    if parallel.recomputation == "full" and parallel.recompute_method == "block":
+        return f"full: the first {parallel.recompute_num_layers or 1} layers of every model chunk"
+    together = f": {parallel.layers_of_unit} layers together" if parallel.layers_of_unit > 1 else ""
+    return f"{parallel.recomputation}{together}"
 
 
 def _phase_rows(phase: dict[str, Any], curve: str) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -13,10 +14,10 @@ from harness.plan.choices import LayoutChoice, pipeline_bubble
 from harness.plan.demand import ChannelDemand, demands, repetition_notes
 from harness.plan.flops import CONVENTION, flops_per_token_full_attention, hardware_flops_per_token
 from harness.plan.gpus import Gpu
-from harness.plan.layouts import Layout
 from harness.plan.memory import GIB, OMITTED, heaviest_rank
 from harness.plan.parameters import count_parameters
 from harness.plan.plan import PhasePlan, Plan
+from harness.plan.stage_shares import stage_shares
 
 ASSUMED_MFU_PCT = 40
 """Share of the peak that the estimate of time assumes; dense models on one to many nodes reach 35 to 60."""
@@ -32,7 +33,7 @@ def plan_record(config: Config, plan: Plan, gpu: Gpu | None, mfu_pct: float | No
     return {
         "run": config.run.name,
         "model": model_record(config),
-        "layout": _layout_record(plan.layout, plan.layers_per_stage),
+        "layout": _layout_record(config, [phase for phase in plan.phases if _is_of(plan, phase)]),
         "phases": [_phase_record(config, plan, phase) for phase in plan.phases],
         "channels": [_channel_record(demand) for demand in wanted],
         "notes": [*repetition_notes(wanted), *_idle_notes(plan), *_held_out_notes(config)],
@@ -96,11 +97,19 @@ def _learning_rates(phase: PhasePlan, steps: list[int]) -> list[tuple[int, float
     return [(step, phase.learning_rate(phase.first_step - 1 + step)) for step in steps]
 
 
-def _layout_record(layout: Layout, layers_per_stage: tuple[tuple[int, ...], ...]) -> dict[str, Any]:
+def _is_of(plan: Plan, phase: PhasePlan) -> bool:
+    return (phase.layout, phase.layers_per_stage) == (plan.layout, plan.layers_per_stage)
+
+
+def _layout_record(config: Config, phases: Sequence[PhasePlan]) -> dict[str, Any]:
+    """Return the layout that these phases share."""
+    layout = phases[0].layout
+    shares = stage_shares([in_phase(config, phase.index) for phase in phases], layout)
     return {
         "world_size": layout.world_size,
         **layout.sizes(),
-        "layers_per_stage": [list(chunk) for chunk in layers_per_stage],
+        "layers_per_stage": [list(chunk) for chunk in phases[0].layers_per_stage],
+        "stages": [asdict(share) for share in shares],
     }
 
 
@@ -121,7 +130,7 @@ def _phase_record(config: Config, plan: Plan, phase: PhasePlan) -> dict[str, Any
         ],
         "tokens_per_step": phase.tokens_per_step,
         "num_microbatches": phase.num_microbatches,
-        "layout": _layout_record(phase.layout, phase.layers_per_stage) if own_layout else None,
+        "layout": _layout_record(config, [phase]) if own_layout else None,
         "bubble_pct": round(100 * pipeline_bubble(phase.layout, phase.num_microbatches), 1),
         "rotary_base": own.model.rotary_base,
         "frozen_parameters": list(config.phases[phase.index].frozen_parameters),
@@ -132,7 +141,7 @@ def _phase_record(config: Config, plan: Plan, phase: PhasePlan) -> dict[str, Any
         "learning_rate": [{"step": step, "value": value} for step, value in learning_rate_landmarks(phase)],
         "flops_per_token": phase.flops_per_token,
         "flops_per_token_full_attention": flops_per_token_full_attention(config.model, phase.seq_length),
-        "hardware_flops_per_token": hardware_flops_per_token(config.model, phase.seq_length, own.parallel.recompute),
+        "hardware_flops_per_token": hardware_flops_per_token(own, phase.seq_length),
     }
 
 

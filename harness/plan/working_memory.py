@@ -12,11 +12,12 @@ groups of size d, f MLP width):
 
 A layer with experts keeps other things in the place of the MLP's: see `harness.plan.expert_memory`.
 
-Selective recomputation computes the inputs of the projections behind norms (2*h; none with norms behind) and behind the
-activation (f) again.
+Selective recomputation keeps less, by its modules: `layernorm` not the inputs of the projections behind norms (2*h;
+with norms behind they are no outputs of norms), `mlp_act` not that behind the activation (f), `mlp` nothing of the MLP
+(3*f), `core_attn` not the sums of the softmax (a). Full recomputation keeps the input of each unit of layers.
 
 A module that predicts further tokens keeps what a layer keeps, 5*h beside it for its norms and its projection, and
-logits; with full recomputation it keeps 2*h and logits.
+logits; if it is recomputed as a whole it keeps 2*h and logits.
 
 The peak is at one of four moments of the backward pass of a micro-batch: at the output layer, or at the second
 projection, the activation or the first projection of the MLP of the last layer, or of the last module. The gradient of
@@ -26,7 +27,7 @@ same on the real program.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -35,7 +36,8 @@ from harness.config.schema import Config, PhaseConfig
 from harness.parameters.names import EMBEDDING, OUTPUT, in_layer
 from harness.parameters.table import find_parameter, output_name, parameter_table
 from harness.plan.expert_memory import ExpertLayer
-from harness.plan.layouts import Layout, layers_per_stage
+from harness.plan.layouts import Layout
+from harness.plan.stages import Stages, layers_of_rank, layers_per_stage
 
 _FP32_BYTES = 4
 _NUM_REMEMBERED = 16
@@ -66,16 +68,38 @@ def working_memory(config: Config, layout: Layout, rank: int) -> WorkingMemory:
     return max(moments, key=lambda moment: moment.total_bytes)
 
 
-def layers_in_flight(layout: Layout, stages: tuple[tuple[int, ...], ...], rank: int, num_microbatches: int) -> int:
-    """Return the most layers x micro-batches whose activations a pipeline rank keeps at once.
+def layers_in_flight(layout: Layout, stages: Stages, rank: int, num_microbatches: int) -> int:
+    """Return the most layers x micro-batches whose activations a pipeline rank keeps at once."""
+    return max(_kept_before_backward([sizes[rank] for sizes in stages], layout, rank, num_microbatches))
 
-    1F1B: rank r has run `pipeline - r` micro-batches ahead. Interleaved: it has run `2 * (pipeline - r - 1)
-    + (chunks - 1) * pipeline + 1` chunks ahead (Megatron-Core: `get_pp_rank_microbatches`).
+
+def _kept_before_backward(
+    of_chunks: Sequence[int], layout: Layout, rank: int, num_microbatches: int
+) -> tuple[int, ...]:
+    """Return the most that a pipeline rank keeps when backward of each model chunk begins.
+
+    `of_chunks` is what it keeps of a micro-batch in each chunk. 1F1B: rank r has run `pipeline - r` micro-batches
+    ahead. Interleaved: it has run `2 * (pipeline - r - 1) + (chunks - 1) * pipeline + 1` chunks ahead (Megatron-Core:
+    `get_pp_rank_microbatches`), in groups of `pipeline` micro-batches; the chunks of a group follow each other
+    forward, and the other way round backward.
     """
-    if layout.virtual_pipeline == 1:
-        return stages[0][rank] * min(layout.pipeline - rank, num_microbatches)
-    ahead = 2 * (layout.pipeline - rank - 1) + (layout.virtual_pipeline - 1) * layout.pipeline + 1
-    return stages[0][rank] * min(ahead, num_microbatches * layout.virtual_pipeline)
+    num_chunks = len(of_chunks)
+    if num_chunks == 1:
+        return (of_chunks[0] * min(layout.pipeline - rank, num_microbatches),)
+    ahead = 2 * (layout.pipeline - rank - 1) + (num_chunks - 1) * layout.pipeline + 1
+    in_all = num_microbatches * num_chunks
+    if len(set(of_chunks)) == 1:
+        return (of_chunks[0] * min(ahead, in_all),) * num_chunks
+    most, kept = [0] * num_chunks, 0
+    num_passes = min(in_all, ahead + layout.pipeline * num_chunks)  # they repeat themselves after a group
+    for number in range(num_passes + ahead - 1):
+        if number < num_passes:
+            kept += of_chunks[number // layout.pipeline % num_chunks]
+        if (num_backward := number - ahead + 1) >= 0:
+            chunk = num_chunks - 1 - num_backward // layout.pipeline % num_chunks
+            most[chunk] = max(most[chunk], kept)
+            kept -= of_chunks[chunk]
+    return tuple(most)
 
 
 class _Step:
@@ -87,65 +111,76 @@ class _Step:
         self._value_bytes = 2 if config.precision.dtype == "bf16" else _FP32_BYTES
         self._tokens = parallel.micro_batch_size * phase.seq_length // layout.context
         self._is_first, self._is_last = rank == 0, rank == layout.pipeline - 1
-        self._num_modules = model.num_modules if self._is_last else 0
-        # Gradients of an embedding that was read last wait on its rank for that of its first reading.
-        is_read_again = model.num_modules > 0 or not model.untie_embeddings_and_output_weights
+        self._num_mtp_modules = model.num_mtp_modules if self._is_last else 0
+        # The gradient of an embedding that is read again behind the layers, on the same rank, waits for its first.
+        is_read_again = model.num_mtp_modules > 0 or not model.untie_embeddings_and_output_weights
         self._embedding_waits = layout.pipeline == 1 and is_read_again
         self._gathers = parallel.sequence_parallel and layout.tensor > 1
         self._stream = model.hidden_size // (layout.tensor if self._gathers else 1)
         # The inverse root, with LayerNorm also the mean.
         self._numbers_of_norm = 2 if model.normalization == "LayerNorm" else 1
-        self._recompute = parallel.recompute
-        num_microbatches = max(1, phase.global_batch_size // (parallel.micro_batch_size * layout.data))
-        stages = layers_per_stage(config)
-        self._in_flight = layers_in_flight(layout, stages, rank, num_microbatches)
-        self._own_kinds = _kinds_of_layers(model, stages, rank)
+        self._parallel, self._modules, self._rank = parallel, parallel.recomputed_modules, rank
+        self._num_microbatches = max(1, phase.global_batch_size // (parallel.micro_batch_size * layout.data))
+        self._chunks = layers_of_rank(layers_per_stage(config), rank)
         self._experts = ExpertLayer(
             model=model,
             layout=layout,
             value_bytes=self._value_bytes,
             own_tokens=self._tokens // (layout.tensor if self._gathers else 1),
             all_tokens=self._tokens,
+            modules=self._modules,
         )
 
     def moments(self) -> Iterator[WorkingMemory]:
-        """Yield the moments at which memory may be at its peak: in the last layer's MLP, and in the output layer."""
-        waiting = self._value_bytes * self._weight_numbers(EMBEDDING) if self._embedding_waits else 0
-        for moment in self._moments_of_layer(self._own_kinds[-1], self._in_layers()):
-            yield replace(moment, temporary_bytes=moment.temporary_bytes + waiting)
-        if not self._is_last:
-            return
-        kept = self._between_layers() + self._behind_layers() + self._num_modules * self._of_module()
-        num_copies = 1 if self._model.final_logit_softcapping is None else 2
-        logits = self._bytes(num_copies * self._model.padded_vocab_size // self._layout.tensor)
-        output = output_name(self._model)
-        all_logits = (1 + self._num_modules) * logits
-        yield self._moment(kept, numbers=self._given(), weight=output, logits=all_logits)
-        if self._num_modules:
-            yield from self._moments_of_last_module(kept, logits, output)
+        """Yield the moments at which memory may be at its peak.
 
-    def _moments_of_last_module(self, kept: int, logits: int, output: str) -> Iterator[WorkingMemory]:
-        """Yield the moments in the last module's layer, whose backward begins behind the model's own output layer.
-
-        The logits of the modules before it are still there. The gradient of the output layer waits for theirs, and that
-        of the stream behind the last layer for that of the first module.
+        They are in the MLP of each chunk's last layer, in the output layer, and where an embedding with few layers
+        behind it gets its gradient.
         """
-        has_experts = self._model.expert_layers[-1]
-        again = self._of_layer(has_experts=has_experts) if self._recompute == "full" else 0
+        of_chunks = [self._of_chunk(layers) for layers in self._chunks]
+        kept = _kept_before_backward(of_chunks, self._layout, self._rank, self._num_microbatches)
+        waiting = self._value_bytes * self._weight_numbers(EMBEDDING) if self._embedding_waits else 0
+        for layers, kept_of_rank in zip(self._chunks, kept, strict=True):
+            if layers:
+                for moment in self._moments_of_layer(layers, kept_of_rank + self._made_again(layers)):
+                    yield replace(moment, temporary_bytes=moment.temporary_bytes + waiting)
+        if self._is_last:
+            num_copies = 1 if self._model.final_logit_softcapping is None else 2
+            logits = self._bytes(num_copies * self._model.padded_vocab_size // self._layout.tensor)
+            yield from self._moments_behind_layers(kept[-1] + self._behind_layers(), logits)
+        if self._is_first:
+            yield self._moment(kept[0] - of_chunks[0], numbers=self._stream, weight=EMBEDDING)
+
+    def _moments_behind_layers(self, kept: int, logits: int) -> Iterator[WorkingMemory]:
+        """Yield the moments in the output layer, and in the layer of the last module, whose backward comes behind it.
+
+        Then the logits of the modules before it are still there. The gradient of the output layer waits for theirs, and
+        that of the stream behind the last layer for that of the first module.
+        """
+        number, output = self._num_mtp_modules, output_name(self._model)
+        kept += number * self._of_mtp_module()
+        yield self._moment(kept, numbers=self._given(), weight=output, logits=(1 + number) * logits)
+        if not number:
+            return
+        like = range(self._model.num_layers - 1, self._model.num_layers)
+        again = 0 if self._parallel.recomputation == "full" else self._made_again(like)
+        if self._parallel.recomputes_mtp_layers:
+            again = self._of_layer(has_experts=self._model.expert_layers[-1])
         waiting = self._bytes(self._stream) + self._value_bytes * self._weight_numbers(output)
-        for moment in self._moments_of_layer(has_experts, kept + again):
-            yield replace(
-                moment,
-                logits_bytes=(self._num_modules - 1) * logits,
-                temporary_bytes=moment.temporary_bytes + waiting,
-            )
+        for moment in self._moments_of_layer(like, kept + again):
+            of_others = (number - 1) * logits
+            yield replace(moment, logits_bytes=of_others, temporary_bytes=moment.temporary_bytes + waiting)
 
-    def _moments_of_layer(self, has_experts: bool, kept: int) -> Iterator[WorkingMemory]:
-        """Yield the moments in a layer's MLP, with what is kept while its backward begins."""
-        yield from self._moments_of_experts(kept) if has_experts else self._moments_of_mlp(kept)
+    def _moments_of_layer(self, layers: range, kept: int) -> Iterator[WorkingMemory]:
+        """Yield the moments in the MLP of the last of these layers, with what is kept as its backward begins."""
+        has_experts = self._model.expert_layers[layers[-1]]
+        yield from (self._moments_of_experts if has_experts else self._moments_of_mlp)(layers, kept)
 
-    def _moments_of_experts(self, kept: int) -> Iterator[WorkingMemory]:
-        for made, freed in self._experts.moments(recomputes=self._recompute == "selective"):
+    def _moments_of_experts(self, layers: range, kept: int) -> Iterator[WorkingMemory]:
+        experts = self._experts
+        if self._is_recomputed_whole(layers) or "moe" in self._modules:
+            experts = replace(experts, modules=frozenset())
+        for made, freed in experts.moments():
             moment = self._moment(kept - freed, numbers=self._stream)
             yield replace(moment, temporary_bytes=moment.temporary_bytes + made)
 
@@ -153,18 +188,20 @@ class _Step:
         """Return the numbers of the gradient that a projection from the stream gives, gathered and scattered."""
         return self._model.hidden_size + (self._stream if self._gathers else 0)
 
-    def _moments_of_mlp(self, kept: int) -> Iterator[WorkingMemory]:
+    def _moments_of_mlp(self, _layers: range, kept: int) -> Iterator[WorkingMemory]:
         hidden, stream = self._model.hidden_size, self._stream
         first, second = self._width(_FIRST_OF_MLP), self._width(_SECOND_OF_MLP)
-        # Selective recomputation has made the inputs of the projections again, each for its moment.
-        again = self._recompute == "selective"
-        activated, normed = (second, stream) if again else (0, 0)
+        # What is kept as a recipe is there for a moment: the input of each projection in its turn, or of the whole MLP.
+        again = "mlp_act" in self._modules and "mlp" not in self._modules
+        activated, normed = second if again else 0, stream if "layernorm" in self._modules else 0
+        # An MLP that is recomputed has its input and its output while it goes backward.
+        around = (normed + stream) if "mlp" in self._modules else 0
         # A gradient of the residual stream stands beside those of each projection and of the activation.
         gathered = hidden if self._gathers else 0
-        yield self._moment(kept, numbers=stream + second + gathered + activated, weight=_SECOND_OF_MLP)
+        yield self._moment(kept, numbers=stream + second + gathered + activated + around, weight=_SECOND_OF_MLP)
         kept -= self._bytes(0 if again else second)
-        yield self._moment(kept, numbers=stream + second + first)
-        numbers = stream + first + self._given() + normed
+        yield self._moment(kept, numbers=stream + second + first + around)
+        numbers = stream + first + self._given() + max(normed, around)
         yield self._moment(kept - self._bytes(first), numbers=numbers, weight=_FIRST_OF_MLP)
 
     def _moment(
@@ -188,49 +225,58 @@ class _Step:
         ahead = _RECEIVED_AHEAD if self._layout.virtual_pipeline > 1 else 0
         return buffer + self._stream * (ahead + (not self._is_first))
 
-    def _in_layers(self) -> int:
-        """Return the bytes kept while the last layer's backward begins."""
-        if self._recompute != "full":
-            return self._between_layers()
-        # The layer that is computed again has all of it for a moment, and its output.
-        return self._between_layers() + self._of_layer(has_experts=self._own_kinds[-1])
+    def _made_again(self, layers: range) -> int:
+        """Return the bytes that are recomputed as backward begins in the last of a model chunk's layers."""
+        if self._is_recomputed_whole(layers):
+            # The layers that are recomputed together have all of it for a moment, and the output of the last.
+            unit = layers[-self._parallel.layers_of_unit :]
+            return sum(self._of_layer(has_experts=self._model.expert_layers[layer]) for layer in unit)
+        if self._model.expert_layers[layers[-1]]:
+            made = replace(self._experts, modules=frozenset()).made_bytes()
+            return made if "moe" in self._modules else 0
+        return self._bytes(self._width(_FIRST_OF_MLP) + self._width(_SECOND_OF_MLP)) if "mlp" in self._modules else 0
 
-    def _between_layers(self) -> int:
-        """Return the bytes kept between the passes of two layers."""
-        if self._recompute == "full":
-            return self._in_flight * self._bytes(self._stream)
-        num_experts = sum(self._own_kinds)
-        of_all = num_experts * self._of_layer(has_experts=True) if num_experts else 0
-        if num_dense := len(self._own_kinds) - num_experts:
-            of_all += num_dense * self._of_layer(has_experts=False)
-        return self._in_flight * of_all // len(self._own_kinds)
+    def _is_recomputed_whole(self, layers: range) -> bool:
+        """Return whether the last one of a model chunk's layers is recomputed as a whole."""
+        return self._parallel.num_recomputed(len(layers)) == len(layers)
+
+    def _of_chunk(self, layers: range) -> int:
+        """Return the bytes kept of one micro-batch in a model chunk."""
+        num_recomputed = self._parallel.num_recomputed(len(layers))
+        num_units = -(-num_recomputed // self._parallel.layers_of_unit)
+        kinds = self._model.expert_layers[layers.start + num_recomputed : layers.stop]
+        of_others = sum(kinds.count(kind) * self._of_layer(has_experts=kind) for kind in set(kinds))
+        return num_units * self._bytes(self._stream) + of_others
 
     def _of_layer(self, *, has_experts: bool) -> int:
-        """Return the bytes kept of one layer."""
-        tensor = self._layout.tensor
+        """Return the bytes kept of one layer that is not recomputed as a whole."""
+        tensor, modules = self._layout.tensor, self._modules
         heads, groups = self._model.num_attention_heads, self._model.query_groups
         has_norms_before = self._model.norm_placement != "behind"
         num_norms = 4 if self._model.norm_placement == "around" else 2
         # Each half keeps the input of its first projection, and the input of each of its norms.
         numbers = (2 + num_norms) * self._stream + _numbers_inside(self._model, has_experts) // tensor
         numbers += _beside_normed_heads(self._model) // tensor
-        recomputes = self._recompute == "selective"
-        if recomputes:
-            numbers -= 2 * self._stream * has_norms_before + (0 if has_experts else self._width(_SECOND_OF_MLP))
-        of_experts = self._experts.kept_bytes(recomputes=recomputes) if has_experts else 0
-        rows = heads // tensor
+        if "layernorm" in modules:
+            numbers -= 2 * self._stream * has_norms_before
+        if not has_experts and "mlp" in modules:
+            numbers -= self._width(_FIRST_OF_MLP) + self._width(_SECOND_OF_MLP)
+        elif not has_experts and "mlp_act" in modules:
+            numbers -= self._width(_SECOND_OF_MLP)
+        of_experts = self._experts.kept_bytes() if has_experts else 0
+        rows = 0 if "core_attn" in modules else heads // tensor
         if self._model.qk_layernorm:
             rows += self._numbers_of_norm * (heads + groups) // tensor if self._model.norms_each_head else 2
         of_norms = num_norms * self._norm_bytes()
         return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + of_norms + of_experts
 
-    def _of_module(self) -> int:
+    def _of_mtp_module(self) -> int:
         """Return the bytes kept of a module that predicts further tokens, beside its logits.
 
         These are the embedding and the stream that its norms read, of which the stream is another's output; what both
         give to the projection; its layer; and input and output of its last norm.
         """
-        if self._recompute == "full":
+        if self._parallel.recomputes_mtp_layers:
             return self._bytes(2 * self._stream) + self._norm_bytes()
         kept = self._bytes(5 * self._stream) + 3 * self._norm_bytes()
         return kept + self._of_layer(has_experts=self._model.expert_layers[-1])
@@ -277,17 +323,6 @@ def _numbers_inside(model: ModelConfig, has_experts: bool) -> int:
 
 def _first_dense(model: ModelConfig) -> int:
     return model.expert_layers.index(False)
-
-
-def _kinds_of_layers(model: ModelConfig, stages: tuple[tuple[int, ...], ...], rank: int) -> tuple[bool, ...]:
-    """Return whether each layer of a pipeline rank has experts, in the order in which a token passes them."""
-    kinds: list[bool] = []
-    first = 0
-    for chunk in stages:
-        begin = first + sum(chunk[:rank])
-        kinds += model.expert_layers[begin : begin + chunk[rank]]
-        first += sum(chunk)
-    return tuple(kinds)
 
 
 def _beside_normed_heads(model: ModelConfig) -> int:

@@ -62,7 +62,7 @@ def memory_advice(error: BaseException) -> str | None:
     if type(error).__name__ == "OutOfMemoryError":  # torch's; its own text says how much was asked for
         return (
             "the memory of this GPU is used up: `harness plan` says what takes it. Lower parallel.micro_batch_size, "
-            "recompute activations (parallel.recompute), or spread the model over more GPUs"
+            "recompute activations (parallel.recompute_granularity), or spread the model over more GPUs"
         )
     return None
 

@@ -262,6 +262,27 @@ def write_minimind(folder: Path) -> Path:
     return folder
 
 
+def write_minimind_moe(folder: Path, *, normalized: bool) -> Path:
+    """A random MiniMind2 with experts, by the names of its own code."""
+    write_model(folder, Variant("minimind", "llama", {"tie_word_embeddings": True}))
+    weights = {name: tensor for name, tensor in weights_of(folder).items() if ".mlp." not in name}
+    width, inner, stem = SIZES["hidden_size"], SIZES["intermediate_size"], "model.layers.{}.mlp"
+    for layer in range(SIZES["num_hidden_layers"]):
+        at = stem.format(layer)
+        for block in (*(f"experts.{number}" for number in range(3)), "shared_experts.0"):
+            weights |= {f"{at}.{block}.{name}_proj.weight": torch.empty(inner, width) for name in ("gate", "up")}
+            weights[f"{at}.{block}.down_proj.weight"] = torch.empty(width, inner)
+        weights[f"{at}.gate.weight"] = torch.empty(3, width)
+    draw_weights(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    fields = json.loads((folder / "config.json").read_text())
+    kept = {key: fields[key] for key in SIZES if key in fields and key != "tie_word_embeddings"}
+    own: dict[str, Any] = {"model_type": "minimind", "rope_theta": 1e6, "use_moe": True, "scoring_func": "softmax"}
+    own |= {"num_experts_per_tok": 2, "n_routed_experts": 3, "n_shared_experts": 1, "norm_topk_prob": normalized}
+    (folder / "config.json").write_text(json.dumps({**kept, **own, "aux_loss_alpha": 0.01, "seq_aux": True}))
+    return folder
+
+
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     """All tensors of a model's folder."""
     return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}

@@ -134,7 +134,7 @@ def test_what_is_not_said_is_what_transformers_takes() -> None:
         ("qwen3", {"attention_bias": True}, "attention_bias: true, known is false"),
         ("internlm2", {}, "bias: missing, so that transformers takes its default, true, known is false"),
         ("internlm2", {"bias": False, "rope_scaling": {"type": "longrope"}}, "type 'longrope'"),
-        ("minimind", {"use_moe": True}, "use_moe: true, known is false"),
+        ("minimind", {"use_moe": True, "n_shared_experts": 2}, "n_shared_experts: 2, known is 1"),
     ],
 )
 def test_unknown_features_are_refused_by_name(model_type: str, fields: dict[str, Any], problem: str) -> None:
@@ -238,8 +238,8 @@ def test_the_features_decide_on_the_family(changes: dict[str, Any], family: str)
         ({"kv_channels": 24}, "internlm2", "internlm2: model.head_size is 24, the family has 12"),
         (
             {},
-            "minimind",
-            "There is no family 'minimind' to write. Families: llama, mistral, qwen2, qwen3, olmo2, gemma, gemma2, ",
+            "bert",
+            "There is no family 'bert' to write. Families: llama, mistral, qwen2, qwen3, olmo2, gemma, gemma2, ",
         ),
     ],
 )

@@ -71,7 +71,7 @@ def test_an_override_mends_what_is_wrong_in_the_file(tmp_path: Path) -> None:
     ("old", "new", "expected"),
     [
         ("  num_layers: 4\n", "", ["c.yaml:3:1: model.num_layers: is missing: Transformer layers in the whole model"]),
-        ("optimizer:\n  learning_rate: 3e-4\n", "", ["c.yaml:1:1: optimizer: is missing: AdamW, sharded over data-parallel ranks"]),
+        ("optimizer:\n  learning_rate: 3e-4\n", "", ["c.yaml:1:1: optimizer: is missing: The optimizer, sharded over data-parallel ranks: AdamW, or Muon with AdamW for all but hidden matrices"]),
         ("vocab_size: 1000", "vocab_size: '1000'", ["c.yaml:8:3: model.vocab_size: must be a whole number, given the text '1000'; remove the quotes"]),
         ("vocab_size: 1000", "vocab_size: 1e3", ["c.yaml:8:3: model.vocab_size: must be a whole number, given 1000.0; write 1000"]),
         ("vocab_size: 1000", "vocab_size: 0", ["c.yaml:8:3: model.vocab_size: must be at least 1, given 0"]),

@@ -72,6 +72,46 @@ def gradient_sums(
             return sums | {"products": len(calls)}
 
 
+def recomputation_of_a_step(rank: int, world_size: int, init_method: str, config: Config) -> dict[str, int]:
+    """Bytes that a micro-batch keeps when backward begins, and how often each kind of module is computed in all."""
+    import pytest
+
+    from harness.parallel import cpu
+
+    cpu.prepare()
+    from counted_storages import CountedStorages
+    from megatron.core.pipeline_parallel import schedules
+    from torch import nn
+
+    found: dict[str, int] = {}
+    storages, usual, usual_call = CountedStorages(), schedules.backward_step, nn.Module.__call__
+
+    def measured(*arguments: Any, **keywords: Any) -> Any:
+        found.setdefault("kept bytes", storages.live_bytes())
+        return usual(*arguments, **keywords)
+
+    def counted(module: nn.Module, *arguments: Any, **keywords: Any) -> Any:
+        kind = type(module).__name__
+        found[kind] = found.get(kind, 0) + 1
+        return usual_call(module, *arguments, **keywords)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedules, "backward_step", measured)
+        patch.setattr(nn.Module, "__call__", counted)
+        with storages, _after_forward_and_backward(rank, world_size, init_method, config, num_microbatches=1):
+            return found
+
+
+def build_with_transformer_engine(rank: int, world_size: int, init_method: str, config: Config) -> None:
+    """Build the model as where Transformer Engine is used; only what is refused before it is imported can be seen."""
+    import pytest
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("harness.model.block.mcore.uses_transformer_engine", lambda *_: True)
+        with _after_forward_and_backward(rank, world_size, init_method, config, num_microbatches=1):
+            pass
+
+
 @contextmanager
 def _after_forward_and_backward(
     rank: int, world_size: int, init_method: str, config: Config, *, num_microbatches: int

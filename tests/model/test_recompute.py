@@ -18,7 +18,7 @@ WIDTH = 6
 
 def twice(x: torch.Tensor) -> torch.Tensor:
     kept = x.detach()
-    return computed_by(x * 2, lambda: kept * 2)
+    return computed_by("layernorm", x * 2, lambda: kept * 2)
 
 
 def test_gradients_are_the_same_and_the_cheap_tensor_is_not_kept() -> None:
@@ -80,6 +80,18 @@ def test_outside_and_without_gradients_nothing_is_remembered() -> None:
     assert kept() is not None, "autograd keeps it as usual"
     with torch.no_grad(), cheap_tensors_again():
         assert not functional.linear(twice(torch.randn(4, WIDTH)), weight).requires_grad
+    assert output.requires_grad
+
+
+def test_of_modules_that_are_not_named_nothing_is_remembered() -> None:
+    weight = torch.randn(WIDTH, WIDTH, requires_grad=True)
+    with cheap_tensors_again({"mlp_act"}):
+        doubled = twice(torch.randn(4, WIDTH))
+        output = functional.linear(doubled, weight)
+    kept = weakref.ref(doubled.untyped_storage())
+    del doubled
+    gc.collect()
+    assert kept() is not None, "it is no activation"
     assert output.requires_grad
 
 

@@ -132,3 +132,35 @@ def test_a_tied_embedding_is_multiplied_with_and_stands_at_both_ends() -> None:
 def test_what_is_not_in_the_table_is_named() -> None:
     with pytest.raises(AssertionError, match=r"has no decoder\.layers\.2\.mlp\.linear_fc1\.weight"):
         find_parameter("decoder.layers.2.mlp.linear_fc1.weight", model_of())
+
+
+def test_hidden_matrices_and_their_projections() -> None:
+    """What Muon updates: all of two dimensions but tables of the vocabulary, projection by projection."""
+    model = model_of(**MODELS["everything"])
+    in_first = {
+        "self_attention.linear_qkv.weight": (8, 4, 4),  # of each query group
+        "self_attention.linear_proj.weight": (16,),
+        "mlp.linear_fc1.weight": (24, 24),  # gate, up
+        "mlp.linear_fc2.weight": (16,),
+    }
+    found = {parameter.name: parameter.projections for parameter in parameter_table(model) if parameter.is_matrix}
+    assert found == {in_layer(layer, name): rows for layer in range(2) for name, rows in in_first.items()}
+    assert not find_parameter(EMBEDDING, model).is_matrix
+    assert not find_parameter(OUTPUT, model).is_matrix
+
+
+def test_each_expert_has_matrices_and_a_router_is_one() -> None:
+    experts = {"num_moe_experts": 4, "moe_ffn_hidden_size": 10, "moe_shared_expert_intermediate_size": 6}
+    found = {
+        parameter.name.split(".mlp.")[1]: parameter.projections
+        for parameter in parameter_table(model_of(num_layers=1, **experts))
+        if ".mlp." in parameter.name
+    }
+    assert found == {
+        "router.weight": (4,),
+        "router.expert_bias": (),
+        "experts.linear_fc1.weight": (10, 10),
+        "experts.linear_fc2.weight": (16,),
+        "shared_experts.linear_fc1.weight": (6, 6),
+        "shared_experts.linear_fc2.weight": (16,),
+    }

@@ -19,6 +19,7 @@ def make_config() -> MakeConfig:
         parallel: dict[str, Any] | None = None,
         phase: dict[str, Any] | None = None,
         precision: str = "bf16",
+        optimizer: dict[str, Any] | None = None,
     ) -> Config:
         return Config.model_validate(
             {
@@ -44,7 +45,7 @@ def make_config() -> MakeConfig:
                         **(phase or {}),
                     }
                 ],
-                "optimizer": {"learning_rate": 3e-4},
+                "optimizer": {"learning_rate": 3e-4, **(optimizer or {})},
                 "precision": {"dtype": precision},
             }
         )

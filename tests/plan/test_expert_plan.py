@@ -10,10 +10,11 @@ import pytest
 from harness.config.schema import Config
 from harness.errors import UsageError
 from harness.plan.flops import flops_per_token
-from harness.plan.layouts import layers_per_stage, layout_problems, make_layout, smallest_world_size
+from harness.plan.layouts import layout_problems, make_layout, smallest_world_size
 from harness.plan.memory import estimate_memory
 from harness.plan.parameters import count_parameters, stage_parameters
 from harness.plan.plan import make_plan
+from harness.plan.stages import layers_per_stage
 from harness.trace.trace_text import trace_for_plan
 
 MakeConfig = Callable[..., Config]

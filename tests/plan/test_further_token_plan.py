@@ -12,12 +12,18 @@ from harness.config.schema import Config
 from harness.parameters.names import EMBEDDING
 from harness.parameters.parameter import Cut
 from harness.parameters.table import find_parameter, parameter_table
-from harness.plan.flops import flops_per_token, flops_per_token_full_attention, hardware_flops_per_token
-from harness.plan.layouts import layers_per_stage, layout_problems, make_layout
+from harness.plan.flops import (
+    flops_per_token,
+    flops_per_token_full_attention,
+    hardware_flops_per_token,
+    stage_flops_per_token,
+)
+from harness.plan.layouts import layout_problems, make_layout
 from harness.plan.memory import estimate_memory
 from harness.plan.parameters import count_parameters, stage_parameters
 from harness.plan.plan import make_plan
 from harness.plan.record import plan_record
+from harness.plan.stages import layers_per_stage
 
 MakeConfig = Callable[..., Config]
 EXPERTS = {"num_moe_experts": 4, "moe_layer_freq": "[0]*1+[1]*3", "moe_ffn_hidden_size": 24, "num_layers": 4}
@@ -55,15 +61,20 @@ def test_the_numbers_of_a_module_are_counted(make_config: MakeConfig) -> None:
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])
 def test_a_module_costs_a_layer_a_projection_and_an_output(make_config: MakeConfig, tied: bool) -> None:
     sizes = {"num_layers": 4, "untie_embeddings_and_output_weights": not tied}
-    plain, modules, deeper = (
-        make_config(model={**sizes, **changes}).model for changes in ({}, {"mtp_num_layers": 2}, {"num_layers": 6})
-    )
+    full = {"recompute": "full"}
+    configs = [
+        make_config(model={**sizes, **changes}, parallel=full)
+        for changes in ({}, {"mtp_num_layers": 2}, {"num_layers": 6})
+    ]
+    plain, modules, deeper = (config.model for config in configs)
     further = 2 * 6 * (2 * 1024 * 1024 + 32000 * 1024)
     for flops in (flops_per_token, flops_per_token_full_attention):
         assert flops(modules, 2048) - flops(deeper, 2048) == further
-    again = [hardware_flops_per_token(model, 2048, "full") for model in (modules, deeper)]
+    again = [hardware_flops_per_token(config, 2048) for config in configs[1:]]
     assert again[0] - again[1] == further + 2 * 2 * 2 * 1024 * 1024  # the projection is computed again
-    assert flops_per_token(modules, 2048) > flops_per_token(plain, 2048)
+    stages = stage_flops_per_token(modules, 2048, ((2, 2),))
+    assert sum(stages) == flops_per_token(modules, 2048)
+    assert stages[0] == stage_flops_per_token(plain, 2048, ((2, 2),))[0]
 
 
 @pytest.mark.parametrize("tied", [False, True], ids=["untied", "tied"])

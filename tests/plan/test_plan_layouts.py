@@ -8,7 +8,8 @@ import pytest
 from harness.config.nearest import nearest, nearest_divisors, nearest_multiples, one_of
 from harness.config.schema import Config
 from harness.errors import ConfigError
-from harness.plan.layouts import Layout, layers_per_stage, layout_problems, make_layout, smallest_world_size
+from harness.plan.layouts import Layout, layout_problems, make_layout, smallest_world_size
+from harness.plan.stages import layers_per_stage
 
 MakeConfig = Callable[..., Config]
 
@@ -101,14 +102,65 @@ BROKEN_RULES = [
         {"model": {"num_layers": 30}, "parallel": {"pipeline_model_parallel_size": 4}},
         4,
         "num_layers 30 is not divisible by pipeline_model_parallel_size 4: use 3 or 5 stages, or "
-        f"num_layers_in_first_pipeline_stage or num_layers_in_last_pipeline_stage {NO_LAYER_DROPPED}",
+        f"pipeline_model_parallel_layout {NO_LAYER_DROPPED}",
+    ),
+    (
+        "layers and loss by stages",
+        {"parallel": {"pipeline_model_parallel_size": 4, "account_for_loss_in_pipeline_split": True}},
+        4,
+        "num_layers 32 and loss, which count as one each: 33 is not divisible by pipeline_model_parallel_size 4: use 3 "
+        f"or 11 stages, or pipeline_model_parallel_layout {NO_LAYER_DROPPED}",
+    ),
+    (
+        "layers, embedding and loss by stages and chunks",
+        {
+            "model": {"num_layers": 30},
+            "parallel": {
+                "pipeline_model_parallel_size": 4,
+                "virtual_pipeline_model_parallel_size": 3,
+                "account_for_embedding_in_pipeline_split": True,
+                "account_for_loss_in_pipeline_split": True,
+            },
+        },
+        4,
+        "num_layers 30 and embedding and loss, which count as one each: 32 is not divisible by "
+        "pipeline_model_parallel_size 4 x virtual_pipeline_model_parallel_size 3 = 12: use 2 or 4 virtual chunks, or "
+        f"pipeline_model_parallel_layout {NO_LAYER_DROPPED}",
+    ),
+    (
+        "layers by units that are recomputed",
+        {
+            "parallel": {
+                "pipeline_model_parallel_size": 2,
+                "pipeline_model_parallel_layout": "Et*20|t*12L",
+                "recompute_granularity": "full",
+                "recompute_num_layers": 3,
+            }
+        },
+        2,
+        "recompute_num_layers 3 does not divide the layers of every model chunk (12, 20), which recompute_method "
+        "uniform recomputes in units of so many: use 2 or 4, or recompute_method block",
+    ),
+    (
+        "more layers to recompute than there are",
+        {
+            "parallel": {
+                "pipeline_model_parallel_size": 2,
+                "virtual_pipeline_model_parallel_size": 2,
+                "recompute_granularity": "full",
+                "recompute_method": "block",
+                "recompute_num_layers": 9,
+            }
+        },
+        2,
+        "recompute_num_layers 9 is more than there are: model chunks have at most 8 layers: use at most as many",
     ),
     (
         "layers by stages and chunks",
         {"parallel": {"pipeline_model_parallel_size": 4, "virtual_pipeline_model_parallel_size": 3}},
         4,
         "num_layers 32 is not divisible by pipeline_model_parallel_size 4 x virtual_pipeline_model_parallel_size 3 "
-        f"= 12: use 2 or 4 virtual chunks {NO_LAYER_DROPPED}",
+        f"= 12: use 2 or 4 virtual chunks, or pipeline_model_parallel_layout {NO_LAYER_DROPPED}",
     ),
     (
         "uneven first stage",
@@ -154,7 +206,7 @@ BROKEN_RULES = [
         },
         2,
         "virtual_pipeline_model_parallel_size 2 cannot be combined with uneven stages "
-        "(num_layers_in_first/last_pipeline_stage): leave one of them out",
+        "(num_layers_in_first/last_pipeline_stage): leave one of them out, or give pipeline_model_parallel_layout",
     ),
     (
         "sequence parallel",
@@ -238,7 +290,7 @@ def test_a_wrong_world_size_does_not_make_up_problems_of_the_batch(make_config: 
     assert [problem.split(" ")[0] for problem in layout_problems(config, 2)] == ["world"]
 
 
-STAGES: list[tuple[dict[str, int], tuple[tuple[int, ...], ...]]] = [
+STAGES: list[tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = [
     ({}, ((32,),)),
     ({"pipeline_model_parallel_size": 4}, ((8, 8, 8, 8),)),
     ({"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 4}, ((4, 4),) * 4),
@@ -260,12 +312,30 @@ STAGES: list[tuple[dict[str, int], tuple[tuple[int, ...], ...]]] = [
         },
         ((20, 12),),
     ),
+    (
+        {"pipeline_model_parallel_size": 3, "account_for_embedding_in_pipeline_split": True},
+        ((10, 11, 11),),
+    ),
+    (
+        {
+            "pipeline_model_parallel_size": 2,
+            "virtual_pipeline_model_parallel_size": 17,
+            "account_for_embedding_in_pipeline_split": True,
+            "account_for_loss_in_pipeline_split": True,
+        },
+        ((0, 1), *((1, 1),) * 15, (1, 0)),
+    ),
+    ({"pipeline_model_parallel_size": 3, "pipeline_model_parallel_layout": "Et*3|(t,t)*7|t*15L"}, ((3, 14, 15),)),
+    (
+        {"pipeline_model_parallel_size": 4, "pipeline_model_parallel_layout": "E|t*20|(tt|)*3t|tt|t*3L"},
+        ((0, 20, 2, 2), (2, 1, 2, 3)),
+    ),
 ]
 
 
 @pytest.mark.parametrize(("parallel", "expected"), STAGES)
 def test_layers_per_stage(
-    make_config: MakeConfig, parallel: dict[str, int], expected: tuple[tuple[int, ...], ...]
+    make_config: MakeConfig, parallel: dict[str, Any], expected: tuple[tuple[int, ...], ...]
 ) -> None:
     config = make_config(parallel=parallel)
     assert layout_problems(config, smallest_world_size(config)) == []
@@ -275,25 +345,30 @@ def test_layers_per_stage(
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("parallel", [parallel for parallel, _ in STAGES])
-def test_layers_lie_where_megatron_puts_them(make_config: MakeConfig, parallel: dict[str, int]) -> None:
+def test_layers_lie_where_megatron_puts_them(
+    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, parallel: dict[str, Any]
+) -> None:
     blocks = pytest.importorskip("megatron.core.transformer.transformer_block")
     layer = pytest.importorskip("megatron.core.transformer.transformer_layer")
     settings = pytest.importorskip("megatron.core.transformer.transformer_config")
     torch = pytest.importorskip("torch")
     stages = parallel.get("pipeline_model_parallel_size", 1)
-    chunks = parallel.get("virtual_pipeline_model_parallel_size")
+    chunks = make_config(parallel=parallel).parallel.num_model_chunks
+    state = pytest.importorskip("megatron.core.parallel_state")
+    monkeypatch.setattr(state, "_VIRTUAL_PIPELINE_MODEL_PARALLEL_WORLD_SIZE", chunks if chunks > 1 else None)
     theirs = settings.TransformerConfig(
         num_layers=32, hidden_size=64, num_attention_heads=4, pipeline_dtype=torch.float32, **parallel
     )
     first_layer = 0
     for chunk, sizes in enumerate(layers_per_stage(make_config(parallel=parallel))):
         for rank, size in enumerate(sizes):
-            where = {"vp_stage": chunk if chunks else None, "pp_rank": rank}
+            where = {"vp_stage": chunk if chunks > 1 else None, "pp_rank": rank}
+            monkeypatch.setattr(state, "_MPU_PIPELINE_MODEL_PARALLEL_RANK", rank)  # for a layout, this one counts
             assert blocks.get_num_layers_to_build(theirs, **where) == size
             assert layer.get_transformer_layer_offset(theirs, **where) == first_layer
             first_layer += size
     assert first_layer == 32
-    assert stages * (chunks or 1) == sum(len(sizes) for sizes in layers_per_stage(make_config(parallel=parallel)))
+    assert stages * chunks == sum(len(sizes) for sizes in layers_per_stage(make_config(parallel=parallel)))
 
 
 def test_nearest_values() -> None:

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from harness.config.schema import Config
+from harness.parameters.table import parameter_table
 from harness.plan.choices import legal_layouts, pipeline_bubble
 from harness.plan.flops import peak_flops
 from harness.plan.gpus import GPUS, find_gpu
 from harness.plan.layouts import Layout, make_layout
-from harness.plan.memory import GIB, estimate_memory, heaviest_rank
+from harness.plan.memory import GIB, checkpoint_bytes, estimate_memory, heaviest_rank, state_bytes
 from harness.plan.parameters import count_parameters
 from harness.plan.working_memory import layers_in_flight
 
@@ -61,6 +63,25 @@ def test_the_optimizer_state_is_shared_over_data_and_context_ranks(make_config: 
     assert one.activations_bytes == alone.activations_bytes / 2
 
 
+def test_muon_keeps_one_average_of_hidden_matrices(make_config: MakeConfig) -> None:
+    """In bf16 8 bytes a number with the master weights, and 12 of embedding, output layer and norms."""
+    experts = {"num_moe_experts": 8, "moe_layer_freq": [0, 1] * 16, "moe_ffn_hidden_size": 512}
+    config = make_config(model=LLAMA_7B | experts, optimizer={"kind": "muon"})
+    table = parameter_table(config.model)
+    hidden = sum(parameter.num_true for parameter in table if parameter.is_matrix)
+    others = sum(parameter.num_true for parameter in table if parameter.is_trained) - hidden
+    assert others == 2 * 32000 * 4096 + (2 * 32 + 1) * 4096
+    assert state_bytes(config) == 8 * hidden + 12 * others
+    assert checkpoint_bytes(config) == 10 * hidden + 14 * others
+    (alone,) = estimate_memory(config, make_layout(config, 1))
+    padding = 12 * (count_parameters(config.model).padded_total - hidden - others)
+    assert alone.optimizer_bytes == state_bytes(config) + padding
+    parallel = {"tensor_model_parallel_size": 2, "sequence_parallel": True, "expert_model_parallel_size": 2}
+    cut = make_config(model=LLAMA_7B | experts, parallel=parallel, optimizer={"kind": "muon"})
+    (of_a_rank,) = estimate_memory(cut, make_layout(cut, 4))
+    assert of_a_rank.optimizer_bytes == pytest.approx(alone.optimizer_bytes / 4, rel=0.01)
+
+
 def test_sequence_parallelism_splits_all_activations(make_config: MakeConfig) -> None:
     parallel = {"tensor_model_parallel_size": 4}
     alone = estimate_memory(make_config(model=LLAMA_7B), layout(1))[0].activations_bytes
@@ -89,6 +110,11 @@ def test_full_recomputation_keeps_the_input_of_every_layer_and_one_layer(make_co
         # Warm-up of 2 * (4 - rank - 1) + (2 - 1) * 4 chunks, and the one being computed.
         (4, 2, ((4, 4, 4, 4),) * 2, 8, [44, 36, 28, 20]),
         (4, 2, ((4, 4, 4, 4),) * 2, 4, [32, 32, 28, 20]),
+        # Of the five chunks that rank 0 has in flight, three are first ones: 3 * 1 + 2 * 3.
+        (2, 2, ((1, 2), (3, 4)), 8, [9, 8]),
+        # Four first ones, because two second ones have gone backward: 4 * 5 + 1.
+        (2, 2, ((5, 2), (1, 0)), 8, [21, 6]),
+        (2, 2, ((0, 2), (3, 3)), 2, [6, 7]),
     ],
 )
 def test_layers_in_flight(
@@ -98,12 +124,72 @@ def test_layers_in_flight(
     assert found == expected
 
 
+def test_the_layers_in_flight_of_unequal_chunks_are_those_of_the_schedule() -> None:
+    """Forward and backward passes as Megatron's interleaved schedule makes them, one by one."""
+    stages = ((3, 1, 2), (0, 4, 1), (2, 2, 0))
+    for num_microbatches in (3, 6, 15):
+        chunks = [micro for group in range(num_microbatches // 3) for micro in [*[0] * 3, *[1] * 3, *[2] * 3]]
+        for rank in range(3):
+            ahead = 2 * (3 - rank - 1) + 2 * 3
+            passes = [("forward", chunk) for chunk in chunks[:ahead]]
+            for forward, backward in zip(chunks[ahead:], chunks, strict=False):
+                passes += [("forward", forward), ("backward", 2 - backward)]
+            most = kept = 0
+            for way, chunk in passes:
+                kept += stages[chunk][rank] * (1 if way == "forward" else -1)
+                most = max(most, kept)
+            assert layers_in_flight(layout(3, 3), stages, rank, num_microbatches) == most
+
+
+RECOMPUTED_SAVES: list[tuple[dict[str, Any], int]] = [
+    ({"recompute_granularity": "selective", "recompute_modules": ["layernorm"]}, 2 * 2 * 4096),
+    ({"recompute_granularity": "selective", "recompute_modules": ["mlp_act"]}, 2 * 11008),
+    ({"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}, 4 * 32),
+    ({"recompute_granularity": "selective", "recompute_modules": ["mlp"]}, 2 * 3 * 11008),
+    ({"recompute": "selective"}, 2 * (2 * 4096 + 11008)),
+]
+
+
+@pytest.mark.parametrize(("parallel", "saved"), RECOMPUTED_SAVES)
+def test_of_a_recomputed_module_nothing_is_kept(make_config: MakeConfig, parallel: dict[str, Any], saved: int) -> None:
+    """At the peak in the output layer, where no layer is computed again."""
+    plain = estimate_memory(make_config(model=LLAMA_7B), layout(1))[0].activations_bytes
+    found = estimate_memory(make_config(model=LLAMA_7B, parallel=parallel), layout(1))[0].activations_bytes
+    assert plain - found == 2048 * 32 * saved
+
+
+def test_block_recomputation_keeps_all_of_the_other_layers(make_config: MakeConfig) -> None:
+    def kept(num_layers: int | None) -> int:
+        block = {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": num_layers}
+        config = make_config(model=LLAMA_7B, parallel=block if num_layers else {})
+        return estimate_memory(config, layout(1))[0].activations_bytes
+
+    of_layer = 2048 * (2 * (4 * 4096 + 4 * 4096 + 3 * 11008) + 4 * (32 + 2))
+    assert kept(None) - kept(8) == 8 * (of_layer - 2048 * 2 * 4096)
+    assert kept(8) - kept(9) == of_layer - 2048 * 2 * 4096
+
+
+def test_units_of_layers_keep_one_input_each(make_config: MakeConfig) -> None:
+    parallel = {"pipeline_model_parallel_size": 2, "recompute_granularity": "full"}
+    each, pairs = (
+        estimate_memory(make_config(model=LLAMA_7B, parallel={**parallel, "recompute_num_layers": number}), layout(2))[
+            0
+        ]
+        for number in (1, 2)
+    )
+    of_layer = 2048 * (2 * (4 * 4096 + 4 * 4096 + 3 * 11008) + 4 * (32 + 2))
+    assert each.activations_bytes - pairs.activations_bytes == 2048 * 2 * 16 * 4096 - of_layer
+
+
 def test_the_heaviest_rank_is_found_where_it_is(make_config: MakeConfig) -> None:
     parallel = {"pipeline_model_parallel_size": 2}
     even = make_config(model=LLAMA_7B, parallel=parallel)
     assert heaviest_rank(even, make_layout(even, 2)).pipeline_rank == 0
     large_last = make_config(model=LLAMA_7B, parallel={**parallel, "num_layers_in_first_pipeline_stage": 4})
     assert heaviest_rank(large_last, make_layout(large_last, 2)).pipeline_rank == 1
+    inner = {"pipeline_model_parallel_size": 4, "pipeline_model_parallel_layout": "Et*4|t*4|t*20|t*4L"}
+    large_inner = make_config(model=LLAMA_7B, parallel=inner)
+    assert heaviest_rank(large_inner, make_layout(large_inner, 4)).pipeline_rank == 2
 
 
 def test_the_estimate_leaves_room_for_what_it_does_not_count(make_config: MakeConfig) -> None:

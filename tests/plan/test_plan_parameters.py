@@ -8,8 +8,9 @@ import pytest
 from harness.config.model import ModelConfig
 from harness.config.schema import Config
 from harness.plan.flops import flops_per_token, flops_per_token_full_attention, hardware_flops_per_token
-from harness.plan.layouts import layers_per_stage, make_layout
+from harness.plan.layouts import make_layout
 from harness.plan.parameters import count_parameters, stage_parameters
+from harness.plan.stages import layers_per_stage
 
 MakeConfig = Callable[..., Config]
 
@@ -140,14 +141,40 @@ def test_the_published_convention_of_llama_3_8b() -> None:
     assert 10_471 * flops_per_token_full_attention(model, 4096) / 989e12 == pytest.approx(0.545, abs=5e-4)
 
 
-def test_executed_flops_add_what_is_computed_again() -> None:
-    model = model_of({})
-    attention = 2 * 3 * SEQ_LENGTH * 128
-    layers = 2 * 3 * (4 * 128 * 128 + 3 * 128 * 352)
-    none = hardware_flops_per_token(model, SEQ_LENGTH, "none")
-    assert none == flops_per_token(model, SEQ_LENGTH) + attention // 2
-    assert hardware_flops_per_token(model, SEQ_LENGTH, "selective") == none, "no product is computed again"
-    assert hardware_flops_per_token(model, SEQ_LENGTH, "full") == none + attention + layers
+ATTENTION, MLP, PROJECTIONS = 2 * SEQ_LENGTH * 1024, 2 * 3 * 1024 * 2816, 2 * 2 * (1024 + 256) * 1024
+"""Forward FLOPs per token of a layer: scores and values, the MLP's products, the products of attention."""
+LAYER = ATTENTION + MLP + PROJECTIONS
+BLOCK = {"recompute_granularity": "full", "recompute_method": "block"}
+
+
+@pytest.mark.parametrize(
+    ("parallel", "again"),
+    [
+        ({"recompute": "selective"}, 0),
+        ({"recompute": "full"}, 32 * LAYER),
+        ({"recompute_granularity": "full", "recompute_num_layers": 4}, 32 * LAYER),
+        ({**BLOCK, "recompute_num_layers": 3}, 3 * LAYER),
+        ({**BLOCK, "recompute_num_layers": 3, "pipeline_model_parallel_size": 4}, 4 * 3 * LAYER),
+        # The chunks have 15, 2, 14 and 1 layers.
+        (
+            {
+                **BLOCK,
+                "recompute_num_layers": 3,
+                "pipeline_model_parallel_size": 2,
+                "pipeline_model_parallel_layout": "Et*15|tt|t*14|tL",
+            },
+            (3 + 2 + 3 + 1) * LAYER,
+        ),
+        ({"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}, 32 * ATTENTION),
+        ({"recompute_granularity": "selective", "recompute_modules": ["mlp", "layernorm"]}, 32 * MLP),
+    ],
+)
+def test_executed_flops_add_what_is_computed_again(
+    make_config: MakeConfig, parallel: dict[str, Any], again: int
+) -> None:
+    none = hardware_flops_per_token(make_config(), SEQ_LENGTH)
+    assert none == flops_per_token(make_config().model, SEQ_LENGTH) + 32 * ATTENTION // 2
+    assert hardware_flops_per_token(make_config(parallel=parallel), SEQ_LENGTH) == none + again
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -158,9 +185,10 @@ def test_executed_flops_add_what_is_computed_again() -> None:
         {"pipeline_model_parallel_size": 4},
         {"pipeline_model_parallel_size": 2, "virtual_pipeline_model_parallel_size": 4},
         {"pipeline_model_parallel_size": 4, "num_layers_in_first_pipeline_stage": 5},
+        {"pipeline_model_parallel_size": 4, "pipeline_model_parallel_layout": "E|t*20|tt|t*3|ttt|t|t|ttL"},
     ],
 )
-def test_the_stages_hold_the_whole_model(make_config: MakeConfig, parallel: dict[str, int], tied: bool) -> None:
+def test_the_stages_hold_the_whole_model(make_config: MakeConfig, parallel: dict[str, Any], tied: bool) -> None:
     config = make_config(
         model={"untie_embeddings_and_output_weights": not tied, "vocab_size": 31900}, parallel=parallel
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from harness.errors import ConfigError, UsageError
 from harness.plan.course import sketch
 from harness.plan.plan import make_plan
 from harness.plan.plan_text import plan_text, print_plan
+from harness.plan.record import plan_record
 
 MakeConfig = Callable[..., Config]
 
@@ -80,6 +82,70 @@ def test_plan_text_names_chunks_and_what_context_parallelism_needs(make_config: 
     assert rows["virtual chunks"] == "4 per pipeline rank (interleaved)"
     assert rows["layers per stage"] == "4 4 | 4 4 | 4 4 | 4 4"
     assert rows["note"] == "context parallelism needs Transformer Engine on every rank"
+
+
+LAYOUT = {"pipeline_model_parallel_size": 2, "pipeline_model_parallel_layout": "Et*3|t*20|t*9|L"}
+
+
+def test_each_stage_is_named_with_its_share(make_config: MakeConfig) -> None:
+    config = make_config(parallel=LAYOUT)
+    rows = lines_of(plan_text(config, make_plan(config, 2)))
+    assert rows["virtual chunks"] == "2 per pipeline rank (interleaved)"
+    assert rows["layers per stage"] == "3 20 | 9 0"
+    assert re.fullmatch(
+        r"embedding and layers 0-2, 23-31: 168M parameters, [0-9.]+ GiB a rank, 34\.. % of the FLOPs", rows["stage 0"]
+    )
+    assert re.fullmatch(
+        r"loss and layers 3-22: 258M parameters, [0-9.]+ GiB a rank, 65\.. % of the FLOPs", rows["stage 1"]
+    )
+
+
+def test_a_stage_without_layers_is_named(make_config: MakeConfig) -> None:
+    parallel = {"pipeline_model_parallel_size": 4, "pipeline_model_parallel_layout": "E|t*12|t*20|L"}
+    rows = lines_of(plan_text(make_config(parallel=parallel), make_plan(make_config(parallel=parallel), 4)))
+    assert rows["stage 0"].startswith("embedding and no layer: 32.8M parameters, ")
+    assert rows["stage 0"].endswith(" 0.0 % of the FLOPs")
+    assert rows["stage 3"].startswith("loss and no layer: 32.8M parameters, ")
+
+
+def test_the_shares_of_stages_add_up(make_config: MakeConfig) -> None:
+    config = make_config(parallel={**LAYOUT, "tensor_model_parallel_size": 2})
+    record = plan_record(config, make_plan(config, 8), gpu=None)
+    stages = record["layout"]["stages"]
+    assert sorted(layer for stage in stages for chunk in stage["layers"] for layer in chunk) == list(range(32))
+    assert sum(stage["num_parameters"] for stage in stages) == record["model"]["num_parameters_padded"]
+    assert sum(stage["flops_per_token"] for stage in stages) == record["phases"][0]["flops_per_token"]
+    assert max(stage["memory_bytes"] for stage in stages) == record["memory"]["total_bytes"]
+
+
+def test_of_many_stages_the_ends_are_shown(make_config: MakeConfig) -> None:
+    config = make_config(parallel={"pipeline_model_parallel_size": 32})
+    text = plan_text(config, make_plan(config, 32))
+    assert [label for label in lines_of(text) if label.startswith("stage ")] == [
+        f"stage {rank}" for rank in (*range(8), *range(24, 32))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parallel", "text"),
+    [
+        ({}, "none"),
+        ({"recompute": "selective"}, "selective: layernorm, mlp_act, moe_act"),
+        (
+            {"recompute_granularity": "selective", "recompute_modules": ["mlp", "core_attn"]},
+            "selective: core_attn, mlp",
+        ),
+        ({"recompute": "full"}, "full"),
+        ({"recompute": "full", "recompute_num_layers": 4}, "full: 4 layers together"),
+        (
+            {"recompute_granularity": "full", "recompute_method": "block", "recompute_num_layers": 4},
+            "full: the first 4 layers of every model chunk",
+        ),
+    ],
+)
+def test_what_is_recomputed_is_said(make_config: MakeConfig, parallel: dict[str, Any], text: str) -> None:
+    config = make_config(parallel=parallel)
+    assert lines_of(plan_text(config, make_plan(config, 1)))["recompute"] == text
 
 
 def test_the_printed_plan_adds_time_and_legal_layouts(config: Config, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,6 +35,11 @@ def layout(tensor: int = 1, pipeline: int = 1, virtual: int | None = None, **oth
     }
 
 
+def modules(*names: str, size: int = 1, tensor: int = 1, **others: Any) -> dict[str, Any]:
+    chosen = {"recompute_granularity": "selective", "recompute_modules": list(names)}
+    return layout(tensor, micro_batch_size=size, **chosen, **others)
+
+
 OLMO = {"norm_placement": "behind", "qk_layernorm": True, "qk_layernorm_over": "width"}
 LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any], int, int, float]] = [
     # name, model, parallel, ranks, pipeline rank, peak in GiB
@@ -54,6 +59,45 @@ LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any], int, int, float]] = [
         6.779,
     ),
     ("selective recomputation, data 2", {}, layout(recompute="selective"), 2, 0, 9.847),
+    ("attention and MLP recomputed", {**WIDE, "num_layers": 4}, modules("core_attn", "mlp", size=2), 1, 0, 38.875),
+    (
+        "norms and MLP recomputed, tensor 2",
+        {},
+        modules("layernorm", "mlp", tensor=2, sequence_parallel=True),
+        2,
+        0,
+        6.591,
+    ),
+    (
+        "units of two layers recomputed",
+        {**WIDE, "num_layers": 4},
+        layout(micro_batch_size=2, recompute="full", recompute_num_layers=2),
+        1,
+        0,
+        36.625,
+    ),
+    (
+        "some layers recomputed, uneven interleaved pipeline",
+        {"num_layers": 8},
+        layout(
+            1,
+            2,
+            recompute="full",
+            recompute_method="block",
+            pipeline_model_parallel_layout="Et|t*4|tt|tL",
+        ),
+        4,
+        1,
+        11.135,
+    ),
+    (
+        "the embedding alone",
+        {"num_layers": 8},
+        layout(1, 2, pipeline_model_parallel_layout="E|t*8L"),
+        2,
+        0,
+        4.916,
+    ),
     (
         "norms around, zero-centred, selective recomputation",
         {"norm_placement": "around", "layernorm_zero_centered_gamma": True},

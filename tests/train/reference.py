@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from harness.channels.channels import open_channel
 from harness.config.model import ModelConfig
-from harness.config.schema import Config
+from harness.config.schema import Config, OptimizerConfig
 from harness.data.batch import Batch
 from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import recipe_for
@@ -135,27 +135,40 @@ def token_losses(reference: torch.nn.Module, batch: Batch) -> torch.Tensor:
 def train_reference(reference: torch.nn.Module, config: Config, num_steps: int) -> list[dict[str, Any]]:
     """Loss and gradient norm (before clipping) of every step of a plain training loop."""
     settings = config.optimizer
-    matrices = [p for p in reference.parameters() if p.dim() > 1]
-    vectors = [p for p in reference.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": settings.weight_decay},
-            {"params": vectors, "weight_decay": 0.0},
-        ],
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        eps=settings.adam_eps,
-    )
+    optimizers = _optimizers(reference, settings)
     found = []
     for step, data in enumerate(training_data(config, num_steps), start=1):
         (batch,) = data.micro_batches
         loss = (token_losses(reference, batch) * batch.loss_mask_BS).sum() / batch.loss_mask_BS.sum()
-        optimizer.zero_grad()
+        reference.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(reference.parameters(), settings.clip_grad)
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_with_warmup(config, step)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = cosine_with_warmup(config, step)
+            optimizer.step()
         found.append({"loss": float(loss.detach()), "grad_norm": float(norm)})
+    return found
+
+
+def _optimizers(reference: torch.nn.Module, settings: OptimizerConfig) -> list[torch.optim.Optimizer]:
+    """AdamW; or torch's Muon for the matrices of the layers, and AdamW for the rest."""
+    named = list(reference.named_parameters())
+    hidden = [p for name, p in named if p.dim() > 1 and ".layers." in name and settings.kind == "muon"]
+    others = [p for name, p in named if all(p is not each for each in hidden)]
+    found: list[torch.optim.Optimizer] = [
+        torch.optim.AdamW(
+            [
+                {"params": [p for p in others if p.dim() > 1], "weight_decay": settings.weight_decay},
+                {"params": [p for p in others if p.dim() == 1], "weight_decay": 0.0},
+            ],
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            eps=settings.adam_eps,
+        )
+    ]
+    if hidden:
+        muon = torch.optim.Muon(hidden, weight_decay=settings.weight_decay, adjust_lr_fn="match_rms_adamw")
+        found.append(muon)
     return found
 
 

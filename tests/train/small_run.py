@@ -67,6 +67,8 @@ class Grid(NamedTuple):
     sequence_parallel: bool = False
     first_stage: int | None = None
     micro_batch_size: int = 1
+    layout: str | None = None
+    counts_ends: bool = False
 
     @property
     def world_size(self) -> int:
@@ -82,6 +84,9 @@ class Grid(NamedTuple):
             "expert_tensor_parallel_size": self.etp,
             "sequence_parallel": self.sequence_parallel,
             "num_layers_in_first_pipeline_stage": self.first_stage,
+            "pipeline_model_parallel_layout": self.layout,
+            "account_for_embedding_in_pipeline_split": self.counts_ends,
+            "account_for_loss_in_pipeline_split": self.counts_ends,
             "micro_batch_size": self.micro_batch_size,
         }
 

@@ -24,6 +24,7 @@ EXPERTS = {
 RUNS: dict[str, tuple[Grid, dict[str, Any]]] = {
     "fp32": (DENSE, {}),
     "bf16": (DENSE, {"precision.dtype": "bf16"}),
+    "muon in bf16": (DENSE, {"optimizer.kind": "muon", "precision.dtype": "bf16"}),
     "experts in bf16": (WITH_EXPERTS, {**EXPERTS, "precision.dtype": "bf16"}),
 }
 

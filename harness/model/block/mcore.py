@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from harness.config.model import ModelConfig
+from harness.config.parallel import ParallelConfig
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.model.activation import Activation
@@ -55,7 +56,7 @@ def block_spec(
 
     Raises:
         ConfigError: Ranks are to share sequences, or products are to be computed in fp8, but Transformer Engine is
-            missing or cannot be imported, or the GPU knows no fp8.
+            missing or cannot be imported, or the GPU knows no fp8; or norms of its projections are to be recomputed.
     """
     _refuse_what_would_be_bf16(config, device)
     layer, norm = _layer(config, ranks, rotations, device)
@@ -77,6 +78,7 @@ def last_layer(
 def _layer(config: Config, ranks: Ranks, rotations: Rotations, device: torch.device) -> tuple[ModuleSpec, type[Any]]:
     """Return a dense layer, and its kind of norm."""
     if uses_transformer_engine(config, device):
+        _refuse_fused_norms(config)
         layer, norm = _transformer_engine_layer(config)
     elif ranks.cp.size > 1:
         raise ConfigError(
@@ -143,17 +145,28 @@ def _place_norms(layer: ModuleSpec, norm: type[Any], model: ModelConfig) -> None
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = IdentityOp
 
 
-def settle_layers(block: Any, recompute: str) -> None:  # noqa: ANN401 (Megatron's TransformerBlock)
-    """Set how the layers of a built block work together.
+def settle_layers(block: Any, parallel: ParallelConfig) -> None:  # noqa: ANN401 (Megatron's TransformerBlock)
+    """Set how the layers of a built block work together, and what of each is computed again.
 
-    A layer that is computed again as a whole normalizes for itself only: what it left for the next one would be left
-    by the first computation, which autograd does not see.
+    The last of the layers that are computed again as a whole does not normalize for the one behind it: what it left for
+    it would be left by the first computation, which autograd does not see.
     """
     for layer in block.layers:
         let_graphs_go(layer.mlp)
-        layer.computes_cheap_tensors_again = recompute == "selective"
-    if recompute != "full":
-        join_layers(block.layers, block.final_layernorm)
+        layer.recomputed = parallel.recomputed_modules
+    recomputed, unit = range(parallel.num_recomputed(len(block.layers))), parallel.layers_of_unit
+    join_layers(block.layers, block.final_layernorm, apart=recomputed[unit - 1 :: unit])
+
+
+def _refuse_fused_norms(config: Config) -> None:
+    """Refuse to recompute norms that are part of Transformer Engine's projections, by name."""
+    if "layernorm" in (config.parallel.recompute_modules or ()):
+        raise ConfigError(
+            [
+                "parallel.recompute_modules: layernorm has no effect with Transformer Engine, whose projections "
+                "normalize what they read; remove it"
+            ]
+        )
 
 
 def _refuse_what_would_be_bf16(config: Config, device: torch.device) -> None:

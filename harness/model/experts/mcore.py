@@ -239,7 +239,7 @@ class Experts(nn.Module):
         self.linear_fc1 = weights(*first, dim=1, num_blocks=num_blocks, num_biases=first[0] if has_bias else 0)
         self.linear_fc2 = weights(*second, dim=2, num_blocks=1, num_biases=self._own_outputs if has_bias else 0)
         self._first_output = group.rank() * self._own_outputs
-        self.activation = Activation(kind=activation)
+        self.activation = Activation(kind=activation, module="moe_act")
 
     def forward(
         self, tokens_TH: torch.Tensor, tokens_per_expert: torch.Tensor, weights_T: torch.Tensor
@@ -252,8 +252,13 @@ class Experts(nn.Module):
         if self.linear_fc1.bias is not None:
             mixed_Tf = mixed_Tf + each_with_its_own(self.linear_fc1.bias, tokens_per_expert)
         activated_Tf = self.activation(mixed_Tf)
-        kept_Tf, kept_T = activated_Tf.detach(), weights_T.detach()
-        weighted_Tf = computed_by(_weighted(activated_Tf, weights_T), lambda: _weighted(kept_Tf, kept_T))
+        # From what the product gives: a recipe that held the activated tokens would keep them.
+        kept_Tf, kept_T = mixed_Tf.detach(), weights_T.detach()
+        weighted_Tf = computed_by(
+            "moe_act",
+            _weighted(activated_Tf, weights_T),
+            lambda: _weighted(self.activation(kept_Tf), kept_T),
+        )
         output_TH = grouped_product(weighted_Tf, self.linear_fc2.weight, tokens_per_expert)
         if self.linear_fc2.bias is not None:
             own_Th = _weighted(each_with_its_own(self.linear_fc2.bias, tokens_per_expert), weights_T)

@@ -12,7 +12,7 @@ Shapes: S sequence of this rank, B micro batch, H hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from harness.config.model import ModelConfig
+from harness.config.parallel import ParallelConfig
 from harness.model.experts.mcore import let_graphs_go
 from harness.model.further_tokens.tally import LossTally
 from harness.model.further_tokens.targets import targets_ahead
@@ -56,6 +57,16 @@ class Inputs:
     packed: Any
     """Megatron's PackedSeqParams: documents that are kept apart, or None."""
 
+    @staticmethod
+    def of(arguments: Mapping[str, Any]) -> Inputs:
+        """Return what Megatron's model hands to its last step."""
+        return Inputs(
+            tokens_BS=arguments["input_ids"],
+            labels_BS=arguments["labels"],
+            loss_mask_BS=arguments["loss_mask"],
+            packed=arguments["packed_seq_params"],
+        )
+
 
 class FurtherToken(MegatronModule):  # type: ignore[misc]
     """One module."""
@@ -66,6 +77,7 @@ class FurtherToken(MegatronModule):  # type: ignore[misc]
         kinds: Kinds,
         *,
         number: int,
+        parallel: ParallelConfig,
         virtual_stage: int | None,
         groups: Any,  # noqa: ANN401 (Megatron's)
     ) -> None:
@@ -92,6 +104,10 @@ class FurtherToken(MegatronModule):  # type: ignore[misc]
             pg_collection=groups,
         )
         self.final_layernorm = kinds.norm(**norm)
+        self._is_recomputed = parallel.recomputes_mtp_layers
+        let_graphs_go(self.transformer_layer.mlp)
+        self.transformer_layer.recomputed = parallel.recomputed_modules
+        join_layers([self.transformer_layer], self.final_layernorm, apart=(0,) if self._is_recomputed else ())
 
     @property
     def mtp_model_layer(self) -> nn.Module:
@@ -106,7 +122,7 @@ class FurtherToken(MegatronModule):  # type: ignore[misc]
         packed: Any,  # noqa: ANN401 (Megatron's PackedSeqParams)
     ) -> torch.Tensor:
         """Return the stream behind this module."""
-        if self.config.recompute_granularity != "full":
+        if not self._is_recomputed:
             return self._computed(hidden_SBH, embedded_SBH, packed)
 
         def computed(hidden_SBH: torch.Tensor, embedded_SBH: torch.Tensor) -> torch.Tensor:
@@ -120,7 +136,8 @@ class FurtherToken(MegatronModule):  # type: ignore[misc]
         mixed_SBH, _ = self.eh_proj(both)
         mixed_SBH = tensor_parallel.gather_from_tensor_model_parallel_region(mixed_SBH)
         if self.config.sequence_parallel:
-            mixed_SBH = tensor_parallel.scatter_to_sequence_parallel_region(mixed_SBH)
+            # A copy: what is scattered is a view, with which the layer would keep all of it.
+            mixed_SBH = tensor_parallel.scatter_to_sequence_parallel_region(mixed_SBH).clone()
         stream_SBH, _ = self.transformer_layer(mixed_SBH, packed_seq_params=packed)
         normed_SBH: torch.Tensor = self.final_layernorm(stream_SBH)
         return normed_SBH
@@ -129,28 +146,15 @@ class FurtherToken(MegatronModule):  # type: ignore[misc]
 class FurtherTokens(MegatronModule):  # type: ignore[misc]
     """All modules of a model, one behind the other, on its last pipeline stage."""
 
-    def __init__(
-        self,
-        config: TransformerConfig,
-        kinds: Kinds,
-        *,
-        model: ModelConfig,
-        recompute: str,
-        virtual_stage: int | None,
-        groups: Any,  # noqa: ANN401 (Megatron's)
-    ) -> None:
-        super().__init__(config=config)
+    def __init__(self, chunk: Any, kinds: Kinds, model: ModelConfig, parallel: ParallelConfig) -> None:  # noqa: ANN401
+        """Build the modules for a model chunk of Megatron's, which ends with them."""
+        super().__init__(config=chunk.config)
+        own = {"parallel": parallel, "virtual_stage": chunk.vp_stage, "groups": chunk.pg_collection}
         self.layers = nn.ModuleList(
-            FurtherToken(config, kinds, number=number, virtual_stage=virtual_stage, groups=groups)
-            for number in range(model.num_modules)
+            FurtherToken(chunk.config, kinds, number=number, **own) for number in range(model.num_mtp_modules)
         )
-        for module in self.layers:
-            let_graphs_go(module.transformer_layer.mlp)
-            module.transformer_layer.computes_cheap_tensors_again = recompute == "selective"
-            if recompute != "full":
-                join_layers([module.transformer_layer], module.final_layernorm)
-        self.tally = LossTally(model.num_modules)
-        self._loss_weight = model.mtp_loss_scaling_factor / model.num_modules
+        self.tally = LossTally(model.num_mtp_modules)
+        self._loss_weight = model.mtp_loss_scaling_factor / model.num_mtp_modules
 
     def forward(
         self,

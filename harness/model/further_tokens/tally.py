@@ -23,10 +23,10 @@ class ModuleLoss:
 class LossTally:
     """The losses of the modules of this rank in a step."""
 
-    def __init__(self, num_modules: int) -> None:
+    def __init__(self, num_mtp_modules: int) -> None:
         self.loss_weight = 0.0
         """Weight of one token's loss in what is differentiated: 1 / tokens that are expected in the step."""
-        self._num_modules = num_modules
+        self._num_mtp_modules = num_mtp_modules
         self._sums_M2: torch.Tensor | None = None
 
     def begin(self, loss_weight: float) -> None:
@@ -44,7 +44,7 @@ class LossTally:
     def sums(self, device: torch.device) -> torch.Tensor:
         """Return loss sum and token count of each module: `[M, 2]`, fp64."""
         if self._sums_M2 is None:
-            self._sums_M2 = torch.zeros(self._num_modules, 2, dtype=torch.float64, device=device)
+            self._sums_M2 = torch.zeros(self._num_mtp_modules, 2, dtype=torch.float64, device=device)
         return self._sums_M2
 
 

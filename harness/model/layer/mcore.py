@@ -5,6 +5,7 @@ Shapes: S sequence, B micro batch, H hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from harness.config.model import ModelConfig
+from harness.config.parallel import CHEAP_MODULES
 from harness.model.attention.core import CoreAttention
 from harness.model.attention.rules import rules_of
 from harness.model.norm import LayerNorm, RMSNorm, Scaled, SharedRMSNorm, hand_over, rms_norm
@@ -23,6 +25,7 @@ from harness.parallel import cpu
 cpu.prepare()
 
 from megatron.core import parallel_state  # noqa: E402 (the CPU must be prepared first)
+from megatron.core.tensor_parallel import checkpoint  # noqa: E402
 from megatron.core.transformer.attention import SelfAttention  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.transformer_layer import TransformerLayer  # noqa: E402
@@ -36,8 +39,8 @@ class Layer(TransformerLayer):  # type: ignore[misc]
     norm behind the last addition is the next layer's.
     """
 
-    computes_cheap_tensors_again = False
-    """Set for `parallel.recompute: selective`: autograd keeps recipes of cheap tensors."""
+    recomputed: frozenset[str] = frozenset()
+    """Modules that backward computes again, by their names in `parallel.recompute_modules`."""
     norm_behind: tuple[nn.Module] | None = None
     """The norm that reads what this layer returns, if it is on this rank; in a tuple, because it is no part of this."""
 
@@ -56,7 +59,8 @@ class Layer(TransformerLayer):  # type: ignore[misc]
         **_megatron_arguments: Any,  # noqa: ANN401 (for inference, cross attention and Megatron's own rotation)
     ) -> tuple[torch.Tensor, None]:
         """Return the stream behind this layer, `[S, B, H]`, and no context of a cross attention."""
-        with cheap_tensors_again() if self.computes_cheap_tensors_again else nullcontext():
+        cheap = self.recomputed & CHEAP_MODULES
+        with cheap_tensors_again(cheap) if cheap else nullcontext():
             attended, bias = self.self_attention(
                 self.input_layernorm(hidden_states),
                 attention_mask=attention_mask,
@@ -64,13 +68,27 @@ class Layer(TransformerLayer):  # type: ignore[misc]
             )
             attended = self.post_self_attn_layernorm(_with(bias, attended))
             stream, normed = _add_and_norm(self.pre_mlp_layernorm, attended, hidden_states)
-            output, bias = self.mlp(normed)
-            output = self.post_mlp_layernorm(_with(bias, output))
+            output = self.post_mlp_layernorm(self._mlp_again(normed))
             if self.norm_behind is None:
                 return output + stream, None
             (norm,) = self.norm_behind
             stream, normed = _add_and_norm(norm, output, stream)
             return hand_over(stream, norm, normed), None
+
+    def _mlp_again(self, normed: torch.Tensor) -> torch.Tensor:
+        """Compute MLP or experts, again in backward if they are recomputed.
+
+        Not in Megatron's way: that of an MLP is in the forward pass of its layer, which this one replaces, and that of
+        experts would leave the dispatcher what the second computation made (see `let_graphs_go`).
+        """
+        if torch.is_grad_enabled() and ("moe" if self.is_moe_layer else "mlp") in self.recomputed:
+            again: torch.Tensor = checkpoint(self._mlp_with_bias, False, normed)
+            return again
+        return self._mlp_with_bias(normed)
+
+    def _mlp_with_bias(self, normed: torch.Tensor) -> torch.Tensor:
+        output, bias = self.mlp(normed)
+        return _with(bias, output)
 
 
 class RotatingSelfAttention(SelfAttention):  # type: ignore[misc]
@@ -180,11 +198,15 @@ class WholeHeadsNorm(Scaled, _Shared):
         return normed_SBW.view_as(x_SBND)
 
 
-def join_layers(layers: Any, final_norm: nn.Module | None) -> None:  # noqa: ANN401 (a ModuleList)
-    """Let every layer normalize for the one behind it, and the last for the norm behind all, if it is on this rank."""
-    norms = [*(layer.input_layernorm for layer in layers[1:]), final_norm]
-    for layer, norm in zip(layers, norms, strict=True):
-        layer.norm_behind = (norm,) if isinstance(norm, RMSNorm | LayerNorm) else None
+def join_layers(layers: Any, final_norm: nn.Module | None, apart: Collection[int]) -> None:  # noqa: ANN401 (a ModuleList)
+    """Let every layer normalize for the one behind it, and the last for the norm behind all, if it is on this rank.
+
+    Not those whose number is in `apart`.
+    """
+    norms = [*(layer.input_layernorm for layer in layers[1:]), *([final_norm] if len(layers) else [])]
+    for number, (layer, norm) in enumerate(zip(layers, norms, strict=True)):
+        is_joined = number not in apart and isinstance(norm, RMSNorm | LayerNorm)
+        layer.norm_behind = (norm,) if is_joined else None
 
 
 def _add_and_norm(

@@ -81,7 +81,7 @@ class Pipeline:
             num_experts=model.num_moe_experts or 0,
         )
         self._losses = [tally for chunk in chunks for tally in losses_in(chunk)]
-        self._num_modules = model.num_modules
+        self._num_mtp_modules = model.num_mtp_modules
         self._ranks = ranks
         self._num_channels = num_channels
         self.micro_batch_size = micro_batch_size
@@ -136,7 +136,7 @@ class Pipeline:
         read = torch.cat((sums.values, *(number.double().reshape(1) for number in numbers))).tolist()
         count, end = self._num_channels, sums.values.numel()
         routers = end - self._tallies.size
-        modules = routers - 2 * self._num_modules
+        modules = routers - 2 * self._num_mtp_modules
         totals = Totals(
             loss_sums=tuple(read[:count]),
             num_tokens=tuple(read[count : 2 * count]),
@@ -216,15 +216,15 @@ class Pipeline:
         own = torch.zeros(len(self._flags), dtype=torch.float64, device=self._device)
         for place in (place for place, flag in enumerate(self._flags) if flag):
             own[place].fill_(1.0)  # on the device: a list that is copied there would make the host wait
-        parts = (self._sums.flatten(), own, self._losses_of_modules(), self._tallies.values(self._device))
+        parts = (self._sums.flatten(), own, self._losses_of_mtp_modules(), self._tallies.values(self._device))
         values = collectives.sum_over(torch.cat(parts))
         counted = values[self._num_channels : 2 * self._num_channels].sum()
         scale = torch.where(counted > 0, self._expected_tokens / counted, 1.0)
         return StepSums(values=values, gradient_scale=scale.float())
 
-    def _losses_of_modules(self) -> torch.Tensor:
+    def _losses_of_mtp_modules(self) -> torch.Tensor:
         """Return this rank's part of the sums of modules over all ranks: `[2·M]`, fp64."""
-        sums = torch.zeros(self._num_modules, 2, dtype=torch.float64, device=self._device)
+        sums = torch.zeros(self._num_mtp_modules, 2, dtype=torch.float64, device=self._device)
         for tally in self._losses if self._ranks.counts_loss else ():
             sums += tally.sums(self._device)
         return sums.flatten()

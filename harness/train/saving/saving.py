@@ -12,6 +12,7 @@ from harness.checkpoint import mcore
 from harness.config.phase_settings import in_phase
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives
+from harness.plan.memory import checkpoint_bytes
 from harness.run import resume_failures
 from harness.run.checkpoints.manifest import Manifest
 from harness.run.checkpoints.retention import RetentionPolicy, before_steps, evidence_steps, to_delete
@@ -73,9 +74,7 @@ def begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
     """Make the folder to write into, on the writer; return it, or the reason why it cannot be made."""
     if not run.ranks.is_writer:
         return None, None
-    # Weights, and fp32 master weights with the optimizer's state.
-    num_bytes = run.plan.num_parameters * run.config.optimizer.kind.checkpoint_bytes(run.config.precision.dtype)
-    return path_or_problem(lambda: run.store.begin(state.step, estimated_bytes=num_bytes))
+    return path_or_problem(lambda: run.store.begin(state.step, estimated_bytes=checkpoint_bytes(run.config)))
 
 
 def _write(run: Run, state: TrainState, partial: Path) -> str | None:
