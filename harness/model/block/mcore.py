@@ -18,7 +18,7 @@ from harness.config.parallel import ParallelConfig
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.model.activation import Activation
-from harness.model.experts.mcore import expert_mlp, let_graphs_go
+from harness.model.experts.mcore import add_up_shared_gradients, expert_mlp, let_graphs_go
 from harness.model.layer.mcore import Layer, LayerAttention, RotatingSelfAttention, join_layers
 from harness.model.norm import LayerNorm, RMSNorm
 from harness.model.rotary import Rotations
@@ -139,6 +139,7 @@ def settle_layers(block: Any, parallel: ParallelConfig) -> None:  # noqa: ANN401
     """
     for layer in block.layers:
         let_graphs_go(layer.mlp)
+        add_up_shared_gradients(layer.mlp)
         layer.recomputed = parallel.recomputed_modules
     recomputed, unit = range(parallel.num_recomputed(len(block.layers))), parallel.layers_of_unit
     join_layers(block.layers, block.final_layernorm, apart=recomputed[unit - 1 :: unit])
