@@ -101,7 +101,10 @@ def convert(  # noqa: PLR0913 (one argument per option)
                 _manifest(model, tokenizers),
                 Weights(
                     model=model,
-                    names=[fused_name(parameter.name) for parameter in parameter_table(model)],
+                    names=[
+                        fused_name(parameter.name, is_latent=model.multi_latent_attention)
+                        for parameter in parameter_table(model)
+                    ],
                     read=growth.reader(lambda name: moves[name].joined(theirs.read_finite, theirs.model), theirs.model),
                 ),
                 belongings,

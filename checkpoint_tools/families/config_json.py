@@ -31,6 +31,8 @@ _KINDS: Mapping[str, Kind] = {
     "num_hidden_layers": whole(10_000),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"), _HEADS),
     **dict.fromkeys(("n_group", "topk_group"), _HEADS),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), _WIDTH),
+    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "qk_head_dim", "v_head_dim"), _HEADS),
     **dict.fromkeys(("first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers"), whole(10_000, least=0)),
     "routed_scaling_factor": number(1e-6, 1e6),
     "use_qk_norm": TRUTH,
@@ -98,6 +100,8 @@ def admit(fields: Fields, family: Family) -> Admitted:
     values = _values(plain, rotation, family, problems)
     if share is not None:
         values["rotary_percent"] = share.read(family.rotary_share, problems)
+    if rotation.loses_temperature and family.has.get("multi_latent_attention"):
+        problems.append("mscale_all_dim: known is one that stands beside mscale, and without attention_factor")
     _require_none([*problems, *rotation.problems])
     model = _model(values, family)
     rotary = rotation.as_fields() if share is None else with_rotary_share(rotation.as_fields(), model.rotary_percent)
@@ -152,6 +156,8 @@ def _plain(fields: Fields, family: Family, problems: list[str]) -> Fields:
     for key in sorted(_read_keys(family) & set(fields)):
         value = fields[key]
         if value is None:
+            if key in family.nullable:
+                plain[key] = None
             continue
         try:
             plain[key] = _KINDS[key].read(key, value) if key in _KINDS else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from checkpoint_tools.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from checkpoint_tools.families.family import Family
 from checkpoint_tools.families.gemma import GEMMA
 from checkpoint_tools.families.glm4_moe import GLM4_MOE
@@ -19,7 +20,7 @@ from harness.config.model import ModelConfig
 from harness.errors import UsageError
 
 _DENSE = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, INTERNLM2, MINIMIND)
-_WITH_EXPERTS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, OLMOE, GLM4_MOE)
+_WITH_EXPERTS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, OLMOE, GLM4_MOE, DEEPSEEK_V3, DEEPSEEK_V2)
 _FAMILIES = (*_DENSE, *_WITH_EXPERTS)
 """All families. If none is named for writing, the first one that can express the model is taken."""
 FAMILIES = {family.model_type: family for family in _FAMILIES}
@@ -29,8 +30,6 @@ REFUSED = {
     "gpt2": "its positions are learnt",
     "internlm": "only its attention has biases",
     "phi3": "its fused projections are ordered otherwise",
-    "deepseek_v2": "its attention is latent",
-    "deepseek_v3": "its attention is latent",
     "gpt_oss": "its attention has sinks and windows, its experts have biases",
 }
 """Families that are often asked for, and why they are not in the tables."""

@@ -16,6 +16,7 @@ from harness.config.problems import Location, Problem
 from harness.config.rope_scaling import OPTIONS, RopeScalingConfig
 from harness.config.schema import CheckpointConfig, DataConfig, EvaluationConfig, PhaseConfig, PrecisionConfig
 from harness.config.validate_experts import expert_problems
+from harness.config.validate_latent import latent_layout_problems, latent_problems
 from harness.config.validate_phases import (
     blend_problems,
     changed_fields,
@@ -42,6 +43,8 @@ def cross_field_problems(sections: Mapping[str, Any]) -> list[Problem]:
 
 def _head_problems(model: ModelConfig) -> Iterator[Problem]:
     heads, groups = model.num_attention_heads, model.query_groups
+    if model.multi_latent_attention:
+        return
     if model.kv_channels is None and model.hidden_size % heads:
         yield Problem(
             ("model", "hidden_size"),
@@ -71,7 +74,7 @@ def _rope_problems(model: ModelConfig) -> Iterator[Problem]:
 
 
 def _norm_problems(model: ModelConfig) -> Iterator[Problem]:
-    if model.qk_layernorm_over == "head":
+    if model.qk_layernorm_over == "head" or model.multi_latent_attention:
         return
     here = ("model", "qk_layernorm_over")
     if not model.qk_layernorm:
@@ -230,9 +233,11 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), _rope_problems),
     (("model",), _norm_problems),
     (("model",), expert_problems),
+    (("model",), latent_problems),
     (("parallel",), _parallel_problems),
     (("parallel", "data", "precision"), _context_problems),
     (("model", "parallel", "precision", "phases"), _fp8_problems),
+    (("model", "parallel", "precision", "phases"), latent_layout_problems),
     (("model", "phases"), _phase_rope_problems),
     (("phases",), _phase_parallel_problems),
     (("phases", "data", "precision"), _phase_context_problems),

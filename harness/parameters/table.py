@@ -4,112 +4,35 @@ A parameter exists if it is in the table. To add a kind of parameter, add a row:
 counts, FLOPs, memory, growth and conversions follow. The rows are those of Megatron-Core's GPT model: fused
 query-key-value and gate-up projections, an MLP or experts in each layer (those of a layer in one tensor), two
 or four norms per layer, one final norm, rotary positions (no parameters), and an output layer that has no bias and may
-share the embedding.
+share the embedding. With latent attention, latents and their projections take the place of the fused one.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
+from harness.parameters.latent_rows import LATENT_ROWS, is_latent
 from harness.parameters.model_shape import ModelShape
-from harness.parameters.names import EMBEDDING, OUTPUT, in_layer, plain_name
+from harness.parameters.names import EMBEDDING, OUTPUT, plain_name
 from harness.parameters.parameter import Cut, End, Initial, Parameter, Part
+from harness.parameters.rows import Row, always, deviation_into_residual, into_layer, into_residual, never, norm
 
 _NUM_REMEMBERED = 16
 """Tables that are kept: those of one command, with some to spare."""
 
 
-def _always(model: ModelShape) -> bool:
-    return True
-
-
-def _never(model: ModelShape) -> bool:
-    return False
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Row:
-    """A parameter of every model for which `when` holds."""
-
-    name: str
-    part: Part
-    shape: Callable[[ModelShape], tuple[int, ...]]
-    when: Callable[[ModelShape], bool] = _always
-    initial: Callable[[ModelShape], Initial] = lambda model: Initial()
-    cut: Callable[[ModelShape], Cut | None] = lambda model: None
-    decays: bool = False
-    ends: Callable[[ModelShape], tuple[End, ...]] = lambda model: ()
-    is_multiplied: Callable[[ModelShape], bool] = _never
-    writes_to_residual: bool = False
-    is_of_experts: bool = False
-    is_trained: bool = True
-    has_vocabulary: bool = False
-
-    def parameter(self, model: ModelShape, layer: int | None) -> Parameter:
-        shape = self.shape(model)
-        true_shape = (model.vocab_size, *shape[1:]) if self.has_vocabulary else shape
-        if self.is_of_experts:
-            true_shape = (model.moe_router_topk, *shape[1:])
-        return Parameter(
-            name=self.name if layer is None else in_layer(layer, self.name),
-            part=self.part,
-            shape=shape,
-            initial=self.initial(model),
-            cut=self.cut(model),
-            decays=self.decays,
-            layer=layer,
-            ends=self.ends(model),
-            num_multiplied=math.prod(true_shape) if self.is_multiplied(model) else 0,
-            writes_to_residual=self.writes_to_residual,
-            num_experts=shape[0] if self.is_of_experts else None,
-            num_chosen=model.moe_router_topk if self.is_of_experts else None,
-            is_trained=self.is_trained,
-            num_true_rows=model.vocab_size if self.has_vocabulary else None,
-        )
-
-
-def _norm(
-    name: str,
-    size: Callable[[ModelShape], int],
-    *,
-    part: Part = "norm",
-    when: Callable[[ModelShape], bool] = _always,
-    end: End | None = None,
-    cut: Callable[[ModelShape], Cut | None] = lambda model: None,
-) -> tuple[_Row, ...]:
-    """Rows of a norm: ones, or zeros to which one is added; and with LayerNorm zeros that are added behind it."""
-
-    def row(kind: str, mean: float, exists: Callable[[ModelShape], bool]) -> _Row:
-        return _Row(
-            name=f"{name}.{kind}",
-            part=part,
-            shape=lambda model: (size(model),),
-            when=exists,
-            initial=lambda model: Initial(mean=0.0 if model.layernorm_zero_centered_gamma else mean),
-            cut=cut,
-            ends=lambda model: (end,) if end else (),
-        )
-
-    def has_bias(model: ModelShape) -> bool:
-        return when(model) and model.normalization == "LayerNorm"
-
-    return row("weight", 1.0, when), row("bias", 0.0, has_bias)
-
-
-def _norm_of_heads(name: str, heads: Callable[[ModelShape], int]) -> tuple[_Row, ...]:
+def _norm_of_heads(name: str, heads: Callable[[ModelShape], int]) -> tuple[Row, ...]:
     """Rows of a norm of queries or keys: as wide as a head, or as all heads, which tensor-parallel ranks share."""
 
     def is_whole(model: ModelShape) -> bool:
         return model.qk_layernorm_over == "width"
 
-    return _norm(
+    return norm(
         name,
         lambda model: (heads(model) if is_whole(model) else 1) * model.head_size,
         part="attention",
-        when=lambda model: model.qk_layernorm,
+        when=lambda model: model.qk_layernorm and not is_latent(model),
         cut=lambda model: Cut(dim=0) if is_whole(model) else None,
     )
 
@@ -122,62 +45,7 @@ def _has_norms_behind(model: ModelShape) -> bool:
     return model.norm_placement != "before"
 
 
-def _into_layer(
-    name: str,
-    part: Part,
-    outputs: Callable[[ModelShape], int],
-    *,
-    has_bias: Callable[[ModelShape], bool],
-    when: Callable[[ModelShape], bool] = _always,
-    num_blocks: Callable[[ModelShape], int] = lambda model: 1,
-) -> tuple[_Row, ...]:
-    """Rows of a projection from the residual stream `[outputs, hidden]`: tensor-parallel ranks share its outputs."""
-    weight = _Row(
-        name=f"{name}.weight",
-        part=part,
-        shape=lambda model: (outputs(model), model.hidden_size),
-        when=when,
-        initial=lambda model: Initial(deviation=model.init_method_std),
-        cut=lambda model: Cut(dim=0, num_blocks=num_blocks(model)),
-        decays=True,
-        is_multiplied=_always,
-    )
-    bias = _Row(
-        name=f"{name}.bias",
-        part=part,
-        shape=lambda model: (outputs(model),),
-        when=has_bias,
-        cut=lambda model: Cut(dim=0, num_blocks=num_blocks(model)),
-    )
-    return weight, bias
-
-
-def _into_residual(
-    name: str, part: Part, inputs: Callable[[ModelShape], int], *, when: Callable[[ModelShape], bool] = _always
-) -> tuple[_Row, ...]:
-    """Rows of a projection into the residual stream `[hidden, inputs]`: tensor-parallel ranks share its inputs."""
-    weight = _Row(
-        name=f"{name}.weight",
-        part=part,
-        shape=lambda model: (model.hidden_size, inputs(model)),
-        when=when,
-        initial=lambda model: Initial(deviation=_deviation_into_residual(model)),
-        cut=lambda model: Cut(dim=1),
-        decays=True,
-        is_multiplied=_always,
-        writes_to_residual=True,
-    )
-    bias = _Row(
-        name=f"{name}.bias",
-        part=part,
-        shape=lambda model: (model.hidden_size,),
-        when=lambda model: when(model) and model.add_bias_linear,
-        writes_to_residual=True,
-    )
-    return weight, bias
-
-
-def _of_experts() -> tuple[_Row, ...]:
+def _of_experts() -> tuple[Row, ...]:
     """Rows of the experts of a layer `[experts, …]`: expert-parallel ranks share experts, others each of them."""
 
     def row(
@@ -187,15 +55,15 @@ def _of_experts() -> tuple[_Row, ...]:
         deviation: Callable[[ModelShape], float],
         cut: Callable[[ModelShape], Cut],
         writes: bool,
-    ) -> _Row:
-        return _Row(
+    ) -> Row:
+        return Row(
             name=name,
             part="experts",
             shape=lambda model: (_num_experts(model), *width(model)),
             initial=lambda model: Initial(deviation=deviation(model)),
             cut=cut,
             decays=True,
-            is_multiplied=_always,
+            is_multiplied=always,
             is_of_experts=True,
             writes_to_residual=writes,
         )
@@ -211,7 +79,7 @@ def _of_experts() -> tuple[_Row, ...]:
         row(
             "mlp.experts.linear_fc2.weight",
             lambda model: (model.hidden_size, model.expert_width),
-            deviation=_deviation_into_residual,
+            deviation=deviation_into_residual,
             cut=lambda model: Cut(dim=2),
             writes=True,
         ),
@@ -227,21 +95,16 @@ def _num_blocks(model: ModelShape) -> int:
     return 2 if model.gated else 1
 
 
-def _deviation_into_residual(model: ModelShape) -> float:
-    """Return GPT-2's scaling: two projections of every layer add to the residual stream."""
-    return model.init_method_std / math.sqrt(2 * model.num_layers)
-
-
 def _vocabulary(
     name: str,
     part: Part,
     ends: Callable[[ModelShape], tuple[End, ...]],
     *,
     is_multiplied: Callable[[ModelShape], bool],
-    when: Callable[[ModelShape], bool] = _always,
-) -> _Row:
+    when: Callable[[ModelShape], bool] = always,
+) -> Row:
     """Row of a table `[padded vocabulary, hidden]`: tensor-parallel ranks share its rows."""
-    return _Row(
+    return Row(
         name=name,
         part=part,
         shape=lambda model: (model.padded_vocab_size, model.hidden_size),
@@ -277,41 +140,43 @@ _BEFORE_LAYERS = (
     ),
 )
 _OF_LAYER = (
-    *_norm("input_layernorm", lambda model: model.hidden_size, when=_has_norms_before),
-    *_into_residual(
-        "self_attention.linear_proj", "attention", lambda model: model.num_attention_heads * model.head_size
+    *norm("input_layernorm", lambda model: model.hidden_size, when=_has_norms_before),
+    *into_residual(
+        "self_attention.linear_proj", "attention", lambda model: model.num_attention_heads * model.value_size
     ),
-    *_into_layer(
+    *into_layer(
         "self_attention.linear_qkv",
         "attention",
         lambda model: (model.num_attention_heads + 2 * model.query_groups) * model.head_size,
-        has_bias=lambda model: model.add_bias_linear or model.add_qkv_bias,
+        when=lambda model: not is_latent(model),
+        has_bias=lambda model: (model.add_bias_linear or model.add_qkv_bias) and not is_latent(model),
     ),
+    *LATENT_ROWS,
     *_norm_of_heads("self_attention.q_layernorm", lambda model: model.num_attention_heads),
     *_norm_of_heads("self_attention.k_layernorm", lambda model: model.query_groups),
-    *_norm("post_self_attn_layernorm", lambda model: model.hidden_size, when=_has_norms_behind),
-    *_norm("pre_mlp_layernorm", lambda model: model.hidden_size, when=_has_norms_before),
+    *norm("post_self_attn_layernorm", lambda model: model.hidden_size, when=_has_norms_behind),
+    *norm("pre_mlp_layernorm", lambda model: model.hidden_size, when=_has_norms_before),
 )
 _OF_MLP = (
-    *_into_layer(
+    *into_layer(
         "mlp.linear_fc1",
         "mlp",
         lambda model: _num_blocks(model) * model.ffn_hidden_size,
         has_bias=lambda model: model.add_bias_linear,
         num_blocks=_num_blocks,
     ),
-    *_into_residual("mlp.linear_fc2", "mlp", lambda model: model.ffn_hidden_size),
+    *into_residual("mlp.linear_fc2", "mlp", lambda model: model.ffn_hidden_size),
 )
 _OF_EXPERTS = (
-    _Row(
+    Row(
         name="mlp.router.weight",
         part="experts",
         shape=lambda model: (_num_experts(model), model.hidden_size),
         initial=lambda model: Initial(deviation=model.init_method_std),
         decays=True,
-        is_multiplied=_always,
+        is_multiplied=always,
     ),
-    _Row(
+    Row(
         name="mlp.router.expert_bias",
         part="experts",
         shape=lambda model: (_num_experts(model),),
@@ -319,33 +184,33 @@ _OF_EXPERTS = (
         is_trained=False,
     ),
     *_of_experts(),
-    *_into_layer(
+    *into_layer(
         "mlp.shared_experts.linear_fc1",
         "experts",
         lambda model: _num_blocks(model) * _shared_width(model),
         when=_has_shared_experts,
-        has_bias=_never,
+        has_bias=never,
         num_blocks=_num_blocks,
     ),
-    *_into_residual("mlp.shared_experts.linear_fc2", "experts", _shared_width, when=_has_shared_experts),
-    _Row(
+    *into_residual("mlp.shared_experts.linear_fc2", "experts", _shared_width, when=_has_shared_experts),
+    Row(
         name="mlp.shared_experts.gate_weight",
         part="experts",
         shape=lambda model: (1, model.hidden_size),
         when=lambda model: _has_shared_experts(model) and model.moe_shared_expert_gate,
         initial=lambda model: Initial(deviation=model.init_method_std),
         decays=True,
-        is_multiplied=_always,
+        is_multiplied=always,
     ),
 )
-_BEHIND_MLP = _norm("post_mlp_layernorm", lambda model: model.hidden_size, when=_has_norms_behind)
+_BEHIND_MLP = norm("post_mlp_layernorm", lambda model: model.hidden_size, when=_has_norms_behind)
 _AFTER_LAYERS = (
-    *_norm("decoder.final_layernorm", lambda model: model.hidden_size, end="last"),
+    *norm("decoder.final_layernorm", lambda model: model.hidden_size, end="last"),
     _vocabulary(
         OUTPUT,
         "output",
         lambda model: ("last",),
-        is_multiplied=_always,
+        is_multiplied=always,
         when=lambda model: model.untie_embeddings_and_output_weights,
     ),
 )

@@ -7,6 +7,9 @@ groups of size d, f MLP width, L layers, V true vocabulary, s sequence length:
     linear    = 6 * (L * (2*h*a*d + 2*h*g*d + 3*h*f) + V*h)      (2*h*f if the MLP is not gated)
     attention = 6 * L * s * a * d                                (scores and values; causal: half of the full square)
 
+With latent attention the linear part has the projections of latents in place of q, k and v, and values have heads of
+another size than queries and keys: `attention = 3 * L * s * a * (d + v)`.
+
 Not counted: the embedding lookup, padded vocabulary rows, norms, activations, the optimizer, and anything recomputed.
 """
 
@@ -39,10 +42,11 @@ def hardware_flops_per_token(
 ) -> int:
     """Return the FLOPs per token that the hardware executes: the numerator of HFU, causal attention.
 
+    Values are as wide as queries and keys there, filled up with zeros (`harness.model.latent`).
     Flash attention computes the scores again in backward (5 matrix products against 2 in forward). `selective` computes
     no product again, `full` the whole forward of every layer, but not the output layer.
     """
-    attention = _forward_attention(model, seq_length)
+    attention = _executed_attention(model, seq_length)
     executed = 3 * _forward_linear(model) + attention * 7 // 2
     if recompute == "full":
         in_layers = (parameter for parameter in parameter_table(model) if parameter.layer is not None)
@@ -64,4 +68,9 @@ def _forward_linear(model: ModelConfig) -> int:
 
 def _forward_attention(model: ModelConfig, seq_length: int) -> int:
     """Return the forward FLOPs per token of scores and values under a causal mask (half of `4 * L * s * a * d`)."""
-    return 2 * model.num_layers * seq_length * model.num_attention_heads * model.head_size
+    return model.num_layers * seq_length * model.num_attention_heads * (model.head_size + model.value_size)
+
+
+def _executed_attention(model: ModelConfig, seq_length: int) -> int:
+    width = max(model.head_size, model.value_size)
+    return 2 * model.num_layers * seq_length * model.num_attention_heads * width

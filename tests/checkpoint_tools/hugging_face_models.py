@@ -46,6 +46,11 @@ class Variant(NamedTuple):
 
 TIED = {"tie_word_embeddings": True}
 GLM = {"n_routed_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "first_k_dense_replace": 1}
+DEEPSEEK = {
+    **{"num_key_value_heads": 4, "rms_norm_eps": 1e-6, "kv_lora_rank": 12, "qk_nope_head_dim": 10},
+    **{"qk_rope_head_dim": 6, "v_head_dim": 14, "n_routed_experts": 8, "num_experts_per_tok": 3},
+    **{"moe_intermediate_size": 16, "n_shared_experts": 1, "first_k_dense_replace": 1},
+}
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
@@ -121,6 +126,30 @@ VARIANTS = (
             **{"attention_bias": True, "routed_scaling_factor": 2.5, "num_hidden_layers": 3, "head_dim": 16},
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
         },
+    ),
+    Variant("deepseek-v2-lite", "deepseek_v2", {**DEEPSEEK, "q_lora_rank": None, "n_shared_experts": 2}),
+    Variant(
+        "deepseek-v2-groups",
+        "deepseek_v2",
+        {
+            **DEEPSEEK,
+            **{"q_lora_rank": 20, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2},
+            **{"routed_scaling_factor": 16.0, **yarn(factor=40.0, mscale=0.707, mscale_all_dim=0.5)},
+        },
+    ),
+    Variant(
+        "deepseek-v3",
+        "deepseek_v3",
+        {
+            **DEEPSEEK,
+            **{"q_lora_rank": 20, "n_group": 4, "topk_group": 2, "num_hidden_layers": 3},
+            **yarn(factor=40.0, mscale=1.0, mscale_all_dim=1.0),
+        },
+    ),
+    Variant(
+        "deepseek-v3-no-latent-of-queries",
+        "deepseek_v3",
+        {**DEEPSEEK, "q_lora_rank": None, "n_group": 1, "topk_group": 1, "v_head_dim": 20, **TIED},
     ),
     Variant("qwen3-mha", "qwen3", {"head_dim": 12, "num_key_value_heads": 4}),
 )
