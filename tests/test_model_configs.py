@@ -30,9 +30,13 @@ PUBLISHED_PARAMETERS = {
     "mixtral_8x7b": 46_702_792_704,
     "qwen3_30b_a3b": 30_532_122_624,
     "olmoe_1b_7b": 6_919_161_856,
+    "deepseek_v2_lite": 15_706_484_224,
+    "deepseek_v3": 671_026_404_352,  # without the biases of experts, which no gradient moves
 }
 # Billions, as their makers say it.
 ACTIVE = {"mixtral_8x7b": 12.9, "qwen3_30b_a3b": 3.3, "olmoe_1b_7b": 1.3}
+ACTIVE_WITHOUT_EMBEDDING = {"deepseek_v2_lite": 2.4, "deepseek_v3": 36.6}
+"""DeepSeek says 2.4 and 37 billion, and counts no embedding."""
 LLAMA_STEPS = {"llama_7b": 238_419, "llama_13b": 238_419, "llama_33b": 333_787, "llama_65b": 333_787}
 
 FILES = sorted(MODEL_CONFIGS.glob("*.yaml"))
@@ -66,6 +70,12 @@ def test_a_configuration_is_a_complete_legal_run(path: Path) -> None:
 def test_the_parameters_that_a_token_meets_are_the_published_ones(name: str) -> None:
     active = count_parameters(load_config(MODEL_CONFIGS / f"{name}.yaml").model).active
     assert active / 1e9 == pytest.approx(ACTIVE[name], abs=0.06)
+
+
+@pytest.mark.parametrize("name", ACTIVE_WITHOUT_EMBEDDING)
+def test_the_parameters_that_deepseek_calls_active_are_the_published_ones(name: str) -> None:
+    count = count_parameters(load_config(MODEL_CONFIGS / f"{name}.yaml").model)
+    assert (count.active - count.embedding) / 1e9 == pytest.approx(ACTIVE_WITHOUT_EMBEDDING[name], abs=0.06)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -56,6 +56,12 @@ _DEFAULTS: Mapping[str, object] = {"rms_norm_eps": 1e-6, "rope_theta": 10000.0, 
 _GROUPS = "num_key_value_heads"
 """Here null is no missing key: it means as many as there are heads."""
 _FULL = "full_attention"
+_REASONS = {
+    "quantization_config": "its weights are quantized. If they are fp8 in blocks, as DeepSeek publishes V3, make them "
+    "plain first: harness convert dequantize"
+}
+"""Keys that are not known for a reason of their own."""
+_NOT_KNOWN = "not known, so it may change what the model computes. If it is only a remark, delete it from config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,8 +207,7 @@ def _passed_over(fields: Fields, family: Family, problems: list[str]) -> list[st
     known = {*_read_keys(family), *rotary, *family.fixed, *family.ignored, *ROTARY_KEYS, *STANDARD, "layer_types"}
     unknown = {key: value for key, value in fields.items() if key not in known}
     problems += [
-        f"{ascii(key)[1:-1][:60]}: not known, so it may change what the model computes. If it is only a remark, delete "
-        "it from config.json"
+        f"{ascii(key)[1:-1][:60]}: {_REASONS.get(key, _NOT_KNOWN)}"
         for key, value in unknown.items()
         if not changes_nothing(key, value)
     ]
