@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -251,6 +252,22 @@ def write_minimind(folder: Path) -> Path:
         "inference_rope_scaling": False,
     }
     (folder / "config.json").write_text(json.dumps({**kept, **own}))
+    return folder
+
+
+def write_quantized(folder: Path) -> Path:
+    """A matrix in fp8 with a scale for each block, as DeepSeek publishes them, and a norm."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    tensors = {
+        "a.weight": torch.arange(-8.0, 7.0).view(3, 5).to(torch.float8_e4m3fn),
+        "a.weight_scale_inv": torch.tensor([[0.5, 2.0, 1.0], [4.0, 1.0, 0.25]]),
+        "norm.weight": torch.ones(5, dtype=torch.bfloat16),
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    quantization = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [2, 2]}
+    fields = {"model_type": "deepseek_v3", "quantization_config": quantization}
+    (folder / "config.json").write_text(json.dumps(fields))
     return folder
 
 

@@ -62,6 +62,7 @@ def hugging_face_deepseek(model: ModelConfig, weights: Weights) -> torch.nn.Modu
         "rms_norm_eps": model.norm_epsilon,
         "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
         "rope_parameters": _rotation(model),
+        "max_position_embeddings": _longest(model),
         "attn_implementation": "eager",
         "experts_implementation": "eager",
     }
@@ -75,6 +76,11 @@ def hugging_face_deepseek(model: ModelConfig, weights: Weights) -> torch.nn.Modu
     tied = set() if model.untie_embeddings_and_output_weights else {"lm_head.weight"}
     assert (missing, wrong.unexpected_keys) == (tied, [])
     return reference
+
+
+def _longest(model: ModelConfig) -> int:
+    scaling = model.rope_scaling
+    return 2048 if scaling is None else int(scaling.factor * scaling.original_max_position_embeddings)
 
 
 def _rotation(model: ModelConfig) -> dict[str, Any]:

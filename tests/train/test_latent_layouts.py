@@ -47,17 +47,23 @@ EXPERTS = {
 KINDS = {"dense": LATENT, "experts": EXPERTS}
 FULL = {"parallel.recompute": "full"}
 SELECTIVE = {"parallel.recompute": "selective"}
+
+
+def _grid(**sizes: Any) -> Grid:
+    return Grid(**sizes, micro_batch_size=2)
+
+
 LAYOUTS: dict[str, tuple[str, Grid, dict[str, Any]]] = {
-    "dense-tp2": ("dense", Grid(tp=2), {}),
-    "dense-tp2-sp": ("dense", Grid(tp=2, sequence_parallel=True), SELECTIVE),
-    "dense-dp2": ("dense", Grid(dp=2), {}),
-    "dense-pp2": ("dense", Grid(pp=2), FULL),
-    "dense-pp2-vp2": ("dense", Grid(pp=2, vp=2), {}),
-    "experts-dp2-ep2": ("experts", Grid(dp=2, ep=2), SELECTIVE),
-    "experts-tp2": ("experts", Grid(tp=2, sequence_parallel=True), {}),
-    "experts-tp2-ep2": ("experts", Grid(tp=2, ep=2, etp=1, sequence_parallel=True), {}),
-    "experts-pp2-vp2": ("experts", Grid(pp=2, vp=2), FULL),
-    "experts-pp2-tp2-ep2": ("experts", Grid(pp=2, tp=2, ep=2, etp=1, sequence_parallel=True), {}),
+    "dense-tp2": ("dense", _grid(tp=2), {}),
+    "dense-tp2-sp": ("dense", _grid(tp=2, sequence_parallel=True), SELECTIVE),
+    "dense-dp2": ("dense", _grid(dp=2), {}),
+    "dense-pp2": ("dense", _grid(pp=2), FULL),
+    "dense-pp2-vp2": ("dense", _grid(pp=2, vp=2), {}),
+    "experts-dp2-ep2": ("experts", _grid(dp=2, ep=2), SELECTIVE),
+    "experts-tp2": ("experts", _grid(tp=2, sequence_parallel=True), {}),
+    "experts-tp2-ep2": ("experts", _grid(tp=2, ep=2, etp=1, sequence_parallel=True), {}),
+    "experts-pp2-vp2": ("experts", _grid(pp=2, vp=2), FULL),
+    "experts-pp2-tp2-ep2": ("experts", _grid(pp=2, tp=2, ep=2, etp=1, sequence_parallel=True), {}),
 }
 TOLERANCE = 1e-5
 LatentRun = Callable[[str, Grid, dict[str, Any]], Path]
@@ -83,7 +89,7 @@ def latent_run(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout_trains_the_same_latents(layout: str, latent_run: LatentRun) -> None:
     kind, grid, others = LAYOUTS[layout]
-    base, run = records(latent_run(kind, Grid(), {})), records(latent_run(kind, grid, others))
+    base, run = records(latent_run(kind, _grid(), {})), records(latent_run(kind, grid, others))
     assert len(run) == LAYOUT_STEPS
     for record, expected in zip(run, base, strict=True):
         names = {name for name in expected.values if not name.startswith("perf/")}
@@ -96,8 +102,8 @@ def test_layout_trains_the_same_latents(layout: str, latent_run: LatentRun) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize("recompute", ["selective", "full"])
 def test_recomputation_of_latents_gives_the_same_bits(recompute: str, latent_run: LatentRun) -> None:
-    base = records(latent_run("dense", Grid(), {}))
-    run = records(latent_run("dense", Grid(), {"parallel.recompute": recompute}))
+    base = records(latent_run("dense", _grid(), {}))
+    run = records(latent_run("dense", _grid(), {"parallel.recompute": recompute}))
     for name in ("train/lm_loss", "optim/grad_norm"):
         assert [record.values[name] for record in run] == [record.values[name] for record in base]
 
@@ -116,14 +122,14 @@ def test_latents_resume_bitwise(layout: str, pool: Pool, corpus: Path, latent_ru
 @pytest.mark.slow
 def test_latents_go_on_under_other_layouts(pool: Pool, corpus: Path, latent_run: LatentRun, tmp_path: Path) -> None:
     way = [
-        Grid(dp=2, ep=2),
-        Grid(tp=2, sequence_parallel=True),
-        Grid(pp=2),
-        Grid(tp=2, ep=2, etp=1, sequence_parallel=True),
+        _grid(dp=2, ep=2),
+        _grid(tp=2, sequence_parallel=True),
+        _grid(pp=2),
+        _grid(tp=2, ep=2, etp=1, sequence_parallel=True),
     ]
     stretches = [Stretch(grid, step) for grid, step in zip(way, (2, 5, 7, LAYOUT_STEPS), strict=True)]
     launch_in_stretches(pool, corpus, tmp_path, stretches, EXPERTS)
-    straight, resumed = records(latent_run("experts", Grid(), {})), records(tmp_path)
+    straight, resumed = records(latent_run("experts", _grid(), {})), records(tmp_path)
     for name in ("train/lm_loss", "optim/grad_norm"):
         found = [record.values[name] for record in resumed]
         assert found == pytest.approx([record.values[name] for record in straight], rel=TOLERANCE)
