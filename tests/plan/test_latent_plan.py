@@ -43,7 +43,8 @@ def test_flops_count_heads_of_queries_and_of_values(make_config: MakeConfig) -> 
     linear = 6 * (4 * (PROJECTIONS + 3 * HIDDEN * 2816) + 32000 * HIDDEN)
     assert flops_per_token(model, SEQ_LENGTH) == linear + 3 * 4 * SEQ_LENGTH * HEADS * (32 + 20)
     # What is executed has values as wide as queries and keys: two products forward, five backward.
-    assert hardware_flops_per_token(model, SEQ_LENGTH, "none") == linear + 7 * 4 * SEQ_LENGTH * HEADS * 32
+    config = make_config(model=LATENT)
+    assert hardware_flops_per_token(config, SEQ_LENGTH) == linear + 7 * 4 * SEQ_LENGTH * HEADS * 32
 
 
 def test_memory_counts_latents_and_heads_of_one_width(make_config: MakeConfig) -> None:
