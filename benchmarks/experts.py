@@ -26,7 +26,7 @@ Product = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Load(NamedTuple):
-    """What is multiplied."""
+    """Factors of a product."""
 
     tokens_TI: torch.Tensor
     weights_EOI: torch.Tensor

@@ -74,14 +74,14 @@ class Rule:
     built: str | None = None
     """Name that all of theirs have together, as one tensor, in a model that transformers has built; None: their own."""
 
-    def of_layer(self, layer: int, num_experts: int) -> Move:
-        """Return the rule for one layer."""
+    def of_layer(self, layer: int, num_experts: int, *, is_latent: bool = False) -> Move:
+        """Return the rule for one layer, of a model with latent attention or without."""
         is_of_experts = any("{e}" in name for name in self.theirs)
         numbers = range(num_experts) if is_of_experts else range(1)
         names = (name.replace("{e}", str(number)) for number in numbers for name in self.theirs)
         theirs = tuple(name.replace("{}", str(layer)) for name in names)
         return Move(
-            ours=fused_name(self.ours.replace("{}", str(layer))),
+            ours=fused_name(self.ours.replace("{}", str(layer)), is_latent=is_latent),
             theirs=theirs,
             fusion=self.fusion,
             built=None if self.built is None else self.built.replace("{}", str(layer)),
@@ -133,6 +133,8 @@ class Family:
     """Further keys that do not change the function."""
     defaults: Mapping[str, object] = field(default_factory=dict)
     """Defaults of the family's class for keys that `config.json` lacks."""
+    nullable: tuple[str, ...] = ()
+    """Keys whose null says something, and is no missing key."""
     has_bias_keys: bool = False
     """The keys `attention_bias` and `mlp_bias` tell if there are biases."""
     rotary_share: float | None = None
@@ -195,7 +197,7 @@ class Family:
         for layer in range(model.num_layers):
             for rule in rules[first:last]:
                 if (layer, rule.ours.removeprefix(f"{LAYERS}{{}}.")) in has:
-                    yield rule.of_layer(layer, num_experts)
+                    yield rule.of_layer(layer, num_experts, is_latent=model.multi_latent_attention)
         yield from (rule.of_layer(0, 0) for rule in rules[last:] if (None, rule.ours) in has)
 
     def _unnamed(self, model: ModelConfig) -> dict[str, object]:

@@ -25,6 +25,7 @@ from harness.config.schema import (
 from harness.config.validate_attention import attention_problems, position_problems, shared_sequence_problems
 from harness.config.validate_experts import expert_problems
 from harness.config.validate_further_tokens import further_token_phase_problems, further_token_problems
+from harness.config.validate_latent import latent_layout_problems, latent_problems
 from harness.config.validate_parallel import module_problems, parallel_problems, phase_parallel_problems
 from harness.config.validate_phases import (
     blend_problems,
@@ -52,6 +53,8 @@ def cross_field_problems(sections: Mapping[str, Any]) -> list[Problem]:
 
 def _head_problems(model: ModelConfig) -> Iterator[Problem]:
     heads, groups = model.num_attention_heads, model.query_groups
+    if model.multi_latent_attention:
+        return
     if model.kv_channels is None and model.hidden_size % heads:
         yield Problem(
             ("model", "hidden_size"),
@@ -88,7 +91,7 @@ def _rope_problems(model: ModelConfig) -> Iterator[Problem]:
 
 
 def _norm_problems(model: ModelConfig) -> Iterator[Problem]:
-    if model.qk_layernorm_over == "head":
+    if model.qk_layernorm_over == "head" or model.multi_latent_attention:
         return
     here = ("model", "qk_layernorm_over")
     if not model.qk_layernorm:
@@ -237,6 +240,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), _rope_problems),
     (("model",), _norm_problems),
     (("model",), expert_problems),
+    (("model",), latent_problems),
     (("model",), attention_problems),
     (("model", "precision"), further_token_problems),
     (("model", "parallel", "phases"), further_token_phase_problems),
@@ -246,6 +250,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model", "parallel", "precision"), module_problems),
     (("parallel", "data", "precision"), _context_problems),
     (("model", "parallel", "precision", "phases"), _fp8_problems),
+    (("model", "parallel", "precision", "phases"), latent_layout_problems),
     (("model", "phases"), _phase_rope_problems),
     (("model", "phases", "precision"), phase_parallel_problems),
     (("phases", "data", "precision"), _phase_context_problems),

@@ -58,7 +58,7 @@ def test_a_module_is_computed_again_and_not_kept(
     (plain,) = pool.run(model_jobs.recomputation_of_a_step, 1, config_of(model))
     (found,) = pool.run(model_jobs.recomputation_of_a_step, 1, config_of(model, **selective(module)))
     saved = plain.pop("kept bytes") - found.pop("kept bytes")
-    # A CPU keeps more within an activation. Through autograd's hooks a few bytes stay: the kind of mask, flags of a router.
+    # A CPU keeps more within an activation. A few bytes stay: the kind of a mask, and flags of a router.
     assert 0.9 * 4 * numbers <= saved <= 2 * 4 * numbers
     assert {kind: found[kind] // plain[kind] for kind in again} == dict.fromkeys(again, 2)
     inside = {"Activation", "ColumnParallelLinear", "RowParallelLinear"}

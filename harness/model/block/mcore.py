@@ -18,7 +18,8 @@ from harness.config.parallel import ParallelConfig
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.model.activation import Activation
-from harness.model.experts.mcore import expert_mlp, let_graphs_go
+from harness.model.experts.mcore import add_up_shared_gradients, expert_mlp, let_graphs_go
+from harness.model.latent.mcore import latent_attention
 from harness.model.layer.mcore import Layer, LayerAttention, RotatingSelfAttention, join_layers
 from harness.model.norm import LayerNorm, RMSNorm
 from harness.model.rotary import Rotations
@@ -91,15 +92,28 @@ def _layer(config: Config, ranks: Ranks, rotations: Rotations, device: torch.dev
     else:
         layer, norm = _own_layer(config.model)
     _place_norms(layer, norm, config.model)
-    attention = layer.submodules.self_attention
-    attention.module = RotatingSelfAttention
-    attention.params |= {
-        "model": config.model,
-        "rotations": rotations,
-        "by_sample": config.data.reset_at_document_borders,
-    }
+    if config.model.multi_latent_attention:
+        _attend_latently(layer, norm, config.model, rotations)
+    else:
+        attention = layer.submodules.self_attention
+        attention.module = RotatingSelfAttention
+        attention.params |= {
+            "model": config.model,
+            "rotations": rotations,
+            "by_sample": config.data.reset_at_document_borders,
+        }
     _parts_of_mlp(layer).activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
     return layer, norm
+
+
+def _attend_latently(layer: ModuleSpec, norm: type[Any], model: ModelConfig, rotations: Rotations) -> None:
+    """Give a layer latent attention. The norm in front feeds several projections, and is a layer of its own."""
+    parts = layer.submodules
+    parts.self_attention = latent_attention(model, rotations, norm)
+    if model.norm_placement != "behind":
+        parts.input_layernorm = norm
+    names = parts.sharded_state_dict_keys_map.items()
+    parts.sharded_state_dict_keys_map = {name: key for name, key in names if name != "input_layernorm."}
 
 
 def _with_experts(layer: ModuleSpec, norm: type[Any], model: ModelConfig) -> ModuleSpec:
@@ -145,6 +159,13 @@ def _place_norms(layer: ModuleSpec, norm: type[Any], model: ModelConfig) -> None
         layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = IdentityOp
 
 
+def settle_layer(layer: Any, parallel: ParallelConfig) -> None:  # noqa: ANN401 (ours)
+    """Set how a built layer works by itself, and what of it is computed again."""
+    let_graphs_go(layer.mlp)
+    add_up_shared_gradients(layer.mlp)
+    layer.recomputed = parallel.recomputed_modules
+
+
 def settle_layers(block: Any, parallel: ParallelConfig) -> None:  # noqa: ANN401 (Megatron's TransformerBlock)
     """Set how the layers of a built block work together, and what of each is computed again.
 
@@ -152,8 +173,7 @@ def settle_layers(block: Any, parallel: ParallelConfig) -> None:  # noqa: ANN401
     it would be left by the first computation, which autograd does not see.
     """
     for layer in block.layers:
-        let_graphs_go(layer.mlp)
-        layer.recomputed = parallel.recomputed_modules
+        settle_layer(layer, parallel)
     recomputed, unit = range(parallel.num_recomputed(len(block.layers))), parallel.layers_of_unit
     join_layers(block.layers, block.final_layernorm, apart=recomputed[unit - 1 :: unit])
 

@@ -108,6 +108,20 @@ def tallies_in(chunk: nn.Module) -> list[Tally]:
     return [module.tally for module in chunk.modules() if isinstance(module, Router)]
 
 
+def add_up_shared_gradients(mlp: nn.Module) -> None:
+    """Let the gradients of what shared experts and their gate read be added up before they meet those of the router.
+
+    So they are where shared experts are recomputed; another order would give other last bits.
+    """
+    shared = mlp.shared_experts if isinstance(mlp, MoELayer) else None
+    if shared is not None and shared.use_shared_expert_gate:
+        shared.register_forward_pre_hook(_alias)
+
+
+def _alias(_shared: object, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(each.view_as(each) for each in inputs)
+
+
 def let_graphs_go(mlp: nn.Module) -> None:
     """Let the dispatcher of a layer with experts hold no tensor of a forward pass that is over.
 

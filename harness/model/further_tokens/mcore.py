@@ -21,7 +21,7 @@ from torch import nn
 
 from harness.config.model import ModelConfig
 from harness.config.parallel import ParallelConfig
-from harness.model.experts.mcore import let_graphs_go
+from harness.model.block.mcore import settle_layer
 from harness.model.further_tokens.tally import LossTally
 from harness.model.further_tokens.targets import targets_ahead
 from harness.model.layer.mcore import join_layers
@@ -105,8 +105,7 @@ class FurtherToken(MegatronModule):  # type: ignore[misc]
         )
         self.final_layernorm = kinds.norm(**norm)
         self._is_recomputed = parallel.recomputes_mtp_layers
-        let_graphs_go(self.transformer_layer.mlp)
-        self.transformer_layer.recomputed = parallel.recomputed_modules
+        settle_layer(self.transformer_layer, parallel)
         join_layers([self.transformer_layer], self.final_layernorm, apart=(0,) if self._is_recomputed else ())
 
     @property
