@@ -121,10 +121,7 @@ def _found(measured: Measured, config: Config, watch: Stopwatch, rate: float) ->
         * speed
         * flops_per_token_full_attention(config.model, measured.seq_length)
         / peak,
-        "hfu_pct": 100
-        * speed
-        * hardware_flops_per_token(config, measured.seq_length)
-        / peak,
+        "hfu_pct": 100 * speed * hardware_flops_per_token(config, measured.seq_length) / peak,
         "tflops": causal / 1e12,
         "matmul_tflops": rate,
         "of_matmul_rate_pct": causal / 1e10 / rate,
