@@ -77,6 +77,8 @@ gpu-wheels:
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.step
+	$(BIN)/python -m benchmarks.step --experts
+	$(BIN)/python -m benchmarks.experts
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.blend
 	$(BIN)/python -m benchmarks.tokenize

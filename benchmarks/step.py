@@ -1,6 +1,6 @@
 """Measures the cost of the harness in a step, against a bare megatron-core loop of the same model, data and optimizer.
 
-    python -m benchmarks.step [--rounds 60] [--threads 1]
+    python -m benchmarks.step [--rounds 60] [--threads 1] [--experts]
 
 One process runs `harness.train.main` as it is: data, channel loss, one reduction, agreement on orders, decision,
 metrics.jsonl, TensorBoard, console. After every block of steps it makes the same steps once more in a bare loop, with a
@@ -42,7 +42,20 @@ VOCAB_SIZE = 4096
 CHANNELS = ("zh", "en", "code")
 
 
-def benchmark_config(folder: Path, train_steps: int, parallel: dict[str, int] | None = None) -> Config:
+EXPERTS = {
+    "num_moe_experts": 16,
+    "moe_ffn_hidden_size": 176,
+    "moe_router_topk": 4,
+    # The bare loop moves no bias.
+    "moe_router_score_function": "softmax",
+    "moe_router_enable_expert_bias": False,
+}
+"""A token meets as many weights as without experts."""
+
+
+def benchmark_config(
+    folder: Path, train_steps: int, parallel: dict[str, int] | None = None, experts: dict[str, Any] | None = None
+) -> Config:
     """Return a Llama of 4 layers of width 256, 1,024 tokens in 4 micro-batches, three channels."""
     for seed, name in enumerate(CHANNELS):
         if not (folder / name).exists():
@@ -57,6 +70,7 @@ def benchmark_config(folder: Path, train_steps: int, parallel: dict[str, int] | 
                 "num_query_groups": 2,
                 "ffn_hidden_size": 704,
                 "vocab_size": VOCAB_SIZE,
+                **(experts or {}),
             },
             "parallel": {"micro_batch_size": 2, **(parallel or {})},
             "data": {"channels": {name: {"path": folder / name} for name in CHANNELS}},
@@ -285,17 +299,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the harness adds to a step of megatron-core.")
     parser.add_argument("--rounds", type=int, default=60, help=f"blocks of {BLOCK} steps of each loop")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch (the data path has its own)")
+    parser.add_argument("--experts", action="store_true", help="layers with 16 experts, of which 4 compute a token")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         turns = turns_of(options.rounds)
-        config = benchmark_config(folder, turns.num_steps)
+        config = benchmark_config(folder, turns.num_steps, experts=EXPERTS if options.experts else None)
         with contextlib.redirect_stdout(io.StringIO()):
             measure(config, folder / "run", _alone(folder), turns)
     sys.stdout.write(report(turns, options.threads) + "\n")
-    sys.stdout.write(f"\nrepeat: python -m benchmarks.step --rounds {options.rounds} --threads {options.threads}\n")
+    more = " --experts" if options.experts else ""
+    sys.stdout.write(
+        f"\nrepeat: python -m benchmarks.step --rounds {options.rounds} --threads {options.threads}{more}\n"
+    )
 
 
 def _alone(folder: Path) -> Any:  # noqa: ANN401

@@ -172,6 +172,39 @@ def from_hf(  # noqa: PLR0913 (one argument per option)
 
 
 @convert.command()
+@click.argument("model", type=_EXISTING)
+@click.argument("out", type=_PATH)
+@click.option(
+    "--dtype",
+    type=click.Choice(("bf16", "fp32")),
+    default="bf16",
+    show_default=True,
+    help="Number format of what was quantized.",
+)
+def dequantize(model: Path, out: Path, dtype: str) -> None:
+    """Write the Hugging Face model in the folder MODEL without its fp8 quantization into a new folder OUT.
+
+    Known are weights in fp8 (e4m3) with a scale for each block (weight_scale_inv), as DeepSeek publishes V3 and R1. The
+    memory of one tensor is enough. What was written stays after an interruption, and the same command goes on.
+
+    \b
+    Example:
+      harness convert dequantize models/DeepSeek-V3-Base models/DeepSeek-V3-Base-bf16
+      harness convert from-hf models/DeepSeek-V3-Base-bf16 runs/continued
+    """
+    from checkpoint_tools.dequantize import dequantize as run
+    from checkpoint_tools.number_formats import OPTIONS
+    from harness.progress import shown, speed_text
+
+    done = run(model, out, shown, dtype=OPTIONS[dtype])
+    speed = speed_text(max(0, done.num_bytes - done.kept_bytes), done.seconds)
+    say(
+        f"{done.out}: {done.num_tensors} tensors, {done.num_dequantized} of them dequantized, "
+        f"{done.num_bytes / 1e9:.3f} GB ({speed})"
+    )
+
+
+@convert.command()
 @click.argument("checkpoints", nargs=-1, required=True, type=_EXISTING)
 @click.argument("out", type=_PATH)
 @click.option("--hashes/--no-hashes", default=True, show_default=True, help="Verify the content of every file first.")

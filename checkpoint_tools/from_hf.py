@@ -101,7 +101,7 @@ def convert(  # noqa: PLR0913 (one argument per option)
                 _manifest(model, tokenizers),
                 Weights(
                     model=model,
-                    names=[fused_name(parameter.name) for parameter in parameter_table(model)],
+                    names=_names(model),
                     read=growth.reader(lambda name: moves[name].joined(theirs.read_finite, theirs.model), theirs.model),
                 ),
                 belongings,
@@ -124,6 +124,11 @@ def convert(  # noqa: PLR0913 (one argument per option)
         left_out=theirs.left_out,
         warnings=(*_warnings(theirs), *settings.warnings, *tokenizers.warnings),
     )
+
+
+def _names(model: ModelConfig) -> list[str]:
+    """Return the names that a model's parameters have in a checkpoint."""
+    return [fused_name(parameter.name, is_latent=model.multi_latent_attention) for parameter in parameter_table(model)]
 
 
 def _moves(theirs: TheirTensors) -> dict[str, Move]:

@@ -94,7 +94,7 @@ class TheirTensors:
         """
         if name not in self.files:
             raise CheckpointError(f"{self.path} has no tensor {name}, which its config.json promises.")
-        with _opened(self.path / self.files[name]) as file:
+        with opened_file(self.path / self.files[name]) as file:
             tensor: torch.Tensor = file.get_tensor(name.removeprefix(self.left_out_prefix))
         return tensor
 
@@ -129,11 +129,11 @@ def open_model(path: Path) -> TheirTensors:
         CheckpointError: Something is missing or damaged, or the model has a feature that is not known here.
         UsageError: It is a file.
     """
-    _require_model_folder(path)
+    require_model_folder(path)
     fields = read_json(path / "config.json", MAX_CONFIG_BYTES)
     family = family_of(fields)
     found = admit(fields, family)
-    files, headers = _files(path)
+    files, headers = tensor_files(path)
     prefix = _prefix_left_out(files, family)
     full = {name: name if name in family.outputs else prefix + name for name in files}
     return TheirTensors(
@@ -171,7 +171,13 @@ def read_json(path: Path, most_bytes: int) -> dict[str, Any]:
     return fields
 
 
-def _require_model_folder(path: Path) -> None:
+def require_model_folder(path: Path) -> None:
+    """Check that a path is a model's folder, without an adapter that readers treat differently.
+
+    Raises:
+        CheckpointError: It is something else.
+        UsageError: It is a file.
+    """
     if path.is_file():
         raise UsageError(f"{path} is a file. Name the model's folder, with its config.json and its weights.")
     if not is_there(path / "config.json") and (path / "snapshots").is_dir():
@@ -187,8 +193,12 @@ def _require_model_folder(path: Path) -> None:
         )
 
 
-def _files(path: Path) -> tuple[dict[str, str], Header]:
-    """Return the file, and the shape and format, of each tensor."""
+def tensor_files(path: Path) -> tuple[dict[str, str], Header]:
+    """Return the file, and the shape and format, of each tensor of a model's folder.
+
+    Raises:
+        CheckpointError: There is none, a file is damaged, or index and files differ.
+    """
     if is_there(path / INDEX_NAME):
         named = _named_by_index(path)
     elif is_there(path / SINGLE_NAME):
@@ -203,7 +213,7 @@ def _files(path: Path) -> tuple[dict[str, str], Header]:
             if tensor in found:
                 raise CheckpointError(f"{path}: {tensor} is in {found[tensor]} and in {shard}.")
             found[tensor], headers[tensor] = shard, described
-        with _opened(path / shard):  # the library has to agree
+        with opened_file(path / shard):  # the library has to agree
             pass
     named = found if named is None else named
     if wrong := sorted(name for name in {*found, *named} if found.get(name) != named.get(name)):
@@ -250,7 +260,12 @@ def _instead(found: Sequence[str]) -> str:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def opened_file(path: Path) -> Iterator[Any]:
+    """Open a file of tensors by its library.
+
+    Raises:
+        CheckpointError: It cannot be read, or is damaged.
+    """
     try:
         require_content(path, read_start(path, POINTER_START))
         with safe_open(path, framework="pt", device="cpu") as opened:

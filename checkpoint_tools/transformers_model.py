@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from checkpoint_tools.families.config_json import fields_for
-from checkpoint_tools.families.family import Family, Fields, Places
+from checkpoint_tools.families.family import Family, Fields, Judged, Piece, Places
 from checkpoint_tools.families.registry import FAMILIES
 from checkpoint_tools.families.windows import FULL, SLIDING
 from checkpoint_tools.prompts import Prompts
@@ -47,7 +47,7 @@ def require_shapes(theirs: TheirTensors) -> None:
             left = {name: None for name in left if name not in parts}
     for name in left:
         judged = _judged(theirs, name, _without_values(theirs, name))
-        found |= {own: tuple(tensor.shape) for own, tensor in judged.items()}
+        found |= {own: _shape_of_whole(given, wanted.get(own)) for own, given in judged.items()}
     problems = [
         f"{name}: {found.get(name, 'missing')}, transformers wants {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
@@ -56,6 +56,15 @@ def require_shapes(theirs: TheirTensors) -> None:
     problems += [f"{name}: transformers knows no such tensor" for name in found if name not in wanted]
     if problems:
         raise CheckpointError(f"{theirs.path} is not the model of its config.json:\n  " + "\n  ".join(problems[:10]))
+
+
+def _shape_of_whole(given: torch.Tensor | Piece, wanted: torch.Tensor | None) -> tuple[int, ...]:
+    """Return the shape of a tensor; of a piece that of the whole where it fits into it, and else its own."""
+    if not isinstance(given, Piece):
+        return tuple(given.shape)
+    if wanted is None or given.number >= len(wanted) or wanted[given.number, given.rows].shape != given.tensor.shape:
+        return tuple(given.tensor.shape)
+    return tuple(wanted.shape)
 
 
 def _without_values(theirs: TheirTensors, name: str) -> torch.Tensor:
@@ -136,7 +145,7 @@ def load(theirs: TheirTensors, num_layers: int | None = None) -> Any:  # noqa: A
     """
     config = _config(theirs, num_layers)
     if theirs.family.judge is not None:
-        return _load_through_llama(theirs, config)
+        return _load_through_another(theirs, config)
     make, settings = _class("AutoModelForCausalLM").from_pretrained, _class("GenerationConfig")()
     with _quiet(), _refusal_told(theirs):
         model, report = make(
@@ -190,14 +199,17 @@ def _problem(read: Callable[[], object]) -> str | None:
     return None
 
 
-def _load_through_llama(theirs: TheirTensors, config: Any) -> nn.Module:  # noqa: ANN401
+def _load_through_another(theirs: TheirTensors, config: Any) -> nn.Module:  # noqa: ANN401
     model = _built(theirs, config)
     own = model.state_dict()
     loaded: set[str] = set()
     for name in theirs.names:
-        for key, tensor in _judged(theirs, name, theirs.read(name)).items():
+        for key, given in _judged(theirs, name, theirs.read(name)).items():
             if key in own:
-                own[key].copy_(tensor)
+                if isinstance(given, Piece):
+                    own[key][given.number, given.rows].copy_(given.tensor)
+                else:
+                    own[key].copy_(given)
                 loaded.add(key)
     tied = set() if theirs.model.untie_embeddings_and_output_weights else {"lm_head.weight"}
     if missing := sorted(set(own) - loaded - tied):
@@ -205,7 +217,7 @@ def _load_through_llama(theirs: TheirTensors, config: Any) -> nn.Module:  # noqa
     return model.float().eval()
 
 
-def _judged(theirs: TheirTensors, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+def _judged(theirs: TheirTensors, name: str, tensor: torch.Tensor) -> Judged:
     judge = theirs.family.judge
     return {name: tensor} if judge is None else judge(name, tensor, theirs.model)
 
@@ -218,7 +230,8 @@ def _config(theirs: TheirTensors, num_layers: int | None, changes: Fields | None
     """
     family, fields = theirs.family, theirs.fields
     if family.judge is not None:
-        family, fields = FAMILIES["llama"], fields_for(theirs.model, FAMILIES["llama"], {})
+        judging, others = family.judged_as(theirs.model)
+        family, fields = FAMILIES[judging], fields_for(theirs.model, FAMILIES[judging], others)
     settings = {key: value for key, value in fields.items() if key not in ("model_type", "architectures")}
     settings |= {**_NO_TOKENS, "dtype": torch.float32}
     if num_layers is not None:

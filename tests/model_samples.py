@@ -6,6 +6,12 @@ from typing import Any
 
 from harness.config.schema import Config
 
+LATENT: dict[str, Any] = {
+    **{"num_query_groups": None, "multi_latent_attention": True, "q_lora_rank": 12, "kv_lora_rank": 8},
+    **{"qk_head_dim": 8, "qk_pos_emb_head_dim": 4, "v_head_dim": 8, "qk_layernorm": True},
+}
+"""Latent attention for the small model."""
+
 
 def small_model_config(
     precision: dict[str, Any], *, parallel: dict[str, Any] | None = None, model: dict[str, Any] | None = None

@@ -36,6 +36,8 @@ _KINDS: Mapping[str, Kind] = {
     "num_hidden_layers": whole(10_000),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok"), _HEADS),
     **dict.fromkeys(("n_group", "topk_group"), _HEADS),
+    **dict.fromkeys(("q_lora_rank", "kv_lora_rank"), _WIDTH),
+    **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "qk_head_dim", "v_head_dim"), _HEADS),
     **dict.fromkeys(("first_k_dense_replace", "n_shared_experts", "num_nextn_predict_layers"), whole(10_000, least=0)),
     "routed_scaling_factor": number(1e-6, 1e6),
     "use_qk_norm": TRUTH,
@@ -65,6 +67,12 @@ _GROUPS = "num_key_value_heads"
 """Here null is no missing key: it means as many as there are heads."""
 _SAYS_NONE = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
 """Here null is no missing key either: it switches off what the default would switch on."""
+_REASONS = {
+    "quantization_config": "its weights are quantized. If they are fp8 in blocks, as DeepSeek publishes V3, make them "
+    "plain first: harness convert dequantize"
+}
+"""Keys that are not known for a reason of their own."""
+_NOT_KNOWN = "not known, so it may change what the model computes. If it is only a remark, delete it from config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +120,8 @@ def admit(fields: Fields, family: Family) -> Admitted:
     values = _values(plain, rotation, family, problems)
     if share is not None:
         values["rotary_percent"] = share.read(family.rotary_share, problems)
+    if rotation.loses_temperature and family.has.get("multi_latent_attention"):
+        problems.append("mscale_all_dim: known is one that stands beside mscale, and without attention_factor")
     _require_none([*problems, *rotation.problems])
     model = _model(values, family)
     rotary = rotation.as_fields() if share is None else with_rotary_share(rotation.as_fields(), model.rotary_percent)
@@ -168,7 +178,7 @@ def _plain(fields: Fields, family: Family, problems: list[str]) -> Fields:
     for key in sorted(_read_keys(family) & set(fields)):
         value = fields[key]
         if value is None:
-            if key in _SAYS_NONE:
+            if key in _SAYS_NONE or key in family.nullable:
                 plain[key] = None
             continue
         try:
@@ -216,8 +226,7 @@ def _passed_over(fields: Fields, family: Family, problems: list[str]) -> list[st
     known = {*_read_keys(family), *rotary, *family.fixed, *family.ignored, *ROTARY_KEYS, *STANDARD, "layer_types"}
     unknown = {key: value for key, value in fields.items() if key not in known}
     problems += [
-        f"{ascii(key)[1:-1][:60]}: not known, so it may change what the model computes. If it is only a remark, delete "
-        "it from config.json"
+        f"{ascii(key)[1:-1][:60]}: {_REASONS.get(key, _NOT_KNOWN)}"
         for key, value in unknown.items()
         if not changes_nothing(key, value)
     ]

@@ -18,6 +18,7 @@ SOFTMAX = {
     "moe_router_enable_expert_bias": False,
     "moe_router_num_groups": None,
     "moe_router_group_topk": None,
+    "moe_router_group_scores": None,
     "moe_router_topk_scaling_factor": 1.0,
 }
 """Fields of our model in families whose routers have a softmax and nothing else."""
@@ -197,27 +198,25 @@ def shared_experts(default: int) -> Derived:
 
 def groups() -> Derived:
     """Return the keys of groups of experts: those with the largest sum of their two best scores are chosen."""
+    fields = ("moe_router_num_groups", "moe_router_group_topk", "moe_router_group_scores")
 
     def read(said: Fields) -> dict[str, Any]:
         number, chosen, topk = (said.get(key, 1) for key in ("n_group", "topk_group", "num_experts_per_tok"))
         if number == 1:
-            return {"moe_router_num_groups": None, "moe_router_group_topk": None}
-        if topk != _SUMMED * chosen:
-            raise CheckpointError(
-                f"topk_group: {chosen} with num_experts_per_tok {topk}: groups are chosen by their {_SUMMED} best "
-                f"scores, which is known only where each gives {_SUMMED} experts"
-            )
-        return {"moe_router_num_groups": number, "moe_router_group_topk": chosen}
+            return dict.fromkeys(fields)
+        # Megatron's rule has as many scores as each group gives experts.
+        scores = None if topk == _SUMMED * chosen else _SUMMED
+        return dict(zip(fields, (number, chosen, scores), strict=True))
 
     def objections(model: ModelConfig) -> list[str]:
         chosen = model.moe_router_group_topk
-        if chosen is None or model.moe_router_topk == _SUMMED * chosen:
+        if chosen is None or (model.moe_router_group_scores or model.moe_router_topk // chosen) == _SUMMED:
             return []
         return [f"its groups are chosen by other numbers of scores than {_SUMMED}"]
 
     return Derived(
         keys=("n_group", "topk_group"),
-        fields=("moe_router_num_groups", "moe_router_group_topk"),
+        fields=fields,
         read=read,
         write=lambda model: {
             "n_group": model.moe_router_num_groups or 1,

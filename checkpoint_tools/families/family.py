@@ -16,7 +16,22 @@ from harness.parameters.table import parameter_table
 
 Fields = dict[str, Any]
 """A `config.json`."""
-Judge = Callable[[str, torch.Tensor, ModelConfig], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a tensor."""
+
+    tensor: torch.Tensor
+    number: int
+    """Index along the first dimension of the whole."""
+    rows: slice
+    """Indices along the second one."""
+
+
+Judged = Mapping[str, torch.Tensor | Piece]
+"""Tensors of the family that judges, by their names there, or pieces of them."""
+Judge = Callable[[str, torch.Tensor, ModelConfig], Judged]
 
 _IN_EVERY_FAMILY = (
     # Read and written by `checkpoint_tools.families.config_json`:
@@ -58,14 +73,14 @@ class Rule:
     built: str | None = None
     """Name that all of theirs have together, as one tensor, in a model that transformers has built; None: their own."""
 
-    def of_layer(self, layer: int, num_experts: int) -> Move:
-        """Return the rule for one layer."""
+    def of_layer(self, layer: int, num_experts: int, *, is_latent: bool = False) -> Move:
+        """Return the rule for one layer, of a model with latent attention or without."""
         is_of_experts = any("{e}" in name for name in self.theirs)
         numbers = range(num_experts) if is_of_experts else range(1)
         names = (name.replace("{e}", str(number)) for number in numbers for name in self.theirs)
         theirs = tuple(name.replace("{}", str(layer)) for name in names)
         return Move(
-            ours=fused_name(self.ours.replace("{}", str(layer))),
+            ours=fused_name(self.ours.replace("{}", str(layer)), is_latent=is_latent),
             theirs=theirs,
             fusion=self.fusion,
             built=None if self.built is None else self.built.replace("{}", str(layer)),
@@ -117,6 +132,8 @@ class Family:
     """Further keys that do not change the function."""
     defaults: Mapping[str, object] = field(default_factory=dict)
     """Defaults of the family's class for keys that `config.json` lacks."""
+    nullable: tuple[str, ...] = ()
+    """Keys whose null says something, and is no missing key."""
     has_bias_keys: bool = False
     """The keys `attention_bias` and `mlp_bias` tell if there are biases."""
     rotary_share: float | None = None
@@ -130,14 +147,14 @@ class Family:
     """True if layers with a window have a base of their own, and no scaling, in the rotary settings."""
     further_layers: str | None = None
     """Key with the number of layers behind the last whose tensors are not read: they predict further tokens."""
-    is_written: bool = True
-    """True if models are written as this family, and not only read."""
     note: str | None = None
     """A warning for whoever writes a model as this family."""
     is_default: bool = False
     """True if a model that it can express is written as this family where none is named."""
     judge: Judge | None = None
-    """Their tensor as Llama's tensors, where transformers does not know this family."""
+    """Their tensor as those of a family that transformers knows, where it does not know this one."""
+    judged_as: Callable[[ModelConfig], tuple[str, Fields]] = lambda model: ("llama", {})
+    """Name of that family, and keys of its `config.json` that are other than ours would be."""
 
     @property
     def layers_key(self) -> str:
@@ -179,7 +196,7 @@ class Family:
         for layer in range(model.num_layers):
             for rule in rules[first:last]:
                 if (layer, rule.ours.removeprefix(f"{LAYERS}{{}}.")) in has:
-                    yield rule.of_layer(layer, num_experts)
+                    yield rule.of_layer(layer, num_experts, is_latent=model.multi_latent_attention)
         yield from (rule.of_layer(0, 0) for rule in rules[last:] if (None, rule.ours) in has)
 
     def _unnamed(self, model: ModelConfig) -> dict[str, object]:

@@ -11,7 +11,7 @@ import re
 
 import torch
 
-from checkpoint_tools.families.family import Family, Rule
+from checkpoint_tools.families.family import Family, Judged, Rule
 from checkpoint_tools.families.llama_like import FIELDS, HAS
 from checkpoint_tools.layout import GATE_UP, VOCABULARY
 from harness.config.model import ModelConfig
@@ -48,7 +48,7 @@ _LLAMA_NAMES = {
 _LLAMA_NAME = re.compile("|".join(re.escape(name) for name in _LLAMA_NAMES))
 
 
-def as_llama(name: str, tensor: torch.Tensor, model: ModelConfig) -> dict[str, torch.Tensor]:
+def as_llama(name: str, tensor: torch.Tensor, model: ModelConfig) -> Judged:
     """Return one tensor of InternLM2 as Llama's tensors."""
     if name == "output.weight":
         return {"lm_head.weight": tensor}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from checkpoint_tools.families.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
 from checkpoint_tools.families.family import Family
 from checkpoint_tools.families.gemma import GEMMA
 from checkpoint_tools.families.gemma2 import GEMMA2
@@ -23,7 +24,7 @@ from harness.config.model import ModelConfig
 from harness.errors import UsageError
 
 _DENSE = (LLAMA, MISTRAL, QWEN2, QWEN3, OLMO2, GEMMA, GEMMA2, GEMMA3, GPT2, INTERNLM2, MINIMIND)
-_WITH_EXPERTS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, OLMOE, GLM4_MOE, GPT_OSS)
+_WITH_EXPERTS = (QWEN3_MOE, MIXTRAL, QWEN2_MOE, OLMOE, GLM4_MOE, GPT_OSS, DEEPSEEK_V3, DEEPSEEK_V2)
 _FAMILIES = (*_DENSE, *_WITH_EXPERTS)
 """All families. If none is named for writing, the first one that can express the model is taken."""
 FAMILIES = {family.model_type: family for family in _FAMILIES}
@@ -31,11 +32,8 @@ REFUSED = {
     "gemma3": "it reads pictures too; its model of texts alone is gemma3_text",
     "internlm": "only its attention has biases",
     "phi3": "its fused projections are ordered otherwise",
-    "deepseek_v2": "its attention is latent",
-    "deepseek_v3": "its attention is latent",
 }
 """Families that are often asked for, and why they are not in the tables."""
-_WRITTEN = tuple(name for name, family in FAMILIES.items() if family.is_written)
 
 
 def family_for_writing(model: ModelConfig, wanted: str | None) -> Family:
@@ -44,8 +42,8 @@ def family_for_writing(model: ModelConfig, wanted: str | None) -> Family:
     Raises:
         UsageError: No family, or not the wanted one, can express the model. Names every feature that stands against it.
     """
-    if wanted is not None and wanted not in _WRITTEN:
-        raise UsageError(f"There is no family {wanted!r} to write. Families: {', '.join(_WRITTEN)}.")
+    if wanted is not None and wanted not in FAMILIES:
+        raise UsageError(f"There is no family {wanted!r} to write. Families: {', '.join(FAMILIES)}.")
     candidates = _DENSE if model.num_moe_experts is None else _WITH_EXPERTS
     defaults = tuple(family.model_type for family in candidates if family.is_default)
     objections = {name: FAMILIES[name].objections(model) for name in ((wanted,) if wanted else defaults)}

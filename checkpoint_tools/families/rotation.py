@@ -64,6 +64,8 @@ class Rotation:
     """The values that the type uses, plain."""
     base: float | None = None
     """None: the default of the family's class."""
+    loses_temperature: bool = False
+    """True if `mscale_all_dim` says something that only scores of latent attention would show."""
     passed_over: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -119,7 +121,7 @@ def rotary_fields(model: ModelConfig) -> Fields:
         return {"rope_theta": base, "rope_scaling": None}
     if scaling.type == "ntk":
         # A fixed stretching is nothing but another base.
-        size = model.head_size
+        size = model.rotary_size
         return {"rope_theta": base * scaling.factor ** (size / (size - 2)), "rope_scaling": None}
     kept = {name: getattr(scaling, name) for name in sorted(_NEEDED[scaling.type])}
     if scaling.type == "yarn":
@@ -204,6 +206,7 @@ def _read_values(key: str, kind: str, rest: Fields, result: Rotation) -> tuple[s
 def _drop_unused_mscales(key: str, plain: Fields, result: Rotation) -> None:
     """Leave `mscale` and `mscale_all_dim` out where transformers does not read them: it wants both, and no factor."""
     if "attention_factor" in plain or not all(plain.get(name) for name in _MSCALES):
+        result.loses_temperature = bool(plain.get("mscale_all_dim"))
         result.passed_over += [f"{key}.{name}" for name in _MSCALES if plain.pop(name, None) is not None]
 
 

@@ -78,4 +78,4 @@ def _fill(
 
 
 def _keeps(tensor: Any, key: str) -> bool:  # noqa: ANN401 (a parameter that `harness.optim` has marked)
-    return key == "param" or key in tensor.states
+    return key == "param" or key in tensor.kept_states

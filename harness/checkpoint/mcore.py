@@ -273,7 +273,7 @@ def _leave_out_what_is_not_kept(optimizer: Any, state: dict[Any, Any]) -> None: 
         of_part = state if len(parts) == 1 else state[number]
         parameters = (parameter for buffer in part.buffers for parameter in buffer.param_index_map)
         for parameter, tensors in zip(parameters, of_part["param_state"].values(), strict=True):
-            for name in tensors.keys() - {"param", *parameter.states}:
+            for name in tensors.keys() - {"param", *parameter.kept_states}:
                 del tensors[name]
 
 

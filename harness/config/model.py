@@ -34,6 +34,21 @@ class ModelConfig(Section):
     """Key/value heads. Fewer than query heads is GQA, 1 is MQA. Default: as many as query heads."""
     kv_channels: Width | None = None
     """Size of one head. Default: hidden_size / num_attention_heads."""
+    multi_latent_attention: bool = False
+    """Make keys and values of all heads out of one short latent of the token (MLA, DeepSeek-V2). With `qk_layernorm`
+    latents are normalized."""
+    q_lora_rank: Width | None = None
+    """`multi_latent_attention` only: numbers of the latent that queries are made of. Default: none, queries are made of
+    the residual stream (DeepSeek-V2-Lite)."""
+    kv_lora_rank: Width = 512
+    """`multi_latent_attention` only: numbers of the latent that keys and values are made of."""
+    qk_head_dim: Width = 128
+    """`multi_latent_attention` only: numbers of a head of queries and keys that do not see positions."""
+    qk_pos_emb_head_dim: Width = 64
+    """`multi_latent_attention` only: further numbers of such a head, which are rotated; keys of all heads share them.
+    Neighbouring numbers rotate together, as in DeepSeek's models."""
+    v_head_dim: Width = 128
+    """`multi_latent_attention` only: size of a head of values."""
     ffn_hidden_size: Width
     """Inner width of the MLP. In a gated MLP the gate and the up projection have this width each."""
     vocab_size: Ids
@@ -116,8 +131,9 @@ class ModelConfig(Section):
     moe_router_num_groups: Experts | None = None
     """Groups of experts, of equal size; a token goes to few. Give `moe_router_group_topk` too. Default: none."""
     moe_router_group_topk: Experts | None = None
-    """Groups that a token may go to: those with the largest sums of their best `moe_router_topk /
-    moe_router_group_topk` scores."""
+    """Groups that a token may go to: those with the largest sums of their best scores."""
+    moe_router_group_scores: Experts | None = None
+    """Scores in such a sum. Default: `moe_router_topk / moe_router_group_topk`, 2 in DeepSeek-V3; DeepSeek-V2 has 1."""
     moe_router_topk_scaling_factor: PositiveFloat = 1.0
     """Factor of the weights with which a token's experts are added up."""
     moe_router_enable_expert_bias: bool = True
@@ -146,13 +162,25 @@ class ModelConfig(Section):
 
     @property
     def head_size(self) -> int:
-        """Size of one attention head."""
+        """Size of one head of queries and keys."""
+        if self.multi_latent_attention:
+            return self.qk_head_dim + self.qk_pos_emb_head_dim
         return self.kv_channels or self.hidden_size // self.num_attention_heads
+
+    @property
+    def value_size(self) -> int:
+        """Size of one head of values."""
+        return self.v_head_dim if self.multi_latent_attention else self.head_size
+
+    @property
+    def positional_size(self) -> int:
+        """Numbers of a head that go through the rotation, at least in part."""
+        return self.qk_pos_emb_head_dim if self.multi_latent_attention else self.head_size
 
     @property
     def rotary_size(self) -> int:
         """Numbers of a head that are rotated."""
-        return int(self.head_size * self.rotary_percent) if self.position_embedding_type == "rope" else 0
+        return int(self.positional_size * self.rotary_percent) if self.position_embedding_type == "rope" else 0
 
     @property
     def query_groups(self) -> int:
@@ -162,7 +190,7 @@ class ModelConfig(Section):
     @property
     def norms_each_head(self) -> bool:
         """True if heads of queries and keys are normalized, each on its own."""
-        return self.qk_layernorm and self.qk_layernorm_over == "head"
+        return self.qk_layernorm and self.qk_layernorm_over == "head" and not self.multi_latent_attention
 
     @property
     def gated(self) -> bool:

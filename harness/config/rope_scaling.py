@@ -35,7 +35,8 @@ class RopeScalingConfig(Section):
     """`yarn` only: rotated queries and keys are multiplied with (0.1 · mscale · ln factor + 1), over the same with
     `mscale_all_dim`."""
     mscale_all_dim: NonNegativeFloat = 0.0
-    """`yarn` only: see `mscale`. Equal values cancel out."""
+    """`yarn` only: see `mscale`. Equal values cancel out. Scores of latent attention are multiplied with the square of
+    (0.1 · mscale_all_dim · ln factor + 1) besides."""
     attention_factor: PositiveFloat | None = None
     """`yarn` only: the number that rotated queries and keys are multiplied with. Default: what `mscale` gives."""
     truncate: bool = True
@@ -49,6 +50,11 @@ class RopeScalingConfig(Section):
         if self.attention_factor is not None:
             return self.attention_factor
         return _temperature(self.factor, self.mscale) / _temperature(self.factor, self.mscale_all_dim)
+
+    @property
+    def score_factor(self) -> float:
+        """The number that scores of latent attention are multiplied with besides, as in DeepSeek's models."""
+        return _temperature(self.factor, self.mscale_all_dim) ** 2 if self.type == "yarn" else 1.0
 
 
 def _temperature(factor: float, mscale: float) -> float:

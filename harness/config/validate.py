@@ -24,6 +24,7 @@ from harness.config.schema import (
 )
 from harness.config.validate_attention import attention_problems, position_problems, shared_sequence_problems
 from harness.config.validate_experts import expert_problems
+from harness.config.validate_latent import latent_layout_problems, latent_problems
 from harness.config.validate_parallel import module_problems, parallel_problems, phase_parallel_problems
 from harness.config.validate_phases import (
     blend_problems,
@@ -51,6 +52,8 @@ def cross_field_problems(sections: Mapping[str, Any]) -> list[Problem]:
 
 def _head_problems(model: ModelConfig) -> Iterator[Problem]:
     heads, groups = model.num_attention_heads, model.query_groups
+    if model.multi_latent_attention:
+        return
     if model.kv_channels is None and model.hidden_size % heads:
         yield Problem(
             ("model", "hidden_size"),
@@ -87,7 +90,7 @@ def _rope_problems(model: ModelConfig) -> Iterator[Problem]:
 
 
 def _norm_problems(model: ModelConfig) -> Iterator[Problem]:
-    if model.qk_layernorm_over == "head":
+    if model.qk_layernorm_over == "head" or model.multi_latent_attention:
         return
     here = ("model", "qk_layernorm_over")
     if not model.qk_layernorm:
@@ -236,6 +239,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), _rope_problems),
     (("model",), _norm_problems),
     (("model",), expert_problems),
+    (("model",), latent_problems),
     (("model",), attention_problems),
     (("model", "phases"), position_problems),
     (("model", "parallel", "phases"), shared_sequence_problems),
@@ -243,6 +247,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model", "parallel", "precision"), module_problems),
     (("parallel", "data", "precision"), _context_problems),
     (("model", "parallel", "precision", "phases"), _fp8_problems),
+    (("model", "parallel", "precision", "phases"), latent_layout_problems),
     (("model", "phases"), _phase_rope_problems),
     (("model", "phases", "precision"), phase_parallel_problems),
     (("phases", "data", "precision"), _phase_context_problems),

@@ -62,11 +62,13 @@ def _router_problems(model: ModelConfig, num_experts: int) -> Iterator[Problem]:
 
 
 def _group_problems(model: ModelConfig, num_experts: int) -> Iterator[Problem]:
-    groups, chosen, topk = model.moe_router_num_groups, model.moe_router_group_topk, model.moe_router_topk
+    groups, chosen = model.moe_router_num_groups, model.moe_router_group_topk
     if groups is None or chosen is None:
         if (groups, chosen) != (None, None):
             given, missing = ("num_groups", "group_topk") if chosen is None else ("group_topk", "num_groups")
             yield Problem(_at(f"moe_router_{given}"), f"needs moe_router_{missing}; give both, or none of them")
+        if model.moe_router_group_scores is not None:
+            yield Problem(_at("moe_router_group_scores"), "has no effect without moe_router_num_groups; remove it")
         return
     if num_experts % groups:
         yield Problem(
@@ -75,13 +77,22 @@ def _group_problems(model: ModelConfig, num_experts: int) -> Iterator[Problem]:
             f"{one_of(nearest_divisors(num_experts, groups))}",
         )
         return
-    legal = [each for each in range(1, groups + 1) if topk % each == 0 and topk <= each * (num_experts // groups)]
+    yield from _choice_problems(model, chosen, groups=groups, size=num_experts // groups)
+
+
+def _choice_problems(model: ModelConfig, chosen: int, *, groups: int, size: int) -> Iterator[Problem]:
+    """Check the choice of a token's groups, of `size` experts each, by the sums of some scores of each."""
+    topk, scores = model.moe_router_topk, model.moe_router_group_scores
+    legal = [each for each in range(1, groups + 1) if topk <= each * size and (scores or topk % each == 0)]
     if chosen not in legal:
+        must_divide = "" if scores else f"divide moe_router_topk {topk}, "
         yield Problem(
             _at("moe_router_group_topk"),
-            f"must divide moe_router_topk {topk}, be at most moe_router_num_groups {groups}, and leave enough experts "
-            f"to choose from; given {chosen}, allowed: {listed(legal, _MOST_SHOWN) or 'none'}",
+            f"must {must_divide}be at most moe_router_num_groups {groups}, and leave enough experts to choose from; "
+            f"given {chosen}, allowed: {listed(legal, _MOST_SHOWN) or 'none'}",
         )
+    if scores is not None and scores > size:
+        yield Problem(_at("moe_router_group_scores"), f"must be at most {size}, the experts of a group, given {scores}")
 
 
 def _balance_problems(model: ModelConfig) -> Iterator[Problem]:

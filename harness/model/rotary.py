@@ -79,8 +79,10 @@ class Rotation:
     def follow(self, model: ModelConfig) -> None:
         """Use the base and the scaling of this configuration from here on."""
         self._frequencies = frequencies(model.rotary_size, model.rotary_base, model.rope_scaling)
-        self._num_still = (model.head_size - model.rotary_size) // 2
-        self._magnification = model.rope_scaling.magnification if model.rope_scaling is not None else 1.0
+        self._num_still = (model.positional_size - model.rotary_size) // 2
+        scaling = model.rope_scaling
+        self._magnification = scaling.magnification if scaling is not None else 1.0
+        self.score_factor = scaling.score_factor if scaling is not None else 1.0
         self._tables: dict[tuple[int, torch.device], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def place(self, positions_S: torch.Tensor | None) -> None:

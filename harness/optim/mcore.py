@@ -107,8 +107,8 @@ class Optimizer:
             tensor: Any  # which `harness.model` has marked
             for tensor in chunk.parameters():
                 is_matrix = find_parameter(tensor.whole_name, config.model).is_matrix
-                tensor.states = self._kind.states_of(is_matrix=is_matrix)
-        return {id(shard): tensor.states for tensor, shard in self._shards()}
+                tensor.kept_states = self._kind.states_of(is_matrix=is_matrix)
+        return {id(shard): tensor.kept_states for tensor, shard in self._shards()}
 
     def _made_muon(self, config: Config) -> Muon:
         # Megatron makes whatever state is not there before a load, and knows only AdamW's.

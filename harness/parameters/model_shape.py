@@ -27,7 +27,31 @@ class ModelShape(Hashable, Protocol):
 
     @property
     def head_size(self) -> int:
-        """Size of one head."""
+        """Size of one head of queries and keys."""
+
+    @property
+    def value_size(self) -> int:
+        """Size of one head of values."""
+
+    @property
+    def multi_latent_attention(self) -> bool:
+        """True if queries, keys and values are made of latents."""
+
+    @property
+    def q_lora_rank(self) -> int | None:
+        """Size of the latent of queries; None if there is none."""
+
+    @property
+    def kv_lora_rank(self) -> int:
+        """Size of the latent of keys and values."""
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Numbers of a head of queries and keys that are not rotated."""
+
+    @property
+    def qk_pos_emb_head_dim(self) -> int:
+        """Numbers of a head of queries and keys that are rotated."""
 
     @property
     def ffn_hidden_size(self) -> int:

@@ -27,8 +27,13 @@ def plain_name(name: str) -> str:
     return _FUSED.sub(lambda match: f".{_NORM_BEFORE[match[1]]}.{match[2]}", name)
 
 
-def fused_name(name: str) -> str:
-    """Return the name that a parameter has in Transformer Engine's layers and in every checkpoint."""
+def fused_name(name: str, *, is_latent: bool = False) -> str:
+    """Return the name that a parameter has in Transformer Engine's layers and in every checkpoint.
+
+    With latent attention, several products follow the norm in front of it, and it keeps its name.
+    """
+    if is_latent and ".input_layernorm." in name:
+        return name
     return _PLAIN.sub(lambda match: f".{_PRODUCT_AFTER[match[1]]}.layer_norm_{match[2]}", name)
 
 

@@ -93,7 +93,7 @@ def norm(
     return row("weight", 1.0, when), row("bias", 0.0, has_bias)
 
 
-def into_layer(
+def into_layer(  # noqa: PLR0913 (what rows of projections differ in)
     name: str,
     part: Part,
     outputs: Callable[[ModelShape], int],
@@ -101,15 +101,21 @@ def into_layer(
     has_bias: Callable[[ModelShape], bool],
     when: Callable[[ModelShape], bool] = always,
     num_blocks: Callable[[ModelShape], int] = lambda model: 1,
+    inputs: Callable[[ModelShape], int] = lambda model: model.hidden_size,
+    is_shared: bool = True,
 ) -> tuple[Row, ...]:
-    """Rows of a projection from the residual stream `[outputs, hidden]`: tensor-parallel ranks share its outputs."""
+    """Rows of a projection `[outputs, inputs]` from the residual stream: tensor-parallel ranks share its outputs."""
+
+    def cut(model: ModelShape) -> Cut | None:
+        return Cut(dim=0, num_blocks=num_blocks(model)) if is_shared else None
+
     weight = Row(
         name=f"{name}.weight",
         part=part,
-        shape=lambda model: (outputs(model), model.hidden_size),
+        shape=lambda model: (outputs(model), inputs(model)),
         when=when,
         initial=lambda model: Initial(deviation=model.init_method_std),
-        cut=lambda model: Cut(dim=0, num_blocks=num_blocks(model)),
+        cut=cut,
         decays=True,
         is_multiplied=always,
     )
@@ -118,7 +124,7 @@ def into_layer(
         part=part,
         shape=lambda model: (outputs(model),),
         when=has_bias,
-        cut=lambda model: Cut(dim=0, num_blocks=num_blocks(model)),
+        cut=cut,
     )
     return weight, bias
 

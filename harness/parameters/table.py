@@ -4,7 +4,8 @@ A parameter exists if it is in the table. To add a kind of parameter, add a row:
 counts, FLOPs, memory, growth and conversions follow. The rows are those of Megatron-Core's GPT model: fused
 query-key-value and gate-up projections, an MLP or experts in each layer (those of a layer in one tensor), two
 or four norms per layer, one final norm, positions by rotation (no parameters) or by a learned vector each, and an
-output layer that has no bias and may share the embedding.
+output layer that has no bias and may share the embedding. With latent attention, latents and their projections take
+the place of the fused one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
+from harness.parameters.latent_rows import LATENT_ROWS, is_latent
 from harness.parameters.model_shape import ModelShape
 from harness.parameters.names import EMBEDDING, OUTPUT, POSITIONS, plain_name
 from harness.parameters.parameter import Cut, Initial, Parameter
@@ -41,7 +43,7 @@ def _norm_of_heads(name: str, heads: Callable[[ModelShape], int]) -> tuple[Row, 
         name,
         lambda model: (heads(model) if is_whole(model) else 1) * model.head_size,
         part="attention",
-        when=lambda model: model.qk_layernorm,
+        when=lambda model: model.qk_layernorm and not is_latent(model),
         cut=lambda model: Cut(dim=0) if is_whole(model) else None,
     )
 
@@ -175,7 +177,7 @@ _OF_LAYER = (
         cut=lambda model: Cut(dim=0),
     ),
     *into_residual(
-        "self_attention.linear_proj", "attention", lambda model: model.num_attention_heads * model.head_size
+        "self_attention.linear_proj", "attention", lambda model: model.num_attention_heads * model.value_size
     ),
     *_stacking(
         _of_a_query_group,
@@ -183,9 +185,11 @@ _OF_LAYER = (
             "self_attention.linear_qkv",
             "attention",
             lambda model: (model.num_attention_heads + 2 * model.query_groups) * model.head_size,
-            has_bias=lambda model: model.add_bias_linear or model.add_qkv_bias,
+            when=lambda model: not is_latent(model),
+            has_bias=lambda model: (model.add_bias_linear or model.add_qkv_bias) and not is_latent(model),
         ),
     ),
+    *LATENT_ROWS,
     *_norm_of_heads("self_attention.q_layernorm", lambda model: model.num_attention_heads),
     *_norm_of_heads("self_attention.k_layernorm", lambda model: model.query_groups),
     *norm("post_self_attn_layernorm", lambda model: model.hidden_size, when=_has_norms_behind),

@@ -8,6 +8,8 @@ groups of size d, f MLP width, L layers, V true vocabulary, s sequence length:
     attention = 6 * L * s * a * d                                (scores and values; causal: half of the full square)
 
 A layer whose tokens see a window of w of them has (2*w - w*w/s) in the place of s there, if w < s.
+With latent attention the linear part has the projections of latents in place of q, k and v, and values have heads of
+another size than queries and keys: `attention = 3 * L * s * a * (d + v)`.
 
 Not counted: the embedding lookup, padded vocabulary rows, norms, activations, the optimizer, and anything recomputed.
 """
@@ -38,18 +40,20 @@ def flops_per_token_full_attention(model: ModelConfig, seq_length: int) -> int:
 
     They count no windows either.
     """
-    full = model.num_layers * _forward_attention_of_layer(model, seq_length, seq_length)
+    widths = model.head_size + model.value_size
+    full = model.num_layers * _forward_attention_of_layer(model, seq_length, seq_length, widths)
     return 3 * (_forward_linear(model) + 2 * full)
 
 
 def hardware_flops_per_token(config: Config, seq_length: int) -> int:
     """Return the FLOPs per token that the hardware executes in a layout: the numerator of HFU, causal attention.
 
-    Flash attention computes the scores again in backward (5 matrix products against 2 in forward). Recomputed modules
-    and layers are computed once more, but never the output layer.
+    Flash attention computes the scores again in backward (5 matrix products against 2 in forward), and has values as
+    wide as queries and keys, filled up with zeros (`harness.model.latent`). Recomputed modules and layers are computed
+    once more, but never the output layer.
     """
     model, modules = config.model, config.parallel.recomputed_modules
-    attention = _attention_by_layer(model, seq_length)
+    attention = _attention_by_layer(model, seq_length, 2 * max(model.head_size, model.value_size))
     executed = 3 * _forward_linear(model) + sum(attention) * 7 // 2
     if "core_attn" in modules:
         executed += sum(attention)
@@ -96,7 +100,7 @@ def stage_flops_per_token(model: ModelConfig, seq_length: int, stages: Stages) -
             at_end += 6 * parameter.num_multiplied
         else:
             by_layer[parameter.layer] += 6 * parameter.num_multiplied
-    attention = _attention_by_layer(model, seq_length)
+    attention = _attention_by_layer(model, seq_length, 2 * max(model.head_size, model.value_size))
     shares = [
         sum(by_layer[layer] + 3 * attention[layer] for layers in layers_of_rank(stages, rank) for layer in layers)
         for rank in range(len(stages[0]))
@@ -113,17 +117,17 @@ def _forward_linear(model: ModelConfig) -> int:
 
 def _forward_attention(model: ModelConfig, seq_length: int) -> int:
     """Return the forward FLOPs per token of scores and values under a causal mask (half of `4 * L * s * a * d`)."""
-    return sum(_attention_by_layer(model, seq_length))
+    return sum(_attention_by_layer(model, seq_length, model.head_size + model.value_size))
 
 
-def _attention_by_layer(model: ModelConfig, seq_length: int) -> list[int]:
-    """Return the same of each layer."""
+def _attention_by_layer(model: ModelConfig, seq_length: int, widths: int) -> list[int]:
+    """Return the same of each layer, where a head of queries and keys and one of values are so wide together."""
     of_layers = (model.window_size if has_window else None for has_window in model.windowed_layers)
-    return [_forward_attention_of_layer(model, seq_length, window or seq_length) for window in of_layers]
+    return [_forward_attention_of_layer(model, seq_length, window or seq_length, widths) for window in of_layers]
 
 
-def _forward_attention_of_layer(model: ModelConfig, seq_length: int, window: int) -> int:
+def _forward_attention_of_layer(model: ModelConfig, seq_length: int, window: int, widths: int) -> int:
     seen = min(window, seq_length)
     # Twice the tokens that one sees on average: w, but fewer for the first w of a sample.
     twice_seen = 2 * seen - seen * seen / seq_length
-    return round(2 * twice_seen * model.num_attention_heads * model.head_size)
+    return round(twice_seen * model.num_attention_heads * widths)

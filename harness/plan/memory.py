@@ -1,7 +1,8 @@
 """Estimate of the memory that a rank needs, part by part, in bytes.
 
 Counted: weights; fp32 main gradients; optimizer state, shared out over data- and context-parallel ranks, that of
-experts over the copies of them; activations that backward needs, for all micro-batches in flight; logits of one
+experts over the copies of them (equal numbers of parameters each; with Muon, those that hold the embedding have more
+state than the mean that is counted); activations that backward needs, for all micro-batches in flight; logits of one
 micro-batch; and what backward makes for a moment (see `harness.plan.working_memory`). Not counted: CUDA context and
 communication buffers, the allocator's fragments, workspaces of libraries, checkpoints being written. Leave about a
 tenth of the device free for them.

@@ -10,7 +10,8 @@ groups of size d, f MLP width):
     3*f                  gate, up projection and activation (2*f if not gated)
     a, and 2             fp32 numbers: the sum of each row of the softmax, and the root of each norm (LayerNorm: 4)
 
-A layer with experts keeps other things in the place of the MLP's: see `harness.plan.expert_memory`.
+A layer with experts keeps other things in the place of the MLP's: see `harness.plan.expert_memory`. Latent attention
+has heads of other sizes, and keeps latents: see `harness.plan.latent_memory`.
 
 Selective recomputation keeps less, by its modules: `layernorm` not the inputs of the projections behind norms (2*h;
 with norms behind they are no outputs of norms), `mlp_act` not that behind the activation (f), `mlp` nothing of the MLP
@@ -32,6 +33,7 @@ from harness.config.schema import Config, PhaseConfig
 from harness.parameters.names import EMBEDDING, OUTPUT, in_layer
 from harness.parameters.table import find_parameter, parameter_table
 from harness.plan.expert_memory import ExpertLayer
+from harness.plan.latent_memory import num_norms_of_latents, numbers_beside_projections, numbers_of_latents
 from harness.plan.layouts import Layout
 from harness.plan.stages import Stages, layers_of_rank, layers_per_stage
 
@@ -229,18 +231,20 @@ class _Step:
         num_norms = 4 if self._model.norm_placement == "around" else 2
         # Each half keeps the input of its first projection, and the input of each of its norms.
         numbers = (2 + num_norms) * self._stream + _numbers_inside(self._model, has_experts) // tensor
-        numbers += _beside_normed_heads(self._model) // tensor
+        numbers += _beside_projected_heads(self._model) // tensor
         if "layernorm" in modules:
             numbers -= 2 * self._stream * has_norms_before
         if not has_experts and "mlp" in modules:
             numbers -= self._width(_FIRST_OF_MLP) + self._width(_SECOND_OF_MLP)
         elif not has_experts and "mlp_act" in modules:
             numbers -= self._width(_SECOND_OF_MLP)
+        of_latents = numbers_of_latents(self._model, recomputes="layernorm" in modules)
+        numbers += of_latents * self._stream // self._model.hidden_size
         of_experts = self._experts.kept_bytes() if has_experts else 0
         rows = 0 if "core_attn" in modules else heads // tensor
-        if self._model.qk_layernorm:
+        if self._model.qk_layernorm and not self._model.multi_latent_attention:
             rows += self._numbers_of_norm * (heads + groups) // tensor if self._model.norms_each_head else 2
-        of_norms = num_norms * self._norm_bytes()
+        of_norms = (num_norms + num_norms_of_latents(self._model)) * self._norm_bytes()
         return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + of_norms + of_experts
 
     def _behind_layers(self) -> int:
@@ -290,13 +294,17 @@ def _first_dense(model: ModelConfig) -> int:
     return model.expert_layers.index(False)
 
 
-def _beside_normed_heads(model: ModelConfig) -> int:
-    """Return the numbers per token that attention keeps in front of norms of queries and keys.
+def _beside_projected_heads(model: ModelConfig) -> int:
+    """Return the numbers per token that attention keeps beside those that projections give and take.
+
+    They stand in front of norms of queries and keys, or are heads that latent attention has made.
 
     Without such norms the cut of the projection rotates as well, and nothing of the projection is kept. With them
     values and keys are views of it, which keep all of it; queries are copied out of it where several heads share keys,
     and keys where all heads are normalized together.
     """
+    if model.multi_latent_attention:
+        return numbers_beside_projections(model)
     if not model.qk_layernorm:
         return 0
     heads, groups = model.num_attention_heads, model.query_groups

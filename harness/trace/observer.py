@@ -132,7 +132,9 @@ class Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 num_ranks=len(ranks),
                 num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
             )
-        return func(*map(_without_meta, args), **kwargs)
+        if name == "alltoall_base_":  # sizes of stretches are of the tensors themselves
+            args = tuple([] if isinstance(each, list) else each for each in args)
+        return func(*_without_meta(args), **kwargs)
 
 
 class HostQuestions(TorchFunctionMode):
@@ -183,6 +185,5 @@ def _without_meta(argument: T) -> T:
     if isinstance(argument, torch.Tensor) and argument.is_meta:
         return torch.empty(0, device="cpu")  # type: ignore[return-value]
     if isinstance(argument, (list, tuple)):
-        # The sizes of the stretches of an empty tensor are not those of the tensor that it stands for.
-        return type(argument)(_without_meta(each) for each in argument if not isinstance(each, int))
+        return type(argument)(_without_meta(each) for each in argument)
     return argument

@@ -46,7 +46,8 @@ def trace_stage(request: Request) -> StageFindings:
     imagined_world.join(plan.layout.world_size, rank=rank)
     ranks = parallel.start(plan.layout, rank=rank, device=META, seed=1)
     assert ranks.pp.rank == request.pipeline_rank, "the stages of a pipeline are equally many ranks apart"
-    kinds = (*parallel.groups_by_kind().items(), *parallel.replica_groups().items())
+    stage = ("stage", parallel.stage_group())  # the last name of equal groups counts
+    kinds = (stage, *parallel.groups_by_kind().items(), *parallel.replica_groups().items())
     names = {imagined_world.ranks_of(group): str(kind) for kind, group in kinds}
     recorder = Recorder()
     columns = request.config.model.padded_vocab_size // plan.layout.tensor

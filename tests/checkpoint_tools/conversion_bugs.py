@@ -13,7 +13,18 @@ import torch
 
 from checkpoint_tools.families.family import Family, Rule
 from checkpoint_tools.families.llama import LLAMA
-from checkpoint_tools.layout import GATE_UP, QKV, VOCABULARY, Fusion, pad_vocabulary, split_gate_up, split_qkv
+from checkpoint_tools.families.minimind import MINIMIND
+from checkpoint_tools.layout import (
+    EXPERTS_GATE_UP,
+    GATE_UP,
+    QKV,
+    VOCABULARY,
+    Fusion,
+    pad_vocabulary,
+    split_experts_gate_up,
+    split_gate_up,
+    split_qkv,
+)
 from harness.config.model import ModelConfig
 from harness.parameters.names import EMBEDDING, OUTPUT
 
@@ -24,10 +35,12 @@ def _family(family: Family) -> Iterator[None]:
         yield
 
 
-def _with_split(fusion: Fusion, split: Callable[..., tuple[torch.Tensor, ...]]) -> AbstractContextManager[None]:
+def _with_split(
+    fusion: Fusion, split: Callable[..., tuple[torch.Tensor, ...]], family: Family = LLAMA
+) -> AbstractContextManager[None]:
     bug = Fusion(split=split, join=fusion.join)
-    rules = tuple(replace(rule, fusion=bug) if rule.fusion is fusion else rule for rule in LLAMA.rules)
-    return _family(replace(LLAMA, rules=rules))
+    rules = tuple(replace(rule, fusion=bug) if rule.fusion is fusion else rule for rule in family.rules)
+    return _family(replace(family, rules=rules))
 
 
 def _with_names_swapped(one: str, other: str) -> AbstractContextManager[None]:
@@ -60,6 +73,11 @@ def _heads_by_turns(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tens
         return x.reshape(-1, model.head_size // 2, 2, x.size(1)).transpose(1, 2).reshape(x.shape)
 
     return permuted(q), permuted(k), v
+
+
+def _swap_gate_and_up_of_experts(stacked: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
+    parts = split_experts_gate_up(stacked, model)
+    return tuple(part for gate, up in zip(parts[::2], parts[1::2], strict=True) for part in (up, gate))
 
 
 def _swap_gate_and_up(fused: torch.Tensor, model: ModelConfig) -> tuple[torch.Tensor, ...]:
@@ -217,6 +235,7 @@ BUGS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "groups ignored": lambda: _with_split(QKV, _without_groups),
     "pairs rotated": lambda: _with_split(QKV, _heads_by_turns),
     "gate and up swapped": lambda: _with_split(GATE_UP, _swap_gate_and_up),
+    "gate and up of experts swapped": lambda: _with_split(EXPERTS_GATE_UP, _swap_gate_and_up_of_experts, MINIMIND),
     "norms swapped": lambda: _with_names_swapped("input_layernorm", "post_attention_layernorm"),
     "wrong rope base": lambda: _with_field("rope_theta", 1.01),
     "wrong epsilon": lambda: _with_field("rms_norm_eps", 3.0),

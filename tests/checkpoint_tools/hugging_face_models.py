@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +58,11 @@ OF_GPT_2 = ("vocab_size", "bos_token_id", "eos_token_id")
 """Sizes that have the same names there."""
 GPT_2 = {"n_embd": 48, "n_head": 4, "n_layer": 3, "n_positions": 128}
 GPT_OSS = {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 5, "head_dim": 24}
+DEEPSEEK = {
+    **{"num_key_value_heads": 4, "rms_norm_eps": 1e-6, "kv_lora_rank": 12, "qk_nope_head_dim": 10},
+    **{"qk_rope_head_dim": 6, "v_head_dim": 14, "n_routed_experts": 8, "num_experts_per_tok": 3},
+    **{"moe_intermediate_size": 16, "n_shared_experts": 1, "first_k_dense_replace": 1},
+}
 EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
@@ -157,6 +163,30 @@ VARIANTS = (
             **{"attention_bias": True, "routed_scaling_factor": 2.5, "num_hidden_layers": 3, "head_dim": 16},
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25},
         },
+    ),
+    Variant("deepseek-v2-lite", "deepseek_v2", {**DEEPSEEK, "q_lora_rank": None, "n_shared_experts": 2}),
+    Variant(
+        "deepseek-v2-groups",
+        "deepseek_v2",
+        {
+            **DEEPSEEK,
+            **{"q_lora_rank": 20, "topk_method": "group_limited_greedy", "n_group": 4, "topk_group": 2},
+            **{"routed_scaling_factor": 16.0, **yarn(factor=40.0, mscale=0.707, mscale_all_dim=0.5)},
+        },
+    ),
+    Variant(
+        "deepseek-v3",
+        "deepseek_v3",
+        {
+            **DEEPSEEK,
+            **{"q_lora_rank": 20, "n_group": 4, "topk_group": 2, "num_hidden_layers": 3},
+            **yarn(factor=40.0, mscale=1.0, mscale_all_dim=1.0),
+        },
+    ),
+    Variant(
+        "deepseek-v3-no-latent-of-queries",
+        "deepseek_v3",
+        {**DEEPSEEK, "q_lora_rank": None, "n_group": 1, "topk_group": 1, "v_head_dim": 20, **TIED},
     ),
     Variant("qwen3-mha", "qwen3", {"head_dim": 12, "num_key_value_heads": 4}),
 )
@@ -259,6 +289,43 @@ def write_minimind(folder: Path) -> Path:
         "inference_rope_scaling": False,
     }
     (folder / "config.json").write_text(json.dumps({**kept, **own}))
+    return folder
+
+
+def write_minimind_moe(folder: Path, *, normalized: bool) -> Path:
+    """A random MiniMind2 with experts, by the names of its own code."""
+    write_model(folder, Variant("minimind", "llama", {"tie_word_embeddings": True}))
+    weights = {name: tensor for name, tensor in weights_of(folder).items() if ".mlp." not in name}
+    width, inner, stem = SIZES["hidden_size"], SIZES["intermediate_size"], "model.layers.{}.mlp"
+    for layer in range(SIZES["num_hidden_layers"]):
+        at = stem.format(layer)
+        for block in (*(f"experts.{number}" for number in range(3)), "shared_experts.0"):
+            weights |= {f"{at}.{block}.{name}_proj.weight": torch.empty(inner, width) for name in ("gate", "up")}
+            weights[f"{at}.{block}.down_proj.weight"] = torch.empty(width, inner)
+        weights[f"{at}.gate.weight"] = torch.empty(3, width)
+    draw_weights(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    fields = json.loads((folder / "config.json").read_text())
+    kept = {key: fields[key] for key in SIZES if key in fields and key != "tie_word_embeddings"}
+    own: dict[str, Any] = {"model_type": "minimind", "rope_theta": 1e6, "use_moe": True, "scoring_func": "softmax"}
+    own |= {"num_experts_per_tok": 2, "n_routed_experts": 3, "n_shared_experts": 1, "norm_topk_prob": normalized}
+    (folder / "config.json").write_text(json.dumps({**kept, **own, "aux_loss_alpha": 0.01, "seq_aux": True}))
+    return folder
+
+
+def write_quantized(folder: Path) -> Path:
+    """A matrix in fp8 with a scale for each block, as DeepSeek publishes them, and a norm."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    tensors = {
+        "a.weight": torch.arange(-8.0, 7.0).view(3, 5).to(torch.float8_e4m3fn),
+        "a.weight_scale_inv": torch.tensor([[0.5, 2.0, 1.0], [4.0, 1.0, 0.25]]),
+        "norm.weight": torch.ones(5, dtype=torch.bfloat16),
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    quantization = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [2, 2]}
+    fields = {"model_type": "deepseek_v3", "quantization_config": quantization}
+    (folder / "config.json").write_text(json.dumps(fields))
     return folder
 
 

@@ -10,6 +10,7 @@ from checkpoint_tools.families.config_json import Admitted, admit, family_of, fi
 from checkpoint_tools.families.registry import FAMILIES, family_for_writing
 from checkpoint_tools.families.rotation import dynamic_scaling, rotary_fields
 from harness.config.model import ModelConfig
+from harness.config.rope_scaling import RopeScalingConfig
 from harness.errors import CheckpointError, UsageError
 
 SIZES: dict[str, Any] = {
@@ -71,7 +72,7 @@ def test_what_is_not_said_is_what_transformers_takes() -> None:
     [
         ("llama", {"num_experts": 8}, "num_experts: not known"),
         ("llama", {"num_experts": True}, "num_experts: not known, so it may change what the model computes. If it is"),
-        ("llama", {"quantization_config": {"bits": 8}}, "quantization_config: not known"),
+        ("llama", {"quantization_config": {"bits": 8}}, "quantization_config: its weights are quantized"),
         ("llama", {"hidden_act": "gelu"}, "hidden_act: 'gelu', known is silu"),
         ("llama", {"pretraining_tp": 2}, "pretraining_tp: 2, known is 1"),
         ("llama", {"attention_bias": True}, "attention_bias: true with mlp_bias false; known are both or neither"),
@@ -134,7 +135,7 @@ def test_what_is_not_said_is_what_transformers_takes() -> None:
         ("qwen3", {"attention_bias": True}, "attention_bias: true, known is false"),
         ("internlm2", {}, "bias: missing, so that transformers takes its default, true, known is false"),
         ("internlm2", {"bias": False, "rope_scaling": {"type": "longrope"}}, "type 'longrope'"),
-        ("minimind", {"use_moe": True}, "use_moe: true, known is false"),
+        ("minimind", {"use_moe": True, "n_shared_experts": 2}, "n_shared_experts: 2, known is 1"),
     ],
 )
 def test_unknown_features_are_refused_by_name(model_type: str, fields: dict[str, Any], problem: str) -> None:
@@ -153,7 +154,6 @@ def test_unknown_families_are_refused_by_name() -> None:
     ("name", "reason"),
     [
         ("gemma3", "it reads pictures too; its model of texts alone is gemma3_text"),
-        ("deepseek_v3", "its attention is latent"),
         ("internlm", "only its attention has biases"),
     ],
 )
@@ -179,6 +179,14 @@ EXPERTS = {
     "num_moe_experts": 4,
     "moe_router_score_function": "softmax",
     "moe_router_enable_expert_bias": False,
+}
+
+
+LATENT = {
+    "multi_latent_attention": True,
+    "qk_layernorm": True,
+    "norm_epsilon": 1e-6,
+    "moe_shared_expert_intermediate_size": 40,
 }
 
 
@@ -216,6 +224,8 @@ def model(**changes: Any) -> ModelConfig:
             },
             "qwen2_moe",
         ),
+        ({**LATENT, "num_moe_experts": 4}, "deepseek_v3"),
+        ({**LATENT, **EXPERTS, "moe_router_pre_softmax": True}, "deepseek_v2"),
     ],
 )
 def test_the_features_decide_on_the_family(changes: dict[str, Any], family: str) -> None:
@@ -238,8 +248,8 @@ def test_the_features_decide_on_the_family(changes: dict[str, Any], family: str)
         ({"kv_channels": 24}, "internlm2", "internlm2: model.head_size is 24, the family has 12"),
         (
             {},
-            "minimind",
-            "There is no family 'minimind' to write. Families: llama, mistral, qwen2, qwen3, olmo2, gemma, gemma2, ",
+            "bert",
+            "There is no family 'bert' to write. Families: llama, mistral, qwen2, qwen3, olmo2, gemma, gemma2, ",
         ),
     ],
 )
@@ -296,6 +306,94 @@ def test_the_layers_groups_and_shared_experts_of_glm() -> None:
     )
 
 
+def test_groups_by_two_scores_of_which_each_gives_other_numbers_of_experts() -> None:
+    found = glm(n_group=4, topk_group=2).model
+    assert (found.moe_router_group_topk, found.moe_router_group_scores) == (2, 2)
+    written = fields_for(found, FAMILIES["glm4_moe"], {})
+    assert (written["n_group"], written["topk_group"]) == (4, 2)
+
+
+def deepseek(**changes: Any) -> Admitted:
+    fields = {**DEEPSEEK, **changes}
+    return admit(fields, family_of(fields))
+
+
+DEEPSEEK = {
+    **{"model_type": "deepseek_v3", "vocab_size": 131, "hidden_size": 48, "intermediate_size": 40},
+    **{"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4, "n_routed_experts": 32},
+    **{"scoring_func": "sigmoid", "topk_method": "noaux_tc", "seq_aux": True, "aux_loss_alpha": 0.001, "ep_size": 1},
+    **{"moe_layer_freq": 1, "num_nextn_predict_layers": 1, "attention_bias": False, "pretraining_tp": 1},
+}
+"""V3's keys; those that it leaves to the class of transformers are left out."""
+V2 = {
+    **{"model_type": "deepseek_v2", "scoring_func": "softmax", "num_experts_per_tok": 6},
+    **{"n_group": 8, "topk_group": 3, "num_nextn_predict_layers": 0},
+}
+THEIR_YARN = {"type": "yarn", "factor": 40, "original_max_position_embeddings": 4096}
+
+
+def test_latents_and_groups_of_deepseek() -> None:
+    found = deepseek().model
+    assert (found.q_lora_rank, found.kv_lora_rank) == (1536, 512)
+    assert (found.qk_head_dim, found.qk_pos_emb_head_dim, found.v_head_dim) == (128, 64, 128)
+    assert (found.moe_router_num_groups, found.moe_router_group_topk, found.moe_router_group_scores) == (8, 4, None)
+    assert (found.moe_layer_freq, found.moe_router_topk_scaling_factor) == ((0, 0, 0, 1), 2.5)
+    assert fields_for(found, FAMILIES["deepseek_v3"], {})["num_nextn_predict_layers"] == 0
+    assert deepseek(q_lora_rank=None).model.q_lora_rank is None
+    assert deepseek(q_lora_rank=None).fields["q_lora_rank"] is None
+    of_v2 = deepseek(**V2, topk_method="group_limited_greedy", first_k_dense_replace=1).model
+    assert (of_v2.moe_router_num_groups, of_v2.moe_router_group_topk, of_v2.moe_router_group_scores) == (8, 3, 1)
+    written = fields_for(of_v2, FAMILIES["deepseek_v2"], {})
+    assert (written["topk_method"], written["n_group"], written["topk_group"]) == ("group_limited_greedy", 8, 3)
+    greedy = deepseek(**V2, topk_method="greedy").model
+    assert greedy.moe_router_num_groups is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"rms_norm_eps": 1e-5}, "rms_norm_eps: 1e-05, known is 1e-06"),
+        ({"rope_interleave": False}, "rope_interleave: false, known is true"),
+        ({"attention_bias": True}, "attention_bias: true, known is false"),
+        ({"norm_topk_prob": False}, "norm_topk_prob: false, known is true"),
+        ({"scoring_func": "softmax"}, "scoring_func: 'softmax', known is sigmoid"),
+        ({"topk_method": "greedy"}, "topk_method: 'greedy', known is noaux_tc"),
+        ({"moe_layer_freq": 2}, "moe_layer_freq: 2, known is 1"),
+        ({"num_key_value_heads": 2}, "num_key_value_heads: num_query_groups must be num_attention_heads 4"),
+        ({"head_dim": 48}, "head_dim: 48 beside qk_nope_head_dim 128 and qk_rope_head_dim 64, which make it 64"),
+        ({"qk_head_dim": 64}, "qk_head_dim: 64 beside qk_nope_head_dim 128 and qk_rope_head_dim 64, which make it 192"),
+        ({"qk_rope_head_dim": 7}, "qk_rope_head_dim: qk_pos_emb_head_dim must be even, given 7"),
+        ({"q_lora_rank": "x"}, "q_lora_rank: 'x' is not a whole number"),
+        (
+            {"rope_scaling": {**THEIR_YARN, "mscale_all_dim": 1.0}},
+            "mscale_all_dim: known is one that stands beside mscale, and without attention_factor",
+        ),
+        ({"index_topk": 2048}, "index_topk: not known, so it may change what the model computes"),
+        ({**V2, "topk_method": "noaux_tc"}, "topk_method: 'noaux_tc', known are greedy and group_limited_greedy"),
+        ({**V2, "topk_method": "greedy", "norm_topk_prob": True}, "norm_topk_prob: true, known is false"),
+    ],
+)
+def test_what_deepseek_s_settings_cannot_mean_is_refused(changes: dict[str, Any], problem: str) -> None:
+    with pytest.raises(CheckpointError) as refused:
+        deepseek(**changes)
+    assert problem in str(refused.value)
+
+
+def test_yarn_of_deepseek_is_written_with_what_scores_need() -> None:
+    both = {**THEIR_YARN, "mscale": 0.707, "mscale_all_dim": 0.5}
+    found = deepseek(rope_scaling=both).model
+    assert fields_for(found, FAMILIES["deepseek_v3"], {})["rope_scaling"].items() >= {
+        ("mscale", 0.707),
+        ("mscale_all_dim", 0.5),
+    }
+    lost = found.model_copy(
+        update={"rope_scaling": RopeScalingConfig(type="yarn", factor=40, mscale=0, mscale_all_dim=1)}
+    )
+    assert FAMILIES["deepseek_v3"].objections(lost) == [
+        "its rope_scaling has mscale_all_dim without mscale, which transformers does not read"
+    ]
+
+
 def test_the_rotated_share_is_read_wherever_it_stands() -> None:
     inside = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25}
     assert glm().model.rotary_percent == 0.5
@@ -309,10 +407,7 @@ def test_the_rotated_share_is_read_wherever_it_stands() -> None:
     ("changes", "problem"),
     [
         ({"first_k_dense_replace": 3}, "first_k_dense_replace: 3 leaves no layer of 3 with experts"),
-        (
-            {"n_group": 4, "topk_group": 2},
-            "topk_group: 2 with num_experts_per_tok 2: groups are chosen by their 2 best",
-        ),
+        ({"n_group": 8, "topk_group": 2}, "moe_router_group_scores must be at most 1, the experts of a group, given 2"),
         ({"num_experts": 4}, "num_experts: two numbers of experts: num_experts 4, n_routed_experts 8"),
         ({"partial_rotary_factor": 1.5}, "partial_rotary_factor: 1.5 is not a number from 0.001 to 1"),
         (

@@ -19,6 +19,7 @@ from hugging_face_models import (
     weights_of,
     write_internlm2,
     write_minimind,
+    write_minimind_moe,
     write_model,
 )
 from pool import Pool
@@ -153,6 +154,25 @@ def test_minimind_is_read_and_written_as_llama(pool: Pool, tmp_path: Path) -> No
     back = there_and_back(pool, folder, tmp_path)
     assert_same_bits(folder, back)
     assert json.loads((back / "config.json").read_text())["model_type"] == "llama"
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_minimind_with_experts_there_and_back(pool: Pool, tmp_path: Path, normalized: bool) -> None:
+    folder = write_minimind_moe(tmp_path / "given", normalized=normalized)
+    back = there_and_back(pool, folder, tmp_path, family="minimind")
+    assert_same_bits(folder, back)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step_0000000"
+    options = {"without_tokenizer": True, "family": "minimind"}
+    bug = "gate and up of experts swapped"
+    [told] = pool.run(conversion_jobs.mutated_to_hf, 1, checkpoint, tmp_path / "wrong", bug, options)
+    assert "they first differ at layer 0" in told, told
+    given, written = (json.loads((one / "config.json").read_text()) for one in (folder, back))
+    assert {key: written[key] for key in given if key in EXPERT_KEYS} == {
+        key: given[key] for key in given if key in EXPERT_KEYS
+    }
+
+
+EXPERT_KEYS = ("use_moe", "num_experts_per_tok", "n_routed_experts", "n_shared_experts", "norm_topk_prob")
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,12 @@ MLPS: tuple[dict[str, Any], ...] = (
     {"num_moe_experts": 4, "moe_layer_freq": [0, 1], "moe_shared_expert_intermediate_size": 24},
 )
 """Dense, and with experts of several kinds."""
+LATENT = {"multi_latent_attention": True, "qk_layernorm": True, "norm_epsilon": 1e-6, **MLPS[-1]}
+OF_DEEPSEEK: tuple[dict[str, Any], ...] = (
+    {**LATENT, "q_lora_rank": 6},
+    {**LATENT, "untie_embeddings_and_output_weights": False},
+    {**LATENT, **SOFTMAX, "moe_router_pre_softmax": True},
+)
 
 
 WINDOWS = {"window_size": 3, "window_attn_skip_freq": 2}
@@ -70,6 +76,7 @@ def models() -> Iterator[ModelConfig]:
             yield ModelConfig.model_validate({**SIZES, **mlp, **dict(zip(OPTIONS, values, strict=True))})
     for other, untied in product(OTHERS, (False, True)):
         yield ModelConfig.model_validate({**SIZES, **other, "untie_embeddings_and_output_weights": untied})
+    yield from (ModelConfig.model_validate({**SIZES, **each}) for each in OF_DEEPSEEK)
 
 
 def expressed(family: Family) -> list[ModelConfig]:

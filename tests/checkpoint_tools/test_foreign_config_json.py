@@ -240,7 +240,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
         "rope_parameters and rope_scaling contradict each other. Delete one of them",
     ),
     ({"sliding_window": 4096}, "sliding_window: not known, so it may change what the model computes. If it is only a"),
-    ({"quantization_config": {"bits": 4}}, "quantization_config: not known"),
+    ({"quantization_config": {"bits": 4}}, "quantization_config: its weights are quantized"),
 ]
 
 

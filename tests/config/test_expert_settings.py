@@ -81,6 +81,20 @@ def test_more_layers_than_a_model_has_are_not_made() -> None:
             {"moe_router_num_groups": 4, "moe_router_group_topk": 3},
             "moe_router_group_topk must divide moe_router_topk 2, .* given 3, allowed: 1, 2",
         ),
+        (
+            {
+                "moe_router_topk": 6,
+                "moe_router_num_groups": 4,
+                "moe_router_group_topk": 2,
+                "moe_router_group_scores": 1,
+            },
+            "moe_router_group_topk must be at most moe_router_num_groups 4, .* given 2, allowed: 3, 4",
+        ),
+        (
+            {"moe_router_num_groups": 4, "moe_router_group_topk": 1, "moe_router_group_scores": 3},
+            "moe_router_group_scores must be at most 2, the experts of a group, given 3",
+        ),
+        ({"moe_router_group_scores": 1}, "moe_router_group_scores has no effect without moe_router_num_groups"),
         ({"moe_aux_loss_coeff": 0.1}, "moe_aux_loss_coeff has no effect with moe_router_load_balancing_type none"),
         ({"moe_router_load_balancing_type": "aux_loss"}, "aux_loss needs moe_aux_loss_coeff greater than 0"),
         (

@@ -137,14 +137,15 @@ def make_trainer(folder: Path) -> None:
 
 
 def make_model(folder: Path) -> None:
-    """A small Hugging Face model in two files, with its tokenizer, and a run made from it."""
-    from hugging_face_models import VARIANTS, write_model
+    """Small Hugging Face models: with a tokenizer, in two files, and with weights in fp8."""
+    from hugging_face_models import VARIANTS, write_model, write_quantized
     from tokenizer_folders import write_with_tokenizer
 
     write_with_tokenizer(folder / "model", "chat template in the settings")
     shutil.rmtree(folder / "parts", ignore_errors=True)
     variant = next(variant for variant in VARIANTS if variant.name == "qwen2-tied")
     write_model(folder / "parts", variant, shard_size="20KB")
+    write_quantized(folder / "quantized")
 
 
 def make_tokenizers(folder: Path) -> None:

@@ -125,7 +125,14 @@ def _apply_drop(folder: Path, edit: Edit) -> None:
     for how, inner in change["changes"]:
         content = changed(content, how, [inner])
     os.makedirs(os.path.dirname(target), exist_ok=True)  # noqa: PTH103, PTH120 (bytes)
-    Path(os.fsdecode(target)).write_bytes(content)
+    # Moved there, never written through what an earlier drop of that name has become: a link, a pipe.
+    whole = folder / "dropped"
+    whole.write_bytes(content)
+    try:
+        os.replace(whole, target)  # noqa: PTH105 (bytes)
+    except OSError:  # a folder is there, or the name is too long
+        whole.unlink()
+        return
     if change["becomes"] is not None:
         with suppress(OSError):  # a name that is too long
             PLACES[change["becomes"]](Path(os.fsdecode(target)))

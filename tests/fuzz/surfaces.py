@@ -265,6 +265,15 @@ SURFACES: tuple[Surface, ...] = (
         check=accepted.tensors_are_those_of_the_files,
     ),
     Surface(
+        "quantized model",
+        "model",
+        [Target("quantized/config.json", "json", 2), Target("quantized/model.safetensors", "safetensors", 3)],
+        [Asked("dequantize", ["convert", "dequantize", "quantized", "out"], writes=("out*",))],
+        preload=(*TORCH, "safetensors", "checkpoint_tools.dequantize"),
+        limits=Limits(wall_s=60.0, processor_s=40.0),
+        share=0.3,
+    ),
+    Surface(
         "checkpoint",
         "run",
         [

@@ -253,6 +253,22 @@ def test_files_become_something_else(becomes: str, tmp_path: Path) -> None:
     assert sum(path.lstat().st_blocks for path in folder.iterdir()) < 1000
 
 
+@pytest.mark.parametrize("becomes", sorted(PLACES))
+def test_a_file_is_dropped_where_one_became_something_else(becomes: str, tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside" / "secret", tmp_path / "place"
+    outside.parent.mkdir()
+    outside.write_text("kept")
+    folder.mkdir()
+    (folder / "a.json").write_text("{}")
+    change = {"source": "a.json", "as": "json", "changes": [], "becomes": None}
+    drops = [Edit("signals/b.json", "drop", {**change, "becomes": each}) for each in (becomes, None)]
+    apply_edits(folder, drops)
+    dropped = folder / "signals" / "b.json"
+    assert dropped.is_dir() if becomes == "a folder" else dropped.read_text() == "{}"
+    assert outside.read_text() == "kept"
+    assert {path.name for path in folder.iterdir()} == {"a.json", "signals"}
+
+
 def test_absurd_values_are_spelt_as_bytes() -> None:
     choose = random.Random(1)
     values = [encoded(draw_value(choose, near, is_yaml=True)) for near in (None, 1, 0.5, "a", [1], {}) * 200]

@@ -16,6 +16,7 @@ from harness.config.model import ModelConfig
 from harness.model import rotary
 from harness.model.activation import KINDS, Activation
 from harness.model.attention.core import CoreAttention, slow_kernels_on
+from harness.model.attention.rules import Rules
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
 from harness.model.norm import RMSNorm, rms_norm_behind_sum
 from harness.model.rotary import Rotation
@@ -113,6 +114,39 @@ def test_attention(starts: list[int] | None, head_size: int, dtype: torch.dtype,
 
     heads = [random(256, 2, number, head_size, dtype=dtype, seed=number) for number in (8, 2, 2)]
     assert_same(lambda q, k, v: CoreAttention()(q, k, v, packed_seq_params=packed), exact, *heads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("with_sinks", [False, True], ids=["no-sinks", "sinks"])
+@pytest.mark.parametrize("rules", [Rules(window=32), Rules(), Rules(cap=2.0), Rules(window=32, cap=2.0)], ids=str)
+@pytest.mark.parametrize("starts", [None, STARTS], ids=["samples", "documents"])
+def test_attention_by_rules(
+    starts: list[int] | None, rules: Rules, with_sinks: bool, dtype: torch.dtype, device: torch.device
+) -> None:
+    number = torch.bucketize(torch.arange(512), torch.tensor(starts or [0, 256, 512]), right=True).view(2, 1, 256)
+    behind = torch.arange(256)[:, None] - torch.arange(256)
+    mask = (number[..., None] == number[:, :, None]) & (behind >= 0) & (behind < (rules.window or 256))
+    packed = None
+    if starts is not None:
+        packed = SimpleNamespace(cu_seqlens_q=torch.tensor(starts, dtype=torch.int32, device=device), max_seqlen_q=211)
+
+    def ours(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *sinks: torch.Tensor) -> torch.Tensor:
+        core = CoreAttention(rules=rules, sinks_N=sinks[0] if sinks else None)
+        return core(query, key, value, packed_seq_params=packed)
+
+    def exact(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *sinks: torch.Tensor) -> torch.Tensor:
+        key, value = (x.repeat_interleave(4, dim=2) for x in (key, value))
+        scores = torch.einsum("sbnd,tbnd->bnst", query, key) / 64**0.5
+        if rules.cap is not None:
+            scores = rules.cap * torch.tanh(scores / rules.cap)
+        scores = scores.masked_fill(~mask, float("-inf"))
+        if sinks:
+            scores = torch.cat((scores, sinks[0].view(1, -1, 1, 1).expand(2, 8, 256, 1)), dim=-1)
+        weights = scores.softmax(-1)[..., :256]
+        return torch.einsum("bnst,tbnd->sbnd", weights, value).flatten(2)
+
+    heads = [random(256, 2, number, 64, dtype=dtype, seed=number) for number in (8, 2, 2)]
+    assert_same(ours, exact, *heads, *([random(8, dtype=dtype)] if with_sinks else []))
 
 
 def test_documents_make_no_square_matrix(device: torch.device) -> None:

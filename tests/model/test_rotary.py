@@ -79,6 +79,14 @@ def test_yarn_makes_queries_and_keys_larger() -> None:
     torch.testing.assert_close(rotated.norm(dim=-1), (0.1 * math.log(4.0) + 1.0) * x_SBND.norm(dim=-1))
 
 
+def test_yarn_makes_scores_of_latents_larger_by_the_square() -> None:
+    assert RopeScalingConfig(type="yarn", factor=40.0).score_factor == 1.0
+    deepseek = RopeScalingConfig(type="yarn", factor=40.0, mscale=0.707, mscale_all_dim=0.707)
+    assert deepseek.score_factor == pytest.approx((0.1 * 0.707 * math.log(40) + 1) ** 2)
+    assert deepseek.magnification == 1.0
+    assert RopeScalingConfig(type="linear", factor=40.0).score_factor == 1.0
+
+
 def test_ntk_raises_the_base() -> None:
     """The fastest pair keeps its angle, the slowest is stretched by the factor exactly: that defines the exponent."""
     plain = frequencies(HEAD_SIZE, 10000.0, None)

@@ -23,6 +23,7 @@ def rules(**changes: Any) -> Rules:
         "pre_softmax": False,
         "num_groups": None,
         "group_topk": None,
+        "group_scores": None,
         "topk_scaling_factor": 1.0,
     }
     return Rules(**{**usual, **changes})
@@ -31,7 +32,7 @@ def rules(**changes: Any) -> Rules:
 ROUTERS = {
     "mixtral": rules(),
     "qwen2-moe": rules(pre_softmax=True, topk=4),
-    "deepseek-v2": rules(pre_softmax=True, topk=4, num_groups=4, group_topk=2, topk_scaling_factor=16.0),
+    "deepseek-v2 by two scores": rules(pre_softmax=True, topk=4, num_groups=4, group_topk=2, topk_scaling_factor=16.0),
     "deepseek-v3": rules(score_function="sigmoid", topk=4, num_groups=4, group_topk=2, topk_scaling_factor=2.5),
     "sigmoid-top-1": rules(score_function="sigmoid", topk=1),
     "softmax-top-1": rules(pre_softmax=True, topk=1),
@@ -61,6 +62,34 @@ def test_the_choice_is_megatrons(name: str, has_bias: bool) -> None:
     assert torch.equal(chosen, theirs[1].bool())
     assert torch.allclose(weights, theirs[0], atol=1e-7)
     assert chosen.sum(dim=-1).tolist() == [router.topk] * 64
+
+
+def test_groups_by_their_best_score_are_those_of_deepseek_v2() -> None:
+    from transformers.models.deepseek_v2.configuration_deepseek_v2 import DeepseekV2Config
+    from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2TopkRouter
+
+    torch.manual_seed(6)
+    config = DeepseekV2Config(
+        hidden_size=16,
+        num_attention_heads=4,
+        n_routed_experts=16,
+        num_experts_per_tok=6,
+        n_group=8,
+        topk_group=3,
+        topk_method="group_limited_greedy",
+        routed_scaling_factor=16.0,
+    )
+    router = DeepseekV2TopkRouter(config)
+    torch.nn.init.eye_(router.weight)
+    logits_TE = torch.randn(64, 16)
+    _, their_weights, their_choice = router(logits_TE)
+    ours = rules(pre_softmax=True, topk=6, num_groups=8, group_topk=3, group_scores=1, topk_scaling_factor=16.0)
+    weights, chosen = choose(logits_TE, None, ours)
+    theirs = torch.zeros(64, 16).scatter(-1, their_choice, their_weights)
+    assert torch.equal(chosen, theirs > 0)
+    assert torch.allclose(weights, theirs)
+    by_two = choose(logits_TE, None, rules(pre_softmax=True, topk=6, num_groups=8, group_topk=3))[1]
+    assert not torch.equal(chosen, by_two)
 
 
 def test_a_bias_changes_the_choice_and_no_weight() -> None:

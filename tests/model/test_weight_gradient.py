@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import model_jobs
 import numpy as np
 import pytest
 import torch
-from model_samples import small_model_config
+from model_samples import LATENT, small_model_config
 from pool import Pool
 
 from harness.model.weight_gradient import product_can_add, wgrad_gemm_accum_fp32
@@ -43,10 +45,11 @@ def test_gradients_that_are_reduced_within_backward_are_the_same(recompute: str,
             np.testing.assert_allclose(after[name], sums, rtol=1e-4, atol=1e-7, err_msg=name)
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_megatron_adds_the_same_gradients(world_size: int, pool: Pool) -> None:
+@pytest.mark.parametrize(("world_size", "model"), [(1, {}), (2, {}), (2, LATENT)], ids=["1", "2", "2-latent"])
+def test_megatron_adds_the_same_gradients(world_size: int, model: dict[str, Any], pool: Pool) -> None:
     """Of all matrices but the embedding, by our product; on two tensor-parallel ranks too."""
-    config = small_model_config({"dtype": "fp32"}, parallel={"tensor_model_parallel_size": world_size})
+    parallel = {"tensor_model_parallel_size": world_size}
+    config = small_model_config({"dtype": "fp32"}, parallel=parallel, model=model)
     plain = pool.run(model_jobs.gradient_sums, world_size, config, False)
     added = pool.run(model_jobs.gradient_sums, world_size, config, True)
     for before, after in zip(plain, added, strict=True):

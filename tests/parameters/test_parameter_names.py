@@ -37,3 +37,10 @@ def test_the_number_of_a_layer_is_taken_apart_from_the_name() -> None:
 def test_patterns() -> None:
     assert matches_any("decoder.layers.3.mlp.linear_fc1.weight", ("embedding.*", "decoder.layers.[0-3].*"))
     assert not matches_any("decoder.layers.4.mlp.linear_fc1.weight", ("embedding.*", "decoder.layers.[0-3].*"))
+
+
+def test_the_norm_in_front_of_latents_keeps_its_name() -> None:
+    norm = in_layer(3, "input_layernorm.weight")
+    assert fused_name(norm, is_latent=True) == norm
+    behind = in_layer(3, "pre_mlp_layernorm.weight")
+    assert fused_name(behind, is_latent=True) == fused_name(behind)

@@ -18,6 +18,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "gpt2": GPT2,
     "qwen2": {"add_qkv_bias": True},
     "qwen3, tied": {"qk_layernorm": True, "untie_embeddings_and_output_weights": False},
+    "latent": {"num_query_groups": None, "multi_latent_attention": True, "q_lora_rank": 6, "qk_layernorm": True},
     "everything": {**GPT2, "activation": "geglu", "qk_layernorm": True, "add_qkv_bias": True},
 }
 
@@ -60,7 +61,39 @@ def test_each_option_adds_its_parameters_and_no_others() -> None:
     )
     norms = in_layers("input_layernorm.bias", "pre_mlp_layernorm.bias") | {"decoder.final_layernorm.bias"}
     assert names(normalization="LayerNorm") - plain == norms
-    assert all(plain <= names(**changes) | {OUTPUT} for changes in MODELS.values())
+    others = [changes for changes in MODELS.values() if "multi_latent_attention" not in changes]
+    assert all(plain <= names(**changes) | {OUTPUT} for changes in others)
+
+
+LATENT = {
+    **{"num_query_groups": None, "multi_latent_attention": True, "kv_lora_rank": 5, "qk_head_dim": 7},
+    **{"qk_pos_emb_head_dim": 2, "v_head_dim": 3},
+}
+
+
+def test_latents_take_the_place_of_one_projection() -> None:
+    plain = names()
+    without = in_layers("self_attention.linear_qkv.weight")
+    of_keys = in_layers("self_attention.linear_kv_down_proj.weight", "self_attention.linear_kv_up_proj.weight")
+    of_queries = in_layers("self_attention.linear_q_down_proj.weight", "self_attention.linear_q_up_proj.weight")
+    assert names(**LATENT) == plain - without | of_keys | in_layers("self_attention.linear_q_proj.weight")
+    assert names(**LATENT, q_lora_rank=6) == plain - without | of_keys | of_queries
+    norms = in_layers("self_attention.q_layernorm.weight", "self_attention.kv_layernorm.weight")
+    assert names(**LATENT, q_lora_rank=6, qk_layernorm=True) - names(**LATENT, q_lora_rank=6) == norms
+
+
+def test_ranks_share_heads_and_no_latents() -> None:
+    model = model_of(**LATENT, q_lora_rank=6, qk_layernorm=True)
+    found = {p.name.rpartition("self_attention.")[2]: (p.shape, p.cut) for p in parameter_table(model) if p.layer == 0}
+    assert {name: found[name] for name in found if name.startswith(("linear_q", "linear_kv", "q_", "kv_"))} == {
+        "linear_q_down_proj.weight": ((6, 16), None),
+        "q_layernorm.weight": ((6,), None),
+        "linear_q_up_proj.weight": ((4 * 9, 6), Cut(dim=0)),
+        "linear_kv_down_proj.weight": ((5 + 2, 16), None),
+        "kv_layernorm.weight": ((5,), None),
+        "linear_kv_up_proj.weight": ((4 * (7 + 3), 5), Cut(dim=0)),
+    }
+    assert found["linear_proj.weight"] == ((16, 4 * 3), Cut(dim=1))
 
 
 @pytest.mark.parametrize("changes", MODELS.values(), ids=list(MODELS))

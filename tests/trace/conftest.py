@@ -28,6 +28,7 @@ def make_config() -> Callable[..., Config]:
         parallel: dict[str, Any] | None = None,
         precision: str = "bf16",
         phase: dict[str, Any] | None = None,
+        optimizer: dict[str, Any] | None = None,
     ) -> Config:
         return Config.model_validate(
             {
@@ -53,7 +54,7 @@ def make_config() -> Callable[..., Config]:
                         **(phase or {}),
                     }
                 ],
-                "optimizer": {"learning_rate": 3e-4},
+                "optimizer": {"learning_rate": 3e-4, **(optimizer or {})},
                 "precision": {"dtype": precision},
             }
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,8 @@ GRIDS = {
     "pp2-tp2-ep2-etp1": Grid(pp=2, tp=2, ep=2, etp=1, sequence_parallel=True),
 }
 TOLERANCE = 1e-5
+GOLDEN = Path(__file__).with_name("golden_experts.json")
+GOLDEN_TOLERANCES = {"train/lm_loss": 2e-5, "optim/grad_norm": 2e-4}
 ExpertRun = Callable[[str, Grid], Path]
 
 
@@ -80,6 +83,20 @@ def test_layout_trains_the_same_experts(kind: str, grid: Grid, expert_run: Exper
         assert {name: record.values[name] for name in names} == pytest.approx(
             {name: expected.values[name] for name in names}, rel=TOLERANCE
         )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_steps_with_experts_are_golden(kind: str, expert_run: ExpertRun, request: pytest.FixtureRequest) -> None:
+    """Those of the day when they were written down; see `test_golden.py` for tolerances, and how to write new ones."""
+    steps = records(expert_run(kind, Grid()))
+    found = {name: [step.values[name] for step in steps] for name in (*GOLDEN_TOLERANCES, "experts/max_load")}
+    golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
+    if request.config.getoption("--write-golden"):
+        GOLDEN.write_text(json.dumps(golden | {kind: found}, indent=1) + "\n")
+        return
+    for name, values in found.items():
+        assert values == pytest.approx(golden[kind][name], rel=GOLDEN_TOLERANCES.get(name, 1e-9)), name
 
 
 RESUMED = {"ep2": GRIDS["ep2"], "tp2-ep2-etp1": GRIDS["tp2-ep2-etp1"], "etp2": GRIDS["etp2"]}

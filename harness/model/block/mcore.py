@@ -19,6 +19,7 @@ from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.model.activation import Activation
 from harness.model.experts.mcore import add_up_shared_gradients, expert_mlp, let_graphs_go
+from harness.model.latent.mcore import latent_attention
 from harness.model.layer.mcore import Layer, LayerAttention, RotatingSelfAttention, join_layers
 from harness.model.norm import LayerNorm, RMSNorm
 from harness.model.rotary import Rotations
@@ -73,19 +74,32 @@ def block_spec(
     else:
         layer, norm = _own_layer(config.model)
     _place_norms(layer, norm, config.model)
-    attention = layer.submodules.self_attention
-    attention.module = RotatingSelfAttention
-    attention.params |= {
-        "model": config.model,
-        "rotations": rotations,
-        "by_sample": config.data.reset_at_document_borders,
-    }
+    if config.model.multi_latent_attention:
+        _attend_latently(layer, norm, config.model, rotations)
+    else:
+        attention = layer.submodules.self_attention
+        attention.module = RotatingSelfAttention
+        attention.params |= {
+            "model": config.model,
+            "rotations": rotations,
+            "by_sample": config.data.reset_at_document_borders,
+        }
     _parts_of_mlp(layer).activation_func = ModuleSpec(module=Activation, params={"kind": config.model.activation})
     first = get_transformer_layer_offset(transformer, vp_stage=virtual_stage)
     behind = first + get_num_layers_to_build(transformer, vp_stage=virtual_stage)
     with_experts = _with_experts(layer, norm, config.model)
     layers = [with_experts if has_experts else layer for has_experts in config.model.expert_layers[first:behind]]
     return TransformerBlockSubmodules(layer_specs=layers, layer_norm=norm)
+
+
+def _attend_latently(layer: ModuleSpec, norm: type[Any], model: ModelConfig, rotations: Rotations) -> None:
+    """Give a layer latent attention. The norm in front feeds several projections, and is a layer of its own."""
+    parts = layer.submodules
+    parts.self_attention = latent_attention(model, rotations, norm)
+    if model.norm_placement != "behind":
+        parts.input_layernorm = norm
+    names = parts.sharded_state_dict_keys_map.items()
+    parts.sharded_state_dict_keys_map = {name: key for name, key in names if name != "input_layernorm."}
 
 
 def _with_experts(layer: ModuleSpec, norm: type[Any], model: ModelConfig) -> ModuleSpec:

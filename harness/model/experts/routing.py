@@ -26,6 +26,7 @@ class Rules:
     pre_softmax: bool
     num_groups: int | None
     group_topk: int | None
+    group_scores: int | None
     topk_scaling_factor: float
 
     @staticmethod
@@ -58,11 +59,15 @@ def choose(logits_TE: torch.Tensor, bias_E: torch.Tensor | None, rules: Rules) -
 
 
 def _within_groups(scores_TE: torch.Tensor, rules: Rules) -> torch.Tensor:
-    """Return the scores with -inf for experts outside of each token's best groups (DeepSeek-V3, section 2.1.2)."""
+    """Return the scores with -inf for experts outside of each token's best groups.
+
+    Sources: DeepSeek-V3, section 2.1.2, and with one score a group DeepSeek-V2, section 2.1.2.
+    """
     if rules.num_groups is None or rules.group_topk is None:
         return scores_TE
     by_group_TGe = scores_TE.view(len(scores_TE), rules.num_groups, -1)
-    of_groups_TG = by_group_TGe.topk(rules.topk // rules.group_topk, dim=-1).values.sum(dim=-1)
+    num_scores = rules.group_scores or rules.topk // rules.group_topk
+    of_groups_TG = by_group_TGe.topk(num_scores, dim=-1).values.sum(dim=-1)
     best_TG = of_groups_TG.topk(rules.group_topk, dim=-1).indices
     outside_TG = torch.ones_like(of_groups_TG, dtype=torch.bool).scatter(-1, best_TG, False)
     return by_group_TGe.masked_fill(outside_TG.unsqueeze(-1), -torch.inf).view_as(scores_TE)
