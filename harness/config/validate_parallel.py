@@ -101,7 +101,10 @@ def module_problems(
 
 def _reasons_against(model: ModelConfig, modules: frozenset[str]) -> dict[str, str]:
     """Return what is wrong with each module that recomputes nothing in this model, or nothing beside the others."""
-    reasons = {"mla_up_proj": "needs latent attention, which this model does not have; remove it"}
+    reasons = {"mla_up_proj": "has no effect without multi_latent_attention; remove it"}
+    if model.multi_latent_attention:
+        alone = "is not recomputed alone with multi_latent_attention; remove it, or take recompute_granularity full"
+        reasons |= dict.fromkeys(("mla_up_proj", "core_attn"), alone)
     has_dense, has_shared = not all(model.expert_layers), model.moe_shared_expert_intermediate_size is not None
     if model.norm_placement == "behind":
         reasons["layernorm"] = "has no effect with norm_placement behind: nothing keeps what such norms give; remove it"

@@ -20,6 +20,13 @@ LAYOUT = "parallel.pipeline_model_parallel_layout"
 SELECTIVE = "parallel.recompute_granularity=selective"
 MODULES = "parallel.recompute_modules"
 MOE = ("model.num_moe_experts=4", "model.moe_layer_freq=[0, 1]", SELECTIVE)
+LATENT = (
+    "model.multi_latent_attention=true",
+    "model.kv_lora_rank=16",
+    "model.qk_head_dim=8",
+    "model.qk_pos_emb_head_dim=8",
+    "model.v_head_dim=8",
+)
 
 
 def configured(*overrides: str) -> Config:
@@ -161,7 +168,15 @@ REFUSED = [
     ),
     (
         (SELECTIVE, f"{MODULES}=[mlp, mla_up_proj]"),
-        f"{MODULES}.1: mla_up_proj needs latent attention, which this model does not have; remove it",
+        f"{MODULES}.1: mla_up_proj has no effect without multi_latent_attention; remove it",
+    ),
+    *(
+        (
+            (SELECTIVE, f"{MODULES}=[mlp, {name}]", *LATENT),
+            f"{MODULES}.1: {name} is not recomputed alone with multi_latent_attention; remove it, or take "
+            "recompute_granularity full",
+        )
+        for name in ("mla_up_proj", "core_attn")
     ),
     ((SELECTIVE, f"{MODULES}=[moe]"), f"{MODULES}.0: moe has no effect without num_moe_experts; remove it"),
     ((SELECTIVE, f"{MODULES}=[moe_act]"), f"{MODULES}.0: moe_act has no effect without num_moe_experts; remove it"),
