@@ -108,6 +108,10 @@ LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any], int, int, float]] = [
     ),
     ("norms behind, and over the width, tensor 2", {**OLMO, **TIED}, layout(2), 2, 0, 4.859),
     ("GPT: LayerNorm, biases, no gate, pipeline 2", {**GPT, **TIED}, layout(1, 2, micro_batch_size=2), 2, 1, 7.340),
+    ("a module of further tokens, tied", {**TIED, "mtp_num_layers": 1}, layout(micro_batch_size=2), 1, 0, 16.947),
+    ("two modules of further tokens, untied", {"mtp_num_layers": 2}, layout(), 1, 0, 20.103),
+    ("a module of further tokens on the last of two stages", {"mtp_num_layers": 1}, layout(1, 2), 2, 1, 15.493),
+    ("two modules, tied, last of two stages", {**TIED, "mtp_num_layers": 2}, layout(1, 2), 2, 1, 14.269),
 ]
 
 
