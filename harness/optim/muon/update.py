@@ -23,7 +23,7 @@ from harness.parameters.parameter import Cut
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Held:
-    """Where this rank holds its share of a matrix."""
+    """The place of this rank's share of a matrix."""
 
     shard: torch.Tensor
     """This rank's fp32 weights of the parameter, flat; it has a gradient when it is to be updated."""
