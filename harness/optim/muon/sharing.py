@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """A plan of who orthogonalizes which matrix: all ranks of a pipeline stage make it alike, without asking each other.
-=======
-"""Plan of the ranks that make each matrix orthogonal; all ranks of a stage make the same one without communication.
->>>>>>> muon
 
 The optimizer's state is cut into equal stretches of flat buffers, so a matrix may lie on several ranks: on tensor-
 parallel ones that cut it, on data-parallel ones that share each part. One of those that hold it is its owner. It gets

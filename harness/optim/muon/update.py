@@ -23,11 +23,7 @@ from harness.parameters.parameter import Cut
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Held:
-<<<<<<< HEAD
     """Place of the share of a matrix that this rank holds."""
-=======
-    """The place of this rank's share of a matrix."""
->>>>>>> muon
 
     shard: torch.Tensor
     """This rank's fp32 weights of the parameter, flat; it has a gradient when it is to be updated."""
