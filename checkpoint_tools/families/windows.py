@@ -27,11 +27,25 @@ def _windows(size: int | None, flags: list[bool]) -> dict[str, Any]:
     return {"window_size": size, "window_attn_skip_freq": None if all(flags) else [int(flag) for flag in flags]}
 
 
+def _size(said: Fields, *, switch: bool) -> int | None:
+    """Return the size of windows; None if they are off, where Qwen2-MoE says 0.
+
+    Raises:
+        CheckpointError: They are on, and see nothing.
+    """
+    if not said.get(_SWITCH, not switch):
+        return None
+    size = said.get("sliding_window")
+    if size == 0:
+        raise CheckpointError("sliding_window: 0 is not a whole number from 1 to 2,147,483,647")
+    return size
+
+
 def in_every_layer(*, switch: bool = False) -> Derived:
     """Return the keys of families in which every layer has a window, or none; with `switch` one key turns them on."""
 
     def read(said: Fields) -> dict[str, Any]:
-        size = said.get("sliding_window") if said.get(_SWITCH, not switch) else None
+        size = _size(said, switch=switch)
         return _windows(size, [True])
 
     def write(model: ModelConfig) -> Fields:
@@ -60,7 +74,7 @@ def by_layer(has_window: TypesByDefault, *keys: str, switch: bool = False) -> De
     def read(said: Fields) -> dict[str, Any]:
         layers = range(said.get("num_hidden_layers", 0))
         types = said.get("layer_types") or [SLIDING if has_window(layer, said) else FULL for layer in layers]
-        size = said.get("sliding_window") if said.get(_SWITCH, not switch) else None
+        size = _size(said, switch=switch)
         flags = [kind == SLIDING for kind in types]
         if size is None and any(flags) and "layer_types" in said:
             raise CheckpointError(f"layer_types: {SLIDING} in it, but no sliding_window")

@@ -176,6 +176,12 @@ def load_weights(directory: Path, chunks: list[Any]) -> None:
         _fill(directory, chunks, _read(directory, _model_state(chunks), unused="optimizer."))
 
 
+_OTHER_OPTIMIZER = "It was saved with another optimizer. Give optimizer.kind as it was, or name another checkpoint."
+_LACKS_STATES = "apply_factory_merges"
+"""Megatron's function that puts the pieces of a tensor together again: it meets states that are not there, before the
+load can say so."""
+
+
 @contextmanager
 def _reading(directory: Path) -> Iterator[None]:
     """Turn what Megatron's and torch's readers raise about a checkpoint's content into one kind of error."""
@@ -188,6 +194,8 @@ def _reading(directory: Path) -> Iterator[None]:
         raise CheckpointError(f"{directory} cannot be loaded: {'; '.join(causes) or 'see rank 0'}.") from failed
     except _ERRORS_OF_CONTENT as error:
         cause = (str(error).splitlines() or [""])[0][:300]
+        if _LACKS_STATES in cause:
+            raise CheckpointError(f"{directory} lacks states that this optimizer keeps. {_OTHER_OPTIMIZER}") from error
         raise CheckpointError(f"{directory} cannot be loaded: {type(error).__name__}: {cause}.") from error
 
 
@@ -215,7 +223,7 @@ def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) 
 def _reason(entries: list[str]) -> str:
     """Return why entries differ, and what to do."""
     if all(key.startswith("optimizer.") for key in entries):
-        return "It was saved with another optimizer. Give optimizer.kind as it was, or name another checkpoint."
+        return _OTHER_OPTIMIZER
     return "It was saved by a different model; name another checkpoint or another configuration."
 
 

@@ -104,7 +104,8 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
     def parameters_in_layers(self) -> Iterator[nn.Parameter]:
         """Yield the parameters of all layers, those in modules among them."""
         yield from self.decoder.layers.parameters()
-        for module in self.mtp.layers if self._further is not None else ():
+        modules: list[Any] = [] if self._further is None else list(self.mtp.layers)
+        for module in modules:
             yield from module.transformer_layer.parameters()
 
     @property

@@ -39,7 +39,7 @@ class ModelShape(Hashable, Protocol):
 
     @property
     def q_lora_rank(self) -> int | None:
-        """Size of the latent of queries; None if there is none."""
+        """Size of the latent that queries are made of; None if they are made of the stream itself."""
 
     @property
     def kv_lora_rank(self) -> int:

@@ -178,7 +178,10 @@ def _even_stage_problems(config: Config) -> list[str]:
 
 
 def recompute_problems(config: Config) -> list[str]:
-    """Check that units that are recomputed together fill every model chunk, or that a chunk has so many layers."""
+    """Check `recompute_num_layers`.
+
+    With `uniform` it must divide the layers of every model chunk, with `block` some chunk must have so many.
+    """
     parallel, number = config.parallel, config.parallel.recompute_num_layers or 1
     if parallel.recomputation != "full" or number == 1 or pipeline_problems(config):
         return []

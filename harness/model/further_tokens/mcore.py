@@ -188,7 +188,8 @@ class FurtherTokens(MegatronModule):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Return the parameters of all modules, which Megatron does not look for in a list."""
         sharded: dict[str, Any] = {}
-        for number, module in enumerate(self.layers):
+        modules: list[Any] = list(self.layers)
+        for number, module in enumerate(modules):
             sharded |= module.sharded_state_dict(f"{prefix}layers.{number}.", sharded_offsets, metadata)
         return sharded
 

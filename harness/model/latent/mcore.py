@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 from harness.config.model import ModelConfig
 from harness.model.layer.mcore import LayerAttention
 from harness.model.rotary import Rotations
+from harness.model.saved.mcore import SavedWhole
 from harness.parallel import cpu
 
 cpu.prepare()
@@ -35,7 +36,6 @@ from megatron.core.tensor_parallel.layers import (  # noqa: E402
 )
 from megatron.core.transformer.module import MegatronModule  # noqa: E402
 from megatron.core.transformer.spec_utils import ModuleSpec  # noqa: E402
-from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint  # noqa: E402
 
 
 def latent_attention(model: ModelConfig, rotations: Rotations, norm: type[Any]) -> ModuleSpec:
@@ -152,7 +152,7 @@ class LatentAttention(MegatronModule):  # type: ignore[misc]
         return mappings.copy_to_tensor_model_parallel_region(turned_sBR, group=self._group)  # type: ignore[no-any-return]
 
 
-class WholeProjection(nn.Module):
+class WholeProjection(SavedWhole):
     """A projection that every tensor-parallel rank has whole, over the tokens that it holds between layers."""
 
     def __init__(self, config: Any, inputs: int, outputs: int) -> None:  # noqa: ANN401 (Megatron's)
@@ -174,17 +174,6 @@ class WholeProjection(nn.Module):
             sequence_parallel=False,
         )
         return product
-
-    def sharded_state_dict(
-        self,
-        prefix: str = "",
-        sharded_offsets: tuple[tuple[int, int, int], ...] = (),
-        metadata: dict[str, Any] | None = None,  # noqa: ARG002 (Megatron gives it by name)
-    ) -> dict[str, Any]:
-        """Return the weight, of which every tensor-parallel rank has all."""
-        state = self.state_dict(prefix="", keep_vars=True)
-        sharded: dict[str, Any] = make_sharded_tensors_for_checkpoint(state, prefix, {}, sharded_offsets)
-        return sharded
 
 
 def _nothing(**_arguments: object) -> nn.Module:

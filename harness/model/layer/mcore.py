@@ -20,6 +20,7 @@ from harness.model.attention.rules import rules_of
 from harness.model.norm import LayerNorm, RMSNorm, Scaled, SharedRMSNorm, hand_over, rms_norm
 from harness.model.recompute import cheap_tensors_again
 from harness.model.rotary import Rotations
+from harness.model.saved.mcore import SavedCut
 from harness.parallel import cpu
 
 cpu.prepare()
@@ -29,7 +30,6 @@ from megatron.core.tensor_parallel import checkpoint  # noqa: E402
 from megatron.core.transformer.attention import SelfAttention  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.transformer_layer import TransformerLayer  # noqa: E402
-from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint  # noqa: E402
 
 
 class Layer(TransformerLayer):  # type: ignore[misc]
@@ -135,24 +135,7 @@ class RotatingSelfAttention(SelfAttention):  # type: ignore[misc]
         return self.rotation.split(mixed, self.hidden_size_per_attention_head, by_sample=self._by_sample)
 
 
-class _Shared(nn.Module):
-    """A module whose parameters tensor-parallel ranks share along their first dimension."""
-
-    def sharded_state_dict(
-        self,
-        prefix: str = "",
-        sharded_offsets: tuple[tuple[int, int, int], ...] = (),
-        metadata: dict[str, Any] | None = None,  # noqa: ARG002 (Megatron gives it by name)
-    ) -> dict[str, Any]:
-        """Return the parameters with their places in those of all tensor-parallel ranks."""
-        state = self.state_dict(prefix="", keep_vars=True)
-        sharded: dict[str, Any] = make_sharded_tensors_for_checkpoint(
-            state, prefix, dict.fromkeys(state, 0), sharded_offsets
-        )
-        return sharded
-
-
-class LayerAttention(CoreAttention, _Shared):
+class LayerAttention(CoreAttention, SavedCut):
     """Attention by the rules of its layer, with the sinks of this rank's heads."""
 
     def __init__(
@@ -175,7 +158,7 @@ class LayerAttention(CoreAttention, _Shared):
         super().__init__(rules=rules, sinks_N=sinks)
 
 
-class WholeHeadsNorm(Scaled, _Shared):
+class WholeHeadsNorm(Scaled, SavedCut):
     """Root-mean-square norm of all heads of queries or keys together, which tensor-parallel ranks share.
 
     Shapes: N heads of this rank, D head size, W their width N·D.

@@ -56,7 +56,6 @@ def live(run: Run) -> Iterator[torch.Tensor]:
     for chunk in run.pipeline.chunks:
         yield from chunk.module.parameters()
         yield from chunk.module.buffers()
-        yield from chunk.module.buffers()
     yield from run.optimizer.tensors()
 
 
