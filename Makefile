@@ -1,7 +1,7 @@
 # Everything a developer or a first user needs. Each target makes its environment by itself.
 #
 #   make demo     train a small model on real text, see the loss of every channel, save, convert to Hugging Face
-#   make test     all tests
+#   make test     the tests; make test-thorough: further combinations of layouts, sizes and kinds of models
 #   make faults   kills, failing disks and damage against checkpoints and trainer, for ten minutes; see docs/faults.md
 #   make fuzz     damaged, hostile and absurd files against every command, for ten minutes (MINUTES=120: for two hours);
 #                 see docs/fuzz.md
@@ -22,7 +22,7 @@ VENV := .venv$(if $(filter-out python3,$(NAME)),-$(NAME))
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test slurm slurm-smoke slurm-deps faults fuzz spike check gpu gpu-dry gpu-wheels bench clean
+.PHONY: demo test test-thorough slurm slurm-smoke slurm-deps faults fuzz spike check gpu gpu-dry gpu-wheels bench clean
 
 demo: $(READY)
 	$(BIN)/python -m data_prep.demo
@@ -33,6 +33,9 @@ demo: $(READY)
 # Two processes, each with whole files: the tests of a file share what is made once for them.
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
+
+test-thorough: $(READY)
+	$(BIN)/python -m pytest -m thorough --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -24,6 +24,8 @@ from harness.model.kernels import launch
 # The interpreter is slow. With one processor the programs have as many rows as with 16,384 rows and 132 processors.
 PROCESSORS = 1
 SIZES = Sizes(rows=124, hidden=2048, ffn=2048, vocabulary=8192, heads=32, groups=8, head=64)
+FEW = replace(SIZES, rows=12)
+"""For kernels whose programs read nothing that rows share: the bytes of every row are the same."""
 
 
 @dataclass
@@ -59,6 +61,12 @@ def counted() -> Iterator[Traffic]:
         builder.create_masked_load, builder.create_masked_store = load, store
 
 
+def counted_cases() -> list[Case]:
+    """Return every kernel at the size that is counted: the norms at many rows, which share the norm's weight."""
+    both = zip(cases(SIZES), cases(FEW), strict=True)
+    return [many if "RMSNorm" in many.name else few for many, few in both]
+
+
 def ratio(case: Case) -> float:
     """Return the bytes that the kernel moved over the least possible."""
     with mock.patch.object(launch, "processors", lambda _device: PROCESSORS):
@@ -71,7 +79,7 @@ def ratio(case: Case) -> float:
 def main() -> int:
     """Print the table."""
     sys.stdout.write("| kernel | bytes moved, of the least possible |\n|---|---|\n")
-    for case in cases(SIZES):
+    for case in counted_cases():
         sys.stdout.write(f"| {case.name} | {ratio(case):.3f} |\n")
         sys.stdout.flush()
     return 0

@@ -15,6 +15,10 @@ if not torch.cuda.is_available():
     # Kernels are interpreted where they cannot run. Triton asks for this when it is imported, and never again.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell lets what it starts in the background ignore Ctrl-C, and processes that tests start would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 settings.register_profile("same-everywhere", derandomize=True, deadline=None)
 settings.load_profile("same-everywhere")
 

@@ -74,13 +74,18 @@ class Pool:
 
 
 def _work(connection: Connection) -> None:
+    import gc
     import warnings
 
     warnings.simplefilter("ignore")
     import torch
 
     torch.set_num_threads(1)
+    gc.freeze()  # what was loaded stays; without it, looking for the garbage of a job is quick
     while True:
+        # A job's models lie in cycles with their process groups, and each of those has a thread that wakes up a hundred
+        # times a second for as long as it is not found to be garbage.
+        gc.collect()
         try:
             job, rank, world_size, init_method, arguments = connection.recv()
         except EOFError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 
 Breach = tuple[int, str]
 """Line, and what is wrong there."""
@@ -61,10 +62,10 @@ def is_unsafe(tree: ast.AST) -> Iterator[Breach]:
     """Data could run as code."""
     for module in _UNSAFE_MODULES:
         yield from _imports_of(tree, module)
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         if not isinstance(node, ast.Call):
             continue
-        if (name := ast.unparse(node.func)) in _UNSAFE_CALLS:
+        if (name := _dotted(node.func)) in _UNSAFE_CALLS:
             yield node.lineno, f"{name}()"
         for keyword in node.keywords:
             if isinstance(keyword.value, ast.Constant) and (keyword.arg, keyword.value.value) in _UNSAFE_KEYWORDS:
@@ -73,7 +74,7 @@ def is_unsafe(tree: ast.AST) -> Iterator[Breach]:
 
 def has_long_function(tree: ast.AST) -> Iterator[Breach]:
     """A function has more than `MAX_FUNCTION_LINES` lines."""
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = (node.end_lineno or node.lineno) - node.lineno + 1
             if length > MAX_FUNCTION_LINES:
@@ -82,14 +83,14 @@ def has_long_function(tree: ast.AST) -> Iterator[Breach]:
 
 def asserts_without_message(tree: ast.AST) -> Iterator[Breach]:
     """An `assert` does not say what it asserts."""
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         if isinstance(node, ast.Assert) and node.msg is None:
             yield node.lineno, ast.unparse(node)
 
 
 def docstring_begins_with_a_question(tree: ast.AST) -> Iterator[Breach]:
     """A docstring of a module, class, function or attribute begins with a question word (What, Where …)."""
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             words = node.value.value.split(maxsplit=1)
             if words and words[0].rstrip(",:").lower() in _QUESTION_WORDS:
@@ -115,15 +116,21 @@ def raises_entry_is_in_lower_case(tree: ast.AST) -> Iterator[Breach]:
                 yield node.lineno, line.strip()
 
 
+@lru_cache(maxsize=1)
+def _nodes(tree: ast.AST) -> list[ast.AST]:
+    """All nodes of a tree; kept, because one rule after the other looks at the same tree."""
+    return list(ast.walk(tree))
+
+
 def _docstrings_of_functions(tree: ast.AST) -> Iterator[tuple[ast.FunctionDef | ast.AsyncFunctionDef, str]]:
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (text := ast.get_docstring(node)):
             yield node, text
 
 
 def _imports_of(tree: ast.AST, module: str) -> Iterator[Breach]:
     """Imports of a module or of anything below it, by full name."""
-    for node in ast.walk(tree):
+    for node in _nodes(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -136,6 +143,15 @@ def _imports_of(tree: ast.AST, module: str) -> Iterator[Breach]:
 
 def _names_below(tree: ast.AST, dotted: str) -> Iterator[Breach]:
     """Uses of `a.b`, as itself or on the way to `a.b.c`."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and ast.unparse(node) == dotted:
+    for node in _nodes(tree):
+        if isinstance(node, ast.Attribute) and _dotted(node) == dotted:
             yield node.lineno, dotted
+
+
+def _dotted(node: ast.expr) -> str:
+    """`a.b.c`, or nothing for an expression that is no such name."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute) and (before := _dotted(node.value)):
+        return f"{before}.{node.attr}"
+    return ""

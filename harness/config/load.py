@@ -7,6 +7,7 @@ import os
 import re
 import stat
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -135,10 +136,16 @@ def _build(document: Document) -> Config:
 
 def _valid_sections(document: Document, wrong: set[str]) -> dict[str, Any]:
     """Return the sections that are valid by themselves, by name."""
-    fields: dict[str, Any] = {name: (f.annotation, f) for name, f in Config.model_fields.items() if name not in wrong}
+    partial = _config_without(frozenset(wrong))
     given = document.value if isinstance(document.value, dict) else {}
-    partial = create_model("PartialConfig", __base__=Section, **fields)
-    return dict(partial.model_validate({name: given[name] for name in fields if name in given}))
+    return dict(partial.model_validate({name: given[name] for name in partial.model_fields if name in given}))
+
+
+@lru_cache(maxsize=64)
+def _config_without(wrong: frozenset[str]) -> type[Section]:
+    """Return `Config` without some sections; kept, because a class is slow to make."""
+    fields: dict[str, Any] = {name: (f.annotation, f) for name, f in Config.model_fields.items() if name not in wrong}
+    return create_model("PartialConfig", __base__=Section, **fields)
 
 
 class _Dumper(yaml.SafeDumper):

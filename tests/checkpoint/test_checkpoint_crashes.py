@@ -153,7 +153,7 @@ def test_killed_at_every_disk_call(scenario: Scenario, disk: Disk) -> None:
 @pytest.mark.parametrize("scenario", [SCENARIOS[1], SCENARIOS[4]], ids=lambda scenario: scenario.name, indirect=True)
 def test_killed_again_while_recovering(scenario: Scenario, disk: Disk) -> None:
     num_calls = len(recorded(scenario.operation(disk.fresh())).calls)
-    for number in range(3, num_calls + 1, 13):
+    for number in range(3, num_calls + 1, 29):
         status, again = -9, 0
         while status == -9:
             again += 1

@@ -207,9 +207,9 @@ def test_a_vocabulary_beyond_any_models_is_refused(
 def test_the_default_of_a_class_is_named_as_one(
     plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    folder = shutil.copytree(plain, tmp_path / "mistral")
+    folder = shutil.copytree(plain, tmp_path / "internlm2")
     fields = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**fields, "model_type": "mistral"}))
+    (folder / "config.json").write_text(json.dumps({**fields, "model_type": "internlm2"}))
     assert run(["convert", "from-hf", str(folder), str(tmp_path / "out")]) == EXIT_BAD_DATA
     told = capsys.readouterr().err
-    assert "sliding_window: missing, so that transformers takes its default, 4096, known is null" in told
+    assert "bias: missing, so that transformers takes its default, true, known is false" in told

@@ -164,7 +164,7 @@ tokenize_channel(job, tokenizer, lambda totals, bytes_read: None)
 """
 
 
-def test_twenty_kills_at_random_file_operations_change_nothing(
+def test_ten_kills_at_random_file_operations_change_nothing(
     job: ChannelJob, tokenizer: Tokenizer, model_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("data_prep.text.reader.BATCH_DOCUMENTS", 7)
@@ -176,7 +176,7 @@ def test_twenty_kills_at_random_file_operations_change_nothing(
     totals = make(whole, tokenizer).totals
     assert totals.split > 20 and totals.rejected == 2 and totals.empty == 1
     generator = random.Random(20)
-    for number in range(20):
+    for number in range(10):
         events = generator.randint(1, 20)
         command = [sys.executable, "-c", RANDOMLY_KILLED, str(job.folder), str(model_file), str(events)]
         process = subprocess.run([*command, *map(str, job.inputs)], check=False, timeout=120)

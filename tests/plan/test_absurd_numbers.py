@@ -23,6 +23,7 @@ ENOUGH_S = 5.0
 """A plan takes a tenth of a second; a loop over one of these numbers takes minutes."""
 
 Schema = dict[str, Any]
+SCHEMA: Schema = Config.model_json_schema()
 
 
 def whole_run(folder: Path) -> Path:
@@ -54,11 +55,10 @@ def phase(name: str) -> dict[str, Any]:
 
 def number_keys() -> list[str]:
     """Every key of the schema that takes a number, as `--set` names it."""
-    schema = Config.model_json_schema()
 
     def under(value: Schema, place: str) -> Iterator[str]:
         if "$ref" in value:
-            section = schema["$defs"][value["$ref"].rpartition("/")[2]]
+            section = SCHEMA["$defs"][value["$ref"].rpartition("/")[2]]
             for key, inner in section["properties"].items():
                 yield from under(inner, f"{place}.{key}".lstrip("."))
         for option in value.get("anyOf", ()):
@@ -72,7 +72,7 @@ def number_keys() -> list[str]:
         if value.get("type") in ("integer", "number"):
             yield place
 
-    keys = (key for name, value in schema["properties"].items() for key in under(value, name))
+    keys = (key for name, value in SCHEMA["properties"].items() for key in under(value, name))
     return sorted(set(keys) - {"watch.repeat_adam_betas.0", "watch.repeat_adam_betas.1"})
 
 
@@ -99,8 +99,6 @@ def test_every_number_of_the_schema_is_found() -> None:
 
 
 def test_every_number_of_the_schema_has_bounds() -> None:
-    schema = Config.model_json_schema()
-
     def unbounded(value: Any, place: str) -> Iterator[str]:  # noqa: ANN401 (JSON)
         if isinstance(value, list):
             for number, inner in enumerate(value):
@@ -115,7 +113,7 @@ def test_every_number_of_the_schema_has_bounds() -> None:
         for key, inner in value.items():
             yield from unbounded(inner, f"{place}.{key}")
 
-    assert list(unbounded(schema, "")) == []
+    assert list(unbounded(SCHEMA, "")) == []
 
 
 @pytest.mark.parametrize("key", KEYS)
@@ -132,26 +130,25 @@ def test_an_absurd_number_is_planned_or_refused_by_name(
 @pytest.mark.parametrize("seed", range(6))
 def test_absurd_numbers_that_act_on_each_other(seed: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw, path = random.Random(seed), whole_run(tmp_path)
-    most = {key: str(most) for key in KEYS if (most := largest(key, tmp_path)) is not None}
+    most = {key: str(most) for key in KEYS if (most := largest(key)) is not None}
     for _ in range(30):
         keys = draw.sample(KEYS, draw.choice((2, 2, 3)))
         values = [f"{key}={draw.choice((*ABSURD, '2', '3', most.get(key, '1'), most.get(key, '1')))}" for key in keys]
         plan(path, capsys, *values)
 
 
-def largest(key: str, folder: Path) -> int | float | None:
+def largest(key: str) -> int | float | None:
     """The largest number that the schema allows for a key."""
-    schema = Config.model_json_schema()
-    value: Schema = {"$ref": "#/$defs/Config", "properties": schema["properties"]}
+    value: Schema = {"$ref": "#/$defs/Config", "properties": SCHEMA["properties"]}
     for part in key.split("."):
-        value = inner_of(schema, value, part)
+        value = inner_of(value, part)
     options = [value, *value.get("anyOf", ())]
     return next((option["maximum"] for option in options if "maximum" in option), None)
 
 
-def inner_of(schema: Schema, value: Schema, part: str) -> Schema:
+def inner_of(value: Schema, part: str) -> Schema:
     for option in (value, *value.get("anyOf", ())):
-        section = schema["$defs"].get(option["$ref"].rpartition("/")[2], option) if "$ref" in option else option
+        section = SCHEMA["$defs"].get(option["$ref"].rpartition("/")[2], option) if "$ref" in option else option
         if part in section.get("properties", {}):
             return dict(section["properties"][part])
         if "patternProperties" in section:

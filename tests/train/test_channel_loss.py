@@ -71,7 +71,8 @@ def masked(pool: Pool, tmp_path_factory: pytest.TempPathFactory) -> Masked:
     changes: dict[str, Any] = {
         "data.reset_at_document_borders": True,
         "phases.train_steps": MASKED_STEPS,
-        "phases.blend": {"zh": 3, "en": 3, "code": 2},
+        "phases.global_batch_size": 4,
+        "phases.blend": {"zh": 1, "en": 1, "code": 1},
         "optimizer.learning_rate": 1e-30,
         "evaluation.held_out_share": 0.0,
     }

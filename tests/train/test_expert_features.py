@@ -34,14 +34,18 @@ SHARED = Grid(tp=2, dp=2, ep=4, etp=1, sequence_parallel=True)
 DIVIDED = Grid(tp=2, etp=2, sequence_parallel=True)
 
 
-@pytest.fixture
-def take_steps(pool: Pool, corpus: Path, tmp_path: Path) -> TakeSteps:
-    """Loss and gradient norm of three steps under a grid, with changes to the small run with experts."""
+@pytest.fixture(scope="module")
+def take_steps(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> TakeSteps:
+    """Loss and gradient norm of three steps under a grid, with changes to the small run with experts; made once."""
+    folder = tmp_path_factory.mktemp("features")
+    made: dict[str, Steps] = {}
 
     def run(grid: Grid, changes: dict[str, Any]) -> Steps:
-        config = small_config(corpus, grid, EXPERTS | changes)
-        run_dir = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
-        return pool.run(worlds.steps, grid.world_size, config, run_dir, NUM_STEPS)[0]
+        key = repr((grid, changes))
+        if key not in made:
+            config = small_config(corpus, grid, EXPERTS | changes)
+            made[key] = pool.run(worlds.steps, grid.world_size, config, folder / str(len(made)), NUM_STEPS)[0]
+        return made[key]
 
     return run
 
