@@ -11,18 +11,18 @@ import expert_jobs
 import pytest
 import worlds
 from pool import Pool
-from small_run import EVALUATION, LAYOUT_STEPS, Grid, launch, records, small_config
+from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, launch, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
 
 EXPERTS: dict[str, Any] = {
+    **GENTLE,
     "model.num_moe_experts": 8,
     "model.moe_layer_freq": [0, 1, 1, 1],
     "model.moe_ffn_hidden_size": 48,
     "model.moe_router_topk": 2,
     "model.moe_shared_expert_intermediate_size": 32,
-    "model.init_method_std": 0.1,  # routers that know what they want: no choice hangs on the last bit
 }
 WITH_LOSSES = {
     "model.moe_router_enable_expert_bias": False,

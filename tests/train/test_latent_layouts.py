@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import worlds
 from pool import Pool
-from small_run import EVALUATION, LAYOUT_STEPS, Grid, launch, records, small_config
+from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, launch, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
 
 LATENT: dict[str, Any] = {
+    **GENTLE,
     "model.num_query_groups": None,
     "model.multi_latent_attention": True,
     "model.q_lora_rank": 24,
@@ -31,7 +32,6 @@ LATENT: dict[str, Any] = {
         "mscale_all_dim": 1.0,
     },
     "data.reset_at_document_borders": True,
-    "model.init_method_std": 0.1,  # routers that know what they want: no choice hangs on the last bit
 }
 EXPERTS = {
     **LATENT,
