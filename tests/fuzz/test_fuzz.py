@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import trials
 from absurd import draw_key, draw_value, encoded
-from accepted import _means
+from accepted import _means, _steps
 from edits import PLACES, Edit, apply_edits, draw_edit
 from findings import FOUND, Finding, kept_findings, write_finding
 from forked import Limits, Outcome, run_forked
@@ -67,6 +67,12 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
         _, text = fuzz(*once, "--findings", str(tmp_path / "found"))
         state = json.loads((tmp_path / "state" / "seed-3" / "labels.json").read_text())
         assert state["next_number"] == end, text
+
+
+def test_damaged_lines_hide_no_step_from_the_judge(tmp_path: Path) -> None:
+    lines = ['{"step": 5, "train/lm_loss": 2.5}', "1e9999", "[5]", '"5"', '{"train/lm_loss": 1}', '{"step": 6}', "{"]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert _steps(tmp_path) == {5: (2.5, None, None), 6: (None, None, None)}
 
 
 def test_every_kept_finding_is_of_a_surface() -> None:
