@@ -50,13 +50,13 @@ def fuzz(*arguments: str) -> tuple[int, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
 def test_a_slice_of_the_fuzzer_and_all_that_it_found_breaks_nothing(tmp_path: Path) -> None:
-    code, text = fuzz("--also-found", "--inputs", "6", "--seed", "7", "--json", str(tmp_path / "x"))
+    code, text = fuzz("--also-found", "--inputs", "3", "--seed", "7", "--json", str(tmp_path / "x"))
     assert code == 0, text
     counted = json.loads((tmp_path / "x").read_text())
     assert sorted(counted) == sorted(surface.name for surface in SURFACES)
     num_kept = sum(len(list(kept_findings(FOUND, surface.name))) for surface in SURFACES)
     played = sum(times for each in counted.values() for codes in each["codes"].values() for times in codes.values())
-    assert played == 6 * len(SURFACES) + num_kept
+    assert played == 3 * len(SURFACES) + num_kept
     accepted = {name: sum(codes.get("0", 0) for codes in each["codes"].values()) for name, each in counted.items()}
     assert sum(accepted.values()) > 6, "what refuses everything is tested by nothing"
 
