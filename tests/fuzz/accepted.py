@@ -211,7 +211,8 @@ def _steps(run: Path) -> dict[int, tuple[object, ...]]:
         try:
             fields = json.loads(line)
             values = ("train/lm_loss", "optim/grad_norm", "data/batch_hash")
-            found[fields["step"]] = tuple(fields.get(name) for name in values)
+            if isinstance(fields, dict):
+                found[fields["step"]] = tuple(fields.get(name) for name in values)
         except _BROKEN:
             continue
     return found

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import trials
 from absurd import draw_key, draw_value, encoded
-from accepted import _means
+from accepted import _means, _steps
 from edits import PLACES, Edit, apply_edits, draw_edit
 from findings import FOUND, Finding, kept_findings, write_finding
 from forked import Limits, Outcome, run_forked
@@ -50,13 +50,13 @@ def fuzz(*arguments: str) -> tuple[int, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1600)
 def test_a_slice_of_the_fuzzer_and_all_that_it_found_breaks_nothing(tmp_path: Path) -> None:
-    code, text = fuzz("--also-found", "--inputs", "6", "--seed", "7", "--json", str(tmp_path / "x"))
+    code, text = fuzz("--also-found", "--inputs", "3", "--seed", "7", "--json", str(tmp_path / "x"))
     assert code == 0, text
     counted = json.loads((tmp_path / "x").read_text())
     assert sorted(counted) == sorted(surface.name for surface in SURFACES)
     num_kept = sum(len(list(kept_findings(FOUND, surface.name))) for surface in SURFACES)
     played = sum(times for each in counted.values() for codes in each["codes"].values() for times in codes.values())
-    assert played == 6 * len(SURFACES) + num_kept
+    assert played == 3 * len(SURFACES) + num_kept
     accepted = {name: sum(codes.get("0", 0) for codes in each["codes"].values()) for name, each in counted.items()}
     assert sum(accepted.values()) > 6, "what refuses everything is tested by nothing"
 
@@ -67,6 +67,12 @@ def test_it_goes_on_where_it_was(tmp_path: Path) -> None:
         _, text = fuzz(*once, "--findings", str(tmp_path / "found"))
         state = json.loads((tmp_path / "state" / "seed-3" / "labels.json").read_text())
         assert state["next_number"] == end, text
+
+
+def test_damaged_lines_hide_no_step_from_the_judge(tmp_path: Path) -> None:
+    lines = ['{"step": 5, "train/lm_loss": 2.5}', "1e9999", "[5]", '"5"', '{"train/lm_loss": 1}', '{"step": 6}', "{"]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines))
+    assert _steps(tmp_path) == {5: (2.5, None, None), 6: (None, None, None)}
 
 
 def test_every_kept_finding_is_of_a_surface() -> None:

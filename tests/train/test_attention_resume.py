@@ -7,20 +7,19 @@ from typing import Any
 
 import pytest
 from pool import Pool
-from small_run import EVALUATION, Grid, column, launch, small_config
+from small_run import EVALUATION, GENTLE, Grid, column, launch, small_config
 from test_train_resume import Stretch, launch_in_stretches
 
-STABLE: dict[str, Any] = {"model.init_method_std": 0.1}
 KINDS: dict[str, dict[str, Any]] = {
     "sinks": {
-        **STABLE,
+        **GENTLE,
         "model.softmax_type": "learnable",
         "model.window_size": 8,
         "model.window_attn_skip_freq": 2,
         "model.window_rotary_base": 100.0,
     },
     "learned-positions": {
-        **STABLE,
+        **GENTLE,
         "model.position_embedding_type": "learned_absolute",
         "model.max_position_embeddings": 32,
         "model.normalization": "LayerNorm",

@@ -11,18 +11,18 @@ import expert_jobs
 import pytest
 import worlds
 from pool import Pool
-from small_run import EVALUATION, LAYOUT_STEPS, Grid, launch, records, small_config
+from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, launch, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
 
 EXPERTS: dict[str, Any] = {
+    **GENTLE,
     "model.num_moe_experts": 8,
     "model.moe_layer_freq": [0, 1, 1, 1],
     "model.moe_ffn_hidden_size": 48,
     "model.moe_router_topk": 2,
     "model.moe_shared_expert_intermediate_size": 32,
-    "model.init_method_std": 0.1,  # routers that know what they want: no choice hangs on the last bit
 }
 WITH_LOSSES = {
     "model.moe_router_enable_expert_bias": False,
@@ -49,15 +49,13 @@ GRIDS = {
     "pp2-vp2": Grid(pp=2, vp=2),
     "pp2-tp2-ep2-etp1": Grid(pp=2, tp=2, ep=2, etp=1, sequence_parallel=True),
 }
-IN_EVERY_RUN = ("ep2", "tp2-ep2-etp1", "etp2")
-"""Layouts whose runs with biases are made for other tests anyway."""
+IN_EVERY_RUN = {
+    "bias": ("ep2", "tp2-ep2-etp1", "etp2"),
+    "losses": ("ep2", "tp2-etp1", "tp2-dp2-ep2", "etp2", "pp2-ep2", "pp2-vp2"),
+}
+"""With biases, those whose runs are made for other tests anyway."""
 CASES = [
-    pytest.param(
-        kind,
-        grid,
-        id=f"{name}-{kind}",
-        marks=pytest.mark.thorough if kind == "bias" and name not in IN_EVERY_RUN else (),
-    )
+    pytest.param(kind, grid, id=f"{name}-{kind}", marks=() if name in IN_EVERY_RUN[kind] else pytest.mark.thorough)
     for name, grid in GRIDS.items()
     for kind in KINDS
 ]
@@ -110,7 +108,7 @@ def test_steps_with_experts_are_golden(kind: str, expert_run: ExpertRun, request
         assert values == pytest.approx(golden[kind][name], rel=GOLDEN_TOLERANCES.get(name, 1e-9)), name
 
 
-RESUMED = {name: GRIDS[name] for name in IN_EVERY_RUN}
+RESUMED = {name: GRIDS[name] for name in IN_EVERY_RUN["bias"]}
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from latent_reference import hugging_face_deepseek
 from pool import Pool
 from small_run import small_config
 
-NUM_STEPS = 50
+NUM_STEPS = (15, pytest.param(50, marks=pytest.mark.thorough))
 LATENT = {
     "model.kv_channels": None,
     "model.num_query_groups": None,
@@ -54,11 +54,12 @@ FAMILIES: dict[str, dict[str, Any]] = {"deepseek-v3-with-yarn": V3, "deepseek-v2
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("num_steps", NUM_STEPS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_latents_equal_a_plain_loop(family: str, pool: Pool, corpus: Path, tmp_path: Path) -> None:
+def test_latents_equal_a_plain_loop(family: str, num_steps: int, pool: Pool, corpus: Path, tmp_path: Path) -> None:
     config = small_config(corpus, changes=settings_of(FAMILIES[family]))
     weights = pool.run(worlds.initial_weights, 1, config)[0]
-    found = pool.run(worlds.steps, 1, config, tmp_path, NUM_STEPS)[0]
-    plain = train_experts(hugging_face_deepseek(config.model, weights), config, NUM_STEPS)
+    found = pool.run(worlds.steps, 1, config, tmp_path, num_steps)[0]
+    plain = train_experts(hugging_face_deepseek(config.model, weights), config, num_steps)
     assert [loss for loss, _ in found] == pytest.approx([step["loss"] for step in plain], rel=1e-5)
     assert [norm for _, norm in found] == pytest.approx([step["grad_norm"] for step in plain], rel=1e-4)

@@ -13,17 +13,16 @@ import torch
 import worlds
 from pool import JobFailedError, Pool
 from reference import hugging_face_model, train_reference
-from small_run import EVALUATION, LAYOUT_STEPS, Grid, column, launch, records, small_config
+from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, column, launch, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
 
-MUON: dict[str, Any] = {"optimizer.kind": "muon", "model.num_layers": 2}
+MUON: dict[str, Any] = {**GENTLE, "optimizer.kind": "muon", "model.num_layers": 2}
 EXPERTS: dict[str, Any] = MUON | {
     "model.num_moe_experts": 4,
     "model.moe_layer_freq": [0, 1],
     "model.moe_ffn_hidden_size": 48,
-    "model.init_method_std": 0.1,  # routers that know what they want: no choice hangs on the last bit
 }
 KINDS = {"dense": MUON, "experts": EXPERTS}
 TOLERANCE = 1e-5

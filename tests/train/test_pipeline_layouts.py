@@ -9,13 +9,12 @@ from typing import Any
 import pytest
 import worlds
 from pool import Pool
-from small_run import EVALUATION, LAYOUT_STEPS, Grid, launch, records, small_config
+from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, launch, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
 
-# With these weights rounding does not grow from step to step; nor does a router's choice hang on the last bit.
-SIX_LAYERS = {"model.num_layers": 6, "model.init_method_std": 0.1}
+SIX_LAYERS = {**GENTLE, "model.num_layers": 6}
 EXPERTS: dict[str, Any] = {
     **SIX_LAYERS,
     "model.num_moe_experts": 4,
