@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import expert_jobs
 import pytest
-import worlds
 from pool import Pool
-from small_run import Grid, small_config
+from small_run import Grid, Steps, TakeSteps, small_config, steps_taker
 
-Steps = list[tuple[float, float]]
-TakeSteps = Callable[[Grid, dict[str, Any]], Steps]
 NUM_STEPS = 3
 EXPERTS: dict[str, Any] = {
     "model.num_layers": 2,
@@ -36,18 +32,7 @@ DIVIDED = Grid(tp=2, etp=2, sequence_parallel=True)
 
 @pytest.fixture(scope="module")
 def take_steps(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> TakeSteps:
-    """Loss and gradient norm of three steps under a grid, with changes to the small run with experts; made once."""
-    folder = tmp_path_factory.mktemp("features")
-    made: dict[str, Steps] = {}
-
-    def run(grid: Grid, changes: dict[str, Any]) -> Steps:
-        key = repr((grid, changes))
-        if key not in made:
-            config = small_config(corpus, grid, EXPERTS | changes)
-            made[key] = pool.run(worlds.steps, grid.world_size, config, folder / str(len(made)), NUM_STEPS)[0]
-        return made[key]
-
-    return run
+    return steps_taker(pool, corpus, tmp_path_factory.mktemp("features"), EXPERTS, NUM_STEPS)
 
 
 def numbers(steps: Steps) -> list[float]:

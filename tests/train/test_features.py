@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import worlds
 from pool import Pool
-from small_run import Grid, launch, small_config
+from small_run import Grid, Steps, TakeSteps, launch, small_config, steps_taker
 
 from harness.run.paths import RunDir
 
-Steps = list[tuple[float, float]]
-TakeSteps = Callable[[Grid, dict[str, Any]], Steps]
 NUM_STEPS = 3
 SMALL: dict[str, Any] = {"model.num_layers": 2, "phases.schedule": {"warmup_steps": 1}, "optimizer.learning_rate": 2e-3}
 TP2 = Grid(tp=2)
@@ -23,18 +20,7 @@ TP2 = Grid(tp=2)
 
 @pytest.fixture(scope="module")
 def take_steps(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> TakeSteps:
-    """Loss and gradient norm of three steps under a grid, with changes to the small run; made once."""
-    folder = tmp_path_factory.mktemp("features")
-    made: dict[str, Steps] = {}
-
-    def run(grid: Grid, changes: dict[str, Any]) -> Steps:
-        key = repr((grid, changes))
-        if key not in made:
-            config = small_config(corpus, grid, SMALL | changes)
-            made[key] = pool.run(worlds.steps, grid.world_size, config, folder / str(len(made)), NUM_STEPS)[0]
-        return made[key]
-
-    return run
+    return steps_taker(pool, corpus, tmp_path_factory.mktemp("features"), SMALL, NUM_STEPS)
 
 
 def assert_same(found: Steps, expected: Steps, rel: float = 1e-5) -> None:
