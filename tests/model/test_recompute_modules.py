@@ -144,6 +144,11 @@ def test_gradients_are_the_same_on_ranks_that_share_experts(pool: Pool) -> None:
     assert_same_gradients(EXPERTS, parallel, EXPERT_WAYS["all-of-them"], pool)
 
 
+@pytest.mark.parametrize("name", ["all", "pairs", "all-of-them"])
+def test_gradients_are_the_same_with_modules_of_further_tokens(name: str, pool: Pool) -> None:
+    assert_same_gradients({"mtp_num_layers": 2}, {}, {**DENSE_WAYS, "all": FULL}[name], pool)
+
+
 def test_norms_within_projections_are_refused_by_name(pool: Pool) -> None:
     text = (
         r"parallel\.recompute_modules: layernorm has no effect with Transformer Engine, whose projections normalize "

@@ -122,7 +122,8 @@ class FurtherToken(MegatronModule):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Return the stream behind this module."""
         if not self._is_recomputed:
-            return self._computed(hidden_SBH, embedded_SBH, packed)
+            # A node of its own, which adds up this module's gradients before the output layer's, as a recomputed one.
+            return self._computed(hidden_SBH.view_as(hidden_SBH), embedded_SBH, packed)
 
         def computed(hidden_SBH: torch.Tensor, embedded_SBH: torch.Tensor) -> torch.Tensor:
             return self._computed(hidden_SBH, embedded_SBH, packed)
