@@ -24,6 +24,7 @@ from harness.config.schema import (
 )
 from harness.parallel import device as devices
 from harness.parallel.silence import silence_libraries
+from harness.parameters.names import MTP_MODULES
 from harness.plan.layouts import Layout
 from harness.plan.plan import make_plan
 
@@ -38,7 +39,7 @@ def trace(directory: Path, model: ModelConfig, prompts: Prompts, dtype: torch.dt
         from harness.model.mcore import build_model
 
         chunks = build_model(config, make_plan(config, 1), ranks, devices.select(0))
-        checkpoint_files.load_weights(directory, chunks)
+        checkpoint_files.load_weights(directory, chunks, unused=None if model.num_mtp_modules else MTP_MODULES)
         built = chunks[0].module.eval()
         with torch.no_grad():
             for parameter in built.parameters() if dtype is not None else ():

@@ -163,8 +163,10 @@ def load(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: A
         optimizer.load_state_dict(loaded["optimizer"])
 
 
-def load_weights(directory: Path, chunks: list[Any]) -> None:
+def load_weights(directory: Path, chunks: list[Any], *, unused: str | None = None) -> None:
     """Read the model alone, for a checkpoint without optimizer state. Every rank must call it.
+
+    Weights whose names begin with `unused` may be there without a place in the model.
 
     The optimizer must be updated afterwards, because it keeps weights of its own. The directory must have been
     verified, as for `load`.
@@ -173,7 +175,8 @@ def load_weights(directory: Path, chunks: list[Any]) -> None:
         CheckpointError: The checkpoint lacks something that the model needs.
     """
     with _reading(directory):
-        _fill(directory, chunks, _read(directory, _model_state(chunks), unused="optimizer."))
+        prefixes = ("optimizer.",) if unused is None else ("optimizer.", unused)
+        _fill(directory, chunks, _read(directory, _model_state(chunks), unused=prefixes))
 
 
 _OTHER_OPTIMIZER = "It was saved with another optimizer. Give optimizer.kind as it was, or name another checkpoint."
@@ -199,8 +202,8 @@ def _reading(directory: Path) -> Iterator[None]:
         raise CheckpointError(f"{directory} cannot be loaded: {type(error).__name__}: {cause}.") from error
 
 
-def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) -> dict[str, Any]:
-    """Return the checkpoint's content for the state. Unused entries are allowed if their names begin with `unused`."""
+def _read(directory: Path, state: dict[str, Any], *, unused: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the checkpoint's content for the state. Other entries are allowed whose names begin with one of `unused`."""
     strict = StrictHandling.RETURN_ALL
     _require_readable(directory)
     if (objection := objection_to(directory)) is not None:
@@ -211,8 +214,7 @@ def _read(directory: Path, state: dict[str, Any], *, unused: str | None = None) 
         raise CheckpointError(
             f"{directory} lacks {len(lacking)} entries that this model needs, first {lacking[:5]}. {_reason(lacking)}"
         )
-    left = sorted(key for key in without_place if "_extra_state" not in key)
-    left = [key for key in left if unused is None or not key.startswith(unused)]
+    left = sorted(key for key in without_place if "_extra_state" not in key and not key.startswith(unused))
     if left:
         raise CheckpointError(
             f"{directory} has {len(left)} entries for which this model has no place, first {left[:5]}. {_reason(left)}"
