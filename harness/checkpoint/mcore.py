@@ -203,7 +203,7 @@ def _reading(directory: Path) -> Iterator[None]:
 
 
 def _read(directory: Path, state: dict[str, Any], *, unused: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the checkpoint's content for the state. Other entries are allowed whose names begin with one of `unused`."""
+    """Return the checkpoint's content for the state. Others may be there if their names begin with one of `unused`."""
     strict = StrictHandling.RETURN_ALL
     _require_readable(directory)
     if (objection := objection_to(directory)) is not None:
