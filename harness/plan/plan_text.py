@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from rich.table import Table
 
+from harness.config.model import ModelConfig
 from harness.config.parallel import ParallelConfig
 from harness.config.phase_settings import parallel_of
 from harness.config.schema import Config
@@ -166,7 +167,7 @@ def _print_choices(console: Screen, world_size: int, device: Gpu, choices: list[
 def _sections(config: Config, record: dict[str, Any], plan: Plan) -> list[tuple[str, list[Row]]]:
     sections = [
         ("Model", _model_rows(config, record["model"])),
-        ("Layout", _layout_rows(config.parallel, record["layout"])),
+        ("Layout", _layout_rows(config.model, config.parallel, record["layout"])),
     ]
     if len(plan.phases) > 1:
         sections.append((f"Course of {plan.train_steps:,} steps", course_rows(plan)))
@@ -174,7 +175,7 @@ def _sections(config: Config, record: dict[str, Any], plan: Plan) -> list[tuple[
         curve = learning_rate_curve(plan.phases[index], _CURVE_WIDTH)
         rows = _phase_rows(phase, sketch([value for _, value in curve]))
         if phase["layout"] is not None:
-            rows += _layout_rows(parallel_of(config, index), phase["layout"])
+            rows += _layout_rows(config.model, parallel_of(config, index), phase["layout"])
         sections.append((f"Phase {phase['name']}", rows))
     sections.append((f"Channels: {short(plan.train_tokens)} tokens in all", channel_rows(record)))
     sections.append(("Memory on the heaviest rank (estimate)", _memory_rows(record["memory"])))
@@ -221,7 +222,7 @@ def _module_rows(config: Config, model: dict[str, Any]) -> list[Row]:
     number = config.model.num_mtp_modules
     if not number:
         return []
-    words = "1 module" if number == 1 else f"{number} modules"
+    words = _counted_modules(number)
     return [("further tokens", f"{model['mtp']:,} in {words} behind the layers, on the last pipeline stage")]
 
 
@@ -240,13 +241,13 @@ def _model_rows(config: Config, model: dict[str, Any]) -> list[Row]:
     ]
 
 
-def _layout_rows(parallel: ParallelConfig, layout: dict[str, Any]) -> list[Row]:
+def _layout_rows(model: ModelConfig, parallel: ParallelConfig, layout: dict[str, Any]) -> list[Row]:
     chunks = layout["virtual_pipeline_model_parallel_size"]
     rows = [
         ("ranks", f"{layout['world_size']} = {as_product(layout)}"),
         *_expert_ranks(layout),
         ("layers per stage", " | ".join(" ".join(map(str, chunk)) for chunk in layout["layers_per_stage"])),
-        *_stage_rows(layout["stages"]),
+        *_stage_rows(layout["stages"], model.num_mtp_modules),
         ("sequence parallel", "yes" if parallel.sequence_parallel else "no"),
         ("recompute", _recompute_text(parallel)),
     ]
@@ -257,7 +258,7 @@ def _layout_rows(parallel: ParallelConfig, layout: dict[str, Any]) -> list[Row]:
     return rows
 
 
-def _stage_rows(stages: list[dict[str, Any]]) -> list[Row]:
+def _stage_rows(stages: list[dict[str, Any]], num_mtp_modules: int) -> list[Row]:
     """Return a row for each stage of a pipeline, or for those at its ends if there are many."""
     if len(stages) == 1:
         return []
@@ -265,18 +266,36 @@ def _stage_rows(stages: list[dict[str, Any]]) -> list[Row]:
     rows = []
     for rank, stage in enumerate(stages):
         ends = (rank == 0, "embedding"), (rank == len(stages) - 1, "loss")
-        layers = listed([_layers_text(chunk) for chunk in stage["layers"] if chunk])
-        held = [*(word for is_held, word in ends if is_held), f"layers {layers}" if layers else "no layer"]
+        held = [*(word for is_held, word in ends if is_held), _held_layers(stage["layers"])]
+        if rank == len(stages) - 1 and num_mtp_modules:
+            held.append(_counted_modules(num_mtp_modules))
         rows.append(
             (
                 f"stage {rank}",
-                f"{' and '.join(held)}: {short(stage['num_parameters'])} parameters, "
+                f"{_joined(held)}: {short(stage['num_parameters'])} parameters, "
                 f"{_size(stage['memory_bytes'])} a rank, {100 * stage['flops_per_token'] / whole:.1f} % of the FLOPs",
             )
         )
     if len(rows) > _MOST_STAGES_SHOWN:
         rows[_MOST_STAGES_SHOWN // 2 : -_MOST_STAGES_SHOWN // 2] = [("", "…")]
     return rows
+
+
+def _held_layers(chunks: list[list[int]]) -> str:
+    """Return the layers of a stage, such as `layers 0-2, 23-31`."""
+    if not any(chunks):
+        return "no layer"
+    name = "layer" if sum(map(len, chunks)) == 1 else "layers"
+    return f"{name} {listed([_layers_text(chunk) for chunk in chunks if chunk])}"
+
+
+def _joined(words: list[str]) -> str:
+    *first, last = words
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def _counted_modules(number: int) -> str:
+    return "1 module" if number == 1 else f"{number} modules"
 
 
 def _layers_text(layers: list[int]) -> str:

@@ -22,6 +22,7 @@ from harness.plan.layouts import layout_problems, make_layout
 from harness.plan.memory import estimate_memory
 from harness.plan.parameters import count_parameters, stage_parameters
 from harness.plan.plan import make_plan
+from harness.plan.plan_text import plan_text
 from harness.plan.record import plan_record
 from harness.plan.stages import layers_per_stage
 
@@ -122,3 +123,15 @@ def test_the_plan_names_them(make_config: MakeConfig) -> None:
     config = make_config(model={"num_layers": 4, "mtp_num_layers": 1})
     record = plan_record(config, make_plan(config, 1), None)
     assert record["model"]["mtp"] == count_parameters(config.model).mtp
+
+
+def test_the_plan_says_where_they_are(make_config: MakeConfig) -> None:
+    ends = {"num_layers_in_first_pipeline_stage": 3, "num_layers_in_last_pipeline_stage": 1}
+    config = make_config(
+        model={"num_layers": 4, "mtp_num_layers": 1}, parallel={"pipeline_model_parallel_size": 2, **ends}
+    )
+    text = " ".join(plan_text(config, make_plan(config, 2)).split())
+    module = count_parameters(config.model).mtp
+    assert f"further tokens {module:,} in 1 module behind the layers, on the last pipeline stage" in text
+    assert "stage 0 embedding and layers 0-2: " in text
+    assert "stage 1 loss, layer 3 and 1 module: " in text
