@@ -14,7 +14,7 @@ from harness.parameters.names import matches_any, plain_name
 from harness.parameters.table import parameter_table
 
 
-def config(dtype: str = "fp32", **model: Any) -> Config:
+def config(dtype: str = "fp32", kind: str = "adamw", **model: Any) -> Config:
     sizes = {"num_layers": 2, "hidden_size": 32, "num_attention_heads": 4, "ffn_hidden_size": 48, "vocab_size": 100}
     return Config.model_validate(
         {
@@ -22,7 +22,7 @@ def config(dtype: str = "fp32", **model: Any) -> Config:
             "model": sizes | model,
             "data": {"channels": {"zh": {"path": "zh"}}},
             "phases": [{"name": "main", "train_steps": 9, "seq_length": 8, "global_batch_size": 2, "blend": {"zh": 1}}],
-            "optimizer": {"learning_rate": 1.0},
+            "optimizer": {"learning_rate": 1.0, "kind": kind},
             "precision": {"dtype": dtype},
         }
     )
@@ -50,9 +50,10 @@ def test_names_of_transformer_engine_are_the_same() -> None:
     assert plain_name("decoder.layers.3.mlp.linear_fc1.weight") == "decoder.layers.3.mlp.linear_fc1.weight"
 
 
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
 @pytest.mark.parametrize(("world_size", "dtype"), [(1, "fp32"), (2, "fp32"), (2, "bf16")])
-def test_what_is_frozen_does_not_move_and_does_not_count(world_size: int, dtype: str, pool: Pool) -> None:
-    made = config(dtype)
+def test_what_is_frozen_does_not_move_and_does_not_count(world_size: int, dtype: str, kind: str, pool: Pool) -> None:
+    made = config(dtype, kind)
     frozen = ("embedding.*", "decoder.layers.0.*", "*layernorm*")
     found = pool.run(frozen_jobs.updates, world_size, made, [frozen, (), frozen])
     (first, second, third, last), norms, _ = found[0]
