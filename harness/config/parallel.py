@@ -12,6 +12,7 @@ from harness.config.section import Layers, RankCount, Samples, Section
 RecomputedModule = Literal[
     "core_attn", "layernorm", "mlp", "mlp_act", "moe", "moe_act", "shared_experts", "mla_up_proj"
 ]
+CpCommType = Literal["p2p", "allgather", "a2a"]
 CHEAP_MODULES = frozenset(("layernorm", "mlp_act", "moe_act"))
 """Modules that are recomputed if none are named: what they give is kept by the products behind them, and cheap."""
 
@@ -27,7 +28,12 @@ class ParallelConfig(Section):
     """Model chunks of each pipeline rank (interleaved schedule). Needs pipeline_model_parallel_size > 1. Default: one
     chunk."""
     context_parallel_size: RankCount = 1
-    """Ranks that share one sequence. Needs Transformer Engine."""
+    """Ranks that share every sample: each computes the tokens of two slices of it."""
+    cp_comm_type: CpCommType | None = None
+    """How ranks that share samples attend: `allgather`: each gathers the keys and values of all tokens (as Llama 3 was
+    trained); `a2a`: they exchange tokens for heads, and each attends from all tokens in its part of the heads
+    (Ulysses); `p2p`: Transformer Engine's ring, which knows neither documents nor windows. Default: `p2p` where
+    Transformer Engine's attention is used, `allgather` elsewhere."""
     expert_model_parallel_size: RankCount = 1
     """Ranks that share the experts of a layer. They are taken from tensor-, context- and data-parallel ranks."""
     expert_tensor_parallel_size: RankCount | None = None

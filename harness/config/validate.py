@@ -22,10 +22,11 @@ from harness.config.schema import (
     PhaseConfig,
     PrecisionConfig,
 )
-from harness.config.validate_attention import attention_problems, position_problems, shared_sequence_problems
+from harness.config.validate_attention import attention_problems, position_problems
+from harness.config.validate_context import context_problems
 from harness.config.validate_experts import expert_problems
 from harness.config.validate_further_tokens import further_token_phase_problems, further_token_problems
-from harness.config.validate_latent import latent_layout_problems, latent_problems
+from harness.config.validate_latent import latent_precision_problems, latent_problems
 from harness.config.validate_parallel import module_problems, parallel_problems, phase_parallel_problems
 from harness.config.validate_phases import (
     blend_problems,
@@ -138,29 +139,6 @@ def _base_problems(scaling: RopeScalingConfig | None, base: float, here: Locatio
         yield Problem(here, f"must be greater than 1 with yarn, which asks how fast pairs turn; given {base}")
 
 
-def _phase_context_problems(
-    phases: tuple[PhaseConfig, ...], data: DataConfig, precision: PrecisionConfig
-) -> Iterator[Problem]:
-    for phase in phases:
-        if phase.parallel is not None:
-            yield from _context_problems(phase.parallel, data, precision)
-
-
-def _context_problems(parallel: ParallelConfig, data: DataConfig, precision: PrecisionConfig) -> Iterator[Problem]:
-    """Check that a sequence that is split uses fused attention of Transformer Engine: bf16, causal over the sample."""
-    size = parallel.context_parallel_size
-    if size > 1 and data.reset_at_document_borders:
-        yield Problem(
-            ("data", "reset_at_document_borders"),
-            f"cannot be combined with context_parallel_size {size}; set one of them back (false, or 1)",
-        )
-    if size > 1 and precision.dtype != "bf16":
-        yield Problem(
-            ("precision", "dtype"),
-            f"must be bf16 with context_parallel_size {size}, given {precision.dtype}; or take context_parallel_size 1",
-        )
-
-
 def _fp8_problems(
     model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, phases: tuple[PhaseConfig, ...]
 ) -> Iterator[Problem]:
@@ -243,17 +221,15 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model",), latent_problems),
     (("model",), attention_problems),
     (("model", "precision"), further_token_problems),
-    (("model", "parallel", "phases"), further_token_phase_problems),
+    (("model", "phases"), further_token_phase_problems),
     (("model", "phases"), position_problems),
-    (("model", "parallel", "phases"), shared_sequence_problems),
+    (("model", "parallel", "data", "precision", "phases"), context_problems),
     (("parallel",), parallel_problems),
     (("model", "parallel", "precision"), module_problems),
-    (("parallel", "data", "precision"), _context_problems),
     (("model", "parallel", "precision", "phases"), _fp8_problems),
-    (("model", "parallel", "precision", "phases"), latent_layout_problems),
+    (("model", "precision"), latent_precision_problems),
     (("model", "phases"), _phase_rope_problems),
     (("model", "phases", "precision"), phase_parallel_problems),
-    (("phases", "data", "precision"), _phase_context_problems),
     (("data", "phases"), blend_problems),
     (("phases",), phase_problems),
     (("phases",), run_length_problems),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.config.model import ModelConfig
-from harness.config.parallel import ParallelConfig
 from harness.config.problems import Location, Problem
 from harness.config.schema import PhaseConfig
 from harness.config.validate_phases import changed_fields
@@ -67,23 +66,6 @@ def position_problems(model: ModelConfig, phases: tuple[PhaseConfig, ...]) -> It
             yield Problem(
                 ("phases", index, name),
                 "has no effect with model.position_embedding_type learned_absolute, only with rope; remove it",
-            )
-
-
-def shared_sequence_problems(
-    model: ModelConfig, parallel: ParallelConfig, phases: tuple[PhaseConfig, ...]
-) -> Iterator[Problem]:
-    """Yield the problems of attention over sequences that context-parallel ranks share."""
-    if model.has_plain_attention:
-        return
-    places: list[tuple[Location, ParallelConfig]] = [(("parallel",), parallel)]
-    places += [(("phases", index, "parallel"), phase.parallel) for index, phase in enumerate(phases) if phase.parallel]
-    for here, each in places:
-        if each.context_parallel_size > 1:
-            names = "window_size, softmax_type or attn_logit_softcapping"
-            yield Problem(
-                (*here, "context_parallel_size"),
-                f"must be 1 with model.{names}, given {each.context_parallel_size}: ranks cannot share such attention",
             )
 
 

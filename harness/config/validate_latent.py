@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from harness.config.model import ModelConfig
-from harness.config.parallel import ParallelConfig
 from harness.config.problems import Problem
-from harness.config.schema import PhaseConfig, PrecisionConfig
+from harness.config.schema import PrecisionConfig
 from harness.config.validate_phases import changed_fields
 
 _OF_LATENTS = ("q_lora_rank", "kv_lora_rank", "qk_head_dim", "qk_pos_emb_head_dim", "v_head_dim")
@@ -43,20 +42,7 @@ def latent_problems(model: ModelConfig) -> Iterator[Problem]:
         )
 
 
-def latent_layout_problems(
-    model: ModelConfig, parallel: ParallelConfig, precision: PrecisionConfig, phases: tuple[PhaseConfig, ...]
-) -> Iterator[Problem]:
+def latent_precision_problems(model: ModelConfig, precision: PrecisionConfig) -> Iterator[Problem]:
     """Yield what latent attention cannot be combined with: it has no modules of Transformer Engine."""
-    if not model.multi_latent_attention:
-        return
-    if precision.fp8 is not None:
+    if model.multi_latent_attention and precision.fp8 is not None:
         yield Problem(("precision", "fp8"), "cannot be combined with model.multi_latent_attention; leave it out")
-    places = {("parallel",): parallel} | {
-        ("phases", index, "parallel"): phase.parallel for index, phase in enumerate(phases) if phase.parallel
-    }
-    for place, each in places.items():
-        if each.context_parallel_size > 1:
-            yield Problem(
-                (*place, "context_parallel_size"),
-                f"cannot be combined with model.multi_latent_attention, given {each.context_parallel_size}; take 1",
-            )

@@ -22,7 +22,7 @@ def require_installed(config: Config, *, num_gpus: int | None = None, module: st
     """Make sure that the packages and GPUs that the configuration needs are there. `num_gpus` is None if unknown.
 
     Raises:
-        ConfigError: Context parallelism or fp8 is asked for without Transformer Engine, or without a GPU.
+        ConfigError: A ring of context-parallel ranks or fp8 is asked for without Transformer Engine, or without a GPU.
     """
     for given, way_out in _needs_transformer_engine(config):
         if importlib.util.find_spec(module) is None:
@@ -40,7 +40,6 @@ def _needs_transformer_engine(config: Config) -> Iterator[tuple[str, str]]:
     """Yield what asks for Transformer Engine, and how to do without."""
     if config.precision.fp8 is not None:
         yield f"precision.fp8: products are to be computed in fp8 ({config.precision.fp8})", "leave precision.fp8 out"
-    sections = parallel_sections(config)
-    place = max(sections, key=lambda place: sections[place].context_parallel_size)
-    if (size := sections[place].context_parallel_size) > 1:
-        yield f"{place}.context_parallel_size: {size} ranks are to share a sequence", "take context_parallel_size 1"
+    for place, section in parallel_sections(config).items():
+        if section.cp_comm_type == "p2p":
+            yield f"{place}.cp_comm_type: ranks are to share samples in a ring (p2p)", "take allgather or a2a"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import torch
 
+from harness.parallel import collectives
 from harness.parallel.ranks import Place
 
 WHOLE = Place(rank=0, size=1)
@@ -32,3 +33,21 @@ def own_part(whole_BS: torch.Tensor, cp: Place) -> torch.Tensor:
         return whole_BS
     first, second = (whole_BS.chunk(2 * cp.size, dim=1)[index] for index in (cp.rank, 2 * cp.size - 1 - cp.rank))
     return torch.cat((first, second), dim=1)
+
+
+def whole_of(part_BS: torch.Tensor, group: collectives.Group) -> torch.Tensor:
+    """Return whole samples from the parts of all ranks, without gradients: `[B, S]`. Every rank must call it."""
+    parts = collectives.joined(part_BS.T.flatten(), group).view(-1, len(part_BS))
+    return in_order(parts, group.size()).T
+
+
+def in_order(by_rank_S: torch.Tensor, num_ranks: int) -> torch.Tensor:
+    """Return the tokens of whole sequences from those that the ranks hold, one rank behind the other: `[S, …]` both."""
+    slices = by_rank_S.chunk(2 * num_ranks)
+    return torch.cat([*slices[::2], *slices[::-2]])
+
+
+def by_rank(whole_S: torch.Tensor, num_ranks: int) -> torch.Tensor:
+    """Return the tokens of each rank, one rank behind the other, from those of whole sequences: `[S, …]` both."""
+    slices = whole_S.chunk(2 * num_ranks)
+    return torch.cat([slices[place] for rank in range(num_ranks) for place in (rank, 2 * num_ranks - 1 - rank)])

@@ -16,8 +16,8 @@ from harness.config.parallel import CHEAP_MODULES, ParallelConfig
 from harness.config.pipeline_layout import LAYER_NAMES
 from harness.config.schema import Config
 from harness.model import initial_weights, weight_gradient
-from harness.model.attention.flash import Documents
-from harness.model.block.mcore import block_spec, last_layer, settle_layers
+from harness.model.attention.bounds import Documents
+from harness.model.block.mcore import block_spec, exchange_of, last_layer, settle_layers
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
 from harness.model.experts.mcore import expert_settings
 from harness.model.further_tokens.mcore import FurtherTokens, Inputs, Kinds, embedding_behind_layers, share_over_ends
@@ -53,7 +53,17 @@ _ACTIVATIONS = {
     "clamped_swiglu": functional.silu,
 }
 """Functions that Megatron is told of, out of the few that it knows here; `harness.model.activation` computes ours."""
+_MEGATRON_EXCHANGES = {"p2p": "p2p", "allgather": "all_gather", "a2a": "a2a"}
 _RECOMPUTED_BY_MEGATRON = frozenset(("core_attn", "shared_experts"))
+
+
+class PackedDocuments(PackedSeqParams):  # type: ignore[misc]
+    """Documents, in what Megatron hands to every layer."""
+
+    def __init__(self, documents: Documents) -> None:
+        """Tell Megatron nothing else: in its own form for packed sequences it would take all tokens as one sample."""
+        super().__init__(qkv_format="sbhd")
+        self.documents = documents
 
 
 class LanguageModel(GPTModel):  # type: ignore[misc]
@@ -124,14 +134,13 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         """Run Megatron's forward pass, with documents in place of an attention mask.
 
         No token attends across a document border. Megatron hands the documents to every layer, also to one that is
-        computed again; in its own form for packed sequences it would take the tokens as one long sample. Learned
-        positions are counted here, unless they are given.
+        computed again. Learned positions are counted here, unless they are given.
         """
         packed = None
         if self._learns_positions and input_ids is not None and position_ids is None:
             position_ids = positions_of(input_ids, documents, self._cp)
         if documents is not None:
-            packed = PackedSeqParams(qkv_format="sbhd", cu_seqlens_q=documents.starts, max_seqlen_q=documents.longest)
+            packed = PackedDocuments(documents)
         output: torch.Tensor = super().forward(input_ids, position_ids, None, packed_seq_params=packed, **arguments)
         return output
 
@@ -237,6 +246,7 @@ def transformer_config(config: Config, plan: Plan, device: torch.device) -> Tran
         use_te_activation_func=True,
         **expert_settings(model),
         **megatron_sizes(plan.layout),
+        cp_comm_type=_MEGATRON_EXCHANGES[exchange_of(config, device)],
         **_communication(interleaved=plan.layout.virtual_pipeline > 1, on_gpu=on_gpu),
         **_stages(parallel),
         **_recompute(parallel),

@@ -47,6 +47,16 @@ def joined(share: torch.Tensor, group: Group) -> torch.Tensor:
     return whole
 
 
+def sum_of_share(whole: torch.Tensor, group: Group) -> torch.Tensor:
+    """Sum the tensors of the group's ranks, contiguous, and return this rank's equal share: [n x ranks] to [n].
+
+    Every rank of the group must call it.
+    """
+    share = whole.new_empty(whole.numel() // group.size())
+    dist.reduce_scatter_tensor(share, whole, group=group)
+    return share
+
+
 def exchanged(given: torch.Tensor, given_sizes: list[int], taken_sizes: list[int], group: Group) -> torch.Tensor:
     """Give each rank of the group its stretch of a tensor `[numbers]`, and return what they gave, in rank order.
 

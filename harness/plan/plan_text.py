@@ -253,8 +253,6 @@ def _layout_rows(model: ModelConfig, parallel: ParallelConfig, layout: dict[str,
     ]
     if chunks > 1:
         rows.insert(1, ("virtual chunks", f"{chunks} per pipeline rank (interleaved)"))
-    if layout["context_parallel_size"] > 1:
-        rows.append(("note", "context parallelism needs Transformer Engine on every rank"))
     return rows
 
 

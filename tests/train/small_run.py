@@ -13,6 +13,7 @@ import worlds
 from pool import Pool
 
 from harness.config.schema import Config
+from harness.plan.layout_rules import ranks_per_copy
 from harness.run.paths import RunDir
 from harness.run.records import StepRecord, read_records
 
@@ -75,12 +76,14 @@ class Grid(NamedTuple):
     sequence_parallel: bool = False
     first_stage: int | None = None
     micro_batch_size: int = 1
+    cp: int = 1
+    exchange: str | None = None
     layout: str | None = None
     counts_ends: bool = False
 
     @property
     def world_size(self) -> int:
-        return self.tp * self.pp * self.dp
+        return self.tp * self.pp * self.dp * self.cp
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -88,6 +91,8 @@ class Grid(NamedTuple):
             "pipeline_model_parallel_size": self.pp,
             "virtual_pipeline_model_parallel_size": self.vp if self.vp > 1 else None,
             "data_parallel_size": self.dp,
+            "context_parallel_size": self.cp,
+            "cp_comm_type": self.exchange,
             "expert_model_parallel_size": self.ep,
             "expert_tensor_parallel_size": self.etp,
             "sequence_parallel": self.sequence_parallel,
@@ -149,9 +154,7 @@ def small_config(corpus: Path, grid: Grid | None = None, changes: Mapping[str, A
 def launch(pool: Pool, config: Config, run_dir: Path, resume: str = "auto") -> None:
     """Runs a whole launch on as many processes as the configuration's layout needs; it must finish well."""
     parallel = config.parallel
-    world_size = (
-        parallel.tensor_model_parallel_size * parallel.pipeline_model_parallel_size * (parallel.data_parallel_size or 1)
-    )
+    world_size = ranks_per_copy(config) * (parallel.data_parallel_size or 1)
     assert pool.run(worlds.train, world_size, config, run_dir, resume) == [0] * world_size
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import itertools
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness.model.attention.flash import Documents, attend_in_one_launch
+from harness.model.attention.bounds import Bounds, Documents, Sequences, Stretch
+from harness.model.attention.flash import attend_in_one_launch
 from harness.model.attention.rules import Rules
 from harness.model.attention.tiles import attend_in_tiles
 
@@ -54,6 +55,22 @@ def _spelled(cudnn_version: int) -> str:
     return f"{cudnn_version // 10000}.{cudnn_version // 100 % 100}.{cudnn_version % 100}"
 
 
+class Attend(Protocol):
+    """Causal attention of a rank's tokens, by the rules of a layer, in samples or documents."""
+
+    def __call__(
+        self,
+        query_SBND: torch.Tensor,
+        key_SBGD: torch.Tensor,
+        value_SBGD: torch.Tensor,
+        documents: Documents | None,
+        rules: Rules,
+        sinks_N: torch.Tensor | None,
+        /,
+    ) -> torch.Tensor:
+        """Return what each head gives: `[S, B, N, D]`."""
+
+
 class CoreAttention(nn.Module):
     """Causal attention, in place of Megatron's core attention.
 
@@ -66,9 +83,11 @@ class CoreAttention(nn.Module):
         rules: Rules | None = None,
         sinks_N: torch.Tensor | None = None,
         softmax_scale: float | None = None,
+        attend: Attend | None = None,
         **_megatron_arguments: object,
     ) -> None:
         super().__init__()
+        self._attend = attend or attend_in_samples
         self.rules = rules or Rules(scale=softmax_scale)
         self.softmax_offset: torch.Tensor | None
         if isinstance(sinks_N, nn.Parameter):
@@ -83,7 +102,7 @@ class CoreAttention(nn.Module):
         value_SBGD: torch.Tensor,
         _attention_mask: None = None,
         *,
-        packed_seq_params: Any = None,  # noqa: ANN401 (Megatron's PackedSeqParams)
+        packed_seq_params: Any = None,  # noqa: ANN401 (PackedDocuments)
         **_megatron_arguments: Any,  # noqa: ANN401 (mask type and bias: not used here)
     ) -> torch.Tensor:
         """Return attention, `[S, B, N·D]`. G may be smaller than N (GQA).
@@ -91,13 +110,25 @@ class CoreAttention(nn.Module):
         A token looks at itself and at all earlier tokens of its sample, or with `packed_seq_params` of its document, as
         far as the window reaches.
         """
-        how = (self.rules, self.softmax_offset)
-        if packed_seq_params is None:
-            output_SBND = attend(query_SBND, key_SBGD, value_SBGD, *how)
-        else:
-            documents = Documents(packed_seq_params.cu_seqlens_q, packed_seq_params.max_seqlen_q)
-            output_SBND = attend_documents(query_SBND, key_SBGD, value_SBGD, documents, *how)
+        documents = None if packed_seq_params is None else packed_seq_params.documents
+        inputs = (query_SBND, key_SBGD, value_SBGD)
+        output_SBND = self._attend(*inputs, documents, self.rules, self.softmax_offset)
         return output_SBND.reshape(*query_SBND.shape[:2], -1)
+
+
+def attend_in_samples(
+    query_SBND: torch.Tensor,
+    key_SBGD: torch.Tensor,
+    value_SBGD: torch.Tensor,
+    documents: Documents | None,
+    rules: Rules,
+    sinks_N: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return causal attention within samples, or documents: `[S, B, N, D]`. All tokens of a sample are here."""
+    inputs = (query_SBND, key_SBGD, value_SBGD)
+    if documents is None:
+        return attend(*inputs, rules, sinks_N)
+    return attend_documents(*inputs, documents, rules, sinks_N)
 
 
 def attend(
@@ -113,9 +144,8 @@ def attend(
     if sinks_N is not None or rules.window is not None or rules.cap is not None:
         if _takes_flash(query_SBND, rules):
             starts = torch.arange(0, (batch + 1) * length, length, dtype=torch.int32, device=query_SBND.device)
-            return _by_flash(query_SBND, key_SBGD, value_SBGD, Documents(starts, length), rules, sinks_N)
-        query, key, value = (x.permute(1, 2, 0, 3) for x in (query_SBND, key_SBGD, value_SBGD))
-        return attend_in_tiles(query, key, value, rules, sinks_N).permute(2, 0, 1, 3)
+            return _by_flash(query_SBND, key_SBGD, value_SBGD, Bounds(starts, length), rules, sinks_N)
+        return _in_tiles(query_SBND, key_SBGD, value_SBGD, rules, sinks_N)
     return _fused(query_SBND, key_SBGD, value_SBGD, rules.scale)
 
 
@@ -139,6 +169,44 @@ def attend_documents(
     ]
     output_TND = torch.cat(outputs)
     return output_TND.view(batch, length, *output_TND.shape[1:]).transpose(0, 1)
+
+
+def attend_stretch(
+    query_qBND: torch.Tensor,
+    key_SBGD: torch.Tensor,
+    value_SBGD: torch.Tensor,
+    stretch: Stretch,
+    rules: Rules = _PLAIN,
+    sinks_N: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return causal attention of some tokens of every sample, `[q, B, N, D]`, with the keys and values of all."""
+    rules = rules.for_length(stretch.sequences.keys.longest)
+    if _takes_flash(query_qBND, rules):
+        query_TND = query_qBND.transpose(0, 1).flatten(0, 1)
+        key_TGD, value_TGD = (
+            torch.cat([x[own, sample] for sample, own in enumerate(stretch.keys_by_sample)])
+            for x in (key_SBGD, value_SBGD)
+        )
+        output_TND = attend_in_one_launch(query_TND, key_TGD, value_TGD, stretch.sequences, rules, sinks_N)
+        return output_TND.view(-1, len(query_qBND), *output_TND.shape[1:]).transpose(0, 1)
+    outputs: list[list[torch.Tensor]] = [[] for _ in stretch.keys_by_sample]
+    for piece in stretch.pieces:
+        query = query_qBND[piece.queries, piece.sample, None]
+        key, value = (x[piece.keys, piece.sample, None] for x in (key_SBGD, value_SBGD))
+        begins_here = len(query) == len(key)
+        outputs[piece.sample].append((attend if begins_here else _in_tiles)(query, key, value, rules, sinks_N))
+    return torch.cat([torch.cat(of_sample) for of_sample in outputs], dim=1)
+
+
+def _in_tiles(
+    query_qBND: torch.Tensor,
+    key_SBGD: torch.Tensor,
+    value_SBGD: torch.Tensor,
+    rules: Rules,
+    sinks_N: torch.Tensor | None,
+) -> torch.Tensor:
+    query, key, value = (x.permute(1, 2, 0, 3) for x in (query_qBND, key_SBGD, value_SBGD))
+    return attend_in_tiles(query, key, value, rules.for_length(key.size(2)), sinks_N).permute(2, 0, 1, 3)
 
 
 def _fused(
@@ -168,11 +236,11 @@ def _by_flash(
     query_SBND: torch.Tensor,
     key_SBGD: torch.Tensor,
     value_SBGD: torch.Tensor,
-    documents: Documents,
+    bounds: Bounds,
     rules: Rules,
     sinks_N: torch.Tensor | None,
 ) -> torch.Tensor:
     length, batch = query_SBND.shape[:2]
     query_TND, key_TGD, value_TGD = (x.transpose(0, 1).flatten(0, 1) for x in (query_SBND, key_SBGD, value_SBGD))
-    output_TND = attend_in_one_launch(query_TND, key_TGD, value_TGD, documents, rules, sinks_N)
+    output_TND = attend_in_one_launch(query_TND, key_TGD, value_TGD, Sequences(bounds, bounds), rules, sinks_N)
     return output_TND.view(batch, length, *output_TND.shape[1:]).transpose(0, 1)

@@ -12,17 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch.autograd.function import once_differentiable
 
+from harness.model.attention.bounds import Sequences
 from harness.model.attention.rules import Rules
-
-
-@dataclass(frozen=True)
-class Documents:
-    """The documents of a micro-batch, its samples one behind the other."""
-
-    starts: torch.Tensor
-    """Places where they begin, and the number of tokens at the end: `[documents + 1]`, int32, on the device."""
-    longest: int
-    """Tokens of the longest."""
 
 
 class Kernels(Protocol):
@@ -47,22 +38,22 @@ def attend_in_one_launch(
     query_TND: torch.Tensor,
     key_TGD: torch.Tensor,
     value_TGD: torch.Tensor,
-    documents: Documents,
+    sequences: Sequences,
     rules: Rules,
     sinks_N: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return causal attention within documents, without a cap: `[T, N, D]`. Keys and values may be shared."""
+    """Return causal attention within sequences, without a cap: `[T, N, D]`. Keys and values may be shared."""
     if sinks_N is not None:
-        kernels = FlashKernels(documents, rules)
+        kernels = FlashKernels(sequences, rules)
         return SinkAttention.apply(query_TND, key_TGD, value_TGD, sinks_N, kernels)  # type: ignore[no-untyped-call, no-any-return]
     from torch.nn.attention import varlen
 
     # torch 2.13 wants to be told of shared keys and values, torch 2.11 takes them as they come.
     asks = "enable_gqa" in inspect.signature(varlen.varlen_attn).parameters
     told: dict[str, Any] = {"enable_gqa": True} if asks else {}
-    starts, longest = documents.starts, documents.longest
+    queries, keys = sequences.queries, sequences.keys
     output = varlen.varlen_attn(
-        *(query_TND, key_TGD, value_TGD, starts, starts, longest, longest),
+        *(query_TND, key_TGD, value_TGD, queries.starts, keys.starts, queries.longest, keys.longest),
         scale=rules.scale,
         window_size=(_tokens_before(rules), 0),
         **told,
@@ -80,7 +71,7 @@ def _tokens_before(rules: Rules) -> int:
 class FlashKernels:
     """torch's FlashAttention, which its public functions do not let one call with sinks."""
 
-    documents: Documents
+    sequences: Sequences
     rules: Rules
 
     def forward(
@@ -111,8 +102,8 @@ class FlashKernels:
         return query, key, value
 
     def _lengths(self) -> tuple[torch.Tensor, torch.Tensor, int, int]:
-        starts, longest = self.documents.starts, self.documents.longest
-        return starts, starts, longest, longest
+        queries, keys = self.sequences.queries, self.sequences.keys
+        return queries.starts, keys.starts, queries.longest, keys.longest
 
     def _is_causal(self) -> bool:
         return self.rules.window is None

@@ -1,4 +1,4 @@
-"""Attention written out, for what no fused kernel knows: caps, and windows and sinks on a CPU or in fp32.
+"""Attention written out, for what no fused kernel knows: caps; on a CPU or in fp32 windows, sinks, not all queries.
 
 A tile of queries is computed at a time, and computed again in backward, so nothing is as large as S×S.
 Shapes: S sequence, B micro batch, N heads, G of them with keys and values of their own, D head size (values: d), s
@@ -26,22 +26,26 @@ def attend_in_tiles(
     rules: Rules,
     sinks_N: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Return causal attention by these rules: `[B, N, S, d]`."""
-    length = query_BNSD.size(2)
-    tiles, at_once = [], _queries_at_once(query_BNSD)
+    """Return causal attention by these rules: `[B, N, S, d]`.
+
+    Where there are fewer queries than keys, the last query stands where the last key stands.
+    """
+    length, before = query_BNSD.size(2), key_BGSD.size(2) - query_BNSD.size(2)
+    tiles, at_once = [], _queries_at_once(query_BNSD, num_keys=key_BGSD.size(2))
     for begin in range(0, length, at_once):
         end = min(begin + at_once, length)
-        first = 0 if rules.window is None else max(0, begin + 1 - rules.window)
-        parts = (query_BNSD[:, :, begin:end], key_BGSD[:, :, first:end], value_BGSd[:, :, first:end])
+        first = 0 if rules.window is None else max(0, before + begin + 1 - rules.window)
+        keys = slice(first, before + end)
+        parts = (query_BNSD[:, :, begin:end], key_BGSD[:, :, keys], value_BGSd[:, :, keys])
         tiles.append(checkpoint(_tile, *parts, sinks_N, rules, use_reentrant=False, preserve_rng_state=False))
     return torch.cat(tiles, dim=2)
 
 
-def _queries_at_once(query_BNSD: torch.Tensor) -> int:
+def _queries_at_once(query_BNSD: torch.Tensor, *, num_keys: int) -> int:
     if query_BNSD.device.type == "cpu":
         return _FEWEST_QUERIES
-    batch, heads, length, _ = query_BNSD.shape
-    return max(_FEWEST_QUERIES, _SCORES_AT_ONCE // (batch * heads * length))
+    batch, heads = query_BNSD.shape[:2]
+    return max(_FEWEST_QUERIES, _SCORES_AT_ONCE // (batch * heads * num_keys))
 
 
 def _tile(

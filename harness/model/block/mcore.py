@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from harness.config.model import ModelConfig
-from harness.config.parallel import ParallelConfig
+from harness.config.parallel import CpCommType, ParallelConfig
 from harness.config.schema import Config
 from harness.errors import ConfigError
 from harness.model.activation import Activation
@@ -56,8 +56,9 @@ def block_spec(
     """Return the layers of one model chunk, and the norm after the last one.
 
     Raises:
-        ConfigError: Ranks are to share sequences, or products are to be computed in fp8, but Transformer Engine is
-            missing or cannot be imported, or the GPU knows no fp8; or norms of its projections are to be recomputed.
+        ConfigError: Ranks that share samples are to be Transformer Engine's ring, or products are to be computed in
+            fp8, but it is missing or cannot be imported, or the GPU knows no fp8; or norms of its projections are to be
+            recomputed.
     """
     _refuse_what_would_be_bf16(config, device)
     layer, norm = _layer(config, ranks, rotations, device)
@@ -81,12 +82,11 @@ def _layer(config: Config, ranks: Ranks, rotations: Rotations, device: torch.dev
     if uses_transformer_engine(config, device):
         _refuse_fused_norms(config)
         layer, norm = _transformer_engine_layer(config)
-    elif ranks.cp.size > 1:
+    elif ranks.cp.size > 1 and config.parallel.cp_comm_type == "p2p":
         raise ConfigError(
             [
-                f"parallel.context_parallel_size: {ranks.cp.size} ranks are to share a sequence, which needs GPUs and "
-                "Transformer Engine, but it cannot be imported here; see `harness doctor`, or take "
-                "context_parallel_size 1"
+                "parallel.cp_comm_type: p2p is Transformer Engine's ring, which needs GPUs and bf16, and it cannot be "
+                "used here; see `harness doctor`, or take allgather or a2a"
             ]
         )
     else:
@@ -210,6 +210,19 @@ def _refuse_what_would_be_bf16(config: Config, device: torch.device) -> None:
         )
 
 
+def exchange_of(config: Config, device: torch.device) -> CpCommType:
+    """Return how context-parallel ranks communicate: as they are told; else in a ring, where that is, or all gather."""
+    if config.parallel.cp_comm_type is not None:
+        return config.parallel.cp_comm_type
+    has_ring = uses_transformer_engine(config, device) and not _needs_own_attention(config)
+    return "p2p" if has_ring else "allgather"
+
+
+def _needs_own_attention(config: Config) -> bool:
+    """Return whether Transformer Engine's attention does not know what layers need."""
+    return config.data.reset_at_document_borders or not config.model.has_plain_attention
+
+
 def uses_transformer_engine(config: Config, device: torch.device) -> bool:
     """Return whether layers are made of Transformer Engine's modules: on a GPU, if it is installed, in bf16.
 
@@ -233,12 +246,14 @@ def _own_layer(model: ModelConfig) -> tuple[ModuleSpec, type[Any]]:
 def _transformer_engine_layer(config: Config) -> tuple[ModuleSpec, type[Any]]:
     """Return Transformer Engine's layer and norm.
 
-    With resets at document borders, or with windows, sinks or caps, it has our attention.
+    With resets at document borders, with windows, sinks or caps, and where ranks that share samples are not a ring, it
+    has our attention.
     """
     from megatron.core.extensions.transformer_engine import TEColumnParallelLinear, TENorm
 
     layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.model.norms_each_head)
-    if config.data.reset_at_document_borders or not config.model.has_plain_attention:
+    is_shared = config.parallel.context_parallel_size > 1
+    if _needs_own_attention(config) or (is_shared and config.parallel.cp_comm_type in ("allgather", "a2a")):
         own = functools.partial(LayerAttention, model=config.model)
         layer.submodules.self_attention.submodules.core_attention = own
     if config.model.norm_placement == "behind":  # its usual projections normalize what they read

@@ -13,7 +13,8 @@ Shapes: S sequence of this rank, B micro batch, H hidden size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch import nn
 
 from harness.config.model import ModelConfig
 from harness.config.parallel import ParallelConfig
+from harness.model import context
 from harness.model.block.mcore import settle_layer
 from harness.model.further_tokens.tally import LossTally
 from harness.model.further_tokens.targets import targets_ahead
@@ -28,6 +30,7 @@ from harness.model.layer.mcore import join_layers
 from harness.model.side_loss import with_loss
 from harness.parallel import collectives, cpu
 from harness.parallel.mcore import replica_groups
+from harness.parallel.ranks import Place
 
 cpu.prepare()
 
@@ -55,7 +58,7 @@ class Inputs:
     labels_BS: torch.Tensor
     loss_mask_BS: torch.Tensor
     packed: Any
-    """Megatron's PackedSeqParams: documents that are kept apart, or None."""
+    """PackedDocuments: documents that are kept apart; or None."""
 
     @staticmethod
     def of(arguments: Mapping[str, Any]) -> Inputs:
@@ -155,6 +158,8 @@ class FurtherTokens(MegatronModule):  # type: ignore[misc]
         )
         self.tally = LossTally(model.num_mtp_modules)
         self._loss_weight = model.mtp_loss_scaling_factor / model.num_mtp_modules
+        self._context = chunk.pg_collection.cp
+        self._cp = Place(rank=self._context.rank(), size=self._context.size())
 
     def forward(
         self,
@@ -172,14 +177,28 @@ class FurtherTokens(MegatronModule):  # type: ignore[misc]
             loss_of: Gives the loss `[B, S]` of labels `[B, S]` and a stream `[S, B, H]`.
         """
         stream_SBH, losses = hidden_SBH, []
-        starts = None if inputs.packed is None else inputs.packed.cu_seqlens_q
+        starts = None if inputs.packed is None else inputs.packed.documents.starts
+        whole = self._whole(inputs)
         for number, module in enumerate(self.layers):
-            targets = targets_ahead(inputs.tokens_BS, inputs.labels_BS, inputs.loss_mask_BS, number + 1, starts)
+            targets = targets_ahead(whole.tokens_BS, whole.labels_BS, whole.loss_mask_BS, number + 1, starts)
+            targets = targets.part_of(self._cp)
             stream_SBH = module(stream_SBH, embed(targets.tokens_BS), inputs.packed)
             loss_BS = loss_of(targets.labels_BS, stream_SBH)
             self.tally.add(number, loss_BS.detach(), targets.loss_mask_BS)
             losses.append((loss_BS * targets.loss_mask_BS).sum())
         return with_loss(hidden_SBH, self._loss_weight * self.tally.loss_weight * torch.stack(losses).sum())
+
+    def _whole(self, inputs: Inputs) -> Inputs:
+        """Return whole samples, of which this rank may have two slices."""
+        if self._cp.size == 1:
+            return inputs
+        whole_of = partial(context.whole_of, group=self._context)
+        return replace(
+            inputs,
+            tokens_BS=whole_of(inputs.tokens_BS),
+            labels_BS=whole_of(inputs.labels_BS),
+            loss_mask_BS=whole_of(inputs.loss_mask_BS),
+        )
 
     def sharded_state_dict(
         self,

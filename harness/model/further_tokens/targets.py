@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
+from harness.model.context import own_part
+from harness.parallel.ranks import Place
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Targets:
@@ -22,6 +25,14 @@ class Targets:
     """Tokens that it predicts; any where none counts."""
     loss_mask_BS: torch.Tensor
     """Weight of each label: that of the label where it is the next token, and 0 where there is none."""
+
+    def part_of(self, cp: Place) -> Targets:
+        """Return what a rank has of them that shares the samples with others."""
+        return Targets(
+            tokens_BS=own_part(self.tokens_BS, cp),
+            labels_BS=own_part(self.labels_BS, cp),
+            loss_mask_BS=own_part(self.loss_mask_BS, cp),
+        )
 
 
 def targets_ahead(

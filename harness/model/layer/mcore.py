@@ -15,8 +15,9 @@ from torch import nn
 
 from harness.config.model import ModelConfig
 from harness.config.parallel import CHEAP_MODULES
-from harness.model.attention.core import CoreAttention
+from harness.model.attention.core import Attend, CoreAttention, attend_in_samples
 from harness.model.attention.rules import rules_of
+from harness.model.attention.sharing import WithAllTokens, WithSomeHeads
 from harness.model.norm import LayerNorm, RMSNorm, Scaled, SharedRMSNorm, hand_over, rms_norm
 from harness.model.recompute import cheap_tensors_again
 from harness.model.rotary import Rotations
@@ -155,7 +156,15 @@ class LayerAttention(CoreAttention, SavedCut):
         elif model.softmax_type == "off-by-one":
             sinks = torch.zeros(heads, dtype=config.params_dtype, device=device)
         rules = rules_of(model, layer_number - 1, softmax_scale)
-        super().__init__(rules=rules, sinks_N=sinks)
+        super().__init__(rules=rules, sinks_N=sinks, attend=_attend(config.cp_comm_type))
+
+
+def _attend(cp_comm_type: str | None) -> Attend:
+    """Return attention for the context-parallel group, given how its ranks are to communicate in Megatron's words."""
+    group = parallel_state.get_context_parallel_group()
+    if group.size() == 1:
+        return attend_in_samples
+    return WithSomeHeads(group) if cp_comm_type == "a2a" else WithAllTokens(group)
 
 
 class WholeHeadsNorm(Scaled, SavedCut):

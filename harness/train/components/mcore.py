@@ -18,7 +18,7 @@ import torch
 
 from harness.config.model import ModelConfig
 from harness.data.batch import Batch
-from harness.model.attention.flash import Documents
+from harness.model.attention.bounds import Documents, Stretch, stretches_of
 from harness.model.context import own_part
 from harness.model.experts.mcore import tallies_in
 from harness.model.experts.tally import RowSums, Tallies
@@ -179,15 +179,26 @@ class Pipeline:
         waiting = next(batches)
         if waiting is None:
             return model(None, None, None), None
+        documents = self._documents(waiting)
         batch = self._own_part(waiting.to(self._device))
-        output = model(batch.tokens_BS, None, _documents(batch), labels=batch.labels_BS, loss_mask=batch.loss_mask_BS)
+        output = model(batch.tokens_BS, None, documents, labels=batch.labels_BS, loss_mask=batch.loss_mask_BS)
         return output, lambda loss_BS: self._loss(loss_BS, batch)
+
+    def _documents(self, batch: Batch) -> Documents | None:
+        """Return the documents of a micro-batch that is still on the host, and what this rank has of them."""
+        starts, longest = batch.document_starts, batch.longest_document
+        if starts is None or longest is None:
+            return None
+        stretches: tuple[Stretch, ...] = ()
+        if self._ranks.cp.size > 1:
+            batch_size, length = batch.tokens_BS.shape
+            stretches = stretches_of(length, batch_size, self._ranks.cp, starts.tolist(), self._device)
+        return Documents(starts.to(self._device, non_blocking=True), longest, stretches)
 
     def _own_part(self, batch: Batch) -> Batch:
         """Return this rank's part of a batch: with context parallelism, its two slices of every sequence.
 
         Each context-parallel rank counts the loss of its own tokens, so sums over all ranks count every token once.
-        Documents are not cut, because context parallelism excludes resets at document borders.
         """
         cp = self._ranks.cp
         return replace(
@@ -228,9 +239,3 @@ class Pipeline:
         for tally in self._losses if self._ranks.counts_loss else ():
             sums += tally.sums(self._device)
         return sums.flatten()
-
-
-def _documents(batch: Batch) -> Documents | None:
-    if batch.document_starts is None or batch.longest_document is None:
-        return None
-    return Documents(batch.document_starts, batch.longest_document)
