@@ -74,10 +74,20 @@ class CleanConfig(Section):
         return self.preset == "prose" if self.replace_private_data is None else self.replace_private_data
 
 
+def _each_once(methods: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse a method that is named twice: its second pass would find nothing, and write over the first one's files."""
+    if len(set(methods)) < len(methods):
+        raise PydanticCustomError("repeated", "must name each method once")
+    return methods
+
+
+Methods = Annotated[tuple[DedupMethod, ...], Field(strict=False, min_length=1), AfterValidator(_each_once)]
+
+
 class DedupConfig(Section):
     """Rules that drop documents of a source that are copies."""
 
-    methods: Annotated[tuple[DedupMethod, ...], Field(strict=False)] = ("minhash",)
+    methods: Methods = ("minhash",)
     """In this order: `exact` (equal texts), `minhash` (near copies), `sentence` (runs of three sentences)."""
     threshold: Similarity = 0.8
     """`minhash`: similarity at which half of the pairs are found."""

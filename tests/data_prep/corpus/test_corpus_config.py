@@ -55,6 +55,8 @@ def test_kinds_are_treated_differently(tmp_path: Path) -> None:
         ("output: corpus\n", "", "output: is missing"),
         ("preset: prose", "presett: prose", "unknown key; did you mean 'preset'?"),
         ("partition: cpu", "partition: 'a b'", "executor.slurm.partition"),
+        ("kind: knowledge}", "dedup: {methods: []}}", "dedup.methods: tuple should have at least 1 item"),
+        ("kind: knowledge}", "dedup: {methods: [exact, exact]}}", "dedup.methods: must name each method once"),
         ("mix:", "mixture:", "mixture: unknown key; allowed: output, sources, language_model, executor, mix"),
     ],
 )
