@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from harness.model.attention import core as attention
+from harness.model.attention.bounds import Documents
 from harness.model.attention.core import CoreAttention, slow_kernels
 
 S, B, N, D = 7, 2, 4, 8
@@ -26,7 +27,7 @@ def inputs(groups: int) -> list[torch.Tensor]:
 def packed(starts: list[int]) -> SimpleNamespace:
     """What Megatron hands to every layer."""
     longest = max(end - start for start, end in itertools.pairwise(starts))
-    return SimpleNamespace(cu_seqlens_q=torch.tensor(starts, dtype=torch.int32), max_seqlen_q=longest)
+    return SimpleNamespace(documents=Documents(torch.tensor(starts, dtype=torch.int32), longest))
 
 
 def written_out(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: list[int]) -> torch.Tensor:

@@ -12,8 +12,9 @@ from torch import nn
 
 from harness.config.model import ModelConfig
 from harness.model.attention import tiles
+from harness.model.attention.bounds import Bounds, Documents, Sequences
 from harness.model.attention.core import CoreAttention
-from harness.model.attention.flash import Documents, FlashKernels, SinkAttention, attend_in_one_launch
+from harness.model.attention.flash import FlashKernels, SinkAttention, attend_in_one_launch
 from harness.model.attention.rules import Rules, rules_of
 
 S, B, N, D = 11, 2, 4, 8
@@ -36,7 +37,7 @@ def inputs(groups: int, heads: int = N) -> list[torch.Tensor]:
 
 def packed(starts: list[int]) -> SimpleNamespace:
     longest = max(end - start for start, end in itertools.pairwise(starts))
-    return SimpleNamespace(cu_seqlens_q=torch.tensor(starts, dtype=torch.int32), max_seqlen_q=longest)
+    return SimpleNamespace(documents=Documents(torch.tensor(starts, dtype=torch.int32), longest))
 
 
 def written_out(
@@ -47,10 +48,11 @@ def written_out(
     sinks_N: torch.Tensor | None,
     starts: list[int] | None,
 ) -> torch.Tensor:
-    heads = query.size(2)
-    number = torch.bucketize(torch.arange(B * S), torch.tensor(starts or [0, S, 2 * S]), right=True).view(B, 1, S)
-    behind = torch.arange(S)[:, None] - torch.arange(S)
-    may_look = (number[..., None] == number[:, :, None]) & (behind >= 0) & (behind < (rules.window or S))
+    length, batch, heads = query.shape[:3]
+    borders = torch.tensor(starts or [*range(0, batch * length + 1, length)])
+    number = torch.bucketize(torch.arange(batch * length), borders, right=True).view(batch, 1, length)
+    behind = torch.arange(length)[:, None] - torch.arange(length)
+    may_look = (number[..., None] == number[:, :, None]) & (behind >= 0) & (behind < (rules.window or length))
     key, value = (x.repeat_interleave(heads // x.size(2), dim=2) for x in (key, value))
     scores = torch.einsum("ibnd,jbnd->bnij", query, key) * (rules.scale or 1 / math.sqrt(D))
     if rules.cap is not None:
@@ -59,7 +61,7 @@ def written_out(
     total = weights.sum(dim=-1, keepdim=True)
     if sinks_N is not None:
         total = total + sinks_N.exp().view(1, -1, 1, 1)
-    return torch.einsum("bnij,jbnd->ibnd", weights / total, value).reshape(S, B, -1)
+    return torch.einsum("bnij,jbnd->ibnd", weights / total, value).reshape(length, batch, -1)
 
 
 def both_ways(ours: object, exact: object, *parts: torch.Tensor) -> None:
@@ -139,8 +141,8 @@ def test_a_gpu_launches_flash_attention(window: int | None, with_sinks: bool) ->
     sizes = ((B * S, N, D), (B * S, 2, D), (B * S, 2, D))
     parts = [torch.empty(size, device="meta", dtype=torch.bfloat16, requires_grad=True) for size in sizes]
     sinks = nn.Parameter(torch.empty(N, device="meta", dtype=torch.bfloat16)) if with_sinks else None
-    documents = Documents(torch.empty(3, device="meta", dtype=torch.int32), S)
-    output = attend_in_one_launch(*parts, documents, Rules(window=window), sinks)
+    bounds = Bounds(torch.empty(3, device="meta", dtype=torch.int32), S)
+    output = attend_in_one_launch(*parts, Sequences(bounds, bounds), Rules(window=window), sinks)
     assert (output.shape, output.dtype) == (parts[0].shape, torch.bfloat16)
     output.backward(torch.empty_like(output))
     for tensor in (*parts, *([] if sinks is None else [sinks])):
@@ -151,7 +153,8 @@ def test_a_gpu_launches_flash_attention(window: int | None, with_sinks: bool) ->
 @pytest.mark.parametrize(("window", "options"), [(None, (True, -1, 0)), (3, (False, 2, 0)), (1, (False, 0, 0))])
 def test_flash_attention_counts_the_tokens_before_a_token(window: int | None, options: tuple[bool, int, int]) -> None:
     """A window of 3 is the token and 2 before it; torch takes causality alone, or a window that ends at the token."""
-    kernels = FlashKernels(Documents(torch.tensor([0, S]), S), Rules(window=window))
+    bounds = Bounds(torch.tensor([0, S]), S)
+    kernels = FlashKernels(Sequences(bounds, bounds), Rules(window=window))
     given = kernels._options()
     assert (kernels._is_causal(), given["window_size_left"], given["window_size_right"]) == options
 
