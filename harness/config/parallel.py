@@ -30,8 +30,8 @@ class ParallelConfig(Section):
     context_parallel_size: RankCount = 1
     """Ranks that share every sample: each computes the tokens of two slices of it."""
     cp_comm_type: CpCommType | None = None
-    """How ranks that share samples attend: `allgather`: each gathers the keys and values of all tokens (as Llama 3 was
-    trained); `a2a`: they exchange tokens for heads, and each attends from all tokens in its part of the heads
+    """Attention of ranks that share samples. `allgather`: each gathers the keys and values of all tokens (as Llama 3
+    was trained); `a2a`: they exchange tokens for heads, and each attends from all tokens in its part of the heads
     (Ulysses); `p2p`: Transformer Engine's ring, which knows neither documents nor windows. Default: `p2p` where
     Transformer Engine's attention is used, `allgather` elsewhere."""
     expert_model_parallel_size: RankCount = 1

@@ -22,6 +22,7 @@ from harness.model.cross_entropy import VocabularyShard, cross_entropy
 from harness.model.experts.mcore import expert_settings
 from harness.model.further_tokens.mcore import FurtherTokens, Inputs, Kinds, embedding_behind_layers, share_over_ends
 from harness.model.kernels.launch import require_compiler
+from harness.model.layer.mcore import PackedDocuments
 from harness.model.learned_positions import positions_of
 from harness.model.logit_cap import cap_output
 from harness.model.rotary import Rotations
@@ -41,7 +42,6 @@ from megatron.core.distributed import (  # noqa: E402
     DistributedDataParallelConfig,
 )
 from megatron.core.models.gpt import GPTModel  # noqa: E402
-from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
 from megatron.core.tensor_parallel import layers  # noqa: E402
 from megatron.core.transformer import TransformerConfig  # noqa: E402
 from megatron.core.transformer.transformer_layer import get_transformer_layer_offset  # noqa: E402
@@ -55,15 +55,6 @@ _ACTIVATIONS = {
 """Functions that Megatron is told of, out of the few that it knows here; `harness.model.activation` computes ours."""
 _MEGATRON_EXCHANGES = {"p2p": "p2p", "allgather": "all_gather", "a2a": "a2a"}
 _RECOMPUTED_BY_MEGATRON = frozenset(("core_attn", "shared_experts"))
-
-
-class PackedDocuments(PackedSeqParams):  # type: ignore[misc]
-    """Documents, in what Megatron hands to every layer."""
-
-    def __init__(self, documents: Documents) -> None:
-        """Tell Megatron nothing else: in its own form for packed sequences it would take all tokens as one sample."""
-        super().__init__(qkv_format="sbhd")
-        self.documents = documents
 
 
 class LanguageModel(GPTModel):  # type: ignore[misc]

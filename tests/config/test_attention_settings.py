@@ -115,12 +115,15 @@ def test_the_smallest_configuration_is_legal(tmp_path: Path) -> None:
             "phases.0.rotary_base: has no effect with model.position_embedding_type learned_absolute",
         ),
         (
-            {"model": ", window_size: 8", "parallel": "context_parallel_size: 2"},
-            "parallel.context_parallel_size: must be 1 with model.window_size, softmax_type or",
+            {"model": ", window_size: 8", "parallel": "context_parallel_size: 2, cp_comm_type: p2p"},
+            "parallel.cp_comm_type: p2p is Transformer Engine's ring, which cannot be combined with model.window_size",
         ),
         (
-            {"model": ", softmax_type: learnable", "phase": ", parallel: {context_parallel_size: 2}"},
-            "context_parallel_size: must be 1 with model.window_size, softmax_type or",
+            {
+                "model": ", softmax_type: learnable",
+                "phase": ", parallel: {context_parallel_size: 2, cp_comm_type: p2p}",
+            },
+            "cp_comm_type: p2p is Transformer Engine's ring, which cannot be combined with model.window_size",
         ),
     ],
 )

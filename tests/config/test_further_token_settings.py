@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from harness.config.model import ModelConfig
-from harness.config.parallel import ParallelConfig
 from harness.config.schema import PhaseConfig, PrecisionConfig
 from harness.config.validate_further_tokens import further_token_phase_problems, further_token_problems
 
@@ -30,10 +29,10 @@ def phase(**changes: Any) -> PhaseConfig:
 def test_what_fits_is_taken() -> None:
     model = ModelConfig(**MODULES)
     assert list(further_token_problems(model, BF16)) == []
-    assert list(further_token_phase_problems(model, ParallelConfig(), (phase(seq_length=3),))) == []
+    assert list(further_token_phase_problems(model, (phase(seq_length=3),))) == []
     none = ModelConfig(**SIZES)
     assert list(further_token_problems(none, PrecisionConfig(fp8="hybrid"))) == []
-    assert list(further_token_phase_problems(none, ParallelConfig(context_parallel_size=2), (phase(),))) == []
+    assert list(further_token_phase_problems(none, (phase(seq_length=1),))) == []
 
 
 @pytest.mark.parametrize(
@@ -61,17 +60,12 @@ def test_what_does_not_fit_the_model_is_said(changes: dict[str, Any], fp8: Any, 
 
 
 def test_what_does_not_fit_phases_is_said() -> None:
-    shared = ParallelConfig(context_parallel_size=2)
-    phases = (phase(seq_length=2), phase(parallel=shared))
-    problems = {p.location: p.text for p in further_token_phase_problems(ModelConfig(**MODULES), shared, phases)}
-    assert problems.pop(("phases", 0, "seq_length")) == (
+    phases = (phase(), phase(seq_length=2))
+    (problem,) = further_token_phase_problems(ModelConfig(**MODULES), phases)
+    assert problem.location == ("phases", 1, "seq_length")
+    assert problem.text == (
         "must be greater than model.mtp_num_layers 2, given 2: the last module would have no token to predict"
     )
-    text = "must be 1 with model.mtp_num_layers, given 2: a rank does not hold the tokens behind its own"
-    assert problems == {
-        ("parallel", "context_parallel_size"): text,
-        ("phases", 1, "parallel", "context_parallel_size"): text,
-    }
 
 
 def test_a_module_is_like_the_last_layer() -> None:

@@ -75,13 +75,14 @@ def test_sizes_of_latents_have_no_effect_without_them(name: str) -> None:
     [
         ("precision.fp8=hybrid", "precision.fp8 cannot be combined with model.multi_latent_attention; leave it out"),
         (
-            "parallel.context_parallel_size=2",
-            "parallel.context_parallel_size cannot be combined with model.multi_latent_attention, given 2; take 1",
+            "parallel={context_parallel_size: 2, cp_comm_type: p2p}",
+            "parallel.cp_comm_type p2p is Transformer Engine's ring, which cannot be combined with "
+            "model.multi_latent_attention; take allgather or a2a",
         ),
         (
-            "phases.0.parallel={context_parallel_size: 4}",
-            "phases.0.parallel.context_parallel_size cannot be combined with model.multi_latent_attention, given 4; "
-            "take 1",
+            "phases.0.parallel={context_parallel_size: 4, cp_comm_type: p2p}",
+            "phases.0.parallel.cp_comm_type p2p is Transformer Engine's ring, which cannot be combined with "
+            "model.multi_latent_attention; take allgather or a2a",
         ),
     ],
 )

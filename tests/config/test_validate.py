@@ -124,13 +124,36 @@ REFUSED = [
         f"parallel.num_layers_in_last_pipeline_stage: {NEEDS_STAGES}",
     ),
     (
-        ("parallel.context_parallel_size=2", "data.reset_at_document_borders=true"),
-        "data.reset_at_document_borders: cannot be combined with context_parallel_size 2; "
-        "set one of them back (false, or 1)",
+        ("parallel={context_parallel_size: 2, cp_comm_type: p2p}", "data.reset_at_document_borders=true"),
+        "parallel.cp_comm_type: p2p is Transformer Engine's ring, which cannot be combined with "
+        "data.reset_at_document_borders; take allgather or a2a",
     ),
     (
-        ("parallel.context_parallel_size=2", "precision.dtype=fp32"),
-        "precision.dtype: must be bf16 with context_parallel_size 2, given fp32; or take context_parallel_size 1",
+        ("parallel={context_parallel_size: 2, cp_comm_type: p2p}", "precision.dtype=fp32"),
+        "parallel.cp_comm_type: p2p is Transformer Engine's ring, which cannot be combined with precision.dtype fp32; "
+        "take allgather or a2a",
+    ),
+    (
+        ("parallel.cp_comm_type=a2a",),
+        "parallel.cp_comm_type: has no effect with context_parallel_size 1; give that, or remove this",
+    ),
+    (
+        (
+            "model.num_attention_heads=16",
+            "model.num_query_groups=8",
+            "parallel={context_parallel_size: 3, tensor_model_parallel_size: 2, cp_comm_type: a2a}",
+        ),
+        "parallel.context_parallel_size: 3 ranks cannot deal out the 4 groups of heads of a tensor-parallel rank "
+        "(a2a): take 2 or 4, or cp_comm_type allgather",
+    ),
+    (
+        (
+            "model.num_attention_heads=8",
+            "model.num_query_groups=2",
+            "phases.0.parallel={context_parallel_size: 2, tensor_model_parallel_size: 4, cp_comm_type: a2a}",
+        ),
+        "phases.0.parallel.cp_comm_type: a2a cannot deal out heads where 4 tensor-parallel ranks share 2 groups; take "
+        "allgather",
     ),
     (
         ("precision.fp8=hybrid", "precision.dtype=fp32"),

@@ -70,7 +70,7 @@ def test_plan_text_is_plain_text(config: Config) -> None:
     ]
 
 
-def test_plan_text_names_chunks_and_what_context_parallelism_needs(make_config: MakeConfig) -> None:
+def test_plan_text_names_chunks(make_config: MakeConfig) -> None:
     config = make_config(
         parallel={
             "pipeline_model_parallel_size": 2,
@@ -81,7 +81,6 @@ def test_plan_text_names_chunks_and_what_context_parallelism_needs(make_config: 
     rows = lines_of(plan_text(config, make_plan(config, 4)))
     assert rows["virtual chunks"] == "4 per pipeline rank (interleaved)"
     assert rows["layers per stage"] == "4 4 | 4 4 | 4 4 | 4 4"
-    assert rows["note"] == "context parallelism needs Transformer Engine on every rank"
 
 
 LAYOUT = {"pipeline_model_parallel_size": 2, "pipeline_model_parallel_layout": "Et*3|t*20|t*9|L"}

@@ -1,4 +1,4 @@
-"""Which tokens look at which: documents of a micro-batch, and the queries of a rank that shares samples with others.
+"""Documents of a micro-batch, and what a rank that shares samples with others has of them.
 
 Such a rank holds two slices of every sample (see `harness.model.context`), so its queries are two stretches, and each
 looks at the beginnings of its documents too, which other ranks hold.
@@ -35,7 +35,7 @@ class Sequences:
 
 @dataclass(frozen=True)
 class Piece:
-    """What a stretch has of a document, or of a sample: its queries, and all keys up to the last of them."""
+    """Part of a document, or of a sample, in a stretch: its queries, and all keys up to the last of them."""
 
     sample: int
     queries: slice
@@ -63,7 +63,7 @@ class Documents(Bounds):
     """The documents of a micro-batch, its samples one behind the other."""
 
     stretches: tuple[Stretch, ...] = ()
-    """With context parallelism: what this rank has of them."""
+    """With context parallelism: the parts that this rank has."""
 
 
 def stretches_of(

@@ -107,7 +107,7 @@ class _Gathered(torch.autograd.Function):
 
 
 class _Exchanged(torch.autograd.Function):
-    """What all ranks gave to this one, `[c, …]`, of which each gave the part for each rank; gradients go back."""
+    """Exchange of all with all, `[c, …]`: each rank gives a part to each; gradients go back."""
 
     @staticmethod
     def forward(ctx: Any, to_each: torch.Tensor, group: Group) -> torch.Tensor:  # noqa: ANN401

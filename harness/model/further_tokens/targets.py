@@ -17,7 +17,7 @@ from harness.parallel.ranks import Place
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Targets:
-    """What a module reads and predicts at each token."""
+    """Tokens that a module reads and predicts."""
 
     tokens_BS: torch.Tensor
     """Tokens that it embeds; 0 where there is none."""

@@ -15,6 +15,7 @@ from torch import nn
 
 from harness.config.model import ModelConfig
 from harness.config.parallel import CHEAP_MODULES
+from harness.model.attention.bounds import Documents
 from harness.model.attention.core import Attend, CoreAttention, attend_in_samples
 from harness.model.attention.rules import rules_of
 from harness.model.attention.sharing import WithAllTokens, WithSomeHeads
@@ -27,6 +28,7 @@ from harness.parallel import cpu
 cpu.prepare()
 
 from megatron.core import parallel_state  # noqa: E402 (the CPU must be prepared first)
+from megatron.core.packed_seq_params import PackedSeqParams  # noqa: E402
 from megatron.core.tensor_parallel import checkpoint  # noqa: E402
 from megatron.core.transformer.attention import SelfAttention  # noqa: E402
 from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
@@ -90,6 +92,15 @@ class Layer(TransformerLayer):  # type: ignore[misc]
     def _mlp_with_bias(self, normed: torch.Tensor) -> torch.Tensor:
         output, bias = self.mlp(normed)
         return _with(bias, output)
+
+
+class PackedDocuments(PackedSeqParams):  # type: ignore[misc]
+    """Documents, in what Megatron hands to every layer."""
+
+    def __init__(self, documents: Documents) -> None:
+        """Tell Megatron nothing else: in its own form for packed sequences it would take all tokens as one sample."""
+        super().__init__(qkv_format="sbhd")
+        self.documents = documents
 
 
 class RotatingSelfAttention(SelfAttention):  # type: ignore[misc]
