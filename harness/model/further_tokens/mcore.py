@@ -41,7 +41,7 @@ from megatron.core.transformer.transformer_layer import get_transformer_layer_of
 
 @dataclass(frozen=True, kw_only=True)
 class Kinds:
-    """What modules are made of: the layer that is like the model's last one, and its kind of norm."""
+    """Parts of a module: a layer like the last one of the model, and a kind of norm."""
 
     layer: ModuleSpec
     norm: type[Any]

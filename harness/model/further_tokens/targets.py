@@ -14,7 +14,7 @@ from torch.nn.functional import pad
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Targets:
-    """What a module reads and predicts at each token."""
+    """Tokens that a module reads and predicts."""
 
     tokens_BS: torch.Tensor
     """Tokens that it embeds; 0 where there is none."""
