@@ -259,6 +259,7 @@ class _Step:
         # Each half keeps the input of its first projection, and the input of each of its norms.
         numbers = (2 + num_norms) * self._stream + _numbers_inside(self._model, has_experts) // tensor
         numbers += _beside_projected_heads(self._model) // tensor
+        numbers += 0 if "core_attn" in modules else self._of_shared_attention() // tensor
         if "layernorm" in modules:
             numbers -= 2 * self._stream * has_norms_before
         if not has_experts and "mlp" in modules:
@@ -273,6 +274,21 @@ class _Step:
             rows += self._numbers_of_norm * (heads + groups) // tensor if self._model.norms_each_head else 2
         of_norms = (num_norms + num_norms_of_latents(self._model)) * self._norm_bytes()
         return self._bytes(numbers) + _FP32_BYTES * self._tokens * rows + of_norms + of_experts
+
+    def _of_shared_attention(self) -> int:
+        """Return the numbers that attention keeps besides where ranks share samples.
+
+        These are the keys and values of other ranks' tokens, if all gather them, and what heads give, which is put
+        together anew for the projection behind.
+        """
+        model, others = self._model, self._layout.context - 1
+        if not others or self._parallel.cp_comm_type == "p2p":
+            return 0
+        is_latent = model.multi_latent_attention  # its heads are as wide as the wider ones of them
+        width = max(model.head_size, model.value_size) if is_latent else model.head_size
+        gathers = self._parallel.cp_comm_type != "a2a"
+        groups = model.num_attention_heads if is_latent else model.query_groups
+        return (model.num_attention_heads + (2 * others * groups if gathers else 0)) * width
 
     def _of_mtp_module(self) -> int:
         """Return the bytes kept of a module that predicts further tokens, beside its logits.

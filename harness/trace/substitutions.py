@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-from harness.model.context import WHOLE
+from harness.config.schema import Config
 from harness.parallel.imagined_world import imagined_groups, same_from_all
-from harness.parallel.ranks import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,9 +32,12 @@ def _nothing(_there: object) -> Callable[..., None]:
     return lambda *_arguments, **_keywords: None
 
 
-def _with_whole_sequences(block_spec: Callable[..., Any]) -> Callable[..., Any]:
-    def own_layers(config: object, transformer: object, ranks: Ranks, *arguments: object) -> object:
-        return block_spec(config, transformer, replace(ranks, cp=WHOLE), *arguments)
+def _without_a_ring(block_spec: Callable[..., Any]) -> Callable[..., Any]:
+    def own_layers(config: Config, *arguments: object) -> object:
+        parallel = config.parallel
+        if parallel.cp_comm_type == "p2p":
+            parallel = parallel.model_copy(update={"cp_comm_type": "allgather"})
+        return block_spec(config.model_copy(update={"parallel": parallel}), *arguments)
 
     return own_layers
 
@@ -62,8 +64,8 @@ SUBSTITUTIONS = (
     Substitution(
         module="harness.model.mcore",
         name="block_spec",
-        why="Context parallelism needs Transformer Engine; its ranks are traced with our layers on their own tokens.",
-        substitute=_with_whole_sequences,
+        why="The ring of Transformer Engine needs it; ranks that share samples are traced with our attention.",
+        substitute=_without_a_ring,
     ),
 )
 

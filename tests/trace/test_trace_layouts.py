@@ -111,6 +111,31 @@ LAYOUTS: list[tuple[str, dict[str, Any], dict[str, Any], int, int, float]] = [
     ("a module of further tokens, tied", {**TIED, "mtp_num_layers": 1}, layout(micro_batch_size=2), 1, 0, 16.947),
     ("two modules of further tokens, untied", {"mtp_num_layers": 2}, layout(), 1, 0, 20.103),
     ("a module of further tokens on the last of two stages", {"mtp_num_layers": 1}, layout(1, 2), 2, 1, 15.493),
+    ("context 2, keys and values of all", {"num_query_groups": 8}, layout(context_parallel_size=2), 2, 0, 8.959),
+    (
+        "context 2, a part of the heads",
+        {"num_query_groups": 8},
+        layout(context_parallel_size=2, cp_comm_type="a2a"),
+        2,
+        0,
+        8.948,
+    ),
+    (
+        "context 4, two samples at once",
+        {"num_query_groups": 8},
+        layout(context_parallel_size=4, micro_batch_size=2),
+        4,
+        0,
+        7.181,
+    ),
+    (
+        "context 2, tensor 2, attention recomputed",
+        {"num_query_groups": 8},
+        modules("core_attn", tensor=2, sequence_parallel=True, context_parallel_size=2),
+        4,
+        0,
+        4.486,
+    ),
     ("two modules, tied, last of two stages", {**TIED, "mtp_num_layers": 2}, layout(1, 2), 2, 1, 14.269),
 ]
 

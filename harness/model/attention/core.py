@@ -7,6 +7,7 @@ with keys and values of their own, D head size.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
 
@@ -183,10 +184,7 @@ def attend_stretch(
     rules = rules.for_length(stretch.sequences.keys.longest)
     if _takes_flash(query_qBND, rules):
         query_TND = query_qBND.transpose(0, 1).flatten(0, 1)
-        key_TGD, value_TGD = (
-            torch.cat([x[own, sample] for sample, own in enumerate(stretch.keys_by_sample)])
-            for x in (key_SBGD, value_SBGD)
-        )
+        key_TGD, value_TGD = (_of_samples(x, stretch.keys_by_sample) for x in (key_SBGD, value_SBGD))
         output_TND = attend_in_one_launch(query_TND, key_TGD, value_TGD, stretch.sequences, rules, sinks_N)
         return output_TND.view(-1, len(query_qBND), *output_TND.shape[1:]).transpose(0, 1)
     outputs: list[list[torch.Tensor]] = [[] for _ in stretch.keys_by_sample]
@@ -196,6 +194,12 @@ def attend_stretch(
         begins_here = len(query) == len(key)
         outputs[piece.sample].append((attend if begins_here else _in_tiles)(query, key, value, rules, sinks_N))
     return torch.cat([torch.cat(of_sample) for of_sample in outputs], dim=1)
+
+
+def _of_samples(x_SBGD: torch.Tensor, tokens: Sequence[slice]) -> torch.Tensor:
+    """Return some tokens of each sample, one sample behind the other: `[T, G, D]`; of a single one as they lie."""
+    parts = [x_SBGD[own, sample] for sample, own in enumerate(tokens)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _in_tiles(

@@ -78,12 +78,13 @@ class WithSomeHeads:
         mixed_sBGMD = torch.cat((query_sBGmD, key_sBGD.unsqueeze(3), value_sBGD.unsqueeze(3)), dim=3)
         by_rank = torch.stack(mixed_sBGMD.chunk(ranks, dim=2))
         mixed_SBgMD = context.in_order(_Exchanged.apply(by_rank, self.group).flatten(0, 1), ranks)  # type: ignore[no-untyped-call]
-        query_SBgmD, key_SBg1D, value_SBg1D = torch.split(mixed_SBgMD, [query_sBGmD.size(3), 1, 1], dim=3)
+        # Copies, because a view would keep all three.
+        query_SBnD, key_SBgD, value_SBgD = (
+            part.flatten(2, 3).contiguous() for part in torch.split(mixed_SBgMD, [query_sBGmD.size(3), 1, 1], dim=3)
+        )
         if sinks_N is not None:
             sinks_N = sinks_N.chunk(ranks)[self.group.rank()]
-        output_SBnD = attend_in_samples(
-            query_SBgmD.flatten(2, 3), key_SBg1D.squeeze(3), value_SBg1D.squeeze(3), documents, rules, sinks_N
-        )
+        output_SBnD = attend_in_samples(query_SBnD, key_SBgD, value_SBgD, documents, rules, sinks_N)
         back = torch.stack(context.by_rank(output_SBnD, ranks).chunk(ranks))
         output_csBnD: torch.Tensor = _Exchanged.apply(back, self.group)  # type: ignore[no-untyped-call]
         return torch.cat(output_csBnD.unbind(), dim=2)
