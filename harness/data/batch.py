@@ -24,9 +24,8 @@ class Batch:
     labels_BS: Tensor
     """The token after each input, int64."""
     loss_mask_BS: Tensor
-    """Weight of each label, float32: 1 where it counts, 0 where it does not. It does not count in padding. With reset
-    at document borders it does not count either where it is the first token of the next document, because nothing that
-    the model may attend to predicts it."""
+    """Weight of each label, float32: 1 where it counts, 0 where it does not: in padding, and with `eod_mask_loss` where
+    it is the first token of the next document."""
     channel_ids_B: Tensor
     """Channel of each sample, int64."""
     document_starts: Tensor | None
@@ -58,6 +57,7 @@ def collate(
     channel_ids: npt.NDArray[np.int64],
     *,
     reset_at_document_borders: bool,
+    eod_mask_loss: bool | None = None,
 ) -> Batch:
     """Make a batch of token rows.
 
@@ -66,15 +66,18 @@ def collate(
         tokens_by_document: For each row, how many of its tokens each document gave, in order.
         channel_ids: Channel of each row, [B].
         reset_at_document_borders: Whether documents are kept apart.
+        eod_mask_loss: Whether the first token of a document does not count where another one stands before it in the
+            row. Default: if documents are kept apart.
     """
     batch_size, width = rows.shape
     loss_mask = np.ones((batch_size, width - 1), dtype=np.float32)
     for row, counts in enumerate(tokens_by_document):
         loss_mask[row, max(0, sum(counts) - 1) :] = 0
     starts, positions = None, np.tile(np.arange(width - 1), (batch_size, 1))
-    if reset_at_document_borders:
-        wide = np.stack([_segments(counts, width) for counts in tokens_by_document])
+    wide = np.stack([_segments(counts, width) for counts in tokens_by_document])
+    if reset_at_document_borders if eod_mask_loss is None else eod_mask_loss:
         loss_mask *= wide[:, 1:] == wide[:, :-1]
+    if reset_at_document_borders:
         begins = _begins(wide[:, :-1])
         positions = positions - np.maximum.accumulate(np.where(begins, positions, 0), axis=1)
         starts = np.append(np.flatnonzero(begins), begins.size).astype(np.int32)

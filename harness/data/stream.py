@@ -208,4 +208,5 @@ class TrainingStream:
             order.read(samples, out=rows),
             samples.channels,
             reset_at_document_borders=self._recipe.reset_at_document_borders,
+            eod_mask_loss=self._recipe.eod_mask_loss,
         )

@@ -82,6 +82,7 @@ class ValidationSet:
             tokens_by_document,
             np.full(micro_batch_size, self.channel_id, dtype=np.int64),
             reset_at_document_borders=self._recipe.reset_at_document_borders,
+            eod_mask_loss=self._recipe.eod_mask_loss,
         )
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from harness.data.batch import collate
@@ -28,6 +29,24 @@ def test_reset_keeps_documents_apart() -> None:
     assert batch.longest_document == 6
     assert batch.position_ids_BS.tolist() == [[0, 1, 0, 0, 1, 2], [0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 4, 5]]
     assert batch.loss_mask_BS.tolist() == [[1, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0] * 6]
+
+
+@pytest.mark.parametrize(
+    ("apart", "masked", "row"),
+    [
+        (False, None, [1, 1, 1, 1, 1, 1]),
+        (False, True, [1, 0, 0, 1, 1, 1]),
+        (True, None, [1, 0, 0, 1, 1, 1]),
+        (True, False, [1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_first_tokens_of_documents_count_by_choice(apart: bool, masked: bool | None, row: list[int]) -> None:
+    channels = np.array([2, 0, 1])
+    batch = collate(ROWS, COUNTS, channels, reset_at_document_borders=apart, eod_mask_loss=masked)
+    assert batch.loss_mask_BS.tolist() == [row, [1, 1, 1, 0, 0, 0], [0] * 6], "padding never counts"
+    plain = collate(ROWS, COUNTS, channels, reset_at_document_borders=apart)
+    assert torch.equal(batch.position_ids_BS, plain.position_ids_BS)
+    assert (batch.document_starts is not None) == apart
 
 
 def test_number_formats() -> None:

@@ -58,11 +58,19 @@ def test_changed_setting(channels: tuple[Channel, ...], change: dict[str, Any], 
     assert differences(recorded(channels), data_fingerprint(channels, replace(RECIPE, **change)))[0] == line
 
 
-def test_what_changes_no_sample_may_change_on_the_way_and_is_told(channels: tuple[Channel, ...]) -> None:
-    other = replace(RECIPE, reset_at_document_borders=True)
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"reset_at_document_borders": True}, "data.reset_at_document_borders: checkpoint false, now true"),
+        ({"eod_mask_loss": True}, "data.eod_mask_loss: checkpoint null, now true"),
+    ],
+)
+def test_what_changes_no_sample_may_change_on_the_way_and_is_told(
+    change: dict[str, Any], line: str, channels: tuple[Channel, ...]
+) -> None:
+    other = replace(RECIPE, **change)
     assert differences(recorded(channels), data_fingerprint(channels, other)) == []
     before, now = (fingerprint_filled_in({"data": data_fingerprint(channels, each)}) for each in (RECIPE, other))
-    line = "data.reset_at_document_borders: checkpoint false, now true"
     assert compare.changed_on_the_way(before, now) == [line]
     assert compare.changed_on_the_way(before, before) == []
 

@@ -85,6 +85,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "learned-positions": LEARNED_POSITIONS,
     "learned-positions-documents-apart": LEARNED_POSITIONS | {"data.reset_at_document_borders": True},
     "documents-apart": {"data.reset_at_document_borders": True},
+    "first-tokens-of-documents-masked": {"data.eod_mask_loss": True},
     "no-clipping": {"optimizer.clip_grad": 0.0},
 }
 

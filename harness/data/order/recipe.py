@@ -65,6 +65,8 @@ class Recipe:
     held_out_share: float
     """Share of each channel's first part that is kept for evaluation."""
     reset_at_document_borders: bool
+    eod_mask_loss: bool | None = None
+    """See `harness.data.batch.collate`."""
     held_out_by: HeldOutBy = "documents"
     """Measure of that share."""
     later_phases: tuple[PhaseRecipe, ...] = ()
@@ -108,6 +110,7 @@ def recipe_for(config: Config, phases: Sequence[PhasePlan], recorded: Mapping[st
         held_out_share=share,
         held_out_by=by,
         reset_at_document_borders=config.data.reset_at_document_borders,
+        eod_mask_loss=config.data.eod_mask_loss,
     )
 
 

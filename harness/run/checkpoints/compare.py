@@ -24,6 +24,7 @@ MAY_CHANGE = (
     "model.moe_token_dispatcher_type",
     "model.mtp_loss_scaling_factor",
     "data.reset_at_document_borders",
+    "data.eod_mask_loss",
 )
 """Fields that a run may change on its way: with another value weights mean what they meant, and samples are the same
 ones. What is not here is refused."""
