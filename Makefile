@@ -82,6 +82,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.step
 	$(BIN)/python -m benchmarks.step --experts
 	$(BIN)/python -m benchmarks.experts
+	$(BIN)/python -m benchmarks.attention
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.blend
 	$(BIN)/python -m benchmarks.tokenize

@@ -106,8 +106,8 @@ def test_every_rank_has_the_same_work(num_ranks: int) -> None:
     """Pairs of a query and a key that it sees, in samples that are one document each."""
 
     def pairs(stretch: Stretch) -> int:
-        lengths = [(p.queries.stop - p.queries.start, p.keys.stop - p.keys.start) for p in stretch.pieces]
-        return sum(queries * keys - queries * (queries - 1) // 2 for queries, keys in lengths)
+        pieces = [piece for of_sample in stretch.pieces_by_sample for piece in of_sample]
+        return sum(queries * keys - queries * (queries - 1) // 2 for queries, keys in pieces)
 
     work = {sum(map(pairs, stretches_of(S, B, Place(rank=rank, size=num_ranks)))) for rank in range(num_ranks)}
     assert len(work) == 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 import torch
 
@@ -33,15 +34,11 @@ class Sequences:
     keys: Bounds
 
 
-@dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
     """Part of a document, or of a sample, in a stretch: its queries, and all keys up to the last of them."""
 
-    sample: int
-    queries: slice
-    """Rows of the stretch."""
-    keys: slice
-    """Tokens of the sample."""
+    num_queries: int
+    num_keys: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +49,10 @@ class Stretch:
     """Its tokens among those of this rank."""
     keys_by_sample: tuple[slice, ...]
     """Tokens of each sample that any of its queries may look at."""
-    pieces: tuple[Piece, ...]
-    """In order: the first sample's, the second's, …"""
+    pieces_by_sample: tuple[tuple[Piece, ...], ...]
+    """Those that make up queries and keys of each sample, in order."""
     sequences: Sequences
-    """Those of the pieces, in order; their keys are those of `keys_by_sample`."""
+    """The same of all samples."""
 
 
 @dataclass(frozen=True)
@@ -93,25 +90,23 @@ def stretches_of(
 
 
 def _stretch(tokens: slice, number: int, length: int, borders: Sequence[int], device: torch.device | str) -> Stretch:
-    size = tokens.stop - tokens.start
-    pieces = []
+    size, num_samples = tokens.stop - tokens.start, borders[-1] // length
+    pieces: list[list[Piece]] = [[] for _ in range(num_samples)]
+    first_keys = [tokens.stop] * num_samples
     for start, end in pairwise(borders):
         sample, first = divmod(start, length)
-        stop = min(first + end - start, tokens.stop)
-        begin = max(first, tokens.start)
+        begin, stop = max(first, tokens.start), min(first + end - start, tokens.stop)
         if begin < stop:
-            queries = slice(begin - tokens.start, stop - tokens.start)
-            pieces.append(Piece(sample, queries, slice(first, stop)))
+            pieces[sample].append(Piece(num_queries=stop - begin, num_keys=stop - first))
+            first_keys[sample] = min(first_keys[sample], first)
+    of_all = [piece for of_sample in pieces for piece in of_sample]
     return Stretch(
         rows=slice(number * size, (number + 1) * size),
-        keys_by_sample=tuple(
-            slice(min(piece.keys.start for piece in pieces if piece.sample == sample), tokens.stop)
-            for sample in range(borders[-1] // length)
-        ),
-        pieces=tuple(pieces),
+        keys_by_sample=tuple(slice(first, tokens.stop) for first in first_keys),
+        pieces_by_sample=tuple(map(tuple, pieces)),
         sequences=Sequences(
-            queries=_bounds([piece.queries.stop - piece.queries.start for piece in pieces], device),
-            keys=_bounds([piece.keys.stop - piece.keys.start for piece in pieces], device),
+            queries=_bounds([piece.num_queries for piece in of_all], device),
+            keys=_bounds([piece.num_keys for piece in of_all], device),
         ),
     )
 

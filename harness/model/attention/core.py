@@ -6,7 +6,6 @@ with keys and values of their own, D head size.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from torch import nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from harness.model.attention.blocks import attend_in_two_blocks
 from harness.model.attention.bounds import Bounds, Documents, Sequences, Stretch
 from harness.model.attention.flash import attend_in_one_launch
 from harness.model.attention.rules import Rules
@@ -163,12 +163,11 @@ def attend_documents(
     if _takes_flash(query_SBND, rules):
         return _by_flash(query_SBND, key_SBGD, value_SBGD, documents, rules, sinks_N)
     length, batch = query_SBND.shape[:2]
-    query_TND, key_TGD, value_TGD = (x.transpose(0, 1).flatten(0, 1) for x in (query_SBND, key_SBGD, value_SBGD))
-    slices = [slice(start, end) for start, end in itertools.pairwise(documents.starts.tolist())]
-    outputs = [
-        attend(query_TND[own, None], key_TGD[own, None], value_TGD[own, None], rules, sinks_N)[:, 0] for own in slices
-    ]
-    output_TND = torch.cat(outputs)
+    lengths = documents.starts.diff().tolist()
+    inputs_TND = [x.transpose(0, 1).flatten(0, 1).unsqueeze(1) for x in (query_SBND, key_SBGD, value_SBGD)]
+    # Split, and not sliced: the gradients of all documents are put together once, and not added up one by one.
+    inputs = zip(*(torch.split(x, lengths) for x in inputs_TND), strict=True)
+    output_TND = torch.cat([attend(q, k, v, rules, sinks_N).squeeze(1) for q, k, v in inputs])
     return output_TND.view(batch, length, *output_TND.shape[1:]).transpose(0, 1)
 
 
@@ -187,13 +186,32 @@ def attend_stretch(
         key_TGD, value_TGD = (_of_samples(x, stretch.keys_by_sample) for x in (key_SBGD, value_SBGD))
         output_TND = attend_in_one_launch(query_TND, key_TGD, value_TGD, stretch.sequences, rules, sinks_N)
         return output_TND.view(-1, len(query_qBND), *output_TND.shape[1:]).transpose(0, 1)
-    outputs: list[list[torch.Tensor]] = [[] for _ in stretch.keys_by_sample]
-    for piece in stretch.pieces:
-        query = query_qBND[piece.queries, piece.sample, None]
-        key, value = (x[piece.keys, piece.sample, None] for x in (key_SBGD, value_SBGD))
-        begins_here = len(query) == len(key)
-        outputs[piece.sample].append((attend if begins_here else _in_tiles)(query, key, value, rules, sinks_N))
-    return torch.cat([torch.cat(of_sample) for of_sample in outputs], dim=1)
+    outputs = []
+    for sample, (own, pieces) in enumerate(zip(stretch.keys_by_sample, stretch.pieces_by_sample, strict=True)):
+        queries = torch.split(query_qBND[:, sample, None], [piece.num_queries for piece in pieces])
+        num_keys = [piece.num_keys for piece in pieces]
+        keys, values = (torch.split(x[own, sample, None], num_keys) for x in (key_SBGD, value_SBGD))
+        parts = zip(queries, keys, values, strict=True)
+        outputs.append(torch.cat([_attend_last(*part, rules, sinks_N) for part in parts]))
+    return torch.cat(outputs, dim=1)
+
+
+def _attend_last(
+    query_qBND: torch.Tensor,
+    key_SBGD: torch.Tensor,
+    value_SBGD: torch.Tensor,
+    rules: Rules,
+    sinks_N: torch.Tensor | None,
+) -> torch.Tensor:
+    """Return causal attention of the last tokens of a sequence: `[q, B, N, D]`."""
+    inputs = (query_qBND, key_SBGD, value_SBGD)
+    if len(query_qBND) == len(key_SBGD):
+        return attend(*inputs, rules, sinks_N)
+    is_plain = rules.for_length(len(key_SBGD)) == Rules(rules.scale) and sinks_N is None
+    if is_plain and query_qBND.device.type == "cpu":
+        query, key, value = (x.permute(1, 2, 0, 3) for x in inputs)
+        return attend_in_two_blocks(query, key, value, rules.scale).permute(2, 0, 1, 3)
+    return _in_tiles(*inputs, rules, sinks_N)
 
 
 def _of_samples(x_SBGD: torch.Tensor, tokens: Sequence[slice]) -> torch.Tensor:
