@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pool import Pool
 from safetensors.torch import save_file
 
 from checkpoint_tools.compare_models import differences, open_either
-from checkpoint_tools.foreign_files import read_whole
+from checkpoint_tools.foreign_files import read_start, read_whole
 from checkpoint_tools.their_tensors import open_model
 from harness.cli import run
 from harness.errors import EXIT_BAD_DATA, CheckpointError, DataError
@@ -134,6 +135,18 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(b" " * (1024**2 + 1))
     with pytest.raises(CheckpointError, match=r"config\.json is larger than 1 MiB"):
         read_whole(tmp_path / "config.json", 1024**2)
+
+
+def test_a_file_that_is_too_large_is_not_held_twice(tmp_path: Path) -> None:
+    with (tmp_path / "large.json").open("wb") as file:
+        file.truncate(1 << 42)
+    tracemalloc.start()
+    with pytest.raises(CheckpointError, match=r"large\.json is larger than 64 MiB"):
+        read_whole(tmp_path / "large.json", 64 << 20)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 80 << 20
+    assert len(read_start(tmp_path / "large.json", 7)) == 7
 
 
 def test_two_sets_of_weights_are_refused(folder: Path) -> None:
