@@ -20,7 +20,8 @@ from harness.model.attention.flash import Documents
 from harness.model.block.mcore import block_spec, last_layer, settle_layers
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
 from harness.model.experts.mcore import expert_settings
-from harness.model.further_tokens.mcore import FurtherTokens, Inputs, Kinds, embedding_behind_layers, share_over_ends
+from harness.model.further_tokens.ends import share_over_ends
+from harness.model.further_tokens.mcore import FurtherTokens, Inputs, Kinds, embedding_behind_layers
 from harness.model.kernels.launch import require_compiler
 from harness.model.learned_positions import positions_of
 from harness.model.logit_cap import cap_output
