@@ -95,7 +95,7 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         )
 
     def _add_mtp_modules(self, model: ModelConfig, kinds: Kinds, parallel: ParallelConfig) -> None:
-        """Add the modules that predict further tokens, and the embedding that they read where there is none."""
+        """Add the modules that predict further tokens. A stage without an embedding gets one, which they read."""
         self.mtp = FurtherTokens(self, kinds, model, parallel)
         embedding = embedding_behind_layers(self)
         if model.scale_embedding and not self.pre_process:
