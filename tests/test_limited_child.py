@@ -86,8 +86,8 @@ def test_it_works_under_a_limit_of_the_user() -> None:
 
 def test_a_child_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
     started = time.monotonic()
-    with pytest.raises(LimitedError, match="takes more than 2 s"):
-        call(loops, str(tmp_path / "pid").encode(), seconds=2)
+    with pytest.raises(LimitedError, match="takes more than 5 s"):
+        call(loops, str(tmp_path / "pid").encode(), seconds=5)
     assert time.monotonic() - started < 20
     pid = int((tmp_path / "pid").read_text())
     deadline = time.monotonic() + 10

@@ -20,7 +20,8 @@ from harness.model.attention.bounds import Documents
 from harness.model.block.mcore import block_spec, exchange_of, last_layer, settle_layers
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
 from harness.model.experts.mcore import expert_settings
-from harness.model.further_tokens.mcore import FurtherTokens, Inputs, Kinds, embedding_behind_layers, share_over_ends
+from harness.model.further_tokens.ends import share_over_ends
+from harness.model.further_tokens.mcore import FurtherTokens, Inputs, Kinds, embedding_behind_layers
 from harness.model.kernels.launch import require_compiler
 from harness.model.layer.mcore import PackedDocuments
 from harness.model.learned_positions import positions_of
@@ -95,7 +96,7 @@ class LanguageModel(GPTModel):  # type: ignore[misc]
         )
 
     def _add_mtp_modules(self, model: ModelConfig, kinds: Kinds, parallel: ParallelConfig) -> None:
-        """Add the modules that predict further tokens, and the embedding that they read where there is none."""
+        """Add the modules that predict further tokens. A stage without an embedding gets one, which they read."""
         self.mtp = FurtherTokens(self, kinds, model, parallel)
         embedding = embedding_behind_layers(self)
         if model.scale_embedding and not self.pre_process:

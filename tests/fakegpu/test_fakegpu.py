@@ -138,6 +138,12 @@ def test_what_it_changes_in_harness_is_there() -> None:
     pytest.importorskip("megatron.core")
     pipeline = importlib.import_module("harness.train.components.mcore")
     optimizer = importlib.import_module("harness.optim.mcore")
-    assert set(pipeline.Totals.__dataclass_fields__) == {"loss_sums", "num_tokens", "flags", "experts"}
+    assert set(pipeline.Totals.__dataclass_fields__) == {
+        "loss_sums",
+        "num_tokens",
+        "flags",
+        "experts",
+        "further_tokens",
+    }
     assert list(inspect.signature(pipeline.Pipeline.read).parameters) == ["self", "sums", "numbers"]
     assert list(inspect.signature(optimizer.Optimizer.state_norms).parameters) == ["self"]

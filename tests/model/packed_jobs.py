@@ -22,7 +22,7 @@ def losses_and_gradients(
 
     from harness.data.batch import collate
     from harness.model.attention.bounds import Documents
-    from harness.model.further_tokens.mcore import losses_in
+    from harness.model.further_tokens.tally import losses_in
     from harness.model.mcore import build_model
     from harness.parallel import mcore as parallel
     from harness.plan.plan import make_plan

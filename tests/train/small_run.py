@@ -110,6 +110,22 @@ TakeSteps = Callable[[Grid, dict[str, Any]], Steps]
 """Gives the first steps under a grid, with changes to a run."""
 LayoutRun = Callable[[Grid], Path]
 """Gives the run directory of a grid; the run is made when it is asked for first."""
+KindRun = Callable[[str, Grid], Path]
+"""The same for several kinds of runs, by name."""
+
+
+def kept_runs(pool: Pool, corpus: Path, folder: Path, kinds: Mapping[str, dict[str, Any]]) -> KindRun:
+    """Give runs of the small configuration with the changes of a kind."""
+    made: dict[tuple[str, Grid], Path] = {}
+
+    def run(kind: str, grid: Grid) -> Path:
+        if (kind, grid) not in made:
+            made[kind, grid] = folder / f"{kind}-{len(made)}"
+            changes = {"run.stop_at_step": LAYOUT_STEPS, **EVALUATION, **kinds[kind]}
+            launch(pool, small_config(corpus, grid, changes), made[kind, grid])
+        return made[kind, grid]
+
+    return run
 
 
 def write_corpus(folder: Path, longest: int = 90) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import expert_jobs
 import pytest
 import worlds
 from pool import Pool
-from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, launch, records, small_config
+from small_run import GENTLE, LAYOUT_STEPS, Grid, KindRun, kept_runs, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
@@ -62,27 +61,18 @@ CASES = [
 TOLERANCE = 1e-5
 GOLDEN = Path(__file__).with_name("golden_experts.json")
 GOLDEN_TOLERANCES = {"train/lm_loss": 2e-5, "optim/grad_norm": 2e-4}
-ExpertRun = Callable[[str, Grid], Path]
 
 
 @pytest.fixture(scope="module")
-def expert_run(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> ExpertRun:
-    folder = tmp_path_factory.mktemp("experts")
-    made: dict[tuple[str, Grid], Path] = {}
-
-    def run(kind: str, grid: Grid) -> Path:
-        if (kind, grid) not in made:
-            made[kind, grid] = folder / f"{kind}-{len(made)}"
-            changes = {"run.stop_at_step": LAYOUT_STEPS, **EVALUATION, **EXPERTS, **KINDS[kind]}
-            launch(pool, small_config(corpus, grid, changes), made[kind, grid])
-        return made[kind, grid]
-
-    return run
+def expert_run(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> KindRun:
+    return kept_runs(
+        pool, corpus, tmp_path_factory.mktemp("experts"), {kind: EXPERTS | own for kind, own in KINDS.items()}
+    )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "grid"), CASES)
-def test_layout_trains_the_same_experts(kind: str, grid: Grid, expert_run: ExpertRun) -> None:
+def test_layout_trains_the_same_experts(kind: str, grid: Grid, expert_run: KindRun) -> None:
     base, run = records(expert_run(kind, Grid())), records(expert_run(kind, grid))
     assert len(run) == LAYOUT_STEPS
     assert [record.experts_by_layer for record in run] == [record.experts_by_layer for record in base]
@@ -96,7 +86,7 @@ def test_layout_trains_the_same_experts(kind: str, grid: Grid, expert_run: Exper
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_steps_with_experts_are_golden(kind: str, expert_run: ExpertRun, request: pytest.FixtureRequest) -> None:
+def test_steps_with_experts_are_golden(kind: str, expert_run: KindRun, request: pytest.FixtureRequest) -> None:
     """Those of the day when they were written down; see `test_golden.py` for tolerances, and how to write new ones."""
     steps = records(expert_run(kind, Grid()))
     found = {name: [step.values[name] for step in steps] for name in (*GOLDEN_TOLERANCES, "experts/max_load")}
@@ -113,7 +103,7 @@ RESUMED = {name: GRIDS[name] for name in IN_EVERY_RUN["bias"]}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("grid", RESUMED.values(), ids=RESUMED)
-def test_experts_resume_bitwise(grid: Grid, pool: Pool, corpus: Path, expert_run: ExpertRun, tmp_path: Path) -> None:
+def test_experts_resume_bitwise(grid: Grid, pool: Pool, corpus: Path, expert_run: KindRun, tmp_path: Path) -> None:
     """Weights, moments and biases: five steps and five steps are ten."""
     launch_in_stretches(pool, corpus, tmp_path, [Stretch(grid, 5), Stretch(grid, LAYOUT_STEPS)], EXPERTS)
     straight, resumed = records(expert_run("bias", grid)), records(tmp_path)
@@ -123,7 +113,7 @@ def test_experts_resume_bitwise(grid: Grid, pool: Pool, corpus: Path, expert_run
 
 
 @pytest.mark.slow
-def test_experts_go_on_under_other_layouts(pool: Pool, corpus: Path, expert_run: ExpertRun, tmp_path: Path) -> None:
+def test_experts_go_on_under_other_layouts(pool: Pool, corpus: Path, expert_run: KindRun, tmp_path: Path) -> None:
     way = [GRIDS[name] for name in ("ep2", "tp2-etp1", "pp2", "ep4", "etp2", "ep2")]
     stretches = [Stretch(grid, step) for grid, step in zip(way, (2, 4, 5, 7, 8, LAYOUT_STEPS), strict=True)]
     launch_in_stretches(pool, corpus, tmp_path, stretches, EXPERTS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import expert_jobs
 import pytest
 import worlds
 from pool import Pool
-from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, launch, records, small_config
+from small_run import GENTLE, LAYOUT_STEPS, Grid, KindRun, kept_runs, launch, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
@@ -62,27 +61,16 @@ CASES = [
     for kind in KINDS
     for name in (EXPERT_GRIDS if kind == "experts" else DENSE_GRIDS)
 ]
-ModuleRun = Callable[[str, Grid], Path]
 
 
 @pytest.fixture(scope="module")
-def module_run(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> ModuleRun:
-    folder = tmp_path_factory.mktemp("modules")
-    made: dict[tuple[str, Grid], Path] = {}
-
-    def run(kind: str, grid: Grid) -> Path:
-        if (kind, grid) not in made:
-            made[kind, grid] = folder / f"{kind}-{len(made)}"
-            changes = {"run.stop_at_step": LAYOUT_STEPS, **EVALUATION, **KINDS[kind]}
-            launch(pool, small_config(corpus, grid, changes), made[kind, grid])
-        return made[kind, grid]
-
-    return run
+def module_run(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> KindRun:
+    return kept_runs(pool, corpus, tmp_path_factory.mktemp("modules"), KINDS)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "grid"), CASES)
-def test_layout_trains_the_same_modules(kind: str, grid: str, module_run: ModuleRun) -> None:
+def test_layout_trains_the_same_modules(kind: str, grid: str, module_run: KindRun) -> None:
     base, run = records(module_run(kind, Grid())), records(module_run(kind, GRIDS[grid]))
     assert len(run) == LAYOUT_STEPS
     assert [record.experts_by_layer for record in run] == [record.experts_by_layer for record in base]
@@ -101,7 +89,7 @@ RESUMED = [("tied", Grid(tp=2, sequence_parallel=True)), ("untied", Grid(pp=2, d
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "grid"), RESUMED, ids=[kind for kind, _ in RESUMED])
 def test_modules_resume_bitwise(
-    kind: str, grid: Grid, pool: Pool, corpus: Path, module_run: ModuleRun, tmp_path: Path
+    kind: str, grid: Grid, pool: Pool, corpus: Path, module_run: KindRun, tmp_path: Path
 ) -> None:
     launch_in_stretches(pool, corpus, tmp_path, [Stretch(grid, 5), Stretch(grid, LAYOUT_STEPS)], KINDS[kind])
     straight, resumed = records(module_run(kind, grid)), records(tmp_path)
@@ -120,7 +108,7 @@ WAYS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", WAYS)
 def test_modules_go_on_under_other_layouts(
-    kind: str, pool: Pool, corpus: Path, module_run: ModuleRun, tmp_path: Path
+    kind: str, pool: Pool, corpus: Path, module_run: KindRun, tmp_path: Path
 ) -> None:
     stops = zip(WAYS[kind], (2, 4, 7, LAYOUT_STEPS), strict=True)
     launch_in_stretches(pool, corpus, tmp_path, [Stretch(GRIDS[name], step) for name, step in stops], KINDS[kind])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,7 +12,7 @@ import torch
 import worlds
 from pool import JobFailedError, Pool
 from reference import hugging_face_model, train_reference
-from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, column, launch, records, small_config
+from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, KindRun, column, kept_runs, launch, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
@@ -26,22 +25,11 @@ EXPERTS: dict[str, Any] = MUON | {
 }
 KINDS = {"dense": MUON, "experts": EXPERTS}
 TOLERANCE = 1e-5
-MuonRun = Callable[[str, Grid], Path]
 
 
 @pytest.fixture(scope="module")
-def muon_run_of(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> MuonRun:
-    folder = tmp_path_factory.mktemp("muon")
-    made: dict[tuple[str, Grid], Path] = {}
-
-    def run(kind: str, grid: Grid) -> Path:
-        if (kind, grid) not in made:
-            made[kind, grid] = folder / f"{kind}-{len(made)}"
-            changes = {"run.stop_at_step": LAYOUT_STEPS, **EVALUATION, **KINDS[kind]}
-            launch(pool, small_config(corpus, grid, changes), made[kind, grid])
-        return made[kind, grid]
-
-    return run
+def muon_run_of(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> KindRun:
+    return kept_runs(pool, corpus, tmp_path_factory.mktemp("muon"), KINDS)
 
 
 @pytest.mark.slow
@@ -76,7 +64,7 @@ GRIDS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "grid"), GRIDS.values(), ids=GRIDS)
-def test_layout_trains_the_same(kind: str, grid: Grid, muon_run_of: MuonRun) -> None:
+def test_layout_trains_the_same(kind: str, grid: Grid, muon_run_of: KindRun) -> None:
     base, run = muon_run_of(kind, Grid()), muon_run_of(kind, grid)
     assert len(records(run)) == LAYOUT_STEPS
     for name in ("train/lm_loss", "optim/grad_norm"):
@@ -85,7 +73,7 @@ def test_layout_trains_the_same(kind: str, grid: Grid, muon_run_of: MuonRun) -> 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dense-tp2-dp2", "experts-ep2"])
-def test_resume_is_bitwise(name: str, pool: Pool, corpus: Path, muon_run_of: MuonRun, tmp_path: Path) -> None:
+def test_resume_is_bitwise(name: str, pool: Pool, corpus: Path, muon_run_of: KindRun, tmp_path: Path) -> None:
     kind, grid = GRIDS[name]
     for number, stop in enumerate((5, LAYOUT_STEPS)):
         config = small_config(corpus, grid, {"run.stop_at_step": stop, **EVALUATION, **KINDS[kind]})
@@ -106,7 +94,7 @@ def test_resume_is_bitwise(name: str, pool: Pool, corpus: Path, muon_run_of: Muo
     ],
 )
 def test_a_run_goes_on_under_other_layouts(
-    kind: str, way: list[Grid], pool: Pool, corpus: Path, muon_run_of: MuonRun, tmp_path: Path
+    kind: str, way: list[Grid], pool: Pool, corpus: Path, muon_run_of: KindRun, tmp_path: Path
 ) -> None:
     stretches = [Stretch(grid, step) for grid, step in zip(way, (2, 5, 7, LAYOUT_STEPS), strict=True)]
     launch_in_stretches(pool, corpus, tmp_path, stretches, KINDS[kind])
@@ -116,7 +104,7 @@ def test_a_run_goes_on_under_other_layouts(
 
 
 @pytest.mark.slow
-def test_a_checkpoint_has_one_average_of_a_matrix(pool: Pool, muon_run_of: MuonRun) -> None:
+def test_a_checkpoint_has_one_average_of_a_matrix(pool: Pool, muon_run_of: KindRun) -> None:
     checkpoint = RunDir(muon_run_of("dense", Grid(dp=2))).checkpoint(LAYOUT_STEPS)
     tensors = pool.run(worlds.checkpoint_tensors, 1, checkpoint)[0]
     matrix, norm = "decoder.layers.mlp.linear_fc2.weight", "decoder.final_layernorm.weight"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import worlds
 from pool import Pool
-from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, launch, records, small_config
+from small_run import GENTLE, LAYOUT_STEPS, Grid, KindRun, kept_runs, launch, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
@@ -84,22 +83,11 @@ CASES: list[tuple[str, Grid, bool]] = [
     ("further-tokens", Grid(cp=2, pp=2, **HEADS), False),
     ("learned-positions", Grid(cp=2), True),
 ]
-SharedRun = Callable[[str, Grid], Path]
 
 
 @pytest.fixture(scope="module")
-def shared_run(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> SharedRun:
-    folder = tmp_path_factory.mktemp("shared")
-    made: dict[tuple[str, Grid], Path] = {}
-
-    def run(kind: str, grid: Grid) -> Path:
-        if (kind, grid) not in made:
-            made[kind, grid] = folder / f"{kind}-{len(made)}"
-            changes = {"run.stop_at_step": LAYOUT_STEPS, **EVALUATION, **KINDS[kind]}
-            launch(pool, small_config(corpus, grid, changes), made[kind, grid])
-        return made[kind, grid]
-
-    return run
+def shared_run(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> KindRun:
+    return kept_runs(pool, corpus, tmp_path_factory.mktemp("shared"), KINDS)
 
 
 def _name(kind: str, grid: Grid) -> str:
@@ -118,7 +106,7 @@ def _name(kind: str, grid: Grid) -> str:
         for kind, grid, always in CASES
     ],
 )
-def test_layout_trains_the_same(kind: str, grid: Grid, shared_run: SharedRun) -> None:
+def test_layout_trains_the_same(kind: str, grid: Grid, shared_run: KindRun) -> None:
     base, run = records(shared_run(kind, Grid())), records(shared_run(kind, grid))
     assert len(run) == LAYOUT_STEPS
     assert [record.experts_by_layer for record in run] == [record.experts_by_layer for record in base]
@@ -138,7 +126,7 @@ RESUMED = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", RESUMED)
-def test_runs_resume_bitwise(kind: str, pool: Pool, corpus: Path, shared_run: SharedRun, tmp_path: Path) -> None:
+def test_runs_resume_bitwise(kind: str, pool: Pool, corpus: Path, shared_run: KindRun, tmp_path: Path) -> None:
     grid = RESUMED[kind]
     launch_in_stretches(pool, corpus, tmp_path, [Stretch(grid, 5), Stretch(grid, LAYOUT_STEPS)], KINDS[kind])
     straight, resumed = records(shared_run(kind, grid)), records(tmp_path)
@@ -149,7 +137,7 @@ def test_runs_resume_bitwise(kind: str, pool: Pool, corpus: Path, shared_run: Sh
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_more_ranks_that_share_samples(
-    pool: Pool, corpus: Path, shared_run: SharedRun, tmp_path: Path
+    pool: Pool, corpus: Path, shared_run: KindRun, tmp_path: Path
 ) -> None:
     grids = (Grid(cp=2), Grid(tp=2), Grid(cp=4), Grid(cp=2, pp=2, exchange="a2a"))
     stretches = [Stretch(grid, step) for grid, step in zip(grids, (2, 4, 7, LAYOUT_STEPS), strict=True)]

@@ -24,12 +24,12 @@ from harness.config.model import ModelConfig
 from harness.config.parallel import ParallelConfig
 from harness.model import context
 from harness.model.block.mcore import settle_layer
-from harness.model.further_tokens.tally import LossTally
+from harness.model.further_tokens.ends import share_over_ends
+from harness.model.further_tokens.tally import LossTally, TalliesLosses
 from harness.model.further_tokens.targets import targets_ahead
 from harness.model.layer.mcore import join_layers
 from harness.model.side_loss import with_loss
-from harness.parallel import collectives, cpu
-from harness.parallel.mcore import replica_groups
+from harness.parallel import cpu
 from harness.parallel.ranks import Place
 
 cpu.prepare()
@@ -146,7 +146,7 @@ class FurtherToken(MegatronModule):  # type: ignore[misc]
         return normed_SBH
 
 
-class FurtherTokens(MegatronModule):  # type: ignore[misc]
+class FurtherTokens(MegatronModule, TalliesLosses):  # type: ignore[misc]
     """All modules of a model, one behind the other, on its last pipeline stage."""
 
     def __init__(self, chunk: Any, kinds: Kinds, model: ModelConfig, parallel: ParallelConfig) -> None:  # noqa: ANN401
@@ -238,25 +238,3 @@ def embedding_behind_layers(chunk: Any) -> Any:  # noqa: ANN401 (Megatron's)
         embedding.word_embeddings.weight.shared = True  # norms count it once
         share_over_ends(embedding.word_embeddings.weight)
     return embedding
-
-
-def share_over_ends(weight: nn.Parameter) -> None:
-    """Let both ends of a pipeline cut the gradients of an embedding into the same shards."""
-    weight.shared_embedding = True  # type: ignore[attr-defined]  # Megatron's mark
-
-
-def add_up_over_ends(chunks: list[Any]) -> None:
-    """Add up the reduced gradients of an embedding that both ends of a pipeline hold, and that is not tied.
-
-    Megatron does it for tied ones. Both ends must call it.
-    """
-    group = replica_groups().get("ends")
-    for chunk in chunks:
-        weight = chunk.module.untied_replica
-        if weight is not None and group is not None:
-            collectives.sum_over(weight.main_grad, group)
-
-
-def losses_in(chunk: nn.Module) -> list[LossTally]:
-    """Return the losses of the modules of a model chunk; one at most."""
-    return [module.tally for module in chunk.modules() if isinstance(module, FurtherTokens)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,17 @@ class LossTally:
         if self._sums_M2 is None:
             self._sums_M2 = torch.zeros(self._num_mtp_modules, 2, dtype=torch.float64, device=device)
         return self._sums_M2
+
+
+class TalliesLosses(nn.Module):
+    """A part of a model chunk that counts the losses of modules."""
+
+    tally: LossTally
+
+
+def losses_in(chunk: nn.Module) -> list[LossTally]:
+    """Return the losses of the modules of a model chunk; one at most."""
+    return [module.tally for module in chunk.modules() if isinstance(module, TalliesLosses)]
 
 
 def read_losses(values: list[float]) -> tuple[ModuleLoss, ...]:

@@ -117,7 +117,7 @@ def rounds_of(matrices: Iterable[Matrix], num_ranks: int, most_numbers: int = _N
 
 
 def _cut_by_size(matrices: Sequence[Matrix], most_numbers: int) -> list[list[Matrix]]:
-    """Cut the matrices into stretches of at most so many numbers, or of one matrix."""
+    """Cut the matrices into stretches of at most `most_numbers` numbers. A larger matrix is a stretch of its own."""
     stretches: list[list[Matrix]] = []
     room = 0
     for matrix in matrices:

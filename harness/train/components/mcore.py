@@ -22,8 +22,8 @@ from harness.model.attention.bounds import Documents, Stretch, stretches_of
 from harness.model.context import own_part
 from harness.model.experts.mcore import tallies_in
 from harness.model.experts.tally import RowSums, Tallies
-from harness.model.further_tokens.mcore import add_up_over_ends, losses_in
-from harness.model.further_tokens.tally import ModuleLoss, read_losses
+from harness.model.further_tokens.ends import add_up_over_ends
+from harness.model.further_tokens.tally import ModuleLoss, losses_in, read_losses
 from harness.model.loss import by_channel, per_sample_sums
 from harness.parallel import collectives, cpu
 from harness.parallel.ranks import Ranks
