@@ -21,6 +21,8 @@ MOST_SAMPLE_TOKENS = 2**24
 """Tokens of a sample: the longest contexts have ten million."""
 MOST_HELD_OUT_SAMPLES = 10**7
 """Held-out samples of a channel: an evaluation passes over all of them."""
+LEAST_NEEDLE_TOKENS = 64
+"""Tokens of a sample with needles: half of it is text."""
 MOST_LAYERS = 2048
 """Layers of a model: the plan has rows for each; the deepest transformers that were published have a thousand."""
 MOST_WIDTH = 2**22

@@ -50,8 +50,8 @@ def _metrics_of(module: ModuleType) -> Iterator[tuple[str, str]]:
         yield getattr(module, constant), text
     for name, function in inspect.getmembers(module, inspect.isfunction):
         parameters = list(inspect.signature(function).parameters)
-        if name.endswith("_of") and parameters in (["channel"], ["module"]):
-            yield function(parameters[0].upper()), summary_of(function)
+        if name.endswith("_of") and parameters != ["name"]:
+            yield function(*map(str.upper, parameters)), summary_of(function)
 
 
 def _unit(name: str) -> str:

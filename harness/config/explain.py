@@ -25,6 +25,10 @@ _REMEDIES: dict[Location, str] = {
     ("launch", "gpus_per_node"): "; a kind of GPU goes into launch.sbatch_flags, such as [--gpus-per-node=a100:8]",
 }
 """Advice by the place of a text that should be a number."""
+_REMEDIES_OF_MANY: Mapping[str | int, str] = {
+    "seq_length": "; samples of a phase have one length: give each length a phase (docs/long_context.md shows how)",
+}
+"""Advice by the key of a list, or a section, that should be a number."""
 
 _WANTED = {
     "bool_type": "must be true or false",
@@ -105,6 +109,8 @@ def _unknown_key_text(location: Location) -> str:
 def _hint(error: ErrorDetails, given: object) -> str:
     """Return advice on how to mend the value, as an addition to the error; empty if no advice is known."""
     kind = error["type"]
+    if kind == "int_type" and isinstance(given, list | Mapping):
+        return _REMEDIES_OF_MANY.get(error["loc"][-1], "")
     if kind == "int_type" and isinstance(given, float) and given.is_integer() and abs(given) < 2**63:
         return f"; write {int(given)}"
     if kind in ("int_type", "float_type", "bool_type") and isinstance(given, str):

@@ -55,6 +55,10 @@ class PhaseEvaluationConfig(Section):
     """Evaluate after each step of the run that is a multiple of this, and at the end of the phase."""
     num_samples_per_channel: HeldOutSamples | None = None
     """Held-out samples of each channel."""
+    loss_by_position: bool | None = None
+    """Record the held-out loss by position too."""
+    num_needles_per_depth: HeldOutSamples | None = None
+    """Needles at each of ten depths."""
     channels: tuple[Name, ...] | None = Field(default=None, strict=False, min_length=1)
     """Channels that are evaluated. They may be channels that the phase does not train on. Default: those of the
     blend."""

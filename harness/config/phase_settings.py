@@ -6,6 +6,8 @@ from harness.config.parallel import ParallelConfig
 from harness.config.schema import Config
 from harness.config.section import Section
 
+_OF_EVALUATION = ("every_steps", "num_samples_per_channel", "loss_by_position", "num_needles_per_depth")
+
 
 def in_phase(config: Config, index: int) -> Config:
     """Return the configuration with the settings of one phase in place of the run's, and with no other phase."""
@@ -15,9 +17,7 @@ def in_phase(config: Config, index: int) -> Config:
             "model": config.model.model_copy(update=_given(phase, ("rotary_base", "rope_scaling"))),
             "parallel": parallel_of(config, index),
             "optimizer": config.optimizer.model_copy(update=_given(phase.optimizer)),
-            "evaluation": config.evaluation.model_copy(
-                update=_given(phase.evaluation, ("every_steps", "num_samples_per_channel"))
-            ),
+            "evaluation": config.evaluation.model_copy(update=_given(phase.evaluation, _OF_EVALUATION)),
             "phases": (phase,),
         }
     )

@@ -274,6 +274,12 @@ class EvaluationConfig(Section):
     """Evaluate after each step that is a multiple of this, and at the end. Default: never."""
     num_samples_per_channel: HeldOutSamples = 64
     """Held-out samples of each channel. They are the same ones every time."""
+    loss_by_position: bool = False
+    """Also record the held-out loss of each channel by position in the sample, or in the document where those are kept
+    apart: whether late tokens gain from the ones before."""
+    num_needles_per_depth: HeldOutSamples | None = None
+    """Also put needles into held-out text, this many at each of ten depths, and record whether the model finds them
+    again at the end of the sample: how far back it remembers. Default: none."""
     held_out_share: Share = 0.01
     """Share of the tokens of each channel's first part that is held out, in whole documents at its end, unless it has a
     `validation_path`. A run that evaluates nothing holds nothing out. What is held out is settled when a run begins:

@@ -17,13 +17,13 @@ from harness.config.rope_scaling import OPTIONS, RopeScalingConfig
 from harness.config.schema import (
     CheckpointConfig,
     DataConfig,
-    EvaluationConfig,
     OptimizerConfig,
     PhaseConfig,
     PrecisionConfig,
 )
 from harness.config.validate_attention import attention_problems, position_problems
 from harness.config.validate_context import context_problems
+from harness.config.validate_evaluation import held_out_problems, probe_problems
 from harness.config.validate_experts import expert_problems
 from harness.config.validate_further_tokens import further_token_phase_problems, further_token_problems
 from harness.config.validate_latent import latent_precision_problems, latent_problems
@@ -188,21 +188,6 @@ def _skip_problems(data: DataConfig) -> Iterator[Problem]:
             )
 
 
-def _held_out_problems(data: DataConfig, evaluation: EvaluationConfig) -> Iterator[Problem]:
-    for name, channel in data.channels.items():
-        if channel.validation_path == channel.path:
-            yield Problem(
-                ("data", "channels", name, "validation_path"),
-                "is the channel's own path; held-out documents must not be trained on",
-            )
-    lacking = [name for name, channel in data.channels.items() if channel.validation_path is None]
-    if evaluation.every_steps is not None and evaluation.held_out_share == 0 and lacking:
-        yield Problem(
-            ("evaluation", "held_out_share"),
-            f"is 0, so nothing is held out for {', '.join(lacking)}; raise it, or give each a validation_path",
-        )
-
-
 def _snapshot_problems(checkpoint: CheckpointConfig) -> Iterator[Problem]:
     if checkpoint.snapshot_folder is None:
         return
@@ -237,6 +222,7 @@ _RULES: tuple[tuple[tuple[str, ...], Callable[..., Iterator[Problem]]], ...] = (
     (("model", "phases"), frozen_problems),
     (("optimizer", "phases"), _muon_problems),
     (("data",), _skip_problems),
-    (("data", "evaluation"), _held_out_problems),
+    (("data", "evaluation"), held_out_problems),
+    (("evaluation", "phases"), probe_problems),
     (("checkpoint",), _snapshot_problems),
 )

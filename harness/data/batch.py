@@ -37,6 +37,8 @@ class Batch:
     position_ids_BS: Tensor
     """Place of each token, int64: in its document with reset, else in its sample. A document that began in an earlier
     sample starts again at 0."""
+    places_BS: Tensor | None = None
+    """Of held-out samples whose losses are summed up apart within a channel: number of the sum of each label, int64."""
 
     def pinned(self) -> Batch:
         """Return the batch in page-locked memory, from which a GPU copies without waiting."""

@@ -7,9 +7,10 @@ unshuffled. All held-out tokens are used: the last sample of a part may be short
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from harness.channels.channels import Channel
 from harness.channels.held_out import held_out_of
@@ -19,6 +20,7 @@ from harness.data.files.checked import UsedPart, held_out_name
 from harness.data.files.mcore import MappedPart
 from harness.data.order.packing import PackedDocuments
 from harness.data.order.recipe import Recipe
+from harness.data.places import places_of
 from harness.errors import DataError
 
 
@@ -39,6 +41,8 @@ class ValidationSet:
     channel_id: int
     has_own_parts: bool
     """True if they are not of a part that is trained on."""
+    by_position: bool
+    """Whether losses are summed up apart by position (`harness.data.places`)."""
     _samples: Sequence[_HeldOutSample]
     _recipe: Recipe
 
@@ -54,39 +58,57 @@ class ValidationSet:
         found = {sample.packed.part.name: sample.packed.part for sample in self._samples}
         return tuple(UsedPart(name, part) for part in found.values())
 
-    def num_micro_batches(self, dp_size: int, micro_batch_size: int) -> int:
-        """Return the number of micro-batches that each data-parallel rank computes; the same on all ranks."""
-        return -(-self.num_samples // (dp_size * micro_batch_size))
-
     def micro_batches(self, dp_rank: int, dp_size: int, micro_batch_size: int) -> Iterator[Batch]:
         """Yield this rank's micro-batches. Where samples run out, rows with a loss mask of 0 fill the last ones.
 
         Raises:
             DataError: A token id lies outside the vocabulary.
         """
-        for number in range(self.num_micro_batches(dp_size, micro_batch_size)):
-            first = (number * dp_size + dp_rank) * micro_batch_size
-            yield self._micro_batch(self._samples[first : first + micro_batch_size], micro_batch_size)
+        for numbers in dealt(self.num_samples, dp_rank, dp_size, micro_batch_size):
+            yield self._micro_batch(self._samples[numbers.start : numbers.stop], micro_batch_size)
+
+    def tokens_of(self, number: int) -> npt.NDArray[np.int64]:
+        """Return the tokens of a sample, at most S + 1.
+
+        Raises:
+            DataError: A token id lies outside the vocabulary.
+        """
+        tokens = np.zeros(self._samples[number].num_tokens, dtype=np.int64)
+        self._read(self._samples[number], tokens)
+        return tokens
 
     def _micro_batch(self, samples: Sequence[_HeldOutSample], micro_batch_size: int) -> Batch:
         rows = np.zeros((micro_batch_size, self._recipe.seq_length + 1), dtype=np.int64)
         tokens_by_document: list[list[int]] = [[] for _ in range(micro_batch_size)]
         for row, sample in enumerate(samples):
-            try:
-                counts = sample.packed.read(sample.start, rows[row, : sample.num_tokens], self._recipe.vocab_size)
-            except DataError as error:
-                raise DataError(f"channel {self.channel_name} (validation): {error}") from None
-            tokens_by_document[row] = counts
-        return collate(
+            tokens_by_document[row] = self._read(sample, rows[row, : sample.num_tokens])
+        batch = collate(
             rows,
             tokens_by_document,
             np.full(micro_batch_size, self.channel_id, dtype=np.int64),
             reset_at_document_borders=self._recipe.reset_at_document_borders,
             eod_mask_loss=self._recipe.eod_mask_loss,
         )
+        return replace(batch, places_BS=places_of(batch.position_ids_BS)) if self.by_position else batch
+
+    def _read(self, sample: _HeldOutSample, out: npt.NDArray[np.int64]) -> list[int]:
+        """Read a sample, and return how many of its tokens each document gave."""
+        try:
+            return sample.packed.read(sample.start, out, self._recipe.vocab_size)
+        except DataError as error:
+            raise DataError(f"channel {self.channel_name} (validation): {error}") from None
 
 
-def open_validation(channel: Channel, channel_id: int, recipe: Recipe, num_samples: int) -> ValidationSet | None:
+def dealt(num_samples: int, dp_rank: int, dp_size: int, micro_batch_size: int) -> Iterator[range]:
+    """Yield the samples of each micro-batch of a data-parallel rank: as many micro-batches on all ranks, some empty."""
+    own = dp_rank * micro_batch_size
+    for first in range(own, own + num_samples, dp_size * micro_batch_size):
+        yield range(min(first, num_samples), min(first + micro_batch_size, num_samples))
+
+
+def open_validation(
+    channel: Channel, channel_id: int, recipe: Recipe, num_samples: int, *, by_position: bool = False
+) -> ValidationSet | None:
     """Open the first `num_samples` held-out samples of a channel; None if nothing is held out.
 
     Raises:
@@ -101,7 +123,7 @@ def open_validation(channel: Channel, channel_id: int, recipe: Recipe, num_sampl
     else:
         samples = _of_first_part(channel, recipe, num_samples) if recipe.held_out_share else []
     has_own_parts = channel.validation_parts is not None
-    return ValidationSet(channel.name, channel_id, has_own_parts, samples, recipe) if samples else None
+    return ValidationSet(channel.name, channel_id, has_own_parts, by_position, samples, recipe) if samples else None
 
 
 def _of_first_part(channel: Channel, recipe: Recipe, num_samples: int) -> list[_HeldOutSample]:

@@ -55,6 +55,8 @@ class Console:
             self.show(step_line(record, self._train_steps, self._channels, self.seconds_left()))
         if has_evaluation(record):
             self.show(evaluation_line(record, self._channels))
+            if needles := needle_line(record):
+                self.show(needles)
 
     def rewind(self, step: int) -> None:
         """Do nothing: repeated steps are not shown."""
@@ -130,6 +132,16 @@ def evaluation_line(record: StepRecord, channels: tuple[str, ...]) -> str:
         if loss is not None:
             texts.append(f"{channel} {loss:.4f}" + ("" if bits is None else f" ({bits:.3f} bits/byte)"))
     return "  ".join([f"held-out loss at step {record.step}:", *texts])
+
+
+def needle_line(record: StepRecord) -> str | None:
+    """Return the line about needles in a record, by depth; None if there were none."""
+    prefix = names.valid_needle_loss_of("")
+    losses = {name.removeprefix(prefix): loss for name, loss in record.values.items() if name.startswith(prefix)}
+    if not losses:
+        return None
+    texts = (f"{depth} % {loss:.2f}" for depth, loss in losses.items())
+    return "  ".join([f"needles at step {record.step}, loss by depth:", *texts])
 
 
 def has_evaluation(record: StepRecord) -> bool:

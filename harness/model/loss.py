@@ -1,11 +1,25 @@
-"""Sums and counts of the loss per sample and per channel, kept on the device.
+"""Sums and counts of the loss per sample, per channel and per place, kept on the device.
 
-Shapes: S sequence, B micro batch, C channels.
+Shapes: S sequence, B micro batch, C channels, P places.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Numbers of the sums that losses are added to."""
+
+    num_channels: int
+    num_places: int = 1
+    """Sums of each channel."""
+
+    def __len__(self) -> int:
+        return self.num_channels * self.num_places
 
 
 def per_sample_sums(loss_BS: torch.Tensor, loss_mask_BS: torch.Tensor) -> torch.Tensor:
@@ -24,3 +38,18 @@ def by_channel(per_sample_B2: torch.Tensor, channel_ids_B: torch.Tensor, num_cha
     """
     is_channel_CB1 = (torch.arange(num_channels, device=channel_ids_B.device)[:, None] == channel_ids_B)[..., None]
     return torch.where(is_channel_CB1, per_sample_B2, torch.zeros_like(per_sample_B2)).sum(dim=1).T
+
+
+def by_place(
+    loss_BS: torch.Tensor, loss_mask_BS: torch.Tensor, channel_ids_B: torch.Tensor, places_BS: torch.Tensor, sums: Sums
+) -> torch.Tensor:
+    """Return loss sum and token count of every place of every channel: `[2, C·P]`, fp64; places of a channel adjoin."""
+    by_place = [
+        by_channel(
+            per_sample_sums(torch.where(places_BS == place, loss_BS, 0.0), loss_mask_BS * (places_BS == place)),
+            channel_ids_B,
+            sums.num_channels,
+        )
+        for place in range(sums.num_places)
+    ]
+    return torch.stack(by_place, dim=2).flatten(1)

@@ -89,6 +89,23 @@ def valid_bits_per_byte_of(channel: str) -> str:
     return f"valid/bits_per_byte/{channel}"
 
 
+def valid_position_loss_of(channel: str, position: int | str) -> str:
+    """Held-out loss of one channel behind so many tokens and more, up to the next position, in nats.
+
+    With `evaluation.loss_by_position`: positions are 0, 16, 32, 64 … in the sample, or in the document where documents
+    are kept apart. Where a long context is used, the loss falls from position to position.
+    """
+    return f"valid/position_loss/{channel}/{position}"
+
+
+def valid_needle_loss_of(depth: int | str) -> str:
+    """Loss of tokens at the end of a sample that stand in it once before, at this depth (percent of it), in nats.
+
+    With `evaluation.num_needles_per_depth`: near 0 where the model finds them again.
+    """
+    return f"valid/needle_loss/{depth}"
+
+
 def channel_of(name: str) -> str | None:
     """The channel in a per-channel name, None where the name has none."""
     prefixes = (lm_loss_of(""), tokens_of(""), epochs_of(""), valid_lm_loss_of(""), valid_bits_per_byte_of(""))

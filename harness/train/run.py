@@ -17,11 +17,12 @@ from harness.run.checkpoints.store import CheckpointStore
 from harness.run.event_types import StepEvent
 from harness.run.heartbeats import Heartbeat
 from harness.run.paths import RunDir
+from harness.train.components.held_out import HeldOut
 from harness.train.components.in_flight import InFlight
 from harness.train.components.inbox import Inbox
 from harness.train.components.mcore import Pipeline
 from harness.train.components.nearby import Nearby, Snapshot
-from harness.train.components.open_data import HeldOut, RunData
+from harness.train.components.open_data import RunData
 from harness.train.decide import Milestones
 
 

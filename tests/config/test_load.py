@@ -77,6 +77,7 @@ def test_an_override_mends_what_is_wrong_in_the_file(tmp_path: Path) -> None:
         ("vocab_size: 1000", "vocab_size: 0", ["c.yaml:8:3: model.vocab_size: must be at least 1, given 0"]),
         ("vocab_size: 1000", "vocab_size: true", ["c.yaml:8:3: model.vocab_size: must be a whole number, given true"]),
         ("vocab_size: 1000", "vocab_size: [1]", ["c.yaml:8:3: model.vocab_size: must be a whole number, given a list"]),
+        ("seq_length: 32", "seq_length: [32, 64]", ["c.yaml:16:5: phases.0.seq_length: must be a whole number, given a list; samples of a phase have one length: give each length a phase (docs/long_context.md shows how)"]),
         ("vocab_size: 1000", "vocab_size:", ["c.yaml:8:3: model.vocab_size: must be a whole number, given nothing"]),
         ("vocab_size: 1000", "vocab_size: 1_000", ["c.yaml:8:15: model.vocab_size: 1_000 has underscores; write 1000, or put text in quotes"]),
         ("learning_rate: 3e-4", "learning_rate: '3e-4'", ["c.yaml:20:3: optimizer.learning_rate: must be a number, given the text '3e-4'; remove the quotes"]),

@@ -205,6 +205,19 @@ REFUSED = [
         ("evaluation={every_steps: 10, held_out_share: 0}", "data.channels.en.validation_path=held/en"),
         "evaluation.held_out_share: is 0, so nothing is held out for zh; raise it, or give each a validation_path",
     ),
+    (
+        ("evaluation={num_needles_per_depth: 2}", "phases.0.seq_length=64"),
+        "evaluation.num_needles_per_depth: has no effect without evaluation.every_steps; give that too",
+    ),
+    (
+        ("phases.0.evaluation={loss_by_position: true}",),
+        "phases.0.evaluation.loss_by_position: has no effect without every_steps; give that too",
+    ),
+    (
+        ("evaluation={every_steps: 5, num_needles_per_depth: 2}",),
+        "phases.0.seq_length: must be at least 64 where needles are put into samples "
+        "(evaluation.num_needles_per_depth), given 32",
+    ),
 ]
 
 
@@ -230,6 +243,8 @@ def test_refused(overrides: tuple[str, ...], text: str) -> None:
         ("run.stop_at_step=100",),
         ("evaluation={every_steps: 10, held_out_share: 0.5}",),
         ("evaluation.held_out_share=0",),
+        ("evaluation={every_steps: 5, num_needles_per_depth: 2, loss_by_position: true}", "phases.0.seq_length=64"),
+        ("evaluation.loss_by_position=true", "phases.0.evaluation.every_steps=5"),
         ("checkpoint={snapshot_folder: /dev/shm, snapshot_every_steps: 10}",),
     ],
 )

@@ -32,7 +32,7 @@ def opened(channel: Channel, num_samples: int, recipe: Recipe = RECIPE) -> Valid
 def targets(held_out: ValidationSet, dp_size: int, micro_batch_size: int) -> list[int]:
     """Labels that count, in the order of the samples."""
     ranks = [list(held_out.micro_batches(rank, dp_size, micro_batch_size)) for rank in range(dp_size)]
-    assert {len(batches) for batches in ranks} == {held_out.num_micro_batches(dp_size, micro_batch_size)}
+    assert {len(batches) for batches in ranks} == {-(-held_out.num_samples // (dp_size * micro_batch_size))}
     found: list[int] = []
     for turn in zip(*ranks, strict=True):
         for batch in turn:

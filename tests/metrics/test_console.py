@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from harness.metrics.console import Console, evaluation_line, has_evaluation, step_line
+from harness.metrics.console import Console, evaluation_line, has_evaluation, needle_line, step_line
 from harness.run import metric_names as names
 from harness.run.records import StepRecord
 
@@ -89,6 +89,12 @@ def test_evaluation_line() -> None:
     assert evaluation_line(record(8, **values), ("zh", "en")) == (
         "held-out loss at step 8:  zh 4.5000 (1.250 bits/byte)  en 4.0000"
     )
+
+
+def test_needle_line() -> None:
+    values = {names.valid_needle_loss_of(depth): loss for depth, loss in ((0, 3.14159), (50, 0.5), (90, 0.001))}
+    assert needle_line(record(8, **values)) == "needles at step 8, loss by depth:  0 % 3.14  50 % 0.50  90 % 0.00"
+    assert needle_line(record(8, **EVERYTHING)) is None
 
 
 def test_time_left_follows_the_recent_pace_and_starts_at_the_resumed_step() -> None:

@@ -4,8 +4,8 @@ One reduction over all ranks carries the loss sum and the token count of every c
 (a command is waiting, a signal arrived) and what routers counted. It takes the place of the reductions with which
 Megatron counts tokens.
 
-Shapes: B micro batch, S sequence, C channels, M modules that predict further tokens, X numbers of routers (see
-`harness.model.experts.tally`).
+Shapes: B micro batch, S sequence, C channels (or places of all of them), M modules that predict further tokens, X
+numbers of routers (see `harness.model.experts.tally`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.model.experts.mcore import tallies_in
 from harness.model.experts.tally import RowSums, Tallies
 from harness.model.further_tokens.ends import add_up_over_ends
 from harness.model.further_tokens.tally import ModuleLoss, losses_in, read_losses
-from harness.model.loss import by_channel, per_sample_sums
+from harness.model.loss import Sums, by_channel, by_place, per_sample_sums
 from harness.parallel import collectives, cpu
 from harness.parallel.ranks import Ranks
 
@@ -40,9 +40,9 @@ class Totals:
     """Sums over the whole global batch, equal on every rank."""
 
     loss_sums: tuple[float, ...]
-    """Summed loss of every channel, in nats."""
+    """Summed loss of every channel, in nats; where places are summed up apart, of every place of each."""
     num_tokens: tuple[float, ...]
-    """Tokens that counted, by channel."""
+    """Tokens that counted, likewise."""
     flags: tuple[float, ...]
     """Number of ranks that raised each flag."""
     experts: tuple[RowSums, ...] = ()
@@ -83,13 +83,14 @@ class Pipeline:
         self._losses = [tally for chunk in chunks for tally in losses_in(chunk)]
         self._num_mtp_modules = model.num_mtp_modules
         self._ranks = ranks
-        self._num_channels = num_channels
+        self._in_training = Sums(num_channels)
         self.micro_batch_size = micro_batch_size
         self._seq_length = seq_length
         self._config = get_model_config(chunks[0])
         self._config.finalize_model_grads_func = self._finalize
         self._device = torch.device(torch.cuda.current_device())
         self._per_sample: list[torch.Tensor] = []
+        self._kinds = self._in_training
         self._sums = torch.zeros(2, num_channels, dtype=torch.float64, device=self._device)
         self._flags: Sequence[bool] = ()
         self._expected_tokens = 1
@@ -115,9 +116,17 @@ class Pipeline:
         return self._step_sums
 
     @torch.no_grad()
-    def forward(self, micro_batches: Sequence[Batch | None], *, flags: Sequence[bool]) -> Totals:
-        """Return the loss without computing gradients. Every rank must call it."""
-        self._begin(1, flags)
+    def forward(
+        self, micro_batches: Sequence[Batch | None], *, flags: Sequence[bool], sums: Sums | None = None
+    ) -> Totals:
+        """Return the loss without computing gradients. Every rank must call it.
+
+        Args:
+            micro_batches: As in `forward_backward`.
+            flags: This rank's flags for the others.
+            sums: What losses are summed up by. Default: the channels of the run.
+        """
+        self._begin(1, flags, sums)
         for chunk in self.chunks:
             chunk.eval()
         self._run(micro_batches, forward_only=True)
@@ -134,7 +143,7 @@ class Pipeline:
     def read(self, sums: StepSums, *numbers: torch.Tensor) -> tuple[Totals, list[float]]:
         """Return the sums, and further numbers of the device. Waits for the device, once for all."""
         read = torch.cat((sums.values, *(number.double().reshape(1) for number in numbers))).tolist()
-        count, end = self._num_channels, sums.values.numel()
+        count, end = len(self._kinds), sums.values.numel()
         routers = end - self._tallies.size
         modules = routers - 2 * self._num_mtp_modules
         totals = Totals(
@@ -152,8 +161,11 @@ class Pipeline:
             return []
         return [(loss, tokens) for part in self._per_sample for loss, tokens in part.tolist()]
 
-    def _begin(self, expected_tokens: int, flags: Sequence[bool]) -> None:
+    def _begin(self, expected_tokens: int, flags: Sequence[bool], sums: Sums | None = None) -> None:
         self._step_sums = None
+        self._kinds = sums or self._in_training
+        if self._sums.size(1) != len(self._kinds):
+            self._sums = self._sums.new_empty(2, len(self._kinds))
         self._sums.zero_()
         self._per_sample.clear()
         self._flags = flags
@@ -206,6 +218,7 @@ class Pipeline:
             tokens_BS=own_part(batch.tokens_BS, cp),
             labels_BS=own_part(batch.labels_BS, cp),
             loss_mask_BS=own_part(batch.loss_mask_BS, cp),
+            places_BS=None if batch.places_BS is None else own_part(batch.places_BS, cp),
         )
 
     def _loss(self, loss_BS: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, dict[str, float]]:
@@ -213,9 +226,15 @@ class Pipeline:
         per_sample_B2 = per_sample_sums(loss_BS.detach(), batch.loss_mask_BS)
         self._per_sample.append(per_sample_B2)
         if self._ranks.counts_loss:
-            self._sums += by_channel(per_sample_B2, batch.channel_ids_B, self._num_channels)
+            self._sums += self._by_kind(loss_BS.detach(), per_sample_B2, batch)
         scalar = (loss_BS * batch.loss_mask_BS).sum() / self._expected_tokens
         return scalar, torch.zeros((), dtype=torch.int, device=self._device), {}
+
+    def _by_kind(self, loss_BS: torch.Tensor, per_sample_B2: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Return loss sum and token count of every channel, or of every place of each: `[2, C]`, fp64."""
+        if batch.places_BS is None or self._kinds.num_places == 1:
+            return by_channel(per_sample_B2, batch.channel_ids_B, self._kinds.num_channels)
+        return by_place(loss_BS, batch.loss_mask_BS, batch.channel_ids_B, batch.places_BS, self._kinds)
 
     def _finalize(self, chunks: list[Any], _num_tokens: object, **arguments: Any) -> None:  # noqa: ANN401 (Megatron's)
         """Finalize gradients as Megatron does, with our reduction in place of its count of tokens."""
@@ -229,7 +248,7 @@ class Pipeline:
             own[place].fill_(1.0)  # on the device: a list that is copied there would make the host wait
         parts = (self._sums.flatten(), own, self._losses_of_mtp_modules(), self._tallies.values(self._device))
         values = collectives.sum_over(torch.cat(parts))
-        counted = values[self._num_channels : 2 * self._num_channels].sum()
+        counted = values[len(self._kinds) : 2 * len(self._kinds)].sum()
         scale = torch.where(counted > 0, self._expected_tokens / counted, 1.0)
         return StepSums(values=values, gradient_scale=scale.float())
 

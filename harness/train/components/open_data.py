@@ -13,36 +13,20 @@ import torch
 from harness.channels.channels import Channel, open_channel
 from harness.channels.parts import check_headers
 from harness.config.identity import identity_of
-from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.data.arrivals import Arrivals
-from harness.data.files.checked import UsedPart
 from harness.data.fingerprint import data_fingerprint
 from harness.data.order.cursor import Cursor
 from harness.data.order.recipe import Recipe, recipe_for
 from harness.data.part_checks import PartChecks
 from harness.data.stream import BatchShape, TrainingStream
-from harness.data.validation import ValidationSet, open_validation
 from harness.parallel.ranks import Ranks
 from harness.plan.channel_tokens import evaluated_channels
-from harness.plan.plan import PhasePlan, Plan
+from harness.plan.plan import Plan
 from harness.train.components.found import Start
+from harness.train.components.held_out import HeldOut, open_held_out
 from harness.train.components.run_tokenizer import RunTokenizer
 from harness.train.components.sound_parts import SoundParts
-
-
-@dataclass(frozen=True, kw_only=True)
-class HeldOut:
-    """The held-out samples of the channels that have some."""
-
-    sets: tuple[ValidationSet, ...]
-    num_bytes: dict[str, int]
-    """UTF-8 bytes of the text that each channel's targets stand for; empty without a tokenizer."""
-
-    @property
-    def parts(self) -> tuple[UsedPart, ...]:
-        """The parts that hold the samples."""
-        return tuple(part for held_out in self.sets for part in held_out.parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +92,7 @@ def open_data(
     return RunData(
         stream=stream,
         channel_names=channel_names,
-        held_out=tuple(_open_held_out(config, phase, channels, recipe, table) for phase in plan.phases),
+        held_out=tuple(open_held_out(config, phase, channels, recipe, table) for phase in plan.phases),
         recipe=recipe,
         identity=_identity(config, tokenizer),
         arrivals=_look_out(config, stream.channels) if ranks.is_writer and config.data.adopt_parts else None,
@@ -169,41 +153,8 @@ def _shape(plan: Plan, ranks: Ranks, cursor: Cursor, *, pin_memory: bool) -> Bat
     )
 
 
-def _open_held_out(
-    config: Config,
-    phase: PhasePlan,
-    channels: Sequence[Channel],
-    recipe: Recipe,
-    table: npt.NDArray[np.int64] | None,
-) -> HeldOut | None:
-    """Return the held-out samples of a phase: of the channels that it names, or else of those that it trains on."""
-    settings = in_phase(config, phase.index).evaluation
-    if settings.every_steps is None:
-        return None
-    names = config.phases[phase.index].evaluation.channels or phase.shares
-    wanted, own_recipe = settings.num_samples_per_channel, recipe.of_phase(phase.index)
-    opened = [
-        open_validation(channel, number, own_recipe, wanted)
-        for number, channel in enumerate(channels)
-        if channel.name in names
-    ]
-    sets = tuple(held_out for held_out in opened if held_out is not None)
-    if not sets:
-        return None
-    num_bytes = {} if table is None else {held_out.channel_name: count_bytes(held_out, table) for held_out in sets}
-    return HeldOut(sets=sets, num_bytes=num_bytes)
-
-
 def _identity(config: Config, tokenizer: RunTokenizer) -> dict[str, Any]:
     return {
         "model": identity_of(config.model),
         "tokenizer": None if tokenizer.identity is None else tokenizer.identity.as_json(),
     }
-
-
-def count_bytes(held_out: ValidationSet, bytes_per_token: npt.NDArray[np.int64]) -> int:
-    """Return the number of UTF-8 bytes of the text that the targets of a set stand for."""
-    return sum(
-        int((bytes_per_token[batch.labels_BS.numpy()] * batch.loss_mask_BS.numpy()).sum())
-        for batch in held_out.micro_batches(0, 1, 1)
-    )
