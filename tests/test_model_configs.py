@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.config.load import load_config
+from harness.config.phase_settings import in_phase
 from harness.plan.gpus import find_gpu
 from harness.plan.memory import heaviest_rank
 from harness.plan.parameters import ParameterCount, count_parameters
@@ -96,11 +97,11 @@ def test_the_parameters_that_a_token_is_multiplied_with_are_the_published_ones(n
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_layout_fits_the_gpus_it_is_meant_for(path: Path) -> None:
     config = load_config(path)
-    layout = make_plan(config, planned_gpus(path)).layout
     gpu = find_gpu("a100")
     assert gpu is not None
-    assert heaviest_rank(config, layout).fits(gpu.memory_gib)
-    assert layout.tensor <= 8
+    for phase in make_plan(config, planned_gpus(path)).phases:
+        assert heaviest_rank(in_phase(config, phase.index), phase.layout).fits(gpu.memory_gib)
+        assert phase.layout.tensor <= 8
 
 
 def test_the_demo_trains_at_two_by_two_on_three_channels_in_fp32() -> None:
