@@ -9,8 +9,8 @@
 #   make slurm    jobs on a real Slurm of two nodes on this machine (make slurm-deps installs it; slurm-smoke is the
 #                 part that CI runs)
 #   make check    style, types, layers, and whether docs/reference fits the code (python -m docs.generate writes it)
-#   make gpu      benchmark and tests on the GPU of this machine, with the torch of PYTHON, within twelve minutes
-#                 (PART=bench or PART=tests: within six); make gpu-wheels fetches what a machine without an index lacks
+#   make gpu      benchmark and tests on the GPU of this machine, with the torch of PYTHON, within 18 minutes
+#                 (PART=bench, tests or long: within six); make gpu-wheels fetches what a machine without an index lacks
 #   make gpu-dry  all of that on a pretended GPU, which computes nothing; see docs/gpu.md
 #   make bench    how fast, against named peers, measured in one run
 #

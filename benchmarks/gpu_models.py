@@ -22,23 +22,32 @@ class Measured:
     dtype: str = "bf16"
 
 
+_LLAMA_1B: dict[str, Any] = {
+    "num_layers": 16,
+    "hidden_size": 2048,
+    "num_attention_heads": 32,
+    "num_query_groups": 8,
+    "ffn_hidden_size": 8192,
+    "vocab_size": 128256,
+    "untie_embeddings_and_output_weights": False,
+    "rotary_base": 5e5,
+    "rope_scaling": {"type": "llama3", "factor": 32, "original_max_position_embeddings": 8192},
+}
+
 MODELS = {
     "llama3.2-1b": Measured(
         title="Llama 3.2 1B (16 layers of 2048, 32 heads of 64)",
-        model={
-            "num_layers": 16,
-            "hidden_size": 2048,
-            "num_attention_heads": 32,
-            "num_query_groups": 8,
-            "ffn_hidden_size": 8192,
-            "vocab_size": 128256,
-            "untie_embeddings_and_output_weights": False,
-            "rotary_base": 5e5,
-            "rope_scaling": {"type": "llama3", "factor": 32, "original_max_position_embeddings": 8192},
-        },
+        model=_LLAMA_1B,
         seq_length=4096,
         micro_batch_size=4,
         global_batch_size=64,
+    ),
+    "llama3.2-1b-32k": Measured(
+        title="Llama 3.2 1B with samples of 32,768 tokens",
+        model=_LLAMA_1B,
+        seq_length=32768,
+        micro_batch_size=1,
+        global_batch_size=4,
     ),
     "llama3-8b-8-layers": Measured(
         title="8 of the 32 layers of Llama 3 8B (8 layers of 4096, 32 heads of 128)",
@@ -73,7 +82,7 @@ MODELS = {
 }
 """By the name that the command line takes."""
 
-DEFAULTS = ("llama3.2-1b", "llama3-8b-8-layers")
+DEFAULTS = ("llama3.2-1b", "llama3-8b-8-layers", "llama3.2-1b-32k")
 LEARNING_RATE = 5e-4
 
 

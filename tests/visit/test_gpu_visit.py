@@ -15,15 +15,23 @@ from gpu_packages import ROOT
 from gpu_visit import CALL_LIMIT_S, environment_with, look, main, parts_of
 
 
-@pytest.mark.parametrize("what", ["bench", "tests"])
+@pytest.mark.parametrize("what", ["bench", "tests", "long"])
 def test_each_call_ends_within_six_minutes(what: str, tmp_path: Path) -> None:
     assert CALL_LIMIT_S < 360
     assert sum(part.limit_s for part in parts_of(what, tmp_path, 1.0)) <= CALL_LIMIT_S + 10
 
 
-def test_the_parts_of_all_are_those_of_both(tmp_path: Path) -> None:
+def test_the_parts_of_all_are_those_of_each(tmp_path: Path) -> None:
     names = [part.name for part in parts_of("all", tmp_path, 2.0)]
-    assert names == ["machine", "llama3.2-1b", "llama3-8b-8-layers", "kernels", "runs"]
+    assert names == [
+        "machine",
+        "llama3.2-1b",
+        "llama3-8b-8-layers",
+        "kernels",
+        "runs",
+        "long-samples",
+        "llama3.2-1b-32k",
+    ]
 
 
 def test_the_benchmark_ends_before_its_limit_strikes(tmp_path: Path) -> None:
