@@ -93,7 +93,7 @@ def _whole_zstd(content: bytes, zstandard: Any) -> bytes:
 
 
 def texts_of(path: Path) -> list[str]:
-    """The documents of a file of text: those of its lines that are objects with a text of more than white space."""
+    """The documents of a file of text: those of its lines that are objects with one text, of more than white space."""
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
@@ -109,10 +109,17 @@ def texts_of(path: Path) -> list[str]:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_with_one_text)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _with_one_text(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object; a line with two texts does not say which of them is the document."""
+    if sum(name == "text" for name, _ in pairs) > 1:
+        raise ValueError("two texts")
+    return dict(pairs)
 
 
 def tensors_of(folder: Path) -> Iterator[tuple[str, str, tuple[int, ...], bytes]]:
