@@ -83,6 +83,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.step --experts
 	$(BIN)/python -m benchmarks.experts
 	$(BIN)/python -m benchmarks.attention
+	$(BIN)/python -m benchmarks.long_phase
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.blend
 	$(BIN)/python -m benchmarks.tokenize
