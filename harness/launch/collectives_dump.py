@@ -52,19 +52,23 @@ Dump = Mapping[str, GroupState]
 
 def read_dumps(folder: Path) -> dict[int, Dump]:
     """Return the dumps in a folder, by rank. Other files are passed over."""
-    found = {}
+    found: dict[int, Dump] = {}
+    members: dict[str, tuple[int, ...]] = {}
     for path in sorted(folder.glob("rank_*")):
         match = _NAME.fullmatch(path.name)
-        if match and (dump := _read(path)) is not None:
+        if match and (dump := _read(path, members)) is not None:
             found[int(match[1])] = dump
     return found
 
 
 def absent_ranks(dumps: Mapping[int, Dump]) -> list[str]:
     """Return one line for each group in which ranks wait: who waits where, and who has not joined (pure)."""
+    by_group: dict[str, dict[int, GroupState]] = {}
+    for rank, dump in dumps.items():
+        for name, state in dump.items():
+            by_group.setdefault(name, {})[rank] = state
     lines = []
-    for name in sorted({name for dump in dumps.values() for name in dump}):
-        states = {rank: dump[name] for rank, dump in dumps.items() if name in dump}
+    for _, states in sorted(by_group.items()):
         front = max(states.values(), key=lambda state: state.sequence)
         members = front.members or tuple(sorted(states))
         waiting = [rank for rank in states if states[rank].sequence == front.sequence and not states[rank].is_done]
@@ -78,22 +82,21 @@ def absent_ranks(dumps: Mapping[int, Dump]) -> list[str]:
     return lines
 
 
-def _read(path: Path) -> Dump | None:
+def _read(path: Path, members: dict[str, tuple[int, ...]]) -> Dump | None:
     try:
         content = read_regular(path, _MOST_BYTES)
         if len(content) > _MOST_BYTES:
             return None
         found = read_pickle(content, most_steps=_MOST_STEPS)
         fields = _mapping(found)
-        return _states(_mapping(fields.get("pg_config")), _list(fields.get("entries")))
+        return _states(_mapping(fields.get("pg_config")), _list(fields.get("entries")), members)
     except (OSError, ValueError):
         return None
 
 
-def _states(groups: Mapping[Any, Any], entries: Sequence[Any]) -> Dump:
+def _states(groups: Mapping[Any, Any], entries: Sequence[Any], members: dict[str, tuple[int, ...]]) -> Dump:
+    """Return the states in a dump. `members` has ranks by the text that lists them, which groups and dumps share."""
     states: dict[str, GroupState] = {}
-    members: dict[str, tuple[int, ...]] = {}
-    """Ranks by the text that lists them, which groups may share."""
     for group in map(_mapping, groups.values()):
         name, ranks = _text(group.get("name")), _text(group.get("ranks"))
         if ranks not in members:

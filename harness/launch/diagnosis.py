@@ -60,7 +60,7 @@ def diagnose(beats: Sequence[Beat], world_size: int, now: float) -> Diagnosis:
     """
     active = active_beats(beats)
     quiet = [beat for beat in active if beat.is_quiet(now)]
-    living = [beat for beat in active if beat not in quiet]
+    living = [beat for beat in active if not beat.is_quiet(now)]
     front = max((beat.position for beat in active), default=(0, 0))
     waited = [beat.spent_s.get(Activity.DATA, 0.0) for beat in active]
     usual = median(waited) if waited else 0.0
@@ -158,9 +158,10 @@ def _lines(found: Diagnosis, now: float) -> list[str]:
         for beat in found.slow_readers
     ]
     active = active_beats(found.beats)
+    usual_ms = usual_time(_compute_times(active))
     lines += [
-        f"slow at computing: {_place(beat)}, {beat.compute_ms:.2f} ms where others take "
-        f"{usual_time(_compute_times(active)):.2f} ms; see `nvidia-smi -q -d PERFORMANCE,TEMPERATURE` there"
+        f"slow at computing: {_place(beat)}, {beat.compute_ms:.2f} ms where others take {usual_ms:.2f} ms; "
+        "see `nvidia-smi -q -d PERFORMANCE,TEMPERATURE` there"
         for beat in found.slow_computers
     ]
     front = max(active, key=lambda beat: beat.position, default=None)

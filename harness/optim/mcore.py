@@ -60,6 +60,7 @@ class Optimizer:
             ),
             chunks,
             config_overrides=_WITHOUT_DECAY,
+            use_gloo_process_groups=False,
         )
         self._grad_norm = self._gradient_scale = torch.zeros(())
         self._states = self._names_of_states(config, chunks)

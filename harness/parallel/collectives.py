@@ -81,6 +81,7 @@ def is_lost_connection(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and "gloo" in str(error)
 
 
-def barrier() -> None:
-    """Wait until every rank is here."""
-    dist.barrier()
+def barrier(group: Group | None = None) -> None:
+    """Wait until every rank of the group is here (default: all ranks). Every rank of it must call it."""
+    on_gpu = dist.get_backend(group) == "nccl"
+    dist.barrier(group, device_ids=[torch.cuda.current_device()] if on_gpu else None)

@@ -33,6 +33,10 @@ def join(
 ) -> Ranks:
     """Join the world of all processes, before it is divided by a layout. Every rank must call it.
 
+    torch is not told the device: it would cut each further group off the world's communicator, with all ranks taking
+    part, and at 16,384 ranks a layout has tens of thousands of groups (pytorch issue 130407). So a group connects when
+    it is used first.
+
     The device decides between NCCL and gloo. `init_method` says where the processes meet: in the environment as
     torchrun sets it, or at an address.
 
@@ -52,7 +56,6 @@ def join(
             rank=rank,
             world_size=world_size,
             timeout=timeout,
-            device_id=device if device.type == "cuda" else None,
         )
     uncut = Place(rank=0, size=1)
     return Ranks(world=Place(rank=rank, size=world_size), tp=uncut, pp=uncut, dp=uncut, cp=uncut)
@@ -64,7 +67,8 @@ def start(layout: Layout, *, rank: int, device: torch.device, seed: int, init_me
     `seed` is for Megatron's random trackers, which nothing in a step draws from.
     """
     join(layout.world_size, rank=rank, device=device, init_method=init_method)
-    parallel_state.initialize_model_parallel(**megatron_sizes(layout))
+    # Groups over gloo beside those over NCCL would connect every rank with all others, and nothing of ours uses them.
+    parallel_state.initialize_model_parallel(**megatron_sizes(layout), create_gloo_process_groups=False)
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
     return Ranks(
         world=Place(rank=dist.get_rank(), size=dist.get_world_size()),

@@ -11,26 +11,32 @@ import ipaddress
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]  # torch lists none
 
 from harness.errors import HarnessError, StoppedAtStartError
+from harness.parallel.open_files import require_room_for
 from harness.text import listed
 
 MEET_WITHIN_S = 900.0
 """Time for all ranks to come. Loading Python's packages takes hundreds of nodes minutes from a slow file system."""
+_MORE_FOR_A_RANK_S = 0.1
+_FEW_RANKS = 64
 STOP_AFTER_S = 10.0
 """Time that a rank which was told to stop still waits for the others: together they leave in good order."""
 _LOOK_EVERY_S = 0.1
+_MOST_LOOKS_PER_S = 2500
+"""Looks of all ranks together: each is a question to rank 0."""
 _CONNECT_WITHIN_S = 2.0
 _ANSWER_WITHIN_S = 60.0
 """Time for an answer of the store, which is a process that is there."""
 _READ_WITHIN_S = 5.0
 """Time for the other ranks to read that they leave, before the store ends with rank 0."""
 _GO, _LEAVE = "go", "leave"
+_NUM_HERE = "num_here"
 
 
 def meet(
@@ -38,24 +44,28 @@ def meet(
     world_size: int,
     *,
     is_told_to_stop: Callable[[], bool] = lambda: False,
-    within_s: float = MEET_WITHIN_S,
+    within_s: float | None = None,
     stop_after_s: float = STOP_AFTER_S,
     environ: Mapping[str, str] = os.environ,
 ) -> Store:
     """Return the store by which the ranks reach each other, when all are there. Every rank must call it.
 
-    Rank 0 serves it at MASTER_ADDR and MASTER_PORT, unless torchrun does.
+    Rank 0 serves it at MASTER_ADDR and MASTER_PORT, unless torchrun does. Default of `within_s`: `MEET_WITHIN_S`, and
+    more for many ranks.
 
     Raises:
-        HarnessError: Ranks did not come in time.
+        HarnessError: Ranks did not come in time, or rank 0 may not have as many connections.
         StoppedAtStartError: A rank was told to stop, and the others did not come.
     """
     if world_size == 1:
         return HashStore()
-    waiting = _Waiting(is_told_to_stop, within_s, stop_after_s)
+    within_s = patience_s(MEET_WITHIN_S, world_size) if within_s is None else within_s
+    waiting = _Waiting(
+        is_told_to_stop, within_s, stop_after_s, pause_s=max(_LOOK_EVERY_S, world_size / _MOST_LOOKS_PER_S)
+    )
     address, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
     if rank == 0 and environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        store: TCPStore = serve(address, port, timedelta(seconds=_ANSWER_WITHIN_S))
+        store: TCPStore = serve(address, port, timedelta(seconds=_ANSWER_WITHIN_S), num_ranks=world_size)
     else:
         store = _reach(address, port, waiting)
     launch = environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps its store for the next start
@@ -68,12 +78,37 @@ def meet(
     return shared
 
 
-def serve(address: str, port: int, timeout: timedelta) -> TCPStore:
+def patience_s(base_s: float, world_size: int) -> float:
+    """Return the time for all ranks to come: the more there are, the longer a shared disk takes to give them packages.
+
+    An environment on a shared disk was estimated to take 16,384 ranks 19 minutes.
+    """
+    return base_s + _MORE_FOR_A_RANK_S * max(0, world_size - _FEW_RANKS)
+
+
+def tell_presence(store: Store, rank: int, what: str = "") -> None:
+    """Tell rank 0 that a rank is here."""
+    store.set(f"here/{rank}", what)
+    store.add(_NUM_HERE, 1)
+
+
+def are_here(store: Store, num_ranks: int) -> bool:
+    """Return whether so many ranks have told that they are here: one question, however many there are."""
+    return store.add(_NUM_HERE, 0) >= num_ranks
+
+
+def missing_of(store: Store, ranks: Iterable[int]) -> list[int]:
+    """Return those that have not told. It asks for each: when it is too late."""
+    return [rank for rank in ranks if not store.check([f"here/{rank}"])]
+
+
+def serve(address: str, port: int, timeout: timedelta, *, num_ranks: int) -> TCPStore:
     """Return a store that listens at a port: on this machine only, if the address is of its loopback device.
 
     Raises:
-        HarnessError: The port is taken.
+        HarnessError: The port is taken, or this process may not have a connection for each rank.
     """
+    require_room_for(num_ranks)
     try:
         if not is_loopback(address):
             return TCPStore(address, port, is_master=True, wait_for_workers=False, timeout=timeout)
@@ -109,7 +144,10 @@ def is_loopback(address: str) -> bool:
 class _Waiting:
     """A wait that ends: after its time, and some seconds after this rank was told to stop."""
 
-    def __init__(self, is_told_to_stop: Callable[[], bool], within_s: float, stop_after_s: float) -> None:
+    def __init__(
+        self, is_told_to_stop: Callable[[], bool], within_s: float, stop_after_s: float, pause_s: float
+    ) -> None:
+        self._pause_s = pause_s
         self._is_told_to_stop = is_told_to_stop
         self.within_s = within_s
         self._deadline = time.monotonic() + within_s
@@ -135,7 +173,7 @@ class _Waiting:
 
     def pause(self) -> None:
         """Wait until the next look."""
-        time.sleep(_LOOK_EVERY_S)
+        time.sleep(self._pause_s)
 
 
 def _reach(address: str, port: int, waiting: _Waiting) -> TCPStore:
@@ -163,16 +201,17 @@ def _reach(address: str, port: int, waiting: _Waiting) -> TCPStore:
 
 def _gather(store: Store, world_size: int, waiting: _Waiting) -> None:
     """Wait as rank 0 for all others, and let all begin, or leave."""
-    missing = list(range(1, world_size))
-    while missing := [rank for rank in missing if not store.check([f"here/{rank}"])]:
-        told = listed(missing)
+    while not are_here(store, world_size - 1):
         if waiting.is_to_stop or store.check([_LEAVE]):
-            _dismiss(store, world_size - 1 - len(missing), f"told to stop, and rank {told} had not come")
+            missing = missing_of(store, range(1, world_size))
+            why = f"told to stop, and rank {listed(missing)} had not come"
+            _dismiss(store, world_size - 1 - len(missing), why)
         if waiting.is_over:
+            missing = missing_of(store, range(1, world_size))
             _dismiss(store, world_size - 1 - len(missing), "")
             raise HarnessError(
-                f"{len(missing)} of {world_size} ranks did not come within {waiting.within_s:g} s: rank {told}; look "
-                "at their logs (rank_*.log, or node_*.log of a job)"
+                f"{len(missing)} of {world_size} ranks did not come within {waiting.within_s:g} s: rank "
+                f"{listed(missing)}; look at their logs (rank_*.log, or node_*.log of a job)"
             )
         waiting.pause()
     store.set("verdict", _GO)
@@ -194,7 +233,7 @@ def _dismiss(store: Store, num_here: int, why: str) -> None:
 
 def _attend(store: Store, rank: int, waiting: _Waiting) -> None:
     """Tell rank 0 that this rank is here, and wait for what it says."""
-    store.set(f"here/{rank}", "")
+    tell_presence(store, rank)
     asked = False
     while not store.check(["verdict"]):
         if waiting.is_to_stop and not asked:

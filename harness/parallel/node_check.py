@@ -33,7 +33,7 @@ from harness.errors import HarnessError, UsageError
 from harness.parallel import collectives, device
 from harness.parallel import mcore as parallel
 from harness.parallel.environment import ProcessRanks, node_name, read_ranks
-from harness.parallel.meeting import serve
+from harness.parallel.meeting import are_here, missing_of, patience_s, serve, tell_presence
 from harness.parallel.node_reports import (
     Fault,
     RankReport,
@@ -52,7 +52,7 @@ from harness.say import complain, say
 from harness.version import VERSION
 
 ANSWER_WITHIN_S = 120.0
-"""Seconds that rank 0 waits for the others, from its own start."""
+"""Seconds that rank 0 waits for the others, from its own start; more for many ranks (`meeting.patience_s`)."""
 FILES_APPEAR_WITHIN_S = 60.0
 """Network file systems show a new file late: NFS after up to a minute."""
 _BYTES_ON_GPU = 64 * 2**20
@@ -75,8 +75,7 @@ def check(launch: Path, ranks: ProcessRanks, say: Callable[[str], object]) -> li
         store=_meet(launch, ranks),
         rank=ranks.rank,
         world_size=ranks.world_size,
-        timeout=timedelta(seconds=ANSWER_WITHIN_S),
-        device_id=where if where.type == "cuda" else None,
+        timeout=timedelta(seconds=patience_s(ANSWER_WITHIN_S, ranks.world_size)),
     )
     try:
         parallel.start(layout, rank=ranks.rank, device=where, seed=config.run.seed)
@@ -102,10 +101,10 @@ def _meet(launch: Path, ranks: ProcessRanks) -> TCPStore:
         HarnessError: Some ranks did not come (on rank 0), or rank 0 cannot be reached (on the others).
     """
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]) + 1
-    timeout = timedelta(seconds=ANSWER_WITHIN_S)
+    timeout = timedelta(seconds=patience_s(ANSWER_WITHIN_S, ranks.world_size))
     try:
         if ranks.rank == 0:
-            store = serve(address, port, timeout)
+            store = serve(address, port, timeout, num_ranks=ranks.world_size)
         else:
             store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timeout)
     except RuntimeError as error:
@@ -113,19 +112,20 @@ def _meet(launch: Path, ranks: ProcessRanks) -> TCPStore:
             f"{socket.gethostname()} (rank {ranks.rank}) cannot reach rank 0 at {address}:{port}: "
             f"{str(error).splitlines()[0]}"
         ) from None
-    store.set(f"here/{ranks.rank}", socket.gethostname())
+    tell_presence(store, ranks.rank, socket.gethostname())
     if ranks.rank == 0:
         _wait_for_all(launch, store, ranks)
     return store
 
 
 def _wait_for_all(launch: Path, store: TCPStore, ranks: ProcessRanks) -> None:
-    missing = list(range(ranks.world_size))
-    deadline = time.monotonic() + ANSWER_WITHIN_S
-    while missing := [rank for rank in missing if not store.check([f"here/{rank}"])]:
+    within_s = patience_s(ANSWER_WITHIN_S, ranks.world_size)
+    deadline = time.monotonic() + within_s
+    while not are_here(store, ranks.world_size):
         if time.monotonic() >= deadline:
+            missing = missing_of(store, range(ranks.world_size))
             silent = _nodes_of(launch, missing, ranks.local_world_size)
-            text = f"did not answer within {ANSWER_WITHIN_S:g} s"
+            text = f"did not answer within {within_s:g} s"
             faults = [Fault(host=node, text=f"{node} {text}") for node in silent]
             write_bad_nodes(launch / BAD_NODES, to_exclude(faults, ranks.world_size // ranks.local_world_size))
             named = ", ".join(map(str, missing[:16])) + (" …" if len(missing) > 16 else "")
@@ -179,7 +179,7 @@ def _report(
 
 def _all_reduce_ms(group: dist.ProcessGroup, where: torch.device) -> float:
     """Return the median time of an all-reduce over the group, after one that opens its connections."""
-    return _median_ms(lambda tensor: collectives.sum_over(tensor, group), where, lambda: dist.barrier(group))
+    return _median_ms(lambda tensor: collectives.sum_over(tensor, group), where, lambda: collectives.barrier(group))
 
 
 def _exchange_ms(ranks: ProcessRanks, where: torch.device) -> dict[str, float]:

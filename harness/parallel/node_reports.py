@@ -97,11 +97,15 @@ def slow_nodes(reports: Sequence[RankReport]) -> list[Fault]:
 
 def slow_groups(reports: Sequence[RankReport]) -> list[Fault]:
     """Return the groups of ranks whose all-reduce takes much longer than that of other groups of their kind."""
+    times: dict[str, list[float]] = {}
+    for report in reports:
+        for kind, taken in report.all_reduce_ms.items():
+            times.setdefault(kind, []).append(taken)
+    medians = {kind: statistics.median(of_kind) for kind, of_kind in times.items()}
 
     def problems(report: RankReport) -> Iterator[str]:
         for kind, taken in report.all_reduce_ms.items():
-            times = [other.all_reduce_ms[kind] for other in reports if kind in other.all_reduce_ms]
-            if _is_slow(taken, usual := statistics.median(times)):
+            if _is_slow(taken, usual := medians[kind]):
                 yield f"takes {taken:.1f} ms for an all-reduce over its {kind} group, elsewhere it is {usual:.1f} ms"
 
     return _faults(reports, problems)

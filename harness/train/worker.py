@@ -13,6 +13,7 @@ from pathlib import Path
 from harness.config.load import load_config
 from harness.errors import EXIT_INTERNAL, HarnessError
 from harness.parallel import gpu_environment
+from harness.parallel.open_files import raise_limit
 from harness.parallel.silence import silence_libraries
 from harness.parent_death import follow_parent
 from harness.run.paths import RunDir
@@ -28,6 +29,7 @@ def work() -> int:
     parser.add_argument("--config", type=Path, help="Default: config.yaml in the run directory.")
     arguments = parser.parse_args()
     silence_libraries()
+    raise_limit()
     _take_children_along()
     run_dir = RunDir(arguments.run_dir)
     try:

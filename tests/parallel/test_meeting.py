@@ -84,7 +84,7 @@ def test_a_port_that_is_taken_is_one_clear_error(together: Callable[..., Met]) -
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(HarnessError, match=rf"^rank 0 cannot listen at 127.0.0.1:{port}: .*MASTER_PORT to a free"):
-            serve("127.0.0.1", port, timedelta(seconds=5))
+            serve("127.0.0.1", port, timedelta(seconds=5), num_ranks=2)
 
 
 @pytest.mark.parametrize(
