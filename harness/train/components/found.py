@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from harness.channels.channels import Channel
 from harness.checkpoint.node_folder import SnapshotRecord
 from harness.checkpoint.objections import objection_to
 from harness.data.fingerprint import recorded_parts
@@ -43,6 +44,8 @@ class Start:
     """Adopted parts and quarantined documents, from the journal of the run."""
     skips: tuple[tuple[int, int], ...] = ()
     """Positions that rollbacks skip for good, from the same journal."""
+    channels: tuple[Channel, ...] = ()
+    """Channels of all phases by channel id; empty before they are listed."""
     checked_parts: CheckedParts = field(default_factory=dict)
     """Parts that earlier launches have read whole and found sound."""
     snapshot: SnapshotRecord | None = None

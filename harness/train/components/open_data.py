@@ -61,37 +61,47 @@ class RunData:
             self.sound_parts.close()
 
 
-def open_data(
-    config: Config, plan: Plan, ranks: Ranks, tokenizer: RunTokenizer, start: Start, *, device: torch.device
-) -> RunData:
-    """Open the channels of all phases, to go on from a start.
+def list_channels(config: Config, plan: Plan, start: Start) -> tuple[Channel, ...]:
+    """Return the channels of all phases by channel id, to go on from a start, with their files looked at.
 
-    Parts that were finished since then are left out here and adopted later. Of channels that the run has not used yet
-    all parts are used.
+    One rank does it for all: of many parts on a shared disk it takes minutes, and its server suffers. The others look
+    at a part when its turn comes. Parts that were finished since the start are left out, and adopted later. Of channels
+    that the run has not used yet all parts are used.
 
     Raises:
         DataError: A channel is missing, damaged, or does not fit the configuration.
         CheckpointError: The run is to evaluate, and began without holding anything out.
     """
-    recipe = recipe_for(config, plan.phases, start.recorded_data)
-    num_parts = start.num_parts
+    recipe, num_parts = recipe_for(config, plan.phases, start.recorded_data), start.num_parts
     channels = [open_channel(name, config.data.channels[name], num_parts.get(name)) for name in recipe.channel_names]
+    evaluated = [name for phase in config.phases for name in phase.evaluation.channels or ()]
+    later = list(dict.fromkeys((*recipe.channel_names, *evaluated)))[len(channels) :]
+    channels += [open_channel(name, config.data.channels[name]) for name in later]
+    for channel in channels:
+        check_headers(channel.name, (*channel.parts, *(channel.validation_parts or ())), config.model.vocab_size)
+    return tuple(channels)
+
+
+def open_data(
+    config: Config, plan: Plan, ranks: Ranks, tokenizer: RunTokenizer, start: Start, *, device: torch.device
+) -> RunData:
+    """Open the channels of all phases, as `list_channels` has found them, to go on from a start.
+
+    Raises:
+        DataError: A part that is used first is damaged.
+        CheckpointError: The run is to evaluate, and began without holding anything out.
+    """
+    recipe, channels = recipe_for(config, plan.phases, start.recorded_data), start.channels
     stream = TrainingStream(
-        channels,
+        list(channels[: len(recipe.channel_names)]),
         recipe,
         lambda cursor: _shape(plan, ranks, cursor, pin_memory=device.type == "cuda"),
         num_prefetch_batches=config.data.num_prefetch_batches,
     )
-    evaluated = [name for phase in config.phases for name in phase.evaluation.channels or ()]
-    channel_names = tuple(dict.fromkeys((*recipe.channel_names, *evaluated)))
-    channels += [open_channel(name, config.data.channels[name]) for name in channel_names[len(channels) :]]
-    if ranks.is_writer:
-        for channel in channels:
-            check_headers(channel.name, (*channel.parts, *(channel.validation_parts or ())), config.model.vocab_size)
     table = _bytes_of_ids(config, tokenizer)
     return RunData(
         stream=stream,
-        channel_names=channel_names,
+        channel_names=tuple(channel.name for channel in channels),
         held_out=tuple(open_held_out(config, phase, channels, recipe, table) for phase in plan.phases),
         recipe=recipe,
         identity=_identity(config, tokenizer),

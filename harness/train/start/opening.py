@@ -48,7 +48,7 @@ from harness.train.components.in_flight import InFlight
 from harness.train.components.inbox import Inbox
 from harness.train.components.mcore import Pipeline
 from harness.train.components.nearby import Nearby, folder_of, nearest
-from harness.train.components.open_data import RunData, open_data
+from harness.train.components.open_data import RunData, list_channels, open_data
 from harness.train.components.run_tokenizer import open_run_tokenizer
 from harness.train.decide import Milestones
 from harness.train.run import Run
@@ -88,6 +88,9 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         _require_ranks(phase, world.size, start, run_dir, is_writer=joined.is_writer)
         plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
         ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
+        with raising_together(ranks):
+            channels = list_channels(config, plan, start) if ranks.is_writer else ()
+        start = replace(start, channels=collectives.from_rank_0(channels))
         with raising_together(ranks):
             data, belongings, remarks = _open_inputs(config, plan, ranks, start, world, closing)
             if joined.is_writer and start.manifest is not None:
