@@ -96,7 +96,7 @@ def _transformer_engine(facts: Facts) -> Finding:
         "Transformer Engine",
         facts.versions.get("transformer-engine"),
         facts.errors.get("transformer_engine.pytorch"),
-        without="no context parallelism; attention and fused kernels come from torch",
+        without="no fp8, and no ring between ranks that share samples; attention and kernels are torch's and ours",
         advice="build it against the installed torch, or uninstall it",
     )
 

@@ -101,7 +101,11 @@ TRAIN = "pip install 'harness[train]'"
         (
             without("transformer-engine"),
             "Transformer Engine",
-            ("missing", "not installed", "no context parallelism; attention and fused kernels come from torch"),
+            (
+                "missing",
+                "not installed",
+                "no fp8, and no ring between ranks that share samples; attention and kernels are torch's and ours",
+            ),
         ),
         (
             replace(GOOD, errors={"transformer_engine.pytorch": "ImportError: undefined symbol"}),
