@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -16,6 +17,11 @@ from typing import Any
 
 from harness.json_text import parse_json
 
+SHARED_FILE_SYSTEMS = frozenset(
+    ("nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "cifs", "smb3", "afs", "panfs", "pvfs2", "orangefs", "wekafs")
+    + ("glusterfs", "fuse.glusterfs", "fuse.sshfs", "fuse.juicefs", "fuse.s3fs", "fuse.gcsfuse", "virtiofs", "9p")
+)
+"""Kinds of file systems that many machines share, as the kernel calls them."""
 DISTRIBUTIONS = ("torch", "megatron-core", "transformer-engine", "apex")
 _PROBE_TIMEOUT_S = 180
 
@@ -49,6 +55,9 @@ class Facts:
     folder: Path
     """The folder whose disk was measured."""
     file_system: str | None
+    environment: Path
+    """The folder with the Python packages."""
+    environment_file_system: str | None
     disk_free_bytes: int
 
 
@@ -69,7 +78,9 @@ def gather(folder: Path) -> Facts:
         num_cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_bytes=_memory_bytes(),
         folder=folder.resolve(),
-        file_system=_file_system(folder.resolve()) if platform.system() == "Linux" else None,
+        file_system=file_system_of(folder.resolve()),
+        environment=_environment(),
+        environment_file_system=file_system_of(_environment()),
         disk_free_bytes=shutil.disk_usage(folder).free,
     )
 
@@ -112,8 +123,14 @@ def _memory_bytes() -> int:
     return min(total, int(text)) if text.isdigit() else total
 
 
-def _file_system(folder: Path) -> str | None:
-    """Return the kind of file system (ext4, nfs4 …) of the longest mount point above the folder."""
+def _environment() -> Path:
+    return Path(sysconfig.get_path("purelib")).resolve()
+
+
+def file_system_of(folder: Path) -> str | None:
+    """Return the kind of file system (ext4, nfs4 …) of the longest mount point above the folder; None off Linux."""
+    if platform.system() != "Linux":
+        return None
     mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
     above = [(mount, kind) for mount, kind in mounts if folder.is_relative_to(mount.replace("\\040", " "))]
     return max(above, key=lambda pair: len(pair[0]))[1] if above else None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from harness.doctor.facts import Facts
+from harness.doctor.facts import SHARED_FILE_SYSTEMS, Facts
 
 _GIB = 1 << 30
 _LOWEST_FREE_DISK_BYTES = 10 * _GIB
@@ -35,6 +35,7 @@ def findings(facts: Facts) -> list[Finding]:
         _transformer_engine(facts),
         _apex(facts),
         *_machine(facts),
+        _environment(facts),
     ]
 
 
@@ -111,6 +112,18 @@ def _apex(facts: Facts) -> Finding:
         found = f"{version}, not NVIDIA's Apex (no CUDA kernels)"
         return Finding(name="apex", state="wrong", found=found, advice=advice)
     return _package("apex", version, None, without="fused kernels come from torch instead; nothing else is lost")
+
+
+def _environment(facts: Facts) -> Finding:
+    kind = facts.environment_file_system
+    found = f"{facts.environment} ({kind})" if kind else str(facts.environment)
+    if kind in SHARED_FILE_SYSTEMS:
+        advice = (
+            "each rank reads it from there, 5,000 files: hundreds of nodes wait minutes for it at every start. Put it "
+            "into an image (launch.container_image) or onto the disk of each node"
+        )
+        return Finding(name="packages", state="missing", found=found, advice=advice)
+    return Finding(name="packages", state="ok", found=found)
 
 
 def _machine(facts: Facts) -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from harness.channels.channels import PARTS_FILE, bare_part, has_list, listed_pa
 from harness.channels.made_with import TokenizerFindings, paths_in_use
 from harness.channels.parts import Part, header_problems
 from harness.config.schema import Config
+from harness.doctor.facts import SHARED_FILE_SYSTEMS, file_system_of
 from harness.errors import ConfigError, DataError
 from harness.launch.gpu_request import gpu_flag_problems
 from harness.launch.requirements import parallel_sections
@@ -34,6 +36,8 @@ from harness.run.records import read_records
 
 NUM_CHECKPOINTS = 2
 """Number of checkpoints for which there must be space at the start: one that is kept and one that is written."""
+MANY_NODES = 64
+"""Nodes from which on a shared disk with packages delays a start: 500 ranks read 5,000 files each."""
 LEAD_FACTOR = 1.5
 """Factor of the lead time over the longest step and the longest save so far."""
 
@@ -246,6 +250,20 @@ def _spanning_groups(request: Request) -> Iterator[str]:
             )
 
 
+def _packages_of_many_nodes(request: Request) -> Iterator[str]:
+    """Yield a warning if many nodes are to read their packages from one shared disk."""
+    launch = request.config.launch
+    if request.nodes < MANY_NODES or launch.container_image is not None:
+        return
+    folder = Path(launch.python or sys.executable).absolute().parent.parent
+    if (kind := file_system_of(folder)) in SHARED_FILE_SYSTEMS:
+        yield (
+            f"the Python packages in {folder} are on a disk that nodes share ({kind}): {request.nodes} nodes read "
+            "thousands of files of it at each start, which takes minutes. Name an image (launch.container_image), or "
+            "copy the environment to the disk of each node (launch.environment_file can) and set launch.python"
+        )
+
+
 def _shortages(request: Request) -> Iterator[str]:
     """Yield the channels whose parts do not have enough tokens yet. Further parts may arrive while the run goes on."""
     if (plan := _plan(request)) is not None:
@@ -286,5 +304,6 @@ _WARNINGS: tuple[Check, ...] = (
     _lead_time,
     _waiting_commands,
     _spanning_groups,
+    _packages_of_many_nodes,
     _shortages,
 )

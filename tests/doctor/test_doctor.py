@@ -28,6 +28,8 @@ GOOD = Facts(
     memory_bytes=512 * GIB,
     folder=Path("/work"),
     file_system="ext4",
+    environment=Path("/env/lib"),
+    environment_file_system="overlay",
     disk_free_bytes=1000 * GIB,
 )
 
@@ -42,7 +44,7 @@ def line(facts: Facts, name: str) -> tuple[str, str, str]:
 
 
 def test_a_good_machine_has_nothing_but_ok() -> None:
-    assert [each.state for each in findings(GOOD)] == ["ok"] * 12
+    assert [each.state for each in findings(GOOD)] == ["ok"] * 13
     assert line(GOOD, "GPUs") == ("ok", "8 x NVIDIA H100, 80 GiB", "")
     assert line(GOOD, "disk") == ("ok", "1000.0 GiB free in /work (ext4)", "")
 
@@ -129,6 +131,16 @@ TRAIN = "pip install 'harness[train]'"
                 "0.9.10.dev0, not NVIDIA's Apex (no CUDA kernels)",
                 "pip uninstall apex. PyPI's `apex` is an unrelated toolkit for the Pyramid web framework; "
                 "NVIDIA's Apex is built from github.com/NVIDIA/apex, and is optional",
+            ),
+        ),
+        (
+            replace(GOOD, environment_file_system="lustre"),
+            "packages",
+            (
+                "missing",
+                "/env/lib (lustre)",
+                "each rank reads it from there, 5,000 files: hundreds of nodes wait minutes for it at every start. Put "
+                "it into an image (launch.container_image) or onto the disk of each node",
             ),
         ),
         (

@@ -230,6 +230,28 @@ def test_orders_that_wait_are_told(check: Check, site: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("nodes", "kind", "override", "warns"),
+    [
+        (64, "lustre", "run.seed=1", True),
+        (63, "lustre", "run.seed=1", False),
+        (64, "ext4", "run.seed=1", False),
+        (64, None, "run.seed=1", False),
+        (64, "nfs4", "launch.container_image=image.sqsh", False),
+    ],
+)
+def test_packages_on_a_shared_disk_are_told_for_many_nodes(
+    nodes: int, kind: str | None, override: str, warns: bool, monkeypatch: pytest.MonkeyPatch, site: Path
+) -> None:
+    monkeypatch.setattr(preflight, "file_system_of", lambda _: kind)
+    config = load_config(site / "config.yaml", [override])
+    request = preflight.Request(config=config, run_dir=RunDir(site / "run"), nodes=nodes, after_another=False)
+    found = list(preflight._packages_of_many_nodes(request))
+    assert len(found) == warns
+    if warns:
+        assert f"are on a disk that nodes share ({kind}): {nodes} nodes read thousands of files" in found[0]
+
+
 def test_tensor_parallel_groups_that_span_nodes_are_told(check: Check) -> None:
     overrides = ("parallel.tensor_model_parallel_size=8", "launch.gpus_per_node=4")
     assert check(*overrides).warnings == (
