@@ -96,7 +96,7 @@ class DataConfig(Section):
     reset_at_document_borders: bool = False
     """Let tokens attend only within their own document."""
     eod_mask_loss: bool | None = None
-    """Whether the loss leaves out what is predicted from the last token of a document: the first token of the next one.
+    """Leave out of the loss what is predicted from the last token of a document: the first token of the next one.
     Default: as `reset_at_document_borders`, with which nothing foretells that token but the border."""
     skip_windows: tuple[SkipWindow, ...] = Field(default=(), strict=False)
     """Positions [start, stop) in the run's order of samples that are never trained on. A rollback adds its own."""

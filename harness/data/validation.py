@@ -42,7 +42,7 @@ class ValidationSet:
     has_own_parts: bool
     """True if they are not of a part that is trained on."""
     by_position: bool
-    """Whether losses are summed up apart by position (`harness.data.places`)."""
+    """True if losses are summed up apart by position (`harness.data.places`)."""
     _samples: Sequence[_HeldOutSample]
     _recipe: Recipe
 

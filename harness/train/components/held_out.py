@@ -36,12 +36,12 @@ class HeldOut:
 
     @property
     def all_sets(self) -> tuple[ValidationSet | NeedleSet, ...]:
-        """What an evaluation passes over, in its order."""
+        """The sets that an evaluation passes over, in its order."""
         return self.sets if self.needles is None else (*self.sets, self.needles)
 
     @property
     def sums(self) -> Sums:
-        """What losses are summed up by: channels and their positions, and needles as one more channel by depth."""
+        """The sums that losses are added to: channels and their positions, and needles as one more channel by depth."""
         num_depths = len(DEPTHS) if self.needles else 1
         return Sums(self.num_channels + (self.needles is not None), max(num_depths, len(self.position_starts)))
 
