@@ -1,23 +1,23 @@
-"""Checks that all files of a checkpoint that was just written are complete, before they are hashed.
+"""Checks that all files of a checkpoint that was just written are complete, before the rest of them is hashed.
 
-Some file systems lose data that they reported as written. The manifest would then promise wrong data, because it hashes
-what is on disk. Each file format itself tells how much of it there must be.
+Some file systems lose data that they reported as written. Whoever writes a large file sees its size when it is closed;
+of the small ones each format itself tells how much of it there must be.
 """
 
 from __future__ import annotations
 
-import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from harness.errors import CheckpointError
 from harness.json_text import parse_json
+from harness.run.checkpoints.manifest import FileRecord
 from harness.run.checkpoints.stored_index import described_index
-from harness.run.files import open_regular
 
 
-def incompleteness(folder: Path) -> str | None:
-    """Return which file of Megatron's is incomplete, or None.
+def incompleteness(folder: Path, records: Mapping[str, FileRecord]) -> str | None:
+    """Return which file of Megatron's is incomplete, or None. `records` has those that their writers have closed.
 
     Raises:
         OSError: From the disk.
@@ -27,8 +27,9 @@ def incompleteness(folder: Path) -> str | None:
     except CheckpointError as error:
         return str(error)
     for name, size in promised.items():
-        found = _bytes_of(folder / name)
-        if found != size:
+        if name not in records:
+            return f"{name} is in the index, and no rank has written it"
+        if (found := records[name].bytes) != size:
             return f"{name} was written with {size:,} bytes and has {found:,} on disk"
     for archive in folder.glob("*.pt"):
         if not _is_whole(archive):
@@ -47,9 +48,3 @@ def _is_whole(archive: Path) -> bool:
             return opened.testzip() is None
     except (zipfile.BadZipFile, EOFError):
         return False
-
-
-def _bytes_of(path: Path) -> int:
-    """Return the size of a file after opening it: until then a network file system may report an old size."""
-    with os.fdopen(open_regular(path), "rb") as file:
-        return os.fstat(file.fileno()).st_size

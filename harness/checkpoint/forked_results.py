@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from harness.checkpoint.counted import Records
 from harness.checkpoint.stillness import Stillness
 
 MAX_FORKS = 3
@@ -28,7 +29,9 @@ class ForkedResults:
     """The results of a forked writer."""
 
     def __init__(self) -> None:
-        self._received: list[Any] = []
+        self.records: Records = {}
+        """Records of the files that were written, when the result was read."""
+        self._received: list[tuple[Any, Records]] = []
         self._receiving: Connection | None = None
         self._sending: Connection | None = None
         """Only in the writer's process."""
@@ -48,18 +51,20 @@ class ForkedResults:
                 return process
         raise OSError(errno.EDEADLK, f"{MAX_FORKS} forked processes did not begin within {BEGINS_WITHIN_S:.0f} s")
 
-    def put(self, value: Any) -> None:  # noqa: ANN401 (Megatron's type)
-        """Add a result. The writer calls this."""
+    def put(self, value: Any, records: Records) -> None:  # noqa: ANN401 (Megatron's type)
+        """Add a result, with the records of the files. The writer calls this."""
         if self._sending is not None:
-            self._sending.send(value)
+            self._sending.send((value, records))
         else:
-            self._received.append(value)
+            self._received.append((value, records))
 
     def get_nowait(self) -> Any:  # noqa: ANN401 (Megatron's type)
         """Return a result in this process, after `wait`."""
         if not self._received:
             raise queue.Empty
-        return self._received.pop()
+        value, records = self._received.pop()
+        self.records |= records
+        return value
 
     def has_come(self) -> bool:
         """Return whether the result can be read."""
@@ -100,13 +105,17 @@ class ForkedResults:
         write()
 
 
-def _result_of(process: BaseProcess, receiving: Connection) -> Iterator[Any]:
-    """Yield the writer's result; an error if it had to be killed; nothing if it died, which Megatron reports."""
+def _result_of(process: BaseProcess, receiving: Connection) -> Iterator[tuple[Any, Records]]:
+    """Yield the writer's result and its files' records; an error if it had to be killed; nothing if it died.
+
+    Megatron reports the last.
+    """
     stillness = Stillness(process.pid)
     while not receiving.poll(_LOOK_EVERY_S):
         if stillness.seconds() > MAX_STILL_S:
             process.kill()
-            yield TimeoutError(errno.ETIMEDOUT, f"its writer stood still for {MAX_STILL_S:.0f} s and was killed")
+            error = TimeoutError(errno.ETIMEDOUT, f"its writer stood still for {MAX_STILL_S:.0f} s and was killed")
+            yield error, {}
             return
     with suppress(EOFError):
         yield receiving.recv()

@@ -18,15 +18,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from harness.checkpoint.complete import incompleteness
-from harness.checkpoint.counted import open_counted
+from harness.checkpoint.counted import Opener, Records
 from harness.checkpoint.forked_results import ForkedResults
 from harness.checkpoint.gathered import whole_state
+from harness.checkpoint.joint_records import at_rank_0
 from harness.checkpoint.objections import objection_to
 from harness.checkpoint.shard_objects import guarded, guarded_slice
 from harness.checkpoint.torch_index.mcore import read_metadata
@@ -34,6 +36,7 @@ from harness.checkpoint.writing import Writing
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives, cpu
 from harness.parallel.megatron_changes import replace
+from harness.parallel.ranks import Place
 from harness.run.checkpoints.metadata_pickle import UnpicklingError
 
 cpu.prepare()
@@ -54,7 +57,8 @@ replace(FileSystemReader, "read_metadata", read_metadata)
 replace(FileSystemReader, "_slice_file", guarded_slice(FileSystemReader._slice_file))
 
 # Megatron's writers open their files by this name. They ask the file how far it is, and so believe a disk that lies.
-replace(filesystem_async, "open", open_counted)
+_open = Opener()
+replace(filesystem_async, "open", _open)
 
 # `_Strategy` writes this file, and survives a refusal.
 replace(serialization, "save_config", lambda *_: None)
@@ -103,31 +107,44 @@ _ERRORS_OF_CONTENT = (
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "chained_optim_avoid_prefix": True}
 
 
-def save(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: ANN401 (Megatron's types)
+def save(
+    directory: Path,
+    chunks: list[Any],
+    optimizer: Any,  # noqa: ANN401 (Megatron's types)
+    *,
+    with_sha256: bool = False,
+) -> Records:
     """Write this rank's model chunks and Megatron's optimizer as `torch_dist` files. Every rank must call it.
 
     The directory must be empty, and on a file system that all ranks share.
+
+    Returns:
+        On rank 0 the records of the files that the ranks have written, one each, hashed meanwhile.
 
     Raises:
         SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
     """
     complete_parameters(chunks)
     state = _sharded_state(chunks, optimizer, is_loading=False)
-    # Results of writers that we wait for need no queue between processes, which is a process to start and to lose.
-    replace(filesystem_async, "_results_queue", queue.Queue())
+    results = _results_of_writer(with_sha256=with_sha256)
     strategy = _shared_among_replicas(_Strategy())
     dist_checkpointing.save(state, str(directory), sharded_strategy=strategy, content_metadata=_SHARDING)
-    _require_complete(directory)
+    return _complete(directory, results.records)
 
 
-def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  # noqa: ANN401 (Megatron's types)
+def begin_save(
+    directory: Path,
+    chunks: list[Any],
+    optimizer: Any,  # noqa: ANN401 (Megatron's types)
+    *,
+    with_sha256: bool = False,
+) -> Writing:
     """Begin a save like `save`, and return when the state is copied. Another process of each rank writes it.
 
     Every rank must call it.
     """
     complete_parameters(chunks)
-    results = ForkedResults()
-    replace(filesystem_async, "_results_queue", results)
+    results = _results_of_writer(with_sha256=with_sha256)
     strategy = _Strategy()
     # From 0.19 on the writer has a name, and the default one is an extra package.
     named = (
@@ -142,11 +159,20 @@ def begin_save(directory: Path, chunks: list[Any], optimizer: Any) -> Writing:  
         **named,
     )
 
-    def conclude() -> None:
+    def conclude() -> Records:
         strategy.conclude(request.finalize_fns[0], str(directory))
-        _require_complete(directory)
+        return _complete(directory, results.records)
 
     return Writing(request, results, conclude)
+
+
+def _results_of_writer(*, with_sha256: bool) -> ForkedResults:
+    """Return the queue of the next writer's result, a list if it does not fork: Megatron's is a process to lose."""
+    results = ForkedResults()
+    replace(filesystem_async, "_results_queue", results)
+    _open.take()  # of a save that failed
+    _open.with_sha256 = with_sha256
+    return results
 
 
 def load(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: ANN401 (Megatron's types)
@@ -296,7 +322,7 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
     """Megatron's save strategy, in which every rank takes part in every collective before an error is raised on all."""
 
     def __init__(self) -> None:
-        super().__init__(*_FORMAT)
+        super().__init__(*_FORMAT, thread_count=1)  # a file for each rank
         self._problems: list[str] = []
         if _HAS_COMMON_FILE:
             from megatron.core.dist_checkpointing.strategies import base
@@ -321,9 +347,10 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
             self._problems += [f"rank {rank}: {_cause(error)}" for rank, (error, _) in sorted(failed.failures.items())]
         if dist.get_rank() == 0:
             self._attempt(save_config, CheckpointingConfig(*_FORMAT), checkpoint_dir)
+        if not collectives.sum_over(torch.tensor([float(len(self._problems))], device=_device())).item():
+            return
         problems = [problem for of_rank in collectives.gathered(self._problems) for problem in of_rank]
-        if problems:
-            raise SaveFailedError("; ".join(dict.fromkeys(problems)))
+        raise SaveFailedError("; ".join(dict.fromkeys(problems)))
 
     def _get_save_and_finalize_callbacks(self, writer: Any, *arguments: Any) -> Any:  # noqa: ANN401
         """Replace methods of the writer of `.metadata` on rank 0. Megatron calls this with the writer."""
@@ -339,16 +366,26 @@ class _Strategy(TorchDistSaveShardedStrategy):  # type: ignore[misc]  # Megatron
             self._problems.append(f"rank {dist.get_rank()}: {_cause(error)}")
 
 
-def _require_complete(folder: Path) -> None:
-    """Raise on every rank if a file that the ranks have written is incomplete. Every rank must call it."""
+def _complete(folder: Path, own: Records) -> Records:
+    """Return the records of all ranks' files on rank 0. Every rank must call it.
+
+    Raises:
+        SaveFailedError: A file that the ranks have written is incomplete. Raised on every rank.
+    """
     problem = None
+    records = at_rank_0(own, Place(rank=dist.get_rank(), size=dist.get_world_size()), _device())
     if dist.get_rank() == 0:
         try:
-            problem = incompleteness(folder)
+            problem = incompleteness(folder, records)
         except OSError as error:
             problem = _cause(error)
     if problem := collectives.from_rank_0(problem):
         raise SaveFailedError(problem)
+    return records
+
+
+def _device() -> torch.device:
+    return torch.device(torch.cuda.current_device())
 
 
 def _write_files(
@@ -356,7 +393,7 @@ def _write_files(
     _use_msc: bool,
     _rank: int,
     buckets: Sequence[Any],
-    results: Any,  # noqa: ANN401 (a queue of Megatron's or ours)
+    results: ForkedResults,
 ) -> None:
     """Write the files of a rank, each in a thread. The result is what each wrote, or the first error.
 
@@ -372,7 +409,7 @@ def _write_files(
         if is_collecting:
             gc.enable()
     errors = [outcome for outcome in outcomes if isinstance(outcome, Exception)]
-    results.put(errors[0] if errors else dict(enumerate(outcomes)))
+    results.put(errors[0] if errors else dict(enumerate(outcomes)), _open.take())
 
 
 def _write_file(transforms: list[Any], bucket: Any) -> Any:  # noqa: ANN401 (Megatron's types)

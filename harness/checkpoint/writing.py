@@ -7,13 +7,14 @@ from functools import partial
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from harness.checkpoint.counted import Records
 from harness.checkpoint.forked_results import ForkedResults
 
 
 class Writing:
     """A checkpoint that is being written beside training."""
 
-    def __init__(self, request: Any, results: ForkedResults, conclude: Callable[[], None]) -> None:  # noqa: ANN401
+    def __init__(self, request: Any, results: ForkedResults, conclude: Callable[[], Records]) -> None:  # noqa: ANN401
         """Start the writing of Megatron's request. All ranks run `conclude` together at the end."""
         self._results, self._conclude = results, conclude
         self._process: BaseProcess | None = None
@@ -35,15 +36,18 @@ class Writing:
         """Return whether this rank's process has written everything, or failed. Does not wait."""
         return self._process is None or self._results.has_come() or not self._process.is_alive()
 
-    def finish(self) -> None:
+    def finish(self) -> Records:
         """Wait for this rank's process, then run the common conclusion. Every rank must call it.
+
+        Returns:
+            On rank 0 the records of the files of all ranks.
 
         Raises:
             SaveFailedError: The disk refused something on some rank. Raised on every rank, with the same text.
         """
         if self._process is not None:
             self._results.wait(self._process)
-        self._conclude()
+        return self._conclude()
 
     def discard(self) -> None:
         """Stop writing. The next start removes what is there."""

@@ -17,6 +17,12 @@ def sum_over(tensor: torch.Tensor, group: Group | None = None) -> torch.Tensor:
     return tensor
 
 
+def sum_at_rank_0(tensor: torch.Tensor) -> torch.Tensor:
+    """Sum the tensor in place on rank 0, and return it; elsewhere its values mean nothing. Every rank must call it."""
+    dist.reduce(tensor, dst=0, op=dist.ReduceOp.SUM)
+    return tensor
+
+
 def max_over(tensor: torch.Tensor, group: Group | None = None) -> torch.Tensor:
     """Take the elementwise maximum in place over the group and return it. Every rank of the group must call it."""
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from harness.checkpoint.complete import incompleteness
+from harness.run.checkpoints.contents import file_records
+from harness.run.checkpoints.manifest import FileRecord
 from harness.run.checkpoints.metadata_pickle import METADATA_NAME, write_records
 
 
@@ -34,8 +36,13 @@ def folder(tmp_path: Path, index: Any) -> Path:
     return tmp_path
 
 
+def records_of(folder: Path) -> dict[str, FileRecord]:
+    """What the writers say of their files."""
+    return file_records(folder, [path.name for path in folder.glob("*.distcp")])
+
+
 def test_all_is_there(folder: Path) -> None:
-    assert incompleteness(folder) is None
+    assert incompleteness(folder, records_of(folder)) is None
 
 
 @pytest.mark.parametrize(
@@ -52,10 +59,10 @@ def test_all_is_there(folder: Path) -> None:
 def test_something_is_lacking(folder: Path, name: str, size: int, problem: str) -> None:
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:size] + bytes(max(0, size - len(content))))
-    assert incompleteness(folder) == problem
+    assert incompleteness(folder, records_of(folder)) == problem
 
 
-def test_a_file_that_is_not_there_is_an_error_of_the_disk(folder: Path) -> None:
+def test_a_file_that_nobody_has_written_is_lacking(folder: Path) -> None:
     (folder / "__0_1.distcp").unlink()
-    with pytest.raises(FileNotFoundError):
-        incompleteness(folder)
+    problem = "__0_1.distcp is in the index, and no rank has written it"
+    assert incompleteness(folder, records_of(folder)) == problem

@@ -68,7 +68,7 @@ def test_a_fork_that_does_not_begin_is_made_again(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(os, "fork", fork)
     results = ForkedResults()
-    process = results.fork(lambda: results.put("written"))
+    process = results.fork(lambda: results.put("written", {}))
     results.wait(process)
     assert results.get_nowait() == "written"
     assert len(forked) == 3

@@ -6,14 +6,17 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoint_samples import FILES, entry_of, sample_manifest, save, store_in, write_files
 from disk_faults import Call, failing_at, traced
 
 from harness.errors import CheckpointError, RunTakenOverError, SaveFailedError
+from harness.run.checkpoints import contents
+from harness.run.checkpoints.contents import _file_record, file_records
 from harness.run.checkpoints.entries import BrokenCheckpoint, Checkpoint
-from harness.run.checkpoints.manifest import MANIFEST_NAME, read_manifest
+from harness.run.checkpoints.manifest import MANIFEST_NAME, FileRecord, read_manifest
 from harness.run.checkpoints.store import CheckpointStore
 from harness.run.checkpoints.verify import verify
 from harness.run.fence import claim
@@ -111,26 +114,39 @@ def test_the_text_of_a_full_disk(store: CheckpointStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "message"),
+    ("sizes", "message"),
     [
         ({"__9_0.distcp": 1}, "'__9_0.distcp' was written by another process but is not visible in"),
         ({"common.pt": 9999}, "'common.pt' was written with 9,999 bytes but has 451 on disk"),
     ],
 )
-def test_files_must_be_as_their_writers_saw_them(store: CheckpointStore, written: dict[str, int], message: str) -> None:
+def test_files_must_be_as_their_writers_saw_them(store: CheckpointStore, sizes: dict[str, int], message: str) -> None:
     partial = store.begin(10)
     write_files(partial)
+    records = {name: FileRecord(bytes=size, xxh3="0" * 16) for name, size in sizes.items()}
     with pytest.raises(SaveFailedError) as caught:
-        store.publish(partial, sample_manifest(10), written=written)
+        store.publish(partial, sample_manifest(10), records=records)
     assert message in str(caught.value)
     assert names(store) == []
 
 
-def test_files_as_written_are_published(store: CheckpointStore) -> None:
+def test_files_that_their_writers_have_hashed_are_not_read_again(
+    store: CheckpointStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     partial = store.begin(10)
     write_files(partial)
-    sizes = {name: len(content) + 1 for name, content in FILES.items()}
-    assert verify(store.publish(partial, sample_manifest(10), written=sizes), deep=True) == []
+    hashed = {name: record for name, record in file_records(partial, FILES).items() if name.endswith(".distcp")}
+    read: list[str] = []
+
+    def look(path: Path, *options: Any) -> FileRecord:
+        read.append(path.relative_to(partial).as_posix())
+        return _file_record(path, *options)
+
+    monkeypatch.setattr(contents, "_file_record", look)
+    published = store.publish(partial, sample_manifest(10), records=hashed)
+    assert sorted(read) == sorted(FILES.keys() - hashed.keys())
+    monkeypatch.undo()
+    assert verify(published, deep=True) == []
 
 
 def test_a_folder_without_files_is_not_published(store: CheckpointStore) -> None:

@@ -62,6 +62,16 @@ def contents(folder: Path) -> Contents:
     return Contents(files=files, strange=strange, folders=tuple(reversed(folders)))
 
 
+def bytes_of(path: Path) -> int:
+    """Return the size of a file after opening it: until then a network file system may report an old size.
+
+    Raises:
+        OSError: From the disk.
+    """
+    with os.fdopen(open_regular(path), "rb") as file:
+        return os.fstat(file.fileno()).st_size
+
+
 def file_records(
     folder: Path,
     names: Collection[str],

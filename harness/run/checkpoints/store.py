@@ -27,10 +27,10 @@ from pathlib import Path
 
 from harness.errors import CheckpointError, RunTakenOverError, SaveFailedError
 from harness.run.checkpoints.choice import CLEAN_ONLY, Choice, Inspect, Resume, choose
-from harness.run.checkpoints.contents import contents, file_records
+from harness.run.checkpoints.contents import bytes_of, contents, file_records
 from harness.run.checkpoints.entries import Checkpoint, Entry, entries_in
 from harness.run.checkpoints.for_export import Belongings
-from harness.run.checkpoints.manifest import MANIFEST_NAME, Health, Manifest, write_manifest
+from harness.run.checkpoints.manifest import MANIFEST_NAME, FileRecord, Health, Manifest, write_manifest
 from harness.run.checkpoints.signature import SigningKey
 from harness.run.fence import Fence
 from harness.run.files import fsync_folder, remove_tree
@@ -82,13 +82,13 @@ class CheckpointStore:
         manifest: Manifest,
         *,
         belongings: Belongings | None = None,
-        written: Mapping[str, int] | None = None,
+        records: Mapping[str, FileRecord] | None = None,
     ) -> Path:
         """Turn the files in `partial` into a checkpoint: fsync and hash them, write the manifest, rename the folder.
 
-        All ranks must have closed their files. `belongings` are small files that are written beside theirs. `written`
-        holds the size of each file as its writer saw it: a file that is not visible here, or of another size, fails the
-        save. The manifest's `files` are filled in here.
+        All ranks must have closed their files. `belongings` are small files that are written beside theirs. `records`
+        are of files that their writers have hashed and synced: those are not read again. One that is not visible here,
+        or of another size, fails the save. The manifest's `files` are filled in here.
 
         Returns:
             The checkpoint's folder: `step_…`, or `step_….2` and so on where the step was saved before.
@@ -101,8 +101,9 @@ class CheckpointStore:
         assert partial == self._partial_path(manifest.step), f"{partial} is not of step {manifest.step}"
         token = self.fence.token if self.fence is not None else None
         try:
-            sizes = {**(written or {}), **_write_belongings(partial, belongings or {})}
-            _complete(partial, manifest.model_copy(update={"fencing_token": token}), sizes, self.key)
+            sizes = _write_belongings(partial, belongings or {})
+            manifest = manifest.model_copy(update={"fencing_token": token})
+            _complete(partial, manifest, records or {}, sizes, self.key)
             final = self._free_path(manifest.step)
             self._require_held()
             partial.rename(final)
@@ -246,18 +247,26 @@ def _write_belongings(partial: Path, belongings: Belongings) -> dict[str, int]:
     return {name: len(content) for name, content in belongings.items()}
 
 
-def _complete(partial: Path, manifest: Manifest, written: Mapping[str, int], key: SigningKey | None) -> None:
+def _complete(
+    partial: Path,
+    manifest: Manifest,
+    hashed: Mapping[str, FileRecord],
+    written: Mapping[str, int],
+    key: SigningKey | None,
+) -> None:
     """Turn the folder into a checkpoint in everything but its name."""
     found = contents(partial)
     if found.strange or not found.files:
         described = [f"{name!r}, {kind}" for name, kind in sorted(found.strange.items())]
         raise CheckpointError(f"the folder holds {'; '.join(described) or 'no files'}")
-    records = file_records(partial, found.files, sync=True, with_sha256=key is not None)
-    for name, size in written.items():
-        if name not in records:
+    others = found.files.keys() - hashed.keys()
+    records = {**hashed, **file_records(partial, others, sync=True, with_sha256=key is not None)}
+    sizes = {**written, **{name: record.bytes for name, record in hashed.items()}}
+    for name, size in sizes.items():
+        if name not in found.files:
             raise CheckpointError(f"{name!r} was written by another process but is not visible in {partial}")
-        if records[name].bytes != size:
-            raise CheckpointError(f"{name!r} was written with {size:,} bytes but has {records[name].bytes:,} on disk")
+        if (seen := found.files[name]) != size and (seen := bytes_of(partial / name)) != size:
+            raise CheckpointError(f"{name!r} was written with {size:,} bytes but has {seen:,} on disk")
     for folder in found.folders:
         fsync_folder(folder)
     write_manifest(partial, manifest.model_copy(update={"files": records}), key)

@@ -69,7 +69,8 @@ def _begin(run: Run, state: TrainState) -> TrainState:
     if partial is None:
         return saving.conclude(run, state, state, None, problem, time.perf_counter() - started_s)
     norms = run.optimizer.state_norms()
-    writing = mcore.begin_save(partial, run.pipeline.chunks, run.optimizer.megatron)
+    model, optimizer = run.pipeline.chunks, run.optimizer.megatron
+    writing = mcore.begin_save(partial, model, optimizer, with_sha256=saving.signs(run))
     if writing.not_beside is not None:
         text = f"warning: no process could be started to write beside training, which waited: {writing.not_beside}"
         run.announce(text, SaveWaited(attempt=state.attempt, step=state.step, reason=writing.not_beside))
@@ -86,7 +87,7 @@ def _begin(run: Run, state: TrainState) -> TrainState:
 def _conclude(run: Run, state: TrainState, flight: Flight) -> TrainState:
     """Write the index, after all ranks have written, and let the first rank publish."""
     try:
-        flight.writing.finish()
+        records = flight.writing.finish()
     except SaveFailedError as error:
         run.in_flight.flight = None
         problem = saving.not_written(run, flight.state, flight.partial, error)
@@ -96,7 +97,9 @@ def _conclude(run: Run, state: TrainState, flight: Flight) -> TrainState:
         written_s = round(time.perf_counter() - flight.started_s, 3)
         manifest = flight.manifest.model_copy(update={"save_seconds": written_s})
         pool = ThreadPoolExecutor(max_workers=1)
-        flight.publishing = pool.submit(run.store.publish, flight.partial, manifest, belongings=run.belongings)
+        flight.publishing = pool.submit(
+            run.store.publish, flight.partial, manifest, belongings=run.belongings, records=records
+        )
         pool.shutdown(wait=False)  # the thread goes on, and ends by itself
     return state
 

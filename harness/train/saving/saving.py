@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.checkpoint import mcore
+from harness.checkpoint.counted import Records
 from harness.config.phase_settings import in_phase
 from harness.errors import CheckpointError, SaveFailedError
 from harness.parallel import collectives
@@ -36,10 +37,10 @@ def save(run: Run, state: TrainState) -> TrainState:
     partial, problem = collectives.from_rank_0(begin(run, state))
     path = None
     if partial is not None:
-        problem = _write(run, state, partial)
+        records, problem = _write(run, state, partial)
         if problem is None:
             norms = run.optimizer.state_norms()
-            path, problem = collectives.from_rank_0(_publish(run, state, partial, norms, started_s))
+            path, problem = collectives.from_rank_0(_publish(run, state, partial, records, norms, started_s))
     seconds = time.perf_counter() - started_s
     run.in_flight.stall_s += seconds
     return conclude(run, state, state, path, problem, seconds)
@@ -77,13 +78,18 @@ def begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
     return path_or_problem(lambda: run.store.begin(state.step, estimated_bytes=checkpoint_bytes(run.config)))
 
 
-def _write(run: Run, state: TrainState, partial: Path) -> str | None:
-    """Write this rank's share; return the problem of any rank, the same on all."""
+def _write(run: Run, state: TrainState, partial: Path) -> tuple[Records, str | None]:
+    """Write this rank's share; return the files' records on the writer, and the problem of any rank on all."""
     try:
-        mcore.save(partial, run.pipeline.chunks, run.optimizer.megatron)
+        records = mcore.save(partial, run.pipeline.chunks, run.optimizer.megatron, with_sha256=signs(run))
     except SaveFailedError as error:
-        return not_written(run, state, partial, error)
-    return None
+        return {}, not_written(run, state, partial, error)
+    return records, None
+
+
+def signs(run: Run) -> bool:
+    """Return whether checkpoints of the run are signed, the same on every rank."""
+    return run.config.checkpoint.signature_key_file is not None
 
 
 def not_written(run: Run, state: TrainState, partial: Path, error: SaveFailedError) -> str:
@@ -97,13 +103,16 @@ def not_written(run: Run, state: TrainState, partial: Path, error: SaveFailedErr
 
 
 def _publish(
-    run: Run, state: TrainState, partial: Path, norms: dict[str, float], started_s: float
+    run: Run, state: TrainState, partial: Path, records: Records, norms: dict[str, float], started_s: float
 ) -> tuple[Path | None, str | None]:
     if not run.ranks.is_writer:
         return None, None
     return path_or_problem(
         lambda: run.store.publish(
-            partial, manifest(run, state, norms, time.perf_counter() - started_s), belongings=run.belongings
+            partial,
+            manifest(run, state, norms, time.perf_counter() - started_s),
+            belongings=run.belongings,
+            records=records,
         )
     )
 

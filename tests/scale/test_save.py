@@ -1,0 +1,43 @@
+"""A save: whoever writes a file hashes it meanwhile, and nobody reads it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import worlds_of_scale
+from pool import Pool
+from small_run import Grid, small_config
+
+from harness.run.checkpoints.manifest import read_manifest
+from harness.run.checkpoints.signature import SigningKey, read_key
+from harness.run.checkpoints.verify import verify
+from harness.run.paths import RunDir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signed", [False, True], ids=["plain", "signed"])
+@pytest.mark.parametrize("beside", [False, True], ids=["waiting", "beside"])
+def test_nobody_reads_what_a_rank_has_written(
+    beside: bool, signed: bool, pool: Pool, corpus: Path, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {
+        "run.stop_at_step": 3,
+        "checkpoint.save_every_steps": 1,
+        "checkpoint.async_save": beside,
+    }
+    key: SigningKey | None = None
+    if signed:
+        (tmp_path / "key").write_bytes(bytes(range(32)))
+        (tmp_path / "key").chmod(0o600)
+        changes["checkpoint.signature_key_file"] = tmp_path / "key"
+        key = read_key(tmp_path / "key")
+    config = small_config(corpus, Grid(dp=2), changes)
+    first, second = pool.run(worlds_of_scale.read_again, 2, config, tmp_path / "run")
+    assert set(first) >= {".metadata", "metadata.json"}
+    assert not any(name.endswith(".distcp") for name in first)
+    assert second == []
+    saved = RunDir(tmp_path / "run").checkpoint(3)
+    assert {"__0_0.distcp", "__1_0.distcp"} == {name for name in read_manifest(saved).files if "distcp" in name}
+    assert verify(saved, deep=True, key=key) == []
