@@ -38,7 +38,8 @@ class Batch:
     """Place of each token, int64: in its document with reset, else in its sample. A document that began in an earlier
     sample starts again at 0."""
     places_BS: Tensor | None = None
-    """Of held-out samples whose losses are summed up apart within a channel: number of the sum of each label, int64."""
+    """Of held-out samples whose losses are summed up apart within a channel: number of the sum of each label, int64.
+    None: all are in the first."""
 
     def pinned(self) -> Batch:
         """Return the batch in page-locked memory, from which a GPU copies without waiting."""

@@ -44,7 +44,7 @@ def by_place(
     loss_BS: torch.Tensor, loss_mask_BS: torch.Tensor, channel_ids_B: torch.Tensor, places_BS: torch.Tensor, sums: Sums
 ) -> torch.Tensor:
     """Return loss sum and token count of every place of every channel: `[2, C·P]`, fp64; places of a channel adjoin."""
-    by_place = [
+    sums_of_places = [
         by_channel(
             per_sample_sums(torch.where(places_BS == place, loss_BS, 0.0), loss_mask_BS * (places_BS == place)),
             channel_ids_B,
@@ -52,4 +52,4 @@ def by_place(
         )
         for place in range(sums.num_places)
     ]
-    return torch.stack(by_place, dim=2).flatten(1)
+    return torch.stack(sums_of_places, dim=2).flatten(1)

@@ -90,7 +90,7 @@ def valid_bits_per_byte_of(channel: str) -> str:
 
 
 def valid_position_loss_of(channel: str, position: int | str) -> str:
-    """Held-out loss of one channel behind so many tokens and more, up to the next position, in nats.
+    """Held-out loss of one channel from this position to the next one that is recorded, in nats.
 
     With `evaluation.loss_by_position`: positions are 0, 16, 32, 64 … in the sample, or in the document where documents
     are kept apart. Where a long context is used, the loss falls from position to position.

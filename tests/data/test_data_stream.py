@@ -66,7 +66,7 @@ def test_layout_changes_neither_samples_nor_hash(
         num_microbatches = len(cut[0].micro_batches)
         in_order = [step.micro_batches[m] for m in range(num_microbatches) for step in cut]
         expected_batch = whole.micro_batches[0]
-        for field in vars(expected_batch).keys() - {"document_starts", "longest_document"}:
+        for field in vars(expected_batch).keys() - {"document_starts", "longest_document", "places_BS"}:
             together = torch.cat([getattr(batch, field) for batch in in_order])
             assert torch.equal(together, getattr(expected_batch, field)), field
         begun = [batch.document_starts[:-1] + place * batch.tokens_BS.numel() for place, batch in enumerate(in_order)]
@@ -214,6 +214,6 @@ def test_a_thousand_parts_open_only_the_first(tmp_path: Path) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_pinned_batches(channels: tuple[Channel, ...]) -> None:
     batch = run(channels, replace(WHOLE, pin_memory=True), Cursor(), num_steps=2)[1].micro_batches[0]
-    assert all(tensor.is_pinned() for tensor in vars(batch).values())
+    assert all(tensor.is_pinned() for tensor in vars(batch).values() if tensor is not None)
     moved = batch.to(torch.device("cuda"))
     assert torch.equal(moved.tokens_BS.cpu(), batch.tokens_BS)

@@ -110,7 +110,11 @@ def test_the_environment_and_the_requirements_are_those_of_all_phases() -> None:
     settle_for(config, environ)
     assert environ["CUDA_DEVICE_MAX_CONNECTIONS"] == "1"
     shares = load_config(
-        EXAMPLE, ("phases.2.parallel={context_parallel_size: 2, micro_batch_size: 2}", "precision.dtype=bf16")
+        EXAMPLE,
+        (
+            "phases.2.parallel={context_parallel_size: 2, cp_comm_type: p2p, micro_batch_size: 2}",
+            "precision.dtype=bf16",
+        ),
     )
-    with pytest.raises(local.ConfigError, match=r"phases\.2\.parallel\.context_parallel_size: 2 ranks are to share"):
+    with pytest.raises(local.ConfigError, match=r"phases\.2\.parallel\.cp_comm_type: ranks are to share samples"):
         require_installed(shares, num_gpus=8, module="no_such_module")

@@ -54,13 +54,23 @@ def test_activations_are_those_of_flash_attention(make_config: MakeConfig) -> No
     assert estimate.temporary_bytes == 2 * 4096 * (2048 + 32000)
 
 
-def test_the_optimizer_state_is_shared_over_data_and_context_ranks(make_config: MakeConfig) -> None:
-    config = make_config(model=LLAMA_7B, parallel={"context_parallel_size": 2})
+@pytest.mark.parametrize(
+    ("way", "kept_besides"),
+    [
+        ("p2p", 0),
+        ("a2a", 32 * 128),  # what heads give, in the order of tokens
+        ("allgather", 32 * 128 + 2 * 32 * 128),  # and keys and values of the other rank's tokens
+    ],
+)
+def test_the_optimizer_state_is_shared_over_data_and_context_ranks(
+    way: str, kept_besides: int, make_config: MakeConfig
+) -> None:
+    config = make_config(model=LLAMA_7B, parallel={"context_parallel_size": 2, "cp_comm_type": way})
     one, four = (estimate_memory(config, make_layout(config, size))[0] for size in (2, 8))
     assert one.optimizer_bytes == pytest.approx(12 * count_parameters(config.model).padded_total / 2)
     assert four.optimizer_bytes == pytest.approx(one.optimizer_bytes / 4)
     alone = estimate_memory(make_config(model=LLAMA_7B), layout(1))[0]
-    assert one.activations_bytes == alone.activations_bytes / 2
+    assert one.activations_bytes == alone.activations_bytes / 2 + 32 * 1024 * 2 * kept_besides
 
 
 def test_muon_keeps_one_average_of_hidden_matrices(make_config: MakeConfig) -> None:

@@ -88,6 +88,23 @@ def test_probes_are_those_of_a_plain_model(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("left_out", "kept"),
+    [
+        ("evaluation.loss_by_position", ("valid/lm_loss/", "valid/needle_loss/")),
+        ("evaluation.num_needles_per_depth", ("valid/lm_loss/", "valid/position_loss/")),
+    ],
+)
+def test_each_probe_works_alone(
+    left_out: str, kept: tuple[str, str], pool: Pool, corpus: Path, expected: dict[str, float], tmp_path: Path
+) -> None:
+    changes = {key: value for key, value in PROBED.items() if key != left_out}
+    launch(pool, small_config(corpus, GRIDS["dp2"], changes), tmp_path)
+    found = {key: value for key, value in records(tmp_path)[-1].values.items() if key.startswith("valid/")}
+    assert found == pytest.approx({key: value for key, value in expected.items() if key.startswith(kept)}, rel=2e-6)
+
+
+@pytest.mark.slow
 def test_positions_are_those_in_documents_that_are_kept_apart(pool: Pool, corpus: Path, tmp_path: Path) -> None:
     changes = {**PROBED, "data.reset_at_document_borders": True, "data.eod_mask_loss": False}
     launch(pool, small_config(corpus, Grid(cp=2), changes), tmp_path / "cp2")

@@ -232,9 +232,10 @@ class Pipeline:
 
     def _by_kind(self, loss_BS: torch.Tensor, per_sample_B2: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Return loss sum and token count of every channel, or of every place of each: `[2, C]`, fp64."""
-        if batch.places_BS is None or self._kinds.num_places == 1:
+        if self._kinds.num_places == 1:
             return by_channel(per_sample_B2, batch.channel_ids_B, self._kinds.num_channels)
-        return by_place(loss_BS, batch.loss_mask_BS, batch.channel_ids_B, batch.places_BS, self._kinds)
+        places_BS = torch.zeros_like(batch.labels_BS) if batch.places_BS is None else batch.places_BS
+        return by_place(loss_BS, batch.loss_mask_BS, batch.channel_ids_B, places_BS, self._kinds)
 
     def _finalize(self, chunks: list[Any], _num_tokens: object, **arguments: Any) -> None:  # noqa: ANN401 (Megatron's)
         """Finalize gradients as Megatron does, with our reduction in place of its count of tokens."""
