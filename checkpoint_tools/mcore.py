@@ -35,7 +35,7 @@ def trace(directory: Path, model: ModelConfig, prompts: Prompts, dtype: torch.dt
     """Return the trace of a checkpoint's model, computed in fp32 on the CPU, with weights rounded to `dtype` first."""
     with _world() as ranks:
         config = _config(model, prompts.tokens_BS.size(1))
-        from harness.checkpoint import mcore as checkpoint_files
+        from harness.checkpoint.loading import mcore as checkpoint_files
         from harness.model.mcore import build_model
 
         chunks = build_model(config, make_plan(config, 1), ranks, devices.select(0))

@@ -11,6 +11,7 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from forkserver import warm_context
@@ -26,7 +27,10 @@ class JobFailedError(AssertionError):
 
 
 class Pool:
-    """`size` processes; `run` starts a job on the first few of them and returns what each returned, in rank order."""
+    """`size` processes, and more once a job needs them.
+
+    `run` starts a job on the first few of them and returns what each returned, in rank order.
+    """
 
     def __init__(self, size: int = 4) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -35,8 +39,11 @@ class Pool:
         self._start()
 
     def _start(self) -> None:
-        self._workers = []
-        for _ in range(self._size):
+        self._workers: list[tuple[BaseProcess, Connection]] = []
+        self._grow(self._size)
+
+    def _grow(self, size: int) -> None:
+        while len(self._workers) < size:
             ours, theirs = warm_context().Pipe()
             process = warm_context().Process(target=_work, args=(theirs,))
             process.start()
@@ -44,6 +51,7 @@ class Pool:
             self._workers.append((process, ours))
 
     def run(self, job: Job, world_size: int, *arguments: Any) -> list[Any]:
+        self._grow(world_size)
         init_method = f"file://{self._folder.name}/rendezvous-{next(self._numbers)}"
         connections = [connection for _, connection in self._workers[:world_size]]
         for rank, connection in enumerate(connections):

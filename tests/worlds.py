@@ -109,7 +109,6 @@ def reshard(rank: int, world_size: int, init_method: str, config: Config, run_di
     """Loads the newest checkpoint of a run and writes what was loaded to another folder; the step."""
     import torch
 
-    from harness.checkpoint import mcore
     from harness.parallel import collectives
     from harness.run.paths import RunDir
     from harness.train.start.opening import open_run
@@ -120,7 +119,7 @@ def reshard(rank: int, world_size: int, init_method: str, config: Config, run_di
         if rank == 0:
             to.mkdir()
         collectives.barrier()
-        mcore.save(to, run.pipeline.chunks, run.optimizer.megatron)
+        run.saver.save(to)
         return state.step
 
 

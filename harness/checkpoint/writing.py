@@ -1,4 +1,4 @@
-"""A checkpoint that each rank writes beside training, in a process of its own."""
+"""A checkpoint that each rank writes, beside training in a process of its own, or at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,17 @@ from harness.checkpoint.forked_results import ForkedResults
 
 
 class Writing:
-    """A checkpoint that is being written beside training."""
+    """A checkpoint that is being written."""
 
-    def __init__(self, request: Any, results: ForkedResults, conclude: Callable[[], Records]) -> None:  # noqa: ANN401
-        """Start the writing of Megatron's request. All ranks run `conclude` together at the end."""
+    def __init__(
+        self,
+        request: Any,  # noqa: ANN401 (Megatron's type)
+        results: ForkedResults,
+        conclude: Callable[[], Records],
+        *,
+        beside: bool,
+    ) -> None:
+        """Start the writing of Megatron's request, or without `beside` write it. All ranks then run `conclude`."""
         self._results, self._conclude = results, conclude
         self._process: BaseProcess | None = None
         self.not_beside: str | None = None
@@ -26,6 +33,9 @@ class Writing:
         if request.preload_fn:
             arguments[1] = request.preload_fn()  # from the GPU; on the CPU the fork itself is the copy
         write = partial(request.async_fn, *arguments, **request.async_fn_kwargs)
+        if not beside:
+            write()
+            return
         try:
             self._process = results.fork(write)
         except OSError as error:  # no process or no memory for one: training waits, which is better than no save

@@ -32,8 +32,6 @@ class Batch:
     """With reset at document borders: where documents begin among the tokens of all samples, one sample behind the
     other, and the number of tokens at the end, `[documents + 1]`, int32. Tokens attend within their document; what is
     left of a document that began in an earlier sample is one, and so is padding."""
-    longest_document: int | None
-    """With reset at document borders: tokens of the longest."""
     position_ids_BS: Tensor
     """Place of each token, int64: in its document with reset, else in its sample. A document that began in an earlier
     sample starts again at 0."""
@@ -91,7 +89,6 @@ def collate(
         loss_mask_BS=torch.from_numpy(loss_mask),
         channel_ids_B=torch.from_numpy(channel_ids),
         document_starts=None if starts is None else torch.from_numpy(starts),
-        longest_document=None if starts is None else int(np.diff(starts).max()),
         position_ids_BS=torch.from_numpy(positions),
     )
 

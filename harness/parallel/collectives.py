@@ -43,6 +43,16 @@ def gathered(value: T) -> list[T]:
     return values
 
 
+def gathered_at_rank_0(value: T) -> list[T]:
+    """Return every rank's value, in rank order, on rank 0, and nothing elsewhere. Every rank must call it."""
+    if dist.get_rank():
+        dist.gather_object(value, dst=0)
+        return []
+    values: list[T] = [value] * dist.get_world_size()
+    dist.gather_object(value, values, dst=0)
+    return values
+
+
 def joined(share: torch.Tensor, group: Group) -> torch.Tensor:
     """Concatenate the equal shares [n] of the group's ranks, contiguous, in rank order: [n x ranks of the group].
 

@@ -14,8 +14,6 @@ from typing import Any
 BOTH = ("0.16", "0.19")
 """Versions of megatron-core that are supported."""
 
-_WRITER = "strategies.filesystem_async.FileSystemWriterAsync"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
@@ -35,7 +33,8 @@ class Change:
         return tuple(f"{self.owner}.{name}" for name in self.names)
 
 
-_in_checkpointing = partial(Change, owner="megatron.core.dist_checkpointing", made_in="harness.checkpoint.mcore")
+_in_files = partial(Change, owner="megatron.core.dist_checkpointing", made_in="harness.checkpoint.saving.files.mcore")
+_in_saving = partial(Change, owner="megatron.core.dist_checkpointing", made_in="harness.checkpoint.saving.mcore")
 
 CHANGES = (
     Change(
@@ -98,58 +97,44 @@ CHANGES = (
     Change(
         owner="megatron.core.optimizer.distrib_optimizer.DistributedOptimizer",
         names=("get_parameter_state_dp_zero",),
-        made_in="harness.checkpoint.mcore",
+        made_in="harness.checkpoint.state.mcore",
         why="It passes the whole state through the host's memory five times, while training waits.",
     ),
     Change(
         owner="torch.distributed.checkpoint.default_planner.DefaultLoadPlanner",
         names=("load_bytes",),
-        made_in="harness.checkpoint.mcore",
+        made_in="harness.checkpoint.loading.mcore",
         why="It runs whatever the pickles in a checkpoint's shards name.",
     ),
     Change(
         owner="torch.distributed.checkpoint.filesystem.FileSystemReader",
         names=("read_metadata",),
-        made_in="harness.checkpoint.mcore",
+        made_in="harness.checkpoint.loading.mcore",
         why="It runs whatever a checkpoint's index names, and believes what that says about files and chunks.",
     ),
     Change(
         owner="torch.distributed.checkpoint.filesystem.FileSystemReader",
         names=("_slice_file",),
-        made_in="harness.checkpoint.mcore",
+        made_in="harness.checkpoint.loading.mcore",
         why="It gives parts of files to a reader that takes as much time and memory as they ask for.",
     ),
-    _in_checkpointing(
-        names=("serialization.save_config", f"{_WRITER}.finish"),
-        why="Rank 0 writes these files alone; if the disk refuses one, the other ranks wait for ever.",
-    ),
-    _in_checkpointing(
+    _in_saving(
         names=("serialization.Path", "strategies.common.TorchCommonSaveStrategy.save_common"),
         why="Rank 0 lists the new folder and writes `common.pt` alone; if the disk refuses, the others wait for ever.",
         versions=("0.16",),
     ),
-    _in_checkpointing(
+    _in_saving(
         names=("serialization.maybe_msc",),
         why="As `Path` in 0.16.",
         versions=("0.19",),
     ),
-    _in_checkpointing(
+    _in_files(
         names=("strategies.filesystem_async.open",),
         why="Its writers ask the file how far it is, and so believe a disk that loses what it said it took.",
     ),
-    _in_checkpointing(
+    _in_files(
         names=("strategies.filesystem_async._results_queue",),
         why="Its own queue is a further process of every rank, to start and to lose. Replaced for every save.",
-    ),
-    _in_checkpointing(
-        names=(f"{_WRITER}.write_preloaded_data_multiproc",),
-        why="It forks a process for each file, and waits for ever for one that the kernel killed.",
-        versions=("0.16",),
-    ),
-    _in_checkpointing(
-        names=(f"{_WRITER}.write_preloaded_data_multithread",),
-        why="Its threads drop the error of the disk.",
-        versions=("0.19",),
     ),
 )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from harness.checkpoint.saving.mcore import Saver
 from harness.config.schema import Config
 from harness.metrics.recorder import Recorder
 from harness.optim.mcore import Optimizer
@@ -41,6 +42,7 @@ class Run:
     milestones: Milestones
     pipeline: Pipeline
     optimizer: Optimizer
+    saver: Saver
     data: RunData
     store: CheckpointStore
     inbox: Inbox

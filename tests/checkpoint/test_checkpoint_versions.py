@@ -13,10 +13,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Megatron warns of every optional package that is missing
     import megatron.core
 
-    from harness.checkpoint import mcore as checkpoint_files
+    from harness.checkpoint.loading import mcore as checkpoint_files
 
 
-@pytest.mark.skipif(not checkpoint_files._HAS_COMMON_FILE, reason="this megatron-core needs no common.pt")
+@pytest.mark.skipif(not checkpoint_files._NEEDS_COMMON_FILE, reason="this megatron-core needs no common.pt")
 def test_what_only_a_later_megatron_core_can_read_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as refused:
         checkpoint_files.load_weights(tmp_path, [])

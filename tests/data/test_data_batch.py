@@ -18,7 +18,7 @@ def test_labels_are_the_tokens_moved_by_one() -> None:
     assert batch.labels_BS.is_contiguous()
     assert batch.loss_mask_BS.tolist() == [[1] * 6, [1, 1, 1, 0, 0, 0], [0] * 6]
     assert batch.channel_ids_B.tolist() == [2, 0, 1]
-    assert (batch.document_starts, batch.longest_document) == (None, None)
+    assert batch.document_starts is None
     assert batch.position_ids_BS.tolist() == [list(range(6))] * 3
 
 
@@ -26,7 +26,6 @@ def test_reset_keeps_documents_apart() -> None:
     batch = collate(ROWS, COUNTS, np.array([2, 0, 1]), reset_at_document_borders=True)
     assert batch.document_starts is not None
     assert batch.document_starts.tolist() == [0, 2, 3, 6, 10, 12, 18], "samples are documents too, padding is one"
-    assert batch.longest_document == 6
     assert batch.position_ids_BS.tolist() == [[0, 1, 0, 0, 1, 2], [0, 1, 2, 3, 0, 1], [0, 1, 2, 3, 4, 5]]
     assert batch.loss_mask_BS.tolist() == [[1, 0, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0] * 6]
 
@@ -61,4 +60,4 @@ def test_moving_a_batch_moves_every_tensor() -> None:
     batch = collate(ROWS, COUNTS, np.array([2, 0, 1]), reset_at_document_borders=True).to(torch.device("meta"))
     tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    assert (len(tensors), batch.longest_document) == (6, 6)
+    assert len(tensors) == 6

@@ -7,7 +7,7 @@ from absurd_options import absurd_options
 from forked import Limits
 from surface import LIGHT, Asked, Surface, Target
 
-TORCH = (*LIGHT, "torch", "numpy", "harness.checkpoint.mcore", "checkpoint_tools.convert_verbs")
+TORCH = (*LIGHT, "torch", "numpy", "harness.checkpoint.loading.mcore", "checkpoint_tools.convert_verbs")
 DATA = (*LIGHT, "numpy", "data_prep.verbs.data_verbs", "data_prep.verbs.channel_verbs", "tokenizers", "sentencepiece")
 
 

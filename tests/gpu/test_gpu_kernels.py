@@ -15,7 +15,7 @@ from torch.nn import functional
 from harness.config.model import ModelConfig
 from harness.model import rotary
 from harness.model.activation import KINDS, Activation
-from harness.model.attention.bounds import Documents
+from harness.model.attention.bounds import documents_at
 from harness.model.attention.core import CoreAttention, slow_kernels_on
 from harness.model.attention.rules import Rules
 from harness.model.cross_entropy import VocabularyShard, cross_entropy
@@ -80,7 +80,7 @@ def test_attention(starts: list[int] | None, head_size: int, dtype: torch.dtype,
     mask = (number[..., None] == number[:, :, None]) & torch.ones(256, 256, dtype=torch.bool).tril()
     packed = None
     if starts is not None:
-        packed = SimpleNamespace(documents=Documents(torch.tensor(starts, dtype=torch.int32, device=device), 211))
+        packed = SimpleNamespace(documents=documents_at(torch.tensor(starts, dtype=torch.int32), device))
 
     def exact(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
         key, value = (x.repeat_interleave(4, dim=2) for x in (key, value))
@@ -104,7 +104,7 @@ def test_attention_by_rules(
     mask = (number[..., None] == number[:, :, None]) & (behind >= 0) & (behind < (rules.window or 256))
     packed = None
     if starts is not None:
-        packed = SimpleNamespace(documents=Documents(torch.tensor(starts, dtype=torch.int32, device=device), 211))
+        packed = SimpleNamespace(documents=documents_at(torch.tensor(starts, dtype=torch.int32), device))
 
     def ours(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *sinks: torch.Tensor) -> torch.Tensor:
         core = CoreAttention(rules=rules, sinks_N=sinks[0] if sinks else None)
@@ -128,8 +128,8 @@ def test_attention_by_rules(
 def test_documents_make_no_square_matrix(device: torch.device) -> None:
     length = 8192
     parts = [torch.randn(length, 1, heads, 64, device=device, dtype=torch.bfloat16) for heads in (8, 2, 2)]
-    starts = torch.arange(0, length + 1, 512, device=device, dtype=torch.int32)
-    packed = SimpleNamespace(documents=Documents(starts, 512))
+    starts = torch.arange(0, length + 1, 512, dtype=torch.int32)
+    packed = SimpleNamespace(documents=documents_at(starts, device))
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     CoreAttention()(*parts, packed_seq_params=packed)

@@ -14,7 +14,7 @@ from gpu_runs import column, train, write_text
 from pretended import end_if_pretended
 
 from harness.model import context
-from harness.model.attention.bounds import Documents, stretches_of
+from harness.model.attention.bounds import documents_at, stretches_of
 from harness.model.attention.core import CoreAttention, attend_stretch
 from harness.model.attention.rules import Rules
 from harness.parallel.ranks import Place
@@ -64,7 +64,7 @@ def test_packed_documents_are_the_same_as_alone(dtype: torch.dtype, device: torc
     lengths = [5, 1, 120, 7, 131]
     starts = [0, *itertools.accumulate(lengths)]
     parts = [random(starts[-1], 1, number, D, dtype=dtype, seed=number).to(device) for number in (N, G, G)]
-    documents = Documents(torch.tensor(starts, dtype=torch.int32, device=device), max(lengths))
+    documents = documents_at(torch.tensor(starts, dtype=torch.int32), device)
     packed = CoreAttention()(*parts, packed_seq_params=SimpleNamespace(documents=documents))
     alone = [CoreAttention()(*(x[start:end] for x in parts)) for start, end in itertools.pairwise(starts)]
     tolerance = {"rtol": 1e-6, "atol": 1e-6} if dtype is torch.float32 else {"rtol": 1e-2, "atol": 1e-2}
@@ -81,8 +81,8 @@ def test_memory_follows_the_tokens(document: int | None, device: torch.device) -
         ]
         packed = None
         if document is not None:
-            starts = torch.arange(0, length + 1, document, device=device, dtype=torch.int32)
-            packed = SimpleNamespace(documents=Documents(starts, document))
+            starts = torch.arange(0, length + 1, document, dtype=torch.int32)
+            packed = SimpleNamespace(documents=documents_at(starts, device))
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         CoreAttention()(*parts, packed_seq_params=packed).sum().backward()

@@ -21,7 +21,7 @@ def losses_and_gradients(
     import torch
 
     from harness.data.batch import collate
-    from harness.model.attention.bounds import Documents
+    from harness.model.attention.bounds import documents_at
     from harness.model.further_tokens.tally import losses_in
     from harness.model.mcore import build_model
     from harness.parallel import mcore as parallel
@@ -40,8 +40,7 @@ def losses_and_gradients(
         def run(tokens: np.ndarray[Any, Any], counts: list[list[int]]) -> None:
             batch = collate(tokens, counts, np.zeros(len(tokens), dtype=np.int64), reset_at_document_borders=True)
             assert batch.document_starts is not None
-            assert batch.longest_document is not None
-            documents = Documents(batch.document_starts, batch.longest_document) if packed else None
+            documents = documents_at(batch.document_starts) if packed else None
             loss_BS = model(batch.tokens_BS, None, documents, labels=batch.labels_BS, loss_mask=batch.loss_mask_BS)
             (loss_BS * batch.loss_mask_BS).sum().backward()
             losses.extend(loss_BS[batch.loss_mask_BS > 0].tolist())

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from harness.model.attention.bounds import Documents
+from harness.model.attention.bounds import Documents, documents_at
 
 if TYPE_CHECKING:
     from harness.model.attention.rules import Rules
 
 
 def documents_of(borders: list[int]) -> Documents:
-    longest = max(end - start for start, end in itertools.pairwise(borders))
-    return Documents(torch.tensor(borders, dtype=torch.int32), longest)
+    return documents_at(torch.tensor(borders, dtype=torch.int32))
 
 
 def drawn(shape: torch.Size) -> torch.Tensor:
@@ -59,7 +57,7 @@ def shared_attention(
         documents = None
         if borders is not None:
             whole = documents_of(borders)
-            documents = Documents(whole.starts, whole.longest, stretches_of(length, batch, place, borders))
+            documents = documents_at(whole.starts, stretches=stretches_of(length, batch, place, borders))
         own = [context.own_part(part.transpose(0, 1), place).transpose(0, 1) for part in parts[:3]]
 
         def attend_own(*given: torch.Tensor) -> torch.Tensor:

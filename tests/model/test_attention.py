@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from harness.model.attention import core as attention
-from harness.model.attention.bounds import Documents
+from harness.model.attention.bounds import documents_at
 from harness.model.attention.core import CoreAttention, slow_kernels
 
 S, B, N, D = 7, 2, 4, 8
@@ -26,8 +25,7 @@ def inputs(groups: int) -> list[torch.Tensor]:
 
 def packed(starts: list[int]) -> SimpleNamespace:
     """What Megatron hands to every layer."""
-    longest = max(end - start for start, end in itertools.pairwise(starts))
-    return SimpleNamespace(documents=Documents(torch.tensor(starts, dtype=torch.int32), longest))
+    return SimpleNamespace(documents=documents_at(torch.tensor(starts, dtype=torch.int32)))
 
 
 def written_out(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, starts: list[int]) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ from torch import nn
 
 from harness.config.model import ModelConfig
 from harness.model.attention import tiles
-from harness.model.attention.bounds import Bounds, Documents, Sequences
+from harness.model.attention.bounds import Bounds, Sequences, documents_at
 from harness.model.attention.core import CoreAttention
 from harness.model.attention.flash import FlashKernels, SinkAttention, attend_in_one_launch
 from harness.model.attention.rules import Rules, rules_of
@@ -36,8 +35,7 @@ def inputs(groups: int, heads: int = N) -> list[torch.Tensor]:
 
 
 def packed(starts: list[int]) -> SimpleNamespace:
-    longest = max(end - start for start, end in itertools.pairwise(starts))
-    return SimpleNamespace(documents=Documents(torch.tensor(starts, dtype=torch.int32), longest))
+    return SimpleNamespace(documents=documents_at(torch.tensor(starts, dtype=torch.int32)))
 
 
 def written_out(

@@ -24,7 +24,7 @@ warnings.simplefilter("ignore")
 import torch  # noqa: E402
 from megatron.core import optimizer as megatron_optimizer  # noqa: E402
 from megatron.core.dist_checkpointing import serialization  # noqa: E402
-from megatron.core.dist_checkpointing.strategies import common, filesystem_async, state_dict_saver  # noqa: E402
+from megatron.core.dist_checkpointing.strategies import common, filesystem_async  # noqa: E402
 from megatron.core.optimizer import distrib_optimizer  # noqa: E402
 from megatron.core.tensor_parallel import layers, mappings  # noqa: E402
 from megatron.core.tensor_parallel import random as megatron_random  # noqa: E402
@@ -121,10 +121,6 @@ def results_queue_is_a_process() -> bool:
     return source_has(make, "_results_queue", "Manager()")
 
 
-def writes_files_with(method: str) -> bool:
-    return source_has(filesystem_async.FileSystemWriterAsync.get_save_function_and_args, f"self.{method}")
-
-
 def common_file_is_written_by_rank_0_alone() -> bool:
     strategy = getattr(common, "TorchCommonSaveStrategy", None)
     return strategy is not None and source_has(strategy.save_common, "get_rank() == 0", "torch.save(")
@@ -176,22 +172,12 @@ PROBES: dict[str, Callable[[], bool]] = {
     "torch.distributed.checkpoint.default_planner.DefaultLoadPlanner.load_bytes": shards_run_code,
     "torch.distributed.checkpoint.filesystem.FileSystemReader.read_metadata": indexes_run_code,
     "torch.distributed.checkpoint.filesystem.FileSystemReader._slice_file": packed_records_are_read,
-    f"{SAVING}.save_config": lambda: source_has(serialization.save, "save_config("),
     f"{SAVING}.Path": lambda: source_has(serialization.save, "= Path(checkpoint_dir)", ".iterdir()"),
     f"{SAVING}.maybe_msc": lambda: source_has(serialization.save, "maybe_msc.Path(", ".iterdir()"),
     f"{WRITER}.open": lambda: source_has(
         filesystem_async.FileSystemWriterAsync.write_preloaded_data, "open_file = open\n", "open_file(file_name"
     ),
     f"{WRITER}._results_queue": results_queue_is_a_process,
-    f"{WRITER}.FileSystemWriterAsync.finish": lambda: source_has(
-        state_dict_saver.save_state_dict_async_finalize, "if dist_wrapper.is_coordinator:", "storage_writer.finish("
-    ),
-    f"{WRITER}.FileSystemWriterAsync.write_preloaded_data_multiproc": lambda: writes_files_with(
-        "write_preloaded_data_multiproc"
-    ),
-    f"{WRITER}.FileSystemWriterAsync.write_preloaded_data_multithread": lambda: writes_files_with(
-        "write_preloaded_data_multithread"
-    ),
     f"{STRATEGIES}.common.TorchCommonSaveStrategy.save_common": common_file_is_written_by_rank_0_alone,
 }
 

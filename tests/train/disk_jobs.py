@@ -24,7 +24,7 @@ def save_with_faults(
     from megatron.core.dist_checkpointing.strategies import common
     from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 
-    from harness.checkpoint import mcore
+    from harness.checkpoint.saving import mcore
     from harness.run.checkpoints import store
     from harness.run.paths import RunDir
     from harness.train.saving.saving import save

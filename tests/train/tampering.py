@@ -16,7 +16,7 @@ def resume_with(
     rank: int, world_size: int, init_method: str, config: Config, run_dir: Path, fault: str
 ) -> tuple[int, str]:
     """Exit code, and the text of the error if one came out of the launch."""
-    from harness.checkpoint import mcore
+    from harness.checkpoint.loading import mcore
     from harness.errors import HarnessError
 
     plain_load = mcore.load

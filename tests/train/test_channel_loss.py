@@ -128,7 +128,6 @@ def documents(batch: Batch) -> Iterator[tuple[int, Batch]]:
                 loss_mask_BS=torch.ones(labels.shape),
                 channel_ids_B=torch.tensor([channel]),
                 document_starts=None,
-                longest_document=None,
                 position_ids_BS=places[None],
             )
             yield channel, alone

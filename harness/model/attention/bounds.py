@@ -59,8 +59,18 @@ class Stretch:
 class Documents(Bounds):
     """The documents of a micro-batch, its samples one behind the other."""
 
+    lengths: list[int]
+    """Tokens of each: on the host, so that no layer waits for a GPU to tell them."""
     stretches: tuple[Stretch, ...] = ()
     """With context parallelism: the parts that this rank has."""
+
+
+def documents_at(
+    starts: torch.Tensor, device: torch.device | str = "cpu", stretches: tuple[Stretch, ...] = ()
+) -> Documents:
+    """Return the documents that begin at these places, `[documents + 1]` on the host, for computing on a device."""
+    lengths: list[int] = starts.diff().tolist()
+    return Documents(starts.to(device, non_blocking=True), max(lengths), lengths, stretches)
 
 
 def stretches_of(

@@ -163,10 +163,9 @@ def attend_documents(
     if _takes_flash(query_SBND, rules):
         return _by_flash(query_SBND, key_SBGD, value_SBGD, documents, rules, sinks_N)
     length, batch = query_SBND.shape[:2]
-    lengths = documents.starts.diff().tolist()
     inputs_TND = [x.transpose(0, 1).flatten(0, 1).unsqueeze(1) for x in (query_SBND, key_SBGD, value_SBGD)]
     # Split, and not sliced: the gradients of all documents are put together once, and not added up one by one.
-    inputs = zip(*(torch.split(x, lengths) for x in inputs_TND), strict=True)
+    inputs = zip(*(torch.split(x, documents.lengths) for x in inputs_TND), strict=True)
     output_TND = torch.cat([attend(q, k, v, rules, sinks_N).squeeze(1) for q, k, v in inputs])
     return output_TND.view(batch, length, *output_TND.shape[1:]).transpose(0, 1)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from harness.checkpoint import mcore as checkpoint_files
+from harness.checkpoint.loading import mcore as checkpoint_files
 from harness.checkpoint.objections import objection_to
 from harness.data.order.cursor import Cursor, Positions
 from harness.errors import CheckpointError

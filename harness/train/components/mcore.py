@@ -18,7 +18,7 @@ import torch
 
 from harness.config.model import ModelConfig
 from harness.data.batch import Batch
-from harness.model.attention.bounds import Documents, Stretch, stretches_of
+from harness.model.attention.bounds import Documents, Stretch, documents_at, stretches_of
 from harness.model.context import own_part
 from harness.model.experts.mcore import tallies_in
 from harness.model.experts.tally import RowSums, Tallies
@@ -198,14 +198,14 @@ class Pipeline:
 
     def _documents(self, batch: Batch) -> Documents | None:
         """Return the documents of a micro-batch that is still on the host, and what this rank has of them."""
-        starts, longest = batch.document_starts, batch.longest_document
-        if starts is None or longest is None:
+        starts = batch.document_starts
+        if starts is None:
             return None
         stretches: tuple[Stretch, ...] = ()
         if self._ranks.cp.size > 1:
             batch_size, length = batch.tokens_BS.shape
             stretches = stretches_of(length, batch_size, self._ranks.cp, starts.tolist(), self._device)
-        return Documents(starts.to(self._device, non_blocking=True), longest, stretches)
+        return documents_at(starts, self._device, stretches)
 
     def _own_part(self, batch: Batch) -> Batch:
         """Return this rank's part of a batch: with context parallelism, its two slices of every sequence.

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 
-from harness.checkpoint import mcore
 from harness.errors import SaveFailedError
 from harness.parallel import collectives
 from harness.run.event_types import SaveWaited
@@ -69,8 +68,7 @@ def _begin(run: Run, state: TrainState) -> TrainState:
     if partial is None:
         return saving.conclude(run, state, state, None, problem, time.perf_counter() - started_s)
     norms = run.optimizer.state_norms()
-    model, optimizer = run.pipeline.chunks, run.optimizer.megatron
-    writing = mcore.begin_save(partial, model, optimizer, with_sha256=saving.signs(run))
+    writing = run.saver.begin(partial, with_sha256=saving.signs(run))
     if writing.not_beside is not None:
         text = f"warning: no process could be started to write beside training, which waited: {writing.not_beside}"
         run.announce(text, SaveWaited(attempt=state.attempt, step=state.step, reason=writing.not_beside))

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.checkpoint import mcore
 from harness.checkpoint.counted import Records
 from harness.config.phase_settings import in_phase
 from harness.errors import CheckpointError, SaveFailedError
@@ -81,7 +80,7 @@ def begin(run: Run, state: TrainState) -> tuple[Path | None, str | None]:
 def _write(run: Run, state: TrainState, partial: Path) -> tuple[Records, str | None]:
     """Write this rank's share; return the files' records on the writer, and the problem of any rank on all."""
     try:
-        records = mcore.save(partial, run.pipeline.chunks, run.optimizer.megatron, with_sha256=signs(run))
+        records = run.saver.save(partial, with_sha256=signs(run))
     except SaveFailedError as error:
         return {}, not_written(run, state, partial, error)
     return records, None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import torch
 
-from harness.checkpoint.mcore import complete_parameters
+from harness.checkpoint.state.mcore import complete_parameters
 from harness.parallel import collectives
 from harness.run.checkpoints.manifest import Manifest
 from harness.train.components.nearby import Snapshot

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from harness.checkpoint import mcore as checkpoint_files
+from harness.checkpoint.loading import mcore as checkpoint_files
 from harness.checkpoint.node_folder import SnapshotRecord
 from harness.config.schema import Config
 from harness.data.fingerprint import fingerprint_filled_in, require_adopted

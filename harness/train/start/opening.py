@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 
+from harness.checkpoint.saving.mcore import Saver
 from harness.config.phase_settings import in_phase
 from harness.config.schema import Config
 from harness.errors import LayoutError
@@ -88,9 +89,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         _require_ranks(phase, world.size, start, run_dir, is_writer=joined.is_writer)
         plan = replace(whole, layout=phase.layout, layers_per_stage=phase.layers_per_stage)
         ranks = parallel.start(phase.layout, rank=world.rank, device=world.device, seed=config.run.seed)
-        with raising_together(ranks):
-            channels = list_channels(config, plan, start) if ranks.is_writer else ()
-        start = replace(start, channels=collectives.from_rank_0(channels))
+        start = _with_channels(config, plan, ranks, start)
         with raising_together(ranks):
             data, belongings, remarks = _open_inputs(config, plan, ranks, start, world, closing)
             if joined.is_writer and start.manifest is not None:
@@ -138,6 +137,17 @@ def _join(world: World, signals: SignalFlags) -> Ranks:
         init_method=world.init_method,
         is_told_to_stop=signals.asks_to_leave,
     )
+
+
+def _with_channels(config: Config, plan: Plan, ranks: Ranks, start: Start) -> Start:
+    """Give every rank the channels that the first rank finds: nobody else looks at the files of all parts.
+
+    Raises:
+        DataError: A channel is missing or damaged.
+    """
+    with raising_together(ranks):
+        channels = list_channels(config, plan, start) if ranks.is_writer else ()
+    return replace(start, channels=collectives.from_rank_0(channels))
 
 
 def _open_inputs(
@@ -243,6 +253,7 @@ def _introduced(
         milestones=Milestones.of(config, plan, phase.index),
         pipeline=pipeline,
         optimizer=optimizer,
+        saver=Saver(chunks, optimizer.megatron),
         data=parts.data,
         store=store,
         inbox=inbox,
