@@ -151,7 +151,7 @@ def packing() -> None:
         for _ in range(ROUNDS[count]):
             packed = seconds_of(lambda *x, documents=documents: attend_documents(*x, documents), given)
             rounds.append((packed, sum(seconds_of(attend, document) for document in alone)))
-        together, apart = min(rounds)
+        together, apart = (min(times) for times in zip(*rounds, strict=True))
         write(f"{count:>10,}{together:>30.3f}{apart:>16.3f}{together / apart:>8.2f}")
 
 
