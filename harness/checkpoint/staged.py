@@ -21,7 +21,7 @@ from harness.parameters.optimizers import ADAMW
 State = tuple[Tensor, str]
 """One state of a parameter: the parameter, and the name of its state; "param" are the master weights."""
 Writers = Mapping[State, Sequence[int]]
-"""The ranks, in the group that shares a state, that write some of it."""
+"""Ranks, in the group that shares a state, that write some of it."""
 
 
 class StatesOfBuffer:

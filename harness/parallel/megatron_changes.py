@@ -118,6 +118,12 @@ CHANGES = (
         made_in="harness.checkpoint.loading.mcore",
         why="It gives parts of files to a reader that takes as much time and memory as they ask for.",
     ),
+    Change(
+        owner="megatron.core.dist_checkpointing.strategies.fully_parallel",
+        names=("exchange_loaded_objects_gather_object",),
+        made_in="harness.checkpoint.loading.mcore",
+        why="It gathers the objects of all ranks of the world on every rank.",
+    ),
     _in_saving(
         names=("serialization.Path", "strategies.common.TorchCommonSaveStrategy.save_common"),
         why="Rank 0 lists the new folder and writes `common.pt` alone; if the disk refuses, the others wait for ever.",

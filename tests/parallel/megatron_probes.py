@@ -24,7 +24,7 @@ warnings.simplefilter("ignore")
 import torch  # noqa: E402
 from megatron.core import optimizer as megatron_optimizer  # noqa: E402
 from megatron.core.dist_checkpointing import serialization  # noqa: E402
-from megatron.core.dist_checkpointing.strategies import common, filesystem_async  # noqa: E402
+from megatron.core.dist_checkpointing.strategies import common, filesystem_async, fully_parallel  # noqa: E402
 from megatron.core.optimizer import distrib_optimizer  # noqa: E402
 from megatron.core.tensor_parallel import layers, mappings  # noqa: E402
 from megatron.core.tensor_parallel import random as megatron_random  # noqa: E402
@@ -172,6 +172,9 @@ PROBES: dict[str, Callable[[], bool]] = {
     "torch.distributed.checkpoint.default_planner.DefaultLoadPlanner.load_bytes": shards_run_code,
     "torch.distributed.checkpoint.filesystem.FileSystemReader.read_metadata": indexes_run_code,
     "torch.distributed.checkpoint.filesystem.FileSystemReader._slice_file": packed_records_are_read,
+    f"{STRATEGIES}.fully_parallel.exchange_loaded_objects_gather_object": lambda: source_has(
+        fully_parallel.exchange_loaded_objects_gather_object, "all_gather_object(", "group=None"
+    ),
     f"{SAVING}.Path": lambda: source_has(serialization.save, "= Path(checkpoint_dir)", ".iterdir()"),
     f"{SAVING}.maybe_msc": lambda: source_has(serialization.save, "maybe_msc.Path(", ".iterdir()"),
     f"{WRITER}.open": lambda: source_has(

@@ -41,3 +41,19 @@ def test_nobody_reads_what_a_rank_has_written(
     saved = RunDir(tmp_path / "run").checkpoint(3)
     assert {"__0_0.distcp", "__1_0.distcp"} == {name for name in read_manifest(saved).files if "distcp" in name}
     assert verify(saved, deep=True, key=key) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("grid", [Grid(dp=2), Grid(tp=2, dp=2), Grid(dp=4)], ids=["dp2", "tp2-dp2", "dp4"])
+def test_ranks_tell_each_other_once_what_they_write_and_read_it_once(
+    grid: Grid, pool: Pool, corpus: Path, tmp_path: Path
+) -> None:
+    config = small_config(corpus, grid, {})
+    run_dir = tmp_path / "run"
+    ranks = pool.run(worlds_of_scale.saves_and_loads, grid.world_size, config, run_dir)
+    tensors = sum(path.stat().st_size for path in RunDir(run_dir).checkpoint(2).glob("*.distcp"))
+    for (first_save, second_save), _ in ranks:
+        assert first_save != []
+        assert second_save == []
+    # Each replica reads its part, and objects.
+    assert tensors <= sum(num_bytes for _, num_bytes in ranks) < 1.1 * tensors

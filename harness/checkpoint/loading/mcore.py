@@ -25,13 +25,19 @@ cpu.prepare()
 
 import megatron.core  # noqa: E402 (the CPU must be prepared first)
 from megatron.core import dist_checkpointing  # noqa: E402
+from megatron.core import parallel_state as ps  # noqa: E402
 from megatron.core.dist_checkpointing.core import CheckpointingException  # noqa: E402
-from megatron.core.dist_checkpointing.strategies import common  # noqa: E402
+from megatron.core.dist_checkpointing.strategies import common, fully_parallel  # noqa: E402
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper  # noqa: E402
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy  # noqa: E402
 from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
 
 replace(DefaultLoadPlanner, "load_bytes", guarded(DefaultLoadPlanner.load_bytes))
 replace(FileSystemReader, "read_metadata", read_metadata)
 replace(FileSystemReader, "_slice_file", guarded_slice(FileSystemReader._slice_file))
+
+# What `_Shared` reads nobody else needs.
+replace(fully_parallel, "exchange_loaded_objects_gather_object", lambda objects: objects)
 
 _NEEDS_COMMON_FILE = hasattr(common, "TorchCommonSaveStrategy")
 """Until 0.16; later versions write no `common.pt`."""
@@ -101,7 +107,9 @@ def _read(directory: Path, state: dict[str, Any], *, unused: tuple[str, ...] = (
     _require_readable(directory)
     if (objection := objection_to(directory)) is not None:
         raise CheckpointError(f"{directory} cannot be loaded: {objection}.")
-    loaded, without_place, absent = dist_checkpointing.load(state, str(directory), strict=strict)
+    loaded, without_place, absent = dist_checkpointing.load(
+        state, str(directory), sharded_strategy=_Shared(), strict=strict
+    )
     lacking = sorted(key for key in absent if "_extra_state" not in key)
     if lacking:
         raise CheckpointError(
@@ -113,6 +121,24 @@ def _read(directory: Path, state: dict[str, Any], *, unused: tuple[str, ...] = (
             f"{directory} has {len(left)} entries for which this model has no place, first {left[:5]}. {_reason(left)}"
         )
     return dict(loaded)
+
+
+class _Shared(FullyParallelLoadStrategyWrapper):  # type: ignore[misc]  # Megatron has no types
+    """Loading by which each data-parallel replica reads a part of the tensors that all of them need.
+
+    They send it to each other, so that every byte of tensors is read once by them. Objects are few and small: each rank
+    reads its own.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(TorchDistLoadShardedStrategy(), ps.get_data_parallel_group(with_context_parallel=True))
+
+    @staticmethod
+    def _defer_loading_sharded_objects(state: dict[str, Any]) -> tuple[Any, Any, dict[Any, Any], dict[Any, Any]]:
+        """Return Megatron's division of the state, in which this rank reads all objects."""
+        found = FullyParallelLoadStrategyWrapper._defer_loading_sharded_objects(state)
+        objects, others, own, of_others = found
+        return objects, others, own | of_others, {}
 
 
 def _reason(entries: list[str]) -> str:

@@ -138,7 +138,7 @@ class _Strategy(torch_format.TorchDistSaveShardedStrategy):  # type: ignore[misc
         super().__init__(*_FORMAT)
         self._replicas = ps.get_data_parallel_group(with_context_parallel=True)
         self._distribution: Any = None
-        """Which of the replicas writes what all of them have."""
+        """The choice among the replicas of who writes what all of them have."""
         self._problems: list[str] = []
         self._writer: Writer | None = None
         self._plan: Any = None

@@ -23,7 +23,7 @@ _state_of_zeros = DistributedOptimizer.get_parameter_state_dp_zero
 
 
 class _Staging:
-    """Who writes what of the optimizer's state, while a save asks for it."""
+    """The writers of the optimizer's state, while a save asks for it."""
 
     def __init__(self) -> None:
         self.writers: Writers = {}

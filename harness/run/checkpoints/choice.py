@@ -20,6 +20,8 @@ Resume = Literal["auto", "must", "never"]
 Inspect = Callable[[Path], str | None]
 """Returns an objection against a checkpoint that verifies, or None."""
 AGAIN_AFTER_S = 1.0
+Check = Callable[[Path], list[str]]
+"""Returns the problems of a checkpoint, as `verify` does."""
 Found = TypeVar("Found")
 CLEAN_ONLY: tuple[Health, ...] = ("clean",)
 
@@ -42,8 +44,8 @@ class Choice:
 def choose(
     folder: Path,
     resume: Resume,
+    check: Check,
     *,
-    deep: bool = False,
     healths: Collection[Health] = CLEAN_ONLY,
     inspect: Inspect | None = None,
     key: SigningKey | None = None,
@@ -60,7 +62,8 @@ def choose(
     """
     if resume == "never":
         return Choice(entry=None, passed_over=())
-    choice, progress_would_be_lost = _search(folder, deep, healths, key, inspect)
+    look = partial(_problem, check=check, inspect=inspect)
+    choice, progress_would_be_lost = _search(folder, healths, key, look)
     if choice.entry is None and (progress_would_be_lost or resume == "must"):
         raise CheckpointError(_none_usable(folder, choice.passed_over))
     return choice
@@ -68,12 +71,10 @@ def choose(
 
 def newest_sound(folder: Path, *, deep: bool = True, key: SigningKey | None = None) -> Choice:
     """Return the newest checkpoint in a folder that verifies and is not abandoned, if there is one; raises nothing."""
-    return _search(folder, deep, ("clean", "suspect"), key, None)[0]
+    return _search(folder, ("clean", "suspect"), key, partial(_problem, check=partial(verify, deep=deep, key=key)))[0]
 
 
-def _search(
-    folder: Path, deep: bool, healths: Collection[Health], key: SigningKey | None, inspect: Inspect | None
-) -> tuple[Choice, bool]:
+def _search(folder: Path, healths: Collection[Health], key: SigningKey | None, look: Inspect) -> tuple[Choice, bool]:
     """Return the choice, and whether progress would be lost by starting anew where there is none."""
     passed_over: list[PassedOver] = []
     progress_would_be_lost = False
@@ -83,7 +84,7 @@ def _search(
             passed_over.append(PassedOver(entry.path, entry.problem))
             progress_would_be_lost = True
             continue
-        objection = _twice(partial(_objection, entry, deep, healths, key, inspect), _is_refusal)
+        objection = _twice(partial(_objection, entry, healths, look), _is_refusal)
         if objection is None:
             return Choice(entry=entry, passed_over=tuple(passed_over)), False
         passed_over.append(PassedOver(entry.path, objection))
@@ -107,15 +108,18 @@ def _is_refusal(objection: str | None) -> bool:
     return objection is not None and UNREADABLE in objection
 
 
-def _objection(
-    entry: Checkpoint, deep: bool, healths: Collection[Health], key: SigningKey | None, inspect: Inspect | None
-) -> str | None:
+def _objection(entry: Checkpoint, healths: Collection[Health], look: Inspect) -> str | None:
     health = entry.manifest.health
     if health == "abandoned" or health not in healths:
         return f"it is {health}"
-    problems = verify(entry.path, deep, key=key)
+    return look(entry.path)
+
+
+def _problem(path: Path, *, check: Check, inspect: Inspect | None = None) -> str | None:
+    """Return why a checkpoint cannot be used, or None."""
+    problems = check(path)
     if not problems:
-        return None if inspect is None else inspect(entry.path)
+        return None if inspect is None else inspect(path)
     return "; ".join(problems[:3] + ([f"{len(problems) - 3} more problems"] if len(problems) > 3 else []))
 
 

@@ -23,6 +23,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from harness.errors import CheckpointError, RunTakenOverError, SaveFailedError
@@ -32,6 +33,7 @@ from harness.run.checkpoints.entries import Checkpoint, Entry, entries_in
 from harness.run.checkpoints.for_export import Belongings
 from harness.run.checkpoints.manifest import MANIFEST_NAME, FileRecord, Health, Manifest, write_manifest
 from harness.run.checkpoints.signature import SigningKey
+from harness.run.checkpoints.verify import HashFiles, verify
 from harness.run.fence import Fence
 from harness.run.files import fsync_folder, remove_tree
 from harness.run.paths import RunDir
@@ -139,13 +141,17 @@ class CheckpointStore:
         deep: bool = False,
         healths: Collection[Health] = CLEAN_ONLY,
         inspect: Inspect | None = None,
+        hash_files: HashFiles | None = None,
     ) -> Choice:
         """Return the checkpoint to resume from, as `harness.run.checkpoints.choice.choose` does.
+
+        This process hashes, unless somebody else does (`hash_files`).
 
         Raises:
             CheckpointError: As there.
         """
-        return choose(self.run_dir.checkpoints, resume, deep=deep, healths=healths, inspect=inspect, key=self.key)
+        check = partial(verify, deep=deep, key=self.key, hash_files=hash_files)
+        return choose(self.run_dir.checkpoints, resume, check, healths=healths, inspect=inspect, key=self.key)
 
     def amend(self, entry: Checkpoint, *, health: Health | None = None, pinned: bool | None = None) -> Checkpoint:
         """Change a checkpoint's health or pin in its manifest; a crash leaves the old manifest or the new one.

@@ -6,33 +6,43 @@ without an error, and a replaced `.metadata` or `common.pt` can run any code.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 from harness.errors import CheckpointError
 from harness.plain_pickle import PICKLE_START
 from harness.run.checkpoints.contents import Progress, contents, file_records
-from harness.run.checkpoints.manifest import Manifest, manifest_or_problem, write_manifest
+from harness.run.checkpoints.manifest import FileRecord, Manifest, manifest_or_problem, write_manifest
 from harness.run.checkpoints.metadata_pickle import METADATA_NAME
 from harness.run.checkpoints.signature import SigningKey
 from harness.run.checkpoints.stored_index import read_index
 from harness.run.files import UNREADABLE, read_regular
 
+HashFiles = Callable[[Path, Collection[str], bool], Mapping[str, FileRecord]]
+"""Returns the records of named files in a folder, with SHA-256 or without. Raises OSError."""
 SHARD_SUFFIX = ".distcp"
 """Suffix of the files with tensors. All other files are small and always hashed before they are used."""
 
 
 def verify(
-    path: Path, deep: bool = False, *, key: SigningKey | None = None, progress: Progress | None = None
+    path: Path,
+    deep: bool = False,
+    *,
+    key: SigningKey | None = None,
+    progress: Progress | None = None,
+    hash_files: HashFiles | None = None,
 ) -> list[str]:
     """Return the problems of a checkpoint, one line each; none if it is sound. With `deep`, hashes are compared too.
 
-    With a key, the manifest must be signed, and the hashes that nobody can forge (SHA-256) are compared as well.
+    With a key, the manifest must be signed, and the hashes that nobody can forge (SHA-256) are compared as well. This
+    process hashes, with `progress`, unless somebody else does (`hash_files`).
     """
+    hash_files = hash_files or partial(_hash_here, progress=progress)
     found = manifest_or_problem(path, key)
     if isinstance(found, str):
         return [found]
-    return _problems(path, found, found.files if deep else (), is_signed=key is not None, progress=progress)
+    return _problems(path, found, found.files if deep else (), is_signed=key is not None, hash_files=hash_files)
 
 
 def index_problems(path: Path) -> list[str]:
@@ -55,7 +65,9 @@ def has_index(path: Path) -> bool:
         return False
 
 
-def verify_before_load(path: Path, *, deep: bool = False, key: SigningKey | None = None) -> Manifest:
+def verify_before_load(
+    path: Path, *, deep: bool = False, key: SigningKey | None = None, hash_files: HashFiles | None = None
+) -> Manifest:
     """Check the sizes of all files and the hashes of all but the shards, with `deep` of all files; return the manifest.
 
     Shards hold a few pickled objects beside their tensors (random states): use `deep` where the storage is not trusted.
@@ -69,7 +81,7 @@ def verify_before_load(path: Path, *, deep: bool = False, key: SigningKey | None
         problems = [found]
     else:
         hashed = [name for name in found.files if deep or key is not None or not name.endswith(SHARD_SUFFIX)]
-        problems = _problems(path, found, hashed, is_signed=key is not None)
+        problems = _problems(path, found, hashed, is_signed=key is not None, hash_files=hash_files or _hash_here)
         if not problems:
             return found
     raise CheckpointError(
@@ -97,7 +109,7 @@ def sign(path: Path, key: SigningKey, *, progress: Progress | None = None) -> No
 
 
 def _problems(
-    path: Path, manifest: Manifest, hashed: Collection[str], *, is_signed: bool, progress: Progress | None = None
+    path: Path, manifest: Manifest, hashed: Collection[str], *, is_signed: bool, hash_files: HashFiles
 ) -> list[str]:
     try:
         found = contents(path)
@@ -111,14 +123,14 @@ def _problems(
             problems.append(f"{name!r} is missing")
     problems += [f"{name!r} is not in the manifest" for name in found.files if name not in manifest.files]
     of_right_size = [name for name in hashed if found.files.get(name) == manifest.files[name].bytes]
-    return sorted(problems) + _altered(path, manifest, of_right_size, is_signed, progress)
+    return sorted(problems) + _altered(path, manifest, of_right_size, is_signed, hash_files)
 
 
 def _altered(
-    path: Path, manifest: Manifest, names: Collection[str], is_signed: bool, progress: Progress | None
+    path: Path, manifest: Manifest, names: Collection[str], is_signed: bool, hash_files: HashFiles
 ) -> list[str]:
     try:
-        records = file_records(path, names, with_sha256=is_signed, progress=progress)
+        records = hash_files(path, names, is_signed)
     except OSError as error:
         return [f"{Path(str(error.filename or path)).name!r} {UNREADABLE}: {error.strerror}"]
     problems = []
@@ -129,3 +141,9 @@ def _altered(
         elif is_signed and record.sha256 != promised.sha256:
             problems.append(f"{name!r} was forged: its XXH3 fits, its SHA-256 does not")
     return problems
+
+
+def _hash_here(
+    path: Path, names: Collection[str], with_sha256: bool, progress: Progress | None = None
+) -> Mapping[str, FileRecord]:
+    return file_records(path, names, with_sha256=with_sha256, progress=progress)

@@ -14,11 +14,12 @@ from harness.parallel import collectives
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.lineage import Target, line_of, rollback_target
 from harness.run.checkpoints.manifest import Adjustment, RollbackRecord
-from harness.run.checkpoints.verify import verify_before_load
+from harness.run.checkpoints.verify import HashFiles, verify_before_load
 from harness.run.commands.command import Command
 from harness.run.commands.requests import Rollback
 from harness.run.event_types import RollbackDone, RollbackRefused, RolledBack
 from harness.run.order_file import rollbacks_in_journal
+from harness.train.components.findings import found_by_rank_0
 from harness.train.run import Run
 from harness.train.saving.aftermath import conclude_rollback
 from harness.train.saving.saving import save
@@ -117,15 +118,15 @@ def _plan_rollback(run: Run, state: TrainState, command: Command, request: Rollb
 
 def _load(run: Run, target: Checkpoint) -> str | None:
     """Load the target from the shared store, or return why not, the same on every rank. Every rank must call it."""
-    problem = collectives.from_rank_0(_problem_of(run, target) if run.ranks.is_writer else None)
+    problem = collectives.from_rank_0(found_by_rank_0(run.ranks, partial(_problem_of, run, target)))
     if problem is None:
         checkpoint_files.load(target.path, run.pipeline.chunks, run.optimizer.megatron)
     return problem
 
 
-def _problem_of(run: Run, target: Checkpoint) -> str | None:
+def _problem_of(run: Run, target: Checkpoint, hash_files: HashFiles) -> str | None:
     try:
-        verify_before_load(target.path, deep=True, key=run.store.key)
+        verify_before_load(target.path, deep=True, key=run.store.key, hash_files=hash_files)
     except CheckpointError as error:
         return str(error)
     return objection_to(target.path)

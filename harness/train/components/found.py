@@ -23,6 +23,7 @@ from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.entries import Checkpoint
 from harness.run.checkpoints.manifest import Manifest
 from harness.run.checkpoints.store import CheckpointStore
+from harness.run.checkpoints.verify import HashFiles
 from harness.run.fence import Fence
 from harness.run.launch_folder import make_run
 from harness.run.lock import RunLock
@@ -98,7 +99,7 @@ def take_possession(run_dir: RunDir, closing: ExitStack) -> Fence:
     return closing.enter_context(RunLock(run_dir, job_id())).fence
 
 
-def find_start(store: CheckpointStore, resume: Resume) -> Start:
+def find_start(store: CheckpointStore, resume: Resume, hash_files: HashFiles) -> Start:
     """Find the checkpoint to go on from.
 
     Raises:
@@ -106,7 +107,7 @@ def find_start(store: CheckpointStore, resume: Resume) -> Start:
     """
     run_dir = store.run_dir
     store.clean_partials()
-    choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=objection_to)
+    choice = store.choose(resume, deep=True, healths=("clean", "suspect"), inspect=objection_to, hash_files=hash_files)
     if resume == "auto" and choice.entry is not None:
         resume_failures.require_not_failed_twice(run_dir, choice.entry.path)
     if resume == "never":

@@ -31,6 +31,7 @@ from harness.run.begun_phases import require_planned
 from harness.run.checkpoints.choice import Resume
 from harness.run.checkpoints.signature import SigningKey, read_key
 from harness.run.checkpoints.store import CheckpointStore
+from harness.run.checkpoints.verify import HashFiles
 from harness.run.commands.mailbox import Mailbox
 from harness.run.commands.os_signals import SignalFlags
 from harness.run.commands.reach import rollback_problem
@@ -43,6 +44,7 @@ from harness.run.launch_folder import hyperparameters
 from harness.run.paths import RunDir
 from harness.train.components.agreement import raising_together
 from harness.train.components.belongings import RunBelongings, belongings_for
+from harness.train.components.findings import found_by_rank_0
 from harness.train.components.found import Start, find_start, take_possession
 from harness.train.components.identity import other_versions, versions
 from harness.train.components.in_flight import InFlight
@@ -78,9 +80,8 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         joined = _join(world, signals)
         closing.callback(parallel.end)
         with raising_together(joined):
-            fence = take_possession(run_dir, closing) if joined.is_writer else None
-            store = CheckpointStore(run_dir, fence, _signing_key(config) if fence is not None else None)
-            found = find_start(store, resume) if joined.is_writer else None
+            taken = found_by_rank_0(joined, partial(_taken, config, run_dir, resume, closing))
+        store, found = taken or (CheckpointStore(run_dir, None, None), None)
         start = collectives.from_rank_0(found)
         assert start is not None, "rank 0 always finds a start"
         folder = folder_of(config, run_dir, world.rank)
@@ -106,7 +107,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
                 belongings=belongings,
             ),
             store=store,
-            inbox=Inbox(_mailbox(config, run_dir, ranks), signals, world.device, fence=fence, data=data),
+            inbox=Inbox(_mailbox(config, run_dir, ranks), signals, world.device, fence=store.fence, data=data),
             recorder=_open_recorder(config, plan, store, data, start, closing) if ranks.is_writer else None,
             heartbeat=heartbeat,
             nearby=None
@@ -119,7 +120,7 @@ def open_run(config: Config, run_dir: RunDir, resume: Resume, world: World) -> I
         blamed = resume_failures.recording(
             run_dir, start.path, start=start.name, rank=world.rank, is_of_another_rank=collectives.is_lost_connection
         )
-        with blamed, reporting_takeover(fence):
+        with blamed, reporting_takeover(store.fence):
             yield run, restore(run, start)
 
 
@@ -139,6 +140,19 @@ def _join(world: World, signals: SignalFlags) -> Ranks:
     )
 
 
+def _taken(
+    config: Config, run_dir: RunDir, resume: Resume, closing: ExitStack, hash_files: HashFiles
+) -> tuple[CheckpointStore, Start]:
+    """Take the run directory, and find where to go on from, on the writer.
+
+    Raises:
+        RunInUseError: Another process trains in it.
+        CheckpointError: There are checkpoints but none can be used.
+    """
+    store = CheckpointStore(run_dir, take_possession(run_dir, closing), _signing_key(config))
+    return store, find_start(store, resume, hash_files)
+
+
 def _with_channels(config: Config, plan: Plan, ranks: Ranks, start: Start) -> Start:
     """Give every rank the channels that the first rank finds: nobody else looks at the files of all parts.
 
@@ -146,8 +160,8 @@ def _with_channels(config: Config, plan: Plan, ranks: Ranks, start: Start) -> St
         DataError: A channel is missing or damaged.
     """
     with raising_together(ranks):
-        channels = list_channels(config, plan, start) if ranks.is_writer else ()
-    return replace(start, channels=collectives.from_rank_0(channels))
+        channels = found_by_rank_0(ranks, lambda _: list_channels(config, plan, start))
+    return replace(start, channels=collectives.from_rank_0(channels) or ())
 
 
 def _open_inputs(
