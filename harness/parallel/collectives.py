@@ -23,6 +23,12 @@ def sum_at_rank_0(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
+def is_true_anywhere(flag: bool) -> bool:  # noqa: FBT001 (a value, not a way)
+    """Return whether the flag is true on any rank. Every rank must call it."""
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    return bool(sum_over(torch.tensor([float(flag)], device=device)).item())
+
+
 def max_over(tensor: torch.Tensor, group: Group | None = None) -> torch.Tensor:
     """Take the elementwise maximum in place over the group and return it. Every rank of the group must call it."""
     dist.all_reduce(tensor, op=dist.ReduceOp.MAX, group=group)

@@ -182,7 +182,7 @@ class _Strategy(torch_format.TorchDistSaveShardedStrategy):  # type: ignore[misc
         planner.set_up_planner(torch_format.mcore_to_pyt_state_dict(by_key, False), is_coordinator=_is_rank_0())
         writer.set_up_storage_writer(_is_rank_0())
         plan = writer.prepare_local_plan(planner.create_local_plan())
-        if self._is_new(plan != self._plan):
+        if collectives.is_true_anywhere(plan != self._plan):
             plans = collectives.gathered_at_rank_0(plan)
             self._metadata = planner.create_global_plan(plans)[1] if plans else None
             self._plan, self._results = plan, None
@@ -213,7 +213,7 @@ class _Strategy(torch_format.TorchDistSaveShardedStrategy):  # type: ignore[misc
             self._problems.append(f"rank {dist.get_rank()}: {cause(results[0])}")
         self._raise_together()
         # What rank 0 wrote in its own file need not be told. Objects are there, whose sizes differ from save to save.
-        if self._is_new(not _is_rank_0() and results != self._results):
+        if collectives.is_true_anywhere(not _is_rank_0() and results != self._results):
             self._results_of_all = collectives.gathered_at_rank_0(results)
         self._results = results
         if _is_rank_0():
@@ -230,13 +230,9 @@ class _Strategy(torch_format.TorchDistSaveShardedStrategy):  # type: ignore[misc
     def _mark(self, state: dict[str, Any]) -> None:
         fully_parallel.distribute_main_replicas_with_precomputed_distribution(state, self._replicas, self._distribution)
 
-    def _is_new(self, differs: bool) -> bool:
-        """Return whether something differs on some rank from what was told. Every rank must call it."""
-        return bool(collectives.sum_over(torch.tensor([float(differs)], device=_device())).item())
-
     def _raise_together(self) -> None:
         """Raise on every rank what went wrong on any. Every rank must call it."""
-        if not self._is_new(bool(self._problems)):
+        if not collectives.is_true_anywhere(bool(self._problems)):
             return
         problems = [problem for of_rank in collectives.gathered(self._problems) for problem in of_rank]
         raise SaveFailedError("; ".join(dict.fromkeys(problems)))

@@ -28,9 +28,9 @@ def raising_together(ranks: Ranks) -> Iterator[None]:
         own = error
     except OSError as error:
         own = _refused(error)
-    found = [error for error in collectives.gathered(None if own is None else _as_sent(own)) if error is not None]
-    if not found:
+    if not collectives.is_true_anywhere(own is not None):
         return
+    found = [error for error in collectives.gathered(None if own is None else _as_sent(own)) if error is not None]
     if ranks.is_writer:
         raise own or found[0]
     raise SystemExit(found[0].exit_code)

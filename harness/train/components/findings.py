@@ -1,4 +1,4 @@
-"""What rank 0 finds alone on the disk, while the others wait for as long as it takes, or hash files for it."""
+"""Findings of rank 0 on the disk, for which the others wait for as long as it takes, or hash files."""
 
 from __future__ import annotations
 

@@ -161,7 +161,7 @@ def _with_channels(config: Config, plan: Plan, ranks: Ranks, start: Start) -> St
     """
     with raising_together(ranks):
         channels = found_by_rank_0(ranks, lambda _: list_channels(config, plan, start))
-    return replace(start, channels=collectives.from_rank_0(channels) or ())
+    return replace(start, channels=collectives.from_rank_0(channels or ()))
 
 
 def _open_inputs(
