@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from harness.errors import SaveFailedError
 from harness.parallel import collectives
 from harness.run.event_types import SaveWaited
@@ -45,7 +43,7 @@ def advance(run: Run, state: TrainState) -> TrainState:
     if flight is None:
         return state
     waits = not flight.writing.is_done() if not flight.is_written else _is_publishing(flight)
-    if collectives.sum_over(torch.tensor([float(waits)], device=run.device)).item():
+    if collectives.is_true_anywhere(waits):
         return state
     with _stalling(run, state):
         return _finish(run, state, flight) if flight.is_written else _conclude(run, state, flight)
