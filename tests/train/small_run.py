@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import worlds
 from pool import Pool
 
@@ -190,6 +191,18 @@ def steps_taker(pool: Pool, corpus: Path, folder: Path, of: Mapping[str, Any], n
 
 def records(run_dir: Path) -> list[StepRecord]:
     return list(read_records(RunDir(run_dir).metrics))
+
+
+def assert_the_same(run: list[StepRecord], base: list[StepRecord], tolerance: float) -> None:
+    """All metrics of every step but those of speed, and which experts got how much."""
+    for record, expected in zip(run, base, strict=True):
+        found, wanted = (
+            {name: value for name, value in each.values.items() if not name.startswith("perf/")}
+            for each in (record, expected)
+        )
+        assert found.keys() == wanted.keys()
+        assert found == pytest.approx(wanted, rel=tolerance)
+        assert record.experts_by_layer == expected.experts_by_layer
 
 
 def column(run_dir: Path, name: str) -> list[float]:

@@ -10,7 +10,7 @@ import expert_jobs
 import pytest
 import worlds
 from pool import Pool
-from small_run import GENTLE, LAYOUT_STEPS, Grid, KindRun, kept_runs, records, small_config
+from small_run import GENTLE, LAYOUT_STEPS, Grid, KindRun, assert_the_same, kept_runs, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
@@ -75,13 +75,7 @@ def expert_run(pool: Pool, corpus: Path, tmp_path_factory: pytest.TempPathFactor
 def test_layout_trains_the_same_experts(kind: str, grid: Grid, expert_run: KindRun) -> None:
     base, run = records(expert_run(kind, Grid())), records(expert_run(kind, grid))
     assert len(run) == LAYOUT_STEPS
-    assert [record.experts_by_layer for record in run] == [record.experts_by_layer for record in base]
-    for record, expected in zip(run, base, strict=True):
-        names = {name for name in expected.values if not name.startswith("perf/")}
-        assert {name for name in record.values if not name.startswith("perf/")} == names
-        assert {name: record.values[name] for name in names} == pytest.approx(
-            {name: expected.values[name] for name in names}, rel=TOLERANCE
-        )
+    assert_the_same(run, base, TOLERANCE)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import worlds
 from pool import Pool
-from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, launch, records, small_config
+from small_run import EVALUATION, GENTLE, LAYOUT_STEPS, Grid, assert_the_same, launch, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
@@ -93,12 +93,7 @@ def test_layout_trains_the_same_latents(layout: str, latent_run: LatentRun) -> N
     kind, grid, others = LAYOUTS[layout]
     base, run = records(latent_run(kind, _grid(), {})), records(latent_run(kind, grid, others))
     assert len(run) == LAYOUT_STEPS
-    for record, expected in zip(run, base, strict=True):
-        names = {name for name in expected.values if not name.startswith("perf/")}
-        assert {name for name in record.values if not name.startswith("perf/")} == names
-        assert {name: record.values[name] for name in names} == pytest.approx(
-            {name: expected.values[name] for name in names}, rel=TOLERANCE
-        )
+    assert_the_same(run, base, TOLERANCE)
 
 
 @pytest.mark.slow

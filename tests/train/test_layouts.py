@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from small_run import LAYOUT_STEPS, Grid, LayoutRun, records
+from small_run import LAYOUT_STEPS, Grid, LayoutRun, assert_the_same, records
 
 from harness.run.checkpoints.manifest import read_manifest
 from harness.run.paths import RunDir
@@ -35,12 +35,7 @@ def test_layout_trains_the_same(grid: Grid, base_run: Path, layout_run: LayoutRu
     assert len(run) == LAYOUT_STEPS
     assert [r.batch_hash for r in run] == [r.batch_hash for r in base]
     assert [r.consumed_samples for r in run] == [r.consumed_samples for r in base]
-    for record, expected in zip(run, base, strict=True):
-        names = {name for name in expected.values if not name.startswith("perf/")}
-        assert {name for name in record.values if not name.startswith("perf/")} == names
-        assert {name: record.values[name] for name in names} == pytest.approx(
-            {name: expected.values[name] for name in names}, rel=TOLERANCE
-        )
+    assert_the_same(run, base, TOLERANCE)
     assert "valid/lm_loss/code" in run[-1].values
 
 

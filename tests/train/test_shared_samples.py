@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import worlds
 from pool import Pool
-from small_run import GENTLE, LAYOUT_STEPS, Grid, KindRun, kept_runs, launch, records, small_config
+from small_run import GENTLE, LAYOUT_STEPS, Grid, KindRun, assert_the_same, kept_runs, launch, records, small_config
 from test_train_resume import Stretch, comparable, launch_in_stretches
 
 from harness.run.paths import RunDir
@@ -109,13 +109,7 @@ def _name(kind: str, grid: Grid) -> str:
 def test_layout_trains_the_same(kind: str, grid: Grid, shared_run: KindRun) -> None:
     base, run = records(shared_run(kind, Grid())), records(shared_run(kind, grid))
     assert len(run) == LAYOUT_STEPS
-    assert [record.experts_by_layer for record in run] == [record.experts_by_layer for record in base]
-    for record, expected in zip(run, base, strict=True):
-        names = {name for name in expected.values if not name.startswith("perf/")}
-        assert {name for name in record.values if not name.startswith("perf/")} == names
-        assert {name: record.values[name] for name in names} == pytest.approx(
-            {name: expected.values[name] for name in names}, rel=TOLERANCE
-        )
+    assert_the_same(run, base, TOLERANCE)
 
 
 RESUMED = {
