@@ -20,6 +20,8 @@ MAX_COMMON_BYTES = 256 * 1024**2
 _MAX_FORMAT_BYTES = 64 * 1024
 _FORMAT = {"sharded_backend": str, "sharded_backend_version": int, "common_backend": str, "common_backend_version": int}
 """Keys of `metadata.json`, and the kinds of their values."""
+OBJECT_MARK = "/shard_"
+"""Stands between the name of an object and which of its shards it is."""
 _OBJECT_NAME = re.compile(r"[^/]+/shard_[0-9]{1,15}(\.[0-9]{1,15})*_[0-9]{1,15}(\.[0-9]{1,15})*")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -25,8 +26,21 @@ def sum_at_rank_0(tensor: torch.Tensor) -> torch.Tensor:
 
 def is_true_anywhere(flag: bool) -> bool:  # noqa: FBT001 (a value, not a way)
     """Return whether the flag is true on any rank. Every rank must call it."""
+    return true_anywhere([flag])[0]
+
+
+def problems_anywhere(own: list[str]) -> list[str]:
+    """Return what went wrong on any rank, each text once. Every rank must call it; if nothing did, it is one flag."""
+    if not is_true_anywhere(bool(own)):
+        return []
+    return list(dict.fromkeys(problem for of_rank in gathered(own) for problem in of_rank))
+
+
+def true_anywhere(flags: Sequence[bool]) -> list[bool]:
+    """Return which of the flags, as many on each rank, are true on any. Every rank must call it."""
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-    return bool(sum_over(torch.tensor([float(flag)], device=device)).item())
+    found = max_over(torch.tensor(flags, dtype=torch.uint8, device=device))
+    return [bool(flag) for flag in found.tolist()]
 
 
 def max_over(tensor: torch.Tensor, group: Group | None = None) -> torch.Tensor:

@@ -119,6 +119,13 @@ CHANGES = (
         why="It gives parts of files to a reader that takes as much time and memory as they ask for.",
     ),
     Change(
+        owner="torch.distributed.checkpoint",
+        names=("load_state_dict",),
+        made_in="harness.checkpoint.loading.mcore",
+        why="Megatron 0.16 lets it gather what each rank of the world reads, and sends that back to each.",
+        versions=("0.16",),
+    ),
+    Change(
         owner="megatron.core.dist_checkpointing.strategies.fully_parallel",
         names=("exchange_loaded_objects_gather_object",),
         made_in="harness.checkpoint.loading.mcore",

@@ -25,6 +25,7 @@ import torch  # noqa: E402
 from megatron.core import optimizer as megatron_optimizer  # noqa: E402
 from megatron.core.dist_checkpointing import serialization  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import common, filesystem_async, fully_parallel  # noqa: E402
+from megatron.core.dist_checkpointing.strategies import torch as torch_format  # noqa: E402
 from megatron.core.optimizer import distrib_optimizer  # noqa: E402
 from megatron.core.tensor_parallel import layers, mappings  # noqa: E402
 from megatron.core.tensor_parallel import random as megatron_random  # noqa: E402
@@ -172,6 +173,10 @@ PROBES: dict[str, Callable[[], bool]] = {
     "torch.distributed.checkpoint.default_planner.DefaultLoadPlanner.load_bytes": shards_run_code,
     "torch.distributed.checkpoint.filesystem.FileSystemReader.read_metadata": indexes_run_code,
     "torch.distributed.checkpoint.filesystem.FileSystemReader._slice_file": packed_records_are_read,
+    "torch.distributed.checkpoint.load_state_dict": lambda: (
+        source_has(torch_format.TorchDistLoadShardedStrategy.load, "checkpoint.load_state_dict(")
+        and not source_has(torch_format.TorchDistLoadShardedStrategy.load, "no_dist=True")
+    ),
     f"{STRATEGIES}.fully_parallel.exchange_loaded_objects_gather_object": lambda: source_has(
         fully_parallel.exchange_loaded_objects_gather_object, "all_gather_object(", "group=None"
     ),

@@ -48,7 +48,7 @@ def read_again(rank: int, world_size: int, init_method: str, config: Any, run_di
 def saves_and_loads(
     rank: int, world_size: int, init_method: str, config: Any, run_dir: Path
 ) -> tuple[list[list[str]], int]:
-    """Object collectives over the world of two saves, and the bytes of shards that a load after them reads."""
+    """Object collectives over the world of two saves and a load after them, and the bytes of shards that this reads."""
     import pytest
     import torch
     import torch.distributed as dist
@@ -82,7 +82,7 @@ def saves_and_loads(
         return original_slice(reader, file, place)
 
     world = World(rank=rank, size=world_size, device=torch.device("cpu"), init_method=init_method)
-    of_saves = []
+    gathered = []
     gathering = ("all_gather_object", "gather_object", "scatter_object_list")
     with open_run(config, RunDir(run_dir), "never", world) as (run, state), pytest.MonkeyPatch.context() as patch:
         for name in gathering:
@@ -93,9 +93,11 @@ def saves_and_loads(
             state = state.after_step(cursor=result.next_cursor, learning_rate=result.learning_rate, loss=result.loss)
             called.clear()
             state = save(run, state)
-            of_saves.append(list(called))
+            gathered.append(list(called))
+        called.clear()
         checkpoint_files.load(RunDir(run_dir).checkpoint(2), run.pipeline.chunks, run.optimizer.megatron)
-    return of_saves, sum(read)
+        gathered.append(called)
+    return gathered, sum(read)
 
 
 def wait_for_rank_0(rank: int, world_size: int, init_method: str, for_errands: bool) -> str:

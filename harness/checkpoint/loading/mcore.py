@@ -4,22 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from harness.checkpoint.causes import cause
-from harness.checkpoint.objections import objection_to
+from harness.checkpoint.objections import OBJECT_MARK, objection_to
 from harness.checkpoint.shard_objects import guarded, guarded_slice
 from harness.checkpoint.state.mcore import model_state, whole_state
-from harness.checkpoint.torch_index.mcore import read_metadata
+from harness.checkpoint.torch_index.mcore import knowing, read_metadata
 from harness.errors import CheckpointError
-from harness.parallel import cpu
+from harness.parallel import collectives, cpu
 from harness.parallel.megatron_changes import replace
 from harness.run.checkpoints.metadata_pickle import UnpicklingError
+from harness.run.checkpoints.stored_index import StoredIndex, described_index
 
 cpu.prepare()
 
@@ -27,9 +31,12 @@ import megatron.core  # noqa: E402 (the CPU must be prepared first)
 from megatron.core import dist_checkpointing  # noqa: E402
 from megatron.core import parallel_state as ps  # noqa: E402
 from megatron.core.dist_checkpointing.core import CheckpointingException  # noqa: E402
+from megatron.core.dist_checkpointing.dict_utils import nested_values  # noqa: E402
+from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess  # noqa: E402
 from megatron.core.dist_checkpointing.strategies import common, fully_parallel  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper  # noqa: E402
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy  # noqa: E402
+from megatron.core.dist_checkpointing.utils import extract_sharded_base  # noqa: E402
 from megatron.core.dist_checkpointing.validation import StrictHandling  # noqa: E402
 
 replace(DefaultLoadPlanner, "load_bytes", guarded(DefaultLoadPlanner.load_bytes))
@@ -41,11 +48,15 @@ replace(fully_parallel, "exchange_loaded_objects_gather_object", lambda objects:
 
 _NEEDS_COMMON_FILE = hasattr(common, "TorchCommonSaveStrategy")
 """Until 0.16; later versions write no `common.pt`."""
+if _NEEDS_COMMON_FILE:  # later versions read so by themselves
+    read_without_others = partial(torch.distributed.checkpoint.load_state_dict, no_dist=True)  # type: ignore[attr-defined]
+    replace(torch.distributed.checkpoint, "load_state_dict", read_without_others)
 _ERRORS_OF_CONTENT = (
     *(AssertionError, AttributeError, EOFError, IndexError, KeyError, TypeError, UnpicklingError, ValueError),
     CheckpointingException,
 )
 """Errors of Megatron's and torch's readers about a checkpoint that is not as they expect it."""
+_READING_ERRORS = (OSError, CheckpointException, *_ERRORS_OF_CONTENT)
 
 
 def load(directory: Path, chunks: list[Any], optimizer: Any) -> None:  # noqa: ANN401 (Megatron's types)
@@ -79,9 +90,10 @@ def load_weights(directory: Path, chunks: list[Any], *, unused: str | None = Non
 
 
 _OTHER_OPTIMIZER = "It was saved with another optimizer. Give optimizer.kind as it was, or name another checkpoint."
-_LACKS_STATES = "apply_factory_merges"
-"""Megatron's function that puts the pieces of a tensor together again: it meets states that are not there, before the
-load can say so."""
+_EXTRA = "_extra_state"
+"""Mark of entries that Megatron's modules may have or not."""
+_OF_MEGATRON = {"common_state"}
+"""Entries that Megatron reads by itself."""
 
 
 @contextmanager
@@ -89,38 +101,91 @@ def _reading(directory: Path) -> Iterator[None]:
     """Turn what Megatron's and torch's readers raise about a checkpoint's content into one kind of error."""
     try:
         yield
-    except OSError as error:  # of the small files, which each rank opens by itself
-        raise CheckpointError(f"{directory} cannot be loaded: {error.strerror} ({error.filename}).") from error
-    except CheckpointException as failed:  # raised on every rank; only the first knows of whom
-        causes = (f"rank {rank}: {cause(error)}" for rank, (error, _) in sorted(failed.failures.items()))
-        raise CheckpointError(f"{directory} cannot be loaded: {'; '.join(causes) or 'see rank 0'}.") from failed
-    except _ERRORS_OF_CONTENT as error:
-        text = (str(error).splitlines() or [""])[0][:300]
-        if _LACKS_STATES in text:
-            raise CheckpointError(f"{directory} lacks states that this optimizer keeps. {_OTHER_OPTIMIZER}") from error
-        raise CheckpointError(f"{directory} cannot be loaded: {type(error).__name__}: {text}.") from error
+    except _READING_ERRORS as error:
+        raise CheckpointError(f"{directory} cannot be loaded: {_told(error)}.") from error
+
+
+def _told(error: BaseException) -> str:
+    """Return what is wrong with a checkpoint."""
+    if isinstance(error, CheckpointException):
+        return "; ".join(cause(of_rank) for of_rank, _ in error.failures.values()) or "it cannot be read"
+    if isinstance(error, OSError):
+        return f"{error.strerror} ({error.filename})"
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:300]}"
 
 
 def _read(directory: Path, state: dict[str, Any], *, unused: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the checkpoint's content for the state. Others may be there if their names begin with one of `unused`."""
-    strict = StrictHandling.RETURN_ALL
-    _require_readable(directory)
-    if (objection := objection_to(directory)) is not None:
-        raise CheckpointError(f"{directory} cannot be loaded: {objection}.")
-    loaded, without_place, absent = dist_checkpointing.load(
-        state, str(directory), sharded_strategy=_Shared(), strict=strict
-    )
-    lacking = sorted(key for key in absent if "_extra_state" not in key)
-    if lacking:
+    inspected = collectives.from_rank_0(_inspected(directory) if dist.get_rank() == 0 else None)
+    assert inspected is not None, "rank 0 has inspected it"
+    index, problem = inspected
+    if problem is not None or index is None:
+        raise CheckpointError(problem)
+    _require_fitting(directory, state, index, unused)
+    with knowing(directory, index):
+        loaded, *_ = dist_checkpointing.load(
+            state,
+            str(directory),
+            sharded_strategy=_Shared(),
+            strict=StrictHandling.RETURN_UNEXPECTED,
+            validate_access_integrity=False,
+        )
+    return dict(loaded)
+
+
+def _inspected(directory: Path) -> tuple[StoredIndex | None, str | None]:
+    """Return the index of a checkpoint, or why it cannot be loaded."""
+    try:
+        _require_readable(directory)
+        if (objection := objection_to(directory)) is None:
+            return described_index(directory), None
+    except CheckpointError as error:
+        return None, str(error)
+    return None, f"{directory} cannot be loaded: {objection}."
+
+
+def _require_fitting(directory: Path, state: dict[str, Any], index: StoredIndex, unused: tuple[str, ...]) -> None:
+    """Check that the checkpoint has the entries of all ranks' states and no others. Every rank must call it.
+
+    Entries may be left over if their names begin with one of `unused`.
+
+    Raises:
+        CheckpointError: It has others. Raised on every rank, with the same text.
+    """
+    wanted = {entry.key for entry in nested_values(extract_sharded_base(load_preprocess(state)[0])[0])}
+    stored = sorted({*index.tensors, *(name.partition(OBJECT_MARK)[0] for name in index.objects)} - _OF_MEGATRON)
+    lacking = sorted(key for key in wanted - set(stored) if _EXTRA not in key)
+    if collectives.is_true_anywhere(bool(lacking)):
+        lacking = sorted({key for of_rank in collectives.gathered(lacking) for key in of_rank})
         raise CheckpointError(
             f"{directory} lacks {len(lacking)} entries that this model needs, first {lacking[:5]}. {_reason(lacking)}"
         )
-    left = sorted(key for key in without_place if "_extra_state" not in key and not key.startswith(unused))
+    flags = collectives.true_anywhere([key in wanted for key in stored])
+    left = [key for key, is_wanted in zip(stored, flags, strict=True) if not is_wanted]
+    left = [key for key in left if _EXTRA not in key and not key.startswith(unused)]
     if left:
         raise CheckpointError(
             f"{directory} has {len(left)} entries for which this model has no place, first {left[:5]}. {_reason(left)}"
         )
-    return dict(loaded)
+
+
+class _Reader(TorchDistLoadShardedStrategy):  # type: ignore[misc]  # Megatron has no types
+    """Megatron's way to read a checkpoint, in which an error on any rank is raised on all."""
+
+    def load(self, sharded_state_dict: dict[str, Any], checkpoint_dir: Path, **named: Any) -> Any:  # noqa: ANN401
+        """Return what this rank reads. Every rank must call it.
+
+        Raises:
+            CheckpointError: Some rank cannot read its part. Raised on every rank, with the same text.
+        """
+        loaded, problems = None, []
+        try:
+            loaded = super().load(sharded_state_dict, checkpoint_dir, **named)
+        except _READING_ERRORS as error:
+            problems = [f"rank {dist.get_rank()}: {_told(error)}"]
+        if problems := collectives.problems_anywhere(problems):
+            raise CheckpointError(f"{checkpoint_dir} cannot be loaded: {'; '.join(problems)}.")
+        return loaded
 
 
 class _Shared(FullyParallelLoadStrategyWrapper):  # type: ignore[misc]  # Megatron has no types
@@ -131,7 +196,7 @@ class _Shared(FullyParallelLoadStrategyWrapper):  # type: ignore[misc]  # Megatr
     """
 
     def __init__(self) -> None:
-        super().__init__(TorchDistLoadShardedStrategy(), ps.get_data_parallel_group(with_context_parallel=True))
+        super().__init__(_Reader(), ps.get_data_parallel_group(with_context_parallel=True))
 
     @staticmethod
     def _defer_loading_sharded_objects(state: dict[str, Any]) -> tuple[Any, Any, dict[Any, Any], dict[Any, Any]]:
@@ -164,6 +229,6 @@ def _fill(directory: Path, chunks: list[Any], loaded: dict[str, Any]) -> None:
             wrong = chunk.module.load_state_dict(loaded[f"model{index}"], strict=False)
         except RuntimeError as error:  # of shapes
             raise CheckpointError(f"{directory} does not fit the model: {cause(error).splitlines()[0]}") from error
-        unknown = [key for key in (*wrong.missing_keys, *wrong.unexpected_keys) if "_extra_state" not in key]
+        unknown = [key for key in (*wrong.missing_keys, *wrong.unexpected_keys) if _EXTRA not in key]
         if unknown:
             raise CheckpointError(f"{directory} does not fit the model: {unknown[:5]}.")

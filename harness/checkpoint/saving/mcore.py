@@ -211,7 +211,8 @@ class _Strategy(torch_format.TorchDistSaveShardedStrategy):  # type: ignore[misc
         results = writer.retrieve_write_results()
         if not isinstance(results, list):
             self._problems.append(f"rank {dist.get_rank()}: {cause(results[0])}")
-        self._raise_together()
+        if problems := collectives.problems_anywhere(self._problems):
+            raise SaveFailedError("; ".join(problems))
         # What rank 0 wrote in its own file need not be told. Objects are there, whose sizes differ from save to save.
         if collectives.is_true_anywhere(not _is_rank_0() and results != self._results):
             self._results_of_all = collectives.gathered_at_rank_0(results)
@@ -229,13 +230,6 @@ class _Strategy(torch_format.TorchDistSaveShardedStrategy):  # type: ignore[misc
 
     def _mark(self, state: dict[str, Any]) -> None:
         fully_parallel.distribute_main_replicas_with_precomputed_distribution(state, self._replicas, self._distribution)
-
-    def _raise_together(self) -> None:
-        """Raise on every rank what went wrong on any. Every rank must call it."""
-        if not collectives.is_true_anywhere(bool(self._problems)):
-            return
-        problems = [problem for of_rank in collectives.gathered(self._problems) for problem in of_rank]
-        raise SaveFailedError("; ".join(dict.fromkeys(problems)))
 
     def _attempt(self, write: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from torch.distributed.checkpoint.metadata import (
 from harness.run.checkpoints.stored_index import Place, StoredIndex, StoredTensor, read_index
 
 _VERSION = "1.0.0"
+_known: dict[Path, Metadata] = {}
 
 
 def torch_metadata(index: StoredIndex) -> Metadata:
@@ -39,13 +42,26 @@ def torch_metadata(index: StoredIndex) -> Metadata:
 def read_metadata(reader: Any, *_: object, **__: object) -> Metadata:  # noqa: ANN401 (torch's reader)
     """Return the records of a reader's checkpoint. Replaces torch's method, which unpickles what is there.
 
+    An index that is known (`knowing`) is not read.
+
     Raises:
         CheckpointError: As `harness.run.checkpoints.stored_index.read_index`.
     """
-    found = torch_metadata(read_index(Path(reader.path)))
+    folder = Path(reader.path)
+    found = _known.get(folder) or torch_metadata(read_index(folder))
     assert found.storage_meta is not None, "it was made here"
     found.storage_meta.load_id = reader.load_id
     return found
+
+
+@contextmanager
+def knowing(folder: Path, index: StoredIndex) -> Iterator[None]:
+    """Take this for the index of a checkpoint in the `with` block: another rank has read it."""
+    _known[folder] = torch_metadata(index)
+    try:
+        yield
+    finally:
+        del _known[folder]
 
 
 def _described(tensor: StoredTensor) -> TensorStorageMetadata:
