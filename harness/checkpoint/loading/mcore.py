@@ -172,7 +172,7 @@ def _require_fitting(directory: Path, state: dict[str, Any], index: StoredIndex,
 class _Reader(TorchDistLoadShardedStrategy):  # type: ignore[misc]  # Megatron has no types
     """Megatron's way to read a checkpoint, in which an error on any rank is raised on all."""
 
-    def load(self, sharded_state_dict: dict[str, Any], checkpoint_dir: Path, **named: Any) -> Any:  # noqa: ANN401
+    def load(self, sharded_state_dict: dict[str, Any], checkpoint_dir: Path, *reader: str) -> Any:  # noqa: ANN401
         """Return what this rank reads. Every rank must call it.
 
         Raises:
@@ -180,7 +180,7 @@ class _Reader(TorchDistLoadShardedStrategy):  # type: ignore[misc]  # Megatron h
         """
         loaded, problems = None, []
         try:
-            loaded = super().load(sharded_state_dict, checkpoint_dir, **named)
+            loaded = super().load(sharded_state_dict, checkpoint_dir, *reader)
         except _READING_ERRORS as error:
             problems = [f"rank {dist.get_rank()}: {_told(error)}"]
         if problems := collectives.problems_anywhere(problems):

@@ -174,7 +174,7 @@ class _Strategy(torch_format.TorchDistSaveShardedStrategy):  # type: ignore[misc
             **_NAMED,
         )
 
-    def async_save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str, **_named: str) -> AsyncRequest:
+    def async_save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str, _writer: str = "") -> AsyncRequest:
         """Plan this rank's file. Megatron calls this in the middle of its own `save`, after `common.pt`."""
         self._mark(sharded_state_dict)
         by_key, _, _ = torch_format._replace_state_dict_keys_with_sharded_keys(sharded_state_dict, True)
