@@ -21,7 +21,8 @@ from harness.parallel.ranks import Place
 
 Act = Callable[[Any], Any]
 """Does an errand, and returns what it gave."""
-_WAIT_S = 60.0
+_WAIT = timedelta(days=1)
+"""torch warns of each wait that ends without an answer."""
 _LOOK_EVERY_S = 0.02
 _DISMISSED = "dismissed"
 
@@ -84,7 +85,7 @@ class Errands:
     def _await(self, key: str) -> None:
         while True:
             try:
-                self._store.wait([key], timedelta(seconds=_WAIT_S))
+                self._store.wait([key], _WAIT)
             except RuntimeError:
                 if not self._store.check([key]):  # raises if the store is gone
                     continue
