@@ -108,8 +108,8 @@ def test_experts_resume_bitwise(grid: Grid, pool: Pool, corpus: Path, expert_run
 
 @pytest.mark.slow
 def test_experts_go_on_under_other_layouts(pool: Pool, corpus: Path, expert_run: KindRun, tmp_path: Path) -> None:
-    way = [GRIDS[name] for name in ("ep2", "tp2-etp1", "pp2", "ep4", "etp2", "ep2")]
-    stretches = [Stretch(grid, step) for grid, step in zip(way, (2, 4, 5, 7, 8, LAYOUT_STEPS), strict=True)]
+    way = [GRIDS[name] for name in ("ep2", "tp2-etp1", "pp2", "dp2", "ep4", "etp2", "ep2")]
+    stretches = [Stretch(grid, step) for grid, step in zip(way, (2, 3, 5, 6, 7, 8, LAYOUT_STEPS), strict=True)]
     launch_in_stretches(pool, corpus, tmp_path, stretches, EXPERTS)
     straight, resumed = records(expert_run("bias", Grid())), records(tmp_path)
     for name in ("train/lm_loss", "optim/grad_norm", "experts/max_load"):

@@ -199,10 +199,21 @@ class _Shared(FullyParallelLoadStrategyWrapper):  # type: ignore[misc]  # Megatr
         super().__init__(_Reader(), ps.get_data_parallel_group(with_context_parallel=True))
 
     @staticmethod
+    def _defer_loading_sharded_tensors(state: dict[str, Any]) -> tuple[Any, Any, dict[Any, Any], dict[Any, Any]]:
+        """Return Megatron's division of the state, in which what replicas send lies in one piece.
+
+        A collective takes the memory behind a view, and gloo says nothing.
+        """
+        tensors, others, own, of_others = FullyParallelLoadStrategyWrapper._defer_loading_sharded_tensors(state)
+        for tensor in (*own.values(), *of_others.values()):
+            if tensor.data is not None and not tensor.data.is_contiguous():
+                tensor.data = torch.empty_like(tensor.data, memory_format=torch.contiguous_format)
+        return tensors, others, own, of_others
+
+    @staticmethod
     def _defer_loading_sharded_objects(state: dict[str, Any]) -> tuple[Any, Any, dict[Any, Any], dict[Any, Any]]:
         """Return Megatron's division of the state, in which this rank reads all objects."""
-        found = FullyParallelLoadStrategyWrapper._defer_loading_sharded_objects(state)
-        objects, others, own, of_others = found
+        objects, others, own, of_others = FullyParallelLoadStrategyWrapper._defer_loading_sharded_objects(state)
         return objects, others, own | of_others, {}
 
 
